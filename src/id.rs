@@ -1,0 +1,116 @@
+//! The public identity of a key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The digits of base62 in the order of their values: `0-9A-Za-z`.
+pub(crate) const BASE62: &[u8; 62] =
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// The public part of a secret and the primary key of its record: sixteen base62 digits (95 bits).
+///
+/// Safe to log, to show and to put into a URL: it lets nobody in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; Self::LEN]);
+
+impl KeyId {
+    /// Digits in a key id.
+    pub const LEN: usize = 16;
+
+    /// Reads exactly sixteen base62 digits.
+    pub(crate) fn from_digits(digits: &[u8]) -> Option<Self> {
+        let digits: [u8; Self::LEN] = digits.try_into().ok()?;
+        digits
+            .iter()
+            .all(u8::is_ascii_alphanumeric)
+            .then_some(Self(digits))
+    }
+
+    /// The id that a number stands for: its sixteen lowest base62 digits.
+    pub(crate) fn from_number(mut number: u128) -> Self {
+        let mut digits = [0; Self::LEN];
+        for digit in digits.iter_mut().rev() {
+            *digit = BASE62[(number % 62) as usize];
+            number /= 62;
+        }
+        Self(digits)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// A text that is not a key id: not sixteen base62 digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key id is {} base62 digits", KeyId::LEN)]
+pub struct InvalidKeyId;
+
+impl FromStr for KeyId {
+    type Err = InvalidKeyId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_digits(text.as_bytes()).ok_or(InvalidKeyId)
+    }
+}
+
+impl Serialize for KeyId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips() {
+        let id: KeyId = "3fK9aB0000zzZZ19".parse().unwrap();
+        assert_eq!(id.to_string(), "3fK9aB0000zzZZ19");
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"3fK9aB0000zzZZ19\"");
+        let back: KeyId = serde_json::from_str("\"3fK9aB0000zzZZ19\"").unwrap();
+        assert_eq!(back, id);
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for text in [
+            "",
+            "3fK9",
+            "3fK9aB0000zzZZ1_",
+            "3fK9aB0000zzZZ19a",
+            "ééééffff",
+        ] {
+            assert_eq!(text.parse::<KeyId>(), Err(InvalidKeyId), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_become_digits() {
+        assert_eq!(KeyId::from_number(0).as_str(), "0000000000000000");
+        assert_eq!(KeyId::from_number(61 + 62).as_str(), "000000000000001z");
+    }
+}

@@ -1,0 +1,144 @@
+//! One accounted request.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::outcome::{Cause, Outcome, Refusal};
+use super::wire::{Method, Status};
+use crate::id::KeyId;
+
+/// The endpoint of requests that no route matched.
+pub const UNMATCHED: &str = "(unmatched)";
+
+/// The endpoint that stands for all that came after the first thousand or so names.
+pub const OTHER_ENDPOINTS: &str = "(other)";
+
+/// One accounted request: who asked for what, when, and what came of it.
+///
+/// Made by the layer at the end of a request. To make one by hand, start from
+/// [`UsageEvent::at`] and set its fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UsageEvent {
+    /// The event's own id, a UUID of version 7.
+    pub id: Uuid,
+    /// The request id on the wire where the client or an outer layer sent one; otherwise the wire
+    /// carries the event's id.
+    pub request_id: Option<Box<str>>,
+    /// The key that asked; `None` for anonymous requests, where those are let in.
+    pub key: Option<KeyId>,
+    /// The key's owner at the time.
+    pub owner: Option<Arc<str>>,
+    /// When the request arrived, in whole microseconds.
+    pub time: Timestamp,
+    /// The request's method.
+    pub method: Method,
+    /// The route's template, such as `/v1/postings/{id}`, or the full name of a gRPC method.
+    pub endpoint: Arc<str>,
+    /// The path as it was sent, without the query.
+    pub path: Box<str>,
+    /// What the request was about, where the application tells.
+    pub resource_id: Option<Box<str>>,
+    /// How it was answered.
+    pub status: Status,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Why it failed, if it did.
+    pub cause: Option<Cause>,
+    /// Why it was refused, if it was.
+    pub refusal: Option<Refusal>,
+    /// What it cost of the key's limits; `0` when refused.
+    pub cost: u32,
+    /// Microseconds from its arrival to the end of its answer.
+    pub latency_us: u64,
+    /// Bytes of the request's body, as announced by `content-length`.
+    pub request_bytes: u64,
+    /// Bytes of the response's body that were handed on.
+    pub response_bytes: u64,
+    /// Where it came from.
+    pub client_address: Option<IpAddr>,
+}
+
+impl UsageEvent {
+    /// A completed `GET` of no endpoint in particular at this time, with a fresh id.
+    pub fn at(time: Timestamp) -> Self {
+        Self {
+            id: event_id(time.as_microsecond()),
+            request_id: None,
+            key: None,
+            owner: None,
+            time,
+            method: Method::Get,
+            endpoint: UNMATCHED.into(),
+            path: "/".into(),
+            resource_id: None,
+            status: Status::Http(200),
+            outcome: Outcome::Completed,
+            cause: None,
+            refusal: None,
+            cost: 1,
+            latency_us: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            client_address: None,
+        }
+    }
+
+    /// The request id that the client saw in `x-request-id`.
+    pub fn wire_id(&self) -> std::borrow::Cow<'_, str> {
+        match &self.request_id {
+            Some(id) => id.as_ref().into(),
+            None => self.id.to_string().into(),
+        }
+    }
+}
+
+/// A UUID of version 7 (RFC 9562) with the event's own time.
+///
+/// Its 74 random bits come from a generator of each thread's own, seeded by the operating system.
+pub(crate) fn event_id(micros: i64) -> Uuid {
+    thread_local! {
+        static RANDOM: std::cell::RefCell<fastrand::Rng> =
+            std::cell::RefCell::new(getrandom::u64().map_or_else(
+                |_| fastrand::Rng::new(),
+                fastrand::Rng::with_seed,
+            ));
+    }
+    let random = RANDOM.with_borrow_mut(|random| random.u128(..));
+    let bytes = random.to_ne_bytes();
+    let tail: &[u8; 10] = bytes.first_chunk().unwrap_or(&[0; 10]);
+    let millis = u64::try_from(micros / 1_000).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, tail).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_of_version_seven_and_differ() {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..10_000 {
+            let id = event_id(1_700_000_000_123_456);
+            assert_eq!(id.get_version_num(), 7);
+            assert_eq!(
+                id.get_timestamp().unwrap().to_unix(),
+                (1_700_000_000, 123_000_000)
+            );
+            assert!(seen.insert(id));
+        }
+    }
+
+    #[test]
+    fn an_event_round_trips_through_json() {
+        let mut event = UsageEvent::at("2026-11-01T10:00:00.5Z".parse().unwrap());
+        event.key = Some("3fK9aB0000zzZZ19".parse().unwrap());
+        event.status = Status::Grpc(7);
+        let text = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<UsageEvent>(&text).unwrap(), event);
+    }
+}
