@@ -2,6 +2,7 @@
 
 mod clock;
 mod id;
+pub mod limit;
 mod page;
 pub mod usage;
 

@@ -1,0 +1,174 @@
+//! What the request path asks of a limiter.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::rate::{InvalidLimit, RateLimit};
+use crate::clock::Now;
+use crate::id::KeyId;
+
+/// Keeps what keys have spent of their limits.
+///
+/// The layer attaches a key's limits when it reads the key from the store and asks the
+/// [`Allowance`] on every request. Everything about a key that was rotated goes on under the id of
+/// the first key of its line, so that rotation neither resets nor doubles what is left.
+pub trait Limiter: Send + Sync + 'static {
+    /// The allowance of this subject under these limits. Attaching again with other limits changes
+    /// them for everyone who holds the allowance and keeps what is spent, by the limits' names.
+    ///
+    /// # Errors
+    ///
+    /// When a limit cannot be kept or there is no room for another subject.
+    fn attach(
+        &self,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<Arc<dyn Allowance>, LimitError>;
+}
+
+/// What one subject may still spend of all its limits.
+pub trait Allowance: Send + Sync + fmt::Debug {
+    /// Spends `cost` of every limit, or of none when one of them refuses. A cost of zero spends
+    /// nothing and is never refused.
+    fn take(&self, cost: u32, now: Now) -> Answer;
+
+    /// Where the limits stand, without spending.
+    fn look(&self, now: Now) -> Answer {
+        self.take(0, now)
+    }
+}
+
+/// A limiter's answer: at once where the state is in the process, later where it has to be asked.
+pub enum Answer {
+    /// The decision.
+    Now(Decision),
+    /// The decision, once it is there.
+    Later(Pin<Box<dyn Future<Output = Result<Decision, LimitError>> + Send>>),
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(decision) => f.debug_tuple("Now").field(decision).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+/// Why a limiter has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitError {
+    /// One of the limits cannot be kept.
+    #[error(transparent)]
+    Invalid(#[from] InvalidLimit),
+    /// As many subjects as the limiter has room for have something spent.
+    #[error("the limiter has no room for another key")]
+    Full,
+    /// The limiter's own store does not answer.
+    #[error("the limiter is unavailable: {0}")]
+    Unavailable(Arc<str>),
+}
+
+/// Where one limit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// How much can be spent right now.
+    pub remaining: u32,
+    /// Seconds until all of it can be spent again if nothing is; rounded up.
+    pub reset_secs: u32,
+}
+
+/// Whether a request may pass, and where its limits stand after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Decision {
+    standings: [Standing; RateLimit::MAX_PER_KEY],
+    len: u8,
+    /// A bit for each limit that refuses.
+    violated: u8,
+    wait: Option<Duration>,
+}
+
+impl Decision {
+    /// Adds the standing of the next limit, in the order in which the limits were attached. More
+    /// than [`RateLimit::MAX_PER_KEY`] are ignored.
+    pub fn push(&mut self, standing: Standing) {
+        if let Some(slot) = self.standings.get_mut(usize::from(self.len)) {
+            *slot = standing;
+            self.len += 1;
+        }
+    }
+
+    /// Refuses the request because of the limit that was pushed last; `wait` is the time after
+    /// which it would pass, `None` if it never would.
+    pub fn refuse(&mut self, wait: Option<Duration>) {
+        let first = self.violated == 0;
+        self.violated |= 1 << self.len.saturating_sub(1);
+        self.wait = match (first, self.wait, wait) {
+            (true, _, wait) => wait,
+            (false, Some(longest), Some(wait)) => Some(longest.max(wait)),
+            (false, ..) => None,
+        };
+    }
+
+    /// Whether every limit lets the request pass.
+    pub fn is_allowed(&self) -> bool {
+        self.violated == 0
+    }
+
+    /// The standings, in the order of the limits.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings[..usize::from(self.len)]
+    }
+
+    /// Whether the limit at this place refuses.
+    pub fn is_violated(&self, index: usize) -> bool {
+        index < RateLimit::MAX_PER_KEY && self.violated & (1 << index) != 0
+    }
+
+    /// After which time the request would pass, if nothing else is spent; `None` when it may pass
+    /// now or never will.
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait
+    }
+
+    /// The wait in whole seconds as `Retry-After` says it: rounded up and at least one.
+    pub fn retry_after_secs(&self) -> Option<u64> {
+        let wait = self.wait?;
+        let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Some(whole.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_8_retry_after_is_rounded_up_and_at_least_one() {
+        for (nanos, secs) in [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
+            let mut decision = Decision::default();
+            decision.push(Standing::default());
+            decision.refuse(Some(Duration::from_nanos(nanos)));
+            assert_eq!(decision.retry_after_secs(), Some(secs), "{nanos}");
+        }
+    }
+
+    #[test]
+    fn the_longest_wait_counts_and_never_beats_all() {
+        let mut decision = Decision::default();
+        for wait in [Some(5), Some(9), Some(7)] {
+            decision.push(Standing::default());
+            decision.refuse(wait.map(Duration::from_secs));
+        }
+        assert_eq!(decision.wait(), Some(Duration::from_secs(9)));
+        decision.push(Standing::default());
+        decision.refuse(None);
+        assert_eq!(decision.wait(), None);
+        assert!(!decision.is_allowed() && decision.is_violated(3) && !decision.is_violated(4));
+    }
+}

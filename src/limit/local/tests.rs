@@ -1,0 +1,240 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock;
+
+fn id(n: u128) -> KeyId {
+    KeyId::from_number(n)
+}
+
+fn take(allowance: &Arc<dyn Allowance>, cost: u32, clock: &clock::Clock) -> Decision {
+    match allowance.take(cost, clock.now()) {
+        Answer::Now(decision) => decision,
+        Answer::Later(_) => unreachable!("the local limiter answers at once"),
+    }
+}
+
+fn clock() -> clock::Clock {
+    clock::Clock::manual(jiff::Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn a_burst_passes_and_then_the_pace_counts() {
+    let clock = clock();
+    let limits = [RateLimit::per_minute(60).burst(3)];
+    let key = LocalLimiter::new()
+        .attach(id(1), &limits, clock.now())
+        .unwrap();
+    for remaining in [2, 1, 0] {
+        let decision = take(&key, 1, &clock);
+        assert!(decision.is_allowed());
+        assert_eq!(decision.standings()[0].remaining, remaining);
+    }
+    let refused = take(&key, 1, &clock);
+    assert!(!refused.is_allowed());
+    assert_eq!(refused.wait(), Some(Duration::from_secs(1)));
+    assert_eq!(
+        refused.standings()[0],
+        Standing {
+            remaining: 0,
+            reset_secs: 3
+        }
+    );
+    clock.advance(Duration::from_secs(1));
+    assert!(take(&key, 1, &clock).is_allowed());
+    assert!(!take(&key, 1, &clock).is_allowed());
+}
+
+#[test]
+fn rule_7_a_refused_request_spends_nothing() {
+    let clock = clock();
+    let limits = [
+        RateLimit::per_minute(60).burst(5).named("wide"),
+        RateLimit::per_minute(60).burst(1).named("narrow"),
+    ];
+    let key = LocalLimiter::new()
+        .attach(id(1), &limits, clock.now())
+        .unwrap();
+    assert!(take(&key, 1, &clock).is_allowed());
+    for _ in 0..10 {
+        let refused = take(&key, 1, &clock);
+        assert!(!refused.is_violated(0) && refused.is_violated(1));
+    }
+    let looked = take(&key, 0, &clock);
+    assert!(looked.is_allowed());
+    assert_eq!(looked.standings()[0].remaining, 4);
+}
+
+#[test]
+fn looking_spends_nothing() {
+    let clock = clock();
+    let limits = [RateLimit::per_second(1)];
+    let key = LocalLimiter::new()
+        .attach(id(1), &limits, clock.now())
+        .unwrap();
+    for _ in 0..5 {
+        let Answer::Now(decision) = key.look(clock.now()) else {
+            panic!("the local limiter answers at once");
+        };
+        assert_eq!(
+            decision.standings()[0],
+            Standing {
+                remaining: 1,
+                reset_secs: 0
+            }
+        );
+    }
+    assert!(take(&key, 1, &clock).is_allowed());
+}
+
+#[test]
+fn a_cost_beyond_the_burst_never_passes() {
+    let clock = clock();
+    let limits = [RateLimit::per_second(5)];
+    let key = LocalLimiter::new()
+        .attach(id(1), &limits, clock.now())
+        .unwrap();
+    let refused = take(&key, 6, &clock);
+    assert!(!refused.is_allowed());
+    assert_eq!((refused.wait(), refused.retry_after_secs()), (None, None));
+    assert!(take(&key, 5, &clock).is_allowed());
+}
+
+#[test]
+fn changed_limits_keep_what_is_spent() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let narrow = [RateLimit::per_minute(10).named("rate")];
+    let wide = [RateLimit::per_minute(100).named("rate")];
+    let held = limiter.attach(id(1), &narrow, clock.now()).unwrap();
+    assert!(take(&held, 10, &clock).is_allowed());
+    let key = limiter.attach(id(1), &wide, clock.now()).unwrap();
+    assert_eq!(take(&key, 0, &clock).standings()[0].remaining, 90);
+    // Whoever still holds the allowance is under the new limits too.
+    assert!(take(&held, 90, &clock).is_allowed());
+    assert!(!take(&key, 1, &clock).is_allowed());
+    let back = limiter.attach(id(1), &narrow, clock.now()).unwrap();
+    let refused = take(&back, 1, &clock);
+    assert_eq!(refused.wait(), Some(Duration::from_secs(6)));
+}
+
+#[test]
+fn rule_7_forgetting_idle_accounts_grants_nothing() {
+    let clock = clock();
+    let limiter = LocalLimiter::with_room_for(SHARDS * FIRST_SWEEP);
+    let limits = [RateLimit::per_hour(1)];
+    let spent = limiter.attach(id(0), &limits, clock.now()).unwrap();
+    assert!(take(&spent, 1, &clock).is_allowed());
+    drop(spent);
+    for n in 1..100_000 {
+        limiter.attach(id(n), &limits, clock.now()).unwrap();
+    }
+    assert!(limiter.accounts() <= SHARDS * FIRST_SWEEP);
+    let again = limiter.attach(id(0), &limits, clock.now()).unwrap();
+    assert!(!take(&again, 1, &clock).is_allowed());
+}
+
+#[test]
+fn without_room_further_keys_are_refused() {
+    let clock = clock();
+    let limiter = LocalLimiter::with_room_for(1);
+    let limits = [RateLimit::per_hour(1)];
+    let mut full = 0;
+    for n in 0..10_000 {
+        match limiter.attach(id(n), &limits, clock.now()) {
+            Ok(key) => assert!(take(&key, 1, &clock).is_allowed()),
+            Err(error) => {
+                assert_eq!(error, LimitError::Full);
+                full += 1;
+            }
+        }
+    }
+    assert_eq!(limiter.accounts(), 10_000 - full);
+    assert!(limiter.accounts() <= SHARDS);
+    // An hour later everything is whole again, and there is room.
+    clock.advance(Duration::from_secs(3_600));
+    assert!(limiter.attach(id(10_001), &limits, clock.now()).is_ok());
+}
+
+/// The plain model: every request that passed is remembered, and the bucket is recounted.
+#[derive(Debug)]
+struct Model {
+    capacity: u64,
+    per_request: u64,
+    /// Nanoseconds' worth of requests in the bucket, as of `at`.
+    level: u64,
+    at: u64,
+}
+
+impl Model {
+    fn drain(&mut self, now: u64) {
+        self.level = self.level.saturating_sub(now - self.at);
+        self.at = now;
+    }
+
+    fn fits(&self, cost: u32) -> bool {
+        self.level + u64::from(cost) * self.per_request <= self.capacity * self.per_request
+    }
+}
+
+proptest! {
+    #[test]
+    fn decisions_agree_with_a_leaky_bucket(
+        rates in proptest::collection::vec((1u32..50, 1u32..50), 1..4),
+        steps in proptest::collection::vec((0u64..2_000_000_000, 0u32..8), 1..200),
+    ) {
+        let clock = clock();
+        let limits: Vec<_> = rates
+            .iter()
+            .enumerate()
+            .map(|(n, &(rate, burst))| {
+                RateLimit::per_second(rate).burst(burst).named(format!("n{n}"))
+            })
+            .collect();
+        let mut models: Vec<_> = rates
+            .iter()
+            .map(|&(rate, burst)| Model {
+                capacity: burst.into(),
+                per_request: 1_000_000_000 / u64::from(rate),
+                level: 0,
+                at: 0,
+            })
+            .collect();
+        let key = LocalLimiter::new().attach(id(1), &limits, clock.now()).unwrap();
+        for (pause, cost) in steps {
+            clock.advance(Duration::from_nanos(pause));
+            let now = clock.now().elapsed_nanos();
+            models.iter_mut().for_each(|model| model.drain(now));
+            let passes = models.iter().all(|model| model.fits(cost));
+            let decision = take(&key, cost, &clock);
+            prop_assert_eq!(decision.is_allowed(), passes || cost == 0);
+            if decision.is_allowed() {
+                for model in &mut models {
+                    model.level += u64::from(cost) * model.per_request;
+                }
+            } else if let Some(wait) = decision.wait() {
+                // Rule 8: waiting exactly that long suffices, and a nanosecond less does not.
+                let later = |by: Duration| {
+                    let at = now + u64::try_from(by.as_nanos()).unwrap();
+                    models.iter().all(|model| {
+                        let level = model.level.saturating_sub(at - now);
+                        level + u64::from(cost) * model.per_request
+                            <= model.capacity * model.per_request
+                    })
+                };
+                prop_assert!(later(wait));
+                prop_assert!(!later(wait - Duration::from_nanos(1)));
+            }
+            for (model, standing) in models.iter().zip(decision.standings()) {
+                let free = model.capacity * model.per_request - model.level;
+                prop_assert_eq!(u64::from(standing.remaining), free / model.per_request);
+                prop_assert_eq!(
+                    u64::from(standing.reset_secs),
+                    model.level.div_ceil(1_000_000_000)
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! How fast a key may be used.
+
+mod limiter;
+mod local;
+mod rate;
+
+pub use limiter::{Allowance, Answer, Decision, LimitError, Limiter, Standing};
+pub use local::LocalLimiter;
+pub use rate::{InvalidLimit, RateLimit};

@@ -1,0 +1,237 @@
+//! A rate limit: what it allows, its name, and the bounds it has to keep.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Requests per short window, with a burst: the generic cell rate algorithm.
+///
+/// `RateLimit::per_minute(60)` lets sixty requests through at once and gives one back each second;
+/// `.burst(10)` lets only ten through at once at the same pace. Requests may cost more than one.
+///
+/// ```
+/// use keytally::limit::RateLimit;
+///
+/// let limits = [
+///     RateLimit::per_second(20).burst(40).named("burst"),
+///     RateLimit::per_hour(10_000).named("hourly"),
+/// ];
+/// assert!(limits.iter().all(|limit| limit.validate().is_ok()));
+/// assert!(RateLimit::per_second(0).validate().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RateLimit {
+    name: Arc<str>,
+    requests: u32,
+    #[serde(rename = "period_ns")]
+    period: u64,
+    burst: u32,
+}
+
+/// A rate limit that cannot be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidLimit {
+    /// No requests, no burst or no period.
+    #[error("a rate limit's requests, burst and period must be greater than zero")]
+    Zero,
+    /// The window (`burst × period ÷ requests`) is longer than [`RateLimit::MAX_WINDOW`].
+    #[error("a rate limit's burst must come back within 366 days")]
+    Window,
+    /// More requests each nanosecond than one.
+    #[error("a rate limit must not exceed one request each nanosecond")]
+    TooFast,
+    /// The name is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
+    #[error("a rate limit's name is 1 to 32 characters of a-z, 0-9, `_` and `-`")]
+    Name,
+    /// Two limits of one key have the same name.
+    #[error("two rate limits of one key have the same name")]
+    Duplicate,
+    /// One key has more than [`RateLimit::MAX_PER_KEY`] limits.
+    #[error("a key has at most {} rate limits", RateLimit::MAX_PER_KEY)]
+    TooMany,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+impl RateLimit {
+    /// Limits that one key can have.
+    pub const MAX_PER_KEY: usize = 8;
+    /// The longest time in which an empty limit may become whole again.
+    pub const MAX_WINDOW: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+    /// `requests` each second, and as many at once.
+    pub fn per_second(requests: u32) -> Self {
+        Self::per(requests, Duration::from_secs(1)).named("second")
+    }
+
+    /// `requests` each minute, and as many at once.
+    pub fn per_minute(requests: u32) -> Self {
+        Self::per(requests, Duration::from_secs(60)).named("minute")
+    }
+
+    /// `requests` each hour, and as many at once.
+    pub fn per_hour(requests: u32) -> Self {
+        Self::per(requests, Duration::from_secs(3_600)).named("hour")
+    }
+
+    /// `requests` each `period`, and as many at once; named `rate`.
+    pub fn per(requests: u32, period: Duration) -> Self {
+        Self {
+            name: "rate".into(),
+            requests,
+            period: u64::try_from(period.as_nanos()).unwrap_or(u64::MAX),
+            burst: requests,
+        }
+    }
+
+    /// How many requests may come at once.
+    #[must_use]
+    pub fn burst(mut self, burst: u32) -> Self {
+        self.burst = burst;
+        self
+    }
+
+    /// The name under which clients see the limit, unique within its key. What was spent is kept
+    /// under this name when the limit changes.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The limit's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many requests each period lets through.
+    pub fn requests(&self) -> u32 {
+        self.requests
+    }
+
+    /// The period.
+    pub fn period(&self) -> Duration {
+        Duration::from_nanos(self.period)
+    }
+
+    /// How many requests may come at once.
+    pub fn capacity(&self) -> u32 {
+        self.burst
+    }
+
+    /// The time in which an empty limit becomes whole again, unless requests come.
+    pub fn window(&self) -> Duration {
+        let nanos =
+            u128::from(self.period) * u128::from(self.burst) / u128::from(self.requests.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Whether the limit can be kept.
+    ///
+    /// # Errors
+    ///
+    /// The bound that it breaks.
+    pub fn validate(&self) -> Result<(), InvalidLimit> {
+        self.quota().map(drop)
+    }
+
+    /// Whether a key can have these limits together.
+    ///
+    /// # Errors
+    ///
+    /// The bound that one of them breaks, or that there are too many or two of one name.
+    pub fn validate_all(limits: &[Self]) -> Result<(), InvalidLimit> {
+        if limits.len() > Self::MAX_PER_KEY {
+            return Err(InvalidLimit::TooMany);
+        }
+        for (index, limit) in limits.iter().enumerate() {
+            limit.validate()?;
+            if limits[..index].iter().any(|other| other.name == limit.name) {
+                return Err(InvalidLimit::Duplicate);
+            }
+        }
+        Ok(())
+    }
+
+    /// The limit in governor's terms.
+    pub(super) fn quota(&self) -> Result<governor::Quota, InvalidLimit> {
+        let name_fits = (1..=32).contains(&self.name.len())
+            && self
+                .name
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+        if !name_fits {
+            return Err(InvalidLimit::Name);
+        }
+        let requests = NonZeroU32::new(self.requests).ok_or(InvalidLimit::Zero)?;
+        let burst = NonZeroU32::new(self.burst).ok_or(InvalidLimit::Zero)?;
+        if self.period == 0 {
+            return Err(InvalidLimit::Zero);
+        }
+        if self.window() > Self::MAX_WINDOW {
+            return Err(InvalidLimit::Window);
+        }
+        governor::Quota::with_period(Duration::from_nanos(
+            self.period / u64::from(requests.get()),
+        ))
+        .map(|quota| quota.allow_burst(burst))
+        .ok_or(InvalidLimit::TooFast)
+    }
+
+    /// The window in whole seconds, rounded up: the `w` of `RateLimit-Policy`.
+    pub(crate) fn window_secs(&self) -> u64 {
+        u64::try_from(self.window().as_nanos())
+            .unwrap_or(u64::MAX)
+            .div_ceil(SECOND)
+            .max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n_per_minute_means_n_each_minute() {
+        let limit = RateLimit::per_minute(30);
+        assert_eq!(limit.window(), Duration::from_secs(60));
+        assert_eq!((limit.capacity(), limit.name()), (30, "minute"));
+        assert_eq!(limit.burst(10).window(), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn bounds_are_typed_errors() {
+        let cases = [
+            (RateLimit::per_second(0), InvalidLimit::Zero),
+            (RateLimit::per_second(1).burst(0), InvalidLimit::Zero),
+            (RateLimit::per(1, Duration::ZERO), InvalidLimit::Zero),
+            (RateLimit::per_hour(1).burst(u32::MAX), InvalidLimit::Window),
+            (RateLimit::per(2, Duration::MAX), InvalidLimit::Window),
+            (
+                RateLimit::per(u32::MAX, Duration::from_nanos(5)),
+                InvalidLimit::TooFast,
+            ),
+            (RateLimit::per_second(1).named(""), InvalidLimit::Name),
+            (RateLimit::per_second(1).named("a\"b"), InvalidLimit::Name),
+            (
+                RateLimit::per_second(1).named("a".repeat(33)),
+                InvalidLimit::Name,
+            ),
+        ];
+        for (limit, error) in cases {
+            assert_eq!(limit.validate(), Err(error), "{limit:?}");
+        }
+        let twice = [RateLimit::per_second(1), RateLimit::per_second(2)];
+        assert_eq!(
+            RateLimit::validate_all(&twice),
+            Err(InvalidLimit::Duplicate)
+        );
+        let many: Vec<_> = (0..9)
+            .map(|n| RateLimit::per_second(1).named(format!("n{n}")))
+            .collect();
+        assert_eq!(RateLimit::validate_all(&many), Err(InvalidLimit::TooMany));
+    }
+}
