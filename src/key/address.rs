@@ -1,0 +1,122 @@
+//! The networks from which a key may be used.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Networks in CIDR notation, of IPv4 and IPv6. As a key's list, an empty one allows every address.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Box<str>>", into = "Vec<String>")]
+pub struct AddressList(Vec<IpNet>);
+
+/// A text that is neither an address nor a network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither an IP address nor a network such as 10.0.0.0/8 or 2001:db8::/32")]
+pub struct InvalidNetwork(Box<str>);
+
+impl AddressList {
+    /// Reads addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`.
+    ///
+    /// # Errors
+    ///
+    /// The first text that is neither. A network with bits set behind its length, such as
+    /// `10.0.0.1/8`, is refused: nobody can tell which half was meant.
+    pub fn parse<T: AsRef<str>>(
+        texts: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidNetwork> {
+        texts
+            .into_iter()
+            .map(|text| network(text.as_ref()))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Whether one of the networks holds the address. An IPv4 address that was mapped into IPv6
+    /// counts as what it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether there is no network on the list.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many networks are on the list.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The networks.
+    pub fn iter(&self) -> impl Iterator<Item = impl fmt::Display + '_> + '_ {
+        self.0.iter()
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address.to_canonical()),
+        Err(_) => text
+            .parse()
+            .ok()
+            .filter(|network: &IpNet| *network == network.trunc())
+            .ok_or_else(|| InvalidNetwork(text.chars().take(60).collect::<String>().into()))?,
+    };
+    Ok(network)
+}
+
+impl TryFrom<Vec<Box<str>>> for AddressList {
+    type Error = InvalidNetwork;
+
+    fn try_from(texts: Vec<Box<str>>) -> Result<Self, Self::Error> {
+        Self::parse(texts)
+    }
+}
+
+impl From<AddressList> for Vec<String> {
+    fn from(list: AddressList) -> Self {
+        list.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_found_in_their_networks() {
+        let list = AddressList::parse(["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]).unwrap();
+        for text in ["10.255.0.1", "192.0.2.7", "::ffff:10.1.2.3", "2001:db8::1"] {
+            assert!(list.contains(text.parse().unwrap()), "{text}");
+        }
+        for text in ["11.0.0.1", "192.0.2.8", "2001:db9::1", "::1"] {
+            assert!(!list.contains(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_typed_errors() {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "300.0.0.1",
+            "10.0.0.0/",
+            "host",
+        ] {
+            assert!(AddressList::parse([text]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_round_trips_as_texts() {
+        let list = AddressList::parse(["10.0.0.0/8", "::1"]).unwrap();
+        let json = serde_json::to_string(&list).unwrap();
+        assert_eq!(json, r#"["10.0.0.0/8","::1/128"]"#);
+        assert_eq!(serde_json::from_str::<AddressList>(&json).unwrap(), list);
+        assert!(serde_json::from_str::<AddressList>(r#"["x"]"#).is_err());
+    }
+}

@@ -1,0 +1,303 @@
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::*;
+use crate::key::{Issuer, NewKey};
+
+/// A store that answers what it is told to, when it is told to.
+struct Scripted {
+    record: Mutex<Option<KeyRecord>>,
+    fails: AtomicBool,
+    calls: AtomicUsize,
+    entered: Notify,
+    gate: Semaphore,
+}
+
+#[async_trait]
+impl KeyStore for Arc<Scripted> {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        // Read first, answer later: what a slow store does.
+        let record = self.record.lock().unwrap().clone();
+        self.entered.notify_one();
+        self.gate.acquire().await.unwrap().forget();
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("down"));
+        }
+        Ok(record.filter(|record| record.key.id == id))
+    }
+}
+
+struct Setup {
+    store: Arc<Scripted>,
+    cache: KeyCache,
+    clock: Clock,
+    id: KeyId,
+}
+
+impl Setup {
+    fn new(config: CacheConfig) -> Self {
+        let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+        let record = record();
+        let id = record.key.id;
+        let store = Arc::new(Scripted {
+            record: Mutex::new(Some(record)),
+            fails: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            entered: Notify::new(),
+            gate: Semaphore::new(1_000),
+        });
+        let cache = KeyCache::new(store.clone(), config, clock.clone());
+        Self {
+            store,
+            cache,
+            clock,
+            id,
+        }
+    }
+
+    async fn ask(&self) -> Found {
+        match self.cache.peek(self.id, self.clock.now()) {
+            Peek::Known(entry) => Ok(Some(entry)),
+            Peek::Unknown => Ok(None),
+            Peek::Ask => self.cache.lookup(self.id).await,
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.store.calls.load(Ordering::SeqCst)
+    }
+
+    fn hold(&self) {
+        self.store.gate.forget_permits(1_000);
+    }
+}
+
+fn record() -> KeyRecord {
+    Issuer::new("t")
+        .unwrap()
+        .make(NewKey::named("test"))
+        .unwrap()
+        .1
+}
+
+fn config() -> CacheConfig {
+    CacheConfig::new().ttl(Duration::from_secs(30))
+}
+
+#[tokio::test]
+async fn a_key_is_asked_for_once_within_its_time() {
+    let setup = Setup::new(config());
+    for _ in 0..5 {
+        assert!(setup.ask().await.unwrap().is_some());
+        setup.clock.advance(Duration::from_millis(5_990));
+    }
+    assert_eq!(setup.calls(), 1);
+    // Reads did not extend it: the sixth comes after thirty seconds.
+    setup.clock.advance(Duration::from_millis(50));
+    assert!(setup.ask().await.unwrap().is_some());
+    assert_eq!(setup.calls(), 2);
+}
+
+#[tokio::test]
+async fn many_waiters_share_one_look_up() {
+    let setup = Setup::new(config());
+    setup.hold();
+    let asks = ask_at_once(&setup, 50);
+    let (found, ()) = tokio::join!(asks, async {
+        setup.store.entered.notified().await;
+        setup.store.gate.add_permits(1);
+    });
+    assert_eq!(found, 50);
+    assert_eq!(setup.calls(), 1);
+}
+
+/// Fifty questions at once, and how many found the key.
+async fn ask_at_once(setup: &Setup, count: usize) -> usize {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        let (cache, id) = (setup.cache.clone(), setup.id);
+        tasks.spawn(async move { cache.lookup(id).await.unwrap().is_some() });
+    }
+    tasks
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|found| *found)
+        .count()
+}
+
+#[tokio::test]
+async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
+    let setup = Setup::new(config());
+    setup.hold();
+    let first = tokio::spawn({
+        let (cache, id) = (setup.cache.clone(), setup.id);
+        async move { cache.lookup(id).await }
+    });
+    setup.store.entered.notified().await;
+    let second = tokio::spawn({
+        let (cache, id) = (setup.cache.clone(), setup.id);
+        async move { cache.lookup(id).await }
+    });
+    tokio::task::yield_now().await;
+    first.abort();
+    setup.store.entered.notified().await;
+    setup.store.gate.add_permits(1);
+    assert!(second.await.unwrap().unwrap().is_some());
+    assert!(setup.cache.0.flights().is_empty());
+
+    setup.cache.invalidate_all();
+    let alone = tokio::spawn({
+        let (cache, id) = (setup.cache.clone(), setup.id);
+        async move { cache.lookup(id).await }
+    });
+    setup.store.entered.notified().await;
+    alone.abort();
+    assert!(alone.await.unwrap_err().is_cancelled());
+    assert!(setup.cache.0.flights().is_empty());
+}
+
+#[tokio::test]
+async fn rule_4_a_slow_look_up_cannot_bring_a_key_back() {
+    let setup = Setup::new(config());
+    setup.hold();
+    let slow = tokio::spawn({
+        let (cache, id) = (setup.cache.clone(), setup.id);
+        async move { cache.lookup(id).await }
+    });
+    setup.store.entered.notified().await;
+    // The slow look-up has read the key as it was; now it is revoked.
+    setup
+        .store
+        .record
+        .lock()
+        .unwrap()
+        .as_mut()
+        .unwrap()
+        .key
+        .revoked = Some(jiff::Timestamp::UNIX_EPOCH);
+    setup.cache.invalidate(setup.id);
+    setup.store.gate.add_permits(10);
+    let found = slow.await.unwrap().unwrap().unwrap();
+    assert!(found.key.revoked.is_some());
+    assert!(setup.ask().await.unwrap().unwrap().key.revoked.is_some());
+    assert_eq!(setup.calls(), 2);
+}
+
+#[tokio::test]
+async fn rule_4_an_answer_older_than_its_time_to_live_is_no_answer() {
+    let setup = Setup::new(config());
+    setup.hold();
+    let slow = tokio::spawn({
+        let (cache, id) = (setup.cache.clone(), setup.id);
+        async move { cache.lookup(id).await }
+    });
+    setup.store.entered.notified().await;
+    setup.clock.advance(Duration::from_secs(31));
+    setup.store.gate.add_permits(1);
+    assert!(matches!(slow.await.unwrap(), Err(StoreError::Timeout)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_given_up() {
+    let setup = Setup::new(config().lookup_timeout(Duration::from_millis(100)));
+    setup.hold();
+    assert!(matches!(setup.ask().await, Err(StoreError::Timeout)));
+    assert_eq!(setup.cache.stats().failures, 1);
+}
+
+#[tokio::test]
+async fn unknown_ids_are_remembered_briefly_and_boundedly() {
+    let setup = Setup::new(
+        config()
+            .unknown_capacity(100)
+            .unknown_ttl(Duration::from_secs(5)),
+    );
+    assert!(setup.ask().await.unwrap().is_some());
+    setup.store.gate.add_permits(10_000);
+    for n in 0..10_000 {
+        assert!(
+            setup
+                .cache
+                .lookup(KeyId::from_number(n))
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+    assert!(setup.cache.0.unknown.len() <= 100);
+    let unknown = KeyId::from_number(9_999);
+    assert!(matches!(
+        setup.cache.peek(unknown, setup.clock.now()),
+        Peek::Unknown
+    ));
+    // The key that exists was not pushed out.
+    assert!(matches!(
+        setup.cache.peek(setup.id, setup.clock.now()),
+        Peek::Known(_)
+    ));
+    setup.clock.advance(Duration::from_secs(5));
+    assert!(matches!(
+        setup.cache.peek(unknown, setup.clock.now()),
+        Peek::Ask
+    ));
+}
+
+#[tokio::test]
+async fn rule_5_an_outage_is_an_error() {
+    let setup = Setup::new(config());
+    assert!(setup.ask().await.is_ok());
+    setup.store.fails.store(true, Ordering::SeqCst);
+    assert!(setup.ask().await.is_ok());
+    setup.clock.advance(Duration::from_secs(30));
+    assert!(matches!(setup.ask().await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn rule_5_serving_through_an_outage_has_a_bound() {
+    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+    assert!(setup.ask().await.is_ok());
+    setup.store.fails.store(true, Ordering::SeqCst);
+    setup.clock.advance(Duration::from_secs(31));
+    for _ in 0..3 {
+        assert!(setup.ask().await.unwrap().is_some());
+    }
+    // The failing store is asked once a second, not on each request.
+    assert_eq!(setup.calls(), 2);
+    assert_eq!(setup.cache.stats().served_stale, 1);
+    setup.clock.advance(Duration::from_secs(59));
+    assert!(setup.ask().await.is_err());
+}
+
+#[tokio::test]
+async fn rule_5_a_dropped_key_is_not_served_through_an_outage() {
+    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+    assert!(setup.ask().await.is_ok());
+    setup.store.fails.store(true, Ordering::SeqCst);
+    setup.cache.invalidate(setup.id);
+    assert!(setup.ask().await.is_err());
+}
+
+#[tokio::test]
+async fn another_keys_record_is_no_answer() {
+    struct Wrong(KeyRecord);
+    #[async_trait]
+    impl KeyStore for Wrong {
+        async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+            Ok(Some(self.0.clone()))
+        }
+    }
+    let cache = KeyCache::new(Wrong(record()), config(), Clock::system());
+    assert!(cache.lookup(KeyId::from_number(1)).await.is_err());
+}
+
+#[tokio::test]
+async fn without_a_time_to_live_the_store_is_always_asked() {
+    let setup = Setup::new(config().ttl(Duration::ZERO));
+    for calls in 1..4 {
+        assert!(setup.ask().await.unwrap().is_some());
+        assert_eq!(setup.calls(), calls);
+    }
+}

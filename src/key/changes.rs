@@ -1,0 +1,60 @@
+//! How a store tells the caches in its process that a key was changed.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::id::KeyId;
+
+/// Whoever keeps answers of a store and has to drop them.
+pub(crate) trait Forget: Send + Sync {
+    fn forget(&self, id: KeyId);
+    fn forget_all(&self);
+}
+
+/// The bell that a store rings after a change was committed and before it answers.
+///
+/// Clones ring the same bell. A store of one's own holds one, gives it out by
+/// [`KeyStore::changes`](super::KeyStore::changes) and rings it after every write.
+#[derive(Clone, Default)]
+pub struct ChangeFeed(Arc<Mutex<Vec<Weak<dyn Forget>>>>);
+
+impl ChangeFeed {
+    /// A feed that nobody listens to yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A key was added, changed or removed.
+    pub fn announce(&self, id: KeyId) {
+        self.each(|holder| holder.forget(id));
+    }
+
+    /// Any key may have been changed: drop everything.
+    pub fn announce_all(&self) {
+        self.each(|holder| holder.forget_all());
+    }
+
+    pub(crate) fn subscribe(&self, holder: Weak<dyn Forget>) {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.retain(|holder| holder.strong_count() > 0);
+        holders.push(holder);
+    }
+
+    fn each(&self, act: impl Fn(&dyn Forget)) {
+        // Called without the lock held: a holder may be dropped by it.
+        let holders = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for holder in holders.iter().filter_map(Weak::upgrade) {
+            act(&*holder);
+        }
+    }
+}
+
+impl fmt::Debug for ChangeFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChangeFeed")
+    }
+}

@@ -1,0 +1,328 @@
+//! What a store keeps instead of a secret, and how the two are compared.
+//!
+//! A digest is the SHA-256 of the whole secret, or its HMAC-SHA-256 under a pepper: a text that the
+//! application keeps outside the database, so that a stolen database alone cannot even be searched
+//! for a known secret. A slow password hash would buy nothing: nobody can try 2¹⁹⁰ secrets, but every
+//! request would pay.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::id::KeyId;
+
+/// The digest of a secret, as a store keeps it.
+///
+/// As text: `sha256:<hex>`, or `hmac-sha256:<pepper>:<hex>`. `Debug` shows the kind only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Digest {
+    pepper: Option<Arc<str>>,
+    bytes: [u8; 32],
+}
+
+/// A text that is not a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a digest")]
+pub struct InvalidDigest;
+
+impl Digest {
+    /// The digest that another system kept: a SHA-256 in 64 hexadecimal digits.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidDigest`] for every other text.
+    pub fn from_sha256_hex(text: &str) -> Result<Self, InvalidDigest> {
+        Ok(Self {
+            pepper: None,
+            bytes: from_hex(text).ok_or(InvalidDigest)?,
+        })
+    }
+
+    /// The name of the pepper under which it was made, if one was.
+    pub fn pepper(&self) -> Option<&str> {
+        self.pepper.as_deref()
+    }
+
+    /// The id of a key whose secret has another format: made from the SHA-256 of the secret, so
+    /// that importing needs no more than that and the request path finds it again.
+    pub(crate) fn imported_id(&self) -> KeyId {
+        let head: &[u8; 16] = self.bytes.first_chunk().unwrap_or(&[0; 16]);
+        KeyId::from_number(u128::from_be_bytes(*head))
+    }
+
+    /// The plain SHA-256 of a secret.
+    pub(crate) fn sha256(secret: &str) -> Self {
+        Self {
+            pepper: None,
+            bytes: Sha256::digest(secret.as_bytes()).into(),
+        }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pepper {
+            Some(pepper) => write!(f, "hmac-sha256:{pepper}:")?,
+            None => f.write_str("sha256:")?,
+        }
+        self.bytes
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pepper {
+            Some(pepper) => write!(f, "Digest(hmac-sha256:{pepper})"),
+            None => f.write_str("Digest(sha256)"),
+        }
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(hex) = text.strip_prefix("sha256:") {
+            return Self::from_sha256_hex(hex);
+        }
+        let (pepper, hex) = text
+            .strip_prefix("hmac-sha256:")
+            .and_then(|rest| rest.split_once(':'))
+            .filter(|(pepper, _)| is_pepper_name(pepper))
+            .ok_or(InvalidDigest)?;
+        Ok(Self {
+            pepper: Some(pepper.into()),
+            bytes: from_hex(hex).ok_or(InvalidDigest)?,
+        })
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let text = text.as_bytes();
+    let mut bytes = [0; 32];
+    if text.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        let digit = |b: u8| char::from(b).to_digit(16);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(bytes)
+}
+
+/// The application's peppers: the first makes new digests, every one checks those made under it.
+///
+/// To change the pepper, put the new one first; when every key was rotated or has expired, drop the
+/// old one. Without any pepper, digests are plain SHA-256.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use keytally::key::Peppers;
+///
+/// let peppers = Peppers::none()
+///     .with("2026", b"thirty-two random bytes, say, from env")?
+///     .with("2025", b"the one before, until its keys are gone")?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Peppers(Vec<(Arc<str>, Hmac<Sha256>)>);
+
+/// A pepper that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPepper {
+    /// The name is not 1 to 32 characters of `a-z`, `0-9` and `-`.
+    #[error("a pepper's name is 1 to 32 characters of a-z, 0-9 and `-`")]
+    Name,
+    /// Two peppers have the same name.
+    #[error("two peppers have the same name")]
+    Duplicate,
+    /// The pepper is shorter than 16 bytes.
+    #[error("a pepper has at least 16 bytes")]
+    Short,
+}
+
+impl Peppers {
+    /// No pepper: digests are plain SHA-256.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Adds a pepper behind those there are. The name is stored with every digest made under it.
+    ///
+    /// # Errors
+    ///
+    /// When the name has another form or is taken, or the pepper is too short to protect anything.
+    pub fn with(mut self, name: &str, pepper: &[u8]) -> Result<Self, InvalidPepper> {
+        if !is_pepper_name(name) {
+            return Err(InvalidPepper::Name);
+        }
+        if self.0.iter().any(|(other, _)| &**other == name) {
+            return Err(InvalidPepper::Duplicate);
+        }
+        if pepper.len() < 16 {
+            return Err(InvalidPepper::Short);
+        }
+        let prepared = Hmac::new_from_slice(pepper).map_err(|_| InvalidPepper::Short)?;
+        self.0.push((name.into(), prepared));
+        Ok(self)
+    }
+
+    /// The digest of a new secret.
+    pub(crate) fn digest(&self, secret: &str) -> Digest {
+        match self.0.first() {
+            Some((name, prepared)) => Digest {
+                pepper: Some(name.clone()),
+                bytes: hmac(prepared, secret),
+            },
+            None => Digest::sha256(secret),
+        }
+    }
+
+    /// A digest that no secret has, to do the same work on for a key that does not exist.
+    pub(crate) fn dummy(&self) -> Digest {
+        Digest {
+            pepper: self.0.first().map(|(name, _)| name.clone()),
+            bytes: [0; 32],
+        }
+    }
+
+    /// Whether the secret has this digest, in the same time whatever the secret. A digest under a
+    /// pepper that is not here matches nothing.
+    pub(crate) fn verify(&self, secret: &str, digest: &Digest) -> bool {
+        let computed: [u8; 32] = match &digest.pepper {
+            None => Sha256::digest(secret.as_bytes()).into(),
+            Some(name) => match self.0.iter().find(|(known, _)| known == name) {
+                Some((_, prepared)) => hmac(prepared, secret),
+                None => return false,
+            },
+        };
+        computed.ct_eq(&digest.bytes).into()
+    }
+}
+
+impl fmt::Debug for Peppers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+fn is_pepper_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=32).contains(&name.len()) && name.bytes().all(fits)
+}
+
+fn hmac(prepared: &Hmac<Sha256>, secret: &str) -> [u8; 32] {
+    let mut mac = prepared.clone();
+    mac.update(secret.as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn two() -> Peppers {
+        Peppers::none()
+            .with("new", b"0123456789abcdef")
+            .unwrap()
+            .with("old", b"fedcba9876543210")
+            .unwrap()
+    }
+
+    #[test]
+    fn plain_digests_are_sha256() {
+        let digest = Peppers::none().digest("abc");
+        assert_eq!(digest.to_string(), format!("sha256:{ABC}"));
+        assert_eq!(Digest::from_sha256_hex(&ABC.to_uppercase()), Ok(digest));
+    }
+
+    #[test]
+    fn peppered_digests_are_hmac_sha256() {
+        // RFC 4231, test case 6: a key of 131 bytes.
+        let peppers = Peppers::none().with("p", &[0xaa; 131]).unwrap();
+        let digest = peppers.digest("Test Using Larger Than Block-Size Key - Hash Key First");
+        assert_eq!(
+            digest.to_string(),
+            "hmac-sha256:p:60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+        );
+    }
+
+    #[test]
+    fn a_retired_pepper_still_checks_but_makes_no_digests() {
+        let old_only = Peppers::none().with("old", b"fedcba9876543210").unwrap();
+        let digest = old_only.digest("secret");
+        assert!(two().verify("secret", &digest));
+        assert!(!two().verify("secreT", &digest));
+        assert_eq!(two().digest("secret").pepper(), Some("new"));
+        assert!(!Peppers::none().verify("secret", &digest));
+    }
+
+    #[test]
+    fn nothing_matches_the_dummy() {
+        for peppers in [Peppers::none(), two()] {
+            assert!(!peppers.verify("secret", &peppers.dummy()));
+            assert_eq!(peppers.dummy().pepper(), peppers.digest("x").pepper());
+        }
+    }
+
+    #[test]
+    fn digests_round_trip_as_text() {
+        for digest in [Peppers::none().digest("a"), two().digest("a")] {
+            assert_eq!(digest.to_string().parse(), Ok(digest));
+        }
+        let hex = "0".repeat(64);
+        for text in [
+            String::new(),
+            hex.clone(),
+            format!("sha256:{}", &hex[1..]),
+            format!("sha256:g{}", &hex[1..]),
+            format!("hmac-sha256:{hex}"),
+            format!("hmac-sha256:A:{hex}"),
+            format!("sha256:{}é", &hex[2..]),
+        ] {
+            assert_eq!(text.parse::<Digest>(), Err(InvalidDigest), "{text}");
+        }
+    }
+
+    #[test]
+    fn rule_1_debug_shows_neither_digest_nor_pepper() {
+        let debug = format!("{:?} {:?}", two().digest("a"), two());
+        assert_eq!(debug, r#"Digest(hmac-sha256:new) ["new", "old"]"#);
+    }
+
+    #[test]
+    fn bad_peppers_are_typed_errors() {
+        let add = |name, pepper| two().with(name, pepper).map(drop);
+        assert_eq!(add("New", b"0123456789abcdef"), Err(InvalidPepper::Name));
+        assert_eq!(
+            add("new", b"0123456789abcdef"),
+            Err(InvalidPepper::Duplicate)
+        );
+        assert_eq!(add("x", b"0123456789abcde"), Err(InvalidPepper::Short));
+    }
+}

@@ -1,0 +1,368 @@
+//! Makes keys: the one place where secrets come from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
+
+use super::address::AddressList;
+use super::digest::{Digest, InvalidDigest, Peppers};
+use super::record::{InvalidKey, Key, KeyRecord, Rotation, whole_micros};
+use super::store::{KeyAdmin, StoreError};
+use super::token::{InvalidPrefix, Prefix, Secret};
+use crate::clock::Clock;
+use crate::id::KeyId;
+use crate::limit::RateLimit;
+
+/// What a key is to be; everything but the name may be left out.
+///
+/// ```
+/// use keytally::key::{AddressList, NewKey};
+/// use keytally::limit::RateLimit;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let new = NewKey::named("Zapier integration")
+///     .owner("customer-17")
+///     .environment("live")
+///     .scope("postings:read")
+///     .limit(RateLimit::per_minute(600).burst(100))
+///     .addresses(AddressList::parse(["203.0.113.0/24"])?)
+///     .metadata("plan", "pro");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    name: String,
+    owner: Option<Arc<str>>,
+    environment: Option<String>,
+    scopes: Vec<String>,
+    limits: Vec<RateLimit>,
+    addresses: AddressList,
+    metadata: Map<String, Value>,
+    expires: Option<Timestamp>,
+    expires_in: Option<Duration>,
+}
+
+impl NewKey {
+    /// A key that people know by this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            owner: None,
+            environment: None,
+            scopes: Vec::new(),
+            limits: Vec::new(),
+            addresses: AddressList::default(),
+            metadata: Map::new(),
+            expires: None,
+            expires_in: None,
+        }
+    }
+
+    /// Whoever it belongs to, in the application's own terms.
+    #[must_use]
+    pub fn owner(mut self, owner: impl Into<Arc<str>>) -> Self {
+        self.owner = Some(owner.into());
+        self
+    }
+
+    /// A tag such as `live` or `test`.
+    #[must_use]
+    pub fn environment(mut self, environment: impl Into<String>) -> Self {
+        self.environment = Some(environment.into());
+        self
+    }
+
+    /// One more scope.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<String>) -> Self {
+        self.scopes.push(scope.into());
+        self
+    }
+
+    /// More scopes.
+    #[must_use]
+    pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
+        self.scopes.extend(scopes.into_iter().map(Into::into));
+        self
+    }
+
+    /// One more rate limit; all of a key's limits hold at once.
+    #[must_use]
+    pub fn limit(mut self, limit: RateLimit) -> Self {
+        self.limits.push(limit);
+        self
+    }
+
+    /// From where it may be used.
+    #[must_use]
+    pub fn addresses(mut self, addresses: AddressList) -> Self {
+        self.addresses = addresses;
+        self
+    }
+
+    /// One more entry of metadata.
+    #[must_use]
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// From when on it no longer works.
+    #[must_use]
+    pub fn expires(mut self, end: Timestamp) -> Self {
+        self.expires = Some(end);
+        self.expires_in = None;
+        self
+    }
+
+    /// After which time from its issue on it no longer works.
+    #[must_use]
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.expires_in = Some(time);
+        self.expires = None;
+        self
+    }
+
+    fn into_key(self, id: KeyId, hint: String, now: Timestamp) -> Result<Key, InvalidKey> {
+        let key = Key {
+            id,
+            name: self.name,
+            owner: self.owner,
+            environment: self.environment,
+            scopes: self.scopes,
+            limits: self.limits,
+            addresses: self.addresses,
+            metadata: self.metadata,
+            created: whole_micros(now),
+            expires: self
+                .expires_in
+                .map(|time| after(now, time))
+                .or(self.expires)
+                .map(whole_micros),
+            disabled: false,
+            revoked: None,
+            rotated_from: None,
+            line: id,
+            last_used: None,
+            hint,
+        };
+        key.validate()?;
+        Ok(key)
+    }
+}
+
+/// A time after another, at most the last there is.
+fn after(time: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by)
+        .ok()
+        .and_then(|by| time.checked_add(by).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+/// A key that was just made, with its secret: show the secret to its owner and forget it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Issued {
+    /// The plain text; there is no second chance to read it.
+    pub secret: Secret,
+    /// The key.
+    pub key: Key,
+}
+
+/// Makes keys in a store, under one prefix and the application's peppers.
+///
+/// ```
+/// use keytally::backend::MemoryBackend;
+/// use keytally::key::{Issuer, NewKey};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryBackend::new();
+/// let issued = Issuer::new("acme_live")?
+///     .issue(&store, NewKey::named("Zapier integration"))
+///     .await?;
+/// println!("your key, shown once: {}", issued.secret.expose());
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Issuer {
+    prefix: Prefix,
+    peppers: Peppers,
+    clock: Clock,
+}
+
+/// A key that could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// A field is out of bounds.
+    #[error(transparent)]
+    Invalid(#[from] InvalidKey),
+    /// What is to be imported is not a SHA-256 in hexadecimal digits.
+    #[error(transparent)]
+    Digest(#[from] InvalidDigest),
+    /// A secret to be imported is shorter than 16 or longer than 512 bytes, or not printable ASCII.
+    #[error("a secret to be imported is 16 to 512 printable ASCII characters")]
+    Secret,
+    /// The operating system has no randomness to give.
+    #[error("no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The store could not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Issuer {
+    /// An issuer of secrets that begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPrefix`] if it does not have the form of one; see [`Prefix`].
+    pub fn new(prefix: &str) -> Result<Self, InvalidPrefix> {
+        Ok(Self {
+            prefix: Prefix::new(prefix)?,
+            peppers: Peppers::none(),
+            clock: Clock::system(),
+        })
+    }
+
+    /// Makes digests under these peppers; give the same ones to the layer.
+    #[must_use]
+    pub fn peppers(mut self, peppers: Peppers) -> Self {
+        self.peppers = peppers;
+        self
+    }
+
+    /// Reads the time from this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes a key and its secret.
+    ///
+    /// # Errors
+    ///
+    /// When a field is out of bounds or the store fails; there is no key then.
+    pub async fn issue<S>(&self, store: &S, new: NewKey) -> Result<Issued, IssueError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        let (secret, record) = self.make(new)?;
+        let key = record.key.clone();
+        store.create(record).await?;
+        Ok(Issued { secret, key })
+    }
+
+    /// Makes a secret and the record that belongs to it, and leaves storing to the caller.
+    ///
+    /// # Errors
+    ///
+    /// When a field is out of bounds.
+    pub fn make(&self, new: NewKey) -> Result<(Secret, KeyRecord), IssueError> {
+        let secret = Secret::generate(&self.prefix)?;
+        let now = self.clock.now().timestamp();
+        let key = new.into_key(secret.id(), secret.hint(), now)?;
+        let digest = self.peppers.digest(secret.expose());
+        Ok((secret, KeyRecord { key, digest }))
+    }
+
+    /// Makes a new secret for a key, in a new record of the same line; the old one goes on working
+    /// for `grace`. Scopes, limits, owner and what is spent of the limits carry over.
+    ///
+    /// # Errors
+    ///
+    /// When the key does not exist or does not work any more, or the store fails; nothing is
+    /// changed then.
+    pub async fn rotate<S>(
+        &self,
+        store: &S,
+        id: KeyId,
+        grace: Duration,
+    ) -> Result<Issued, IssueError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        let secret = Secret::generate(&self.prefix)?;
+        let now = self.clock.now().timestamp();
+        let rotation = Rotation {
+            id: secret.id(),
+            digest: self.peppers.digest(secret.expose()),
+            hint: secret.hint(),
+            at: now,
+            old_expires: after(now, grace),
+        };
+        let key = store.rotate(id, rotation).await?;
+        Ok(Issued { secret, key })
+    }
+
+    /// Takes over a key that another system issued, from its plain secret. The layer finds it when
+    /// it is told to [accept imported keys](crate::ApiKeyLayer::accept_imported).
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue), and when the secret is too short, too long or not printable.
+    pub async fn import_secret<S>(
+        &self,
+        store: &S,
+        new: NewKey,
+        secret: &str,
+    ) -> Result<Key, IssueError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        if !is_importable(secret) {
+            return Err(IssueError::Secret);
+        }
+        let id = Digest::sha256(secret).imported_id();
+        let hint = format!("{}…", &secret[..4]);
+        self.import(store, new, id, hint, self.peppers.digest(secret))
+            .await
+    }
+
+    /// Takes over a key that another system issued, from the SHA-256 of its secret in hexadecimal
+    /// digits. Peppers cannot be applied to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue), and when `hex` is not 64 hexadecimal digits.
+    pub async fn import_sha256<S>(
+        &self,
+        store: &S,
+        new: NewKey,
+        hex: &str,
+    ) -> Result<Key, IssueError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        let digest = Digest::from_sha256_hex(hex)?;
+        let id = digest.imported_id();
+        let hint = format!("imported {}…", &id.as_str()[..4]);
+        self.import(store, new, id, hint, digest).await
+    }
+
+    async fn import<S>(
+        &self,
+        store: &S,
+        new: NewKey,
+        id: KeyId,
+        hint: String,
+        digest: Digest,
+    ) -> Result<Key, IssueError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        let key = new.into_key(id, hint, self.clock.now().timestamp())?;
+        let answer = key.clone();
+        store.create(KeyRecord { key, digest }).await?;
+        Ok(answer)
+    }
+}
+
+/// Whether a text can be the secret of an imported key.
+pub(crate) fn is_importable(secret: &str) -> bool {
+    (16..=512).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_graphic())
+}

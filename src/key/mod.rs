@@ -1,0 +1,23 @@
+//! What a key is: its secret, its record, and where it is kept.
+
+mod address;
+mod cached;
+mod changes;
+mod digest;
+mod issuer;
+mod record;
+mod store;
+mod token;
+
+pub use address::{AddressList, InvalidNetwork};
+pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
+pub use changes::ChangeFeed;
+pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
+pub use issuer::{IssueError, Issued, Issuer, NewKey};
+pub use record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, KeyUpdate, Rotation};
+pub use store::{KeyAdmin, KeyQuery, KeyStore, StoreError};
+pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
+
+pub(crate) use cached::{CachedKey, Peek};
+pub(crate) use issuer::is_importable;
+pub(crate) use token::Token;

@@ -1,0 +1,390 @@
+//! The record of a key, the bounds of its fields, and what can be changed about it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::address::AddressList;
+use super::digest::Digest;
+use super::store::StoreError;
+use crate::id::KeyId;
+use crate::limit::{InvalidLimit, RateLimit};
+
+/// A key: all there is to know about it but its secret and the secret's digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Key {
+    /// The public part of its secret.
+    pub id: KeyId,
+    /// What people call it: "Zapier integration".
+    pub name: String,
+    /// Whoever it belongs to, in the application's own terms.
+    pub owner: Option<Arc<str>>,
+    /// A tag such as `live` or `test`.
+    pub environment: Option<String>,
+    /// What it may do, in the application's own terms.
+    pub scopes: Vec<String>,
+    /// Its own rate limits; without any, the layer's defaults hold.
+    pub limits: Vec<RateLimit>,
+    /// From where it may be used; everywhere if empty.
+    pub addresses: AddressList,
+    /// Whatever else the application keeps with it.
+    pub metadata: Map<String, Value>,
+    /// When it was issued.
+    pub created: Timestamp,
+    /// From when on it no longer works.
+    pub expires: Option<Timestamp>,
+    /// Whether it is switched off for now.
+    pub disabled: bool,
+    /// When it was revoked, for good.
+    pub revoked: Option<Timestamp>,
+    /// The key that it took over from.
+    pub rotated_from: Option<KeyId>,
+    /// The first key of its line: itself, or where its rotations began. What is spent of rate
+    /// limits is kept under this id.
+    pub line: KeyId,
+    /// When it was last used, as far as the usage written so far tells.
+    pub last_used: Option<Timestamp>,
+    /// What people recognize its secret by: `acme_live_3fK9…`.
+    pub hint: String,
+}
+
+/// Whether a key works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyStatus {
+    /// It works.
+    Active,
+    /// It is switched off for now.
+    Disabled,
+    /// Its time is over.
+    Expired,
+    /// It was revoked, for good.
+    Revoked,
+}
+
+impl Key {
+    /// Whether it works at this time; what is worse wins where several things hold.
+    pub fn status(&self, at: Timestamp) -> KeyStatus {
+        if self.revoked.is_some() {
+            KeyStatus::Revoked
+        } else if self.expires.is_some_and(|end| end <= at) {
+            KeyStatus::Expired
+        } else if self.disabled {
+            KeyStatus::Disabled
+        } else {
+            KeyStatus::Active
+        }
+    }
+
+    /// Whether it has a scope.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|own| own == scope)
+    }
+}
+
+/// A key with the digest of its secret: what a store keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// The key.
+    pub key: Key,
+    /// The digest of its secret.
+    pub digest: Digest,
+}
+
+/// A field of a key that is out of bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// The name is empty, longer than 100 characters or has control characters.
+    #[error("a key's name is 1 to 100 characters without control characters")]
+    Name,
+    /// The owner is empty, longer than 200 characters or has control characters.
+    #[error("a key's owner is 1 to 200 characters without control characters")]
+    Owner,
+    /// The environment is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
+    #[error("a key's environment is 1 to 32 characters of a-z, 0-9, `_` and `-`")]
+    Environment,
+    /// A scope is not 1 to 100 printable characters of ASCII without space, `"` and `\`
+    /// ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)), or is there twice.
+    #[error(
+        "a scope is 1 to 100 printable ASCII characters without space, quote and backslash, and stands once"
+    )]
+    Scope,
+    /// More than 64 scopes.
+    #[error("a key has at most 64 scopes")]
+    TooManyScopes,
+    /// More than 100 networks.
+    #[error("a key has at most 100 networks")]
+    TooManyAddresses,
+    /// The metadata is longer than 8 KiB as JSON.
+    #[error("a key's metadata has at most 8 KiB as JSON")]
+    Metadata,
+    /// A limit cannot be kept.
+    #[error(transparent)]
+    Limit(#[from] InvalidLimit),
+}
+
+impl Key {
+    /// Whether every field is within its bounds.
+    ///
+    /// # Errors
+    ///
+    /// The first bound that is broken.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
+        let text = |text: &str, most: usize| {
+            !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control)
+        };
+        let tag = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        let scope_char = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        if !text(&self.name, 100) {
+            return Err(InvalidKey::Name);
+        }
+        if self.owner.as_deref().is_some_and(|owner| !text(owner, 200)) {
+            return Err(InvalidKey::Owner);
+        }
+        if let Some(environment) = &self.environment
+            && !((1..=32).contains(&environment.len()) && environment.bytes().all(tag))
+        {
+            return Err(InvalidKey::Environment);
+        }
+        if self.scopes.len() > 64 {
+            return Err(InvalidKey::TooManyScopes);
+        }
+        for (index, scope) in self.scopes.iter().enumerate() {
+            let fits = (1..=100).contains(&scope.len()) && scope.bytes().all(scope_char);
+            if !fits || self.scopes[..index].contains(scope) {
+                return Err(InvalidKey::Scope);
+            }
+        }
+        if self.addresses.len() > 100 {
+            return Err(InvalidKey::TooManyAddresses);
+        }
+        if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
+            return Err(InvalidKey::Metadata);
+        }
+        Ok(RateLimit::validate_all(&self.limits)?)
+    }
+}
+
+/// Other values for the fields of a key; what is not set stays.
+///
+/// ```
+/// use keytally::key::KeyUpdate;
+///
+/// let update = KeyUpdate::new().name("Zapier (sales)").expires(None);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub struct KeyUpdate {
+    pub name: Option<String>,
+    #[serde(with = "nullable")]
+    pub owner: Option<Option<Arc<str>>>,
+    #[serde(with = "nullable")]
+    pub environment: Option<Option<String>>,
+    pub scopes: Option<Vec<String>>,
+    pub limits: Option<Vec<RateLimit>>,
+    pub addresses: Option<AddressList>,
+    pub metadata: Option<Map<String, Value>>,
+    #[serde(with = "nullable")]
+    pub expires: Option<Option<Timestamp>>,
+}
+
+/// Tells a field that is absent (stays) from one that is `null` (is taken away).
+mod nullable {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<Option<T>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value
+            .as_ref()
+            .and_then(Option::as_ref)
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<T>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+}
+
+impl KeyUpdate {
+    /// Changes nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Another name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Another owner, or none.
+    #[must_use]
+    pub fn owner<T: Into<Arc<str>>>(mut self, owner: Option<T>) -> Self {
+        self.owner = Some(owner.map(Into::into));
+        self
+    }
+
+    /// Another environment, or none.
+    #[must_use]
+    pub fn environment<T: Into<String>>(mut self, environment: Option<T>) -> Self {
+        self.environment = Some(environment.map(Into::into));
+        self
+    }
+
+    /// These scopes instead of those it has.
+    #[must_use]
+    pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
+        self.scopes = Some(scopes.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// These limits instead of those it has. What is spent is kept, by the limits' names.
+    #[must_use]
+    pub fn limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
+        self.limits = Some(limits.into_iter().collect());
+        self
+    }
+
+    /// These networks instead of those it has.
+    #[must_use]
+    pub fn addresses(mut self, addresses: AddressList) -> Self {
+        self.addresses = Some(addresses);
+        self
+    }
+
+    /// This metadata instead of what it has.
+    #[must_use]
+    pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    /// Another end, or none.
+    #[must_use]
+    pub fn expires(mut self, end: Option<Timestamp>) -> Self {
+        self.expires = Some(end);
+        self
+    }
+}
+
+/// A change to one key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum KeyChange {
+    /// Other values for its fields.
+    Update(Box<KeyUpdate>),
+    /// Switches it off.
+    Disable,
+    /// Switches it on again; does not bring back a revoked or expired key.
+    Enable,
+    /// Ends it for good; the first time counts.
+    Revoke {
+        /// When it was revoked.
+        at: Timestamp,
+    },
+}
+
+/// What a rotation puts in a key's place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotation {
+    /// The new key's id.
+    pub id: KeyId,
+    /// The new secret's digest.
+    pub digest: Digest,
+    /// The new secret's hint.
+    pub hint: String,
+    /// When it happens.
+    pub at: Timestamp,
+    /// Until when the old key goes on working; an earlier end of its own stays.
+    pub old_expires: Timestamp,
+}
+
+impl KeyRecord {
+    /// Carries out a change: what every store does between reading a record and writing it back.
+    ///
+    /// # Errors
+    ///
+    /// When a field would be out of bounds; the record is then as it was.
+    pub fn apply(&mut self, change: &KeyChange) -> Result<(), InvalidKey> {
+        match change {
+            KeyChange::Update(update) => {
+                let mut key = self.key.clone();
+                let update = (**update).clone();
+                set(&mut key.name, update.name);
+                set(&mut key.owner, update.owner);
+                set(&mut key.environment, update.environment);
+                set(&mut key.scopes, update.scopes);
+                set(&mut key.limits, update.limits);
+                set(&mut key.addresses, update.addresses);
+                set(&mut key.metadata, update.metadata);
+                set(
+                    &mut key.expires,
+                    update.expires.map(|end| end.map(whole_micros)),
+                );
+                key.validate()?;
+                self.key = key;
+            }
+            KeyChange::Disable => self.key.disabled = true,
+            KeyChange::Enable => self.key.disabled = false,
+            KeyChange::Revoke { at } => {
+                self.key.revoked.get_or_insert(whole_micros(*at));
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out a rotation: ends this key after its grace and answers the record that takes
+    /// over, with everything the old one had but its secret.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] when the key does not work any more.
+    pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
+        let status = self.key.status(rotation.at);
+        if status != KeyStatus::Active {
+            let id = self.key.id;
+            return Err(StoreError::Unusable { id, status });
+        }
+        let key = Key {
+            id: rotation.id,
+            hint: rotation.hint.clone(),
+            created: whole_micros(rotation.at),
+            rotated_from: Some(self.key.id),
+            last_used: None,
+            ..self.key.clone()
+        };
+        let old_expires = whole_micros(rotation.old_expires);
+        let end = self
+            .key
+            .expires
+            .map_or(old_expires, |end| end.min(old_expires));
+        self.key.expires = Some(end);
+        Ok(Self {
+            key,
+            digest: rotation.digest.clone(),
+        })
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// Times are kept in whole microseconds, which every backend can store as they are.
+pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}

@@ -1,0 +1,344 @@
+//! What the request path and what administration need of a store.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::cached::KeyCache;
+use super::changes::ChangeFeed;
+use super::record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, KeyUpdate, Rotation};
+use crate::id::KeyId;
+use crate::page::{InvalidPageToken, Page, PageToken};
+
+/// Where keys are looked up: all that the request path needs. One method makes a store.
+///
+/// ```
+/// use keytally::async_trait;
+/// use keytally::key::{KeyRecord, KeyStore, StoreError};
+/// use keytally::KeyId;
+///
+/// struct Fixed(KeyRecord);
+///
+/// #[async_trait]
+/// impl KeyStore for Fixed {
+///     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+///         Ok((self.0.key.id == id).then(|| self.0.clone()))
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait KeyStore: Send + Sync + 'static {
+    /// The record with this id, whatever its status; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell. "Not there" is an answer, not an error.
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError>;
+
+    /// Where the store tells of keys that were changed through it, so that caches in this process
+    /// drop them at once. Without it, a change is seen within a cache's time to live.
+    fn changes(&self) -> Option<&ChangeFeed> {
+        None
+    }
+
+    /// The cache that this store already has, which others then use instead of putting one in
+    /// front of it.
+    fn cache(&self) -> Option<&KeyCache> {
+        None
+    }
+}
+
+/// A store that keys can be administered in. What it promises is checked by
+/// `keytally::conformance`.
+#[async_trait]
+pub trait KeyAdmin: KeyStore {
+    /// Adds a key. Never overwrites one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] when the id is taken, [`StoreError::Invalid`] when a field is out
+    /// of bounds.
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError>;
+
+    /// Lists keys, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Page`] when the page token is not one of this list.
+    async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError>;
+
+    /// Changes a key in one step, by [`KeyRecord::apply`], and answers what it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], or [`StoreError::Invalid`] with nothing changed.
+    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError>;
+
+    /// Puts a new key in a key's place in one step, by [`KeyRecord::rotate`], and answers the new
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], [`StoreError::Unusable`] when the old key does not work any more,
+    /// [`StoreError::Conflict`] when the new id is taken.
+    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError>;
+
+    /// Removes a key's record; its usage stays.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`].
+    async fn delete(&self, id: KeyId) -> Result<(), StoreError>;
+
+    /// The key as the store has it now, past every cache.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        Ok(self.find(id).await?.map(|record| record.key))
+    }
+
+    /// Gives a key's fields other values.
+    ///
+    /// # Errors
+    ///
+    /// As [`change`](Self::change).
+    async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
+        self.change(id, KeyChange::Update(Box::new(update))).await
+    }
+
+    /// Switches a key off.
+    ///
+    /// # Errors
+    ///
+    /// As [`change`](Self::change).
+    async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.change(id, KeyChange::Disable).await
+    }
+
+    /// Switches a key on again.
+    ///
+    /// # Errors
+    ///
+    /// As [`change`](Self::change).
+    async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.change(id, KeyChange::Enable).await
+    }
+
+    /// Ends a key for good and keeps its record.
+    ///
+    /// # Errors
+    ///
+    /// As [`change`](Self::change).
+    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+        let at = Timestamp::now();
+        self.change(id, KeyChange::Revoke { at }).await
+    }
+}
+
+/// Which keys to list: all that match every filter that is set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct KeyQuery {
+    /// Of this owner.
+    pub owner: Option<String>,
+    /// With this status at the time given with it.
+    pub status: Option<(KeyStatus, Timestamp)>,
+    /// Whose name holds this text, in any case.
+    pub name: Option<String>,
+    /// At most this many; `0` and more than [`KeyQuery::MAX_LIMIT`] are brought into bounds.
+    pub limit: usize,
+    /// After this place.
+    pub after: Option<PageToken>,
+}
+
+impl Default for KeyQuery {
+    fn default() -> Self {
+        Self {
+            owner: None,
+            status: None,
+            name: None,
+            limit: 50,
+            after: None,
+        }
+    }
+}
+
+impl KeyQuery {
+    /// Keys on one page at most.
+    pub const MAX_LIMIT: usize = 1_000;
+
+    /// All keys, fifty a page.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keys of this owner.
+    #[must_use]
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = Some(owner.into());
+        self
+    }
+
+    /// Keys with this status at this time.
+    #[must_use]
+    pub fn status(mut self, status: KeyStatus, at: Timestamp) -> Self {
+        self.status = Some((status, at));
+        self
+    }
+
+    /// Keys whose name holds this text, in any case.
+    #[must_use]
+    pub fn name(mut self, part: impl Into<String>) -> Self {
+        self.name = Some(part.into());
+        self
+    }
+
+    /// So many keys a page.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The page behind this place.
+    #[must_use]
+    pub fn after(mut self, token: PageToken) -> Self {
+        self.after = Some(token);
+        self
+    }
+
+    /// The number of keys to put on a page.
+    pub fn page_size(&self) -> usize {
+        self.limit.clamp(1, Self::MAX_LIMIT)
+    }
+
+    /// Whether a key passes every filter.
+    pub fn matches(&self, key: &Key) -> bool {
+        self.owner
+            .as_deref()
+            .is_none_or(|owner| key.owner.as_deref() == Some(owner))
+            && self
+                .status
+                .is_none_or(|(status, at)| key.status(at) == status)
+            && self
+                .name
+                .as_deref()
+                .is_none_or(|part| key.name.to_lowercase().contains(&part.to_lowercase()))
+    }
+
+    /// A key's place in the list: newest first, then by id from high to low.
+    pub fn place(key: &Key) -> PageToken {
+        PageToken::new(key.created, key.id)
+    }
+}
+
+/// What a store could not do. The text of a backend's own error is in its `source`, for logs only.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no key with this id.
+    #[error("no key {0}")]
+    NotFound(KeyId),
+    /// There already is a key with this id.
+    #[error("key {0} exists already")]
+    Conflict(KeyId),
+    /// The key does not work any more, so that it cannot be rotated.
+    #[error("key {id} is {status:?}")]
+    Unusable {
+        /// The key.
+        id: KeyId,
+        /// Why it does not work.
+        status: KeyStatus,
+    },
+    /// A field is out of bounds.
+    #[error(transparent)]
+    Invalid(#[from] InvalidKey),
+    /// The page token is not one of this list.
+    #[error(transparent)]
+    Page(#[from] InvalidPageToken),
+    /// The store answered too late.
+    #[error("the key store did not answer in time")]
+    Timeout,
+    /// The store cannot answer, or answered nonsense.
+    #[error("the key store is unavailable")]
+    Unavailable(#[source] Arc<dyn Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// Wraps a backend's own error.
+    pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable(Arc::from(error.into()))
+    }
+}
+
+macro_rules! forward_to_pointee {
+    ($($pointer:ident),*) => {$(
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<S: KeyStore + ?Sized> KeyStore for $pointer<S> {
+            async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                (**self).find(id).await
+            }
+
+            fn changes(&self) -> Option<&ChangeFeed> {
+                (**self).changes()
+            }
+
+            fn cache(&self) -> Option<&KeyCache> {
+                (**self).cache()
+            }
+        }
+
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<S: KeyAdmin + ?Sized> KeyAdmin for $pointer<S> {
+            async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+                (**self).create(record).await
+            }
+
+            async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+                (**self).list(query).await
+            }
+
+            async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+                (**self).change(id, change).await
+            }
+
+            async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+                (**self).rotate(id, rotation).await
+            }
+
+            async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+                (**self).delete(id).await
+            }
+
+            async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+                (**self).get(id).await
+            }
+
+            async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
+                (**self).update(id, update).await
+            }
+
+            async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
+                (**self).disable(id).await
+            }
+
+            async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
+                (**self).enable(id).await
+            }
+
+            async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+                (**self).revoke(id).await
+            }
+        }
+    )*};
+}
+
+forward_to_pointee!(Arc, Box);
