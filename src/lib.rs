@@ -1,8 +1,10 @@
 //! API keys, rate limits and usage accounting for any tower service.
 
+pub mod backend;
 mod clock;
 mod id;
 pub mod key;
+mod layer;
 pub mod limit;
 mod page;
 pub mod usage;
@@ -10,4 +12,5 @@ pub mod usage;
 pub use async_trait::async_trait;
 pub use clock::{Clock, Now};
 pub use id::{InvalidKeyId, KeyId};
+pub use layer::*;
 pub use page::{InvalidPageToken, Page, PageToken};

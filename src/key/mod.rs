@@ -20,4 +20,4 @@ pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
 
 pub(crate) use cached::{CachedKey, Peek};
 pub(crate) use issuer::is_importable;
-pub(crate) use token::Token;
+pub(crate) use token::id_of;

@@ -57,9 +57,9 @@ impl Secret {
         for digit in checksum(text.as_bytes()) {
             text.push(char::from(digit));
         }
-        let id = Token::parse(&text).map(|token| token.id);
         Ok(Self {
-            id: id.unwrap_or_else(|_| unreachable!("parsing accepts what generating makes")),
+            id: id_of(&text)
+                .unwrap_or_else(|_| unreachable!("parsing accepts what generating makes")),
             text,
         })
     }
@@ -70,7 +70,7 @@ impl Secret {
     ///
     /// [`MalformedSecret`] for every other text.
     pub fn parse(text: &str) -> Result<Self, MalformedSecret> {
-        let id = Token::parse(text)?.id;
+        let id = id_of(text)?;
         Ok(Self {
             text: Zeroizing::new(text.to_owned()),
             id,
@@ -156,31 +156,23 @@ fn is_prefix(text: &[u8]) -> bool {
         && previous != b'_'
 }
 
-/// A borrowed secret whose shape and checksum are right.
-#[derive(Clone, Copy)]
-pub(crate) struct Token<'a> {
-    pub(crate) text: &'a str,
-    pub(crate) id: KeyId,
-}
-
-impl<'a> Token<'a> {
-    #[inline]
-    pub(crate) fn parse(text: &'a str) -> Result<Self, MalformedSecret> {
-        let bytes = text.as_bytes();
-        let body_starts = bytes.len().checked_sub(BODY_LEN).ok_or(MalformedSecret)?;
-        let (head, body) = bytes.split_at(body_starts);
-        let prefix = head.strip_suffix(b"_").ok_or(MalformedSecret)?;
-        let id = KeyId::from_digits(&body[..KeyId::LEN]).ok_or(MalformedSecret)?;
-        let digits = &body[KeyId::LEN..];
-        if !is_prefix(prefix) || !digits.iter().all(u8::is_ascii_alphanumeric) {
-            return Err(MalformedSecret);
-        }
-        let (checked, sum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
-        if checksum(checked) != sum {
-            return Err(MalformedSecret);
-        }
-        Ok(Self { text, id })
+/// The id in a text whose shape and checksum are those of a secret.
+#[inline]
+pub(crate) fn id_of(text: &str) -> Result<KeyId, MalformedSecret> {
+    let bytes = text.as_bytes();
+    let body_starts = bytes.len().checked_sub(BODY_LEN).ok_or(MalformedSecret)?;
+    let (head, body) = bytes.split_at(body_starts);
+    let prefix = head.strip_suffix(b"_").ok_or(MalformedSecret)?;
+    let id = KeyId::from_digits(&body[..KeyId::LEN]).ok_or(MalformedSecret)?;
+    let digits = &body[KeyId::LEN..];
+    if !is_prefix(prefix) || !digits.iter().all(u8::is_ascii_alphanumeric) {
+        return Err(MalformedSecret);
     }
+    let (checked, sum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
+    if checksum(checked) != sum {
+        return Err(MalformedSecret);
+    }
+    Ok(id)
 }
 
 /// CRC-32 (IEEE) in six base62 digits, padded with zeros.

@@ -97,6 +97,13 @@ impl UsageEvent {
     }
 }
 
+impl UsageEvent {
+    /// Whether this is its id on the wire or its own.
+    pub fn is_known_as(&self, id: &str) -> bool {
+        self.request_id.as_deref() == Some(id) || id.parse() == Ok(self.id)
+    }
+}
+
 /// A UUID of version 7 (RFC 9562) with the event's own time.
 ///
 /// Its 74 random bits come from a generator of each thread's own, seeded by the operating system.

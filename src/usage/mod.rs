@@ -1,9 +1,33 @@
 //! What was used: events, their sums, and who keeps them.
 
+mod draft;
 mod event;
+mod latency;
+mod open;
 mod outcome;
+mod query;
+mod recorder;
+mod rollup;
+mod rollups;
+mod sink;
+mod stats;
+pub mod summary;
+mod width;
 mod wire;
 
 pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
+pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use outcome::{Cause, Outcome, Refusal};
+pub use query::{Count, LogFilter, LogQuery, ReadError, SummaryQuery, UsageRange, UsageReader};
+pub use recorder::{Recorder, RecorderBuilder, ShutdownReport, WhenFull};
+pub use rollup::Rollup;
+pub use rollups::Rollups;
+pub use sink::{Batch, SinkError, UsageSink};
+pub use stats::RecorderStats;
+pub use summary::{Summary, SummarySpec, Totals};
+pub use width::Width;
 pub use wire::{Method, Status, StatusClass, UnknownName};
+
+pub(crate) use draft::{Attribution, Draft};
+pub(crate) use event::event_id;
+pub(crate) use open::{Abandon, Place};

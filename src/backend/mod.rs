@@ -1,0 +1,5 @@
+//! Where keys and usage are kept.
+
+mod memory;
+
+pub use memory::{MemoryBackend, MemoryConfig};

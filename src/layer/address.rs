@@ -1,0 +1,188 @@
+//! Where a request comes from.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{FORWARDED, HeaderName};
+
+use super::head::RequestHead;
+use crate::key::AddressList;
+
+/// The address of the connection's other end: servers other than axum's put it into the request's
+/// extensions as this type, for address lists and the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddress(pub IpAddr);
+
+impl From<SocketAddr> for PeerAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self(address.ip())
+    }
+}
+
+/// The header in which proxies say whom they forward for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For: 203.0.113.7, 10.0.0.1`
+    XForwardedFor,
+    /// `Forwarded: for=203.0.113.7, for="[2001:db8::1]:80"` (RFC 7239)
+    Forwarded,
+}
+
+type Peer = dyn Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync;
+
+/// How the client's address is told.
+#[derive(Clone, Default)]
+pub(crate) struct ClientAddress {
+    pub(crate) peer: Option<Arc<Peer>>,
+    pub(crate) trusted: Option<(AddressList, ForwardedHeader)>,
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Hops that are looked at: nobody has more proxies of their own.
+const MAX_HOPS: usize = 32;
+
+impl ClientAddress {
+    pub(crate) fn of(&self, head: RequestHead<'_>) -> Option<IpAddr> {
+        let peer = match &self.peer {
+            Some(peer) => peer(head),
+            None => peer_address(head),
+        }?
+        .to_canonical();
+        let Some((trusted, header)) = &self.trusted else {
+            return Some(peer);
+        };
+        if !trusted.contains(peer) {
+            return Some(peer);
+        }
+        Some(behind(trusted, *header, head).unwrap_or(peer))
+    }
+}
+
+/// Goes from the nearest proxy outwards as long as those who speak are trusted. What cannot be read
+/// ends the walk: behind it, everything may be made up.
+fn behind(trusted: &AddressList, header: ForwardedHeader, head: RequestHead<'_>) -> Option<IpAddr> {
+    let name = match header {
+        ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+        ForwardedHeader::Forwarded => FORWARDED,
+    };
+    let mut nearest = None;
+    let lines = head.headers().get_all(name);
+    let hops = lines
+        .iter()
+        .rev()
+        .flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
+    for hop in hops.take(MAX_HOPS) {
+        let text = match header {
+            ForwardedHeader::XForwardedFor => Some(hop.trim()),
+            ForwardedHeader::Forwarded => forwarded_for(hop),
+        };
+        let Some(address) = text.and_then(hop_address) else {
+            return nearest;
+        };
+        nearest = Some(address);
+        if !trusted.contains(address) {
+            return nearest;
+        }
+    }
+    nearest
+}
+
+/// The `for` of one element of `Forwarded`.
+fn forwarded_for(element: &str) -> Option<&str> {
+    element.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("for")
+            .then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// An address with or without a port, IPv6 with or without brackets.
+fn hop_address(text: &str) -> Option<IpAddr> {
+    let address = text
+        .parse()
+        .ok()
+        .or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
+    Some(address.to_canonical())
+}
+
+fn peer_address(head: RequestHead<'_>) -> Option<IpAddr> {
+    if let Some(PeerAddress(address)) = head.extensions().get() {
+        return Some(*address);
+    }
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::ConnectInfo(address)) = head
+        .extensions()
+        .get::<axum::extract::ConnectInfo<SocketAddr>>()
+    {
+        return Some(address.ip());
+    }
+    None
+}
+
+impl fmt::Debug for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAddress")
+            .field("trusted", &self.trusted)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn client(header: ForwardedHeader, peer: &str, lines: &[&str]) -> Option<String> {
+        let name = match header {
+            ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+            ForwardedHeader::Forwarded => FORWARDED,
+        };
+        let mut request = Request::new(());
+        request
+            .extensions_mut()
+            .insert(PeerAddress(peer.parse().unwrap()));
+        for line in lines {
+            request.headers_mut().append(&name, line.parse().unwrap());
+        }
+        let trusted = AddressList::parse(["10.0.0.0/8", "::1"]).unwrap();
+        let address = ClientAddress {
+            peer: None,
+            trusted: Some((trusted, header)),
+        };
+        address.of(RequestHead::of(&request)).map(|a| a.to_string())
+    }
+
+    #[test]
+    fn forwarded_headers_count_from_trusted_networks_only() {
+        let xff =
+            |peer, lines: &[&str]| client(ForwardedHeader::XForwardedFor, peer, lines).unwrap();
+        assert_eq!(xff("203.0.113.9", &["1.2.3.4"]), "203.0.113.9");
+        assert_eq!(xff("10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+        // The client made up the first one: only the hop that our own proxy wrote counts.
+        assert_eq!(xff("10.0.0.1", &["6.6.6.6, 1.2.3.4, 10.0.0.2"]), "1.2.3.4");
+        assert_eq!(
+            xff("10.0.0.1", &["6.6.6.6", "1.2.3.4:80", "[::1]:9"]),
+            "1.2.3.4"
+        );
+        assert_eq!(xff("10.0.0.1", &["1.2.3.4, unknown, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(xff("10.0.0.1", &["::ffff:1.2.3.4"]), "1.2.3.4");
+        assert_eq!(xff("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+    }
+
+    #[test]
+    fn forwarded_elements_are_read() {
+        let forwarded = |lines: &[&str]| client(ForwardedHeader::Forwarded, "::1", lines).unwrap();
+        assert_eq!(
+            forwarded(&["for=6.6.6.6, proto=http;For=\"[2001:db8::1]:4711\";by=x"]),
+            "2001:db8::1"
+        );
+        assert_eq!(forwarded(&["for=_hidden"]), "::1");
+        assert_eq!(forwarded(&["for=\"[2001:db8::1]\""]), "2001:db8::1");
+    }
+}

@@ -1,0 +1,350 @@
+//! What a response is given on its way out: the request id, and where the key's limits stand.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
+
+use crate::limit::{Decision, RateLimit};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// In which headers clients are told where their limits stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum HeaderStyle {
+    /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, after
+    /// [draft-ietf-httpapi-ratelimit-headers-10](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/),
+    /// with all limits of the key. `q` is the burst, `w` the seconds in which it comes back, `r`
+    /// what is left and `t` the seconds until all of it is back.
+    #[default]
+    Draft,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` (in seconds from now) of the limit that has
+    /// the least left.
+    XRateLimit,
+    /// None.
+    None,
+}
+
+/// The constant parts of a key's rate limit headers.
+#[derive(Debug)]
+pub(crate) struct LimitHeaders {
+    policy: HeaderValue,
+    /// `"burst";r=` of each limit.
+    items: Vec<Box<str>>,
+    capacities: Vec<u32>,
+}
+
+impl LimitHeaders {
+    pub(crate) fn of(limits: &[RateLimit]) -> Option<Self> {
+        let policies = limits.iter().map(|limit| {
+            let (name, q, w) = (limit.name(), limit.capacity(), limit.window_secs());
+            format!("\"{name}\";q={q};w={w}")
+        });
+        let policy = Bytes::from(policies.collect::<Vec<_>>().join(", "));
+        // Shared from the start, so that handing it to a response allocates nothing.
+        drop(policy.clone());
+        Some(Self {
+            policy: HeaderValue::from_maybe_shared(policy).ok()?,
+            items: limits
+                .iter()
+                .map(|limit| format!("\"{}\";r=", limit.name()).into())
+                .collect(),
+            capacities: limits.iter().map(RateLimit::capacity).collect(),
+        })
+    }
+}
+
+/// Text that outlives the request, gathered into one allocation: the path and the request id for
+/// the event, the request id and the standings for the response.
+pub(crate) struct Text {
+    short: [u8; Self::SHORT],
+    len: usize,
+    long: Vec<u8>,
+}
+
+/// The stretch of a [`Text`] from one place to another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stretch {
+    start: u16,
+    end: u16,
+}
+
+impl Stretch {
+    pub(crate) fn len(self) -> u16 {
+        self.end - self.start
+    }
+}
+
+struct Short([u8; Text::SHORT]);
+
+impl AsRef<[u8]> for Short {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Text {
+    const SHORT: usize = 176;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            short: [0; Self::SHORT],
+            len: 0,
+            long: Vec::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, part: &[u8]) -> Stretch {
+        let start = self.len;
+        self.len += part.len();
+        match self.short.get_mut(start..self.len) {
+            Some(room) if self.long.is_empty() => room.copy_from_slice(part),
+            _ => {
+                if self.long.is_empty() {
+                    self.long.extend_from_slice(&self.short[..start]);
+                }
+                self.long.extend_from_slice(part);
+            }
+        }
+        Stretch {
+            start: start as u16,
+            end: self.len as u16,
+        }
+    }
+
+    fn push_number(&mut self, number: u32) {
+        self.push(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    pub(crate) fn push_id(&mut self, id: Uuid) -> Stretch {
+        self.push(
+            id.as_hyphenated()
+                .encode_lower(&mut Uuid::encode_buffer())
+                .as_bytes(),
+        )
+    }
+
+    /// `"burst";r=50;t=30, "day";r=900;t=4000`
+    fn push_standings(&mut self, headers: &LimitHeaders, decision: &Decision) -> Stretch {
+        let start = self.len;
+        for (index, (item, standing)) in headers.items.iter().zip(decision.standings()).enumerate()
+        {
+            if index > 0 {
+                self.push(b", ");
+            }
+            self.push(item.as_bytes());
+            self.push_number(standing.remaining);
+            self.push(b";t=");
+            self.push_number(standing.reset_secs);
+        }
+        Stretch {
+            start: start as u16,
+            end: self.len as u16,
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        if self.long.is_empty() {
+            Bytes::from_owner(Short(self.short))
+        } else {
+            self.long.into()
+        }
+    }
+}
+
+fn header(text: &Bytes, stretch: Stretch) -> Option<HeaderValue> {
+    let part = text.slice(usize::from(stretch.start)..usize::from(stretch.end));
+    HeaderValue::from_maybe_shared(part).ok()
+}
+
+/// The id that a request came with, if it is one that can be trusted in logs and headers: 1 to 128
+/// characters of those that ids are made of.
+#[inline]
+pub(crate) fn sane_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let id = headers.get(X_REQUEST_ID)?;
+    let sane = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
+    ((1..=128).contains(&id.len()) && id.as_bytes().iter().all(sane)).then_some(id)
+}
+
+/// The headers that a response will be given.
+#[derive(Debug)]
+pub(crate) struct Additions {
+    request_id: RequestId,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+enum RequestId {
+    None,
+    /// The client's or an outer layer's.
+    Sent(HeaderValue),
+    Minted(Stretch),
+}
+
+#[derive(Debug)]
+enum Limits {
+    None,
+    Draft {
+        policy: HeaderValue,
+        standing: Stretch,
+    },
+    XRateLimit {
+        limit: u32,
+        remaining: u32,
+        reset: u32,
+    },
+}
+
+impl Additions {
+    pub(crate) fn nothing() -> Self {
+        Self {
+            request_id: RequestId::None,
+            limits: Limits::None,
+        }
+    }
+
+    pub(crate) fn sent(id: HeaderValue) -> Self {
+        Self {
+            request_id: RequestId::Sent(id),
+            limits: Limits::None,
+        }
+    }
+
+    pub(crate) fn minted(id: Stretch) -> Self {
+        Self {
+            request_id: RequestId::Minted(id),
+            limits: Limits::None,
+        }
+    }
+
+    /// Adds where the limits stand.
+    pub(crate) fn with_limits(
+        mut self,
+        style: HeaderStyle,
+        headers: &LimitHeaders,
+        decision: &Decision,
+        text: &mut Text,
+    ) -> Self {
+        self.limits = match style {
+            HeaderStyle::None => Limits::None,
+            HeaderStyle::Draft => Limits::Draft {
+                policy: headers.policy.clone(),
+                standing: text.push_standings(headers, decision),
+            },
+            HeaderStyle::XRateLimit => decision
+                .standings()
+                .iter()
+                .zip(&headers.capacities)
+                .min_by_key(|(standing, _)| standing.remaining)
+                .map_or(Limits::None, |(standing, &limit)| Limits::XRateLimit {
+                    limit,
+                    remaining: standing.remaining,
+                    reset: standing.reset_secs,
+                }),
+        };
+        self
+    }
+
+    /// Puts the headers on a response; `text` is what the stretches are of.
+    #[inline]
+    pub(crate) fn apply(self, text: &Bytes, headers: &mut HeaderMap) {
+        let request_id = match self.request_id {
+            RequestId::None => None,
+            RequestId::Sent(id) => Some(id),
+            RequestId::Minted(id) => header(text, id),
+        };
+        if let Some(id) = request_id {
+            headers.insert(X_REQUEST_ID, id);
+        }
+        match self.limits {
+            Limits::None => {}
+            Limits::Draft { policy, standing } => {
+                // Lists: an inner layer's own items stay beside these.
+                headers.append(RATELIMIT_POLICY, policy);
+                if let Some(standing) = header(text, standing) {
+                    headers.append(RATELIMIT, standing);
+                }
+            }
+            Limits::XRateLimit {
+                limit,
+                remaining,
+                reset,
+            } => {
+                headers.insert(X_RATELIMIT_LIMIT, limit.into());
+                headers.insert(X_RATELIMIT_REMAINING, remaining.into());
+                headers.insert(X_RATELIMIT_RESET, reset.into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Standing;
+
+    #[test]
+    fn texts_keep_their_stretches_short_and_long() {
+        for path in ["/short".to_owned(), "/l".repeat(300)] {
+            let mut text = Text::new();
+            let first = text.push(path.as_bytes());
+            let second = text.push(b"second");
+            let bytes = text.into_bytes();
+            assert_eq!(header(&bytes, first).unwrap(), path);
+            assert_eq!(header(&bytes, second).unwrap(), "second");
+        }
+    }
+
+    #[test]
+    fn standings_are_lists_of_items() {
+        let limits = [
+            RateLimit::per_second(10).burst(20).named("burst"),
+            RateLimit::per_hour(1_000).named("hourly"),
+        ];
+        let headers = LimitHeaders::of(&limits).unwrap();
+        let mut decision = Decision::default();
+        decision.push(Standing {
+            remaining: 19,
+            reset_secs: 1,
+        });
+        decision.push(Standing {
+            remaining: 7,
+            reset_secs: 3_575,
+        });
+        let mut text = Text::new();
+        let id = text.push(b"id");
+        let additions =
+            Additions::minted(id).with_limits(HeaderStyle::Draft, &headers, &decision, &mut text);
+        let mut map = HeaderMap::new();
+        additions.apply(&text.into_bytes(), &mut map);
+        assert_eq!(map["x-request-id"], "id");
+        assert_eq!(
+            map["ratelimit-policy"],
+            "\"burst\";q=20;w=2, \"hourly\";q=1000;w=3600"
+        );
+        assert_eq!(
+            map["ratelimit"],
+            "\"burst\";r=19;t=1, \"hourly\";r=7;t=3575"
+        );
+    }
+
+    #[test]
+    fn insane_request_ids_are_not_taken() {
+        let long = "a".repeat(129);
+        for (id, sane) in [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            ("a\"b", false),
+            (&*long, false),
+        ] {
+            let headers = HeaderMap::from_iter([(X_REQUEST_ID, id.parse().unwrap())]);
+            assert_eq!(sane_request_id(&headers).is_some(), sane, "{id}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The response's body, watched to its end.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::meter::{End, Meter};
+
+pin_project! {
+    /// The body of a response that passed a layer of this crate: the inner service's, watched to
+    /// its end, or the short one of a refusal.
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: Kind<B>,
+        // Behind the body, so that it is dropped after it.
+        meter: Meter,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        Inner { #[pin] body: B },
+        Refusal { body: Option<Bytes> },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(crate) fn inner(body: B, meter: Meter) -> Self {
+        Self {
+            kind: Kind::Inner { body },
+            meter,
+        }
+    }
+
+    pub(crate) fn refusal(body: Bytes) -> Self {
+        Self {
+            kind: Kind::Refusal {
+                body: Some(body).filter(|body| !body.is_empty()),
+            },
+            meter: Meter::off(),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let mut body = match this.kind.project() {
+            KindProjection::Refusal { body } => {
+                return Poll::Ready(body.take().map(|body| Ok(Frame::data(body))));
+            }
+            KindProjection::Inner { body } => body,
+        };
+        let polled = body.as_mut().poll_frame(cx);
+        match &polled {
+            Poll::Pending => this.meter.pending(),
+            Poll::Ready(None) => this.meter.end(End::Whole),
+            Poll::Ready(Some(Err(_))) => this.meter.end(End::Failed),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.meter.data(data.len());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.meter.trailers(trailers);
+                }
+                // Nobody has to ask again once the body says it is over.
+                if body.is_end_stream() {
+                    this.meter.end(End::Whole);
+                }
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Refusal { body } => body.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Refusal { body } => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
+        }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseBody")
+    }
+}

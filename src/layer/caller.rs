@@ -1,0 +1,95 @@
+//! Who is calling, for handlers.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use uuid::Uuid;
+
+use super::credential;
+use crate::key::Key;
+use crate::usage::Recorder;
+
+/// Whoever sent the request: the key, without its digest. In the request's extensions, and with the
+/// `axum` feature an extractor.
+///
+/// ```
+/// use keytally::Caller;
+///
+/// fn greet(caller: &Caller) -> String {
+///     format!("hello {}, you are {:?}", caller.name, caller.owner)
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Caller {
+    key: Arc<Key>,
+    event_id: Uuid,
+    /// What was taken out of the request, for layers further in; nobody else can reach it.
+    credential: Option<HeaderValue>,
+    /// The recorder that accounts for the request.
+    recorder: usize,
+}
+
+impl Caller {
+    pub(super) fn new(
+        key: Arc<Key>,
+        event_id: Uuid,
+        credential: Option<HeaderValue>,
+        recorder: usize,
+    ) -> Self {
+        Self {
+            key,
+            event_id,
+            credential,
+            recorder,
+        }
+    }
+
+    /// The secret that the request came with, if an outer layer took it away.
+    pub(super) fn credential(&self) -> Option<&str> {
+        self.credential.as_ref().and_then(credential::text_of)
+    }
+
+    pub(super) fn raw_credential(&self) -> Option<HeaderValue> {
+        self.credential.clone()
+    }
+
+    pub(super) fn is_recorded_by(&self, recorder: &Recorder) -> bool {
+        self.recorder == recorder.id()
+    }
+
+    /// The key.
+    pub fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    /// The id of the event under which this request is accounted; its `x-request-id` too, unless
+    /// the client sent one of its own.
+    pub fn event_id(&self) -> Uuid {
+        self.event_id
+    }
+}
+
+impl Deref for Caller {
+    type Target = Key;
+
+    fn deref(&self) -> &Key {
+        &self.key
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("key", &self.key.id)
+            .field("name", &self.key.name)
+            .field("event_id", &self.event_id)
+            .finish()
+    }
+}
+
+/// A request that the layer let pass without verifying its key, because the store failed and it was
+/// told to: in the request's extensions, so that handlers can be careful.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unverified;

@@ -1,0 +1,113 @@
+//! What endpoint a request is for: the route's template, never what the client made up.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use foldhash::fast::RandomState;
+
+use super::head::RequestHead;
+use crate::usage::OTHER_ENDPOINTS;
+
+type Name = dyn for<'a> Fn(RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync;
+
+/// The names of endpoints, each held once and shared by its events.
+pub(crate) struct Endpoints {
+    name: Option<Arc<Name>>,
+    names: RwLock<HashSet<Arc<str>, RandomState>>,
+    other: Arc<str>,
+}
+
+/// Distinct names at most; what comes after is counted together.
+const MAX_NAMES: usize = 1_024;
+/// A longer name is cut: nobody wrote such a route.
+const MAX_LEN: usize = 256;
+
+/// The endpoint of a request that has just begun.
+pub(crate) enum Endpoint {
+    Named(Arc<str>),
+    /// A gRPC method that nobody has called with success yet: its path becomes a name once the
+    /// service turns out to have it, so that made-up methods do not use up the names.
+    Unproven,
+    Unmatched,
+}
+
+impl Endpoints {
+    pub(crate) fn new(name: Option<Arc<Name>>) -> Self {
+        Self {
+            name,
+            names: RwLock::default(),
+            other: OTHER_ENDPOINTS.into(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn of(&self, head: RequestHead<'_>, grpc: bool) -> Endpoint {
+        if let Some(name) = &self.name {
+            return name(head).map_or(Endpoint::Unmatched, |name| {
+                Endpoint::Named(self.intern(&name))
+            });
+        }
+        if grpc {
+            return self
+                .known(head.uri().path())
+                .map_or(Endpoint::Unproven, Endpoint::Named);
+        }
+        #[cfg(feature = "axum")]
+        if let Some(route) = head.extensions().get::<axum::extract::MatchedPath>() {
+            return Endpoint::Named(self.intern(route.as_str()));
+        }
+        Endpoint::Unmatched
+    }
+
+    /// The shared name.
+    pub(crate) fn intern(&self, name: &str) -> Arc<str> {
+        let name = match name.char_indices().nth(MAX_LEN) {
+            Some((end, _)) => &name[..end],
+            None => name,
+        };
+        if let Some(known) = self.known(name) {
+            return known;
+        }
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name) {
+            return known.clone();
+        }
+        if names.len() >= MAX_NAMES {
+            return self.other.clone();
+        }
+        let name: Arc<str> = name.into();
+        names.insert(name.clone());
+        name
+    }
+
+    #[inline]
+    fn known(&self, name: &str) -> Option<Arc<str>> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(name).cloned()
+    }
+}
+
+impl fmt::Debug for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Endpoints")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_12_names_are_bounded_and_the_rest_is_counted_together() {
+        let endpoints = Endpoints::new(None);
+        for n in 0..5_000 {
+            let name = endpoints.intern(&format!("/{n}"));
+            assert_eq!(&*name == OTHER_ENDPOINTS, n >= MAX_NAMES);
+        }
+        assert_eq!(&*endpoints.intern("/7"), "/7");
+        let long = Endpoints::new(None).intern(&"é".repeat(10_000));
+        assert_eq!(long.chars().count(), MAX_LEN);
+    }
+}

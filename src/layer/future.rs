@@ -1,0 +1,163 @@
+//! The way of one request through the layer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::gate::{Gate, Step, Ticket, Wait};
+use super::meter::End;
+
+pin_project! {
+    /// The future of an [`ApiKeyService`](super::ApiKeyService).
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Answered { answer: Option<Response<Bytes>> },
+        Waiting { wait: Wait, held: Option<Box<Held<S, B>>> },
+        Calling { #[pin] call: S::Future, ticket: Option<Ticket> },
+    }
+}
+
+/// A request that waits for a decision, and the service that was ready for it.
+pub(super) struct Held<S, B> {
+    pub(super) gate: Arc<Gate>,
+    pub(super) service: S,
+    pub(super) request: Request<B>,
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    pub(super) fn calling(call: S::Future, ticket: Ticket) -> Self {
+        let ticket = Some(ticket);
+        Self {
+            state: State::Calling { call, ticket },
+        }
+    }
+
+    pub(super) fn answered(answer: Response<Bytes>) -> Self {
+        let answer = Some(answer);
+        Self {
+            state: State::Answered { answer },
+        }
+    }
+
+    pub(super) fn waiting(wait: Wait, held: Held<S, B>) -> Self {
+        let held = Some(Box::new(held));
+        Self {
+            state: State::Waiting { wait, held },
+        }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut this = self.as_mut().project();
+            match this.state.as_mut().project() {
+                StateProjection::Calling { call, ticket } => {
+                    let polled = call.poll(cx);
+                    if polled.is_pending() {
+                        if let Some(ticket) = ticket {
+                            ticket.meter.pending();
+                        }
+                        return Poll::Pending;
+                    }
+                    let ticket = ticket.take().expect("polled after its end");
+                    return polled.map(|answer| leave(answer, ticket));
+                }
+                StateProjection::Answered { answer } => {
+                    let answer = answer.take().expect("polled after its end");
+                    return Poll::Ready(Ok(answer.map(ResponseBody::refusal)));
+                }
+                StateProjection::Waiting { wait, held } => {
+                    let waited = ready!(wait.as_mut().poll(cx));
+                    let mut held = held.take().expect("polled after its end");
+                    let step = held.gate.resume(waited, &mut held.request);
+                    this.state.set(match step {
+                        Step::Call(ticket) => {
+                            let Held {
+                                mut service,
+                                request,
+                                ..
+                            } = *held;
+                            let call = service.call(request);
+                            let ticket = Some(ticket);
+                            State::Calling { call, ticket }
+                        }
+                        Step::Answer(answer) => {
+                            let answer = Some(answer);
+                            State::Answered { answer }
+                        }
+                        Step::Wait(wait) => {
+                            let held = Some(held);
+                            State::Waiting { wait, held }
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Gives the answer its headers and lets its body be watched.
+#[inline]
+fn leave<R: Body<Data = Bytes>, E>(
+    answer: Result<Response<R>, E>,
+    ticket: Ticket,
+) -> Result<Response<ResponseBody<R>>, E> {
+    let Ticket {
+        mut meter,
+        additions,
+        text,
+    } = ticket;
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            meter.end(End::Failed);
+            return Err(error);
+        }
+    };
+    if meter.answered(&response) {
+        meter.end(End::Whole);
+    }
+    additions.apply(&text, response.headers_mut());
+    Ok(response.map(|body| ResponseBody::inner(body, meter)))
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture")
+    }
+}

@@ -1,0 +1,283 @@
+//! The layer and its configuration.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, Response};
+use tower_layer::Layer;
+
+use super::address::ForwardedHeader;
+use super::answer::HeaderStyle;
+use super::credential::{Source, X_API_KEY};
+use super::endpoint::Endpoints;
+use super::gate::{Gate, StoreFailure, next_gate_id};
+use super::head::RequestHead;
+use super::reject::{InvalidRealm, Rejection, Rejections};
+use super::service::ApiKeyService;
+use crate::clock::Clock;
+use crate::key::{AddressList, CacheConfig, CacheStats, KeyCache, KeyStore, Peppers};
+use crate::limit::{InvalidLimit, Limiter, LocalLimiter, RateLimit};
+use crate::usage::{Recorder, RecorderStats};
+
+#[doc = include_str!("layer.md")]
+#[derive(Debug, Clone)]
+#[must_use = "a layer does nothing until a service is put behind it"]
+pub struct ApiKeyLayer {
+    gate: Arc<Gate>,
+}
+
+impl ApiKeyLayer {
+    /// A layer that looks keys up in this store, through a cache of its own or the one the store
+    /// has.
+    pub fn new(store: impl KeyStore) -> Self {
+        let clock = Clock::system();
+        let cache = match store.cache() {
+            Some(cache) => cache.clone(),
+            None => KeyCache::new(store, CacheConfig::default(), clock.clone()),
+        };
+        let peppers = Peppers::none();
+        let rejections = Rejections::new("api").unwrap_or_else(|_| unreachable!("a valid realm"));
+        Self {
+            gate: Arc::new(Gate {
+                id: next_gate_id(),
+                cache,
+                clock,
+                dummy: peppers.dummy(),
+                peppers,
+                limiter: Arc::new(LocalLimiter::new()),
+                default_limits: Vec::new(),
+                cost: None,
+                recorder: Recorder::counting(),
+                endpoints: Arc::new(Endpoints::new(None)),
+                resource_id: None,
+                client_address: super::address::ClientAddress::default(),
+                sources: vec![Source::Bearer, Source::Header(X_API_KEY)],
+                header_style: HeaderStyle::default(),
+                rejections,
+                exempt: Vec::new(),
+                anonymous: false,
+                preflight: true,
+                keep_credential: false,
+                accept_imported: false,
+                store_failure: StoreFailure::default(),
+            }),
+        }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Gate)) -> Self {
+        let gate = Arc::make_mut(&mut self.gate);
+        gate.id = next_gate_id();
+        set(gate);
+        self
+    }
+
+    /// Caches keys in this way; replaces the cache that there is, the store's own included.
+    pub fn cache(self, config: CacheConfig) -> Self {
+        self.with(|gate| {
+            gate.cache = KeyCache::over(gate.cache.source().clone(), config, gate.clock.clone());
+        })
+    }
+
+    /// Takes digests made under these peppers; give the same ones to the
+    /// [`Issuer`](crate::key::Issuer).
+    pub fn peppers(self, peppers: Peppers) -> Self {
+        self.with(|gate| {
+            gate.dummy = peppers.dummy();
+            gate.peppers = peppers;
+        })
+    }
+
+    /// Hands the events of requests to this recorder. Without one, requests are only counted.
+    pub fn recorder(self, recorder: Recorder) -> Self {
+        self.with(|gate| gate.recorder = recorder)
+    }
+
+    /// The rate limits of keys that have none of their own.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that cannot be kept.
+    pub fn default_limits(
+        self,
+        limits: impl IntoIterator<Item = RateLimit>,
+    ) -> Result<Self, InvalidLimit> {
+        let limits: Vec<_> = limits.into_iter().collect();
+        RateLimit::validate_all(&limits)?;
+        Ok(self.with(|gate| gate.default_limits = limits))
+    }
+
+    /// Keeps what keys have spent in this limiter instead of one of its own: to share it between
+    /// layers, or with other processes.
+    pub fn limiter(self, limiter: impl Limiter) -> Self {
+        self.with(|gate| gate.limiter = Arc::new(limiter))
+    }
+
+    /// What a request costs of its key's limits, `1` unless told: `0` is free, and more than a
+    /// limit's burst never passes.
+    pub fn cost(self, cost: impl Fn(RequestHead<'_>) -> u32 + Send + Sync + 'static) -> Self {
+        self.with(|gate| gate.cost = Some(Arc::new(cost)))
+    }
+
+    /// Looks for keys nowhere, so that only the places named after this count.
+    pub fn no_credential_sources(self) -> Self {
+        self.with(|gate| gate.sources.clear())
+    }
+
+    /// Looks for keys in `Authorization: Bearer` too; it does unless told otherwise.
+    pub fn bearer(self) -> Self {
+        self.source(Source::Bearer)
+    }
+
+    /// Looks for keys in this header too. `x-api-key` is one unless told otherwise.
+    pub fn header(self, name: HeaderName) -> Self {
+        self.source(Source::Header(name))
+    }
+
+    /// Looks for keys in this parameter of the query too. Addresses end up in logs, histories and
+    /// referrers on their way: for clients that can do nothing else, over TLS, with short-lived
+    /// keys.
+    pub fn insecure_query_parameter(self, name: impl Into<Arc<str>>) -> Self {
+        self.source(Source::Query(name.into()))
+    }
+
+    /// Looks for keys where this function finds them too. What it finds is not removed from the
+    /// request.
+    pub fn credential(
+        self,
+        find: impl Fn(RequestHead<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.source(Source::Function(Arc::new(find)))
+    }
+
+    fn source(self, source: Source) -> Self {
+        self.with(|gate| gate.sources.push(source))
+    }
+
+    /// Lets the secret stay in the request, for inner services that need it.
+    pub fn keep_credential(self) -> Self {
+        self.with(|gate| gate.keep_credential = true)
+    }
+
+    /// Accepts keys that another system issued and that were
+    /// [imported](crate::key::Issuer::import_secret): secrets of any form, at the price of a hash
+    /// and a look-up for every text that a client makes up.
+    pub fn accept_imported(self) -> Self {
+        self.with(|gate| gate.accept_imported = true)
+    }
+
+    /// Names the endpoint of a request, where it is neither a gRPC call nor routed by axum. Answer
+    /// the route's template: of distinct names, the first thousand are kept apart.
+    pub fn endpoint(
+        self,
+        name: impl for<'a> Fn(RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|gate| gate.endpoints = Arc::new(Endpoints::new(Some(Arc::new(name)))))
+    }
+
+    /// Tells what a request is about, to find it in the log by.
+    pub fn resource_id(
+        self,
+        id: impl Fn(RequestHead<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|gate| gate.resource_id = Some(Arc::new(id)))
+    }
+
+    /// Tells the address of the connection's other end. Unless set it is taken from axum's
+    /// `ConnectInfo<SocketAddr>` or from [`PeerAddress`](super::PeerAddress).
+    pub fn peer_address(
+        self,
+        peer: impl Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|gate| gate.client_address.peer = Some(Arc::new(peer)))
+    }
+
+    /// Believes this header about the client's address when the peer is one of these proxies:
+    /// counted from the nearest, the first address that is none of them.
+    pub fn trust_forwarded(self, header: ForwardedHeader, proxies: AddressList) -> Self {
+        self.with(|gate| gate.client_address.trusted = Some((proxies, header)))
+    }
+
+    /// In which headers clients are told where their limits stand.
+    pub fn header_style(self, style: HeaderStyle) -> Self {
+        self.with(|gate| gate.header_style = style)
+    }
+
+    /// The realm in `WWW-Authenticate`; `api` unless set.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRealm`] when it cannot stand in a header.
+    pub fn realm(self, realm: &str) -> Result<Self, InvalidRealm> {
+        let rejections = Rejections::new(realm)?;
+        Ok(self.with(|gate| {
+            let customize = gate.rejections.customize.take();
+            gate.rejections = rejections;
+            gate.rejections.customize = customize;
+        }))
+    }
+
+    /// Lets requests without a key pass, without a [`Caller`](super::Caller). They are accounted
+    /// for without a key. A key that is wrong is refused all the same.
+    pub fn allow_anonymous(self) -> Self {
+        self.with(|gate| gate.anonymous = true)
+    }
+
+    /// Lets a path pass unchecked and unaccounted: `/health`, or all below `/public/*`.
+    pub fn exempt(self, path: impl Into<Box<str>>) -> Self {
+        self.with(|gate| gate.exempt.push(path.into()))
+    }
+
+    /// Checks CORS preflight requests like any other. Unless told, `OPTIONS` with
+    /// `Access-Control-Request-Method` passes uncounted: browsers send no key with it.
+    pub fn check_preflight(self) -> Self {
+        self.with(|gate| gate.preflight = false)
+    }
+
+    /// What happens to requests whose key cannot be looked up because the store fails.
+    pub fn on_store_failure(self, what: StoreFailure) -> Self {
+        self.with(|gate| gate.store_failure = what)
+    }
+
+    /// Makes other answers of refusals than the ready ones, which it is given. The request id and
+    /// the headers of limits are added to what it answers.
+    pub fn on_rejection(
+        self,
+        answer: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
+    }
+
+    /// Reads the time from this clock, for tests. A cache of the layer's own is made anew with it.
+    pub fn clock(self, clock: Clock) -> Self {
+        self.with(|gate| {
+            let config = gate.cache.config().clone();
+            gate.cache = KeyCache::over(gate.cache.source().clone(), config, clock.clone());
+            gate.clock = clock;
+        })
+    }
+
+    /// What the recorder has seen: refusals without a known key are counted here too.
+    pub fn stats(&self) -> RecorderStats {
+        self.gate.recorder.stats()
+    }
+
+    /// What the cache did.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.gate.cache.stats()
+    }
+
+    /// The cache, to drop keys from by hand.
+    pub fn key_cache(&self) -> &KeyCache {
+        &self.gate.cache
+    }
+}
+
+impl<S> Layer<S> for ApiKeyLayer {
+    type Service = ApiKeyService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ApiKeyService::new(inner, self.gate.clone())
+    }
+}

@@ -1,0 +1,266 @@
+//! Follows one request to its true end and hands exactly one event to the recorder.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body;
+
+use super::gate::Gate;
+use super::grpc;
+use super::reject::Rejection;
+use crate::clock::Now;
+use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Refusal, Status};
+
+/// How a request came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The answer was handed on whole.
+    Whole,
+    /// The service or its body failed.
+    Failed,
+    /// Nobody waits for it any more.
+    Dropped,
+}
+
+/// The meter of a request under way. As long as everything is ready at once it lives in the
+/// response's future and body; once something has to be waited for, the recorder knows it too, so
+/// that shutdown can end it.
+#[derive(Debug, Default)]
+pub(crate) struct Meter(State);
+
+#[derive(Debug, Default)]
+enum State {
+    /// Nothing to account for, or accounted for already.
+    #[default]
+    Over,
+    Own(Running),
+    Shared(Arc<Registered>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) draft: Draft,
+    pub(crate) began: Now,
+    pub(crate) call: Call,
+    /// The endpoint of a gRPC call gets its name when the service turns out to have it.
+    pub(crate) unproven: bool,
+    /// Whether there is an answer whose body may stay unread without anything missing.
+    pub(crate) bodyless: bool,
+    /// Bytes that the answer's body is still to have, where that is known.
+    pub(crate) expected: Option<u64>,
+}
+
+/// What kind of call it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Http,
+    /// gRPC, whose status comes with the headers or the trailers.
+    Grpc,
+    /// gRPC-Web, whose trailers are in the body; a status among the headers counts.
+    GrpcWeb,
+}
+
+#[derive(Debug)]
+struct Registered {
+    running: Mutex<Option<Running>>,
+    place: OnceLock<Place>,
+}
+
+impl Registered {
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Abandon for Registered {
+    fn abandon(&self) {
+        let running = self.lock().take();
+        if let Some(running) = running {
+            running.end(End::Dropped);
+        }
+    }
+}
+
+impl Meter {
+    /// Follows a request.
+    pub(crate) fn of(running: Running) -> Self {
+        Self(State::Own(running))
+    }
+
+    /// For a request that is not accounted for.
+    pub(crate) fn off() -> Self {
+        Self(State::Over)
+    }
+
+    /// Something has to be waited for: the recorder shall know of the request from now on.
+    #[inline]
+    pub(crate) fn pending(&mut self) {
+        if matches!(self.0, State::Own(_)) {
+            self.register();
+        }
+    }
+
+    #[cold]
+    fn register(&mut self) {
+        let State::Own(running) = std::mem::take(&mut self.0) else {
+            return;
+        };
+        let gate = running.gate.clone();
+        let registered = Arc::new(Registered {
+            running: Mutex::new(Some(running)),
+            place: OnceLock::new(),
+        });
+        let weak = Arc::downgrade(&registered);
+        let place = gate.recorder.open().enter(weak);
+        let _ = registered.place.set(place);
+        self.0 = State::Shared(registered);
+    }
+
+    #[inline]
+    fn with(&mut self, act: impl FnOnce(&mut Running)) {
+        match &mut self.0 {
+            State::Over => {}
+            State::Own(running) => act(running),
+            State::Shared(registered) => {
+                if let Some(running) = &mut *registered.lock() {
+                    act(running);
+                }
+            }
+        }
+    }
+
+    /// There is an answer; true if it has no body to wait for.
+    #[inline]
+    pub(crate) fn answered<B: Body>(&mut self, response: &Response<B>) -> bool {
+        let ended = response.body().is_end_stream();
+        self.with(|running| running.answered(response));
+        ended
+    }
+
+    /// A piece of the body was handed on.
+    #[inline]
+    pub(crate) fn data(&mut self, bytes: usize) {
+        self.with(|running| {
+            let bytes = bytes as u64;
+            running.draft.response_bytes += bytes;
+            running.expected = running.expected.map(|left| left.saturating_sub(bytes));
+        });
+    }
+
+    /// Trailers were handed on.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        self.with(|running| {
+            if running.call == Call::Grpc
+                && let Some(code) = grpc::status(trailers)
+            {
+                running.draft.status = Status::Grpc(code);
+            }
+        });
+    }
+
+    /// The request is over.
+    #[inline]
+    pub(crate) fn end(&mut self, end: End) {
+        match std::mem::take(&mut self.0) {
+            State::Over => {}
+            State::Own(running) => running.end(end),
+            State::Shared(registered) => {
+                let running = registered.lock().take();
+                if let Some(running) = running {
+                    if let Some(place) = registered.place.get() {
+                        running.gate.recorder.open().leave(*place);
+                    }
+                    running.end(end);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if !matches!(self.0, State::Over) {
+            let failed = std::thread::panicking();
+            self.end(if failed { End::Failed } else { End::Dropped });
+        }
+    }
+}
+
+impl Running {
+    #[inline]
+    fn answered<B: Body>(&mut self, response: &Response<B>) {
+        let code = response.status();
+        let head = self.draft.method == crate::usage::Method::Head;
+        self.bodyless = head
+            || code.is_informational()
+            || code == StatusCode::NO_CONTENT
+            || code == StatusCode::NOT_MODIFIED;
+        self.expected = response.body().size_hint().exact();
+        self.draft.status = Status::Http(code.as_u16());
+        if self.call != Call::Http
+            && let Some(code) = grpc::status(response.headers())
+        {
+            self.draft.status = Status::Grpc(code);
+        }
+        if let Some(rejection) = response.extensions().get::<Rejection>() {
+            self.draft.refusal = Some(rejection.reason);
+        }
+    }
+
+    /// Completes the event and records it.
+    #[inline]
+    fn end(mut self, end: End) {
+        let draft = &mut self.draft;
+        // An answer that is whole as far as anyone can tell: its announced length was handed on, or
+        // it never had a body. hyper stops asking then, and some bodies are never read.
+        let whole = end == End::Whole
+            || (end == End::Dropped && (self.bodyless || self.expected == Some(0)));
+        if self.call == Call::Grpc && matches!(draft.status, Status::Http(200)) {
+            // No status came: unknown at the end of a stream, cancelled before.
+            draft.status = Status::Grpc(if whole {
+                grpc::UNKNOWN
+            } else {
+                grpc::CANCELLED
+            });
+        }
+        // A gRPC call is over with its status, whatever becomes of the stream after it.
+        let answered = draft.status != Status::None
+            && (whole || matches!(draft.status, Status::Grpc(code) if code != grpc::CANCELLED));
+        (draft.outcome, draft.cause) = match (answered, end) {
+            (true, _) => match draft.refusal {
+                Some(Refusal::RateLimited) => (Outcome::RateLimited, None),
+                Some(_) => (Outcome::Failed, Some(Cause::Refused)),
+                None => Outcome::of(draft.status),
+            },
+            (false, End::Failed) => (Outcome::Failed, Some(Cause::ServerError)),
+            (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
+        };
+        if self.unproven && proves(draft.status) {
+            draft.endpoint = Some(self.gate.endpoints.intern(draft.path()));
+        }
+        let passed = self.gate.clock.now().since(self.began);
+        draft.latency_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
+        self.gate.recorder.record(self.draft);
+    }
+}
+
+/// Whether a service that answers so has the method.
+fn proves(status: Status) -> bool {
+    matches!(status, Status::Grpc(code) if code != grpc::UNIMPLEMENTED && code != grpc::CANCELLED)
+}
+
+/// The kind of call that a request is.
+#[inline]
+pub(crate) fn call_of(headers: &HeaderMap, method: &Method) -> Call {
+    match grpc::content_type(headers) {
+        Some(content_type) if method == Method::POST => {
+            if grpc::has_trailers(content_type) {
+                Call::Grpc
+            } else {
+                Call::GrpcWeb
+            }
+        }
+        _ => Call::Http,
+    }
+}

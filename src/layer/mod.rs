@@ -1,0 +1,34 @@
+//! The request path: from a request to its event.
+
+mod address;
+mod answer;
+mod body;
+mod caller;
+mod credential;
+mod endpoint;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod gate;
+mod grpc;
+mod head;
+#[expect(clippy::module_inception, reason = "the layer's own file")]
+mod layer;
+mod meter;
+mod reject;
+mod scope;
+mod service;
+
+pub use address::{ForwardedHeader, PeerAddress};
+pub use answer::HeaderStyle;
+pub use body::ResponseBody;
+pub use caller::{Caller, Unverified};
+#[cfg(feature = "axum")]
+pub use extract::NoCaller;
+pub use future::ResponseFuture;
+pub use gate::StoreFailure;
+pub use head::RequestHead;
+pub use layer::ApiKeyLayer;
+pub use reject::{InvalidRealm, Rejection};
+pub use scope::{RequireScope, RequireScopeService};
+pub use service::ApiKeyService;

@@ -1,0 +1,282 @@
+//! Refusals, as the client and as outer layers see them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::grpc;
+use super::head::RequestHead;
+use crate::id::KeyId;
+use crate::usage::Refusal;
+
+/// Why a request was refused: in the response's extensions, for outer layers, metrics and logs. The
+/// client learns less.
+///
+/// | reason | HTTP | gRPC |
+/// |---|---|---|
+/// | none, malformed, ambiguous, unknown, wrong, disabled, revoked, expired | 401 | `UNAUTHENTICATED` |
+/// | address, scope | 403 | `PERMISSION_DENIED` |
+/// | rate limited | 429 | `RESOURCE_EXHAUSTED` |
+/// | store, limiter or recorder unavailable | 503 | `UNAVAILABLE` |
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejection {
+    /// Why.
+    pub reason: Refusal,
+    /// The key, where the secret that was sent is that key's.
+    pub key: Option<KeyId>,
+    /// Seconds after which trying again makes sense, where waiting helps.
+    pub retry_after_secs: Option<u64>,
+    /// The names of the rate limits that are reached.
+    pub violated: Vec<Arc<str>>,
+    /// The scope that the route asks for.
+    pub scope: Option<Arc<str>>,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Refusal) -> Self {
+        Self {
+            reason,
+            key: None,
+            retry_after_secs: None,
+            violated: Vec::new(),
+            scope: None,
+        }
+    }
+
+    /// The HTTP status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        match self.reason {
+            Refusal::Address | Refusal::Scope => StatusCode::FORBIDDEN,
+            Refusal::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::StoreUnavailable | Refusal::LimiterUnavailable | Refusal::RecorderFull => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    /// The gRPC status that the client of a call gets.
+    pub fn grpc_status(&self) -> u8 {
+        match self.status() {
+            StatusCode::FORBIDDEN => grpc::PERMISSION_DENIED,
+            StatusCode::TOO_MANY_REQUESTS => grpc::RESOURCE_EXHAUSTED,
+            StatusCode::SERVICE_UNAVAILABLE => grpc::UNAVAILABLE,
+            _ => grpc::UNAUTHENTICATED,
+        }
+    }
+}
+
+type Customize = dyn Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync;
+
+/// Makes the answers of refusals; their constant parts are made once.
+#[derive(Clone)]
+pub(crate) struct Rejections {
+    challenge: HeaderValue,
+    challenge_invalid: HeaderValue,
+    realm: Arc<str>,
+    pub(crate) customize: Option<Arc<Customize>>,
+}
+
+/// A realm that cannot stand in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a realm is 1 to 100 printable ASCII characters without quotes and backslashes")]
+pub struct InvalidRealm;
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A valid API key is required."}"#;
+const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key may not be used from here."}"#;
+const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a scope that is required."}"#;
+const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be checked. Try again."}"#;
+/// The problem type of the RateLimit header fields' draft (draft-ietf-httpapi-ratelimit-headers).
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+impl Rejections {
+    pub(crate) fn new(realm: &str) -> Result<Self, InvalidRealm> {
+        let fits = (1..=100).contains(&realm.len())
+            && realm
+                .bytes()
+                .all(|b| (b == b' ' || b.is_ascii_graphic()) && b != b'"' && b != b'\\');
+        if !fits {
+            return Err(InvalidRealm);
+        }
+        let value = |text: String| HeaderValue::from_str(&text).map_err(|_| InvalidRealm);
+        Ok(Self {
+            challenge: value(format!("Bearer realm=\"{realm}\""))?,
+            challenge_invalid: value(format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))?,
+            realm: realm.into(),
+            customize: None,
+        })
+    }
+
+    /// The answer to a refused request, with the rejection in its extensions.
+    pub(crate) fn answer(&self, rejection: Rejection, head: RequestHead<'_>) -> Response<Bytes> {
+        let mut response = match grpc::content_type(head.headers()) {
+            Some(content_type) => trailers_only(&rejection, content_type.clone()),
+            None => self.problem(&rejection),
+        };
+        if let Some(customize) = &self.customize {
+            response = customize(&rejection, response);
+        }
+        response.extensions_mut().insert(rejection);
+        response
+    }
+
+    fn problem(&self, rejection: &Rejection) -> Response<Bytes> {
+        let body = match rejection.status() {
+            StatusCode::TOO_MANY_REQUESTS => rate_limited(rejection),
+            StatusCode::SERVICE_UNAVAILABLE => Bytes::from_static(UNAVAILABLE),
+            StatusCode::FORBIDDEN if rejection.reason == Refusal::Scope => {
+                Bytes::from_static(SCOPE)
+            }
+            StatusCode::FORBIDDEN => Bytes::from_static(FORBIDDEN),
+            _ => Bytes::from_static(UNAUTHORIZED),
+        };
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = rejection.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        match rejection.status() {
+            StatusCode::UNAUTHORIZED if rejection.reason == Refusal::Missing => {
+                headers.insert(WWW_AUTHENTICATE, self.challenge.clone());
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(WWW_AUTHENTICATE, self.challenge_invalid.clone());
+            }
+            StatusCode::FORBIDDEN => {
+                if let Some(challenge) = self.insufficient_scope(rejection) {
+                    headers.insert(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            _ => {}
+        }
+        if let Some(secs) = rejection.retry_after_secs {
+            headers.insert(RETRY_AFTER, secs.into());
+        }
+        *response.body_mut() = body;
+        response
+    }
+
+    /// RFC 6750 §3.1: the scope that would be needed.
+    fn insufficient_scope(&self, rejection: &Rejection) -> Option<HeaderValue> {
+        let scope = rejection.scope.as_ref()?;
+        let realm = &self.realm;
+        let text =
+            format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scope}\"");
+        HeaderValue::from_str(&text).ok()
+    }
+}
+
+impl std::fmt::Debug for Rejections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rejections")
+            .field("realm", &self.realm)
+            .finish_non_exhaustive()
+    }
+}
+
+fn rate_limited(rejection: &Rejection) -> Bytes {
+    // The names need no escaping: a limit's name is made of a-z, 0-9, `_` and `-`.
+    let names = rejection.violated.iter().map(|name| format!("\"{name}\""));
+    let names = names.collect::<Vec<_>>().join(",");
+    let detail = match rejection.retry_after_secs {
+        Some(secs) => format!("A rate limit of this API key is reached. Try again in {secs} s."),
+        None => "This request costs more than a rate limit of this API key ever allows.".to_owned(),
+    };
+    format!(
+        "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"Too Many Requests\",\"status\":429,\
+         \"detail\":\"{detail}\",\"violated-policies\":[{names}]}}"
+    )
+    .into()
+}
+
+fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<Bytes> {
+    let message = match rejection.status() {
+        StatusCode::UNAUTHORIZED => "a valid API key is required",
+        StatusCode::FORBIDDEN if rejection.reason == Refusal::Scope => {
+            "this API key lacks a scope that is required"
+        }
+        StatusCode::FORBIDDEN => "this API key may not be used from here",
+        StatusCode::TOO_MANY_REQUESTS => "a rate limit of this API key is reached",
+        _ => "the request could not be checked",
+    };
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(grpc::GRPC_STATUS, u16::from(rejection.grpc_status()).into());
+    // None of the messages has a character that would have to be percent-encoded.
+    headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(message));
+    match rejection.retry_after_secs {
+        Some(secs) => {
+            headers.insert(grpc::GRPC_PUSHBACK, (secs.saturating_mul(1_000)).into());
+            headers.insert(RETRY_AFTER, secs.into());
+        }
+        // Without a wait that suffices, a negative pushback tells clients not to retry (A6).
+        None if rejection.reason == Refusal::RateLimited => {
+            headers.insert(grpc::GRPC_PUSHBACK, HeaderValue::from_static("-1"));
+        }
+        None => {}
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn answer(rejection: Rejection, content_type: &str) -> Response<Bytes> {
+        let request = Request::get("/")
+            .header(CONTENT_TYPE, content_type)
+            .body(())
+            .unwrap();
+        Rejections::new("api")
+            .unwrap()
+            .answer(rejection, RequestHead::of(&request))
+    }
+
+    #[test]
+    fn every_reason_has_valid_answers() {
+        for reason in Refusal::ALL {
+            let rejection = Rejection {
+                retry_after_secs: Some(3),
+                violated: vec!["burst".into(), "day".into()],
+                ..Rejection::new(reason)
+            };
+            let http = answer(rejection.clone(), "application/json");
+            let problem: serde_json::Value = serde_json::from_slice(http.body()).unwrap();
+            assert_eq!(problem["status"], http.status().as_u16());
+            assert_eq!(http.extensions().get(), Some(&rejection));
+            let grpc = answer(rejection, "application/grpc");
+            assert_eq!(grpc.status(), StatusCode::OK);
+            assert!(grpc.body().is_empty());
+        }
+    }
+
+    #[test]
+    fn rule_2_all_that_does_not_let_in_looks_the_same() {
+        let seen = |reason| {
+            let response = answer(Rejection::new(reason), "x/y");
+            (
+                response.status(),
+                response.headers().clone(),
+                response.into_body(),
+            )
+        };
+        for reason in Refusal::ALL {
+            let same = (Refusal::Malformed..=Refusal::Expired).contains(&reason);
+            assert_eq!(seen(reason) == seen(Refusal::Unknown), same, "{reason}");
+        }
+    }
+
+    #[test]
+    fn realms_that_cannot_stand_in_a_header_are_refused() {
+        for realm in ["", "a\"b", "a\nb", "é", &"a".repeat(101)] {
+            assert_eq!(Rejections::new(realm).err(), Some(InvalidRealm), "{realm}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Routes for keys with a scope.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::caller::Caller;
+use super::future::ResponseFuture;
+use super::gate::Ticket;
+use super::head::RequestHead;
+use super::reject::{InvalidRealm, Rejection, Rejections};
+use crate::usage::Refusal;
+
+/// Lets only keys with a scope through: 403 for others, `PERMISSION_DENIED` over gRPC. Goes inside
+/// of an [`ApiKeyLayer`](super::ApiKeyLayer), which accounts for its refusals; a request that comes
+/// without a [`Caller`] is refused with 401.
+///
+/// ```
+/// # #[cfg(feature = "axum")] {
+/// use axum::{Router, routing::get};
+/// use keytally::RequireScope;
+///
+/// let admin: Router = Router::new()
+///     .route("/v1/postings/purge", get(|| async { "gone" }))
+///     .route_layer(RequireScope::new("postings:write"));
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a layer does nothing until a service is put behind it"]
+pub struct RequireScope(Arc<Requirement>);
+
+#[derive(Debug)]
+struct Requirement {
+    scope: Arc<str>,
+    rejections: Rejections,
+}
+
+impl RequireScope {
+    /// Asks for this scope.
+    pub fn new(scope: impl Into<Arc<str>>) -> Self {
+        let rejections = Rejections::new("api").unwrap_or_else(|_| unreachable!("a valid realm"));
+        Self(Arc::new(Requirement {
+            scope: scope.into(),
+            rejections,
+        }))
+    }
+
+    /// The realm in `WWW-Authenticate`; `api` unless set.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRealm`] when it cannot stand in a header.
+    pub fn realm(self, realm: &str) -> Result<Self, InvalidRealm> {
+        Ok(Self(Arc::new(Requirement {
+            scope: self.0.scope.clone(),
+            rejections: Rejections::new(realm)?,
+        })))
+    }
+}
+
+impl<S> Layer<S> for RequireScope {
+    type Service = RequireScopeService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequireScopeService {
+            inner,
+            requirement: self.0.clone(),
+        }
+    }
+}
+
+/// A service behind a [`RequireScope`].
+#[derive(Clone)]
+pub struct RequireScopeService<S> {
+    inner: S,
+    requirement: Arc<Requirement>,
+}
+
+impl<S, B, R> Service<Request<B>> for RequireScopeService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let scope = &self.requirement.scope;
+        let rejection = match request.extensions().get::<Caller>() {
+            Some(caller) if caller.has_scope(scope) => {
+                return ResponseFuture::calling(self.inner.call(request), Ticket::nothing());
+            }
+            Some(caller) => Rejection {
+                key: Some(caller.id),
+                scope: Some(scope.clone()),
+                ..Rejection::new(Refusal::Scope)
+            },
+            None => Rejection::new(Refusal::Missing),
+        };
+        let head = RequestHead::of(&request);
+        ResponseFuture::answered(self.requirement.rejections.answer(rejection, head))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequireScopeService")
+            .field("inner", &self.inner)
+            .field("scope", &self.requirement.scope)
+            .finish()
+    }
+}

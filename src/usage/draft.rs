@@ -1,0 +1,83 @@
+//! An event while its request is under way: compact, so that the request path moves little and
+//! allocates nothing for it. The recorder turns it into a [`UsageEvent`] in the background.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::event::{UNMATCHED, UsageEvent};
+use super::outcome::{Cause, Outcome, Refusal};
+use super::wire::{Method, Status};
+use crate::id::KeyId;
+
+/// Whom an event counts for.
+pub(crate) trait Attribution: fmt::Debug + Send + Sync {
+    fn key(&self) -> KeyId;
+    fn owner(&self) -> Option<Arc<str>>;
+}
+
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) id: Uuid,
+    pub(crate) attribution: Option<Arc<dyn Attribution>>,
+    /// The path and behind it, where it is not the event's id, the request id on the wire.
+    pub(crate) text: Bytes,
+    pub(crate) path_len: u16,
+    pub(crate) request_id_len: u16,
+    pub(crate) endpoint: Option<Arc<str>>,
+    pub(crate) resource_id: Option<Box<str>>,
+    pub(crate) client_address: Option<IpAddr>,
+    /// Microseconds since the Unix epoch.
+    pub(crate) time: i64,
+    pub(crate) latency_us: u64,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) cost: u32,
+    pub(crate) status: Status,
+    pub(crate) method: Method,
+    pub(crate) outcome: Outcome,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl Draft {
+    pub(crate) fn path(&self) -> &str {
+        let end = usize::from(self.path_len);
+        std::str::from_utf8(self.text.get(..end).unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn request_id(&self) -> Option<Box<str>> {
+        let start = usize::from(self.path_len);
+        let end = start + usize::from(self.request_id_len);
+        let id = std::str::from_utf8(self.text.get(start..end)?).ok()?;
+        (!id.is_empty()).then(|| id.into())
+    }
+
+    pub(crate) fn into_event(self, unmatched: &Arc<str>) -> UsageEvent {
+        debug_assert_eq!(&**unmatched, UNMATCHED);
+        UsageEvent {
+            id: self.id,
+            request_id: self.request_id(),
+            key: self.attribution.as_ref().map(|who| who.key()),
+            owner: self.attribution.as_ref().and_then(|who| who.owner()),
+            time: Timestamp::from_microsecond(self.time).unwrap_or(Timestamp::UNIX_EPOCH),
+            method: self.method,
+            path: self.path().into(),
+            endpoint: self.endpoint.unwrap_or_else(|| unmatched.clone()),
+            resource_id: self.resource_id,
+            status: self.status,
+            outcome: self.outcome,
+            cause: self.cause,
+            refusal: self.refusal,
+            cost: self.cost,
+            latency_us: self.latency_us,
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            client_address: self.client_address,
+        }
+    }
+}

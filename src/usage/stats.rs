@@ -1,0 +1,92 @@
+//! Counters of the recorder: what came in, what was written, what was lost and why.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::Refusal;
+
+/// What a recorder has seen since it was made.
+///
+/// Once nothing is queued, `accepted == written + lost`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RecorderStats {
+    /// Events handed to the recorder.
+    pub accepted: u64,
+    /// Events that the sink has written.
+    pub written: u64,
+    /// Events that were not written and never will be.
+    pub lost: u64,
+    /// Events that wait to be written.
+    pub queued: u64,
+    /// Requests under way, streams that live for hours included.
+    pub open: u64,
+    /// Writes that failed and were tried again.
+    pub retries: u64,
+    /// Refusals without a known key, by reason, the reasons that occurred; they are no events.
+    pub refused: Vec<(Refusal, u64)>,
+    /// Requests that passed without their key being verified, because the store failed and the
+    /// layer was told to let them pass.
+    pub unverified: u64,
+}
+
+impl RecorderStats {
+    /// Refusals without a known key for this reason.
+    pub fn refused_for(&self, reason: Refusal) -> u64 {
+        self.refused
+            .iter()
+            .find(|(known, _)| *known == reason)
+            .map_or(0, |(_, count)| *count)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) begun: Padded,
+    /// Events that entered the queue.
+    pub(super) queued: Padded,
+    /// Events that never entered the queue.
+    pub(super) dropped: AtomicU64,
+    pub(super) written: AtomicU64,
+    /// Events that entered the queue and were not written.
+    pub(super) failed: AtomicU64,
+    pub(super) retries: AtomicU64,
+    pub(super) unverified: AtomicU64,
+    pub(super) refused: [AtomicU64; Refusal::ALL.len()],
+}
+
+/// A counter on a cache line of its own, since every request on every core writes it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Padded(pub(super) AtomicU64);
+
+impl Counters {
+    /// Events that left the queue, one way or the other.
+    pub(super) fn settled(&self) -> u64 {
+        self.written.load(Relaxed) + self.failed.load(Relaxed)
+    }
+
+    pub(super) fn snapshot(&self) -> RecorderStats {
+        // What an event does last is read first, so that no sum is smaller than its parts.
+        let written = self.written.load(Relaxed);
+        let failed = self.failed.load(Relaxed);
+        let dropped = self.dropped.load(Relaxed);
+        let queued = self.queued.0.load(Relaxed).max(written + failed);
+        let accepted = queued + dropped;
+        let refused = Refusal::ALL.into_iter().map(|reason| {
+            let count = self.refused[reason as usize].load(Relaxed);
+            (reason, count)
+        });
+        RecorderStats {
+            accepted,
+            written,
+            lost: failed + dropped,
+            queued: queued - written - failed,
+            open: self.begun.0.load(Relaxed).saturating_sub(accepted),
+            retries: self.retries.load(Relaxed),
+            refused: refused.filter(|(_, count)| *count > 0).collect(),
+            unverified: self.unverified.load(Relaxed),
+        }
+    }
+}
