@@ -59,6 +59,11 @@ impl Now {
         self.wall
     }
 
+    /// Microseconds that have passed since an earlier reading.
+    pub(crate) fn micros_since(self, earlier: Self) -> u64 {
+        self.elapsed.saturating_sub(earlier.elapsed) / 1_000
+    }
+
     /// What has passed between an earlier reading of the same clock and this one.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.elapsed.saturating_sub(earlier.elapsed))

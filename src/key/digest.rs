@@ -56,10 +56,10 @@ impl Digest {
     }
 
     /// The plain SHA-256 of a secret.
-    pub(crate) fn sha256(secret: &str) -> Self {
+    pub(crate) fn sha256(secret: &[u8]) -> Self {
         Self {
             pepper: None,
-            bytes: Sha256::digest(secret.as_bytes()).into(),
+            bytes: Sha256::digest(secret).into(),
         }
     }
 }
@@ -189,7 +189,7 @@ impl Peppers {
     }
 
     /// The digest of a new secret.
-    pub(crate) fn digest(&self, secret: &str) -> Digest {
+    pub(crate) fn digest(&self, secret: &[u8]) -> Digest {
         match self.0.first() {
             Some((name, prepared)) => Digest {
                 pepper: Some(name.clone()),
@@ -209,15 +209,16 @@ impl Peppers {
 
     /// Whether the secret has this digest, in the same time whatever the secret. A digest under a
     /// pepper that is not here matches nothing.
-    pub(crate) fn verify(&self, secret: &str, digest: &Digest) -> bool {
+    #[inline]
+    pub(crate) fn verify(&self, secret: &[u8], digest: &Digest) -> bool {
         let computed: [u8; 32] = match &digest.pepper {
-            None => Sha256::digest(secret.as_bytes()).into(),
+            None => Sha256::digest(secret).into(),
             Some(name) => match self.0.iter().find(|(known, _)| known == name) {
                 Some((_, prepared)) => hmac(prepared, secret),
                 None => return false,
             },
         };
-        computed.ct_eq(&digest.bytes).into()
+        words(&computed).ct_eq(&words(&digest.bytes)).into()
     }
 }
 
@@ -229,14 +230,23 @@ impl fmt::Debug for Peppers {
     }
 }
 
+/// Four words compare in an eighth of the steps that their bytes take.
+fn words(bytes: &[u8; 32]) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
 fn is_pepper_name(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=32).contains(&name.len()) && name.bytes().all(fits)
 }
 
-fn hmac(prepared: &Hmac<Sha256>, secret: &str) -> [u8; 32] {
+fn hmac(prepared: &Hmac<Sha256>, secret: &[u8]) -> [u8; 32] {
     let mut mac = prepared.clone();
-    mac.update(secret.as_bytes());
+    mac.update(secret);
     mac.finalize().into_bytes().into()
 }
 
@@ -256,7 +266,7 @@ mod tests {
 
     #[test]
     fn plain_digests_are_sha256() {
-        let digest = Peppers::none().digest("abc");
+        let digest = Peppers::none().digest(b"abc");
         assert_eq!(digest.to_string(), format!("sha256:{ABC}"));
         assert_eq!(Digest::from_sha256_hex(&ABC.to_uppercase()), Ok(digest));
     }
@@ -265,7 +275,7 @@ mod tests {
     fn peppered_digests_are_hmac_sha256() {
         // RFC 4231, test case 6: a key of 131 bytes.
         let peppers = Peppers::none().with("p", &[0xaa; 131]).unwrap();
-        let digest = peppers.digest("Test Using Larger Than Block-Size Key - Hash Key First");
+        let digest = peppers.digest(b"Test Using Larger Than Block-Size Key - Hash Key First");
         assert_eq!(
             digest.to_string(),
             "hmac-sha256:p:60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
@@ -275,24 +285,24 @@ mod tests {
     #[test]
     fn a_retired_pepper_still_checks_but_makes_no_digests() {
         let old_only = Peppers::none().with("old", b"fedcba9876543210").unwrap();
-        let digest = old_only.digest("secret");
-        assert!(two().verify("secret", &digest));
-        assert!(!two().verify("secreT", &digest));
-        assert_eq!(two().digest("secret").pepper(), Some("new"));
-        assert!(!Peppers::none().verify("secret", &digest));
+        let digest = old_only.digest(b"secret");
+        assert!(two().verify(b"secret", &digest));
+        assert!(!two().verify(b"secreT", &digest));
+        assert_eq!(two().digest(b"secret").pepper(), Some("new"));
+        assert!(!Peppers::none().verify(b"secret", &digest));
     }
 
     #[test]
     fn nothing_matches_the_dummy() {
         for peppers in [Peppers::none(), two()] {
-            assert!(!peppers.verify("secret", &peppers.dummy()));
-            assert_eq!(peppers.dummy().pepper(), peppers.digest("x").pepper());
+            assert!(!peppers.verify(b"secret", &peppers.dummy()));
+            assert_eq!(peppers.dummy().pepper(), peppers.digest(b"x").pepper());
         }
     }
 
     #[test]
     fn digests_round_trip_as_text() {
-        for digest in [Peppers::none().digest("a"), two().digest("a")] {
+        for digest in [Peppers::none().digest(b"a"), two().digest(b"a")] {
             assert_eq!(digest.to_string().parse(), Ok(digest));
         }
         let hex = "0".repeat(64);
@@ -311,7 +321,7 @@ mod tests {
 
     #[test]
     fn rule_1_debug_shows_neither_digest_nor_pepper() {
-        let debug = format!("{:?} {:?}", two().digest("a"), two());
+        let debug = format!("{:?} {:?}", two().digest(b"a"), two());
         assert_eq!(debug, r#"Digest(hmac-sha256:new) ["new", "old"]"#);
     }
 

@@ -266,7 +266,7 @@ impl Issuer {
         let secret = Secret::generate(&self.prefix)?;
         let now = self.clock.now().timestamp();
         let key = new.into_key(secret.id(), secret.hint(), now)?;
-        let digest = self.peppers.digest(secret.expose());
+        let digest = self.peppers.digest(secret.expose().as_bytes());
         Ok((secret, KeyRecord { key, digest }))
     }
 
@@ -290,7 +290,7 @@ impl Issuer {
         let now = self.clock.now().timestamp();
         let rotation = Rotation {
             id: secret.id(),
-            digest: self.peppers.digest(secret.expose()),
+            digest: self.peppers.digest(secret.expose().as_bytes()),
             hint: secret.hint(),
             at: now,
             old_expires: after(now, grace),
@@ -314,12 +314,12 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        if !is_importable(secret) {
+        if !is_importable(secret.as_bytes()) {
             return Err(IssueError::Secret);
         }
-        let id = Digest::sha256(secret).imported_id();
+        let id = Digest::sha256(secret.as_bytes()).imported_id();
         let hint = format!("{}…", &secret[..4]);
-        self.import(store, new, id, hint, self.peppers.digest(secret))
+        self.import(store, new, id, hint, self.peppers.digest(secret.as_bytes()))
             .await
     }
 
@@ -363,6 +363,6 @@ impl Issuer {
 }
 
 /// Whether a text can be the secret of an imported key.
-pub(crate) fn is_importable(secret: &str) -> bool {
-    (16..=512).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_graphic())
+pub(crate) fn is_importable(secret: &[u8]) -> bool {
+    (16..=512).contains(&secret.len()) && secret.iter().all(u8::is_ascii_graphic)
 }

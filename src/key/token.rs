@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::id::{BASE62, KeyId};
+use crate::id::{BASE62, KeyId, is_base62};
 
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
@@ -58,7 +58,7 @@ impl Secret {
             text.push(char::from(digit));
         }
         Ok(Self {
-            id: id_of(&text)
+            id: id_of(text.as_bytes())
                 .unwrap_or_else(|_| unreachable!("parsing accepts what generating makes")),
             text,
         })
@@ -70,7 +70,7 @@ impl Secret {
     ///
     /// [`MalformedSecret`] for every other text.
     pub fn parse(text: &str) -> Result<Self, MalformedSecret> {
-        let id = id_of(text)?;
+        let id = id_of(text.as_bytes())?;
         Ok(Self {
             text: Zeroizing::new(text.to_owned()),
             id,
@@ -158,14 +158,13 @@ fn is_prefix(text: &[u8]) -> bool {
 
 /// The id in a text whose shape and checksum are those of a secret.
 #[inline]
-pub(crate) fn id_of(text: &str) -> Result<KeyId, MalformedSecret> {
-    let bytes = text.as_bytes();
+pub(crate) fn id_of(bytes: &[u8]) -> Result<KeyId, MalformedSecret> {
     let body_starts = bytes.len().checked_sub(BODY_LEN).ok_or(MalformedSecret)?;
     let (head, body) = bytes.split_at(body_starts);
     let prefix = head.strip_suffix(b"_").ok_or(MalformedSecret)?;
     let id = KeyId::from_digits(&body[..KeyId::LEN]).ok_or(MalformedSecret)?;
     let digits = &body[KeyId::LEN..];
-    if !is_prefix(prefix) || !digits.iter().all(u8::is_ascii_alphanumeric) {
+    if !is_prefix(prefix) || !is_base62(digits) {
         return Err(MalformedSecret);
     }
     let (checked, sum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);

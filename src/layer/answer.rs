@@ -1,6 +1,6 @@
 //! What a response is given on its way out: the request id, and where the key's limits stand.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
@@ -157,9 +157,11 @@ impl Text {
     }
 }
 
-fn header(text: &Bytes, stretch: Stretch) -> Option<HeaderValue> {
-    let part = text.slice(usize::from(stretch.start)..usize::from(stretch.end));
-    HeaderValue::from_maybe_shared(part).ok()
+#[inline]
+fn header(mut text: Bytes, stretch: Stretch) -> Option<HeaderValue> {
+    text.truncate(usize::from(stretch.end));
+    text.advance(usize::from(stretch.start));
+    HeaderValue::from_maybe_shared(text).ok()
 }
 
 /// The id that a request came with, if it is one that can be trusted in logs and headers: 1 to 128
@@ -223,13 +225,14 @@ impl Additions {
     }
 
     /// Adds where the limits stand.
-    pub(crate) fn with_limits(
-        mut self,
+    #[inline]
+    pub(crate) fn add_limits(
+        &mut self,
         style: HeaderStyle,
         headers: &LimitHeaders,
         decision: &Decision,
         text: &mut Text,
-    ) -> Self {
+    ) {
         self.limits = match style {
             HeaderStyle::None => Limits::None,
             HeaderStyle::Draft => Limits::Draft {
@@ -247,16 +250,15 @@ impl Additions {
                     reset: standing.reset_secs,
                 }),
         };
-        self
     }
 
     /// Puts the headers on a response; `text` is what the stretches are of.
     #[inline]
-    pub(crate) fn apply(self, text: &Bytes, headers: &mut HeaderMap) {
+    pub(crate) fn apply(self, text: Bytes, headers: &mut HeaderMap) {
         let request_id = match self.request_id {
             RequestId::None => None,
             RequestId::Sent(id) => Some(id),
-            RequestId::Minted(id) => header(text, id),
+            RequestId::Minted(id) => header(text.clone(), id),
         };
         if let Some(id) = request_id {
             headers.insert(X_REQUEST_ID, id);
@@ -295,8 +297,8 @@ mod tests {
             let first = text.push(path.as_bytes());
             let second = text.push(b"second");
             let bytes = text.into_bytes();
-            assert_eq!(header(&bytes, first).unwrap(), path);
-            assert_eq!(header(&bytes, second).unwrap(), "second");
+            assert_eq!(header(bytes.clone(), first).unwrap(), path);
+            assert_eq!(header(bytes, second).unwrap(), "second");
         }
     }
 
@@ -318,10 +320,10 @@ mod tests {
         });
         let mut text = Text::new();
         let id = text.push(b"id");
-        let additions =
-            Additions::minted(id).with_limits(HeaderStyle::Draft, &headers, &decision, &mut text);
+        let mut additions = Additions::minted(id);
+        additions.add_limits(HeaderStyle::Draft, &headers, &decision, &mut text);
         let mut map = HeaderMap::new();
-        additions.apply(&text.into_bytes(), &mut map);
+        additions.apply(text.into_bytes(), &mut map);
         assert_eq!(map["x-request-id"], "id");
         assert_eq!(
             map["ratelimit-policy"],

@@ -47,11 +47,12 @@ impl Caller {
     }
 
     /// The secret that the request came with, if an outer layer took it away.
-    pub(super) fn credential(&self) -> Option<&str> {
-        self.credential.as_ref().and_then(credential::text_of)
+    pub(super) fn secret(&self) -> Option<&[u8]> {
+        self.credential.as_ref().map(credential::secret_in)
     }
 
-    pub(super) fn raw_credential(&self) -> Option<HeaderValue> {
+    /// What the outer layer took out of the request.
+    pub(super) fn credential(&self) -> Option<HeaderValue> {
         self.credential.clone()
     }
 

@@ -27,11 +27,32 @@ pub(crate) enum Source {
 /// What a request presents.
 pub(crate) enum Presented<'a> {
     Nothing,
-    Secret(Cow<'a, str>),
+    Secret(Cow<'a, [u8]>),
     /// A credential that cannot be a key: characters that no key has.
     Garbled,
     /// Two different ones.
     Ambiguous,
+}
+
+/// The places in which a key was found, a bit for each of the first eight sources.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Places(u8);
+
+impl Places {
+    /// Wherever it may have been.
+    pub(crate) fn all() -> Self {
+        Self(u8::MAX)
+    }
+
+    #[inline]
+    fn add(&mut self, index: usize) {
+        self.0 |= 1_u8.checked_shl(index as u32).unwrap_or(0);
+    }
+
+    #[inline]
+    fn has(self, index: usize) -> bool {
+        index >= 8 || self.0 & (1 << index) != 0
+    }
 }
 
 impl<'a> Presented<'a> {
@@ -45,27 +66,46 @@ impl<'a> Presented<'a> {
         }
     }
 
-    fn of(value: &'a HeaderValue) -> Self {
-        value.to_str().map_or(Self::Garbled, |text| {
-            Self::Secret(Cow::Borrowed(text.trim()))
-        })
+    #[inline]
+    fn text(text: &'a [u8]) -> Self {
+        if text.is_ascii() {
+            Self::Secret(Cow::Borrowed(text))
+        } else {
+            Self::Garbled
+        }
     }
 }
 
 /// Every place is looked at, and all that present a key must present the same one: a proxy and a
 /// client who disagree must not have one of them win by order.
 #[inline]
-pub(crate) fn find<'a>(sources: &[Source], head: RequestHead<'a>) -> Presented<'a> {
-    sources
-        .iter()
-        .map(|source| source.find(head))
-        .fold(Presented::Nothing, Presented::and)
+pub(crate) fn find<'a>(sources: &[Source], head: RequestHead<'a>) -> (Presented<'a>, Places) {
+    let mut presented = Presented::Nothing;
+    let mut places = Places::default();
+    for (index, source) in sources.iter().enumerate() {
+        match source.find(head) {
+            Presented::Nothing => {}
+            found => {
+                places.add(index);
+                presented = presented.and(found);
+            }
+        }
+    }
+    (presented, places)
 }
 
 /// Takes the key out of the request, so that it goes no further, and answers what it was.
-pub(crate) fn remove<B>(sources: &[Source], request: &mut Request<B>) -> Option<HeaderValue> {
+#[inline]
+pub(crate) fn remove<B>(
+    sources: &[Source],
+    places: Places,
+    request: &mut Request<B>,
+) -> Option<HeaderValue> {
     let mut taken = None;
-    for source in sources {
+    for (index, source) in sources.iter().enumerate() {
+        if !places.has(index) {
+            continue;
+        }
         let found = match source {
             Source::Bearer => remove_bearer(request.headers_mut()),
             Source::Header(name) => request.headers_mut().remove(name),
@@ -79,26 +119,29 @@ pub(crate) fn remove<B>(sources: &[Source], request: &mut Request<B>) -> Option<
 }
 
 /// The secret in what was taken out of a request.
-pub(crate) fn text_of(taken: &HeaderValue) -> Option<&str> {
+pub(crate) fn secret_in(taken: &HeaderValue) -> &[u8] {
     let bytes = taken.as_bytes();
-    std::str::from_utf8(bearer_token(bytes).unwrap_or(bytes)).ok()
+    bearer_token(bytes).unwrap_or(bytes.trim_ascii())
 }
 
 impl Source {
+    #[inline]
     fn find<'a>(&self, head: RequestHead<'a>) -> Presented<'a> {
         match self {
             Self::Bearer => each(head.headers(), &AUTHORIZATION, bearer),
-            Self::Header(name) => each(head.headers(), name, Presented::of),
+            Self::Header(name) => each(head.headers(), name, |value| {
+                Presented::text(value.as_bytes().trim_ascii())
+            }),
             Self::Query(name) => head
                 .uri()
                 .query()
                 .into_iter()
                 .flat_map(|query| query.split('&'))
                 .filter_map(|pair| pair.strip_prefix(&**name)?.strip_prefix('='))
-                .map(|value| Presented::Secret(Cow::Borrowed(value)))
+                .map(|value| Presented::text(value.as_bytes()))
                 .fold(Presented::Nothing, Presented::and),
             Self::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
-                Presented::Secret(secret.into())
+                Presented::Secret(secret.into_bytes().into())
             }),
         }
     }
@@ -119,16 +162,12 @@ fn each<'a>(
 
 /// The token of the `Bearer` scheme, whose name is written in any case (RFC 9110 §11.1); other
 /// schemes are not ours.
+#[inline]
 fn bearer(value: &HeaderValue) -> Presented<'_> {
-    match bearer_token(value.as_bytes()) {
-        None => Presented::Nothing,
-        Some(token) => match std::str::from_utf8(token) {
-            Ok(token) if token.is_ascii() => Presented::Secret(Cow::Borrowed(token)),
-            _ => Presented::Garbled,
-        },
-    }
+    bearer_token(value.as_bytes()).map_or(Presented::Nothing, Presented::text)
 }
 
+#[inline]
 fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"bearer";
     let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
@@ -137,6 +176,7 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     (ours && !token.is_empty()).then_some(token)
 }
 
+#[inline]
 fn remove_bearer(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let is_ours = |value: &HeaderValue| bearer_token(value.as_bytes()).is_some();
     let mut all = headers.get_all(AUTHORIZATION).iter();
@@ -214,9 +254,9 @@ mod tests {
     }
 
     fn found(request: &Request<()>) -> String {
-        match find(&sources(), RequestHead::of(request)) {
+        match find(&sources(), RequestHead::of(request)).0 {
             Presented::Nothing => "nothing".into(),
-            Presented::Secret(secret) => secret.into_owned(),
+            Presented::Secret(secret) => String::from_utf8(secret.into_owned()).unwrap(),
             Presented::Garbled => "garbled".into(),
             Presented::Ambiguous => "ambiguous".into(),
         }
@@ -263,12 +303,12 @@ mod tests {
                 ("x-other", "stays"),
             ],
         );
-        remove(&sources(), &mut full);
+        remove(&sources(), Places::all(), &mut full);
         assert_eq!(full.uri(), "/p?a=1&b=2");
         assert_eq!(full.headers().len(), 2);
         assert_eq!(full.headers()[AUTHORIZATION], "Basic other");
         let mut alone = request("http://host/p?key=k", &[("authorization", "Bearer k")]);
-        remove(&sources(), &mut alone);
+        remove(&sources(), Places::all(), &mut alone);
         assert_eq!(alone.uri(), "http://host/p");
         assert!(alone.headers().is_empty());
     }

@@ -149,7 +149,7 @@ fn leave<R: Body<Data = Bytes>, E>(
     if meter.answered(&response) {
         meter.end(End::Whole);
     }
-    additions.apply(&text, response.headers_mut());
+    additions.apply(text, response.headers_mut());
     Ok(response.map(|body| ResponseBody::inner(body, meter)))
 }
 

@@ -9,7 +9,7 @@ use super::gate::Gate;
 use super::grpc;
 use super::reject::Rejection;
 use crate::clock::Now;
-use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Refusal, Status};
+use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Status};
 
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,8 +229,7 @@ impl Running {
             && (whole || matches!(draft.status, Status::Grpc(code) if code != grpc::CANCELLED));
         (draft.outcome, draft.cause) = match (answered, end) {
             (true, _) => match draft.refusal {
-                Some(Refusal::RateLimited) => (Outcome::RateLimited, None),
-                Some(_) => (Outcome::Failed, Some(Cause::Refused)),
+                Some(reason) => Outcome::of_refusal(reason),
                 None => Outcome::of(draft.status),
             },
             (false, End::Failed) => (Outcome::Failed, Some(Cause::ServerError)),
@@ -239,8 +238,7 @@ impl Running {
         if self.unproven && proves(draft.status) {
             draft.endpoint = Some(self.gate.endpoints.intern(draft.path()));
         }
-        let passed = self.gate.clock.now().since(self.began);
-        draft.latency_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
+        draft.latency_us = self.gate.clock.now().micros_since(self.began);
         self.gate.recorder.record(self.draft);
     }
 }
@@ -250,17 +248,15 @@ fn proves(status: Status) -> bool {
     matches!(status, Status::Grpc(code) if code != grpc::UNIMPLEMENTED && code != grpc::CANCELLED)
 }
 
-/// The kind of call that a request is.
+/// The kind of call that a request is. gRPC calls are all `POST`.
 #[inline]
-pub(crate) fn call_of(headers: &HeaderMap, method: &Method) -> Call {
+pub(crate) fn call_of(method: &Method, headers: &HeaderMap) -> Call {
+    if method != Method::POST {
+        return Call::Http;
+    }
     match grpc::content_type(headers) {
-        Some(content_type) if method == Method::POST => {
-            if grpc::has_trailers(content_type) {
-                Call::Grpc
-            } else {
-                Call::GrpcWeb
-            }
-        }
-        _ => Call::Http,
+        Some(content_type) if grpc::has_trailers(content_type) => Call::Grpc,
+        Some(_) => Call::GrpcWeb,
+        None => Call::Http,
     }
 }

@@ -18,6 +18,8 @@ mod meter;
 mod reject;
 mod scope;
 mod service;
+mod terms;
+mod visit;
 
 pub use address::{ForwardedHeader, PeerAddress};
 pub use answer::HeaderStyle;

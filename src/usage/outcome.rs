@@ -83,6 +83,14 @@ impl Outcome {
         }
     }
 
+    /// The outcome of a refused request.
+    pub(crate) fn of_refusal(reason: Refusal) -> (Self, Option<Cause>) {
+        match reason {
+            Refusal::RateLimited => (Self::RateLimited, None),
+            _ => (Self::Failed, Some(Cause::Refused)),
+        }
+    }
+
     /// The outcome that a status stands for where no hook says otherwise.
     pub fn of(status: Status) -> (Self, Option<Cause>) {
         match status.class() {

@@ -62,10 +62,19 @@ impl Method {
 
 impl From<&http::Method> for Method {
     fn from(method: &http::Method) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|known| known.as_str() == method.as_str())
-            .unwrap_or(Self::Other)
+        match *method {
+            http::Method::GET => Self::Get,
+            http::Method::HEAD => Self::Head,
+            http::Method::POST => Self::Post,
+            http::Method::PUT => Self::Put,
+            http::Method::PATCH => Self::Patch,
+            http::Method::DELETE => Self::Delete,
+            http::Method::OPTIONS => Self::Options,
+            http::Method::TRACE => Self::Trace,
+            http::Method::CONNECT => Self::Connect,
+            ref other if other.as_str() == Self::Query.as_str() => Self::Query,
+            _ => Self::Other,
+        }
     }
 }
 
@@ -276,6 +285,10 @@ mod tests {
 
     #[test]
     fn made_up_methods_share_a_name() {
+        for method in Method::ALL {
+            let wire = http::Method::from_bytes(method.as_str().as_bytes()).unwrap();
+            assert_eq!(Method::from(&wire), method);
+        }
         let made_up = http::Method::from_bytes(b"BREW").unwrap();
         assert_eq!(Method::from(&made_up), Method::Other);
         assert_eq!(Method::from(&http::Method::PATCH), Method::Patch);

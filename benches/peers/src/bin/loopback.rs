@@ -1,0 +1,177 @@
+//! Requests per second over loopback, two variants in turn.
+//!
+//! `loopback [A] [B] [rounds] [seconds] [server threads]`; a variant is one of
+//! `bare`, `governor`, `governor_headers`, `governor_bearer_headers`,
+//! `keytally`, `tollgate`. `loopback bare bare` shows the noise.
+
+use std::{
+    env,
+    error::Error,
+    future::IntoFuture,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Bytes,
+    http::{Method, Request, StatusCode, header},
+};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use keytally_peers::{
+    PATH, TOKEN, bare_router,
+    governor::{self, NEVER_REFUSES},
+    keytally::keytally,
+    tollgate::{self, TollgateConnection},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Builder,
+    task::JoinSet,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+const CONNECTIONS: usize = 64;
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// A served application: where it listens and the method it answers.
+#[derive(Clone)]
+struct Target {
+    address: SocketAddr,
+    method: Method,
+    secret: String,
+}
+
+/// Serves a variant on the current runtime.
+async fn start(variant: &str) -> Result<Target> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let mut secret = TOKEN.to_owned();
+    let router = match variant {
+        "bare" => bare_router(),
+        "governor" => bare_router().layer(governor::plain(NEVER_REFUSES)),
+        "governor_headers" => bare_router().layer(governor::headers(NEVER_REFUSES)),
+        "governor_bearer_headers" => bare_router().layer(governor::bearer_headers(NEVER_REFUSES)),
+        "keytally" => {
+            let keytally = keytally();
+            let router = bare_router().layer(keytally.layer.clone());
+            secret = keytally.secret.clone();
+            // Its recorder works as long as the process.
+            std::mem::forget(keytally);
+            router
+        }
+        "tollgate" => {
+            let app = tollgate::app(16 * tollgate::QUEUE).await;
+            let router = app.router.clone();
+            let service = router.into_make_service_with_connect_info::<TollgateConnection>();
+            tokio::spawn(async move {
+                let _app = app; // Stops its tasks when dropped.
+                axum::serve(listener, service).await
+            });
+            return Ok(Target {
+                address,
+                method: Method::POST,
+                secret,
+            });
+        }
+        _ => return Err(format!("unknown variant {variant}").into()),
+    };
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(axum::serve(listener, service).into_future());
+    Ok(Target {
+        address,
+        method: Method::GET,
+        secret,
+    })
+}
+
+/// One keep-alive connection: requests one after another until `end`. Returns
+/// how many were answered after `begin`.
+async fn connection(target: Target, begin: Instant, end: Instant) -> Result<u64> {
+    let stream = TcpStream::connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(driver);
+    let request = Request::builder()
+        .method(target.method)
+        .uri(PATH)
+        .header(header::HOST, target.address.to_string())
+        .header(header::AUTHORIZATION, format!("Bearer {}", target.secret))
+        .body(Empty::<Bytes>::new())?;
+    let mut answered = 0;
+    loop {
+        sender.ready().await?;
+        let response = sender.send_request(request.clone()).await?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("answered {}", response.status()).into());
+        }
+        response.into_body().collect().await?;
+        let now = Instant::now();
+        if now >= end {
+            return Ok(answered);
+        }
+        answered += u64::from(now >= begin);
+    }
+}
+
+/// Requests per second over all connections.
+async fn round(target: &Target, length: Duration) -> Result<f64> {
+    let begin = Instant::now() + WARM_UP;
+    let end = begin + length;
+    let mut tasks = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        tasks.spawn(connection(target.clone(), begin, end));
+    }
+    let mut answered = 0;
+    while let Some(task) = tasks.join_next().await {
+        answered += task??;
+    }
+    Ok(answered as f64 / length.as_secs_f64())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let arg = |index: usize, default| args.get(index).map_or(default, String::as_str);
+    let (a, b) = (arg(0, "bare"), arg(1, "governor_headers"));
+    let rounds: usize = arg(2, "7").parse()?;
+    let length = Duration::from_secs_f64(arg(3, "3").parse()?);
+    let mut server = Builder::new_multi_thread();
+    if let Some(threads) = args.get(4) {
+        server.worker_threads(threads.parse()?);
+    }
+    let server = server.enable_all().build()?;
+    let targets = (server.block_on(start(a))?, server.block_on(start(b))?);
+    let client = Builder::new_current_thread().enable_all().build()?;
+
+    println!("A = {a}, B = {b}, {CONNECTIONS} connections, {length:?} a round");
+    println!("round         A/s         B/s     B/A");
+    let mut results = Vec::new();
+    for number in 1..=rounds {
+        let a = client.block_on(round(&targets.0, length))?;
+        let b = client.block_on(round(&targets.1, length))?;
+        println!("{number:5}{a:12.0}{b:12.0}{:8.4}", b / a);
+        results.push((a, b));
+    }
+    let column = |value: fn(&(f64, f64)) -> f64| median(results.iter().map(value).collect());
+    println!(
+        "median{:11.0}{:12.0}{:8.4}",
+        column(|(a, _)| *a),
+        column(|(_, b)| *b),
+        column(|(a, b)| b / a)
+    );
+    // Connections stay open until here; do not wait for them.
+    server.shutdown_background();
+    Ok(())
+}
