@@ -1,0 +1,303 @@
+//! Latencies as counts in buckets that grow with the value, so that they can be added up.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Each power of two is cut into this many buckets (as a power of two): eight.
+const CUTS: u32 = 3;
+/// Latencies from `2^36` µs (19 hours) on share the last bucket.
+const OCTAVES: u32 = 36;
+const LAST: usize = ((OCTAVES - CUTS + 1) << CUTS) as usize;
+
+/// How often each latency occurred, in buckets of whole microseconds.
+///
+/// Up to 15 µs every latency has its own bucket; from there on each power of two is cut into eight,
+/// so that a bucket is at most an eighth as wide as its lower bound. Two histograms merge by
+/// addition and lose nothing: quantiles of the whole come from the sum, not from the parts'.
+///
+/// Only the range of buckets in use takes memory: at most 2.2 KB. As JSON it is a list of
+/// `[lowest microsecond of the bucket, count]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LatencyHistogram {
+    /// The bucket that `counts` begins with. Both ends of `counts` are above zero, so that equal
+    /// histograms are stored alike.
+    first: u16,
+    counts: Vec<u64>,
+}
+
+/// The three latencies that a page shows, in microseconds; `None` where nothing was recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LatencyQuantiles {
+    /// Half of the requests took at most this long.
+    pub p50_us: Option<u64>,
+    /// 95 % of the requests took at most this long.
+    pub p95_us: Option<u64>,
+    /// 99 % of the requests took at most this long.
+    pub p99_us: Option<u64>,
+}
+
+impl LatencyHistogram {
+    /// A histogram without any latency.
+    pub const fn new() -> Self {
+        Self {
+            first: 0,
+            counts: Vec::new(),
+        }
+    }
+
+    /// Counts one latency, in microseconds.
+    #[inline]
+    pub fn record(&mut self, micros: u64) {
+        self.add(bucket_of(micros), 1);
+    }
+
+    /// Adds what another histogram counted.
+    pub fn merge(&mut self, other: &Self) {
+        if other.counts.is_empty() {
+            return;
+        }
+        let first = usize::from(other.first);
+        self.cover(first, first + other.counts.len());
+        let offset = first - usize::from(self.first);
+        for (mine, theirs) in self.counts[offset..].iter_mut().zip(&other.counts) {
+            *mine = mine.saturating_add(*theirs);
+        }
+    }
+
+    /// How many latencies were recorded.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, &n| sum.saturating_add(n))
+    }
+
+    /// Whether none was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The latency that the fraction `q` of all latencies does not exceed (by nearest rank), or
+    /// `None` when none was recorded.
+    ///
+    /// The answer is exact up to 15 µs and within 6 % up to 19 hours; what is longer than that is
+    /// told as 19 hours. A `q` outside of `0.0..=1.0` is taken as the nearer end, and NaN as `0.0`.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        self.quantile_us(q).map(Duration::from_micros)
+    }
+
+    /// The median, the 95th and the 99th percentile.
+    pub fn quantiles(&self) -> LatencyQuantiles {
+        LatencyQuantiles {
+            p50_us: self.quantile_us(0.50),
+            p95_us: self.quantile_us(0.95),
+            p99_us: self.quantile_us(0.99),
+        }
+    }
+
+    fn quantile_us(&self, q: f64) -> Option<u64> {
+        let count = self.count();
+        let rank = q * count as f64;
+        // `0.07 * 100.0` is a hair above 7 and must not ask for the eighth.
+        let rank = (rank - rank * f64::EPSILON).ceil() as u64;
+        let rank = rank.clamp(1, count.max(1));
+        let mut seen = 0_u64;
+        self.buckets().find_map(|(bucket, n)| {
+            seen = seen.saturating_add(n);
+            (seen >= rank).then(|| typical(bucket))
+        })
+    }
+
+    /// The buckets in use with their counts, in order.
+    fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        (usize::from(self.first)..)
+            .zip(self.counts.iter().copied())
+            .filter(|&(_, n)| n > 0)
+    }
+
+    #[inline]
+    fn add(&mut self, bucket: usize, n: u64) {
+        if n == 0 {
+            return;
+        }
+        // A bucket below the first wraps round to beyond the last.
+        let offset = bucket.wrapping_sub(usize::from(self.first));
+        if let Some(count) = self.counts.get_mut(offset) {
+            *count = count.saturating_add(n);
+        } else {
+            self.cover(bucket, bucket + 1);
+            let offset = bucket - usize::from(self.first);
+            self.counts[offset] = n;
+        }
+    }
+
+    /// Widens the range in use to hold the buckets `from..to`.
+    #[cold]
+    fn cover(&mut self, from: usize, to: usize) {
+        let first = usize::from(self.first);
+        if self.counts.is_empty() {
+            self.counts.resize(to - from, 0);
+            self.first = from as u16;
+            return;
+        }
+        if from < first {
+            self.counts
+                .splice(0..0, std::iter::repeat_n(0, first - from));
+            self.first = from as u16;
+        }
+        let len = to - usize::from(self.first);
+        if len > self.counts.len() {
+            self.counts.resize(len, 0);
+        }
+    }
+}
+
+/// The bucket of a latency: its power of two, and the three digits that follow the highest.
+#[inline]
+fn bucket_of(micros: u64) -> usize {
+    let octave = (micros | 1).ilog2();
+    if octave >= OCTAVES {
+        return LAST;
+    }
+    let shift = octave.saturating_sub(CUTS);
+    // The highest digit stays in and counts as one octave's worth of buckets.
+    ((shift << CUTS) as usize) + (micros >> shift) as usize
+}
+
+/// The lowest latency of a bucket.
+fn lowest(bucket: usize) -> u64 {
+    let shift = (bucket >> CUTS).saturating_sub(1);
+    ((bucket - (shift << CUTS)) as u64) << shift
+}
+
+/// The latency that stands for a bucket: as far, in proportion, from its lower as from its upper end.
+fn typical(bucket: usize) -> u64 {
+    if bucket >= LAST {
+        return lowest(LAST);
+    }
+    let (low, high) = (lowest(bucket), lowest(bucket + 1) - 1);
+    if low == high {
+        return low;
+    }
+    // The harmonic mean; below 2^36 the product stays below 2^73.
+    (2 * u128::from(low) * u128::from(high) / u128::from(low + high)) as u64
+}
+
+impl Extend<u64> for LatencyHistogram {
+    /// Counts each latency, in microseconds.
+    fn extend<I: IntoIterator<Item = u64>>(&mut self, latencies: I) {
+        latencies.into_iter().for_each(|micros| self.record(micros));
+    }
+}
+
+impl FromIterator<u64> for LatencyHistogram {
+    fn from_iter<I: IntoIterator<Item = u64>>(latencies: I) -> Self {
+        let mut histogram = Self::new();
+        histogram.extend(latencies);
+        histogram
+    }
+}
+
+impl Serialize for LatencyHistogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.buckets().map(|(bucket, n)| (lowest(bucket), n)))
+    }
+}
+
+impl<'de> Deserialize<'de> for LatencyHistogram {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pairs = Vec::<(u64, u64)>::deserialize(deserializer)?;
+        let mut histogram = Self::new();
+        for (micros, n) in pairs {
+            histogram.add(bucket_of(micros), n);
+        }
+        Ok(histogram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOUR: u64 = 3_600_000_000;
+
+    #[test]
+    fn buckets_follow_each_other() {
+        for bucket in 0..=LAST {
+            assert_eq!(bucket_of(lowest(bucket)), bucket);
+            if bucket > 0 {
+                assert_eq!(bucket_of(lowest(bucket) - 1), bucket - 1);
+            }
+        }
+        assert_eq!(LAST, 272);
+        assert!(lowest(LAST) > 12 * HOUR);
+        assert_eq!(bucket_of(u64::MAX), LAST);
+    }
+
+    #[test]
+    fn quantiles_by_nearest_rank() {
+        let histogram: LatencyHistogram = (1..=10).collect();
+        let at = |q| histogram.quantile(q).unwrap().as_micros();
+        assert_eq!([at(0.0), at(0.1), at(0.11), at(0.5)], [1, 1, 2, 5]);
+        assert_eq!([at(1.0), at(7.0), at(-1.0), at(f64::NAN)], [10, 10, 1, 1]);
+        assert_eq!(LatencyHistogram::new().quantile(0.5), None);
+        // Ninety-five of a hundred took 10 µs, five took 15 µs.
+        let hundred = [[10; 95].as_slice(), &[15; 5]].concat().into_iter();
+        let quantiles = hundred.collect::<LatencyHistogram>().quantiles();
+        assert_eq!(quantiles.p50_us, Some(10));
+        assert_eq!(quantiles.p95_us, Some(10));
+        assert_eq!(quantiles.p99_us, Some(15));
+    }
+
+    #[test]
+    fn the_last_bucket_takes_the_rest() {
+        let histogram: LatencyHistogram = [20 * HOUR, u64::MAX].into_iter().collect();
+        assert_eq!(
+            histogram.quantile(1.0),
+            Some(Duration::from_micros(1 << 36))
+        );
+        assert_eq!(histogram.count(), 2);
+    }
+
+    #[test]
+    fn the_text_is_sparse_and_counts_saturate() {
+        let mut histogram: LatencyHistogram = [3, 1_000_000, 3].into_iter().collect();
+        let text = serde_json::to_string(&histogram).unwrap();
+        assert_eq!(text, "[[3,2],[983040,1]]");
+        let full: LatencyHistogram = serde_json::from_str("[[3,18446744073709551615]]").unwrap();
+        histogram.merge(&full);
+        assert_eq!(histogram.count(), u64::MAX);
+        assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(3)));
+        let nothing: LatencyHistogram = serde_json::from_str("[[3,0]]").unwrap();
+        assert_eq!(nothing, LatencyHistogram::new());
+    }
+
+    fn latencies() -> impl Strategy<Value = Vec<u64>> {
+        let any = prop_oneof![0..40_u64, 0..HOUR, 0..60 * HOUR, any::<u64>()];
+        proptest::collection::vec(any, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantile_is_within_six_percent(mut all in proptest::collection::vec(0..19 * HOUR, 1..60), q in 0.0..1.0) {
+            let told = all.iter().copied().collect::<LatencyHistogram>().quantile(q).unwrap();
+            all.sort_unstable();
+            let rank = ((q * all.len() as f64).ceil() as usize).max(1);
+            let exact = all[rank - 1] as f64;
+            prop_assert!((told.as_micros() as f64 - exact).abs() <= exact * 0.06);
+        }
+
+        #[test]
+        fn merging_is_recording_all(a in latencies(), b in latencies()) {
+            let of = |list: &[u64]| list.iter().copied().collect::<LatencyHistogram>();
+            let (mut ab, mut ba) = (of(&a), of(&b));
+            ab.merge(&of(&b));
+            ba.merge(&of(&a));
+            let all = of(&[a, b].concat());
+            prop_assert_eq!(&ab, &all);
+            prop_assert_eq!(&ba, &all);
+            let text = serde_json::to_string(&all).unwrap();
+            prop_assert_eq!(serde_json::from_str::<LatencyHistogram>(&text).unwrap(), all);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Events added up.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::event::UsageEvent;
+use super::latency::LatencyHistogram;
+use super::outcome::{Cause, Outcome};
+use super::rollups::Rollups;
+use super::width::Width;
+use super::wire::{Method, Status};
+use crate::id::KeyId;
+
+/// The events of one key, owner, bucket of time, method, endpoint, status, outcome and cause, added
+/// up.
+///
+/// Rollups of the same group merge by addition, in any order, and sums stop at the largest number
+/// instead of overflowing. To make one by hand, start from [`Rollup::of`] and set its fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Rollup {
+    /// The key that asked; `None` for anonymous requests.
+    pub key: Option<KeyId>,
+    /// Where the bucket starts: a multiple of its width in UTC.
+    pub start: Timestamp,
+    /// How wide the bucket is.
+    pub width: Width,
+    /// The key's owner at the time.
+    pub owner: Option<Arc<str>>,
+    /// The requests' method.
+    pub method: Method,
+    /// The route's template.
+    pub endpoint: Arc<str>,
+    /// How they were answered.
+    pub status: Status,
+    /// What came of them.
+    pub outcome: Outcome,
+    /// Why they failed, if they did.
+    pub cause: Option<Cause>,
+    /// How many requests.
+    pub count: u64,
+    /// What they cost of the key's limits.
+    pub cost: u64,
+    /// Bytes of their requests' bodies.
+    pub request_bytes: u64,
+    /// Bytes of their responses' bodies.
+    pub response_bytes: u64,
+    /// How long they took.
+    pub latency: LatencyHistogram,
+}
+
+impl Rollup {
+    /// One event as a rollup of the width.
+    pub fn of(event: &UsageEvent, width: Width) -> Self {
+        let mut rollup = Self {
+            key: event.key,
+            start: width.floor(event.time),
+            width,
+            owner: event.owner.clone(),
+            method: event.method,
+            endpoint: event.endpoint.clone(),
+            status: event.status,
+            outcome: event.outcome,
+            cause: event.cause,
+            count: 0,
+            cost: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            latency: LatencyHistogram::new(),
+        };
+        rollup.count_in(event);
+        rollup
+    }
+
+    /// Events added up into buckets of UTC, ordered by key, then by start, then by the other parts
+    /// of their group.
+    pub fn of_events<'a>(
+        events: impl IntoIterator<Item = &'a UsageEvent>,
+        width: Width,
+    ) -> Vec<Self> {
+        let mut rollups = Rollups::new();
+        for event in events {
+            rollups.add_event(event, width);
+        }
+        rollups.into_iter().collect()
+    }
+
+    /// Counts an event of the same group.
+    pub(super) fn count_in(&mut self, event: &UsageEvent) {
+        self.count = self.count.saturating_add(1);
+        self.cost = self.cost.saturating_add(event.cost.into());
+        self.request_bytes = self.request_bytes.saturating_add(event.request_bytes);
+        self.response_bytes = self.response_bytes.saturating_add(event.response_bytes);
+        self.latency.record(event.latency_us);
+    }
+
+    /// Adds a rollup of the same group.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.cost = self.cost.saturating_add(other.cost);
+        self.request_bytes = self.request_bytes.saturating_add(other.request_bytes);
+        self.response_bytes = self.response_bytes.saturating_add(other.response_bytes);
+        self.latency.merge(&other.latency);
+    }
+}

@@ -1,0 +1,211 @@
+//! Rollups in memory, for long: added to, read by key and time, folded into wider buckets.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::event::UsageEvent;
+use super::outcome::{Cause, Outcome};
+use super::rollup::Rollup;
+use super::width::Width;
+use super::wire::{Method, Status};
+use crate::id::KeyId;
+
+/// Sums of events by key and time, one [`Rollup`] per group.
+///
+/// What it holds grows with keys, buckets and endpoints; the layer bounds the endpoints, and
+/// [`Rollups::fold`] and [`Rollups::forget`] bound the buckets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rollups {
+    keys: BTreeMap<Option<KeyId>, Buckets>,
+}
+
+type Buckets = BTreeMap<(Timestamp, Width), BTreeMap<Series, Rollup>>;
+
+/// What tells the rollups of one key and bucket apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Series {
+    endpoint: Arc<str>,
+    method: Method,
+    status: Status,
+    outcome: Outcome,
+    cause: Option<Cause>,
+    owner: Option<Arc<str>>,
+}
+
+impl Rollups {
+    /// Holds nothing yet.
+    pub const fn new() -> Self {
+        Self {
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// Adds an event to its group's rollup of this width.
+    pub fn add_event(&mut self, event: &UsageEvent, width: Width) {
+        let series = Series {
+            endpoint: event.endpoint.clone(),
+            method: event.method,
+            status: event.status,
+            outcome: event.outcome,
+            cause: event.cause,
+            owner: event.owner.clone(),
+        };
+        match self.entry(event.key, width.floor(event.time), width, series) {
+            Entry::Occupied(mut held) => held.get_mut().count_in(event),
+            Entry::Vacant(free) => {
+                free.insert(Rollup::of(event, width));
+            }
+        }
+    }
+
+    /// Adds a rollup to its group's.
+    pub fn add(&mut self, rollup: Rollup) {
+        let series = Series {
+            endpoint: rollup.endpoint.clone(),
+            method: rollup.method,
+            status: rollup.status,
+            outcome: rollup.outcome,
+            cause: rollup.cause,
+            owner: rollup.owner.clone(),
+        };
+        match self.entry(rollup.key, rollup.start, rollup.width, series) {
+            Entry::Occupied(mut held) => held.get_mut().absorb(&rollup),
+            Entry::Vacant(free) => {
+                free.insert(rollup);
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        key: Option<KeyId>,
+        start: Timestamp,
+        width: Width,
+        series: Series,
+    ) -> Entry<'_, Series, Rollup> {
+        let buckets = self.keys.entry(key).or_default();
+        buckets.entry((start, width)).or_default().entry(series)
+    }
+
+    /// How many rollups are held.
+    pub fn len(&self) -> usize {
+        let buckets = self.keys.values().flat_map(BTreeMap::values);
+        buckets.map(BTreeMap::len).sum()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// All rollups, ordered by key, then by start, then by the other parts of their group.
+    pub fn iter(&self) -> impl Iterator<Item = &Rollup> {
+        let buckets = self.keys.values().flat_map(BTreeMap::values);
+        buckets.flat_map(BTreeMap::values)
+    }
+
+    /// The rollups of all keys whose bucket starts in the range, in the order of [`Rollups::iter`].
+    pub fn within(&self, range: Range<Timestamp>) -> impl Iterator<Item = &Rollup> {
+        let keys = self.keys.values();
+        keys.flat_map(move |buckets| starting_in(buckets, range.clone()))
+    }
+
+    /// The rollups of one key (`None`: of anonymous requests) whose bucket starts in the range, by
+    /// time. Other keys cost nothing.
+    pub fn of_key(
+        &self,
+        key: Option<KeyId>,
+        range: Range<Timestamp>,
+    ) -> impl Iterator<Item = &Rollup> {
+        let buckets = self.keys.get(&key).into_iter();
+        buckets.flat_map(move |buckets| starting_in(buckets, range.clone()))
+    }
+
+    /// Folds narrower rollups into buckets of this width, as far as those are over by `before`.
+    ///
+    /// Every sum stays exactly what it was; only what is shown by a narrower width, or in a time zone
+    /// that such a bucket does not fit (hours and `+05:45`, days and any zone but UTC), turns coarse.
+    pub fn fold(&mut self, before: Timestamp, width: Width) {
+        // The bucket of `before` itself may still grow; all that start earlier are over.
+        let end = width.floor(before);
+        for buckets in self.keys.values_mut() {
+            let narrow: Vec<_> = starts_before(buckets, end)
+                .filter(|(_, held)| *held < width)
+                .collect();
+            for bucket in narrow {
+                let rollups = buckets.remove(&bucket).unwrap_or_default();
+                let start = width.floor(bucket.0);
+                let wide = buckets.entry((start, width)).or_default();
+                for (series, rollup) in rollups {
+                    match wide.entry(series) {
+                        Entry::Occupied(mut held) => held.get_mut().absorb(&rollup),
+                        Entry::Vacant(free) => {
+                            free.insert(Rollup {
+                                start,
+                                width,
+                                ..rollup
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops the rollups whose bucket is over by `before`.
+    pub fn forget(&mut self, before: Timestamp) {
+        for buckets in self.keys.values_mut() {
+            let over: Vec<_> = starts_before(buckets, before)
+                .filter(|&(start, width)| start < width.floor(before))
+                .collect();
+            for bucket in over {
+                buckets.remove(&bucket);
+            }
+        }
+        self.keys.retain(|_, buckets| !buckets.is_empty());
+    }
+}
+
+fn starting_in(buckets: &Buckets, range: Range<Timestamp>) -> impl Iterator<Item = &Rollup> {
+    // `BTreeMap::range` panics when the range runs backwards.
+    let end = range.end.max(range.start);
+    let bounds = (range.start, Width::Minute)..(end, Width::Minute);
+    buckets
+        .range(bounds)
+        .flat_map(|(_, rollups)| rollups.values())
+}
+
+fn starts_before(buckets: &Buckets, time: Timestamp) -> impl Iterator<Item = (Timestamp, Width)> {
+    let earlier = buckets.range(..(time, Width::Minute));
+    earlier.map(|(&bucket, _)| bucket)
+}
+
+impl IntoIterator for Rollups {
+    type Item = Rollup;
+    type IntoIter = std::vec::IntoIter<Rollup>;
+
+    /// The rollups in the order of [`Rollups::iter`].
+    fn into_iter(self) -> Self::IntoIter {
+        let buckets = self.keys.into_values().flat_map(BTreeMap::into_values);
+        let all: Vec<_> = buckets.flat_map(BTreeMap::into_values).collect();
+        all.into_iter()
+    }
+}
+
+impl Extend<Rollup> for Rollups {
+    fn extend<I: IntoIterator<Item = Rollup>>(&mut self, rollups: I) {
+        rollups.into_iter().for_each(|rollup| self.add(rollup));
+    }
+}
+
+impl FromIterator<Rollup> for Rollups {
+    fn from_iter<I: IntoIterator<Item = Rollup>>(rollups: I) -> Self {
+        let mut all = Self::new();
+        all.extend(rollups);
+        all
+    }
+}

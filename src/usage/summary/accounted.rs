@@ -1,0 +1,112 @@
+//! What can be summed up: events and rollups, seen alike.
+
+use crate::usage::{Rollup, UsageEvent};
+
+/// What can be summed up: a [`UsageEvent`] or a [`Rollup`].
+///
+/// Sealed: a rollup counts as the events that it was made from, and all answers rest on that.
+pub trait Accounted: sealed::Parts {}
+
+impl Accounted for UsageEvent {}
+impl Accounted for Rollup {}
+
+pub(super) mod sealed {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use crate::id::KeyId;
+    use crate::usage::summary::totals::Amounts;
+    use crate::usage::{LatencyHistogram, Method, Rollup, Status, UsageEvent};
+
+    pub trait Parts {
+        fn time(&self) -> Timestamp;
+        fn key(&self) -> Option<KeyId>;
+        fn method(&self) -> Method;
+        fn endpoint(&self) -> &Arc<str>;
+        fn status(&self) -> Status;
+        fn amounts(&self) -> Amounts;
+        fn add_latency(&self, histogram: &mut LatencyHistogram);
+    }
+
+    impl Parts for UsageEvent {
+        #[inline]
+        fn time(&self) -> Timestamp {
+            self.time
+        }
+
+        #[inline]
+        fn key(&self) -> Option<KeyId> {
+            self.key
+        }
+
+        #[inline]
+        fn method(&self) -> Method {
+            self.method
+        }
+
+        #[inline]
+        fn endpoint(&self) -> &Arc<str> {
+            &self.endpoint
+        }
+
+        #[inline]
+        fn status(&self) -> Status {
+            self.status
+        }
+
+        #[inline]
+        fn amounts(&self) -> Amounts {
+            Amounts {
+                outcome: self.outcome,
+                cause: self.cause,
+                count: 1,
+                cost: self.cost.into(),
+                request_bytes: self.request_bytes,
+                response_bytes: self.response_bytes,
+            }
+        }
+
+        #[inline]
+        fn add_latency(&self, histogram: &mut LatencyHistogram) {
+            histogram.record(self.latency_us);
+        }
+    }
+
+    impl Parts for Rollup {
+        fn time(&self) -> Timestamp {
+            self.start
+        }
+
+        fn key(&self) -> Option<KeyId> {
+            self.key
+        }
+
+        fn method(&self) -> Method {
+            self.method
+        }
+
+        fn endpoint(&self) -> &Arc<str> {
+            &self.endpoint
+        }
+
+        fn status(&self) -> Status {
+            self.status
+        }
+
+        fn amounts(&self) -> Amounts {
+            Amounts {
+                outcome: self.outcome,
+                cause: self.cause,
+                count: self.count,
+                cost: self.cost,
+                request_bytes: self.request_bytes,
+                response_bytes: self.response_bytes,
+            }
+        }
+
+        fn add_latency(&self, histogram: &mut LatencyHistogram) {
+            histogram.merge(&self.latency);
+        }
+    }
+}

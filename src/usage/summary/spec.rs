@@ -1,0 +1,150 @@
+//! What a summary is to hold, and the one pass that makes it.
+
+use jiff::tz::TimeZone;
+
+use super::accounted::Accounted;
+use super::groups::{Endpoints, Groups, Methods};
+use super::over_time::Buckets;
+use super::{Summary, Totals};
+use crate::id::KeyId;
+use crate::usage::{LatencyHistogram, Status, Width};
+
+/// Which parts a [`Summary`] has beside its totals, methods, statuses and endpoints.
+///
+/// The default has none of them: they cost time, and by key there may be very many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct SummarySpec {
+    by_key: bool,
+    over_time: Option<(Width, TimeZone)>,
+    latency: bool,
+}
+
+impl SummarySpec {
+    /// Totals, methods, statuses and endpoints.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Also totals by key, in [`Summary::by_key`].
+    pub fn by_key(mut self) -> Self {
+        self.by_key = true;
+        self
+    }
+
+    /// Also totals over time in buckets of this width and zone, in [`Summary::over_time`].
+    pub fn over_time(mut self, width: Width, zone: TimeZone) -> Self {
+        self.over_time = Some((width, zone));
+        self
+    }
+
+    /// Also latencies, in [`Summary::latency`].
+    pub fn latency(mut self) -> Self {
+        self.latency = true;
+        self
+    }
+
+    /// The summary of nothing, to merge others into.
+    pub fn empty(&self) -> Summary {
+        Pass::new(self).finish()
+    }
+
+    /// Sums up events or rollups in one pass.
+    pub fn summarize<'a, T: Accounted + 'a>(
+        &self,
+        items: impl IntoIterator<Item = &'a T>,
+    ) -> Summary {
+        let mut pass = Pass::new(self);
+        for item in items {
+            pass.add(item);
+        }
+        pass.finish()
+    }
+
+    /// Sums up a slice on up to this many threads, the calling one among them.
+    ///
+    /// The answer is that of [`SummarySpec::summarize`]. A short slice takes fewer threads, and so
+    /// does a system that cannot start more.
+    pub fn summarize_parallel<T: Accounted + Sync>(&self, items: &[T], threads: usize) -> Summary {
+        /// Below this many items a thread costs more than it saves.
+        const WORTH_A_THREAD: usize = 1 << 14;
+        let share = items.len().div_ceil(threads.max(1)).max(WORTH_A_THREAD);
+        let mut shares = items.chunks(share);
+        let mine = shares.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = shares
+                .map(|share| {
+                    let work = move || self.summarize(share);
+                    let thread = std::thread::Builder::new().spawn_scoped(scope, work);
+                    (share, thread)
+                })
+                .collect();
+            let mut summary = self.summarize(mine);
+            for (share, thread) in others {
+                let thread = thread.map(std::thread::ScopedJoinHandle::join);
+                summary.merge(match thread {
+                    Ok(Ok(done)) => done,
+                    Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                    Err(_) => self.summarize(share),
+                });
+            }
+            summary
+        })
+    }
+}
+
+/// What one pass adds up.
+struct Pass<'a> {
+    methods: Methods,
+    statuses: Groups<Status>,
+    endpoints: Endpoints<'a>,
+    keys: Option<Groups<Option<KeyId>>>,
+    buckets: Option<Buckets>,
+    latency: Option<LatencyHistogram>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(spec: &SummarySpec) -> Self {
+        let buckets = spec.over_time.as_ref();
+        Self {
+            methods: Methods::default(),
+            statuses: Groups::new(),
+            endpoints: Endpoints::new(),
+            keys: spec.by_key.then(Groups::new),
+            buckets: buckets.map(|(width, zone)| Buckets::new(*width, zone)),
+            latency: spec.latency.then(LatencyHistogram::new),
+        }
+    }
+
+    #[inline]
+    fn add<T: Accounted>(&mut self, item: &'a T) {
+        let amounts = item.amounts();
+        self.methods.add(item.method(), &amounts);
+        self.statuses.add(item.status(), &amounts);
+        self.endpoints.add(item.endpoint(), &amounts);
+        if let Some(keys) = &mut self.keys {
+            keys.add(item.key(), &amounts);
+        }
+        if let Some(buckets) = &mut self.buckets {
+            buckets.add(item.time(), &amounts);
+        }
+        if let Some(latency) = &mut self.latency {
+            item.add_latency(latency);
+        }
+    }
+
+    fn finish(self) -> Summary {
+        let by_method = self.methods.finish();
+        let mut totals = Totals::default();
+        by_method.values().for_each(|part| totals.merge(part));
+        Summary {
+            totals,
+            by_method,
+            by_status: self.statuses.finish(),
+            by_endpoint: self.endpoints.finish(),
+            by_key: self.keys.map(Groups::finish),
+            over_time: self.buckets.map(Buckets::finish),
+            latency: self.latency,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Sums over a set of requests.
+
+use serde::{Deserialize, Serialize};
+
+use crate::usage::{Cause, Outcome};
+
+/// How many requests there were, what came of them and what they took.
+///
+/// The total is always the sum of the outcomes: it is not kept, but added up when asked for. Sums
+/// stop at [`u64::MAX`] instead of overflowing, so that adding up in any order gives the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Shown", from = "Shown")]
+pub struct Totals {
+    completed: u64,
+    rate_limited: u64,
+    /// By [`Cause`], then those without any.
+    failed: [u64; FAILURES],
+    cost: u64,
+    request_bytes: u64,
+    response_bytes: u64,
+}
+
+const FAILURES: usize = Cause::ALL.len() + 1;
+const NO_CAUSE: usize = Cause::ALL.len();
+
+/// The sums that one event or rollup adds.
+#[derive(Debug, Clone, Copy)]
+pub struct Amounts {
+    pub(super) outcome: Outcome,
+    pub(super) cause: Option<Cause>,
+    pub(super) count: u64,
+    pub(super) cost: u64,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+}
+
+impl Totals {
+    /// All requests.
+    pub fn total(&self) -> u64 {
+        self.completed
+            .saturating_add(self.rate_limited)
+            .saturating_add(self.failed())
+    }
+
+    /// The requests that were completed.
+    pub fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    /// The requests that a limit refused.
+    pub fn rate_limited(&self) -> u64 {
+        self.rate_limited
+    }
+
+    /// The requests that failed, for whatever cause.
+    pub fn failed(&self) -> u64 {
+        self.failed.iter().fold(0, |sum, &n| sum.saturating_add(n))
+    }
+
+    /// The requests that failed for this cause (`None`: for none that was told).
+    pub fn failed_by(&self, cause: impl Into<Option<Cause>>) -> u64 {
+        self.failed[cause.into().map_or(NO_CAUSE, |cause| cause as usize)]
+    }
+
+    /// What the requests cost of their keys' limits.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Bytes of the requests' bodies.
+    pub fn request_bytes(&self) -> u64 {
+        self.request_bytes
+    }
+
+    /// Bytes of the responses' bodies.
+    pub fn response_bytes(&self) -> u64 {
+        self.response_bytes
+    }
+
+    /// Adds the sums of other requests.
+    pub fn merge(&mut self, other: &Self) {
+        add(&mut self.completed, other.completed);
+        add(&mut self.rate_limited, other.rate_limited);
+        for (mine, &theirs) in self.failed.iter_mut().zip(&other.failed) {
+            add(mine, theirs);
+        }
+        add(&mut self.cost, other.cost);
+        add(&mut self.request_bytes, other.request_bytes);
+        add(&mut self.response_bytes, other.response_bytes);
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, amounts: &Amounts) {
+        let counter = match amounts.outcome {
+            Outcome::Completed => &mut self.completed,
+            Outcome::RateLimited => &mut self.rate_limited,
+            Outcome::Failed => {
+                &mut self.failed[amounts.cause.map_or(NO_CAUSE, |cause| cause as usize)]
+            }
+        };
+        add(counter, amounts.count);
+        add(&mut self.cost, amounts.cost);
+        add(&mut self.request_bytes, amounts.request_bytes);
+        add(&mut self.response_bytes, amounts.response_bytes);
+    }
+}
+
+#[inline]
+fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
+}
+
+/// Totals as JSON shows them; `total` and `failed` are not read back, but added up again.
+#[derive(Serialize, Deserialize)]
+struct Shown {
+    #[serde(default)]
+    total: u64,
+    completed: u64,
+    #[serde(default)]
+    failed: u64,
+    rate_limited: u64,
+    failures: Failures,
+    cost: u64,
+    request_bytes: u64,
+    response_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Failures {
+    refused: u64,
+    client_error: u64,
+    server_error: u64,
+    cancelled: u64,
+    other: u64,
+}
+
+impl From<Totals> for Shown {
+    fn from(totals: Totals) -> Self {
+        Self {
+            total: totals.total(),
+            completed: totals.completed,
+            failed: totals.failed(),
+            rate_limited: totals.rate_limited,
+            failures: Failures {
+                refused: totals.failed_by(Cause::Refused),
+                client_error: totals.failed_by(Cause::ClientError),
+                server_error: totals.failed_by(Cause::ServerError),
+                cancelled: totals.failed_by(Cause::Cancelled),
+                other: totals.failed_by(None),
+            },
+            cost: totals.cost,
+            request_bytes: totals.request_bytes,
+            response_bytes: totals.response_bytes,
+        }
+    }
+}
+
+impl From<Shown> for Totals {
+    fn from(shown: Shown) -> Self {
+        let mut failed = [0; FAILURES];
+        failed[Cause::Refused as usize] = shown.failures.refused;
+        failed[Cause::ClientError as usize] = shown.failures.client_error;
+        failed[Cause::ServerError as usize] = shown.failures.server_error;
+        failed[Cause::Cancelled as usize] = shown.failures.cancelled;
+        failed[NO_CAUSE] = shown.failures.other;
+        Self {
+            completed: shown.completed,
+            rate_limited: shown.rate_limited,
+            failed,
+            cost: shown.cost,
+            request_bytes: shown.request_bytes,
+            response_bytes: shown.response_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amounts(outcome: Outcome, cause: Option<Cause>, count: u64) -> Amounts {
+        Amounts {
+            outcome,
+            cause,
+            count,
+            cost: 2,
+            request_bytes: 3,
+            response_bytes: u64::MAX / 2,
+        }
+    }
+
+    #[test]
+    fn the_total_is_the_sum_of_the_outcomes() {
+        let mut totals = Totals::default();
+        totals.add(&amounts(Outcome::Completed, None, 4));
+        totals.add(&amounts(Outcome::RateLimited, None, 3));
+        for cause in Cause::ALL {
+            totals.add(&amounts(Outcome::Failed, Some(cause), 1));
+            assert_eq!(totals.failed_by(cause), 1);
+        }
+        totals.add(&amounts(Outcome::Failed, None, 5));
+        assert_eq!((totals.failed(), totals.failed_by(None)), (9, 5));
+        assert_eq!(totals.total(), 16);
+        assert_eq!((totals.cost(), totals.request_bytes()), (14, 21));
+        assert_eq!(totals.response_bytes(), u64::MAX);
+    }
+
+    #[test]
+    fn the_text_shows_what_is_added_up_and_round_trips() {
+        let mut totals = Totals::default();
+        totals.add(&amounts(Outcome::Failed, Some(Cause::Cancelled), 2));
+        totals.add(&amounts(Outcome::Completed, None, 1));
+        let value = serde_json::to_value(&totals).unwrap();
+        assert_eq!((&value["total"], &value["failed"]), (&3.into(), &2.into()));
+        assert_eq!(value["failures"]["cancelled"], 2);
+        assert_eq!(serde_json::from_value::<Totals>(value).unwrap(), totals);
+    }
+
+    #[test]
+    fn a_cause_without_a_failure_does_not_count_as_one() {
+        let mut totals = Totals::default();
+        totals.add(&amounts(Outcome::Completed, Some(Cause::Refused), 1));
+        assert_eq!((totals.completed(), totals.failed()), (1, 0));
+    }
+}

@@ -1,0 +1,158 @@
+//! How wide a bucket of time is, and which bucket an instant falls into.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+
+use super::wire::UnknownName;
+
+/// The width of a bucket of time. Each is a multiple of the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Width {
+    /// One minute.
+    Minute,
+    /// Five minutes.
+    FiveMinutes,
+    /// Fifteen minutes: the widest that fits all of today's time zones, such as `+05:45`.
+    QuarterHour,
+    /// One hour.
+    Hour,
+    /// One calendar day: of 23 or 25 hours too, where the clocks change.
+    Day,
+}
+
+impl Width {
+    /// Every width there is, in the order of the enum.
+    pub const ALL: [Self; 5] = [
+        Self::Minute,
+        Self::FiveMinutes,
+        Self::QuarterHour,
+        Self::Hour,
+        Self::Day,
+    ];
+
+    /// The name in `snake_case`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::FiveMinutes => "five_minutes",
+            Self::QuarterHour => "quarter_hour",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+
+    /// The width in seconds; for [`Width::Day`] that of a day without a change of the clocks.
+    pub fn seconds(self) -> i64 {
+        match self {
+            Self::Minute => 60,
+            Self::FiveMinutes => 300,
+            Self::QuarterHour => 900,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        }
+    }
+
+    /// The start of the bucket of UTC that the time falls into, before 1970 too.
+    pub fn floor(self, time: Timestamp) -> Timestamp {
+        floor_to(self.seconds(), 0, time)
+    }
+
+    /// The bucket of the zone's own time that the instant falls into.
+    ///
+    /// The buckets of a zone follow each other without gap or overlap. Minutes and hours begin where
+    /// the zone's clocks show a full one; one that a change of the clocks cuts in two (an hour, where
+    /// they move by half an hour) makes two shorter buckets. A day begins at the first instant of its
+    /// date. At both ends of [`Timestamp`]'s range buckets are cut off.
+    pub fn bucket(self, time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
+        if self == Self::Day {
+            return day(time, zone);
+        }
+        let offset = zone.to_offset(time).seconds();
+        let aligned = |other: Timestamp| {
+            let change = zone.to_offset(other).seconds() - offset;
+            i64::from(change) % self.seconds() == 0
+        };
+        let mut start = floor_to(self.seconds(), offset.into(), time);
+        let mut end = later(start, self.seconds());
+        if start == Timestamp::MIN {
+            // A first bucket that is cut off ends where a whole one would.
+            let next = later(time, self.seconds());
+            end = floor_to(self.seconds(), offset.into(), next);
+        }
+        if !aligned(start) {
+            let just_after = time.checked_add(1.nanosecond()).unwrap_or(time);
+            let change = zone.preceding(just_after).next();
+            start = change.map_or(start, |change| change.timestamp().max(start));
+        }
+        if !aligned(end) {
+            let change = zone.following(time).next();
+            end = change.map_or(end, |change| change.timestamp().min(end));
+        }
+        start..end
+    }
+}
+
+/// The latest instant up to `time` at which clocks at this offset show a multiple of `seconds`.
+fn floor_to(seconds: i64, offset: i64, time: Timestamp) -> Timestamp {
+    // Whole seconds are cut towards zero, which before 1970 is upwards.
+    let second = time.as_second() - i64::from(time.subsec_nanosecond() < 0);
+    let start = (second + offset).div_euclid(seconds) * seconds - offset;
+    Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
+}
+
+fn later(time: Timestamp, seconds: i64) -> Timestamp {
+    time.checked_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(Timestamp::MAX)
+}
+
+fn day(time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
+    let mut date = zone.to_datetime(time).date();
+    let mut start = midnight(date, zone);
+    loop {
+        let Ok(tomorrow) = date.tomorrow() else {
+            return start..Timestamp::MAX;
+        };
+        let end = midnight(tomorrow, zone);
+        if time < end {
+            return start..end;
+        }
+        // Clocks that were set back over midnight show the old date again, and dates that a zone
+        // skipped have no instant of their own.
+        (date, start) = (tomorrow, end);
+    }
+}
+
+/// The first instant of a date: where its midnight is skipped, the instant of the change.
+fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
+    zone.to_timestamp(date.at(0, 0, 0, 0))
+        .unwrap_or(if date.year() < 0 {
+            Timestamp::MIN
+        } else {
+            Timestamp::MAX
+        })
+}
+
+impl fmt::Display for Width {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Width {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|width| width.as_str() == text)
+            .ok_or_else(|| UnknownName::new("width of time", text))
+    }
+}
