@@ -1,1 +1,366 @@
+use std::collections::HashSet;
+use std::sync::atomic::AtomicU32;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::*;
+use crate::usage::event::event_id;
+use crate::usage::{Abandon, Method, Status};
+
+fn draft() -> Draft {
+    Draft {
+        id: event_id(0),
+        attribution: None,
+        text: Bytes::from_static(b"/"),
+        path_len: 1,
+        request_id_len: 0,
+        endpoint: None,
+        resource_id: None,
+        client_address: None,
+        time: 0,
+        latency_us: 1,
+        request_bytes: 0,
+        response_bytes: 0,
+        cost: 1,
+        status: Status::Http(200),
+        method: Method::Get,
+        outcome: Outcome::Completed,
+        cause: None,
+        refusal: None,
+    }
+}
+
+/// A sink that does what its script says, batch after batch, and then writes.
+#[derive(Clone, Default)]
+struct Scripted {
+    script: Arc<Mutex<Vec<Turn>>>,
+    calls: Arc<Mutex<Vec<Uuid>>>,
+    batches: Arc<Mutex<Vec<usize>>>,
+    events: Arc<Mutex<HashSet<Uuid>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Turn {
+    Fail,
+    /// Writes, and says that it did not.
+    WriteAndFail,
+    Reject,
+    Panic,
+    Hang,
+}
+
+impl Scripted {
+    fn with(script: &[Turn]) -> Self {
+        let sink = Self::default();
+        sink.script.lock().unwrap().extend(script.iter().rev());
+        sink
+    }
+
+    fn calls(&self) -> Vec<Uuid> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn batches(&self) -> Vec<usize> {
+        self.batches.lock().unwrap().clone()
+    }
+
+    fn events(&self) -> u64 {
+        self.events.lock().unwrap().len() as u64
+    }
+
+    fn keep(&self, batch: &Batch) {
+        self.batches.lock().unwrap().push(batch.events.len());
+        let ids = batch.events.iter().map(|event| event.id);
+        self.events.lock().unwrap().extend(ids);
+    }
+}
+
+#[async_trait]
+impl UsageSink for Scripted {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        self.calls.lock().unwrap().push(batch.id);
+        let turn = self.script.lock().unwrap().pop();
+        match turn {
+            None => self.keep(batch),
+            Some(Turn::Fail) => return Err(SinkError::unavailable("down")),
+            Some(Turn::WriteAndFail) => {
+                self.keep(batch);
+                return Err(SinkError::unavailable("the answer got lost"));
+            }
+            Some(Turn::Reject) => return Err(SinkError::rejected("nonsense")),
+            Some(Turn::Panic) => panic!("a sink that panics, on purpose"),
+            Some(Turn::Hang) => std::future::pending().await,
+        }
+        Ok(())
+    }
+}
+
+fn record(recorder: &Recorder, events: usize) {
+    for _ in 0..events {
+        assert!(recorder.begin());
+        recorder.record(draft());
+    }
+}
+
+/// Rule 9, once nothing is queued.
+fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
+    let stats = recorder.stats();
+    assert_eq!((stats.written, stats.lost), (written, lost), "{stats:?}");
+    assert_eq!(
+        (stats.accepted, stats.queued, stats.open),
+        (written + lost, 0, 0),
+        "{stats:?}"
+    );
+}
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_written_when_it_is_old_enough() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .batch_age(Duration::from_millis(300))
+        .start();
+    record(&recorder, 3);
+    tokio::time::sleep(Duration::from_millis(290)).await;
+    assert_eq!(sink.events(), 0);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(sink.batches(), [3]);
+    assert_conserved(&recorder, 3, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_written_when_it_is_large_enough() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .batch_size(10)
+        .batch_age(Duration::from_secs(3_600))
+        .start();
+    record(&recorder, 25);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(sink.batches(), [10, 10]);
+    recorder.flush().await;
+    assert_eq!(sink.batches(), [10, 10, 5]);
+    assert_conserved(&recorder, 25, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_10_a_batch_is_tried_again_under_its_id() {
+    let sink = Scripted::with(&[Turn::Fail, Turn::WriteAndFail, Turn::Panic, Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone()).start();
+    record(&recorder, 7);
+    recorder.flush().await;
+    let calls = sink.calls();
+    assert_eq!(calls.len(), 5);
+    assert!(calls.iter().all(|id| *id == calls[0]));
+    assert_eq!(sink.events(), 7);
+    assert_eq!(recorder.stats().retries, 4);
+    assert_conserved(&recorder, 7, 0);
+}
+
+#[tokio::test]
+async fn rule_9_what_the_sink_rejects_is_counted_as_lost() {
+    let sink = Scripted::with(&[Turn::Reject]);
+    let recorder = Recorder::builder(sink.clone()).start();
+    record(&recorder, 4);
+    recorder.flush().await;
+    assert_conserved(&recorder, 0, 4);
+    record(&recorder, 2);
+    recorder.flush().await;
+    assert_conserved(&recorder, 2, 4);
+}
+
+#[tokio::test]
+async fn rule_9_what_finds_no_room_is_counted_as_lost() {
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone()).capacity(10).start();
+    // Nothing runs in between: the task has no chance to take anything out.
+    record(&recorder, 25);
+    let stats = recorder.stats();
+    assert_eq!((stats.accepted, stats.lost, stats.queued), (25, 15, 10));
+    let report = recorder.shutdown(Duration::from_millis(50)).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 0,
+            lost: 25
+        }
+    );
+    assert_conserved(&recorder, 0, 25);
+}
+
+#[tokio::test]
+async fn a_recorder_that_refuses_when_full_loses_nothing() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .capacity(10)
+        .when_full(WhenFull::Refuse)
+        .start();
+    for _ in 0..10 {
+        assert!(recorder.begin());
+    }
+    // As many requests are under way as there is room for events.
+    assert!(!recorder.begin());
+    for _ in 0..10 {
+        recorder.record(draft());
+    }
+    assert!(!recorder.begin());
+    recorder.flush().await;
+    record(&recorder, 1);
+    recorder.flush().await;
+    assert_conserved(&recorder, 11, 0);
+}
+
+#[tokio::test]
+async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
+    let sink = Scripted::with(&[Turn::Fail]);
+    let recorder = Recorder::builder(sink.clone())
+        .batch_age(SOON * 100)
+        .start();
+    record(&recorder, 100);
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 100,
+            lost: 0
+        }
+    );
+    record(&recorder, 3);
+    assert_conserved(&recorder, 100, 3);
+    assert_eq!(
+        recorder.shutdown(SOON).await,
+        ShutdownReport {
+            written: 100,
+            lost: 3
+        }
+    );
+}
+
+#[tokio::test]
+async fn shutdown_ends_when_its_time_is_up() {
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone()).batch_size(10).start();
+    record(&recorder, 25);
+    let report = recorder.shutdown(Duration::from_millis(100)).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 0,
+            lost: 25
+        }
+    );
+    assert_conserved(&recorder, 0, 25);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_9_nothing_slips_through_a_shutdown() {
+    for _ in 0..200 {
+        let sink = Scripted::default();
+        let recorder = Recorder::builder(sink.clone()).batch_size(7).start();
+        let producer = tokio::task::spawn_blocking({
+            let recorder = recorder.clone();
+            move || record(&recorder, 500)
+        });
+        tokio::task::yield_now().await;
+        let _ = recorder.shutdown(SOON).await;
+        producer.await.unwrap();
+        let stats = recorder.stats();
+        assert_eq!(
+            (stats.accepted, stats.queued, stats.open),
+            (500, 0, 0),
+            "{stats:?}"
+        );
+        assert_eq!(stats.written + stats.lost, 500, "{stats:?}");
+        assert_eq!(stats.written, sink.events());
+    }
+}
+
+#[tokio::test]
+async fn the_last_handle_ends_the_task() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .batch_age(SOON * 100)
+        .start();
+    record(&recorder, 3);
+    drop(recorder);
+    for _ in 0..1_000 {
+        if sink.events() == 3 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("what was queued was not written");
+}
+
+#[tokio::test]
+async fn open_requests_are_ended_by_shutdown() {
+    struct Open(Recorder, AtomicU32);
+    impl Abandon for Open {
+        fn abandon(&self) {
+            if self.1.fetch_add(1, SeqCst) == 0 {
+                self.0.record(draft());
+            }
+        }
+    }
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone()).start();
+    assert!(recorder.begin());
+    let open = Arc::new(Open(recorder.clone(), AtomicU32::new(0)));
+    let weak = Arc::downgrade(&open);
+    let _place = recorder.open().enter(weak);
+    assert_eq!(recorder.stats().open, 1);
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 1,
+            lost: 0
+        }
+    );
+    assert_eq!(open.1.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_hook_classifies_and_its_panics_do_no_harm() {
+    let backend = crate::backend::MemoryBackend::new();
+    let recorder = Recorder::builder(backend.clone())
+        .classify(|event| match event.latency_us {
+            1 => Some((Outcome::Failed, Some(Cause::ServerError))),
+            _ => panic!("a hook that panics, on purpose"),
+        })
+        .start();
+    record(&recorder, 1);
+    assert!(recorder.begin());
+    recorder.record(Draft {
+        latency_us: 2,
+        ..draft()
+    });
+    recorder.flush().await;
+    let query = crate::usage::SummaryQuery::default();
+    let summary = crate::usage::UsageReader::summary(&backend, &query)
+        .await
+        .unwrap();
+    assert_eq!(summary.totals.failed(), 1);
+    assert_eq!(summary.totals.completed(), 1);
+}
+
+#[tokio::test]
+async fn without_a_sink_events_are_only_counted() {
+    let recorder = Recorder::counting();
+    record(&recorder, 5);
+    recorder.count_refusal(Refusal::Malformed);
+    recorder.flush().await;
+    assert_conserved(&recorder, 5, 0);
+    assert_eq!(recorder.stats().refused_for(Refusal::Malformed), 1);
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 5,
+            lost: 0
+        }
+    );
+}
