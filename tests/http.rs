@@ -1,0 +1,843 @@
+//! The layer in front of axum, over real sockets.
+#![cfg(feature = "axum")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Sse, sse};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use keytally::key::{AddressList, KeyAdmin, NewKey};
+use keytally::limit::RateLimit;
+use keytally::usage::{
+    Cause, LogFilter, Method, OTHER_ENDPOINTS, Outcome, Refusal, Status, StatusClass, UNMATCHED,
+};
+use keytally::{
+    ApiKeyLayer, Caller, ForwardedHeader, HeaderStyle, RequireScope, StoreFailure, Unverified,
+};
+use support::{Answer, Service};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn routes() -> Router {
+    Router::new()
+        .route("/v1/postings/{id}", get(|| async { "a posting" }))
+        .route("/v1/postings", post(|body: String| async move { body }))
+        .route("/me", get(|caller: Caller| async move { caller.name.clone() }))
+        .route(
+            "/headers",
+            get(|headers: http::HeaderMap, uri: http::Uri| async move { format!("{uri} {headers:?}") }),
+        )
+        .route("/broken", get(|| async { StatusCode::INTERNAL_SERVER_ERROR }))
+        .route("/panic", get(panics))
+        .route(
+            "/scoped",
+            get(|| async { "scoped" }).route_layer(RequireScope::new("postings:read")),
+        )
+}
+
+async fn panics() -> &'static str {
+    panic!("a handler that panics, on purpose")
+}
+
+async fn plain() -> Service {
+    Service::start(routes(), |layer| layer).await
+}
+
+fn problem(answer: &Answer) -> serde_json::Value {
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
+    answer.json()
+}
+
+#[tokio::test]
+async fn a_key_lets_in_and_its_request_is_an_event() {
+    let service = plain().await;
+    let issued = service.key().await;
+    let answer = service
+        .get("/v1/postings/42?q=1", issued.secret.expose())
+        .await;
+    assert_eq!(
+        (answer.status, &*answer.body),
+        (StatusCode::OK, &b"a posting"[..])
+    );
+    let [event] = &*service.events().await else {
+        panic!("one event")
+    };
+    assert_eq!(event.key, Some(issued.key.id));
+    assert_eq!(event.owner.as_deref(), Some("tests"));
+    assert_eq!(
+        (event.method, &*event.endpoint),
+        (Method::Get, "/v1/postings/{id}")
+    );
+    assert_eq!(
+        (&*event.path, event.status),
+        ("/v1/postings/42", Status::Http(200))
+    );
+    assert_eq!(
+        (event.outcome, event.cause, event.refusal),
+        (Outcome::Completed, None, None)
+    );
+    assert_eq!((event.response_bytes, event.cost), (9, 1));
+    assert_eq!(event.client_address.unwrap().to_string(), "127.0.0.1");
+    assert_eq!(answer.header("x-request-id"), Some(&*event.id.to_string()));
+    let key = service.backend.get(issued.key.id).await.unwrap().unwrap();
+    assert_eq!(key.last_used, Some(event.time));
+}
+
+#[tokio::test]
+async fn the_caller_reaches_the_handler() {
+    let service = plain().await;
+    let issued = service.issue(NewKey::named("Zapier")).await;
+    assert_eq!(
+        service.get("/me", issued.secret.expose()).await.body,
+        "Zapier"
+    );
+}
+
+#[tokio::test]
+async fn rule_1_the_secret_reaches_nothing_inside() {
+    let service = Service::start(routes(), |layer| layer.insecure_query_parameter("key")).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let request = Request::get(format!("/headers?a=1&key={secret}"))
+        .header("authorization", format!("Bearer {secret}"))
+        .header("x-api-key", &secret);
+    let answer = service.send(request).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(
+        !seen.contains(&secret) && seen.starts_with("/headers?a=1 "),
+        "{seen}"
+    );
+    let events = format!("{:?}", service.events().await);
+    assert!(!events.contains(&secret), "{events}");
+
+    let keeping = Service::start(routes(), ApiKeyLayer::keep_credential).await;
+    let secret = keeping.key().await.secret.expose().to_owned();
+    let answer = keeping.get("/headers", &secret).await;
+    assert!(
+        String::from_utf8(answer.body.to_vec())
+            .unwrap()
+            .contains(&secret)
+    );
+}
+
+#[tokio::test]
+async fn rule_2_all_that_does_not_let_in_looks_the_same() {
+    let service = plain().await;
+    let issue = || service.issue(NewKey::named("x"));
+    let (good, disabled, revoked, deleted) =
+        (issue().await, issue().await, issue().await, issue().await);
+    let expired = NewKey::named("x").expires(jiff::Timestamp::UNIX_EPOCH);
+    let expired = service.issue(expired).await;
+    service.backend.disable(disabled.key.id).await.unwrap();
+    service.backend.revoke(revoked.key.id).await.unwrap();
+    service.backend.delete(deleted.key.id).await.unwrap();
+    // The id of one key and the rest of another, with a checksum that fits neither.
+    let mixed = format!(
+        "{}{}",
+        &good.secret.expose()[..26],
+        &disabled.secret.expose()[26..]
+    );
+    let mut answers = Vec::new();
+    for secret in [
+        "nonsense",
+        &mixed,
+        disabled.secret.expose(),
+        revoked.secret.expose(),
+        expired.secret.expose(),
+        deleted.secret.expose(),
+    ] {
+        let mut answer = service.get("/v1/postings/1", secret).await;
+        for name in ["x-request-id", "date"] {
+            assert!(answer.headers.remove(name).is_some());
+        }
+        answers.push(answer);
+    }
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "{answers:?}"
+    );
+    assert_eq!(answers[0].status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        answers[0].header("www-authenticate"),
+        Some(r#"Bearer realm="api", error="invalid_token""#)
+    );
+    assert_eq!(problem(&answers[0])["status"], 401);
+
+    // Known keys have events, strangers only counters.
+    let events = service.events().await;
+    let refusals: HashSet<_> = events.iter().map(|event| event.refusal.unwrap()).collect();
+    assert_eq!(events.len(), 3);
+    assert_eq!(
+        refusals,
+        HashSet::from([Refusal::Disabled, Refusal::Revoked, Refusal::Expired])
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event.cause == Some(Cause::Refused))
+    );
+    let stats = service.recorder.stats();
+    assert_eq!(stats.refused_for(Refusal::Malformed), 2);
+    assert_eq!(stats.refused_for(Refusal::Unknown), 1);
+    assert_eq!(stats.open, 0);
+}
+
+#[tokio::test]
+async fn a_missing_key_gets_a_challenge_without_an_error() {
+    let service = plain().await;
+    let answer = service.send(Request::get("/v1/postings/1")).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        answer.header("www-authenticate"),
+        Some(r#"Bearer realm="api""#)
+    );
+    assert!(answer.header("x-request-id").is_some());
+    assert_eq!(service.recorder.stats().refused_for(Refusal::Missing), 1);
+}
+
+#[tokio::test]
+async fn two_different_keys_in_one_request_are_refused() {
+    let service = plain().await;
+    let (one, two) = (service.key().await, service.key().await);
+    let both = support::get("/v1/postings/1", one.secret.expose());
+    let same = both.header("x-api-key", one.secret.expose());
+    assert_eq!(service.send(same).await.status, StatusCode::OK);
+    let both = support::get("/v1/postings/1", one.secret.expose());
+    let different = both.header("x-api-key", two.secret.expose());
+    assert_eq!(
+        service.send(different).await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(service.recorder.stats().refused_for(Refusal::Ambiguous), 1);
+}
+
+#[tokio::test]
+async fn rule_4_a_revoked_key_stops_at_once_in_the_process_that_revoked_it() {
+    let service = plain().await;
+    let issued = service.key().await;
+    let secret = issued.secret.expose();
+    assert_eq!(
+        service.get("/v1/postings/1", secret).await.status,
+        StatusCode::OK
+    );
+    service.backend.revoke(issued.key.id).await.unwrap();
+    assert_eq!(
+        service.get("/v1/postings/1", secret).await.status,
+        StatusCode::UNAUTHORIZED
+    );
+}
+
+#[tokio::test]
+async fn limits_are_told_and_kept() {
+    let service = plain().await;
+    let new = NewKey::named("x")
+        .limit(RateLimit::per_minute(60).burst(2).named("burst"))
+        .limit(RateLimit::per_hour(100).named("hourly"));
+    let issued = service.issue(new).await;
+    let first = service.get("/v1/postings/1", issued.secret.expose()).await;
+    assert_eq!(
+        first.header("ratelimit-policy"),
+        Some(r#""burst";q=2;w=2, "hourly";q=100;w=3600"#)
+    );
+    assert_eq!(
+        first.header("ratelimit"),
+        Some(r#""burst";r=1;t=1, "hourly";r=99;t=36"#)
+    );
+    service.get("/v1/postings/1", issued.secret.expose()).await;
+    let refused = service.get("/v1/postings/1", issued.secret.expose()).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let problem = problem(&refused);
+    assert_eq!(problem["violated-policies"], serde_json::json!(["burst"]));
+    let hourly = refused.header("ratelimit").unwrap();
+    assert!(
+        hourly.starts_with(r#""burst";r=0;"#) && hourly.contains(r#""hourly";r=98;"#),
+        "{hourly}"
+    );
+    let log = service
+        .log(LogFilter::new().outcome(Outcome::RateLimited))
+        .await;
+    assert_eq!(
+        (log.len(), log[0].status, log[0].cost),
+        (1, Status::Http(429), 0)
+    );
+}
+
+#[tokio::test]
+async fn costs_styles_and_default_limits_are_settings() {
+    let service = Service::start(routes(), |layer| {
+        layer
+            .default_limits([RateLimit::per_hour(10)])
+            .unwrap()
+            .cost(|head| {
+                if head.method() == http::Method::POST {
+                    6
+                } else {
+                    1
+                }
+            })
+            .header_style(HeaderStyle::XRateLimit)
+    })
+    .await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let send = || service.send(support::post("/v1/postings", &secret));
+    let first = send().await;
+    let limits = [
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+    ];
+    assert_eq!(
+        limits.map(|name| first.header(name).unwrap()),
+        ["10", "4", "2160"]
+    );
+    let refused = send().await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        service.get("/v1/postings/1", &secret).await.status,
+        StatusCode::OK
+    );
+    assert_eq!(service.summary().await.totals.cost(), 7);
+}
+
+#[tokio::test]
+async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
+    let service = Service::start(routes(), |layer| {
+        let proxies = AddressList::parse(["127.0.0.1"]).unwrap();
+        layer.trust_forwarded(ForwardedHeader::XForwardedFor, proxies)
+    })
+    .await;
+    let plain = service.key().await;
+    let scoped = service
+        .issue(NewKey::named("x").scope("postings:read"))
+        .await;
+    let refused = service.get("/scoped", plain.secret.expose()).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        refused.header("www-authenticate"),
+        Some(r#"Bearer realm="api", error="insufficient_scope", scope="postings:read""#)
+    );
+    assert_eq!(
+        service.get("/scoped", scoped.secret.expose()).await.body,
+        "scoped"
+    );
+
+    let network = AddressList::parse(["203.0.113.0/24"]).unwrap();
+    let bound = service.issue(NewKey::named("x").addresses(network)).await;
+    let from = |address: &'static str| {
+        let request = support::get("/v1/postings/1", bound.secret.expose());
+        service.send(request.header("x-forwarded-for", address))
+    };
+    assert_eq!(from("203.0.113.9").await.status, StatusCode::OK);
+    assert_eq!(from("198.51.100.1").await.status, StatusCode::FORBIDDEN);
+    // Whoever is in front of the proxy cannot make itself up.
+    assert_eq!(
+        from("203.0.113.9, 198.51.100.1").await.status,
+        StatusCode::FORBIDDEN
+    );
+    let refusals: Vec<_> = service
+        .events()
+        .await
+        .iter()
+        .filter_map(|event| event.refusal)
+        .collect();
+    assert_eq!(
+        refusals,
+        [Refusal::Address, Refusal::Address, Refusal::Scope]
+    );
+}
+
+#[tokio::test]
+async fn rule_9_failures_and_panics_are_one_event_each() {
+    let service = plain().await;
+    let secret = service.key().await.secret.expose().to_owned();
+    service.get("/broken", &secret).await;
+    service.get("/nowhere", &secret).await;
+    let panicked = support::get(&format!("http://{}/panic", service.address), &secret);
+    let request = panicked.body(http_body_util::Full::default()).unwrap();
+    assert!(service.client.request(request).await.is_err());
+    let events = service.events().await;
+    let seen: Vec<_> = events
+        .iter()
+        .rev()
+        .map(|event| (&*event.endpoint, event.status, event.cause.unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("/broken", Status::Http(500), Cause::ServerError),
+            (UNMATCHED, Status::Http(404), Cause::ClientError),
+            ("/panic", Status::None, Cause::ServerError),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn bodies_are_counted_to_their_end_on_http_1_and_2() {
+    let routes = routes()
+        .route(
+            "/chunked",
+            get(|| async {
+                let chunks = (0..10).map(|_| Ok::<_, std::io::Error>("0123456789"));
+                Body::from_stream(tokio_stream::iter(chunks))
+            }),
+        )
+        .route("/nothing", get(|| async { StatusCode::NO_CONTENT }));
+    let service = Service::start(routes, |layer| layer).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let http2 = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<http_body_util::Full<Bytes>>();
+    for (path, method, bytes) in [
+        ("/v1/postings/1", "GET", 9),
+        ("/v1/postings/1", "HEAD", 0),
+        ("/chunked", "GET", 100),
+        ("/nothing", "GET", 0),
+    ] {
+        for client in [&service.client, &http2] {
+            let request = support::get(&format!("http://{}{path}", service.address), &secret)
+                .method(method)
+                .body(http_body_util::Full::default())
+                .unwrap();
+            let answer = Answer::of(client.request(request).await.unwrap()).await;
+            assert_eq!(answer.body.len(), bytes);
+        }
+        let events = service.events().await;
+        for event in &events[..2] {
+            assert_eq!(event.outcome, Outcome::Completed, "{path} {method}");
+            let counted = if method == "HEAD" {
+                event.response_bytes
+            } else {
+                bytes as u64
+            };
+            assert_eq!(event.response_bytes, counted);
+        }
+    }
+    let answer = service
+        .send_body(support::post("/v1/postings", &secret), "four")
+        .await;
+    assert_eq!(answer.body, "four");
+    let event = &service.events().await[0];
+    assert_eq!((event.request_bytes, event.response_bytes), (4, 4));
+}
+
+fn ticking() -> Router {
+    let stream = || async {
+        let ticks = tokio_stream::StreamExt::then(tokio_stream::iter(0..), |n| async move {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            Ok::<_, std::io::Error>(sse::Event::default().data(n.to_string()))
+        });
+        Sse::new(ticks).into_response()
+    };
+    Router::new()
+        .route("/ticks", get(stream))
+        .route("/never", get(std::future::pending::<&'static str>))
+}
+
+#[tokio::test]
+async fn rule_9_a_stream_is_open_until_its_client_leaves() {
+    let service = Service::start(ticking(), |layer| layer).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let request = support::get(&format!("http://{}/ticks", service.address), &secret);
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let mut body = service.client.request(request).await.unwrap().into_body();
+    for _ in 0..3 {
+        body.frame().await.unwrap().unwrap();
+    }
+    assert_eq!(service.recorder.stats().open, 1);
+    assert!(service.events().await.is_empty());
+    drop(body);
+    service.until_open(0).await;
+    let [event] = &*service.events().await else {
+        panic!("one event")
+    };
+    assert_eq!(
+        (event.outcome, event.cause),
+        (Outcome::Failed, Some(Cause::Cancelled))
+    );
+    assert!(event.response_bytes > 0);
+}
+
+#[tokio::test]
+async fn rule_9_open_requests_are_recorded_as_cancelled_at_shutdown() {
+    let service = Service::start(ticking(), |layer| layer).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let request = |path: &str| {
+        let request = support::get(&format!("http://{}{path}", service.address), &secret);
+        request.body(http_body_util::Full::default()).unwrap()
+    };
+    let mut body = service
+        .client
+        .request(request("/ticks"))
+        .await
+        .unwrap()
+        .into_body();
+    body.frame().await.unwrap().unwrap();
+    let hanging = tokio::spawn(service.client.request(request("/never")));
+    service.until_open(2).await;
+    let report = service.recorder.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((report.written, report.lost), (2, 0));
+    hanging.abort();
+    drop(body);
+    let stats = service.recorder.stats();
+    assert_eq!((stats.accepted, stats.open), (2, 0));
+    let causes: Vec<_> = service
+        .events()
+        .await
+        .iter()
+        .map(|event| event.cause)
+        .collect();
+    assert_eq!(causes, [Some(Cause::Cancelled); 2]);
+}
+
+#[tokio::test]
+async fn rule_9_a_client_that_hangs_up_is_one_cancelled_event() {
+    let service = Service::start(ticking(), |layer| layer).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let mut raw = tokio::net::TcpStream::connect(service.address)
+        .await
+        .unwrap();
+    let request = format!("GET /never HTTP/1.1\r\nhost: x\r\nx-api-key: {secret}\r\n\r\n");
+    raw.write_all(request.as_bytes()).await.unwrap();
+    service.until_open(1).await;
+    drop(raw);
+    service.until_open(0).await;
+    let [event] = &*service.events().await else {
+        panic!("one event")
+    };
+    assert_eq!(
+        (event.status, event.cause),
+        (Status::None, Some(Cause::Cancelled))
+    );
+    assert_eq!(&*event.endpoint, "/never");
+}
+
+#[tokio::test]
+async fn an_upgrade_is_its_handshake() {
+    let upgrade = || async {
+        (
+            StatusCode::SWITCHING_PROTOCOLS,
+            [("upgrade", "x"), ("connection", "upgrade")],
+        )
+    };
+    let service = Service::start(Router::new().route("/ws", get(upgrade)), |layer| layer).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let mut raw = tokio::net::TcpStream::connect(service.address)
+        .await
+        .unwrap();
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\nx-api-key: {secret}\r\n\r\n"
+    );
+    raw.write_all(request.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    raw.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 101");
+    service.until_open(0).await;
+    let [event] = &*service.events().await else {
+        panic!("one event")
+    };
+    assert_eq!(
+        (event.status, event.outcome),
+        (Status::Http(101), Outcome::Completed)
+    );
+}
+
+#[tokio::test]
+async fn request_ids_are_kept_and_found_or_made() {
+    let service = plain().await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let with_id = |id: &'static str| {
+        service.send(support::get("/v1/postings/1", &secret).header("x-request-id", id))
+    };
+    assert_eq!(
+        with_id("client-7").await.header("x-request-id"),
+        Some("client-7")
+    );
+    let made = with_id("not sane\"").await;
+    let [by_client] = &*service.log(LogFilter::new().request_id("client-7")).await else {
+        panic!("one event")
+    };
+    assert_eq!(by_client.request_id.as_deref(), Some("client-7"));
+    let own = by_client.id.to_string();
+    assert_eq!(service.log(LogFilter::new().request_id(own)).await.len(), 1);
+    let made = made.header("x-request-id").unwrap();
+    assert_eq!(
+        service.log(LogFilter::new().request_id(made)).await.len(),
+        1
+    );
+    let ids: HashSet<_> = service
+        .events()
+        .await
+        .iter()
+        .map(|event| event.id)
+        .collect();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.iter().all(|id| id.get_version_num() == 7));
+}
+
+#[tokio::test]
+async fn preflight_and_exempt_paths_pass_uncounted() {
+    let service = Service::start(
+        routes()
+            .route("/health", get(|| async { "ok" }))
+            .route("/public/{file}", get(|| async { "file" })),
+        |layer| layer.exempt("/health").exempt("/public/*"),
+    )
+    .await;
+    for path in ["/health", "/public/logo.svg"] {
+        let answer = service.send(Request::get(path)).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(answer.header("x-request-id").is_some());
+    }
+    let preflight =
+        Request::options("/v1/postings/1").header("access-control-request-method", "GET");
+    assert_eq!(
+        service.send(preflight).await.status,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    assert_eq!(
+        service
+            .send(Request::options("/v1/postings/1"))
+            .await
+            .status,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        service.send(Request::get("/healthy")).await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(service.recorder.stats().accepted, 0);
+}
+
+#[tokio::test]
+async fn anonymous_requests_pass_where_they_may_and_wrong_keys_do_not() {
+    let greet = |caller: Option<Caller>| async move {
+        caller.map_or("nobody".to_owned(), |caller| caller.name.clone())
+    };
+    let routes = Router::new().route("/", get(greet));
+    let service = Service::start(routes, ApiKeyLayer::allow_anonymous).await;
+    assert_eq!(service.send(Request::get("/")).await.body, "nobody");
+    let issued = service.key().await;
+    assert_eq!(service.get("/", issued.secret.expose()).await.body, "test");
+    assert_eq!(
+        service.get("/", "wrong").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    let events = service.events().await;
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[1].key, None);
+}
+
+#[tokio::test]
+async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
+    struct Down;
+    #[keytally::async_trait]
+    impl keytally::key::KeyStore for Down {
+        async fn find(
+            &self,
+            _: keytally::KeyId,
+        ) -> Result<Option<keytally::key::KeyRecord>, keytally::key::StoreError> {
+            Err(keytally::key::StoreError::unavailable(
+                "password=hunter2 host=db",
+            ))
+        }
+    }
+    let routes = || {
+        let marked = |unverified: Option<axum::Extension<Unverified>>| async move {
+            if unverified.is_some() {
+                "unverified"
+            } else {
+                "verified"
+            }
+        };
+        Router::new().route("/", get(marked))
+    };
+    let some_key = plain().await.key().await.secret.expose().to_owned();
+    let refusing = ApiKeyLayer::new(Down);
+    let address = support::serve(routes().layer(refusing.clone())).await;
+    let service = plain().await;
+    let ask = async |address| {
+        let request = support::get(&format!("http://{address}/"), &some_key);
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        Answer::of(service.client.request(request).await.unwrap()).await
+    };
+    let answer = ask(address).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    // Rule 14: the backend's own words stay out.
+    assert!(!String::from_utf8_lossy(&answer.body).contains("hunter2"));
+    assert_eq!(refusing.stats().refused_for(Refusal::StoreUnavailable), 1);
+
+    let passing = ApiKeyLayer::new(Down).on_store_failure(StoreFailure::Pass);
+    let address = support::serve(routes().layer(passing.clone())).await;
+    assert_eq!(ask(address).await.body, "unverified");
+    assert_eq!(passing.stats().unverified, 1);
+}
+
+#[tokio::test]
+async fn stacked_layers_check_each_and_count_once() {
+    let service = plain().await;
+    let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let limits = [RateLimit::per_hour(2).named("inner")];
+    let inner = outer.clone().default_limits(limits).unwrap();
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let ask = async || {
+        let request = support::get(&format!("http://{address}/me"), &secret);
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        Answer::of(service.client.request(request).await.unwrap()).await
+    };
+    let first = ask().await;
+    assert_eq!(first.body, "test");
+    assert_eq!(first.header("ratelimit"), Some(r#""inner";r=1;t=1800"#));
+    ask().await;
+    assert_eq!(ask().await.status, StatusCode::TOO_MANY_REQUESTS);
+    let events = service.events().await;
+    assert_eq!(events.len(), 3);
+    assert_eq!(events[0].outcome, Outcome::RateLimited);
+    assert_eq!(
+        first.header("x-request-id"),
+        Some(&*events[2].id.to_string())
+    );
+    // A store of its own asks for a key of its own.
+    let other = keytally::backend::MemoryBackend::new();
+    let foreign = ApiKeyLayer::new(other);
+    let outer = ApiKeyLayer::new(service.backend.clone());
+    let address = support::serve(routes().layer(foreign).layer(outer)).await;
+    let request = support::get(&format!("http://{address}/me"), &secret);
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn imported_keys_are_found_by_the_same_path() {
+    let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
+    let issuer = keytally::key::Issuer::new("acme").unwrap();
+    let secret = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
+    let imported = issuer
+        .import_secret(&service.backend, NewKey::named("old"), secret)
+        .await;
+    assert_eq!(imported.unwrap().hint, "sk_l…");
+    assert_eq!(service.get("/me", secret).await.body, "old");
+    // SHA-256 of "another-old-secret-0001".
+    let hex = "70f79a201405a075c465d4e68ab1522a4baf1b26e510ca5ee1c42f2a1eb9f742";
+    let by_hash = issuer.import_sha256(&service.backend, NewKey::named("hashed"), hex);
+    assert_eq!(by_hash.await.unwrap().name, "hashed");
+    assert_eq!(
+        service.get("/me", "another-old-secret-0001").await.body,
+        "hashed"
+    );
+    assert_eq!(
+        service.get("/me", "short").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        service
+            .get("/me", "sk_live_4eC39HqLyjWDarjtT1zdp7dd")
+            .await
+            .status,
+        StatusCode::UNAUTHORIZED
+    );
+    let plain = plain().await;
+    assert_eq!(
+        plain.get("/me", secret).await.status,
+        StatusCode::UNAUTHORIZED
+    );
+}
+
+#[tokio::test]
+async fn a_rotated_key_shares_what_is_spent_with_the_one_it_took_over_from() {
+    let service = plain().await;
+    let new = NewKey::named("x").limit(RateLimit::per_hour(3));
+    let old = service.issue(new).await;
+    let issuer = keytally::key::Issuer::new("acme").unwrap();
+    assert_eq!(
+        service.get("/me", old.secret.expose()).await.status,
+        StatusCode::OK
+    );
+    let grace = Duration::from_secs(3_600);
+    let new = issuer
+        .rotate(&service.backend, old.key.id, grace)
+        .await
+        .unwrap();
+    assert_eq!(new.key.rotated_from, Some(old.key.id));
+    assert_eq!(
+        service.get("/me", old.secret.expose()).await.status,
+        StatusCode::OK
+    );
+    assert_eq!(
+        service.get("/me", new.secret.expose()).await.status,
+        StatusCode::OK
+    );
+    for issued in [&old, &new] {
+        let answer = service.get("/me", issued.secret.expose()).await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    let at_once = issuer
+        .rotate(&service.backend, new.key.id, Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(
+        service.get("/me", new.secret.expose()).await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        service.get("/me", at_once.secret.expose()).await.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+}
+
+#[tokio::test]
+async fn rejections_can_have_bodies_of_ones_own() {
+    let service = Service::start(routes(), |layer| {
+        layer
+            .realm("postings")
+            .unwrap()
+            .on_rejection(|rejection, mut response| {
+                *response.body_mut() = format!("no: {}", rejection.status()).into();
+                response.headers_mut().remove("content-length");
+                response
+            })
+    })
+    .await;
+    let answer = service.send(Request::get("/me")).await;
+    assert_eq!(answer.body, "no: 401 Unauthorized");
+    assert_eq!(
+        answer.header("www-authenticate"),
+        Some(r#"Bearer realm="postings""#)
+    );
+}
+
+#[tokio::test]
+async fn rule_12_what_clients_make_up_is_counted_together() {
+    let service = Service::start(routes(), |layer| {
+        layer.endpoint(|head| Some(head.uri().path().into()))
+    })
+    .await;
+    let secret = service.key().await.secret.expose().to_owned();
+    for n in 0..1_100 {
+        let request = support::get(&format!("/{n}"), &secret);
+        let method = http::Method::from_bytes(format!("M{n}").as_bytes()).unwrap();
+        service.send(request.method(method)).await;
+    }
+    let summary = service.summary().await;
+    assert_eq!(summary.by_method.len(), 1);
+    assert_eq!(summary.by_endpoint.len(), 1_025);
+    let other = &summary.by_endpoint[OTHER_ENDPOINTS];
+    assert_eq!(other.total(), 76);
+    assert_eq!(summary.totals.total(), 1_100);
+    let failed = service
+        .log(LogFilter::new().status_class(StatusClass::ClientError))
+        .await;
+    assert_eq!(failed.len(), 1_000);
+}
