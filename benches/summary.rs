@@ -33,13 +33,13 @@ impl Numbers {
     }
 }
 
-/// Events in the order of their time, as a log keeps them, over `days` and `keys`.
-fn events(count: usize, days: u64, keys: u64) -> impl Iterator<Item = UsageEvent> {
+/// Events in the order of their time, as a log keeps them, over some days, keys and endpoints.
+fn events(count: usize, days: u64, keys: u64, endpoints: u64) -> impl Iterator<Item = UsageEvent> {
     let keys: Vec<KeyId> = (0..keys)
         .map(|n| format!("key{n:013}").parse().expect("sixteen digits"))
         .collect();
     let owner: Arc<str> = "acme".into();
-    let endpoints: Vec<Arc<str>> = (0..40)
+    let endpoints: Vec<Arc<str>> = (0..endpoints)
         .map(|n| format!("/v1/resource{n}/{{id}}").into())
         .collect();
     let methods = &Method::ALL[..5];
@@ -69,7 +69,7 @@ fn events(count: usize, days: u64, keys: u64) -> impl Iterator<Item = UsageEvent
 }
 
 fn ten_million(c: &mut Criterion) {
-    let events: Vec<UsageEvent> = events(EVENTS, 1, 20).collect();
+    let events: Vec<UsageEvent> = events(EVENTS, 1, 20, 40).collect();
     let four = SummarySpec::new();
     let mut group = c.benchmark_group("summary/10M events");
     group.sample_size(20);
@@ -102,7 +102,7 @@ fn thirty_days(c: &mut Criterion) {
     let spec = SummarySpec::new()
         .latency()
         .over_time(Width::Day, TimeZone::UTC);
-    let events: Vec<UsageEvent> = events(1_000_000, 30, 1).collect();
+    let events: Vec<UsageEvent> = events(1_000_000, 30, 1, 5).collect();
     let mut group = c.benchmark_group("summary/30 days of one key");
     for (name, width) in [("hours", Width::Hour), ("minutes", Width::Minute)] {
         let rollups = Rollup::of_events(&events, width);

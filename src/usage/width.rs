@@ -121,7 +121,7 @@ fn day(time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
             return start..Timestamp::MAX;
         };
         let end = midnight(tomorrow, zone);
-        if time < end {
+        if time < end || end == Timestamp::MAX {
             return start..end;
         }
         // Clocks that were set back over midnight show the old date again, and dates that a zone

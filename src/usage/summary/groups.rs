@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -27,16 +26,11 @@ impl<K: Eq + Hash + Ord> Groups<K> {
 
     #[inline]
     pub(super) fn add(&mut self, name: K, amounts: &Amounts) {
-        let slot = self.slot(name);
-        self.totals[slot].add(amounts);
-    }
-
-    #[inline]
-    fn slot(&mut self, name: K) -> usize {
-        *self.slots.entry(name).or_insert_with(|| {
+        let slot = *self.slots.entry(name).or_insert_with(|| {
             self.totals.push(Totals::default());
             self.totals.len() - 1
-        })
+        });
+        self.totals[slot].add(amounts);
     }
 
     pub(super) fn finish(self) -> BTreeMap<K, Totals> {
@@ -67,53 +61,6 @@ impl Methods {
 
     pub(super) fn finish(self) -> BTreeMap<Method, Totals> {
         counted(Method::ALL.into_iter().zip(self.0))
-    }
-}
-
-/// How many texts are known by their address at a time.
-const SEEN: usize = 1 << 9;
-
-/// Totals by endpoint.
-///
-/// The layer shares one text among all events of an endpoint, so its address mostly tells which it
-/// is. An address is remembered only while the items that own the text are borrowed (`'a`): nothing
-/// else can come to stand there.
-#[derive(Debug)]
-pub(super) struct Endpoints<'a> {
-    groups: Groups<&'a Arc<str>>,
-    /// Slots by a few bits of the address; a place holds the latest text that fell on it, so that
-    /// items which share nothing cost no memory.
-    seen: Box<[Option<(&'a str, usize)>; SEEN]>,
-}
-
-impl<'a> Endpoints<'a> {
-    pub(super) fn new() -> Self {
-        Self {
-            groups: Groups::new(),
-            seen: Box::new([None; SEEN]),
-        }
-    }
-
-    #[inline]
-    pub(super) fn add(&mut self, endpoint: &'a Arc<str>, amounts: &Amounts) {
-        let address = Arc::as_ptr(endpoint).cast::<u8>().addr() as u64;
-        // Fibonacci hashing: the product's highest bits depend on all of the address.
-        let place = address.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - SEEN.ilog2());
-        let seen = &mut self.seen[place as usize];
-        let slot = match seen {
-            Some((text, slot)) if std::ptr::eq(*text, &**endpoint) => *slot,
-            _ => {
-                let slot = self.groups.slot(endpoint);
-                *seen = Some((endpoint, slot));
-                slot
-            }
-        };
-        self.groups.totals[slot].add(amounts);
-    }
-
-    pub(super) fn finish(self) -> BTreeMap<Arc<str>, Totals> {
-        let named = self.groups.finish().into_iter();
-        named.map(|(name, totals)| (name.clone(), totals)).collect()
     }
 }
 

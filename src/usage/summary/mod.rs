@@ -29,6 +29,7 @@
 //!   the rest as [`OTHER_ENDPOINTS`](super::OTHER_ENDPOINTS).
 
 mod accounted;
+mod cells;
 mod groups;
 mod over_time;
 mod spec;
@@ -47,7 +48,7 @@ pub use totals::Totals;
 
 use super::{LatencyHistogram, Method, Status, StatusClass, Width};
 use crate::id::KeyId;
-use groups::{Endpoints, Methods, group};
+use groups::{Groups, Methods, group};
 use over_time::Buckets;
 
 /// Requests summed up; made by a [`SummarySpec`].
@@ -156,11 +157,16 @@ pub fn top_endpoints<'a, T: Accounted + 'a>(
     items: impl IntoIterator<Item = &'a T>,
     n: usize,
 ) -> Vec<(Arc<str>, Totals)> {
-    let mut endpoints = Endpoints::new();
+    let mut cells = cells::Cells::new();
     for item in items {
-        endpoints.add(item.endpoint(), &item.amounts());
+        cells.add(
+            item.method(),
+            item.status(),
+            item.endpoint(),
+            &item.amounts(),
+        );
     }
-    top(endpoints.finish(), n)
+    top(owned(cells.finish().endpoints), n)
 }
 
 /// Totals by key; `None` stands for anonymous requests.
@@ -190,6 +196,13 @@ pub fn latency<'a, T: Accounted + 'a>(items: impl IntoIterator<Item = &'a T>) ->
         item.add_latency(&mut histogram);
     }
     histogram
+}
+
+fn owned(endpoints: Groups<&Arc<str>>) -> BTreeMap<Arc<str>, Totals> {
+    let endpoints = endpoints.finish().into_iter();
+    endpoints
+        .map(|(name, totals)| (name.clone(), totals))
+        .collect()
 }
 
 fn merge_maps<K: Ord>(mine: &mut BTreeMap<K, Totals>, theirs: BTreeMap<K, Totals>) {

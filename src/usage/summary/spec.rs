@@ -3,11 +3,12 @@
 use jiff::tz::TimeZone;
 
 use super::accounted::Accounted;
-use super::groups::{Endpoints, Groups, Methods};
+use super::cells::Cells;
+use super::groups::Groups;
 use super::over_time::Buckets;
 use super::{Summary, Totals};
 use crate::id::KeyId;
-use crate::usage::{LatencyHistogram, Status, Width};
+use crate::usage::{LatencyHistogram, Width};
 
 /// Which parts a [`Summary`] has beside its totals, methods, statuses and endpoints.
 ///
@@ -95,9 +96,7 @@ impl SummarySpec {
 
 /// What one pass adds up.
 struct Pass<'a> {
-    methods: Methods,
-    statuses: Groups<Status>,
-    endpoints: Endpoints<'a>,
+    cells: Cells<'a>,
     keys: Option<Groups<Option<KeyId>>>,
     buckets: Option<Buckets>,
     latency: Option<LatencyHistogram>,
@@ -107,9 +106,7 @@ impl<'a> Pass<'a> {
     fn new(spec: &SummarySpec) -> Self {
         let buckets = spec.over_time.as_ref();
         Self {
-            methods: Methods::default(),
-            statuses: Groups::new(),
-            endpoints: Endpoints::new(),
+            cells: Cells::new(),
             keys: spec.by_key.then(Groups::new),
             buckets: buckets.map(|(width, zone)| Buckets::new(*width, zone)),
             latency: spec.latency.then(LatencyHistogram::new),
@@ -119,9 +116,8 @@ impl<'a> Pass<'a> {
     #[inline]
     fn add<T: Accounted>(&mut self, item: &'a T) {
         let amounts = item.amounts();
-        self.methods.add(item.method(), &amounts);
-        self.statuses.add(item.status(), &amounts);
-        self.endpoints.add(item.endpoint(), &amounts);
+        self.cells
+            .add(item.method(), item.status(), item.endpoint(), &amounts);
         if let Some(keys) = &mut self.keys {
             keys.add(item.key(), &amounts);
         }
@@ -134,14 +130,15 @@ impl<'a> Pass<'a> {
     }
 
     fn finish(self) -> Summary {
-        let by_method = self.methods.finish();
+        let sums = self.cells.finish();
+        let by_method = sums.methods.finish();
         let mut totals = Totals::default();
         by_method.values().for_each(|part| totals.merge(part));
         Summary {
             totals,
             by_method,
-            by_status: self.statuses.finish(),
-            by_endpoint: self.endpoints.finish(),
+            by_status: sums.statuses.finish(),
+            by_endpoint: super::owned(sums.endpoints),
             by_key: self.keys.map(Groups::finish),
             over_time: self.buckets.map(Buckets::finish),
             latency: self.latency,

@@ -1,0 +1,519 @@
+//! What holds for summaries of any events: they merge, and rollups count as their events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use keytally::usage::summary::{self, Accounted, OverTime, TooManyBuckets};
+use keytally::usage::{
+    Cause, Method, Outcome, Rollup, Rollups, Status, Summary, SummarySpec, Totals, UsageEvent,
+    Width,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Half hours and three quarters, clocks that move by half an hour, at midnight and at one minute
+/// past it, and a day that was left out.
+const ZONES: [&str; 9] = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "America/St_Johns",
+    "America/Sao_Paulo",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Pacific/Chatham",
+];
+
+/// Around changes of the clocks of those zones, the epoch, and a time long before.
+const MOMENTS: [&str; 10] = [
+    "1890-01-01T00:00:00Z",
+    "1969-12-31T23:59:59.9999995Z",
+    "1987-10-25T02:00:00Z",
+    "2011-12-30T10:00:00Z",
+    "2018-11-04T03:00:00Z",
+    "2026-03-08T07:00:00Z",
+    "2026-03-29T01:00:00Z",
+    "2026-10-03T15:30:00Z",
+    "2026-04-04T15:00:00Z",
+    "2026-11-01T06:00:00Z",
+];
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn zone(name: &str) -> TimeZone {
+    TimeZone::get(name).unwrap()
+}
+
+fn times() -> impl Strategy<Value = Timestamp> {
+    let near = (select(&MOMENTS[..]), -100_000_000_000..100_000_000_000_i64)
+        .prop_map(|(moment, micros)| at(moment) + SignedDuration::from_micros(micros));
+    let ends = select(vec![Timestamp::MIN, Timestamp::MAX]);
+    prop_oneof![200 => near, 1 => ends]
+}
+
+/// Times whose zones have offsets of whole minutes, so that minutes fit every bucket.
+fn modern_times() -> impl Strategy<Value = Timestamp> {
+    times().prop_filter("since 1970", |time| {
+        *time >= Timestamp::UNIX_EPOCH && *time < Timestamp::MAX
+    })
+}
+
+/// Sums by the plainest code there is.
+fn naive(events: &[UsageEvent]) -> BTreeMap<(Method, Status, String), [u128; 4]> {
+    let mut sums = BTreeMap::<_, [u128; 4]>::new();
+    for event in events {
+        let group = (event.method, event.status, event.endpoint.to_string());
+        let sum = sums.entry(group).or_default();
+        sum[0] += 1;
+        sum[1] += u128::from(event.cost);
+        sum[2] += u128::from(event.request_bytes);
+        sum[3] += u128::from(event.response_bytes);
+    }
+    sums
+}
+
+fn statuses() -> impl Strategy<Value = Status> {
+    prop_oneof![
+        8 => select(vec![200, 201, 304, 404, 429, 500, 999]).prop_map(Status::Http),
+        2 => (0..17_u8).prop_map(Status::Grpc),
+        1 => Just(Status::None),
+    ]
+}
+
+fn large_or_small() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..100_000_u64, 1 => any::<u64>(), 1 => Just(u64::MAX)]
+}
+
+fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = Vec<UsageEvent>> {
+    let keys = select(vec![
+        None,
+        Some("3fK9aB0000zzZZ19"),
+        Some("0000000000000001"),
+    ]);
+    let causes = select(vec![None, Some(Cause::Refused), Some(Cause::Cancelled)]);
+    let who = (keys, select(vec![None, Some("acme"), Some("zen")]));
+    let what = (select(&Method::ALL[..]), 0..6_usize, statuses());
+    let outcome = (select(&Outcome::ALL[..]), causes, 0..10_u32);
+    let sizes = (large_or_small(), large_or_small(), large_or_small());
+    let event = (times, who, what, outcome, sizes).prop_map(
+        |(time, (key, owner), (method, endpoint, status), (outcome, cause, cost), sizes)| {
+            let mut event = UsageEvent::at(time);
+            event.key = key.map(|key| key.parse().unwrap());
+            event.owner = owner.map(Arc::from);
+            event.method = method;
+            event.endpoint = format!("/v1/{endpoint}").into();
+            event.status = status;
+            (event.outcome, event.cause, event.cost) = (outcome, cause, cost);
+            (event.latency_us, event.request_bytes, event.response_bytes) = sizes;
+            event
+        },
+    );
+    vec(event, 0..80).prop_map(|mut events| {
+        // Half of the events share their endpoint's text, as the layer's do.
+        let texts: BTreeMap<_, _> = events
+            .iter()
+            .map(|event| (event.endpoint.to_string(), event.endpoint.clone()))
+            .collect();
+        for event in events.iter_mut().step_by(2) {
+            event.endpoint = texts[&*event.endpoint].clone();
+        }
+        events
+    })
+}
+
+fn specs() -> impl Strategy<Value = SummarySpec> {
+    (select(&Width::ALL[..]), select(&ZONES[..]))
+        .prop_map(|(width, name)| whole().over_time(width, zone(name)))
+}
+
+fn whole() -> SummarySpec {
+    SummarySpec::new().by_key().latency()
+}
+
+/// The summary's parts are what the functions of one question each answer.
+fn check_parts<T: Accounted>(summary: &Summary, items: &[T]) {
+    assert_eq!(summary.totals, summary::totals(items));
+    assert_eq!(summary.by_method, summary::by_method(items));
+    assert_eq!(summary.by_status, summary::by_status(items));
+    assert_eq!(summary.by_status_class(), summary::by_status_class(items));
+    assert_eq!(summary.by_key, Some(summary::by_key(items)));
+    assert_eq!(summary.latency, Some(summary::latency(items)));
+    let over_time = summary.over_time.as_ref().unwrap();
+    let again = summary::over_time(items, over_time.width, &over_time.zone);
+    assert_eq!(*over_time, again);
+    let top = summary.top_endpoints(3).into_iter();
+    let top: Vec<_> = top
+        .map(|(name, totals)| (name.clone(), totals.clone()))
+        .collect();
+    assert_eq!(top, summary::top_endpoints(items, 3));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn summaries_merge_in_any_order(
+        spec in specs(), a in events_at(times()), b in events_at(times()), c in events_at(times()),
+    ) {
+        let merged = |parts: [&[UsageEvent]; 3]| {
+            let mut all = spec.empty();
+            parts.into_iter().for_each(|part| all.merge(spec.summarize(part)));
+            all
+        };
+        let whole = spec.summarize(a.iter().chain(&b).chain(&c));
+        prop_assert_eq!(&merged([&a, &b, &c]), &whole);
+        prop_assert_eq!(&merged([&c, &a, &b]), &whole);
+        let backwards = spec.summarize(c.iter().rev().chain(b.iter().rev()).chain(a.iter().rev()));
+        prop_assert_eq!(&backwards, &whole);
+        let mut right = spec.summarize(&b);
+        right.merge(spec.summarize(&c));
+        let mut left = spec.summarize(&a);
+        left.merge(right);
+        prop_assert_eq!(&left, &whole);
+    }
+
+    #[test]
+    fn a_summary_is_its_parts_and_survives_json(spec in specs(), events in events_at(times())) {
+        let summary = spec.summarize(&events);
+        check_parts(&summary, &events);
+        prop_assert_eq!(summary.totals.total(), events.len() as u64);
+        let text = serde_json::to_string(&summary).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
+    }
+
+    #[test]
+    fn sums_are_those_of_plain_code(events in events_at(times())) {
+        let summary = whole().summarize(&events);
+        let naive = naive(&events);
+        let check = |totals: &Totals, of: &dyn Fn(&(Method, Status, String)) -> bool| {
+            let sum = |index: usize| -> u128 {
+                naive.iter().filter(|(group, _)| of(group)).map(|(_, sums)| sums[index]).sum()
+            };
+            let told = [totals.total(), totals.cost(), totals.request_bytes(), totals.response_bytes()];
+            let most = u128::from(u64::MAX);
+            assert_eq!(told.map(u128::from), [0, 1, 2, 3].map(|index| sum(index).min(most)));
+        };
+        check(&summary.totals, &|_| true);
+        summary.by_method.iter().for_each(|(name, totals)| check(totals, &|group| group.0 == *name));
+        summary.by_status.iter().for_each(|(name, totals)| check(totals, &|group| group.1 == *name));
+        summary.by_endpoint.iter().for_each(|(name, totals)| check(totals, &|group| *group.2 == **name));
+        prop_assert_eq!(summary.by_endpoint.len(), summary.top_endpoints(usize::MAX).len());
+    }
+
+    #[test]
+    fn rollups_count_as_their_events(
+        spec in specs(), a in events_at(modern_times()), b in events_at(modern_times()),
+    ) {
+        let whole = spec.summarize(a.iter().chain(&b));
+        let minutes = [Rollup::of_events(&a, Width::Minute), Rollup::of_events(&b, Width::Minute)];
+        let of_minutes = spec.summarize(minutes.iter().flatten());
+        check_parts(&of_minutes, &minutes.concat());
+        prop_assert_eq!(&of_minutes, &whole);
+        let mut mixed = spec.summarize(&a);
+        mixed.merge(spec.summarize(&minutes[1]));
+        prop_assert_eq!(&mixed, &whole);
+        let added: Rollups = minutes.into_iter().flatten().collect();
+        prop_assert_eq!(&spec.summarize(added.iter()), &whole);
+        let at_once = Rollup::of_events(a.iter().rev().chain(&b), Width::Minute);
+        prop_assert_eq!(added.into_iter().collect::<Vec<_>>(), at_once);
+    }
+
+    #[test]
+    fn rollups_of_utc_fit_wider_buckets_of_utc(
+        narrow in 0..5_usize, wide in 0..5_usize, events in events_at(times()),
+    ) {
+        let (narrow, wide) = (Width::ALL[narrow.min(wide)], Width::ALL[narrow.max(wide)]);
+        let spec = whole().over_time(wide, TimeZone::UTC);
+        let rollups = Rollup::of_events(&events, narrow);
+        prop_assert_eq!(spec.summarize(&rollups), spec.summarize(&events));
+    }
+
+    #[test]
+    fn folding_is_rolling_up_wider(
+        events in events_at(times()), before in times(), wide in select(&Width::ALL[..]),
+    ) {
+        let mut folded = Rollups::new();
+        events.iter().for_each(|event| folded.add_event(event, Width::Minute));
+        folded.fold(before, wide);
+        let end = wide.floor(before);
+        let mut expected = Rollups::new();
+        for event in &events {
+            let over = Width::Minute.floor(event.time) < end;
+            expected.add_event(event, if over { wide } else { Width::Minute });
+        }
+        prop_assert_eq!(&folded, &expected);
+        folded.fold(before, wide);
+        prop_assert_eq!(&folded, &expected);
+    }
+
+    #[test]
+    fn rollups_are_found_by_key_and_time(events in events_at(times()), a in times(), b in times()) {
+        let rollups: Rollups = Rollup::of_events(&events, Width::QuarterHour).into_iter().collect();
+        let within: Vec<_> = rollups.within(a..b).collect();
+        let expected = rollups.iter().filter(|rollup| (a..b).contains(&rollup.start));
+        prop_assert_eq!(&within, &expected.collect::<Vec<_>>());
+        for key in rollups.iter().map(|rollup| rollup.key) {
+            let of_key = rollups.of_key(key, a..b).collect::<Vec<_>>();
+            let expected = within.iter().copied().filter(|rollup| rollup.key == key);
+            prop_assert_eq!(of_key, expected.collect::<Vec<_>>());
+        }
+        let mut kept = rollups.clone();
+        kept.forget(a);
+        let over = |rollup: &&Rollup| rollup.start >= Width::QuarterHour.floor(a);
+        prop_assert_eq!(kept.into_iter().collect::<Vec<_>>(), rollups.iter().filter(over).cloned().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn buckets_neither_overlap_nor_leave_gaps(
+        time in times(), width in select(&Width::ALL[..]), name in select(&ZONES[..]),
+    ) {
+        let zone = zone(name);
+        let bucket = width.bucket(time, &zone);
+        prop_assert!(bucket.start <= time && (time < bucket.end || time == Timestamp::MAX));
+        prop_assert_eq!(&width.bucket(bucket.start, &zone), &bucket);
+        let nanosecond = SignedDuration::from_nanos(1);
+        if let Ok(last) = bucket.end.checked_sub(nanosecond) {
+            prop_assert_eq!(&width.bucket(last, &zone), &bucket);
+        }
+        if bucket.end < Timestamp::MAX {
+            prop_assert_eq!(width.bucket(bucket.end, &zone).start, bucket.end);
+        }
+    }
+
+    #[test]
+    fn filling_keeps_every_count(
+        events in events_at(modern_times()), name in select(&ZONES[..]), back in 0..72_i64,
+    ) {
+        let over_time = summary::over_time(&events, Width::Hour, &zone(name));
+        let from = at("2026-03-27T00:00:00Z");
+        let to = from + SignedDuration::from_hours(back);
+        let filled = over_time.filled(from..to, to).unwrap();
+        let first = Width::Hour.bucket(from, &over_time.zone).start;
+        let shown: u64 = filled.iter().map(|bucket| bucket.totals.total()).sum();
+        let counted = over_time.buckets.range(first..to.max(first));
+        prop_assert_eq!(shown, counted.map(|(_, totals)| totals.total()).sum::<u64>());
+        prop_assert!(filled.windows(2).all(|pair| pair[0].end == pair[1].start));
+        prop_assert!(filled.iter().all(|bucket| bucket.unfinished == (to < bucket.end)));
+    }
+}
+
+fn four_events() -> Vec<UsageEvent> {
+    let endpoint: Arc<str> = "/v1/postings".into();
+    [
+        ("2026-11-01T05:30:00Z", Method::Get, 200, 10, 100),
+        ("2026-11-01T06:30:00Z", Method::Get, 404, 12, 20),
+        ("2026-11-01T07:00:00Z", Method::Post, 201, 14, 0),
+        ("2026-11-02T04:59:59Z", Method::Get, 429, 1, 5),
+    ]
+    .map(|(time, method, code, latency_us, bytes)| {
+        let mut event = UsageEvent::at(at(time));
+        event.method = method;
+        event.status = Status::Http(code);
+        (event.outcome, event.cause) = Outcome::of(event.status);
+        if code == 429 {
+            (event.outcome, event.cause, event.cost) = (Outcome::RateLimited, None, 0);
+        }
+        event.latency_us = latency_us;
+        event.response_bytes = bytes;
+        event.endpoint = endpoint.clone();
+        event
+    })
+    .into()
+}
+
+#[test]
+fn four_events_by_hand() {
+    let events = four_events();
+    let summary = whole().summarize(&events);
+    let totals = &summary.totals;
+    assert_eq!((totals.total(), totals.completed()), (4, 2));
+    assert_eq!((totals.failed(), totals.rate_limited()), (1, 1));
+    assert_eq!(totals.failed_by(Cause::ClientError), 1);
+    assert_eq!((totals.cost(), totals.response_bytes()), (3, 125));
+    assert_eq!(summary.by_method[&Method::Get].total(), 3);
+    assert_eq!(summary.by_status[&Status::Http(404)].failed(), 1);
+    let classes = summary.by_status_class().into_iter();
+    let classes: Vec<_> = classes
+        .map(|(class, totals)| (class.as_str(), totals.total()))
+        .collect();
+    assert_eq!(classes, [("2xx", 2), ("4xx", 2)]);
+    let quantiles = summary.latency.unwrap().quantiles();
+    assert_eq!((quantiles.p50_us, quantiles.p99_us), (Some(10), Some(14)));
+    assert_eq!(summary.by_key.unwrap()[&None].total(), 4);
+}
+
+#[test]
+fn the_day_the_clocks_go_back_has_25_hours() {
+    // New York leaves summer time on 2026-11-01 at 06:00 UTC.
+    let over_time = summary::over_time(&four_events(), Width::Day, &zone("America/New_York"));
+    let now = at("2026-11-02T05:00:00Z");
+    let days = over_time
+        .filled(at("2026-10-31T12:00:00Z")..at("2026-11-03T00:00:00Z"), now)
+        .unwrap();
+    let shown: Vec<_> = days
+        .iter()
+        .map(|day| {
+            (
+                (day.end - day.start).as_hours(),
+                day.totals.total(),
+                day.unfinished,
+            )
+        })
+        .collect();
+    assert_eq!(shown, [(24, 0, false), (25, 4, false), (24, 0, true)]);
+    assert_eq!(days[1].start, at("2026-11-01T04:00:00Z"));
+}
+
+#[test]
+fn hours_follow_the_zones_clocks() {
+    let starts = |name: &str, width: Width, from: &str, to: &str| -> Vec<String> {
+        let nothing: [UsageEvent; 0] = [];
+        let over_time = summary::over_time(&nothing, width, &zone(name));
+        let filled = over_time.filled(at(from)..at(to), at(to)).unwrap();
+        filled
+            .iter()
+            .map(|bucket| bucket.start.to_string())
+            .collect()
+    };
+    assert_eq!(
+        starts(
+            "Asia/Kathmandu",
+            Width::Hour,
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T02:00:00Z"
+        ),
+        [
+            "2025-12-31T23:15:00Z",
+            "2026-01-01T00:15:00Z",
+            "2026-01-01T01:15:00Z"
+        ],
+    );
+    // Lord Howe goes from +10:30 to +11:00 on 2026-10-04 at 2:00, which cuts an hour in two.
+    assert_eq!(
+        starts(
+            "Australia/Lord_Howe",
+            Width::Hour,
+            "2026-10-03T14:30:00Z",
+            "2026-10-03T17:00:00Z"
+        ),
+        [
+            "2026-10-03T14:30:00Z",
+            "2026-10-03T15:30:00Z",
+            "2026-10-03T16:00:00Z"
+        ],
+    );
+    // Samoa went without 2011-12-30.
+    assert_eq!(
+        starts(
+            "Pacific/Apia",
+            Width::Day,
+            "2011-12-29T10:00:00Z",
+            "2011-12-31T10:00:00Z"
+        ),
+        ["2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"],
+    );
+    // Newfoundland went from 0:01 back to 23:01: the day before had its last hour twice, of which
+    // the second belongs to the day that had begun.
+    assert_eq!(
+        starts(
+            "America/St_Johns",
+            Width::Day,
+            "1987-10-24T12:00:00Z",
+            "1987-10-26T00:00:00Z"
+        ),
+        ["1987-10-24T02:30:00Z", "1987-10-25T02:30:00Z"],
+    );
+}
+
+#[test]
+fn a_chart_has_a_bound() {
+    let nothing: [UsageEvent; 0] = [];
+    let over_time = summary::over_time(&nothing, Width::Minute, &TimeZone::UTC);
+    let now = at("2026-01-01T00:00:00Z");
+    let ask = |from, to| over_time.filled(from..to, now).map(|filled| filled.len());
+    assert_eq!(ask(now, now), Ok(0));
+    assert_eq!(ask(now, now - SignedDuration::from_hours(1)), Ok(0));
+    let most = SignedDuration::from_mins(OverTime::MAX_BUCKETS as i64);
+    assert_eq!(ask(now, now + most), Ok(OverTime::MAX_BUCKETS));
+    assert_eq!(ask(Timestamp::MIN, Timestamp::MAX), Err(TooManyBuckets));
+}
+
+#[test]
+fn ties_among_endpoints_are_ordered_by_name() {
+    let names = ["/c", "/a", "/b", "/b"];
+    let events: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+            event.endpoint = Arc::from(*name);
+            event
+        })
+        .collect();
+    let summary = SummarySpec::new().summarize(&events);
+    let names = |n| -> Vec<&str> {
+        let top = summary.top_endpoints(n).into_iter();
+        top.map(|(name, _)| &**name).collect()
+    };
+    assert_eq!(names(9), ["/b", "/a", "/c"]);
+    assert_eq!(names(2), ["/b", "/a"]);
+    assert!(names(0).is_empty());
+}
+
+#[test]
+fn parts_that_only_one_side_has_are_left_out() {
+    let events = four_events();
+    let hours = |name| {
+        whole()
+            .over_time(Width::Hour, zone(name))
+            .summarize(&events)
+    };
+    let mut merged = hours("UTC");
+    merged.merge(hours("Asia/Kathmandu"));
+    assert_eq!(merged.over_time, None);
+    assert!(merged.by_key.is_some());
+    merged.merge(SummarySpec::new().summarize(&events));
+    assert_eq!((merged.by_key, merged.latency), (None, None));
+    assert_eq!(merged.totals.total(), 12);
+}
+
+#[test]
+fn many_endpoints_and_statuses_are_all_kept() {
+    let mut events = Vec::new();
+    for n in 0..30_000_u32 {
+        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        event.endpoint = format!("/{}", n % 10_000).into();
+        event.status = Status::Http(100 + (n % 700) as u16);
+        event.method = Method::ALL[n as usize % Method::ALL.len()];
+        events.push(event);
+    }
+    let summary = SummarySpec::new().summarize(&events);
+    assert_eq!(
+        (summary.by_endpoint.len(), summary.by_status.len()),
+        (10_000, 700)
+    );
+    assert!(
+        summary
+            .by_endpoint
+            .values()
+            .all(|totals| totals.total() == 3)
+    );
+    assert_eq!(summary.by_status[&Status::Http(100)].total(), 43);
+    assert_eq!(summary.totals.total(), 30_000);
+}
+
+#[test]
+fn threads_share_the_work() {
+    let events: Vec<_> = four_events().into_iter().cycle().take(100_000).collect();
+    let spec = whole().over_time(Width::Hour, TimeZone::UTC);
+    let one = spec.summarize(&events);
+    for threads in [0, 1, 2, 3, 1_000] {
+        assert_eq!(spec.summarize_parallel(&events, threads), one);
+    }
+    assert_eq!(spec.summarize_parallel::<UsageEvent>(&[], 2), spec.empty());
+}
