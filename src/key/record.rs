@@ -386,5 +386,24 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 /// Times are kept in whole microseconds, which every backend can store as they are.
 pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+    // jiff reads no microseconds within the last second there is: that is cut to its beginning.
+    Timestamp::from_microsecond(time.as_microsecond())
+        .or_else(|_| Timestamp::from_second(time.as_second()))
+        .unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_cut_to_what_reads_back_from_microseconds() {
+        let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
+        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
+            let cut = whole_micros(time);
+            let read = Timestamp::from_microsecond(cut.as_microsecond()).unwrap();
+            assert_eq!(read, cut);
+            assert!(time.duration_since(cut).as_secs() == 0);
+        }
+    }
 }
