@@ -2,6 +2,8 @@
 
 pub mod backend;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod id;
 pub mod key;
 mod layer;
