@@ -9,6 +9,8 @@ pub mod key;
 mod layer;
 pub mod limit;
 mod page;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod usage;
 
 pub use async_trait::async_trait;
