@@ -182,15 +182,15 @@ impl Key {
 #[allow(missing_docs)]
 pub struct KeyUpdate {
     pub name: Option<String>,
-    #[serde(with = "nullable")]
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub owner: Option<Option<Arc<str>>>,
-    #[serde(with = "nullable")]
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub environment: Option<Option<String>>,
     pub scopes: Option<Vec<String>>,
     pub limits: Option<Vec<RateLimit>>,
     pub addresses: Option<AddressList>,
     pub metadata: Option<Map<String, Value>>,
-    #[serde(with = "nullable")]
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Option<Timestamp>>,
 }
 
@@ -395,6 +395,15 @@ pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_update_leaves_alone_stays_alone_in_json() {
+        let update = KeyUpdate::new().name("Renamed").expires(None);
+        let json = serde_json::to_string(&update).unwrap();
+        assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
+        let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
+        assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
+    }
 
     #[test]
     fn every_time_is_cut_to_what_reads_back_from_microseconds() {
