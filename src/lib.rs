@@ -2,11 +2,15 @@
 
 pub mod backend;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod id;
 pub mod key;
 mod layer;
 pub mod limit;
 mod page;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod usage;
 
 pub use async_trait::async_trait;

@@ -19,5 +19,7 @@ pub use store::{KeyAdmin, KeyQuery, KeyStore, StoreError};
 pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
 
 pub(crate) use cached::{CachedKey, Peek};
+#[cfg(feature = "conformance")]
+pub(crate) use changes::Forget;
 pub(crate) use issuer::is_importable;
 pub(crate) use token::id_of;

@@ -182,15 +182,15 @@ impl Key {
 #[allow(missing_docs)]
 pub struct KeyUpdate {
     pub name: Option<String>,
-    #[serde(with = "nullable")]
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub owner: Option<Option<Arc<str>>>,
-    #[serde(with = "nullable")]
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub environment: Option<Option<String>>,
     pub scopes: Option<Vec<String>>,
     pub limits: Option<Vec<RateLimit>>,
     pub addresses: Option<AddressList>,
     pub metadata: Option<Map<String, Value>>,
-    #[serde(with = "nullable")]
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Option<Timestamp>>,
 }
 
@@ -386,5 +386,33 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 /// Times are kept in whole microseconds, which every backend can store as they are.
 pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+    // jiff reads no microseconds within the last second there is: that is cut to its beginning.
+    Timestamp::from_microsecond(time.as_microsecond())
+        .or_else(|_| Timestamp::from_second(time.as_second()))
+        .unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_update_leaves_alone_stays_alone_in_json() {
+        let update = KeyUpdate::new().name("Renamed").expires(None);
+        let json = serde_json::to_string(&update).unwrap();
+        assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
+        let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
+        assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
+    }
+
+    #[test]
+    fn every_time_is_cut_to_what_reads_back_from_microseconds() {
+        let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
+        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
+            let cut = whole_micros(time);
+            let read = Timestamp::from_microsecond(cut.as_microsecond()).unwrap();
+            assert_eq!(read, cut);
+            assert!(time.duration_since(cut).as_secs() == 0);
+        }
+    }
 }

@@ -1,0 +1,96 @@
+//! Names, ids and times that nobody else has.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::Clock;
+use crate::id::KeyId;
+use crate::key::{Issuer, KeyRecord, NewKey, Peppers, Prefix, Secret};
+
+/// One run of a suite.
+pub(super) struct Fresh {
+    /// In every name of the run.
+    pub(super) tag: KeyId,
+    pub(super) owner: String,
+    /// A little before now, in whole microseconds that are no whole milliseconds.
+    pub(super) now: Timestamp,
+    issuer: Issuer,
+}
+
+impl Fresh {
+    pub(super) fn new() -> Self {
+        let tag = id();
+        let second = Timestamp::now().as_second();
+        let now = micros(second * 1_000_000 - 876_543);
+        let peppers = Peppers::none().with("conformance", b"not a secret at all");
+        Self {
+            tag,
+            owner: format!("conformance-{tag}"),
+            now,
+            issuer: Issuer::new("conformance")
+                .unwrap_or_else(|_| unreachable!("a valid prefix"))
+                .peppers(peppers.unwrap_or_else(|_| unreachable!("a valid pepper")))
+                .clock(Clock::manual(now)),
+        }
+    }
+
+    pub(super) fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// The record of a key with this name, of the run's owner.
+    pub(super) fn record(&self, name: impl Into<String>) -> KeyRecord {
+        self.record_of(NewKey::named(name).owner(self.owner.as_str()))
+    }
+
+    pub(super) fn record_of(&self, new: NewKey) -> KeyRecord {
+        match self.issuer.make(new) {
+            Ok((_, record)) => record,
+            Err(error) => panic!("the suite could not make a key: {error}"),
+        }
+    }
+
+    /// A time after the run's.
+    pub(super) fn after(&self, time: Duration) -> Timestamp {
+        self.now + SignedDuration::try_from(time).unwrap_or_default()
+    }
+
+    /// A time before the run's.
+    pub(super) fn before(&self, time: Duration) -> Timestamp {
+        self.now - SignedDuration::try_from(time).unwrap_or_default()
+    }
+}
+
+/// An id that no key has.
+pub(super) fn id() -> KeyId {
+    Prefix::new("conformance")
+        .ok()
+        .and_then(|prefix| Secret::generate(&prefix).ok())
+        .map_or_else(|| panic!("no randomness"), |secret| secret.id())
+}
+
+/// The time so many microseconds after 1970.
+pub(super) fn micros(time: i64) -> Timestamp {
+    Timestamp::from_microsecond(time).unwrap_or_else(|_| unreachable!("a time of our own"))
+}
+
+/// Texts that break what glues queries together, counts bytes for characters or changes letters.
+pub(super) fn hostile_texts() -> Vec<String> {
+    let mut texts: Vec<String> = [
+        "it's \"quoted\" `twice` \\ and \\' once",
+        "'); DROP TABLE keys; --",
+        "$1 ? :name @p %s {} {0}",
+        "50% of_all [a-z]* \\%",
+        "مفتاح عربي \u{202e}backwards\u{202c}",
+        "e\u{301} is not \u{e9}",
+        "zero\u{200b}width\u{feff}",
+        " space before and behind ",
+        "NULL",
+        "ÄRGER mit Жук und straße",
+    ]
+    .map(Into::into)
+    .into();
+    texts.push("\u{1f511}".repeat(100));
+    texts
+}

@@ -1,0 +1,178 @@
+//! Adding and importing keys.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{create, found, key_store, unchanged};
+use crate::conformance::check::{done, refused, same, together};
+use crate::conformance::fresh::{Fresh, hostile_texts, id, micros};
+use crate::key::{
+    AddressList, Digest, InvalidKey, IssueError, Key, KeyAdmin, KeyRecord, NewKey, StoreError,
+};
+use crate::limit::RateLimit;
+
+pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
+    let fresh = Fresh::new();
+    keeps_every_field(store, &fresh).await;
+    never_overwrites(store, &fresh).await;
+    keeps_bounds(store, &fresh).await;
+    imports(store, &fresh).await;
+}
+
+async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let plain = create(store, fresh.record_of(NewKey::named("x"))).await;
+    key_store(store, &plain).await;
+    for record in [full(fresh), used_up(fresh), extreme_times(fresh)] {
+        let record = create(store, record).await;
+        key_store(store, &record).await;
+    }
+    for text in hostile_texts() {
+        let new = NewKey::named(&*text).owner(&*text).metadata(&*text, &*text);
+        let record = create(store, fresh.record_of(new)).await;
+        unchanged(store, &record, "every text is kept as it is").await;
+    }
+}
+
+/// A key with everything.
+fn full(fresh: &Fresh) -> KeyRecord {
+    let networks = ["203.0.113.7", "10.0.0.0/8", "2001:db8::/32", "0.0.0.0/0"];
+    let addresses = AddressList::parse(networks).unwrap_or_else(|_| unreachable!("valid networks"));
+    let new = NewKey::named("Everything")
+        .owner(fresh.owner.as_str())
+        .environment("live-2_eu")
+        .scopes(["postings:read", "postings:write", "a,b;c{d}'e"])
+        .limit(RateLimit::per_second(20).burst(40).named("burst"))
+        .limit(RateLimit::per(7, Duration::from_nanos(1_234_567_891)).named("odd"))
+        .limit(RateLimit::per_hour(u32::MAX).named("large"))
+        .addresses(addresses)
+        .metadata("nested", json!({ "a": [1, -2, 0.5, null, true], "": {} }))
+        .metadata("large", u64::MAX)
+        .metadata("small", i64::MIN)
+        .expires(fresh.after(Duration::from_micros(3_600_000_001)));
+    fresh.record_of(new)
+}
+
+/// A key that is not new, as one that is moved from another store.
+fn used_up(fresh: &Fresh) -> KeyRecord {
+    let mut record = fresh.record("Not new");
+    record.key = Key {
+        disabled: true,
+        revoked: Some(fresh.before(Duration::from_micros(1))),
+        rotated_from: Some(id()),
+        line: id(),
+        last_used: Some(fresh.before(Duration::from_micros(2))),
+        ..record.key
+    };
+    record
+}
+
+/// Before 1970, and at the end of time, where a key without an end in sight may be told to end.
+fn extreme_times(fresh: &Fresh) -> KeyRecord {
+    let mut record = fresh.record("Ends of time");
+    record.key.created = micros(-1);
+    record.key.expires = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
+    record
+}
+
+async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let first = create(store, fresh.record("First")).await;
+    let id = first.key.id;
+    let mut second = fresh.record("Second");
+    second.key.id = id;
+    let rule = "creating never overwrites a key: a taken id is a conflict";
+    let is_conflict = |error: &StoreError| matches!(error, StoreError::Conflict(of) if *of == id);
+    refused(
+        store.create(second).await,
+        "StoreError::Conflict",
+        is_conflict,
+        rule,
+    );
+    refused(
+        store.create(first.clone()).await,
+        "StoreError::Conflict",
+        is_conflict,
+        rule,
+    );
+    unchanged(store, &first, rule).await;
+
+    let model = fresh.record("Rivals");
+    let rivals: Vec<_> = (0..8)
+        .map(|n| {
+            let mut rival = model.clone();
+            rival.key.name = format!("Rival {n}");
+            rival
+        })
+        .collect();
+    let answers = together(rivals.iter().map(|rival| store.create(rival.clone()))).await;
+    let winners: Vec<_> = rivals
+        .iter()
+        .zip(&answers)
+        .filter(|(_, answer)| answer.is_ok())
+        .map(|(rival, _)| rival)
+        .collect();
+    same(
+        &winners.len(),
+        &1,
+        "of creations of one id at the same time exactly one succeeds",
+    );
+    unchanged(
+        store,
+        winners[0],
+        "the key is the one whose creation succeeded",
+    )
+    .await;
+}
+
+async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let mut nameless = fresh.record("x");
+    nameless.key.name = String::new();
+    let mut long = fresh.record("x");
+    long.key.name = "ä".repeat(101);
+    let mut limitless = fresh.record("x");
+    limitless.key.limits = vec![RateLimit::per_second(0)];
+    for (record, error) in [
+        (nameless, InvalidKey::Name),
+        (long, InvalidKey::Name),
+        (limitless, crate::limit::InvalidLimit::Zero.into()),
+    ] {
+        let id = record.key.id;
+        refused(
+            store.create(record).await,
+            "StoreError::Invalid",
+            |got| matches!(got, StoreError::Invalid(got) if *got == error),
+            format_args!("a key out of bounds is not created: {error}"),
+        );
+        same(
+            &found(store, id).await,
+            &None,
+            "what is not created is not there",
+        );
+    }
+}
+
+async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let secret = format!("legacy-{}", fresh.tag);
+    let new = || NewKey::named("Imported").owner(fresh.owner.as_str());
+    let issuer = fresh.issuer();
+    let key = issuer.import_secret(store, new(), &secret).await;
+    let key = done(key, "a key of another system is imported");
+    let digest = Digest::sha256(&secret).to_string();
+    let hex = digest.trim_start_matches("sha256:");
+    let record = found(store, key.id).await;
+    same(
+        &record.as_ref().map(|record| &record.key),
+        &Some(&key),
+        "an imported key is found by the id made from its secret",
+    );
+    refused(
+        issuer.import_sha256(store, new(), hex).await,
+        "StoreError::Conflict",
+        |error| matches!(error, IssueError::Store(StoreError::Conflict(of)) if *of == key.id),
+        "a secret is imported once, whether by its text or by its hash",
+    );
+    if let Some(record) = record {
+        unchanged(store, &record, "importing never overwrites a key").await;
+    }
+}

@@ -1,0 +1,85 @@
+//! Suites for stores of keys.
+
+mod change;
+mod create;
+mod delete;
+mod feed;
+mod find;
+mod list;
+mod rotate;
+
+use super::check::{done, same};
+use super::fresh::Fresh;
+use crate::id::KeyId;
+use crate::key::{Key, KeyAdmin, KeyRecord, KeyStore};
+
+pub use find::key_store;
+
+/// Checks a store that keys can be administered in.
+///
+/// # Panics
+///
+/// When the store breaks one of these rules:
+///
+/// - Creating keeps every field as it is, texts of any script and times to the microsecond, and never
+///   overwrites a key.
+/// - Finding and listing tell the same. Lists are ordered by creation and then by id, newest first;
+///   their pages neither skip nor repeat while keys come and go; filters agree with
+///   [`KeyQuery::matches`](crate::key::KeyQuery::matches).
+/// - Changing agrees with [`KeyRecord::apply`], in one step: what is out of bounds changes nothing, and
+///   changes at the same time do not undo each other. The first revocation counts.
+/// - Rotating agrees with [`KeyRecord::rotate`], in one step: both keys or neither.
+/// - Deleting removes the record. Unknown ids are [`StoreError::NotFound`](crate::key::StoreError)
+///   wherever something is changed, and `None` where something is looked up.
+/// - Other keys stay what they are, and a [feed](KeyStore::changes), if there is one, is rung for every
+///   change.
+pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
+    let fresh = Fresh::new();
+    let bystander = create(store, fresh.record("Bystander")).await;
+    create::suite(store).await;
+    list::suite(store).await;
+    change::suite(store).await;
+    rotate::suite(store).await;
+    delete::suite(store).await;
+    feed::suite(store).await;
+    expect(
+        store,
+        &bystander,
+        "a key stays what it is while others change",
+    )
+    .await;
+}
+
+/// Adds a record and gives it back.
+async fn create<S: KeyAdmin + ?Sized>(store: &S, record: KeyRecord) -> KeyRecord {
+    let created = store.create(record.clone()).await;
+    done(
+        created,
+        format_args!("a valid key is created: {:?}", record.key),
+    );
+    record
+}
+
+/// The store has exactly this record.
+async fn expect<S: KeyStore + ?Sized>(store: &S, record: &KeyRecord, rule: &str) {
+    let found = found(store, record.key.id).await;
+    same(&found, &Some(record.clone()), rule);
+}
+
+async fn found<S: KeyStore + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecord> {
+    done(store.find(id).await, "looking up answers")
+}
+
+/// A key's record is as it was, and the key as `get` has it too.
+async fn unchanged<S: KeyAdmin + ?Sized>(store: &S, record: &KeyRecord, rule: &str) {
+    expect(store, record, rule).await;
+    same(
+        &got(store, record.key.id).await,
+        &Some(record.key.clone()),
+        rule,
+    );
+}
+
+async fn got<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<Key> {
+    done(store.get(id).await, "getting a key answers")
+}

@@ -1,0 +1,52 @@
+//! Suites for who keeps usage and reads it.
+
+mod batch;
+mod log;
+mod pages;
+mod sums;
+mod traffic;
+
+use super::check::done;
+use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
+
+/// Checks a backend of usage: what is written into it is what is read from it.
+///
+/// # Panics
+///
+/// When the backend breaks one of these rules:
+///
+/// - A batch that is written again under its id, later or at the same time, counts once. An empty batch
+///   and one of thousands are batches.
+/// - The log has every event as it was written. Each filter, alone and with others, agrees with
+///   [`LogFilter::matches`](crate::usage::LogFilter::matches); an event is found by its id on the wire
+///   and by its own. Counts agree with the log.
+/// - The log is ordered by time and then by id, newest first; its pages neither skip nor repeat while
+///   events arrive.
+/// - A summary, by key, owner and range, equals
+///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to
+///   the events.
+pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    batch::suite(backend).await;
+    log::suite(backend).await;
+    pages::suite(backend).await;
+    sums::suite(backend).await;
+}
+
+pub(super) async fn write<B: UsageSink + ?Sized>(backend: &B, events: Vec<UsageEvent>) {
+    done(
+        backend.write(&Batch::new(events)).await,
+        "a batch is written",
+    );
+}
+
+/// Writes events in batches of several sizes.
+async fn write_all<B: UsageSink + ?Sized>(backend: &B, mut events: &[UsageEvent]) {
+    for size in [1, 2, 7, 40].into_iter().cycle() {
+        if events.is_empty() {
+            break;
+        }
+        let (batch, rest) = events.split_at(size.min(events.len()));
+        write(backend, batch.to_vec()).await;
+        events = rest;
+    }
+}

@@ -1,0 +1,101 @@
+//! The pages of the request log.
+
+use std::collections::HashSet;
+
+use super::log::{expected, in_order, walk};
+use super::traffic::Traffic;
+use super::write;
+use crate::conformance::check::{done, refused, same};
+use crate::conformance::fresh::{id, micros};
+use crate::page::PageToken;
+use crate::usage::{LogFilter, LogQuery, ReadError, UsageEvent, UsageReader, UsageSink};
+
+pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    sizes(backend).await;
+    foreign_tokens_are_refused(backend).await;
+    pages_stay_whole(backend).await;
+}
+
+async fn sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    let mut traffic = Traffic::new(5);
+    traffic.keys.truncate(1);
+    let events = traffic.events(1_100);
+    write(backend, events.clone()).await;
+    let filter = LogFilter::new().key(traffic.keys[0]);
+    let all = expected(&events, &filter);
+    for size in [1_000, 550, 7] {
+        let logged = walk(backend, filter.clone(), size, None).await;
+        let rule = format!("pages of {size} neither skip nor repeat events");
+        same(&logged, &all, rule);
+    }
+    for (limit, size, rule) in [
+        (0, 1, "a limit of zero is one"),
+        (
+            usize::MAX,
+            LogQuery::MAX_LIMIT,
+            "a limit beyond the largest is the largest",
+        ),
+    ] {
+        let query = LogQuery::new(filter.clone()).limit(limit);
+        let page = done(backend.requests(&query).await, rule);
+        same(&page.items.len(), &size, rule);
+        same(
+            &page.next,
+            &Some(LogQuery::place(&all[size - 1])),
+            "the next page begins where this ends",
+        );
+    }
+}
+
+async fn foreign_tokens_are_refused<B: UsageReader + ?Sized>(backend: &B) {
+    for place in ["1".to_owned(), id().to_string()] {
+        let query = LogQuery::default().after(PageToken::new(micros(0), place));
+        refused(
+            backend.requests(&query).await,
+            "ReadError::Page",
+            |error| matches!(error, ReadError::Page(_)),
+            "a page token of another list is ReadError::Page",
+        );
+    }
+}
+
+/// Events arrive, newer and older ones, while somebody turns the pages.
+async fn pages_stay_whole<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    let mut traffic = Traffic::new(6);
+    traffic.keys.truncate(1);
+    let start = traffic.start.as_microsecond();
+    let mut at = |time: i64| -> UsageEvent { traffic.event(micros(start + time)) };
+    // Four of each microsecond, so that pages end in the middle of one.
+    let first: Vec<_> = (0..40).map(|n| at(1_000 + n / 4)).collect();
+    write(backend, first.clone()).await;
+    let key = first.first().and_then(|event| event.key);
+    let filter = LogFilter {
+        key,
+        ..LogFilter::default()
+    };
+    let mut query = LogQuery::new(filter).limit(3);
+    let mut logged: Vec<UsageEvent> = Vec::new();
+    for step in 0..40 {
+        let page = done(
+            backend.requests(&query).await,
+            "the log goes on while events arrive",
+        );
+        logged.extend(page.items);
+        let Some(next) = page.next else { break };
+        query.after = Some(next);
+        // Around the events there are, and into their midst.
+        let new = [2_000 + step, 1_000 + step % 10, 999 - step].map(&mut at);
+        write(backend, new.into()).await;
+    }
+    in_order(&logged);
+    let seen: HashSet<_> = logged.iter().map(|event| event.id).collect();
+    let missed: Vec<_> = first
+        .iter()
+        .filter(|event| !seen.contains(&event.id))
+        .collect();
+    same(
+        &missed,
+        &vec![],
+        "pages skip no event that was there all the time",
+    );
+}

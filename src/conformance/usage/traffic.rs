@@ -1,0 +1,138 @@
+//! Events of all kinds, by chance but always the same.
+
+use std::sync::Arc;
+
+use fastrand::Rng;
+use jiff::Timestamp;
+
+use crate::conformance::fresh::{Fresh, hostile_texts, id, micros};
+use crate::id::KeyId;
+use crate::usage::{
+    Cause, Method, OTHER_ENDPOINTS, Outcome, Refusal, Status, UNMATCHED, UsageEvent,
+};
+
+const HOUR: i64 = 3_600_000_000;
+
+/// What one run's events are made of.
+pub(in crate::conformance) struct Traffic {
+    pub(super) rng: Rng,
+    pub(super) keys: Vec<KeyId>,
+    pub(super) owners: Vec<Arc<str>>,
+    pub(super) endpoints: Vec<Arc<str>>,
+    /// The full hour, two or three hours ago, with which the events begin; they end two hours later.
+    pub(super) start: Timestamp,
+    texts: Vec<String>,
+    tag: KeyId,
+    made: u32,
+}
+
+impl Traffic {
+    pub(in crate::conformance) fn new(seed: u64) -> Self {
+        let fresh = Fresh::new();
+        let tag = fresh.tag;
+        let hour = fresh.now.as_microsecond().div_euclid(HOUR) * HOUR;
+        let endpoints = [
+            format!("/{tag}/postings/{{id}}"),
+            format!("/{tag}/'quoted' \"twice\" \\ %/_"),
+            format!("/{tag}/وظائف"),
+            format!("/{tag}.Postings/Watch"),
+        ];
+        Self {
+            rng: Rng::with_seed(seed),
+            keys: (0..3).map(|_| id()).collect(),
+            owners: ["a", "A", "ü'\"\\%"]
+                .map(|who| format!("{}-{who}", fresh.owner).into())
+                .into(),
+            endpoints: endpoints.map(Into::into).into(),
+            start: micros(hour - 2 * HOUR),
+            texts: hostile_texts(),
+            tag,
+            made: 0,
+        }
+    }
+
+    pub(in crate::conformance) fn events(&mut self, count: usize) -> Vec<UsageEvent> {
+        let mut events: Vec<UsageEvent> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let known = (!events.is_empty() && self.rng.u8(..4) == 0)
+                .then(|| events[self.rng.usize(..events.len())].time);
+            let time = known.unwrap_or_else(|| self.time());
+            events.push(self.event(time));
+        }
+        events
+    }
+
+    /// A time in the run's two hours; sometimes the first instant of a minute or the last.
+    pub(super) fn time(&mut self) -> Timestamp {
+        let start = self.start.as_microsecond();
+        let time = start + self.rng.i64(0..2 * HOUR);
+        let minute = time - time.rem_euclid(60_000_000);
+        micros(match self.rng.u8(..8) {
+            0 => minute,
+            1 => (minute - 1).max(start),
+            _ => time,
+        })
+    }
+
+    /// An event of this time with something in every field.
+    pub(super) fn event(&mut self, time: Timestamp) -> UsageEvent {
+        self.made += 1;
+        let mut event = UsageEvent::at(time);
+        let rng = &mut self.rng;
+        event.key = Some(self.keys[rng.usize(..self.keys.len())]);
+        event.owner = maybe(rng, 7).then(|| self.owners[rng.usize(..self.owners.len())].clone());
+        event.method = Method::ALL[rng.usize(..Method::ALL.len())];
+        event.endpoint = match rng.u8(..8) {
+            0 => UNMATCHED.into(),
+            1 => OTHER_ENDPOINTS.into(),
+            _ => self.endpoints[rng.usize(..self.endpoints.len())].clone(),
+        };
+        let text = &self.texts[rng.usize(..self.texts.len())];
+        event.path = format!("/{text}").into();
+        event.resource_id = maybe(rng, 5).then(|| format!("{}-{}", self.tag, rng.u8(..5)).into());
+        // Some come again: a client may send one id as often as it likes.
+        let number = rng.u32(self.made / 2..=self.made);
+        event.request_id = maybe(rng, 5).then(|| format!("{}/{number}/{text}", self.tag).into());
+        event.status = match rng.u8(..6) {
+            0 => Status::None,
+            1 => Status::Grpc(rng.u8(..17)),
+            2 => Status::Http(rng.u16(100..600)),
+            _ => Status::Http([200, 201, 404, 500][rng.usize(..4)]),
+        };
+        (event.outcome, event.cause, event.refusal) = match rng.u8(..4) {
+            0 => (Outcome::RateLimited, None, Some(Refusal::RateLimited)),
+            1 => {
+                let cause = Cause::ALL[rng.usize(..Cause::ALL.len())];
+                let refusal = Refusal::ALL[rng.usize(..Refusal::ALL.len())];
+                (
+                    Outcome::Failed,
+                    Some(cause),
+                    (cause == Cause::Refused).then_some(refusal),
+                )
+            }
+            2 => (Outcome::Failed, None, None),
+            _ => (Outcome::Completed, None, None),
+        };
+        event.cost = [0, 1, 5, u32::MAX][rng.usize(..4)];
+        event.latency_us = amount(rng, 40);
+        event.request_bytes = amount(rng, 45);
+        event.response_bytes = amount(rng, 45);
+        event.client_address = match rng.u8(..3) {
+            0 => None,
+            1 => Some([203, 0, 113, rng.u8(..)].into()),
+            _ => Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, rng.u16(..)].into()),
+        };
+        event
+    }
+}
+
+/// Anything below so many bits: often small, now and then large.
+fn amount(rng: &mut Rng, bits: u32) -> u64 {
+    let bits = rng.u32(1..bits);
+    rng.u64(..1 << bits)
+}
+
+/// True `eighths` times out of eight.
+fn maybe(rng: &mut Rng, eighths: u8) -> bool {
+    rng.u8(..8) < eighths
+}

@@ -1,0 +1,143 @@
+//! A store with an outage to order.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+
+use crate::id::KeyId;
+use crate::key::{
+    ChangeFeed, Key, KeyAdmin, KeyCache, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate,
+    Rotation, StoreError,
+};
+use crate::page::Page;
+
+/// A store that can be switched off, and on again: everything that it is asked while it is off fails
+/// with [`StoreError::Unavailable`].
+///
+/// Clones share the store and the switch.
+///
+/// ```
+/// use keytally::backend::MemoryBackend;
+/// use keytally::key::{KeyAdmin, KeyQuery};
+/// use keytally::testing::FailingStore;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = FailingStore::new(MemoryBackend::new());
+/// store.fail();
+/// assert!(store.list(&KeyQuery::new()).await.is_err());
+/// store.recover();
+/// assert!(store.list(&KeyQuery::new()).await.is_ok());
+/// # }
+/// ```
+pub struct FailingStore<S> {
+    store: Arc<S>,
+    off: Arc<AtomicBool>,
+}
+
+impl<S> FailingStore<S> {
+    /// A store that works until it is told to [`fail`](Self::fail).
+    pub fn new(store: S) -> Self {
+        Self {
+            store: Arc::new(store),
+            off: Arc::default(),
+        }
+    }
+
+    /// Fails from now on.
+    pub fn fail(&self) {
+        self.off.store(true, Ordering::SeqCst);
+    }
+
+    /// Works again from now on.
+    pub fn recover(&self) {
+        self.off.store(false, Ordering::SeqCst);
+    }
+
+    fn store(&self) -> Result<&S, StoreError> {
+        if self.off.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("switched off by a test"));
+        }
+        Ok(&self.store)
+    }
+}
+
+impl<S> Clone for FailingStore<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            off: self.off.clone(),
+        }
+    }
+}
+
+impl<S> fmt::Debug for FailingStore<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailingStore")
+            .field("off", &self.off)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: KeyStore> KeyStore for FailingStore<S> {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store()?.find(id).await
+    }
+
+    fn changes(&self) -> Option<&ChangeFeed> {
+        self.store.changes()
+    }
+
+    /// None: whoever used the cache within would not notice the outage.
+    fn cache(&self) -> Option<&KeyCache> {
+        None
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        self.store()?.create(record).await
+    }
+
+    async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        self.store()?.list(query).await
+    }
+
+    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+        self.store()?.change(id, change).await
+    }
+
+    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+        self.store()?.rotate(id, rotation).await
+    }
+
+    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+        self.store()?.delete(id).await
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.store()?.get(id).await
+    }
+
+    async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
+        self.store()?.update(id, update).await
+    }
+
+    async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.store()?.disable(id).await
+    }
+
+    async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.store()?.enable(id).await
+    }
+
+    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+        self.store()?.revoke(id).await
+    }
+}
