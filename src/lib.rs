@@ -1,4 +1,78 @@
-//! API keys, rate limits and usage accounting for any tower service.
+//! API keys, rate limits and usage accounting for any tower service, in one layer.
+//!
+//! [`ApiKeyLayer`] goes in front of an axum router, a tonic server or a bare hyper service. It checks
+//! every request against hashed keys, limits it by its key's own limits, tells the client where it
+//! stands in the standard headers, and accounts for it exactly once.
+//!
+//! # Quick start
+//!
+//! Issue a key, protect a service, ask it, and read what was used:
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use http::{Request, Response};
+//! use http_body_util::BodyExt;
+//! use keytally::backend::MemoryBackend;
+//! use keytally::key::{Issuer, NewKey};
+//! use keytally::limit::RateLimit;
+//! use keytally::usage::{Recorder, SummaryQuery, UsageReader};
+//! use keytally::{ApiKeyLayer, Caller};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = MemoryBackend::new();
+//! let new = NewKey::named("Zapier integration").limit(RateLimit::per_minute(600).burst(100));
+//! let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+//!
+//! let recorder = Recorder::new(backend.clone());
+//! let service = ServiceBuilder::new()
+//!     .layer(ApiKeyLayer::new(backend.clone()).recorder(recorder.clone()))
+//!     .service(service_fn(|request: Request<()>| async move {
+//!         let name = request.extensions().get::<Caller>().map(|caller| caller.name.clone());
+//!         Ok::<_, Infallible>(Response::new(name.unwrap_or_default()))
+//!     }));
+//!
+//! let bearer = format!("Bearer {}", issued.secret.expose());
+//! let request = Request::get("/").header("authorization", bearer).body(())?;
+//! let response = service.clone().oneshot(request).await?;
+//! assert_eq!(response.into_body().collect().await?.to_bytes(), "Zapier integration");
+//! assert_eq!(service.oneshot(Request::new(())).await?.status(), 401);
+//!
+//! recorder.flush().await;
+//! let summary = backend.summary(&SummaryQuery::default()).await?;
+//! assert_eq!(summary.totals.completed(), 1);
+//! # Ok(()) }
+//! ```
+//!
+//! With axum it is one line: `Router::new().route(..).layer(ApiKeyLayer::new(store))`. The README has
+//! whole programs for axum, tonic and hyper, and notes on security.
+//!
+//! # Where things are
+//!
+//! | | |
+//! |---|---|
+//! | [`ApiKeyLayer`] | the layer and its configuration: what happens to a request, step by step |
+//! | [`Caller`], [`RequireScope`], [`Rejection`] | what handlers and outer layers see of it |
+//! | [`key`] | what a key is: [`Issuer`](key::Issuer), [`Secret`](key::Secret), [`Key`](key::Key), and where it is kept: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore) |
+//! | [`limit`] | how fast it may be used: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
+//! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary) |
+//! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend) |
+//!
+//! # Features
+//!
+//! None is on by default, and a feature only adds items.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `axum` | [`Caller`] as an extractor, endpoints from `MatchedPath`, client addresses from `ConnectInfo` |
+//! | `tracing` | refusals, store failures and lost events as `tracing` events |
+//! | `conformance` | public test suites for stores and backends of your own |
+//! | `testing` | a clock to turn, ready keys and a recorder to ask, for tests of protected services |
+//! | `full` | all of these |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backend;
 mod clock;
@@ -18,3 +92,13 @@ pub use clock::{Clock, Now};
 pub use id::{InvalidKeyId, KeyId};
 pub use layer::*;
 pub use page::{InvalidPageToken, Page, PageToken};
+
+/// Compiles what the README shows.
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "testing",
+    feature = "conformance"
+))]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;
