@@ -372,12 +372,7 @@ impl Gate {
         draft.cost = cost;
         let event_id = draft.id;
         let text = draft.text.clone();
-        // A request that an outer layer accounts for with the same recorder counts once.
-        let recorded_outside = head
-            .extensions()
-            .get::<Caller>()
-            .is_some_and(|outer| outer.is_recorded_by(&self.recorder));
-        let meter = if recorded_outside {
+        let meter = if self.is_recorded_outside(head) {
             drop(open);
             Meter::off()
         } else {
@@ -400,6 +395,12 @@ impl Gate {
             additions,
             text,
         })
+    }
+
+    /// A request that an outer layer accounts for with the same recorder counts once.
+    fn is_recorded_outside(&self, head: RequestHead<'_>) -> bool {
+        let outer = head.extensions().get::<Caller>();
+        outer.is_some_and(|outer| outer.is_recorded_by(&self.recorder))
     }
 
     fn running(self: &Arc<Self>, draft: Draft, began: Now, unproven: bool, call: Call) -> Running {
@@ -600,8 +601,11 @@ impl Gate {
         let passed = self.clock.now().since(began);
         draft.latency_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
         additions.apply(&draft.text, response.headers_mut());
-        open.used();
-        self.recorder.record(draft);
+        // Where an outer layer accounts for the request, it reads the refusal from the answer.
+        if !self.is_recorded_outside(head) {
+            open.used();
+            self.recorder.record(draft);
+        }
         Judged::Step(Step::Answer(response))
     }
 }
