@@ -720,6 +720,21 @@ async fn stacked_layers_check_each_and_count_once() {
 }
 
 #[tokio::test]
+async fn stacked_layers_count_an_anonymous_request_once() {
+    let service = plain().await;
+    let layer = ApiKeyLayer::new(service.backend.clone())
+        .recorder(service.recorder.clone())
+        .allow_anonymous();
+    let routes = Router::new().route("/", get(|| async { "ok" }));
+    let address = support::serve(routes.layer(layer.clone()).layer(layer)).await;
+    let request = Request::get(format!("http://{address}/"));
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(service.events().await.len(), 1);
+}
+
+#[tokio::test]
 async fn imported_keys_are_found_by_the_same_path() {
     let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();

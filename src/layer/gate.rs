@@ -146,7 +146,13 @@ impl<R: Borrow<Recorder>> Drop for Begun<R> {
     }
 }
 
+/// Marks an anonymous request with the recorder that accounts for it, for layers further in.
+#[derive(Clone, Copy)]
+struct RecordedBy(usize);
+
 /// What became of a key that was found.
+// Short-lived: boxing would cost every request an allocation.
+#[expect(clippy::large_enum_variant)]
 enum Judged {
     /// It may pass, at this price.
     Grant(Arc<CachedKey>, Decision, u32),
@@ -174,7 +180,7 @@ impl Gate {
             None => credential::find(&self.sources, visit.head),
         };
         let secret = match presented {
-            Presented::Nothing if self.anonymous => return self.pass_without_key(&visit),
+            Presented::Nothing if self.anonymous => return self.pass_without_key(request, began),
             Presented::Nothing => return self.refuse_stranger(Refusal::Missing, &visit),
             Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, &visit),
             Presented::Ambiguous => return self.refuse_stranger(Refusal::Ambiguous, &visit),
@@ -396,9 +402,21 @@ impl Gate {
     }
 
     /// A request without a key that may pass all the same: an event without a key.
-    fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Step {
+    fn pass_without_key<B>(self: &Arc<Self>, request: &mut Request<B>, began: Now) -> Step {
+        let visit = Visit::new(RequestHead::of(request), began);
+        let outer = visit.head.extensions().get::<RecordedBy>();
+        // A request that an outer layer accounts for with the same recorder counts once.
+        if outer.is_some_and(|outer| outer.0 == self.recorder.id()) {
+            let (additions, text) = visit.unnoted();
+            let meter = Meter::off();
+            return Step::Call(Ticket {
+                meter,
+                additions,
+                text,
+            });
+        }
         if !self.recorder.begin() {
-            return self.refuse_stranger(Refusal::RecorderFull, visit);
+            return self.refuse_stranger(Refusal::RecorderFull, &visit);
         }
         let begun = Begun(Some(&self.recorder));
         let note = visit.note(self, None, None);
@@ -409,6 +427,9 @@ impl Gate {
         let text = draft.text.clone();
         begun.used();
         let meter = visit.meter(self, draft, unproven);
+        request
+            .extensions_mut()
+            .insert(RecordedBy(self.recorder.id()));
         Step::Call(Ticket {
             meter,
             additions,
@@ -432,7 +453,7 @@ impl Gate {
         if !self.keep_credential {
             credential::remove(&self.sources, Places::all(), request);
         }
-        self.pass_without_key(&Visit::new(RequestHead::of(request), began))
+        self.pass_without_key(request, began)
     }
 
     /// No key has this id: the same work as for one that does.

@@ -15,6 +15,7 @@ pub(super) const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry
 
 pub(super) const CANCELLED: u8 = 1;
 pub(super) const UNKNOWN: u8 = 2;
+pub(super) const DEADLINE_EXCEEDED: u8 = 4;
 pub(super) const PERMISSION_DENIED: u8 = 7;
 pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
 pub(super) const UNIMPLEMENTED: u8 = 12;

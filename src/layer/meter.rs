@@ -28,6 +28,8 @@ pub(crate) enum End {
 #[derive(Debug, Default)]
 pub(crate) struct Meter(State);
 
+// Most requests never leave `Own`: boxing it would cost each of them an allocation.
+#[expect(clippy::large_enum_variant)]
 #[derive(Debug, Default)]
 enum State {
     /// Nothing to account for, or accounted for already.
@@ -198,10 +200,13 @@ impl Running {
             || code == StatusCode::NOT_MODIFIED;
         self.expected = response.body().size_hint().exact();
         self.draft.status = Status::Http(code.as_u16());
-        if self.call != Call::Http
-            && let Some(code) = grpc::status(response.headers())
-        {
-            self.draft.status = Status::Grpc(code);
+        if self.call != Call::Http {
+            if let Some(code) = grpc::status(response.headers()) {
+                self.draft.status = Status::Grpc(code);
+            } else if self.unproven && grpc::content_type(response.headers()).is_some() {
+                // Only a method begins to answer without knowing yet how it will end.
+                self.prove();
+            }
         }
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             self.draft.refusal = Some(rejection.reason);
@@ -235,17 +240,35 @@ impl Running {
             (false, End::Failed) => (Outcome::Failed, Some(Cause::ServerError)),
             (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
         };
-        if self.unproven && proves(draft.status) {
-            draft.endpoint = Some(self.gate.endpoints.intern(draft.path()));
+        if draft.refusal.is_none() && proves(draft.status) {
+            self.prove();
         }
-        draft.latency_us = self.gate.clock.now().micros_since(self.began);
+        self.draft.latency_us = self.gate.clock.now().micros_since(self.began);
         self.gate.recorder.record(self.draft);
+    }
+
+    /// The service has the method: its path becomes the endpoint's name.
+    fn prove(&mut self) {
+        if std::mem::take(&mut self.unproven) {
+            self.draft.endpoint = Some(self.gate.endpoints.intern(self.draft.path()));
+        }
     }
 }
 
-/// Whether a service that answers so has the method.
+/// Whether only a service that has the method ends a call so. The other codes are given for any
+/// path too: by fallbacks, interceptors and layers that limit, shed or time out.
 fn proves(status: Status) -> bool {
-    matches!(status, Status::Grpc(code) if code != grpc::UNIMPLEMENTED && code != grpc::CANCELLED)
+    const ANYWHERE: [u8; 8] = [
+        grpc::CANCELLED,
+        grpc::UNKNOWN,
+        grpc::DEADLINE_EXCEEDED,
+        grpc::PERMISSION_DENIED,
+        grpc::RESOURCE_EXHAUSTED,
+        grpc::UNIMPLEMENTED,
+        grpc::UNAVAILABLE,
+        grpc::UNAUTHENTICATED,
+    ];
+    matches!(status, Status::Grpc(code) if !ANYWHERE.contains(&code))
 }
 
 /// The kind of call that a request is. gRPC calls are all `POST`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::grpc;
 use super::head::RequestHead;
@@ -114,8 +114,10 @@ impl Rejections {
     /// The answer to a refused request, with the rejection in its extensions.
     pub(crate) fn answer(&self, rejection: Rejection, head: RequestHead<'_>) -> Response<Bytes> {
         let mut response = match grpc::content_type(head.headers()) {
-            Some(content_type) => trailers_only(&rejection, content_type.clone()),
-            None => self.problem(&rejection),
+            Some(content_type) if head.method() == Method::POST => {
+                trailers_only(&rejection, content_type.clone())
+            }
+            _ => self.problem(&rejection),
         };
         if let Some(customize) = &self.customize {
             response = customize(&rejection, response);
@@ -230,7 +232,7 @@ mod tests {
     use super::*;
 
     fn answer(rejection: Rejection, content_type: &str) -> Response<Bytes> {
-        let request = Request::get("/")
+        let request = Request::post("/")
             .header(CONTENT_TYPE, content_type)
             .body(())
             .unwrap();

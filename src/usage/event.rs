@@ -51,7 +51,7 @@ pub struct UsageEvent {
     pub cause: Option<Cause>,
     /// Why it was refused, if it was.
     pub refusal: Option<Refusal>,
-    /// What it cost of the key's limits; `0` when refused.
+    /// What it cost of the key's limits; `0` when the layer refused it.
     pub cost: u32,
     /// Microseconds from its arrival to the end of its answer.
     pub latency_us: u64,

@@ -158,7 +158,7 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let issuer = fresh.issuer();
     let key = issuer.import_secret(store, new(), &secret).await;
     let key = done(key, "a key of another system is imported");
-    let digest = Digest::sha256(&secret).to_string();
+    let digest = Digest::sha256(secret.as_bytes()).to_string();
     let hex = digest.trim_start_matches("sha256:");
     let record = found(store, key.id).await;
     same(
