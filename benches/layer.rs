@@ -91,11 +91,10 @@ fn layer(c: &mut Criterion) {
         .enable_all()
         .build()
         .unwrap();
+    // For the timers of look-ups, when a key's time to live is over.
+    let _context = runtime.enter();
     let backend = MemoryBackend::new();
-    let recorder = {
-        let _context = runtime.enter();
-        Recorder::new(backend.clone())
-    };
+    let recorder = Recorder::new(backend.clone());
     let issuer = Issuer::new("acme_live").unwrap();
     let issue = |name, limit| {
         let new = NewKey::named(name).owner("customer-17").limit(limit);

@@ -110,9 +110,6 @@ fn hop_address(text: &str) -> Option<IpAddr> {
 }
 
 fn peer_address(head: RequestHead<'_>) -> Option<IpAddr> {
-    if let Some(PeerAddress(address)) = head.extensions().get() {
-        return Some(*address);
-    }
     #[cfg(feature = "axum")]
     if let Some(axum::extract::ConnectInfo(address)) = head
         .extensions()
@@ -120,7 +117,7 @@ fn peer_address(head: RequestHead<'_>) -> Option<IpAddr> {
     {
         return Some(address.ip());
     }
-    None
+    head.extensions().get().map(|PeerAddress(address)| *address)
 }
 
 impl fmt::Debug for ClientAddress {

@@ -479,6 +479,7 @@ impl Gate {
     }
 
     /// Refuses a request of a key whose secret matched: an event under that key.
+    #[inline(never)]
     fn refuse_key<R: Borrow<Recorder>>(
         &self,
         entry: Arc<CachedKey>,

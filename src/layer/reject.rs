@@ -139,6 +139,8 @@ impl Rejections {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = rejection.status();
         let headers = response.headers_mut();
+        // With those that are added on the way out, and some of the application's.
+        headers.reserve(8);
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(CONTENT_LENGTH, body.len().into());
         match rejection.status() {
@@ -181,18 +183,27 @@ impl std::fmt::Debug for Rejections {
 }
 
 fn rate_limited(rejection: &Rejection) -> Bytes {
+    let mut body = String::with_capacity(320);
+    body.push_str("{\"type\":\"");
+    body.push_str(QUOTA_EXCEEDED);
+    body.push_str("\",\"title\":\"Too Many Requests\",\"status\":429,\"detail\":\"");
+    match rejection.retry_after_secs {
+        Some(secs) => {
+            body.push_str("A rate limit of this API key is reached. Try again in ");
+            body.push_str(itoa::Buffer::new().format(secs));
+            body.push_str(" s.");
+        }
+        None => body.push_str("This request costs more than a rate limit of this API key allows."),
+    }
+    body.push_str("\",\"violated-policies\":[");
     // The names need no escaping: a limit's name is made of a-z, 0-9, `_` and `-`.
-    let names = rejection.violated.iter().map(|name| format!("\"{name}\""));
-    let names = names.collect::<Vec<_>>().join(",");
-    let detail = match rejection.retry_after_secs {
-        Some(secs) => format!("A rate limit of this API key is reached. Try again in {secs} s."),
-        None => "This request costs more than a rate limit of this API key ever allows.".to_owned(),
-    };
-    format!(
-        "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"Too Many Requests\",\"status\":429,\
-         \"detail\":\"{detail}\",\"violated-policies\":[{names}]}}"
-    )
-    .into()
+    for (index, name) in rejection.violated.iter().enumerate() {
+        body.push_str(if index == 0 { "\"" } else { ",\"" });
+        body.push_str(name);
+        body.push('"');
+    }
+    body.push_str("]}");
+    body.into()
 }
 
 fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<Bytes> {

@@ -31,6 +31,8 @@ macro_rules! case {
 macro_rules! accounted {
     ($group:expr, $name:expr, $keytally:expr, $service:expr, $template:ident, $status:expr) => {{
         let keytally: &Keytally = &$keytally;
+        // For the timers of look-ups, when a key's time to live is over.
+        let _context = keytally.runtime.enter();
         let mut service = $service;
         // The first request asks the store, the limit that refuses takes one.
         for _ in 0..2 {
