@@ -55,7 +55,8 @@ async fn start(variant: &str) -> Result<Target> {
         "governor_headers" => bare_router().layer(governor::headers(NEVER_REFUSES)),
         "governor_bearer_headers" => bare_router().layer(governor::bearer_headers(NEVER_REFUSES)),
         "keytally" => {
-            let keytally = keytally();
+            // It waits for its runtime, which this one's threads must not do.
+            let keytally = std::thread::spawn(keytally).join().unwrap();
             let router = bare_router().layer(keytally.layer.clone());
             secret = keytally.secret.clone();
             // Its recorder works as long as the process.
