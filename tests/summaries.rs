@@ -240,6 +240,9 @@ proptest! {
     ) {
         let mut folded = Rollups::new();
         events.iter().for_each(|event| folded.add_event(event, Width::Minute));
+        let mut together = Rollups::new();
+        together.add_events(&events, Width::Minute);
+        prop_assert_eq!(&together, &folded);
         folded.fold(before, wide);
         let end = wide.floor(before);
         let mut expected = Rollups::new();

@@ -1,10 +1,11 @@
 //! Rollups in memory, for long: added to, read by key and time, folded into wider buckets.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::ops::Range;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
 use super::event::UsageEvent;
@@ -60,6 +61,35 @@ impl Rollups {
                 free.insert(Rollup::of(event, width));
             }
         }
+    }
+
+    /// Adds events to their groups' rollups of this width.
+    ///
+    /// They are added up among themselves first: many events have few groups.
+    pub fn add_events(&mut self, events: &[UsageEvent], width: Width) {
+        let mut sums: HashMap<_, Rollup, RandomState> = HashMap::default();
+        for event in events {
+            // A text's address stands for it while the events are borrowed; equal texts at several
+            // addresses come together at the end.
+            let address = |text: &Arc<str>| text.as_ptr().addr();
+            let group = (
+                event.key,
+                event.owner.as_ref().map(address),
+                width.floor(event.time),
+                address(&event.endpoint),
+                event.method,
+                event.status,
+                event.outcome,
+                event.cause,
+            );
+            match sums.entry(group) {
+                hash_map::Entry::Occupied(mut held) => held.get_mut().count_in(event),
+                hash_map::Entry::Vacant(free) => {
+                    free.insert(Rollup::of(event, width));
+                }
+            }
+        }
+        self.extend(sums.into_values());
     }
 
     /// Adds a rollup to its group's.

@@ -49,9 +49,7 @@ impl Usage {
             self.applied.pop_front();
         }
         self.applied.push_back(batch.id);
-        for event in &batch.events {
-            self.rollups.add_event(event, Width::Minute);
-        }
+        self.rollups.add_events(&batch.events, Width::Minute);
         let capacity = self.config.log_capacity;
         let kept = batch.events.len().min(capacity);
         let surplus = (self.log.len() + kept).saturating_sub(capacity);
