@@ -59,6 +59,8 @@
 //! | [`limit`] | how fast it may be used: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
 //! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary) |
 //! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend) |
+//! | `conformance` | public test suites for anyone's own store or backend |
+//! | `testing` | helpers for people who test their own services |
 //!
 //! # Features
 //!
