@@ -369,7 +369,7 @@ impl Gate {
             let terms = Terms::of(self, &entry, began);
             visit.note(self, Some(entry.clone()), Some((&terms, decision)))
         };
-        let unproven = note.is_unproven();
+        let unproven = note.unproven;
         let Note {
             mut draft,
             additions,
@@ -420,7 +420,7 @@ impl Gate {
         }
         let begun = Begun(Some(&self.recorder));
         let note = visit.note(self, None, None);
-        let unproven = note.is_unproven();
+        let unproven = note.unproven;
         let Note {
             draft, additions, ..
         } = note;

@@ -34,7 +34,7 @@ pub(super) struct Note {
     pub(super) draft: Draft,
     pub(super) additions: Additions,
     /// Whether the endpoint of a gRPC call still has to be proven.
-    unproven: bool,
+    pub(super) unproven: bool,
 }
 
 impl Attribution for CachedKey {
@@ -146,12 +146,6 @@ impl<'a> Visit<'a> {
             bodyless: false,
             expected: None,
         })
-    }
-}
-
-impl Note {
-    pub(super) fn is_unproven(&self) -> bool {
-        self.unproven
     }
 }
 

@@ -80,7 +80,7 @@ struct Inner {
 struct Queue {
     ring: ArrayQueue<Draft>,
     batch_size: usize,
-    /// What the task waits for: [`BUSY`], [`EMPTY`] or [`FILLING`].
+    /// What the task waits for: [`BUSY`], [`EMPTY`], [`FILLING`] or [`ENDED`].
     waiting: AtomicU8,
     wake: Notify,
     /// Events that were queued when somebody last asked for a flush.
@@ -94,6 +94,8 @@ struct Queue {
 const BUSY: u8 = 0;
 const EMPTY: u8 = 1;
 const FILLING: u8 = 2;
+/// The task has ended: nobody empties the ring any more.
+const ENDED: u8 = 3;
 
 /// What became of all events when a recorder was shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,9 +288,6 @@ impl Inner {
         }
     }
 }
-
-/// The task has ended: nobody empties the ring any more.
-const ENDED: u8 = 3;
 
 impl Queue {
     /// Wakes the task if it waits for this event.
