@@ -59,8 +59,15 @@ impl LimitHeaders {
     }
 }
 
-/// Text that outlives the request, gathered into one allocation: the path and the request id for
-/// the event, the request id and the standings for the response.
+/// A request's id on the wire.
+#[derive(Clone, Copy)]
+pub(crate) enum WireId<'a> {
+    /// The client's or an outer layer's.
+    Sent(&'a str),
+    Minted(Uuid),
+}
+
+/// Text of headers, gathered into one allocation: the request id and the standings.
 pub(crate) struct Text {
     short: [u8; Self::SHORT],
     len: usize,
@@ -75,8 +82,8 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
-    pub(crate) fn len(self) -> u16 {
-        self.end - self.start
+    fn is_empty(self) -> bool {
+        self.start == self.end
     }
 }
 
@@ -89,7 +96,7 @@ impl AsRef<[u8]> for Short {
 }
 
 impl Text {
-    const SHORT: usize = 176;
+    const SHORT: usize = 112;
 
     pub(crate) fn new() -> Self {
         Self {
@@ -122,11 +129,9 @@ impl Text {
     }
 
     pub(crate) fn push_id(&mut self, id: Uuid) -> Stretch {
-        self.push(
-            id.as_hyphenated()
-                .encode_lower(&mut Uuid::encode_buffer())
-                .as_bytes(),
-        )
+        let mut digits = [0; uuid::fmt::Hyphenated::LENGTH];
+        id.as_hyphenated().encode_lower(&mut digits);
+        self.push(&digits)
     }
 
     /// `"burst";r=50;t=30, "day";r=900;t=4000`
@@ -148,7 +153,7 @@ impl Text {
         }
     }
 
-    pub(crate) fn into_bytes(self) -> Bytes {
+    fn into_bytes(self) -> Bytes {
         if self.long.is_empty() {
             Bytes::from_owner(Short(self.short))
         } else {
@@ -166,26 +171,20 @@ fn header(mut text: Bytes, stretch: Stretch) -> Option<HeaderValue> {
 
 /// The id that a request came with, if it is one that can be trusted in logs and headers: 1 to 128
 /// characters of those that ids are made of.
-#[inline]
-pub(crate) fn sane_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let id = headers.get(X_REQUEST_ID)?;
+pub(crate) fn sane_request_id(id: &HeaderValue) -> Option<&str> {
     let sane = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
-    ((1..=128).contains(&id.len()) && id.as_bytes().iter().all(sane)).then_some(id)
+    let sane = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(sane);
+    sane.then(|| id.to_str().ok())?
 }
 
 /// The headers that a response will be given.
 #[derive(Debug)]
 pub(crate) struct Additions {
-    request_id: RequestId,
+    /// What the stretches are of.
+    text: Bytes,
+    /// Empty: none.
+    request_id: Stretch,
     limits: Limits,
-}
-
-#[derive(Debug)]
-enum RequestId {
-    None,
-    /// The client's or an outer layer's.
-    Sent(HeaderValue),
-    Minted(Stretch),
 }
 
 #[derive(Debug)]
@@ -205,41 +204,31 @@ enum Limits {
 impl Additions {
     pub(crate) fn nothing() -> Self {
         Self {
-            request_id: RequestId::None,
+            text: Bytes::new(),
+            request_id: Stretch::default(),
             limits: Limits::None,
         }
     }
 
-    pub(crate) fn sent(id: HeaderValue) -> Self {
-        Self {
-            request_id: RequestId::Sent(id),
-            limits: Limits::None,
-        }
-    }
-
-    pub(crate) fn minted(id: Stretch) -> Self {
-        Self {
-            request_id: RequestId::Minted(id),
-            limits: Limits::None,
-        }
-    }
-
-    /// Adds where the limits stand.
+    /// The request's id and, where the key has limits, where they stand.
     #[inline]
-    pub(crate) fn add_limits(
-        &mut self,
+    pub(crate) fn new(
+        request_id: WireId<'_>,
         style: HeaderStyle,
-        headers: &LimitHeaders,
-        decision: &Decision,
-        text: &mut Text,
-    ) {
-        self.limits = match style {
-            HeaderStyle::None => Limits::None,
-            HeaderStyle::Draft => Limits::Draft {
+        limited: Option<(&LimitHeaders, &Decision)>,
+    ) -> Self {
+        let mut text = Text::new();
+        let request_id = match request_id {
+            WireId::Sent(id) => text.push(id.as_bytes()),
+            WireId::Minted(id) => text.push_id(id),
+        };
+        let limits = match (style, limited) {
+            (HeaderStyle::None, _) | (_, None) => Limits::None,
+            (HeaderStyle::Draft, Some((headers, decision))) => Limits::Draft {
                 policy: headers.policy.clone(),
                 standing: text.push_standings(headers, decision),
             },
-            HeaderStyle::XRateLimit => decision
+            (HeaderStyle::XRateLimit, Some((headers, decision))) => decision
                 .standings()
                 .iter()
                 .zip(&headers.capacities)
@@ -250,17 +239,19 @@ impl Additions {
                     reset: standing.reset_secs,
                 }),
         };
+        Self {
+            text: text.into_bytes(),
+            request_id,
+            limits,
+        }
     }
 
-    /// Puts the headers on a response; `text` is what the stretches are of.
+    /// Puts the headers on a response.
     #[inline]
-    pub(crate) fn apply(self, text: Bytes, headers: &mut HeaderMap) {
-        let request_id = match self.request_id {
-            RequestId::None => None,
-            RequestId::Sent(id) => Some(id),
-            RequestId::Minted(id) => header(text.clone(), id),
-        };
-        if let Some(id) = request_id {
+    pub(crate) fn apply(self, headers: &mut HeaderMap) {
+        if !self.request_id.is_empty()
+            && let Some(id) = header(self.text.clone(), self.request_id)
+        {
             headers.insert(X_REQUEST_ID, id);
         }
         match self.limits {
@@ -268,7 +259,7 @@ impl Additions {
             Limits::Draft { policy, standing } => {
                 // Lists: an inner layer's own items stay beside these.
                 headers.append(RATELIMIT_POLICY, policy);
-                if let Some(standing) = header(text, standing) {
+                if let Some(standing) = header(self.text, standing) {
                     headers.append(RATELIMIT, standing);
                 }
             }
@@ -318,12 +309,10 @@ mod tests {
             remaining: 7,
             reset_secs: 3_575,
         });
-        let mut text = Text::new();
-        let id = text.push(b"id");
-        let mut additions = Additions::minted(id);
-        additions.add_limits(HeaderStyle::Draft, &headers, &decision, &mut text);
+        let limited = Some((&headers, &decision));
+        let additions = Additions::new(WireId::Sent("id"), HeaderStyle::Draft, limited);
         let mut map = HeaderMap::new();
-        additions.apply(text.into_bytes(), &mut map);
+        additions.apply(&mut map);
         assert_eq!(map["x-request-id"], "id");
         assert_eq!(
             map["ratelimit-policy"],
@@ -345,8 +334,8 @@ mod tests {
             ("a\"b", false),
             (&*long, false),
         ] {
-            let headers = HeaderMap::from_iter([(X_REQUEST_ID, id.parse().unwrap())]);
-            assert_eq!(sane_request_id(&headers).is_some(), sane, "{id}");
+            let value = id.parse().unwrap();
+            assert_eq!(sane_request_id(&value), sane.then_some(id));
         }
     }
 }

@@ -46,6 +46,11 @@ impl Caller {
         }
     }
 
+    /// Keeps what was taken out of the request.
+    pub(super) fn keep(&mut self, credential: HeaderValue) {
+        self.credential = Some(credential);
+    }
+
     /// The secret that the request came with, if an outer layer took it away.
     pub(super) fn secret(&self) -> Option<&[u8]> {
         self.credential.as_ref().map(credential::secret_in)

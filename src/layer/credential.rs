@@ -25,7 +25,9 @@ pub(crate) enum Source {
 }
 
 /// What a request presents.
+#[derive(Default)]
 pub(crate) enum Presented<'a> {
+    #[default]
     Nothing,
     Secret(Cow<'a, [u8]>),
     /// A credential that cannot be a key: characters that no key has.
@@ -34,24 +36,32 @@ pub(crate) enum Presented<'a> {
     Ambiguous,
 }
 
-/// The places in which a key was found, a bit for each of the first eight sources.
+/// The places in which a key was found.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Places(u8);
+pub(crate) struct Places {
+    /// A bit for each of the first eight sources.
+    bits: u8,
+    /// Whether `Authorization` may have other credentials too.
+    mixed: bool,
+}
 
 impl Places {
     /// Wherever it may have been.
     pub(crate) fn all() -> Self {
-        Self(u8::MAX)
+        Self {
+            bits: u8::MAX,
+            mixed: true,
+        }
     }
 
     #[inline]
     fn add(&mut self, index: usize) {
-        self.0 |= 1_u8.checked_shl(index as u32).unwrap_or(0);
+        self.bits |= 1_u8.checked_shl(index as u32).unwrap_or(0);
     }
 
     #[inline]
     fn has(self, index: usize) -> bool {
-        index >= 8 || self.0 & (1 << index) != 0
+        index >= 8 || self.bits & (1 << index) != 0
     }
 }
 
@@ -76,22 +86,64 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// Every place is looked at, and all that present a key must present the same one: a proxy and a
-/// client who disagree must not have one of them win by order.
-#[inline]
-pub(crate) fn find<'a>(sources: &[Source], head: RequestHead<'a>) -> (Presented<'a>, Places) {
-    let mut presented = Presented::Nothing;
-    let mut places = Places::default();
-    for (index, source) in sources.iter().enumerate() {
-        match source.find(head) {
-            Presented::Nothing => {}
-            found => {
-                places.add(index);
-                presented = presented.and(found);
-            }
+/// What was found so far. Every place is looked at, and all that present a key must present the same
+/// one: a proxy and a client who disagree must not have one of them win by order.
+#[derive(Default)]
+pub(crate) struct Found<'a> {
+    pub(crate) presented: Presented<'a>,
+    pub(crate) places: Places,
+}
+
+impl<'a> Found<'a> {
+    /// A secret that is no longer in the request.
+    pub(crate) fn secret(secret: &'a [u8]) -> Self {
+        Self {
+            presented: Presented::Secret(secret.into()),
+            places: Places::default(),
         }
     }
-    (presented, places)
+
+    /// Looks at one of the request's headers.
+    #[inline]
+    pub(crate) fn look(&mut self, sources: &[Source], name: &HeaderName, value: &'a HeaderValue) {
+        for (index, source) in sources.iter().enumerate() {
+            let presented = match source {
+                Source::Bearer if name == AUTHORIZATION => {
+                    let presented = bearer(value);
+                    self.places.mixed |= matches!(presented, Presented::Nothing);
+                    presented
+                }
+                Source::Header(wanted) if name == wanted => {
+                    Presented::text(value.as_bytes().trim_ascii())
+                }
+                _ => continue,
+            };
+            self.add(index, presented);
+        }
+    }
+
+    /// Looks where a key may be that is not in a header.
+    #[inline]
+    pub(crate) fn look_elsewhere(&mut self, sources: &[Source], head: RequestHead<'a>) {
+        for (index, source) in sources.iter().enumerate() {
+            let presented = match source {
+                Source::Bearer | Source::Header(_) => continue,
+                Source::Query(name) => in_query(head.uri(), name),
+                Source::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
+                    Presented::Secret(secret.into_bytes().into())
+                }),
+            };
+            self.add(index, presented);
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, index: usize, presented: Presented<'a>) {
+        if !matches!(presented, Presented::Nothing) {
+            self.places.add(index);
+            self.presented = std::mem::take(&mut self.presented).and(presented);
+        }
+    }
 }
 
 /// Takes the key out of the request, so that it goes no further, and answers what it was.
@@ -107,7 +159,8 @@ pub(crate) fn remove<B>(
             continue;
         }
         let found = match source {
-            Source::Bearer => remove_bearer(request.headers_mut()),
+            Source::Bearer if places.mixed => remove_bearer(request.headers_mut()),
+            Source::Bearer => request.headers_mut().remove(AUTHORIZATION),
             Source::Header(name) => request.headers_mut().remove(name),
             Source::Query(name) => remove_from_query(request.uri_mut(), name),
             // Whoever knows how to find it elsewhere has to remove it there.
@@ -124,40 +177,13 @@ pub(crate) fn secret_in(taken: &HeaderValue) -> &[u8] {
     bearer_token(bytes).unwrap_or(bytes.trim_ascii())
 }
 
-impl Source {
-    #[inline]
-    fn find<'a>(&self, head: RequestHead<'a>) -> Presented<'a> {
-        match self {
-            Self::Bearer => each(head.headers(), &AUTHORIZATION, bearer),
-            Self::Header(name) => each(head.headers(), name, |value| {
-                Presented::text(value.as_bytes().trim_ascii())
-            }),
-            Self::Query(name) => head
-                .uri()
-                .query()
-                .into_iter()
-                .flat_map(|query| query.split('&'))
-                .filter_map(|pair| pair.strip_prefix(&**name)?.strip_prefix('='))
-                .map(|value| Presented::text(value.as_bytes()))
-                .fold(Presented::Nothing, Presented::and),
-            Self::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
-                Presented::Secret(secret.into_bytes().into())
-            }),
-        }
-    }
-}
-
-#[inline]
-fn each<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-    present: impl Fn(&'a HeaderValue) -> Presented<'a>,
-) -> Presented<'a> {
-    let mut values = headers.get_all(name).iter();
-    let Some(first) = values.next() else {
-        return Presented::Nothing;
-    };
-    values.map(&present).fold(present(first), Presented::and)
+fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
+    uri.query()
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        .map(|value| Presented::text(value.as_bytes()))
+        .fold(Presented::Nothing, Presented::and)
 }
 
 /// The token of the `Bearer` scheme, whose name is written in any case (RFC 9110 §11.1); other
@@ -176,14 +202,8 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     (ours && !token.is_empty()).then_some(token)
 }
 
-#[inline]
 fn remove_bearer(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let is_ours = |value: &HeaderValue| bearer_token(value.as_bytes()).is_some();
-    let mut all = headers.get_all(AUTHORIZATION).iter();
-    let first = all.next()?;
-    if all.next().is_none() {
-        return is_ours(first).then(|| headers.remove(AUTHORIZATION))?;
-    }
     let values: Vec<HeaderValue> = headers.get_all(AUTHORIZATION).iter().cloned().collect();
     headers.remove(AUTHORIZATION);
     let (ours, others): (Vec<_>, Vec<_>) = values.into_iter().partition(is_ours);
@@ -254,7 +274,12 @@ mod tests {
     }
 
     fn found(request: &Request<()>) -> String {
-        match find(&sources(), RequestHead::of(request)).0 {
+        let mut found = Found::default();
+        for (name, value) in request.headers() {
+            found.look(&sources(), name, value);
+        }
+        found.look_elsewhere(&sources(), RequestHead::of(request));
+        match found.presented {
             Presented::Nothing => "nothing".into(),
             Presented::Secret(secret) => String::from_utf8(secret.into_owned()).unwrap(),
             Presented::Garbled => "garbled".into(),

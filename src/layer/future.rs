@@ -13,8 +13,9 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::gate::{Gate, Step, Ticket, Wait};
+use super::gate::Gate;
 use super::meter::End;
+use super::step::{Step, Ticket, Wait};
 
 pin_project! {
     /// The future of an [`ApiKeyService`](super::ApiKeyService).
@@ -137,7 +138,6 @@ fn leave<R: Body<Data = Bytes>, E>(
     let Ticket {
         mut meter,
         additions,
-        text,
     } = ticket;
     let mut response = match answer {
         Ok(response) => response,
@@ -149,7 +149,7 @@ fn leave<R: Body<Data = Bytes>, E>(
     if meter.answered(&response) {
         meter.end(End::Whole);
     }
-    additions.apply(text, response.headers_mut());
+    additions.apply(response.headers_mut());
     Ok(response.map(|body| ResponseBody::inner(body, meter)))
 }
 

@@ -2,30 +2,30 @@
 //!
 //! Everything that is known without asking a store is decided here without waiting, allocating
 //! little and holding no lock. What has to be asked comes back as a [`Step::Wait`] and goes on in
-//! [`Gate::resume`].
+//! [`Gate::resume`]. A request is first judged ([`Verdict`]) and only then changed
+//! ([`Gate::carry_out`]).
 
 use std::borrow::Borrow;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use zeroize::Zeroizing;
 
 use super::address::ClientAddress;
 use super::answer::{Additions, HeaderStyle};
 use super::caller::{Caller, Unverified};
-use super::credential::{self, Places, Presented, Source};
+use super::credential::{self, Found, Places, Presented, Source};
 use super::endpoint::Endpoints;
 use super::head::RequestHead;
 use super::meter::{Call, Meter};
 use super::reject::{Rejection, Rejections};
+use super::report;
+use super::step::{Begun, Step, Ticket, Verdict, Waited, What};
 use super::terms::Terms;
-use super::visit::{Note, Visit};
-use crate::clock::{Clock, Now};
+use super::visit::Visit;
+use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
     CachedKey, Digest, KeyCache, KeyStatus, Peek, Peppers, StoreError, id_of, is_importable,
@@ -80,144 +80,29 @@ pub(crate) fn next_gate_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What to do with a request next.
-pub(crate) enum Step {
-    Call(Ticket),
-    Answer(Response<Bytes>),
-    Wait(Wait),
-}
-
-/// What goes along with an admitted request.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    pub(crate) meter: Meter,
-    pub(crate) additions: Additions,
-    /// What the additions are stretches of.
-    pub(crate) text: Bytes,
-}
-
-impl Ticket {
-    /// For a request that is only let through.
-    pub(crate) fn nothing() -> Self {
-        Self {
-            meter: Meter::off(),
-            additions: Additions::nothing(),
-            text: Bytes::new(),
-        }
-    }
-}
-
-/// An answer that has to be waited for.
-pub(crate) type Wait = Pin<Box<dyn Future<Output = Waited> + Send>>;
-
-pub(crate) struct Waited {
-    began: Now,
-    what: What,
-}
-
-enum What {
-    Found {
-        found: Result<Option<Arc<CachedKey>>, StoreError>,
-        secret: Zeroizing<Vec<u8>>,
-    },
-    Decided {
-        entry: Arc<CachedKey>,
-        decision: Result<Decision, LimitError>,
-        cost: u32,
-        begun: Begun<Recorder>,
-    },
-}
-
-/// A request that the recorder has been told of; taken back when nothing comes of it.
-struct Begun<R: Borrow<Recorder>>(Option<R>);
-
-impl<R: Borrow<Recorder>> Begun<R> {
-    /// The event takes over.
-    fn used(mut self) {
-        self.0 = None;
-    }
-}
-
-impl<R: Borrow<Recorder>> Drop for Begun<R> {
-    fn drop(&mut self) {
-        if let Some(recorder) = self.0.take() {
-            recorder.borrow().unbegin();
-        }
-    }
-}
-
 /// Marks an anonymous request with the recorder that accounts for it, for layers further in.
 #[derive(Clone, Copy)]
 struct RecordedBy(usize);
 
-/// What became of a key that was found.
-// Short-lived: boxing would cost every request an allocation.
-#[expect(clippy::large_enum_variant)]
-enum Judged {
-    /// It may pass, at this price.
-    Grant(Arc<CachedKey>, Decision, u32),
-    Step(Step),
-}
-
 impl Gate {
     /// Decides about a request as far as is possible without waiting.
     #[inline]
-    pub(crate) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
+    pub(super) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
         let began = self.clock.now();
-        let visit = Visit::new(RequestHead::of(request), began);
-        if self.passes_unseen(visit.head) {
-            let (additions, text) = visit.unnoted();
-            let meter = Meter::off();
-            return Step::Call(Ticket {
-                meter,
-                additions,
-                text,
-            });
-        }
-        // Where an outer layer took the key away, what it found counts here too.
-        let (presented, places) = match visit.outer.and_then(Caller::secret) {
-            Some(secret) => (Presented::Secret(secret.into()), Places::default()),
-            None => credential::find(&self.sources, visit.head),
-        };
-        let secret = match presented {
-            Presented::Nothing if self.anonymous => return self.pass_without_key(request, began),
-            Presented::Nothing => return self.refuse_stranger(Refusal::Missing, &visit),
-            Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, &visit),
-            Presented::Ambiguous => return self.refuse_stranger(Refusal::Ambiguous, &visit),
-            Presented::Secret(secret) => secret,
-        };
-        let Some(id) = self.id_of(&secret) else {
-            return self.refuse_stranger(Refusal::Malformed, &visit);
-        };
-        match self.cache.peek(id, began) {
-            Peek::Known(entry) => match self.judge(entry, &secret, &visit) {
-                Judged::Grant(entry, decision, cost) => {
-                    self.grant(entry, &decision, cost, places, request, began)
-                }
-                Judged::Step(step) => step,
-            },
-            Peek::Unknown => self.refuse_unknown(&secret, &visit),
-            Peek::Ask => {
-                let secret = Zeroizing::new(secret.into_owned());
-                let cache = self.cache.clone();
-                Step::Wait(Box::pin(async move {
-                    let found = cache.lookup(id).await;
-                    let what = What::Found { found, secret };
-                    Waited { began, what }
-                }))
-            }
-        }
+        let (visit, mut found) = Visit::new(RequestHead::of(request), began, &self.sources);
+        let verdict = self.decide(&visit, &mut found);
+        let places = found.places;
+        self.carry_out(verdict, places, request)
     }
 
     /// Goes on with a request for which something had to be waited for.
-    pub(crate) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
-        let began = waited.began;
-        let visit = Visit::new(RequestHead::of(request), began);
-        let judged = match waited.what {
+    pub(super) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
+        let (visit, _) = Visit::new(RequestHead::of(request), waited.began, &[]);
+        let verdict = match waited.what {
             What::Found { found, secret } => match found {
                 Ok(Some(entry)) => self.judge(entry, &secret, &visit),
-                Ok(None) => return self.refuse_unknown(&secret, &visit),
-                Err(error) => return self.store_failed(&error, request, began),
+                Ok(None) => self.refuse_unknown(&secret, &visit),
+                Err(error) => self.store_failed(&error, &visit),
             },
             What::Decided {
                 entry,
@@ -226,11 +111,76 @@ impl Gate {
                 begun,
             } => self.decided(entry, decision, cost, begun, &visit),
         };
-        match judged {
-            Judged::Grant(entry, decision, cost) => {
-                self.grant(entry, &decision, cost, Places::all(), request, began)
+        self.carry_out(verdict, Places::all(), request)
+    }
+
+    #[inline]
+    fn decide<'a>(self: &Arc<Self>, visit: &Visit<'a>, found: &mut Found<'a>) -> Verdict {
+        if self.passes_unseen(visit.head) {
+            return Verdict::Through(Ticket::unaccounted(
+                visit.additions(HeaderStyle::None, None),
+            ));
+        }
+        match visit.outer.and_then(Caller::secret) {
+            // An outer layer took the key away: what it found counts here too.
+            Some(secret) => *found = Found::secret(secret),
+            None => found.look_elsewhere(&self.sources, visit.head),
+        }
+        let secret = match std::mem::take(&mut found.presented) {
+            Presented::Nothing if self.anonymous => return self.pass_without_key(visit),
+            Presented::Nothing => return self.refuse_stranger(Refusal::Missing, visit),
+            Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, visit),
+            Presented::Ambiguous => return self.refuse_stranger(Refusal::Ambiguous, visit),
+            Presented::Secret(secret) => secret,
+        };
+        let Some(id) = self.id_of(&secret) else {
+            return self.refuse_stranger(Refusal::Malformed, visit);
+        };
+        match self.cache.peek(id, visit.began) {
+            Peek::Known(entry) => self.judge(entry, &secret, visit),
+            Peek::Unknown => self.refuse_unknown(&secret, visit),
+            Peek::Ask => {
+                let secret = Zeroizing::new(secret.into_owned());
+                let (cache, began) = (self.cache.clone(), visit.began);
+                Verdict::Pending(Box::pin(async move {
+                    let found = cache.lookup(id).await;
+                    let what = What::Found { found, secret };
+                    Waited { began, what }
+                }))
             }
-            Judged::Step(step) => step,
+        }
+    }
+
+    /// Does to the request what was decided.
+    #[inline]
+    fn carry_out<B>(&self, verdict: Verdict, places: Places, request: &mut Request<B>) -> Step {
+        match verdict {
+            Verdict::Through(ticket) => Step::Call(ticket),
+            Verdict::Known(ticket, mut caller) => {
+                if !self.keep_credential
+                    && let Some(taken) = credential::remove(&self.sources, places, request)
+                {
+                    caller.keep(taken);
+                }
+                request.extensions_mut().insert(caller);
+                Step::Call(ticket)
+            }
+            Verdict::Anonymous(ticket) => {
+                let mark = RecordedBy(self.recorder.id());
+                request.extensions_mut().insert(mark);
+                Step::Call(ticket)
+            }
+            Verdict::Unverified(ticket) => {
+                request.extensions_mut().insert(Unverified);
+                if !self.keep_credential {
+                    credential::remove(&self.sources, places, request);
+                }
+                let mark = RecordedBy(self.recorder.id());
+                request.extensions_mut().insert(mark);
+                Step::Call(ticket)
+            }
+            Verdict::Refused(answer) => Step::Answer(answer),
+            Verdict::Pending(wait) => Step::Wait(wait),
         }
     }
 
@@ -259,46 +209,42 @@ impl Gate {
 
     /// A key was found: is the secret its own, does it work, from here, within its limits?
     #[inline]
-    fn judge(&self, entry: Arc<CachedKey>, secret: &[u8], visit: &Visit<'_>) -> Judged {
+    fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, secret: &[u8], visit: &Visit<'_>) -> Verdict {
         if !self.peppers.verify(secret, &entry.record.digest) {
-            return Judged::Step(self.refuse_stranger(Refusal::WrongSecret, visit));
+            return self.refuse_stranger(Refusal::WrongSecret, visit);
         }
         if !self.recorder.begin() {
-            return Judged::Step(self.refuse_stranger(Refusal::RecorderFull, visit));
+            return self.refuse_stranger(Refusal::RecorderFull, visit);
         }
-        let begun = Begun(Some(&self.recorder));
-        let refusal = match entry.key.status(visit.began.timestamp()) {
-            KeyStatus::Active => None,
-            KeyStatus::Disabled => Some(Refusal::Disabled),
-            KeyStatus::Revoked => Some(Refusal::Revoked),
-            KeyStatus::Expired => Some(Refusal::Expired),
-        };
-        let refusal = refusal.or_else(|| {
-            let allowed = &entry.key.addresses;
-            let here = || self.client_address.of(visit.head);
-            let misplaced =
-                !allowed.is_empty() && !here().is_some_and(|here| allowed.contains(here));
-            misplaced.then_some(Refusal::Address)
-        });
-        if let Some(reason) = refusal {
-            return self.refuse_key(entry, Rejection::new(reason), None, begun, visit);
+        let begun = Begun::with(&self.recorder);
+        if let Some(reason) = self.unusable(&entry, visit) {
+            let rejection = Rejection::new(reason);
+            let additions = visit.additions(HeaderStyle::None, None);
+            return self.refuse_key(entry, rejection, additions, begun, visit);
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
-        let answer = match &Terms::of(self, &entry, visit.began).allowance {
+        let terms = Terms::of(self, &entry, visit.began);
+        let answer = match &terms.allowance {
             Ok(None) => Answer::Now(Decision::default()),
             Ok(Some(allowance)) => allowance.take(cost, visit.began),
             Err(error) => {
                 let error = error.clone();
+                drop(terms);
                 return self.decided(entry, Err(error), cost, begun, visit);
             }
         };
         match answer {
-            Answer::Now(decision) => self.decided(entry, Ok(decision), cost, begun, visit),
+            Answer::Now(decision) => {
+                let weighed = self.weigh(&terms, &decision, visit);
+                drop(terms);
+                self.weighed(entry, weighed, cost, begun, visit)
+            }
             Answer::Later(decision) => {
+                drop(terms);
                 begun.used();
-                let begun = Begun(Some(self.recorder.clone()));
+                let begun = Begun::with(self.recorder.clone());
                 let began = visit.began;
-                Judged::Step(Step::Wait(Box::pin(async move {
+                Verdict::Pending(Box::pin(async move {
                     let decision = decision.await;
                     let what = What::Decided {
                         entry,
@@ -307,175 +253,167 @@ impl Gate {
                         begun,
                     };
                     Waited { began, what }
-                })))
+                }))
             }
         }
     }
 
+    /// Why a key cannot be used now or from here, whatever its limits.
     #[inline]
+    fn unusable(&self, entry: &CachedKey, visit: &Visit<'_>) -> Option<Refusal> {
+        match entry.key.status(visit.began.timestamp()) {
+            KeyStatus::Active => {}
+            KeyStatus::Disabled => return Some(Refusal::Disabled),
+            KeyStatus::Revoked => return Some(Refusal::Revoked),
+            KeyStatus::Expired => return Some(Refusal::Expired),
+        }
+        let allowed = &entry.key.addresses;
+        let here = || self.client_address.of(visit.head);
+        let misplaced = !allowed.is_empty() && !here().is_some_and(|here| allowed.contains(here));
+        misplaced.then_some(Refusal::Address)
+    }
+
+    /// The limiter has answered, at last or not at all.
     fn decided<R: Borrow<Recorder>>(
-        &self,
+        self: &Arc<Self>,
         entry: Arc<CachedKey>,
         decision: Result<Decision, LimitError>,
         cost: u32,
         begun: Begun<R>,
         visit: &Visit<'_>,
-    ) -> Judged {
+    ) -> Verdict {
         match decision {
-            Ok(decision) if decision.is_allowed() => {
-                begun.used();
-                Judged::Grant(entry, decision, cost)
-            }
             Ok(decision) => {
                 let terms = Terms::of(self, &entry, visit.began);
-                let violated = terms.names.iter().enumerate();
-                let rejection = Rejection {
-                    retry_after_secs: decision.retry_after_secs(),
-                    violated: violated
-                        .filter(|(index, _)| decision.is_violated(*index))
-                        .map(|(_, name)| name.clone())
-                        .collect(),
-                    ..Rejection::new(Refusal::RateLimited)
-                };
+                let weighed = self.weigh(&terms, &decision, visit);
                 drop(terms);
-                self.refuse_key(entry, rejection, Some(&decision), begun, visit)
+                self.weighed(entry, weighed, cost, begun, visit)
             }
             Err(error) => {
-                report_limiter_failure(&error);
+                report::limiter_failure(&error);
                 let rejection = Rejection {
                     retry_after_secs: Some(1),
                     ..Rejection::new(Refusal::LimiterUnavailable)
                 };
-                self.refuse_key(entry, rejection, None, begun, visit)
+                let additions = visit.additions(HeaderStyle::None, None);
+                self.refuse_key(entry, rejection, additions, begun, visit)
             }
         }
     }
 
-    /// The request may pass: notes it, makes the caller known and takes the secret away.
+    /// What the limiter's decision means: the answer's headers, and the rejection if it is one.
     #[inline]
-    fn grant<B>(
+    fn weigh(
+        &self,
+        terms: &Terms,
+        decision: &Decision,
+        visit: &Visit<'_>,
+    ) -> (Additions, Option<Rejection>) {
+        let limited = terms.headers.as_ref().map(|headers| (headers, decision));
+        let additions = visit.additions(self.header_style, limited);
+        let rejection = (!decision.is_allowed()).then(|| {
+            let names = terms.names.iter().enumerate();
+            let violated = names.filter(|(index, _)| decision.is_violated(*index));
+            Rejection {
+                retry_after_secs: decision.retry_after_secs(),
+                violated: violated.map(|(_, name)| name.clone()).collect(),
+                ..Rejection::new(Refusal::RateLimited)
+            }
+        });
+        (additions, rejection)
+    }
+
+    #[inline]
+    fn weighed<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
-        decision: &Decision,
+        (additions, rejection): (Additions, Option<Rejection>),
         cost: u32,
-        places: Places,
-        request: &mut Request<B>,
-        began: Now,
-    ) -> Step {
-        let begun = Begun(Some(&self.recorder));
-        let visit = Visit::new(RequestHead::of(request), began);
-        let key = entry.key.clone();
-        let note = {
-            let terms = Terms::of(self, &entry, began);
-            visit.note(self, Some(entry.clone()), Some((&terms, decision)))
-        };
-        let unproven = note.unproven;
-        let Note {
-            mut draft,
-            additions,
-            ..
-        } = note;
-        draft.cost = cost;
-        let event_id = draft.id;
-        let text = draft.text.clone();
-        // A request that an outer layer accounts for with the same recorder counts once.
-        let meter = match visit.outer {
-            Some(outer) if outer.is_recorded_by(&self.recorder) => Meter::off(),
-            _ => {
-                begun.used();
-                visit.meter(self, draft, unproven)
-            }
-        };
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        match rejection {
+            None => self.grant(entry, additions, cost, begun, visit),
+            Some(rejection) => self.refuse_key(entry, rejection, additions, begun, visit),
+        }
+    }
+
+    /// The request may pass: follows it from here and makes the caller known.
+    #[inline]
+    fn grant<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        additions: Additions,
+        cost: u32,
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
         let inherited = visit.outer.and_then(Caller::credential);
-        let taken = if self.keep_credential {
-            None
+        let caller = Caller::new(entry.key.clone(), visit.id, inherited, self.recorder.id());
+        // A request that an outer layer accounts for with the same recorder counts once.
+        let accounted = visit
+            .outer
+            .is_some_and(|outer| outer.is_recorded_by(&self.recorder));
+        let meter = if accounted {
+            Meter::off()
         } else {
-            credential::remove(&self.sources, places, request).or(inherited)
+            // Not before the hooks that it asks have answered: one may panic.
+            let meter = Meter::of(self, visit, Some(entry), cost);
+            begun.used();
+            meter
         };
-        let caller = Caller::new(key, event_id, taken, self.recorder.id());
-        request.extensions_mut().insert(caller);
-        Step::Call(Ticket {
-            meter,
-            additions,
-            text,
-        })
+        Verdict::Known(Ticket { meter, additions }, caller)
     }
 
     /// A request without a key that may pass all the same: an event without a key.
-    fn pass_without_key<B>(self: &Arc<Self>, request: &mut Request<B>, began: Now) -> Step {
-        let visit = Visit::new(RequestHead::of(request), began);
+    fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Verdict {
+        let additions = visit.additions(HeaderStyle::None, None);
         let outer = visit.head.extensions().get::<RecordedBy>();
         // A request that an outer layer accounts for with the same recorder counts once.
         if outer.is_some_and(|outer| outer.0 == self.recorder.id()) {
-            let (additions, text) = visit.unnoted();
-            let meter = Meter::off();
-            return Step::Call(Ticket {
-                meter,
-                additions,
-                text,
-            });
+            return Verdict::Through(Ticket::unaccounted(additions));
         }
         if !self.recorder.begin() {
-            return self.refuse_stranger(Refusal::RecorderFull, &visit);
+            return self.refuse_stranger(Refusal::RecorderFull, visit);
         }
-        let begun = Begun(Some(&self.recorder));
-        let note = visit.note(self, None, None);
-        let unproven = note.unproven;
-        let Note {
-            draft, additions, ..
-        } = note;
-        let text = draft.text.clone();
+        let begun = Begun::with(&self.recorder);
+        let meter = Meter::of(self, visit, None, 0);
         begun.used();
-        let meter = visit.meter(self, draft, unproven);
-        request
-            .extensions_mut()
-            .insert(RecordedBy(self.recorder.id()));
-        Step::Call(Ticket {
-            meter,
-            additions,
-            text,
-        })
+        Verdict::Anonymous(Ticket { meter, additions })
     }
 
-    fn store_failed<B>(
-        self: &Arc<Self>,
-        error: &StoreError,
-        request: &mut Request<B>,
-        began: Now,
-    ) -> Step {
-        report_store_failure(error);
+    fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
+        report::store_failure(error);
         if self.store_failure == StoreFailure::Refuse {
-            let visit = Visit::new(RequestHead::of(request), began);
-            return self.refuse_stranger(Refusal::StoreUnavailable, &visit);
+            return self.refuse_stranger(Refusal::StoreUnavailable, visit);
         }
         self.recorder.count_unverified();
-        request.extensions_mut().insert(Unverified);
-        if !self.keep_credential {
-            credential::remove(&self.sources, Places::all(), request);
+        match self.pass_without_key(visit) {
+            Verdict::Anonymous(ticket) | Verdict::Through(ticket) => Verdict::Unverified(ticket),
+            refused => refused,
         }
-        self.pass_without_key(request, began)
     }
 
     /// No key has this id: the same work as for one that does.
-    fn refuse_unknown(&self, secret: &[u8], visit: &Visit<'_>) -> Step {
+    fn refuse_unknown(&self, secret: &[u8], visit: &Visit<'_>) -> Verdict {
         let matched = self.peppers.verify(secret, &self.dummy);
         std::hint::black_box(matched);
         self.refuse_stranger(Refusal::Unknown, visit)
     }
 
     /// Refuses a request that no key answers for: a counter and no event.
-    fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Step {
+    fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
         self.recorder.count_refusal(reason);
-        report_refusal(reason, None);
+        report::refusal(reason, None);
         let unavailable = matches!(reason, Refusal::StoreUnavailable | Refusal::RecorderFull);
         let rejection = Rejection {
             retry_after_secs: unavailable.then_some(1),
             ..Rejection::new(reason)
         };
         let mut response = self.rejections.answer(rejection, visit.head);
-        let (additions, text) = visit.unnoted();
-        additions.apply(text, response.headers_mut());
-        Step::Answer(response)
+        let additions = visit.additions(HeaderStyle::None, None);
+        additions.apply(response.headers_mut());
+        Verdict::Refused(response)
     }
 
     /// Refuses a request of a key whose secret matched: an event under that key.
@@ -483,26 +421,15 @@ impl Gate {
     fn refuse_key<R: Borrow<Recorder>>(
         &self,
         entry: Arc<CachedKey>,
-        rejection: Rejection,
-        decision: Option<&Decision>,
+        mut rejection: Rejection,
+        additions: Additions,
         begun: Begun<R>,
         visit: &Visit<'_>,
-    ) -> Judged {
+    ) -> Verdict {
         let id = entry.key.id;
-        report_refusal(rejection.reason, Some(id));
-        let rejection = Rejection {
-            key: Some(id),
-            ..rejection
-        };
-        let Note {
-            mut draft,
-            additions,
-            ..
-        } = {
-            let terms = Terms::of(self, &entry, visit.began);
-            let limited = decision.map(|decision| (&*terms, decision));
-            visit.note(self, Some(entry.clone()), limited)
-        };
+        report::refusal(rejection.reason, Some(id));
+        rejection.key = Some(id);
+        let (mut draft, _) = visit.draft(self, Some(entry));
         draft.refusal = Some(rejection.reason);
         (draft.outcome, draft.cause) = Outcome::of_refusal(rejection.reason);
         draft.status = match visit.call {
@@ -512,7 +439,7 @@ impl Gate {
         let mut response = self.rejections.answer(rejection, visit.head);
         draft.response_bytes = response.body().len() as u64;
         draft.latency_us = self.clock.now().micros_since(visit.began);
-        additions.apply(draft.text.clone(), response.headers_mut());
+        additions.apply(response.headers_mut());
         // What an outer layer's event tells already is not told twice.
         if !visit
             .outer
@@ -521,7 +448,7 @@ impl Gate {
             begun.used();
             self.recorder.record(draft);
         }
-        Judged::Step(Step::Answer(response))
+        Verdict::Refused(response)
     }
 }
 
@@ -532,36 +459,6 @@ fn matches(pattern: &str, path: &str) -> bool {
         None => path == pattern,
     }
 }
-
-#[cfg(feature = "tracing")]
-fn report_refusal(reason: Refusal, key: Option<KeyId>) {
-    match key {
-        Some(key) => tracing::debug!(%reason, %key, "request refused"),
-        None => tracing::debug!(%reason, "request refused"),
-    }
-}
-
-#[cfg(feature = "tracing")]
-fn report_store_failure(error: &StoreError) {
-    tracing::error!(
-        error = error as &dyn std::error::Error,
-        "key look-up failed"
-    );
-}
-
-#[cfg(feature = "tracing")]
-fn report_limiter_failure(error: &LimitError) {
-    tracing::error!(%error, "rate limits could not be checked");
-}
-
-#[cfg(not(feature = "tracing"))]
-fn report_refusal(_: Refusal, _: Option<KeyId>) {}
-
-#[cfg(not(feature = "tracing"))]
-fn report_store_failure(_: &StoreError) {}
-
-#[cfg(not(feature = "tracing"))]
-fn report_limiter_failure(_: &LimitError) {}
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -22,13 +22,17 @@ pub(super) const UNIMPLEMENTED: u8 = 12;
 pub(super) const UNAVAILABLE: u8 = 14;
 pub(super) const UNAUTHENTICATED: u8 = 16;
 
-/// Whether a request is a gRPC call, and the content type that its answer has. gRPC-Web counts:
-/// it allows the status of a refusal among the headers too.
-#[inline]
+/// The content type of a gRPC call or its answer, if it is one.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let value = headers.get(CONTENT_TYPE)?;
-    let rest = value.as_bytes().strip_prefix(b"application/grpc")?;
-    matches!(rest.first(), None | Some(b'+' | b';' | b'-')).then_some(value)
+    headers.get(CONTENT_TYPE).filter(|value| is_grpc(value))
+}
+
+/// Whether this is gRPC's content type. gRPC-Web's counts: it allows the status of a refusal among
+/// the headers too.
+#[inline]
+pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b'-')))
 }
 
 /// Whether the answers of a call end with trailers of HTTP: those of gRPC-Web are in the body.

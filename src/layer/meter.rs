@@ -2,13 +2,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
 use super::gate::Gate;
 use super::grpc;
 use super::reject::Rejection;
+use super::visit::Visit;
 use crate::clock::Now;
+use crate::key::CachedKey;
 use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Status};
 
 /// How a request came to its end.
@@ -28,29 +30,28 @@ pub(crate) enum End {
 #[derive(Debug, Default)]
 pub(crate) struct Meter(State);
 
-// Most requests never leave `Own`: boxing it would cost each of them an allocation.
-#[expect(clippy::large_enum_variant)]
 #[derive(Debug, Default)]
 enum State {
     /// Nothing to account for, or accounted for already.
     #[default]
     Over,
-    Own(Running),
+    /// Boxed, so that passing it on from future to body moves little.
+    Own(Box<Running>),
     Shared(Arc<Registered>),
 }
 
 #[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) draft: Draft,
-    pub(crate) began: Now,
-    pub(crate) call: Call,
+struct Running {
+    gate: Arc<Gate>,
+    draft: Draft,
+    began: Now,
+    call: Call,
     /// The endpoint of a gRPC call gets its name when the service turns out to have it.
-    pub(crate) unproven: bool,
+    unproven: bool,
     /// Whether there is an answer whose body may stay unread without anything missing.
-    pub(crate) bodyless: bool,
+    bodyless: bool,
     /// Bytes that the answer's body is still to have, where that is known.
-    pub(crate) expected: Option<u64>,
+    expected: Option<u64>,
 }
 
 /// What kind of call it is.
@@ -63,14 +64,31 @@ pub(crate) enum Call {
     GrpcWeb,
 }
 
+impl Call {
+    /// The kind of call that a request is. gRPC calls are all `POST`.
+    #[inline]
+    pub(crate) fn of(method: &Method, content_type: Option<&HeaderValue>) -> Self {
+        match content_type {
+            Some(content_type) if method == Method::POST && grpc::is_grpc(content_type) => {
+                if grpc::has_trailers(content_type) {
+                    Self::Grpc
+                } else {
+                    Self::GrpcWeb
+                }
+            }
+            _ => Self::Http,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Registered {
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Box<Running>>>,
     place: OnceLock<Place>,
 }
 
 impl Registered {
-    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,9 +103,24 @@ impl Abandon for Registered {
 }
 
 impl Meter {
-    /// Follows a request.
-    pub(crate) fn of(running: Running) -> Self {
-        Self(State::Own(running))
+    /// Follows a request from here.
+    #[inline]
+    pub(super) fn of(
+        gate: &Arc<Gate>,
+        visit: &Visit<'_>,
+        attribution: Option<Arc<CachedKey>>,
+        cost: u32,
+    ) -> Self {
+        let (draft, unproven) = visit.draft(gate, attribution);
+        Self(State::Own(Box::new(Running {
+            gate: gate.clone(),
+            draft: Draft { cost, ..draft },
+            began: visit.began,
+            call: visit.call,
+            unproven,
+            bodyless: false,
+            expected: None,
+        })))
     }
 
     /// For a request that is not accounted for.
@@ -269,17 +302,4 @@ fn proves(status: Status) -> bool {
         grpc::UNAUTHENTICATED,
     ];
     matches!(status, Status::Grpc(code) if !ANYWHERE.contains(&code))
-}
-
-/// The kind of call that a request is. gRPC calls are all `POST`.
-#[inline]
-pub(crate) fn call_of(method: &Method, headers: &HeaderMap) -> Call {
-    if method != Method::POST {
-        return Call::Http;
-    }
-    match grpc::content_type(headers) {
-        Some(content_type) if grpc::has_trailers(content_type) => Call::Grpc,
-        Some(_) => Call::GrpcWeb,
-        None => Call::Http,
-    }
 }

@@ -16,8 +16,10 @@ mod head;
 mod layer;
 mod meter;
 mod reject;
+mod report;
 mod scope;
 mod service;
+mod step;
 mod terms;
 mod visit;
 

@@ -113,11 +113,10 @@ impl Rejections {
 
     /// The answer to a refused request, with the rejection in its extensions.
     pub(crate) fn answer(&self, rejection: Rejection, head: RequestHead<'_>) -> Response<Bytes> {
-        let mut response = match grpc::content_type(head.headers()) {
-            Some(content_type) if head.method() == Method::POST => {
-                trailers_only(&rejection, content_type.clone())
-            }
-            _ => self.problem(&rejection),
+        let call = head.method() == Method::POST;
+        let mut response = match call.then(|| grpc::content_type(head.headers())).flatten() {
+            Some(content_type) => trailers_only(&rejection, content_type.clone()),
+            None => self.problem(&rejection),
         };
         if let Some(customize) = &self.customize {
             response = customize(&rejection, response);
@@ -139,8 +138,6 @@ impl Rejections {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = rejection.status();
         let headers = response.headers_mut();
-        // With those that are added on the way out, and some of the application's.
-        headers.reserve(8);
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(CONTENT_LENGTH, body.len().into());
         match rejection.status() {

@@ -13,9 +13,9 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::caller::Caller;
 use super::future::ResponseFuture;
-use super::gate::Ticket;
 use super::head::RequestHead;
 use super::reject::{InvalidRealm, Rejection, Rejections};
+use super::step::Ticket;
 use crate::usage::Refusal;
 
 /// Lets only keys with a scope through: 403 for others, `PERMISSION_DENIED` over gRPC. Goes inside

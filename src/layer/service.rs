@@ -11,7 +11,8 @@ use tower_service::Service;
 
 use super::body::ResponseBody;
 use super::future::{Held, ResponseFuture};
-use super::gate::{Gate, Step};
+use super::gate::Gate;
+use super::step::Step;
 
 /// A service behind an [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone)]

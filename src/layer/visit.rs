@@ -1,40 +1,35 @@
-//! A request at the gate: what is read of it once and then asked for in several places, and the
-//! note that is taken of it.
+//! A request at the gate: what is read of it once and then asked for in several places.
 
 use std::sync::Arc;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use uuid::Uuid;
 
-use super::answer::{self, Additions, Stretch, Text};
+use super::answer::{Additions, HeaderStyle, LimitHeaders, WireId, X_REQUEST_ID, sane_request_id};
 use super::caller::Caller;
+use super::credential::{Found, Source};
 use super::endpoint::Endpoint;
 use super::gate::Gate;
 use super::head::RequestHead;
-use super::meter::{Call, Meter, Running, call_of};
-use super::terms::Terms;
+use super::meter::Call;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::CachedKey;
 use crate::limit::Decision;
-use crate::usage::{Attribution, Draft, Method, Outcome, Status, event_id};
+use crate::usage::{Attribution, Draft, Method, Outcome, Path, Status, event_id};
 
-#[derive(Clone, Copy)]
 pub(super) struct Visit<'a> {
     pub(super) head: RequestHead<'a>,
     pub(super) began: Now,
     pub(super) call: Call,
     /// Who is calling, where an outer layer knows already.
     pub(super) outer: Option<&'a Caller>,
-}
-
-/// What is noted about a request.
-pub(super) struct Note {
-    pub(super) draft: Draft,
-    pub(super) additions: Additions,
-    /// Whether the endpoint of a gRPC call still has to be proven.
-    pub(super) unproven: bool,
+    /// The event's id, should there be one.
+    pub(super) id: Uuid,
+    sent_id: Option<&'a str>,
+    /// Bytes that the request's body was announced to have.
+    announced: u64,
 }
 
 impl Attribution for CachedKey {
@@ -48,68 +43,70 @@ impl Attribution for CachedKey {
 }
 
 impl<'a> Visit<'a> {
+    /// Reads a request's headers in one pass, with what they present in these places.
     #[inline]
-    pub(super) fn new(head: RequestHead<'a>, began: Now) -> Self {
-        Self {
+    pub(super) fn new(head: RequestHead<'a>, began: Now, sources: &[Source]) -> (Self, Found<'a>) {
+        let mut found = Found::default();
+        let (mut sent_id, mut length, mut content_type) = (None, None, None);
+        for (name, value) in head.headers() {
+            found.look(sources, name, value);
+            let first: &mut Option<&'a HeaderValue> = match name {
+                _ if name == CONTENT_LENGTH => &mut length,
+                _ if name == CONTENT_TYPE => &mut content_type,
+                _ if name == X_REQUEST_ID => &mut sent_id,
+                _ => continue,
+            };
+            first.get_or_insert(value);
+        }
+        let visit = Self {
             head,
             began,
-            call: call_of(head.method(), head.headers()),
+            call: Call::of(head.method(), content_type),
             outer: head.extensions().get(),
+            id: event_id(began.micros()),
+            sent_id: sent_id.and_then(sane_request_id),
+            announced: length.map_or(0, announced_length),
+        };
+        (visit, found)
+    }
+
+    fn wire_id(&self) -> WireId<'a> {
+        match (self.sent_id, self.outer) {
+            (Some(sent), _) => WireId::Sent(sent),
+            (None, Some(outer)) => WireId::Minted(outer.event_id()),
+            (None, None) => WireId::Minted(self.id),
         }
     }
 
-    /// The id that the request has on the wire, or puts `own` there.
+    /// What the request's answer is given: its id and where the key's limits stand.
     #[inline]
-    fn wire_id(&self, own: Uuid, text: &mut Text) -> (Additions, Option<Stretch>) {
-        if let Some(sent) = self.sent_id() {
-            let stretch = text.push(sent.as_bytes());
-            return (Additions::sent(sent.clone()), Some(stretch));
-        }
-        let id = self.outer.map_or(own, Caller::event_id);
-        let stretch = text.push_id(id);
-        (Additions::minted(stretch), (id != own).then_some(stretch))
-    }
-
-    fn sent_id(&self) -> Option<&'a HeaderValue> {
-        answer::sane_request_id(self.head.headers())
-    }
-
-    /// What the answer of an unaccounted request is given: its id.
-    pub(super) fn unnoted(&self) -> (Additions, bytes::Bytes) {
-        let mut text = Text::new();
-        let (additions, _) = self.wire_id(event_id(self.began.micros()), &mut text);
-        (additions, text.into_bytes())
-    }
-
-    /// Takes a note of the request, with where the limits stand for its answer.
-    #[inline]
-    pub(super) fn note(
+    pub(super) fn additions(
         &self,
-        gate: &Gate,
-        attribution: Option<Arc<CachedKey>>,
-        limited: Option<(&Terms, &Decision)>,
-    ) -> Note {
+        style: HeaderStyle,
+        limited: Option<(&LimitHeaders, &Decision)>,
+    ) -> Additions {
+        Additions::new(self.wire_id(), style, limited)
+    }
+
+    /// The event as far as it is known before there is an answer, and whether the endpoint of a
+    /// gRPC call still has to be proven.
+    #[inline]
+    pub(super) fn draft(&self, gate: &Gate, attribution: Option<Arc<CachedKey>>) -> (Draft, bool) {
         let head = self.head;
-        let id = event_id(self.began.micros());
-        let mut text = Text::new();
-        let path = text.push(clipped(head.uri().path()).as_bytes());
-        let (mut additions, request_id) = self.wire_id(id, &mut text);
-        if let Some((terms, decision)) = limited
-            && let Some(headers) = &terms.headers
-        {
-            additions.add_limits(gate.header_style, headers, decision, &mut text);
-        }
         let (endpoint, unproven) = match gate.endpoints.of(head, self.call != Call::Http) {
             Endpoint::Named(name) => (Some(name), false),
             Endpoint::Unproven => (None, true),
             Endpoint::Unmatched => (None, false),
         };
         let draft = Draft {
-            id,
+            id: self.id,
             attribution: attribution.map(|entry| entry as Arc<dyn Attribution>),
-            text: text.into_bytes(),
-            path_len: path.len(),
-            request_id_len: request_id.map_or(0, Stretch::len),
+            path: Path::from_slice(clipped(head.uri().path()).as_bytes()),
+            request_id: match self.wire_id() {
+                WireId::Sent(id) => Some(id.into()),
+                WireId::Minted(id) if id != self.id => Some(id.to_string().into()),
+                WireId::Minted(_) => None,
+            },
             endpoint,
             resource_id: gate
                 .resource_id
@@ -118,7 +115,7 @@ impl<'a> Visit<'a> {
             client_address: gate.client_address.of(head),
             time: self.began.micros(),
             latency_us: 0,
-            request_bytes: announced_length(head.headers()),
+            request_bytes: self.announced,
             response_bytes: 0,
             cost: 0,
             status: Status::None,
@@ -127,25 +124,7 @@ impl<'a> Visit<'a> {
             cause: None,
             refusal: None,
         };
-        Note {
-            draft,
-            additions,
-            unproven,
-        }
-    }
-
-    /// Follows the request from here.
-    #[inline]
-    pub(super) fn meter(&self, gate: &Arc<Gate>, draft: Draft, unproven: bool) -> Meter {
-        Meter::of(Running {
-            gate: gate.clone(),
-            draft,
-            began: self.began,
-            call: self.call,
-            unproven,
-            bodyless: false,
-            expected: None,
-        })
+        (draft, unproven)
     }
 }
 
@@ -156,10 +135,7 @@ fn clipped(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST)]
 }
 
-#[inline]
-fn announced_length(headers: &HeaderMap) -> u64 {
-    headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .unwrap_or(0)
+fn announced_length(value: &HeaderValue) -> u64 {
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.unwrap_or(0)
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jiff::Timestamp;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::event::{UNMATCHED, UsageEvent};
@@ -20,14 +20,16 @@ pub(crate) trait Attribution: fmt::Debug + Send + Sync {
     fn owner(&self) -> Option<Arc<str>>;
 }
 
+/// A path's bytes; most are short enough to need no memory of their own.
+pub(crate) type Path = SmallVec<[u8; 64]>;
+
 #[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) id: Uuid,
     pub(crate) attribution: Option<Arc<dyn Attribution>>,
-    /// The path and behind it, where it is not the event's id, the request id on the wire.
-    pub(crate) text: Bytes,
-    pub(crate) path_len: u16,
-    pub(crate) request_id_len: u16,
+    pub(crate) path: Path,
+    /// The request id on the wire, where it is not the event's.
+    pub(crate) request_id: Option<Box<str>>,
     pub(crate) endpoint: Option<Arc<str>>,
     pub(crate) resource_id: Option<Box<str>>,
     pub(crate) client_address: Option<IpAddr>,
@@ -46,27 +48,19 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub(crate) fn path(&self) -> &str {
-        let end = usize::from(self.path_len);
-        std::str::from_utf8(self.text.get(..end).unwrap_or_default()).unwrap_or_default()
-    }
-
-    fn request_id(&self) -> Option<Box<str>> {
-        let start = usize::from(self.path_len);
-        let end = start + usize::from(self.request_id_len);
-        let id = std::str::from_utf8(self.text.get(start..end)?).ok()?;
-        (!id.is_empty()).then(|| id.into())
+        std::str::from_utf8(&self.path).unwrap_or_default()
     }
 
     pub(crate) fn into_event(self, unmatched: &Arc<str>) -> UsageEvent {
         debug_assert_eq!(&**unmatched, UNMATCHED);
         UsageEvent {
             id: self.id,
-            request_id: self.request_id(),
             key: self.attribution.as_ref().map(|who| who.key()),
             owner: self.attribution.as_ref().and_then(|who| who.owner()),
             time: Timestamp::from_microsecond(self.time).unwrap_or(Timestamp::UNIX_EPOCH),
             method: self.method,
             path: self.path().into(),
+            request_id: self.request_id,
             endpoint: self.endpoint.unwrap_or_else(|| unmatched.clone()),
             resource_id: self.resource_id,
             status: self.status,

@@ -28,6 +28,6 @@ pub use summary::{Summary, SummarySpec, Totals};
 pub use width::Width;
 pub use wire::{Method, Status, StatusClass, UnknownName};
 
-pub(crate) use draft::{Attribution, Draft};
+pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
 pub(crate) use open::{Abandon, Place};

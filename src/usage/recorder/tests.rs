@@ -2,20 +2,18 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicU32;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use uuid::Uuid;
 
 use super::*;
 use crate::usage::event::event_id;
-use crate::usage::{Abandon, Method, Status};
+use crate::usage::{Abandon, Method, Path, Status};
 
 fn draft() -> Draft {
     Draft {
         id: event_id(0),
         attribution: None,
-        text: Bytes::from_static(b"/"),
-        path_len: 1,
-        request_id_len: 0,
+        path: Path::from_slice(b"/"),
+        request_id: None,
         endpoint: None,
         resource_id: None,
         client_address: None,

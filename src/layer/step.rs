@@ -1,0 +1,106 @@
+//! What becomes of a request at the gate, and what has to be waited for before that is known.
+
+use std::borrow::Borrow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use zeroize::Zeroizing;
+
+use super::answer::Additions;
+use super::caller::Caller;
+use super::meter::Meter;
+use crate::clock::Now;
+use crate::key::{CachedKey, StoreError};
+use crate::limit::{Decision, LimitError};
+use crate::usage::Recorder;
+
+/// What to do with a request next.
+pub(super) enum Step {
+    Call(Ticket),
+    Answer(Response<Bytes>),
+    Wait(Wait),
+}
+
+/// What goes along with an admitted request.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) meter: Meter,
+    pub(super) additions: Additions,
+}
+
+impl Ticket {
+    /// For a request that is only let through.
+    pub(super) fn nothing() -> Self {
+        Self::unaccounted(Additions::nothing())
+    }
+
+    /// For a request that is not accounted for here.
+    pub(super) fn unaccounted(additions: Additions) -> Self {
+        Self {
+            meter: Meter::off(),
+            additions,
+        }
+    }
+}
+
+/// What was decided about a request, before anything was done to it.
+pub(super) enum Verdict {
+    /// It passes as it is.
+    Through(Ticket),
+    /// It passes as this caller's.
+    Known(Ticket, Caller),
+    /// It passes without a key.
+    Anonymous(Ticket),
+    /// It passes with a key that could not be verified.
+    Unverified(Ticket),
+    /// It is refused.
+    Refused(Response<Bytes>),
+    /// It has to wait.
+    Pending(Wait),
+}
+
+/// An answer that has to be waited for.
+pub(super) type Wait = Pin<Box<dyn Future<Output = Waited> + Send>>;
+
+pub(super) struct Waited {
+    pub(super) began: Now,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Found {
+        found: Result<Option<Arc<CachedKey>>, StoreError>,
+        secret: Zeroizing<Vec<u8>>,
+    },
+    Decided {
+        entry: Arc<CachedKey>,
+        decision: Result<Decision, LimitError>,
+        cost: u32,
+        begun: Begun<Recorder>,
+    },
+}
+
+/// A request that the recorder has been told of; taken back when nothing comes of it.
+pub(super) struct Begun<R: Borrow<Recorder>>(Option<R>);
+
+impl<R: Borrow<Recorder>> Begun<R> {
+    pub(super) fn with(recorder: R) -> Self {
+        Self(Some(recorder))
+    }
+
+    /// The event takes over.
+    pub(super) fn used(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<R: Borrow<Recorder>> Drop for Begun<R> {
+    fn drop(&mut self) {
+        if let Some(recorder) = self.0.take() {
+            recorder.borrow().unbegin();
+        }
+    }
+}
