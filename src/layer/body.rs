@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::meter::{End, Meter};
+use super::meter::{End, Meter, Unwinding};
 
 pin_project! {
     /// The body of a response that passed a layer of this crate: the inner service's, watched to
@@ -62,20 +62,22 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             }
             KindProjection::Inner { body } => body,
         };
+        let guarded = Unwinding(this.meter);
         let polled = body.as_mut().poll_frame(cx);
+        let meter = &mut *guarded.0;
         match &polled {
-            Poll::Pending => this.meter.pending(),
-            Poll::Ready(None) => this.meter.end(End::Whole),
-            Poll::Ready(Some(Err(_))) => this.meter.end(End::Failed),
+            Poll::Pending => meter.pending(),
+            Poll::Ready(None) => meter.end(End::Whole),
+            Poll::Ready(Some(Err(_))) => meter.end(End::Failed),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.meter.data(data.len());
+                    meter.data(data.len());
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.meter.trailers(trailers);
+                    meter.trailers(trailers);
                 }
                 // Nobody has to ask again once the body says it is over.
                 if body.is_end_stream() {
-                    this.meter.end(End::Whole);
+                    meter.end(End::Whole);
                 }
             }
         }

@@ -4,10 +4,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use uuid::Uuid;
 
-use super::credential;
+use super::credential::Taken;
 use crate::key::Key;
 use crate::usage::Recorder;
 
@@ -26,7 +25,7 @@ pub struct Caller {
     key: Arc<Key>,
     event_id: Uuid,
     /// What was taken out of the request, for layers further in; nobody else can reach it.
-    credential: Option<HeaderValue>,
+    taken: Option<Taken>,
     /// The recorder that accounts for the request.
     recorder: usize,
 }
@@ -35,30 +34,25 @@ impl Caller {
     pub(super) fn new(
         key: Arc<Key>,
         event_id: Uuid,
-        credential: Option<HeaderValue>,
+        taken: Option<Taken>,
         recorder: usize,
     ) -> Self {
         Self {
             key,
             event_id,
-            credential,
+            taken,
             recorder,
         }
     }
 
     /// Keeps what was taken out of the request.
-    pub(super) fn keep(&mut self, credential: HeaderValue) {
-        self.credential = Some(credential);
+    pub(super) fn keep(&mut self, taken: Taken) {
+        self.taken = Some(taken);
     }
 
-    /// The secret that the request came with, if an outer layer took it away.
-    pub(super) fn secret(&self) -> Option<&[u8]> {
-        self.credential.as_ref().map(credential::secret_in)
-    }
-
-    /// What the outer layer took out of the request.
-    pub(super) fn credential(&self) -> Option<HeaderValue> {
-        self.credential.clone()
+    /// What this or an outer layer took out of the request.
+    pub(super) fn taken(&self) -> Option<&Taken> {
+        self.taken.as_ref()
     }
 
     pub(super) fn is_recorded_by(&self, recorder: &Recorder) -> bool {

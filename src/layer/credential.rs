@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
-use zeroize::Zeroizing;
 
 use super::head::RequestHead;
 
@@ -22,6 +21,14 @@ pub(crate) enum Source {
     Header(HeaderName),
     Query(Arc<str>),
     Function(Arc<Extract>),
+}
+
+/// What was taken out of a request, for layers further in.
+#[derive(Clone)]
+pub(crate) struct Taken {
+    value: HeaderValue,
+    /// The place it was taken from.
+    source: Source,
 }
 
 /// What a request presents.
@@ -95,11 +102,15 @@ pub(crate) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// A secret that is no longer in the request.
-    pub(crate) fn secret(secret: &'a [u8]) -> Self {
-        Self {
-            presented: Presented::Secret(secret.into()),
-            places: Places::default(),
+    /// What an outer layer took away counts where it would have been found.
+    #[inline]
+    pub(crate) fn add_taken(&mut self, sources: &[Source], taken: &'a Taken) {
+        if sources
+            .iter()
+            .any(|source| source.is_place_of(&taken.source))
+        {
+            let presented = Presented::Secret(taken.secret().into());
+            self.presented = std::mem::take(&mut self.presented).and(presented);
         }
     }
 
@@ -152,7 +163,7 @@ pub(crate) fn remove<B>(
     sources: &[Source],
     places: Places,
     request: &mut Request<B>,
-) -> Option<HeaderValue> {
+) -> Option<Taken> {
     let mut taken = None;
     for (index, source) in sources.iter().enumerate() {
         if !places.has(index) {
@@ -162,19 +173,39 @@ pub(crate) fn remove<B>(
             Source::Bearer if places.mixed => remove_bearer(request.headers_mut()),
             Source::Bearer => request.headers_mut().remove(AUTHORIZATION),
             Source::Header(name) => request.headers_mut().remove(name),
-            Source::Query(name) => remove_from_query(request.uri_mut(), name),
+            Source::Query(name) => remove_from_query(request, name),
             // Whoever knows how to find it elsewhere has to remove it there.
             Source::Function(_) => None,
         };
-        taken = taken.or(found);
+        if taken.is_none()
+            && let Some(value) = found
+        {
+            let source = source.clone();
+            taken = Some(Taken { value, source });
+        }
     }
     taken
 }
 
-/// The secret in what was taken out of a request.
-pub(crate) fn secret_in(taken: &HeaderValue) -> &[u8] {
-    let bytes = taken.as_bytes();
-    bearer_token(bytes).unwrap_or(bytes.trim_ascii())
+impl Taken {
+    fn secret(&self) -> &[u8] {
+        let bytes = self.value.as_bytes();
+        match self.source {
+            Source::Bearer => bearer_token(bytes).unwrap_or_default(),
+            _ => bytes.trim_ascii(),
+        }
+    }
+}
+
+impl Source {
+    fn is_place_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bearer, Self::Bearer) => true,
+            (Self::Header(one), Self::Header(other)) => one == other,
+            (Self::Query(one), Self::Query(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
@@ -213,14 +244,23 @@ fn remove_bearer(headers: &mut HeaderMap) -> Option<HeaderValue> {
     ours.into_iter().next()
 }
 
-fn remove_from_query(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
-    let value_of = |pair: &str| {
-        pair.strip_prefix(name)?
-            .strip_prefix('=')
-            .map(str::to_owned)
+fn remove_from_query<B>(request: &mut Request<B>, name: &str) -> Option<HeaderValue> {
+    // axum keeps the address as it came, for extractors and logs.
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(uri)) = request.extensions_mut().get_mut() {
+        take_from_query(uri, name);
+    }
+    take_from_query(request.uri_mut(), name)
+}
+
+fn take_from_query(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
+    let value_of = |pair: &'_ str| -> Option<usize> {
+        let value = pair.strip_prefix(name)?.strip_prefix('=')?;
+        Some(pair.len() - value.len())
     };
     let query = uri.query()?;
-    let taken = Zeroizing::new(query.split('&').find_map(value_of)?);
+    let pair = query.split('&').find(|pair| value_of(pair).is_some())?;
+    let taken = HeaderValue::from_str(&pair[value_of(pair)?..]).ok();
     let kept: Vec<&str> = query
         .split('&')
         .filter(|pair| value_of(pair).is_none())
@@ -233,13 +273,10 @@ fn remove_from_query(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
     };
     let mut parts = uri.clone().into_parts();
     // A part of a valid query is one.
-    if let Ok(rest) = rest.parse() {
-        parts.path_and_query = Some(rest);
-    }
-    if let Ok(cleaned) = Uri::from_parts(parts) {
-        *uri = cleaned;
-    }
-    HeaderValue::from_str(&taken).ok()
+    parts.path_and_query = rest.parse().ok();
+    // Should it not be, no address at all is better than one with the key.
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+    taken
 }
 
 impl fmt::Debug for Source {

@@ -1,20 +1,27 @@
 //! [`Caller`] as an extractor of axum.
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use http::Request;
 
 use super::caller::Caller;
+use super::head::RequestHead;
+use super::reject::{Rejection, Rejections};
+use crate::usage::Refusal;
 
 /// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or the request is anonymous and
-/// the handler asked for a [`Caller`] rather than for an `Option` of one.
+/// the handler asked for a [`Caller`] rather than for an `Option` of one: answered with 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoCaller;
 
 impl IntoResponse for NoCaller {
     fn into_response(self) -> Response {
-        StatusCode::UNAUTHORIZED.into_response()
+        let rejection = Rejection::new(Refusal::Missing);
+        Rejections::default()
+            .answer(rejection, RequestHead::of(&Request::new(())))
+            .map(Body::from)
     }
 }
 

@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use super::body::ResponseBody;
 use super::gate::Gate;
-use super::meter::End;
+use super::meter::{End, Unwinding};
 use super::step::{Step, Ticket, Wait};
 
 pin_project! {
@@ -85,13 +85,14 @@ where
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
                 StateProjection::Calling { call, ticket } => {
+                    let at_hand = ticket.as_mut().expect("polled after its end");
+                    let guarded = Unwinding(&mut at_hand.meter);
                     let polled = call.poll(cx);
                     if polled.is_pending() {
-                        if let Some(ticket) = ticket {
-                            ticket.meter.pending();
-                        }
+                        guarded.0.pending();
                         return Poll::Pending;
                     }
+                    drop(guarded);
                     let ticket = ticket.take().expect("polled after its end");
                     return polled.map(|answer| leave(answer, ticket));
                 }

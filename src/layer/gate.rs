@@ -7,7 +7,7 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::{Method, Request};
@@ -18,11 +18,12 @@ use super::answer::{Additions, HeaderStyle};
 use super::caller::{Caller, Unverified};
 use super::credential::{self, Found, Places, Presented, Source};
 use super::endpoint::Endpoints;
+use super::grpc;
 use super::head::RequestHead;
 use super::meter::{Call, Meter};
 use super::reject::{Rejection, Rejections};
 use super::report;
-use super::step::{Begun, Step, Ticket, Verdict, Waited, What};
+use super::step::{Anonymous, Begun, Step, Ticket, Verdict, Waited, What};
 use super::terms::Terms;
 use super::visit::Visit;
 use crate::clock::Clock;
@@ -80,10 +81,6 @@ pub(crate) fn next_gate_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Marks an anonymous request with the recorder that accounts for it, for layers further in.
-#[derive(Clone, Copy)]
-struct RecordedBy(usize);
-
 impl Gate {
     /// Decides about a request as far as is possible without waiting.
     #[inline]
@@ -108,8 +105,8 @@ impl Gate {
                 entry,
                 decision,
                 cost,
-                begun,
-            } => self.decided(entry, decision, cost, begun, &visit),
+                meter,
+            } => self.decided(entry, decision, cost, meter.withdraw(), &visit),
         };
         self.carry_out(verdict, Places::all(), request)
     }
@@ -121,10 +118,9 @@ impl Gate {
                 visit.additions(HeaderStyle::None, None),
             ));
         }
-        match visit.outer.and_then(Caller::secret) {
-            // An outer layer took the key away: what it found counts here too.
-            Some(secret) => *found = Found::secret(secret),
-            None => found.look_elsewhere(&self.sources, visit.head),
+        found.look_elsewhere(&self.sources, visit.head);
+        if let Some(taken) = visit.outer.and_then(Caller::taken) {
+            found.add_taken(&self.sources, taken);
         }
         let secret = match std::mem::take(&mut found.presented) {
             Presented::Nothing if self.anonymous => return self.pass_without_key(visit),
@@ -165,18 +161,18 @@ impl Gate {
                 request.extensions_mut().insert(caller);
                 Step::Call(ticket)
             }
-            Verdict::Anonymous(ticket) => {
-                let mark = RecordedBy(self.recorder.id());
+            Verdict::Anonymous(ticket, mark) => {
                 request.extensions_mut().insert(mark);
                 Step::Call(ticket)
             }
-            Verdict::Unverified(ticket) => {
-                request.extensions_mut().insert(Unverified);
+            Verdict::Unverified(ticket, mark) => {
                 if !self.keep_credential {
                     credential::remove(&self.sources, places, request);
                 }
-                let mark = RecordedBy(self.recorder.id());
-                request.extensions_mut().insert(mark);
+                request.extensions_mut().insert(Unverified);
+                if let Some(mark) = mark {
+                    request.extensions_mut().insert(mark);
+                }
                 Step::Call(ticket)
             }
             Verdict::Refused(answer) => Step::Answer(answer),
@@ -241,8 +237,7 @@ impl Gate {
             }
             Answer::Later(decision) => {
                 drop(terms);
-                begun.used();
-                let begun = Begun::with(self.recorder.clone());
+                let meter = self.follow(visit, entry.clone(), 0, begun);
                 let began = visit.began;
                 Verdict::Pending(Box::pin(async move {
                     let decision = decision.await;
@@ -250,7 +245,7 @@ impl Gate {
                         entry,
                         decision,
                         cost,
-                        begun,
+                        meter,
                     };
                     Waited { began, what }
                 }))
@@ -348,38 +343,50 @@ impl Gate {
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
-        let inherited = visit.outer.and_then(Caller::credential);
+        let inherited = visit.outer.and_then(Caller::taken).cloned();
         let caller = Caller::new(entry.key.clone(), visit.id, inherited, self.recorder.id());
-        // A request that an outer layer accounts for with the same recorder counts once.
-        let accounted = visit
-            .outer
-            .is_some_and(|outer| outer.is_recorded_by(&self.recorder));
-        let meter = if accounted {
-            Meter::off()
-        } else {
-            // Not before the hooks that it asks have answered: one may panic.
-            let meter = Meter::of(self, visit, Some(entry), cost);
-            begun.used();
-            meter
-        };
+        let meter = self.follow(visit, entry, cost, begun);
         Verdict::Known(Ticket { meter, additions }, caller)
+    }
+
+    /// Follows a key's request from here, unless it is told of already.
+    #[inline]
+    fn follow<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        visit: &Visit<'_>,
+        entry: Arc<CachedKey>,
+        cost: u32,
+        begun: Begun<R>,
+    ) -> Meter {
+        if self.is_told_already(visit) {
+            return Meter::off();
+        }
+        self.supersede_anonymous(visit);
+        // Not used up before the hooks that are asked here have answered: one may panic.
+        let meter = Meter::of(self, visit, Some(entry), cost);
+        begun.used();
+        meter
     }
 
     /// A request without a key that may pass all the same: an event without a key.
     fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Verdict {
         let additions = visit.additions(HeaderStyle::None, None);
-        let outer = visit.head.extensions().get::<RecordedBy>();
-        // A request that an outer layer accounts for with the same recorder counts once.
-        if outer.is_some_and(|outer| outer.0 == self.recorder.id()) {
+        if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
             return Verdict::Through(Ticket::unaccounted(additions));
         }
         if !self.recorder.begin() {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
         }
         let begun = Begun::with(&self.recorder);
-        let meter = Meter::of(self, visit, None, 0);
+        let mut meter = Meter::of(self, visit, None, 0);
         begun.used();
-        Verdict::Anonymous(Ticket { meter, additions })
+        let superseded = Arc::new(AtomicBool::new(false));
+        meter.give_way_to(superseded.clone());
+        let mark = Anonymous {
+            recorder: self.recorder.id(),
+            superseded,
+        };
+        Verdict::Anonymous(Ticket { meter, additions }, mark)
     }
 
     fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
@@ -389,8 +396,33 @@ impl Gate {
         }
         self.recorder.count_unverified();
         match self.pass_without_key(visit) {
-            Verdict::Anonymous(ticket) | Verdict::Through(ticket) => Verdict::Unverified(ticket),
+            Verdict::Anonymous(ticket, mark) => Verdict::Unverified(ticket, Some(mark)),
+            Verdict::Through(ticket) => Verdict::Unverified(ticket, None),
             refused => refused,
+        }
+    }
+
+    /// Whether an outer layer's event of a key tells of this request in the same recorder: it is
+    /// not told twice.
+    #[inline]
+    fn is_told_already(&self, visit: &Visit<'_>) -> bool {
+        visit
+            .outer
+            .is_some_and(|outer| outer.is_recorded_by(&self.recorder))
+    }
+
+    /// The mark of an outer layer that let the request pass without a key, in the same recorder.
+    #[inline]
+    fn anonymous_of<'a>(&self, visit: &Visit<'a>) -> Option<&'a Anonymous> {
+        let mark = visit.head.extensions().get::<Anonymous>()?;
+        (mark.recorder == self.recorder.id()).then_some(mark)
+    }
+
+    /// The request turned out to have a key: its event takes the place of the anonymous one.
+    #[inline]
+    fn supersede_anonymous(&self, visit: &Visit<'_>) {
+        if let Some(outer) = self.anonymous_of(visit) {
+            outer.superseded.store(true, Ordering::Relaxed);
         }
     }
 
@@ -432,19 +464,17 @@ impl Gate {
         let (mut draft, _) = visit.draft(self, Some(entry));
         draft.refusal = Some(rejection.reason);
         (draft.outcome, draft.cause) = Outcome::of_refusal(rejection.reason);
-        draft.status = match visit.call {
-            Call::Http => Status::Http(rejection.status().as_u16()),
-            Call::Grpc | Call::GrpcWeb => Status::Grpc(rejection.grpc_status()),
-        };
         let mut response = self.rejections.answer(rejection, visit.head);
+        draft.status = match visit.call {
+            Call::Http => None,
+            Call::Grpc | Call::GrpcWeb => grpc::status(response.headers()).map(Status::Grpc),
+        }
+        .unwrap_or(Status::Http(response.status().as_u16()));
         draft.response_bytes = response.body().len() as u64;
         draft.latency_us = self.clock.now().micros_since(visit.began);
         additions.apply(response.headers_mut());
-        // What an outer layer's event tells already is not told twice.
-        if !visit
-            .outer
-            .is_some_and(|outer| outer.is_recorded_by(&self.recorder))
-        {
+        if !self.is_told_already(visit) {
+            self.supersede_anonymous(visit);
             begun.used();
             self.recorder.record(draft);
         }
@@ -455,9 +485,18 @@ impl Gate {
 /// `/health` matches itself, `/public/*` all below it.
 fn matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix('*') {
-        Some(prefix) => path.starts_with(prefix),
+        Some(prefix) => path.starts_with(prefix) && stays_below(path),
         None => path == pattern,
     }
+}
+
+/// Whether a path means the same to whatever is behind the layer: a proxy or a file server may
+/// take `..` and its encodings for a way out of a directory.
+fn stays_below(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    let steps = |segment: &str| segment == "." || segment == "..";
+    let hidden = ["%2e", "%2f", "%5c", "\\"];
+    !path.split('/').any(steps) && !hidden.iter().any(|hidden| path.contains(hidden))
 }
 
 impl std::fmt::Debug for Gate {

@@ -38,7 +38,6 @@ impl ApiKeyLayer {
             None => KeyCache::new(store, CacheConfig::default(), clock.clone()),
         };
         let peppers = Peppers::none();
-        let rejections = Rejections::new("api").unwrap_or_else(|_| unreachable!("a valid realm"));
         Self {
             gate: Arc::new(Gate {
                 id: next_gate_id(),
@@ -55,7 +54,7 @@ impl ApiKeyLayer {
                 client_address: super::address::ClientAddress::default(),
                 sources: vec![Source::Bearer, Source::Header(X_API_KEY)],
                 header_style: HeaderStyle::default(),
-                rejections,
+                rejections: Rejections::default(),
                 exempt: Vec::new(),
                 anonymous: false,
                 preflight: true,
@@ -210,12 +209,8 @@ impl ApiKeyLayer {
     ///
     /// [`InvalidRealm`] when it cannot stand in a header.
     pub fn realm(self, realm: &str) -> Result<Self, InvalidRealm> {
-        let rejections = Rejections::new(realm)?;
-        Ok(self.with(|gate| {
-            let customize = gate.rejections.customize.take();
-            gate.rejections = rejections;
-            gate.rejections.customize = customize;
-        }))
+        let rejections = self.gate.rejections.clone().realm(realm)?;
+        Ok(self.with(|gate| gate.rejections = rejections))
     }
 
     /// Lets requests without a key pass, without a [`Caller`](super::Caller). They are accounted
@@ -224,7 +219,12 @@ impl ApiKeyLayer {
         self.with(|gate| gate.anonymous = true)
     }
 
-    /// Lets a path pass unchecked and unaccounted: `/health`, or all below `/public/*`.
+    /// Lets a path pass unchecked and unaccounted, with whatever credentials it came: `/health`, or
+    /// all below with `/public/*`.
+    ///
+    /// The path is the one that the layer sees: within axum's `Router::nest` it lacks the prefix.
+    /// Paths with `..` or encoded dots and slashes are below nothing: what is behind the layer might
+    /// take them for others.
     pub fn exempt(self, path: impl Into<Box<str>>) -> Self {
         self.with(|gate| gate.exempt.push(path.into()))
     }
@@ -240,8 +240,9 @@ impl ApiKeyLayer {
         self.with(|gate| gate.store_failure = what)
     }
 
-    /// Makes other answers of refusals than the ready ones, which it is given. The request id and
-    /// the headers of limits are added to what it answers.
+    /// Makes other answers of refusals than the ready ones, which it is given. `content-length`, the
+    /// request id and the headers of limits are added to what it answers; the event has its status.
+    /// Over gRPC an answer has no body.
     pub fn on_rejection(
         self,
         answer: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,

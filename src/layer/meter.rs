@@ -1,17 +1,20 @@
 //! Follows one request to its true end and hands exactly one event to the recorder.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
 use super::gate::Gate;
 use super::grpc;
 use super::reject::Rejection;
+use super::step::Begun;
 use super::visit::Visit;
 use crate::clock::Now;
 use crate::key::CachedKey;
-use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Status};
+use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Recorder, Status};
 
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,8 @@ struct Running {
     bodyless: bool,
     /// Bytes that the answer's body is still to have, where that is known.
     expected: Option<u64>,
+    /// Set once a layer further in accounts for the request instead.
+    superseded: Option<Arc<AtomicBool>>,
 }
 
 /// What kind of call it is.
@@ -120,12 +125,26 @@ impl Meter {
             unproven,
             bodyless: false,
             expected: None,
+            superseded: None,
         })))
+    }
+
+    /// Accounts for the request only as long as this is not set.
+    pub(super) fn give_way_to(&mut self, superseded: Arc<AtomicBool>) {
+        self.with(|running| running.superseded = Some(superseded));
     }
 
     /// For a request that is not accounted for.
     pub(crate) fn off() -> Self {
         Self(State::Over)
+    }
+
+    /// Lets somebody else account for the request after all.
+    pub(super) fn withdraw(mut self) -> Begun<Recorder> {
+        match std::mem::take(&mut self.0) {
+            State::Own(running) => Begun::with(running.gate.recorder.clone()),
+            State::Over | State::Shared(_) => Begun::nothing(),
+        }
     }
 
     /// Something has to be waited for: the recorder shall know of the request from now on.
@@ -176,6 +195,10 @@ impl Meter {
     /// A piece of the body was handed on.
     #[inline]
     pub(crate) fn data(&mut self, bytes: usize) {
+        if matches!(&self.0, State::Own(running) if running.draft.response_bytes > 0) {
+            // Not the first piece: a client that reads slowly may keep the rest waiting for long.
+            self.register();
+        }
         self.with(|running| {
             let bytes = bytes as u64;
             running.draft.response_bytes += bytes;
@@ -213,6 +236,18 @@ impl Meter {
     }
 }
 
+/// Ends the meter as failed when the service or its body panics: whoever catches that drops the
+/// future only afterwards, when nobody can tell any more.
+pub(super) struct Unwinding<'a>(pub(super) &'a mut Meter);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(End::Failed);
+        }
+    }
+}
+
 impl Drop for Meter {
     fn drop(&mut self) {
         if !matches!(self.0, State::Over) {
@@ -231,7 +266,11 @@ impl Running {
             || code.is_informational()
             || code == StatusCode::NO_CONTENT
             || code == StatusCode::NOT_MODIFIED;
-        self.expected = response.body().size_hint().exact();
+        // A server stops asking for more once what was announced is written.
+        self.expected = response.body().size_hint().exact().or_else(|| {
+            let announced = response.headers().get(CONTENT_LENGTH)?;
+            announced.to_str().ok()?.parse().ok()
+        });
         self.draft.status = Status::Http(code.as_u16());
         if self.call != Call::Http {
             if let Some(code) = grpc::status(response.headers()) {
@@ -276,8 +315,15 @@ impl Running {
         if draft.refusal.is_none() && proves(draft.status) {
             self.prove();
         }
+        let recorder = &self.gate.recorder;
+        if self
+            .superseded
+            .is_some_and(|superseded| superseded.load(Ordering::Relaxed))
+        {
+            return recorder.unbegin();
+        }
         self.draft.latency_us = self.gate.clock.now().micros_since(self.began);
-        self.gate.recorder.record(self.draft);
+        recorder.record(self.draft);
     }
 
     /// The service has the method: its path becomes the endpoint's name.

@@ -93,8 +93,22 @@ const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailabl
 /// The problem type of the RateLimit header fields' draft (draft-ietf-httpapi-ratelimit-headers).
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
+impl Default for Rejections {
+    fn default() -> Self {
+        Self {
+            challenge: HeaderValue::from_static(r#"Bearer realm="api""#),
+            challenge_invalid: HeaderValue::from_static(
+                r#"Bearer realm="api", error="invalid_token""#,
+            ),
+            realm: "api".into(),
+            customize: None,
+        }
+    }
+}
+
 impl Rejections {
-    pub(crate) fn new(realm: &str) -> Result<Self, InvalidRealm> {
+    /// With this realm in the challenges.
+    pub(crate) fn realm(self, realm: &str) -> Result<Self, InvalidRealm> {
         let fits = (1..=100).contains(&realm.len())
             && realm
                 .bytes()
@@ -107,7 +121,7 @@ impl Rejections {
             challenge: value(format!("Bearer realm=\"{realm}\""))?,
             challenge_invalid: value(format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))?,
             realm: realm.into(),
-            customize: None,
+            ..self
         })
     }
 
@@ -120,6 +134,13 @@ impl Rejections {
         };
         if let Some(customize) = &self.customize {
             response = customize(&rejection, response);
+            if response.headers().contains_key(grpc::GRPC_STATUS) {
+                // Trailers-Only: there is no room for a body.
+                *response.body_mut() = Bytes::new();
+            } else {
+                let length = response.body().len().into();
+                response.headers_mut().insert(CONTENT_LENGTH, length);
+            }
         }
         response.extensions_mut().insert(rejection);
         response
@@ -161,12 +182,15 @@ impl Rejections {
         response
     }
 
-    /// RFC 6750 §3.1: the scope that would be needed.
+    /// RFC 6750 §3.1: the scope that would be needed, if it can be said in a header.
     fn insufficient_scope(&self, rejection: &Rejection) -> Option<HeaderValue> {
         let scope = rejection.scope.as_ref()?;
         let realm = &self.realm;
-        let text =
-            format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scope}\"");
+        let mut text = format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\"");
+        let sayable = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        if scope.bytes().all(sayable) {
+            text.push_str(&format!(", scope=\"{scope}\""));
+        }
         HeaderValue::from_str(&text).ok()
     }
 }
@@ -244,9 +268,7 @@ mod tests {
             .header(CONTENT_TYPE, content_type)
             .body(())
             .unwrap();
-        Rejections::new("api")
-            .unwrap()
-            .answer(rejection, RequestHead::of(&request))
+        Rejections::default().answer(rejection, RequestHead::of(&request))
     }
 
     #[test]
@@ -284,9 +306,30 @@ mod tests {
     }
 
     #[test]
+    fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
+        let challenge = |scope: &str| {
+            let rejection = Rejection {
+                scope: Some(scope.into()),
+                ..Rejection::new(Refusal::Scope)
+            };
+            let response = answer(rejection, "x/y");
+            response.headers()[WWW_AUTHENTICATE]
+                .to_str()
+                .unwrap()
+                .to_owned()
+        };
+        let plain = r#"Bearer realm="api", error="insufficient_scope""#;
+        assert_eq!(challenge("a:b"), format!(r#"{plain}, scope="a:b""#));
+        for scope in ["a\"b", "a\nb", "a b", "é"] {
+            assert_eq!(challenge(scope), plain);
+        }
+    }
+
+    #[test]
     fn realms_that_cannot_stand_in_a_header_are_refused() {
         for realm in ["", "a\"b", "a\nb", "é", &"a".repeat(101)] {
-            assert_eq!(Rejections::new(realm).err(), Some(InvalidRealm), "{realm}");
+            let error = Rejections::default().realm(realm).err();
+            assert_eq!(error, Some(InvalidRealm), "{realm}");
         }
     }
 }

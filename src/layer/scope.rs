@@ -36,7 +36,7 @@ use crate::usage::Refusal;
 #[must_use = "a layer does nothing until a service is put behind it"]
 pub struct RequireScope(Arc<Requirement>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Requirement {
     scope: Arc<str>,
     rejections: Rejections,
@@ -45,10 +45,9 @@ struct Requirement {
 impl RequireScope {
     /// Asks for this scope.
     pub fn new(scope: impl Into<Arc<str>>) -> Self {
-        let rejections = Rejections::new("api").unwrap_or_else(|_| unreachable!("a valid realm"));
         Self(Arc::new(Requirement {
             scope: scope.into(),
-            rejections,
+            rejections: Rejections::default(),
         }))
     }
 
@@ -57,11 +56,20 @@ impl RequireScope {
     /// # Errors
     ///
     /// [`InvalidRealm`] when it cannot stand in a header.
-    pub fn realm(self, realm: &str) -> Result<Self, InvalidRealm> {
-        Ok(Self(Arc::new(Requirement {
-            scope: self.0.scope.clone(),
-            rejections: Rejections::new(realm)?,
-        })))
+    pub fn realm(mut self, realm: &str) -> Result<Self, InvalidRealm> {
+        let requirement = Arc::make_mut(&mut self.0);
+        requirement.rejections = requirement.rejections.clone().realm(realm)?;
+        Ok(self)
+    }
+
+    /// Makes other answers of refusals than the ready ones, as
+    /// [`ApiKeyLayer::on_rejection`](super::ApiKeyLayer::on_rejection) does.
+    pub fn on_rejection(
+        mut self,
+        answer: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.0).rejections.customize = Some(Arc::new(answer));
+        self
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http::Response;
@@ -53,13 +54,21 @@ pub(super) enum Verdict {
     /// It passes as this caller's.
     Known(Ticket, Caller),
     /// It passes without a key.
-    Anonymous(Ticket),
+    Anonymous(Ticket, Anonymous),
     /// It passes with a key that could not be verified.
-    Unverified(Ticket),
+    Unverified(Ticket, Option<Anonymous>),
     /// It is refused.
     Refused(Response<Bytes>),
     /// It has to wait.
     Pending(Wait),
+}
+
+/// Marks a request that is accounted for without a key, for layers further in: one that finds a key
+/// accounts for it instead.
+#[derive(Clone)]
+pub(super) struct Anonymous {
+    pub(super) recorder: usize,
+    pub(super) superseded: Arc<AtomicBool>,
 }
 
 /// An answer that has to be waited for.
@@ -79,7 +88,8 @@ pub(super) enum What {
         entry: Arc<CachedKey>,
         decision: Result<Decision, LimitError>,
         cost: u32,
-        begun: Begun<Recorder>,
+        /// Tells of the request should nobody wait for the decision any more.
+        meter: Meter,
     },
 }
 
@@ -89,6 +99,11 @@ pub(super) struct Begun<R: Borrow<Recorder>>(Option<R>);
 impl<R: Borrow<Recorder>> Begun<R> {
     pub(super) fn with(recorder: R) -> Self {
         Self(Some(recorder))
+    }
+
+    /// For a request that is not accounted for here.
+    pub(super) fn nothing() -> Self {
+        Self(None)
     }
 
     /// The event takes over.

@@ -27,6 +27,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Serves the routes behind the layer as it is.
+    pub async fn plain(routes: Router) -> Self {
+        Self::start(routes, |layer| layer).await
+    }
+
     /// Serves the routes behind the layer that `configure` makes of the default one.
     pub async fn start(routes: Router, configure: impl FnOnce(ApiKeyLayer) -> ApiKeyLayer) -> Self {
         let backend = MemoryBackend::new();

@@ -1,0 +1,140 @@
+//! Layers behind layers.
+#![cfg(feature = "axum")]
+
+mod support;
+
+use axum::Router;
+use axum::routing::get;
+use http::{HeaderName, Request, StatusCode};
+use keytally::backend::MemoryBackend;
+use keytally::key::NewKey;
+use keytally::limit::RateLimit;
+use keytally::usage::{Outcome, Status};
+use keytally::{ApiKeyLayer, Caller};
+use support::{Answer, Service};
+
+const TENANT_KEY: HeaderName = HeaderName::from_static("x-tenant-key");
+
+fn routes() -> Router {
+    Router::new().route(
+        "/me",
+        get(|caller: Caller| async move { caller.name.clone() }),
+    )
+}
+
+#[tokio::test]
+async fn stacked_layers_check_each_and_count_once() {
+    let service = Service::plain(routes()).await;
+    let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let limits = [RateLimit::per_hour(2).named("inner")];
+    let inner = outer.clone().default_limits(limits).unwrap();
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let ask = async || {
+        let request = support::get(&format!("http://{address}/me"), &secret);
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        Answer::of(service.client.request(request).await.unwrap()).await
+    };
+    let first = ask().await;
+    assert_eq!(first.body, "test");
+    assert_eq!(first.header("ratelimit"), Some(r#""inner";r=1;t=1800"#));
+    ask().await;
+    assert_eq!(ask().await.status, StatusCode::TOO_MANY_REQUESTS);
+    let events = service.events().await;
+    assert_eq!(events.len(), 3);
+    assert_eq!(events[0].outcome, Outcome::RateLimited);
+    assert_eq!(
+        first.header("x-request-id"),
+        Some(&*events[2].id.to_string())
+    );
+}
+
+#[tokio::test]
+async fn stacked_layers_count_an_anonymous_request_once() {
+    let service = Service::plain(routes()).await;
+    let layer = ApiKeyLayer::new(service.backend.clone())
+        .recorder(service.recorder.clone())
+        .allow_anonymous();
+    let routes = Router::new().route("/", get(|| async { "ok" }));
+    let address = support::serve(routes.layer(layer.clone()).layer(layer)).await;
+    let request = Request::get(format!("http://{address}/"));
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(service.events().await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_inner_layer_with_a_place_of_its_own_asks_for_a_key_of_its_own() {
+    let service = Service::plain(routes()).await;
+    let platform = service.key().await.secret.expose().to_owned();
+    let tenants = MemoryBackend::new();
+    let tenant = support::issue(&tenants, NewKey::named("tenant")).await;
+    let inner = ApiKeyLayer::new(tenants)
+        .no_credential_sources()
+        .header(TENANT_KEY);
+    let outer = ApiKeyLayer::new(service.backend.clone());
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    let ask = async |tenant: Option<&str>| {
+        let mut request = support::get(&format!("http://{address}/me"), &platform);
+        if let Some(tenant) = tenant {
+            request = request.header("x-tenant-key", tenant);
+        }
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        Answer::of(service.client.request(request).await.unwrap()).await
+    };
+    let both = ask(Some(tenant.secret.expose())).await;
+    assert_eq!((both.status, &*both.body), (StatusCode::OK, &b"tenant"[..]));
+    let without = ask(None).await;
+    assert_eq!(without.status, StatusCode::UNAUTHORIZED);
+    // No credential came where this layer looks, so there is no error to name.
+    let challenge = without.header("www-authenticate");
+    assert_eq!(challenge, Some(r#"Bearer realm="api""#));
+}
+
+#[tokio::test]
+async fn an_inner_layer_that_finds_a_key_tells_of_the_request_instead() {
+    let service = Service::plain(routes()).await;
+    let key = service.key().await;
+    let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let outer = layer().allow_anonymous();
+    let inner = layer().no_credential_sources().header(TENANT_KEY);
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    for secret in [key.secret.expose(), "nonsense"] {
+        let request = Request::get(format!("http://{address}/me")).header("x-tenant-key", secret);
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        Answer::of(service.client.request(request).await.unwrap()).await;
+    }
+    let events = service.events().await;
+    let told: Vec<_> = events
+        .iter()
+        .rev()
+        .map(|event| (event.key, event.status))
+        .collect();
+    let (known, stranger) = (
+        (Some(key.key.id), Status::Http(200)),
+        (None, Status::Http(401)),
+    );
+    assert_eq!(told, [known, stranger]);
+    let stats = service.recorder.stats();
+    assert_eq!((stats.accepted, stats.open), (2, 0));
+}
+
+#[tokio::test]
+async fn an_outer_key_is_told_of_once_when_the_inner_layer_lets_anyone_pass() {
+    let service = Service::plain(routes()).await;
+    let key = service.key().await;
+    let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let elsewhere = |head: keytally::RequestHead<'_>| {
+        Some(head.headers().get("x-own")?.to_str().ok()?.to_owned())
+    };
+    let outer = layer().credential(elsewhere);
+    let address = support::serve(routes().layer(layer().allow_anonymous()).layer(outer)).await;
+    let request = Request::get(format!("http://{address}/me")).header("x-own", key.secret.expose());
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.body, "test");
+    let events = service.events().await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].key, Some(key.key.id));
+}
