@@ -145,15 +145,11 @@ impl Prefix {
 
 fn is_prefix(text: &[u8]) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let mut previous = b'_';
-    (1..=Prefix::MAX_LEN).contains(&text.len())
-        && text[0].is_ascii_lowercase()
-        && text.iter().all(|&b| {
-            let fits = word(b) || (b == b'_' && previous != b'_');
-            previous = b;
-            fits
-        })
-        && previous != b'_'
+    text.len() <= Prefix::MAX_LEN
+        && text.first().is_some_and(u8::is_ascii_lowercase)
+        && text.last().is_some_and(|&b| word(b))
+        && text.iter().all(|&b| word(b) || b == b'_')
+        && !text.windows(2).any(|pair| pair == b"__")
 }
 
 /// The id in a text whose shape and checksum are those of a secret.
@@ -168,10 +164,22 @@ pub(crate) fn id_of(bytes: &[u8]) -> Result<KeyId, MalformedSecret> {
         return Err(MalformedSecret);
     }
     let (checked, sum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
-    if checksum(checked) != sum {
+    if base62_value(sum) != u64::from(crc32fast::hash(checked)) {
         return Err(MalformedSecret);
     }
     Ok(id)
+}
+
+/// The number that base62 digits stand for.
+fn base62_value(digits: &[u8]) -> u64 {
+    digits.iter().fold(0, |value, &digit| {
+        let digit = match digit {
+            b'a'.. => digit - b'a' + 36,
+            b'A'.. => digit - b'A' + 10,
+            _ => digit - b'0',
+        };
+        value * 62 + u64::from(digit)
+    })
 }
 
 /// CRC-32 (IEEE) in six base62 digits, padded with zeros.

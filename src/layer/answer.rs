@@ -81,12 +81,6 @@ pub(crate) struct Stretch {
     end: u16,
 }
 
-impl Stretch {
-    fn is_empty(self) -> bool {
-        self.start == self.end
-    }
-}
-
 struct Short([u8; Text::SHORT]);
 
 impl AsRef<[u8]> for Short {
@@ -182,7 +176,6 @@ pub(crate) fn sane_request_id(id: &HeaderValue) -> Option<&str> {
 pub(crate) struct Additions {
     /// What the stretches are of.
     text: Bytes,
-    /// Empty: none.
     request_id: Stretch,
     limits: Limits,
 }
@@ -202,14 +195,6 @@ enum Limits {
 }
 
 impl Additions {
-    pub(crate) fn nothing() -> Self {
-        Self {
-            text: Bytes::new(),
-            request_id: Stretch::default(),
-            limits: Limits::None,
-        }
-    }
-
     /// The request's id and, where the key has limits, where they stand.
     #[inline]
     pub(crate) fn new(
@@ -246,20 +231,18 @@ impl Additions {
         }
     }
 
-    /// Puts the headers on a response.
+    /// Puts the headers on a response: once.
     #[inline]
-    pub(crate) fn apply(self, headers: &mut HeaderMap) {
-        if !self.request_id.is_empty()
-            && let Some(id) = header(self.text.clone(), self.request_id)
-        {
+    pub(crate) fn apply(&mut self, headers: &mut HeaderMap) {
+        if let Some(id) = header(self.text.clone(), self.request_id) {
             headers.insert(X_REQUEST_ID, id);
         }
-        match self.limits {
+        match std::mem::replace(&mut self.limits, Limits::None) {
             Limits::None => {}
             Limits::Draft { policy, standing } => {
                 // Lists: an inner layer's own items stay beside these.
                 headers.append(RATELIMIT_POLICY, policy);
-                if let Some(standing) = header(self.text, standing) {
+                if let Some(standing) = header(std::mem::take(&mut self.text), standing) {
                     headers.append(RATELIMIT, standing);
                 }
             }
@@ -310,7 +293,7 @@ mod tests {
             reset_secs: 3_575,
         });
         let limited = Some((&headers, &decision));
-        let additions = Additions::new(WireId::Sent("id"), HeaderStyle::Draft, limited);
+        let mut additions = Additions::new(WireId::Sent("id"), HeaderStyle::Draft, limited);
         let mut map = HeaderMap::new();
         additions.apply(&mut map);
         assert_eq!(map["x-request-id"], "id");

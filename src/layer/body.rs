@@ -62,9 +62,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             }
             KindProjection::Inner { body } => body,
         };
-        let guarded = Unwinding(this.meter);
+        let guarded = Unwinding(Some(&mut *this.meter));
         let polled = body.as_mut().poll_frame(cx);
-        let meter = &mut *guarded.0;
+        drop(guarded);
+        let meter = this.meter;
         match &polled {
             Poll::Pending => meter.pending(),
             Poll::Ready(None) => meter.end(End::Whole),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::credential::Taken;
-use crate::key::Key;
+use crate::key::{CachedKey, Key};
 use crate::usage::Recorder;
 
 /// Whoever sent the request: the key, without its digest. In the request's extensions, and with the
@@ -22,46 +22,22 @@ use crate::usage::Recorder;
 /// ```
 #[derive(Clone)]
 pub struct Caller {
-    key: Arc<Key>,
-    event_id: Uuid,
+    pub(super) entry: Arc<CachedKey>,
+    pub(super) event_id: Uuid,
     /// What was taken out of the request, for layers further in; nobody else can reach it.
-    taken: Option<Taken>,
+    pub(super) taken: Option<Taken>,
     /// The recorder that accounts for the request.
-    recorder: usize,
+    pub(super) recorder: usize,
 }
 
 impl Caller {
-    pub(super) fn new(
-        key: Arc<Key>,
-        event_id: Uuid,
-        taken: Option<Taken>,
-        recorder: usize,
-    ) -> Self {
-        Self {
-            key,
-            event_id,
-            taken,
-            recorder,
-        }
-    }
-
-    /// Keeps what was taken out of the request.
-    pub(super) fn keep(&mut self, taken: Taken) {
-        self.taken = Some(taken);
-    }
-
-    /// What this or an outer layer took out of the request.
-    pub(super) fn taken(&self) -> Option<&Taken> {
-        self.taken.as_ref()
-    }
-
     pub(super) fn is_recorded_by(&self, recorder: &Recorder) -> bool {
         self.recorder == recorder.id()
     }
 
     /// The key.
     pub fn key(&self) -> &Arc<Key> {
-        &self.key
+        &self.entry.key
     }
 
     /// The id of the event under which this request is accounted; its `x-request-id` too, unless
@@ -75,15 +51,15 @@ impl Deref for Caller {
     type Target = Key;
 
     fn deref(&self) -> &Key {
-        &self.key
+        &self.entry.key
     }
 }
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")
-            .field("key", &self.key.id)
-            .field("name", &self.key.name)
+            .field("key", &self.entry.key.id)
+            .field("name", &self.entry.key.name)
             .field("event_id", &self.event_id)
             .finish()
     }

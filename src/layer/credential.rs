@@ -25,10 +25,10 @@ pub(crate) enum Source {
 
 /// What was taken out of a request, for layers further in.
 #[derive(Clone)]
-pub(crate) struct Taken {
-    value: HeaderValue,
-    /// The place it was taken from.
-    source: Source,
+pub(crate) enum Taken {
+    Bearer(HeaderValue),
+    /// From another place.
+    From(Source, Box<HeaderValue>),
 }
 
 /// What a request presents.
@@ -105,10 +105,7 @@ impl<'a> Found<'a> {
     /// What an outer layer took away counts where it would have been found.
     #[inline]
     pub(crate) fn add_taken(&mut self, sources: &[Source], taken: &'a Taken) {
-        if sources
-            .iter()
-            .any(|source| source.is_place_of(&taken.source))
-        {
+        if sources.iter().any(|source| taken.is_from(source)) {
             let presented = Presented::Secret(taken.secret().into());
             self.presented = std::mem::take(&mut self.presented).and(presented);
         }
@@ -170,39 +167,40 @@ pub(crate) fn remove<B>(
             continue;
         }
         let found = match source {
-            Source::Bearer if places.mixed => remove_bearer(request.headers_mut()),
-            Source::Bearer => request.headers_mut().remove(AUTHORIZATION),
-            Source::Header(name) => request.headers_mut().remove(name),
-            Source::Query(name) => remove_from_query(request, name),
+            Source::Bearer if places.mixed => {
+                remove_bearer(request.headers_mut()).map(Taken::Bearer)
+            }
+            Source::Bearer => {
+                let alone = request.headers_mut().remove(AUTHORIZATION);
+                alone.map(Taken::Bearer)
+            }
+            Source::Header(name) => Taken::from(source, request.headers_mut().remove(name)),
+            Source::Query(name) => Taken::from(source, remove_from_query(request, name)),
             // Whoever knows how to find it elsewhere has to remove it there.
             Source::Function(_) => None,
         };
-        if taken.is_none()
-            && let Some(value) = found
-        {
-            let source = source.clone();
-            taken = Some(Taken { value, source });
-        }
+        taken = taken.or(found);
     }
     taken
 }
 
 impl Taken {
+    fn from(source: &Source, value: Option<HeaderValue>) -> Option<Self> {
+        value.map(|value| Self::From(source.clone(), Box::new(value)))
+    }
+
     fn secret(&self) -> &[u8] {
-        let bytes = self.value.as_bytes();
-        match self.source {
-            Source::Bearer => bearer_token(bytes).unwrap_or_default(),
-            _ => bytes.trim_ascii(),
+        match self {
+            Self::Bearer(value) => bearer_token(value.as_bytes()).unwrap_or_default(),
+            Self::From(_, value) => value.as_bytes().trim_ascii(),
         }
     }
-}
 
-impl Source {
-    fn is_place_of(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Bearer, Self::Bearer) => true,
-            (Self::Header(one), Self::Header(other)) => one == other,
-            (Self::Query(one), Self::Query(other)) => one == other,
+    fn is_from(&self, place: &Source) -> bool {
+        match (self, place) {
+            (Self::Bearer(_), Source::Bearer) => true,
+            (Self::From(Source::Header(one), _), Source::Header(other)) => one == other,
+            (Self::From(Source::Query(one), _), Source::Query(other)) => one == other,
             _ => false,
         }
     }

@@ -86,10 +86,12 @@ where
             match this.state.as_mut().project() {
                 StateProjection::Calling { call, ticket } => {
                     let at_hand = ticket.as_mut().expect("polled after its end");
-                    let guarded = Unwinding(&mut at_hand.meter);
+                    let mut guarded = Unwinding(at_hand.meter());
                     let polled = call.poll(cx);
                     if polled.is_pending() {
-                        guarded.0.pending();
+                        if let Some(meter) = &mut guarded.0 {
+                            meter.pending();
+                        }
                         return Poll::Pending;
                     }
                     drop(guarded);
@@ -136,21 +138,19 @@ fn leave<R: Body<Data = Bytes>, E>(
     answer: Result<Response<R>, E>,
     ticket: Ticket,
 ) -> Result<Response<ResponseBody<R>>, E> {
-    let Ticket {
-        mut meter,
-        additions,
-    } = ticket;
     let mut response = match answer {
         Ok(response) => response,
         Err(error) => {
-            meter.end(End::Failed);
+            if let Ticket::Followed(mut meter) = ticket {
+                meter.end(End::Failed);
+            }
             return Err(error);
         }
     };
+    let mut meter = ticket.redeem(response.headers_mut());
     if meter.answered(&response) {
         meter.end(End::Whole);
     }
-    additions.apply(response.headers_mut());
     Ok(response.map(|body| ResponseBody::inner(body, meter)))
 }
 

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::{Method, Request};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::address::ClientAddress;
-use super::answer::{Additions, HeaderStyle};
+use super::answer::{HeaderStyle, LimitHeaders};
 use super::caller::{Caller, Unverified};
 use super::credential::{self, Found, Places, Presented, Source};
 use super::endpoint::Endpoints;
@@ -86,15 +87,18 @@ impl Gate {
     #[inline]
     pub(super) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
         let began = self.clock.now();
-        let (visit, mut found) = Visit::new(RequestHead::of(request), began, &self.sources);
+        let mut found = Found::default();
+        let visit = Visit::new(RequestHead::of(request), began, &self.sources, &mut found);
         let verdict = self.decide(&visit, &mut found);
         let places = found.places;
-        self.carry_out(verdict, places, request)
+        let id = visit.id;
+        self.carry_out(verdict, places, id, request)
     }
 
     /// Goes on with a request for which something had to be waited for.
     pub(super) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
-        let (visit, _) = Visit::new(RequestHead::of(request), waited.began, &[]);
+        let head = RequestHead::of(request);
+        let visit = Visit::new(head, waited.began, &[], &mut Found::default());
         let verdict = match waited.what {
             What::Found { found, secret } => match found {
                 Ok(Some(entry)) => self.judge(entry, &secret, &visit),
@@ -108,18 +112,17 @@ impl Gate {
                 meter,
             } => self.decided(entry, decision, cost, meter.withdraw(), &visit),
         };
-        self.carry_out(verdict, Places::all(), request)
+        let id = visit.id;
+        self.carry_out(verdict, Places::all(), id, request)
     }
 
     #[inline]
     fn decide<'a>(self: &Arc<Self>, visit: &Visit<'a>, found: &mut Found<'a>) -> Verdict {
         if self.passes_unseen(visit.head) {
-            return Verdict::Through(Ticket::unaccounted(
-                visit.additions(HeaderStyle::None, None),
-            ));
+            return Verdict::Through(Ticket::unfollowed(visit.additions(HeaderStyle::None, None)));
         }
         found.look_elsewhere(&self.sources, visit.head);
-        if let Some(taken) = visit.outer.and_then(Caller::taken) {
+        if let Some(taken) = visit.outer.and_then(|outer| outer.taken.as_ref()) {
             found.add_taken(&self.sources, taken);
         }
         let secret = match std::mem::take(&mut found.presented) {
@@ -149,15 +152,30 @@ impl Gate {
 
     /// Does to the request what was decided.
     #[inline]
-    fn carry_out<B>(&self, verdict: Verdict, places: Places, request: &mut Request<B>) -> Step {
+    fn carry_out<B>(
+        &self,
+        verdict: Verdict,
+        places: Places,
+        id: Uuid,
+        request: &mut Request<B>,
+    ) -> Step {
         match verdict {
             Verdict::Through(ticket) => Step::Call(ticket),
-            Verdict::Known(ticket, mut caller) => {
-                if !self.keep_credential
-                    && let Some(taken) = credential::remove(&self.sources, places, request)
-                {
-                    caller.keep(taken);
-                }
+            Verdict::Known(ticket, entry) => {
+                let taken = if self.keep_credential {
+                    None
+                } else {
+                    credential::remove(&self.sources, places, request)
+                };
+                // What an outer layer took is kept too, for layers further in.
+                let outer = request.extensions().get::<Caller>();
+                let told = outer.filter(|outer| outer.is_recorded_by(&self.recorder));
+                let caller = Caller {
+                    event_id: told.map_or(id, Caller::event_id),
+                    taken: taken.or_else(|| outer?.taken.clone()),
+                    entry,
+                    recorder: self.recorder.id(),
+                };
                 request.extensions_mut().insert(caller);
                 Step::Call(ticket)
             }
@@ -214,30 +232,32 @@ impl Gate {
         }
         let begun = Begun::with(&self.recorder);
         if let Some(reason) = self.unusable(&entry, visit) {
-            let rejection = Rejection::new(reason);
-            let additions = visit.additions(HeaderStyle::None, None);
-            return self.refuse_key(entry, rejection, additions, begun, visit);
+            return self.refuse_key(&entry, Rejection::new(reason), None, begun, visit);
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
         let terms = Terms::of(self, &entry, visit.began);
         let answer = match &terms.allowance {
             Ok(None) => Answer::Now(Decision::default()),
             Ok(Some(allowance)) => allowance.take(cost, visit.began),
-            Err(error) => {
-                let error = error.clone();
-                drop(terms);
-                return self.decided(entry, Err(error), cost, begun, visit);
-            }
+            Err(error) => return self.limiter_failed(error, &entry, begun, visit),
         };
         match answer {
             Answer::Now(decision) => {
-                let weighed = self.weigh(&terms, &decision, visit);
-                drop(terms);
-                self.weighed(entry, weighed, cost, begun, visit)
+                match self.weigh(&entry, &terms, &decision, cost, begun, visit) {
+                    Ok(ticket) => {
+                        drop(terms);
+                        Verdict::Known(ticket, entry)
+                    }
+                    Err(refused) => refused,
+                }
             }
             Answer::Later(decision) => {
                 drop(terms);
-                let meter = self.follow(visit, entry.clone(), 0, begun);
+                let meter = if self.is_told_already(visit) {
+                    Meter::off()
+                } else {
+                    self.follow(visit, &entry, 0, None, begun)
+                };
                 let began = visit.began;
                 Verdict::Pending(Box::pin(async move {
                     let decision = decision.await;
@@ -268,7 +288,7 @@ impl Gate {
         misplaced.then_some(Refusal::Address)
     }
 
-    /// The limiter has answered, at last or not at all.
+    /// The limiter has answered at last, or not at all.
     fn decided<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
@@ -277,108 +297,92 @@ impl Gate {
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
-        match decision {
-            Ok(decision) => {
-                let terms = Terms::of(self, &entry, visit.began);
-                let weighed = self.weigh(&terms, &decision, visit);
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
+        };
+        let terms = Terms::of(self, &entry, visit.began);
+        match self.weigh(&entry, &terms, &decision, cost, begun, visit) {
+            Ok(ticket) => {
                 drop(terms);
-                self.weighed(entry, weighed, cost, begun, visit)
+                Verdict::Known(ticket, entry)
             }
-            Err(error) => {
-                report::limiter_failure(&error);
-                let rejection = Rejection {
-                    retry_after_secs: Some(1),
-                    ..Rejection::new(Refusal::LimiterUnavailable)
-                };
-                let additions = visit.additions(HeaderStyle::None, None);
-                self.refuse_key(entry, rejection, additions, begun, visit)
-            }
+            Err(refused) => refused,
         }
     }
 
-    /// What the limiter's decision means: the answer's headers, and the rejection if it is one.
+    /// What the limiter's decision means: a ticket, or a refusal with the limits' names.
     #[inline]
-    fn weigh(
-        &self,
+    fn weigh<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: &Arc<CachedKey>,
         terms: &Terms,
         decision: &Decision,
+        cost: u32,
+        begun: Begun<R>,
         visit: &Visit<'_>,
-    ) -> (Additions, Option<Rejection>) {
+    ) -> Result<Ticket, Verdict> {
         let limited = terms.headers.as_ref().map(|headers| (headers, decision));
-        let additions = visit.additions(self.header_style, limited);
-        let rejection = (!decision.is_allowed()).then(|| {
+        if !decision.is_allowed() {
             let names = terms.names.iter().enumerate();
             let violated = names.filter(|(index, _)| decision.is_violated(*index));
-            Rejection {
+            let rejection = Rejection {
                 retry_after_secs: decision.retry_after_secs(),
                 violated: violated.map(|(_, name)| name.clone()).collect(),
                 ..Rejection::new(Refusal::RateLimited)
-            }
-        });
-        (additions, rejection)
-    }
-
-    #[inline]
-    fn weighed<R: Borrow<Recorder>>(
-        self: &Arc<Self>,
-        entry: Arc<CachedKey>,
-        (additions, rejection): (Additions, Option<Rejection>),
-        cost: u32,
-        begun: Begun<R>,
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        match rejection {
-            None => self.grant(entry, additions, cost, begun, visit),
-            Some(rejection) => self.refuse_key(entry, rejection, additions, begun, visit),
+            };
+            return Err(self.refuse_key(entry, rejection, limited, begun, visit));
         }
+        Ok(if self.is_told_already(visit) {
+            Ticket::unfollowed(visit.additions(self.header_style, limited))
+        } else {
+            Ticket::Followed(self.follow(visit, entry, cost, limited, begun))
+        })
     }
 
-    /// The request may pass: follows it from here and makes the caller known.
-    #[inline]
-    fn grant<R: Borrow<Recorder>>(
-        self: &Arc<Self>,
-        entry: Arc<CachedKey>,
-        additions: Additions,
-        cost: u32,
+    fn limiter_failed<R: Borrow<Recorder>>(
+        &self,
+        error: &LimitError,
+        entry: &Arc<CachedKey>,
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
-        let inherited = visit.outer.and_then(Caller::taken).cloned();
-        let caller = Caller::new(entry.key.clone(), visit.id, inherited, self.recorder.id());
-        let meter = self.follow(visit, entry, cost, begun);
-        Verdict::Known(Ticket { meter, additions }, caller)
+        report::limiter_failure(error);
+        let rejection = Rejection {
+            retry_after_secs: Some(1),
+            ..Rejection::new(Refusal::LimiterUnavailable)
+        };
+        self.refuse_key(entry, rejection, None, begun, visit)
     }
 
-    /// Follows a key's request from here, unless it is told of already.
+    /// Follows a key's request from here.
     #[inline]
     fn follow<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         visit: &Visit<'_>,
-        entry: Arc<CachedKey>,
+        entry: &Arc<CachedKey>,
         cost: u32,
+        limited: Option<(&LimitHeaders, &Decision)>,
         begun: Begun<R>,
     ) -> Meter {
-        if self.is_told_already(visit) {
-            return Meter::off();
-        }
         self.supersede_anonymous(visit);
         // Not used up before the hooks that are asked here have answered: one may panic.
-        let meter = Meter::of(self, visit, Some(entry), cost);
+        let meter = Meter::of(self, visit, Some(entry), cost, limited);
         begun.used();
         meter
     }
 
     /// A request without a key that may pass all the same: an event without a key.
     fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Verdict {
-        let additions = visit.additions(HeaderStyle::None, None);
         if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
-            return Verdict::Through(Ticket::unaccounted(additions));
+            let additions = visit.additions(HeaderStyle::None, None);
+            return Verdict::Through(Ticket::unfollowed(additions));
         }
         if !self.recorder.begin() {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
         }
         let begun = Begun::with(&self.recorder);
-        let mut meter = Meter::of(self, visit, None, 0);
+        let mut meter = Meter::of(self, visit, None, 0, None);
         begun.used();
         let superseded = Arc::new(AtomicBool::new(false));
         meter.give_way_to(superseded.clone());
@@ -386,7 +390,7 @@ impl Gate {
             recorder: self.recorder.id(),
             superseded,
         };
-        Verdict::Anonymous(Ticket { meter, additions }, mark)
+        Verdict::Anonymous(Ticket::Followed(meter), mark)
     }
 
     fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
@@ -443,7 +447,7 @@ impl Gate {
             ..Rejection::new(reason)
         };
         let mut response = self.rejections.answer(rejection, visit.head);
-        let additions = visit.additions(HeaderStyle::None, None);
+        let mut additions = visit.additions(HeaderStyle::None, None);
         additions.apply(response.headers_mut());
         Verdict::Refused(response)
     }
@@ -452,9 +456,9 @@ impl Gate {
     #[inline(never)]
     fn refuse_key<R: Borrow<Recorder>>(
         &self,
-        entry: Arc<CachedKey>,
+        entry: &Arc<CachedKey>,
         mut rejection: Rejection,
-        additions: Additions,
+        limited: Option<(&LimitHeaders, &Decision)>,
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
@@ -472,6 +476,7 @@ impl Gate {
         .unwrap_or(Status::Http(response.status().as_u16()));
         draft.response_bytes = response.body().len() as u64;
         draft.latency_us = self.clock.now().micros_since(visit.began);
+        let mut additions = visit.additions(self.header_style, limited);
         additions.apply(response.headers_mut());
         if !self.is_told_already(visit) {
             self.supersede_anonymous(visit);

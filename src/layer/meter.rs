@@ -7,6 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
+use super::answer::{Additions, LimitHeaders};
 use super::gate::Gate;
 use super::grpc;
 use super::reject::Rejection;
@@ -14,6 +15,7 @@ use super::step::Begun;
 use super::visit::Visit;
 use crate::clock::Now;
 use crate::key::CachedKey;
+use crate::limit::Decision;
 use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Recorder, Status};
 
 /// How a request came to its end.
@@ -57,6 +59,7 @@ struct Running {
     expected: Option<u64>,
     /// Set once a layer further in accounts for the request instead.
     superseded: Option<Arc<AtomicBool>>,
+    additions: Additions,
 }
 
 /// What kind of call it is.
@@ -113,10 +116,11 @@ impl Meter {
     pub(super) fn of(
         gate: &Arc<Gate>,
         visit: &Visit<'_>,
-        attribution: Option<Arc<CachedKey>>,
+        key: Option<&Arc<CachedKey>>,
         cost: u32,
+        limited: Option<(&LimitHeaders, &Decision)>,
     ) -> Self {
-        let (draft, unproven) = visit.draft(gate, attribution);
+        let (draft, unproven) = visit.draft(gate, key);
         Self(State::Own(Box::new(Running {
             gate: gate.clone(),
             draft: Draft { cost, ..draft },
@@ -126,7 +130,14 @@ impl Meter {
             bodyless: false,
             expected: None,
             superseded: None,
+            additions: visit.additions(gate.header_style, limited),
         })))
+    }
+
+    /// Gives the answer its headers.
+    #[inline]
+    pub(super) fn add_headers(&mut self, headers: &mut HeaderMap) {
+        self.with(|running| running.additions.apply(headers));
     }
 
     /// Accounts for the request only as long as this is not set.
@@ -238,12 +249,14 @@ impl Meter {
 
 /// Ends the meter as failed when the service or its body panics: whoever catches that drops the
 /// future only afterwards, when nobody can tell any more.
-pub(super) struct Unwinding<'a>(pub(super) &'a mut Meter);
+pub(super) struct Unwinding<'a>(pub(super) Option<&'a mut Meter>);
 
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.end(End::Failed);
+        if let Some(meter) = &mut self.0
+            && std::thread::panicking()
+        {
+            meter.end(End::Failed);
         }
     }
 }
@@ -287,7 +300,7 @@ impl Running {
 
     /// Completes the event and records it.
     #[inline]
-    fn end(mut self, end: End) {
+    fn end(mut self: Box<Self>, end: End) {
         let draft = &mut self.draft;
         // An answer that is whole as far as anyone can tell: its announced length was handed on, or
         // it never had a body. hyper stops asking then, and some bodies are never read.
@@ -316,10 +329,8 @@ impl Running {
             self.prove();
         }
         let recorder = &self.gate.recorder;
-        if self
-            .superseded
-            .is_some_and(|superseded| superseded.load(Ordering::Relaxed))
-        {
+        let told_elsewhere = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        if self.superseded.as_ref().is_some_and(told_elsewhere) {
             return recorder.unbegin();
         }
         self.draft.latency_us = self.gate.clock.now().micros_since(self.began);

@@ -108,7 +108,7 @@ where
         let scope = &self.requirement.scope;
         let rejection = match request.extensions().get::<Caller>() {
             Some(caller) if caller.has_scope(scope) => {
-                return ResponseFuture::calling(self.inner.call(request), Ticket::nothing());
+                return ResponseFuture::calling(self.inner.call(request), Ticket::Unfollowed(None));
             }
             Some(caller) => Rejection {
                 key: Some(caller.id),

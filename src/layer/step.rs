@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response};
 use zeroize::Zeroizing;
 
 use super::answer::Additions;
-use super::caller::Caller;
 use super::meter::Meter;
 use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
@@ -25,24 +24,42 @@ pub(super) enum Step {
     Wait(Wait),
 }
 
-/// What goes along with an admitted request.
+/// What goes along with an admitted request. It is small, for it is handed on often.
 #[derive(Debug)]
-pub(super) struct Ticket {
-    pub(super) meter: Meter,
-    pub(super) additions: Additions,
+pub(super) enum Ticket {
+    /// For a request that is accounted for here.
+    Followed(Meter),
+    /// For one that is not; what its answer is given, if anything.
+    Unfollowed(Option<Box<Additions>>),
 }
 
 impl Ticket {
-    /// For a request that is only let through.
-    pub(super) fn nothing() -> Self {
-        Self::unaccounted(Additions::nothing())
+    pub(super) fn unfollowed(additions: Additions) -> Self {
+        Self::Unfollowed(Some(Box::new(additions)))
     }
 
-    /// For a request that is not accounted for here.
-    pub(super) fn unaccounted(additions: Additions) -> Self {
-        Self {
-            meter: Meter::off(),
-            additions,
+    /// Gives an answer its headers and goes on as the meter of its body.
+    #[inline]
+    pub(super) fn redeem(self, headers: &mut HeaderMap) -> Meter {
+        match self {
+            Self::Followed(mut meter) => {
+                meter.add_headers(headers);
+                meter
+            }
+            Self::Unfollowed(additions) => {
+                if let Some(mut additions) = additions {
+                    additions.apply(headers);
+                }
+                Meter::off()
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn meter(&mut self) -> Option<&mut Meter> {
+        match self {
+            Self::Followed(meter) => Some(meter),
+            Self::Unfollowed(_) => None,
         }
     }
 }
@@ -51,8 +68,8 @@ impl Ticket {
 pub(super) enum Verdict {
     /// It passes as it is.
     Through(Ticket),
-    /// It passes as this caller's.
-    Known(Ticket, Caller),
+    /// It passes with this key.
+    Known(Ticket, Arc<CachedKey>),
     /// It passes without a key.
     Anonymous(Ticket, Anonymous),
     /// It passes with a key that could not be verified.

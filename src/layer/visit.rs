@@ -45,8 +45,12 @@ impl Attribution for CachedKey {
 impl<'a> Visit<'a> {
     /// Reads a request's headers in one pass, with what they present in these places.
     #[inline]
-    pub(super) fn new(head: RequestHead<'a>, began: Now, sources: &[Source]) -> (Self, Found<'a>) {
-        let mut found = Found::default();
+    pub(super) fn new(
+        head: RequestHead<'a>,
+        began: Now,
+        sources: &[Source],
+        found: &mut Found<'a>,
+    ) -> Self {
         let (mut sent_id, mut length, mut content_type) = (None, None, None);
         for (name, value) in head.headers() {
             found.look(sources, name, value);
@@ -58,7 +62,7 @@ impl<'a> Visit<'a> {
             };
             first.get_or_insert(value);
         }
-        let visit = Self {
+        Self {
             head,
             began,
             call: Call::of(head.method(), content_type),
@@ -66,8 +70,7 @@ impl<'a> Visit<'a> {
             id: event_id(began.micros()),
             sent_id: sent_id.and_then(sane_request_id),
             announced: length.map_or(0, announced_length),
-        };
-        (visit, found)
+        }
     }
 
     fn wire_id(&self) -> WireId<'a> {
@@ -91,7 +94,7 @@ impl<'a> Visit<'a> {
     /// The event as far as it is known before there is an answer, and whether the endpoint of a
     /// gRPC call still has to be proven.
     #[inline]
-    pub(super) fn draft(&self, gate: &Gate, attribution: Option<Arc<CachedKey>>) -> (Draft, bool) {
+    pub(super) fn draft(&self, gate: &Gate, key: Option<&Arc<CachedKey>>) -> (Draft, bool) {
         let head = self.head;
         let (endpoint, unproven) = match gate.endpoints.of(head, self.call != Call::Http) {
             Endpoint::Named(name) => (Some(name), false),
@@ -100,7 +103,7 @@ impl<'a> Visit<'a> {
         };
         let draft = Draft {
             id: self.id,
-            attribution: attribution.map(|entry| entry as Arc<dyn Attribution>),
+            attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
             path: Path::from_slice(clipped(head.uri().path()).as_bytes()),
             request_id: match self.wire_id() {
                 WireId::Sent(id) => Some(id.into()),

@@ -10,10 +10,12 @@ use std::{
 };
 
 use axum::{extract::Request, http::Response};
+
+use ::keytally::usage::Recorder;
 use keytally_peers::{
     NoOp, Template, bare_router, drive,
     governor::{self, NEVER_REFUSES},
-    keytally::{Keytally, keytally},
+    keytally::{self, Keytally},
 };
 use tower::{Layer, Service};
 
@@ -92,9 +94,12 @@ fn main() {
     let mut args = env::args().skip(1);
     let mut arg = |default: usize| args.next().map_or(default, |arg| arg.parse().unwrap());
     let (rounds, requests) = (arg(200), arg(4_000));
-    let keytally = keytally();
+    let keytally = keytally::keytally();
     let _context = keytally.runtime.enter();
     let own = Some(&keytally);
+    // The same without anybody to hand events to.
+    let mut counting = keytally::keytally();
+    counting.layer = counting.layer.recorder(Recorder::counting());
     for (group, content_type) in [("with content-type", true), ("without headers", false)] {
         let inner = NoOp { content_type };
         let service = || keytally.layer.layer(inner);
@@ -108,6 +113,13 @@ fn main() {
                 None,
             ),
             variant("keytally", service(), keytally.allowed.clone(), 200, own),
+            variant(
+                "keytally, counting",
+                counting.layer.layer(inner),
+                counting.allowed.clone(),
+                200,
+                Some(&counting),
+            ),
             variant("limited", service(), keytally.limited.clone(), 429, own),
             variant("unknown", service(), keytally.unknown.clone(), 401, own),
             variant("malformed", service(), keytally.malformed.clone(), 401, own),
