@@ -179,17 +179,24 @@ impl Key {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub struct KeyUpdate {
+    /// Another name.
     pub name: Option<String>,
+    /// Another owner; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub owner: Option<Option<Arc<str>>>,
+    /// Another environment; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub environment: Option<Option<String>>,
+    /// These scopes instead of those it has.
     pub scopes: Option<Vec<String>>,
+    /// These limits instead of those it has.
     pub limits: Option<Vec<RateLimit>>,
+    /// These networks instead of those it has.
     pub addresses: Option<AddressList>,
+    /// This metadata instead of what it has.
     pub metadata: Option<Map<String, Value>>,
+    /// Another end; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Option<Timestamp>>,
 }

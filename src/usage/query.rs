@@ -144,20 +144,28 @@ impl SummaryQuery {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub struct LogFilter {
+    /// Of this key.
     pub key: Option<KeyId>,
+    /// Of this owner's keys.
     pub owner: Option<String>,
     /// From this time on.
     pub from: Option<Timestamp>,
     /// Before this time.
     pub to: Option<Timestamp>,
+    /// With this outcome.
     pub outcome: Option<Outcome>,
+    /// Failed for this cause.
     pub cause: Option<Cause>,
+    /// Of this method.
     pub method: Option<Method>,
+    /// Of this endpoint.
     pub endpoint: Option<String>,
+    /// Answered with this status.
     pub status: Option<Status>,
+    /// Answered with a status of this class.
     pub status_class: Option<StatusClass>,
+    /// About this resource.
     pub resource_id: Option<String>,
     /// The id on the wire or the event's own.
     pub request_id: Option<String>,
