@@ -304,7 +304,7 @@ pub enum KeyChange {
 }
 
 /// What a rotation puts in a key's place.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rotation {
     /// The new key's id.
     pub id: KeyId,

@@ -116,7 +116,8 @@ fn end_of(rollup: &Rollup) -> Timestamp {
 }
 
 /// Which usage to sum up, and how.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct SummaryQuery {
     /// Whose, and from when to when.
