@@ -27,6 +27,9 @@ pub trait UsageReader: Send + Sync + 'static {
 
     /// The sums of what matches, ordered by time and then by the rest.
     ///
+    /// The answer holds each of them: one for every bucket, key, endpoint, method and status. Bound the
+    /// range by a key or by time; where totals will do, [`summary`](Self::summary) costs far less.
+    ///
     /// # Errors
     ///
     /// When the backend cannot answer.
@@ -57,9 +60,10 @@ pub struct UsageRange {
     pub key: Option<KeyId>,
     /// Of this owner's keys.
     pub owner: Option<String>,
-    /// From this time on. Sums are kept by the minute: the minute it lies in counts whole.
+    /// From this time on. Sums are kept by buckets of time: the bucket it lies in counts whole. Buckets
+    /// are minutes, or whatever wider ones a backend folds old minutes into.
     pub from: Option<Timestamp>,
-    /// Before this time; the minute it lies in counts whole, unless it begins there.
+    /// Before this time; the bucket it lies in counts whole, unless it begins there.
     pub to: Option<Timestamp>,
 }
 
