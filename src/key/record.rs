@@ -122,6 +122,12 @@ pub enum InvalidKey {
     /// The metadata is longer than 8 KiB as JSON.
     #[error("a key's metadata has at most 8 KiB as JSON")]
     Metadata,
+    /// The metadata is nested deeper than 32 levels, itself being the first.
+    #[error("a key's metadata is nested 32 levels deep at most")]
+    MetadataDepth,
+    /// The hint is longer than 64 characters or has control characters.
+    #[error("a key's hint has at most 64 characters and no control characters")]
+    Hint,
     /// A limit cannot be kept.
     #[error(transparent)]
     Limit(#[from] InvalidLimit),
@@ -162,10 +168,27 @@ impl Key {
         if self.addresses.len() > 100 {
             return Err(InvalidKey::TooManyAddresses);
         }
+        // First the depth: what is nested without end cannot be written as JSON.
+        if self.metadata.values().any(|value| !fits_in(value, 31)) {
+            return Err(InvalidKey::MetadataDepth);
+        }
         if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
             return Err(InvalidKey::Metadata);
         }
+        if !self.hint.is_empty() && !text(&self.hint, 64) {
+            return Err(InvalidKey::Hint);
+        }
         Ok(RateLimit::validate_all(&self.limits)?)
+    }
+}
+
+/// Whether a value is nested within so many levels.
+fn fits_in(value: &Value, levels: u32) -> bool {
+    let fit = |value| fits_in(value, levels - 1);
+    match value {
+        Value::Array(values) => levels > 0 && values.iter().all(fit),
+        Value::Object(values) => levels > 0 && values.values().all(fit),
+        _ => true,
     }
 }
 
@@ -357,7 +380,8 @@ impl KeyRecord {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] when the key does not work any more.
+    /// [`StoreError::Unusable`] when the key does not work any more, [`StoreError::Invalid`] when the
+    /// new one's hint is out of bounds; the record is then as it was.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.at);
         if status != KeyStatus::Active {
@@ -372,6 +396,7 @@ impl KeyRecord {
             last_used: None,
             ..self.key.clone()
         };
+        key.validate()?;
         let old_expires = whole_micros(rotation.old_expires);
         let end = self
             .key

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{create, found, key_store, unchanged};
 use crate::conformance::check::{done, refused, same, together};
@@ -48,10 +48,19 @@ fn full(fresh: &Fresh) -> KeyRecord {
         .limit(RateLimit::per_hour(u32::MAX).named("large"))
         .addresses(addresses)
         .metadata("nested", json!({ "a": [1, -2, 0.5, null, true], "": {} }))
+        .metadata("deep", nested(31))
         .metadata("large", u64::MAX)
         .metadata("small", i64::MIN)
         .expires(fresh.after(Duration::from_micros(3_600_000_001)));
     fresh.record_of(new)
+}
+
+/// So many levels of lists and objects in turn.
+fn nested(levels: u32) -> Value {
+    (0..levels).fold(Value::Null, |inner, level| match level % 2 {
+        0 => json!([inner]),
+        _ => json!({ "in": inner }),
+    })
 }
 
 /// A key that is not new, as one that is moved from another store.
@@ -132,7 +141,13 @@ async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     long.key.name = "ä".repeat(101);
     let mut limitless = fresh.record("x");
     limitless.key.limits = vec![RateLimit::per_second(0)];
+    let mut deep = fresh.record("x");
+    deep.key.metadata.insert("deep".into(), nested(32));
+    let mut hint = fresh.record("x");
+    hint.key.hint = "ä".repeat(65);
     for (record, error) in [
+        (deep, InvalidKey::MetadataDepth),
+        (hint, InvalidKey::Hint),
         (nameless, InvalidKey::Name),
         (long, InvalidKey::Name),
         (limitless, crate::limit::InvalidLimit::Zero.into()),
