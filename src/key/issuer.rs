@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 
 use super::address::AddressList;
 use super::digest::{Digest, InvalidDigest, Peppers};
-use super::record::{InvalidKey, Key, KeyRecord, Rotation, whole_micros};
+use super::record::{InvalidKey, Key, KeyRecord, Rotation};
 use super::store::{KeyAdmin, StoreError};
-use super::token::{InvalidPrefix, Prefix, Secret};
+use super::token::{InvalidPrefix, Prefix, Secret, id_of};
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::limit::RateLimit;
+use crate::page::whole_micros;
 
 /// What a key is to be; everything but the name may be left out.
 ///
@@ -126,27 +127,17 @@ impl NewKey {
     }
 
     fn into_key(self, id: KeyId, hint: String, now: Timestamp) -> Result<Key, InvalidKey> {
+        let end = self.expires_in.map(|time| after(now, time));
         let key = Key {
-            id,
-            name: self.name,
             owner: self.owner,
             environment: self.environment,
             scopes: self.scopes,
             limits: self.limits,
             addresses: self.addresses,
             metadata: self.metadata,
-            created: whole_micros(now),
-            expires: self
-                .expires_in
-                .map(|time| after(now, time))
-                .or(self.expires)
-                .map(whole_micros),
-            disabled: false,
-            revoked: None,
-            rotated_from: None,
-            line: id,
-            last_used: None,
+            expires: end.or(self.expires).map(whole_micros),
             hint,
+            ..Key::new(id, self.name, now)
         };
         key.validate()?;
         Ok(key)

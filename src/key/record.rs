@@ -11,8 +11,12 @@ use super::digest::Digest;
 use super::store::StoreError;
 use crate::id::KeyId;
 use crate::limit::{InvalidLimit, RateLimit};
+use crate::page::whole_micros;
 
 /// A key: all there is to know about it but its secret and the secret's digest.
+///
+/// An [`Issuer`](super::Issuer) makes keys. A store that keeps them in columns of its own builds them
+/// again from [`Key::new`], and sets the other fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Key {
@@ -66,6 +70,39 @@ pub enum KeyStatus {
 }
 
 impl Key {
+    /// A key without limits, scopes or an end, the first of its line.
+    ///
+    /// ```
+    /// use keytally::key::Key;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let created = "2026-11-01T10:00:00Z".parse()?;
+    /// let mut key = Key::new("3fK9aB0000zzZZ19".parse()?, "Zapier integration", created);
+    /// key.owner = Some("customer-17".into());
+    /// assert_eq!(key.hint, "3fK9…");
+    /// # Ok(()) }
+    /// ```
+    pub fn new(id: KeyId, name: impl Into<String>, created: Timestamp) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            owner: None,
+            environment: None,
+            scopes: Vec::new(),
+            limits: Vec::new(),
+            addresses: AddressList::default(),
+            metadata: Map::new(),
+            created: whole_micros(created),
+            expires: None,
+            disabled: false,
+            revoked: None,
+            rotated_from: None,
+            line: id,
+            last_used: None,
+            hint: format!("{}…", &id.as_str()[..4]),
+        }
+    }
+
     /// Whether it works at this time; what is worse wins where several things hold.
     pub fn status(&self, at: Timestamp) -> KeyStatus {
         if self.revoked.is_some() {
@@ -342,6 +379,17 @@ pub struct Rotation {
 }
 
 impl KeyRecord {
+    /// The record as a store keeps it: every time cut to whole microseconds.
+    #[must_use]
+    pub fn in_whole_micros(mut self) -> Self {
+        let key = &mut self.key;
+        key.created = whole_micros(key.created);
+        key.expires = key.expires.map(whole_micros);
+        key.revoked = key.revoked.map(whole_micros);
+        key.last_used = key.last_used.map(whole_micros);
+        self
+    }
+
     /// Carries out a change: what every store does between reading a record and writing it back.
     ///
     /// # Errors
@@ -416,14 +464,6 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Times are kept in whole microseconds, which every backend can store as they are.
-pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
-    // jiff reads no microseconds within the last second there is: that is cut to its beginning.
-    Timestamp::from_microsecond(time.as_microsecond())
-        .or_else(|_| Timestamp::from_second(time.as_second()))
-        .unwrap_or(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,16 +475,5 @@ mod tests {
         assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
         let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
         assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
-    }
-
-    #[test]
-    fn every_time_is_cut_to_what_reads_back_from_microseconds() {
-        let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
-        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
-            let cut = whole_micros(time);
-            let read = Timestamp::from_microsecond(cut.as_microsecond()).unwrap();
-            assert_eq!(read, cut);
-            assert!(time.duration_since(cut).as_secs() == 0);
-        }
     }
 }

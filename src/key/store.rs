@@ -55,7 +55,7 @@ pub trait KeyStore: Send + Sync + 'static {
 /// `keytally::conformance`.
 #[async_trait]
 pub trait KeyAdmin: KeyStore {
-    /// Adds a key. Never overwrites one.
+    /// Adds a key, [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites one.
     ///
     /// # Errors
     ///

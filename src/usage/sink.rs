@@ -34,7 +34,7 @@ impl Batch {
 #[async_trait]
 pub trait UsageSink: Send + Sync + 'static {
     /// Writes a batch, all of it or nothing. A batch that was written before (the answer got lost)
-    /// counts once.
+    /// counts once. Times are kept in whole microseconds.
     ///
     /// # Errors
     ///

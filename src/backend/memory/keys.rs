@@ -38,6 +38,7 @@ impl Keys {
     fn insert(&mut self, record: KeyRecord) -> Result<(), StoreError> {
         let id = record.key.id;
         record.key.validate()?;
+        let record = record.in_whole_micros();
         if self.records.contains_key(&id) {
             return Err(StoreError::Conflict(id));
         }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{MemoryBackend, MemoryConfig};
-use crate::page::Page;
+use crate::page::{Page, whole_micros};
 use crate::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, Rollups, SinkError, Summary,
     SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
@@ -55,7 +55,10 @@ impl Usage {
         let surplus = (self.log.len() + kept).saturating_sub(capacity);
         self.log.drain(..surplus);
         let newest = &batch.events[batch.events.len() - kept..];
-        self.log.extend(newest.iter().cloned());
+        self.log.extend(newest.iter().map(|event| UsageEvent {
+            time: whole_micros(event.time),
+            ..event.clone()
+        }));
         if let Some(newest) = batch.events.iter().map(|event| event.time).max() {
             self.fold(newest);
         }
@@ -118,7 +121,7 @@ impl UsageSink for MemoryBackend {
             let mut keys = self.keys();
             for event in &batch.events {
                 if let Some(key) = event.key {
-                    keys.touch(key, event.time);
+                    keys.touch(key, whole_micros(event.time));
                 }
             }
         }

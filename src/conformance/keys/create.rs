@@ -16,6 +16,7 @@ use crate::limit::RateLimit;
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let fresh = Fresh::new();
     keeps_every_field(store, &fresh).await;
+    times_are_cut(store, &fresh).await;
     never_overwrites(store, &fresh).await;
     keeps_bounds(store, &fresh).await;
     imports(store, &fresh).await;
@@ -83,6 +84,17 @@ fn extreme_times(fresh: &Fresh) -> KeyRecord {
     record.key.created = micros(-1);
     record.key.expires = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
     record
+}
+
+async fn times_are_cut<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let mut record = fresh.record("Nanoseconds");
+    let odd = |micros| fresh.after(Duration::from_micros(micros) + Duration::from_nanos(999));
+    record.key.created = odd(0);
+    record.key.expires = Some(odd(3));
+    record.key.revoked = Some(odd(2));
+    record.key.last_used = Some(odd(1));
+    let record = create(store, record).await.in_whole_micros();
+    unchanged(store, &record, "times are cut to whole microseconds").await;
 }
 
 async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
