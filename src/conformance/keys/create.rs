@@ -202,4 +202,12 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     if let Some(record) = record {
         unchanged(store, &record, "importing never overwrites a key").await;
     }
+
+    let (secret, _) = done(issuer.make(new()), "the suite's keys are valid");
+    let key = issuer.import_secret(store, new(), secret.expose()).await;
+    same(
+        &done(key, "a key of another store is imported").id,
+        &secret.id(),
+        "a secret of this crate's form is imported under its own id",
+    );
 }
