@@ -126,4 +126,9 @@ impl KeyAdmin for MemoryBackend {
         self.0.changes.announce(id);
         Ok(())
     }
+
+    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+        let at = self.0.clock.now().timestamp();
+        self.change(id, KeyChange::Revoke { at }).await
+    }
 }
