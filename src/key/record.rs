@@ -476,4 +476,18 @@ mod tests {
         let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
         assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
     }
+
+    #[test]
+    fn a_rotation_round_trips_through_json() {
+        let now = Timestamp::UNIX_EPOCH;
+        let rotation = Rotation {
+            id: "3fK9aB0000zzZZ19".parse().unwrap(),
+            digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+            hint: "acme_3fK9…".into(),
+            at: now,
+            old_expires: now,
+        };
+        let json = serde_json::to_string(&rotation).unwrap();
+        assert_eq!(serde_json::from_str::<Rotation>(&json).unwrap(), rotation);
+    }
 }

@@ -365,3 +365,25 @@ macro_rules! forward_to_pointee {
 }
 
 forward_to_pointee!(Arc, Box);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::{Batch, Width};
+
+    #[test]
+    fn questions_and_batches_round_trip_through_json() {
+        let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+        let spec = SummarySpec::new().by_key().over_time(Width::Day, zone);
+        let query = SummaryQuery::new(UsageRange::new().owner("customer-17"), spec);
+        let json = serde_json::to_string(&query).unwrap();
+        assert_eq!(serde_json::from_str::<SummaryQuery>(&json).unwrap(), query);
+        let batch = Batch::new(vec![UsageEvent::at(Timestamp::UNIX_EPOCH)]);
+        let json = serde_json::to_string(&batch).unwrap();
+        assert_eq!(serde_json::from_str::<Batch>(&json).unwrap(), batch);
+        assert_eq!(
+            serde_json::from_str::<SummaryQuery>("{}").unwrap(),
+            SummaryQuery::default()
+        );
+    }
+}
