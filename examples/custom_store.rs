@@ -1,4 +1,4 @@
-//! A store over one's own type: keys as lines of JSON in a map, as in a table of one's own.
+//! A store over a table of one's own: a row with columns of its own for each key.
 //!
 //! ```text
 //! cargo run --example custom_store --features conformance
@@ -11,20 +11,100 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use keytally::key::{
-    ChangeFeed, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey, Rotation,
-    StoreError,
+    AddressList, ChangeFeed, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
+    NewKey, Rotation, StoreError,
 };
 use keytally::{ApiKeyLayer, KeyId, Page, async_trait, conformance};
 
-/// The table: a row is a key's record as JSON.
+/// The columns. Times are microseconds since 1970; what has parts of its own is JSON.
+#[derive(Clone)]
+struct Row {
+    id: String,
+    digest: String,
+    name: String,
+    customer: Option<String>,
+    environment: Option<String>,
+    scopes: Vec<String>,
+    limits: String,
+    networks: Vec<String>,
+    metadata: String,
+    created: i64,
+    expires: Option<i64>,
+    disabled: bool,
+    revoked: Option<i64>,
+    rotated_from: Option<String>,
+    line: String,
+    last_used: Option<i64>,
+    hint: String,
+}
+
+impl Row {
+    fn of(record: &KeyRecord) -> Result<Self, StoreError> {
+        let KeyRecord { key, digest } = record;
+        let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
+        Ok(Self {
+            id: key.id.to_string(),
+            digest: digest.to_string(),
+            name: key.name.clone(),
+            customer: key.owner.as_deref().map(Into::into),
+            environment: key.environment.clone(),
+            scopes: key.scopes.clone(),
+            limits: serde_json::to_string(&key.limits).map_err(StoreError::unavailable)?,
+            networks: key
+                .addresses
+                .iter()
+                .map(|network| network.to_string())
+                .collect(),
+            metadata: serde_json::to_string(&key.metadata).map_err(StoreError::unavailable)?,
+            created: key.created.as_microsecond(),
+            expires: micros(key.expires),
+            disabled: key.disabled,
+            revoked: micros(key.revoked),
+            rotated_from: key.rotated_from.map(|id| id.to_string()),
+            line: key.line.to_string(),
+            last_used: micros(key.last_used),
+            hint: key.hint.clone(),
+        })
+    }
+
+    /// A row that cannot be read is the store's fault: 503 for the client, the cause in the error's
+    /// source.
+    fn record(self) -> Result<KeyRecord, StoreError> {
+        self.read().map_err(StoreError::unavailable)
+    }
+
+    fn read(self) -> Result<KeyRecord, Box<dyn Error + Send + Sync>> {
+        let time = |micros: Option<i64>| micros.map(Timestamp::from_microsecond).transpose();
+        let created = Timestamp::from_microsecond(self.created)?;
+        let mut key = Key::new(self.id.parse()?, self.name, created);
+        key.owner = self.customer.map(Into::into);
+        key.environment = self.environment;
+        key.scopes = self.scopes;
+        key.limits = serde_json::from_str(&self.limits)?;
+        key.addresses = AddressList::parse(self.networks)?;
+        key.metadata = serde_json::from_str(&self.metadata)?;
+        key.expires = time(self.expires)?;
+        key.disabled = self.disabled;
+        key.revoked = time(self.revoked)?;
+        key.rotated_from = self.rotated_from.map(|id| id.parse()).transpose()?;
+        key.line = self.line.parse()?;
+        key.last_used = time(self.last_used)?;
+        key.hint = self.hint;
+        let digest = self.digest.parse()?;
+        Ok(KeyRecord { key, digest })
+    }
+}
+
+/// The table.
 #[derive(Default)]
 struct MyStore {
-    rows: Mutex<BTreeMap<KeyId, String>>,
+    rows: Mutex<BTreeMap<KeyId, Row>>,
     changes: ChangeFeed,
 }
 
-type Rows<'a> = MutexGuard<'a, BTreeMap<KeyId, String>>;
+type Rows<'a> = MutexGuard<'a, BTreeMap<KeyId, Row>>;
 
 impl MyStore {
     /// The transaction.
@@ -33,23 +113,18 @@ impl MyStore {
     }
 }
 
-/// Text that cannot be read is the store's fault: 503 for the client, the cause in the error's source.
-fn decode(row: &str) -> Result<KeyRecord, StoreError> {
-    serde_json::from_str(row).map_err(StoreError::unavailable)
-}
-
-fn encode(record: &KeyRecord) -> Result<String, StoreError> {
-    serde_json::to_string(record).map_err(StoreError::unavailable)
-}
-
 fn existing(rows: &Rows<'_>, id: KeyId) -> Result<KeyRecord, StoreError> {
-    decode(rows.get(&id).ok_or(StoreError::NotFound(id))?)
+    rows.get(&id)
+        .cloned()
+        .ok_or(StoreError::NotFound(id))?
+        .record()
 }
 
 #[async_trait]
 impl KeyStore for MyStore {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.begin().get(&id).map(|row| decode(row)).transpose()
+        let row = self.begin().get(&id).cloned();
+        row.map(Row::record).transpose()
     }
 
     /// Optional: with it, a revoked key stops working at once in this process.
@@ -63,7 +138,7 @@ impl KeyAdmin for MyStore {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
         let id = record.key.id;
         record.key.validate()?;
-        let row = encode(&record)?;
+        let row = Row::of(&record)?;
         {
             let mut rows = self.begin();
             if rows.contains_key(&id) {
@@ -82,7 +157,7 @@ impl KeyAdmin for MyStore {
         };
         let mut keys = Vec::new();
         for row in self.begin().values() {
-            let key = decode(row)?.key;
+            let key = row.clone().record()?.key;
             let behind = before.is_none_or(|place| (key.created, key.id) < place);
             if behind && query.matches(&key) {
                 keys.push(key);
@@ -98,7 +173,7 @@ impl KeyAdmin for MyStore {
             let mut rows = self.begin();
             let mut record = existing(&rows, id)?;
             record.apply(&change)?;
-            rows.insert(id, encode(&record)?);
+            rows.insert(id, Row::of(&record)?);
             record.key
         };
         self.changes.announce(id);
@@ -114,7 +189,7 @@ impl KeyAdmin for MyStore {
                 return Err(StoreError::Conflict(new.key.id));
             }
             // Both rows are made before one is written: nothing can fail in between.
-            let (old_row, new_row) = (encode(&old)?, encode(&new)?);
+            let (old_row, new_row) = (Row::of(&old)?, Row::of(&new)?);
             rows.insert(id, old_row);
             rows.insert(new.key.id, new_row);
             new.key

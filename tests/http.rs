@@ -523,10 +523,12 @@ async fn imported_keys_are_found_by_the_same_path() {
     let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();
     let secret = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
-    let imported = issuer
-        .import_secret(&service.backend, NewKey::named("old"), secret)
-        .await;
-    assert_eq!(imported.unwrap().hint, "sk_l…");
+    let imported = issuer.import_secret(&service.backend, NewKey::named("old"), secret);
+    let imported = imported.await.unwrap();
+    assert_eq!(keytally::KeyId::of_secret(secret), Some(imported.id));
+    // Rule 1: no part of the secret is stored.
+    let id = &imported.id.as_str()[..4];
+    assert_eq!(imported.hint, format!("imported {id}…"));
     assert_eq!(service.get("/me", secret).await.body, "old");
     // SHA-256 of "another-old-secret-0001".
     let hex = "70f79a201405a075c465d4e68ab1522a4baf1b26e510ca5ee1c42f2a1eb9f742";
@@ -547,6 +549,11 @@ async fn imported_keys_are_found_by_the_same_path() {
             .status,
         StatusCode::UNAUTHORIZED
     );
+    let (native, _) = issuer.make(NewKey::named("elsewhere")).unwrap();
+    let new = NewKey::named("moved");
+    let moved = issuer.import_secret(&service.backend, new, native.expose());
+    assert_eq!(moved.await.unwrap().id, native.id());
+    assert_eq!(service.get("/me", native.expose()).await.body, "moved");
     let plain = plain().await;
     assert_eq!(
         plain.get("/me", secret).await.status,

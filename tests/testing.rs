@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
 use keytally::backend::MemoryBackend;
-use keytally::key::NewKey;
+use keytally::key::{KeyAdmin, NewKey};
 use keytally::testing::{FailingStore, Fixture};
 use keytally::usage::{Outcome, Refusal, SummaryQuery, UsageReader};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -98,6 +98,21 @@ async fn expiry_and_outages_follow_the_clock() {
         ask(&app, "/", Some(key.bearer())).await,
         StatusCode::UNAUTHORIZED
     );
+}
+
+#[tokio::test]
+async fn revocation_follows_the_clock() {
+    let test = Fixture::new();
+    let key = test.issue(NewKey::named("t")).await;
+    let hour = Duration::from_secs(3_600);
+    test.advance(hour);
+    for revoked in [
+        test.backend().revoke(key.id).await,
+        test.store().revoke(key.id).await,
+    ] {
+        let revoked = revoked.unwrap().revoked.unwrap();
+        assert_eq!(revoked, key.created + hour);
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,8 @@ pub struct AddressList(Vec<IpNet>);
 pub struct InvalidNetwork(Box<str>);
 
 impl AddressList {
-    /// Reads addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`.
+    /// Reads addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`. Those of IPv4
+    /// that were mapped into IPv6 (`::ffff:10.0.0.0/104`) are taken as what they are.
     ///
     /// # Errors
     ///
@@ -58,14 +59,29 @@ impl AddressList {
 
 fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
     let network = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address.to_canonical()),
+        Ok(address) => IpNet::from(address),
         Err(_) => text
             .parse()
             .ok()
             .filter(|network: &IpNet| *network == network.trunc())
             .ok_or_else(|| InvalidNetwork(text.chars().take(60).collect::<String>().into()))?,
     };
-    Ok(network)
+    Ok(canonical(network))
+}
+
+/// A network of IPv4 that was mapped into IPv6 as what it is.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = || {
+        let length = network.prefix_len().checked_sub(96)?;
+        let address = network.addr().to_canonical();
+        address
+            .is_ipv4()
+            .then(|| IpNet::new(address, length).ok())?
+    };
+    match network {
+        IpNet::V4(_) => network,
+        IpNet::V6(_) => mapped().unwrap_or(network),
+    }
 }
 
 impl TryFrom<Vec<Box<str>>> for AddressList {
@@ -95,6 +111,17 @@ mod tests {
         for text in ["11.0.0.1", "192.0.2.8", "2001:db9::1", "::1"] {
             assert!(!list.contains(text.parse().unwrap()), "{text}");
         }
+    }
+
+    #[test]
+    fn networks_mapped_into_ipv6_are_those_of_ipv4() {
+        let texts = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.7", "::ffff:0:0/96"];
+        let list = AddressList::parse(texts).unwrap();
+        let plain = AddressList::parse(["10.0.0.0/8", "192.0.2.7", "0.0.0.0/0"]).unwrap();
+        assert_eq!(list, plain);
+        let list = AddressList::parse(["::ffff:10.0.0.0/104"]).unwrap();
+        assert!(list.contains("10.1.2.3".parse().unwrap()));
+        assert!(!list.contains("11.1.2.3".parse().unwrap()));
     }
 
     #[test]

@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 
 use super::address::AddressList;
 use super::digest::{Digest, InvalidDigest, Peppers};
-use super::record::{InvalidKey, Key, KeyRecord, Rotation, whole_micros};
+use super::record::{InvalidKey, Key, KeyRecord, Rotation};
 use super::store::{KeyAdmin, StoreError};
-use super::token::{InvalidPrefix, Prefix, Secret};
+use super::token::{InvalidPrefix, Prefix, Secret, id_of};
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::limit::RateLimit;
+use crate::page::whole_micros;
 
 /// What a key is to be; everything but the name may be left out.
 ///
@@ -126,27 +127,17 @@ impl NewKey {
     }
 
     fn into_key(self, id: KeyId, hint: String, now: Timestamp) -> Result<Key, InvalidKey> {
+        let end = self.expires_in.map(|time| after(now, time));
         let key = Key {
-            id,
-            name: self.name,
             owner: self.owner,
             environment: self.environment,
             scopes: self.scopes,
             limits: self.limits,
             addresses: self.addresses,
             metadata: self.metadata,
-            created: whole_micros(now),
-            expires: self
-                .expires_in
-                .map(|time| after(now, time))
-                .or(self.expires)
-                .map(whole_micros),
-            disabled: false,
-            revoked: None,
-            rotated_from: None,
-            line: id,
-            last_used: None,
+            expires: end.or(self.expires).map(whole_micros),
             hint,
+            ..Key::new(id, self.name, now)
         };
         key.validate()?;
         Ok(key)
@@ -299,8 +290,13 @@ impl Issuer {
         Ok(Issued { secret, key })
     }
 
-    /// Takes over a key that another system issued, from its plain secret. The layer finds it when
-    /// it is told to [accept imported keys](crate::ApiKeyLayer::accept_imported).
+    /// Takes over a key that another system issued, from its plain secret, under the id that
+    /// [`KeyId::of_secret`] tells. The layer finds it when it is told to
+    /// [accept imported keys](crate::ApiKeyLayer::accept_imported).
+    ///
+    /// A pepper protects the digest, but not the id: where the secret has another form than this
+    /// crate's, its id is 95 bits of the plain SHA-256, by which a secret that people could guess can
+    /// be searched for. [Rotate](Self::rotate) such a key.
     ///
     /// # Errors
     ///
@@ -314,17 +310,16 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        if !is_importable(secret.as_bytes()) {
-            return Err(IssueError::Secret);
-        }
-        let id = Digest::sha256(secret.as_bytes()).imported_id();
-        let hint = format!("{}…", &secret[..4]);
-        self.import(store, new, id, hint, self.peppers.digest(secret.as_bytes()))
-            .await
+        let id = KeyId::of_secret(secret).ok_or(IssueError::Secret)?;
+        let digest = self.peppers.digest(secret.as_bytes());
+        self.import(store, new, id, digest).await
     }
 
     /// Takes over a key that another system issued, from the SHA-256 of its secret in hexadecimal
-    /// digits. Peppers cannot be applied to it.
+    /// digits. Peppers cannot be applied to it: a secret that people could guess can be searched for.
+    ///
+    /// Not for secrets of this crate's own form: those are looked up by the id within them, which no
+    /// hash tells. Who has their ids [creates](KeyAdmin::create) their records instead.
     ///
     /// # Errors
     ///
@@ -339,9 +334,7 @@ impl Issuer {
         S: KeyAdmin + ?Sized,
     {
         let digest = Digest::from_sha256_hex(hex)?;
-        let id = digest.imported_id();
-        let hint = format!("imported {}…", &id.as_str()[..4]);
-        self.import(store, new, id, hint, digest).await
+        self.import(store, new, digest.imported_id(), digest).await
     }
 
     async fn import<S>(
@@ -349,16 +342,39 @@ impl Issuer {
         store: &S,
         new: NewKey,
         id: KeyId,
-        hint: String,
         digest: Digest,
     ) -> Result<Key, IssueError>
     where
         S: KeyAdmin + ?Sized,
     {
+        // Of the id, not of the secret: no part of that may be stored.
+        let hint = format!("imported {}…", &id.as_str()[..4]);
         let key = new.into_key(id, hint, self.clock.now().timestamp())?;
         let answer = key.clone();
         store.create(KeyRecord { key, digest }).await?;
         Ok(answer)
+    }
+}
+
+impl KeyId {
+    /// The id of the key that a secret belongs to, be it of this crate's form or imported: tells
+    /// which key has leaked. `None` for a text that cannot be a secret.
+    ///
+    /// ```
+    /// use keytally::KeyId;
+    /// use keytally::key::{Prefix, Secret};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let secret = Secret::generate(&Prefix::new("acme_live")?)?;
+    /// assert_eq!(KeyId::of_secret(secret.expose()), Some(secret.id()));
+    /// assert!(KeyId::of_secret("sk-from-another-system").is_some());
+    /// assert_eq!(KeyId::of_secret("too short"), None);
+    /// # Ok(()) }
+    /// ```
+    pub fn of_secret(text: &str) -> Option<Self> {
+        let text = text.as_bytes();
+        let imported = || is_importable(text).then(|| Digest::sha256(text).imported_id());
+        id_of(text).ok().or_else(imported)
     }
 }
 

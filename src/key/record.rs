@@ -11,8 +11,12 @@ use super::digest::Digest;
 use super::store::StoreError;
 use crate::id::KeyId;
 use crate::limit::{InvalidLimit, RateLimit};
+use crate::page::whole_micros;
 
 /// A key: all there is to know about it but its secret and the secret's digest.
+///
+/// An [`Issuer`](super::Issuer) makes keys. A store that keeps them in columns of its own builds them
+/// again from [`Key::new`], and sets the other fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Key {
@@ -66,6 +70,39 @@ pub enum KeyStatus {
 }
 
 impl Key {
+    /// A key without limits, scopes or an end, the first of its line.
+    ///
+    /// ```
+    /// use keytally::key::Key;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let created = "2026-11-01T10:00:00Z".parse()?;
+    /// let mut key = Key::new("3fK9aB0000zzZZ19".parse()?, "Zapier integration", created);
+    /// key.owner = Some("customer-17".into());
+    /// assert_eq!(key.hint, "3fK9…");
+    /// # Ok(()) }
+    /// ```
+    pub fn new(id: KeyId, name: impl Into<String>, created: Timestamp) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            owner: None,
+            environment: None,
+            scopes: Vec::new(),
+            limits: Vec::new(),
+            addresses: AddressList::default(),
+            metadata: Map::new(),
+            created: whole_micros(created),
+            expires: None,
+            disabled: false,
+            revoked: None,
+            rotated_from: None,
+            line: id,
+            last_used: None,
+            hint: format!("{}…", &id.as_str()[..4]),
+        }
+    }
+
     /// Whether it works at this time; what is worse wins where several things hold.
     pub fn status(&self, at: Timestamp) -> KeyStatus {
         if self.revoked.is_some() {
@@ -122,6 +159,12 @@ pub enum InvalidKey {
     /// The metadata is longer than 8 KiB as JSON.
     #[error("a key's metadata has at most 8 KiB as JSON")]
     Metadata,
+    /// The metadata is nested deeper than 32 levels, itself being the first.
+    #[error("a key's metadata is nested 32 levels deep at most")]
+    MetadataDepth,
+    /// The hint is longer than 64 characters or has control characters.
+    #[error("a key's hint has at most 64 characters and no control characters")]
+    Hint,
     /// A limit cannot be kept.
     #[error(transparent)]
     Limit(#[from] InvalidLimit),
@@ -162,10 +205,27 @@ impl Key {
         if self.addresses.len() > 100 {
             return Err(InvalidKey::TooManyAddresses);
         }
+        // First the depth: what is nested without end cannot be written as JSON.
+        if self.metadata.values().any(|value| !fits_in(value, 31)) {
+            return Err(InvalidKey::MetadataDepth);
+        }
         if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
             return Err(InvalidKey::Metadata);
         }
+        if !self.hint.is_empty() && !text(&self.hint, 64) {
+            return Err(InvalidKey::Hint);
+        }
         Ok(RateLimit::validate_all(&self.limits)?)
+    }
+}
+
+/// Whether a value is nested within so many levels.
+fn fits_in(value: &Value, levels: u32) -> bool {
+    let fit = |value| fits_in(value, levels - 1);
+    match value {
+        Value::Array(values) => levels > 0 && values.iter().all(fit),
+        Value::Object(values) => levels > 0 && values.values().all(fit),
+        _ => true,
     }
 }
 
@@ -179,17 +239,24 @@ impl Key {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub struct KeyUpdate {
+    /// Another name.
     pub name: Option<String>,
+    /// Another owner; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub owner: Option<Option<Arc<str>>>,
+    /// Another environment; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub environment: Option<Option<String>>,
+    /// These scopes instead of those it has.
     pub scopes: Option<Vec<String>>,
+    /// These limits instead of those it has.
     pub limits: Option<Vec<RateLimit>>,
+    /// These networks instead of those it has.
     pub addresses: Option<AddressList>,
+    /// This metadata instead of what it has.
     pub metadata: Option<Map<String, Value>>,
+    /// Another end; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub expires: Option<Option<Timestamp>>,
 }
@@ -297,7 +364,7 @@ pub enum KeyChange {
 }
 
 /// What a rotation puts in a key's place.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rotation {
     /// The new key's id.
     pub id: KeyId,
@@ -312,6 +379,17 @@ pub struct Rotation {
 }
 
 impl KeyRecord {
+    /// The record as a store keeps it: every time cut to whole microseconds.
+    #[must_use]
+    pub fn in_whole_micros(mut self) -> Self {
+        let key = &mut self.key;
+        key.created = whole_micros(key.created);
+        key.expires = key.expires.map(whole_micros);
+        key.revoked = key.revoked.map(whole_micros);
+        key.last_used = key.last_used.map(whole_micros);
+        self
+    }
+
     /// Carries out a change: what every store does between reading a record and writing it back.
     ///
     /// # Errors
@@ -350,7 +428,8 @@ impl KeyRecord {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] when the key does not work any more.
+    /// [`StoreError::Unusable`] when the key does not work any more, [`StoreError::Invalid`] when the
+    /// new one's hint is out of bounds; the record is then as it was.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.at);
         if status != KeyStatus::Active {
@@ -365,6 +444,7 @@ impl KeyRecord {
             last_used: None,
             ..self.key.clone()
         };
+        key.validate()?;
         let old_expires = whole_micros(rotation.old_expires);
         let end = self
             .key
@@ -384,14 +464,6 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Times are kept in whole microseconds, which every backend can store as they are.
-pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
-    // jiff reads no microseconds within the last second there is: that is cut to its beginning.
-    Timestamp::from_microsecond(time.as_microsecond())
-        .or_else(|_| Timestamp::from_second(time.as_second()))
-        .unwrap_or(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,13 +478,16 @@ mod tests {
     }
 
     #[test]
-    fn every_time_is_cut_to_what_reads_back_from_microseconds() {
-        let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
-        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
-            let cut = whole_micros(time);
-            let read = Timestamp::from_microsecond(cut.as_microsecond()).unwrap();
-            assert_eq!(read, cut);
-            assert!(time.duration_since(cut).as_secs() == 0);
-        }
+    fn a_rotation_round_trips_through_json() {
+        let now = Timestamp::UNIX_EPOCH;
+        let rotation = Rotation {
+            id: "3fK9aB0000zzZZ19".parse().unwrap(),
+            digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+            hint: "acme_3fK9…".into(),
+            at: now,
+            old_expires: now,
+        };
+        let json = serde_json::to_string(&rotation).unwrap();
+        assert_eq!(serde_json::from_str::<Rotation>(&json).unwrap(), rotation);
     }
 }

@@ -55,7 +55,7 @@ pub trait KeyStore: Send + Sync + 'static {
 /// `keytally::conformance`.
 #[async_trait]
 pub trait KeyAdmin: KeyStore {
-    /// Adds a key. Never overwrites one.
+    /// Adds a key, [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites one.
     ///
     /// # Errors
     ///
@@ -129,7 +129,8 @@ pub trait KeyAdmin: KeyStore {
         self.change(id, KeyChange::Enable).await
     }
 
-    /// Ends a key for good and keeps its record.
+    /// Ends a key for good, from now on, and keeps its record. Now is what the machine's clock says,
+    /// unless the store has a [`Clock`](crate::Clock) of its own.
     ///
     /// # Errors
     ///

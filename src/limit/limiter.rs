@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::rate::{InvalidLimit, RateLimit};
 use crate::clock::Now;
 use crate::id::KeyId;
@@ -75,7 +77,7 @@ pub enum LimitError {
 }
 
 /// Where one limit stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// How much can be spent right now.
     pub remaining: u32,
@@ -84,7 +86,8 @@ pub struct Standing {
 }
 
 /// Whether a request may pass, and where its limits stand after that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Wire", into = "Wire")]
 pub struct Decision {
     standings: [Standing; RateLimit::MAX_PER_KEY],
     len: u8,
@@ -144,6 +147,36 @@ impl Decision {
     }
 }
 
+/// A decision as it is serialized.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    standings: Vec<Standing>,
+    violated: u8,
+    wait: Option<Duration>,
+}
+
+impl From<Decision> for Wire {
+    fn from(decision: Decision) -> Self {
+        Self {
+            standings: decision.standings().into(),
+            violated: decision.violated,
+            wait: decision.wait,
+        }
+    }
+}
+
+impl From<Wire> for Decision {
+    fn from(wire: Wire) -> Self {
+        let mut decision = Self {
+            violated: wire.violated,
+            wait: wire.wait,
+            ..Self::default()
+        };
+        wire.standings.into_iter().for_each(|it| decision.push(it));
+        decision
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +203,22 @@ mod tests {
         decision.refuse(None);
         assert_eq!(decision.wait(), None);
         assert!(!decision.is_allowed() && decision.is_violated(3) && !decision.is_violated(4));
+    }
+
+    #[test]
+    fn a_decision_round_trips_through_json() {
+        let mut decision = Decision::default();
+        decision.push(Standing {
+            remaining: 3,
+            reset_secs: 7,
+        });
+        decision.push(Standing::default());
+        decision.refuse(Some(Duration::from_millis(1_500)));
+        let json = serde_json::to_string(&decision).unwrap();
+        assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), decision);
+        // More limits than there can be are cut off.
+        let many = serde_json::json!({ "standings": vec![Standing::default(); 99], "violated": 0 });
+        let many: Decision = serde_json::from_value(many).unwrap();
+        assert_eq!(many.standings().len(), RateLimit::MAX_PER_KEY);
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::failing::FailingStore;
 use super::tape::Tape;
-use crate::backend::MemoryBackend;
+use crate::backend::{MemoryBackend, MemoryConfig};
 use crate::clock::Clock;
 use crate::key::{Issued, Issuer, Key, NewKey, Secret};
 use crate::layer::ApiKeyLayer;
@@ -17,8 +17,8 @@ use crate::usage::{Recorder, RecorderStats, UsageEvent};
 /// A backend, a clock, a recorder, an issuer and a layer that belong together; see the
 /// [module](super).
 ///
-/// The clock shows 10:00 UTC on the first of January 2026 until it is turned: limits, expiry, the
-/// ages of caches and the times of events all follow it.
+/// The clock shows 10:00 UTC on the first of January 2026 until it is turned: limits, expiry,
+/// revocation, the ages of caches and the times of events all follow it.
 #[derive(Debug)]
 pub struct Fixture {
     backend: MemoryBackend,
@@ -41,9 +41,9 @@ impl Fixture {
     /// Outside a tokio runtime, where its recorder works.
     #[expect(clippy::new_without_default, reason = "it starts a task and may panic")]
     pub fn new() -> Self {
-        let backend = MemoryBackend::new();
-        let store = FailingStore::new(backend.clone());
         let clock = Clock::manual(Timestamp::from_second(START).unwrap_or_default());
+        let backend = MemoryBackend::with_clock(MemoryConfig::new(), clock.clone());
+        let store = FailingStore::new(backend.clone());
         let tape = Tape::over(backend.clone());
         let recorder = Recorder::new(tape.clone());
         Self {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::outcome::{Cause, Outcome, Refusal};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
+use crate::page::whole_micros;
 
 /// The endpoint of requests that no route matched.
 pub const UNMATCHED: &str = "(unmatched)";
@@ -64,14 +65,15 @@ pub struct UsageEvent {
 }
 
 impl UsageEvent {
-    /// A completed `GET` of no endpoint in particular at this time, with a fresh id.
+    /// A completed `GET` of no endpoint in particular at this time, cut to whole microseconds, with a
+    /// fresh id.
     pub fn at(time: Timestamp) -> Self {
         Self {
             id: event_id(time.as_microsecond()),
             request_id: None,
             key: None,
             owner: None,
-            time,
+            time: whole_micros(time),
             method: Method::Get,
             endpoint: UNMATCHED.into(),
             path: "/".into(),

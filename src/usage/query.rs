@@ -27,6 +27,9 @@ pub trait UsageReader: Send + Sync + 'static {
 
     /// The sums of what matches, ordered by time and then by the rest.
     ///
+    /// The answer holds each of them: one for every bucket, key, endpoint, method and status. Bound the
+    /// range by a key or by time; where totals will do, [`summary`](Self::summary) costs far less.
+    ///
     /// # Errors
     ///
     /// When the backend cannot answer.
@@ -57,9 +60,10 @@ pub struct UsageRange {
     pub key: Option<KeyId>,
     /// Of this owner's keys.
     pub owner: Option<String>,
-    /// From this time on. Sums are kept by the minute: the minute it lies in counts whole.
+    /// From this time on. Sums are kept by buckets of time: the bucket it lies in counts whole. Buckets
+    /// are minutes, or whatever wider ones a backend folds old minutes into.
     pub from: Option<Timestamp>,
-    /// Before this time; the minute it lies in counts whole, unless it begins there.
+    /// Before this time; the bucket it lies in counts whole, unless it begins there.
     pub to: Option<Timestamp>,
 }
 
@@ -116,7 +120,8 @@ fn end_of(rollup: &Rollup) -> Timestamp {
 }
 
 /// Which usage to sum up, and how.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct SummaryQuery {
     /// Whose, and from when to when.
@@ -144,20 +149,28 @@ impl SummaryQuery {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub struct LogFilter {
+    /// Of this key.
     pub key: Option<KeyId>,
+    /// Of this owner's keys.
     pub owner: Option<String>,
     /// From this time on.
     pub from: Option<Timestamp>,
     /// Before this time.
     pub to: Option<Timestamp>,
+    /// With this outcome.
     pub outcome: Option<Outcome>,
+    /// Failed for this cause.
     pub cause: Option<Cause>,
+    /// Of this method.
     pub method: Option<Method>,
+    /// Of this endpoint.
     pub endpoint: Option<String>,
+    /// Answered with this status.
     pub status: Option<Status>,
+    /// Answered with a status of this class.
     pub status_class: Option<StatusClass>,
+    /// About this resource.
     pub resource_id: Option<String>,
     /// The id on the wire or the event's own.
     pub request_id: Option<String>,
@@ -352,3 +365,25 @@ macro_rules! forward_to_pointee {
 }
 
 forward_to_pointee!(Arc, Box);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::{Batch, Width};
+
+    #[test]
+    fn questions_and_batches_round_trip_through_json() {
+        let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+        let spec = SummarySpec::new().by_key().over_time(Width::Day, zone);
+        let query = SummaryQuery::new(UsageRange::new().owner("customer-17"), spec);
+        let json = serde_json::to_string(&query).unwrap();
+        assert_eq!(serde_json::from_str::<SummaryQuery>(&json).unwrap(), query);
+        let batch = Batch::new(vec![UsageEvent::at(Timestamp::UNIX_EPOCH)]);
+        let json = serde_json::to_string(&batch).unwrap();
+        assert_eq!(serde_json::from_str::<Batch>(&json).unwrap(), batch);
+        assert_eq!(
+            serde_json::from_str::<SummaryQuery>("{}").unwrap(),
+            SummaryQuery::default()
+        );
+    }
+}

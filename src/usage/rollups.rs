@@ -1,6 +1,6 @@
 //! Rollups in memory, for long: added to, read by key and time, folded into wider buckets.
 
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::{self, Entry};
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +24,10 @@ pub struct Rollups {
     keys: BTreeMap<Option<KeyId>, Buckets>,
 }
 
-type Buckets = BTreeMap<(Timestamp, Width), BTreeMap<Series, Rollup>>;
+type Buckets = BTreeMap<(Timestamp, Width), Bucket>;
+
+/// Shared with every [part](Rollups::part) that was taken, until it changes.
+type Bucket = Arc<BTreeMap<Series, Rollup>>;
 
 /// What tells the rollups of one key and bucket apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,13 +121,13 @@ impl Rollups {
         series: Series,
     ) -> Entry<'_, Series, Rollup> {
         let buckets = self.keys.entry(key).or_default();
-        buckets.entry((start, width)).or_default().entry(series)
+        Arc::make_mut(buckets.entry((start, width)).or_default()).entry(series)
     }
 
     /// How many rollups are held.
     pub fn len(&self) -> usize {
         let buckets = self.keys.values().flat_map(BTreeMap::values);
-        buckets.map(BTreeMap::len).sum()
+        buckets.map(|bucket| bucket.len()).sum()
     }
 
     /// Whether none is held.
@@ -135,7 +138,28 @@ impl Rollups {
     /// All rollups, ordered by key, then by start, then by the other parts of their group.
     pub fn iter(&self) -> impl Iterator<Item = &Rollup> {
         let buckets = self.keys.values().flat_map(BTreeMap::values);
-        buckets.flat_map(BTreeMap::values)
+        buckets.flat_map(|bucket| bucket.values())
+    }
+
+    /// The rollups of one key, or of all, whose bucket starts in the range, as they are now. Takes a
+    /// reference to each bucket and copies none.
+    pub(crate) fn part(&self, key: Option<KeyId>, range: Range<Timestamp>) -> Self {
+        let buckets_of = |buckets| -> Buckets {
+            let shared = buckets_in(buckets, range.clone());
+            shared.map(|(&at, bucket)| (at, bucket.clone())).collect()
+        };
+        let keys: BTreeMap<_, _> = match key {
+            Some(_) => {
+                let held = self.keys.get(&key).into_iter();
+                held.map(|buckets| (key, buckets_of(buckets))).collect()
+            }
+            None => {
+                let held = self.keys.iter();
+                held.map(|(&key, buckets)| (key, buckets_of(buckets)))
+                    .collect()
+            }
+        };
+        Self { keys }
     }
 
     /// The rollups of all keys whose bucket starts in the range, in the order of [`Rollups::iter`].
@@ -167,10 +191,10 @@ impl Rollups {
                 .filter(|(_, held)| *held < width)
                 .collect();
             for bucket in narrow {
-                let rollups = buckets.remove(&bucket).unwrap_or_default();
+                let narrow = buckets.remove(&bucket).unwrap_or_default();
                 let start = width.floor(bucket.0);
-                let wide = buckets.entry((start, width)).or_default();
-                for (series, rollup) in rollups {
+                let wide = Arc::make_mut(buckets.entry((start, width)).or_default());
+                for (series, rollup) in Arc::unwrap_or_clone(narrow) {
                     match wide.entry(series) {
                         Entry::Occupied(mut held) => held.get_mut().absorb(&rollup),
                         Entry::Vacant(free) => {
@@ -201,12 +225,16 @@ impl Rollups {
 }
 
 fn starting_in(buckets: &Buckets, range: Range<Timestamp>) -> impl Iterator<Item = &Rollup> {
+    buckets_in(buckets, range).flat_map(|(_, bucket)| bucket.values())
+}
+
+fn buckets_in(
+    buckets: &Buckets,
+    range: Range<Timestamp>,
+) -> btree_map::Range<'_, (Timestamp, Width), Bucket> {
     // `BTreeMap::range` panics when the range runs backwards.
     let end = range.end.max(range.start);
-    let bounds = (range.start, Width::Minute)..(end, Width::Minute);
-    buckets
-        .range(bounds)
-        .flat_map(|(_, rollups)| rollups.values())
+    buckets.range((range.start, Width::Minute)..(end, Width::Minute))
 }
 
 fn starts_before(buckets: &Buckets, time: Timestamp) -> impl Iterator<Item = (Timestamp, Width)> {
@@ -221,7 +249,8 @@ impl IntoIterator for Rollups {
     /// The rollups in the order of [`Rollups::iter`].
     fn into_iter(self) -> Self::IntoIter {
         let buckets = self.keys.into_values().flat_map(BTreeMap::into_values);
-        let all: Vec<_> = buckets.flat_map(BTreeMap::into_values).collect();
+        let rollups = buckets.map(|bucket| Arc::unwrap_or_clone(bucket).into_values());
+        let all: Vec<_> = rollups.flatten().collect();
         all.into_iter()
     }
 }
@@ -237,5 +266,26 @@ impl FromIterator<Rollup> for Rollups {
         let mut all = Self::new();
         all.extend(rollups);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_stays_what_it_was_when_it_was_taken() {
+        let at = |text: &str| -> UsageEvent { UsageEvent::at(text.parse().unwrap()) };
+        let mut rollups = Rollups::new();
+        for time in ["2026-11-01T09:59:00Z", "2026-11-01T10:00:00Z"] {
+            rollups.add_event(&at(time), Width::Minute);
+        }
+        let from = "2026-11-01T10:00:00Z".parse().unwrap();
+        let part = rollups.part(None, from..Timestamp::MAX);
+        rollups.add_event(&at("2026-11-01T10:00:30Z"), Width::Minute);
+        rollups.fold(Timestamp::MAX, Width::Hour);
+        let counts: Vec<_> = part.iter().map(|rollup| rollup.count).collect();
+        assert_eq!(counts, [1]);
+        assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 3);
     }
 }

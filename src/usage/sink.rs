@@ -4,12 +4,13 @@ use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::UsageEvent;
 
 /// Events that are written together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Batch {
     /// The batch's own id: a batch that comes again under it must not count again.
@@ -33,7 +34,7 @@ impl Batch {
 #[async_trait]
 pub trait UsageSink: Send + Sync + 'static {
     /// Writes a batch, all of it or nothing. A batch that was written before (the answer got lost)
-    /// counts once.
+    /// counts once. Times are kept in whole microseconds.
     ///
     /// # Errors
     ///

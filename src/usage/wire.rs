@@ -10,17 +10,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// HTTP allows any token as a method, so a client could otherwise make up as many as it likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub enum Method {
+    /// `GET`.
     Get,
+    /// `HEAD`.
     Head,
+    /// `POST`.
     Post,
+    /// `PUT`.
     Put,
+    /// `PATCH`.
     Patch,
+    /// `DELETE`.
     Delete,
+    /// `OPTIONS`.
     Options,
+    /// `QUERY`.
     Query,
+    /// `TRACE`.
     Trace,
+    /// `CONNECT`.
     Connect,
     /// Any other token; shown as `OTHER`.
     Other,

@@ -3,8 +3,8 @@
 use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation,
-    StoreError,
+    ChangeFeed, InvalidKey, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate,
+    Rotation, StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, SinkError, Summary, SummaryQuery,
@@ -28,6 +28,8 @@ faults! {
     FindsNothingLoudly => "looking up answers",
     FindsInAnyCase => "ids are compared exactly",
     ForgetsTheDigest => "a key is found by its id, with all its fields",
+    KeepsNanoseconds => "times are cut to whole microseconds",
+    TakesAnyMetadata => "a key out of bounds is not created",
     Overwrites => "creating never overwrites a key",
     CreatesLate => "exactly one succeeds",
     TrimsNames => "every text is kept as it is",
@@ -102,6 +104,9 @@ impl KeyStore for Faulty {
             if self.has(Fault::ForgetsTheDigest) {
                 record.digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
             }
+            if self.has(Fault::KeepsNanoseconds) && record.key.name == "Nanoseconds" {
+                record.key.created += jiff::SignedDuration::from_nanos(1);
+            }
             if self.has(Fault::NeverUsed) && record.key.name == "Used" {
                 record.key.last_used = None;
             }
@@ -132,6 +137,11 @@ impl KeyAdmin for Faulty {
                 tokio::task::yield_now().await;
                 record.key.validate()?;
                 return self.put(record).await;
+            }
+            Some(Fault::TakesAnyMetadata)
+                if record.key.validate() == Err(InvalidKey::MetadataDepth) =>
+            {
+                record.key.metadata.clear();
             }
             Some(Fault::TrimsNames) => record.key.name = record.key.name.trim().into(),
             _ => {}

@@ -38,6 +38,7 @@ impl Keys {
     fn insert(&mut self, record: KeyRecord) -> Result<(), StoreError> {
         let id = record.key.id;
         record.key.validate()?;
+        let record = record.in_whole_micros();
         if self.records.contains_key(&id) {
             return Err(StoreError::Conflict(id));
         }
@@ -124,5 +125,10 @@ impl KeyAdmin for MemoryBackend {
         }
         self.0.changes.announce(id);
         Ok(())
+    }
+
+    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+        let at = self.0.clock.now().timestamp();
+        self.change(id, KeyChange::Revoke { at }).await
     }
 }

@@ -7,15 +7,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use self::keys::Keys;
 use self::usage::Usage;
+use crate::clock::Clock;
 use crate::key::ChangeFeed;
 
 /// Keys and usage in memory: [`KeyAdmin`](crate::key::KeyAdmin),
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share what they keep. It is all gone with the process. The request log keeps the newest
-/// requests up to a bound; sums are exact whatever the log has forgotten.
+/// requests up to a bound; sums are kept for [longer](MemoryConfig::hours_kept), and are exact whatever
+/// the log has forgotten.
 #[derive(Clone)]
 pub struct MemoryBackend(Arc<Inner>);
 
@@ -23,17 +27,22 @@ struct Inner {
     keys: Mutex<Keys>,
     changes: ChangeFeed,
     usage: Mutex<Usage>,
+    clock: Clock,
 }
 
 /// How much a [`MemoryBackend`] keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct MemoryConfig {
     /// Requests in the log at most: 100,000 unless set. One takes some 300 bytes.
     pub log_capacity: usize,
-    /// How long sums are kept by the minute; older ones are folded into hours, which loses nothing
-    /// but the minute. Seven days unless set.
+    /// How long sums are kept by the minute; older ones are folded into hours of UTC. No sum changes,
+    /// but what is shown by the minute, or in a zone such as `+05:45`, turns coarse. Seven days unless
+    /// set.
     pub minutes_kept: Duration,
+    /// How long sums are kept at all: 400 days unless set.
+    pub hours_kept: Duration,
 }
 
 impl Default for MemoryConfig {
@@ -41,6 +50,7 @@ impl Default for MemoryConfig {
         Self {
             log_capacity: 100_000,
             minutes_kept: Duration::from_secs(7 * 24 * 3_600),
+            hours_kept: Duration::from_secs(400 * 24 * 3_600),
         }
     }
 }
@@ -64,6 +74,13 @@ impl MemoryConfig {
         self.minutes_kept = time;
         self
     }
+
+    /// Sets [`hours_kept`](Self::hours_kept).
+    #[must_use]
+    pub fn hours_kept(mut self, time: Duration) -> Self {
+        self.hours_kept = time;
+        self
+    }
 }
 
 impl MemoryBackend {
@@ -74,10 +91,16 @@ impl MemoryBackend {
 
     /// An empty backend.
     pub fn with(config: MemoryConfig) -> Self {
+        Self::with_clock(config, Clock::system())
+    }
+
+    /// An empty backend that revokes keys at the time of this clock.
+    pub fn with_clock(config: MemoryConfig, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             keys: Mutex::default(),
             changes: ChangeFeed::new(),
             usage: Mutex::new(Usage::new(config)),
+            clock,
         }))
     }
 

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{MemoryBackend, MemoryConfig};
-use crate::page::Page;
+use crate::page::{Page, whole_micros};
 use crate::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, Rollups, SinkError, Summary,
     SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
@@ -41,7 +41,7 @@ impl Usage {
     }
 
     /// Writes a batch unless it was written; whether it was new.
-    fn write(&mut self, batch: &Batch) -> bool {
+    fn write(&mut self, batch: &Batch, now: Timestamp) -> bool {
         if self.applied.contains(&batch.id) {
             return false;
         }
@@ -55,9 +55,13 @@ impl Usage {
         let surplus = (self.log.len() + kept).saturating_sub(capacity);
         self.log.drain(..surplus);
         let newest = &batch.events[batch.events.len() - kept..];
-        self.log.extend(newest.iter().cloned());
+        self.log.extend(newest.iter().map(|event| UsageEvent {
+            time: whole_micros(event.time),
+            ..event.clone()
+        }));
         if let Some(newest) = batch.events.iter().map(|event| event.time).max() {
-            self.fold(newest);
+            // An event of the future must not make all others old.
+            self.fold(newest.min(now));
         }
         true
     }
@@ -67,25 +71,28 @@ impl Usage {
             return;
         }
         self.folded_at = newest;
-        let kept = SignedDuration::try_from(self.config.minutes_kept);
-        if let Some(before) = kept.ok().and_then(|kept| newest.checked_sub(kept).ok()) {
+        let before = |kept| {
+            newest
+                .checked_sub(SignedDuration::try_from(kept).ok()?)
+                .ok()
+        };
+        if let Some(before) = before(self.config.minutes_kept) {
             self.rollups.fold(before, Width::Hour);
+        }
+        if let Some(before) = before(self.config.hours_kept) {
+            self.rollups.forget(before);
         }
     }
 
-    /// The sums that belong to a range.
-    fn within<'a>(&'a self, range: &'a UsageRange) -> Box<dyn Iterator<Item = &'a Rollup> + 'a> {
+    /// The sums that may belong to a range, to be added up without the lock held.
+    fn around(&self, range: &UsageRange) -> Rollups {
         // The widest bucket that may hold the range's beginning starts an hour before it at most.
         let hour = SignedDuration::from_hours(1);
         let from = range.from.map_or(Timestamp::MIN, |from| {
             from.checked_sub(hour).unwrap_or(Timestamp::MIN)
         });
         let starts = from..range.to.unwrap_or(Timestamp::MAX);
-        let held: Box<dyn Iterator<Item = &Rollup>> = match range.key {
-            Some(key) => Box::new(self.rollups.of_key(Some(key), starts)),
-            None => Box::new(self.rollups.within(starts)),
-        };
-        Box::new(held.filter(|rollup| range.includes(rollup)))
+        self.rollups.part(range.key, starts)
     }
 
     fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
@@ -114,11 +121,12 @@ impl Usage {
 #[async_trait]
 impl UsageSink for MemoryBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        if self.usage().write(batch) {
+        let now = self.0.clock.now().timestamp();
+        if self.usage().write(batch, now) {
             let mut keys = self.keys();
             for event in &batch.events {
                 if let Some(key) = event.key {
-                    keys.touch(key, event.time);
+                    keys.touch(key, whole_micros(event.time));
                 }
             }
         }
@@ -129,13 +137,15 @@ impl UsageSink for MemoryBackend {
 #[async_trait]
 impl UsageReader for MemoryBackend {
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
-        let usage = self.usage();
-        Ok(query.spec.summarize(usage.within(&query.range)))
+        let held = self.usage().around(&query.range);
+        let matching = held.iter().filter(|rollup| query.range.includes(rollup));
+        Ok(query.spec.summarize(matching))
     }
 
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
-        let usage = self.usage();
-        let mut rollups: Vec<Rollup> = usage.within(range).cloned().collect();
+        let held = self.usage().around(range);
+        let matching = held.iter().filter(|rollup| range.includes(rollup));
+        let mut rollups: Vec<Rollup> = matching.cloned().collect();
         rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
         Ok(rollups)
     }
@@ -148,5 +158,73 @@ impl UsageReader for MemoryBackend {
         let usage = self.usage();
         let matching = usage.log.iter().filter(|event| filter.matches(event));
         Ok(Count::Exactly(matching.count() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::usage::SummarySpec;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    async fn write(backend: &MemoryBackend, time: &str) {
+        let batch = Batch::new(vec![UsageEvent::at(at(time))]);
+        backend.write(&batch).await.unwrap();
+    }
+
+    async fn count(backend: &MemoryBackend, range: UsageRange) -> u64 {
+        let query = SummaryQuery::new(range, SummarySpec::new());
+        let totals = backend.summary(&query).await.unwrap().totals;
+        totals.total()
+    }
+
+    fn backend(config: MemoryConfig) -> MemoryBackend {
+        let now = at("2026-11-10T00:00:00Z");
+        MemoryBackend::with_clock(config, Clock::manual(now))
+    }
+
+    #[tokio::test]
+    async fn the_bucket_at_a_ranges_edge_counts_whole() {
+        let backend = backend(MemoryConfig::new().minutes_kept(HOUR));
+        for time in ["2026-11-01T10:05:00Z", "2026-11-01T10:55:00Z"] {
+            write(&backend, time).await;
+        }
+        let half = at("2026-11-01T10:30:00Z");
+        let (later, earlier) = (UsageRange::new().from(half), UsageRange::new().to(half));
+        assert_eq!(count(&backend, later).await, 1);
+        assert_eq!(count(&backend, earlier.clone()).await, 1);
+        // Minutes that are old enough become an hour.
+        write(&backend, "2026-11-01T12:30:00Z").await;
+        let later = UsageRange::new().from(half).to(at("2026-11-01T11:00:00Z"));
+        assert_eq!(count(&backend, later).await, 2);
+        assert_eq!(count(&backend, earlier).await, 2);
+        assert_eq!(count(&backend, UsageRange::new()).await, 3);
+    }
+
+    #[tokio::test]
+    async fn hours_are_forgotten_in_the_end() {
+        let backend = backend(MemoryConfig::new().hours_kept(48 * HOUR));
+        write(&backend, "2026-11-01T10:05:00Z").await;
+        write(&backend, "2026-11-03T10:05:00Z").await;
+        assert_eq!(count(&backend, UsageRange::new()).await, 2);
+        write(&backend, "2026-11-03T11:30:00Z").await;
+        assert_eq!(count(&backend, UsageRange::new()).await, 2);
+        assert_eq!(backend.usage().rollups.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_event_of_the_future_makes_nothing_old() {
+        let backend = backend(MemoryConfig::new().hours_kept(48 * HOUR));
+        write(&backend, "2026-11-09T10:05:00Z").await;
+        write(&backend, "2099-01-01T00:00:00Z").await;
+        assert_eq!(count(&backend, UsageRange::new()).await, 2);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{create, found, key_store, unchanged};
 use crate::conformance::check::{done, refused, same, together};
@@ -16,6 +16,7 @@ use crate::limit::RateLimit;
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let fresh = Fresh::new();
     keeps_every_field(store, &fresh).await;
+    times_are_cut(store, &fresh).await;
     never_overwrites(store, &fresh).await;
     keeps_bounds(store, &fresh).await;
     imports(store, &fresh).await;
@@ -48,10 +49,19 @@ fn full(fresh: &Fresh) -> KeyRecord {
         .limit(RateLimit::per_hour(u32::MAX).named("large"))
         .addresses(addresses)
         .metadata("nested", json!({ "a": [1, -2, 0.5, null, true], "": {} }))
+        .metadata("deep", nested(31))
         .metadata("large", u64::MAX)
         .metadata("small", i64::MIN)
         .expires(fresh.after(Duration::from_micros(3_600_000_001)));
     fresh.record_of(new)
+}
+
+/// So many levels of lists and objects in turn.
+fn nested(levels: u32) -> Value {
+    (0..levels).fold(Value::Null, |inner, level| match level % 2 {
+        0 => json!([inner]),
+        _ => json!({ "in": inner }),
+    })
 }
 
 /// A key that is not new, as one that is moved from another store.
@@ -74,6 +84,17 @@ fn extreme_times(fresh: &Fresh) -> KeyRecord {
     record.key.created = micros(-1);
     record.key.expires = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
     record
+}
+
+async fn times_are_cut<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let mut record = fresh.record("Nanoseconds");
+    let odd = |micros| fresh.after(Duration::from_micros(micros) + Duration::from_nanos(999));
+    record.key.created = odd(0);
+    record.key.expires = Some(odd(3));
+    record.key.revoked = Some(odd(2));
+    record.key.last_used = Some(odd(1));
+    let record = create(store, record).await.in_whole_micros();
+    unchanged(store, &record, "times are cut to whole microseconds").await;
 }
 
 async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
@@ -132,7 +153,13 @@ async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     long.key.name = "ä".repeat(101);
     let mut limitless = fresh.record("x");
     limitless.key.limits = vec![RateLimit::per_second(0)];
+    let mut deep = fresh.record("x");
+    deep.key.metadata.insert("deep".into(), nested(32));
+    let mut hint = fresh.record("x");
+    hint.key.hint = "ä".repeat(65);
     for (record, error) in [
+        (deep, InvalidKey::MetadataDepth),
+        (hint, InvalidKey::Hint),
         (nameless, InvalidKey::Name),
         (long, InvalidKey::Name),
         (limitless, crate::limit::InvalidLimit::Zero.into()),
@@ -175,4 +202,12 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     if let Some(record) = record {
         unchanged(store, &record, "importing never overwrites a key").await;
     }
+
+    let (secret, _) = done(issuer.make(new()), "the suite's keys are valid");
+    let key = issuer.import_secret(store, new(), secret.expose()).await;
+    same(
+        &done(key, "a key of another store is imported").id,
+        &secret.id(),
+        "a secret of this crate's form is imported under its own id",
+    );
 }

@@ -18,6 +18,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     filters_hold_alone(store, &fresh, &keys).await;
     limits_are_kept(store, &fresh, &keys).await;
     foreign_tokens_are_refused(store, &fresh).await;
+    nanoseconds_are_no_places(store).await;
     pages_stay_whole(store).await;
 }
 
@@ -169,6 +170,26 @@ async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fre
             "a page token of another list is StoreError::Page",
         );
     }
+}
+
+/// A page's end lies in a microsecond that several keys were told to share by halves.
+async fn nanoseconds_are_no_places<S: KeyAdmin + ?Sized>(store: &S) {
+    let fresh = Fresh::new();
+    let mut created = Vec::new();
+    for n in 0..6 {
+        let mut record = fresh.record("Nanoseconds");
+        record.key.created = fresh.after(Duration::from_nanos(n * 300));
+        created.push(create(store, record).await.key.id);
+    }
+    let query = KeyQuery::new().owner(fresh.owner.as_str()).limit(1);
+    let mut listed = ids(store, query).await;
+    created.sort_unstable();
+    listed.sort_unstable();
+    same(
+        &listed,
+        &created,
+        "pages skip no key of the same microsecond",
+    );
 }
 
 /// Keys come, older and newer ones, and go, while somebody turns the pages.

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use jiff::SignedDuration;
+
 use super::log::{expected, in_order, walk};
 use super::traffic::Traffic;
 use super::write;
@@ -13,6 +15,7 @@ use crate::usage::{LogFilter, LogQuery, ReadError, UsageEvent, UsageReader, Usag
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     sizes(backend).await;
     foreign_tokens_are_refused(backend).await;
+    nanoseconds_are_no_places(backend).await;
     pages_stay_whole(backend).await;
 }
 
@@ -57,6 +60,24 @@ async fn foreign_tokens_are_refused<B: UsageReader + ?Sized>(backend: &B) {
             "a page token of another list is ReadError::Page",
         );
     }
+}
+
+async fn nanoseconds_are_no_places<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    let mut traffic = Traffic::new(7);
+    traffic.keys.truncate(1);
+    let mut events = traffic.events(6);
+    let start = traffic.start;
+    for (event, n) in events.iter_mut().zip(0..) {
+        event.time = start + SignedDuration::from_nanos(n * 300);
+    }
+    write(backend, events.clone()).await;
+    for event in &mut events {
+        event.time = micros(event.time.as_microsecond());
+    }
+    let filter = LogFilter::new().key(traffic.keys[0]);
+    let logged = walk(backend, filter.clone(), 1, None).await;
+    let rule = "times are cut to whole microseconds, and pages skip no event of the same one";
+    same(&logged, &expected(&events, &filter), rule);
 }
 
 /// Events arrive, newer and older ones, while somebody turns the pages.

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
 use async_trait::async_trait;
@@ -6,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::usage::event::event_id;
-use crate::usage::{Abandon, Method, Path, Status};
+use crate::usage::{Abandon, Batch, Cause, Method, Outcome, Path, SinkError, Status};
 
 fn draft() -> Draft {
     Draft {
@@ -251,6 +252,129 @@ async fn shutdown_ends_when_its_time_is_up() {
         }
     );
     assert_conserved(&recorder, 0, 25);
+}
+
+#[tokio::test]
+async fn every_shutdown_waits_until_all_is_settled() {
+    let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));
+    record(&recorder, 5);
+    let time = Duration::from_millis(100);
+    let (first, second) = tokio::join!(recorder.shutdown(time), recorder.shutdown(SOON * 100));
+    assert_eq!((first.written, first.lost), (0, 5));
+    assert_eq!(first, second);
+
+    let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));
+    record(&recorder, 5);
+    let cut_off = tokio::time::timeout(time, recorder.shutdown(SOON * 100)).await;
+    assert!(cut_off.is_err());
+    assert_eq!(recorder.shutdown(time).await, first);
+}
+
+#[test]
+fn without_its_runtime_a_recorder_loses_what_it_has_and_waits_for_nothing() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+    };
+    for started in [false, true] {
+        let gone = runtime();
+        let recorder = gone.block_on(async {
+            let recorder = Recorder::builder(Scripted::default())
+                .batch_age(Duration::MAX)
+                .start();
+            if started {
+                tokio::task::yield_now().await;
+            }
+            recorder
+        });
+        record(&recorder, 3);
+        drop(gone);
+        assert_conserved(&recorder, 0, 3);
+        record(&recorder, 2);
+        runtime().block_on(async {
+            let flushed = tokio::time::timeout(SOON, recorder.flush()).await;
+            assert!(flushed.is_ok(), "a flush waits for a task that is gone");
+            assert_eq!(recorder.shutdown(SOON).await.lost, 5);
+        });
+        assert_conserved(&recorder, 0, 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_pauses_are_no_panic() {
+    let recorder = Recorder::builder(Scripted::with(&[Turn::Fail]))
+        .backoff(Duration::MAX, Duration::MAX)
+        .batch_age(Duration::MAX)
+        .write_timeout(Duration::MAX)
+        .batch_size(3)
+        .start();
+    record(&recorder, 3);
+    tokio::time::sleep(SOON).await;
+    let stats = recorder.stats();
+    assert_eq!((stats.retries, stats.queued), (1, 3));
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost), (0, 3));
+}
+
+/// The numbers of events that `tracing` was told are lost.
+#[cfg(feature = "tracing")]
+#[tokio::test]
+async fn lost_events_are_told_once_a_second() {
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<u64>>>);
+
+    impl Visit for Told {
+        fn record_u64(&mut self, field: &Field, value: u64) {
+            if field.name() == "events" {
+                self.0.lock().unwrap().push(value);
+            }
+        }
+
+        fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+    }
+
+    impl Subscriber for Told {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut self.clone());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    let told = Told::default();
+    // Beside a second one it is asked about what other tests' threads come upon first, too.
+    let _second = tracing::Dispatch::new(Told::default());
+    let _told_here = tracing::subscriber::set_default(told.clone());
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink).capacity(10).start();
+    record(&recorder, 25);
+    assert_eq!(*told.0.lock().unwrap(), [1]);
+    std::thread::sleep(Duration::from_millis(1_010));
+    record(&recorder, 1);
+    assert_eq!(*told.0.lock().unwrap(), [1, 15]);
+    let report = recorder.shutdown(Duration::from_millis(50)).await;
+    assert_eq!(report.lost, 26);
+    assert_eq!(*told.0.lock().unwrap(), [1, 15, 10]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! What a summary is to hold, and the one pass that makes it.
 
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use super::accounted::Accounted;
 use super::cells::Cells;
@@ -12,13 +13,23 @@ use crate::usage::{LatencyHistogram, Width};
 
 /// Which parts a [`Summary`] has beside its totals, methods, statuses and endpoints.
 ///
-/// The default has none of them: they cost time, and by key there may be very many.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The default has none of them: they cost time, and by key there may be very many. Only zones that
+/// [`OverTime`](super::OverTime) can tell of can be serialized.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[must_use]
 pub struct SummarySpec {
     by_key: bool,
-    over_time: Option<(Width, TimeZone)>,
+    over_time: Option<Grid>,
     latency: bool,
+}
+
+/// Buckets of a zone's time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Grid {
+    width: Width,
+    #[serde(with = "jiff::fmt::serde::tz::required")]
+    zone: TimeZone,
 }
 
 impl SummarySpec {
@@ -35,7 +46,7 @@ impl SummarySpec {
 
     /// Also totals over time in buckets of this width and zone, in [`Summary::over_time`].
     pub fn over_time(mut self, width: Width, zone: TimeZone) -> Self {
-        self.over_time = Some((width, zone));
+        self.over_time = Some(Grid { width, zone });
         self
     }
 
@@ -108,7 +119,7 @@ impl<'a> Pass<'a> {
         Self {
             cells: Cells::new(),
             keys: spec.by_key.then(Groups::new),
-            buckets: buckets.map(|(width, zone)| Buckets::new(*width, zone)),
+            buckets: buckets.map(|grid| Buckets::new(grid.width, &grid.zone)),
             latency: spec.latency.then(LatencyHistogram::new),
         }
     }

@@ -1,0 +1,150 @@
+//! How a recorder works, and its start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::queue::{Inner, Queue};
+use super::writer::Writer;
+use super::{Handle, Recorder};
+use crate::usage::event::UsageEvent;
+use crate::usage::outcome::{Cause, Outcome};
+use crate::usage::sink::UsageSink;
+
+/// What happens to a request whose event the recorder has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// It is served; its event is dropped and counted as lost.
+    #[default]
+    Drop,
+    /// It is refused with 503 before the work: nothing is served that cannot be accounted for.
+    Refuse,
+}
+
+/// How a [`Recorder`] works; made by [`Recorder::builder`].
+pub struct RecorderBuilder {
+    pub(super) sink: Arc<dyn UsageSink>,
+    pub(super) capacity: usize,
+    pub(super) batch_size: usize,
+    pub(super) batch_age: Duration,
+    pub(super) write_timeout: Duration,
+    pub(super) backoff: (Duration, Duration),
+    pub(super) when_full: WhenFull,
+    pub(super) classify: Option<Arc<Classify>>,
+}
+
+type Classify = dyn Fn(&UsageEvent) -> Option<(Outcome, Option<Cause>)> + Send + Sync;
+
+impl RecorderBuilder {
+    /// Events go to this sink; the rest is what the setters call "unless set".
+    pub(super) fn new(sink: Arc<dyn UsageSink>) -> Self {
+        Self {
+            sink,
+            capacity: 32_768,
+            batch_size: 2_048,
+            batch_age: Duration::from_millis(250),
+            write_timeout: Duration::from_secs(30),
+            backoff: (Duration::from_millis(50), Duration::from_secs(5)),
+            when_full: WhenFull::default(),
+            classify: None,
+        }
+    }
+
+    /// Events that may wait to be written: 32,768 unless set. A place takes about 200 bytes.
+    #[must_use]
+    pub fn capacity(mut self, events: usize) -> Self {
+        self.capacity = events.max(1);
+        self
+    }
+
+    /// Events in one batch at most: 2,048 unless set.
+    #[must_use]
+    pub fn batch_size(mut self, events: usize) -> Self {
+        self.batch_size = events.max(1);
+        self
+    }
+
+    /// How long an event waits at most for its batch to fill: 250 ms unless set.
+    #[must_use]
+    pub fn batch_age(mut self, age: Duration) -> Self {
+        self.batch_age = age;
+        self
+    }
+
+    /// How long one write may take before it is tried again: 30 seconds unless set.
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = timeout;
+        self
+    }
+
+    /// The first pause before a batch is tried again, and the longest; pauses double in between and
+    /// are jittered. 50 ms and 5 s unless set.
+    #[must_use]
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = (first, longest);
+        self
+    }
+
+    /// What happens when there is no room: [`WhenFull::Drop`] unless set.
+    #[must_use]
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// Classifies events otherwise than by their status; `None` leaves the usual outcome. It runs
+    /// in the background and is not asked about refusals.
+    ///
+    /// ```
+    /// # use keytally::backend::MemoryBackend;
+    /// # use keytally::usage::{Outcome, Recorder, Status};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let backend = MemoryBackend::new();
+    /// // Not finding a posting is a good answer here.
+    /// let recorder = Recorder::builder(backend)
+    ///     .classify(|event| (event.status == Status::Http(404)).then_some((Outcome::Completed, None)))
+    ///     .start();
+    /// # let _ = recorder.shutdown(std::time::Duration::from_secs(1)).await;
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn classify(
+        mut self,
+        classify: impl Fn(&UsageEvent) -> Option<(Outcome, Option<Cause>)> + Send + Sync + 'static,
+    ) -> Self {
+        self.classify = Some(Arc::new(classify));
+        self
+    }
+
+    /// Starts the recorder's task on the current tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Recorder {
+        let queue = Queue::new(self.capacity, self.batch_size);
+        let inner = Arc::new(Inner::new(Some(queue), self.when_full));
+        let task = tokio::spawn(Writer::new(inner.clone(), self).run());
+        if let Some(queue) = &inner.queue {
+            queue.started(task.abort_handle());
+        }
+        Recorder(Arc::new(Handle(inner)))
+    }
+}
+
+impl std::fmt::Debug for RecorderBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecorderBuilder")
+            .field("capacity", &self.capacity)
+            .field("batch_size", &self.batch_size)
+            .field("batch_age", &self.batch_age)
+            .field("write_timeout", &self.write_timeout)
+            .field("backoff", &self.backoff)
+            .field("when_full", &self.when_full)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,164 @@
+//! Takes events off the request path and writes them in batches.
+//!
+//! A request pushes its event into a bounded ring without waiting for anyone. One task empties the
+//! ring into batches, by size or by age, and tries each batch under one id until it is written, the
+//! sink says never, or shutdown's time is up. Every event is counted on its way in and on its way
+//! out, so that `accepted = written + lost` at the end.
+
+mod builder;
+mod queue;
+mod report;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::builder::{RecorderBuilder, WhenFull};
+use self::queue::Inner;
+use super::draft::Draft;
+use super::open::OpenRequests;
+use super::outcome::Refusal;
+use super::sink::UsageSink;
+use super::stats::RecorderStats;
+
+/// Hands events to a [`UsageSink`] in the background. A clone is a handle to the same recorder.
+///
+/// Call [`shutdown`](Self::shutdown) before the process ends. When the last handle is dropped
+/// without it, what is queued is still written as long as the runtime lives, but nobody learns
+/// whether it was.
+#[derive(Clone, Debug)]
+pub struct Recorder(Arc<Handle>);
+
+/// Ends the task when the last handle is gone.
+#[derive(Debug)]
+struct Handle(Arc<Inner>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// What became of all events when a recorder was shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use = "lost events are worth a line in the log"]
+pub struct ShutdownReport {
+    /// Events that the sink has written since the recorder was made.
+    pub written: u64,
+    /// Events that were lost since the recorder was made. A batch whose write was cut off by the
+    /// timeout counts as lost, although the sink may have it.
+    pub lost: u64,
+}
+
+impl Recorder {
+    /// A recorder with the defaults; its task runs on the current tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn new(sink: impl UsageSink) -> Self {
+        Self::builder(sink).start()
+    }
+
+    /// Configures a recorder.
+    pub fn builder(sink: impl UsageSink) -> RecorderBuilder {
+        RecorderBuilder::new(Arc::new(sink))
+    }
+
+    /// A recorder that keeps nothing but the counters of [`stats`](Self::stats); events count as
+    /// written.
+    pub fn counting() -> Self {
+        let inner = Inner::new(None, WhenFull::Drop);
+        Self(Arc::new(Handle(Arc::new(inner))))
+    }
+
+    /// What came in, what was written, what was lost, what is open: now.
+    pub fn stats(&self) -> RecorderStats {
+        self.0.0.counters.snapshot()
+    }
+
+    /// Waits until everything that was recorded before is written or lost, as all is when the task's
+    /// runtime is gone.
+    pub async fn flush(&self) {
+        let Some(queue) = &self.0.0.queue else { return };
+        let counters = &self.0.0.counters;
+        let target = counters.queued.0.load(SeqCst);
+        queue.flush_to.fetch_max(target, SeqCst);
+        queue.wake.notify_one();
+        queue.until(|| counters.settled() >= target).await;
+    }
+
+    /// Records requests that are still open as cancelled, writes what is queued within the timeout,
+    /// and tells what became of everything. What is recorded afterwards counts as lost.
+    ///
+    /// Stop the server first: its last requests are then recorded as they ended. It may be called again,
+    /// at the same time too: each call answers when all is settled, and the shortest timeout counts.
+    pub async fn shutdown(&self, timeout: Duration) -> ShutdownReport {
+        let inner = &self.0.0;
+        inner.open.abandon_all();
+        inner.close();
+        if let Some(queue) = &inner.queue
+            && tokio::time::timeout(timeout, queue.ended()).await.is_err()
+        {
+            queue.abort();
+            // Not before it has stopped: it may be about to count a batch as written.
+            queue.ended().await;
+        }
+        let stats = inner.counters.snapshot();
+        ShutdownReport {
+            written: stats.written,
+            lost: stats.lost,
+        }
+    }
+
+    /// A request begins; `false` if the recorder has no room for its event and refuses.
+    #[inline]
+    pub(crate) fn begin(&self) -> bool {
+        let inner = &*self.0.0;
+        let begun = inner.counters.begun.0.fetch_add(1, Relaxed);
+        if inner.when_full == WhenFull::Refuse
+            && let Some(queue) = &inner.queue
+        {
+            let gone = inner.counters.settled() + inner.counters.dropped.load(Relaxed);
+            if begun.saturating_sub(gone) >= queue.ring.capacity() as u64 {
+                inner.counters.begun.0.fetch_sub(1, Relaxed);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A request that began turned out not to be accounted for here.
+    pub(crate) fn unbegin(&self) {
+        self.0.0.counters.begun.0.fetch_sub(1, Relaxed);
+    }
+
+    /// Tells one recorder from another.
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(&self.0.0).addr()
+    }
+
+    /// A request that began has ended.
+    #[inline]
+    pub(crate) fn record(&self, draft: Draft) {
+        self.0.0.record(draft);
+    }
+
+    pub(crate) fn open(&self) -> &OpenRequests {
+        &self.0.0.open
+    }
+
+    pub(crate) fn count_refusal(&self, reason: Refusal) {
+        self.0.0.counters.refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_unverified(&self) {
+        self.0.0.counters.unverified.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

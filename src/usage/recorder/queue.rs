@@ -1,0 +1,209 @@
+//! What the handles of a recorder and its task share: the ring between them, and who waits for whom.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, fence};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::builder::WhenFull;
+use super::report::{self, Drops};
+use crate::usage::draft::Draft;
+use crate::usage::open::OpenRequests;
+use crate::usage::stats::Counters;
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) counters: Counters,
+    pub(super) open: OpenRequests,
+    /// A recorder without a sink has none.
+    pub(super) queue: Option<Queue>,
+    pub(super) when_full: WhenFull,
+    pub(super) closed: AtomicBool,
+    drops: Drops,
+}
+
+/// The ring and what wakes its task.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) ring: ArrayQueue<Draft>,
+    pub(super) batch_size: usize,
+    /// What the task waits for: [`BUSY`], [`EMPTY`] or [`FILLING`]; or that it does no more: [`ENDED`],
+    /// [`SETTLED`].
+    waiting: AtomicU8,
+    pub(super) wake: Notify,
+    /// Events that were queued when somebody last asked for a flush.
+    pub(super) flush_to: AtomicU64,
+    pub(super) settled: Notify,
+    /// Events of the batch that is being written.
+    pub(super) in_flight: AtomicUsize,
+    task: OnceLock<AbortHandle>,
+}
+
+const BUSY: u8 = 0;
+/// For the first event.
+pub(super) const EMPTY: u8 = 1;
+/// For as many as make a batch.
+pub(super) const FILLING: u8 = 2;
+/// The task has ended: nobody empties the ring any more.
+const ENDED: u8 = 3;
+/// And what it left behind is counted.
+const SETTLED: u8 = 4;
+
+impl Inner {
+    pub(super) fn new(queue: Option<Queue>, when_full: WhenFull) -> Self {
+        Self {
+            counters: Counters::default(),
+            open: OpenRequests::default(),
+            queue,
+            when_full,
+            closed: AtomicBool::new(false),
+            drops: Drops::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn record(&self, draft: Draft) {
+        let Some(queue) = &self.queue else {
+            self.counters.queued.0.fetch_add(1, Relaxed);
+            self.counters.written.fetch_add(1, Relaxed);
+            return;
+        };
+        if self.closed.load(SeqCst) || queue.ring.push(draft).is_err() {
+            return self.drop_one();
+        }
+        self.counters.queued.0.fetch_add(1, SeqCst);
+        queue.pushed();
+        if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
+            // The task has looked for the last time before this event was there.
+            self.give_up(queue);
+        }
+    }
+
+    #[cold]
+    fn drop_one(&self) {
+        self.counters.dropped.fetch_add(1, Relaxed);
+        self.drops.one();
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, SeqCst);
+        if let Some(queue) = &self.queue {
+            queue.wake.notify_one();
+        }
+    }
+
+    /// The task is gone, however it ended: nothing more is taken in, and what it left behind is lost.
+    pub(super) fn end(&self) {
+        let Some(queue) = &self.queue else { return };
+        self.closed.store(true, SeqCst);
+        // Whoever pushes an event from here on sees this afterwards, and gives it up itself.
+        queue.waiting.store(ENDED, SeqCst);
+        self.give_up(queue);
+        queue.waiting.store(SETTLED, SeqCst);
+        queue.settled.notify_waiters();
+    }
+
+    /// Counts what the task left behind as lost; the task must have ended.
+    fn give_up(&self, queue: &Queue) {
+        let mut lost = queue.in_flight.swap(0, SeqCst) as u64;
+        while queue.ring.pop().is_some() {
+            lost += 1;
+        }
+        if lost > 0 {
+            self.counters.failed.fetch_add(lost, Relaxed);
+            report::given_up(lost);
+        }
+        queue.settled.notify_waiters();
+    }
+}
+
+impl Queue {
+    pub(super) fn new(capacity: usize, batch_size: usize) -> Self {
+        Self {
+            ring: ArrayQueue::new(capacity),
+            batch_size: batch_size.min(capacity),
+            waiting: AtomicU8::new(BUSY),
+            wake: Notify::new(),
+            flush_to: AtomicU64::new(0),
+            settled: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            task: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn started(&self, task: AbortHandle) {
+        let first = self.task.set(task);
+        debug_assert!(first.is_ok(), "a queue has one task");
+    }
+
+    /// Wakes the task if it waits for this event.
+    #[inline]
+    fn pushed(&self) {
+        let waiting = self.waiting.load(SeqCst);
+        let due = match waiting {
+            EMPTY => true,
+            FILLING => self.ring.len() >= self.batch_size,
+            _ => false,
+        };
+        // It may have gone on meanwhile, or have ended, which must stay visible.
+        let claim = |to| self.waiting.compare_exchange(waiting, to, SeqCst, SeqCst);
+        if due && claim(BUSY).is_ok() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// For the task: waits until `due` holds or the time is up. Whoever makes it hold reads `waiting`
+    /// afterwards, and it is checked again after `waiting` was written: one of the two sees the other.
+    pub(super) async fn wait(&self, what: u8, time: Option<Duration>, due: impl Fn() -> bool) {
+        let end = time.and_then(|time| Instant::now().checked_add(time));
+        loop {
+            self.waiting.store(what, SeqCst);
+            fence(SeqCst);
+            if due() {
+                break;
+            }
+            match end {
+                None => self.wake.notified().await,
+                Some(end) => {
+                    if tokio::time::timeout_at(end, self.wake.notified())
+                        .await
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        self.waiting.store(BUSY, SeqCst);
+    }
+
+    /// Waits until something is settled that `done` waits for.
+    pub(super) async fn until(&self, done: impl Fn() -> bool) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if done() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until the task has ended and what it left behind is counted.
+    pub(super) async fn ended(&self) {
+        self.until(|| self.waiting.load(SeqCst) == SETTLED).await;
+    }
+
+    /// Ends the task where it stands.
+    pub(super) fn abort(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
