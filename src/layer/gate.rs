@@ -243,13 +243,14 @@ impl Gate {
         };
         match answer {
             Answer::Now(decision) => {
-                match self.weigh(&entry, &terms, &decision, cost, begun, visit) {
-                    Ok(ticket) => {
-                        drop(terms);
-                        Verdict::Known(ticket, entry)
-                    }
-                    Err(refused) => refused,
+                let limited = terms.limited(&decision);
+                if !decision.is_allowed() {
+                    let rejection = terms.rejection(&decision);
+                    return self.refuse_key(&entry, rejection, limited, begun, visit);
                 }
+                let ticket = self.ticket(&entry, limited, cost, begun, visit);
+                drop(terms);
+                Verdict::Known(ticket, entry)
             }
             Answer::Later(decision) => {
                 drop(terms);
@@ -302,42 +303,31 @@ impl Gate {
             Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
         };
         let terms = Terms::of(self, &entry, visit.began);
-        match self.weigh(&entry, &terms, &decision, cost, begun, visit) {
-            Ok(ticket) => {
-                drop(terms);
-                Verdict::Known(ticket, entry)
-            }
-            Err(refused) => refused,
+        let limited = terms.limited(&decision);
+        if !decision.is_allowed() {
+            let rejection = terms.rejection(&decision);
+            return self.refuse_key(&entry, rejection, limited, begun, visit);
         }
+        let ticket = self.ticket(&entry, limited, cost, begun, visit);
+        drop(terms);
+        Verdict::Known(ticket, entry)
     }
 
-    /// What the limiter's decision means: a ticket, or a refusal with the limits' names.
+    /// For a key's request that may pass.
     #[inline]
-    fn weigh<R: Borrow<Recorder>>(
+    fn ticket<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: &Arc<CachedKey>,
-        terms: &Terms,
-        decision: &Decision,
+        limited: Option<(&LimitHeaders, &Decision)>,
         cost: u32,
         begun: Begun<R>,
         visit: &Visit<'_>,
-    ) -> Result<Ticket, Verdict> {
-        let limited = terms.headers.as_ref().map(|headers| (headers, decision));
-        if !decision.is_allowed() {
-            let names = terms.names.iter().enumerate();
-            let violated = names.filter(|(index, _)| decision.is_violated(*index));
-            let rejection = Rejection {
-                retry_after_secs: decision.retry_after_secs(),
-                violated: violated.map(|(_, name)| name.clone()).collect(),
-                ..Rejection::new(Refusal::RateLimited)
-            };
-            return Err(self.refuse_key(entry, rejection, limited, begun, visit));
-        }
-        Ok(if self.is_told_already(visit) {
+    ) -> Ticket {
+        if self.is_told_already(visit) {
             Ticket::unfollowed(visit.additions(self.header_style, limited))
         } else {
             Ticket::Followed(self.follow(visit, entry, cost, limited, begun))
-        })
+        }
     }
 
     fn limiter_failed<R: Borrow<Recorder>>(

@@ -240,8 +240,8 @@ impl ApiKeyLayer {
         self.with(|gate| gate.store_failure = what)
     }
 
-    /// Makes other answers of refusals than the ready ones, which it is given. `content-length`, the
-    /// request id and the headers of limits are added to what it answers; the event has its status.
+    /// Makes other answers of refusals than the ready ones, which it is given. The request
+    /// id and the headers of limits are added to what it answers; the event has its status.
     /// Over gRPC an answer has no body.
     pub fn on_rejection(
         self,

@@ -1,5 +1,6 @@
 //! Refusals, as the client and as outer layers see them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -90,8 +91,9 @@ const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","st
 const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key may not be used from here."}"#;
 const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a scope that is required."}"#;
 const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be checked. Try again."}"#;
-/// The problem type of the RateLimit header fields' draft (draft-ietf-httpapi-ratelimit-headers).
-const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+/// With the problem type of draft-ietf-httpapi-ratelimit-headers.
+const RATE_LIMITED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":""#;
+const VIOLATED: &str = r#"","violated-policies":["#;
 
 impl Default for Rejections {
     fn default() -> Self {
@@ -138,8 +140,8 @@ impl Rejections {
                 // Trailers-Only: there is no room for a body.
                 *response.body_mut() = Bytes::new();
             } else {
-                let length = response.body().len().into();
-                response.headers_mut().insert(CONTENT_LENGTH, length);
+                // The server tells the length that the body has by now.
+                response.headers_mut().remove(CONTENT_LENGTH);
             }
         }
         response.extensions_mut().insert(rejection);
@@ -160,7 +162,6 @@ impl Rejections {
         *response.status_mut() = rejection.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-        headers.insert(CONTENT_LENGTH, body.len().into());
         match rejection.status() {
             StatusCode::UNAUTHORIZED if rejection.reason == Refusal::Missing => {
                 headers.insert(WWW_AUTHENTICATE, self.challenge.clone());
@@ -204,27 +205,39 @@ impl std::fmt::Debug for Rejections {
 }
 
 fn rate_limited(rejection: &Rejection) -> Bytes {
-    let mut body = String::with_capacity(320);
-    body.push_str("{\"type\":\"");
-    body.push_str(QUOTA_EXCEEDED);
-    body.push_str("\",\"title\":\"Too Many Requests\",\"status\":429,\"detail\":\"");
-    match rejection.retry_after_secs {
-        Some(secs) => {
-            body.push_str("A rate limit of this API key is reached. Try again in ");
-            body.push_str(itoa::Buffer::new().format(secs));
-            body.push_str(" s.");
-        }
-        None => body.push_str("This request costs more than a rate limit of this API key allows."),
-    }
-    body.push_str("\",\"violated-policies\":[");
+    let mut digits = itoa::Buffer::new();
+    let detail = match rejection.retry_after_secs {
+        Some(secs) => [
+            "A rate limit of this API key is reached. Try again in ",
+            digits.format(secs),
+            " s.",
+        ],
+        None => [
+            "This request costs more than a rate limit of this API key allows.",
+            "",
+            "",
+        ],
+    };
     // The names need no escaping: a limit's name is made of a-z, 0-9, `_` and `-`.
-    for (index, name) in rejection.violated.iter().enumerate() {
-        body.push_str(if index == 0 { "\"" } else { ",\"" });
-        body.push_str(name);
-        body.push('"');
-    }
-    body.push_str("]}");
-    body.into()
+    let names = match &*rejection.violated {
+        [one] => Cow::Borrowed(&**one),
+        several => Cow::Owned(several.join("\",\"")),
+    };
+    let [before, secs, after] = detail;
+    let quote = if names.is_empty() { "" } else { "\"" };
+    // Joined at once, so that what is handed on has its exact size.
+    let parts = [
+        RATE_LIMITED,
+        before,
+        secs,
+        after,
+        VIOLATED,
+        quote,
+        &names,
+        quote,
+        "]}",
+    ];
+    parts.concat().into()
 }
 
 fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<Bytes> {

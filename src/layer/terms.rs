@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::answer::LimitHeaders;
 use super::gate::Gate;
+use super::reject::Rejection;
 use crate::clock::Now;
 use crate::key::CachedKey;
-use crate::limit::{Allowance, LimitError};
+use crate::limit::{Allowance, Decision, LimitError};
+use crate::usage::Refusal;
 
 pub(super) struct Terms {
     /// The gate that made them; another one has other defaults and another limiter.
@@ -36,6 +38,26 @@ impl Terms {
         match kept {
             Some(terms) if terms.gate == gate.id => TermsRef::Kept(terms),
             _ => TermsRef::Own(Box::new(Self::make(gate, entry, now))),
+        }
+    }
+
+    /// What an answer is told of a decision about these limits.
+    #[inline]
+    pub(super) fn limited<'a>(
+        &'a self,
+        decision: &'a Decision,
+    ) -> Option<(&'a LimitHeaders, &'a Decision)> {
+        Some((self.headers.as_ref()?, decision))
+    }
+
+    /// The rejection of a request that these limits do not let pass.
+    pub(super) fn rejection(&self, decision: &Decision) -> Rejection {
+        let names = self.names.iter().enumerate();
+        let violated = names.filter(|(index, _)| decision.is_violated(*index));
+        Rejection {
+            retry_after_secs: decision.retry_after_secs(),
+            violated: violated.map(|(_, name)| name.clone()).collect(),
+            ..Rejection::new(Refusal::RateLimited)
         }
     }
 
