@@ -2,7 +2,7 @@
 //!
 //! `loopback [A] [B] [rounds] [seconds] [server threads]`; a variant is one of
 //! `bare`, `governor`, `governor_headers`, `governor_bearer_headers`,
-//! `keytally`, `tollgate`. `loopback bare bare` shows the noise.
+//! `keytally`, `keytally_counting` (nobody to hand events to), `tollgate`. `loopback bare bare` shows the noise.
 
 use std::{
     env,
@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::keytally::usage::Recorder;
 use axum::{
     body::Bytes,
     http::{Method, Request, StatusCode, header},
@@ -54,9 +55,12 @@ async fn start(variant: &str) -> Result<Target> {
         "governor" => bare_router().layer(governor::plain(NEVER_REFUSES)),
         "governor_headers" => bare_router().layer(governor::headers(NEVER_REFUSES)),
         "governor_bearer_headers" => bare_router().layer(governor::bearer_headers(NEVER_REFUSES)),
-        "keytally" => {
+        "keytally" | "keytally_counting" => {
             // It waits for its runtime, which this one's threads must not do.
-            let keytally = std::thread::spawn(keytally).join().unwrap();
+            let mut keytally = std::thread::spawn(keytally).join().unwrap();
+            if variant == "keytally_counting" {
+                keytally.layer = keytally.layer.recorder(Recorder::counting());
+            }
             let router = bare_router().layer(keytally.layer.clone());
             secret = keytally.secret.clone();
             // Its recorder works as long as the process.
