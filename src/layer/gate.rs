@@ -210,7 +210,7 @@ impl Gate {
     /// A key was found: is the secret its own, does it work, from here, within its limits?
     #[inline]
     fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, secret: &[u8], visit: &Visit<'_>) -> Verdict {
-        if !self.peppers.verify(secret, &entry.record.digest) {
+        if !self.peppers.verify(secret, &entry.digest) {
             return self.refuse_stranger(Refusal::WrongSecret, visit);
         }
         if !self.recorder.begin() {

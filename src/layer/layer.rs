@@ -32,18 +32,17 @@ impl ApiKeyLayer {
     /// A layer that looks keys up in this store, through a cache of its own or the one the store
     /// has.
     pub fn new(store: impl KeyStore) -> Self {
-        let clock = Clock::system();
         let cache = match store.cache() {
             Some(cache) => cache.clone(),
-            None => KeyCache::new(store, CacheConfig::default(), clock.clone()),
+            None => KeyCache::new(store, CacheConfig::default(), Clock::system()),
         };
         let peppers = Peppers::none();
         let rejections = Rejections::new("api").unwrap_or_else(|_| unreachable!("a valid realm"));
         Self {
             gate: Arc::new(Gate {
                 id: next_gate_id(),
+                clock: cache.clock().clone(),
                 cache,
-                clock,
                 dummy: peppers.dummy(),
                 peppers,
                 limiter: Arc::new(LocalLimiter::new()),
@@ -73,11 +72,10 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Caches keys in this way; replaces the cache that there is, the store's own included.
+    /// Caches keys in this way. Replaces the cache that there is, the store's own included, by one
+    /// of the layer that hears of the same changes.
     pub fn cache(self, config: CacheConfig) -> Self {
-        self.with(|gate| {
-            gate.cache = KeyCache::over(gate.cache.source().clone(), config, gate.clock.clone());
-        })
+        self.with(|gate| gate.cache = gate.cache.anew(config, gate.clock.clone()))
     }
 
     /// Takes digests made under these peppers; give the same ones to the
@@ -249,11 +247,14 @@ impl ApiKeyLayer {
         self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
     }
 
-    /// Reads the time from this clock, for tests. A cache of the layer's own is made anew with it.
+    /// Reads the time from this clock, for tests. Unless set it is the one of the cache that the
+    /// store brought, or else the machine's.
+    ///
+    /// The cache goes by the layer's clock: it is replaced, the store's own included, by one of the
+    /// layer that is configured alike and hears of the same changes.
     pub fn clock(self, clock: Clock) -> Self {
         self.with(|gate| {
-            let config = gate.cache.config().clone();
-            gate.cache = KeyCache::over(gate.cache.source().clone(), config, clock.clone());
+            gate.cache = gate.cache.anew(gate.cache.config().clone(), clock.clone());
             gate.clock = clock;
         })
     }
