@@ -14,7 +14,7 @@ use keytally::key::{
     CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
-use keytally::limit::RateLimit;
+use keytally::limit::{LocalLimiter, RateLimit};
 use keytally::{ApiKeyLayer, Clock, KeyId, Page, Rejection};
 use tower::{Layer, Service};
 
@@ -172,4 +172,28 @@ async fn both_keys_of_a_rotation_keep_their_limits_and_share_what_is_spent() {
         assert_eq!(ask(&layer, &new).await, StatusCode::OK);
     }
     assert_eq!(ask(&layer, &new).await, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn standings_are_looked_at_without_spending() {
+    let (clock, backend) = (clock(), MemoryBackend::new());
+    let limiter = Arc::new(LocalLimiter::new());
+    let layer = ApiKeyLayer::new(backend.clone())
+        .clock(clock.clone())
+        .limiter(limiter.clone())
+        .default_limits([RateLimit::per_minute(60).burst(5)])
+        .unwrap();
+    let issued = issue(&backend, &clock).await;
+    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    for _ in 0..3 {
+        let standings = layer.standings(&issued.key).await.unwrap();
+        let [(limit, standing)] = &*standings else {
+            panic!("one limit")
+        };
+        assert_eq!((limit.name(), limit.capacity()), ("minute", 5));
+        assert_eq!((standing.remaining, standing.reset_secs), (4, 1));
+    }
+    assert_eq!(limiter.accounts(), 1);
+    let unlimited = ApiKeyLayer::new(backend).limiter(limiter);
+    assert!(unlimited.standings(&issued.key).await.unwrap().is_empty());
 }

@@ -28,7 +28,7 @@ use super::visit::Visit;
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
-    CachedKey, Digest, KeyCache, KeyStatus, Peek, Peppers, StoreError, id_of, is_importable,
+    CachedKey, Digest, Key, KeyCache, KeyStatus, Peek, Peppers, StoreError, id_of, is_importable,
 };
 use crate::limit::{Answer, Decision, LimitError, Limiter, RateLimit};
 use crate::usage::{Outcome, Recorder, Refusal, Status};
@@ -85,6 +85,15 @@ pub(crate) fn next_gate_id() -> u64 {
 struct RecordedBy(usize);
 
 impl Gate {
+    /// A key's own limits, or those of keys that have none.
+    pub(super) fn limits_of<'a>(&'a self, key: &'a Key) -> &'a [RateLimit] {
+        if key.limits.is_empty() {
+            &self.default_limits
+        } else {
+            &key.limits
+        }
+    }
+
     /// Decides about a request as far as is possible without waiting.
     #[inline]
     pub(super) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
