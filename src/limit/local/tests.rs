@@ -157,6 +157,30 @@ fn attaching_changes_nothing_for_others() {
 }
 
 #[test]
+fn holders_of_one_name_share_what_is_spent() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let attach = |limit: RateLimit| limiter.attach(id(1), &[limit], clock.now()).unwrap();
+    let remaining = |held: &_| take(held, 0, &clock).standings()[0].remaining;
+    let wide = attach(RateLimit::per_minute(60));
+    let narrow = attach(RateLimit::per_minute(6));
+    let other = attach(RateLimit::per_minute(6).named("other"));
+    assert!(take(&wide, 4, &clock).is_allowed());
+    assert_eq!((remaining(&wide), remaining(&narrow)), (56, 2));
+    assert!(take(&narrow, 2, &clock).is_allowed());
+    assert_eq!((remaining(&wide), remaining(&narrow)), (54, 0));
+    // More than the narrow one has takes all that it has, and comes back at its own pace.
+    assert!(take(&wide, 54, &clock).is_allowed());
+    assert_eq!(
+        take(&narrow, 1, &clock).wait(),
+        Some(Duration::from_secs(10))
+    );
+    clock.advance(Duration::from_secs(10));
+    assert_eq!((remaining(&wide), remaining(&narrow)), (10, 1));
+    assert_eq!(remaining(&other), 6);
+}
+
+#[test]
 fn a_key_has_room_for_so_many_different_limits() {
     let clock = clock();
     let limiter = LocalLimiter::new();
