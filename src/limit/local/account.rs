@@ -91,43 +91,41 @@ struct Place {
 impl Allowance for Held {
     fn take(&self, cost: u32, now: Now) -> Answer {
         let (slots, now) = (lock(&self.account.0), now.elapsed_nanos());
-        Answer::Now(match NonZeroU32::new(cost) {
-            Some(cost) => self.spend(&slots, cost, now),
-            None => self.standings(&slots, now),
-        })
+        let mut decision = Decision::default();
+        match NonZeroU32::new(cost) {
+            Some(cost) => self.spend(&slots, cost, now, &mut decision),
+            None => self
+                .own(&slots)
+                .for_each(|slot| decision.push(slot.standing(now))),
+        }
+        Answer::Now(decision)
     }
 }
 
 impl Held {
-    fn spend(&self, slots: &[Slot], cost: NonZeroU32, now: u64) -> Decision {
+    #[inline]
+    fn own<'a>(&self, slots: &'a [Slot]) -> impl Iterator<Item = &'a Slot> {
+        self.places.iter().map(|place| &slots[place.index])
+    }
+
+    #[inline]
+    fn spend(&self, slots: &[Slot], cost: NonZeroU32, now: u64, decision: &mut Decision) {
         // One limit can be asked and spent of in one go.
         if self.places.len() > 1 {
-            let asked = self.check(slots, cost, Spend::No, now);
-            if !asked.is_allowed() {
-                return asked;
+            for slot in self.own(slots) {
+                slot.check(now, cost, Spend::No, decision);
             }
+            if !decision.is_allowed() {
+                return;
+            }
+            *decision = Decision::default();
         }
-        let decision = self.check(slots, cost, Spend::Yes, now);
-        if decision.is_allowed() && slots.len() > self.places.len() {
+        for slot in self.own(slots) {
+            slot.check(now, cost, Spend::Yes, decision);
+        }
+        if slots.len() > self.places.len() && decision.is_allowed() {
             self.tell_others(slots, cost, now);
         }
-        decision
-    }
-
-    fn check(&self, slots: &[Slot], cost: NonZeroU32, spend: Spend, now: u64) -> Decision {
-        let mut decision = Decision::default();
-        for place in &self.places {
-            slots[place.index].check(now, cost, spend, &mut decision);
-        }
-        decision
-    }
-
-    fn standings(&self, slots: &[Slot], now: u64) -> Decision {
-        let mut decision = Decision::default();
-        for place in &self.places {
-            decision.push(slots[place.index].standing(now));
-        }
-        decision
     }
 
     /// Counts what was spent in the slots of other limits that have one of the names.

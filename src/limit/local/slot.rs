@@ -61,6 +61,7 @@ impl Slot {
         Arc::strong_count(&self.name) == 1 && self.is_whole(now)
     }
 
+    #[inline]
     pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
         match self.limiter(now, spend).check_n(cost) {
             Ok(Ok(spent)) if spend == Spend::Yes => decision.push(Standing {
