@@ -1,22 +1,22 @@
 //! One reading of time per step: what the wall says and what has passed.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
 /// Where time comes from: the machine, or in tests a clock that only moves when it is turned.
 ///
-/// A clone shows the same time. The monotonic reading drives limits, cache ages and latencies; the
+/// A clone shows the same time, and so do all that show the machine's. The monotonic reading drives limits, cache ages and latencies; the
 /// wall's drives expiry and the time of an event, and follows the machine's when that is set.
 #[derive(Clone)]
 pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
-    System(Arc<Anchor>),
+    System(&'static Anchor),
     Manual(Arc<Hands>),
 }
 
@@ -45,7 +45,8 @@ pub struct Now {
 }
 
 impl Now {
-    /// Nanoseconds that have passed since the clock was made; never goes back.
+    /// Nanoseconds that have passed since the clock's origin; never goes back. A manual clock's is
+    /// when it was made, and the machine's when the process first asked for it.
     pub fn elapsed_nanos(self) -> u64 {
         self.elapsed
     }
@@ -71,13 +72,15 @@ impl Now {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The machine's clock: one for the process, so that readings can be compared wherever they
+    /// were taken.
     pub fn system() -> Self {
-        Self(Source::System(Arc::new(Anchor {
+        static MACHINE: LazyLock<Anchor> = LazyLock::new(|| Anchor {
             origin: Instant::now(),
             renew_at: AtomicU64::new(0),
             wall_offset: AtomicI64::new(0),
-        })))
+        });
+        Self(Source::System(&MACHINE))
     }
 
     /// A clock that shows `start` until it is turned: for tests.
@@ -161,6 +164,15 @@ mod tests {
         let now = Clock::system().now();
         let wall = Timestamp::now();
         assert!(wall.duration_since(now.timestamp()).abs() < jiff::SignedDuration::from_secs(5));
+    }
+
+    #[test]
+    fn system_clocks_share_their_origin() {
+        let early = Clock::system();
+        std::thread::sleep(Duration::from_millis(2));
+        let before = early.now();
+        let late = Clock::system().now();
+        assert!(late.elapsed_nanos() >= before.elapsed_nanos());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::visit::Visit;
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
-    CachedKey, Digest, KeyCache, KeyStatus, Peek, Peppers, StoreError, id_of, is_importable,
+    CachedKey, Digest, Key, KeyCache, KeyStatus, Peek, Peppers, StoreError, id_of, is_importable,
 };
 use crate::limit::{Answer, Decision, LimitError, Limiter, RateLimit};
 use crate::usage::{Outcome, Recorder, Refusal, Status};
@@ -83,6 +83,15 @@ pub(crate) fn next_gate_id() -> u64 {
 }
 
 impl Gate {
+    /// A key's own limits, or those of keys that have none.
+    pub(super) fn limits_of<'a>(&'a self, key: &'a Key) -> &'a [RateLimit] {
+        if key.limits.is_empty() {
+            &self.default_limits
+        } else {
+            &key.limits
+        }
+    }
+
     /// Decides about a request as far as is possible without waiting.
     #[inline]
     pub(super) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
@@ -224,7 +233,7 @@ impl Gate {
     /// A key was found: is the secret its own, does it work, from here, within its limits?
     #[inline]
     fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, secret: &[u8], visit: &Visit<'_>) -> Verdict {
-        if !self.peppers.verify(secret, &entry.record.digest) {
+        if !self.peppers.verify(secret, &entry.digest) {
             return self.refuse_stranger(Refusal::WrongSecret, visit);
         }
         if !self.recorder.begin() {

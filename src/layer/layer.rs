@@ -17,8 +17,8 @@ use super::head::RequestHead;
 use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::service::ApiKeyService;
 use crate::clock::Clock;
-use crate::key::{AddressList, CacheConfig, CacheStats, KeyCache, KeyStore, Peppers};
-use crate::limit::{InvalidLimit, Limiter, LocalLimiter, RateLimit};
+use crate::key::{AddressList, CacheConfig, CacheStats, Key, KeyCache, KeyStore, Peppers};
+use crate::limit::{Answer, InvalidLimit, LimitError, Limiter, LocalLimiter, RateLimit, Standing};
 use crate::usage::{Recorder, RecorderStats};
 
 #[doc = include_str!("layer.md")]
@@ -32,17 +32,16 @@ impl ApiKeyLayer {
     /// A layer that looks keys up in this store, through a cache of its own or the one the store
     /// has.
     pub fn new(store: impl KeyStore) -> Self {
-        let clock = Clock::system();
         let cache = match store.cache() {
             Some(cache) => cache.clone(),
-            None => KeyCache::new(store, CacheConfig::default(), clock.clone()),
+            None => KeyCache::new(store, CacheConfig::default(), Clock::system()),
         };
         let peppers = Peppers::none();
         Self {
             gate: Arc::new(Gate {
                 id: next_gate_id(),
+                clock: cache.clock().clone(),
                 cache,
-                clock,
                 dummy: peppers.dummy(),
                 peppers,
                 limiter: Arc::new(LocalLimiter::new()),
@@ -72,11 +71,10 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Caches keys in this way; replaces the cache that there is, the store's own included.
+    /// Caches keys in this way. Replaces the cache that there is, the store's own included, by one
+    /// of the layer that hears of the same changes.
     pub fn cache(self, config: CacheConfig) -> Self {
-        self.with(|gate| {
-            gate.cache = KeyCache::over(gate.cache.source().clone(), config, gate.clock.clone());
-        })
+        self.with(|gate| gate.cache = gate.cache.anew(config, gate.clock.clone()))
     }
 
     /// Takes digests made under these peppers; give the same ones to the
@@ -108,7 +106,18 @@ impl ApiKeyLayer {
     }
 
     /// Keeps what keys have spent in this limiter instead of one of its own: to share it between
-    /// layers, or with other processes.
+    /// layers, as an `Arc`, or with other processes.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use keytally::{ApiKeyLayer, backend::MemoryBackend};
+    /// use keytally::limit::LocalLimiter;
+    ///
+    /// # let (public, internal) = (MemoryBackend::new(), MemoryBackend::new());
+    /// let limiter = Arc::new(LocalLimiter::new());
+    /// let public = ApiKeyLayer::new(public).limiter(limiter.clone());
+    /// let internal = ApiKeyLayer::new(internal).limiter(limiter);
+    /// ```
     pub fn limiter(self, limiter: impl Limiter) -> Self {
         self.with(|gate| gate.limiter = Arc::new(limiter))
     }
@@ -250,13 +259,52 @@ impl ApiKeyLayer {
         self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
     }
 
-    /// Reads the time from this clock, for tests. A cache of the layer's own is made anew with it.
+    /// Reads the time from this clock, for tests. Unless set it is the one of the cache that the
+    /// store brought, or else the machine's.
+    ///
+    /// The cache goes by the layer's clock: it is replaced, the store's own included, by one of the
+    /// layer that is configured alike and hears of the same changes.
     pub fn clock(self, clock: Clock) -> Self {
         self.with(|gate| {
-            let config = gate.cache.config().clone();
-            gate.cache = KeyCache::over(gate.cache.source().clone(), config, clock.clone());
+            gate.cache = gate.cache.anew(gate.cache.config().clone(), clock.clone());
             gate.clock = clock;
         })
+    }
+
+    /// Where a key's rate limits stand, its own or the default ones. Looking spends nothing.
+    ///
+    /// A service asks a clone of the layer in front of it; clones share what is spent.
+    ///
+    /// ```
+    /// use keytally::limit::LimitError;
+    /// use keytally::{ApiKeyLayer, Caller};
+    ///
+    /// async fn left(layer: ApiKeyLayer, caller: Caller) -> Result<String, LimitError> {
+    ///     let standings = layer.standings(&caller).await?;
+    ///     let lines = standings.iter().map(|(limit, standing)| {
+    ///         let (name, all) = (limit.name(), limit.capacity());
+    ///         format!("{name}: {} of {all} left\n", standing.remaining)
+    ///     });
+    ///     Ok(lines.collect())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the limiter has no room for the key, or does not answer.
+    pub async fn standings(&self, key: &Key) -> Result<Vec<(RateLimit, Standing)>, LimitError> {
+        let limits = self.gate.limits_of(key);
+        if limits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.gate.clock.now();
+        let allowance = self.gate.limiter.attach(key.line, limits, now)?;
+        let decision = match allowance.look(now) {
+            Answer::Now(decision) => decision,
+            Answer::Later(decision) => decision.await?,
+        };
+        let standings = decision.standings().iter().copied();
+        Ok(limits.iter().cloned().zip(standings).collect())
     }
 
     /// What the recorder has seen: refusals without a known key are counted here too.

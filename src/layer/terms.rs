@@ -63,12 +63,7 @@ impl Terms {
 
     #[cold]
     fn make(gate: &Gate, entry: &CachedKey, now: Now) -> Self {
-        let own = &entry.key.limits;
-        let limits = if own.is_empty() {
-            &gate.default_limits
-        } else {
-            own
-        };
+        let limits = gate.limits_of(&entry.key);
         let (allowance, headers) = if limits.is_empty() {
             (Ok(None), None)
         } else {

@@ -18,8 +18,11 @@ use crate::id::KeyId;
 /// [`Allowance`] on every request. Everything about a key that was rotated goes on under the id of
 /// the first key of its line, so that rotation neither resets nor doubles what is left.
 pub trait Limiter: Send + Sync + 'static {
-    /// The allowance of this subject under these limits. Attaching again with other limits changes
-    /// them for everyone who holds the allowance and keeps what is spent, by the limits' names.
+    /// The allowance of this subject under these limits.
+    ///
+    /// What is spent belongs to the subject and is kept by the limits' names: whoever holds limits
+    /// of one name shares it, counted in requests where their rates differ. The limits belong to
+    /// the holder: attaching changes nothing for those who hold others.
     ///
     /// # Errors
     ///
@@ -32,10 +35,10 @@ pub trait Limiter: Send + Sync + 'static {
     ) -> Result<Arc<dyn Allowance>, LimitError>;
 }
 
-/// What one subject may still spend of all its limits.
+/// What one subject may still spend of the limits it was attached with.
 pub trait Allowance: Send + Sync + fmt::Debug {
-    /// Spends `cost` of every limit, or of none when one of them refuses. A cost of zero spends
-    /// nothing and is never refused.
+    /// Spends `cost` of every limit, and of what other holders have of the same names; or of none
+    /// when one of the own limits refuses. A cost of zero spends nothing and is never refused.
     fn take(&self, cost: u32, now: Now) -> Answer;
 
     /// Where the limits stand, without spending.
@@ -43,6 +46,24 @@ pub trait Allowance: Send + Sync + fmt::Debug {
         self.take(0, now)
     }
 }
+
+macro_rules! forward_to_pointee {
+    ($($pointer:ident),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
+        impl<L: Limiter + ?Sized> Limiter for $pointer<L> {
+            fn attach(
+                &self,
+                subject: KeyId,
+                limits: &[RateLimit],
+                now: Now,
+            ) -> Result<Arc<dyn Allowance>, LimitError> {
+                (**self).attach(subject, limits, now)
+            }
+        }
+    )*};
+}
+
+forward_to_pointee!(Arc, Box);
 
 /// A limiter's answer: at once where the state is in the process, later where it has to be asked.
 pub enum Answer {
@@ -68,8 +89,9 @@ pub enum LimitError {
     /// One of the limits cannot be kept.
     #[error(transparent)]
     Invalid(#[from] InvalidLimit),
-    /// As many subjects as the limiter has room for have something spent.
-    #[error("the limiter has no room for another key")]
+    /// As many subjects as the limiter has room for have something spent, or one subject has
+    /// something spent of as many different limits as it has room for.
+    #[error("the limiter has no room")]
     Full,
     /// The limiter's own store does not answer.
     #[error("the limiter is unavailable: {0}")]

@@ -1,9 +1,15 @@
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{Notify, Semaphore};
 
+use super::cache::Found;
 use super::*;
-use crate::key::{Issuer, NewKey};
+use crate::clock::Clock;
+use crate::id::KeyId;
+use crate::key::{Issuer, KeyRecord, KeyStore, NewKey, StoreError};
 
 /// A store that answers what it is told to, when it is told to.
 struct Scripted {
@@ -146,7 +152,7 @@ async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
     setup.store.entered.notified().await;
     setup.store.gate.add_permits(1);
     assert!(second.await.unwrap().unwrap().is_some());
-    assert!(setup.cache.0.flights().is_empty());
+    assert!(setup.cache.is_idle());
 
     setup.cache.invalidate_all();
     let alone = tokio::spawn({
@@ -156,7 +162,7 @@ async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
     setup.store.entered.notified().await;
     alone.abort();
     assert!(alone.await.unwrap_err().is_cancelled());
-    assert!(setup.cache.0.flights().is_empty());
+    assert!(setup.cache.is_idle());
 }
 
 #[tokio::test]
@@ -227,7 +233,7 @@ async fn unknown_ids_are_remembered_briefly_and_boundedly() {
                 .is_none()
         );
     }
-    assert!(setup.cache.0.unknown.len() <= 100);
+    assert!(setup.cache.unknown() <= 100);
     let unknown = KeyId::from_number(9_999);
     assert!(matches!(
         setup.cache.peek(unknown, setup.clock.now()),
@@ -266,9 +272,66 @@ async fn rule_5_serving_through_an_outage_has_a_bound() {
     }
     // The failing store is asked once a second, not on each request.
     assert_eq!(setup.calls(), 2);
-    assert_eq!(setup.cache.stats().served_stale, 1);
+    assert_eq!(setup.cache.stats().served_stale, 3);
     setup.clock.advance(Duration::from_secs(59));
     assert!(setup.ask().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_5_through_an_outage_one_request_waits_and_no_other() {
+    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+    assert!(setup.ask().await.is_ok());
+    setup.hold();
+    setup.clock.advance(Duration::from_secs(31));
+    let patience = setup.cache.config().lookup_timeout;
+    let asked = tokio::time::Instant::now();
+    assert!(setup.ask().await.unwrap().is_some());
+    assert_eq!(asked.elapsed(), patience);
+    for retries in 1..4 {
+        setup.clock.advance(Duration::from_secs(2));
+        let asked = tokio::time::Instant::now();
+        for _ in 0..10 {
+            assert!(setup.ask().await.unwrap().is_some());
+        }
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+        // One look-up goes on behind, and fails in its time.
+        tokio::time::sleep(patience * 2).await;
+        assert_eq!(setup.calls(), 2 + retries);
+    }
+    assert_eq!(setup.cache.stats().served_stale, 31);
+    assert!(setup.cache.is_idle());
+    // The store is back: the next look-up makes the entry fresh.
+    setup.store.gate.add_permits(1_000);
+    setup.clock.advance(Duration::from_secs(2));
+    assert!(setup.ask().await.unwrap().is_some());
+    tokio::time::sleep(patience).await;
+    let calls = setup.calls();
+    setup.clock.advance(Duration::from_secs(25));
+    assert!(setup.ask().await.unwrap().is_some());
+    assert_eq!(
+        (setup.calls(), setup.cache.stats().served_stale),
+        (calls, 32)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_4_a_retry_behind_a_request_cannot_bring_a_dropped_key_back() {
+    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+    assert!(setup.ask().await.is_ok());
+    setup.store.fails.store(true, Ordering::SeqCst);
+    setup.clock.advance(Duration::from_secs(31));
+    assert!(setup.ask().await.is_ok());
+    setup.store.fails.store(false, Ordering::SeqCst);
+    setup.hold();
+    setup.clock.advance(Duration::from_secs(2));
+    assert!(setup.ask().await.unwrap().is_some());
+    setup.store.entered.notified().await;
+    setup.store.record.lock().unwrap().take();
+    setup.cache.invalidate(setup.id);
+    setup.store.gate.add_permits(10);
+    assert!(setup.ask().await.unwrap().is_none());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(setup.ask().await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -299,5 +362,25 @@ async fn without_a_time_to_live_the_store_is_always_asked() {
     for calls in 1..4 {
         assert!(setup.ask().await.unwrap().is_some());
         assert_eq!(setup.calls(), calls);
+    }
+}
+
+#[tokio::test]
+async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
+    let Setup {
+        store, clock, id, ..
+    } = Setup::new(config());
+    let cached = CachedStore::with(store, config(), clock.clone());
+    let caches = [
+        cached.cache().unwrap().clone(),
+        cached.cache().unwrap().anew(config(), clock.clone()),
+        KeyCache::new(cached.clone(), config(), clock.clone()),
+    ];
+    for cache in &caches {
+        assert!(cache.lookup(id).await.unwrap().is_some());
+    }
+    drop(cached.fence(id));
+    for cache in &caches {
+        assert!(matches!(cache.peek(id, clock.now()), Peek::Ask));
     }
 }

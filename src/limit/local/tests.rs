@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock;
+use crate::limit::{Answer, Decision, Standing};
 
 fn id(n: u128) -> KeyId {
     KeyId::from_number(n)
@@ -112,12 +113,117 @@ fn changed_limits_keep_what_is_spent() {
     assert!(take(&held, 10, &clock).is_allowed());
     let key = limiter.attach(id(1), &wide, clock.now()).unwrap();
     assert_eq!(take(&key, 0, &clock).standings()[0].remaining, 90);
-    // Whoever still holds the allowance is under the new limits too.
-    assert!(take(&held, 90, &clock).is_allowed());
+    // Whoever still holds the old limits is under those.
+    assert!(!take(&held, 1, &clock).is_allowed());
+    assert!(take(&key, 90, &clock).is_allowed());
     assert!(!take(&key, 1, &clock).is_allowed());
     let back = limiter.attach(id(1), &narrow, clock.now()).unwrap();
     let refused = take(&back, 1, &clock);
     assert_eq!(refused.wait(), Some(Duration::from_secs(6)));
+}
+
+#[test]
+fn limits_that_are_narrow_for_a_while_forgive_nothing() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let attach = |limit: RateLimit| limiter.attach(id(1), &[limit], clock.now()).unwrap();
+    let wide = attach(RateLimit::per_hour(100));
+    assert!(take(&wide, 80, &clock).is_allowed());
+    drop(wide);
+    let narrow = attach(RateLimit::per_hour(10));
+    assert_eq!(take(&narrow, 0, &clock).standings()[0].remaining, 0);
+    drop(narrow);
+    let wide = attach(RateLimit::per_hour(100));
+    assert_eq!(take(&wide, 0, &clock).standings()[0].remaining, 20);
+}
+
+/// Two layers, each with its own limits for the same key.
+#[test]
+fn attaching_changes_nothing_for_others() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let hourly = [RateLimit::per_hour(3)];
+    let outer = limiter.attach(id(1), &hourly, clock.now()).unwrap();
+    for left in [2, 1, 0] {
+        let decision = take(&outer, 1, &clock);
+        assert_eq!(decision.standings()[0].remaining, left);
+        let inner = limiter
+            .attach(id(1), &[RateLimit::per_second(5)], clock.now())
+            .unwrap();
+        assert_eq!(take(&inner, 1, &clock).standings()[0].remaining, 4);
+        clock.advance(Duration::from_secs(1));
+    }
+    assert!(!take(&outer, 1, &clock).is_allowed());
+}
+
+#[test]
+fn holders_of_one_name_share_what_is_spent() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let attach = |limit: RateLimit| limiter.attach(id(1), &[limit], clock.now()).unwrap();
+    let remaining = |held: &_| take(held, 0, &clock).standings()[0].remaining;
+    let wide = attach(RateLimit::per_minute(60));
+    let narrow = attach(RateLimit::per_minute(6));
+    let other = attach(RateLimit::per_minute(6).named("other"));
+    assert!(take(&wide, 4, &clock).is_allowed());
+    assert_eq!((remaining(&wide), remaining(&narrow)), (56, 2));
+    assert!(take(&narrow, 2, &clock).is_allowed());
+    assert_eq!((remaining(&wide), remaining(&narrow)), (54, 0));
+    // More than the narrow one has takes all that it has, and comes back at its own pace.
+    assert!(take(&wide, 54, &clock).is_allowed());
+    assert_eq!(
+        take(&narrow, 1, &clock).wait(),
+        Some(Duration::from_secs(10))
+    );
+    clock.advance(Duration::from_secs(10));
+    assert_eq!((remaining(&wide), remaining(&narrow)), (10, 1));
+    assert_eq!(remaining(&other), 6);
+}
+
+#[test]
+fn a_key_has_room_for_so_many_different_limits() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let attach = |n: usize| {
+        let limits = [RateLimit::per_minute(10).named(format!("n{n}"))];
+        limiter.attach(id(1), &limits, clock.now())
+    };
+    for n in 0..Account::MAX_SLOTS {
+        assert!(take(&attach(n).unwrap(), 1, &clock).is_allowed());
+    }
+    assert_eq!(attach(100).unwrap_err(), LimitError::Full);
+    // What is there goes on, and keeps what is spent.
+    assert_eq!(
+        take(&attach(0).unwrap(), 1, &clock).standings()[0].remaining,
+        8
+    );
+    clock.advance(Duration::from_secs(60));
+    let held: Vec<_> = (100..100 + Account::MAX_SLOTS).map(attach).collect();
+    assert!(held.iter().all(Result::is_ok));
+    // Those in use stay, though nothing is spent of them.
+    assert_eq!(attach(0).unwrap_err(), LimitError::Full);
+}
+
+#[test]
+fn accounts_in_use_take_no_room() {
+    let clock = clock();
+    let limiter = LocalLimiter::with_room_for(1);
+    let limits = [RateLimit::per_hour(1)];
+    let attach = |n| limiter.attach(id(n), &limits, clock.now());
+    let held: Vec<_> = (0..1_000).map(attach).collect();
+    assert!(held.iter().all(Result::is_ok));
+}
+
+#[test]
+fn a_limiter_can_be_shared() {
+    let clock = clock();
+    let shared: Arc<dyn Limiter> = Arc::new(LocalLimiter::new());
+    let boxed: Box<dyn Limiter> = Box::new(shared.clone());
+    let limits = [RateLimit::per_hour(1)];
+    let first = shared.attach(id(1), &limits, clock.now()).unwrap();
+    let second = boxed.attach(id(1), &limits, clock.now()).unwrap();
+    assert!(take(&first, 1, &clock).is_allowed());
+    assert!(!take(&second, 1, &clock).is_allowed());
 }
 
 #[test]
@@ -234,6 +340,51 @@ proptest! {
                     u64::from(standing.reset_secs),
                     model.level.div_ceil(1_000_000_000)
                 );
+            }
+        }
+    }
+
+    /// Whoever else attaches and spends: what one holder lets through keeps that holder's limit,
+    /// and as long as a wait is, it suffices.
+    #[test]
+    fn every_holder_is_kept_to_its_own_limit(
+        rates in proptest::collection::vec((1u32..50, 1u32..50), 2..5),
+        steps in proptest::collection::vec(
+            (0usize..4, 0u64..500_000_000, 0u32..8, proptest::bool::ANY), 1..200),
+    ) {
+        let clock = clock();
+        let limiter = LocalLimiter::new();
+        let mut holders: Vec<_> = rates
+            .iter()
+            .map(|&(rate, burst)| {
+                let limits = [RateLimit::per_second(rate).burst(burst)];
+                let model = Model {
+                    capacity: burst.into(),
+                    per_request: 1_000_000_000 / u64::from(rate),
+                    level: 0,
+                    at: 0,
+                };
+                (limiter.attach(id(1), &limits, clock.now()).unwrap(), limits, model)
+            })
+            .collect();
+        for (holder, pause, cost, anew) in steps {
+            clock.advance(Duration::from_nanos(pause));
+            let now = clock.now().elapsed_nanos();
+            let index = holder % holders.len();
+            let (allowance, limits, model) = &mut holders[index];
+            if anew {
+                *allowance = limiter.attach(id(1), limits, clock.now()).unwrap();
+            }
+            let decision = take(allowance, cost, &clock);
+            model.drain(now);
+            if decision.is_allowed() {
+                prop_assert!(cost == 0 || model.fits(cost));
+                model.level += u64::from(cost) * model.per_request;
+            } else if let Some(wait) = decision.wait() {
+                clock.advance(wait);
+                model.drain(clock.now().elapsed_nanos());
+                prop_assert!(take(allowance, cost, &clock).is_allowed());
+                model.level += u64::from(cost) * model.per_request;
             }
         }
     }

@@ -1,0 +1,26 @@
+//! A bounded cache in front of a store.
+//!
+//! 1. An entry's age counts from the moment its look-up **began** and is never renewed by reads: a
+//!    key that is revoked elsewhere stops working here within the time to live.
+//! 2. However many requests wait for a key, the store is asked once.
+//! 3. Every look-up is registered under a lock before the store is asked. Whoever drops a key takes
+//!    its look-up off the register under the same lock, so a slow answer that began before can
+//!    neither enter the cache nor be used by anyone.
+//! 4. Unknown ids live in a cache of their own, brief and bounded: a flood of them cannot push out
+//!    keys that exist.
+//! 5. An outage of the store is an error, unless serving what was known is asked for, with a bound.
+//!    Then one look-up waits to see the store fail; after that what is known is served at once and
+//!    the store is asked behind the requests.
+
+mod cache;
+mod config;
+mod flight;
+mod store;
+
+pub use cache::KeyCache;
+pub(crate) use cache::{CachedKey, Peek};
+pub use config::{CacheConfig, CacheStats};
+pub use store::CachedStore;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! A store and its cache as one store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{CacheConfig, KeyCache, Peek};
+use crate::clock::Clock;
+use crate::id::KeyId;
+use crate::key::{
+    ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation,
+    StoreError,
+};
+use crate::page::Page;
+
+/// A store with a cache in front of it, itself a store.
+///
+/// Changes that go through it, or that the store behind it [announces](KeyStore::changes), are seen
+/// at once by everyone who shares it and by every cache in front of it; others within
+/// [`CacheConfig::ttl`]. [`ApiKeyLayer::new`](crate::ApiKeyLayer::new) caches by itself: make one
+/// by hand to share a cache between layers or to invalidate it yourself.
+pub struct CachedStore<S> {
+    store: Arc<S>,
+    cache: KeyCache,
+}
+
+impl<S> Clone for CachedStore<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+}
+
+impl<S: KeyStore> CachedStore<S> {
+    /// Caches a store's answers in the default way.
+    pub fn new(store: S) -> Self {
+        Self::with(store, CacheConfig::default(), Clock::system())
+    }
+
+    /// Caches a store's answers in this way, with ages told by this clock.
+    pub fn with(store: S, config: CacheConfig, clock: Clock) -> Self {
+        let store = Arc::new(store);
+        let cache = KeyCache::over(store.clone(), config, clock);
+        Self { store, cache }
+    }
+
+    /// The store behind the cache.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Drops the key when this is dropped: also when the change that it guards was abandoned half
+    /// way, since nobody knows then what the store made of it.
+    pub(super) fn fence(&self, id: KeyId) -> impl Drop + '_ {
+        struct Fence<'a>(&'a KeyCache, KeyId);
+        impl Drop for Fence<'_> {
+            fn drop(&mut self) {
+                self.0.invalidate(self.1);
+            }
+        }
+        Fence(&self.cache, id)
+    }
+}
+
+impl<S> fmt::Debug for CachedStore<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedStore")
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: KeyStore> KeyStore for CachedStore<S> {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let found = match self.cache.peek(id, self.cache.clock().now()) {
+            Peek::Known(entry) => Some(entry),
+            Peek::Unknown => None,
+            Peek::Ask => self.cache.lookup(id).await?,
+        };
+        Ok(found.map(|entry| KeyRecord {
+            key: Key::clone(&entry.key),
+            digest: entry.digest.clone(),
+        }))
+    }
+
+    /// The feed of the store behind it, or one of its own where that has none.
+    fn changes(&self) -> Option<&ChangeFeed> {
+        Some(self.cache.changes())
+    }
+
+    fn cache(&self) -> Option<&KeyCache> {
+        Some(&self.cache)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        let _fence = self.fence(record.key.id);
+        self.store.create(record).await
+    }
+
+    async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        self.store.list(query).await
+    }
+
+    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+        let _fence = self.fence(id);
+        self.store.change(id, change).await
+    }
+
+    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+        let _fences = (self.fence(id), self.fence(rotation.id));
+        self.store.rotate(id, rotation).await
+    }
+
+    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+        let _fence = self.fence(id);
+        self.store.delete(id).await
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.store.get(id).await
+    }
+
+    async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
+        let _fence = self.fence(id);
+        self.store.update(id, update).await
+    }
+
+    async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
+        let _fence = self.fence(id);
+        self.store.disable(id).await
+    }
+
+    async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
+        let _fence = self.fence(id);
+        self.store.enable(id).await
+    }
+
+    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+        let _fence = self.fence(id);
+        self.store.revoke(id).await
+    }
+}

@@ -1,0 +1,179 @@
+//! What is spent of one limit, on governor's arithmetic.
+
+use std::cell::Cell;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::clock::Clock;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+
+use crate::limit::{Decision, Standing};
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// The limit's name. Whoever holds the limit holds this, so that a count of one tells that the
+    /// slot is free.
+    name: Arc<str>,
+    quota: Quota,
+    /// The theoretical arrival time of GCRA, in the clock's nanoseconds: at most the whole burst
+    /// from now.
+    arrival: Cell<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spend {
+    Yes,
+    No,
+}
+
+impl Slot {
+    /// A slot that starts with what is spent of this name in others.
+    pub(super) fn beside(others: &[Self], name: &str, quota: Quota, now: u64) -> Self {
+        let slot = Self {
+            name: name.into(),
+            quota,
+            arrival: Cell::new(now),
+        };
+        let named_so = others.iter().filter(|other| *other.name == *name);
+        let spent = named_so.map(|other| other.carried_to(&quota, now)).max();
+        slot.add(spent.unwrap_or(0), now);
+        slot
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn is(&self, name: &str, quota: Quota) -> bool {
+        *self.name == *name && self.quota == quota
+    }
+
+    /// Whether nothing is spent.
+    pub(super) fn is_whole(&self, now: u64) -> bool {
+        self.arrival.get() <= now
+    }
+
+    /// Whether nobody would miss it.
+    pub(super) fn is_free(&self, now: u64) -> bool {
+        Arc::strong_count(&self.name) == 1 && self.is_whole(now)
+    }
+
+    #[inline]
+    pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
+        match self.limiter(now, spend).check_n(cost) {
+            Ok(Ok(spent)) if spend == Spend::Yes => decision.push(Standing {
+                remaining: spent.remaining_burst_capacity(),
+                reset_secs: self.reset_secs(now),
+            }),
+            Ok(Ok(_fits)) => decision.push(self.standing(now)),
+            Ok(Err(not_until)) => {
+                decision.push(self.standing(now));
+                decision.refuse(Some(not_until.wait_time_from(Nanos::default())));
+            }
+            Err(_beyond_the_burst) => {
+                decision.push(self.standing(now));
+                decision.refuse(None);
+            }
+        }
+    }
+
+    pub(super) fn standing(&self, now: u64) -> Standing {
+        let one_less = self.limiter(now, Spend::No).check();
+        Standing {
+            remaining: one_less.map_or(0, |snapshot| snapshot.remaining_burst_capacity() + 1),
+            reset_secs: self.reset_secs(now),
+        }
+    }
+
+    /// Counts what was spent under another limit of this name.
+    pub(super) fn count(&self, cost: NonZeroU32, now: u64) {
+        self.add(
+            u64::from(cost.get()).saturating_mul(per_request(&self.quota)),
+            now,
+        );
+    }
+
+    /// A check by governor at this moment: the limiter is made for the one check, with its time
+    /// beginning now, so that the request's one reading of the clock serves here too.
+    fn limiter(
+        &self,
+        now: u64,
+        spend: Spend,
+    ) -> RateLimiter<NotKeyed, Arrival<'_>, Standstill, StateInformationMiddleware> {
+        let arrival = Arrival {
+            stored: &self.arrival,
+            now,
+            spend,
+        };
+        RateLimiter::new(self.quota, arrival, Standstill)
+    }
+
+    fn reset_secs(&self, now: u64) -> u32 {
+        let nanos = self.spent(now).div_ceil(1_000_000_000);
+        u32::try_from(nanos).unwrap_or(u32::MAX)
+    }
+
+    /// What is spent, as the nanoseconds in which it comes back.
+    fn spent(&self, now: u64) -> u64 {
+        self.arrival.get().saturating_sub(now)
+    }
+
+    /// As many requests as are spent here, in another limit's time.
+    fn carried_to(&self, quota: &Quota, now: u64) -> u64 {
+        let nanos = u128::from(self.spent(now)) * u128::from(per_request(quota));
+        let nanos = nanos.div_ceil(u128::from(per_request(&self.quota)));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// Spends so much, but not more than there is.
+    fn add(&self, nanos: u64, now: u64) {
+        let all = u64::from(self.quota.burst_size().get()).saturating_mul(per_request(&self.quota));
+        let before = self.spent(now);
+        let spent = before.saturating_add(nanos).min(all).max(before);
+        self.arrival.set(now.saturating_add(spent));
+    }
+}
+
+fn per_request(quota: &Quota) -> u64 {
+    u64::try_from(quota.replenish_interval().as_nanos())
+        .unwrap_or(u64::MAX)
+        .max(1)
+}
+
+/// Governor's state for one check, told in time since now; a check that is not to spend is not
+/// written back.
+struct Arrival<'a> {
+    stored: &'a Cell<u64>,
+    now: u64,
+    spend: Spend,
+}
+
+impl StateStore for Arrival<'_> {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let since_now = self.stored.get().saturating_sub(self.now);
+        let (outcome, next) = f(Some(since_now.into()))?;
+        if self.spend == Spend::Yes {
+            self.stored.set(self.now + next.as_u64());
+        }
+        Ok(outcome)
+    }
+}
+
+/// A clock for a limiter that lives for one check.
+struct Standstill;
+
+impl Clock for Standstill {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::default()
+    }
+}

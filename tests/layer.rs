@@ -1,0 +1,199 @@
+//! What layers share, and with whom: limits, caches and clocks, without a socket.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use jiff::Timestamp;
+use keytally::backend::MemoryBackend;
+use keytally::key::{
+    CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
+};
+use keytally::limit::{LocalLimiter, RateLimit};
+use keytally::{ApiKeyLayer, Clock, KeyId, Page, Rejection};
+use tower::{Layer, Service};
+
+/// A store that announces nothing.
+struct Silent(MemoryBackend);
+
+#[async_trait]
+impl KeyStore for Silent {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.0.find(id).await
+    }
+}
+
+#[async_trait]
+impl KeyAdmin for Silent {
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        self.0.create(record).await
+    }
+
+    async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        self.0.list(query).await
+    }
+
+    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+        self.0.change(id, change).await
+    }
+
+    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+        self.0.rotate(id, rotation).await
+    }
+
+    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+        self.0.delete(id).await
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn hello(_: Request<()>) -> Result<Answer, Infallible> {
+    Ok(Response::default())
+}
+
+/// Sends a request with this key.
+async fn send<S, B>(mut service: S, issued: &Issued) -> Response<B>
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+{
+    let request = Request::get("/").header("x-api-key", issued.secret.expose());
+    service.call(request.body(()).unwrap()).await.unwrap()
+}
+
+/// The status that a request with this key is answered with.
+async fn ask(layer: &ApiKeyLayer, issued: &Issued) -> StatusCode {
+    let service = layer.layer(tower::service_fn(hello));
+    send(service, issued).await.status()
+}
+
+fn clock() -> Clock {
+    Clock::manual(Timestamp::from_second(1_767_261_600).unwrap())
+}
+
+fn issuer(clock: &Clock) -> Issuer {
+    Issuer::new("test").unwrap().clock(clock.clone())
+}
+
+async fn issue(store: &impl KeyAdmin, clock: &Clock) -> Issued {
+    let new = NewKey::named("test");
+    issuer(clock).issue(store, new).await.unwrap()
+}
+
+#[tokio::test]
+async fn rule_4_a_layer_that_is_made_late_goes_by_its_caches_clock() {
+    let (clock, backend) = (clock(), MemoryBackend::new());
+    let ttl = Duration::from_secs(30);
+    let config = CacheConfig::new().ttl(ttl);
+    let store = CachedStore::with(Silent(backend.clone()), config, clock.clone());
+    let issued = issue(&backend, &clock).await;
+    clock.advance(Duration::from_secs(36_000));
+    let layer = ApiKeyLayer::new(store);
+    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    backend.revoke(issued.key.id).await.unwrap();
+    clock.advance(ttl - Duration::from_nanos(1));
+    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    clock.advance(Duration::from_nanos(1));
+    assert_eq!(ask(&layer, &issued).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn rule_4_a_layers_own_cache_hears_of_changes_through_a_cached_store() {
+    let clock = clock();
+    let store = CachedStore::new(Silent(MemoryBackend::new()));
+    let layers = [
+        ApiKeyLayer::new(store.clone()).cache(CacheConfig::new().capacity(10)),
+        ApiKeyLayer::new(store.clone()).clock(clock.clone()),
+        ApiKeyLayer::new(store.clone())
+            .clock(clock.clone())
+            .cache(CacheConfig::new()),
+    ];
+    let issued = issue(&store, &clock).await;
+    for layer in &layers {
+        assert_eq!(ask(layer, &issued).await, StatusCode::OK);
+    }
+    store.revoke(issued.key.id).await.unwrap();
+    for layer in &layers {
+        assert_eq!(ask(layer, &issued).await, StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn stacked_layers_enforce_each_its_own_default_limits() {
+    let (clock, backend) = (clock(), MemoryBackend::new());
+    let base = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
+    let hourly = base
+        .clone()
+        .default_limits([RateLimit::per_hour(3)])
+        .unwrap();
+    let by_second = base.default_limits([RateLimit::per_second(5)]).unwrap();
+    let stack = hourly.layer(by_second.layer(tower::service_fn(hello)));
+    let issued = issue(&backend, &clock).await;
+    for _ in 0..3 {
+        let answer = send(stack.clone(), &issued).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        clock.advance(Duration::from_secs(1));
+    }
+    let refused = send(stack, &issued).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let rejection = refused.extensions().get::<Rejection>().unwrap();
+    assert_eq!(*rejection.violated, [Arc::from("hour")]);
+}
+
+#[tokio::test]
+async fn both_keys_of_a_rotation_keep_their_limits_and_share_what_is_spent() {
+    let (clock, backend) = (clock(), MemoryBackend::new());
+    let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
+    let new = NewKey::named("test").limit(RateLimit::per_hour(4));
+    let old = issuer(&clock).issue(&backend, new).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&layer, &old).await, StatusCode::OK);
+    }
+    let grace = Duration::from_secs(600);
+    let new = issuer(&clock)
+        .rotate(&backend, old.key.id, grace)
+        .await
+        .unwrap();
+    let update = KeyUpdate::new().limits(vec![RateLimit::per_hour(8)]);
+    backend.update(new.key.id, update).await.unwrap();
+    for key in [&new, &old, &new, &new] {
+        // Each key's limits are read anew.
+        layer.key_cache().invalidate_all();
+        assert_eq!(ask(&layer, key).await, StatusCode::OK);
+    }
+    // Six are spent: more than the old key may, and less than the new one.
+    assert_eq!(ask(&layer, &old).await, StatusCode::TOO_MANY_REQUESTS);
+    for _ in 0..2 {
+        assert_eq!(ask(&layer, &new).await, StatusCode::OK);
+    }
+    assert_eq!(ask(&layer, &new).await, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn standings_are_looked_at_without_spending() {
+    let (clock, backend) = (clock(), MemoryBackend::new());
+    let limiter = Arc::new(LocalLimiter::new());
+    let layer = ApiKeyLayer::new(backend.clone())
+        .clock(clock.clone())
+        .limiter(limiter.clone())
+        .default_limits([RateLimit::per_minute(60).burst(5)])
+        .unwrap();
+    let issued = issue(&backend, &clock).await;
+    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    for _ in 0..3 {
+        let standings = layer.standings(&issued.key).await.unwrap();
+        let [(limit, standing)] = &*standings else {
+            panic!("one limit")
+        };
+        assert_eq!((limit.name(), limit.capacity()), ("minute", 5));
+        assert_eq!((standing.remaining, standing.reset_secs), (4, 1));
+    }
+    assert_eq!(limiter.accounts(), 1);
+    let unlimited = ApiKeyLayer::new(backend).limiter(limiter);
+    assert!(unlimited.standings(&issued.key).await.unwrap().is_empty());
+}
