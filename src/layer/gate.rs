@@ -53,8 +53,9 @@ pub enum StoreFailure {
 /// A configured layer's shared part.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    /// Tells what this gate derived from a cached key from what another did.
-    pub(crate) id: u64,
+    /// Tells what gates with these limits and this limiter derive from a cached key from what others
+    /// do.
+    pub(crate) limits_id: u64,
     pub(crate) cache: KeyCache,
     pub(crate) clock: Clock,
     pub(crate) peppers: Peppers,
@@ -77,7 +78,7 @@ pub(crate) struct Gate {
     pub(crate) store_failure: StoreFailure,
 }
 
-pub(crate) fn next_gate_id() -> u64 {
+pub(crate) fn next_limits_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -258,11 +259,9 @@ impl Gate {
                     return self.refuse_key(&entry, rejection, limited, begun, visit);
                 }
                 let ticket = self.ticket(&entry, limited, cost, begun, visit);
-                drop(terms);
                 Verdict::Known(ticket, entry)
             }
             Answer::Later(decision) => {
-                drop(terms);
                 let meter = if self.is_told_already(visit) {
                     Meter::off()
                 } else {
@@ -318,7 +317,6 @@ impl Gate {
             return self.refuse_key(&entry, rejection, limited, begun, visit);
         }
         let ticket = self.ticket(&entry, limited, cost, begun, visit);
-        drop(terms);
         Verdict::Known(ticket, entry)
     }
 

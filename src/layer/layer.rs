@@ -12,7 +12,7 @@ use super::address::ForwardedHeader;
 use super::answer::HeaderStyle;
 use super::credential::{Source, X_API_KEY};
 use super::endpoint::Endpoints;
-use super::gate::{Gate, StoreFailure, next_gate_id};
+use super::gate::{Gate, StoreFailure, next_limits_id};
 use super::head::RequestHead;
 use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::service::ApiKeyService;
@@ -39,7 +39,7 @@ impl ApiKeyLayer {
         let peppers = Peppers::none();
         Self {
             gate: Arc::new(Gate {
-                id: next_gate_id(),
+                limits_id: next_limits_id(),
                 clock: cache.clock().clone(),
                 cache,
                 dummy: peppers.dummy(),
@@ -66,7 +66,6 @@ impl ApiKeyLayer {
 
     fn with(mut self, set: impl FnOnce(&mut Gate)) -> Self {
         let gate = Arc::make_mut(&mut self.gate);
-        gate.id = next_gate_id();
         set(gate);
         self
     }
@@ -102,7 +101,10 @@ impl ApiKeyLayer {
     ) -> Result<Self, InvalidLimit> {
         let limits: Vec<_> = limits.into_iter().collect();
         RateLimit::validate_all(&limits)?;
-        Ok(self.with(|gate| gate.default_limits = limits))
+        Ok(self.with(|gate| {
+            gate.default_limits = limits;
+            gate.limits_id = next_limits_id();
+        }))
     }
 
     /// Keeps what keys have spent in this limiter instead of one of its own: to share it between
@@ -119,7 +121,10 @@ impl ApiKeyLayer {
     /// let internal = ApiKeyLayer::new(internal).limiter(limiter);
     /// ```
     pub fn limiter(self, limiter: impl Limiter) -> Self {
-        self.with(|gate| gate.limiter = Arc::new(limiter))
+        self.with(|gate| {
+            gate.limiter = Arc::new(limiter);
+            gate.limits_id = next_limits_id();
+        })
     }
 
     /// What a request costs of its key's limits, `1` unless told: `0` is free, and more than a

@@ -1,8 +1,7 @@
 //! The terms of a key: what a gate makes of its limits, kept with the cached key until that is read
 //! anew.
 
-use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::answer::LimitHeaders;
 use super::gate::Gate;
@@ -13,32 +12,31 @@ use crate::limit::{Allowance, Decision, LimitError};
 use crate::usage::Refusal;
 
 pub(super) struct Terms {
-    /// The gate that made them; another one has other defaults and another limiter.
-    gate: u64,
+    /// Of what gates they are: another one may have other defaults and another limiter.
+    limits_id: u64,
     /// What the key may still spend; nothing to ask where it has no limits.
     pub(super) allowance: Result<Option<Arc<dyn Allowance>>, LimitError>,
     pub(super) headers: Option<LimitHeaders>,
     /// The limits' names.
     pub(super) names: Vec<Arc<str>>,
-}
-
-/// Terms from the cache's entry, or made for the moment because another gate's are kept there.
-pub(super) enum TermsRef<'a> {
-    Kept(&'a Terms),
-    Own(Box<Terms>),
+    /// Those of the next gate that uses the same entry: layers that are stacked are few.
+    next: OnceLock<Box<Self>>,
 }
 
 impl Terms {
     #[inline]
-    pub(super) fn of<'a>(gate: &Gate, entry: &'a CachedKey, now: Now) -> TermsRef<'a> {
-        let kept = entry
-            .derived
+    pub(super) fn of<'a>(gate: &Gate, entry: &'a CachedKey, now: Now) -> &'a Self {
+        let mut terms = entry
+            .terms
             .get_or_init(|| Arc::new(Self::make(gate, entry, now)))
-            .downcast_ref::<Self>();
-        match kept {
-            Some(terms) if terms.gate == gate.id => TermsRef::Kept(terms),
-            _ => TermsRef::Own(Box::new(Self::make(gate, entry, now))),
+            .downcast_ref::<Self>()
+            .expect("nothing else is kept there");
+        while terms.limits_id != gate.limits_id {
+            terms = terms
+                .next
+                .get_or_init(|| Box::new(Self::make(gate, entry, now)));
         }
+        terms
     }
 
     /// What an answer is told of a decision about these limits.
@@ -71,22 +69,11 @@ impl Terms {
             (allowance.map(Some), LimitHeaders::of(limits))
         };
         Self {
-            gate: gate.id,
+            limits_id: gate.limits_id,
             allowance,
             headers,
             names: limits.iter().map(|limit| limit.name().into()).collect(),
-        }
-    }
-}
-
-impl Deref for TermsRef<'_> {
-    type Target = Terms;
-
-    #[inline]
-    fn deref(&self) -> &Terms {
-        match self {
-            Self::Kept(terms) => terms,
-            Self::Own(terms) => terms,
+            next: OnceLock::new(),
         }
     }
 }

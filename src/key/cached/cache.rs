@@ -22,8 +22,8 @@ use crate::key::{Digest, Key, KeyRecord, KeyStore, StoreError};
 pub(crate) struct CachedKey {
     pub(crate) key: Arc<Key>,
     pub(crate) digest: Digest,
-    /// What the first layer that used the entry derived from it, kept as long as it is.
-    pub(crate) derived: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// What layers make of the key's limits, kept as long as the entry is.
+    pub(crate) terms: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// Nanoseconds of the clock until which it may be used without asking again.
     fresh_until: u64,
     /// Until when it may be used while the store fails.
@@ -257,7 +257,7 @@ impl Inner {
                 let entry = Arc::new(CachedKey {
                     key: Arc::new(key),
                     digest,
-                    derived: OnceLock::new(),
+                    terms: OnceLock::new(),
                     fresh_until,
                     stale_until: fresh_until.saturating_add(nanos(self.config.serve_stale)),
                     retry_at: AtomicU64::new(0),
