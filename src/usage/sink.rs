@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::event::UsageEvent;
+use super::event::{UsageEvent, event_id};
+use crate::page::whole_micros;
 
 /// Events that are written together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,18 +16,24 @@ use super::event::UsageEvent;
 pub struct Batch {
     /// The batch's own id: a batch that comes again under it must not count again.
     pub id: Uuid,
-    /// The events, in no particular order.
-    pub events: Vec<UsageEvent>,
+    /// The events, in no particular order; shared, so that a sink can hold on to them.
+    pub events: Arc<[UsageEvent]>,
 }
 
 impl Batch {
-    /// A batch with an id of its own.
-    pub fn new(events: Vec<UsageEvent>) -> Self {
-        let micros = jiff::Timestamp::now().as_microsecond();
-        Self {
-            id: super::event::event_id(micros),
-            events,
+    /// A batch with an id of its own. Times are cut to whole microseconds.
+    pub fn new(mut events: Vec<UsageEvent>) -> Self {
+        for event in &mut events {
+            event.time = whole_micros(event.time);
         }
+        Self::of(events.into())
+    }
+
+    /// A batch of events that have their times in whole microseconds.
+    pub(crate) fn of(events: Arc<[UsageEvent]>) -> Self {
+        let micros = jiff::Timestamp::now().as_microsecond();
+        let id = event_id(micros);
+        Self { id, events }
     }
 }
 

@@ -1,5 +1,7 @@
 //! A backend that breaks one rule.
 
+use std::sync::Arc;
+
 use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
@@ -251,10 +253,12 @@ impl UsageSink for Faulty {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let mut batch = batch.clone();
         match self.fault {
-            Some(Fault::CountsTwice) => batch = Batch::new(batch.events),
-            Some(Fault::WritesTheFirstThousand) => batch.events.truncate(1_000),
+            Some(Fault::CountsTwice) => batch = Batch::new(batch.events.to_vec()),
+            Some(Fault::WritesTheFirstThousand) => {
+                batch.events = batch.events.iter().take(1_000).cloned().collect();
+            }
             Some(Fault::LosesAddresses) => {
-                let events = batch.events.iter_mut();
+                let events = Arc::make_mut(&mut batch.events).iter_mut();
                 events.for_each(|event| event.client_address = None);
             }
             _ => {}

@@ -1,13 +1,16 @@
 //! Usage in memory.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use foldhash::fast::RandomState;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{MemoryBackend, MemoryConfig};
-use crate::page::{Page, whole_micros};
+use crate::id::KeyId;
+use crate::page::Page;
 use crate::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, Rollups, SinkError, Summary,
     SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
@@ -15,13 +18,43 @@ use crate::usage::{
 
 pub(super) struct Usage {
     config: MemoryConfig,
-    /// The newest requests in the order in which they were written.
-    log: VecDeque<UsageEvent>,
+    log: Log,
     rollups: Rollups,
     /// The batches written last: a batch is tried again before many others are.
     applied: VecDeque<Uuid>,
     /// The newest event's time when minutes were folded last.
     folded_at: Timestamp,
+}
+
+/// The newest requests in the order in which they were written: the batches as they came, so that
+/// keeping one costs nothing.
+#[derive(Default)]
+struct Log {
+    batches: VecDeque<Arc<[UsageEvent]>>,
+    /// Events of all the batches.
+    held: usize,
+    /// The oldest of them, which count no more.
+    skipped: usize,
+}
+
+impl Log {
+    fn add(&mut self, batch: Arc<[UsageEvent]>, capacity: usize) {
+        self.held += batch.len();
+        self.batches.push_back(batch);
+        self.skipped = self.held.saturating_sub(capacity);
+        while let Some(oldest) = self.batches.front()
+            && oldest.len() <= self.skipped
+        {
+            self.held -= oldest.len();
+            self.skipped -= oldest.len();
+            self.batches.pop_front();
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &UsageEvent> {
+        let events = self.batches.iter().flat_map(|batch| batch.iter());
+        events.skip(self.skipped)
+    }
 }
 
 /// Batches remembered, against writing one twice.
@@ -33,7 +66,7 @@ impl Usage {
     pub(super) fn new(config: MemoryConfig) -> Self {
         Self {
             config,
-            log: VecDeque::new(),
+            log: Log::default(),
             rollups: Rollups::new(),
             applied: VecDeque::new(),
             folded_at: Timestamp::MIN,
@@ -50,15 +83,7 @@ impl Usage {
         }
         self.applied.push_back(batch.id);
         self.rollups.add_events(&batch.events, Width::Minute);
-        let capacity = self.config.log_capacity;
-        let kept = batch.events.len().min(capacity);
-        let surplus = (self.log.len() + kept).saturating_sub(capacity);
-        self.log.drain(..surplus);
-        let newest = &batch.events[batch.events.len() - kept..];
-        self.log.extend(newest.iter().map(|event| UsageEvent {
-            time: whole_micros(event.time),
-            ..event.clone()
-        }));
+        self.log.add(batch.events.clone(), self.config.log_capacity);
         if let Some(newest) = batch.events.iter().map(|event| event.time).max() {
             // An event of the future must not make all others old.
             self.fold(newest.min(now));
@@ -123,11 +148,16 @@ impl UsageSink for MemoryBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let now = self.0.clock.now().timestamp();
         if self.usage().write(batch, now) {
-            let mut keys = self.keys();
-            for event in &batch.events {
+            let mut used: HashMap<KeyId, Timestamp, RandomState> = HashMap::default();
+            for event in batch.events.iter() {
                 if let Some(key) = event.key {
-                    keys.touch(key, whole_micros(event.time));
+                    let last = used.entry(key).or_insert(event.time);
+                    *last = event.time.max(*last);
                 }
+            }
+            let mut keys = self.keys();
+            for (key, last) in used {
+                keys.touch(key, last);
             }
         }
         Ok(())

@@ -52,7 +52,8 @@ impl RecorderBuilder {
         }
     }
 
-    /// Events that may wait to be written: 32,768 unless set. A place takes about 200 bytes.
+    /// Events that may wait to be written, those that are being written included: 32,768 unless set.
+    /// An event takes about 250 bytes.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events.max(1);

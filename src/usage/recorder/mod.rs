@@ -1,7 +1,7 @@
 //! Takes events off the request path and writes them in batches.
 //!
-//! A request pushes its event into a bounded ring without waiting for anyone. One task empties the
-//! ring into batches, by size or by age, and tries each batch under one id until it is written, the
+//! A request pushes its event into a bounded queue without waiting for anyone. One task empties the
+//! queue into batches, by size or by age, and tries each batch under one id until it is written, the
 //! sink says never, or shutdown's time is up. Every event is counted on its way in and on its way
 //! out, so that `accepted = written + lost` at the end.
 
@@ -123,7 +123,7 @@ impl Recorder {
             && let Some(queue) = &inner.queue
         {
             let gone = inner.counters.settled() + inner.counters.dropped.load(Relaxed);
-            if begun.saturating_sub(gone) >= queue.ring.capacity() as u64 {
+            if begun.saturating_sub(gone) >= queue.capacity as u64 {
                 inner.counters.begun.0.fetch_sub(1, Relaxed);
                 return false;
             }

@@ -1,11 +1,11 @@
-//! What the handles of a recorder and its task share: the ring between them, and who waits for whom.
+//! What the handles of a recorder and its task share: the queue between them, and who waits for whom.
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, fence};
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
+use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -27,10 +27,13 @@ pub(super) struct Inner {
     drops: Drops,
 }
 
-/// The ring and what wakes its task.
+/// What waits to be written, and what wakes the task that writes it.
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) ring: ArrayQueue<Draft>,
+    /// Without bounds of its own: a ring would go through all of its memory time and again, where
+    /// little of it is ever in use.
+    pub(super) drafts: SegQueue<Draft>,
+    pub(super) capacity: usize,
     pub(super) batch_size: usize,
     /// What the task waits for: [`BUSY`], [`EMPTY`] or [`FILLING`]; or that it does no more: [`ENDED`],
     /// [`SETTLED`].
@@ -73,9 +76,13 @@ impl Inner {
             self.counters.written.fetch_add(1, Relaxed);
             return;
         };
-        if self.closed.load(SeqCst) || queue.ring.push(draft).is_err() {
+        // Requests that end at the very same moment may both find the last place.
+        let queued = self.counters.queued.0.load(Relaxed);
+        let waiting = queued.saturating_sub(self.counters.settled());
+        if self.closed.load(SeqCst) || waiting >= queue.capacity as u64 {
             return self.drop_one();
         }
+        queue.drafts.push(draft);
         self.counters.queued.0.fetch_add(1, SeqCst);
         queue.pushed();
         if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
@@ -111,7 +118,7 @@ impl Inner {
     /// Counts what the task left behind as lost; the task must have ended.
     fn give_up(&self, queue: &Queue) {
         let mut lost = queue.in_flight.swap(0, SeqCst) as u64;
-        while queue.ring.pop().is_some() {
+        while queue.drafts.pop().is_some() {
             lost += 1;
         }
         if lost > 0 {
@@ -125,7 +132,8 @@ impl Inner {
 impl Queue {
     pub(super) fn new(capacity: usize, batch_size: usize) -> Self {
         Self {
-            ring: ArrayQueue::new(capacity),
+            drafts: SegQueue::new(),
+            capacity,
             batch_size: batch_size.min(capacity),
             waiting: AtomicU8::new(BUSY),
             wake: Notify::new(),
@@ -147,7 +155,7 @@ impl Queue {
         let waiting = self.waiting.load(SeqCst);
         let due = match waiting {
             EMPTY => true,
-            FILLING => self.ring.len() >= self.batch_size,
+            FILLING => self.drafts.len() >= self.batch_size,
             _ => false,
         };
         // It may have gone on meanwhile, or have ended, which must stay visible.

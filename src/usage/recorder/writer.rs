@@ -41,16 +41,16 @@ impl Writer {
         };
         let closed = || self.inner.closed.load(SeqCst);
         loop {
-            if queue.ring.is_empty() {
+            if queue.drafts.is_empty() {
                 if closed() {
                     return;
                 }
-                let awake = || !queue.ring.is_empty() || closed();
+                let awake = || !queue.drafts.is_empty() || closed();
                 queue.wait(EMPTY, None, awake).await;
                 continue;
             }
             let due = || {
-                queue.ring.len() >= queue.batch_size
+                queue.drafts.len() >= queue.batch_size
                     || queue.flush_to.load(SeqCst) > self.inner.counters.settled()
                     || closed()
             };
@@ -60,22 +60,22 @@ impl Writer {
     }
 
     async fn write_batch(&self, queue: &Queue) {
-        let mut events = Vec::with_capacity(queue.ring.len().min(queue.batch_size));
-        while events.len() < queue.batch_size
-            && let Some(draft) = queue.ring.pop()
-        {
+        let count = queue.drafts.len().min(queue.batch_size);
+        let events = (0..count).map(|_| {
+            // Nobody else takes any, so there are as many as were counted.
+            let draft = queue.drafts.pop().expect("a draft that was counted");
             // Counted at once, so that an abort in between loses no count.
             queue.in_flight.fetch_add(1, SeqCst);
-            events.push(self.classified(draft.into_event(&self.unmatched)));
-        }
-        let count = events.len() as u64;
-        let written = self.write(Arc::new(Batch::new(events))).await;
+            self.classified(draft.into_event(&self.unmatched))
+        });
+        let batch = Batch::of(events.collect());
+        let written = self.write(Arc::new(batch)).await;
         queue.in_flight.store(0, SeqCst);
         let counter = match written {
             Ok(()) => &self.inner.counters.written,
             Err(_) => &self.inner.counters.failed,
         };
-        counter.fetch_add(count, SeqCst);
+        counter.fetch_add(count as u64, SeqCst);
         queue.settled.notify_waiters();
     }
 
