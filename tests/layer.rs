@@ -142,7 +142,7 @@ async fn stacked_layers_enforce_each_its_own_default_limits() {
     let refused = send(stack, &issued).await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     let rejection = refused.extensions().get::<Rejection>().unwrap();
-    assert_eq!(*rejection.violated, [Arc::from("hour")]);
+    assert_eq!(*rejection.violated(), [Arc::from("hour")]);
 }
 
 #[tokio::test]

@@ -27,12 +27,12 @@ use super::report;
 use super::step::{Anonymous, Begun, Step, Ticket, Verdict, Waited, What};
 use super::terms::Terms;
 use super::visit::Visit;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::id::KeyId;
 use crate::key::{
     CachedKey, Digest, Key, KeyCache, KeyStatus, Peek, Peppers, StoreError, id_of, is_importable,
 };
-use crate::limit::{Answer, Decision, LimitError, Limiter, RateLimit};
+use crate::limit::{Answer, Decision, LaterDecision, LimitError, Limiter, RateLimit};
 use crate::usage::{Outcome, Recorder, Refusal, Status};
 
 type Cost = dyn Fn(RequestHead<'_>) -> u32 + Send + Sync;
@@ -148,16 +148,20 @@ impl Gate {
         match self.cache.peek(id, visit.began) {
             Peek::Known(entry) => self.judge(entry, &secret, visit),
             Peek::Unknown => self.refuse_unknown(&secret, visit),
-            Peek::Ask => {
-                let secret = Zeroizing::new(secret.into_owned());
-                let (cache, began) = (self.cache.clone(), visit.began);
-                Verdict::Pending(Box::pin(async move {
-                    let found = cache.lookup(id).await;
-                    let what = What::Found { found, secret };
-                    Waited { began, what }
-                }))
-            }
+            Peek::Ask => self.ask(id, secret.into_owned(), visit.began),
         }
+    }
+
+    /// The store has to be asked.
+    #[cold]
+    fn ask(&self, id: KeyId, secret: Vec<u8>, began: Now) -> Verdict {
+        let secret = Zeroizing::new(secret);
+        let cache = self.cache.clone();
+        Verdict::Pending(Box::pin(async move {
+            let found = cache.lookup(id).await;
+            let what = What::Found { found, secret };
+            Waited { began, what }
+        }))
     }
 
     /// Does to the request what was decided.
@@ -261,25 +265,37 @@ impl Gate {
                 let ticket = self.ticket(&entry, limited, cost, begun, visit);
                 Verdict::Known(ticket, entry)
             }
-            Answer::Later(decision) => {
-                let meter = if self.is_told_already(visit) {
-                    Meter::off()
-                } else {
-                    self.follow(visit, &entry, 0, None, begun)
-                };
-                let began = visit.began;
-                Verdict::Pending(Box::pin(async move {
-                    let decision = decision.await;
-                    let what = What::Decided {
-                        entry,
-                        decision,
-                        cost,
-                        meter,
-                    };
-                    Waited { began, what }
-                }))
-            }
+            Answer::Later(decision) => self.wait(entry, decision, cost, begun, visit),
         }
+    }
+
+    /// The limiter has to be waited for: should nobody do so any more, the request is accounted for
+    /// as cancelled.
+    #[cold]
+    fn wait<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        decision: LaterDecision,
+        cost: u32,
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        let meter = if self.is_told_already(visit) {
+            Meter::off()
+        } else {
+            self.follow(visit, &entry, 0, None, begun)
+        };
+        let began = visit.began;
+        Verdict::Pending(Box::pin(async move {
+            let decision = decision.await;
+            let what = What::Decided {
+                entry,
+                decision,
+                cost,
+                meter,
+            };
+            Waited { began, what }
+        }))
     }
 
     /// Why a key cannot be used now or from here, whatever its limits.
@@ -298,6 +314,7 @@ impl Gate {
     }
 
     /// The limiter has answered at last, or not at all.
+    #[cold]
     fn decided<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
@@ -337,6 +354,7 @@ impl Gate {
         }
     }
 
+    #[cold]
     fn limiter_failed<R: Borrow<Recorder>>(
         &self,
         error: &LimitError,
@@ -370,6 +388,7 @@ impl Gate {
     }
 
     /// A request without a key that may pass all the same: an event without a key.
+    #[cold]
     fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Verdict {
         if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
             let additions = visit.additions(HeaderStyle::None, None);
@@ -390,6 +409,7 @@ impl Gate {
         Verdict::Anonymous(Ticket::Followed(meter), mark)
     }
 
+    #[cold]
     fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
         report::store_failure(error);
         if self.store_failure == StoreFailure::Refuse {
@@ -428,6 +448,7 @@ impl Gate {
     }
 
     /// No key has this id: the same work as for one that does.
+    #[inline(never)]
     fn refuse_unknown(&self, secret: &[u8], visit: &Visit<'_>) -> Verdict {
         let matched = self.peppers.verify(secret, &self.dummy);
         std::hint::black_box(matched);
@@ -435,6 +456,7 @@ impl Gate {
     }
 
     /// Refuses a request that no key answers for: a counter and no event.
+    #[inline(never)]
     fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
         self.recorder.count_refusal(reason);
         report::refusal(reason, None);

@@ -30,8 +30,8 @@ pub struct Rejection {
     pub key: Option<KeyId>,
     /// Seconds after which trying again makes sense, where waiting helps.
     pub retry_after_secs: Option<u64>,
-    /// The names of the rate limits that are reached.
-    pub violated: Vec<Arc<str>>,
+    /// The names of the rate limits that are reached, if any are.
+    pub(crate) violated: Option<Arc<[Arc<str>]>>,
     /// The scope that the route asks for.
     pub scope: Option<Arc<str>>,
 }
@@ -42,9 +42,14 @@ impl Rejection {
             reason,
             key: None,
             retry_after_secs: None,
-            violated: Vec::new(),
+            violated: None,
             scope: None,
         }
+    }
+
+    /// The names of the rate limits that are reached.
+    pub fn violated(&self) -> &[Arc<str>] {
+        self.violated.as_deref().unwrap_or_default()
     }
 
     /// The HTTP status that the client gets.
@@ -219,7 +224,7 @@ fn rate_limited(rejection: &Rejection) -> Bytes {
         ],
     };
     // The names need no escaping: a limit's name is made of a-z, 0-9, `_` and `-`.
-    let names = match &*rejection.violated {
+    let names = match rejection.violated() {
         [one] => Cow::Borrowed(&**one),
         several => Cow::Owned(several.join("\",\"")),
     };
@@ -289,7 +294,7 @@ mod tests {
         for reason in Refusal::ALL {
             let rejection = Rejection {
                 retry_after_secs: Some(3),
-                violated: vec!["burst".into(), "day".into()],
+                violated: Some(["burst".into(), "day".into()].into()),
                 ..Rejection::new(reason)
             };
             let http = answer(rejection.clone(), "application/json");

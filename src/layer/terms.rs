@@ -18,7 +18,7 @@ pub(super) struct Terms {
     pub(super) allowance: Result<Option<Arc<dyn Allowance>>, LimitError>,
     pub(super) headers: Option<LimitHeaders>,
     /// The limits' names.
-    pub(super) names: Vec<Arc<str>>,
+    names: Arc<[Arc<str>]>,
     /// Those of the next gate that uses the same entry: layers that are stacked are few.
     next: OnceLock<Box<Self>>,
 }
@@ -50,11 +50,17 @@ impl Terms {
 
     /// The rejection of a request that these limits do not let pass.
     pub(super) fn rejection(&self, decision: &Decision) -> Rejection {
-        let names = self.names.iter().enumerate();
-        let violated = names.filter(|(index, _)| decision.is_violated(*index));
+        let violated = |&index: &usize| decision.is_violated(index);
+        let count = (0..self.names.len()).filter(violated).count();
+        let names = if count == self.names.len() {
+            self.names.clone()
+        } else {
+            let some = (0..self.names.len()).filter(violated);
+            some.map(|index| self.names[index].clone()).collect()
+        };
         Rejection {
             retry_after_secs: decision.retry_after_secs(),
-            violated: violated.map(|(_, name)| name.clone()).collect(),
+            violated: Some(names),
             ..Rejection::new(Refusal::RateLimited)
         }
     }

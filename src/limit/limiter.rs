@@ -70,8 +70,11 @@ pub enum Answer {
     /// The decision.
     Now(Decision),
     /// The decision, once it is there.
-    Later(Pin<Box<dyn Future<Output = Result<Decision, LimitError>> + Send>>),
+    Later(LaterDecision),
 }
+
+/// A decision that is still to come.
+pub type LaterDecision = Pin<Box<dyn Future<Output = Result<Decision, LimitError>> + Send>>;
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

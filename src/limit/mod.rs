@@ -4,6 +4,6 @@ mod limiter;
 mod local;
 mod rate;
 
-pub use limiter::{Allowance, Answer, Decision, LimitError, Limiter, Standing};
+pub use limiter::{Allowance, Answer, Decision, LaterDecision, LimitError, Limiter, Standing};
 pub use local::LocalLimiter;
 pub use rate::{InvalidLimit, RateLimit};
