@@ -12,10 +12,12 @@ mod future;
 mod gate;
 mod grpc;
 mod head;
+mod judge;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
 mod meter;
 mod reject;
+mod refuse;
 mod report;
 mod scope;
 mod service;

@@ -1,0 +1,326 @@
+//! What is decided about a request, before anything is done to it.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::Method;
+use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+use zeroize::Zeroizing;
+
+use super::answer::{HeaderStyle, LimitHeaders};
+use super::credential::{Found, Presented};
+use super::gate::{Gate, StoreFailure};
+use super::head::RequestHead;
+use super::meter::Meter;
+use super::reject::Rejection;
+use super::report;
+use super::step::{Anonymous, Begun, Ticket, Verdict, Waited, What};
+use super::terms::Terms;
+use super::visit::Visit;
+use crate::clock::Now;
+use crate::id::KeyId;
+use crate::key::{CachedKey, Digest, KeyStatus, Peek, StoreError, id_of, is_importable};
+use crate::limit::{Answer, Decision, LaterDecision, LimitError};
+use crate::usage::{Recorder, Refusal};
+
+impl Gate {
+    #[inline]
+    pub(super) fn decide<'a>(
+        self: &Arc<Self>,
+        visit: &Visit<'a>,
+        found: &mut Found<'a>,
+    ) -> Verdict {
+        if self.passes_unseen(visit.head) {
+            return Verdict::Through(Ticket::unfollowed(visit.additions(HeaderStyle::None, None)));
+        }
+        found.look_elsewhere(&self.sources, visit.head);
+        if let Some(taken) = visit.outer.and_then(|outer| outer.taken.as_ref()) {
+            found.add_taken(&self.sources, taken);
+        }
+        let secret = match std::mem::take(&mut found.presented) {
+            Presented::Nothing if self.anonymous => return self.pass_without_key(visit),
+            Presented::Nothing => return self.refuse_stranger(Refusal::Missing, visit),
+            Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, visit),
+            Presented::Ambiguous => return self.refuse_stranger(Refusal::Ambiguous, visit),
+            Presented::Secret(secret) => secret,
+        };
+        let Some(id) = self.id_of(&secret) else {
+            return self.refuse_stranger(Refusal::Malformed, visit);
+        };
+        match self.cache.peek(id, visit.began) {
+            Peek::Known(entry) => self.judge(entry, &secret, visit),
+            Peek::Unknown => self.refuse_unknown(&secret, visit),
+            Peek::Ask => self.ask(id, secret.into_owned(), visit.began),
+        }
+    }
+
+    /// The store has to be asked.
+    #[cold]
+    fn ask(&self, id: KeyId, secret: Vec<u8>, began: Now) -> Verdict {
+        let secret = Zeroizing::new(secret);
+        let cache = self.cache.clone();
+        Verdict::Pending(Box::pin(async move {
+            let found = cache.lookup(id).await;
+            let what = What::Found { found, secret };
+            Waited { began, what }
+        }))
+    }
+
+    #[inline]
+    fn passes_unseen(&self, head: RequestHead<'_>) -> bool {
+        let preflight = self.preflight
+            && head.method() == Method::OPTIONS
+            && head.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        preflight
+            || self
+                .exempt
+                .iter()
+                .any(|pattern| matches(pattern, head.uri().path()))
+    }
+
+    #[inline]
+    fn id_of(&self, secret: &[u8]) -> Option<KeyId> {
+        match id_of(secret) {
+            Ok(id) => Some(id),
+            Err(_) if self.accept_imported && is_importable(secret) => {
+                Some(Digest::sha256(secret).imported_id())
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// A key was found: is the secret its own, does it work, from here, within its limits?
+    #[inline]
+    pub(super) fn judge(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        secret: &[u8],
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        if !self.peppers.verify(secret, &entry.digest) {
+            return self.refuse_stranger(Refusal::WrongSecret, visit);
+        }
+        if !self.recorder.begin() {
+            return self.refuse_stranger(Refusal::RecorderFull, visit);
+        }
+        let begun = Begun::with(&self.recorder);
+        if let Some(reason) = self.unusable(&entry, visit) {
+            return self.refuse_key(&entry, Rejection::new(reason), None, begun, visit);
+        }
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
+        let terms = Terms::of(self, &entry, visit.began);
+        let answer = match &terms.allowance {
+            Ok(None) => Answer::Now(Decision::default()),
+            Ok(Some(allowance)) => allowance.take(cost, visit.began),
+            Err(error) => return self.limiter_failed(error, &entry, begun, visit),
+        };
+        match answer {
+            Answer::Now(decision) => {
+                let limited = terms.limited(&decision);
+                if !decision.is_allowed() {
+                    let rejection = terms.rejection(&decision);
+                    return self.refuse_key(&entry, rejection, limited, begun, visit);
+                }
+                let ticket = self.ticket(&entry, limited, cost, begun, visit);
+                Verdict::Known(ticket, entry)
+            }
+            Answer::Later(decision) => self.wait(entry, decision, cost, begun, visit),
+        }
+    }
+
+    /// Why a key cannot be used now or from here, whatever its limits.
+    #[inline]
+    fn unusable(&self, entry: &CachedKey, visit: &Visit<'_>) -> Option<Refusal> {
+        match entry.key.status(visit.began.timestamp()) {
+            KeyStatus::Active => {}
+            KeyStatus::Disabled => return Some(Refusal::Disabled),
+            KeyStatus::Revoked => return Some(Refusal::Revoked),
+            KeyStatus::Expired => return Some(Refusal::Expired),
+        }
+        let allowed = &entry.key.addresses;
+        let here = || self.client_address.of(visit.head);
+        let misplaced = !allowed.is_empty() && !here().is_some_and(|here| allowed.contains(here));
+        misplaced.then_some(Refusal::Address)
+    }
+
+    /// The limiter has to be waited for: should nobody do so any more, the request is accounted for
+    /// as cancelled.
+    #[cold]
+    fn wait<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        decision: LaterDecision,
+        cost: u32,
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        let meter = if self.is_told_already(visit) {
+            Meter::off()
+        } else {
+            self.follow(visit, &entry, 0, None, begun)
+        };
+        let began = visit.began;
+        Verdict::Pending(Box::pin(async move {
+            let decision = decision.await;
+            let what = What::Decided {
+                entry,
+                decision,
+                cost,
+                meter,
+            };
+            Waited { began, what }
+        }))
+    }
+
+    /// The limiter has answered at last, or not at all.
+    #[cold]
+    pub(super) fn decided<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        decision: Result<Decision, LimitError>,
+        cost: u32,
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
+        };
+        let terms = Terms::of(self, &entry, visit.began);
+        let limited = terms.limited(&decision);
+        if !decision.is_allowed() {
+            let rejection = terms.rejection(&decision);
+            return self.refuse_key(&entry, rejection, limited, begun, visit);
+        }
+        let ticket = self.ticket(&entry, limited, cost, begun, visit);
+        Verdict::Known(ticket, entry)
+    }
+
+    /// For a key's request that may pass.
+    #[inline]
+    fn ticket<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: &Arc<CachedKey>,
+        limited: Option<(&LimitHeaders, &Decision)>,
+        cost: u32,
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Ticket {
+        if self.is_told_already(visit) {
+            Ticket::unfollowed(visit.additions(self.header_style, limited))
+        } else {
+            Ticket::Followed(self.follow(visit, entry, cost, limited, begun))
+        }
+    }
+
+    #[cold]
+    fn limiter_failed<R: Borrow<Recorder>>(
+        &self,
+        error: &LimitError,
+        entry: &Arc<CachedKey>,
+        begun: Begun<R>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        report::limiter_failure(error);
+        let rejection = Rejection {
+            retry_after_secs: Some(1),
+            ..Rejection::new(Refusal::LimiterUnavailable)
+        };
+        self.refuse_key(entry, rejection, None, begun, visit)
+    }
+
+    /// Follows a key's request from here.
+    #[inline]
+    fn follow<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        visit: &Visit<'_>,
+        entry: &Arc<CachedKey>,
+        cost: u32,
+        limited: Option<(&LimitHeaders, &Decision)>,
+        begun: Begun<R>,
+    ) -> Meter {
+        self.supersede_anonymous(visit);
+        // Not used up before the hooks that are asked here have answered: one may panic.
+        let meter = Meter::of(self, visit, Some(entry), cost, limited);
+        begun.used();
+        meter
+    }
+
+    /// A request without a key that may pass all the same: an event without a key.
+    #[cold]
+    fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Verdict {
+        if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
+            let additions = visit.additions(HeaderStyle::None, None);
+            return Verdict::Through(Ticket::unfollowed(additions));
+        }
+        if !self.recorder.begin() {
+            return self.refuse_stranger(Refusal::RecorderFull, visit);
+        }
+        let begun = Begun::with(&self.recorder);
+        let mut meter = Meter::of(self, visit, None, 0, None);
+        begun.used();
+        let superseded = Arc::new(AtomicBool::new(false));
+        meter.give_way_to(superseded.clone());
+        let mark = Anonymous {
+            recorder: self.recorder.id(),
+            superseded,
+        };
+        Verdict::Anonymous(Ticket::Followed(meter), mark)
+    }
+
+    #[cold]
+    pub(super) fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
+        report::store_failure(error);
+        if self.store_failure == StoreFailure::Refuse {
+            return self.refuse_stranger(Refusal::StoreUnavailable, visit);
+        }
+        self.recorder.count_unverified();
+        match self.pass_without_key(visit) {
+            Verdict::Anonymous(ticket, mark) => Verdict::Unverified(ticket, Some(mark)),
+            Verdict::Through(ticket) => Verdict::Unverified(ticket, None),
+            refused => refused,
+        }
+    }
+
+    /// Whether an outer layer's event of a key tells of this request in the same recorder: it is
+    /// not told twice.
+    #[inline]
+    pub(super) fn is_told_already(&self, visit: &Visit<'_>) -> bool {
+        visit
+            .outer
+            .is_some_and(|outer| outer.is_recorded_by(&self.recorder))
+    }
+
+    /// The mark of an outer layer that let the request pass without a key, in the same recorder.
+    #[inline]
+    fn anonymous_of<'a>(&self, visit: &Visit<'a>) -> Option<&'a Anonymous> {
+        let mark = visit.head.extensions().get::<Anonymous>()?;
+        (mark.recorder == self.recorder.id()).then_some(mark)
+    }
+
+    /// The request turned out to have a key: its event takes the place of the anonymous one.
+    #[inline]
+    pub(super) fn supersede_anonymous(&self, visit: &Visit<'_>) {
+        if let Some(outer) = self.anonymous_of(visit) {
+            outer.superseded.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `/health` matches itself, `/public/*` all below it.
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix) && stays_below(path),
+        None => path == pattern,
+    }
+}
+
+/// Whether a path means the same to whatever is behind the layer: a proxy or a file server may
+/// take `..` and its encodings for a way out of a directory.
+fn stays_below(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    let steps = |segment: &str| segment == "." || segment == "..";
+    let hidden = ["%2e", "%2f", "%5c", "\\"];
+    !path.split('/').any(steps) && !hidden.iter().any(|hidden| path.contains(hidden))
+}
