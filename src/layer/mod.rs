@@ -16,8 +16,8 @@ mod judge;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
 mod meter;
-mod reject;
 mod refuse;
+mod reject;
 mod report;
 mod scope;
 mod service;
