@@ -48,8 +48,9 @@ impl Drop for Handle {
 pub struct ShutdownReport {
     /// Events that the sink has written since the recorder was made.
     pub written: u64,
-    /// Events that were lost since the recorder was made. A batch whose write was cut off by the
-    /// timeout counts as lost, although the sink may have it.
+    /// Events that were lost since the recorder was made, those of requests included that were under
+    /// way still and could not be ended. A batch whose write was cut off by the timeout counts as
+    /// lost, although the sink may have it.
     pub lost: u64,
 }
 
@@ -110,7 +111,8 @@ impl Recorder {
         let stats = inner.counters.snapshot();
         ShutdownReport {
             written: stats.written,
-            lost: stats.lost,
+            // Whatever is under way still comes too late.
+            lost: stats.lost + stats.open,
         }
     }
 
