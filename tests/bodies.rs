@@ -38,13 +38,9 @@ async fn panics() -> &'static str {
     panic!("a handler that panics, on purpose")
 }
 
-async fn plain() -> Service {
-    Service::start(routes(), |layer| layer).await
-}
-
 #[tokio::test]
 async fn rule_9_failures_and_panics_are_one_event_each() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let secret = service.key().await.secret.expose().to_owned();
     service.get("/broken", &secret).await;
     service.get("/nowhere", &secret).await;
@@ -253,7 +249,7 @@ async fn rule_9_a_panic_that_an_outer_layer_catches_is_the_services_failure() {
         })
         .await
     }
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let layer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
     let routes = routes()
         .layer(layer)

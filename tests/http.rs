@@ -53,10 +53,6 @@ async fn panics() -> &'static str {
     panic!("a handler that panics, on purpose")
 }
 
-async fn plain() -> Service {
-    Service::start(routes(), |layer| layer).await
-}
-
 fn problem(answer: &Answer) -> serde_json::Value {
     assert_eq!(
         answer.header("content-type"),
@@ -67,7 +63,7 @@ fn problem(answer: &Answer) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_key_lets_in_and_its_request_is_an_event() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let issued = service.key().await;
     let answer = service
         .get("/v1/postings/42?q=1", issued.secret.expose())
@@ -102,7 +98,7 @@ async fn a_key_lets_in_and_its_request_is_an_event() {
 
 #[tokio::test]
 async fn the_caller_reaches_the_handler() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let issued = service.issue(NewKey::named("Zapier")).await;
     assert_eq!(
         service.get("/me", issued.secret.expose()).await.body,
@@ -139,7 +135,7 @@ async fn rule_1_the_secret_reaches_nothing_inside() {
 
 #[tokio::test]
 async fn rule_2_all_that_does_not_let_in_looks_the_same() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let issue = || service.issue(NewKey::named("x"));
     let (good, disabled, revoked, deleted) =
         (issue().await, issue().await, issue().await, issue().await);
@@ -201,7 +197,7 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
 
 #[tokio::test]
 async fn a_missing_key_gets_a_challenge_without_an_error() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let answer = service.send(Request::get("/v1/postings/1")).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!(
@@ -214,7 +210,7 @@ async fn a_missing_key_gets_a_challenge_without_an_error() {
 
 #[tokio::test]
 async fn two_different_keys_in_one_request_are_refused() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let (one, two) = (service.key().await, service.key().await);
     let both = support::get("/v1/postings/1", one.secret.expose());
     let same = both.header("x-api-key", one.secret.expose());
@@ -230,7 +226,7 @@ async fn two_different_keys_in_one_request_are_refused() {
 
 #[tokio::test]
 async fn rule_4_a_revoked_key_stops_at_once_in_the_process_that_revoked_it() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let issued = service.key().await;
     let secret = issued.secret.expose();
     assert_eq!(
@@ -246,7 +242,7 @@ async fn rule_4_a_revoked_key_stops_at_once_in_the_process_that_revoked_it() {
 
 #[tokio::test]
 async fn limits_are_told_and_kept() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let new = NewKey::named("x")
         .limit(RateLimit::per_minute(60).burst(2).named("burst"))
         .limit(RateLimit::per_hour(100).named("hourly"));
@@ -366,7 +362,7 @@ async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
 
 #[tokio::test]
 async fn request_ids_are_kept_and_found_or_made() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let secret = service.key().await.secret.expose().to_owned();
     let with_id = |id: &'static str| {
         service.send(support::get("/v1/postings/1", &secret).header("x-request-id", id))
@@ -466,7 +462,13 @@ impl KeyStore for Down {
 
 #[tokio::test]
 async fn rule_14_the_stores_own_words_stay_out_of_answers() {
-    let secret = plain().await.key().await.secret.expose().to_owned();
+    let secret = Service::plain(routes())
+        .await
+        .key()
+        .await
+        .secret
+        .expose()
+        .to_owned();
     let layer = ApiKeyLayer::new(Down);
     for content_type in ["application/json", "application/grpc"] {
         let request = support::post("/", &secret).header("content-type", content_type);
@@ -498,10 +500,16 @@ async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
         };
         Router::new().route("/", get(marked))
     };
-    let some_key = plain().await.key().await.secret.expose().to_owned();
+    let some_key = Service::plain(routes())
+        .await
+        .key()
+        .await
+        .secret
+        .expose()
+        .to_owned();
     let refusing = ApiKeyLayer::new(Down);
     let address = support::serve(routes().layer(refusing.clone())).await;
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let ask = async |address| {
         let request = support::get(&format!("http://{address}/"), &some_key);
         let request = request.body(http_body_util::Full::default()).unwrap();
@@ -554,7 +562,7 @@ async fn imported_keys_are_found_by_the_same_path() {
     let moved = issuer.import_secret(&service.backend, new, native.expose());
     assert_eq!(moved.await.unwrap().id, native.id());
     assert_eq!(service.get("/me", native.expose()).await.body, "moved");
-    let plain = plain().await;
+    let plain = Service::plain(routes()).await;
     assert_eq!(
         plain.get("/me", secret).await.status,
         StatusCode::UNAUTHORIZED
@@ -563,7 +571,7 @@ async fn imported_keys_are_found_by_the_same_path() {
 
 #[tokio::test]
 async fn a_rotated_key_shares_what_is_spent_with_the_one_it_took_over_from() {
-    let service = plain().await;
+    let service = Service::plain(routes()).await;
     let new = NewKey::named("x").limit(RateLimit::per_hour(3));
     let old = service.issue(new).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();

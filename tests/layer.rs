@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,8 +15,8 @@ use keytally::key::{
     CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
-use keytally::limit::{LocalLimiter, RateLimit};
-use keytally::{ApiKeyLayer, Clock, KeyId, Page, Rejection};
+use keytally::limit::{Allowance, LimitError, Limiter, LocalLimiter, RateLimit};
+use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection};
 use tower::{Layer, Service};
 
 /// A store that announces nothing.
@@ -196,4 +197,40 @@ async fn standings_are_looked_at_without_spending() {
     assert_eq!(limiter.accounts(), 1);
     let unlimited = ApiKeyLayer::new(backend).limiter(limiter);
     assert!(unlimited.standings(&issued.key).await.unwrap().is_empty());
+}
+
+/// A limiter that fails when it is asked first.
+#[derive(Default)]
+struct Hiccup {
+    asked: AtomicBool,
+    limiter: LocalLimiter,
+}
+
+impl Limiter for Hiccup {
+    fn attach(
+        &self,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<Arc<dyn Allowance>, LimitError> {
+        if !self.asked.swap(true, Ordering::Relaxed) {
+            return Err(LimitError::Unavailable("for a moment".into()));
+        }
+        self.limiter.attach(subject, limits, now)
+    }
+}
+
+#[tokio::test]
+async fn a_limiter_that_failed_is_asked_again() {
+    let clock = clock();
+    let backend = MemoryBackend::new();
+    let issued = issue(&backend, &clock).await;
+    let layer = ApiKeyLayer::new(backend)
+        .clock(clock)
+        .limiter(Hiccup::default())
+        .default_limits([RateLimit::per_second(5)])
+        .unwrap();
+    let first = ask(&layer, &issued).await;
+    assert_eq!(first, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
 }

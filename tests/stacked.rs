@@ -9,7 +9,7 @@ use http::{HeaderName, Request, StatusCode};
 use keytally::backend::MemoryBackend;
 use keytally::key::NewKey;
 use keytally::limit::RateLimit;
-use keytally::usage::{Outcome, Status};
+use keytally::usage::{Cause, Outcome, Recorder, Status, WhenFull};
 use keytally::{ApiKeyLayer, Caller};
 use support::{Answer, Service};
 
@@ -137,4 +137,87 @@ async fn an_outer_key_is_told_of_once_when_the_inner_layer_lets_anyone_pass() {
     let events = service.events().await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].key, Some(key.key.id));
+}
+
+#[tokio::test]
+async fn the_clients_request_id_names_the_event_whoever_tells_of_it() {
+    let service = Service::plain(routes()).await;
+    let key = service.key().await;
+    let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let inner = layer().no_credential_sources().header(TENANT_KEY);
+    for outer in [layer().allow_anonymous(), layer().exempt("/me")] {
+        let address = support::serve(routes().layer(inner.clone()).layer(outer)).await;
+        let request = Request::get(format!("http://{address}/me"))
+            .header("x-tenant-key", key.secret.expose())
+            .body(http_body_util::Full::default())
+            .unwrap();
+        let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let event = &service.events().await[0];
+        assert_eq!(answer.header("x-request-id"), Some(&*event.wire_id()));
+    }
+    assert_eq!(service.events().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_came_in_two_places_is_found_in_either() {
+    let service = Service::plain(routes()).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let layer = || ApiKeyLayer::new(service.backend.clone());
+    let x_api_key = HeaderName::from_static("x-api-key");
+    let inner = layer().no_credential_sources().header(x_api_key);
+    let address = support::serve(routes().layer(inner).layer(layer())).await;
+    let request = support::get(&format!("http://{address}/me"), &secret)
+        .header("x-api-key", &secret)
+        .body(http_body_util::Full::default())
+        .unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_recorders_last_place_is_enough_for_stacked_layers() {
+    let backend = MemoryBackend::new();
+    let issued = support::issue(&backend, NewKey::named("x")).await;
+    let recorder = Recorder::builder(backend.clone())
+        .capacity(1)
+        .when_full(WhenFull::Refuse)
+        .start();
+    let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
+    let service = Service::plain(routes()).await;
+    let address = support::serve(routes().layer(layer.clone()).layer(layer)).await;
+    for _ in 0..3 {
+        let request = support::get(&format!("http://{address}/me"), issued.secret.expose());
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        recorder.flush().await;
+    }
+    assert_eq!(recorder.stats().written, 3);
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_leaves_no_request_untold() {
+    let service = Service::plain(routes()).await;
+    let key = service.key().await;
+    let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let outer = layer().allow_anonymous();
+    let inner = layer()
+        .no_credential_sources()
+        .header(TENANT_KEY)
+        .resource_id(|_| panic!("a hook that panics, on purpose"));
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    let request = Request::get(format!("http://{address}/me"))
+        .header("x-tenant-key", key.secret.expose())
+        .body(http_body_util::Full::default())
+        .unwrap();
+    assert!(service.client.request(request).await.is_err());
+    service.until_open(0).await;
+    let events = service.events().await;
+    assert_eq!(
+        (events.len(), events[0].cause),
+        (1, Some(Cause::ServerError))
+    );
+    // The key's own event could not be made: that is not hidden.
+    assert_eq!(service.recorder.stats().lost, 1);
 }

@@ -231,6 +231,16 @@ impl Additions {
         }
     }
 
+    /// Puts the headers on the response of a request that is not accounted for here: an id that a
+    /// layer further in or the service gave it stays.
+    pub(crate) fn complete(&mut self, headers: &mut HeaderMap) {
+        let own = headers.get(X_REQUEST_ID).cloned();
+        self.apply(headers);
+        if let Some(own) = own {
+            headers.insert(X_REQUEST_ID, own);
+        }
+    }
+
     /// Puts the headers on a response: once.
     #[inline]
     pub(crate) fn apply(&mut self, headers: &mut HeaderMap) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::credential::Taken;
+use super::credential::AllTaken;
 use crate::key::{CachedKey, Key};
 use crate::usage::Recorder;
 
@@ -25,7 +25,7 @@ pub struct Caller {
     pub(super) entry: Arc<CachedKey>,
     pub(super) event_id: Uuid,
     /// What was taken out of the request, for layers further in; nobody else can reach it.
-    pub(super) taken: Option<Taken>,
+    pub(super) taken: AllTaken,
     /// The recorder that accounts for the request.
     pub(super) recorder: usize,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use smallvec::SmallVec;
 
 use super::head::RequestHead;
 
@@ -22,6 +23,9 @@ pub(crate) enum Source {
     Query(Arc<str>),
     Function(Arc<Extract>),
 }
+
+/// All that was taken out of a request.
+pub(crate) type AllTaken = SmallVec<[Taken; 1]>;
 
 /// What was taken out of a request, for layers further in.
 #[derive(Clone)]
@@ -104,10 +108,12 @@ pub(crate) struct Found<'a> {
 impl<'a> Found<'a> {
     /// What an outer layer took away counts where it would have been found.
     #[inline]
-    pub(crate) fn add_taken(&mut self, sources: &[Source], taken: &'a Taken) {
-        if sources.iter().any(|source| taken.is_from(source)) {
-            let presented = Presented::Secret(taken.secret().into());
-            self.presented = std::mem::take(&mut self.presented).and(presented);
+    pub(crate) fn add_taken(&mut self, sources: &[Source], all: &'a [Taken]) {
+        for taken in all {
+            if sources.iter().any(|source| taken.is_from(source)) {
+                let presented = Presented::Secret(taken.secret().into());
+                self.presented = std::mem::take(&mut self.presented).and(presented);
+            }
         }
     }
 
@@ -156,12 +162,8 @@ impl<'a> Found<'a> {
 
 /// Takes the key out of the request, so that it goes no further, and answers what it was.
 #[inline]
-pub(crate) fn remove<B>(
-    sources: &[Source],
-    places: Places,
-    request: &mut Request<B>,
-) -> Option<Taken> {
-    let mut taken = None;
+pub(crate) fn remove<B>(sources: &[Source], places: Places, request: &mut Request<B>) -> AllTaken {
+    let mut taken = AllTaken::new();
     for (index, source) in sources.iter().enumerate() {
         if !places.has(index) {
             continue;
@@ -179,7 +181,7 @@ pub(crate) fn remove<B>(
             // Whoever knows how to find it elsewhere has to remove it there.
             Source::Function(_) => None,
         };
-        taken = taken.or(found);
+        taken.extend(found);
     }
     taken
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::address::ClientAddress;
 use super::answer::HeaderStyle;
 use super::caller::{Caller, Unverified};
-use super::credential::{self, Found, Places, Source};
+use super::credential::{self, AllTaken, Found, Places, Source};
 use super::endpoint::Endpoints;
 use super::head::RequestHead;
 use super::reject::Rejections;
@@ -128,18 +128,23 @@ impl Gate {
         match verdict {
             Verdict::Through(ticket) => Step::Call(ticket),
             Verdict::Known(ticket, entry) => {
-                let taken = if self.keep_credential {
-                    None
+                let mut taken = if self.keep_credential {
+                    AllTaken::new()
                 } else {
                     credential::remove(&self.sources, places, request)
                 };
-                // What an outer layer took is kept too, for layers further in.
-                let outer = request.extensions().get::<Caller>();
-                let told = outer.filter(|outer| outer.is_recorded_by(&self.recorder));
+                let mut event_id = id;
+                if let Some(outer) = request.extensions().get::<Caller>() {
+                    // Layers further in may look in any of the places.
+                    taken.extend(outer.taken.iter().cloned());
+                    if outer.is_recorded_by(&self.recorder) {
+                        event_id = outer.event_id;
+                    }
+                }
                 let caller = Caller {
-                    event_id: told.map_or(id, Caller::event_id),
-                    taken: taken.or_else(|| outer?.taken.clone()),
                     entry,
+                    event_id,
+                    taken,
                     recorder: self.recorder.id(),
                 };
                 request.extensions_mut().insert(caller);

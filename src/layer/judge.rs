@@ -35,8 +35,8 @@ impl Gate {
             return Verdict::Through(Ticket::unfollowed(visit.additions(HeaderStyle::None, None)));
         }
         found.look_elsewhere(&self.sources, visit.head);
-        if let Some(taken) = visit.outer.and_then(|outer| outer.taken.as_ref()) {
-            found.add_taken(&self.sources, taken);
+        if let Some(outer) = visit.outer {
+            found.add_taken(&self.sources, &outer.taken);
         }
         let secret = match std::mem::take(&mut found.presented) {
             Presented::Nothing if self.anonymous => return self.pass_without_key(visit),
@@ -101,19 +101,24 @@ impl Gate {
         if !self.peppers.verify(secret, &entry.digest) {
             return self.refuse_stranger(Refusal::WrongSecret, visit);
         }
-        if !self.recorder.begin() {
+        let begun = if self.is_told_already(visit) {
+            Begun::nothing()
+        } else if self.recorder.begin() {
+            Begun::with(&self.recorder)
+        } else {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
-        }
-        let begun = Begun::with(&self.recorder);
+        };
         if let Some(reason) = self.unusable(&entry, visit) {
             return self.refuse_key(&entry, Rejection::new(reason), None, begun, visit);
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
-        let terms = Terms::of(self, &entry, visit.began);
+        let terms = match Terms::of(self, &entry, visit.began) {
+            Ok(terms) => terms,
+            Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
+        };
         let answer = match &terms.allowance {
-            Ok(None) => Answer::Now(Decision::default()),
-            Ok(Some(allowance)) => allowance.take(cost, visit.began),
-            Err(error) => return self.limiter_failed(error, &entry, begun, visit),
+            None => Answer::Now(Decision::default()),
+            Some(allowance) => allowance.take(cost, visit.began),
         };
         match answer {
             Answer::Now(decision) => {
@@ -155,11 +160,12 @@ impl Gate {
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
-        let meter = if self.is_told_already(visit) {
+        let mut meter = if self.is_told_already(visit) {
             Meter::off()
         } else {
             self.follow(visit, &entry, 0, None, begun)
         };
+        meter.pending();
         let began = visit.began;
         Verdict::Pending(Box::pin(async move {
             let decision = decision.await;
@@ -183,11 +189,11 @@ impl Gate {
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
-        let decision = match decision {
-            Ok(decision) => decision,
+        let terms = Terms::of(self, &entry, visit.began);
+        let (decision, terms) = match decision.and_then(|decision| Ok((decision, terms?))) {
+            Ok(decided) => decided,
             Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
         };
-        let terms = Terms::of(self, &entry, visit.began);
         let limited = terms.limited(&decision);
         if !decision.is_allowed() {
             let rejection = terms.rejection(&decision);
@@ -240,9 +246,9 @@ impl Gate {
         limited: Option<(&LimitHeaders, &Decision)>,
         begun: Begun<R>,
     ) -> Meter {
-        self.supersede_anonymous(visit);
-        // Not used up before the hooks that are asked here have answered: one may panic.
+        // Nothing is given up before the hooks that are asked here have answered: one may panic.
         let meter = Meter::of(self, visit, Some(entry), cost, limited);
+        self.supersede_anonymous(visit);
         begun.used();
         meter
     }
@@ -263,6 +269,7 @@ impl Gate {
         let superseded = Arc::new(AtomicBool::new(false));
         meter.give_way_to(superseded.clone());
         let mark = Anonymous {
+            id: visit.id,
             recorder: self.recorder.id(),
             superseded,
         };
@@ -275,12 +282,13 @@ impl Gate {
         if self.store_failure == StoreFailure::Refuse {
             return self.refuse_stranger(Refusal::StoreUnavailable, visit);
         }
+        let (ticket, mark) = match self.pass_without_key(visit) {
+            Verdict::Anonymous(ticket, mark) => (ticket, Some(mark)),
+            Verdict::Through(ticket) => (ticket, None),
+            refused => return refused,
+        };
         self.recorder.count_unverified();
-        match self.pass_without_key(visit) {
-            Verdict::Anonymous(ticket, mark) => Verdict::Unverified(ticket, Some(mark)),
-            Verdict::Through(ticket) => Verdict::Unverified(ticket, None),
-            refused => refused,
-        }
+        Verdict::Unverified(ticket, mark)
     }
 
     /// Whether an outer layer's event of a key tells of this request in the same recorder: it is
@@ -295,8 +303,9 @@ impl Gate {
     /// The mark of an outer layer that let the request pass without a key, in the same recorder.
     #[inline]
     fn anonymous_of<'a>(&self, visit: &Visit<'a>) -> Option<&'a Anonymous> {
-        let mark = visit.head.extensions().get::<Anonymous>()?;
-        (mark.recorder == self.recorder.id()).then_some(mark)
+        visit
+            .anonymous
+            .filter(|mark| mark.recorder == self.recorder.id())
     }
 
     /// The request turned out to have a key: its event takes the place of the anonymous one.

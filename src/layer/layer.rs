@@ -30,7 +30,8 @@ pub struct ApiKeyLayer {
 
 impl ApiKeyLayer {
     /// A layer that looks keys up in this store, through a cache of its own or the one the store
-    /// has.
+    /// has. Make it once and clone it: what a key has spent, and what is made of its limits, is kept
+    /// by layer.
     pub fn new(store: impl KeyStore) -> Self {
         let cache = match store.cache() {
             Some(cache) => cache.clone(),

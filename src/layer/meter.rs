@@ -99,6 +99,15 @@ impl Registered {
     fn lock(&self) -> MutexGuard<'_, Option<Box<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Takes the request off the recorder's register, unless shutdown has ended it.
+    fn take(&self) -> Option<Box<Running>> {
+        let running = self.lock().take()?;
+        if let Some(place) = self.place.get() {
+            running.gate.recorder.open().leave(*place);
+        }
+        Some(running)
+    }
 }
 
 impl Abandon for Registered {
@@ -152,10 +161,14 @@ impl Meter {
 
     /// Lets somebody else account for the request after all.
     pub(super) fn withdraw(mut self) -> Begun<Recorder> {
-        match std::mem::take(&mut self.0) {
-            State::Own(running) => Begun::with(running.gate.recorder.clone()),
-            State::Over | State::Shared(_) => Begun::nothing(),
-        }
+        let running = match std::mem::take(&mut self.0) {
+            State::Over => None,
+            State::Own(running) => Some(running),
+            State::Shared(registered) => registered.take(),
+        };
+        running.map_or_else(Begun::nothing, |running| {
+            Begun::with(running.gate.recorder.clone())
+        })
     }
 
     /// Something has to be waited for: the recorder shall know of the request from now on.
@@ -206,15 +219,21 @@ impl Meter {
     /// A piece of the body was handed on.
     #[inline]
     pub(crate) fn data(&mut self, bytes: usize) {
-        if matches!(&self.0, State::Own(running) if running.draft.response_bytes > 0) {
-            // Not the first piece: a client that reads slowly may keep the rest waiting for long.
-            self.register();
-        }
+        let mut more = false;
         self.with(|running| {
             let bytes = bytes as u64;
-            running.draft.response_bytes += bytes;
             running.expected = running.expected.map(|left| left.saturating_sub(bytes));
+            // Where nobody knows what is still to come, a second piece tells that there is much.
+            more = match running.expected {
+                Some(left) => left > 0,
+                None => running.draft.response_bytes > 0,
+            };
+            running.draft.response_bytes += bytes;
         });
+        if more {
+            // A client that reads slowly may keep the rest waiting for long.
+            self.pending();
+        }
     }
 
     /// Trailers were handed on.
@@ -235,11 +254,7 @@ impl Meter {
             State::Over => {}
             State::Own(running) => running.end(end),
             State::Shared(registered) => {
-                let running = registered.lock().take();
-                if let Some(running) = running {
-                    if let Some(place) = registered.place.get() {
-                        running.gate.recorder.open().leave(*place);
-                    }
+                if let Some(running) = registered.take() {
                     running.end(end);
                 }
             }

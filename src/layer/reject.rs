@@ -13,7 +13,7 @@ use crate::id::KeyId;
 use crate::usage::Refusal;
 
 /// Why a request was refused: in the response's extensions, for outer layers, metrics and logs. The
-/// client learns less.
+/// client learns less. The limits that are reached are told by [`violated`](Self::violated).
 ///
 /// | reason | HTTP | gRPC |
 /// |---|---|---|
@@ -141,12 +141,11 @@ impl Rejections {
         };
         if let Some(customize) = &self.customize {
             response = customize(&rejection, response);
+            // The server tells the length that the body has by now.
+            response.headers_mut().remove(CONTENT_LENGTH);
             if response.headers().contains_key(grpc::GRPC_STATUS) {
                 // Trailers-Only: there is no room for a body.
                 *response.body_mut() = Bytes::new();
-            } else {
-                // The server tells the length that the body has by now.
-                response.headers_mut().remove(CONTENT_LENGTH);
             }
         }
         response.extensions_mut().insert(rejection);

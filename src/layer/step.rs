@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::Additions;
@@ -48,7 +49,7 @@ impl Ticket {
             }
             Self::Unfollowed(additions) => {
                 if let Some(mut additions) = additions {
-                    additions.apply(headers);
+                    additions.complete(headers);
                 }
                 Meter::off()
             }
@@ -84,6 +85,8 @@ pub(super) enum Verdict {
 /// accounts for it instead.
 #[derive(Clone)]
 pub(super) struct Anonymous {
+    /// The id of the event, unless it gives way.
+    pub(super) id: Uuid,
     pub(super) recorder: usize,
     pub(super) superseded: Arc<AtomicBool>,
 }
@@ -132,7 +135,12 @@ impl<R: Borrow<Recorder>> Begun<R> {
 impl<R: Borrow<Recorder>> Drop for Begun<R> {
     fn drop(&mut self) {
         if let Some(recorder) = self.0.take() {
-            recorder.borrow().unbegin();
+            if std::thread::panicking() {
+                // A hook failed before there was an event to tell of it.
+                recorder.borrow().lose();
+            } else {
+                recorder.borrow().unbegin();
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) struct Terms {
     /// Of what gates they are: another one may have other defaults and another limiter.
     limits_id: u64,
     /// What the key may still spend; nothing to ask where it has no limits.
-    pub(super) allowance: Result<Option<Arc<dyn Allowance>>, LimitError>,
+    pub(super) allowance: Option<Arc<dyn Allowance>>,
     pub(super) headers: Option<LimitHeaders>,
     /// The limits' names.
     names: Arc<[Arc<str>]>,
@@ -24,19 +24,34 @@ pub(super) struct Terms {
 }
 
 impl Terms {
+    /// # Errors
+    ///
+    /// What the limiter says when it cannot keep the key's limits; it is asked again next time.
     #[inline]
-    pub(super) fn of<'a>(gate: &Gate, entry: &'a CachedKey, now: Now) -> &'a Self {
-        let mut terms = entry
-            .terms
-            .get_or_init(|| Arc::new(Self::make(gate, entry, now)))
-            .downcast_ref::<Self>()
-            .expect("nothing else is kept there");
-        while terms.limits_id != gate.limits_id {
-            terms = terms
-                .next
-                .get_or_init(|| Box::new(Self::make(gate, entry, now)));
+    pub(super) fn of<'a>(
+        gate: &Gate,
+        entry: &'a CachedKey,
+        now: Now,
+    ) -> Result<&'a Self, LimitError> {
+        let mut terms = match entry.terms.get() {
+            Some(terms) => terms,
+            None => {
+                let made = Arc::new(Self::make(gate, entry, now)?);
+                entry.terms.get_or_init(|| made)
+            }
         }
-        terms
+        .downcast_ref::<Self>()
+        .expect("nothing else is kept there");
+        while terms.limits_id != gate.limits_id {
+            terms = match terms.next.get() {
+                Some(next) => next,
+                None => {
+                    let made = Box::new(Self::make(gate, entry, now)?);
+                    terms.next.get_or_init(|| made)
+                }
+            };
+        }
+        Ok(terms)
     }
 
     /// What an answer is told of a decision about these limits.
@@ -66,20 +81,20 @@ impl Terms {
     }
 
     #[cold]
-    fn make(gate: &Gate, entry: &CachedKey, now: Now) -> Self {
+    fn make(gate: &Gate, entry: &CachedKey, now: Now) -> Result<Self, LimitError> {
         let limits = gate.limits_of(&entry.key);
         let (allowance, headers) = if limits.is_empty() {
-            (Ok(None), None)
+            (None, None)
         } else {
-            let allowance = gate.limiter.attach(entry.key.line, limits, now);
-            (allowance.map(Some), LimitHeaders::of(limits))
+            let allowance = gate.limiter.attach(entry.key.line, limits, now)?;
+            (Some(allowance), LimitHeaders::of(limits))
         };
-        Self {
+        Ok(Self {
             limits_id: gate.limits_id,
             allowance,
             headers,
             names: limits.iter().map(|limit| limit.name().into()).collect(),
             next: OnceLock::new(),
-        }
+        })
     }
 }

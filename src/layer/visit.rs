@@ -13,6 +13,7 @@ use super::endpoint::Endpoint;
 use super::gate::Gate;
 use super::head::RequestHead;
 use super::meter::Call;
+use super::step::Anonymous;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::CachedKey;
@@ -25,6 +26,8 @@ pub(super) struct Visit<'a> {
     pub(super) call: Call,
     /// Who is calling, where an outer layer knows already.
     pub(super) outer: Option<&'a Caller>,
+    /// The mark of an outer layer that let the request pass without a key.
+    pub(super) anonymous: Option<&'a Anonymous>,
     /// The event's id, should there be one.
     pub(super) id: Uuid,
     sent_id: Option<&'a str>,
@@ -67,6 +70,7 @@ impl<'a> Visit<'a> {
             began,
             call: Call::of(head.method(), content_type),
             outer: head.extensions().get(),
+            anonymous: head.extensions().get(),
             id: event_id(began.micros()),
             sent_id: sent_id.and_then(sane_request_id),
             announced: length.map_or(0, announced_length),
@@ -74,11 +78,12 @@ impl<'a> Visit<'a> {
     }
 
     fn wire_id(&self) -> WireId<'a> {
-        match (self.sent_id, self.outer) {
-            (Some(sent), _) => WireId::Sent(sent),
-            (None, Some(outer)) => WireId::Minted(outer.event_id()),
-            (None, None) => WireId::Minted(self.id),
+        if let Some(sent) = self.sent_id {
+            return WireId::Sent(sent);
         }
+        let outer = self.outer.map(Caller::event_id);
+        let outer = outer.or_else(|| Some(self.anonymous?.id));
+        WireId::Minted(outer.unwrap_or(self.id))
     }
 
     /// What the request's answer is given: its id and where the key's limits stand.

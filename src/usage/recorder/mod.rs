@@ -138,6 +138,11 @@ impl Recorder {
         self.0.0.counters.begun.0.fetch_sub(1, Relaxed);
     }
 
+    /// A request that began cannot be told of.
+    pub(crate) fn lose(&self) {
+        self.0.0.drop_one();
+    }
+
     /// Tells one recorder from another.
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.0.0).addr()

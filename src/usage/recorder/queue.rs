@@ -92,7 +92,7 @@ impl Inner {
     }
 
     #[cold]
-    fn drop_one(&self) {
+    pub(super) fn drop_one(&self) {
         self.counters.dropped.fetch_add(1, Relaxed);
         self.drops.one();
     }
