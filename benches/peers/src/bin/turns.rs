@@ -9,14 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{extract::Request, http::Response};
-
 use ::keytally::usage::Recorder;
+use axum::{extract::Request, http::Response};
 use keytally_peers::{
     NoOp, Template, bare_router, drive,
     governor::{self, NEVER_REFUSES},
     keytally::{self, Keytally},
+    tollgate,
 };
+use tokio::runtime::Builder;
 use tower::{Layer, Service};
 
 struct Variant<'a> {
@@ -126,6 +127,21 @@ fn main() {
         ];
         run(group, &mut variants, rounds, requests);
     }
+    // The usage writer runs on this thread and only between rounds: neither its time nor its
+    // wake-ups are in the figure.
+    let executor = Builder::new_current_thread().enable_all().build().unwrap();
+    let mut app = executor.block_on(tollgate::app(16 * tollgate::QUEUE));
+    let template = Template::default();
+    let mut tollgate = |requests| {
+        executor.block_on(app.drain());
+        let _context = executor.enter();
+        let mut router = app.router.clone();
+        let start = Instant::now();
+        for _ in 0..requests {
+            assert_eq!(drive(&mut router, app.request(&template)), 200);
+        }
+        start.elapsed()
+    };
     let mut variants = [
         variant("bare", bare_router(), Template::default(), 200, None),
         variant(
@@ -142,7 +158,14 @@ fn main() {
             200,
             own,
         ),
+        Variant {
+            name: "tollgate",
+            round: Box::new(&mut tollgate),
+        },
     ];
     run("axum route", &mut variants, rounds, requests);
+    drop(variants);
     keytally.assert_nothing_lost();
+    app.router = bare_router();
+    executor.block_on(app.runtime.shutdown()).unwrap();
 }
