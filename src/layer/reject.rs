@@ -323,6 +323,28 @@ mod tests {
     }
 
     #[test]
+    fn answers_of_ones_own_keep_to_the_protocol() {
+        let rejections = Rejections {
+            customize: Some(Arc::new(|_, mut response| {
+                *response.body_mut() = Bytes::from_static(b"no");
+                response.headers_mut().insert(CONTENT_LENGTH, 98.into());
+                response
+            })),
+            ..Rejections::default()
+        };
+        for (content_type, body) in [("application/grpc", &b""[..]), ("x/y", b"no")] {
+            let request = Request::post("/")
+                .header(CONTENT_TYPE, content_type)
+                .body(())
+                .unwrap();
+            let rejection = Rejection::new(Refusal::Unknown);
+            let response = rejections.answer(rejection, RequestHead::of(&request));
+            assert!(!response.headers().contains_key(CONTENT_LENGTH));
+            assert_eq!(response.body(), body);
+        }
+    }
+
+    #[test]
     fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
         let challenge = |scope: &str| {
             let rejection = Rejection {
