@@ -145,11 +145,18 @@ impl Prefix {
 
 fn is_prefix(text: &[u8]) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.len() <= Prefix::MAX_LEN
-        && text.first().is_some_and(u8::is_ascii_lowercase)
-        && text.last().is_some_and(|&b| word(b))
-        && text.iter().all(|&b| word(b) || b == b'_')
-        && !text.windows(2).any(|pair| pair == b"__")
+    if text.len() > Prefix::MAX_LEN {
+        return false;
+    }
+    // Every word ends before an underscore or the end, and none is empty.
+    let mut between = true;
+    for &byte in text {
+        if !word(byte) && (byte != b'_' || between) {
+            return false;
+        }
+        between = byte == b'_';
+    }
+    !between && text[0].is_ascii_lowercase()
 }
 
 /// The id in a text whose shape and checksum are those of a secret.
@@ -172,15 +179,22 @@ pub(crate) fn id_of(bytes: &[u8]) -> Result<KeyId, MalformedSecret> {
 
 /// The number that base62 digits stand for.
 fn base62_value(digits: &[u8]) -> u64 {
-    digits.iter().fold(0, |value, &digit| {
-        let digit = match digit {
-            b'a'.. => digit - b'a' + 36,
-            b'A'.. => digit - b'A' + 10,
-            _ => digit - b'0',
-        };
-        value * 62 + u64::from(digit)
-    })
+    let value = |digit: u8| u64::from(VALUES[usize::from(digit)]);
+    digits
+        .iter()
+        .fold(0, |number, &digit| number * 62 + value(digit))
 }
+
+/// What each base62 digit stands for.
+const VALUES: [u8; 256] = {
+    let mut values = [0; 256];
+    let mut value = 0;
+    while value < BASE62.len() {
+        values[BASE62[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 /// CRC-32 (IEEE) in six base62 digits, padded with zeros.
 fn checksum(text: &[u8]) -> [u8; CHECKSUM_LEN] {
