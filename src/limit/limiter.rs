@@ -192,12 +192,11 @@ impl From<Decision> for Wire {
 
 impl From<Wire> for Decision {
     fn from(wire: Wire) -> Self {
-        let mut decision = Self {
-            violated: wire.violated,
-            wait: wire.wait,
-            ..Self::default()
-        };
+        let mut decision = Self::default();
         wire.standings.into_iter().for_each(|it| decision.push(it));
+        // Only what `refuse` can have made; without any limit, it has the first bit.
+        decision.violated = wire.violated & (u8::MAX >> (8 - decision.len.max(1)));
+        decision.wait = wire.wait.filter(|_| !decision.is_allowed());
         decision
     }
 }
@@ -245,5 +244,29 @@ mod tests {
         let many = serde_json::json!({ "standings": vec![Standing::default(); 99], "violated": 0 });
         let many: Decision = serde_json::from_value(many).unwrap();
         assert_eq!(many.standings().len(), RateLimit::MAX_PER_KEY);
+    }
+
+    #[test]
+    fn limits_that_are_not_there_violate_nothing() {
+        let read = |len, violated: u8| {
+            let standings = vec![Standing::default(); len];
+            let wait = Some(Duration::from_secs(1));
+            let json = serde_json::json!({
+                "standings": standings, "violated": violated, "wait": wait,
+            });
+            serde_json::from_value::<Decision>(json).unwrap()
+        };
+        let two = read(2, 0b1111_1110);
+        assert!(!two.is_allowed() && !two.is_violated(0) && two.is_violated(1));
+        assert!((2..RateLimit::MAX_PER_KEY).all(|index| !two.is_violated(index)));
+        assert!((0..RateLimit::MAX_PER_KEY).all(|index| read(99, u8::MAX).is_violated(index)));
+        for allowed in [read(2, 0b0000_0100), read(2, 0), read(0, 0b0000_0010)] {
+            assert!(allowed.is_allowed());
+            assert_eq!((allowed.wait(), allowed.retry_after_secs()), (None, None));
+        }
+        let mut bare = Decision::default();
+        bare.refuse(None);
+        let json = serde_json::to_string(&bare).unwrap();
+        assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), bare);
     }
 }

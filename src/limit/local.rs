@@ -19,8 +19,9 @@ use crate::id::KeyId;
 /// those with nothing spent that nobody uses are dropped, which changes no decision. When that gives
 /// no room, further keys are refused rather than let through unlimited.
 ///
-/// An account remembers what is spent by the limits' names, and every different limit of a key for
-/// as long as it is in use or has something spent: up to 32, after which more are refused.
+/// An account remembers what is spent by the limits' names, and up to 32 different limits of a key
+/// for as long as they are in use or have something spent. Then limits that are not in use make room
+/// where another of their name knows what is spent; without any such, more are refused.
 #[derive(Debug)]
 pub struct LocalLimiter {
     shards: Box<[Mutex<Shard>]>,
@@ -89,8 +90,8 @@ impl Limiter for LocalLimiter {
         if let Some(account) = shard.accounts.get(&subject) {
             return Ok(Arc::new(account.clone().hold(limits, now)?));
         }
-        if shard.accounts.len() >= shard.sweep_at.max(FIRST_SWEEP).min(self.room_per_shard) {
-            let spent = shard.sweep(now);
+        if shard.accounts.len() >= shard.sweep_at {
+            let spent = shard.sweep(self.room_per_shard, now);
             if spent >= self.room_per_shard {
                 return Err(LimitError::Full);
             }
@@ -104,17 +105,18 @@ impl Limiter for LocalLimiter {
 
 impl Shard {
     /// Drops what nobody uses and has nothing spent; the number of those that stay only because
-    /// they have.
-    fn sweep(&mut self, now: Now) -> usize {
-        let mut spent = 0;
+    /// they have. The next sweep comes when there are twice as many, or when the room may be used
+    /// up; then too only after as many have come as are in use now.
+    fn sweep(&mut self, room: usize, now: Now) -> usize {
+        let mut in_use = 0;
         self.accounts.retain(|_, account| {
             let used = Arc::strong_count(account) > 1;
-            let stays = used || !account.is_whole(now);
-            spent += usize::from(stays && !used);
-            stays
+            in_use += usize::from(used);
+            used || !account.is_whole(now)
         });
-        self.sweep_at = self.accounts.len() * 2;
-        spent
+        let all = self.accounts.len();
+        self.sweep_at = (2 * all).max(FIRST_SWEEP).min(room + 2 * in_use);
+        all - in_use
     }
 }
 

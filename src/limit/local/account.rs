@@ -22,7 +22,8 @@ pub(super) struct Account(Mutex<Slots>);
 type Slots = SmallVec<[Slot; 1]>;
 
 impl Account {
-    /// Different limits that are in use or have something spent.
+    /// Different limits that are in use or have something spent. Beyond these, what is spent under a
+    /// limit that is not in use is known by others of its name only.
     pub(super) const MAX_SLOTS: usize = 4 * RateLimit::MAX_PER_KEY;
 
     pub(super) fn hold(
@@ -48,30 +49,43 @@ impl Account {
     }
 }
 
-/// The limit's slot, made in the place of a free one or behind all others.
+/// The limit's slot, made in the place of one that is missed least or behind all others.
 fn place(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitError> {
     let (name, quota) = (limit.name(), limit.quota()?);
     let index = match slots.iter().position(|slot| slot.is(name, quota)) {
         Some(index) => index,
         None => {
             let slot = Slot::beside(slots, name, quota, now);
-            match slots.iter().position(|slot| slot.is_free(now)) {
-                Some(index) => {
-                    slots[index] = slot;
-                    index
-                }
-                None if slots.len() < Account::MAX_SLOTS => {
-                    slots.push(slot);
-                    slots.len() - 1
-                }
-                None => return Err(LimitError::Full),
+            let free = slots.iter().position(|slot| slot.is_free(now));
+            let index = match free {
+                None if slots.len() < Account::MAX_SLOTS => None,
+                None => Some(carried_by_others(slots, name, now).ok_or(LimitError::Full)?),
+                free => free,
+            };
+            match index {
+                Some(index) => slots[index] = slot,
+                None => slots.push(slot),
             }
+            index.unwrap_or(slots.len() - 1)
         }
     };
     Ok(Place {
         index,
         name: slots[index].name().clone(),
     })
+}
+
+/// A slot that nobody holds, where another of its name, or the new one, knows what is spent: the one
+/// with the least, so that the most is remembered whatever limit comes back.
+fn carried_by_others(slots: &Slots, new: &str, now: u64) -> Option<usize> {
+    let named_so = |name: &str| slots.iter().filter(|slot| **slot.name() == *name).count();
+    let carried = |slot: &Slot| **slot.name() == *new || named_so(slot.name()) > 1;
+    slots
+        .iter()
+        .enumerate()
+        .filter(|(_, slot)| !slot.is_held() && carried(slot))
+        .min_by_key(|(_, slot)| slot.spent_requests(now))
+        .map(|(index, _)| index)
 }
 
 /// One holder's limits.

@@ -14,8 +14,8 @@ use crate::limit::{Decision, Standing};
 
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// The limit's name. Whoever holds the limit holds this, so that a count of one tells that the
-    /// slot is free.
+    /// The limit's name. Whoever holds the limit holds this, so that a count of one tells that
+    /// nobody does.
     name: Arc<str>,
     quota: Quota,
     /// The theoretical arrival time of GCRA, in the clock's nanoseconds: at most the whole burst
@@ -56,9 +56,13 @@ impl Slot {
         self.arrival.get() <= now
     }
 
+    pub(super) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.name) > 1
+    }
+
     /// Whether nobody would miss it.
     pub(super) fn is_free(&self, now: u64) -> bool {
-        Arc::strong_count(&self.name) == 1 && self.is_whole(now)
+        !self.is_held() && self.is_whole(now)
     }
 
     #[inline]
@@ -119,6 +123,11 @@ impl Slot {
     /// What is spent, as the nanoseconds in which it comes back.
     fn spent(&self, now: u64) -> u64 {
         self.arrival.get().saturating_sub(now)
+    }
+
+    /// What is spent, in requests.
+    pub(super) fn spent_requests(&self, now: u64) -> u64 {
+        self.spent(now).div_ceil(per_request(&self.quota))
     }
 
     /// As many requests as are spent here, in another limit's time.

@@ -205,6 +205,61 @@ fn a_key_has_room_for_so_many_different_limits() {
 }
 
 #[test]
+fn rule_7_a_limit_can_change_as_often_as_it_will() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let attach = |per_hour: u32| {
+        let limits = [RateLimit::per_hour(per_hour).named("rate")];
+        limiter.attach(id(1), &limits, clock.now()).unwrap()
+    };
+    let remaining = |held: &_| take(held, 0, &clock).standings()[0].remaining;
+    assert!(take(&attach(1_000), 900, &clock).is_allowed());
+    let mut held = attach(10);
+    for change in 1..=100 {
+        // Narrower than the first, each different, and all of them with nothing left.
+        let per_hour = 10 + change * 37 % 101;
+        let changed = attach(per_hour);
+        assert_eq!(remaining(&changed), 0, "{per_hour}");
+        assert!(!take(&changed, 1, &clock).is_allowed());
+        // The one before is held until here, as by requests that are under way.
+        assert!(!take(&held, 1, &clock).is_allowed());
+        held = changed;
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(take(&held, 1, &clock).is_allowed(), remaining(&held) > 0);
+    }
+    // Some 200 seconds gave 55 back.
+    assert!((100..160).contains(&remaining(&attach(1_000))));
+}
+
+#[test]
+fn a_slot_that_is_held_or_alone_of_its_name_is_not_given_up() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let attach = |name: String, per_hour: u32| {
+        let limits = [RateLimit::per_hour(per_hour).named(name)];
+        limiter.attach(id(1), &limits, clock.now())
+    };
+    let alone = Account::MAX_SLOTS - 2;
+    for n in 0..alone {
+        assert!(take(&attach(format!("n{n}"), 10).unwrap(), 1, &clock).is_allowed());
+    }
+    let held = [10, 20].map(|per_hour| attach("rate".into(), per_hour).unwrap());
+    assert!(take(&held[0], 10, &clock).is_allowed());
+    let full = |result: Result<_, _>| result.is_err_and(|error| error == LimitError::Full);
+    assert!(full(attach("rate".into(), 30)));
+    drop(held);
+    // Of the two one goes, and the other knows what is spent of it.
+    assert!(attach("other".into(), 10).is_ok_and(|other| take(&other, 1, &clock).is_allowed()));
+    assert!(full(attach("another".into(), 10)));
+    let last = attach("rate".into(), 30).unwrap();
+    assert_eq!(take(&last, 0, &clock).standings()[0].remaining, 20);
+    for n in 0..alone {
+        let held = attach(format!("n{n}"), 10).unwrap();
+        assert_eq!(take(&held, 0, &clock).standings()[0].remaining, 9);
+    }
+}
+
+#[test]
 fn accounts_in_use_take_no_room() {
     let clock = clock();
     let limiter = LocalLimiter::with_room_for(1);
@@ -212,6 +267,24 @@ fn accounts_in_use_take_no_room() {
     let attach = |n| limiter.attach(id(n), &limits, clock.now());
     let held: Vec<_> = (0..1_000).map(attach).collect();
     assert!(held.iter().all(Result::is_ok));
+}
+
+#[test]
+fn accounts_in_use_are_not_searched_on_every_attach() {
+    let clock = clock();
+    let limiter = LocalLimiter::with_room_for(1);
+    let limits = [RateLimit::per_hour(1)];
+    let mut held = Vec::new();
+    let mut sweeps = 0;
+    for n in 0..20_000 {
+        let next_sweep = |id| lock(limiter.shard(id)).sweep_at;
+        let before = next_sweep(id(n));
+        held.push(limiter.attach(id(n), &limits, clock.now()).unwrap());
+        // Each one finds more in use, and puts off the next.
+        sweeps += usize::from(next_sweep(id(n)) != before);
+    }
+    // Ten doublings from one account to some 312 in a shard, and one of the empty shard.
+    assert!(sweeps <= SHARDS * 11, "{sweeps}");
 }
 
 #[test]
