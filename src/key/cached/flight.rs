@@ -14,19 +14,20 @@ use crate::id::KeyId;
 #[derive(Default)]
 pub(super) struct Flights(Mutex<HashMap<KeyId, Registered, RandomState>>);
 
+/// A key's look-ups since it last changed.
 #[derive(Default)]
 struct Registered {
-    flight: Arc<Flight>,
+    /// Whether the key changed since: all who wait for any of them share it.
+    overtaken: Arc<AtomicBool>,
+    /// The one under way.
+    flight: Option<Arc<Flight>>,
+    /// Those who wait for the one under way, or have not yet seen that theirs has landed.
     waiters: usize,
 }
 
 /// A look-up. Whoever comes first carries it out; when that request is dropped, the next in line
 /// begins again.
-#[derive(Default)]
-struct Flight {
-    found: OnceCell<Found>,
-    overtaken: AtomicBool,
-}
+type Flight = OnceCell<Found>;
 
 impl Flights {
     fn lock(&self) -> MutexGuard<'_, HashMap<KeyId, Registered, RandomState>> {
@@ -41,15 +42,17 @@ impl Flights {
         Waiter {
             flights: self,
             id,
-            flight: registered.flight.clone(),
+            overtaken: registered.overtaken.clone(),
+            flight: registered.flight.get_or_insert_default().clone(),
         }
     }
 
-    /// A key may have changed: what is found by its look-up must not be used any more.
+    /// A key may have changed: what its look-ups found must not be used any more, those included that
+    /// landed and that somebody has still to wake up for.
     pub(super) fn overtake(&self, id: KeyId, forget: impl FnOnce()) {
         let mut flights = self.lock();
         if let Some(registered) = flights.remove(&id) {
-            registered.flight.overtaken.store(true, Ordering::Release);
+            registered.overtaken.store(true, Ordering::Release);
         }
         forget();
     }
@@ -58,7 +61,7 @@ impl Flights {
     pub(super) fn overtake_all(&self, forget: impl FnOnce()) {
         let mut flights = self.lock();
         for (_, registered) in flights.drain() {
-            registered.flight.overtaken.store(true, Ordering::Release);
+            registered.overtaken.store(true, Ordering::Release);
         }
         forget();
     }
@@ -69,10 +72,11 @@ impl Flights {
     }
 }
 
-/// One of those who wait for a look-up. When the last is gone, it is taken off the register.
+/// One of those who wait for a look-up. The last of a key's takes its look-ups off the register.
 pub(super) struct Waiter<'a> {
     flights: &'a Flights,
     id: KeyId,
+    overtaken: Arc<AtomicBool>,
     flight: Arc<Flight>,
 }
 
@@ -86,27 +90,34 @@ impl Waiter<'_> {
         &self,
         fetch: impl FnOnce() -> F,
     ) -> Option<Found> {
-        let found = self.flight.found.get_or_init(fetch).await.clone();
-        (!self.flight.overtaken.load(Ordering::Acquire)).then_some(found)
+        let found = self.flight.get_or_init(fetch).await.clone();
+        (!self.is_overtaken()).then_some(found)
     }
 
-    /// Ends the look-up and keeps what was found; `None` if a change overtook it.
+    /// Ends the look-up and keeps what was found; `None` if a change overtook it. Whoever comes from
+    /// here on begins another.
     pub(super) fn land(&self, keep: impl FnOnce() -> Found) -> Option<Found> {
         let mut flights = self.flights.lock();
-        if self.flight.overtaken.load(Ordering::Acquire) {
+        if self.is_overtaken() {
             return None;
         }
-        flights.remove(&self.id);
+        if let Some(registered) = flights.get_mut(&self.id) {
+            registered.flight = None;
+        }
         Some(keep())
+    }
+
+    fn is_overtaken(&self) -> bool {
+        self.overtaken.load(Ordering::Acquire)
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
-        // Another look-up may have taken the place of one that ended.
+        // Others may have taken the place of look-ups that a change overtook.
         if let Some(registered) = flights.get_mut(&self.id)
-            && Arc::ptr_eq(&registered.flight, &self.flight)
+            && Arc::ptr_eq(&registered.overtaken, &self.overtaken)
         {
             registered.waiters -= 1;
             if registered.waiters == 0 {
@@ -132,6 +143,51 @@ mod tests {
         drop(first);
         assert!(!flights.is_empty());
         drop(second);
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn rule_4_a_change_overtakes_those_who_wake_up_late() {
+        let (flights, id) = (Flights::default(), KeyId::from_number(1));
+        let (first, late) = (flights.join(id), flights.join(id));
+        let landed = first.found(async || first.land(|| Ok(None)).unwrap()).await;
+        assert!(landed.is_some());
+        drop(first);
+        // It has landed: whoever comes now looks anew, and the change overtakes both.
+        let next = flights.join(id);
+        assert!(!Arc::ptr_eq(&next.flight, &late.flight));
+        flights.overtake(id, || ());
+        let after = flights.join(id);
+        for waiter in [&late, &next] {
+            let fetch = async || {
+                waiter
+                    .land(|| panic!("it was overtaken"))
+                    .unwrap_or(Ok(None))
+            };
+            assert!(waiter.found(fetch).await.is_none());
+        }
+        drop((late, next));
+        // Those who left belonged to look-ups before the change.
+        assert!(!flights.is_empty());
+        assert!(after.found(async || Ok(None)).await.is_some());
+        drop(after);
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn rule_6_look_ups_that_landed_leave_with_their_last_waiter() {
+        let (flights, id) = (Flights::default(), KeyId::from_number(1));
+        let mut waiters = Vec::new();
+        for _ in 0..10 {
+            let waiter = flights.join(id);
+            let landed = waiter
+                .found(async || waiter.land(|| Ok(None)).unwrap())
+                .await;
+            assert!(landed.is_some());
+            waiters.push(waiter);
+        }
+        assert_eq!(flights.lock().len(), 1);
+        drop(waiters);
         assert!(flights.is_empty());
     }
 }
