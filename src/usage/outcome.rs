@@ -66,7 +66,7 @@ pub enum Refusal {
     StoreUnavailable,
     /// The limiter did not answer or has no room for another key.
     LimiterUnavailable,
-    /// The recorder is full and was told to refuse rather than to lose events.
+    /// The recorder is full or shut down, and was told to refuse rather than to lose events.
     RecorderFull,
 }
 

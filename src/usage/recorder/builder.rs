@@ -19,7 +19,8 @@ pub enum WhenFull {
     /// It is served; its event is dropped and counted as lost.
     #[default]
     Drop,
-    /// It is refused with 503 before the work: nothing is served that cannot be accounted for.
+    /// It is refused with 503 before the work: nothing is served that cannot be accounted for. So is
+    /// every request that begins when the recorder is shut down or its runtime is gone.
     Refuse,
 }
 

@@ -48,11 +48,14 @@ impl Drop for Handle {
 pub struct ShutdownReport {
     /// Events that the sink has written since the recorder was made.
     pub written: u64,
-    /// Events that were lost since the recorder was made, those of requests included that were under
-    /// way still and could not be ended. A batch whose write was cut off by the timeout counts as
-    /// lost, although the sink may have it.
+    /// All other requests that began since the recorder was made: events that were lost, those that
+    /// came too late, and requests that were under way still and could not be ended. A batch whose
+    /// write was cut off by the timeout counts as lost, although the sink may have it.
     pub lost: u64,
 }
+
+/// How long a task that was aborted may take to stop.
+const GRACE: Duration = Duration::from_secs(1);
 
 impl Recorder {
     /// A recorder with the defaults; its task runs on the current tokio runtime.
@@ -70,7 +73,7 @@ impl Recorder {
     }
 
     /// A recorder that keeps nothing but the counters of [`stats`](Self::stats); events count as
-    /// written.
+    /// written until it is shut down.
     pub fn counting() -> Self {
         let inner = Inner::new(None, WhenFull::Drop);
         Self(Arc::new(Handle(Arc::new(inner))))
@@ -97,6 +100,9 @@ impl Recorder {
     ///
     /// Stop the server first: its last requests are then recorded as they ended. It may be called again,
     /// at the same time too: each call answers when all is settled, and the shortest timeout counts.
+    ///
+    /// It answers within the timeout and a second: when the recorder's runtime exists but is not
+    /// driven, nothing settles, and what is not written counts as lost in the report.
     pub async fn shutdown(&self, timeout: Duration) -> ShutdownReport {
         let inner = &self.0.0;
         inner.open.abandon_all();
@@ -105,18 +111,20 @@ impl Recorder {
             && tokio::time::timeout(timeout, queue.ended()).await.is_err()
         {
             queue.abort();
-            // Not before it has stopped: it may be about to count a batch as written.
-            queue.ended().await;
+            // Not before it has stopped: it may be about to count a batch as written. That is a matter
+            // of moments, unless nobody drives its runtime.
+            let _ = tokio::time::timeout(GRACE, queue.ended()).await;
         }
         let stats = inner.counters.snapshot();
         ShutdownReport {
             written: stats.written,
             // Whatever is under way still comes too late.
-            lost: stats.lost + stats.open,
+            lost: stats.lost + stats.queued + stats.open,
         }
     }
 
-    /// A request begins; `false` if the recorder has no room for its event and refuses.
+    /// A request begins; `false` if the recorder has no room for its event, or takes in no more, and
+    /// refuses.
     #[inline]
     pub(crate) fn begin(&self) -> bool {
         let inner = &*self.0.0;
@@ -125,7 +133,8 @@ impl Recorder {
             && let Some(queue) = &inner.queue
         {
             let gone = inner.counters.settled() + inner.counters.dropped.load(Relaxed);
-            if begun.saturating_sub(gone) >= queue.capacity as u64 {
+            let full = begun.saturating_sub(gone) >= queue.capacity as u64;
+            if full || inner.closed.load(Relaxed) {
                 inner.counters.begun.0.fetch_sub(1, Relaxed);
                 return false;
             }

@@ -52,7 +52,7 @@ const BUSY: u8 = 0;
 pub(super) const EMPTY: u8 = 1;
 /// For as many as make a batch.
 pub(super) const FILLING: u8 = 2;
-/// The task has ended: nobody empties the ring any more.
+/// The task has ended: nobody empties the queue any more.
 const ENDED: u8 = 3;
 /// And what it left behind is counted.
 const SETTLED: u8 = 4;
@@ -71,19 +71,40 @@ impl Inner {
 
     #[inline]
     pub(super) fn record(&self, draft: Draft) {
-        let Some(queue) = &self.queue else {
-            self.counters.queued.0.fetch_add(1, Relaxed);
-            self.counters.written.fetch_add(1, Relaxed);
-            return;
-        };
-        // Requests that end at the very same moment may both find the last place.
-        let queued = self.counters.queued.0.load(Relaxed);
-        let waiting = queued.saturating_sub(self.counters.settled());
-        if self.closed.load(SeqCst) || waiting >= queue.capacity as u64 {
+        if !self.admit() {
             return self.drop_one();
         }
-        queue.drafts.push(draft);
+        match &self.queue {
+            Some(queue) => self.push(queue, draft),
+            None => {
+                self.counters.written.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Counts an event in, if there is room. Before it is pushed: whoever counts what is queued, as a
+    /// flush does, misses none that is ahead of another in the queue.
+    #[inline]
+    pub(super) fn admit(&self) -> bool {
+        if self.closed.load(SeqCst) {
+            return false;
+        }
+        if let Some(queue) = &self.queue {
+            // Requests that end at the very same moment may both find the last place.
+            let queued = self.counters.queued.0.load(Relaxed);
+            let waiting = queued.saturating_sub(self.counters.settled());
+            if waiting >= queue.capacity as u64 {
+                return false;
+            }
+        }
         self.counters.queued.0.fetch_add(1, SeqCst);
+        true
+    }
+
+    /// Hands over an event that was counted.
+    #[inline]
+    pub(super) fn push(&self, queue: &Queue, draft: Draft) {
+        queue.drafts.push(draft);
         queue.pushed();
         if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
             // The task has looked for the last time before this event was there.

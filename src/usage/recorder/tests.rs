@@ -1,6 +1,9 @@
 use std::collections::HashSet;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
+use std::task::Poll;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -213,6 +216,85 @@ async fn a_recorder_that_refuses_when_full_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_recorder_that_refuses_when_full_refuses_when_it_is_shut_down() {
+    for when_full in [WhenFull::Refuse, WhenFull::Drop] {
+        let recorder = Recorder::builder(Scripted::default())
+            .when_full(when_full)
+            .start();
+        record(&recorder, 1);
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost), (1, 0));
+        assert_eq!(recorder.begin(), when_full == WhenFull::Drop);
+    }
+}
+
+#[test]
+fn a_recorder_that_refuses_when_full_refuses_without_its_runtime() {
+    let gone = runtime();
+    let recorder = gone.block_on(async {
+        let builder = Recorder::builder(Scripted::default());
+        builder.when_full(WhenFull::Refuse).start()
+    });
+    assert!(recorder.begin());
+    drop(gone);
+    assert!(!recorder.begin());
+    assert_eq!(recorder.stats().open, 1);
+}
+
+#[tokio::test]
+async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
+    let recorder = Recorder::new(Scripted::default());
+    record(&recorder, 2);
+    assert!(recorder.begin());
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost), (2, 1));
+    // Whether it has not ended yet, is on its way into the queue, or came too late.
+    recorder.0.0.counters.queued.0.fetch_add(1, SeqCst);
+    assert_eq!(recorder.shutdown(SOON).await, report);
+    recorder.0.0.counters.queued.0.fetch_sub(1, SeqCst);
+    recorder.record(draft());
+    assert_eq!(recorder.shutdown(SOON).await, report);
+    assert_conserved(&recorder, 2, 1);
+}
+
+/// Polls once, with the waker of the task that asks.
+async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_what_is_on_its_way_into_the_queue() {
+    let sink = Scripted::default();
+    let recorder = Recorder::new(sink.clone());
+    let inner = &recorder.0.0;
+    assert!(recorder.begin());
+    assert!(inner.admit());
+    record(&recorder, 1);
+    let flush = recorder.flush();
+    tokio::pin!(flush);
+    while sink.events() < 1 {
+        assert!(is_pending(flush.as_mut()).await);
+        tokio::task::yield_now().await;
+    }
+    assert!(is_pending(flush.as_mut()).await);
+    inner.push(inner.queue.as_ref().unwrap(), draft());
+    flush.await;
+    assert_conserved(&recorder, 2, 0);
+}
+
+#[tokio::test]
+async fn rule_9_what_is_pushed_after_the_end_is_lost() {
+    let recorder = Recorder::new(Scripted::default());
+    let inner = &recorder.0.0;
+    assert!(recorder.begin());
+    assert!(inner.admit());
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost), (0, 1));
+    inner.push(inner.queue.as_ref().unwrap(), draft());
+    assert_conserved(&recorder, 0, 1);
+}
+
+#[tokio::test]
 async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
     let sink = Scripted::with(&[Turn::Fail]);
     let recorder = Recorder::builder(sink.clone())
@@ -270,14 +352,37 @@ async fn every_shutdown_waits_until_all_is_settled() {
     assert_eq!(recorder.shutdown(time).await, first);
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn shutdown_does_not_wait_for_a_runtime_that_nobody_drives() {
+    let idle = runtime();
+    let recorder = idle.block_on(async {
+        let recorder = Recorder::new(Scripted::default());
+        tokio::task::yield_now().await;
+        recorder
+    });
+    record(&recorder, 3);
+    assert!(recorder.begin());
+    let report = runtime().block_on(async {
+        tokio::time::pause();
+        let shutdown = recorder.shutdown(SOON);
+        tokio::time::timeout(SOON * 2, shutdown).await.unwrap()
+    });
+    assert_eq!((report.written, report.lost), (0, 4));
+    // Driven again, the task comes to its end.
+    idle.block_on(tokio::task::yield_now());
+    recorder.unbegin();
+    assert_conserved(&recorder, 0, 3);
+}
+
 #[test]
 fn without_its_runtime_a_recorder_loses_what_it_has_and_waits_for_nothing() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap()
-    };
     for started in [false, true] {
         let gone = runtime();
         let recorder = gone.block_on(async {
@@ -387,9 +492,13 @@ async fn rule_9_nothing_slips_through_a_shutdown() {
             move || record(&recorder, 500)
         });
         tokio::task::yield_now().await;
-        let _ = recorder.shutdown(SOON).await;
+        let report = recorder.shutdown(SOON).await;
         producer.await.unwrap();
         let stats = recorder.stats();
+        assert_eq!(report.written, stats.written);
+        assert!(report.lost <= stats.lost, "{report:?} {stats:?}");
+        let last = recorder.shutdown(SOON).await;
+        assert_eq!((last.written, last.lost), (stats.written, stats.lost));
         assert_eq!(
             (stats.accepted, stats.queued, stats.open),
             (500, 0, 0),
@@ -485,4 +594,6 @@ async fn without_a_sink_events_are_only_counted() {
             lost: 0
         }
     );
+    record(&recorder, 2);
+    assert_conserved(&recorder, 5, 2);
 }
