@@ -291,7 +291,8 @@ impl Issuer {
     }
 
     /// Takes over a key that another system issued, from its plain secret, under the id that
-    /// [`KeyId::of_secret`] tells. The layer finds it when it is told to
+    /// [`KeyId::of_secret`] tells. Where the secret has another form than this crate's, the layer
+    /// finds it only when it is told to
     /// [accept imported keys](crate::ApiKeyLayer::accept_imported).
     ///
     /// A pepper protects the digest, but not the id: where the secret has another form than this
@@ -359,6 +360,9 @@ impl Issuer {
 impl KeyId {
     /// The id of the key that a secret belongs to, be it of this crate's form or imported: tells
     /// which key has leaked. `None` for a text that cannot be a secret.
+    ///
+    /// No store is asked. An id without a record may come of a damaged copy, whose checksum no longer
+    /// fits and which is then taken for an imported secret.
     ///
     /// ```
     /// use keytally::KeyId;
