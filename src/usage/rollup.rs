@@ -97,7 +97,7 @@ impl Rollup {
     }
 
     /// Adds a rollup of the same group.
-    pub(super) fn absorb(&mut self, other: &Self) {
+    pub(crate) fn absorb(&mut self, other: &Self) {
         self.count = self.count.saturating_add(other.count);
         self.cost = self.cost.saturating_add(other.cost);
         self.request_bytes = self.request_bytes.saturating_add(other.request_bytes);

@@ -1,0 +1,89 @@
+//! Steps of a schema. Each is applied once, in order, in a transaction of its own.
+
+use sha2::{Digest, Sha256};
+
+use super::error::BackendError;
+
+/// A step of the schema. Once released, its text never changes.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend) struct Migration {
+    /// Its place, counted from 1.
+    pub(in crate::backend) version: i64,
+    /// What it is for.
+    pub(in crate::backend) name: &'static str,
+    /// Its statements; `§` stands for the prefix of the tables.
+    pub(in crate::backend) sql: &'static str,
+}
+
+impl Migration {
+    /// Tells whether the text is the one that was applied.
+    pub(in crate::backend) fn checksum(&self) -> String {
+        let digest = Sha256::digest(self.sql.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The step that follows those that were applied, given as version and checksum in order; `None` when
+/// there is none left.
+pub(in crate::backend) fn next_step<'a>(
+    steps: &'a [Migration],
+    applied: &[(i64, String)],
+) -> Result<Option<&'a Migration>, BackendError> {
+    let known = steps.last().map_or(0, |step| step.version);
+    if let Some(&(found, _)) = applied.last()
+        && found > known
+    {
+        return Err(BackendError::NewerSchema { found, known });
+    }
+    for (index, (version, checksum)) in applied.iter().enumerate() {
+        let same = |step: &Migration| step.version == *version && step.checksum() == *checksum;
+        if !steps.get(index).is_some_and(same) {
+            return Err(BackendError::OtherSchema { version: *version });
+        }
+    }
+    Ok(steps.get(applied.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEPS: [Migration; 2] = [
+        Migration {
+            version: 1,
+            name: "one",
+            sql: "one",
+        },
+        Migration {
+            version: 2,
+            name: "two",
+            sql: "two",
+        },
+    ];
+
+    #[test]
+    fn steps_follow_each_other() {
+        let mut applied = Vec::new();
+        while let Some(step) = next_step(&STEPS, &applied).unwrap() {
+            assert_eq!(step.version, applied.len() as i64 + 1);
+            applied.push((step.version, step.checksum()));
+        }
+        assert_eq!(applied.len(), 2);
+    }
+
+    #[test]
+    fn what_is_newer_or_other_is_refused() {
+        let mut applied = vec![(1, STEPS[0].checksum()), (2, STEPS[1].checksum())];
+        let newer = next_step(&STEPS[..1], &applied).unwrap_err();
+        assert!(matches!(
+            newer,
+            BackendError::NewerSchema { found: 2, known: 1 }
+        ));
+        applied[0].1 = "else".into();
+        let other = next_step(&STEPS, &applied).unwrap_err();
+        assert!(matches!(other, BackendError::OtherSchema { version: 1 }));
+        // The first one is missing.
+        let other = next_step(&STEPS, &[(2, STEPS[1].checksum())]).unwrap_err();
+        assert!(matches!(other, BackendError::OtherSchema { version: 2 }));
+    }
+}
