@@ -58,7 +58,7 @@
 //! | [`key`] | what a key is: [`Issuer`](key::Issuer), [`Secret`](key::Secret), [`Key`](key::Key), and where it is kept: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore) |
 //! | [`limit`] | how fast it may be used: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
 //! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary) |
-//! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend) |
+//! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend` |
 //! | `conformance` | public test suites for anyone's own store or backend |
 //! | `testing` | helpers for people who test their own services |
 //!
@@ -70,6 +70,7 @@
 //! |---|---|
 //! | `axum` | [`Caller`] as an extractor, endpoints from `MatchedPath`, client addresses from `ConnectInfo` |
 //! | `tracing` | refusals, store failures and lost events as `tracing` events |
+//! | `sqlite` | `SqliteBackend`: keys, request log and sums in a SQLite database, whose library is built in |
 //! | `conformance` | public test suites for stores and backends of your own |
 //! | `testing` | a clock to turn, ready keys and a recorder to ask, for tests of protected services |
 //! | `full` | all of these |

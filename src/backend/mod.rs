@@ -1,21 +1,15 @@
 //! Where keys and usage are kept.
 
 mod memory;
-#[cfg(any(feature = "sqlite", feature = "sqlite-unbundled"))]
+#[cfg(feature = "sqlite")]
 mod sql;
-#[cfg(any(feature = "sqlite", feature = "sqlite-unbundled"))]
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 pub use memory::{MemoryBackend, MemoryConfig};
-#[cfg(any(feature = "sqlite", feature = "sqlite-unbundled"))]
-#[cfg_attr(
-    docsrs,
-    doc(cfg(any(feature = "sqlite", feature = "sqlite-unbundled")))
-)]
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sql::{BackendError, InvalidTablePrefix};
-#[cfg(any(feature = "sqlite", feature = "sqlite-unbundled"))]
-#[cfg_attr(
-    docsrs,
-    doc(cfg(any(feature = "sqlite", feature = "sqlite-unbundled")))
-)]
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::SqliteBackend;
