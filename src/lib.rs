@@ -100,6 +100,7 @@ pub use page::{InvalidPageToken, Page, PageToken};
 #[cfg(all(
     doctest,
     feature = "axum",
+    feature = "sqlite",
     feature = "testing",
     feature = "conformance"
 ))]
