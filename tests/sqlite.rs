@@ -527,3 +527,62 @@ proptest! {
         })?;
     }
 }
+
+/// What the process that is killed does: writes batches to the file that it is told of, each twice,
+/// and says how many events it knows to be written.
+#[tokio::test]
+#[ignore = "run by the test below, in a process of its own"]
+async fn write_until_killed() {
+    let path = std::env::var("KEYTALLY_TEST_FILE").unwrap();
+    let backend = open(Path::new(&path)).await;
+    for written in 1.. {
+        let events = (0..50).map(|_| UsageEvent::at(Timestamp::now())).collect();
+        let batch = Batch::new(events);
+        for _ in 0..2 {
+            backend.write(&batch).await.unwrap();
+        }
+        println!("\nwritten {}", written * 50);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_leaves_whole_batches() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let folder = Folder::new();
+    let mut sure = 0;
+    for round in 0..20_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["write_until_killed", "--exact", "--ignored", "--nocapture"])
+            .env("KEYTALLY_TEST_FILE", folder.file())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let numbers = lines.map_while(Result::ok).filter_map(|line| {
+            line.strip_prefix("written ")
+                .and_then(|n| n.parse::<i64>().ok())
+        });
+        let killer = std::thread::spawn(move || {
+            // Some moment of its life: before the tables are there, in the middle of a batch.
+            std::thread::sleep(std::time::Duration::from_millis(round * 37 % 150));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+        sure += numbers.last().unwrap_or(0);
+        killer.join().unwrap();
+
+        let backend = open(&folder.file()).await;
+        let own = pool(&folder.file()).await;
+        let logged = number(&own, "SELECT count(*) FROM keytally_requests").await;
+        // What it had no more time to tell of is one batch at most, there or not.
+        assert!((sure..=sure + 50).contains(&logged), "{logged} of {sure}");
+        let batches = number(&own, "SELECT count(*) FROM keytally_batches").await;
+        assert_eq!(logged, batches * 50);
+        let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
+        assert_eq!(summary.totals.total(), logged as u64);
+        sure = logged;
+    }
+    assert!(sure > 0);
+}
