@@ -75,6 +75,16 @@ pub(super) fn micros(time: i64) -> Timestamp {
     Timestamp::from_microsecond(time).unwrap_or_else(|_| unreachable!("a time of our own"))
 }
 
+/// The first time that a key may have: the beginning of the year 1.
+pub(super) fn first() -> Timestamp {
+    micros(-62_135_596_800_000_000)
+}
+
+/// The last time that no key may have.
+pub(super) fn too_early() -> Timestamp {
+    micros(-62_135_596_800_000_001)
+}
+
 /// Texts that break what glues queries together, counts bytes for characters or changes letters.
 pub(super) fn hostile_texts() -> Vec<String> {
     let mut texts: Vec<String> = [

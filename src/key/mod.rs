@@ -22,4 +22,5 @@ pub(crate) use cached::{CachedKey, Peek};
 #[cfg(feature = "conformance")]
 pub(crate) use changes::Forget;
 pub(crate) use issuer::is_importable;
+pub(crate) use record::within_bounds;
 pub(crate) use token::id_of;

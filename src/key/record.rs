@@ -162,9 +162,16 @@ pub enum InvalidKey {
     /// The metadata is nested deeper than 32 levels, itself being the first.
     #[error("a key's metadata is nested 32 levels deep at most")]
     MetadataDepth,
+    /// A text of the metadata, or the name of a member, holds U+0000.
+    #[error("a key's metadata has no U+0000 in its texts and names")]
+    MetadataNul,
     /// The hint is longer than 64 characters or has control characters.
     #[error("a key's hint has at most 64 characters and no control characters")]
     Hint,
+    /// A time lies before the year 1. Nor may one lie after the year 9999: there is no such
+    /// [`Timestamp`].
+    #[error("a key's times lie in the years 1 to 9999")]
+    Time,
     /// A limit cannot be kept.
     #[error(transparent)]
     Limit(#[from] InvalidLimit),
@@ -212,9 +219,21 @@ impl Key {
         if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
             return Err(InvalidKey::Metadata);
         }
+        // SQL databases keep such texts cut, or not at all.
+        let has_nul = |(name, value): (&String, _)| name.contains('\0') || holds_nul(value);
+        if self.metadata.iter().any(has_nul) {
+            return Err(InvalidKey::MetadataNul);
+        }
         if !self.hint.is_empty() && !text(&self.hint, 64) {
             return Err(InvalidKey::Hint);
         }
+        let times = [
+            Some(self.created),
+            self.expires,
+            self.revoked,
+            self.last_used,
+        ];
+        times.into_iter().flatten().try_for_each(within_bounds)?;
         Ok(RateLimit::validate_all(&self.limits)?)
     }
 }
@@ -227,6 +246,29 @@ fn fits_in(value: &Value, levels: u32) -> bool {
         Value::Object(values) => levels > 0 && values.values().all(fit),
         _ => true,
     }
+}
+
+/// Whether a text or a name within a value holds U+0000.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(values) => values
+            .iter()
+            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        _ => false,
+    }
+}
+
+/// The beginning of the year 1, before which SQL has no dates.
+const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+/// A time of a key lies in the years 1 to 9999; jiff has none after those.
+pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
+    if time < FIRST {
+        return Err(InvalidKey::Time);
+    }
+    Ok(())
 }
 
 /// Other values for the fields of a key; what is not set stays.
@@ -417,6 +459,8 @@ impl KeyRecord {
             KeyChange::Disable => self.key.disabled = true,
             KeyChange::Enable => self.key.disabled = false,
             KeyChange::Revoke { at } => {
+                // That alone: nothing else about a key may stand in the way of its revocation.
+                within_bounds(*at)?;
                 self.key.revoked.get_or_insert(whole_micros(*at));
             }
         }
@@ -429,7 +473,7 @@ impl KeyRecord {
     /// # Errors
     ///
     /// [`StoreError::Unusable`] when the key does not work any more, [`StoreError::Invalid`] when the
-    /// new one's hint is out of bounds; the record is then as it was.
+    /// new one's hint or a time is out of bounds; the record is then as it was.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.at);
         if status != KeyStatus::Active {
@@ -450,6 +494,7 @@ impl KeyRecord {
             .key
             .expires
             .map_or(old_expires, |end| end.min(old_expires));
+        within_bounds(end).map_err(StoreError::Invalid)?;
         self.key.expires = Some(end);
         Ok(Self {
             key,
@@ -466,6 +511,8 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -475,6 +522,74 @@ mod tests {
         assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
         let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
         assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
+    }
+
+    #[test]
+    fn what_no_database_keeps_is_out_of_bounds() {
+        let id = "3fK9aB0000zzZZ19".parse().unwrap();
+        let first: Timestamp = "0001-01-01T00:00:00Z".parse().unwrap();
+        let before = first - jiff::SignedDuration::from_micros(1);
+        let key = Key {
+            expires: Some(Timestamp::MAX),
+            ..Key::new(id, "Ends of time", first)
+        };
+        assert_eq!(key.validate(), Ok(()));
+        let times: [fn(&mut Key, Timestamp); 4] = [
+            |key, time| key.created = time,
+            |key, time| key.expires = Some(time),
+            |key, time| key.revoked = Some(time),
+            |key, time| key.last_used = Some(time),
+        ];
+        for set in times {
+            let mut early = key.clone();
+            set(&mut early, before);
+            assert_eq!(early.validate(), Err(InvalidKey::Time));
+        }
+        for value in [
+            json!({ "a": "nul \0" }),
+            json!({ "nul \0": 1 }),
+            json!({ "a": [{ "b": ["\0"] }] }),
+            json!({ "a": [{ "\0": null }] }),
+        ] {
+            let mut nul = key.clone();
+            nul.metadata = value.as_object().cloned().unwrap();
+            assert_eq!(nul.validate(), Err(InvalidKey::MetadataNul), "{value}");
+        }
+    }
+
+    #[test]
+    fn no_change_brings_in_a_time_out_of_bounds() {
+        let before = Timestamp::MIN;
+        let (now, id) = (Timestamp::UNIX_EPOCH, "3fK9aB0000zzZZ19".parse().unwrap());
+        let digest = Digest::sha256(b"");
+        let record = KeyRecord {
+            key: Key::new(id, "test", now),
+            digest: digest.clone(),
+        };
+        let mut changed = record.clone();
+        let update = KeyUpdate::new().expires(Some(before));
+        for change in [
+            KeyChange::Update(Box::new(update)),
+            KeyChange::Revoke { at: before },
+        ] {
+            assert_eq!(changed.apply(&change), Err(InvalidKey::Time), "{change:?}");
+        }
+        for (at, old_expires) in [(before, now), (now, before)] {
+            let rotation = Rotation {
+                id: "3fK9aB0000zzZZ20".parse().unwrap(),
+                digest: digest.clone(),
+                hint: String::new(),
+                at,
+                old_expires,
+            };
+            let error = changed.rotate(&rotation).unwrap_err();
+            assert!(matches!(error, StoreError::Invalid(InvalidKey::Time)));
+        }
+        assert_eq!(changed, record);
+        // A key that a bound of today would not let in can be revoked.
+        changed.key.last_used = Some(before);
+        changed.apply(&KeyChange::Revoke { at: now }).unwrap();
+        assert_eq!(changed.key.revoked, Some(now));
     }
 
     #[test]

@@ -83,7 +83,8 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// [`StoreError::NotFound`], [`StoreError::Unusable`] when the old key does not work any more,
-    /// [`StoreError::Conflict`] when the new id is taken.
+    /// [`StoreError::Conflict`] when the new id is taken, [`StoreError::Invalid`] when the new hint or a
+    /// time is out of bounds.
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError>;
 
     /// Removes a key's record; its usage stays.

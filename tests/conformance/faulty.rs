@@ -42,6 +42,7 @@ faults! {
     TakesAnyToken => "a page token of another list is StoreError::Page",
     WritesHalf => "a refused update changes nothing",
     LosesUpdates => "changes at the same time do not undo each other",
+    RevokesBeforeTime => "a revocation at a time out of bounds is refused",
     RevokesAnew => "the first revocation counts",
     ChangesGhosts => "changing an unknown id is StoreError::NotFound",
     LosesTheLine => "rotations keep the line of the first key",
@@ -195,6 +196,10 @@ impl KeyAdmin for Faulty {
                 let key = record.key.clone();
                 self.put(record).await?;
                 return Ok(key);
+            }
+            (Some(Fault::RevokesBeforeTime), KeyChange::Revoke { at }) => {
+                let at = (*at).max(jiff::Timestamp::UNIX_EPOCH);
+                return self.inner.change(id, KeyChange::Revoke { at }).await;
             }
             (Some(Fault::RevokesAnew), KeyChange::Revoke { .. }) => {
                 if let Some(mut record) = self.inner.find(id).await? {

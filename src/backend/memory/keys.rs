@@ -9,6 +9,7 @@ use super::MemoryBackend;
 use crate::id::KeyId;
 use crate::key::{
     ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, Rotation, StoreError,
+    within_bounds,
 };
 use crate::page::Page;
 
@@ -24,9 +25,11 @@ impl Keys {
         self.records.len()
     }
 
-    /// A key was used at this time.
+    /// A key was used at this time; one that no key may have does not count.
     pub(super) fn touch(&mut self, id: KeyId, time: Timestamp) {
-        if let Some(record) = self.records.get_mut(&id) {
+        if let Some(record) = self.records.get_mut(&id)
+            && within_bounds(time).is_ok()
+        {
             record.key.last_used = record.key.last_used.max(Some(time));
         }
     }

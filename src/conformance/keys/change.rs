@@ -7,9 +7,10 @@ use serde_json::{Map, json};
 
 use super::{create, found, got, unchanged};
 use crate::conformance::check::{done, refused, same, together};
-use crate::conformance::fresh::{Fresh, hostile_texts, id, micros};
+use crate::conformance::fresh::{Fresh, hostile_texts, id, micros, too_early};
 use crate::key::{
-    AddressList, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate, NewKey, StoreError,
+    AddressList, InvalidKey, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate, NewKey,
+    StoreError,
 };
 use crate::limit::RateLimit;
 
@@ -84,11 +85,14 @@ fn updates(fresh: &Fresh) -> Vec<KeyUpdate> {
 async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let record = create(store, fresh.record("Within bounds")).await;
     let valid = KeyUpdate::new().name("Half written").scopes(["half"]);
+    let nul = [("nul".to_owned(), json!("\0"))].into_iter().collect();
     for update in [
         valid.clone().name(""),
         valid.clone().environment(Some("No!")),
         valid.clone().scopes(["twice", "twice"]),
         valid.clone().limits([RateLimit::per_second(1).burst(0)]),
+        valid.clone().metadata(nul),
+        valid.clone().expires(Some(too_early())),
     ] {
         refused(
             store.update(record.key.id, update.clone()).await,
@@ -98,6 +102,14 @@ async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
         );
         unchanged(store, &record, "a refused update changes nothing").await;
     }
+    let revoke = KeyChange::Revoke { at: too_early() };
+    refused(
+        store.change(record.key.id, revoke).await,
+        "StoreError::Invalid",
+        |error| matches!(error, StoreError::Invalid(InvalidKey::Time)),
+        "a revocation at a time out of bounds is refused",
+    );
+    unchanged(store, &record, "a refused revocation changes nothing").await;
 }
 
 async fn switches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{create, found, key_store, unchanged};
 use crate::conformance::check::{done, refused, same, together};
-use crate::conformance::fresh::{Fresh, hostile_texts, id, micros};
+use crate::conformance::fresh::{Fresh, first, hostile_texts, id, micros, too_early};
 use crate::key::{
     AddressList, Digest, InvalidKey, IssueError, Key, KeyAdmin, KeyRecord, NewKey, StoreError,
 };
@@ -25,7 +25,9 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let plain = create(store, fresh.record_of(NewKey::named("x"))).await;
     key_store(store, &plain).await;
-    for record in [full(fresh), used_up(fresh), extreme_times(fresh)] {
+    let mut records = vec![full(fresh), used_up(fresh)];
+    records.extend([micros(-1), first()].map(|time| extreme_times(fresh, time)));
+    for record in records {
         let record = create(store, record).await;
         key_store(store, &record).await;
     }
@@ -79,9 +81,10 @@ fn used_up(fresh: &Fresh) -> KeyRecord {
 }
 
 /// Before 1970, and at the end of time, where a key without an end in sight may be told to end.
-fn extreme_times(fresh: &Fresh) -> KeyRecord {
+fn extreme_times(fresh: &Fresh, early: Timestamp) -> KeyRecord {
     let mut record = fresh.record("Ends of time");
-    record.key.created = micros(-1);
+    record.key.created = early;
+    record.key.last_used = Some(early);
     record.key.expires = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
     record
 }
@@ -147,23 +150,9 @@ async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
 }
 
 async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
-    let mut nameless = fresh.record("x");
-    nameless.key.name = String::new();
-    let mut long = fresh.record("x");
-    long.key.name = "ä".repeat(101);
-    let mut limitless = fresh.record("x");
-    limitless.key.limits = vec![RateLimit::per_second(0)];
-    let mut deep = fresh.record("x");
-    deep.key.metadata.insert("deep".into(), nested(32));
-    let mut hint = fresh.record("x");
-    hint.key.hint = "ä".repeat(65);
-    for (record, error) in [
-        (deep, InvalidKey::MetadataDepth),
-        (hint, InvalidKey::Hint),
-        (nameless, InvalidKey::Name),
-        (long, InvalidKey::Name),
-        (limitless, crate::limit::InvalidLimit::Zero.into()),
-    ] {
+    for (spoil, error) in out_of_bounds() {
+        let mut record = fresh.record("x");
+        spoil(&mut record.key);
         let id = record.key.id;
         refused(
             store.create(record).await,
@@ -177,6 +166,37 @@ async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
             "what is not created is not there",
         );
     }
+}
+
+type Spoil = fn(&mut Key);
+
+/// What brings a key out of bounds, and out of which.
+fn out_of_bounds() -> [(Spoil, InvalidKey); 12] {
+    let zero = crate::limit::InvalidLimit::Zero;
+    [
+        (|key| add(key, nested(32)), InvalidKey::MetadataDepth),
+        (|key| add(key, json!("\0")), InvalidKey::MetadataNul),
+        (
+            |key| add(key, json!([{ "a": "b\0" }])),
+            InvalidKey::MetadataNul,
+        ),
+        (|key| add(key, json!({ "\0": 1 })), InvalidKey::MetadataNul),
+        (|key| key.hint = "ä".repeat(65), InvalidKey::Hint),
+        (|key| key.name = String::new(), InvalidKey::Name),
+        (|key| key.name = "ä".repeat(101), InvalidKey::Name),
+        (
+            |key| key.limits = vec![RateLimit::per_second(0)],
+            zero.into(),
+        ),
+        (|key| key.created = too_early(), InvalidKey::Time),
+        (|key| key.expires = Some(too_early()), InvalidKey::Time),
+        (|key| key.revoked = Some(too_early()), InvalidKey::Time),
+        (|key| key.last_used = Some(too_early()), InvalidKey::Time),
+    ]
+}
+
+fn add(key: &mut Key, metadata: Value) {
+    key.metadata.insert("added".into(), metadata);
 }
 
 async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {

@@ -6,9 +6,11 @@ use jiff::Timestamp;
 
 use super::{create, expect, found, got, unchanged};
 use crate::conformance::check::{done, refused, same, together};
-use crate::conformance::fresh::{Fresh, id};
+use crate::conformance::fresh::{Fresh, id, too_early};
 use crate::id::KeyId;
-use crate::key::{AddressList, KeyAdmin, KeyRecord, KeyStatus, NewKey, Rotation, StoreError};
+use crate::key::{
+    AddressList, InvalidKey, KeyAdmin, KeyRecord, KeyStatus, NewKey, Rotation, StoreError,
+};
 use crate::limit::RateLimit;
 
 const GRACE: Duration = Duration::from_micros(3_600_000_001);
@@ -19,6 +21,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     an_earlier_end_stays(store, &fresh).await;
     unusable_keys_are_refused(store, &fresh).await;
     taken_ids_change_nothing(store, &fresh).await;
+    bounds_change_nothing(store, &fresh).await;
     unknown_ids_are_not_found(store, &fresh).await;
     once_without_grace(store, &fresh).await;
 }
@@ -157,6 +160,24 @@ async fn taken_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh
     let rule = "a rotation is one step: where it is refused, both keys stay as they were";
     unchanged(store, &record, rule).await;
     unchanged(store, &taken, rule).await;
+}
+
+async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let record = create(store, fresh.record("Rotated")).await;
+    let mut before_time = rotation(fresh, fresh.now, GRACE);
+    before_time.at = too_early();
+    let mut ended_before_time = rotation(fresh, fresh.now, GRACE);
+    ended_before_time.old_expires = too_early();
+    for rotation in [before_time, ended_before_time] {
+        let new = rotation.id;
+        refused(
+            store.rotate(record.key.id, rotation).await,
+            "StoreError::Invalid",
+            |error| matches!(error, StoreError::Invalid(InvalidKey::Time)),
+            "a rotation at a time out of bounds is refused",
+        );
+        nothing_happened(store, &record, new).await;
+    }
 }
 
 async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
