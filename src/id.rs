@@ -1,9 +1,10 @@
-//! The public identity of a key.
+//! The public identity of a key, and that of what happens at a time.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
 
 /// The digits of base62 in the order of their values: `0-9A-Za-z`.
 pub(crate) const BASE62: &[u8; 62] =
@@ -87,6 +88,24 @@ impl<'de> Deserialize<'de> for KeyId {
     }
 }
 
+/// A UUID of version 7 (RFC 9562) with this time in microseconds since 1970.
+///
+/// Its 74 random bits come from a generator of each thread's own, seeded by the operating system.
+pub(crate) fn uuid_at(micros: i64) -> Uuid {
+    thread_local! {
+        static RANDOM: std::cell::RefCell<fastrand::Rng> =
+            std::cell::RefCell::new(getrandom::u64().map_or_else(
+                |_| fastrand::Rng::new(),
+                fastrand::Rng::with_seed,
+            ));
+    }
+    let random = RANDOM.with_borrow_mut(|random| random.u128(..));
+    let bytes = random.to_ne_bytes();
+    let tail: &[u8; 10] = bytes.first_chunk().unwrap_or(&[0; 10]);
+    let millis = u64::try_from(micros / 1_000).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, tail).into_uuid()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +136,19 @@ mod tests {
     fn numbers_become_digits() {
         assert_eq!(KeyId::from_number(0).as_str(), "0000000000000000");
         assert_eq!(KeyId::from_number(61 + 62).as_str(), "000000000000001z");
+    }
+
+    #[test]
+    fn uuids_are_of_version_seven_and_differ() {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..10_000 {
+            let id = uuid_at(1_700_000_000_123_456);
+            assert_eq!(id.get_version_num(), 7);
+            assert_eq!(
+                id.get_timestamp().unwrap().to_unix(),
+                (1_700_000_000, 123_000_000)
+            );
+            assert!(seen.insert(id));
+        }
     }
 }

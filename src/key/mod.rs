@@ -1,6 +1,7 @@
 //! What a key is: its secret, its record, and where it is kept.
 
 mod address;
+mod audit;
 mod cached;
 mod changes;
 mod digest;
@@ -10,6 +11,7 @@ mod store;
 mod token;
 
 pub use address::{AddressList, InvalidNetwork};
+pub use audit::{AuditAction, AuditEntry, AuditQuery, InvalidAuditAction};
 pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use changes::ChangeFeed;
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};

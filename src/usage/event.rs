@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::outcome::{Cause, Outcome, Refusal};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
+/// An event's id, with the event's own time.
+pub(crate) use crate::id::uuid_at as event_id;
 use crate::page::whole_micros;
 
 /// The endpoint of requests that no route matched.
@@ -106,41 +108,9 @@ impl UsageEvent {
     }
 }
 
-/// A UUID of version 7 (RFC 9562) with the event's own time.
-///
-/// Its 74 random bits come from a generator of each thread's own, seeded by the operating system.
-pub(crate) fn event_id(micros: i64) -> Uuid {
-    thread_local! {
-        static RANDOM: std::cell::RefCell<fastrand::Rng> =
-            std::cell::RefCell::new(getrandom::u64().map_or_else(
-                |_| fastrand::Rng::new(),
-                fastrand::Rng::with_seed,
-            ));
-    }
-    let random = RANDOM.with_borrow_mut(|random| random.u128(..));
-    let bytes = random.to_ne_bytes();
-    let tail: &[u8; 10] = bytes.first_chunk().unwrap_or(&[0; 10]);
-    let millis = u64::try_from(micros / 1_000).unwrap_or(0);
-    uuid::Builder::from_unix_timestamp_millis(millis, tail).into_uuid()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_of_version_seven_and_differ() {
-        let mut seen = std::collections::HashSet::new();
-        for _ in 0..10_000 {
-            let id = event_id(1_700_000_000_123_456);
-            assert_eq!(id.get_version_num(), 7);
-            assert_eq!(
-                id.get_timestamp().unwrap().to_unix(),
-                (1_700_000_000, 123_000_000)
-            );
-            assert!(seen.insert(id));
-        }
-    }
 
     #[test]
     fn an_event_round_trips_through_json() {
