@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::{AuditEntry, AuditQuery};
 use super::cached::KeyCache;
 use super::changes::ChangeFeed;
 use super::record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, KeyUpdate, Rotation};
@@ -139,6 +140,25 @@ pub trait KeyAdmin: KeyStore {
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         let at = Timestamp::now();
         self.change(id, KeyChange::Revoke { at }).await
+    }
+
+    /// One page of what was done to keys, newest first; `None` where the store does not keep that.
+    /// What was done to a key that was deleted is there as long as any other entry.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Page`] when the page token is not one of this list.
+    async fn audit(&self, _query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+        Ok(None)
+    }
+
+    /// This store for what somebody in particular does: the [entries](Self::audit) of changes that are
+    /// made through it name the actor, [within bounds](AuditEntry::actor_of). An empty one names
+    /// nobody. All else is shared with this one, caches and the change feed included.
+    ///
+    /// `None` where the store does not keep who did what.
+    fn acting_as(&self, _actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+        None
     }
 }
 
@@ -338,6 +358,17 @@ macro_rules! forward_to_pointee {
 
             async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
                 (**self).revoke(id).await
+            }
+
+            async fn audit(
+                &self,
+                query: &AuditQuery,
+            ) -> Result<Option<Page<AuditEntry>>, StoreError> {
+                (**self).audit(query).await
+            }
+
+            fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+                (**self).acting_as(actor)
             }
         }
     )*};

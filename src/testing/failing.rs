@@ -8,8 +8,8 @@ use async_trait::async_trait;
 
 use crate::id::KeyId;
 use crate::key::{
-    ChangeFeed, Key, KeyAdmin, KeyCache, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate,
-    Rotation, StoreError,
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyCache, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -139,5 +139,16 @@ impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
 
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         self.store()?.revoke(id).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+        self.store()?.audit(query).await
+    }
+
+    /// A store with the same switch.
+    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+        let store = Arc::new(self.store.acting_as(actor)?);
+        let off = self.off.clone();
+        Some(Arc::new(FailingStore { store, off }))
     }
 }

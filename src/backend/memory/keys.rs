@@ -1,26 +1,37 @@
 //! Keys in memory.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::MemoryBackend;
+use super::audit::Audit;
 use crate::id::KeyId;
 use crate::key::{
-    ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, Rotation, StoreError,
-    within_bounds,
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
+    Rotation, StoreError, within_bounds,
 };
 use crate::page::Page;
 
-#[derive(Default)]
 pub(super) struct Keys {
     records: HashMap<KeyId, KeyRecord>,
     /// The order of the list, from the oldest.
     order: BTreeSet<(Timestamp, KeyId)>,
+    /// Here, so that an entry is there exactly when its change is.
+    audit: Audit,
 }
 
 impl Keys {
+    pub(super) fn new(audit_capacity: usize) -> Self {
+        Self {
+            records: HashMap::new(),
+            order: BTreeSet::new(),
+            audit: Audit::new(audit_capacity),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }
@@ -38,16 +49,18 @@ impl Keys {
         self.records.get_mut(&id).ok_or(StoreError::NotFound(id))
     }
 
-    fn insert(&mut self, record: KeyRecord) -> Result<(), StoreError> {
+    /// Adds a key and answers it as it is kept.
+    fn insert(&mut self, record: KeyRecord) -> Result<Key, StoreError> {
         let id = record.key.id;
         record.key.validate()?;
         let record = record.in_whole_micros();
         if self.records.contains_key(&id) {
             return Err(StoreError::Conflict(id));
         }
-        self.order.insert((record.key.created, id));
+        let key = record.key.clone();
+        self.order.insert((key.created, id));
         self.records.insert(id, record);
-        Ok(())
+        Ok(key)
     }
 
     fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
@@ -70,6 +83,16 @@ impl Keys {
     }
 }
 
+impl MemoryBackend {
+    fn actor(&self) -> Option<&str> {
+        self.actor.as_deref()
+    }
+
+    fn time(&self) -> Timestamp {
+        self.shared.clock.now().timestamp()
+    }
+}
+
 #[async_trait]
 impl KeyStore for MemoryBackend {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
@@ -77,7 +100,7 @@ impl KeyStore for MemoryBackend {
     }
 
     fn changes(&self) -> Option<&ChangeFeed> {
-        Some(&self.0.changes)
+        Some(&self.shared.changes)
     }
 }
 
@@ -85,8 +108,13 @@ impl KeyStore for MemoryBackend {
 impl KeyAdmin for MemoryBackend {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
         let id = record.key.id;
-        self.keys().insert(record)?;
-        self.0.changes.announce(id);
+        {
+            let mut keys = self.keys();
+            let key = keys.insert(record)?;
+            let entry = AuditEntry::created(self.actor(), key, self.time());
+            keys.audit.add(entry);
+        }
+        self.shared.changes.announce(id);
         Ok(())
     }
 
@@ -98,10 +126,15 @@ impl KeyAdmin for MemoryBackend {
         let key = {
             let mut keys = self.keys();
             let record = keys.find(id)?;
+            let before = record.key.clone();
             record.apply(&change)?;
-            record.key.clone()
+            let key = record.key.clone();
+            let (actor, time) = (self.actor(), self.time());
+            let entry = AuditEntry::changed(actor, &change, before, key.clone(), time);
+            keys.audit.add(entry);
+            key
         };
-        self.0.changes.announce(id);
+        self.shared.changes.announce(id);
         Ok(key)
     }
 
@@ -109,14 +142,18 @@ impl KeyAdmin for MemoryBackend {
         let key = {
             let mut keys = self.keys();
             let mut old = keys.find(id)?.clone();
+            let before = old.key.clone();
             let new = old.rotate(&rotation)?;
-            let key = new.key.clone();
-            keys.insert(new)?;
+            let key = keys.insert(new)?;
+            let after = old.key.clone();
             *keys.find(id)? = old;
+            let (actor, time) = (self.actor(), self.time());
+            let entries = AuditEntry::rotated(actor, before, after, key.clone(), time);
+            entries.into_iter().for_each(|entry| keys.audit.add(entry));
             key
         };
-        self.0.changes.announce(id);
-        self.0.changes.announce(key.id);
+        self.shared.changes.announce(id);
+        self.shared.changes.announce(key.id);
         Ok(key)
     }
 
@@ -125,13 +162,75 @@ impl KeyAdmin for MemoryBackend {
             let mut keys = self.keys();
             let removed = keys.records.remove(&id).ok_or(StoreError::NotFound(id))?;
             keys.order.remove(&(removed.key.created, id));
+            let entry = AuditEntry::deleted(self.actor(), removed.key, self.time());
+            keys.audit.add(entry);
         }
-        self.0.changes.announce(id);
+        self.shared.changes.announce(id);
         Ok(())
     }
 
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
-        let at = self.0.clock.now().timestamp();
+        let at = self.time();
         self.change(id, KeyChange::Revoke { at }).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+        let keys = self.keys();
+        let kept = keys.audit.is_kept().then_some(&keys.audit);
+        kept.map(|audit| audit.page(query)).transpose()
+    }
+
+    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+        self.keys().audit.is_kept().then(|| {
+            let actor = AuditEntry::actor_of(actor).map(Arc::from);
+            let shared = self.shared.clone();
+            Arc::new(Self { shared, actor }) as Arc<dyn KeyAdmin>
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::MemoryConfig;
+    use crate::clock::Clock;
+    use crate::key::{AuditAction, Issuer, NewKey};
+
+    fn record() -> KeyRecord {
+        let issuer = Issuer::new("t").unwrap();
+        issuer.make(NewKey::named("test")).unwrap().1
+    }
+
+    #[tokio::test]
+    async fn the_audit_keeps_the_newest_entries_by_the_backends_clock() {
+        let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+        let config = MemoryConfig::new().audit_capacity(3);
+        let backend = MemoryBackend::with_clock(config, clock.clone());
+        let record = record();
+        let id = record.key.id;
+        backend.create(record).await.unwrap();
+        for _ in 0..2 {
+            backend.disable(id).await.unwrap();
+        }
+        clock.advance(Duration::from_micros(1));
+        backend.enable(id).await.unwrap();
+        let audit = backend.audit(&AuditQuery::new()).await.unwrap().unwrap();
+        let told: Vec<_> = audit
+            .items
+            .iter()
+            .map(|entry| (entry.action, entry.time.as_microsecond()))
+            .collect();
+        let (on, off) = (AuditAction::Enabled, AuditAction::Disabled);
+        assert_eq!(told, [(on, 1), (off, 0), (off, 0)]);
+    }
+
+    #[tokio::test]
+    async fn without_room_no_audit_is_kept() {
+        let backend = MemoryBackend::with(MemoryConfig::new().audit_capacity(0));
+        backend.create(record()).await.unwrap();
+        assert_eq!(backend.audit(&AuditQuery::new()).await.unwrap(), None);
+        assert!(backend.acting_as("anna").is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Everything in the process's memory: for tests, demonstrations and services that need no more.
 
+mod audit;
 mod keys;
 mod usage;
 
@@ -18,12 +19,16 @@ use crate::key::ChangeFeed;
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share what they keep. It is all gone with the process. The request log keeps the newest
-/// requests up to a bound; sums are kept for [longer](MemoryConfig::hours_kept), and are exact whatever
+/// requests up to a bound, and the audit the newest changes of keys; sums are kept for [longer](MemoryConfig::hours_kept), and are exact whatever
 /// the log has forgotten.
 #[derive(Clone)]
-pub struct MemoryBackend(Arc<Inner>);
+pub struct MemoryBackend {
+    shared: Arc<Shared>,
+    /// Who makes the changes that go through this handle, where that is known.
+    actor: Option<Arc<str>>,
+}
 
-struct Inner {
+struct Shared {
     keys: Mutex<Keys>,
     changes: ChangeFeed,
     usage: Mutex<Usage>,
@@ -43,6 +48,9 @@ pub struct MemoryConfig {
     pub minutes_kept: Duration,
     /// How long sums are kept at all: 400 days unless set.
     pub hours_kept: Duration,
+    /// Entries in the audit of keys at most: 10,000 unless set. One holds a key twice, as it was before
+    /// and after.
+    pub audit_capacity: usize,
 }
 
 impl Default for MemoryConfig {
@@ -51,6 +59,7 @@ impl Default for MemoryConfig {
             log_capacity: 100_000,
             minutes_kept: Duration::from_secs(7 * 24 * 3_600),
             hours_kept: Duration::from_secs(400 * 24 * 3_600),
+            audit_capacity: 10_000,
         }
     }
 }
@@ -81,6 +90,13 @@ impl MemoryConfig {
         self.hours_kept = time;
         self
     }
+
+    /// Sets [`audit_capacity`](Self::audit_capacity); zero keeps no audit.
+    #[must_use]
+    pub fn audit_capacity(mut self, entries: usize) -> Self {
+        self.audit_capacity = entries;
+        self
+    }
 }
 
 impl MemoryBackend {
@@ -94,22 +110,32 @@ impl MemoryBackend {
         Self::with_clock(config, Clock::system())
     }
 
-    /// An empty backend that revokes keys at the time of this clock.
+    /// An empty backend that revokes keys, and says when they were changed, by this clock.
     pub fn with_clock(config: MemoryConfig, clock: Clock) -> Self {
-        Self(Arc::new(Inner {
-            keys: Mutex::default(),
+        let shared = Arc::new(Shared {
+            keys: Mutex::new(Keys::new(config.audit_capacity)),
             changes: ChangeFeed::new(),
             usage: Mutex::new(Usage::new(config)),
             clock,
-        }))
+        });
+        Self {
+            shared,
+            actor: None,
+        }
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
-        self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .usage
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -146,7 +146,7 @@ impl Usage {
 #[async_trait]
 impl UsageSink for MemoryBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        let now = self.0.clock.now().timestamp();
+        let now = self.shared.clock.now().timestamp();
         if self.usage().write(batch, now) {
             let mut used: HashMap<KeyId, Timestamp, RandomState> = HashMap::default();
             for event in batch.events.iter() {

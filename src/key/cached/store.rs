@@ -9,8 +9,8 @@ use super::{CacheConfig, KeyCache, Peek};
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
-    ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation,
-    StoreError,
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
+    KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -147,5 +147,16 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         let _fence = self.fence(id);
         self.store.revoke(id).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+        self.store.audit(query).await
+    }
+
+    /// Another store behind the same cache.
+    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+        let store = Arc::new(self.store.acting_as(actor)?);
+        let cache = self.cache.clone();
+        Some(Arc::new(CachedStore { store, cache }))
     }
 }
