@@ -32,6 +32,7 @@
 //!   is under owners and keys of their own, and what is not theirs they overlook. They clean nothing up.
 //! - Usage is written with times of the last three hours, some 5,000 requests. The log has to keep them
 //!   all, and sums have to be kept by the minute that long.
+//! - An audit has to keep the newest thousand entries.
 //! - Random choices come from a fixed seed; ids and the hour are those of the run.
 
 mod both;

@@ -19,8 +19,8 @@ use crate::key::ChangeFeed;
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share what they keep. It is all gone with the process. The request log keeps the newest
-/// requests up to a bound, and the audit the newest changes of keys; sums are kept for [longer](MemoryConfig::hours_kept), and are exact whatever
-/// the log has forgotten.
+/// requests up to a bound, and the audit the newest changes of keys; sums are kept for
+/// [longer](MemoryConfig::hours_kept), and are exact whatever the log has forgotten.
 #[derive(Clone)]
 pub struct MemoryBackend {
     shared: Arc<Shared>,

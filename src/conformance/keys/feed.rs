@@ -15,7 +15,13 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let heard = Arc::new(Heard::default());
     let weak = Arc::downgrade(&heard);
     feed.subscribe(weak);
+    every_change_rings(store, &heard).await;
+    if let Some(acting) = store.acting_as("conformance") {
+        every_change_rings(&acting, &heard).await;
+    }
+}
 
+async fn every_change_rings<S: KeyAdmin + ?Sized>(store: &S, heard: &Heard) {
     let fresh = Fresh::new();
     let id = create(store, fresh.record("Announced")).await.key.id;
     heard.expect(

@@ -1,5 +1,6 @@
 //! Suites for stores of keys.
 
+mod audit;
 mod change;
 mod create;
 mod delete;
@@ -31,6 +32,10 @@ pub use find::key_store;
 /// - Rotating agrees with [`KeyRecord::rotate`], in one step: both keys or neither.
 /// - Deleting removes the record. Unknown ids are [`StoreError::NotFound`](crate::key::StoreError)
 ///   wherever something is changed, and `None` where something is looked up.
+/// - An [audit](KeyAdmin::audit), if there is one, tells of every change by whom it was made and what the
+///   key was before and after, of no other, and also when the key is gone. It is ordered by time and
+///   then by id, newest first, a key's entries as it was changed; filters agree with
+///   [`AuditQuery::matches`](crate::key::AuditQuery::matches).
 /// - Other keys stay what they are, and a [feed](KeyStore::changes), if there is one, is rung for every
 ///   change.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
@@ -42,6 +47,7 @@ pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     rotate::suite(store).await;
     delete::suite(store).await;
     feed::suite(store).await;
+    audit::suite(store).await;
     expect(
         store,
         &bystander,
