@@ -11,6 +11,7 @@ mod rollup;
 mod rollups;
 mod sink;
 mod stats;
+mod sum;
 pub mod summary;
 mod width;
 mod wire;
