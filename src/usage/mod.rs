@@ -11,6 +11,7 @@ mod rollup;
 mod rollups;
 mod sink;
 mod stats;
+mod storable;
 mod sum;
 pub mod summary;
 mod width;
