@@ -3,6 +3,7 @@
 mod draft;
 mod event;
 mod latency;
+mod offsets;
 mod open;
 mod outcome;
 mod query;
@@ -12,7 +13,7 @@ mod rollups;
 mod sink;
 mod stats;
 mod storable;
-mod sum;
+pub(crate) mod sum;
 pub mod summary;
 mod width;
 mod wire;
@@ -32,4 +33,6 @@ pub use wire::{Method, Status, StatusClass, UnknownName};
 
 pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
+#[allow(unused_imports, reason = "SQL backends group by it")]
+pub(crate) use offsets::offsets_within;
 pub(crate) use open::{Abandon, Place};
