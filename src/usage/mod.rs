@@ -2,6 +2,7 @@
 
 mod draft;
 mod event;
+mod keep;
 mod latency;
 mod offsets;
 mod open;
@@ -19,6 +20,7 @@ mod width;
 mod wire;
 
 pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
+pub use keep::KeepLog;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use outcome::{Cause, Outcome, Refusal};
 pub use query::{Count, LogFilter, LogQuery, ReadError, SummaryQuery, UsageRange, UsageReader};
