@@ -35,7 +35,7 @@ impl<T> Page<T> {
 }
 
 /// The place of an item in a list that is ordered by time, then by id, newest first. Times of such
-/// items are kept in whole microseconds.
+/// items are kept in whole microseconds and lie in the years 1 to 9999.
 ///
 /// As text it is opaque to clients: `<microseconds>.<id>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,8 @@ pub struct PageToken {
 pub struct InvalidPageToken;
 
 impl PageToken {
-    /// The place of the item with this time, cut to whole microseconds, and this id.
+    /// The place of the item with this id and this time, cut to whole microseconds of the years 1 to
+    /// 9999.
     pub fn new(time: Timestamp, id: impl fmt::Display) -> Self {
         Self {
             time: whole_micros(time),
@@ -89,8 +90,12 @@ impl FromStr for PageToken {
         if time.to_string() != micros {
             return Err(InvalidPageToken);
         }
+        let time = Timestamp::from_microsecond(time).map_err(|_| InvalidPageToken)?;
+        if time < FIRST {
+            return Err(InvalidPageToken);
+        }
         Ok(Self {
-            time: Timestamp::from_microsecond(time).map_err(|_| InvalidPageToken)?,
+            time,
             id: id.into(),
         })
     }
@@ -109,12 +114,17 @@ impl<'de> Deserialize<'de> for PageToken {
     }
 }
 
-/// Times are kept in whole microseconds, which every backend can store as they are.
+/// 0001-01-01T00:00:00Z: databases and RFC 3339 know no years before it, or not the same ones.
+const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+/// Times are kept in whole microseconds of the years 1 to 9999, which every backend can store as they
+/// are.
 pub(crate) fn whole_micros(time: Timestamp) -> Timestamp {
     // jiff reads no microseconds within the last second there is: that is cut to its beginning.
     Timestamp::from_microsecond(time.as_microsecond())
         .or_else(|_| Timestamp::from_second(time.as_second()))
         .unwrap_or(time)
+        .max(FIRST)
 }
 
 #[cfg(test)]
@@ -137,12 +147,14 @@ mod tests {
     #[test]
     fn every_time_is_cut_to_what_reads_back_from_microseconds() {
         let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
-        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
+        for time in [FIRST, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
             let cut = whole_micros(time);
             let read = Timestamp::from_microsecond(cut.as_microsecond()).unwrap();
             assert_eq!(read, cut);
             assert!(time.duration_since(cut).as_secs() == 0);
         }
+        assert_eq!(FIRST, "0001-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(whole_micros(Timestamp::MIN), FIRST);
     }
 
     #[test]
@@ -156,6 +168,7 @@ mod tests {
             "01.a",
             "x.a",
             "9223372036854775807.a",
+            "-62135596800000001.a",
         ] {
             assert_eq!(text.parse::<PageToken>(), Err(InvalidPageToken), "{text}");
         }

@@ -333,16 +333,21 @@ async fn every_odd_value_is_kept_or_finds_nothing() {
     let mut last = event.clone();
     last.id = UsageEvent::at(Timestamp::MAX).id;
     last.time = UsageEvent::at(Timestamp::MAX).time;
-    let events = vec![last, event];
-    backend.write(&Batch::new(events.clone())).await.unwrap();
+    let batch = Batch::new(vec![last, event]);
+    backend.write(&batch).await.unwrap();
+    let events = batch.events;
     let page = backend.requests(&LogQuery::default()).await.unwrap();
-    assert_eq!(page.items, events);
+    assert_eq!(page.items, *events);
+    assert_eq!(&*events[1].path, "/\u{fffd}/é/%FF");
+    let most = i64::MAX.cast_unsigned();
+    assert_eq!(events[1].latency_us, most);
+    let stored = LogFilter::new().request_id("\u{fffd}");
+    assert_eq!(backend.count(&stored).await.unwrap(), Count::Exactly(2));
     let spec = SummarySpec::new().by_key().latency();
     let query = SummaryQuery::new(UsageRange::new(), spec.clone());
-    assert_eq!(
-        backend.summary(&query).await.unwrap(),
-        spec.summarize(&events)
-    );
+    let summary = backend.summary(&query).await.unwrap();
+    assert_eq!(summary, spec.summarize(&*events));
+    assert_eq!(summary.totals.request_bytes(), most);
     let long = "'\"\0%_".repeat(2_000);
     for filter in [
         LogFilter::new().owner(long.clone()),

@@ -196,7 +196,7 @@ proptest! {
                 naive.iter().filter(|(group, _)| of(group)).map(|(_, sums)| sums[index]).sum()
             };
             let told = [totals.total(), totals.cost(), totals.request_bytes(), totals.response_bytes()];
-            let most = u128::from(u64::MAX);
+            let most = u128::from(i64::MAX.cast_unsigned());
             assert_eq!(told.map(u128::from), [0, 1, 2, 3].map(|index| sum(index).min(most)));
         };
         check(&summary.totals, &|_| true);

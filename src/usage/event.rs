@@ -23,7 +23,8 @@ pub const OTHER_ENDPOINTS: &str = "(other)";
 /// One accounted request: who asked for what, when, and what came of it.
 ///
 /// Made by the layer at the end of a request. To make one by hand, start from
-/// [`UsageEvent::at`] and set its fields.
+/// [`UsageEvent::at`] and set its fields; a [`Batch`](super::Batch) brings them into the form in which
+/// they are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UsageEvent {
@@ -67,8 +68,8 @@ pub struct UsageEvent {
 }
 
 impl UsageEvent {
-    /// A completed `GET` of no endpoint in particular at this time, cut to whole microseconds, with a
-    /// fresh id.
+    /// A completed `GET` of no endpoint in particular at this time, cut to whole microseconds of the
+    /// years 1 to 9999, with a fresh id.
     pub fn at(time: Timestamp) -> Self {
         Self {
             id: event_id(time.as_microsecond()),

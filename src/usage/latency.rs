@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::sum;
+
 /// Each power of two is cut into this many buckets (as a power of two): eight.
 const CUTS: u32 = 3;
 /// Latencies from `2^36` µs (19 hours) on share the last bucket.
@@ -14,7 +16,8 @@ const LAST: usize = ((OCTAVES - CUTS + 1) << CUTS) as usize;
 ///
 /// Up to 15 µs every latency has its own bucket; from there on each power of two is cut into eight,
 /// so that a bucket is at most an eighth as wide as its lower bound. Two histograms merge by
-/// addition and lose nothing: quantiles of the whole come from the sum, not from the parts'.
+/// addition and lose nothing: quantiles of the whole come from the sum, not from the parts'. Counts
+/// stop at 2⁶³ − 1, as all sums do.
 ///
 /// Only the range of buckets in use takes memory: at most 2.2 KB. As JSON it is a list of
 /// `[lowest microsecond of the bucket, count]`.
@@ -62,13 +65,13 @@ impl LatencyHistogram {
         self.cover(first, first + other.counts.len());
         let offset = first - usize::from(self.first);
         for (mine, theirs) in self.counts[offset..].iter_mut().zip(&other.counts) {
-            *mine = mine.saturating_add(*theirs);
+            sum::add(mine, *theirs);
         }
     }
 
     /// How many latencies were recorded.
     pub fn count(&self) -> u64 {
-        self.counts.iter().fold(0, |sum, &n| sum.saturating_add(n))
+        sum::total(self.counts.iter().copied())
     }
 
     /// Whether none was recorded.
@@ -122,11 +125,11 @@ impl LatencyHistogram {
         // A bucket below the first wraps round to beyond the last.
         let offset = bucket.wrapping_sub(usize::from(self.first));
         if let Some(count) = self.counts.get_mut(offset) {
-            *count = count.saturating_add(n);
+            sum::add(count, n);
         } else {
             self.cover(bucket, bucket + 1);
             let offset = bucket - usize::from(self.first);
-            self.counts[offset] = n;
+            sum::add(&mut self.counts[offset], n);
         }
     }
 
@@ -266,7 +269,7 @@ mod tests {
         assert_eq!(text, "[[3,2],[983040,1]]");
         let full: LatencyHistogram = serde_json::from_str("[[3,18446744073709551615]]").unwrap();
         histogram.merge(&full);
-        assert_eq!(histogram.count(), u64::MAX);
+        assert_eq!(histogram.count(), sum::MOST);
         assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(3)));
         let nothing: LatencyHistogram = serde_json::from_str("[[3,0]]").unwrap();
         assert_eq!(nothing, LatencyHistogram::new());

@@ -2,7 +2,9 @@
 
 mod draft;
 mod event;
+mod keep;
 mod latency;
+mod offsets;
 mod open;
 mod outcome;
 mod query;
@@ -11,11 +13,14 @@ mod rollup;
 mod rollups;
 mod sink;
 mod stats;
+mod storable;
+pub(crate) mod sum;
 pub mod summary;
 mod width;
 mod wire;
 
 pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
+pub use keep::KeepLog;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use outcome::{Cause, Outcome, Refusal};
 pub use query::{Count, LogFilter, LogQuery, ReadError, SummaryQuery, UsageRange, UsageReader};
@@ -30,4 +35,6 @@ pub use wire::{Method, Status, StatusClass, UnknownName};
 
 pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
+#[allow(unused_imports, reason = "SQL backends group by it")]
+pub(crate) use offsets::offsets_within;
 pub(crate) use open::{Abandon, Place};

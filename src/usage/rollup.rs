@@ -9,6 +9,7 @@ use super::event::UsageEvent;
 use super::latency::LatencyHistogram;
 use super::outcome::{Cause, Outcome};
 use super::rollups::Rollups;
+use super::sum::{self, add};
 use super::width::Width;
 use super::wire::{Method, Status};
 use crate::id::KeyId;
@@ -16,8 +17,9 @@ use crate::id::KeyId;
 /// The events of one key, owner, bucket of time, method, endpoint, status, outcome and cause, added
 /// up.
 ///
-/// Rollups of the same group merge by addition, in any order, and sums stop at the largest number
-/// instead of overflowing. To make one by hand, start from [`Rollup::of`] and set its fields.
+/// Rollups of the same group merge by addition, in any order, and sums stop at 2⁶³ − 1, the largest
+/// number that every database holds, instead of overflowing. To make one by hand, start from
+/// [`Rollup::of`] and set its fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Rollup {
@@ -89,19 +91,30 @@ impl Rollup {
 
     /// Counts an event of the same group.
     pub(super) fn count_in(&mut self, event: &UsageEvent) {
-        self.count = self.count.saturating_add(1);
-        self.cost = self.cost.saturating_add(event.cost.into());
-        self.request_bytes = self.request_bytes.saturating_add(event.request_bytes);
-        self.response_bytes = self.response_bytes.saturating_add(event.response_bytes);
+        add(&mut self.count, 1);
+        add(&mut self.cost, event.cost.into());
+        add(&mut self.request_bytes, event.request_bytes);
+        add(&mut self.response_bytes, event.response_bytes);
         self.latency.record(event.latency_us);
     }
 
     /// Adds a rollup of the same group.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
-        self.cost = self.cost.saturating_add(other.cost);
-        self.request_bytes = self.request_bytes.saturating_add(other.request_bytes);
-        self.response_bytes = self.response_bytes.saturating_add(other.response_bytes);
+        add(&mut self.count, other.count);
+        add(&mut self.cost, other.cost);
+        add(&mut self.request_bytes, other.request_bytes);
+        add(&mut self.response_bytes, other.response_bytes);
         self.latency.merge(&other.latency);
+    }
+
+    /// With no sum beyond where sums stop, which one that was made by hand may have.
+    pub(super) fn bounded(self) -> Self {
+        Self {
+            count: self.count.min(sum::MOST),
+            cost: self.cost.min(sum::MOST),
+            request_bytes: self.request_bytes.min(sum::MOST),
+            response_bytes: self.response_bytes.min(sum::MOST),
+            ..self
+        }
     }
 }

@@ -108,7 +108,7 @@ impl Rollups {
         match self.entry(rollup.key, rollup.start, rollup.width, series) {
             Entry::Occupied(mut held) => held.get_mut().absorb(&rollup),
             Entry::Vacant(free) => {
-                free.insert(rollup);
+                free.insert(rollup.bounded());
             }
         }
     }
@@ -272,6 +272,7 @@ impl FromIterator<Rollup> for Rollups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::sum;
 
     #[test]
     fn a_part_stays_what_it_was_when_it_was_taken() {
@@ -287,5 +288,19 @@ mod tests {
         let counts: Vec<_> = part.iter().map(|rollup| rollup.count).collect();
         assert_eq!(counts, [1]);
         assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn sums_of_rollups_made_by_hand_stop_where_all_sums_do() {
+        let small = Rollup::of(&UsageEvent::at(Timestamp::UNIX_EPOCH), Width::Minute);
+        let mut large = small.clone();
+        (large.count, large.cost) = (u64::MAX, u64::MAX);
+        let added = |rollups: [&Rollup; 2]| -> Rollups { rollups.into_iter().cloned().collect() };
+        let both = added([&small, &large]);
+        assert_eq!(both, added([&large, &small]));
+        let alone: Rollups = [large].into_iter().collect();
+        for rollup in both.iter().chain(alone.iter()) {
+            assert_eq!((rollup.count, rollup.cost), (sum::MOST, sum::MOST));
+        }
     }
 }

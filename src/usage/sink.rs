@@ -4,44 +4,56 @@ use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::event::{UsageEvent, event_id};
-use crate::page::whole_micros;
+use super::storable::make_storable;
 
-/// Events that are written together.
+/// Events that are written together, in a form that every database can keep.
+///
+/// Events are brought into that form as the batch is made or read from a text: their times are cut to
+/// whole microseconds and lie in the years 1 to 9999, latencies and byte counts stop at 2⁶³ − 1, and
+/// U+0000 in a text becomes U+FFFD. All else stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Batch {
     /// The batch's own id: a batch that comes again under it must not count again.
     pub id: Uuid,
     /// The events, in no particular order; shared, so that a sink can hold on to them.
+    #[serde(deserialize_with = "read_storable")]
     pub events: Arc<[UsageEvent]>,
 }
 
 impl Batch {
-    /// A batch with an id of its own. Times are cut to whole microseconds.
-    pub fn new(mut events: Vec<UsageEvent>) -> Self {
-        for event in &mut events {
-            event.time = whole_micros(event.time);
-        }
+    /// A batch of these events with an id of its own.
+    pub fn new(events: Vec<UsageEvent>) -> Self {
         Self::of(events.into())
     }
 
-    /// A batch of events that have their times in whole microseconds.
-    pub(crate) fn of(events: Arc<[UsageEvent]>) -> Self {
+    /// As [`Batch::new`]. Copies the events only if somebody else holds them too.
+    pub(crate) fn of(mut events: Arc<[UsageEvent]>) -> Self {
+        make_storable(Arc::make_mut(&mut events));
         let micros = jiff::Timestamp::now().as_microsecond();
         let id = event_id(micros);
         Self { id, events }
     }
 }
 
+fn read_storable<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Arc<[UsageEvent]>, D::Error> {
+    let mut events = Vec::<UsageEvent>::deserialize(deserializer)?;
+    make_storable(&mut events);
+    Ok(events.into())
+}
+
 /// Keeps events: the log, their sums, or both.
 #[async_trait]
 pub trait UsageSink: Send + Sync + 'static {
     /// Writes a batch, all of it or nothing. A batch that was written before (the answer got lost)
-    /// counts once. Times are kept in whole microseconds.
+    /// counts once. Events are kept as the [`Batch`] has them: in whole microseconds, without U+0000 and
+    /// with no number above 2⁶³ − 1.
     ///
     /// # Errors
     ///

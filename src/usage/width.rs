@@ -38,6 +38,25 @@ impl Width {
         Self::Day,
     ];
 
+    /// The width for a chart of this range, which has some 15 to 170 buckets for the usual ones.
+    ///
+    /// Minutes up to an hour, five minutes up to six hours, quarters of an hour up to a day, hours up to
+    /// a week, and days for all that is longer. Days and weeks may have an hour more, as they do where
+    /// the clocks are set back.
+    pub fn fitting(range: Range<Timestamp>) -> Self {
+        let length = range.end.duration_since(range.start);
+        let longest = [
+            (1, Self::Minute),
+            (6, Self::FiveMinutes),
+            (24 + 1, Self::QuarterHour),
+            (7 * 24 + 1, Self::Hour),
+        ];
+        let mut fitting = longest.into_iter();
+        fitting
+            .find(|&(hours, _)| length <= SignedDuration::from_hours(hours))
+            .map_or(Self::Day, |(_, width)| width)
+    }
+
     /// The name in `snake_case`.
     pub fn as_str(self) -> &'static str {
         match self {

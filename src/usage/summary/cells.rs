@@ -98,6 +98,7 @@ impl<'a> Cells<'a> {
             self.grow();
         }
         let cell = &mut self.cells[row * self.stride + column];
+        // Totals stop where all sums stop; until then it is enough not to overflow.
         cell.count = cell.count.saturating_add(amounts.count);
         cell.cost = cell.cost.saturating_add(amounts.cost);
         cell.request_bytes = cell.request_bytes.saturating_add(amounts.request_bytes);

@@ -1,5 +1,8 @@
 //! What a summary is to hold, and the one pass that makes it.
 
+use std::ops::Range;
+
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +51,14 @@ impl SummarySpec {
     pub fn over_time(mut self, width: Width, zone: TimeZone) -> Self {
         self.over_time = Some(Grid { width, zone });
         self
+    }
+
+    /// Also totals over time in buckets of the width that fits this range ([`Width::fitting`]), and of this
+    /// zone, in [`Summary::over_time`].
+    ///
+    /// The range decides on the width alone; what is summed up is up to the caller.
+    pub fn over_range(self, range: Range<Timestamp>, zone: TimeZone) -> Self {
+        self.over_time(Width::fitting(range), zone)
     }
 
     /// Also latencies, in [`Summary::latency`].

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::usage::sum::{self, add};
 use crate::usage::{Cause, Outcome};
 
 /// How many requests there were, what came of them and what they took.
 ///
 /// The total is always the sum of the outcomes: it is not kept, but added up when asked for. Sums
-/// stop at [`u64::MAX`] instead of overflowing, so that adding up in any order gives the same.
+/// stop at 2⁶³ − 1, the largest number that every database holds, instead of overflowing, so that
+/// adding up in any order gives the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Shown", from = "Shown")]
 pub struct Totals {
@@ -37,9 +39,7 @@ pub struct Amounts {
 impl Totals {
     /// All requests.
     pub fn total(&self) -> u64 {
-        self.completed
-            .saturating_add(self.rate_limited)
-            .saturating_add(self.failed())
+        sum::total([self.completed, self.rate_limited, self.failed()])
     }
 
     /// The requests that were completed.
@@ -54,7 +54,7 @@ impl Totals {
 
     /// The requests that failed, for whatever cause.
     pub fn failed(&self) -> u64 {
-        self.failed.iter().fold(0, |sum, &n| sum.saturating_add(n))
+        sum::total(self.failed)
     }
 
     /// The requests that failed for this cause (`None`: for none that was told).
@@ -103,11 +103,6 @@ impl Totals {
         add(&mut self.request_bytes, amounts.request_bytes);
         add(&mut self.response_bytes, amounts.response_bytes);
     }
-}
-
-#[inline]
-fn add(sum: &mut u64, more: u64) {
-    *sum = sum.saturating_add(more);
 }
 
 /// Totals as JSON shows them; `total` and `failed` are not read back, but added up again.
@@ -165,20 +160,25 @@ impl From<Shown> for Totals {
         failed[Cause::ServerError as usize] = shown.failures.server_error;
         failed[Cause::Cancelled as usize] = shown.failures.cancelled;
         failed[NO_CAUSE] = shown.failures.other;
-        Self {
+        let read = Self {
             completed: shown.completed,
             rate_limited: shown.rate_limited,
             failed,
             cost: shown.cost,
             request_bytes: shown.request_bytes,
             response_bytes: shown.response_bytes,
-        }
+        };
+        // What stands in a text may be beyond where sums stop.
+        let mut totals = Self::default();
+        totals.merge(&read);
+        totals
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::sum::MOST;
 
     fn amounts(outcome: Outcome, cause: Option<Cause>, count: u64) -> Amounts {
         Amounts {
@@ -187,7 +187,7 @@ mod tests {
             count,
             cost: 2,
             request_bytes: 3,
-            response_bytes: u64::MAX / 2,
+            response_bytes: MOST / 2,
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!((totals.failed(), totals.failed_by(None)), (9, 5));
         assert_eq!(totals.total(), 16);
         assert_eq!((totals.cost(), totals.request_bytes()), (14, 21));
-        assert_eq!(totals.response_bytes(), u64::MAX);
+        assert_eq!(totals.response_bytes(), MOST);
     }
 
     #[test]
@@ -215,7 +215,14 @@ mod tests {
         let value = serde_json::to_value(&totals).unwrap();
         assert_eq!((&value["total"], &value["failed"]), (&3.into(), &2.into()));
         assert_eq!(value["failures"]["cancelled"], 2);
-        assert_eq!(serde_json::from_value::<Totals>(value).unwrap(), totals);
+        assert_eq!(
+            serde_json::from_value::<Totals>(value.clone()).unwrap(),
+            totals
+        );
+        let mut beyond = value;
+        beyond["cost"] = u64::MAX.into();
+        let read = serde_json::from_value::<Totals>(beyond).unwrap();
+        assert_eq!(read.cost(), MOST);
     }
 
     #[test]

@@ -1,0 +1,123 @@
+//! The form of events that every database can keep.
+
+use std::ops::Deref;
+
+use super::event::UsageEvent;
+use super::sum;
+use crate::page::whole_micros;
+
+/// Brings events into the form that [`Batch`](super::Batch) tells of. What has it already is only
+/// looked at: nothing is allocated for it.
+pub(super) fn make_storable(events: &mut [UsageEvent]) {
+    for event in events {
+        event.time = whole_micros(event.time);
+        for number in [
+            &mut event.latency_us,
+            &mut event.request_bytes,
+            &mut event.response_bytes,
+        ] {
+            *number = (*number).min(sum::MOST);
+        }
+        without_nul(&mut event.endpoint);
+        without_nul(&mut event.path);
+        event.owner.iter_mut().for_each(without_nul);
+        event.request_id.iter_mut().for_each(without_nul);
+        event.resource_id.iter_mut().for_each(without_nul);
+    }
+}
+
+/// PostgreSQL's texts have no U+0000; U+FFFD shows that something stood there.
+fn without_nul<T: Deref<Target = str> + From<String>>(text: &mut T) {
+    if text.contains('\0') {
+        *text = text.replace('\0', "\u{fffd}").into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::usage::{Batch, Status};
+
+    fn odd() -> UsageEvent {
+        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        event.time = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
+        event.owner = Some("\0".into());
+        event.endpoint = "/a\0/\0b".into();
+        event.path = "/\0".into();
+        event.request_id = Some("é\0".into());
+        event.resource_id = Some("\0\0".into());
+        event.latency_us = u64::MAX;
+        event.request_bytes = 1 << 63;
+        event.response_bytes = (1 << 63) - 1;
+        (event.status, event.cost) = (Status::Http(u16::MAX), u32::MAX);
+        event
+    }
+
+    #[test]
+    fn every_batch_has_the_form_that_every_database_keeps() {
+        let shared: Arc<[UsageEvent]> = [odd()].into();
+        let made = Batch::new(shared.to_vec());
+        let of_shared = Batch::of(shared.clone());
+        let mut text = serde_json::to_value(&made).unwrap();
+        text["events"][0]["path"] = "/\0".into();
+        text["events"][0]["status"] = "500".into();
+        text["events"][0]["request_bytes"] = u64::MAX.into();
+        let mut read: Batch = serde_json::from_value(text).unwrap();
+        Arc::make_mut(&mut read.events)[0].status = Status::Http(u16::MAX);
+        assert_eq!(of_shared.events, made.events);
+        assert_eq!(read, made);
+
+        let event = &made.events[0];
+        assert_eq!(event.time.to_string(), "2026-11-01T10:00:00.123456Z");
+        assert_eq!(event.owner.as_deref(), Some("\u{fffd}"));
+        assert_eq!(&*event.endpoint, "/a\u{fffd}/\u{fffd}b");
+        assert_eq!(&*event.path, "/\u{fffd}");
+        assert_eq!(event.request_id.as_deref(), Some("é\u{fffd}"));
+        assert_eq!(event.resource_id.as_deref(), Some("\u{fffd}\u{fffd}"));
+        let numbers = [event.latency_us, event.request_bytes, event.response_bytes];
+        assert_eq!(numbers, [sum::MOST; 3]);
+        assert_eq!(
+            (event.status, event.cost),
+            (Status::Http(u16::MAX), u32::MAX)
+        );
+        // Whoever else holds the events has them as they were.
+        assert_eq!(&*shared[0].path, "/\0");
+    }
+
+    #[test]
+    fn times_lie_in_the_years_one_to_9999() {
+        let at = |time| {
+            let mut event = UsageEvent::at(time);
+            event.time = time;
+            Batch::new(vec![event]).events[0].time
+        };
+        assert_eq!(at(Timestamp::MIN).to_string(), "0001-01-01T00:00:00Z");
+        assert_eq!(at(Timestamp::MAX).to_string(), "9999-12-30T22:00:00Z");
+    }
+
+    #[test]
+    fn what_needs_no_change_stays_where_it_is() {
+        let mut event = UsageEvent::at(Timestamp::now());
+        event.owner = Some("customer-17".into());
+        event.request_id = Some("wire".into());
+        event.resource_id = Some("r1".into());
+        let places = |event: &UsageEvent| {
+            let owned = [&event.request_id, &event.resource_id];
+            (
+                event.owner.as_ref().map(|text| text.as_ptr()),
+                (event.endpoint.as_ptr(), event.path.as_ptr()),
+                owned.map(|text| text.as_ref().map(|text| text.as_ptr())),
+            )
+        };
+        let before = places(&event);
+        let events: Arc<[UsageEvent]> = [event].into();
+        let place = events.as_ptr();
+        let batch = Batch::of(events);
+        assert_eq!(batch.events.as_ptr(), place);
+        assert_eq!(places(&batch.events[0]), before);
+    }
+}

@@ -1,0 +1,52 @@
+//! Where sums stop.
+
+/// The largest number that every database holds, 2⁶³ − 1. Sums stop there instead of overflowing.
+pub(crate) const MOST: u64 = i64::MAX.cast_unsigned();
+
+/// Adds to a sum. What comes out is the true sum or [`MOST`], whichever is less, in whatever order
+/// the parts are added and however large each of them is.
+#[inline]
+pub(crate) fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more).min(MOST);
+}
+
+/// All parts added up.
+pub(crate) fn total(parts: impl IntoIterator<Item = u64>) -> u64 {
+    let mut sum = 0;
+    parts.into_iter().for_each(|part| add(&mut sum, part));
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_bound_is_that_of_signed_numbers() {
+        assert_eq!(i64::try_from(MOST), Ok(i64::MAX));
+        assert!(i64::try_from(MOST + 1).is_err());
+        assert_eq!(total([u64::MAX]), MOST);
+        assert_eq!(total([MOST - 1, 1]), MOST);
+        assert_eq!(total([]), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_the_same_in_any_order(
+            mut parts in proptest::collection::vec(
+                prop_oneof![0..9_u64, MOST - 9..MOST + 9, any::<u64>(), Just(u64::MAX)], 0..6,
+            ),
+            cut in 0..6_usize,
+        ) {
+            let exact: u128 = parts.iter().copied().map(u128::from).sum();
+            let bounded = exact.min(MOST.into());
+            prop_assert_eq!(u128::from(total(parts.iter().copied())), bounded);
+            let (left, right) = parts.split_at(cut.min(parts.len()));
+            let halves = [left, right].map(|half| total(half.iter().copied()));
+            prop_assert_eq!(u128::from(total(halves)), bounded);
+            parts.reverse();
+            prop_assert_eq!(u128::from(total(parts)), bounded);
+        }
+    }
+}

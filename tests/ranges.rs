@@ -1,0 +1,144 @@
+//! The ranges that a page offers: their widths, their zones' days, and what is not over yet.
+
+use std::ops::Range;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use keytally::usage::summary::TimeBucket;
+use keytally::usage::{SummarySpec, UsageEvent, Width};
+
+const ZONES: [&str; 4] = ["UTC", "Asia/Kathmandu", "America/New_York", "Pacific/Apia"];
+
+/// Hours back from now, and the width for them.
+const RANGES: [(f64, Width); 7] = [
+    (0.25, Width::Minute),
+    (1.0, Width::Minute),
+    (6.0, Width::FiveMinutes),
+    (24.0, Width::QuarterHour),
+    (25.0, Width::QuarterHour),
+    (7.0 * 24.0, Width::Hour),
+    (30.0 * 24.0, Width::Day),
+];
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn zone(name: &str) -> TimeZone {
+    TimeZone::get(name).unwrap()
+}
+
+fn back(now: Timestamp, hours: f64) -> Range<Timestamp> {
+    now - SignedDuration::from_secs_f64(hours * 3_600.0)..now
+}
+
+/// One event every seven minutes, and the chart of them.
+fn chart(range: Range<Timestamp>, name: &str, now: Timestamp) -> (Width, u64, Vec<TimeBucket>) {
+    let times = (0..).map(|n| range.start + SignedDuration::from_mins(7 * n));
+    let events: Vec<_> = times
+        .take_while(|time| *time < range.end)
+        .map(UsageEvent::at)
+        .collect();
+    let spec = SummarySpec::new().over_range(range.clone(), zone(name));
+    let over_time = spec.summarize(&events).over_time.unwrap();
+    assert_eq!(over_time.zone, zone(name));
+    let filled = over_time.filled(range, now).unwrap();
+    (over_time.width, events.len() as u64, filled)
+}
+
+#[test]
+fn each_range_has_its_width() {
+    let now = at("2026-11-01T15:07:23Z");
+    for (hours, width) in RANGES {
+        assert_eq!(Width::fitting(back(now, hours)), width, "{hours} h");
+    }
+    let second = 1.0 / 3_600.0;
+    for (hours, width) in [
+        (0.0, Width::Minute),
+        (-5.0, Width::Minute),
+        (1.0 + second, Width::FiveMinutes),
+        (6.0 + second, Width::QuarterHour),
+        (25.0 + second, Width::Hour),
+        (7.0 * 24.0 + 1.0 + second, Width::Day),
+    ] {
+        assert_eq!(Width::fitting(back(now, hours)), width, "{hours} h");
+    }
+    assert_eq!(Width::fitting(Timestamp::MIN..Timestamp::MAX), Width::Day);
+}
+
+#[test]
+fn only_the_last_bucket_is_unfinished() {
+    for now in [
+        "2026-11-01T15:07:23Z",
+        // In the hours that New York has twice, and as Samoa leaves out a day.
+        "2026-11-01T06:31:01.5Z",
+        "2011-12-30T10:00:00.000001Z",
+    ] {
+        let now = at(now);
+        for (name, (hours, expected)) in ZONES.iter().flat_map(|name| RANGES.map(|it| (*name, it)))
+        {
+            let (width, events, filled) = chart(back(now, hours), name, now);
+            assert_eq!(width, expected);
+            let (last, earlier) = filled.split_last().unwrap();
+            assert!(
+                last.start < now && now < last.end,
+                "{name}, {hours} h: {last:?}"
+            );
+            assert!(last.unfinished);
+            assert!(earlier.iter().all(|bucket| !bucket.unfinished));
+            let shown: u64 = filled.iter().map(|bucket| bucket.totals.total()).sum();
+            assert_eq!(shown, events, "{name}, {hours} h");
+        }
+    }
+    // A bucket that ends now is over.
+    let now = at("2026-11-01T15:00:00Z");
+    let (_, _, filled) = chart(back(now, 6.0), "UTC", now);
+    assert!(filled.iter().all(|bucket| !bucket.unfinished));
+}
+
+#[test]
+fn days_are_those_of_the_zone() {
+    let dates = |name: &str, now: &str| -> Vec<(String, i64)> {
+        let now = at(now);
+        let (width, _, filled) = chart(back(now, 8.0 * 24.0), name, now);
+        assert_eq!(width, Width::Day);
+        filled
+            .iter()
+            .map(|day| {
+                let start = zone(name).to_datetime(day.start);
+                (start.to_string(), (day.end - day.start).as_hours())
+            })
+            .collect()
+    };
+    let days = dates("Asia/Kathmandu", "2026-11-01T18:14:59Z");
+    assert_eq!(days[0], ("2026-10-24T00:00:00".into(), 24));
+    assert_eq!(days.last().unwrap().0, "2026-11-01T00:00:00");
+    let days = dates("Asia/Kathmandu", "2026-11-01T18:15:01Z");
+    assert_eq!(days.last().unwrap().0, "2026-11-02T00:00:00");
+
+    // The clocks go back on 2026-11-01 and ahead on 2026-03-08.
+    let days = dates("America/New_York", "2026-11-04T03:00:00Z");
+    assert_eq!(days.len(), 9);
+    assert!(days.contains(&("2026-11-01T00:00:00".into(), 25)));
+    assert_eq!(days.last().unwrap().0, "2026-11-03T00:00:00");
+    let days = dates("America/New_York", "2026-03-11T03:00:00Z");
+    assert!(days.contains(&("2026-03-08T00:00:00".into(), 23)));
+
+    // There was no 2011-12-30 in Samoa.
+    let days = dates("Pacific/Apia", "2012-01-02T03:00:00Z");
+    let shown: Vec<_> = days.iter().map(|(start, _)| &start[8..10]).collect();
+    assert_eq!(
+        shown,
+        ["24", "25", "26", "27", "28", "29", "31", "01", "02"]
+    );
+}
+
+#[test]
+fn a_day_of_25_hours_is_drawn_as_a_day() {
+    let day = Width::Day.bucket(at("2026-11-01T12:00:00Z"), &zone("America/New_York"));
+    let (width, _, filled) = chart(day.clone(), "America/New_York", day.end);
+    assert_eq!((width, filled.len()), (Width::QuarterHour, 100));
+    let week = at("2026-10-27T04:00:00Z")..at("2026-11-03T05:00:00Z");
+    let (width, _, filled) = chart(week.clone(), "America/New_York", week.end);
+    assert_eq!((width, filled.len()), (Width::Hour, 169));
+}
