@@ -370,48 +370,6 @@ async fn every_odd_value_is_kept_or_finds_nothing() {
     assert!(matches!(keys, Err(StoreError::Page(_))));
 }
 
-/// How SQLite would carry out a question on the log.
-async fn plan(own: &SqlitePool, filter: &str) -> String {
-    let sql = format!(
-        "EXPLAIN QUERY PLAN SELECT * FROM keytally_requests WHERE {filter} \
-         ORDER BY time DESC, id DESC LIMIT 51"
-    );
-    let rows = sqlx::query(AssertSqlSafe(sql))
-        .fetch_all(own)
-        .await
-        .unwrap();
-    let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
-    steps.join("; ")
-}
-
-#[tokio::test]
-async fn the_log_is_read_by_an_index() {
-    let folder = Folder::new();
-    open(&folder.file()).await;
-    let own = pool(&folder.file()).await;
-    for (filter, index) in [
-        ("TRUE", "by_time"),
-        ("time >= 5 AND time < 9 AND outcome = 'failed'", "by_time"),
-        ("key_id = 'a' AND time >= 5 AND time < 9", "by_key"),
-        (
-            "key_id = 'a' AND (time, id) < (9, x'00') AND method = 'GET'",
-            "by_key",
-        ),
-        ("owner = 'a' AND time >= 5", "by_owner"),
-        ("resource_id = 'a'", "by_resource"),
-        ("request_id = 'a'", "by_request_id"),
-        ("(request_id = 'a' OR id = x'00')", "by_id"),
-    ] {
-        let plan = plan(&own, filter).await;
-        assert!(
-            plan.contains(&format!("INDEX keytally_requests_{index}")),
-            "{filter}: {plan}"
-        );
-        let sorted = plan.contains("TEMP B-TREE");
-        assert!(!sorted || filter.contains("request_id"), "{filter}: {plan}");
-    }
-}
-
 const NOON: i64 = 1_793_275_200;
 
 prop_compose! {

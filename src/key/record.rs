@@ -449,11 +449,9 @@ impl KeyRecord {
                 set(&mut key.limits, update.limits);
                 set(&mut key.addresses, update.addresses);
                 set(&mut key.metadata, update.metadata);
-                set(
-                    &mut key.expires,
-                    update.expires.map(|end| end.map(whole_micros)),
-                );
+                set(&mut key.expires, update.expires);
                 key.validate()?;
+                key.expires = key.expires.map(whole_micros);
                 self.key = key;
             }
             KeyChange::Disable => self.key.disabled = true,
@@ -480,21 +478,23 @@ impl KeyRecord {
             let id = self.key.id;
             return Err(StoreError::Unusable { id, status });
         }
-        let key = Key {
+        let mut key = Key {
             id: rotation.id,
             hint: rotation.hint.clone(),
-            created: whole_micros(rotation.at),
+            created: rotation.at,
             rotated_from: Some(self.key.id),
             last_used: None,
             ..self.key.clone()
         };
         key.validate()?;
-        let old_expires = whole_micros(rotation.old_expires);
+        key.created = whole_micros(key.created);
+        let old_expires = rotation.old_expires;
+        within_bounds(old_expires).map_err(StoreError::Invalid)?;
+        let old_expires = whole_micros(old_expires);
         let end = self
             .key
             .expires
             .map_or(old_expires, |end| end.min(old_expires));
-        within_bounds(end).map_err(StoreError::Invalid)?;
         self.key.expires = Some(end);
         Ok(Self {
             key,

@@ -111,10 +111,20 @@ impl LatencyHistogram {
     }
 
     /// The buckets in use with their counts, in order.
-    fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         (usize::from(self.first)..)
             .zip(self.counts.iter().copied())
             .filter(|&(_, n)| n > 0)
+    }
+
+    /// Counts so many latencies of a bucket; `false` if there is no such bucket.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn add_to_bucket(&mut self, bucket: usize, n: u64) -> bool {
+        let known = bucket <= LAST;
+        if known {
+            self.add(bucket, n);
+        }
+        known
     }
 
     #[inline]

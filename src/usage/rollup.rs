@@ -90,7 +90,7 @@ impl Rollup {
     }
 
     /// Counts an event of the same group.
-    pub(super) fn count_in(&mut self, event: &UsageEvent) {
+    pub(crate) fn count_in(&mut self, event: &UsageEvent) {
         add(&mut self.count, 1);
         add(&mut self.cost, event.cost.into());
         add(&mut self.request_bytes, event.request_bytes);

@@ -1,8 +1,12 @@
 //! Steps of a schema. Each is applied once, in order, in a transaction of its own.
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use sqlx::Error as SqlError;
 
+use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
+use super::value::{as_micros, text, there};
 
 /// A step of the schema. Once released, its text never changes.
 #[derive(Debug, Clone, Copy)]
@@ -11,21 +15,69 @@ pub(in crate::backend) struct Migration {
     pub(in crate::backend) version: i64,
     /// What it is for.
     pub(in crate::backend) name: &'static str,
-    /// Its statements; `§` stands for the prefix of the tables.
+    /// Its statements; `§` stands for the tables' prefix and schema, `¶` for the prefix.
     pub(in crate::backend) sql: &'static str,
 }
 
 impl Migration {
     /// Tells whether the text is the one that was applied.
-    pub(in crate::backend) fn checksum(&self) -> String {
+    fn checksum(&self) -> String {
         let digest = Sha256::digest(self.sql.as_bytes());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
+/// Applies the steps that are missing, each in a transaction of its own.
+pub(in crate::backend) async fn migrate<E: Engine>(
+    engine: &E,
+    steps: &[Migration],
+) -> Result<(), BackendError> {
+    while apply_next(engine, steps).await? {}
+    Ok(())
+}
+
+/// Applies the next step; whether there was one.
+async fn apply_next<E: Engine>(engine: &E, steps: &[Migration]) -> Result<bool, BackendError> {
+    let names = engine.names();
+    let session = engine.migrator().await;
+    let mut session = session.map_err(BackendError::unavailable)?;
+    let applied = applied(engine, &mut session).await;
+    let applied = applied.map_err(BackendError::unavailable)?;
+    let Some(step) = next_step(steps, &applied)? else {
+        return Ok(false);
+    };
+    let apply = async {
+        session.script(&names.sql(step.sql)).await?;
+        let add = "INSERT INTO §migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
+        let add = Statement::new(names, add)
+            .bind(step.version)
+            .bind(step.name)
+            .bind(&*step.checksum())
+            .bind(Value::Time(Some(as_micros(Timestamp::now()))));
+        session.run(add).await?;
+        session.commit().await
+    };
+    apply.await.map_err(BackendError::unavailable)?;
+    Ok(true)
+}
+
+/// The steps that were applied, in order.
+async fn applied<E: Engine>(
+    engine: &E,
+    session: &mut E::Session,
+) -> Result<Vec<(i64, String)>, SqlError> {
+    let names = engine.names();
+    session.script(&names.sql(names.dialect.migrations())).await?;
+    let list = "SELECT version, checksum FROM §migrations ORDER BY version";
+    let rows = session.rows(Statement::new(names, list)).await?;
+    rows.iter()
+        .map(|row| Ok((there(row.integer("version")?)?, text(row, "checksum")?)))
+        .collect()
+}
+
 /// The step that follows those that were applied, given as version and checksum in order; `None` when
 /// there is none left.
-pub(in crate::backend) fn next_step<'a>(
+fn next_step<'a>(
     steps: &'a [Migration],
     applied: &[(i64, String)],
 ) -> Result<Option<&'a Migration>, BackendError> {

@@ -1,17 +1,29 @@
-//! What the SQL backends share: names of tables, steps of the schema, and values in columns.
+//! What the SQL backends share: names of tables, steps of the schema, values in columns, and nearly
+//! all that is asked and said.
 
+mod audit;
+mod backend;
+mod dialect;
+mod engine;
 mod error;
+mod grouped;
+mod histogram;
+mod keys;
+mod known;
+mod log;
 mod migration;
-mod prefix;
-mod series;
+mod names;
+mod sums;
 mod value;
 
+pub(super) use backend::{SqlBackend, keep_in_sql};
+pub(super) use dialect::Dialect;
+pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
-pub(super) use migration::{Migration, next_step};
-pub use prefix::InvalidTablePrefix;
-pub(super) use prefix::TablePrefix;
-pub(super) use series::series;
-pub(super) use value::{
-    KeyRow, as_micros, ceil_micros, decode, floor_micros, from_json, parsed, status, status_codes,
-    timestamp, to_json,
-};
+pub(super) use grouped::{Grouped, Hash, Sum};
+pub(super) use histogram::{from_bytes, to_bytes};
+pub(super) use known::{Known, today};
+pub(super) use migration::{Migration, migrate};
+pub use names::InvalidTablePrefix;
+pub(super) use names::Names;
+pub(super) use value::{as_micros, decode, status_codes};

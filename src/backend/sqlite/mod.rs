@@ -1,20 +1,31 @@
 //! Keys and usage in a SQLite database.
 
-mod keys;
+mod engine;
 mod migrate;
-mod reader;
 mod sink;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
 
-use super::sql::{BackendError, InvalidTablePrefix, TablePrefix};
-use crate::key::ChangeFeed;
+use self::engine::{SqliteEngine, SqliteSession};
+use super::sql::{BackendError, Dialect, InvalidTablePrefix, Known, Names, SqlBackend, keep_in_sql};
+use crate::id::KeyId;
+use crate::key::{
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
+    Rotation, StoreError,
+};
+use crate::page::Page;
+use crate::usage::{
+    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent,
+    UsageRange, UsageReader,
+};
 
 /// Keys and usage in a SQLite database: [`KeyAdmin`](crate::key::KeyAdmin),
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
@@ -53,20 +64,11 @@ use crate::key::ChangeFeed;
 ///
 /// # Tables
 ///
-/// `keytally_keys`, `keytally_requests` (the log), `keytally_minutes` (the sums), `keytally_batches` and
-/// `keytally_migrations`. Times are microseconds since 1970, event and batch ids UUIDs of 16 bytes, and
-/// lists are JSON. Numbers above 2⁶³ stand as negative ones.
+/// They are made to be read with other tools too: [`schema`](super::schema) tells what is where.
 #[derive(Clone)]
-pub struct SqliteBackend(Arc<Inner>);
+pub struct SqliteBackend(SqlBackend<SqliteEngine>);
 
-#[derive(Clone)]
-struct Inner {
-    /// SQLite has one writer: whoever waits for it waits here, not within SQLite.
-    writer: SqlitePool,
-    readers: SqlitePool,
-    tables: TablePrefix,
-    changes: ChangeFeed,
-}
+keep_in_sql!(SqliteBackend);
 
 /// How long a connection waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(10);
@@ -130,11 +132,12 @@ impl SqliteBackend {
     }
 
     fn of(writer: SqlitePool, readers: SqlitePool) -> Self {
-        Self(Arc::new(Inner {
+        Self(SqlBackend::new(SqliteEngine {
             writer,
             readers,
-            tables: TablePrefix::default(),
-            changes: ChangeFeed::new(),
+            names: Names::new(Dialect::Sqlite),
+            known: Known::default(),
+            writes: AtomicU32::new(0),
         }))
     }
 
@@ -146,22 +149,28 @@ impl SqliteBackend {
     /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with what
     /// databases keep for themselves (`sqlite_`, `pg_`).
     pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidTablePrefix> {
-        let mut inner = Arc::unwrap_or_clone(self.0);
-        inner.tables = TablePrefix::new(prefix)?;
-        Ok(Self(Arc::new(inner)))
+        let engine = &self.0.engine;
+        let names = engine.names.clone().with_prefix(prefix)?;
+        let (writer, readers) = (engine.writer.clone(), engine.readers.clone());
+        let mut other = Self::of(writer, readers);
+        if let Some(engine) = Arc::get_mut(&mut other.0.engine) {
+            engine.names = names;
+        }
+        Ok(other.with_log(self.0.keep))
     }
 
-    /// Begins a transaction that holds SQLite's one place to write from its beginning: one that asks
-    /// for it later fails without waiting when another has written meanwhile.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-        self.0.writer.begin_with("BEGIN IMMEDIATE").await
+    /// Keeps these requests in the log; sums are made of all. Every one, unless set.
+    #[must_use]
+    pub fn with_log(mut self, keep: KeepLog) -> Self {
+        self.0.keep = keep;
+        self
     }
 }
 
 impl fmt::Debug for SqliteBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteBackend")
-            .field("tables", &self.0.tables)
+            .field("tables", &self.0.engine.names)
             .finish_non_exhaustive()
     }
 }

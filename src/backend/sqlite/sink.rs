@@ -1,19 +1,21 @@
 //! Writing usage to SQLite.
 
-use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
-use super::SqliteBackend;
-use crate::backend::sql::{TablePrefix, as_micros, from_json, series, status_codes, to_json};
-use crate::id::KeyId;
-use crate::usage::{Batch, Rollup, Rollups, SinkError, UsageEvent, UsageSink, Width};
+use super::{SqliteBackend, SqliteSession};
+use crate::backend::sql::{
+    Dialect, Engine, Grouped, Hash, Session, Statement, Sum, as_micros, from_bytes, status_codes,
+    to_bytes, today,
+};
+use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
-/// Events in one statement: enough that the statement's own cost does not count.
-const ROWS: usize = 64;
+/// Rows in one statement: enough that the statement's own cost does not count.
+const ROWS: usize = 128;
 
 #[async_trait]
 impl UsageSink for SqliteBackend {
@@ -23,142 +25,246 @@ impl UsageSink for SqliteBackend {
 }
 
 impl SqliteBackend {
-    async fn write_once(&self, batch: &Batch) -> Result<(), sqlx::Error> {
-        let tables = &self.0.tables;
-        let mut tx = self.begin().await?;
-        let claim = "INSERT INTO §batches (id, applied) VALUES (?, ?) ON CONFLICT DO NOTHING";
-        let claimed = sqlx::query(tables.sql(claim))
-            .bind(&batch.id.as_bytes()[..])
-            .bind(as_micros(Timestamp::now()))
-            .execute(&mut *tx)
-            .await?;
-        if claimed.rows_affected() == 0 {
+    async fn write_once(&self, batch: &Batch) -> Result<(), SqlError> {
+        let grouped = Grouped::new(&batch.events);
+        let engine = &self.0.engine;
+        let mut session = engine.writer().await?;
+        let claim = "INSERT INTO §batches (id, applied) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let claim = Statement::new(&engine.names, claim)
+            .bind(batch.id)
+            .bind(as_micros(Timestamp::now()));
+        if session.run(claim).await? == 0 {
             return Ok(());
         }
-        for events in batch.events.chunks(ROWS) {
-            log_statement(tables, events)
-                .build()
-                .execute(&mut *tx)
+        let mut writing = Writing {
+            backend: self,
+            session,
+            today: today(),
+        };
+        let (ids, learnt) = writing.number(&grouped).await?;
+        writing.log(&batch.events, &grouped, &ids).await?;
+        writing.add("§minutes", &grouped.minutes, &ids).await?;
+        writing.add("§hours", &grouped.hours, &ids).await?;
+        writing.touch(&grouped).await?;
+        let today = writing.today;
+        writing.session.commit().await?;
+        engine.known.learn(learnt, today);
+        Ok(())
+    }
+}
+
+/// A batch on its way.
+struct Writing<'a> {
+    backend: &'a SqliteBackend,
+    session: SqliteSession,
+    today: i64,
+}
+
+impl Writing<'_> {
+    fn connection(&mut self) -> &mut SqliteConnection {
+        self.session.connection()
+    }
+
+    fn sql(&self, template: &str) -> String {
+        self.backend.0.engine.names.sql(template)
+    }
+
+    /// The numbers of the series, and which of them were looked up.
+    async fn number(
+        &mut self,
+        grouped: &Grouped<'_>,
+    ) -> Result<(Vec<i64>, Vec<(Hash, i64)>), SqlError> {
+        let known = self.backend.0.engine.known.of(&grouped.series, self.today);
+        let find = self.sql("UPDATE §series SET seen = max(seen, ?2) WHERE hash = ?1 RETURNING id");
+        let add = self.sql(
+            "INSERT INTO §series (hash, key_id, owner, method, endpoint, http_status, grpc_status,
+                outcome, cause, status_class, seen)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        );
+        let (mut ids, mut learnt) = (Vec::with_capacity(known.len()), Vec::new());
+        for (series, known) in grouped.series.iter().zip(known) {
+            let id = match known {
+                Some(id) => id,
+                None => {
+                    let today = self.today;
+                    let found = sqlx::query(AssertSqlSafe(&*find))
+                        .bind(&series.hash[..])
+                        .bind(today)
+                        .fetch_optional(self.connection())
+                        .await?;
+                    let row = match found {
+                        Some(row) => row,
+                        None => {
+                            let event = series.event;
+                            let (http, grpc) = status_codes(event.status);
+                            sqlx::query(AssertSqlSafe(&*add))
+                                .bind(&series.hash[..])
+                                .bind(event.key.as_ref().map(|key| key.as_str()))
+                                .bind(event.owner.as_deref())
+                                .bind(event.method.as_str())
+                                .bind(&*event.endpoint)
+                                .bind(http)
+                                .bind(grpc)
+                                .bind(event.outcome.as_str())
+                                .bind(event.cause.map(|cause| cause.as_str()))
+                                .bind(event.status.class().as_str())
+                                .bind(today)
+                                .fetch_one(self.connection())
+                                .await?
+                        }
+                    };
+                    let id = row.try_get(0)?;
+                    learnt.push((series.hash, id));
+                    id
+                }
+            };
+            ids.push(id);
+        }
+        Ok((ids, learnt))
+    }
+
+    async fn log(
+        &mut self,
+        events: &[UsageEvent],
+        grouped: &Grouped<'_>,
+        ids: &[i64],
+    ) -> Result<(), SqlError> {
+        let insert = self.sql(
+            "INSERT INTO §requests (time, id, series_id, request_id, path, resource_id, refusal,
+                cost, latency_us, request_bytes, response_bytes, client_address) VALUES ",
+        );
+        let keep = self.backend.0.keep;
+        let rows = events.iter().zip(&grouped.of_event);
+        let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
+        for rows in rows.chunks(ROWS) {
+            let mut values = Values::new(rows.len(), 12);
+            for &(event, &series) in rows {
+                values
+                    .add(as_micros(event.time))?
+                    .add(&event.id.as_bytes()[..])?
+                    .add(ids[series])?
+                    .add(event.request_id.as_deref())?
+                    .add(&*event.path)?
+                    .add(event.resource_id.as_deref())?
+                    .add(event.refusal.map(|refusal| refusal.as_str()))?
+                    .add(i64::from(event.cost))?
+                    .add(event.latency_us.cast_signed())?
+                    .add(event.request_bytes.cast_signed())?
+                    .add(event.response_bytes.cast_signed())?
+                    .add(event.client_address.map(|address| address.to_string()))?;
+            }
+            let sql = format!("{insert}{}", values.places);
+            sqlx::query_with(AssertSqlSafe(sql), values.arguments)
+                .execute(self.connection())
                 .await?;
         }
-        let mut sums = Rollups::new();
-        sums.add_events(&batch.events, Width::Minute);
-        for sum in sums {
-            add(tables, &mut tx, sum).await?;
+        Ok(())
+    }
+
+    async fn add(&mut self, table: &str, sums: &[Sum], ids: &[i64]) -> Result<(), SqlError> {
+        let insert = self.sql(&format!(
+            "INSERT INTO {table} AS t (series_id, start, count, cost, request_bytes, response_bytes,
+                latency) VALUES "
+        ));
+        let add = |column| Dialect::Sqlite.capped_add(column);
+        let update = format!(
+            " ON CONFLICT (series_id, start) DO UPDATE SET {}, {}, {}, {},
+            latency = CAST(t.latency || excluded.latency AS BLOB)",
+            add("count"),
+            add("cost"),
+            add("request_bytes"),
+            add("response_bytes")
+        );
+        for sums in sums.chunks(ROWS) {
+            let mut values = Values::new(sums.len(), 7);
+            for Sum { series, rollup } in sums {
+                values
+                    .add(ids[*series])?
+                    .add(as_micros(rollup.start))?
+                    .add(rollup.count.cast_signed())?
+                    .add(rollup.cost.cast_signed())?
+                    .add(rollup.request_bytes.cast_signed())?
+                    .add(rollup.response_bytes.cast_signed())?
+                    .add(to_bytes(&rollup.latency))?;
+            }
+            let sql = format!("{insert}{}{update}", values.places);
+            sqlx::query_with(AssertSqlSafe(sql), values.arguments)
+                .execute(self.connection())
+                .await?;
         }
-        touch(tables, &mut tx, &batch.events).await?;
-        tx.commit().await
+        if self.backend.0.engine.writes.fetch_add(1, Relaxed) % 32 < 2 {
+            self.tidy(table, sums, ids).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes one histogram of those that have gathered in a sum, one behind the other.
+    async fn tidy(&mut self, table: &str, sums: &[Sum], ids: &[i64]) -> Result<(), SqlError> {
+        let read = self.sql(&format!(
+            "SELECT latency FROM {table} WHERE series_id = ? AND start = ? AND length(latency) > 256"
+        ));
+        let write = self.sql(&format!(
+            "UPDATE {table} SET latency = ?3 WHERE series_id = ?1 AND start = ?2"
+        ));
+        for Sum { series, rollup } in sums {
+            let (series, start) = (ids[*series], as_micros(rollup.start));
+            let row = sqlx::query(AssertSqlSafe(&*read))
+                .bind(series)
+                .bind(start)
+                .fetch_optional(self.connection())
+                .await?;
+            if let Some(row) = row {
+                let latency = from_bytes(row.try_get(0)?)?;
+                sqlx::query(AssertSqlSafe(&*write))
+                    .bind(series)
+                    .bind(start)
+                    .bind(to_bytes(&latency))
+                    .execute(self.connection())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes when keys were last used.
+    async fn touch(&mut self, grouped: &Grouped<'_>) -> Result<(), SqlError> {
+        let touch = self.sql(
+            "UPDATE §keys SET last_used = ?2
+            WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)",
+        );
+        for (key, last) in &grouped.used {
+            sqlx::query(AssertSqlSafe(&*touch))
+                .bind(key.as_str())
+                .bind(last)
+                .execute(self.connection())
+                .await?;
+        }
+        Ok(())
     }
 }
 
-fn log_statement(tables: &TablePrefix, events: &[UsageEvent]) -> QueryBuilder<Sqlite> {
-    let insert =
-        "INSERT INTO §requests (id, time, request_id, key_id, owner, method, endpoint, path,
-        resource_id, http_status, grpc_status, status_class, outcome, cause, refusal, cost,
-        latency_us, request_bytes, response_bytes, client_address) ";
-    let mut sql = QueryBuilder::new(tables.sql(insert).0);
-    sql.push_values(events, |mut row, event| {
-        let (http, grpc) = status_codes(event.status);
-        row.push_bind(event.id.as_bytes().to_vec())
-            .push_bind(as_micros(event.time))
-            .push_bind(event.request_id.clone())
-            .push_bind(event.key.map(|key| key.to_string()))
-            .push_bind(event.owner.clone())
-            .push_bind(event.method.as_str())
-            .push_bind(event.endpoint.clone())
-            .push_bind(event.path.clone())
-            .push_bind(event.resource_id.clone())
-            .push_bind(http)
-            .push_bind(grpc)
-            .push_bind(event.status.class().as_str())
-            .push_bind(event.outcome.as_str())
-            .push_bind(event.cause.map(|cause| cause.as_str()))
-            .push_bind(event.refusal.map(|refusal| refusal.as_str()))
-            .push_bind(i64::from(event.cost))
-            .push_bind(event.latency_us.cast_signed())
-            .push_bind(event.request_bytes.cast_signed())
-            .push_bind(event.response_bytes.cast_signed())
-            .push_bind(event.client_address.map(|address| address.to_string()));
-    });
-    sql
+/// Rows of values, and the places for them.
+struct Values {
+    places: String,
+    arguments: SqliteArguments,
 }
 
-/// Adds to a minute's sum. Histograms add up here, not in SQL; the transaction holds the only place
-/// to write, so that nothing comes between reading and writing.
-async fn add(
-    tables: &TablePrefix,
-    connection: &mut SqliteConnection,
-    mut sum: Rollup,
-) -> Result<(), sqlx::Error> {
-    let (start, series) = (as_micros(sum.start), series(&sum));
-    let read = "SELECT count, cost, request_bytes, response_bytes, latency FROM §minutes
-        WHERE start = ? AND series = ?";
-    let held = sqlx::query(tables.sql(read))
-        .bind(start)
-        .bind(&*series)
-        .fetch_optional(&mut *connection)
-        .await?;
-    if let Some(row) = held {
-        let number = |column| row.try_get(column).map(i64::cast_unsigned);
-        let held = Rollup {
-            count: number(0)?,
-            cost: number(1)?,
-            request_bytes: number(2)?,
-            response_bytes: number(3)?,
-            latency: from_json(row.try_get(4)?)?,
-            ..sum.clone()
-        };
-        sum.absorb(&held);
-    }
-    let (http, grpc) = status_codes(sum.status);
-    let write = "INSERT INTO §minutes (start, series, key_id, owner, method, endpoint, http_status,
-            grpc_status, outcome, cause, count, cost, request_bytes, response_bytes, latency)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (start, series) DO UPDATE SET
-            count = excluded.count, cost = excluded.cost, request_bytes = excluded.request_bytes,
-            response_bytes = excluded.response_bytes, latency = excluded.latency";
-    sqlx::query(tables.sql(write))
-        .bind(start)
-        .bind(series)
-        .bind(sum.key.as_ref().map(KeyId::as_str))
-        .bind(sum.owner.as_deref())
-        .bind(sum.method.as_str())
-        .bind(&*sum.endpoint)
-        .bind(http)
-        .bind(grpc)
-        .bind(sum.outcome.as_str())
-        .bind(sum.cause.map(|cause| cause.as_str()))
-        .bind(sum.count.cast_signed())
-        .bind(sum.cost.cast_signed())
-        .bind(sum.request_bytes.cast_signed())
-        .bind(sum.response_bytes.cast_signed())
-        .bind(to_json(&sum.latency))
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Notes when keys were last used.
-async fn touch(
-    tables: &TablePrefix,
-    connection: &mut SqliteConnection,
-    events: &[UsageEvent],
-) -> Result<(), sqlx::Error> {
-    let mut used: BTreeMap<KeyId, Timestamp> = BTreeMap::new();
-    for event in events {
-        if let Some(key) = event.key {
-            let last = used.entry(key).or_insert(event.time);
-            *last = event.time.max(*last);
+impl Values {
+    fn new(rows: usize, columns: usize) -> Self {
+        let row = format!("({})", vec!["?"; columns].join(","));
+        Self {
+            places: vec![&*row; rows].join(","),
+            arguments: SqliteArguments::default(),
         }
     }
-    let touch = "UPDATE §keys SET last_used = ?2
-        WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
-    for (key, last) in used {
-        sqlx::query(tables.sql(touch))
-            .bind(key.as_str())
-            .bind(as_micros(last))
-            .execute(&mut *connection)
-            .await?;
+
+    fn add<'q, T>(&mut self, value: T) -> Result<&mut Self, SqlError>
+    where
+        T: sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        use sqlx::Arguments as _;
+
+        self.arguments.add(value).map_err(SqlError::Encode)?;
+        Ok(self)
     }
-    Ok(())
 }

@@ -67,6 +67,20 @@ impl SummarySpec {
         self
     }
 
+    /// The buckets that totals over time are asked for in.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn grid(&self) -> Option<(Width, &TimeZone)> {
+        self.over_time
+            .as_ref()
+            .map(|grid| (grid.width, &grid.zone))
+    }
+
+    /// Whether latencies are asked for.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn has_latency(&self) -> bool {
+        self.latency
+    }
+
     /// The summary of nothing, to merge others into.
     pub fn empty(&self) -> Summary {
         Pass::new(self).finish()

@@ -26,24 +26,50 @@ CREATE TABLE §keys (
 CREATE INDEX §keys_by_created ON §keys (created, id);
 CREATE INDEX §keys_by_owner ON §keys (owner, created, id);
 
--- The request log.
-CREATE TABLE §requests (
-    id BLOB NOT NULL,
+-- Who did what to which key, when, and what the key was before and after.
+CREATE TABLE §key_changes (
+    id BLOB NOT NULL PRIMARY KEY,
     time INTEGER NOT NULL,
-    -- The id on the wire, where it is not the event's own.
-    request_id TEXT,
+    actor TEXT,
+    action TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    before TEXT,
+    after TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX §key_changes_by_time ON §key_changes (time, id);
+CREATE INDEX §key_changes_by_key ON §key_changes (key_id, time, id);
+
+-- What requests of one kind have in common.
+CREATE TABLE §series (
+    id INTEGER PRIMARY KEY,
+    -- Names all that follows up to the cause.
+    hash BLOB NOT NULL UNIQUE,
     key_id TEXT,
     owner TEXT,
     method TEXT NOT NULL,
     endpoint TEXT NOT NULL,
-    path TEXT NOT NULL,
-    resource_id TEXT,
     -- One of the two, or neither where there was no answer.
     http_status INTEGER,
     grpc_status INTEGER,
-    status_class TEXT NOT NULL,
     outcome TEXT NOT NULL,
     cause TEXT,
+    status_class TEXT NOT NULL,
+    -- The day on which a request was last added, in days since 1970.
+    seen INTEGER NOT NULL
+) STRICT;
+CREATE INDEX §series_by_key ON §series (key_id);
+CREATE INDEX §series_by_owner ON §series (owner);
+
+-- The request log; the view §request_log has it with what its series say.
+CREATE TABLE §requests (
+    row INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    series_id INTEGER NOT NULL,
+    -- The id on the wire, where it is not the event's own.
+    request_id TEXT,
+    path TEXT NOT NULL,
+    resource_id TEXT,
     refusal TEXT,
     cost INTEGER NOT NULL,
     latency_us INTEGER NOT NULL,
@@ -51,36 +77,53 @@ CREATE TABLE §requests (
     response_bytes INTEGER NOT NULL,
     client_address TEXT
 ) STRICT;
-CREATE INDEX §requests_by_time ON §requests (time, id);
-CREATE INDEX §requests_by_key ON §requests (key_id, time, id);
-CREATE INDEX §requests_by_owner ON §requests (owner, time, id);
+CREATE INDEX §requests_by_time ON §requests (time);
+CREATE INDEX §requests_by_series ON §requests (series_id, time);
 CREATE INDEX §requests_by_id ON §requests (id);
 CREATE INDEX §requests_by_request_id ON §requests (request_id, time) WHERE request_id IS NOT NULL;
-CREATE INDEX §requests_by_resource ON §requests (resource_id, time, id) WHERE resource_id IS NOT NULL;
+CREATE INDEX §requests_by_resource ON §requests (resource_id, time) WHERE resource_id IS NOT NULL;
 
--- Sums of all requests, by the minute, whatever the log still has.
+CREATE VIEW §request_log AS
+    SELECT r.time, r.id, r.request_id, s.key_id, s.owner, s.method, s.endpoint, r.path,
+        r.resource_id, s.http_status, s.grpc_status, s.status_class, s.outcome, s.cause, r.refusal,
+        r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_address
+    FROM §requests r JOIN §series s ON s.id = r.series_id;
+
+-- Sums of all requests by the minute, whatever the log still has.
 CREATE TABLE §minutes (
+    series_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
-    -- Names all that follows up to the counts.
-    series BLOB NOT NULL,
-    key_id TEXT,
-    owner TEXT,
-    method TEXT NOT NULL,
-    endpoint TEXT NOT NULL,
-    http_status INTEGER,
-    grpc_status INTEGER,
-    outcome TEXT NOT NULL,
-    cause TEXT,
     count INTEGER NOT NULL,
     cost INTEGER NOT NULL,
     request_bytes INTEGER NOT NULL,
     response_bytes INTEGER NOT NULL,
-    -- [[lowest microsecond of a bucket, count], …]
-    latency TEXT NOT NULL,
-    PRIMARY KEY (start, series)
+    -- Pairs of numbers in LEB128: a bucket's place, counted from 1, and its count.
+    latency BLOB NOT NULL,
+    PRIMARY KEY (series_id, start)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX §minutes_by_key ON §minutes (key_id, start);
-CREATE INDEX §minutes_by_owner ON §minutes (owner, start);
+CREATE INDEX §minutes_by_start ON §minutes (start);
+
+-- The same by the hour.
+CREATE TABLE §hours (
+    series_id INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    latency BLOB NOT NULL,
+    PRIMARY KEY (series_id, start)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX §hours_by_start ON §hours (start);
+
+CREATE VIEW §usage_by_minute AS
+    SELECT t.start, s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
+        s.status_class, s.outcome, s.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §minutes t JOIN §series s ON s.id = t.series_id;
+CREATE VIEW §usage_by_hour AS
+    SELECT t.start, s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
+        s.status_class, s.outcome, s.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §hours t JOIN §series s ON s.id = t.series_id;
 
 -- Batches that were written, so that none counts twice.
 CREATE TABLE §batches (
@@ -88,3 +131,9 @@ CREATE TABLE §batches (
     applied INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX §batches_by_applied ON §batches (applied);
+
+-- Up to when sums were dropped.
+CREATE TABLE §dropped (
+    what TEXT NOT NULL PRIMARY KEY,
+    before INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

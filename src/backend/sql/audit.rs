@@ -1,0 +1,67 @@
+//! What was done to keys, in a table.
+
+use sqlx::Error as SqlError;
+use uuid::Uuid;
+
+use super::engine::{Row, Statement, Value};
+use super::names::Names;
+use super::value::{as_micros, ceil_micros, from_json, named, parsed, there, time, to_json};
+use crate::key::{AuditEntry, AuditQuery, StoreError};
+
+const INSERT: &str = "INSERT INTO §key_changes (id, time, actor, action, key_id, before, after)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+pub(super) fn insert(names: &Names, entry: &AuditEntry) -> Statement {
+    Statement::new(names, INSERT)
+        .bind(entry.id)
+        .bind(Value::Time(Some(as_micros(entry.time))))
+        .bind(entry.actor.as_deref())
+        .bind(entry.action.as_str())
+        .bind(entry.key)
+        .bind(Value::Json(entry.before.as_ref().map(to_json)))
+        .bind(Value::Json(entry.after.as_ref().map(to_json)))
+}
+
+/// A page of entries and one more.
+pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, StoreError> {
+    let mut sql = Statement::new(names, "SELECT * FROM §key_changes WHERE TRUE");
+    if let Some(key) = query.key {
+        sql.push(" AND key_id = ").push_bind(key);
+    }
+    if let Some(actor) = query.actor.as_deref() {
+        sql.push(" AND actor = ").push_bind(actor);
+    }
+    if let Some(action) = query.action {
+        sql.push(" AND action = ").push_bind(action.as_str());
+    }
+    if let Some(from) = query.from {
+        sql.push(" AND time >= ")
+            .push_bind(Value::Time(Some(ceil_micros(from))));
+    }
+    if let Some(to) = query.to {
+        sql.push(" AND time < ")
+            .push_bind(Value::Time(Some(ceil_micros(to))));
+    }
+    if let Some(token) = &query.after {
+        let id: Uuid = token.id()?;
+        sql.push(" AND (time, id) < (")
+            .push_bind(Value::Time(Some(as_micros(token.time()))))
+            .push(", ")
+            .push_bind(id)
+            .push(")");
+    }
+    sql.push(" ORDER BY time DESC, id DESC LIMIT ")
+        .push_bind(query.page_size() as i64 + 1);
+    Ok(sql)
+}
+
+pub(super) fn entry_of(row: &impl Row) -> Result<AuditEntry, SqlError> {
+    let key = parsed(there(row.text("key_id")?)?)?;
+    let action = named(there(row.text("action")?)?)?;
+    let mut entry = AuditEntry::new(action, key, time(row, "time")?);
+    entry.id = row.uuid("id")?;
+    entry.actor = row.text("actor")?.map(Into::into);
+    entry.before = row.json("before")?.map(from_json).transpose()?;
+    entry.after = row.json("after")?.map(from_json).transpose()?;
+    Ok(entry)
+}

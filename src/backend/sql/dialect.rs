@@ -1,0 +1,151 @@
+//! What databases say in words of their own; all other SQL is the same for each.
+
+/// Which words a database understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backend) enum Dialect {
+    #[cfg(feature = "_sqlite")]
+    Sqlite,
+    #[cfg(feature = "postgres")]
+    Postgres,
+}
+
+/// Chooses by dialect, where only those that are built in are known.
+macro_rules! say {
+    ($dialect:expr, sqlite: $sqlite:expr, postgres: $postgres:expr $(,)?) => {
+        match $dialect {
+            #[cfg(feature = "_sqlite")]
+            Dialect::Sqlite => $sqlite,
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => $postgres,
+        }
+    };
+}
+
+impl Dialect {
+    /// Behind a `SELECT`: holds what is read until the transaction ends. SQLite has one writer, which
+    /// holds everything.
+    pub(super) fn lock_rows(self) -> &'static str {
+        say!(self, sqlite: "", postgres: " FOR UPDATE")
+    }
+
+    /// Passes over rows that others hold.
+    pub(super) fn skip_locked(self) -> &'static str {
+        say!(self, sqlite: "", postgres: " FOR UPDATE SKIP LOCKED")
+    }
+
+    /// Where a text stands in a column, counted from 1: what comes before the text's place and what
+    /// comes after it.
+    pub(super) fn position(self, column: &str) -> (String, &'static str) {
+        say!(
+            self,
+            sqlite: (format!("instr({column}, "), ")"),
+            postgres: (format!("strpos({column}, "), ")"),
+        )
+    }
+
+    /// A sum that stops at 2⁶³ - 1. SQLite has no wider number than that and fails beyond it, so the
+    /// halves are summed up.
+    pub(super) fn capped_sum(self, column: &str) -> String {
+        let most = i64::MAX;
+        say!(
+            self,
+            sqlite: format!(
+                "CASE WHEN sum({column} >> 32) + (sum({column} & 4294967295) >> 32) >= 2147483648
+                THEN {most} ELSE (sum({column} >> 32) << 32) + sum({column} & 4294967295) END"
+            ),
+            postgres: format!("least(sum({column}), {most})::bigint"),
+        )
+    }
+
+    /// Adds to a column what comes in, up to 2⁶³ - 1; `t` is the table.
+    pub(in crate::backend) fn capped_add(self, column: &str) -> String {
+        let most = i64::MAX;
+        format!(
+            "{column} = CASE WHEN t.{column} > {most} - excluded.{column} THEN {most}
+            ELSE t.{column} + excluded.{column} END"
+        )
+    }
+
+    /// A column's bytes of all rows, one behind the other.
+    pub(super) fn joined(self, column: &str) -> String {
+        say!(
+            self,
+            sqlite: format!("CAST(group_concat({column}, '') AS BLOB)"),
+            postgres: format!("string_agg({column}, ''::bytea)"),
+        )
+    }
+
+    /// The whole seconds of a time since 1970.
+    pub(super) fn seconds(self, column: &str) -> String {
+        say!(
+            self,
+            sqlite: format!("({column} / 1000000)"),
+            postgres: format!("extract(epoch FROM {column})::bigint"),
+        )
+    }
+
+    /// Makes the table of the steps that were applied.
+    pub(super) fn migrations(self) -> &'static str {
+        say!(
+            self,
+            sqlite: "CREATE TABLE IF NOT EXISTS §migrations (
+                version INTEGER NOT NULL PRIMARY KEY,
+                name TEXT NOT NULL,
+                checksum TEXT NOT NULL,
+                applied INTEGER NOT NULL
+            ) STRICT",
+            postgres: "CREATE TABLE IF NOT EXISTS §migrations (
+                version bigint PRIMARY KEY,
+                name text NOT NULL,
+                checksum text NOT NULL,
+                applied timestamptz NOT NULL
+            )",
+        )
+    }
+
+    /// A sum of whole numbers that cannot grow too large.
+    pub(super) fn sum(self, column: &str) -> String {
+        say!(
+            self,
+            sqlite: format!("sum({column})"),
+            postgres: format!("sum({column})::bigint"),
+        )
+    }
+
+    /// Whether a text that can be of any length is this one: by what its index holds, and then whole.
+    pub(super) fn is_text(self, column: &str, place: &str) -> String {
+        say!(
+            self,
+            sqlite: format!("{column} = {place}"),
+            postgres: format!(
+                "left({column}, 64) = left({place}::text, 64) AND {column} = {place}"
+            ),
+        )
+    }
+
+    /// For each of the series that `series` selects, as `series_id`, the requests that fulfil `which`,
+    /// at most as many as `limit`; `columns` of them, the newest first if `newest`.
+    pub(super) fn of_each_series(
+        self,
+        columns: &str,
+        series: &str,
+        which: &str,
+        newest: bool,
+        limit: &str,
+    ) -> String {
+        let order = if newest { "ORDER BY time DESC, id DESC" } else { "" };
+        say!(
+            self,
+            sqlite: format!(
+                "SELECT {columns} FROM ({series}) one CROSS JOIN §requests r ON r.row IN
+                (SELECT row FROM §requests WHERE series_id = one.series_id{which} {order}
+                LIMIT {limit})"
+            ),
+            postgres: format!(
+                "SELECT {columns} FROM ({series}) one CROSS JOIN LATERAL
+                (SELECT * FROM §requests WHERE series_id = one.series_id{which} {order}
+                LIMIT {limit}) r"
+            ),
+        )
+    }
+}

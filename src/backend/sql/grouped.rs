@@ -1,0 +1,194 @@
+//! A batch as tables take it: events with the series that they belong to, and the sums of these.
+//!
+//! What many events have in common (key, owner, method, endpoint, status, outcome and cause) is their
+//! series. It is written once; an event and a sum have its number. That keeps the log narrow, and
+//! makes one index, on series and time, serve every question about it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use sha2::{Digest, Sha256};
+
+use super::value::{as_micros, status_codes};
+use crate::id::KeyId;
+use crate::usage::{Rollup, UsageEvent, Width};
+
+/// Names a series: 128 bits of the SHA-256 over its parts. Columns that may be empty, or longer than
+/// an index takes, cannot be a key themselves.
+pub(in crate::backend) type Hash = [u8; 16];
+
+/// A batch in groups.
+#[derive(Debug)]
+pub(in crate::backend) struct Grouped<'a> {
+    /// In the order of their hashes, the same in every process: whoever writes several of them at
+    /// once locks them in this order.
+    pub(in crate::backend) series: Vec<Series<'a>>,
+    /// The place in `series` of each event.
+    pub(in crate::backend) of_event: Vec<usize>,
+    /// Sums by the minute.
+    pub(in crate::backend) minutes: Vec<Sum>,
+    /// Sums by the hour.
+    pub(in crate::backend) hours: Vec<Sum>,
+    /// When each key was last used.
+    pub(in crate::backend) used: BTreeMap<KeyId, i64>,
+}
+
+/// What events of one kind have in common.
+#[derive(Debug)]
+pub(in crate::backend) struct Series<'a> {
+    pub(in crate::backend) hash: Hash,
+    /// Any of its events.
+    pub(in crate::backend) event: &'a UsageEvent,
+}
+
+/// What the events of a series add up to in a bucket of time.
+#[derive(Debug)]
+pub(in crate::backend) struct Sum {
+    /// The place of its series.
+    pub(in crate::backend) series: usize,
+    /// Whose `start` is the bucket's, and whose sums are these.
+    pub(in crate::backend) rollup: Rollup,
+}
+
+impl<'a> Grouped<'a> {
+    pub(in crate::backend) fn new(events: &'a [UsageEvent]) -> Self {
+        // A text's address stands for it while the events are borrowed; equal texts at several
+        // addresses come together by their hashes.
+        let address = |text: &Arc<str>| text.as_ptr().addr();
+        let mut kinds: HashMap<_, usize, RandomState> = HashMap::default();
+        let mut places: BTreeMap<Hash, usize> = BTreeMap::new();
+        let mut series: Vec<Series<'a>> = Vec::new();
+        let mut of_event = Vec::with_capacity(events.len());
+        let mut used = BTreeMap::new();
+        for event in events {
+            let kind = (
+                event.key,
+                event.owner.as_ref().map(address),
+                address(&event.endpoint),
+                event.method,
+                event.status,
+                event.outcome,
+                event.cause,
+            );
+            let place = *kinds.entry(kind).or_insert_with(|| {
+                let hash = hash(event);
+                *places.entry(hash).or_insert_with(|| {
+                    series.push(Series { hash, event });
+                    series.len() - 1
+                })
+            });
+            of_event.push(place);
+            if let Some(key) = event.key {
+                let time = as_micros(event.time);
+                let last = used.entry(key).or_insert(time);
+                *last = time.max(*last);
+            }
+        }
+        // From the order in which they turned up to that of their hashes.
+        let mut sorted = vec![0; series.len()];
+        for (place, &found) in places.values().enumerate() {
+            sorted[found] = place;
+        }
+        series.sort_unstable_by_key(|series| series.hash);
+        for place in &mut of_event {
+            *place = sorted[*place];
+        }
+        let minutes = sums(events, &of_event);
+        let hours = folded(&minutes);
+        Self {
+            series,
+            of_event,
+            minutes,
+            hours,
+            used,
+        }
+    }
+}
+
+/// Sums by the minute, ordered by series and time.
+fn sums(events: &[UsageEvent], of_event: &[usize]) -> Vec<Sum> {
+    let mut sums: HashMap<(usize, i64), Rollup, RandomState> = HashMap::default();
+    for (event, &series) in events.iter().zip(of_event) {
+        let start = as_micros(Width::Minute.floor(event.time));
+        sums.entry((series, start))
+            .and_modify(|sum| sum.count_in(event))
+            .or_insert_with(|| Rollup::of(event, Width::Minute));
+    }
+    let sums = sums.into_iter();
+    let mut sums: Vec<Sum> = sums
+        .map(|((series, _), rollup)| Sum { series, rollup })
+        .collect();
+    sums.sort_unstable_by_key(|sum| (sum.series, sum.rollup.start));
+    sums
+}
+
+fn folded(minutes: &[Sum]) -> Vec<Sum> {
+    let mut hours: Vec<Sum> = Vec::new();
+    for Sum { series, rollup } in minutes {
+        let start = Width::Hour.floor(rollup.start);
+        match hours.last_mut() {
+            Some(last) if (last.series, last.rollup.start) == (*series, start) => {
+                last.rollup.absorb(rollup);
+            }
+            _ => hours.push(Sum {
+                series: *series,
+                rollup: Rollup {
+                    start,
+                    width: Width::Hour,
+                    ..rollup.clone()
+                },
+            }),
+        }
+    }
+    hours
+}
+
+fn hash(event: &UsageEvent) -> Hash {
+    let mut hash = Sha256::new();
+    let mut add = |part: Option<&str>| {
+        // Lengths keep apart what would read the same when put together.
+        let length = part.map_or(u64::MAX, |text| text.len() as u64);
+        hash.update(length.to_be_bytes());
+        hash.update(part.unwrap_or_default());
+    };
+    let (http, grpc) = status_codes(event.status);
+    add(event.key.as_ref().map(KeyId::as_str));
+    add(event.owner.as_deref());
+    add(Some(&event.endpoint));
+    add(Some(event.method.as_str()));
+    add(http.map(|code| code.to_string()).as_deref());
+    add(grpc.map(|code| code.to_string()).as_deref());
+    add(Some(event.outcome.as_str()));
+    add(event.cause.map(|cause| cause.as_str()));
+    let digest: [u8; 32] = hash.finalize().into();
+    *digest.first_chunk().unwrap_or(&[0; 16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::Rollups;
+
+    #[test]
+    fn equal_texts_at_several_addresses_are_one_series() {
+        let times = ["2026-11-01T10:00:10Z", "2026-11-01T10:00:20Z", "2026-11-01T11:00:00Z"];
+        let mut events: Vec<_> = times
+            .map(|time| UsageEvent::at(time.parse().unwrap()))
+            .into();
+        events[0].owner = Some("".into());
+        let grouped = Grouped::new(&events);
+        assert_eq!(grouped.series.len(), 2);
+        assert_ne!(grouped.of_event[0], grouped.of_event[1]);
+        assert_eq!(grouped.of_event[1], grouped.of_event[2]);
+        assert!(grouped.series.is_sorted_by_key(|series| series.hash));
+        for (event, &series) in events.iter().zip(&grouped.of_event) {
+            assert_eq!(grouped.series[series].hash, hash(event));
+        }
+        for (sums, width) in [(grouped.minutes, Width::Minute), (grouped.hours, Width::Hour)] {
+            let sums: Rollups = sums.into_iter().map(|sum| sum.rollup).collect();
+            let expected: Rollups = Rollup::of_events(&events, width).into_iter().collect();
+            assert_eq!(sums, expected);
+        }
+    }
+}

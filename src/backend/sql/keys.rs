@@ -1,0 +1,134 @@
+//! Keys in tables.
+
+use sqlx::Error as SqlError;
+
+use super::engine::{Row, Statement, Value};
+use super::names::Names;
+use super::value::{
+    as_micros, floor_micros, from_json, optional_time, parsed, text, there, time, to_json,
+};
+use crate::id::KeyId;
+use crate::key::{Key, KeyQuery, KeyRecord, KeyStatus, StoreError};
+
+const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
+    created, expires, disabled, revoked, rotated_from, line, last_used, hint, digest
+    FROM §keys";
+
+const INSERT: &str = "INSERT INTO §keys (id, name, name_folded, owner, environment, scopes, limits,
+    addresses, metadata, expires, disabled, revoked, created, rotated_from, line, last_used, hint,
+    digest)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    ON CONFLICT DO NOTHING";
+
+/// What changes of a key after it was issued, but for its last use, which the sink writes.
+const UPDATE: &str = "UPDATE §keys SET name = $2, name_folded = $3, owner = $4, environment = $5,
+    scopes = $6, limits = $7, addresses = $8, metadata = $9, expires = $10, disabled = $11,
+    revoked = $12
+    WHERE id = $1";
+
+pub(super) fn find(names: &Names, id: KeyId) -> Statement {
+    let mut sql = Statement::new(names, SELECT);
+    sql.push(" WHERE id = ").push_bind(id);
+    sql
+}
+
+/// Finds a key that is going to be written.
+pub(super) fn hold(names: &Names, id: KeyId) -> Statement {
+    let mut sql = find(names, id);
+    sql.push(names.dialect.lock_rows());
+    sql
+}
+
+pub(super) fn insert(names: &Names, record: &KeyRecord) -> Statement {
+    let key = &record.key;
+    bind_changing(Statement::new(names, INSERT), key)
+        .bind(Value::Time(Some(as_micros(key.created))))
+        .bind(key.rotated_from.as_ref().map(KeyId::as_str))
+        .bind(key.line)
+        .bind(Value::Time(key.last_used.map(as_micros)))
+        .bind(&*key.hint)
+        .bind(&*record.digest.to_string())
+}
+
+pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
+    bind_changing(Statement::new(names, UPDATE), &record.key)
+}
+
+/// The columns that both statements begin with.
+fn bind_changing(sql: Statement, key: &Key) -> Statement {
+    sql.bind(key.id)
+        .bind(&*key.name)
+        .bind(&*key.name.to_lowercase())
+        .bind(key.owner.as_deref())
+        .bind(key.environment.as_deref())
+        .bind(Value::Json(Some(to_json(&key.scopes))))
+        .bind(Value::Json(Some(to_json(&key.limits))))
+        .bind(Value::Json(Some(to_json(&key.addresses))))
+        .bind(Value::Json(Some(to_json(&key.metadata))))
+        .bind(Value::Time(key.expires.map(as_micros)))
+        .bind(Value::Boolean(key.disabled))
+        .bind(Value::Time(key.revoked.map(as_micros)))
+}
+
+pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
+    Statement::new(names, "DELETE FROM §keys WHERE id = $1").bind(id)
+}
+
+/// Lists a page of keys and one more.
+pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreError> {
+    let mut sql = Statement::new(names, SELECT);
+    sql.push(" WHERE TRUE");
+    if let Some(owner) = query.owner.as_deref() {
+        sql.push(" AND owner = ").push_bind(owner);
+    }
+    if let Some(part) = query.name.as_deref().filter(|part| !part.is_empty()) {
+        let (before, after) = names.dialect.position("name_folded");
+        sql.push(" AND ").push(&before);
+        sql.push_bind(&*part.to_lowercase()).push(after).push(" > 0");
+    }
+    if let Some((status, at)) = query.status {
+        let at = Value::Time(Some(floor_micros(at)));
+        match status {
+            KeyStatus::Revoked => sql.push(" AND revoked IS NOT NULL"),
+            KeyStatus::Expired => sql
+                .push(" AND revoked IS NULL AND expires <= ")
+                .push_bind(at),
+            KeyStatus::Disabled | KeyStatus::Active => sql
+                .push(" AND revoked IS NULL AND (expires IS NULL OR expires > ")
+                .push_bind(at)
+                .push(") AND disabled = ")
+                .push_bind(Value::Boolean(status == KeyStatus::Disabled)),
+        };
+    }
+    if let Some(token) = &query.after {
+        let id: KeyId = token.id()?;
+        sql.push(" AND (created, id) < (")
+            .push_bind(Value::Time(Some(as_micros(token.time()))))
+            .push(", ")
+            .push_bind(id)
+            .push(")");
+    }
+    sql.push(" ORDER BY created DESC, id DESC LIMIT ")
+        .push_bind(query.page_size() as i64 + 1);
+    Ok(sql)
+}
+
+pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
+    let id: KeyId = parsed(there(row.text("id")?)?)?;
+    let mut key = Key::new(id, text(row, "name")?, time(row, "created")?);
+    key.owner = row.text("owner")?.map(Into::into);
+    key.environment = row.text("environment")?.map(Into::into);
+    key.scopes = from_json(there(row.json("scopes")?)?)?;
+    key.limits = from_json(there(row.json("limits")?)?)?;
+    key.addresses = from_json(there(row.json("addresses")?)?)?;
+    key.metadata = from_json(there(row.json("metadata")?)?)?;
+    key.expires = optional_time(row, "expires")?;
+    key.disabled = row.boolean("disabled")?;
+    key.revoked = optional_time(row, "revoked")?;
+    key.rotated_from = row.text("rotated_from")?.map(parsed).transpose()?;
+    key.line = parsed(there(row.text("line")?)?)?;
+    key.last_used = optional_time(row, "last_used")?;
+    key.hint = text(row, "hint")?;
+    let digest = parsed(there(row.text("digest")?)?)?;
+    Ok(KeyRecord { key, digest })
+}

@@ -1,0 +1,58 @@
+//! The numbers of series that this process has seen.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+
+use super::grouped::{Hash, Series};
+
+/// Which number the database has given to a series, and the day on which it was last noted there that
+/// the series is in use. That day is noted again on every day of use, and series are dropped only
+/// after many days without, so that what is known here is there.
+#[derive(Debug, Default)]
+pub(in crate::backend) struct Known(Mutex<HashMap<Hash, (i64, i64), RandomState>>);
+
+/// Beyond this many, all are forgotten and learnt anew.
+const MOST: usize = 1 << 16;
+
+/// Today, in days since 1970.
+pub(in crate::backend) fn today() -> i64 {
+    Timestamp::now().as_second().div_euclid(86_400)
+}
+
+impl Known {
+    /// The numbers of these series, as far as they were noted today.
+    pub(in crate::backend) fn of(&self, series: &[Series<'_>], today: i64) -> Vec<Option<i64>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |series: &Series<'_>| {
+            let &(id, day) = known.get(&series.hash)?;
+            (day == today).then_some(id)
+        };
+        series.iter().map(of).collect()
+    }
+
+    /// These series have these numbers, which is committed.
+    pub(in crate::backend) fn learn(
+        &self,
+        series: impl IntoIterator<Item = (Hash, i64)>,
+        today: i64,
+    ) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (hash, id) in series {
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert(hash, (id, today));
+        }
+    }
+
+    /// Forgets all, where one of them turns out to be wrong.
+    pub(in crate::backend) fn forget(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}

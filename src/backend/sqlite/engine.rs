@@ -1,0 +1,146 @@
+//! SQLite as a database that keys and usage can be kept in.
+
+use std::sync::atomic::AtomicU32;
+
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
+use uuid::Uuid;
+
+use crate::backend::sql::{Engine, Known, Names, Row, Session, Statement, Value, decode};
+use crate::id::KeyId;
+
+pub(super) struct SqliteEngine {
+    /// SQLite has one writer: whoever waits for it waits here, not within SQLite.
+    pub(super) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
+    pub(super) names: Names,
+    pub(super) known: Known,
+    /// Tables of sums that were written to.
+    pub(super) writes: AtomicU32,
+}
+
+pub(in crate::backend) enum SqliteSession {
+    Connection(PoolConnection<Sqlite>),
+    Transaction(Transaction<'static, Sqlite>),
+}
+
+impl SqliteSession {
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        match self {
+            Self::Connection(connection) => connection,
+            Self::Transaction(transaction) => transaction,
+        }
+    }
+}
+
+impl Engine for SqliteEngine {
+    type Session = SqliteSession;
+
+    fn names(&self) -> &Names {
+        &self.names
+    }
+
+    async fn reader(&self) -> Result<SqliteSession, SqlError> {
+        self.readers.acquire().await.map(SqliteSession::Connection)
+    }
+
+    async fn snapshot(&self) -> Result<SqliteSession, SqlError> {
+        self.readers.begin().await.map(SqliteSession::Transaction)
+    }
+
+    /// Holds SQLite's one place to write from its beginning: a transaction that asks for it later
+    /// fails without waiting when another has written meanwhile.
+    async fn writer(&self) -> Result<SqliteSession, SqlError> {
+        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        begun.map(SqliteSession::Transaction)
+    }
+
+    async fn migrator(&self) -> Result<SqliteSession, SqlError> {
+        self.writer().await
+    }
+
+    /// Other processes see it within their caches' time to live.
+    async fn announce(&self, _: &mut SqliteSession, _: KeyId) -> Result<(), SqlError> {
+        Ok(())
+    }
+}
+
+impl Session for SqliteSession {
+    type Row = SqliteRow;
+
+    async fn rows(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, SqlError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
+        query.fetch_all(self.connection()).await
+    }
+
+    async fn run(&mut self, statement: Statement) -> Result<u64, SqlError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
+        let done = query.execute(self.connection()).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn script(&mut self, text: &str) -> Result<(), SqlError> {
+        let script = sqlx::raw_sql(AssertSqlSafe(text));
+        script.execute(self.connection()).await?;
+        Ok(())
+    }
+
+    async fn commit(self) -> Result<(), SqlError> {
+        match self {
+            Self::Connection(_) => Ok(()),
+            Self::Transaction(transaction) => transaction.commit().await,
+        }
+    }
+}
+
+fn bound(values: Vec<Value>) -> Result<SqliteArguments, SqlError> {
+    use sqlx::Arguments as _;
+
+    let mut arguments = SqliteArguments::default();
+    for value in values {
+        let added = match value {
+            Value::Text(text) | Value::Json(text) => arguments.add(text),
+            Value::Integer(number) | Value::Time(number) => arguments.add(number),
+            Value::Boolean(value) => arguments.add(value),
+            Value::Bytes(bytes) => arguments.add(bytes),
+            Value::Uuid(id) => arguments.add(id.as_bytes().to_vec()),
+        };
+        added.map_err(SqlError::Encode)?;
+    }
+    Ok(arguments)
+}
+
+impl Row for SqliteRow {
+    fn text(&self, column: &str) -> Result<Option<&str>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn integer(&self, column: &str) -> Result<Option<i64>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn boolean(&self, column: &str) -> Result<bool, SqlError> {
+        self.try_get(column)
+    }
+
+    fn bytes(&self, column: &str) -> Result<Option<&[u8]>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn time(&self, column: &str) -> Result<Option<i64>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn uuid(&self, column: &str) -> Result<Uuid, SqlError> {
+        Uuid::from_slice(self.try_get(column)?).map_err(decode)
+    }
+
+    fn json(&self, column: &str) -> Result<Option<&str>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn address(&self, column: &str) -> Result<Option<String>, SqlError> {
+        self.try_get(column)
+    }
+}
