@@ -39,7 +39,7 @@ impl KeepLog {
     pub fn keeps(self, event: &UsageEvent) -> bool {
         match self {
             Self::All => true,
-            Self::OneIn(n) => random_bits(event) % u64::from(n.get()) == 0,
+            Self::OneIn(n) => random_bits(event).is_multiple_of(n.get().into()),
             Self::Nothing => false,
         }
     }

@@ -2,6 +2,7 @@
 
 mod draft;
 mod event;
+mod export;
 mod keep;
 mod latency;
 mod offsets;
@@ -20,6 +21,7 @@ mod width;
 mod wire;
 
 pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
+pub use export::Export;
 pub use keep::KeepLog;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use outcome::{Cause, Outcome, Refusal};
@@ -35,6 +37,8 @@ pub use wire::{Method, Status, StatusClass, UnknownName};
 
 pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
+#[cfg(feature = "conformance")]
+pub(crate) use export::Form;
 #[allow(unused_imports, reason = "SQL backends group by it")]
 pub(crate) use offsets::offsets_within;
 pub(crate) use open::{Abandon, Place};

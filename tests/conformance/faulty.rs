@@ -61,6 +61,8 @@ faults! {
     TakesAnyLogToken => "a page token of another list is ReadError::Page",
     SumsBeyondTheEnd => "a summary equals SummarySpec::summarize",
     ForgetsOwners => "a summary equals SummarySpec::summarize",
+    WrapsSums => "sums stop at 2⁶³ − 1",
+    ShowsQuestionMarks => "texts and numbers are kept as the batch has them",
     MixesRollups => "rollups add up to the events",
     NeverUsed => "a key was last used at the newest time of its events",
 }
@@ -293,6 +295,13 @@ impl UsageReader for Faulty {
             std::mem::swap(&mut first.cause, &mut second.cause);
             std::mem::swap(&mut first.endpoint, &mut second.endpoint);
         }
+        if self.has(Fault::WrapsSums) {
+            let full = |rollup: &&mut Rollup| rollup.request_bytes == i64::MAX.cast_unsigned();
+            rollups
+                .iter_mut()
+                .filter(full)
+                .for_each(|rollup| rollup.request_bytes = 0);
+        }
         Ok(rollups)
     }
 
@@ -311,6 +320,10 @@ impl UsageReader for Faulty {
         let skips = self.has(Fault::SkipsEvents) && query.limit < 100 && query.after.is_some();
         if skips && page.items.len() > 1 {
             page.items.remove(0);
+        }
+        if self.has(Fault::ShowsQuestionMarks) {
+            let paths = page.items.iter_mut().map(|event| &mut event.path);
+            paths.for_each(|path| *path = path.replace('\u{fffd}', "?").into());
         }
         if self.has(Fault::KnowsWireIdsOnly)
             && let Some(id) = &query.filter.request_id

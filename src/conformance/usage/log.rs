@@ -130,7 +130,7 @@ where
 }
 
 /// The log has what the filter matches, and counts it.
-async fn agrees<B>(backend: &B, events: &[UsageEvent], filter: LogFilter)
+pub(super) async fn agrees<B>(backend: &B, events: &[UsageEvent], filter: LogFilter)
 where
     B: UsageReader + ?Sized,
 {

@@ -1,6 +1,7 @@
 //! Suites for who keeps usage and reads it.
 
 mod batch;
+mod extremes;
 mod log;
 mod pages;
 mod sums;
@@ -21,15 +22,17 @@ use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
 ///   [`LogFilter::matches`](crate::usage::LogFilter::matches); an event is found by its id on the wire
 ///   and by its own. Counts agree with the log.
 /// - The log is ordered by time and then by id, newest first; its pages neither skip nor repeat while
-///   events arrive.
+///   events arrive. An export has all of it.
 /// - A summary, by key, owner and range, equals
 ///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to
-///   the events.
+///   the events. Sums stop at 2⁶³ − 1, whatever order and batches their parts come in.
+/// - Texts are kept and found as the batch has them; one that is asked for with U+0000 is nowhere.
 pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     batch::suite(backend).await;
     log::suite(backend).await;
     pages::suite(backend).await;
     sums::suite(backend).await;
+    extremes::suite(backend).await;
 }
 
 pub(super) async fn write<B: UsageSink + ?Sized>(backend: &B, events: Vec<UsageEvent>) {

@@ -10,7 +10,7 @@ use super::write;
 use crate::conformance::check::{done, refused, same};
 use crate::conformance::fresh::{id, micros};
 use crate::page::PageToken;
-use crate::usage::{LogFilter, LogQuery, ReadError, UsageEvent, UsageReader, UsageSink};
+use crate::usage::{Form, LogFilter, LogQuery, ReadError, UsageEvent, UsageReader, UsageSink};
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     sizes(backend).await;
@@ -31,6 +31,8 @@ async fn sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
         let rule = format!("pages of {size} neither skip nor repeat events");
         same(&logged, &all, rule);
     }
+    let rule = "an export has the whole log, as it was written";
+    same(&exported(backend, filter.clone()).await, &all, rule);
     for (limit, size, rule) in [
         (0, 1, "a limit of zero is one"),
         (
@@ -48,6 +50,20 @@ async fn sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
             "the next page begins where this ends",
         );
     }
+}
+
+/// What an export writes down, read back.
+async fn exported<B: UsageReader + ?Sized>(backend: &B, filter: LogFilter) -> Vec<UsageEvent> {
+    let mut events = Vec::new();
+    let mut next = Some(LogQuery::new(filter).limit(LogQuery::MAX_LIMIT));
+    while let Some(query) = next {
+        let chunk = Form::JsonLines.chunk(backend, query).await;
+        let chunk = done(chunk, "an export goes on to its end");
+        let lines = serde_json::Deserializer::from_slice(&chunk.bytes).into_iter();
+        events.extend(lines.map(|line| done(line, "an export is lines of JSON")));
+        next = chunk.next;
+    }
+    events
 }
 
 async fn foreign_tokens_are_refused<B: UsageReader + ?Sized>(backend: &B) {

@@ -1,0 +1,375 @@
+//! The request log as a file.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp};
+use keytally::backend::MemoryBackend;
+use keytally::usage::{
+    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, Refusal, Rollup,
+    Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink,
+};
+use keytally::{Page, async_trait};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn events(count: usize) -> Vec<UsageEvent> {
+    let start: Timestamp = "2026-11-01T10:00:00Z".parse().unwrap();
+    (0..count)
+        .map(|n| {
+            // Ten of each microsecond, so that pages end in the middle of one.
+            let mut event = UsageEvent::at(start + SignedDuration::from_micros(n as i64 / 10));
+            event.method = Method::ALL[n % Method::ALL.len()];
+            event.response_bytes = n as u64;
+            event
+        })
+        .collect()
+}
+
+fn newest_first(events: &[UsageEvent]) -> Vec<UsageEvent> {
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
+    events
+}
+
+async fn holding(events: &[UsageEvent]) -> MemoryBackend {
+    let backend = MemoryBackend::new();
+    backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    backend
+}
+
+async fn chunks(mut export: Export) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
+    while let Some(chunk) = export.next_chunk().await {
+        chunks.push(chunk.unwrap());
+    }
+    chunks
+}
+
+fn lines(file: &[u8]) -> Vec<UsageEvent> {
+    let text = std::str::from_utf8(file).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The header and the rows, as another implementation reads them.
+fn cells(file: &[u8]) -> (Vec<String>, Vec<Vec<String>>) {
+    let owned = |row: &csv::StringRecord| row.iter().map(str::to_owned).collect::<Vec<_>>();
+    let mut reader = csv::Reader::from_reader(file);
+    let header = owned(reader.headers().unwrap());
+    let rows = reader.records().map(|row| owned(&row.unwrap())).collect();
+    (header, rows)
+}
+
+const COLUMNS: [&str; 18] = [
+    "id",
+    "request_id",
+    "time",
+    "key",
+    "owner",
+    "method",
+    "endpoint",
+    "path",
+    "resource_id",
+    "status",
+    "outcome",
+    "cause",
+    "refusal",
+    "cost",
+    "latency_us",
+    "request_bytes",
+    "response_bytes",
+    "client_address",
+];
+
+fn shown<T: ToString>(value: Option<T>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// What a spreadsheet must not take for a formula.
+fn harmless(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
+    format!("{}{text}", if formula { "'" } else { "" })
+}
+
+fn row_of(event: &UsageEvent) -> Vec<String> {
+    [
+        event.id.to_string(),
+        harmless(&event.wire_id()),
+        event.time.to_string(),
+        shown(event.key),
+        harmless(event.owner.as_deref().unwrap_or_default()),
+        event.method.to_string(),
+        harmless(&event.endpoint),
+        harmless(&event.path),
+        harmless(event.resource_id.as_deref().unwrap_or_default()),
+        event.status.to_string(),
+        event.outcome.to_string(),
+        shown(event.cause),
+        shown(event.refusal),
+        event.cost.to_string(),
+        event.latency_us.to_string(),
+        event.request_bytes.to_string(),
+        event.response_bytes.to_string(),
+        shown(event.client_address),
+    ]
+    .into()
+}
+
+#[tokio::test]
+async fn an_export_is_the_whole_log_in_chunks_of_a_page() {
+    let events = events(2_500);
+    let backend = holding(&events).await;
+    let expected = newest_first(&events);
+
+    let json = chunks(Export::json_lines(backend.clone(), LogFilter::new())).await;
+    let sizes: Vec<_> = json.iter().map(|chunk| lines(chunk).len()).collect();
+    assert_eq!(sizes, [1_000, 1_000, 500]);
+    assert_eq!(lines(&json.concat()), expected);
+
+    let csv = chunks(Export::csv(backend.clone(), LogFilter::new())).await;
+    assert_eq!(csv.len(), 3);
+    let (header, rows) = cells(&csv.concat());
+    assert_eq!(header, COLUMNS);
+    assert_eq!(rows, expected.iter().map(row_of).collect::<Vec<_>>());
+
+    let filter = LogFilter::new().method(Method::Post);
+    let json = chunks(Export::json_lines(backend, filter.clone())).await;
+    let matching: Vec<_> = expected
+        .into_iter()
+        .filter(|it| filter.matches(it))
+        .collect();
+    assert_eq!(lines(&json.concat()), matching);
+}
+
+#[tokio::test]
+async fn where_nothing_matches_csv_has_its_header() {
+    let nobody = LogFilter::new().owner("nobody");
+    let backend = holding(&events(3)).await;
+    let csv = chunks(Export::csv(backend.clone(), nobody.clone())).await;
+    assert_eq!(csv, [format!("{}\r\n", COLUMNS.join(","))]);
+    let json = chunks(Export::json_lines(backend, nobody)).await;
+    assert!(json.is_empty());
+}
+
+#[test]
+fn each_form_has_its_media_type() {
+    let backend = MemoryBackend::new();
+    let csv = Export::csv(backend.clone(), LogFilter::new());
+    assert_eq!(
+        csv.content_type(),
+        "text/csv; charset=utf-8; header=present"
+    );
+    let json = Export::json_lines(backend, LogFilter::new());
+    assert_eq!(json.content_type(), "application/jsonl");
+    assert_eq!(format!("{json:?}"), "Export { form: JsonLines, .. }");
+}
+
+#[tokio::test]
+async fn axum_answers_with_it() {
+    let events = events(1_500);
+    let export = Export::json_lines(holding(&events).await, LogFilter::new());
+    let body = axum::body::Body::from_stream(export);
+    let file = body.collect().await.unwrap().to_bytes();
+    assert_eq!(lines(&file), newest_first(&events));
+}
+
+#[tokio::test]
+async fn requests_that_arrive_meanwhile_neither_skip_nor_repeat_others() {
+    let events = events(2_500);
+    let backend = holding(&events).await;
+    let mut export = Export::json_lines(backend.clone(), LogFilter::new());
+    let mut file = Vec::new();
+    while let Some(chunk) = export.next_chunk().await {
+        file.extend_from_slice(&chunk.unwrap());
+        // Newer than all, and older than all.
+        for time in ["2026-12-01T00:00:00Z", "2026-10-01T00:00:00Z"] {
+            let late = UsageEvent::at(time.parse().unwrap());
+            backend.write(&Batch::new(vec![late])).await.unwrap();
+        }
+    }
+    let logged = lines(&file);
+    assert_eq!(logged[..2_500], newest_first(&events));
+    assert!(logged.len() > 2_500);
+    assert_eq!(logged, newest_first(&logged));
+}
+
+/// Fails or takes its time, and counts the pages asked for.
+#[derive(Clone)]
+struct Odd {
+    inner: MemoryBackend,
+    asked: Arc<AtomicUsize>,
+    fails_at: usize,
+}
+
+impl Odd {
+    async fn holding(events: &[UsageEvent], fails_at: usize) -> Self {
+        Self {
+            inner: holding(events).await,
+            asked: Arc::default(),
+            fails_at,
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl UsageReader for Odd {
+    async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
+        self.inner.summary(query).await
+    }
+
+    async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
+        self.inner.rollups(range).await
+    }
+
+    async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
+        let page = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        tokio::task::yield_now().await;
+        if page == self.fails_at {
+            return Err(ReadError::unavailable("not now"));
+        }
+        self.inner.requests(query).await
+    }
+
+    async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
+        self.inner.count(filter).await
+    }
+}
+
+#[tokio::test]
+async fn the_first_error_ends_it() {
+    let reader = Odd::holding(&events(2_500), 2).await;
+    let mut export = Export::csv(reader.clone(), LogFilter::new());
+    assert!(export.next_chunk().await.unwrap().is_ok());
+    let error = export.next_chunk().await.unwrap().unwrap_err();
+    assert!(matches!(error, ReadError::Unavailable(_)));
+    assert!(export.next_chunk().await.is_none());
+    assert!(export.next_chunk().await.is_none());
+    assert_eq!(reader.asked(), 2);
+
+    let at_once = Odd::holding(&events(1), 1).await;
+    let mut export = Export::csv(at_once, LogFilter::new());
+    assert!(export.next_chunk().await.unwrap().is_err());
+    assert!(export.next_chunk().await.is_none());
+}
+
+#[tokio::test]
+async fn a_page_is_read_when_it_is_asked_for_and_only_once() {
+    let events = events(2_500);
+    let reader = Odd::holding(&events, usize::MAX).await;
+    let mut export = Export::json_lines(reader.clone(), LogFilter::new());
+    assert_eq!(reader.asked(), 0);
+    let mut file = Vec::new();
+    for page in 1..=3 {
+        // A caller that waits for a while only, and comes again.
+        {
+            let waiting = pin!(export.next_chunk());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(matches!(waiting.poll(&mut context), Poll::Pending));
+        }
+        file.extend(export.next_chunk().await.unwrap().unwrap());
+        assert_eq!(reader.asked(), page);
+    }
+    assert!(export.next_chunk().await.is_none());
+    assert_eq!(lines(&file), newest_first(&events));
+}
+
+/// Texts of what means something to CSV or to spreadsheets.
+fn texts() -> impl Strategy<Value = String> {
+    let part = select(vec![
+        "",
+        "=",
+        "+",
+        "-",
+        "@",
+        "\t",
+        "\r",
+        "\n",
+        "\r\n",
+        ",",
+        ";",
+        "\"",
+        "\"\"",
+        "'",
+        " ",
+        "a",
+        "=1+1",
+        "é",
+        "\u{feff}",
+        "\u{202e}",
+        "\u{1f511}",
+        "\\",
+        "\0",
+    ]);
+    prop_oneof![
+        3 => proptest::collection::vec(part, 0..6).prop_map(|parts| parts.concat()),
+        1 => any::<String>(),
+    ]
+}
+
+prop_compose! {
+    fn hostile()(
+        texts in proptest::collection::vec(texts(), 5),
+        some in any::<[bool; 5]>(),
+        status in prop_oneof![
+            Just(Status::None),
+            (100..600_u16).prop_map(Status::Http),
+            (0..17_u8).prop_map(Status::Grpc),
+        ],
+        (outcome, cause) in (select(&Outcome::ALL[..]), select(&Cause::ALL[..])),
+        refusal in select(&Refusal::ALL[..]),
+        micros in -62_135_596_800_000_000..253_402_207_200_000_000_i64,
+        numbers in any::<[u64; 3]>(),
+        cost in any::<u32>(),
+        address in any::<std::net::IpAddr>(),
+    ) -> UsageEvent {
+        let mut event = UsageEvent::at(Timestamp::from_microsecond(micros).unwrap());
+        event.owner = some[0].then(|| texts[0].as_str().into());
+        event.endpoint = texts[1].as_str().into();
+        event.path = texts[2].as_str().into();
+        event.resource_id = some[1].then(|| texts[3].as_str().into());
+        event.request_id = some[2].then(|| texts[4].as_str().into());
+        event.key = some[3].then(|| "3fK9aB0000zzZZ19".parse().unwrap());
+        (event.status, event.outcome) = (status, outcome);
+        event.cause = some[4].then_some(cause);
+        event.refusal = some[3].then_some(refusal);
+        [event.latency_us, event.request_bytes, event.response_bytes] = numbers;
+        event.cost = cost;
+        event.client_address = some[4].then_some(address);
+        event
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn hostile_texts_read_back(events in proptest::collection::vec(hostile(), 0..8)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let batch = Batch::new(events);
+            let backend = MemoryBackend::new();
+            backend.write(&batch).await.unwrap();
+            let expected = newest_first(&batch.events);
+            let json = chunks(Export::json_lines(backend.clone(), LogFilter::new())).await.concat();
+            prop_assert_eq!(&lines(&json), &expected);
+            let csv = chunks(Export::csv(backend, LogFilter::new())).await.concat();
+            let (header, rows) = cells(&csv);
+            prop_assert_eq!(header, COLUMNS);
+            prop_assert_eq!(rows, expected.iter().map(row_of).collect::<Vec<_>>());
+            Ok(())
+        })?;
+    }
+}
