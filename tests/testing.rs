@@ -144,7 +144,7 @@ async fn a_failing_store_that_works_is_a_store() {
 
 #[tokio::test]
 async fn a_store_that_fails_fails_in_everything() {
-    use keytally::key::{Issuer, KeyAdmin, KeyQuery, KeyStore, StoreError};
+    use keytally::key::{AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStore, StoreError};
 
     let store = FailingStore::new(MemoryBackend::new());
     let issuer = Issuer::new("t").unwrap();
@@ -154,6 +154,7 @@ async fn a_store_that_fails_fails_in_everything() {
         .unwrap()
         .key
         .id;
+    let acting = store.acting_as("anna").unwrap();
     store.clone().fail();
     let answers = [
         store.find(id).await.map(drop),
@@ -161,6 +162,8 @@ async fn a_store_that_fails_fails_in_everything() {
         store.list(&KeyQuery::new()).await.map(drop),
         store.disable(id).await.map(drop),
         store.delete(id).await,
+        store.audit(&AuditQuery::new()).await.map(drop),
+        acting.disable(id).await.map(drop),
     ];
     for answer in answers {
         assert!(

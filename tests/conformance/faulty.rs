@@ -5,8 +5,8 @@ use std::sync::Arc;
 use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    ChangeFeed, InvalidKey, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate,
-    Rotation, StoreError,
+    AuditEntry, AuditQuery, ChangeFeed, InvalidKey, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, SinkError, Summary, SummaryQuery,
@@ -51,6 +51,18 @@ faults! {
     DeletesNothing => "a deleted key is gone",
     DeletesGhosts => "deleting an unknown id is StoreError::NotFound",
     KeepsSilent => "creating rings the feed",
+    ActsAsNobody => "an entry names who made the change",
+    CannotAct => "a store that keeps an audit acts as whom it is told to",
+    TellsOfFailures => "a change that fails leaves no entry",
+    TellsOfEffectsOnly => "every change has one entry",
+    TellsOfLivingKeysOnly => "also when the key is gone",
+    ForgetsBefore => "an entry has the key as it was before",
+    TellsOldNews => "an entry has the key as it was after",
+    MixesUpActors => "an audit has only entries that match",
+    LosesLastEntries => "an audit agrees with AuditQuery::matches",
+    SkipsEntries => "neither skip nor repeat entries",
+    TellsTheOldestFirst => "an audit is ordered",
+    TakesAnyAuditToken => "a page token of another list is StoreError::Page, in the audit too",
     CountsTwice => "a batch that is written twice counts once",
     WritesTheFirstThousand => "a batch of thousands is written whole",
     LosesAddresses => "the log has an event as it was written",
@@ -69,14 +81,18 @@ faults! {
 
 pub(crate) struct Faulty {
     inner: MemoryBackend,
+    /// The same, or that acting as somebody.
+    keys: Arc<dyn KeyAdmin>,
     fault: Option<Fault>,
     silent: ChangeFeed,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Option<Fault>) -> Self {
+        let inner = MemoryBackend::new();
         Self {
-            inner: MemoryBackend::new(),
+            keys: Arc::new(inner.clone()),
+            inner,
             fault,
             silent: ChangeFeed::new(),
         }
@@ -88,22 +104,22 @@ impl Faulty {
 
     /// Puts a record in another's place, without any care.
     async fn put(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.inner.delete(record.key.id).await.ok();
-        self.inner.create(record).await
+        self.keys.delete(record.key.id).await.ok();
+        self.keys.create(record).await
     }
 }
 
 #[async_trait]
 impl KeyStore for Faulty {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let mut found = self.inner.find(id).await?;
+        let mut found = self.keys.find(id).await?;
         if self.has(Fault::FindsInAnyCase) && found.is_none() {
             let swap = |c: char| match c.is_ascii_lowercase() {
                 true => c.to_ascii_uppercase(),
                 false => c.to_ascii_lowercase(),
             };
             let swapped: String = id.as_str().chars().map(swap).collect();
-            found = self.inner.find(swapped.parse().unwrap()).await?;
+            found = self.keys.find(swapped.parse().unwrap()).await?;
         }
         if let Some(record) = &mut found {
             if self.has(Fault::ForgetsTheDigest) {
@@ -136,7 +152,7 @@ impl KeyAdmin for Faulty {
             Some(Fault::Overwrites) => return self.put(record).await,
             Some(Fault::CreatesLate) => {
                 let id = record.key.id;
-                if self.inner.find(id).await?.is_some() {
+                if self.keys.find(id).await?.is_some() {
                     return Err(StoreError::Conflict(id));
                 }
                 tokio::task::yield_now().await;
@@ -151,7 +167,7 @@ impl KeyAdmin for Faulty {
             Some(Fault::TrimsNames) => record.key.name = record.key.name.trim().into(),
             _ => {}
         }
-        self.inner.create(record).await
+        self.keys.create(record).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
@@ -168,7 +184,7 @@ impl KeyAdmin for Faulty {
             query.after = None;
         }
         let later = query.after.is_some();
-        let mut page = self.inner.list(&query).await?;
+        let mut page = self.keys.list(&query).await?;
         match self.fault {
             Some(Fault::SkipsKeys) if later && page.items.len() > 1 => drop(page.items.remove(0)),
             Some(Fault::SearchesByCase) => {
@@ -184,14 +200,20 @@ impl KeyAdmin for Faulty {
 
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
         match (self.fault, &change) {
+            (Some(Fault::TellsOfFailures), KeyChange::Update(update)) => {
+                let name = update.name.as_deref();
+                if name.is_some_and(str::is_empty) {
+                    self.keys.update(id, KeyUpdate::new()).await?;
+                }
+            }
             (Some(Fault::WritesHalf), KeyChange::Update(update)) => {
                 if let Some(scopes) = &update.scopes {
                     let first = KeyUpdate::new().scopes(scopes.clone());
-                    self.inner.update(id, first).await.ok();
+                    self.keys.update(id, first).await.ok();
                 }
             }
             (Some(Fault::LosesUpdates), _) => {
-                let found = self.inner.find(id).await?;
+                let found = self.keys.find(id).await?;
                 let mut record = found.ok_or(StoreError::NotFound(id))?;
                 tokio::task::yield_now().await;
                 record.apply(&change)?;
@@ -201,38 +223,38 @@ impl KeyAdmin for Faulty {
             }
             (Some(Fault::RevokesBeforeTime), KeyChange::Revoke { at }) => {
                 let at = (*at).max(jiff::Timestamp::UNIX_EPOCH);
-                return self.inner.change(id, KeyChange::Revoke { at }).await;
+                return self.keys.change(id, KeyChange::Revoke { at }).await;
             }
             (Some(Fault::RevokesAnew), KeyChange::Revoke { .. }) => {
-                if let Some(mut record) = self.inner.find(id).await? {
+                if let Some(mut record) = self.keys.find(id).await? {
                     record.key.revoked = None;
                     self.put(record).await?;
                 }
             }
-            (Some(Fault::ChangesGhosts), _) if self.inner.find(id).await?.is_none() => {
+            (Some(Fault::ChangesGhosts), _) if self.keys.find(id).await?.is_none() => {
                 let issuer = keytally::key::Issuer::new("ghost").unwrap();
                 let ghost = keytally::key::NewKey::named("Ghost");
                 return Ok(issuer.make(ghost).unwrap().1.key);
             }
             _ => {}
         }
-        self.inner.change(id, change).await
+        self.keys.change(id, change).await
     }
 
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        let before = self.inner.find(id).await?;
+        let before = self.keys.find(id).await?;
         if self.has(Fault::RotatesByHalves)
             && let Some(mut old) = before.clone()
         {
             let new = old.rotate(&rotation)?;
             self.put(old).await?;
             let key = new.key.clone();
-            self.inner.create(new).await?;
+            self.keys.create(new).await?;
             return Ok(key);
         }
-        let mut key = self.inner.rotate(id, rotation).await?;
+        let mut key = self.keys.rotate(id, rotation).await?;
         if self.has(Fault::LosesTheLine) {
-            let mut record = self.inner.find(key.id).await?.unwrap();
+            let mut record = self.keys.find(key.id).await?.unwrap();
             record.key.line = key.id;
             key = record.key.clone();
             self.put(record).await?;
@@ -245,13 +267,61 @@ impl KeyAdmin for Faulty {
 
     async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
         match self.fault {
-            Some(Fault::DeletesNothing) if self.inner.find(id).await?.is_some() => Ok(()),
+            Some(Fault::DeletesNothing) if self.keys.find(id).await?.is_some() => Ok(()),
             Some(Fault::DeletesGhosts) => {
-                self.inner.delete(id).await.ok();
+                self.keys.delete(id).await.ok();
                 Ok(())
             }
-            _ => self.inner.delete(id).await,
+            _ => self.keys.delete(id).await,
         }
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+        let mut query = query.clone();
+        match (self.fault, &query.after) {
+            (Some(Fault::MixesUpActors), _) => query.actor = None,
+            (Some(Fault::TakesAnyAuditToken), Some(place)) if place.id::<KeyId>().is_ok() => {
+                query.after = None;
+            }
+            _ => {}
+        }
+        let Some(mut page) = self.keys.audit(&query).await? else {
+            return Ok(None);
+        };
+        let entries = &mut page.items;
+        match self.fault {
+            Some(Fault::TellsOfEffectsOnly) => entries.retain(|entry| entry.before != entry.after),
+            Some(Fault::TellsOfLivingKeysOnly) if query.key.is_some() => {
+                let gone = entries.iter().any(|entry| entry.after.is_none());
+                entries.retain(|_| !gone);
+            }
+            Some(Fault::ForgetsBefore) => entries.iter_mut().for_each(|entry| entry.before = None),
+            Some(Fault::TellsOldNews) => {
+                let entries = entries.iter_mut().filter(|entry| entry.before.is_some());
+                entries.for_each(|entry| entry.after = entry.before.clone());
+            }
+            Some(Fault::LosesLastEntries) if query.to.is_some() => drop(entries.pop()),
+            Some(Fault::SkipsEntries) if query.after.is_some() && entries.len() > 1 => {
+                drop(entries.remove(0));
+            }
+            Some(Fault::TellsTheOldestFirst) => entries.reverse(),
+            _ => {}
+        }
+        Ok(Some(page))
+    }
+
+    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+        let actor = match self.fault {
+            Some(Fault::CannotAct) => return None,
+            Some(Fault::ActsAsNobody) => "",
+            _ => actor,
+        };
+        Some(Arc::new(Self {
+            inner: self.inner.clone(),
+            keys: self.keys.acting_as(actor)?,
+            fault: self.fault,
+            silent: self.silent.clone(),
+        }))
     }
 }
 

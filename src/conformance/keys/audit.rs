@@ -41,7 +41,9 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 fn acting_as<S: KeyAdmin + ?Sized>(store: &S, actor: &str) -> Arc<dyn KeyAdmin> {
     match store.acting_as(actor) {
         Some(acting) => acting,
-        None => panic!("broken rule: a store that keeps an audit acts as whom it is told to"),
+        None => {
+            panic!("broken rule: a store that keeps an audit acts as whom it is told to: {actor}")
+        }
     }
 }
 
@@ -343,7 +345,7 @@ where
     loop {
         let page = store.audit(&query).await;
         let Some(page) = done(page, format_args!("an audit answers: {query:?}")) else {
-            panic!("broken rule: a store that keeps an audit always has one");
+            panic!("broken rule: a store that keeps an audit always has one: {query:?}");
         };
         holds(
             page.items.len() <= query.page_size(),

@@ -7,9 +7,13 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::cache::Found;
 use super::*;
+use crate::backend::MemoryBackend;
 use crate::clock::Clock;
 use crate::id::KeyId;
-use crate::key::{Issuer, KeyRecord, KeyStore, NewKey, StoreError};
+use crate::key::{
+    Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey, Rotation, StoreError,
+};
+use crate::page::Page;
 
 /// A store that answers what it is told to, when it is told to.
 struct Scripted {
@@ -383,4 +387,59 @@ async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
     for cache in &caches {
         assert!(matches!(cache.peek(id, clock.now()), Peek::Ask));
     }
+}
+
+/// A store without a feed, so that only fences drop what a cache holds of its keys.
+#[derive(Clone)]
+struct Quiet(Arc<dyn KeyAdmin>);
+
+#[async_trait]
+impl KeyStore for Quiet {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.0.find(id).await
+    }
+}
+
+#[async_trait]
+impl KeyAdmin for Quiet {
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        self.0.create(record).await
+    }
+
+    async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        self.0.list(query).await
+    }
+
+    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+        self.0.change(id, change).await
+    }
+
+    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+        self.0.rotate(id, rotation).await
+    }
+
+    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+        self.0.delete(id).await
+    }
+
+    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+        Some(Arc::new(Self(self.0.acting_as(actor)?)))
+    }
+}
+
+#[tokio::test]
+async fn rule_4_what_somebody_changes_is_dropped_from_the_shared_cache() {
+    let record = record();
+    let id = record.key.id;
+    let cached = CachedStore::new(Quiet(Arc::new(MemoryBackend::new())));
+    cached.create(record).await.unwrap();
+    let acting = cached.acting_as("anna").unwrap();
+    assert!(acting.find(id).await.unwrap().is_some());
+    let lookups = || cached.cache().unwrap().stats().lookups;
+    assert!(cached.find(id).await.unwrap().is_some());
+    assert_eq!(lookups(), 1);
+    acting.revoke(id).await.unwrap();
+    let found = cached.find(id).await.unwrap().unwrap();
+    assert!(found.key.revoked.is_some());
+    assert_eq!(lookups(), 2);
 }
