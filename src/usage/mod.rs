@@ -5,6 +5,7 @@ mod event;
 mod export;
 mod keep;
 mod latency;
+#[cfg(feature = "_sql")]
 mod offsets;
 mod open;
 mod outcome;
@@ -39,6 +40,6 @@ pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
 #[cfg(feature = "conformance")]
 pub(crate) use export::Form;
-#[allow(unused_imports, reason = "SQL backends group by it")]
+#[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;
 pub(crate) use open::{Abandon, Place};

@@ -11,7 +11,6 @@ const MOST_PIECES: usize = 64;
 /// Cuts a range into pieces within which the zone's offset from UTC stays the same: where each begins,
 /// in order, and its offset in seconds. The first begins where the range does, also when the range is
 /// empty; neighbours differ. `None` when there are more than 64.
-#[allow(dead_code, reason = "SQL backends group by it")]
 pub(crate) fn offsets_within(
     range: Range<Timestamp>,
     zone: &TimeZone,

@@ -68,7 +68,11 @@ impl<E: Engine> SqlBackend<E> {
 
     // --- Keys ---------------------------------------------------------------------------------
 
-    pub(in crate::backend) async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+    pub(in crate::backend) async fn find(
+        &self,
+        id: KeyId,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        self.engine.about_to_look_up(&self.changes);
         let found = async {
             let mut session = self.engine.reader().await?;
             let rows = session.rows(keys::find(self.names(), id)).await?;
@@ -146,7 +150,9 @@ impl<E: Engine> SqlBackend<E> {
         let record = change.hold(id).await?;
         change.run(keys::delete(self.names(), id)).await?;
         let (actor, now) = (self.actor.as_deref(), Timestamp::now());
-        change.note(AuditEntry::deleted(actor, record.key, now)).await?;
+        change
+            .note(AuditEntry::deleted(actor, record.key, now))
+            .await?;
         change.commit(&[id]).await
     }
 
@@ -155,15 +161,25 @@ impl<E: Engine> SqlBackend<E> {
         query: &AuditQuery,
     ) -> Result<Page<AuditEntry>, StoreError> {
         let statement = audit::page(self.names(), query)?;
-        if query.actor.as_deref().is_some_and(|actor| actor.contains('\0')) {
+        if query
+            .actor
+            .as_deref()
+            .is_some_and(|actor| actor.contains('\0'))
+        {
             return Ok(nothing());
         }
         let listed = async {
             let rows = self.engine.reader().await?.rows(statement).await?;
-            rows.iter().map(audit::entry_of).collect::<Result<_, SqlError>>()
+            rows.iter()
+                .map(audit::entry_of)
+                .collect::<Result<_, SqlError>>()
         };
         let entries = listed.await.map_err(StoreError::unavailable)?;
-        Ok(Page::from_surplus(entries, query.page_size(), AuditQuery::place))
+        Ok(Page::from_surplus(
+            entries,
+            query.page_size(),
+            AuditQuery::place,
+        ))
     }
 
     async fn begin(&self) -> Result<Change<'_, E>, StoreError> {
@@ -283,7 +299,8 @@ impl<E: Engine> Change<'_, E> {
     }
 
     async fn note(&mut self, entry: AuditEntry) -> Result<(), StoreError> {
-        self.run(audit::insert(self.backend.names(), &entry)).await?;
+        self.run(audit::insert(self.backend.names(), &entry))
+            .await?;
         Ok(())
     }
 

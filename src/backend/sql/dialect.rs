@@ -133,7 +133,11 @@ impl Dialect {
         newest: bool,
         limit: &str,
     ) -> String {
-        let order = if newest { "ORDER BY time DESC, id DESC" } else { "" };
+        let order = if newest {
+            "ORDER BY time DESC, id DESC"
+        } else {
+            ""
+        };
         say!(
             self,
             sqlite: format!(

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::names::Names;
 use crate::id::KeyId;
+use crate::key::ChangeFeed;
 
 /// A database and its pools.
 pub(in crate::backend) trait Engine: Send + Sync + 'static {
@@ -26,6 +27,9 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
 
     /// A transaction that changes the schema, while no other process does.
     fn migrator(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
+
+    /// A key is about to be read for a cache that wants to know when it changes.
+    fn about_to_look_up(&self, _changes: &ChangeFeed) {}
 
     /// Lets other processes know, once the transaction is committed, that a key was changed.
     fn announce(
@@ -74,7 +78,6 @@ pub(in crate::backend) enum Value {
     Text(Option<String>),
     Integer(Option<i64>),
     Boolean(bool),
-    Bytes(Vec<u8>),
     /// Microseconds since 1970.
     Time(Option<i64>),
     Uuid(Uuid),

@@ -172,7 +172,11 @@ mod tests {
 
     #[test]
     fn equal_texts_at_several_addresses_are_one_series() {
-        let times = ["2026-11-01T10:00:10Z", "2026-11-01T10:00:20Z", "2026-11-01T11:00:00Z"];
+        let times = [
+            "2026-11-01T10:00:10Z",
+            "2026-11-01T10:00:20Z",
+            "2026-11-01T11:00:00Z",
+        ];
         let mut events: Vec<_> = times
             .map(|time| UsageEvent::at(time.parse().unwrap()))
             .into();
@@ -185,7 +189,10 @@ mod tests {
         for (event, &series) in events.iter().zip(&grouped.of_event) {
             assert_eq!(grouped.series[series].hash, hash(event));
         }
-        for (sums, width) in [(grouped.minutes, Width::Minute), (grouped.hours, Width::Hour)] {
+        for (sums, width) in [
+            (grouped.minutes, Width::Minute),
+            (grouped.hours, Width::Hour),
+        ] {
             let sums: Rollups = sums.into_iter().map(|sum| sum.rollup).collect();
             let expected: Rollups = Rollup::of_events(&events, width).into_iter().collect();
             assert_eq!(sums, expected);

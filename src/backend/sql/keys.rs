@@ -84,7 +84,9 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
     if let Some(part) = query.name.as_deref().filter(|part| !part.is_empty()) {
         let (before, after) = names.dialect.position("name_folded");
         sql.push(" AND ").push(&before);
-        sql.push_bind(&*part.to_lowercase()).push(after).push(" > 0");
+        sql.push_bind(&*part.to_lowercase())
+            .push(after)
+            .push(" > 0");
     }
     if let Some((status, at)) = query.status {
         let at = Value::Time(Some(floor_micros(at)));

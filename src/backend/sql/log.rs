@@ -25,7 +25,8 @@ pub(super) const FEW_SERIES: i64 = 256;
 const COLUMNS: &str = "r.time, r.id, r.series_id, r.request_id, r.path, r.resource_id, r.refusal,
     r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_address";
 
-const SERIES_COLUMNS: &str = "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
+const SERIES_COLUMNS: &str =
+    "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
     s.outcome, s.cause";
 
 /// Whether nothing can match, since no text that is kept holds U+0000.
@@ -73,7 +74,10 @@ fn picks_ids(filter: &LogFilter) -> bool {
 
 /// How many series match, as far as it matters.
 pub(super) fn count_series(names: &Names, filter: &LogFilter) -> Statement {
-    let mut sql = Statement::new(names, "SELECT count(*) AS count FROM (SELECT 1 FROM §series");
+    let mut sql = Statement::new(
+        names,
+        "SELECT count(*) AS count FROM (SELECT 1 FROM §series",
+    );
     let condition = series_condition(&mut sql, filter);
     sql.push(&condition).push(" LIMIT ");
     sql.push_bind(FEW_SERIES + 1).push(") AS matching");
@@ -214,7 +218,9 @@ pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
     };
     sql.push_sql(
         names,
-        &format!("SELECT count(*) AS count FROM (SELECT 1 FROM ({found}) AS found LIMIT {limit}) n"),
+        &format!(
+            "SELECT count(*) AS count FROM (SELECT 1 FROM ({found}) AS found LIMIT {limit}) n"
+        ),
     );
     sql
 }

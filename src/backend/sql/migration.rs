@@ -39,25 +39,20 @@ pub(in crate::backend) async fn migrate<E: Engine>(
 /// Applies the next step; whether there was one.
 async fn apply_next<E: Engine>(engine: &E, steps: &[Migration]) -> Result<bool, BackendError> {
     let names = engine.names();
-    let session = engine.migrator().await;
-    let mut session = session.map_err(BackendError::unavailable)?;
-    let applied = applied(engine, &mut session).await;
-    let applied = applied.map_err(BackendError::unavailable)?;
+    let mut session = engine.migrator().await?;
+    let applied = applied(engine, &mut session).await?;
     let Some(step) = next_step(steps, &applied)? else {
         return Ok(false);
     };
-    let apply = async {
-        session.script(&names.sql(step.sql)).await?;
-        let add = "INSERT INTO §migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
-        let add = Statement::new(names, add)
-            .bind(step.version)
-            .bind(step.name)
-            .bind(&*step.checksum())
-            .bind(Value::Time(Some(as_micros(Timestamp::now()))));
-        session.run(add).await?;
-        session.commit().await
-    };
-    apply.await.map_err(BackendError::unavailable)?;
+    session.script(&names.sql(step.sql)).await?;
+    let add = "INSERT INTO §migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
+    let add = Statement::new(names, add)
+        .bind(step.version)
+        .bind(step.name)
+        .bind(&*step.checksum())
+        .bind(Value::Time(Some(as_micros(Timestamp::now()))));
+    session.run(add).await?;
+    session.commit().await?;
     Ok(true)
 }
 
@@ -67,7 +62,9 @@ async fn applied<E: Engine>(
     session: &mut E::Session,
 ) -> Result<Vec<(i64, String)>, SqlError> {
     let names = engine.names();
-    session.script(&names.sql(names.dialect.migrations())).await?;
+    session
+        .script(&names.sql(names.dialect.migrations()))
+        .await?;
     let list = "SELECT version, checksum FROM §migrations ORDER BY version";
     let rows = session.rows(Statement::new(names, list)).await?;
     rows.iter()

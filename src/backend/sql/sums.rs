@@ -78,7 +78,11 @@ impl<S: Session> Found<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<Option<Self>, SqlError> {
-        if range.owner.as_deref().is_some_and(|owner| owner.contains('\0')) {
+        if range
+            .owner
+            .as_deref()
+            .is_some_and(|owner| owner.contains('\0'))
+        {
             return Ok(None);
         }
         let names = engine.names();
@@ -152,9 +156,9 @@ fn minutes_dropped(names: &Names) -> Statement {
 
 /// Brings a range into the bounds of what there is: the starts of minutes that it touches.
 fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
-    let from = range.from.map_or(first, |from| {
-        floor_micros(from).div_euclid(MINUTE) * MINUTE
-    });
+    let from = range
+        .from
+        .map_or(first, |from| floor_micros(from).div_euclid(MINUTE) * MINUTE);
     let to = range.to.map_or(i64::MAX, ceil_micros);
     from.max(first)..to.min(last + HOUR)
 }
@@ -175,10 +179,7 @@ fn grid(spec: &SummarySpec, starts: &Range<i64>) -> Result<(Grid, bool), SqlErro
     Ok((Grid::Buckets { seconds, offsets }, hours))
 }
 
-fn offsets(
-    starts: &Range<i64>,
-    zone: &TimeZone,
-) -> Result<Option<Vec<(i64, i64)>>, SqlError> {
+fn offsets(starts: &Range<i64>, zone: &TimeZone) -> Result<Option<Vec<(i64, i64)>>, SqlError> {
     let range = timestamp(starts.start)?..timestamp(starts.end)?;
     let pieces = offsets_within(range, zone);
     Ok(pieces.map(|pieces| {
@@ -320,7 +321,11 @@ fn bucket(names: &Names, grid: &Grid) -> String {
         format!("WHEN {second} < {end} THEN {number} * 64 + {piece} ")
     });
     let until: String = until.collect();
-    let rest = format!("{} * 64 + {}", number(last), offsets.len().saturating_sub(1));
+    let rest = format!(
+        "{} * 64 + {}",
+        number(last),
+        offsets.len().saturating_sub(1)
+    );
     if until.is_empty() {
         format!(", {rest}")
     } else {
@@ -434,7 +439,11 @@ mod tests {
         assert_eq!(all(&parts(&starts, false, 2 * HOUR)), expected);
         let expected = [(hour, 0, 6 * HOUR)];
         assert_eq!(all(&parts(&starts, false, 9 * HOUR)), expected);
-        let expected = [(hour, 0, HOUR), (hour, HOUR, 5 * HOUR), (hour, 5 * HOUR, 6 * HOUR)];
+        let expected = [
+            (hour, 0, HOUR),
+            (hour, HOUR, 5 * HOUR),
+            (hour, 5 * HOUR, 6 * HOUR),
+        ];
         assert_eq!(all(&parts(&starts, true, 9 * HOUR)), expected);
     }
 }

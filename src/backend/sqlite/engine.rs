@@ -103,7 +103,6 @@ fn bound(values: Vec<Value>) -> Result<SqliteArguments, SqlError> {
             Value::Text(text) | Value::Json(text) => arguments.add(text),
             Value::Integer(number) | Value::Time(number) => arguments.add(number),
             Value::Boolean(value) => arguments.add(value),
-            Value::Bytes(bytes) => arguments.add(bytes),
             Value::Uuid(id) => arguments.add(id.as_bytes().to_vec()),
         };
         added.map_err(SqlError::Encode)?;

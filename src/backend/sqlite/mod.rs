@@ -15,7 +15,9 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use self::engine::{SqliteEngine, SqliteSession};
-use super::sql::{BackendError, Dialect, InvalidTablePrefix, Known, Names, SqlBackend, keep_in_sql};
+use super::sql::{
+    BackendError, Dialect, InvalidTablePrefix, Known, Names, SqlBackend, keep_in_sql,
+};
 use crate::id::KeyId;
 use crate::key::{
     AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
@@ -96,10 +98,8 @@ impl SqliteBackend {
                 .acquire_timeout(BUSY)
         };
         // One after the other: the first sets the file's mode.
-        let writer = pool(1).connect_with(options.clone()).await;
-        let writer = writer.map_err(BackendError::unavailable)?;
-        let readers = pool(READERS).connect_with(options).await;
-        let readers = readers.map_err(BackendError::unavailable)?;
+        let writer = pool(1).connect_with(options.clone()).await?;
+        let readers = pool(READERS).connect_with(options).await?;
         Ok(Self::of(writer, readers))
     }
 
@@ -116,8 +116,7 @@ impl SqliteBackend {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(SqliteConnectOptions::new().in_memory(true))
-            .await
-            .map_err(BackendError::unavailable)?;
+            .await?;
         let backend = Self::from_pool(pool);
         backend.migrate().await?;
         Ok(backend)

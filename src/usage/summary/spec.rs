@@ -70,9 +70,7 @@ impl SummarySpec {
     /// The buckets that totals over time are asked for in.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn grid(&self) -> Option<(Width, &TimeZone)> {
-        self.over_time
-            .as_ref()
-            .map(|grid| (grid.width, &grid.zone))
+        self.over_time.as_ref().map(|grid| (grid.width, &grid.zone))
     }
 
     /// Whether latencies are asked for.

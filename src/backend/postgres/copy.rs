@@ -1,0 +1,61 @@
+//! Rows in PostgreSQL's binary form of `COPY`
+//! (<https://www.postgresql.org/docs/current/sql-copy.html>).
+
+use std::net::IpAddr;
+
+use super::types::{Time, push_address};
+
+/// Rows on their way into a table.
+#[derive(Debug)]
+pub(super) struct Copy(Vec<u8>);
+
+impl Copy {
+    /// With room for rows of some 160 bytes.
+    pub(super) fn new(rows: usize) -> Self {
+        let mut bytes = Vec::with_capacity(64 + rows * 160);
+        bytes.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
+        // No flags, and no extension of the header.
+        bytes.extend_from_slice(&[0; 8]);
+        Self(bytes)
+    }
+
+    /// Begins a row of so many columns.
+    pub(super) fn row(&mut self, columns: i16) -> &mut Self {
+        self.0.extend_from_slice(&columns.to_be_bytes());
+        self
+    }
+
+    pub(super) fn bytes(&mut self, bytes: Option<&[u8]>) -> &mut Self {
+        // Longer than all that the server takes is refused by it.
+        let length = bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).unwrap_or(i32::MAX));
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(bytes.unwrap_or_default());
+        self
+    }
+
+    pub(super) fn text(&mut self, text: Option<&str>) -> &mut Self {
+        self.bytes(text.map(str::as_bytes))
+    }
+
+    pub(super) fn integer(&mut self, number: i64) -> &mut Self {
+        self.bytes(Some(&number.to_be_bytes()))
+    }
+
+    pub(super) fn time(&mut self, micros: i64) -> &mut Self {
+        self.integer(Time(micros).to_postgres())
+    }
+
+    pub(super) fn address(&mut self, address: Option<IpAddr>) -> &mut Self {
+        let mut bytes = Vec::new();
+        if let Some(address) = address {
+            push_address(&mut bytes, address);
+        }
+        self.bytes(address.map(|_| &*bytes))
+    }
+
+    /// All rows and the end.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(&(-1_i16).to_be_bytes());
+        self.0
+    }
+}

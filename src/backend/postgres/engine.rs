@@ -1,0 +1,210 @@
+//! PostgreSQL as a database that keys and usage can be kept in.
+
+use std::sync::atomic::AtomicU32;
+
+use sha2::{Digest, Sha256};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{
+    AssertSqlSafe, Error as SqlError, PgPool, Postgres, Row as _, Transaction, ValueRef as _,
+};
+use uuid::Uuid;
+
+use super::listener::Listener;
+use super::partitions::Partitions;
+use super::types::{Id, Json, Time, address};
+use crate::backend::sql::{Engine, Known, Names, Row, Session, Statement, Value, decode};
+use crate::id::KeyId;
+use crate::key::ChangeFeed;
+
+pub(in crate::backend) struct PostgresEngine {
+    pub(super) pool: PgPool,
+    pub(super) names: Names,
+    pub(super) known: Known,
+    /// Tables of sums that were written to.
+    pub(super) writes: AtomicU32,
+    pub(super) partitions: Partitions,
+    /// Hears of changes that other processes make; `None` where nobody shall.
+    pub(super) listener: Option<Listener>,
+}
+
+pub(in crate::backend) enum PostgresSession {
+    Connection(PoolConnection<Postgres>),
+    Transaction(Transaction<'static, Postgres>),
+}
+
+impl PostgresSession {
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Connection(connection) => connection,
+            Self::Transaction(transaction) => transaction,
+        }
+    }
+}
+
+impl PostgresEngine {
+    /// A number that stands for these tables wherever the whole database has one space of names.
+    pub(super) fn number(&self) -> i64 {
+        let digest: [u8; 32] = Sha256::digest(self.names.sql("§")).into();
+        i64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+    }
+
+    /// Where changes of keys are told of.
+    pub(super) fn channel(&self) -> String {
+        format!("keytally_{:016x}", self.number())
+    }
+}
+
+impl Engine for PostgresEngine {
+    type Session = PostgresSession;
+
+    fn names(&self) -> &Names {
+        &self.names
+    }
+
+    async fn reader(&self) -> Result<PostgresSession, SqlError> {
+        self.pool.acquire().await.map(PostgresSession::Connection)
+    }
+
+    async fn snapshot(&self) -> Result<PostgresSession, SqlError> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let begun = self.pool.begin_with(begin).await;
+        begun.map(PostgresSession::Transaction)
+    }
+
+    async fn writer(&self) -> Result<PostgresSession, SqlError> {
+        self.pool.begin().await.map(PostgresSession::Transaction)
+    }
+
+    /// Waits for the others that do the same.
+    async fn migrator(&self) -> Result<PostgresSession, SqlError> {
+        let mut session = self.writer().await?;
+        let lock = Statement::new(&self.names, "SELECT pg_advisory_xact_lock($1)");
+        session.run(lock.bind(self.number())).await?;
+        if let Some(schema) = self.names.schema() {
+            // Asking first: who may not make schemas may well have one.
+            let found = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+            let found = Statement::new(&self.names, found).bind(schema);
+            if session.rows(found).await?.is_empty() {
+                session
+                    .script(&format!("CREATE SCHEMA \"{schema}\""))
+                    .await?;
+            }
+        }
+        Ok(session)
+    }
+
+    async fn announce(&self, session: &mut PostgresSession, id: KeyId) -> Result<(), SqlError> {
+        let tell = Statement::new(&self.names, "SELECT pg_notify($1, $2)")
+            .bind(&*self.channel())
+            .bind(id);
+        session.run(tell).await?;
+        Ok(())
+    }
+
+    fn about_to_look_up(&self, changes: &ChangeFeed) {
+        if let Some(listener) = &self.listener {
+            let options = || (*self.pool.connect_options()).clone();
+            listener.ensure(options, || self.channel(), changes);
+        }
+    }
+}
+
+impl Session for PostgresSession {
+    type Row = PgRow;
+
+    async fn rows(&mut self, statement: Statement) -> Result<Vec<PgRow>, SqlError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
+        query.fetch_all(self.connection()).await
+    }
+
+    async fn run(&mut self, statement: Statement) -> Result<u64, SqlError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
+        let done = query.execute(self.connection()).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn script(&mut self, text: &str) -> Result<(), SqlError> {
+        let script = sqlx::raw_sql(AssertSqlSafe(text));
+        script.execute(self.connection()).await?;
+        Ok(())
+    }
+
+    async fn commit(self) -> Result<(), SqlError> {
+        match self {
+            Self::Connection(_) => Ok(()),
+            Self::Transaction(transaction) => transaction.commit().await,
+        }
+    }
+}
+
+fn bound(values: Vec<Value>) -> Result<PgArguments, SqlError> {
+    use sqlx::Arguments as _;
+
+    let mut arguments = PgArguments::default();
+    for value in values {
+        let added = match value {
+            Value::Text(text) => arguments.add(text),
+            Value::Integer(number) => arguments.add(number),
+            Value::Boolean(value) => arguments.add(value),
+            Value::Time(time) => arguments.add(time.map(Time)),
+            Value::Uuid(id) => arguments.add(Id(id.into_bytes())),
+            Value::Json(text) => arguments.add(text.map(Json)),
+        };
+        added.map_err(SqlError::Encode)?;
+    }
+    Ok(arguments)
+}
+
+impl Row for PgRow {
+    fn text(&self, column: &str) -> Result<Option<&str>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn integer(&self, column: &str) -> Result<Option<i64>, SqlError> {
+        let value = self.try_get_raw(column)?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        // Of either size.
+        let bytes = value.as_bytes().map_err(decode)?;
+        if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
+            return Ok(Some(i64::from_be_bytes(bytes)));
+        }
+        let bytes = <[u8; 4]>::try_from(bytes).map_err(decode)?;
+        Ok(Some(i32::from_be_bytes(bytes).into()))
+    }
+
+    fn boolean(&self, column: &str) -> Result<bool, SqlError> {
+        self.try_get(column)
+    }
+
+    fn bytes(&self, column: &str) -> Result<Option<&[u8]>, SqlError> {
+        self.try_get(column)
+    }
+
+    fn time(&self, column: &str) -> Result<Option<i64>, SqlError> {
+        let time: Option<Time> = self.try_get(column)?;
+        Ok(time.map(|time| time.0))
+    }
+
+    fn uuid(&self, column: &str) -> Result<Uuid, SqlError> {
+        let id: Id = self.try_get(column)?;
+        Ok(Uuid::from_bytes(id.0))
+    }
+
+    fn json(&self, column: &str) -> Result<Option<&str>, SqlError> {
+        let json: Option<Json<&str>> = self.try_get(column)?;
+        Ok(json.map(|json| json.0))
+    }
+
+    fn address(&self, column: &str) -> Result<Option<String>, SqlError> {
+        let value = self.try_get_raw(column)?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        let found = address(value.as_bytes().map_err(decode)?);
+        let found = found.ok_or_else(|| decode("not an address"))?;
+        Ok(Some(found.to_string()))
+    }
+}

@@ -1,0 +1,96 @@
+//! Hears of keys that other processes change.
+//!
+//! What is told while nobody listens is lost. Whenever listening begins, at first and after the
+//! connection was lost, the caches drop all they hold: what they read from then on is as new as what
+//! they will be told. Without a listener, or while it is cut off, a change is seen within a cache's time
+//! to live.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::Error as SqlError;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::key::ChangeFeed;
+
+/// The task that listens, once it is needed.
+#[derive(Debug, Default)]
+pub(super) struct Listener(Mutex<Option<JoinHandle<()>>>);
+
+/// How long a connection may be silent before it is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long it has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pauses between attempts to connect: the first and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let task = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = task.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Listener {
+    /// Starts the task unless it runs: before the first key is read that a cache may hold.
+    pub(super) fn ensure(
+        &self,
+        options: impl FnOnce() -> PgConnectOptions,
+        channel: impl FnOnce() -> String,
+        changes: &ChangeFeed,
+    ) {
+        let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It ends only with the runtime that it was started on.
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            *task = Some(tokio::spawn(run(options(), channel(), changes.clone())));
+        }
+    }
+}
+
+async fn run(options: PgConnectOptions, channel: String, changes: ChangeFeed) {
+    let mut pause = PAUSES.0;
+    loop {
+        // It ends with an error only: then once more from the beginning.
+        let _ = listen(&options, &channel, &changes, &mut pause).await;
+        sleep(pause).await;
+        pause = pause.saturating_mul(2).min(PAUSES.1);
+    }
+}
+
+async fn listen(
+    options: &PgConnectOptions,
+    channel: &str,
+    changes: &ChangeFeed,
+    pause: &mut Duration,
+) -> Result<(), SqlError> {
+    // A connection of its own: the application's pool may be small, and keeps none for itself.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_with(options.clone())
+        .await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen(channel).await?;
+    changes.announce_all();
+    *pause = PAUSES.0;
+    loop {
+        match timeout(SILENCE, listener.try_recv()).await {
+            Ok(told) => match told?.map(|told| told.payload().parse()) {
+                Some(Ok(id)) => changes.announce(id),
+                // It was cut off and listens again, or was told what it does not know.
+                None | Some(Err(_)) => changes.announce_all(),
+            },
+            Err(_) => {
+                let asked = sqlx::query("SELECT 1").execute(&mut listener);
+                timeout(PATIENCE, asked)
+                    .await
+                    .map_err(|late| SqlError::Io(late.into()))??;
+            }
+        }
+    }
+}

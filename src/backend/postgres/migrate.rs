@@ -1,0 +1,27 @@
+//! The schema, step by step.
+
+use super::PostgresBackend;
+use crate::backend::sql::{BackendError, Migration, migrate};
+
+const STEPS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "keys, the request log and its sums",
+    sql: include_str!("migrations/1.sql"),
+}];
+
+impl PostgresBackend {
+    /// Makes the tables, or brings them up to this version of the crate; the schema too, if
+    /// [one was named](Self::with_schema) and is not there.
+    ///
+    /// It can run at every start, in many processes at once: each step is one transaction and is applied
+    /// once. Other tables are left alone, those of the application's own migrations included.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::NewerSchema`] when a newer version of the crate made the tables,
+    /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Denied`] when the
+    /// user may not make tables, or [`BackendError::Unavailable`].
+    pub async fn migrate(&self) -> Result<(), BackendError> {
+        migrate(&*self.0.engine, &STEPS).await
+    }
+}

@@ -1,0 +1,174 @@
+//! Keys and usage in a PostgreSQL database.
+
+mod copy;
+mod engine;
+mod listener;
+mod migrate;
+mod partitions;
+mod sink;
+mod types;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use self::engine::PostgresEngine;
+use self::listener::Listener;
+use self::partitions::Partitions;
+use super::sql::{
+    BackendError, Dialect, InvalidTablePrefix, Known, Names, SqlBackend, keep_in_sql,
+};
+use crate::id::KeyId;
+use crate::key::{
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
+    Rotation, StoreError,
+};
+use crate::page::Page;
+use crate::usage::{
+    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent,
+    UsageRange, UsageReader,
+};
+
+/// Keys and usage in a PostgreSQL database, version 12 or later: [`KeyAdmin`], `UsageSink` and
+/// [`UsageReader`].
+///
+/// Any number of processes may share one. What one of them changes about a key is seen by the caches of
+/// the others as soon as they are told (`LISTEN`), and within their time to live if they cannot be.
+/// Clones share their connections.
+///
+/// ```no_run
+/// use keytally::ApiKeyLayer;
+/// use keytally::backend::PostgresBackend;
+/// use keytally::key::{Issuer, NewKey};
+/// use keytally::usage::Recorder;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let backend = PostgresBackend::connect("postgres://localhost/app").await?;
+/// backend.migrate().await?;
+/// let issued = Issuer::new("acme_live")?
+///     .issue(&backend, NewKey::named("Zapier integration"))
+///     .await?;
+/// let recorder = Recorder::new(backend.clone());
+/// let layer = ApiKeyLayer::new(backend).recorder(recorder);
+/// # drop((issued, layer));
+/// # Ok(()) }
+/// ```
+///
+/// # What a crash leaves
+///
+/// A batch is one transaction, and its id is kept: a batch that is written again, since nobody knows
+/// what became of it, counts once. How much of what was committed survives the machine is up to the
+/// server's `synchronous_commit`.
+///
+/// # Tables
+///
+/// They are made to be read with other tools too: [`schema`](super::schema) tells what is where.
+#[derive(Clone)]
+pub struct PostgresBackend(SqlBackend<PostgresEngine>);
+
+keep_in_sql!(PostgresBackend);
+
+/// Connections of a backend that has its own.
+const CONNECTIONS: u32 = 10;
+/// How long to wait for one of them.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl PostgresBackend {
+    /// Connects to the database of a URL (`postgres://user:password@host/database`).
+    /// [`migrate`](Self::migrate) makes the tables.
+    ///
+    /// It has up to ten connections, and one more to listen on. Encryption comes with a feature of your
+    /// own dependency on `sqlx` (`tls-rustls`, `tls-native-tls`).
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Url`] when that is not the URL of a PostgreSQL database,
+    /// [`BackendError::Denied`] when it does not let the user in, [`BackendError::Unavailable`] when it
+    /// cannot be reached within five seconds.
+    pub async fn connect(url: &str) -> Result<Self, BackendError> {
+        let options: PgConnectOptions = url.parse().map_err(BackendError::of_url)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .connect_with(options)
+            .await?;
+        Ok(Self::from_pool(pool))
+    }
+
+    /// Uses connections that the application has, and one more to listen on.
+    /// [`migrate`](Self::migrate) makes the tables.
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self(SqlBackend::new(PostgresEngine {
+            pool,
+            names: Names::new(Dialect::Postgres),
+            known: Known::default(),
+            writes: AtomicU32::new(0),
+            partitions: Partitions::default(),
+            listener: Some(Listener::default()),
+        }))
+    }
+
+    /// Puts the tables into this schema, instead of the one that `search_path` names first. Say so before
+    /// anything else: clones that were made earlier keep to theirs.
+    ///
+    /// # Errors
+    ///
+    /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with `pg_`.
+    pub fn with_schema(self, schema: &str) -> Result<Self, InvalidTablePrefix> {
+        let names = self.0.engine.names.clone().with_schema(schema)?;
+        Ok(self.with(|engine| engine.names = names))
+    }
+
+    /// Lets the names of the tables begin with this instead of `keytally_`. Say so before anything
+    /// else: clones that were made earlier keep to theirs.
+    ///
+    /// # Errors
+    ///
+    /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with what
+    /// databases keep for themselves (`sqlite_`, `pg_`).
+    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidTablePrefix> {
+        let names = self.0.engine.names.clone().with_prefix(prefix)?;
+        Ok(self.with(|engine| engine.names = names))
+    }
+
+    /// Does not listen for changes that other processes make, which are then seen within a cache's time
+    /// to live: behind a pooler that cannot `LISTEN`, such as PgBouncer in its transaction mode.
+    #[must_use]
+    pub fn without_listening(self) -> Self {
+        self.with(|engine| engine.listener = None)
+    }
+
+    /// Keeps these requests in the log; sums are made of all. Every one, unless set.
+    #[must_use]
+    pub fn with_log(mut self, keep: KeepLog) -> Self {
+        self.0.keep = keep;
+        self
+    }
+
+    fn with(self, change: impl FnOnce(&mut PostgresEngine)) -> Self {
+        let engine = &self.0.engine;
+        let mut other = Self::from_pool(engine.pool.clone());
+        if let Some(changed) = Arc::get_mut(&mut other.0.engine) {
+            changed.names = engine.names.clone();
+            if engine.listener.is_none() {
+                changed.listener = None;
+            }
+            change(changed);
+        }
+        other.with_log(self.0.keep)
+    }
+}
+
+impl fmt::Debug for PostgresBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresBackend")
+            .field("tables", &self.0.engine.names)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,92 @@
+//! The request log's partitions, one for each day of UTC.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use sqlx::Error as SqlError;
+
+use super::engine::PostgresEngine;
+use crate::backend::sql::{Engine, Row, Session, Statement, decode};
+
+/// The days that are known to have a partition.
+#[derive(Debug, Default)]
+pub(super) struct Partitions(Mutex<BTreeSet<Date>>);
+
+/// Days ahead that get one, so that no write at midnight waits for it.
+const AHEAD: usize = 3;
+
+/// The day of UTC that a time is on.
+pub(super) fn day(time: Timestamp) -> Date {
+    TimeZone::UTC.to_datetime(time).date()
+}
+
+impl Partitions {
+    fn missing(&self, days: &BTreeSet<Date>) -> BTreeSet<Date> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        days.difference(&known).copied().collect()
+    }
+
+    fn learn(&self, days: BTreeSet<Date>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(days);
+    }
+
+    /// Forgets all: some may have been dropped.
+    pub(super) fn forget(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+impl PostgresEngine {
+    /// Makes the partitions of these days, unless they are there.
+    pub(super) async fn ensure_partitions(&self, days: &BTreeSet<Date>) -> Result<(), SqlError> {
+        let mut missing = self.partitions.missing(days);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let today = day(Timestamp::now());
+        missing.extend(today.series(jiff::Span::new().days(1)).take(AHEAD));
+        // One at a time in all processes, and in a transaction of its own: it does not wait for a batch
+        // that is being written, nor undo what it made with it.
+        let mut session = self.migrator().await?;
+        for &day in &missing {
+            self.make_partition(&mut session, day).await?;
+        }
+        session.commit().await?;
+        self.partitions.learn(missing);
+        Ok(())
+    }
+
+    async fn make_partition(
+        &self,
+        session: &mut <Self as Engine>::Session,
+        day: Date,
+    ) -> Result<(), SqlError> {
+        let name = format!("§requests_{}", day.strftime("%Y%m%d"));
+        let found = "SELECT to_regclass($1)::text AS name";
+        let found = Statement::new(&self.names, found).bind(&*self.names.sql(&name));
+        let rows = session.rows(found).await?;
+        if rows
+            .first()
+            .is_some_and(|row| Row::text(row, "name").is_ok_and(|name| name.is_some()))
+        {
+            return Ok(());
+        }
+        let next = day.tomorrow().map_err(decode)?;
+        // Made by itself and then attached, a partition does not keep readers and writers of the others
+        // waiting.
+        let make = format!(
+            "CREATE TABLE {name} (LIKE §requests INCLUDING DEFAULTS INCLUDING CONSTRAINTS
+                INCLUDING INDEXES INCLUDING STORAGE);
+            ALTER TABLE §requests ATTACH PARTITION {name}
+                FOR VALUES FROM ('{day} 00:00:00+00') TO ('{next} 00:00:00+00')"
+        );
+        session.script(&self.names.sql(&make)).await
+    }
+}
