@@ -224,7 +224,7 @@ async fn what_is_no_database_is_an_error() {
         Ok(backend) => backend.migrate().await,
         Err(error) => Err(error),
     };
-    assert!(matches!(opened, Err(BackendError::Unavailable(_))));
+    assert!(matches!(opened, Err(BackendError::Damaged(_))));
     let missing = SqliteBackend::open(folder.0.join("no/such/folder/keys.db")).await;
     assert!(matches!(missing, Err(BackendError::Unavailable(_))));
     // Without its tables, a store cannot tell; nothing of the database's text is in the message.

@@ -1,5 +1,9 @@
 //! A real PostgreSQL server for tests, on a socket in a folder of its own.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,17 +18,29 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 pub struct Cluster {
     folder: PathBuf,
     bin: PathBuf,
+    settings: &'static str,
     /// Reads from a pipe whose other end this process holds.
     janitor: Child,
 }
 
-/// The settings that tests need: none waits for a disk, since no test pulls the plug.
-const SETTINGS: &str = "-c listen_addresses='' -c fsync=off -c full_page_writes=off \
-    -c max_connections=200 -c logging_collector=off -c deadlock_timeout=100ms";
+/// The settings that every server has.
+const SETTINGS: &str = "-c listen_addresses='' -c max_connections=200 -c logging_collector=off";
+
+/// Those of tests: none waits for a disk, since no test pulls the plug.
+const FOR_TESTS: &str = "-c fsync=off -c full_page_writes=off -c deadlock_timeout=100ms";
 
 impl Cluster {
     /// Makes a server and starts it.
     pub fn start() -> Self {
+        Self::with(FOR_TESTS)
+    }
+
+    /// One that keeps what it has committed, as servers do.
+    pub fn durable() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &'static str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keytally-pg-{}-{n}", std::process::id());
@@ -52,6 +68,7 @@ impl Cluster {
         let cluster = Self {
             folder,
             bin,
+            settings,
             janitor,
         };
         let initdb = cluster.bin.join("initdb");
@@ -68,7 +85,7 @@ impl Cluster {
 
     /// Starts the server again.
     pub fn go_on(&self) {
-        let settings = format!("-k {} {SETTINGS}", self.folder.display());
+        let settings = format!("-k {} {SETTINGS} {}", self.folder.display(), self.settings);
         let started = self.pg_ctl(&["start", "-w", "-t", "60", "-o", &settings]);
         succeeded("pg_ctl start", started);
     }

@@ -15,7 +15,8 @@ use super::engine::PostgresEngine;
 use super::partitions::day;
 use super::types::{Id, Time};
 use crate::backend::sql::{
-    Dialect, Grouped, Hash, Series, Sum, as_micros, from_bytes, status_codes, to_bytes, today,
+    Dialect, Grouped, Hash, Series, Sum, as_micros, from_bytes, is_apart, status_codes, to_bytes,
+    today,
 };
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -228,9 +229,10 @@ impl Writing<'_> {
         }
         let mut rows = Copy::new(logged.len());
         for &(event, series) in logged {
-            rows.row(12)
+            rows.row(13)
                 .time(as_micros(event.time))
                 .bytes(Some(event.id.as_bytes()))
+                .bytes(is_apart(event).then_some(&[1]))
                 .integer(ids[series])
                 .text(event.request_id.as_deref())
                 .text(Some(&event.path))
@@ -243,7 +245,7 @@ impl Writing<'_> {
                 .address(event.client_address);
         }
         let copy = self.sql(
-            "COPY §requests (time, id, series_id, request_id, path, resource_id, refusal, cost,
+            "COPY §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal, cost,
                 latency_us, request_bytes, response_bytes, client_address)
             FROM STDIN (FORMAT binary)",
         );

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::value::{as_micros, status_codes};
 use crate::id::KeyId;
@@ -142,6 +143,17 @@ fn folded(minutes: &[Sum]) -> Vec<Sum> {
         }
     }
     hours
+}
+
+/// Whether an event's id does not tell its time: it can then not be found by that.
+pub(in crate::backend) fn is_apart(event: &UsageEvent) -> bool {
+    millisecond_of(event.id) != Some(as_micros(event.time).div_euclid(1_000))
+}
+
+/// The millisecond since 1970 that a UUID of version 7 tells.
+pub(super) fn millisecond_of(id: Uuid) -> Option<i64> {
+    let (high, _) = id.as_u64_pair();
+    (id.get_version_num() == 7).then_some((high >> 16).cast_signed())
 }
 
 fn hash(event: &UsageEvent) -> Hash {

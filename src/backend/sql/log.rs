@@ -9,6 +9,7 @@ use sqlx::Error as SqlError;
 use uuid::Uuid;
 
 use super::engine::{Row, Statement, Value};
+use super::grouped::millisecond_of;
 use super::names::Names;
 use super::value::{
     as_micros, ceil_micros, decode, named, number, parsed, status, status_codes, text, there, time,
@@ -242,7 +243,16 @@ fn id_conditions(sql: &mut Statement, names: &Names, filter: &LogFilter) -> Vec<
     let is = names.dialect.is_text("request_id", &place);
     let mut conditions = vec![format!(" AND {is}")];
     if let Ok(id) = id.parse::<Uuid>() {
-        conditions.push(format!(" AND id = {}", sql.place(id)));
+        let place = sql.place(id);
+        if let Some(millisecond) = millisecond_of(id) {
+            // Nearly every id tells when its request came, which needs no index of its own.
+            let from = sql.place(Value::Time(Some(millisecond * 1_000)));
+            let to = sql.place(Value::Time(Some(millisecond * 1_000 + 1_000)));
+            conditions.push(format!(
+                " AND time >= {from} AND time < {to} AND id = {place} AND id_apart IS NULL"
+            ));
+        }
+        conditions.push(format!(" AND id = {place} AND id_apart IS NOT NULL"));
     }
     conditions
 }

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    Dialect, Engine, Grouped, Hash, Session, Statement, Sum, as_micros, from_bytes, status_codes,
-    to_bytes, today,
+    Dialect, Engine, Grouped, Hash, Session, Statement, Sum, as_micros, from_bytes, is_apart,
+    status_codes, to_bytes, today,
 };
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -130,18 +130,19 @@ impl Writing<'_> {
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT INTO §requests (time, id, series_id, request_id, path, resource_id, refusal,
+            "INSERT INTO §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal,
                 cost, latency_us, request_bytes, response_bytes, client_address) VALUES ",
         );
         let keep = self.backend.0.keep;
         let rows = events.iter().zip(&grouped.of_event);
         let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
         for rows in rows.chunks(ROWS) {
-            let mut values = Values::new(rows.len(), 12);
+            let mut values = Values::new(rows.len(), 13);
             for &(event, &series) in rows {
                 values
                     .add(as_micros(event.time))?
                     .add(&event.id.as_bytes()[..])?
+                    .add(is_apart(event).then_some(true))?
                     .add(ids[series])?
                     .add(event.request_id.as_deref())?
                     .add(&*event.path)?

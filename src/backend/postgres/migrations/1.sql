@@ -92,10 +92,11 @@ COMMENT ON COLUMN §series.seen IS 'The day on which a request was last added, i
 CREATE TABLE §requests (
     time timestamptz NOT NULL,
     id uuid NOT NULL,
+    id_apart boolean,
     series_id bigint NOT NULL,
-    request_id text,
+    request_id text COLLATE "C",
     path text NOT NULL,
-    resource_id text,
+    resource_id text COLLATE "C",
     refusal text,
     cost bigint NOT NULL,
     latency_us bigint NOT NULL,
@@ -105,12 +106,13 @@ CREATE TABLE §requests (
 ) PARTITION BY RANGE (time);
 CREATE INDEX ¶requests_by_time ON §requests (time);
 CREATE INDEX ¶requests_by_series ON §requests (series_id, time);
-CREATE INDEX ¶requests_by_id ON §requests (id);
+CREATE INDEX ¶requests_by_id ON §requests (id) WHERE id_apart IS NOT NULL;
 CREATE INDEX ¶requests_by_request_id ON §requests ((left(request_id, 64)), time) WHERE request_id IS NOT NULL;
 CREATE INDEX ¶requests_by_resource ON §requests ((left(resource_id, 64)), time) WHERE resource_id IS NOT NULL;
 COMMENT ON TABLE §requests IS 'The request log, in a partition a day; see the view ¶request_log.';
 COMMENT ON COLUMN §requests.time IS 'When the request arrived.';
 COMMENT ON COLUMN §requests.id IS 'The event''s own id, a UUID of version 7.';
+COMMENT ON COLUMN §requests.id_apart IS 'Set where the id does not tell the time, to the millisecond.';
 COMMENT ON COLUMN §requests.series_id IS 'The series it belongs to: key, owner, method, endpoint, status, outcome and cause.';
 COMMENT ON COLUMN §requests.request_id IS 'The id on the wire, where it is not the event''s own.';
 COMMENT ON COLUMN §requests.path IS 'The path as it was sent, without the query.';

@@ -65,6 +65,8 @@ CREATE TABLE §requests (
     row INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,
     id BLOB NOT NULL,
+    -- Set where the id does not tell the time, to the millisecond.
+    id_apart INTEGER,
     series_id INTEGER NOT NULL,
     -- The id on the wire, where it is not the event's own.
     request_id TEXT,
@@ -79,7 +81,7 @@ CREATE TABLE §requests (
 ) STRICT;
 CREATE INDEX §requests_by_time ON §requests (time);
 CREATE INDEX §requests_by_series ON §requests (series_id, time);
-CREATE INDEX §requests_by_id ON §requests (id);
+CREATE INDEX §requests_by_id ON §requests (id) WHERE id_apart IS NOT NULL;
 CREATE INDEX §requests_by_request_id ON §requests (request_id, time) WHERE request_id IS NOT NULL;
 CREATE INDEX §requests_by_resource ON §requests (resource_id, time) WHERE resource_id IS NOT NULL;
 

@@ -1,0 +1,471 @@
+//! What the SQL backends cost: events per second beside plain inserts of the same rows, and answers with
+//! a million and ten million events behind.
+//!
+//! ```text
+//! cargo bench --features full --bench backends -- write 60
+//! cargo bench --features full --bench backends -- read 1000000 10000000
+//! ```
+//!
+//! `write` takes the seconds for which each is kept busy, `read` the numbers of events. PostgreSQL has to
+//! be installed; a server of its own is started. Without arguments both run in a short form.
+
+use std::time::{Duration, Instant};
+
+use jiff::{Timestamp, ToSpan};
+use keytally::KeyId;
+use keytally::backend::{PostgresBackend, SqliteBackend};
+use keytally::key::{Issuer, KeyAdmin, KeyQuery, NewKey};
+use keytally::usage::{
+    Batch, LogFilter, LogQuery, Method, Outcome, Status, StatusClass, SummaryQuery, SummarySpec,
+    UsageEvent, UsageRange, UsageReader, UsageSink,
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+
+#[path = "../tests/support/postgres.rs"]
+mod support;
+
+/// Events in one batch: as many as a recorder hands over at once.
+const BATCH: usize = 8_192;
+
+/// Requests of twenty customers, most of them of a few, to twelve endpoints.
+struct Traffic {
+    random: fastrand::Rng,
+    keys: Vec<(KeyId, std::sync::Arc<str>)>,
+    endpoints: Vec<std::sync::Arc<str>>,
+}
+
+impl Traffic {
+    fn new(keys: usize) -> Self {
+        let keys = (0..keys).map(|n| {
+            let id: KeyId = format!("benchKey{n:08}").parse().expect("an id");
+            (id, format!("customer-{n}").into())
+        });
+        let endpoints = (0..12).map(|n| format!("/v1/things-{n}/{{id}}").into());
+        Self {
+            random: fastrand::Rng::with_seed(7),
+            keys: keys.collect(),
+            endpoints: endpoints.collect(),
+        }
+    }
+
+    /// The smaller ones come more often.
+    fn skewed(&mut self, below: usize) -> usize {
+        let x = self.random.f64();
+        ((x * x * below as f64) as usize).min(below - 1)
+    }
+
+    fn event(&mut self, time: Timestamp) -> UsageEvent {
+        let mut event = UsageEvent::at(time);
+        let key = self.skewed(self.keys.len());
+        let endpoint = self.skewed(self.endpoints.len());
+        event.key = Some(self.keys[key].0);
+        event.owner = Some(self.keys[key].1.clone());
+        event.endpoint = self.endpoints[endpoint].clone();
+        // Each endpoint has its methods.
+        event.method = if endpoint % 3 == 2 && self.random.u8(..4) == 0 {
+            Method::Post
+        } else {
+            Method::Get
+        };
+        let number = self.random.u32(..100_000);
+        event.path = format!("/v1/things-{endpoint}/{number}").into();
+        event.resource_id = (endpoint >= 8).then(|| number.to_string().into());
+        event.status = match self.random.u16(..1_000) {
+            0..950 => Status::Http(200),
+            950..980 => Status::Http(404),
+            980..995 => Status::Http(429),
+            _ => Status::Http(500),
+        };
+        (event.outcome, event.cause) = match event.status {
+            Status::Http(429) => (Outcome::RateLimited, None),
+            status => Outcome::of(status),
+        };
+        event.latency_us = 500 + u64::from(self.random.u32(..40_000));
+        event.request_bytes = 0;
+        event.response_bytes = 200 + u64::from(self.random.u32(..4_000));
+        event.client_address = Some([203, 0, 113, self.random.u8(..)].into());
+        event
+    }
+
+    fn batch(&mut self, size: usize, time: impl Fn(&mut fastrand::Rng) -> Timestamp) -> Batch {
+        let events = (0..size).map(|_| {
+            let time = time(&mut self.random);
+            self.event(time)
+        });
+        Batch::new(events.collect())
+    }
+}
+
+/// Writes batches of this moment for a while; events per second.
+async fn busy<F, T>(seconds: f64, traffic: &mut Traffic, mut write: F) -> f64
+where
+    F: FnMut(Batch) -> T,
+    T: Future<Output = ()>,
+{
+    // What makes the events is not counted.
+    let (mut spent, mut written) = (Duration::ZERO, 0);
+    while spent.as_secs_f64() < seconds {
+        let batch = traffic.batch(BATCH, |_| Timestamp::now());
+        written += batch.events.len();
+        let begun = Instant::now();
+        write(batch).await;
+        spent += begun.elapsed();
+    }
+    written as f64 / spent.as_secs_f64()
+}
+
+// --- The same rows, put plainly into one table with one index ----------------------------------------
+
+const PLAIN: &str = "CREATE TABLE plain (time bigint NOT NULL, id BYTES NOT NULL, request_id text,
+    key_id text, owner text, method text NOT NULL, endpoint text NOT NULL, path text NOT NULL,
+    resource_id text, http_status bigint, outcome text NOT NULL, cause text, cost bigint NOT NULL,
+    latency_us bigint NOT NULL, request_bytes bigint NOT NULL, response_bytes bigint NOT NULL,
+    client_address text);
+    CREATE INDEX plain_by_time ON plain (time)";
+
+fn code(status: Status) -> Option<i64> {
+    match status {
+        Status::Http(code) => Some(code.into()),
+        _ => None,
+    }
+}
+
+async fn plain_sqlite(connection: &mut SqliteConnection, batch: &Batch) {
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .expect("begin");
+    for events in batch.events.chunks(128) {
+        let row = format!("({})", vec!["?"; 17].join(","));
+        let rows = vec![&*row; events.len()].join(",");
+        let insert = format!("INSERT INTO plain VALUES {rows}");
+        let mut query = sqlx::query(AssertSqlSafe(insert));
+        for event in events {
+            query = query
+                .bind(event.time.as_microsecond())
+                .bind(event.id.as_bytes().to_vec())
+                .bind(event.request_id.as_deref())
+                .bind(event.key.map(|key| key.to_string()))
+                .bind(event.owner.as_deref())
+                .bind(event.method.as_str())
+                .bind(&*event.endpoint)
+                .bind(&*event.path)
+                .bind(event.resource_id.as_deref())
+                .bind(code(event.status))
+                .bind(event.outcome.as_str())
+                .bind(event.cause.map(|cause| cause.as_str()))
+                .bind(i64::from(event.cost))
+                .bind(event.latency_us.cast_signed())
+                .bind(event.request_bytes.cast_signed())
+                .bind(event.response_bytes.cast_signed())
+                .bind(event.client_address.map(|address| address.to_string()));
+        }
+        query.execute(&mut *transaction).await.expect("insert");
+    }
+    transaction.commit().await.expect("commit");
+}
+
+async fn plain_postgres(connection: &mut PgConnection, batch: &Batch) {
+    let mut rows = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    for event in batch.events.iter() {
+        fn field(rows: &mut Vec<u8>, bytes: Option<&[u8]>) {
+            let length = bytes.map_or(-1, |bytes| bytes.len() as i32);
+            rows.extend_from_slice(&length.to_be_bytes());
+            rows.extend_from_slice(bytes.unwrap_or_default());
+        }
+        let rows = &mut rows;
+        rows.extend_from_slice(&17_i16.to_be_bytes());
+        let number = |rows: &mut Vec<u8>, n: i64| field(rows, Some(&n.to_be_bytes()));
+        let text = |rows: &mut Vec<u8>, text: Option<&str>| field(rows, text.map(str::as_bytes));
+        number(rows, event.time.as_microsecond());
+        field(rows, Some(event.id.as_bytes()));
+        text(rows, event.request_id.as_deref());
+        text(rows, event.key.as_ref().map(|key| key.as_str()));
+        text(rows, event.owner.as_deref());
+        text(rows, Some(event.method.as_str()));
+        text(rows, Some(&event.endpoint));
+        text(rows, Some(&event.path));
+        text(rows, event.resource_id.as_deref());
+        field(
+            rows,
+            code(event.status)
+                .map(i64::to_be_bytes)
+                .as_ref()
+                .map(|b| &b[..]),
+        );
+        text(rows, Some(event.outcome.as_str()));
+        text(rows, event.cause.map(|cause| cause.as_str()));
+        number(rows, event.cost.into());
+        number(rows, event.latency_us.cast_signed());
+        number(rows, event.request_bytes.cast_signed());
+        number(rows, event.response_bytes.cast_signed());
+        text(
+            rows,
+            event
+                .client_address
+                .map(|address| address.to_string())
+                .as_deref(),
+        );
+    }
+    rows.extend_from_slice(&(-1_i16).to_be_bytes());
+    let mut copy = connection
+        .copy_in_raw("COPY plain FROM STDIN (FORMAT binary)")
+        .await
+        .expect("copy");
+    copy.send(rows).await.expect("rows");
+    copy.finish().await.expect("done");
+}
+
+// --- Writing -------------------------------------------------------------------------------------------
+
+/// How often the two take turns.
+const TURNS: u32 = 6;
+
+fn print_rates(name: &str, ours: &mut [f64], plain: &mut [f64]) {
+    let mut ratios: Vec<f64> = ours.iter().zip(&*plain).map(|(a, b)| a / b).collect();
+    for all in [&mut *ours, plain, &mut ratios] {
+        all.sort_by(f64::total_cmp);
+    }
+    let median = |all: &[f64]| all[all.len() / 2];
+    println!(
+        "{name}: {:.0} events/s, plain {:.0} rows/s, ratio {:.2} ({:.2} to {:.2})",
+        median(ours),
+        median(plain),
+        median(&ratios),
+        ratios[0],
+        ratios[ratios.len() - 1]
+    );
+}
+
+async fn write(seconds: f64, folder: &std::path::Path, cluster: &support::Cluster) {
+    let turn = seconds / f64::from(TURNS);
+    let mut traffic = Traffic::new(20);
+
+    let backend = SqliteBackend::open(folder.join("write.db"))
+        .await
+        .expect("open");
+    backend.migrate().await.expect("migrate");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.join("plain.db"))
+        .create_if_missing(true)
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+        .synchronous(sqlx::sqlite::SqliteSynchronous::Full);
+    let mut plain = SqliteConnection::connect_with(&options)
+        .await
+        .expect("open");
+    sqlx::raw_sql(AssertSqlSafe(PLAIN.replace("BYTES", "blob")))
+        .execute(&mut plain)
+        .await
+        .expect("tables");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let rate = busy(turn, &mut traffic, async |batch| {
+            backend.write(&batch).await.expect("written");
+        });
+        ours.push(rate.await);
+        let mut spent = (Duration::ZERO, 0);
+        while spent.0.as_secs_f64() < turn {
+            let batch = traffic.batch(BATCH, |_| Timestamp::now());
+            let begun = Instant::now();
+            plain_sqlite(&mut plain, &batch).await;
+            spent = (spent.0 + begun.elapsed(), spent.1 + batch.events.len());
+        }
+        theirs.push(spent.1 as f64 / spent.0.as_secs_f64());
+    }
+    print_rates("SQLite", &mut ours, &mut theirs);
+
+    let url = cluster.database().await;
+    let backend = PostgresBackend::connect(&url).await.expect("connect");
+    backend.migrate().await.expect("migrate");
+    let mut plain = PgConnection::connect(&url).await.expect("connect");
+    sqlx::raw_sql(AssertSqlSafe(PLAIN.replace("BYTES", "uuid")))
+        .execute(&mut plain)
+        .await
+        .expect("tables");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let rate = busy(turn, &mut traffic, async |batch| {
+            backend.write(&batch).await.expect("written");
+        });
+        ours.push(rate.await);
+        let mut spent = (Duration::ZERO, 0);
+        while spent.0.as_secs_f64() < turn {
+            let batch = traffic.batch(BATCH, |_| Timestamp::now());
+            let begun = Instant::now();
+            plain_postgres(&mut plain, &batch).await;
+            spent = (spent.0 + begun.elapsed(), spent.1 + batch.events.len());
+        }
+        theirs.push(spent.1 as f64 / spent.0.as_secs_f64());
+    }
+    print_rates("PostgreSQL", &mut ours, &mut theirs);
+}
+
+// --- Reading -------------------------------------------------------------------------------------------
+
+trait Backend: KeyAdmin + UsageSink + UsageReader {}
+
+impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
+
+/// Writes events of the last thirty days, the oldest first, up to this many in all.
+async fn fill(
+    backend: &dyn Backend,
+    traffic: &mut Traffic,
+    from: usize,
+    to: usize,
+    end: Timestamp,
+) {
+    // The earlier events are those of a thinner month: the new ones lie between them.
+    let month = 30 * 24 * 3_600 * 1_000_000_i64;
+    let new = to - from;
+    let batches = new.div_ceil(BATCH);
+    for n in 0..batches {
+        let size = BATCH.min(new - n * BATCH);
+        let slice = month / batches as i64;
+        let begin = end.as_microsecond() - month + slice * n as i64;
+        let batch = traffic.batch(size, |random| {
+            Timestamp::from_microsecond(begin + random.i64(0..slice)).expect("a time")
+        });
+        backend.write(&batch).await.expect("written");
+    }
+}
+
+/// The median of some runs, in milliseconds.
+async fn timed<T, F: Future<Output = T>>(
+    name: &str,
+    runs: usize,
+    mut ask: impl FnMut() -> F,
+) -> f64 {
+    let mut times = Vec::new();
+    for _ in 0..runs + 2 {
+        let begun = Instant::now();
+        std::hint::black_box(ask().await);
+        times.push(begun.elapsed().as_secs_f64() * 1_000.0);
+    }
+    // The first two fill caches and prepare statements.
+    let mut times = times.split_off(2);
+    times.sort_by(f64::total_cmp);
+    println!("  {name}: {:.2} ms", times[times.len() / 2]);
+    times[times.len() / 2]
+}
+
+async fn read(backend: &dyn Backend, sizes: &[usize]) {
+    let mut traffic = Traffic::new(20);
+    let end = Timestamp::now();
+    let mut held = 0;
+    let key = traffic.keys[3].0;
+    for &size in sizes {
+        let begun = Instant::now();
+        fill(backend, &mut traffic, held, size, end).await;
+        held = size;
+        println!(
+            " {size} events (written in {:.0} s)",
+            begun.elapsed().as_secs_f64()
+        );
+        let from = end - 720.hours();
+        let berlin = jiff::tz::TimeZone::get("Europe/Berlin").expect("a zone");
+        let month = SummaryQuery::new(
+            UsageRange::new().key(key).from(from).to(end),
+            SummarySpec::new()
+                .latency()
+                .over_range(from..end, berlin.clone()),
+        );
+        timed("summary of 30 days for one key", 15, || {
+            backend.summary(&month)
+        })
+        .await;
+        let day = end - 24.hours();
+        let of_day = SummaryQuery::new(
+            UsageRange::new().key(key).from(day).to(end),
+            SummarySpec::new()
+                .latency()
+                .over_range(day..end, berlin.clone()),
+        );
+        timed("summary of 24 hours for one key", 15, || {
+            backend.summary(&of_day)
+        })
+        .await;
+        let all = SummaryQuery::new(
+            UsageRange::new().from(from).to(end),
+            SummarySpec::new().latency().over_range(from..end, berlin),
+        );
+        timed("summary of 30 days for all keys", 5, || {
+            backend.summary(&all)
+        })
+        .await;
+        let three = LogFilter::new()
+            .key(key)
+            .method(Method::Get)
+            .status_class(StatusClass::ServerError);
+        let first = LogQuery::new(three.clone());
+        timed("first page, three filters", 15, || backend.requests(&first)).await;
+        let of_key = LogQuery::new(LogFilter::new().key(key));
+        timed("first page of one key", 15, || backend.requests(&of_key)).await;
+        let failures = LogQuery::new(LogFilter::new().status_class(StatusClass::ServerError));
+        timed("first page of failures of all keys", 15, || {
+            backend.requests(&failures)
+        })
+        .await;
+        let resource = LogQuery::new(LogFilter::new().key(key).resource_id("17"));
+        timed("first page of one resource", 15, || {
+            backend.requests(&resource)
+        })
+        .await;
+        let mut page = LogQuery::new(LogFilter::new().key(key));
+        for _ in 1..1_000 {
+            let next = backend.requests(&page).await.expect("a page").next;
+            page.after = next;
+        }
+        timed("page 1,000 of one key", 15, || backend.requests(&page)).await;
+        timed("count, three filters", 15, || backend.count(&three)).await;
+    }
+    let issuer = Issuer::new("bench").expect("a prefix");
+    let issued = issuer
+        .issue(backend, NewKey::named("Looked up"))
+        .await
+        .expect("issued");
+    timed("cache miss", 200, || backend.find(issued.key.id)).await;
+    for n in 0..100_000 {
+        let new = NewKey::named(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));
+        issuer.issue(backend, new).await.expect("issued");
+    }
+    let list = KeyQuery::new().limit(50);
+    timed("100,000 keys, a page of 50", 15, || backend.list(&list)).await;
+    let named = KeyQuery::new().name("Key 5").limit(50);
+    timed("100,000 keys, a page by name", 15, || backend.list(&named)).await;
+}
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"));
+    let what = arguments.next();
+    let numbers: Vec<f64> = arguments.filter_map(|word| word.parse().ok()).collect();
+    let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let cluster = support::Cluster::durable();
+    runtime.block_on(async {
+        if what.as_deref() != Some("read") {
+            let seconds = numbers.first().copied().unwrap_or(1.0);
+            write(seconds, &folder, &cluster).await;
+        }
+        if what.as_deref() != Some("write") {
+            let mut sizes: Vec<usize> = numbers.iter().map(|&n| n as usize).collect();
+            if sizes.is_empty() {
+                sizes = vec![10_000, 20_000];
+            }
+            println!("SQLite");
+            let backend = SqliteBackend::open(folder.join("read.db"))
+                .await
+                .expect("open");
+            backend.migrate().await.expect("migrate");
+            read(&backend, &sizes).await;
+            println!("PostgreSQL");
+            let url = cluster.database().await;
+            let backend = PostgresBackend::connect(&url).await.expect("connect");
+            backend.migrate().await.expect("migrate");
+            read(&backend, &sizes).await;
+        }
+    });
+    let _ = std::fs::remove_dir_all(&folder);
+}
