@@ -249,7 +249,9 @@ async fn write(seconds: f64, folder: &std::path::Path, cluster: &support::Cluste
         .filename(folder.join("plain.db"))
         .create_if_missing(true)
         .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-        .synchronous(sqlx::sqlite::SqliteSynchronous::Full);
+        .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+        .pragma("cache_size", "-65536")
+        .pragma("wal_autocheckpoint", "8192");
     let mut plain = SqliteConnection::connect_with(&options)
         .await
         .expect("open");

@@ -91,7 +91,12 @@ impl SqliteBackend {
             .create_if_missing(true)
             .busy_timeout(BUSY)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            // Room for what one batch touches, in KiB: pages that have no room are written twice.
+            .pragma("cache_size", "-65536")
+            // Pages of the log of writes before they are put where they belong: what is written time and
+            // again is put there once.
+            .pragma("wal_autocheckpoint", "8192");
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)

@@ -14,6 +14,9 @@ use crate::backend::sql::{
 };
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
+// Statements of many rows say `OR FAIL`: SQLite then keeps no journal of what one of them has written
+// so far. A batch that fails is undone as a whole.
+
 /// Rows in one statement: enough that the statement's own cost does not count.
 const ROWS: usize = 128;
 
@@ -130,7 +133,7 @@ impl Writing<'_> {
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT INTO §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal,
+            "INSERT OR FAIL INTO §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal,
                 cost, latency_us, request_bytes, response_bytes, client_address) VALUES ",
         );
         let keep = self.backend.0.keep;
@@ -164,7 +167,7 @@ impl Writing<'_> {
 
     async fn add(&mut self, table: &str, sums: &[Sum], ids: &[i64]) -> Result<(), SqlError> {
         let insert = self.sql(&format!(
-            "INSERT INTO {table} AS t (series_id, start, count, cost, request_bytes, response_bytes,
+            "INSERT OR FAIL INTO {table} AS t (series_id, start, count, cost, request_bytes, response_bytes,
                 latency) VALUES "
         ));
         let add = |column| Dialect::Sqlite.capped_add(column);
