@@ -94,6 +94,10 @@ impl Engine for PostgresEngine {
         Ok(session)
     }
 
+    async fn drop_log(&self, before: i64) -> Result<u64, SqlError> {
+        self.drop_partitions(before).await
+    }
+
     async fn announce(&self, session: &mut PostgresSession, id: KeyId) -> Result<(), SqlError> {
         let tell = Statement::new(&self.names, "SELECT pg_notify($1, $2)")
             .bind(&*self.channel())

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -21,7 +22,8 @@ use self::engine::PostgresEngine;
 use self::listener::Listener;
 use self::partitions::Partitions;
 use super::sql::{
-    BackendError, Dialect, InvalidTablePrefix, Known, Names, SqlBackend, keep_in_sql,
+    BackendError, Dialect, Dropped, InvalidTablePrefix, Known, Maintenance, Names, Retention,
+    SqlBackend, keep_in_sql,
 };
 use crate::id::KeyId;
 use crate::key::{
@@ -149,6 +151,30 @@ impl PostgresBackend {
     pub fn with_log(mut self, keep: KeepLog) -> Self {
         self.0.keep = keep;
         self
+    }
+
+    /// Drops what is too old, now and every ten minutes, as long as the answer is held. One process of
+    /// several is enough, and more do no harm. Without it, everything is kept.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn maintain(&self, retention: Retention) -> Maintenance {
+        self.0.maintain(retention)
+    }
+
+    /// Drops what is too old at this time, once: for those who have a scheduler of their own. A few
+    /// thousand rows at a time, so that nobody waits for long.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unavailable`]; what was dropped until then is.
+    pub async fn drop_old(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<Dropped, BackendError> {
+        self.0.drop_old(retention, now).await
     }
 
     fn with(self, change: impl FnOnce(&mut PostgresEngine)) -> Self {

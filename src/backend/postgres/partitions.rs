@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
 use super::engine::PostgresEngine;
-use crate::backend::sql::{Engine, Row, Session, Statement, decode};
+use crate::backend::sql::{Engine, Row, Session, Statement, decode, timestamp};
 
 /// The days that are known to have a partition.
 #[derive(Debug, Default)]
@@ -89,4 +89,43 @@ impl PostgresEngine {
         );
         session.script(&self.names.sql(&make)).await
     }
+
+    /// Drops the partitions that end before a time, in microseconds, and makes those of the next days.
+    pub(super) async fn drop_partitions(&self, before: i64) -> Result<u64, SqlError> {
+        let today = day(Timestamp::now());
+        self.ensure_partitions(&[today].into()).await?;
+        let end = day(timestamp(before)?);
+        let list = "SELECT c.relname::text AS name FROM pg_inherits i
+            JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1)";
+        let list = Statement::new(&self.names, list).bind(&*self.names.sql("§requests"));
+        let rows = self.reader().await?.rows(list).await?;
+        let prefix = self.names.bare("requests_");
+        let mut dropped = 0;
+        for row in &rows {
+            let name = Row::text(row, "name")?.and_then(|name| name.strip_prefix(&prefix));
+            let Some(name) = name.filter(|name| day_of(name).is_some_and(|day| day < end)) else {
+                continue;
+            };
+            let mut session = self.writer().await?;
+            // Whoever waits for it has to wait no longer than this: it is tried again at the next pass.
+            let drop =
+                format!("SET LOCAL lock_timeout = '2s'; DROP TABLE IF EXISTS §requests_{name}");
+            session.script(&self.names.sql(&drop)).await?;
+            session.commit().await?;
+            dropped += 1;
+        }
+        if dropped > 0 {
+            self.partitions.forget();
+        }
+        Ok(dropped)
+    }
+}
+
+/// The day in the name of a partition.
+fn day_of(name: &str) -> Option<Date> {
+    // Digits alone, so that the name can stand in SQL.
+    let digits = name.len() == 8 && name.bytes().all(|b| b.is_ascii_digit());
+    digits
+        .then(|| Date::strptime("%Y%m%d", name).ok())
+        .flatten()
 }

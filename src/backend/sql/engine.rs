@@ -28,6 +28,9 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     /// A transaction that changes the schema, while no other process does.
     fn migrator(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
+    /// Drops what the log has from before a time, in microseconds; how much that was.
+    fn drop_log(&self, before: i64) -> impl Future<Output = Result<u64, SqlError>> + Send;
+
     /// A key is about to be read for a cache that wants to know when it changes.
     fn about_to_look_up(&self, _changes: &ChangeFeed) {}
 

@@ -13,6 +13,7 @@ mod known;
 mod log;
 mod migration;
 mod names;
+mod retention;
 mod sums;
 mod value;
 
@@ -26,4 +27,9 @@ pub(super) use known::{Known, today};
 pub(super) use migration::{Migration, migrate};
 pub use names::InvalidTablePrefix;
 pub(super) use names::Names;
+#[cfg(feature = "_sqlite")]
+pub(super) use retention::delete_by;
+pub use retention::{Dropped, Maintenance, Retention};
+#[cfg(feature = "postgres")]
+pub(super) use value::timestamp;
 pub(super) use value::{as_micros, decode, status_codes};

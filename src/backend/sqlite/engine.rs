@@ -7,7 +7,9 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 
-use crate::backend::sql::{Engine, Known, Names, Row, Session, Statement, Value, decode};
+use crate::backend::sql::{
+    Engine, Known, Names, Row, Session, Statement, Value, decode, delete_by,
+};
 use crate::id::KeyId;
 
 pub(super) struct SqliteEngine {
@@ -58,6 +60,12 @@ impl Engine for SqliteEngine {
 
     async fn migrator(&self) -> Result<SqliteSession, SqlError> {
         self.writer().await
+    }
+
+    async fn drop_log(&self, before: i64) -> Result<u64, SqlError> {
+        let template = "DELETE FROM §requests WHERE row IN
+            (SELECT row FROM §requests WHERE time < $1 ORDER BY time LIMIT $2)";
+        delete_by(self, template, Value::Time(Some(before))).await
     }
 
     /// Other processes see it within their caches' time to live.

@@ -11,12 +11,14 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use self::engine::{SqliteEngine, SqliteSession};
 use super::sql::{
-    BackendError, Dialect, InvalidTablePrefix, Known, Names, SqlBackend, keep_in_sql,
+    BackendError, Dialect, Dropped, InvalidTablePrefix, Known, Maintenance, Names, Retention,
+    SqlBackend, keep_in_sql,
 };
 use crate::id::KeyId;
 use crate::key::{
@@ -168,6 +170,30 @@ impl SqliteBackend {
     pub fn with_log(mut self, keep: KeepLog) -> Self {
         self.0.keep = keep;
         self
+    }
+
+    /// Drops what is too old, now and every ten minutes, as long as the answer is held. One process of
+    /// several is enough, and more do no harm. Without it, everything is kept.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn maintain(&self, retention: Retention) -> Maintenance {
+        self.0.maintain(retention)
+    }
+
+    /// Drops what is too old at this time, once: for those who have a scheduler of their own. A few
+    /// thousand rows at a time, so that nobody waits for long.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unavailable`]; what was dropped until then is.
+    pub async fn drop_old(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<Dropped, BackendError> {
+        self.0.drop_old(retention, now).await
     }
 }
 

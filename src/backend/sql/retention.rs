@@ -1,0 +1,286 @@
+//! How long usage is kept, and dropping what is older.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use sqlx::Error as SqlError;
+use tokio::task::JoinHandle;
+
+use super::backend::SqlBackend;
+use super::engine::{Engine, Row, Session, Statement, Value};
+use super::error::BackendError;
+use super::known::today;
+use super::value::as_micros;
+use crate::usage::Width;
+
+/// How long usage is kept in a database.
+///
+/// Dropping requests from the log changes no sum, and dropping minutes changes no sum of whole hours:
+/// what is left answers for them, exactly.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use keytally::backend::Retention;
+///
+/// const DAY: Duration = Duration::from_secs(24 * 3_600);
+/// let retention = Retention::new().log(90 * DAY).hours(Duration::MAX);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Retention {
+    /// How long requests stay in the log: 30 days unless set. PostgreSQL drops whole days.
+    pub log: Duration,
+    /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour.
+    pub minutes: Duration,
+    /// How long sums are kept by the hour: 400 days unless set.
+    pub hours: Duration,
+    /// How long the ids of batches are kept, after which one that is written again counts again: 7 days
+    /// before the newest one, unless set. Longer than a [spool](crate::usage::RecorderBuilder) may wait
+    /// for the database.
+    pub batches: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            log: 30 * DAY,
+            minutes: 7 * DAY,
+            hours: 400 * DAY,
+            batches: 7 * DAY,
+        }
+    }
+}
+
+impl Retention {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`log`](Self::log); [`Duration::MAX`] keeps it for good.
+    #[must_use]
+    pub fn log(mut self, time: Duration) -> Self {
+        self.log = time;
+        self
+    }
+
+    /// Sets [`minutes`](Self::minutes).
+    #[must_use]
+    pub fn minutes(mut self, time: Duration) -> Self {
+        self.minutes = time;
+        self
+    }
+
+    /// Sets [`hours`](Self::hours); [`Duration::MAX`] keeps them for good.
+    #[must_use]
+    pub fn hours(mut self, time: Duration) -> Self {
+        self.hours = time;
+        self
+    }
+
+    /// Sets [`batches`](Self::batches).
+    #[must_use]
+    pub fn batches(mut self, time: Duration) -> Self {
+        self.batches = time;
+        self
+    }
+}
+
+/// What was dropped in one pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// Requests of the log; in PostgreSQL days of it.
+    pub log: u64,
+    /// Sums by the minute.
+    pub minutes: u64,
+    /// Sums by the hour.
+    pub hours: u64,
+    /// Ids of batches.
+    pub batches: u64,
+}
+
+/// Drops what is too old, every ten minutes, until it is dropped itself.
+#[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
+pub struct Maintenance(JoinHandle<()>);
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Pauses between passes, jittered so that many processes do not begin at once.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// Rows that one transaction deletes: few enough that nobody waits for it for long.
+const ROWS: i64 = 2_000;
+
+impl<E: Engine> SqlBackend<E> {
+    /// Starts the task that drops what is too old.
+    pub(in crate::backend) fn maintain(&self, retention: Retention) -> Maintenance {
+        let engine = std::sync::Arc::downgrade(&self.engine);
+        Maintenance(tokio::spawn(tend(engine, retention)))
+    }
+
+    pub(in crate::backend) async fn drop_old(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<Dropped, BackendError> {
+        Ok(drop_old(&*self.engine, retention, now).await?)
+    }
+}
+
+async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
+    loop {
+        // What could not be dropped this time is next time.
+        match engine.upgrade() {
+            None => return,
+            Some(engine) => match drop_old(&*engine, &retention, Timestamp::now()).await {
+                Ok(dropped) => report(&dropped),
+                Err(error) => report_failure(&error),
+            },
+        }
+        tokio::time::sleep(EVERY.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
+}
+
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
+fn report(dropped: &Dropped) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(?dropped, "old usage dropped");
+}
+
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
+fn report_failure(error: &SqlError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "old usage could not be dropped"
+    );
+}
+
+/// Drops all that is too old at this time.
+async fn drop_old<E: Engine>(
+    engine: &E,
+    retention: &Retention,
+    now: Timestamp,
+) -> Result<Dropped, SqlError> {
+    let mut dropped = Dropped::default();
+    if let Some(before) = before(now, retention.log) {
+        dropped.log = engine.drop_log(as_micros(before)).await?;
+    }
+    if let Some(before) = before(now, retention.minutes.min(retention.hours)) {
+        // Only minutes of hours that are wholly past, and not before everybody knows: from then on the
+        // hours answer for them.
+        let before = as_micros(Width::Hour.floor(before));
+        note(engine, before).await?;
+        dropped.minutes = delete(engine, "§minutes", "series_id, start", "start", before).await?;
+    }
+    if let Some(before) = before(now, retention.hours) {
+        let before = as_micros(Width::Hour.floor(before));
+        dropped.hours = delete(engine, "§hours", "series_id, start", "start", before).await?;
+    }
+    if let Some(newest) = newest_batch(engine).await?
+        && let Some(before) = before(newest, retention.batches)
+    {
+        let before = as_micros(before);
+        dropped.batches = delete(engine, "§batches", "id", "applied", before).await?;
+    }
+    drop_series(engine, retention).await?;
+    Ok(dropped)
+}
+
+/// The time before which all is too old; `None` if nothing is.
+fn before(now: Timestamp, kept: Duration) -> Option<Timestamp> {
+    let kept = SignedDuration::try_from(kept).ok()?;
+    now.checked_sub(kept).ok()
+}
+
+/// Notes that minutes before this are answered for by hours.
+async fn note<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
+    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
+        ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    let mut session = engine.writer().await?;
+    let note = Statement::new(engine.names(), note).bind(Value::Time(Some(before)));
+    session.run(note).await?;
+    session.commit().await
+}
+
+/// Deletes the rows of a table whose time is too early, some at a time.
+async fn delete<E: Engine>(
+    engine: &E,
+    table: &str,
+    key: &str,
+    time: &str,
+    before: i64,
+) -> Result<u64, SqlError> {
+    let skip = engine.names().dialect.skip_locked();
+    let template = format!(
+        "DELETE FROM {table} WHERE ({key}) IN
+        (SELECT {key} FROM {table} WHERE {time} < $1 ORDER BY {time} LIMIT $2{skip})"
+    );
+    delete_by(engine, &template, Value::Time(Some(before))).await
+}
+
+/// Carries out a statement that deletes up to `$2` rows, until it finds no more.
+pub(in crate::backend) async fn delete_by<E: Engine>(
+    engine: &E,
+    template: &str,
+    value: Value,
+) -> Result<u64, SqlError> {
+    let mut deleted = 0;
+    loop {
+        let statement = Statement::new(engine.names(), template)
+            .bind(value.clone())
+            .bind(ROWS);
+        let mut session = engine.writer().await?;
+        let rows = session.run(statement).await?;
+        session.commit().await?;
+        deleted += rows;
+        if rows < ROWS.cast_unsigned() {
+            return Ok(deleted);
+        }
+        // Others get their turn.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlError> {
+    let newest = "SELECT max(applied) AS newest FROM §batches";
+    let mut session = engine.reader().await?;
+    let rows = session.rows(Statement::new(engine.names(), newest)).await?;
+    let newest = rows.first().map(|row| row.time("newest"));
+    newest
+        .transpose()?
+        .flatten()
+        .map(super::value::timestamp)
+        .transpose()
+}
+
+/// Deletes series that nothing has any more: not until days after the last sum of theirs is gone, so
+/// that no process that has seen them lately may still write one.
+async fn drop_series<E: Engine>(engine: &E, retention: &Retention) -> Result<(), SqlError> {
+    let days = retention.hours.max(retention.log).as_secs() / DAY.as_secs();
+    let Some(before) = i64::try_from(days + 3)
+        .ok()
+        .and_then(|days| today().checked_sub(days))
+    else {
+        return Ok(());
+    };
+    let template = "DELETE FROM §series WHERE id IN
+        (SELECT s.id FROM §series s WHERE s.seen < $1
+            AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
+            AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id) LIMIT $2)
+        AND seen < $1";
+    delete_by(engine, template, Value::Integer(Some(before))).await?;
+    Ok(())
+}
