@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use super::draft::EVENT_BYTES;
 use super::outcome::Refusal;
 
 /// What a recorder has seen since it was made.
@@ -20,6 +21,8 @@ pub struct RecorderStats {
     pub lost: u64,
     /// Events that wait to be written.
     pub queued: u64,
+    /// Bytes that they take: 256 an event, and what longer texts take beyond that.
+    pub queued_bytes: u64,
     /// Requests under way, streams that live for hours included.
     pub open: u64,
     /// Writes that failed and were tried again.
@@ -44,8 +47,7 @@ impl RecorderStats {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) begun: Padded,
-    /// Events that entered the queue.
-    pub(super) queued: Padded,
+    pub(super) queued: Queued,
     /// Events that never entered the queue.
     pub(super) dropped: AtomicU64,
     pub(super) written: AtomicU64,
@@ -61,10 +63,27 @@ pub(super) struct Counters {
 #[repr(align(128))]
 pub(super) struct Padded(pub(super) AtomicU64);
 
+/// What entered the queue, on a cache line of its own too.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Queued {
+    /// Events that entered it.
+    pub(super) events: AtomicU64,
+    /// Bytes that the waiting ones take beyond [`EVENT_BYTES`] each. Few events have any, so that
+    /// most write nothing here.
+    pub(super) extra_bytes: AtomicU64,
+}
+
 impl Counters {
     /// Events that left the queue, one way or the other.
     pub(super) fn settled(&self) -> u64 {
         self.written.load(Relaxed) + self.failed.load(Relaxed)
+    }
+
+    /// What so many waiting events take.
+    pub(super) fn bytes_of(&self, events: u64) -> u64 {
+        let extra = self.queued.extra_bytes.load(Relaxed);
+        events.saturating_mul(EVENT_BYTES).saturating_add(extra)
     }
 
     pub(super) fn snapshot(&self) -> RecorderStats {
@@ -72,8 +91,9 @@ impl Counters {
         let written = self.written.load(Relaxed);
         let failed = self.failed.load(Relaxed);
         let dropped = self.dropped.load(Relaxed);
-        let queued = self.queued.0.load(Relaxed).max(written + failed);
+        let queued = self.queued.events.load(Relaxed).max(written + failed);
         let accepted = queued + dropped;
+        let waiting = queued - written - failed;
         let refused = Refusal::ALL.into_iter().map(|reason| {
             let count = self.refused[reason as usize].load(Relaxed);
             (reason, count)
@@ -82,7 +102,8 @@ impl Counters {
             accepted,
             written,
             lost: failed + dropped,
-            queued: queued - written - failed,
+            queued: waiting,
+            queued_bytes: self.bytes_of(waiting),
             open: self.begun.0.load(Relaxed).saturating_sub(accepted),
             retries: self.retries.load(Relaxed),
             refused: refused.filter(|(_, count)| *count > 0).collect(),

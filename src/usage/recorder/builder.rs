@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::queue::{Inner, Queue};
 use super::writer::Writer;
 use super::{Handle, Recorder};
+use crate::usage::draft::EVENT_BYTES;
 use crate::usage::event::UsageEvent;
 use crate::usage::outcome::{Cause, Outcome};
 use crate::usage::sink::UsageSink;
@@ -28,6 +29,7 @@ pub enum WhenFull {
 pub struct RecorderBuilder {
     pub(super) sink: Arc<dyn UsageSink>,
     pub(super) capacity: usize,
+    pub(super) capacity_bytes: u64,
     pub(super) batch_size: usize,
     pub(super) batch_age: Duration,
     pub(super) write_timeout: Duration,
@@ -44,6 +46,7 @@ impl RecorderBuilder {
         Self {
             sink,
             capacity: 32_768,
+            capacity_bytes: 32 << 20,
             batch_size: 2_048,
             batch_age: Duration::from_millis(250),
             write_timeout: Duration::from_secs(30),
@@ -54,10 +57,23 @@ impl RecorderBuilder {
     }
 
     /// Events that may wait to be written, those that are being written included: 32,768 unless set.
-    /// An event takes about 250 bytes.
+    /// What they may take is bounded by [`capacity_bytes`](Self::capacity_bytes) too, whichever is
+    /// reached first.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events.max(1);
+        self
+    }
+
+    /// Bytes that waiting events may take: 32 MiB unless set.
+    ///
+    /// An event counts 256 bytes, and what its path, request id and resource id take beyond 64 bytes.
+    /// Ordinary events reach the bound in events first; this one is for clients that send paths of
+    /// 8 KB. With [`WhenFull::Refuse`] it is looked at when a request begins, so that the texts of
+    /// those that are under way may pass it.
+    #[must_use]
+    pub fn capacity_bytes(mut self, bytes: u64) -> Self {
+        self.capacity_bytes = bytes.max(EVENT_BYTES);
         self
     }
 
@@ -128,7 +144,7 @@ impl RecorderBuilder {
     ///
     /// Outside a tokio runtime.
     pub fn start(self) -> Recorder {
-        let queue = Queue::new(self.capacity, self.batch_size);
+        let queue = Queue::new(self.capacity, self.capacity_bytes, self.batch_size);
         let inner = Arc::new(Inner::new(Some(queue), self.when_full));
         let task = tokio::spawn(Writer::new(inner.clone(), self).run());
         if let Some(queue) = &inner.queue {
@@ -142,6 +158,7 @@ impl std::fmt::Debug for RecorderBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RecorderBuilder")
             .field("capacity", &self.capacity)
+            .field("capacity_bytes", &self.capacity_bytes)
             .field("batch_size", &self.batch_size)
             .field("batch_age", &self.batch_age)
             .field("write_timeout", &self.write_timeout)

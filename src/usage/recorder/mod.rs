@@ -89,7 +89,7 @@ impl Recorder {
     pub async fn flush(&self) {
         let Some(queue) = &self.0.0.queue else { return };
         let counters = &self.0.0.counters;
-        let target = counters.queued.0.load(SeqCst);
+        let target = counters.queued.events.load(SeqCst);
         queue.flush_to.fetch_max(target, SeqCst);
         queue.wake.notify_one();
         queue.until(|| counters.settled() >= target).await;
@@ -133,8 +133,10 @@ impl Recorder {
             && let Some(queue) = &inner.queue
         {
             let gone = inner.counters.settled() + inner.counters.dropped.load(Relaxed);
-            let full = begun.saturating_sub(gone) >= queue.capacity as u64;
-            if full || inner.closed.load(Relaxed) {
+            let unsettled = begun.saturating_sub(gone);
+            let room = unsettled < queue.capacity as u64
+                && inner.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes;
+            if !room || inner.closed.load(Relaxed) {
                 inner.counters.begun.0.fetch_sub(1, Relaxed);
                 return false;
             }

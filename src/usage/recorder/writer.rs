@@ -51,6 +51,7 @@ impl Writer {
             }
             let due = || {
                 queue.drafts.len() >= queue.batch_size
+                    || self.inner.is_heavy(queue)
                     || queue.flush_to.load(SeqCst) > self.inner.counters.settled()
                     || closed()
             };
@@ -66,11 +67,16 @@ impl Writer {
             let draft = queue.drafts.pop().expect("a draft that was counted");
             // Counted at once, so that an abort in between loses no count.
             queue.in_flight.fetch_add(1, SeqCst);
+            let extra = draft.extra_bytes();
+            queue.in_flight_extra.fetch_add(extra, SeqCst);
             self.classified(draft.into_event(&self.unmatched))
         });
         let batch = Batch::of(events.collect());
         let written = self.write(Arc::new(batch)).await;
         queue.in_flight.store(0, SeqCst);
+        let extra = queue.in_flight_extra.swap(0, SeqCst);
+        let extra_bytes = &self.inner.counters.queued.extra_bytes;
+        extra_bytes.fetch_sub(extra, SeqCst);
         let counter = match written {
             Ok(()) => &self.inner.counters.written,
             Err(_) => &self.inner.counters.failed,
