@@ -12,6 +12,7 @@ use crate::usage::draft::EVENT_BYTES;
 use crate::usage::event::UsageEvent;
 use crate::usage::outcome::{Cause, Outcome};
 use crate::usage::sink::UsageSink;
+use crate::usage::spool::Spool;
 
 /// What happens to a request whose event the recorder has no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,6 +36,7 @@ pub struct RecorderBuilder {
     pub(super) write_timeout: Duration,
     pub(super) backoff: (Duration, Duration),
     pub(super) when_full: WhenFull,
+    pub(super) spool: Option<Arc<dyn Spool>>,
     pub(super) classify: Option<Arc<Classify>>,
 }
 
@@ -52,6 +54,7 @@ impl RecorderBuilder {
             write_timeout: Duration::from_secs(30),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
             when_full: WhenFull::default(),
+            spool: None,
             classify: None,
         }
     }
@@ -113,6 +116,19 @@ impl RecorderBuilder {
         self
     }
 
+    /// Lets events wait in a file when the sink is slow or dead: nothing is lost as long as the file
+    /// takes them, and little when the process is killed. Without one they wait in memory alone.
+    ///
+    /// Batches go there while the sink fails, and while it is slow as soon as half of the capacity is
+    /// used. The sink gets them in the order in which they were recorded, those that an earlier process
+    /// left first, and each under its id: once. What [`shutdown`](Recorder::shutdown) cannot write in
+    /// time goes there too. A spool that fails is like none: it is asked again later.
+    #[must_use]
+    pub fn spool(mut self, spool: impl Spool) -> Self {
+        self.spool = Some(Arc::new(spool));
+        self
+    }
+
     /// Classifies events otherwise than by their status; `None` leaves the usual outcome. It runs
     /// in the background and is not asked about refusals.
     ///
@@ -144,7 +160,7 @@ impl RecorderBuilder {
     ///
     /// Outside a tokio runtime.
     pub fn start(self) -> Recorder {
-        let queue = Queue::new(self.capacity, self.capacity_bytes, self.batch_size);
+        let queue = Queue::new(&self);
         let inner = Arc::new(Inner::new(Some(queue), self.when_full));
         let task = tokio::spawn(Writer::new(inner.clone(), self).run());
         if let Some(queue) = &inner.queue {
@@ -164,6 +180,7 @@ impl std::fmt::Debug for RecorderBuilder {
             .field("write_timeout", &self.write_timeout)
             .field("backoff", &self.backoff)
             .field("when_full", &self.when_full)
+            .field("spool", &self.spool.is_some())
             .finish_non_exhaustive()
     }
 }

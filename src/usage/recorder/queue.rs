@@ -3,14 +3,13 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
-use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::builder::WhenFull;
+use super::builder::{RecorderBuilder, WhenFull};
 use super::report::{self, Drops};
 use crate::usage::draft::Draft;
 use crate::usage::open::OpenRequests;
@@ -36,12 +35,16 @@ pub(super) struct Queue {
     pub(super) capacity: usize,
     pub(super) capacity_bytes: u64,
     pub(super) batch_size: usize,
-    /// What the task waits for: [`BUSY`], [`EMPTY`] or [`FILLING`]; or that it does no more: [`ENDED`],
+    /// There is a spool for what cannot be written in time.
+    pub(super) spools: bool,
+    /// What the task waits for: [`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]; or that it does no more: [`ENDED`],
     /// [`SETTLED`].
     waiting: AtomicU8,
     pub(super) wake: Notify,
     /// Events that were queued when somebody last asked for a flush.
     pub(super) flush_to: AtomicU64,
+    /// No time for more than to spool the rest.
+    pub(super) hurry: AtomicBool,
     pub(super) settled: Notify,
     /// Events of the batch that is being written, and their extra bytes.
     pub(super) in_flight: AtomicU64,
@@ -49,15 +52,17 @@ pub(super) struct Queue {
     task: OnceLock<AbortHandle>,
 }
 
-const BUSY: u8 = 0;
+pub(super) const BUSY: u8 = 0;
 /// For the first event.
 pub(super) const EMPTY: u8 = 1;
 /// For as many as make a batch.
 pub(super) const FILLING: u8 = 2;
+/// For half of the capacity to be used.
+pub(super) const HALF: u8 = 3;
 /// The task has ended: nobody empties the queue any more.
-const ENDED: u8 = 3;
+const ENDED: u8 = 4;
 /// And what it left behind is counted.
-const SETTLED: u8 = 4;
+const SETTLED: u8 = 5;
 
 impl Inner {
     pub(super) fn new(queue: Option<Queue>, when_full: WhenFull) -> Self {
@@ -124,6 +129,12 @@ impl Inner {
         self.counters.bytes_of(self.waiting()) >= queue.capacity_bytes.div_ceil(2)
     }
 
+    /// Whether half of the capacity is used, in events or in bytes.
+    #[inline]
+    pub(super) fn is_crowded(&self, queue: &Queue) -> bool {
+        self.waiting() >= (queue.capacity as u64).div_ceil(2) || self.is_heavy(queue)
+    }
+
     /// Hands over an event that was counted.
     #[inline]
     pub(super) fn push(&self, queue: &Queue, draft: Draft) {
@@ -142,6 +153,7 @@ impl Inner {
         let due = match waiting {
             EMPTY => true,
             FILLING => queue.drafts.len() >= queue.batch_size || self.is_heavy(queue),
+            HALF => self.is_crowded(queue),
             _ => false,
         };
         // It may have gone on meanwhile, or have ended, which must stay visible.
@@ -193,15 +205,17 @@ impl Inner {
 }
 
 impl Queue {
-    pub(super) fn new(capacity: usize, capacity_bytes: u64, batch_size: usize) -> Self {
+    pub(super) fn new(builder: &RecorderBuilder) -> Self {
         Self {
             drafts: SegQueue::new(),
-            capacity,
-            capacity_bytes,
-            batch_size: batch_size.min(capacity),
+            capacity: builder.capacity,
+            capacity_bytes: builder.capacity_bytes,
+            batch_size: builder.batch_size.min(builder.capacity),
+            spools: builder.spool.is_some(),
             waiting: AtomicU8::new(BUSY),
             wake: Notify::new(),
             flush_to: AtomicU64::new(0),
+            hurry: AtomicBool::new(false),
             settled: Notify::new(),
             in_flight: AtomicU64::new(0),
             in_flight_extra: AtomicU64::new(0),
@@ -214,10 +228,9 @@ impl Queue {
         debug_assert!(first.is_ok(), "a queue has one task");
     }
 
-    /// For the task: waits until `due` holds or the time is up. Whoever makes it hold reads `waiting`
+    /// For the task: waits until `due` holds or `end` has come. Whoever makes it hold reads `waiting`
     /// afterwards, and it is checked again after `waiting` was written: one of the two sees the other.
-    pub(super) async fn wait(&self, what: u8, time: Option<Duration>, due: impl Fn() -> bool) {
-        let end = time.and_then(|time| Instant::now().checked_add(time));
+    pub(super) async fn wait(&self, what: u8, end: Option<Instant>, due: impl Fn() -> bool) {
         loop {
             self.waiting.store(what, SeqCst);
             fence(SeqCst);
@@ -255,6 +268,12 @@ impl Queue {
     /// Waits until the task has ended and what it left behind is counted.
     pub(super) async fn ended(&self) {
         self.until(|| self.waiting.load(SeqCst) == SETTLED).await;
+    }
+
+    /// Lets the task spool what it has, and end.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(true, SeqCst);
+        self.wake.notify_one();
     }
 
     /// Ends the task where it stands.

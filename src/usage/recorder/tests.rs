@@ -205,7 +205,8 @@ async fn rule_9_what_finds_no_room_is_counted_as_lost() {
         report,
         ShutdownReport {
             written: 0,
-            lost: 25
+            lost: 25,
+            spooled: 0
         }
     );
     assert_conserved(&recorder, 0, 25);
@@ -400,7 +401,8 @@ async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
         report,
         ShutdownReport {
             written: 100,
-            lost: 0
+            lost: 0,
+            spooled: 0
         }
     );
     record(&recorder, 3);
@@ -409,7 +411,8 @@ async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
         recorder.shutdown(SOON).await,
         ShutdownReport {
             written: 100,
-            lost: 3
+            lost: 3,
+            spooled: 0
         }
     );
 }
@@ -424,7 +427,8 @@ async fn shutdown_ends_when_its_time_is_up() {
         report,
         ShutdownReport {
             written: 0,
-            lost: 25
+            lost: 25,
+            spooled: 0
         }
     );
     assert_conserved(&recorder, 0, 25);
@@ -642,7 +646,8 @@ async fn open_requests_are_ended_by_shutdown() {
         report,
         ShutdownReport {
             written: 1,
-            lost: 0
+            lost: 0,
+            spooled: 0
         }
     );
     assert_eq!(open.1.load(SeqCst), 1);
@@ -685,7 +690,8 @@ async fn without_a_sink_events_are_only_counted() {
         report,
         ShutdownReport {
             written: 5,
-            lost: 0
+            lost: 0,
+            spooled: 0
         }
     );
     record(&recorder, 2);
