@@ -12,4 +12,4 @@ pub use memory::{MemoryBackend, MemoryConfig};
 pub use sql::{BackendError, InvalidTablePrefix};
 #[cfg(feature = "sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
-pub use sqlite::SqliteBackend;
+pub use sqlite::{SqliteBackend, SqliteSpool};

@@ -1,18 +1,20 @@
 //! Keys and usage in a SQLite database.
 
+mod file;
 mod keys;
 mod migrate;
 mod reader;
 mod sink;
+mod spool;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
+pub use self::spool::SqliteSpool;
 use super::sql::{BackendError, InvalidTablePrefix, TablePrefix};
 use crate::key::ChangeFeed;
 
@@ -68,8 +70,6 @@ struct Inner {
     changes: ChangeFeed,
 }
 
-/// How long a connection waits for another process that writes.
-const BUSY: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
 
 impl SqliteBackend {
@@ -82,22 +82,10 @@ impl SqliteBackend {
     ///
     /// [`BackendError::Unavailable`] when the file cannot be opened or is not a database.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .busy_timeout(BUSY)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(BUSY)
-        };
+        let options = file::options(path.as_ref());
         // One after the other: the first sets the file's mode.
-        let writer = pool(1).connect_with(options.clone()).await;
-        let writer = writer.map_err(BackendError::unavailable)?;
-        let readers = pool(READERS).connect_with(options).await;
-        let readers = readers.map_err(BackendError::unavailable)?;
+        let writer = file::pool(options.clone(), 1).await?;
+        let readers = file::pool(options, READERS).await?;
         Ok(Self::of(writer, readers))
     }
 
