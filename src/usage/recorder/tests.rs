@@ -1,3 +1,5 @@
+mod spooled;
+
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::Pin;
