@@ -26,14 +26,18 @@ pub trait Spool: Send + Sync + 'static {
     /// is kept once.
     async fn push(&self, batch: &Batch) -> Result<(), SpoolError>;
 
-    /// The oldest, which stays; `None` when there is none.
-    async fn first(&self) -> Result<Option<Spooled>, SpoolError>;
+    /// The oldest, or the oldest behind the one with this id if that is there. It stays; `None` when
+    /// there is none.
+    ///
+    /// The recorder asks for what is behind another when it could not remove that: a full disk may
+    /// have no room for it, and what is on it should be drained all the same.
+    async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError>;
 
     /// Removes a batch that the sink has or will never take. It is no error when there is none.
     async fn remove(&self, id: Uuid) -> Result<(), SpoolError>;
 
-    /// Takes out of the line what could not be read back, so that [`first`](Self::first) comes to
-    /// the next. It may be kept elsewhere for a person to look at. It is no error when there is none.
+    /// Takes out of the line what could not be read back, so that [`next`](Self::next) comes to the
+    /// one behind it. It may be kept elsewhere for a person to look at. It is no error when there is none.
     async fn set_aside(&self, id: Uuid) -> Result<(), SpoolError>;
 }
 
@@ -73,8 +77,8 @@ macro_rules! forward_to_pointee {
                 (**self).push(batch).await
             }
 
-            async fn first(&self) -> Result<Option<Spooled>, SpoolError> {
-                (**self).first().await
+            async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError> {
+                (**self).next(behind).await
             }
 
             async fn remove(&self, id: Uuid) -> Result<(), SpoolError> {

@@ -102,11 +102,14 @@ impl SqliteSpool {
         Ok(())
     }
 
-    async fn oldest(&self) -> Result<Option<Spooled>, sqlx::Error> {
+    async fn oldest(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, sqlx::Error> {
         // As bytes: what is no text any more must come out all the same.
         let sql = "SELECT id, events, checksum, CAST(batch AS BLOB) FROM §batches
+            WHERE place > coalesce((SELECT place FROM §batches WHERE id = ?), 0)
             ORDER BY place LIMIT 1";
-        let row = sqlx::query(self.tables.sql(sql)).fetch_optional(&self.pool);
+        let row = sqlx::query(self.tables.sql(sql))
+            .bind(behind.map(|id| id.as_bytes().to_vec()))
+            .fetch_optional(&self.pool);
         row.await?.as_ref().map(spooled).transpose()
     }
 
@@ -162,8 +165,8 @@ impl Spool for SqliteSpool {
         self.add(batch).await.map_err(SpoolError::new)
     }
 
-    async fn first(&self) -> Result<Option<Spooled>, SpoolError> {
-        self.oldest().await.map_err(SpoolError::new)
+    async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError> {
+        self.oldest(behind).await.map_err(SpoolError::new)
     }
 
     async fn remove(&self, id: Uuid) -> Result<(), SpoolError> {

@@ -1,6 +1,6 @@
 //! The line in which batches stand once they are out of the queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +27,15 @@ pub(super) struct Line {
     pub(super) own: HashMap<Uuid, Fate>,
     /// Events that came out of the spool since it was empty last.
     pub(super) came_out: u64,
-    /// The spool has failed, and is left alone until then.
-    pub(super) rest: Option<Instant>,
-    /// How often it has failed in a row.
-    pub(super) failures: u32,
+    /// What is settled and in the spool still, oldest first.
+    pub(super) leftovers: VecDeque<Leftover>,
+    /// The last of them that was come upon: what is behind it is next.
+    pub(super) past: Option<Uuid>,
+    /// How the spool gets on, apart: a full disk has no room for what is pushed, perhaps none to clear
+    /// away either, and can be read all the same.
+    pub(super) pushing: Health,
+    pub(super) asking: Health,
+    pub(super) clearing: Health,
     /// The task knows that there is no more time than to spool the rest.
     pub(super) hurried: bool,
 }
@@ -54,6 +59,29 @@ pub(super) enum Fate {
     Waiting(u64),
     /// Written or lost: whatever is left of it in the spool counts no more.
     Counted,
+}
+
+/// A batch to be cleared away.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leftover {
+    pub(super) id: Uuid,
+    /// Set aside rather than removed.
+    pub(super) unreadable: bool,
+}
+
+/// Whether the spool is worth asking.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// It has failed, and is left alone until then.
+    pub(super) rest: Option<Instant>,
+    /// How often it has failed in a row.
+    pub(super) failures: u32,
+}
+
+impl Health {
+    pub(super) fn is_resting(&self) -> bool {
+        self.rest.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 impl Taken {
@@ -80,7 +108,16 @@ impl Line {
         since.checked_add(age)
     }
 
-    pub(super) fn is_resting(&self) -> bool {
-        self.rest.is_some_and(|until| Instant::now() < until)
+    /// What there is of a settled batch in the spool counts no more, and can go.
+    pub(super) fn leave(&mut self, id: Uuid, unreadable: bool) {
+        self.own.insert(id, Fate::Counted);
+        self.leftovers.push_back(Leftover { id, unreadable });
+    }
+
+    /// When there is something to do although nothing happens.
+    pub(super) fn wakes(&self) -> Option<Instant> {
+        let asking = self.asking.rest.filter(|_| self.behind);
+        let clearing = self.clearing.rest.filter(|_| !self.leftovers.is_empty());
+        asking.into_iter().chain(clearing).min()
     }
 }

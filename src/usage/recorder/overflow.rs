@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::line::{Fate, Line, Taken};
+use super::line::{Fate, Health, Leftover, Line, Taken};
 use super::queue::{BUSY, EMPTY, FILLING, HALF, Queue};
 use super::report;
 use super::together::{First, first_of, meanwhile};
@@ -58,14 +58,14 @@ impl Writer {
                 }
                 if !line.hurried {
                     line.hurried = true;
-                    line.rest = None;
+                    line.pushing.rest = None;
                 }
             }
-            if let Some(rest) = line.rest {
+            if let Some(rest) = line.pushing.rest {
                 let hurried = line.hurried;
                 queue.wait(BUSY, Some(rest), || hurry() && !hurried).await;
-                if !line.is_resting() {
-                    line.rest = None;
+                if !line.pushing.is_resting() {
+                    line.pushing.rest = None;
                 }
                 continue;
             }
@@ -101,7 +101,9 @@ impl Writer {
         let batch = taken.batch.clone();
         let id = batch.id;
         line.own.insert(id, Fate::Doubtful);
-        let push = self.ask(line, |spool| async move { spool.push(&batch).await });
+        let push = self.ask(&mut line.pushing, |spool| async move {
+            spool.push(&batch).await
+        });
         if push.await.is_none() {
             return;
         }
@@ -130,26 +132,25 @@ impl Writer {
     /// does not tell.
     pub(super) async fn next_of_spool(&self, queue: &Queue, line: &mut Line) -> bool {
         loop {
-            let Some(first) = self
-                .ask(line, |spool| async move { spool.first().await })
-                .await
-            else {
+            self.clear_away(line).await;
+            let past = line.past;
+            let next = move |spool: Arc<dyn Spool>| async move { spool.next(past).await };
+            let Some(next) = self.ask(&mut line.asking, next).await else {
                 return false;
             };
-            match first {
+            match next {
                 None => {
                     self.now_empty(queue, line);
                     return false;
                 }
                 Some(Spooled::Unreadable { id, events }) => {
-                    report::unreadable(id, events);
-                    self.count_spooled(line, id, events, false);
-                    queue.settled.notify_waiters();
-                    let aside =
-                        self.ask(line, move |spool| async move { spool.set_aside(id).await });
-                    if aside.await.is_some() {
-                        line.own.remove(&id);
+                    if line.own.get(&id) != Some(&Fate::Counted) {
+                        report::unreadable(id, events);
+                        self.count_spooled(line, id, events, false);
+                        line.leave(id, true);
+                        queue.settled.notify_waiters();
                     }
+                    line.past = Some(id);
                 }
                 Some(Spooled::Batch(batch)) => {
                     let id = batch.id;
@@ -165,12 +166,31 @@ impl Writer {
                         });
                         return true;
                     }
-                    self.remove(line, id).await;
+                    line.past = Some(id);
                 }
             }
-            if line.is_resting() {
-                return false;
+        }
+    }
+
+    /// Lets the spool forget what is settled.
+    pub(super) async fn clear_away(&self, line: &mut Line) {
+        while let Some(&Leftover { id, unreadable }) = line.leftovers.front()
+            && !line.clearing.is_resting()
+        {
+            let clear = move |spool: Arc<dyn Spool>| async move {
+                if unreadable {
+                    spool.set_aside(id).await
+                } else {
+                    spool.remove(id).await
+                }
+            };
+            if self.ask(&mut line.clearing, clear).await.is_some() {
+                line.leftovers.pop_front();
+                line.own.remove(&id);
             }
+        }
+        if line.leftovers.is_empty() {
+            line.past = None;
         }
     }
 
@@ -183,8 +203,7 @@ impl Writer {
                 drained += events;
                 false
             }
-            Fate::Counted => false,
-            Fate::Doubtful => true,
+            Fate::Counted | Fate::Doubtful => true,
         });
         if line.came_out + drained > 0 {
             report::drained(line.came_out + drained);
@@ -194,33 +213,27 @@ impl Writer {
         queue.settled.notify_waiters();
     }
 
-    /// Counts a batch of the spool that the sink has, or that is lost; once, however often it comes.
+    /// Counts a batch of the spool that the sink has, or that is lost.
     pub(super) fn count_spooled(&self, line: &mut Line, id: Uuid, events: u64, written: bool) {
         let counters = &self.inner.counters;
-        let (counter, events) = match (line.own.insert(id, Fate::Counted), written) {
-            (Some(Fate::Waiting(events)), true) => (&counters.drained, events),
-            (Some(Fate::Waiting(events)), false) => (&counters.spoiled, events),
+        let (counter, events) = match (line.own.get(&id), written) {
+            (Some(&Fate::Waiting(events)), true) => (&counters.drained, events),
+            (Some(&Fate::Waiting(events)), false) => (&counters.spoiled, events),
             (None, true) => (&counters.recovered, events),
             (None, false) => (&counters.unrecovered, events),
-            (Some(before), _) => {
-                // Memory has it still, and counts it.
-                line.own.insert(id, before);
-                return;
-            }
+            // Memory has it, and counts it, or it was counted.
+            (Some(Fate::Doubtful | Fate::Counted), _) => return,
         };
         line.came_out += events;
         counter.fetch_add(events, SeqCst);
     }
 
-    pub(super) async fn remove(&self, line: &mut Line, id: Uuid) {
-        let removed = self.ask(line, move |spool| async move { spool.remove(id).await });
-        if removed.await.is_some() {
-            line.own.remove(&id);
-        }
-    }
-
     /// Asks the spool; `None` when it fails, and is to be left alone for a while.
-    async fn ask<T, F>(&self, line: &mut Line, ask: impl FnOnce(Arc<dyn Spool>) -> F) -> Option<T>
+    async fn ask<T, F>(
+        &self,
+        health: &mut Health,
+        ask: impl FnOnce(Arc<dyn Spool>) -> F,
+    ) -> Option<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, SpoolError>> + Send + 'static,
@@ -229,19 +242,19 @@ impl Writer {
         let answer = ask(self.builder.spool.clone()?);
         match guarded(SPOOL_TIMEOUT, answer, SpoolError::new).await {
             Ok(answer) => {
-                line.failures = 0;
+                *health = Health::default();
                 Some(answer)
             }
             Err(error) => {
                 report::spool_failed(&error);
                 let (first, longest) = self.builder.backoff;
                 let pause = first
-                    .saturating_mul(1 << line.failures.min(16))
+                    .saturating_mul(1 << health.failures.min(16))
                     .min(longest);
-                line.failures += 1;
+                health.failures += 1;
                 // A spool that hangs takes half of the task's time at most.
                 let rest = jittered(pause).max(asked.elapsed()).min(LONGEST_REST);
-                line.rest = Some(Instant::now() + rest);
+                health.rest = Some(Instant::now() + rest);
                 None
             }
         }

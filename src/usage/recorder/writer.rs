@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::builder::RecorderBuilder;
-use super::line::{Fate, Line, Taken};
+use super::line::{Line, Taken};
 use super::queue::{EMPTY, FILLING, Inner, Queue};
 use super::report;
 use crate::usage::event::{UNMATCHED, UsageEvent};
@@ -58,7 +58,12 @@ impl Writer {
             if queue.hurry.load(SeqCst) && line.held.is_none() && queue.drafts.is_empty() {
                 return false;
             }
-            if line.behind && !line.is_resting() && self.next_of_spool(queue, line).await {
+            self.clear_away(line).await;
+            // Memory that fills up and cannot be spooled is written past the spool.
+            let waits = line.held.is_some() || !queue.drafts.is_empty();
+            let pressed = waits && line.pushing.is_resting() && self.inner.is_crowded(queue);
+            let spool_first = line.behind && !line.asking.is_resting() && !pressed;
+            if spool_first && self.next_of_spool(queue, line).await {
                 return true;
             }
             if let Some(held) = line.held.take() {
@@ -71,14 +76,11 @@ impl Writer {
                 line.head = self.take(queue, line);
                 return true;
             }
-            let spool_rests = line.behind && line.is_resting();
-            if closed() && (spool_rests || !line.behind) {
+            if closed() && (line.asking.is_resting() || !line.behind) {
                 return false;
             }
             let awake = || !queue.drafts.is_empty() || closed();
-            queue
-                .wait(EMPTY, line.rest.filter(|_| line.behind), awake)
-                .await;
+            queue.wait(EMPTY, line.wakes(), awake).await;
         }
     }
 
@@ -125,12 +127,12 @@ impl Writer {
             line.failing = matches!(answer, Err(SinkError::Unavailable(_)));
             match answer {
                 Ok(()) => {
-                    self.settle(queue, line, true).await;
+                    self.settle(queue, line, true);
                     return true;
                 }
                 Err(error @ SinkError::Rejected(_)) => {
                     report::rejected(&error, batch.events.len());
-                    self.settle(queue, line, false).await;
+                    self.settle(queue, line, false);
                     return true;
                 }
                 Err(error) => report::retry(&error, batch.events.len()),
@@ -152,13 +154,14 @@ impl Writer {
     }
 
     /// Counts the batch at the head of the line, and lets go of it.
-    async fn settle(&self, queue: &Queue, line: &mut Line, written: bool) {
+    fn settle(&self, queue: &Queue, line: &mut Line, written: bool) {
         let Some(head) = line.head.take() else { return };
         let id = head.batch.id;
         if head.spooled {
             self.count_spooled(line, id, head.events(), written);
+            line.leave(id, false);
             queue.settled.notify_waiters();
-            return self.remove(line, id).await;
+            return;
         }
         let counters = &self.inner.counters;
         let counter = if written {
@@ -167,9 +170,9 @@ impl Writer {
             &counters.failed
         };
         self.left_memory(queue, &head, counter);
-        if let Some(doubtful) = line.own.get_mut(&id) {
-            *doubtful = Fate::Counted;
-            line.behind = true;
+        if line.own.contains_key(&id) {
+            // A push that failed may have been done all the same.
+            line.leave(id, false);
         }
     }
 
