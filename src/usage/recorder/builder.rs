@@ -122,7 +122,8 @@ impl RecorderBuilder {
     /// Batches go there while the sink fails, and while it is slow as soon as half of the capacity is
     /// used. The sink gets them in the order in which they were recorded, those that an earlier process
     /// left first, and each under its id: once. What [`shutdown`](Recorder::shutdown) cannot write in
-    /// time goes there too. A spool that fails is like none: it is asked again later.
+    /// time goes there too. A spool that fails is like none, and is asked again later: what is in memory
+    /// is then written past it, and what finds no room there is lost.
     #[must_use]
     pub fn spool(mut self, spool: impl Spool) -> Self {
         self.spool = Some(Arc::new(spool));

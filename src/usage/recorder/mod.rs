@@ -7,13 +7,15 @@
 //!
 //! # With a spool
 //!
-//! 1. The line is: the batch in flight, the spool's from the oldest on, then the queue. Nobody overtakes.
+//! 1. The line is: the batch in flight, the spool's from the oldest on, then the queue.
 //! 2. A batch whose first try fails goes to the spool, and so does all that comes after it, by size or by
 //!    age as usual. While a write is slow rather than failing, that begins when half of the capacity is
 //!    used. What is in flight goes before what came later, and is tried all the while.
 //! 3. A batch leaves the spool when the sink has it or rejects it. In between its id makes it count once.
-//! 4. A spool that fails is left alone for a while, as if there were none: the queue is written past it.
-//!    What it may have taken all the same is recognized by its id when it comes out.
+//!    What cannot be removed, as on a full disk, does not keep back what is behind it.
+//! 4. A spool that fails is left alone for a while, as if there were none. When it cannot be read, or
+//!    takes no more while memory fills up, what is in memory is written past it. What it has taken
+//!    although it seemed to fail is recognized by its id when it comes out.
 //! 5. Shutdown keeps a quarter of its time to spool what is left.
 
 mod builder;
