@@ -17,4 +17,4 @@ pub use postgres::PostgresBackend;
 pub use sql::{BackendError, Dropped, InvalidTablePrefix, Maintenance, Retention};
 #[cfg(feature = "_sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
-pub use sqlite::SqliteBackend;
+pub use sqlite::{SqliteBackend, SqliteSpool};

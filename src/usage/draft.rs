@@ -20,6 +20,12 @@ pub(crate) trait Attribution: fmt::Debug + Send + Sync {
     fn owner(&self) -> Option<Arc<str>>;
 }
 
+/// What an event takes while it waits, with texts of the usual length.
+pub(crate) const EVENT_BYTES: u64 = 256;
+
+/// Texts of an event that [`EVENT_BYTES`] covers: as long as a request id.
+const USUAL_TEXT_BYTES: usize = 64;
+
 /// A path's bytes; most are short enough to need no memory of their own.
 pub(crate) type Path = SmallVec<[u8; 64]>;
 
@@ -51,6 +57,19 @@ impl Draft {
         std::str::from_utf8(&self.path).unwrap_or_default()
     }
 
+    /// What it takes beyond [`EVENT_BYTES`]: nothing, with texts of the usual length.
+    #[inline]
+    pub(crate) fn extra_bytes(&self) -> u64 {
+        let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+        let path = if self.path.spilled() {
+            self.path.capacity()
+        } else {
+            0
+        };
+        let texts = path + length(&self.request_id) + length(&self.resource_id);
+        texts.saturating_sub(USUAL_TEXT_BYTES) as u64
+    }
+
     pub(crate) fn into_event(self, unmatched: &Arc<str>) -> UsageEvent {
         debug_assert_eq!(&**unmatched, UNMATCHED);
         UsageEvent {
@@ -73,5 +92,15 @@ impl Draft {
             response_bytes: self.response_bytes,
             client_address: self.client_address,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_takes_what_it_is_said_to_take() {
+        assert!(size_of::<Draft>() as u64 <= EVENT_BYTES);
     }
 }

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use super::draft::EVENT_BYTES;
 use super::outcome::Refusal;
 
 /// What a recorder has seen since it was made.
 ///
-/// Once nothing is queued, `accepted == written + lost`.
+/// Once nothing is queued, `accepted == written + lost + spooled`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RecorderStats {
@@ -20,6 +21,17 @@ pub struct RecorderStats {
     pub lost: u64,
     /// Events that wait to be written.
     pub queued: u64,
+    /// Bytes that they take: 256 an event, and what longer texts take beyond that.
+    pub queued_bytes: u64,
+    /// Events that are in the spool, where there is one, and will be written from there. They are
+    /// queued no more.
+    pub spooled: u64,
+    /// Events of earlier processes that were in the spool and are written now. They were accepted
+    /// elsewhere, and count nowhere else here.
+    pub recovered: u64,
+    /// Events of earlier processes that were in the spool and are lost: they could not be read back,
+    /// or the sink rejected them.
+    pub unrecovered: u64,
     /// Requests under way, streams that live for hours included.
     pub open: u64,
     /// Writes that failed and were tried again.
@@ -44,13 +56,21 @@ impl RecorderStats {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) begun: Padded,
-    /// Events that entered the queue.
-    pub(super) queued: Padded,
+    pub(super) queued: Queued,
     /// Events that never entered the queue.
     pub(super) dropped: AtomicU64,
+    /// Events that left the queue for the sink.
     pub(super) written: AtomicU64,
-    /// Events that entered the queue and were not written.
+    /// Events that left the queue for nowhere.
     pub(super) failed: AtomicU64,
+    /// Events that left the queue for the spool.
+    pub(super) spooled: AtomicU64,
+    /// Events that left the spool for the sink.
+    pub(super) drained: AtomicU64,
+    /// Events that left the spool for nowhere.
+    pub(super) spoiled: AtomicU64,
+    pub(super) recovered: AtomicU64,
+    pub(super) unrecovered: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) unverified: AtomicU64,
     pub(super) refused: [AtomicU64; Refusal::ALL.len()],
@@ -61,28 +81,55 @@ pub(super) struct Counters {
 #[repr(align(128))]
 pub(super) struct Padded(pub(super) AtomicU64);
 
+/// What entered the queue, on a cache line of its own too.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Queued {
+    /// Events that entered it.
+    pub(super) events: AtomicU64,
+    /// Bytes that the waiting ones take beyond [`EVENT_BYTES`] each. Few events have any, so that
+    /// most write nothing here.
+    pub(super) extra_bytes: AtomicU64,
+}
+
 impl Counters {
     /// Events that left the queue, one way or the other.
     pub(super) fn settled(&self) -> u64 {
-        self.written.load(Relaxed) + self.failed.load(Relaxed)
+        let settled = self.written.load(Relaxed) + self.failed.load(Relaxed);
+        settled + self.spooled.load(Relaxed)
+    }
+
+    /// What so many waiting events take.
+    pub(super) fn bytes_of(&self, events: u64) -> u64 {
+        let extra = self.queued.extra_bytes.load(Relaxed);
+        events.saturating_mul(EVENT_BYTES).saturating_add(extra)
     }
 
     pub(super) fn snapshot(&self) -> RecorderStats {
         // What an event does last is read first, so that no sum is smaller than its parts.
+        let drained = self.drained.load(Relaxed);
+        let spoiled = self.spoiled.load(Relaxed);
+        let spooled = self.spooled.load(Relaxed).max(drained + spoiled);
         let written = self.written.load(Relaxed);
         let failed = self.failed.load(Relaxed);
         let dropped = self.dropped.load(Relaxed);
-        let queued = self.queued.0.load(Relaxed).max(written + failed);
+        let settled = spooled + written + failed;
+        let queued = self.queued.events.load(Relaxed).max(settled);
         let accepted = queued + dropped;
+        let waiting = queued - settled;
         let refused = Refusal::ALL.into_iter().map(|reason| {
             let count = self.refused[reason as usize].load(Relaxed);
             (reason, count)
         });
         RecorderStats {
             accepted,
-            written,
-            lost: failed + dropped,
-            queued: queued - written - failed,
+            written: written + drained,
+            lost: failed + spoiled + dropped,
+            queued: waiting,
+            queued_bytes: self.bytes_of(waiting),
+            spooled: spooled - drained - spoiled,
+            recovered: self.recovered.load(Relaxed),
+            unrecovered: self.unrecovered.load(Relaxed),
             open: self.begun.0.load(Relaxed).saturating_sub(accepted),
             retries: self.retries.load(Relaxed),
             refused: refused.filter(|(_, count)| *count > 0).collect(),

@@ -27,6 +27,18 @@ pub(in crate::backend) enum SqliteSession {
     Transaction(Transaction<'static, Sqlite>),
 }
 
+impl SqliteEngine {
+    pub(super) fn new(writer: SqlitePool, readers: SqlitePool, names: Names) -> Self {
+        Self {
+            writer,
+            readers,
+            names,
+            known: Known::default(),
+            writes: AtomicU32::new(0),
+        }
+    }
+}
+
 impl SqliteSession {
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
         match self {

@@ -1,24 +1,25 @@
 //! Keys and usage in a SQLite database.
 
 mod engine;
+mod file;
 mod migrate;
 mod sink;
+mod spool;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 use self::engine::{SqliteEngine, SqliteSession};
+pub use self::spool::SqliteSpool;
 use super::sql::{
-    BackendError, Dialect, Dropped, InvalidTablePrefix, Known, Maintenance, Names, Retention,
-    SqlBackend, keep_in_sql,
+    BackendError, Dialect, Dropped, InvalidTablePrefix, Maintenance, Names, Retention, SqlBackend,
+    keep_in_sql,
 };
 use crate::id::KeyId;
 use crate::key::{
@@ -74,8 +75,6 @@ pub struct SqliteBackend(SqlBackend<SqliteEngine>);
 
 keep_in_sql!(SqliteBackend);
 
-/// How long a connection waits for another process that writes.
-const BUSY: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
 
 impl SqliteBackend {
@@ -88,25 +87,10 @@ impl SqliteBackend {
     ///
     /// [`BackendError::Unavailable`] when the file cannot be opened or is not a database.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .busy_timeout(BUSY)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            // Room for what one batch touches, in KiB: pages that have no room are written twice.
-            .pragma("cache_size", "-65536")
-            // Pages of the log of writes before they are put where they belong: what is written time and
-            // again is put there once.
-            .pragma("wal_autocheckpoint", "8192");
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(BUSY)
-        };
+        let options = file::options(path.as_ref());
         // One after the other: the first sets the file's mode.
-        let writer = pool(1).connect_with(options.clone()).await?;
-        let readers = pool(READERS).connect_with(options).await?;
+        let writer = file::pool(options.clone(), 1).await?;
+        let readers = file::pool(options, READERS).await?;
         Ok(Self::of(writer, readers))
     }
 
@@ -138,13 +122,8 @@ impl SqliteBackend {
     }
 
     fn of(writer: SqlitePool, readers: SqlitePool) -> Self {
-        Self(SqlBackend::new(SqliteEngine {
-            writer,
-            readers,
-            names: Names::new(Dialect::Sqlite),
-            known: Known::default(),
-            writes: AtomicU32::new(0),
-        }))
+        let names = Names::new(Dialect::Sqlite);
+        Self(SqlBackend::new(SqliteEngine::new(writer, readers, names)))
     }
 
     /// Lets the names of the tables begin with this instead of `keytally_`. Say so before anything
@@ -158,10 +137,7 @@ impl SqliteBackend {
         let engine = &self.0.engine;
         let names = engine.names.clone().with_prefix(prefix)?;
         let (writer, readers) = (engine.writer.clone(), engine.readers.clone());
-        let mut other = Self::of(writer, readers);
-        if let Some(engine) = Arc::get_mut(&mut other.0.engine) {
-            engine.names = names;
-        }
+        let other = Self(SqlBackend::new(SqliteEngine::new(writer, readers, names)));
         Ok(other.with_log(self.0.keep))
     }
 

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::queue::{Inner, Queue};
 use super::writer::Writer;
 use super::{Handle, Recorder};
+use crate::usage::draft::EVENT_BYTES;
 use crate::usage::event::UsageEvent;
 use crate::usage::outcome::{Cause, Outcome};
 use crate::usage::sink::UsageSink;
+use crate::usage::spool::Spool;
 
 /// What happens to a request whose event the recorder has no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,11 +30,13 @@ pub enum WhenFull {
 pub struct RecorderBuilder {
     pub(super) sink: Arc<dyn UsageSink>,
     pub(super) capacity: usize,
+    pub(super) capacity_bytes: u64,
     pub(super) batch_size: usize,
     pub(super) batch_age: Duration,
     pub(super) write_timeout: Duration,
     pub(super) backoff: (Duration, Duration),
     pub(super) when_full: WhenFull,
+    pub(super) spool: Option<Arc<dyn Spool>>,
     pub(super) classify: Option<Arc<Classify>>,
 }
 
@@ -44,20 +48,35 @@ impl RecorderBuilder {
         Self {
             sink,
             capacity: 32_768,
+            capacity_bytes: 32 << 20,
             batch_size: 2_048,
             batch_age: Duration::from_millis(250),
             write_timeout: Duration::from_secs(30),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
             when_full: WhenFull::default(),
+            spool: None,
             classify: None,
         }
     }
 
     /// Events that may wait to be written, those that are being written included: 32,768 unless set.
-    /// An event takes about 250 bytes.
+    /// What they may take is bounded by [`capacity_bytes`](Self::capacity_bytes) too, whichever is
+    /// reached first.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events.max(1);
+        self
+    }
+
+    /// Bytes that waiting events may take: 32 MiB unless set.
+    ///
+    /// An event counts 256 bytes, and what its path, request id and resource id take beyond 64 bytes.
+    /// Ordinary events reach the bound in events first; this one is for clients that send paths of
+    /// 8 KB. With [`WhenFull::Refuse`] it is looked at when a request begins, so that the texts of
+    /// those that are under way may pass it.
+    #[must_use]
+    pub fn capacity_bytes(mut self, bytes: u64) -> Self {
+        self.capacity_bytes = bytes.max(EVENT_BYTES);
         self
     }
 
@@ -97,6 +116,20 @@ impl RecorderBuilder {
         self
     }
 
+    /// Lets events wait in a file when the sink is slow or dead: nothing is lost as long as the file
+    /// takes them, and little when the process is killed. Without one they wait in memory alone.
+    ///
+    /// Batches go there while the sink fails, and while it is slow as soon as half of the capacity is
+    /// used. The sink gets them in the order in which they were recorded, those that an earlier process
+    /// left first, and each under its id: once. What [`shutdown`](Recorder::shutdown) cannot write in
+    /// time goes there too. A spool that fails is like none, and is asked again later: what is in memory
+    /// is then written past it, and what finds no room there is lost.
+    #[must_use]
+    pub fn spool(mut self, spool: impl Spool) -> Self {
+        self.spool = Some(Arc::new(spool));
+        self
+    }
+
     /// Classifies events otherwise than by their status; `None` leaves the usual outcome. It runs
     /// in the background and is not asked about refusals.
     ///
@@ -128,7 +161,7 @@ impl RecorderBuilder {
     ///
     /// Outside a tokio runtime.
     pub fn start(self) -> Recorder {
-        let queue = Queue::new(self.capacity, self.batch_size);
+        let queue = Queue::new(&self);
         let inner = Arc::new(Inner::new(Some(queue), self.when_full));
         let task = tokio::spawn(Writer::new(inner.clone(), self).run());
         if let Some(queue) = &inner.queue {
@@ -142,11 +175,13 @@ impl std::fmt::Debug for RecorderBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RecorderBuilder")
             .field("capacity", &self.capacity)
+            .field("capacity_bytes", &self.capacity_bytes)
             .field("batch_size", &self.batch_size)
             .field("batch_age", &self.batch_age)
             .field("write_timeout", &self.write_timeout)
             .field("backoff", &self.backoff)
             .field("when_full", &self.when_full)
+            .field("spool", &self.spool.is_some())
             .finish_non_exhaustive()
     }
 }

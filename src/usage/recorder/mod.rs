@@ -3,11 +3,27 @@
 //! A request pushes its event into a bounded queue without waiting for anyone. One task empties the
 //! queue into batches, by size or by age, and tries each batch under one id until it is written, the
 //! sink says never, or shutdown's time is up. Every event is counted on its way in and on its way
-//! out, so that `accepted = written + lost` at the end.
+//! out, so that `accepted = written + lost + spooled` at the end.
+//!
+//! # With a spool
+//!
+//! 1. The line is: the batch in flight, the spool's from the oldest on, then the queue.
+//! 2. A batch whose first try fails goes to the spool, and so does all that comes after it, by size or by
+//!    age as usual. While a write is slow rather than failing, that begins when half of the capacity is
+//!    used. What is in flight goes before what came later, and is tried all the while.
+//! 3. A batch leaves the spool when the sink has it or rejects it. In between its id makes it count once.
+//!    What cannot be removed, as on a full disk, does not keep back what is behind it.
+//! 4. A spool that fails is left alone for a while, as if there were none. When it cannot be read, or
+//!    takes no more while memory fills up, what is in memory is written past it. What it has taken
+//!    although it seemed to fail is recognized by its id when it comes out.
+//! 5. Shutdown keeps a quarter of its time to spool what is left.
 
 mod builder;
+mod line;
+mod overflow;
 mod queue;
 mod report;
+mod together;
 mod writer;
 
 use std::sync::Arc;
@@ -50,8 +66,11 @@ pub struct ShutdownReport {
     pub written: u64,
     /// All other requests that began since the recorder was made: events that were lost, those that
     /// came too late, and requests that were under way still and could not be ended. A batch whose
-    /// write was cut off by the timeout counts as lost, although the sink may have it.
+    /// write was cut off by the timeout counts as lost, although the sink may have it, unless the spool
+    /// has it.
     pub lost: u64,
+    /// Events that are left in the spool, where there is one, for the next process to write.
+    pub spooled: u64,
 }
 
 /// How long a task that was aborted may take to stop.
@@ -84,19 +103,20 @@ impl Recorder {
         self.0.0.counters.snapshot()
     }
 
-    /// Waits until everything that was recorded before is written or lost, as all is when the task's
-    /// runtime is gone.
+    /// Waits until everything that was recorded before is written, lost, as all is when the task's
+    /// runtime is gone, or safe in the spool, where there is one.
     pub async fn flush(&self) {
         let Some(queue) = &self.0.0.queue else { return };
         let counters = &self.0.0.counters;
-        let target = counters.queued.0.load(SeqCst);
+        let target = counters.queued.events.load(SeqCst);
         queue.flush_to.fetch_max(target, SeqCst);
         queue.wake.notify_one();
         queue.until(|| counters.settled() >= target).await;
     }
 
-    /// Records requests that are still open as cancelled, writes what is queued within the timeout,
-    /// and tells what became of everything. What is recorded afterwards counts as lost.
+    /// Records requests that are still open as cancelled, writes what is queued and spooled within the
+    /// timeout, and tells what became of everything. Where there is a spool, a quarter of the timeout
+    /// is kept to put there what could not be written. What is recorded afterwards counts as lost.
     ///
     /// Stop the server first: its last requests are then recorded as they ended. It may be called again,
     /// at the same time too: each call answers when all is settled, and the shortest timeout counts.
@@ -107,19 +127,29 @@ impl Recorder {
         let inner = &self.0.0;
         inner.open.abandon_all();
         inner.close();
-        if let Some(queue) = &inner.queue
-            && tokio::time::timeout(timeout, queue.ended()).await.is_err()
-        {
-            queue.abort();
-            // Not before it has stopped: it may be about to count a batch as written. That is a matter
-            // of moments, unless nobody drives its runtime.
-            let _ = tokio::time::timeout(GRACE, queue.ended()).await;
+        if let Some(queue) = &inner.queue {
+            let to_spool = if queue.spools {
+                timeout / 4
+            } else {
+                Duration::ZERO
+            };
+            let late = async |time| tokio::time::timeout(time, queue.ended()).await.is_err();
+            if late(timeout - to_spool).await {
+                queue.hurry();
+                if !queue.spools || late(to_spool).await {
+                    queue.abort();
+                    // Not before it has stopped: it may be about to count a batch as written. That is a
+                    // matter of moments, unless nobody drives its runtime.
+                    late(GRACE).await;
+                }
+            }
         }
         let stats = inner.counters.snapshot();
         ShutdownReport {
             written: stats.written,
             // Whatever is under way still comes too late.
             lost: stats.lost + stats.queued + stats.open,
+            spooled: stats.spooled,
         }
     }
 
@@ -133,8 +163,10 @@ impl Recorder {
             && let Some(queue) = &inner.queue
         {
             let gone = inner.counters.settled() + inner.counters.dropped.load(Relaxed);
-            let full = begun.saturating_sub(gone) >= queue.capacity as u64;
-            if full || inner.closed.load(Relaxed) {
+            let unsettled = begun.saturating_sub(gone);
+            let room = unsettled < queue.capacity as u64
+                && inner.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes;
+            if !room || inner.closed.load(Relaxed) {
                 inner.counters.begun.0.fetch_sub(1, Relaxed);
                 return false;
             }

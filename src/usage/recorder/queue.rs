@@ -2,15 +2,14 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, fence};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::builder::WhenFull;
+use super::builder::{RecorderBuilder, WhenFull};
 use super::report::{self, Drops};
 use crate::usage::draft::Draft;
 use crate::usage::open::OpenRequests;
@@ -34,28 +33,36 @@ pub(super) struct Queue {
     /// little of it is ever in use.
     pub(super) drafts: SegQueue<Draft>,
     pub(super) capacity: usize,
+    pub(super) capacity_bytes: u64,
     pub(super) batch_size: usize,
-    /// What the task waits for: [`BUSY`], [`EMPTY`] or [`FILLING`]; or that it does no more: [`ENDED`],
+    /// There is a spool for what cannot be written in time.
+    pub(super) spools: bool,
+    /// What the task waits for: [`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]; or that it does no more: [`ENDED`],
     /// [`SETTLED`].
     waiting: AtomicU8,
     pub(super) wake: Notify,
     /// Events that were queued when somebody last asked for a flush.
     pub(super) flush_to: AtomicU64,
+    /// No time for more than to spool the rest.
+    pub(super) hurry: AtomicBool,
     pub(super) settled: Notify,
-    /// Events of the batch that is being written.
-    pub(super) in_flight: AtomicUsize,
+    /// Events of the batch that is being written, and their extra bytes.
+    pub(super) in_flight: AtomicU64,
+    pub(super) in_flight_extra: AtomicU64,
     task: OnceLock<AbortHandle>,
 }
 
-const BUSY: u8 = 0;
+pub(super) const BUSY: u8 = 0;
 /// For the first event.
 pub(super) const EMPTY: u8 = 1;
 /// For as many as make a batch.
 pub(super) const FILLING: u8 = 2;
+/// For half of the capacity to be used.
+pub(super) const HALF: u8 = 3;
 /// The task has ended: nobody empties the queue any more.
-const ENDED: u8 = 3;
+const ENDED: u8 = 4;
 /// And what it left behind is counted.
-const SETTLED: u8 = 4;
+const SETTLED: u8 = 5;
 
 impl Inner {
     pub(super) fn new(queue: Option<Queue>, when_full: WhenFull) -> Self {
@@ -71,7 +78,8 @@ impl Inner {
 
     #[inline]
     pub(super) fn record(&self, draft: Draft) {
-        if !self.admit() {
+        let extra = draft.extra_bytes();
+        if !self.admit(extra) {
             return self.drop_one();
         }
         match &self.queue {
@@ -82,33 +90,76 @@ impl Inner {
         }
     }
 
-    /// Counts an event in, if there is room. Before it is pushed: whoever counts what is queued, as a
+    /// Counts an event in, if there is room for it and its extra bytes. Before it is pushed: whoever counts what is queued, as a
     /// flush does, misses none that is ahead of another in the queue.
     #[inline]
-    pub(super) fn admit(&self) -> bool {
+    pub(super) fn admit(&self, extra: u64) -> bool {
         if self.closed.load(SeqCst) {
             return false;
         }
         if let Some(queue) = &self.queue {
             // Requests that end at the very same moment may both find the last place.
-            let queued = self.counters.queued.0.load(Relaxed);
-            let waiting = queued.saturating_sub(self.counters.settled());
+            let waiting = self.waiting();
             if waiting >= queue.capacity as u64 {
                 return false;
             }
+            // A request that was let in is accounted for, however long its texts.
+            let bytes = self.counters.bytes_of(waiting + 1).saturating_add(extra);
+            if bytes > queue.capacity_bytes && self.when_full == WhenFull::Drop {
+                return false;
+            }
+            if extra > 0 {
+                self.counters.queued.extra_bytes.fetch_add(extra, SeqCst);
+            }
         }
-        self.counters.queued.0.fetch_add(1, SeqCst);
+        self.counters.queued.events.fetch_add(1, SeqCst);
         true
+    }
+
+    /// Events that wait to be written, those in flight included.
+    #[inline]
+    fn waiting(&self) -> u64 {
+        let queued = self.counters.queued.events.load(Relaxed);
+        queued.saturating_sub(self.counters.settled())
+    }
+
+    /// Whether what waits takes half of the bytes that it may take: no time to wait for more.
+    #[inline]
+    pub(super) fn is_heavy(&self, queue: &Queue) -> bool {
+        self.counters.bytes_of(self.waiting()) >= queue.capacity_bytes.div_ceil(2)
+    }
+
+    /// Whether half of the capacity is used, in events or in bytes.
+    #[inline]
+    pub(super) fn is_crowded(&self, queue: &Queue) -> bool {
+        self.waiting() >= (queue.capacity as u64).div_ceil(2) || self.is_heavy(queue)
     }
 
     /// Hands over an event that was counted.
     #[inline]
     pub(super) fn push(&self, queue: &Queue, draft: Draft) {
         queue.drafts.push(draft);
-        queue.pushed();
+        self.pushed(queue);
         if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
             // The task has looked for the last time before this event was there.
             self.give_up(queue);
+        }
+    }
+
+    /// Wakes the task if it waits for this event.
+    #[inline]
+    fn pushed(&self, queue: &Queue) {
+        let waiting = queue.waiting.load(SeqCst);
+        let due = match waiting {
+            EMPTY => true,
+            FILLING => queue.drafts.len() >= queue.batch_size || self.is_heavy(queue),
+            HALF => self.is_crowded(queue),
+            _ => false,
+        };
+        // It may have gone on meanwhile, or have ended, which must stay visible.
+        let claim = |to| queue.waiting.compare_exchange(waiting, to, SeqCst, SeqCst);
+        if due && claim(BUSY).is_ok() {
+            queue.wake.notify_one();
         }
     }
 
@@ -138,10 +189,13 @@ impl Inner {
 
     /// Counts what the task left behind as lost; the task must have ended.
     fn give_up(&self, queue: &Queue) {
-        let mut lost = queue.in_flight.swap(0, SeqCst) as u64;
-        while queue.drafts.pop().is_some() {
+        let mut lost = queue.in_flight.swap(0, SeqCst);
+        let mut extra = queue.in_flight_extra.swap(0, SeqCst);
+        while let Some(draft) = queue.drafts.pop() {
             lost += 1;
+            extra += draft.extra_bytes();
         }
+        self.counters.queued.extra_bytes.fetch_sub(extra, Relaxed);
         if lost > 0 {
             self.counters.failed.fetch_add(lost, Relaxed);
             report::given_up(lost);
@@ -151,16 +205,20 @@ impl Inner {
 }
 
 impl Queue {
-    pub(super) fn new(capacity: usize, batch_size: usize) -> Self {
+    pub(super) fn new(builder: &RecorderBuilder) -> Self {
         Self {
             drafts: SegQueue::new(),
-            capacity,
-            batch_size: batch_size.min(capacity),
+            capacity: builder.capacity,
+            capacity_bytes: builder.capacity_bytes,
+            batch_size: builder.batch_size.min(builder.capacity),
+            spools: builder.spool.is_some(),
             waiting: AtomicU8::new(BUSY),
             wake: Notify::new(),
             flush_to: AtomicU64::new(0),
+            hurry: AtomicBool::new(false),
             settled: Notify::new(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: AtomicU64::new(0),
+            in_flight_extra: AtomicU64::new(0),
             task: OnceLock::new(),
         }
     }
@@ -170,26 +228,9 @@ impl Queue {
         debug_assert!(first.is_ok(), "a queue has one task");
     }
 
-    /// Wakes the task if it waits for this event.
-    #[inline]
-    fn pushed(&self) {
-        let waiting = self.waiting.load(SeqCst);
-        let due = match waiting {
-            EMPTY => true,
-            FILLING => self.drafts.len() >= self.batch_size,
-            _ => false,
-        };
-        // It may have gone on meanwhile, or have ended, which must stay visible.
-        let claim = |to| self.waiting.compare_exchange(waiting, to, SeqCst, SeqCst);
-        if due && claim(BUSY).is_ok() {
-            self.wake.notify_one();
-        }
-    }
-
-    /// For the task: waits until `due` holds or the time is up. Whoever makes it hold reads `waiting`
+    /// For the task: waits until `due` holds or `end` has come. Whoever makes it hold reads `waiting`
     /// afterwards, and it is checked again after `waiting` was written: one of the two sees the other.
-    pub(super) async fn wait(&self, what: u8, time: Option<Duration>, due: impl Fn() -> bool) {
-        let end = time.and_then(|time| Instant::now().checked_add(time));
+    pub(super) async fn wait(&self, what: u8, end: Option<Instant>, due: impl Fn() -> bool) {
         loop {
             self.waiting.store(what, SeqCst);
             fence(SeqCst);
@@ -227,6 +268,12 @@ impl Queue {
     /// Waits until the task has ended and what it left behind is counted.
     pub(super) async fn ended(&self) {
         self.until(|| self.waiting.load(SeqCst) == SETTLED).await;
+    }
+
+    /// Lets the task spool what it has, and end.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(true, SeqCst);
+        self.wake.notify_one();
     }
 
     /// Ends the task where it stands.

@@ -9,7 +9,10 @@ use std::sync::{
 #[cfg(feature = "tracing")]
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::usage::sink::SinkError;
+use crate::usage::spool::SpoolError;
 
 /// Events that found no room: the first is told at once, then their number at most once a second.
 #[derive(Debug, Default)]
@@ -62,5 +65,32 @@ pub(super) fn retry(error: &SinkError, events: usize) {
         events,
         error = error as &dyn std::error::Error,
         "usage write failed, trying again"
+    );
+}
+
+pub(super) fn spooling() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!("usage events go to the spool");
+}
+
+pub(super) fn drained(events: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(events, "the usage spool is empty again");
+}
+
+pub(super) fn spool_failed(error: &SpoolError) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "usage spool failed, trying again later"
+    );
+}
+
+pub(super) fn unreadable(batch: Uuid, events: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        events,
+        %batch,
+        "usage events lost: the spool cannot read them back"
     );
 }

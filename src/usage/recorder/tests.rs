@@ -1,3 +1,5 @@
+mod spooled;
+
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -115,6 +117,24 @@ fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
         (written + lost, 0, 0),
         "{stats:?}"
     );
+    assert_eq!(stats.queued_bytes, 0);
+}
+
+/// An event whose path takes so many bytes beyond the usual.
+fn long_draft(extra: usize) -> Draft {
+    let draft = Draft {
+        path: Path::from_vec(vec![b'x'; extra + 64]),
+        ..draft()
+    };
+    assert_eq!(draft.extra_bytes(), extra as u64);
+    draft
+}
+
+fn record_long(recorder: &Recorder, events: usize, extra: usize) {
+    for _ in 0..events {
+        assert!(recorder.begin());
+        recorder.record(long_draft(extra));
+    }
 }
 
 const SOON: Duration = Duration::from_secs(5);
@@ -187,10 +207,87 @@ async fn rule_9_what_finds_no_room_is_counted_as_lost() {
         report,
         ShutdownReport {
             written: 0,
-            lost: 25
+            lost: 25,
+            spooled: 0
         }
     );
     assert_conserved(&recorder, 0, 25);
+}
+
+#[tokio::test]
+async fn long_texts_fill_it_early_and_give_the_room_back() {
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone())
+        .capacity_bytes(4 * 1_256 + 255)
+        .write_timeout(Duration::from_millis(10))
+        .start();
+    record_long(&recorder, 5, 1_000);
+    let stats = recorder.stats();
+    assert_eq!((stats.queued, stats.lost), (4, 1));
+    assert_eq!(stats.queued_bytes, 4 * 1_256);
+    tokio::task::yield_now().await;
+    // In flight they still take it.
+    record(&recorder, 1);
+    assert_eq!(recorder.stats().lost, 2);
+    recorder.flush().await;
+    assert_conserved(&recorder, 4, 2);
+    // Twenty of the ordinary ones.
+    record(&recorder, 21);
+    assert_eq!(recorder.stats().queued, 20);
+    recorder.flush().await;
+    assert_conserved(&recorder, 24, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_long_texts_does_not_wait_for_more() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .capacity_bytes(10_000)
+        .batch_age(SOON * 100)
+        .start();
+    record_long(&recorder, 3, 1_400);
+    tokio::time::sleep(SOON).await;
+    assert_eq!(sink.events(), 0);
+    record_long(&recorder, 1, 1_400);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_conserved(&recorder, 4, 0);
+}
+
+#[tokio::test]
+async fn what_is_lost_gives_its_bytes_back() {
+    let recorder = Recorder::builder(Scripted::with(&[Turn::Reject, Turn::Hang]))
+        .batch_size(2)
+        .start();
+    record_long(&recorder, 2, 500);
+    recorder.flush().await;
+    assert_conserved(&recorder, 0, 2);
+    record_long(&recorder, 5, 500);
+    let report = recorder.shutdown(Duration::from_millis(20)).await;
+    assert_eq!(report.lost, 7);
+    assert_conserved(&recorder, 0, 7);
+}
+
+#[tokio::test]
+async fn a_recorder_that_refuses_when_full_looks_at_the_bytes_too() {
+    let recorder = Recorder::builder(Scripted::default())
+        .capacity_bytes(1_000)
+        .when_full(WhenFull::Refuse)
+        .start();
+    for _ in 0..3 {
+        assert!(recorder.begin());
+    }
+    assert!(!recorder.begin());
+    // What was let in is accounted for, however long its texts.
+    for _ in 0..3 {
+        recorder.record(long_draft(8_000));
+    }
+    assert_eq!(recorder.stats().queued_bytes, 3 * 8_256);
+    assert!(!recorder.begin());
+    recorder.flush().await;
+    record_long(&recorder, 1, 8_000);
+    assert!(!recorder.begin());
+    recorder.flush().await;
+    assert_conserved(&recorder, 4, 0);
 }
 
 #[tokio::test]
@@ -249,9 +346,9 @@ async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (2, 1));
     // Whether it has not ended yet, is on its way into the queue, or came too late.
-    recorder.0.0.counters.queued.0.fetch_add(1, SeqCst);
+    recorder.0.0.counters.queued.events.fetch_add(1, SeqCst);
     assert_eq!(recorder.shutdown(SOON).await, report);
-    recorder.0.0.counters.queued.0.fetch_sub(1, SeqCst);
+    recorder.0.0.counters.queued.events.fetch_sub(1, SeqCst);
     recorder.record(draft());
     assert_eq!(recorder.shutdown(SOON).await, report);
     assert_conserved(&recorder, 2, 1);
@@ -268,7 +365,7 @@ async fn a_flush_waits_for_what_is_on_its_way_into_the_queue() {
     let recorder = Recorder::new(sink.clone());
     let inner = &recorder.0.0;
     assert!(recorder.begin());
-    assert!(inner.admit());
+    assert!(inner.admit(0));
     record(&recorder, 1);
     let flush = recorder.flush();
     tokio::pin!(flush);
@@ -287,7 +384,7 @@ async fn rule_9_what_is_pushed_after_the_end_is_lost() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
     assert!(recorder.begin());
-    assert!(inner.admit());
+    assert!(inner.admit(0));
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (0, 1));
     inner.push(inner.queue.as_ref().unwrap(), draft());
@@ -306,7 +403,8 @@ async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
         report,
         ShutdownReport {
             written: 100,
-            lost: 0
+            lost: 0,
+            spooled: 0
         }
     );
     record(&recorder, 3);
@@ -315,7 +413,8 @@ async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
         recorder.shutdown(SOON).await,
         ShutdownReport {
             written: 100,
-            lost: 3
+            lost: 3,
+            spooled: 0
         }
     );
 }
@@ -330,7 +429,8 @@ async fn shutdown_ends_when_its_time_is_up() {
         report,
         ShutdownReport {
             written: 0,
-            lost: 25
+            lost: 25,
+            spooled: 0
         }
     );
     assert_conserved(&recorder, 0, 25);
@@ -548,7 +648,8 @@ async fn open_requests_are_ended_by_shutdown() {
         report,
         ShutdownReport {
             written: 1,
-            lost: 0
+            lost: 0,
+            spooled: 0
         }
     );
     assert_eq!(open.1.load(SeqCst), 1);
@@ -591,7 +692,8 @@ async fn without_a_sink_events_are_only_counted() {
         report,
         ShutdownReport {
             written: 5,
-            lost: 0
+            lost: 0,
+            spooled: 0
         }
     );
     record(&recorder, 2);

@@ -1,0 +1,190 @@
+//! A spool in a SQLite file.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use super::engine::SqliteEngine;
+use super::file;
+use crate::backend::sql::{BackendError, Dialect, Migration, Names, decode, migrate};
+use crate::usage::{Batch, Spool, SpoolError, Spooled};
+
+const STEPS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "the line of batches",
+    sql: include_str!("migrations/spool_1.sql"),
+}];
+
+/// What the names of its tables begin with: other than those of a backend, which may share the file.
+const PREFIX: &str = "keytally_spool_";
+
+/// A [`Spool`] in a SQLite file on the service's own machine, which outlives the process and the
+/// outage of any database.
+///
+/// Clones share the connection. Every batch is synced to the disk before it counts as spooled.
+///
+/// ```
+/// use keytally::backend::{SqliteBackend, SqliteSpool};
+/// use keytally::usage::Recorder;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir().join(format!("keytally-spool-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("spool.db");
+/// # let backend = SqliteBackend::in_memory().await?;
+/// let spool = SqliteSpool::open(path).await?;
+/// let recorder = Recorder::builder(backend).spool(spool).start();
+/// # let _ = recorder.shutdown(std::time::Duration::from_secs(5)).await;
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok(()) }
+/// ```
+///
+/// # What goes wrong
+///
+/// A batch that cannot be read back is put into the table `keytally_spool_unreadable`, its events
+/// count as lost, and those behind it are drained. Processes may share a file: each writes what it
+/// finds, and a batch that two of them write counts once, by its id.
+///
+/// # Tables
+///
+/// `keytally_spool_batches`, `keytally_spool_unreadable` and `keytally_spool_migrations`. A file of its own
+/// shrinks again once it is drained.
+#[derive(Clone)]
+pub struct SqliteSpool(Arc<SqliteEngine>);
+
+impl SqliteSpool {
+    /// Opens a file, or makes it if there is none, with its tables.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unavailable`] when the file cannot be opened or is not a database,
+    /// [`BackendError::NewerSchema`] when a newer version of the crate made its tables, or
+    /// [`BackendError::OtherSchema`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
+        let options = file::options(path.as_ref()).auto_vacuum(SqliteAutoVacuum::Incremental);
+        let pool = file::pool(options, 1).await?;
+        let names = Names::new(Dialect::Sqlite).with_prefix(PREFIX);
+        let names = names.map_err(BackendError::unavailable)?;
+        let engine = SqliteEngine::new(pool.clone(), pool, names);
+        migrate(&engine, &STEPS).await?;
+        Ok(Self(Arc::new(engine)))
+    }
+
+    /// How many events wait in it.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError`] when the file cannot be read.
+    pub async fn events(&self) -> Result<u64, SpoolError> {
+        let sql = "SELECT coalesce(sum(events), 0) FROM §batches";
+        let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer);
+        let events: Result<i64, _> = row.await.and_then(|row| row.try_get(0));
+        events.map(i64::cast_unsigned).map_err(SpoolError::new)
+    }
+
+    fn sql(&self, template: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(self.0.names.sql(template))
+    }
+
+    async fn add(&self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let text =
+            serde_json::to_string(batch).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let sql = "INSERT INTO §batches (id, events, checksum, batch) VALUES (?, ?, ?, ?)
+            ON CONFLICT (id) DO NOTHING";
+        sqlx::query(self.sql(sql))
+            .bind(&batch.id.as_bytes()[..])
+            .bind(batch.events.len() as i64)
+            .bind(i64::from(crc32fast::hash(text.as_bytes())))
+            .bind(text)
+            .execute(&self.0.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn oldest(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, sqlx::Error> {
+        // As bytes: what is no text any more must come out all the same.
+        let sql = "SELECT id, events, checksum, CAST(batch AS BLOB) FROM §batches
+            WHERE place > coalesce((SELECT place FROM §batches WHERE id = ?), 0)
+            ORDER BY place LIMIT 1";
+        let row = sqlx::query(self.sql(sql))
+            .bind(behind.map(|id| id.as_bytes().to_vec()))
+            .fetch_optional(&self.0.writer);
+        row.await?.as_ref().map(spooled).transpose()
+    }
+
+    async fn delete(&self, id: Uuid) -> Result<(), sqlx::Error> {
+        let sql = "DELETE FROM §batches WHERE id = ?";
+        sqlx::query(self.sql(sql))
+            .bind(&id.as_bytes()[..])
+            .execute(&self.0.writer)
+            .await?;
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM §batches LIMIT 1)";
+        let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer);
+        if row.await?.try_get::<i64, _>(0)? == 0 {
+            // An outage's worth of disk is given back. Whether that works out is of no weight.
+            let shrink = "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)";
+            let _ = sqlx::raw_sql(shrink).fetch_all(&self.0.writer).await;
+        }
+        Ok(())
+    }
+
+    async fn put_aside(&self, id: Uuid) -> Result<(), sqlx::Error> {
+        let mut tx = self.0.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for sql in [
+            "INSERT INTO §unreadable SELECT place, id, events, checksum, batch FROM §batches
+                WHERE id = ?",
+            "DELETE FROM §batches WHERE id = ?",
+        ] {
+            sqlx::query(self.sql(sql))
+                .bind(&id.as_bytes()[..])
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await
+    }
+}
+
+fn spooled(row: &SqliteRow) -> Result<Spooled, sqlx::Error> {
+    let id = Uuid::from_slice(row.try_get(0)?).map_err(decode)?;
+    let (events, checksum): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+    let text: &[u8] = row.try_get(3)?;
+    let intact = i64::from(crc32fast::hash(text)) == checksum;
+    Ok(match serde_json::from_slice::<Batch>(text) {
+        Ok(batch) if intact && batch.id == id => Spooled::Batch(batch),
+        _ => Spooled::Unreadable {
+            id,
+            events: u64::try_from(events).unwrap_or(0),
+        },
+    })
+}
+
+#[async_trait]
+impl Spool for SqliteSpool {
+    async fn push(&self, batch: &Batch) -> Result<(), SpoolError> {
+        self.add(batch).await.map_err(SpoolError::new)
+    }
+
+    async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError> {
+        self.oldest(behind).await.map_err(SpoolError::new)
+    }
+
+    async fn remove(&self, id: Uuid) -> Result<(), SpoolError> {
+        self.delete(id).await.map_err(SpoolError::new)
+    }
+
+    async fn set_aside(&self, id: Uuid) -> Result<(), SpoolError> {
+        self.put_aside(id).await.map_err(SpoolError::new)
+    }
+}
+
+impl fmt::Debug for SqliteSpool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SqliteSpool")
+    }
+}

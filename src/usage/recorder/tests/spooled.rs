@@ -1,0 +1,649 @@
+//! The recorder with a spool.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{Draft, SOON, draft};
+use crate::usage::recorder::{Recorder, RecorderBuilder, RecorderStats};
+use crate::usage::{Batch, SinkError, Spool, SpoolError, Spooled, UsageEvent, UsageSink};
+
+/// What something that can be out of order does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Works,
+    Fails,
+    /// Does it, and says that it did not.
+    DoesAndFails,
+    Hangs,
+    Rejects,
+}
+use Mode::{DoesAndFails, Fails, Hangs, Rejects, Works};
+
+/// A mode that can be changed under whoever hangs.
+#[derive(Clone)]
+struct Switch(Arc<watch::Sender<Mode>>);
+
+impl Switch {
+    fn new(mode: Mode) -> Self {
+        Self(Arc::new(watch::Sender::new(mode)))
+    }
+
+    fn set(&self, mode: Mode) {
+        self.0.send_replace(mode);
+    }
+
+    async fn mode(&self) -> Mode {
+        let mut modes = self.0.subscribe();
+        *modes.wait_for(|mode| *mode != Hangs).await.unwrap()
+    }
+}
+
+/// A sink that counts a batch once, and remembers the order of what was new.
+#[derive(Clone)]
+struct Database {
+    switch: Switch,
+    batches: Arc<Mutex<HashMap<Uuid, u32>>>,
+    numbers: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Database {
+    fn new(mode: Mode) -> Self {
+        Self {
+            switch: Switch::new(mode),
+            batches: Arc::default(),
+            numbers: Arc::default(),
+        }
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.numbers.lock().unwrap().clone()
+    }
+
+    fn keep(&self, batch: &Batch) {
+        let mut batches = self.batches.lock().unwrap();
+        let times = batches.entry(batch.id).or_default();
+        *times += 1;
+        if *times == 1 {
+            let numbers = batch.events.iter().map(|event| event.latency_us);
+            self.numbers.lock().unwrap().extend(numbers);
+        }
+    }
+}
+
+#[async_trait]
+impl UsageSink for Database {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        let mode = self.switch.mode().await;
+        match mode {
+            Fails => return Err(SinkError::unavailable("down")),
+            Rejects => return Err(SinkError::rejected("nonsense")),
+            _ => self.keep(batch),
+        }
+        if mode == DoesAndFails {
+            return Err(SinkError::unavailable("the answer got lost"));
+        }
+        Ok(())
+    }
+}
+
+/// A spool in memory, which outlives the recorder.
+#[derive(Clone)]
+struct Shelf {
+    push: Switch,
+    next: Switch,
+    remove: Switch,
+    line: Arc<Mutex<VecDeque<Spooled>>>,
+    aside: Arc<Mutex<Vec<Uuid>>>,
+    pushes: Arc<Mutex<usize>>,
+}
+
+fn id_of(spooled: &Spooled) -> Uuid {
+    match spooled {
+        Spooled::Batch(batch) => batch.id,
+        Spooled::Unreadable { id, .. } => *id,
+    }
+}
+
+impl Shelf {
+    fn new() -> Self {
+        Self {
+            push: Switch::new(Works),
+            next: Switch::new(Works),
+            remove: Switch::new(Works),
+            line: Arc::default(),
+            aside: Arc::default(),
+            pushes: Arc::default(),
+        }
+    }
+
+    fn events(&self) -> u64 {
+        let line = self.line.lock().unwrap();
+        let events = line.iter().map(|spooled| match spooled {
+            Spooled::Batch(batch) => batch.events.len() as u64,
+            Spooled::Unreadable { events, .. } => *events,
+        });
+        events.sum()
+    }
+
+    fn pushes(&self) -> usize {
+        *self.pushes.lock().unwrap()
+    }
+
+    fn spoil(&self, index: usize) {
+        let mut line = self.line.lock().unwrap();
+        let Spooled::Batch(batch) = &line[index] else {
+            panic!("spoiled already");
+        };
+        line[index] = Spooled::Unreadable {
+            id: batch.id,
+            events: batch.events.len() as u64,
+        };
+    }
+
+    /// Does it, or not, as the mode says.
+    async fn with<T>(&self, switch: &Switch, act: impl FnOnce() -> T) -> Result<T, SpoolError> {
+        match switch.mode().await {
+            Fails => Err(SpoolError::new("broken")),
+            DoesAndFails => {
+                act();
+                Err(SpoolError::new("the answer got lost"))
+            }
+            _ => Ok(act()),
+        }
+    }
+}
+
+#[async_trait]
+impl Spool for Shelf {
+    async fn push(&self, batch: &Batch) -> Result<(), SpoolError> {
+        self.with(&self.push, || {
+            *self.pushes.lock().unwrap() += 1;
+            let mut line = self.line.lock().unwrap();
+            if line.iter().all(|it| id_of(it) != batch.id) {
+                line.push_back(Spooled::Batch(batch.clone()));
+            }
+        })
+        .await
+    }
+
+    async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError> {
+        let next = || {
+            let line = self.line.lock().unwrap();
+            let place = line.iter().position(|it| Some(id_of(it)) == behind);
+            line.get(place.map_or(0, |place| place + 1)).cloned()
+        };
+        self.with(&self.next, next).await
+    }
+
+    async fn remove(&self, id: Uuid) -> Result<(), SpoolError> {
+        let remove = || self.line.lock().unwrap().retain(|it| id_of(it) != id);
+        self.with(&self.remove, remove).await
+    }
+
+    async fn set_aside(&self, id: Uuid) -> Result<(), SpoolError> {
+        self.remove(id).await?;
+        self.aside.lock().unwrap().push(id);
+        Ok(())
+    }
+}
+
+fn builder(database: &Database, shelf: &Shelf) -> RecorderBuilder {
+    Recorder::builder(database.clone())
+        .capacity(100)
+        .batch_size(10)
+        .batch_age(Duration::from_millis(10))
+        .spool(shelf.clone())
+}
+
+/// Records events with these numbers.
+fn record(recorder: &Recorder, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        assert!(recorder.begin());
+        recorder.record(Draft {
+            latency_us: number,
+            ..draft()
+        });
+    }
+}
+
+/// Waits, in paused time, for what is bound to happen.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("it did not happen");
+}
+
+/// Rule 9, once nothing is queued.
+fn assert_conserved(recorder: &Recorder, written: u64, lost: u64, spooled: u64) -> RecorderStats {
+    let stats = recorder.stats();
+    assert_eq!(
+        (stats.written, stats.lost, stats.spooled),
+        (written, lost, spooled),
+        "{stats:?}"
+    );
+    assert_eq!(
+        (stats.accepted, stats.queued, stats.open),
+        (written + lost + spooled, 0, 0),
+        "{stats:?}"
+    );
+    assert_eq!(stats.queued_bytes, 0);
+    stats
+}
+
+fn counted_to(end: u64) -> Vec<u64> {
+    (0..end).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_loses_nothing_and_keeps_the_order() {
+    for mode in [Fails, Hangs] {
+        let (database, shelf) = (Database::new(mode), Shelf::new());
+        let recorder = builder(&database, &shelf).start();
+        for round in 0..100 {
+            record(&recorder, round * 30..(round + 1) * 30);
+            // As long as a disk may take.
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        if mode == Fails {
+            recorder.flush().await;
+            assert_conserved(&recorder, 0, 0, 3_000);
+            assert_eq!(shelf.events(), 3_000);
+        }
+        database.switch.set(Works);
+        until(|| recorder.stats().written == 3_000).await;
+        assert_conserved(&recorder, 3_000, 0, 0);
+        until(|| shelf.events() == 0).await;
+        assert_eq!(database.numbers(), counted_to(3_000), "{mode:?}");
+        // Then it is as it was before.
+        let pushes = shelf.pushes();
+        record(&recorder, 3_000..3_010);
+        recorder.flush().await;
+        assert_conserved(&recorder, 3_010, 0, 0);
+        assert_eq!(shelf.pushes(), pushes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_sink_works_nothing_is_spooled() {
+    let (database, shelf) = (Database::new(Works), Shelf::new());
+    let recorder = builder(&database, &shelf).start();
+    for round in 0..20 {
+        record(&recorder, round * 40..(round + 1) * 40);
+        recorder.flush().await;
+    }
+    assert_conserved(&recorder, 800, 0, 0);
+    assert_eq!(database.numbers(), counted_to(800));
+    assert_eq!(shelf.pushes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_write_waits_in_memory_until_half_of_it_is_used() {
+    let (database, shelf) = (Database::new(Hangs), Shelf::new());
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..49);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((recorder.stats().queued, shelf.events()), (49, 0));
+    record(&recorder, 49..50);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // What is in flight went first.
+    assert_conserved(&recorder, 0, 0, 50);
+    assert_eq!(shelf.events(), 50);
+    database.switch.set(Works);
+    until(|| shelf.events() == 0).await;
+    assert_conserved(&recorder, 50, 0, 0);
+    assert_eq!(database.numbers(), counted_to(50));
+    assert!(database.batches.lock().unwrap().values().all(|n| *n == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_the_bytes_is_as_good_as_half_of_the_events() {
+    let (database, shelf) = (Database::new(Hangs), Shelf::new());
+    let builder = builder(&database, &shelf).capacity(100_000);
+    let recorder = builder.batch_size(2).capacity_bytes(40_000).start();
+    super::record_long(&recorder, 40, 1_000);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // As much as there was room for.
+    assert_conserved(&recorder, 0, 9, 31);
+    database.switch.set(Works);
+    until(|| shelf.events() == 0).await;
+    assert_conserved(&recorder, 31, 9, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_in_an_outage_leaves_it_to_the_next_process() {
+    for mode in [Fails, DoesAndFails, Hangs] {
+        let (database, shelf) = (Database::new(mode), Shelf::new());
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 0..95);
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost, report.spooled), (0, 0, 95));
+        assert_conserved(&recorder, 0, 0, 95);
+
+        database.switch.set(Works);
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 95..100);
+        recorder.flush().await;
+        until(|| recorder.stats().recovered == 95).await;
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost, report.spooled), (5, 0, 0));
+        assert_eq!(recorder.stats().recovered, 95);
+        assert_eq!(database.numbers(), counted_to(100));
+        assert_eq!(shelf.events(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_drains_what_it_has_the_time_for() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..95);
+    recorder.flush().await;
+    assert_conserved(&recorder, 0, 0, 95);
+    database.switch.set(Works);
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost, report.spooled), (95, 0, 0));
+    assert_eq!(shelf.events(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_fails_is_like_none() {
+    for mode in [Fails, Hangs] {
+        let (database, shelf) = (Database::new(Fails), Shelf::new());
+        for switch in [&shelf.push, &shelf.next, &shelf.remove] {
+            switch.set(mode);
+        }
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 0..50);
+        tokio::time::sleep(SOON).await;
+        record(&recorder, 50..120);
+        let stats = recorder.stats();
+        assert_eq!((stats.queued, stats.lost, stats.spooled), (100, 20, 0));
+        database.switch.set(Works);
+        recorder.flush().await;
+        assert_conserved(&recorder, 100, 20, 0);
+        assert_eq!(database.numbers(), counted_to(100));
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost), (100, 20));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_with_everything_broken_counts_what_is_lost() {
+    for sink in [Fails, Hangs] {
+        for spool in [Fails, Hangs] {
+            let (database, shelf) = (Database::new(sink), Shelf::new());
+            shelf.push.set(spool);
+            let recorder = builder(&database, &shelf).start();
+            record(&recorder, 0..30);
+            let shutdown = tokio::time::timeout(SOON * 2, recorder.shutdown(SOON));
+            let report = shutdown.await.unwrap();
+            assert_eq!((report.written, report.lost, report.spooled), (0, 30, 0));
+            assert_conserved(&recorder, 0, 30, 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_comes_back_takes_what_is_left() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    shelf.push.set(Fails);
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..60);
+    tokio::time::sleep(SOON).await;
+    assert_eq!(recorder.stats().queued, 60);
+    shelf.push.set(Works);
+    until(|| recorder.stats().spooled == 60).await;
+    database.switch.set(Works);
+    until(|| recorder.stats().written == 60).await;
+    assert_eq!(database.numbers(), counted_to(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_cannot_be_spooled_is_written_past_the_spool() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..40);
+    recorder.flush().await;
+    assert_conserved(&recorder, 0, 0, 40);
+    shelf.push.set(Fails);
+    record(&recorder, 40..130);
+    until(|| recorder.0.0.queue.as_ref().unwrap().in_flight.load(SeqCst) > 0).await;
+    tokio::time::sleep(SOON).await;
+    database.switch.set(Works);
+    until(|| recorder.stats().written == 130).await;
+    assert_conserved(&recorder, 130, 0, 0);
+    let mut numbers = database.numbers();
+    assert_ne!(numbers, counted_to(130));
+    numbers.sort_unstable();
+    assert_eq!(numbers, counted_to(130));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_that_seemed_to_fail_counts_once() {
+    // It comes out of the spool while memory has it too, or after it was written from there.
+    for next in [Works, Fails] {
+        let (database, shelf) = (Database::new(Fails), Shelf::new());
+        shelf.push.set(DoesAndFails);
+        shelf.next.set(next);
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 0..50);
+        tokio::time::sleep(SOON).await;
+        assert_eq!(recorder.stats().spooled, 0);
+        assert!(shelf.events() > 0);
+        database.switch.set(Works);
+        until(|| recorder.stats().written == 50).await;
+        shelf.next.set(Works);
+        shelf.push.set(Works);
+        until(|| shelf.events() == 0).await;
+        let stats = assert_conserved(&recorder, 50, 0, 0);
+        assert_eq!((stats.recovered, stats.unrecovered), (0, 0));
+        assert_eq!(database.numbers(), counted_to(50));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_removed_is_written_once() {
+    for mode in [Fails, DoesAndFails, Hangs] {
+        let (database, shelf) = (Database::new(Fails), Shelf::new());
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 0..50);
+        recorder.flush().await;
+        assert_conserved(&recorder, 0, 0, 50);
+        shelf.remove.set(mode);
+        database.switch.set(Works);
+        // What is behind it is written all the same.
+        until(|| recorder.stats().written == 50).await;
+        record(&recorder, 50..60);
+        until(|| recorder.stats().written == 60).await;
+        shelf.remove.set(Works);
+        until(|| shelf.events() == 0).await;
+        let stats = assert_conserved(&recorder, 60, 0, 0);
+        assert_eq!((stats.recovered, stats.unrecovered), (0, 0));
+        assert_eq!(database.numbers(), counted_to(60));
+        assert!(database.batches.lock().unwrap().values().all(|n| *n == 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_sink_rejects_does_not_block_the_rest() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    let first = builder(&database, &shelf).start();
+    record(&first, 0..20);
+    assert_eq!(first.shutdown(SOON).await.spooled, 20);
+
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 20..40);
+    recorder.flush().await;
+    database.switch.set(Rejects);
+    until(|| shelf.events() == 0).await;
+    let stats = assert_conserved(&recorder, 0, 20, 0);
+    assert_eq!((stats.recovered, stats.unrecovered), (0, 20));
+    database.switch.set(Works);
+    record(&recorder, 40..45);
+    recorder.flush().await;
+    assert_conserved(&recorder, 5, 20, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_back_does_not_block_the_rest() {
+    for remove in [Works, DoesAndFails] {
+        let (database, shelf) = (Database::new(Fails), Shelf::new());
+        let first = builder(&database, &shelf).start();
+        record(&first, 0..20);
+        assert_eq!(first.shutdown(SOON).await.spooled, 20);
+        shelf.spoil(0);
+        shelf.remove.set(remove);
+
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 20..40);
+        recorder.flush().await;
+        let before = shelf.line.lock().unwrap().len();
+        shelf.spoil(before - 1);
+        tokio::time::sleep(SOON).await;
+        shelf.remove.set(Works);
+        database.switch.set(Works);
+        until(|| shelf.events() == 0).await;
+        let stats = assert_conserved(&recorder, 10, 10, 0);
+        assert_eq!((stats.recovered, stats.unrecovered), (10, 10));
+        let written: Vec<u64> = (10..30).collect();
+        assert_eq!(database.numbers(), written);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_process_drains_counts_as_written() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    let working = Database::new(Works);
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..30);
+    recorder.flush().await;
+    let other = builder(&working, &shelf).start();
+    until(|| other.stats().recovered == 30).await;
+    database.switch.set(Works);
+    until(|| recorder.stats().written == 30).await;
+    assert_conserved(&recorder, 30, 0, 0);
+    assert_eq!(working.numbers(), counted_to(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_process_left_goes_first() {
+    let (database, shelf) = (Database::new(Works), Shelf::new());
+    let old = (0..3).map(|number| {
+        let mut event = UsageEvent::at(jiff::Timestamp::UNIX_EPOCH);
+        event.latency_us = number;
+        Batch::new(vec![event])
+    });
+    for batch in old {
+        shelf.push(&batch).await.unwrap();
+    }
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 3..20);
+    recorder.flush().await;
+    until(|| recorder.stats().written == 17).await;
+    let stats = assert_conserved(&recorder, 17, 0, 0);
+    assert_eq!((stats.recovered, stats.unrecovered), (3, 0));
+    assert_eq!(database.numbers(), counted_to(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_leaves_nothing_undone() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..30);
+    drop(recorder);
+    until(|| shelf.events() == 30).await;
+    database.switch.set(Works);
+    until(|| shelf.events() == 0).await;
+    assert_eq!(database.numbers(), counted_to(30));
+}
+
+/// Sink and spool change their minds at random while events come in, on two threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_9_nothing_slips_through_a_spool() {
+    for seed in 0..60 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (database, shelf) = (Database::new(Works), Shelf::new());
+        let reliable = seed % 2 == 0;
+        let start = || {
+            builder(&database, &shelf)
+                .capacity(100_000)
+                .batch_age(Duration::from_millis(1))
+                .write_timeout(Duration::from_millis(2))
+                .backoff(Duration::from_micros(100), Duration::from_millis(1))
+                .start()
+        };
+        let recorder = start();
+        let done = Arc::new(AtomicBool::new(false));
+        let producer = tokio::task::spawn_blocking({
+            let (recorder, done) = (recorder.clone(), done.clone());
+            move || {
+                for number in 0..2_000 {
+                    record(&recorder, number..number + 1);
+                    if number % 50 == 0 {
+                        std::thread::sleep(Duration::from_micros(300));
+                    }
+                }
+                done.store(true, SeqCst);
+            }
+        });
+        while !done.load(SeqCst) {
+            let modes = [Works, Fails, DoesAndFails, Hangs];
+            database.switch.set(*random.choice(&modes).unwrap());
+            if !reliable {
+                for switch in [&shelf.push, &shelf.next, &shelf.remove] {
+                    let modes = [Works, Works, Fails, DoesAndFails];
+                    switch.set(*random.choice(&modes).unwrap());
+                }
+            }
+            tokio::time::sleep(Duration::from_micros(random.u64(..1_000))).await;
+        }
+        producer.await.unwrap();
+        for switch in [&shelf.push, &shelf.next, &shelf.remove] {
+            switch.set(Works);
+        }
+        let report = recorder
+            .shutdown(Duration::from_millis(random.u64(1..40)))
+            .await;
+        let stats = assert_conserved(&recorder, report.written, report.lost, report.spooled);
+        assert_eq!(stats.accepted, 2_000);
+        assert_eq!((stats.recovered, stats.unrecovered), (0, 0), "{seed}");
+
+        database.switch.set(Works);
+        let next = start();
+        let empty = || shelf.events() == 0;
+        for _ in 0..10_000 {
+            if empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(empty(), "{seed}");
+        let _ = next.shutdown(SOON).await;
+        assert_eq!(next.stats().unrecovered, 0);
+        let numbers = database.numbers();
+        let mut sorted = numbers.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), numbers.len(), "{seed}: twice");
+        // What was cut off counts as lost, although the sink may have it.
+        assert!(
+            numbers.len() as u64 + stats.lost >= 2_000,
+            "{seed}: {stats:?}"
+        );
+        if reliable && stats.lost == 0 {
+            assert_eq!(numbers, counted_to(2_000), "{seed}");
+        }
+    }
+}
