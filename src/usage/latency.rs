@@ -117,14 +117,30 @@ impl LatencyHistogram {
             .filter(|&(_, n)| n > 0)
     }
 
-    /// Counts so many latencies of a bucket; `false` if there is no such bucket.
-    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
-    pub(crate) fn add_to_bucket(&mut self, bucket: usize, n: u64) -> bool {
-        let known = bucket <= LAST;
-        if known {
-            self.add(bucket, n);
+    /// Adds up counts by bucket, each of which is told any number of times; `None` if there is no such
+    /// bucket.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn from_buckets<E>(
+        mut next: impl FnMut() -> Option<Result<(usize, u64), E>>,
+    ) -> Result<Option<Self>, E> {
+        // All at once: a histogram that grows bucket by bucket moves the others time and again.
+        let mut counts = [0_u64; LAST + 1];
+        while let Some(told) = next() {
+            let (bucket, n) = told?;
+            let Some(count) = counts.get_mut(bucket) else {
+                return Ok(None);
+            };
+            sum::add(count, n);
         }
-        known
+        let used = |&count: &u64| count > 0;
+        let Some(first) = counts.iter().position(used) else {
+            return Ok(Some(Self::new()));
+        };
+        let end = counts.iter().rposition(used).map_or(0, |last| last + 1);
+        Ok(Some(Self {
+            first: first as u16,
+            counts: counts[first..end].to_vec(),
+        }))
     }
 
     #[inline]

@@ -15,10 +15,10 @@ use super::engine::PostgresEngine;
 use super::partitions::day;
 use super::types::{Id, Time};
 use crate::backend::sql::{
-    Dialect, Grouped, Hash, Series, Sum, as_micros, from_bytes, is_apart, status_codes, to_bytes,
-    today,
+    Dialect, Grouped, Hash, KeySum, Series, Sum, as_micros, from_bytes, is_apart, status_codes,
+    to_bytes, today,
 };
-use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
+use crate::usage::{Batch, Rollup, SinkError, UsageEvent, UsageSink};
 
 /// There is no partition for a row: it was dropped after this process had seen it.
 const NO_PARTITION: &str = "23514";
@@ -120,6 +120,14 @@ async fn write(
     writing.log(logged, &ids).await?;
     writing.add("§minutes", &grouped.minutes, &ids).await?;
     writing.add("§hours", &grouped.hours, &ids).await?;
+    writing.add("§days", &grouped.days, &ids).await?;
+    let by_key = [
+        ("§key_minutes", &grouped.key_minutes),
+        ("§key_hours", &grouped.key_hours),
+    ];
+    for (table, sums) in by_key {
+        writing.add_by_key(table, sums).await?;
+    }
     writing.touch(grouped).await?;
     transaction.commit().await?;
     Ok(learnt)
@@ -264,36 +272,65 @@ impl Writing<'_> {
         let series: Vec<i64> = sums.iter().map(|&(series, _)| series).collect();
         let rollups = || sums.iter().map(|&(_, rollup)| rollup);
         let starts: Vec<Time> = rollups().map(|sum| Time(as_micros(sum.start))).collect();
-        let amounts = |amount: fn(&crate::usage::Rollup) -> u64| -> Vec<i64> {
-            rollups().map(|sum| amount(sum).cast_signed()).collect()
-        };
         let latencies: Vec<_> = rollups().map(|sum| to_bytes(&sum.latency)).collect();
-        let add = |column| Dialect::Postgres.capped_add(column);
         let insert = self.sql(&format!(
             "INSERT INTO {table} AS t (series_id, start, count, cost, request_bytes, response_bytes,
                 latency)
             SELECT * FROM UNNEST($1::bigint[], $2::timestamptz[], $3::bigint[], $4::bigint[],
                 $5::bigint[], $6::bigint[], $7::bytea[])
-            ON CONFLICT (series_id, start) DO UPDATE SET {}, {}, {}, {},
+            ON CONFLICT (series_id, start) DO UPDATE SET {},
                 latency = t.latency || excluded.latency",
-            add("count"),
-            add("cost"),
-            add("request_bytes"),
-            add("response_bytes")
+            amounts()
         ));
+        let number = |amount: fn(&Rollup) -> u64| numbers(rollups(), amount);
         sqlx::query(insert)
             .bind(&series)
             .bind(&starts)
-            .bind(amounts(|sum| sum.count))
-            .bind(amounts(|sum| sum.cost))
-            .bind(amounts(|sum| sum.request_bytes))
-            .bind(amounts(|sum| sum.response_bytes))
+            .bind(number(|sum| sum.count))
+            .bind(number(|sum| sum.cost))
+            .bind(number(|sum| sum.request_bytes))
+            .bind(number(|sum| sum.response_bytes))
             .bind(latencies)
             .execute(&mut *self.connection)
             .await?;
-        if self.engine.writes.fetch_add(1, Relaxed) % 32 < 2 {
+        if self.engine.writes.fetch_add(1, Relaxed) % 48 < 3 {
             self.tidy(table, &series, &starts).await?;
         }
+        Ok(())
+    }
+
+    async fn add_by_key(&mut self, table: &str, sums: &[KeySum]) -> Result<(), SqlError> {
+        let rollups = || sums.iter().map(|sum| &sum.rollup);
+        let starts: Vec<Time> = rollups().map(|sum| Time(as_micros(sum.start))).collect();
+        let lines: Vec<&[u8]> = sums.iter().map(|sum| &sum.line[..]).collect();
+        let keys: Vec<_> = rollups()
+            .map(|sum| sum.key.map(|key| key.to_string()))
+            .collect();
+        let owners: Vec<_> = rollups().map(|sum| sum.owner.as_deref()).collect();
+        let outcomes: Vec<_> = rollups().map(|sum| sum.outcome.as_str()).collect();
+        let causes = rollups().map(|sum| sum.cause.map(|cause| cause.as_str()));
+        let insert = self.sql(&format!(
+            "INSERT INTO {table} AS t (start, line, key_id, owner, outcome, cause, count, cost,
+                request_bytes, response_bytes)
+            SELECT * FROM UNNEST($1::timestamptz[], $2::bytea[], $3::text[], $4::text[], $5::text[],
+                $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+            ON CONFLICT (start, line) DO UPDATE SET {}",
+            amounts()
+        ));
+        let number = |amount: fn(&Rollup) -> u64| numbers(rollups(), amount);
+        sqlx::query(insert)
+            .bind(starts)
+            .bind(lines)
+            .bind(keys)
+            .bind(owners)
+            .bind(outcomes)
+            .bind(causes.collect::<Vec<_>>())
+            .bind(number(|sum| sum.count))
+            .bind(number(|sum| sum.cost))
+            .bind(number(|sum| sum.request_bytes))
+            .bind(number(|sum| sum.response_bytes))
+            .execute(&mut *self.connection)
+            .await?;
         Ok(())
     }
 
@@ -356,4 +393,16 @@ impl Writing<'_> {
             .await?;
         Ok(())
     }
+}
+
+/// Adds all amounts of a sum to those that are there.
+fn amounts() -> String {
+    let add = |column| Dialect::Postgres.capped_add(column);
+    ["count", "cost", "request_bytes", "response_bytes"]
+        .map(add)
+        .join(", ")
+}
+
+fn numbers<'a>(sums: impl Iterator<Item = &'a Rollup>, amount: fn(&Rollup) -> u64) -> Vec<i64> {
+    sums.map(|sum| amount(sum).cast_signed()).collect()
 }

@@ -252,9 +252,8 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         query: &SummaryQuery,
     ) -> Result<Summary, ReadError> {
-        let rollups = sums::summed(&*self.engine, &query.range, &query.spec).await;
-        let rollups = rollups.map_err(ReadError::unavailable)?;
-        Ok(query.spec.summarize(&rollups))
+        let summary = sums::summary(&*self.engine, &query.range, &query.spec).await;
+        summary.map_err(ReadError::unavailable)
     }
 
     pub(in crate::backend) async fn rollups(

@@ -123,33 +123,77 @@ impl Dialect {
         )
     }
 
-    /// For each of the series that `series` selects, as `series_id`, the requests that fulfil `which`,
-    /// at most as many as `limit`; `columns` of them, the newest first if `newest`.
+    /// The same, where requests are to be read in the order of [`order_by_text`](Self::order_by_text): an
+    /// equality would let PostgreSQL leave the text out of the order, and read all there is by time
+    /// until enough of it have this text.
+    pub(super) fn is_text_in_order(self, column: &str, place: &str) -> String {
+        say!(
+            self,
+            sqlite: format!("{column} = {place}"),
+            postgres: format!(
+                "left({column}, 64) >= left({place}::text, 64)
+                AND left({column}, 64) <= left({place}::text, 64) AND {column} = {place}"
+            ),
+        )
+    }
+
+    /// `columns` of the requests `r` that fulfil `which`, of each of the series that `series` selects as
+    /// `series_id`, read series by series. PostgreSQL is given a limit to each, which is that to all.
     pub(super) fn of_each_series(
         self,
         columns: &str,
         series: &str,
         which: &str,
-        newest: bool,
+        order: &str,
         limit: &str,
     ) -> String {
-        let order = if newest {
-            "ORDER BY time DESC, id DESC"
-        } else {
-            ""
-        };
         say!(
             self,
-            sqlite: format!(
-                "SELECT {columns} FROM ({series}) one CROSS JOIN §requests r ON r.row IN
-                (SELECT row FROM §requests WHERE series_id = one.series_id{which} {order}
-                LIMIT {limit})"
-            ),
+            sqlite: {
+                let _ = limit;
+                format!(
+                    "SELECT {columns} FROM ({series}) one CROSS JOIN §requests r
+                    WHERE r.series_id = one.series_id{which} {order}"
+                )
+            },
             postgres: format!(
                 "SELECT {columns} FROM ({series}) one CROSS JOIN LATERAL
                 (SELECT * FROM §requests WHERE series_id = one.series_id{which} {order}
                 LIMIT {limit}) r"
             ),
+        )
+    }
+
+    /// The time of the last one of so many newest requests of all these series. Told by the index alone:
+    /// most of what would otherwise be read of each series is older than that.
+    pub(super) fn time_of_last(self, series: &str, which: &str, limit: &str) -> String {
+        let newest = say!(
+            self,
+            sqlite: format!(
+                "SELECT r.time AS time FROM ({series}) one CROSS JOIN §requests r
+                WHERE r.series_id = one.series_id{which} AND r.time >= coalesce(
+                    (SELECT time FROM §requests WHERE series_id = one.series_id{which}
+                    ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})",
+                i64::MIN
+            ),
+            postgres: format!(
+                "SELECT r.time FROM ({series}) one CROSS JOIN LATERAL
+                (SELECT time FROM §requests WHERE series_id = one.series_id{which}
+                ORDER BY time DESC LIMIT {limit}) r"
+            ),
+        );
+        format!(
+            "SELECT min(time) FROM (SELECT time FROM ({newest}) newest ORDER BY time DESC LIMIT {limit}) last"
+        )
+    }
+
+    /// The order of requests with a text that can be of any length, and how to say so that its index is
+    /// read.
+    pub(super) fn order_by_text(self, column: &str) -> String {
+        say!(
+            self,
+            sqlite: "ORDER BY time DESC, id DESC".into(),
+            postgres: format!("ORDER BY left({column}, 64) DESC, time DESC, id DESC"),
         )
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -31,6 +32,12 @@ pub(in crate::backend) struct Grouped<'a> {
     pub(in crate::backend) minutes: Vec<Sum>,
     /// Sums by the hour.
     pub(in crate::backend) hours: Vec<Sum>,
+    /// Sums by the day of UTC.
+    pub(in crate::backend) days: Vec<Sum>,
+    /// Sums by the minute, by key and outcome alone.
+    pub(in crate::backend) key_minutes: Vec<KeySum>,
+    /// Sums by the hour, by key and outcome alone.
+    pub(in crate::backend) key_hours: Vec<KeySum>,
     /// When each key was last used.
     pub(in crate::backend) used: BTreeMap<KeyId, i64>,
 }
@@ -49,6 +56,15 @@ pub(in crate::backend) struct Sum {
     /// The place of its series.
     pub(in crate::backend) series: usize,
     /// Whose `start` is the bucket's, and whose sums are these.
+    pub(in crate::backend) rollup: Rollup,
+}
+
+/// What the events of a key with one outcome add up to in a bucket of time.
+#[derive(Debug)]
+pub(in crate::backend) struct KeySum {
+    /// Names its key, owner, outcome and cause.
+    pub(in crate::backend) line: Hash,
+    /// Whose `start`, key, owner, outcome, cause and sums are these.
     pub(in crate::backend) rollup: Rollup,
 }
 
@@ -96,12 +112,16 @@ impl<'a> Grouped<'a> {
             *place = sorted[*place];
         }
         let minutes = sums(events, &of_event);
-        let hours = folded(&minutes);
+        let hours = folded(&minutes, Width::Hour);
+        let days = folded(&hours, Width::Day);
         Self {
             series,
             of_event,
+            key_minutes: by_key(&minutes),
+            key_hours: by_key(&hours),
             minutes,
             hours,
+            days,
             used,
         }
     }
@@ -124,25 +144,52 @@ fn sums(events: &[UsageEvent], of_event: &[usize]) -> Vec<Sum> {
     sums
 }
 
-fn folded(minutes: &[Sum]) -> Vec<Sum> {
-    let mut hours: Vec<Sum> = Vec::new();
-    for Sum { series, rollup } in minutes {
-        let start = Width::Hour.floor(rollup.start);
-        match hours.last_mut() {
+/// Sums of a wider width, from narrower ones that are ordered by series and time.
+fn folded(narrow: &[Sum], width: Width) -> Vec<Sum> {
+    let mut wide: Vec<Sum> = Vec::new();
+    for Sum { series, rollup } in narrow {
+        let start = width.floor(rollup.start);
+        match wide.last_mut() {
             Some(last) if (last.series, last.rollup.start) == (*series, start) => {
                 last.rollup.absorb(rollup);
             }
-            _ => hours.push(Sum {
+            _ => wide.push(Sum {
                 series: *series,
                 rollup: Rollup {
                     start,
-                    width: Width::Hour,
+                    width,
                     ..rollup.clone()
                 },
             }),
         }
     }
-    hours
+    wide
+}
+
+/// The same sums by key, owner, outcome and cause alone, ordered by time and line.
+fn by_key(sums: &[Sum]) -> Vec<KeySum> {
+    let mut by_key: BTreeMap<(Timestamp, Hash), KeySum> = BTreeMap::new();
+    for Sum { rollup, .. } in sums {
+        let line = line(rollup);
+        by_key
+            .entry((rollup.start, line))
+            .and_modify(|sum| sum.rollup.absorb(rollup))
+            .or_insert_with(|| KeySum {
+                line,
+                rollup: rollup.clone(),
+            });
+    }
+    by_key.into_values().collect()
+}
+
+/// Names a key, owner, outcome and cause.
+fn line(rollup: &Rollup) -> Hash {
+    hash_of(&[
+        rollup.key.as_ref().map(KeyId::as_str),
+        rollup.owner.as_deref(),
+        Some(rollup.outcome.as_str()),
+        rollup.cause.map(|cause| cause.as_str()),
+    ])
 }
 
 /// Whether an event's id does not tell its time: it can then not be found by that.
@@ -157,22 +204,27 @@ pub(super) fn millisecond_of(id: Uuid) -> Option<i64> {
 }
 
 fn hash(event: &UsageEvent) -> Hash {
+    let (http, grpc) = status_codes(event.status);
+    hash_of(&[
+        event.key.as_ref().map(KeyId::as_str),
+        event.owner.as_deref(),
+        Some(&event.endpoint),
+        Some(event.method.as_str()),
+        http.map(|code| code.to_string()).as_deref(),
+        grpc.map(|code| code.to_string()).as_deref(),
+        Some(event.outcome.as_str()),
+        event.cause.map(|cause| cause.as_str()),
+    ])
+}
+
+fn hash_of(parts: &[Option<&str>]) -> Hash {
     let mut hash = Sha256::new();
-    let mut add = |part: Option<&str>| {
+    for part in parts {
         // Lengths keep apart what would read the same when put together.
         let length = part.map_or(u64::MAX, |text| text.len() as u64);
         hash.update(length.to_be_bytes());
         hash.update(part.unwrap_or_default());
-    };
-    let (http, grpc) = status_codes(event.status);
-    add(event.key.as_ref().map(KeyId::as_str));
-    add(event.owner.as_deref());
-    add(Some(&event.endpoint));
-    add(Some(event.method.as_str()));
-    add(http.map(|code| code.to_string()).as_deref());
-    add(grpc.map(|code| code.to_string()).as_deref());
-    add(Some(event.outcome.as_str()));
-    add(event.cause.map(|cause| cause.as_str()));
+    }
     let digest: [u8; 32] = hash.finalize().into();
     *digest.first_chunk().unwrap_or(&[0; 16])
 }

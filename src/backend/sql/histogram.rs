@@ -22,17 +22,16 @@ pub(in crate::backend) fn to_bytes(histogram: &LatencyHistogram) -> Vec<u8> {
 
 /// Reads one histogram, or the sum of several that stand one behind the other.
 pub(in crate::backend) fn from_bytes(mut bytes: &[u8]) -> Result<LatencyHistogram, SqlError> {
-    let mut histogram = LatencyHistogram::new();
-    while !bytes.is_empty() {
-        let pair = pull(&mut bytes).zip(pull(&mut bytes));
-        let (place, count) = pair.ok_or_else(|| decode("half a histogram"))?;
-        let bucket = usize::try_from(place).ok().and_then(|n| n.checked_sub(1));
-        let known = bucket.is_some_and(|bucket| histogram.add_to_bucket(bucket, count));
-        if !known {
-            return Err(decode("a histogram of another kind"));
+    let pair = || {
+        if bytes.is_empty() {
+            return None;
         }
-    }
-    Ok(histogram)
+        let pair = pull(&mut bytes).zip(pull(&mut bytes));
+        let pair = pair.and_then(|(place, count)| Some((place.checked_sub(1)? as usize, count)));
+        Some(pair.ok_or_else(|| decode("half a histogram")))
+    };
+    let histogram = LatencyHistogram::from_buckets(pair)?;
+    histogram.ok_or_else(|| decode("a histogram of another kind"))
 }
 
 fn push(bytes: &mut Vec<u8>, mut number: u64) {

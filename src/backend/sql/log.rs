@@ -1,9 +1,9 @@
 //! Questions about the request log.
 //!
 //! Each is served by an index, whatever the filter: what a filter says of a key, a method, a status and
-//! so on picks series, and the log is indexed by series and time. Where few series match, the newest
-//! requests of each are read and merged; where many match, requests that match are frequent, and the
-//! log is read by time. Ids on the wire and of resources have indexes of their own.
+//! so on picks series, and the log is indexed by series and time. Where few series match, their newest
+//! requests are merged; where many match, requests that match are frequent, and the log is read by
+//! time. Ids on the wire and of resources have indexes of their own.
 
 use sqlx::Error as SqlError;
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::usage::{LogFilter, LogQuery, ReadError, UsageEvent};
 pub(super) const MOST_COUNTED: u64 = 10_000;
 
 /// Series whose requests are read one by one; where more match, time is the better index.
-pub(super) const FEW_SERIES: i64 = 256;
+pub(super) const FEW_SERIES: i64 = 500;
 
 const COLUMNS: &str = "r.time, r.id, r.series_id, r.request_id, r.path, r.resource_id, r.refusal,
     r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_address";
@@ -116,8 +116,8 @@ fn series_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     condition
 }
 
-/// What a filter says of requests themselves, but for the id on the wire.
-fn request_condition(sql: &mut Statement, names: &Names, filter: &LogFilter) -> String {
+/// What a filter says of the time of requests.
+fn time_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     let mut condition = String::new();
     if let Some(from) = filter.from {
         let place = sql.place(Value::Time(Some(ceil_micros(from))));
@@ -127,24 +127,23 @@ fn request_condition(sql: &mut Statement, names: &Names, filter: &LogFilter) -> 
         let place = sql.place(Value::Time(Some(ceil_micros(to))));
         condition.push_str(&format!(" AND time < {place}"));
     }
-    if let Some(id) = filter.resource_id.as_deref() {
-        let place = sql.place(id);
-        let is = names.dialect.is_text("resource_id", &place);
-        condition.push_str(&format!(" AND {is}"));
-    }
     condition
 }
 
-/// Requests behind this place.
-fn after_condition(sql: &mut Statement, after: Option<&PageToken>) -> Result<String, ReadError> {
+/// The places of the time and the id of the last request seen.
+fn last_seen(
+    sql: &mut Statement,
+    after: Option<&PageToken>,
+) -> Result<Option<(String, String)>, ReadError> {
     let Some(token) = after else {
-        return Ok(String::new());
+        return Ok(None);
     };
     let id: Uuid = token.id()?;
     let time = sql.place(Value::Time(Some(as_micros(token.time()))));
-    let id = sql.place(id);
-    Ok(format!(" AND (time, id) < ({time}, {id})"))
+    Ok(Some((time, sql.place(id))))
 }
+
+const NEWEST_FIRST: &str = "ORDER BY time DESC, id DESC";
 
 /// A page of requests and one more. `series` tells how many series match, if the filter picks any.
 pub(super) fn page(
@@ -155,38 +154,44 @@ pub(super) fn page(
     let filter = &query.filter;
     let mut sql = Statement::new(names, "");
     let limit = sql.place(query.page_size() as i64 + 1);
-    let which = request_condition(&mut sql, names, filter);
-    let which = which + &after_condition(&mut sql, query.after.as_ref())?;
+    let within = time_condition(&mut sql, filter);
+    let last = last_seen(&mut sql, query.after.as_ref())?;
+    let behind = last
+        .as_ref()
+        .map(|(time, id)| format!(" AND (time, id) < ({time}, {id})"));
+    let which = within.clone() + &behind.unwrap_or_default();
     let found = match series {
         Some(matching) if matching <= FEW_SERIES && !picks_ids(filter) => {
-            let series = series_condition(&mut sql, filter);
-            let series = format!("SELECT id AS series_id FROM §series{series}");
+            let series = picked(&mut sql, filter);
+            // Those of the very time of the last one seen are not counted, but read.
+            let earlier = last.as_ref().map(|(time, _)| format!(" AND time < {time}"));
+            let earlier = within + &earlier.unwrap_or_default();
+            let cut = names.dialect.time_of_last(&series, &earlier, &limit);
+            let cut = match &last {
+                Some((time, _)) => format!("coalesce(({cut}), {time})"),
+                None => format!("({cut})"),
+            };
+            let which = format!("{which} AND time >= {cut}");
             names
                 .dialect
-                .of_each_series(COLUMNS, &series, &which, true, &limit)
+                .of_each_series(COLUMNS, &series, &which, NEWEST_FIRST, &limit)
         }
         _ => {
-            let series = of_matching_series(&mut sql, filter);
-            let newest = |condition: String| {
+            let which = of_matching_series(&mut sql, filter) + &which;
+            let parts = found_by(&mut sql, names, filter, &which);
+            let parts = parts.into_iter().map(|(condition, order)| {
                 format!(
-                    "SELECT {COLUMNS} FROM §requests r WHERE TRUE{condition}{series}{which}
-                    ORDER BY time DESC, id DESC LIMIT {limit}"
+                    "SELECT {COLUMNS} FROM §requests r WHERE TRUE{condition} {order} LIMIT {limit}"
                 )
-            };
-            // By either id, each with its own index; a request that has both is there once.
-            let mut parts = id_conditions(&mut sql, names, filter).into_iter();
-            let first = newest(parts.next().unwrap_or_default());
-            parts.fold(first, |found, part| {
-                let part = newest(part);
-                format!("SELECT * FROM ({found}) AS one UNION SELECT * FROM ({part}) AS other")
-            })
+            });
+            joined(parts)
         }
     };
     sql.push_sql(
         names,
         &format!(
             "SELECT {COLUMNS}, {SERIES_COLUMNS}
-            FROM (SELECT * FROM ({found}) AS found ORDER BY time DESC, id DESC LIMIT {limit}) r
+            FROM (SELECT * FROM ({found}) AS found {NEWEST_FIRST} LIMIT {limit}) r
             JOIN §series s ON s.id = r.series_id
             ORDER BY r.time DESC, r.id DESC"
         ),
@@ -198,24 +203,18 @@ pub(super) fn page(
 pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
     let mut sql = Statement::new(names, "");
     let limit = sql.place(MOST_COUNTED.cast_signed() + 1);
-    let which = request_condition(&mut sql, names, filter);
+    let which = time_condition(&mut sql, filter);
     let found = if picks_series(filter) && !picks_ids(filter) {
-        let series = series_condition(&mut sql, filter);
-        let series = format!("SELECT id AS series_id FROM §series{series}");
+        let series = picked(&mut sql, filter);
         names
             .dialect
-            .of_each_series("1", &series, &which, false, &limit)
+            .of_each_series("1", &series, &which, "", &limit)
     } else {
-        let series = of_matching_series(&mut sql, filter);
-        let some = |condition: String| {
-            format!("SELECT id FROM §requests WHERE TRUE{condition}{series}{which} LIMIT {limit}")
-        };
-        let mut parts = id_conditions(&mut sql, names, filter).into_iter();
-        let first = some(parts.next().unwrap_or_default());
-        parts.fold(first, |found, part| {
-            let part = some(part);
-            format!("SELECT * FROM ({found}) AS one UNION SELECT * FROM ({part}) AS other")
-        })
+        let which = of_matching_series(&mut sql, filter) + &which;
+        let parts = found_by(&mut sql, names, filter, &which);
+        joined(parts.into_iter().map(|(condition, order)| {
+            format!("SELECT id FROM §requests WHERE TRUE{condition} {order} LIMIT {limit}")
+        }))
     };
     sql.push_sql(
         names,
@@ -226,6 +225,21 @@ pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
     sql
 }
 
+/// Requests that are found in several ways, each of them once.
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts
+        .reduce(|found, part| {
+            format!("SELECT * FROM ({found}) AS one UNION SELECT * FROM ({part}) AS other")
+        })
+        .unwrap_or_default()
+}
+
+/// The series that a filter picks.
+fn picked(sql: &mut Statement, filter: &LogFilter) -> String {
+    let condition = series_condition(sql, filter);
+    format!("SELECT id AS series_id FROM §series{condition}")
+}
+
 fn of_matching_series(sql: &mut Statement, filter: &LogFilter) -> String {
     if !picks_series(filter) {
         return String::new();
@@ -234,27 +248,49 @@ fn of_matching_series(sql: &mut Statement, filter: &LogFilter) -> String {
     format!(" AND series_id IN (SELECT id FROM §series{condition})")
 }
 
-/// An event is found by its id on the wire and by its own, however that is written.
-fn id_conditions(sql: &mut Statement, names: &Names, filter: &LogFilter) -> Vec<String> {
+/// The ways in which requests are found that `which` is true of, each with its condition and the order
+/// in which its index has them: by an id, of which there may be several; by a resource; or by time.
+fn found_by(
+    sql: &mut Statement,
+    names: &Names,
+    filter: &LogFilter,
+    which: &str,
+) -> Vec<(String, String)> {
+    let mut resource = String::new();
+    if let Some(id) = filter.resource_id.as_deref() {
+        let place = sql.place(id);
+        if filter.request_id.is_none() {
+            let is = names.dialect.is_text_in_order("resource_id", &place);
+            let order = names.dialect.order_by_text("resource_id");
+            return vec![(format!(" AND {is}{which}"), order)];
+        }
+        resource = format!(" AND resource_id = {place}");
+    }
     let Some(id) = filter.request_id.as_deref() else {
-        return Vec::new();
+        return vec![(which.into(), NEWEST_FIRST.into())];
     };
     let place = sql.place(id);
-    let is = names.dialect.is_text("request_id", &place);
-    let mut conditions = vec![format!(" AND {is}")];
+    let is = names.dialect.is_text_in_order("request_id", &place);
+    let order = names.dialect.order_by_text("request_id");
+    let mut ways = vec![(format!(" AND {is}{resource}{which}"), order)];
+    // An event is found by its own id too, however that is written.
     if let Ok(id) = id.parse::<Uuid>() {
         let place = sql.place(id);
+        let mut way = |condition: String| {
+            let condition = format!(" AND id = {place}{condition}{resource}{which}");
+            ways.push((condition, NEWEST_FIRST.into()));
+        };
         if let Some(millisecond) = millisecond_of(id) {
             // Nearly every id tells when its request came, which needs no index of its own.
             let from = sql.place(Value::Time(Some(millisecond * 1_000)));
             let to = sql.place(Value::Time(Some(millisecond * 1_000 + 1_000)));
-            conditions.push(format!(
-                " AND time >= {from} AND time < {to} AND id = {place} AND id_apart IS NULL"
+            way(format!(
+                " AND time >= {from} AND time < {to} AND id_apart IS NULL"
             ));
         }
-        conditions.push(format!(" AND id = {place} AND id_apart IS NOT NULL"));
+        way(" AND id_apart IS NOT NULL".into());
     }
-    conditions
+    ways
 }
 
 pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {

@@ -36,7 +36,7 @@ pub struct Retention {
     pub log: Duration,
     /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour.
     pub minutes: Duration,
-    /// How long sums are kept by the hour: 400 days unless set.
+    /// How long sums are kept by the hour and by the day: 400 days unless set.
     pub hours: Duration,
     /// How long the ids of batches are kept, after which one that is written again counts again: 7 days
     /// before the newest one, unless set. Longer than a [spool](crate::usage::RecorderBuilder) may wait
@@ -184,10 +184,13 @@ async fn drop_old<E: Engine>(
         let before = as_micros(Width::Hour.floor(before));
         note(engine, before).await?;
         dropped.minutes = delete(engine, "§minutes", "series_id, start", "start", before).await?;
+        delete(engine, "§key_minutes", "start, line", "start", before).await?;
     }
     if let Some(before) = before(now, retention.hours) {
-        let before = as_micros(Width::Hour.floor(before));
+        let before = as_micros(Width::Day.floor(before));
+        delete(engine, "§days", "series_id, start", "start", before).await?;
         dropped.hours = delete(engine, "§hours", "series_id, start", "start", before).await?;
+        delete(engine, "§key_hours", "start, line", "start", before).await?;
     }
     if let Some(newest) = newest_batch(engine).await?
         && let Some(before) = before(newest, retention.batches)

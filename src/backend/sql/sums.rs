@@ -1,8 +1,9 @@
-//! Summaries from sums by the minute and by the hour.
+//! Summaries from sums by the minute, by the hour and by the day.
 //!
-//! What a summary costs depends on buckets of time, not on requests: whole hours within the range are
-//! read as such, and minutes only at its ends. The database adds up what falls into one bucket that was
-//! asked for; the pure functions make the summary of that.
+//! What a summary costs depends on buckets of time, not on requests. All that it tells but for its part
+//! over time comes from sums by series: whole days within the range, hours and minutes only at its
+//! ends. Its part over time comes from sums by key and outcome alone, which are few: the database adds
+//! up what falls into one bucket that was asked for, and the pure functions make the summary of that.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,28 +20,42 @@ use super::value::{
     ceil_micros, floor_micros, named, number, parsed, status, there, time, timestamp,
 };
 use crate::usage::{
-    LatencyHistogram, Rollup, Rollups, SummarySpec, UsageRange, Width, offsets_within,
+    LatencyHistogram, Method, Rollup, Rollups, Status, Summary, SummarySpec, UsageRange, Width,
+    offsets_within,
 };
 
 const MINUTE: i64 = 60_000_000;
 const HOUR: i64 = 3_600_000_000;
+const DAY: i64 = 86_400_000_000;
 
-/// What the summary of a range is made of: sums that no longer say more of time than was asked for.
-pub(super) async fn summed<E: Engine>(
+/// The summary of a range.
+pub(super) async fn summary<E: Engine>(
     engine: &E,
     range: &UsageRange,
     spec: &SummarySpec,
-) -> Result<Vec<Rollup>, SqlError> {
+) -> Result<Summary, SqlError> {
     let Some(mut found) = Found::open(engine, range).await? else {
-        return Ok(Vec::new());
+        return Ok(spec.empty());
     };
-    let (grid, hours) = grid(spec, &found.starts)?;
-    let parts = parts(&found.starts, hours, found.dropped);
-    if parts.is_empty() {
-        return Ok(Vec::new());
+    let names = engine.names();
+    let parts = parts(&found.starts, Width::Day, found.dropped);
+    let latency = spec.has_latency();
+    let statement = by_series(names, range, &parts, &Grid::None, latency);
+    let rollups = found.by_series(statement, Width::Day).await?;
+    let mut summary = spec.without_grid().summarize(&rollups);
+    if let Some((width, zone)) = spec.grid() {
+        let (grid, hours) = grid(width, zone, &found.starts)?;
+        let widest = if hours { Width::Hour } else { Width::Minute };
+        let parts = self::parts(&found.starts, widest, found.dropped);
+        let rows = found
+            .session
+            .rows(by_key(names, range, &parts, &grid))
+            .await?;
+        let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
+        let over_time = SummarySpec::new().over_time(width, zone.clone());
+        summary.over_time = over_time.summarize(&rollups).over_time;
     }
-    let statement = by_series(engine.names(), range, &parts, &grid, spec.has_latency());
-    found.rollups(statement, Width::Minute).await
+    Ok(summary)
 }
 
 /// The sums of a range, each as narrow as it is kept, by time.
@@ -52,10 +67,10 @@ pub(super) async fn each<E: Engine>(
         return Ok(Vec::new());
     };
     let mut rollups = Rollups::new();
-    for part in parts(&found.starts, false, found.dropped) {
+    for part in parts(&found.starts, Width::Minute, found.dropped) {
         let width = part.width;
         let statement = by_series(engine.names(), range, &[part], &Grid::Each, true);
-        rollups.extend(found.rollups(statement, width).await?);
+        rollups.extend(found.by_series(statement, width).await?);
     }
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
     rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
@@ -78,6 +93,7 @@ impl<S: Session> Found<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<Option<Self>, SqlError> {
+        // No text that is kept holds U+0000.
         if range
             .owner
             .as_deref()
@@ -87,18 +103,26 @@ impl<S: Session> Found<S> {
         }
         let names = engine.names();
         let mut session = engine.snapshot().await?;
-        let rows = session.rows(extent(names)).await?;
+        let rows = session.rows(Statement::new(names, EXTENT)).await?;
         let extent = there(rows.first())?;
-        let Some((first, last)) = extent.time("first")?.zip(extent.time("last")?) else {
+        let Some((first, last)) = extent.time("first_hour")?.zip(extent.time("last_hour")?) else {
             return Ok(None);
         };
+        // Where the last minute has been dropped, its hour tells no more than that it is in it.
+        let last = extent
+            .time("last_minute")?
+            .map_or(last + HOUR - MINUTE, |minute| {
+                if minute < last {
+                    last + HOUR - MINUTE
+                } else {
+                    minute
+                }
+            });
         let starts = bounded(range, first, last);
         if starts.is_empty() {
             return Ok(None);
         }
-        let rows = session.rows(minutes_dropped(names)).await?;
-        let dropped = rows.first().map(|row| row.time("before"));
-        let dropped = dropped.transpose()?.flatten().unwrap_or(i64::MIN);
+        let dropped = extent.time("dropped")?.unwrap_or(i64::MIN);
         let kinds = kinds_of(&session.rows(series(names, range)).await?)?;
         Ok(Some(Self {
             session,
@@ -108,7 +132,7 @@ impl<S: Session> Found<S> {
         }))
     }
 
-    async fn rollups(
+    async fn by_series(
         &mut self,
         statement: Statement,
         width: Width,
@@ -140,37 +164,48 @@ enum Grid {
     Each,
 }
 
-/// When the first and the last bucket of an hour starts that holds anything, as columns `first` and
-/// `last`.
-fn extent(names: &Names) -> Statement {
-    Statement::new(
-        names,
-        "SELECT min(start) AS first, max(start) AS last FROM §hours",
-    )
-}
+/// From when to when there is anything, and up to when minutes have been dropped.
+const EXTENT: &str = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
+    (SELECT max(start) FROM §hours) AS last_hour,
+    (SELECT max(start) FROM §minutes) AS last_minute,
+    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped";
 
-/// Up to when sums by the minute have been dropped, as column `before`, if they have.
-fn minutes_dropped(names: &Names) -> Statement {
-    Statement::new(names, "SELECT before FROM §dropped WHERE what = 'minutes'")
-}
-
-/// Brings a range into the bounds of what there is: the starts of minutes that it touches.
+/// The starts of minutes that a range touches. Where it goes beyond all there is, it ends with a day:
+/// that whole bucket is one row instead of many.
 fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
-    let from = range
-        .from
-        .map_or(first, |from| floor_micros(from).div_euclid(MINUTE) * MINUTE);
+    let from = range.from.map_or(i64::MIN, floor_micros);
+    let from = if from <= first {
+        floor(first, DAY)
+    } else {
+        floor(from, MINUTE)
+    };
     let to = range.to.map_or(i64::MAX, ceil_micros);
-    from.max(first)..to.min(last + HOUR)
+    let to = if to > last {
+        ceil(last + MINUTE, DAY)
+    } else {
+        to
+    };
+    from..to
 }
 
-/// The grid of a summary, and whether hours fit it.
-fn grid(spec: &SummarySpec, starts: &Range<i64>) -> Result<(Grid, bool), SqlError> {
-    let Some((width, zone)) = spec.grid() else {
-        return Ok((Grid::None, true));
-    };
-    let Some(offsets) = offsets(starts, zone)? else {
+fn floor(time: i64, width: i64) -> i64 {
+    time.div_euclid(width) * width
+}
+
+fn ceil(time: i64, width: i64) -> i64 {
+    floor(time.saturating_add(width - 1), width)
+}
+
+/// The grid of totals over time, and whether hours fit it.
+fn grid(width: Width, zone: &TimeZone, starts: &Range<i64>) -> Result<(Grid, bool), SqlError> {
+    let range = timestamp(starts.start)?..timestamp(starts.end)?;
+    let Some(pieces) = offsets_within(range, zone) else {
         return Ok((Grid::Each, false));
     };
+    let pieces = pieces.into_iter();
+    let offsets: Vec<(i64, i64)> = pieces
+        .map(|(from, offset)| (from.as_second(), offset.into()))
+        .collect();
     let whole = |seconds: i64| seconds % Width::Hour.seconds() == 0;
     let mut pieces = offsets.iter().enumerate();
     let hours = width >= Width::Hour
@@ -179,59 +214,63 @@ fn grid(spec: &SummarySpec, starts: &Range<i64>) -> Result<(Grid, bool), SqlErro
     Ok((Grid::Buckets { seconds, offsets }, hours))
 }
 
-fn offsets(starts: &Range<i64>, zone: &TimeZone) -> Result<Option<Vec<(i64, i64)>>, SqlError> {
-    let range = timestamp(starts.start)?..timestamp(starts.end)?;
-    let pieces = offsets_within(range, zone);
-    Ok(pieces.map(|pieces| {
-        let pieces = pieces.into_iter();
-        pieces
-            .map(|(from, offset)| (from.as_second(), offset.into()))
-            .collect()
-    }))
-}
-
-/// Which sums make up a range: hours within, where they fit, and minutes at its ends. Where minutes
-/// have been dropped, the hours that they were in stand for them.
-fn parts(starts: &Range<i64>, hours: bool, dropped: i64) -> Vec<Part> {
-    let floor = |time: i64| time.div_euclid(HOUR) * HOUR;
-    let ceil = |time: i64| floor(time.saturating_add(HOUR - 1));
-    let (mut from, mut to) = (ceil(starts.start), floor(starts.end));
-    if !hours || from >= to {
-        (from, to) = (starts.end, starts.end);
-    }
+/// Which sums make up a range: the widest within, up to this width, and narrower ones at its ends.
+/// Where minutes have been dropped, the hours that they were in stand for them.
+fn parts(starts: &Range<i64>, widest: Width, dropped: i64) -> Vec<Part> {
     let mut parts = Vec::new();
-    let mut minutes = |minutes: Range<i64>| {
-        let kept = minutes.start.max(dropped)..minutes.end;
-        let gone = floor(minutes.start)..ceil(minutes.end.min(dropped));
-        if minutes.start < minutes.end.min(dropped) {
-            parts.push((Width::Hour, gone));
-        }
-        parts.push((Width::Minute, kept));
-    };
-    minutes(starts.start..from.min(starts.end));
-    minutes(to.max(from)..starts.end);
-    parts.push((Width::Hour, from..to));
-    let parts = parts.into_iter().filter(|(_, starts)| !starts.is_empty());
+    cover(starts.clone(), widest, dropped, &mut parts);
     parts
-        .map(|(width, starts)| Part { width, starts })
-        .collect()
 }
 
-fn table(width: Width) -> &'static str {
-    match width {
-        Width::Minute => "§minutes",
-        _ => "§hours",
+fn cover(starts: Range<i64>, widest: Width, dropped: i64, parts: &mut Vec<Part>) {
+    if starts.is_empty() {
+        return;
+    }
+    let (length, narrower) = match widest {
+        Width::Day => (DAY, Width::Hour),
+        Width::Hour => (HOUR, Width::Minute),
+        _ => {
+            let gone = starts.end.min(dropped);
+            if starts.start < gone {
+                let gone = floor(starts.start, HOUR)..ceil(gone, HOUR);
+                parts.push(Part {
+                    width: Width::Hour,
+                    starts: gone,
+                });
+            }
+            let kept = starts.start.max(dropped)..starts.end;
+            if !kept.is_empty() {
+                parts.push(Part {
+                    width: Width::Minute,
+                    starts: kept,
+                });
+            }
+            return;
+        }
+    };
+    let (from, to) = (ceil(starts.start, length), floor(starts.end, length));
+    if from < to {
+        cover(starts.start..from, narrower, dropped, parts);
+        parts.push(Part {
+            width: widest,
+            starts: from..to,
+        });
+        cover(to..starts.end, narrower, dropped, parts);
+    } else {
+        cover(starts, narrower, dropped, parts);
     }
 }
 
-/// Whose sums: a condition on series.
-fn whose(sql: &mut Statement, range: &UsageRange) -> String {
+/// Whose sums: a condition on the columns of a table.
+fn whose(sql: &mut Statement, names: &Names, table: &str, range: &UsageRange) -> String {
     let mut condition = String::new();
     if let Some(key) = range.key {
-        condition.push_str(&format!(" AND s.key_id = {}", sql.place(key)));
+        condition.push_str(&format!(" AND {table}.key_id = {}", sql.place(key)));
     }
     if let Some(owner) = range.owner.as_deref() {
-        condition.push_str(&format!(" AND s.owner = {}", sql.place(owner)));
+        let place = sql.place(owner);
+        let is = names.dialect.is_text(&format!("{table}.owner"), &place);
+        condition.push_str(&format!(" AND {is}"));
     }
     condition
 }
@@ -249,12 +288,24 @@ const SERIES: &str = "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.
 /// The series of a range.
 fn series(names: &Names, range: &UsageRange) -> Statement {
     let mut sql = Statement::new(names, "");
-    let whose = whose(&mut sql, range);
+    let whose = whose(&mut sql, names, "s", range);
     sql.push_sql(
         names,
         &format!("SELECT s.id AS series_id, {SERIES} FROM §series s WHERE TRUE{whose}"),
     );
     sql
+}
+
+/// The amounts of sums, added up.
+fn amounts(names: &Names) -> String {
+    let dialect = names.dialect;
+    format!(
+        "min(t.start) AS start, {} AS count, {} AS cost, {} AS request_bytes, {} AS response_bytes",
+        dialect.sum("t.count"),
+        dialect.sum("t.cost"),
+        dialect.capped_sum("t.request_bytes"),
+        dialect.capped_sum("t.response_bytes")
+    )
 }
 
 /// The sums of a range added up by series and grid.
@@ -265,39 +316,56 @@ fn by_series(
     grid: &Grid,
     latency: bool,
 ) -> Statement {
-    let dialect = names.dialect;
     let mut sql = Statement::new(names, "");
-    let whose = whose(&mut sql, range);
-    let read = |sql: &mut Statement, part: &Part| {
-        let starting = starting_in(sql, part);
-        let table = table(part.width);
-        if whose.is_empty() {
-            format!("SELECT t.* FROM {table} t WHERE {starting}")
-        } else {
-            // Series by series: each has its sums side by side.
-            format!(
-                "SELECT t.* FROM §series s CROSS JOIN {table} t
-                WHERE t.series_id = s.id{whose} AND {starting}"
-            )
-        }
-    };
-    let read: Vec<_> = parts.iter().map(|part| read(&mut sql, part)).collect();
-    let read = read.join(" UNION ALL ");
-    let bucket = bucket(names, grid);
-    let joined = dialect.joined("t.latency");
+    let whose = whose(&mut sql, names, "s", range);
+    let joined = names.dialect.joined("t.latency");
     let joined = if latency { &joined } else { "NULL" };
-    let (count, cost) = (dialect.sum("t.count"), dialect.sum("t.cost"));
-    let request_bytes = dialect.capped_sum("t.request_bytes");
-    let response_bytes = dialect.capped_sum("t.response_bytes");
-    sql.push_sql(
-        names,
-        &format!(
-            "SELECT t.series_id, min(t.start) AS start, {count} AS count, {cost} AS cost,
-                {request_bytes} AS request_bytes, {response_bytes} AS response_bytes,
-                {joined} AS latency
-            FROM ({read}) t GROUP BY t.series_id{bucket}"
-        ),
-    );
+    let amounts = amounts(names);
+    let bucket = bucket(names, grid);
+    let read = parts.iter().map(|part| {
+        let table = match part.width {
+            Width::Minute => "§minutes",
+            Width::Hour => "§hours",
+            _ => "§days",
+        };
+        let starting = starting_in(&mut sql, part);
+        if whose.is_empty() {
+            return format!(
+                "SELECT t.series_id, {amounts}, {joined} AS latency FROM {table} t
+                WHERE {starting} GROUP BY t.series_id{bucket}"
+            );
+        }
+        // Series by series: each has its sums side by side.
+        format!(
+            "SELECT s.id AS series_id, {amounts}, {joined} AS latency
+            FROM §series s CROSS JOIN {table} t
+            WHERE t.series_id = s.id{whose} AND {starting} GROUP BY s.id{bucket}"
+        )
+    });
+    let read: Vec<_> = read.collect();
+    sql.push_sql(names, &read.join(" UNION ALL "));
+    sql
+}
+
+/// The sums of a range added up by outcome, cause and grid.
+fn by_key(names: &Names, range: &UsageRange, parts: &[Part], grid: &Grid) -> Statement {
+    let mut sql = Statement::new(names, "");
+    let whose = whose(&mut sql, names, "t", range);
+    let amounts = amounts(names);
+    let bucket = bucket(names, grid);
+    let read = parts.iter().map(|part| {
+        let table = match part.width {
+            Width::Minute => "§key_minutes",
+            _ => "§key_hours",
+        };
+        let starting = starting_in(&mut sql, part);
+        format!(
+            "SELECT t.outcome, t.cause, {amounts} FROM {table} t
+            WHERE {starting}{whose} GROUP BY t.outcome, t.cause{bucket}"
+        )
+    });
+    let read: Vec<_> = read.collect();
+    sql.push_sql(names, &read.join(" UNION ALL "));
     sql
 }
 
@@ -393,57 +461,103 @@ fn rollup_of(
     }))
 }
 
+/// A sum by key and outcome, which tells no more of its requests than that.
+fn sum_of_key(row: &impl Row) -> Result<Rollup, SqlError> {
+    Ok(Rollup {
+        key: None,
+        start: time(row, "start")?,
+        width: Width::Minute,
+        owner: None,
+        method: Method::Other,
+        endpoint: "".into(),
+        status: Status::None,
+        outcome: named(there(row.text("outcome")?)?)?,
+        cause: row.text("cause")?.map(named).transpose()?,
+        count: number(row, "count")?,
+        cost: number(row, "cost")?,
+        request_bytes: number(row, "request_bytes")?,
+        response_bytes: number(row, "response_bytes")?,
+        latency: LatencyHistogram::new(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn all(parts: &[Part]) -> Vec<(Width, i64, i64)> {
-        let mut all: Vec<_> = parts
+    const MINUTES: Width = Width::Minute;
+    const HOURS: Width = Width::Hour;
+    const DAYS: Width = Width::Day;
+
+    fn all(starts: Range<i64>, widest: Width, dropped: i64) -> Vec<(Width, i64, i64)> {
+        let parts = parts(&starts, widest, dropped);
+        parts
             .iter()
             .map(|part| (part.width, part.starts.start, part.starts.end))
-            .collect();
-        all.sort_by_key(|part| part.1);
-        all
+            .collect()
     }
 
     #[test]
-    fn whole_hours_are_read_as_hours() {
-        let (minute, hour) = (Width::Minute, Width::Hour);
-        let starts = 30 * MINUTE..3 * HOUR + 5 * MINUTE;
+    fn the_widest_are_read_within_and_narrower_ones_at_the_ends() {
+        let starts = 30 * MINUTE..2 * DAY + 3 * HOUR + 5 * MINUTE;
+        let (from, to) = (starts.start, starts.end);
         let expected = [
-            (minute, 30 * MINUTE, HOUR),
-            (hour, HOUR, 3 * HOUR),
-            (minute, 3 * HOUR, 3 * HOUR + 5 * MINUTE),
+            (MINUTES, from, HOUR),
+            (HOURS, HOUR, DAY),
+            (DAYS, DAY, 2 * DAY),
+            (HOURS, 2 * DAY, 2 * DAY + 3 * HOUR),
+            (MINUTES, 2 * DAY + 3 * HOUR, to),
         ];
-        assert_eq!(all(&parts(&starts, true, i64::MIN)), expected);
+        assert_eq!(all(starts.clone(), DAYS, i64::MIN), expected);
+        let hours = 2 * DAY + 3 * HOUR;
+        let expected = [
+            (MINUTES, from, HOUR),
+            (HOURS, HOUR, hours),
+            (MINUTES, hours, to),
+        ];
+        assert_eq!(all(starts.clone(), HOURS, i64::MIN), expected);
+        assert_eq!(all(starts, MINUTES, i64::MIN), [(MINUTES, from, to)]);
         let short = 30 * MINUTE..HOUR + 5 * MINUTE;
-        let expected = [(minute, short.start, short.end)];
-        assert_eq!(all(&parts(&short, true, i64::MIN)), expected);
-        let expected = [(minute, starts.start, starts.end)];
-        assert_eq!(all(&parts(&starts, false, i64::MIN)), expected);
-        assert_eq!(parts(&(5 * HOUR..5 * HOUR), true, i64::MIN), []);
-        assert_eq!(parts(&(5 * HOUR..HOUR), true, i64::MIN), []);
+        let expected = [(MINUTES, short.start, short.end)];
+        assert_eq!(all(short, DAYS, i64::MIN), expected);
+        assert_eq!(all(0..DAY, DAYS, i64::MIN), [(DAYS, 0, DAY)]);
+        assert_eq!(all(5 * HOUR..5 * HOUR, DAYS, i64::MIN), []);
+        assert_eq!(all(5 * HOUR..HOUR, DAYS, i64::MIN), []);
     }
 
     #[test]
     fn hours_stand_for_minutes_that_were_dropped() {
-        let (minute, hour) = (Width::Minute, Width::Hour);
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
+        let end = starts.end;
         let expected = [
-            (hour, 0, HOUR),
-            (hour, HOUR, 5 * HOUR),
-            (minute, 5 * HOUR, 5 * HOUR + 5 * MINUTE),
+            (HOURS, 0, HOUR),
+            (HOURS, HOUR, 5 * HOUR),
+            (MINUTES, 5 * HOUR, end),
         ];
-        assert_eq!(all(&parts(&starts, true, 2 * HOUR)), expected);
-        let expected = [(hour, 0, 2 * HOUR), (minute, 2 * HOUR, starts.end)];
-        assert_eq!(all(&parts(&starts, false, 2 * HOUR)), expected);
-        let expected = [(hour, 0, 6 * HOUR)];
-        assert_eq!(all(&parts(&starts, false, 9 * HOUR)), expected);
+        assert_eq!(all(starts.clone(), DAYS, 2 * HOUR), expected);
+        let expected = [(HOURS, 0, 2 * HOUR), (MINUTES, 2 * HOUR, end)];
+        assert_eq!(all(starts.clone(), MINUTES, 2 * HOUR), expected);
+        assert_eq!(
+            all(starts.clone(), MINUTES, 9 * HOUR),
+            [(HOURS, 0, 6 * HOUR)]
+        );
         let expected = [
-            (hour, 0, HOUR),
-            (hour, HOUR, 5 * HOUR),
-            (hour, 5 * HOUR, 6 * HOUR),
+            (HOURS, 0, HOUR),
+            (HOURS, HOUR, 5 * HOUR),
+            (HOURS, 5 * HOUR, 6 * HOUR),
         ];
-        assert_eq!(all(&parts(&starts, true, 9 * HOUR)), expected);
+        assert_eq!(all(starts, HOURS, 9 * HOUR), expected);
+    }
+
+    #[test]
+    fn what_goes_beyond_all_there_is_ends_with_a_day() {
+        let micros = |n| Timestamp::from_microsecond(n).unwrap();
+        let (first, last) = (DAY + HOUR, 2 * DAY + 5 * MINUTE);
+        let all = UsageRange::new();
+        assert_eq!(bounded(&all, first, last), DAY..3 * DAY);
+        let exact = all.from(micros(DAY + HOUR + 1)).to(micros(last));
+        assert_eq!(bounded(&exact, first, last), DAY + HOUR..last);
+        let beyond = UsageRange::new().to(micros(last + 1));
+        assert_eq!(bounded(&beyond, first, last).end, 3 * DAY);
     }
 }

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    Dialect, Engine, Grouped, Hash, Session, Statement, Sum, as_micros, from_bytes, is_apart,
-    status_codes, to_bytes, today,
+    Dialect, Engine, Grouped, Hash, KeySum, Session, Statement, Sum, as_micros, from_bytes,
+    is_apart, status_codes, to_bytes, today,
 };
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -48,6 +48,11 @@ impl SqliteBackend {
         writing.log(&batch.events, &grouped, &ids).await?;
         writing.add("§minutes", &grouped.minutes, &ids).await?;
         writing.add("§hours", &grouped.hours, &ids).await?;
+        writing.add("§days", &grouped.days, &ids).await?;
+        writing
+            .add_by_key("§key_minutes", &grouped.key_minutes)
+            .await?;
+        writing.add_by_key("§key_hours", &grouped.key_hours).await?;
         writing.touch(&grouped).await?;
         let today = writing.today;
         writing.session.commit().await?;
@@ -170,14 +175,10 @@ impl Writing<'_> {
             "INSERT OR FAIL INTO {table} AS t (series_id, start, count, cost, request_bytes, response_bytes,
                 latency) VALUES "
         ));
-        let add = |column| Dialect::Sqlite.capped_add(column);
         let update = format!(
-            " ON CONFLICT (series_id, start) DO UPDATE SET {}, {}, {}, {},
+            " ON CONFLICT (series_id, start) DO UPDATE SET {},
             latency = CAST(t.latency || excluded.latency AS BLOB)",
-            add("count"),
-            add("cost"),
-            add("request_bytes"),
-            add("response_bytes")
+            amounts()
         );
         for sums in sums.chunks(ROWS) {
             let mut values = Values::new(sums.len(), 7);
@@ -196,8 +197,37 @@ impl Writing<'_> {
                 .execute(self.connection())
                 .await?;
         }
-        if self.backend.0.engine.writes.fetch_add(1, Relaxed) % 32 < 2 {
+        if self.backend.0.engine.writes.fetch_add(1, Relaxed) % 48 < 3 {
             self.tidy(table, sums, ids).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_by_key(&mut self, table: &str, sums: &[KeySum]) -> Result<(), SqlError> {
+        let insert = self.sql(&format!(
+            "INSERT OR FAIL INTO {table} AS t (start, line, key_id, owner, outcome, cause, count, cost,
+                request_bytes, response_bytes) VALUES "
+        ));
+        let update = format!(" ON CONFLICT (start, line) DO UPDATE SET {}", amounts());
+        for sums in sums.chunks(ROWS) {
+            let mut values = Values::new(sums.len(), 10);
+            for KeySum { line, rollup } in sums {
+                values
+                    .add(as_micros(rollup.start))?
+                    .add(&line[..])?
+                    .add(rollup.key.as_ref().map(|key| key.as_str()))?
+                    .add(rollup.owner.as_deref())?
+                    .add(rollup.outcome.as_str())?
+                    .add(rollup.cause.map(|cause| cause.as_str()))?
+                    .add(rollup.count.cast_signed())?
+                    .add(rollup.cost.cast_signed())?
+                    .add(rollup.request_bytes.cast_signed())?
+                    .add(rollup.response_bytes.cast_signed())?;
+            }
+            let sql = format!("{insert}{}{update}", values.places);
+            sqlx::query_with(AssertSqlSafe(sql), values.arguments)
+                .execute(self.connection())
+                .await?;
         }
         Ok(())
     }
@@ -245,6 +275,14 @@ impl Writing<'_> {
         }
         Ok(())
     }
+}
+
+/// Adds all amounts of a sum to those that are there.
+fn amounts() -> String {
+    let add = |column| Dialect::Sqlite.capped_add(column);
+    ["count", "cost", "request_bytes", "response_bytes"]
+        .map(add)
+        .join(", ")
 }
 
 /// Rows of values, and the places for them.

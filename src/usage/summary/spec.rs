@@ -73,6 +73,15 @@ impl SummarySpec {
         self.over_time.as_ref().map(|grid| (grid.width, &grid.zone))
     }
 
+    /// The same but for totals over time.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn without_grid(&self) -> Self {
+        Self {
+            over_time: None,
+            ..self.clone()
+        }
+    }
+
     /// Whether latencies are asked for.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_latency(&self) -> bool {

@@ -166,6 +166,54 @@ ALTER TABLE §hours ALTER COLUMN latency SET STORAGE MAIN;
 CREATE INDEX ¶hours_by_start ON §hours (start);
 COMMENT ON TABLE §hours IS 'The same by the hour of UTC.';
 
+CREATE TABLE §days (
+    series_id bigint NOT NULL,
+    start timestamptz NOT NULL,
+    count bigint NOT NULL,
+    cost bigint NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    latency bytea NOT NULL,
+    PRIMARY KEY (series_id, start)
+) WITH (fillfactor = 70);
+ALTER TABLE §days ALTER COLUMN latency SET STORAGE MAIN;
+CREATE INDEX ¶days_by_start ON §days (start);
+COMMENT ON TABLE §days IS 'The same by the day of UTC.';
+
+CREATE TABLE §key_minutes (
+    start timestamptz NOT NULL,
+    line bytea NOT NULL,
+    key_id text COLLATE "C",
+    owner text,
+    outcome text NOT NULL,
+    cause text,
+    count bigint NOT NULL,
+    cost bigint NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    PRIMARY KEY (start, line)
+) WITH (fillfactor = 70);
+CREATE INDEX ¶key_minutes_by_key ON §key_minutes (key_id, start);
+CREATE INDEX ¶key_minutes_by_owner ON §key_minutes ((left(owner, 64)), start);
+COMMENT ON TABLE §key_minutes IS 'Sums by the minute, by key and outcome alone: for charts over time.';
+
+CREATE TABLE §key_hours (
+    start timestamptz NOT NULL,
+    line bytea NOT NULL,
+    key_id text COLLATE "C",
+    owner text,
+    outcome text NOT NULL,
+    cause text,
+    count bigint NOT NULL,
+    cost bigint NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    PRIMARY KEY (start, line)
+) WITH (fillfactor = 70);
+CREATE INDEX ¶key_hours_by_key ON §key_hours (key_id, start);
+CREATE INDEX ¶key_hours_by_owner ON §key_hours ((left(owner, 64)), start);
+COMMENT ON TABLE §key_hours IS 'Sums by the hour, by key and outcome alone: for charts over time.';
+
 CREATE VIEW §usage_by_minute AS
     SELECT t.start, s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
         s.status_class, s.outcome, s.cause, t.count, t.cost, t.request_bytes, t.response_bytes

@@ -118,6 +118,54 @@ CREATE TABLE §hours (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX §hours_by_start ON §hours (start);
 
+-- The same by the day of UTC.
+CREATE TABLE §days (
+    series_id INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    latency BLOB NOT NULL,
+    PRIMARY KEY (series_id, start)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX §days_by_start ON §days (start);
+
+-- The same sums by the minute once more, by key and outcome alone: for charts over time.
+CREATE TABLE §key_minutes (
+    start INTEGER NOT NULL,
+    -- Names the key, its owner, the outcome and the cause.
+    line BLOB NOT NULL,
+    key_id TEXT,
+    owner TEXT,
+    outcome TEXT NOT NULL,
+    cause TEXT,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    PRIMARY KEY (start, line)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX §key_minutes_by_key ON §key_minutes (key_id, start);
+CREATE INDEX §key_minutes_by_owner ON §key_minutes (owner, start);
+
+-- The same by the hour.
+CREATE TABLE §key_hours (
+    start INTEGER NOT NULL,
+    line BLOB NOT NULL,
+    key_id TEXT,
+    owner TEXT,
+    outcome TEXT NOT NULL,
+    cause TEXT,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    PRIMARY KEY (start, line)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX §key_hours_by_key ON §key_hours (key_id, start);
+CREATE INDEX §key_hours_by_owner ON §key_hours (owner, start);
+
 CREATE VIEW §usage_by_minute AS
     SELECT t.start, s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
         s.status_class, s.outcome, s.cause, t.count, t.cost, t.request_bytes, t.response_bytes
