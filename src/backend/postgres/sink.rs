@@ -36,6 +36,11 @@ impl UsageSink for PostgresBackend {
             self.0.engine.partitions.forget();
             written = self.write_once(batch).await;
         }
+        if written.is_err() {
+            // Whatever went wrong, the database may not be the one that told the numbers.
+            self.0.engine.known.forget();
+            self.0.engine.partitions.forget();
+        }
         written.map_err(SinkError::unavailable)
     }
 }

@@ -23,7 +23,12 @@ const ROWS: usize = 128;
 #[async_trait]
 impl UsageSink for SqliteBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        self.write_once(batch).await.map_err(SinkError::unavailable)
+        let written = self.write_once(batch).await;
+        if written.is_err() {
+            // Whatever went wrong, the database may not be the one that told the numbers.
+            self.0.engine.known.forget();
+        }
+        written.map_err(SinkError::unavailable)
     }
 }
 
