@@ -19,7 +19,8 @@ impl<E: Engine> SqlBackend<E> {
         if log::matches_nothing(&query.filter) {
             return Ok(Page::empty());
         }
-        let mut session = self.engine.reader().await.map_err(ReadError::unavailable)?;
+        let session = self.engine.snapshot().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
         let statement = match log::picks_series(&query.filter) {
             false => by_time,
             true => {
@@ -43,7 +44,8 @@ impl<E: Engine> SqlBackend<E> {
         if log::matches_nothing(filter) {
             return Ok(Count::Exactly(0));
         }
-        let mut session = self.engine.reader().await.map_err(ReadError::unavailable)?;
+        let session = self.engine.snapshot().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
         let count = log::count(self.names(), filter);
         let count = self.counted(&mut session, count).await?.cast_unsigned();
         Ok(if count > log::MOST_COUNTED {
