@@ -77,6 +77,7 @@ CREATE TABLE §series (
 CREATE INDEX ¶series_by_key ON §series (key_id);
 CREATE INDEX ¶series_by_owner ON §series USING hash (owner);
 COMMENT ON TABLE §series IS 'What requests of one kind have in common.';
+COMMENT ON COLUMN §series.id IS 'By which the log and the sums name it.';
 COMMENT ON COLUMN §series.hash IS 'Names all that follows up to the cause.';
 COMMENT ON COLUMN §series.key_id IS 'The key that asked; empty for anonymous requests.';
 COMMENT ON COLUMN §series.owner IS 'The key''s owner at the time.';
@@ -165,6 +166,13 @@ CREATE TABLE §hours (
 ALTER TABLE §hours ALTER COLUMN latency SET STORAGE MAIN;
 CREATE INDEX ¶hours_by_start ON §hours (start);
 COMMENT ON TABLE §hours IS 'The same by the hour of UTC.';
+COMMENT ON COLUMN §hours.series_id IS 'Whose sums.';
+COMMENT ON COLUMN §hours.start IS 'When the hour begins.';
+COMMENT ON COLUMN §hours.count IS 'How many requests.';
+COMMENT ON COLUMN §hours.cost IS 'What they cost of the keys'' limits.';
+COMMENT ON COLUMN §hours.request_bytes IS 'Bytes of their bodies, as announced.';
+COMMENT ON COLUMN §hours.response_bytes IS 'Bytes of their responses'' bodies.';
+COMMENT ON COLUMN §hours.latency IS 'As that of the minutes.';
 
 CREATE VIEW §usage_by_minute AS
     SELECT t.start, s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
@@ -183,9 +191,19 @@ CREATE TABLE §batches (
 );
 CREATE INDEX ¶batches_by_applied ON §batches (applied);
 COMMENT ON TABLE §batches IS 'Batches that were written, so that none counts twice.';
+COMMENT ON COLUMN §batches.id IS 'The batch''s own id, a UUID of version 7.';
+COMMENT ON COLUMN §batches.applied IS 'When it was written.';
 
 CREATE TABLE §dropped (
     what text PRIMARY KEY,
     before timestamptz NOT NULL
 );
 COMMENT ON TABLE §dropped IS 'Up to when sums were dropped.';
+COMMENT ON COLUMN §dropped.what IS 'The table, without the prefix.';
+COMMENT ON COLUMN §dropped.before IS 'What began earlier is not there any more.';
+
+COMMENT ON TABLE §migrations IS 'The steps by which these tables were made.';
+COMMENT ON COLUMN §migrations.version IS 'The step''s place, counted from 1.';
+COMMENT ON COLUMN §migrations.name IS 'What it was for.';
+COMMENT ON COLUMN §migrations.checksum IS 'The SHA-256 of its text.';
+COMMENT ON COLUMN §migrations.applied IS 'When it was applied.';
