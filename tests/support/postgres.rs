@@ -184,6 +184,11 @@ fn bin() -> PathBuf {
         .expect("PostgreSQL is not installed (Debian: postgresql), or its programs are not in PATH")
 }
 
+/// One of the server's programs.
+pub fn program(name: &str) -> PathBuf {
+    bin().join(name)
+}
+
 /// The server does not run as root.
 fn as_other_user() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
