@@ -166,7 +166,7 @@ pub(super) fn page(
                 .of_each_series(COLUMNS, &series, &which, true, &limit)
         }
         _ => {
-            let series = of_matching_series(&mut sql, filter);
+            let series = of_matching_series(&mut sql, names, filter);
             let newest = |condition: String| {
                 format!(
                     "SELECT {COLUMNS} FROM §requests r WHERE TRUE{condition}{series}{which}
@@ -206,7 +206,7 @@ pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
             .dialect
             .of_each_series("1", &series, &which, false, &limit)
     } else {
-        let series = of_matching_series(&mut sql, filter);
+        let series = of_matching_series(&mut sql, names, filter);
         let some = |condition: String| {
             format!("SELECT id FROM §requests WHERE TRUE{condition}{series}{which} LIMIT {limit}")
         };
@@ -226,12 +226,13 @@ pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
     sql
 }
 
-fn of_matching_series(sql: &mut Statement, filter: &LogFilter) -> String {
+fn of_matching_series(sql: &mut Statement, names: &Names, filter: &LogFilter) -> String {
     if !picks_series(filter) {
         return String::new();
     }
     let condition = series_condition(sql, filter);
-    format!(" AND series_id IN (SELECT id FROM §series{condition})")
+    let number = names.dialect.not_looked_up("series_id");
+    format!(" AND {number} IN (SELECT id FROM §series{condition})")
 }
 
 /// An event is found by its id on the wire and by its own, however that is written.
@@ -279,3 +280,6 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.client_address = address.as_deref().map(parsed).transpose()?;
     Ok(event)
 }
+
+#[cfg(all(test, feature = "_sqlite"))]
+mod tests;
