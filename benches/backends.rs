@@ -466,17 +466,20 @@ fn main() {
             if sizes.is_empty() {
                 sizes = vec![10_000, 20_000];
             }
-            println!("SQLite");
-            let backend = SqliteBackend::open(folder.join("read.db"))
-                .await
-                .expect("open");
-            backend.migrate().await.expect("migrate");
-            read(&backend, &sizes).await;
-            println!("PostgreSQL");
-            let url = cluster.database().await;
-            let backend = PostgresBackend::connect(&url).await.expect("connect");
-            backend.migrate().await.expect("migrate");
-            read(&backend, &sizes).await;
+            if sqlite {
+                println!("SQLite");
+                let file = folder.join("read.db");
+                let backend = SqliteBackend::open(file).await.expect("open");
+                backend.migrate().await.expect("migrate");
+                read(&backend, &sizes).await;
+            }
+            if postgres {
+                println!("PostgreSQL");
+                let url = cluster.database().await;
+                let backend = PostgresBackend::connect(&url).await.expect("connect");
+                backend.migrate().await.expect("migrate");
+                read(&backend, &sizes).await;
+            }
         }
     });
     let _ = std::fs::remove_dir_all(&folder);
