@@ -18,6 +18,9 @@ pub(super) struct Partitions(Mutex<BTreeSet<Date>>);
 /// Days ahead that get one, so that no write at midnight waits for it.
 const AHEAD: usize = 3;
 
+/// A lock could not be had in time.
+const LOCKED: &str = "55P03";
+
 /// The day of UTC that a time is on.
 pub(super) fn day(time: Timestamp) -> Date {
     TimeZone::UTC.to_datetime(time).date()
@@ -106,18 +109,25 @@ impl PostgresEngine {
             let Some(name) = name.filter(|name| day_of(name).is_some_and(|day| day < end)) else {
                 continue;
             };
-            let mut session = self.writer().await?;
-            // Whoever waits for it has to wait no longer than this: it is tried again at the next pass.
-            let drop =
-                format!("SET LOCAL lock_timeout = '2s'; DROP TABLE IF EXISTS §requests_{name}");
-            session.script(&self.names.sql(&drop)).await?;
-            session.commit().await?;
-            dropped += 1;
+            match self.drop_partition(name).await {
+                Ok(()) => dropped += 1,
+                // Others read it for long: it is tried again at the next pass.
+                Err(SqlError::Database(error)) if error.code().as_deref() == Some(LOCKED) => {}
+                Err(error) => return Err(error),
+            }
         }
         if dropped > 0 {
             self.partitions.forget();
         }
         Ok(dropped)
+    }
+
+    async fn drop_partition(&self, name: &str) -> Result<(), SqlError> {
+        let mut session = self.writer().await?;
+        // Whoever comes meanwhile waits behind this, and so it does not wait for long itself.
+        let drop = format!("SET LOCAL lock_timeout = '2s'; DROP TABLE IF EXISTS §requests_{name}");
+        session.script(&self.names.sql(&drop)).await?;
+        session.commit().await
     }
 }
 

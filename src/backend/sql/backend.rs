@@ -21,7 +21,7 @@ impl<E> Clone for SqlBackend<E> {
         Self {
             engine: self.engine.clone(),
             changes: self.changes.clone(),
-            keep: self.keep.clone(),
+            keep: self.keep,
             actor: self.actor.clone(),
         }
     }

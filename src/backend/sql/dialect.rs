@@ -143,6 +143,23 @@ impl Dialect {
         )
     }
 
+    /// The series `s` and what a table `t` has of each that fulfils `which`, read series by series: each
+    /// has its rows side by side. PostgreSQL would read the rows of all series, where it does not
+    /// expect many.
+    pub(super) fn series_and(self, table: &str, which: &str) -> String {
+        say!(
+            self,
+            sqlite: format!(
+                "§series s CROSS JOIN {table} t WHERE t.series_id = s.id AND {which}"
+            ),
+            postgres: format!(
+                "§series s CROSS JOIN LATERAL
+                (SELECT * FROM {table} t WHERE t.series_id = s.id AND {which} OFFSET 0) t
+                WHERE TRUE"
+            ),
+        )
+    }
+
     /// `columns` of the requests `r` that fulfil `which`, of each of the series that `series` selects as
     /// `series_id`, read series by series. PostgreSQL is given a limit to each, which is that to all.
     pub(super) fn of_each_series(

@@ -89,11 +89,10 @@ pub(super) fn by_series(
                 WHERE {starting} GROUP BY t.series_id{bucket}"
             );
         }
-        // Series by series: each has its sums side by side.
+        let from = names.dialect.series_and(table, &starting);
         format!(
-            "SELECT s.id AS series_id, {amounts}, {joined} AS latency
-            FROM §series s CROSS JOIN {table} t
-            WHERE t.series_id = s.id{whose} AND {starting} GROUP BY s.id{bucket}"
+            "SELECT s.id AS series_id, {amounts}, {joined} AS latency FROM {from}{whose}
+            GROUP BY s.id{bucket}"
         )
     });
     let read: Vec<_> = read.collect();
