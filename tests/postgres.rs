@@ -187,7 +187,10 @@ async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
             std::thread::sleep(some(Duration::from_millis(60)));
             let lines = child.kill();
             let begun = lines.iter().filter_map(|line| line.strip_prefix("begins "));
-            let last = begun.map(|n| n.parse().unwrap()).last().unwrap_or(*next);
+            let last = begun
+                .map(|n| n.parse().unwrap())
+                .next_back()
+                .unwrap_or(*next);
             let prefix = format!("t{last}_");
             let again = backend.clone().with_table_prefix(&prefix).unwrap();
             again.migrate().await.unwrap();
@@ -322,7 +325,7 @@ struct LosesAnswers(PostgresBackend, AtomicU64);
 impl UsageSink for LosesAnswers {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         self.0.write(batch).await?;
-        if self.1.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+        if self.1.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
             return Err(SinkError::unavailable("the answer got lost"));
         }
         Ok(())
@@ -444,8 +447,10 @@ fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
         0 => (Outcome::RateLimited, None),
         _ => Outcome::of(event.status),
     };
-    event.resource_id = (n % 3 == 0).then(|| format!("posting-{}", n % 20_000).into());
-    event.request_id = (n % 2 == 0).then(|| format!("wire-{n}").into());
+    event.resource_id = n
+        .is_multiple_of(3)
+        .then(|| format!("posting-{}", n % 20_000).into());
+    event.request_id = n.is_multiple_of(2).then(|| format!("wire-{n}").into());
     event
 }
 
