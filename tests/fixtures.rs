@@ -125,7 +125,7 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
 
 fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
     let event = |n: usize| {
-        let n = batch * 50 + n;
+        let n = batch * 30 + n;
         let mut event = checks::event(&keys[..5], n);
         // Around the end of summer time in New York, and on two other days.
         let second = time("2026-10-31T22:00:00Z").as_second() + n as i64 * 1_000;
@@ -146,7 +146,7 @@ fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
         event.cost = (n % 3) as u32;
         event
     };
-    (0..50).map(event).collect()
+    (0..30).map(event).collect()
 }
 
 async fn all_keys(backend: &dyn Backend) -> Vec<Key> {

@@ -136,8 +136,12 @@ async fn ask(store: impl KeyStore) {
     // For as long as anything could come back.
     let end = Instant::now() + TTL / 2;
     while Instant::now() < end {
-        for &secret in &refused {
-            if service.ask(secret).await.0 == 200 {
+        let asked = refused.iter().map(|&secret| {
+            let service = service.clone();
+            async move { (secret, service.ask(secret).await.0) }
+        });
+        for (secret, status) in all(asked).await {
+            if status == 200 {
                 println!("again {secret}");
             }
         }
