@@ -125,26 +125,28 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
 
 fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
     let event = |n: usize| {
-        let n = batch * 50 + n;
+        let n = batch * 30 + n;
         let mut event = checks::event(&keys[..5], n);
         // Around the end of summer time in New York, and on two other days.
         let second = time("2026-10-31T22:00:00Z").as_second() + n as i64 * 1_000;
         event.time = Timestamp::new(second, (n as i32 % 7) * 123_456_000).unwrap();
-        event.request_id = (n % 4 == 0).then(|| format!("wire-{n}").into());
-        event.resource_id = (n % 5 == 0).then(|| format!("posting-{}", n % 10).into());
-        if n % 11 == 0 {
+        event.request_id = n.is_multiple_of(4).then(|| format!("wire-{n}").into());
+        event.resource_id = n
+            .is_multiple_of(5)
+            .then(|| format!("posting-{}", n % 10).into());
+        if n.is_multiple_of(11) {
             event.status = Status::Grpc((n % 17) as u8);
             (event.outcome, event.cause) = Outcome::of(event.status);
         }
-        if n % 13 == 0 {
+        if n.is_multiple_of(13) {
             (event.key, event.owner) = (None, None);
         }
-        let addresses = ["203.0.113.7", "2001:db8::1"];
-        event.client_address = (n % 3 > 0).then(|| addresses[n % 3 - 1].parse().unwrap());
+        let addresses = [None, Some("203.0.113.7"), Some("2001:db8::1")];
+        event.client_address = addresses[n % 3].map(|address| address.parse().unwrap());
         event.cost = (n % 3) as u32;
         event
     };
-    (0..50).map(event).collect()
+    (0..30).map(event).collect()
 }
 
 async fn all_keys(backend: &dyn Backend) -> Vec<Key> {

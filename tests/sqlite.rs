@@ -396,7 +396,10 @@ async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
         std::thread::sleep(some(std::time::Duration::from_millis(60)));
         let lines = child.kill();
         let begun = lines.iter().filter_map(|line| line.strip_prefix("begins "));
-        let last = begun.map(|n| n.parse().unwrap()).last().unwrap_or(next);
+        let last = begun
+            .map(|n| n.parse().unwrap())
+            .next_back()
+            .unwrap_or(next);
         let prefix = format!("t{last}_");
         let again = SqliteBackend::open(&path).await.unwrap();
         let again = again.with_table_prefix(&prefix).unwrap();
@@ -554,7 +557,7 @@ async fn a_process_that_is_killed_leaves_whole_batches() {
             .filter_map(|line| line.strip_prefix("written "));
         sure += numbers
             .map(|n| n.parse::<i64>().unwrap())
-            .last()
+            .next_back()
             .unwrap_or(0);
 
         let backend = open(&folder.file()).await;

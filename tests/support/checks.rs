@@ -119,7 +119,7 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
 
 /// Text of this length that no database packs.
 fn random(length: usize) -> String {
-    std::iter::repeat_with(|| fastrand::alphanumeric())
+    std::iter::repeat_with(fastrand::alphanumeric)
         .take(length)
         .collect()
 }
