@@ -6,8 +6,9 @@
 //! cargo bench --features full --bench backends -- read 1000000 10000000
 //! ```
 //!
-//! `write` takes the seconds for which each is kept busy, `read` the numbers of events. PostgreSQL has to
-//! be installed; a server of its own is started. Without arguments both run in a short form.
+//! `write` takes the seconds for which each is kept busy, `read` the numbers of events, and `sqlite` or
+//! `postgres` leave the other one out. PostgreSQL has to be installed; a server of its own is started.
+//! Without arguments all run in a short form.
 
 use std::time::{Duration, Instant};
 
@@ -237,7 +238,7 @@ fn print_rates(name: &str, ours: &mut [f64], plain: &mut [f64]) {
     );
 }
 
-async fn write(seconds: f64, folder: &std::path::Path, cluster: &support::Cluster) {
+async fn write_sqlite(seconds: f64, folder: &std::path::Path) {
     let turn = seconds / f64::from(TURNS);
     let mut traffic = Traffic::new(20);
 
@@ -275,7 +276,11 @@ async fn write(seconds: f64, folder: &std::path::Path, cluster: &support::Cluste
         theirs.push(spent.1 as f64 / spent.0.as_secs_f64());
     }
     print_rates("SQLite", &mut ours, &mut theirs);
+}
 
+async fn write_postgres(seconds: f64, cluster: &support::Cluster) {
+    let turn = seconds / f64::from(TURNS);
+    let mut traffic = Traffic::new(20);
     let url = cluster.database().await;
     let backend = PostgresBackend::connect(&url).await.expect("connect");
     backend.migrate().await.expect("migrate");
@@ -438,35 +443,43 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let mut arguments = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with("--"));
-    let what = arguments.next();
-    let numbers: Vec<f64> = arguments.filter_map(|word| word.parse().ok()).collect();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| words.iter().any(|it| it == word);
+    let numbers: Vec<f64> = words.iter().filter_map(|word| word.parse().ok()).collect();
+    let (writes, reads) = (!has("read"), !has("write"));
+    let (sqlite, postgres) = (!has("postgres"), !has("sqlite"));
     let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let cluster = support::Cluster::durable();
     runtime.block_on(async {
-        if what.as_deref() != Some("read") {
+        if writes {
             let seconds = numbers.first().copied().unwrap_or(1.0);
-            write(seconds, &folder, &cluster).await;
+            if sqlite {
+                write_sqlite(seconds, &folder).await;
+            }
+            if postgres {
+                write_postgres(seconds, &cluster).await;
+            }
         }
-        if what.as_deref() != Some("write") {
+        if reads {
             let mut sizes: Vec<usize> = numbers.iter().map(|&n| n as usize).collect();
             if sizes.is_empty() {
                 sizes = vec![10_000, 20_000];
             }
-            println!("SQLite");
-            let backend = SqliteBackend::open(folder.join("read.db"))
-                .await
-                .expect("open");
-            backend.migrate().await.expect("migrate");
-            read(&backend, &sizes).await;
-            println!("PostgreSQL");
-            let url = cluster.database().await;
-            let backend = PostgresBackend::connect(&url).await.expect("connect");
-            backend.migrate().await.expect("migrate");
-            read(&backend, &sizes).await;
+            if sqlite {
+                println!("SQLite");
+                let file = folder.join("read.db");
+                let backend = SqliteBackend::open(file).await.expect("open");
+                backend.migrate().await.expect("migrate");
+                read(&backend, &sizes).await;
+            }
+            if postgres {
+                println!("PostgreSQL");
+                let url = cluster.database().await;
+                let backend = PostgresBackend::connect(&url).await.expect("connect");
+                backend.migrate().await.expect("migrate");
+                read(&backend, &sizes).await;
+            }
         }
     });
     let _ = std::fs::remove_dir_all(&folder);

@@ -17,6 +17,15 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// A page of nothing, with none behind it.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn empty() -> Self {
+        Self {
+            items: Vec::new(),
+            next: None,
+        }
+    }
+
     /// A page from up to `limit + 1` items in order: the surplus item only tells that there is more.
     pub fn from_surplus(
         mut items: Vec<T>,

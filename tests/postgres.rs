@@ -1,21 +1,56 @@
 //! The PostgreSQL backend, on a real server.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use keytally::backend::PostgresBackend;
+use jiff::Timestamp;
+use keytally::async_trait;
+use keytally::backend::{BackendError, InvalidTablePrefix, PostgresBackend};
 use keytally::conformance;
-use keytally::key::{CachedStore, KeyAdmin};
-use keytally::usage::{UsageReader, UsageSink};
+use keytally::key::{CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
+use keytally::usage::{
+    Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, SinkError, Status, StatusClass,
+    UsageEvent, UsageReader, UsageSink,
+};
+use keytally::{ApiKeyLayer, KeyId};
+use proptest::prelude::*;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use uuid::Uuid;
 
+#[path = "support/answers.rs"]
+mod answers;
+#[path = "support/checks.rs"]
+mod checks;
+#[path = "support/children.rs"]
+mod children;
+#[path = "support/service.rs"]
+mod service;
 #[path = "support/postgres.rs"]
 mod support;
 
-use support::{backend, database, number, pool};
+use checks::Backend;
+use children::{Process, given, some};
+use service::{Service, issue, logged_once};
+use support::{Cluster, backend, database, number, pool};
 
-/// All that a backend does, behind one pointer.
-trait Backend: KeyAdmin + UsageSink + UsageReader {}
+async fn connect(url: &str) -> PostgresBackend {
+    PostgresBackend::connect(url).await.unwrap()
+}
 
-impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+async fn texts(pool: &PgPool, sql: &str) -> Vec<String> {
+    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(pool).await;
+    rows.unwrap().iter().map(|row| row.get(0)).collect()
+}
 
 #[tokio::test]
 async fn it_passes_as_its_own_type() {
@@ -58,4 +93,582 @@ async fn suites_can_run_at_once() {
     for run in runs {
         run.await.unwrap();
     }
+}
+
+// --- The schema ---------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
+    for schema in [None, Some("gateway"), None] {
+        let url = database().await;
+        let own = pool(&url).await;
+        let tables = "CREATE TABLE _sqlx_migrations (version bigint);
+            INSERT INTO _sqlx_migrations VALUES (7)";
+        run(&own, tables).await;
+        let runs: Vec<_> = (0..10)
+            .map(|_| {
+                let url = url.clone();
+                tokio::spawn(async move {
+                    for _ in 0..3 {
+                        let backend = connect(&url).await;
+                        let backend = match schema {
+                            Some(schema) => backend.with_schema(schema).unwrap(),
+                            None => backend,
+                        };
+                        backend.migrate().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for run in runs {
+            run.await.unwrap();
+        }
+        let schema = schema.unwrap_or("public");
+        let steps = format!("SELECT count(*) FROM {schema}.keytally_migrations");
+        assert_eq!(number(&own, &steps).await, 1);
+        let application = "SELECT version FROM _sqlx_migrations";
+        assert_eq!(number(&own, application).await, 7);
+    }
+}
+
+/// Columns with their comments, indexes and views of tables with this prefix.
+async fn schema_of(pool: &PgPool, prefix: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT replace(line, '{prefix}', '') AS line FROM (
+            SELECT format('%s.%s %s %s %s', c.relname, a.attname,
+                format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                col_description(c.oid, a.attnum)) AS line
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+            WHERE starts_with(c.relname, '{prefix}')
+            UNION ALL SELECT indexdef FROM pg_indexes WHERE starts_with(tablename, '{prefix}')
+            UNION ALL SELECT definition FROM pg_views WHERE starts_with(viewname, '{prefix}')
+            UNION ALL SELECT 'step ' || (query_to_xml('SELECT version, checksum FROM {prefix}migrations',
+                false, false, ''))::text
+        ) AS lines ORDER BY 1"
+    );
+    texts(pool, &sql).await
+}
+
+/// What the process that is killed does: makes tables, and once more with another prefix.
+#[tokio::test]
+#[ignore = "run by the test below, in a process of its own"]
+async fn migrate_until_killed() {
+    let backend = connect(&given("KEYTALLY_TEST_URL")).await;
+    let first: u32 = given("KEYTALLY_TEST_FIRST").parse().unwrap();
+    println!();
+    for n in first.. {
+        println!("begins {n}");
+        let backend = backend.clone().with_table_prefix(&format!("t{n}_"));
+        backend.unwrap().migrate().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
+    let url = database().await;
+    let (own, backend) = (pool(&url).await, connect(&url).await);
+    let whole = backend.clone().with_table_prefix("whole_").unwrap();
+    whole.migrate().await.unwrap();
+    let whole = schema_of(&own, "whole_").await;
+    assert!(whole.len() > 80, "{whole:?}");
+    let mut next = 0;
+    for _ in 0..10 {
+        let first = next.to_string();
+        let variables = [
+            ("KEYTALLY_TEST_URL", &*url),
+            ("KEYTALLY_TEST_FIRST", &*first),
+        ];
+        let child = Process::start("migrate_until_killed", &variables);
+        child.says("begins ");
+        std::thread::sleep(some(Duration::from_millis(150)));
+        let lines = child.kill();
+        let begun = lines.iter().filter_map(|line| line.strip_prefix("begins "));
+        let last = begun.map(|n| n.parse().unwrap()).last().unwrap_or(next);
+        let prefix = format!("t{last}_");
+        let again = backend.clone().with_table_prefix(&prefix).unwrap();
+        again.migrate().await.unwrap();
+        assert_eq!(schema_of(&own, &prefix).await, whole);
+        next = last + 1;
+    }
+}
+
+#[tokio::test]
+async fn a_newer_or_another_schema_is_refused() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let newer = "INSERT INTO keytally_migrations VALUES (9, 'of the future', 'x', now())";
+    run(&own, newer).await;
+    let error = backend.migrate().await.unwrap_err();
+    assert!(
+        matches!(error, BackendError::NewerSchema { found: 9, known: 1 }),
+        "{error}"
+    );
+    let other = "DELETE FROM keytally_migrations WHERE version = 9;
+        UPDATE keytally_migrations SET checksum = 'x'";
+    run(&own, other).await;
+    let error = backend.migrate().await.unwrap_err();
+    assert!(
+        matches!(error, BackendError::OtherSchema { version: 1 }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn tables_and_columns_tell_what_they_are() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    backend.write(&batch).await.unwrap();
+    for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
+        let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
+        assert_eq!(number(&own, &rows).await, 1, "{view}");
+    }
+    let by_wire_id = format!(
+        "SELECT count(*) FROM keytally_request_log WHERE request_id = '{}'",
+        batch.events[0].id
+    );
+    assert_eq!(number(&own, &by_wire_id).await, 1);
+    let silent = "SELECT c.relname || coalesce('.' || a.attname, '') FROM pg_class c
+        LEFT JOIN LATERAL (SELECT a.attname, a.attnum FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND c.relkind <> 'v'
+            UNION ALL SELECT NULL, 0) a ON true
+        WHERE starts_with(c.relname, 'keytally_') AND c.relkind IN ('r', 'p', 'v')
+            AND NOT c.relispartition
+            AND coalesce(CASE a.attnum WHEN 0 THEN obj_description(c.oid, 'pg_class')
+                ELSE col_description(c.oid, a.attnum) END, '') = ''
+        ORDER BY 1";
+    assert_eq!(texts(&own, silent).await, [""; 0], "without a comment");
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn both_databases_have_the_same_tables_and_columns() {
+    let (_, url) = backend().await;
+    let of_postgres = "SELECT format('%s.%s', c.relname, a.attname) FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE starts_with(c.relname, 'keytally_') AND c.relkind IN ('r', 'p', 'v')
+            AND NOT c.relispartition";
+    let of_postgres: BTreeSet<_> = texts(&pool(&url).await, of_postgres)
+        .await
+        .into_iter()
+        .collect();
+    let own = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let own = own.connect("sqlite::memory:").await.unwrap();
+    let sqlite = keytally::backend::SqliteBackend::from_pool(own.clone());
+    sqlite.migrate().await.unwrap();
+    let of_sqlite =
+        "SELECT m.name || '.' || c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+        WHERE m.type IN ('table', 'view') AND m.name LIKE 'keytally%'";
+    let rows = sqlx::query(of_sqlite).fetch_all(&own).await.unwrap();
+    let mut of_sqlite: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    // The place of a row, by which its indexes name it; PostgreSQL has its own.
+    assert!(of_sqlite.remove("keytally_requests.row"));
+    assert_eq!(of_postgres, of_sqlite);
+}
+
+// --- Writing ------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn rule_10_a_batch_that_fails_half_way_leaves_nothing() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes
+            FOR EACH ROW EXECUTE FUNCTION fail()";
+    run(&own, fail).await;
+    let events = (0..200).map(|_| UsageEvent::at(Timestamp::now())).collect();
+    let batch = Batch::new(events);
+    let error = backend.write(&batch).await.unwrap_err();
+    assert!(matches!(error, SinkError::Unavailable(_)));
+    for table in ["requests", "minutes", "hours", "batches", "series"] {
+        let rows = number(&own, &format!("SELECT count(*) FROM keytally_{table}")).await;
+        assert_eq!(rows, 0, "{table}");
+    }
+    run(&own, "DROP TRIGGER fail ON keytally_minutes").await;
+    for _ in 0..2 {
+        backend.write(&batch).await.unwrap();
+    }
+    assert_eq!(logged_once(&backend).await.len(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_10_a_batch_from_two_at_once_counts_once() {
+    let (backend, url) = backend().await;
+    checks::a_batch_from_two_at_once_counts_once(&backend, &connect(&url).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writers_neither_deadlock_nor_lose() {
+    let (_, url) = backend().await;
+    let mut writers = Vec::new();
+    for _ in 0..8 {
+        writers.push(connect(&url).await);
+    }
+    checks::many_writers_add_up(writers).await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(number(&pool(&url).await, deadlocks).await, 0);
+}
+
+/// A sink whose answer gets lost now and then, after it has written.
+struct LosesAnswers(PostgresBackend, AtomicU64);
+
+#[async_trait]
+impl UsageSink for LosesAnswers {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        self.0.write(batch).await?;
+        if self.1.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+            return Err(SinkError::unavailable("the answer got lost"));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_10_sessions_that_are_cut_off_lose_nothing_and_repeat_nothing() {
+    let (backend, url) = backend().await;
+    let issued = issue(&backend, "Busy").await;
+    let sink = LosesAnswers(connect(&url).await, AtomicU64::new(0));
+    let recorder = Recorder::builder(sink)
+        .batch_size(256)
+        .batch_age(Duration::from_millis(5))
+        .backoff(Duration::from_millis(1), Duration::from_millis(20))
+        .start();
+    let store = backend.clone().without_listening();
+    let cache = CacheConfig::new().ttl(Duration::from_secs(3_600));
+    let layer = ApiKeyLayer::new(store)
+        .cache(cache)
+        .recorder(recorder.clone());
+    let service = Service::behind(layer);
+    let mut answered = BTreeSet::new();
+    let (status, id) = service.ask(issued.secret.expose()).await;
+    assert_eq!(status, 200);
+    answered.insert(id);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let cutting = tokio::spawn({
+        let (stop, url) = (stop.clone(), url.clone());
+        async move {
+            let own = pool(&url).await;
+            let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                    AND backend_type = 'client backend'";
+            let mut sessions = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sessions += number(&own, cut).await;
+                tokio::time::sleep(some(Duration::from_millis(40))).await;
+            }
+            sessions
+        }
+    });
+    for n in 1..20_000 {
+        let (status, id) = service.ask(issued.secret.expose()).await;
+        assert_eq!(status, 200);
+        answered.insert(id);
+        if n % 40 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let report = recorder.shutdown(Duration::from_secs(120)).await;
+    stop.store(true, Ordering::Relaxed);
+    let sessions = cutting.await.unwrap();
+    let retries = recorder.stats().retries;
+    println!("{sessions} sessions cut off, {retries} batches written again");
+    assert!(sessions > 10 && retries > 10);
+    assert_eq!((report.written, report.lost), (20_000, 0));
+    assert_eq!(logged_once(&connect(&url).await).await, answered);
+}
+
+// --- Reading ------------------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// For any events and any question, PostgreSQL answers what the pure functions do.
+    #[test]
+    fn rule_11_answers_equal_the_pure_functions(case in answers::case()) {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        static URL: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            if URL.get().is_none() {
+                let _ = URL.set(database().await);
+            }
+            let prefix = format!("run{}_", RUNS.fetch_add(1, Ordering::Relaxed));
+            let own = PgPoolOptions::new().max_connections(1);
+            let own = own.connect(URL.get().unwrap()).await.unwrap();
+            let backend = PostgresBackend::from_pool(own).with_table_prefix(&prefix).unwrap();
+            backend.migrate().await.unwrap();
+            answers::answers_equal_the_pure_functions(&backend, &case).await
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn every_odd_value_is_kept_or_finds_nothing() {
+    checks::odd_values_are_kept_or_find_nothing(&backend().await.0).await;
+}
+
+#[tokio::test]
+async fn rule_14_errors_say_nothing_of_the_database() {
+    let bare = connect(&database().await).await;
+    checks::errors_say_nothing_of_the_database(&bare).await;
+    let own = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
+    let gone = own.connect_lazy("postgres:///gone?host=/nowhere").unwrap();
+    let gone = PostgresBackend::from_pool(gone);
+    checks::errors_say_nothing_of_the_database(&gone).await;
+}
+
+/// Requests of three days, of many series.
+fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
+    let time = checks::NOON * 1_000_000 + n as i64 * 3 * 86_400 * 1_000_000 / 200_000;
+    let mut event = UsageEvent::at(Timestamp::from_microsecond(time).unwrap());
+    let key = n * 7 % keys.len();
+    event.key = Some(keys[key]);
+    event.owner = Some(format!("owner-{}", key % 10).into());
+    event.method = Method::ALL[n / 3 % 4];
+    event.endpoint = format!("/v1/{}/{{id}}", n / 11 % 10).into();
+    event.status = match n % 101 {
+        0 => Status::None,
+        1 => Status::Grpc(5),
+        2..5 => Status::Http(503),
+        5..20 => Status::Http(404),
+        _ => Status::Http(200),
+    };
+    (event.outcome, event.cause) = match n % 103 {
+        0 => (Outcome::RateLimited, None),
+        _ => Outcome::of(event.status),
+    };
+    event.resource_id = (n % 3 == 0).then(|| format!("posting-{}", n % 20_000).into());
+    event.request_id = (n % 2 == 0).then(|| format!("wire-{n}").into());
+    event
+}
+
+#[tokio::test]
+async fn every_filter_of_the_log_is_served_by_an_index() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let keys: Vec<KeyId> = (0..60)
+        .map(|n| format!("{n:016}").parse().unwrap())
+        .collect();
+    let mut some_id = Uuid::nil();
+    for batch in 0..40 {
+        let events = (0..5_000).map(|n| traffic(&keys, batch * 5_000 + n));
+        let batch = Batch::new(events.collect());
+        some_id = batch.events[2_500].id;
+        backend.write(&batch).await.unwrap();
+    }
+    run(&own, "ANALYZE").await;
+    let from = Timestamp::from_second(checks::NOON + 86_400).unwrap();
+    let to = Timestamp::from_second(checks::NOON + 90_000).unwrap();
+    let text = String::from;
+    type Set<'a> = Box<dyn Fn(&mut LogFilter) + 'a>;
+    let fields: Vec<(&str, Set<'_>)> = vec![
+        ("key", Box::new(|it| it.key = Some(keys[17]))),
+        ("owner", Box::new(|it| it.owner = Some(text("owner-3")))),
+        ("from", Box::new(|it| it.from = Some(from))),
+        ("to", Box::new(|it| it.to = Some(to))),
+        (
+            "hour",
+            Box::new(|it| (it.from, it.to) = (Some(from), Some(to))),
+        ),
+        (
+            "completed",
+            Box::new(|it| it.outcome = Some(Outcome::Completed)),
+        ),
+        (
+            "rate limited",
+            Box::new(|it| it.outcome = Some(Outcome::RateLimited)),
+        ),
+        ("cause", Box::new(|it| it.cause = Some(Cause::ALL[0]))),
+        ("method", Box::new(|it| it.method = Some(Method::ALL[2]))),
+        (
+            "no such method",
+            Box::new(|it| it.method = Some(Method::ALL[9])),
+        ),
+        (
+            "endpoint",
+            Box::new(|it| it.endpoint = Some(text("/v1/7/{id}"))),
+        ),
+        (
+            "no such endpoint",
+            Box::new(|it| it.endpoint = Some(text("/v2"))),
+        ),
+        ("200", Box::new(|it| it.status = Some(Status::Http(200)))),
+        ("404", Box::new(|it| it.status = Some(Status::Http(404)))),
+        ("gRPC 5", Box::new(|it| it.status = Some(Status::Grpc(5)))),
+        ("no answer", Box::new(|it| it.status = Some(Status::None))),
+        (
+            "2xx",
+            Box::new(|it| it.status_class = Some(StatusClass::Success)),
+        ),
+        (
+            "5xx",
+            Box::new(|it| it.status_class = Some(StatusClass::ServerError)),
+        ),
+        (
+            "resource",
+            Box::new(|it| it.resource_id = Some(text("posting-300"))),
+        ),
+        (
+            "request",
+            Box::new(|it| it.request_id = Some(text("wire-77778"))),
+        ),
+        (
+            "event",
+            Box::new(|it| it.request_id = Some(some_id.to_string())),
+        ),
+        ("all", Box::new(|_| ())),
+    ];
+    let rows = "SELECT sum(n_live_tup)::bigint FROM pg_stat_user_tables
+        WHERE relname ~ '^keytally_requests'";
+    assert_eq!(number(&own, rows).await, 200_000);
+    let mut scanned = Vec::new();
+    for (n, (one, set)) in fields.iter().enumerate() {
+        for (other, set_too) in &fields[n..] {
+            let mut filter = LogFilter::new();
+            set(&mut filter);
+            set_too(&mut filter);
+            let before = scans(&own).await;
+            // A connection of its own, whose end makes its statistics known.
+            let asking = format!("{url}&application_name=asking");
+            let asking = PgPoolOptions::new()
+                .max_connections(1)
+                .connect(&asking)
+                .await;
+            let asking = asking.unwrap();
+            let backend = PostgresBackend::from_pool(asking.clone()).without_listening();
+            // Often enough for the server to make one plan for all values.
+            for _ in 0..7 {
+                let page = backend.requests(&LogQuery::new(filter.clone())).await;
+                let page = page.unwrap();
+                if let Some(next) = page.next {
+                    let next = LogQuery::new(filter.clone()).after(next);
+                    backend.requests(&next).await.unwrap();
+                }
+                backend.count(&filter).await.unwrap();
+            }
+            asking.close().await;
+            let sessions =
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asking'";
+            while number(&own, sessions).await > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let after = scans(&own).await;
+            let (scans, rows) = (after.0 - before.0, after.1 - before.1);
+            // Where nearly all requests match, the first ones are counted as they come.
+            if rows > 10_001 * scans {
+                scanned.push(format!("{one} and {other}: {rows} rows in {scans} scans"));
+            }
+        }
+    }
+    assert_eq!(scanned, [""; 0], "the log was read from end to end");
+}
+
+/// How often the log was read without an index, and how many rows of it.
+async fn scans(pool: &PgPool) -> (i64, i64) {
+    let sql = "SELECT sum(seq_scan)::bigint, sum(seq_tup_read)::bigint FROM pg_stat_user_tables
+        WHERE relname ~ '^keytally_requests' AND n_live_tup > 0";
+    let row = sqlx::query(sql).fetch_one(pool).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+// --- Opening ------------------------------------------------------------------------------------
+
+/// Why a URL does not lead to a database that can be used.
+async fn refusal(url: &str) -> BackendError {
+    let error = match PostgresBackend::connect(url).await {
+        Ok(backend) => backend.migrate().await.expect_err(url),
+        Err(error) => error,
+    };
+    let all = checks::all_texts(&error);
+    assert!(!all.contains("pa55w0rd"), "{all}");
+    error
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_an_error() {
+    for url in [
+        "",
+        "not a URL",
+        "keys.db",
+        "mysql://user:pa55w0rd@localhost/app",
+        "https://user:pa55w0rd@localhost/app",
+        "postgres://user:pa55w0rd@localhost:port/app",
+        "postgres://user:pa55w0rd@[::1/app",
+        "postgres://user:pa55w0rd@localhost/app?sslmode=perhaps",
+    ] {
+        let error = refusal(url).await;
+        assert!(matches!(error, BackendError::Url(_)), "{url}: {error:?}");
+    }
+    for url in [
+        "postgres://user:pa55w0rd@127.0.0.1:1/app",
+        "postgres://user:pa55w0rd@no-such-host.invalid/app",
+        "postgres:///app?host=/nowhere&user=user&password=pa55w0rd",
+    ] {
+        let error = refusal(url).await;
+        assert!(
+            matches!(error, BackendError::Unavailable(_)),
+            "{url}: {error:?}"
+        );
+    }
+    for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "pg_x"] {
+        let backend = connect(&database().await).await;
+        let schema = backend.clone().with_schema(name).unwrap_err();
+        assert_eq!(schema, InvalidTablePrefix);
+        let prefix = backend.with_table_prefix(name).unwrap_err();
+        assert_eq!(prefix, InvalidTablePrefix);
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_not_let_in_or_may_not_make_tables_is_told_so() {
+    let start = tokio::task::spawn_blocking(Cluster::start);
+    let cluster = start.await.unwrap();
+    let url = cluster.database().await;
+    let own = pool(&url).await;
+    let roles = "CREATE ROLE locked LOGIN PASSWORD 'pa55w0rd-right';
+        CREATE ROLE reader LOGIN; CREATE ROLE outside LOGIN;
+        REVOKE CREATE ON SCHEMA public FROM PUBLIC";
+    run(&own, roles).await;
+    cluster.ask_for_password("locked");
+    cluster.shut_out("outside");
+    run(&own, "SELECT pg_reload_conf()").await;
+    let of = |user: &str| url.replace("user=postgres", &format!("user={user}"));
+    // The server reads its settings again in a moment.
+    while PostgresBackend::connect(&of("outside")).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for url in [
+        of("locked"),
+        format!("{}&password=pa55w0rd-wrong", of("locked")),
+        of("outside"),
+        of("nobody"),
+        of("reader"),
+        format!("{}&password=pa55w0rd-right", of("locked")),
+    ] {
+        let error = refusal(&url).await;
+        assert!(matches!(error, BackendError::Denied(_)), "{url}: {error:?}");
+    }
+    let (before, _) = url.split_once('?').unwrap();
+    let missing = url.replace(before, "postgres:///no_such_database");
+    let error = refusal(&missing).await;
+    assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
+
+    // Somebody else makes the tables; whoever may use them needs no more.
+    connect(&url).await.migrate().await.unwrap();
+    let grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader";
+    run(&own, grant).await;
+    let reader = connect(&of("reader")).await;
+    let id = "3fK9aB0000zzZZ19".parse().unwrap();
+    assert!(reader.find(id).await.unwrap().is_none());
+    assert!(matches!(
+        reader.delete(id).await,
+        Err(StoreError::NotFound(_) | StoreError::Unavailable(_))
+    ));
+    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    assert!(matches!(
+        reader.write(&batch).await,
+        Err(SinkError::Unavailable(_))
+    ));
 }

@@ -114,6 +114,22 @@ impl Cluster {
             .unwrap()
     }
 
+    /// Lets this role in with its password only, once the server has read its settings again.
+    pub fn ask_for_password(&self, role: &str) {
+        self.add_rule(&format!("local all {role} scram-sha-256"));
+    }
+
+    /// Does not let this role in, once the server has read its settings again.
+    pub fn shut_out(&self, role: &str) {
+        self.add_rule(&format!("local all {role} reject"));
+    }
+
+    fn add_rule(&self, rule: &str) {
+        let file = self.folder.join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{rule}\n{rules}")).unwrap();
+    }
+
     pub fn url(&self, database: &str) -> String {
         let folder = self.folder.display();
         format!("postgres:///{database}?host={folder}&user=postgres")
@@ -166,6 +182,11 @@ fn bin() -> PathBuf {
         .find(|place| place.join("initdb").exists());
     found
         .expect("PostgreSQL is not installed (Debian: postgresql), or its programs are not in PATH")
+}
+
+/// One of the server's programs.
+pub fn program(name: &str) -> PathBuf {
+    bin().join(name)
 }
 
 /// The server does not run as root.

@@ -54,7 +54,7 @@ impl Listener {
 async fn run(options: PgConnectOptions, channel: String, changes: ChangeFeed) {
     let mut pause = PAUSES.0;
     loop {
-        // It ends with an error only: then once more from the beginning.
+        // It ends when it fails or is cut off: then once more from the beginning.
         let _ = listen(&options, &channel, &changes, &mut pause).await;
         sleep(pause).await;
         pause = pause.saturating_mul(2).min(PAUSES.1);
@@ -75,6 +75,8 @@ async fn listen(
         .connect_with(options.clone())
         .await?;
     let mut listener = PgListener::connect_with(&pool).await?;
+    // After a pause, and not as often as it is cut off: each time, all that caches hold is dropped.
+    listener.eager_reconnect(false);
     listener.listen(channel).await?;
     changes.announce_all();
     *pause = PAUSES.0;
@@ -82,8 +84,10 @@ async fn listen(
         match timeout(SILENCE, listener.try_recv()).await {
             Ok(told) => match told?.map(|told| told.payload().parse()) {
                 Some(Ok(id)) => changes.announce(id),
-                // It was cut off and listens again, or was told what it does not know.
-                None | Some(Err(_)) => changes.announce_all(),
+                // It was told what it does not know.
+                Some(Err(_)) => changes.announce_all(),
+                // It was cut off.
+                None => return Ok(()),
             },
             Err(_) => {
                 let asked = sqlx::query("SELECT 1").execute(&mut listener);

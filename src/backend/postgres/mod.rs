@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Error as SqlError, PgPool};
 
 use self::engine::PostgresEngine;
 use self::listener::Listener;
@@ -94,6 +94,14 @@ impl PostgresBackend {
     /// [`BackendError::Denied`] when it does not let the user in, [`BackendError::Unavailable`] when it
     /// cannot be reached within five seconds.
     pub async fn connect(url: &str) -> Result<Self, BackendError> {
+        // The parser takes any scheme, and would ask a server of another kind.
+        if !["postgres:", "postgresql:"]
+            .iter()
+            .any(|it| url.starts_with(it))
+        {
+            let error = "the scheme is not that of PostgreSQL";
+            return Err(BackendError::of_url(SqlError::Configuration(error.into())));
+        }
         let options: PgConnectOptions = url.parse().map_err(BackendError::of_url)?;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)

@@ -103,6 +103,12 @@ impl Dialect {
         )
     }
 
+    /// A column whose index would find all that matches, where another finds the newest first. SQLite
+    /// does not know how much matches.
+    pub(super) fn not_looked_up(self, column: &str) -> String {
+        say!(self, sqlite: format!("+{column}"), postgres: column.into())
+    }
+
     /// A sum of whole numbers that cannot grow too large.
     pub(super) fn sum(self, column: &str) -> String {
         say!(

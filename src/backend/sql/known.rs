@@ -48,7 +48,7 @@ impl Known {
         }
     }
 
-    /// Forgets all, where one of them turns out to be wrong.
+    /// Forgets all.
     pub(in crate::backend) fn forget(&self) {
         self.0
             .lock()

@@ -177,7 +177,7 @@ pub(super) fn page(
                 .of_each_series(COLUMNS, &series, &which, NEWEST_FIRST, &limit)
         }
         _ => {
-            let which = of_matching_series(&mut sql, filter) + &which;
+            let which = of_matching_series(&mut sql, names, filter) + &which;
             let parts = found_by(&mut sql, names, filter, &which);
             let parts = parts.into_iter().map(|(condition, order)| {
                 format!(
@@ -210,7 +210,7 @@ pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
             .dialect
             .of_each_series("1", &series, &which, "", &limit)
     } else {
-        let which = of_matching_series(&mut sql, filter) + &which;
+        let which = of_matching_series(&mut sql, names, filter) + &which;
         let parts = found_by(&mut sql, names, filter, &which);
         joined(parts.into_iter().map(|(condition, order)| {
             format!("SELECT id FROM §requests WHERE TRUE{condition} {order} LIMIT {limit}")
@@ -240,12 +240,13 @@ fn picked(sql: &mut Statement, filter: &LogFilter) -> String {
     format!("SELECT id AS series_id FROM §series{condition}")
 }
 
-fn of_matching_series(sql: &mut Statement, filter: &LogFilter) -> String {
+fn of_matching_series(sql: &mut Statement, names: &Names, filter: &LogFilter) -> String {
     if !picks_series(filter) {
         return String::new();
     }
     let condition = series_condition(sql, filter);
-    format!(" AND series_id IN (SELECT id FROM §series{condition})")
+    let number = names.dialect.not_looked_up("series_id");
+    format!(" AND {number} IN (SELECT id FROM §series{condition})")
 }
 
 /// The ways in which requests are found that `which` is true of, each with its condition and the order
@@ -315,3 +316,6 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.client_address = address.as_deref().map(parsed).transpose()?;
     Ok(event)
 }
+
+#[cfg(all(test, feature = "_sqlite"))]
+mod tests;

@@ -1,6 +1,7 @@
 //! What the SQL backends share: names of tables, steps of the schema, values in columns, and nearly
 //! all that is asked and said.
 
+mod admin;
 mod audit;
 mod backend;
 mod dialect;
@@ -13,6 +14,7 @@ mod known;
 mod log;
 mod migration;
 mod names;
+mod reader;
 mod retention;
 mod sums;
 mod value;

@@ -32,6 +32,7 @@ pub struct RecorderBuilder {
     pub(super) capacity: usize,
     pub(super) capacity_bytes: u64,
     pub(super) batch_size: usize,
+    pub(super) largest_batch: usize,
     pub(super) batch_age: Duration,
     pub(super) write_timeout: Duration,
     pub(super) backoff: (Duration, Duration),
@@ -50,6 +51,7 @@ impl RecorderBuilder {
             capacity: 32_768,
             capacity_bytes: 32 << 20,
             batch_size: 2_048,
+            largest_batch: 8_192,
             batch_age: Duration::from_millis(250),
             write_timeout: Duration::from_secs(30),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
@@ -80,10 +82,12 @@ impl RecorderBuilder {
         self
     }
 
-    /// Events in one batch at most: 2,048 unless set.
+    /// Events in one batch at most. Unless set, 2,048 make a batch, and up to 8,192 go together where so
+    /// many have gathered while another one was written: databases take them for less.
     #[must_use]
     pub fn batch_size(mut self, events: usize) -> Self {
         self.batch_size = events.max(1);
+        self.largest_batch = self.batch_size;
         self
     }
 

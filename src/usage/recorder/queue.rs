@@ -34,7 +34,10 @@ pub(super) struct Queue {
     pub(super) drafts: SegQueue<Draft>,
     pub(super) capacity: usize,
     pub(super) capacity_bytes: u64,
+    /// As many make a batch.
     pub(super) batch_size: usize,
+    /// As many are one at most.
+    pub(super) largest_batch: usize,
     /// There is a spool for what cannot be written in time.
     pub(super) spools: bool,
     /// What the task waits for: [`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]; or that it does no more: [`ENDED`],
@@ -211,6 +214,7 @@ impl Queue {
             capacity: builder.capacity,
             capacity_bytes: builder.capacity_bytes,
             batch_size: builder.batch_size.min(builder.capacity),
+            largest_batch: builder.largest_batch,
             spools: builder.spool.is_some(),
             waiting: AtomicU8::new(BUSY),
             wake: Notify::new(),

@@ -96,7 +96,7 @@ impl Writer {
     pub(super) fn take(&self, queue: &Queue, line: &mut Line) -> Option<Taken> {
         line.filling_since = None;
         let mut extra = 0;
-        let count = queue.drafts.len().min(queue.batch_size);
+        let count = queue.drafts.len().min(queue.largest_batch);
         let events = (0..count).map(|_| {
             // Nobody else takes any, so there are as many as were counted.
             let draft = queue.drafts.pop().expect("a draft that was counted");

@@ -77,6 +77,7 @@ CREATE TABLE §series (
 CREATE INDEX ¶series_by_key ON §series (key_id);
 CREATE INDEX ¶series_by_owner ON §series USING hash (owner);
 COMMENT ON TABLE §series IS 'What requests of one kind have in common.';
+COMMENT ON COLUMN §series.id IS 'By which the log and the sums name it.';
 COMMENT ON COLUMN §series.hash IS 'Names all that follows up to the cause.';
 COMMENT ON COLUMN §series.key_id IS 'The key that asked; empty for anonymous requests.';
 COMMENT ON COLUMN §series.owner IS 'The key''s owner at the time.';
@@ -165,6 +166,13 @@ CREATE TABLE §hours (
 ALTER TABLE §hours ALTER COLUMN latency SET STORAGE MAIN;
 CREATE INDEX ¶hours_by_start ON §hours (start);
 COMMENT ON TABLE §hours IS 'The same by the hour of UTC.';
+COMMENT ON COLUMN §hours.series_id IS 'Whose sums.';
+COMMENT ON COLUMN §hours.start IS 'When the hour begins.';
+COMMENT ON COLUMN §hours.count IS 'How many requests.';
+COMMENT ON COLUMN §hours.cost IS 'What they cost of the keys'' limits.';
+COMMENT ON COLUMN §hours.request_bytes IS 'Bytes of their bodies, as announced.';
+COMMENT ON COLUMN §hours.response_bytes IS 'Bytes of their responses'' bodies.';
+COMMENT ON COLUMN §hours.latency IS 'As that of the minutes.';
 
 CREATE TABLE §days (
     series_id bigint NOT NULL,
@@ -179,6 +187,13 @@ CREATE TABLE §days (
 ALTER TABLE §days ALTER COLUMN latency SET STORAGE MAIN;
 CREATE INDEX ¶days_by_start ON §days (start);
 COMMENT ON TABLE §days IS 'The same by the day of UTC.';
+COMMENT ON COLUMN §days.series_id IS 'Whose sums.';
+COMMENT ON COLUMN §days.start IS 'When the day begins.';
+COMMENT ON COLUMN §days.count IS 'How many requests.';
+COMMENT ON COLUMN §days.cost IS 'What they cost of the keys'' limits.';
+COMMENT ON COLUMN §days.request_bytes IS 'Bytes of their bodies, as announced.';
+COMMENT ON COLUMN §days.response_bytes IS 'Bytes of their responses'' bodies.';
+COMMENT ON COLUMN §days.latency IS 'As that of the minutes.';
 
 CREATE TABLE §key_minutes (
     start timestamptz NOT NULL,
@@ -196,6 +211,16 @@ CREATE TABLE §key_minutes (
 CREATE INDEX ¶key_minutes_by_key ON §key_minutes (key_id, start);
 CREATE INDEX ¶key_minutes_by_owner ON §key_minutes ((left(owner, 64)), start);
 COMMENT ON TABLE §key_minutes IS 'Sums by the minute, by key and outcome alone: for charts over time.';
+COMMENT ON COLUMN §key_minutes.start IS 'When the minute begins.';
+COMMENT ON COLUMN §key_minutes.line IS 'Names the key, its owner, the outcome and the cause.';
+COMMENT ON COLUMN §key_minutes.key_id IS 'The key that asked; empty for anonymous requests.';
+COMMENT ON COLUMN §key_minutes.owner IS 'The key''s owner at the time.';
+COMMENT ON COLUMN §key_minutes.outcome IS 'completed, failed or rate_limited.';
+COMMENT ON COLUMN §key_minutes.cause IS 'Why they failed, if they did.';
+COMMENT ON COLUMN §key_minutes.count IS 'How many requests.';
+COMMENT ON COLUMN §key_minutes.cost IS 'What they cost of the keys'' limits.';
+COMMENT ON COLUMN §key_minutes.request_bytes IS 'Bytes of their bodies, as announced.';
+COMMENT ON COLUMN §key_minutes.response_bytes IS 'Bytes of their responses'' bodies.';
 
 CREATE TABLE §key_hours (
     start timestamptz NOT NULL,
@@ -213,6 +238,16 @@ CREATE TABLE §key_hours (
 CREATE INDEX ¶key_hours_by_key ON §key_hours (key_id, start);
 CREATE INDEX ¶key_hours_by_owner ON §key_hours ((left(owner, 64)), start);
 COMMENT ON TABLE §key_hours IS 'Sums by the hour, by key and outcome alone: for charts over time.';
+COMMENT ON COLUMN §key_hours.start IS 'When the hour begins.';
+COMMENT ON COLUMN §key_hours.line IS 'Names the key, its owner, the outcome and the cause.';
+COMMENT ON COLUMN §key_hours.key_id IS 'The key that asked; empty for anonymous requests.';
+COMMENT ON COLUMN §key_hours.owner IS 'The key''s owner at the time.';
+COMMENT ON COLUMN §key_hours.outcome IS 'completed, failed or rate_limited.';
+COMMENT ON COLUMN §key_hours.cause IS 'Why they failed, if they did.';
+COMMENT ON COLUMN §key_hours.count IS 'How many requests.';
+COMMENT ON COLUMN §key_hours.cost IS 'What they cost of the keys'' limits.';
+COMMENT ON COLUMN §key_hours.request_bytes IS 'Bytes of their bodies, as announced.';
+COMMENT ON COLUMN §key_hours.response_bytes IS 'Bytes of their responses'' bodies.';
 
 CREATE VIEW §usage_by_minute AS
     SELECT t.start, s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
@@ -231,9 +266,19 @@ CREATE TABLE §batches (
 );
 CREATE INDEX ¶batches_by_applied ON §batches (applied);
 COMMENT ON TABLE §batches IS 'Batches that were written, so that none counts twice.';
+COMMENT ON COLUMN §batches.id IS 'The batch''s own id, a UUID of version 7.';
+COMMENT ON COLUMN §batches.applied IS 'When it was written.';
 
 CREATE TABLE §dropped (
     what text PRIMARY KEY,
     before timestamptz NOT NULL
 );
 COMMENT ON TABLE §dropped IS 'Up to when sums were dropped.';
+COMMENT ON COLUMN §dropped.what IS 'The table, without the prefix.';
+COMMENT ON COLUMN §dropped.before IS 'What began earlier is not there any more.';
+
+COMMENT ON TABLE §migrations IS 'The steps by which these tables were made.';
+COMMENT ON COLUMN §migrations.version IS 'The step''s place, counted from 1.';
+COMMENT ON COLUMN §migrations.name IS 'What it was for.';
+COMMENT ON COLUMN §migrations.checksum IS 'The SHA-256 of its text.';
+COMMENT ON COLUMN §migrations.applied IS 'When it was applied.';

@@ -1,0 +1,205 @@
+//! Writing usage to PostgreSQL.
+
+mod series;
+mod sums;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Error as SqlError, Postgres};
+
+use super::PostgresBackend;
+use super::copy::Copy;
+use super::engine::PostgresEngine;
+use super::partitions::day;
+use super::types::{Id, Time};
+use crate::backend::sql::{Grouped, Hash, as_micros, is_apart, today};
+use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
+
+/// There is no partition for a row: it was dropped after this process had seen it.
+const NO_PARTITION: &str = "23514";
+
+/// Requests for the log, each with the place of its series.
+type Logged<'a> = Vec<(&'a UsageEvent, usize)>;
+
+#[async_trait]
+impl UsageSink for PostgresBackend {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        let mut written = self.write_once(batch).await;
+        if let Err(SqlError::Database(error)) = &written
+            && error.code().as_deref() == Some(NO_PARTITION)
+        {
+            self.0.engine.partitions.forget();
+            written = self.write_once(batch).await;
+        }
+        if written.is_err() {
+            // Whatever went wrong, the database may not be the one that told the numbers.
+            self.0.engine.known.forget();
+            self.0.engine.partitions.forget();
+        }
+        written.map_err(SinkError::unavailable)
+    }
+}
+
+impl PostgresBackend {
+    async fn write_once(&self, batch: &Batch) -> Result<(), SqlError> {
+        let engine = &*self.0.engine;
+        let grouped = Grouped::new(&batch.events);
+        let rows = batch.events.iter().zip(grouped.of_event.iter().copied());
+        let logged: Logged<'_> = rows.filter(|(event, _)| self.0.keep.keeps(event)).collect();
+        let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
+        engine.ensure_partitions(&days).await?;
+
+        let today = today();
+        let mut held = CutOff::new(engine.pool.acquire().await?);
+        let learnt = write(engine, held.connection(), batch, &grouped, &logged, today).await?;
+        held.release();
+        engine.known.learn(learnt, today);
+        Ok(())
+    }
+}
+
+/// Closes its connection when it is dropped half way: one that was cut off while it copied rows is not
+/// worth mending.
+struct CutOff {
+    connection: PoolConnection<Postgres>,
+    whole: bool,
+}
+
+impl CutOff {
+    fn new(connection: PoolConnection<Postgres>) -> Self {
+        Self {
+            connection,
+            whole: false,
+        }
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    fn release(mut self) {
+        self.whole = true;
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Writes a batch in one transaction; answers the series that were looked up.
+///
+/// All processes write the same tables in the same order, and the rows of each in the same order, so
+/// that none waits for another that waits for it.
+async fn write(
+    engine: &PostgresEngine,
+    connection: &mut PgConnection,
+    batch: &Batch,
+    grouped: &Grouped<'_>,
+    logged: &Logged<'_>,
+    today: i64,
+) -> Result<Vec<(Hash, i64)>, SqlError> {
+    let mut transaction = connection.begin().await?;
+    let claim = "INSERT INTO §batches (id, applied) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let claimed = sqlx::query(AssertSqlSafe(engine.names.sql(claim)))
+        .bind(Id(batch.id.into_bytes()))
+        .bind(Time(as_micros(Timestamp::now())))
+        .execute(&mut *transaction)
+        .await?;
+    if claimed.rows_affected() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut writing = Writing {
+        engine,
+        connection: &mut transaction,
+    };
+    let (ids, learnt) = writing.number(&grouped.series, today).await?;
+    writing.log(logged, &ids).await?;
+    writing.add("§minutes", &grouped.minutes, &ids).await?;
+    writing.add("§hours", &grouped.hours, &ids).await?;
+    writing.add("§days", &grouped.days, &ids).await?;
+    let by_key = [
+        ("§key_minutes", &grouped.key_minutes),
+        ("§key_hours", &grouped.key_hours),
+    ];
+    for (table, sums) in by_key {
+        writing.add_by_key(table, sums).await?;
+    }
+    writing.touch(grouped).await?;
+    transaction.commit().await?;
+    Ok(learnt)
+}
+
+/// A batch on its way.
+struct Writing<'a> {
+    engine: &'a PostgresEngine,
+    connection: &'a mut PgConnection,
+}
+
+impl Writing<'_> {
+    fn sql(&self, template: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(self.engine.names.sql(template))
+    }
+
+    async fn log(&mut self, logged: &Logged<'_>, ids: &[i64]) -> Result<(), SqlError> {
+        if logged.is_empty() {
+            return Ok(());
+        }
+        let mut rows = Copy::new(logged.len());
+        for &(event, series) in logged {
+            rows.row(13)
+                .time(as_micros(event.time))
+                .bytes(Some(event.id.as_bytes()))
+                .bytes(is_apart(event).then_some(&[1]))
+                .integer(ids[series])
+                .text(event.request_id.as_deref())
+                .text(Some(&event.path))
+                .text(event.resource_id.as_deref())
+                .text(event.refusal.map(|refusal| refusal.as_str()))
+                .integer(event.cost.into())
+                .integer(event.latency_us.cast_signed())
+                .integer(event.request_bytes.cast_signed())
+                .integer(event.response_bytes.cast_signed())
+                .address(event.client_address);
+        }
+        let copy = self.sql(
+            "COPY §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal, cost,
+                latency_us, request_bytes, response_bytes, client_address)
+            FROM STDIN (FORMAT binary)",
+        );
+        let mut copying = self.connection.copy_in_raw(&copy.0).await?;
+        copying.send(rows.finish()).await?;
+        copying.finish().await?;
+        Ok(())
+    }
+
+    /// Notes when keys were last used.
+    async fn touch(&mut self, grouped: &Grouped<'_>) -> Result<(), SqlError> {
+        if grouped.used.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<_> = grouped.used.keys().map(|key| key.as_str()).collect();
+        let times: Vec<_> = grouped.used.values().map(|&time| Time(time)).collect();
+        let touch = self.sql(
+            "WITH used AS (SELECT * FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
+            held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
+                WHERE k.last_used IS NULL OR k.last_used < used.time
+                ORDER BY k.id FOR NO KEY UPDATE OF k)
+            UPDATE §keys k SET last_used = greatest(k.last_used, used.time)
+            FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
+        );
+        sqlx::query(touch)
+            .bind(keys)
+            .bind(times)
+            .execute(&mut *self.connection)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! Keys in any database.
+
+use jiff::Timestamp;
+use sqlx::Error as SqlError;
+
+use super::backend::SqlBackend;
+use super::engine::{Engine, Session, Statement};
+use super::{audit, keys};
+use crate::id::KeyId;
+use crate::key::{
+    AuditEntry, AuditQuery, Key, KeyChange, KeyQuery, KeyRecord, Rotation, StoreError,
+};
+use crate::page::Page;
+
+/// A key that is being changed: the transaction, and what it does so far.
+struct Change<'a, E: Engine> {
+    backend: &'a SqlBackend<E>,
+    session: E::Session,
+}
+
+impl<E: Engine> SqlBackend<E> {
+    pub(in crate::backend) async fn find(
+        &self,
+        id: KeyId,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        self.engine.about_to_look_up(&self.changes);
+        let found = async {
+            let mut session = self.engine.reader().await?;
+            let rows = session.rows(keys::find(self.names(), id)).await?;
+            rows.first().map(keys::record_of).transpose()
+        };
+        found.await.map_err(StoreError::unavailable)
+    }
+
+    pub(in crate::backend) async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        let nul = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains('\0'));
+        let statement = keys::list(self.names(), query)?;
+        if nul(&query.owner) || nul(&query.name) {
+            return Ok(Page::empty());
+        }
+        let listed = async {
+            let rows = self.engine.reader().await?.rows(statement).await?;
+            let records = rows.iter().map(keys::record_of);
+            records
+                .map(|record| record.map(|record| record.key))
+                .collect::<Result<_, SqlError>>()
+        };
+        let keys = listed.await.map_err(StoreError::unavailable)?;
+        Ok(Page::from_surplus(keys, query.page_size(), KeyQuery::place))
+    }
+
+    pub(in crate::backend) async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        record.key.validate()?;
+        let record = record.in_whole_micros();
+        let mut change = self.begin().await?;
+        change.insert(&record).await?;
+        let (actor, now) = (self.actor.as_deref(), Timestamp::now());
+        let (id, key) = (record.key.id, record.key);
+        change.note(AuditEntry::created(actor, key, now)).await?;
+        change.commit(&[id]).await
+    }
+
+    pub(in crate::backend) async fn change(
+        &self,
+        id: KeyId,
+        what: KeyChange,
+    ) -> Result<Key, StoreError> {
+        let mut change = self.begin().await?;
+        let mut record = change.hold(id).await?;
+        let before = record.key.clone();
+        record.apply(&what)?;
+        change.update(&record).await?;
+        let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());
+        let entry = AuditEntry::changed(actor, &what, before, key, now);
+        change.note(entry).await?;
+        change.commit(&[id]).await?;
+        Ok(record.key)
+    }
+
+    pub(in crate::backend) async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+    ) -> Result<Key, StoreError> {
+        let mut change = self.begin().await?;
+        let mut old = change.hold(id).await?;
+        let before = old.key.clone();
+        let new = old.rotate(&rotation)?;
+        change.insert(&new).await?;
+        change.update(&old).await?;
+        let (actor, now) = (self.actor.as_deref(), Timestamp::now());
+        for entry in AuditEntry::rotated(actor, before, old.key, new.key.clone(), now) {
+            change.note(entry).await?;
+        }
+        change.commit(&[id, new.key.id]).await?;
+        Ok(new.key)
+    }
+
+    pub(in crate::backend) async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+        let mut change = self.begin().await?;
+        let record = change.hold(id).await?;
+        change.run(keys::delete(self.names(), id)).await?;
+        let (actor, now) = (self.actor.as_deref(), Timestamp::now());
+        change
+            .note(AuditEntry::deleted(actor, record.key, now))
+            .await?;
+        change.commit(&[id]).await
+    }
+
+    pub(in crate::backend) async fn audit(
+        &self,
+        query: &AuditQuery,
+    ) -> Result<Page<AuditEntry>, StoreError> {
+        let statement = audit::page(self.names(), query)?;
+        if query
+            .actor
+            .as_deref()
+            .is_some_and(|actor| actor.contains('\0'))
+        {
+            return Ok(Page::empty());
+        }
+        let listed = async {
+            let rows = self.engine.reader().await?.rows(statement).await?;
+            rows.iter()
+                .map(audit::entry_of)
+                .collect::<Result<_, SqlError>>()
+        };
+        let entries = listed.await.map_err(StoreError::unavailable)?;
+        Ok(Page::from_surplus(
+            entries,
+            query.page_size(),
+            AuditQuery::place,
+        ))
+    }
+
+    async fn begin(&self) -> Result<Change<'_, E>, StoreError> {
+        let session = self.engine.writer().await;
+        Ok(Change {
+            backend: self,
+            session: session.map_err(StoreError::unavailable)?,
+        })
+    }
+}
+
+impl<E: Engine> Change<'_, E> {
+    /// The key's record, held until the transaction ends.
+    async fn hold(&mut self, id: KeyId) -> Result<KeyRecord, StoreError> {
+        let found = async {
+            let statement = keys::hold(self.backend.names(), id);
+            let rows = self.session.rows(statement).await?;
+            rows.first().map(keys::record_of).transpose()
+        };
+        let found = found.await.map_err(StoreError::unavailable)?;
+        found.ok_or(StoreError::NotFound(id))
+    }
+
+    async fn insert(&mut self, record: &KeyRecord) -> Result<(), StoreError> {
+        let added = self.run(keys::insert(self.backend.names(), record)).await?;
+        if added == 0 {
+            return Err(StoreError::Conflict(record.key.id));
+        }
+        Ok(())
+    }
+
+    async fn update(&mut self, record: &KeyRecord) -> Result<(), StoreError> {
+        self.run(keys::update(self.backend.names(), record)).await?;
+        Ok(())
+    }
+
+    async fn note(&mut self, entry: AuditEntry) -> Result<(), StoreError> {
+        self.run(audit::insert(self.backend.names(), &entry))
+            .await?;
+        Ok(())
+    }
+
+    async fn run(&mut self, statement: Statement) -> Result<u64, StoreError> {
+        let written = self.session.run(statement).await;
+        written.map_err(StoreError::unavailable)
+    }
+
+    /// Ends the transaction and tells of the keys.
+    async fn commit(mut self, ids: &[KeyId]) -> Result<(), StoreError> {
+        let told = async {
+            for &id in ids {
+                let engine = &self.backend.engine;
+                engine.announce(&mut self.session, id).await?;
+            }
+            Ok::<_, SqlError>(())
+        };
+        told.await.map_err(StoreError::unavailable)?;
+        let committed = self.session.commit().await;
+        // Also when that fails: whether it took place cannot be told.
+        for &id in ids {
+            self.backend.changes.announce(id);
+        }
+        committed.map_err(StoreError::unavailable)
+    }
+}

@@ -1,0 +1,116 @@
+//! How SQLite goes about each question, by its own account.
+
+use jiff::Timestamp;
+use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
+
+use super::*;
+use crate::backend::SqliteBackend;
+use crate::backend::sql::Dialect;
+use crate::usage::{Cause, Method, Outcome, Status, StatusClass};
+
+type Set = fn(&mut LogFilter);
+
+/// A value for every field.
+const FIELDS: [(&str, Set); 13] = [
+    ("key", |it| it.key = "3fK9aB0000zzZZ19".parse().ok()),
+    ("owner", |it| it.owner = Some("customer-17".into())),
+    ("from", |it| it.from = Some(Timestamp::UNIX_EPOCH)),
+    ("to", |it| it.to = Some(Timestamp::UNIX_EPOCH)),
+    ("outcome", |it| it.outcome = Some(Outcome::Failed)),
+    ("cause", |it| it.cause = Some(Cause::ALL[0])),
+    ("method", |it| it.method = Some(Method::Get)),
+    ("endpoint", |it| it.endpoint = Some("/v1".into())),
+    ("status", |it| it.status = Some(Status::Http(200))),
+    ("status_class", |it| {
+        it.status_class = Some(StatusClass::Success)
+    }),
+    ("resource_id", |it| {
+        it.resource_id = Some("posting-1".into())
+    }),
+    ("request_id", |it| it.request_id = Some("wire-1".into())),
+    ("event", |it| it.request_id = Some(Uuid::nil().to_string())),
+];
+
+/// All filters of no field, of each alone, and of every two.
+fn filters() -> Vec<(String, LogFilter)> {
+    let mut filters = vec![("nothing".into(), LogFilter::new())];
+    for (n, (one, set)) in FIELDS.iter().enumerate() {
+        for (other, set_too) in &FIELDS[n..] {
+            let mut filter = LogFilter::new();
+            set(&mut filter);
+            set_too(&mut filter);
+            filters.push((format!("{one} and {other}"), filter));
+        }
+    }
+    filters
+}
+
+async fn tables() -> SqlitePool {
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    let backend = SqliteBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    pool
+}
+
+/// The steps that read the log.
+async fn steps(pool: &SqlitePool, statement: &Statement) -> Vec<String> {
+    let explain = format!("EXPLAIN QUERY PLAN {}", statement.text);
+    let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(pool).await;
+    let rows = rows.unwrap();
+    let steps = || {
+        rows.iter()
+            .map(|row| (row.get("parent"), row.get("detail")))
+    };
+    let steps: Vec<(i64, &str)> = steps().collect();
+    // What a step before has made is called as the log is in it.
+    let made = |&(parent, step): &(i64, &str)| {
+        let makes = |verb| steps.contains(&(parent, &*format!("{verb} r")));
+        step == "SCAN r" && (makes("CO-ROUTINE") || makes("MATERIALIZE"))
+    };
+    let reads = |(_, step): &(i64, &str)| {
+        let mut words = step.split(' ');
+        matches!(words.next(), Some("SCAN" | "SEARCH"))
+            && matches!(words.next(), Some("r" | "keytally_requests"))
+    };
+    let reading = steps.iter().filter(|step| reads(step) && !made(step));
+    let reading: Vec<_> = reading.map(|(_, step)| (*step).into()).collect();
+    assert!(!reading.is_empty(), "{steps:?}");
+    reading
+}
+
+#[tokio::test]
+async fn every_filter_is_served_by_an_index() {
+    let names = Names::new(Dialect::Sqlite);
+    let pool = tables().await;
+    let token = PageToken::new(Timestamp::UNIX_EPOCH, Uuid::nil());
+    for (name, filter) in filters() {
+        let mut statements = vec![(None, count(&names, &filter))];
+        for query in [
+            LogQuery::new(filter.clone()),
+            LogQuery::new(filter.clone()).after(token.clone()),
+        ] {
+            // Where no, few or many series match.
+            for series in [None, Some(0), Some(FEW_SERIES), Some(FEW_SERIES + 1)] {
+                if series.is_some() == picks_series(&filter) {
+                    statements.push((series, page(&names, &query, series).unwrap()));
+                }
+            }
+        }
+        for (series, statement) in statements {
+            let steps = steps(&pool, &statement).await;
+            let told = format!("{name}, {series:?} series: {steps:?}\n{}", statement.text);
+            let mut indexed = steps.iter().map(|step| step.contains(" USING "));
+            // Where any request will do, those that come first are counted.
+            assert!(
+                indexed.all(|indexed| indexed) || name == "nothing",
+                "{told}"
+            );
+            // As much of the log is read as there is to be found, and not all that matches.
+            let newest_first = series == Some(FEW_SERIES + 1) && !picks_ids(&filter);
+            let by_time = steps[0].contains("keytally_requests_by_time");
+            assert!(!newest_first || by_time, "{told}");
+        }
+    }
+}

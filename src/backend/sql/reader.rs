@@ -1,0 +1,86 @@
+//! Reading usage from any database.
+
+use super::backend::SqlBackend;
+use super::engine::{Engine, Row, Session, Statement};
+use super::value::there;
+use super::{log, sums};
+use crate::page::Page;
+use crate::usage::{
+    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent, UsageRange,
+};
+
+impl<E: Engine> SqlBackend<E> {
+    pub(in crate::backend) async fn requests(
+        &self,
+        query: &LogQuery,
+    ) -> Result<Page<UsageEvent>, ReadError> {
+        // A token of another list is refused whatever else is asked.
+        let by_time = log::page(self.names(), query, None)?;
+        if log::matches_nothing(&query.filter) {
+            return Ok(Page::empty());
+        }
+        let session = self.engine.snapshot().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
+        let statement = match log::picks_series(&query.filter) {
+            false => by_time,
+            true => {
+                let count = log::count_series(self.names(), &query.filter);
+                let matching = self.counted(&mut session, count).await?;
+                log::page(self.names(), query, Some(matching))?
+            }
+        };
+        let rows = session.rows(statement).await;
+        let rows = rows.map_err(ReadError::unavailable)?;
+        let events = rows.iter().map(log::event_of).collect::<Result<_, _>>();
+        let events = events.map_err(ReadError::unavailable)?;
+        Ok(Page::from_surplus(
+            events,
+            query.page_size(),
+            LogQuery::place,
+        ))
+    }
+
+    pub(in crate::backend) async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
+        if log::matches_nothing(filter) {
+            return Ok(Count::Exactly(0));
+        }
+        let session = self.engine.snapshot().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
+        let count = log::count(self.names(), filter);
+        let count = self.counted(&mut session, count).await?.cast_unsigned();
+        Ok(if count > log::MOST_COUNTED {
+            Count::MoreThan(log::MOST_COUNTED)
+        } else {
+            Count::Exactly(count)
+        })
+    }
+
+    async fn counted(
+        &self,
+        session: &mut E::Session,
+        statement: Statement,
+    ) -> Result<i64, ReadError> {
+        let counted = async {
+            let rows = session.rows(statement).await?;
+            let row = there(rows.first())?;
+            there(row.integer("count")?)
+        };
+        counted.await.map_err(ReadError::unavailable)
+    }
+
+    pub(in crate::backend) async fn summary(
+        &self,
+        query: &SummaryQuery,
+    ) -> Result<Summary, ReadError> {
+        let summary = sums::summary(&*self.engine, &query.range, &query.spec).await;
+        summary.map_err(ReadError::unavailable)
+    }
+
+    pub(in crate::backend) async fn rollups(
+        &self,
+        range: &UsageRange,
+    ) -> Result<Vec<Rollup>, ReadError> {
+        let rollups = sums::each(&*self.engine, range).await;
+        rollups.map_err(ReadError::unavailable)
+    }
+}

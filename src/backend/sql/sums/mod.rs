@@ -1,0 +1,139 @@
+//! Summaries from sums by the minute, by the hour and by the day.
+//!
+//! What a summary costs depends on buckets of time, not on requests. All that it tells but for its part
+//! over time comes from sums by series: whole days within the range, hours and minutes only at its
+//! ends. Its part over time comes from sums by key and outcome alone, which are few: the database adds
+//! up what falls into one bucket that was asked for, and the pure functions make the summary of that.
+
+mod grid;
+mod parts;
+mod row;
+mod statement;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use sqlx::Error as SqlError;
+
+use self::grid::{Grid, grid};
+use self::parts::{HOUR, MINUTE, bounded, parts};
+use self::row::{Kind, kinds_of, rollup_of, sum_of_key};
+use self::statement::{by_key, by_series, extent, series};
+use super::engine::{Engine, Row, Session, Statement};
+use super::value::there;
+use crate::usage::{Rollup, Rollups, Summary, SummarySpec, UsageRange, Width};
+
+/// The summary of a range.
+pub(in crate::backend::sql) async fn summary<E: Engine>(
+    engine: &E,
+    range: &UsageRange,
+    spec: &SummarySpec,
+) -> Result<Summary, SqlError> {
+    let Some(mut found) = Found::open(engine, range).await? else {
+        return Ok(spec.empty());
+    };
+    let names = engine.names();
+    let parts = parts(&found.starts, Width::Day, found.dropped);
+    let latency = spec.has_latency();
+    let statement = by_series(names, range, &parts, &Grid::None, latency);
+    let rollups = found.by_series(statement, Width::Day).await?;
+    let mut summary = spec.without_grid().summarize(&rollups);
+    if let Some((width, zone)) = spec.grid() {
+        let (grid, hours) = grid(width, zone, &found.starts)?;
+        let widest = if hours { Width::Hour } else { Width::Minute };
+        let parts = self::parts(&found.starts, widest, found.dropped);
+        let rows = found
+            .session
+            .rows(by_key(names, range, &parts, &grid))
+            .await?;
+        let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
+        let over_time = SummarySpec::new().over_time(width, zone.clone());
+        summary.over_time = over_time.summarize(&rollups).over_time;
+    }
+    Ok(summary)
+}
+
+/// The sums of a range, each as narrow as it is kept, by time.
+pub(in crate::backend::sql) async fn each<E: Engine>(
+    engine: &E,
+    range: &UsageRange,
+) -> Result<Vec<Rollup>, SqlError> {
+    let Some(mut found) = Found::open(engine, range).await? else {
+        return Ok(Vec::new());
+    };
+    let mut rollups = Rollups::new();
+    for part in parts(&found.starts, Width::Minute, found.dropped) {
+        let width = part.width;
+        let statement = by_series(engine.names(), range, &[part], &Grid::Each, true);
+        rollups.extend(found.by_series(statement, width).await?);
+    }
+    let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
+    rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
+    Ok(rollups)
+}
+
+/// What there is in a range, seen at one moment.
+struct Found<S> {
+    session: S,
+    /// The starts of minutes that the range touches.
+    starts: Range<i64>,
+    /// Up to when there are no minutes any more.
+    dropped: i64,
+    kinds: HashMap<i64, Kind>,
+}
+
+impl<S: Session> Found<S> {
+    /// `None` if there is nothing.
+    async fn open<E: Engine<Session = S>>(
+        engine: &E,
+        range: &UsageRange,
+    ) -> Result<Option<Self>, SqlError> {
+        // No text that is kept holds U+0000.
+        if range
+            .owner
+            .as_deref()
+            .is_some_and(|owner| owner.contains('\0'))
+        {
+            return Ok(None);
+        }
+        let names = engine.names();
+        let mut session = engine.snapshot().await?;
+        let rows = session.rows(extent(names)).await?;
+        let extent = there(rows.first())?;
+        let Some((first, last)) = extent.time("first_hour")?.zip(extent.time("last_hour")?) else {
+            return Ok(None);
+        };
+        // Where the last minute has been dropped, its hour tells no more than that it is in it.
+        let last = extent
+            .time("last_minute")?
+            .map_or(last + HOUR - MINUTE, |minute| {
+                if minute < last {
+                    last + HOUR - MINUTE
+                } else {
+                    minute
+                }
+            });
+        let starts = bounded(range, first, last);
+        if starts.is_empty() {
+            return Ok(None);
+        }
+        let dropped = extent.time("dropped")?.unwrap_or(i64::MIN);
+        let kinds = kinds_of(&session.rows(series(names, range)).await?)?;
+        Ok(Some(Self {
+            session,
+            starts,
+            dropped,
+            kinds,
+        }))
+    }
+
+    async fn by_series(
+        &mut self,
+        statement: Statement,
+        width: Width,
+    ) -> Result<Vec<Rollup>, SqlError> {
+        let rows = self.session.rows(statement).await?;
+        let rollups = rows.iter().map(|row| rollup_of(row, &self.kinds, width));
+        rollups.filter_map(Result::transpose).collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! Questions about sums.
+
+use super::grid::{Grid, bucket};
+use super::parts::Part;
+use crate::backend::sql::engine::{Statement, Value};
+use crate::backend::sql::names::Names;
+use crate::usage::{UsageRange, Width};
+
+/// From when to when there is anything, and up to when minutes have been dropped.
+pub(super) fn extent(names: &Names) -> Statement {
+    let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
+    (SELECT max(start) FROM §hours) AS last_hour,
+    (SELECT max(start) FROM §minutes) AS last_minute,
+    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped";
+    Statement::new(names, template)
+}
+
+/// Whose sums: a condition on the columns of a table.
+fn whose(sql: &mut Statement, names: &Names, table: &str, range: &UsageRange) -> String {
+    let mut condition = String::new();
+    if let Some(key) = range.key {
+        condition.push_str(&format!(" AND {table}.key_id = {}", sql.place(key)));
+    }
+    if let Some(owner) = range.owner.as_deref() {
+        let place = sql.place(owner);
+        let is = names.dialect.is_text(&format!("{table}.owner"), &place);
+        condition.push_str(&format!(" AND {is}"));
+    }
+    condition
+}
+
+fn starting_in(sql: &mut Statement, part: &Part) -> String {
+    let from = sql.place(Value::Time(Some(part.starts.start)));
+    let to = sql.place(Value::Time(Some(part.starts.end)));
+    format!("t.start >= {from} AND t.start < {to}")
+}
+
+/// What series have in common with rollups.
+const SERIES: &str = "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
+    s.outcome, s.cause";
+
+/// The series of a range.
+pub(super) fn series(names: &Names, range: &UsageRange) -> Statement {
+    let mut sql = Statement::new(names, "");
+    let whose = whose(&mut sql, names, "s", range);
+    sql.push_sql(
+        names,
+        &format!("SELECT s.id AS series_id, {SERIES} FROM §series s WHERE TRUE{whose}"),
+    );
+    sql
+}
+
+/// The amounts of sums, added up.
+fn amounts(names: &Names) -> String {
+    let dialect = names.dialect;
+    format!(
+        "min(t.start) AS start, {} AS count, {} AS cost, {} AS request_bytes, {} AS response_bytes",
+        dialect.sum("t.count"),
+        dialect.sum("t.cost"),
+        dialect.capped_sum("t.request_bytes"),
+        dialect.capped_sum("t.response_bytes")
+    )
+}
+
+/// The sums of a range added up by series and grid.
+pub(super) fn by_series(
+    names: &Names,
+    range: &UsageRange,
+    parts: &[Part],
+    grid: &Grid,
+    latency: bool,
+) -> Statement {
+    let mut sql = Statement::new(names, "");
+    let whose = whose(&mut sql, names, "s", range);
+    let joined = names.dialect.joined("t.latency");
+    let joined = if latency { &joined } else { "NULL" };
+    let amounts = amounts(names);
+    let bucket = bucket(names, grid);
+    let read = parts.iter().map(|part| {
+        let table = match part.width {
+            Width::Minute => "§minutes",
+            Width::Hour => "§hours",
+            _ => "§days",
+        };
+        let starting = starting_in(&mut sql, part);
+        if whose.is_empty() {
+            return format!(
+                "SELECT t.series_id, {amounts}, {joined} AS latency FROM {table} t
+                WHERE {starting} GROUP BY t.series_id{bucket}"
+            );
+        }
+        // Series by series: each has its sums side by side.
+        format!(
+            "SELECT s.id AS series_id, {amounts}, {joined} AS latency
+            FROM §series s CROSS JOIN {table} t
+            WHERE t.series_id = s.id{whose} AND {starting} GROUP BY s.id{bucket}"
+        )
+    });
+    let read: Vec<_> = read.collect();
+    sql.push_sql(names, &read.join(" UNION ALL "));
+    sql
+}
+
+/// The sums of a range added up by outcome, cause and grid.
+pub(super) fn by_key(names: &Names, range: &UsageRange, parts: &[Part], grid: &Grid) -> Statement {
+    let mut sql = Statement::new(names, "");
+    let whose = whose(&mut sql, names, "t", range);
+    let amounts = amounts(names);
+    let bucket = bucket(names, grid);
+    let read = parts.iter().map(|part| {
+        let table = match part.width {
+            Width::Minute => "§key_minutes",
+            _ => "§key_hours",
+        };
+        let starting = starting_in(&mut sql, part);
+        format!(
+            "SELECT t.outcome, t.cause, {amounts} FROM {table} t
+            WHERE {starting}{whose} GROUP BY t.outcome, t.cause{bucket}"
+        )
+    });
+    let read: Vec<_> = read.collect();
+    sql.push_sql(names, &read.join(" UNION ALL "));
+    sql
+}

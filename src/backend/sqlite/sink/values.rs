@@ -1,0 +1,30 @@
+//! Many rows in one statement.
+
+use sqlx::Error as SqlError;
+use sqlx::sqlite::SqliteArguments;
+
+/// Rows of values, and the places for them.
+pub(super) struct Values {
+    pub(super) places: String,
+    pub(super) arguments: SqliteArguments,
+}
+
+impl Values {
+    pub(super) fn new(rows: usize, columns: usize) -> Self {
+        let row = format!("({})", vec!["?"; columns].join(","));
+        Self {
+            places: vec![&*row; rows].join(","),
+            arguments: SqliteArguments::default(),
+        }
+    }
+
+    pub(super) fn add<'q, T>(&mut self, value: T) -> Result<&mut Self, SqlError>
+    where
+        T: sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        use sqlx::Arguments as _;
+
+        self.arguments.add(value).map_err(SqlError::Encode)?;
+        Ok(self)
+    }
+}

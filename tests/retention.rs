@@ -1,0 +1,250 @@
+//! Old usage is dropped, in both databases, and what is left answers for it.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use jiff::{Timestamp, ToSpan};
+use keytally::KeyId;
+use keytally::backend::{BackendError, Dropped, PostgresBackend, Retention, SqliteBackend};
+use keytally::usage::{
+    Batch, Count, KeepLog, LogFilter, LogQuery, Method, Rollup, SummaryQuery, SummarySpec,
+    UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+};
+
+#[path = "support/postgres.rs"]
+mod support;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+trait Backend: UsageSink + UsageReader {
+    async fn drop_old(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<Dropped, BackendError>;
+}
+
+impl Backend for SqliteBackend {
+    async fn drop_old(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<Dropped, BackendError> {
+        self.drop_old(retention, now).await
+    }
+}
+
+impl Backend for PostgresBackend {
+    async fn drop_old(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<Dropped, BackendError> {
+        self.drop_old(retention, now).await
+    }
+}
+
+fn key() -> KeyId {
+    "RetentionKey0001".parse().unwrap()
+}
+
+/// Requests of ten days up to noon of a day, every quarter of an hour and a bit.
+fn events(end: Timestamp) -> Vec<UsageEvent> {
+    let quarters = 0..10 * 24 * 4_i64;
+    quarters
+        .map(|n| {
+            let time = end - (n * 15).minutes() - (n % 13).seconds();
+            let mut event = UsageEvent::at(time);
+            event.key = (n % 3 > 0).then(key);
+            event.method = Method::ALL[n as usize % 3];
+            event.latency_us = n as u64;
+            event.response_bytes = 10;
+            event
+        })
+        .collect()
+}
+
+fn noon() -> Timestamp {
+    "2026-11-20T12:00:00Z".parse().unwrap()
+}
+
+async fn total<B: Backend>(backend: &B, query: &SummaryQuery) -> u64 {
+    backend.summary(query).await.unwrap().totals.total()
+}
+
+async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
+    let end = noon();
+    let events = events(end);
+    for events in events.chunks(100) {
+        backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    }
+    let spec = || SummarySpec::new().by_key().latency();
+    let berlin = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    let kathmandu = jiff::tz::TimeZone::get("Asia/Kathmandu").unwrap();
+    let by_day = spec().over_time(Width::Day, berlin);
+    let by_quarter = spec().over_time(Width::QuarterHour, kathmandu);
+    let everything = SummaryQuery::new(UsageRange::new(), by_day.clone());
+    let of_key = SummaryQuery::new(UsageRange::new().key(key()), by_day.clone());
+    let recent = UsageRange::new().from(end - 20.hours() + 7.minutes());
+    let recent = SummaryQuery::new(recent, by_quarter.clone());
+    let before = [
+        backend.summary(&everything).await.unwrap(),
+        backend.summary(&of_key).await.unwrap(),
+        backend.summary(&recent).await.unwrap(),
+    ];
+    assert_eq!(before[0], by_day.summarize(&events));
+    let counts = |event: &&UsageEvent| recent.range.includes(&Rollup::of(event, Width::Minute));
+    assert_eq!(
+        before[2],
+        by_quarter.summarize(events.iter().filter(counts))
+    );
+
+    let retention = Retention::new().log(2 * DAY).minutes(DAY).hours(30 * DAY);
+    let dropped = backend.drop_old(&retention, end).await.unwrap();
+    assert!(dropped.log > 0 && dropped.minutes > 800, "{dropped:?}");
+    assert_eq!(dropped.hours, 0);
+    // Nothing is left to drop.
+    let again = backend.drop_old(&retention, end).await.unwrap();
+    assert_eq!(again, Dropped::default());
+
+    // No sum has changed: by the day, and by the quarter of an hour within what is kept by the minute.
+    let after = [
+        backend.summary(&everything).await.unwrap(),
+        backend.summary(&of_key).await.unwrap(),
+        backend.summary(&recent).await.unwrap(),
+    ];
+    assert_eq!(after, before);
+    // The log has two days of requests, and what is left of the third.
+    let Count::Exactly(logged) = backend.count(&LogFilter::new()).await.unwrap() else {
+        panic!("there are not so many");
+    };
+    assert!((2 * 96..=3 * 96).contains(&logged), "{logged}");
+    let oldest = LogFilter::new().to(end - 72.hours());
+    assert_eq!(backend.count(&oldest).await.unwrap(), Count::Exactly(0));
+
+    // Where there are no minutes any more, the hour that a range cuts counts whole.
+    let cut = end - 100.hours() + 30.minutes();
+    let cut = SummaryQuery::new(UsageRange::new().from(cut), spec());
+    assert_eq!(total(backend, &cut).await, 100 * 4);
+    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+    let edge = end - 24.hours();
+    assert!(rollups.iter().all(|rollup| match rollup.width {
+        Width::Hour => rollup.start < edge,
+        _ => rollup.start >= edge,
+    }));
+    assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 960);
+
+    // A request that ends days after it came counts all the same.
+    let mut late = UsageEvent::at(end - 99.hours());
+    late.key = Some(key());
+    backend.write(&Batch::new(vec![late])).await.unwrap();
+    assert_eq!(total(backend, &everything).await, 961);
+    assert_eq!(total(backend, &cut).await, 100 * 4 + 1);
+    backend.drop_old(&retention, end).await.unwrap();
+    assert_eq!(total(backend, &everything).await, 961);
+
+    // In the end hours go too, by whole days.
+    let retention = retention.hours(4 * DAY);
+    let dropped = backend.drop_old(&retention, end).await.unwrap();
+    assert!(dropped.hours > 0);
+    let kept = UsageRange::new().from(end - (4 * 24 + 12).hours());
+    let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
+    assert_eq!(total(backend, &everything).await, kept);
+    assert_eq!(kept, (4 * 24 + 12) * 4 + 1);
+}
+
+#[tokio::test]
+async fn sums_answer_for_what_is_dropped_from_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    sums_answer_for_what_is_dropped(&backend).await;
+}
+
+#[tokio::test]
+async fn sums_answer_for_what_is_dropped_from_postgres() {
+    let (backend, _) = support::backend().await;
+    sums_answer_for_what_is_dropped(&backend).await;
+}
+
+#[tokio::test]
+async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
+    let (backend, url) = support::backend().await;
+    let pool = support::pool(&url).await;
+    let partitions = "SELECT count(*) FROM pg_inherits
+        WHERE inhparent = 'keytally_requests'::regclass";
+    let end = Timestamp::now();
+    let batch = Batch::new(events(end));
+    backend.write(&batch).await.unwrap();
+    // Those of the events' days, and of today and the two days to come.
+    let made = support::number(&pool, partitions).await;
+    assert!((12..=13).contains(&made), "{made}");
+    let other = PostgresBackend::connect(&url).await.unwrap();
+    let retention = Retention::new().log(2 * DAY);
+    let dropped = other.drop_old(&retention, end).await.unwrap();
+    assert!((7..=8).contains(&dropped.log), "{dropped:?}");
+    // This one has not heard of it, and a request of such a day comes late.
+    let late = Batch::new(vec![UsageEvent::at(end - 120.hours())]);
+    backend.write(&late).await.unwrap();
+    let query = LogQuery::new(LogFilter::new().to(end - 119.hours()));
+    let page = backend.requests(&query).await.unwrap();
+    assert_eq!(page.items, late.events.to_vec());
+}
+
+async fn totals_do_not_depend_on_the_log<B: Backend>(keep: KeepLog, backend: &B) {
+    let events = events(noon());
+    let batch = Batch::new(events.clone());
+    for _ in 0..2 {
+        backend.write(&batch).await.unwrap();
+    }
+    let spec = SummarySpec::new().by_key().latency();
+    let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+    assert_eq!(
+        backend.summary(&query).await.unwrap(),
+        spec.summarize(&events)
+    );
+    let kept = events.iter().filter(|event| keep.keeps(event)).count() as u64;
+    let count = backend.count(&LogFilter::new()).await.unwrap();
+    assert_eq!(count, Count::Exactly(kept), "{keep:?}");
+}
+
+#[tokio::test]
+async fn totals_do_not_depend_on_how_much_of_the_log_is_kept() {
+    let tenth = KeepLog::OneIn(NonZeroU32::new(10).unwrap());
+    for keep in [KeepLog::Nothing, tenth] {
+        let sqlite = SqliteBackend::in_memory().await.unwrap().with_log(keep);
+        totals_do_not_depend_on_the_log(keep, &sqlite).await;
+        let postgres = support::backend().await.0.with_log(keep);
+        totals_do_not_depend_on_the_log(keep, &postgres).await;
+    }
+}
+
+#[tokio::test]
+async fn ids_of_batches_are_kept_by_the_time_of_the_newest() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    let batch = Batch::new(events(noon()));
+    backend.write(&batch).await.unwrap();
+    // However long nothing was written: the batch may come again.
+    let retention = Retention::new().log(Duration::MAX).batches(HOUR);
+    let dropped = backend.drop_old(&retention, Timestamp::now() + 2_400.hours());
+    assert_eq!(dropped.await.unwrap().batches, 0);
+    backend.write(&batch).await.unwrap();
+    let query = LogQuery::new(LogFilter::new());
+    assert!(!backend.requests(&query).await.unwrap().items.is_empty());
+    assert_eq!(
+        backend.count(&LogFilter::new()).await.unwrap(),
+        Count::Exactly(960)
+    );
+}
+
+#[tokio::test]
+async fn maintenance_drops_by_itself_until_it_is_dropped() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    backend.write(&Batch::new(events(noon()))).await.unwrap();
+    let retention = Retention::new().log(DAY);
+    let maintenance = backend.maintain(retention);
+    let filter = LogFilter::new();
+    while backend.count(&filter).await.unwrap() != Count::Exactly(0) {
+        tokio::task::yield_now().await;
+    }
+    drop(maintenance);
+}

@@ -1,0 +1,313 @@
+//! What every database has to stand, whichever it is.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
+
+use std::error::Error;
+
+use jiff::Timestamp;
+use keytally::key::{AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, StoreError};
+use keytally::usage::{
+    Batch, Count, LogFilter, LogQuery, Method, Outcome, ReadError, Status, SummaryQuery,
+    SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+};
+use keytally::{KeyId, PageToken};
+
+/// All that a backend does.
+pub trait Backend: KeyAdmin + UsageSink + UsageReader {}
+
+impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
+
+/// 2026-11-01T12:00:00Z.
+pub const NOON: i64 = 1_793_534_400;
+
+/// One of some events of these keys, the same for the same number but for its id.
+pub fn event(keys: &[KeyId], n: usize) -> UsageEvent {
+    let second = i64::try_from(n * 7_919 % 7_200).unwrap();
+    let mut event = UsageEvent::at(Timestamp::from_second(NOON + second).unwrap());
+    event.key = Some(keys[n % keys.len()]);
+    event.owner = Some("customer-17".into());
+    event.endpoint = format!("/v1/{}", n / 7 % 5).into();
+    event.method = Method::ALL[n / 3 % 2];
+    event.status = Status::Http([200, 201, 404, 500][n / 2 % 4]);
+    (event.outcome, event.cause) = Outcome::of(event.status);
+    event.latency_us = (n * 31 % 1_000_000) as u64;
+    event.response_bytes = (n % 1_000) as u64;
+    event
+}
+
+/// Keys of customer-17.
+pub async fn keys<B: Backend>(backend: &B, count: usize) -> Vec<KeyId> {
+    let issuer = Issuer::new("test").unwrap();
+    let mut keys = Vec::new();
+    for n in 0..count {
+        let new = NewKey::named(format!("Key {n}")).owner("customer-17");
+        keys.push(issuer.issue(backend, new).await.unwrap().key.id);
+    }
+    keys
+}
+
+/// Two that write the same batches at the same time count each of them once.
+pub async fn a_batch_from_two_at_once_counts_once<B: Backend + Clone>(one: &B, two: &B) {
+    let keys = keys(one, 2).await;
+    let rounds = 40;
+    for round in 0..rounds {
+        let events = (0..30).map(|n| event(&keys, round * 30 + n)).collect();
+        let batch = Batch::new(events);
+        let writes = [one, two].map(|backend| {
+            let (backend, batch) = (backend.clone(), batch.clone());
+            tokio::spawn(async move { backend.write(&batch).await })
+        });
+        for write in writes {
+            write.await.unwrap().unwrap();
+        }
+    }
+    let total = rounds as u64 * 30;
+    let summary = one.summary(&SummaryQuery::default()).await.unwrap();
+    assert_eq!(summary.totals.total(), total);
+    let count = one.count(&LogFilter::new()).await.unwrap();
+    assert_eq!(count, Count::Exactly(total));
+}
+
+/// Many that write the same series, sums and keys at once, in other orders: nobody fails because of
+/// another, and every sum is what the events add up to.
+pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
+    let keys = keys(&writers[0], 6).await;
+    let (batches, size) = (50, 40);
+    let mut all = Vec::new();
+    let mut runs = Vec::new();
+    for (w, writer) in writers.iter().enumerate() {
+        let mut own = Vec::new();
+        for b in 0..batches {
+            let mut events: Vec<_> = (0..size)
+                .map(|n| event(&keys, (w * batches + b) * size + n))
+                .collect();
+            if w % 2 == 1 {
+                events.reverse();
+            }
+            all.extend(events.iter().cloned());
+            own.push(Batch::new(events));
+        }
+        let writer = writer.clone();
+        runs.push(tokio::spawn(async move {
+            for batch in &own {
+                writer.write(batch).await.unwrap();
+            }
+        }));
+    }
+    for run in runs {
+        run.await.unwrap();
+    }
+    let spec = SummarySpec::new().by_key().latency();
+    let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+    let reader = &writers[0];
+    let summary = reader.summary(&query).await.unwrap();
+    assert_eq!(summary, spec.summarize(&all));
+    let rollups = reader.rollups(&UsageRange::new()).await.unwrap();
+    assert_eq!(spec.summarize(&rollups), summary);
+    for &key in &keys {
+        let of_key = all.iter().filter(|event| event.key == Some(key));
+        let last = of_key.clone().map(|event| event.time).max();
+        let found = reader.get(key).await.unwrap().unwrap();
+        assert_eq!(found.last_used, last);
+        let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
+        assert_eq!(count, Count::Exactly(of_key.count() as u64));
+    }
+}
+
+/// Text of this length that no database packs.
+fn random(length: usize) -> String {
+    std::iter::repeat_with(|| fastrand::alphanumeric())
+        .take(length)
+        .collect()
+}
+
+/// In an empty database: what is odd is kept, or finds nothing.
+pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
+    let long = random(10_000);
+    let mut event = UsageEvent::at(Timestamp::MIN);
+    event.path = format!("/\0/é/%FF/{long}").into();
+    event.endpoint = long.as_str().into();
+    event.owner = Some("".into());
+    event.resource_id = Some("'; DROP TABLE keytally_keys; --".into());
+    event.request_id = Some("\0".into());
+    (event.latency_us, event.request_bytes, event.response_bytes) = (u64::MAX, u64::MAX, u64::MAX);
+    (event.status, event.cost) = (Status::Http(u16::MAX), u32::MAX);
+    let mut before_1970 = UsageEvent::at("1969-12-31T23:59:59.999999Z".parse().unwrap());
+    before_1970.owner = Some(long.as_str().into());
+    before_1970.resource_id = Some(long.as_str().into());
+    before_1970.request_id = Some(long.as_str().into());
+    before_1970.status = Status::Grpc(u8::MAX);
+    let mut last = event.clone();
+    last.id = UsageEvent::at(Timestamp::MAX).id;
+    last.time = UsageEvent::at(Timestamp::MAX).time;
+    let batch = Batch::new(vec![last, before_1970, event]);
+    backend.write(&batch).await.unwrap();
+    let events = batch.events;
+    let page = backend.requests(&LogQuery::default()).await.unwrap();
+    assert_eq!(page.items, *events);
+    assert!(events[2].path.starts_with("/\u{fffd}/é/%FF"));
+    let most = i64::MAX.cast_unsigned();
+    assert_eq!(events[2].latency_us, most);
+    for (filter, count) in [
+        (LogFilter::new().request_id("\u{fffd}"), 2),
+        (LogFilter::new().request_id(long.clone()), 1),
+        (LogFilter::new().resource_id(long.clone()), 1),
+        (LogFilter::new().endpoint(long.clone()), 2),
+        (LogFilter::new().owner(long.clone()), 1),
+        (LogFilter::new().owner(""), 2),
+        (LogFilter::new().status(Status::Http(u16::MAX)), 2),
+        (LogFilter::new().status(Status::Grpc(u8::MAX)), 1),
+        (LogFilter::new().to(Timestamp::UNIX_EPOCH), 2),
+        (LogFilter::new().from(Timestamp::MAX), 0),
+        (LogFilter::new().from(Timestamp::MIN).to(Timestamp::MIN), 0),
+        (LogFilter::new().from(Timestamp::MAX).to(Timestamp::MIN), 0),
+    ] {
+        let found = backend.count(&filter).await.unwrap();
+        assert_eq!(found, Count::Exactly(count), "{filter:?}");
+        let page = backend.requests(&LogQuery::new(filter)).await.unwrap();
+        assert_eq!(page.items.len() as u64, count);
+    }
+    let spec = SummarySpec::new().by_key().latency();
+    for (range, of) in [
+        (UsageRange::new(), &events[..]),
+        (UsageRange::new().to(Timestamp::UNIX_EPOCH), &events[1..]),
+        (UsageRange::new().from(Timestamp::UNIX_EPOCH), &events[..1]),
+        (
+            UsageRange::new().from(Timestamp::MAX).to(Timestamp::MIN),
+            &[],
+        ),
+    ] {
+        let query = SummaryQuery::new(range.clone(), spec.clone());
+        let summary = backend.summary(&query).await.unwrap();
+        assert_eq!(summary, spec.summarize(of), "{range:?}");
+        let rollups = backend.rollups(&range).await.unwrap();
+        assert_eq!(spec.summarize(&rollups), summary, "{range:?}");
+    }
+    // Once more, so that sums are at their end.
+    let again = events.iter().cloned().map(|mut event| {
+        event.id = UsageEvent::at(event.time).id;
+        event
+    });
+    backend.write(&Batch::new(again.collect())).await.unwrap();
+    let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
+    assert_eq!(summary.totals.request_bytes(), most);
+    assert_eq!(summary.totals.total(), 6);
+    let by_id = LogFilter::new().request_id(events[0].id.to_string().to_uppercase());
+    assert_eq!(backend.count(&by_id).await.unwrap(), Count::Exactly(1));
+
+    let longer = "'\"\0%_\\".repeat(2_000);
+    for text in [&longer, "\0", "$1", "%", "' OR 1=1 --"] {
+        for filter in [
+            LogFilter::new().owner(text),
+            LogFilter::new().endpoint(text),
+            LogFilter::new().resource_id(text),
+            LogFilter::new().request_id(text),
+        ] {
+            assert_eq!(backend.count(&filter).await.unwrap(), Count::Exactly(0));
+            let page = backend.requests(&LogQuery::new(filter)).await.unwrap();
+            assert!(page.items.is_empty());
+        }
+        for query in [KeyQuery::new().name(text), KeyQuery::new().owner(text)] {
+            assert!(backend.list(&query).await.unwrap().items.is_empty());
+        }
+        let entries = backend.audit(&AuditQuery::new().actor(text)).await.unwrap();
+        assert!(entries.unwrap().items.is_empty());
+        let query = SummaryQuery::new(UsageRange::new().owner(text), spec.clone());
+        assert_eq!(backend.summary(&query).await.unwrap(), spec.empty());
+    }
+    for at in [Timestamp::MIN, Timestamp::MAX] {
+        for status in [
+            KeyStatus::Active,
+            KeyStatus::Disabled,
+            KeyStatus::Revoked,
+            KeyStatus::Expired,
+        ] {
+            let keys = backend.list(&KeyQuery::new().status(status, at)).await;
+            assert!(keys.unwrap().items.is_empty());
+        }
+    }
+    tokens_of_other_lists_are_refused(backend).await;
+}
+
+async fn tokens_of_other_lists_are_refused<B: Backend>(backend: &B) {
+    let tokens = [
+        "5.not-an-id",
+        "5.",
+        "-62135596800000000.'; --",
+        "5.3fK9aB0000zzZZ19",
+        "5.018f0000-0000-7000-8000-000000000000",
+    ];
+    for (n, token) in tokens.into_iter().enumerate() {
+        let token: PageToken = token.parse().unwrap();
+        if n != 4 {
+            let log = LogQuery::default().after(token.clone());
+            let log = backend.requests(&log).await;
+            assert!(matches!(log, Err(ReadError::Page(_))));
+            let audit = AuditQuery::new().after(token.clone());
+            let audit = backend.audit(&audit).await;
+            assert!(matches!(audit, Err(StoreError::Page(_))));
+            // Also where nothing can match.
+            let nothing = LogQuery::new(LogFilter::new().owner("\0")).after(token.clone());
+            let log = backend.requests(&nothing).await;
+            assert!(matches!(log, Err(ReadError::Page(_))));
+        }
+        if n != 3 {
+            let keys = backend.list(&KeyQuery::new().after(token)).await;
+            assert!(matches!(keys, Err(StoreError::Page(_))));
+        }
+    }
+}
+
+/// Of a database without the tables, or one that is gone: every answer is an error, and none of them
+/// says anything of tables or statements.
+pub async fn errors_say_nothing_of_the_database<B: Backend>(bare: &B) {
+    let id: KeyId = "3fK9aB0000zzZZ19".parse().unwrap();
+    let issuer = Issuer::new("test").unwrap();
+    let (_, record) = issuer.make(NewKey::named("Never")).unwrap();
+    let store = [
+        bare.find(id).await.unwrap_err(),
+        bare.list(&KeyQuery::new()).await.unwrap_err(),
+        bare.audit(&AuditQuery::new()).await.unwrap_err(),
+        bare.create(record).await.unwrap_err(),
+        bare.revoke(id).await.unwrap_err(),
+        bare.delete(id).await.unwrap_err(),
+    ];
+    let read = [
+        bare.summary(&SummaryQuery::default()).await.unwrap_err(),
+        bare.rollups(&UsageRange::new()).await.unwrap_err(),
+        bare.requests(&LogQuery::default()).await.unwrap_err(),
+        bare.count(&LogFilter::new()).await.unwrap_err(),
+    ];
+    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let write = bare.write(&batch).await.unwrap_err();
+    let mut errors: Vec<&dyn Error> = vec![&write];
+    for error in &store {
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        errors.push(error);
+    }
+    for error in &read {
+        assert!(matches!(error, ReadError::Unavailable(_)), "{error:?}");
+        errors.push(error);
+    }
+    for error in errors {
+        let text = error.to_string().to_lowercase();
+        for word in ["keytally_", "select", "insert", "relation", "table", "sql"] {
+            assert!(!text.contains(word), "{text}");
+        }
+        assert!(error.source().is_some());
+    }
+}
+
+/// All that an error says, in every form, and what is behind it.
+pub fn all_texts(error: &dyn Error) -> String {
+    let mut texts = format!("{error} {error:?} {error:#?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        texts.push_str(&format!(" {error} {error:?}"));
+        source = error.source();
+    }
+    texts
+}

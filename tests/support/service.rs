@@ -1,0 +1,87 @@
+//! A protected service in this process.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use keytally::ApiKeyLayer;
+use keytally::key::{Issued, Issuer, KeyAdmin, NewKey};
+use keytally::usage::UsageReader;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use uuid::Uuid;
+
+/// Answers every request that the layer lets through.
+#[derive(Clone)]
+pub struct Service(BoxCloneSyncService<String, (StatusCode, Uuid), Infallible>);
+
+impl Service {
+    pub fn behind(layer: ApiKeyLayer) -> Self {
+        let service = ServiceBuilder::new()
+            .layer(layer)
+            .service_fn(async |_: Request<String>| {
+                Ok::<_, Infallible>(Response::new(String::from("here it is")))
+            });
+        Self(BoxCloneSyncService::new(service_fn(
+            move |secret: String| {
+                let service = service.clone();
+                async move {
+                    let request = Request::get("/v1/postings").header("x-api-key", secret);
+                    let request = request.body(String::new()).unwrap();
+                    let (head, body) = service.oneshot(request).await?.into_parts();
+                    body.collect().await?;
+                    let id = head.headers.get("x-request-id").unwrap();
+                    Ok((head.status, id.to_str().unwrap().parse().unwrap()))
+                }
+            },
+        )))
+    }
+
+    /// The status of the answer to a request with this secret, and the request's id.
+    pub async fn ask(&self, secret: &str) -> (StatusCode, Uuid) {
+        match self.0.clone().oneshot(secret.into()).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+}
+
+pub async fn issue(backend: &impl KeyAdmin, name: &str) -> Issued {
+    let issuer = Issuer::new("test").unwrap();
+    issuer.issue(backend, NewKey::named(name)).await.unwrap()
+}
+
+/// The ids of all requests in the log; none of them is there twice, and the sums are made of as many.
+pub async fn logged_once(backend: &impl UsageReader) -> BTreeSet<Uuid> {
+    use keytally::usage::{LogQuery, Summary, SummaryQuery, UsageRange, summary::totals};
+
+    let (mut ids, mut rows, mut after) = (BTreeSet::new(), 0, None);
+    loop {
+        let mut query = LogQuery::default().limit(LogQuery::MAX_LIMIT);
+        query.after = after;
+        let page = backend.requests(&query).await.unwrap();
+        rows += page.items.len();
+        ids.extend(page.items.iter().map(|event| event.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(rows, ids.len(), "a request is in the log twice");
+    // The one is made of hours, the other of minutes.
+    let summary: Summary = backend.summary(&SummaryQuery::default()).await.unwrap();
+    let minutes = backend.rollups(&UsageRange::new()).await.unwrap();
+    for (sums, count) in [
+        ("hours", summary.totals.total()),
+        ("minutes", totals(&minutes).total()),
+    ] {
+        assert_eq!(count, rows as u64, "{sums} differ from the log");
+    }
+    ids
+}
