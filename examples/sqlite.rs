@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use keytally::ApiKeyLayer;
-use keytally::backend::SqliteBackend;
+use keytally::backend::{Retention, SqliteBackend};
 use keytally::key::{Issuer, NewKey};
 use keytally::usage::{Recorder, SummaryQuery, UsageReader};
 
@@ -22,6 +22,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).unwrap_or_else(|| "keys.db".into());
     let backend = SqliteBackend::open(&path).await?;
     backend.migrate().await?;
+    // Drops what is too old, as long as it is held.
+    let _maintenance = backend.maintain(Retention::new());
     let so_far = backend.summary(&SummaryQuery::default()).await?.totals;
     println!("{path} has counted {} requests", so_far.total());
 

@@ -55,10 +55,10 @@
 //! |---|---|
 //! | [`ApiKeyLayer`] | the layer and its configuration: what happens to a request, step by step |
 //! | [`Caller`], [`RequireScope`], [`Rejection`] | what handlers and outer layers see of it |
-//! | [`key`] | what a key is: [`Issuer`](key::Issuer), [`Secret`](key::Secret), [`Key`](key::Key), and where it is kept: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore) |
+//! | [`key`] | what a key is: [`Issuer`](key::Issuer), [`Secret`](key::Secret), [`Key`](key::Key), and where it is kept: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); and who did what to it: [`AuditEntry`](key::AuditEntry) |
 //! | [`limit`] | how fast it may be used: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
-//! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary) |
-//! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend` |
+//! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
+//! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`, and what their tables hold (`backend::schema`) |
 //! | `conformance` | public test suites for anyone's own store or backend |
 //! | `testing` | helpers for people who test their own services |
 //!
@@ -70,10 +70,12 @@
 //! |---|---|
 //! | `axum` | [`Caller`] as an extractor, endpoints from `MatchedPath`, client addresses from `ConnectInfo` |
 //! | `tracing` | refusals, store failures and lost events as `tracing` events |
-//! | `sqlite` | `SqliteBackend`: keys, request log and sums in a SQLite database, whose library is built in |
+//! | `sqlite` | `SqliteBackend`: keys, request log and sums in a SQLite database, whose library is built in; `SqliteSpool` |
+//! | `sqlite-unbundled` | the same with the machine's own SQLite library; building needs its headers and libclang |
+//! | `postgres` | `PostgresBackend`: keys, request log and sums in a PostgreSQL database |
 //! | `conformance` | public test suites for stores and backends of your own |
 //! | `testing` | a clock to turn, ready keys and a recorder to ask, for tests of protected services |
-//! | `full` | all of these |
+//! | `full` | all of these but `sqlite-unbundled` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -101,6 +103,7 @@ pub use page::{InvalidPageToken, Page, PageToken};
     doctest,
     feature = "axum",
     feature = "sqlite",
+    feature = "postgres",
     feature = "testing",
     feature = "conformance"
 ))]

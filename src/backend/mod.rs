@@ -4,6 +4,9 @@ mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "_sql")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
+pub mod schema;
+#[cfg(feature = "_sql")]
 mod sql;
 #[cfg(feature = "_sqlite")]
 mod sqlite;

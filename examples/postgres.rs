@@ -1,0 +1,64 @@
+//! An API whose keys and usage are in PostgreSQL, for as many instances as you start.
+//!
+//! ```text
+//! cargo run --example postgres --features axum,postgres,sqlite -- postgres://user:password@localhost/app
+//! ```
+//!
+//! The URL may come from `DATABASE_URL` instead. Paste the line that it prints, end it with Ctrl-C and
+//! start it again: what was counted is there. Stop the database meanwhile: a key that was used lately
+//! goes on working for half a minute, and what it is used for waits in `spool.db`, or in the file that a
+//! second argument names, until the database is back. `PORT` changes the port, `0` takes a free one.
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use keytally::ApiKeyLayer;
+use keytally::backend::{PostgresBackend, Retention, SqliteSpool};
+use keytally::key::{Issuer, NewKey};
+use keytally::usage::{Recorder, SummaryQuery, UsageReader};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let url = match arguments.next() {
+        Some(url) => url,
+        None => std::env::var("DATABASE_URL")
+            .map_err(|_| "name a database: as the first argument, or in DATABASE_URL")?,
+    };
+    let spool = arguments.next().unwrap_or_else(|| "spool.db".into());
+
+    let backend = PostgresBackend::connect(&url).await?;
+    backend.migrate().await?;
+    // Drops what is too old, as long as it is held.
+    let _maintenance = backend.maintain(Retention::new());
+    let so_far = backend.summary(&SummaryQuery::default()).await?.totals;
+    println!("the database has counted {} requests", so_far.total());
+
+    // What an earlier process left in the file is written first.
+    let spool = SqliteSpool::open(spool).await?;
+    println!("{} more wait in the spool", spool.events().await?);
+    let recorder = Recorder::builder(backend.clone()).spool(spool).start();
+
+    let new = NewKey::named("Zapier integration").owner("customer-17");
+    let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+    let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
+    let app = Router::new()
+        .route("/v1/postings", get(|| async { "a baker, a joiner" }))
+        .layer(layer);
+
+    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let (address, key) = (listener.local_addr()?, issued.secret.expose());
+    println!("curl -i -H 'Authorization: Bearer {key}' http://{address}/v1/postings");
+
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+        .await?;
+    // Whatever the database does not take within the time stays in the spool.
+    let report = recorder.shutdown(Duration::from_secs(10)).await;
+    let (written, lost, spooled) = (report.written, report.lost, report.spooled);
+    println!("written: {written}, lost: {lost}, spooled: {spooled}");
+    Ok(())
+}

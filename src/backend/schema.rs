@@ -1,0 +1,67 @@
+#![doc = include_str!("schema.md")]
+
+#[cfg(test)]
+mod tests {
+    const PAGE: &str = include_str!("schema.md");
+    const MIGRATIONS: [&str; 2] = [
+        include_str!("postgres/migrations/1.sql"),
+        include_str!("sqlite/migrations/1.sql"),
+    ];
+
+    /// The tables that statements make, with their columns.
+    fn made(sql: &str) -> Vec<(&str, Vec<&str>)> {
+        let tables = sql.split("CREATE TABLE §").skip(1);
+        tables
+            .map(|text| {
+                let (name, rest) = text.split_once(" (\n").unwrap();
+                let (body, _) = rest.split_once("\n)").unwrap();
+                let lines = body.lines().map(str::trim_start);
+                let columns = lines
+                    .filter(|line| !line.starts_with("--") && !line.starts_with("PRIMARY KEY ("));
+                let names = columns.map(|line| line.split(' ').next().unwrap());
+                (name, names.collect())
+            })
+            .collect()
+    }
+
+    /// The columns of each table on the page that has columns.
+    fn told() -> Vec<Vec<&'static str>> {
+        let tables = PAGE.split("| column | type | |\n|---|---|---|\n").skip(1);
+        tables
+            .map(|text| {
+                let rows = text.lines().take_while(|line| line.starts_with('|'));
+                rows.map(|row| row.split('`').nth(1).unwrap()).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_page_tells_of_every_table_and_column() {
+        let mut told = told();
+        let known = |columns: &[&str], told: &[Vec<&str>]| {
+            told.iter().any(|table| {
+                let table = table.iter().filter(|&&column| column != "row");
+                table.eq(columns.iter().filter(|&&column| column != "row"))
+            })
+        };
+        for sql in MIGRATIONS {
+            let tables = made(sql);
+            assert_eq!(tables.len(), 11);
+            for (name, columns) in &tables {
+                assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");
+                assert!(known(columns, &told), "{name}: {columns:?}");
+            }
+            for view in sql.split("CREATE VIEW §").skip(1) {
+                let name = view.split(' ').next().unwrap();
+                assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");
+            }
+        }
+        // And of no other: the steps that were applied have a table that no step makes.
+        told.retain(|table| table[0] != "version");
+        let tables: Vec<_> = MIGRATIONS.into_iter().flat_map(made).collect();
+        for table in told {
+            let made = |(_, columns): &(_, Vec<_>)| known(columns, std::slice::from_ref(&table));
+            assert!(tables.iter().any(made), "{table:?}");
+        }
+    }
+}
