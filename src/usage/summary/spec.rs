@@ -82,6 +82,12 @@ impl SummarySpec {
         }
     }
 
+    /// Whether totals by key are asked for.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn has_keys(&self) -> bool {
+        self.by_key
+    }
+
     /// Whether latencies are asked for.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_latency(&self) -> bool {

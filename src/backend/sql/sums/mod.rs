@@ -10,15 +10,14 @@ mod parts;
 mod row;
 mod statement;
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use sqlx::Error as SqlError;
 
 use self::grid::{Grid, grid};
 use self::parts::{HOUR, MINUTE, bounded, parts};
-use self::row::{Kind, kinds_of, rollup_of, sum_of_key};
-use self::statement::{by_key, by_series, extent, series};
+use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
+use self::statement::{by_key, by_kind, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::there;
 use crate::usage::{Rollup, Rollups, Summary, SummarySpec, UsageRange, Width};
@@ -35,8 +34,16 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let names = engine.names();
     let parts = parts(&found.starts, Width::Day, found.dropped);
     let latency = spec.has_latency();
-    let statement = by_series(names, range, &parts, &Grid::None, latency);
-    let rollups = found.by_series(statement, Width::Day).await?;
+    let rollups = if range.key.is_none() && range.owner.is_none() && !spec.has_keys() {
+        let rows = found.session.rows(by_kind(names, range, &parts, latency));
+        let rows = rows.await?;
+        rows.iter().map(sum_of_kind).collect::<Result<_, _>>()?
+    } else {
+        let statement = by_series(names, range, &parts, &Grid::None, latency);
+        found
+            .by_series(engine, range, &[(statement, Width::Day)])
+            .await?
+    };
     let mut summary = spec.without_grid().summarize(&rollups);
     if let Some((width, zone)) = spec.grid() {
         let (grid, hours) = grid(width, zone, &found.starts)?;
@@ -61,12 +68,17 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
     let Some(mut found) = Found::open(engine, range).await? else {
         return Ok(Vec::new());
     };
-    let mut rollups = Rollups::new();
-    for part in parts(&found.starts, Width::Minute, found.dropped) {
-        let width = part.width;
-        let statement = by_series(engine.names(), range, &[part], &Grid::Each, true);
-        rollups.extend(found.by_series(statement, width).await?);
-    }
+    let parts = parts(&found.starts, Width::Minute, found.dropped);
+    let statements: Vec<_> = parts
+        .into_iter()
+        .map(|part| {
+            let width = part.width;
+            let statement = by_series(engine.names(), range, &[part], &Grid::Each, true);
+            (statement, width)
+        })
+        .collect();
+    let rollups = found.by_series(engine, range, &statements).await?;
+    let rollups: Rollups = rollups.into_iter().collect();
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
     rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
     Ok(rollups)
@@ -79,7 +91,6 @@ struct Found<S> {
     starts: Range<i64>,
     /// Up to when there are no minutes any more.
     dropped: i64,
-    kinds: HashMap<i64, Kind>,
 }
 
 impl<S: Session> Found<S> {
@@ -118,22 +129,29 @@ impl<S: Session> Found<S> {
             return Ok(None);
         }
         let dropped = extent.time("dropped")?.unwrap_or(i64::MIN);
-        let kinds = kinds_of(&session.rows(series(names, range)).await?)?;
         Ok(Some(Self {
             session,
             starts,
             dropped,
-            kinds,
         }))
     }
 
-    async fn by_series(
+    /// The sums of series, from statements that tell of them by their numbers, and how wide they are.
+    async fn by_series<E: Engine<Session = S>>(
         &mut self,
-        statement: Statement,
-        width: Width,
+        engine: &E,
+        range: &UsageRange,
+        statements: &[(Statement, Width)],
     ) -> Result<Vec<Rollup>, SqlError> {
-        let rows = self.session.rows(statement).await?;
-        let rollups = rows.iter().map(|row| rollup_of(row, &self.kinds, width));
-        rollups.filter_map(Result::transpose).collect()
+        let series = series(engine.names(), range);
+        let kinds = kinds_of(&self.session.rows(series).await?)?;
+        let mut rollups = Vec::new();
+        for (statement, width) in statements {
+            let rows = self.session.rows(statement.clone()).await?;
+            for row in &rows {
+                rollups.extend(rollup_of(row, &kinds, *width)?);
+            }
+        }
+        Ok(rollups)
     }
 }

@@ -100,6 +100,32 @@ pub(super) fn by_series(
     sql
 }
 
+/// Everybody's sums added up by all that series have in common with rollups but for whose they are:
+/// there may be any number of keys, but not of these.
+pub(super) fn by_kind(
+    names: &Names,
+    range: &UsageRange,
+    parts: &[Part],
+    latency: bool,
+) -> Statement {
+    let each = by_series(names, range, parts, &Grid::None, latency);
+    let joined = names.dialect.joined("t.latency");
+    let joined = if latency { &joined } else { "NULL" };
+    let amounts = amounts(names);
+    let kind = "s.method, s.endpoint, s.http_status, s.grpc_status, s.outcome, s.cause";
+    let mut sql = Statement::new(names, "");
+    sql.push_sql(
+        names,
+        &format!(
+            "SELECT NULL AS key_id, NULL AS owner, {kind}, {amounts}, {joined} AS latency
+            FROM ({}) t JOIN §series s ON s.id = t.series_id GROUP BY {kind}",
+            each.text
+        ),
+    );
+    sql.values = each.values;
+    sql
+}
+
 /// The sums of a range added up by outcome, cause and grid.
 pub(super) fn by_key(names: &Names, range: &UsageRange, parts: &[Part], grid: &Grid) -> Statement {
     let mut sql = Statement::new(names, "");
