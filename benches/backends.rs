@@ -431,14 +431,17 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
         .await
         .expect("issued");
     timed("cache miss", 200, || backend.find(issued.key.id)).await;
-    for n in 0..100_000 {
+    // The short form makes do with fewer.
+    let keys = (sizes[0] / 10).min(100_000);
+    for n in 0..keys {
         let new = NewKey::named(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));
         issuer.issue(backend, new).await.expect("issued");
     }
     let list = KeyQuery::new().limit(50);
-    timed("100,000 keys, a page of 50", 15, || backend.list(&list)).await;
+    println!(" {keys} keys");
+    timed("a page of 50", 15, || backend.list(&list)).await;
     let named = KeyQuery::new().name("Key 5").limit(50);
-    timed("100,000 keys, a page by name", 15, || backend.list(&named)).await;
+    timed("a page of 50 by name", 15, || backend.list(&named)).await;
 }
 
 fn main() {

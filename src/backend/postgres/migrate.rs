@@ -1,7 +1,7 @@
 //! The schema, step by step.
 
 use super::PostgresBackend;
-use crate::backend::sql::{BackendError, Migration, migrate};
+use crate::backend::sql::{BackendError, Engine, Migration, migrate};
 
 const STEPS: [Migration; 1] = [Migration {
     version: 1,
@@ -22,6 +22,10 @@ impl PostgresBackend {
     /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Denied`] when the
     /// user may not make tables, or [`BackendError::Unavailable`].
     pub async fn migrate(&self) -> Result<(), BackendError> {
-        migrate(&*self.0.engine, &STEPS).await
+        let engine = &*self.0.engine;
+        migrate(engine, &STEPS).await?;
+        // Before the first look-up: caches drop what they hold when listening begins.
+        engine.about_to_look_up(&self.0.changes);
+        Ok(())
     }
 }

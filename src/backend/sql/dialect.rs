@@ -215,7 +215,10 @@ impl Dialect {
     pub(super) fn order_by_text(self, column: &str) -> String {
         say!(
             self,
-            sqlite: "ORDER BY time DESC, id DESC".into(),
+            sqlite: {
+                let _ = column;
+                "ORDER BY time DESC, id DESC".into()
+            },
             postgres: format!("ORDER BY left({column}, 64) DESC, time DESC, id DESC"),
         )
     }

@@ -37,16 +37,19 @@ impl Names {
     }
 
     /// Names in this schema.
+    #[cfg(feature = "postgres")]
     pub(in crate::backend) fn with_schema(self, text: &str) -> Result<Self, InvalidTablePrefix> {
         let schema = Some(checked(text)?);
         Ok(Self { schema, ..self })
     }
 
+    #[cfg(feature = "postgres")]
     pub(in crate::backend) fn schema(&self) -> Option<&str> {
         self.schema.as_deref()
     }
 
     /// A name with the prefix, without the schema.
+    #[cfg(feature = "postgres")]
     pub(in crate::backend) fn bare(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -83,13 +86,10 @@ impl fmt::Debug for Names {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "postgres"))]
 mod tests {
     use super::*;
 
-    #[cfg(feature = "_sqlite")]
-    const ANY: Dialect = Dialect::Sqlite;
-    #[cfg(not(feature = "_sqlite"))]
     const ANY: Dialect = Dialect::Postgres;
 
     #[test]
