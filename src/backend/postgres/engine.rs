@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
@@ -13,7 +14,9 @@ use uuid::Uuid;
 use super::listener::Listener;
 use super::partitions::Partitions;
 use super::types::{Id, Json, Time, address};
-use crate::backend::sql::{Engine, Known, Names, Row, Session, Statement, Value, decode};
+use crate::backend::sql::{
+    Engine, Known, Names, Row, Session, Statement, Value, decode, timestamp,
+};
 use crate::id::KeyId;
 use crate::key::ChangeFeed;
 
@@ -94,6 +97,14 @@ impl Engine for PostgresEngine {
             }
         }
         Ok(session)
+    }
+
+    /// The server's: a process whose clock is wrong must not drop what others need.
+    async fn now(&self) -> Result<Timestamp, SqlError> {
+        let now = Statement::new(&self.names, "SELECT now() AS now");
+        let rows = self.reader().await?.rows(now).await?;
+        let now = rows.first().map(|row| Row::time(row, "now")).transpose()?;
+        timestamp(now.flatten().ok_or(SqlError::RowNotFound)?)
     }
 
     async fn drop_log(&self, before: i64) -> Result<u64, SqlError> {

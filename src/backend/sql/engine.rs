@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use jiff::Timestamp;
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
@@ -27,6 +28,9 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
 
     /// A transaction that changes the schema, while no other process does.
     fn migrator(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
+
+    /// The time by which usage grows old.
+    fn now(&self) -> impl Future<Output = Result<Timestamp, SqlError>> + Send;
 
     /// Drops what the log has from before a time, in microseconds; how much that was.
     fn drop_log(&self, before: i64) -> impl Future<Output = Result<u64, SqlError>> + Send;

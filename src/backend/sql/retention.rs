@@ -144,10 +144,13 @@ async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
         // What could not be dropped this time is next time.
         match engine.upgrade() {
             None => return,
-            Some(engine) => match drop_old(&*engine, &retention, Timestamp::now()).await {
-                Ok(dropped) => report(&dropped),
-                Err(error) => report_failure(&error),
-            },
+            Some(engine) => {
+                let dropped = async { drop_old(&*engine, &retention, engine.now().await?).await };
+                match dropped.await {
+                    Ok(dropped) => report(&dropped),
+                    Err(error) => report_failure(&error),
+                }
+            }
         }
         tokio::time::sleep(EVERY.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }

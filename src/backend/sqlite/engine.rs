@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
+use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
@@ -72,6 +73,10 @@ impl Engine for SqliteEngine {
 
     async fn migrator(&self) -> Result<SqliteSession, SqlError> {
         self.writer().await
+    }
+
+    async fn now(&self) -> Result<Timestamp, SqlError> {
+        Ok(Timestamp::now())
     }
 
     async fn drop_log(&self, before: i64) -> Result<u64, SqlError> {

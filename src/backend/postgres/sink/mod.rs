@@ -22,6 +22,12 @@ use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 /// There is no partition for a row: it was dropped after this process had seen it.
 const NO_PARTITION: &str = "23514";
 
+/// Whether an error is about the data (class 22): a text that the database's encoding does not have,
+/// say. Trying again would not help, and would hold up all that comes behind.
+fn is_unfit(code: &str) -> bool {
+    code.starts_with("22")
+}
+
 /// Requests for the log, each with the place of its series.
 type Logged<'a> = Vec<(&'a UsageEvent, usize)>;
 
@@ -40,7 +46,12 @@ impl UsageSink for PostgresBackend {
             self.0.engine.known.forget();
             self.0.engine.partitions.forget();
         }
-        written.map_err(SinkError::unavailable)
+        written.map_err(|error| match &error {
+            SqlError::Database(database) if is_unfit(&database.code().unwrap_or_default()) => {
+                SinkError::rejected(error)
+            }
+            _ => SinkError::unavailable(error),
+        })
     }
 }
 
