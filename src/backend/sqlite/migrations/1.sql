@@ -91,8 +91,8 @@ CREATE VIEW §request_log AS
         r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_address
     FROM §requests r JOIN §series s ON s.id = r.series_id;
 
--- Sums of all requests by the minute, whatever the log still has. Ordered by time: what one batch adds
--- to lies side by side.
+-- Sums of all requests by the minute, whatever the log still has. Those of a series lie
+-- side by side.
 CREATE TABLE §minutes (
     series_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
@@ -102,9 +102,9 @@ CREATE TABLE §minutes (
     response_bytes INTEGER NOT NULL,
     -- Pairs of numbers in LEB128: a bucket's place, counted from 1, and its count.
     latency BLOB NOT NULL,
-    PRIMARY KEY (start, series_id)
+    PRIMARY KEY (series_id, start)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX §minutes_by_series ON §minutes (series_id, start);
+CREATE INDEX §minutes_by_start ON §minutes (start);
 
 -- The same by the hour.
 CREATE TABLE §hours (
@@ -115,9 +115,9 @@ CREATE TABLE §hours (
     request_bytes INTEGER NOT NULL,
     response_bytes INTEGER NOT NULL,
     latency BLOB NOT NULL,
-    PRIMARY KEY (start, series_id)
+    PRIMARY KEY (series_id, start)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX §hours_by_series ON §hours (series_id, start);
+CREATE INDEX §hours_by_start ON §hours (start);
 
 -- The same by the day of UTC.
 CREATE TABLE §days (
@@ -128,9 +128,9 @@ CREATE TABLE §days (
     request_bytes INTEGER NOT NULL,
     response_bytes INTEGER NOT NULL,
     latency BLOB NOT NULL,
-    PRIMARY KEY (start, series_id)
+    PRIMARY KEY (series_id, start)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX §days_by_series ON §days (series_id, start);
+CREATE INDEX §days_by_start ON §days (start);
 
 -- The same sums by the minute once more, by key and outcome alone: for charts over time.
 CREATE TABLE §key_minutes (
