@@ -682,3 +682,28 @@ async fn whoever_is_not_let_in_or_may_not_make_tables_is_told_so() {
         Err(SinkError::Unavailable(_))
     ));
 }
+
+#[tokio::test]
+async fn what_the_databases_encoding_does_not_have_is_rejected_and_holds_up_nothing() {
+    let url = database().await;
+    let name = format!("latin_{}", std::process::id());
+    let own = pool(&url).await;
+    run(&own, &format!("DROP DATABASE IF EXISTS {name}")).await;
+    let make = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    run(&own, &format!("CREATE DATABASE {name} {make}")).await;
+    let (server, query) = url.split_once('?').unwrap();
+    let server = &server[..=server.rfind('/').unwrap()];
+    let backend = connect(&format!("{server}{name}?{query}")).await;
+    backend.migrate().await.unwrap();
+    let of = |path: &str| {
+        let mut event = UsageEvent::at(Timestamp::now());
+        event.path = path.into();
+        Batch::new(vec![event])
+    };
+    let error = backend.write(&of("/\u{6f22}\u{5b57}")).await.unwrap_err();
+    assert!(matches!(error, SinkError::Rejected(_)), "{error:?}");
+    backend.write(&of("/caf\u{e9}")).await.unwrap();
+    let page = backend.requests(&LogQuery::default()).await.unwrap();
+    let paths: Vec<&str> = page.items.iter().map(|event| &*event.path).collect();
+    assert_eq!(paths, ["/caf\u{e9}"]);
+}
