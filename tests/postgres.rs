@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use keytally::async_trait;
-use keytally::backend::{BackendError, InvalidTablePrefix, PostgresBackend};
+use keytally::backend::{BackendError, InvalidTablePrefix, PostgresBackend, Retention};
 use keytally::conformance;
 use keytally::key::{CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
 use keytally::usage::{
@@ -684,7 +684,7 @@ async fn whoever_is_not_let_in_or_may_not_make_tables_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_the_databases_encoding_does_not_have_is_rejected_and_holds_up_nothing() {
+async fn a_database_whose_encoding_does_not_have_every_text_is_refused() {
     let url = database().await;
     let name = format!("latin_{}", std::process::id());
     let own = pool(&url).await;
@@ -694,16 +694,48 @@ async fn what_the_databases_encoding_does_not_have_is_rejected_and_holds_up_noth
     let (server, query) = url.split_once('?').unwrap();
     let server = &server[..=server.rfind('/').unwrap()];
     let backend = connect(&format!("{server}{name}?{query}")).await;
-    backend.migrate().await.unwrap();
-    let of = |path: &str| {
-        let mut event = UsageEvent::at(Timestamp::now());
-        event.path = path.into();
-        Batch::new(vec![event])
-    };
-    let error = backend.write(&of("/\u{6f22}\u{5b57}")).await.unwrap_err();
-    assert!(matches!(error, SinkError::Rejected(_)), "{error:?}");
-    backend.write(&of("/caf\u{e9}")).await.unwrap();
-    let page = backend.requests(&LogQuery::default()).await.unwrap();
-    let paths: Vec<&str> = page.items.iter().map(|event| &*event.path).collect();
-    assert_eq!(paths, ["/caf\u{e9}"]);
+    let error = backend.migrate().await.unwrap_err();
+    assert!(
+        matches!(&error, BackendError::Encoding(it) if it == "LATIN1"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_make_tables_may_find_them_made() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let user = format!("guest_{}", std::process::id());
+    for sql in [
+        format!("DROP ROLE IF EXISTS {user}"),
+        format!("CREATE ROLE {user} LOGIN"),
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC".into(),
+        format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}"),
+    ] {
+        run(&own, &sql).await;
+    }
+    let guest = connect(&url.replace("user=postgres", &format!("user={user}"))).await;
+    guest.migrate().await.unwrap();
+    let page = guest.requests(&LogQuery::default()).await.unwrap();
+    assert!(page.items.is_empty());
+    drop((guest, backend));
+    run(&own, &format!("DROP OWNED BY {user}")).await;
+    run(&own, &format!("DROP ROLE {user}")).await;
+}
+
+#[tokio::test]
+async fn ids_of_batches_age_by_the_servers_clock() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    backend.write(&batch).await.unwrap();
+    // Another instance, a year ahead.
+    let ahead =
+        "INSERT INTO keytally_batches VALUES (gen_random_uuid(), now() + interval '1 year')";
+    run(&own, ahead).await;
+    let dropped = backend.drop_old(&Retention::new(), Timestamp::now()).await;
+    assert_eq!(dropped.unwrap().batches, 0);
+    backend.write(&batch).await.unwrap();
+    let rows = "SELECT count(*) FROM keytally_requests";
+    assert_eq!(number(&own, rows).await, 1);
 }

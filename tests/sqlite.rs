@@ -573,3 +573,33 @@ async fn a_process_that_is_killed_leaves_whole_batches() {
     }
     assert!(sure > 0);
 }
+
+#[tokio::test]
+async fn rule_4_a_revocation_that_nobody_waits_for_is_seen_at_once() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    let issuer = Issuer::new("test").unwrap();
+    let issued = issuer.issue(&backend, NewKey::named("Revoked")).await;
+    let id = issued.unwrap().key.id;
+    let cached = CachedStore::new(backend.clone());
+    // However far it gets before its caller goes away: what is cached is what the store has.
+    for polls in 1..200 {
+        cached.find(id).await.unwrap();
+        let mut revoking = Box::pin(backend.revoke(id));
+        let waker = std::task::Waker::noop();
+        let mut context = std::task::Context::from_waker(waker);
+        for _ in 0..polls {
+            if revoking.as_mut().poll(&mut context).is_ready() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_micros(50)).await;
+        }
+        drop(revoking);
+        let stored = backend.find(id).await.unwrap().unwrap();
+        let known = cached.find(id).await.unwrap().unwrap();
+        assert_eq!(known.key.revoked, stored.key.revoked, "after {polls} polls");
+        if stored.key.revoked.is_some() {
+            return;
+        }
+    }
+    panic!("it was never revoked");
+}

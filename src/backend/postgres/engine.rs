@@ -1,7 +1,5 @@
 //! PostgreSQL as a database that keys and usage can be kept in.
 
-use std::sync::atomic::AtomicU32;
-
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::pool::PoolConnection;
@@ -24,8 +22,6 @@ pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
     pub(super) known: Known,
-    /// Tables of sums that were written to.
-    pub(super) writes: AtomicU32,
     pub(super) partitions: Partitions,
     /// Hears of changes that other processes make; `None` where nobody shall.
     pub(super) listener: Option<Listener>,

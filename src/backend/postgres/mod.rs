@@ -10,7 +10,6 @@ mod types;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -118,7 +117,6 @@ impl PostgresBackend {
             pool,
             names: Names::new(Dialect::Postgres),
             known: Known::default(),
-            writes: AtomicU32::new(0),
             partitions: Partitions::default(),
             listener: Some(Listener::default()),
         }))

@@ -15,7 +15,7 @@ use crate::backend::sql::{Engine, Row, Session, Statement, decode, timestamp};
 #[derive(Debug, Default)]
 pub(super) struct Partitions(Mutex<BTreeSet<Date>>);
 
-/// Days ahead that get one, so that no write at midnight waits for it.
+/// Today and days ahead that get one, so that no write at midnight waits for it.
 const AHEAD: usize = 3;
 
 /// A lock could not be had in time.
@@ -24,6 +24,12 @@ const LOCKED: &str = "55P03";
 /// The day of UTC that a time is on.
 pub(super) fn day(time: Timestamp) -> Date {
     TimeZone::UTC.to_datetime(time).date()
+}
+
+/// Today and the days that come.
+fn days_ahead() -> impl Iterator<Item = Date> {
+    let today = day(Timestamp::now());
+    today.series(jiff::Span::new().days(1)).take(AHEAD)
 }
 
 impl Partitions {
@@ -53,8 +59,7 @@ impl PostgresEngine {
         if missing.is_empty() {
             return Ok(());
         }
-        let today = day(Timestamp::now());
-        missing.extend(today.series(jiff::Span::new().days(1)).take(AHEAD));
+        missing.extend(days_ahead());
         // One at a time in all processes, and in a transaction of its own: it does not wait for a batch
         // that is being written, nor undo what it made with it.
         let mut session = self.migrator().await?;
@@ -95,8 +100,7 @@ impl PostgresEngine {
 
     /// Drops the partitions that end before a time, in microseconds, and makes those of the next days.
     pub(super) async fn drop_partitions(&self, before: i64) -> Result<u64, SqlError> {
-        let today = day(Timestamp::now());
-        self.ensure_partitions(&[today].into()).await?;
+        self.ensure_partitions(&days_ahead().collect()).await?;
         let end = day(timestamp(before)?);
         let list = "SELECT c.relname::text AS name FROM pg_inherits i
             JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1)";
@@ -111,8 +115,8 @@ impl PostgresEngine {
             };
             match self.drop_partition(name).await {
                 Ok(()) => dropped += 1,
-                // Others read it for long: it is tried again at the next pass.
-                Err(SqlError::Database(error)) if error.code().as_deref() == Some(LOCKED) => {}
+                // Others read it for long, and maybe all of them: they are tried again at the next pass.
+                Err(SqlError::Database(error)) if error.code().as_deref() == Some(LOCKED) => break,
                 Err(error) => return Err(error),
             }
         }

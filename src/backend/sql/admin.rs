@@ -8,7 +8,7 @@ use super::engine::{Engine, Session, Statement};
 use super::{audit, keys};
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, Key, KeyChange, KeyQuery, KeyRecord, Rotation, StoreError,
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyChange, KeyQuery, KeyRecord, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -188,11 +188,20 @@ impl<E: Engine> Change<'_, E> {
             Ok::<_, SqlError>(())
         };
         told.await.map_err(StoreError::unavailable)?;
+        // Also when that fails, or nobody waits for it any more: whether it took place cannot be told.
+        let _announce = Announce(&self.backend.changes, ids);
         let committed = self.session.commit().await;
-        // Also when that fails: whether it took place cannot be told.
-        for &id in ids {
-            self.backend.changes.announce(id);
-        }
         committed.map_err(StoreError::unavailable)
+    }
+}
+
+/// Tells the caches of this process of keys when it is dropped.
+struct Announce<'a>(&'a ChangeFeed, &'a [KeyId]);
+
+impl Drop for Announce<'_> {
+    fn drop(&mut self) {
+        for &id in self.1 {
+            self.0.announce(id);
+        }
     }
 }

@@ -84,6 +84,15 @@ impl Dialect {
         )
     }
 
+    /// Answers a row if there is a table of the steps that were applied.
+    pub(super) fn has_migrations(self) -> &'static str {
+        say!(
+            self,
+            sqlite: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '¶migrations'",
+            postgres: "SELECT 1 WHERE to_regclass('§migrations') IS NOT NULL",
+        )
+    }
+
     /// Makes the table of the steps that were applied.
     pub(super) fn migrations(self) -> &'static str {
         say!(

@@ -22,6 +22,10 @@ pub enum BackendError {
     /// The file is no database, or a damaged one.
     #[error("the file is not a database, or it is damaged")]
     Damaged(#[source] Arc<dyn Error + Send + Sync>),
+    /// The database has another encoding than UTF-8, in which not all texts can be kept; nothing was
+    /// changed.
+    #[error("the database's encoding is {0}, not UTF-8")]
+    Encoding(String),
     /// The tables were made by a newer version of this crate; nothing was changed.
     #[error("the tables are of schema {found}, and this version knows schemas up to {known}")]
     NewerSchema {
@@ -58,9 +62,11 @@ impl From<SqlError> for BackendError {
         };
         let error = Arc::new(error);
         match &*code {
-            // PostgreSQL's invalid authorization and password, and insufficient privilege
-            // (its manual, appendix A).
-            "28000" | "28P01" | "42501" => return Self::Denied(error),
+            // PostgreSQL's invalid authorization and password, insufficient privilege, and server for
+            // reading only (its manual, appendix A).
+            "28000" | "28P01" | "42501" | "25006" => return Self::Denied(error),
+            // All of its codes have five characters, and none of SQLite's has.
+            code if code.len() == 5 => return Self::Unavailable(error),
             _ => {}
         }
         // SQLite's result codes, without what extends them (<https://sqlite.org/rescode.html>).

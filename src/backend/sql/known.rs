@@ -19,7 +19,12 @@ const MOST: usize = 1 << 16;
 
 /// Today, in days since 1970.
 pub(in crate::backend) fn today() -> i64 {
-    Timestamp::now().as_second().div_euclid(86_400)
+    day_of(Timestamp::now())
+}
+
+/// The day of a time, in days since 1970.
+pub(super) fn day_of(time: Timestamp) -> i64 {
+    time.as_second().div_euclid(86_400)
 }
 
 impl Known {

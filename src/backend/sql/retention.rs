@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
-use super::known::today;
+use super::known::day_of;
 use super::value::as_micros;
 use crate::usage::Width;
 
@@ -34,7 +34,8 @@ use crate::usage::Width;
 pub struct Retention {
     /// How long requests stay in the log: 30 days unless set. PostgreSQL drops whole days.
     pub log: Duration,
-    /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour.
+    /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour. Charts
+    /// in zones such as `+05:30`, whose hours are not those of UTC, are exact for as long.
     pub minutes: Duration,
     /// How long sums are kept by the hour and by the day: 400 days unless set.
     pub hours: Duration,
@@ -120,6 +121,9 @@ impl Drop for Maintenance {
 /// Pauses between passes, jittered so that many processes do not begin at once.
 const EVERY: Duration = Duration::from_secs(600);
 
+/// How long others have the database to themselves in between.
+const TURN: Duration = Duration::from_millis(2);
+
 /// Rows that one transaction deletes: few enough that nobody waits for it for long.
 const ROWS: i64 = 2_000;
 
@@ -196,12 +200,13 @@ async fn drop_old<E: Engine>(
         delete(engine, "§key_hours", "start, line", "start", before).await?;
     }
     if let Some(newest) = newest_batch(engine).await?
-        && let Some(before) = before(newest, retention.batches)
+        // A process whose clock is ahead must not make the others' old.
+        && let Some(before) = before(newest.min(now), retention.batches)
     {
         let before = as_micros(before);
         dropped.batches = delete(engine, "§batches", "id", "applied", before).await?;
     }
-    drop_series(engine, retention).await?;
+    drop_series(engine, retention, now).await?;
     Ok(dropped)
 }
 
@@ -255,8 +260,8 @@ pub(in crate::backend) async fn delete_by<E: Engine>(
         if rows < ROWS.cast_unsigned() {
             return Ok(deleted);
         }
-        // Others get their turn.
-        tokio::task::yield_now().await;
+        // Others get their turn, those of other processes too.
+        tokio::time::sleep(TURN).await;
     }
 }
 
@@ -274,11 +279,15 @@ async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlErr
 
 /// Deletes series that nothing has any more: not until days after the last sum of theirs is gone, so
 /// that no process that has seen them lately may still write one.
-async fn drop_series<E: Engine>(engine: &E, retention: &Retention) -> Result<(), SqlError> {
+async fn drop_series<E: Engine>(
+    engine: &E,
+    retention: &Retention,
+    now: Timestamp,
+) -> Result<(), SqlError> {
     let days = retention.hours.max(retention.log).as_secs() / DAY.as_secs();
     let Some(before) = i64::try_from(days + 3)
         .ok()
-        .and_then(|days| today().checked_sub(days))
+        .and_then(|days| day_of(now).checked_sub(days))
     else {
         return Ok(());
     };

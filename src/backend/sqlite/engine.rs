@@ -1,7 +1,5 @@
 //! SQLite as a database that keys and usage can be kept in.
 
-use std::sync::atomic::AtomicU32;
-
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
@@ -19,8 +17,6 @@ pub(super) struct SqliteEngine {
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
     pub(super) known: Known,
-    /// Tables of sums that were written to.
-    pub(super) writes: AtomicU32,
 }
 
 pub(in crate::backend) enum SqliteSession {
@@ -35,7 +31,6 @@ impl SqliteEngine {
             readers,
             names,
             known: Known::default(),
-            writes: AtomicU32::new(0),
         }
     }
 }

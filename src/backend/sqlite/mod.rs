@@ -85,7 +85,8 @@ impl SqliteBackend {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] when the file cannot be opened or is not a database.
+    /// [`BackendError::Unavailable`] when the file cannot be opened, [`BackendError::Damaged`] when it is
+    /// not a database.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
         let options = file::options(path.as_ref());
         // One after the other: the first sets the file's mode.

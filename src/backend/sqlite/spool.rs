@@ -63,7 +63,8 @@ impl SqliteSpool {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] when the file cannot be opened or is not a database,
+    /// [`BackendError::Unavailable`] when the file cannot be opened, [`BackendError::Damaged`] when it is
+    /// not a database,
     /// [`BackendError::NewerSchema`] when a newer version of the crate made its tables, or
     /// [`BackendError::OtherSchema`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {

@@ -6,7 +6,6 @@ mod sums;
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Error as SqlError, Postgres};
@@ -22,10 +21,10 @@ use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 /// There is no partition for a row: it was dropped after this process had seen it.
 const NO_PARTITION: &str = "23514";
 
-/// Whether an error is about the data (class 22): a text that the database's encoding does not have,
-/// say. Trying again would not help, and would hold up all that comes behind.
+/// Whether a text cannot be kept in the database's encoding (`character_not_in_repertoire` and
+/// `untranslatable_character`). Trying again would not help, and would hold up all that comes behind.
 fn is_unfit(code: &str) -> bool {
-    code.starts_with("22")
+    matches!(code, "22021" | "22P05")
 }
 
 /// Requests for the log, each with the place of its series.
@@ -118,10 +117,9 @@ async fn write(
     today: i64,
 ) -> Result<Vec<(Hash, i64)>, SqlError> {
     let mut transaction = connection.begin().await?;
-    let claim = "INSERT INTO §batches (id, applied) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let claim = "INSERT INTO §batches (id, applied) VALUES ($1, now()) ON CONFLICT DO NOTHING";
     let claimed = sqlx::query(AssertSqlSafe(engine.names.sql(claim)))
         .bind(Id(batch.id.into_bytes()))
-        .bind(Time(as_micros(Timestamp::now())))
         .execute(&mut *transaction)
         .await?;
     if claimed.rows_affected() == 0 {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
@@ -29,7 +30,9 @@ pub(super) fn grid(
     zone: &TimeZone,
     starts: &Range<i64>,
 ) -> Result<(Grid, bool), SqlError> {
-    let range = timestamp(starts.start)?..timestamp(starts.end)?;
+    // The last day there is ends after the last time there is.
+    let end = timestamp(starts.end).unwrap_or(Timestamp::MAX);
+    let range = timestamp(starts.start)?..end;
     let Some(pieces) = offsets_within(range, zone) else {
         return Ok((Grid::Each, false));
     };
