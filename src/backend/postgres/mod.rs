@@ -125,6 +125,9 @@ impl PostgresBackend {
     /// Puts the tables into this schema, instead of the one that `search_path` names first. Say so before
     /// anything else: clones that were made earlier keep to theirs.
     ///
+    /// Let all instances name it alike: one that names it and one that finds the same tables by
+    /// `search_path` are not told of each other's changes.
+    ///
     /// # Errors
     ///
     /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with `pg_`.
