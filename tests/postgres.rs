@@ -739,3 +739,29 @@ async fn ids_of_batches_age_by_the_servers_clock() {
     let rows = "SELECT count(*) FROM keytally_requests";
     assert_eq!(number(&own, rows).await, 1);
 }
+
+#[tokio::test]
+async fn a_database_that_was_put_back_gets_its_series_anew() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let of = |path: &str| {
+        let mut event = UsageEvent::at(Timestamp::now());
+        event.path = path.into();
+        Batch::new(vec![event])
+    };
+    backend.write(&of("/before")).await.unwrap();
+    // As after a restore, the number that this process knows is another's.
+    run(
+        &own,
+        "UPDATE keytally_series SET hash = decode(repeat('00', 16), 'hex'), endpoint = '/other'",
+    )
+    .await;
+    backend.write(&of("/after")).await.unwrap();
+    let others = "SELECT count(*) FROM keytally_request_log
+        WHERE path = '/after' AND endpoint = '/other'";
+    assert_eq!(number(&own, others).await, 0);
+    assert_eq!(
+        number(&own, "SELECT count(*) FROM keytally_series").await,
+        2
+    );
+}

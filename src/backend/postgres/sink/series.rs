@@ -16,6 +16,7 @@ impl Writing<'_> {
         today: i64,
     ) -> Result<(Vec<i64>, Vec<(Hash, i64)>), SqlError> {
         let mut ids = self.engine.known.of(series, today);
+        self.check(series, &mut ids).await?;
         let unknown = series.iter().zip(&ids);
         let unknown: Vec<_> = unknown
             .filter_map(|(series, id)| id.is_none().then_some(series))
@@ -30,6 +31,29 @@ impl Writing<'_> {
         }
         let ids: Option<Vec<i64>> = ids.into_iter().collect();
         Ok((ids.ok_or(SqlError::RowNotFound)?, learnt))
+    }
+
+    /// Strikes out the numbers that are not those of their series: the database may have been restored,
+    /// or another server may have taken its place, since they were learnt.
+    async fn check(
+        &mut self,
+        series: &[Series<'_>],
+        ids: &mut [Option<i64>],
+    ) -> Result<(), SqlError> {
+        let known: Vec<i64> = ids.iter().flatten().copied().collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let read = self.sql("SELECT hash, id FROM §series WHERE id = ANY($1)");
+        let rows = sqlx::query(read)
+            .bind(known)
+            .fetch_all(&mut *self.connection)
+            .await?;
+        let numbers: HashMap<Hash, i64> = rows.iter().map(number).collect::<Result<_, _>>()?;
+        for (id, series) in ids.iter_mut().zip(series) {
+            *id = id.filter(|id| numbers.get(&series.hash) == Some(id));
+        }
+        Ok(())
     }
 
     /// Adds the series that are not there, and answers all numbers.
@@ -88,11 +112,11 @@ impl Writing<'_> {
             .bind(&hashes)
             .fetch_all(&mut *self.connection)
             .await?;
-        let number = |row: &PgRow| {
-            let hash: &[u8] = row.try_get(0)?;
-            let hash = Hash::try_from(hash).map_err(decode)?;
-            Ok((hash, row.try_get(1)?))
-        };
         rows.iter().map(number).collect()
     }
+}
+
+fn number(row: &PgRow) -> Result<(Hash, i64), SqlError> {
+    let hash: &[u8] = row.try_get(0)?;
+    Ok((Hash::try_from(hash).map_err(decode)?, row.try_get(1)?))
 }
