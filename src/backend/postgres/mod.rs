@@ -35,7 +35,7 @@ use crate::usage::{
     UsageRange, UsageReader,
 };
 
-/// Keys and usage in a PostgreSQL database, version 12 or later: [`KeyAdmin`], `UsageSink` and
+/// Keys and usage in a PostgreSQL database (tested with version 15): [`KeyAdmin`], `UsageSink` and
 /// [`UsageReader`].
 ///
 /// Any number of processes may share one. What one of them changes about a key is seen by the caches of
