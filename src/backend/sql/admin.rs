@@ -178,7 +178,7 @@ impl<E: Engine> Change<'_, E> {
         written.map_err(StoreError::unavailable)
     }
 
-    /// Ends the transaction and tells of the keys.
+    /// Ends the transaction and tells of the keys, also when nobody waits for it any more.
     async fn commit(mut self, ids: &[KeyId]) -> Result<(), StoreError> {
         let told = async {
             for &id in ids {
@@ -188,19 +188,28 @@ impl<E: Engine> Change<'_, E> {
             Ok::<_, SqlError>(())
         };
         told.await.map_err(StoreError::unavailable)?;
-        // Also when that fails, or nobody waits for it any more: whether it took place cannot be told.
-        let _announce = Announce(&self.backend.changes, ids);
-        let committed = self.session.commit().await;
-        committed.map_err(StoreError::unavailable)
+        let announce = Announce(self.backend.changes.clone(), ids.to_vec());
+        let session = self.session;
+        // Of its own: who asked may go away while the database commits, and the caches have to be told
+        // behind that, not before.
+        let committing = tokio::spawn(async move {
+            let _announce = announce;
+            session.commit().await
+        });
+        match committing.await {
+            Ok(committed) => committed.map_err(StoreError::unavailable),
+            Err(stopped) => Err(StoreError::unavailable(stopped)),
+        }
     }
 }
 
-/// Tells the caches of this process of keys when it is dropped.
-struct Announce<'a>(&'a ChangeFeed, &'a [KeyId]);
+/// Tells the caches of this process of keys when it is dropped: whether a commit that failed took place
+/// cannot be told.
+struct Announce(ChangeFeed, Vec<KeyId>);
 
-impl Drop for Announce<'_> {
+impl Drop for Announce {
     fn drop(&mut self) {
-        for &id in self.1 {
+        for &id in &self.1 {
             self.0.announce(id);
         }
     }

@@ -17,6 +17,9 @@ pub(super) struct SqliteEngine {
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
     pub(super) known: Known,
+    /// Holds a database in memory, which is gone with its last connection: those of a pool end when
+    /// somebody who waits for one goes away.
+    pub(super) keeper: Option<SqlitePool>,
 }
 
 pub(in crate::backend) enum SqliteSession {
@@ -31,6 +34,7 @@ impl SqliteEngine {
             readers,
             names,
             known: Known::default(),
+            keeper: None,
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Opening database files.
+//! Opening databases.
 
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::backend::sql::BackendError;
+use crate::id::uuid_at;
 
 /// How long a connection waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(10);
@@ -33,7 +35,28 @@ pub(super) async fn pool(
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(BUSY)
+        // There is no other end that could have gone.
+        .test_before_acquire(false)
         .connect_with(options)
         .await?;
     Ok(pool)
+}
+
+/// An empty database in memory: a connection to use, and another that keeps it.
+pub(super) async fn in_memory() -> Result<(SqlitePool, SqlitePool), BackendError> {
+    // Its name lets connections share it; there is no such file.
+    let name = uuid_at(Timestamp::now().as_microsecond());
+    let options = SqliteConnectOptions::new()
+        .filename(format!("/keytally-{name}"))
+        .vfs("memdb")
+        .busy_timeout(BUSY);
+    let lasting = || {
+        SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+    };
+    let keeper = lasting().connect_with(options.clone()).await?;
+    let pool = lasting().test_before_acquire(false);
+    Ok((pool.connect_with(options).await?, keeper))
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 use self::engine::{SqliteEngine, SqliteSession};
 pub use self::spool::SqliteSpool;
@@ -95,21 +94,17 @@ impl SqliteBackend {
         Ok(Self::of(writer, readers))
     }
 
-    /// An empty database in memory, with its tables. It is gone with the last clone.
+    /// An empty database in memory, with its tables: up to 1 GiB, unless the application set another
+    /// limit for SQLite. It is gone with the last clone.
     ///
     /// # Errors
     ///
     /// [`BackendError::Unavailable`] when there is no memory for it.
     pub async fn in_memory() -> Result<Self, BackendError> {
-        // A database in memory belongs to one connection, which must therefore never be replaced.
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(SqliteConnectOptions::new().in_memory(true))
-            .await?;
-        let backend = Self::from_pool(pool);
+        let (pool, keeper) = file::in_memory().await?;
+        let mut engine = SqliteEngine::new(pool.clone(), pool, Names::new(Dialect::Sqlite));
+        engine.keeper = Some(keeper);
+        let backend = Self(SqlBackend::new(engine));
         backend.migrate().await?;
         Ok(backend)
     }
@@ -138,7 +133,9 @@ impl SqliteBackend {
         let engine = &self.0.engine;
         let names = engine.names.clone().with_prefix(prefix)?;
         let (writer, readers) = (engine.writer.clone(), engine.readers.clone());
-        let other = Self(SqlBackend::new(SqliteEngine::new(writer, readers, names)));
+        let mut other = SqliteEngine::new(writer, readers, names);
+        other.keeper = engine.keeper.clone();
+        let other = Self(SqlBackend::new(other));
         Ok(other.with_log(self.0.keep))
     }
 
