@@ -26,7 +26,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 mod support;
 
 /// Events in one batch: as many as a recorder hands over at once.
-const BATCH: usize = 8_192;
+const BATCH: usize = 16_384;
 
 /// Requests of twenty customers, most of them of a few, to twelve endpoints.
 struct Traffic {

@@ -196,6 +196,21 @@ async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
 }
 
 #[tokio::test]
+async fn another_encoding_than_utf_8_is_refused() {
+    let folder = Folder::new();
+    let own = pool(&folder.file()).await;
+    let sql = "PRAGMA encoding = 'UTF-16le'; CREATE TABLE own (name TEXT)";
+    sqlx::raw_sql(sql).execute(&own).await.unwrap();
+    let backend = SqliteBackend::open(folder.file()).await.unwrap();
+    let error = backend.migrate().await.unwrap_err();
+    assert!(
+        matches!(&error, BackendError::Encoding(it) if it == "UTF-16le"),
+        "{error}"
+    );
+    assert_eq!(number(&own, "SELECT count(*) FROM sqlite_schema").await, 1);
+}
+
+#[tokio::test]
 async fn a_newer_or_another_schema_is_refused() {
     let folder = Folder::new();
     let backend = open(&folder.file()).await;
@@ -602,4 +617,27 @@ async fn rule_4_a_revocation_that_nobody_waits_for_is_seen_at_once() {
         }
     }
     panic!("it was never revoked");
+}
+
+#[tokio::test]
+async fn a_database_in_memory_outlives_callers_that_go_away() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    let id = "3fK9aB0000zzZZ19".parse().unwrap();
+    for _ in 0..10 {
+        for polls in 1..4 {
+            let mut finding = Box::pin(backend.find(id));
+            let waker = std::task::Waker::noop();
+            let mut context = std::task::Context::from_waker(waker);
+            for _ in 0..polls {
+                if finding.as_mut().poll(&mut context).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(finding);
+            // For the connection to be closed, if it is.
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            assert!(backend.find(id).await.unwrap().is_none());
+        }
+    }
 }

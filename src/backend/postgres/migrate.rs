@@ -1,7 +1,7 @@
 //! The schema, step by step.
 
 use super::PostgresBackend;
-use crate::backend::sql::{BackendError, Engine, Migration, Row, Session, Statement, migrate};
+use crate::backend::sql::{BackendError, Engine, Migration, migrate};
 
 const STEPS: [Migration; 1] = [Migration {
     version: 1,
@@ -20,17 +20,10 @@ impl PostgresBackend {
     ///
     /// [`BackendError::NewerSchema`] when a newer version of the crate made the tables,
     /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Denied`] when the
-    /// user may not make tables, [`BackendError::Encoding`] when texts cannot all be kept, or [`BackendError::Unavailable`].
+    /// user may not make tables, [`BackendError::Encoding`] when texts cannot all be kept, or
+    /// [`BackendError::Unavailable`].
     pub async fn migrate(&self) -> Result<(), BackendError> {
         let engine = &*self.0.engine;
-        let encoding = "SELECT current_setting('server_encoding') AS encoding";
-        let encoding = Statement::new(&engine.names, encoding);
-        let rows = engine.reader().await?.rows(encoding).await?;
-        let encoding = rows.first().map(|row| Row::text(row, "encoding"));
-        let encoding = encoding.transpose()?.flatten().unwrap_or_default();
-        if encoding != "UTF8" {
-            return Err(BackendError::Encoding(encoding.into()));
-        }
         migrate(engine, &STEPS).await?;
         // Before the first look-up: caches drop what they hold when listening begins.
         engine.about_to_look_up(&self.0.changes);

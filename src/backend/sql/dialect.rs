@@ -84,6 +84,15 @@ impl Dialect {
         )
     }
 
+    /// The encoding of texts in the database.
+    pub(super) fn encoding(self) -> &'static str {
+        say!(
+            self,
+            sqlite: "SELECT encoding FROM pragma_encoding",
+            postgres: "SELECT current_setting('server_encoding') AS encoding",
+        )
+    }
+
     /// Answers a row if there is a table of the steps that were applied.
     pub(super) fn has_migrations(self) -> &'static str {
         say!(
@@ -138,16 +147,52 @@ impl Dialect {
         )
     }
 
-    /// The same, where requests are to be read in the order of [`order_by_text`](Self::order_by_text): an
-    /// equality would let PostgreSQL leave the text out of the order, and read all there is by time
-    /// until enough of it have this text.
-    pub(super) fn is_text_in_order(self, column: &str, place: &str) -> String {
+    /// The requests `r` whose text in a column is that of a place, up to the `WHERE` and what it says of
+    /// that, read by the column's index. In SQLite that has a part for each block of rows, and each of
+    /// them is looked into; else a text would be put anywhere in an index of the whole log, and a batch
+    /// would touch a page for each.
+    pub(super) fn with_text(self, column: &str, place: &str) -> String {
         say!(
             self,
-            sqlite: format!("{column} = {place}"),
+            sqlite: format!(
+                "(WITH RECURSIVE blocks(block) AS (
+                    SELECT max(row) >> 16 FROM §requests
+                    UNION ALL SELECT block - 1 FROM blocks
+                    WHERE block > (SELECT min(row) >> 16 FROM §requests))
+                SELECT block FROM blocks) one CROSS JOIN §requests r
+                WHERE r.row >> 16 = one.block AND r.{column} = {place}"
+            ),
+            // An equality would let it leave the text out of the order, and read all there is by time
+            // until enough of it have this text.
             postgres: format!(
-                "left({column}, 64) >= left({place}::text, 64)
+                "§requests r WHERE left({column}, 64) >= left({place}::text, 64)
                 AND left({column}, 64) <= left({place}::text, 64) AND {column} = {place}"
+            ),
+        )
+    }
+
+    /// `columns` of the newest of such requests that fulfil `which`, up to `limit`.
+    pub(super) fn newest_with_text(
+        self,
+        columns: &str,
+        column: &str,
+        place: &str,
+        which: &str,
+        limit: &str,
+    ) -> String {
+        let with_text = self.with_text(column, place);
+        say!(
+            self,
+            sqlite: format!(
+                "SELECT {columns} FROM {with_text}{which} AND r.time >= coalesce(
+                    (SELECT time FROM §requests WHERE row >> 16 = one.block AND {column} = {place}{which}
+                    ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})
+                ORDER BY time DESC, id DESC LIMIT {limit}",
+                i64::MIN
+            ),
+            postgres: format!(
+                "SELECT {columns} FROM {with_text}{which}
+                ORDER BY left({column}, 64) DESC, time DESC, id DESC LIMIT {limit}"
             ),
         )
     }
@@ -216,19 +261,6 @@ impl Dialect {
         );
         format!(
             "SELECT min(time) FROM (SELECT time FROM ({newest}) newest ORDER BY time DESC LIMIT {limit}) last"
-        )
-    }
-
-    /// The order of requests with a text that can be of any length, and how to say so that its index is
-    /// read.
-    pub(super) fn order_by_text(self, column: &str) -> String {
-        say!(
-            self,
-            sqlite: {
-                let _ = column;
-                "ORDER BY time DESC, id DESC".into()
-            },
-            postgres: format!("ORDER BY left({column}, 64) DESC, time DESC, id DESC"),
         )
     }
 }

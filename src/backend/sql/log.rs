@@ -178,13 +178,9 @@ pub(super) fn page(
         }
         _ => {
             let which = of_matching_series(&mut sql, names, filter) + &which;
-            let parts = found_by(&mut sql, names, filter, &which);
-            let parts = parts.into_iter().map(|(condition, order)| {
-                format!(
-                    "SELECT {COLUMNS} FROM §requests r WHERE TRUE{condition} {order} LIMIT {limit}"
-                )
-            });
-            joined(parts)
+            let ways = found_by(&mut sql, filter, &which);
+            let newest = |way: &Way| way.newest(names, COLUMNS, &limit);
+            joined(ways.iter().map(newest))
         }
     };
     sql.push_sql(
@@ -211,10 +207,8 @@ pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
             .of_each_series("1", &series, &which, "", &limit)
     } else {
         let which = of_matching_series(&mut sql, names, filter) + &which;
-        let parts = found_by(&mut sql, names, filter, &which);
-        joined(parts.into_iter().map(|(condition, order)| {
-            format!("SELECT id FROM §requests WHERE TRUE{condition} {order} LIMIT {limit}")
-        }))
+        let ways = found_by(&mut sql, filter, &which);
+        joined(ways.iter().map(|way| way.any(names, "id", &limit)))
     };
     sql.push_sql(
         names,
@@ -249,37 +243,70 @@ fn of_matching_series(sql: &mut Statement, names: &Names, filter: &LogFilter) ->
     format!(" AND {number} IN (SELECT id FROM §series{condition})")
 }
 
-/// The ways in which requests are found that `which` is true of, each with its condition and the order
-/// in which its index has them: by an id, of which there may be several; by a resource; or by time.
-fn found_by(
-    sql: &mut Statement,
-    names: &Names,
-    filter: &LogFilter,
-    which: &str,
-) -> Vec<(String, String)> {
+/// A way in which requests are found.
+struct Way {
+    /// The column whose text is that of a place, where there is one; else they are found by time.
+    text: Option<(&'static str, String)>,
+    which: String,
+}
+
+impl Way {
+    fn newest(&self, names: &Names, columns: &str, limit: &str) -> String {
+        let which = &self.which;
+        match &self.text {
+            Some((column, place)) => names
+                .dialect
+                .newest_with_text(columns, column, place, which, limit),
+            None => format!(
+                "SELECT {columns} FROM §requests r WHERE TRUE{which} {NEWEST_FIRST} LIMIT {limit}"
+            ),
+        }
+    }
+
+    fn any(&self, names: &Names, columns: &str, limit: &str) -> String {
+        match &self.text {
+            Some((column, place)) => {
+                let with_text = names.dialect.with_text(column, place);
+                let which = &self.which;
+                format!("SELECT {columns} FROM {with_text}{which} LIMIT {limit}")
+            }
+            None => self.newest(names, columns, limit),
+        }
+    }
+}
+
+/// The ways in which requests are found that `which` is true of: by an id, of which there may be
+/// several; by a resource; or by time.
+fn found_by(sql: &mut Statement, filter: &LogFilter, which: &str) -> Vec<Way> {
     let mut resource = String::new();
     if let Some(id) = filter.resource_id.as_deref() {
         let place = sql.place(id);
         if filter.request_id.is_none() {
-            let is = names.dialect.is_text_in_order("resource_id", &place);
-            let order = names.dialect.order_by_text("resource_id");
-            return vec![(format!(" AND {is}{which}"), order)];
+            return vec![Way {
+                text: Some(("resource_id", place)),
+                which: which.into(),
+            }];
         }
         resource = format!(" AND resource_id = {place}");
     }
     let Some(id) = filter.request_id.as_deref() else {
-        return vec![(which.into(), NEWEST_FIRST.into())];
+        return vec![Way {
+            text: None,
+            which: which.into(),
+        }];
     };
-    let place = sql.place(id);
-    let is = names.dialect.is_text_in_order("request_id", &place);
-    let order = names.dialect.order_by_text("request_id");
-    let mut ways = vec![(format!(" AND {is}{resource}{which}"), order)];
+    let mut ways = vec![Way {
+        text: Some(("request_id", sql.place(id))),
+        which: format!("{resource}{which}"),
+    }];
     // An event is found by its own id too, however that is written.
     if let Ok(id) = id.parse::<Uuid>() {
         let place = sql.place(id);
         let mut way = |condition: String| {
-            let condition = format!(" AND id = {place}{condition}{resource}{which}");
-            ways.push((condition, NEWEST_FIRST.into()));
+            ways.push(Way {
+                text: None,
+                which: format!(" AND id = {place}{condition}{resource}{which}"),
+            });
         };
         if let Some(millisecond) = millisecond_of(id) {
             // Nearly every id tells when its request came, which needs no index of its own.

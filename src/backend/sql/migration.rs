@@ -32,6 +32,13 @@ pub(in crate::backend) async fn migrate<E: Engine>(
     engine: &E,
     steps: &[Migration],
 ) -> Result<(), BackendError> {
+    let names = engine.names();
+    let encoding = Statement::new(names, names.dialect.encoding());
+    let rows = engine.reader().await?.rows(encoding).await?;
+    let encoding = text(there(rows.first())?, "encoding")?;
+    if !matches!(&*encoding, "UTF8" | "UTF-8") {
+        return Err(BackendError::Encoding(encoding));
+    }
     while apply_next(engine, steps).await? {}
     Ok(())
 }

@@ -23,9 +23,7 @@ pub(super) use backend::{SqlBackend, keep_in_sql};
 pub(super) use dialect::Dialect;
 pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
-#[cfg(feature = "postgres")]
-pub(super) use grouped::Series;
-pub(super) use grouped::{Grouped, Hash, KeySum, Sum, is_apart};
+pub(super) use grouped::{Grouped, Hash, KeySum, Series, Sum, is_apart};
 pub(super) use histogram::{from_bytes, to_bytes};
 pub(super) use known::{Known, today};
 pub(super) use migration::{Migration, migrate};

@@ -18,8 +18,8 @@ impl SqliteBackend {
     /// # Errors
     ///
     /// [`BackendError::NewerSchema`] when a newer version of the crate made the tables,
-    /// [`BackendError::OtherSchema`] when a step is not what it was, or
-    /// [`BackendError::Unavailable`].
+    /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Encoding`] when the
+    /// application made its database with UTF-16, or [`BackendError::Unavailable`].
     pub async fn migrate(&self) -> Result<(), BackendError> {
         migrate(&*self.0.engine, &STEPS).await
     }

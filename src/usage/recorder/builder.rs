@@ -48,10 +48,10 @@ impl RecorderBuilder {
     pub(super) fn new(sink: Arc<dyn UsageSink>) -> Self {
         Self {
             sink,
-            capacity: 32_768,
+            capacity: 65_536,
             capacity_bytes: 32 << 20,
             batch_size: 2_048,
-            largest_batch: 8_192,
+            largest_batch: 16_384,
             batch_age: Duration::from_millis(250),
             write_timeout: Duration::from_secs(30),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
@@ -61,7 +61,7 @@ impl RecorderBuilder {
         }
     }
 
-    /// Events that may wait to be written, those that are being written included: 32,768 unless set.
+    /// Events that may wait to be written, those that are being written included: 65,536 unless set.
     /// What they may take is bounded by [`capacity_bytes`](Self::capacity_bytes) too, whichever is
     /// reached first.
     #[must_use]
@@ -82,7 +82,7 @@ impl RecorderBuilder {
         self
     }
 
-    /// Events in one batch at most. Unless set, 2,048 make a batch, and up to 8,192 go together where so
+    /// Events in one batch at most. Unless set, 2,048 make a batch, and up to 16,384 go together where so
     /// many have gathered while another one was written: databases take them for less.
     #[must_use]
     pub fn batch_size(mut self, events: usize) -> Self {

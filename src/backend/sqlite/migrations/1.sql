@@ -41,7 +41,8 @@ CREATE INDEX §key_changes_by_key ON §key_changes (key_id, time, id);
 
 -- What requests of one kind have in common.
 CREATE TABLE §series (
-    id INTEGER PRIMARY KEY,
+    -- No number is given twice.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     -- Names all that follows up to the cause.
     hash BLOB NOT NULL UNIQUE,
     key_id TEXT,
@@ -82,8 +83,11 @@ CREATE TABLE §requests (
 CREATE INDEX §requests_by_time ON §requests (time);
 CREATE INDEX §requests_by_series ON §requests (series_id, time);
 CREATE INDEX §requests_by_id ON §requests (id) WHERE id_apart IS NOT NULL;
-CREATE INDEX §requests_by_request_id ON §requests (request_id, time) WHERE request_id IS NOT NULL;
-CREATE INDEX §requests_by_resource ON §requests (resource_id, time) WHERE resource_id IS NOT NULL;
+-- By blocks of rows, so that what is new lies together.
+CREATE INDEX §requests_by_request_id ON §requests (row >> 16, request_id, time)
+    WHERE request_id IS NOT NULL;
+CREATE INDEX §requests_by_resource ON §requests (row >> 16, resource_id, time)
+    WHERE resource_id IS NOT NULL;
 
 CREATE VIEW §request_log AS
     SELECT r.time, r.id, r.request_id, s.key_id, s.owner, s.method, s.endpoint, r.path,

@@ -82,27 +82,45 @@ impl Writing<'_> {
     /// Makes one histogram of those that have gathered in a sum, one behind the other.
     async fn tidy(&mut self, table: &str, sums: &[Sum], ids: &[i64]) -> Result<(), SqlError> {
         let read = self.sql(&format!(
-            "SELECT latency FROM {table} WHERE series_id = ? AND start = ? AND length(latency) > 256"
+            ") SELECT t.series_id, t.start, t.latency FROM one CROSS JOIN {table} t
+            WHERE t.series_id = one.series_id AND t.start = one.start AND length(t.latency) > 256"
         ));
         let write = self.sql(&format!(
-            "UPDATE {table} SET latency = ?3 WHERE series_id = ?1 AND start = ?2"
+            "INSERT INTO {table} (series_id, start, count, cost, request_bytes, response_bytes,
+                latency) VALUES "
         ));
-        for Sum { series, rollup } in sums {
-            let (series, start) = (ids[*series], as_micros(rollup.start));
-            let row = sqlx::query(AssertSqlSafe(&*read))
-                .bind(series)
-                .bind(start)
-                .fetch_optional(self.connection())
-                .await?;
-            if let Some(row) = row {
-                let latency = from_bytes(row.try_get(0)?)?;
-                sqlx::query(AssertSqlSafe(&*write))
-                    .bind(series)
-                    .bind(start)
-                    .bind(to_bytes(&latency))
-                    .execute(self.connection())
-                    .await?;
+        let update = " ON CONFLICT (series_id, start) DO UPDATE SET latency = excluded.latency";
+        for sums in sums.chunks(ROWS) {
+            let mut values = Values::new(sums.len(), 2);
+            for Sum { series, rollup } in sums {
+                values.add(ids[*series])?.add(as_micros(rollup.start))?;
             }
+            let sql = format!(
+                "WITH one(series_id, start) AS (VALUES {}{read}",
+                values.places
+            );
+            let rows = sqlx::query_with(AssertSqlSafe(sql), values.arguments)
+                .fetch_all(self.connection())
+                .await?;
+            if rows.is_empty() {
+                continue;
+            }
+            let mut values = Values::new(rows.len(), 7);
+            for row in &rows {
+                let latency = from_bytes(row.try_get(2)?)?;
+                values
+                    .add(row.try_get::<i64, _>(0)?)?
+                    .add(row.try_get::<i64, _>(1)?)?
+                    .add(0)?
+                    .add(0)?
+                    .add(0)?
+                    .add(0)?
+                    .add(to_bytes(&latency))?;
+            }
+            let sql = format!("{write}{}{update}", values.places);
+            sqlx::query_with(AssertSqlSafe(sql), values.arguments)
+                .execute(self.connection())
+                .await?;
         }
         Ok(())
     }
