@@ -84,6 +84,11 @@ impl Dialect {
         )
     }
 
+    /// Whether each day of the log is a table of its own.
+    pub(super) fn has_log_in_days(self) -> bool {
+        say!(self, sqlite: false, postgres: true)
+    }
+
     /// The encoding of texts in the database.
     pub(super) fn encoding(self) -> &'static str {
         say!(

@@ -5,6 +5,7 @@
 //! requests are merged; where many match, requests that match are frequent, and the log is read by
 //! time. Ids on the wire and of resources have indexes of their own.
 
+use jiff::{SignedDuration, Timestamp};
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
@@ -114,6 +115,37 @@ fn series_condition(sql: &mut Statement, filter: &LogFilter) -> String {
         }
     }
     condition
+}
+
+/// What to look at, one after the other until enough is found: where the log is in days, the newest of
+/// them first. Looking at all there are locks each, and takes time for each.
+pub(super) fn looks(
+    names: &Names,
+    filter: &LogFilter,
+    after: Option<&PageToken>,
+) -> Vec<LogFilter> {
+    let mut looks = Vec::new();
+    if names.dialect.has_log_in_days() {
+        let ends = [after.map(PageToken::time), filter.to];
+        let end = ends
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(Timestamp::now);
+        for days in [1, 8] {
+            let from = end.saturating_sub(SignedDuration::from_hours(24 * days));
+            if let Ok(from) = from
+                && filter.from.is_none_or(|it| it < from)
+            {
+                looks.push(LogFilter {
+                    from: Some(from),
+                    ..filter.clone()
+                });
+            }
+        }
+    }
+    looks.push(filter.clone());
+    looks
 }
 
 /// What a filter says of the time of requests.

@@ -15,22 +15,28 @@ impl<E: Engine> SqlBackend<E> {
         query: &LogQuery,
     ) -> Result<Page<UsageEvent>, ReadError> {
         // A token of another list is refused whatever else is asked.
-        let by_time = log::page(self.names(), query, None)?;
+        log::page(self.names(), query, None)?;
         if log::matches_nothing(&query.filter) {
             return Ok(Page::empty());
         }
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
-        let statement = match log::picks_series(&query.filter) {
-            false => by_time,
-            true => {
-                let count = log::count_series(self.names(), &query.filter);
-                let matching = self.counted(&mut session, count).await?;
-                log::page(self.names(), query, Some(matching))?
+        let mut matching = None;
+        if log::picks_series(&query.filter) {
+            let count = log::count_series(self.names(), &query.filter);
+            matching = Some(self.counted(&mut session, count).await?);
+        }
+        let mut rows = Vec::new();
+        for filter in log::looks(self.names(), &query.filter, query.after.as_ref()) {
+            let mut look = query.clone();
+            look.filter = filter;
+            let statement = log::page(self.names(), &look, matching)?;
+            let found = session.rows(statement).await;
+            rows = found.map_err(ReadError::unavailable)?;
+            if rows.len() > query.page_size() {
+                break;
             }
-        };
-        let rows = session.rows(statement).await;
-        let rows = rows.map_err(ReadError::unavailable)?;
+        }
         let events = rows.iter().map(log::event_of).collect::<Result<_, _>>();
         let events = events.map_err(ReadError::unavailable)?;
         Ok(Page::from_surplus(
@@ -46,8 +52,14 @@ impl<E: Engine> SqlBackend<E> {
         }
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
-        let count = log::count(self.names(), filter);
-        let count = self.counted(&mut session, count).await?.cast_unsigned();
+        let mut count = 0;
+        for look in log::looks(self.names(), filter, None) {
+            let statement = log::count(self.names(), &look);
+            count = self.counted(&mut session, statement).await?.cast_unsigned();
+            if count > log::MOST_COUNTED {
+                break;
+            }
+        }
         Ok(if count > log::MOST_COUNTED {
             Count::MoreThan(log::MOST_COUNTED)
         } else {
