@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteRow};
@@ -22,6 +23,12 @@ const STEPS: [Migration; 1] = [Migration {
 
 /// What the names of its tables begin with: other than those of a backend, which may share the file.
 const PREFIX: &str = "keytally_spool_";
+
+/// How long giving back disk may hold up what comes next.
+const SHRINKING: Duration = Duration::from_secs(1);
+
+/// Free pages that are given back; fewer are used again soon.
+const WORTHWHILE: i64 = 256;
 
 /// A [`Spool`] in a SQLite file on the service's own machine, which outlives the process and the
 /// outage of any database.
@@ -48,13 +55,13 @@ const PREFIX: &str = "keytally_spool_";
 /// # What goes wrong
 ///
 /// A batch that cannot be read back is put into the table `keytally_spool_unreadable`, its events
-/// count as lost, and those behind it are drained. Processes may share a file: each writes what it
-/// finds, and a batch that two of them write counts once, by its id.
+/// count as lost, and those behind it are drained. Processes of one version may share a file: each
+/// writes what it finds, and a batch that two of them write counts once, by its id.
 ///
 /// # Tables
 ///
 /// `keytally_spool_batches`, `keytally_spool_unreadable` and `keytally_spool_migrations`. A file of its own
-/// shrinks again once it is drained.
+/// shrinks to a megabyte again once it is drained.
 #[derive(Clone)]
 pub struct SqliteSpool(Arc<SqliteEngine>);
 
@@ -74,7 +81,9 @@ impl SqliteSpool {
         let names = names.map_err(BackendError::unavailable)?;
         let engine = SqliteEngine::new(pool.clone(), pool, names);
         migrate(&engine, &STEPS).await?;
-        Ok(Self(Arc::new(engine)))
+        let spool = Self(Arc::new(engine));
+        let _ = spool.shrink().await;
+        Ok(spool)
     }
 
     /// How many events wait in it.
@@ -125,14 +134,32 @@ impl SqliteSpool {
             .bind(&id.as_bytes()[..])
             .execute(&self.0.writer)
             .await?;
-        let sql = "SELECT count(*) FROM (SELECT 1 FROM §batches LIMIT 1)";
-        let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer);
-        if row.await?.try_get::<i64, _>(0)? == 0 {
-            // An outage's worth of disk is given back. Whether that works out is of no weight.
-            let shrink = "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)";
-            let _ = sqlx::raw_sql(shrink).fetch_all(&self.0.writer).await;
-        }
+        // Whether that works out is of no weight.
+        let _ = self.shrink().await;
         Ok(())
+    }
+
+    /// Gives back an outage's worth of disk once all is drained: as much as takes little time, the rest
+    /// when the file is next empty or opened.
+    async fn shrink(&self) -> Result<(), sqlx::Error> {
+        let sql =
+            "SELECT EXISTS (SELECT 1 FROM §batches), freelist_count FROM pragma_freelist_count";
+        let begun = Instant::now();
+        let mut before = i64::MAX;
+        loop {
+            let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer).await?;
+            let (waiting, free): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
+            // A file of somebody else's may not be one that shrinks.
+            if waiting || free < WORTHWHILE || free == before {
+                return Ok(());
+            }
+            before = free;
+            let shrink = "PRAGMA incremental_vacuum(1024); PRAGMA wal_checkpoint(TRUNCATE)";
+            sqlx::raw_sql(shrink).fetch_all(&self.0.writer).await?;
+            if begun.elapsed() > SHRINKING {
+                return Ok(());
+            }
+        }
     }
 
     async fn put_aside(&self, id: Uuid) -> Result<(), sqlx::Error> {
