@@ -3,10 +3,12 @@
 //!
 //! ```text
 //! cargo bench --features full --bench backends -- write 60
+//! cargo bench --features full --bench backends -- write 60 2048 10000
 //! cargo bench --features full --bench backends -- read 1000000 10000000
 //! ```
 //!
-//! `write` takes the seconds for which each is kept busy, `read` the numbers of events, and `sqlite` or
+//! `write` takes the seconds for which each is kept busy, and may take the events in a batch and the
+//! number of keys, `read` the numbers of events, and `sqlite` or
 //! `postgres` leave the other one out. PostgreSQL has to be installed; a server of its own is started.
 //! Without arguments all run in a short form.
 
@@ -95,24 +97,6 @@ impl Traffic {
         });
         Batch::new(events.collect())
     }
-}
-
-/// Writes batches of this moment for a while; events per second.
-async fn busy<F, T>(seconds: f64, traffic: &mut Traffic, mut write: F) -> f64
-where
-    F: FnMut(Batch) -> T,
-    T: Future<Output = ()>,
-{
-    // What makes the events is not counted.
-    let (mut spent, mut written) = (Duration::ZERO, 0);
-    while spent.as_secs_f64() < seconds {
-        let batch = traffic.batch(BATCH, |_| Timestamp::now());
-        written += batch.events.len();
-        let begun = Instant::now();
-        write(batch).await;
-        spent += begun.elapsed();
-    }
-    written as f64 / spent.as_secs_f64()
 }
 
 // --- The same rows, put plainly into one table with one index ----------------------------------------
@@ -220,28 +204,64 @@ async fn plain_postgres(connection: &mut PgConnection, batch: &Batch) {
 // --- Writing -------------------------------------------------------------------------------------------
 
 /// How often the two take turns.
-const TURNS: u32 = 6;
+const TURNS: usize = 6;
 
-fn print_rates(name: &str, ours: &mut [f64], plain: &mut [f64]) {
-    let mut ratios: Vec<f64> = ours.iter().zip(&*plain).map(|(a, b)| a / b).collect();
-    for all in [&mut *ours, plain, &mut ratios] {
-        all.sort_by(f64::total_cmp);
-    }
-    let median = |all: &[f64]| all[all.len() / 2];
-    println!(
-        "{name}: {:.0} events/s, plain {:.0} rows/s, ratio {:.2} ({:.2} to {:.2})",
-        median(ours),
-        median(plain),
-        median(&ratios),
-        ratios[0],
-        ratios[ratios.len() - 1]
-    );
+/// How long each is kept busy, with how many events at once, of how many keys.
+#[derive(Clone, Copy)]
+struct Load {
+    seconds: f64,
+    batch: usize,
+    keys: usize,
 }
 
-async fn write_sqlite(seconds: f64, folder: &std::path::Path) {
-    let turn = seconds / f64::from(TURNS);
-    let mut traffic = Traffic::new(20);
+impl Load {
+    /// Writes batches of this moment for a turn; events per second. What makes the events is not counted.
+    async fn busy(self, traffic: &mut Traffic, mut write: impl AsyncFnMut(&Batch)) -> f64 {
+        let (mut spent, mut written) = (Duration::ZERO, 0);
+        while spent.as_secs_f64() < self.seconds / TURNS as f64 {
+            let batch = traffic.batch(self.batch, |_| Timestamp::now());
+            written += batch.events.len();
+            let begun = Instant::now();
+            write(&batch).await;
+            spent += begun.elapsed();
+        }
+        written as f64 / spent.as_secs_f64()
+    }
 
+    /// Lets the two take turns, and prints the medians.
+    async fn compare(
+        self,
+        name: &str,
+        mut ours: impl AsyncFnMut(&Batch),
+        mut plain: impl AsyncFnMut(&Batch),
+    ) {
+        let mut traffic = Traffic::new(self.keys);
+        let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..TURNS {
+            let (a, b) = (
+                self.busy(&mut traffic, &mut ours).await,
+                self.busy(&mut traffic, &mut plain).await,
+            );
+            for (rates, rate) in rates.iter_mut().zip([a, b, a / b]) {
+                rates.push(rate);
+            }
+        }
+        for rates in &mut rates {
+            rates.sort_by(f64::total_cmp);
+        }
+        let [ours, plain, ratio] = &rates;
+        println!(
+            "{name}: {:.0} events/s, plain {:.0} rows/s, ratio {:.2} ({:.2} to {:.2})",
+            ours[TURNS / 2],
+            plain[TURNS / 2],
+            ratio[TURNS / 2],
+            ratio[0],
+            ratio[TURNS - 1]
+        );
+    }
+}
+
+async fn write_sqlite(load: Load, folder: &std::path::Path) {
     let backend = SqliteBackend::open(folder.join("write.db"))
         .await
         .expect("open");
@@ -260,27 +280,12 @@ async fn write_sqlite(seconds: f64, folder: &std::path::Path) {
         .execute(&mut plain)
         .await
         .expect("tables");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        let rate = busy(turn, &mut traffic, async |batch| {
-            backend.write(&batch).await.expect("written");
-        });
-        ours.push(rate.await);
-        let mut spent = (Duration::ZERO, 0);
-        while spent.0.as_secs_f64() < turn {
-            let batch = traffic.batch(BATCH, |_| Timestamp::now());
-            let begun = Instant::now();
-            plain_sqlite(&mut plain, &batch).await;
-            spent = (spent.0 + begun.elapsed(), spent.1 + batch.events.len());
-        }
-        theirs.push(spent.1 as f64 / spent.0.as_secs_f64());
-    }
-    print_rates("SQLite", &mut ours, &mut theirs);
+    let ours = async |batch: &Batch| backend.write(batch).await.expect("written");
+    let plainly = async |batch: &Batch| plain_sqlite(&mut plain, batch).await;
+    load.compare("SQLite", ours, plainly).await;
 }
 
-async fn write_postgres(seconds: f64, cluster: &support::Cluster) {
-    let turn = seconds / f64::from(TURNS);
-    let mut traffic = Traffic::new(20);
+async fn write_postgres(load: Load, cluster: &support::Cluster) {
     let url = cluster.database().await;
     let backend = PostgresBackend::connect(&url).await.expect("connect");
     backend.migrate().await.expect("migrate");
@@ -289,22 +294,9 @@ async fn write_postgres(seconds: f64, cluster: &support::Cluster) {
         .execute(&mut plain)
         .await
         .expect("tables");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        let rate = busy(turn, &mut traffic, async |batch| {
-            backend.write(&batch).await.expect("written");
-        });
-        ours.push(rate.await);
-        let mut spent = (Duration::ZERO, 0);
-        while spent.0.as_secs_f64() < turn {
-            let batch = traffic.batch(BATCH, |_| Timestamp::now());
-            let begun = Instant::now();
-            plain_postgres(&mut plain, &batch).await;
-            spent = (spent.0 + begun.elapsed(), spent.1 + batch.events.len());
-        }
-        theirs.push(spent.1 as f64 / spent.0.as_secs_f64());
-    }
-    print_rates("PostgreSQL", &mut ours, &mut theirs);
+    let ours = async |batch: &Batch| backend.write(batch).await.expect("written");
+    let plainly = async |batch: &Batch| plain_postgres(&mut plain, batch).await;
+    load.compare("PostgreSQL", ours, plainly).await;
 }
 
 // --- Reading -------------------------------------------------------------------------------------------
@@ -456,12 +448,17 @@ fn main() {
     let cluster = support::Cluster::durable();
     runtime.block_on(async {
         if writes {
-            let seconds = numbers.first().copied().unwrap_or(1.0);
+            let number = |n: usize| numbers.get(n).copied().filter(|_| has("write"));
+            let load = Load {
+                seconds: number(0).unwrap_or(1.0),
+                batch: number(1).map_or(BATCH, |n| n as usize),
+                keys: number(2).map_or(20, |n| n as usize),
+            };
             if sqlite {
-                write_sqlite(seconds, &folder).await;
+                write_sqlite(load, &folder).await;
             }
             if postgres {
-                write_postgres(seconds, &cluster).await;
+                write_postgres(load, &cluster).await;
             }
         }
         if reads {
