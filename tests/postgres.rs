@@ -765,3 +765,120 @@ async fn a_database_that_was_put_back_gets_its_series_anew() {
         2
     );
 }
+
+// --- Partitions ---------------------------------------------------------------------------------
+
+/// A request at this time.
+fn at(time: &str) -> UsageEvent {
+    UsageEvent::at(time.parse().unwrap())
+}
+
+/// How many requests the sums and the log have.
+async fn counts(pool: &PgPool) -> (i64, i64) {
+    let sums = "SELECT coalesce(sum(count), 0)::bigint FROM keytally_minutes";
+    let log = "SELECT count(*) FROM keytally_requests";
+    (number(pool, sums).await, number(pool, log).await)
+}
+
+#[tokio::test]
+async fn a_partition_that_was_detached_is_made_anew() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let batch = || Batch::new(vec![at("2026-03-05T10:00:00Z")]);
+    backend.write(&batch()).await.unwrap();
+    for round in 1..4 {
+        let name = match round {
+            1 => "keytally_requests_20260305".to_owned(),
+            _ => format!("keytally_requests_20260305_{round}"),
+        };
+        let detach = format!("ALTER TABLE keytally_requests DETACH PARTITION {name}");
+        run(&own, &detach).await;
+        // One that has seen the partition, and one that has not.
+        for backend in [&backend, &connect(&url).await] {
+            backend.write(&batch()).await.unwrap();
+        }
+        assert_eq!(counts(&own).await, (1 + round * 2, 2));
+    }
+    // Its name does not keep the new one from being dropped, nor are those dropped that were detached.
+    let partitions = "SELECT count(*) FROM pg_inherits
+        WHERE inhparent = 'keytally_requests'::regclass AND inhrelid::regclass::text ~ '20260305'";
+    assert_eq!(number(&own, partitions).await, 1);
+    let retention = Retention::new().log(Duration::from_secs(3_600));
+    let now = "2026-03-07T00:00:00Z".parse().unwrap();
+    let dropped = backend.drop_old(&retention, now).await.unwrap();
+    assert_eq!(dropped.log, 1);
+    assert_eq!(number(&own, partitions).await, 0);
+    let detached = "SELECT count(*) FROM keytally_requests_20260305_2";
+    assert_eq!(number(&own, detached).await, 2);
+}
+
+#[tokio::test]
+async fn a_table_of_a_partitions_name_stands_in_nobodys_way() {
+    let url = database().await;
+    let own = pool(&url).await;
+    let tables = "CREATE TABLE keytally_requests_20260305 (time timestamptz);
+        CREATE SCHEMA other; CREATE TABLE other.keytally_requests_20260306 (time timestamptz)";
+    run(&own, tables).await;
+    let backend = connect(&format!("{url}&options=-csearch_path%3Dpublic%2Cother")).await;
+    backend.migrate().await.unwrap();
+    let events = vec![at("2026-03-05T10:00:00Z"), at("2026-03-06T10:00:00Z")];
+    backend.write(&Batch::new(events)).await.unwrap();
+    assert_eq!(counts(&own).await, (2, 2));
+}
+
+#[tokio::test]
+async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let partition = |name: &str, bounds: &str| {
+        format!(
+            "CREATE TABLE {name} (LIKE keytally_requests INCLUDING ALL);
+            ALTER TABLE keytally_requests ATTACH PARTITION {name} {bounds}"
+        )
+    };
+    let month = "FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-04-01 00:00+00')";
+    run(&own, &partition("march", month)).await;
+    let past = "FOR VALUES FROM (MINVALUE) TO ('2026-01-01 00:00+00')";
+    run(&own, &partition("past", past)).await;
+    run(&own, &partition("rest", "DEFAULT")).await;
+    let settings = "options=-cTimeZone%3DAsia%2FKolkata%20-cDateStyle%3DSQL%2CDMY";
+    for backend in [backend, connect(&format!("{url}&{settings}")).await] {
+        let events = ["2026-03-05T10:00:00Z", "2025-03-05T10:00:00Z"].map(at);
+        backend.write(&Batch::new(events.into())).await.unwrap();
+        let events = vec![at("2026-05-05T10:00:00Z")];
+        backend.write(&Batch::new(events)).await.unwrap();
+    }
+    assert_eq!(counts(&own).await, (6, 6));
+    for table in ["march", "past", "rest"] {
+        let rows = format!("SELECT count(*) FROM {table}");
+        assert_eq!(number(&own, &rows).await, 2, "{table}");
+    }
+    // What others made is theirs to drop.
+    let retention = Retention::new().log(Duration::from_secs(3_600));
+    let backend = connect(&url).await;
+    let dropped = backend.drop_old(&retention, Timestamp::now()).await;
+    assert_eq!(dropped.unwrap().log, 0);
+}
+
+#[tokio::test]
+async fn a_day_that_can_have_no_partition_holds_nothing_up() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let half = "CREATE TABLE half (LIKE keytally_requests INCLUDING ALL);
+        ALTER TABLE keytally_requests ATTACH PARTITION half
+            FOR VALUES FROM ('2026-03-05 12:00+00') TO ('2026-03-06 00:00+00')";
+    run(&own, half).await;
+    let events = || vec![at("2026-03-05T10:00:00Z"), at("2026-03-07T10:00:00Z")];
+    for _ in 0..2 {
+        backend.write(&Batch::new(events())).await.unwrap();
+    }
+    assert_eq!(counts(&own).await, (4, 2));
+    // Nor does a log that takes some requests only.
+    let check = "ALTER TABLE keytally_requests ADD CHECK (path <> '/odd')";
+    run(&own, check).await;
+    let mut odd = at("2026-03-07T10:00:00Z");
+    odd.path = "/odd".into();
+    backend.write(&Batch::new(vec![odd])).await.unwrap();
+    backend.write(&Batch::new(events())).await.unwrap();
+    assert_eq!(counts(&own).await, (7, 3));
+}

@@ -48,12 +48,6 @@ impl Names {
         self.schema.as_deref()
     }
 
-    /// A name with the prefix, without the schema.
-    #[cfg(feature = "postgres")]
-    pub(in crate::backend) fn bare(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
     /// A statement with the names in it: `§keys` stands for `keytally_keys` in its schema, `¶keys` for
     /// the name without the schema.
     pub(in crate::backend) fn sql(&self, template: &str) -> String {
@@ -95,7 +89,7 @@ mod tests {
     #[test]
     fn only_plain_names_are_prefixes_and_schemas() {
         for text in ["keytally_", "_", "a1", &"a".repeat(32)] {
-            assert_eq!(Names::new(ANY).with_prefix(text).unwrap().bare(""), text);
+            assert_eq!(Names::new(ANY).with_prefix(text).unwrap().sql("¶"), text);
             let schema = Names::new(ANY).with_schema(text).unwrap();
             assert_eq!(schema.sql("§x"), format!("\"{text}\".keytally_x"));
         }
