@@ -882,3 +882,33 @@ async fn a_day_that_can_have_no_partition_holds_nothing_up() {
     backend.write(&Batch::new(events())).await.unwrap();
     assert_eq!(counts(&own).await, (7, 3));
 }
+
+#[tokio::test]
+async fn a_lock_that_others_hold_is_not_waited_for_for_long() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let of_day = |day: &str| Batch::new(vec![at(&format!("{day}T10:00:00Z"))]);
+    backend.write(&of_day("2026-03-05")).await.unwrap();
+    let mut held = own.begin().await.unwrap();
+    let hold = "LOCK TABLE keytally_requests IN SHARE UPDATE EXCLUSIVE MODE;
+        LOCK TABLE keytally_migrations IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(hold).execute(&mut *held).await.unwrap();
+    let patience = Duration::from_secs(30);
+    // It has its partition.
+    backend.write(&of_day("2026-03-05")).await.unwrap();
+    let late = of_day("2026-03-06");
+    let written = tokio::time::timeout(patience, backend.write(&late));
+    assert!(matches!(
+        written.await.unwrap(),
+        Err(SinkError::Unavailable(_))
+    ));
+    let migrated = tokio::time::timeout(patience, backend.migrate());
+    assert!(matches!(
+        migrated.await.unwrap(),
+        Err(BackendError::Unavailable(_))
+    ));
+    held.rollback().await.unwrap();
+    backend.migrate().await.unwrap();
+    backend.write(&late).await.unwrap();
+    assert_eq!(counts(&own).await, (3, 3));
+}

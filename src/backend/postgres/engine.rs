@@ -41,11 +41,30 @@ impl PostgresSession {
     }
 }
 
+/// How long a lock is waited for.
+pub(super) const PATIENCE: &str = "2s";
+
+/// Lets the transaction wait so long for each lock.
+pub(super) fn lock_timeout(time: &str) -> String {
+    format!("SET LOCAL lock_timeout = '{time}'")
+}
+
 impl PostgresEngine {
     /// A number that stands for these tables wherever the whole database has one space of names.
     pub(super) fn number(&self) -> i64 {
         let digest: [u8; 32] = Sha256::digest(self.names.sql("§")).into();
         i64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+    }
+
+    /// A transaction that one process has at a time. It waits so long for the others, and not long for
+    /// what else it needs: who waits for it holds a connection that look-ups may need.
+    pub(super) async fn alone(&self, wait: &str) -> Result<PostgresSession, SqlError> {
+        let mut session = self.writer().await?;
+        session.script(&lock_timeout(wait)).await?;
+        let lock = Statement::new(&self.names, "SELECT pg_advisory_xact_lock($1)");
+        session.run(lock.bind(self.number())).await?;
+        session.script(&lock_timeout(PATIENCE)).await?;
+        Ok(session)
     }
 
     /// Where changes of keys are told of.
@@ -77,11 +96,9 @@ impl Engine for PostgresEngine {
         self.pool.begin().await.map(PostgresSession::Transaction)
     }
 
-    /// Waits for the others that do the same.
     async fn migrator(&self) -> Result<PostgresSession, SqlError> {
-        let mut session = self.writer().await?;
-        let lock = Statement::new(&self.names, "SELECT pg_advisory_xact_lock($1)");
-        session.run(lock.bind(self.number())).await?;
+        // Another process may have a lot to change.
+        let mut session = self.alone("1min").await?;
         if let Some(schema) = self.names.schema() {
             // Asking first: who may not make schemas may well have one.
             let found = "SELECT 1 FROM pg_namespace WHERE nspname = $1";

@@ -10,7 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
-use super::engine::PostgresEngine;
+use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
 use crate::backend::sql::{Engine, Row, Session, Statement, as_micros, decode, timestamp};
 
 /// The days that are known to have a partition.
@@ -91,7 +91,7 @@ impl PostgresEngine {
         missing.extend(days_ahead());
         // One at a time in all processes, and in a transaction of its own: it does not wait for a batch
         // that is being written, nor undo what it made with it.
-        let mut session = self.migrator().await?;
+        let mut session = self.alone(PATIENCE).await?;
         for &day in &missing {
             match self.make_partition(&mut session, day).await {
                 Ok(()) => {}
@@ -226,8 +226,8 @@ impl PostgresEngine {
     async fn drop_partition(&self, partition: &Partition) -> Result<(), SqlError> {
         let mut session = self.writer().await?;
         // Whoever comes meanwhile waits behind this, and so it does not wait for long itself.
-        let name = &partition.name;
-        let drop = format!("SET LOCAL lock_timeout = '2s'; DROP TABLE IF EXISTS {name}");
+        session.script(&lock_timeout(PATIENCE)).await?;
+        let drop = format!("DROP TABLE IF EXISTS {}", partition.name);
         session.script(&drop).await?;
         session.commit().await
     }
