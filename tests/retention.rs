@@ -11,6 +11,8 @@ use keytally::usage::{
     UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
 
+use sqlx::{AssertSqlSafe, PgPool};
+
 #[path = "support/postgres.rs"]
 mod support;
 
@@ -247,4 +249,58 @@ async fn maintenance_drops_by_itself_until_it_is_dropped() {
         tokio::task::yield_now().await;
     }
     drop(maintenance);
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Lets nobody delete rows of this table.
+fn held_fast(table: &str) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION hold_fast() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER hold_fast BEFORE DELETE ON {table}
+            FOR EACH ROW EXECUTE FUNCTION hold_fast()"
+    )
+}
+
+#[tokio::test]
+async fn what_cannot_be_dropped_keeps_nothing_else() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    let old = "UPDATE keytally_batches SET applied = applied - interval '99 days'";
+    run(&own, old).await;
+    let another = Batch::new(vec![UsageEvent::at(end)]);
+    backend.write(&another).await.unwrap();
+    run(&own, &held_fast("keytally_minutes")).await;
+    run(&own, &held_fast("keytally_days")).await;
+    // Two of the days have something that depends on them.
+    let views = "CREATE VIEW one AS SELECT * FROM keytally_requests_20261110;
+        CREATE VIEW two AS SELECT * FROM keytally_requests_20261111";
+    run(&own, views).await;
+    let retention = Retention::new().log(DAY).minutes(DAY).hours(2 * DAY);
+    let error = backend.drop_old(&retention, end).await.unwrap_err();
+    assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
+    let edge = "'2026-11-18T00:00:00Z'";
+    for (rows, expected) in [
+        (format!("keytally_hours WHERE start < {edge}"), 0),
+        (format!("keytally_key_hours WHERE start < {edge}"), 0),
+        (format!("keytally_key_minutes WHERE start < {edge}"), 0),
+        ("keytally_batches".into(), 1),
+        (
+            "pg_inherits WHERE inhparent = 'keytally_requests'::regclass
+                AND inhrelid::regclass::text < 'keytally_requests_20261119'"
+                .into(),
+            2,
+        ),
+    ] {
+        let count = format!("SELECT count(*) FROM {rows}");
+        assert_eq!(support::number(&own, &count).await, expected, "{rows}");
+    }
 }

@@ -11,7 +11,9 @@ use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
 use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
-use crate::backend::sql::{Engine, Row, Session, Statement, as_micros, decode, timestamp};
+use crate::backend::sql::{
+    Engine, FirstFailure, Row, Session, Statement, as_micros, decode, timestamp,
+};
 
 /// The days that are known to have a partition.
 #[derive(Debug, Default)]
@@ -25,6 +27,9 @@ const MOST_NAMES: u8 = 9;
 
 /// A lock could not be had in time.
 const LOCKED: &str = "55P03";
+
+/// How long each of the others is waited for, once one could not be had.
+const LITTLE_PATIENCE: &str = "100ms";
 
 /// There is a table of this name.
 const NAME_TAKEN: &str = "42P07";
@@ -200,33 +205,34 @@ impl PostgresEngine {
 
     /// Drops the partitions that end before a time, in microseconds, and makes those of the next days.
     pub(super) async fn drop_partitions(&self, before: i64) -> Result<u64, SqlError> {
-        self.ensure_partitions(&days_ahead().collect()).await?;
+        let mut failure = FirstFailure::default();
+        failure.of(self.ensure_partitions(&days_ahead().collect()).await);
         let end = start_of(day(timestamp(before)?))?;
         let mut session = self.writer().await?;
         let partitions = self.partitions(&mut session).await?;
         drop(session);
-        let mut dropped = 0;
+        let (mut dropped, mut patience) = (0, PATIENCE);
         for partition in partitions {
             if !partition.own || partition.times.end > end {
                 continue;
             }
-            match self.drop_partition(&partition).await {
+            match self.drop_partition(&partition, patience).await {
                 Ok(()) => dropped += 1,
                 // Others read it for long, and maybe all of them: they are tried again at the next pass.
-                Err(error) if code(&error).as_deref() == Some(LOCKED) => break,
-                Err(error) => return Err(error),
+                Err(error) if code(&error).as_deref() == Some(LOCKED) => patience = LITTLE_PATIENCE,
+                Err(error) => failure.of(Err(error)),
             }
         }
         if dropped > 0 {
             self.partitions.forget();
         }
-        Ok(dropped)
+        failure.or(dropped)
     }
 
-    async fn drop_partition(&self, partition: &Partition) -> Result<(), SqlError> {
+    async fn drop_partition(&self, partition: &Partition, patience: &str) -> Result<(), SqlError> {
         let mut session = self.writer().await?;
         // Whoever comes meanwhile waits behind this, and so it does not wait for long itself.
-        session.script(&lock_timeout(PATIENCE)).await?;
+        session.script(&lock_timeout(patience)).await?;
         let drop = format!("DROP TABLE IF EXISTS {}", partition.name);
         session.script(&drop).await?;
         session.commit().await

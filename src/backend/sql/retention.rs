@@ -175,39 +175,81 @@ fn report_failure(error: &SqlError) {
     );
 }
 
-/// Drops all that is too old at this time.
+/// The first failure of several steps, none of which waits for another to succeed.
+#[derive(Debug, Default)]
+pub(in crate::backend) struct FirstFailure(Option<SqlError>);
+
+impl FirstFailure {
+    /// What a step has done; nothing if it failed.
+    pub(in crate::backend) fn of<T: Default>(&mut self, done: Result<T, SqlError>) -> T {
+        done.unwrap_or_else(|error| {
+            self.0.get_or_insert(error);
+            T::default()
+        })
+    }
+
+    /// What all of them have done, unless one failed.
+    pub(in crate::backend) fn or<T>(self, done: T) -> Result<T, SqlError> {
+        self.0.map_or(Ok(done), Err)
+    }
+}
+
+/// Drops all that is too old at this time, as far as that can be done.
 async fn drop_old<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,
 ) -> Result<Dropped, SqlError> {
-    let mut dropped = Dropped::default();
+    let (mut dropped, mut failure) = (Dropped::default(), FirstFailure::default());
     if let Some(before) = before(now, retention.log) {
-        dropped.log = engine.drop_log(as_micros(before)).await?;
+        dropped.log = failure.of(engine.drop_log(as_micros(before)).await);
     }
     if let Some(before) = before(now, retention.minutes.min(retention.hours)) {
-        // Only minutes of hours that are wholly past, and not before everybody knows: from then on the
-        // hours answer for them.
         let before = as_micros(Width::Hour.floor(before));
-        note(engine, before).await?;
-        dropped.minutes = delete(engine, "§minutes", "series_id, start", "start", before).await?;
-        delete(engine, "§key_minutes", "start, line", "start", before).await?;
+        dropped.minutes = failure.of(drop_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.hours) {
         let before = as_micros(Width::Day.floor(before));
-        delete(engine, "§days", "series_id, start", "start", before).await?;
-        dropped.hours = delete(engine, "§hours", "series_id, start", "start", before).await?;
-        delete(engine, "§key_hours", "start, line", "start", before).await?;
+        dropped.hours = failure.of(drop_hours(engine, before).await);
     }
-    if let Some(newest) = newest_batch(engine).await?
-        // A process whose clock is ahead must not make the others' old.
-        && let Some(before) = before(newest.min(now), retention.batches)
-    {
-        let before = as_micros(before);
-        dropped.batches = delete(engine, "§batches", "id", "applied", before).await?;
-    }
-    drop_series(engine, retention, now).await?;
-    Ok(dropped)
+    dropped.batches = failure.of(drop_batches(engine, retention, now).await);
+    failure.of(drop_series(engine, retention, now).await);
+    failure.or(dropped)
+}
+
+/// Drops minutes of hours that are wholly past, and not before everybody knows: from then on the hours
+/// answer for them.
+async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    note(engine, before).await?;
+    let mut failure = FirstFailure::default();
+    let dropped = delete(engine, "§minutes", "series_id, start", "start", before).await;
+    let dropped = failure.of(dropped);
+    failure.of(delete(engine, "§key_minutes", "start, line", "start", before).await);
+    failure.or(dropped)
+}
+
+async fn drop_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    let mut failure = FirstFailure::default();
+    failure.of(delete(engine, "§days", "series_id, start", "start", before).await);
+    let dropped = delete(engine, "§hours", "series_id, start", "start", before).await;
+    let dropped = failure.of(dropped);
+    failure.of(delete(engine, "§key_hours", "start, line", "start", before).await);
+    failure.or(dropped)
+}
+
+async fn drop_batches<E: Engine>(
+    engine: &E,
+    retention: &Retention,
+    now: Timestamp,
+) -> Result<u64, SqlError> {
+    let Some(newest) = newest_batch(engine).await? else {
+        return Ok(0);
+    };
+    // A process whose clock is ahead must not make the others' old.
+    let Some(before) = before(newest.min(now), retention.batches) else {
+        return Ok(0);
+    };
+    delete(engine, "§batches", "id", "applied", as_micros(before)).await
 }
 
 /// The time before which all is too old; `None` if nothing is.
