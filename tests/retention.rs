@@ -304,3 +304,29 @@ async fn what_cannot_be_dropped_keeps_nothing_else() {
         assert_eq!(support::number(&own, &count).await, expected, "{rows}");
     }
 }
+
+#[tokio::test]
+async fn series_that_a_batch_holds_are_not_waited_for() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let events = (0..20).map(|n| {
+        let mut event = UsageEvent::at(noon());
+        event.endpoint = format!("/v1/{n}").into();
+        event
+    });
+    backend.write(&Batch::new(events.collect())).await.unwrap();
+    run(&own, "UPDATE keytally_series SET seen = 1").await;
+    let mut writing = own.begin().await.unwrap();
+    let hold = "SELECT 1 FROM keytally_series ORDER BY hash DESC LIMIT 5 FOR NO KEY UPDATE";
+    sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();
+    let retention = Retention::new().log(DAY).hours(2 * DAY);
+    let later = noon() + 2_400.hours();
+    let dropping = backend.drop_old(&retention, later);
+    let dropped = tokio::time::timeout(Duration::from_secs(20), dropping).await;
+    dropped.expect("it does not wait").unwrap();
+    let series = "SELECT count(*) FROM keytally_series";
+    assert_eq!(support::number(&own, series).await, 5);
+    writing.rollback().await.unwrap();
+    backend.drop_old(&retention, later).await.unwrap();
+    assert_eq!(support::number(&own, series).await, 0);
+}

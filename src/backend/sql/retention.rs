@@ -333,11 +333,16 @@ async fn drop_series<E: Engine>(
     else {
         return Ok(());
     };
-    let template = "DELETE FROM §series WHERE id IN
+    // In the order in which writers hold them.
+    let skip = engine.names().dialect.skip_locked();
+    let template = format!(
+        "DELETE FROM §series WHERE id IN
         (SELECT s.id FROM §series s WHERE s.seen < $1
             AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
-            AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id) LIMIT $2)
-        AND seen < $1";
-    delete_by(engine, template, Value::Integer(Some(before))).await?;
+            AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id)
+            ORDER BY s.hash LIMIT $2{skip})
+        AND seen < $1"
+    );
+    delete_by(engine, &template, Value::Integer(Some(before))).await?;
     Ok(())
 }
