@@ -18,6 +18,7 @@ use keytally::{ApiKeyLayer, KeyId};
 use proptest::prelude::*;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Row};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
 #[path = "support/answers.rs"]
@@ -911,4 +912,86 @@ async fn a_lock_that_others_hold_is_not_waited_for_for_long() {
     backend.migrate().await.unwrap();
     backend.write(&late).await.unwrap();
     assert_eq!(counts(&own).await, (3, 3));
+}
+
+// --- Listening ----------------------------------------------------------------------------------
+
+/// Waits until so many sessions of this application listen.
+async fn until_listening(pool: &PgPool, application: &str, sessions: i64) {
+    let listening = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND query ILIKE 'LISTEN%' AND application_name = '{application}'"
+    );
+    for _ in 0..3_000 {
+        if number(pool, &listening).await == sessions {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{application} is not listening");
+}
+
+#[tokio::test]
+async fn it_listens_as_the_pool_connects_by_now() {
+    let url = database().await;
+    let own = pool(&url).await;
+    let options = (*own.connect_options()).clone();
+    let called = |name| options.clone().application_name(name);
+    let pool = PgPoolOptions::new().connect_with(called("before")).await;
+    let pool = pool.unwrap();
+    let backend = PostgresBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    until_listening(&own, "before", 1).await;
+    pool.set_connect_options(called("after"));
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name = 'before' AND datname = current_database()";
+    number(&own, cut).await;
+    until_listening(&own, "after", 1).await;
+}
+
+/// Connects with a server on its socket, and holds back the first command to listen.
+async fn half_open(socket: std::path::PathBuf) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let held = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            let held = held.clone();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+                });
+                let mut bytes = [0; 8_192];
+                while let Ok(n @ 1..) = from_client.read(&mut bytes).await {
+                    let listens = bytes[..n].windows(6).any(|word| word == b"LISTEN");
+                    if listens && !held.swap(true, Ordering::SeqCst) {
+                        std::future::pending::<()>().await;
+                    }
+                    let _ = to_server.write_all(&bytes[..n]).await;
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_answer_is_not_listened_on_for_ever() {
+    let start = tokio::task::spawn_blocking(Cluster::start);
+    let cluster = start.await.unwrap();
+    let url = cluster.database().await;
+    let own = pool(&url).await;
+    let socket = (*own.connect_options()).clone();
+    let socket = socket.get_socket().unwrap().join(".s.PGSQL.5432");
+    let port = half_open(socket).await;
+    let (name, _) = url.split_once('?').unwrap();
+    let name = name.trim_start_matches("postgres:///");
+    let url = format!("postgres://postgres@127.0.0.1:{port}/{name}?application_name=behind");
+    let backend = connect(&url).await;
+    backend.migrate().await.unwrap();
+    until_listening(&own, "behind", 1).await;
 }

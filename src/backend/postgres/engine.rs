@@ -134,8 +134,7 @@ impl Engine for PostgresEngine {
 
     fn about_to_look_up(&self, changes: &ChangeFeed) {
         if let Some(listener) = &self.listener {
-            let options = || (*self.pool.connect_options()).clone();
-            listener.ensure(options, || self.channel(), changes);
+            listener.ensure(&self.pool, || self.channel(), changes);
         }
     }
 }
