@@ -319,6 +319,11 @@ async fn many_writers_neither_deadlock_nor_lose() {
     assert_eq!(number(&pool(&url).await, deadlocks).await, 0);
 }
 
+#[tokio::test]
+async fn a_clock_that_is_ahead_is_not_followed() {
+    checks::a_clock_that_is_ahead_is_not_followed(&backend().await.0).await;
+}
+
 /// A sink whose answer gets lost now and then, after it has written.
 struct LosesAnswers(PostgresBackend, AtomicU64);
 

@@ -214,7 +214,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Notes when keys were last used.
+    /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
     async fn touch(&mut self, grouped: &Grouped<'_>) -> Result<(), SqlError> {
         if grouped.used.is_empty() {
             return Ok(());
@@ -222,7 +222,8 @@ impl Writing<'_> {
         let keys: Vec<_> = grouped.used.keys().map(|key| key.as_str()).collect();
         let times: Vec<_> = grouped.used.values().map(|&time| Time(time)).collect();
         let touch = self.sql(
-            "WITH used AS (SELECT * FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
+            "WITH used AS (SELECT id, least(time, now()) AS time
+                FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
                 WHERE k.last_used IS NULL OR k.last_used < used.time
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
