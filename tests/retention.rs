@@ -305,6 +305,85 @@ async fn what_cannot_be_dropped_keeps_nothing_else() {
     }
 }
 
+/// Totals, which come from days, agree with those over time, which come from hours.
+async fn agrees<B: Backend>(backend: &B, expected: u64) {
+    let spec = SummarySpec::new().over_time(Width::Day, jiff::tz::TimeZone::UTC);
+    for range in [UsageRange::new(), UsageRange::new().key(key())] {
+        let query = SummaryQuery::new(range, spec.clone());
+        let summary = backend.summary(&query).await.unwrap();
+        let over_time = summary.over_time.unwrap();
+        let over_time: u64 = over_time.buckets.values().map(|it| it.total()).sum();
+        assert_eq!(summary.totals.total(), over_time);
+        if query.range.key.is_none() {
+            assert_eq!(over_time, expected);
+        }
+    }
+    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+    assert_eq!(rollups.iter().map(|it| it.count).sum::<u64>(), expected);
+}
+
+/// Half way through dropping hours and days, when `table` is held fast, all answers agree.
+async fn answers_agree<B: Backend>(
+    backend: &B,
+    hold_fast: impl AsyncFn(&str),
+    let_go: impl AsyncFn(&str),
+) {
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    agrees(backend, 960).await;
+    let retention = |days| Retention::new().log(DAY).minutes(DAY).hours(days * DAY);
+    let kept = |days| {
+        let from = Width::Day.floor(end) - (i64::from(days) * 24).hours();
+        events(end).iter().filter(|it| it.time >= from).count() as u64
+    };
+    for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {
+        hold_fast(table).await;
+        backend.drop_old(&retention(days), end).await.unwrap_err();
+        agrees(backend, kept(days)).await;
+        let_go(table).await;
+        backend.drop_old(&retention(days), end).await.unwrap();
+        agrees(backend, kept(days)).await;
+    }
+    // What comes so late counts until it is dropped.
+    let late = UsageEvent::at(end - 200.hours());
+    backend.write(&Batch::new(vec![late])).await.unwrap();
+    agrees(backend, kept(4) + 1).await;
+    backend.drop_old(&retention(4), end).await.unwrap();
+    agrees(backend, kept(4)).await;
+}
+
+#[tokio::test]
+async fn answers_agree_while_postgres_drops_hours_and_days() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let hold_fast = async |table: &str| run(&own, &held_fast(&format!("keytally_{table}"))).await;
+    let let_go = async |table: &str| {
+        run(&own, &format!("DROP TRIGGER hold_fast ON keytally_{table}")).await;
+    };
+    answers_agree(&backend, hold_fast, let_go).await;
+}
+
+#[tokio::test]
+async fn answers_agree_while_sqlite_drops_hours_and_days() {
+    let own = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let own = own.connect("sqlite::memory:").await.unwrap();
+    let backend = SqliteBackend::from_pool(own.clone());
+    backend.migrate().await.unwrap();
+    let run = async |sql: String| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&own).await;
+        done.unwrap();
+    };
+    let hold_fast = async |table: &str| {
+        run(format!(
+            "CREATE TRIGGER hold_fast BEFORE DELETE ON keytally_{table}
+            BEGIN SELECT RAISE(ABORT, 'no'); END"
+        ))
+        .await;
+    };
+    let let_go = async |_: &str| run("DROP TRIGGER hold_fast".into()).await;
+    answers_agree(&backend, hold_fast, let_go).await;
+}
+
 #[tokio::test]
 async fn series_that_a_batch_holds_are_not_waited_for() {
     let (backend, url) = support::backend().await;

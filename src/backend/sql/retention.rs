@@ -220,7 +220,7 @@ async fn drop_old<E: Engine>(
 /// Drops minutes of hours that are wholly past, and not before everybody knows: from then on the hours
 /// answer for them.
 async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    note(engine, before).await?;
+    note(engine, "minutes", before).await?;
     let mut failure = FirstFailure::default();
     let dropped = delete(engine, "§minutes", "series_id, start", "start", before).await;
     let dropped = failure.of(dropped);
@@ -228,13 +228,23 @@ async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlErro
     failure.or(dropped)
 }
 
+/// Drops hours and days. Nobody counts those that are left meanwhile: what is made of hours has to agree
+/// with what is made of days.
 async fn drop_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    note(engine, "hours", before).await?;
     let mut failure = FirstFailure::default();
     failure.of(delete(engine, "§days", "series_id, start", "start", before).await);
     let dropped = delete(engine, "§hours", "series_id, start", "start", before).await;
     let dropped = failure.of(dropped);
     failure.of(delete(engine, "§key_hours", "start, line", "start", before).await);
-    failure.or(dropped)
+    let dropped = failure.or(dropped)?;
+    // What is written of that time from now on counts. Rows that a batch held are left for the next pass.
+    let done = "DELETE FROM §dropped WHERE what = 'hours' AND before <= $1
+        AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM §key_hours WHERE start < $1)";
+    write(engine, done, &[Value::Time(Some(before))]).await?;
+    Ok(dropped)
 }
 
 async fn drop_batches<E: Engine>(
@@ -258,13 +268,18 @@ fn before(now: Timestamp, kept: Duration) -> Option<Timestamp> {
     now.checked_sub(kept).ok()
 }
 
-/// Notes that minutes before this are answered for by hours.
-async fn note<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
-    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
+/// Notes that these sums are not there from before this time.
+async fn note<E: Engine>(engine: &E, what: &str, before: i64) -> Result<(), SqlError> {
+    let note = "INSERT INTO §dropped AS d (what, before) VALUES ($1, $2)
         ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    write(engine, note, &[what.into(), Value::Time(Some(before))]).await
+}
+
+async fn write<E: Engine>(engine: &E, template: &str, values: &[Value]) -> Result<(), SqlError> {
     let mut session = engine.writer().await?;
-    let note = Statement::new(engine.names(), note).bind(Value::Time(Some(before)));
-    session.run(note).await?;
+    let mut statement = Statement::new(engine.names(), template);
+    statement.values.extend_from_slice(values);
+    session.run(statement).await?;
     session.commit().await
 }
 

@@ -124,7 +124,9 @@ impl<S: Session> Found<S> {
                     minute
                 }
             });
-        let starts = bounded(range, first, last);
+        let mut starts = bounded(range, first, last);
+        let gone = extent.time("gone")?.unwrap_or(i64::MIN);
+        starts.start = starts.start.max(gone);
         if starts.is_empty() {
             return Ok(None);
         }

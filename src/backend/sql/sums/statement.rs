@@ -6,12 +6,14 @@ use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::usage::{UsageRange, Width};
 
-/// From when to when there is anything, and up to when minutes have been dropped.
+/// From when to when there is anything, up to when minutes have been dropped, and up to when all else
+/// is being dropped.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
     (SELECT max(start) FROM §minutes) AS last_minute,
-    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped";
+    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped,
+    (SELECT before FROM §dropped WHERE what = 'hours') AS gone";
     Statement::new(names, template)
 }
 
