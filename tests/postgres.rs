@@ -223,6 +223,23 @@ async fn a_newer_or_another_schema_is_refused() {
 }
 
 #[tokio::test]
+async fn tables_of_another_schema_on_the_search_path_are_not_taken_for_its_own() {
+    let url = database().await;
+    let own = pool(&url).await;
+    run(&own, "CREATE SCHEMA first; CREATE SCHEMA other").await;
+    let other = connect(&url).await.with_schema("other").unwrap();
+    other.migrate().await.unwrap();
+    let first = connect(&format!("{url}&options=-csearch_path%3Dfirst%2Cother")).await;
+    first.migrate().await.unwrap();
+    let steps = "SELECT count(*) FROM first.keytally_migrations";
+    assert_eq!(number(&own, steps).await, 1);
+    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    first.write(&batch).await.unwrap();
+    let rows = "SELECT count(*) FROM first.keytally_requests";
+    assert_eq!(number(&own, rows).await, 1);
+}
+
+#[tokio::test]
 async fn tables_and_columns_tell_what_they_are() {
     let (backend, url) = backend().await;
     let own = pool(&url).await;
@@ -999,4 +1016,31 @@ async fn a_connection_that_does_not_answer_is_not_listened_on_for_ever() {
     let backend = connect(&url).await;
     backend.migrate().await.unwrap();
     until_listening(&own, "behind", 1).await;
+}
+
+#[tokio::test]
+async fn those_who_name_the_schema_and_those_who_do_not_hear_of_each_other() {
+    let (one, url) = backend().await;
+    let two = connect(&url).await.with_schema("public").unwrap();
+    let own = pool(&url).await;
+    until_listening(&own, "", 1).await;
+    for (admin, other) in [(&one, &two), (&two, &one)] {
+        let config = CacheConfig::new().ttl(Duration::from_secs(3_600));
+        let cache = CachedStore::with(other.clone(), config, keytally::Clock::system());
+        let id = issue(admin, "Revoked").await.key.id;
+        assert!(cache.find(id).await.unwrap().is_some());
+        until_listening(&own, "", 2).await;
+        // What it has by now was read after it began to listen.
+        assert!(cache.find(id).await.unwrap().is_some());
+        admin.revoke(id).await.unwrap();
+        let revoked = async || {
+            let found = cache.find(id).await.unwrap().unwrap();
+            found.key.revoked.is_some()
+        };
+        let patience = tokio::time::Instant::now() + Duration::from_secs(10);
+        while !revoked().await {
+            assert!(tokio::time::Instant::now() < patience, "it has not heard");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use sqlx::{Error as SqlError, PgPool};
+use sqlx::{AssertSqlSafe, Error as SqlError, PgPool};
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
@@ -67,6 +67,9 @@ async fn run(pool: PgPool, channel: String, changes: ChangeFeed) {
 /// A connection that listens, as the application's pool connects by now. It is none of the pool's, which
 /// may be small.
 async fn connect(pool: &PgPool, channel: &str) -> Result<PgListener, SqlError> {
+    // As those know it that tell of changes.
+    let channel = AssertSqlSafe(format!("SELECT {channel}"));
+    let channel: String = sqlx::query_scalar(channel).fetch_one(pool).await?;
     let own = PgPoolOptions::new()
         .max_connections(1)
         .max_lifetime(None)
@@ -76,7 +79,7 @@ async fn connect(pool: &PgPool, channel: &str) -> Result<PgListener, SqlError> {
     let mut listener = PgListener::connect_with(&own).await?;
     // After a pause, and not as often as it is cut off: each time, all that caches hold is dropped.
     listener.eager_reconnect(false);
-    listener.listen(channel).await?;
+    listener.listen(&channel).await?;
     Ok(listener)
 }
 

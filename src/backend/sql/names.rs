@@ -48,6 +48,15 @@ impl Names {
         self.schema.as_deref()
     }
 
+    /// The schema's name, in SQL: where none was chosen, the one in which tables are made.
+    #[cfg(feature = "postgres")]
+    pub(in crate::backend) fn schema_in_sql(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!("'{schema}'"),
+            None => "current_schema()".into(),
+        }
+    }
+
     /// A statement with the names in it: `§keys` stands for `keytally_keys` in its schema, `¶keys` for
     /// the name without the schema.
     pub(in crate::backend) fn sql(&self, template: &str) -> String {
