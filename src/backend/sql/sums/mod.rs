@@ -157,3 +157,6 @@ impl<S: Session> Found<S> {
         Ok(rollups)
     }
 }
+
+#[cfg(all(test, feature = "_sqlite"))]
+mod tests;

@@ -102,8 +102,12 @@ pub(super) fn by_series(
     sql
 }
 
+/// Into how many values the latencies of a kind are joined: all in one, those of very many keys would be
+/// more than databases take, which is 1 GB.
+const SHARES: u8 = 64;
+
 /// Everybody's sums added up by all that series have in common with rollups but for whose they are:
-/// there may be any number of keys, but not of these.
+/// there may be any number of keys, but not of these. With latencies, each kind has up to [`SHARES`] sums.
 pub(super) fn by_kind(
     names: &Names,
     range: &UsageRange,
@@ -113,6 +117,11 @@ pub(super) fn by_kind(
     let each = by_series(names, range, parts, &Grid::None, latency);
     let joined = names.dialect.joined("t.latency");
     let joined = if latency { &joined } else { "NULL" };
+    let share = if latency {
+        format!(", t.series_id % {SHARES}")
+    } else {
+        String::new()
+    };
     let amounts = amounts(names);
     let kind = "s.method, s.endpoint, s.http_status, s.grpc_status, s.outcome, s.cause";
     let mut sql = Statement::new(names, "");
@@ -120,7 +129,7 @@ pub(super) fn by_kind(
         names,
         &format!(
             "SELECT NULL AS key_id, NULL AS owner, {kind}, {amounts}, {joined} AS latency
-            FROM ({}) t JOIN §series s ON s.id = t.series_id GROUP BY {kind}",
+            FROM ({}) t JOIN §series s ON s.id = t.series_id GROUP BY {kind}{share}",
             each.text
         ),
     );
