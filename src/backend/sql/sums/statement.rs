@@ -1,7 +1,7 @@
 //! Questions about sums.
 
-use super::grid::{Grid, bucket};
-use super::parts::Part;
+use super::grid::{Grid, Section, bucket};
+use super::parts::{Part, parts};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::usage::{UsageRange, Width};
@@ -137,18 +137,27 @@ pub(super) fn by_kind(
     sql
 }
 
-/// The sums of a range added up by outcome, cause and grid.
-pub(super) fn by_key(names: &Names, range: &UsageRange, parts: &[Part], grid: &Grid) -> Statement {
+/// The sums of a range added up by outcome, cause and the grid of each section.
+pub(super) fn by_key(
+    names: &Names,
+    range: &UsageRange,
+    sections: &[Section],
+    dropped: i64,
+) -> Statement {
     let mut sql = Statement::new(names, "");
     let whose = whose(&mut sql, names, "t", range);
     let amounts = amounts(names);
-    let bucket = bucket(names, grid);
-    let read = parts.iter().map(|part| {
+    let parts = sections.iter().flat_map(|section| {
+        let parts = parts(&section.starts, section.widest, dropped);
+        let bucket = bucket(names, &section.grid);
+        parts.into_iter().map(move |part| (part, bucket.clone()))
+    });
+    let read = parts.map(|(part, bucket)| {
         let table = match part.width {
             Width::Minute => "§key_minutes",
             _ => "§key_hours",
         };
-        let starting = starting_in(&mut sql, part);
+        let starting = starting_in(&mut sql, &part);
         format!(
             "SELECT t.outcome, t.cause, {amounts} FROM {table} t
             WHERE {starting}{whose} GROUP BY t.outcome, t.cause{bucket}"

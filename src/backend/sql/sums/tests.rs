@@ -1,5 +1,7 @@
 //! What SQLite answers to questions about sums.
 
+use jiff::ToSpan;
+use jiff::tz::TimeZone;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -51,4 +53,36 @@ async fn the_latencies_of_many_keys_are_not_one_value() {
     let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().latency());
     let summary = backend.summary(&query).await.unwrap();
     assert_eq!(summary, query.spec.summarize(&events));
+}
+
+#[tokio::test]
+async fn clocks_that_are_far_away_change_no_answer() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    let times = ["0001-01-03T12:00:00Z", "1970-01-01T00:00:01Z"]
+        .into_iter()
+        .chain(["2031-06-01T22:30:00Z", "9999-12-01T23:30:00Z"]);
+    let mut events: Vec<_> = times
+        .map(|time| UsageEvent::at(time.parse().unwrap()))
+        .collect();
+    let now = Timestamp::now();
+    let recent = (0..500).map(|n| UsageEvent::at(now - (n * 20_011).seconds()));
+    // Once at the edges of what is near.
+    let edges = [10, -1].map(|years| now - (years * 365 * 24).hours());
+    let edges = edges.into_iter().flat_map(|edge| {
+        let hours = -30..30;
+        hours.map(move |n| UsageEvent::at(edge + (n * 3_607).seconds()))
+    });
+    events.extend(recent.chain(edges));
+    for events in events.chunks(100) {
+        backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    }
+    for zone in ["Europe/Berlin", "America/St_Johns", "UTC"] {
+        let zone = TimeZone::get(zone).unwrap();
+        for width in [Width::Minute, Width::Hour, Width::Day] {
+            let spec = SummarySpec::new().over_time(width, zone.clone());
+            let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+            let summary = backend.summary(&query).await.unwrap();
+            assert_eq!(summary, spec.summarize(&events), "{width} {zone:?}");
+        }
+    }
 }
