@@ -18,6 +18,7 @@ use keytally::{ApiKeyLayer, KeyId};
 use proptest::prelude::*;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Row};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
 #[path = "support/answers.rs"]
@@ -222,6 +223,23 @@ async fn a_newer_or_another_schema_is_refused() {
 }
 
 #[tokio::test]
+async fn tables_of_another_schema_on_the_search_path_are_not_taken_for_its_own() {
+    let url = database().await;
+    let own = pool(&url).await;
+    run(&own, "CREATE SCHEMA first; CREATE SCHEMA other").await;
+    let other = connect(&url).await.with_schema("other").unwrap();
+    other.migrate().await.unwrap();
+    let first = connect(&format!("{url}&options=-csearch_path%3Dfirst%2Cother")).await;
+    first.migrate().await.unwrap();
+    let steps = "SELECT count(*) FROM first.keytally_migrations";
+    assert_eq!(number(&own, steps).await, 1);
+    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    first.write(&batch).await.unwrap();
+    let rows = "SELECT count(*) FROM first.keytally_requests";
+    assert_eq!(number(&own, rows).await, 1);
+}
+
+#[tokio::test]
 async fn tables_and_columns_tell_what_they_are() {
     let (backend, url) = backend().await;
     let own = pool(&url).await;
@@ -316,6 +334,11 @@ async fn many_writers_neither_deadlock_nor_lose() {
     checks::many_writers_add_up(writers).await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(number(&pool(&url).await, deadlocks).await, 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_is_not_followed() {
+    checks::a_clock_that_is_ahead_is_not_followed(&backend().await.0).await;
 }
 
 /// A sink whose answer gets lost now and then, after it has written.
@@ -764,4 +787,260 @@ async fn a_database_that_was_put_back_gets_its_series_anew() {
         number(&own, "SELECT count(*) FROM keytally_series").await,
         2
     );
+}
+
+// --- Partitions ---------------------------------------------------------------------------------
+
+/// A request at this time.
+fn at(time: &str) -> UsageEvent {
+    UsageEvent::at(time.parse().unwrap())
+}
+
+/// How many requests the sums and the log have.
+async fn counts(pool: &PgPool) -> (i64, i64) {
+    let sums = "SELECT coalesce(sum(count), 0)::bigint FROM keytally_minutes";
+    let log = "SELECT count(*) FROM keytally_requests";
+    (number(pool, sums).await, number(pool, log).await)
+}
+
+#[tokio::test]
+async fn a_partition_that_was_detached_is_made_anew() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let batch = || Batch::new(vec![at("2026-03-05T10:00:00Z")]);
+    backend.write(&batch()).await.unwrap();
+    for round in 1..4 {
+        let name = match round {
+            1 => "keytally_requests_20260305".to_owned(),
+            _ => format!("keytally_requests_20260305_{round}"),
+        };
+        let detach = format!("ALTER TABLE keytally_requests DETACH PARTITION {name}");
+        run(&own, &detach).await;
+        // One that has seen the partition, and one that has not.
+        for backend in [&backend, &connect(&url).await] {
+            backend.write(&batch()).await.unwrap();
+        }
+        assert_eq!(counts(&own).await, (1 + round * 2, 2));
+    }
+    // Its name does not keep the new one from being dropped, nor are those dropped that were detached.
+    let partitions = "SELECT count(*) FROM pg_inherits
+        WHERE inhparent = 'keytally_requests'::regclass AND inhrelid::regclass::text ~ '20260305'";
+    assert_eq!(number(&own, partitions).await, 1);
+    let retention = Retention::new().log(Duration::from_secs(3_600));
+    let now = "2026-03-07T00:00:00Z".parse().unwrap();
+    let dropped = backend.drop_old(&retention, now).await.unwrap();
+    assert_eq!(dropped.log, 1);
+    assert_eq!(number(&own, partitions).await, 0);
+    let detached = "SELECT count(*) FROM keytally_requests_20260305_2";
+    assert_eq!(number(&own, detached).await, 2);
+}
+
+#[tokio::test]
+async fn a_table_of_a_partitions_name_stands_in_nobodys_way() {
+    let url = database().await;
+    let own = pool(&url).await;
+    let tables = "CREATE TABLE keytally_requests_20260305 (time timestamptz);
+        CREATE SCHEMA other; CREATE TABLE other.keytally_requests_20260306 (time timestamptz)";
+    run(&own, tables).await;
+    let backend = connect(&format!("{url}&options=-csearch_path%3Dpublic%2Cother")).await;
+    backend.migrate().await.unwrap();
+    let events = vec![at("2026-03-05T10:00:00Z"), at("2026-03-06T10:00:00Z")];
+    backend.write(&Batch::new(events)).await.unwrap();
+    assert_eq!(counts(&own).await, (2, 2));
+}
+
+#[tokio::test]
+async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let partition = |name: &str, bounds: &str| {
+        format!(
+            "CREATE TABLE {name} (LIKE keytally_requests INCLUDING ALL);
+            ALTER TABLE keytally_requests ATTACH PARTITION {name} {bounds}"
+        )
+    };
+    let month = "FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-04-01 00:00+00')";
+    run(&own, &partition("march", month)).await;
+    let past = "FOR VALUES FROM (MINVALUE) TO ('2026-01-01 00:00+00')";
+    run(&own, &partition("past", past)).await;
+    run(&own, &partition("rest", "DEFAULT")).await;
+    let settings = "options=-cTimeZone%3DAsia%2FKolkata%20-cDateStyle%3DSQL%2CDMY";
+    for backend in [backend, connect(&format!("{url}&{settings}")).await] {
+        let events = ["2026-03-05T10:00:00Z", "2025-03-05T10:00:00Z"].map(at);
+        backend.write(&Batch::new(events.into())).await.unwrap();
+        let events = vec![at("2026-05-05T10:00:00Z")];
+        backend.write(&Batch::new(events)).await.unwrap();
+    }
+    assert_eq!(counts(&own).await, (6, 6));
+    for table in ["march", "past", "rest"] {
+        let rows = format!("SELECT count(*) FROM {table}");
+        assert_eq!(number(&own, &rows).await, 2, "{table}");
+    }
+    // What others made is theirs to drop.
+    let retention = Retention::new().log(Duration::from_secs(3_600));
+    let backend = connect(&url).await;
+    let dropped = backend.drop_old(&retention, Timestamp::now()).await;
+    assert_eq!(dropped.unwrap().log, 0);
+}
+
+#[tokio::test]
+async fn a_day_that_can_have_no_partition_holds_nothing_up() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let half = "CREATE TABLE half (LIKE keytally_requests INCLUDING ALL);
+        ALTER TABLE keytally_requests ATTACH PARTITION half
+            FOR VALUES FROM ('2026-03-05 12:00+00') TO ('2026-03-06 00:00+00')";
+    run(&own, half).await;
+    let events = || vec![at("2026-03-05T10:00:00Z"), at("2026-03-07T10:00:00Z")];
+    for _ in 0..2 {
+        backend.write(&Batch::new(events())).await.unwrap();
+    }
+    assert_eq!(counts(&own).await, (4, 2));
+    // Nor does a log that takes some requests only.
+    let check = "ALTER TABLE keytally_requests ADD CHECK (path <> '/odd')";
+    run(&own, check).await;
+    let mut odd = at("2026-03-07T10:00:00Z");
+    odd.path = "/odd".into();
+    backend.write(&Batch::new(vec![odd])).await.unwrap();
+    backend.write(&Batch::new(events())).await.unwrap();
+    assert_eq!(counts(&own).await, (7, 3));
+}
+
+#[tokio::test]
+async fn a_lock_that_others_hold_is_not_waited_for_for_long() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let of_day = |day: &str| Batch::new(vec![at(&format!("{day}T10:00:00Z"))]);
+    backend.write(&of_day("2026-03-05")).await.unwrap();
+    let mut held = own.begin().await.unwrap();
+    let hold = "LOCK TABLE keytally_requests IN SHARE UPDATE EXCLUSIVE MODE;
+        LOCK TABLE keytally_migrations IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(hold).execute(&mut *held).await.unwrap();
+    let patience = Duration::from_secs(30);
+    // It has its partition.
+    backend.write(&of_day("2026-03-05")).await.unwrap();
+    let late = of_day("2026-03-06");
+    let written = tokio::time::timeout(patience, backend.write(&late));
+    assert!(matches!(
+        written.await.unwrap(),
+        Err(SinkError::Unavailable(_))
+    ));
+    let migrated = tokio::time::timeout(patience, backend.migrate());
+    assert!(matches!(
+        migrated.await.unwrap(),
+        Err(BackendError::Unavailable(_))
+    ));
+    held.rollback().await.unwrap();
+    backend.migrate().await.unwrap();
+    backend.write(&late).await.unwrap();
+    assert_eq!(counts(&own).await, (3, 3));
+}
+
+// --- Listening ----------------------------------------------------------------------------------
+
+/// Waits until so many sessions of this application listen.
+async fn until_listening(pool: &PgPool, application: &str, sessions: i64) {
+    let listening = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND query ILIKE 'LISTEN%' AND application_name = '{application}'"
+    );
+    for _ in 0..3_000 {
+        if number(pool, &listening).await == sessions {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{application} is not listening");
+}
+
+#[tokio::test]
+async fn it_listens_as_the_pool_connects_by_now() {
+    let url = database().await;
+    let own = pool(&url).await;
+    let options = (*own.connect_options()).clone();
+    let called = |name| options.clone().application_name(name);
+    let pool = PgPoolOptions::new().connect_with(called("before")).await;
+    let pool = pool.unwrap();
+    let backend = PostgresBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    until_listening(&own, "before", 1).await;
+    pool.set_connect_options(called("after"));
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name = 'before' AND datname = current_database()";
+    number(&own, cut).await;
+    until_listening(&own, "after", 1).await;
+}
+
+/// Connects with a server on its socket, and holds back the first command to listen.
+async fn half_open(socket: std::path::PathBuf) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let held = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            let held = held.clone();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+                });
+                let mut bytes = [0; 8_192];
+                while let Ok(n @ 1..) = from_client.read(&mut bytes).await {
+                    let listens = bytes[..n].windows(6).any(|word| word == b"LISTEN");
+                    if listens && !held.swap(true, Ordering::SeqCst) {
+                        std::future::pending::<()>().await;
+                    }
+                    let _ = to_server.write_all(&bytes[..n]).await;
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_answer_is_not_listened_on_for_ever() {
+    let start = tokio::task::spawn_blocking(Cluster::start);
+    let cluster = start.await.unwrap();
+    let url = cluster.database().await;
+    let own = pool(&url).await;
+    let socket = (*own.connect_options()).clone();
+    let socket = socket.get_socket().unwrap().join(".s.PGSQL.5432");
+    let port = half_open(socket).await;
+    let (name, _) = url.split_once('?').unwrap();
+    let name = name.trim_start_matches("postgres:///");
+    let url = format!("postgres://postgres@127.0.0.1:{port}/{name}?application_name=behind");
+    let backend = connect(&url).await;
+    backend.migrate().await.unwrap();
+    until_listening(&own, "behind", 1).await;
+}
+
+#[tokio::test]
+async fn those_who_name_the_schema_and_those_who_do_not_hear_of_each_other() {
+    let (one, url) = backend().await;
+    let two = connect(&url).await.with_schema("public").unwrap();
+    let own = pool(&url).await;
+    until_listening(&own, "", 1).await;
+    for (admin, other) in [(&one, &two), (&two, &one)] {
+        let config = CacheConfig::new().ttl(Duration::from_secs(3_600));
+        let cache = CachedStore::with(other.clone(), config, keytally::Clock::system());
+        let id = issue(admin, "Revoked").await.key.id;
+        assert!(cache.find(id).await.unwrap().is_some());
+        until_listening(&own, "", 2).await;
+        // What it has by now was read after it began to listen.
+        assert!(cache.find(id).await.unwrap().is_some());
+        admin.revoke(id).await.unwrap();
+        let revoked = async || {
+            let found = cache.find(id).await.unwrap().unwrap();
+            found.key.revoked.is_some()
+        };
+        let patience = tokio::time::Instant::now() + Duration::from_secs(10);
+        while !revoked().await {
+            assert!(tokio::time::Instant::now() < patience, "it has not heard");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

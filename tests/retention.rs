@@ -11,6 +11,8 @@ use keytally::usage::{
     UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
 
+use sqlx::{AssertSqlSafe, PgPool};
+
 #[path = "support/postgres.rs"]
 mod support;
 
@@ -247,4 +249,163 @@ async fn maintenance_drops_by_itself_until_it_is_dropped() {
         tokio::task::yield_now().await;
     }
     drop(maintenance);
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Lets nobody delete rows of this table.
+fn held_fast(table: &str) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION hold_fast() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER hold_fast BEFORE DELETE ON {table}
+            FOR EACH ROW EXECUTE FUNCTION hold_fast()"
+    )
+}
+
+#[tokio::test]
+async fn what_cannot_be_dropped_keeps_nothing_else() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    let old = "UPDATE keytally_batches SET applied = applied - interval '99 days'";
+    run(&own, old).await;
+    let another = Batch::new(vec![UsageEvent::at(end)]);
+    backend.write(&another).await.unwrap();
+    run(&own, &held_fast("keytally_minutes")).await;
+    run(&own, &held_fast("keytally_days")).await;
+    // Two of the days have something that depends on them.
+    let views = "CREATE VIEW one AS SELECT * FROM keytally_requests_20261110;
+        CREATE VIEW two AS SELECT * FROM keytally_requests_20261111";
+    run(&own, views).await;
+    let retention = Retention::new().log(DAY).minutes(DAY).hours(2 * DAY);
+    let error = backend.drop_old(&retention, end).await.unwrap_err();
+    assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
+    let edge = "'2026-11-18T00:00:00Z'";
+    for (rows, expected) in [
+        (format!("keytally_hours WHERE start < {edge}"), 0),
+        (format!("keytally_key_hours WHERE start < {edge}"), 0),
+        (format!("keytally_key_minutes WHERE start < {edge}"), 0),
+        ("keytally_batches".into(), 1),
+        (
+            "pg_inherits WHERE inhparent = 'keytally_requests'::regclass
+                AND inhrelid::regclass::text < 'keytally_requests_20261119'"
+                .into(),
+            2,
+        ),
+    ] {
+        let count = format!("SELECT count(*) FROM {rows}");
+        assert_eq!(support::number(&own, &count).await, expected, "{rows}");
+    }
+}
+
+/// Totals, which come from days, agree with those over time, which come from hours.
+async fn agrees<B: Backend>(backend: &B, expected: u64) {
+    let spec = SummarySpec::new().over_time(Width::Day, jiff::tz::TimeZone::UTC);
+    for range in [UsageRange::new(), UsageRange::new().key(key())] {
+        let query = SummaryQuery::new(range, spec.clone());
+        let summary = backend.summary(&query).await.unwrap();
+        let over_time = summary.over_time.unwrap();
+        let over_time: u64 = over_time.buckets.values().map(|it| it.total()).sum();
+        assert_eq!(summary.totals.total(), over_time);
+        if query.range.key.is_none() {
+            assert_eq!(over_time, expected);
+        }
+    }
+    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+    assert_eq!(rollups.iter().map(|it| it.count).sum::<u64>(), expected);
+}
+
+/// Half way through dropping hours and days, when `table` is held fast, all answers agree.
+async fn answers_agree<B: Backend>(
+    backend: &B,
+    hold_fast: impl AsyncFn(&str),
+    let_go: impl AsyncFn(&str),
+) {
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    agrees(backend, 960).await;
+    let retention = |days| Retention::new().log(DAY).minutes(DAY).hours(days * DAY);
+    let kept = |days| {
+        let from = Width::Day.floor(end) - (i64::from(days) * 24).hours();
+        events(end).iter().filter(|it| it.time >= from).count() as u64
+    };
+    for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {
+        hold_fast(table).await;
+        backend.drop_old(&retention(days), end).await.unwrap_err();
+        agrees(backend, kept(days)).await;
+        let_go(table).await;
+        backend.drop_old(&retention(days), end).await.unwrap();
+        agrees(backend, kept(days)).await;
+    }
+    // What comes so late counts until it is dropped.
+    let late = UsageEvent::at(end - 200.hours());
+    backend.write(&Batch::new(vec![late])).await.unwrap();
+    agrees(backend, kept(4) + 1).await;
+    backend.drop_old(&retention(4), end).await.unwrap();
+    agrees(backend, kept(4)).await;
+}
+
+#[tokio::test]
+async fn answers_agree_while_postgres_drops_hours_and_days() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let hold_fast = async |table: &str| run(&own, &held_fast(&format!("keytally_{table}"))).await;
+    let let_go = async |table: &str| {
+        run(&own, &format!("DROP TRIGGER hold_fast ON keytally_{table}")).await;
+    };
+    answers_agree(&backend, hold_fast, let_go).await;
+}
+
+#[tokio::test]
+async fn answers_agree_while_sqlite_drops_hours_and_days() {
+    let own = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let own = own.connect("sqlite::memory:").await.unwrap();
+    let backend = SqliteBackend::from_pool(own.clone());
+    backend.migrate().await.unwrap();
+    let run = async |sql: String| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&own).await;
+        done.unwrap();
+    };
+    let hold_fast = async |table: &str| {
+        run(format!(
+            "CREATE TRIGGER hold_fast BEFORE DELETE ON keytally_{table}
+            BEGIN SELECT RAISE(ABORT, 'no'); END"
+        ))
+        .await;
+    };
+    let let_go = async |_: &str| run("DROP TRIGGER hold_fast".into()).await;
+    answers_agree(&backend, hold_fast, let_go).await;
+}
+
+#[tokio::test]
+async fn series_that_a_batch_holds_are_not_waited_for() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let events = (0..20).map(|n| {
+        let mut event = UsageEvent::at(noon());
+        event.endpoint = format!("/v1/{n}").into();
+        event
+    });
+    backend.write(&Batch::new(events.collect())).await.unwrap();
+    run(&own, "UPDATE keytally_series SET seen = 1").await;
+    let mut writing = own.begin().await.unwrap();
+    let hold = "SELECT 1 FROM keytally_series ORDER BY hash DESC LIMIT 5 FOR NO KEY UPDATE";
+    sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();
+    let retention = Retention::new().log(DAY).hours(2 * DAY);
+    let later = noon() + 2_400.hours();
+    let dropping = backend.drop_old(&retention, later);
+    let dropped = tokio::time::timeout(Duration::from_secs(20), dropping).await;
+    dropped.expect("it does not wait").unwrap();
+    let series = "SELECT count(*) FROM keytally_series";
+    assert_eq!(support::number(&own, series).await, 5);
+    writing.rollback().await.unwrap();
+    backend.drop_old(&retention, later).await.unwrap();
+    assert_eq!(support::number(&own, series).await, 0);
 }

@@ -526,6 +526,12 @@ async fn many_writers_wait_for_each_other_and_lose_nothing() {
     checks::many_writers_add_up(writers).await;
 }
 
+#[tokio::test]
+async fn a_clock_that_is_ahead_is_not_followed() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    checks::a_clock_that_is_ahead_is_not_followed(&backend).await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

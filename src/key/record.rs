@@ -49,7 +49,8 @@ pub struct Key {
     /// The first key of its line: itself, or where its rotations began. What is spent of rate
     /// limits is kept under this id.
     pub line: KeyId,
-    /// When it was last used, as far as the usage written so far tells.
+    /// When it was last used, as far as the usage written so far tells. Databases let no use be later than
+    /// the time at which it was written.
     pub last_used: Option<Timestamp>,
     /// What people recognize its secret by: `acme_live_3fK9…`.
     pub hint: String,

@@ -117,6 +117,21 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     }
 }
 
+/// A key was last used by now at the latest, so that its next use is noted too.
+pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
+    let key = keys(backend, 1).await[0];
+    let mut last = Timestamp::MIN;
+    for ahead in [3_600, 0, 7_200] {
+        let time = Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
+        let mut event = UsageEvent::at(time);
+        event.key = Some(key);
+        backend.write(&Batch::new(vec![event])).await.unwrap();
+        let used = backend.get(key).await.unwrap().unwrap().last_used.unwrap();
+        assert!(last < used && used <= Timestamp::now(), "{used}");
+        last = used;
+    }
+}
+
 /// Text of this length that no database packs.
 fn random(length: usize) -> String {
     std::iter::repeat_with(fastrand::alphanumeric)

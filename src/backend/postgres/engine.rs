@@ -1,7 +1,6 @@
 //! PostgreSQL as a database that keys and usage can be kept in.
 
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{
@@ -41,16 +40,41 @@ impl PostgresSession {
     }
 }
 
+/// How long a lock is waited for.
+pub(super) const PATIENCE: &str = "2s";
+
+/// Lets the transaction wait so long for each lock.
+pub(super) fn lock_timeout(time: &str) -> String {
+    format!("SET LOCAL lock_timeout = '{time}'")
+}
+
 impl PostgresEngine {
-    /// A number that stands for these tables wherever the whole database has one space of names.
-    pub(super) fn number(&self) -> i64 {
-        let digest: [u8; 32] = Sha256::digest(self.names.sql("§")).into();
-        i64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+    /// Digits that stand for these tables wherever the whole database has one space of names, in SQL: the
+    /// same for those who name their schema and those who find it by `search_path`.
+    fn digits(&self) -> String {
+        let schema = self.names.schema_in_sql();
+        let name = format!("'\"' || coalesce({schema}, '') || '\".¶'");
+        let digits = format!("left(encode(sha256(convert_to({name}, 'UTF8')), 'hex'), 16)");
+        self.names.sql(&digits)
     }
 
-    /// Where changes of keys are told of.
+    /// A transaction that one process has at a time. It waits so long for the others, and not long for
+    /// what else it needs: who waits for it holds a connection that look-ups may need.
+    pub(super) async fn alone(&self, wait: &str) -> Result<PostgresSession, SqlError> {
+        let mut session = self.writer().await?;
+        session.script(&lock_timeout(wait)).await?;
+        let lock = format!(
+            "SELECT pg_advisory_xact_lock(('x' || {})::bit(64)::bigint)",
+            self.digits()
+        );
+        session.script(&lock).await?;
+        session.script(&lock_timeout(PATIENCE)).await?;
+        Ok(session)
+    }
+
+    /// Where changes of keys are told of, in SQL.
     pub(super) fn channel(&self) -> String {
-        format!("keytally_{:016x}", self.number())
+        format!("'keytally_' || {}", self.digits())
     }
 }
 
@@ -77,11 +101,9 @@ impl Engine for PostgresEngine {
         self.pool.begin().await.map(PostgresSession::Transaction)
     }
 
-    /// Waits for the others that do the same.
     async fn migrator(&self) -> Result<PostgresSession, SqlError> {
-        let mut session = self.writer().await?;
-        let lock = Statement::new(&self.names, "SELECT pg_advisory_xact_lock($1)");
-        session.run(lock.bind(self.number())).await?;
+        // Another process may have a lot to change.
+        let mut session = self.alone("1min").await?;
         if let Some(schema) = self.names.schema() {
             // Asking first: who may not make schemas may well have one.
             let found = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
@@ -108,17 +130,15 @@ impl Engine for PostgresEngine {
     }
 
     async fn announce(&self, session: &mut PostgresSession, id: KeyId) -> Result<(), SqlError> {
-        let tell = Statement::new(&self.names, "SELECT pg_notify($1, $2)")
-            .bind(&*self.channel())
-            .bind(id);
+        let tell = format!("SELECT pg_notify({}, $1)", self.channel());
+        let tell = Statement::new(&self.names, &tell).bind(id);
         session.run(tell).await?;
         Ok(())
     }
 
     fn about_to_look_up(&self, changes: &ChangeFeed) {
         if let Some(listener) = &self.listener {
-            let options = || (*self.pool.connect_options()).clone();
-            listener.ensure(options, || self.channel(), changes);
+            listener.ensure(&self.pool, || self.channel(), changes);
         }
     }
 }

@@ -8,9 +8,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::Error as SqlError;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Error as SqlError, PgPool};
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 use crate::key::ChangeFeed;
@@ -23,6 +24,8 @@ pub(super) struct Listener(Mutex<Option<JoinHandle<()>>>);
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long it has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take from connecting to listening.
+const TO_LISTEN: Duration = Duration::from_secs(10);
 /// Pauses between attempts to connect: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -39,45 +42,55 @@ impl Listener {
     /// Starts the task unless it runs: before the first key is read that a cache may hold.
     pub(super) fn ensure(
         &self,
-        options: impl FnOnce() -> PgConnectOptions,
+        pool: &PgPool,
         channel: impl FnOnce() -> String,
         changes: &ChangeFeed,
     ) {
         let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // It ends only with the runtime that it was started on.
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
-            *task = Some(tokio::spawn(run(options(), channel(), changes.clone())));
+            *task = Some(tokio::spawn(run(pool.clone(), channel(), changes.clone())));
         }
     }
 }
 
-async fn run(options: PgConnectOptions, channel: String, changes: ChangeFeed) {
+async fn run(pool: PgPool, channel: String, changes: ChangeFeed) {
     let mut pause = PAUSES.0;
     loop {
         // It ends when it fails or is cut off: then once more from the beginning.
-        let _ = listen(&options, &channel, &changes, &mut pause).await;
+        let _ = listen(&pool, &channel, &changes, &mut pause).await;
         sleep(pause).await;
         pause = pause.saturating_mul(2).min(PAUSES.1);
     }
 }
 
+/// A connection that listens, as the application's pool connects by now. It is none of the pool's, which
+/// may be small.
+async fn connect(pool: &PgPool, channel: &str) -> Result<PgListener, SqlError> {
+    // As those know it that tell of changes.
+    let channel = AssertSqlSafe(format!("SELECT {channel}"));
+    let channel: String = sqlx::query_scalar(channel).fetch_one(pool).await?;
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_with((*pool.connect_options()).clone())
+        .await?;
+    let mut listener = PgListener::connect_with(&own).await?;
+    // After a pause, and not as often as it is cut off: each time, all that caches hold is dropped.
+    listener.eager_reconnect(false);
+    listener.listen(&channel).await?;
+    Ok(listener)
+}
+
 async fn listen(
-    options: &PgConnectOptions,
+    pool: &PgPool,
     channel: &str,
     changes: &ChangeFeed,
     pause: &mut Duration,
 ) -> Result<(), SqlError> {
-    // A connection of its own: the application's pool may be small, and keeps none for itself.
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .connect_with(options.clone())
-        .await?;
-    let mut listener = PgListener::connect_with(&pool).await?;
-    // After a pause, and not as often as it is cut off: each time, all that caches hold is dropped.
-    listener.eager_reconnect(false);
-    listener.listen(channel).await?;
+    let connected = timeout(TO_LISTEN, connect(pool, channel)).await;
+    let mut listener = connected.map_err(too_late)??;
     changes.announce_all();
     *pause = PAUSES.0;
     loop {
@@ -91,10 +104,12 @@ async fn listen(
             },
             Err(_) => {
                 let asked = sqlx::query("SELECT 1").execute(&mut listener);
-                timeout(PATIENCE, asked)
-                    .await
-                    .map_err(|late| SqlError::Io(late.into()))??;
+                timeout(PATIENCE, asked).await.map_err(too_late)??;
             }
         }
     }
+}
+
+fn too_late(late: Elapsed) -> SqlError {
+    SqlError::Io(late.into())
 }

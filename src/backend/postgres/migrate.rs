@@ -21,7 +21,8 @@ impl PostgresBackend {
     /// [`BackendError::NewerSchema`] when a newer version of the crate made the tables,
     /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Denied`] when the
     /// user may not make tables, [`BackendError::Encoding`] when texts cannot all be kept, or
-    /// [`BackendError::Unavailable`].
+    /// [`BackendError::Unavailable`], also when another process has been migrating for a minute, or
+    /// somebody holds a lock that is needed.
     pub async fn migrate(&self) -> Result<(), BackendError> {
         let engine = &*self.0.engine;
         migrate(engine, &STEPS).await?;

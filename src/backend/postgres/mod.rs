@@ -125,8 +125,8 @@ impl PostgresBackend {
     /// Puts the tables into this schema, instead of the one that `search_path` names first. Say so before
     /// anything else: clones that were made earlier keep to theirs.
     ///
-    /// Let all instances name it alike: one that names it and one that finds the same tables by
-    /// `search_path` are not told of each other's changes.
+    /// One that names it and one whose `search_path` names it first have the same tables, and are told of
+    /// each other's changes.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ impl PostgresBackend {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`]; what was dropped until then is.
+    /// The first one, where there were several; all else is dropped.
     pub async fn drop_old(
         &self,
         retention: &Retention,

@@ -29,6 +29,8 @@ pub(super) use known::{Known, today};
 pub(super) use migration::{Migration, migrate};
 pub use names::InvalidTablePrefix;
 pub(super) use names::Names;
+#[cfg(feature = "postgres")]
+pub(super) use retention::FirstFailure;
 #[cfg(feature = "_sqlite")]
 pub(super) use retention::delete_by;
 pub use retention::{Dropped, Maintenance, Retention};

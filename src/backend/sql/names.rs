@@ -48,10 +48,13 @@ impl Names {
         self.schema.as_deref()
     }
 
-    /// A name with the prefix, without the schema.
+    /// The schema's name, in SQL: where none was chosen, the one in which tables are made.
     #[cfg(feature = "postgres")]
-    pub(in crate::backend) fn bare(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+    pub(in crate::backend) fn schema_in_sql(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!("'{schema}'"),
+            None => "current_schema()".into(),
+        }
     }
 
     /// A statement with the names in it: `§keys` stands for `keytally_keys` in its schema, `¶keys` for
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn only_plain_names_are_prefixes_and_schemas() {
         for text in ["keytally_", "_", "a1", &"a".repeat(32)] {
-            assert_eq!(Names::new(ANY).with_prefix(text).unwrap().bare(""), text);
+            assert_eq!(Names::new(ANY).with_prefix(text).unwrap().sql("¶"), text);
             let schema = Names::new(ANY).with_schema(text).unwrap();
             assert_eq!(schema.sql("§x"), format!("\"{text}\".keytally_x"));
         }

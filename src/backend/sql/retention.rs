@@ -175,39 +175,91 @@ fn report_failure(error: &SqlError) {
     );
 }
 
-/// Drops all that is too old at this time.
+/// The first failure of several steps, none of which waits for another to succeed.
+#[derive(Debug, Default)]
+pub(in crate::backend) struct FirstFailure(Option<SqlError>);
+
+impl FirstFailure {
+    /// What a step has done; nothing if it failed.
+    pub(in crate::backend) fn of<T: Default>(&mut self, done: Result<T, SqlError>) -> T {
+        done.unwrap_or_else(|error| {
+            self.0.get_or_insert(error);
+            T::default()
+        })
+    }
+
+    /// What all of them have done, unless one failed.
+    pub(in crate::backend) fn or<T>(self, done: T) -> Result<T, SqlError> {
+        self.0.map_or(Ok(done), Err)
+    }
+}
+
+/// Drops all that is too old at this time, as far as that can be done.
 async fn drop_old<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,
 ) -> Result<Dropped, SqlError> {
-    let mut dropped = Dropped::default();
+    let (mut dropped, mut failure) = (Dropped::default(), FirstFailure::default());
     if let Some(before) = before(now, retention.log) {
-        dropped.log = engine.drop_log(as_micros(before)).await?;
+        dropped.log = failure.of(engine.drop_log(as_micros(before)).await);
     }
     if let Some(before) = before(now, retention.minutes.min(retention.hours)) {
-        // Only minutes of hours that are wholly past, and not before everybody knows: from then on the
-        // hours answer for them.
         let before = as_micros(Width::Hour.floor(before));
-        note(engine, before).await?;
-        dropped.minutes = delete(engine, "§minutes", "series_id, start", "start", before).await?;
-        delete(engine, "§key_minutes", "start, line", "start", before).await?;
+        dropped.minutes = failure.of(drop_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.hours) {
         let before = as_micros(Width::Day.floor(before));
-        delete(engine, "§days", "series_id, start", "start", before).await?;
-        dropped.hours = delete(engine, "§hours", "series_id, start", "start", before).await?;
-        delete(engine, "§key_hours", "start, line", "start", before).await?;
+        dropped.hours = failure.of(drop_hours(engine, before).await);
     }
-    if let Some(newest) = newest_batch(engine).await?
-        // A process whose clock is ahead must not make the others' old.
-        && let Some(before) = before(newest.min(now), retention.batches)
-    {
-        let before = as_micros(before);
-        dropped.batches = delete(engine, "§batches", "id", "applied", before).await?;
-    }
-    drop_series(engine, retention, now).await?;
+    dropped.batches = failure.of(drop_batches(engine, retention, now).await);
+    failure.of(drop_series(engine, retention, now).await);
+    failure.or(dropped)
+}
+
+/// Drops minutes of hours that are wholly past, and not before everybody knows: from then on the hours
+/// answer for them.
+async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    note(engine, "minutes", before).await?;
+    let mut failure = FirstFailure::default();
+    let dropped = delete(engine, "§minutes", "series_id, start", "start", before).await;
+    let dropped = failure.of(dropped);
+    failure.of(delete(engine, "§key_minutes", "start, line", "start", before).await);
+    failure.or(dropped)
+}
+
+/// Drops hours and days. Nobody counts those that are left meanwhile: what is made of hours has to agree
+/// with what is made of days.
+async fn drop_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    note(engine, "hours", before).await?;
+    let mut failure = FirstFailure::default();
+    failure.of(delete(engine, "§days", "series_id, start", "start", before).await);
+    let dropped = delete(engine, "§hours", "series_id, start", "start", before).await;
+    let dropped = failure.of(dropped);
+    failure.of(delete(engine, "§key_hours", "start, line", "start", before).await);
+    let dropped = failure.or(dropped)?;
+    // What is written of that time from now on counts. Rows that a batch held are left for the next pass.
+    let done = "DELETE FROM §dropped WHERE what = 'hours' AND before <= $1
+        AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM §key_hours WHERE start < $1)";
+    write(engine, done, &[Value::Time(Some(before))]).await?;
     Ok(dropped)
+}
+
+async fn drop_batches<E: Engine>(
+    engine: &E,
+    retention: &Retention,
+    now: Timestamp,
+) -> Result<u64, SqlError> {
+    let Some(newest) = newest_batch(engine).await? else {
+        return Ok(0);
+    };
+    // A process whose clock is ahead must not make the others' old.
+    let Some(before) = before(newest.min(now), retention.batches) else {
+        return Ok(0);
+    };
+    delete(engine, "§batches", "id", "applied", as_micros(before)).await
 }
 
 /// The time before which all is too old; `None` if nothing is.
@@ -216,13 +268,18 @@ fn before(now: Timestamp, kept: Duration) -> Option<Timestamp> {
     now.checked_sub(kept).ok()
 }
 
-/// Notes that minutes before this are answered for by hours.
-async fn note<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
-    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
+/// Notes that these sums are not there from before this time.
+async fn note<E: Engine>(engine: &E, what: &str, before: i64) -> Result<(), SqlError> {
+    let note = "INSERT INTO §dropped AS d (what, before) VALUES ($1, $2)
         ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    write(engine, note, &[what.into(), Value::Time(Some(before))]).await
+}
+
+async fn write<E: Engine>(engine: &E, template: &str, values: &[Value]) -> Result<(), SqlError> {
     let mut session = engine.writer().await?;
-    let note = Statement::new(engine.names(), note).bind(Value::Time(Some(before)));
-    session.run(note).await?;
+    let mut statement = Statement::new(engine.names(), template);
+    statement.values.extend_from_slice(values);
+    session.run(statement).await?;
     session.commit().await
 }
 
@@ -291,11 +348,16 @@ async fn drop_series<E: Engine>(
     else {
         return Ok(());
     };
-    let template = "DELETE FROM §series WHERE id IN
+    // In the order in which writers hold them.
+    let skip = engine.names().dialect.skip_locked();
+    let template = format!(
+        "DELETE FROM §series WHERE id IN
         (SELECT s.id FROM §series s WHERE s.seen < $1
             AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
-            AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id) LIMIT $2)
-        AND seen < $1";
-    delete_by(engine, template, Value::Integer(Some(before))).await?;
+            AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id)
+            ORDER BY s.hash LIMIT $2{skip})
+        AND seen < $1"
+    );
+    delete_by(engine, &template, Value::Integer(Some(before))).await?;
     Ok(())
 }

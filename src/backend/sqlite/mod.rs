@@ -161,7 +161,7 @@ impl SqliteBackend {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`]; what was dropped until then is.
+    /// The first one, where there were several; all else is dropped.
     pub async fn drop_old(
         &self,
         retention: &Retention,

@@ -13,13 +13,10 @@ use sqlx::{AssertSqlSafe, Connection, Error as SqlError, Postgres};
 use super::PostgresBackend;
 use super::copy::Copy;
 use super::engine::PostgresEngine;
-use super::partitions::day;
+use super::partitions::{NO_PARTITION, code, day};
 use super::types::{Id, Time};
 use crate::backend::sql::{Grouped, Hash, as_micros, is_apart, today};
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
-
-/// There is no partition for a row: it was dropped after this process had seen it.
-const NO_PARTITION: &str = "23514";
 
 /// Whether a text cannot be kept in the database's encoding (`character_not_in_repertoire` and
 /// `untranslatable_character`). Trying again would not help, and would hold up all that comes behind.
@@ -33,12 +30,18 @@ type Logged<'a> = Vec<(&'a UsageEvent, usize)>;
 #[async_trait]
 impl UsageSink for PostgresBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        let mut written = self.write_once(batch).await;
-        if let Err(SqlError::Database(error)) = &written
-            && error.code().as_deref() == Some(NO_PARTITION)
-        {
+        let mut written = self.write_once(batch, true).await;
+        if is_misplaced(&written) {
+            // The partition was dropped after this process had seen it.
             self.0.engine.partitions.forget();
-            written = self.write_once(batch).await;
+            written = self.write_once(batch, true).await;
+        }
+        if let Err(error) = &written
+            && is_misplaced(&written)
+        {
+            // Sums do not depend on the log, and all that comes behind waits for this batch.
+            report_unlogged(batch.events.len(), error);
+            written = self.write_once(batch, false).await;
         }
         if written.is_err() {
             // Whatever went wrong, the database may not be the one that told the numbers.
@@ -54,14 +57,36 @@ impl UsageSink for PostgresBackend {
     }
 }
 
+/// Whether there was no partition for a request.
+fn is_misplaced(written: &Result<(), SqlError>) -> bool {
+    let error = written.as_ref().err();
+    error.is_some_and(|error| code(error).as_deref() == Some(NO_PARTITION))
+}
+
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
+fn report_unlogged(events: usize, error: &SqlError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        events,
+        error = error as &dyn std::error::Error,
+        "the request log does not take a batch: only sums are made of it"
+    );
+}
+
 impl PostgresBackend {
-    async fn write_once(&self, batch: &Batch) -> Result<(), SqlError> {
+    /// `logs` tells whether requests go to the log, and not only into sums.
+    async fn write_once(&self, batch: &Batch, logs: bool) -> Result<(), SqlError> {
         let engine = &*self.0.engine;
         let grouped = Grouped::new(&batch.events);
         let rows = batch.events.iter().zip(grouped.of_event.iter().copied());
-        let logged: Logged<'_> = rows.filter(|(event, _)| self.0.keep.keeps(event)).collect();
+        let mut logged: Logged<'_> = rows
+            .filter(|(event, _)| logs && self.0.keep.keeps(event))
+            .collect();
         let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
-        engine.ensure_partitions(&days).await?;
+        let without = engine.ensure_partitions(&days).await?;
+        if !without.is_empty() {
+            logged.retain(|(event, _)| !without.contains(&day(event.time)));
+        }
 
         let today = today();
         let mut held = CutOff::new(engine.pool.acquire().await?);
@@ -189,7 +214,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Notes when keys were last used.
+    /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
     async fn touch(&mut self, grouped: &Grouped<'_>) -> Result<(), SqlError> {
         if grouped.used.is_empty() {
             return Ok(());
@@ -197,7 +222,8 @@ impl Writing<'_> {
         let keys: Vec<_> = grouped.used.keys().map(|key| key.as_str()).collect();
         let times: Vec<_> = grouped.used.values().map(|&time| Time(time)).collect();
         let touch = self.sql(
-            "WITH used AS (SELECT * FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
+            "WITH used AS (SELECT id, least(time, now()) AS time
+                FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
                 WHERE k.last_used IS NULL OR k.last_used < used.time
                 ORDER BY k.id FOR NO KEY UPDATE OF k)

@@ -6,9 +6,12 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
+use super::parts::{DAY, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::timestamp;
 use crate::usage::{Width, offsets_within};
+
+const YEAR: i64 = 365 * DAY;
 
 /// How sums are added up by time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,17 +27,62 @@ pub(super) enum Grid {
     Each,
 }
 
-/// The grid of totals over time, and whether hours fit it.
-pub(super) fn grid(
+/// A range of time whose sums are added up in one way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) starts: Range<i64>,
+    pub(super) grid: Grid,
+    /// The widest sums that fit the grid.
+    pub(super) widest: Width,
+}
+
+impl Section {
+    fn new(starts: Range<i64>, grid: Grid, hours: bool) -> Self {
+        let widest = if hours { Width::Hour } else { Width::Minute };
+        Self {
+            starts,
+            grid,
+            widest,
+        }
+    }
+}
+
+/// How totals over time are added up.
+///
+/// A single request of a clock that is decades ahead or behind lets the range have more changes of the
+/// zone's clocks than a statement may tell of. Then only what is that far away is not added up.
+pub(super) fn sections(
     width: Width,
     zone: &TimeZone,
     starts: &Range<i64>,
-) -> Result<(Grid, bool), SqlError> {
+    now: i64,
+) -> Result<Vec<Section>, SqlError> {
+    if let Some((grid, hours)) = grid(width, zone, starts)? {
+        return Ok(vec![Section::new(starts.clone(), grid, hours)]);
+    }
+    let cut = |time: i64| floor(time, DAY).clamp(starts.start, starts.end);
+    let (from, to) = (cut(now - 10 * YEAR), cut(now + YEAR));
+    let each = |starts| Section::new(starts, Grid::Each, false);
+    let near = match grid(width, zone, &(from..to))? {
+        Some((grid, hours)) => Section::new(from..to, grid, hours),
+        None => each(from..to),
+    };
+    let mut sections = vec![each(starts.start..from), near, each(to..starts.end)];
+    sections.retain(|section| !section.starts.is_empty());
+    Ok(sections)
+}
+
+/// The grid of totals over time, and whether hours fit it; `None` where the clocks change too often.
+fn grid(
+    width: Width,
+    zone: &TimeZone,
+    starts: &Range<i64>,
+) -> Result<Option<(Grid, bool)>, SqlError> {
     // The last day there is ends after the last time there is.
     let end = timestamp(starts.end).unwrap_or(Timestamp::MAX);
     let range = timestamp(starts.start)?..end;
     let Some(pieces) = offsets_within(range, zone) else {
-        return Ok((Grid::Each, false));
+        return Ok(None);
     };
     let pieces = pieces.into_iter();
     let offsets: Vec<(i64, i64)> = pieces
@@ -45,7 +93,7 @@ pub(super) fn grid(
     let hours = width >= Width::Hour
         && pieces.all(|(n, (from, offset))| whole(*offset) && (n == 0 || whole(*from)));
     let seconds = width.seconds();
-    Ok((Grid::Buckets { seconds, offsets }, hours))
+    Ok(Some((Grid::Buckets { seconds, offsets }, hours)))
 }
 
 /// By what sums are added up beside their series.
@@ -77,5 +125,45 @@ pub(super) fn bucket(names: &Names, grid: &Grid) -> String {
         format!(", {rest}")
     } else {
         format!(", CASE {until}ELSE {rest} END")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn micros(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_microsecond()
+    }
+
+    #[test]
+    fn a_clock_that_is_far_away_leaves_what_is_near_added_up() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let now = micros("2026-11-25T10:00:00Z");
+        let sections = |from: &str, to: &str| {
+            let starts = micros(from)..micros(to);
+            let sections = sections(Width::Day, &berlin, &starts, now).unwrap();
+            assert_eq!(sections[0].starts.start, starts.start);
+            assert_eq!(sections[sections.len() - 1].starts.end, starts.end);
+            let pairs = sections.windows(2);
+            let mut pairs = pairs.map(|pair| (pair[0].starts.end, pair[1].starts.start));
+            assert!(pairs.all(|(end, start)| end == start && end % DAY == 0));
+            let told = sections.iter().map(|section| match section.grid {
+                Grid::Each => ("each", section.widest),
+                _ => ("buckets", section.widest),
+            });
+            told.collect::<Vec<_>>()
+        };
+        let (near, far) = (("buckets", Width::Hour), ("each", Width::Minute));
+        let usual = sections("2026-01-01T00:07:00Z", "2026-11-26T00:00:00Z");
+        assert_eq!(usual, [near]);
+        let ahead = sections("2026-01-01T00:07:00Z", "9999-01-01T00:00:00Z");
+        assert_eq!(ahead, [near, far]);
+        let behind = sections("1970-01-01T00:00:00Z", "2026-11-25T10:05:00Z");
+        assert_eq!(behind, [far, near]);
+        let both = sections("0001-01-01T00:00:00Z", "9999-01-01T00:00:00Z");
+        assert_eq!(both, [far, near, far]);
+        let past = sections("1900-01-01T00:00:00Z", "2000-01-01T00:00:00Z");
+        assert_eq!(past, [far]);
     }
 }

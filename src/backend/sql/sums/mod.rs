@@ -12,14 +12,15 @@ mod statement;
 
 use std::ops::Range;
 
+use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
-use self::grid::{Grid, grid};
+use self::grid::{Grid, sections};
 use self::parts::{HOUR, MINUTE, bounded, parts};
 use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
 use self::statement::{by_key, by_kind, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
-use super::value::there;
+use super::value::{as_micros, there};
 use crate::usage::{Rollup, Rollups, Summary, SummarySpec, UsageRange, Width};
 
 /// The summary of a range.
@@ -46,13 +47,10 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     };
     let mut summary = spec.without_grid().summarize(&rollups);
     if let Some((width, zone)) = spec.grid() {
-        let (grid, hours) = grid(width, zone, &found.starts)?;
-        let widest = if hours { Width::Hour } else { Width::Minute };
-        let parts = self::parts(&found.starts, widest, found.dropped);
-        let rows = found
-            .session
-            .rows(by_key(names, range, &parts, &grid))
-            .await?;
+        let now = as_micros(Timestamp::now());
+        let sections = sections(width, zone, &found.starts, now)?;
+        let statement = by_key(names, range, &sections, found.dropped);
+        let rows = found.session.rows(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
         let over_time = SummarySpec::new().over_time(width, zone.clone());
         summary.over_time = over_time.summarize(&rollups).over_time;
@@ -124,7 +122,9 @@ impl<S: Session> Found<S> {
                     minute
                 }
             });
-        let starts = bounded(range, first, last);
+        let mut starts = bounded(range, first, last);
+        let gone = extent.time("gone")?.unwrap_or(i64::MIN);
+        starts.start = starts.start.max(gone);
         if starts.is_empty() {
             return Ok(None);
         }
@@ -155,3 +155,6 @@ impl<S: Session> Found<S> {
         Ok(rollups)
     }
 }
+
+#[cfg(all(test, feature = "_sqlite"))]
+mod tests;

@@ -7,7 +7,7 @@ use crate::usage::{UsageRange, Width};
 
 pub(super) const MINUTE: i64 = 60_000_000;
 pub(super) const HOUR: i64 = 3_600_000_000;
-const DAY: i64 = 86_400_000_000;
+pub(super) const DAY: i64 = 86_400_000_000;
 
 /// Sums of one width whose buckets start in a range, in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
     from..to
 }
 
-fn floor(time: i64, width: i64) -> i64 {
+pub(super) fn floor(time: i64, width: i64) -> i64 {
     time.div_euclid(width) * width
 }
 

@@ -1,17 +1,19 @@
 //! Questions about sums.
 
-use super::grid::{Grid, bucket};
-use super::parts::Part;
+use super::grid::{Grid, Section, bucket};
+use super::parts::{Part, parts};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::usage::{UsageRange, Width};
 
-/// From when to when there is anything, and up to when minutes have been dropped.
+/// From when to when there is anything, up to when minutes have been dropped, and up to when all else
+/// is being dropped.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
     (SELECT max(start) FROM §minutes) AS last_minute,
-    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped";
+    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped,
+    (SELECT before FROM §dropped WHERE what = 'hours') AS gone";
     Statement::new(names, template)
 }
 
@@ -100,8 +102,12 @@ pub(super) fn by_series(
     sql
 }
 
+/// Into how many values the latencies of a kind are joined: all in one, those of very many keys would be
+/// more than databases take, which is 1 GB.
+const SHARES: u8 = 64;
+
 /// Everybody's sums added up by all that series have in common with rollups but for whose they are:
-/// there may be any number of keys, but not of these.
+/// there may be any number of keys, but not of these. With latencies, each kind has up to [`SHARES`] sums.
 pub(super) fn by_kind(
     names: &Names,
     range: &UsageRange,
@@ -111,6 +117,11 @@ pub(super) fn by_kind(
     let each = by_series(names, range, parts, &Grid::None, latency);
     let joined = names.dialect.joined("t.latency");
     let joined = if latency { &joined } else { "NULL" };
+    let share = if latency {
+        format!(", t.series_id % {SHARES}")
+    } else {
+        String::new()
+    };
     let amounts = amounts(names);
     let kind = "s.method, s.endpoint, s.http_status, s.grpc_status, s.outcome, s.cause";
     let mut sql = Statement::new(names, "");
@@ -118,7 +129,7 @@ pub(super) fn by_kind(
         names,
         &format!(
             "SELECT NULL AS key_id, NULL AS owner, {kind}, {amounts}, {joined} AS latency
-            FROM ({}) t JOIN §series s ON s.id = t.series_id GROUP BY {kind}",
+            FROM ({}) t JOIN §series s ON s.id = t.series_id GROUP BY {kind}{share}",
             each.text
         ),
     );
@@ -126,18 +137,27 @@ pub(super) fn by_kind(
     sql
 }
 
-/// The sums of a range added up by outcome, cause and grid.
-pub(super) fn by_key(names: &Names, range: &UsageRange, parts: &[Part], grid: &Grid) -> Statement {
+/// The sums of a range added up by outcome, cause and the grid of each section.
+pub(super) fn by_key(
+    names: &Names,
+    range: &UsageRange,
+    sections: &[Section],
+    dropped: i64,
+) -> Statement {
     let mut sql = Statement::new(names, "");
     let whose = whose(&mut sql, names, "t", range);
     let amounts = amounts(names);
-    let bucket = bucket(names, grid);
-    let read = parts.iter().map(|part| {
+    let parts = sections.iter().flat_map(|section| {
+        let parts = parts(&section.starts, section.widest, dropped);
+        let bucket = bucket(names, &section.grid);
+        parts.into_iter().map(move |part| (part, bucket.clone()))
+    });
+    let read = parts.map(|(part, bucket)| {
         let table = match part.width {
             Width::Minute => "§key_minutes",
             _ => "§key_hours",
         };
-        let starting = starting_in(&mut sql, part);
+        let starting = starting_in(&mut sql, &part);
         format!(
             "SELECT t.outcome, t.cause, {amounts} FROM {table} t
             WHERE {starting}{whose} GROUP BY t.outcome, t.cause{bucket}"

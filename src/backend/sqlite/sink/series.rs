@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
-use super::Writing;
+use super::values::Values;
+use super::{ROWS, Writing};
 use crate::backend::sql::{Grouped, Hash, Series, decode, status_codes};
 
 impl Writing<'_> {
@@ -15,52 +16,87 @@ impl Writing<'_> {
     ) -> Result<(Vec<i64>, Vec<(Hash, i64)>), SqlError> {
         let mut known = self.backend.0.engine.known.of(&grouped.series, self.today);
         self.check(&grouped.series, &mut known).await?;
-        let find = self.sql("UPDATE §series SET seen = max(seen, ?2) WHERE hash = ?1 RETURNING id");
-        let add = self.sql(
-            "INSERT INTO §series (hash, key_id, owner, method, endpoint, http_status, grpc_status,
-                outcome, cause, status_class, seen)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        );
-        let (mut ids, mut learnt) = (Vec::with_capacity(known.len()), Vec::new());
-        for (series, known) in grouped.series.iter().zip(known) {
-            let id = match known {
-                Some(id) => id,
-                None => {
-                    let today = self.today;
-                    let found = sqlx::query(AssertSqlSafe(&*find))
-                        .bind(&series.hash[..])
-                        .bind(today)
-                        .fetch_optional(self.connection())
-                        .await?;
-                    let row = match found {
-                        Some(row) => row,
-                        None => {
-                            let event = series.event;
-                            let (http, grpc) = status_codes(event.status);
-                            sqlx::query(AssertSqlSafe(&*add))
-                                .bind(&series.hash[..])
-                                .bind(event.key.as_ref().map(|key| key.as_str()))
-                                .bind(event.owner.as_deref())
-                                .bind(event.method.as_str())
-                                .bind(&*event.endpoint)
-                                .bind(http)
-                                .bind(grpc)
-                                .bind(event.outcome.as_str())
-                                .bind(event.cause.map(|cause| cause.as_str()))
-                                .bind(event.status.class().as_str())
-                                .bind(today)
-                                .fetch_one(self.connection())
-                                .await?
-                        }
-                    };
-                    let id = row.try_get(0)?;
-                    learnt.push((series.hash, id));
-                    id
-                }
-            };
-            ids.push(id);
+        let unknown = grouped.series.iter().zip(&known);
+        let unknown: Vec<_> = unknown
+            .filter_map(|(series, id)| id.is_none().then_some(series))
+            .collect();
+        let mut learnt = HashMap::with_capacity(unknown.len());
+        for series in unknown.chunks(ROWS) {
+            self.find(series, &mut learnt).await?;
+            let new = series.iter().copied();
+            let new: Vec<_> = new.filter(|it| !learnt.contains_key(&it.hash)).collect();
+            if !new.is_empty() {
+                self.insert(&new, &mut learnt).await?;
+            }
         }
-        Ok((ids, learnt))
+        let ids = grouped.series.iter().zip(known);
+        let ids = ids.map(|(series, id)| id.or_else(|| learnt.get(&series.hash).copied()));
+        let ids: Option<Vec<i64>> = ids.collect();
+        Ok((
+            ids.ok_or(SqlError::RowNotFound)?,
+            learnt.into_iter().collect(),
+        ))
+    }
+
+    /// Notes that these are in use, as far as they are there.
+    async fn find(
+        &mut self,
+        series: &[&Series<'_>],
+        learnt: &mut HashMap<Hash, i64>,
+    ) -> Result<(), SqlError> {
+        let mut values = Values::new(series.len(), 1);
+        values.add(self.today)?;
+        for series in series {
+            values.add(&series.hash[..])?;
+        }
+        let find = self.sql("UPDATE §series SET seen = max(seen, ?) WHERE hash IN (VALUES ");
+        let find = format!("{find}{}) RETURNING hash, id", values.places);
+        self.learn(find, values, learnt).await
+    }
+
+    async fn insert(
+        &mut self,
+        series: &[&Series<'_>],
+        learnt: &mut HashMap<Hash, i64>,
+    ) -> Result<(), SqlError> {
+        let mut values = Values::new(series.len(), 11);
+        for series in series {
+            let event = series.event;
+            let (http, grpc) = status_codes(event.status);
+            values
+                .add(&series.hash[..])?
+                .add(event.key.as_ref().map(|key| key.as_str()))?
+                .add(event.owner.as_deref())?
+                .add(event.method.as_str())?
+                .add(&*event.endpoint)?
+                .add(http)?
+                .add(grpc)?
+                .add(event.outcome.as_str())?
+                .add(event.cause.map(|cause| cause.as_str()))?
+                .add(event.status.class().as_str())?
+                .add(self.today)?;
+        }
+        let insert = self.sql(
+            "INSERT OR FAIL INTO §series (hash, key_id, owner, method, endpoint, http_status,
+                grpc_status, outcome, cause, status_class, seen) VALUES ",
+        );
+        let insert = format!("{insert}{} RETURNING hash, id", values.places);
+        self.learn(insert, values, learnt).await
+    }
+
+    /// Carries out a statement that answers hashes and numbers.
+    async fn learn(
+        &mut self,
+        statement: String,
+        values: Values,
+        learnt: &mut HashMap<Hash, i64>,
+    ) -> Result<(), SqlError> {
+        let query = sqlx::query_with(AssertSqlSafe(statement), values.arguments);
+        for row in query.fetch_all(self.connection()).await? {
+            let hash: &[u8] = row.try_get(0)?;
+            learnt.insert(hash.try_into().map_err(decode)?, row.try_get(1)?);
+        }
+        Ok(())
     }
 
     /// Strikes out the numbers that are not those of their series: another file may have taken the

@@ -1,0 +1,88 @@
+//! What SQLite answers to questions about sums.
+
+use jiff::ToSpan;
+use jiff::tz::TimeZone;
+use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::statement::by_kind;
+use super::*;
+use crate::backend::SqliteBackend;
+use crate::backend::sql::{Dialect, Names, Value};
+use crate::usage::{Batch, SummaryQuery, UsageEvent, UsageReader, UsageSink};
+
+#[tokio::test]
+async fn the_latencies_of_many_keys_are_not_one_value() {
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    let backend = SqliteBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    let start = "2026-11-01T00:00:00Z".parse().unwrap();
+    let events: Vec<_> = (0..1_000)
+        .map(|n| {
+            let mut event = UsageEvent::at(start);
+            event.key = format!("{n:016}").parse().ok();
+            event.latency_us = n * 100;
+            event
+        })
+        .collect();
+    backend.write(&Batch::new(events.clone())).await.unwrap();
+
+    let names = Names::new(Dialect::Sqlite);
+    let day = start.as_microsecond()..start.as_microsecond() + 24 * HOUR;
+    let parts = parts(&day, Width::Day, i64::MIN);
+    let lengths = async |latency: bool| {
+        let statement = by_kind(&names, &UsageRange::new(), &parts, latency);
+        let mut query = sqlx::query(AssertSqlSafe(statement.text));
+        for value in statement.values {
+            let Value::Time(time) = value else {
+                panic!("{value:?}");
+            };
+            query = query.bind(time);
+        }
+        let rows = query.fetch_all(&pool).await.unwrap();
+        rows.iter()
+            .map(|row| row.get::<Option<Vec<u8>>, _>("latency").map(|it| it.len()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(lengths(false).await, [None]);
+    let lengths: Vec<usize> = lengths(true).await.into_iter().flatten().collect();
+    let (all, longest) = (lengths.iter().sum::<usize>(), lengths.iter().max());
+    assert!(lengths.len() <= 64 && *longest.unwrap() < all / 32);
+
+    let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().latency());
+    let summary = backend.summary(&query).await.unwrap();
+    assert_eq!(summary, query.spec.summarize(&events));
+}
+
+#[tokio::test]
+async fn clocks_that_are_far_away_change_no_answer() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    let times = ["0001-01-03T12:00:00Z", "1970-01-01T00:00:01Z"]
+        .into_iter()
+        .chain(["2031-06-01T22:30:00Z", "9999-12-01T23:30:00Z"]);
+    let mut events: Vec<_> = times
+        .map(|time| UsageEvent::at(time.parse().unwrap()))
+        .collect();
+    let now = Timestamp::now();
+    let recent = (0..500).map(|n| UsageEvent::at(now - (n * 20_011).seconds()));
+    // Once at the edges of what is near.
+    let edges = [10, -1].map(|years| now - (years * 365 * 24).hours());
+    let edges = edges.into_iter().flat_map(|edge| {
+        let hours = -30..30;
+        hours.map(move |n| UsageEvent::at(edge + (n * 3_607).seconds()))
+    });
+    events.extend(recent.chain(edges));
+    for events in events.chunks(100) {
+        backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    }
+    for zone in ["Europe/Berlin", "America/St_Johns", "UTC"] {
+        let zone = TimeZone::get(zone).unwrap();
+        for width in [Width::Minute, Width::Hour, Width::Day] {
+            let spec = SummarySpec::new().over_time(width, zone.clone());
+            let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+            let summary = backend.summary(&query).await.unwrap();
+            assert_eq!(summary, spec.summarize(&events), "{width} {zone:?}");
+        }
+    }
+}
