@@ -190,7 +190,8 @@ pub(super) fn page(
     let last = last_seen(&mut sql, query.after.as_ref())?;
     let behind = last
         .as_ref()
-        .map(|(time, id)| format!(" AND (time, id) < ({time}, {id})"));
+        // The time by itself tells PostgreSQL which days are to be read.
+        .map(|(time, id)| format!(" AND time <= {time} AND (time, id) < ({time}, {id})"));
     let which = within.clone() + &behind.unwrap_or_default();
     let found = match series {
         Some(matching) if matching <= FEW_SERIES && !picks_ids(filter) => {
