@@ -1,0 +1,147 @@
+//! The pages, over an API that has been used: keys, limits and usage in a SQLite file.
+//!
+//! ```text
+//! cargo run --release --example demo --features full
+//! ```
+//!
+//! Then open the address that it prints. `-- --fresh` starts over, `PORT` changes the port, `0` takes a
+//! free one. Ctrl-C ends it, and nothing is lost.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{Request, StatusCode};
+use axum::routing::get;
+use keytally::ApiKeyLayer;
+use keytally::backend::{Retention, SqliteBackend};
+use keytally::dashboard::{BearerToken, Dashboard};
+use keytally::key::{Issuer, KeyAdmin, KeyQuery, NewKey, Secret};
+use keytally::limit::RateLimit;
+use keytally::usage::Recorder;
+use tower::ServiceExt;
+
+const FILE: &str = "keytally-demo.db";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let path = PathBuf::from(std::env::var("FILE").unwrap_or_else(|_| FILE.into()));
+    if std::env::args().any(|word| word == "--fresh") {
+        for beside in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{beside}", path.display()));
+        }
+    }
+    let backend = SqliteBackend::open(&path).await?;
+    backend.migrate().await?;
+    let _maintenance = backend.maintain(Retention::new());
+
+    let issuer = Issuer::new("demo_live")?;
+    let recorder = Recorder::new(backend.clone());
+    let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+    let api = Router::new()
+        .route(
+            "/v1/postings",
+            get(|| async { "a baker, a joiner" }).post(|| async { "thanks" }),
+        )
+        .route("/v1/postings/{id}", get(posting))
+        .route("/v1/reports", get(report))
+        .layer(layer);
+
+    // Two keys for the pictures and one for the reader. Their secrets are nowhere but here.
+    let mine = issuer.issue(
+        &backend,
+        NewKey::named("PowerAutomate").owner("customer-17"),
+    );
+    let mine = mine.await?.secret;
+    if backend.list(&KeyQuery::new().limit(2)).await?.items.len() == 1 {
+        let slow = NewKey::named("Zapier Integration")
+            .owner("customer-17")
+            .environment("live")
+            .limit(RateLimit::per_minute(60).burst(20));
+        let slow = issuer.issue(&backend, slow).await?.secret;
+        let unused = NewKey::named("Nightly export")
+            .owner("customer-4")
+            .scope("read");
+        issuer.issue(&backend, unused).await?;
+        traffic(&api, &[&mine, &slow]).await?;
+        recorder.flush().await;
+    }
+
+    let token = admin_token()?;
+    let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)?
+        .issuer(issuer)
+        .recorder(recorder.clone());
+    let app = api.nest("/admin", dashboard.into_router());
+
+    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let address = listener.local_addr()?;
+    println!("pages:  http://{address}/admin");
+    println!("token:  {token}");
+    println!("key:    {}", mine.expose());
+    for path in ["postings", "postings/7", "postings/missing", "reports"] {
+        println!(
+            "curl -i -H 'Authorization: Bearer {}' http://{address}/v1/{path}",
+            mine.expose()
+        );
+    }
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+        .await?;
+    let report = recorder.shutdown(Duration::from_secs(5)).await;
+    println!("written: {}, lost: {}", report.written, report.lost);
+    Ok(())
+}
+
+async fn posting(Path(id): Path<String>) -> Result<String, StatusCode> {
+    id.parse::<u32>().map_err(|_| StatusCode::NOT_FOUND)?;
+    Ok(format!("posting {id}"))
+}
+
+async fn report() -> Result<&'static str, StatusCode> {
+    // Reports are large, and now and then too large.
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    match random()? % 8 {
+        0 => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        _ => Ok("all of it"),
+    }
+}
+
+fn random() -> Result<u32, StatusCode> {
+    getrandom::u32().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Some real requests through the real layer.
+async fn traffic(api: &Router, keys: &[&Secret]) -> Result<(), Box<dyn Error>> {
+    for n in 0..400 {
+        let (method, path) = match n % 10 {
+            0..5 => ("GET", "/v1/postings".into()),
+            5 => ("POST", "/v1/postings".into()),
+            6 | 7 => ("GET", format!("/v1/postings/{n}")),
+            8 => ("GET", "/v1/postings/missing".into()),
+            _ => ("GET", "/v1/reports".into()),
+        };
+        let key = keys[usize::from(n % 3 == 0)];
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", key.expose()))
+            .body(Body::empty())?;
+        let response = api.clone().oneshot(request).await?;
+        // Usage is counted at the end of the body.
+        axum::body::to_bytes(response.into_body(), 1 << 20).await?;
+    }
+    Ok(())
+}
+
+/// `ADMIN_TOKEN`, or a random one.
+fn admin_token() -> Result<String, Box<dyn Error>> {
+    if let Ok(token) = std::env::var("ADMIN_TOKEN") {
+        return Ok(token);
+    }
+    let words = [getrandom::u64()?, getrandom::u64()?];
+    Ok(words.map(|word| format!("{word:016x}")).concat())
+}

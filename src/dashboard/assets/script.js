@@ -1,0 +1,71 @@
+// What a page cannot do without: copying, the reader's clock, and the choice of columns.
+"use strict";
+
+const remember = (name, value) => {
+  document.cookie = `${name}=${encodeURIComponent(value)}; path=/; max-age=31536000; samesite=strict`;
+};
+
+// The server draws charts and reads dates on this clock from the next page on.
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+if (zone) remember("keytally_zone", zone);
+
+for (const time of document.querySelectorAll("time[datetime]")) {
+  const date = new Date(time.dateTime);
+  if (!Number.isNaN(date.valueOf())) {
+    time.title = time.dateTime;
+    time.textContent = date.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+  }
+}
+
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const label = button.textContent;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not copied";
+    }
+    setTimeout(() => { button.textContent = label; }, 2000);
+  });
+}
+
+for (const table of document.querySelectorAll("table[data-columns]")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const names = heads.map((head) => head.textContent);
+  const usual = heads.filter((head) => !head.classList.contains("extra")).map((head) => head.textContent);
+  let chosen;
+  try {
+    chosen = JSON.parse(localStorage.getItem("keytally_columns"));
+  } catch {}
+  if (!Array.isArray(chosen)) chosen = usual;
+  const show = () => {
+    for (const row of table.rows) {
+      [...row.cells].forEach((cell, n) => { cell.hidden = !chosen.includes(names[n]); });
+    }
+  };
+  table.classList.add("chosen");
+  show();
+  const edit = document.createElement("details");
+  edit.className = "columns";
+  const summary = document.createElement("summary");
+  summary.textContent = "Edit columns";
+  edit.append(summary);
+  for (const name of names) {
+    const label = document.createElement("label");
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = chosen.includes(name);
+    box.addEventListener("change", () => {
+      chosen = names.filter((it) => (it === name ? box.checked : chosen.includes(it)));
+      try {
+        localStorage.setItem("keytally_columns", JSON.stringify(chosen));
+      } catch {}
+      show();
+    });
+    label.append(box, name);
+    edit.append(label);
+  }
+  table.parentElement.before(edit);
+}

@@ -1,0 +1,295 @@
+//! Columns over time, stacked by outcome.
+//!
+//! Only the columns stretch with the chart's width (a nested `viewBox`); texts keep their size, so that
+//! they can be read on small and on large screens.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use maud::{Markup, html};
+
+use super::axis::Axis;
+use super::columns::{Columns, OUTCOMES, UNITS, outcomes};
+use super::number::{compact, count, share};
+use super::ticks::{Tick, ticks};
+use super::{MOST_ROWS, empty, numbers, swatch};
+use crate::usage::summary::{TimeBucket, Totals};
+
+/// Where columns are, in pixels from the top, and where labels below them are.
+const TOP: u64 = 8;
+const HEIGHT: u64 = 180;
+const LABELS: u64 = 206;
+const WHOLE: u64 = 214;
+
+/// How times are written.
+#[derive(Clone, Copy)]
+pub(in crate::dashboard) struct Times<'a> {
+    /// Whose clocks decide which times are round.
+    pub(in crate::dashboard) zone: &'a TimeZone,
+    /// A short label for the axis, such as `10:15`.
+    pub(in crate::dashboard) tick: &'a dyn Fn(Timestamp) -> String,
+    /// A whole bucket, such as `10:15–10:30`.
+    pub(in crate::dashboard) span: &'a dyn Fn(&TimeBucket) -> String,
+}
+
+/// A chart of buckets in the order of time; `id` must be the page's only one.
+pub(in crate::dashboard) fn over_time(
+    id: &str,
+    title: &str,
+    buckets: &[TimeBucket],
+    times: &Times<'_>,
+) -> Markup {
+    let mut totals = Totals::default();
+    for bucket in buckets {
+        totals.merge(&bucket.totals);
+    }
+    html! {
+        figure.chart.over-time {
+            figcaption id={ (id) "-title" } { (title) }
+            @if totals.total() == 0 {
+                (empty())
+            } @else {
+                (plot(id, buckets, &totals, times))
+                (legend(buckets, &totals, times))
+                (table(buckets, &totals, times))
+            }
+        }
+    }
+}
+
+fn plot(id: &str, buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
+    let most = buckets.iter().map(|bucket| bucket.totals.total()).max();
+    let axis = Axis::up_to(most.unwrap_or(0));
+    let columns = Columns::of(buckets.len());
+    html! {
+        svg.plot role="img" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
+            desc id={ (id) "-desc" } { (description(buckets, totals, times)) }
+            (grid(axis))
+            svg y=(TOP) width="100%" height=(HEIGHT) viewBox={ "0 0 " (columns.width()) " " (UNITS) }
+                preserveAspectRatio="none" {
+                (columns.shapes(buckets, axis, false))
+                g.unfinished { (columns.shapes(buckets, axis, true)) }
+                (hits(buckets, columns, times))
+            }
+            (labels(&ticks(buckets, times), buckets.len()))
+        }
+    }
+}
+
+fn description(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> String {
+    let mut text = format!("Columns stacked by outcome: {}.", amounts(totals));
+    let busiest = buckets.iter().rev().max_by_key(|b| b.totals.total());
+    if let Some(busiest) = busiest {
+        let most = count(busiest.totals.total());
+        let _ = write!(text, " The most, {most}, in {}.", (times.span)(busiest));
+    }
+    text
+}
+
+fn grid(axis: Axis) -> Markup {
+    let lines = || axis.lines(HEIGHT).map(|(n, up)| (n, TOP + HEIGHT - up));
+    html! {
+        g.grid {
+            @for (n, y) in lines() {
+                line.base[n == 0] x2="100%" y1=(y) y2=(y) {}
+            }
+        }
+        g.axis text-anchor="end" {
+            @for (n, y) in lines() {
+                text x="-8" y=(y) dy=".35em" { (compact(n)) }
+            }
+        }
+    }
+}
+
+fn labels(ticks: &[Tick], columns: usize) -> Markup {
+    html! {
+        g.axis text-anchor="middle" {
+            @for tick in ticks {
+                text class=[tick.class] x=(middle(tick.column, columns)) y=(LABELS) { (tick.label) }
+            }
+        }
+    }
+}
+
+/// The middle of a column in hundredths of a percent of the plot.
+fn middle(column: usize, columns: usize) -> String {
+    let hundredths = (2 * column + 1) * 5_000 / columns.max(1);
+    format!("{}.{:02}%", hundredths / 100, hundredths % 100)
+}
+
+/// Unseen strips over the whole height, so that small columns have titles that can be reached.
+fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
+    html! {
+        g.hits fill="none" stroke="none" stroke-width=(columns.slot()) pointer-events="stroke" {
+            @for (column, bucket) in buckets.iter().enumerate() {
+                path d={ "M" (columns.middle(column)) " 0v" (UNITS) } {
+                    title { (name(bucket, times)) ": " (amounts(&bucket.totals)) }
+                }
+            }
+        }
+    }
+}
+
+fn legend(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
+    let outcomes = outcomes(totals);
+    let unfinished = buckets.iter().find(|bucket| bucket.unfinished);
+    html! {
+        ul.legend {
+            @for ((class, outcome), n) in OUTCOMES.into_iter().zip(outcomes) {
+                li {
+                    (swatch(class)) span { (outcome) }
+                    span.number { (count(n)) } span.number { (share(n, totals.total())) }
+                }
+            }
+            @if let Some(bucket) = unfinished {
+                li.unfinished { (swatch("completed")) span { (name(bucket, times)) } }
+            }
+        }
+    }
+}
+
+/// Every bucket, or the totals alone where those would be too many.
+fn table(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
+    let rows = html! {
+        @if buckets.len() <= MOST_ROWS {
+            @for bucket in buckets { (row(&name(bucket, times), &bucket.totals)) }
+        }
+        (row("All", totals))
+    };
+    let heads = ["Time", "Requests", "Completed", "Rate limited", "Failed"];
+    numbers(&heads, rows)
+}
+
+fn row(name: &str, totals: &Totals) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (name) }
+            td.number { (count(totals.total())) }
+            @for n in outcomes(totals) { td.number { (count(n)) } }
+        }
+    }
+}
+
+fn name(bucket: &TimeBucket, times: &Times<'_>) -> String {
+    let so_far = if bucket.unfinished { " so far" } else { "" };
+    (times.span)(bucket) + so_far
+}
+
+/// Such as `1,204 requests, 3 failed, 12 rate limited`.
+fn amounts(totals: &Totals) -> String {
+    let mut text = match totals.total() {
+        0 => return "no requests".to_owned(),
+        1 => "1 request".to_owned(),
+        n => format!("{} requests", count(n)),
+    };
+    for (n, what) in [
+        (totals.failed(), "failed"),
+        (totals.rate_limited(), "rate limited"),
+    ] {
+        if n > 0 {
+            let _ = write!(text, ", {} {what}", count(n));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::super::columns::tests::totals;
+    use super::super::tests::{HOSTILE, check};
+    use super::*;
+
+    const MOST: u64 = i64::MAX.cast_unsigned();
+
+    fn buckets(many: i32, totals: impl Fn(u64) -> Totals) -> Vec<TimeBucket> {
+        let first: Timestamp = "2026-11-01T10:15:00Z".parse().unwrap();
+        let length = SignedDuration::from_mins(15);
+        let bucket = |i: i32| TimeBucket {
+            start: first + length * i,
+            end: first + length * (i + 1),
+            unfinished: i == many - 1,
+            totals: totals(i.unsigned_abs().into()),
+        };
+        (0..many).map(bucket).collect()
+    }
+
+    fn chart(buckets: &[TimeBucket]) -> String {
+        let clock = |time: Timestamp| time.strftime("%H:%M").to_string();
+        let times = Times {
+            zone: &TimeZone::UTC,
+            tick: &clock,
+            span: &|bucket| format!("{}–{}", clock(bucket.start), clock(bucket.end)),
+        };
+        let page = over_time("chart", "Requests", buckets, &times).into_string();
+        check(&page);
+        page
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_nothing() {
+        for buckets in [vec![], buckets(7, |_| Totals::default())] {
+            let page = chart(&buckets);
+            assert!(page.contains("No requests in this time"));
+            assert!(!page.contains("<svg"));
+        }
+    }
+
+    #[test]
+    fn columns_have_titles() {
+        let page = chart(&buckets(2, |_| totals(1_189, 12, 3)));
+        let title = "<title>10:15–10:30: 1,204 requests, 3 failed, 12 rate limited</title>";
+        assert!(page.contains(title), "{page}");
+        assert!(page.contains("<title>10:30–10:45 so far: 1,204 requests"));
+        assert!(page.contains(r#"aria-labelledby="chart-title chart-desc""#));
+        assert_eq!(page.matches(r#"class="unfinished""#).count(), 2);
+    }
+
+    #[test]
+    fn one_column_stands_in_the_middle_and_is_not_wide() {
+        let page = chart(&buckets(1, |_| totals(3, 0, 0)));
+        assert!(page.contains(r#"viewBox="0 0 100 1000""#), "{page}");
+        assert!(page.contains(r#"d="M46 0h8v1000h-8""#), "{page}");
+        assert!(page.contains(r#"x="50.00%""#), "{page}");
+    }
+
+    #[test]
+    fn many_columns_are_small() {
+        let large = chart(&buckets(200, |i| totals(1_204_331 + i, 204_331, 104_331)));
+        assert!(large.len() < 40_000, "{}", large.len());
+        assert_eq!(large.matches("<tr>").count(), 2);
+        let usual = chart(&buckets(96, |i| totals(1_204 + i, 0, i % 9 / 8)));
+        assert!(usual.len() < 12_000, "{}", usual.len());
+    }
+
+    #[test]
+    fn few_columns_are_all_in_the_table() {
+        let page = chart(&buckets(60, |_| totals(1, 0, 0)));
+        assert_eq!(page.matches("<tr>").count(), 62);
+    }
+
+    #[test]
+    fn the_largest_numbers_are_drawn() {
+        for many in [1, 3, 200] {
+            let page = chart(&buckets(many, |_| totals(MOST, MOST, MOST)));
+            assert!(page.contains("9,223,372,036,854,775,807"));
+            chart(&buckets(many, |i| totals(MOST, 0, i)));
+        }
+    }
+
+    #[test]
+    fn hostile_texts_are_escaped() {
+        let times = Times {
+            zone: &TimeZone::UTC,
+            tick: &|_| HOSTILE.to_owned(),
+            span: &|_| HOSTILE.to_owned(),
+        };
+        for many in [1, 12] {
+            let buckets = buckets(many, |_| totals(1, 2, 3));
+            check(&over_time(HOSTILE, HOSTILE, &buckets, &times).into_string());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What a person sees: pages on which keys are watched, generated, rotated and deleted.
+//!
+//! One line mounts them into an axum service, over any backend, behind a [`Guard`]:
+//!
+//! ```
+//! use axum::Router;
+//! use keytally::backend::MemoryBackend;
+//! use keytally::dashboard::{BearerToken, Dashboard};
+//! use keytally::key::Issuer;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = MemoryBackend::new();
+//! let guard = BearerToken::new("a token of at least 16 characters")?;
+//! let dashboard = Dashboard::new(backend, guard)?.issuer(Issuer::new("acme_live")?);
+//! let app: Router = Router::new().nest("/admin", dashboard.into_router());
+//! # drop(app);
+//! # Ok(()) }
+//! ```
+//!
+//! The pages are drawn by the server and work without JavaScript, but for copying, times of the
+//! reader's zone and the choice of columns. Nothing is loaded from elsewhere.
+//!
+//! # Safety
+//!
+//! 1. The guard is asked before anything else, for every route but the login form and the style sheet.
+//! 2. What changes something has to come from these pages: `Sec-Fetch-Site` or `Origin` say so, and each
+//!    form has a token that belongs to whom it was shown.
+//! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
+//! 4. Every text is escaped: names, owners, paths and endpoints come from others.
+//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps.
+//!
+//! # Deployment caveat
+//!
+//! Put it behind TLS: the session's cookie has `Secure` set everywhere but on `localhost`.
+
+mod charts;
+mod fields;
+mod guard;
+mod pages;
+mod router;
+mod safety;
+mod session;
+mod visit;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
+use self::session::Signer;
+use crate::key::{Issuer, KeyAdmin};
+use crate::usage::{Recorder, UsageReader};
+
+/// The pages and what they need; see the [module](self).
+pub struct Dashboard(Shared);
+
+/// What the pages have in common.
+struct Shared {
+    backend: Arc<dyn Backend>,
+    guard: Arc<dyn Guard>,
+    issuer: Option<Issuer>,
+    recorder: Option<Recorder>,
+    signer: Signer,
+}
+
+trait Backend: KeyAdmin + UsageReader {}
+
+impl<T: KeyAdmin + UsageReader> Backend for T {}
+
+/// The operating system has no random numbers.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no random numbers for the dashboard's signatures")]
+pub struct NoRandomness(#[source] getrandom::Error);
+
+impl Dashboard {
+    /// Pages over a backend, for whom the guard lets in.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] when the operating system has none.
+    pub fn new(
+        backend: impl KeyAdmin + UsageReader,
+        guard: impl Guard,
+    ) -> Result<Self, NoRandomness> {
+        Ok(Self(Shared {
+            backend: Arc::new(backend),
+            guard: Arc::new(guard),
+            issuer: None,
+            recorder: None,
+            signer: Signer::new().map_err(NoRandomness)?,
+        }))
+    }
+
+    /// Makes keys with this issuer: with its prefix and peppers, those that the layer knows. Without one,
+    /// keys cannot be generated or rotated on the pages.
+    #[must_use]
+    pub fn issuer(mut self, issuer: Issuer) -> Self {
+        self.0.issuer = Some(issuer);
+        self
+    }
+
+    /// Shows what this recorder has to write, and what it has lost.
+    #[must_use]
+    pub fn recorder(mut self, recorder: Recorder) -> Self {
+        self.0.recorder = Some(recorder);
+        self
+    }
+
+    /// The routes, to be nested where the pages should be.
+    pub fn into_router(self) -> Router {
+        router::router(Arc::new(self.0))
+    }
+}
+
+impl std::fmt::Debug for Dashboard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dashboard").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! Deleting a key, for whoever knows its name.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use super::change::key_of;
+use super::parts::{self, Input};
+use super::{Failure, page, see};
+use crate::dashboard::Shared;
+use crate::dashboard::fields::Posted;
+use crate::dashboard::visit::Visit;
+use crate::key::Key;
+
+pub(in crate::dashboard) async fn form(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    Path(id): Path<String>,
+) -> Response {
+    match key_of(&shared, &id).await {
+        Ok(key) => page(&visit, "Delete a key", &content(&visit, &key, None)),
+        Err(failure) => failure.page(&visit),
+    }
+}
+
+fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
+    let name = Input {
+        name: "name",
+        label: "The key's name",
+        hint: "",
+        value: "",
+    };
+    html! {
+        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        h1 { "Delete " (key.name) "?" }
+        p .warning {
+            "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
+        }
+        @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
+        form .narrow method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
+            (parts::token(visit))
+            p { "To delete it, type its name: " strong { (key.name) } }
+            (name.required())
+            button type="submit" .danger { "Delete" }
+        }
+    }
+}
+
+pub(in crate::dashboard) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    Path(id): Path<String>,
+    Posted(fields): Posted,
+) -> Response {
+    let key = match key_of(&shared, &id).await {
+        Ok(key) => key,
+        Err(failure) => return failure.page(&visit),
+    };
+    // Blanks around a name are not seen.
+    if fields.get("name").unwrap_or_default() != key.name.trim() {
+        let again = content(&visit, &key, Some("That is not its name."));
+        let again = page(&visit, "Delete a key", &again);
+        return (StatusCode::UNPROCESSABLE_ENTITY, again).into_response();
+    }
+    match visit.keys(&shared).delete(key.id).await {
+        Ok(()) => see(visit.at("/keys")),
+        Err(error) => Failure::from(error).page(&visit),
+    }
+}

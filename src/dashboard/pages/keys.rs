@@ -1,0 +1,146 @@
+//! The table of all keys.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::parts::{self, Input, badge, copy, time};
+use super::{Failure, page};
+use crate::dashboard::Shared;
+use crate::dashboard::fields::Fields;
+use crate::dashboard::visit::Visit;
+use crate::key::{Key, KeyQuery, KeyStatus};
+use crate::page::Page;
+
+const STATUSES: [KeyStatus; 4] = [
+    KeyStatus::Active,
+    KeyStatus::Disabled,
+    KeyStatus::Expired,
+    KeyStatus::Revoked,
+];
+
+pub(in crate::dashboard) async fn list(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    fields: Fields,
+) -> Response {
+    match shared.backend.list(&query(&fields)).await {
+        Ok(keys) => page(
+            &visit,
+            "API keys",
+            &content(&shared, &visit, &fields, &keys),
+        ),
+        Err(error) => Failure::from(error).page(&visit),
+    }
+}
+
+fn query(fields: &Fields) -> KeyQuery {
+    let mut query = KeyQuery::new().limit(50);
+    query.name = fields.get("name").map(Into::into);
+    query.owner = fields.get("owner").map(Into::into);
+    let status = fields.get("status");
+    let status = STATUSES
+        .into_iter()
+        .find(|it| Some(parts::status_name(*it)) == status);
+    query.status = status.map(|status| (status, Timestamp::now()));
+    query.after = fields.get("after").and_then(|token| token.parse().ok());
+    query
+}
+
+fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) -> Markup {
+    let filtered = ["name", "owner", "status"]
+        .iter()
+        .any(|name| fields.get(name).is_some());
+    html! {
+        .head {
+            h1 { "API keys" }
+            @if shared.issuer.is_some() {
+                a .button .primary href=(visit.at("/keys/new")) { "Generate API key" }
+            }
+        }
+        (filters(visit, fields, filtered))
+        @if keys.items.is_empty() {
+            p .empty {
+                @if filtered { "No key matches. " a href=(visit.at("/keys")) { "Show all keys" } }
+                @else { "There are no keys yet. Generate one and give it to whom it is for." }
+            }
+        } @else {
+            (table(shared, visit, &keys.items))
+        }
+        nav .pages aria-label="Pages of keys" {
+            @if fields.get("after").is_some() {
+                a href={ (visit.at("/keys?")) (fields.with("after", "")) } { "Newest" }
+            }
+            @if let Some(next) = &keys.next {
+                a href={ (visit.at("/keys?")) (fields.with("after", &next.to_string())) } { "Older" }
+            }
+        }
+    }
+}
+
+fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
+    let field = |name, label| Input {
+        name,
+        label,
+        hint: "",
+        value: fields.get(name).unwrap_or_default(),
+    };
+    let statuses = STATUSES.map(|status| (parts::status_name(status), parts::status_name(status)));
+    html! {
+        form .filters method="get" action=(visit.at("/keys")) role="search" {
+            (field("name", "Name").text())
+            (field("owner", "Owner").text())
+            (parts::choice("status", "Status", fields.get("status"),
+                [("", "any")].into_iter().chain(statuses)))
+            button type="submit" { "Apply" }
+            @if filtered { a .button href=(visit.at("/keys")) { "Clear filters" } }
+        }
+    }
+}
+
+fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
+    html! {
+        .scroll { table {
+            thead { tr {
+                @for name in ["Name", "Key", "Owner", "Environment", "Status", "Created", "Expires", "Last used"] {
+                    th scope="col" { (name) }
+                }
+                th scope="col" { span .unseen { "Actions" } }
+            } }
+            tbody { @for key in keys { (row(shared, visit, key)) } }
+        } }
+    }
+}
+
+fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
+    let at = visit.at(&format!("/keys/{}", key.id));
+    let status = key.status(Timestamp::now());
+    let link = |action: &str, label: &str| {
+        html! { a href={ (at) "/" (action) } aria-label={ (label) " " (key.name) } { (label) } }
+    };
+    html! {
+        tr {
+            th scope="row" { a href=(at) { (key.name) } }
+            td { code { (key.hint) } " " (copy(key.id.as_str(), "the key's id")) }
+            td { (key.owner.as_deref().unwrap_or("–")) }
+            td { (key.environment.as_deref().unwrap_or("–")) }
+            td { (badge(key)) }
+            td { (time(visit, key.created)) }
+            td { @if let Some(end) = key.expires { (time(visit, end)) } @else { "never" } }
+            td {
+                @if let Some(used) = key.last_used { (time(visit, used)) }
+                @else { strong .never { "never" } }
+            }
+            td .actions {
+                a href=(at) aria-label={ "Usage of " (key.name) } { "Usage" }
+                @if status == KeyStatus::Active && shared.issuer.is_some() { (link("rotate", "Rotate")) }
+                @if status == KeyStatus::Disabled { (link("enable", "Enable")) }
+                @if status == KeyStatus::Active { (link("disable", "Disable")) }
+                (link("delete", "Delete"))
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Signing in and out.
+
+use std::sync::Arc;
+
+use axum::Form;
+use axum::extract::State;
+use axum::extract::rejection::FormRejection;
+use axum::response::{IntoResponse, Response};
+use http::header::{ACCEPT, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use maud::html;
+
+use super::{document, page, see, stranger};
+use crate::dashboard::Shared;
+use crate::dashboard::fields::Posted;
+use crate::dashboard::pages::parts;
+use crate::dashboard::session::ended;
+use crate::dashboard::visit::{Base, Visit};
+
+/// Sends a person to the form; a program is told by the status.
+pub(in crate::dashboard) fn ask(parts: &Parts, base: &str) -> Response {
+    let accepts = parts
+        .headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    if parts.method.is_safe() && accepts.is_some_and(|accept| accept.contains("text/html")) {
+        see(format!("{base}/login"))
+    } else {
+        stranger(StatusCode::UNAUTHORIZED)
+    }
+}
+
+pub(in crate::dashboard) async fn form(State(shared): State<Arc<Shared>>, base: Base) -> Response {
+    if shared.guard.login().is_none() {
+        return stranger(StatusCode::NOT_FOUND);
+    }
+    shown(&base.0, None)
+}
+
+fn shown(base: &str, wrong: Option<&str>) -> Response {
+    let content = html! {
+        main #content .narrow {
+            h1 { "Sign in" }
+            @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
+            form method="post" action={ (base) "/login" } {
+                p .field {
+                    label for="secret" { "Admin token" }
+                    input type="password" id="secret" name="secret" required autofocus
+                        autocomplete="current-password";
+                }
+                button type="submit" .primary { "Sign in" }
+            }
+        }
+    };
+    document(base, "Sign in", &content)
+}
+
+pub(in crate::dashboard) async fn sign_in(
+    State(shared): State<Arc<Shared>>,
+    Base(base): Base,
+    headers: HeaderMap,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+) -> Response {
+    let Some(login) = shared.guard.login() else {
+        return stranger(StatusCode::NOT_FOUND);
+    };
+    let fields = form.map(|Form(fields)| fields).unwrap_or_default();
+    let secret = fields.iter().find(|(name, _)| name == "secret");
+    let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
+        let form = shown(&base, Some("That is not the token."));
+        return (StatusCode::UNAUTHORIZED, form).into_response();
+    };
+    let cookie = shared.signer.session(&admin, &headers, &base);
+    ([(SET_COOKIE, cookie)], see(format!("{base}/keys"))).into_response()
+}
+
+pub(in crate::dashboard) async fn out(visit: Visit) -> Response {
+    let content = html! {
+        h1 { "Sign out" }
+        p { "You are signed in as " strong { (visit.admin.name()) } "." }
+        form method="post" action=(visit.at("/logout")) {
+            (parts::token(&visit))
+            button type="submit" .primary { "Sign out" }
+        }
+    };
+    page(&visit, "Sign out", &content)
+}
+
+pub(in crate::dashboard) async fn sign_out(
+    visit: Visit,
+    headers: HeaderMap,
+    _: Posted,
+) -> Response {
+    let cookie = ended(&headers, &visit.base);
+    ([(SET_COOKIE, cookie)], see(visit.at("/login"))).into_response()
+}

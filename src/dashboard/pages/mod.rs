@@ -1,0 +1,142 @@
+//! The pages. A file each, and here what they share.
+
+pub(super) mod assets;
+pub(super) mod audit;
+pub(super) mod change;
+pub(super) mod delete;
+pub(super) mod generate;
+pub(super) mod keys;
+pub(super) mod log;
+pub(super) mod login;
+mod parts;
+pub(super) mod rotate;
+pub(super) mod usage;
+
+use axum::response::{Html, IntoResponse, Response};
+use http::StatusCode;
+use http::header::LOCATION;
+use maud::{DOCTYPE, Markup, html};
+
+use super::visit::Visit;
+use crate::key::{IssueError, StoreError};
+use crate::usage::ReadError;
+
+/// A page for somebody who was let in.
+fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
+    let there = [("/keys", "API keys"), ("/audit", "Audit")];
+    let frame = html! {
+        a .skip href="#content" { "To the content" }
+        header .top {
+            a .brand href=(visit.at("/keys")) { "keytally" }
+            nav aria-label="Pages" {
+                @for (path, name) in there {
+                    a href=(visit.at(path)) aria-current=[(name == title).then_some("page")] { (name) }
+                }
+            }
+            a .who href=(visit.at("/logout")) { (visit.admin.name()) }
+        }
+        main #content { (content) }
+    };
+    document(&visit.base, title, &frame)
+}
+
+fn document(base: &str, title: &str, body: &Markup) -> Response {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · keytally" }
+                link rel="stylesheet" href={ (base) "/assets/style.css" };
+                script src={ (base) "/assets/script.js" } defer {}
+            }
+            body { (body) }
+        }
+    };
+    Html(page.into_string()).into_response()
+}
+
+/// A page that says why there is no other.
+pub(super) fn refused(visit: &Visit, status: StatusCode, title: &str, why: &str) -> Response {
+    let content = html! {
+        h1 { (title) }
+        p { (why) }
+        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+    };
+    (status, page(visit, title, &content)).into_response()
+}
+
+/// For those who were not let in: it tells nothing of what is here.
+pub(super) fn stranger(status: StatusCode) -> Response {
+    let why = if status == StatusCode::UNAUTHORIZED {
+        "Sign in first."
+    } else {
+        "This is not for you, or it was sent from another site."
+    };
+    (status, why).into_response()
+}
+
+pub(super) async fn nowhere(visit: Visit) -> Response {
+    let why = "There is no such page.";
+    refused(&visit, StatusCode::NOT_FOUND, "Not found", why)
+}
+
+fn see(to: String) -> Response {
+    (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
+}
+
+/// What went wrong, for a page: no text of the backend's own gets there.
+enum Failure {
+    NotFound,
+    /// What was asked for cannot be done, and why.
+    Refused(String),
+    Down,
+}
+
+impl Failure {
+    fn page(self, visit: &Visit) -> Response {
+        match self {
+            Self::NotFound => {
+                let why = "There is no such key. It may have been deleted.";
+                refused(visit, StatusCode::NOT_FOUND, "No such key", why)
+            }
+            Self::Refused(why) => {
+                refused(visit, StatusCode::UNPROCESSABLE_ENTITY, "Not done", &why)
+            }
+            Self::Down => {
+                let why = "The store does not answer. Nothing was changed; try again in a moment.";
+                refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound(_) => Self::NotFound,
+            StoreError::Timeout | StoreError::Unavailable(_) => Self::Down,
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Page(error) => Self::Refused(error.to_string()),
+            _ => Self::Down,
+        }
+    }
+}
+
+impl From<IssueError> for Failure {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Store(error) => error.into(),
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}

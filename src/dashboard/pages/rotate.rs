@@ -1,0 +1,89 @@
+//! A new secret in a key's place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use maud::html;
+
+use super::change::key_of;
+use super::generate::{no_issuer, shown};
+use super::parts::{self, Input};
+use super::{Failure, page};
+use crate::dashboard::Shared;
+use crate::dashboard::fields::Posted;
+use crate::dashboard::visit::Visit;
+
+const HOUR: u64 = 3_600;
+
+/// How long the old secret may go on working.
+const GRACES: [(&str, &str, u64); 4] = [
+    ("now", "Not at all: it stops now", 0),
+    ("1h", "1 hour", HOUR),
+    ("24h", "24 hours", 24 * HOUR),
+    ("7d", "7 days", 7 * 24 * HOUR),
+];
+
+pub(in crate::dashboard) async fn form(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    Path(id): Path<String>,
+) -> Response {
+    let key = match key_of(&shared, &id).await {
+        Ok(key) => key,
+        Err(failure) => return failure.page(&visit),
+    };
+    let hours = Input {
+        name: "hours",
+        label: "Hours",
+        hint: "Where you chose your own",
+        value: "",
+    };
+    let graces = GRACES.map(|(value, text, _)| (value, text));
+    let content = html! {
+        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        h1 { "Rotate " (key.name) }
+        p { "A new secret takes this key's place, with the same owner, scopes and limits." }
+        form .narrow method="post" action=(visit.at(&format!("/keys/{}/rotate", key.id))) {
+            (parts::token(&visit))
+            (parts::choice("grace", "How long the old one goes on working", Some("24h"),
+                graces.into_iter().chain([("custom", "so many hours")])))
+            (hours.text())
+            button type="submit" .primary { "Rotate" }
+        }
+    };
+    page(&visit, "Rotate a key", &content)
+}
+
+pub(in crate::dashboard) async fn rotate(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    Path(id): Path<String>,
+    Posted(fields): Posted,
+) -> Response {
+    let Some(issuer) = &shared.issuer else {
+        return no_issuer(&visit);
+    };
+    let Ok(id) = id.parse() else {
+        return Failure::NotFound.page(&visit);
+    };
+    let grace = fields.get("grace");
+    let seconds = match GRACES.iter().find(|(name, ..)| Some(*name) == grace) {
+        Some(&(_, _, seconds)) => Some(seconds),
+        None if grace == Some("custom") => fields
+            .get("hours")
+            .and_then(|hours| hours.parse::<u64>().ok())
+            .and_then(|hours| hours.checked_mul(HOUR)),
+        None => None,
+    };
+    let Some(seconds) = seconds else {
+        let why = "Say for how many whole hours the old secret goes on working.";
+        return Failure::Refused(why.into()).page(&visit);
+    };
+    let grace = Duration::from_secs(seconds);
+    match issuer.rotate(&*visit.keys(&shared), id, grace).await {
+        Ok(issued) => shown(&visit, &issued, "The key was rotated"),
+        Err(error) => Failure::from(error).page(&visit),
+    }
+}

@@ -1,0 +1,90 @@
+//! What a browser is told, and what is not taken from other sites.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{HeaderMap, Uri};
+
+/// Nothing but what the dashboard itself serves; no script or style within a page.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Puts on every answer what keeps it safe in a browser.
+pub(super) fn protect(headers: &mut HeaderMap) {
+    let always = [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // Filters are in addresses.
+        (REFERRER_POLICY, "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+    ];
+    for (name, value) in always {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Whether a request that changes something comes from these pages, or from no browser: browsers say
+/// from where (Fetch Metadata, or `Origin` where they are older).
+pub(super) fn is_of_this_site(parts: &Parts) -> bool {
+    let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+    if let Some(site) = header("sec-fetch-site") {
+        return site == b"same-origin";
+    }
+    let Some(origin) = parts.headers.get(ORIGIN) else {
+        return true;
+    };
+    let origin: Option<Uri> = origin.to_str().ok().and_then(|origin| origin.parse().ok());
+    let origin = origin
+        .as_ref()
+        .and_then(Uri::authority)
+        .map(|it| it.as_str());
+    // HTTP/2 has the host in the address.
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.or(parts.uri.authority().map(|it| it.as_str()));
+    origin.is_some() && origin == host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_this_site(headers: &[(&str, &str)]) -> bool {
+        let mut request = http::Request::post("/keys").header(HOST, "keys.example:8443");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        is_of_this_site(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn other_sites_change_nothing() {
+        assert!(of_this_site(&[]));
+        assert!(of_this_site(&[("sec-fetch-site", "same-origin")]));
+        assert!(of_this_site(&[("origin", "https://keys.example:8443")]));
+        for site in ["cross-site", "same-site", "none", ""] {
+            assert!(!of_this_site(&[("sec-fetch-site", site)]), "{site}");
+        }
+        for origin in [
+            "https://evil.example",
+            "null",
+            "https://keys.example",
+            "é",
+            "",
+        ] {
+            assert!(!of_this_site(&[("origin", origin)]), "{origin}");
+        }
+        let both = [
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "https://keys.example:8443"),
+        ];
+        assert!(!of_this_site(&both));
+    }
+}

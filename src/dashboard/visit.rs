@@ -1,0 +1,88 @@
+//! Who looks at a page, and where the pages are.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, OriginalUri};
+use http::request::Parts;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::Shared;
+use super::guard::Admin;
+use super::session::cookies;
+use crate::key::KeyAdmin;
+
+/// A request that the guard let in.
+#[derive(Clone)]
+pub(super) struct Visit {
+    pub(super) admin: Admin,
+    /// What comes before every address of these pages: where they were nested.
+    pub(super) base: String,
+    /// What the forms on the page have to send back.
+    pub(super) token: String,
+    /// The reader's time zone, as the browser tells by a cookie; else UTC.
+    pub(super) zone: TimeZone,
+}
+
+impl Visit {
+    pub(super) fn new(shared: &Shared, parts: &Parts, admin: Admin) -> Self {
+        let zone = cookies(&parts.headers, "keytally_zone")
+            // A zone's name is a path in the machine's folder of zones.
+            .filter(|name| !name.contains("..") && !name.starts_with('/'))
+            .find_map(|name| TimeZone::get(&name.replace("%2F", "/")).ok());
+        Self {
+            token: shared.signer.form_token(&admin),
+            base: base(parts),
+            zone: zone.unwrap_or(TimeZone::UTC),
+            admin,
+        }
+    }
+
+    /// An address of these pages.
+    pub(super) fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// A time on the reader's clock, to the minute.
+    pub(super) fn clock(&self, time: Timestamp) -> String {
+        let time = self.zone.to_datetime(time);
+        time.strftime("%Y-%m-%d %H:%M").to_string()
+    }
+
+    /// The store, which notes who changes something.
+    pub(super) fn keys(&self, shared: &Shared) -> Arc<dyn KeyAdmin> {
+        let acting = shared.backend.acting_as(self.admin.name());
+        acting.unwrap_or_else(|| shared.backend.clone())
+    }
+}
+
+/// Where the pages are nested: the address that was asked for, without what is within them.
+pub(super) fn base(parts: &Parts) -> String {
+    let within = parts.uri.path();
+    let asked = parts.extensions.get::<OriginalUri>();
+    let asked = asked.map_or(within, |OriginalUri(uri)| uri.path());
+    let base = asked.strip_suffix(within).unwrap_or(asked);
+    base.trim_end_matches('/').into()
+}
+
+impl<S: Sync> FromRequestParts<S> for Visit {
+    type Rejection = http::StatusCode;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        // The guard's middleware puts it there: without that, nobody is let in.
+        let visit = parts.extensions.get::<Self>().cloned();
+        visit.ok_or(http::StatusCode::UNAUTHORIZED)
+    }
+}
+
+/// The base where nobody has been let in yet.
+pub(super) struct Base(pub(super) String);
+
+impl<S: Sync> FromRequestParts<S> for Base {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(base(parts)))
+    }
+}
