@@ -108,6 +108,7 @@ pub use page::{InvalidPageToken, Page, PageToken};
     feature = "axum",
     feature = "sqlite",
     feature = "postgres",
+    feature = "dashboard",
     feature = "testing",
     feature = "conformance"
 ))]

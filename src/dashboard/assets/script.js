@@ -13,7 +13,8 @@ for (const time of document.querySelectorAll("time[datetime]")) {
   const date = new Date(time.dateTime);
   if (!Number.isNaN(date.valueOf())) {
     time.title = time.dateTime;
-    time.textContent = date.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+    const clock = time.classList.contains("date") ? {} : { timeStyle: "medium" };
+    time.textContent = date.toLocaleString([], { dateStyle: "medium", ...clock });
   }
 }
 

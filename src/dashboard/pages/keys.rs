@@ -7,7 +7,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, badge, copy, time};
+use super::parts::{self, Input, badge, copy, date, time};
 use super::{Failure, page};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Fields;
@@ -119,7 +119,7 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     let at = visit.at(&format!("/keys/{}", key.id));
     let status = key.status(Timestamp::now());
     let link = |action: &str, label: &str| {
-        html! { a href={ (at) "/" (action) } aria-label={ (label) " " (key.name) } { (label) } }
+        html! { " " a href={ (at) "/" (action) } aria-label={ (label) " " (key.name) } { (label) } }
     };
     html! {
         tr {
@@ -128,8 +128,8 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
             td { (key.owner.as_deref().unwrap_or("–")) }
             td { (key.environment.as_deref().unwrap_or("–")) }
             td { (badge(key)) }
-            td { (time(visit, key.created)) }
-            td { @if let Some(end) = key.expires { (time(visit, end)) } @else { "never" } }
+            td { (date(visit, key.created)) }
+            td { @if let Some(end) = key.expires { (date(visit, end)) } @else { "never" } }
             td {
                 @if let Some(used) = key.last_used { (time(visit, used)) }
                 @else { strong .never { "never" } }

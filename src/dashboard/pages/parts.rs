@@ -11,6 +11,12 @@ pub(super) fn time(visit: &Visit, time: Timestamp) -> Markup {
     html! { time datetime=(time) title=(time) { (visit.clock(time)) } }
 }
 
+/// A day on the reader's calendar.
+pub(super) fn date(visit: &Visit, time: Timestamp) -> Markup {
+    let day = visit.zone.to_datetime(time).date();
+    html! { time .date datetime=(time) title=(time) { (day) } }
+}
+
 pub(super) fn status_name(status: KeyStatus) -> &'static str {
     match status {
         KeyStatus::Active => "active",
