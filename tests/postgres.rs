@@ -860,7 +860,7 @@ async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() 
         )
     };
     let month = "FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-04-01 00:00+00')";
-    run(&own, &partition("march", month)).await;
+    run(&own, &partition("keytally_requests_march", month)).await;
     let past = "FOR VALUES FROM (MINVALUE) TO ('2026-01-01 00:00+00')";
     run(&own, &partition("past", past)).await;
     run(&own, &partition("rest", "DEFAULT")).await;
@@ -872,7 +872,7 @@ async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() 
         backend.write(&Batch::new(events)).await.unwrap();
     }
     assert_eq!(counts(&own).await, (6, 6));
-    for table in ["march", "past", "rest"] {
+    for table in ["keytally_requests_march", "past", "rest"] {
         let rows = format!("SELECT count(*) FROM {table}");
         assert_eq!(number(&own, &rows).await, 2, "{table}");
     }
@@ -904,6 +904,13 @@ async fn a_day_that_can_have_no_partition_holds_nothing_up() {
     backend.write(&Batch::new(vec![odd])).await.unwrap();
     backend.write(&Batch::new(events())).await.unwrap();
     assert_eq!(counts(&own).await, (7, 3));
+    // Two halves are a day.
+    let other = half
+        .replace("half", "other")
+        .replace("06 00:00", "05 12:00");
+    run(&own, &other.replacen("05 12:00", "05 00:00", 1)).await;
+    backend.write(&Batch::new(events())).await.unwrap();
+    assert_eq!(counts(&own).await, (9, 5));
 }
 
 #[tokio::test]

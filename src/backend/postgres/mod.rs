@@ -126,7 +126,8 @@ impl PostgresBackend {
     /// anything else: clones that were made earlier keep to theirs.
     ///
     /// One that names it and one whose `search_path` names it first have the same tables, and are told of
-    /// each other's changes.
+    /// each other's changes. Name it where somebody may make another schema in front of it: without a
+    /// name the tables would be made anew there.
     ///
     /// # Errors
     ///

@@ -34,6 +34,9 @@ const LITTLE_PATIENCE: &str = "100ms";
 /// There is a table of this name.
 const NAME_TAKEN: &str = "42P07";
 
+/// There is no such table or partition.
+const NO_TABLE: &str = "42P01";
+
 /// Another partition has a part of the day.
 const OVERLAPS: &str = "42P17";
 
@@ -150,7 +153,7 @@ impl PostgresEngine {
         taken
     }
 
-    /// Whether the whole of a day is in one partition.
+    /// Whether there are partitions for the whole of a day.
     async fn has_partition(
         &self,
         session: &mut <Self as Engine>::Session,
@@ -159,8 +162,15 @@ impl PostgresEngine {
         let start = start_of(day)?;
         let end = start + 24 * 3_600 * 1_000_000;
         let partitions = self.partitions(session).await?;
-        let has = |it: &Partition| it.times.start <= start && end <= it.times.end;
-        Ok(partitions.iter().any(has))
+        // In the order in which they begin; a default one takes all that no other does.
+        let reached = partitions.iter().fold(start, |reached, it| {
+            if it.times.start <= reached {
+                reached.max(it.times.end)
+            } else {
+                reached
+            }
+        });
+        Ok(reached >= end)
     }
 
     /// The partitions that take requests.
@@ -180,7 +190,7 @@ impl PostgresEngine {
         };
         let list = format!(
             "SELECT format('%I.%I', n.nspname, c.relname) AS name,
-                starts_with(c.relname, '¶requests_') AS own, {} AS begins, {} AS ends
+                c.relname ~ '^¶requests_[0-9]{{8}}(_[2-9])?$' AS own, {} AS begins, {} AS ends
             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             JOIN pg_namespace n ON n.oid = c.relnamespace,
             LATERAL pg_get_expr(c.relpartbound, c.oid) AS bound
@@ -218,6 +228,8 @@ impl PostgresEngine {
             }
             match self.drop_partition(&partition, patience).await {
                 Ok(()) => dropped += 1,
+                // Somebody has detached it meanwhile, to keep it.
+                Err(error) if code(&error).as_deref() == Some(NO_TABLE) => {}
                 // Others read it for long, and maybe all of them: they are tried again at the next pass.
                 Err(error) if code(&error).as_deref() == Some(LOCKED) => patience = LITTLE_PATIENCE,
                 Err(error) => failure.of(Err(error)),
@@ -233,8 +245,10 @@ impl PostgresEngine {
         let mut session = self.writer().await?;
         // Whoever comes meanwhile waits behind this, and so it does not wait for long itself.
         session.script(&lock_timeout(patience)).await?;
-        let drop = format!("DROP TABLE IF EXISTS {}", partition.name);
-        session.script(&drop).await?;
+        // Detached first, which fails where it is no partition any more.
+        let name = &partition.name;
+        let drop = format!("ALTER TABLE §requests DETACH PARTITION {name}; DROP TABLE {name}");
+        session.script(&self.names.sql(&drop)).await?;
         session.commit().await
     }
 }

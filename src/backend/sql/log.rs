@@ -127,11 +127,8 @@ pub(super) fn looks(
     let mut looks = Vec::new();
     if names.dialect.has_log_in_days() {
         let ends = [after.map(PageToken::time), filter.to];
-        let end = ends
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or_else(Timestamp::now);
+        let ends = ends.into_iter().flatten();
+        let end = ends.fold(Timestamp::now(), Timestamp::min);
         for days in [1, 8] {
             let from = end.saturating_sub(SignedDuration::from_hours(24 * days));
             if let Ok(from) = from

@@ -220,7 +220,9 @@ async fn drop_old<E: Engine>(
 /// Drops minutes of hours that are wholly past, and not before everybody knows: from then on the hours
 /// answer for them.
 async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    note(engine, "minutes", before).await?;
+    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
+        ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    write(engine, note, &[Value::Time(Some(before))]).await?;
     let mut failure = FirstFailure::default();
     let dropped = delete(engine, "§minutes", "series_id, start", "start", before).await;
     let dropped = failure.of(dropped);
@@ -231,7 +233,10 @@ async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlErro
 /// Drops hours and days. Nobody counts those that are left meanwhile: what is made of hours has to agree
 /// with what is made of days.
 async fn drop_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    note(engine, "hours", before).await?;
+    // A clock that was ahead must not hide what comes later: the mark may be an earlier one again.
+    let mark = "INSERT INTO §dropped (what, before) VALUES ('hours', $1)
+        ON CONFLICT (what) DO UPDATE SET before = excluded.before";
+    write(engine, mark, &[Value::Time(Some(before))]).await?;
     let mut failure = FirstFailure::default();
     failure.of(delete(engine, "§days", "series_id, start", "start", before).await);
     let dropped = delete(engine, "§hours", "series_id, start", "start", before).await;
@@ -266,13 +271,6 @@ async fn drop_batches<E: Engine>(
 fn before(now: Timestamp, kept: Duration) -> Option<Timestamp> {
     let kept = SignedDuration::try_from(kept).ok()?;
     now.checked_sub(kept).ok()
-}
-
-/// Notes that these sums are not there from before this time.
-async fn note<E: Engine>(engine: &E, what: &str, before: i64) -> Result<(), SqlError> {
-    let note = "INSERT INTO §dropped AS d (what, before) VALUES ($1, $2)
-        ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
-    write(engine, note, &[what.into(), Value::Time(Some(before))]).await
 }
 
 async fn write<E: Engine>(engine: &E, template: &str, values: &[Value]) -> Result<(), SqlError> {
