@@ -140,10 +140,10 @@ async fn a_process_that_is_killed_under_load_loses_one_batch_age_at_most() {
     assert!(oldest < BATCH_AGE + Duration::from_secs(1));
 }
 
-/// How long the server is gone: `KEYTALLY_TEST_OUTAGE_SECONDS`, or three seconds.
+/// How long the server is gone: `KEYTALLY_TEST_OUTAGE_SECONDS`, or thirty seconds.
 fn outage() -> Duration {
     let seconds = std::env::var("KEYTALLY_TEST_OUTAGE_SECONDS");
-    Duration::from_secs(seconds.map_or(3, |seconds| seconds.parse().unwrap()))
+    Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
