@@ -6,9 +6,9 @@ use http::header::{AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use keytally::backend::MemoryBackend;
-use keytally::dashboard::{BearerToken, Dashboard};
+use keytally::dashboard::{AllowEveryone, BearerToken, Dashboard};
 use keytally::key::{Issuer, Key, KeyAdmin, KeyQuery, KeyStatus, KeyStore, NewKey};
-use keytally::usage::{Batch, UsageEvent, UsageSink};
+use keytally::usage::{Batch, Recorder, UsageEvent, UsageSink};
 use tower::ServiceExt;
 
 const TOKEN: &str = "a token of sixteen or more";
@@ -368,6 +368,24 @@ async fn texts_of_others_are_only_texts() {
     }
     let csv = pages.get("/admin/log/csv").await;
     assert_eq!(csv.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_the_recorder_has_written_is_told() {
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
+    let router = dashboard.recorder(recorder).into_router();
+    let request = Request::get("/keys").body(Body::empty()).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    let page = response.into_body().collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.into()).unwrap();
+    assert!(
+        page.contains("0 written") && page.contains("0 lost"),
+        "{page}"
+    );
+    // Without an issuer, nothing offers what cannot be done.
+    assert!(!page.contains("Generate"));
 }
 
 #[tokio::test]

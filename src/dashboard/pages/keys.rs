@@ -10,10 +10,12 @@ use maud::{Markup, html};
 use super::parts::{self, Input, badge, copy, date, time};
 use super::{Failure, page};
 use crate::dashboard::Shared;
+use crate::dashboard::charts;
 use crate::dashboard::fields::Fields;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
+use crate::usage::RecorderStats;
 
 const STATUSES: [KeyStatus; 4] = [
     KeyStatus::Active,
@@ -65,17 +67,37 @@ fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) ->
         @if keys.items.is_empty() {
             p .empty {
                 @if filtered { "No key matches. " a href=(visit.at("/keys")) { "Show all keys" } }
-                @else { "There are no keys yet. Generate one and give it to whom it is for." }
+                @else { "There are no keys yet." @if shared.issuer.is_some() { " Generate one and give it to whom it is for." } }
             }
         } @else {
             (table(shared, visit, &keys.items))
         }
+        @if let Some(recorder) = &shared.recorder { (health(&recorder.stats())) }
         nav .pages aria-label="Pages of keys" {
             @if fields.get("after").is_some() {
                 a href={ (visit.at("/keys?")) (fields.with("after", "")) } { "Newest" }
             }
             @if let Some(next) = &keys.next {
                 a href={ (visit.at("/keys?")) (fields.with("after", &next.to_string())) } { "Older" }
+            }
+        }
+    }
+}
+
+/// What the recorder of this process has to write.
+fn health(stats: &RecorderStats) -> Markup {
+    let numbers = [
+        ("written", stats.written),
+        ("waiting", stats.queued),
+        ("in the spool", stats.spooled),
+        ("lost", stats.lost),
+    ];
+    html! {
+        p .health {
+            "Usage of this process: "
+            @for (n, (name, count)) in numbers.into_iter().enumerate() {
+                @if n > 0 { " · " }
+                span .failed[name == "lost" && count > 0] { (charts::count(count)) " " (name) }
             }
         }
     }
