@@ -61,11 +61,17 @@ impl Pages {
 
     /// Sends the form of a page, with the token that stands in it.
     async fn send(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let token = self.token(path).await;
+        let token = [("token", &*token)];
+        let fields: Vec<_> = fields.iter().copied().chain(token).collect();
+        self.post(path, &fields, &[]).await
+    }
+
+    /// The token in a page's form.
+    async fn token(&self, path: &str) -> String {
         let form = self.get(path).await.text;
         let (_, token) = form.split_once("name=\"token\" value=\"").expect("a form");
-        let (token, _) = token.split_once('"').unwrap();
-        let fields: Vec<_> = fields.iter().copied().chain([("token", token)]).collect();
-        self.post(path, &fields, &[]).await
+        token.split('"').next().unwrap().into()
     }
 
     async fn post(&self, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
@@ -299,10 +305,8 @@ async fn other_sites_and_old_forms_change_nothing() {
     let pages = Pages::new();
     let key = pages.key("Kept").await;
     let path = format!("/admin/keys/{}/disable", key.id);
-    let form = pages.get(&path).await.text;
-    let (_, token) = form.split_once("name=\"token\" value=\"").unwrap();
-    let token = &token[..64];
-    let good = [("token", token)];
+    let token = pages.token(&path).await;
+    let good = [("token", &*token)];
     for (fields, headers) in [
         (&good[..], &[("sec-fetch-site", "cross-site")][..]),
         (&good, &[("sec-fetch-site", "same-site")]),

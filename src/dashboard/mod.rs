@@ -22,7 +22,8 @@
 //!
 //! # Safety
 //!
-//! 1. The guard is asked before anything else, for every route but the login form and the style sheet.
+//! 1. The guard is asked before anything else, for every route but the login form, the style sheet
+//!    and the script.
 //! 2. What changes something has to come from these pages: `Sec-Fetch-Site` or `Origin` say so, and each
 //!    form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
@@ -31,11 +32,13 @@
 //!
 //! # Deployment caveat
 //!
-//! Put it behind TLS: the session's cookie has `Secure` set everywhere but on `localhost`.
+//! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
+//! `127.0.0.1` or `[::1]`.
 
 mod charts;
 mod fields;
 mod guard;
+mod key_in_path;
 mod pages;
 mod router;
 mod safety;

@@ -2,32 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use maud::html;
 
 use super::{Failure, page, parts, see};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
+use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::visit::Visit;
-use crate::id::KeyId;
 use crate::key::{Key, StoreError};
 
-/// A key by the id in an address, whatever stands there.
-pub(super) async fn key_of(shared: &Shared, id: &str) -> Result<Key, Failure> {
-    let id: KeyId = id.parse().map_err(|_| Failure::NotFound)?;
-    shared.backend.get(id).await?.ok_or(Failure::NotFound)
-}
-
-pub(in crate::dashboard) async fn form(
-    State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    Path(id): Path<String>,
-) -> Response {
-    let key = match key_of(&shared, &id).await {
-        Ok(key) => key,
-        Err(failure) => return failure.page(&visit),
-    };
+pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
     let at = |action: &str| visit.at(&format!("/keys/{}/{action}", key.id));
     let content = html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
@@ -51,25 +37,19 @@ pub(in crate::dashboard) async fn form(
 pub(in crate::dashboard) async fn disable(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    Path(id): Path<String>,
+    KeyInPath(key): KeyInPath,
     _: Posted,
 ) -> Response {
-    let Ok(id) = id.parse() else {
-        return Failure::NotFound.page(&visit);
-    };
-    done(&visit, visit.keys(&shared).disable(id).await)
+    done(&visit, visit.keys(&shared).disable(key.id).await)
 }
 
 pub(in crate::dashboard) async fn enable(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    Path(id): Path<String>,
+    KeyInPath(key): KeyInPath,
     _: Posted,
 ) -> Response {
-    let Ok(id) = id.parse() else {
-        return Failure::NotFound.page(&visit);
-    };
-    done(&visit, visit.keys(&shared).enable(id).await)
+    done(&visit, visit.keys(&shared).enable(key.id).await)
 }
 
 fn done(visit: &Visit, changed: Result<Key, StoreError>) -> Response {

@@ -2,28 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::{Markup, html};
 
-use super::change::key_of;
 use super::parts::{self, Input};
 use super::{Failure, page, see};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
+use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::visit::Visit;
 use crate::key::Key;
 
-pub(in crate::dashboard) async fn form(
-    State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    Path(id): Path<String>,
-) -> Response {
-    match key_of(&shared, &id).await {
-        Ok(key) => page(&visit, "Delete a key", &content(&visit, &key, None)),
-        Err(failure) => failure.page(&visit),
-    }
+pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
+    page(&visit, "Delete a key", &content(&visit, &key, None))
 }
 
 fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
@@ -40,7 +33,7 @@ fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
             "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
         }
         @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
-        form .narrow method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
+        form .column method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
             (parts::token(visit))
             p { "To delete it, type its name: " strong { (key.name) } }
             (name.required())
@@ -52,13 +45,9 @@ fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
 pub(in crate::dashboard) async fn delete(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    Path(id): Path<String>,
+    KeyInPath(key): KeyInPath,
     Posted(fields): Posted,
 ) -> Response {
-    let key = match key_of(&shared, &id).await {
-        Ok(key) => key,
-        Err(failure) => return failure.page(&visit),
-    };
     // Blanks around a name are not seen.
     if fields.get("name").unwrap_or_default() != key.name.trim() {
         let again = content(&visit, &key, Some("That is not its name."));

@@ -151,7 +151,7 @@ fn content(visit: &Visit, fields: &Fields, wrong: Option<&str>) -> Markup {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
         @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
-        form .narrow method="post" action=(visit.at("/keys/new")) {
+        form .column method="post" action=(visit.at("/keys/new")) {
             (parts::token(visit))
             (field("name", "Name", "Who uses it: PowerAutomate, Zapier Integration").required())
             (field("owner", "Owner", "Whose it is, in your own terms").text())

@@ -40,7 +40,7 @@ pub(in crate::dashboard) async fn form(State(shared): State<Arc<Shared>>, base: 
 
 fn shown(base: &str, wrong: Option<&str>) -> Response {
     let content = html! {
-        main #content .narrow {
+        main #content .column {
             h1 { "Sign in" }
             @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
             form method="post" action={ (base) "/login" } {

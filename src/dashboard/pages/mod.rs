@@ -88,7 +88,7 @@ fn see(to: String) -> Response {
 }
 
 /// What went wrong, for a page: no text of the backend's own gets there.
-enum Failure {
+pub(super) enum Failure {
     NotFound,
     /// What was asked for cannot be done, and why.
     Refused(String),
@@ -96,7 +96,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn page(self, visit: &Visit) -> Response {
+    pub(super) fn page(self, visit: &Visit) -> Response {
         match self {
             Self::NotFound => {
                 let why = "There is no such key. It may have been deleted.";

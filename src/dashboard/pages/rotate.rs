@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use maud::html;
 
-use super::change::key_of;
 use super::generate::{no_issuer, shown};
 use super::parts::{self, Input};
 use super::{Failure, page};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
+use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::visit::Visit;
 
 const HOUR: u64 = 3_600;
@@ -25,15 +25,7 @@ const GRACES: [(&str, &str, u64); 4] = [
     ("7d", "7 days", 7 * 24 * HOUR),
 ];
 
-pub(in crate::dashboard) async fn form(
-    State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    Path(id): Path<String>,
-) -> Response {
-    let key = match key_of(&shared, &id).await {
-        Ok(key) => key,
-        Err(failure) => return failure.page(&visit),
-    };
+pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
     let hours = Input {
         name: "hours",
         label: "Hours",
@@ -45,7 +37,7 @@ pub(in crate::dashboard) async fn form(
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Rotate " (key.name) }
         p { "A new secret takes this key's place, with the same owner, scopes and limits." }
-        form .narrow method="post" action=(visit.at(&format!("/keys/{}/rotate", key.id))) {
+        form .column method="post" action=(visit.at(&format!("/keys/{}/rotate", key.id))) {
             (parts::token(&visit))
             (parts::choice("grace", "How long the old one goes on working", Some("24h"),
                 graces.into_iter().chain([("custom", "so many hours")])))
@@ -59,14 +51,11 @@ pub(in crate::dashboard) async fn form(
 pub(in crate::dashboard) async fn rotate(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    Path(id): Path<String>,
+    KeyInPath(key): KeyInPath,
     Posted(fields): Posted,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&visit);
-    };
-    let Ok(id) = id.parse() else {
-        return Failure::NotFound.page(&visit);
     };
     let grace = fields.get("grace");
     let seconds = match GRACES.iter().find(|(name, ..)| Some(*name) == grace) {
@@ -82,7 +71,7 @@ pub(in crate::dashboard) async fn rotate(
         return Failure::Refused(why.into()).page(&visit);
     };
     let grace = Duration::from_secs(seconds);
-    match issuer.rotate(&*visit.keys(&shared), id, grace).await {
+    match issuer.rotate(&*visit.keys(&shared), key.id, grace).await {
         Ok(issued) => shown(&visit, &issued, "The key was rotated"),
         Err(error) => Failure::from(error).page(&visit),
     }

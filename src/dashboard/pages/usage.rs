@@ -3,18 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::change::key_of;
 use super::generate::moment;
 use super::parts::{Input, badge, copy};
 use super::{Failure, log, page};
 use crate::dashboard::Shared;
 use crate::dashboard::charts::{self, Bar, Slice, Times};
 use crate::dashboard::fields::Fields;
+use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::visit::Visit;
 use crate::key::Key;
 use crate::usage::summary::{TimeBucket, Totals};
@@ -77,10 +77,10 @@ impl Picked {
 pub(in crate::dashboard) async fn of_key(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    Path(id): Path<String>,
+    KeyInPath(key): KeyInPath,
     fields: Fields,
 ) -> Response {
-    match shown(&shared, &visit, &id, &fields).await {
+    match shown(&shared, &visit, &key, &fields).await {
         Ok(content) => page(&visit, "Usage", &content),
         Err(failure) => failure.page(&visit),
     }
@@ -89,10 +89,9 @@ pub(in crate::dashboard) async fn of_key(
 async fn shown(
     shared: &Shared,
     visit: &Visit,
-    id: &str,
+    key: &Key,
     fields: &Fields,
 ) -> Result<Markup, Failure> {
-    let key = key_of(shared, id).await?;
     let picked = Picked::of(visit, fields, Timestamp::now());
     let range = |times: &Range<Timestamp>| {
         UsageRange::new()
@@ -107,16 +106,16 @@ async fn shown(
     let before = SummaryQuery::new(range(&picked.before), SummarySpec::new());
     let summary = shared.backend.summary(&now).await?;
     let before = shared.backend.summary(&before).await?.totals;
-    let log = log::table(shared, visit, &key, &picked, fields).await?;
+    let log = log::table(shared, visit, key, &picked, fields).await?;
     Ok(html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         .head {
-            h1 { (key.name) " " (badge(&key)) }
+            h1 { (key.name) " " (badge(key)) }
             p { code { (key.id) } " " (copy(key.id.as_str(), "the key's id")) }
         }
-        (ranges(visit, &key, &picked, fields))
+        (ranges(visit, key, &picked, fields))
         (cards(&summary.totals, &before))
-        (breakdowns(visit, &key, &picked, fields, &summary))
+        (breakdowns(visit, key, &picked, fields, &summary))
         (log)
     })
 }

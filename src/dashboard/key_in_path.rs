@@ -1,0 +1,33 @@
+//! The key that an address names.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use super::Shared;
+use super::pages::Failure;
+use super::visit::Visit;
+use crate::id::KeyId;
+use crate::key::Key;
+
+/// The key whose id is in the path, as the store has it now; else a page says that there is none.
+pub(super) struct KeyInPath(pub(super) Key);
+
+impl FromRequestParts<Arc<Shared>> for KeyInPath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
+        let visit = Visit::from_request_parts(parts, shared).await;
+        let visit = visit.map_err(IntoResponse::into_response)?;
+        let id = Path::<String>::from_request_parts(parts, shared).await;
+        let id = id.ok().and_then(|Path(id)| id.parse::<KeyId>().ok());
+        let found = match id {
+            Some(id) => shared.backend.get(id).await.map_err(Failure::from),
+            None => Ok(None),
+        };
+        let key = found.and_then(|key| key.ok_or(Failure::NotFound));
+        key.map(Self).map_err(|failure| failure.page(&visit))
+    }
+}
