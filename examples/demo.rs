@@ -4,8 +4,8 @@
 //! cargo run --release --example demo --features full
 //! ```
 //!
-//! Then open the address that it prints. `-- --fresh` starts over, `PORT` changes the port, `0` takes a
-//! free one. Ctrl-C ends it, and nothing is lost.
+//! Then open the address that it prints. `-- --fresh` starts over. `PORT` changes the port, `0` takes a
+//! free one; `FILE` changes the file, `ADMIN_TOKEN` the token. Ctrl-C ends it, and nothing is lost.
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -9,6 +9,7 @@ mod issuer;
 mod record;
 mod store;
 mod token;
+mod update;
 
 pub use address::{AddressList, InvalidNetwork};
 pub use audit::{AuditAction, AuditEntry, AuditQuery, InvalidAuditAction};
@@ -16,9 +17,10 @@ pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use changes::ChangeFeed;
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
 pub use issuer::{IssueError, Issued, Issuer, NewKey};
-pub use record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, KeyUpdate, Rotation};
+pub use record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 pub use store::{KeyAdmin, KeyQuery, KeyStore, StoreError};
 pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
+pub use update::KeyUpdate;
 
 pub(crate) use cached::{CachedKey, Peek};
 #[cfg(feature = "conformance")]

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::audit::{AuditEntry, AuditQuery};
 use super::cached::KeyCache;
 use super::changes::ChangeFeed;
-use super::record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, KeyUpdate, Rotation};
+use super::record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, Rotation};
+use super::update::KeyUpdate;
 use crate::id::KeyId;
 use crate::page::{InvalidPageToken, Page, PageToken};
 
