@@ -35,6 +35,7 @@
 //! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
 //! `127.0.0.1` or `[::1]`.
 
+mod api;
 mod charts;
 mod fields;
 mod guard;
@@ -49,6 +50,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
+use self::api::Answers;
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
 use self::session::Signer;
 use crate::key::{Issuer, KeyAdmin};
@@ -64,6 +66,7 @@ struct Shared {
     issuer: Option<Issuer>,
     recorder: Option<Recorder>,
     signer: Signer,
+    answers: Answers,
 }
 
 trait Backend: KeyAdmin + UsageReader {}
@@ -91,6 +94,7 @@ impl Dashboard {
             issuer: None,
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
+            answers: Answers::default(),
         }))
     }
 

@@ -10,6 +10,7 @@ use axum::routing::get;
 use http::StatusCode;
 
 use super::Shared;
+use super::api;
 use super::guard::Denied;
 use super::pages::{self, login};
 use super::safety::{is_of_this_site, protect};
@@ -42,6 +43,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/logout", get(login::out).post(login::sign_out))
         .route("/assets/style.css", get(assets::style))
         .route("/assets/script.js", get(assets::script))
+        .nest(api::PATH, api::router())
         .fallback(pages::nowhere)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
         // Around every route and the fallback: none can be added that it is not asked for.
@@ -70,6 +72,7 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
             parts.extensions.insert(visit);
             next.run(Request::from_parts(parts, body)).await
         }
+        Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
         Err(Denied::Unauthenticated) if shared.guard.login().is_some() => {
             login::ask(&parts, &base(&parts))
         }
@@ -83,6 +86,8 @@ async fn keep_safe(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let mut response = if parts.method.is_safe() || is_of_this_site(&parts) {
         next.run(Request::from_parts(parts, body)).await
+    } else if api::is_at(parts.uri.path()) {
+        api::of_another_site()
     } else {
         pages::stranger(StatusCode::FORBIDDEN)
     };

@@ -28,9 +28,7 @@ pub(super) struct Visit {
 impl Visit {
     pub(super) fn new(shared: &Shared, parts: &Parts, admin: Admin) -> Self {
         let zone = cookies(&parts.headers, "keytally_zone")
-            // A zone's name is a path in the machine's folder of zones.
-            .filter(|name| !name.contains("..") && !name.starts_with('/'))
-            .find_map(|name| TimeZone::get(&name.replace("%2F", "/")).ok());
+            .find_map(|name| zone_named(&name.replace("%2F", "/")));
         Self {
             token: shared.signer.form_token(&admin),
             base: base(parts),
@@ -55,6 +53,13 @@ impl Visit {
         let acting = shared.backend.acting_as(self.admin.name());
         acting.unwrap_or_else(|| shared.backend.clone())
     }
+}
+
+/// A time zone by its IANA name.
+pub(super) fn zone_named(name: &str) -> Option<TimeZone> {
+    // A zone's name is a path in the machine's folder of zones.
+    let within = !name.contains("..") && !name.starts_with('/');
+    within.then(|| TimeZone::get(name).ok()).flatten()
 }
 
 /// Where the pages are nested: the address that was asked for, without what is within them.

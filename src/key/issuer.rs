@@ -182,6 +182,8 @@ pub struct Issuer {
     prefix: Prefix,
     peppers: Peppers,
     clock: Clock,
+    /// The id of what it makes; any unless set.
+    id: Option<KeyId>,
 }
 
 /// A key that could not be made.
@@ -216,6 +218,7 @@ impl Issuer {
             prefix: Prefix::new(prefix)?,
             peppers: Peppers::none(),
             clock: Clock::system(),
+            id: None,
         })
     }
 
@@ -231,6 +234,22 @@ impl Issuer {
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// The same for one key, under an id that is given instead of made.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn under(self, id: KeyId) -> Self {
+        Self {
+            id: Some(id),
+            ..self
+        }
+    }
+
+    fn secret(&self) -> Result<Secret, getrandom::Error> {
+        match self.id {
+            Some(id) => Secret::generate_for(&self.prefix, id),
+            None => Secret::generate(&self.prefix),
+        }
     }
 
     /// Makes a key and its secret.
@@ -254,7 +273,7 @@ impl Issuer {
     ///
     /// When a field is out of bounds.
     pub fn make(&self, new: NewKey) -> Result<(Secret, KeyRecord), IssueError> {
-        let secret = Secret::generate(&self.prefix)?;
+        let secret = self.secret()?;
         let now = self.clock.now().timestamp();
         let key = new.into_key(secret.id(), secret.hint(), now)?;
         let digest = self.peppers.digest(secret.expose().as_bytes());
@@ -277,7 +296,7 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        let secret = Secret::generate(&self.prefix)?;
+        let secret = self.secret()?;
         let now = self.clock.now().timestamp();
         let rotation = Rotation {
             id: secret.id(),

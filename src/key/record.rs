@@ -1,5 +1,6 @@
 //! The record of a key, the bounds of its fields, and what can be changed about it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -69,6 +70,27 @@ pub enum KeyStatus {
     Expired,
     /// It was revoked, for good.
     Revoked,
+}
+
+impl KeyStatus {
+    /// Every status there is, in the order of the enum.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Disabled, Self::Expired, Self::Revoked];
+
+    /// The name in `snake_case`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl fmt::Display for KeyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 impl Key {

@@ -112,6 +112,13 @@ impl Summary {
         top(self.by_endpoint.iter(), n)
     }
 
+    /// The `n` keys with the most requests, most first; none where the summary is not
+    /// [by key](SummarySpec::by_key). `None` stands for anonymous requests.
+    pub fn top_keys(&self, n: usize) -> Vec<(Option<KeyId>, &Totals)> {
+        let keys = self.by_key.iter().flatten();
+        top(keys.map(|(key, totals)| (*key, totals)), n)
+    }
+
     /// By the class of the status.
     pub fn by_status_class(&self) -> BTreeMap<StatusClass, Totals> {
         classes(&self.by_status)
