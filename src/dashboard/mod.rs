@@ -39,6 +39,7 @@ mod api;
 mod charts;
 mod fields;
 mod guard;
+mod holder;
 mod key_in_path;
 mod pages;
 mod router;
@@ -52,6 +53,7 @@ use axum::Router;
 
 use self::api::Answers;
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
+pub use self::holder::KeyHolderApi;
 use self::session::Signer;
 use crate::key::{Issuer, KeyAdmin};
 use crate::usage::{Recorder, UsageReader};

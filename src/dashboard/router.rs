@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{any, get};
 use http::StatusCode;
 
 use super::Shared;
@@ -44,6 +44,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/assets/style.css", get(assets::style))
         .route("/assets/script.js", get(assets::script))
         .nest(api::PATH, api::router())
+        // Axum takes the path with nothing but a slash behind it for another one.
+        .route(&format!("{}/", api::PATH), any(async || api::nowhere()))
         .fallback(pages::nowhere)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
         // Around every route and the fallback: none can be added that it is not asked for.

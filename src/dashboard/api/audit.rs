@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use super::extract::{Query, at_most};
 use super::problem::Problem;
-use super::schema::{self, AuditEntry, Page};
+use super::schema::{AuditEntry, Page, names};
 use crate::dashboard::Shared;
 use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, KeyAdmin};
@@ -23,12 +23,12 @@ use crate::page::PageToken;
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Those about this key.
-    #[param(schema_with = schema::key_id)]
+    #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
     /// Those of what this one did.
     actor: Option<String>,
     /// Those of this being done.
-    #[param(schema_with = schema::action)]
+    #[param(inline, value_type = Option<names::AuditAction>)]
     action: Option<AuditAction>,
     /// Those from then on.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -65,10 +65,16 @@ impl TryFrom<Wanted> for AuditQuery {
 }
 
 /// Lists who did what to which key, the newest first.
-#[utoipa::path(get, path = "/audit", tag = "audit", params(Wanted), responses(
-    (status = 200, description = "A page of entries", body = Page<AuditEntry>),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/audit",
+    operation_id = "list_audit_entries",
+    tag = "audit",
+    params(Wanted),
+    responses(
+        (status = 200, description = "A page of entries", body = Page<AuditEntry>),
+        Problem,
+    ),
+)]
 pub(super) async fn entries(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,

@@ -10,17 +10,17 @@ use http::request::Parts;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as Place, Segment};
 use sha2::{Digest, Sha256};
-use utoipa::IntoParams;
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::{IntoParams, PartialSchema};
 
 use super::problem::Problem;
-use super::schema::key_id;
+use super::schema::names;
 use crate::dashboard::Shared;
 use crate::id::KeyId;
 
 /// The parameters of the query; names that are not known are refused rather than passed over.
-pub(super) struct Query<T>(pub(super) T);
+pub(in crate::dashboard) struct Query<T>(pub(in crate::dashboard) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
@@ -32,7 +32,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
         let read = serde_path_to_error::deserialize(query).map_err(|error| {
             // What is unknown or there twice is told by the error alone.
             let name = error.path().to_string();
-            let name = if name == "." { named(error.inner()) } else { name };
+            let name = if name == "." {
+                named(error.inner())
+            } else {
+                name
+            };
             Problem::parameter(name, error.inner().to_string())
         });
         read.map(Self)
@@ -131,7 +135,7 @@ impl IntoParams for KeyInPath {
             .parameter_in(ParameterIn::Path)
             .required(Required::True)
             .description(Some("The key's id"))
-            .schema(Some(key_id()));
+            .schema(Some(names::KeyId::schema()));
         vec![id.build()]
     }
 }

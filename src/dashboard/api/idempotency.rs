@@ -1,10 +1,11 @@
 //! What was asked for twice is done once.
 //!
-//! `Idempotency-Key` is that of
-//! [draft-ietf-httpapi-idempotency-key-header-07](https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07),
-//! which its callers may also send without quotes. The id of the key to be made follows from it, so
+//! `Idempotency-Key` is that of [draft-ietf-httpapi-idempotency-key-header-07][draft], which callers may
+//! also send without quotes. The id of the key to be made follows from it, so
 //! that a repetition after a restart, or to another instance, meets the key that is there. For some
 //! minutes the process itself knows the answer, secret and all, and gives it again.
+//!
+//! [draft]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,9 +57,8 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
         let text = quoted.unwrap_or(text);
         let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
         if more.is_some() || !(1..=LONGEST).contains(&text.len()) || !text.bytes().all(plain) {
-            let detail = format!(
-                "This is one text of 1 to {LONGEST} visible ASCII characters without quote and backslash."
-            );
+            let detail =
+                "This is one text of 1 to 255 visible ASCII characters, no quote or backslash.";
             return Err(Problem::header("Idempotency-Key", detail));
         }
         Ok(Self(Some(text.to_owned())))
@@ -67,8 +67,8 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let description = "Makes it safe to ask again: what was asked for with the same text is done \
-            once. For ten minutes the same answer is given again; later it is told which key was made.";
+        let description = "Makes it safe to ask again: what is asked for with the same text is done \
+            once. For ten minutes the answer is the same; later it tells which key was made.";
         let text = ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some(r#"^[!#-\[\]-~]{1,255}$"#));
@@ -221,6 +221,7 @@ impl Drop for UnderWay {
 }
 
 fn done_before(id: KeyId, hint: &str) -> Problem {
-    let detail = format!("It was done before: key {id} ({hint}) was made, and its secret shown then.");
+    let detail =
+        format!("It was done before: key {id} ({hint}) was made, and its secret shown then.");
     Problem::new(StatusCode::CONFLICT, detail)
 }

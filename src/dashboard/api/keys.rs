@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use super::extract::{Body, KeyInPath, Query, at_most};
 use super::problem::Problem;
-use super::schema::{self, Key, Page};
+use super::schema::{self, Key, Page, names};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::Visit;
 use crate::key::{KeyAdmin, KeyQuery, KeyStatus, KeyUpdate};
@@ -27,7 +27,7 @@ pub(super) struct Wanted {
     /// The whole owner.
     owner: Option<String>,
     /// Whether it works now.
-    #[param(schema_with = schema::key_status)]
+    #[param(inline, value_type = Option<names::KeyStatus>)]
     status: Option<KeyStatus>,
     /// How many at most; 50 unless told.
     #[param(minimum = 1, maximum = 1000)]
@@ -54,10 +54,16 @@ impl TryFrom<Wanted> for KeyQuery {
 }
 
 /// Lists keys, the newest first.
-#[utoipa::path(get, path = "/keys", tag = "keys", params(Wanted), responses(
-    (status = 200, description = "A page of keys", body = Page<Key>),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/keys",
+    operation_id = "list_keys",
+    tag = "keys",
+    params(Wanted),
+    responses(
+        (status = 200, description = "A page of keys", body = Page<Key>),
+        Problem,
+    ),
+)]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
@@ -67,10 +73,16 @@ pub(super) async fn list(
 }
 
 /// Tells what is known of a key.
-#[utoipa::path(get, path = "/keys/{id}", tag = "keys", params(KeyInPath), responses(
-    (status = 200, description = "The key", body = Key),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/keys/{id}",
+    operation_id = "get_key",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 200, description = "The key", body = Key),
+        Problem,
+    ),
+)]
 pub(super) async fn read(
     State(shared): State<Arc<Shared>>,
     KeyInPath(id): KeyInPath,
@@ -81,11 +93,17 @@ pub(super) async fn read(
 }
 
 /// Changes some of a key's fields.
-#[utoipa::path(patch, path = "/keys/{id}", tag = "keys", params(KeyInPath),
-    request_body = schema::KeyUpdate, responses(
-    (status = 200, description = "The key as it became", body = Key),
-    Problem,
-))]
+#[utoipa::path(
+    patch, path = "/keys/{id}",
+    operation_id = "update_key",
+    tag = "keys",
+    params(KeyInPath),
+    request_body = schema::KeyUpdate,
+    responses(
+        (status = 200, description = "The key as it became", body = Key),
+        Problem,
+    ),
+)]
 pub(super) async fn update(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
@@ -98,10 +116,16 @@ pub(super) async fn update(
 }
 
 /// Deletes a key for good: it stops to work at once. What it was used for stays.
-#[utoipa::path(delete, path = "/keys/{id}", tag = "keys", params(KeyInPath), responses(
-    (status = 204, description = "There is no such key any more"),
-    Problem,
-))]
+#[utoipa::path(
+    delete, path = "/keys/{id}",
+    operation_id = "delete_key",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 204, description = "There is no such key any more"),
+        Problem,
+    ),
+)]
 pub(super) async fn delete(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
@@ -112,10 +136,16 @@ pub(super) async fn delete(
 }
 
 /// Switches a key off for now.
-#[utoipa::path(post, path = "/keys/{id}/disable", tag = "keys", params(KeyInPath), responses(
-    (status = 200, description = "The key as it became", body = Key),
-    Problem,
-))]
+#[utoipa::path(
+    post, path = "/keys/{id}/disable",
+    operation_id = "disable_key",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 200, description = "The key as it became", body = Key),
+        Problem,
+    ),
+)]
 pub(super) async fn disable(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
@@ -126,10 +156,16 @@ pub(super) async fn disable(
 }
 
 /// Switches a key on again.
-#[utoipa::path(post, path = "/keys/{id}/enable", tag = "keys", params(KeyInPath), responses(
-    (status = 200, description = "The key as it became", body = Key),
-    Problem,
-))]
+#[utoipa::path(
+    post, path = "/keys/{id}/enable",
+    operation_id = "enable_key",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 200, description = "The key as it became", body = Key),
+        Problem,
+    ),
+)]
 pub(super) async fn enable(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
@@ -140,10 +176,16 @@ pub(super) async fn enable(
 }
 
 /// Revokes a key for good, and keeps its record.
-#[utoipa::path(post, path = "/keys/{id}/revoke", tag = "keys", params(KeyInPath), responses(
-    (status = 200, description = "The key as it became", body = Key),
-    Problem,
-))]
+#[utoipa::path(
+    post, path = "/keys/{id}/revoke",
+    operation_id = "revoke_key",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 200, description = "The key as it became", body = Key),
+        Problem,
+    ),
+)]
 pub(super) async fn revoke(
     State(shared): State<Arc<Shared>>,
     visit: Visit,

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Query, at_most};
 use super::problem::Problem;
-use super::schema::{self, Page, Request};
+use super::schema::{Page, Request, names};
 use crate::dashboard::Shared;
 use crate::id::KeyId;
 use crate::page::PageToken;
@@ -31,7 +31,7 @@ macro_rules! filtered {
         #[into_params(parameter_in = Query)]
         pub(super) struct $query {
             /// Those with this key.
-            #[param(schema_with = schema::key_id)]
+            #[param(inline, value_type = Option<names::KeyId>)]
             key: Option<KeyId>,
             /// Those of this owner's keys.
             owner: Option<String>,
@@ -42,21 +42,21 @@ macro_rules! filtered {
             #[param(value_type = Option<String>, format = DateTime)]
             to: Option<Timestamp>,
             /// Those of which this came.
-            #[param(schema_with = schema::outcome)]
+            #[param(inline, value_type = Option<names::Outcome>)]
             outcome: Option<Outcome>,
             /// Those that failed for this cause.
-            #[param(schema_with = schema::cause)]
+            #[param(inline, value_type = Option<names::Cause>)]
             cause: Option<Cause>,
             /// Those of this method.
-            #[param(schema_with = schema::method)]
+            #[param(inline, value_type = Option<names::Method>)]
             method: Option<Method>,
             /// Those of this endpoint.
             endpoint: Option<String>,
             /// Those answered with this code: of HTTP, of gRPC, or none.
-            #[param(schema_with = schema::status)]
+            #[param(inline, value_type = Option<names::Status>)]
             status: Option<Status>,
             /// Those whose answers are of this class.
-            #[param(schema_with = schema::status_class)]
+            #[param(inline, value_type = Option<names::StatusClass>)]
             status_class: Option<StatusClass>,
             /// Those about this.
             resource_id: Option<String>,
@@ -104,10 +104,16 @@ filtered! {
 }
 
 /// Lists requests, the newest first.
-#[utoipa::path(get, path = "/log", tag = "usage", params(WantedPage), responses(
-    (status = 200, description = "A page of requests", body = Page<Request>),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/log",
+    operation_id = "list_requests",
+    tag = "usage",
+    params(WantedPage),
+    responses(
+        (status = 200, description = "A page of requests", body = Page<Request>),
+        Problem,
+    ),
+)]
 pub(super) async fn requests(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<WantedPage>,
@@ -141,10 +147,16 @@ impl From<usage::Count> for Count {
 }
 
 /// Counts requests.
-#[utoipa::path(get, path = "/log/count", tag = "usage", params(Wanted), responses(
-    (status = 200, description = "How many there are", body = Count),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/log/count",
+    operation_id = "count_requests",
+    tag = "usage",
+    params(Wanted),
+    responses(
+        (status = 200, description = "How many there are", body = Count),
+        Problem,
+    ),
+)]
 pub(super) async fn count(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
@@ -164,14 +176,20 @@ pub(super) enum Format {
 }
 
 /// Exports requests as a file, the newest first.
-#[utoipa::path(get, path = "/log/export/{format}", tag = "usage",
-    params(("format" = Format, Path, description = "What the file is like"), Wanted), responses(
-    (status = 200, description = "The file", content(
-        (String = "text/csv"),
-        (String = "application/jsonl"),
-    )),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/log/export/{format}",
+    operation_id = "export_requests",
+    tag = "usage",
+    params(("format" = Format, Path, description = "What the file is like"), Wanted),
+    responses(
+        (
+            status = 200,
+            description = "The file",
+            content((String = "text/csv"), (String = "application/jsonl")),
+        ),
+        Problem,
+    ),
+)]
 pub(super) async fn export(
     State(shared): State<Arc<Shared>>,
     format: Result<Path<Format>, axum::extract::rejection::PathRejection>,

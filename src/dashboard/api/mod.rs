@@ -29,8 +29,10 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(super) use self::extract::Query;
 pub(super) use self::idempotency::Answers;
-use self::problem::Problem;
+pub(super) use self::problem::Problem;
+pub(super) use self::schema::{Limit, Summary};
 use super::Shared;
 use super::guard::Denied;
 use super::session::COOKIE_NAME;
@@ -96,6 +98,11 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .split_for_parts()
 }
 
+/// The answer where nothing is.
+pub(super) fn nowhere() -> Response {
+    Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
+}
+
 /// The answer to whom the guard does not let in.
 pub(super) fn denied(denied: Denied) -> Response {
     let status = match denied {
@@ -116,7 +123,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
     router
         .route("/openapi.json", get(openapi))
         .layer(Extension(Arc::new(document)))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is no such path."))
+        .fallback(async || nowhere())
         .method_not_allowed_fallback(async || {
             let detail = "This path does not know the method.";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)

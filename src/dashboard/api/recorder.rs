@@ -55,10 +55,15 @@ impl From<RecorderStats> for Health {
 }
 
 /// Tells whether usage is written, and what was lost.
-#[utoipa::path(get, path = "/recorder", tag = "usage", responses(
-    (status = 200, description = "What it has seen", body = Health),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/recorder",
+    operation_id = "get_recorder",
+    tag = "usage",
+    responses(
+        (status = 200, description = "What it has seen", body = Health),
+        Problem,
+    ),
+)]
 pub(super) async fn stats(State(shared): State<Arc<Shared>>) -> Result<Json<Health>, Problem> {
     let none = || Problem::new(StatusCode::NOT_FOUND, "The dashboard knows of no recorder.");
     let recorder = shared.recorder.as_ref().ok_or_else(none)?;

@@ -18,12 +18,22 @@ use crate::dashboard::visit::Visit;
 use crate::key::{self, Issuer};
 
 /// Makes a key. Its secret is in the answer, and nowhere else.
-#[utoipa::path(post, path = "/keys", tag = "keys", params(IdempotencyKey),
-    request_body = schema::NewKey, responses(
-    (status = 201, description = "The key and its secret", body = Issued<'_>,
-        headers(("location" = String, description = "The key's address"))),
-    Problem,
-))]
+#[utoipa::path(
+    post, path = "/keys",
+    operation_id = "create_key",
+    tag = "keys",
+    params(IdempotencyKey),
+    request_body = schema::NewKey,
+    responses(
+        (
+            status = 201,
+            description = "The key and its secret",
+            body = Issued<'_>,
+            headers(("location" = String, description = "The key's address")),
+        ),
+        Problem,
+    ),
+)]
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
@@ -39,12 +49,22 @@ pub(super) async fn create(
 }
 
 /// Makes a new secret for a key, which takes its place under an id of its own.
-#[utoipa::path(post, path = "/keys/{id}/rotate", tag = "keys", params(KeyInPath, IdempotencyKey),
-    request_body = schema::Rotation, responses(
-    (status = 201, description = "The key that took over, and its secret", body = Issued<'_>,
-        headers(("location" = String, description = "The new key's address"))),
-    Problem,
-))]
+#[utoipa::path(
+    post, path = "/keys/{id}/rotate",
+    operation_id = "rotate_key",
+    tag = "keys",
+    params(KeyInPath, IdempotencyKey),
+    request_body = schema::Rotation,
+    responses(
+        (
+            status = 201,
+            description = "The key that took over, and its secret",
+            body = Issued<'_>,
+            headers(("location" = String, description = "The new key's address")),
+        ),
+        Problem,
+    ),
+)]
 pub(super) async fn rotate(
     State(shared): State<Arc<Shared>>,
     visit: Visit,

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::extract::{Query, at_most};
 use super::problem::Problem;
-use super::schema::{self, OverTime, Summary};
+use super::schema::{OverTime, Summary, names};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::zone_named;
 use crate::id::KeyId;
@@ -28,7 +28,7 @@ const LARGEST_TOP: usize = 1_000;
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Those with this key.
-    #[param(schema_with = schema::key_id)]
+    #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
     /// Those of this owner's keys.
     owner: Option<String>,
@@ -44,10 +44,16 @@ pub(super) struct Wanted {
 }
 
 /// Sums requests up: totals, breakdowns, top endpoints and keys, latency.
-#[utoipa::path(get, path = "/usage", tag = "usage", params(Wanted), responses(
-    (status = 200, description = "The sums", body = Summary),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/usage",
+    operation_id = "summarize_usage",
+    tag = "usage",
+    params(Wanted),
+    responses(
+        (status = 200, description = "The sums", body = Summary),
+        Problem,
+    ),
+)]
 pub(super) async fn summary(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
@@ -72,7 +78,7 @@ pub(super) async fn summary(
 #[into_params(parameter_in = Query)]
 pub(super) struct WantedOverTime {
     /// Those with this key.
-    #[param(schema_with = schema::key_id)]
+    #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
     /// Those of this owner's keys.
     owner: Option<String>,
@@ -83,7 +89,7 @@ pub(super) struct WantedOverTime {
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
     /// How wide a bucket is; what fits the time unless told.
-    #[param(schema_with = schema::width)]
+    #[param(inline, value_type = Option<names::Width>)]
     width: Option<Width>,
     /// The time zone whose days and hours are meant, by its IANA name; UTC unless told.
     #[param(example = "Europe/Berlin")]
@@ -91,10 +97,16 @@ pub(super) struct WantedOverTime {
 }
 
 /// Sums requests up by bucket of time, for a chart.
-#[utoipa::path(get, path = "/usage/over-time", tag = "usage", params(WantedOverTime), responses(
-    (status = 200, description = "The sums", body = OverTime),
-    Problem,
-))]
+#[utoipa::path(
+    get, path = "/usage/over-time",
+    operation_id = "summarize_usage_over_time",
+    tag = "usage",
+    params(WantedOverTime),
+    responses(
+        (status = 200, description = "The sums", body = OverTime),
+        Problem,
+    ),
+)]
 pub(super) async fn over_time(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<WantedOverTime>,
@@ -104,7 +116,9 @@ pub(super) async fn over_time(
     let name = wanted.zone.unwrap_or_else(|| "UTC".into());
     let zone = zone_named(&name);
     let zone = zone.ok_or_else(|| Problem::parameter("zone", "There is no such time zone."))?;
-    let width = wanted.width.unwrap_or_else(|| Width::fitting(times.clone()));
+    let width = wanted
+        .width
+        .unwrap_or_else(|| Width::fitting(times.clone()));
     let mut range = UsageRange::new().from(times.start).to(times.end);
     range.key = wanted.key;
     range.owner = wanted.owner;
@@ -113,7 +127,10 @@ pub(super) async fn over_time(
     let frame = spec.empty().over_time.ok_or_else(Problem::broken)?;
     let too_many = |error: TooManyBuckets| Problem::parameter("width", error.to_string());
     frame.filled(times.clone(), now).map_err(too_many)?;
-    let summary = shared.backend.summary(&SummaryQuery::new(range, spec)).await?;
+    let summary = shared
+        .backend
+        .summary(&SummaryQuery::new(range, spec))
+        .await?;
     let found = summary.over_time.ok_or_else(Problem::broken)?;
     let buckets = found.filled(times, now).map_err(too_many)?;
     Ok(Json(OverTime::new(width, name, buckets)))

@@ -11,7 +11,7 @@ use crate::key::{self, AuditAction};
 
 /// Who did what to which key, and when.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct AuditEntry {
+pub(in crate::dashboard) struct AuditEntry {
     /// The entry's own id.
     #[schema(value_type = String, format = "uuid")]
     id: Uuid,
@@ -21,10 +21,10 @@ pub(in super::super) struct AuditEntry {
     /// Who; `null` where the application did not say.
     actor: Option<String>,
     /// What.
-    #[schema(schema_with = names::action)]
+    #[schema(value_type = names::AuditAction)]
     action: AuditAction,
     /// The key.
-    #[schema(schema_with = names::key_id)]
+    #[schema(value_type = names::KeyId)]
     key: KeyId,
     /// The key as it was.
     before: Option<Key>,

@@ -12,9 +12,9 @@ use crate::limit::RateLimit;
 
 /// A key; its secret is kept nowhere.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Key {
+pub(in crate::dashboard) struct Key {
     /// The public part of its secret.
-    #[schema(schema_with = names::key_id)]
+    #[schema(value_type = names::KeyId)]
     id: KeyId,
     /// What people call it.
     name: String,
@@ -25,7 +25,7 @@ pub(in super::super) struct Key {
     /// What people recognize its secret by.
     hint: String,
     /// Whether it works now; what is worse wins where several things hold.
-    #[schema(schema_with = names::key_status)]
+    #[schema(value_type = names::KeyStatus)]
     status: KeyStatus,
     /// Whether it is switched off for now.
     disabled: bool,
@@ -50,10 +50,10 @@ pub(in super::super) struct Key {
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used: Option<Timestamp>,
     /// The key that it took over from.
-    #[schema(schema_with = names::key_id_or_none)]
+    #[schema(value_type = Option<names::KeyId>)]
     rotated_from: Option<KeyId>,
     /// The first key of its line: itself, or where its rotations began.
-    #[schema(schema_with = names::key_id)]
+    #[schema(value_type = names::KeyId)]
     line: KeyId,
 }
 
@@ -83,7 +83,7 @@ impl From<key::Key> for Key {
 
 /// A rate limit.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Limit {
+pub(in crate::dashboard) struct Limit {
     /// Its name among the key's limits.
     name: String,
     /// How many requests come back in a period.
@@ -107,7 +107,7 @@ impl From<&RateLimit> for Limit {
 
 /// A key that was just made, with its secret.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Issued<'a> {
+pub(in crate::dashboard) struct Issued<'a> {
     /// The plain text; there is no second chance to read it.
     secret: &'a str,
     /// The key.

@@ -14,7 +14,7 @@ use crate::limit::RateLimit;
 /// What a key is to be; everything but the name may be left out.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in super::super) struct NewKey {
+pub(in crate::dashboard) struct NewKey {
     /// What people call it: 1 to 100 characters without control characters.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
@@ -73,7 +73,7 @@ impl TryFrom<NewKey> for key::NewKey {
 /// Other values for the fields of a key; what is absent stays, and `null` takes away.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in super::super) struct KeyUpdate {
+pub(in crate::dashboard) struct KeyUpdate {
     /// Another name: 1 to 100 characters without control characters.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = String, required = false, min_length = 1, max_length = 100)]
@@ -135,7 +135,7 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
 /// A rate limit that a key is to have.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in super::super) struct NewLimit {
+pub(in crate::dashboard) struct NewLimit {
     /// Its name among the key's limits; else `second`, `minute` or `hour` where that is the period,
     /// and `rate` for others.
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
@@ -194,13 +194,13 @@ fn networks(texts: &[String]) -> Result<AddressList, Problem> {
 /// How a key is to be rotated.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in super::super) struct Rotation {
+pub(in crate::dashboard) struct Rotation {
     /// For how many seconds the old secret goes on working.
     grace_seconds: u64,
 }
 
 impl Rotation {
-    pub(in super::super) fn grace(&self) -> Duration {
+    pub(in crate::dashboard) fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds)
     }
 }

@@ -6,7 +6,7 @@
 mod audit;
 mod key;
 mod key_input;
-mod names;
+pub(super) mod names;
 mod request;
 mod totals;
 
@@ -14,13 +14,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(super) use self::audit::AuditEntry;
+pub(in crate::dashboard) use self::key::Limit;
 pub(super) use self::key::{Issued, Key};
 pub(super) use self::key_input::{KeyUpdate, NewKey, Rotation};
-pub(super) use self::names::{
-    action, cause, key_id, key_status, method, outcome, status, status_class, width,
-};
 pub(super) use self::request::Request;
-pub(super) use self::totals::{OverTime, Summary};
+pub(super) use self::totals::OverTime;
+pub(in crate::dashboard) use self::totals::Summary;
 use crate::page;
 
 /// A page of a list.

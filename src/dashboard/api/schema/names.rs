@@ -1,76 +1,55 @@
-//! Closed sets of names, from the lists that the code itself goes by.
+//! Texts that are of a form or of a closed set, for the document: the sets are the lists that the code
+//! itself goes by.
+//!
+//! The core's types stay without a description of their own, which would make the library that makes the
+//! document a part of the public interface.
 
-use serde_json::Value;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use std::borrow::Cow;
 
-use crate::key::{AuditAction, KeyStatus};
-use crate::usage::{Cause, Method, Outcome, Refusal, StatusClass, Width};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-fn text() -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
+use crate::{key, usage};
+
+macro_rules! texts {
+    ($($name:ident: $text:expr;)*) => {$(
+        pub(in crate::dashboard) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::from($text).into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+        }
+    )*};
+}
+
+texts! {
+    KeyId: form("^[0-9A-Za-z]{16}$", &["3fK9aB0000zzZZ19"]);
+    Status: form("^([1-9][0-9]{2}|grpc-[0-9]{1,3}|none)$", &["200", "grpc-5", "none"]);
+    KeyStatus: one_of(key::KeyStatus::ALL.map(key::KeyStatus::as_str));
+    AuditAction: one_of(key::AuditAction::ALL.map(key::AuditAction::as_str));
+    Method: one_of(usage::Method::ALL.map(usage::Method::as_str));
+    Outcome: one_of(usage::Outcome::ALL.map(usage::Outcome::as_str));
+    Cause: one_of(usage::Cause::ALL.map(usage::Cause::as_str));
+    Refusal: one_of(usage::Refusal::ALL.map(usage::Refusal::as_str));
+    StatusClass: one_of(usage::StatusClass::ALL.map(usage::StatusClass::as_str));
+    Width: one_of(usage::Width::ALL.map(usage::Width::as_str));
 }
 
 fn one_of(names: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
-    text().enum_values(Some(names))
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    text.enum_values(Some(names))
 }
 
-fn one_of_or_none(names: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
-    let names = names.into_iter().map(Value::from);
-    or_none(text()).enum_values(Some(names.chain([Value::Null])))
-}
-
-fn or_none(text: ObjectBuilder) -> ObjectBuilder {
-    text.schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-}
-
-pub(in super::super) fn key_id() -> ObjectBuilder {
-    text()
-        .pattern(Some("^[0-9A-Za-z]{16}$"))
-        .examples(["3fK9aB0000zzZZ19"])
-}
-
-pub(in super::super) fn key_status() -> ObjectBuilder {
-    one_of(KeyStatus::ALL.map(KeyStatus::as_str))
-}
-
-pub(in super::super) fn action() -> ObjectBuilder {
-    one_of(AuditAction::ALL.map(AuditAction::as_str))
-}
-
-pub(in super::super) fn method() -> ObjectBuilder {
-    one_of(Method::ALL.map(Method::as_str))
-}
-
-pub(in super::super) fn outcome() -> ObjectBuilder {
-    one_of(Outcome::ALL.map(Outcome::as_str))
-}
-
-pub(in super::super) fn cause() -> ObjectBuilder {
-    one_of(Cause::ALL.map(Cause::as_str))
-}
-
-pub(super) fn cause_or_none() -> ObjectBuilder {
-    one_of_or_none(Cause::ALL.map(Cause::as_str))
-}
-
-pub(super) fn refusal_or_none() -> ObjectBuilder {
-    one_of_or_none(Refusal::ALL.map(Refusal::as_str))
-}
-
-pub(super) fn key_id_or_none() -> ObjectBuilder {
-    or_none(key_id())
-}
-
-pub(in super::super) fn status_class() -> ObjectBuilder {
-    one_of(StatusClass::ALL.map(StatusClass::as_str))
-}
-
-pub(in super::super) fn status() -> ObjectBuilder {
-    text()
-        .pattern(Some("^([1-9][0-9]{2}|grpc-[0-9]{1,3}|none)$"))
-        .examples(["200", "grpc-5", "none"])
-}
-
-pub(in super::super) fn width() -> ObjectBuilder {
-    one_of(Width::ALL.map(Width::as_str))
+fn form(pattern: &str, examples: &[&str]) -> ObjectBuilder {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    let examples = examples.iter().copied();
+    text.pattern(Some(pattern)).examples(examples)
 }

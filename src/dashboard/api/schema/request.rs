@@ -14,7 +14,7 @@ use crate::usage::{Cause, Method, Outcome, Refusal, Status, UsageEvent};
 
 /// An accounted request.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Request {
+pub(in crate::dashboard) struct Request {
     /// The event's own id.
     #[schema(value_type = String, format = "uuid")]
     id: Uuid,
@@ -24,13 +24,13 @@ pub(in super::super) struct Request {
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
     /// The key it was sent with.
-    #[schema(schema_with = names::key_id_or_none)]
+    #[schema(value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
     /// The key's owner then.
     #[schema(value_type = Option<String>)]
     owner: Option<Arc<str>>,
     /// The HTTP method.
-    #[schema(schema_with = names::method)]
+    #[schema(value_type = names::Method)]
     method: Method,
     /// The endpoint: the route, without what differs from request to request.
     #[schema(value_type = String)]
@@ -42,16 +42,16 @@ pub(in super::super) struct Request {
     #[schema(value_type = Option<String>)]
     resource_id: Option<Box<str>>,
     /// The code of the answer: of HTTP, of gRPC, or none.
-    #[schema(schema_with = names::status)]
+    #[schema(value_type = names::Status)]
     status: Status,
     /// What came of it.
-    #[schema(schema_with = names::outcome)]
+    #[schema(value_type = names::Outcome)]
     outcome: Outcome,
     /// Why it failed.
-    #[schema(schema_with = names::cause_or_none)]
+    #[schema(value_type = Option<names::Cause>)]
     cause: Option<Cause>,
     /// Why it was refused.
-    #[schema(schema_with = names::refusal_or_none)]
+    #[schema(value_type = Option<names::Refusal>)]
     refusal: Option<Refusal>,
     /// What it cost of the key's limits.
     cost: u32,

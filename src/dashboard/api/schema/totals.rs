@@ -13,7 +13,7 @@ use crate::usage::{Cause, LatencyHistogram, LatencyQuantiles, Method, Status, St
 
 /// Sums over requests.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Totals {
+pub(in crate::dashboard) struct Totals {
     /// All requests.
     total: u64,
     /// Those that the service answered as asked.
@@ -34,7 +34,7 @@ pub(in super::super) struct Totals {
 
 /// Failed requests by cause.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Failures {
+pub(in crate::dashboard) struct Failures {
     /// The layer refused them.
     refused: u64,
     /// The answer says that the client was wrong.
@@ -72,7 +72,7 @@ macro_rules! rows {
     ($($(#[$doc:meta])* $row:ident { $(#[$field_doc:meta])* $name:ident: $type:ty })*) => {$(
         $(#[$doc])*
         #[derive(Serialize, ToSchema)]
-        pub(in super::super) struct $row {
+        pub(in crate::dashboard) struct $row {
             $(#[$field_doc])*
             $name: $type,
             /// Their sums.
@@ -91,19 +91,19 @@ rows! {
     /// Requests of a method.
     MethodRow {
         /// The HTTP method.
-        #[schema(schema_with = names::method)]
+        #[schema(value_type = names::Method)]
         method: Method
     }
     /// Requests that were answered with a code.
     StatusRow {
         /// The code of the answer: of HTTP, of gRPC, or none.
-        #[schema(schema_with = names::status)]
+        #[schema(value_type = names::Status)]
         status: Status
     }
     /// Requests whose answers are of a class.
     StatusClassRow {
         /// The class.
-        #[schema(schema_with = names::status_class)]
+        #[schema(value_type = names::StatusClass)]
         class: StatusClass
     }
     /// Requests of an endpoint.
@@ -115,14 +115,14 @@ rows! {
     /// Requests with a key.
     KeyRow {
         /// The key; `null` for requests without one.
-        #[schema(schema_with = names::key_id_or_none)]
+        #[schema(value_type = Option<names::KeyId>)]
         key: Option<KeyId>
     }
 }
 
 /// What requests come to.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Summary {
+pub(in crate::dashboard) struct Summary {
     /// Of all of them.
     totals: Totals,
     /// By HTTP method.
@@ -141,7 +141,7 @@ pub(in super::super) struct Summary {
 
 impl Summary {
     /// With this many endpoints and keys.
-    pub(in super::super) fn of(summary: &summary::Summary, top: usize) -> Self {
+    pub(in crate::dashboard) fn of(summary: &summary::Summary, top: usize) -> Self {
         fn rows<'a, N, R: From<(N, &'a summary::Totals)>>(
             all: impl IntoIterator<Item = (N, &'a summary::Totals)>,
         ) -> Vec<R> {
@@ -165,7 +165,7 @@ impl Summary {
 
 /// How long requests took, in microseconds; `null` where there were none. At most 6 % off.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Latency {
+pub(in crate::dashboard) struct Latency {
     /// Half of them took no longer.
     p50_us: Option<u64>,
     /// 95 in 100 took no longer.
@@ -186,9 +186,9 @@ impl From<LatencyQuantiles> for Latency {
 
 /// Requests by bucket of time, those without any included.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct OverTime {
+pub(in crate::dashboard) struct OverTime {
     /// How wide a bucket is.
-    #[schema(schema_with = names::width)]
+    #[schema(value_type = names::Width)]
     width: Width,
     /// The time zone whose days and hours they are.
     zone: String,
@@ -197,7 +197,7 @@ pub(in super::super) struct OverTime {
 }
 
 impl OverTime {
-    pub(in super::super) fn new(width: Width, zone: String, buckets: Vec<TimeBucket>) -> Self {
+    pub(in crate::dashboard) fn new(width: Width, zone: String, buckets: Vec<TimeBucket>) -> Self {
         Self {
             width,
             zone,
@@ -208,7 +208,7 @@ impl OverTime {
 
 /// Requests of some time.
 #[derive(Serialize, ToSchema)]
-pub(in super::super) struct Bucket {
+pub(in crate::dashboard) struct Bucket {
     /// Its first instant.
     #[schema(value_type = String, format = DateTime)]
     start: Timestamp,
