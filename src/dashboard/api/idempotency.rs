@@ -27,7 +27,7 @@ use crate::dashboard::visit::Visit;
 use crate::id::KeyId;
 use crate::key::{IssueError, Issued, Issuer, KeyAdmin};
 
-const HEADER: &str = "idempotency-key";
+const NAME: &str = "Idempotency-Key";
 
 /// The longest key.
 const LONGEST: usize = 255;
@@ -45,7 +45,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut values = parts.headers.get_all(HEADER).into_iter();
+        let mut values = parts.headers.get_all(NAME).into_iter();
         let (first, more) = (values.next(), values.next());
         let Some(first) = first else {
             return Ok(Self(None));
@@ -59,7 +59,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
         if more.is_some() || !(1..=LONGEST).contains(&text.len()) || !text.bytes().all(plain) {
             let detail =
                 "This is one text of 1 to 255 visible ASCII characters, no quote or backslash.";
-            return Err(Problem::header("Idempotency-Key", detail));
+            return Err(Problem::header(StatusCode::BAD_REQUEST, NAME, detail));
         }
         Ok(Self(Some(text.to_owned())))
     }
@@ -73,7 +73,7 @@ impl IntoParams for IdempotencyKey {
             .schema_type(Type::String)
             .pattern(Some(r#"^[!#-\[\]-~]{1,255}$"#));
         let header = ParameterBuilder::new()
-            .name("Idempotency-Key")
+            .name(NAME)
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
             .description(Some(description))
@@ -165,7 +165,11 @@ impl Answers {
         match known.get(&id) {
             Some(other) if other.body != body => {
                 let detail = "It was sent with another body.";
-                Err(Problem::misused_header("Idempotency-Key", detail))
+                Err(Problem::header(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    NAME,
+                    detail,
+                ))
             }
             Some(Known { answer: None, .. }) => {
                 Err(conflict("The same is being done; ask again in a moment."))

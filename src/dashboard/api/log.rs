@@ -180,7 +180,7 @@ pub(super) enum Format {
     get, path = "/log/export/{format}",
     operation_id = "export_requests",
     tag = "usage",
-    params(("format" = Format, Path, description = "What the file is like"), Wanted),
+    params(("format" = inline(Format), Path, description = "What the file is like"), Wanted),
     responses(
         (
             status = 200,

@@ -48,6 +48,17 @@ struct Wrong {
     header: Option<&'static str>,
 }
 
+impl Wrong {
+    fn because(detail: impl Into<String>) -> Self {
+        Self {
+            detail: detail.into(),
+            pointer: None,
+            parameter: None,
+            header: None,
+        }
+    }
+}
+
 impl Problem {
     pub(in crate::dashboard) fn new(
         status: StatusCode,
@@ -69,43 +80,33 @@ impl Problem {
         }
     }
 
-    /// A parameter of the query is wrong.
+    /// A parameter of the query or the path is wrong.
     pub(super) fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
         let wrong = Wrong {
-            detail: detail.into(),
-            pointer: None,
             parameter: Some(name.into()),
-            header: None,
+            ..Wrong::because(detail)
         };
         Self::naming(StatusCode::BAD_REQUEST, wrong)
     }
 
-    /// A header is wrong.
-    pub(super) fn header(name: &'static str, detail: impl Into<String>) -> Self {
+    /// A header is wrong in itself, or in this request.
+    pub(super) fn header(
+        status: StatusCode,
+        name: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         let wrong = Wrong {
-            detail: detail.into(),
-            pointer: None,
-            parameter: None,
             header: Some(name),
+            ..Wrong::because(detail)
         };
-        Self::naming(StatusCode::BAD_REQUEST, wrong)
-    }
-
-    /// A header is right in itself, but not in this request.
-    pub(super) fn misused_header(name: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::UNPROCESSABLE_ENTITY.as_u16(),
-            ..Self::header(name, detail)
-        }
+        Self::naming(status, wrong)
     }
 
     /// A field of the body is wrong; the pointer is without its `#`.
     pub(super) fn field(pointer: &str, detail: impl Into<String>) -> Self {
         let wrong = Wrong {
-            detail: detail.into(),
             pointer: Some(format!("#{pointer}")),
-            parameter: None,
-            header: None,
+            ..Wrong::because(detail)
         };
         Self::naming(StatusCode::UNPROCESSABLE_ENTITY, wrong)
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::super::problem::Problem;
+use super::names;
 use crate::key::{self, AddressList};
 use crate::limit::RateLimit;
 
@@ -26,7 +27,7 @@ pub(in crate::dashboard) struct NewKey {
     environment: Option<String>,
     /// What it may do, in the application's own terms.
     #[serde(default)]
-    #[schema(max_items = 64)]
+    #[schema(value_type = HashSet<names::Scope>, max_items = 64)]
     scopes: Vec<String>,
     /// Its own rate limits; without any, the service's defaults hold.
     #[serde(default)]
@@ -88,7 +89,7 @@ pub(in crate::dashboard) struct KeyUpdate {
     environment: Option<Option<String>>,
     /// These scopes instead of those it has.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Vec<String>, required = false, max_items = 64)]
+    #[schema(value_type = HashSet<names::Scope>, required = false, max_items = 64)]
     scopes: Option<Vec<String>>,
     /// These limits instead of those it has; what is spent is kept, by the limits' names.
     #[serde(default, deserialize_with = "present")]
