@@ -1,4 +1,5 @@
-//! What a person sees: pages on which keys are watched, generated, rotated and deleted.
+//! What a person sees: pages on which keys are watched, generated, rotated and deleted; and the same for
+//! programs, as a JSON API.
 //!
 //! One line mounts them into an axum service, over any backend, behind a [`Guard`]:
 //!
@@ -20,6 +21,16 @@
 //! The pages are drawn by the server and work without JavaScript, but for copying, times of the
 //! reader's zone and the choice of columns. Nothing is loaded from elsewhere.
 //!
+//! # JSON API
+//!
+//! All that the pages do is below `/api`, described by OpenAPI 3.1 in `/api/openapi.json`. Errors are
+//! problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that name the field.
+//! `Idempotency-Key` ([draft][idempotency]) makes it safe to create or rotate a key again.
+//!
+//! [`KeyHolderApi`] is another router, for those who hold a key.
+//!
+//! [idempotency]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
+//!
 //! # Safety
 //!
 //! 1. The guard is asked before anything else, for every route but the login form, the style sheet
@@ -28,7 +39,8 @@
 //!    form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
 //! 4. Every text is escaped: names, owners, paths and endpoints come from others.
-//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps.
+//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. What the API
+//!    answered to an `Idempotency-Key` stays in this process's memory for ten minutes.
 //!
 //! # Deployment caveat
 //!
