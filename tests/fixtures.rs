@@ -92,6 +92,7 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
         id: new.id(),
         hint: new.hint(),
         digest: record.digest.clone(),
+        sealed: None,
         at: time("2026-11-01T10:00:00Z"),
         old_expires: time("2026-11-02T10:00:00Z"),
     };

@@ -102,6 +102,11 @@ impl AuditEntry {
         [old, Self::created(actor, new, time)]
     }
 
+    /// A key's secret was read; the key stays what it is.
+    pub fn revealed(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
+        Self::between(actor, AuditAction::Revealed, key.clone(), key, time)
+    }
+
     /// A key was deleted; as the store had it last.
     pub fn deleted(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
         Self {
@@ -171,19 +176,22 @@ pub enum AuditAction {
     Revoked,
     /// Another was put in its place. The new key has an entry of its own, [`AuditAction::Created`].
     Rotated,
+    /// Its secret was [read again](super::KeyAdmin::reveal).
+    Revealed,
     /// Its record was removed.
     Deleted,
 }
 
 impl AuditAction {
     /// Every action there is, in the order of the enum.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Created,
         Self::Updated,
         Self::Disabled,
         Self::Enabled,
         Self::Revoked,
         Self::Rotated,
+        Self::Revealed,
         Self::Deleted,
     ];
 
@@ -196,6 +204,7 @@ impl AuditAction {
             Self::Enabled => "enabled",
             Self::Revoked => "revoked",
             Self::Rotated => "rotated",
+            Self::Revealed => "revealed",
             Self::Deleted => "deleted",
         }
     }
@@ -396,6 +405,10 @@ mod tests {
             (key("b").id, "3fK9aB0000zzZZ20")
         );
         assert_eq!((new.action, new.actor), (AuditAction::Created, None));
+        let revealed = AuditEntry::revealed(Some("anna"), key("b"), now);
+        assert_eq!(revealed.action, AuditAction::Revealed);
+        assert_eq!(revealed.before, Some(key("b")));
+        assert_eq!(revealed.after, Some(key("b")));
         let deleted = AuditEntry::deleted(None, key("b"), now);
         assert_eq!((deleted.before, deleted.after), (Some(key("b")), None));
         let json = serde_json::to_string(&created).unwrap();
