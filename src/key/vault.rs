@@ -44,12 +44,16 @@ const TAG_LEN: usize = 16;
 /// To change the encryption key, put the new one first; when every recoverable key was rotated, revoked
 /// or deleted, drop the old one.
 ///
-/// ```
+/// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::env::var;
+///
 /// use keytally::key::Vault;
 ///
-/// let new: Vault = "hOMcXDiPX0sR3aGV8yEMjYc2Hh1Qb3m4V9zv7o7yq1E=".parse()?;
-/// let vault = new.also("84e31c5c388f5f4b11dda195f3210c8d87361e1d506f79b857dcefee8ef2ab51".parse()?);
+/// let mut vault: Vault = var("VAULT_KEY")?.parse()?;
+/// if let Ok(old) = var("VAULT_KEY_BEFORE") {
+///     vault = vault.also(old.parse()?);
+/// }
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -81,7 +85,7 @@ impl Vault {
         Ok(self.seal_with(nonce, secret.id(), secret.expose()))
     }
 
-    fn seal_with(&self, nonce: [u8; NONCE_LEN], id: KeyId, text: &str) -> Sealed {
+    pub(super) fn seal_with(&self, nonce: [u8; NONCE_LEN], id: KeyId, text: &str) -> Sealed {
         let mut bytes = Zeroizing::new(Vec::with_capacity(1 + NONCE_LEN + text.len() + TAG_LEN));
         bytes.push(VERSION);
         bytes.extend_from_slice(&nonce);
@@ -164,5 +168,161 @@ fn from_base64(text: &str) -> Option<[u8; KEY_LEN]> {
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Vault(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::Prefix;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    fn vault() -> Vault {
+        Vault::new(std::array::from_fn(|index| index as u8))
+    }
+
+    fn other() -> Vault {
+        Vault::new([7; 32])
+    }
+
+    fn secret() -> Secret {
+        Secret::generate(&Prefix::new("acme_live").unwrap()).unwrap()
+    }
+
+    fn opened(vault: &Vault, sealed: &Sealed, id: KeyId) -> Option<String> {
+        vault.open(sealed, id).map(|text| text.to_string())
+    }
+
+    #[test]
+    fn secrets_are_sealed_in_the_documented_form() {
+        // Encrypted with libsodium.
+        let bytes = "404142434445464748494a4b4c4d4e4f5051525354555657\
+            b55a68158f8c1060eaabb4d8e4a504c6e38a9a887e0124a83a54c82d5f6071fb\
+            2e8a5b1464d0ea419c86be384dafec9ede023c8a2ce1f1faf19439824aea3e2e\
+            52e2046288ed7884b23fc668f113ce8e";
+        let json = format!("\"01{bytes}\"");
+        let known: Sealed = serde_json::from_str(&json).unwrap();
+        let text = "acme_live_3fK9aTq07LmXw2Pe5hVdRk8sYz1BnQc4JtGu6oEiAbCdEfGh1vYXrz";
+        let id = Secret::parse(text).unwrap().id();
+        let nonce = std::array::from_fn(|index| index as u8 + 64);
+        assert_eq!(vault().seal_with(nonce, id, text), known);
+        assert_eq!(opened(&vault(), &known, id).as_deref(), Some(text));
+    }
+
+    #[test]
+    fn what_is_sealed_can_be_opened_and_is_never_the_same() {
+        let secret = secret();
+        let [first, second] = [(); 2].map(|()| vault().seal(&secret).unwrap());
+        assert_ne!(first, second);
+        for sealed in [first, second] {
+            let text = opened(&vault(), &sealed, secret.id());
+            assert_eq!(text.as_deref(), Some(secret.expose()));
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_for_one_key_does_not_open_for_another() {
+        let [mine, yours] = [secret(), secret()];
+        let sealed = vault().seal(&yours).unwrap();
+        assert_eq!(opened(&vault(), &sealed, mine.id()), None);
+    }
+
+    #[test]
+    fn old_encryption_keys_open_but_do_not_seal() {
+        let secret = secret();
+        let id = secret.id();
+        let before = vault().seal(&secret).unwrap();
+        assert_eq!(opened(&other(), &before, id), None);
+        let both = other().also(vault());
+        assert!(opened(&both, &before, id).is_some());
+        let after = both.seal(&secret).unwrap();
+        assert_eq!(opened(&vault(), &after, id), None);
+        assert!(opened(&other(), &after, id).is_some());
+        let three = Vault::new([8; 32]).also(both);
+        assert!(opened(&three, &before, id).is_some());
+        assert!(opened(&three, &after, id).is_some());
+    }
+
+    #[test]
+    fn what_was_changed_does_not_open() {
+        let secret = secret();
+        let sealed = vault().seal(&secret).unwrap();
+        let bytes = sealed.as_bytes();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= 1 << bit;
+                let changed = Sealed::from_bytes(changed);
+                assert_eq!(opened(&vault(), &changed, secret.id()), None, "{at}.{bit}");
+            }
+            let cut = Sealed::from_bytes(&bytes[..at]);
+            assert_eq!(opened(&vault(), &cut, secret.id()), None, "{at}");
+        }
+        let longer = Sealed::from_bytes([bytes, &[0]].concat());
+        assert_eq!(opened(&vault(), &longer, secret.id()), None);
+    }
+
+    #[test]
+    fn encryption_keys_are_read_from_hexadecimal_digits_and_base64() {
+        let secret = secret();
+        let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+        for text in [HEX, &HEX.to_uppercase(), base64, &format!("{base64}=")] {
+            let sealed = text.parse::<Vault>().unwrap().seal(&secret).unwrap();
+            assert!(opened(&vault(), &sealed, secret.id()).is_some(), "{text}");
+        }
+        // Each alphabet has its own two last digits.
+        let sealed = Vault::new([0xfb, 0xff, 0xfe].repeat(11)[..32].try_into().unwrap())
+            .seal(&secret)
+            .unwrap();
+        for digits in ["+//+", "-__-"] {
+            let text = format!("{}{}8=", digits.repeat(10), &digits[..2]);
+            let vault = text.parse::<Vault>().unwrap();
+            assert!(opened(&vault, &sealed, secret.id()).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_encryption_keys() {
+        let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        for text in [
+            "",
+            "correct horse battery staple",
+            &HEX[1..],
+            &HEX[2..],
+            &format!("{HEX}0"),
+            &format!("{HEX}00"),
+            &format!("0x{}", &HEX[2..]),
+            &format!("{HEX}\n"),
+            &format!("{}g", &HEX[1..]),
+            &format!("{base64}="),
+            &format!("{base64}\n"),
+            &format!(" {base64}"),
+            &base64[1..],
+            &base64[..42],
+            &format!("A{base64}"),
+            &base64.replace('8', "9"),
+            &base64.replace("AA", "A*"),
+            &base64.replace("AA", "é"),
+        ] {
+            let error = text.parse::<Vault>().unwrap_err();
+            assert_eq!(error, InvalidVaultKey, "{text}");
+        }
+    }
+
+    #[test]
+    fn rule_1_debug_shows_no_encryption_key() {
+        assert_eq!(format!("{:?}", vault().also(other())), "Vault(..)");
+        assert_eq!(format!("{:#?}", vault()), "Vault(..)");
+    }
+
+    proptest! {
+        #[test]
+        fn opening_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let id = secret().id();
+            prop_assert_eq!(opened(&vault(), &Sealed::from_bytes(bytes), id), None);
+        }
     }
 }
