@@ -15,8 +15,9 @@ use crate::page::{PageToken, whole_micros};
 
 /// What somebody did to a key, and what the key was before and after.
 ///
-/// A [`Key`] holds neither its secret nor a digest, and so no entry does. What else the application
-/// puts into keys, metadata included, is in their entries too, and stays there when a key is deleted.
+/// A [`Key`] holds neither its secret, encrypted or not, nor a digest, and so no entry does. What else the
+/// application puts into keys, metadata included, is in their entries too, and stays there when a key is
+/// deleted.
 ///
 /// Stores make an entry in one step with the change that it tells of: it is there exactly when the
 /// change took place. A change that leaves a key as it was, such as switching off what is off, has an
