@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{create, expect, found, got, unchanged};
-use crate::conformance::check::{done, holds, refused, same};
+use crate::conformance::check::{done, holds, refused, same, together};
 use crate::conformance::fresh::{Fresh, id};
 use crate::id::KeyId;
 use crate::key::{
@@ -24,6 +24,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     rotates(store, &fresh).await;
     unknown_ids_are_not_found(store).await;
     every_reading_is_told(store, &fresh).await;
+    no_reading_slips_through(store, &fresh).await;
     if let Some(acting) = store.acting_as("conformance") {
         every_reading_is_told(&acting, &fresh).await;
     }
@@ -204,6 +205,24 @@ async fn every_reading_is_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let rule = "where nothing is revealed, nothing is told";
     same(&readings(store, plain).await.len(), &0, rule);
     same(&readings(store, id).await.len(), &2, rule);
+}
+
+/// Somebody reads it while another revokes its key.
+async fn no_reading_slips_through<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+    let record = create(store, recoverable(fresh)).await;
+    let id = record.key.id;
+    let steps = (0..8).map(async |step| match step {
+        4 => {
+            done(store.revoke(id).await, "a key is revoked");
+            None
+        }
+        _ => revealed(store, id).await,
+    });
+    let read = together(steps).await.into_iter().flatten();
+    let rule = "what is read while others change the key is told, and nothing else is";
+    same(&read.count(), &readings(store, id).await.len(), rule);
+    let rule = "a revoked key's sealed secret is gone";
+    same(&revealed(store, id).await, &None, rule);
 }
 
 async fn readings<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Vec<AuditEntry> {
