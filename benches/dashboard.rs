@@ -57,7 +57,13 @@ async fn pages(backend: impl Backend + Clone, events: usize) {
         let mut key = Key::new(*id, format!("Key of {owner}"), Timestamp::now());
         key.owner = Some(owner.clone());
         let digest = Digest::from_sha256_hex(&"0".repeat(64)).expect("a digest");
-        let created = backend.create(KeyRecord { key, digest }).await;
+        let created = backend
+            .create(KeyRecord {
+                key,
+                digest,
+                sealed: None,
+            })
+            .await;
         created.expect("created");
     }
     let key = traffic.keys[3].0;

@@ -74,6 +74,7 @@
 //! | `sqlite` | `SqliteBackend`: keys, request log and sums in a SQLite database, whose library is built in; `SqliteSpool` |
 //! | `sqlite-unbundled` | the same with the machine's own SQLite library; building needs its headers and libclang |
 //! | `postgres` | `PostgresBackend`: keys, request log and sums in a PostgreSQL database |
+//! | `recoverable` | `key::Vault`: secrets that can be read again, encrypted under a key of the application's |
 //! | `dashboard` | pages and a JSON API by which keys are watched, generated, rotated and deleted, behind a guard |
 //! | `conformance` | public test suites for stores and backends of your own |
 //! | `testing` | a clock to turn, ready keys and a recorder to ask, for tests of protected services |

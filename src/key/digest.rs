@@ -120,7 +120,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-fn from_hex(text: &str) -> Option<[u8; 32]> {
+pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
     let text = text.as_bytes();
     let mut bytes = [0; 32];
     if text.len() != 2 * bytes.len() {

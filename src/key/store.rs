@@ -33,7 +33,8 @@ use crate::page::{InvalidPageToken, Page, PageToken};
 /// ```
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record with this id, whatever its status; `None` if there is none.
+    /// The record with this id, whatever its status, [without](KeyRecord::without_sealed) its sealed secret;
+    /// `None` if there is none.
     ///
     /// # Errors
     ///
@@ -61,8 +62,9 @@ pub trait KeyAdmin: KeyStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`] when the id is taken, [`StoreError::Invalid`] when a field is out
-    /// of bounds.
+    /// [`StoreError::Conflict`] when the id is taken, [`StoreError::Invalid`] when a field is
+    /// [out of bounds](KeyRecord::validate), [`StoreError::KeepsNoSecrets`] when there is a sealed secret that
+    /// the store does not keep.
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError>;
 
     /// Lists keys, newest first.
@@ -141,6 +143,22 @@ pub trait KeyAdmin: KeyStore {
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         let at = Timestamp::now();
         self.change(id, KeyChange::Revoke { at }).await
+    }
+
+    /// The record of a [recoverable](Key::recoverable) key with its [sealed secret](KeyRecord::sealed), which
+    /// only an [`Issuer`](super::Issuer) with the application's vault can open: ask that one. `None` where the
+    /// key is not recoverable. A key that is disabled or has expired can be, since it can be made to work
+    /// again.
+    ///
+    /// In one step with an entry of the [audit](Self::audit): nothing is revealed that is not noted. So a
+    /// store that keeps no audit keeps no sealed secrets either, and takes no key that has one. What is left
+    /// is this method as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], where the store keeps sealed secrets.
+    async fn reveal(&self, _id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        Ok(None)
     }
 
     /// One page of what was done to keys, newest first; `None` where the store does not keep that.
@@ -279,6 +297,9 @@ pub enum StoreError {
         /// Why it does not work.
         status: KeyStatus,
     },
+    /// The key is to be recoverable, and the store keeps no sealed secrets.
+    #[error("the store keeps no secrets that could be read again")]
+    KeepsNoSecrets,
     /// A field is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),
@@ -359,6 +380,10 @@ macro_rules! forward_to_pointee {
 
             async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
                 (**self).revoke(id).await
+            }
+
+            async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                (**self).reveal(id).await
             }
 
             async fn audit(

@@ -29,7 +29,8 @@ const BODY_LEN: usize = KeyId::LEN + SECRET_LEN + CHECKSUM_LEN;
 /// Digits of the id that a hint shows.
 const HINT_LEN: usize = 4;
 
-/// The plain text that a client sends: shown once, when its key is issued, and never stored.
+/// The plain text that a client sends: shown once, when its key is issued, and never stored, unless its key
+/// is [recoverable](super::Key::recoverable) and it is encrypted.
 ///
 /// `Debug` and `Display` show the hint only; the memory is wiped on drop.
 #[derive(Clone, PartialEq, Eq)]

@@ -29,6 +29,7 @@ async fn the_document_describes_the_api_where_it_is() {
         "list_audit_entries",
         "list_keys",
         "list_requests",
+        "reveal_secret",
         "revoke_key",
         "rotate_key",
         "summarize_usage",

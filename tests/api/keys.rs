@@ -6,7 +6,8 @@ use axum::routing::get;
 use http::Request;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION};
 use keytally::ApiKeyLayer;
-use keytally::key::{AuditAction, AuditQuery, KeyAdmin, NewKey};
+use keytally::backend::MemoryBackend;
+use keytally::key::{AuditAction, AuditQuery, Issuer, KeyAdmin, NewKey, Vault};
 use serde_json::json;
 
 use super::{Api, ask};
@@ -216,4 +217,37 @@ async fn lists_are_filtered_and_continue_where_they_ended() {
         }
     }
     assert_eq!(seen, ["Key 4", "Key 3", "Key 2", "Key 1", "Key 0"]);
+}
+
+#[tokio::test]
+async fn a_secret_is_revealed_where_it_is_kept_and_that_is_noted() {
+    let backend = MemoryBackend::new();
+    let vault = Vault::new([7; 32]);
+    let issuer = Issuer::new("acme_live").unwrap().vault(vault);
+    let api = Api::with(backend, issuer);
+    let body = r#"{"name":"a","recoverable":true}"#;
+    let made = api.post("/keys", body).await.with(201);
+    assert_eq!(made["key"]["recoverable"], true);
+    let at = format!("/keys/{}", made["key"]["id"].as_str().unwrap());
+    let revealed = api.post(&format!("{at}/reveal"), "").await;
+    assert_eq!(revealed.with(200), json!({"secret": made["secret"]}));
+    assert_eq!(revealed.headers[CACHE_CONTROL], "no-store");
+    let noted = api.get("/audit?action=revealed").await.with(200);
+    assert_eq!(noted["items"][0]["actor"], "Ada");
+
+    let plain = api.post("/keys", r#"{"name":"b"}"#).await.with(201);
+    assert_eq!(plain["key"]["recoverable"], false);
+    let plain = format!("/keys/{}/reveal", plain["key"]["id"].as_str().unwrap());
+    api.post(&plain, "").await.problem(404);
+
+    // Without the encryption key, nothing can be kept or told.
+    let without = Api::over(api.backend.clone());
+    let (_, wrong) = without.post("/keys", body).await.problem(422);
+    assert_eq!(wrong["pointer"], "#/recoverable");
+    without.post(&format!("{at}/reveal"), "").await.problem(501);
+    let other = Issuer::new("acme_live").unwrap().vault(Vault::new([8; 32]));
+    let other = Api::with(api.backend.clone(), other);
+    other.post(&format!("{at}/reveal"), "").await.problem(500);
+    api.post(&format!("{at}/revoke"), "").await.with(200);
+    api.post(&format!("{at}/reveal"), "").await.problem(404);
 }

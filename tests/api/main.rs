@@ -65,11 +65,13 @@ impl Api {
     }
 
     fn over(backend: MemoryBackend) -> Self {
+        Self::with(backend, Issuer::new("acme_live").unwrap())
+    }
+
+    fn with(backend: MemoryBackend, issuer: Issuer) -> Self {
         let guard = BearerToken::new(TOKEN).unwrap().known_as("Ada");
         let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
-        let dashboard = dashboard
-            .issuer(Issuer::new("acme_live").unwrap())
-            .recorder(Recorder::counting());
+        let dashboard = dashboard.issuer(issuer).recorder(Recorder::counting());
         let router = Router::new().nest("/admin", dashboard.into_router());
         Self { backend, router }
     }

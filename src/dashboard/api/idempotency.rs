@@ -129,10 +129,7 @@ impl Answers {
     where
         F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
     {
-        let issuer = shared.issuer.clone().ok_or_else(|| {
-            let detail = "This service has not told the dashboard how keys are made.";
-            Problem::new(StatusCode::NOT_IMPLEMENTED, detail)
-        })?;
+        let issuer = shared.issuer.clone().ok_or_else(Problem::no_issuer)?;
         let Some(id) = operation.id else {
             return Ok(Arc::new(issue(issuer).await?));
         };

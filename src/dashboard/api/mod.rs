@@ -88,6 +88,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(keys::enable))
         .routes(routes!(keys::revoke))
         .routes(routes!(secrets::rotate))
+        .routes(routes!(secrets::reveal))
         .routes(routes!(usage::summary))
         .routes(routes!(usage::over_time))
         .routes(routes!(log::requests))

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::key::{InvalidKey, IssueError, StoreError};
+use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
 
 /// Why a request was not served. No text of the backend's own gets there.
@@ -115,6 +115,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "There is no such key.")
     }
 
+    pub(super) fn no_issuer() -> Self {
+        let detail = "This service has not told the dashboard how keys are made.";
+        Self::new(StatusCode::NOT_IMPLEMENTED, detail)
+    }
+
     fn down() -> Self {
         let detail = "The store does not answer. Try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -165,6 +170,7 @@ impl From<StoreError> for Problem {
             StoreError::Conflict(_) | StoreError::Unusable { .. } => {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
+            StoreError::KeepsNoSecrets => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
             StoreError::Timeout | StoreError::Unavailable(_) => Self::down(),
@@ -186,7 +192,18 @@ impl From<IssueError> for Problem {
         match error {
             IssueError::Invalid(error) => error.into(),
             IssueError::Store(error) => error.into(),
+            IssueError::NoVault => Self::field("/recoverable", error.to_string()),
             _ => Self::broken(),
+        }
+    }
+}
+
+impl From<RevealError> for Problem {
+    fn from(error: RevealError) -> Self {
+        match error {
+            RevealError::Store(error) => error.into(),
+            RevealError::NoVault => Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string()),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
 }
@@ -204,6 +221,7 @@ impl From<InvalidKey> for Problem {
             }
             InvalidKey::Time => "/expires",
             InvalidKey::Limit(_) => "/limits",
+            InvalidKey::Recoverable => "/recoverable",
             InvalidKey::Hint => return Self::broken(),
         };
         Self::field(field, error.to_string())

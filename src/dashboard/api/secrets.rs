@@ -1,4 +1,4 @@
-//! What makes secrets: creating keys, and rotating them.
+//! What makes and tells secrets: creating keys, rotating them, revealing what is kept.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::PATH;
 use super::extract::{Body, KeyInPath};
 use super::idempotency::{IdempotencyKey, Operation};
 use super::problem::Problem;
-use super::schema::{self, Issued};
+use super::schema::{self, Issued, Revealed};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::Visit;
 use crate::key::{self, Issuer};
@@ -77,6 +77,29 @@ pub(super) async fn rotate(
     let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
     let issued = shared.answers.once(operation, &shared, rotate).await?;
     Ok(made(&visit, &issued))
+}
+
+/// Tells the secret of a recoverable key once more; the audit has who asked.
+#[utoipa::path(
+    post, path = "/keys/{id}/reveal",
+    operation_id = "reveal_secret",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 200, description = "The secret", body = Revealed<'_>),
+        Problem,
+    ),
+)]
+pub(super) async fn reveal(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    KeyInPath(id): KeyInPath,
+) -> Result<Response, Problem> {
+    let issuer = shared.issuer.as_ref().ok_or_else(Problem::no_issuer)?;
+    let secret = issuer.reveal(&*visit.keys(&shared), id).await?;
+    let not_kept = || Problem::new(StatusCode::NOT_FOUND, "The secret of this key is not kept.");
+    let secret = secret.ok_or_else(not_kept)?;
+    Ok(Json(Revealed::from(&secret)).into_response())
 }
 
 fn made(visit: &Visit, issued: &key::Issued) -> Response {

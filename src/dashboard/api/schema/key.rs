@@ -10,7 +10,7 @@ use crate::id::KeyId;
 use crate::key::{self, KeyStatus};
 use crate::limit::RateLimit;
 
-/// A key; its secret is kept nowhere.
+/// A key, without its secret.
 #[derive(Serialize, ToSchema)]
 pub(in crate::dashboard) struct Key {
     /// The public part of its secret.
@@ -49,6 +49,8 @@ pub(in crate::dashboard) struct Key {
     /// When it was last used, as far as the usage written so far tells.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used: Option<Timestamp>,
+    /// Whether its secret is kept, encrypted, and can be revealed.
+    recoverable: bool,
     /// The key that it took over from.
     #[schema(value_type = Option<names::KeyId>)]
     rotated_from: Option<KeyId>,
@@ -75,6 +77,7 @@ impl From<key::Key> for Key {
             expires: key.expires,
             revoked: key.revoked,
             last_used: key.last_used,
+            recoverable: key.recoverable,
             rotated_from: key.rotated_from,
             line: key.line,
         }
@@ -108,7 +111,7 @@ impl From<&RateLimit> for Limit {
 /// A key that was just made, with its secret.
 #[derive(Serialize, ToSchema)]
 pub(in crate::dashboard) struct Issued<'a> {
-    /// The plain text; there is no second chance to read it.
+    /// The plain text; there is no second chance to read it, unless the key is recoverable.
     secret: &'a str,
     /// The key.
     key: Key,
@@ -119,6 +122,21 @@ impl<'a> From<&'a key::Issued> for Issued<'a> {
         Self {
             secret: issued.secret.expose(),
             key: issued.key.clone().into(),
+        }
+    }
+}
+
+/// A secret that was kept.
+#[derive(Serialize, ToSchema)]
+pub(in crate::dashboard) struct Revealed<'a> {
+    /// The plain text.
+    secret: &'a str,
+}
+
+impl<'a> From<&'a key::Secret> for Revealed<'a> {
+    fn from(secret: &'a key::Secret) -> Self {
+        Self {
+            secret: secret.expose(),
         }
     }
 }

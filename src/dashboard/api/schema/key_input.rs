@@ -43,6 +43,10 @@ pub(in crate::dashboard) struct NewKey {
     /// From when on it no longer works.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires: Option<Timestamp>,
+    /// Whether its secret is to be kept, encrypted, so that it can be revealed. Only where the service
+    /// has an encryption key.
+    #[serde(default)]
+    recoverable: bool,
 }
 
 impl TryFrom<NewKey> for key::NewKey {
@@ -66,6 +70,9 @@ impl TryFrom<NewKey> for key::NewKey {
         }
         if let Some(end) = body.expires {
             new = new.expires(end);
+        }
+        if body.recoverable {
+            new = new.recoverable();
         }
         Ok(new)
     }

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 pub(super) use self::audit::AuditEntry;
 pub(in crate::dashboard) use self::key::Limit;
-pub(super) use self::key::{Issued, Key};
+pub(super) use self::key::{Issued, Key, Revealed};
 pub(super) use self::key_input::{KeyUpdate, NewKey, Rotation};
 pub(super) use self::request::Request;
 pub(super) use self::totals::OverTime;
