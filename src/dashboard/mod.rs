@@ -1,4 +1,5 @@
-//! What a person sees: pages on which keys are watched, generated, rotated and deleted.
+//! What a person sees: pages on which usage is watched, and keys are generated, edited, rotated and
+//! deleted.
 //!
 //! One line mounts them into an axum service, over any backend, behind a [`Guard`]:
 //!
@@ -12,10 +13,12 @@
 //! let backend = MemoryBackend::new();
 //! let guard = BearerToken::new("a token of at least 16 characters")?;
 //! let dashboard = Dashboard::new(backend, guard)?.issuer(Issuer::new("acme_live")?);
-//! let app: Router = Router::new().nest("/admin", dashboard.into_router());
+//! let app: Router = Router::new().nest_service("/admin", dashboard.into_router());
 //! # drop(app);
 //! # Ok(()) }
 //! ```
+//!
+//! (`nest` does too, but does not know `/admin/`, with a slash at its end.)
 //!
 //! The pages are drawn by the server and work without JavaScript, but for copying, times of the
 //! reader's zone and the choice of columns. Nothing is loaded from elsewhere.
@@ -109,7 +112,7 @@ impl Dashboard {
         self
     }
 
-    /// The routes, to be nested where the pages should be.
+    /// The routes, to be nested where the pages should be: by axum's `nest_service`, or by `nest`.
     pub fn into_router(self) -> Router {
         router::router(Arc::new(self.0))
     }

@@ -7,15 +7,13 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, badge, copy, date, time};
-use super::{Failure, page};
+use super::parts::{self, Input, badge, caption, copy, date, name, name_or_none, time};
+use super::{Failure, overview, page};
 use crate::dashboard::Shared;
-use crate::dashboard::charts;
 use crate::dashboard::fields::Fields;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
-use crate::usage::RecorderStats;
 
 const STATUSES: [KeyStatus; 4] = [
     KeyStatus::Active,
@@ -39,23 +37,40 @@ pub(in crate::dashboard) async fn list(
     }
 }
 
+const FILTERS: [&str; 4] = ["name", "owner", "status", "show"];
+
+/// What else can be asked for: keys that want attention.
+const SHOWN: [(&str, &str); 3] = [
+    ("", "all"),
+    ("unused", "unused for long"),
+    ("expiring", "expiring soon"),
+];
+
 fn query(fields: &Fields) -> KeyQuery {
-    let mut query = KeyQuery::new().limit(50);
+    let now = Timestamp::now();
+    let mut query = match fields.get("show") {
+        Some("unused") => overview::unused(now),
+        Some("expiring") => overview::expiring(now),
+        _ => KeyQuery::new(),
+    };
     query.name = fields.get("name").map(Into::into);
     query.owner = fields.get("owner").map(Into::into);
     let status = fields.get("status");
     let status = STATUSES
         .into_iter()
         .find(|it| Some(parts::status_name(*it)) == status);
-    query.status = status.map(|status| (status, Timestamp::now()));
+    query.status = status.map(|status| (status, now)).or(query.status);
     query.after = fields.get("after").and_then(|token| token.parse().ok());
     query
 }
 
 fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) -> Markup {
-    let filtered = ["name", "owner", "status"]
-        .iter()
-        .any(|name| fields.get(name).is_some());
+    let filtered = fields.has_any(&FILTERS);
+    let kept = fields.only(&FILTERS);
+    let to = |place: &str| {
+        let query = kept.with([("after", place)]).query();
+        format!("{}?{query}", visit.at("/keys"))
+    };
     html! {
         .head {
             h1 { "API keys" }
@@ -72,44 +87,15 @@ fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) ->
         } @else {
             (table(shared, visit, &keys.items))
         }
-        @if let Some(recorder) = &shared.recorder { (health(&recorder.stats())) }
-        nav .pages aria-label="Pages of keys" {
-            @if fields.get("after").is_some() {
-                a href={ (visit.at("/keys?")) (fields.with("after", "")) } { "Newest" }
-            }
-            @if let Some(next) = &keys.next {
-                a href={ (visit.at("/keys?")) (fields.with("after", &next.to_string())) } { "Older" }
-            }
-        }
-    }
-}
-
-/// What the recorder of this process has to write.
-fn health(stats: &RecorderStats) -> Markup {
-    let numbers = [
-        ("written", stats.written),
-        ("waiting", stats.queued),
-        ("in the spool", stats.spooled),
-        ("lost", stats.lost),
-    ];
-    html! {
-        p .health {
-            "Usage of this process: "
-            @for (n, (name, count)) in numbers.into_iter().enumerate() {
-                @if n > 0 { " · " }
-                span .failed[name == "lost" && count > 0] { (charts::count(count)) " " (name) }
-            }
-        }
+        (parts::pages("Pages of keys", &[
+            ("Newest", fields.get("after").map(|_| to(""))),
+            ("Older", keys.next.as_ref().map(|next| to(&next.to_string()))),
+        ]))
     }
 }
 
 fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
-    let field = |name, label| Input {
-        name,
-        label,
-        hint: "",
-        value: fields.get(name).unwrap_or_default(),
-    };
+    let field = |name, label| Input::new(name, label, fields.get(name).unwrap_or_default());
     let statuses = STATUSES.map(|status| (parts::status_name(status), parts::status_name(status)));
     html! {
         form .filters method="get" action=(visit.at("/keys")) role="search" {
@@ -117,6 +103,7 @@ fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
             (field("owner", "Owner").text())
             (parts::choice("status", "Status", fields.get("status"),
                 [("", "any")].into_iter().chain(statuses)))
+            (parts::choice("show", "Show", fields.get("show"), SHOWN))
             button type="submit" { "Apply" }
             @if filtered { a .button href=(visit.at("/keys")) { "Clear filters" } }
         }
@@ -125,7 +112,8 @@ fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
 
 fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
     html! {
-        .scroll { table {
+        .scroll tabindex="0" role="region" aria-label="API keys" { table {
+            (caption("API keys, newest first"))
             thead { tr {
                 @for name in ["Name", "Key", "Owner", "Environment", "Status", "Created", "Expires", "Last used"] {
                     th scope="col" { (name) }
@@ -145,10 +133,10 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     };
     html! {
         tr {
-            th scope="row" { a href=(at) { (key.name) } }
+            th scope="row" { a href=(at) { (name(&key.name)) } }
             td { code { (key.hint) } " " (copy(key.id.as_str(), "the key's id")) }
-            td { (key.owner.as_deref().unwrap_or("–")) }
-            td { (key.environment.as_deref().unwrap_or("–")) }
+            td { (name_or_none(key.owner.as_deref())) }
+            td { (name_or_none(key.environment.as_deref())) }
             td { (badge(key)) }
             td { (date(visit, key.created)) }
             td { @if let Some(end) = key.expires { (date(visit, end)) } @else { "never" } }
@@ -158,6 +146,7 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
             }
             td .actions {
                 a href=(at) aria-label={ "Usage of " (key.name) } { "Usage" }
+                (link("edit", "Edit"))
                 @if status == KeyStatus::Active && shared.issuer.is_some() { (link("rotate", "Rotate")) }
                 @if status == KeyStatus::Disabled { (link("enable", "Enable")) }
                 @if status == KeyStatus::Active { (link("disable", "Disable")) }
