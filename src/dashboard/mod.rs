@@ -25,8 +25,8 @@
 //!
 //! # Safety
 //!
-//! 1. The guard is asked before anything else, for every route but the login form, the style sheet
-//!    and the script.
+//! 1. The guard is asked before anything else, for every route but the login form, the style sheet,
+//!    the script and the icon.
 //! 2. What changes something has to come from these pages: `Sec-Fetch-Site` or `Origin` say so, and each
 //!    form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.

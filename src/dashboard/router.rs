@@ -19,7 +19,12 @@ use super::visit::{Visit, base};
 const LARGEST_FORM: usize = 64 << 10;
 
 /// All that is there without the guard.
-const OPEN: [&str; 3] = ["/login", "/assets/style.css", "/assets/script.js"];
+const OPEN: [&str; 4] = [
+    "/login",
+    "/assets/style.css",
+    "/assets/script.js",
+    "/assets/icon.svg",
+];
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     use pages::{
@@ -50,6 +55,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/logout", get(login::out).post(login::sign_out))
         .route("/assets/style.css", get(assets::style))
         .route("/assets/script.js", get(assets::script))
+        .route("/assets/icon.svg", get(assets::icon))
         .fallback(pages::nowhere)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
         // Around every route and the fallback: none can be added that it is not asked for.

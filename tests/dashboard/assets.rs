@@ -1,4 +1,4 @@
-//! The style sheet and the script.
+//! The style sheet, the script and the icon.
 
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
@@ -10,7 +10,7 @@ use crate::pages::Pages;
 async fn browsers_keep_them_for_as_long_as_they_stay_the_same() {
     let pages = Pages::new();
     let page = pages.get("/admin").await.text;
-    for name in ["style.css", "script.js"] {
+    for name in ["style.css", "script.js", "icon.svg"] {
         let start = page.find(&format!("/admin/assets/{name}?v=")).unwrap();
         let address = page[start..].split('"').next().unwrap();
         let ask = |address: &str, known: Option<&str>| {

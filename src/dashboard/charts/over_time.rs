@@ -65,7 +65,8 @@ fn plot(id: &str, buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) ->
     let axis = Axis::up_to(most.unwrap_or(0));
     let columns = Columns::of(buckets.len());
     html! {
-        svg.plot role="img" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
+        // An image would have no links in it.
+        svg.plot role="group" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
             desc id={ (id) "-desc" } { (description(buckets, totals, times)) }
             (grid(axis))
             svg y=(TOP) width="100%" height=(HEIGHT) viewBox={ "0 0 " (columns.width()) " " (UNITS) }
@@ -92,12 +93,12 @@ fn description(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> St
 fn grid(axis: Axis) -> Markup {
     let lines = || axis.lines(HEIGHT).map(|(n, up)| (n, TOP + HEIGHT - up));
     html! {
-        g.grid {
+        g.grid aria-hidden="true" {
             @for (n, y) in lines() {
                 line.base[n == 0] x2="100%" y1=(y) y2=(y) {}
             }
         }
-        g.axis text-anchor="end" {
+        g.axis aria-hidden="true" text-anchor="end" {
             @for (n, y) in lines() {
                 text x="-8" y=(y) dy=".35em" { (compact(n)) }
             }
@@ -107,7 +108,7 @@ fn grid(axis: Axis) -> Markup {
 
 fn labels(ticks: &[Tick], columns: usize) -> Markup {
     html! {
-        g.axis text-anchor="middle" {
+        g.axis aria-hidden="true" text-anchor="middle" {
             @for tick in ticks {
                 text class=[tick.class] x=(middle(tick.column, columns)) y=(LABELS) { (tick.label) }
             }
@@ -126,15 +127,12 @@ fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
     html! {
         g.hits fill="none" stroke="none" stroke-width=(columns.slot()) pointer-events="stroke" {
             @for (column, bucket) in buckets.iter().enumerate() {
-                @let strip = html! {
-                    path d={ "M" (columns.middle(column)) " 0v" (UNITS) } {
-                        title { (name(bucket, times)) ": " (amounts(&bucket.totals)) }
-                    }
-                };
+                @let title = html! { title { (name(bucket, times)) ": " (amounts(&bucket.totals)) } };
+                @let strip = format!("M{} 0v{UNITS}", columns.middle(column));
                 @match local(link(bucket, times).as_deref()) {
-                    // The table has the same links for keyboards: the chart is one image to them.
-                    Some(href) => a href=(href) tabindex="-1" { (strip) },
-                    None => (strip),
+                    // The table has the same links for keyboards, where it has these columns.
+                    Some(href) => a href=(href) tabindex="-1" { (title) path d=(strip) {} },
+                    None => path d=(strip) { (title) },
                 }
             }
         }

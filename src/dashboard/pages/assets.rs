@@ -1,4 +1,4 @@
-//! The style sheet and the script. Their addresses name what is in them, so that browsers keep them for
+//! The style sheet, the script and the icon. Their addresses name what is in them, so that browsers keep them for
 //! good and still have those of a new version at once.
 
 use std::sync::LazyLock;
@@ -20,6 +20,13 @@ pub(super) static SCRIPT: Asset = Asset {
     kind: "text/javascript; charset=utf-8",
     text: include_str!("../assets/script.js"),
     version: LazyLock::new(|| version(include_str!("../assets/script.js"))),
+};
+
+pub(super) static ICON: Asset = Asset {
+    path: "/assets/icon.svg",
+    kind: "image/svg+xml",
+    text: include_str!("../assets/icon.svg"),
+    version: LazyLock::new(|| version(include_str!("../assets/icon.svg"))),
 };
 
 /// A file that pages load.
@@ -73,4 +80,8 @@ pub(in crate::dashboard) async fn style(uri: Uri, headers: HeaderMap) -> Respons
 
 pub(in crate::dashboard) async fn script(uri: Uri, headers: HeaderMap) -> Response {
     SCRIPT.answer(&uri, &headers)
+}
+
+pub(in crate::dashboard) async fn icon(uri: Uri, headers: HeaderMap) -> Response {
+    ICON.answer(&uri, &headers)
 }

@@ -62,6 +62,7 @@ fn document(base: &str, title: &str, body: &Markup) -> Response {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " · keytally" }
+                link rel="icon" href={ (base) (assets::ICON.address()) };
                 link rel="stylesheet" href={ (base) (assets::STYLE.address()) };
                 script src={ (base) (assets::SCRIPT.address()) } defer {}
             }

@@ -195,7 +195,7 @@ impl Log<'_> {
         // Times of the page's range are told in full, since the form tells its own in this zone.
         let range = |name| fields.time(visit, name).ok().flatten();
         html! {
-            form .filters method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
+            form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
                 @if !wrong.is_empty() {
                     p .error role="alert" {
                         @match wrong.get("after") { Some(why) => (why), None => "See what is said beside the fields." }
@@ -228,8 +228,10 @@ impl Log<'_> {
                 (text("endpoint", "API endpoint", ""))
                 (text("code", "Response status", "404 or 4xx"))
                 (text("request", "Request id", ""))
-                button type="submit" { "Apply" }
-                a .button href=(self.cleared(fields)) { "Clear filters" }
+                p .buttons {
+                    button type="submit" .primary { "Apply" }
+                    a .button href=(self.cleared(fields)) { "Clear filters" }
+                }
             }
         }
     }

@@ -55,7 +55,7 @@ fn row(visit: &Visit, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
     };
     html! {
         tr {
-            td { code { (clipped(&event.wire_id())) } }
+            td { code .clip title=[long_id(event)] { (clipped(&event.wire_id())) } }
             td { (time(visit, event.time)) }
             @if let Some(keys) = keys { td { (key_of(visit, event, keys)) } }
             td { (event.method.as_str()) }
@@ -71,6 +71,11 @@ fn row(visit: &Visit, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
             td .extra { (cause(event)) }
         }
     }
+}
+
+/// Ids of others than ours may not be seen whole.
+fn long_id(event: &UsageEvent) -> Option<&str> {
+    event.request_id.as_deref().filter(|id| id.len() > 36)
 }
 
 fn key_of(visit: &Visit, event: &UsageEvent, keys: &[Key]) -> Markup {
