@@ -15,6 +15,9 @@ use super::Shared;
 use super::pages::refused;
 use super::visit::{Visit, zone_named};
 
+/// The beginning of the year 1, before which databases know no times, or not all of them.
+const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
 /// Names and values, as they were sent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fields(Vec<(String, String)>);
@@ -32,7 +35,7 @@ impl Fields {
         Some(value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// A time: one of UTC, or one on the clocks of the `zone` that stands beside it, else on the
+    /// A time of the years 1 to 9999: one of UTC, or one on the clocks of the `zone` that stands beside it, else on the
     /// reader's. Nobody else's clocks change what an address tells.
     ///
     /// # Errors
@@ -46,15 +49,13 @@ impl Fields {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
-        if let Ok(time) = text.parse() {
-            return Ok(Some(time));
-        }
         let zone = self.get("zone").and_then(zone_named);
         let zone = zone.as_ref().unwrap_or(&visit.zone);
-        let time = text.parse::<DateTime>();
-        let time = time.and_then(|time| zone.to_timestamp(time));
+        let on_clock = || zone.to_timestamp(text.parse::<DateTime>()?);
+        let time = text.parse().or_else(|_| on_clock());
+        let time = time.ok().filter(|time| *time >= FIRST);
         let wrong = "This is not a date and a time, such as 2026-11-01 10:00.";
-        time.map(Some).map_err(|_| wrong)
+        time.map(Some).ok_or(wrong)
     }
 
     /// Those of these names alone.

@@ -109,6 +109,7 @@ async fn what_is_wrong_is_told_at_its_field_and_shows_nothing() {
     let (pages, zapier, _) = filled().await;
     for (name, value) in [
         ("since", "yesterday"),
+        ("since", "-009999-01-02T00:00:00Z"),
         ("until", "2026-13-01T00:00"),
         ("until", "0001-01-01T00:00"),
         ("outcome", "odd"),

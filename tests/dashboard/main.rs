@@ -1,6 +1,7 @@
 //! The pages, over real backends: who gets in, what is shown, what is changed, and what is escaped.
 
 mod assets;
+mod counted;
 mod edit;
 mod keys;
 mod log;

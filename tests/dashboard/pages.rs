@@ -82,7 +82,9 @@ impl<B: KeyAdmin + UsageReader + Clone> Pages<B> {
         let router = Router::new().nest_service("/admin", dashboard.into_router());
         Self { backend, router }
     }
+}
 
+impl<B> Pages<B> {
     pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
         let response: Response<_> = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();

@@ -3,6 +3,8 @@
 use axum::body::Body;
 use http::header::{COOKIE, LOCATION, SET_COOKIE};
 use http::{Method, Request, StatusCode};
+use jiff::SignedDuration;
+use keytally::dashboard::{AllowEveryone, Dashboard};
 use keytally::key::{Issuer, KeyAdmin, KeyStore, NewKey};
 use keytally::usage::{Batch, UsageEvent, UsageSink};
 
@@ -173,6 +175,95 @@ async fn texts_of_others_are_only_texts() {
 }
 
 #[tokio::test]
+async fn a_text_turns_nothing_round_but_itself() {
+    // Right-to-left override, and an isolate that is never closed.
+    const TURNED: &str = "\u{202e}gnp.exe\u{2067}";
+    let pages = Pages::new();
+    let owned = |key: &mut keytally::key::Key| key.owner = Some(TURNED.into());
+    let key = pages.key_with(TURNED, owned).await;
+    let minute = SignedDuration::from_mins(1);
+    let set = |_, event: &mut UsageEvent| {
+        event.endpoint = TURNED.into();
+        event.path = TURNED.into();
+        event.resource_id = Some(TURNED.into());
+        event.request_id = Some(TURNED.into());
+    };
+    pages.requests(&key, 1, minute, set).await;
+    let id = key.id;
+    for path in [
+        "",
+        "/keys",
+        "/log",
+        "/audit",
+        "/keys/ID",
+        "/keys/ID/delete",
+        "/keys/ID/edit",
+    ] {
+        let path = format!("/admin{}", path.replace("ID", id.as_str()));
+        let page = pages.get(&path).await.text;
+        let parts: Vec<_> = page.split(TURNED).collect();
+        assert!(parts.len() > 1, "{path}");
+        for (before, after) in parts.iter().zip(&parts[1..]) {
+            let within = before.ends_with("<bdi>") && after.starts_with("</bdi>");
+            // In an attribute or an image's title it has nothing beside it that could be turned.
+            let tag = before.rsplit('<').next().unwrap();
+            let alone = !tag.contains('>') || tag.starts_with("title>") || tag.starts_with("desc ");
+            assert!(within || alone, "{path}: {tag}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_texts_make_no_long_pages() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let long = "=cmd() ".repeat(1_500);
+    let set = |_, event: &mut UsageEvent| {
+        event.path = long.as_str().into();
+        event.resource_id = Some(long.as_str().into());
+    };
+    let minute = SignedDuration::from_mins(1);
+    pages.requests(&key, 50, minute, set).await;
+    let page = pages.get("/admin/log").await;
+    assert!(page.text.len() < 100_000, "{}", page.text.len());
+    // A file has all of it, and no cell that a spreadsheet takes for a formula.
+    let csv = pages.get(&page.link("Export CSV")).await.text;
+    assert!(csv.len() > 50 * 2 * long.len());
+    assert_eq!(csv.matches(",'=cmd()").count(), 100);
+    assert!(!csv.contains(",=") && !csv.contains("\"="));
+}
+
+#[tokio::test]
+async fn they_can_be_nested_either_way() {
+    let backend = keytally::backend::MemoryBackend::new();
+    let dashboard = || {
+        Dashboard::new(backend.clone(), AllowEveryone)
+            .unwrap()
+            .into_router()
+    };
+    let nested = axum::Router::new().nest("/a/b", dashboard());
+    let served = axum::Router::new().nest_service("/a/b", dashboard());
+    for (router, base, paths) in [
+        (nested, "/a/b", &["/a/b", "/a/b/keys"][..]),
+        (served, "/a/b", &["/a/b", "/a/b/", "/a/b/keys"]),
+        (dashboard(), "", &["/", "/keys"]),
+    ] {
+        let pages = Pages {
+            backend: (),
+            router,
+        };
+        for path in paths {
+            let request = Request::get(*path).body(Body::empty()).unwrap();
+            let page = pages.ask(request).await;
+            assert_eq!(page.status, StatusCode::OK, "{path}");
+            assert_eq!(page.link("Audit"), format!("{base}/audit"));
+            let home = if base.is_empty() { "/" } else { base };
+            assert_eq!(page.link("keytally"), home);
+        }
+    }
+}
+
+#[tokio::test]
 async fn nonsense_in_an_address_is_answered() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
@@ -188,6 +279,19 @@ async fn nonsense_in_an_address_is_answered() {
     ] {
         let answer = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
         assert_eq!(answer.status, StatusCode::OK, "{query}");
+    }
+    for path in [
+        "/keys?status=odd",
+        "/keys?show=odd",
+        "/keys?after=nonsense",
+        "/audit?key=x",
+        "/audit?action=odd",
+        "/audit?after=nonsense",
+    ] {
+        let answer = pages.get(&format!("/admin{path}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert!(answer.text.contains("role=\"alert\""), "{path}");
+        assert!(!answer.text.contains("<tbody>"), "{path}");
     }
     for id in ["x", "%00", "0000000000000000", "..%2f..%2fetc"] {
         let answer = pages.get(&format!("/admin/keys/{id}")).await;

@@ -4,6 +4,7 @@ use http::StatusCode;
 use jiff::SignedDuration;
 use keytally::usage::{Method, UsageEvent};
 
+use crate::counted::Counted;
 use crate::pages::Pages;
 
 #[tokio::test]
@@ -79,4 +80,30 @@ async fn with_all_that_there_may_be_it_stays_small() {
     assert!(page.count("<tr>") > 50);
     // Without any compression; with it, it is a tenth.
     assert!(page.text.len() < 120_000, "{}", page.text.len());
+}
+
+#[tokio::test]
+async fn no_page_asks_the_store_more_than_ten_times() {
+    let plain = Pages::new();
+    for n in 0..60 {
+        let key = plain.key(&format!("Key {n}")).await;
+        plain
+            .requests(&key, 5, SignedDuration::from_mins(1), |_, _| ())
+            .await;
+    }
+    let id = plain.key("Watched").await.id;
+    let counted = Counted::of(plain.backend);
+    let pages = Pages::over(counted.clone());
+    for (path, most) in [
+        ("/admin".to_owned(), 6),
+        ("/admin/keys".into(), 1),
+        ("/admin/log".into(), 3),
+        (format!("/admin/keys/{id}"), 5),
+        (format!("/admin/keys/{id}/edit"), 1),
+        ("/admin/audit".into(), 1),
+    ] {
+        assert_eq!(pages.get(&path).await.status, StatusCode::OK, "{path}");
+        let calls = counted.take();
+        assert!((1..=most).contains(&calls), "{path}: {calls}");
+    }
 }

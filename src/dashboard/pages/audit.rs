@@ -28,8 +28,13 @@ pub(in crate::dashboard) async fn page_of(
     let mut wrong = Wrong::default();
     let key = fields.get("key").map(str::parse).transpose();
     query.key = wrong.take("key", key.map_err(|_| "This is not the id of a key."));
-    query.action = fields.get("action").and_then(|action| action.parse().ok());
-    query.after = fields.get("after").and_then(|token| token.parse().ok());
+    let action = fields.get("action").map(str::parse).transpose();
+    query.action = wrong.take("action", action.map_err(|_| "Nobody can do that to a key."));
+    let after = fields.get("after").map(str::parse).transpose();
+    query.after = wrong.take(
+        "after",
+        after.map_err(|_| "There is no such place in the list."),
+    );
     let entries = if wrong.is_empty() {
         shared.backend.audit(&query).await
     } else {
@@ -67,15 +72,18 @@ fn content(
     let actions = AuditAction::ALL.map(|action| (action.as_str(), action.as_str()));
     html! {
         h1 { "Audit" }
-        form .filters method="get" action=(visit.at("/audit")) role="search" {
+        form .filters method="get" action=(visit.at("/audit")) role="search" aria-label="Filter the audit" {
+            (parts::alert(wrong, "after"))
             (field("actor", "Who").text())
             (field("key", "Key id").text())
-            (parts::choice("action", "What", fields.get("action"), [("", "any")].into_iter().chain(actions)))
+            (parts::choice_or("action", "What", fields.get("action"),
+                [("", "any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }
             a .button href=(visit.at("/audit")) { "Clear filters" }
         }
         @match entries {
             None => p .empty { "This store does not keep who did what." }
+            Some(_) if !wrong.is_empty() => {}
             Some(entries) if entries.items.is_empty() => p .empty {
                 @if filtered { "Nothing that was done matches. " a href=(visit.at("/audit")) { "Clear filters" } }
                 @else { "Nothing was done to keys yet. Whatever is done to them from now on is told here." }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use maud::html;
 
 use super::key_form::{self, Described, fields_of};
-use super::parts::name;
+use super::parts::{self, name};
 use super::{Failure, page, see};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Posted, Wrong};
@@ -29,7 +29,7 @@ fn shown(visit: &Visit, key: &Key, fields: &Fields, was: &Fields, wrong: &Wrong)
     let content = html! {
         p { a href=(at) { "Back to the key" } }
         h1 { "Edit " (name(&key.name)) }
-        (key_form::alert(wrong))
+        (parts::alert(wrong, ""))
         form .column method="post" action={ (at) "/edit" } {
             (key_form::inputs(visit, fields, wrong))
             @for (name, value) in was.iter() {

@@ -8,7 +8,7 @@ use http::StatusCode;
 use maud::{Markup, html};
 
 use super::key_form::{self, Described};
-use super::parts::{copy, name};
+use super::parts::{self, copy, name};
 use super::{Failure, page, refused};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Posted, Wrong};
@@ -75,7 +75,7 @@ fn content(visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
     html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
-        (key_form::alert(wrong))
+        (parts::alert(wrong, ""))
         form .column method="post" action=(visit.at("/keys/new")) {
             (key_form::inputs(visit, fields, wrong))
             button type="submit" .primary { "Generate" }

@@ -160,14 +160,3 @@ pub(super) fn inputs(visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
         (input("expires", "Expires", &format!("In {zone}. Empty: never")).moment())
     }
 }
-
-/// What stands above a form with something wrong in it.
-pub(super) fn alert(wrong: &Wrong) -> Markup {
-    html! {
-        @if !wrong.is_empty() {
-            p .error role="alert" {
-                @match wrong.get("") { Some(why) => (why), None => "See what is said beside the fields." }
-            }
-        }
-    }
-}

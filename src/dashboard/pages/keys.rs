@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use super::parts::{self, Input, badge, caption, copy, date, name, name_or_none, time};
 use super::{Failure, overview, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Fields;
+use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
@@ -27,12 +27,17 @@ pub(in crate::dashboard) async fn list(
     visit: Visit,
     fields: Fields,
 ) -> Response {
-    match shared.backend.list(&query(&fields)).await {
-        Ok(keys) => page(
-            &visit,
-            "API keys",
-            &content(&shared, &visit, &fields, &keys),
-        ),
+    let (query, wrong) = query(&fields);
+    // What cannot be understood shows nothing, rather than what was not asked for.
+    let keys = match wrong.is_empty() {
+        true => shared.backend.list(&query).await.map(Some),
+        false => Ok(None),
+    };
+    match keys {
+        Ok(keys) => {
+            let content = content(&shared, &visit, &fields, keys.as_ref(), &wrong);
+            page(&visit, "API keys", &content)
+        }
         Err(error) => Failure::from(error).page(&visit),
     }
 }
@@ -46,25 +51,41 @@ const SHOWN: [(&str, &str); 3] = [
     ("expiring", "expiring soon"),
 ];
 
-fn query(fields: &Fields) -> KeyQuery {
-    let now = Timestamp::now();
+fn query(fields: &Fields) -> (KeyQuery, Wrong) {
+    let (now, mut wrong) = (Timestamp::now(), Wrong::default());
     let mut query = match fields.get("show") {
+        None => KeyQuery::new(),
         Some("unused") => overview::unused(now),
         Some("expiring") => overview::expiring(now),
-        _ => KeyQuery::new(),
+        Some(_) => {
+            wrong.add("show", "There is nothing of that name to be shown.");
+            KeyQuery::new()
+        }
     };
     query.name = fields.get("name").map(Into::into);
     query.owner = fields.get("owner").map(Into::into);
-    let status = fields.get("status");
-    let status = STATUSES
-        .into_iter()
-        .find(|it| Some(parts::status_name(*it)) == status);
-    query.status = status.map(|status| (status, now)).or(query.status);
-    query.after = fields.get("after").and_then(|token| token.parse().ok());
-    query
+    if let Some(name) = fields.get("status") {
+        let mut known = STATUSES.into_iter();
+        match known.find(|status| parts::status_name(*status) == name) {
+            Some(status) => query.status = Some((status, now)),
+            None => wrong.add("status", "There is no such status."),
+        }
+    }
+    let after = fields.get("after").map(str::parse).transpose();
+    query.after = wrong.take(
+        "after",
+        after.map_err(|_| "There is no such place in the list."),
+    );
+    (query, wrong)
 }
 
-fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) -> Markup {
+fn content(
+    shared: &Shared,
+    visit: &Visit,
+    fields: &Fields,
+    keys: Option<&Page<Key>>,
+    wrong: &Wrong,
+) -> Markup {
     let filtered = fields.has_any(&FILTERS);
     let kept = fields.only(&FILTERS);
     let to = |place: &str| {
@@ -78,32 +99,37 @@ fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) ->
                 a .button .primary href=(visit.at("/keys/new")) { "Generate API key" }
             }
         }
-        (filters(visit, fields, filtered))
-        @if keys.items.is_empty() {
-            p .empty {
+        (filters(visit, fields, filtered, wrong))
+        @match keys {
+            None => {}
+            Some(keys) if keys.items.is_empty() => p .empty {
                 @if filtered { "No key matches. " a href=(visit.at("/keys")) { "Show all keys" } }
                 @else { "There are no keys yet." @if shared.issuer.is_some() { " Generate one and give it to whom it is for." } }
-            }
-        } @else {
-            (table(shared, visit, &keys.items))
+            },
+            Some(keys) => (table(shared, visit, &keys.items)),
         }
         (parts::pages("Pages of keys", &[
             ("Newest", fields.get("after").map(|_| to(""))),
-            ("Older", keys.next.as_ref().map(|next| to(&next.to_string()))),
+            ("Older", keys.and_then(|keys| keys.next.as_ref()).map(|next| to(&next.to_string()))),
         ]))
     }
 }
 
-fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
+fn filters(visit: &Visit, fields: &Fields, filtered: bool, wrong: &Wrong) -> Markup {
     let field = |name, label| Input::new(name, label, fields.get(name).unwrap_or_default());
+    let choice = |name, label, choices: &[(&str, &str)]| {
+        let choices = choices.iter().copied();
+        parts::choice_or(name, label, fields.get(name), choices, wrong.get(name))
+    };
     let statuses = STATUSES.map(|status| (parts::status_name(status), parts::status_name(status)));
+    let statuses: Vec<_> = [("", "any")].into_iter().chain(statuses).collect();
     html! {
-        form .filters method="get" action=(visit.at("/keys")) role="search" {
+        form .filters method="get" action=(visit.at("/keys")) role="search" aria-label="Filter the keys" {
+            (parts::alert(wrong, "after"))
             (field("name", "Name").text())
             (field("owner", "Owner").text())
-            (parts::choice("status", "Status", fields.get("status"),
-                [("", "any")].into_iter().chain(statuses)))
-            (parts::choice("show", "Show", fields.get("show"), SHOWN))
+            (choice("status", "Status", &statuses))
+            (choice("show", "Show", &SHOWN))
             button type="submit" { "Apply" }
             @if filtered { a .button href=(visit.at("/keys")) { "Clear filters" } }
         }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use crate::dashboard::fields::Wrong;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyStatus};
 
@@ -144,6 +145,18 @@ impl<'a> Input<'a> {
                     aria-describedby=[(!described.is_empty()).then(|| described.join(" "))];
                 @if !self.hint.is_empty() { small id={ (name) "-hint" } { (self.hint) } }
                 @if let Some(wrong) = self.wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }
+            }
+        }
+    }
+}
+
+/// What stands above a form with something wrong in it: what is wrong with the whole of it, which has
+/// this name, or where to look.
+pub(super) fn alert(wrong: &Wrong, whole: &str) -> Markup {
+    html! {
+        @if !wrong.is_empty() {
+            p .error role="alert" {
+                @match wrong.get(whole) { Some(why) => (why), None => "See what is said beside the fields." }
             }
         }
     }

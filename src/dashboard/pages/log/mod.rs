@@ -196,11 +196,7 @@ impl Log<'_> {
         let range = |name| fields.time(visit, name).ok().flatten();
         html! {
             form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
-                @if !wrong.is_empty() {
-                    p .error role="alert" {
-                        @match wrong.get("after") { Some(why) => (why), None => "See what is said beside the fields." }
-                    }
-                }
+                (parts::alert(wrong, "after"))
                 @if let Some(range) = fields.get("range").filter(|_| self.picked.is_some()) {
                     input type="hidden" name="range" value=(range);
                 }
