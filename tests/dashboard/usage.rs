@@ -63,6 +63,25 @@ async fn a_range_that_is_none_is_told() {
 }
 
 #[tokio::test]
+async fn a_chart_of_a_century_is_left_out() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let minute = SignedDuration::from_mins(1);
+    pages.requests(&key, 3, minute, |_, _| ()).await;
+    for (from, chart) in [
+        ("2025-11-01", true),
+        ("1930-01-01", false),
+        ("0001-01-01", false),
+    ] {
+        let query = format!("range=custom&from={from}T00:00&to=2027-01-01T00:00");
+        let page = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
+        let told = page.text.contains("too long for a chart");
+        assert_eq!((page.status, told), (StatusCode::OK, !chart), "{from}");
+        assert!(page.text.len() < 200_000, "{}", page.text.len());
+    }
+}
+
+#[tokio::test]
 async fn with_all_that_there_may_be_it_stays_small() {
     let pages = Pages::new();
     let key = pages.key("Busy").await;

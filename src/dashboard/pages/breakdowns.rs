@@ -14,6 +14,9 @@ use crate::usage::summary::{TimeBucket, Totals};
 /// Endpoints that are shown.
 const TOP: usize = 10;
 
+/// The most columns over time: two years of days, and no screen is as wide.
+const MOST_COLUMNS: usize = 800;
+
 /// Where requests are shown.
 pub(super) struct Links {
     /// The page that has the log.
@@ -29,36 +32,32 @@ impl Links {
     }
 }
 
-pub(super) fn cards(totals: &Totals, before: &Totals) -> Markup {
+/// How many requests had each outcome, and how many there were in the range before.
+pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
     let all = totals.total();
-    let cards = [
-        ("Total requests", "total", all, before.total()),
-        (
-            "Completed",
-            "completed",
-            totals.completed(),
-            before.completed(),
-        ),
-        ("Failed", "failed", totals.failed(), before.failed()),
-        (
-            "Rate limited",
-            "limited",
-            totals.rate_limited(),
-            before.rate_limited(),
-        ),
-    ];
-    html! {
-        section .cards aria-label="Totals" {
-            @for (name, class, count, earlier) in cards {
-                div class={ "card " (class) } {
-                    h2 { (name) }
-                    p .number { (charts::count(count)) }
-                    p .more {
-                        @if class != "total" { (charts::share(count, all)) " · " }
-                        span title="against the range before" { (charts::change(count, earlier)) }
+    let card = |name: &str, class: &str, outcome: &str, count: u64, earlier: u64| {
+        html! {
+            div class={ "card " (class) } {
+                h2 { (name) }
+                p .number { a href=(links.with([("outcome", outcome)])) { (charts::count(count)) } }
+                p .more {
+                    @if !outcome.is_empty() { (charts::share(count, all)) " · " }
+                    span title="against the range before" {
+                        (charts::change(count, earlier)) span .unseen { " against the range before" }
                     }
                 }
             }
+        }
+    };
+    let (completed, earlier) = (totals.completed(), before.completed());
+    let (failed, failed_before) = (totals.failed(), before.failed());
+    let (limited, limited_before) = (totals.rate_limited(), before.rate_limited());
+    html! {
+        section .cards aria-label="Totals" {
+            (card("Total requests", "total", "", all, before.total()))
+            (card("Completed", "completed", "completed", completed, earlier))
+            (card("Failed", "failed", "failed", failed, failed_before))
+            (card("Rate limited", "limited", "rate_limited", limited, limited_before))
         }
     }
 }
@@ -67,6 +66,7 @@ pub(super) fn cards(totals: &Totals, before: &Totals) -> Markup {
 pub(super) fn chart(visit: &Visit, picked: &Picked, summary: &Summary, links: &Links) -> Markup {
     let buckets = summary.over_time.as_ref();
     let buckets = buckets.and_then(|it| it.filled(picked.range.clone(), Timestamp::now()).ok());
+    let buckets = buckets.filter(|it| it.len() <= MOST_COLUMNS);
     html! {
         section .panel aria-label="Over time" {
             @match buckets {

@@ -46,7 +46,7 @@ fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
                     a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
                 }
             }
-            a .who href=(visit.at("/logout")) aria-label={ "Sign out " (visit.admin.name()) } { (parts::name(visit.admin.name())) }
+            a .who href=(visit.at("/logout")) { (parts::name(visit.admin.name())) " · Sign out" }
         }
         main #content { (content) }
     };

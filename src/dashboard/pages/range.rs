@@ -26,7 +26,8 @@ const RANGES: [(&str, &str, i64); 6] = [
 /// The one that is picked where nobody did.
 const USUAL: (&str, i64) = ("24h", DAY);
 
-const CUSTOM: &str = "custom";
+/// The name of a range that is told by its ends.
+pub(super) const CUSTOM: &str = "custom";
 
 /// The fields that tell of a range.
 pub(super) const FIELDS: [&str; 4] = ["range", "from", "to", "zone"];

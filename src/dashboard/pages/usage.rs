@@ -70,7 +70,7 @@ async fn shown(
         }
         (details::of_key(shared, visit, key))
         (picked.choice(visit, &links.at, fields, &log::KEPT))
-        (breakdowns::cards(&summary.totals, &before))
+        (breakdowns::cards(&summary.totals, &before, &links))
         (breakdowns::chart(visit, &picked, &summary, &links))
         (breakdowns::panels(&summary, &links))
         (breakdowns::endpoints(&summary, &links))

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 
-use super::filter::{FILTERS, Filtered};
+use super::filter::Filtered;
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Fields;
 use crate::dashboard::pages::{Failure, nowhere};
@@ -22,7 +22,9 @@ pub(in crate::dashboard) async fn export(
     Path(format): Path<String>,
     fields: Fields,
 ) -> Response {
-    let Filtered { filter, wrong, .. } = Filtered::read(&visit, &fields.only(&FILTERS), None, None);
+    // A file has all pages.
+    let fields = fields.with([("after", "")]);
+    let Filtered { filter, wrong, .. } = Filtered::read(&visit, &fields, None, None);
     if let Some((_, why)) = wrong.first() {
         return Failure::Refused(why.into()).page(&visit);
     }

@@ -10,15 +10,15 @@ use crate::page::PageToken;
 use crate::usage::{LogFilter, Outcome, StatusClass};
 
 /// The fields that filter the log.
-pub(in crate::dashboard::pages) const FILTERS: [&str; 11] = [
+pub(in crate::dashboard::pages) const FILTERS: [&str; 10] = [
     "resource", "key", "owner", "since", "until", "outcome", "method", "endpoint", "code",
-    "request", "zone",
+    "request",
 ];
 
 /// All fields of a page with a log but its place in the log.
 pub(super) const FIELDS: [&str; 14] = [
-    "range", "from", "to", "resource", "key", "owner", "since", "until", "outcome", "method",
-    "endpoint", "code", "request", "zone",
+    "resource", "key", "owner", "since", "until", "outcome", "method", "endpoint", "code",
+    "request", "range", "from", "to", "zone",
 ];
 
 pub(super) const NO_PLACE: &str = "There is no such place in the log.";

@@ -2,6 +2,7 @@
 
 mod export;
 mod filter;
+mod form;
 mod rows;
 mod turning;
 
@@ -14,27 +15,20 @@ use maud::{Markup, html};
 pub(in crate::dashboard) use self::export::export;
 pub(super) use self::filter::FILTERS;
 use self::filter::{FIELDS, Filtered};
-use super::parts::{self, Input, name};
-use super::range::Picked;
+use super::parts;
+use super::range::{CUSTOM, Picked};
 use super::{Failure, page};
 use crate::dashboard::Shared;
 use crate::dashboard::charts;
-use crate::dashboard::fields::{Fields, Wrong};
+use crate::dashboard::fields::Fields;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyQuery};
 use crate::page::Page;
-use crate::usage::{Count, LogQuery, Method, ReadError, UsageEvent};
+use crate::usage::{Count, LogQuery, ReadError, UsageEvent};
 
 /// What another range of time leaves of the filters: all but times.
 pub(super) const KEPT: [&str; 6] = [
     "resource", "outcome", "method", "endpoint", "code", "request",
-];
-
-const OUTCOMES: [(&str, &str); 4] = [
-    ("", "any"),
-    ("completed", "Completed"),
-    ("failed", "Failed"),
-    ("rate_limited", "Rate limited"),
 ];
 
 /// A log, and the page that it is on.
@@ -81,25 +75,7 @@ impl Log<'_> {
             Some((requests, _)) if self.key.is_none() => keys_of(shared, &requests.items).await?,
             _ => Vec::new(),
         };
-        // Links tell the times that were meant, so that they always show the same rows.
-        let fixed = fields.only(&FIELDS).with([
-            (
-                "since",
-                &*filtered
-                    .since
-                    .map(|time| time.to_string())
-                    .unwrap_or_default(),
-            ),
-            ("until", &filtered.until.to_string()),
-        ]);
-        let fixed = match self.picked {
-            Some(picked) => fixed.with([
-                ("range", "custom"),
-                ("from", &*picked.range.start.to_string()),
-                ("to", &picked.range.end.to_string()),
-            ]),
-            None => fixed,
-        };
+        let fixed = self.fixed(fields, &filtered);
         Ok(html! {
             section #log .panel aria-label="Request log" {
                 .head {
@@ -109,10 +85,27 @@ impl Log<'_> {
                         p { (self.exports(visit, &fixed)) }
                     }
                 }
-                (self.filters(visit, fields, &filtered.wrong))
+                (self.form(visit, fields, &filtered.wrong))
                 @if let Some((requests, _)) = &found { (self.found(visit, fields, &fixed, requests, &keys)) }
             }
         })
+    }
+
+    /// What links say: the times that were meant, so that they always show the same rows.
+    fn fixed(&self, fields: &Fields, filtered: &Filtered) -> Fields {
+        let since = filtered.since.map(|time| time.to_string());
+        let fixed = fields.only(&FIELDS).with([
+            ("since", &*since.unwrap_or_default()),
+            ("until", &filtered.until.to_string()),
+        ]);
+        let Some(Picked { range, .. }) = self.picked else {
+            return fixed;
+        };
+        fixed.with([
+            ("range", CUSTOM),
+            ("from", &*range.start.to_string()),
+            ("to", &range.end.to_string()),
+        ])
     }
 
     fn found(
@@ -154,81 +147,6 @@ impl Log<'_> {
             a .button href=(export("csv")) { "Export CSV" } " "
             a .button href=(export("jsonl")) { "Export JSON lines" } " "
             a href={ (self.at) "?" (fixed.query()) "#log" } { "Link to these rows" }
-        }
-    }
-
-    /// The page without any filter of the log's.
-    fn cleared(&self, fields: &Fields) -> String {
-        let kept = fields.only(&["range", "from", "to"]);
-        // The zone belongs to times, and these may be left.
-        let zone = if kept.has_any(&["from", "to"]) {
-            fields.get("zone")
-        } else {
-            None
-        };
-        let kept = kept.with([("zone", zone.unwrap_or_default())]);
-        format!("{}?{}#log", self.at, kept.query())
-    }
-
-    fn filters(&self, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
-        let text = |name, label, hint| {
-            let input = Input::new(name, label, fields.get(name).unwrap_or_default());
-            input.hint(hint).wrong(wrong.get(name)).text()
-        };
-        let moment = |name, label, hint| {
-            let time = fields.time(visit, name).ok().flatten();
-            let value = time.map(|time| visit.field(time)).unwrap_or_default();
-            let input = Input::new(name, label, &value);
-            input.hint(hint).wrong(wrong.get(name)).moment()
-        };
-        let choice = |name, label, choices: &[(&str, &str)]| {
-            parts::choice_or(
-                name,
-                label,
-                fields.get(name),
-                choices.iter().copied(),
-                wrong.get(name),
-            )
-        };
-        let methods = Method::ALL.map(|method| (method.as_str(), method.as_str()));
-        let methods: Vec<_> = [("", "any")].into_iter().chain(methods).collect();
-        // Times of the page's range are told in full, since the form tells its own in this zone.
-        let range = |name| fields.time(visit, name).ok().flatten();
-        html! {
-            form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
-                (parts::alert(wrong, "after"))
-                @if let Some(range) = fields.get("range").filter(|_| self.picked.is_some()) {
-                    input type="hidden" name="range" value=(range);
-                }
-                @for name in ["from", "to"] {
-                    @if let Some(time) = range(name).filter(|_| self.picked.is_some()) {
-                        input type="hidden" name=(name) value=(time);
-                    }
-                }
-                input type="hidden" name="zone" value=(visit.zone_name());
-                (text("resource", "Resource id", ""))
-                @match self.key {
-                    Some(key) => p .field {
-                        span .label { "API key" }
-                        span { (name(&key.name)) " " a href=(visit.at("/log")) { "All keys" } }
-                    },
-                    None => {
-                        (text("key", "API key", "Its id"))
-                        (text("owner", "Owner", ""))
-                    }
-                }
-                (moment("since", "Date from", if self.picked.is_some() { "Empty: as above" } else { "" }))
-                (moment("until", "Date to", ""))
-                (choice("outcome", "Status", &OUTCOMES))
-                (choice("method", "HTTP method", &methods))
-                (text("endpoint", "API endpoint", ""))
-                (text("code", "Response status", "404 or 4xx"))
-                (text("request", "Request id", ""))
-                p .buttons {
-                    button type="submit" .primary { "Apply" }
-                    a .button href=(self.cleared(fields)) { "Clear filters" }
-                }
-            }
         }
     }
 }

@@ -151,7 +151,7 @@ impl Overview {
             }
             @if !self.has_keys { (first_steps(shared, visit)) }
             (picked.choice(visit, &home, fields, &[]))
-            (breakdowns::cards(&self.summary.totals, &self.before))
+            (breakdowns::cards(&self.summary.totals, &self.before, &links))
             (breakdowns::chart(visit, picked, &self.summary, &links))
             (tables::jumps(visit, &self.jumps, &self.named))
             .panels .wide {
