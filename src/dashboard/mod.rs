@@ -1,5 +1,5 @@
-//! What a person sees: pages on which keys are watched, generated, rotated and deleted; and the same for
-//! programs, as a JSON API.
+//! What a person sees: pages on which usage is watched, and keys are generated, edited, rotated and
+//! deleted; and the same for programs, as a JSON API.
 //!
 //! One line mounts them into an axum service, over any backend, behind a [`Guard`]:
 //!
@@ -13,10 +13,12 @@
 //! let backend = MemoryBackend::new();
 //! let guard = BearerToken::new("a token of at least 16 characters")?;
 //! let dashboard = Dashboard::new(backend, guard)?.issuer(Issuer::new("acme_live")?);
-//! let app: Router = Router::new().nest("/admin", dashboard.into_router());
+//! let app: Router = Router::new().nest_service("/admin", dashboard.into_router());
 //! # drop(app);
 //! # Ok(()) }
 //! ```
+//!
+//! (`nest` does too, but does not know `/admin/`, with a slash at its end.)
 //!
 //! The pages are drawn by the server and work without JavaScript, but for copying, times of the
 //! reader's zone and the choice of columns. Nothing is loaded from elsewhere.
@@ -33,8 +35,8 @@
 //!
 //! # Safety
 //!
-//! 1. The guard is asked before anything else, for every route but the login form, the style sheet
-//!    and the script.
+//! 1. The guard is asked before anything else, for every route but the login form, the style sheet,
+//!    the script and the icon.
 //! 2. What changes something has to come from these pages: `Sec-Fetch-Site` or `Origin` say so, and each
 //!    form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
@@ -127,7 +129,7 @@ impl Dashboard {
         self
     }
 
-    /// The routes, to be nested where the pages should be.
+    /// The routes, to be nested where the pages should be: by axum's `nest_service`, or by `nest`.
     pub fn into_router(self) -> Router {
         router::router(Arc::new(self.0))
     }

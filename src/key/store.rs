@@ -192,6 +192,12 @@ pub struct KeyQuery {
     pub status: Option<(KeyStatus, Timestamp)>,
     /// Whose name holds this text, in any case.
     pub name: Option<String>,
+    /// With one of these ids, of which the first [`KeyQuery::MAX_LIMIT`] count; none has any other.
+    pub ids: Option<Vec<KeyId>>,
+    /// Made before this time, and not used from it on.
+    pub unused_since: Option<Timestamp>,
+    /// With an end before this time.
+    pub expires_before: Option<Timestamp>,
     /// At most this many; `0` and more than [`KeyQuery::MAX_LIMIT`] are brought into bounds.
     pub limit: usize,
     /// After this place.
@@ -204,6 +210,9 @@ impl Default for KeyQuery {
             owner: None,
             status: None,
             name: None,
+            ids: None,
+            unused_since: None,
+            expires_before: None,
             limit: 50,
             after: None,
         }
@@ -240,6 +249,28 @@ impl KeyQuery {
         self
     }
 
+    /// Keys with one of these ids.
+    #[must_use]
+    pub fn ids(mut self, ids: impl IntoIterator<Item = KeyId>) -> Self {
+        self.ids = Some(ids.into_iter().collect());
+        self
+    }
+
+    /// Keys that were made before this time and not used from it on, as far as the usage written so
+    /// far tells.
+    #[must_use]
+    pub fn unused_since(mut self, time: Timestamp) -> Self {
+        self.unused_since = Some(time);
+        self
+    }
+
+    /// Keys with an end before this time, those whose time is over among them.
+    #[must_use]
+    pub fn expires_before(mut self, time: Timestamp) -> Self {
+        self.expires_before = Some(time);
+        self
+    }
+
     /// So many keys a page.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
@@ -271,6 +302,19 @@ impl KeyQuery {
                 .name
                 .as_deref()
                 .is_none_or(|part| key.name.to_lowercase().contains(&part.to_lowercase()))
+            && self.wanted_ids().is_none_or(|ids| ids.contains(&key.id))
+            && self
+                .unused_since
+                .is_none_or(|time| key.created < time && key.last_used < Some(time))
+            && self
+                .expires_before
+                .is_none_or(|time| key.expires.is_some_and(|end| end < time))
+    }
+
+    /// The ids that count.
+    pub(crate) fn wanted_ids(&self) -> Option<&[KeyId]> {
+        let ids = self.ids.as_deref();
+        ids.map(|ids| &ids[..ids.len().min(Self::MAX_LIMIT)])
     }
 
     /// A key's place in the list: newest first, then by id from high to low.

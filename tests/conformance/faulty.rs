@@ -39,6 +39,9 @@ faults! {
     ListsTwice => "a list is ordered",
     SkipsKeys => "neither skip nor repeat keys",
     SearchesByCase => "a list agrees with KeyQuery::matches",
+    IgnoresIds => "a list agrees with KeyQuery::matches",
+    IgnoresEnds => "a list agrees with KeyQuery::matches",
+    CallsYoungKeysUnused => "a list agrees with KeyQuery::matches",
     ListsByIdOnly => "a list is ordered",
     TakesAnyToken => "a page token of another list is StoreError::Page",
     WritesHalf => "a refused update changes nothing",
@@ -203,6 +206,16 @@ impl KeyAdmin for Faulty {
         if self.has(Fault::ListsTwice) {
             query.after = None;
         }
+        if self.has(Fault::IgnoresIds) {
+            query.ids = None;
+        }
+        if self.has(Fault::IgnoresEnds) {
+            query.expires_before = None;
+        }
+        let mut unused_since = None;
+        if self.has(Fault::CallsYoungKeysUnused) {
+            unused_since = query.unused_since.take();
+        }
         let later = query.after.is_some();
         let mut page = self.keys.list(&query).await?;
         match self.fault {
@@ -211,6 +224,10 @@ impl KeyAdmin for Faulty {
                 if let Some(part) = &query.name {
                     page.items.retain(|key| key.name.contains(part));
                 }
+            }
+            Some(Fault::CallsYoungKeysUnused) => {
+                let used = |key: &Key| unused_since.is_some_and(|time| key.last_used >= Some(time));
+                page.items.retain(|key| !used(key));
             }
             Some(Fault::ListsByIdOnly) => page.items.sort_by_key(|key| key.id),
             _ => {}

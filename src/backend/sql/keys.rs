@@ -5,7 +5,8 @@ use sqlx::Error as SqlError;
 use super::engine::{Row, Statement, Value};
 use super::names::Names;
 use super::value::{
-    as_micros, floor_micros, from_json, optional_time, parsed, text, there, time, to_json,
+    as_micros, ceil_micros, floor_micros, from_json, optional_time, parsed, text, there, time,
+    to_json,
 };
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyRecord, KeyStatus, Sealed, StoreError};
@@ -115,6 +116,25 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
                 .push(") AND disabled = ")
                 .push_bind(Value::Boolean(status == KeyStatus::Disabled)),
         };
+    }
+    if let Some(ids) = query.wanted_ids() {
+        // A list in SQL has one member at least, and this one is no id.
+        sql.push(" AND id IN (''");
+        for &id in ids {
+            sql.push(", ").push_bind(id);
+        }
+        sql.push(")");
+    }
+    if let Some(time) = query.unused_since {
+        let time = || Value::Time(Some(ceil_micros(time)));
+        sql.push(" AND created < ").push_bind(time());
+        sql.push(" AND (last_used IS NULL OR last_used < ")
+            .push_bind(time())
+            .push(")");
+    }
+    if let Some(time) = query.expires_before {
+        let time = Value::Time(Some(ceil_micros(time)));
+        sql.push(" AND expires < ").push_bind(time);
     }
     if let Some(token) = &query.after {
         let id: KeyId = token.id()?;

@@ -31,6 +31,7 @@
 mod accounted;
 mod cells;
 mod groups;
+mod jumps;
 mod over_time;
 mod spec;
 mod totals;
@@ -42,6 +43,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub use accounted::Accounted;
+pub use jumps::{Jump, jumps};
 pub use over_time::{OverTime, TimeBucket, TooManyBuckets};
 pub use spec::SummarySpec;
 pub use totals::Totals;
