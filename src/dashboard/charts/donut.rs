@@ -106,7 +106,8 @@ fn ring(id: &str, parts: &[Part<'_>], total: u128) -> Markup {
         compact(total)
     };
     html! {
-        svg.ring role="img" aria-labelledby={ (id) "-title " (id) "-desc" } viewBox="0 0 120 120" {
+        // Not an image, which has no links in it.
+        svg.ring role="group" aria-labelledby={ (id) "-title " (id) "-desc" } viewBox="0 0 120 120" {
             desc id={ (id) "-desc" } { "A ring of " (count(total)) " requests: " (description(parts, total)) }
             @for arc in arcs { (arc) }
             text.total x="60" y="62" text-anchor="middle" { (middle) }
@@ -134,7 +135,7 @@ fn arc(part: &Part<'_>, ends: [u128; 2], total: u128) -> Markup {
         }
     };
     html! {
-        // The legend has the same links for keyboards: the ring is one image to them.
+        // The legend has the same links for keyboards: the ring is one thing to them.
         @match local(part.href) {
             Some(href) => a href=(href) tabindex="-1" { (shape) },
             None => (shape),

@@ -179,7 +179,7 @@ const COLUMNS: [(&str, bool); 13] = [
 
 fn rows(visit: &Visit, events: &[UsageEvent]) -> Markup {
     html! {
-        .scroll { table .log data-columns {
+        .scroll role="region" aria-label="Requests" tabindex="0" { table .log data-columns {
             thead { tr {
                 @for (name, usual) in COLUMNS {
                     th scope="col" .extra[!usual] { (name) }
