@@ -28,6 +28,13 @@ const ARGUMENTS: [&str; 12] = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ];
 
+/// Whether pages may run scripts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scripts {
+    On,
+    Off,
+}
+
 /// Chromium, driven by a chromedriver that is killed with this.
 pub(crate) struct Browser {
     pub(crate) client: Client,
@@ -37,7 +44,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// Starts one that has nothing of others, and keeps what it has in this folder.
-    pub(crate) async fn start(folder: &Path) -> Self {
+    pub(crate) async fn start(folder: &Path, scripts: Scripts) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stderr(Stdio::null());
         let driver = Program::start(&mut command).unwrap_or_else(|error| {
@@ -50,6 +57,8 @@ impl Browser {
         let downloads = folder.join("downloads");
         let profile = format!("--user-data-dir={}", folder.join("profile").display());
         let arguments: Vec<_> = ARGUMENTS.into_iter().chain([&*profile]).collect();
+        // As people set it: allowed or blocked.
+        let javascript = if scripts == Scripts::On { 1 } else { 2 };
         let wanted = json!({
             "goog:loggingPrefs": { "browser": "ALL" },
             "goog:chromeOptions": {
@@ -57,6 +66,7 @@ impl Browser {
                 "prefs": {
                     "download.default_directory": downloads,
                     "download.prompt_for_download": false,
+                    "profile.default_content_setting_values.javascript": javascript,
                 },
             },
         });

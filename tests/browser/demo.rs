@@ -77,11 +77,6 @@ impl Demo {
         self.call(Method::GET, path, secret).await.status
     }
 
-    /// Asks for a page with a browser's cookies.
-    pub(crate) async fn visit(&self, url: &str, cookies: &str) -> Answer {
-        self.send(Request::get(url).header("cookie", cookies)).await
-    }
-
     async fn send(&self, request: http::request::Builder) -> Answer {
         let request = request.body(Full::default()).unwrap();
         Answer::of(self.client.request(request).await.unwrap()).await

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
-use crate::browser::Browser;
+use crate::browser::{Browser, Scripts};
 use crate::demo::{Demo, target};
 use crate::pages::Pages;
 
@@ -17,7 +17,7 @@ static ROOM: Semaphore = Semaphore::const_new(2);
 
 /// Lets somebody who has signed in do something, and sees to it that everything ends.
 pub(crate) async fn signed_in(test: impl AsyncFnOnce(&Pages) + 'static) {
-    visitor(async |pages: &Pages| {
+    visitor(Scripts::On, async |pages: &Pages| {
         pages.sign_in().await;
         test(pages).await;
     })
@@ -25,30 +25,42 @@ pub(crate) async fn signed_in(test: impl AsyncFnOnce(&Pages) + 'static) {
 }
 
 /// The same for somebody who has only opened the browser.
-pub(crate) async fn visitor(test: impl AsyncFnOnce(&Pages) + 'static) {
+pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + 'static) {
     let _room = ROOM.acquire().await.unwrap();
     let folder = Folder::new();
     let demo = Demo::start(&folder.0);
-    let browser = Browser::start(&folder.0).await;
-    let pages = Rc::new(Pages::new(browser, demo));
+    let browser = Browser::start(&folder.0, scripts).await;
+    let pages = Rc::new(Pages::new(browser, Rc::new(demo)));
     let visited = pages.clone();
     // A task of its own, so that what it panics with can wait until everything has ended.
     let tasks = LocalSet::new();
     let task = tasks.spawn_local(async move { test(&visited).await });
     let outcome = tasks.run_until(task).await;
-    let pages = Rc::into_inner(pages).expect("the test has ended");
+    let Pages { browser, demo } = Rc::into_inner(pages).expect("the test has ended");
     if let Err(failed) = outcome {
         let name = std::thread::current()
             .name()
-            .unwrap_or("a test")
-            .replace("::", "-");
-        let seen = pictures().join(format!("failed-{name}.png"));
-        pages.browser.tell_what_is_seen(&seen).await;
+            .map(|name| name.replace("::", "-"));
+        let picture = format!("failed-{}.png", name.unwrap_or_default());
+        browser.tell_what_is_seen(&pictures().join(picture)).await;
         std::panic::resume_unwind(failed.into_panic());
     }
-    let complaints = pages.browser.complaints().await;
-    pages.browser.close().await;
-    pages.demo.stop();
+    end(browser).await;
+    Rc::into_inner(demo).expect("the test has ended").stop();
+}
+
+/// Lets somebody else do something, who has just opened a browser elsewhere.
+pub(crate) async fn elsewhere(pages: &Pages, test: impl AsyncFnOnce(&Pages)) {
+    let folder = Folder::new();
+    let browser = Browser::start(&folder.0, Scripts::On).await;
+    let other = Pages::new(browser, pages.demo.clone());
+    test(&other).await;
+    end(other.browser).await;
+}
+
+async fn end(browser: Browser) {
+    let complaints = browser.complaints().await;
+    browser.close().await;
     assert_eq!(complaints, [""; 0], "the browser complains");
 }
 

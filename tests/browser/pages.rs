@@ -2,10 +2,14 @@
 //! what it is.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use fantoccini::Locator;
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::elements::Element;
+use fantoccini::key::Key;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
@@ -16,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Pages {
     pub(crate) browser: Browser,
-    pub(crate) demo: Demo,
+    pub(crate) demo: Rc<Demo>,
 }
 
 /// A row of a table: what is seen under each head.
 pub(crate) type Row = BTreeMap<String, String>;
 
 impl Pages {
-    pub(crate) fn new(browser: Browser, demo: Demo) -> Self {
+    pub(crate) fn new(browser: Browser, demo: Rc<Demo>) -> Self {
         Self { browser, demo }
     }
 
@@ -35,6 +39,15 @@ impl Pages {
 
     pub(crate) async fn go(&self, url: &str) {
         self.browser.client.goto(url).await.unwrap();
+    }
+
+    /// Presses a key.
+    pub(crate) async fn press(&self, key: Key) {
+        let key = char::from(key);
+        let keys = KeyActions::new("keyboard".into())
+            .then(KeyAction::Down { value: key })
+            .then(KeyAction::Up { value: key });
+        self.browser.client.perform_actions(keys).await.unwrap();
     }
 
     pub(crate) async fn reload(&self) {
@@ -243,7 +256,12 @@ impl Pages {
 
     /// How many requests the log says that there are.
     pub(crate) async fn logged(&self) -> u64 {
-        let text = self.text().await;
+        const LOG: &str = "
+            const heads = [...document.querySelectorAll('h1, h2, h3')];
+            const head = heads.find((it) => it.textContent.trim() === 'Request log');
+            return head.closest('section, main').innerText;";
+        let text = self.ask(LOG, vec![]).await;
+        let text = text.as_str().unwrap();
         let counts = text.lines().filter_map(|line| {
             let count = line.trim().strip_suffix(" requests");
             let count = count.or(line.trim().strip_suffix(" request"))?;
@@ -254,7 +272,7 @@ impl Pages {
         counts[0]
     }
 
-    /// Whether the log's filter has such a choice for this label.
+    /// Sets a field of the log's filter and applies it.
     pub(crate) async fn filter(&self, label: &str, value: &str) {
         let field = self.in_filter(label).await;
         if field.tag_name().await.unwrap() == "select" {
@@ -289,14 +307,125 @@ impl Pages {
         .await;
     }
 
-    pub(crate) async fn edit_columns(&self) {
-        self.find("//summary[normalize-space()='Edit columns']")
+    /// Shows what of these columns is hidden, and hides the others.
+    pub(crate) async fn edit_columns(&self, names: &[&str]) {
+        const EDIT: &str = "//details[summary[normalize-space()='Edit columns']]";
+        self.find(&format!("{EDIT}/summary"))
+            .await
+            .click()
+            .await
+            .unwrap();
+        for name in names {
+            let label = format!("{EDIT}//label[normalize-space()={}]", quoted(name));
+            self.find(&label).await.click().await.unwrap();
+        }
+        self.find(&format!("{EDIT}/summary"))
             .await
             .click()
             .await
             .unwrap();
     }
+
+    /// Downloads what a link leads to, and answers what is in the file.
+    pub(crate) async fn download(&self, link: &str) -> String {
+        self.link(link).await.click().await.unwrap();
+        // Until it is whole, the file is empty and another one beside it grows.
+        let whole = || {
+            let files = std::fs::read_dir(&self.browser.downloads)
+                .into_iter()
+                .flatten();
+            let files = files.map(|file| file.unwrap().path());
+            let mut texts = files.map(|file| (std::fs::read_to_string(&file), file));
+            match (texts.next(), texts.next()) {
+                (Some((Ok(text), file)), None) if !text.is_empty() => Some((text, file)),
+                _ => None,
+            }
+        };
+        until(async || whole().is_some()).await;
+        let (text, file) = whole().unwrap();
+        assert!(
+            file.extension().is_some_and(|it| it != "crdownload"),
+            "{file:?}"
+        );
+        std::fs::remove_file(file).unwrap();
+        text
+    }
+
+    // --- Charts ---
+
+    /// The numbers that a chart's table tells, by what they are of.
+    pub(crate) async fn numbers(&self, chart: &str) -> BTreeMap<String, u64> {
+        const NUMBERS: &str = "
+            const heads = [...document.querySelectorAll('figcaption, caption, h2')];
+            const head = heads.find((it) => it.textContent.trim() === arguments[0]);
+            const chart = head.closest('figure, table, section');
+            const table = chart.matches('table') ? chart : chart.querySelector('table');
+            return Object.fromEntries([...table.tBodies[0].rows].map((row) => {
+                const [label, count] = [...row.cells].map((cell) => cell.textContent.trim());
+                return [label, Number(count.replaceAll(',', ''))];
+            }));";
+        serde_json::from_value(self.ask(NUMBERS, vec![json!(chart)]).await).unwrap()
+    }
+
+    /// Clicks a part of a chart by its label.
+    pub(crate) async fn pick(&self, chart: &str, part: &str) {
+        let path = format!(
+            "//*[self::figcaption or self::caption or self::h2][normalize-space()={}]\
+             /ancestor::*[self::figure or self::table or self::section][1]\
+             //a[normalize-space()={}]",
+            quoted(chart),
+            quoted(part)
+        );
+        self.leave_by(self.find(&path).await).await;
+    }
+
+    /// Where the slices of a chart lead, and where its labels do.
+    pub(crate) async fn leads(&self, chart: &str) -> [Vec<String>; 2] {
+        const LEADS: &str = "
+            const heads = [...document.querySelectorAll('figcaption')];
+            const head = heads.find((it) => it.textContent.trim() === arguments[0]);
+            const links = (within) => [...head.closest('figure').querySelectorAll(within)];
+            return ['svg a', '.legend a'].map(
+                (within) => links(within).map((link) => link.getAttribute('href')));";
+        serde_json::from_value(self.ask(LEADS, vec![json!(chart)]).await).unwrap()
+    }
+
+    // --- Times ---
+
+    /// Every time on the page: the moment, what is seen, and what is told on hover.
+    pub(crate) async fn times(&self) -> Vec<Time> {
+        const TIMES: &str = "
+            return [...document.querySelectorAll('main time')].filter((it) => it.checkVisibility())
+                .map((it) => [it.dateTime, it.textContent, it.title]);";
+        serde_json::from_value(self.ask(TIMES, vec![]).await).unwrap()
+    }
+
+    /// Shows what lies between two readings of a clock, such as `2026-11-01T10:00`.
+    pub(crate) async fn show_between(&self, from: &str, to: &str) {
+        let range = "//summary[normalize-space()='Another range']";
+        if let [range] = &*self.seen(range).await
+            && self
+                .seen("//label[normalize-space()='From']")
+                .await
+                .is_empty()
+        {
+            range.click().await.unwrap();
+        }
+        for (label, value) in [("From", from), ("To", to)] {
+            // What keys have to be typed depends on the browser's language.
+            let field = serde_json::to_value(self.field(label).await).unwrap();
+            self.ask(
+                "arguments[0].value = arguments[1]",
+                vec![field, json!(value)],
+            )
+            .await;
+        }
+        self.send("Show").await;
+    }
 }
+
+/// A moment, what is seen of it, and what is told on hover.
+pub(crate) type Time = (Timestamp, String, String);
 
 const FILTER: &str = "//form[@aria-label='Filter the log']";
 
