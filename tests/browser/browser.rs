@@ -47,7 +47,7 @@ impl Browser {
     pub(crate) async fn start(folder: &Path, scripts: Scripts) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stderr(Stdio::null());
-        let driver = Program::start(&mut command).unwrap_or_else(|error| {
+        let mut driver = Program::start(&mut command).unwrap_or_else(|error| {
             panic!(
                 "chromedriver does not start ({error}): apt-get install chromium chromium-driver"
             )

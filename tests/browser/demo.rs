@@ -42,7 +42,7 @@ impl Demo {
             .env("PORT", "0")
             .env("FILE", folder.join("demo.db"))
             .env_remove("ADMIN_TOKEN");
-        let program = Program::start(&mut command).expect("the demo does not start");
+        let mut program = Program::start(&mut command).expect("the demo does not start");
         let pages = program.says("pages:");
         let origin = pages.strip_suffix("/admin").expect("where the pages are");
         Self {
@@ -80,6 +80,11 @@ impl Demo {
     async fn send(&self, request: http::request::Builder) -> Answer {
         let request = request.body(Full::default()).unwrap();
         Answer::of(self.client.request(request).await.unwrap()).await
+    }
+
+    /// Tells whether it still runs.
+    pub(crate) fn tell(mut self) {
+        eprintln!("the demo: {}", self.program.state());
     }
 
     /// Stops it as Ctrl-C does: all that was asked for is written.

@@ -37,16 +37,18 @@ pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + '
     let task = tasks.spawn_local(async move { test(&visited).await });
     let outcome = tasks.run_until(task).await;
     let Pages { browser, demo } = Rc::into_inner(pages).expect("the test has ended");
+    let demo = Rc::into_inner(demo).expect("the test has ended");
     if let Err(failed) = outcome {
         let name = std::thread::current()
             .name()
             .map(|name| name.replace("::", "-"));
         let picture = format!("failed-{}.png", name.unwrap_or_default());
         browser.tell_what_is_seen(&pictures().join(picture)).await;
+        demo.tell();
         std::panic::resume_unwind(failed.into_panic());
     }
     end(browser).await;
-    Rc::into_inner(demo).expect("the test has ended").stop();
+    demo.stop();
 }
 
 /// Lets somebody else do something, who has just opened a browser elsewhere.

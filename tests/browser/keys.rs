@@ -1,6 +1,7 @@
 //! A key's life, on the pages and at the API that it opens.
 
 use http::{Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::demo::UNUSED;
@@ -12,13 +13,16 @@ const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
 
 /// What was copied. Only now may the page's script read it, so that copying was a person's.
 async fn clipboard(pages: &Pages) -> String {
+    let browser = &pages.browser;
     let may = json!({ "origin": pages.demo.origin, "permissions": ["clipboardReadWrite"] });
-    pages
-        .browser
-        .devtools("Browser.grantPermissions", may)
+    browser.devtools("Browser.grantPermissions", may).await;
+    let copied = pages
+        .ask("return navigator.clipboard.readText()", vec![])
         .await;
-    let read = "return navigator.clipboard.readText()";
-    pages.ask(read, vec![]).await.as_str().unwrap().into()
+    browser
+        .devtools("Browser.resetPermissions", json!({}))
+        .await;
+    copied.as_str().unwrap().into()
 }
 
 #[tokio::test]
@@ -64,6 +68,23 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
         assert_eq!((&*newest["Status"], &*newest["Code"]), ("failed", "404"));
 
         // The secret is nowhere any more, and the id can be copied.
+        let id = pages
+            .url()
+            .await
+            .path_segments()
+            .unwrap()
+            .next_back()
+            .unwrap()
+            .to_owned();
+        pages
+            .button("Copy the key's id")
+            .await
+            .click()
+            .await
+            .unwrap();
+        until(async || pages.buttons("Copied").await == 1).await;
+        assert_eq!(clipboard(pages).await, id);
+        assert!(shown.contains(&id) && shown != id);
         pages.open("/keys").await;
         assert!(
             !pages
@@ -107,10 +128,25 @@ async fn a_rotated_key_goes_on_for_its_grace() {
         let demo = &pages.demo;
         let first = pages.generate("Courier", &[]).await;
         assert_eq!(demo.get("/v1/postings", &first).await, OK);
+        let before = Timestamp::now();
         let second = pages.rotate("Courier", "1 hour").await;
+        let after = Timestamp::now();
         for secret in [&first, &second] {
             assert_eq!(demo.get("/v1/postings", secret).await, OK);
         }
+        // The first one ends with its grace.
+        pages.open("/keys").await;
+        let times = pages.times().await;
+        let ends: Vec<_> = times
+            .into_iter()
+            .filter(|(time, ..)| *time > after)
+            .collect();
+        assert_eq!(ends.len(), 1, "{ends:?}");
+        let given = ends[0].0 - SignedDuration::from_hours(1);
+        assert!(
+            before - SignedDuration::from_millis(1) < given && given < after,
+            "{given}"
+        );
 
         let alone = pages.generate("Alone", &[]).await;
         let next = pages.rotate("Alone", "Not at all: it stops now").await;

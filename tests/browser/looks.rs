@@ -1,6 +1,10 @@
 //! How the pages look: pictures of each, and what axe-core finds on them.
 
+use std::collections::BTreeSet;
+
+use keytally::KeyId;
 use serde_json::{Value, json};
+use url::Url;
 
 use crate::browser::Scripts;
 use crate::demo::{UNUSED, USED, target};
@@ -34,8 +38,17 @@ async fn every_page_is_usable(scheme: &'static str) {
             pages,
             scheme,
             bad: Vec::new(),
+            seen: BTreeSet::new(),
+            linked: BTreeSet::new(),
         };
         all_pages(&mut look).await;
+        // None was forgotten.
+        let unseen: Vec<_> = look.linked.difference(&look.seen).collect();
+        let files = ["/admin/log/csv", "/admin/log/jsonl"];
+        assert!(
+            unseen.iter().all(|path| files.contains(&&***path)),
+            "{unseen:?}"
+        );
         assert!(look.bad.is_empty(), "\n{}", look.bad.join("\n"));
     })
     .await;
@@ -122,11 +135,20 @@ struct Look<'a> {
     pages: &'a Pages,
     scheme: &'static str,
     bad: Vec<String>,
+    /// The paths of the pages that were looked at, and of those that they lead to.
+    seen: BTreeSet<String>,
+    linked: BTreeSet<String>,
 }
 
 impl Look<'_> {
     /// Takes pictures of the page, and notes what is wrong with it.
     async fn at(&mut self, name: &str) {
+        let links = "return [...document.links].map((it) => it.href)";
+        let links = self.pages.ask(links, vec![]).await;
+        let links = links.as_array().unwrap().iter();
+        let links = links.map(|it| path(&it.as_str().unwrap().parse().unwrap()));
+        self.linked.extend(links);
+        self.seen.insert(path(&self.pages.url().await));
         for (width, height) in WIDTHS {
             let picture = format!("{name}-{}-{width}", self.scheme);
             self.resize(width, height).await;
@@ -173,6 +195,18 @@ impl Look<'_> {
         };
         found.iter().map(|it| format!("{picture}: {it}")).collect()
     }
+}
+
+/// Where an address leads, whichever key it is about.
+fn path(url: &Url) -> String {
+    let parts = url
+        .path()
+        .split('/')
+        .map(|part| match part.parse::<KeyId>() {
+            Ok(_) => "{id}",
+            Err(_) => part,
+        });
+    parts.collect::<Vec<_>>().join("/")
 }
 
 /// The text of axe-core.

@@ -29,7 +29,7 @@ impl Program {
     }
 
     /// Waits for a line that begins so, and answers the rest of it.
-    pub(crate) fn says(&self, beginning: &str) -> String {
+    pub(crate) fn says(&mut self, beginning: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
@@ -37,8 +37,17 @@ impl Program {
                         return rest.trim().into();
                     }
                 }
-                Err(error) => panic!("it did not say {beginning:?}: {error}"),
+                Err(error) => panic!("it did not say {beginning:?} ({error}); {}", self.state()),
             }
+        }
+    }
+
+    /// Whether it runs, for messages.
+    pub(crate) fn state(&mut self) -> String {
+        match self.child.try_wait() {
+            Ok(None) => "it runs".into(),
+            Ok(Some(status)) => format!("it has ended: {status}"),
+            Err(error) => error.to_string(),
         }
     }
 
