@@ -329,24 +329,21 @@ impl Pages {
     /// Downloads what a link leads to, and answers what is in the file.
     pub(crate) async fn download(&self, link: &str) -> String {
         self.link(link).await.click().await.unwrap();
-        // Until it is whole, the file is empty and another one beside it grows.
+        // Until it is whole, it grows in a file with another ending.
         let whole = || {
             let files = std::fs::read_dir(&self.browser.downloads)
                 .into_iter()
                 .flatten();
-            let files = files.map(|file| file.unwrap().path());
-            let mut texts = files.map(|file| (std::fs::read_to_string(&file), file));
-            match (texts.next(), texts.next()) {
-                (Some((Ok(text), file)), None) if !text.is_empty() => Some((text, file)),
-                _ => None,
-            }
+            let mut files = files.map(|file| file.unwrap().path());
+            let (file, None) = (files.next()?, files.next()) else {
+                return None;
+            };
+            let growing = file.extension().is_some_and(|it| it == "crdownload");
+            let text = std::fs::read_to_string(&file).ok()?;
+            (!growing && !text.is_empty()).then_some((text, file))
         };
         until(async || whole().is_some()).await;
         let (text, file) = whole().unwrap();
-        assert!(
-            file.extension().is_some_and(|it| it != "crdownload"),
-            "{file:?}"
-        );
         std::fs::remove_file(file).unwrap();
         text
     }
