@@ -27,6 +27,12 @@ pub(crate) async fn signed_in(test: impl AsyncFnOnce(&Pages) + 'static) {
 /// The same for somebody who has only opened the browser.
 pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + 'static) {
     let _room = ROOM.acquire().await.unwrap();
+    let test_name = std::thread::current()
+        .name()
+        .unwrap_or_default()
+        .replace("::", "-");
+    let picture = pictures().join(format!("failed-{test_name}.png"));
+    let _ = std::fs::remove_file(&picture);
     let folder = Folder::new();
     let demo = Demo::start(&folder.0);
     let browser = Browser::start(&folder.0, scripts).await;
@@ -39,11 +45,7 @@ pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + '
     let Pages { browser, demo } = Rc::into_inner(pages).expect("the test has ended");
     let demo = Rc::into_inner(demo).expect("the test has ended");
     if let Err(failed) = outcome {
-        let name = std::thread::current()
-            .name()
-            .map(|name| name.replace("::", "-"));
-        let picture = format!("failed-{}.png", name.unwrap_or_default());
-        browser.tell_what_is_seen(&pictures().join(picture)).await;
+        browser.tell_what_is_seen(&picture).await;
         demo.tell();
         std::panic::resume_unwind(failed.into_panic());
     }

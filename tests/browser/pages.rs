@@ -281,11 +281,13 @@ impl Pages {
             field.clear().await.unwrap();
             field.send_keys(value).await.unwrap();
         }
-        self.leave_by(
-            self.find(&format!("{FILTER}//button[normalize-space()='Apply']"))
-                .await,
-        )
-        .await;
+        self.apply().await;
+    }
+
+    /// Applies the log's filter.
+    pub(crate) async fn apply(&self) {
+        let apply = format!("{FILTER}//button[normalize-space()='Apply']");
+        self.leave_by(self.find(&apply).await).await;
     }
 
     /// What stands in a field of the log's filter.
@@ -409,15 +411,16 @@ impl Pages {
             range.click().await.unwrap();
         }
         for (label, value) in [("From", from), ("To", to)] {
-            // What keys have to be typed depends on the browser's language.
-            let field = serde_json::to_value(self.field(label).await).unwrap();
-            self.ask(
-                "arguments[0].value = arguments[1]",
-                vec![field, json!(value)],
-            )
-            .await;
+            self.set(self.field(label).await, value).await;
         }
         self.send("Show").await;
+    }
+
+    /// Sets a field for a time: what keys have to be typed depends on the browser's language.
+    async fn set(&self, field: Element, value: &str) {
+        let field = serde_json::to_value(field).unwrap();
+        let set = "arguments[0].value = arguments[1]";
+        self.ask(set, vec![field, json!(value)]).await;
     }
 }
 

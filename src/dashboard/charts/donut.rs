@@ -106,12 +106,12 @@ fn ring(id: &str, parts: &[Part<'_>], total: u128) -> Markup {
         compact(total)
     };
     html! {
-        // Not an image, which has no links in it.
+        // An image would have no links in it.
         svg.ring role="group" aria-labelledby={ (id) "-title " (id) "-desc" } viewBox="0 0 120 120" {
             desc id={ (id) "-desc" } { "A ring of " (count(total)) " requests: " (description(parts, total)) }
             @for arc in arcs { (arc) }
-            text.total x="60" y="62" text-anchor="middle" { (middle) }
-            text.unit x="60" y="75" text-anchor="middle" { (if total == 1 { "request" } else { "requests" }) }
+            text.total aria-hidden="true" x="60" y="62" text-anchor="middle" { (middle) }
+            text.unit aria-hidden="true" x="60" y="75" text-anchor="middle" { (if total == 1 { "request" } else { "requests" }) }
         }
     }
 }
@@ -129,16 +129,12 @@ fn arc(part: &Part<'_>, ends: [u128; 2], total: u128) -> Markup {
     } else {
         sector(ends)
     };
-    let shape = html! {
-        path class=(part.class) d=(path) {
-            title { (part.label) ": " (count(part.count)) " (" (share(part.count, total)) ")" }
-        }
-    };
+    let title = html! { title { (part.label) ": " (count(part.count)) " (" (share(part.count, total)) ")" } };
     html! {
-        // The legend has the same links for keyboards: the ring is one thing to them.
+        // The legend has the same links for keyboards.
         @match local(part.href) {
-            Some(href) => a href=(href) tabindex="-1" { (shape) },
-            None => (shape),
+            Some(href) => a href=(href) tabindex="-1" { (title) path class=(part.class) d=(path) {} },
+            None => path class=(part.class) d=(path) { (title) },
         }
     }
 }
