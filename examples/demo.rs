@@ -8,6 +8,7 @@
 //! free one; `FILE` changes the file, `ADMIN_TOKEN` the token. Ctrl-C ends it, and nothing is lost.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,7 +41,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let issuer = Issuer::new("demo_live")?;
     let recorder = Recorder::new(backend.clone());
-    let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+    let layer = ApiKeyLayer::new(backend.clone())
+        .recorder(recorder.clone())
+        // What the log can be searched for.
+        .resource_id(|head| {
+            let id = head.uri().path().strip_prefix("/v1/postings/")?;
+            Some(id.to_owned())
+        });
     let api = Router::new()
         .route(
             "/v1/postings",
@@ -88,6 +95,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             mine.expose()
         );
     }
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
         .await?;

@@ -1,0 +1,151 @@
+//! A browser of its own for every test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
+use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use crate::program::Program;
+
+/// No sandbox, since tests run as root in containers; and nothing that browsers do by themselves.
+const ARGUMENTS: [&str; 12] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--lang=en-US",
+    // It ends with chromedriver, however that ends.
+    "--remote-debugging-pipe",
+    // There is no other site.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+];
+
+/// Whether pages may run scripts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scripts {
+    On,
+    Off,
+}
+
+/// Chromium, driven by a chromedriver that is killed with this.
+pub(crate) struct Browser {
+    pub(crate) client: Client,
+    pub(crate) downloads: PathBuf,
+    _driver: Program,
+}
+
+impl Browser {
+    /// Starts one that has nothing of others, and keeps what it has in this folder.
+    pub(crate) async fn start(folder: &Path, scripts: Scripts) -> Self {
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stderr(Stdio::null());
+        let mut driver = Program::start(&mut command).unwrap_or_else(|error| {
+            panic!(
+                "chromedriver does not start ({error}): apt-get install chromium chromium-driver"
+            )
+        });
+        let port = driver.says("ChromeDriver was started successfully on port ");
+        let address = format!("http://127.0.0.1:{}/", port.trim_end_matches('.'));
+        let downloads = folder.join("downloads");
+        let profile = format!("--user-data-dir={}", folder.join("profile").display());
+        let arguments: Vec<_> = ARGUMENTS.into_iter().chain([&*profile]).collect();
+        // As people set it: allowed or blocked.
+        let javascript = if scripts == Scripts::On { 1 } else { 2 };
+        let wanted = json!({
+            "goog:loggingPrefs": { "browser": "ALL" },
+            "goog:chromeOptions": {
+                "args": arguments,
+                "prefs": {
+                    "download.default_directory": downloads,
+                    "download.prompt_for_download": false,
+                    "profile.default_content_setting_values.javascript": javascript,
+                },
+            },
+        });
+        let wanted: Capabilities = serde_json::from_value(wanted).unwrap();
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        let client = builder.capabilities(wanted).connect(&address).await;
+        Self {
+            client: client.expect("Chromium does not start"),
+            downloads,
+            _driver: driver,
+        }
+    }
+
+    /// What WebDriver has no words for, in the DevTools protocol's.
+    pub(crate) async fn devtools(&self, cmd: &str, params: Value) -> Value {
+        let body = json!({ "cmd": cmd, "params": params });
+        self.extra("goog/cdp/execute", body).await
+    }
+
+    /// What the pages have complained of, but for statuses of errors, which tests ask for.
+    pub(crate) async fn complaints(&self) -> Vec<String> {
+        let logged = self.extra("se/log", json!({ "type": "browser" })).await;
+        let logged = logged.as_array().into_iter().flatten();
+        logged
+            .filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING")
+            .filter_map(|entry| entry["message"].as_str())
+            .filter(|message| !message.contains("the server responded with a status of"))
+            .map(String::from)
+            .collect()
+    }
+
+    /// What a script answers, which may be a promise.
+    pub(crate) async fn ask(&self, script: &str, arguments: Vec<Value>) -> Value {
+        let answer = self.client.execute(script, arguments).await;
+        answer.unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+
+    /// Leaves a picture of where a test has failed.
+    pub(crate) async fn tell_what_is_seen(&self, picture: &Path) {
+        if let Ok(url) = self.client.current_url().await {
+            eprintln!("failed at {url}; see {}", picture.display());
+        }
+        if let Ok(png) = self.client.screenshot().await {
+            let _ = std::fs::write(picture, png);
+        }
+        eprintln!("the browser complains of {:?}", self.complaints().await);
+    }
+
+    /// Ends it well.
+    pub(crate) async fn close(self) {
+        let closed = self.client.close().await;
+        closed.expect("Chromium does not end");
+    }
+
+    async fn extra(&self, path: &'static str, body: Value) -> Value {
+        let command = Extra { path, body };
+        let answer = self.client.issue_cmd(command).await;
+        answer.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+}
+
+/// A command of chromedriver's own.
+#[derive(Debug)]
+struct Extra {
+    path: &'static str,
+    body: Value,
+}
+
+impl WebDriverCompatibleCommand for Extra {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        let session = session.expect("a session");
+        base.join(&format!("session/{session}/{}", self.path))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(self.body.to_string()))
+    }
+}

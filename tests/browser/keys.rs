@@ -1,0 +1,242 @@
+//! A key's life, on the pages and at the API that it opens.
+
+use http::{Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::demo::UNUSED;
+use crate::journey::signed_in;
+use crate::pages::{Pages, until};
+
+const OK: StatusCode = StatusCode::OK;
+const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
+
+/// What was copied. Only now may the page's script read it, so that copying was a person's.
+async fn clipboard(pages: &Pages) -> String {
+    let browser = &pages.browser;
+    let may = json!({ "origin": pages.demo.origin, "permissions": ["clipboardReadWrite"] });
+    browser.devtools("Browser.grantPermissions", may).await;
+    let copied = pages
+        .ask("return navigator.clipboard.readText()", vec![])
+        .await;
+    browser
+        .devtools("Browser.resetPermissions", json!({}))
+        .await;
+    copied.as_str().unwrap().into()
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
+    signed_in(async |pages: &Pages| {
+        let shown = pages.generate("Courier", &[("Owner", "customer-5")]).await;
+        assert!(pages.alert().await.contains("Copy it now"));
+        pages.button("Copy the key").await.click().await.unwrap();
+        until(async || pages.buttons("Copied").await == 1).await;
+        let copied = clipboard(pages).await;
+        assert_eq!(copied, shown);
+
+        pages.follow("Usage of this key").await;
+        assert_eq!(pages.card("Total requests").await, 0);
+        let demo = &pages.demo;
+        assert_eq!(demo.get("/v1/postings", &copied).await, OK);
+        assert_eq!(
+            demo.call(Method::POST, "/v1/postings", &copied)
+                .await
+                .status,
+            OK
+        );
+        pages.until_counted(2).await;
+        assert_eq!(pages.card("Completed").await, 2);
+        assert_eq!(pages.logged().await, 2);
+
+        let answer = demo
+            .call(Method::GET, "/v1/postings/missing", &copied)
+            .await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+        pages.until_counted(3).await;
+        let cards = [("Completed", 2), ("Failed", 1), ("Rate limited", 0)];
+        for (card, count) in cards {
+            assert_eq!(pages.card(card).await, count, "{card}");
+        }
+        let log = pages.log().await;
+        assert_eq!(log.len(), 3);
+        let newest = &log[0];
+        assert_eq!(newest["Request id"], answer.header("x-request-id").unwrap());
+        assert_eq!(newest["Method"], "GET");
+        assert_eq!(newest["Endpoint"], "/v1/postings/{id}");
+        assert_eq!((&*newest["Status"], &*newest["Code"]), ("failed", "404"));
+
+        // The secret is nowhere any more, and the id can be copied.
+        let id = pages
+            .url()
+            .await
+            .path_segments()
+            .unwrap()
+            .next_back()
+            .unwrap()
+            .to_owned();
+        pages
+            .button("Copy the key's id")
+            .await
+            .click()
+            .await
+            .unwrap();
+        until(async || pages.buttons("Copied").await == 1).await;
+        assert_eq!(clipboard(pages).await, id);
+        assert!(shown.contains(&id) && shown != id);
+        pages.open("/keys").await;
+        assert!(
+            !pages
+                .browser
+                .client
+                .source()
+                .await
+                .unwrap()
+                .contains(&shown)
+        );
+        let rows = pages.rows("Owner").await;
+        let row = rows.iter().find(|row| row["Name"] == "Courier").unwrap();
+        assert_eq!((&*row["Owner"], &*row["Status"]), ("customer-5", "active"));
+        assert_ne!(row["Last used"], "never");
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn what_is_wrong_in_the_form_is_told_and_what_was_typed_stays() {
+    signed_in(async |pages: &Pages| {
+        pages.open("/keys/new").await;
+        pages.fill("Name", "Courier").await;
+        pages.fill("Limits", "plenty").await;
+        pages.send("Generate").await;
+        pages.alert().await;
+        assert!(pages.text().await.contains("“plenty” is not a limit"));
+        let name = pages.field("Name").await.prop("value").await.unwrap();
+        assert_eq!(name.as_deref(), Some("Courier"));
+        pages.fill("Limits", "5/s").await;
+        pages.send("Generate").await;
+        assert_eq!(pages.heading().await, "The key was generated");
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn a_rotated_key_goes_on_for_its_grace() {
+    signed_in(async |pages: &Pages| {
+        let demo = &pages.demo;
+        let first = pages.generate("Courier", &[]).await;
+        assert_eq!(demo.get("/v1/postings", &first).await, OK);
+        let before = Timestamp::now();
+        let second = pages.rotate("Courier", "1 hour").await;
+        let after = Timestamp::now();
+        for secret in [&first, &second] {
+            assert_eq!(demo.get("/v1/postings", secret).await, OK);
+        }
+        // The first one ends with its grace.
+        pages.open("/keys").await;
+        let times = pages.times().await;
+        let ends: Vec<_> = times
+            .into_iter()
+            .filter(|(time, ..)| *time > after)
+            .collect();
+        assert_eq!(ends.len(), 1, "{ends:?}");
+        let given = ends[0].0 - SignedDuration::from_hours(1);
+        assert!(
+            before - SignedDuration::from_millis(1) < given && given < after,
+            "{given}"
+        );
+
+        let alone = pages.generate("Alone", &[]).await;
+        let next = pages.rotate("Alone", "Not at all: it stops now").await;
+        assert_eq!(demo.get("/v1/postings", &alone).await, REFUSED);
+        assert_eq!(demo.get("/v1/postings", &next).await, OK);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn a_deleted_key_is_refused_from_then_on() {
+    signed_in(async |pages: &Pages| {
+        let secret = pages.generate("Courier", &[]).await;
+        assert_eq!(pages.demo.get("/v1/postings", &secret).await, OK);
+        pages.open_key("Delete", "Courier").await;
+        assert!(pages.text().await.contains("it cannot be undone"));
+        pages.fill("The key's name", "zap").await;
+        pages.send("Delete").await;
+        pages.alert().await;
+        assert_eq!(pages.demo.get("/v1/postings", &secret).await, OK);
+
+        pages.fill("The key's name", "Courier").await;
+        pages.send("Delete").await;
+        assert_eq!(pages.heading().await, "API keys");
+        assert!(!pages.has_link("Courier").await);
+        assert_eq!(pages.demo.get("/v1/postings", &secret).await, REFUSED);
+
+        pages.follow("Audit").await;
+        let audit = pages.rows("Who").await;
+        let done: Vec<_> = audit
+            .iter()
+            .filter(|row| row["Key"].starts_with("Courier"))
+            .collect();
+        let what: Vec<_> = done.iter().map(|row| &*row["What"]).collect();
+        assert_eq!(what, ["deleted", "created"]);
+        assert!(done.iter().all(|row| row["Who"] == "admin"));
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn a_disabled_key_is_refused_until_it_is_enabled() {
+    signed_in(async |pages: &Pages| {
+        let secret = pages.generate("Courier", &[]).await;
+        for (action, status) in [("Disable", REFUSED), ("Enable", OK)] {
+            pages.open_key(action, "Courier").await;
+            pages.send(action).await;
+            assert_eq!(pages.heading().await, "API keys");
+            assert_eq!(
+                pages.demo.get("/v1/postings", &secret).await,
+                status,
+                "{action}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn keys_are_found_by_name_owner_and_status() {
+    signed_in(async |pages: &Pages| {
+        pages.open_key("Disable", UNUSED).await;
+        pages.send("Disable").await;
+        for (field, value, names) in [
+            ("Name", "zapier", &["Zapier Integration"][..]),
+            (
+                "Owner",
+                "customer-17",
+                &["PowerAutomate", "Zapier Integration"],
+            ),
+            ("Status", "disabled", &[UNUSED]),
+            ("Name", "nobody", &[]),
+        ] {
+            pages.open("/keys").await;
+            match field {
+                "Status" => pages.choose(field, value).await,
+                _ => pages.fill(field, value).await,
+            }
+            pages.send("Apply").await;
+            let rows = pages.rows("Owner").await;
+            let mut found: Vec<_> = rows.iter().map(|row| &*row["Name"]).collect();
+            found.sort_unstable();
+            assert_eq!(found, names, "{field} {value}");
+            pages.follow("Clear filters").await;
+            assert_eq!(pages.rows("Owner").await.len(), 3);
+        }
+    })
+    .await;
+}

@@ -1,0 +1,232 @@
+//! How the pages look: pictures of each, and what axe-core finds on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keytally::KeyId;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::browser::Scripts;
+use crate::demo::{UNUSED, USED, target};
+use crate::journey::{pictures, visitor};
+use crate::pages::Pages;
+
+/// Widths of a window: of a desk and of a phone.
+const WIDTHS: [(u32, u32); 2] = [(1280, 800), (390, 844)];
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core: see scripts/test"]
+async fn every_page_is_usable_in_light() {
+    every_page_is_usable("light").await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core: see scripts/test"]
+async fn every_page_is_usable_in_the_dark() {
+    every_page_is_usable("dark").await;
+}
+
+async fn every_page_is_usable(scheme: &'static str) {
+    visitor(Scripts::On, async move |pages: &Pages| {
+        let wanted = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let media = json!({ "features": wanted });
+        pages
+            .browser
+            .devtools("Emulation.setEmulatedMedia", media)
+            .await;
+        let mut look = Look {
+            pages,
+            scheme,
+            bad: Vec::new(),
+            seen: BTreeSet::new(),
+            linked: BTreeMap::new(),
+        };
+        all_pages(&mut look).await;
+        assert!(look.bad.is_empty(), "\n{}", look.bad.join("\n"));
+    })
+    .await;
+}
+
+/// Goes to every page there is, and looks.
+async fn all_pages(look: &mut Look<'_>) {
+    let pages = look.pages;
+    pages.open("/login").await;
+    look.at("sign-in").await;
+    pages.fill("Admin token", "another").await;
+    pages.send("Sign in").await;
+    look.at("sign-in-refused").await;
+    pages.sign_in().await;
+
+    pages.open("/keys/new").await;
+    look.at("generate").await;
+    pages.fill("Name", "Courier").await;
+    pages.fill("Limits", "plenty").await;
+    pages.send("Generate").await;
+    look.at("generate-refused").await;
+    let long = format!(
+        "An integration whose name is as long as {} ",
+        "names become".repeat(6)
+    );
+    let long = &long[..100];
+    let limits = [
+        ("Owner", "customer-5"),
+        ("Limits", "9/d"),
+        ("Scopes", "read orders:write"),
+    ];
+    let secret = pages.generate(long, &limits).await;
+    look.at("generated").await;
+    for _ in 0..12 {
+        pages
+            .demo
+            .get("/v1/postings/a-long-and-winding-posting", &secret)
+            .await;
+    }
+
+    for (name, path) in [
+        ("overview", ""),
+        ("keys", "/keys"),
+        ("keys-none-found", "/keys?name=nobody"),
+        ("audit", "/audit"),
+        ("audit-none-found", "/audit?actor=nobody"),
+        ("sign-out", "/logout"),
+        ("no-such-page", "/nowhere"),
+        ("no-such-key", "/keys/0000000000000000"),
+    ] {
+        pages.open(path).await;
+        look.at(name).await;
+    }
+
+    pages.open_usage(long, 12).await;
+    look.at("usage-of-a-long-name").await;
+    pages.open_key("Usage of", USED).await;
+    look.at("usage").await;
+    // All that is folded up, and all columns.
+    let open = "document.querySelectorAll('details').forEach((it) => { it.open = true; });
+        document.querySelectorAll('details input[type=checkbox]:not(:checked)')
+            .forEach((it) => it.click());";
+    pages.ask(open, vec![]).await;
+    look.at("usage-unfolded").await;
+    pages.filter("Response status", "never").await;
+    look.at("usage-refused-filter").await;
+    pages.filter("Response status", "5xx").await;
+    pages.filter("HTTP method", "DELETE").await;
+    look.at("usage-none-found").await;
+    pages.open_key("Usage of", UNUSED).await;
+    look.at("usage-of-nothing").await;
+    for action in ["Rotate", "Disable", "Delete"] {
+        pages.open_key(action, UNUSED).await;
+        look.at(&action.to_lowercase()).await;
+    }
+    pages.open_key("Disable", UNUSED).await;
+    pages.send("Disable").await;
+    pages.open_key("Enable", UNUSED).await;
+    look.at("enable").await;
+
+    // Whatever else they lead to.
+    while let Some((path, link)) = look.unseen() {
+        pages.go(&link).await;
+        look.at(&path.trim_start_matches("/admin/").replace('/', "-"))
+            .await;
+        look.seen.insert(path);
+    }
+}
+
+/// Looks at pages one by one, in a colour scheme.
+struct Look<'a> {
+    pages: &'a Pages,
+    scheme: &'static str,
+    bad: Vec<String>,
+    /// The paths of the pages that were looked at.
+    seen: BTreeSet<String>,
+    /// The paths of those that they lead to, and a link to each.
+    linked: BTreeMap<String, String>,
+}
+
+impl Look<'_> {
+    /// Takes pictures of the page, and notes what is wrong with it.
+    async fn at(&mut self, name: &str) {
+        let links = "return [...document.links].map((it) => it.href)";
+        let links = self.pages.ask(links, vec![]).await;
+        for link in links.as_array().unwrap() {
+            let link = link.as_str().unwrap();
+            self.linked.insert(path(link), link.into());
+        }
+        self.seen.insert(path(self.pages.url().await.as_str()));
+        for (width, height) in WIDTHS {
+            let picture = format!("{name}-{}-{width}", self.scheme);
+            self.resize(width, height).await;
+            self.bad.extend(self.violations(&picture).await);
+            // What is too wide has to scroll within itself.
+            let across = "return document.documentElement.scrollWidth";
+            let across = self.pages.ask(across, vec![]).await;
+            if across.as_u64() > Some(width.into()) {
+                self.bad.push(format!("{picture}: {across} pixels wide"));
+            }
+            let whole = "return document.documentElement.scrollHeight";
+            let whole = self.pages.ask(whole, vec![]).await.as_u64().unwrap();
+            self.resize(width, whole.try_into().unwrap()).await;
+            let png = self.pages.browser.client.screenshot().await.unwrap();
+            let file = pictures().join(format!("{picture}.png"));
+            std::fs::write(file, png).unwrap();
+        }
+        let usual = json!({});
+        let clear = "Emulation.clearDeviceMetricsOverride";
+        self.pages.browser.devtools(clear, usual).await;
+    }
+
+    /// A page that nobody has looked at, and a link to it.
+    fn unseen(&self) -> Option<(String, String)> {
+        let linked = self.linked.iter();
+        let mut unseen = linked.filter(|(path, _)| {
+            !self.seen.contains(*path) && !path.ends_with("/csv") && !path.ends_with("/jsonl")
+        });
+        unseen
+            .next()
+            .map(|(path, link)| (path.clone(), link.clone()))
+    }
+
+    async fn resize(&self, width: u32, height: u32) {
+        let size = json!({
+            "width": width,
+            "height": height,
+            "deviceScaleFactor": 1,
+            "mobile": width < 600,
+        });
+        let resize = "Emulation.setDeviceMetricsOverride";
+        self.pages.browser.devtools(resize, size).await;
+    }
+
+    /// What axe-core calls serious or critical, a line each.
+    async fn violations(&self, picture: &str) -> Vec<String> {
+        const RUN: &str = "
+            return axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations
+                .filter((it) => ['serious', 'critical'].includes(it.impact))
+                .map((it) => [it.id, it.help, it.nodes.map((node) => node.html).slice(0, 3)]));";
+        let script = format!("{}\n{RUN}", axe());
+        let found = self.pages.ask(&script, vec![]).await;
+        let Value::Array(found) = found else {
+            panic!("axe-core answered {found}");
+        };
+        found.iter().map(|it| format!("{picture}: {it}")).collect()
+    }
+}
+
+/// Where an address leads, whichever key it is about.
+fn path(url: &str) -> String {
+    let url: Url = url.parse().unwrap();
+    let parts = url
+        .path()
+        .split('/')
+        .map(|part| match part.parse::<KeyId>() {
+            Ok(_) => "key",
+            Err(_) => part,
+        });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// The text of axe-core.
+fn axe() -> String {
+    let file = target().join("npm/node_modules/axe-core/axe.min.js");
+    let text = std::fs::read_to_string(&file);
+    text.unwrap_or_else(|error| panic!("{} ({error}): scripts/test installs it", file.display()))
+}

@@ -1,0 +1,445 @@
+//! The pages as a person knows them. What is found where is here alone: by its text, its label or
+//! what it is.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use fantoccini::Locator;
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+use fantoccini::elements::Element;
+use fantoccini::key::Key;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::browser::Browser;
+use crate::demo::Demo;
+
+/// How long anything may take that is bound to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Pages {
+    pub(crate) browser: Browser,
+    pub(crate) demo: Rc<Demo>,
+}
+
+/// A row of a table: what is seen under each head.
+pub(crate) type Row = BTreeMap<String, String>;
+
+impl Pages {
+    pub(crate) fn new(browser: Browser, demo: Rc<Demo>) -> Self {
+        Self { browser, demo }
+    }
+
+    // --- Moving about ---
+
+    pub(crate) async fn open(&self, path: &str) {
+        self.go(&self.demo.page(path)).await;
+    }
+
+    pub(crate) async fn go(&self, url: &str) {
+        self.browser.client.goto(url).await.unwrap();
+    }
+
+    /// Presses a key.
+    pub(crate) async fn press(&self, key: Key) {
+        let key = char::from(key);
+        let keys = KeyActions::new("keyboard".into())
+            .then(KeyAction::Down { value: key })
+            .then(KeyAction::Up { value: key });
+        self.browser.client.perform_actions(keys).await.unwrap();
+    }
+
+    pub(crate) async fn reload(&self) {
+        self.browser.client.refresh().await.unwrap();
+    }
+
+    pub(crate) async fn url(&self) -> url::Url {
+        self.browser.client.current_url().await.unwrap()
+    }
+
+    /// Clicks a link, by its text or its label, and waits for where it leads.
+    pub(crate) async fn follow(&self, link: &str) {
+        self.leave_by(self.link(link).await).await;
+    }
+
+    /// Presses a button that sends a form, and waits for the answer.
+    pub(crate) async fn send(&self, button: &str) {
+        self.leave_by(self.button(button).await).await;
+    }
+
+    async fn leave_by(&self, element: Element) {
+        let left = self.find("//html").await;
+        element.click().await.unwrap();
+        until(async || left.tag_name().await.is_err()).await;
+        let ready = async || self.ask("return document.readyState", vec![]).await == "complete";
+        until(ready).await;
+    }
+
+    // --- What is on a page ---
+
+    pub(crate) async fn link(&self, text: &str) -> Element {
+        let text = quoted(text);
+        self.find(&format!(
+            "//a[normalize-space()={text} or @aria-label={text}]"
+        ))
+        .await
+    }
+
+    pub(crate) async fn has_link(&self, text: &str) -> bool {
+        let text = quoted(text);
+        let path = format!("//a[normalize-space()={text} or @aria-label={text}]");
+        !self.seen(&path).await.is_empty()
+    }
+
+    pub(crate) async fn button(&self, text: &str) -> Element {
+        let text = quoted(text);
+        self.find(&format!(
+            "//button[normalize-space()={text} or @aria-label={text}]"
+        ))
+        .await
+    }
+
+    pub(crate) async fn buttons(&self, text: &str) -> usize {
+        let text = quoted(text);
+        self.seen(&format!("//button[normalize-space()={text}]"))
+            .await
+            .len()
+    }
+
+    /// What a label belongs to: around it or by its id.
+    pub(crate) async fn field(&self, label: &str) -> Element {
+        let label = format!("//label[normalize-space()={}]", quoted(label));
+        self.find(&format!("//*[@id={label}/@for] | {label}//input"))
+            .await
+    }
+
+    pub(crate) async fn fill(&self, label: &str, text: &str) {
+        let field = self.field(label).await;
+        field.clear().await.unwrap();
+        field.send_keys(text).await.unwrap();
+    }
+
+    pub(crate) async fn choose(&self, label: &str, option: &str) {
+        let field = self.field(label).await;
+        field.select_by_label(option).await.unwrap();
+    }
+
+    pub(crate) async fn heading(&self) -> String {
+        self.find("//h1").await.text().await.unwrap()
+    }
+
+    /// What a person is warned of.
+    pub(crate) async fn alert(&self) -> String {
+        self.find("//*[@role='alert']").await.text().await.unwrap()
+    }
+
+    /// All that is seen.
+    pub(crate) async fn text(&self) -> String {
+        self.find("//body").await.text().await.unwrap()
+    }
+
+    /// The rows of the table that has such a head.
+    pub(crate) async fn rows(&self, head: &str) -> Vec<Row> {
+        const ROWS: &str = "
+            for (const table of document.querySelectorAll('table')) {
+                if (!table.tHead) continue;
+                const heads = [...table.tHead.rows[0].cells].map((it) => it.textContent.trim());
+                if (!heads.includes(arguments[0])) continue;
+                return [...table.tBodies[0].rows].map((row) => Object.fromEntries(
+                    [...row.cells].map((cell, n) => [heads[n], cell])
+                        .filter(([, cell]) => cell.checkVisibility())
+                        .map(([head, cell]) => [head, cell.innerText.trim()])));
+            }
+            return [];";
+        serde_json::from_value(self.ask(ROWS, vec![json!(head)]).await).unwrap()
+    }
+
+    pub(crate) async fn ask(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.browser.ask(script, arguments).await
+    }
+
+    async fn seen(&self, path: &str) -> Vec<Element> {
+        let found = self.browser.client.find_all(Locator::XPath(path)).await;
+        let mut seen = Vec::new();
+        for element in found.unwrap() {
+            if element.is_displayed().await.unwrap_or(false) {
+                seen.push(element);
+            }
+        }
+        seen
+    }
+
+    /// The only one of its kind that is seen.
+    async fn find(&self, path: &str) -> Element {
+        let mut seen = self.seen(path).await;
+        assert_eq!(seen.len(), 1, "{path} at {}", self.url().await);
+        seen.remove(0)
+    }
+
+    // --- What a person does ---
+
+    pub(crate) async fn sign_in(&self) {
+        self.open("/login").await;
+        self.fill("Admin token", &self.demo.token).await;
+        self.send("Sign in").await;
+    }
+
+    /// Makes a key whose fields have these texts, and answers its secret.
+    pub(crate) async fn generate(&self, name: &str, others: &[(&str, &str)]) -> String {
+        self.open("/keys").await;
+        self.follow("Generate API key").await;
+        self.fill("Name", name).await;
+        for (label, text) in others {
+            self.fill(label, text).await;
+        }
+        self.send("Generate").await;
+        assert_eq!(self.heading().await, "The key was generated");
+        self.secret().await
+    }
+
+    /// The secret that is shown.
+    pub(crate) async fn secret(&self) -> String {
+        self.find("//*[@id='secret']").await.text().await.unwrap()
+    }
+
+    /// Opens a page about a key: `Usage of`, `Rotate`, `Delete` and so on.
+    pub(crate) async fn open_key(&self, action: &str, name: &str) {
+        self.open("/keys").await;
+        self.follow(&format!("{action} {name}")).await;
+    }
+
+    /// Replaces a key's secret, and answers the new one.
+    pub(crate) async fn rotate(&self, name: &str, grace: &str) -> String {
+        self.open_key("Rotate", name).await;
+        self.choose("How long the old one goes on working", grace)
+            .await;
+        self.send("Rotate").await;
+        assert_eq!(self.heading().await, "The key was rotated");
+        self.secret().await
+    }
+
+    /// Opens the usage of a key once so many requests are counted.
+    pub(crate) async fn open_usage(&self, name: &str, count: u64) {
+        self.open_key("Usage of", name).await;
+        self.until_counted(count).await;
+    }
+
+    /// Reloads a key's usage until so many requests are counted.
+    pub(crate) async fn until_counted(&self, count: u64) {
+        until(async || {
+            self.reload().await;
+            self.card("Total requests").await >= count
+        })
+        .await;
+        assert_eq!(self.card("Total requests").await, count);
+    }
+
+    /// The number on a card.
+    pub(crate) async fn card(&self, title: &str) -> u64 {
+        const CARD: &str = "
+            const heads = [...document.querySelectorAll('h2, h3, h4, dt')];
+            const head = heads.find((it) => it.textContent.trim() === arguments[0]);
+            return head.parentElement.innerText;";
+        let text = self.ask(CARD, vec![json!(title)]).await;
+        let text = text.as_str().unwrap();
+        let number = text.lines().map(|line| line.replace(',', ""));
+        let number = number.filter_map(|line| line.trim().parse().ok()).next();
+        number.unwrap_or_else(|| panic!("there is no number in {text:?}"))
+    }
+
+    // --- The request log ---
+
+    pub(crate) async fn log(&self) -> Vec<Row> {
+        self.rows("Request id").await
+    }
+
+    /// How many requests the log says that there are.
+    pub(crate) async fn logged(&self) -> u64 {
+        const LOG: &str = "
+            const heads = [...document.querySelectorAll('h1, h2, h3')];
+            const head = heads.find((it) => it.textContent.trim() === 'Request log');
+            return head.closest('section, main').innerText;";
+        let text = self.ask(LOG, vec![]).await;
+        let text = text.as_str().unwrap();
+        let counts = text.lines().filter_map(|line| {
+            let count = line.trim().strip_suffix(" requests");
+            let count = count.or(line.trim().strip_suffix(" request"))?;
+            count.replace(',', "").parse().ok()
+        });
+        let counts: Vec<u64> = counts.collect();
+        assert_eq!(counts.len(), 1, "{text}");
+        counts[0]
+    }
+
+    /// Sets a field of the log's filter and applies it.
+    pub(crate) async fn filter(&self, label: &str, value: &str) {
+        let field = self.in_filter(label).await;
+        if field.tag_name().await.unwrap() == "select" {
+            field.select_by_label(value).await.unwrap();
+        } else {
+            field.clear().await.unwrap();
+            field.send_keys(value).await.unwrap();
+        }
+        self.apply().await;
+    }
+
+    /// Applies the log's filter.
+    pub(crate) async fn apply(&self) {
+        let apply = format!("{FILTER}//button[normalize-space()='Apply']");
+        self.leave_by(self.find(&apply).await).await;
+    }
+
+    /// What stands in a field of the log's filter.
+    pub(crate) async fn filtered_by(&self, label: &str) -> String {
+        let field = self.in_filter(label).await;
+        field.prop("value").await.unwrap().unwrap_or_default()
+    }
+
+    async fn in_filter(&self, label: &str) -> Element {
+        let label = format!("{FILTER}//label[normalize-space()={}]", quoted(label));
+        self.find(&format!("{FILTER}//*[@id={label}/@for]")).await
+    }
+
+    pub(crate) async fn clear_filters(&self) {
+        self.leave_by(
+            self.find(&format!("{FILTER}//a[normalize-space()='Clear filters']"))
+                .await,
+        )
+        .await;
+    }
+
+    /// Shows what of these columns is hidden, and hides the others.
+    pub(crate) async fn edit_columns(&self, names: &[&str]) {
+        const EDIT: &str = "//details[summary[normalize-space()='Edit columns']]";
+        self.find(&format!("{EDIT}/summary"))
+            .await
+            .click()
+            .await
+            .unwrap();
+        for name in names {
+            let label = format!("{EDIT}//label[normalize-space()={}]", quoted(name));
+            self.find(&label).await.click().await.unwrap();
+        }
+        self.find(&format!("{EDIT}/summary"))
+            .await
+            .click()
+            .await
+            .unwrap();
+    }
+
+    /// Downloads what a link leads to, and answers what is in the file.
+    pub(crate) async fn download(&self, link: &str) -> String {
+        self.link(link).await.click().await.unwrap();
+        // Until it is whole, it grows in a file with another ending.
+        let whole = || {
+            let files = std::fs::read_dir(&self.browser.downloads)
+                .into_iter()
+                .flatten();
+            let mut files = files.map(|file| file.unwrap().path());
+            let (file, None) = (files.next()?, files.next()) else {
+                return None;
+            };
+            let growing = file.extension().is_some_and(|it| it == "crdownload");
+            let text = std::fs::read_to_string(&file).ok()?;
+            (!growing && !text.is_empty()).then_some((text, file))
+        };
+        until(async || whole().is_some()).await;
+        let (text, file) = whole().unwrap();
+        std::fs::remove_file(file).unwrap();
+        text
+    }
+
+    // --- Charts ---
+
+    /// The numbers that a chart's table tells, by what they are of.
+    pub(crate) async fn numbers(&self, chart: &str) -> BTreeMap<String, u64> {
+        const NUMBERS: &str = "
+            const heads = [...document.querySelectorAll('figcaption, caption, h2')];
+            const head = heads.find((it) => it.textContent.trim() === arguments[0]);
+            const chart = head.closest('figure, table, section');
+            const table = chart.matches('table') ? chart : chart.querySelector('table');
+            return Object.fromEntries([...table.tBodies[0].rows].map((row) => {
+                const [label, count] = [...row.cells].map((cell) => cell.textContent.trim());
+                return [label, Number(count.replaceAll(',', ''))];
+            }));";
+        serde_json::from_value(self.ask(NUMBERS, vec![json!(chart)]).await).unwrap()
+    }
+
+    /// Clicks a part of a chart by its label.
+    pub(crate) async fn pick(&self, chart: &str, part: &str) {
+        let path = format!(
+            "//*[self::figcaption or self::caption or self::h2][normalize-space()={}]\
+             /ancestor::*[self::figure or self::table or self::section][1]\
+             //a[normalize-space()={}]",
+            quoted(chart),
+            quoted(part)
+        );
+        self.leave_by(self.find(&path).await).await;
+    }
+
+    /// Where the slices of a chart lead, and where its labels do.
+    pub(crate) async fn leads(&self, chart: &str) -> [Vec<String>; 2] {
+        const LEADS: &str = "
+            const heads = [...document.querySelectorAll('figcaption')];
+            const head = heads.find((it) => it.textContent.trim() === arguments[0]);
+            const links = (within) => [...head.closest('figure').querySelectorAll(within)];
+            return ['svg a', '.legend a'].map(
+                (within) => links(within).map((link) => link.getAttribute('href')));";
+        serde_json::from_value(self.ask(LEADS, vec![json!(chart)]).await).unwrap()
+    }
+
+    // --- Times ---
+
+    /// Every time on the page: the moment, what is seen, and what is told on hover.
+    pub(crate) async fn times(&self) -> Vec<Time> {
+        const TIMES: &str = "
+            return [...document.querySelectorAll('main time')].filter((it) => it.checkVisibility())
+                .map((it) => [it.dateTime, it.textContent, it.title]);";
+        serde_json::from_value(self.ask(TIMES, vec![]).await).unwrap()
+    }
+
+    /// Shows what lies between two readings of a clock, such as `2026-11-01T10:00`.
+    pub(crate) async fn show_between(&self, from: &str, to: &str) {
+        let range = "//summary[normalize-space()='Another range']";
+        if let [range] = &*self.seen(range).await
+            && self
+                .seen("//label[normalize-space()='From']")
+                .await
+                .is_empty()
+        {
+            range.click().await.unwrap();
+        }
+        for (label, value) in [("From", from), ("To", to)] {
+            self.set(self.field(label).await, value).await;
+        }
+        self.send("Show").await;
+    }
+
+    /// Sets a field for a time: what keys have to be typed depends on the browser's language.
+    async fn set(&self, field: Element, value: &str) {
+        let field = serde_json::to_value(field).unwrap();
+        let set = "arguments[0].value = arguments[1]";
+        self.ask(set, vec![field, json!(value)]).await;
+    }
+}
+
+/// A moment, what is seen of it, and what is told on hover.
+pub(crate) type Time = (Timestamp, String, String);
+
+const FILTER: &str = "//form[@aria-label='Filter the log']";
+
+/// Waits for something that is bound to happen.
+pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < end, "it did not happen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A text in XPath, which knows no escapes.
+fn quoted(text: &str) -> String {
+    assert!(!text.contains('"'), "{text}");
+    format!("\"{text}\"")
+}
