@@ -24,6 +24,7 @@ async fn the_document_describes_the_api_where_it_is() {
         "disable_key",
         "enable_key",
         "export_requests",
+        "find_jumps",
         "get_key",
         "get_recorder",
         "list_audit_entries",

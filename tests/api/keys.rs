@@ -205,6 +205,9 @@ async fn lists_are_filtered_and_continue_where_they_ended() {
     assert_eq!(names("owner=even&status=active").await, ["Key 2", "Key 0"]);
     assert_eq!(names("name=kEY%201").await, ["Key 1"]);
     assert_eq!(names("owner=eve").await, [""; 0]);
+    assert_eq!(names("unused_since=2126-01-01T00:00:00Z").await.len(), 5);
+    assert_eq!(names("unused_since=2026-01-01T00:00:00Z").await.len(), 0);
+    assert_eq!(names("expires_before=2126-01-01T00:00:00Z").await.len(), 0);
     let mut seen = Vec::new();
     let mut after = String::new();
     loop {

@@ -77,6 +77,35 @@ async fn a_summary_adds_up_what_is_asked_for() {
 }
 
 #[tokio::test]
+async fn keys_that_fare_worse_than_before_are_found() {
+    let events = (0..200).map(|n| {
+        let hour = n / 100;
+        let mut event = UsageEvent::at(format!("2026-11-01T{hour:02}:30:00Z").parse().unwrap());
+        event.key = Some(KEY.parse().unwrap());
+        if hour == 1 && n % 4 == 0 {
+            event.status = Status::Http(503);
+            (event.outcome, event.cause) = Outcome::of(event.status);
+        }
+        event
+    });
+    let backend = MemoryBackend::new();
+    backend.write(&Batch::new(events.collect())).await.unwrap();
+    let api = Api::over(backend);
+    let path = "/usage/jumps?from=2026-11-01T01:00:00Z&to=2026-11-01T02:00:00Z";
+    let found = api.get(path).await.with(200);
+    let jumps = found["jumps"].as_array().unwrap();
+    assert_eq!(jumps.len(), 1);
+    assert_eq!(
+        (&jumps[0]["key"], &jumps[0]["outcome"]),
+        (&json!(KEY), &json!("failed"))
+    );
+    assert_eq!(jumps[0]["now"]["failed"], 25);
+    assert_eq!(jumps[0]["before"]["failed"], 0);
+    let path = "/usage/jumps?from=2026-11-01T00:00:00Z&to=2026-11-01T01:00:00Z";
+    assert_eq!(api.get(path).await.with(200)["jumps"], json!([]));
+}
+
+#[tokio::test]
 async fn time_is_shown_without_gaps() {
     let api = used().await;
     let query = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z&width=quarter_hour";

@@ -29,6 +29,12 @@ pub(super) struct Wanted {
     /// Whether it works now.
     #[param(inline, value_type = Option<names::KeyStatus>)]
     status: Option<KeyStatus>,
+    /// Made before this time, and not used from it on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    unused_since: Option<Timestamp>,
+    /// With an end before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    expires_before: Option<Timestamp>,
     /// How many at most; 50 unless told.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -48,6 +54,8 @@ impl TryFrom<Wanted> for KeyQuery {
         query.name = wanted.name;
         query.owner = wanted.owner;
         query.status = wanted.status.map(|status| (status, Timestamp::now()));
+        query.unused_since = wanted.unused_since;
+        query.expires_before = wanted.expires_before;
         query.after = wanted.after;
         Ok(query)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -31,6 +32,9 @@ pub(super) struct Health {
     recovered: u64,
     /// Events of earlier processes that were in the spool and are lost.
     unrecovered: u64,
+    /// When events were last written; `null` before the first.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_written: Option<Timestamp>,
     /// Requests under way.
     open: u64,
     /// Writes that failed and were tried again.
@@ -48,6 +52,7 @@ impl From<RecorderStats> for Health {
             spooled: stats.spooled,
             recovered: stats.recovered,
             unrecovered: stats.unrecovered,
+            last_written: stats.last_written,
             open: stats.open,
             retries: stats.retries,
         }

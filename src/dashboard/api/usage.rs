@@ -10,11 +10,11 @@ use utoipa::IntoParams;
 
 use super::extract::{Query, at_most};
 use super::problem::Problem;
-use super::schema::{OverTime, Summary, names};
+use super::schema::{Jumps, OverTime, Summary, names};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::zone_named;
 use crate::id::KeyId;
-use crate::usage::summary::TooManyBuckets;
+use crate::usage::summary::{TooManyBuckets, jumps};
 use crate::usage::{SummaryQuery, SummarySpec, UsageRange, UsageReader, Width};
 
 /// Endpoints and keys in a summary, unless told.
@@ -134,4 +134,46 @@ pub(super) async fn over_time(
     let found = summary.over_time.ok_or_else(Problem::broken)?;
     let buckets = found.filled(times, now).map_err(too_many)?;
     Ok(Json(OverTime::new(width, name, buckets)))
+}
+
+/// The time to compare with that before it.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WantedJumps {
+    /// Its beginning. As long a time before it is what it is compared with.
+    #[param(value_type = String, format = DateTime)]
+    from: Timestamp,
+    /// Its end; now unless told.
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<Timestamp>,
+}
+
+/// Finds the keys of which many more requests failed, or were refused by a rate limit, than before: at
+/// least 20, of a share at least twice that of before and at least 5 percentage points above it.
+#[utoipa::path(
+    get, path = "/usage/jumps",
+    operation_id = "find_jumps",
+    tag = "usage",
+    params(WantedJumps),
+    responses(
+        (status = 200, description = "The keys", body = Jumps),
+        Problem,
+    ),
+)]
+pub(super) async fn find_jumps(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<WantedJumps>,
+) -> Result<Json<Jumps>, Problem> {
+    let (from, to) = (wanted.from, wanted.to.unwrap_or_else(Timestamp::now));
+    let before = from.saturating_sub(to.duration_since(from));
+    let before = before.unwrap_or(Timestamp::MIN);
+    let by_key = async |from, to| {
+        let range = UsageRange::new().from(from).to(to);
+        let query = SummaryQuery::new(range, SummarySpec::new().by_key());
+        let summary = shared.backend.summary(&query).await?;
+        Ok::<_, Problem>(summary.by_key.unwrap_or_default())
+    };
+    let found = jumps(&by_key(from, to).await?, &by_key(before, from).await?);
+    Ok(Json(found.into()))
 }

@@ -18,8 +18,8 @@ pub(in crate::dashboard) use self::key::Limit;
 pub(super) use self::key::{Issued, Key, Revealed};
 pub(super) use self::key_input::{KeyUpdate, NewKey, Rotation};
 pub(super) use self::request::Request;
-pub(super) use self::totals::OverTime;
 pub(in crate::dashboard) use self::totals::Summary;
+pub(super) use self::totals::{Jumps, OverTime};
 use crate::page;
 
 /// A page of a list.

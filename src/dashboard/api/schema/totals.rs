@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 use super::names;
 use crate::id::KeyId;
 use crate::usage::summary::{self, TimeBucket};
-use crate::usage::{Cause, LatencyHistogram, LatencyQuantiles, Method, Status, StatusClass, Width};
+use crate::usage::{
+    Cause, LatencyHistogram, LatencyQuantiles, Method, Outcome, Status, StatusClass, Width,
+};
 
 /// Sums over requests.
 #[derive(Serialize, ToSchema)]
@@ -228,6 +230,47 @@ impl From<TimeBucket> for Bucket {
             end: bucket.end,
             unfinished: bucket.unfinished,
             totals: (&bucket.totals).into(),
+        }
+    }
+}
+
+/// A key of which many more requests failed, or were refused by a rate limit, than before.
+#[derive(Serialize, ToSchema)]
+pub(in crate::dashboard) struct Jump {
+    /// The key; `null` for requests without one.
+    #[schema(value_type = Option<names::KeyId>)]
+    key: Option<KeyId>,
+    /// What came of the requests.
+    #[schema(value_type = names::Outcome)]
+    outcome: Outcome,
+    /// The sums of the time.
+    now: Totals,
+    /// The sums of the time before.
+    before: Totals,
+}
+
+impl From<summary::Jump> for Jump {
+    fn from(jump: summary::Jump) -> Self {
+        Self {
+            key: jump.key,
+            outcome: jump.outcome,
+            now: (&jump.now).into(),
+            before: (&jump.before).into(),
+        }
+    }
+}
+
+/// Keys of which many more requests failed, or were refused by a rate limit, than before.
+#[derive(Serialize, ToSchema)]
+pub(in crate::dashboard) struct Jumps {
+    /// The keys.
+    jumps: Vec<Jump>,
+}
+
+impl From<Vec<summary::Jump>> for Jumps {
+    fn from(jumps: Vec<summary::Jump>) -> Self {
+        Self {
+            jumps: jumps.into_iter().map(Jump::from).collect(),
         }
     }
 }
