@@ -42,7 +42,7 @@ struct Row {
 
 impl Row {
     fn of(record: &KeyRecord) -> Result<Self, StoreError> {
-        let KeyRecord { key, digest } = record;
+        let KeyRecord { key, digest, .. } = record;
         let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
         Ok(Self {
             id: key.id.to_string(),
@@ -93,7 +93,11 @@ impl Row {
         key.last_used = time(self.last_used)?;
         key.hint = self.hint;
         let digest = self.digest.parse()?;
-        Ok(KeyRecord { key, digest })
+        Ok(KeyRecord {
+            key,
+            digest,
+            sealed: None,
+        })
     }
 }
 
@@ -137,7 +141,11 @@ impl KeyStore for MyStore {
 impl KeyAdmin for MyStore {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
         let id = record.key.id;
-        record.key.validate()?;
+        record.validate()?;
+        // What is read again has to be noted in an audit; this store keeps none.
+        if record.sealed.is_some() {
+            return Err(StoreError::KeepsNoSecrets);
+        }
         let row = Row::of(&record)?;
         {
             let mut rows = self.begin();

@@ -81,7 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)?
         .issuer(issuer)
         .recorder(recorder.clone());
-    let app = api.nest("/admin", dashboard.into_router());
+    let app = api.nest_service("/admin", dashboard.into_router());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;

@@ -34,6 +34,12 @@ impl KeyId {
         is_base62(&digits).then_some(Self(digits))
     }
 
+    /// The id that a SHA-256 stands for: the sixteen lowest base62 digits of its first half.
+    pub(crate) fn from_sha256(digest: &[u8; 32]) -> Self {
+        let half: &[u8; 16] = digest.first_chunk().unwrap_or(&[0; 16]);
+        Self::from_number(u128::from_be_bytes(*half))
+    }
+
     /// The id that a number stands for: its sixteen lowest base62 digits.
     pub(crate) fn from_number(mut number: u128) -> Self {
         let mut digits = [0; Self::LEN];

@@ -59,7 +59,7 @@
 //! | [`limit`] | how fast it may be used: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
 //! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
 //! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`, and what their tables hold (`backend::schema`) |
-//! | `dashboard` | the pages: `Dashboard`, and the `Guard` that decides who may see them |
+//! | `dashboard` | the pages and their JSON API: `Dashboard`, and the `Guard` that decides who may see them |
 //! | `conformance` | public test suites for anyone's own store or backend |
 //! | `testing` | helpers for people who test their own services |
 //!
@@ -74,7 +74,8 @@
 //! | `sqlite` | `SqliteBackend`: keys, request log and sums in a SQLite database, whose library is built in; `SqliteSpool` |
 //! | `sqlite-unbundled` | the same with the machine's own SQLite library; building needs its headers and libclang |
 //! | `postgres` | `PostgresBackend`: keys, request log and sums in a PostgreSQL database |
-//! | `dashboard` | pages on which keys are watched, generated, rotated and deleted, behind a guard |
+//! | `recoverable` | `key::Vault`: secrets that can be read again, encrypted under a key of the application's |
+//! | `dashboard` | pages and a JSON API by which keys are watched, generated, rotated and deleted, behind a guard |
 //! | `conformance` | public test suites for stores and backends of your own |
 //! | `testing` | a clock to turn, ready keys and a recorder to ask, for tests of protected services |
 //! | `full` | all of these but `sqlite-unbundled` |

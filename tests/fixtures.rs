@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::key::{
     AddressList, AuditEntry, AuditQuery, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, NewKey,
-    Rotation,
+    Rotation, Sealed,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -48,6 +48,8 @@ struct Content {
     works: String,
     revoked: String,
     keys: Vec<Key>,
+    /// The sealed secret of a key that is recoverable.
+    sealed: (KeyId, Sealed),
     /// What was done to which key, by whom, newest first.
     audit: Vec<(String, KeyId, Option<String>)>,
     batches: Vec<Batch>,
@@ -84,14 +86,21 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
         NewKey::named("Disabled"),
         NewKey::named("Rotated").owner("customer-18"),
         NewKey::named("Deleted"),
+        NewKey::named("Recoverable"),
     ];
-    let made = kinds.map(|new| issuer.make(new).unwrap());
+    let mut made = kinds.map(|new| issuer.make(new).unwrap());
+    let sealed = Sealed::from_bytes((0..=255).collect::<Vec<u8>>());
+    let recoverable = &mut made[6].1;
+    recoverable.key.recoverable = true;
+    recoverable.sealed = Some(sealed.clone());
+    let sealed = (recoverable.key.id, sealed);
     let ids = [0, 1, 2, 3, 4, 5].map(|n: usize| made[n].1.key.id);
     let (new, record) = issuer.make(NewKey::named("Its place is taken")).unwrap();
     let rotation = Rotation {
         id: new.id(),
         hint: new.hint(),
         digest: record.digest.clone(),
+        sealed: None,
         at: time("2026-11-01T10:00:00Z"),
         old_expires: time("2026-11-02T10:00:00Z"),
     };
@@ -115,6 +124,7 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
             works: made[1].0.expose().into(),
             revoked: made[2].0.expose().into(),
             keys: all_keys(backend).await,
+            sealed: sealed.clone(),
             audit: audit(backend).await,
             batches: batches.clone(),
         });
@@ -165,6 +175,9 @@ async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
 async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
     assert_eq!(all_keys(backend).await, content.keys);
     assert_eq!(audit(backend).await, content.audit);
+    let (id, sealed) = &content.sealed;
+    let revealed = backend.reveal(*id).await.unwrap().unwrap();
+    assert_eq!(revealed.sealed.as_ref(), Some(sealed));
     let service = Service::behind(ApiKeyLayer::new(backend.clone()));
     assert_eq!(service.ask(&content.works).await.0, 200);
     assert_eq!(service.ask(&content.revoked).await.0, 401);
@@ -190,7 +203,7 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
     events.extend(more.events.iter().cloned());
     agrees(backend, &mut events).await;
     backend.revoke(content.keys[0].id).await.unwrap();
-    assert_eq!(audit(backend).await.len(), content.audit.len() + 1);
+    assert_eq!(audit(backend).await.len(), content.audit.len() + 2);
 }
 
 async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {

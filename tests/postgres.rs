@@ -441,6 +441,34 @@ async fn every_odd_value_is_kept_or_finds_nothing() {
 }
 
 #[tokio::test]
+async fn a_reading_that_cannot_be_noted_reveals_nothing() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let id = checks::recoverable(&backend, b"sealed").await;
+    run(&own, "ALTER TABLE keytally_key_changes RENAME TO away").await;
+    let refused = backend.reveal(id).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    run(&own, "ALTER TABLE away RENAME TO keytally_key_changes").await;
+    assert_eq!(checks::readings(&backend, id).await, 0);
+    assert!(backend.reveal(id).await.unwrap().is_some());
+    assert_eq!(checks::readings(&backend, id).await, 1);
+}
+
+#[tokio::test]
+async fn a_revoked_key_leaves_no_sealed_secret_in_its_row() {
+    let (backend, url) = backend().await;
+    let own = pool(&url).await;
+    let [first, second] = [
+        checks::recoverable(&backend, b"first").await,
+        checks::recoverable(&backend, b"second").await,
+    ];
+    backend.disable(first).await.unwrap();
+    backend.revoke(second).await.unwrap();
+    let sealed = "SELECT convert_from(sealed, 'UTF8') FROM keytally_keys WHERE sealed IS NOT NULL";
+    assert_eq!(texts(&own, sealed).await, ["first"]);
+}
+
+#[tokio::test]
 async fn rule_14_errors_say_nothing_of_the_database() {
     let bare = connect(&database().await).await;
     checks::errors_say_nothing_of_the_database(&bare).await;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
+#[cfg(feature = "recoverable")]
+use keytally::KeyId;
 use keytally::backend::{BackendError, InvalidTablePrefix, SqliteBackend};
 use keytally::conformance;
 use keytally::key::{CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError};
@@ -486,6 +488,63 @@ async fn rule_9_a_recorder_writes_all_it_accepted() {
     assert_eq!(backend.count(&filter).await.unwrap(), Count::Exactly(3_000));
     let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
     assert_eq!(summary.totals.completed(), 3_000);
+}
+
+#[tokio::test]
+async fn a_reading_that_cannot_be_noted_reveals_nothing() {
+    let folder = Folder::new();
+    let backend = open(&folder.file()).await;
+    let own = pool(&folder.file()).await;
+    let id = checks::recoverable(&backend, b"sealed").await;
+    let rename = |from, to| {
+        let sql = format!("ALTER TABLE keytally_{from} RENAME TO keytally_{to}");
+        let own = own.clone();
+        async move {
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&own)
+                .await
+                .unwrap()
+        }
+    };
+    rename("key_changes", "away").await;
+    let refused = backend.reveal(id).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    rename("away", "key_changes").await;
+    assert_eq!(checks::readings(&backend, id).await, 0);
+    assert!(backend.reveal(id).await.unwrap().is_some());
+    assert_eq!(checks::readings(&backend, id).await, 1);
+}
+
+#[cfg(feature = "recoverable")]
+#[tokio::test]
+async fn rule_1_a_secret_is_in_the_file_only_encrypted_and_goes_with_its_key() {
+    let folder = Folder::new();
+    let backend = open(&folder.file()).await;
+    let vault = keytally::key::Vault::new([1; 32]);
+    let issuer = Issuer::new("test").unwrap().vault(vault);
+    let mut secrets = Vec::new();
+    for _ in 0..3 {
+        let new = NewKey::named("Recoverable").recoverable();
+        let issued = issuer.issue(&backend, new).await.unwrap();
+        let secret = issuer.reveal(&backend, issued.key.id).await.unwrap();
+        assert_eq!(secret.as_ref(), Some(&issued.secret));
+        secrets.push(issued.secret);
+    }
+    let own = pool(&folder.file()).await;
+    let sealed = "SELECT count(sealed) FROM keytally_keys";
+    assert_eq!(number(&own, sealed).await, 3);
+    backend.revoke(secrets[0].id()).await.unwrap();
+    assert_eq!(number(&own, sealed).await, 2);
+    backend.delete(secrets[1].id()).await.unwrap();
+    assert_eq!(number(&own, sealed).await, 1);
+    for entry in std::fs::read_dir(&folder.0).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        for secret in &secrets {
+            // What stands behind the prefix and the id.
+            let private = &secret.expose().as_bytes()["test_".len() + KeyId::LEN..];
+            assert!(!bytes.windows(private.len()).any(|part| part == private));
+        }
+    }
 }
 
 #[tokio::test]

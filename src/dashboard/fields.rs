@@ -8,10 +8,15 @@ use axum::response::{IntoResponse, Response};
 use axum::{Form, RequestExt};
 use http::StatusCode;
 use http::request::Parts;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
 
 use super::Shared;
 use super::pages::refused;
-use super::visit::Visit;
+use super::visit::{Visit, zone_named};
+
+/// The beginning of the year 1, before which databases know no times, or not all of them.
+const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
 /// Names and values, as they were sent.
 #[derive(Debug, Clone, Default)]
@@ -30,22 +35,103 @@ impl Fields {
         Some(value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// The same with a value changed, as the query of an address; an empty one is left out.
-    pub(super) fn with(&self, name: &str, value: &str) -> String {
-        let others = self.0.iter().map(|(key, value)| (&**key, &**value));
-        let others = others.filter(|(key, value)| *key != name && !value.is_empty());
-        let all = others.chain(Some((name, value)).filter(|(_, value)| !value.is_empty()));
-        serde_urlencoded::to_string(all.collect::<Vec<_>>()).unwrap_or_default()
+    /// A time of the years 1 to 9999: one of UTC, or one on the clocks of the `zone` that stands beside it, else on the
+    /// reader's. Nobody else's clocks change what an address tells.
+    ///
+    /// # Errors
+    ///
+    /// What to say beside the field.
+    pub(super) fn time(
+        &self,
+        visit: &Visit,
+        name: &str,
+    ) -> Result<Option<Timestamp>, &'static str> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let zone = self.get("zone").and_then(zone_named);
+        let zone = zone.as_ref().unwrap_or(&visit.zone);
+        let on_clock = || zone.to_timestamp(text.parse::<DateTime>()?);
+        let time = text.parse().or_else(|_| on_clock());
+        let time = time.ok().filter(|time| *time >= FIRST);
+        let wrong = "This is not a date and a time, such as 2026-11-01 10:00.";
+        time.map(Some).ok_or(wrong)
     }
 
-    /// Without these names.
-    pub(super) fn without(&self, names: &[&str]) -> Self {
+    /// Those of these names alone.
+    pub(super) fn only(&self, names: &[&str]) -> Self {
         let kept = self.0.iter();
-        Self(
-            kept.filter(|(key, _)| !names.contains(&&**key))
-                .cloned()
-                .collect(),
-        )
+        let kept = kept.filter(|(key, _)| names.contains(&&**key));
+        Self(kept.cloned().collect())
+    }
+
+    /// The same but for these values; one that is empty is taken away.
+    pub(super) fn with<'a>(&self, values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut fields = self.0.clone();
+        for (name, value) in values {
+            fields.retain(|(key, _)| key != name);
+            fields.push((name.into(), value.into()));
+        }
+        fields.retain(|(_, value)| !value.is_empty());
+        Self(fields)
+    }
+
+    /// As the query of an address.
+    pub(super) fn query(&self) -> String {
+        serde_urlencoded::to_string(&self.0).unwrap_or_default()
+    }
+
+    /// Whether there is any of these.
+    pub(super) fn has_any(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.get(name).is_some())
+    }
+
+    /// Names and values, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+impl<'a> FromIterator<(&'a str, String)> for Fields {
+    fn from_iter<I: IntoIterator<Item = (&'a str, String)>>(fields: I) -> Self {
+        let fields = fields.into_iter();
+        Self(fields.map(|(name, value)| (name.into(), value)).collect())
+    }
+}
+
+/// What is wrong with fields, by their names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wrong(Vec<(&'static str, String)>);
+
+impl Wrong {
+    pub(super) fn add(&mut self, name: &'static str, why: impl Into<String>) {
+        self.0.push((name, why.into()));
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let mut found = self.0.iter().filter(|(field, _)| *field == name);
+        found.next().map(|(_, why)| &**why)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first field with something wrong, and what.
+    pub(super) fn first(&self) -> Option<(&'static str, &str)> {
+        self.0.first().map(|(name, why)| (*name, &**why))
+    }
+
+    /// What is read, or nothing, and then why.
+    pub(super) fn take<T, E: Into<String>>(
+        &mut self,
+        name: &'static str,
+        read: Result<Option<T>, E>,
+    ) -> Option<T> {
+        read.unwrap_or_else(|why| {
+            self.add(name, why);
+            None
+        })
     }
 }
 

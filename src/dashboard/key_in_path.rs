@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::Shared;
-use super::pages::Failure;
+use super::pages::{Failure, no_key};
 use super::visit::Visit;
 use crate::id::KeyId;
 use crate::key::Key;
@@ -27,7 +27,10 @@ impl FromRequestParts<Arc<Shared>> for KeyInPath {
             Some(id) => shared.backend.get(id).await.map_err(Failure::from),
             None => Ok(None),
         };
-        let key = found.and_then(|key| key.ok_or(Failure::NotFound));
-        key.map(Self).map_err(|failure| failure.page(&visit))
+        match found {
+            Ok(Some(key)) => Ok(Self(key)),
+            Ok(None) => Err(no_key(&visit, id)),
+            Err(failure) => Err(failure.page(&visit)),
+        }
     }
 }

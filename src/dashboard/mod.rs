@@ -1,4 +1,5 @@
-//! What a person sees: pages on which keys are watched, generated, rotated and deleted.
+//! What a person sees: pages on which usage is watched, and keys are generated, edited, rotated and
+//! deleted; and the same for programs, as a JSON API.
 //!
 //! One line mounts them into an axum service, over any backend, behind a [`Guard`]:
 //!
@@ -12,32 +13,47 @@
 //! let backend = MemoryBackend::new();
 //! let guard = BearerToken::new("a token of at least 16 characters")?;
 //! let dashboard = Dashboard::new(backend, guard)?.issuer(Issuer::new("acme_live")?);
-//! let app: Router = Router::new().nest("/admin", dashboard.into_router());
+//! let app: Router = Router::new().nest_service("/admin", dashboard.into_router());
 //! # drop(app);
 //! # Ok(()) }
 //! ```
 //!
+//! (`nest` does too, but does not know `/admin/`, with a slash at its end.)
+//!
 //! The pages are drawn by the server and work without JavaScript, but for copying, times of the
 //! reader's zone and the choice of columns. Nothing is loaded from elsewhere.
 //!
+//! # JSON API
+//!
+//! All that the pages do is below `/api`, described by OpenAPI 3.1 in `/api/openapi.json`. Errors are
+//! problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that name the field.
+//! `Idempotency-Key` ([draft][idempotency]) makes it safe to create or rotate a key again.
+//!
+//! [`KeyHolderApi`] is another router, for those who hold a key.
+//!
+//! [idempotency]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
+//!
 //! # Safety
 //!
-//! 1. The guard is asked before anything else, for every route but the login form, the style sheet
-//!    and the script.
+//! 1. The guard is asked before anything else, for every route but the login form, the style sheet,
+//!    the script and the icon.
 //! 2. What changes something has to come from these pages: `Sec-Fetch-Site` or `Origin` say so, and each
 //!    form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
 //! 4. Every text is escaped: names, owners, paths and endpoints come from others.
-//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps.
+//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. What the API
+//!    answered to an `Idempotency-Key` stays in this process's memory for ten minutes.
 //!
 //! # Deployment caveat
 //!
 //! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
 //! `127.0.0.1` or `[::1]`.
 
+mod api;
 mod charts;
 mod fields;
 mod guard;
+mod holder;
 mod key_in_path;
 mod pages;
 mod router;
@@ -49,7 +65,9 @@ use std::sync::Arc;
 
 use axum::Router;
 
+use self::api::Answers;
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
+pub use self::holder::KeyHolderApi;
 use self::session::Signer;
 use crate::key::{Issuer, KeyAdmin};
 use crate::usage::{Recorder, UsageReader};
@@ -64,6 +82,7 @@ struct Shared {
     issuer: Option<Issuer>,
     recorder: Option<Recorder>,
     signer: Signer,
+    answers: Answers,
 }
 
 trait Backend: KeyAdmin + UsageReader {}
@@ -91,6 +110,7 @@ impl Dashboard {
             issuer: None,
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
+            answers: Answers::default(),
         }))
     }
 
@@ -109,7 +129,7 @@ impl Dashboard {
         self
     }
 
-    /// The routes, to be nested where the pages should be.
+    /// The routes, to be nested where the pages should be: by axum's `nest_service`, or by `nest`.
     pub fn into_router(self) -> Router {
         router::router(Arc::new(self.0))
     }

@@ -6,10 +6,11 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{any, get};
 use http::StatusCode;
 
 use super::Shared;
+use super::api;
 use super::guard::Denied;
 use super::pages::{self, login};
 use super::safety::{is_of_this_site, protect};
@@ -19,13 +20,20 @@ use super::visit::{Visit, base};
 const LARGEST_FORM: usize = 64 << 10;
 
 /// All that is there without the guard.
-const OPEN: [&str; 3] = ["/login", "/assets/style.css", "/assets/script.js"];
+const OPEN: [&str; 4] = [
+    "/login",
+    "/assets/style.css",
+    "/assets/script.js",
+    "/assets/icon.svg",
+];
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
-    use pages::{assets, audit, change, delete, generate, keys, log, rotate, usage};
+    use pages::{
+        assets, audit, change, delete, edit, generate, keys, log, overview, rotate, usage,
+    };
 
     Router::new()
-        .route("/", get(keys::list))
+        .route("/", get(overview::overview))
         .route("/keys", get(keys::list))
         .route("/keys/new", get(generate::form).post(generate::generate))
         .route("/keys/{id}", get(usage::of_key))
@@ -34,14 +42,24 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             get(change::form).post(change::disable),
         )
         .route("/keys/{id}/enable", get(change::form).post(change::enable))
+        .route("/keys/{id}/edit", get(edit::form).post(edit::save))
+        .route(
+            "/keys/{id}/revoke",
+            get(change::revoke_form).post(change::revoke),
+        )
         .route("/keys/{id}/rotate", get(rotate::form).post(rotate::rotate))
         .route("/keys/{id}/delete", get(delete::form).post(delete::delete))
+        .route("/log", get(log::of_all))
         .route("/log/{format}", get(log::export))
         .route("/audit", get(audit::page_of))
         .route("/login", get(login::form).post(login::sign_in))
         .route("/logout", get(login::out).post(login::sign_out))
         .route("/assets/style.css", get(assets::style))
         .route("/assets/script.js", get(assets::script))
+        .route("/assets/icon.svg", get(assets::icon))
+        .nest(api::PATH, api::router())
+        // Axum takes the path with nothing but a slash behind it for another one.
+        .route(&format!("{}/", api::PATH), any(async || api::nowhere()))
         .fallback(pages::nowhere)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
         // Around every route and the fallback: none can be added that it is not asked for.
@@ -70,6 +88,7 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
             parts.extensions.insert(visit);
             next.run(Request::from_parts(parts, body)).await
         }
+        Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
         Err(Denied::Unauthenticated) if shared.guard.login().is_some() => {
             login::ask(&parts, &base(&parts))
         }
@@ -83,6 +102,8 @@ async fn keep_safe(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let mut response = if parts.method.is_safe() || is_of_this_site(&parts) {
         next.run(Request::from_parts(parts, body)).await
+    } else if api::is_at(parts.uri.path()) {
+        api::of_another_site()
     } else {
         pages::stranger(StatusCode::FORBIDDEN)
     };

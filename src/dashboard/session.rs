@@ -11,7 +11,7 @@ use super::guard::Admin;
 /// How long somebody stays signed in.
 const SESSION: SignedDuration = SignedDuration::from_hours(12);
 
-const COOKIE_NAME: &str = "keytally_session";
+pub(super) const COOKIE_NAME: &str = "keytally_session";
 
 /// Signs with a key that is made anew with every process.
 pub(super) struct Signer([u8; 64]);

@@ -27,10 +27,10 @@ pub(super) struct Visit {
 
 impl Visit {
     pub(super) fn new(shared: &Shared, parts: &Parts, admin: Admin) -> Self {
-        let zone = cookies(&parts.headers, "keytally_zone")
-            // A zone's name is a path in the machine's folder of zones.
-            .filter(|name| !name.contains("..") && !name.starts_with('/'))
-            .find_map(|name| TimeZone::get(&name.replace("%2F", "/")).ok());
+        let zone = cookies(&parts.headers, "keytally_zone").find_map(|name| {
+            // As browsers write names of zones.
+            zone_named(&name.replace("%2F", "/").replace("%2B", "+"))
+        });
         Self {
             token: shared.signer.form_token(&admin),
             base: base(parts),
@@ -44,6 +44,22 @@ impl Visit {
         format!("{}{path}", self.base)
     }
 
+    /// The first of these pages.
+    pub(super) fn home(&self) -> String {
+        home(&self.base)
+    }
+
+    /// The reader's zone as others can be told of it.
+    pub(super) fn zone_name(&self) -> &str {
+        self.zone.iana_name().unwrap_or("UTC")
+    }
+
+    /// A time as a browser's field for a date and a time has it, to the second.
+    pub(super) fn field(&self, time: Timestamp) -> String {
+        let time = self.zone.to_datetime(time);
+        time.strftime("%Y-%m-%dT%H:%M:%S").to_string()
+    }
+
     /// A time on the reader's clock, to the minute.
     pub(super) fn clock(&self, time: Timestamp) -> String {
         let time = self.zone.to_datetime(time);
@@ -55,6 +71,21 @@ impl Visit {
         let acting = shared.backend.acting_as(self.admin.name());
         acting.unwrap_or_else(|| shared.backend.clone())
     }
+}
+
+/// A zone that this machine knows.
+pub(super) fn zone_named(name: &str) -> Option<TimeZone> {
+    // A zone's name is a path in the machine's folder of zones.
+    let path = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
+    if name.starts_with('/') || !name.chars().all(path) {
+        return None;
+    }
+    TimeZone::get(name).ok()
+}
+
+/// The address of the first of these pages.
+pub(super) fn home(base: &str) -> String {
+    if base.is_empty() { "/" } else { base }.into()
 }
 
 /// Where the pages are nested: the address that was asked for, without what is within them.

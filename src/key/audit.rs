@@ -15,8 +15,9 @@ use crate::page::{PageToken, whole_micros};
 
 /// What somebody did to a key, and what the key was before and after.
 ///
-/// A [`Key`] holds neither its secret nor a digest, and so no entry does. What else the application
-/// puts into keys, metadata included, is in their entries too, and stays there when a key is deleted.
+/// A [`Key`] holds neither its secret, encrypted or not, nor a digest, and so no entry does. What else the
+/// application puts into keys, metadata included, is in their entries too, and stays there when a key is
+/// deleted.
 ///
 /// Stores make an entry in one step with the change that it tells of: it is there exactly when the
 /// change took place. A change that leaves a key as it was, such as switching off what is off, has an
@@ -102,6 +103,11 @@ impl AuditEntry {
         [old, Self::created(actor, new, time)]
     }
 
+    /// A key's secret was read; the key stays what it is.
+    pub fn revealed(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
+        Self::between(actor, AuditAction::Revealed, key.clone(), key, time)
+    }
+
     /// A key was deleted; as the store had it last.
     pub fn deleted(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
         Self {
@@ -171,19 +177,22 @@ pub enum AuditAction {
     Revoked,
     /// Another was put in its place. The new key has an entry of its own, [`AuditAction::Created`].
     Rotated,
+    /// Its secret was [read again](super::KeyAdmin::reveal).
+    Revealed,
     /// Its record was removed.
     Deleted,
 }
 
 impl AuditAction {
     /// Every action there is, in the order of the enum.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Created,
         Self::Updated,
         Self::Disabled,
         Self::Enabled,
         Self::Revoked,
         Self::Rotated,
+        Self::Revealed,
         Self::Deleted,
     ];
 
@@ -196,6 +205,7 @@ impl AuditAction {
             Self::Enabled => "enabled",
             Self::Revoked => "revoked",
             Self::Rotated => "rotated",
+            Self::Revealed => "revealed",
             Self::Deleted => "deleted",
         }
     }
@@ -396,6 +406,10 @@ mod tests {
             (key("b").id, "3fK9aB0000zzZZ20")
         );
         assert_eq!((new.action, new.actor), (AuditAction::Created, None));
+        let revealed = AuditEntry::revealed(Some("anna"), key("b"), now);
+        assert_eq!(revealed.action, AuditAction::Revealed);
+        assert_eq!(revealed.before, Some(key("b")));
+        assert_eq!(revealed.after, Some(key("b")));
         let deleted = AuditEntry::deleted(None, key("b"), now);
         assert_eq!((deleted.before, deleted.after), (Some(key("b")), None));
         let json = serde_json::to_string(&created).unwrap();

@@ -55,8 +55,7 @@ impl Digest {
     /// The id of a key whose secret has another format: made from the SHA-256 of the secret, so
     /// that importing needs no more than that and the request path finds it again.
     pub(crate) fn imported_id(&self) -> KeyId {
-        let head: &[u8; 16] = self.bytes.first_chunk().unwrap_or(&[0; 16]);
-        KeyId::from_number(u128::from_be_bytes(*head))
+        KeyId::from_sha256(&self.bytes)
     }
 
     /// The plain SHA-256 of a secret.
@@ -121,7 +120,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-fn from_hex(text: &str) -> Option<[u8; 32]> {
+pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
     let text = text.as_bytes();
     let mut bytes = [0; 32];
     if text.len() != 2 * bytes.len() {

@@ -9,8 +9,11 @@ use serde_json::{Map, Value};
 use super::address::AddressList;
 use super::digest::{Digest, InvalidDigest, Peppers};
 use super::record::{InvalidKey, Key, KeyRecord, Rotation};
+use super::sealed::Sealed;
 use super::store::{KeyAdmin, StoreError};
 use super::token::{InvalidPrefix, Prefix, Secret, id_of};
+#[cfg(feature = "recoverable")]
+use super::vault::Vault;
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::limit::RateLimit;
@@ -43,6 +46,7 @@ pub struct NewKey {
     metadata: Map<String, Value>,
     expires: Option<Timestamp>,
     expires_in: Option<Duration>,
+    recoverable: bool,
 }
 
 impl NewKey {
@@ -58,6 +62,7 @@ impl NewKey {
             metadata: Map::new(),
             expires: None,
             expires_in: None,
+            recoverable: false,
         }
     }
 
@@ -126,6 +131,15 @@ impl NewKey {
         self
     }
 
+    /// Keeps its secret, encrypted, so that it can be read again: needs an issuer with a vault, which takes
+    /// the feature `recoverable`, and a store that keeps [sealed secrets](KeyAdmin::reveal). Not so unless
+    /// it is asked for; a secret that is shown once is the safer one.
+    #[must_use]
+    pub fn recoverable(mut self) -> Self {
+        self.recoverable = true;
+        self
+    }
+
     fn into_key(self, id: KeyId, hint: String, now: Timestamp) -> Result<Key, InvalidKey> {
         let end = self.expires_in.map(|time| after(now, time));
         let key = Key {
@@ -137,6 +151,7 @@ impl NewKey {
             metadata: self.metadata,
             expires: end.or(self.expires).map(whole_micros),
             hint,
+            recoverable: self.recoverable,
             ..Key::new(id, self.name, now)
         };
         key.validate()?;
@@ -156,7 +171,8 @@ fn after(time: Timestamp, by: Duration) -> Timestamp {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Issued {
-    /// The plain text; there is no second chance to read it.
+    /// The plain text; there is no second chance to read it, unless the key is
+    /// [recoverable](Key::recoverable).
     pub secret: Secret,
     /// The key.
     pub key: Key,
@@ -180,8 +196,12 @@ pub struct Issued {
 #[derive(Debug, Clone)]
 pub struct Issuer {
     prefix: Prefix,
-    peppers: Peppers,
+    pub(super) peppers: Peppers,
     clock: Clock,
+    /// The id of what it makes; any unless set.
+    id: Option<KeyId>,
+    #[cfg(feature = "recoverable")]
+    pub(super) vault: Option<Vault>,
 }
 
 /// A key that could not be made.
@@ -197,6 +217,12 @@ pub enum IssueError {
     /// A secret to be imported is shorter than 16 or longer than 512 bytes, or not printable ASCII.
     #[error("a secret to be imported is 16 to 512 printable ASCII characters")]
     Secret,
+    /// The key is to be recoverable, and there is no vault to seal its secret in.
+    #[error("a key can be recoverable only where an encryption key is configured")]
+    NoVault,
+    /// A key to be imported is to be recoverable.
+    #[error("an imported key cannot be recoverable")]
+    Imported,
     /// The operating system has no randomness to give.
     #[error("no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -216,6 +242,9 @@ impl Issuer {
             prefix: Prefix::new(prefix)?,
             peppers: Peppers::none(),
             clock: Clock::system(),
+            id: None,
+            #[cfg(feature = "recoverable")]
+            vault: None,
         })
     }
 
@@ -231,6 +260,22 @@ impl Issuer {
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// The same for one key, under an id that is given instead of made.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn under(self, id: KeyId) -> Self {
+        Self {
+            id: Some(id),
+            ..self
+        }
+    }
+
+    fn secret(&self) -> Result<Secret, getrandom::Error> {
+        match self.id {
+            Some(id) => Secret::generate_for(&self.prefix, id),
+            None => Secret::generate(&self.prefix),
+        }
     }
 
     /// Makes a key and its secret.
@@ -254,15 +299,37 @@ impl Issuer {
     ///
     /// When a field is out of bounds.
     pub fn make(&self, new: NewKey) -> Result<(Secret, KeyRecord), IssueError> {
-        let secret = Secret::generate(&self.prefix)?;
+        let secret = self.secret()?;
         let now = self.clock.now().timestamp();
+        let sealed = match new.recoverable {
+            true => Some(self.seal(&secret)?.ok_or(IssueError::NoVault)?),
+            false => None,
+        };
         let key = new.into_key(secret.id(), secret.hint(), now)?;
         let digest = self.peppers.digest(secret.expose().as_bytes());
-        Ok((secret, KeyRecord { key, digest }))
+        let record = KeyRecord {
+            key,
+            digest,
+            sealed,
+        };
+        Ok((secret, record))
+    }
+
+    /// The secret for a store to keep, where there is a vault.
+    #[cfg(feature = "recoverable")]
+    fn seal(&self, secret: &Secret) -> Result<Option<Sealed>, getrandom::Error> {
+        let vault = self.vault.as_ref();
+        vault.map(|vault| vault.seal(secret)).transpose()
+    }
+
+    #[cfg(not(feature = "recoverable"))]
+    fn seal(&self, _: &Secret) -> Result<Option<Sealed>, getrandom::Error> {
+        Ok(None)
     }
 
     /// Makes a new secret for a key, in a new record of the same line; the old one goes on working
-    /// for `grace`. Scopes, limits, owner and what is spent of the limits carry over.
+    /// for `grace`. Scopes, limits, owner and what is spent of the limits carry over. Where the old key is
+    /// recoverable and there is a vault, so is the new one.
     ///
     /// # Errors
     ///
@@ -277,12 +344,13 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        let secret = Secret::generate(&self.prefix)?;
+        let secret = self.secret()?;
         let now = self.clock.now().timestamp();
         let rotation = Rotation {
             id: secret.id(),
             digest: self.peppers.digest(secret.expose().as_bytes()),
             hint: secret.hint(),
+            sealed: self.seal(&secret)?,
             at: now,
             old_expires: after(now, grace),
         };
@@ -301,7 +369,8 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// As [`issue`](Self::issue), and when the secret is too short, too long or not printable.
+    /// As [`issue`](Self::issue), and when the secret is too short, too long or not printable, or the key is
+    /// to be recoverable.
     pub async fn import_secret<S>(
         &self,
         store: &S,
@@ -324,7 +393,7 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// As [`issue`](Self::issue), and when `hex` is not 64 hexadecimal digits.
+    /// As [`issue`](Self::issue), and when `hex` is not 64 hexadecimal digits, or the key is to be recoverable.
     pub async fn import_sha256<S>(
         &self,
         store: &S,
@@ -348,11 +417,19 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
+        if new.recoverable {
+            return Err(IssueError::Imported);
+        }
         // Of the id, not of the secret: no part of that may be stored.
         let hint = format!("imported {}…", &id.as_str()[..4]);
         let key = new.into_key(id, hint, self.clock.now().timestamp())?;
         let answer = key.clone();
-        store.create(KeyRecord { key, digest }).await?;
+        let record = KeyRecord {
+            key,
+            digest,
+            sealed: None,
+        };
+        store.create(record).await?;
         Ok(answer)
     }
 }

@@ -7,9 +7,14 @@ mod changes;
 mod digest;
 mod issuer;
 mod record;
+#[cfg(feature = "recoverable")]
+mod reveal;
+mod sealed;
 mod store;
 mod token;
 mod update;
+#[cfg(feature = "recoverable")]
+mod vault;
 
 pub use address::{AddressList, InvalidNetwork};
 pub use audit::{AuditAction, AuditEntry, AuditQuery, InvalidAuditAction};
@@ -18,9 +23,14 @@ pub use changes::ChangeFeed;
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
 pub use issuer::{IssueError, Issued, Issuer, NewKey};
 pub use record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, Rotation};
+#[cfg(feature = "recoverable")]
+pub use reveal::RevealError;
+pub use sealed::Sealed;
 pub use store::{KeyAdmin, KeyQuery, KeyStore, StoreError};
 pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
 pub use update::KeyUpdate;
+#[cfg(feature = "recoverable")]
+pub use vault::{InvalidVaultKey, Vault};
 
 pub(crate) use cached::{CachedKey, Peek};
 #[cfg(feature = "conformance")]

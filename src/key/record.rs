@@ -1,5 +1,6 @@
 //! The record of a key, the bounds of its fields, and what can be changed about it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::address::AddressList;
 use super::digest::Digest;
+use super::sealed::Sealed;
 use super::store::StoreError;
 use super::update::KeyUpdate;
 use crate::id::KeyId;
@@ -55,6 +57,10 @@ pub struct Key {
     pub last_used: Option<Timestamp>,
     /// What people recognize its secret by: `acme_live_3fK9…`.
     pub hint: String,
+    /// Whether its secret is kept, encrypted, and can be [read again](super::KeyAdmin::reveal). Ends with
+    /// its revocation; an end of its time, which can be put off, does not change it.
+    #[serde(default)]
+    pub recoverable: bool,
 }
 
 /// Whether a key works.
@@ -69,6 +75,27 @@ pub enum KeyStatus {
     Expired,
     /// It was revoked, for good.
     Revoked,
+}
+
+impl KeyStatus {
+    /// Every status there is, in the order of the enum.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Disabled, Self::Expired, Self::Revoked];
+
+    /// The name in `snake_case`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl fmt::Display for KeyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 impl Key {
@@ -102,6 +129,7 @@ impl Key {
             line: id,
             last_used: None,
             hint: format!("{}…", &id.as_str()[..4]),
+            recoverable: false,
         }
     }
 
@@ -131,6 +159,11 @@ pub struct KeyRecord {
     pub key: Key,
     /// The digest of its secret.
     pub digest: Digest,
+    /// Its secret, encrypted, where the key is [recoverable](Key::recoverable) and the record was given to
+    /// [`create`](super::KeyAdmin::create) or comes from [`reveal`](super::KeyAdmin::reveal). Not there in
+    /// any other record: who looks a key up has no need of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
 }
 
 /// A field of a key that is out of bounds.
@@ -170,6 +203,12 @@ pub enum InvalidKey {
     /// The hint is longer than 64 characters or has control characters.
     #[error("a key's hint has at most 64 characters and no control characters")]
     Hint,
+    /// A key is said to be recoverable without its sealed secret, has one without being so, or is revoked
+    /// and has one.
+    #[error(
+        "a key is recoverable exactly where its sealed secret is kept, and never once it is revoked"
+    )]
+    Recoverable,
     /// A time lies before the year 1. Nor may one lie after the year 9999: there is no such
     /// [`Timestamp`].
     #[error("a key's times lie in the years 1 to 9999")]
@@ -300,6 +339,9 @@ pub struct Rotation {
     pub digest: Digest,
     /// The new secret's hint.
     pub hint: String,
+    /// The new secret, encrypted; for a successor to be recoverable where the old key is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
     /// When it happens.
     pub at: Timestamp,
     /// Until when the old key goes on working; an earlier end of its own stays.
@@ -307,6 +349,33 @@ pub struct Rotation {
 }
 
 impl KeyRecord {
+    /// Whether every field is within its bounds, as those of a record that is to be created are.
+    ///
+    /// # Errors
+    ///
+    /// The first bound that is broken.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
+        let Key {
+            recoverable,
+            revoked,
+            ..
+        } = self.key;
+        if recoverable != self.sealed.is_some() || (recoverable && revoked.is_some()) {
+            return Err(InvalidKey::Recoverable);
+        }
+        self.key.validate()
+    }
+
+    /// The record without the sealed secret: what looking a key up answers.
+    #[must_use]
+    pub fn without_sealed(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            digest: self.digest.clone(),
+            sealed: None,
+        }
+    }
+
     /// The record as a store keeps it: every time cut to whole microseconds.
     #[must_use]
     pub fn in_whole_micros(mut self) -> Self {
@@ -318,7 +387,8 @@ impl KeyRecord {
         self
     }
 
-    /// Carries out a change: what every store does between reading a record and writing it back.
+    /// Carries out a change: what every store does between reading a record and writing it back. A key
+    /// that is revoked is not recoverable any more: its sealed secret goes, from the store too.
     ///
     /// # Errors
     ///
@@ -346,13 +416,16 @@ impl KeyRecord {
                 // That alone: nothing else about a key may stand in the way of its revocation.
                 within_bounds(*at)?;
                 self.key.revoked.get_or_insert(whole_micros(*at));
+                self.key.recoverable = false;
+                self.sealed = None;
             }
         }
         Ok(())
     }
 
     /// Carries out a rotation: ends this key after its grace and answers the record that takes
-    /// over, with everything the old one had but its secret.
+    /// over, with everything the old one had but its secret. That one is kept, too, only where the old
+    /// one is, and the rotation has it sealed. The old one's stays until its key is revoked or deleted.
     ///
     /// # Errors
     ///
@@ -364,12 +437,14 @@ impl KeyRecord {
             let id = self.key.id;
             return Err(StoreError::Unusable { id, status });
         }
+        let sealed = rotation.sealed.clone().filter(|_| self.key.recoverable);
         let mut key = Key {
             id: rotation.id,
             hint: rotation.hint.clone(),
             created: rotation.at,
             rotated_from: Some(self.key.id),
             last_used: None,
+            recoverable: sealed.is_some(),
             ..self.key.clone()
         };
         key.validate()?;
@@ -385,6 +460,7 @@ impl KeyRecord {
         Ok(Self {
             key,
             digest: rotation.digest.clone(),
+            sealed,
         })
     }
 }
@@ -451,6 +527,7 @@ mod tests {
         let record = KeyRecord {
             key: Key::new(id, "test", now),
             digest: digest.clone(),
+            sealed: None,
         };
         let mut changed = record.clone();
         let update = KeyUpdate::new().expires(Some(before));
@@ -465,6 +542,7 @@ mod tests {
                 id: "3fK9aB0000zzZZ20".parse().unwrap(),
                 digest: digest.clone(),
                 hint: String::new(),
+                sealed: None,
                 at,
                 old_expires,
             };
@@ -485,10 +563,83 @@ mod tests {
             id: "3fK9aB0000zzZZ19".parse().unwrap(),
             digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
             hint: "acme_3fK9…".into(),
+            sealed: Some(Sealed::from_bytes([1, 2])),
             at: now,
             old_expires: now,
         };
         let json = serde_json::to_string(&rotation).unwrap();
         assert_eq!(serde_json::from_str::<Rotation>(&json).unwrap(), rotation);
+    }
+
+    /// A record of a key that is recoverable, and a rotation of it.
+    fn recoverable() -> (KeyRecord, Rotation) {
+        let now = Timestamp::UNIX_EPOCH;
+        let digest = Digest::sha256(b"");
+        let record = KeyRecord {
+            key: Key {
+                recoverable: true,
+                ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", now)
+            },
+            digest: digest.clone(),
+            sealed: Some(Sealed::from_bytes([1])),
+        };
+        let rotation = Rotation {
+            id: "3fK9aB0000zzZZ20".parse().unwrap(),
+            digest,
+            hint: String::new(),
+            sealed: Some(Sealed::from_bytes([2])),
+            at: now,
+            old_expires: now,
+        };
+        (record, rotation)
+    }
+
+    #[test]
+    fn a_key_is_recoverable_exactly_where_its_sealed_secret_is_kept() {
+        let (record, _) = recoverable();
+        assert_eq!(record.validate(), Ok(()));
+        let without = record.without_sealed();
+        assert_eq!((&without.key, &without.sealed), (&record.key, &None));
+        let mut secretly = record.clone();
+        secretly.key.recoverable = false;
+        let mut revoked = record;
+        revoked.key.revoked = Some(Timestamp::UNIX_EPOCH);
+        for wrong in [without, secretly, revoked] {
+            assert_eq!(wrong.validate(), Err(InvalidKey::Recoverable), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_revoked_key_is_not_recoverable() {
+        let (mut record, _) = recoverable();
+        let at = Timestamp::UNIX_EPOCH;
+        record.apply(&KeyChange::Disable).unwrap();
+        assert!(record.key.recoverable && record.sealed.is_some());
+        record.apply(&KeyChange::Revoke { at }).unwrap();
+        assert_eq!(record.validate(), Ok(()));
+        assert!(!record.key.recoverable && record.sealed.is_none());
+    }
+
+    #[test]
+    fn a_successor_is_recoverable_where_the_old_key_is_and_its_secret_was_sealed() {
+        let (record, rotation) = recoverable();
+        // As looked up, without the old key's sealed secret.
+        let mut old = record.without_sealed();
+        let new = old.rotate(&rotation).unwrap();
+        assert_eq!(new.validate(), Ok(()));
+        assert_eq!(new.sealed, rotation.sealed);
+        assert!(old.key.recoverable);
+
+        let unsealed = Rotation {
+            sealed: None,
+            ..rotation.clone()
+        };
+        let new = record.clone().rotate(&unsealed).unwrap();
+        assert!(!new.key.recoverable && new.sealed.is_none());
+
+        let mut plain = record.without_sealed();
+        plain.key.recoverable = false;
+        let new = plain.rotate(&rotation).unwrap();
+        assert!(!new.key.recoverable && new.sealed.is_none());
     }
 }

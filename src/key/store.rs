@@ -33,7 +33,8 @@ use crate::page::{InvalidPageToken, Page, PageToken};
 /// ```
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record with this id, whatever its status; `None` if there is none.
+    /// The record with this id, whatever its status, [without](KeyRecord::without_sealed) its sealed secret;
+    /// `None` if there is none.
     ///
     /// # Errors
     ///
@@ -61,8 +62,9 @@ pub trait KeyAdmin: KeyStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`] when the id is taken, [`StoreError::Invalid`] when a field is out
-    /// of bounds.
+    /// [`StoreError::Conflict`] when the id is taken, [`StoreError::Invalid`] when a field is
+    /// [out of bounds](KeyRecord::validate), [`StoreError::KeepsNoSecrets`] when there is a sealed secret that
+    /// the store does not keep.
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError>;
 
     /// Lists keys, newest first.
@@ -143,6 +145,22 @@ pub trait KeyAdmin: KeyStore {
         self.change(id, KeyChange::Revoke { at }).await
     }
 
+    /// The record of a [recoverable](Key::recoverable) key with its [sealed secret](KeyRecord::sealed), which
+    /// only an [`Issuer`](super::Issuer) with the application's vault can open: ask that one. `None` where the
+    /// key is not recoverable. A key that is disabled or has expired can be, since it can be made to work
+    /// again.
+    ///
+    /// In one step with an entry of the [audit](Self::audit): nothing is revealed that is not noted. So a
+    /// store that keeps no audit keeps no sealed secrets either, and takes no key that has one. What is left
+    /// is this method as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], where the store keeps sealed secrets.
+    async fn reveal(&self, _id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        Ok(None)
+    }
+
     /// One page of what was done to keys, newest first; `None` where the store does not keep that.
     /// What was done to a key that was deleted is there as long as any other entry.
     ///
@@ -174,6 +192,12 @@ pub struct KeyQuery {
     pub status: Option<(KeyStatus, Timestamp)>,
     /// Whose name holds this text, in any case.
     pub name: Option<String>,
+    /// With one of these ids, of which the first [`KeyQuery::MAX_LIMIT`] count; none has any other.
+    pub ids: Option<Vec<KeyId>>,
+    /// Made before this time, and not used from it on.
+    pub unused_since: Option<Timestamp>,
+    /// With an end before this time.
+    pub expires_before: Option<Timestamp>,
     /// At most this many; `0` and more than [`KeyQuery::MAX_LIMIT`] are brought into bounds.
     pub limit: usize,
     /// After this place.
@@ -186,6 +210,9 @@ impl Default for KeyQuery {
             owner: None,
             status: None,
             name: None,
+            ids: None,
+            unused_since: None,
+            expires_before: None,
             limit: 50,
             after: None,
         }
@@ -222,6 +249,28 @@ impl KeyQuery {
         self
     }
 
+    /// Keys with one of these ids.
+    #[must_use]
+    pub fn ids(mut self, ids: impl IntoIterator<Item = KeyId>) -> Self {
+        self.ids = Some(ids.into_iter().collect());
+        self
+    }
+
+    /// Keys that were made before this time and not used from it on, as far as the usage written so
+    /// far tells.
+    #[must_use]
+    pub fn unused_since(mut self, time: Timestamp) -> Self {
+        self.unused_since = Some(time);
+        self
+    }
+
+    /// Keys with an end before this time, those whose time is over among them.
+    #[must_use]
+    pub fn expires_before(mut self, time: Timestamp) -> Self {
+        self.expires_before = Some(time);
+        self
+    }
+
     /// So many keys a page.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
@@ -253,6 +302,19 @@ impl KeyQuery {
                 .name
                 .as_deref()
                 .is_none_or(|part| key.name.to_lowercase().contains(&part.to_lowercase()))
+            && self.wanted_ids().is_none_or(|ids| ids.contains(&key.id))
+            && self
+                .unused_since
+                .is_none_or(|time| key.created < time && key.last_used < Some(time))
+            && self
+                .expires_before
+                .is_none_or(|time| key.expires.is_some_and(|end| end < time))
+    }
+
+    /// The ids that count.
+    pub(crate) fn wanted_ids(&self) -> Option<&[KeyId]> {
+        let ids = self.ids.as_deref();
+        ids.map(|ids| &ids[..ids.len().min(Self::MAX_LIMIT)])
     }
 
     /// A key's place in the list: newest first, then by id from high to low.
@@ -279,6 +341,9 @@ pub enum StoreError {
         /// Why it does not work.
         status: KeyStatus,
     },
+    /// The key is to be recoverable, and the store keeps no sealed secrets.
+    #[error("the store keeps no secrets that could be read again")]
+    KeepsNoSecrets,
     /// A field is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),
@@ -359,6 +424,10 @@ macro_rules! forward_to_pointee {
 
             async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
                 (**self).revoke(id).await
+            }
+
+            async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                (**self).reveal(id).await
             }
 
             async fn audit(

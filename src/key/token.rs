@@ -29,7 +29,8 @@ const BODY_LEN: usize = KeyId::LEN + SECRET_LEN + CHECKSUM_LEN;
 /// Digits of the id that a hint shows.
 const HINT_LEN: usize = 4;
 
-/// The plain text that a client sends: shown once, when its key is issued, and never stored.
+/// The plain text that a client sends: shown once, when its key is issued, and never stored, unless its key
+/// is [recoverable](super::Key::recoverable) and it is encrypted.
 ///
 /// `Debug` and `Display` show the hint only; the memory is wiped on drop.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,10 +51,23 @@ impl Secret {
     ///
     /// When the operating system has no randomness to give.
     pub fn generate(prefix: &Prefix) -> Result<Self, getrandom::Error> {
+        Self::make(prefix, None)
+    }
+
+    /// The same for a key whose id is there already.
+    pub(crate) fn generate_for(prefix: &Prefix, id: KeyId) -> Result<Self, getrandom::Error> {
+        Self::make(prefix, Some(id))
+    }
+
+    fn make(prefix: &Prefix, id: Option<KeyId>) -> Result<Self, getrandom::Error> {
         let mut text = Zeroizing::new(String::with_capacity(prefix.0.len() + 1 + BODY_LEN));
         text.push_str(&prefix.0);
         text.push('_');
-        push_random_digits(&mut text, KeyId::LEN + SECRET_LEN)?;
+        match id {
+            Some(id) => text.push_str(id.as_str()),
+            None => push_random_digits(&mut text, KeyId::LEN)?,
+        }
+        push_random_digits(&mut text, SECRET_LEN)?;
         for digit in checksum(text.as_bytes()) {
             text.push(char::from(digit));
         }

@@ -141,6 +141,10 @@ impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
         self.store()?.revoke(id).await
     }
 
+    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store()?.reveal(id).await
+    }
+
     async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
         self.store()?.audit(query).await
     }

@@ -1,7 +1,8 @@
 //! Counters of the recorder: what came in, what was written, what was lost and why.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::draft::EVENT_BYTES;
@@ -36,6 +37,9 @@ pub struct RecorderStats {
     pub open: u64,
     /// Writes that failed and were tried again.
     pub retries: u64,
+    /// When the sink last wrote something; `None` if it has not yet.
+    #[serde(default)]
+    pub last_written: Option<Timestamp>,
     /// Refusals without a known key, by reason, the reasons that occurred; they are no events.
     pub refused: Vec<(Refusal, u64)>,
     /// Requests that passed without their key being verified, because the store failed and the
@@ -72,6 +76,8 @@ pub(super) struct Counters {
     pub(super) recovered: AtomicU64,
     pub(super) unrecovered: AtomicU64,
     pub(super) retries: AtomicU64,
+    /// When the sink last wrote something, in microseconds since 1970; 0 if it has not yet.
+    pub(super) last_written: AtomicI64,
     pub(super) unverified: AtomicU64,
     pub(super) refused: [AtomicU64; Refusal::ALL.len()],
 }
@@ -132,6 +138,9 @@ impl Counters {
             unrecovered: self.unrecovered.load(Relaxed),
             open: self.begun.0.load(Relaxed).saturating_sub(accepted),
             retries: self.retries.load(Relaxed),
+            last_written: Some(self.last_written.load(Relaxed))
+                .filter(|micros| *micros != 0)
+                .and_then(|micros| Timestamp::from_microsecond(micros).ok()),
             refused: refused.filter(|(_, count)| *count > 0).collect(),
             unverified: self.unverified.load(Relaxed),
         }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    AuditEntry, AuditQuery, ChangeFeed, InvalidKey, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
-    KeyStore, KeyUpdate, Rotation, StoreError,
+    AuditAction, AuditEntry, AuditQuery, ChangeFeed, InvalidKey, Key, KeyAdmin, KeyChange,
+    KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, Sealed, StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, SinkError, Summary, SummaryQuery,
@@ -38,6 +39,9 @@ faults! {
     ListsTwice => "a list is ordered",
     SkipsKeys => "neither skip nor repeat keys",
     SearchesByCase => "a list agrees with KeyQuery::matches",
+    IgnoresIds => "a list agrees with KeyQuery::matches",
+    IgnoresEnds => "a list agrees with KeyQuery::matches",
+    CallsYoungKeysUnused => "a list agrees with KeyQuery::matches",
     ListsByIdOnly => "a list is ordered",
     TakesAnyToken => "a page token of another list is StoreError::Page",
     WritesHalf => "a refused update changes nothing",
@@ -63,6 +67,15 @@ faults! {
     SkipsEntries => "neither skip nor repeat entries",
     TellsTheOldestFirst => "an audit is ordered",
     TakesAnyAuditToken => "a page token of another list is StoreError::Page, in the audit too",
+    LosesSealedSecrets => "a sealed secret is kept byte for byte and given back, or its key is refused",
+    CutsSealedSecrets => "a sealed secret is kept byte for byte",
+    FindsSealedSecrets => "looked up without its sealed secret",
+    TakesUnsealed => "a key is recoverable exactly where its sealed secret is kept",
+    KeepsSecretsOfRevoked => "a revoked key's sealed secret is gone",
+    SealsSuccessors => "a successor is recoverable only where the old key is",
+    RevealsGhosts => "revealing an unknown id is StoreError::NotFound",
+    RevealsSilently => "every reading of a sealed secret has one entry",
+    TellsOfNothing => "where nothing is revealed, nothing is told",
     CountsTwice => "a batch that is written twice counts once",
     WritesTheFirstThousand => "a batch of thousands is written whole",
     LosesAddresses => "the log has an event as it was written",
@@ -128,6 +141,9 @@ impl KeyStore for Faulty {
             if self.has(Fault::KeepsNanoseconds) && record.key.name == "Nanoseconds" {
                 record.key.created += jiff::SignedDuration::from_nanos(1);
             }
+            if self.has(Fault::FindsSealedSecrets) && record.key.recoverable {
+                record.sealed = Some(Sealed::from_bytes([1]));
+            }
             if self.has(Fault::NeverUsed) && record.key.name == "Used" {
                 record.key.last_used = None;
             }
@@ -164,6 +180,13 @@ impl KeyAdmin for Faulty {
             {
                 record.key.metadata.clear();
             }
+            Some(Fault::LosesSealedSecrets) if record.validate().is_ok() => {
+                record.key.recoverable = false;
+                record.sealed = None;
+            }
+            Some(Fault::TakesUnsealed) if record.key.recoverable && record.sealed.is_none() => {
+                record.key.recoverable = false;
+            }
             Some(Fault::TrimsNames) => record.key.name = record.key.name.trim().into(),
             _ => {}
         }
@@ -183,6 +206,16 @@ impl KeyAdmin for Faulty {
         if self.has(Fault::ListsTwice) {
             query.after = None;
         }
+        if self.has(Fault::IgnoresIds) {
+            query.ids = None;
+        }
+        if self.has(Fault::IgnoresEnds) {
+            query.expires_before = None;
+        }
+        let mut unused_since = None;
+        if self.has(Fault::CallsYoungKeysUnused) {
+            unused_since = query.unused_since.take();
+        }
         let later = query.after.is_some();
         let mut page = self.keys.list(&query).await?;
         match self.fault {
@@ -191,6 +224,10 @@ impl KeyAdmin for Faulty {
                 if let Some(part) = &query.name {
                     page.items.retain(|key| key.name.contains(part));
                 }
+            }
+            Some(Fault::CallsYoungKeysUnused) => {
+                let used = |key: &Key| unused_since.is_some_and(|time| key.last_used >= Some(time));
+                page.items.retain(|key| !used(key));
             }
             Some(Fault::ListsByIdOnly) => page.items.sort_by_key(|key| key.id),
             _ => {}
@@ -222,7 +259,7 @@ impl KeyAdmin for Faulty {
                 return Ok(key);
             }
             (Some(Fault::RevokesBeforeTime), KeyChange::Revoke { at }) => {
-                let at = (*at).max(jiff::Timestamp::UNIX_EPOCH);
+                let at = (*at).max(Timestamp::UNIX_EPOCH);
                 return self.keys.change(id, KeyChange::Revoke { at }).await;
             }
             (Some(Fault::RevokesAnew), KeyChange::Revoke { .. }) => {
@@ -252,10 +289,18 @@ impl KeyAdmin for Faulty {
             self.keys.create(new).await?;
             return Ok(key);
         }
+        let sealed = rotation.sealed.clone();
         let mut key = self.keys.rotate(id, rotation).await?;
         if self.has(Fault::LosesTheLine) {
             let mut record = self.keys.find(key.id).await?.unwrap();
             record.key.line = key.id;
+            key = record.key.clone();
+            self.put(record).await?;
+        }
+        if self.has(Fault::SealsSuccessors) && sealed.is_some() {
+            let mut record = self.keys.find(key.id).await?.unwrap();
+            record.sealed = sealed;
+            record.key.recoverable = true;
             key = record.key.clone();
             self.put(record).await?;
         }
@@ -274,6 +319,23 @@ impl KeyAdmin for Faulty {
             }
             _ => self.keys.delete(id).await,
         }
+    }
+
+    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let mut revealed = self.keys.reveal(id).await;
+        match (self.fault, &mut revealed) {
+            (Some(Fault::RevealsGhosts), Err(StoreError::NotFound(_))) => return Ok(None),
+            (Some(Fault::CutsSealedSecrets), Ok(Some(record))) => {
+                let bytes = record.sealed.take().unwrap().as_bytes()[..255].to_vec();
+                record.sealed = Some(Sealed::from_bytes(bytes));
+            }
+            (Some(Fault::KeepsSecretsOfRevoked), Ok(None)) => {
+                let record = self.keys.find(id).await?;
+                return Ok(record.filter(|record| record.key.revoked.is_some()));
+            }
+            _ => {}
+        }
+        revealed
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
@@ -299,6 +361,16 @@ impl KeyAdmin for Faulty {
             Some(Fault::TellsOldNews) => {
                 let entries = entries.iter_mut().filter(|entry| entry.before.is_some());
                 entries.for_each(|entry| entry.after = entry.before.clone());
+            }
+            Some(Fault::RevealsSilently) => {
+                entries.retain(|entry| entry.action != AuditAction::Revealed);
+            }
+            Some(Fault::TellsOfNothing) if query.key.is_some() => {
+                let id = query.key.unwrap();
+                let found = self.keys.find(id).await?;
+                if found.is_some_and(|record| record.key.name == "Plain") {
+                    entries.push(AuditEntry::new(AuditAction::Revealed, id, Timestamp::now()));
+                }
             }
             Some(Fault::LosesLastEntries) if query.to.is_some() => drop(entries.pop()),
             Some(Fault::SkipsEntries) if query.after.is_some() && entries.len() > 1 => {

@@ -8,12 +8,33 @@
 use std::error::Error;
 
 use jiff::Timestamp;
-use keytally::key::{AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, StoreError};
+use keytally::key::{
+    AuditAction, AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Sealed, StoreError,
+};
 use keytally::usage::{
     Batch, Count, LogFilter, LogQuery, Method, Outcome, ReadError, Status, SummaryQuery,
     SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{KeyId, PageToken};
+
+/// A key whose sealed secret is these bytes.
+pub async fn recoverable<B: KeyAdmin>(backend: &B, sealed: &[u8]) -> KeyId {
+    let (_, mut record) = Issuer::new("test")
+        .unwrap()
+        .make(NewKey::named("Recoverable"))
+        .unwrap();
+    record.key.recoverable = true;
+    record.sealed = Some(Sealed::from_bytes(sealed));
+    let id = record.key.id;
+    backend.create(record).await.unwrap();
+    id
+}
+
+/// How often the audit tells that a key's secret was read.
+pub async fn readings<B: KeyAdmin>(backend: &B, id: KeyId) -> usize {
+    let query = AuditQuery::new().key(id).action(AuditAction::Revealed);
+    backend.audit(&query).await.unwrap().unwrap().items.len()
+}
 
 /// All that a backend does.
 pub trait Backend: KeyAdmin + UsageSink + UsageReader {}

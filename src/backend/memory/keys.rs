@@ -52,7 +52,11 @@ impl Keys {
     /// Adds a key and answers it as it is kept.
     fn insert(&mut self, record: KeyRecord) -> Result<Key, StoreError> {
         let id = record.key.id;
-        record.key.validate()?;
+        record.validate()?;
+        // What could not be noted could not be revealed either.
+        if record.sealed.is_some() && !self.audit.is_kept() {
+            return Err(StoreError::KeepsNoSecrets);
+        }
         let record = record.in_whole_micros();
         if self.records.contains_key(&id) {
             return Err(StoreError::Conflict(id));
@@ -96,7 +100,8 @@ impl MemoryBackend {
 #[async_trait]
 impl KeyStore for MemoryBackend {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        Ok(self.keys().records.get(&id).cloned())
+        let keys = self.keys();
+        Ok(keys.records.get(&id).map(KeyRecord::without_sealed))
     }
 
     fn changes(&self) -> Option<&ChangeFeed> {
@@ -174,6 +179,18 @@ impl KeyAdmin for MemoryBackend {
         self.change(id, KeyChange::Revoke { at }).await
     }
 
+    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let mut keys = self.keys();
+        let record = keys.find(id)?.clone();
+        if record.sealed.is_none() {
+            return Ok(None);
+        }
+        let (actor, time) = (self.actor(), self.time());
+        let entry = AuditEntry::revealed(actor, record.key.clone(), time);
+        keys.audit.add(entry);
+        Ok(Some(record))
+    }
+
     async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
         let keys = self.keys();
         let kept = keys.audit.is_kept().then_some(&keys.audit);
@@ -196,7 +213,7 @@ mod tests {
     use super::*;
     use crate::backend::MemoryConfig;
     use crate::clock::Clock;
-    use crate::key::{AuditAction, Issuer, NewKey};
+    use crate::key::{AuditAction, Issuer, NewKey, Sealed};
 
     fn record() -> KeyRecord {
         let issuer = Issuer::new("t").unwrap();
@@ -232,5 +249,12 @@ mod tests {
         backend.create(record()).await.unwrap();
         assert_eq!(backend.audit(&AuditQuery::new()).await.unwrap(), None);
         assert!(backend.acting_as("anna").is_none());
+        // Nor are secrets, whose reading could not be noted.
+        let mut record = record();
+        record.key.recoverable = true;
+        record.sealed = Some(Sealed::from_bytes([1]));
+        let refused = backend.create(record.clone()).await;
+        assert!(matches!(refused, Err(StoreError::KeepsNoSecrets)));
+        assert_eq!(backend.find(record.key.id).await.unwrap(), None);
     }
 }

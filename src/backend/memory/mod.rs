@@ -91,7 +91,8 @@ impl MemoryConfig {
         self
     }
 
-    /// Sets [`audit_capacity`](Self::audit_capacity); zero keeps no audit.
+    /// Sets [`audit_capacity`](Self::audit_capacity); zero keeps no audit, and then no
+    /// [sealed secrets](crate::key::KeyAdmin::reveal) either.
     #[must_use]
     pub fn audit_capacity(mut self, entries: usize) -> Self {
         self.audit_capacity = entries;

@@ -182,6 +182,7 @@ fn bound(values: Vec<Value>) -> Result<PgArguments, SqlError> {
             Value::Boolean(value) => arguments.add(value),
             Value::Time(time) => arguments.add(time.map(Time)),
             Value::Uuid(id) => arguments.add(Id(id.into_bytes())),
+            Value::Bytes(bytes) => arguments.add(bytes),
             Value::Json(text) => arguments.add(text.map(Json)),
         };
         added.map_err(SqlError::Encode)?;

@@ -8,7 +8,8 @@ use super::engine::{Engine, Session, Statement};
 use super::{audit, keys};
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, ChangeFeed, Key, KeyChange, KeyQuery, KeyRecord, Rotation, StoreError,
+    AuditEntry, AuditQuery, ChangeFeed, Key, KeyChange, KeyQuery, KeyRecord, Rotation, Sealed,
+    StoreError,
 };
 use crate::page::Page;
 
@@ -50,7 +51,7 @@ impl<E: Engine> SqlBackend<E> {
     }
 
     pub(in crate::backend) async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        record.key.validate()?;
+        record.validate()?;
         let record = record.in_whole_micros();
         let mut change = self.begin().await?;
         change.insert(&record).await?;
@@ -107,6 +108,23 @@ impl<E: Engine> SqlBackend<E> {
         change.commit(&[id]).await
     }
 
+    pub(in crate::backend) async fn reveal(
+        &self,
+        id: KeyId,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        let mut change = self.begin().await?;
+        let mut record = change.hold(id).await?;
+        record.sealed = change.sealed(id).await?;
+        if record.sealed.is_none() {
+            return Ok(None);
+        }
+        let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());
+        change.note(AuditEntry::revealed(actor, key, now)).await?;
+        // No cache has to be told: the key is what it was.
+        change.commit(&[]).await?;
+        Ok(Some(record))
+    }
+
     pub(in crate::backend) async fn audit(
         &self,
         query: &AuditQuery,
@@ -152,6 +170,17 @@ impl<E: Engine> Change<'_, E> {
         };
         let found = found.await.map_err(StoreError::unavailable)?;
         found.ok_or(StoreError::NotFound(id))
+    }
+
+    async fn sealed(&mut self, id: KeyId) -> Result<Option<Sealed>, StoreError> {
+        let found = async {
+            let statement = keys::sealed(self.backend.names(), id);
+            let rows = self.session.rows(statement).await?;
+            Ok(rows.first().map(keys::sealed_of).transpose()?.flatten())
+        };
+        found
+            .await
+            .map_err(|error: SqlError| StoreError::unavailable(error))
     }
 
     async fn insert(&mut self, record: &KeyRecord) -> Result<(), StoreError> {

@@ -85,6 +85,10 @@ macro_rules! keep_in_sql {
                 self.0.delete(id).await
             }
 
+            async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                self.0.reveal(id).await
+            }
+
             async fn audit(
                 &self,
                 query: &AuditQuery,

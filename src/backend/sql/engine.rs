@@ -88,6 +88,7 @@ pub(in crate::backend) enum Value {
     /// Microseconds since 1970.
     Time(Option<i64>),
     Uuid(Uuid),
+    Bytes(Option<Vec<u8>>),
     /// As text.
     Json(Option<String>),
 }

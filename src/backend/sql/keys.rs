@@ -5,25 +5,31 @@ use sqlx::Error as SqlError;
 use super::engine::{Row, Statement, Value};
 use super::names::Names;
 use super::value::{
-    as_micros, floor_micros, from_json, optional_time, parsed, text, there, time, to_json,
+    as_micros, ceil_micros, floor_micros, from_json, optional_time, parsed, text, there, time,
+    to_json,
 };
 use crate::id::KeyId;
-use crate::key::{Key, KeyQuery, KeyRecord, KeyStatus, StoreError};
+use crate::key::{Key, KeyQuery, KeyRecord, KeyStatus, Sealed, StoreError};
 
+/// Does not read the sealed secret, but whether it is there.
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
-    created, expires, disabled, revoked, rotated_from, line, last_used, hint, digest
+    created, expires, disabled, revoked, rotated_from, line, last_used, hint, digest,
+    sealed IS NOT NULL AS recoverable
     FROM §keys";
+
+const SELECT_SEALED: &str = "SELECT sealed FROM §keys WHERE id = $1";
 
 const INSERT: &str = "INSERT INTO §keys (id, name, name_folded, owner, environment, scopes, limits,
     addresses, metadata, expires, disabled, revoked, created, rotated_from, line, last_used, hint,
-    digest)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    digest, sealed)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
     ON CONFLICT DO NOTHING";
 
-/// What changes of a key after it was issued, but for its last use, which the sink writes.
+/// What changes of a key after it was issued, but for its last use, which the sink writes. The sealed
+/// secret can only go.
 const UPDATE: &str = "UPDATE §keys SET name = $2, name_folded = $3, owner = $4, environment = $5,
     scopes = $6, limits = $7, addresses = $8, metadata = $9, expires = $10, disabled = $11,
-    revoked = $12
+    revoked = $12, sealed = CASE WHEN $13 THEN sealed END
     WHERE id = $1";
 
 pub(super) fn find(names: &Names, id: KeyId) -> Statement {
@@ -41,6 +47,8 @@ pub(super) fn hold(names: &Names, id: KeyId) -> Statement {
 
 pub(super) fn insert(names: &Names, record: &KeyRecord) -> Statement {
     let key = &record.key;
+    let sealed = record.sealed.as_ref();
+    let sealed = sealed.map(|sealed| sealed.as_bytes().to_vec());
     bind_changing(Statement::new(names, INSERT), key)
         .bind(Value::Time(Some(as_micros(key.created))))
         .bind(key.rotated_from.as_ref().map(KeyId::as_str))
@@ -48,10 +56,17 @@ pub(super) fn insert(names: &Names, record: &KeyRecord) -> Statement {
         .bind(Value::Time(key.last_used.map(as_micros)))
         .bind(&*key.hint)
         .bind(&*record.digest.to_string())
+        .bind(Value::Bytes(sealed))
+}
+
+/// The sealed secret of a key that is held.
+pub(super) fn sealed(names: &Names, id: KeyId) -> Statement {
+    Statement::new(names, SELECT_SEALED).bind(id)
 }
 
 pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
-    bind_changing(Statement::new(names, UPDATE), &record.key)
+    let key = &record.key;
+    bind_changing(Statement::new(names, UPDATE), key).bind(Value::Boolean(key.recoverable))
 }
 
 /// The columns that both statements begin with.
@@ -102,6 +117,25 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
                 .push_bind(Value::Boolean(status == KeyStatus::Disabled)),
         };
     }
+    if let Some(ids) = query.wanted_ids() {
+        // A list in SQL has one member at least, and this one is no id.
+        sql.push(" AND id IN (''");
+        for &id in ids {
+            sql.push(", ").push_bind(id);
+        }
+        sql.push(")");
+    }
+    if let Some(time) = query.unused_since {
+        let time = || Value::Time(Some(ceil_micros(time)));
+        sql.push(" AND created < ").push_bind(time());
+        sql.push(" AND (last_used IS NULL OR last_used < ")
+            .push_bind(time())
+            .push(")");
+    }
+    if let Some(time) = query.expires_before {
+        let time = Value::Time(Some(ceil_micros(time)));
+        sql.push(" AND expires < ").push_bind(time);
+    }
     if let Some(token) = &query.after {
         let id: KeyId = token.id()?;
         sql.push(" AND (created, id) < (")
@@ -131,6 +165,15 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     key.line = parsed(there(row.text("line")?)?)?;
     key.last_used = optional_time(row, "last_used")?;
     key.hint = text(row, "hint")?;
+    key.recoverable = row.boolean("recoverable")?;
     let digest = parsed(there(row.text("digest")?)?)?;
-    Ok(KeyRecord { key, digest })
+    Ok(KeyRecord {
+        key,
+        digest,
+        sealed: None,
+    })
+}
+
+pub(super) fn sealed_of(row: &impl Row) -> Result<Option<Sealed>, SqlError> {
+    Ok(row.bytes("sealed")?.map(Sealed::from_bytes))
 }

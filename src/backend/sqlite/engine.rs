@@ -128,6 +128,7 @@ fn bound(values: Vec<Value>) -> Result<SqliteArguments, SqlError> {
             Value::Integer(number) | Value::Time(number) => arguments.add(number),
             Value::Boolean(value) => arguments.add(value),
             Value::Uuid(id) => arguments.add(id.as_bytes().to_vec()),
+            Value::Bytes(bytes) => arguments.add(bytes),
         };
         added.map_err(SqlError::Encode)?;
     }

@@ -86,11 +86,12 @@ async fn every_change_is_told<S: KeyAdmin + ?Sized>(
 }
 
 fn rotation(fresh: &Fresh) -> Rotation {
-    let KeyRecord { key, digest } = fresh.record("Only for its secret");
+    let KeyRecord { key, digest, .. } = fresh.record("Only for its secret");
     Rotation {
         id: key.id,
         digest,
         hint: key.hint,
+        sealed: None,
         at: fresh.now,
         old_expires: fresh.after(Duration::from_secs(3_600)),
     }

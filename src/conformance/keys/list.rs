@@ -47,6 +47,11 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) -> Vec<Key> {
             _ => None,
         };
         key.revoked = (n % 9 == 2).then_some(fresh.now);
+        key.last_used = match n % 6 {
+            1 => Some(fresh.now),
+            2 | 3 => Some(fresh.before(Duration::from_micros(1))),
+            _ => None,
+        };
         keys.push(create(store, record).await.key);
     }
     keys
@@ -97,6 +102,19 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fre
         for (status, part) in statuses.into_iter().zip(["", "%", "ÄRGER", "'"]) {
             queries.push(query.clone().status(status, fresh.now).name(part));
         }
+        for time in around(fresh.now).into_iter().chain([keys[20].created]) {
+            queries.push(query.clone().unused_since(time));
+            queries.push(query.clone().expires_before(time));
+            let soon = query.clone().status(KeyStatus::Active, fresh.now);
+            queries.push(soon.clone().expires_before(time));
+            queries.push(soon.unused_since(time).expires_before(time));
+        }
+        let ids: Vec<_> = keys.iter().step_by(3).map(|key| key.id).collect();
+        queries.push(query.clone().ids([]));
+        queries.push(query.clone().ids(ids[..1].iter().copied()));
+        // Twice the same, and one that there is not.
+        let more = ids.iter().chain(&ids).copied().chain([id()]);
+        queries.push(query.clone().ids(more).unused_since(fresh.now));
     }
     for query in queries {
         let rule = format!("a list agrees with KeyQuery::matches, newest first: {query:?}");
@@ -117,6 +135,12 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fre
     }
 }
 
+/// A time that is kept, and times a nanosecond to both sides of it.
+fn around(time: Timestamp) -> [Timestamp; 3] {
+    let nanosecond = jiff::SignedDuration::from_nanos(1);
+    [time - nanosecond, time, time + nanosecond]
+}
+
 /// Without an owner, where the list may have other people's keys too.
 async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys: &[Key]) {
     let query = KeyQuery::new().name(fresh.tag.as_str().to_lowercase());
@@ -124,6 +148,21 @@ async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys
         &walk(store, query.clone(), None).await,
         &expected(keys, &query),
         "a name filters without an owner too, in any case",
+    );
+    let ids = keys.iter().map(|key| key.id);
+    let query = KeyQuery::new().ids(ids);
+    same(
+        &walk(store, query.clone(), None).await,
+        &expected(keys, &query),
+        "ids filter without an owner too",
+    );
+    // Those past the first thousand do not count.
+    let many = std::iter::repeat_n(keys[0].id, KeyQuery::MAX_LIMIT);
+    let query = KeyQuery::new().ids(many.chain([keys[1].id]));
+    same(
+        &walk(store, query.clone(), None).await,
+        &expected(keys, &query),
+        "a list takes as many ids as a page has keys",
     );
     let oldest = keys.iter().map(|key| key.created).min();
     for status in [KeyStatus::Active, KeyStatus::Revoked] {

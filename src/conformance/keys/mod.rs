@@ -7,6 +7,7 @@ mod delete;
 mod feed;
 mod find;
 mod list;
+mod reveal;
 mod rotate;
 
 use super::check::{done, same};
@@ -36,6 +37,10 @@ pub use find::key_store;
 ///   key was before and after, of no other, and also when the key is gone. It is ordered by time and
 ///   then by id, newest first, a key's entries as it was changed; filters agree with
 ///   [`AuditQuery::matches`](crate::key::AuditQuery::matches).
+/// - A sealed secret is kept byte for byte and given back by [`reveal`](KeyAdmin::reveal) alone, each time
+///   with an entry in the audit; it goes when its key is revoked or deleted, and its successor has one only
+///   where it was there. Or none is kept: then a key that has one is
+///   [refused](crate::key::StoreError::KeepsNoSecrets).
 /// - Other keys stay what they are, and a [feed](KeyStore::changes), if there is one, is rung for every
 ///   change.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
@@ -48,6 +53,7 @@ pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     delete::suite(store).await;
     feed::suite(store).await;
     audit::suite(store).await;
+    reveal::suite(store).await;
     expect(
         store,
         &bystander,

@@ -27,11 +27,12 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 }
 
 fn rotation(fresh: &Fresh, at: Timestamp, grace: Duration) -> Rotation {
-    let KeyRecord { key, digest } = fresh.record("Only for its secret");
+    let KeyRecord { key, digest, .. } = fresh.record("Only for its secret");
     Rotation {
         id: key.id,
         digest,
         hint: key.hint,
+        sealed: None,
         at,
         old_expires: at + grace,
     }

@@ -33,12 +33,13 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
 }
 
 for (const table of document.querySelectorAll("table[data-columns]")) {
+  const place = `keytally_columns_${table.dataset.columns}`;
   const heads = [...table.tHead.rows[0].cells];
   const names = heads.map((head) => head.textContent);
   const usual = heads.filter((head) => !head.classList.contains("extra")).map((head) => head.textContent);
   let chosen;
   try {
-    chosen = JSON.parse(localStorage.getItem("keytally_columns"));
+    chosen = JSON.parse(localStorage.getItem(place));
   } catch {}
   if (!Array.isArray(chosen)) chosen = usual;
   const show = () => {
@@ -61,7 +62,7 @@ for (const table of document.querySelectorAll("table[data-columns]")) {
     box.addEventListener("change", () => {
       chosen = names.filter((it) => (it === name ? box.checked : chosen.includes(it)));
       try {
-        localStorage.setItem("keytally_columns", JSON.stringify(chosen));
+        localStorage.setItem(place, JSON.stringify(chosen));
       } catch {}
       show();
     });

@@ -54,12 +54,17 @@ fn swatch(class: &str) -> Markup {
     }
 }
 
-/// A label that may be cut, and that is a link if there is one.
+/// The most characters of a label: more are on no screen.
+const LONGEST: usize = 300;
+
+/// A label that may be cut, and that is a link if there is one. Its direction is its own.
 fn label(text: &str, href: Option<&str>) -> Markup {
+    let text: String = text.chars().take(LONGEST).collect();
+    let title = &text;
     html! {
         @match local(href) {
-            Some(href) => a.clip href=(href) title=(text) { (text) },
-            None => span.clip title=(text) { (text) },
+            Some(href) => a.clip href=(href) title=(title) { bdi { (text) } },
+            None => span.clip title=(title) { bdi { (text) } },
         }
     }
 }

@@ -13,7 +13,7 @@ use super::axis::Axis;
 use super::columns::{Columns, OUTCOMES, UNITS, outcomes};
 use super::number::{compact, count, share};
 use super::ticks::{Tick, ticks};
-use super::{MOST_ROWS, empty, numbers, swatch};
+use super::{MOST_ROWS, empty, local, numbers, swatch};
 use crate::usage::summary::{TimeBucket, Totals};
 
 /// Where columns are, in pixels from the top, and where labels below them are.
@@ -22,7 +22,7 @@ const HEIGHT: u64 = 180;
 const LABELS: u64 = 206;
 const WHOLE: u64 = 214;
 
-/// How times are written.
+/// How times are written, and where they lead.
 #[derive(Clone, Copy)]
 pub(in crate::dashboard) struct Times<'a> {
     /// Whose clocks decide which times are round.
@@ -31,6 +31,8 @@ pub(in crate::dashboard) struct Times<'a> {
     pub(in crate::dashboard) tick: &'a dyn Fn(Timestamp) -> String,
     /// A whole bucket, such as `10:15–10:30`.
     pub(in crate::dashboard) span: &'a dyn Fn(&TimeBucket) -> String,
+    /// Where a bucket's requests are shown; only links that stay on this server are taken.
+    pub(in crate::dashboard) href: &'a dyn Fn(&TimeBucket) -> Option<String>,
 }
 
 /// A chart of buckets in the order of time; `id` must be the page's only one.
@@ -63,7 +65,8 @@ fn plot(id: &str, buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) ->
     let axis = Axis::up_to(most.unwrap_or(0));
     let columns = Columns::of(buckets.len());
     html! {
-        svg.plot role="img" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
+        // An image would have no links in it.
+        svg.plot role="group" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
             desc id={ (id) "-desc" } { (description(buckets, totals, times)) }
             (grid(axis))
             svg y=(TOP) width="100%" height=(HEIGHT) viewBox={ "0 0 " (columns.width()) " " (UNITS) }
@@ -90,12 +93,12 @@ fn description(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> St
 fn grid(axis: Axis) -> Markup {
     let lines = || axis.lines(HEIGHT).map(|(n, up)| (n, TOP + HEIGHT - up));
     html! {
-        g.grid {
+        g.grid aria-hidden="true" {
             @for (n, y) in lines() {
                 line.base[n == 0] x2="100%" y1=(y) y2=(y) {}
             }
         }
-        g.axis text-anchor="end" {
+        g.axis aria-hidden="true" text-anchor="end" {
             @for (n, y) in lines() {
                 text x="-8" y=(y) dy=".35em" { (compact(n)) }
             }
@@ -105,7 +108,7 @@ fn grid(axis: Axis) -> Markup {
 
 fn labels(ticks: &[Tick], columns: usize) -> Markup {
     html! {
-        g.axis text-anchor="middle" {
+        g.axis aria-hidden="true" text-anchor="middle" {
             @for tick in ticks {
                 text class=[tick.class] x=(middle(tick.column, columns)) y=(LABELS) { (tick.label) }
             }
@@ -124,12 +127,22 @@ fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
     html! {
         g.hits fill="none" stroke="none" stroke-width=(columns.slot()) pointer-events="stroke" {
             @for (column, bucket) in buckets.iter().enumerate() {
-                path d={ "M" (columns.middle(column)) " 0v" (UNITS) } {
-                    title { (name(bucket, times)) ": " (amounts(&bucket.totals)) }
+                @let title = html! { title { (name(bucket, times)) ": " (amounts(&bucket.totals)) } };
+                @let strip = format!("M{} 0v{UNITS}", columns.middle(column));
+                @match local(link(bucket, times).as_deref()) {
+                    // The table has the same links for keyboards, where it has these columns.
+                    Some(href) => a href=(href) tabindex="-1" { (title) path d=(strip) {} },
+                    None => path d=(strip) { (title) },
                 }
             }
         }
     }
+}
+
+/// Where there is nothing, nothing is to be seen.
+fn link(bucket: &TimeBucket, times: &Times<'_>) -> Option<String> {
+    let any = bucket.totals.total() > 0;
+    any.then(|| (times.href)(bucket)).flatten()
 }
 
 fn legend(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
@@ -154,18 +167,20 @@ fn legend(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup 
 fn table(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
     let rows = html! {
         @if buckets.len() <= MOST_ROWS {
-            @for bucket in buckets { (row(&name(bucket, times), &bucket.totals)) }
+            @for bucket in buckets { (row(&name(bucket, times), &bucket.totals, link(bucket, times))) }
         }
-        (row("All", totals))
+        (row("All", totals, None))
     };
     let heads = ["Time", "Requests", "Completed", "Rate limited", "Failed"];
     numbers(&heads, rows)
 }
 
-fn row(name: &str, totals: &Totals) -> Markup {
+fn row(name: &str, totals: &Totals, href: Option<String>) -> Markup {
     html! {
         tr {
-            th scope="row" { (name) }
+            th scope="row" {
+                @match local(href.as_deref()) { Some(href) => a href=(href) { (name) }, None => (name) }
+            }
             td.number { (count(totals.total())) }
             @for n in outcomes(totals) { td.number { (count(n)) } }
         }
@@ -223,6 +238,7 @@ mod tests {
             zone: &TimeZone::UTC,
             tick: &clock,
             span: &|bucket| format!("{}–{}", clock(bucket.start), clock(bucket.end)),
+            href: &|bucket| Some(format!("?since={}", bucket.start)),
         };
         let page = over_time("chart", "Requests", buckets, &times).into_string();
         check(&page);
@@ -249,6 +265,17 @@ mod tests {
     }
 
     #[test]
+    fn columns_of_something_lead_to_it() {
+        let page = chart(&buckets(3, |i| totals(i, 0, 0)));
+        assert_eq!(
+            page.matches(r#"<a href="?since=2026-11-01T10:30:00Z""#)
+                .count(),
+            2
+        );
+        assert!(!page.contains("since=2026-11-01T10:15:00Z"), "{page}");
+    }
+
+    #[test]
     fn one_column_stands_in_the_middle_and_is_not_wide() {
         let page = chart(&buckets(1, |_| totals(3, 0, 0)));
         assert!(page.contains(r#"viewBox="0 0 100 1000""#), "{page}");
@@ -259,10 +286,10 @@ mod tests {
     #[test]
     fn many_columns_are_small() {
         let large = chart(&buckets(200, |i| totals(1_204_331 + i, 204_331, 104_331)));
-        assert!(large.len() < 40_000, "{}", large.len());
+        assert!(large.len() < 60_000, "{}", large.len());
         assert_eq!(large.matches("<tr>").count(), 2);
         let usual = chart(&buckets(96, |i| totals(1_204 + i, 0, i % 9 / 8)));
-        assert!(usual.len() < 12_000, "{}", usual.len());
+        assert!(usual.len() < 20_000, "{}", usual.len());
     }
 
     #[test]
@@ -286,10 +313,13 @@ mod tests {
             zone: &TimeZone::UTC,
             tick: &|_| HOSTILE.to_owned(),
             span: &|_| HOSTILE.to_owned(),
+            href: &|_| Some("javascript:alert(1)".to_owned()),
         };
         for many in [1, 12] {
             let buckets = buckets(many, |_| totals(1, 2, 3));
-            check(&over_time(HOSTILE, HOSTILE, &buckets, &times).into_string());
+            let page = over_time(HOSTILE, HOSTILE, &buckets, &times).into_string();
+            check(&page);
+            assert!(!page.contains("<a "));
         }
     }
 }

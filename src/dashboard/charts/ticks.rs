@@ -160,6 +160,7 @@ mod tests {
             zone,
             tick: &tick,
             span: &|_| String::new(),
+            href: &|_| None,
         };
         let ticks = ticks(buckets, &times).into_iter();
         let shown = ticks.filter(|tick| tick.class.is_none_or(|has| has == class));

@@ -6,13 +6,15 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, time};
+use super::parts::{self, Input, caption, name_or_none, time};
 use super::{Failure, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Fields;
+use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
 use crate::key::{AuditAction, AuditEntry, AuditQuery};
 use crate::page::Page;
+
+const FILTERS: [&str; 3] = ["actor", "key", "action"];
 
 pub(in crate::dashboard) async fn page_of(
     State(shared): State<Arc<Shared>>,
@@ -23,52 +25,86 @@ pub(in crate::dashboard) async fn page_of(
     if let Some(actor) = fields.get("actor") {
         query = query.actor(actor);
     }
-    query.key = fields.get("key").and_then(|key| key.parse().ok());
-    query.action = fields.get("action").and_then(|action| action.parse().ok());
-    query.after = fields.get("after").and_then(|token| token.parse().ok());
-    match shared.backend.audit(&query).await {
-        Ok(entries) => page(&visit, "Audit", &content(&visit, &fields, entries.as_ref())),
+    let mut wrong = Wrong::default();
+    let key = fields.get("key").map(str::parse).transpose();
+    query.key = wrong.take("key", key.map_err(|_| "This is not the id of a key."));
+    let action = fields.get("action").map(str::parse).transpose();
+    query.action = wrong.take("action", action.map_err(|_| "Nobody can do that to a key."));
+    let after = fields.get("after").map(str::parse).transpose();
+    query.after = wrong.take(
+        "after",
+        after.map_err(|_| "There is no such place in the list."),
+    );
+    let entries = if wrong.is_empty() {
+        shared.backend.audit(&query).await
+    } else {
+        Ok(Some(Page {
+            items: Vec::new(),
+            next: None,
+        }))
+    };
+    match entries {
+        Ok(entries) => page(
+            &visit,
+            "Audit",
+            &content(&visit, &fields, entries.as_ref(), &wrong),
+        ),
         Err(error) => Failure::from(error).page(&visit),
     }
 }
 
-fn content(visit: &Visit, fields: &Fields, entries: Option<&Page<AuditEntry>>) -> Markup {
-    let field = |name, label| Input {
-        name,
-        label,
-        hint: "",
-        value: fields.get(name).unwrap_or_default(),
+fn content(
+    visit: &Visit,
+    fields: &Fields,
+    entries: Option<&Page<AuditEntry>>,
+    wrong: &Wrong,
+) -> Markup {
+    let filtered = fields.has_any(&FILTERS);
+    let kept = fields.only(&FILTERS);
+    let to = |place: &str| {
+        let query = kept.with([("after", place)]).query();
+        format!("{}?{query}", visit.at("/audit"))
+    };
+    let field = |name, label| {
+        let value = fields.get(name).unwrap_or_default();
+        Input::new(name, label, value).wrong(wrong.get(name))
     };
     let actions = AuditAction::ALL.map(|action| (action.as_str(), action.as_str()));
     html! {
         h1 { "Audit" }
-        form .filters method="get" action=(visit.at("/audit")) role="search" {
+        form .filters method="get" action=(visit.at("/audit")) role="search" aria-label="Filter the audit" {
+            (parts::alert(wrong, "after"))
             (field("actor", "Who").text())
             (field("key", "Key id").text())
-            (parts::choice("action", "What", fields.get("action"), [("", "any")].into_iter().chain(actions)))
+            (parts::choice_or("action", "What", fields.get("action"),
+                [("", "any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }
             a .button href=(visit.at("/audit")) { "Clear filters" }
         }
         @match entries {
             None => p .empty { "This store does not keep who did what." }
-            Some(entries) if entries.items.is_empty() => p .empty { "Nothing was done to keys yet that matches." }
+            Some(_) if !wrong.is_empty() => {}
+            Some(entries) if entries.items.is_empty() => p .empty {
+                @if filtered { "Nothing that was done matches. " a href=(visit.at("/audit")) { "Clear filters" } }
+                @else { "Nothing was done to keys yet. Whatever is done to them from now on is told here." }
+            }
             Some(entries) => {
-                .scroll { table {
+                .scroll tabindex="0" role="region" aria-label="Changes" { table {
+                    (caption("What was done to keys, newest first"))
                     thead { tr { @for name in ["When", "Who", "What", "Key"] { th scope="col" { (name) } } } }
                     tbody { @for entry in &entries.items { (row(visit, entry)) } }
                 } }
-                @if let Some(next) = &entries.next {
-                    nav .pages aria-label="Pages of the audit" {
-                        a href={ (visit.at("/audit?")) (fields.with("after", &next.to_string())) } { "Older" }
-                    }
-                }
+                (parts::pages("Pages of the audit", &[
+                    ("Newest", fields.get("after").map(|_| to(""))),
+                    ("Older", entries.next.as_ref().map(|next| to(&next.to_string()))),
+                ]))
             }
         }
     }
 }
 
 fn row(visit: &Visit, entry: &AuditEntry) -> Markup {
-    let name = entry
+    let called = entry
         .after
         .as_ref()
         .or(entry.before.as_ref())
@@ -76,9 +112,9 @@ fn row(visit: &Visit, entry: &AuditEntry) -> Markup {
     html! {
         tr {
             td { (time(visit, entry.time)) }
-            td { (entry.actor.as_deref().unwrap_or("–")) }
+            td { (name_or_none(entry.actor.as_deref())) }
             td { (entry.action.as_str()) }
-            td { a href=(visit.at(&format!("/keys/{}", entry.key))) { (name.unwrap_or("–")) } " " code { (entry.key) } }
+            td { a href=(visit.at(&format!("/keys/{}", entry.key))) { (name_or_none(called)) } " " code { (entry.key) } }
         }
     }
 }

@@ -1,59 +1,93 @@
-//! Switching a key off and on.
+//! Switching a key off and on, and ending it for good.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use maud::html;
+use maud::{Markup, html};
 
-use super::{Failure, page, parts, see};
+use super::parts::{self, name};
+use super::{Failure, page, see};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Posted;
+use crate::dashboard::fields::{Fields, Posted};
 use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, StoreError};
 
-pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
-    let at = |action: &str| visit.at(&format!("/keys/{}/{action}", key.id));
-    let content = html! {
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
-        @if key.disabled {
-            h1 { "Enable " (key.name) "?" }
-            p { "Requests with it are served again at once." }
-            form method="post" action=(at("enable")) {
-                (parts::token(&visit)) button type="submit" .primary { "Enable" }
-            }
-        } @else {
-            h1 { "Disable " (key.name) "?" }
-            p { "Requests with it are refused until it is enabled again." }
-            form method="post" action=(at("disable")) {
-                (parts::token(&visit)) button type="submit" .danger { "Disable" }
-            }
-        }
+/// The value of the field `back` for those who came from the overview.
+pub(super) const OVERVIEW: &str = "overview";
+
+pub(in crate::dashboard) async fn form(
+    visit: Visit,
+    KeyInPath(key): KeyInPath,
+    fields: Fields,
+) -> Response {
+    let (action, label, what) = if key.disabled {
+        let what = "Requests with it are served again at once.";
+        ("enable", "Enable", what)
+    } else {
+        let what = "Requests with it are refused until it is enabled again.";
+        ("disable", "Disable", what)
     };
+    let content = question(&visit, &key, &fields, [action, label, what]);
     page(&visit, "Switch a key", &content)
+}
+
+pub(in crate::dashboard) async fn revoke_form(
+    visit: Visit,
+    KeyInPath(key): KeyInPath,
+    fields: Fields,
+) -> Response {
+    let what = "Requests with it are refused for good: it cannot be undone. Its record and its usage stay.";
+    let content = question(&visit, &key, &fields, ["revoke", "Revoke", what]);
+    page(&visit, "Revoke a key", &content)
+}
+
+fn question(visit: &Visit, key: &Key, fields: &Fields, [action, label, what]: [&str; 3]) -> Markup {
+    let at = visit.at(&format!("/keys/{}", key.id));
+    html! {
+        p { a href=(at) { "Back to the key" } }
+        h1 { (label) " " (name(&key.name)) "?" }
+        p { (what) }
+        form method="post" action={ (at) "/" (action) } {
+            (parts::token(visit))
+            @if let Some(back) = fields.get("back") { input type="hidden" name="back" value=(back); }
+            button type="submit" class=(if action == "enable" { "primary" } else { "danger" }) { (label) }
+            " " a .button href=(at) { "Cancel" }
+        }
+    }
 }
 
 pub(in crate::dashboard) async fn disable(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
     KeyInPath(key): KeyInPath,
-    _: Posted,
+    Posted(fields): Posted,
 ) -> Response {
-    done(&visit, visit.keys(&shared).disable(key.id).await)
+    done(&visit, &fields, visit.keys(&shared).disable(key.id).await)
 }
 
 pub(in crate::dashboard) async fn enable(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
     KeyInPath(key): KeyInPath,
-    _: Posted,
+    Posted(fields): Posted,
 ) -> Response {
-    done(&visit, visit.keys(&shared).enable(key.id).await)
+    done(&visit, &fields, visit.keys(&shared).enable(key.id).await)
 }
 
-fn done(visit: &Visit, changed: Result<Key, StoreError>) -> Response {
+pub(in crate::dashboard) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    KeyInPath(key): KeyInPath,
+    Posted(fields): Posted,
+) -> Response {
+    done(&visit, &fields, visit.keys(&shared).revoke(key.id).await)
+}
+
+fn done(visit: &Visit, fields: &Fields, changed: Result<Key, StoreError>) -> Response {
     match changed {
+        Ok(_) if fields.get("back") == Some(OVERVIEW) => see(visit.home()),
         Ok(_) => see(visit.at("/keys")),
         Err(error) => Failure::from(error).page(visit),
     }

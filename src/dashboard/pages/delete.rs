@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::{Markup, html};
 
-use super::parts::{self, Input};
+use super::parts::{self, Input, name};
 use super::{Failure, page, see};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
@@ -20,23 +20,18 @@ pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) 
 }
 
 fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
-    let name = Input {
-        name: "name",
-        label: "The key's name",
-        hint: "",
-        value: "",
-    };
+    let input = Input::new("name", "The key's name", "").wrong(wrong);
     html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
-        h1 { "Delete " (key.name) "?" }
+        h1 { "Delete " (name(&key.name)) "?" }
         p .warning {
             "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
         }
-        @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
+        @if wrong.is_some() { p .error role="alert" { "Nothing was deleted." } }
         form .column method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
             (parts::token(visit))
-            p { "To delete it, type its name: " strong { (key.name) } }
-            (name.required())
+            p { "To delete it, type its name: " strong { (name(&key.name)) } }
+            (input.required())
             button type="submit" .danger { "Delete" }
         }
     }

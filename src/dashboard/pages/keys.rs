@@ -7,15 +7,13 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, badge, copy, date, time};
-use super::{Failure, page};
+use super::parts::{self, Input, badge, caption, copy, date, name, name_or_none, time};
+use super::{Failure, overview, page};
 use crate::dashboard::Shared;
-use crate::dashboard::charts;
-use crate::dashboard::fields::Fields;
+use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
-use crate::usage::RecorderStats;
 
 const STATUSES: [KeyStatus; 4] = [
     KeyStatus::Active,
@@ -29,33 +27,71 @@ pub(in crate::dashboard) async fn list(
     visit: Visit,
     fields: Fields,
 ) -> Response {
-    match shared.backend.list(&query(&fields)).await {
-        Ok(keys) => page(
-            &visit,
-            "API keys",
-            &content(&shared, &visit, &fields, &keys),
-        ),
+    let (query, wrong) = query(&fields);
+    // What cannot be understood shows nothing, rather than what was not asked for.
+    let keys = match wrong.is_empty() {
+        true => shared.backend.list(&query).await.map(Some),
+        false => Ok(None),
+    };
+    match keys {
+        Ok(keys) => {
+            let content = content(&shared, &visit, &fields, keys.as_ref(), &wrong);
+            page(&visit, "API keys", &content)
+        }
         Err(error) => Failure::from(error).page(&visit),
     }
 }
 
-fn query(fields: &Fields) -> KeyQuery {
-    let mut query = KeyQuery::new().limit(50);
+const FILTERS: [&str; 4] = ["name", "owner", "status", "show"];
+
+/// What else can be asked for: keys that want attention.
+const SHOWN: [(&str, &str); 3] = [
+    ("", "all"),
+    ("unused", "unused for long"),
+    ("expiring", "expiring soon"),
+];
+
+fn query(fields: &Fields) -> (KeyQuery, Wrong) {
+    let (now, mut wrong) = (Timestamp::now(), Wrong::default());
+    let mut query = match fields.get("show") {
+        None => KeyQuery::new(),
+        Some("unused") => overview::unused(now),
+        Some("expiring") => overview::expiring(now),
+        Some(_) => {
+            wrong.add("show", "There is nothing of that name to be shown.");
+            KeyQuery::new()
+        }
+    };
     query.name = fields.get("name").map(Into::into);
     query.owner = fields.get("owner").map(Into::into);
-    let status = fields.get("status");
-    let status = STATUSES
-        .into_iter()
-        .find(|it| Some(parts::status_name(*it)) == status);
-    query.status = status.map(|status| (status, Timestamp::now()));
-    query.after = fields.get("after").and_then(|token| token.parse().ok());
-    query
+    if let Some(name) = fields.get("status") {
+        let mut known = STATUSES.into_iter();
+        match known.find(|status| parts::status_name(*status) == name) {
+            Some(status) => query.status = Some((status, now)),
+            None => wrong.add("status", "There is no such status."),
+        }
+    }
+    let after = fields.get("after").map(str::parse).transpose();
+    query.after = wrong.take(
+        "after",
+        after.map_err(|_| "There is no such place in the list."),
+    );
+    (query, wrong)
 }
 
-fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) -> Markup {
-    let filtered = ["name", "owner", "status"]
-        .iter()
-        .any(|name| fields.get(name).is_some());
+fn content(
+    shared: &Shared,
+    visit: &Visit,
+    fields: &Fields,
+    keys: Option<&Page<Key>>,
+    wrong: &Wrong,
+) -> Markup {
+    let filtered = fields.has_any(&FILTERS);
+    let kept = fields.only(&FILTERS);
+    let to = |place: &str| {
+        let query = kept.with([("after", place)]).query();
+        format!("{}?{query}", visit.at("/keys"))
+    };
     html! {
         .head {
             h1 { "API keys" }
@@ -63,60 +99,37 @@ fn content(shared: &Shared, visit: &Visit, fields: &Fields, keys: &Page<Key>) ->
                 a .button .primary href=(visit.at("/keys/new")) { "Generate API key" }
             }
         }
-        (filters(visit, fields, filtered))
-        @if keys.items.is_empty() {
-            p .empty {
+        (filters(visit, fields, filtered, wrong))
+        @match keys {
+            None => {}
+            Some(keys) if keys.items.is_empty() => p .empty {
                 @if filtered { "No key matches. " a href=(visit.at("/keys")) { "Show all keys" } }
                 @else { "There are no keys yet." @if shared.issuer.is_some() { " Generate one and give it to whom it is for." } }
-            }
-        } @else {
-            (table(shared, visit, &keys.items))
+            },
+            Some(keys) => (table(shared, visit, &keys.items)),
         }
-        @if let Some(recorder) = &shared.recorder { (health(&recorder.stats())) }
-        nav .pages aria-label="Pages of keys" {
-            @if fields.get("after").is_some() {
-                a href={ (visit.at("/keys?")) (fields.with("after", "")) } { "Newest" }
-            }
-            @if let Some(next) = &keys.next {
-                a href={ (visit.at("/keys?")) (fields.with("after", &next.to_string())) } { "Older" }
-            }
-        }
+        (parts::pages("Pages of keys", &[
+            ("Newest", fields.get("after").map(|_| to(""))),
+            ("Older", keys.and_then(|keys| keys.next.as_ref()).map(|next| to(&next.to_string()))),
+        ]))
     }
 }
 
-/// What the recorder of this process has to write.
-fn health(stats: &RecorderStats) -> Markup {
-    let numbers = [
-        ("written", stats.written),
-        ("waiting", stats.queued),
-        ("in the spool", stats.spooled),
-        ("lost", stats.lost),
-    ];
-    html! {
-        p .health {
-            "Usage of this process: "
-            @for (n, (name, count)) in numbers.into_iter().enumerate() {
-                @if n > 0 { " · " }
-                span .failed[name == "lost" && count > 0] { (charts::count(count)) " " (name) }
-            }
-        }
-    }
-}
-
-fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
-    let field = |name, label| Input {
-        name,
-        label,
-        hint: "",
-        value: fields.get(name).unwrap_or_default(),
+fn filters(visit: &Visit, fields: &Fields, filtered: bool, wrong: &Wrong) -> Markup {
+    let field = |name, label| Input::new(name, label, fields.get(name).unwrap_or_default());
+    let choice = |name, label, choices: &[(&str, &str)]| {
+        let choices = choices.iter().copied();
+        parts::choice_or(name, label, fields.get(name), choices, wrong.get(name))
     };
     let statuses = STATUSES.map(|status| (parts::status_name(status), parts::status_name(status)));
+    let statuses: Vec<_> = [("", "any")].into_iter().chain(statuses).collect();
     html! {
-        form .filters method="get" action=(visit.at("/keys")) role="search" {
+        form .filters method="get" action=(visit.at("/keys")) role="search" aria-label="Filter the keys" {
+            (parts::alert(wrong, "after"))
             (field("name", "Name").text())
             (field("owner", "Owner").text())
-            (parts::choice("status", "Status", fields.get("status"),
-                [("", "any")].into_iter().chain(statuses)))
+            (choice("status", "Status", &statuses))
+            (choice("show", "Show", &SHOWN))
             button type="submit" { "Apply" }
             @if filtered { a .button href=(visit.at("/keys")) { "Clear filters" } }
         }
@@ -125,7 +138,8 @@ fn filters(visit: &Visit, fields: &Fields, filtered: bool) -> Markup {
 
 fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
     html! {
-        .scroll { table {
+        .scroll tabindex="0" role="region" aria-label="API keys" { table {
+            (caption("API keys, newest first"))
             thead { tr {
                 @for name in ["Name", "Key", "Owner", "Environment", "Status", "Created", "Expires", "Last used"] {
                     th scope="col" { (name) }
@@ -145,10 +159,10 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     };
     html! {
         tr {
-            th scope="row" { a href=(at) { (key.name) } }
+            th scope="row" { a href=(at) { (name(&key.name)) } }
             td { code { (key.hint) } " " (copy(key.id.as_str(), "the key's id")) }
-            td { (key.owner.as_deref().unwrap_or("–")) }
-            td { (key.environment.as_deref().unwrap_or("–")) }
+            td { (name_or_none(key.owner.as_deref())) }
+            td { (name_or_none(key.environment.as_deref())) }
             td { (badge(key)) }
             td { (date(visit, key.created)) }
             td { @if let Some(end) = key.expires { (date(visit, end)) } @else { "never" } }
@@ -158,6 +172,7 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
             }
             td .actions {
                 a href=(at) aria-label={ "Usage of " (key.name) } { "Usage" }
+                (link("edit", "Edit"))
                 @if status == KeyStatus::Active && shared.issuer.is_some() { (link("rotate", "Rotate")) }
                 @if status == KeyStatus::Disabled { (link("enable", "Enable")) }
                 @if status == KeyStatus::Active { (link("disable", "Disable")) }

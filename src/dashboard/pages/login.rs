@@ -16,7 +16,7 @@ use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
 use crate::dashboard::pages::parts;
 use crate::dashboard::session::ended;
-use crate::dashboard::visit::{Base, Visit};
+use crate::dashboard::visit::{Base, Visit, home};
 
 /// Sends a person to the form; a program is told by the status.
 pub(in crate::dashboard) fn ask(parts: &Parts, base: &str) -> Response {
@@ -72,7 +72,7 @@ pub(in crate::dashboard) async fn sign_in(
         return (StatusCode::UNAUTHORIZED, form).into_response();
     };
     let cookie = shared.signer.session(&admin, &headers, &base);
-    ([(SET_COOKIE, cookie)], see(format!("{base}/keys"))).into_response()
+    ([(SET_COOKIE, cookie)], see(home(&base))).into_response()
 }
 
 pub(in crate::dashboard) async fn out(visit: Visit) -> Response {

@@ -2,38 +2,51 @@
 
 pub(super) mod assets;
 pub(super) mod audit;
+mod breakdowns;
 pub(super) mod change;
 pub(super) mod delete;
+mod details;
+pub(super) mod edit;
 pub(super) mod generate;
+mod key_form;
 pub(super) mod keys;
+mod limit_text;
 pub(super) mod log;
 pub(super) mod login;
+pub(super) mod overview;
 mod parts;
+mod range;
 pub(super) mod rotate;
 pub(super) mod usage;
 
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
-use http::header::LOCATION;
+use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
 use super::visit::Visit;
+use crate::id::KeyId;
 use crate::key::{IssueError, StoreError};
 use crate::usage::ReadError;
 
 /// A page for somebody who was let in.
 fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
-    let there = [("/keys", "API keys"), ("/audit", "Audit")];
+    let there = [
+        (visit.home(), "Overview"),
+        (visit.at("/keys"), "API keys"),
+        (visit.at("/log"), "Request log"),
+        (visit.at("/audit"), "Audit"),
+    ];
     let frame = html! {
         a .skip href="#content" { "To the content" }
         header .top {
-            a .brand href=(visit.at("/keys")) { "keytally" }
+            a .brand href=(visit.home()) { "keytally" }
             nav aria-label="Pages" {
-                @for (path, name) in there {
-                    a href=(visit.at(path)) aria-current=[(name == title).then_some("page")] { (name) }
+                @for (href, name) in there {
+                    a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
                 }
             }
-            a .who href=(visit.at("/logout")) { (visit.admin.name()) }
+            a .who href=(visit.at("/logout")) { (parts::name(visit.admin.name())) " · Sign out" }
         }
         main #content { (content) }
     };
@@ -49,8 +62,9 @@ fn document(base: &str, title: &str, body: &Markup) -> Response {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " · keytally" }
-                link rel="stylesheet" href={ (base) "/assets/style.css" };
-                script src={ (base) "/assets/script.js" } defer {}
+                link rel="icon" href={ (base) (assets::ICON.address()) };
+                link rel="stylesheet" href={ (base) (assets::STYLE.address()) };
+                script src={ (base) (assets::SCRIPT.address()) } defer {}
             }
             body { (body) }
         }
@@ -66,6 +80,23 @@ pub(super) fn refused(visit: &Visit, status: StatusCode, title: &str, why: &str)
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
     };
     (status, page(visit, title, &content)).into_response()
+}
+
+/// There is no key with this id, if it is one; what it was used for may be in the log.
+pub(super) fn no_key(visit: &Visit, id: Option<KeyId>) -> Response {
+    let content = html! {
+        h1 { "No such key" }
+        p { "There is no such key. It may have been deleted." }
+        @if let Some(id) = id {
+            p {
+                a href=(visit.at(&format!("/log?key={id}"))) { "Its requests" } " and "
+                a href=(visit.at(&format!("/audit?key={id}"))) { "what was done to it" }
+                " are there as long as the store keeps them."
+            }
+        }
+        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+    };
+    (StatusCode::NOT_FOUND, page(visit, "No such key", &content)).into_response()
 }
 
 /// For those who were not let in: it tells nothing of what is here.
@@ -98,16 +129,14 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn page(self, visit: &Visit) -> Response {
         match self {
-            Self::NotFound => {
-                let why = "There is no such key. It may have been deleted.";
-                refused(visit, StatusCode::NOT_FOUND, "No such key", why)
-            }
+            Self::NotFound => no_key(visit, None),
             Self::Refused(why) => {
                 refused(visit, StatusCode::UNPROCESSABLE_ENTITY, "Not done", &why)
             }
             Self::Down => {
                 let why = "The store does not answer. Nothing was changed; try again in a moment.";
-                refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why)
+                let page = refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why);
+                ([(RETRY_AFTER, "5")], page).into_response()
             }
         }
     }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use crate::dashboard::fields::Wrong;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyStatus};
 
@@ -31,6 +32,48 @@ pub(super) fn badge(key: &Key) -> Markup {
     html! { span class={ "badge " (name) } { (name) } }
 }
 
+/// A text of somebody's, whose direction is its own: it cannot turn round what stands beside it.
+pub(super) fn name(text: &str) -> Markup {
+    html! { bdi { (text) } }
+}
+
+/// The same, or a dash.
+pub(super) fn name_or_none(text: Option<&str>) -> Markup {
+    html! { @match text { Some(text) => (name(text)), None => "–" } }
+}
+
+/// The most characters of a text in a cell.
+const MOST_SHOWN: usize = 150;
+
+/// A text that may be as long as a client likes.
+pub(super) fn clipped(text: &str) -> Markup {
+    html! {
+        @match text.char_indices().nth(MOST_SHOWN) {
+            None => (name(text)),
+            Some((end, _)) => bdi { (text[..end]) "…" }
+        }
+    }
+}
+
+/// What a table tells, for those who do not see what stands above it.
+pub(super) fn caption(text: &str) -> Markup {
+    html! { caption { span .unseen { (text) } } }
+}
+
+/// A link to the next page and one to the first, if there are such.
+pub(super) fn pages(label: &str, links: &[(&str, Option<String>)]) -> Markup {
+    let there = links.iter().any(|(_, href)| href.is_some());
+    html! {
+        @if there {
+            nav .pages aria-label=(label) {
+                @for (text, href) in links {
+                    @if let Some(href) = href { a href=(href) { (text) } }
+                }
+            }
+        }
+    }
+}
+
 /// A button that copies a text; without the script the text can be marked by hand.
 pub(super) fn copy(text: &str, what: &str) -> Markup {
     html! {
@@ -43,39 +86,77 @@ pub(super) fn token(visit: &Visit) -> Markup {
 }
 
 /// A labelled field of a form.
+#[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
-    pub(super) name: &'a str,
-    pub(super) label: &'a str,
-    pub(super) hint: &'a str,
-    pub(super) value: &'a str,
+    name: &'a str,
+    label: &'a str,
+    value: &'a str,
+    hint: &'a str,
+    wrong: Option<&'a str>,
 }
 
-impl Input<'_> {
-    pub(super) fn text(&self) -> Markup {
+impl<'a> Input<'a> {
+    pub(super) fn new(name: &'a str, label: &'a str, value: &'a str) -> Self {
+        Self {
+            name,
+            label,
+            value,
+            hint: "",
+            wrong: None,
+        }
+    }
+
+    /// What to type.
+    pub(super) fn hint(self, hint: &'a str) -> Self {
+        Self { hint, ..self }
+    }
+
+    /// What is wrong with what was typed.
+    pub(super) fn wrong(self, wrong: Option<&'a str>) -> Self {
+        Self { wrong, ..self }
+    }
+
+    pub(super) fn text(self) -> Markup {
         self.of("text", false)
     }
 
-    pub(super) fn required(&self) -> Markup {
+    pub(super) fn required(self) -> Markup {
         self.of("text", true)
     }
 
-    pub(super) fn moment(&self) -> Markup {
+    pub(super) fn moment(self) -> Markup {
         self.of("datetime-local", false)
     }
 
-    fn of(&self, kind: &str, required: bool) -> Markup {
-        let Self {
-            name,
-            label,
-            hint,
-            value,
-        } = self;
+    fn of(self, kind: &str, required: bool) -> Markup {
+        let Self { name, value, .. } = self;
+        // Without a step, browsers refuse times with seconds.
+        let step = (kind == "datetime-local").then_some("1");
+        let described = [
+            (!self.hint.is_empty()).then(|| format!("{name}-hint")),
+            self.wrong.map(|_| format!("{name}-wrong")),
+        ];
+        let described: Vec<_> = described.into_iter().flatten().collect();
         html! {
             p .field {
-                label for=(name) { (label) }
-                input type=(kind) id=(name) name=(name) value=(value) required[required]
-                    autocomplete="off" aria-describedby=[(!hint.is_empty()).then(|| format!("{name}-hint"))];
-                @if !hint.is_empty() { small id={ (name) "-hint" } { (hint) } }
+                label for=(name) { (self.label) }
+                input type=(kind) id=(name) name=(name) value=(value) step=[step] required[required]
+                    autocomplete="off" aria-invalid=[self.wrong.map(|_| "true")]
+                    aria-describedby=[(!described.is_empty()).then(|| described.join(" "))];
+                @if !self.hint.is_empty() { small id={ (name) "-hint" } { (self.hint) } }
+                @if let Some(wrong) = self.wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }
+            }
+        }
+    }
+}
+
+/// What stands above a form with something wrong in it: what is wrong with the whole of it, which has
+/// this name, or where to look.
+pub(super) fn alert(wrong: &Wrong, whole: &str) -> Markup {
+    html! {
+        @if !wrong.is_empty() {
+            p .error role="alert" {
+                @match wrong.get(whole) { Some(why) => (why), None => "See what is said beside the fields." }
             }
         }
     }
@@ -88,14 +169,36 @@ pub(super) fn choice<'a>(
     chosen: Option<&str>,
     choices: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Markup {
+    choice_or(name, label, chosen, choices, None)
+}
+
+/// A choice of which something else may have been sent, and what to say then.
+pub(super) fn choice_or<'a>(
+    name: &str,
+    label: &str,
+    chosen: Option<&str>,
+    choices: impl IntoIterator<Item = (&'a str, &'a str)>,
+    wrong: Option<&str>,
+) -> Markup {
     html! {
         p .field {
             label for=(name) { (label) }
-            select id=(name) name=(name) {
+            select id=(name) name=(name) aria-invalid=[wrong.map(|_| "true")]
+                aria-describedby=[wrong.map(|_| format!("{name}-wrong"))] {
                 @for (value, text) in choices {
                     option value=(value) selected[chosen.unwrap_or_default() == value] { (text) }
                 }
             }
+            @if let Some(wrong) = wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }
         }
+    }
+}
+
+pub(super) fn milliseconds(time: std::time::Duration) -> String {
+    let millis = time.as_secs_f64() * 1_000.0;
+    if millis < 10.0 {
+        format!("{millis:.2} ms")
+    } else {
+        format!("{millis:.0} ms")
     }
 }

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use maud::html;
 
 use super::generate::{no_issuer, shown};
-use super::parts::{self, Input};
+use super::parts::{self, Input, name};
 use super::{Failure, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Posted;
+use crate::dashboard::fields::{Fields, Posted};
 use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::visit::Visit;
+use crate::key::Key;
 
 const HOUR: u64 = 3_600;
 
@@ -26,26 +28,30 @@ const GRACES: [(&str, &str, u64); 4] = [
 ];
 
 pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
-    let hours = Input {
-        name: "hours",
-        label: "Hours",
-        hint: "Where you chose your own",
-        value: "",
-    };
+    shown_form(&visit, &key, &Fields::default(), None)
+}
+
+fn shown_form(visit: &Visit, key: &Key, fields: &Fields, wrong: Option<&str>) -> Response {
+    let hours = fields.get("hours").unwrap_or_default();
+    let hours = Input::new("hours", "Hours", hours);
+    let hours = hours.hint("Where you chose your own").wrong(wrong);
     let graces = GRACES.map(|(value, text, _)| (value, text));
+    let at = visit.at(&format!("/keys/{}", key.id));
     let content = html! {
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
-        h1 { "Rotate " (key.name) }
+        p { a href=(at) { "Back to the key" } }
+        h1 { "Rotate " (name(&key.name)) }
         p { "A new secret takes this key's place, with the same owner, scopes and limits." }
-        form .column method="post" action=(visit.at(&format!("/keys/{}/rotate", key.id))) {
-            (parts::token(&visit))
-            (parts::choice("grace", "How long the old one goes on working", Some("24h"),
+        @if wrong.is_some() { p .error role="alert" { "Nothing was rotated." } }
+        form .column method="post" action={ (at) "/rotate" } {
+            (parts::token(visit))
+            (parts::choice("grace", "How long the old one goes on working", fields.get("grace").or(Some("24h")),
                 graces.into_iter().chain([("custom", "so many hours")])))
             (hours.text())
             button type="submit" .primary { "Rotate" }
+            " " a .button href=(at) { "Cancel" }
         }
     };
-    page(&visit, "Rotate a key", &content)
+    page(visit, "Rotate a key", &content)
 }
 
 pub(in crate::dashboard) async fn rotate(
@@ -68,7 +74,8 @@ pub(in crate::dashboard) async fn rotate(
     };
     let Some(seconds) = seconds else {
         let why = "Say for how many whole hours the old secret goes on working.";
-        return Failure::Refused(why.into()).page(&visit);
+        let form = shown_form(&visit, &key, &fields, Some(why));
+        return (StatusCode::UNPROCESSABLE_ENTITY, form).into_response();
     };
     let grace = Duration::from_secs(seconds);
     match issuer.rotate(&*visit.keys(&shared), key.id, grace).await {

@@ -252,7 +252,7 @@ impl Inner {
     fn keep(&self, id: KeyId, answer: Result<Option<KeyRecord>, StoreError>, began: Now) -> Found {
         let until = |ttl| began.elapsed_nanos().saturating_add(nanos(ttl));
         match answer {
-            Ok(Some(KeyRecord { key, digest })) => {
+            Ok(Some(KeyRecord { key, digest, .. })) => {
                 let fresh_until = until(self.config.ttl);
                 let entry = Arc::new(CachedKey {
                     key: Arc::new(key),

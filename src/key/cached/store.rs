@@ -85,6 +85,7 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
         Ok(found.map(|entry| KeyRecord {
             key: Key::clone(&entry.key),
             digest: entry.digest.clone(),
+            sealed: None,
         }))
     }
 
@@ -147,6 +148,10 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         let _fence = self.fence(id);
         self.store.revoke(id).await
+    }
+
+    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.reveal(id).await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {

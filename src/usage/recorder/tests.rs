@@ -179,6 +179,7 @@ async fn rule_10_a_batch_is_tried_again_under_its_id() {
     assert!(calls.iter().all(|id| *id == calls[0]));
     assert_eq!(sink.events(), 7);
     assert_eq!(recorder.stats().retries, 4);
+    assert!(recorder.stats().last_written.is_some());
     assert_conserved(&recorder, 7, 0);
 }
 
@@ -443,6 +444,7 @@ async fn every_shutdown_waits_until_all_is_settled() {
     let time = Duration::from_millis(100);
     let (first, second) = tokio::join!(recorder.shutdown(time), recorder.shutdown(SOON * 100));
     assert_eq!((first.written, first.lost), (0, 5));
+    assert_eq!(recorder.stats().last_written, None);
     assert_eq!(first, second);
 
     let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::builder::RecorderBuilder;
@@ -127,6 +128,8 @@ impl Writer {
             line.failing = matches!(answer, Err(SinkError::Unavailable(_)));
             match answer {
                 Ok(()) => {
+                    let now = Timestamp::now().as_microsecond();
+                    self.inner.counters.last_written.store(now, Relaxed);
                     self.settle(queue, line, true);
                     return true;
                 }

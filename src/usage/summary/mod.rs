@@ -31,6 +31,7 @@
 mod accounted;
 mod cells;
 mod groups;
+mod jumps;
 mod over_time;
 mod spec;
 mod totals;
@@ -42,6 +43,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub use accounted::Accounted;
+pub use jumps::{Jump, jumps};
 pub use over_time::{OverTime, TimeBucket, TooManyBuckets};
 pub use spec::SummarySpec;
 pub use totals::Totals;
@@ -110,6 +112,13 @@ impl Summary {
     /// The `n` endpoints with the most requests, most first; those with equally many by name.
     pub fn top_endpoints(&self, n: usize) -> Vec<(&Arc<str>, &Totals)> {
         top(self.by_endpoint.iter(), n)
+    }
+
+    /// The `n` keys with the most requests, most first; none where the summary is not
+    /// [by key](SummarySpec::by_key). `None` stands for anonymous requests.
+    pub fn top_keys(&self, n: usize) -> Vec<(Option<KeyId>, &Totals)> {
+        let keys = self.by_key.iter().flatten();
+        top(keys.map(|(key, totals)| (*key, totals)), n)
     }
 
     /// By the class of the status.

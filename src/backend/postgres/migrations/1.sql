@@ -16,11 +16,12 @@ CREATE TABLE §keys (
     line text NOT NULL,
     last_used timestamptz,
     hint text NOT NULL,
-    digest text NOT NULL
+    digest text NOT NULL,
+    sealed bytea
 ) WITH (fillfactor = 80);
 CREATE INDEX ¶keys_by_created ON §keys (created, id);
 CREATE INDEX ¶keys_by_owner ON §keys (owner, created, id);
-COMMENT ON TABLE §keys IS 'API keys. Holds no secret, only digests of secrets.';
+COMMENT ON TABLE §keys IS 'API keys. Holds digests of secrets, and secrets only encrypted.';
 COMMENT ON COLUMN §keys.id IS 'The public part of the secret; safe to log and show.';
 COMMENT ON COLUMN §keys.name IS 'What people call it.';
 COMMENT ON COLUMN §keys.name_folded IS 'The name in lower case, to be searched.';
@@ -39,6 +40,7 @@ COMMENT ON COLUMN §keys.line IS 'The first key of its line, under which limits 
 COMMENT ON COLUMN §keys.last_used IS 'When it was last used, as far as written usage tells.';
 COMMENT ON COLUMN §keys.hint IS 'What people recognize its secret by.';
 COMMENT ON COLUMN §keys.digest IS 'The digest of its secret, with its algorithm.';
+COMMENT ON COLUMN §keys.sealed IS 'Its secret, encrypted by the application; empty unless it is recoverable.';
 
 CREATE TABLE §key_changes (
     id uuid PRIMARY KEY,
@@ -55,7 +57,7 @@ COMMENT ON TABLE §key_changes IS 'What was done to keys: the audit. Holds no se
 COMMENT ON COLUMN §key_changes.id IS 'A UUID of version 7.';
 COMMENT ON COLUMN §key_changes.time IS 'When it was done.';
 COMMENT ON COLUMN §key_changes.actor IS 'Who did it, where the application told.';
-COMMENT ON COLUMN §key_changes.action IS 'created, updated, disabled, enabled, revoked, rotated or deleted.';
+COMMENT ON COLUMN §key_changes.action IS 'created, updated, disabled, enabled, revoked, rotated, revealed or deleted.';
 COMMENT ON COLUMN §key_changes.key_id IS 'To which key.';
 COMMENT ON COLUMN §key_changes.before IS 'The key before; empty where it was created.';
 COMMENT ON COLUMN §key_changes.after IS 'The key after; empty where it was deleted.';

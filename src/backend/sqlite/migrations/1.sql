@@ -21,7 +21,9 @@ CREATE TABLE §keys (
     last_used INTEGER,
     hint TEXT NOT NULL,
     -- Never the secret.
-    digest TEXT NOT NULL
+    digest TEXT NOT NULL,
+    -- The secret, encrypted, of a key that is recoverable.
+    sealed BLOB
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX §keys_by_created ON §keys (created, id);
 CREATE INDEX §keys_by_owner ON §keys (owner, created, id);

@@ -1,0 +1,119 @@
+//! What the dashboard's pages cost the server, with ten million events behind.
+//!
+//! ```text
+//! cargo bench --features full --bench dashboard -- 10000000
+//! ```
+//!
+//! Takes the number of events, and `sqlite` or `postgres` to leave the other one out. PostgreSQL has to
+//! be installed; a server of its own is started. Without arguments it runs in a short form.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use keytally::backend::{PostgresBackend, SqliteBackend};
+use keytally::dashboard::{AllowEveryone, Dashboard};
+use keytally::key::{Digest, Key, KeyRecord};
+use tower::ServiceExt;
+
+#[path = "../tests/support/postgres.rs"]
+mod support;
+mod traffic;
+
+use traffic::{Backend, Traffic, fill, timed};
+
+async fn page(router: &Router, path: &str) -> Vec<u8> {
+    let request = Request::get(format!("/admin{path}")).body(Body::empty());
+    let response = router.clone().oneshot(request.expect("a request")).await;
+    let response = response.expect("an answer");
+    assert_eq!(response.status(), 200, "{path}");
+    let body = response.into_body().collect().await.expect("a body");
+    body.to_bytes().into()
+}
+
+/// As a server that compresses would send it.
+fn compressed(bytes: &[u8]) -> usize {
+    let gzip = Command::new("gzip")
+        .arg("-c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut gzip = gzip.expect("gzip");
+    let mut input = gzip.stdin.take().expect("its input");
+    std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(bytes).expect("written"));
+        gzip.wait_with_output().expect("its output").stdout.len()
+    })
+}
+
+async fn pages(backend: impl Backend + Clone, events: usize) {
+    let mut traffic = Traffic::new(20);
+    fill(&backend, &mut traffic, 0, events, Timestamp::now()).await;
+    for (id, owner) in &traffic.keys {
+        let mut key = Key::new(*id, format!("Key of {owner}"), Timestamp::now());
+        key.owner = Some(owner.clone());
+        let digest = Digest::from_sha256_hex(&"0".repeat(64)).expect("a digest");
+        let created = backend
+            .create(KeyRecord {
+                key,
+                digest,
+                sealed: None,
+            })
+            .await;
+        created.expect("created");
+    }
+    let key = traffic.keys[3].0;
+    let dashboard = Dashboard::new(backend, AllowEveryone).expect("randomness");
+    let router = Router::new().nest("/admin", dashboard.into_router());
+    for (name, path) in [
+        ("usage of a key, 24 hours", format!("/keys/{key}")),
+        ("usage of a key, 30 days", format!("/keys/{key}?range=30d")),
+        (
+            "usage of a key, 30 days, log filtered",
+            format!("/keys/{key}?range=30d&method=GET&code=5xx"),
+        ),
+        ("overview, 24 hours", "/".into()),
+        ("overview, 30 days", "/?range=30d".into()),
+        ("API keys", "/keys".into()),
+    ] {
+        timed(name, 15, || page(&router, &path)).await;
+        let page = page(&router, &path).await;
+        println!("    {} bytes, {} compressed", page.len(), compressed(&page));
+    }
+    for asset in ["/assets/style.css", "/assets/script.js"] {
+        let asset_bytes = page(&router, asset).await;
+        println!("  {asset}: {} bytes compressed", compressed(&asset_bytes));
+    }
+}
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| words.iter().any(|it| it == word);
+    let events = words.iter().find_map(|word| word.parse().ok());
+    let events = events.unwrap_or(20_000);
+    let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    runtime.block_on(async {
+        if !has("postgres") {
+            println!("SQLite, {events} events");
+            let backend = SqliteBackend::open(folder.join("pages.db")).await;
+            let backend = backend.expect("open");
+            backend.migrate().await.expect("migrate");
+            pages(backend, events).await;
+        }
+        if !has("sqlite") {
+            println!("PostgreSQL, {events} events");
+            let cluster = support::Cluster::durable();
+            let url = cluster.database().await;
+            let backend = PostgresBackend::connect(&url).await.expect("connect");
+            backend.migrate().await.expect("migrate");
+            pages(backend, events).await;
+        }
+    });
+    let _ = std::fs::remove_dir_all(&folder);
+}

@@ -1,0 +1,85 @@
+//! What was done to keys.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::extract::{Query, at_most};
+use super::problem::Problem;
+use super::schema::{AuditEntry, Page, names};
+use crate::dashboard::Shared;
+use crate::id::KeyId;
+use crate::key::{AuditAction, AuditQuery, KeyAdmin};
+use crate::page::PageToken;
+
+/// Which entries; all that is given has to hold.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Those about this key.
+    #[param(inline, value_type = Option<names::KeyId>)]
+    key: Option<KeyId>,
+    /// Those of what this one did.
+    actor: Option<String>,
+    /// Those of this being done.
+    #[param(inline, value_type = Option<names::AuditAction>)]
+    action: Option<AuditAction>,
+    /// Those from then on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// Those before then.
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<Timestamp>,
+    /// How many at most; 50 unless told.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// The `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<PageToken>,
+}
+
+impl TryFrom<Wanted> for AuditQuery {
+    type Error = Problem;
+
+    fn try_from(wanted: Wanted) -> Result<Self, Problem> {
+        let mut query = Self::new();
+        if let Some(limit) = at_most(Self::MAX_LIMIT, "limit", wanted.limit)? {
+            query.limit = limit;
+        }
+        if let Some(actor) = wanted.actor {
+            query = query.actor(actor);
+        }
+        query.key = wanted.key;
+        query.action = wanted.action;
+        query.from = wanted.from;
+        query.to = wanted.to;
+        query.after = wanted.after;
+        Ok(query)
+    }
+}
+
+/// Lists who did what to which key, the newest first.
+#[utoipa::path(
+    get, path = "/audit",
+    operation_id = "list_audit_entries",
+    tag = "audit",
+    params(Wanted),
+    responses(
+        (status = 200, description = "A page of entries", body = Page<AuditEntry>),
+        Problem,
+    ),
+)]
+pub(super) async fn entries(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Page<AuditEntry>>, Problem> {
+    let entries = shared.backend.audit(&wanted.try_into()?).await?;
+    let none = || Problem::new(StatusCode::NOT_FOUND, "This store keeps no audit.");
+    Ok(Json(Page::of(entries.ok_or_else(none)?, AuditEntry::from)))
+}

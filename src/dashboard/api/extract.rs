@@ -1,0 +1,202 @@
+//! What handlers are given of a request, or the problem with it.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path as Place, Segment};
+use sha2::{Digest, Sha256};
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::{IntoParams, PartialSchema};
+
+use super::problem::Problem;
+use super::schema::names;
+use crate::dashboard::Shared;
+use crate::id::KeyId;
+
+/// The parameters of the query; names that are not known are refused rather than passed over.
+pub(in crate::dashboard) struct Query<T>(pub(in crate::dashboard) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = form_urlencoded::parse(query.as_bytes());
+        let query = serde_urlencoded::Deserializer::new(pairs);
+        let read = serde_path_to_error::deserialize(query).map_err(|error| {
+            // What is unknown or there twice is told by the error alone.
+            let name = error.path().to_string();
+            let name = if name == "." {
+                named(error.inner())
+            } else {
+                name
+            };
+            Problem::parameter(name, error.inner().to_string())
+        });
+        read.map(Self)
+    }
+}
+
+/// The name that serde quotes.
+fn named(error: &impl ToString) -> String {
+    let text = error.to_string();
+    text.split('`').nth(1).unwrap_or_default().to_owned()
+}
+
+/// A number of the query that is at least one and at most so many.
+pub(super) fn at_most(
+    most: usize,
+    name: &str,
+    number: Option<usize>,
+) -> Result<Option<usize>, Problem> {
+    if number.is_some_and(|number| !(1..=most).contains(&number)) {
+        return Err(Problem::parameter(name, format!("This is 1 to {most}.")));
+    }
+    Ok(number)
+}
+
+/// A JSON body, and what tells its bytes from others'.
+pub(super) struct Body<T>(pub(super) T, pub(super) Fingerprint);
+
+/// The SHA-256 of a body.
+pub(super) type Fingerprint = [u8; 32];
+
+impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &Arc<Shared>) -> Result<Self, Problem> {
+        let kind = request.headers().get(CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        let is_json = ["application/json", "application/merge-patch+json"]
+            .iter()
+            .any(|json| kind.eq_ignore_ascii_case(json));
+        if !is_json {
+            let detail = "The body is to be JSON, with content-type: application/json.";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+        let fingerprint = Sha256::digest(&bytes).into();
+        Ok(Self(read(&bytes)?, fingerprint))
+    }
+}
+
+/// Reads JSON: what is none is a bad request, what is not as described names the field.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let inner = error.inner();
+        if inner.is_data() {
+            Problem::field(&pointer(error.path()), inner.to_string())
+        } else {
+            Problem::new(StatusCode::BAD_REQUEST, format!("This is no JSON: {inner}"))
+        }
+    })?;
+    json.end().map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("This is no JSON: {error}"))
+    })?;
+    Ok(read)
+}
+
+/// A place in a body as a JSON Pointer (RFC 6901).
+fn pointer(place: &Place) -> String {
+    let steps = place.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(format!("/{index}")),
+        Segment::Map { key } => Some(format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    steps.collect()
+}
+
+/// The key that the path names; what cannot be an id is that of no key.
+pub(super) struct KeyInPath(pub(super) KeyId);
+
+impl FromRequestParts<Arc<Shared>> for KeyInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<Shared>) -> Result<Self, Problem> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        let id = id.ok().and_then(|Path(id)| id.parse().ok());
+        id.map(Self).ok_or_else(Problem::no_such_key)
+    }
+}
+
+impl IntoParams for KeyInPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = ParameterBuilder::new()
+            .name("id")
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True)
+            .description(Some("The key's id"))
+            .schema(Some(names::KeyId::schema()));
+        vec![id.build()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[serde(rename = "a/b~c")]
+        _odd: Option<Vec<u8>>,
+    }
+
+    fn problem(body: &str) -> serde_json::Value {
+        let problem = read::<Sample>(body.as_bytes()).expect_err(body);
+        serde_json::to_value(problem).unwrap()
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_body_is_named() {
+        let wrong = problem(r#"{"a/b~c":[1,"x"]}"#);
+        assert_eq!(wrong["status"], 422);
+        assert_eq!(wrong["errors"][0]["pointer"], "#/a~1b~0c/1");
+        let unknown = problem(r#"{"other":1}"#);
+        assert_eq!(unknown["errors"][0]["pointer"], "#/other");
+        for broken in ["", "{", "{} {}", "\u{1}"] {
+            assert_eq!(problem(broken)["status"], 400, "{broken}");
+        }
+    }
+
+    async fn query(query: &str) -> Result<(), serde_json::Value> {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wanted {
+            _limit: Option<u8>,
+        }
+        let request = http::Request::get(format!("/?{query}")).body(()).unwrap();
+        let mut parts = request.into_parts().0;
+        match Query::<Wanted>::from_request_parts(&mut parts, &()).await {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(serde_json::to_value(problem).unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_in_a_query_is_named() {
+        query("").await.unwrap();
+        query("_limit=7").await.unwrap();
+        for (wrong, name) in [
+            ("_limit=x", "_limit"),
+            ("_limit=300", "_limit"),
+            ("_limit=1&_limit=2", "_limit"),
+            ("limits=1", "limits"),
+        ] {
+            let problem = query(wrong).await.expect_err(wrong);
+            assert_eq!(problem["status"], 400);
+            assert_eq!(problem["errors"][0]["parameter"], name, "{wrong}");
+        }
+    }
+}

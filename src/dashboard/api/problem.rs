@@ -1,0 +1,229 @@
+//! What went wrong, as problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
+use crate::usage::ReadError;
+
+/// Why a request was not served. No text of the backend's own gets there.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::dashboard) struct Problem {
+    /// `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong, for people.
+    detail: Cow<'static, str>,
+    /// Which parts of the request are wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<Wrong>,
+}
+
+/// A part of a request that is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+struct Wrong {
+    /// What is wrong with it, for people.
+    detail: String,
+    /// Where in the body, as the fragment of a JSON Pointer (RFC 6901 §6).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<String>,
+    /// Which parameter of the query or the path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<String>,
+    /// Which header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<&'static str>,
+}
+
+impl Wrong {
+    fn because(detail: impl Into<String>) -> Self {
+        Self {
+            detail: detail.into(),
+            pointer: None,
+            parameter: None,
+            header: None,
+        }
+    }
+}
+
+impl Problem {
+    pub(in crate::dashboard) fn new(
+        status: StatusCode,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    fn naming(status: StatusCode, wrong: Wrong) -> Self {
+        Self {
+            errors: vec![wrong],
+            ..Self::new(status, "A part of the request is wrong; see errors.")
+        }
+    }
+
+    /// A parameter of the query or the path is wrong.
+    pub(super) fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        let wrong = Wrong {
+            parameter: Some(name.into()),
+            ..Wrong::because(detail)
+        };
+        Self::naming(StatusCode::BAD_REQUEST, wrong)
+    }
+
+    /// A header is wrong in itself, or in this request.
+    pub(super) fn header(
+        status: StatusCode,
+        name: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        let wrong = Wrong {
+            header: Some(name),
+            ..Wrong::because(detail)
+        };
+        Self::naming(status, wrong)
+    }
+
+    /// A field of the body is wrong; the pointer is without its `#`.
+    pub(super) fn field(pointer: &str, detail: impl Into<String>) -> Self {
+        let wrong = Wrong {
+            pointer: Some(format!("#{pointer}")),
+            ..Wrong::because(detail)
+        };
+        Self::naming(StatusCode::UNPROCESSABLE_ENTITY, wrong)
+    }
+
+    pub(super) fn no_such_key() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is no such key.")
+    }
+
+    pub(super) fn no_issuer() -> Self {
+        let detail = "This service has not told the dashboard how keys are made.";
+        Self::new(StatusCode::NOT_IMPLEMENTED, detail)
+    }
+
+    fn down() -> Self {
+        let detail = "The store does not answer. Try again.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    pub(super) fn broken() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "It could not be done.")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        let problem = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, problem);
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                let challenge = HeaderValue::from_static(r#"Bearer realm="keytally""#);
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// One answer stands for all that goes wrong: the problem tells what it was.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
+        let response = ResponseBuilder::new()
+            .description("Why it was not done")
+            .content("application/problem+json", body.build());
+        BTreeMap::from([("default".into(), response.build().into())])
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound(_) => Self::no_such_key(),
+            StoreError::Conflict(_) | StoreError::Unusable { .. } => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
+            StoreError::KeepsNoSecrets => Self::field("/recoverable", error.to_string()),
+            StoreError::Invalid(error) => error.into(),
+            StoreError::Page(error) => Self::parameter("after", error.to_string()),
+            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(),
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Page(error) => Self::parameter("after", error.to_string()),
+            ReadError::Unavailable(_) => Self::down(),
+        }
+    }
+}
+
+impl From<IssueError> for Problem {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Invalid(error) => error.into(),
+            IssueError::Store(error) => error.into(),
+            IssueError::NoVault => Self::field("/recoverable", error.to_string()),
+            _ => Self::broken(),
+        }
+    }
+}
+
+impl From<RevealError> for Problem {
+    fn from(error: RevealError) -> Self {
+        match error {
+            RevealError::Store(error) => error.into(),
+            RevealError::NoVault => Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string()),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}
+
+impl From<InvalidKey> for Problem {
+    fn from(error: InvalidKey) -> Self {
+        let field = match error {
+            InvalidKey::Name => "/name",
+            InvalidKey::Owner => "/owner",
+            InvalidKey::Environment => "/environment",
+            InvalidKey::Scope | InvalidKey::TooManyScopes => "/scopes",
+            InvalidKey::TooManyAddresses => "/addresses",
+            InvalidKey::Metadata | InvalidKey::MetadataDepth | InvalidKey::MetadataNul => {
+                "/metadata"
+            }
+            InvalidKey::Time => "/expires",
+            InvalidKey::Limit(_) => "/limits",
+            InvalidKey::Recoverable => "/recoverable",
+            InvalidKey::Hint => return Self::broken(),
+        };
+        Self::field(field, error.to_string())
+    }
+}

@@ -1,0 +1,214 @@
+//! Keys, as callers describe them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::super::problem::Problem;
+use super::names;
+use crate::key::{self, AddressList};
+use crate::limit::RateLimit;
+
+/// What a key is to be; everything but the name may be left out.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::dashboard) struct NewKey {
+    /// What people call it: 1 to 100 characters without control characters.
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// Whoever it belongs to, in the application's own terms: 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200)]
+    owner: Option<String>,
+    /// A tag such as `live` or `test`.
+    #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
+    environment: Option<String>,
+    /// What it may do, in the application's own terms.
+    #[serde(default)]
+    #[schema(value_type = HashSet<names::Scope>, max_items = 64)]
+    scopes: Vec<String>,
+    /// Its own rate limits; without any, the service's defaults hold.
+    #[serde(default)]
+    #[schema(max_items = 8)]
+    limits: Vec<NewLimit>,
+    /// The networks from which it may be used, such as `203.0.113.0/24`; everywhere if empty.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    addresses: Vec<String>,
+    /// Whatever else is to be kept with it: at most 8 KiB as JSON.
+    #[serde(default)]
+    metadata: Map<String, Value>,
+    /// From when on it no longer works.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires: Option<Timestamp>,
+    /// Whether its secret is to be kept, encrypted, so that it can be revealed. Only where the service
+    /// has an encryption key.
+    #[serde(default)]
+    recoverable: bool,
+}
+
+impl TryFrom<NewKey> for key::NewKey {
+    type Error = Problem;
+
+    fn try_from(body: NewKey) -> Result<Self, Problem> {
+        let mut new = Self::named(body.name)
+            .scopes(body.scopes)
+            .addresses(networks(&body.addresses)?);
+        for limit in limits(body.limits)? {
+            new = new.limit(limit);
+        }
+        for (name, value) in body.metadata {
+            new = new.metadata(name, value);
+        }
+        if let Some(owner) = body.owner {
+            new = new.owner(owner);
+        }
+        if let Some(environment) = body.environment {
+            new = new.environment(environment);
+        }
+        if let Some(end) = body.expires {
+            new = new.expires(end);
+        }
+        if body.recoverable {
+            new = new.recoverable();
+        }
+        Ok(new)
+    }
+}
+
+/// Other values for the fields of a key; what is absent stays, and `null` takes away.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::dashboard) struct KeyUpdate {
+    /// Another name: 1 to 100 characters without control characters.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 100)]
+    name: Option<String>,
+    /// Another owner: 1 to 200 characters; `null` for none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    owner: Option<Option<String>>,
+    /// Another environment; `null` for none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, pattern = "^[a-z0-9_-]{1,32}$")]
+    environment: Option<Option<String>>,
+    /// These scopes instead of those it has.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = HashSet<names::Scope>, required = false, max_items = 64)]
+    scopes: Option<Vec<String>>,
+    /// These limits instead of those it has; what is spent is kept, by the limits' names.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Vec<NewLimit>, required = false, max_items = 8)]
+    limits: Option<Vec<NewLimit>>,
+    /// These networks instead of those it has.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Vec<String>, required = false, max_items = 100)]
+    addresses: Option<Vec<String>>,
+    /// This metadata instead of what it has.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Object, required = false)]
+    metadata: Option<Map<String, Value>>,
+    /// Another end; `null` for none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires: Option<Option<Timestamp>>,
+}
+
+/// Tells a field that is there from one that is absent: `null` is for those alone that know it.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<KeyUpdate> for key::KeyUpdate {
+    type Error = Problem;
+
+    fn try_from(body: KeyUpdate) -> Result<Self, Problem> {
+        let mut update = Self::new();
+        update.name = body.name;
+        update.owner = body.owner.map(|owner| owner.map(Into::into));
+        update.environment = body.environment;
+        update.scopes = body.scopes;
+        update.limits = body.limits.map(limits).transpose()?;
+        update.addresses = body.addresses.as_deref().map(networks).transpose()?;
+        update.metadata = body.metadata;
+        update.expires = body.expires;
+        Ok(update)
+    }
+}
+
+/// A rate limit that a key is to have.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::dashboard) struct NewLimit {
+    /// Its name among the key's limits; else `second`, `minute` or `hour` where that is the period,
+    /// and `rate` for others.
+    #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
+    name: Option<String>,
+    /// How many requests come back in a period.
+    #[schema(minimum = 1)]
+    requests: u32,
+    /// The period in seconds.
+    #[schema(exclusive_minimum = 0)]
+    period_seconds: f64,
+    /// How many requests may come at once; as many as in a period unless told.
+    #[schema(minimum = 1)]
+    burst: Option<u32>,
+}
+
+impl NewLimit {
+    fn into_limit(self) -> Result<RateLimit, String> {
+        let period = Duration::try_from_secs_f64(self.period_seconds);
+        let period = period.map_err(|error| error.to_string())?;
+        let mut limit = RateLimit::per(self.requests, period);
+        let usual = [
+            RateLimit::per_second,
+            RateLimit::per_minute,
+            RateLimit::per_hour,
+        ];
+        let usual = usual.map(|of| of(self.requests)).into_iter();
+        if let Some(usual) = usual.into_iter().find(|usual| usual.period() == period) {
+            limit = usual;
+        }
+        if let Some(name) = self.name {
+            limit = limit.named(name);
+        }
+        if let Some(burst) = self.burst {
+            limit = limit.burst(burst);
+        }
+        limit.validate().map_err(|error| error.to_string())?;
+        Ok(limit)
+    }
+}
+
+fn limits(limits: Vec<NewLimit>) -> Result<Vec<RateLimit>, Problem> {
+    let limits = limits.into_iter().map(NewLimit::into_limit).enumerate();
+    limits
+        .map(|(n, limit)| limit.map_err(|why| Problem::field(&format!("/limits/{n}"), why)))
+        .collect()
+}
+
+fn networks(texts: &[String]) -> Result<AddressList, Problem> {
+    for (n, text) in texts.iter().enumerate() {
+        AddressList::parse([text])
+            .map_err(|error| Problem::field(&format!("/addresses/{n}"), error.to_string()))?;
+    }
+    AddressList::parse(texts).map_err(|error| Problem::field("/addresses", error.to_string()))
+}
+
+/// How a key is to be rotated.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::dashboard) struct Rotation {
+    /// For how many seconds the old secret goes on working.
+    grace_seconds: u64,
+}
+
+impl Rotation {
+    pub(in crate::dashboard) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds)
+    }
+}

@@ -1,0 +1,109 @@
+//! What makes and tells secrets: creating keys, rotating them, revealing what is kept.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::LOCATION;
+
+use super::PATH;
+use super::extract::{Body, KeyInPath};
+use super::idempotency::{IdempotencyKey, Operation};
+use super::problem::Problem;
+use super::schema::{self, Issued, Revealed};
+use crate::dashboard::Shared;
+use crate::dashboard::visit::Visit;
+use crate::key::{self, Issuer};
+
+/// Makes a key. Its secret is in the answer, and nowhere else.
+#[utoipa::path(
+    post, path = "/keys",
+    operation_id = "create_key",
+    tag = "keys",
+    params(IdempotencyKey),
+    request_body = schema::NewKey,
+    responses(
+        (
+            status = 201,
+            description = "The key and its secret",
+            body = Issued<'_>,
+            headers(("location" = String, description = "The key's address")),
+        ),
+        Problem,
+    ),
+)]
+pub(super) async fn create(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    key: IdempotencyKey,
+    Body(body, fingerprint): Body<schema::NewKey>,
+) -> Result<Response, Problem> {
+    let new = key::NewKey::try_from(body)?;
+    let store = visit.keys(&shared);
+    let operation = Operation::new(&visit, "/keys", key, fingerprint);
+    let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;
+    let issued = shared.answers.once(operation, &shared, issue).await?;
+    Ok(made(&visit, &issued))
+}
+
+/// Makes a new secret for a key, which takes its place under an id of its own.
+#[utoipa::path(
+    post, path = "/keys/{id}/rotate",
+    operation_id = "rotate_key",
+    tag = "keys",
+    params(KeyInPath, IdempotencyKey),
+    request_body = schema::Rotation,
+    responses(
+        (
+            status = 201,
+            description = "The key that took over, and its secret",
+            body = Issued<'_>,
+            headers(("location" = String, description = "The new key's address")),
+        ),
+        Problem,
+    ),
+)]
+pub(super) async fn rotate(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    KeyInPath(id): KeyInPath,
+    key: IdempotencyKey,
+    Body(body, fingerprint): Body<schema::Rotation>,
+) -> Result<Response, Problem> {
+    let store = visit.keys(&shared);
+    let operation = Operation::new(&visit, &format!("/keys/{id}/rotate"), key, fingerprint);
+    let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
+    let issued = shared.answers.once(operation, &shared, rotate).await?;
+    Ok(made(&visit, &issued))
+}
+
+/// Tells the secret of a recoverable key once more; the audit has who asked.
+#[utoipa::path(
+    post, path = "/keys/{id}/reveal",
+    operation_id = "reveal_secret",
+    tag = "keys",
+    params(KeyInPath),
+    responses(
+        (status = 200, description = "The secret", body = Revealed<'_>),
+        Problem,
+    ),
+)]
+pub(super) async fn reveal(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    KeyInPath(id): KeyInPath,
+) -> Result<Response, Problem> {
+    let issuer = shared.issuer.as_ref().ok_or_else(Problem::no_issuer)?;
+    let secret = issuer.reveal(&*visit.keys(&shared), id).await?;
+    let not_kept = || Problem::new(StatusCode::NOT_FOUND, "The secret of this key is not kept.");
+    let secret = secret.ok_or_else(not_kept)?;
+    Ok(Json(Revealed::from(&secret)).into_response())
+}
+
+fn made(visit: &Visit, issued: &key::Issued) -> Response {
+    let address = visit.at(&format!("{PATH}/keys/{}", issued.key.id));
+    let body = Json(Issued::from(issued));
+    (StatusCode::CREATED, [(LOCATION, address)], body).into_response()
+}

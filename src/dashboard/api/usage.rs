@@ -1,0 +1,137 @@
+//! What keys were used for, summed up.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::extract::{Query, at_most};
+use super::problem::Problem;
+use super::schema::{OverTime, Summary, names};
+use crate::dashboard::Shared;
+use crate::dashboard::visit::zone_named;
+use crate::id::KeyId;
+use crate::usage::summary::TooManyBuckets;
+use crate::usage::{SummaryQuery, SummarySpec, UsageRange, UsageReader, Width};
+
+/// Endpoints and keys in a summary, unless told.
+const TOP: usize = 10;
+
+const LARGEST_TOP: usize = 1_000;
+
+/// The requests to sum up; all that is given has to hold.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Those with this key.
+    #[param(inline, value_type = Option<names::KeyId>)]
+    key: Option<KeyId>,
+    /// Those of this owner's keys.
+    owner: Option<String>,
+    /// Those from then on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// Those before then.
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<Timestamp>,
+    /// How many endpoints and keys at most; 10 unless told.
+    #[param(minimum = 1, maximum = 1000)]
+    top: Option<usize>,
+}
+
+/// Sums requests up: totals, breakdowns, top endpoints and keys, latency.
+#[utoipa::path(
+    get, path = "/usage",
+    operation_id = "summarize_usage",
+    tag = "usage",
+    params(Wanted),
+    responses(
+        (status = 200, description = "The sums", body = Summary),
+        Problem,
+    ),
+)]
+pub(super) async fn summary(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Summary>, Problem> {
+    let top = at_most(LARGEST_TOP, "top", wanted.top)?.unwrap_or(TOP);
+    let mut spec = SummarySpec::new().latency();
+    if wanted.key.is_none() {
+        spec = spec.by_key();
+    }
+    let mut range = UsageRange::new();
+    range.key = wanted.key;
+    range.owner = wanted.owner;
+    (range.from, range.to) = (wanted.from, wanted.to);
+    let query = SummaryQuery::new(range, spec);
+    let summary = shared.backend.summary(&query).await?;
+    Ok(Json(Summary::of(&summary, top)))
+}
+
+/// The requests to sum up over time; all that is given has to hold.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WantedOverTime {
+    /// Those with this key.
+    #[param(inline, value_type = Option<names::KeyId>)]
+    key: Option<KeyId>,
+    /// Those of this owner's keys.
+    owner: Option<String>,
+    /// Those from then on.
+    #[param(value_type = String, format = DateTime)]
+    from: Timestamp,
+    /// Those before then; now unless told.
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<Timestamp>,
+    /// How wide a bucket is; what fits the time unless told.
+    #[param(inline, value_type = Option<names::Width>)]
+    width: Option<Width>,
+    /// The time zone whose days and hours are meant, by its IANA name; UTC unless told.
+    #[param(example = "Europe/Berlin")]
+    zone: Option<String>,
+}
+
+/// Sums requests up by bucket of time, for a chart.
+#[utoipa::path(
+    get, path = "/usage/over-time",
+    operation_id = "summarize_usage_over_time",
+    tag = "usage",
+    params(WantedOverTime),
+    responses(
+        (status = 200, description = "The sums", body = OverTime),
+        Problem,
+    ),
+)]
+pub(super) async fn over_time(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<WantedOverTime>,
+) -> Result<Json<OverTime>, Problem> {
+    let now = Timestamp::now();
+    let times = wanted.from..wanted.to.unwrap_or(now);
+    let name = wanted.zone.unwrap_or_else(|| "UTC".into());
+    let zone = zone_named(&name);
+    let zone = zone.ok_or_else(|| Problem::parameter("zone", "There is no such time zone."))?;
+    let width = wanted
+        .width
+        .unwrap_or_else(|| Width::fitting(times.clone()));
+    let mut range = UsageRange::new().from(times.start).to(times.end);
+    range.key = wanted.key;
+    range.owner = wanted.owner;
+    let spec = SummarySpec::new().over_time(width, zone.clone());
+    // First the frame, so that nothing is read for one that is too large.
+    let frame = spec.empty().over_time.ok_or_else(Problem::broken)?;
+    let too_many = |error: TooManyBuckets| Problem::parameter("width", error.to_string());
+    frame.filled(times.clone(), now).map_err(too_many)?;
+    let summary = shared
+        .backend
+        .summary(&SummaryQuery::new(range, spec))
+        .await?;
+    let found = summary.over_time.ok_or_else(Problem::broken)?;
+    let buckets = found.filled(times, now).map_err(too_many)?;
+    Ok(Json(OverTime::new(width, name, buckets)))
+}

@@ -1,0 +1,186 @@
+//! Usage summed up, as cards and charts, each of whose parts leads to its requests in the log.
+
+use jiff::{SignedDuration, Timestamp};
+use maud::{Markup, html};
+
+use super::parts::milliseconds;
+use super::range::Picked;
+use crate::dashboard::charts::{self, Bar, Slice, Times};
+use crate::dashboard::fields::Fields;
+use crate::dashboard::visit::Visit;
+use crate::usage::Summary;
+use crate::usage::summary::{TimeBucket, Totals};
+
+/// Endpoints that are shown.
+const TOP: usize = 10;
+
+/// The most columns over time: two years of days, and no screen is as wide.
+const MOST_COLUMNS: usize = 800;
+
+/// Where requests are shown.
+pub(super) struct Links {
+    /// The page that has the log.
+    pub(super) at: String,
+    /// What stays of its fields.
+    pub(super) kept: Fields,
+}
+
+impl Links {
+    /// The log with these filters more.
+    pub(super) fn with<'a>(&self, filters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        format!("{}?{}#log", self.at, self.kept.with(filters).query())
+    }
+}
+
+/// How many requests had each outcome, and how many there were in the range before.
+pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
+    let all = totals.total();
+    let card = |name: &str, class: &str, outcome: &str, count: u64, earlier: u64| {
+        html! {
+            div class={ "card " (class) } {
+                h2 { (name) }
+                p .number { a href=(links.with([("outcome", outcome)])) { (charts::count(count)) } }
+                p .more {
+                    @if !outcome.is_empty() { (charts::share(count, all)) " · " }
+                    span title="against the range before" {
+                        (charts::change(count, earlier)) span .unseen { " against the range before" }
+                    }
+                }
+            }
+        }
+    };
+    let (completed, earlier) = (totals.completed(), before.completed());
+    let (failed, failed_before) = (totals.failed(), before.failed());
+    let (limited, limited_before) = (totals.rate_limited(), before.rate_limited());
+    html! {
+        section .cards aria-label="Totals" {
+            (card("Total requests", "total", "", all, before.total()))
+            (card("Completed", "completed", "completed", completed, earlier))
+            (card("Failed", "failed", "failed", failed, failed_before))
+            (card("Rate limited", "limited", "rate_limited", limited, limited_before))
+        }
+    }
+}
+
+/// Requests over time.
+pub(super) fn chart(visit: &Visit, picked: &Picked, summary: &Summary, links: &Links) -> Markup {
+    let buckets = summary.over_time.as_ref();
+    let buckets = buckets.and_then(|it| it.filled(picked.range.clone(), Timestamp::now()).ok());
+    let buckets = buckets.filter(|it| it.len() <= MOST_COLUMNS);
+    html! {
+        section .panel aria-label="Over time" {
+            @match buckets {
+                Some(buckets) => (over_time(visit, &buckets, links)),
+                None => p .empty { "The range is too long for a chart." }
+            }
+        }
+    }
+}
+
+/// Requests by method and by status, and how long they took.
+pub(super) fn panels(summary: &Summary, links: &Links) -> Markup {
+    let methods = summary.by_method.iter().enumerate();
+    let methods = methods.map(|(n, (method, totals))| Slice {
+        label: method.as_str().into(),
+        count: totals.total(),
+        class: COLOURS[n % COLOURS.len()],
+        href: Some(links.with([("method", method.as_str())])),
+    });
+    let statuses = summary.by_status_class();
+    let statuses = statuses.iter().map(|(class, totals)| Slice {
+        label: class.to_string(),
+        count: totals.total(),
+        class: class_of(class.as_str()),
+        href: Some(links.with([("code", class.as_str())])),
+    });
+    html! {
+        .panels {
+            section .panel aria-label="By HTTP method" {
+                (charts::donut("methods", "By HTTP method", &methods.collect::<Vec<_>>()))
+            }
+            section .panel aria-label="By response status" {
+                (charts::donut("statuses", "By response status", &statuses.collect::<Vec<_>>()))
+            }
+            (latencies(summary))
+        }
+    }
+}
+
+/// The endpoints that were asked most.
+pub(super) fn endpoints(summary: &Summary, links: &Links) -> Markup {
+    let endpoints = summary.top_endpoints(TOP).into_iter();
+    let endpoints = endpoints.map(|(endpoint, totals)| Bar {
+        label: endpoint.to_string(),
+        count: totals.total(),
+        href: Some(links.with([("endpoint", &**endpoint)])),
+    });
+    let all = summary.totals.total();
+    html! {
+        section .panel aria-label="Top endpoints" {
+            (charts::bars("Top endpoints", "Endpoint", &endpoints.collect::<Vec<_>>(), all))
+        }
+    }
+}
+
+fn over_time(visit: &Visit, buckets: &[TimeBucket], links: &Links) -> Markup {
+    let on_clock =
+        |time: Timestamp, format: &str| visit.zone.to_datetime(time).strftime(format).to_string();
+    let days = buckets
+        .first()
+        .is_some_and(|it| it.end.duration_since(it.start) > A_DAY / 2);
+    let tick = |time: Timestamp| {
+        let midnight = on_clock(time, "%H:%M") == "00:00";
+        on_clock(time, if days || midnight { "%-d %b" } else { "%H:%M" })
+    };
+    let span = |bucket: &TimeBucket| {
+        if days {
+            on_clock(bucket.start, "%a %-d %b %Y")
+        } else {
+            let end = on_clock(bucket.end, "%H:%M");
+            format!("{}–{end}", on_clock(bucket.start, "%-d %b %H:%M"))
+        }
+    };
+    let href = |bucket: &TimeBucket| {
+        let (since, until) = (bucket.start.to_string(), bucket.end.to_string());
+        Some(links.with([("since", &*since), ("until", &until)]))
+    };
+    let times = Times {
+        zone: &visit.zone,
+        tick: &tick,
+        span: &span,
+        href: &href,
+    };
+    charts::over_time("over-time", "Over time", buckets, &times)
+}
+
+const A_DAY: SignedDuration = SignedDuration::from_hours(24);
+
+const COLOURS: [&str; 6] = ["c1", "c2", "c3", "c4", "c5", "c6"];
+
+fn class_of(status: &str) -> &'static str {
+    match status {
+        "2xx" => "completed",
+        "3xx" => "c2",
+        "4xx" => "limited",
+        "5xx" => "failed",
+        _ => "other",
+    }
+}
+
+fn latencies(summary: &Summary) -> Markup {
+    let quantiles = summary.latency.as_ref().filter(|it| !it.is_empty());
+    html! {
+        section .panel aria-label="Latency" {
+            h2 { "Latency" }
+            @match quantiles {
+                None => p .empty { "No requests in this time." }
+                Some(latency) => dl .latency {
+                    @for (name, q) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
+                        dt { (name) }
+                        dd { (latency.quantile(q).map_or_else(String::new, milliseconds)) }
+                    }
+                }
+            }
+        }
+    }
+}

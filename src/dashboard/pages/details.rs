@@ -1,0 +1,71 @@
+//! What a key is, above what it was used for, and what can be done to it.
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::limit_text;
+use super::parts::{name, time};
+use crate::dashboard::Shared;
+use crate::dashboard::visit::Visit;
+use crate::key::{Key, KeyStatus};
+
+pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
+    let text =
+        |text: Option<&str>| html! { @match text { Some(text) => (name(text)), None => "–" } };
+    let list = |items: Vec<String>, none: &str| {
+        html! {
+            @if items.is_empty() { (none) }
+            @for (n, item) in items.iter().enumerate() {
+                @if n > 0 { " " }
+                code { (item) }
+            }
+        }
+    };
+    let limits = key.limits.iter().map(limit_text::of);
+    let addresses = key.addresses.iter().map(|it| it.to_string());
+    let moment = |time_of: Option<Timestamp>, none: &str| {
+        html! { @match time_of { Some(it) => (time(visit, it)), None => (none) } }
+    };
+    let facts = [
+        ("Owner", text(key.owner.as_deref())),
+        ("Environment", text(key.environment.as_deref())),
+        ("Scopes", list(key.scopes.clone(), "none")),
+        ("Limits", list(limits.collect(), "the service's own")),
+        ("Addresses", list(addresses.collect(), "from everywhere")),
+        ("Created", moment(Some(key.created), "")),
+        ("Expires", moment(key.expires, "never")),
+        ("Last used", moment(key.last_used, "never")),
+    ];
+    html! {
+        section .panel aria-label="The key" {
+            dl .facts {
+                @for (term, fact) in facts { div { dt { (term) } dd { (fact) } } }
+                @if let Some(revoked) = key.revoked { div { dt { "Revoked" } dd { (time(visit, revoked)) } } }
+                @if let Some(old) = key.rotated_from {
+                    div { dt { "Took over from" } dd { a href=(visit.at(&format!("/keys/{old}"))) { code { (old) } } } }
+                }
+            }
+            p .actions { (actions(shared, visit, key)) }
+        }
+    }
+}
+
+fn actions(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
+    let status = key.status(Timestamp::now());
+    let active = status == KeyStatus::Active;
+    let actions = [
+        ("edit", "Edit", true),
+        ("rotate", "Rotate", active && shared.issuer.is_some()),
+        ("disable", "Disable", active),
+        ("enable", "Enable", status == KeyStatus::Disabled),
+        ("revoke", "Revoke", status != KeyStatus::Revoked),
+        ("delete", "Delete", true),
+    ];
+    let at = visit.at(&format!("/keys/{}", key.id));
+    html! {
+        @for (action, label, _) in actions.iter().filter(|(.., can)| *can) {
+            a .button href={ (at) "/" (action) } { (label) } " "
+        }
+        a .button href=(visit.at(&format!("/audit?key={}", key.id))) { "Audit" }
+    }
+}

@@ -1,0 +1,93 @@
+//! Other values for a key's fields.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use maud::html;
+
+use super::key_form::{self, Described, fields_of};
+use super::parts::{self, name};
+use super::{Failure, page, see};
+use crate::dashboard::Shared;
+use crate::dashboard::fields::{Fields, Posted, Wrong};
+use crate::dashboard::key_in_path::KeyInPath;
+use crate::dashboard::visit::Visit;
+use crate::key::{Key, KeyUpdate, StoreError};
+
+/// Before the names of fields that tell what the form said when it was shown.
+const WAS: &str = "was-";
+
+pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
+    let fields = fields_of(&visit, &key);
+    shown(&visit, &key, &fields, &fields, &Wrong::default())
+}
+
+fn shown(visit: &Visit, key: &Key, fields: &Fields, was: &Fields, wrong: &Wrong) -> Response {
+    let at = visit.at(&format!("/keys/{}", key.id));
+    let content = html! {
+        p { a href=(at) { "Back to the key" } }
+        h1 { "Edit " (name(&key.name)) }
+        (parts::alert(wrong, ""))
+        form .column method="post" action={ (at) "/edit" } {
+            (key_form::inputs(visit, fields, wrong))
+            @for (name, value) in was.iter() {
+                input type="hidden" name={ (WAS) (name) } value=(value);
+            }
+            button type="submit" .primary { "Save" }
+            " " a .button href=(at) { "Cancel" }
+        }
+    };
+    page(visit, "Edit a key", &content)
+}
+
+pub(in crate::dashboard) async fn save(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    KeyInPath(key): KeyInPath,
+    Posted(fields): Posted,
+) -> Response {
+    let now = fields_of(&visit, &key);
+    let was: Vec<_> = now.iter().map(|(name, _)| name).collect();
+    let was = was.into_iter().map(|name| {
+        let was = fields.get(&format!("{WAS}{name}"));
+        (name, was.unwrap_or_default().to_owned())
+    });
+    let was: Fields = was.collect();
+    let changed = |name: &str| fields.get(name) != was.get(name);
+    let again = |wrong: &Wrong| {
+        let page = shown(&visit, &key, &fields, &was, wrong);
+        (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
+    };
+    let described = match Described::read(&visit, &fields) {
+        Ok(described) => described,
+        Err(wrong) => return again(&wrong),
+    };
+    // What somebody else has changed since the form was shown is not overwritten unseen.
+    let mut names = now.iter().map(|(name, _)| name);
+    if names.any(|name| changed(name) && was.get(name) != now.get(name)) {
+        let mut wrong = Wrong::default();
+        wrong.add(
+            "",
+            "Somebody else has changed this key meanwhile. It is shown as it is now.",
+        );
+        let page = shown(&visit, &key, &now, &now, &wrong);
+        return (StatusCode::CONFLICT, page).into_response();
+    }
+    let update = described.into_update(changed);
+    let at = visit.at(&format!("/keys/{}", key.id));
+    if update == KeyUpdate::new() {
+        return see(at);
+    }
+    match visit.keys(&shared).update(key.id, update).await {
+        Ok(_) => see(at),
+        Err(StoreError::Invalid(error)) => {
+            let mut wrong = Wrong::default();
+            let field = key_form::field_of(&error).unwrap_or_default();
+            wrong.add(field, error.to_string());
+            again(&wrong)
+        }
+        Err(error) => Failure::from(error).page(&visit),
+    }
+}

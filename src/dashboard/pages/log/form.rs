@@ -1,0 +1,94 @@
+//! The form that filters the log.
+
+use maud::{Markup, html};
+
+use super::Log;
+use crate::dashboard::fields::{Fields, Wrong};
+use crate::dashboard::pages::parts::{self, Input, name};
+use crate::dashboard::visit::Visit;
+use crate::usage::Method;
+
+const OUTCOMES: [(&str, &str); 4] = [
+    ("", "any"),
+    ("completed", "Completed"),
+    ("failed", "Failed"),
+    ("rate_limited", "Rate limited"),
+];
+
+impl Log<'_> {
+    /// The form that filters.
+    pub(super) fn form(&self, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
+        let text = |name, label, hint| {
+            let input = Input::new(name, label, fields.get(name).unwrap_or_default());
+            input.hint(hint).wrong(wrong.get(name)).text()
+        };
+        let moment = |name, label, hint| {
+            let time = fields.time(visit, name).ok().flatten();
+            let value = time.map(|time| visit.field(time)).unwrap_or_default();
+            let input = Input::new(name, label, &value);
+            input.hint(hint).wrong(wrong.get(name)).moment()
+        };
+        let choice = |name, label, choices: &[(&str, &str)]| {
+            parts::choice_or(
+                name,
+                label,
+                fields.get(name),
+                choices.iter().copied(),
+                wrong.get(name),
+            )
+        };
+        let methods = Method::ALL.map(|method| (method.as_str(), method.as_str()));
+        let methods: Vec<_> = [("", "any")].into_iter().chain(methods).collect();
+        // Times of the page's range are told in full, since the form tells its own in this zone.
+        let range = |name| fields.time(visit, name).ok().flatten();
+        html! {
+            form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
+                (parts::alert(wrong, "after"))
+                @if let Some(range) = fields.get("range").filter(|_| self.picked.is_some()) {
+                    input type="hidden" name="range" value=(range);
+                }
+                @for name in ["from", "to"] {
+                    @if let Some(time) = range(name).filter(|_| self.picked.is_some()) {
+                        input type="hidden" name=(name) value=(time);
+                    }
+                }
+                input type="hidden" name="zone" value=(visit.zone_name());
+                (text("resource", "Resource id", ""))
+                @match self.key {
+                    Some(key) => p .field {
+                        span .label { "API key" }
+                        span { (name(&key.name)) " " a href=(visit.at("/log")) { "All keys" } }
+                    },
+                    None => {
+                        (text("key", "API key", "Its id"))
+                        (text("owner", "Owner", ""))
+                    }
+                }
+                (moment("since", "Date from", if self.picked.is_some() { "Empty: as above" } else { "" }))
+                (moment("until", "Date to", ""))
+                (choice("outcome", "Status", &OUTCOMES))
+                (choice("method", "HTTP method", &methods))
+                (text("endpoint", "API endpoint", ""))
+                (text("code", "Response status", "404 or 4xx"))
+                (text("request", "Request id", ""))
+                p .buttons {
+                    button type="submit" .primary { "Apply" }
+                    a .button href=(self.cleared(fields)) { "Clear filters" }
+                }
+            }
+        }
+    }
+
+    /// The page without any filter of the log's.
+    pub(super) fn cleared(&self, fields: &Fields) -> String {
+        let kept = fields.only(&["range", "from", "to"]);
+        // The zone belongs to times, and these may be left.
+        let zone = if kept.has_any(&["from", "to"]) {
+            fields.get("zone")
+        } else {
+            None
+        };
+        let kept = kept.with([("zone", zone.unwrap_or_default())]);
+        format!("{}?{}#log", self.at, kept.query())
+    }
+}

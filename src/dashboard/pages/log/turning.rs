@@ -1,0 +1,84 @@
+//! Turning the pages of the log. Its own pages only lead to older ones: an address remembers the
+//! places that it came from, so that it also leads back.
+
+use crate::dashboard::fields::Fields;
+use crate::page::PageToken;
+
+/// Places that an address remembers at most: some thousand requests back.
+const MOST: usize = 40;
+
+/// Stands for places that were forgotten.
+const FORGOTTEN: &str = "-";
+
+/// Between two places; no place has it.
+const BETWEEN: char = '~';
+
+/// The places before this one, the first page not among them.
+fn behind(fields: &Fields) -> Vec<&str> {
+    let behind = fields.get("newer").unwrap_or_default().split(BETWEEN);
+    behind.filter(|place| !place.is_empty()).collect()
+}
+
+fn at(fixed: &Fields, place: &str, behind: &[&str]) -> Fields {
+    let behind = behind.join(&BETWEEN.to_string());
+    fixed.with([("after", place), ("newer", &*behind)])
+}
+
+pub(super) fn newest(fixed: &Fields, fields: &Fields) -> Option<Fields> {
+    fields.get("after").map(|_| at(fixed, "", &[]))
+}
+
+pub(super) fn newer(fixed: &Fields, fields: &Fields) -> Option<Fields> {
+    fields.get("after")?;
+    let mut behind = behind(fields);
+    match behind.pop() {
+        Some(FORGOTTEN) => None,
+        Some(place) => Some(at(fixed, place, &behind)),
+        None => Some(at(fixed, "", &[])),
+    }
+}
+
+pub(super) fn older(fixed: &Fields, fields: &Fields, next: Option<&PageToken>) -> Option<Fields> {
+    let mut behind = behind(fields);
+    behind.extend(fields.get("after"));
+    if behind.len() > MOST {
+        behind.drain(..behind.len() - MOST);
+        behind[0] = FORGOTTEN;
+    }
+    next.map(|next| at(fixed, &next.to_string(), &behind))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_was_turned_is_turned_back() {
+        let token = |n: i64| PageToken::new(Timestamp::from_second(n).unwrap(), "a-b");
+        let fixed: Fields = [("method", "GET".to_owned())].into_iter().collect();
+        let mut pages = vec![fixed.clone()];
+        for n in 1..100 {
+            let page = older(&fixed, pages.last().unwrap(), Some(&token(n))).unwrap();
+            assert!(page.query().len() < 2_000);
+            pages.push(page);
+        }
+        assert_eq!(older(&fixed, &pages[5], None).map(|it| it.query()), None);
+        // From the start of the log all the way back; further on as far as is remembered.
+        for n in 1..MOST {
+            let back = newer(&fixed, &pages[n]).unwrap();
+            assert_eq!(back.query(), pages[n - 1].query());
+        }
+        let mut page = pages[99].clone();
+        let mut turned = 0;
+        while let Some(back) = newer(&fixed, &page) {
+            turned += 1;
+            page = back;
+            assert_eq!(page.get("after"), pages[99 - turned].get("after"));
+        }
+        assert_eq!(turned, MOST - 1);
+        assert_eq!(newest(&fixed, &page).unwrap().query(), "method=GET");
+        assert!(newest(&fixed, &pages[0]).is_none() && newer(&fixed, &pages[0]).is_none());
+    }
+}

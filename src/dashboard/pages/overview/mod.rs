@@ -1,0 +1,192 @@
+//! All keys at a glance: what they were used for, and which of them want attention.
+
+mod health;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use jiff::{SignedDuration, Timestamp};
+use maud::{Markup, html};
+
+use super::breakdowns::{self, Links};
+use super::range::Picked;
+use super::{Failure, page};
+use crate::dashboard::Shared;
+use crate::dashboard::fields::Fields;
+use crate::dashboard::visit::Visit;
+use crate::id::KeyId;
+use crate::key::{Key, KeyQuery, KeyStatus};
+use crate::page::Page;
+use crate::usage::summary::{Jump, Totals, jumps};
+use crate::usage::{Summary, SummaryQuery, SummarySpec, UsageRange};
+
+/// Days after which a key that nobody used is called unused.
+pub(super) const UNUSED_DAYS: i64 = 90;
+
+/// Days before its end in which a key is said to expire soon.
+pub(super) const EXPIRING_DAYS: i64 = 30;
+
+/// The most rows of a table.
+const ROWS: usize = 10;
+
+/// The most keys that are ordered by their end.
+const EXPIRING: usize = 200;
+
+type ByKey = BTreeMap<Option<KeyId>, Totals>;
+
+pub(in crate::dashboard) async fn overview(
+    State(shared): State<Arc<Shared>>,
+    visit: Visit,
+    fields: Fields,
+) -> Response {
+    let picked = Picked::of(&visit, &fields);
+    match Overview::read(&shared, &visit, &picked).await {
+        Ok(overview) => page(
+            &visit,
+            "Overview",
+            &overview.content(&shared, &visit, &picked, &fields),
+        ),
+        Err(failure) => failure.page(&visit),
+    }
+}
+
+/// Keys that were not used for a long time, though they work.
+pub(super) fn unused(now: Timestamp) -> KeyQuery {
+    let since = now.saturating_sub(SignedDuration::from_hours(24 * UNUSED_DAYS));
+    let query = KeyQuery::new().status(KeyStatus::Active, now);
+    query.unused_since(since.unwrap_or(Timestamp::MIN))
+}
+
+/// Keys that work, but not for long.
+pub(super) fn expiring(now: Timestamp) -> KeyQuery {
+    let end = now.saturating_add(SignedDuration::from_hours(24 * EXPIRING_DAYS));
+    let query = KeyQuery::new().status(KeyStatus::Active, now);
+    query.expires_before(end.unwrap_or(Timestamp::MAX))
+}
+
+/// What the page tells.
+struct Overview {
+    summary: Summary,
+    before: Totals,
+    /// The keys with the most requests.
+    busiest: Vec<(Option<KeyId>, Totals)>,
+    jumps: Vec<Jump>,
+    unused: Page<Key>,
+    /// Those that end first before the others.
+    expiring: Page<Key>,
+    /// The keys that are named above, if they are still there.
+    named: Vec<Key>,
+    has_keys: bool,
+}
+
+impl Overview {
+    /// Asks the store six times at most.
+    async fn read(shared: &Shared, visit: &Visit, picked: &Picked) -> Result<Self, Failure> {
+        let (store, now) = (&shared.backend, Timestamp::now());
+        let spec = SummarySpec::new().by_key();
+        let range = &picked.before;
+        let range = UsageRange::new().from(range.start).to(range.end);
+        let before = store
+            .summary(&SummaryQuery::new(range, spec.clone()))
+            .await?;
+        let range = &picked.range;
+        let spec = spec.latency().over_range(range.clone(), visit.zone.clone());
+        let range = UsageRange::new().from(range.start).to(range.end);
+        let summary = store.summary(&SummaryQuery::new(range, spec)).await?;
+        let none = ByKey::new();
+        let by_key = summary.by_key.as_ref().unwrap_or(&none);
+        let mut jumps = jumps(by_key, before.by_key.as_ref().unwrap_or(&none));
+        jumps.truncate(ROWS);
+        let busiest = busiest(by_key);
+        let unused = store.list(&unused(now).limit(ROWS)).await?;
+        let mut expiring = store.list(&expiring(now).limit(EXPIRING)).await?;
+        expiring.items.sort_by_key(|key| key.expires);
+        let mut ids: Vec<_> = busiest.iter().filter_map(|(id, _)| *id).collect();
+        ids.extend(jumps.iter().filter_map(|jump| jump.key));
+        let named = match ids.len() {
+            0 => Vec::new(),
+            many => {
+                store
+                    .list(&KeyQuery::new().ids(ids).limit(many))
+                    .await?
+                    .items
+            }
+        };
+        let seen = [&unused.items, &expiring.items, &named];
+        let has_keys = seen.iter().any(|keys| !keys.is_empty())
+            || !store
+                .list(&KeyQuery::new().limit(1))
+                .await?
+                .items
+                .is_empty();
+        Ok(Self {
+            before: before.totals,
+            busiest,
+            jumps,
+            unused,
+            expiring,
+            named,
+            has_keys,
+            summary,
+        })
+    }
+
+    fn content(&self, shared: &Shared, visit: &Visit, picked: &Picked, fields: &Fields) -> Markup {
+        let home = visit.home();
+        let (since, until) = (picked.range.start.to_string(), picked.range.end.to_string());
+        let kept = Fields::default().with([("since", &*since), ("until", &until)]);
+        let links = Links {
+            at: visit.at("/log"),
+            kept,
+        };
+        html! {
+            .head {
+                h1 { "Overview" }
+                @if shared.issuer.is_some() {
+                    a .button .primary href=(visit.at("/keys/new")) { "Generate API key" }
+                }
+            }
+            @if !self.has_keys { (first_steps(shared, visit)) }
+            (picked.choice(visit, &home, fields, &[]))
+            (breakdowns::cards(&self.summary.totals, &self.before, &links))
+            (breakdowns::chart(visit, picked, &self.summary, &links))
+            (tables::jumps(visit, &self.jumps, &self.named))
+            .panels .wide {
+                (tables::busiest(visit, &self.busiest, &self.named, self.summary.totals.total()))
+                (breakdowns::endpoints(&self.summary, &links))
+            }
+            (breakdowns::panels(&self.summary, &links))
+            .panels .wide {
+                (tables::expiring(visit, &self.expiring))
+                (tables::unused(visit, &self.unused))
+            }
+            (health::section(visit, shared.recorder.as_ref().map(|it| it.stats()).as_ref()))
+        }
+    }
+}
+
+fn busiest(by_key: &ByKey) -> Vec<(Option<KeyId>, Totals)> {
+    let mut keys: Vec<_> = by_key.iter().collect();
+    // A stable sort keeps the order of the keys in ties.
+    keys.sort_by_key(|(_, totals)| std::cmp::Reverse(totals.total()));
+    let busiest = keys.into_iter().take(ROWS);
+    busiest.map(|(id, totals)| (*id, totals.clone())).collect()
+}
+
+/// What to do where there is nothing yet.
+fn first_steps(shared: &Shared, visit: &Visit) -> Markup {
+    html! {
+        section .panel aria-label="First steps" {
+            h2 { "There are no keys yet" }
+            @if shared.issuer.is_some() {
+                p { a href=(visit.at("/keys/new")) { "Generate an API key" }
+                    ", and call the service with it: what it is used for is shown here." }
+            } @else {
+                p { "Once the service issues keys, what they are used for is shown here." }
+            }
+        }
+    }
+}

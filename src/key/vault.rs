@@ -1,0 +1,328 @@
+//! Encrypts secrets that are to be read again.
+//!
+//! ```text
+//!  1 byte   24 bytes   as many as the secret has   16 bytes
+//! ╭───────╮╭────────╮╭───────────────────────────╮╭────────╮
+//! │ 0x01  ││ nonce  ││        ciphertext         ││  tag   │
+//! ╰───────╯╰────────╯╰───────────────────────────╯╰────────╯
+//! ```
+//!
+//! XChaCha20-Poly1305 ([draft-irtf-cfrg-xchacha](https://datatracker.ietf.org/doc/html/draft-irtf-cfrg-xchacha-03)),
+//! whose nonces are long enough to be random. The version in front and the id of the key are its
+//! associated data: what was sealed for one key cannot be opened for another.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use zeroize::Zeroizing;
+
+use super::digest::from_hex;
+use super::sealed::Sealed;
+use super::token::Secret;
+use crate::id::KeyId;
+
+const VERSION: u8 = 1;
+const KEY_LEN: usize = 32;
+const NONCE_LEN: usize = 24;
+const TAG_LEN: usize = 16;
+
+/// The application's encryption keys: the first seals new secrets, every one opens those that were
+/// sealed under it.
+///
+/// Give it to an [`Issuer`](super::Issuer::vault), and secrets can be read again where a key
+/// [is to be so](super::NewKey::recoverable). Who has both the database and the encryption key has the
+/// secrets: keep them apart, the key in the environment or a secret manager, never in the database or
+/// its backups.
+///
+/// As text, an encryption key is 64 hexadecimal digits, or base64 in either alphabet, with or without
+/// `=` at its end. `openssl rand -base64 32` makes one. `Debug` shows nothing of it, and the memory is
+/// wiped on drop.
+///
+/// To change the encryption key, put the new one first; when every recoverable key was rotated, revoked
+/// or deleted, drop the old one.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::env::var;
+///
+/// use keytally::key::Vault;
+///
+/// let mut vault: Vault = var("VAULT_KEY")?.parse()?;
+/// if let Ok(old) = var("VAULT_KEY_BEFORE") {
+///     vault = vault.also(old.parse()?);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Vault(Vec<Arc<XChaCha20Poly1305>>);
+
+/// A text that is not an encryption key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an encryption key is 32 bytes: 64 hexadecimal digits, or 43 of base64")]
+pub struct InvalidVaultKey;
+
+impl Vault {
+    /// A vault with this encryption key: 32 random bytes, not a password.
+    pub fn new(key: [u8; 32]) -> Self {
+        let key = Zeroizing::new(key);
+        Self(vec![Arc::new(XChaCha20Poly1305::new((&*key).into()))])
+    }
+
+    /// Opens what was sealed under these keys too; seals nothing under them.
+    #[must_use]
+    pub fn also(mut self, old: Self) -> Self {
+        self.0.extend(old.0);
+        self
+    }
+
+    /// Seals a secret for the key that it belongs to.
+    pub(super) fn seal(&self, secret: &Secret) -> Result<Sealed, getrandom::Error> {
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce)?;
+        Ok(self.seal_with(nonce, secret.id(), secret.expose()))
+    }
+
+    pub(super) fn seal_with(&self, nonce: [u8; NONCE_LEN], id: KeyId, text: &str) -> Sealed {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(1 + NONCE_LEN + text.len() + TAG_LEN));
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&nonce);
+        bytes.extend_from_slice(text.as_bytes());
+        let buffer = &mut bytes[1 + NONCE_LEN..];
+        let tag = self.0[0]
+            .encrypt_inout_detached(&XNonce::from(nonce), &associated(id), buffer.into())
+            .unwrap_or_else(|_| unreachable!("a secret is far shorter than 256 GiB"));
+        bytes.extend_from_slice(&tag);
+        Sealed::from_bytes(&bytes[..])
+    }
+
+    /// Opens what was sealed for this key. `None` if that is not what it is: sealed for another key,
+    /// under an encryption key that is not here, in another form, or changed since.
+    pub(super) fn open(&self, sealed: &Sealed, id: KeyId) -> Option<Zeroizing<String>> {
+        let (&version, rest) = sealed.as_bytes().split_first()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+        if version != VERSION {
+            return None;
+        }
+        let (nonce, tag) = (XNonce::from(*nonce), Tag::from(*tag));
+        self.0.iter().find_map(|cipher| {
+            let mut text = Zeroizing::new(text.to_vec());
+            cipher
+                .decrypt_inout_detached(&nonce, &associated(id), (&mut text[..]).into(), &tag)
+                .ok()?;
+            Some(Zeroizing::new(str::from_utf8(&text).ok()?.to_owned()))
+        })
+    }
+}
+
+/// What is not encrypted but has to be the same again.
+fn associated(id: KeyId) -> [u8; 1 + KeyId::LEN] {
+    let mut data = [VERSION; 1 + KeyId::LEN];
+    data[1..].copy_from_slice(id.as_str().as_bytes());
+    data
+}
+
+impl FromStr for Vault {
+    type Err = InvalidVaultKey;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let key = from_hex(text).or_else(|| from_base64(text));
+        key.map(Self::new).ok_or(InvalidVaultKey)
+    }
+}
+
+/// 32 bytes in base64 ([RFC 4648](https://www.rfc-editor.org/rfc/rfc4648#section-4)) in either alphabet.
+fn from_base64(text: &str) -> Option<[u8; KEY_LEN]> {
+    let digits = text.strip_suffix('=').unwrap_or(text).as_bytes();
+    if digits.len() != 43 {
+        return None;
+    }
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    // Bits that were read and are not yet written.
+    let (mut bits, mut count) = (0u32, 0);
+    let mut bytes = key.iter_mut();
+    for &digit in digits {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6) | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            *bytes.next()? = (bits >> count) as u8;
+            bits &= (1 << count) - 1;
+        }
+    }
+    // Two bits are left over: others than zeros would be another text for the same key.
+    (bits == 0).then_some(*key)
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vault(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::Prefix;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    fn vault() -> Vault {
+        Vault::new(std::array::from_fn(|index| index as u8))
+    }
+
+    fn other() -> Vault {
+        Vault::new([7; 32])
+    }
+
+    fn secret() -> Secret {
+        Secret::generate(&Prefix::new("acme_live").unwrap()).unwrap()
+    }
+
+    fn opened(vault: &Vault, sealed: &Sealed, id: KeyId) -> Option<String> {
+        vault.open(sealed, id).map(|text| text.to_string())
+    }
+
+    #[test]
+    fn secrets_are_sealed_in_the_documented_form() {
+        // Encrypted with libsodium.
+        let bytes = "404142434445464748494a4b4c4d4e4f5051525354555657\
+            b55a68158f8c1060eaabb4d8e4a504c6e38a9a887e0124a83a54c82d5f6071fb\
+            2e8a5b1464d0ea419c86be384dafec9ede023c8a2ce1f1faf19439824aea3e2e\
+            52e2046288ed7884b23fc668f113ce8e";
+        let json = format!("\"01{bytes}\"");
+        let known: Sealed = serde_json::from_str(&json).unwrap();
+        let text = "acme_live_3fK9aTq07LmXw2Pe5hVdRk8sYz1BnQc4JtGu6oEiAbCdEfGh1vYXrz";
+        let id = Secret::parse(text).unwrap().id();
+        let nonce = std::array::from_fn(|index| index as u8 + 64);
+        assert_eq!(vault().seal_with(nonce, id, text), known);
+        assert_eq!(opened(&vault(), &known, id).as_deref(), Some(text));
+    }
+
+    #[test]
+    fn what_is_sealed_can_be_opened_and_is_never_the_same() {
+        let secret = secret();
+        let [first, second] = [(); 2].map(|()| vault().seal(&secret).unwrap());
+        assert_ne!(first, second);
+        for sealed in [first, second] {
+            let text = opened(&vault(), &sealed, secret.id());
+            assert_eq!(text.as_deref(), Some(secret.expose()));
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_for_one_key_does_not_open_for_another() {
+        let [mine, yours] = [secret(), secret()];
+        let sealed = vault().seal(&yours).unwrap();
+        assert_eq!(opened(&vault(), &sealed, mine.id()), None);
+    }
+
+    #[test]
+    fn old_encryption_keys_open_but_do_not_seal() {
+        let secret = secret();
+        let id = secret.id();
+        let before = vault().seal(&secret).unwrap();
+        assert_eq!(opened(&other(), &before, id), None);
+        let both = other().also(vault());
+        assert!(opened(&both, &before, id).is_some());
+        let after = both.seal(&secret).unwrap();
+        assert_eq!(opened(&vault(), &after, id), None);
+        assert!(opened(&other(), &after, id).is_some());
+        let three = Vault::new([8; 32]).also(both);
+        assert!(opened(&three, &before, id).is_some());
+        assert!(opened(&three, &after, id).is_some());
+    }
+
+    #[test]
+    fn what_was_changed_does_not_open() {
+        let secret = secret();
+        let sealed = vault().seal(&secret).unwrap();
+        let bytes = sealed.as_bytes();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= 1 << bit;
+                let changed = Sealed::from_bytes(changed);
+                assert_eq!(opened(&vault(), &changed, secret.id()), None, "{at}.{bit}");
+            }
+            let cut = Sealed::from_bytes(&bytes[..at]);
+            assert_eq!(opened(&vault(), &cut, secret.id()), None, "{at}");
+        }
+        let longer = Sealed::from_bytes([bytes, &[0]].concat());
+        assert_eq!(opened(&vault(), &longer, secret.id()), None);
+    }
+
+    #[test]
+    fn encryption_keys_are_read_from_hexadecimal_digits_and_base64() {
+        let secret = secret();
+        let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+        for text in [HEX, &HEX.to_uppercase(), base64, &format!("{base64}=")] {
+            let sealed = text.parse::<Vault>().unwrap().seal(&secret).unwrap();
+            assert!(opened(&vault(), &sealed, secret.id()).is_some(), "{text}");
+        }
+        // Each alphabet has its own two last digits.
+        let sealed = Vault::new([0xfb, 0xff, 0xfe].repeat(11)[..32].try_into().unwrap())
+            .seal(&secret)
+            .unwrap();
+        for digits in ["+//+", "-__-"] {
+            let text = format!("{}{}8=", digits.repeat(10), &digits[..2]);
+            let vault = text.parse::<Vault>().unwrap();
+            assert!(opened(&vault, &sealed, secret.id()).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_encryption_keys() {
+        let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        for text in [
+            "",
+            "correct horse battery staple",
+            &HEX[1..],
+            &HEX[2..],
+            &format!("{HEX}0"),
+            &format!("{HEX}00"),
+            &format!("0x{}", &HEX[2..]),
+            &format!("{HEX}\n"),
+            &format!("{}g", &HEX[1..]),
+            &format!("{base64}="),
+            &format!("{base64}\n"),
+            &format!(" {base64}"),
+            &base64[1..],
+            &base64[..42],
+            &format!("A{base64}"),
+            &base64.replace('8', "9"),
+            &base64.replace("AA", "A*"),
+            &base64.replace("AA", "é"),
+        ] {
+            let error = text.parse::<Vault>().unwrap_err();
+            assert_eq!(error, InvalidVaultKey, "{text}");
+        }
+    }
+
+    #[test]
+    fn rule_1_debug_shows_no_encryption_key() {
+        assert_eq!(format!("{:?}", vault().also(other())), "Vault(..)");
+        assert_eq!(format!("{:#?}", vault()), "Vault(..)");
+    }
+
+    proptest! {
+        #[test]
+        fn opening_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let id = secret().id();
+            prop_assert_eq!(opened(&vault(), &Sealed::from_bytes(bytes), id), None);
+        }
+    }
+}

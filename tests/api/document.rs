@@ -1,0 +1,80 @@
+//! The OpenAPI document.
+
+use serde_json::{Value, json};
+
+use super::Api;
+
+#[tokio::test]
+async fn the_document_describes_the_api_where_it_is() {
+    let document = Api::new().get("/openapi.json").await.with(200);
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["servers"], json!([{"url": "/admin/api"}]));
+    let mut operations: Vec<_> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    operations.sort_unstable();
+    let expected = [
+        "count_requests",
+        "create_key",
+        "delete_key",
+        "disable_key",
+        "enable_key",
+        "export_requests",
+        "get_key",
+        "get_recorder",
+        "list_audit_entries",
+        "list_keys",
+        "list_requests",
+        "reveal_secret",
+        "revoke_key",
+        "rotate_key",
+        "summarize_usage",
+        "summarize_usage_over_time",
+        "update_key",
+    ];
+    assert_eq!(operations, expected);
+}
+
+#[tokio::test]
+async fn every_part_of_the_document_is_there_and_explained() {
+    let document = Api::new().get("/openapi.json").await.with(200);
+    walk(&document, &document, "#");
+}
+
+fn walk(document: &Value, value: &Value, at: &str) {
+    if let Some(reference) = value["$ref"].as_str() {
+        let pointer = reference.strip_prefix('#').expect("a reference within");
+        assert!(document.pointer(pointer).is_some(), "{at}: {reference}");
+    }
+    for name in ["properties", "parameters"] {
+        let parts: Vec<(String, &Value)> = match &value[name] {
+            Value::Object(all) => all.iter().map(|(name, it)| (name.clone(), it)).collect(),
+            Value::Array(all) => all.iter().map(|it| (it["name"].to_string(), it)).collect(),
+            _ => Vec::new(),
+        };
+        for (part, schema) in parts {
+            // What may be null is explained with what it is else.
+            let either = schema["oneOf"].as_array().into_iter().flatten();
+            let explained = either
+                .chain([schema])
+                .any(|it| it["description"].is_string());
+            assert!(explained, "{at}: {part} is not explained");
+        }
+    }
+    let children: Vec<(String, &Value)> = match value {
+        Value::Object(all) => all.iter().map(|(name, it)| (name.clone(), it)).collect(),
+        Value::Array(all) => all
+            .iter()
+            .enumerate()
+            .map(|(n, it)| (n.to_string(), it))
+            .collect(),
+        _ => Vec::new(),
+    };
+    for (name, child) in children {
+        walk(document, child, &format!("{at}/{name}"));
+    }
+}

@@ -1,0 +1,120 @@
+//! What key holders may ask about their own key.
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::Request;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
+use keytally::ApiKeyLayer;
+use keytally::backend::MemoryBackend;
+use keytally::dashboard::KeyHolderApi;
+use keytally::key::{Issuer, NewKey};
+use keytally::limit::RateLimit;
+use keytally::usage::Recorder;
+
+use super::{Answer, ask};
+
+struct Service {
+    router: Router,
+    recorder: Recorder,
+    secrets: [String; 2],
+}
+
+impl Service {
+    async fn new() -> Self {
+        let backend = MemoryBackend::new();
+        let issuer = Issuer::new("acme_live").unwrap();
+        let mut secrets = Vec::new();
+        for name in ["mine", "another's"] {
+            let new = NewKey::named(name).limit(RateLimit::per_hour(3));
+            let issued = issuer.issue(&backend, new).await.unwrap();
+            secrets.push(issued.secret.expose().to_owned());
+        }
+        let recorder = Recorder::new(backend.clone());
+        let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+        let router = Router::new()
+            .route("/v1/orders", get(|| async { "none" }))
+            .layer(layer.clone())
+            .nest("/me", KeyHolderApi::new(&layer, backend).into_router());
+        let secrets = secrets.try_into().unwrap();
+        Self {
+            router,
+            recorder,
+            secrets,
+        }
+    }
+
+    async fn ask(&self, path: &str, secret: &str) -> Answer {
+        let request = Request::get(path).header(AUTHORIZATION, format!("Bearer {secret}"));
+        ask(&self.router, request.body(Body::empty()).unwrap()).await
+    }
+}
+
+#[tokio::test]
+async fn holders_see_their_own_key_and_spend_nothing() {
+    let service = Service::new().await;
+    let [mine, _] = &service.secrets;
+    for left in [3, 2, 1, 0] {
+        // Twice: the first look spends nothing.
+        for _ in 0..2 {
+            let limits = service.ask("/me/limits", mine).await;
+            assert_eq!(limits.headers[CACHE_CONTROL], "no-store");
+            let limit = &limits.with(200)["limits"][0];
+            assert_eq!(limit["name"], "hour");
+            assert_eq!(limit["remaining"], left);
+        }
+        if left > 0 {
+            assert_eq!(service.ask("/v1/orders", mine).await.status, 200);
+        }
+    }
+    assert_eq!(service.ask("/v1/orders", mine).await.status, 429);
+}
+
+#[tokio::test]
+async fn holders_see_what_their_own_key_was_used_for() {
+    let service = Service::new().await;
+    let [mine, other] = &service.secrets;
+    for status in [200, 200, 200, 429] {
+        assert_eq!(service.ask("/v1/orders", mine).await.status, status);
+    }
+    service.recorder.flush().await;
+    let usage = service.ask("/me/usage", mine).await.with(200);
+    let totals = &usage["totals"];
+    assert_eq!(totals["total"], 4);
+    assert_eq!(totals["completed"], 3);
+    assert_eq!(totals["rate_limited"], 1);
+    assert_eq!(usage["top_endpoints"][0]["endpoint"], "/v1/orders");
+    let others = service.ask("/me/usage", other).await.with(200);
+    assert_eq!(others["totals"]["total"], 0);
+    // Nor is asking accounted.
+    assert_eq!(service.recorder.stats().accepted, 4);
+    let later = "/me/usage?from=2126-01-01T00:00:00Z";
+    assert_eq!(
+        service.ask(later, mine).await.with(200)["totals"]["total"],
+        0
+    );
+    service.ask("/me/usage?from=soon", mine).await.problem(400);
+    service
+        .ask("/me/usage?key=3fK9aB0000zzZZ19", mine)
+        .await
+        .problem(400);
+    assert_eq!(service.ask("/me/usage", "nobody's").await.status, 401);
+}
+
+#[tokio::test]
+async fn nobody_asks_without_end() {
+    let service = Service::new().await;
+    let [mine, other] = &service.secrets;
+    let mut refused = None;
+    for _ in 0..100 {
+        let answer = service.ask("/me/limits", mine).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("an end");
+    refused.problem(429);
+    assert_eq!(refused.headers[RETRY_AFTER], "1");
+    service.ask("/me/limits", other).await.with(200);
+}

@@ -1,0 +1,130 @@
+//! What is asked for twice is done once.
+
+use std::sync::Arc;
+
+use http::Method;
+use keytally::key::{KeyAdmin, KeyQuery, NewKey};
+use serde_json::Value;
+
+use super::{Answer, Api};
+
+impl Api {
+    async fn once(&self, path: &str, key: &str, body: &str) -> Answer {
+        let headers = [("idempotency-key", key)];
+        self.send(Method::POST, path, &headers, body).await
+    }
+
+    async fn keys(&self) -> usize {
+        let all = self.backend.list(&KeyQuery::new()).await.unwrap();
+        all.items.len()
+    }
+}
+
+const BODY: &str = r#"{"name":"a"}"#;
+
+#[tokio::test]
+async fn a_repeated_creation_gets_the_first_answer() {
+    let api = Api::new();
+    let first = api.once("/keys", "try-1", BODY).await.with(201);
+    // With the quotes of a structured field, too.
+    for again in ["try-1", r#""try-1""#] {
+        assert_eq!(api.once("/keys", again, BODY).await.with(201), first);
+    }
+    assert_eq!(api.keys().await, 1);
+    let other = api.once("/keys", "try-2", BODY).await.with(201);
+    assert_ne!(other["key"]["id"], first["key"]["id"]);
+    for _ in 0..2 {
+        api.post("/keys", BODY).await.with(201);
+    }
+    assert_eq!(api.keys().await, 4);
+}
+
+#[tokio::test]
+async fn one_of_many_at_once_is_done() {
+    let api = Api::new();
+    let api = Arc::new(api);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let api = api.clone();
+        asking.spawn(async move { api.once("/keys", "try-1", BODY).await });
+    }
+    let answers = asking.join_all().await;
+    let made: Vec<Value> = answers
+        .iter()
+        .filter(|answer| answer.status == 201)
+        .map(Answer::json)
+        .collect();
+    assert!(made.iter().all(|answer| *answer == made[0]));
+    assert!(
+        answers
+            .iter()
+            .all(|it| [201, 409].contains(&it.status.as_u16()))
+    );
+    assert_eq!(api.keys().await, 1);
+}
+
+#[tokio::test]
+async fn what_another_process_has_done_is_told() {
+    let first = Api::new();
+    let made = first.once("/keys", "try-1", BODY).await.with(201);
+    let id = made["key"]["id"].as_str().unwrap();
+    let rotate = format!("/keys/{id}/rotate");
+    let grace = r#"{"grace_seconds":60}"#;
+    let new = first.once(&rotate, "try-1", grace).await.with(201);
+
+    // Another one over the same store remembers nothing.
+    let second = Api::over(first.backend.clone());
+    let (detail, _) = second.once("/keys", "try-1", BODY).await.problem(409);
+    assert!(detail.contains(id), "{detail}");
+    let (detail, _) = second.once(&rotate, "try-1", grace).await.problem(409);
+    assert!(
+        detail.contains(new["key"]["id"].as_str().unwrap()),
+        "{detail}"
+    );
+    assert_eq!(first.keys().await, 2);
+}
+
+#[tokio::test]
+async fn a_rotation_without_grace_is_not_refused_for_having_been_done() {
+    let api = Api::new();
+    let id = api.issue(NewKey::named("a")).await.key.id;
+    let rotate = format!("/keys/{id}/rotate");
+    let now = r#"{"grace_seconds":0}"#;
+    let first = api.once(&rotate, "try-1", now).await.with(201);
+    assert_eq!(api.once(&rotate, "try-1", now).await.with(201), first);
+    let (detail, _) = Api::over(api.backend.clone())
+        .once(&rotate, "try-1", now)
+        .await
+        .problem(409);
+    assert!(detail.contains("done before"), "{detail}");
+}
+
+#[tokio::test]
+async fn what_failed_may_be_tried_again() {
+    let api = Api::new();
+    api.once("/keys", "try-1", r#"{"name":""}"#)
+        .await
+        .problem(422);
+    api.once("/keys", "try-1", BODY).await.with(201);
+    let (_, wrong) = api
+        .once("/keys", "try-1", r#"{"name":"b"}"#)
+        .await
+        .problem(422);
+    assert_eq!(wrong["header"], "Idempotency-Key");
+    assert_eq!(api.keys().await, 1);
+}
+
+#[tokio::test]
+async fn keys_of_no_form_are_refused() {
+    let api = Api::new();
+    let long = "a".repeat(256);
+    for key in ["", "\"\"", " ", "a b", "\"a", "a\\b", "a\"b", "ä", &long] {
+        let (_, wrong) = api.once("/keys", key, BODY).await.problem(400);
+        assert_eq!(wrong["header"], "Idempotency-Key", "{key}");
+    }
+    let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];
+    api.send(Method::POST, "/keys", &twice, BODY)
+        .await
+        .problem(400);
+    assert_eq!(api.keys().await, 0);
+}

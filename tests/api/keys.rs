@@ -1,0 +1,253 @@
+//! Keys from their making to their end.
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::Request;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION};
+use keytally::ApiKeyLayer;
+use keytally::backend::MemoryBackend;
+use keytally::key::{AuditAction, AuditQuery, Issuer, KeyAdmin, NewKey, Vault};
+use serde_json::json;
+
+use super::{Api, ask};
+
+#[tokio::test]
+async fn a_key_is_created_as_it_was_described_and_its_secret_is_told_once() {
+    let api = Api::new();
+    let described = json!({
+        "name": "Zapier integration",
+        "owner": "customer-17",
+        "environment": "live",
+        "scopes": ["read", "orders:write"],
+        "limits": [
+            {"requests": 600, "period_seconds": 60},
+            {"name": "daily", "requests": 10_000, "period_seconds": 86_400.5, "burst": 500},
+        ],
+        "addresses": ["203.0.113.0/24", "2001:db8::1"],
+        "metadata": {"plan": {"name": "pro"}},
+        "expires": "2031-01-01T01:00:00+01:00",
+    });
+    let answer = api.post("/keys", &described.to_string()).await;
+    let made = answer.with(201);
+    assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
+    let (secret, key) = (made["secret"].as_str().unwrap(), &made["key"]);
+    let address = format!("/admin/api/keys/{}", key["id"].as_str().unwrap());
+    assert_eq!(answer.headers[LOCATION], address);
+    for field in ["name", "owner", "environment", "scopes", "metadata"] {
+        assert_eq!(key[field], described[field], "{field}");
+    }
+    let limits = json!([
+        {"name": "minute", "requests": 600, "period_seconds": 60.0, "burst": 600},
+        {"name": "daily", "requests": 10_000, "period_seconds": 86_400.5, "burst": 500},
+    ]);
+    assert_eq!(key["limits"], limits);
+    assert_eq!(
+        key["addresses"],
+        json!(["203.0.113.0/24", "2001:db8::1/128"])
+    );
+    assert_eq!(key["expires"], "2031-01-01T00:00:00Z");
+    assert_eq!(key["status"], "active");
+    let nothing = [&key["revoked"], &key["last_used"], &key["rotated_from"]];
+    assert_eq!(nothing, [&json!(null); 3]);
+
+    let id = secret.parse_id();
+    let protected = Router::new()
+        .route("/", get(|| async { "in" }))
+        .layer(ApiKeyLayer::new(api.backend.clone()));
+    let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {secret}"));
+    // From elsewhere than the key may be used.
+    let refused = ask(&protected, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    let read = api.get(&format!("/keys/{id}")).await;
+    assert_eq!(&read.with(200), key);
+    assert!(!read.text.contains(secret));
+}
+
+trait ParseId {
+    fn parse_id(&self) -> keytally::KeyId;
+}
+
+impl ParseId for str {
+    fn parse_id(&self) -> keytally::KeyId {
+        keytally::KeyId::of_secret(self).expect("a secret")
+    }
+}
+
+#[tokio::test]
+async fn a_key_changes_as_it_is_told_and_the_audit_knows_by_whom() {
+    let api = Api::new();
+    let new = NewKey::named("a")
+        .owner("b")
+        .environment("live")
+        .scope("read");
+    let id = api.issue(new).await.key.id;
+    let at = format!("/keys/{id}");
+    let changed = api
+        .patch(
+            &at,
+            r#"{"name":"c","owner":null,"limits":[{"requests":5,"period_seconds":1}]}"#,
+        )
+        .await
+        .with(200);
+    assert_eq!(changed["name"], "c");
+    assert_eq!(changed["owner"], json!(null));
+    assert_eq!(changed["environment"], "live");
+    assert_eq!(changed["scopes"], json!(["read"]));
+    assert_eq!(changed["limits"][0]["name"], "second");
+    assert_eq!(api.patch(&at, "{}").await.with(200)["name"], "c");
+
+    let off = api.post(&format!("{at}/disable"), "").await.with(200);
+    assert_eq!(
+        (&off["status"], &off["disabled"]),
+        (&json!("disabled"), &json!(true))
+    );
+    let on = api.post(&format!("{at}/enable"), "").await.with(200);
+    assert_eq!(on["status"], "active");
+    let over = api.post(&format!("{at}/revoke"), "").await.with(200);
+    assert_eq!(over["status"], "revoked");
+    let rotate = format!("{at}/rotate");
+    api.post(&rotate, r#"{"grace_seconds":0}"#)
+        .await
+        .problem(409);
+    api.delete(&at).await.with(204);
+    assert_eq!(api.backend.get(id).await.unwrap(), None);
+    for answer in [
+        api.get(&at).await,
+        api.delete(&at).await,
+        api.patch(&at, "{}").await,
+    ] {
+        answer.problem(404);
+    }
+
+    let entries = api
+        .get(&format!("/audit?key={id}&actor=Ada&limit=3"))
+        .await
+        .with(200);
+    let actions = |page: &serde_json::Value| -> Vec<String> {
+        let items = page["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["action"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(actions(&entries), ["deleted", "revoked", "enabled"]);
+    let next = entries["next"].as_str().unwrap();
+    let rest = api
+        .get(&format!("/audit?key={id}&actor=Ada&after={next}"))
+        .await
+        .with(200);
+    assert_eq!(actions(&rest), ["disabled", "updated", "updated"]);
+    assert_eq!(rest["next"], json!(null));
+    let updated = &rest["items"][2];
+    assert_eq!(
+        (&updated["before"]["name"], &updated["after"]["name"]),
+        (&json!("a"), &json!("c"))
+    );
+    let query = AuditQuery::new().key(id).action(AuditAction::Revoked);
+    assert_eq!(
+        api.backend
+            .audit(&query)
+            .await
+            .unwrap()
+            .unwrap()
+            .items
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_rotated_key_works_for_its_grace_and_the_new_one_takes_over() {
+    let api = Api::new();
+    let old = api.issue(NewKey::named("a").scope("read")).await.key;
+    let body = r#"{"grace_seconds":3600}"#;
+    let made = api
+        .post(&format!("/keys/{}/rotate", old.id), body)
+        .await
+        .with(201);
+    let new = &made["key"];
+    assert_eq!(new["rotated_from"], old.id.as_str());
+    assert_eq!(new["line"], old.id.as_str());
+    assert_eq!(new["scopes"], json!(["read"]));
+    assert_eq!(
+        new["id"],
+        made["secret"].as_str().unwrap().parse_id().as_str()
+    );
+    let old = api.get(&format!("/keys/{}", old.id)).await.with(200);
+    let end: jiff::Timestamp = old["expires"].as_str().unwrap().parse().unwrap();
+    let left = end.duration_since(jiff::Timestamp::now()).as_secs();
+    assert!((3_500..=3_600).contains(&left), "{left}");
+    let gone = format!("/keys/{}/rotate", "0".repeat(16));
+    api.post(&gone, body).await.problem(404);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_continue_where_they_ended() {
+    let api = Api::new();
+    for n in 0..5 {
+        let owner = if n % 2 == 0 { "even" } else { "odd" };
+        let key = api
+            .issue(NewKey::named(format!("Key {n}")).owner(owner))
+            .await
+            .key;
+        if n == 4 {
+            api.backend.disable(key.id).await.unwrap();
+        }
+    }
+    let names = async |query: &str| -> Vec<String> {
+        let page = api.get(&format!("/keys?{query}")).await.with(200);
+        let items = page["items"].as_array().unwrap().iter();
+        items
+            .map(|key| key["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names("").await.len(), 5);
+    assert_eq!(names("owner=even&status=active").await, ["Key 2", "Key 0"]);
+    assert_eq!(names("name=kEY%201").await, ["Key 1"]);
+    assert_eq!(names("owner=eve").await, [""; 0]);
+    let mut seen = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = api.get(&format!("/keys?limit=2{after}")).await.with(200);
+        let items = page["items"].as_array().unwrap().iter();
+        seen.extend(items.map(|key| key["name"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["Key 4", "Key 3", "Key 2", "Key 1", "Key 0"]);
+}
+
+#[tokio::test]
+async fn a_secret_is_revealed_where_it_is_kept_and_that_is_noted() {
+    let backend = MemoryBackend::new();
+    let vault = Vault::new([7; 32]);
+    let issuer = Issuer::new("acme_live").unwrap().vault(vault);
+    let api = Api::with(backend, issuer);
+    let body = r#"{"name":"a","recoverable":true}"#;
+    let made = api.post("/keys", body).await.with(201);
+    assert_eq!(made["key"]["recoverable"], true);
+    let at = format!("/keys/{}", made["key"]["id"].as_str().unwrap());
+    let revealed = api.post(&format!("{at}/reveal"), "").await;
+    assert_eq!(revealed.with(200), json!({"secret": made["secret"]}));
+    assert_eq!(revealed.headers[CACHE_CONTROL], "no-store");
+    let noted = api.get("/audit?action=revealed").await.with(200);
+    assert_eq!(noted["items"][0]["actor"], "Ada");
+
+    let plain = api.post("/keys", r#"{"name":"b"}"#).await.with(201);
+    assert_eq!(plain["key"]["recoverable"], false);
+    let plain = format!("/keys/{}/reveal", plain["key"]["id"].as_str().unwrap());
+    api.post(&plain, "").await.problem(404);
+
+    // Without the encryption key, nothing can be kept or told.
+    let without = Api::over(api.backend.clone());
+    let (_, wrong) = without.post("/keys", body).await.problem(422);
+    assert_eq!(wrong["pointer"], "#/recoverable");
+    without.post(&format!("{at}/reveal"), "").await.problem(501);
+    let other = Issuer::new("acme_live").unwrap().vault(Vault::new([8; 32]));
+    let other = Api::with(api.backend.clone(), other);
+    other.post(&format!("{at}/reveal"), "").await.problem(500);
+    api.post(&format!("{at}/revoke"), "").await.with(200);
+    api.post(&format!("{at}/reveal"), "").await.problem(404);
+}

@@ -1,0 +1,195 @@
+//! What is not done, and how that is told.
+
+use axum::Router;
+use axum::body::Body;
+use http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{Method, Request};
+use keytally::backend::MemoryBackend;
+use keytally::dashboard::{AllowEveryone, Dashboard};
+use keytally::key::{KeyAdmin, KeyQuery, NewKey};
+
+use super::{Api, TOKEN, ask};
+
+#[tokio::test]
+async fn what_is_wrong_in_a_body_is_named() {
+    let api = Api::new();
+    for (field, body) in [
+        ("#/name", r#"{"name":""}"#),
+        ("#/name", r#"{"name":7}"#),
+        ("#/name", r#"{"name":"a\u0000b"}"#),
+        ("#/owner", r#"{"name":"a","owner":""}"#),
+        ("#/environment", r#"{"name":"a","environment":"Live"}"#),
+        ("#/scopes", r#"{"name":"a","scopes":["a","a"]}"#),
+        ("#/scopes/1", r#"{"name":"a","scopes":["a",1]}"#),
+        (
+            "#/limits/1/requests",
+            r#"{"name":"a","limits":[{"requests":1,"period_seconds":1},{"requests":-1,"period_seconds":1}]}"#,
+        ),
+        (
+            "#/limits/0",
+            r#"{"name":"a","limits":[{"requests":0,"period_seconds":1}]}"#,
+        ),
+        (
+            "#/limits/0",
+            r#"{"name":"a","limits":[{"requests":1,"period_seconds":-1}]}"#,
+        ),
+        (
+            "#/limits/0",
+            r#"{"name":"a","limits":[{"requests":1,"period_seconds":1e300}]}"#,
+        ),
+        (
+            "#/limits",
+            r#"{"name":"a","limits":[{"requests":1,"period_seconds":1},{"requests":2,"period_seconds":1}]}"#,
+        ),
+        (
+            "#/addresses/1",
+            r#"{"name":"a","addresses":["::1","10.0.0.0/33"]}"#,
+        ),
+        ("#/expires", r#"{"name":"a","expires":"tomorrow"}"#),
+        ("#/metadata", r#"{"name":"a","metadata":[]}"#),
+        ("#/secret", r#"{"name":"a","secret":"mine"}"#),
+    ] {
+        let (_, wrong) = api.post("/keys", body).await.problem(422);
+        assert_eq!(wrong["pointer"], field, "{body}: {wrong}");
+    }
+    let id = api.issue(NewKey::named("a")).await.key.id;
+    for (field, body) in [
+        ("#/name", r#"{"name":null}"#),
+        ("#/scopes", r#"{"scopes":null}"#),
+        ("#/owner", r#"{"owner":""}"#),
+        ("#/id", r#"{"id":"3fK9aB0000zzZZ19"}"#),
+    ] {
+        let (_, wrong) = api.patch(&format!("/keys/{id}"), body).await.problem(422);
+        assert_eq!(wrong["pointer"], field, "{body}: {wrong}");
+    }
+    let rotate = format!("/keys/{id}/rotate");
+    for body in ["{}", r#"{"grace_seconds":-1}"#, r#"{"grace_seconds":1.5}"#] {
+        api.post(&rotate, body).await.problem(422);
+    }
+    for body in ["{", "x", "\u{feff}{}"] {
+        api.post("/keys", body).await.problem(400);
+    }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for body in ["", "name=a"] {
+        api.send(Method::POST, "/keys", &form, body)
+            .await
+            .problem(415);
+    }
+    let long = format!(r#"{{"name":"{}"}}"#, "a".repeat(100_000));
+    api.post("/keys", &long).await.problem(413);
+    let all = api.backend.list(&KeyQuery::new()).await.unwrap().items;
+    assert_eq!(all.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_a_query_is_named() {
+    let api = Api::new();
+    for (name, path) in [
+        ("limit", "/keys?limit=0"),
+        ("limit", "/keys?limit=1001"),
+        ("limit", "/log?limit=many"),
+        ("status", "/keys?status=Active"),
+        ("after", "/keys?after=x"),
+        // The token of another list.
+        (
+            "after",
+            "/keys?after=1.00000000-0000-0000-0000-000000000000",
+        ),
+        ("after", "/log?after=1.3fK9aB0000zzZZ19"),
+        ("after", "/audit?after=1.3fK9aB0000zzZZ19"),
+        ("names", "/keys?names=a"),
+        ("name", "/keys?name=a&name=b"),
+        ("method", "/log?method=BREW"),
+        ("status", "/log?status=9"),
+        ("status_class", "/log/count?status_class=9xx"),
+        ("from", "/log?from=yesterday"),
+        ("key", "/log?key=short"),
+        ("top", "/usage?top=0"),
+        ("from", "/usage/over-time"),
+        (
+            "zone",
+            "/usage/over-time?from=2026-11-01T00:00:00Z&zone=../etc/passwd",
+        ),
+        (
+            "width",
+            "/usage/over-time?from=0001-01-01T00:00:00Z&width=minute",
+        ),
+        ("action", "/audit?action=danced"),
+    ] {
+        let (_, wrong) = api.get(path).await.problem(400);
+        assert_eq!(wrong["parameter"], name, "{path}: {wrong}");
+    }
+    let (_, wrong) = api.get("/log/export/xlsx").await.problem(400);
+    assert_eq!(wrong["parameter"], "format");
+    api.get("/keys/short").await.problem(404);
+    api.get("/").await.problem(404);
+    api.get("/nothing").await.problem(404);
+    api.post("/log", "").await.problem(405);
+    let answer = api.send(Method::PUT, "/keys", &[], "").await;
+    answer.problem(405);
+    assert_eq!(answer.headers[ALLOW], "GET,HEAD,POST");
+}
+
+#[tokio::test]
+async fn strangers_and_other_sites_get_nothing() {
+    let api = Api::new();
+    let body = || Body::from(r#"{"name":"a"}"#);
+    let post = || Request::post("/admin/api/keys").header("content-type", "application/json");
+    let stranger = ask(&api.router, post().body(body()).unwrap()).await;
+    stranger.problem(401);
+    assert_eq!(
+        stranger.headers[WWW_AUTHENTICATE],
+        r#"Bearer realm="keytally""#
+    );
+    let signed_in = post().header(AUTHORIZATION, format!("Bearer {TOKEN}"));
+    let cross = signed_in.header("sec-fetch-site", "cross-site");
+    ask(&api.router, cross.body(body()).unwrap())
+        .await
+        .problem(403);
+    let all = api.backend.list(&KeyQuery::new()).await.unwrap().items;
+    assert_eq!(all.len(), 0);
+}
+
+#[tokio::test]
+async fn without_an_issuer_or_a_recorder_that_is_told() {
+    let dashboard = Dashboard::new(MemoryBackend::new(), AllowEveryone).unwrap();
+    let router = Router::new().nest("/admin", dashboard.into_router());
+    let post = Request::post("/admin/api/keys").header("content-type", "application/json");
+    let post = post.body(Body::from(r#"{"name":"a"}"#)).unwrap();
+    ask(&router, post).await.problem(501);
+    let get = Request::get("/admin/api/recorder")
+        .body(Body::empty())
+        .unwrap();
+    ask(&router, get).await.problem(404);
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_store_that_is_down_is_told_without_its_own_words() {
+    let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.unwrap();
+    let backend = keytally::backend::SqliteBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
+    let router = Router::new().nest("/admin", dashboard.into_router());
+    pool.close().await;
+    for path in [
+        "keys",
+        "log",
+        "log/count",
+        "usage",
+        "audit",
+        "keys/3fK9aB0000zzZZ19",
+    ] {
+        let get = Request::get(format!("/admin/api/{path}"))
+            .body(Body::empty())
+            .unwrap();
+        let answer = ask(&router, get).await;
+        answer.problem(503);
+        assert_eq!(answer.headers["retry-after"], "1");
+        assert!(
+            !answer.text.to_lowercase().contains("sql"),
+            "{}",
+            answer.text
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! What keys were used for.
+
+use keytally::backend::MemoryBackend;
+use keytally::usage::{Batch, Method, Outcome, Status, UsageEvent, UsageSink};
+use serde_json::json;
+
+use super::Api;
+
+const KEY: &str = "3fK9aB0000zzZZ19";
+
+/// Ten requests of one key, a minute apart, and one of another.
+async fn used() -> Api {
+    let events = (0..10).map(|n| {
+        let mut event = UsageEvent::at(format!("2026-11-01T10:{n:02}:00Z").parse().unwrap());
+        event.key = Some(KEY.parse().unwrap());
+        event.owner = Some("customer-17".into());
+        event.endpoint = if n < 6 {
+            "/v1/orders".into()
+        } else {
+            "/v1/orders/{id}".into()
+        };
+        event.path = format!("/v1/orders/{n}").into();
+        event.method = if n % 2 == 0 {
+            Method::Get
+        } else {
+            Method::Post
+        };
+        event.latency_us = 1_000;
+        if n == 3 {
+            event.status = Status::Http(500);
+            (event.outcome, event.cause) = Outcome::of(event.status);
+            event.resource_id = Some("order-3".into());
+            event.request_id = Some("wire-3".into());
+        }
+        event
+    });
+    let mut other = UsageEvent::at("2026-11-01T10:30:00Z".parse().unwrap());
+    other.key = Some("3fK9aB0000zzZZ20".parse().unwrap());
+    let backend = MemoryBackend::new();
+    backend
+        .write(&Batch::new(events.chain([other]).collect()))
+        .await
+        .unwrap();
+    Api::over(backend)
+}
+
+#[tokio::test]
+async fn a_summary_adds_up_what_is_asked_for() {
+    let api = used().await;
+    let all = api.get("/usage?top=1").await.with(200);
+    assert_eq!(all["totals"]["total"], 11);
+    assert_eq!(all["top_keys"].as_array().unwrap().len(), 1);
+    assert_eq!(all["top_keys"][0]["key"], KEY);
+    let one = api.get(&format!("/usage?key={KEY}")).await.with(200);
+    let totals = &one["totals"];
+    assert_eq!(
+        (&totals["completed"], &totals["failed"]),
+        (&json!(9), &json!(1))
+    );
+    assert_eq!(totals["failures"]["server_error"], 1);
+    assert_eq!(one["by_method"][0]["method"], "GET");
+    assert_eq!(one["by_method"][0]["totals"]["total"], 5);
+    assert_eq!(one["by_status"][1]["status"], "500");
+    assert_eq!(one["by_status_class"][0]["class"], "2xx");
+    assert_eq!(one["top_endpoints"][0]["endpoint"], "/v1/orders");
+    assert_eq!(one["top_endpoints"][0]["totals"]["total"], 6);
+    assert_eq!(one["top_keys"], json!([]));
+    let p99 = one["latency"]["p99_us"].as_u64().unwrap();
+    assert!((940..=1_060).contains(&p99), "{p99}");
+    let none = api.get("/usage?owner=nobody").await.with(200);
+    assert_eq!(none["totals"]["total"], 0);
+    assert_eq!(none["latency"]["p50_us"], json!(null));
+    let first = api
+        .get("/usage?from=2026-11-01T10:00:00Z&to=2026-11-01T10:05:00Z")
+        .await;
+    assert_eq!(first.with(200)["totals"]["total"], 5);
+}
+
+#[tokio::test]
+async fn time_is_shown_without_gaps() {
+    let api = used().await;
+    let query = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z&width=quarter_hour";
+    let path = format!("/usage/over-time?key={KEY}&zone=Asia/Kathmandu&{query}");
+    let answer = api.get(&path).await.with(200);
+    assert_eq!(
+        (&answer["width"], &answer["zone"]),
+        (&json!("quarter_hour"), &json!("Asia/Kathmandu"))
+    );
+    let buckets = answer["buckets"].as_array().unwrap();
+    let totals: Vec<_> = buckets
+        .iter()
+        .map(|it| it["totals"]["total"].as_u64().unwrap())
+        .collect();
+    assert_eq!(totals, [10, 0, 0, 0]);
+    assert_eq!(buckets[0]["start"], "2026-11-01T10:00:00Z");
+    assert_eq!(buckets[0]["end"], buckets[1]["start"]);
+}
+
+#[tokio::test]
+async fn the_log_is_filtered_counted_and_exported_alike() {
+    let api = used().await;
+    for (filter, found) in [
+        ("", 11),
+        ("key=3fK9aB0000zzZZ19", 10),
+        ("owner=customer-17&method=POST", 5),
+        ("outcome=failed", 1),
+        ("cause=server_error", 1),
+        ("status=500", 1),
+        ("status_class=2xx", 10),
+        ("endpoint=/v1/orders/%7Bid%7D", 4),
+        ("resource_id=order-3", 1),
+        ("request_id=wire-3", 1),
+        ("from=2026-11-01T10:09:00Z&to=2026-11-01T10:30:00Z", 1),
+        ("request_id=nothing", 0),
+    ] {
+        let page = api.get(&format!("/log?{filter}")).await.with(200);
+        assert_eq!(page["items"].as_array().unwrap().len(), found, "{filter}");
+        let count = api.get(&format!("/log/count?{filter}")).await.with(200);
+        assert_eq!(count, json!({"count": found, "exact": true}), "{filter}");
+        let lines = api.get(&format!("/log/export/jsonl?{filter}")).await;
+        assert_eq!(lines.text.lines().count(), found, "{filter}");
+        let csv = api.get(&format!("/log/export/csv?{filter}")).await;
+        assert_eq!(csv.text.lines().count(), found + 1, "{filter}");
+        assert!(
+            csv.headers["content-disposition"]
+                .to_str()
+                .unwrap()
+                .starts_with("attachment")
+        );
+    }
+    let one = api.get("/log?request_id=wire-3").await.with(200)["items"][0].clone();
+    assert_eq!(one["request_id"], "wire-3");
+    assert_eq!(one["latency_us"], 1_000);
+    // Whoever sent no id finds the request by the one it was given.
+    let page = api.get("/log?limit=1").await.with(200);
+    let item = &page["items"][0];
+    assert_eq!(item["request_id"], item["id"]);
+    let next = page["next"].as_str().unwrap();
+    let rest = api
+        .get(&format!("/log?limit=1000&after={next}"))
+        .await
+        .with(200);
+    assert_eq!(rest["items"].as_array().unwrap().len(), 10);
+    assert_eq!(rest["next"], json!(null));
+}
+
+#[tokio::test]
+async fn the_recorder_tells_what_it_has_seen() {
+    let health = Api::new().get("/recorder").await.with(200);
+    assert_eq!(health["lost"], 0);
+}

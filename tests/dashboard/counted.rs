@@ -1,0 +1,94 @@
+//! A backend that counts what is asked of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use keytally::backend::MemoryBackend;
+use keytally::key::{
+    AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, Rotation,
+    StoreError,
+};
+use keytally::usage::{
+    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent, UsageRange,
+    UsageReader,
+};
+use keytally::{KeyId, Page, async_trait};
+
+/// A backend in memory with a count of its calls, which clones share.
+#[derive(Clone)]
+pub(crate) struct Counted {
+    backend: MemoryBackend,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    pub(crate) fn of(backend: MemoryBackend) -> Self {
+        Self {
+            backend,
+            calls: Arc::default(),
+        }
+    }
+
+    fn asked(&self) -> &MemoryBackend {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        &self.backend
+    }
+
+    /// The calls since this was last asked.
+    pub(crate) fn take(&self) -> usize {
+        self.calls.swap(0, Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl KeyStore for Counted {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.asked().find(id).await
+    }
+}
+
+#[async_trait]
+impl KeyAdmin for Counted {
+    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+        self.asked().create(record).await
+    }
+
+    async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        self.asked().list(query).await
+    }
+
+    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+        self.asked().change(id, change).await
+    }
+
+    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+        self.asked().rotate(id, rotation).await
+    }
+
+    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+        self.asked().delete(id).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+        self.asked().audit(query).await
+    }
+}
+
+#[async_trait]
+impl UsageReader for Counted {
+    async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
+        self.asked().summary(query).await
+    }
+
+    async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
+        self.asked().rollups(range).await
+    }
+
+    async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
+        self.asked().requests(query).await
+    }
+
+    async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
+        self.asked().count(filter).await
+    }
+}

@@ -1,0 +1,183 @@
+//! Other values for a key's fields, and its end.
+
+use http::StatusCode;
+use keytally::key::{AuditAction, AuditQuery, KeyAdmin, KeyStatus, KeyUpdate};
+use keytally::limit::RateLimit;
+
+use crate::pages::Pages;
+
+fn at(key: &keytally::key::Key, action: &str) -> String {
+    format!("/admin/keys/{}/{action}", key.id)
+}
+
+#[tokio::test]
+async fn a_form_that_is_sent_as_it_is_shown_changes_nothing() {
+    let pages = Pages::new();
+    let limits = [
+        RateLimit::per_minute(600).burst(20),
+        RateLimit::per(7, std::time::Duration::from_millis(1_500)).named("odd"),
+    ];
+    let key = pages
+        .key_with("  A \"name\" & <more>", |key| {
+            key.owner = Some("customer-17".into());
+            key.environment = Some("live".into());
+            key.scopes = vec!["read".into(), "orders:write".into()];
+            key.limits = limits.into();
+            key.addresses =
+                keytally::key::AddressList::parse(["203.0.113.0/24", "2001:db8::1"]).unwrap();
+            key.expires = Some("2999-01-01T10:00:00.123456Z".parse().unwrap());
+        })
+        .await;
+    let answer = pages.change(&at(&key, "edit"), &[]).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(key.clone()));
+    let query = AuditQuery::new().action(AuditAction::Updated);
+    let audit = pages.backend.audit(&query).await.unwrap().unwrap();
+    assert!(audit.items.is_empty());
+    // What is changed changes alone, to the microsecond of the others.
+    let answer = pages
+        .change(&at(&key, "edit"), &[("owner", "customer-18")])
+        .await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    let mut expected = key.clone();
+    expected.owner = Some("customer-18".into());
+    assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(expected));
+}
+
+#[tokio::test]
+async fn every_field_can_be_changed_and_taken_away() {
+    let pages = Pages::new();
+    let key = pages.key("Old").await;
+    let fields = [
+        ("name", "New"),
+        ("owner", "customer-17"),
+        ("environment", "test"),
+        ("scopes", "read"),
+        ("limits", "600/min:10, slow=9/h"),
+        ("addresses", "203.0.113.0/24"),
+        ("expires", "2999-01-01T10:00"),
+    ];
+    let answer = pages.change(&at(&key, "edit"), &fields).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    assert_eq!(
+        answer.headers["location"],
+        format!("/admin/keys/{}", key.id)
+    );
+    let now = pages.backend.get(key.id).await.unwrap().unwrap();
+    assert_eq!(
+        (&*now.name, now.owner.as_deref()),
+        ("New", Some("customer-17"))
+    );
+    assert_eq!(
+        (now.environment.as_deref(), &*now.scopes),
+        (Some("test"), &["read".to_owned()][..])
+    );
+    let limits = [
+        RateLimit::per_minute(600).burst(10),
+        RateLimit::per_hour(9).named("slow"),
+    ];
+    assert_eq!((&now.limits[..], now.addresses.len()), (&limits[..], 1));
+    assert_eq!(now.expires.unwrap().to_string(), "2999-01-01T10:00:00Z");
+    // The page about the key tells all of it.
+    let page = pages.get(&format!("/admin/keys/{}", key.id)).await.text;
+    for told in [
+        "New",
+        "customer-17",
+        "test",
+        "read",
+        "600/min:10",
+        "slow=9/h",
+        "203.0.113.0/24",
+        "2999-01-01 10:00",
+    ] {
+        assert!(page.contains(told), "{told}");
+    }
+    let none = fields.map(|(name, value)| (name, if name == "name" { value } else { "" }));
+    pages.change(&at(&key, "edit"), &none).await;
+    let mut expected = key.clone();
+    expected.name = "New".into();
+    assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(expected));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_beside_its_field_and_nothing_changes() {
+    let pages = Pages::new();
+    let key = pages.key("Kept").await;
+    let long = "x".repeat(10_000);
+    for (name, value) in [
+        ("name", " "),
+        ("name", &*long),
+        ("owner", &*long),
+        ("environment", "LIVE"),
+        ("scopes", "a a"),
+        ("scopes", "é"),
+        ("limits", "many"),
+        ("limits", "1/s 2/s"),
+        ("addresses", "10.0.0.1/8"),
+        ("expires", "soon"),
+    ] {
+        let answer = pages.change(&at(&key, "edit"), &[(name, value)]).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{name} {value}"
+        );
+        assert!(
+            answer.text.contains(&format!("id=\"{name}-wrong\"")),
+            "{name} {value}"
+        );
+        assert_eq!(answer.count("aria-invalid"), 1, "{name} {value}");
+        assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(key.clone()));
+    }
+}
+
+#[tokio::test]
+async fn what_others_changed_meanwhile_is_not_overwritten() {
+    let pages = Pages::new();
+    let key = pages.key("Shared").await;
+    let path = at(&key, "edit");
+    let token = pages.token(&path).await;
+    let update = KeyUpdate::new().owner(Some("theirs")).name("Renamed");
+    pages.backend.update(key.id, update).await.unwrap();
+    // As the form was when both saw it.
+    let send = async |owner: &'static str, scopes: &'static str| {
+        let fields = [
+            ("name", "Shared"),
+            ("was-name", "Shared"),
+            ("owner", owner),
+            ("scopes", scopes),
+            ("token", &token),
+        ];
+        pages.post(&path, &fields, &[]).await
+    };
+    let answer = send("mine", "").await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(answer.text.contains("value=\"theirs\""));
+    // Another field is another matter.
+    let answer = send("", "read").await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let now = pages.backend.get(key.id).await.unwrap().unwrap();
+    assert_eq!(
+        (&*now.name, now.owner.as_deref(), now.scopes.len()),
+        ("Renamed", Some("theirs"), 1)
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_for_good() {
+    let pages = Pages::new();
+    let key = pages.key("Ended").await;
+    assert!(
+        pages
+            .get(&at(&key, "revoke"))
+            .await
+            .text
+            .contains("cannot be undone")
+    );
+    let answer = pages.send(&at(&key, "revoke"), &[]).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let now = pages.backend.get(key.id).await.unwrap().unwrap();
+    assert_eq!(now.status(jiff::Timestamp::now()), KeyStatus::Revoked);
+    let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
+    assert!(page.text.contains("<dt>Revoked</dt>") && !page.text.contains("/revoke\""));
+}

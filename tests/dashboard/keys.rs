@@ -1,0 +1,124 @@
+//! What is done to keys on the pages.
+
+use http::StatusCode;
+use keytally::key::{KeyAdmin, KeyQuery, KeyStatus, KeyStore};
+
+use crate::pages::Pages;
+
+#[tokio::test]
+async fn a_key_is_generated_rotated_switched_and_deleted() {
+    let pages = Pages::new();
+    let fields = [
+        ("name", "Zapier Integration"),
+        ("owner", "customer-17"),
+        ("scopes", "read, orders:write"),
+        ("limits", "600/min 20/s"),
+        ("addresses", "203.0.113.0/24"),
+        ("expires", "2999-01-01T10:00"),
+    ];
+    let answer = pages.send("/admin/keys/new", &fields).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert_eq!(answer.headers["cache-control"], "no-store");
+    let all = pages.backend.list(&KeyQuery::new()).await.unwrap().items;
+    let key = &all[0];
+    assert!(answer.text.contains(&format!("acme_live_{}", key.id)));
+    assert_eq!(
+        (&*key.name, key.owner.as_deref()),
+        ("Zapier Integration", Some("customer-17"))
+    );
+    assert_eq!(key.scopes, ["read", "orders:write"]);
+    assert_eq!((key.limits.len(), key.addresses.len()), (2, 1));
+    assert_eq!(key.expires.unwrap().to_string(), "2999-01-01T10:00:00Z");
+    let list = pages.get("/admin/keys").await.text;
+    assert!(
+        list.contains("Zapier Integration") && !list.contains(&format!("acme_live_{}", key.id))
+    );
+
+    let at = |action: &str| format!("/admin/keys/{}/{action}", key.id);
+    let status = async || {
+        let key = pages.backend.get(key.id).await.unwrap().unwrap();
+        key.status(jiff::Timestamp::now())
+    };
+    assert_eq!(
+        pages.send(&at("disable"), &[]).await.status,
+        StatusCode::SEE_OTHER
+    );
+    assert_eq!(status().await, KeyStatus::Disabled);
+    assert_eq!(
+        pages.send(&at("enable"), &[]).await.status,
+        StatusCode::SEE_OTHER
+    );
+    assert_eq!(status().await, KeyStatus::Active);
+
+    let wrong = pages
+        .send(&at("rotate"), &[("grace", "custom"), ("hours", "soon")])
+        .await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(status().await, KeyStatus::Active);
+    let rotated = pages.send(&at("rotate"), &[("grace", "now")]).await;
+    assert_eq!(rotated.status, StatusCode::OK);
+    assert_eq!(status().await, KeyStatus::Expired);
+    assert_eq!(
+        pages
+            .backend
+            .list(&KeyQuery::new())
+            .await
+            .unwrap()
+            .items
+            .len(),
+        2
+    );
+
+    let wrong = pages.send(&at("delete"), &[("name", "Zapier")]).await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(pages.backend.find(key.id).await.unwrap().is_some());
+    let gone = pages
+        .send(&at("delete"), &[("name", "Zapier Integration")])
+        .await;
+    assert_eq!(gone.status, StatusCode::SEE_OTHER);
+    assert!(pages.backend.find(key.id).await.unwrap().is_none());
+    assert_eq!(pages.get(&at("delete")).await.status, StatusCode::NOT_FOUND);
+
+    let audit = pages.get("/admin/audit").await.text;
+    for action in ["created", "disabled", "enabled", "rotated", "deleted"] {
+        assert!(
+            audit.contains(&format!("<td><bdi>Ada</bdi></td><td>{action}</td>")),
+            "{action}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_a_form_is_told_and_nothing_is_made() {
+    let pages = Pages::new();
+    let long = "x".repeat(10_000);
+    for fields in [
+        vec![],
+        vec![("name", "  ")],
+        vec![("name", &*long)],
+        vec![("name", "a"), ("limits", "many")],
+        vec![("name", "a"), ("limits", "0/s")],
+        vec![("name", "a"), ("addresses", "somewhere")],
+        vec![("name", "a"), ("expires", "later")],
+        vec![("name", "a"), ("expires", "99999-01-01T00:00")],
+        vec![("name", "a"), ("owner", &*long)],
+        vec![("name", "a\0b")],
+    ] {
+        let answer = pages.send("/admin/keys/new", &fields).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{fields:?}"
+        );
+        assert!(answer.text.contains("role=\"alert\""), "{fields:?}");
+    }
+    assert!(
+        pages
+            .backend
+            .list(&KeyQuery::new())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+}

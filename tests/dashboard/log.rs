@@ -1,0 +1,254 @@
+//! The request log: what filters it, its pages, and its files.
+
+use http::StatusCode;
+use jiff::SignedDuration;
+use keytally::key::Key;
+use keytally::usage::{Cause, Method, Outcome, Status, UsageEvent};
+
+use crate::pages::{Answer, Pages};
+
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+
+/// Two keys with a hundred and twenty requests, each a second after the other.
+async fn filled() -> (Pages, Key, Key) {
+    let pages = Pages::new();
+    let owned = |key: &mut Key| key.owner = Some("customer-17".into());
+    let zapier = pages.key_with("Zapier", owned).await;
+    let other = pages.key("Other").await;
+    let set = |n: u64, event: &mut UsageEvent| {
+        event.time += SignedDuration::from_secs(n.cast_signed());
+        event.path = format!("/v1/postings/{n}").into();
+        event.resource_id = Some(format!("posting-{n}").into());
+        event.request_id = Some(format!("wire-{n}").into());
+        match n % 10 {
+            0 => event.method = Method::Post,
+            1 => {
+                event.status = Status::Http(404);
+                event.outcome = Outcome::Failed;
+                event.cause = Some(Cause::ClientError);
+            }
+            2 => {
+                event.status = Status::Http(429);
+                event.outcome = Outcome::RateLimited;
+            }
+            3 => event.endpoint = "/v1/reports".into(),
+            _ => {}
+        }
+    };
+    pages.requests(&zapier, 100, MINUTE * 10, set).await;
+    pages
+        .requests(&other, 20, MINUTE * 5, |_, event| {
+            event.request_id = Some("wire-7".into());
+        })
+        .await;
+    (pages, zapier, other)
+}
+
+fn found(answer: &Answer) -> usize {
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let numbers = answer
+        .text
+        .split("<p>")
+        .filter_map(|it| it.split_once(" request"));
+    let mut numbers = numbers.filter_map(|(number, _)| number.parse().ok());
+    numbers.next().expect("a number of requests")
+}
+
+#[tokio::test]
+async fn every_filter_filters() {
+    let (pages, zapier, other) = filled().await;
+    let id = zapier.id;
+    let other_id = other.id;
+    for (query, expected) in [
+        (String::new(), 120),
+        ("resource=posting-7".into(), 1),
+        (format!("key={id}"), 100),
+        (format!("key={other_id}&method=GET"), 20),
+        ("owner=customer-17".into(), 100),
+        ("outcome=failed".into(), 10),
+        ("outcome=rate_limited".into(), 10),
+        ("outcome=completed".into(), 100),
+        ("method=POST".into(), 10),
+        ("method=post&outcome=completed".into(), 10),
+        ("endpoint=%2Fv1%2Freports".into(), 10),
+        ("code=404".into(), 10),
+        ("code=4xx".into(), 20),
+        ("code=4XX&outcome=failed".into(), 10),
+        ("request=wire-7".into(), 21),
+        (format!("request=wire-7&key={id}"), 1),
+        ("since=2999-01-01T00:00&until=2999-01-02T00:00".into(), 0),
+        ("until=2020-01-01T00:00:00Z".into(), 0),
+        ("since=2020-01-01T00:00:00Z".into(), 120),
+    ] {
+        let answer = pages.get(&format!("/admin/log?{query}")).await;
+        assert_eq!(found(&answer), expected, "{query}");
+    }
+    // On the page of a key, the key is a filter already.
+    for (query, expected) in [
+        ("", 100),
+        ("method=POST", 10),
+        ("request=wire-7", 1),
+        ("range=15m&code=4xx", 20),
+        ("range=custom&from=2020-01-01T00:00&to=2020-01-02T00:00", 0),
+        // The log's own times go before those of the page.
+        (
+            "range=custom&from=2020-01-01T00:00&to=2020-01-02T00:00&until=2999-01-01T00:00",
+            100,
+        ),
+    ] {
+        let answer = pages.get(&format!("/admin/keys/{id}?{query}")).await;
+        assert_eq!(found(&answer), expected, "{query}");
+        let other = format!("key={other_id}&owner=nobody&{query}");
+        let answer = pages.get(&format!("/admin/keys/{id}?{other}")).await;
+        assert_eq!(found(&answer), expected, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_at_its_field_and_shows_nothing() {
+    let (pages, zapier, _) = filled().await;
+    for (name, value) in [
+        ("since", "yesterday"),
+        ("since", "-009999-01-02T00:00:00Z"),
+        ("until", "2026-13-01T00:00"),
+        ("until", "0001-01-01T00:00"),
+        ("outcome", "odd"),
+        ("method", "STEAL"),
+        ("code", "999999"),
+        ("code", "7xx"),
+        ("after", "nonsense"),
+        ("after", "1.nonsense"),
+    ] {
+        let since = match name {
+            "until" => "since=2020-01-01T00:00:00Z&",
+            _ => "",
+        };
+        for at in [
+            "/admin/log".to_owned(),
+            format!("/admin/keys/{}", zapier.id),
+        ] {
+            let answer = pages.get(&format!("{at}?{since}{name}={value}")).await;
+            assert_eq!(answer.status, StatusCode::OK);
+            let (_, log) = answer.text.split_once("id=\"log\"").unwrap();
+            assert!(log.contains("role=\"alert\""), "{name}={value}");
+            assert!(!log.contains("<tbody>"), "{name}={value}");
+            let beside = name == "after" || log.contains(&format!("id=\"{name}-wrong\""));
+            assert!(beside, "{name}={value} {log}");
+        }
+        let file = pages
+            .get(&format!("/admin/log/csv?{since}{name}={value}"))
+            .await;
+        // A file has all pages.
+        let expected = match name {
+            "after" => StatusCode::OK,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        assert_eq!(file.status, expected, "{name}={value}");
+    }
+    let answer = pages.get("/admin/log?key=x").await;
+    assert!(answer.text.contains("id=\"key-wrong\""));
+}
+
+#[tokio::test]
+async fn pages_turn_both_ways_and_stay_what_they_are() {
+    let (pages, _, other) = filled().await;
+    let first = pages.get("/admin/log?method=GET").await;
+    assert_eq!((found(&first), first.count("<tr>")), (110, 51));
+    assert!(!first.text.contains(">Newer</a>"));
+    let second = pages.get(&first.link("Older")).await;
+    let third = pages.get(&second.link("Older")).await;
+    assert_eq!((second.count("<tr>"), third.count("<tr>")), (51, 11));
+    assert!(!third.text.contains(">Older</a>"));
+    let rows = |answer: &Answer| {
+        let (_, rows) = answer.text.split_once("<tbody>").unwrap();
+        rows.split_once("</tbody>").unwrap().0.to_owned()
+    };
+    // What comes later is on none of these pages.
+    pages
+        .requests(&other, 9, -SignedDuration::from_secs(30), |_, _| ())
+        .await;
+    for (page, link, expected) in [
+        (&third, "Newer", &second),
+        (&second, "Newer", &first),
+        (&third, "Newest", &first),
+        (&second, "Link to these rows", &first),
+        (&first, "Link to these rows", &first),
+    ] {
+        let turned = pages.get(&page.link(link)).await;
+        assert_eq!(rows(&turned), rows(expected), "{link}");
+        assert_eq!(found(&turned), 110, "{link}");
+    }
+}
+
+#[tokio::test]
+async fn files_have_what_is_filtered() {
+    let (pages, zapier, _) = filled().await;
+    let of_key = format!("/admin/keys/{}?method=POST", zapier.id);
+    for (path, expected) in [
+        ("/admin/log?code=4xx", 20),
+        (&of_key, 10),
+        ("/admin/log", 120),
+    ] {
+        let page = pages.get(path).await;
+        let csv = pages.get(&page.link("Export CSV")).await;
+        assert_eq!(csv.text.lines().count(), expected + 1, "{path}");
+        assert!(
+            csv.headers["content-type"]
+                .to_str()
+                .unwrap()
+                .starts_with("text/csv")
+        );
+        assert_eq!(csv.headers["cache-control"], "no-store");
+        let lines = pages.get(&page.link("Export JSON lines")).await;
+        assert_eq!(lines.text.lines().count(), expected, "{path}");
+        assert!(
+            lines
+                .text
+                .lines()
+                .all(|line| serde_json::from_str::<UsageEvent>(line).is_ok())
+        );
+    }
+    assert_eq!(
+        pages.get("/admin/log/xlsx").await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn an_address_tells_times_on_the_clocks_of_whom_it_is_from() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let at = "2026-11-01T10:30:00Z".parse::<jiff::Timestamp>().unwrap();
+    pages
+        .requests(&key, 1, MINUTE, |_, event| event.time = at)
+        .await;
+    // Berlin's clocks are an hour ahead of UTC's.
+    let berlin = "since=2026-11-01T11:00&until=2026-11-01T12:00&zone=Europe%2FBerlin";
+    assert_eq!(found(&pages.get(&format!("/admin/log?{berlin}")).await), 1);
+    let nobodys = "since=2026-11-01T11:00&until=2026-11-01T12:00";
+    assert_eq!(found(&pages.get(&format!("/admin/log?{nobodys}")).await), 0);
+    let odd = format!("{nobodys}&zone=..%2F..%2Fetc%2Fpasswd");
+    assert_eq!(found(&pages.get(&format!("/admin/log?{odd}")).await), 0);
+    // The form shows them on the reader's.
+    let page = pages.get(&format!("/admin/log?{berlin}")).await.text;
+    assert!(page.contains("value=\"2026-11-01T10:00:00\""), "{page}");
+}
+
+#[tokio::test]
+async fn columns_of_a_chart_lead_to_their_requests() {
+    let (pages, zapier, _) = filled().await;
+    let of_key = format!("/admin/keys/{}?range=1h&method=POST", zapier.id);
+    for (page, expected) in [("/admin?range=1h", 120), (&of_key, 10)] {
+        let page = pages.get(page).await;
+        let (_, chart) = page.text.split_once("class=\"hits\"").unwrap();
+        let (chart, _) = chart.split_once("</svg>").unwrap();
+        let mut sum = 0;
+        for link in chart.split("href=\"").skip(1) {
+            let href = link.split('"').next().unwrap().replace("&amp;", "&");
+            let (href, place) = href.split_once('#').unwrap();
+            assert_eq!(place, "log");
+            sum += found(&pages.get(href).await);
+        }
+        assert_eq!(sum, expected);
+    }
+}

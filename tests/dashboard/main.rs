@@ -1,0 +1,12 @@
+//! The pages, over real backends: who gets in, what is shown, what is changed, and what is escaped.
+
+mod assets;
+mod counted;
+mod edit;
+mod keys;
+mod log;
+mod outage;
+mod overview;
+mod pages;
+mod safety;
+mod usage;

@@ -1,0 +1,74 @@
+//! What is shown where the store is down, and where a key is not there.
+
+use http::StatusCode;
+use keytally::backend::SqliteBackend;
+use keytally::key::{Issuer, NewKey};
+
+use crate::pages::Pages;
+
+#[tokio::test]
+async fn a_store_that_is_down_has_a_page_that_says_so() {
+    let options = "sqlite::memory:".parse::<sqlx::sqlite::SqliteConnectOptions>();
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect_with(options.unwrap()).await.unwrap();
+    let backend = SqliteBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    let issuer = Issuer::new("acme_live").unwrap();
+    let issued = issuer.issue(&backend, NewKey::named("Kept")).await;
+    let id = issued.unwrap().key.id;
+    let pages = Pages::over(backend);
+    let edit = format!("/admin/keys/{id}/edit");
+    let token = pages.token(&edit).await;
+    assert_eq!(pages.get("/admin").await.status, StatusCode::OK);
+    pool.close().await;
+    for path in [
+        "",
+        "/",
+        "/keys",
+        "/log",
+        "/audit",
+        "/keys/ID",
+        "/keys/ID/edit",
+        "/keys/ID/rotate",
+        "/keys/ID/disable",
+        "/keys/ID/delete",
+    ] {
+        let path = format!("/admin{}", path.replace("ID", id.as_str()));
+        let answer = pages.get(&path).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(answer.text.contains("The store does not answer"), "{path}");
+        assert!(answer.headers.contains_key("retry-after"), "{path}");
+        // Nor does it say what the store's own words for that are.
+        assert!(!answer.text.to_lowercase().contains("pool"), "{path}");
+    }
+    let fields = [("name", "Other"), ("token", &token)];
+    for path in [&edit, "/admin/keys/new"] {
+        let answer = pages.post(path, &fields, &[]).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(answer.text.contains("Nothing was changed"), "{path}");
+    }
+    // What needs no store is there.
+    assert_eq!(pages.get("/admin/keys/new").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_there_has_a_page_that_leads_on() {
+    let pages = Pages::new();
+    let id = "3fK9aB0000zzZZ19";
+    for action in [
+        "", "/edit", "/rotate", "/disable", "/enable", "/revoke", "/delete",
+    ] {
+        let answer = pages.get(&format!("/admin/keys/{id}{action}")).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{action}");
+        assert!(answer.text.contains("There is no such key"));
+        for (link, to) in [("Its requests", "log"), ("what was done to it", "audit")] {
+            let href = answer.link(link);
+            assert_eq!(href, format!("/admin/{to}?key={id}"));
+            assert_eq!(pages.get(&href).await.status, StatusCode::OK);
+        }
+        assert_eq!(answer.link("Back to API keys"), "/admin/keys");
+    }
+    let answer = pages.get("/admin/keys/%3Cb%3E").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert!(!answer.text.contains("Its requests"));
+}

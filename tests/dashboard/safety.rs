@@ -1,0 +1,300 @@
+//! Who gets in, what others cannot change, and what is only a text.
+
+use axum::body::Body;
+use http::header::{COOKIE, LOCATION, SET_COOKIE};
+use http::{Method, Request, StatusCode};
+use jiff::SignedDuration;
+use keytally::dashboard::{AllowEveryone, Dashboard};
+use keytally::key::{Issuer, KeyAdmin, KeyStore, NewKey};
+use keytally::usage::{Batch, UsageEvent, UsageSink};
+
+use crate::pages::{Pages, TOKEN, encoded};
+
+#[tokio::test]
+async fn nobody_gets_anything_without_the_guard() {
+    let pages = Pages::new();
+    let id = pages.key("Watched").await.id;
+    let paths = [
+        "/admin",
+        "/admin/",
+        "/admin/log",
+        "/admin/keys",
+        "/admin/keys/new",
+        "/admin/keys/ID",
+        "/admin/keys/ID/edit",
+        "/admin/keys/ID/revoke",
+        "/admin/keys/ID/disable",
+        "/admin/keys/ID/enable",
+        "/admin/keys/ID/rotate",
+        "/admin/keys/ID/delete",
+        "/admin/log/csv",
+        "/admin/log/jsonl",
+        "/admin/audit",
+        "/admin/logout",
+        "/admin/nowhere",
+        "/admin/login/",
+        "/admin//keys",
+        "/admin/assets/other.css",
+    ];
+    for path in paths {
+        let path = path.replace("ID", id.as_str());
+        for method in [
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+        ] {
+            for headers in [
+                vec![],
+                vec![("authorization", "Bearer a token of sixteen or mor")],
+                vec![("cookie", "keytally_session=416461.9999999999.00")],
+            ] {
+                let mut request = Request::builder().method(method.clone()).uri(&path);
+                for (name, value) in headers {
+                    request = request.header(name, value);
+                }
+                let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
+                assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+                assert!(!answer.text.contains("Watched"), "{method} {path}");
+            }
+        }
+    }
+    assert!(pages.backend.find(id).await.unwrap().is_some());
+    // A person is asked to sign in.
+    let request = Request::get("/admin/keys").header("accept", "text/html,*/*");
+    let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    assert_eq!(answer.headers[LOCATION], "/admin/login");
+}
+
+#[tokio::test]
+async fn a_person_signs_in_and_out() {
+    let pages = Pages::new();
+    let sign_in = |secret: &str| {
+        let body = encoded(&[("secret", secret)]);
+        Request::post("/admin/login")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Body::from(body))
+            .unwrap()
+    };
+    let wrong = pages.ask(sign_in("another")).await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    assert!(!wrong.headers.contains_key(SET_COOKIE));
+    let right = pages.ask(sign_in(TOKEN)).await;
+    assert_eq!(right.status, StatusCode::SEE_OTHER);
+    let cookie = right.headers[SET_COOKIE].to_str().unwrap().to_owned();
+    for part in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/admin"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let value = cookie.split(';').next().unwrap();
+    let request = Request::get("/admin/keys").header(COOKIE, value);
+    let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.text.contains("Ada"));
+}
+
+#[tokio::test]
+async fn other_sites_and_old_forms_change_nothing() {
+    let pages = Pages::new();
+    let key = pages.key("Kept").await;
+    let path = format!("/admin/keys/{}/disable", key.id);
+    let token = pages.token(&path).await;
+    let good = [("token", &*token)];
+    for (fields, headers) in [
+        (&good[..], &[("sec-fetch-site", "cross-site")][..]),
+        (&good, &[("sec-fetch-site", "same-site")]),
+        (
+            &good,
+            &[("host", "keys.example"), ("origin", "https://evil.example")],
+        ),
+        (&good, &[("origin", "null")]),
+        (&[], &[]),
+        (&[("token", "")], &[]),
+        (&[("token", "00")], &[]),
+    ] {
+        let answer = pages.post(&path, fields, headers).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::FORBIDDEN,
+            "{fields:?} {headers:?}"
+        );
+    }
+    let kept = pages.backend.get(key.id).await.unwrap().unwrap();
+    assert!(!kept.disabled);
+    let same = [("host", "keys.example"), ("origin", "https://keys.example")];
+    assert_eq!(
+        pages.post(&path, &good, &same).await.status,
+        StatusCode::SEE_OTHER
+    );
+}
+
+#[tokio::test]
+async fn texts_of_others_are_only_texts() {
+    const HOSTILE: &str = "<script>alert('1')</script>\"onload=x' \u{202e}=cmd()";
+
+    let pages = Pages::new();
+    let issuer = Issuer::new("acme_live").unwrap();
+    let new = NewKey::named(HOSTILE).owner(HOSTILE);
+    let key = issuer.issue(&pages.backend, new).await.unwrap().key;
+    let mut event = UsageEvent::at(jiff::Timestamp::now());
+    event.key = Some(key.id);
+    event.endpoint = HOSTILE.into();
+    event.path = HOSTILE.into();
+    event.resource_id = Some(HOSTILE.into());
+    event.request_id = Some(HOSTILE.into());
+    pages.backend.write(&Batch::new(vec![event])).await.unwrap();
+    let query = encoded(&[("endpoint", HOSTILE), ("name", HOSTILE), ("actor", HOSTILE)]);
+    for path in [
+        "/admin".into(),
+        "/admin/log".into(),
+        format!("/admin/log?{query}"),
+        format!("/admin/keys/{}/edit", key.id),
+        format!("/admin/keys/{}/disable", key.id),
+        format!("/admin/keys/{}/revoke", key.id),
+        "/admin/keys".into(),
+        format!("/admin/keys?{query}"),
+        format!("/admin/keys/{}", key.id),
+        format!("/admin/keys/{}?{query}", key.id),
+        format!("/admin/keys/{}/delete", key.id),
+        format!("/admin/keys/{}/rotate", key.id),
+        "/admin/audit".into(),
+        format!("/admin/audit?{query}"),
+    ] {
+        let answer = pages.get(&path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert!(answer.text.contains("alert("), "{path}");
+        // The only script is the crate's own file, and nothing got out of an attribute.
+        assert_eq!(answer.text.matches("<script").count(), 1, "{path}");
+        assert!(!answer.text.contains("\"onload"), "{path}");
+        assert!(!answer.text.contains("<b>"), "{path}");
+        assert!(!answer.text.contains(" style="), "{path}");
+    }
+    let csv = pages.get("/admin/log/csv").await;
+    assert_eq!(csv.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_text_turns_nothing_round_but_itself() {
+    // Right-to-left override, and an isolate that is never closed.
+    const TURNED: &str = "\u{202e}gnp.exe\u{2067}";
+    let pages = Pages::new();
+    let owned = |key: &mut keytally::key::Key| key.owner = Some(TURNED.into());
+    let key = pages.key_with(TURNED, owned).await;
+    let minute = SignedDuration::from_mins(1);
+    let set = |_, event: &mut UsageEvent| {
+        event.endpoint = TURNED.into();
+        event.path = TURNED.into();
+        event.resource_id = Some(TURNED.into());
+        event.request_id = Some(TURNED.into());
+    };
+    pages.requests(&key, 1, minute, set).await;
+    let id = key.id;
+    for path in [
+        "",
+        "/keys",
+        "/log",
+        "/audit",
+        "/keys/ID",
+        "/keys/ID/delete",
+        "/keys/ID/edit",
+    ] {
+        let path = format!("/admin{}", path.replace("ID", id.as_str()));
+        let page = pages.get(&path).await.text;
+        let parts: Vec<_> = page.split(TURNED).collect();
+        assert!(parts.len() > 1, "{path}");
+        for (before, after) in parts.iter().zip(&parts[1..]) {
+            let within = before.ends_with("<bdi>") && after.starts_with("</bdi>");
+            // In an attribute or an image's title it has nothing beside it that could be turned.
+            let tag = before.rsplit('<').next().unwrap();
+            let alone = !tag.contains('>') || tag.starts_with("title>") || tag.starts_with("desc ");
+            assert!(within || alone, "{path}: {tag}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_texts_make_no_long_pages() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let long = "=cmd() ".repeat(1_500);
+    let set = |_, event: &mut UsageEvent| {
+        event.path = long.as_str().into();
+        event.resource_id = Some(long.as_str().into());
+    };
+    let minute = SignedDuration::from_mins(1);
+    pages.requests(&key, 50, minute, set).await;
+    let page = pages.get("/admin/log").await;
+    assert!(page.text.len() < 100_000, "{}", page.text.len());
+    // A file has all of it, and no cell that a spreadsheet takes for a formula.
+    let csv = pages.get(&page.link("Export CSV")).await.text;
+    assert!(csv.len() > 50 * 2 * long.len());
+    assert_eq!(csv.matches(",'=cmd()").count(), 100);
+    assert!(!csv.contains(",=") && !csv.contains("\"="));
+}
+
+#[tokio::test]
+async fn they_can_be_nested_either_way() {
+    let backend = keytally::backend::MemoryBackend::new();
+    let dashboard = || {
+        Dashboard::new(backend.clone(), AllowEveryone)
+            .unwrap()
+            .into_router()
+    };
+    let nested = axum::Router::new().nest("/a/b", dashboard());
+    let served = axum::Router::new().nest_service("/a/b", dashboard());
+    for (router, base, paths) in [
+        (nested, "/a/b", &["/a/b", "/a/b/keys"][..]),
+        (served, "/a/b", &["/a/b", "/a/b/", "/a/b/keys"]),
+        (dashboard(), "", &["/", "/keys"]),
+    ] {
+        let pages = Pages {
+            backend: (),
+            router,
+        };
+        for path in paths {
+            let request = Request::get(*path).body(Body::empty()).unwrap();
+            let page = pages.ask(request).await;
+            assert_eq!(page.status, StatusCode::OK, "{path}");
+            assert_eq!(page.link("Audit"), format!("{base}/audit"));
+            let home = if base.is_empty() { "/" } else { base };
+            assert_eq!(page.link("keytally"), home);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nonsense_in_an_address_is_answered() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    for query in [
+        "range=never",
+        "range=custom&from=x&to=y",
+        "range=custom&from=2026-01-02T00:00&to=2026-01-01T00:00",
+        "range=custom&from=-9999-01-01T00:00&to=9999-12-31T23:59",
+        "code=999999&method=&outcome=odd",
+        "after=nonsense",
+        "%ff=%00&&&=",
+        "method=STEAL",
+    ] {
+        let answer = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{query}");
+    }
+    for path in [
+        "/keys?status=odd",
+        "/keys?show=odd",
+        "/keys?after=nonsense",
+        "/audit?key=x",
+        "/audit?action=odd",
+        "/audit?after=nonsense",
+    ] {
+        let answer = pages.get(&format!("/admin{path}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert!(answer.text.contains("role=\"alert\""), "{path}");
+        assert!(!answer.text.contains("<tbody>"), "{path}");
+    }
+    for id in ["x", "%00", "0000000000000000", "..%2f..%2fetc"] {
+        let answer = pages.get(&format!("/admin/keys/{id}")).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{id}");
+    }
+}

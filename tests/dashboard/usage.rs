@@ -1,0 +1,128 @@
+//! The page about a key.
+
+use http::StatusCode;
+use jiff::SignedDuration;
+use keytally::usage::{Method, UsageEvent};
+
+use crate::counted::Counted;
+use crate::pages::Pages;
+
+#[tokio::test]
+async fn it_leads_back_and_to_all_that_can_be_done() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
+    assert_eq!(page.link("Back to API keys"), "/admin/keys");
+    for (text, action) in [
+        ("Edit", "edit"),
+        ("Rotate", "rotate"),
+        ("Disable", "disable"),
+        ("Revoke", "revoke"),
+        ("Delete", "delete"),
+    ] {
+        let href = page.link(text);
+        assert_eq!(href, format!("/admin/keys/{}/{action}", key.id));
+        assert_eq!(pages.get(&href).await.status, StatusCode::OK, "{href}");
+    }
+    assert!(page.text.contains("<dt>Last used</dt><dd>never</dd>"));
+    assert!(
+        page.text
+            .contains("<dt>Addresses</dt><dd>from everywhere</dd>")
+    );
+}
+
+#[tokio::test]
+async fn another_range_keeps_the_filters_but_for_times() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let query = "range=1h&method=GET&since=2026-01-01T00:00:00Z&after=1.x&junk=1";
+    let page = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
+    let week = page.link("7 days");
+    assert_eq!(week, format!("/admin/keys/{}?method=GET&range=7d", key.id));
+}
+
+#[tokio::test]
+async fn a_range_that_is_none_is_told() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    for (query, field) in [
+        ("from=x&to=2026-01-01T00:00", "from"),
+        ("from=2026-01-02T00:00&to=y", "to"),
+        ("from=2026-01-02T00:00&to=2026-01-01T00:00", "to"),
+        ("to=2026-01-01T00:00", "from"),
+    ] {
+        let page = pages
+            .get(&format!("/admin/keys/{}?range=custom&{query}", key.id))
+            .await;
+        assert_eq!(page.status, StatusCode::OK);
+        assert!(
+            page.text.contains(&format!("id=\"{field}-wrong\"")),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_chart_of_a_century_is_left_out() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let minute = SignedDuration::from_mins(1);
+    pages.requests(&key, 3, minute, |_, _| ()).await;
+    for (from, chart) in [
+        ("2025-11-01", true),
+        ("1930-01-01", false),
+        ("0001-01-01", false),
+    ] {
+        let query = format!("range=custom&from={from}T00:00&to=2027-01-01T00:00");
+        let page = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
+        let told = page.text.contains("too long for a chart");
+        assert_eq!((page.status, told), (StatusCode::OK, !chart), "{from}");
+        assert!(page.text.len() < 200_000, "{}", page.text.len());
+    }
+}
+
+#[tokio::test]
+async fn with_all_that_there_may_be_it_stays_small() {
+    let pages = Pages::new();
+    let key = pages.key("Busy").await;
+    let set = |n: u64, event: &mut UsageEvent| {
+        event.time -= SignedDuration::from_mins((n % 1_430).cast_signed());
+        event.endpoint = format!("/v1/a/rather/long/endpoint/of/many/words/{}", n % 40).into();
+        event.path = event.endpoint.to_string().into();
+        event.method = Method::ALL[n as usize % Method::ALL.len()];
+        event.resource_id = Some(format!("resource-{n}").into());
+    };
+    pages
+        .requests(&key, 5_000, SignedDuration::from_mins(1), set)
+        .await;
+    let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
+    assert!(page.count("<tr>") > 50);
+    // Without any compression; with it, it is a tenth.
+    assert!(page.text.len() < 120_000, "{}", page.text.len());
+}
+
+#[tokio::test]
+async fn no_page_asks_the_store_more_than_ten_times() {
+    let plain = Pages::new();
+    for n in 0..60 {
+        let key = plain.key(&format!("Key {n}")).await;
+        plain
+            .requests(&key, 5, SignedDuration::from_mins(1), |_, _| ())
+            .await;
+    }
+    let id = plain.key("Watched").await.id;
+    let counted = Counted::of(plain.backend);
+    let pages = Pages::over(counted.clone());
+    for (path, most) in [
+        ("/admin".to_owned(), 6),
+        ("/admin/keys".into(), 1),
+        ("/admin/log".into(), 3),
+        (format!("/admin/keys/{id}"), 5),
+        (format!("/admin/keys/{id}/edit"), 1),
+        ("/admin/audit".into(), 1),
+    ] {
+        assert_eq!(pages.get(&path).await.status, StatusCode::OK, "{path}");
+        let calls = counted.take();
+        assert!((1..=most).contains(&calls), "{path}: {calls}");
+    }
+}
