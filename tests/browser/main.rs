@@ -8,6 +8,7 @@
 //! them. Leaves pictures of every page in `target/screenshots`.
 
 mod accounts;
+mod all_keys;
 mod browser;
 mod demo;
 mod journey;
