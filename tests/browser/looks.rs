@@ -65,7 +65,7 @@ async fn all_pages(look: &mut Look<'_>) {
     look.at("generate-refused").await;
     let long = format!(
         "An integration whose name is as long as {} ",
-        "names become".repeat(6)
+        "names become ".repeat(6)
     );
     let long = &long[..100];
     let limits = [

@@ -284,6 +284,12 @@ impl Pages {
         self.apply().await;
     }
 
+    /// Sets a time of the log's filter, such as `2026-11-01T10:00`.
+    pub(crate) async fn filter_time(&self, label: &str, value: &str) {
+        let field = self.in_filter(label).await;
+        self.set(field, value).await;
+    }
+
     /// Applies the log's filter.
     pub(crate) async fn apply(&self) {
         let apply = format!("{FILTER}//button[normalize-space()='Apply']");

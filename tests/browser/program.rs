@@ -30,14 +30,19 @@ impl Program {
 
     /// Waits for a line that begins so, and answers the rest of it.
     pub(crate) fn says(&mut self, beginning: &str) -> String {
+        let mut said = Vec::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     if let Some(rest) = line.strip_prefix(beginning) {
                         return rest.trim().into();
                     }
+                    said.push(line);
                 }
-                Err(error) => panic!("it did not say {beginning:?} ({error}); {}", self.state()),
+                Err(error) => panic!(
+                    "it did not say {beginning:?} ({error}) but {said:#?}; {}",
+                    self.state()
+                ),
             }
         }
     }

@@ -1,0 +1,160 @@
+//! What is told of all keys: the overview, the log over all of them, and what is changed of one.
+
+use http::StatusCode;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::journey::signed_in;
+use crate::pages::Pages;
+
+/// What the demo has asked for before anybody came.
+const SEEDED: u64 = 400;
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn the_overview_counts_all_keys_and_leads_to_their_requests() {
+    signed_in(async |pages: &Pages| {
+        let secret = pages.generate("Courier", &[("Limits", "2/d")]).await;
+        for path in ["/v1/postings/7", "/v1/postings/none", "/v1/postings"] {
+            pages.demo.get(path, &secret).await;
+        }
+        pages.open("").await;
+        let all = SEEDED + 3;
+        pages.until_counted(all).await;
+        let parts = ["Completed", "Failed", "Rate limited"];
+        let mut sum = 0;
+        for part in parts {
+            sum += pages.card(part).await;
+        }
+        assert_eq!(sum, all);
+
+        let by_key = pages.numbers("Keys by traffic").await;
+        assert_eq!(by_key["Courier"], 3);
+        assert_eq!(by_key.values().sum::<u64>(), all);
+        for (chart, part, label) in [
+            ("By HTTP method", "POST", "HTTP method"),
+            ("By response status", "4xx", "Response status"),
+            ("Top endpoints", "/v1/postings/{id}", "API endpoint"),
+        ] {
+            pages.open("").await;
+            let count = pages.numbers(chart).await[part];
+            pages.pick(chart, part).await;
+            assert_eq!(pages.heading().await, "Request log", "{chart}");
+            assert_eq!(pages.filtered_by(label).await, part, "{chart}");
+            assert_eq!(pages.logged().await, count, "{chart}");
+        }
+        pages.open("").await;
+        pages.pick("Keys by traffic", "Courier").await;
+        assert_eq!(pages.card("Total requests").await, 3);
+        assert_eq!(pages.logged().await, 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn the_log_of_all_keys_is_filtered_by_key_owner_and_time() {
+    signed_in(async |pages: &Pages| {
+        let secret = pages.generate("Courier", &[("Owner", "customer-5")]).await;
+        for _ in 0..3 {
+            pages.demo.get("/v1/postings", &secret).await;
+        }
+        pages.open_usage("Courier", 3).await;
+        let url = pages.url().await;
+        let id = url.path_segments().unwrap().next_back().unwrap();
+        pages.open("/log").await;
+        let all = pages.logged().await;
+        assert_eq!(all, SEEDED + 3);
+        for (label, value, count) in [
+            ("API key", id, 3),
+            ("Owner", "customer-5", 3),
+            ("Owner", "customer-17", SEEDED),
+            ("Owner", "customer-4", 0),
+        ] {
+            pages.filter(label, value).await;
+            assert_eq!(pages.logged().await, count, "{label}: {value}");
+            pages.clear_filters().await;
+            assert_eq!(pages.logged().await, all);
+        }
+        // Rows tell whose they are, and lead there.
+        assert_eq!(pages.log().await[0]["Key"], "Courier");
+
+        let clock = |minutes| {
+            let time = Timestamp::now() + SignedDuration::from_mins(minutes);
+            let time = TimeZone::system().to_datetime(time);
+            time.strftime("%Y-%m-%dT%H:%M").to_string()
+        };
+        for (label, minutes, count) in [
+            ("Date from", -10, all),
+            ("Date from", 10, 0),
+            ("Date to", 10, all),
+            ("Date to", -10, 0),
+        ] {
+            if label == "Date from" && minutes > 0 {
+                pages.filter_time("Date to", &clock(20)).await;
+            }
+            pages.filter_time(label, &clock(minutes)).await;
+            pages.apply().await;
+            assert_eq!(
+                pages.logged().await,
+                count,
+                "{label} {minutes} minutes from now"
+            );
+            pages.clear_filters().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn a_key_that_was_edited_is_served_as_edited() {
+    signed_in(async |pages: &Pages| {
+        let fields = [("Owner", "customer-5"), ("Limits", "9/d")];
+        let secret = pages.generate("Courier", &fields).await;
+        assert_eq!(
+            pages.demo.get("/v1/postings", &secret).await,
+            StatusCode::OK
+        );
+        pages.open_key("Edit", "Courier").await;
+        pages.fill("Limits", "nonsense").await;
+        pages.send("Save").await;
+        pages.alert().await;
+        pages.fill("Limits", "1/d").await;
+        pages.fill("Name", "Carrier").await;
+        pages.send("Save").await;
+        assert!(pages.heading().await.contains("Carrier"));
+        let mut statuses = Vec::new();
+        for _ in 0..2 {
+            let status = pages.demo.get("/v1/postings", &secret).await;
+            statuses.push(status.as_u16());
+        }
+        assert_eq!(statuses[1], 429, "{statuses:?}");
+        pages.open("/keys").await;
+        let rows = pages.rows("Owner").await;
+        let row = rows.iter().find(|row| row["Name"] == "Carrier").unwrap();
+        assert_eq!(row["Owner"], "customer-5");
+        pages.open("/audit").await;
+        assert_eq!(pages.rows("Who").await[0]["What"], "updated");
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn a_revoked_key_is_refused_for_good() {
+    signed_in(async |pages: &Pages| {
+        let secret = pages.generate("Courier", &[]).await;
+        pages.open_key("Usage of", "Courier").await;
+        pages.follow("Revoke").await;
+        pages.send("Revoke").await;
+        let refused = StatusCode::UNAUTHORIZED;
+        assert_eq!(pages.demo.get("/v1/postings", &secret).await, refused);
+        pages.open("/keys").await;
+        assert!(!pages.has_link("Enable Courier").await);
+        let rows = pages.rows("Owner").await;
+        let row = rows.iter().find(|row| row["Name"] == "Courier").unwrap();
+        assert_eq!(row["Status"], "revoked");
+    })
+    .await;
+}
