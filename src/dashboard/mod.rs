@@ -41,7 +41,9 @@
 //!    form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
 //! 4. Every text is escaped: names, owners, paths and endpoints come from others.
-//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. What the API
+//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. A
+//!    [recoverable](crate::key::NewKey::recoverable) one can be shown again where the [issuer](Dashboard::issuer)
+//!    has a vault, and the audit has who has seen it. What the API
 //!    answered to an `Idempotency-Key` stays in this process's memory for ten minutes.
 //!
 //! # Deployment caveat

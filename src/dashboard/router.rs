@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{any, get};
+use axum::routing::{MethodRouter, any, get};
 use http::StatusCode;
 
 use super::Shared;
@@ -27,36 +27,46 @@ const OPEN: [&str; 4] = [
     "/assets/icon.svg",
 ];
 
-pub(super) fn router(shared: Arc<Shared>) -> Router {
+/// Every page.
+fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
-        assets, audit, change, delete, edit, generate, keys, log, overview, rotate, usage,
+        assets, audit, change, delete, edit, generate, keys, log, overview, reveal, rotate, usage,
     };
 
-    Router::new()
-        .route("/", get(overview::overview))
-        .route("/keys", get(keys::list))
-        .route("/keys/new", get(generate::form).post(generate::generate))
-        .route("/keys/{id}", get(usage::of_key))
-        .route(
+    vec![
+        ("/", get(overview::overview)),
+        ("/keys", get(keys::list)),
+        ("/keys/new", get(generate::form).post(generate::generate)),
+        ("/keys/{id}", get(usage::of_key)),
+        ("/keys/{id}/edit", get(edit::form).post(edit::save)),
+        ("/keys/{id}/reveal", get(reveal::form).post(reveal::reveal)),
+        ("/keys/{id}/rotate", get(rotate::form).post(rotate::rotate)),
+        (
             "/keys/{id}/disable",
             get(change::form).post(change::disable),
-        )
-        .route("/keys/{id}/enable", get(change::form).post(change::enable))
-        .route("/keys/{id}/edit", get(edit::form).post(edit::save))
-        .route(
+        ),
+        ("/keys/{id}/enable", get(change::form).post(change::enable)),
+        (
             "/keys/{id}/revoke",
             get(change::revoke_form).post(change::revoke),
-        )
-        .route("/keys/{id}/rotate", get(rotate::form).post(rotate::rotate))
-        .route("/keys/{id}/delete", get(delete::form).post(delete::delete))
-        .route("/log", get(log::of_all))
-        .route("/log/{format}", get(log::export))
-        .route("/audit", get(audit::page_of))
-        .route("/login", get(login::form).post(login::sign_in))
-        .route("/logout", get(login::out).post(login::sign_out))
-        .route("/assets/style.css", get(assets::style))
-        .route("/assets/script.js", get(assets::script))
-        .route("/assets/icon.svg", get(assets::icon))
+        ),
+        ("/keys/{id}/delete", get(delete::form).post(delete::delete)),
+        ("/log", get(log::of_all)),
+        ("/log/{format}", get(log::export)),
+        ("/audit", get(audit::page_of)),
+        ("/login", get(login::form).post(login::sign_in)),
+        ("/logout", get(login::out).post(login::sign_out)),
+        ("/assets/style.css", get(assets::style)),
+        ("/assets/script.js", get(assets::script)),
+        ("/assets/icon.svg", get(assets::icon)),
+    ]
+}
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    let add = |router: Router<_>, (path, methods)| router.route(path, methods);
+    pages()
+        .into_iter()
+        .fold(Router::new(), add)
         .nest(api::PATH, api::router())
         // Axum takes the path with nothing but a slash behind it for another one.
         .route(&format!("{}/", api::PATH), any(async || api::nowhere()))
@@ -109,4 +119,82 @@ async fn keep_safe(request: Request, next: Next) -> Response {
     };
     protect(response.headers_mut());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use http::Method;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::async_trait;
+    use crate::backend::MemoryBackend;
+    use crate::dashboard::{Admin, BearerToken, Dashboard, Guard};
+    use crate::key::{Issuer, NewKey};
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Guard for Nobody {
+        async fn admit(&self, _: &http::request::Parts) -> Result<Admin, Denied> {
+            Err(Denied::Forbidden)
+        }
+    }
+
+    const METHODS: [Method; 7] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+
+    async fn walk(guard: impl Guard, refused: StatusCode) {
+        let backend = MemoryBackend::new();
+        let issuer = Issuer::new("acme_live").unwrap();
+        let new = NewKey::named("Of nobody's business");
+        let key = issuer.issue(&backend, new).await.unwrap().key;
+        let dashboard = Dashboard::new(backend, guard).unwrap().issuer(issuer);
+        let router = dashboard.into_router();
+        let pages = pages().into_iter().map(|(path, _)| path.to_owned());
+        let elsewhere = ["/nowhere", "/api", "/api/", "/api/nowhere"].map(String::from);
+        let mut closed = 0;
+        for path in pages.chain(api::paths()).chain(elsewhere) {
+            if OPEN.contains(&&*path) {
+                continue;
+            }
+            let path = path.replace("{id}", key.id.as_str());
+            let path = path.replace("{format}", "csv");
+            for method in METHODS {
+                let request = Request::builder().method(&method).uri(&path);
+                let request = request.body(Body::empty()).unwrap();
+                let answer = router.clone().oneshot(request).await.unwrap();
+                assert_eq!(answer.status(), refused, "{method} {path}");
+                let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+                let body = String::from_utf8_lossy(&body).into_owned();
+                assert!(!body.contains(key.id.as_str()), "{method} {path}: {body}");
+                assert!(!body.contains("business"), "{method} {path}: {body}");
+                closed += 1;
+            }
+        }
+        assert!(closed > 200, "{closed}");
+    }
+
+    #[tokio::test]
+    async fn no_route_tells_anything_without_the_guard() {
+        let token = BearerToken::new("a token of sixteen or more").unwrap();
+        walk(token, StatusCode::UNAUTHORIZED).await;
+        walk(Nobody, StatusCode::FORBIDDEN).await;
+    }
+
+    #[test]
+    fn what_is_open_is_there() {
+        let paths: Vec<_> = pages().into_iter().map(|(path, _)| path).collect();
+        for path in OPEN {
+            assert!(paths.contains(&path), "{path}");
+        }
+    }
 }

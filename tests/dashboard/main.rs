@@ -8,5 +8,6 @@ mod log;
 mod outage;
 mod overview;
 mod pages;
+mod reveal;
 mod safety;
 mod usage;

@@ -149,5 +149,6 @@ async fn openapi(
 pub(super) fn paths() -> Vec<String> {
     let document = described().1;
     let paths = document.paths.paths.into_keys();
+    let paths = paths.chain(["/openapi.json".into()]);
     paths.map(|path| format!("{PATH}{path}")).collect()
 }

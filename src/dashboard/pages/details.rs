@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::limit_text;
 use super::parts::{name, time};
+use super::{limit_text, reveal};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyStatus};
@@ -35,6 +35,10 @@ pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
         ("Created", moment(Some(key.created), "")),
         ("Expires", moment(key.expires, "never")),
         ("Last used", moment(key.last_used, "never")),
+        (
+            "Secret",
+            html! { @if key.recoverable { "kept, encrypted" } @else { "not kept" } },
+        ),
     ];
     html! {
         section .panel aria-label="The key" {
@@ -56,6 +60,7 @@ fn actions(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     let actions = [
         ("edit", "Edit", true),
         ("rotate", "Rotate", active && shared.issuer.is_some()),
+        ("reveal", "Show the secret", reveal::can(shared, key)),
         ("disable", "Disable", active),
         ("enable", "Enable", status == KeyStatus::Disabled),
         ("revoke", "Revoke", status != KeyStatus::Revoked),

@@ -13,20 +13,20 @@ use super::{Failure, page, refused};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Posted, Wrong};
 use crate::dashboard::visit::Visit;
-use crate::key::{IssueError, Issued, StoreError};
+use crate::key::{IssueError, Issued, Issuer, StoreError};
+
+/// The field of the box that says so.
+const RECOVERABLE: &str = "recoverable";
 
 pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
 ) -> Response {
-    if shared.issuer.is_none() {
+    let Some(issuer) = &shared.issuer else {
         return no_issuer(&visit);
-    }
-    page(
-        &visit,
-        "Generate API key",
-        &content(&visit, &Fields::default(), &Wrong::default()),
-    )
+    };
+    let content = content(issuer, &visit, &Fields::default(), &Wrong::default());
+    page(&visit, "Generate API key", &content)
 }
 
 pub(super) fn no_issuer(visit: &Visit) -> Response {
@@ -44,10 +44,14 @@ pub(in crate::dashboard) async fn generate(
     };
     let described = match Described::read(&visit, &fields) {
         Ok(described) => described,
-        Err(wrong) => return again(&visit, &fields, &wrong),
+        Err(wrong) => return again(issuer, &visit, &fields, &wrong),
     };
     let keys = visit.keys(&shared);
-    match issuer.issue(&*keys, described.into_new()).await {
+    let mut new = described.into_new();
+    if fields.get(RECOVERABLE).is_some() {
+        new = new.recoverable();
+    }
+    match issuer.issue(&*keys, new).await {
         Ok(issued) => shown(&visit, &issued, "The key was generated"),
         Err(error) => {
             let field = match &error {
@@ -58,7 +62,7 @@ pub(in crate::dashboard) async fn generate(
                 Failure::Refused(why) => {
                     let mut wrong = Wrong::default();
                     wrong.add(field.unwrap_or_default(), why);
-                    again(&visit, &fields, &wrong)
+                    again(issuer, &visit, &fields, &wrong)
                 }
                 failure => failure.page(&visit),
             }
@@ -66,32 +70,51 @@ pub(in crate::dashboard) async fn generate(
     }
 }
 
-fn again(visit: &Visit, fields: &Fields, wrong: &Wrong) -> Response {
-    let page = page(visit, "Generate API key", &content(visit, fields, wrong));
+fn again(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Response {
+    let content = content(issuer, visit, fields, wrong);
+    let page = page(visit, "Generate API key", &content);
     (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
 }
 
-fn content(visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
+fn content(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
     html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
         (parts::alert(wrong, ""))
         form .column method="post" action=(visit.at("/keys/new")) {
             (key_form::inputs(visit, fields, wrong))
+            @if issuer.has_vault() { (recoverable(fields)) }
             button type="submit" .primary { "Generate" }
         }
     }
 }
 
-/// The secret, this once.
+fn recoverable(fields: &Fields) -> Markup {
+    html! {
+        p .field .check {
+            input type="checkbox" id=(RECOVERABLE) name=(RECOVERABLE) value="yes"
+                checked[fields.get(RECOVERABLE).is_some()] aria-describedby="recoverable-hint";
+            label for=(RECOVERABLE) { "Keep the secret, encrypted" }
+            small #recoverable-hint {
+                "So that it can be copied again; the audit has who did. A secret that is shown once is the safer one."
+            }
+        }
+    }
+}
+
+/// The secret, this once, unless it is kept.
 pub(super) fn shown(visit: &Visit, issued: &Issued, title: &str) -> Response {
     let secret = issued.secret.expose();
     let content = html! {
         h1 { (title) }
         p { strong { (name(&issued.key.name)) } }
         p .secret { code #secret { (secret) } " " (copy(secret, "the key")) }
-        p .warning role="alert" {
-            "Copy it now. It is shown this once and kept nowhere: whoever loses it needs another."
+        @if issued.key.recoverable {
+            p .warning role="alert" { "Copy it now. It is kept encrypted, and each time that it is shown again is noted." }
+        } @else {
+            p .warning role="alert" {
+                "Copy it now. It is shown this once and kept nowhere: whoever loses it needs another."
+            }
         }
         p {
             a href=(visit.at(&format!("/keys/{}", issued.key.id))) { "Usage of this key" } " · "

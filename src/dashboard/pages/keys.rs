@@ -8,19 +8,12 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::parts::{self, Input, badge, caption, copy, date, name, name_or_none, time};
-use super::{Failure, overview, page};
+use super::{Failure, overview, page, reveal};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
-
-const STATUSES: [KeyStatus; 4] = [
-    KeyStatus::Active,
-    KeyStatus::Disabled,
-    KeyStatus::Expired,
-    KeyStatus::Revoked,
-];
 
 pub(in crate::dashboard) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -65,8 +58,8 @@ fn query(fields: &Fields) -> (KeyQuery, Wrong) {
     query.name = fields.get("name").map(Into::into);
     query.owner = fields.get("owner").map(Into::into);
     if let Some(name) = fields.get("status") {
-        let mut known = STATUSES.into_iter();
-        match known.find(|status| parts::status_name(*status) == name) {
+        let mut known = KeyStatus::ALL.into_iter();
+        match known.find(|status| status.as_str() == name) {
             Some(status) => query.status = Some((status, now)),
             None => wrong.add("status", "There is no such status."),
         }
@@ -121,7 +114,7 @@ fn filters(visit: &Visit, fields: &Fields, filtered: bool, wrong: &Wrong) -> Mar
         let choices = choices.iter().copied();
         parts::choice_or(name, label, fields.get(name), choices, wrong.get(name))
     };
-    let statuses = STATUSES.map(|status| (parts::status_name(status), parts::status_name(status)));
+    let statuses = KeyStatus::ALL.map(|status| (status.as_str(), status.as_str()));
     let statuses: Vec<_> = [("", "any")].into_iter().chain(statuses).collect();
     html! {
         form .filters method="get" action=(visit.at("/keys")) role="search" aria-label="Filter the keys" {
@@ -176,6 +169,7 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
                 @if status == KeyStatus::Active && shared.issuer.is_some() { (link("rotate", "Rotate")) }
                 @if status == KeyStatus::Disabled { (link("enable", "Enable")) }
                 @if status == KeyStatus::Active { (link("disable", "Disable")) }
+                @if reveal::can(shared, key) { (link("reveal", "Secret")) }
                 (link("delete", "Delete"))
             }
         }

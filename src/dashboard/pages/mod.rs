@@ -16,6 +16,7 @@ pub(super) mod login;
 pub(super) mod overview;
 mod parts;
 mod range;
+pub(super) mod reveal;
 pub(super) mod rotate;
 pub(super) mod usage;
 
@@ -26,7 +27,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::visit::Visit;
 use crate::id::KeyId;
-use crate::key::{IssueError, StoreError};
+use crate::key::{IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
 
 /// A page for somebody who was let in.
@@ -138,6 +139,15 @@ impl Failure {
                 let page = refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why);
                 ([(RETRY_AFTER, "5")], page).into_response()
             }
+        }
+    }
+}
+
+impl From<RevealError> for Failure {
+    fn from(error: RevealError) -> Self {
+        match error {
+            RevealError::Store(error) => error.into(),
+            error => Self::Refused(error.to_string()),
         }
     }
 }

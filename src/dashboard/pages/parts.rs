@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use crate::dashboard::fields::Wrong;
 use crate::dashboard::visit::Visit;
-use crate::key::{Key, KeyStatus};
+use crate::key::Key;
 
 /// A time on the reader's clock; the script makes it the browser's own, and UTC is told on hover.
 pub(super) fn time(visit: &Visit, time: Timestamp) -> Markup {
@@ -18,17 +18,8 @@ pub(super) fn date(visit: &Visit, time: Timestamp) -> Markup {
     html! { time .date datetime=(time) title=(time) { (day) } }
 }
 
-pub(super) fn status_name(status: KeyStatus) -> &'static str {
-    match status {
-        KeyStatus::Active => "active",
-        KeyStatus::Disabled => "disabled",
-        KeyStatus::Expired => "expired",
-        KeyStatus::Revoked => "revoked",
-    }
-}
-
 pub(super) fn badge(key: &Key) -> Markup {
-    let name = status_name(key.status(Timestamp::now()));
+    let name = key.status(Timestamp::now()).as_str();
     html! { span class={ "badge " (name) } { (name) } }
 }
 
