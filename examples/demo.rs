@@ -1,4 +1,4 @@
-//! The pages, over an API that has been used: keys, limits and usage in a SQLite file.
+//! The pages and their JSON API, over an API that has been used: keys, limits and usage in a SQLite file.
 //!
 //! ```text
 //! cargo run --release --example demo --features full
@@ -17,10 +17,11 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{Request, StatusCode};
 use axum::routing::get;
+use jiff::Timestamp;
 use keytally::ApiKeyLayer;
 use keytally::backend::{Retention, SqliteBackend};
-use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{Issuer, KeyAdmin, KeyQuery, NewKey, Secret};
+use keytally::dashboard::{BearerToken, Dashboard, KeyHolderApi};
+use keytally::key::{Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Secret, Vault};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
 use tower::ServiceExt;
@@ -31,7 +32,7 @@ const FILE: &str = "keytally-demo.db";
 async fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(std::env::var("FILE").unwrap_or_else(|_| FILE.into()));
     if std::env::args().any(|word| word == "--fresh") {
-        for beside in ["", "-wal", "-shm"] {
+        for beside in ["", "-wal", "-shm", ".vault-key"] {
             let _ = std::fs::remove_file(format!("{}{beside}", path.display()));
         }
     }
@@ -39,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     backend.migrate().await?;
     let _maintenance = backend.maintain(Retention::new());
 
-    let issuer = Issuer::new("demo_live")?;
+    let issuer = Issuer::new("demo_live")?.vault(vault(&path)?);
     let recorder = Recorder::new(backend.clone());
     let layer = ApiKeyLayer::new(backend.clone())
         .recorder(recorder.clone())
@@ -55,33 +56,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
         )
         .route("/v1/postings/{id}", get(posting))
         .route("/v1/reports", get(report))
-        .layer(layer);
+        .layer(layer.clone());
 
-    // Two keys for the pictures and one for the reader. Their secrets are nowhere but here.
-    let mine = issuer.issue(
-        &backend,
-        NewKey::named("PowerAutomate").owner("customer-17"),
-    );
-    let mine = mine.await?.secret;
-    if backend.list(&KeyQuery::new().limit(2)).await?.items.len() == 1 {
-        let slow = NewKey::named("Zapier Integration")
-            .owner("customer-17")
-            .environment("live")
-            .limit(RateLimit::per_minute(60).burst(20));
-        let slow = issuer.issue(&backend, slow).await?.secret;
-        let unused = NewKey::named("Nightly export")
-            .owner("customer-4")
-            .scope("read");
-        issuer.issue(&backend, unused).await?;
-        traffic(&api, &[&mine, &slow]).await?;
-        recorder.flush().await;
-    }
+    let mine = match kept(&issuer, &backend).await? {
+        Some(secret) => secret,
+        None => seed(&issuer, &backend, &api, &recorder).await?,
+    };
 
     let token = admin_token()?;
+    let holders = KeyHolderApi::new(&layer, backend.clone());
     let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)?
         .issuer(issuer)
         .recorder(recorder.clone());
-    let app = api.nest_service("/admin", dashboard.into_router());
+    let app = api
+        .nest("/me", holders.into_router())
+        .nest_service("/admin", dashboard.into_router());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
@@ -89,12 +78,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("pages:  http://{address}/admin");
     println!("token:  {token}");
     println!("key:    {}", mine.expose());
-    for path in ["postings", "postings/7", "postings/missing", "reports"] {
-        println!(
-            "curl -i -H 'Authorization: Bearer {}' http://{address}/v1/{path}",
-            mine.expose()
-        );
+    let curl = |secret: &str, path: &str| {
+        println!("curl -i -H 'Authorization: Bearer {secret}' http://{address}{path}");
+    };
+    for path in [
+        "/v1/postings",
+        "/v1/postings/7",
+        "/v1/postings/missing",
+        "/v1/reports",
+        "/me/usage",
+        "/me/limits",
+    ] {
+        curl(mine.expose(), path);
     }
+    curl(&token, "/admin/api/keys");
+    curl(&token, "/admin/api/openapi.json");
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
@@ -102,6 +100,60 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let report = recorder.shutdown(Duration::from_secs(5)).await;
     println!("written: {}, lost: {}", report.written, report.lost);
     Ok(())
+}
+
+/// The key for the reader, under which a secret is kept.
+const MINE: &str = "PowerAutomate";
+
+/// The secret that an earlier start has made, if it is there and works.
+async fn kept(issuer: &Issuer, backend: &SqliteBackend) -> Result<Option<Secret>, Box<dyn Error>> {
+    let working = KeyQuery::new().status(KeyStatus::Active, Timestamp::now());
+    let keys = backend.list(&working.name(MINE)).await?.items;
+    let Some(key) = keys.iter().find(|key| key.recoverable) else {
+        return Ok(None);
+    };
+    let demo = backend.acting_as("the demo").ok_or("no audit")?;
+    // The encryption key may have been deleted.
+    Ok(issuer.reveal(&*demo, key.id).await.ok().flatten())
+}
+
+/// Makes a key for the reader, and where there are none yet two for the pictures, with some traffic.
+async fn seed(
+    issuer: &Issuer,
+    backend: &SqliteBackend,
+    api: &Router,
+    recorder: &Recorder,
+) -> Result<Secret, Box<dyn Error>> {
+    let is_fresh = backend.list(&KeyQuery::new()).await?.items.is_empty();
+    let mine = NewKey::named(MINE).owner("customer-17").recoverable();
+    let mine = issuer.issue(backend, mine).await?.secret;
+    if is_fresh {
+        let slow = NewKey::named("Zapier Integration")
+            .owner("customer-17")
+            .environment("live")
+            .limit(RateLimit::per_minute(60).burst(20));
+        let slow = issuer.issue(backend, slow).await?.secret;
+        let unused = NewKey::named("Nightly export")
+            .owner("customer-4")
+            .scope("read");
+        issuer.issue(backend, unused).await?;
+        traffic(api, &[&mine, &slow]).await?;
+        recorder.flush().await;
+    }
+    Ok(mine)
+}
+
+/// An encryption key in a file beside the database. That is for a demo: whoever has both has the
+/// secrets, so keep yours where the database is not.
+fn vault(database: &std::path::Path) -> Result<Vault, Box<dyn Error>> {
+    let file = PathBuf::from(format!("{}.vault-key", database.display()));
+    if !file.exists() {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)?;
+        let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        std::fs::write(&file, text)?;
+    }
+    Ok(std::fs::read_to_string(&file)?.trim().parse()?)
 }
 
 async fn posting(Path(id): Path<String>) -> Result<String, StatusCode> {
