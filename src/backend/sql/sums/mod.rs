@@ -2,8 +2,9 @@
 //!
 //! What a summary costs depends on buckets of time, not on requests. All that it tells but for its part
 //! over time comes from sums by series: whole days within the range, hours and minutes only at its
-//! ends. Its part over time comes from sums by key and outcome alone, which are few: the database adds
-//! up what falls into one bucket that was asked for, and the pure functions make the summary of that.
+//! ends. Its part over time comes from sums by key and outcome alone, which are few, and so do everybody's
+//! totals by key: the database adds up what falls into one bucket that was asked for, and the pure
+//! functions make the summary of that.
 
 mod grid;
 mod parts;
@@ -18,7 +19,7 @@ use sqlx::Error as SqlError;
 use self::grid::{Grid, sections};
 use self::parts::{HOUR, MINUTE, bounded, parts};
 use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
-use self::statement::{by_key, by_kind, by_series, extent, series};
+use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::{as_micros, there};
 use crate::usage::{Rollup, Rollups, Summary, SummarySpec, UsageRange, Width};
@@ -33,23 +34,31 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         return Ok(spec.empty());
     };
     let names = engine.names();
-    let parts = parts(&found.starts, Width::Day, found.dropped);
+    let days = parts(&found.starts, Width::Day, found.dropped);
+    let hours = parts(&found.starts, Width::Hour, found.dropped);
     let latency = spec.has_latency();
-    let rollups = if range.key.is_none() && range.owner.is_none() && !spec.has_keys() {
-        let rows = found.session.rows(by_kind(names, range, &parts, latency));
+    let everybodys = range.key.is_none() && range.owner.is_none();
+    let rollups = if everybodys {
+        let rows = found.session.rows(by_kind(names, range, &days, latency));
         let rows = rows.await?;
         rows.iter().map(sum_of_kind).collect::<Result<_, _>>()?
     } else {
-        let statement = by_series(names, range, &parts, &Grid::None, latency);
+        let statement = by_series(names, range, &days, &Grid::None, latency);
         found
             .by_series(engine, range, &[(statement, Width::Day)])
             .await?
     };
     let mut summary = spec.without_grid().summarize(&rollups);
+    // Everybody's sums were added up without telling whose they are.
+    if everybodys && spec.has_keys() {
+        let rows = found.session.rows(by_key(names, range, hours)).await?;
+        let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
+        summary.by_key = SummarySpec::new().by_key().summarize(&rollups).by_key;
+    }
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
         let sections = sections(width, zone, &found.starts, now)?;
-        let statement = by_key(names, range, &sections, found.dropped);
+        let statement = by_outcome(names, range, &sections, found.dropped);
         let rows = found.session.rows(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
         let over_time = SummarySpec::new().over_time(width, zone.clone());

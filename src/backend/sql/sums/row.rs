@@ -107,7 +107,11 @@ pub(super) fn sum_of_kind(row: &impl Row) -> Result<Rollup, SqlError> {
     with_latency(with_amounts(kind, row)?, row)
 }
 
-/// A sum by key and outcome, which tells no more of its requests than that.
+/// A sum by outcome, and by key if it has one, which tells no more of its requests than that.
 pub(super) fn sum_of_key(row: &impl Row) -> Result<Rollup, SqlError> {
-    with_amounts(nothing(row)?, row)
+    let kind = Rollup {
+        key: row.text("key_id")?.map(parsed).transpose()?,
+        ..nothing(row)?
+    };
+    with_amounts(kind, row)
 }

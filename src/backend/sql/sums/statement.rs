@@ -138,29 +138,46 @@ pub(super) fn by_kind(
 }
 
 /// The sums of a range added up by outcome, cause and the grid of each section.
-pub(super) fn by_key(
+pub(super) fn by_outcome(
     names: &Names,
     range: &UsageRange,
     sections: &[Section],
     dropped: i64,
 ) -> Statement {
-    let mut sql = Statement::new(names, "");
-    let whose = whose(&mut sql, names, "t", range);
-    let amounts = amounts(names);
     let parts = sections.iter().flat_map(|section| {
         let parts = parts(&section.starts, section.widest, dropped);
         let bucket = bucket(names, &section.grid);
         parts.into_iter().map(move |part| (part, bucket.clone()))
     });
-    let read = parts.map(|(part, bucket)| {
+    of_keys(names, range, "NULL AS key_id", parts)
+}
+
+/// The sums of a range added up by key, outcome and cause.
+pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<Part>) -> Statement {
+    let by_key = ", t.key_id".to_owned();
+    let parts = parts.into_iter().map(|part| (part, by_key.clone()));
+    of_keys(names, range, "t.key_id", parts)
+}
+
+/// Sums by key and outcome, added up by outcome, cause and by what stands beside each part.
+fn of_keys(
+    names: &Names,
+    range: &UsageRange,
+    key: &str,
+    parts: impl Iterator<Item = (Part, String)>,
+) -> Statement {
+    let mut sql = Statement::new(names, "");
+    let whose = whose(&mut sql, names, "t", range);
+    let amounts = amounts(names);
+    let read = parts.map(|(part, by)| {
         let table = match part.width {
             Width::Minute => "§key_minutes",
             _ => "§key_hours",
         };
         let starting = starting_in(&mut sql, &part);
         format!(
-            "SELECT t.outcome, t.cause, {amounts} FROM {table} t
-            WHERE {starting}{whose} GROUP BY t.outcome, t.cause{bucket}"
+            "SELECT {key}, t.outcome, t.cause, {amounts} FROM {table} t
+            WHERE {starting}{whose} GROUP BY t.outcome, t.cause{by}"
         )
     });
     let read: Vec<_> = read.collect();
