@@ -68,7 +68,7 @@ async fn pages(backend: impl Backend + Clone, events: usize) {
     }
     let key = traffic.keys[3].0;
     let dashboard = Dashboard::new(backend, AllowEveryone).expect("randomness");
-    let router = Router::new().nest("/admin", dashboard.into_router());
+    let router = Router::new().nest_service("/admin", dashboard.into_router());
     for (name, path) in [
         ("usage of a key, 24 hours", format!("/keys/{key}")),
         ("usage of a key, 30 days", format!("/keys/{key}?range=30d")),
