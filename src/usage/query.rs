@@ -1,5 +1,6 @@
 //! What can be asked about usage.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::event::UsageEvent;
 use super::outcome::{Cause, Outcome};
 use super::rollup::Rollup;
-use super::summary::{Summary, SummarySpec};
+use super::summary::{Summary, SummarySpec, Totals};
 use super::wire::{Method, Status, StatusClass};
 use crate::id::KeyId;
 use crate::page::{InvalidPageToken, Page, PageToken};
@@ -24,6 +25,22 @@ pub trait UsageReader: Send + Sync + 'static {
     ///
     /// When the backend cannot answer.
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError>;
+
+    /// The totals of what matches, by key: as [`Summary::by_key`] has them, where that is all that is
+    /// needed. `None` stands for anonymous requests.
+    ///
+    /// Backends that keep sums by key answer this with far less than a whole summary.
+    ///
+    /// # Errors
+    ///
+    /// When the backend cannot answer.
+    async fn totals_by_key(
+        &self,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let query = SummaryQuery::new(range.clone(), SummarySpec::new().by_key());
+        Ok(self.summary(&query).await?.by_key.unwrap_or_default())
+    }
 
     /// The sums of what matches, ordered by time and then by the rest.
     ///
@@ -347,6 +364,13 @@ macro_rules! forward_to_pointee {
         impl<S: UsageReader + ?Sized> UsageReader for $pointer<S> {
             async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
                 (**self).summary(query).await
+            }
+
+            async fn totals_by_key(
+                &self,
+                range: &UsageRange,
+            ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+                (**self).totals_by_key(range).await
             }
 
             async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {

@@ -1,5 +1,6 @@
 //! A backend that breaks one rule.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use keytally::key::{
     KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, Sealed, StoreError,
 };
 use keytally::usage::{
-    Batch, Count, LogFilter, LogQuery, ReadError, Rollup, SinkError, Summary, SummaryQuery,
+    Batch, Count, LogFilter, LogQuery, ReadError, Rollup, SinkError, Summary, SummaryQuery, Totals,
     UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{KeyId, Page};
@@ -85,6 +86,7 @@ faults! {
     MiscountsClasses => "a count agrees with LogFilter::matches",
     TakesAnyLogToken => "a page token of another list is ReadError::Page",
     SumsBeyondTheEnd => "a summary equals SummarySpec::summarize",
+    CountsKeysBeyondTheEnd => "totals by key equal the pure function",
     ForgetsOwners => "a summary equals SummarySpec::summarize",
     WrapsSums => "sums stop at 2⁶³ − 1",
     ShowsQuestionMarks => "texts and numbers are kept as the batch has them",
@@ -426,6 +428,17 @@ impl UsageReader for Faulty {
             _ => {}
         }
         self.inner.summary(&query).await
+    }
+
+    async fn totals_by_key(
+        &self,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let mut range = range.clone();
+        if self.has(Fault::CountsKeysBeyondTheEnd) {
+            range.to = None;
+        }
+        self.inner.totals_by_key(&range).await
     }
 
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {

@@ -1,5 +1,6 @@
 //! A backend that counts what is asked of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,8 +10,8 @@ use keytally::key::{
     StoreError,
 };
 use keytally::usage::{
-    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent, UsageRange,
-    UsageReader,
+    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals, UsageEvent,
+    UsageRange, UsageReader,
 };
 use keytally::{KeyId, Page, async_trait};
 
@@ -78,6 +79,13 @@ impl KeyAdmin for Counted {
 impl UsageReader for Counted {
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
         self.asked().summary(query).await
+    }
+
+    async fn totals_by_key(
+        &self,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        self.asked().totals_by_key(range).await
     }
 
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {

@@ -1,6 +1,6 @@
 //! Usage in memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::{MemoryBackend, MemoryConfig};
 use crate::id::KeyId;
 use crate::page::Page;
+use crate::usage::summary::by_key;
 use crate::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Rollup, Rollups, SinkError, Summary,
-    SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
 
 pub(super) struct Usage {
@@ -170,6 +171,14 @@ impl UsageReader for MemoryBackend {
         let held = self.usage().around(&query.range);
         let matching = held.iter().filter(|rollup| query.range.includes(rollup));
         Ok(query.spec.summarize(matching))
+    }
+
+    async fn totals_by_key(
+        &self,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let held = self.usage().around(range);
+        Ok(by_key(held.iter().filter(|rollup| range.includes(rollup))))
     }
 
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {

@@ -8,6 +8,7 @@ mod partitions;
 mod sink;
 mod types;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +32,8 @@ use crate::key::{
 };
 use crate::page::Page;
 use crate::usage::{
-    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent,
-    UsageRange, UsageReader,
+    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals,
+    UsageEvent, UsageRange, UsageReader,
 };
 
 /// Keys and usage in a PostgreSQL database (tested with version 15): [`KeyAdmin`], `UsageSink` and

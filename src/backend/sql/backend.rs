@@ -107,6 +107,13 @@ macro_rules! keep_in_sql {
                 self.0.summary(query).await
             }
 
+            async fn totals_by_key(
+                &self,
+                range: &UsageRange,
+            ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+                self.0.totals_by_key(range).await
+            }
+
             async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
                 self.0.rollups(range).await
             }

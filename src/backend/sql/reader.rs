@@ -1,12 +1,16 @@
 //! Reading usage from any database.
 
+use std::collections::BTreeMap;
+
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::there;
 use super::{log, sums};
+use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::{
-    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent, UsageRange,
+    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals, UsageEvent,
+    UsageRange,
 };
 
 impl<E: Engine> SqlBackend<E> {
@@ -86,6 +90,14 @@ impl<E: Engine> SqlBackend<E> {
     ) -> Result<Summary, ReadError> {
         let summary = sums::summary(&*self.engine, &query.range, &query.spec).await;
         summary.map_err(ReadError::unavailable)
+    }
+
+    pub(in crate::backend) async fn totals_by_key(
+        &self,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let totals = sums::totals_by_key(&*self.engine, range).await;
+        totals.map_err(ReadError::unavailable)
     }
 
     pub(in crate::backend) async fn rollups(

@@ -6,6 +6,7 @@ mod migrate;
 mod sink;
 mod spool;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use crate::key::{
 };
 use crate::page::Page;
 use crate::usage::{
-    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, UsageEvent,
-    UsageRange, UsageReader,
+    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals,
+    UsageEvent, UsageRange, UsageReader,
 };
 
 /// Keys and usage in a SQLite database: [`KeyAdmin`](crate::key::KeyAdmin),

@@ -8,6 +8,7 @@ use jiff::tz::{Offset, TimeZone};
 use super::traffic::Traffic;
 use super::write_all;
 use crate::conformance::check::{done, holds, same};
+use crate::usage::summary::by_key;
 use crate::usage::{
     Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
@@ -25,6 +26,7 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
             for spec in specs.by_ref().take(2) {
                 a_summary_is_the_pure_one(backend, &events, &range, spec).await;
             }
+            totals_by_key_are_those_of_the_summary(backend, &events, &range).await;
             rollups_add_up(backend, &events, &range).await;
         }
         everybodys_summary_has_ours(backend, &traffic, &events).await;
@@ -100,6 +102,20 @@ async fn a_summary_is_the_pure_one<B>(
     same(&summary, &expected, rule);
 }
 
+async fn totals_by_key_are_those_of_the_summary<B>(
+    backend: &B,
+    events: &[UsageEvent],
+    range: &UsageRange,
+) where
+    B: UsageReader + ?Sized,
+{
+    let totals = backend.totals_by_key(range).await;
+    let totals = done(totals, format_args!("totals by key answer: {range:?}"));
+    let expected = by_key(within(events, range));
+    let rule = format!("totals by key equal the pure function over the events: {range:?}");
+    same(&totals, &expected, rule);
+}
+
 async fn rollups_add_up<B>(backend: &B, events: &[UsageEvent], range: &UsageRange)
 where
     B: UsageReader + ?Sized,
@@ -172,6 +188,8 @@ where
     let range = UsageRange::new().from(traffic.start);
     let spec = SummarySpec::new().by_key();
     let expected = spec.summarize(events);
+    let totals = backend.totals_by_key(&range).await;
+    let totals = Some(done(totals, "everybody's totals by key answer"));
     let query = SummaryQuery::new(range, spec);
     let summary = done(backend.summary(&query).await, "everybody's summary answers");
     let rule = "everybody's summary has the requests of each";
@@ -180,6 +198,11 @@ where
             by_key.as_ref().and_then(|keys| keys.get(&key).cloned())
         };
         same(&of(&summary.by_key), &of(&expected.by_key), rule);
+        same(
+            &of(&totals),
+            &of(&expected.by_key),
+            "everybody's totals by key have those of each",
+        );
     }
     let rule = "everybody's summary has anonymous requests too";
     for endpoint in &traffic.endpoints {

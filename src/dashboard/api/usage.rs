@@ -168,12 +168,9 @@ pub(super) async fn find_jumps(
     let (from, to) = (wanted.from, wanted.to.unwrap_or_else(Timestamp::now));
     let before = from.saturating_sub(to.duration_since(from));
     let before = before.unwrap_or(Timestamp::MIN);
-    let by_key = async |from, to| {
-        let range = UsageRange::new().from(from).to(to);
-        let query = SummaryQuery::new(range, SummarySpec::new().by_key());
-        let summary = shared.backend.summary(&query).await?;
-        Ok::<_, Problem>(summary.by_key.unwrap_or_default())
-    };
-    let found = jumps(&by_key(from, to).await?, &by_key(before, from).await?);
+    let range = |from, to| UsageRange::new().from(from).to(to);
+    let before = shared.backend.totals_by_key(&range(before, from)).await?;
+    let now = shared.backend.totals_by_key(&range(from, to)).await?;
+    let found = jumps(&now, &before);
     Ok(Json(found.into()))
 }

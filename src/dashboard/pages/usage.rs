@@ -47,9 +47,9 @@ async fn shown(
         .latency()
         .over_range(picked.range.clone(), visit.zone.clone());
     let now = SummaryQuery::new(range(&picked.range), spec);
-    let before = SummaryQuery::new(range(&picked.before), SummarySpec::new());
     let summary = shared.backend.summary(&now).await?;
-    let before = shared.backend.summary(&before).await?.totals;
+    let before = shared.backend.totals_by_key(&range(&picked.before)).await?;
+    let before = before.values().sum();
     let at = visit.at(&format!("/keys/{}", key.id));
     let log = Log {
         at: at.clone(),

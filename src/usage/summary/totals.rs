@@ -105,6 +105,15 @@ impl Totals {
     }
 }
 
+impl<'a> std::iter::Sum<&'a Self> for Totals {
+    fn sum<I: Iterator<Item = &'a Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, totals| {
+            sum.merge(totals);
+            sum
+        })
+    }
+}
+
 /// Totals as JSON shows them; `total` and `failed` are not read back, but added up again.
 #[derive(Serialize, Deserialize)]
 struct Shown {

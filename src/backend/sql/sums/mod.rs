@@ -11,6 +11,7 @@ mod parts;
 mod row;
 mod statement;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use jiff::Timestamp;
@@ -22,7 +23,8 @@ use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
 use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::{as_micros, there};
-use crate::usage::{Rollup, Rollups, Summary, SummarySpec, UsageRange, Width};
+use crate::id::KeyId;
+use crate::usage::{Rollup, Rollups, Summary, SummarySpec, Totals, UsageRange, Width, summary};
 
 /// The summary of a range.
 pub(in crate::backend::sql) async fn summary<E: Engine>(
@@ -35,7 +37,6 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     };
     let names = engine.names();
     let days = parts(&found.starts, Width::Day, found.dropped);
-    let hours = parts(&found.starts, Width::Hour, found.dropped);
     let latency = spec.has_latency();
     let everybodys = range.key.is_none() && range.owner.is_none();
     let rollups = if everybodys {
@@ -51,9 +52,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let mut summary = spec.without_grid().summarize(&rollups);
     // Everybody's sums were added up without telling whose they are.
     if everybodys && spec.has_keys() {
-        let rows = found.session.rows(by_key(names, range, hours)).await?;
-        let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
-        summary.by_key = SummarySpec::new().by_key().summarize(&rollups).by_key;
+        summary.by_key = Some(found.totals_by_key(engine, range).await?);
     }
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
@@ -65,6 +64,17 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         summary.over_time = over_time.summarize(&rollups).over_time;
     }
     Ok(summary)
+}
+
+/// The totals of a range by key.
+pub(in crate::backend::sql) async fn totals_by_key<E: Engine>(
+    engine: &E,
+    range: &UsageRange,
+) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
+    match Found::open(engine, range).await? {
+        Some(mut found) => found.totals_by_key(engine, range).await,
+        None => Ok(BTreeMap::new()),
+    }
 }
 
 /// The sums of a range, each as narrow as it is kept, by time.
@@ -143,6 +153,18 @@ impl<S: Session> Found<S> {
             starts,
             dropped,
         }))
+    }
+
+    async fn totals_by_key<E: Engine<Session = S>>(
+        &mut self,
+        engine: &E,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
+        let hours = parts(&self.starts, Width::Hour, self.dropped);
+        let statement = by_key(engine.names(), range, hours);
+        let rows = self.session.rows(statement).await?;
+        let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
+        Ok(summary::by_key(&rollups))
     }
 
     /// The sums of series, from statements that tell of them by their numbers, and how wide they are.

@@ -86,19 +86,17 @@ impl Overview {
     /// Asks the store six times at most.
     async fn read(shared: &Shared, visit: &Visit, picked: &Picked) -> Result<Self, Failure> {
         let (store, now) = (&shared.backend, Timestamp::now());
-        let spec = SummarySpec::new().by_key();
         let range = &picked.before;
         let range = UsageRange::new().from(range.start).to(range.end);
-        let before = store
-            .summary(&SummaryQuery::new(range, spec.clone()))
-            .await?;
+        let before = store.totals_by_key(&range).await?;
         let range = &picked.range;
-        let spec = spec.latency().over_range(range.clone(), visit.zone.clone());
+        let spec = SummarySpec::new().by_key().latency();
+        let spec = spec.over_range(range.clone(), visit.zone.clone());
         let range = UsageRange::new().from(range.start).to(range.end);
         let summary = store.summary(&SummaryQuery::new(range, spec)).await?;
         let none = ByKey::new();
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
-        let mut jumps = jumps(by_key, before.by_key.as_ref().unwrap_or(&none));
+        let mut jumps = jumps(by_key, &before);
         jumps.truncate(ROWS);
         let busiest = busiest(by_key);
         let unused = store.list(&unused(now).limit(ROWS)).await?;
@@ -123,7 +121,7 @@ impl Overview {
                 .items
                 .is_empty();
         Ok(Self {
-            before: before.totals,
+            before: before.values().sum(),
             busiest,
             jumps,
             unused,
