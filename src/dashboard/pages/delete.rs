@@ -24,12 +24,12 @@ fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
     html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Delete " (name(&key.name)) "?" }
-        p .warning {
-            "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
-        }
-        @if wrong.is_some() { p .error role="alert" { "Nothing was deleted." } }
-        form .column method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
+        @if wrong.is_some() { p .error .column role="alert" { "Nothing was deleted." } }
+        form .column .panel method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
             (parts::token(visit))
+            p .warning {
+                "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
+            }
             p { "To delete it, type its name: " strong { (name(&key.name)) } }
             (input.required())
             button type="submit" .danger { "Delete" }
