@@ -69,6 +69,6 @@ fn actions(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
         @for (action, label, _) in actions.iter().filter(|(.., can)| *can) {
             a .button .danger[matches!(*action, "revoke" | "delete")] href={ (at) "/" (action) } { (label) } " "
         }
-        a .button href=(visit.at(&format!("/audit?key={}", key.id))) { "Audit" }
+        a .button href=(visit.at(&format!("/audit?key={}", key.id))) { "Audit of this key" }
     }
 }
