@@ -3,8 +3,10 @@
 mod assets;
 mod counted;
 mod edit;
+mod hostile;
 mod keys;
 mod log;
+mod markup;
 mod outage;
 mod overview;
 mod pages;
