@@ -12,4 +12,5 @@ mod overview;
 mod pages;
 mod reveal;
 mod safety;
+mod snapshots;
 mod usage;
