@@ -285,9 +285,9 @@ async fn refusals() {
             ][..],
         ),
         (
-            "refused-edit",
+            "refused-edit-of-another-form",
             key("edit"),
-            &[("name", "a"), ("scopes", "not\"this")],
+            &[("name", "a"), ("scopes", "read")],
         ),
         (
             "refused-rotate",
@@ -298,6 +298,9 @@ async fn refusals() {
     ] {
         is_as_it_was(name, &pages.send(&path, fields).await);
     }
+    let changed = [("name", ""), ("scopes", "not\"this"), ("limits", "0/s")];
+    let edited = pages.change(&key("edit"), &changed).await;
+    is_as_it_was("refused-edit", &edited);
     let wrong = pages
         .post("/admin/login", &[("secret", "another")], &[])
         .await;

@@ -86,11 +86,15 @@ fn key_of(visit: &Visit, event: &UsageEvent, keys: &[Key]) -> Markup {
     }
 }
 
-/// Why it failed, and why it was refused.
-fn cause(event: &UsageEvent) -> String {
-    let cause = event.cause.map_or("–", Cause::as_str);
-    match event.refusal {
-        Some(refusal) => format!("{cause}: {refusal}"),
-        None => cause.into(),
+/// Why it failed, or why it was refused.
+fn cause(event: &UsageEvent) -> Markup {
+    let cause = event.cause.map(Cause::as_str);
+    html! {
+        @match (cause, event.refusal) {
+            (Some(cause), Some(refusal)) => { (cause) ": " (refusal) },
+            (Some(cause), None) => (cause),
+            (None, Some(refusal)) => (refusal),
+            (None, None) => (none()),
+        }
     }
 }
