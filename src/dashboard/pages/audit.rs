@@ -79,7 +79,7 @@ fn content(
             (parts::choice_or("action", "What", fields.get("action"),
                 [("", "any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }
-            a .button href=(visit.at("/audit")) { "Clear filters" }
+            @if filtered { a .button href=(visit.at("/audit")) { "Clear filters" } }
         }
         @match entries {
             None => p .empty { "This store does not keep who did what." }
