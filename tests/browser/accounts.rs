@@ -94,7 +94,7 @@ async fn texts_of_others_are_only_texts() {
 
 /// No element came from a text.
 async fn only_texts(pages: &Pages) {
-    let made = "return document.querySelectorAll('img, main script').length";
+    let made = "return document.querySelectorAll('img:not(.brand img), main script').length";
     assert_eq!(pages.ask(made, vec![]).await, json!(0));
 }
 

@@ -116,7 +116,8 @@ async fn a_key_that_was_edited_is_served_as_edited() {
             pages.demo.get("/v1/postings", &secret).await,
             StatusCode::OK
         );
-        pages.open_key("Edit", "Courier").await;
+        pages.open_key("Usage of", "Courier").await;
+        pages.follow("Edit").await;
         pages.fill("Limits", "nonsense").await;
         pages.send("Save").await;
         pages.alert().await;

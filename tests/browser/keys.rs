@@ -12,7 +12,7 @@ const OK: StatusCode = StatusCode::OK;
 const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
 
 /// What was copied. Only now may the page's script read it, so that copying was a person's.
-async fn clipboard(pages: &Pages) -> String {
+pub(crate) async fn clipboard(pages: &Pages) -> String {
     let browser = &pages.browser;
     let may = json!({ "origin": pages.demo.origin, "permissions": ["clipboardReadWrite"] });
     browser.devtools("Browser.grantPermissions", may).await;

@@ -113,6 +113,11 @@ async fn all_pages(look: &mut Look<'_>) {
     look.at("usage-none-found").await;
     pages.open_key("Usage of", UNUSED).await;
     look.at("usage-of-nothing").await;
+    pages.open_key("Usage of", USED).await;
+    pages.follow("Show the secret").await;
+    look.at("reveal").await;
+    pages.send("Show").await;
+    look.at("revealed").await;
     for action in ["Rotate", "Disable", "Delete"] {
         pages.open_key(action, UNUSED).await;
         look.at(&action.to_lowercase()).await;

@@ -18,5 +18,6 @@ mod looks;
 mod pages;
 mod program;
 mod reader;
+mod reveal;
 #[path = "../support/mod.rs"]
 mod support;

@@ -120,6 +120,11 @@ impl Pages {
         field.send_keys(text).await.unwrap();
     }
 
+    /// Ticks a box.
+    pub(crate) async fn check(&self, label: &str) {
+        self.field(label).await.click().await.unwrap();
+    }
+
     pub(crate) async fn choose(&self, label: &str, option: &str) {
         let field = self.field(label).await;
         field.select_by_label(option).await.unwrap();

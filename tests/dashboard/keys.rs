@@ -82,7 +82,9 @@ async fn a_key_is_generated_rotated_switched_and_deleted() {
     let audit = pages.get("/admin/audit").await.text;
     for action in ["created", "disabled", "enabled", "rotated", "deleted"] {
         assert!(
-            audit.contains(&format!("<td><bdi>Ada</bdi></td><td>{action}</td>")),
+            audit.contains(&format!(
+                "<bdi>Ada</bdi></span></td><td data-label=\"What\">{action}</td>"
+            )),
             "{action}"
         );
     }

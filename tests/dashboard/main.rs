@@ -3,11 +3,14 @@
 mod assets;
 mod counted;
 mod edit;
+mod hostile;
 mod keys;
 mod log;
+mod markup;
 mod outage;
 mod overview;
 mod pages;
 mod reveal;
 mod safety;
+mod snapshots;
 mod usage;

@@ -13,22 +13,37 @@ for (const time of document.querySelectorAll("time[datetime]")) {
   const date = new Date(time.dateTime);
   if (!Number.isNaN(date.valueOf())) {
     time.title = time.dateTime;
-    const clock = time.classList.contains("date") ? {} : { timeStyle: "medium" };
+    const style = time.classList.contains("minute") ? "short" : "medium";
+    const clock = time.classList.contains("date") ? {} : { timeStyle: style };
     time.textContent = date.toLocaleString([], { dateStyle: "medium", ...clock });
   }
 }
 
+// A button's label is read out, but not its change.
+const told = document.createElement("p");
+told.className = "unseen";
+told.setAttribute("role", "status");
+document.body.append(told);
+
 for (const button of document.querySelectorAll("button[data-copy]")) {
+  const label = button.querySelector("span");
+  const usual = label.textContent;
+  let timer;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    const label = button.textContent;
+    let copied = false;
     try {
       await navigator.clipboard.writeText(button.dataset.copy);
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "Not copied";
-    }
-    setTimeout(() => { button.textContent = label; }, 2000);
+      copied = true;
+    } catch {}
+    told.textContent = label.textContent = copied ? "Copied" : "Not copied";
+    button.classList.add(copied ? "copied" : "failed");
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      told.textContent = "";
+      label.textContent = usual;
+      button.classList.remove("copied", "failed");
+    }, 2000);
   });
 }
 

@@ -42,7 +42,7 @@ const MOST_ROWS: usize = 60;
 
 /// What stands in place of a chart.
 fn empty() -> Markup {
-    html! { p.empty { "No requests in this time" } }
+    html! { p.empty { "No requests in this time." } }
 }
 
 /// A piece of a colour, for legends.

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, caption, name_or_none, time};
+use super::parts::{self, Input, caption, line_or_none, line_to, none, time};
 use super::{Failure, page};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Wrong};
@@ -79,7 +79,7 @@ fn content(
             (parts::choice_or("action", "What", fields.get("action"),
                 [("", "any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }
-            a .button href=(visit.at("/audit")) { "Clear filters" }
+            @if filtered { a .button href=(visit.at("/audit")) { "Clear filters" } }
         }
         @match entries {
             None => p .empty { "This store does not keep who did what." }
@@ -89,9 +89,9 @@ fn content(
                 @else { "Nothing was done to keys yet. Whatever is done to them from now on is told here." }
             }
             Some(entries) => {
-                .scroll tabindex="0" role="region" aria-label="Changes" { table {
+                .scroll .panel tabindex="0" role="region" aria-label="Changes" { table .stacked {
                     (caption("What was done to keys, newest first"))
-                    thead { tr { @for name in ["When", "Who", "What", "Key"] { th scope="col" { (name) } } } }
+                    thead { tr { @for name in ["When", "Who", "What", "Key", "Key id"] { th scope="col" { (name) } } } }
                     tbody { @for entry in &entries.items { (row(visit, entry)) } }
                 } }
                 (parts::pages("Pages of the audit", &[
@@ -109,12 +109,14 @@ fn row(visit: &Visit, entry: &AuditEntry) -> Markup {
         .as_ref()
         .or(entry.before.as_ref())
         .map(|key| &*key.name);
+    let at = visit.at(&format!("/keys/{}", entry.key));
     html! {
         tr {
-            td { (time(visit, entry.time)) }
-            td { (name_or_none(entry.actor.as_deref())) }
-            td { (entry.action.as_str()) }
-            td { a href=(visit.at(&format!("/keys/{}", entry.key))) { (name_or_none(called)) } " " code { (entry.key) } }
+            td data-label="When" { (time(visit, entry.time)) }
+            td data-label="Who" { (line_or_none(entry.actor.as_deref())) }
+            td data-label="What" { (entry.action.as_str()) }
+            td data-label="Key" { @match called { Some(called) => (line_to(&at, called)), None => a href=(at) { (none()) } } }
+            td data-label="Key id" { code { (entry.key) } }
         }
     }
 }

@@ -157,11 +157,12 @@ const A_DAY: SignedDuration = SignedDuration::from_hours(24);
 
 const COLOURS: [&str; 6] = ["c1", "c2", "c3", "c4", "c5", "c6"];
 
+/// A status is not an outcome: of 4xx, some are failures and some were rate limited.
 fn class_of(status: &str) -> &'static str {
     match status {
         "2xx" => "completed",
         "3xx" => "c2",
-        "4xx" => "limited",
+        "4xx" => "c5",
         "5xx" => "failed",
         _ => "other",
     }
@@ -176,8 +177,10 @@ fn latencies(summary: &Summary) -> Markup {
                 None => p .empty { "No requests in this time." }
                 Some(latency) => dl .latency {
                     @for (name, q) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
-                        dt { (name) }
-                        dd { (latency.quantile(q).map_or_else(String::new, milliseconds)) }
+                        div {
+                            dt { (name) }
+                            dd { (latency.quantile(q).map_or_else(String::new, milliseconds)) }
+                        }
                     }
                 }
             }

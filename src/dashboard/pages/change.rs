@@ -48,9 +48,9 @@ fn question(visit: &Visit, key: &Key, fields: &Fields, [action, label, what]: [&
     html! {
         p { a href=(at) { "Back to the key" } }
         h1 { (label) " " (name(&key.name)) "?" }
-        p { (what) }
-        form method="post" action={ (at) "/" (action) } {
+        form .column .panel method="post" action={ (at) "/" (action) } {
             (parts::token(visit))
+            p { (what) }
             @if let Some(back) = fields.get("back") { input type="hidden" name="back" value=(back); }
             button type="submit" class=(if action == "enable" { "primary" } else { "danger" }) { (label) }
             " " a .button href=(at) { "Cancel" }

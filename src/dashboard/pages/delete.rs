@@ -21,18 +21,20 @@ pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) 
 
 fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
     let input = Input::new("name", "The key's name", "").wrong(wrong);
+    let at = visit.at(&format!("/keys/{}", key.id));
     html! {
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        p { a href=(at) { "Back to the key" } }
         h1 { "Delete " (name(&key.name)) "?" }
-        p .warning {
-            "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
-        }
-        @if wrong.is_some() { p .error role="alert" { "Nothing was deleted." } }
-        form .column method="post" action=(visit.at(&format!("/keys/{}/delete", key.id))) {
+        @if wrong.is_some() { p .error .column role="alert" { "Nothing was deleted." } }
+        form .column .panel method="post" action={ (at) "/delete" } {
             (parts::token(visit))
+            p .warning {
+                "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
+            }
             p { "To delete it, type its name: " strong { (name(&key.name)) } }
             (input.required())
             button type="submit" .danger { "Delete" }
+            " " a .button href=(at) { "Cancel" }
         }
     }
 }

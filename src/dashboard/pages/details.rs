@@ -3,15 +3,13 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{name, time};
+use super::parts::{minute, name_or_none};
 use super::{limit_text, reveal};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::Visit;
 use crate::key::{Key, KeyStatus};
 
 pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
-    let text =
-        |text: Option<&str>| html! { @match text { Some(text) => (name(text)), None => "–" } };
     let list = |items: Vec<String>, none: &str| {
         html! {
             @if items.is_empty() { (none) }
@@ -24,11 +22,11 @@ pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     let limits = key.limits.iter().map(limit_text::of);
     let addresses = key.addresses.iter().map(|it| it.to_string());
     let moment = |time_of: Option<Timestamp>, none: &str| {
-        html! { @match time_of { Some(it) => (time(visit, it)), None => (none) } }
+        html! { @match time_of { Some(it) => (minute(visit, it)), None => (none) } }
     };
     let facts = [
-        ("Owner", text(key.owner.as_deref())),
-        ("Environment", text(key.environment.as_deref())),
+        ("Owner", name_or_none(key.owner.as_deref())),
+        ("Environment", name_or_none(key.environment.as_deref())),
         ("Scopes", list(key.scopes.clone(), "none")),
         ("Limits", list(limits.collect(), "the service's own")),
         ("Addresses", list(addresses.collect(), "from everywhere")),
@@ -44,7 +42,7 @@ pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
         section .panel aria-label="The key" {
             dl .facts {
                 @for (term, fact) in facts { div { dt { (term) } dd { (fact) } } }
-                @if let Some(revoked) = key.revoked { div { dt { "Revoked" } dd { (time(visit, revoked)) } } }
+                @if let Some(revoked) = key.revoked { div { dt { "Revoked" } dd { (minute(visit, revoked)) } } }
                 @if let Some(old) = key.rotated_from {
                     div { dt { "Took over from" } dd { a href=(visit.at(&format!("/keys/{old}"))) { code { (old) } } } }
                 }
@@ -69,8 +67,8 @@ fn actions(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     let at = visit.at(&format!("/keys/{}", key.id));
     html! {
         @for (action, label, _) in actions.iter().filter(|(.., can)| *can) {
-            a .button href={ (at) "/" (action) } { (label) } " "
+            a .button .danger[matches!(*action, "revoke" | "delete")] href={ (at) "/" (action) } { (label) } " "
         }
-        a .button href=(visit.at(&format!("/audit?key={}", key.id))) { "Audit" }
+        a .button href=(visit.at(&format!("/audit?key={}", key.id))) { "Audit of this key" }
     }
 }

@@ -30,7 +30,7 @@ fn shown(visit: &Visit, key: &Key, fields: &Fields, was: &Fields, wrong: &Wrong)
         p { a href=(at) { "Back to the key" } }
         h1 { "Edit " (name(&key.name)) }
         (parts::alert(wrong, ""))
-        form .column method="post" action={ (at) "/edit" } {
+        form .column .panel method="post" action={ (at) "/edit" } {
             (key_form::inputs(visit, fields, wrong))
             @for (name, value) in was.iter() {
                 input type="hidden" name={ (WAS) (name) } value=(value);

@@ -81,7 +81,7 @@ fn content(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Ma
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
         (parts::alert(wrong, ""))
-        form .column method="post" action=(visit.at("/keys/new")) {
+        form .column .panel method="post" action=(visit.at("/keys/new")) {
             (key_form::inputs(visit, fields, wrong))
             @if issuer.has_vault() { (recoverable(fields)) }
             button type="submit" .primary { "Generate" }
@@ -110,9 +110,9 @@ pub(super) fn shown(visit: &Visit, issued: &Issued, title: &str) -> Response {
         p { strong { (name(&issued.key.name)) } }
         p .secret { code #secret { (secret) } " " (copy(secret, "the key")) }
         @if issued.key.recoverable {
-            p .warning role="alert" { "Copy it now. It is kept encrypted, and each time that it is shown again is noted." }
+            p .warning .column role="alert" { "Copy it now. It is kept encrypted, and each time that it is shown again is noted." }
         } @else {
-            p .warning role="alert" {
+            p .warning .column role="alert" {
                 "Copy it now. It is shown this once and kept nowhere: whoever loses it needs another."
             }
         }

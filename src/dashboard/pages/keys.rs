@@ -7,8 +7,10 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, badge, caption, copy, date, name, name_or_none, time};
-use super::{Failure, overview, page, reveal};
+use super::parts::{
+    self, Icon, Input, badge, caption, copy, date, icon, line_or_none, line_to, minute,
+};
+use super::{Failure, overview, page};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
@@ -131,7 +133,7 @@ fn filters(visit: &Visit, fields: &Fields, filtered: bool, wrong: &Wrong) -> Mar
 
 fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
     html! {
-        .scroll tabindex="0" role="region" aria-label="API keys" { table {
+        .scroll .panel tabindex="0" role="region" aria-label="API keys" { table .keys {
             (caption("API keys, newest first"))
             thead { tr {
                 @for name in ["Name", "Key", "Owner", "Environment", "Status", "Created", "Expires", "Last used"] {
@@ -146,31 +148,54 @@ fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
 
 fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     let at = visit.at(&format!("/keys/{}", key.id));
-    let status = key.status(Timestamp::now());
-    let link = |action: &str, label: &str| {
-        html! { " " a href={ (at) "/" (action) } aria-label={ (label) " " (key.name) } { (label) } }
-    };
     html! {
         tr {
-            th scope="row" { a href=(at) { (name(&key.name)) } }
-            td { code { (key.hint) } " " (copy(key.id.as_str(), "the key's id")) }
-            td { (name_or_none(key.owner.as_deref())) }
-            td { (name_or_none(key.environment.as_deref())) }
-            td { (badge(key)) }
-            td { (date(visit, key.created)) }
-            td { @if let Some(end) = key.expires { (date(visit, end)) } @else { "never" } }
-            td {
-                @if let Some(used) = key.last_used { (time(visit, used)) }
+            th .name scope="row" { (line_to(&at, &key.name)) }
+            td .hint { code { (key.hint) } " " (copy(key.id.as_str(), "the key's id")) }
+            td .owner { (line_or_none(key.owner.as_deref())) }
+            td .environment { (line_or_none(key.environment.as_deref())) }
+            td .status { (badge(key)) }
+            td data-label="Created" { (date(visit, key.created)) }
+            td data-label="Expires" { @if let Some(end) = key.expires { (date(visit, end)) } @else { "never" } }
+            td data-label="Last used" {
+                @if let Some(used) = key.last_used { (minute(visit, used)) }
                 @else { strong .never { "never" } }
             }
-            td .actions {
-                a href=(at) aria-label={ "Usage of " (key.name) } { "Usage" }
-                (link("edit", "Edit"))
-                @if status == KeyStatus::Active && shared.issuer.is_some() { (link("rotate", "Rotate")) }
-                @if status == KeyStatus::Disabled { (link("enable", "Enable")) }
-                @if status == KeyStatus::Active { (link("disable", "Disable")) }
-                @if reveal::can(shared, key) { (link("reveal", "Secret")) }
-                (link("delete", "Delete"))
+            td .actions { (actions(shared, key, &at)) }
+        }
+    }
+}
+
+/// What is done often; the rest is on the key's page.
+fn actions(shared: &Shared, key: &Key, at: &str) -> Markup {
+    let status = key.status(Timestamp::now());
+    let active = status == KeyStatus::Active;
+    let actions = [
+        ("", "Usage of", Icon::Chart, true),
+        (
+            "/rotate",
+            "Rotate",
+            Icon::Rotate,
+            active && shared.issuer.is_some(),
+        ),
+        ("/disable", "Disable", Icon::Disable, active),
+        (
+            "/enable",
+            "Enable",
+            Icon::Enable,
+            status == KeyStatus::Disabled,
+        ),
+        ("/delete", "Delete", Icon::Delete, true),
+    ];
+    html! {
+        .icons {
+            @for (path, label, picture, can) in actions {
+                @if can {
+                    a href={ (at) (path) } aria-label={ (label) " " (key.name) } title={ (label) " " (key.name) } { (icon(picture)) }
+                } @else if path != "/enable" && (path != "/disable" || status != KeyStatus::Disabled) {
+                    // Each action has a place of its own.
+                    span {}
+                }
             }
         }
     }

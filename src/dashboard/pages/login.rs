@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use maud::html;
 
-use super::{document, page, see, stranger};
+use super::{assets, document, page, see, stranger};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
 use crate::dashboard::pages::parts;
@@ -40,10 +40,11 @@ pub(in crate::dashboard) async fn form(State(shared): State<Arc<Shared>>, base: 
 
 fn shown(base: &str, wrong: Option<&str>) -> Response {
     let content = html! {
-        main #content .column {
+        main #content .sign-in {
+            p .brand { img src={ (base) (assets::ICON.address()) } width="18" height="18" alt=""; "keytally" }
             h1 { "Sign in" }
             @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
-            form method="post" action={ (base) "/login" } {
+            form .panel method="post" action={ (base) "/login" } {
                 p .field {
                     label for="secret" { "Admin token" }
                     input type="password" id="secret" name="secret" required autofocus

@@ -41,13 +41,16 @@ fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
     let frame = html! {
         a .skip href="#content" { "To the content" }
         header .top {
-            a .brand href=(visit.home()) { "keytally" }
+            a .brand href=(visit.home()) {
+                img src={ (visit.base) (assets::ICON.address()) } width="18" height="18" alt="";
+                "keytally"
+            }
             nav aria-label="Pages" {
                 @for (href, name) in there {
                     a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
                 }
             }
-            a .who href=(visit.at("/logout")) { (parts::name(visit.admin.name())) " · Sign out" }
+            a .who href=(visit.at("/logout")) { span .clip { (parts::name(visit.admin.name())) } span { "Sign out" } }
         }
         main #content { (content) }
     };

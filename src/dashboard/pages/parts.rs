@@ -1,5 +1,7 @@
 //! Pieces of pages.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use maud::{Markup, html};
 
@@ -10,6 +12,11 @@ use crate::key::Key;
 /// A time on the reader's clock; the script makes it the browser's own, and UTC is told on hover.
 pub(super) fn time(visit: &Visit, time: Timestamp) -> Markup {
     html! { time datetime=(time) title=(time) { (visit.clock(time)) } }
+}
+
+/// The same without seconds.
+pub(super) fn minute(visit: &Visit, time: Timestamp) -> Markup {
+    html! { time .minute datetime=(time) title=(time) { (visit.clock(time)) } }
 }
 
 /// A day on the reader's calendar.
@@ -30,20 +37,43 @@ pub(super) fn name(text: &str) -> Markup {
 
 /// The same, or a dash.
 pub(super) fn name_or_none(text: Option<&str>) -> Markup {
-    html! { @match text { Some(text) => (name(text)), None => "–" } }
+    html! { @match text { Some(text) => (name(text)), None => (none()) } }
+}
+
+/// Stands for what there is not.
+pub(super) fn none() -> Markup {
+    html! { span .none { "–" } }
+}
+
+/// A text on one line of a table: what has no room is told on hover.
+pub(super) fn line(text: &str) -> Markup {
+    html! { span .clip title=(text) { (name(text)) } }
+}
+
+/// The same, or a dash.
+pub(super) fn line_or_none(text: Option<&str>) -> Markup {
+    html! { @match text { Some(text) => (line(text)), None => (none()) } }
+}
+
+/// The same as a link.
+pub(super) fn line_to(href: &str, text: &str) -> Markup {
+    html! { a .clip href=(href) title=(text) { (name(text)) } }
 }
 
 /// The most characters of a text in a cell.
 const MOST_SHOWN: usize = 150;
 
-/// A text that may be as long as a client likes.
+/// The most bytes of a text that is bound to be seen whole.
+const SEEN_WHOLE: usize = 36;
+
+/// A text on one line that may be as long as a client likes.
 pub(super) fn clipped(text: &str) -> Markup {
-    html! {
-        @match text.char_indices().nth(MOST_SHOWN) {
-            None => (name(text)),
-            Some((end, _)) => bdi { (text[..end]) "…" }
-        }
-    }
+    let shown: Cow<'_, str> = match text.char_indices().nth(MOST_SHOWN) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    };
+    let title = (shown.len() > SEEN_WHOLE).then_some(&*shown);
+    html! { span .clip title=[title] { (name(&shown)) } }
 }
 
 /// What a table tells, for those who do not see what stands above it.
@@ -68,7 +98,43 @@ pub(super) fn pages(label: &str, links: &[(&str, Option<String>)]) -> Markup {
 /// A button that copies a text; without the script the text can be marked by hand.
 pub(super) fn copy(text: &str, what: &str) -> Markup {
     html! {
-        button type="button" .copy data-copy=(text) aria-label={ "Copy " (what) } hidden { "Copy" }
+        button type="button" .copy data-copy=(text) aria-label={ "Copy " (what) } title={ "Copy " (what) } hidden {
+            (icon(Icon::Copy)) (icon(Icon::Done)) span { "Copy" }
+        }
+    }
+}
+
+/// Small pictures, beside words or in their place.
+#[derive(Clone, Copy)]
+pub(super) enum Icon {
+    Chart,
+    Copy,
+    Done,
+    Rotate,
+    Disable,
+    Enable,
+    Delete,
+}
+
+/// It is only seen; what it means is told by the label of what it is in.
+pub(super) fn icon(icon: Icon) -> Markup {
+    let (name, path) = match icon {
+        Icon::Chart => ("chart", "M2 2v12h12M5 11V8m3 3V5m3 6V7m3 4V3"),
+        Icon::Copy => ("copy", "M6 5h8v9H6zM3 11H2V2h8v1"),
+        Icon::Done => ("done", "M3 9l3 3 7-8"),
+        Icon::Rotate => (
+            "rotate",
+            "M13 3v4H9M3 13V9h4M12.6 7A5 5 0 0 0 4 4.5M3.4 9A5 5 0 0 0 12 11.5",
+        ),
+        Icon::Disable => ("disable", "M5 3v10M11 3v10"),
+        Icon::Enable => ("enable", "M5 3l8 5-8 5z"),
+        Icon::Delete => (
+            "delete",
+            "M2 4h12M6 4V2h4v2M4 4l.6 10h6.8L12 4M6.7 7v4M9.3 7v4",
+        ),
+    };
+    html! {
+        svg class={ "icon " (name) } viewBox="0 0 16 16" width="16" height="16" aria-hidden="true" { path d=(path) {} }
     }
 }
 
@@ -146,7 +212,7 @@ impl<'a> Input<'a> {
 pub(super) fn alert(wrong: &Wrong, whole: &str) -> Markup {
     html! {
         @if !wrong.is_empty() {
-            p .error role="alert" {
+            p .error .column role="alert" {
                 @match wrong.get(whole) { Some(why) => (why), None => "See what is said beside the fields." }
             }
         }

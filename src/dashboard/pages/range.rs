@@ -87,6 +87,7 @@ impl Picked {
             input.moment()
         };
         html! {
+            .picker {
             nav .ranges aria-label="Range of time" {
                 @for (name, text, _) in RANGES {
                     a href={ (at) "?" (kept.with([("range", name)]).query()) }
@@ -103,6 +104,7 @@ impl Picked {
                     (input("to", "To", &value("to")))
                     button type="submit" { "Show" }
                 }
+            }
             }
         }
     }

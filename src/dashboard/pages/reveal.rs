@@ -34,9 +34,9 @@ pub(in crate::dashboard) async fn form(
     let content = html! {
         p { a href=(at) { "Back to the key" } }
         h1 { "Show the secret of " (name(&key.name)) "?" }
-        p { "The audit notes that you have seen it." }
-        form method="post" action={ (at) "/reveal" } {
+        form .column .panel method="post" action={ (at) "/reveal" } {
             (parts::token(&visit))
+            p { "Whoever sees it can use the key. The audit notes that you have seen it." }
             button type="submit" .primary { "Show" }
             " " a .button href=(at) { "Cancel" }
         }
@@ -67,7 +67,7 @@ pub(in crate::dashboard) async fn reveal(
     let content = html! {
         h1 { "The secret of " (name(&key.name)) }
         p .secret { code #secret { (secret) } " " (copy(secret, "the key")) }
-        p .warning role="alert" { "Whoever has it can use the key. That it was shown is in the audit." }
+        p .warning .column role="alert" { "Whoever has it can use the key. That it was shown is in the audit." }
         p { a href=(visit.at(&format!("/keys/{}", key.id))) { "Back to the key" } }
     };
     page(&visit, "A secret", &content)

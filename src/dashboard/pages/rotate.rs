@@ -40,10 +40,10 @@ fn shown_form(visit: &Visit, key: &Key, fields: &Fields, wrong: Option<&str>) ->
     let content = html! {
         p { a href=(at) { "Back to the key" } }
         h1 { "Rotate " (name(&key.name)) }
-        p { "A new secret takes this key's place, with the same owner, scopes and limits." }
-        @if wrong.is_some() { p .error role="alert" { "Nothing was rotated." } }
-        form .column method="post" action={ (at) "/rotate" } {
+        @if wrong.is_some() { p .error .column role="alert" { "Nothing was rotated." } }
+        form .column .panel method="post" action={ (at) "/rotate" } {
             (parts::token(visit))
+            p { "A new secret takes this key's place, with the same owner, scopes and limits." }
             (parts::choice("grace", "How long the old one goes on working", fields.get("grace").or(Some("24h")),
                 graces.into_iter().chain([("custom", "so many hours")])))
             (hours.text())

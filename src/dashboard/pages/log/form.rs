@@ -71,7 +71,7 @@ impl Log<'_> {
                 (text("endpoint", "API endpoint", ""))
                 (text("code", "Response status", "404 or 4xx"))
                 (text("request", "Request id", ""))
-                p .buttons {
+                p .buttons .alone[self.key.is_none()] {
                     button type="submit" .primary { "Apply" }
                     a .button href=(self.cleared(fields)) { "Clear filters" }
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::dashboard::charts;
-use crate::dashboard::pages::parts::{caption, clipped, milliseconds, name, time};
+use crate::dashboard::pages::parts::{caption, clipped, line_to, milliseconds, none, time};
 use crate::dashboard::visit::Visit;
 use crate::key::Key;
 use crate::usage::{Cause, Outcome, UsageEvent};
@@ -55,45 +55,46 @@ fn row(visit: &Visit, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
     };
     html! {
         tr {
-            td { code .clip title=[long_id(event)] { (clipped(&event.wire_id())) } }
-            td { (time(visit, event.time)) }
-            @if let Some(keys) = keys { td { (key_of(visit, event, keys)) } }
-            td { (event.method.as_str()) }
-            td { (clipped(&event.endpoint)) }
-            td { span class={ "badge " (class) } { (outcome) } }
-            td { (event.status) }
-            td .extra { (clipped(&event.path)) }
-            td .extra { (clipped(event.resource_id.as_deref().unwrap_or("–"))) }
-            td .extra { (milliseconds(Duration::from_micros(event.latency_us))) }
-            td .extra { (charts::count(event.request_bytes)) }
-            td .extra { (charts::count(event.response_bytes)) }
-            td .extra { @if let Some(address) = event.client_address { (address) } @else { "–" } }
-            td .extra { (cause(event)) }
+            td .id { code { (clipped(&event.wire_id())) } }
+            td .when { (time(visit, event.time)) }
+            @if let Some(keys) = keys { td .key { (key_of(visit, event, keys)) } }
+            td .method { (event.method.as_str()) }
+            td .endpoint { (clipped(&event.endpoint)) }
+            td .status { span class={ "badge " (class) } { (outcome) } }
+            td .code { (event.status) }
+            td .extra data-label="Path" { (clipped(&event.path)) }
+            td .extra data-label="Resource id" {
+                @match event.resource_id.as_deref() { Some(id) => (clipped(id)), None => (none()) }
+            }
+            td .extra data-label="Latency" { (milliseconds(Duration::from_micros(event.latency_us))) }
+            td .extra data-label="Request bytes" { (charts::count(event.request_bytes)) }
+            td .extra data-label="Response bytes" { (charts::count(event.response_bytes)) }
+            td .extra data-label="Client address" { @if let Some(address) = event.client_address { (address) } @else { (none()) } }
+            td .extra data-label="Cause" { (cause(event)) }
         }
     }
-}
-
-/// Ids of others than ours may not be seen whole.
-fn long_id(event: &UsageEvent) -> Option<&str> {
-    event.request_id.as_deref().filter(|id| id.len() > 36)
 }
 
 fn key_of(visit: &Visit, event: &UsageEvent, keys: &[Key]) -> Markup {
     html! {
         @if let Some(id) = event.key {
             @match keys.iter().find(|key| key.id == id) {
-                Some(key) => a href=(visit.at(&format!("/keys/{id}"))) { (name(&key.name)) },
+                Some(key) => (line_to(&visit.at(&format!("/keys/{id}")), &key.name)),
                 None => code { (id) }
             }
-        } @else { "–" }
+        } @else { (none()) }
     }
 }
 
-/// Why it failed, and why it was refused.
-fn cause(event: &UsageEvent) -> String {
-    let cause = event.cause.map_or("–", Cause::as_str);
-    match event.refusal {
-        Some(refusal) => format!("{cause}: {refusal}"),
-        None => cause.into(),
+/// Why it failed, or why it was refused.
+fn cause(event: &UsageEvent) -> Markup {
+    let cause = event.cause.map(Cause::as_str);
+    html! {
+        @match (cause, event.refusal) {
+            (Some(cause), Some(refusal)) => { (cause) ": " (refusal) },
+            (Some(cause), None) => (cause),
+            (None, Some(refusal)) => (refusal),
+            (None, None) => (none()),
+        }
     }
 }

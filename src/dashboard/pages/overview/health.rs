@@ -30,7 +30,7 @@ fn numbers(visit: &Visit, stats: &RecorderStats) -> Markup {
         ("Requests under way", stats.open),
     ];
     html! {
-        dl .facts {
+        dl .facts .row {
             @for (what, count) in numbers {
                 div { dt { (what) } dd class=[(what == "Lost" && count > 0).then_some("failed")] { (charts::count(count)) } }
             }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{EXPIRING_DAYS, ROWS, UNUSED_DAYS};
 use crate::dashboard::charts::{self, Bar};
 use crate::dashboard::pages::change::OVERVIEW;
-use crate::dashboard::pages::parts::{date, name, name_or_none, time};
+use crate::dashboard::pages::parts::{date, line_or_none, line_to};
 use crate::dashboard::visit::Visit;
 use crate::id::KeyId;
 use crate::key::Key;
@@ -52,9 +52,12 @@ pub(super) fn jumps(visit: &Visit, jumps: &[Jump], keys: &[Key]) -> Markup {
     let key = |jump: &Jump| {
         html! {
             @match jump.key {
-                Some(id) => a href=(link(visit, id, keys)) {
-                    @match named(keys, id) { Some(key) => (name(&key.name)), None => code { (id) } }
-                },
+                Some(id) => {
+                    @match named(keys, id) {
+                        Some(key) => (line_to(&link(visit, id, keys), &key.name)),
+                        None => a href=(link(visit, id, keys)) { code { (id) } },
+                    }
+                }
                 None => "Without a key",
             }
         }
@@ -65,16 +68,16 @@ pub(super) fn jumps(visit: &Visit, jumps: &[Jump], keys: &[Key]) -> Markup {
             @if jumps.is_empty() {
                 p .empty { "No key fares worse than in the range before." }
             } @else {
-                .scroll { table aria-labelledby="jumps" {
+                .scroll { table .stacked aria-labelledby="jumps" {
                     thead { tr { @for head in ["Key", "What", "Now", "Before"] { th scope="col" { (head) } } } }
                     tbody { @for jump in jumps { tr {
                         th scope="row" { (key(jump)) }
-                        td {
+                        td data-label="What" {
                             @if jump.outcome == Outcome::RateLimited { span .badge .limited { "rate limited" } }
                             @else { span .badge .failed { "failed" } }
                         }
-                        td { (share(jump.count(), jump.now.total())) }
-                        td { (share(jump.count_before(), jump.before.total())) }
+                        td data-label="Now" { (share(jump.count(), jump.now.total())) }
+                        td data-label="Before" { (share(jump.count_before(), jump.before.total())) }
                     } } }
                 } }
             }
@@ -91,9 +94,9 @@ pub(super) fn unused(visit: &Visit, keys: &Page<Key>) -> Markup {
         @for key in &keys.items {
             @let at = visit.at(&format!("/keys/{}", key.id));
             tr {
-                th scope="row" { a href=(at) { (name(&key.name)) } }
-                td { (name_or_none(key.owner.as_deref())) }
-                td { @if let Some(used) = key.last_used { (time(visit, used)) } @else { strong .never { "never" } } }
+                th scope="row" { (line_to(&at, &key.name)) }
+                td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
+                td data-label="Last used" { @if let Some(used) = key.last_used { (date(visit, used)) } @else { strong .never { "never" } } }
                 td { a href={ (at) "/disable?back=" (OVERVIEW) } aria-label={ "Disable " (key.name) } { "Disable" } }
             }
         }
@@ -121,9 +124,9 @@ pub(super) fn expiring(visit: &Visit, keys: &Page<Key>) -> Markup {
         @for key in shown {
             @let at = visit.at(&format!("/keys/{}", key.id));
             tr {
-                th scope="row" { a href=(at) { (name(&key.name)) } }
-                td { (name_or_none(key.owner.as_deref())) }
-                td { @if let Some(end) = key.expires { (date(visit, end)) } }
+                th scope="row" { (line_to(&at, &key.name)) }
+                td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
+                td data-label="Expires" { @if let Some(end) = key.expires { (date(visit, end)) } }
                 td { a href={ (at) "/edit" } aria-label={ "Edit " (key.name) } { "Edit" } }
             }
         }
@@ -160,7 +163,7 @@ fn table(
             @if empty {
                 p .empty { (nothing) }
             } @else {
-                .scroll { table aria-labelledby=(id) {
+                .scroll { table .stacked aria-labelledby=(id) {
                     thead { tr {
                         @for head in heads { th scope="col" { (head) } }
                         th scope="col" { span .unseen { "Actions" } }

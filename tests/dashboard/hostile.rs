@@ -1,0 +1,285 @@
+//! Texts of others are only texts, wherever they are shown.
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use keytally::KeyId;
+use keytally::backend::MemoryBackend;
+use keytally::dashboard::{BearerToken, Dashboard};
+use keytally::key::{Issuer, KeyAdmin, NewKey, Vault};
+use keytally::usage::{Batch, UsageEvent, UsageSink};
+use serde_json::{Value, json};
+
+use crate::markup::{Element, elements, harmless};
+use crate::pages::{Answer, Pages, TOKEN, encoded};
+
+/// Each of a kind: what ends a text or a value, what runs, what turns round, what is computed, what is
+/// a link or a template, and what is long.
+fn hostile() -> Vec<String> {
+    let short = [
+        "</title></script><script>alert(1)</script>",
+        "\"'><img src=x onerror=alert(1)>",
+        "\" onfocus=alert(1) autofocus x=\"",
+        "' style='color:red",
+        "--><!--]]>&lt;script&gt;&#60;b&#62;",
+        "\u{202e}gnp.exe\u{2067}",
+        "=cmd()|'/C calc'!A0",
+        "+1,\"=1+1\"",
+        "@SUM(1)",
+        "-2+3",
+        "javascript:alert(1)//",
+        "//evil.example/\\..",
+        "{{7*7}}${7*7}<%= 7*7 %>",
+    ];
+    let long = "<script>\"'".repeat(1_000);
+    short.map(String::from).into_iter().chain([long]).collect()
+}
+
+/// Pages over what has a text in each of its fields.
+struct Shown {
+    pages: Pages,
+    key: KeyId,
+    gone: KeyId,
+}
+
+/// What fits in a field of so many characters.
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+async fn shown(text: &str) -> Shown {
+    let backend = MemoryBackend::new();
+    let guard = BearerToken::new(TOKEN).unwrap().known_as(text);
+    let vault = Vault::new([7; 32]);
+    let issuer = Issuer::new("acme_live").unwrap().vault(vault);
+    let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
+    let router = dashboard.issuer(issuer.clone()).into_router();
+    let pages = Pages {
+        backend: backend.clone(),
+        router: axum::Router::new().nest_service("/admin", router),
+    };
+    let store = backend.acting_as(text).unwrap();
+    let now = Timestamp::now();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        // As many scopes and names of metadata as take all of it.
+        let scope = text
+            .replace(['"', '\\', ' '], "<")
+            .replace(|c: char| !c.is_ascii(), ">");
+        let new = NewKey::named(cut(text, 100))
+            .owner(cut(text, 200))
+            .scope(cut(&scope, 100))
+            .metadata(cut(text, 500), json!([cut(text, 500)]))
+            .expires(now + SignedDuration::from_hours(24))
+            .recoverable();
+        let (_, mut record) = issuer.make(new).unwrap();
+        record.key.created = now - SignedDuration::from_hours(24 * 91);
+        record.key.hint = cut(text, 64);
+        ids.push(record.key.id);
+        store.create(record).await.unwrap();
+    }
+    let [key, gone] = ids[..] else { unreachable!() };
+    store.delete(gone).await.unwrap();
+    let event = |n: i64| {
+        let mut event = UsageEvent::at(now - SignedDuration::from_secs(60 + n));
+        event.key = Some(if n < 40 { key } else { gone });
+        event.owner = Some(text.into());
+        event.endpoint = text.into();
+        event.path = text.into();
+        event.resource_id = Some(text.into());
+        event.request_id = Some(text.into());
+        event.outcome = keytally::usage::Outcome::Failed;
+        event
+    };
+    let batch = Batch::new((0..60).map(event).collect());
+    backend.write(&batch).await.unwrap();
+    Shown { pages, key, gone }
+}
+
+impl Shown {
+    /// Every page, with what it is asked in the text too, and every form as it is answered.
+    async fn walk(&self, text: &str) -> Vec<(String, Answer)> {
+        let names = [
+            "name", "owner", "status", "show", "actor", "key", "action", "after", "newer",
+            "resource", "endpoint", "request", "code", "method", "outcome", "since", "until",
+            "range", "from", "to", "zone", "back",
+        ];
+        // An address is not as long as texts may be.
+        let text = &*cut(text, 300);
+        let query = encoded(&names.map(|name| (name, text)));
+        let found =
+            encoded(&["name", "owner", "resource", "endpoint", "request"].map(|it| (it, text)));
+        let of_gone = format!("/log?key={}", self.gone);
+        let at = |within: &str| format!("/keys/{}{within}", self.key);
+        let mut paths = [
+            "",
+            "/keys",
+            "/keys/new",
+            "/log",
+            "/audit",
+            "/logout",
+            "/nowhere",
+        ]
+        .map(String::from)
+        .to_vec();
+        paths.push(of_gone);
+        for within in [
+            "", "/edit", "/reveal", "/rotate", "/disable", "/enable", "/revoke", "/delete",
+        ] {
+            paths.push(at(within));
+        }
+        let mut answers = Vec::new();
+        for path in paths {
+            let and = if path.contains('?') { '&' } else { '?' };
+            for query in ["", &query, &found] {
+                let path = format!("/admin{path}{and}{query}");
+                answers.push((path.clone(), self.pages.get(&path).await));
+            }
+        }
+        let fields = [
+            "name",
+            "owner",
+            "environment",
+            "scopes",
+            "limits",
+            "addresses",
+            "expires",
+            "zone",
+            "grace",
+            "hours",
+            "back",
+            "was-name",
+            "was-limits",
+        ];
+        let fields = fields.map(|name| (name, text));
+        for path in [
+            "/keys/new".to_owned(),
+            at("/edit"),
+            at("/rotate"),
+            at("/delete"),
+        ] {
+            let path = format!("/admin{path}");
+            // With another name, where that would be enough to delete it.
+            let fields: Vec<_> = fields
+                .iter()
+                .copied()
+                .filter(|(name, _)| !(path.ends_with("delete") && *name == "name"))
+                .collect();
+            answers.push((
+                format!("POST {path}"),
+                self.pages.send(&path, &fields).await,
+            ));
+        }
+        let wrong = self
+            .pages
+            .post("/admin/login", &[("secret", text)], &[])
+            .await;
+        answers.push(("POST /admin/login".into(), wrong));
+        answers
+    }
+}
+
+/// As it stands on a page.
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    text.replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[tokio::test]
+async fn hostile_texts_change_no_page_but_its_texts() {
+    for text in hostile() {
+        let same = harmless(&text);
+        let (hostile, plain) = (shown(&text).await, shown(&same).await);
+        let (hostile, plain) = (hostile.walk(&text).await, plain.walk(&same).await);
+        assert_eq!(hostile.len(), plain.len());
+        let mut seen = 0;
+        for ((path, page), (_, other)) in hostile.iter().zip(&plain) {
+            assert!(page.status != StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+            assert_eq!(page.status, other.status, "{path}");
+            let kind = page.headers["content-type"].to_str().unwrap();
+            assert_eq!(kind, "text/html; charset=utf-8", "{path}");
+            let (elements, others) = (elements(&page.text), elements(&other.text));
+            assert_eq!(elements.len(), others.len(), "{path} of {text}");
+            let shapes = elements.iter().map(Element::shape);
+            let others = others.iter().map(Element::shape);
+            let differs = shapes.zip(others).find(|(one, other)| one != other);
+            assert_eq!(differs, None, "{path} of {text}");
+            for element in &elements {
+                element.leads_within("/admin");
+            }
+            seen += usize::from(page.text.contains(&escaped(&cut(&text, 60))));
+        }
+        assert!(seen > 40, "{seen} of {} pages show {text}", hostile.len());
+    }
+}
+
+#[tokio::test]
+async fn hostile_texts_are_whole_in_programs_answers_and_no_formula_in_files() {
+    for text in hostile() {
+        let Shown { pages, key, .. } = shown(&text).await;
+        let json = async |path: &str| -> Value {
+            let answer = pages.get(&format!("/admin{path}")).await;
+            assert_eq!(answer.status, StatusCode::OK, "{path}");
+            let kind = answer.headers["content-type"].to_str().unwrap();
+            assert_eq!(kind, "application/json", "{path}");
+            assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+            serde_json::from_str(&answer.text).unwrap()
+        };
+        let one = json(&format!("/api/keys/{key}")).await;
+        assert_eq!(one["name"], cut(&text, 100));
+        assert_eq!(one["owner"], cut(&text, 200));
+        assert_eq!(one["hint"], cut(&text, 64));
+        assert_eq!(one["metadata"][cut(&text, 500)][0], cut(&text, 500));
+        assert_eq!(json("/api/keys").await["items"][0], one);
+        let audit = json("/api/audit").await;
+        assert_eq!(audit["items"][0]["actor"], cut(&text, 200));
+        let log = json("/api/log").await;
+        for field in ["owner", "endpoint", "path", "resource_id", "request_id"] {
+            assert_eq!(log["items"][0][field], *text, "{field}");
+        }
+        let usage = json("/api/usage").await.to_string();
+        assert!(
+            usage.contains(&serde_json::to_string(&text).unwrap()),
+            "{usage}"
+        );
+        for path in [
+            "/api/usage/jumps?from=2026-01-01T00:00:00Z",
+            "/api/usage/over-time?from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z",
+            "/api/log/count",
+        ] {
+            json(path).await;
+        }
+
+        let query = encoded(&[("method", &*cut(&text, 300))]);
+        let refused = pages.get(&format!("/admin/api/log?{query}")).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+        assert_eq!(refused.headers["content-type"], "application/problem+json");
+        assert_eq!(refused.headers["x-content-type-options"], "nosniff");
+
+        for path in ["/log/jsonl", "/api/log/export/jsonl"] {
+            let file = pages.get(&format!("/admin{path}")).await;
+            let disposition = file.headers["content-disposition"].to_str().unwrap();
+            assert!(disposition.starts_with("attachment"), "{path}");
+            let first: Value = serde_json::from_str(file.text.lines().next().unwrap()).unwrap();
+            assert_eq!(first["path"], *text);
+        }
+        for path in ["/log/csv", "/api/log/export/csv"] {
+            let file = pages.get(&format!("/admin{path}")).await;
+            let disposition = file.headers["content-disposition"].to_str().unwrap();
+            assert!(disposition.starts_with("attachment"), "{path}");
+            let mut reader = csv::Reader::from_reader(file.text.as_bytes());
+            let head = reader.headers().unwrap().clone();
+            let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
+            assert_eq!(rows.len(), 60, "{path}");
+            for row in rows {
+                for (name, cell) in head.iter().zip(&row) {
+                    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
+                    assert!(!formula, "{path}: {name} is {cell}");
+                    if ["owner", "endpoint", "path", "resource_id", "request_id"].contains(&name) {
+                        let whole = cell == text || cell.strip_prefix('\'') == Some(&text);
+                        assert!(whole, "{path}: {name} is {cell}");
+                    }
+                }
+            }
+        }
+    }
+}

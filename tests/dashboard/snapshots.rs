@@ -1,0 +1,326 @@
+//! Each page as it stands, for keys and requests that are always the same.
+//!
+//! After a change that was meant, run with `INSTA_UPDATE=always`, and read what git shows.
+
+use jiff::{SignedDuration, Timestamp};
+use keytally::backend::{MemoryBackend, SqliteBackend};
+use keytally::key::{AddressList, Issuer, Key, KeyAdmin, Vault};
+use keytally::limit::RateLimit;
+use keytally::usage::{
+    Batch, Cause, Method, Outcome, Recorder, Refusal, Status, UsageEvent, UsageReader, UsageSink,
+};
+
+use crate::pages::{Answer, Pages};
+
+/// A quarter of an hour long ago: nothing of it is unfinished, and nothing is soon.
+const START: &str = "2025-03-04T10:00:00Z";
+const RANGE: &str = "range=custom&from=2025-03-04T10:00:00Z&to=2025-03-04T10:15:00Z";
+const TIMES: &str = "since=2025-03-04T10:00:00Z&until=2025-03-04T10:15:00Z";
+
+const BUSY: &str = "3fK9aB0000zzZZ19";
+const LIMITED: &str = "7hTq2c5555yyXX40";
+const UNUSED: &str = "9pLm4d7777wwVV63";
+const GONE: &str = "1aBc3e8888uuTT86";
+
+fn start() -> Timestamp {
+    START.parse().unwrap()
+}
+
+fn issuer() -> Issuer {
+    let issuer = Issuer::new("acme_live").unwrap();
+    issuer.vault(Vault::new([7; 32]))
+}
+
+fn over<B: KeyAdmin + UsageReader + Clone>(backend: B) -> Pages<B> {
+    Pages::with(backend, |dashboard| dashboard.issuer(issuer()))
+}
+
+fn empty() -> Pages {
+    over(MemoryBackend::new())
+}
+
+/// Keys of each status, and a quarter of an hour of requests.
+async fn filled() -> Pages {
+    let pages = empty();
+    let day = SignedDuration::from_hours(24);
+    let keys: [(&str, &str, &dyn Fn(&mut Key)); 6] = [
+        (BUSY, "PowerAutomate", &|key| {
+            key.owner = Some("customer-17".into());
+            key.environment = Some("live".into());
+            key.scopes = vec!["read".into(), "orders:write".into()];
+            key.addresses = AddressList::parse(["203.0.113.0/24"]).unwrap();
+        }),
+        (LIMITED, "Zapier Integration", &|key| {
+            key.owner = Some("customer-17".into());
+            key.limits = vec![RateLimit::per_minute(60).burst(20)];
+            key.expires = Some("2999-01-01T00:00:00Z".parse().unwrap());
+        }),
+        (UNUSED, "Nightly export", &|_| ()),
+        ("5dEf6g9999ssRR08", "Switched off", &|key| {
+            key.disabled = true
+        }),
+        ("6gHi7j1111qqPP21", "Over", &|key| {
+            key.expires = Some(start() + day)
+        }),
+        ("8jKl9m2222ooNN43", "Withdrawn", &|key| {
+            key.revoked = Some(start())
+        }),
+    ];
+    for (n, (id, name, set)) in (1..).zip(keys) {
+        let created = start() - day * n;
+        let set = |key: &mut Key| {
+            *key = Key::new(id.parse().unwrap(), name, created);
+            key.hint = format!("acme_live_{}", key.hint);
+            set(key);
+        };
+        pages.key_with(name, set).await;
+    }
+    let batch = Batch::new((0..48).map(event).collect());
+    pages.backend.write(&batch).await.unwrap();
+    pages
+}
+
+fn event(n: i32) -> UsageEvent {
+    let mut event = UsageEvent::at(start() + SignedDuration::from_secs(17) * n);
+    let (key, owner) = match n {
+        20 => (GONE, None),
+        _ if n % 3 == 0 => (LIMITED, Some("customer-17")),
+        _ => (BUSY, Some("customer-17")),
+    };
+    event.key = Some(key.parse().unwrap());
+    event.owner = owner.map(Into::into);
+    event.request_id = Some(format!("request-{n:02}").into());
+    event.path = "/v1/postings".into();
+    event.endpoint = "/v1/postings".into();
+    event.latency_us = 1_000 + 100 * n.unsigned_abs() as u64;
+    event.response_bytes = 1_234;
+    event.client_address = Some("203.0.113.9".parse().unwrap());
+    match n % 8 {
+        1 => event.method = Method::Post,
+        2 => {
+            event.endpoint = "/v1/postings/{id}".into();
+            event.path = format!("/v1/postings/{n}").into();
+            event.resource_id = Some(n.to_string().into());
+        }
+        4 => {
+            event.status = Status::Http(404);
+            event.outcome = Outcome::Failed;
+            event.cause = Some(Cause::ClientError);
+        }
+        5 => {
+            event.status = Status::Http(503);
+            event.outcome = Outcome::Failed;
+            event.cause = Some(Cause::ServerError);
+        }
+        6 => {
+            event.status = Status::Http(429);
+            event.outcome = Outcome::RateLimited;
+            event.refusal = Some(Refusal::RateLimited);
+        }
+        _ => {}
+    }
+    event
+}
+
+/// What is random is not compared.
+const RANDOM: [(&str, &str); 3] = [
+    (r"\?v=[0-9a-f]{16}", "?v=[version]"),
+    (
+        r#"name="token" value="[^"]*""#,
+        r#"name="token" value="[token]""#,
+    ),
+    (r"acme_live_[0-9A-Za-z]{54}", "[secret]"),
+];
+
+/// Nor are ids and times where they are made now.
+const NEW: [(&str, &str); 2] = [
+    (r"\b[0-9A-Za-z]{16}\b", "[id]"),
+    (
+        r#"datetime="[^"]*" title="[^"]*">[^<]*"#,
+        r#"datetime="[time]" title="[time]">[time]"#,
+    ),
+];
+
+/// Compares a page with what it was, an element a line.
+#[track_caller]
+fn is_as_it_was(name: &str, answer: &Answer) {
+    compared(name, answer, &RANDOM);
+}
+
+/// The same for a page that tells of a key that is made now.
+#[track_caller]
+fn is_as_it_was_but_for_what_is_new(name: &str, answer: &Answer) {
+    compared(name, answer, &[&RANDOM[..], &NEW].concat());
+}
+
+#[track_caller]
+fn compared(name: &str, answer: &Answer, but_for: &[(&str, &str)]) {
+    let page = answer.text.replace("><", ">\n<");
+    let page = format!("{}\n\n{page}\n", answer.status);
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    for (what, instead) in but_for {
+        settings.add_filter(what, *instead);
+    }
+    settings.bind(|| insta::assert_snapshot!(name, page));
+}
+
+#[tokio::test]
+async fn pages_with_nothing_on_them() {
+    let pages = empty();
+    for (name, path) in [
+        ("empty-overview", format!("?{RANGE}")),
+        ("empty-keys", "/keys".into()),
+        ("empty-log", format!("/log?{TIMES}")),
+        ("empty-audit", "/audit".into()),
+    ] {
+        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+    }
+    let pages = filled().await;
+    for (name, path) in [
+        ("empty-keys-found", "/keys?name=nobody".into()),
+        ("empty-log-found", format!("/log?{TIMES}&method=DELETE")),
+        ("empty-audit-found", "/audit?actor=nobody".into()),
+        ("empty-usage", format!("/keys/{UNUSED}?{RANGE}")),
+    ] {
+        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_keys_and_their_usage() {
+    let pages = filled().await;
+    for (name, path) in [
+        ("overview", format!("?{RANGE}")),
+        ("keys", "/keys".into()),
+        ("usage", format!("/keys/{BUSY}?{RANGE}")),
+        (
+            "usage-filtered",
+            format!("/keys/{LIMITED}?{RANGE}&code=4xx"),
+        ),
+        ("log", format!("/log?{TIMES}")),
+    ] {
+        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+    }
+    for action in ["disable", "enable"] {
+        pages
+            .send(&format!("/admin/keys/{UNUSED}/{action}"), &[])
+            .await;
+    }
+    let audit = pages.get(&format!("/admin/audit?key={UNUSED}")).await;
+    is_as_it_was_but_for_what_is_new("audit", &audit);
+}
+
+#[tokio::test]
+async fn what_can_be_done_to_keys() {
+    let pages = filled().await;
+    for (name, path) in [
+        ("edit", format!("/keys/{BUSY}/edit")),
+        ("rotate", format!("/keys/{BUSY}/rotate")),
+        ("disable", format!("/keys/{BUSY}/disable")),
+        ("enable", "/keys/5dEf6g9999ssRR08/enable".into()),
+        ("revoke", format!("/keys/{BUSY}/revoke")),
+        ("delete", format!("/keys/{BUSY}/delete")),
+        ("generate", "/keys/new".into()),
+        ("sign-in", "/login".into()),
+        ("sign-out", "/logout".into()),
+    ] {
+        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+    }
+}
+
+#[tokio::test]
+async fn secrets_that_are_shown() {
+    let pages = empty();
+    for (name, kept) in [
+        ("generated", vec![]),
+        ("generated-and-kept", vec![("recoverable", "yes")]),
+    ] {
+        let fields = [&[("name", "Courier")][..], &kept].concat();
+        let made = pages.send("/admin/keys/new", &fields).await;
+        is_as_it_was_but_for_what_is_new(name, &made);
+        if kept.is_empty() {
+            continue;
+        }
+        let key = made.link("Usage of this key");
+        let question = pages.get(&format!("{key}/reveal")).await;
+        is_as_it_was_but_for_what_is_new("reveal", &question);
+        let shown = pages.send(&format!("{key}/reveal"), &[]).await;
+        is_as_it_was_but_for_what_is_new("revealed", &shown);
+    }
+}
+
+#[tokio::test]
+async fn refusals() {
+    let pages = filled().await;
+    for (name, path) in [
+        (
+            "refused-range",
+            format!(
+                "/keys/{UNUSED}?range=custom&from=x&to=y&since=2025-03-04T10:00&until=2025-03-04T09:00"
+            ),
+        ),
+        ("refused-keys", "/keys?status=odd&show=odd&after=x".into()),
+        ("refused-audit", "/audit?key=x&action=odd&after=x".into()),
+        (
+            "refused-log",
+            format!("/log?{TIMES}&key=x&code=never&method=STEAL&outcome=odd&after=x"),
+        ),
+        ("refused-reveal", format!("/keys/{BUSY}/reveal")),
+        ("missing-key", format!("/keys/{GONE}")),
+        ("missing-page", "/nowhere".into()),
+    ] {
+        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+    }
+    let key = |action: &str| format!("/admin/keys/{BUSY}/{action}");
+    for (name, path, fields) in [
+        (
+            "refused-generate",
+            "/admin/keys/new".into(),
+            &[
+                ("limits", "plenty"),
+                ("addresses", "here"),
+                ("expires", "later"),
+            ][..],
+        ),
+        (
+            "refused-edit-of-another-form",
+            key("edit"),
+            &[("name", "a"), ("scopes", "read")],
+        ),
+        (
+            "refused-rotate",
+            key("rotate"),
+            &[("grace", "custom"), ("hours", "few")],
+        ),
+        ("refused-delete", key("delete"), &[("name", "Zapier")]),
+    ] {
+        is_as_it_was(name, &pages.send(&path, fields).await);
+    }
+    let changed = [("name", ""), ("scopes", "not\"this"), ("limits", "0/s")];
+    let edited = pages.change(&key("edit"), &changed).await;
+    is_as_it_was("refused-edit", &edited);
+    let wrong = pages
+        .post("/admin/login", &[("secret", "another")], &[])
+        .await;
+    is_as_it_was("refused-sign-in", &wrong);
+}
+
+#[tokio::test]
+async fn what_is_told_where_something_is_not_there() {
+    let pool = sqlx::sqlite::SqlitePool::connect_lazy("sqlite::memory:").unwrap();
+    pool.close().await;
+    let down = over(SqliteBackend::from_pool(pool));
+    is_as_it_was("unavailable", &down.get("/admin/keys").await);
+
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let bare = Pages::with(backend, |dashboard| dashboard.recorder(recorder));
+    let overview = bare.get(&format!("/admin?{RANGE}")).await;
+    is_as_it_was("overview-without-issuer", &overview);
+    is_as_it_was(
+        "refused-generate-without-issuer",
+        &bare.get("/admin/keys/new").await,
+    );
+}
