@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::dashboard::safety::challenge;
 use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
 
@@ -139,10 +140,7 @@ impl IntoResponse for Problem {
         let problem = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, problem);
         match status {
-            StatusCode::UNAUTHORIZED => {
-                let challenge = HeaderValue::from_static(r#"Bearer realm="keytally""#);
-                headers.insert(WWW_AUTHENTICATE, challenge);
-            }
+            StatusCode::UNAUTHORIZED => challenge(headers),
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }

@@ -25,6 +25,7 @@ use http::StatusCode;
 use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
+use super::safety::challenge;
 use super::visit::Visit;
 use crate::id::KeyId;
 use crate::key::{IssueError, RevealError, StoreError};
@@ -107,7 +108,11 @@ pub(super) fn stranger(status: StatusCode) -> Response {
     } else {
         "This is not for you, or it was sent from another site."
     };
-    (status, why).into_response()
+    let mut response = (status, why).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        challenge(response.headers_mut());
+    }
+    response
 }
 
 pub(super) async fn nowhere(visit: Visit) -> Response {
