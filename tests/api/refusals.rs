@@ -45,6 +45,8 @@ async fn what_is_wrong_in_a_body_is_named() {
             "#/addresses/1",
             r#"{"name":"a","addresses":["::1","10.0.0.0/33"]}"#,
         ),
+        ("#/limits/0", r#"{"name":"a","limits":[[null,5,1.0,null]]}"#),
+        ("#", r#"["a",null,null,[],[],[],{},null,false]"#),
         ("#/expires", r#"{"name":"a","expires":"tomorrow"}"#),
         ("#/metadata", r#"{"name":"a","metadata":[]}"#),
         ("#/secret", r#"{"name":"a","secret":"mine"}"#),
@@ -57,13 +59,19 @@ async fn what_is_wrong_in_a_body_is_named() {
         ("#/name", r#"{"name":null}"#),
         ("#/scopes", r#"{"scopes":null}"#),
         ("#/owner", r#"{"owner":""}"#),
+        ("#/limits/0", r#"{"limits":[[null,5,1.0,null]]}"#),
         ("#/id", r#"{"id":"3fK9aB0000zzZZ19"}"#),
     ] {
         let (_, wrong) = api.patch(&format!("/keys/{id}"), body).await.problem(422);
         assert_eq!(wrong["pointer"], field, "{body}: {wrong}");
     }
     let rotate = format!("/keys/{id}/rotate");
-    for body in ["{}", r#"{"grace_seconds":-1}"#, r#"{"grace_seconds":1.5}"#] {
+    for body in [
+        "{}",
+        "[60]",
+        r#"{"grace_seconds":-1}"#,
+        r#"{"grace_seconds":1.5}"#,
+    ] {
         api.post(&rotate, body).await.problem(422);
     }
     for body in ["{", "x", "\u{feff}{}"] {

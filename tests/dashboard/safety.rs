@@ -287,6 +287,29 @@ async fn they_can_be_nested_either_way() {
 }
 
 #[tokio::test]
+async fn where_they_are_nested_may_have_a_parameter() {
+    let backend = keytally::backend::MemoryBackend::new();
+    let issuer = Issuer::new("acme_live").unwrap();
+    let key = issuer.issue(&backend, NewKey::named("Watched")).await;
+    let id = key.unwrap().key.id;
+    let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
+    let pages = Pages {
+        backend: (),
+        router: axum::Router::new().nest_service("/{tenant}/admin", dashboard.into_router()),
+    };
+    for path in [
+        &format!("keys/{id}"),
+        &format!("api/keys/{id}"),
+        "log/csv",
+        "api/log/export/csv",
+    ] {
+        let request = Request::get(format!("/acme/admin/{path}"));
+        let page = pages.ask(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text);
+    }
+}
+
+#[tokio::test]
 async fn nonsense_in_an_address_is_answered() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;

@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as Place, Segment};
 use sha2::{Digest, Sha256};
@@ -14,6 +15,7 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::{IntoParams, PartialSchema};
 
+use super::object::Object;
 use super::problem::Problem;
 use super::schema::names;
 use crate::dashboard::Shared;
@@ -91,7 +93,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
 /// Reads JSON: what is none is a bad request, what is not as described names the field.
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(read) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let inner = error.inner();
         if inner.is_data() {
             Problem::field(&pointer(error.path()), inner.to_string())
@@ -118,13 +120,19 @@ fn pointer(place: &Place) -> String {
 /// The key that the path names; what cannot be an id is that of no key.
 pub(super) struct KeyInPath(pub(super) KeyId);
 
+/// By its name: where the pages are nested may have parameters of its own.
+#[derive(Deserialize)]
+struct Id {
+    id: KeyId,
+}
+
 impl FromRequestParts<Arc<Shared>> for KeyInPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<Shared>) -> Result<Self, Problem> {
-        let id = Path::<String>::from_request_parts(parts, state).await;
-        let id = id.ok().and_then(|Path(id)| id.parse().ok());
-        id.map(Self).ok_or_else(Problem::no_such_key)
+        let id = Path::<Id>::from_request_parts(parts, state).await;
+        let id = id.map(|Path(Id { id })| Self(id));
+        id.map_err(|_| Problem::no_such_key())
     }
 }
 
@@ -163,6 +171,13 @@ mod tests {
         let wrong = problem(r#"{"a/b~c":[1,"x"]}"#);
         assert_eq!(wrong["status"], 422);
         assert_eq!(wrong["errors"][0]["pointer"], "#/a~1b~0c/1");
+        // Serde takes lists for structures.
+        for other in ["[[1]]", "null", "7", "\"a\""] {
+            let other = problem(other);
+            assert_eq!(other["status"], 422);
+            let detail = other["errors"][0]["detail"].as_str().unwrap();
+            assert!(detail.contains("expected an object"), "{detail}");
+        }
         let unknown = problem(r#"{"other":1}"#);
         assert_eq!(unknown["errors"][0]["pointer"], "#/other");
         for broken in ["", "{", "{} {}", "\u{1}"] {

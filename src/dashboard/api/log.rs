@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -175,6 +176,12 @@ pub(super) enum Format {
     Jsonl,
 }
 
+/// By its name: where the pages are nested may have parameters of its own.
+#[derive(Deserialize)]
+pub(super) struct As {
+    format: Format,
+}
+
 /// Exports requests as a file, the newest first.
 #[utoipa::path(
     get, path = "/log/export/{format}",
@@ -192,10 +199,10 @@ pub(super) enum Format {
 )]
 pub(super) async fn export(
     State(shared): State<Arc<Shared>>,
-    format: Result<Path<Format>, axum::extract::rejection::PathRejection>,
+    wanted_as: Result<Path<As>, PathRejection>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Problem> {
-    let Ok(Path(format)) = format else {
+    let Ok(Path(As { format })) = wanted_as else {
         return Err(Problem::parameter("format", "This is csv or jsonl."));
     };
     let (reader, filter) = (shared.backend.clone(), wanted.filter());

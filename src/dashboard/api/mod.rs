@@ -8,6 +8,7 @@ mod extract;
 mod idempotency;
 mod keys;
 mod log;
+mod object;
 mod problem;
 mod recorder;
 mod schema;
