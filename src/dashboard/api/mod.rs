@@ -106,6 +106,12 @@ pub(super) fn nowhere() -> Response {
     Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
 }
 
+/// The answer where something is, but not for the method.
+pub(super) fn not_so() -> Response {
+    let detail = "This path does not know the method.";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
+}
+
 /// The answer to whom the guard does not let in.
 pub(super) fn denied(denied: Denied) -> Response {
     let status = match denied {
@@ -127,10 +133,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/openapi.json", get(openapi))
         .layer(Extension(Arc::new(document)))
         .fallback(async || nowhere())
-        .method_not_allowed_fallback(async || {
-            let detail = "This path does not know the method.";
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
-        })
+        .method_not_allowed_fallback(async || not_so())
 }
 
 async fn openapi(
