@@ -13,7 +13,7 @@ use http::header::RETRY_AFTER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Limit, Problem, Query, Summary, not_so};
+use super::api::{Limit, Problem, Query, Summary, in_order, not_so};
 use super::safety::protect;
 use crate::clock::Clock;
 use crate::limit::{Answer, Decision, Limiter, LocalLimiter, RateLimit};
@@ -144,6 +144,7 @@ async fn usage(
     caller: Caller,
     Query(times): Query<Times>,
 ) -> Result<Json<Summary>, Problem> {
+    in_order(times.from, times.to)?;
     let mut range = UsageRange::new().key(caller.id);
     (range.from, range.to) = (times.from, times.to);
     let query = SummaryQuery::new(range, SummarySpec::new().latency());

@@ -95,6 +95,8 @@ async fn holders_see_what_their_own_key_was_used_for() {
         0
     );
     service.ask("/me/usage?from=soon", mine).await.problem(400);
+    let turned = "/me/usage?from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
+    service.ask(turned, mine).await.problem(400);
     service
         .ask("/me/usage?key=3fK9aB0000zzZZ19", mine)
         .await

@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as Place, Segment};
@@ -63,6 +64,19 @@ pub(super) fn at_most(
     Ok(number)
 }
 
+/// Whether one time is not after the other, where there are both.
+pub(in crate::dashboard) fn in_order(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> Result<(), Problem> {
+    match (from, to) {
+        (Some(from), Some(to)) if from > to => {
+            Err(Problem::parameter("to", "This is before `from`."))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A JSON body, and what tells its bytes from others'.
 pub(super) struct Body<T>(pub(super) T, pub(super) Fingerprint);
 
@@ -76,10 +90,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
         let kind = request.headers().get(CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
-        let is_json = ["application/json", "application/merge-patch+json"]
-            .iter()
-            .any(|json| kind.eq_ignore_ascii_case(json));
-        if !is_json {
+        if !kind.eq_ignore_ascii_case("application/json") {
             let detail = "The body is to be JSON, with content-type: application/json.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }

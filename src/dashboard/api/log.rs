@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Query, at_most};
+use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
 use super::schema::{Page, Request, names};
 use crate::dashboard::Shared;
@@ -67,7 +67,8 @@ macro_rules! filtered {
         }
 
         impl $query {
-            fn filter(&self) -> LogFilter {
+            fn filter(&self) -> Result<LogFilter, Problem> {
+                in_order(self.from, self.to)?;
                 let mut filter = LogFilter::new();
                 filter.key = self.key;
                 filter.owner = self.owner.clone();
@@ -81,7 +82,7 @@ macro_rules! filtered {
                 filter.status_class = self.status_class;
                 filter.resource_id = self.resource_id.clone();
                 filter.request_id = self.request_id.clone();
-                filter
+                Ok(filter)
             }
         }
     };
@@ -119,7 +120,7 @@ pub(super) async fn requests(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<WantedPage>,
 ) -> Result<Json<Page<Request>>, Problem> {
-    let mut query = LogQuery::new(wanted.filter());
+    let mut query = LogQuery::new(wanted.filter()?);
     if let Some(limit) = at_most(LogQuery::MAX_LIMIT, "limit", wanted.limit)? {
         query.limit = limit;
     }
@@ -162,7 +163,7 @@ pub(super) async fn count(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Count>, Problem> {
-    let count = shared.backend.count(&wanted.filter()).await?;
+    let count = shared.backend.count(&wanted.filter()?).await?;
     Ok(Json(count.into()))
 }
 
@@ -205,7 +206,7 @@ pub(super) async fn export(
     let Ok(Path(As { format })) = wanted_as else {
         return Err(Problem::parameter("format", "This is csv or jsonl."));
     };
-    let (reader, filter) = (shared.backend.clone(), wanted.filter());
+    let (reader, filter) = (shared.backend.clone(), wanted.filter()?);
     let (export, name) = match format {
         Format::Csv => (Export::csv(reader, filter), "requests.csv"),
         Format::Jsonl => (Export::json_lines(reader, filter), "requests.jsonl"),
