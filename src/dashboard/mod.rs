@@ -64,6 +64,7 @@ mod guard;
 mod holder;
 mod key_in_path;
 mod pages;
+mod report;
 mod router;
 mod safety;
 mod session;

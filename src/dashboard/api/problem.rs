@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +12,7 @@ use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::dashboard::report;
 use crate::dashboard::safety::challenge;
 use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
@@ -121,7 +123,8 @@ impl Problem {
         Self::new(StatusCode::NOT_IMPLEMENTED, detail)
     }
 
-    fn down() -> Self {
+    fn down(error: &(dyn Error + 'static)) -> Self {
+        report::store_failure(error);
         let detail = "The store does not answer. Try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
@@ -171,7 +174,7 @@ impl From<StoreError> for Problem {
             StoreError::KeepsNoSecrets => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
-            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(),
+            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
         }
     }
 }
@@ -180,7 +183,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Page(error) => Self::parameter("after", error.to_string()),
-            ReadError::Unavailable(_) => Self::down(),
+            ReadError::Unavailable(_) => Self::down(&error),
         }
     }
 }

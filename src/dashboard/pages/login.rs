@@ -15,6 +15,7 @@ use super::{document, page, see, stranger};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
 use crate::dashboard::pages::parts;
+use crate::dashboard::report;
 use crate::dashboard::safety::challenge;
 use crate::dashboard::visit::{Base, Visit, home};
 
@@ -68,6 +69,7 @@ pub(in crate::dashboard) async fn sign_in(
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
     let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
+        report::failed_sign_in();
         let form = shown(&base, Some("That is not the token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
         challenge(form.headers_mut());

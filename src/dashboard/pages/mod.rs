@@ -20,11 +20,14 @@ pub(super) mod reveal;
 pub(super) mod rotate;
 pub(super) mod usage;
 
+use std::error::Error;
+
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
+use super::report;
 use super::safety::challenge;
 use super::visit::Visit;
 use crate::id::KeyId;
@@ -133,6 +136,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    fn down(error: &(dyn Error + 'static)) -> Self {
+        report::store_failure(error);
+        Self::Down
+    }
+
     pub(super) fn page(self, visit: &Visit) -> Response {
         match self {
             Self::NotFound => no_key(visit, None),
@@ -161,7 +169,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound(_) => Self::NotFound,
-            StoreError::Timeout | StoreError::Unavailable(_) => Self::Down,
+            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
             error => Self::Refused(error.to_string()),
         }
     }
@@ -171,7 +179,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Page(error) => Self::Refused(error.to_string()),
-            _ => Self::Down,
+            _ => Self::down(&error),
         }
     }
 }
