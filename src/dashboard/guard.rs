@@ -6,7 +6,8 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Decides who administers keys. Every page, export and call of the API asks it first.
+/// Decides who administers keys. Every page, export and call of the API asks it first, but for those who
+/// have [signed in](Self::login).
 ///
 /// ```
 /// use keytally::async_trait;
@@ -33,7 +34,8 @@ pub trait Guard: Send + Sync + 'static {
     async fn admit(&self, parts: &Parts) -> Result<Admin, Denied>;
 
     /// How a person signs in on a page of the dashboard's, if they do it there. Whoever did is known
-    /// by a cookie for twelve hours, or until the process ends.
+    /// by a cookie, without being asked for again: until they sign out, for twelve hours, or until the
+    /// process ends.
     fn login(&self) -> Option<&dyn Login> {
         None
     }
@@ -41,7 +43,8 @@ pub trait Guard: Send + Sync + 'static {
 
 /// Knows a person by what they type into the login form.
 pub trait Login: Send + Sync {
-    /// Who has this token. Compare it in constant time.
+    /// Who has this token. Compare it in constant time. Guesses are not slowed down, so tokens are to be
+    /// random: for passwords, which can be guessed, sign people in elsewhere.
     fn sign_in(&self, token: &str) -> Option<Admin>;
 }
 
@@ -90,12 +93,14 @@ impl BearerToken {
     /// The fewest characters of a token.
     pub const SHORTEST: usize = 16;
 
-    /// With this token, which should be random. The audit knows who has it as `admin`.
+    /// With this token, which should be random; blanks around it, such as the end of a file's line, are
+    /// none of it. The audit knows who has it as `admin`.
     ///
     /// # Errors
     ///
     /// [`WeakToken`] when it has fewer than [`SHORTEST`](Self::SHORTEST) characters.
     pub fn new(token: &str) -> Result<Self, WeakToken> {
+        let token = token.trim();
         if token.chars().count() < Self::SHORTEST {
             return Err(WeakToken);
         }
@@ -139,7 +144,8 @@ impl Login for BearerToken {
     }
 }
 
-/// Lets everybody in, for examples and for what only its developer can reach.
+/// Lets everybody in, for examples and for what only its developer can reach. The sites that a developer
+/// looks at may reach it too, under a name that leads to this machine: no real keys belong behind it.
 #[derive(Debug, Clone, Copy)]
 pub struct AllowEveryone;
 
@@ -189,7 +195,13 @@ mod tests {
             let denied = admitted(&guard, header).await;
             assert_eq!(denied, Err(Denied::Unauthenticated), "{header:?}");
         }
-        assert!(BearerToken::new("short").is_err());
+        for weak in ["short", "                ", "fifteen letters\n"] {
+            assert_eq!(BearerToken::new(weak).err(), Some(WeakToken), "{weak:?}");
+        }
+        // As it is read from a file.
+        let guard = BearerToken::new("correct-horse-battery\n").unwrap();
+        let good = admitted(&guard, Some("Bearer correct-horse-battery")).await;
+        assert_eq!(good, Ok(Admin::named("admin")));
         assert!(!format!("{guard:?}").contains("horse"));
     }
 }

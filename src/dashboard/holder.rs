@@ -13,12 +13,12 @@ use http::header::RETRY_AFTER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Limit, Problem, Query, Summary};
+use super::api::{Limit, Problem, Query, Summary, in_order, not_so};
 use super::safety::protect;
 use crate::clock::Clock;
 use crate::limit::{Answer, Decision, Limiter, LocalLimiter, RateLimit};
 use crate::usage::{Recorder, SummaryQuery, SummarySpec, UsageRange, UsageReader};
-use crate::{ApiKeyLayer, Caller};
+use crate::{ApiKeyLayer, Caller, StoreFailure};
 
 /// A small JSON API for whoever holds a key, about that key alone: `GET /usage` sums up what it was
 /// used for, and `GET /limits` tells where its rate limits stand.
@@ -66,7 +66,12 @@ impl KeyHolderApi {
     /// About the keys that this layer lets in, and the usage that is read there.
     pub fn new(layer: &ApiKeyLayer, reader: impl UsageReader) -> Self {
         Self {
-            layer: layer.clone().recorder(Recorder::counting()).cost(|_| 0),
+            layer: layer
+                .clone()
+                .recorder(Recorder::counting())
+                .cost(|_| 0)
+                // Whom the layer would let pass for once is nobody to tell about.
+                .on_store_failure(StoreFailure::Refuse),
             about: About {
                 layer: layer.clone(),
                 reader: Arc::new(reader),
@@ -80,6 +85,7 @@ impl KeyHolderApi {
         Router::new()
             .route("/usage", get(usage))
             .route("/limits", get(limits))
+            .method_not_allowed_fallback(async || not_so())
             .layer(from_fn_with_state(self.about.clone(), not_without_end))
             .layer(self.layer)
             .layer(map_response(async |mut response: Response| {
@@ -138,6 +144,7 @@ async fn usage(
     caller: Caller,
     Query(times): Query<Times>,
 ) -> Result<Json<Summary>, Problem> {
+    in_order(times.from, times.to)?;
     let mut range = UsageRange::new().key(caller.id);
     (range.from, range.to) = (times.from, times.to);
     let query = SummaryQuery::new(range, SummarySpec::new().latency());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Path};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
+use serde::Deserialize;
 
 use super::Shared;
 use super::pages::{Failure, no_key};
@@ -15,14 +16,20 @@ use crate::key::Key;
 /// The key whose id is in the path, as the store has it now; else a page says that there is none.
 pub(super) struct KeyInPath(pub(super) Key);
 
+/// By its name: where the pages are nested may have parameters of its own.
+#[derive(Deserialize)]
+struct Id {
+    id: KeyId,
+}
+
 impl FromRequestParts<Arc<Shared>> for KeyInPath {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
         let visit = Visit::from_request_parts(parts, shared).await;
         let visit = visit.map_err(IntoResponse::into_response)?;
-        let id = Path::<String>::from_request_parts(parts, shared).await;
-        let id = id.ok().and_then(|Path(id)| id.parse::<KeyId>().ok());
+        let id = Path::<Id>::from_request_parts(parts, shared).await;
+        let id = id.ok().map(|Path(Id { id })| id);
         let found = match id {
             Some(id) => shared.backend.get(id).await.map_err(Failure::from),
             None => Ok(None),

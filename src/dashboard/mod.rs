@@ -36,20 +36,26 @@
 //! # Safety
 //!
 //! 1. The guard is asked before anything else, for every route but the login form, the style sheet,
-//!    the script and the icon.
-//! 2. What changes something has to come from these pages: `Sec-Fetch-Site` or `Origin` say so, and each
-//!    form has a token that belongs to whom it was shown.
+//!    the script and the icon. Who has signed in is known by a cookie instead.
+//! 2. What a browser sends to change something has to come from these pages: `Sec-Fetch-Site` or `Origin`
+//!    say so, and each form has a token that belongs to whom it was shown.
 //! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
 //! 4. Every text is escaped: names, owners, paths and endpoints come from others.
 //! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. A
 //!    [recoverable](crate::key::NewKey::recoverable) one can be shown again where the [issuer](Dashboard::issuer)
 //!    has a vault, and the audit has who has seen it. What the API
-//!    answered to an `Idempotency-Key` stays in this process's memory for ten minutes.
+//!    answered to an `Idempotency-Key` stays in this process's memory for ten minutes at most.
 //!
-//! # Deployment caveat
+//! # Deployment caveats
 //!
 //! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
 //! `127.0.0.1` or `[::1]`.
+//!
+//! Links, forms and the cookie's path begin with the path that the outermost router was asked for: a
+//! proxy in front has to leave it as it is.
+//!
+//! Each process signs cookies and forms with a key of its own, so that a restart signs everybody out.
+//! Where several instances serve the pages, send each browser to the same one; programs need not care.
 
 mod api;
 mod charts;
@@ -58,6 +64,7 @@ mod guard;
 mod holder;
 mod key_in_path;
 mod pages;
+mod report;
 mod router;
 mod safety;
 mod session;

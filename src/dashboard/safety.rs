@@ -2,7 +2,7 @@
 
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, Uri};
@@ -22,6 +22,10 @@ pub(super) fn protect(headers: &mut HeaderMap) {
             HeaderName::from_static("cross-origin-opener-policy"),
             "same-origin",
         ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ];
     for (name, value) in always {
         headers.insert(name, HeaderValue::from_static(value));
@@ -29,6 +33,12 @@ pub(super) fn protect(headers: &mut HeaderMap) {
     headers
         .entry(CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Tells how to show who one is, which no answer of 401 is without.
+pub(super) fn challenge(headers: &mut HeaderMap) {
+    let bearer = HeaderValue::from_static(r#"Bearer realm="keytally""#);
+    headers.insert(WWW_AUTHENTICATE, bearer);
 }
 
 /// Whether a request that changes something comes from these pages, or from no browser: browsers say
@@ -86,5 +96,16 @@ mod tests {
             ("origin", "https://keys.example:8443"),
         ];
         assert!(!of_this_site(&both));
+    }
+
+    #[test]
+    fn http_2_has_the_host_in_the_address() {
+        let post = |origin| {
+            let request = http::Request::post("https://keys.example:8443/keys");
+            let request = request.header(ORIGIN, origin).body(()).unwrap();
+            is_of_this_site(&request.into_parts().0)
+        };
+        assert!(post("https://keys.example:8443"));
+        assert!(!post("https://evil.example"));
     }
 }

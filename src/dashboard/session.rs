@@ -1,8 +1,12 @@
 //! What the dashboard signs: the cookies of those who have signed in, and the tokens in its forms.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use hmac::{Hmac, KeyInit, Mac};
-use http::HeaderMap;
-use http::header::{COOKIE, HOST};
+use http::header::{COOKIE, HOST, ORIGIN};
+use http::{HeaderMap, HeaderName, Uri};
 use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
 
@@ -13,19 +17,34 @@ const SESSION: SignedDuration = SignedDuration::from_hours(12);
 
 pub(super) const COOKIE_NAME: &str = "keytally_session";
 
+/// How many of those who have signed out are known at once. Only who can sign in adds to them.
+const MOST_ENDED: usize = 10_000;
+
 /// Signs with a key that is made anew with every process.
-pub(super) struct Signer([u8; 64]);
+pub(super) struct Signer {
+    key: [u8; 64],
+    /// The number of the next session, by which it is told from others of the same second.
+    next: AtomicU64,
+    ended: Mutex<BTreeSet<Session>>,
+}
+
+/// When a session ends by itself, and its number.
+type Session = (i64, u64);
 
 impl Signer {
     pub(super) fn new() -> Result<Self, getrandom::Error> {
         let mut key = [0; 64];
         getrandom::fill(&mut key)?;
-        Ok(Self(key))
+        Ok(Self {
+            key,
+            next: AtomicU64::default(),
+            ended: Mutex::default(),
+        })
     }
 
     /// The MAC of parts, each with its length, so that no two lists of parts have the same.
     fn mac(&self, parts: &[&str]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new(&self.0.into());
+        let mut mac = Hmac::<Sha256>::new(&self.key.into());
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part.as_bytes());
@@ -48,24 +67,50 @@ impl Signer {
     pub(super) fn session(&self, admin: &Admin, headers: &HeaderMap, path: &str) -> String {
         let end = Timestamp::now().saturating_add(SESSION);
         let end = end.unwrap_or(Timestamp::MAX).as_second().to_string();
+        let number = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         let name = hex(admin.name().as_bytes());
-        let signature = self.sign(&["session", &name, &end]);
-        let age = SESSION.as_secs();
-        cookie(&format!("{name}.{end}.{signature}"), age, headers, path)
+        let signature = self.sign(&["session", &name, &end, &number]);
+        let value = format!("{name}.{end}.{number}.{signature}");
+        cookie(&value, SESSION.as_secs(), headers, path)
     }
 
     /// Whose session this is.
     pub(super) fn admin(&self, headers: &HeaderMap) -> Option<Admin> {
-        cookies(headers, COOKIE_NAME).find_map(|cookie| {
+        let mut sessions = self.sessions(headers);
+        sessions.find_map(|(admin, session)| (!self.ended().contains(&session)).then_some(admin))
+    }
+
+    /// Ends the sessions that these are the headers of, and tells the browser to forget them.
+    pub(super) fn end(&self, headers: &HeaderMap, path: &str) -> String {
+        let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
+        let mut ended = self.ended();
+        // Those that have ended by themselves need not be known.
+        *ended = ended.split_off(&(Timestamp::now().as_second(), 0));
+        ended.extend(sessions);
+        while ended.len() > MOST_ENDED {
+            ended.pop_first();
+        }
+        cookie("", 0, headers, path)
+    }
+
+    /// The sessions that were signed here and last, whether or not they were ended.
+    fn sessions(&self, headers: &HeaderMap) -> impl Iterator<Item = (Admin, Session)> {
+        cookies(headers, COOKIE_NAME).filter_map(|cookie| {
             let mut parts = cookie.split('.');
-            let (name, end, signature) = (parts.next()?, parts.next()?, parts.next()?);
-            let known = self.is_signed(&["session", name, end], signature);
-            let lasts = end
-                .parse()
-                .is_ok_and(|end: i64| end > Timestamp::now().as_second());
+            let [name, end, number, signature] = [(); 4].map(|()| parts.next());
+            let (name, end, number) = (name?, end?, number?);
+            if !self.is_signed(&["session", name, end, number], signature?) {
+                return None;
+            }
+            let session: Session = (end.parse().ok()?, number.parse().ok()?);
+            let lasts = session.0 > Timestamp::now().as_second();
             let name = String::from_utf8(unhex(name)?).ok()?;
-            (known && lasts).then(|| Admin::named(name))
+            lasts.then(|| (Admin::named(name), session))
         })
+    }
+
+    fn ended(&self) -> MutexGuard<'_, BTreeSet<Session>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What stands in the forms that are shown to somebody, and nowhere else.
@@ -78,11 +123,6 @@ impl Signer {
     }
 }
 
-/// The `Set-Cookie` that ends a session.
-pub(super) fn ended(headers: &HeaderMap, path: &str) -> String {
-    cookie("", 0, headers, path)
-}
-
 fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
     let path = if path.is_empty() { "/" } else { path };
     let secure = if is_this_machine(headers) {
@@ -93,10 +133,20 @@ fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
     format!("{COOKIE_NAME}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// Whether the browser runs on this machine, where no TLS is needed.
+/// Whether the browser runs on this machine, where no TLS is needed. It says itself what it asked for;
+/// proxies may put the name by which they know this service in its place.
 fn is_this_machine(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or_default();
+    let text = |name: HeaderName| headers.get(name).map(|it| it.to_str().unwrap_or_default());
+    let host = text(HOST).unwrap_or_default();
+    let without_tls = text(ORIGIN).is_none_or(|origin| {
+        let origin = origin.parse::<Uri>().unwrap_or_default();
+        let host = origin.authority().map(|it| it.as_str());
+        origin.scheme_str() == Some("http") && host.is_some_and(is_of_this_machine)
+    });
+    without_tls && is_of_this_machine(host)
+}
+
+fn is_of_this_machine(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -152,6 +202,8 @@ mod tests {
         assert_eq!(signer.admin(&headers(COOKIE, &forged)), None);
         let forged = value.replacen(".1", ".2", 1);
         assert_eq!(signer.admin(&headers(COOKIE, &forged)), None);
+        let forged = value.replacen(".0.", ".1.", 1);
+        assert_eq!(signer.admin(&headers(COOKIE, &forged)), None);
         let token = signer.form_token(&ada);
         assert!(signer.is_form_token(&ada, &token));
         assert!(!signer.is_form_token(&Admin::named("Bob"), &token));
@@ -159,15 +211,63 @@ mod tests {
     }
 
     #[test]
+    fn a_session_ends_for_good_and_no_other_with_it() {
+        let signer = Signer::new().unwrap();
+        let ada = Admin::named("Ada");
+        let none = HeaderMap::new();
+        let [mine, other] = [(); 2].map(|()| {
+            let set = signer.session(&ada, &none, "");
+            headers(COOKIE, set.split(';').next().unwrap())
+        });
+        assert!(signer.end(&mine, "").contains("=; Path=/; Max-Age=0;"));
+        assert_eq!(signer.admin(&mine), None);
+        assert_eq!(signer.admin(&other), Some(ada));
+        // What was not signed here is not remembered.
+        let forged = "keytally_session=416461.99999999999.7.00";
+        signer.end(&headers(COOKIE, forged), "");
+        assert_eq!(signer.ended().len(), 1);
+    }
+
+    #[test]
+    fn few_ended_sessions_are_remembered() {
+        let signer = Signer::new().unwrap();
+        let over = Timestamp::now().as_second() - 1;
+        signer.ended().insert((over, 0));
+        let later = over + SESSION.as_secs();
+        let more = MOST_ENDED as u64 + 5;
+        signer.ended().extend((0..more).map(|n| (later, n)));
+        signer.end(&HeaderMap::new(), "");
+        assert_eq!(signer.ended().len(), MOST_ENDED);
+        assert_eq!(signer.ended().first(), Some(&(later, 5)));
+    }
+
+    #[test]
     fn cookies_need_no_tls_on_this_machine_alone() {
+        let signer = Signer::new().unwrap();
+        let ended = |headers: &[(HeaderName, &str)]| {
+            let headers = headers.iter().map(|(name, value)| {
+                let value = value.parse().unwrap();
+                (name.clone(), value)
+            });
+            signer.end(&HeaderMap::from_iter(headers), "")
+        };
         for host in ["localhost:3000", "127.0.0.1", "[::1]:80"] {
-            assert!(
-                !ended(&headers(HOST, host), "").contains("Secure"),
-                "{host}"
-            );
+            assert!(!ended(&[(HOST, host)]).contains("Secure"), "{host}");
         }
+        let asked = [(HOST, "localhost:3000"), (ORIGIN, "http://localhost:3000")];
+        assert!(!ended(&asked).contains("Secure"));
         for host in ["localhost.example", "10.0.0.1:3000", "127.0.0.1.example"] {
-            assert!(ended(&headers(HOST, host), "").contains("Secure"), "{host}");
+            assert!(ended(&[(HOST, host)]).contains("Secure"), "{host}");
+        }
+        // A proxy on this machine that asks by its own name for it.
+        for origin in [
+            "https://keys.example",
+            "http://keys.example",
+            "https://localhost",
+            "null",
+        ] {
+            let headers = [(HOST, "127.0.0.1:3000"), (ORIGIN, origin)];
+            assert!(ended(&headers).contains("Secure"), "{origin}");
         }
     }
 }

@@ -4,13 +4,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::Request;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
-use keytally::ApiKeyLayer;
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::KeyHolderApi;
 use keytally::key::{Issuer, NewKey};
 use keytally::limit::RateLimit;
+use keytally::testing::FailingStore;
 use keytally::usage::Recorder;
+use keytally::{ApiKeyLayer, StoreFailure};
 
 use super::{Answer, ask};
 
@@ -94,11 +95,49 @@ async fn holders_see_what_their_own_key_was_used_for() {
         0
     );
     service.ask("/me/usage?from=soon", mine).await.problem(400);
+    let turned = "/me/usage?from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
+    service.ask(turned, mine).await.problem(400);
     service
         .ask("/me/usage?key=3fK9aB0000zzZZ19", mine)
         .await
         .problem(400);
     assert_eq!(service.ask("/me/usage", "nobody's").await.status, 401);
+}
+
+#[tokio::test]
+async fn there_is_nothing_to_change() {
+    let service = Service::new().await;
+    let [mine, _] = &service.secrets;
+    let post = Request::post("/me/usage").header(AUTHORIZATION, format!("Bearer {mine}"));
+    let post = ask(&service.router, post.body(Body::empty()).unwrap()).await;
+    post.problem(405);
+    assert_eq!(post.headers[ALLOW], "GET,HEAD");
+}
+
+#[tokio::test]
+async fn nobody_is_told_anything_without_a_key_whom_the_layer_lets_pass() {
+    let backend = MemoryBackend::new();
+    let open = || ApiKeyLayer::new(backend.clone()).allow_anonymous();
+    let router = |layer: &ApiKeyLayer| KeyHolderApi::new(layer, backend.clone()).into_router();
+    let get = || Request::get("/usage").body(Body::empty()).unwrap();
+    ask(&router(&open()), get()).await.problem(401);
+    ask(&router(&open().exempt("/usage")), get())
+        .await
+        .problem(401);
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_does_not_make_a_key_a_wrong_one() {
+    let store = FailingStore::new(MemoryBackend::new());
+    let issuer = Issuer::new("acme_live").unwrap();
+    let secret = issuer.make(NewKey::named("mine")).unwrap().0;
+    let layer = ApiKeyLayer::new(store.clone()).on_store_failure(StoreFailure::Pass);
+    let router = KeyHolderApi::new(&layer, MemoryBackend::new()).into_router();
+    store.fail();
+    let get = Request::get("/limits").header(AUTHORIZATION, format!("Bearer {}", secret.expose()));
+    ask(&router, get.body(Body::empty()).unwrap())
+        .await
+        .problem(503);
 }
 
 #[tokio::test]

@@ -100,6 +100,43 @@ async fn a_rotation_without_grace_is_not_refused_for_having_been_done() {
 }
 
 #[tokio::test]
+async fn a_caller_that_leaves_finds_the_answer_when_it_asks_again() {
+    let api = Api::new();
+    let mut asking = Box::pin(api.once("/keys", "try-1", BODY));
+    let waits = std::future::poll_fn(|context| {
+        let asked = asking.as_mut().poll(context);
+        std::task::Poll::Ready(asked.is_pending())
+    });
+    assert!(waits.await);
+    drop(asking);
+    tokio::task::yield_now().await;
+    let made = api.once("/keys", "try-1", BODY).await.with(201);
+    assert_eq!(api.once("/keys", "try-1", BODY).await.with(201), made);
+    assert_eq!(api.keys().await, 1);
+}
+
+#[tokio::test]
+async fn many_can_be_made_and_none_of_them_twice() {
+    let api = Api::new();
+    let first = api.once("/keys", "try-0", BODY).await.with(201);
+    for n in 1..1_030 {
+        api.once("/keys", &format!("try-{n}"), BODY).await.with(201);
+    }
+    api.once("/keys", "try-1029", BODY).await.with(201);
+    // The first answers have made room.
+    let (detail, _) = api.once("/keys", "try-0", BODY).await.problem(409);
+    assert!(detail.contains(first["key"]["id"].as_str().unwrap()));
+    assert!(!detail.contains(first["secret"].as_str().unwrap()));
+    api.once("/keys", "try-1030", BODY).await.with(201);
+    let query = KeyQuery::new().limit(KeyQuery::MAX_LIMIT);
+    let page = api.backend.list(&query).await.unwrap();
+    let mut rest = query.clone();
+    rest.after = page.next;
+    let rest = api.backend.list(&rest).await.unwrap();
+    assert_eq!(page.items.len() + rest.items.len(), 1_031);
+}
+
+#[tokio::test]
 async fn what_failed_may_be_tried_again() {
     let api = Api::new();
     api.once("/keys", "try-1", r#"{"name":""}"#)

@@ -45,6 +45,8 @@ async fn what_is_wrong_in_a_body_is_named() {
             "#/addresses/1",
             r#"{"name":"a","addresses":["::1","10.0.0.0/33"]}"#,
         ),
+        ("#/limits/0", r#"{"name":"a","limits":[[null,5,1.0,null]]}"#),
+        ("#", r#"["a",null,null,[],[],[],{},null,false]"#),
         ("#/expires", r#"{"name":"a","expires":"tomorrow"}"#),
         ("#/metadata", r#"{"name":"a","metadata":[]}"#),
         ("#/secret", r#"{"name":"a","secret":"mine"}"#),
@@ -57,13 +59,19 @@ async fn what_is_wrong_in_a_body_is_named() {
         ("#/name", r#"{"name":null}"#),
         ("#/scopes", r#"{"scopes":null}"#),
         ("#/owner", r#"{"owner":""}"#),
+        ("#/limits/0", r#"{"limits":[[null,5,1.0,null]]}"#),
         ("#/id", r#"{"id":"3fK9aB0000zzZZ19"}"#),
     ] {
         let (_, wrong) = api.patch(&format!("/keys/{id}"), body).await.problem(422);
         assert_eq!(wrong["pointer"], field, "{body}: {wrong}");
     }
     let rotate = format!("/keys/{id}/rotate");
-    for body in ["{}", r#"{"grace_seconds":-1}"#, r#"{"grace_seconds":1.5}"#] {
+    for body in [
+        "{}",
+        "[60]",
+        r#"{"grace_seconds":-1}"#,
+        r#"{"grace_seconds":1.5}"#,
+    ] {
         api.post(&rotate, body).await.problem(422);
     }
     for body in ["{", "x", "\u{feff}{}"] {
@@ -75,6 +83,16 @@ async fn what_is_wrong_in_a_body_is_named() {
             .await
             .problem(415);
     }
+    // A form of another site's can look like JSON, but cannot say that it is.
+    let text = [("content-type", "text/plain")];
+    api.send(Method::POST, "/keys", &text, r#"{"name":"a"}"#)
+        .await
+        .problem(415);
+    // Metadata is replaced, which a merge patch (RFC 7396) would not do.
+    let patch = [("content-type", "application/merge-patch+json")];
+    api.send(Method::PATCH, &format!("/keys/{id}"), &patch, "{}")
+        .await
+        .problem(415);
     let long = format!(r#"{{"name":"{}"}}"#, "a".repeat(100_000));
     api.post("/keys", &long).await.problem(413);
     let all = api.backend.list(&KeyQuery::new()).await.unwrap().items;
@@ -118,6 +136,19 @@ async fn what_is_wrong_in_a_query_is_named() {
     ] {
         let (_, wrong) = api.get(path).await.problem(400);
         assert_eq!(wrong["parameter"], name, "{path}: {wrong}");
+    }
+    let turned = "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
+    for path in [
+        "usage",
+        "usage/over-time",
+        "usage/jumps",
+        "log",
+        "log/count",
+        "log/export/csv",
+        "audit",
+    ] {
+        let (_, wrong) = api.get(&format!("/{path}?{turned}")).await.problem(400);
+        assert_eq!(wrong["parameter"], "to", "{path}: {wrong}");
     }
     let (_, wrong) = api.get("/log/export/xlsx").await.problem(400);
     assert_eq!(wrong["parameter"], "format");

@@ -1,7 +1,7 @@
 //! Who gets in, what others cannot change, and what is only a text.
 
 use axum::body::Body;
-use http::header::{COOKIE, LOCATION, SET_COOKIE};
+use http::header::{COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
 use keytally::dashboard::{AllowEveryone, Dashboard};
@@ -56,6 +56,7 @@ async fn nobody_gets_anything_without_the_guard() {
                 }
                 let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
                 assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+                assert!(answer.headers.contains_key(WWW_AUTHENTICATE), "{path}");
                 assert!(!answer.text.contains("Watched"), "{method} {path}");
             }
         }
@@ -92,6 +93,28 @@ async fn a_person_signs_in_and_out() {
     let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert!(answer.text.contains("Ada"));
+
+    let ask = async |request: http::request::Builder, body: String| {
+        let request = request.header(COOKIE, value);
+        let form = request.header("content-type", "application/x-www-form-urlencoded");
+        pages.ask(form.body(Body::from(body)).unwrap()).await
+    };
+    let form = ask(Request::get("/admin/logout"), String::new()).await.text;
+    let (_, token) = form.split_once("name=\"token\" value=\"").unwrap();
+    let token = encoded(&[("token", token.split('"').next().unwrap())]);
+    let out = ask(Request::post("/admin/logout"), token).await;
+    assert_eq!(out.status, StatusCode::SEE_OTHER);
+    let cookie = out.headers[SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("Max-Age=0") && cookie.contains("Path=/admin"));
+    // Whoever has kept the cookie has nothing any more.
+    let late = ask(Request::get("/admin/keys"), String::new()).await;
+    assert_eq!(late.status, StatusCode::UNAUTHORIZED);
+    // To sign in again is to have another.
+    let again = pages.ask(sign_in(TOKEN)).await;
+    let again = again.headers[SET_COOKIE].to_str().unwrap();
+    let request = Request::get("/admin/keys").header(COOKIE, again.split(';').next().unwrap());
+    let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -215,6 +238,29 @@ async fn they_can_be_nested_either_way() {
             let home = if base.is_empty() { "/" } else { base };
             assert_eq!(page.link("keytally"), home);
         }
+    }
+}
+
+#[tokio::test]
+async fn where_they_are_nested_may_have_a_parameter() {
+    let backend = keytally::backend::MemoryBackend::new();
+    let issuer = Issuer::new("acme_live").unwrap();
+    let key = issuer.issue(&backend, NewKey::named("Watched")).await;
+    let id = key.unwrap().key.id;
+    let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
+    let pages = Pages {
+        backend: (),
+        router: axum::Router::new().nest_service("/{tenant}/admin", dashboard.into_router()),
+    };
+    for path in [
+        &format!("keys/{id}"),
+        &format!("api/keys/{id}"),
+        "log/csv",
+        "api/log/export/csv",
+    ] {
+        let request = Request::get(format!("/acme/admin/{path}"));
+        let page = pages.ask(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text);
     }
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Query, at_most};
+use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
 use super::schema::{AuditEntry, Page, names};
 use crate::dashboard::Shared;
@@ -48,6 +48,7 @@ impl TryFrom<Wanted> for AuditQuery {
     type Error = Problem;
 
     fn try_from(wanted: Wanted) -> Result<Self, Problem> {
+        in_order(wanted.from, wanted.to)?;
         let mut query = Self::new();
         if let Some(limit) = at_most(Self::MAX_LIMIT, "limit", wanted.limit)? {
             query.limit = limit;

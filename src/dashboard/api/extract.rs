@@ -7,6 +7,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use jiff::Timestamp;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as Place, Segment};
 use sha2::{Digest, Sha256};
@@ -14,6 +16,7 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::{IntoParams, PartialSchema};
 
+use super::object::Object;
 use super::problem::Problem;
 use super::schema::names;
 use crate::dashboard::Shared;
@@ -61,6 +64,19 @@ pub(super) fn at_most(
     Ok(number)
 }
 
+/// Whether one time is not after the other, where there are both.
+pub(in crate::dashboard) fn in_order(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> Result<(), Problem> {
+    match (from, to) {
+        (Some(from), Some(to)) if from > to => {
+            Err(Problem::parameter("to", "This is before `from`."))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A JSON body, and what tells its bytes from others'.
 pub(super) struct Body<T>(pub(super) T, pub(super) Fingerprint);
 
@@ -74,10 +90,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
         let kind = request.headers().get(CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
-        let is_json = ["application/json", "application/merge-patch+json"]
-            .iter()
-            .any(|json| kind.eq_ignore_ascii_case(json));
-        if !is_json {
+        if !kind.eq_ignore_ascii_case("application/json") {
             let detail = "The body is to be JSON, with content-type: application/json.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
@@ -91,7 +104,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
 /// Reads JSON: what is none is a bad request, what is not as described names the field.
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(read) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let inner = error.inner();
         if inner.is_data() {
             Problem::field(&pointer(error.path()), inner.to_string())
@@ -118,13 +131,19 @@ fn pointer(place: &Place) -> String {
 /// The key that the path names; what cannot be an id is that of no key.
 pub(super) struct KeyInPath(pub(super) KeyId);
 
+/// By its name: where the pages are nested may have parameters of its own.
+#[derive(Deserialize)]
+struct Id {
+    id: KeyId,
+}
+
 impl FromRequestParts<Arc<Shared>> for KeyInPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<Shared>) -> Result<Self, Problem> {
-        let id = Path::<String>::from_request_parts(parts, state).await;
-        let id = id.ok().and_then(|Path(id)| id.parse().ok());
-        id.map(Self).ok_or_else(Problem::no_such_key)
+        let id = Path::<Id>::from_request_parts(parts, state).await;
+        let id = id.map(|Path(Id { id })| Self(id));
+        id.map_err(|_| Problem::no_such_key())
     }
 }
 
@@ -163,6 +182,13 @@ mod tests {
         let wrong = problem(r#"{"a/b~c":[1,"x"]}"#);
         assert_eq!(wrong["status"], 422);
         assert_eq!(wrong["errors"][0]["pointer"], "#/a~1b~0c/1");
+        // Serde takes lists for structures.
+        for other in ["[[1]]", "null", "7", "\"a\""] {
+            let other = problem(other);
+            assert_eq!(other["status"], 422);
+            let detail = other["errors"][0]["detail"].as_str().unwrap();
+            assert!(detail.contains("expected an object"), "{detail}");
+        }
         let unknown = problem(r#"{"other":1}"#);
         assert_eq!(unknown["errors"][0]["pointer"], "#/other");
         for broken in ["", "{", "{} {}", "\u{1}"] {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use http::StatusCode;
@@ -35,7 +35,7 @@ const LONGEST: usize = 255;
 /// How long an answer is known.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
-/// How many answers are known at once.
+/// How many answers are known at once; then the oldest makes room.
 const MOST: usize = 1_024;
 
 /// What a caller says in order to be able to ask again, if they do.
@@ -68,7 +68,8 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let description = "Makes it safe to ask again: what is asked for with the same text is done \
-            once. For ten minutes the answer is the same; later it tells which key was made.";
+            once. For ten minutes, or until a thousand others are known, the answer is the same; later \
+            it tells which key was made.";
         let text = ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some(r#"^[!#-\[\]-~]{1,255}$"#));
@@ -110,13 +111,20 @@ impl Operation {
 
 /// Answers to what was asked for in the last minutes.
 #[derive(Clone, Default)]
-pub(in crate::dashboard) struct Answers(Arc<Mutex<HashMap<KeyId, Known>>>);
+pub(in crate::dashboard) struct Answers(Arc<Mutex<All>>);
 
 struct Known {
     body: Fingerprint,
     /// Absent until it is there.
-    answer: Option<Arc<Issued>>,
+    answer: Option<Answer>,
 }
+
+struct Answer {
+    issued: Arc<Issued>,
+    since: Instant,
+}
+
+type All = HashMap<KeyId, Known>;
 
 impl Answers {
     /// Does it, unless it was done.
@@ -174,12 +182,9 @@ impl Answers {
             Some(Known {
                 answer: Some(answer),
                 ..
-            }) => Ok(Begun::Again(answer.clone())),
-            None if known.len() >= MOST => {
-                let detail = "Too much is being made at once. Try again.";
-                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
-            }
+            }) => Ok(Begun::Again(answer.issued.clone())),
             None => {
+                make_room(&mut known)?;
                 known.insert(id, Known { body, answer: None });
                 let answers = self.clone();
                 Ok(Begun::First(UnderWay { answers, id }))
@@ -187,9 +192,26 @@ impl Answers {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<KeyId, Known>> {
+    fn known(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Forgets the oldest answer where there is no room for another. What is asked for again after that is
+/// not done again: the key is there.
+fn make_room(known: &mut All) -> Result<(), Problem> {
+    if known.len() < MOST {
+        return Ok(());
+    }
+    let answered = known
+        .iter()
+        .filter_map(|(id, known)| Some((known.answer.as_ref()?.since, *id)));
+    let (_, oldest) = answered.min().ok_or_else(|| {
+        let detail = "Too much is being made at once. Try again.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    })?;
+    known.remove(&oldest);
+    Ok(())
 }
 
 enum Begun {
@@ -206,7 +228,8 @@ struct UnderWay {
 impl UnderWay {
     fn keep(self, issued: Arc<Issued>) {
         if let Some(known) = self.answers.known().get_mut(&self.id) {
-            known.answer = Some(issued);
+            let since = Instant::now();
+            known.answer = Some(Answer { issued, since });
         }
         tokio::spawn(async move {
             tokio::time::sleep(KNOWN_FOR).await;
@@ -222,7 +245,8 @@ impl Drop for UnderWay {
 }
 
 fn done_before(id: KeyId, hint: &str) -> Problem {
-    let detail =
-        format!("It was done before: key {id} ({hint}) was made, and its secret shown then.");
+    let detail = format!(
+        "It was done before: key {id} ({hint}) was made. Its secret was in the answer to that; rotate the key if it was lost."
+    );
     Problem::new(StatusCode::CONFLICT, detail)
 }

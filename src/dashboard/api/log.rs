@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -11,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Query, at_most};
+use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
 use super::schema::{Page, Request, names};
 use crate::dashboard::Shared;
@@ -66,7 +67,8 @@ macro_rules! filtered {
         }
 
         impl $query {
-            fn filter(&self) -> LogFilter {
+            fn filter(&self) -> Result<LogFilter, Problem> {
+                in_order(self.from, self.to)?;
                 let mut filter = LogFilter::new();
                 filter.key = self.key;
                 filter.owner = self.owner.clone();
@@ -80,7 +82,7 @@ macro_rules! filtered {
                 filter.status_class = self.status_class;
                 filter.resource_id = self.resource_id.clone();
                 filter.request_id = self.request_id.clone();
-                filter
+                Ok(filter)
             }
         }
     };
@@ -118,7 +120,7 @@ pub(super) async fn requests(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<WantedPage>,
 ) -> Result<Json<Page<Request>>, Problem> {
-    let mut query = LogQuery::new(wanted.filter());
+    let mut query = LogQuery::new(wanted.filter()?);
     if let Some(limit) = at_most(LogQuery::MAX_LIMIT, "limit", wanted.limit)? {
         query.limit = limit;
     }
@@ -161,7 +163,7 @@ pub(super) async fn count(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Count>, Problem> {
-    let count = shared.backend.count(&wanted.filter()).await?;
+    let count = shared.backend.count(&wanted.filter()?).await?;
     Ok(Json(count.into()))
 }
 
@@ -173,6 +175,12 @@ pub(super) enum Format {
     Csv,
     /// Lines of JSON.
     Jsonl,
+}
+
+/// By its name: where the pages are nested may have parameters of its own.
+#[derive(Deserialize)]
+pub(super) struct As {
+    format: Format,
 }
 
 /// Exports requests as a file, the newest first.
@@ -192,13 +200,13 @@ pub(super) enum Format {
 )]
 pub(super) async fn export(
     State(shared): State<Arc<Shared>>,
-    format: Result<Path<Format>, axum::extract::rejection::PathRejection>,
+    wanted_as: Result<Path<As>, PathRejection>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Problem> {
-    let Ok(Path(format)) = format else {
+    let Ok(Path(As { format })) = wanted_as else {
         return Err(Problem::parameter("format", "This is csv or jsonl."));
     };
-    let (reader, filter) = (shared.backend.clone(), wanted.filter());
+    let (reader, filter) = (shared.backend.clone(), wanted.filter()?);
     let (export, name) = match format {
         Format::Csv => (Export::csv(reader, filter), "requests.csv"),
         Format::Jsonl => (Export::json_lines(reader, filter), "requests.jsonl"),

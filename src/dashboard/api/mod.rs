@@ -8,6 +8,7 @@ mod extract;
 mod idempotency;
 mod keys;
 mod log;
+mod object;
 mod problem;
 mod recorder;
 mod schema;
@@ -29,7 +30,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(super) use self::extract::Query;
+pub(super) use self::extract::{Query, in_order};
 pub(super) use self::idempotency::Answers;
 pub(super) use self::problem::Problem;
 pub(super) use self::schema::{Limit, Summary};
@@ -105,6 +106,12 @@ pub(super) fn nowhere() -> Response {
     Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
 }
 
+/// The answer where something is, but not for the method.
+pub(super) fn not_so() -> Response {
+    let detail = "This path does not know the method.";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
+}
+
 /// The answer to whom the guard does not let in.
 pub(super) fn denied(denied: Denied) -> Response {
     let status = match denied {
@@ -126,10 +133,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/openapi.json", get(openapi))
         .layer(Extension(Arc::new(document)))
         .fallback(async || nowhere())
-        .method_not_allowed_fallback(async || {
-            let detail = "This path does not know the method.";
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
-        })
+        .method_not_allowed_fallback(async || not_so())
 }
 
 async fn openapi(

@@ -2,15 +2,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::dashboard::report;
+use crate::dashboard::safety::challenge;
 use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
 
@@ -120,7 +123,8 @@ impl Problem {
         Self::new(StatusCode::NOT_IMPLEMENTED, detail)
     }
 
-    fn down() -> Self {
+    fn down(error: &(dyn Error + 'static)) -> Self {
+        report::store_failure(error);
         let detail = "The store does not answer. Try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
@@ -139,10 +143,7 @@ impl IntoResponse for Problem {
         let problem = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, problem);
         match status {
-            StatusCode::UNAUTHORIZED => {
-                let challenge = HeaderValue::from_static(r#"Bearer realm="keytally""#);
-                headers.insert(WWW_AUTHENTICATE, challenge);
-            }
+            StatusCode::UNAUTHORIZED => challenge(headers),
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -173,7 +174,7 @@ impl From<StoreError> for Problem {
             StoreError::KeepsNoSecrets => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
-            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(),
+            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
         }
     }
 }
@@ -182,7 +183,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Page(error) => Self::parameter("after", error.to_string()),
-            ReadError::Unavailable(_) => Self::down(),
+            ReadError::Unavailable(_) => Self::down(&error),
         }
     }
 }

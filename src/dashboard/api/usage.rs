@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Query, at_most};
+use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
 use super::schema::{Jumps, OverTime, Summary, names};
 use crate::dashboard::Shared;
@@ -58,6 +58,7 @@ pub(super) async fn summary(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Summary>, Problem> {
+    in_order(wanted.from, wanted.to)?;
     let top = at_most(LARGEST_TOP, "top", wanted.top)?.unwrap_or(TOP);
     let mut spec = SummarySpec::new().latency();
     if wanted.key.is_none() {
@@ -111,6 +112,7 @@ pub(super) async fn over_time(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<WantedOverTime>,
 ) -> Result<Json<OverTime>, Problem> {
+    in_order(Some(wanted.from), wanted.to)?;
     let now = Timestamp::now();
     let times = wanted.from..wanted.to.unwrap_or(now);
     let name = wanted.zone.unwrap_or_else(|| "UTC".into());
@@ -165,6 +167,7 @@ pub(super) async fn find_jumps(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<WantedJumps>,
 ) -> Result<Json<Jumps>, Problem> {
+    in_order(Some(wanted.from), wanted.to)?;
     let (from, to) = (wanted.from, wanted.to.unwrap_or_else(Timestamp::now));
     let before = from.saturating_sub(to.duration_since(from));
     let before = before.unwrap_or(Timestamp::MIN);

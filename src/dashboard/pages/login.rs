@@ -15,7 +15,8 @@ use super::{assets, document, page, see, stranger};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
 use crate::dashboard::pages::parts;
-use crate::dashboard::session::ended;
+use crate::dashboard::report;
+use crate::dashboard::safety::challenge;
 use crate::dashboard::visit::{Base, Visit, home};
 
 /// Sends a person to the form; a program is told by the status.
@@ -69,8 +70,11 @@ pub(in crate::dashboard) async fn sign_in(
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
     let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
+        report::failed_sign_in();
         let form = shown(&base, Some("That is not the token."));
-        return (StatusCode::UNAUTHORIZED, form).into_response();
+        let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
+        challenge(form.headers_mut());
+        return form;
     };
     let cookie = shared.signer.session(&admin, &headers, &base);
     ([(SET_COOKIE, cookie)], see(home(&base))).into_response()
@@ -89,10 +93,11 @@ pub(in crate::dashboard) async fn out(visit: Visit) -> Response {
 }
 
 pub(in crate::dashboard) async fn sign_out(
+    State(shared): State<Arc<Shared>>,
     visit: Visit,
     headers: HeaderMap,
     _: Posted,
 ) -> Response {
-    let cookie = ended(&headers, &visit.base);
+    let cookie = shared.signer.end(&headers, &visit.base);
     ([(SET_COOKIE, cookie)], see(visit.at("/login"))).into_response()
 }

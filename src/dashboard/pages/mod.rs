@@ -20,11 +20,15 @@ pub(super) mod reveal;
 pub(super) mod rotate;
 pub(super) mod usage;
 
+use std::error::Error;
+
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
+use super::report;
+use super::safety::challenge;
 use super::visit::Visit;
 use crate::id::KeyId;
 use crate::key::{IssueError, RevealError, StoreError};
@@ -110,7 +114,11 @@ pub(super) fn stranger(status: StatusCode) -> Response {
     } else {
         "This is not for you, or it was sent from another site."
     };
-    (status, why).into_response()
+    let mut response = (status, why).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        challenge(response.headers_mut());
+    }
+    response
 }
 
 pub(super) async fn nowhere(visit: Visit) -> Response {
@@ -131,6 +139,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    fn down(error: &(dyn Error + 'static)) -> Self {
+        report::store_failure(error);
+        Self::Down
+    }
+
     pub(super) fn page(self, visit: &Visit) -> Response {
         match self {
             Self::NotFound => no_key(visit, None),
@@ -159,7 +172,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound(_) => Self::NotFound,
-            StoreError::Timeout | StoreError::Unavailable(_) => Self::Down,
+            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
             error => Self::Refused(error.to_string()),
         }
     }
@@ -169,7 +182,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Page(error) => Self::Refused(error.to_string()),
-            _ => Self::Down,
+            _ => Self::down(&error),
         }
     }
 }

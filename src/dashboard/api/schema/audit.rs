@@ -26,9 +26,9 @@ pub(in crate::dashboard) struct AuditEntry {
     /// The key.
     #[schema(value_type = names::KeyId)]
     key: KeyId,
-    /// The key as it was.
+    /// The key as it was, with its status then.
     before: Option<Key>,
-    /// The key as it became.
+    /// The key as it became, with its status then.
     after: Option<Key>,
 }
 
@@ -40,8 +40,29 @@ impl From<key::AuditEntry> for AuditEntry {
             actor: entry.actor,
             action: entry.action,
             key: entry.key,
-            before: entry.before.map(Key::from),
-            after: entry.after.map(Key::from),
+            before: entry.before.map(|key| Key::at(entry.time, key)),
+            after: entry.after.map(|key| Key::at(entry.time, key)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_the_status_that_they_had() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        let id = "3fK9aB0000zzZZ19".parse().unwrap();
+        let mut key = key::Key::new(id, "a", time("2020-01-01T00:00:00Z"));
+        key.expires = Some(time("2020-03-01T00:00:00Z"));
+        let at = time("2020-02-01T00:00:00Z");
+        let mut entry = key::AuditEntry::new(AuditAction::Disabled, id, at);
+        entry.before = Some(key.clone());
+        key.disabled = true;
+        entry.after = Some(key);
+        let shown = serde_json::to_value(AuditEntry::from(entry)).unwrap();
+        assert_eq!(shown["before"]["status"], "active");
+        assert_eq!(shown["after"]["status"], "disabled");
     }
 }

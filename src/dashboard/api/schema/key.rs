@@ -24,7 +24,7 @@ pub(in crate::dashboard) struct Key {
     environment: Option<String>,
     /// What people recognize its secret by.
     hint: String,
-    /// Whether it works now; what is worse wins where several things hold.
+    /// Whether it works; what is worse wins where several things hold.
     #[schema(value_type = names::KeyStatus)]
     status: KeyStatus,
     /// Whether it is switched off for now.
@@ -61,8 +61,15 @@ pub(in crate::dashboard) struct Key {
 
 impl From<key::Key> for Key {
     fn from(key: key::Key) -> Self {
+        Self::at(Timestamp::now(), key)
+    }
+}
+
+impl Key {
+    /// As it is, or was, at this time.
+    pub(super) fn at(time: Timestamp, key: key::Key) -> Self {
         Self {
-            status: key.status(Timestamp::now()),
+            status: key.status(time),
             addresses: key.addresses.iter().map(|it| it.to_string()).collect(),
             limits: key.limits.iter().map(Limit::from).collect(),
             id: key.id,

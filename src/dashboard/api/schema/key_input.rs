@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::super::object::Object;
 use super::super::problem::Problem;
 use super::names;
 use crate::key::{self, AddressList};
@@ -31,8 +32,8 @@ pub(in crate::dashboard) struct NewKey {
     scopes: Vec<String>,
     /// Its own rate limits; without any, the service's defaults hold.
     #[serde(default)]
-    #[schema(max_items = 8)]
-    limits: Vec<NewLimit>,
+    #[schema(value_type = Vec<NewLimit>, required = false, max_items = 8)]
+    limits: Vec<Object<NewLimit>>,
     /// The networks from which it may be used, such as `203.0.113.0/24`; everywhere if empty.
     #[serde(default)]
     #[schema(max_items = 100)]
@@ -101,7 +102,7 @@ pub(in crate::dashboard) struct KeyUpdate {
     /// These limits instead of those it has; what is spent is kept, by the limits' names.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Vec<NewLimit>, required = false, max_items = 8)]
-    limits: Option<Vec<NewLimit>>,
+    limits: Option<Vec<Object<NewLimit>>>,
     /// These networks instead of those it has.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Vec<String>, required = false, max_items = 100)]
@@ -184,8 +185,9 @@ impl NewLimit {
     }
 }
 
-fn limits(limits: Vec<NewLimit>) -> Result<Vec<RateLimit>, Problem> {
-    let limits = limits.into_iter().map(NewLimit::into_limit).enumerate();
+fn limits(limits: Vec<Object<NewLimit>>) -> Result<Vec<RateLimit>, Problem> {
+    let limits = limits.into_iter().map(|Object(limit)| limit.into_limit());
+    let limits = limits.enumerate();
     limits
         .map(|(n, limit)| limit.map_err(|why| Problem::field(&format!("/limits/{n}"), why)))
         .collect()

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use serde::Deserialize;
 
 use super::filter::Filtered;
 use crate::dashboard::Shared;
@@ -15,11 +16,17 @@ use crate::dashboard::pages::{Failure, nowhere};
 use crate::dashboard::visit::Visit;
 use crate::usage::Export;
 
+/// By its name: where the pages are nested may have parameters of its own.
+#[derive(Deserialize)]
+pub(in crate::dashboard) struct As {
+    format: String,
+}
+
 /// What is filtered, all of it.
 pub(in crate::dashboard) async fn export(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    Path(format): Path<String>,
+    Path(As { format }): Path<As>,
     fields: Fields,
 ) -> Response {
     // A file has all pages.
