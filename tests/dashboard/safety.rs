@@ -5,7 +5,7 @@ use http::header::{COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
 use keytally::dashboard::{AllowEveryone, Dashboard};
-use keytally::key::{KeyAdmin, KeyStore};
+use keytally::key::{Issuer, KeyAdmin, KeyStore, NewKey};
 use keytally::usage::UsageEvent;
 
 use crate::pages::{Pages, TOKEN, encoded};
