@@ -124,7 +124,12 @@ impl Signer {
 }
 
 fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
-    let path = if path.is_empty() { "/" } else { path };
+    // Whoever makes a link may choose a part of the path: it must not say more than a path.
+    let path = match path {
+        "" => "/",
+        path if path.contains(';') => "/",
+        path => path,
+    };
     let secure = if is_this_machine(headers) {
         ""
     } else {
@@ -222,6 +227,8 @@ mod tests {
         assert!(signer.end(&mine, "").contains("=; Path=/; Max-Age=0;"));
         assert_eq!(signer.admin(&mine), None);
         assert_eq!(signer.admin(&other), Some(ada));
+        let chosen = "/a;Domain=example/admin";
+        assert!(signer.end(&none, chosen).contains("; Path=/; Max-Age"));
         // What was not signed here is not remembered.
         let forged = "keytally_session=416461.99999999999.7.00";
         signer.end(&headers(COOKIE, forged), "");

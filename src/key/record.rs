@@ -170,8 +170,8 @@ pub struct KeyRecord {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// The name is empty, longer than 100 characters or has control characters.
-    #[error("a key's name is 1 to 100 characters without control characters")]
+    /// The name is empty or nothing but blanks, longer than 100 characters or has control characters.
+    #[error("a key's name is 1 to 100 characters without control characters, and not only blanks")]
     Name,
     /// The owner is empty, longer than 200 characters or has control characters.
     #[error("a key's owner is 1 to 200 characters without control characters")]
@@ -230,7 +230,7 @@ impl Key {
         };
         let tag = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
         let scope_char = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if !text(&self.name, 100) {
+        if !text(&self.name, 100) || self.name.trim().is_empty() {
             return Err(InvalidKey::Name);
         }
         if self.owner.as_deref().is_some_and(|owner| !text(owner, 200)) {

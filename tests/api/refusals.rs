@@ -15,6 +15,7 @@ async fn what_is_wrong_in_a_body_is_named() {
     let api = Api::new();
     for (field, body) in [
         ("#/name", r#"{"name":""}"#),
+        ("#/name", r#"{"name":"  "}"#),
         ("#/name", r#"{"name":7}"#),
         ("#/name", r#"{"name":"a\u0000b"}"#),
         ("#/owner", r#"{"name":"a","owner":""}"#),

@@ -46,6 +46,16 @@ async fn a_kept_secret_is_shown_again_and_that_is_noted() {
     let noted = async || pages.backend.audit(&query).await.unwrap().unwrap().items;
     assert_eq!(noted().await.len(), 0);
 
+    // Nor does another site get at it, or whoever has not seen the question.
+    let token = pages.token(&path).await;
+    let cross = [("sec-fetch-site", "cross-site")];
+    for (fields, headers) in [(&[("token", &*token)][..], &cross[..]), (&[], &[])] {
+        let refused = pages.post(&path, fields, headers).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN);
+        assert!(!refused.text.contains(secret(&made.text)));
+    }
+    assert_eq!(noted().await.len(), 0);
+
     let shown = pages.send(&path, &[]).await;
     assert_eq!(shown.status, StatusCode::OK);
     assert_eq!(shown.headers["cache-control"], "no-store");

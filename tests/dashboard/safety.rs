@@ -48,7 +48,7 @@ async fn nobody_gets_anything_without_the_guard() {
             for headers in [
                 vec![],
                 vec![("authorization", "Bearer a token of sixteen or mor")],
-                vec![("cookie", "keytally_session=416461.9999999999.00")],
+                vec![("cookie", "keytally_session=416461.9999999999.0.00")],
             ] {
                 let mut request = Request::builder().method(method.clone()).uri(&path);
                 for (name, value) in headers {

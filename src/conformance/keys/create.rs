@@ -171,7 +171,7 @@ async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
 type Spoil = fn(&mut Key);
 
 /// What brings a key out of bounds, and out of which.
-fn out_of_bounds() -> [(Spoil, InvalidKey); 12] {
+fn out_of_bounds() -> [(Spoil, InvalidKey); 13] {
     let zero = crate::limit::InvalidLimit::Zero;
     [
         (|key| add(key, nested(32)), InvalidKey::MetadataDepth),
@@ -183,6 +183,7 @@ fn out_of_bounds() -> [(Spoil, InvalidKey); 12] {
         (|key| add(key, json!({ "\0": 1 })), InvalidKey::MetadataNul),
         (|key| key.hint = "ä".repeat(65), InvalidKey::Hint),
         (|key| key.name = String::new(), InvalidKey::Name),
+        (|key| key.name = " \u{a0}".into(), InvalidKey::Name),
         (|key| key.name = "ä".repeat(101), InvalidKey::Name),
         (
             |key| key.limits = vec![RateLimit::per_second(0)],

@@ -151,7 +151,8 @@ impl Failure {
                 refused(visit, StatusCode::UNPROCESSABLE_ENTITY, "Not done", &why)
             }
             Self::Down => {
-                let why = "The store does not answer. Nothing was changed; try again in a moment.";
+                // What timed out may have been done.
+                let why = "The store does not answer. Try again in a moment; if something was to be changed, look first whether it was.";
                 let page = refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why);
                 ([(RETRY_AFTER, "5")], page).into_response()
             }

@@ -17,7 +17,7 @@ use crate::limit::RateLimit;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::dashboard) struct NewKey {
-    /// What people call it: 1 to 100 characters without control characters.
+    /// What people call it: 1 to 100 characters without control characters, not only blanks.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
     /// Whoever it belongs to, in the application's own terms: 1 to 200 characters.
@@ -83,7 +83,7 @@ impl TryFrom<NewKey> for key::NewKey {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::dashboard) struct KeyUpdate {
-    /// Another name: 1 to 100 characters without control characters.
+    /// Another name: 1 to 100 characters without control characters, not only blanks.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = String, required = false, min_length = 1, max_length = 100)]
     name: Option<String>,
