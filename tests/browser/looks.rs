@@ -167,6 +167,14 @@ impl Look<'_> {
             if across.as_u64() > Some(width.into()) {
                 self.bad.push(format!("{picture}: {across} pixels wide"));
             }
+            // Tables fit, but for one with all of its columns on a desk.
+            let cut = "return [...document.querySelectorAll('.scroll')]
+                .filter((it) => it.scrollWidth > it.clientWidth).length";
+            let cut = self.pages.ask(cut, vec![]).await;
+            if cut != 0 && (name, width) != ("usage-unfolded", 1280) {
+                self.bad
+                    .push(format!("{picture}: a table has to be scrolled"));
+            }
             let whole = "return document.documentElement.scrollHeight";
             let whole = self.pages.ask(whole, vec![]).await.as_u64().unwrap();
             self.resize(width, whole.try_into().unwrap()).await;

@@ -169,6 +169,17 @@ impl Shown {
                 self.pages.send(&path, &fields).await,
             ));
         }
+        let name = cut(text, 100);
+        for (path, fields) in [
+            ("/keys/new".to_owned(), &[("name", &*name)][..]),
+            (at("/reveal"), &[]),
+            (at("/rotate"), &[("grace", "1h")]),
+        ] {
+            let path = format!("/admin{path}");
+            let done = self.pages.send(&path, fields).await;
+            assert_eq!(done.status, StatusCode::OK, "{path}");
+            answers.push((format!("POST {path}"), done));
+        }
         let wrong = self
             .pages
             .post("/admin/login", &[("secret", text)], &[])

@@ -39,30 +39,32 @@ fn empty() -> Pages {
     over(MemoryBackend::new())
 }
 
+type Set = fn(&mut Key);
+
 /// Keys of each status, and a quarter of an hour of requests.
 async fn filled() -> Pages {
     let pages = empty();
     let day = SignedDuration::from_hours(24);
-    let keys: [(&str, &str, &dyn Fn(&mut Key)); 6] = [
-        (BUSY, "PowerAutomate", &|key| {
+    let keys: [(&str, &str, Set); 6] = [
+        (BUSY, "PowerAutomate", |key| {
             key.owner = Some("customer-17".into());
             key.environment = Some("live".into());
             key.scopes = vec!["read".into(), "orders:write".into()];
             key.addresses = AddressList::parse(["203.0.113.0/24"]).unwrap();
         }),
-        (LIMITED, "Zapier Integration", &|key| {
+        (LIMITED, "Zapier Integration", |key| {
             key.owner = Some("customer-17".into());
             key.limits = vec![RateLimit::per_minute(60).burst(20)];
             key.expires = Some("2999-01-01T00:00:00Z".parse().unwrap());
         }),
-        (UNUSED, "Nightly export", &|_| ()),
-        ("5dEf6g9999ssRR08", "Switched off", &|key| {
+        (UNUSED, "Nightly export", |_| ()),
+        ("5dEf6g9999ssRR08", "Switched off", |key| {
             key.disabled = true
         }),
-        ("6gHi7j1111qqPP21", "Over", &|key| {
-            key.expires = Some(start() + day)
+        ("6gHi7j1111qqPP21", "Over", |key| {
+            key.expires = Some(start())
         }),
-        ("8jKl9m2222ooNN43", "Withdrawn", &|key| {
+        ("8jKl9m2222ooNN43", "Withdrawn", |key| {
             key.revoked = Some(start())
         }),
     ];

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::Log;
 use crate::dashboard::fields::{Fields, Wrong};
-use crate::dashboard::pages::parts::{self, Input, name};
+use crate::dashboard::pages::parts::{self, Input, line};
 use crate::dashboard::visit::Visit;
 use crate::usage::Method;
 
@@ -57,7 +57,7 @@ impl Log<'_> {
                 @match self.key {
                     Some(key) => p .field {
                         span .label { "API key" }
-                        span { (name(&key.name)) " " a href=(visit.at("/log")) { "All keys" } }
+                        span .fixed { (line(&key.name)) " " a href=(visit.at("/log")) { "All keys" } }
                     },
                     None => {
                         (text("key", "API key", "Its id"))
