@@ -8,6 +8,7 @@
 //! free one; `FILE` changes the file, `ADMIN_TOKEN` the token. Ctrl-C ends it, and nothing is lost.
 
 use std::error::Error;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -151,7 +152,11 @@ fn vault(database: &std::path::Path) -> Result<Vault, Box<dyn Error>> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
         let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        std::fs::write(&file, text)?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&file)?.write_all(text.as_bytes())?;
     }
     Ok(std::fs::read_to_string(&file)?.trim().parse()?)
 }

@@ -54,8 +54,9 @@
 //! Links, forms and the cookie's path begin with the path that the outermost router was asked for: a
 //! proxy in front has to leave it as it is.
 //!
-//! Each process signs cookies and forms with a key of its own, so that a restart signs everybody out.
-//! Where several instances serve the pages, send each browser to the same one; programs need not care.
+//! Each process signs cookies and forms with a key of its own, so that a restart signs everybody out. Where
+//! several instances serve the pages, give them a [signing key](Dashboard::signing_key), or send each
+//! browser to the same one; programs need not care.
 
 mod api;
 mod charts;
@@ -128,6 +129,17 @@ impl Dashboard {
     #[must_use]
     pub fn issuer(mut self, issuer: Issuer) -> Self {
         self.0.issuer = Some(issuer);
+        self
+    }
+
+    /// Signs sessions and forms with this key, 32 random bytes, instead of one that is made anew with every
+    /// process. So people stay signed in when the process is started again, and at every instance that has
+    /// the same key. Who signs out does so at the one instance that hears of it, and in their browser.
+    ///
+    /// Whoever has the key can sign in as anybody.
+    #[must_use]
+    pub fn signing_key(mut self, key: [u8; 32]) -> Self {
+        self.0.signer = Signer::with(key);
         self
     }
 

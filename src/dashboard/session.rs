@@ -1,7 +1,6 @@
 //! What the dashboard signs: the cookies of those who have signed in, and the tokens in its forms.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -9,8 +8,11 @@ use http::header::{COOKIE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Uri};
 use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
+use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::guard::Admin;
+use crate::id::uuid_at;
 
 /// How long somebody stays signed in.
 const SESSION: SignedDuration = SignedDuration::from_hours(12);
@@ -20,31 +22,33 @@ pub(super) const COOKIE_NAME: &str = "keytally_session";
 /// How many of those who have signed out are known at once. Only who can sign in adds to them.
 const MOST_ENDED: usize = 10_000;
 
-/// Signs with a key that is made anew with every process.
+/// Signs with a key that is made anew with every process, unless the application has one.
 pub(super) struct Signer {
-    key: [u8; 64],
-    /// The number of the next session, by which it is told from others of the same second.
-    next: AtomicU64,
+    key: Zeroizing<[u8; 32]>,
     ended: Mutex<BTreeSet<Session>>,
 }
 
-/// When a session ends by itself, and its number.
-type Session = (i64, u64);
+/// When a session ends by itself, and what tells it from others of the same second.
+type Session = (i64, Uuid);
 
 impl Signer {
     pub(super) fn new() -> Result<Self, getrandom::Error> {
-        let mut key = [0; 64];
+        let mut key = [0; 32];
         getrandom::fill(&mut key)?;
-        Ok(Self {
-            key,
-            next: AtomicU64::default(),
+        Ok(Self::with(key))
+    }
+
+    pub(super) fn with(key: [u8; 32]) -> Self {
+        Self {
+            key: Zeroizing::new(key),
             ended: Mutex::default(),
-        })
+        }
     }
 
     /// The MAC of parts, each with its length, so that no two lists of parts have the same.
     fn mac(&self, parts: &[&str]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new(&self.key.into());
+        let mut mac = Hmac::<Sha256>::new_from_slice(&*self.key)
+            .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part.as_bytes());
@@ -65,9 +69,10 @@ impl Signer {
 
     /// The `Set-Cookie` of somebody who has signed in.
     pub(super) fn session(&self, admin: &Admin, headers: &HeaderMap, path: &str) -> String {
-        let end = Timestamp::now().saturating_add(SESSION);
-        let end = end.unwrap_or(Timestamp::MAX).as_second().to_string();
-        let number = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let now = Timestamp::now();
+        let end = now.saturating_add(SESSION).unwrap_or(Timestamp::MAX);
+        let end = end.as_second().to_string();
+        let number = uuid_at(now.as_microsecond()).to_string();
         let name = hex(admin.name().as_bytes());
         let signature = self.sign(&["session", &name, &end, &number]);
         let value = format!("{name}.{end}.{number}.{signature}");
@@ -85,7 +90,7 @@ impl Signer {
         let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
         let mut ended = self.ended();
         // Those that have ended by themselves need not be known.
-        *ended = ended.split_off(&(Timestamp::now().as_second(), 0));
+        *ended = ended.split_off(&(Timestamp::now().as_second(), Uuid::nil()));
         ended.extend(sessions);
         while ended.len() > MOST_ENDED {
             ended.pop_first();
@@ -202,13 +207,12 @@ mod tests {
         let sent = headers(COOKIE, &format!("a=b; {value}"));
         assert_eq!(signer.admin(&sent), Some(ada.clone()));
         assert_eq!(other.admin(&sent), None);
-        // Another name, a later end, and a token of another kind.
-        let forged = value.replacen("4164", "4264", 1);
-        assert_eq!(signer.admin(&headers(COOKIE, &forged)), None);
-        let forged = value.replacen(".1", ".2", 1);
-        assert_eq!(signer.admin(&headers(COOKIE, &forged)), None);
-        let forged = value.replacen(".0.", ".1.", 1);
-        assert_eq!(signer.admin(&headers(COOKIE, &forged)), None);
+        // Another name, a later end, and another session.
+        for (part, other) in [("4164", "4264"), (".1", ".2"), ("-7", "-4")] {
+            let forged = value.replacen(part, other, 1);
+            assert_ne!(forged, value);
+            assert_eq!(signer.admin(&headers(COOKIE, &forged)), None, "{part}");
+        }
         let token = signer.form_token(&ada);
         assert!(signer.is_form_token(&ada, &token));
         assert!(!signer.is_form_token(&Admin::named("Bob"), &token));
@@ -239,13 +243,26 @@ mod tests {
     fn few_ended_sessions_are_remembered() {
         let signer = Signer::new().unwrap();
         let over = Timestamp::now().as_second() - 1;
-        signer.ended().insert((over, 0));
+        signer.ended().insert((over, Uuid::nil()));
         let later = over + SESSION.as_secs();
-        let more = MOST_ENDED as u64 + 5;
-        signer.ended().extend((0..more).map(|n| (later, n)));
+        let more = MOST_ENDED as u128 + 5;
+        signer
+            .ended()
+            .extend((0..more).map(|n| (later, Uuid::from_u128(n))));
         signer.end(&HeaderMap::new(), "");
         assert_eq!(signer.ended().len(), MOST_ENDED);
-        assert_eq!(signer.ended().first(), Some(&(later, 5)));
+        assert_eq!(signer.ended().first(), Some(&(later, Uuid::from_u128(5))));
+    }
+
+    #[test]
+    fn instances_with_one_key_know_each_others_sessions() {
+        let (here, there) = (Signer::with([7; 32]), Signer::with([7; 32]));
+        let ada = Admin::named("Ada");
+        let set = here.session(&ada, &headers(HOST, "keys.example"), "/");
+        let sent = headers(COOKIE, set.split(';').next().unwrap());
+        assert_eq!(there.admin(&sent), Some(ada.clone()));
+        assert!(there.is_form_token(&ada, &here.form_token(&ada)));
+        assert_eq!(Signer::with([8; 32]).admin(&sent), None);
     }
 
     #[test]

@@ -165,3 +165,16 @@ async fn keys_of_no_form_are_refused() {
         .problem(400);
     assert_eq!(api.keys().await, 0);
 }
+
+#[tokio::test]
+async fn a_deleted_key_does_not_come_back() {
+    let api = Api::new();
+    let made = api.once("/keys", "try-1", BODY).await.with(201);
+    let id = made["key"]["id"].as_str().unwrap();
+    api.delete(&format!("/keys/{id}")).await.with(204);
+    // Where the answer is not known any more.
+    let other = Api::over(api.backend.clone());
+    let (detail, _) = other.once("/keys", "try-1", BODY).await.problem(409);
+    assert!(detail.contains("deleted"), "{detail}");
+    assert_eq!(api.keys().await, 0);
+}

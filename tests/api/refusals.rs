@@ -49,6 +49,10 @@ async fn what_is_wrong_in_a_body_is_named() {
         ("#/limits/0", r#"{"name":"a","limits":[[null,5,1.0,null]]}"#),
         ("#", r#"["a",null,null,[],[],[],{},null,false]"#),
         ("#/expires", r#"{"name":"a","expires":"tomorrow"}"#),
+        (
+            "#/expires",
+            r#"{"name":"a","expires":"2020-01-01T00:00:00Z"}"#,
+        ),
         ("#/metadata", r#"{"name":"a","metadata":[]}"#),
         ("#/secret", r#"{"name":"a","secret":"mine"}"#),
     ] {

@@ -25,7 +25,7 @@ use super::problem::Problem;
 use crate::dashboard::Shared;
 use crate::dashboard::visit::Visit;
 use crate::id::KeyId;
-use crate::key::{IssueError, Issued, Issuer, KeyAdmin};
+use crate::key::{AuditAction, AuditQuery, IssueError, Issued, Issuer, KeyAdmin};
 
 const NAME: &str = "Idempotency-Key";
 
@@ -149,6 +149,10 @@ impl Answers {
         let store = shared.backend.clone();
         // Of its own: a caller that leaves and asks again is to find the answer.
         let task = tokio::spawn(async move {
+            if was_there(&*store, id).await? {
+                let detail = "It was done before, and the key that was made was deleted since.";
+                return Err(Problem::new(StatusCode::CONFLICT, detail));
+            }
             match issuing.await {
                 Ok(issued) => {
                     let issued = Arc::new(issued);
@@ -242,6 +246,13 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.answers.known().remove(&self.id);
     }
+}
+
+/// Whether the audit knows of a key that is there no more: another one must not take over its usage.
+async fn was_there(store: &dyn KeyAdmin, id: KeyId) -> Result<bool, Problem> {
+    let deleted = AuditQuery::new().key(id).action(AuditAction::Deleted);
+    let entries = store.audit(&deleted.limit(1)).await?;
+    Ok(entries.is_some_and(|page| !page.items.is_empty()))
 }
 
 fn done_before(id: KeyId, hint: &str) -> Problem {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::LOCATION;
+use jiff::Timestamp;
 
 use super::PATH;
 use super::extract::{Body, KeyInPath};
@@ -40,7 +41,7 @@ pub(super) async fn create(
     key: IdempotencyKey,
     Body(body, fingerprint): Body<schema::NewKey>,
 ) -> Result<Response, Problem> {
-    let new = key::NewKey::try_from(body)?;
+    let new = body.into_new(Timestamp::now())?;
     let store = visit.keys(&shared);
     let operation = Operation::new(&visit, "/keys", key, fingerprint);
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;

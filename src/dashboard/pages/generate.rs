@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::key_form::{self, Described};
@@ -46,6 +47,11 @@ pub(in crate::dashboard) async fn generate(
         Ok(described) => described,
         Err(wrong) => return again(issuer, &visit, &fields, &wrong),
     };
+    if described.is_over(Timestamp::now()) {
+        let mut wrong = Wrong::default();
+        wrong.add("expires", "This time is over.");
+        return again(issuer, &visit, &fields, &wrong);
+    }
     let keys = visit.keys(&shared);
     let mut new = described.into_new();
     if fields.get(RECOVERABLE).is_some() {

@@ -49,6 +49,11 @@ impl Described {
         }
     }
 
+    /// Whether a key of this would not work any more.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|end| end <= now)
+    }
+
     pub(super) fn into_new(self) -> NewKey {
         let mut new = NewKey::named(self.name);
         if let Some(owner) = self.owner {

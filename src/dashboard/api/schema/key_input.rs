@@ -41,7 +41,7 @@ pub(in crate::dashboard) struct NewKey {
     /// Whatever else is to be kept with it: at most 8 KiB as JSON.
     #[serde(default)]
     metadata: Map<String, Value>,
-    /// From when on it no longer works.
+    /// From when on it no longer works: a time to come.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires: Option<Timestamp>,
     /// Whether its secret is to be kept, encrypted, so that it can be revealed. Only where the service
@@ -50,29 +50,30 @@ pub(in crate::dashboard) struct NewKey {
     recoverable: bool,
 }
 
-impl TryFrom<NewKey> for key::NewKey {
-    type Error = Problem;
-
-    fn try_from(body: NewKey) -> Result<Self, Problem> {
-        let mut new = Self::named(body.name)
-            .scopes(body.scopes)
-            .addresses(networks(&body.addresses)?);
-        for limit in limits(body.limits)? {
+impl NewKey {
+    pub(in crate::dashboard) fn into_new(self, now: Timestamp) -> Result<key::NewKey, Problem> {
+        let mut new = key::NewKey::named(self.name)
+            .scopes(self.scopes)
+            .addresses(networks(&self.addresses)?);
+        for limit in limits(self.limits)? {
             new = new.limit(limit);
         }
-        for (name, value) in body.metadata {
+        for (name, value) in self.metadata {
             new = new.metadata(name, value);
         }
-        if let Some(owner) = body.owner {
+        if let Some(owner) = self.owner {
             new = new.owner(owner);
         }
-        if let Some(environment) = body.environment {
+        if let Some(environment) = self.environment {
             new = new.environment(environment);
         }
-        if let Some(end) = body.expires {
+        if let Some(end) = self.expires {
+            if end <= now {
+                return Err(Problem::field("/expires", "This time is over."));
+            }
             new = new.expires(end);
         }
-        if body.recoverable {
+        if self.recoverable {
             new = new.recoverable();
         }
         Ok(new)
