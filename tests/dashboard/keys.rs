@@ -103,6 +103,7 @@ async fn what_is_wrong_in_a_form_is_told_and_nothing_is_made() {
         vec![("name", "a"), ("addresses", "somewhere")],
         vec![("name", "a"), ("expires", "later")],
         vec![("name", "a"), ("expires", "99999-01-01T00:00")],
+        vec![("name", "a"), ("expires", "2020-01-01T00:00")],
         vec![("name", "a"), ("owner", &*long)],
         vec![("name", "a\0b")],
     ] {
