@@ -10,8 +10,10 @@ use http::StatusCode;
 use http::request::Parts;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
+use sha2::{Digest, Sha256};
 
 use super::Shared;
+use super::making::Fingerprint;
 use super::pages::refused;
 use super::visit::{Visit, zone_named};
 
@@ -74,6 +76,11 @@ impl Fields {
         }
         fields.retain(|(_, value)| !value.is_empty());
         Self(fields)
+    }
+
+    /// What tells them from others.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        Sha256::digest(self.query()).into()
     }
 
     /// As the query of an address.

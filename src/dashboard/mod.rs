@@ -43,8 +43,8 @@
 //! 4. Every text is escaped: names, owners, paths and endpoints come from others.
 //! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. A
 //!    [recoverable](crate::key::NewKey::recoverable) one can be shown again where the [issuer](Dashboard::issuer)
-//!    has a vault, and the audit has who has seen it. What the API
-//!    answered to an `Idempotency-Key` stays in this process's memory for ten minutes at most.
+//!    has a vault, and the audit has who has seen it. So that nothing is made twice, this process remembers
+//!    the answer for ten minutes at most, for whoever sends the same form or `Idempotency-Key` again.
 //!
 //! # Deployment caveats
 //!
@@ -64,6 +64,7 @@ mod fields;
 mod guard;
 mod holder;
 mod key_in_path;
+mod making;
 mod pages;
 mod report;
 mod router;
@@ -75,9 +76,9 @@ use std::sync::Arc;
 
 use axum::Router;
 
-use self::api::Answers;
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
 pub use self::holder::KeyHolderApi;
+use self::making::Making;
 use self::session::Signer;
 use crate::key::{Issuer, KeyAdmin};
 use crate::usage::{Recorder, UsageReader};
@@ -92,7 +93,7 @@ struct Shared {
     issuer: Option<Issuer>,
     recorder: Option<Recorder>,
     signer: Signer,
-    answers: Answers,
+    making: Making,
 }
 
 trait Backend: KeyAdmin + UsageReader {}
@@ -120,7 +121,7 @@ impl Dashboard {
             issuer: None,
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
-            answers: Answers::default(),
+            making: Making::default(),
         }))
     }
 

@@ -125,3 +125,41 @@ async fn what_is_wrong_in_a_form_is_told_and_nothing_is_made() {
             .is_empty()
     );
 }
+
+#[tokio::test]
+async fn a_form_that_is_sent_twice_makes_one_key() {
+    let pages = Pages::new();
+    let path = "/admin/keys/new";
+    let token = pages.token(path).await;
+    let fields = [("token", &*token), ("once", "a-form"), ("name", "Zapier")];
+    let (first, second) = tokio::join!(
+        pages.post(path, &fields, &[]),
+        pages.post(path, &fields, &[])
+    );
+    assert_eq!((first.status, &first.text), (StatusCode::OK, &second.text));
+    let keys = pages.backend.list(&KeyQuery::new()).await.unwrap().items;
+    assert_eq!(keys.len(), 1);
+
+    let path = format!("/admin/keys/{}/rotate", keys[0].id);
+    let fields = [("token", &*token), ("once", "another"), ("grace", "1h")];
+    let first = pages.post(&path, &fields, &[]).await;
+    let second = pages.post(&path, &fields, &[]).await;
+    assert_eq!((first.status, &first.text), (StatusCode::OK, &second.text));
+    assert_eq!(
+        pages
+            .backend
+            .list(&KeyQuery::new())
+            .await
+            .unwrap()
+            .items
+            .len(),
+        2
+    );
+    // The form of the pages says which it is, each time another.
+    let once = async || {
+        let form = pages.get("/admin/keys/new").await.text;
+        let (_, once) = form.split_once("name=\"once\" value=\"").expect("a field");
+        once.split('"').next().unwrap().to_owned()
+    };
+    assert_ne!(once().await, once().await);
+}

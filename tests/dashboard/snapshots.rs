@@ -125,11 +125,15 @@ fn event(n: i32) -> UsageEvent {
 }
 
 /// What is random is not compared.
-const RANDOM: [(&str, &str); 3] = [
+const RANDOM: [(&str, &str); 4] = [
     (r"\?v=[0-9a-f]{16}", "?v=[version]"),
     (
         r#"name="token" value="[^"]*""#,
         r#"name="token" value="[token]""#,
+    ),
+    (
+        r#"name="once" value="[^"]*""#,
+        r#"name="once" value="[once]""#,
     ),
     (r"acme_live_[0-9A-Za-z]{54}", "[secret]"),
 ];

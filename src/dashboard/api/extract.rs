@@ -20,6 +20,7 @@ use super::object::Object;
 use super::problem::Problem;
 use super::schema::names;
 use crate::dashboard::Shared;
+use crate::dashboard::making::Fingerprint;
 use crate::id::KeyId;
 
 /// The parameters of the query; names that are not known are refused rather than passed over.
@@ -79,9 +80,6 @@ pub(in crate::dashboard) fn in_order(
 
 /// A JSON body, and what tells its bytes from others'.
 pub(super) struct Body<T>(pub(super) T, pub(super) Fingerprint);
-
-/// The SHA-256 of a body.
-pub(super) type Fingerprint = [u8; 32];
 
 impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
     type Rejection = Problem;

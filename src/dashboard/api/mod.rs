@@ -31,7 +31,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(super) use self::extract::{Query, in_order};
-pub(super) use self::idempotency::Answers;
 pub(super) use self::problem::Problem;
 pub(super) use self::schema::{Limit, Summary};
 use super::Shared;

@@ -12,6 +12,8 @@ use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
+use super::idempotency;
+use crate::dashboard::making::NotMade;
 use crate::dashboard::report;
 use crate::dashboard::safety::challenge;
 use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
@@ -118,11 +120,6 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "There is no such key.")
     }
 
-    pub(super) fn no_issuer() -> Self {
-        let detail = "This service has not told the dashboard how keys are made.";
-        Self::new(StatusCode::NOT_IMPLEMENTED, detail)
-    }
-
     fn down(error: &(dyn Error + 'static)) -> Self {
         report::store_failure(error);
         let detail = "The store does not answer. Try again.";
@@ -196,6 +193,25 @@ impl From<IssueError> for Problem {
             IssueError::NoVault => Self::field("/recoverable", error.to_string()),
             _ => Self::broken(),
         }
+    }
+}
+
+impl From<NotMade> for Problem {
+    fn from(error: NotMade) -> Self {
+        let status = match error {
+            NotMade::Failed(error) => return error.into(),
+            NotMade::OtherDetails => {
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                return Self::header(status, idempotency::NAME, error.to_string());
+            }
+            NotMade::NoIssuer => StatusCode::NOT_IMPLEMENTED,
+            NotMade::UnderWay | NotMade::Before { .. } | NotMade::BeforeAndDeleted => {
+                StatusCode::CONFLICT
+            }
+            NotMade::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            NotMade::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

@@ -11,10 +11,11 @@ use jiff::Timestamp;
 
 use super::PATH;
 use super::extract::{Body, KeyInPath};
-use super::idempotency::{IdempotencyKey, Operation};
+use super::idempotency::IdempotencyKey;
 use super::problem::Problem;
 use super::schema::{self, Issued, Revealed};
 use crate::dashboard::Shared;
+use crate::dashboard::making::{Asked, NotMade};
 use crate::dashboard::visit::Visit;
 use crate::key::{self, Issuer};
 
@@ -38,14 +39,14 @@ use crate::key::{self, Issuer};
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
-    key: IdempotencyKey,
+    IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::NewKey>,
 ) -> Result<Response, Problem> {
     let new = body.into_new(Timestamp::now())?;
     let store = visit.keys(&shared);
-    let operation = Operation::new(&visit, "/keys", key, fingerprint);
+    let asked = Asked::at("/keys", &visit, name.as_deref(), fingerprint);
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;
-    let issued = shared.answers.once(operation, &shared, issue).await?;
+    let issued = shared.making.once(asked, &shared, issue).await?;
     Ok(made(&visit, &issued))
 }
 
@@ -70,13 +71,14 @@ pub(super) async fn rotate(
     State(shared): State<Arc<Shared>>,
     visit: Visit,
     KeyInPath(id): KeyInPath,
-    key: IdempotencyKey,
+    IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::Rotation>,
 ) -> Result<Response, Problem> {
     let store = visit.keys(&shared);
-    let operation = Operation::new(&visit, &format!("/keys/{id}/rotate"), key, fingerprint);
+    let path = format!("/keys/{id}/rotate");
+    let asked = Asked::at(&path, &visit, name.as_deref(), fingerprint);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
-    let issued = shared.answers.once(operation, &shared, rotate).await?;
+    let issued = shared.making.once(asked, &shared, rotate).await?;
     Ok(made(&visit, &issued))
 }
 
@@ -96,7 +98,7 @@ pub(super) async fn reveal(
     visit: Visit,
     KeyInPath(id): KeyInPath,
 ) -> Result<Response, Problem> {
-    let issuer = shared.issuer.as_ref().ok_or_else(Problem::no_issuer)?;
+    let issuer = shared.issuer.as_ref().ok_or(NotMade::NoIssuer)?;
     let secret = issuer.reveal(&*visit.keys(&shared), id).await?;
     let not_kept = || Problem::new(StatusCode::NOT_FOUND, "The secret of this key is not kept.");
     let secret = secret.ok_or_else(not_kept)?;

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::key_form::{self, Described};
-use super::parts::{self, copy, name};
+use super::parts::{self, ONCE, copy, name};
 use super::{Failure, page, refused};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Posted, Wrong};
+use crate::dashboard::making::{Asked, NotMade};
 use crate::dashboard::visit::Visit;
 use crate::key::{IssueError, Issued, Issuer, StoreError};
 
@@ -57,11 +58,15 @@ pub(in crate::dashboard) async fn generate(
     if fields.get(RECOVERABLE).is_some() {
         new = new.recoverable();
     }
-    match issuer.issue(&*keys, new).await {
+    let asked = Asked::at("/keys/new", &visit, fields.get(ONCE), fields.fingerprint());
+    let issue = async move |issuer: Issuer| issuer.issue(&*keys, new).await;
+    match shared.making.once(asked, &shared, issue).await {
         Ok(issued) => shown(&visit, &issued, "The key was generated"),
         Err(error) => {
             let field = match &error {
-                IssueError::Store(StoreError::Invalid(error)) => key_form::field_of(error),
+                NotMade::Failed(
+                    IssueError::Invalid(error) | IssueError::Store(StoreError::Invalid(error)),
+                ) => key_form::field_of(error),
                 _ => None,
             };
             match error.into() {
@@ -88,6 +93,7 @@ fn content(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Ma
         h1 { "Generate API key" }
         (parts::alert(wrong, ""))
         form .column .panel method="post" action=(visit.at("/keys/new")) {
+            (parts::once())
             (key_form::inputs(visit, fields, wrong))
             @if issuer.has_vault() { (recoverable(fields)) }
             button type="submit" .primary { "Generate" }

@@ -27,6 +27,7 @@ use http::StatusCode;
 use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
+use super::making::NotMade;
 use super::report;
 use super::safety::challenge;
 use super::visit::Visit;
@@ -156,6 +157,15 @@ impl Failure {
                 let page = refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why);
                 ([(RETRY_AFTER, "5")], page).into_response()
             }
+        }
+    }
+}
+
+impl From<NotMade> for Failure {
+    fn from(error: NotMade) -> Self {
+        match error {
+            NotMade::Failed(error) => error.into(),
+            error => Self::Refused(error.to_string()),
         }
     }
 }

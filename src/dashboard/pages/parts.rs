@@ -7,6 +7,7 @@ use maud::{Markup, html};
 
 use crate::dashboard::fields::Wrong;
 use crate::dashboard::visit::Visit;
+use crate::id::uuid_at;
 use crate::key::Key;
 
 /// A time on the reader's clock; the script makes it the browser's own, and UTC is told on hover.
@@ -140,6 +141,15 @@ pub(super) fn icon(icon: Icon) -> Markup {
 
 pub(super) fn token(visit: &Visit) -> Markup {
     html! { input type="hidden" name="token" value=(visit.token); }
+}
+
+/// The field of a form that makes a key, by which it is known when it is sent again: by a second click,
+/// or when its answer is loaded again.
+pub(super) const ONCE: &str = "once";
+
+pub(super) fn once() -> Markup {
+    let id = uuid_at(Timestamp::now().as_microsecond());
+    html! { input type="hidden" name=(ONCE) value=(id); }
 }
 
 /// A labelled field of a form.

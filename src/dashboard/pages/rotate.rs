@@ -9,13 +9,14 @@ use http::StatusCode;
 use maud::html;
 
 use super::generate::{no_issuer, shown};
-use super::parts::{self, Input, name};
+use super::parts::{self, Input, ONCE, name};
 use super::{Failure, page};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::{Fields, Posted};
 use crate::dashboard::key_in_path::KeyInPath;
+use crate::dashboard::making::Asked;
 use crate::dashboard::visit::Visit;
-use crate::key::Key;
+use crate::key::{Issuer, Key};
 
 const HOUR: u64 = 3_600;
 
@@ -43,6 +44,7 @@ fn shown_form(visit: &Visit, key: &Key, fields: &Fields, wrong: Option<&str>) ->
         @if wrong.is_some() { p .error .column role="alert" { "Nothing was rotated." } }
         form .column .panel method="post" action={ (at) "/rotate" } {
             (parts::token(visit))
+            (parts::once())
             p { "A new secret takes this key's place, with the same owner, scopes and limits." }
             (parts::choice("grace", "How long the old one goes on working", fields.get("grace").or(Some("24h")),
                 graces.into_iter().chain([("custom", "so many hours")])))
@@ -60,9 +62,9 @@ pub(in crate::dashboard) async fn rotate(
     KeyInPath(key): KeyInPath,
     Posted(fields): Posted,
 ) -> Response {
-    let Some(issuer) = &shared.issuer else {
+    if shared.issuer.is_none() {
         return no_issuer(&visit);
-    };
+    }
     let grace = fields.get("grace");
     let seconds = match GRACES.iter().find(|(name, ..)| Some(*name) == grace) {
         Some(&(_, _, seconds)) => Some(seconds),
@@ -78,7 +80,11 @@ pub(in crate::dashboard) async fn rotate(
         return (StatusCode::UNPROCESSABLE_ENTITY, form).into_response();
     };
     let grace = Duration::from_secs(seconds);
-    match issuer.rotate(&*visit.keys(&shared), key.id, grace).await {
+    let path = format!("/keys/{}/rotate", key.id);
+    let asked = Asked::at(&path, &visit, fields.get(ONCE), fields.fingerprint());
+    let keys = visit.keys(&shared);
+    let rotate = async move |issuer: Issuer| issuer.rotate(&*keys, key.id, grace).await;
+    match shared.making.once(asked, &shared, rotate).await {
         Ok(issued) => shown(&visit, &issued, "The key was rotated"),
         Err(error) => Failure::from(error).page(&visit),
     }
