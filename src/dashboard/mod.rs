@@ -51,8 +51,8 @@
 //! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
 //! `127.0.0.1` or `[::1]`.
 //!
-//! Links, forms and the cookie's path begin with the path that the outermost router was asked for: a
-//! proxy in front has to leave it as it is.
+//! Links, forms and the cookie's path begin with the path that the outermost router was asked for. Where a
+//! proxy in front takes a part of it away, say [where browsers find the pages](Dashboard::public_path).
 //!
 //! Each process signs cookies and forms with a key of its own, so that a restart signs everybody out. Where
 //! several instances serve the pages, give them a [signing key](Dashboard::signing_key), or send each
@@ -80,6 +80,7 @@ pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, W
 pub use self::holder::KeyHolderApi;
 use self::making::Making;
 use self::session::Signer;
+use self::visit::PublicPath;
 use crate::key::{Issuer, KeyAdmin};
 use crate::usage::{Recorder, UsageReader};
 
@@ -94,6 +95,7 @@ struct Shared {
     recorder: Option<Recorder>,
     signer: Signer,
     making: Making,
+    public_path: Option<PublicPath>,
 }
 
 trait Backend: KeyAdmin + UsageReader {}
@@ -104,6 +106,11 @@ impl<T: KeyAdmin + UsageReader> Backend for T {}
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no random numbers for the dashboard's signatures")]
 pub struct NoRandomness(#[source] getrandom::Error);
+
+/// A text that is no path where pages could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a path begins with one slash, and has no query and no blanks")]
+pub struct InvalidPath;
 
 impl Dashboard {
     /// Pages over a backend, for whom the guard lets in.
@@ -122,6 +129,7 @@ impl Dashboard {
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
             making: Making::default(),
+            public_path: None,
         }))
     }
 
@@ -142,6 +150,19 @@ impl Dashboard {
     pub fn signing_key(mut self, key: [u8; 32]) -> Self {
         self.0.signer = Signer::with(key);
         self
+    }
+
+    /// Where browsers find the pages, as a path, when a proxy in front takes a part of it away: `/internal/keys`.
+    /// Links, forms and the cookie's path begin with it. Without one, they begin with the path that the
+    /// outermost router was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPath`] unless it begins with one slash and has no other characters than `/`, `-`, `.`, `_`,
+    /// `~`, `%` and those of ASCII's letters and digits.
+    pub fn public_path(mut self, path: &str) -> Result<Self, InvalidPath> {
+        self.0.public_path = Some(PublicPath::read(path).ok_or(InvalidPath)?);
+        Ok(self)
     }
 
     /// Shows what this recorder has to write, and what it has lost.

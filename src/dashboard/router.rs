@@ -81,6 +81,9 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 /// Asks the guard, and puts the visit where the pages find it.
 async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    if let Some(path) = &shared.public_path {
+        parts.extensions.insert(path.clone());
+    }
     if OPEN.contains(&parts.uri.path()) {
         return next.run(Request::from_parts(parts, body)).await;
     }

@@ -88,8 +88,26 @@ pub(super) fn home(base: &str) -> String {
     if base.is_empty() { "/" } else { base }.into()
 }
 
-/// Where the pages are nested: the address that was asked for, without what is within them.
+/// Where browsers find the pages, if the application says so.
+#[derive(Debug, Clone)]
+pub(super) struct PublicPath(Arc<str>);
+
+impl PublicPath {
+    /// `None` if it is no path that begins with a slash and means only itself.
+    pub(super) fn read(path: &str) -> Option<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%".contains(&b);
+        // Two slashes at the start would lead to another host.
+        let is_path = path.starts_with('/') && !path.starts_with("//") && path.bytes().all(plain);
+        is_path.then(|| Self(path.trim_end_matches('/').into()))
+    }
+}
+
+/// Where the pages are: as the application says, or nested: the address that was asked for, without
+/// what is within them.
 pub(super) fn base(parts: &Parts) -> String {
+    if let Some(PublicPath(path)) = parts.extensions.get() {
+        return path.as_ref().into();
+    }
     let within = parts.uri.path();
     let asked = parts.extensions.get::<OriginalUri>();
     let asked = asked.map_or(within, |OriginalUri(uri)| uri.path());
@@ -115,5 +133,37 @@ impl<S: Sync> FromRequestParts<S> for Base {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self(base(parts)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_paths_lead_nowhere_else() {
+        for (path, read) in [
+            ("/", ""),
+            ("/a", "/a"),
+            ("/a/b-c/", "/a/b-c"),
+            ("/%7Ea", "/%7Ea"),
+        ] {
+            let PublicPath(base) = PublicPath::read(path).expect(path);
+            assert_eq!(&*base, read);
+        }
+        for path in [
+            "",
+            "a",
+            "//a",
+            "https://a",
+            "/a;Domain=b",
+            "/a b",
+            "/a\"b",
+            "/ä",
+            "/a?b",
+            "/a#b",
+        ] {
+            assert!(PublicPath::read(path).is_none(), "{path}");
+        }
     }
 }

@@ -265,6 +265,25 @@ async fn where_they_are_nested_may_have_a_parameter() {
 }
 
 #[tokio::test]
+async fn a_proxy_may_take_a_part_of_the_path_away() {
+    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), AllowEveryone);
+    let dashboard = dashboard.unwrap().public_path("/internal/keys/").unwrap();
+    let pages = Pages {
+        backend: (),
+        router: axum::Router::new().nest_service("/keys", dashboard.into_router()),
+    };
+    let request = Request::get("/keys/audit").body(Body::empty()).unwrap();
+    let page = pages.ask(request).await;
+    assert_eq!(page.link("Request log"), "/internal/keys/log");
+    assert_eq!(page.link("keytally"), "/internal/keys");
+    let request = Request::get("/keys/api/openapi.json");
+    let document = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert!(document.text.contains(r#"{"url":"/internal/keys/api"}"#));
+    let session = Request::get("/keys/login").body(Body::empty()).unwrap();
+    assert!(!pages.ask(session).await.text.contains("\"/keys/"));
+}
+
+#[tokio::test]
 async fn nonsense_in_an_address_is_answered() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
