@@ -143,7 +143,32 @@ fn clipped(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST)]
 }
 
+/// At most a tebibyte: nobody has to send what they announce, and few such lengths would fill a sum.
 fn announced_length(value: &HeaderValue) -> u64 {
-    let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.unwrap_or(0)
+    const MOST: u64 = 1 << 40;
+    let length: Option<u64> = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.unwrap_or(0).min(MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_taken_as_announced_within_bounds() {
+        for (text, length) in [
+            ("0", 0),
+            ("4711", 4_711),
+            ("1099511627776", 1 << 40),
+            ("1099511627777", 1 << 40),
+            ("18446744073709551615", 1 << 40),
+            // Of no form, or beyond all numbers: nothing is known.
+            ("18446744073709551616", 0),
+            ("-1", 0),
+            ("4 7", 0),
+            ("", 0),
+        ] {
+            assert_eq!(announced_length(&text.parse().unwrap()), length, "{text}");
+        }
+    }
 }

@@ -59,7 +59,7 @@ pub struct UsageEvent {
     pub cost: u32,
     /// Microseconds from its arrival to the end of its answer.
     pub latency_us: u64,
-    /// Bytes of the request's body, as announced by `content-length`.
+    /// Bytes of the request's body, as announced by `content-length`; a tebibyte (2⁴⁰) at most.
     pub request_bytes: u64,
     /// Bytes of the response's body that were handed on.
     pub response_bytes: u64,
