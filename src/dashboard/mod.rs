@@ -60,6 +60,7 @@
 
 mod api;
 mod charts;
+mod download;
 mod fields;
 mod guard;
 mod holder;

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::Response;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -16,10 +14,11 @@ use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
 use super::schema::{Page, Request, names};
 use crate::dashboard::Shared;
+use crate::dashboard::download::{As, Format, download};
 use crate::id::KeyId;
 use crate::page::PageToken;
 use crate::usage::{
-    self, Cause, Export, LogFilter, LogQuery, Method, Outcome, Status, StatusClass, UsageReader,
+    self, Cause, LogFilter, LogQuery, Method, Outcome, Status, StatusClass, UsageReader,
 };
 
 /// A query that filters the log, and what else it has. Serde could take the filter in by itself, but
@@ -167,22 +166,6 @@ pub(super) async fn count(
     Ok(Json(count.into()))
 }
 
-/// What a file of requests is like.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Format {
-    /// Comma-separated values (RFC 4180), with a header.
-    Csv,
-    /// Lines of JSON.
-    Jsonl,
-}
-
-/// By its name: where the pages are nested may have parameters of its own.
-#[derive(Deserialize)]
-pub(super) struct As {
-    format: Format,
-}
-
 /// Exports requests as a file, the newest first.
 #[utoipa::path(
     get, path = "/log/export/{format}",
@@ -206,17 +189,5 @@ pub(super) async fn export(
     let Ok(Path(As { format })) = wanted_as else {
         return Err(Problem::parameter("format", "This is csv or jsonl."));
     };
-    let (reader, filter) = (shared.backend.clone(), wanted.filter()?);
-    let (export, name) = match format {
-        Format::Csv => (Export::csv(reader, filter), "requests.csv"),
-        Format::Jsonl => (Export::json_lines(reader, filter), "requests.jsonl"),
-    };
-    let headers = [
-        (CONTENT_TYPE, export.content_type().to_owned()),
-        (
-            CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{name}\""),
-        ),
-    ];
-    Ok((headers, Body::from_stream(export)).into_response())
+    Ok(download(shared.backend.clone(), wanted.filter()?, format))
 }
