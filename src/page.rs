@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for PageToken {
 }
 
 /// 0001-01-01T00:00:00Z: databases and RFC 3339 know no years before it, or not the same ones.
-const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+pub(crate) const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
 /// Times are kept in whole microseconds of the years 1 to 9999, which every backend can store as they
 /// are.

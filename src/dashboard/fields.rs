@@ -16,9 +16,7 @@ use super::Shared;
 use super::making::Fingerprint;
 use super::pages::refused;
 use super::visit::{Visit, zone_named};
-
-/// The beginning of the year 1, before which databases know no times, or not all of them.
-const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+use crate::page::FIRST;
 
 /// Names and values, as they were sent.
 #[derive(Debug, Clone, Default)]

@@ -7,8 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::address::AddressList;
+use super::bounds::InvalidKey;
 use super::digest::{Digest, InvalidDigest, Peppers};
-use super::record::{InvalidKey, Key, KeyRecord, Rotation};
+use super::record::{Key, KeyRecord, Rotation};
 use super::sealed::Sealed;
 use super::store::{KeyAdmin, StoreError};
 use super::token::{InvalidPrefix, Prefix, Secret, id_of};

@@ -2,6 +2,7 @@
 
 mod address;
 mod audit;
+mod bounds;
 mod cached;
 mod changes;
 mod digest;
@@ -18,11 +19,12 @@ mod vault;
 
 pub use address::{AddressList, InvalidNetwork};
 pub use audit::{AuditAction, AuditEntry, AuditQuery, InvalidAuditAction};
+pub use bounds::InvalidKey;
 pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use changes::ChangeFeed;
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
 pub use issuer::{IssueError, Issued, Issuer, NewKey};
-pub use record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, Rotation};
+pub use record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 #[cfg(feature = "recoverable")]
 pub use reveal::RevealError;
 pub use sealed::Sealed;
@@ -32,9 +34,9 @@ pub use update::KeyUpdate;
 #[cfg(feature = "recoverable")]
 pub use vault::{InvalidVaultKey, Vault};
 
+pub(crate) use bounds::within_bounds;
 pub(crate) use cached::{CachedKey, Peek};
 #[cfg(feature = "conformance")]
 pub(crate) use changes::Forget;
 pub(crate) use issuer::is_importable;
-pub(crate) use record::within_bounds;
 pub(crate) use token::id_of;

@@ -1,4 +1,4 @@
-//! The record of a key, the bounds of its fields, and what can be changed about it.
+//! The record of a key, and what can be changed about it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::address::AddressList;
+use super::bounds::{InvalidKey, within_bounds};
 use super::digest::Digest;
 use super::sealed::Sealed;
 use super::store::StoreError;
 use super::update::KeyUpdate;
 use crate::id::KeyId;
-use crate::limit::{InvalidLimit, RateLimit};
+use crate::limit::RateLimit;
 use crate::page::whole_micros;
 
 /// A key: all there is to know about it but its secret and the secret's digest.
@@ -164,152 +165,6 @@ pub struct KeyRecord {
     /// any other record: who looks a key up has no need of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<Sealed>,
-}
-
-/// A field of a key that is out of bounds.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidKey {
-    /// The name is empty or nothing but blanks, longer than 100 characters or has control characters.
-    #[error("a key's name is 1 to 100 characters without control characters, and not only blanks")]
-    Name,
-    /// The owner is empty, longer than 200 characters or has control characters.
-    #[error("a key's owner is 1 to 200 characters without control characters")]
-    Owner,
-    /// The environment is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
-    #[error("a key's environment is 1 to 32 characters of a-z, 0-9, `_` and `-`")]
-    Environment,
-    /// A scope is not 1 to 100 printable characters of ASCII without space, `"` and `\`
-    /// ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)), or is there twice.
-    #[error(
-        "a scope is 1 to 100 printable ASCII characters without space, quote and backslash, and stands once"
-    )]
-    Scope,
-    /// More than 64 scopes.
-    #[error("a key has at most 64 scopes")]
-    TooManyScopes,
-    /// More than 100 networks.
-    #[error("a key has at most 100 networks")]
-    TooManyAddresses,
-    /// The metadata is longer than 8 KiB as JSON.
-    #[error("a key's metadata has at most 8 KiB as JSON")]
-    Metadata,
-    /// The metadata is nested deeper than 32 levels, itself being the first.
-    #[error("a key's metadata is nested 32 levels deep at most")]
-    MetadataDepth,
-    /// A text of the metadata, or the name of a member, holds U+0000.
-    #[error("a key's metadata has no U+0000 in its texts and names")]
-    MetadataNul,
-    /// The hint is longer than 64 characters or has control characters.
-    #[error("a key's hint has at most 64 characters and no control characters")]
-    Hint,
-    /// A key is said to be recoverable without its sealed secret, has one without being so, or is revoked
-    /// and has one.
-    #[error(
-        "a key is recoverable exactly where its sealed secret is kept, and never once it is revoked"
-    )]
-    Recoverable,
-    /// A time lies before the year 1. Nor may one lie after the year 9999: there is no such
-    /// [`Timestamp`].
-    #[error("a key's times lie in the years 1 to 9999")]
-    Time,
-    /// A limit cannot be kept.
-    #[error(transparent)]
-    Limit(#[from] InvalidLimit),
-}
-
-impl Key {
-    /// Whether every field is within its bounds.
-    ///
-    /// # Errors
-    ///
-    /// The first bound that is broken.
-    pub fn validate(&self) -> Result<(), InvalidKey> {
-        let text = |text: &str, most: usize| {
-            !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control)
-        };
-        let tag = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
-        let scope_char = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if !text(&self.name, 100) || self.name.trim().is_empty() {
-            return Err(InvalidKey::Name);
-        }
-        if self.owner.as_deref().is_some_and(|owner| !text(owner, 200)) {
-            return Err(InvalidKey::Owner);
-        }
-        if let Some(environment) = &self.environment
-            && !((1..=32).contains(&environment.len()) && environment.bytes().all(tag))
-        {
-            return Err(InvalidKey::Environment);
-        }
-        if self.scopes.len() > 64 {
-            return Err(InvalidKey::TooManyScopes);
-        }
-        for (index, scope) in self.scopes.iter().enumerate() {
-            let fits = (1..=100).contains(&scope.len()) && scope.bytes().all(scope_char);
-            if !fits || self.scopes[..index].contains(scope) {
-                return Err(InvalidKey::Scope);
-            }
-        }
-        if self.addresses.len() > 100 {
-            return Err(InvalidKey::TooManyAddresses);
-        }
-        // First the depth: what is nested without end cannot be written as JSON.
-        if self.metadata.values().any(|value| !fits_in(value, 31)) {
-            return Err(InvalidKey::MetadataDepth);
-        }
-        if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
-            return Err(InvalidKey::Metadata);
-        }
-        // SQL databases keep such texts cut, or not at all.
-        let has_nul = |(name, value): (&String, _)| name.contains('\0') || holds_nul(value);
-        if self.metadata.iter().any(has_nul) {
-            return Err(InvalidKey::MetadataNul);
-        }
-        if !self.hint.is_empty() && !text(&self.hint, 64) {
-            return Err(InvalidKey::Hint);
-        }
-        let times = [
-            Some(self.created),
-            self.expires,
-            self.revoked,
-            self.last_used,
-        ];
-        times.into_iter().flatten().try_for_each(within_bounds)?;
-        Ok(RateLimit::validate_all(&self.limits)?)
-    }
-}
-
-/// Whether a value is nested within so many levels.
-fn fits_in(value: &Value, levels: u32) -> bool {
-    let fit = |value| fits_in(value, levels - 1);
-    match value {
-        Value::Array(values) => levels > 0 && values.iter().all(fit),
-        Value::Object(values) => levels > 0 && values.values().all(fit),
-        _ => true,
-    }
-}
-
-/// Whether a text or a name within a value holds U+0000.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(values) => values
-            .iter()
-            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        _ => false,
-    }
-}
-
-/// The beginning of the year 1, before which SQL has no dates.
-const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
-
-/// A time of a key lies in the years 1 to 9999; jiff has none after those.
-pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
-    if time < FIRST {
-        return Err(InvalidKey::Time);
-    }
-    Ok(())
 }
 
 /// A change to one key.
@@ -473,8 +328,6 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -484,39 +337,6 @@ mod tests {
         assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
         let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
         assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
-    }
-
-    #[test]
-    fn what_no_database_keeps_is_out_of_bounds() {
-        let id = "3fK9aB0000zzZZ19".parse().unwrap();
-        let first: Timestamp = "0001-01-01T00:00:00Z".parse().unwrap();
-        let before = first - jiff::SignedDuration::from_micros(1);
-        let key = Key {
-            expires: Some(Timestamp::MAX),
-            ..Key::new(id, "Ends of time", first)
-        };
-        assert_eq!(key.validate(), Ok(()));
-        let times: [fn(&mut Key, Timestamp); 4] = [
-            |key, time| key.created = time,
-            |key, time| key.expires = Some(time),
-            |key, time| key.revoked = Some(time),
-            |key, time| key.last_used = Some(time),
-        ];
-        for set in times {
-            let mut early = key.clone();
-            set(&mut early, before);
-            assert_eq!(early.validate(), Err(InvalidKey::Time));
-        }
-        for value in [
-            json!({ "a": "nul \0" }),
-            json!({ "nul \0": 1 }),
-            json!({ "a": [{ "b": ["\0"] }] }),
-            json!({ "a": [{ "\0": null }] }),
-        ] {
-            let mut nul = key.clone();
-            nul.metadata = value.as_object().cloned().unwrap();
-            assert_eq!(nul.validate(), Err(InvalidKey::MetadataNul), "{value}");
-        }
     }
 
     #[test]

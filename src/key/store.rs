@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::audit::{AuditEntry, AuditQuery};
+use super::bounds::InvalidKey;
 use super::cached::KeyCache;
 use super::changes::ChangeFeed;
-use super::record::{InvalidKey, Key, KeyChange, KeyRecord, KeyStatus, Rotation};
+use super::record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 use super::update::KeyUpdate;
 use crate::id::KeyId;
 use crate::page::{InvalidPageToken, Page, PageToken};
