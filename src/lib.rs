@@ -95,6 +95,8 @@ pub mod limit;
 mod page;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(all(test, feature = "tracing"))]
+mod told;
 pub mod usage;
 
 pub use async_trait::async_trait;

@@ -529,59 +529,18 @@ async fn endless_pauses_are_no_panic() {
 #[cfg(feature = "tracing")]
 #[tokio::test]
 async fn lost_events_are_told_once_a_second() {
-    use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Metadata, Subscriber};
-
-    #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<Vec<u64>>>);
-
-    impl Visit for Told {
-        fn record_u64(&mut self, field: &Field, value: u64) {
-            if field.name() == "events" {
-                self.0.lock().unwrap().push(value);
-            }
-        }
-
-        fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
-    }
-
-    impl Subscriber for Told {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn event(&self, event: &Event<'_>) {
-            event.record(&mut self.clone());
-        }
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
-    }
-
-    let told = Told::default();
-    // Beside a second one it is asked about what other tests' threads come upon first, too.
-    let _second = tracing::Dispatch::new(Told::default());
-    let _told_here = tracing::subscriber::set_default(told.clone());
+    let told = crate::told::Told::default();
+    let _listening = told.listen();
     let sink = Scripted::with(&[Turn::Hang]);
     let recorder = Recorder::builder(sink).capacity(10).start();
     record(&recorder, 25);
-    assert_eq!(*told.0.lock().unwrap(), [1]);
+    assert_eq!(told.under("events"), ["1"]);
     std::thread::sleep(Duration::from_millis(1_010));
     record(&recorder, 1);
-    assert_eq!(*told.0.lock().unwrap(), [1, 15]);
+    assert_eq!(told.under("events"), ["1", "15"]);
     let report = recorder.shutdown(Duration::from_millis(50)).await;
     assert_eq!(report.lost, 26);
-    assert_eq!(*told.0.lock().unwrap(), [1, 15, 10]);
+    assert_eq!(told.under("events"), ["1", "15", "10"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,77 @@
+//! What `tracing` is told, for unit tests.
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Event, Metadata, Subscriber};
+
+/// The numbers, and the causes of the errors, that this thread's events have.
+#[derive(Clone, Default)]
+pub(crate) struct Told(Arc<Mutex<Vec<(&'static str, String)>>>);
+
+/// While it lives, this thread's events are told.
+pub(crate) struct Listening {
+    _here: DefaultGuard,
+    _second: Dispatch,
+}
+
+impl Told {
+    pub(crate) fn listen(&self) -> Listening {
+        Listening {
+            // Beside a second one it is asked about what other tests' threads come upon first, too.
+            _second: Dispatch::new(Self::default()),
+            _here: tracing::subscriber::set_default(self.clone()),
+        }
+    }
+
+    /// What was told under a name so far, in order.
+    pub(crate) fn under(&self, name: &str) -> Vec<String> {
+        let told = self.0.lock().unwrap();
+        let named = told.iter().filter(|(field, _)| *field == name);
+        named.map(|(_, value)| value.clone()).collect()
+    }
+
+    fn tell(&self, field: &Field, value: String) {
+        self.0.lock().unwrap().push((field.name(), value));
+    }
+}
+
+impl Visit for Told {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.tell(field, value.to_string());
+    }
+
+    fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
+        if let Some(cause) = error.source() {
+            self.tell(field, cause.to_string());
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+}
+
+impl Subscriber for Told {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
