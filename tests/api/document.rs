@@ -1,5 +1,6 @@
 //! The OpenAPI document.
 
+use keytally::usage::summary::Jump;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -38,6 +39,21 @@ async fn the_document_describes_the_api_where_it_is() {
         "update_key",
     ];
     assert_eq!(operations, expected);
+}
+
+#[tokio::test]
+async fn the_rule_of_jumps_is_told_as_it_is() {
+    let document = Api::new().get("/openapi.json").await.with(200);
+    let told = document["paths"]["/usage/jumps"]["get"]
+        .to_string()
+        .replace("\\n", " ");
+    let [least, factor, points] = [Jump::LEAST, Jump::FACTOR, Jump::POINTS];
+    assert!(told.contains(&format!("at least {least}, ")), "{told}");
+    assert!(told.contains(&format!("at least {factor} times")), "{told}");
+    assert!(
+        told.contains(&format!("at least {points} percentage points")),
+        "{told}"
+    );
 }
 
 #[tokio::test]

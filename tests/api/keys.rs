@@ -5,9 +5,9 @@ use axum::body::Body;
 use axum::routing::get;
 use http::Request;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION};
-use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{AuditAction, AuditQuery, Issuer, KeyAdmin, NewKey, Vault};
+use keytally::{ApiKeyLayer, KeyId};
 use serde_json::json;
 
 use super::{Api, ask};
@@ -51,7 +51,7 @@ async fn a_key_is_created_as_it_was_described_and_its_secret_is_told_once() {
     let nothing = [&key["revoked"], &key["last_used"], &key["rotated_from"]];
     assert_eq!(nothing, [&json!(null); 3]);
 
-    let id = secret.parse_id();
+    let id = id_of(secret);
     let protected = Router::new()
         .route("/", get(|| async { "in" }))
         .layer(ApiKeyLayer::new(api.backend.clone()));
@@ -64,14 +64,8 @@ async fn a_key_is_created_as_it_was_described_and_its_secret_is_told_once() {
     assert!(!read.text.contains(secret));
 }
 
-trait ParseId {
-    fn parse_id(&self) -> keytally::KeyId;
-}
-
-impl ParseId for str {
-    fn parse_id(&self) -> keytally::KeyId {
-        keytally::KeyId::of_secret(self).expect("a secret")
-    }
+fn id_of(secret: &str) -> KeyId {
+    KeyId::of_secret(secret).expect("a secret")
 }
 
 #[tokio::test]
@@ -169,10 +163,7 @@ async fn a_rotated_key_works_for_its_grace_and_the_new_one_takes_over() {
     assert_eq!(new["rotated_from"], old.id.as_str());
     assert_eq!(new["line"], old.id.as_str());
     assert_eq!(new["scopes"], json!(["read"]));
-    assert_eq!(
-        new["id"],
-        made["secret"].as_str().unwrap().parse_id().as_str()
-    );
+    assert_eq!(new["id"], id_of(made["secret"].as_str().unwrap()).as_str());
     let old = api.get(&format!("/keys/{}", old.id)).await.with(200);
     let end: jiff::Timestamp = old["expires"].as_str().unwrap().parse().unwrap();
     let left = end.duration_since(jiff::Timestamp::now()).as_secs();

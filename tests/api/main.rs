@@ -69,9 +69,17 @@ impl Api {
     }
 
     fn with(backend: MemoryBackend, issuer: Issuer) -> Self {
+        Self::of(backend, issuer, Recorder::counting())
+    }
+
+    fn recording(backend: MemoryBackend, recorder: Recorder) -> Self {
+        Self::of(backend, Issuer::new("acme_live").unwrap(), recorder)
+    }
+
+    fn of(backend: MemoryBackend, issuer: Issuer, recorder: Recorder) -> Self {
         let guard = BearerToken::new(TOKEN).unwrap().known_as("Ada");
         let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
-        let dashboard = dashboard.issuer(issuer).recorder(Recorder::counting());
+        let dashboard = dashboard.issuer(issuer).recorder(recorder);
         let router = Router::new().nest("/admin", dashboard.into_router());
         Self { backend, router }
     }

@@ -1,10 +1,17 @@
 //! What keys were used for.
 
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::Request;
+use http::header::AUTHORIZATION;
+use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
-use keytally::usage::{Batch, Method, Outcome, Status, UsageEvent, UsageSink};
+use keytally::key::NewKey;
+use keytally::usage::{Batch, Method, Outcome, Recorder, Status, UsageEvent, UsageSink};
 use serde_json::json;
 
-use super::Api;
+use super::{Api, ask};
 
 const KEY: &str = "3fK9aB0000zzZZ19";
 
@@ -175,6 +182,25 @@ async fn the_log_is_filtered_counted_and_exported_alike() {
 
 #[tokio::test]
 async fn the_recorder_tells_what_it_has_seen() {
-    let health = Api::new().get("/recorder").await.with(200);
-    assert_eq!(health["lost"], 0);
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let api = Api::recording(backend, recorder.clone());
+    let nothing = api.get("/recorder").await.with(200);
+    assert_eq!(
+        (&nothing["accepted"], &nothing["last_written"]),
+        (&json!(0), &json!(null))
+    );
+    let secret = api.issue(NewKey::named("a")).await.secret;
+    let layer = ApiKeyLayer::new(api.backend.clone()).recorder(recorder.clone());
+    let service = Router::new()
+        .route("/", get(|| async { "in" }))
+        .layer(layer);
+    let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {}", secret.expose()));
+    ask(&service, request.body(Body::empty()).unwrap()).await;
+    recorder.flush().await;
+    let health = api.get("/recorder").await.with(200);
+    for (name, count) in [("accepted", 1), ("written", 1), ("queued", 0), ("lost", 0)] {
+        assert_eq!(health[name], count, "{name}");
+    }
+    assert!(health["last_written"].is_string());
 }

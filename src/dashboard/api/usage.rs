@@ -152,7 +152,7 @@ pub(super) struct WantedJumps {
 }
 
 /// Finds the keys of which many more requests failed, or were refused by a rate limit, than before: at
-/// least 20, of a share at least twice that of before and at least 5 percentage points above it.
+/// least 20, of a share at least 2 times that of before and at least 5 percentage points above it.
 #[utoipa::path(
     get, path = "/usage/jumps",
     operation_id = "find_jumps",
