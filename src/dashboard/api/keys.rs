@@ -123,7 +123,7 @@ pub(super) async fn update(
     Ok(Json(key.into()))
 }
 
-/// Deletes a key for good: it stops to work at once. What it was used for stays.
+/// Deletes a key for good: it stops working at once. What it was used for stays.
 #[utoipa::path(
     delete, path = "/keys/{id}",
     operation_id = "delete_key",

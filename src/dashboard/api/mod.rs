@@ -18,7 +18,6 @@ mod usage;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json};
@@ -135,11 +134,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .method_not_allowed_fallback(async || not_so())
 }
 
-async fn openapi(
-    State(_): State<Arc<Shared>>,
-    visit: Visit,
-    Extension(document): Extension<Arc<Document>>,
-) -> Json<Document> {
+async fn openapi(visit: Visit, Extension(document): Extension<Arc<Document>>) -> Json<Document> {
     let mut document = Document::clone(&document);
     // Only a request knows where the pages were nested.
     let server = ServerBuilder::new().url(visit.at(PATH)).build();

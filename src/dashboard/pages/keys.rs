@@ -166,35 +166,29 @@ fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     }
 }
 
-/// What is done often; the rest is on the key's page.
+/// What is done often, each in a place of its own; the rest is on the key's page.
 fn actions(shared: &Shared, key: &Key, at: &str) -> Markup {
     let status = key.status(Timestamp::now());
-    let active = status == KeyStatus::Active;
+    let rotate = status == KeyStatus::Active && shared.issuer.is_some();
+    let switch = match status {
+        KeyStatus::Active => Some(("/disable", "Disable", Icon::Disable)),
+        KeyStatus::Disabled => Some(("/enable", "Enable", Icon::Enable)),
+        _ => None,
+    };
     let actions = [
-        ("", "Usage of", Icon::Chart, true),
-        (
-            "/rotate",
-            "Rotate",
-            Icon::Rotate,
-            active && shared.issuer.is_some(),
-        ),
-        ("/disable", "Disable", Icon::Disable, active),
-        (
-            "/enable",
-            "Enable",
-            Icon::Enable,
-            status == KeyStatus::Disabled,
-        ),
-        ("/delete", "Delete", Icon::Delete, true),
+        Some(("", "Usage of", Icon::Chart)),
+        rotate.then_some(("/rotate", "Rotate", Icon::Rotate)),
+        switch,
+        Some(("/delete", "Delete", Icon::Delete)),
     ];
     html! {
         .icons {
-            @for (path, label, picture, can) in actions {
-                @if can {
-                    a href={ (at) (path) } aria-label={ (label) " " (key.name) } title={ (label) " " (key.name) } { (icon(picture)) }
-                } @else if path != "/enable" && (path != "/disable" || status != KeyStatus::Disabled) {
-                    // Each action has a place of its own.
-                    span {}
+            @for action in actions {
+                @match action {
+                    Some((path, label, picture)) => {
+                        a href={ (at) (path) } aria-label={ (label) " " (key.name) } title={ (label) " " (key.name) } { (icon(picture)) }
+                    }
+                    None => { span {} }
                 }
             }
         }

@@ -98,7 +98,8 @@ impl Overview {
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
         let mut jumps = jumps(by_key, &before);
         jumps.truncate(ROWS);
-        let busiest = busiest(by_key);
+        let busiest = summary.top_keys(ROWS).into_iter();
+        let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
         let unused = store.list(&unused(now).limit(ROWS)).await?;
         let mut expiring = store.list(&expiring(now).limit(EXPIRING)).await?;
         expiring.items.sort_by_key(|key| key.expires);
@@ -164,14 +165,6 @@ impl Overview {
             (health::section(visit, shared.recorder.as_ref().map(|it| it.stats()).as_ref()))
         }
     }
-}
-
-fn busiest(by_key: &ByKey) -> Vec<(Option<KeyId>, Totals)> {
-    let mut keys: Vec<_> = by_key.iter().collect();
-    // A stable sort keeps the order of the keys in ties.
-    keys.sort_by_key(|(_, totals)| std::cmp::Reverse(totals.total()));
-    let busiest = keys.into_iter().take(ROWS);
-    busiest.map(|(id, totals)| (*id, totals.clone())).collect()
 }
 
 /// What to do where there is nothing yet.
