@@ -354,6 +354,9 @@ pub enum StoreError {
     /// The store answered too late.
     #[error("the key store did not answer in time")]
     Timeout,
+    /// The store was not asked: too many others were being looked up.
+    #[error("too many keys that are not known are being looked up")]
+    Busy,
     /// The store cannot answer, or answered nonsense.
     #[error("the key store is unavailable")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),

@@ -19,6 +19,7 @@ use super::endpoint::Endpoints;
 use super::head::RequestHead;
 use super::reject::Rejections;
 use super::step::{Step, Verdict, Waited, What};
+use super::strangers::LookupBudget;
 use super::visit::Visit;
 use crate::clock::Clock;
 use crate::key::{Digest, Key, KeyCache, Peppers};
@@ -57,6 +58,7 @@ pub(crate) struct Gate {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) resource_id: Option<Arc<ResourceId>>,
     pub(crate) client_address: ClientAddress,
+    pub(crate) lookup_budget: Option<Arc<LookupBudget>>,
     pub(crate) sources: Vec<Source>,
     pub(crate) header_style: HeaderStyle,
     pub(crate) rejections: Rejections,
@@ -100,11 +102,11 @@ impl Gate {
         let head = RequestHead::of(request);
         let visit = Visit::new(head, waited.began, &[], &mut Found::default());
         let verdict = match waited.what {
-            What::Found { found, secret } => match found {
-                Ok(Some(entry)) => self.judge(entry, &secret, &visit),
-                Ok(None) => self.refuse_unknown(&secret, &visit),
-                Err(error) => self.store_failed(&error, &visit),
-            },
+            What::Found {
+                found,
+                secret,
+                charge,
+            } => self.found(found, &secret, charge, &visit),
             What::Decided {
                 entry,
                 decision,

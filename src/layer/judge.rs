@@ -16,6 +16,7 @@ use super::meter::Meter;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Anonymous, Begun, Ticket, Verdict, Waited, What};
+use super::strangers::Charge;
 use super::terms::Terms;
 use super::visit::Visit;
 use crate::clock::Now;
@@ -49,22 +50,64 @@ impl Gate {
             return self.refuse_stranger(Refusal::Malformed, visit);
         };
         match self.cache.peek(id, visit.began) {
-            Peek::Known(entry) => self.judge(entry, &secret, visit),
-            Peek::Unknown => self.refuse_unknown(&secret, visit),
-            Peek::Ask => self.ask(id, secret.into_owned(), visit.began),
+            Peek::Known(entry) if self.is_its_own(&secret, &entry) => self.judge(entry, visit),
+            Peek::Known(_) => self.refuse_guess(Refusal::WrongSecret, visit),
+            Peek::Unknown => {
+                self.compare_in_vain(&secret);
+                self.refuse_guess(Refusal::Unknown, visit)
+            }
+            // Whoever has the secret of a key that was known asks for no stranger.
+            Peek::Stale(entry) if self.is_its_own(&secret, &entry) => {
+                self.ask(id, secret.into_owned(), None, visit.began)
+            }
+            Peek::Stale(_) | Peek::Ask => match self.charge(visit) {
+                Ok(charge) => self.ask(id, secret.into_owned(), charge, visit.began),
+                Err(wait) => self.refuse_without_budget(wait, visit),
+            },
         }
     }
 
     /// The store has to be asked.
     #[cold]
-    fn ask(&self, id: KeyId, secret: Vec<u8>, began: Now) -> Verdict {
+    fn ask(&self, id: KeyId, secret: Vec<u8>, charge: Option<Charge>, began: Now) -> Verdict {
         let secret = Zeroizing::new(secret);
         let cache = self.cache.clone();
         Verdict::Pending(Box::pin(async move {
             let found = cache.lookup(id).await;
-            let what = What::Found { found, secret };
+            let what = What::Found {
+                found,
+                secret,
+                charge,
+            };
             Waited { began, what }
         }))
+    }
+
+    /// The store has answered, or has not. Whoever caused a look-up that came to nothing has paid for
+    /// it, those included who did not wait for the answer.
+    #[cold]
+    pub(super) fn found(
+        self: &Arc<Self>,
+        found: Result<Option<Arc<CachedKey>>, StoreError>,
+        secret: &[u8],
+        charge: Option<Charge>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        match found {
+            Ok(Some(entry)) if self.is_its_own(secret, &entry) => {
+                self.give_back(charge);
+                self.judge(entry, visit)
+            }
+            Ok(Some(_)) => self.refuse_stranger(Refusal::WrongSecret, visit),
+            Ok(None) => {
+                self.compare_in_vain(secret);
+                self.refuse_stranger(Refusal::Unknown, visit)
+            }
+            Err(error) => {
+                self.give_back(charge);
+                self.store_failed(&error, visit)
+            }
+        }
     }
 
     #[inline]
@@ -90,17 +133,21 @@ impl Gate {
         }
     }
 
-    /// A key was found: is the secret its own, does it work, from here, within its limits?
+    /// Whether the secret is this key's.
     #[inline]
-    pub(super) fn judge(
-        self: &Arc<Self>,
-        entry: Arc<CachedKey>,
-        secret: &[u8],
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        if !self.peppers.verify(secret, &entry.digest) {
-            return self.refuse_stranger(Refusal::WrongSecret, visit);
-        }
+    fn is_its_own(&self, secret: &[u8], entry: &CachedKey) -> bool {
+        self.peppers.verify(secret, &entry.digest)
+    }
+
+    /// No key has the id that was sent: the same work as for one that does.
+    #[inline(never)]
+    fn compare_in_vain(&self, secret: &[u8]) {
+        std::hint::black_box(self.peppers.verify(secret, &self.dummy));
+    }
+
+    /// The secret is a key's own: does it work, from here, within its limits?
+    #[inline]
+    pub(super) fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, visit: &Visit<'_>) -> Verdict {
         let begun = if self.is_told_already(visit) {
             Begun::nothing()
         } else if self.recorder.begin() {
@@ -279,7 +326,8 @@ impl Gate {
     #[cold]
     pub(super) fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
         report::store_failure(error);
-        if self.store_failure == StoreFailure::Refuse {
+        // Nobody gets in by asking for more than is asked of the store.
+        if self.store_failure == StoreFailure::Refuse || matches!(error, StoreError::Busy) {
             return self.refuse_stranger(Refusal::StoreUnavailable, visit);
         }
         let (ticket, mark) = match self.pass_without_key(visit) {

@@ -16,6 +16,7 @@ use super::gate::{Gate, StoreFailure, next_limits_id};
 use super::head::RequestHead;
 use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::service::ApiKeyService;
+use super::strangers::LookupBudget;
 use crate::clock::Clock;
 use crate::key::{AddressList, CacheConfig, CacheStats, Key, KeyCache, KeyStore, Peppers};
 use crate::limit::{Answer, InvalidLimit, LimitError, Limiter, LocalLimiter, RateLimit, Standing};
@@ -52,6 +53,7 @@ impl ApiKeyLayer {
                 endpoints: Arc::new(Endpoints::new(None)),
                 resource_id: None,
                 client_address: super::address::ClientAddress::default(),
+                lookup_budget: Some(Arc::new(LookupBudget::new(&RateLimit::per_minute(1_000)))),
                 sources: vec![Source::Bearer, Source::Header(X_API_KEY)],
                 header_style: HeaderStyle::default(),
                 rejections: Rejections::default(),
@@ -211,6 +213,28 @@ impl ApiKeyLayer {
     /// counted from the nearest, the first address that is none of them.
     pub fn trust_forwarded(self, header: ForwardedHeader, proxies: AddressList) -> Self {
         self.with(|gate| gate.client_address.trusted = Some((proxies, header)))
+    }
+
+    /// How many look-ups in the store the clients of one address may cause that find no key whose
+    /// secret they sent; a thousand a minute unless set. Clones of the layer share what is spent.
+    ///
+    /// Beyond it, what they send is refused with 429 until it is the secret of a key that is cached:
+    /// those go on working, also when they have to be looked up again. Of IPv6, the first 64 bits are
+    /// the address. Requests whose [address is not known](Self::peer_address) have no budget, and
+    /// behind a proxy that is not [trusted](Self::trust_forwarded) all share the proxy's.
+    ///
+    /// # Errors
+    ///
+    /// The bound that the limit breaks.
+    pub fn lookup_budget(self, budget: RateLimit) -> Result<Self, InvalidLimit> {
+        budget.validate()?;
+        let budget = Arc::new(LookupBudget::new(&budget));
+        Ok(self.with(|gate| gate.lookup_budget = Some(budget)))
+    }
+
+    /// Looks up whatever is asked for, however often an address asked in vain.
+    pub fn no_lookup_budget(self) -> Self {
+        self.with(|gate| gate.lookup_budget = None)
     }
 
     /// In which headers clients are told where their limits stand.

@@ -22,6 +22,7 @@ mod report;
 mod scope;
 mod service;
 mod step;
+mod strangers;
 mod terms;
 mod visit;
 

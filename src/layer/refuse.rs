@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer::{HeaderStyle, LimitHeaders};
 use super::gate::Gate;
@@ -10,28 +11,67 @@ use super::meter::Call;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Begun, Verdict};
+use super::strangers::Charge;
 use super::visit::Visit;
 use crate::key::CachedKey;
-use crate::limit::Decision;
+use crate::limit::{Decision, whole_secs};
 use crate::usage::{Outcome, Recorder, Refusal, Status};
 
 impl Gate {
-    /// No key has this id: the same work as for one that does.
+    /// Charges a look-up to the client's address, where that is known and has a budget.
+    ///
+    /// # Errors
+    ///
+    /// When it is used up: how long to wait.
     #[inline(never)]
-    pub(super) fn refuse_unknown(&self, secret: &[u8], visit: &Visit<'_>) -> Verdict {
-        let matched = self.peppers.verify(secret, &self.dummy);
-        std::hint::black_box(matched);
-        self.refuse_stranger(Refusal::Unknown, visit)
+    pub(super) fn charge(&self, visit: &Visit<'_>) -> Result<Option<Charge>, Duration> {
+        let budget = self.lookup_budget.as_ref();
+        let payer = budget.zip(self.client_address.of(visit.head));
+        payer
+            .map(|(budget, address)| budget.charge(address, visit.began))
+            .transpose()
+    }
+
+    pub(super) fn give_back(&self, charge: Option<Charge>) {
+        if let Some((budget, charge)) = self.lookup_budget.as_ref().zip(charge) {
+            budget.give_back(charge);
+        }
+    }
+
+    /// Refuses what is not the secret of a key. An address without a budget gets one answer, whether
+    /// the store would have to be asked or not: it does not learn what is cached.
+    #[inline(never)]
+    pub(super) fn refuse_guess(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
+        let budget = self.lookup_budget.as_ref();
+        let payer = budget.zip(self.client_address.of(visit.head));
+        match payer.map(|(budget, address)| budget.look(address, visit.began)) {
+            Some(Err(wait)) => self.refuse_without_budget(wait, visit),
+            Some(Ok(())) | None => self.refuse_stranger(reason, visit),
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn refuse_without_budget(&self, wait: Duration, visit: &Visit<'_>) -> Verdict {
+        self.refuse_for_now(Refusal::LookupBudget, Some(whole_secs(wait)), visit)
     }
 
     /// Refuses a request that no key answers for: a counter and no event.
     #[inline(never)]
     pub(super) fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
+        let unavailable = matches!(reason, Refusal::StoreUnavailable | Refusal::RecorderFull);
+        self.refuse_for_now(reason, unavailable.then_some(1), visit)
+    }
+
+    fn refuse_for_now(
+        &self,
+        reason: Refusal,
+        retry_after_secs: Option<u64>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
         self.recorder.count_refusal(reason);
         report::refusal(reason, None);
-        let unavailable = matches!(reason, Refusal::StoreUnavailable | Refusal::RecorderFull);
         let rejection = Rejection {
-            retry_after_secs: unavailable.then_some(1),
+            retry_after_secs,
             ..Rejection::new(reason)
         };
         let mut response = self.rejections.answer(rejection, visit.head);

@@ -19,7 +19,7 @@ use crate::usage::Refusal;
 /// |---|---|---|
 /// | none, malformed, ambiguous, unknown, wrong, disabled, revoked, expired | 401 | `UNAUTHENTICATED` |
 /// | address, scope | 403 | `PERMISSION_DENIED` |
-/// | rate limited | 429 | `RESOURCE_EXHAUSTED` |
+/// | rate limited, look-up budget | 429 | `RESOURCE_EXHAUSTED` |
 /// | store, limiter or recorder unavailable | 503 | `UNAVAILABLE` |
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -56,7 +56,7 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self.reason {
             Refusal::Address | Refusal::Scope => StatusCode::FORBIDDEN,
-            Refusal::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::RateLimited | Refusal::LookupBudget => StatusCode::TOO_MANY_REQUESTS,
             Refusal::StoreUnavailable | Refusal::LimiterUnavailable | Refusal::RecorderFull => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -96,6 +96,7 @@ const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","st
 const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key may not be used from here."}"#;
 const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a scope that is required."}"#;
 const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be checked. Try again."}"#;
+const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many API keys that do not exist came from this address. Try again later."}"#;
 /// With the problem type of draft-ietf-httpapi-ratelimit-headers.
 const RATE_LIMITED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":""#;
 const VIOLATED: &str = r#"","violated-policies":["#;
@@ -154,6 +155,9 @@ impl Rejections {
 
     fn problem(&self, rejection: &Rejection) -> Response<Bytes> {
         let body = match rejection.status() {
+            StatusCode::TOO_MANY_REQUESTS if rejection.reason == Refusal::LookupBudget => {
+                Bytes::from_static(TOO_MANY_LOOKUPS)
+            }
             StatusCode::TOO_MANY_REQUESTS => rate_limited(rejection),
             StatusCode::SERVICE_UNAVAILABLE => Bytes::from_static(UNAVAILABLE),
             StatusCode::FORBIDDEN if rejection.reason == Refusal::Scope => {
@@ -251,6 +255,9 @@ fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<B
             "this API key lacks a scope that is required"
         }
         StatusCode::FORBIDDEN => "this API key may not be used from here",
+        StatusCode::TOO_MANY_REQUESTS if rejection.reason == Refusal::LookupBudget => {
+            "too many API keys that do not exist came from this address"
+        }
         StatusCode::TOO_MANY_REQUESTS => "a rate limit of this API key is reached",
         _ => "the request could not be checked",
     };

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::answer::Additions;
 use super::meter::Meter;
+use super::strangers::Charge;
 use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Decision, LimitError};
@@ -103,6 +104,8 @@ pub(super) enum What {
     Found {
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         secret: Zeroizing<Vec<u8>>,
+        /// What is given back unless the look-up comes to nothing.
+        charge: Option<Charge>,
     },
     Decided {
         entry: Arc<CachedKey>,

@@ -166,10 +166,14 @@ impl Decision {
 
     /// The wait in whole seconds as `Retry-After` says it: rounded up and at least one.
     pub fn retry_after_secs(&self) -> Option<u64> {
-        let wait = self.wait?;
-        let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Some(whole.max(1))
+        self.wait.map(whole_secs)
     }
+}
+
+/// A wait in whole seconds: rounded up and at least one.
+pub(crate) fn whole_secs(wait: Duration) -> u64 {
+    let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    whole.max(1)
 }
 
 /// A decision as it is serialized.

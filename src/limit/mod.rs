@@ -4,6 +4,7 @@ mod limiter;
 mod local;
 mod rate;
 
+pub(crate) use limiter::whole_secs;
 pub use limiter::{Allowance, Answer, Decision, LaterDecision, LimitError, Limiter, Standing};
 pub use local::LocalLimiter;
 pub use rate::{InvalidLimit, RateLimit};

@@ -68,6 +68,8 @@ pub enum Refusal {
     LimiterUnavailable,
     /// The recorder is full or shut down, and was told to refuse rather than to lose events.
     RecorderFull,
+    /// The client's address caused more failed look-ups of keys than it may.
+    LookupBudget,
 }
 
 impl Outcome {
@@ -126,7 +128,7 @@ impl Cause {
 
 impl Refusal {
     /// Every reason there is, in the order of the enum.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Missing,
         Self::Malformed,
         Self::Ambiguous,
@@ -141,6 +143,7 @@ impl Refusal {
         Self::StoreUnavailable,
         Self::LimiterUnavailable,
         Self::RecorderFull,
+        Self::LookupBudget,
     ];
 
     /// The name in `snake_case`.
@@ -160,6 +163,7 @@ impl Refusal {
             Self::StoreUnavailable => "store_unavailable",
             Self::LimiterUnavailable => "limiter_unavailable",
             Self::RecorderFull => "recorder_full",
+            Self::LookupBudget => "lookup_budget",
         }
     }
 }

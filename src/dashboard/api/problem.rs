@@ -171,7 +171,9 @@ impl From<StoreError> for Problem {
             StoreError::KeepsNoSecrets => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
-            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
+            StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_) => {
+                Self::down(&error)
+            }
         }
     }
 }

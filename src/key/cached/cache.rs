@@ -9,8 +9,10 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use tokio::time::Instant;
 
 use super::flight::{Flights, Waiter};
+use super::source::Source;
 use super::{CacheConfig, CacheStats};
 use crate::clock::{Clock, Now};
 use crate::id::KeyId;
@@ -36,6 +38,9 @@ pub(crate) struct CachedKey {
 pub(crate) enum Peek {
     Known(Arc<CachedKey>),
     Unknown,
+    /// The store has to be asked again about a key that was known.
+    Stale(Arc<CachedKey>),
+    /// The store has to be asked.
     Ask,
 }
 
@@ -48,7 +53,7 @@ pub struct KeyCache(Arc<Inner>);
 type Bounded<V> = Cache<KeyId, V, UnitWeighter, RandomState, DefaultLifecycle<KeyId, V>>;
 
 struct Inner {
-    source: Arc<dyn KeyStore>,
+    source: Source,
     /// The store's own feed, or one for the changes that go through a cached store.
     changes: ChangeFeed,
     config: CacheConfig,
@@ -63,6 +68,8 @@ struct Inner {
 
 /// How often a look-up that a change overtook is begun anew before giving up.
 const ATTEMPTS: usize = 8;
+/// As long as any look-up may take, so that no time overflows.
+const A_DAY: Duration = Duration::from_secs(24 * 3_600);
 /// How long a store that failed is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -79,7 +86,7 @@ impl KeyCache {
 
     /// Another cache over the same store, which hears of the same changes.
     pub(crate) fn anew(&self, config: CacheConfig, clock: Clock) -> Self {
-        let (source, changes) = (self.0.source.clone(), self.0.changes.clone());
+        let (source, changes) = (self.0.source.store().clone(), self.0.changes.clone());
         Self::listening(source, changes, config, clock)
     }
 
@@ -92,7 +99,7 @@ impl KeyCache {
         let inner = Arc::new(Inner {
             known: bounded(config.capacity),
             unknown: bounded(config.unknown_capacity),
-            source,
+            source: Source::new(source, config.stranger_lookups),
             changes,
             config,
             clock,
@@ -153,7 +160,9 @@ impl KeyCache {
                 self.0.count_stale();
                 return Peek::Known(entry);
             }
-        } else if let Some(until) = self.0.unknown.get(&id)
+            return Peek::Stale(entry);
+        }
+        if let Some(until) = self.0.unknown.get(&id)
             && now < until
         {
             return Peek::Unknown;
@@ -205,9 +214,10 @@ fn bounded<V: Clone>(capacity: usize) -> Bounded<V> {
 
 impl Inner {
     async fn lookup(&self, id: KeyId) -> Found {
+        let deadline = Instant::now() + self.patience().min(A_DAY);
         for _ in 0..ATTEMPTS {
             let waiter = self.flights.join(id);
-            if let Some(found) = waiter.found(|| self.fetch(&waiter)).await {
+            if let Some(found) = waiter.found(|| self.fetch(&waiter, deadline)).await {
                 return found;
             }
         }
@@ -216,22 +226,25 @@ impl Inner {
         ))
     }
 
-    async fn fetch(&self, waiter: &Waiter<'_>) -> Found {
+    async fn fetch(&self, waiter: &Waiter<'_>, deadline: Instant) -> Found {
         let (id, began) = (waiter.id(), self.clock.now());
-        let answer = self.ask(id, began).await;
+        let answer = self.ask(id, began, deadline).await;
         let landed = waiter.land(|| self.keep(id, answer, began));
         // Nobody uses what a change overtook.
         landed.unwrap_or(Ok(None))
     }
 
-    async fn ask(&self, id: KeyId, began: Now) -> Result<Option<KeyRecord>, StoreError> {
+    async fn ask(
+        &self,
+        id: KeyId,
+        began: Now,
+        deadline: Instant,
+    ) -> Result<Option<KeyRecord>, StoreError> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
-        let answer = match tokio::time::timeout(self.patience(), self.source.find(id)).await {
-            Err(_late) => Err(StoreError::Timeout),
-            Ok(Ok(Some(record))) if record.key.id != id => Err(StoreError::unavailable(
-                "the store answered with another key's record",
-            )),
-            Ok(answer) => answer,
+        let answer = if self.known.contains_key(&id) {
+            self.source.ask_again(id, deadline).await
+        } else {
+            self.source.ask(id, deadline).await
         };
         let ttl = self.config.ttl;
         if !ttl.is_zero() && self.clock.now().since(began) > ttl {
@@ -240,7 +253,7 @@ impl Inner {
         answer
     }
 
-    /// How long the store may take.
+    /// How long a look-up may take, its turn and all attempts included.
     fn patience(&self) -> Duration {
         match self.config.lookup_timeout {
             timeout if self.config.ttl.is_zero() => timeout,

@@ -17,9 +17,12 @@ pub struct CacheConfig {
     pub unknown_ttl: Duration,
     /// Unknown ids remembered at most. 16,384 unless set.
     pub unknown_capacity: usize,
-    /// How long the store may take to answer. Five seconds unless set, and never more than the
-    /// time to live.
+    /// How long a look-up may take. Five seconds unless set, and never more than the time to live.
     pub lookup_timeout: Duration,
+    /// Look-ups of ids that the cache does not hold, under way at one time at most. 64 unless set.
+    /// More wait for their turn; so what anybody makes up cannot use up the store, and keys that are
+    /// held are looked up again without waiting for it.
+    pub stranger_lookups: usize,
     /// For how long after its time to live a known key is still served while the store fails. Zero,
     /// which is never, unless set. It adds to the bound on revocation by other processes. One
     /// request waits to see the store fail; then it is asked again behind those that are served, at
@@ -35,6 +38,7 @@ impl Default for CacheConfig {
             unknown_ttl: Duration::from_secs(5),
             unknown_capacity: 16_384,
             lookup_timeout: Duration::from_secs(5),
+            stranger_lookups: 64,
             serve_stale: Duration::ZERO,
         }
     }
@@ -78,6 +82,13 @@ impl CacheConfig {
     #[must_use]
     pub fn lookup_timeout(mut self, timeout: Duration) -> Self {
         self.lookup_timeout = timeout;
+        self
+    }
+
+    /// Sets [`stranger_lookups`](Self::stranger_lookups).
+    #[must_use]
+    pub fn stranger_lookups(mut self, at_once: usize) -> Self {
+        self.stranger_lookups = at_once;
         self
     }
 

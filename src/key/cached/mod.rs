@@ -7,14 +7,17 @@
 //!    its look-up off the register under the same lock, so a slow answer that began before can
 //!    neither enter the cache nor be used by anyone.
 //! 4. Unknown ids live in a cache of their own, brief and bounded: a flood of them cannot push out
-//!    keys that exist.
-//! 5. An outage of the store is an error, unless serving what was known is asked for, with a bound.
+//!    keys that exist. Look-ups of ids that are not held take turns, those of held ones never wait.
+//! 5. A look-up ends within its time: a store that hangs, panics or answers with somebody else's record
+//!    is one that fails.
+//! 6. An outage of the store is an error, unless serving what was known is asked for, with a bound.
 //!    Then one look-up waits to see the store fail; after that what is known is served at once and
 //!    the store is asked behind the requests.
 
 mod cache;
 mod config;
 mod flight;
+mod source;
 mod store;
 
 pub use cache::KeyCache;

@@ -80,7 +80,7 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
         let found = match self.cache.peek(id, self.cache.clock().now()) {
             Peek::Known(entry) => Some(entry),
             Peek::Unknown => None,
-            Peek::Ask => self.cache.lookup(id).await?,
+            Peek::Stale(_) | Peek::Ask => self.cache.lookup(id).await?,
         };
         Ok(found.map(|entry| KeyRecord {
             key: Key::clone(&entry.key),

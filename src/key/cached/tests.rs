@@ -71,7 +71,7 @@ impl Setup {
         match self.cache.peek(self.id, self.clock.now()) {
             Peek::Known(entry) => Ok(Some(entry)),
             Peek::Unknown => Ok(None),
-            Peek::Ask => self.cache.lookup(self.id).await,
+            Peek::Stale(_) | Peek::Ask => self.cache.lookup(self.id).await,
         }
     }
 
@@ -216,6 +216,93 @@ async fn a_store_that_hangs_is_given_up() {
     setup.hold();
     assert!(matches!(setup.ask().await, Err(StoreError::Timeout)));
     assert_eq!(setup.cache.stats().failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_ends_in_its_time_however_often_the_key_changes() {
+    let setup = Setup::new(config().lookup_timeout(Duration::from_millis(100)));
+    setup.hold();
+    let (began, cache, id) = (tokio::time::Instant::now(), setup.cache.clone(), setup.id);
+    let asking = tokio::spawn(async move { cache.lookup(id).await });
+    for calls in 1..=3 {
+        setup.store.entered.notified().await;
+        assert_eq!(setup.calls(), calls);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        setup.cache.invalidate(setup.id);
+        setup.store.gate.add_permits(1);
+    }
+    assert!(matches!(asking.await.unwrap(), Err(StoreError::Timeout)));
+    assert_eq!(began.elapsed(), Duration::from_millis(100));
+    assert!(setup.cache.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_take_turns_and_keys_that_are_held_do_not_wait_for_them() {
+    let setup = Setup::new(
+        config()
+            .stranger_lookups(2)
+            .lookup_timeout(Duration::from_secs(1)),
+    );
+    assert!(setup.ask().await.unwrap().is_some());
+    setup.clock.advance(Duration::from_secs(31));
+    setup.hold();
+    let mut strangers = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let cache = setup.cache.clone();
+        strangers.spawn(async move { cache.lookup(KeyId::from_number(n)).await });
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(setup.calls(), 1 + 2);
+    // Two look-ups hang, and the key whose time is over is asked for all the same.
+    let (cache, id) = (setup.cache.clone(), setup.id);
+    let known = tokio::spawn(async move { cache.lookup(id).await });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(setup.calls(), 1 + 2 + 1);
+    known.abort();
+    // Those who had no turn were not asked for; the others hung.
+    let errors: Vec<_> = strangers.join_all().await;
+    let busy = |found: &&Found| matches!(found, Err(StoreError::Busy));
+    assert_eq!(errors.iter().filter(busy).count(), 8);
+    assert_eq!(setup.calls(), 1 + 2 + 1);
+    // Their turns are free again.
+    setup.store.gate.add_permits(1_000);
+    assert!(
+        setup
+            .cache
+            .lookup(KeyId::from_number(1))
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn rule_5_a_store_that_panics_is_one_that_fails() {
+    struct Panics(bool);
+
+    #[async_trait]
+    impl KeyStore for Panics {
+        async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+            if self.0 {
+                tokio::task::yield_now().await;
+            }
+            panic!("the store's own fault");
+        }
+    }
+
+    for late in [false, true] {
+        let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+        let cache = KeyCache::new(Panics(late), config(), clock);
+        let mut asks = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let cache = cache.clone();
+            asks.spawn(async move { cache.lookup(KeyId::from_number(1)).await });
+        }
+        let answers = asks.join_all().await;
+        let failed = |found: &Found| matches!(found, Err(StoreError::Unavailable(_)));
+        assert!(answers.len() == 10 && answers.iter().all(failed));
+        assert!(cache.is_idle());
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,79 @@
+//! The store as a cache asks it: for so long, for few strangers at a time, whatever it does.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::id::KeyId;
+use crate::key::{KeyRecord, KeyStore, StoreError};
+
+pub(super) struct Source {
+    store: Arc<dyn KeyStore>,
+    /// Of look-ups of ids that are not held: what anybody makes up must not use up the store.
+    turns: Semaphore,
+}
+
+impl Source {
+    pub(super) fn new(store: Arc<dyn KeyStore>, turns: usize) -> Self {
+        Self {
+            store,
+            turns: Semaphore::new(turns.clamp(1, Semaphore::MAX_PERMITS)),
+        }
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn KeyStore> {
+        &self.store
+    }
+
+    /// Asks about an id that is held, which is never kept waiting by those that are not.
+    pub(super) async fn ask_again(
+        &self,
+        id: KeyId,
+        deadline: Instant,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        match timeout_at(deadline, self.find(id)).await {
+            Ok(answer) => answer,
+            Err(_late) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// Asks about any id, in turn.
+    pub(super) async fn ask(
+        &self,
+        id: KeyId,
+        deadline: Instant,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        let turn = timeout_at(deadline, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_late| StoreError::Busy)?;
+        // A turn that comes with the end of the time is of no use.
+        if Instant::now() >= deadline {
+            return Err(StoreError::Busy);
+        }
+        self.ask_again(id, deadline).await
+    }
+
+    /// What the store finds, if it is what was asked for. A panic of the store's is one of its
+    /// failures: it must not take along those who wait for the same key.
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let mut find = pin!(async { self.store.find(id).await });
+        let answer = std::future::poll_fn(|cx| {
+            match catch_unwind(AssertUnwindSafe(|| find.as_mut().poll(cx))) {
+                Ok(polled) => polled,
+                Err(_told_by_its_hook) => {
+                    Poll::Ready(Err(StoreError::unavailable("the key store panicked")))
+                }
+            }
+        })
+        .await;
+        match answer {
+            Ok(Some(record)) if record.key.id != id => Err(StoreError::unavailable(
+                "the store answered with another key's record",
+            )),
+            answer => answer,
+        }
+    }
+}
