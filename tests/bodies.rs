@@ -309,7 +309,11 @@ impl Allowance for Line {
 async fn rule_9_a_client_that_leaves_while_the_limiter_is_asked_is_one_cancelled_event() {
     let service = Service::start(routes(), |layer| {
         let limits = [RateLimit::per_second(1)];
-        layer.limiter(Busy).default_limits(limits).unwrap()
+        layer
+            .limiter(Busy)
+            .limiter_timeout(Duration::MAX)
+            .default_limits(limits)
+            .unwrap()
     })
     .await;
     let key = service.key().await;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::Request;
 use uuid::Uuid;
@@ -52,6 +53,7 @@ pub(crate) struct Gate {
     pub(crate) peppers: Peppers,
     pub(crate) dummy: Digest,
     pub(crate) limiter: Arc<dyn Limiter>,
+    pub(crate) limiter_timeout: Duration,
     pub(crate) default_limits: Vec<RateLimit>,
     pub(crate) cost: Option<Arc<Cost>>,
     pub(crate) recorder: Recorder,

@@ -207,15 +207,15 @@ impl Gate {
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Verdict {
-        let mut meter = if self.is_told_already(visit) {
+        let mut meter = if begun.is_nothing() {
             Meter::off()
         } else {
             self.follow(visit, &entry, 0, None, begun)
         };
         meter.pending();
-        let began = visit.began;
+        let (began, gate) = (visit.began, self.clone());
         Verdict::Pending(Box::pin(async move {
-            let decision = decision.await;
+            let decision = gate.in_time(decision).await;
             let what = What::Decided {
                 entry,
                 decision,
@@ -224,6 +224,13 @@ impl Gate {
             };
             Waited { began, what }
         }))
+    }
+
+    /// A limiter's decision, unless it comes too late.
+    pub(super) async fn in_time(&self, decision: LaterDecision) -> Result<Decision, LimitError> {
+        tokio::time::timeout(self.limiter_timeout, decision)
+            .await
+            .unwrap_or(Err(LimitError::Timeout))
     }
 
     /// The limiter has answered at last, or not at all.
@@ -260,7 +267,7 @@ impl Gate {
         begun: Begun<R>,
         visit: &Visit<'_>,
     ) -> Ticket {
-        if self.is_told_already(visit) {
+        if begun.is_nothing() {
             Ticket::unfollowed(visit.additions(self.header_style, limited))
         } else {
             Ticket::Followed(self.follow(visit, entry, cost, limited, begun))

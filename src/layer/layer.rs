@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Response};
@@ -47,6 +48,7 @@ impl ApiKeyLayer {
                 dummy: peppers.dummy(),
                 peppers,
                 limiter: Arc::new(LocalLimiter::new()),
+                limiter_timeout: Duration::from_secs(1),
                 default_limits: Vec::new(),
                 cost: None,
                 recorder: Recorder::counting(),
@@ -128,6 +130,12 @@ impl ApiKeyLayer {
             gate.limiter = Arc::new(limiter);
             gate.limits_id = next_limits_id();
         })
+    }
+
+    /// How long a limiter that answers [later](Answer::Later) may take, after which the request is
+    /// refused with 503. One second unless set. What the limiter spends nevertheless is spent.
+    pub fn limiter_timeout(self, timeout: Duration) -> Self {
+        self.with(|gate| gate.limiter_timeout = timeout)
     }
 
     /// What a request costs of its key's limits, `1` unless told: `0` is free, and more than a
@@ -321,7 +329,7 @@ impl ApiKeyLayer {
     ///
     /// # Errors
     ///
-    /// When the limiter has no room for the key, or does not answer.
+    /// When the limiter has no room for the key, or does not answer in time.
     pub async fn standings(&self, key: &Key) -> Result<Vec<(RateLimit, Standing)>, LimitError> {
         let limits = self.gate.limits_of(key);
         if limits.is_empty() {
@@ -331,7 +339,7 @@ impl ApiKeyLayer {
         let allowance = self.gate.limiter.attach(key.line, limits, now)?;
         let decision = match allowance.look(now) {
             Answer::Now(decision) => decision,
-            Answer::Later(decision) => decision.await?,
+            Answer::Later(decision) => self.gate.in_time(decision).await?,
         };
         let standings = decision.standings().iter().copied();
         Ok(limits.iter().cloned().zip(standings).collect())

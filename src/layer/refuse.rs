@@ -106,7 +106,7 @@ impl Gate {
         draft.latency_us = self.clock.now().micros_since(visit.began);
         let mut additions = visit.additions(self.header_style, limited);
         additions.apply(response.headers_mut());
-        if !self.is_told_already(visit) {
+        if !begun.is_nothing() {
             self.supersede_anonymous(visit);
             begun.used();
             self.recorder.record(draft);

@@ -124,9 +124,14 @@ impl<R: Borrow<Recorder>> Begun<R> {
         Self(Some(recorder))
     }
 
-    /// For a request that is not accounted for here.
+    /// For a request that is told of elsewhere, or was ended by a shutdown, which has told of it.
     pub(super) fn nothing() -> Self {
         Self(None)
+    }
+
+    /// Whether nothing is to be told of the request any more.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.0.is_none()
     }
 
     /// The event takes over.

@@ -69,7 +69,8 @@ forward_to_pointee!(Arc, Box);
 pub enum Answer {
     /// The decision.
     Now(Decision),
-    /// The decision, once it is there.
+    /// The decision, once it is there. Nobody waits for it longer than
+    /// [`ApiKeyLayer::limiter_timeout`](crate::ApiKeyLayer::limiter_timeout); it is dropped then.
     Later(LaterDecision),
 }
 
@@ -99,6 +100,9 @@ pub enum LimitError {
     /// The limiter's own store does not answer.
     #[error("the limiter is unavailable: {0}")]
     Unavailable(Arc<str>),
+    /// The limiter answered too late.
+    #[error("the limiter did not answer in time")]
+    Timeout,
 }
 
 /// Where one limit stands.

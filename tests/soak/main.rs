@@ -1,0 +1,353 @@
+//! A service in a process of its own, asked at a steady rate while keys are made, changed, rotated,
+//! revoked and deleted, its database is restarted and its clock stepped back and forth by an hour:
+//! conservation holds to the last event, memory, handles and tasks end where they began.
+//!
+//! A short form runs with all other tests; `scripts/soak` runs the long one. Needs PostgreSQL and
+//! libfaketime.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use keytally::backend::{PostgresBackend, SqliteBackend};
+use keytally::key::KeyAdmin;
+use keytally::usage::UsageReader;
+use sqlx::{Connection, SqliteConnection};
+
+#[path = "../support/children.rs"]
+mod children;
+mod clients;
+mod clock;
+mod keys;
+#[path = "../support/postgres.rs"]
+mod postgres;
+mod server;
+mod truth;
+mod wire;
+
+use children::Process;
+use clients::{Client, Crowd};
+use clock::SteppedClock;
+use keys::Keys;
+use postgres::Cluster;
+use server::{Farewell, Told};
+use truth::Memory;
+use wire::Control;
+
+/// How long a run is, and how much happens in it.
+struct Plan {
+    warm_up: Duration,
+    load: Duration,
+    /// Requests a second.
+    rate: u32,
+    /// How often something happens to a key, the clock and the database.
+    key_every: Duration,
+    step_every: Duration,
+    outage_every: Duration,
+    outage: Duration,
+    /// How much larger than after its warm-up the process may be at the end.
+    growth_kib: u64,
+}
+
+/// As many ask at the same time.
+const CLIENTS: u32 = 32;
+
+impl Plan {
+    /// For every day.
+    fn short(seconds: u64) -> Self {
+        Self {
+            warm_up: Duration::from_secs(10),
+            load: Duration::from_secs(seconds),
+            rate: 400,
+            key_every: Duration::from_millis(100),
+            step_every: Duration::from_secs(5),
+            outage_every: Duration::from_secs(8),
+            outage: Duration::from_secs(2),
+            growth_kib: 24 << 10,
+        }
+    }
+
+    /// The one that `KEYTALLY_SOAK_SECONDS` asks for.
+    fn long(seconds: u64) -> Self {
+        Self {
+            warm_up: Duration::from_secs(130),
+            load: Duration::from_secs(seconds),
+            rate: variable("KEYTALLY_SOAK_RATE").map_or(2_000, |rate| rate as u32),
+            key_every: Duration::from_millis(200),
+            step_every: Duration::from_secs(45),
+            outage_every: Duration::from_secs(120),
+            outage: Duration::from_secs(5),
+            growth_kib: 24 << 10,
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number")),
+    )
+}
+
+/// The process under test, run by the tests below.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by the tests below, in a process of its own"]
+async fn serve() {
+    server::serve().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_left_while_postgres_restarts_and_the_clock_is_stepped() {
+    let plan = match variable("KEYTALLY_SOAK_SECONDS") {
+        Some(seconds) => Plan::long(seconds),
+        None => Plan::short(30),
+    };
+    let cluster = tokio::task::spawn_blocking(Cluster::durable).await.unwrap();
+    let url = cluster.database().await;
+    let backend = PostgresBackend::connect(&url).await.unwrap();
+    backend.migrate().await.unwrap();
+    let cluster = Arc::new(cluster);
+    soak(backend, &url, plan, async |outage: Duration, n: u64| {
+        let cluster = cluster.clone();
+        let restart = move || {
+            cluster.stop(if n.is_multiple_of(2) {
+                "fast"
+            } else {
+                "immediate"
+            });
+            std::thread::sleep(outage);
+            cluster.go_on();
+        };
+        tokio::task::spawn_blocking(restart).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_left_while_sqlite_is_locked_and_the_clock_is_stepped() {
+    let folder = Folder::new();
+    let file = folder.0.join("keys.db");
+    let backend = SqliteBackend::open(&file).await.unwrap();
+    backend.migrate().await.unwrap();
+    let url = file.to_str().unwrap();
+    // Another one writes, for longer than anybody waits for it.
+    soak(backend, url, Plan::short(22), async |_, _| {
+        let mut other = SqliteConnection::connect(url).await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        other.close().await.unwrap();
+    })
+    .await;
+}
+
+/// A folder that is gone with this.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("keytally-soak-{}-{n}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Carries out the plan; `outage` takes the database away for a while.
+async fn soak<B>(backend: B, url: &str, plan: Plan, outage: impl AsyncFn(Duration, u64))
+where
+    B: KeyAdmin + UsageReader + Clone,
+{
+    let folder = Folder::new();
+    let clock = SteppedClock::new(&folder.0);
+    let mut process = start(&folder.0, url, &clock);
+    let control = Control::new(process.says("serving ").parse().unwrap());
+    let crowd = Arc::new(Crowd {
+        address: control.address,
+        keys: Keys::new(backend.clone(), control.clone()).await,
+        clock,
+        stop: AtomicBool::new(false),
+        sent: AtomicU64::new(0),
+        broken: AtomicU64::new(0),
+        malformed: AtomicU64::new(0),
+        longest_us: AtomicU64::new(0),
+    });
+    let mut run = Run {
+        plan: &plan,
+        crowd: &crowd,
+        control: &control,
+        began: Instant::now(),
+        outages: 0,
+    };
+    let mut clients = run.load(plan.warm_up, 0, &outage).await;
+    let before = run.settle(None).await;
+    println!("after the warm-up: {}", line(&before));
+    clients.extend(run.load(plan.load, clients.len(), &outage).await);
+    let after = run.settle(Some(&before)).await;
+    println!("at the end: {}", line(&after));
+    let (took, outages) = (run.began.elapsed().as_secs_f64(), run.outages);
+
+    process.tell("stop");
+    let farewell = process.says("farewell ");
+    let farewell: Farewell = serde_json::from_str(&farewell).unwrap();
+    let tasks = process.says("tasks ");
+    process.finish();
+    let mut memory = Memory::of(clients);
+    let found = truth::compare(&backend, &mut memory, &crowd, &farewell).await;
+    let sent = crowd.sent.load(Ordering::Relaxed);
+    println!(
+        "{sent} requests in {took:.0} s, {:.0} a second; {outages} outages of the database, {} steps of \
+        the clock, {} retries; longest answer {} ms\n{} keys: {:?}\n{}",
+        sent as f64 / took,
+        crowd.clock.steps.load(Ordering::Relaxed),
+        farewell.stats.retries,
+        crowd.longest_us.load(Ordering::Relaxed) / 1_000,
+        crowd.keys.count(),
+        crowd.keys.done,
+        found.line(),
+    );
+    assert_eq!(tasks, "0", "tasks are left");
+    assert_eq!((after.tasks, after.handles), (before.tasks, before.handles));
+    let grown = after.resident_kib.saturating_sub(before.resident_kib);
+    assert!(grown < plan.growth_kib, "it has grown by {grown} KiB");
+    assert_eq!(crowd.broken.load(Ordering::Relaxed), 0);
+    assert!(farewell.stats.retries > 0, "no outage was felt");
+    // Events have followed the clock, to both sides.
+    let span = found.last.duration_since(found.first);
+    assert!(span > SignedDuration::from_mins(90), "{span:?}");
+    let (most, least) = truth::limited_within(took);
+    let limited = found.limited as f64;
+    assert!(
+        (least..=most).contains(&limited),
+        "{limited} of {least} to {most}"
+    );
+}
+
+fn start(folder: &Path, url: &str, clock: &SteppedClock) -> Process {
+    let spool = folder.join("spool.db");
+    let mut variables = vec![
+        ("KEYTALLY_TEST_URL", url),
+        ("KEYTALLY_TEST_SPOOL", spool.to_str().unwrap()),
+    ];
+    variables.extend(clock.environment());
+    Process::start("serve", &variables)
+}
+
+/// What of a run goes on from its warm-up to its end.
+struct Run<'a, B> {
+    plan: &'a Plan,
+    crowd: &'a Arc<Crowd<B>>,
+    control: &'a Control,
+    began: Instant,
+    outages: u64,
+}
+
+impl<B: KeyAdmin + Clone> Run<'_, B> {
+    /// Everything at once for so long; answers the clients, who are numbered from `first` on.
+    async fn load(
+        &mut self,
+        length: Duration,
+        first: usize,
+        outage: &impl AsyncFn(Duration, u64),
+    ) -> Vec<Client<B>> {
+        let (plan, crowd) = (self.plan, self.crowd);
+        crowd.stop.store(false, Ordering::SeqCst);
+        let pace = Duration::from_secs(1) * CLIENTS / plan.rate;
+        let clients: Vec<_> = (first..first + CLIENTS as usize)
+            .map(|number| tokio::spawn(Client::new(number, crowd.clone()).run(pace)))
+            .collect();
+        let end = Instant::now() + length;
+        let stop = &crowd.stop;
+        let mut random = fastrand::Rng::with_seed(first as u64);
+        let keys = crowd.keys.live(plan.key_every, stop, &mut random);
+        let steps = crowd.clock.step(plan.step_every, self.control, stop);
+        let samples = sample(self.began, end, crowd, self.control);
+        let outages = async {
+            let mut due = Instant::now() + plan.outage_every;
+            while due + plan.outage < end {
+                sleep_until(due).await;
+                outage(plan.outage, self.outages).await;
+                self.outages += 1;
+                due += plan.outage_every;
+            }
+            sleep_until(end).await;
+            stop.store(true, Ordering::SeqCst);
+        };
+        tokio::join!(keys, steps, samples, outages);
+        // With the true time again.
+        crowd.clock.go_to(0, self.control).await;
+        let mut ended = Vec::new();
+        for client in clients {
+            ended.push(client.await.unwrap());
+        }
+        ended
+    }
+
+    /// Waits until nothing is under way, and all is as it was once, if it comes to that.
+    async fn settle(&self, before: Option<&Told>) -> Told {
+        let began = Instant::now();
+        loop {
+            // Longer than it takes to write what is there and to close what is left open.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let told = self.control.about_whole().await;
+            let stats = &told.stats;
+            let quiet = stats.open + stats.queued + stats.spooled == 0;
+            let alike =
+                before.is_none_or(|it| it.tasks == told.tasks && it.handles == told.handles);
+            if quiet && alike || began.elapsed() > Duration::from_secs(60) {
+                assert!(quiet, "it does not come to rest: {told:?}");
+                return told;
+            }
+        }
+    }
+}
+
+/// Tells now and then how it goes; what is recorded adds up all the while.
+async fn sample<B>(began: Instant, end: Instant, crowd: &Crowd<B>, control: &Control) {
+    while Instant::now() < end {
+        let told = control.about().await;
+        let stats = &told.stats;
+        let sum = stats.written + stats.lost + stats.queued + stats.spooled;
+        assert_eq!(stats.accepted, sum, "{stats:?}");
+        let (now, sent) = (
+            began.elapsed().as_secs(),
+            crowd.sent.load(Ordering::Relaxed),
+        );
+        println!("{now} s: {sent} sent, {}", line(&told));
+        let next = (Instant::now() + Duration::from_secs(10)).min(end);
+        sleep_until(next).await;
+    }
+}
+
+fn line(told: &Told) -> String {
+    let (stats, wall) = (&told.stats, told.wall);
+    format!(
+        "{} written, {} lost, {} queued, {} spooled, {} open, {} retries, {} KiB, {} handles, {} tasks, at {wall:.0}",
+        stats.written,
+        stats.lost,
+        stats.queued,
+        stats.spooled,
+        stats.open,
+        stats.retries,
+        told.resident_kib,
+        told.handles,
+        told.tasks
+    )
+}
+
+async fn sleep_until(time: Instant) {
+    tokio::time::sleep_until(time.into()).await;
+}

@@ -1,0 +1,253 @@
+//! What the clients remember beside what was kept: to the last request.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use keytally::KeyId;
+use keytally::key::KeyAdmin;
+use keytally::usage::{
+    Cause, LogQuery, Method, Outcome, Refusal, Status, SummaryQuery, SummarySpec, UsageEvent,
+    UsageRange, UsageReader, Width,
+};
+
+use crate::clients::{Client, Crowd, End, METHODS, Sent};
+use crate::keys::{Keys, Kind, LIMIT};
+use crate::server::Farewell;
+
+/// What the clients remember, with what was found of it.
+pub(crate) struct Memory {
+    /// Of each client by its number, in the order in which it asked.
+    sent: Vec<Vec<(Sent, bool)>>,
+}
+
+/// How many requests there are of a key, method and status.
+type Tally = BTreeMap<(KeyId, Method, Status), u64>;
+
+impl Memory {
+    pub(crate) fn of<B>(mut clients: Vec<Client<B>>) -> Self {
+        clients.sort_by_key(|client| client.number);
+        let sent = clients.into_iter().enumerate().map(|(number, client)| {
+            assert_eq!(number, client.number);
+            client.sent.into_iter().map(|sent| (sent, false)).collect()
+        });
+        Self {
+            sent: sent.collect(),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &(Sent, bool)> {
+        self.sent.iter().flatten()
+    }
+
+    fn count(&self, which: impl Fn(&Sent, bool) -> bool) -> u64 {
+        self.all()
+            .filter(|(sent, found)| which(sent, *found))
+            .count() as u64
+    }
+
+    /// Finds the request that an event tells of, and compares the two.
+    fn find<B: KeyAdmin>(&mut self, event: &UsageEvent, keys: &Keys<B>) {
+        let id = event.request_id.as_deref().expect("all have an id");
+        let (client, place) = id.split_once('-').unwrap();
+        let (client, place): (usize, usize) = (client.parse().unwrap(), place.parse().unwrap());
+        let (sent, found) = &mut self.sent[client][place];
+        assert!(!std::mem::replace(found, true), "{id} is in the log twice");
+        assert_eq!(event.key, Some(keys.get(sent.key).id), "{id}");
+        assert_eq!(
+            event.method.as_str(),
+            METHODS[usize::from(sent.method)],
+            "{id}"
+        );
+        match sent.end {
+            End::Event(status, refusal) => {
+                assert_eq!(
+                    (event.status, event.refusal),
+                    (Status::Http(status), refusal),
+                    "{id}"
+                );
+                let (outcome, _) = match refusal {
+                    Some(Refusal::RateLimited) => (Outcome::RateLimited, None),
+                    Some(_) => (Outcome::Failed, Some(Cause::Refused)),
+                    None => Outcome::of(event.status),
+                };
+                assert_eq!(event.outcome, outcome, "{id}");
+            }
+            End::Cut => {
+                let cut = (Status::Http(200), Some(Cause::Cancelled));
+                assert_eq!((event.status, event.cause), cut, "{id}");
+            }
+            End::Unknown => {}
+            End::Counted(reason) => panic!("{id} was refused without a key: {reason}"),
+        }
+    }
+}
+
+/// Sums of a run.
+pub(crate) struct Found {
+    pub(crate) events: u64,
+    pub(crate) cut: u64,
+    /// Requests whose clients hung up at once: those that arrived, and all.
+    pub(crate) hung_up: (u64, u64),
+    pub(crate) counted: BTreeMap<Refusal, u64>,
+    pub(crate) first: Timestamp,
+    pub(crate) last: Timestamp,
+    pub(crate) limited: u64,
+}
+
+impl Found {
+    pub(crate) fn line(&self) -> String {
+        let (arrived, hung_up) = self.hung_up;
+        format!(
+            "{} events, {} left half way; of {hung_up} that hung up {arrived} arrived; refused without \
+            a key: {:?}; times from {:.0} to {:.0}",
+            self.events, self.cut, self.counted, self.first, self.last
+        )
+    }
+}
+
+/// Reads everything that was kept, and compares.
+pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
+    backend: &B,
+    memory: &mut Memory,
+    crowd: &Crowd<B>,
+    farewell: &Farewell,
+) -> Found {
+    let (first, last, log) = read_log(backend, memory, &crowd.keys).await;
+    let events: u64 = log.values().sum();
+
+    // Whatever was answered is there, and whatever is there was asked for.
+    let told = |end: End| matches!(end, End::Event(..) | End::Cut);
+    assert_eq!(memory.count(|sent, found| told(sent.end) && !found), 0);
+    let unknown = memory.count(|sent, _| sent.end == End::Unknown);
+    let arrived = memory.count(|sent, found| sent.end == End::Unknown && found);
+    assert_eq!(memory.count(|sent, _| told(sent.end)) + arrived, events);
+
+    // The recorder says the same.
+    let (stats, report) = (&farewell.stats, &farewell.report);
+    assert_eq!(
+        (report.written, report.lost, report.spooled),
+        (events, 0, 0)
+    );
+    assert_eq!((stats.accepted, stats.written), (events, events));
+    assert_eq!(
+        (stats.lost, stats.queued, stats.spooled, stats.open),
+        (0, 0, 0, 0)
+    );
+    assert_eq!(
+        (stats.recovered, stats.unrecovered, stats.unverified),
+        (0, 0, 0)
+    );
+    let mut counted = BTreeMap::new();
+    for (sent, _) in memory.all() {
+        if let End::Counted(reason) = sent.end {
+            *counted.entry(reason).or_default() += 1;
+        }
+    }
+    let malformed = crowd.malformed.load(std::sync::atomic::Ordering::Relaxed);
+    counted.insert(Refusal::Malformed, malformed);
+    for reason in Refusal::ALL {
+        let (there, here) = (
+            stats.refused_for(reason),
+            counted.get(&reason).copied().unwrap_or(0),
+        );
+        // Nobody has seen how those who hung up were refused.
+        let unseen = if reason == Refusal::StoreUnavailable {
+            unknown - arrived
+        } else {
+            0
+        };
+        assert!(
+            (here..=here + unseen).contains(&there),
+            "{reason}: {here}, {there}"
+        );
+    }
+
+    compare_sums(backend, &log).await;
+    let limited = memory.count(|sent, _| {
+        let passed = matches!(sent.end, End::Event(_, None));
+        passed && crowd.keys.get(sent.key).kind == Kind::Limited
+    });
+    Found {
+        events,
+        cut: memory.count(|sent, _| sent.end == End::Cut),
+        hung_up: (arrived, unknown),
+        counted,
+        first,
+        last,
+        limited,
+    }
+}
+
+/// The first and the last time in the log, and how many requests it has of what.
+async fn read_log<B: KeyAdmin + UsageReader>(
+    backend: &B,
+    memory: &mut Memory,
+    keys: &Keys<B>,
+) -> (Timestamp, Timestamp, Tally) {
+    let (mut first, mut last) = (Timestamp::MAX, Timestamp::MIN);
+    let (mut log, mut after) = (Tally::new(), None);
+    loop {
+        let mut query = LogQuery::default().limit(LogQuery::MAX_LIMIT);
+        query.after = after;
+        let page = backend.requests(&query).await.unwrap();
+        for event in &page.items {
+            memory.find(event, keys);
+            (first, last) = (first.min(event.time), last.max(event.time));
+            let what = (event.key.unwrap(), event.method, event.status);
+            *log.entry(what).or_default() += 1;
+        }
+        after = page.next;
+        if after.is_none() {
+            return (first, last, log);
+        }
+    }
+}
+
+/// Hours and minutes are made of what the log has.
+async fn compare_sums<B: UsageReader>(backend: &B, log: &Tally) {
+    let mut minutes = Tally::new();
+    // On a full minute: one that a range cuts counts whole.
+    let start = Width::Hour.floor(Timestamp::now()) - SignedDuration::from_hours(3);
+    for quarter in 0..32 {
+        // Some at a time: there are many.
+        let from = start + SignedDuration::from_mins(15) * quarter;
+        let range = UsageRange::new()
+            .from(from)
+            .to(from + SignedDuration::from_mins(15));
+        for sum in backend.rollups(&range).await.unwrap() {
+            let what = (sum.key.unwrap(), sum.method, sum.status);
+            *minutes.entry(what).or_default() += sum.count;
+        }
+    }
+    assert_eq!(&minutes, log, "minutes differ from the log");
+
+    let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().by_key());
+    let summary = backend.summary(&query).await.unwrap();
+    assert_eq!(summary.totals.total(), log.values().sum::<u64>());
+    let (mut keys, mut methods, mut statuses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (&(key, method, status), &count) in log {
+        *keys.entry(Some(key)).or_insert(0) += count;
+        *methods.entry(method).or_insert(0) += count;
+        *statuses.entry(status).or_insert(0) += count;
+    }
+    let by_key = summary.by_key.unwrap();
+    assert!(by_key.iter().map(|(key, sum)| (*key, sum.total())).eq(keys));
+    let by_method = summary.by_method.iter();
+    assert!(
+        by_method
+            .map(|(method, sum)| (*method, sum.total()))
+            .eq(methods)
+    );
+    let by_status = summary.by_status.iter();
+    assert!(
+        by_status
+            .map(|(status, sum)| (*status, sum.total()))
+            .eq(statuses)
+    );
+}
+
+/// So many a limit lets pass in this time, at most and at least, where more is asked for all the while.
+pub(crate) fn limited_within(seconds: f64) -> (f64, f64) {
+    let (rate, burst) = (f64::from(LIMIT.0), f64::from(LIMIT.1));
+    (burst + rate * seconds, rate * seconds / 2.0)
+}
