@@ -19,8 +19,11 @@ mod input;
 mod now;
 mod record;
 
+/// What an input is checked by.
+pub type Check = fn(&[u8]);
+
 /// Every target by its name, which its corpus and its dictionary have too.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("addresses", addresses::check),
     ("credentials", credentials::check),
     ("export", export::check),
