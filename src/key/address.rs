@@ -63,10 +63,16 @@ fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
         Err(_) => text
             .parse()
             .ok()
-            .filter(|network: &IpNet| *network == network.trunc())
+            .filter(|network: &IpNet| *network == network.trunc() && is_plain(text, network))
             .ok_or_else(|| InvalidNetwork(text.chars().take(60).collect::<String>().into()))?,
     };
     Ok(canonical(network))
+}
+
+/// Whether the network's address is written as addresses are: others take `010.0.0.0` for 8.0.0.0.
+fn is_plain(text: &str, network: &IpNet) -> bool {
+    let address = text.split('/').next().and_then(|text| text.parse().ok());
+    address == Some(network.addr())
 }
 
 /// A network of IPv4 that was mapped into IPv6 as what it is.
@@ -130,6 +136,7 @@ mod tests {
             "",
             "10.0.0.0/33",
             "10.0.0.1/8",
+            "010.0.0.0/8",
             "300.0.0.1",
             "10.0.0.0/",
             "host",

@@ -68,14 +68,12 @@ fn behind(trusted: &AddressList, header: ForwardedHeader, head: RequestHead<'_>)
         ForwardedHeader::Forwarded => FORWARDED,
     };
     let mut nearest = None;
-    let lines = head.headers().get_all(name);
-    let hops = lines
-        .iter()
-        .rev()
-        .flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
+    let lines = head.headers().get_all(name).iter().rev();
+    let quotes = header == ForwardedHeader::Forwarded;
+    let hops = lines.flat_map(|line| rsplit_unquoted(line.as_bytes(), b',', quotes));
     for hop in hops.take(MAX_HOPS) {
         let text = match header {
-            ForwardedHeader::XForwardedFor => Some(hop.trim()),
+            ForwardedHeader::XForwardedFor => std::str::from_utf8(hop).ok().map(str::trim),
             ForwardedHeader::Forwarded => forwarded_for(hop),
         };
         let Some(address) = text.and_then(hop_address) else {
@@ -89,14 +87,38 @@ fn behind(trusted: &AddressList, header: ForwardedHeader, head: RequestHead<'_>)
     nearest
 }
 
-/// The `for` of one element of `Forwarded`.
-fn forwarded_for(element: &str) -> Option<&str> {
-    element.split(';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("for")
-            .then(|| value.trim().trim_matches('"'))
+/// The parts between separators, the last first. With quotes, a separator within them is none: proxies
+/// pass on there, as the `host` of `Forwarded`, what a client made up. Quotes are paired from the end,
+/// where the nearest proxy wrote, so that what a client began cannot reach into that.
+fn rsplit_unquoted(text: &[u8], separator: u8, quotes: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut quoted = false;
+        let place = text.iter().enumerate().rposition(|(place, &byte)| {
+            // Within a pair, one behind a backslash that is no escaped one itself does not end it.
+            let escapes = || text[..place].iter().rev().take_while(|&&b| b == b'\\');
+            if quotes && byte == b'"' && !(quoted && escapes().count() % 2 == 1) {
+                quoted = !quoted;
+            }
+            byte == separator && !quoted
+        });
+        let part = place.map_or(text, |place| &text[place + 1..]);
+        rest = place.map(|place| &text[..place]);
+        Some(part)
     })
+}
+
+/// The `for` of one element of `Forwarded`. Where there are several, nobody can tell whose they are.
+fn forwarded_for(element: &[u8]) -> Option<&str> {
+    let mut found = rsplit_unquoted(element, b';', true).filter_map(|pair| {
+        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+        let value = value.trim();
+        let within = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+        let ours = name.trim().eq_ignore_ascii_case("for");
+        ours.then_some(within.unwrap_or(value))
+    });
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// An address with or without a port, IPv6 with or without brackets.
@@ -144,7 +166,8 @@ mod tests {
             .extensions_mut()
             .insert(PeerAddress(peer.parse().unwrap()));
         for line in lines {
-            request.headers_mut().append(&name, line.parse().unwrap());
+            let line = http::HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            request.headers_mut().append(&name, line);
         }
         let trusted = AddressList::parse(["10.0.0.0/8", "::1"]).unwrap();
         let address = ClientAddress {
@@ -181,5 +204,29 @@ mod tests {
         );
         assert_eq!(forwarded(&["for=_hidden"]), "::1");
         assert_eq!(forwarded(&["for=\"[2001:db8::1]\""]), "2001:db8::1");
+    }
+
+    #[test]
+    fn what_a_client_made_up_does_not_hide_what_a_proxy_wrote() {
+        let xff = client(ForwardedHeader::XForwardedFor, "::1", &["é, 1.2.3.4"]);
+        assert_eq!(xff.unwrap(), "1.2.3.4");
+        let forwarded = |line: &str| client(ForwardedHeader::Forwarded, "::1", &[line]).unwrap();
+        for made_up in [
+            "é",
+            "a, for=6.6.6.6",
+            "a;for=6.6.6.6",
+            r#"\", for=6.6.6.6;b=\"c"#,
+        ] {
+            let within = format!("for=1.2.3.4;host=\"{made_up}\"");
+            assert_eq!(forwarded(&within), "1.2.3.4", "{within}");
+            let within = format!("host=\"{made_up}\";for=1.2.3.4");
+            assert_eq!(forwarded(&within), "1.2.3.4", "{within}");
+        }
+        for before in ["é", "for=\"", "\"a\\", "for=6.6.6.6;b=\"c"] {
+            let behind = format!("{before}, for=1.2.3.4;host=\"a\"");
+            assert_eq!(forwarded(&behind), "1.2.3.4", "{behind}");
+        }
+        // Without quotes around it, nobody can tell who wrote what.
+        assert_eq!(forwarded("for=1.2.3.4;host=a;for=6.6.6.6"), "::1");
     }
 }

@@ -1,0 +1,351 @@
+//! Where a request's key is looked for: one that is right passes, all else is refused alike, and what
+//! is behind the layer never sees the secret.
+//!
+//! The input is lines: which layer, the method and the address; and then headers. `$1` and so on stand
+//! for secrets, which no mutation finds.
+
+use std::cell::LazyCell;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Empty};
+use keytally::backend::MemoryBackend;
+use keytally::key::{Issuer, KeyAdmin, NewKey, Secret};
+use keytally::usage::{Recorder, Refusal};
+use keytally::{ApiKeyLayer, ApiKeyService, Caller, Clock, Rejection};
+use tokio::runtime::{Builder, Runtime};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::now::now;
+
+/// Two keys that work, one that was revoked, one that nobody has, and the first with another secret.
+pub const SECRETS: [&str; 5] = [
+    "acme_live_aaaaaaaaaaaaaaaa0123456789ABCDEFGHIJKLMNOPQRSTUV36T5XV",
+    "acme_live_bbbbbbbbbbbbbbbb0123456789ABCDEFGHIJKLMNOPQRSTUV3EN6bk",
+    "acme_live_cccccccccccccccc0123456789ABCDEFGHIJKLMNOPQRSTUV3Nq0ml",
+    "acme_live_dddddddddddddddd0123456789ABCDEFGHIJKLMNOPQRSTUV2PMoLW",
+    "acme_live_aaaaaaaaaaaaaaaaVUTSRQPONMLKJIHGFEDCBA98765432100DzAX4",
+];
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const X_CUSTOM: HeaderName = HeaderName::from_static("x-custom");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PARAMETER: &str = "key";
+
+pub fn check(input: &[u8]) {
+    let text = with_secrets(input);
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let Some([layer, method, address @ ..]) = lines.next() else {
+        return;
+    };
+    let Ok(uri) = Uri::try_from(address) else {
+        return;
+    };
+    let mut request = Request::new(());
+    *request.uri_mut() = uri;
+    if *method == b'O' {
+        *request.method_mut() = Method::OPTIONS;
+    }
+    for line in lines.take(16) {
+        let mut halves = line.splitn(2, |byte| *byte == b':');
+        let (name, value) = (halves.next(), halves.next());
+        let name = HeaderName::from_bytes(name.unwrap_or_default());
+        let value = HeaderValue::from_bytes(value.unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    DOORS.with(|doors| doors.check(*layer, request));
+}
+
+fn with_secrets(input: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(input.len());
+    let mut rest = input;
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        match (byte, behind) {
+            (b'$', [nth @ b'1'..=b'5', behind @ ..]) => {
+                text.extend_from_slice(SECRETS[usize::from(nth - b'1')].as_bytes());
+                rest = behind;
+            }
+            _ => text.push(byte),
+        }
+    }
+    text
+}
+
+/// What the service behind the layer saw.
+#[derive(Clone)]
+struct Seen(Arc<(HeaderMap, Uri, Option<String>)>);
+
+#[derive(Clone)]
+struct Inner;
+
+impl Service<Request<()>> for Inner {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        let (parts, ()) = request.into_parts();
+        let caller = parts.extensions.get::<Caller>();
+        let name = caller.map(|caller| caller.name.clone());
+        let mut response = Response::new(Empty::new());
+        let seen = Seen(Arc::new((parts.headers, parts.uri, name)));
+        response.extensions_mut().insert(seen);
+        ready(Ok(response))
+    }
+}
+
+/// What a client is answered, but for the request's id.
+type Refused = (HeaderMap, Bytes);
+
+struct Doors {
+    runtime: Runtime,
+    recorder: Recorder,
+    /// With the usual places, and with all; each also open to who brings no key.
+    gates: [ApiKeyService<Inner>; 4],
+    missing: Refused,
+    wrong: Refused,
+}
+
+thread_local! {
+    static DOORS: LazyCell<Doors> = const { LazyCell::new(Doors::new) };
+}
+
+impl Doors {
+    fn new() -> Self {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+        let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
+        let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
+        for (nth, secret) in SECRETS[..3].iter().enumerate() {
+            let new = NewKey::named(nth.to_string());
+            let key = now(issuer.import_secret(&backend, new, secret)).unwrap();
+            if nth == 2 {
+                now(backend.revoke(key.id)).unwrap();
+            }
+        }
+        let recorder = Recorder::counting();
+        let usual = ApiKeyLayer::new(backend)
+            .clock(clock)
+            .recorder(recorder.clone());
+        let all = usual
+            .clone()
+            .header(X_CUSTOM)
+            .insecure_query_parameter(PARAMETER);
+        let gates = [
+            usual.clone(),
+            all.clone(),
+            usual.allow_anonymous(),
+            all.allow_anonymous(),
+        ]
+        .map(|layer| layer.layer(Inner));
+        let refused = |key: Option<&'static str>| {
+            let mut request = Request::new(());
+            let values = key.into_iter().map(HeaderValue::from_static);
+            request
+                .headers_mut()
+                .extend(values.map(|value| (X_API_KEY, value)));
+            answer_of(now(gates[0].clone().call(request)).unwrap())
+        };
+        Self {
+            missing: refused(None),
+            wrong: refused(Some("no key")),
+            runtime,
+            recorder,
+            gates,
+        }
+    }
+
+    fn check(&self, layer: u8, request: Request<()>) {
+        let nth = usize::from(layer) % self.gates.len();
+        let (all, anonymous) = (nth % 2 == 1, nth >= 2);
+        let preflight = request.method() == Method::OPTIONS
+            && request
+                .headers()
+                .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        let (headers, uri) = (request.headers().clone(), request.uri().clone());
+        let expected = match Presented::of(&headers, &uri, all).key() {
+            // Nobody's key is asked for.
+            _ if preflight => Ok(None),
+            Err(Refusal::Missing) if anonymous => Ok(None),
+            Ok(key) => Ok(Some(key)),
+            Err(reason) => Err(reason),
+        };
+        let refused_before = self.refused();
+        let answer = {
+            let _inside = self.runtime.enter();
+            now(self.gates[nth].clone().call(request)).unwrap()
+        };
+        check_id(&headers, answer.headers());
+        let seen = answer.extensions().get::<Seen>().cloned();
+        let rejection = answer.extensions().get::<Rejection>().cloned();
+        match expected {
+            Ok(key) => {
+                assert_eq!((answer.status().as_u16(), rejection), (200, None));
+                let Seen(seen) = seen.expect("it passes");
+                let expected = if preflight || key.is_none() {
+                    (headers, uri)
+                } else {
+                    without_keys(headers, uri, all)
+                };
+                assert_eq!(seen.0, expected.0);
+                assert_eq!(seen.1.to_string(), expected.1.to_string());
+                assert_eq!(seen.2, key.map(|nth| nth.to_string()));
+                assert_eq!(self.refused(), refused_before);
+            }
+            Err(reason) => {
+                assert!(seen.is_none(), "refused and passed");
+                let rejection = rejection.expect("a reason for outer layers");
+                assert_eq!(rejection.reason, reason);
+                // Only who has the whole secret is known, and then it is that key's request.
+                let known = reason == Refusal::Revoked;
+                assert_eq!(rejection.key.is_some(), known);
+                assert_eq!(self.refused(), refused_before + u64::from(!known));
+                // Rule 2: which of the reasons it is cannot be told from the answer.
+                assert_eq!(answer.status().as_u16(), 401);
+                let alike = match reason {
+                    Refusal::Missing => &self.missing,
+                    _ => &self.wrong,
+                };
+                assert_eq!(&answer_of(answer), alike);
+            }
+        }
+    }
+
+    fn refused(&self) -> u64 {
+        let refused = self.recorder.stats().refused;
+        refused.iter().map(|(_, count)| count).sum()
+    }
+}
+
+fn answer_of<B: http_body::Body<Data = Bytes, Error = Infallible>>(answer: Response<B>) -> Refused {
+    let (mut parts, body) = answer.into_parts();
+    parts.headers.remove(X_REQUEST_ID);
+    (parts.headers, now(body.collect()).unwrap().to_bytes())
+}
+
+/// The answer has the id that the request came with, if it is one, or else one of the layer's.
+fn check_id(asked: &HeaderMap, answered: &HeaderMap) {
+    let id = answered[X_REQUEST_ID].to_str().unwrap();
+    let sane = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@~".contains(c);
+    let sent = asked.get(X_REQUEST_ID).and_then(|sent| sent.to_str().ok());
+    match sent.filter(|sent| (1..=128).contains(&sent.len()) && sent.chars().all(sane)) {
+        Some(sent) => assert_eq!(id, sent),
+        None => assert!(id.parse::<uuid::Uuid>().is_ok(), "{id}"),
+    }
+}
+
+/// All that a request presents, whether the same or not.
+struct Presented(Vec<Vec<u8>>);
+
+/// What is behind `Bearer` and blanks.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let place = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, token) = value.split_at(place);
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then_some(token)
+}
+
+fn named_values(query: &str) -> impl Iterator<Item = &str> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(|(name, _)| *name == PARAMETER)
+        .map(|(_, value)| value)
+}
+
+impl Presented {
+    fn of(headers: &HeaderMap, uri: &Uri, all: bool) -> Self {
+        let mut found = Vec::new();
+        for (name, value) in headers {
+            if name == AUTHORIZATION {
+                found.extend(bearer(value.as_bytes()).map(Vec::from));
+            } else if name == X_API_KEY || (all && name == X_CUSTOM) {
+                found.push(value.as_bytes().trim_ascii().to_vec());
+            }
+        }
+        if all {
+            let values = named_values(uri.query().unwrap_or_default());
+            found.extend(values.map(|value| value.as_bytes().to_vec()));
+        }
+        Self(found)
+    }
+
+    /// The number of the key that it belongs to.
+    fn key(mut self) -> Result<usize, Refusal> {
+        for found in &mut self.0 {
+            if !found.is_ascii() {
+                // What cannot be a key is as good as any other such thing.
+                *found = vec![0xff];
+            }
+        }
+        self.0.sort();
+        self.0.dedup();
+        let secret = match &self.0[..] {
+            [] => return Err(Refusal::Missing),
+            [secret] => secret,
+            _ => return Err(Refusal::Ambiguous),
+        };
+        let secret = std::str::from_utf8(secret).map_err(|_| Refusal::Malformed)?;
+        match SECRETS.iter().position(|known| *known == secret) {
+            Some(nth @ (0 | 1)) => Ok(nth),
+            Some(2) => Err(Refusal::Revoked),
+            _ => match Secret::parse(secret) {
+                Ok(secret) => Err(stranger(&secret)),
+                Err(_) => Err(Refusal::Malformed),
+            },
+        }
+    }
+}
+
+/// Of a key that is there, or of none.
+fn stranger(secret: &Secret) -> Refusal {
+    let ids = SECRETS[..3].iter().map(|known| &known[10..26]);
+    if ids.into_iter().any(|id| id == secret.id().as_str()) {
+        Refusal::WrongSecret
+    } else {
+        Refusal::Unknown
+    }
+}
+
+/// All but what was looked at for keys.
+fn without_keys(headers: HeaderMap, uri: Uri, all: bool) -> (HeaderMap, Uri) {
+    let mut kept = HeaderMap::new();
+    for (name, value) in &headers {
+        let taken = if name == AUTHORIZATION {
+            bearer(value.as_bytes()).is_some()
+        } else {
+            name == X_API_KEY || (all && name == X_CUSTOM)
+        };
+        if !taken {
+            kept.append(name, value.clone());
+        }
+    }
+    let query = uri.query().unwrap_or_default();
+    if !all || named_values(query).next().is_none() {
+        return (kept, uri);
+    }
+    let ours = |pair: &&str| {
+        pair.split_once('=')
+            .is_none_or(|(name, _)| name != PARAMETER)
+    };
+    let rest: Vec<&str> = query.split('&').filter(ours).collect();
+    let mut address = uri.path().to_owned();
+    if !rest.is_empty() {
+        address = format!("{address}?{}", rest.join("&"));
+    }
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(address).unwrap());
+    (kept, Uri::from_parts(parts).unwrap())
+}

@@ -1,0 +1,174 @@
+//! The request log as a file: another implementation reads the same cells, none of them a formula, and
+//! lines of JSON read back equal.
+//!
+//! The input is the fields of up to four events.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use keytally::usage::{
+    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, Refusal, Rollup,
+    Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader,
+};
+use keytally::{Page, async_trait};
+use uuid::Uuid;
+
+use crate::input::Input;
+use crate::now::now;
+
+pub fn check(input: &[u8]) {
+    let mut input = Input::new(input);
+    let mut events = Vec::new();
+    while events.len() < 4 && !input.is_empty() {
+        events.push(event(&mut input, events.len()));
+    }
+    let kept = Batch::new(events.clone()).events;
+    for (event, kept) in events.iter().zip(&*kept) {
+        check_kept(event, kept);
+    }
+    let log = Log(kept.clone());
+    check_csv(&file(Export::csv(log.clone(), LogFilter::new())), &kept);
+    let lines = file(Export::json_lines(log, LogFilter::new()));
+    let read: Result<Vec<UsageEvent>, _> = lines.lines().map(serde_json::from_str).collect();
+    assert_eq!(read.unwrap(), *kept);
+    assert_eq!(lines.matches('\n').count(), kept.len());
+}
+
+fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
+    let micros = input.number() as i64;
+    let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
+    let mut event = UsageEvent::at(time);
+    event.id = Uuid::from_u128(nth as u128);
+    event.request_id = input.maybe_text().map(Into::into);
+    event.owner = input.maybe_text().map(Into::into);
+    event.endpoint = input.text().into();
+    event.path = input.text().into();
+    event.resource_id = input.maybe_text().map(Into::into);
+    event.key = input.pick(&[None, "3fK9aB0000zzZZ19".parse().ok()]);
+    event.method = input.pick(&Method::ALL);
+    let code = input.byte();
+    event.status = match input.byte() % 3 {
+        0 => Status::None,
+        1 => Status::Http(100 + u16::from(code)),
+        _ => Status::Grpc(code),
+    };
+    event.outcome = input.pick(&Outcome::ALL);
+    event.cause = (input.byte() & 1 == 1).then(|| input.pick(&Cause::ALL));
+    event.refusal = (input.byte() & 1 == 1).then(|| input.pick(&Refusal::ALL));
+    event.latency_us = input.number();
+    event.request_bytes = input.number();
+    event.response_bytes = u64::MAX - event.request_bytes;
+    event.cost = event.latency_us as u32;
+    event.client_address = match input.byte() % 3 {
+        0 => None,
+        1 => Some(IpAddr::V4(Ipv4Addr::from_bits(event.cost))),
+        _ => Some(IpAddr::V6(Ipv6Addr::from_bits(event.latency_us.into()))),
+    };
+    event
+}
+
+/// A batch changes nothing but what not every database can keep.
+fn check_kept(event: &UsageEvent, kept: &UsageEvent) {
+    let text = |text: &str| text.replace('\0', "\u{fffd}");
+    let number = |number: u64| number.min(i64::MAX as u64);
+    let mut expected = event.clone();
+    expected.request_id = event.request_id.as_deref().map(|t| text(t).into());
+    expected.owner = event.owner.as_deref().map(|t| text(t).into());
+    expected.endpoint = text(&event.endpoint).into();
+    expected.path = text(&event.path).into();
+    expected.resource_id = event.resource_id.as_deref().map(|t| text(t).into());
+    expected.latency_us = number(event.latency_us);
+    expected.request_bytes = number(event.request_bytes);
+    expected.response_bytes = number(event.response_bytes);
+    assert_eq!(*kept, expected);
+}
+
+/// A log whose pages have two requests.
+#[derive(Clone)]
+struct Log(Arc<[UsageEvent]>);
+
+#[async_trait]
+impl UsageReader for Log {
+    async fn summary(&self, _: &SummaryQuery) -> Result<Summary, ReadError> {
+        unreachable!("a log is not summed up")
+    }
+
+    async fn rollups(&self, _: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
+        unreachable!("a log is not summed up")
+    }
+
+    async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
+        let start = match &query.after {
+            Some(token) => token.id::<Uuid>()?.as_u128() as usize + 1,
+            None => 0,
+        };
+        let surplus = self.0[start..].iter().take(3).cloned().collect();
+        Ok(Page::from_surplus(surplus, 2, LogQuery::place))
+    }
+
+    async fn count(&self, _: &LogFilter) -> Result<Count, ReadError> {
+        Ok(Count::Exactly(self.0.len() as u64))
+    }
+}
+
+fn file(mut export: Export) -> String {
+    let mut file = Vec::new();
+    while let Some(chunk) = now(export.next_chunk()) {
+        let chunk = chunk.unwrap();
+        assert!(!chunk.is_empty());
+        file.extend_from_slice(&chunk);
+    }
+    String::from_utf8(file).unwrap()
+}
+
+fn check_csv(file: &str, events: &[UsageEvent]) {
+    assert!(file.ends_with("\r\n"));
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(file.as_bytes());
+    let mut rows = reader.records().map(|row| row.unwrap());
+    let header = rows.next().unwrap();
+    assert_eq!(
+        (header.len(), &header[0], &header[17]),
+        (18, "id", "client_address")
+    );
+    for event in events {
+        let row = rows.next().unwrap();
+        assert_eq!(row.iter().collect::<Vec<_>>(), cells(event));
+        assert!(!row.iter().any(is_formula), "{row:?}");
+    }
+    assert!(rows.next().is_none());
+}
+
+fn is_formula(cell: &str) -> bool {
+    cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n'])
+}
+
+fn cells(event: &UsageEvent) -> [String; 18] {
+    fn shown<T: ToString>(value: Option<T>) -> String {
+        value.map(|value| value.to_string()).unwrap_or_default()
+    }
+    let text = |text: &str| format!("{}{text}", if is_formula(text) { "'" } else { "" });
+    let own = event.id.to_string();
+    [
+        own.clone(),
+        text(event.request_id.as_deref().unwrap_or(&own)),
+        event.time.to_string(),
+        shown(event.key),
+        text(event.owner.as_deref().unwrap_or_default()),
+        event.method.to_string(),
+        text(&event.endpoint),
+        text(&event.path),
+        text(event.resource_id.as_deref().unwrap_or_default()),
+        event.status.to_string(),
+        event.outcome.to_string(),
+        shown(event.cause),
+        shown(event.refusal),
+        event.cost.to_string(),
+        event.latency_us.to_string(),
+        event.request_bytes.to_string(),
+        event.response_bytes.to_string(),
+        shown(event.client_address),
+    ]
+}

@@ -1,0 +1,396 @@
+//! Filters of the request log, as queries and as JSON: what is answered is what another reading of the
+//! filter finds among the requests, and nothing else is worse than a refusal.
+//!
+//! The input is a letter for who is asked, and then the query.
+
+use std::cell::{LazyCell, RefCell};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use keytally::backend::MemoryBackend;
+use keytally::dashboard::{AllowEveryone, Dashboard};
+use keytally::usage::{
+    Batch, Cause, Count, LogFilter, Method, Outcome, Refusal, Status, StatusClass, UsageEvent,
+    UsageReader, UsageSink,
+};
+use keytally::{Clock, KeyId, PageToken};
+use serde_json::Value;
+use tower_service::Service;
+use uuid::Uuid;
+
+use crate::now::now;
+
+pub fn check(input: &[u8]) {
+    let Some((&who, query)) = input.split_first() else {
+        return;
+    };
+    PAGES.with(|pages| match who {
+        b'c' => pages.check_count(&encoded(query)),
+        b'l' => pages.check_list(&encoded(query)),
+        b'e' => pages.check_export(&encoded(query)),
+        b'p' => pages.check_page(&encoded(query)),
+        b'j' => pages.check_json(query),
+        _ => {}
+    });
+}
+
+/// As it can stand in an address; what is encoded already, well or not, stays.
+fn encoded(query: &[u8]) -> String {
+    let mut text = String::with_capacity(query.len());
+    for &byte in query {
+        if byte.is_ascii_alphanumeric() || b"-_.~=&%+:/,;@!$'()*?".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+/// A filter as it is read here; `None` in the place of one that is wrong.
+#[derive(Default)]
+struct Wanted {
+    key: Option<KeyId>,
+    owner: Option<String>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    outcome: Option<Outcome>,
+    cause: Option<Cause>,
+    method: Option<Method>,
+    endpoint: Option<String>,
+    status: Option<Status>,
+    class: Option<StatusClass>,
+    resource: Option<String>,
+    request: Option<String>,
+    limit: Option<usize>,
+    after: Option<PageToken>,
+}
+
+type Fields = Vec<(String, String)>;
+
+fn fields(query: &str) -> Fields {
+    form_urlencoded::parse(query.as_bytes())
+        .into_owned()
+        .collect()
+}
+
+fn named<T: Copy + ToString>(all: &[T], name: &str) -> Option<T> {
+    all.iter()
+        .copied()
+        .find(|member| member.to_string() == name)
+}
+
+impl Wanted {
+    /// As the JSON API has it: each name once, none that is not known.
+    fn of_api(query: &str, paged: bool) -> Option<Self> {
+        let mut wanted = Self::default();
+        let mut seen = Vec::new();
+        for (name, value) in fields(query) {
+            if seen.contains(&name) {
+                return None;
+            }
+            match &*name {
+                "key" => wanted.key = Some(value.parse().ok()?),
+                "owner" => wanted.owner = Some(value),
+                "from" => wanted.from = Some(value.parse().ok()?),
+                "to" => wanted.to = Some(value.parse().ok()?),
+                "outcome" => wanted.outcome = Some(named(&Outcome::ALL, &value)?),
+                "cause" => wanted.cause = Some(named(&Cause::ALL, &value)?),
+                "method" => wanted.method = Some(value.parse().ok()?),
+                "endpoint" => wanted.endpoint = Some(value),
+                "status" => wanted.status = Some(value.parse().ok()?),
+                "status_class" => wanted.class = Some(named(&StatusClass::ALL, &value)?),
+                "resource_id" => wanted.resource = Some(value),
+                "request_id" => wanted.request = Some(value),
+                "limit" if paged => wanted.limit = Some(value.parse().ok()?),
+                "after" if paged => wanted.after = Some(value.parse().ok()?),
+                _ => return None,
+            }
+            seen.push(name);
+        }
+        let ordered = !matches!((wanted.from, wanted.to), (Some(from), Some(to)) if from > to);
+        let bounded = wanted.limit.is_none_or(|limit| (1..=1000).contains(&limit));
+        let own = wanted
+            .after
+            .as_ref()
+            .is_none_or(|after| after.id::<Uuid>().is_ok());
+        (ordered && bounded && own).then_some(wanted)
+    }
+
+    /// As the pages have it: the first that says something, without blanks; other names do not matter.
+    fn of_page(query: &str) -> Option<Self> {
+        let fields: Fields = fields(query)
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        let get = |wanted: &str| {
+            let (_, value) = fields.iter().find(|(name, _)| name == wanted)?;
+            Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+        };
+        let zone = get("zone").and_then(|name| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
+            let is_name = !name.starts_with('/') && name.chars().all(plain);
+            is_name.then(|| TimeZone::get(&name).ok())?
+        });
+        let zone = zone.unwrap_or(TimeZone::UTC);
+        let first = Timestamp::from_second(-62_135_596_800).unwrap();
+        let time = |name| {
+            let Some(text) = get(name) else {
+                return Some(None);
+            };
+            let on_clock = || zone.to_timestamp(text.parse::<DateTime>().ok()?).ok();
+            let time: Option<Timestamp> = text.parse().ok().or_else(on_clock);
+            time.filter(|time| *time >= first).map(Some)
+        };
+        let mut wanted = Self {
+            owner: get("owner"),
+            from: time("since")?,
+            to: Some(time("until")?.unwrap_or_else(Timestamp::now)),
+            endpoint: get("endpoint"),
+            resource: get("resource"),
+            request: get("request"),
+            ..Self::default()
+        };
+        if let Some(text) = get("key") {
+            wanted.key = Some(text.parse().ok()?);
+        }
+        if let Some(text) = get("method") {
+            wanted.method = Some(text.parse().ok()?);
+        }
+        if let Some(text) = get("outcome") {
+            wanted.outcome = Some(named(&Outcome::ALL, &text)?);
+        }
+        if let Some(text) = get("code") {
+            wanted.class = named(&StatusClass::ALL, &text.to_ascii_lowercase());
+            if wanted.class.is_none() {
+                wanted.status = Some(text.parse().ok()?);
+            }
+        }
+        (wanted.from.is_none() || wanted.from < wanted.to).then_some(wanted)
+    }
+
+    fn of_filter(filter: &LogFilter) -> Self {
+        let filter = filter.clone();
+        Self {
+            key: filter.key,
+            owner: filter.owner,
+            from: filter.from,
+            to: filter.to,
+            outcome: filter.outcome,
+            cause: filter.cause,
+            method: filter.method,
+            endpoint: filter.endpoint,
+            status: filter.status,
+            class: filter.status_class,
+            resource: filter.resource_id,
+            request: filter.request_id,
+            ..Self::default()
+        }
+    }
+
+    fn holds(&self, event: &UsageEvent) -> bool {
+        fn is<T: PartialEq>(wanted: &Option<T>, there: Option<T>) -> bool {
+            wanted.is_none() || *wanted == there
+        }
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let class = match event.status {
+            Status::None => StatusClass::None,
+            Status::Http(..200) => StatusClass::Informational,
+            Status::Http(200..300) | Status::Grpc(0) => StatusClass::Success,
+            Status::Http(300..400) => StatusClass::Redirection,
+            Status::Http(400..500) => StatusClass::ClientError,
+            Status::Grpc(2 | 4 | 12..=15) | Status::Http(_) => StatusClass::ServerError,
+            Status::Grpc(_) => StatusClass::ClientError,
+        };
+        let own_id = |id: &String| id.parse::<Uuid>().is_ok_and(|id| id == event.id);
+        is(&self.key, event.key)
+            && is(&self.owner, text(event.owner.as_deref()))
+            && self.from.is_none_or(|from| from <= event.time)
+            && self.to.is_none_or(|to| event.time < to)
+            && is(&self.outcome, Some(event.outcome))
+            && is(&self.cause, event.cause)
+            && is(&self.method, Some(event.method))
+            && is(&self.endpoint, text(Some(&event.endpoint)))
+            && is(&self.status, Some(event.status))
+            && is(&self.class, Some(class))
+            && is(&self.resource, text(event.resource_id.as_deref()))
+            && (is(&self.request, text(event.request_id.as_deref()))
+                || self.request.as_ref().is_some_and(own_id))
+            && self.after.as_ref().is_none_or(|after| {
+                let place = (after.time(), after.id::<Uuid>().unwrap());
+                (event.time, event.id) < place
+            })
+    }
+}
+
+struct Pages {
+    backend: MemoryBackend,
+    router: RefCell<Box<Asked>>,
+    /// Newest first.
+    events: Vec<UsageEvent>,
+}
+
+/// What a path answers.
+type Asked = dyn FnMut(&str) -> (StatusCode, Bytes);
+
+thread_local! {
+    static PAGES: LazyCell<Pages> = const { LazyCell::new(Pages::new) };
+}
+
+impl Pages {
+    fn new() -> Self {
+        let clock = Clock::manual("2020-03-01T10:00:00Z".parse().unwrap());
+        let backend = MemoryBackend::with_clock(Default::default(), clock);
+        let events = events();
+        now(backend.write(&Batch::new(events.clone()))).unwrap();
+        let dashboard = Dashboard::new(backend.clone(), AllowEveryone).unwrap();
+        let mut router = dashboard.signing_key([7; 32]).into_router();
+        let ask = move |address: &str| {
+            let request = Request::get(address).body(Empty::<Bytes>::new()).unwrap();
+            let answer = now(router.call(request)).unwrap();
+            let status = answer.status();
+            (
+                status,
+                now(answer.into_body().collect()).unwrap().to_bytes(),
+            )
+        };
+        Self {
+            backend,
+            router: RefCell::new(Box::new(ask)),
+            events,
+        }
+    }
+
+    fn ask(&self, path: &str, query: &str) -> (StatusCode, Bytes) {
+        (self.router.borrow_mut())(&format!("{path}?{query}"))
+    }
+
+    fn matching(&self, wanted: &Wanted) -> Vec<Uuid> {
+        let matching = self.events.iter().filter(|event| wanted.holds(event));
+        matching.map(|event| event.id).collect()
+    }
+
+    fn check_count(&self, query: &str) {
+        let (status, body) = self.ask("/api/log/count", query);
+        match Wanted::of_api(query, false) {
+            Some(wanted) => {
+                let count = self.matching(&wanted).len();
+                let expected = format!("{{\"count\":{count},\"exact\":true}}");
+                assert_eq!(
+                    (status.as_u16(), &*body),
+                    (200, expected.as_bytes()),
+                    "{query}"
+                );
+            }
+            None => check_problem(status, &body),
+        }
+    }
+
+    fn check_list(&self, query: &str) {
+        let (status, body) = self.ask("/api/log", query);
+        let Some(wanted) = Wanted::of_api(query, true) else {
+            return check_problem(status, &body);
+        };
+        assert_eq!(status, 200, "{query}");
+        let mut expected = self.matching(&wanted);
+        let more = expected.len() > wanted.limit.unwrap_or(50);
+        expected.truncate(wanted.limit.unwrap_or(50));
+        let page: Value = serde_json::from_slice(&body).unwrap();
+        let items = page["items"].as_array().unwrap().iter();
+        let ids: Vec<Uuid> = items
+            .map(|item| item["id"].as_str().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(ids, expected, "{query}");
+        let next: Option<PageToken> = serde_json::from_value(page["next"].clone()).unwrap();
+        assert_eq!(next.is_some(), more, "{query}");
+        assert!(next.is_none_or(|next| next.id() == Ok(ids[ids.len() - 1])));
+    }
+
+    fn check_export(&self, query: &str) {
+        let (status, body) = self.ask("/api/log/export/jsonl", query);
+        match Wanted::of_api(query, false) {
+            Some(wanted) => self.check_lines(&wanted, status, &body),
+            None => check_problem(status, &body),
+        }
+    }
+
+    fn check_page(&self, query: &str) {
+        let (status, body) = self.ask("/log/jsonl", query);
+        match Wanted::of_page(query) {
+            Some(wanted) => self.check_lines(&wanted, status, &body),
+            None => assert!(status.is_client_error(), "{status} {query}"),
+        }
+    }
+
+    fn check_lines(&self, wanted: &Wanted, status: StatusCode, body: &[u8]) {
+        assert_eq!(status, 200);
+        let lines = body.split_inclusive(|byte| *byte == b'\n');
+        let read: Vec<UsageEvent> = lines
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect();
+        let expected: Vec<_> = self
+            .events
+            .iter()
+            .filter(|event| wanted.holds(event))
+            .collect();
+        assert_eq!(read.iter().collect::<Vec<_>>(), expected);
+    }
+
+    fn check_json(&self, text: &[u8]) {
+        let Ok(filter) = serde_json::from_slice::<LogFilter>(text) else {
+            return;
+        };
+        let again = serde_json::to_string(&filter).unwrap();
+        assert_eq!(serde_json::from_str::<LogFilter>(&again).unwrap(), filter);
+        let wanted = Wanted::of_filter(&filter);
+        let count = now(self.backend.count(&filter)).unwrap();
+        assert_eq!(count, Count::Exactly(self.matching(&wanted).len() as u64));
+    }
+}
+
+/// A refusal that names what is wrong, and nothing of the server's own.
+fn check_problem(status: StatusCode, body: &[u8]) {
+    assert_eq!(status, 400);
+    let problem: Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(problem["status"], 400);
+}
+
+/// Requests that differ in all that they can be asked for by, newest first.
+fn events() -> Vec<UsageEvent> {
+    let start: Timestamp = "2020-02-01T10:00:00Z".parse().unwrap();
+    let statuses = [
+        Status::Http(200),
+        Status::Http(404),
+        Status::Grpc(0),
+        Status::Grpc(7),
+        Status::Http(503),
+        Status::None,
+        Status::Http(302),
+        Status::Grpc(14),
+    ];
+    let mut events = Vec::new();
+    for nth in 0..12 {
+        let mut event = UsageEvent::at(start + SignedDuration::from_secs(nth as i64 / 2));
+        event.id = Uuid::from_u128(nth as u128);
+        event.key = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"]
+            .get(nth % 3)
+            .map(|id| id.parse().unwrap());
+        event.owner = ["o", "a b", ""].get(nth % 4).map(|owner| (*owner).into());
+        event.method = Method::ALL[nth % Method::ALL.len()];
+        event.endpoint = ["/a", "/b", "é"][nth % 3].into();
+        event.status = statuses[nth % statuses.len()];
+        (event.outcome, event.cause) = Outcome::of(event.status);
+        if nth == 1 {
+            (event.outcome, event.cause) = (Outcome::RateLimited, None);
+            event.refusal = Some(Refusal::RateLimited);
+        }
+        event.resource_id = (nth % 2 == 0).then(|| "r".into());
+        event.request_id = (nth % 5 == 0).then(|| format!("id-{nth}").into());
+        events.insert(0, event);
+    }
+    events
+}

@@ -1,0 +1,418 @@
+//! Answers, gRPC's first of all: whatever frames and trailers a service's body has, and wherever it
+//! breaks off, they are handed on as they are, and exactly one event tells how it ended.
+//!
+//! The input is what is asked, the answer's head, after how many polls the client leaves, and the frames.
+
+use std::cell::LazyCell;
+use std::collections::VecDeque;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use keytally::backend::MemoryBackend;
+use keytally::key::{Issuer, NewKey};
+use keytally::usage::{Cause, Outcome, Status};
+use keytally::{ApiKeyLayer, ApiKeyService, Clock};
+use tokio::runtime::{Builder, Runtime};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::credentials::SECRETS;
+use crate::input::Input;
+use crate::now::now;
+use crate::record::Recorded;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const CANCELLED: u8 = 1;
+const UNKNOWN: u8 = 2;
+/// Content types, and whether they are those of calls with trailers, of calls without, or of none.
+const KINDS: [(&str, Call); 10] = [
+    ("application/grpc", Call::Trailers),
+    ("application/grpc+proto", Call::Trailers),
+    ("application/grpc;x=y", Call::Trailers),
+    ("application/grpc-", Call::Trailers),
+    ("application/grpc-web", Call::InBody),
+    ("application/grpc-web-text+proto", Call::InBody),
+    ("application/grpcx", Call::None),
+    ("Application/json", Call::None),
+    ("text/grpc", Call::None),
+    ("", Call::None),
+];
+const CODES: [u16; 8] = [200, 201, 204, 304, 302, 404, 429, 503];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Call {
+    Trailers,
+    InBody,
+    None,
+}
+
+pub fn check(input: &[u8]) {
+    let mut input = Input::new(input);
+    let (content_type, call) = input.pick(&KINDS);
+    let method = input.pick(&[&Method::POST, &Method::GET, &Method::HEAD]);
+    let call = if method == Method::POST {
+        call
+    } else {
+        Call::None
+    };
+    let flags = input.byte();
+    let asked = Asked {
+        call,
+        method: method.clone(),
+        content_type,
+    };
+    let head = Head::read(&mut input, flags);
+    let stop = usize::from(input.byte());
+    let body = Script::read(&mut input, flags);
+    SERVED.with(|served| served.check(asked, head, stop, body));
+}
+
+struct Asked {
+    call: Call,
+    method: Method,
+    content_type: &'static str,
+}
+
+/// The head of an answer; `None` where the service fails.
+#[derive(Clone)]
+struct Head {
+    code: u16,
+    status: Option<HeaderValue>,
+    announces: bool,
+    fails: bool,
+}
+
+impl Head {
+    fn read(input: &mut Input<'_>, flags: u8) -> Self {
+        Self {
+            code: input.pick(&CODES),
+            status: (flags & 1 != 0).then(|| value(input)).flatten(),
+            announces: flags & 2 != 0,
+            fails: flags & 0xf0 == 0xf0,
+        }
+    }
+}
+
+fn value(input: &mut Input<'_>) -> Option<HeaderValue> {
+    let length = usize::from(input.byte() % 8);
+    HeaderValue::from_bytes(input.take(length)).ok()
+}
+
+/// A body that does as it is written.
+#[derive(Clone, Default)]
+struct Script {
+    steps: VecDeque<Step>,
+    /// Bytes that are still to come.
+    left: u64,
+    tells_size: bool,
+    tells_end: bool,
+}
+
+#[derive(Clone)]
+enum Step {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    Wait,
+    Fail,
+}
+
+impl Script {
+    fn read(input: &mut Input<'_>, flags: u8) -> Self {
+        let mut steps = VecDeque::new();
+        while !input.is_empty() && steps.len() < 16 {
+            steps.push_back(match input.byte() % 6 {
+                0 | 1 => {
+                    let length = usize::from(input.byte() % 32);
+                    Step::Data(Bytes::copy_from_slice(input.take(length)))
+                }
+                2 => Step::Trailers(value(input).map(|v| (GRPC_STATUS, v)).into_iter().collect()),
+                3 => Step::Trailers(HeaderMap::new()),
+                4 => Step::Wait,
+                _ => Step::Fail,
+            });
+        }
+        let data = steps.iter().map(|step| match step {
+            Step::Data(data) => data.len() as u64,
+            _ => 0,
+        });
+        Self {
+            left: data.sum(),
+            steps,
+            tells_size: flags & 4 != 0,
+            tells_end: flags & 8 != 0,
+        }
+    }
+}
+
+impl Body for Script {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        Poll::Ready(match self.steps.pop_front() {
+            None => None,
+            Some(Step::Data(data)) => {
+                self.left -= data.len() as u64;
+                Some(Ok(Frame::data(data)))
+            }
+            Some(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Some(Step::Wait) => return Poll::Pending,
+            Some(Step::Fail) => Some(Err("it was to fail")),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tells_end && self.steps.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.tells_size {
+            true => SizeHint::with_exact(self.left),
+            false => SizeHint::default(),
+        }
+    }
+}
+
+/// Answers with what the request brings along.
+#[derive(Clone)]
+struct Inner;
+
+impl Service<Request<(Head, Script)>> for Inner {
+    type Response = Response<Script>;
+    type Error = &'static str;
+    type Future = Ready<Result<Self::Response, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<(Head, Script)>) -> Self::Future {
+        let (head, body) = request.into_body();
+        if head.fails {
+            return ready(Err("it was to fail"));
+        }
+        let length = body.left;
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::from_u16(head.code).unwrap();
+        if let Some(status) = head.status {
+            response.headers_mut().insert(GRPC_STATUS, status);
+        }
+        if head.announces {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        ready(Ok(response))
+    }
+}
+
+struct Served {
+    runtime: Runtime,
+    recorded: Recorded,
+    gate: ApiKeyService<Inner>,
+    bearer: HeaderValue,
+}
+
+thread_local! {
+    static SERVED: LazyCell<Served> = const { LazyCell::new(Served::new) };
+}
+
+impl Served {
+    fn new() -> Self {
+        let recorded = Recorded::new();
+        let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+        let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
+        let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
+        now(issuer.import_secret(&backend, NewKey::named("a"), SECRETS[0])).unwrap();
+        let layer = ApiKeyLayer::new(backend)
+            .clock(clock)
+            .recorder(recorded.recorder.clone());
+        Self {
+            runtime: Builder::new_current_thread().enable_time().build().unwrap(),
+            recorded,
+            gate: layer.layer(Inner),
+            bearer: HeaderValue::try_from(format!("Bearer {}", SECRETS[0])).unwrap(),
+        }
+    }
+
+    fn check(&self, asked: Asked, head: Head, stop: usize, script: Script) {
+        let mut request = Request::new((head.clone(), script.clone()));
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, self.bearer.clone());
+        let content_type = HeaderValue::from_static(asked.content_type);
+        request.headers_mut().insert(CONTENT_TYPE, content_type);
+        *request.method_mut() = asked.method.clone();
+        let answer = {
+            let _inside = self.runtime.enter();
+            now(self.gate.clone().call(request))
+        };
+        let mut told = Told::of(&asked, &head, &script);
+        match answer {
+            Ok(answer) => {
+                assert!(!head.fails);
+                assert_eq!(answer.status().as_u16(), head.code);
+                assert_eq!(answer.headers().get(GRPC_STATUS), head.status.as_ref());
+                follow(answer.into_body(), script, stop, &mut told);
+            }
+            Err(_) => {
+                assert!(head.fails);
+                told.end(End::Failed);
+            }
+        }
+        let event = self.recorded.event();
+        let (status, outcome, cause) = told.verdict();
+        assert_eq!(
+            (event.status, event.outcome, event.cause),
+            (status, outcome, cause)
+        );
+        assert_eq!(event.response_bytes, told.bytes);
+        assert_eq!((event.key.is_some(), event.refusal), (true, None));
+        assert_eq!(self.recorded.recorder.stats().open, 0);
+    }
+}
+
+/// Reads the body beside the one that it is made of, until the client leaves.
+fn follow(
+    body: impl Body<Data = Bytes, Error = &'static str>,
+    script: Script,
+    stop: usize,
+    told: &mut Told,
+) {
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut body, mut script) = (std::pin::pin!(body), std::pin::pin!(script));
+    if script.is_end_stream() {
+        told.end(End::Whole);
+    }
+    for _ in 0..stop {
+        assert_eq!(body.is_end_stream(), script.is_end_stream());
+        assert_eq!(body.size_hint().exact(), script.size_hint().exact());
+        let got = body.as_mut().poll_frame(&mut context);
+        match (got, script.as_mut().poll_frame(&mut context)) {
+            (Poll::Pending, Poll::Pending) => {}
+            (Poll::Ready(None), Poll::Ready(None)) => return told.end(End::Whole),
+            (Poll::Ready(Some(Err(got))), Poll::Ready(Some(Err(made)))) => {
+                assert_eq!(got, made);
+                return told.end(End::Failed);
+            }
+            (Poll::Ready(Some(Ok(got))), Poll::Ready(Some(Ok(made)))) => {
+                assert_eq!(got.data_ref(), made.data_ref());
+                assert_eq!(got.trailers_ref(), made.trailers_ref());
+                told.frame(&made);
+                if script.is_end_stream() {
+                    told.end(End::Whole);
+                }
+            }
+            (got, made) => panic!("{got:?} instead of {made:?}"),
+        }
+    }
+    told.end(End::Left);
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Whole,
+    Failed,
+    Left,
+}
+
+/// What there is to tell of an answer, as it is seen from outside.
+struct Told {
+    call: Call,
+    status: Status,
+    bytes: u64,
+    /// Bytes that were announced and are still to come.
+    missing: Option<u64>,
+    bodyless: bool,
+    end: Option<End>,
+}
+
+/// The code that a client takes a text for; what is no number is UNKNOWN.
+fn code(headers: &HeaderMap) -> Option<u8> {
+    let text = headers.get(GRPC_STATUS)?.as_bytes();
+    if !text.iter().all(|b| matches!(b, b' '..=b'~' | b'\t')) {
+        return None;
+    }
+    let text = std::str::from_utf8(text).unwrap().trim_matches([' ', '\t']);
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    let number = digits
+        .chars()
+        .try_fold(0_u32, |number, c| Some(number * 10 + c.to_digit(10)?));
+    let fits = !digits.is_empty() && number.is_some_and(|number| number < 256);
+    Some(if fits { number.unwrap() as u8 } else { UNKNOWN })
+}
+
+impl Told {
+    fn of(asked: &Asked, head: &Head, script: &Script) -> Self {
+        let headers = head
+            .status
+            .iter()
+            .map(|value| (GRPC_STATUS, value.clone()))
+            .collect();
+        let status = match code(&headers).filter(|_| asked.call != Call::None) {
+            _ if head.fails => Status::None,
+            Some(code) => Status::Grpc(code),
+            None => Status::Http(head.code),
+        };
+        let known = script.tells_size || head.announces;
+        Self {
+            call: asked.call,
+            status,
+            bytes: 0,
+            missing: known.then_some(script.left),
+            bodyless: asked.method == Method::HEAD || matches!(head.code, 204 | 304),
+            end: None,
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        if self.end.is_some() {
+            return;
+        }
+        if let Some(data) = frame.data_ref() {
+            let length = data.len() as u64;
+            self.bytes += length;
+            self.missing = self.missing.map(|missing| missing - length);
+        }
+        if let Some(code) = frame.trailers_ref().and_then(code)
+            && self.call == Call::Trailers
+        {
+            self.status = Status::Grpc(code);
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        self.end.get_or_insert(end);
+    }
+
+    fn verdict(&self) -> (Status, Outcome, Option<Cause>) {
+        let end = self.end.expect("it has ended");
+        let nothing_missing = self.bodyless || self.missing == Some(0);
+        let whole = end == End::Whole || (end == End::Left && nothing_missing);
+        let status = match self.status {
+            Status::Http(200) if self.call == Call::Trailers && whole => Status::Grpc(UNKNOWN),
+            Status::Http(200) if self.call == Call::Trailers => Status::Grpc(CANCELLED),
+            status => status,
+        };
+        let completed = (Outcome::Completed, None);
+        let failed = |cause| (Outcome::Failed, Some(cause));
+        let (outcome, cause) = match status {
+            // With its status, a call is over.
+            Status::Grpc(0) => completed,
+            Status::Grpc(2 | 4 | 12..=15) => failed(Cause::ServerError),
+            Status::Grpc(code) if code != CANCELLED || whole => failed(Cause::ClientError),
+            _ if end == End::Failed => failed(Cause::ServerError),
+            _ if !whole => failed(Cause::Cancelled),
+            Status::Http(..400) => completed,
+            Status::Http(400..500) => failed(Cause::ClientError),
+            _ => failed(Cause::ServerError),
+        };
+        (status, outcome, cause)
+    }
+}

@@ -1,0 +1,49 @@
+//! An input, read piece by piece; at its end there is nothing but zeros.
+
+pub(crate) struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    /// Up to so many bytes.
+    pub(crate) fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        let taken = self.take(8);
+        bytes[..taken.len()].copy_from_slice(taken);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// One of these.
+    pub(crate) fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[usize::from(self.byte()) % all.len()]
+    }
+
+    /// A text of up to 63 bytes, and now and then a long one.
+    pub(crate) fn text(&mut self) -> String {
+        let length = self.byte();
+        let repeat = if length >= 0xfe { 40 } else { 1 };
+        let bytes = self.take(usize::from(length & 63));
+        String::from_utf8_lossy(bytes).repeat(repeat)
+    }
+
+    /// A text, where there is one.
+    pub(crate) fn maybe_text(&mut self) -> Option<String> {
+        (self.byte() & 1 == 1).then(|| self.text())
+    }
+}
