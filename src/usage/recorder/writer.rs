@@ -71,13 +71,15 @@ impl Writer {
                 line.head = Some(held);
                 return true;
             }
+            // Asked before the queue is looked at: what was recorded before it closed is in there.
+            let was_closed = closed();
             if !queue.drafts.is_empty() {
                 let end = line.filled_by(self.builder.batch_age);
                 queue.wait(FILLING, end, || self.is_due(queue)).await;
                 line.head = self.take(queue, line);
                 return true;
             }
-            if closed() && (line.asking.is_resting() || !line.behind) {
+            if was_closed && (line.asking.is_resting() || !line.behind) {
                 return false;
             }
             let awake = || !queue.drafts.is_empty() || closed();
