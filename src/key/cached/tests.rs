@@ -84,7 +84,7 @@ impl Setup {
     }
 }
 
-fn record() -> KeyRecord {
+pub(super) fn record() -> KeyRecord {
     Issuer::new("t")
         .unwrap()
         .make(NewKey::named("test"))
@@ -92,7 +92,7 @@ fn record() -> KeyRecord {
         .1
 }
 
-fn config() -> CacheConfig {
+pub(super) fn config() -> CacheConfig {
     CacheConfig::new().ttl(Duration::from_secs(30))
 }
 
