@@ -219,6 +219,7 @@ async fn a_store_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "ten thousand look-ups take a quarter of an hour")]
 async fn unknown_ids_are_remembered_briefly_and_boundedly() {
     let setup = Setup::new(
         config()

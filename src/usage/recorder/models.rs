@@ -226,3 +226,6 @@ fn no_more_events_wait_than_there_is_room_and_threads() {
         assert!((1..=3).contains(&stats.queued), "{stats:?}");
     });
 }
+
+#[cfg(keytally_shuttle)]
+mod timed;
