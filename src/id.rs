@@ -145,6 +145,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "so many take minutes")]
     fn uuids_are_of_version_seven_and_differ() {
         let mut seen = std::collections::HashSet::new();
         for _ in 0..10_000 {

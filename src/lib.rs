@@ -93,6 +93,7 @@ pub mod key;
 mod layer;
 pub mod limit;
 mod page;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(all(test, feature = "tracing"))]

@@ -1,9 +1,10 @@
 //! How a store tells the caches in its process that a key was changed.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use crate::id::KeyId;
+use crate::sync::Mutex;
 
 /// Whoever keeps answers of a store and has to drop them.
 pub(crate) trait Forget: Send + Sync {

@@ -4,7 +4,7 @@ mod account;
 mod slot;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use account::Account;
 
@@ -12,6 +12,7 @@ use super::limiter::{Allowance, LimitError, Limiter};
 use super::rate::RateLimit;
 use crate::clock::Now;
 use crate::id::KeyId;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A [`Limiter`] whose state lives in this process.
 ///
@@ -125,5 +126,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(all(test, keytally_shuttle))]
+mod models;
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, Weak};
 
 use foldhash::fast::RandomState;
+
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A request that can be ended from outside, by recording it as cancelled.
 pub(crate) trait Abandon: Send + Sync {

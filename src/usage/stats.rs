@@ -1,12 +1,13 @@
 //! Counters of the recorder: what came in, what was written, what was lost and why.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::draft::EVENT_BYTES;
 use super::outcome::Refusal;
+use crate::sync::atomic::{AtomicI64, AtomicU64};
 
 /// What a recorder has seen since it was made.
 ///

@@ -18,6 +18,7 @@ use crate::clock::{Clock, Now};
 use crate::id::KeyId;
 use crate::key::changes::{ChangeFeed, Forget};
 use crate::key::{Digest, Key, KeyRecord, KeyStore, StoreError};
+use crate::sync;
 
 /// A record as the cache holds it, and what a layer made of it.
 #[derive(Debug)]
@@ -176,7 +177,7 @@ impl KeyCache {
         if let Some((entry, retry)) = self.0.known_in_outage(id) {
             if retry {
                 let cache = self.clone();
-                tokio::spawn(async move { cache.0.lookup(id).await });
+                sync::spawn(async move { cache.0.lookup(id).await });
             }
             self.0.count_stale();
             return Ok(Some(entry));

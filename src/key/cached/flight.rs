@@ -1,14 +1,15 @@
 //! Look-ups under way: one for each key that is asked for, however many wait for it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
-use tokio::sync::OnceCell;
 
 use super::cache::Found;
 use crate::id::KeyId;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, MutexGuard, OnceCell};
 
 /// The register of look-ups. What a cache holds changes only under its lock.
 #[derive(Default)]

@@ -25,5 +25,7 @@ pub(crate) use cache::{CachedKey, Peek};
 pub use config::{CacheConfig, CacheStats};
 pub use store::CachedStore;
 
+#[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
+mod models;
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,7 @@ impl Setup {
     }
 }
 
-fn record() -> KeyRecord {
+pub(super) fn record() -> KeyRecord {
     Issuer::new("t")
         .unwrap()
         .make(NewKey::named("test"))
@@ -92,7 +92,7 @@ fn record() -> KeyRecord {
         .1
 }
 
-fn config() -> CacheConfig {
+pub(super) fn config() -> CacheConfig {
     CacheConfig::new().ttl(Duration::from_secs(30))
 }
 
@@ -306,6 +306,7 @@ async fn rule_5_a_store_that_panics_is_one_that_fails() {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "ten thousand look-ups take a quarter of an hour")]
 async fn unknown_ids_are_remembered_briefly_and_boundedly() {
     let setup = Setup::new(
         config()

@@ -5,7 +5,7 @@
 //! differ from layer to layer, nothing is forgiven.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -13,6 +13,7 @@ use super::lock;
 use super::slot::{Slot, Spend};
 use crate::clock::Now;
 use crate::limit::{Allowance, Answer, Decision, LimitError, RateLimit};
+use crate::sync::Mutex;
 
 /// What one key has spent. The lock is held for some nanoseconds: it makes a request spend of all
 /// limits or of none.

@@ -270,6 +270,7 @@ fn accounts_in_use_take_no_room() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many accounts take an hour")]
 fn accounts_in_use_are_not_searched_on_every_attach() {
     let clock = clock();
     let limiter = LocalLimiter::with_room_for(1);
@@ -300,6 +301,7 @@ fn a_limiter_can_be_shared() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many accounts take an hour")]
 fn rule_7_forgetting_idle_accounts_grants_nothing() {
     let clock = clock();
     let limiter = LocalLimiter::with_room_for(SHARDS * FIRST_SWEEP);
@@ -316,6 +318,7 @@ fn rule_7_forgetting_idle_accounts_grants_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many accounts take an hour")]
 fn without_room_further_keys_are_refused() {
     let clock = clock();
     let limiter = LocalLimiter::with_room_for(1);

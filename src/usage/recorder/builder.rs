@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::queue::{Inner, Queue};
 use super::writer::Writer;
 use super::{Handle, Recorder};
+use crate::sync;
 use crate::usage::draft::EVENT_BYTES;
 use crate::usage::event::UsageEvent;
 use crate::usage::outcome::{Cause, Outcome};
@@ -167,7 +168,7 @@ impl RecorderBuilder {
     pub fn start(self) -> Recorder {
         let queue = Queue::new(&self);
         let inner = Arc::new(Inner::new(Some(queue), self.when_full));
-        let task = tokio::spawn(Writer::new(inner.clone(), self).run());
+        let task = sync::spawn(Writer::new(inner.clone(), self).run());
         if let Some(queue) = &inner.queue {
             queue.started(task.abort_handle());
         }

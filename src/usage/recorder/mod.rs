@@ -208,5 +208,7 @@ impl Recorder {
     }
 }
 
+#[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
+mod models;
 #[cfg(test)]
 mod tests;

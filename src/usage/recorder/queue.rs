@@ -2,15 +2,13 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 
-use crossbeam_queue::SegQueue;
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::builder::{RecorderBuilder, WhenFull};
 use super::report::{self, Drops};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
+use crate::sync::{AbortHandle, Notify, SegQueue};
 use crate::usage::draft::Draft;
 use crate::usage::open::OpenRequests;
 use crate::usage::stats::Counters;
@@ -210,17 +208,17 @@ impl Inner {
 impl Queue {
     pub(super) fn new(builder: &RecorderBuilder) -> Self {
         Self {
-            drafts: SegQueue::new(),
+            drafts: SegQueue::default(),
             capacity: builder.capacity,
             capacity_bytes: builder.capacity_bytes,
             batch_size: builder.batch_size.min(builder.capacity),
             largest_batch: builder.largest_batch,
             spools: builder.spool.is_some(),
             waiting: AtomicU8::new(BUSY),
-            wake: Notify::new(),
+            wake: Notify::default(),
             flush_to: AtomicU64::new(0),
             hurry: AtomicBool::new(false),
-            settled: Notify::new(),
+            settled: Notify::default(),
             in_flight: AtomicU64::new(0),
             in_flight_extra: AtomicU64::new(0),
             task: OnceLock::new(),

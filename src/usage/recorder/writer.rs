@@ -3,17 +3,17 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinHandle;
 
 use super::builder::RecorderBuilder;
 use super::line::{Line, Taken};
 use super::queue::{EMPTY, FILLING, Inner, Queue};
 use super::report;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{JoinHandle, spawn};
 use crate::usage::event::{UNMATCHED, UsageEvent};
 use crate::usage::sink::{Batch, SinkError};
 
@@ -71,13 +71,15 @@ impl Writer {
                 line.head = Some(held);
                 return true;
             }
+            // Asked before the queue is looked at: what was recorded before it closed is in there.
+            let was_closed = closed();
             if !queue.drafts.is_empty() {
                 let end = line.filled_by(self.builder.batch_age);
                 queue.wait(FILLING, end, || self.is_due(queue)).await;
                 line.head = self.take(queue, line);
                 return true;
             }
-            if closed() && (line.asking.is_resting() || !line.behind) {
+            if was_closed && (line.asking.is_resting() || !line.behind) {
                 return false;
             }
             let awake = || !queue.drafts.is_empty() || closed();
@@ -207,7 +209,7 @@ pub(super) async fn guarded<T: Send + 'static, E: Send + 'static>(
     work: impl Future<Output = Result<T, E>> + Send + 'static,
     failed: impl FnOnce(Box<dyn Error + Send + Sync>) -> E,
 ) -> Result<T, E> {
-    let mut task = AbortOnDrop(tokio::spawn(work));
+    let mut task = AbortOnDrop(spawn(work));
     match tokio::time::timeout(time, &mut task.0).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(panicked)) => Err(failed(panicked.into())),

@@ -1,0 +1,143 @@
+//! Loom's part.
+
+use std::convert::Infallible;
+use std::env;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+
+use loom::sync::Notify;
+
+use super::TIME;
+
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+pub(crate) use loom::thread::spawn as thread;
+
+/// Tries a model in every order in which threads are interrupted `KEYTALLY_INTERRUPTIONS` times at most: two
+/// unless set.
+pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
+    let most = env::var("KEYTALLY_INTERRUPTIONS").map(|most| most.parse().expect("a number"));
+    let mut checker = loom::model::Builder::new();
+    checker.preemption_bound = Some(most.unwrap_or(2));
+    checker.max_branches = 10_000;
+    TIME.with(|time| {
+        let _entered = time.enter();
+        checker.check(model);
+    });
+}
+
+/// Drives a future on this thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Signal(Notify);
+    impl Wake for Signal {
+        fn wake(self: Arc<Self>) {
+            self.0.notify();
+        }
+    }
+    // Loom's own waker is a step wherever it is cloned, and tokio clones some while it holds a lock.
+    let signal = Arc::new(Signal(Notify::new()));
+    let waker = signal.clone().into();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => signal.0.wait(),
+        }
+    }
+}
+
+/// Loom has no tasks: this one runs in whoever waits for it.
+pub(crate) struct JoinHandle<T>(Pin<Box<dyn Future<Output = T> + Send>>);
+
+#[derive(Debug)]
+pub(crate) struct AbortHandle;
+
+pub(crate) fn spawn<F: Future + Send + 'static>(future: F) -> JoinHandle<F::Output> {
+    JoinHandle(Box::pin(future))
+}
+
+impl<T> JoinHandle<T> {
+    pub(crate) fn abort(&self) {}
+
+    pub(crate) fn abort_handle(&self) -> AbortHandle {
+        AbortHandle
+    }
+}
+
+impl AbortHandle {
+    pub(crate) fn abort(&self) {}
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context).map(Ok)
+    }
+}
+
+/// Loom takes `SeqCst` for little more than `AcqRel`, except in fences, so each access that has it gets the
+/// fences that make it so.
+pub(crate) mod atomic {
+    pub(crate) use loom::sync::atomic::{Ordering, fence};
+
+    fn fenced<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
+        if order == Ordering::SeqCst {
+            fence(order);
+        }
+        let answer = access();
+        if order == Ordering::SeqCst {
+            fence(order);
+        }
+        answer
+    }
+
+    macro_rules! atomics {
+        ($($name:ident($value:ty) { $($method:ident),* })*) => {$(
+            #[derive(Debug, Default)]
+            pub(crate) struct $name(loom::sync::atomic::$name);
+
+            impl $name {
+                pub(crate) fn new(value: $value) -> Self {
+                    Self(loom::sync::atomic::$name::new(value))
+                }
+
+                pub(crate) fn load(&self, order: Ordering) -> $value {
+                    fenced(order, || self.0.load(order))
+                }
+
+                pub(crate) fn store(&self, value: $value, order: Ordering) {
+                    fenced(order, || self.0.store(value, order));
+                }
+
+                $(
+                    pub(crate) fn $method(&self, value: $value, order: Ordering) -> $value {
+                        fenced(order, || self.0.$method(value, order))
+                    }
+                )*
+            }
+        )*};
+    }
+
+    atomics! {
+        AtomicBool(bool) {}
+        AtomicU8(u8) {}
+        AtomicI64(i64) {}
+        AtomicU64(u64) { fetch_add, fetch_sub, fetch_max, swap }
+    }
+
+    impl AtomicU8 {
+        pub(crate) fn compare_exchange(
+            &self,
+            current: u8,
+            new: u8,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u8, u8> {
+            fenced(success, || {
+                self.0.compare_exchange(current, new, success, failure)
+            })
+        }
+    }
+}
