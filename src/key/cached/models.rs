@@ -95,7 +95,7 @@ impl Setup {
         let found = match self.peek() {
             Peek::Known(entry) => Some(entry),
             Peek::Unknown => None,
-            Peek::Ask => self.cache.lookup(self.id()).await.unwrap(),
+            Peek::Stale(_) | Peek::Ask => self.cache.lookup(self.id()).await.unwrap(),
         };
         found.is_some_and(|entry| entry.key.revoked.is_none())
     }
