@@ -1,0 +1,219 @@
+//! The cases, each of two classes that must not be told apart, unless it says so.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use dudect_bencher::ctbench::BenchFn;
+use dudect_bencher::rand::RngExt;
+use dudect_bencher::{BenchRng, CtRunner};
+use keytally::ApiKeyLayer;
+use keytally::backend::MemoryBackend;
+use keytally::key::{CacheConfig, KeyAdmin, KeyRecord, Peppers, Secret};
+
+use crate::harness::{KEYS, Round, refuse, refuse_after, time};
+use crate::secrets::{issued, mistyped, other, sha256, stored, under_pepper};
+
+pub const ALL: [(&str, BenchFn); 9] = [
+    ("planted_early_exit", planted_early_exit),
+    ("planted_before_the_layer", planted_before_the_layer),
+    ("nothing_to_find", nothing_to_find),
+    ("digest_first_or_last_byte", digest_first_or_last_byte),
+    ("known_or_unknown_cached", known_or_unknown_cached),
+    (
+        "known_or_unknown_with_peppers",
+        known_or_unknown_with_peppers,
+    ),
+    ("known_or_unknown_uncached", known_or_unknown_uncached),
+    ("checksum_first_or_last_digit", checksum_first_or_last_digit),
+    ("malformed_or_unknown", malformed_or_unknown),
+];
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A layer that asks for a key once.
+fn layer(records: impl IntoIterator<Item = KeyRecord>) -> ApiKeyLayer {
+    let cached = CacheConfig::new().ttl(DAY).unknown_ttl(DAY);
+    ApiKeyLayer::new(store(records)).cache(cached)
+}
+
+fn store(records: impl IntoIterator<Item = KeyRecord>) -> MemoryBackend {
+    let store = MemoryBackend::new();
+    let context = tokio::runtime::Handle::current();
+    for record in records {
+        context.block_on(store.create(record)).expect("it is new");
+    }
+    store
+}
+
+fn unknown() -> String {
+    issued().0.expose().to_owned()
+}
+
+/// Keys that exist, and a wrong secret of each.
+fn known(rng: &mut BenchRng) -> (Vec<KeyRecord>, Vec<String>) {
+    (0..KEYS)
+        .map(|_| issued())
+        .map(|(secret, record)| (record, other(&secret, rng)))
+        .unzip()
+}
+
+/// What no comparison may be.
+#[inline(never)]
+fn early_exit(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    for (one, other) in one.iter().zip(other) {
+        if black_box(one) != black_box(other) {
+            return false;
+        }
+    }
+    true
+}
+
+/// A digest and another, which differs in the first byte or in the last only.
+fn pair(first: bool, rng: &mut BenchRng) -> ([u8; 32], [u8; 32]) {
+    let one: [u8; 32] = rng.random();
+    let mut other = one;
+    other[if first { 0 } else { 31 }] ^= 1;
+    (one, other)
+}
+
+/// To be found: an early exit alone.
+fn planted_early_exit(runner: &mut CtRunner, rng: &mut BenchRng) {
+    time(runner, rng, pair, |(one, other)| early_exit(one, other));
+}
+
+/// To be found: the same early exit with all the noise of a refusal.
+fn planted_before_the_layer(runner: &mut CtRunner, rng: &mut BenchRng) {
+    let pairs = [true, false].map(|first| pair(first, rng));
+    let round = |rng: &mut BenchRng| {
+        let (records, secrets) = known(rng);
+        Round {
+            layer: layer(records),
+            left: secrets.clone(),
+            right: secrets,
+        }
+    };
+    refuse_after(runner, rng, round, |is_left| {
+        let (one, other) = &pairs[usize::from(!is_left)];
+        black_box(early_exit(one, other));
+    });
+}
+
+/// Unknown ids in both classes.
+fn nothing_to_find(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |_| Round {
+        layer: layer([]),
+        left: (0..KEYS).map(|_| unknown()).collect(),
+        right: (0..KEYS).map(|_| unknown()).collect(),
+    });
+}
+
+/// Wrong secrets of the same keys: a digest that differs from the stored one in its first byte, and
+/// one that differs in the last bit of the last byte.
+fn digest_first_or_last_byte(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |rng| {
+        let (mut records, mut left, mut right) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..KEYS {
+            let (secret, mut record) = issued();
+            let mut digest = sha256(secret.expose());
+            digest[31] ^= 1;
+            record.digest = stored(&digest);
+            records.push(record);
+            right.push(secret.expose().to_owned());
+            let others = std::iter::repeat_with(|| other(&secret, rng));
+            left.extend(others.filter(|other| sha256(other)[0] != digest[0]).take(1));
+        }
+        Round {
+            layer: layer(records),
+            left,
+            right,
+        }
+    });
+}
+
+/// Wrong secrets of keys that exist, and ids that do not; the cache knows of both.
+fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |rng| {
+        let (records, left) = known(rng);
+        let right = (0..KEYS).map(|_| unknown()).collect();
+        Round {
+            layer: layer(records),
+            left,
+            right,
+        }
+    });
+}
+
+/// The same where digests are made under a pepper.
+fn known_or_unknown_with_peppers(runner: &mut CtRunner, rng: &mut BenchRng) {
+    let peppers = Peppers::none()
+        .with("one", b"0123456789abcdef")
+        .and_then(|peppers| peppers.with("two", b"fedcba9876543210"))
+        .expect("two peppers");
+    refuse(runner, rng, |rng| {
+        let (mut records, left) = known(rng);
+        for record in &mut records {
+            record.digest = under_pepper("one", &record.digest);
+        }
+        let right = (0..KEYS).map(|_| unknown()).collect();
+        Round {
+            layer: layer(records).peppers(peppers.clone()),
+            left,
+            right,
+        }
+    });
+}
+
+/// The same where nothing is cached, so that the store is asked for each: to be found, since it finds
+/// a record to copy, or none.
+fn known_or_unknown_uncached(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |rng| {
+        let (records, left) = known(rng);
+        let right = (0..KEYS).map(|_| unknown()).collect();
+        let always = CacheConfig::new()
+            .ttl(Duration::ZERO)
+            .unknown_ttl(Duration::ZERO);
+        let layer = ApiKeyLayer::new(store(records))
+            .cache(always)
+            .no_lookup_budget();
+        Round { layer, left, right }
+    });
+}
+
+/// The same secrets, mistyped in the first digit of their checksum or in the last.
+fn checksum_first_or_last_digit(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |_| {
+        let secrets: Vec<Secret> = (0..KEYS).map(|_| issued().0).collect();
+        let mistyped = |last| {
+            secrets
+                .iter()
+                .map(|secret| mistyped(secret, last))
+                .collect()
+        };
+        Round {
+            layer: layer([]),
+            left: mistyped(false),
+            right: mistyped(true),
+        }
+    });
+}
+
+/// Secrets whose checksum is wrong, and ids that do not exist: to be found, since the first are
+/// refused before anything is hashed. Who made them up knows the checksum as well.
+fn malformed_or_unknown(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |_| {
+        let secrets: Vec<Secret> = (0..KEYS).map(|_| issued().0).collect();
+        let left = secrets
+            .iter()
+            .map(|secret| mistyped(secret, true))
+            .collect();
+        let right = secrets
+            .iter()
+            .map(|secret| secret.expose().to_owned())
+            .collect();
+        Round {
+            layer: layer([]),
+            left,
+            right,
+        }
+    });
+}

@@ -1,0 +1,217 @@
+//! How two classes of requests are timed.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use dudect_bencher::rand::RngExt;
+use dudect_bencher::rand::seq::SliceRandom;
+use dudect_bencher::{BenchRng, Class, CtRunner};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use keytally::{ApiKeyLayer, ApiKeyService, PeerAddress};
+use tower::{Layer, Service};
+
+/// Of each class.
+pub static SAMPLES: OnceLock<usize> = OnceLock::new();
+
+/// Timed of both classes together before the keys change.
+const ROUND: usize = 2_000;
+/// Keys of each class.
+pub const KEYS: usize = 16;
+
+/// Rounds whose memory is in use.
+const KEPT: usize = 8;
+
+/// What refuses everything; behind it is nothing.
+#[derive(Clone)]
+pub struct Behind;
+
+impl Service<Request<()>> for Behind {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::new(String::new())))
+    }
+}
+
+/// The secrets of two classes in front of one layer.
+pub struct Round {
+    pub layer: ApiKeyLayer,
+    pub left: Vec<String>,
+    pub right: Vec<String>,
+}
+
+/// Times as many requests as were asked for, whose keys change between rounds.
+pub fn refuse(
+    runner: &mut CtRunner,
+    rng: &mut BenchRng,
+    round: impl FnMut(&mut BenchRng) -> Round,
+) {
+    refuse_after(runner, rng, round, |_| ());
+}
+
+/// The same with something that is done before each, and timed.
+pub fn refuse_after(
+    runner: &mut CtRunner,
+    rng: &mut BenchRng,
+    mut round: impl FnMut(&mut BenchRng) -> Round,
+    before: impl Fn(bool),
+) {
+    let mut tally = Tally::default();
+    let mut left = 2 * SAMPLES.get().expect("set in main");
+    let mut kept = Vec::new();
+    while left > 0 {
+        let Round {
+            layer,
+            left: first,
+            right: second,
+        } = round(rng);
+        assert_eq!((first.len(), second.len()), (KEYS, KEYS));
+        let service = RefCell::new(layer.layer(Behind));
+        let mut presented: Vec<Presented> = Vec::with_capacity(2 * KEYS);
+        for (is_left, secrets) in [(true, first), (false, second)] {
+            presented.extend(secrets.iter().map(|secret| Presented::new(secret, is_left)));
+        }
+        // Mixed before anything is made of them, so that no class has a place in memory of its own.
+        presented.shuffle(rng);
+        // What is kept of each is on pages of its own, as far apart for both.
+        let mut apart: Vec<Vec<u8>> = Vec::with_capacity(presented.len());
+        for each in &presented {
+            apart.push(vec![0; rng.random_range(4_096..8_192)]);
+            let answer = drive(&mut service.borrow_mut(), each.request());
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        }
+        let count = left.min(ROUND);
+        for _ in 0..count {
+            let each = &presented[rng.random_range(0..presented.len())];
+            let request = Cell::new(Some(each.request()));
+            let answer = Cell::new(None);
+            tally.run_one(runner, each.is_left, || {
+                before(each.is_left);
+                let request = request.take().expect("asked once");
+                answer.set(Some(drive(&mut service.borrow_mut(), request)));
+            });
+            assert!(answer.take().is_some());
+        }
+        left -= count;
+        // Some rounds' memory stays for a while, so that the next is not laid out as the last was.
+        if kept.len() == KEPT {
+            kept.swap_remove(rng.random_range(0..KEPT));
+        }
+        kept.push((service, apart));
+    }
+    tally.print();
+}
+
+/// Times a function of whether it is the left class.
+pub fn time<T>(
+    runner: &mut CtRunner,
+    rng: &mut BenchRng,
+    mut input: impl FnMut(bool, &mut BenchRng) -> T,
+    timed: impl Fn(&T) -> bool,
+) {
+    let mut tally = Tally::default();
+    for _ in 0..2 * SAMPLES.get().expect("set in main") {
+        let is_left = rng.random::<bool>();
+        let input = input(is_left, rng);
+        tally.run_one(runner, is_left, || timed(&input));
+    }
+    tally.print();
+}
+
+/// What a request presents, in as much memory whatever it is.
+struct Presented {
+    bearer: [u8; 80],
+    len: usize,
+    is_left: bool,
+}
+
+impl Presented {
+    fn new(secret: &str, is_left: bool) -> Self {
+        let (text, mut bearer) = (format!("Bearer {secret}"), [0; 80]);
+        bearer[..text.len()].copy_from_slice(text.as_bytes());
+        Self {
+            bearer,
+            len: text.len(),
+            is_left,
+        }
+    }
+
+    /// A request whose header is copied to where the one before was.
+    fn request(&self) -> Request<()> {
+        let value = HeaderValue::from_bytes(&self.bearer[..self.len]).expect("digits");
+        let mut request = Request::new(());
+        request.headers_mut().insert(AUTHORIZATION, value);
+        let peer = PeerAddress([203, 0, 113, 7].into());
+        request.extensions_mut().insert(peer);
+        request
+    }
+}
+
+fn drive(
+    service: &mut ApiKeyService<Behind>,
+    request: Request<()>,
+) -> Response<impl Sized + use<>> {
+    let cx = &mut Context::from_waker(Waker::noop());
+    match pin!(service.call(request)).poll(cx) {
+        Poll::Ready(Ok(response)) => response,
+        _ => panic!("the service is not ready at once"),
+    }
+}
+
+/// How often what took so many nanoseconds, for the size of an effect.
+struct Tally([Vec<u64>; 2]);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self([vec![0; Self::MOST + 1], vec![0; Self::MOST + 1]])
+    }
+}
+
+impl Tally {
+    const MOST: usize = 20_000;
+
+    /// Times a function twice over: for the test, and within that for the size.
+    fn run_one<T>(&mut self, runner: &mut CtRunner, is_left: bool, timed: impl Fn() -> T) {
+        let taken = Cell::new(Duration::ZERO);
+        let class = if is_left { Class::Left } else { Class::Right };
+        runner.run_one(class, || {
+            let start = Instant::now();
+            let done = timed();
+            taken.set(start.elapsed());
+            done
+        });
+        let nanos = usize::try_from(taken.get().as_nanos()).unwrap_or(usize::MAX);
+        self.0[usize::from(!is_left)][nanos.min(Self::MOST)] += 1;
+    }
+
+    /// The means of the fastest nine tenths of each class, with what timing takes.
+    fn print(&self) {
+        let [left, right] = self.0.each_ref().map(|counts| {
+            let all: u64 = counts.iter().sum();
+            let mut left = all / 10 * 9;
+            let mut sum = 0;
+            for (nanos, &count) in counts.iter().enumerate() {
+                let count = count.min(left);
+                left -= count;
+                sum += count * nanos as u64;
+            }
+            sum as f64 / (all / 10 * 9) as f64
+        });
+        print!(
+            "{left:.2} ns and {right:.2} ns, apart {:+.2} ns",
+            left - right
+        );
+    }
+}
