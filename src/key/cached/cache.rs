@@ -1,13 +1,15 @@
 //! The cache and its look-ups.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use quick_cache::UnitWeighter;
+use jiff::Timestamp;
+use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
@@ -20,9 +22,12 @@ use crate::key::changes::{ChangeFeed, Forget};
 use crate::key::{Digest, Key, KeyRecord, KeyStore, StoreError};
 use crate::sync;
 
-/// A record as the cache holds it, and what a layer made of it.
+/// A record as the cache holds it, and what a layer made of it. An id that no key has is held as one
+/// too, so that it is found and refused by the same steps as a wrong secret.
 #[derive(Debug)]
 pub(crate) struct CachedKey {
+    /// Whether there is such a key; if not, `key` is nobody's and no secret has the digest.
+    pub(crate) exists: bool,
     pub(crate) key: Arc<Key>,
     pub(crate) digest: Digest,
     /// What layers make of the key's limits, kept as long as the entry is.
@@ -37,8 +42,8 @@ pub(crate) struct CachedKey {
 
 /// What the cache knows without asking.
 pub(crate) enum Peek {
-    Known(Arc<CachedKey>),
-    Unknown,
+    /// What it knows: a key, or that there is none.
+    Held(Arc<CachedKey>),
     /// The store has to be asked again about a key that was known.
     Stale(Arc<CachedKey>),
     /// The store has to be asked.
@@ -51,7 +56,20 @@ pub(super) type Found = Result<Option<Arc<CachedKey>>, StoreError>;
 #[derive(Clone)]
 pub struct KeyCache(Arc<Inner>);
 
-type Bounded<V> = Cache<KeyId, V, UnitWeighter, RandomState, DefaultLifecycle<KeyId, V>>;
+type Entry = Arc<CachedKey>;
+
+type Entries = Cache<KeyId, Entry, Room, RandomState, DefaultLifecycle<KeyId, Entry>>;
+
+/// The room that entries take from each other: those without a key none, and so they are pushed out
+/// by none. There are no more of them than `unknown` has.
+#[derive(Clone)]
+struct Room;
+
+impl Weighter<KeyId, Entry> for Room {
+    fn weight(&self, _: &KeyId, entry: &Entry) -> u64 {
+        entry.exists.into()
+    }
+}
 
 struct Inner {
     source: Source,
@@ -59,8 +77,10 @@ struct Inner {
     changes: ChangeFeed,
     config: CacheConfig,
     clock: Clock,
-    known: Bounded<Arc<CachedKey>>,
-    unknown: Bounded<u64>,
+    entries: Entries,
+    /// The ids among them that no key has, from the oldest, and some that have changed since.
+    unknown: Mutex<VecDeque<KeyId>>,
+    nobody: Arc<Key>,
     flights: Flights,
     lookups: AtomicU64,
     failures: AtomicU64,
@@ -98,8 +118,9 @@ impl KeyCache {
         clock: Clock,
     ) -> Self {
         let inner = Arc::new(Inner {
-            known: bounded(config.capacity),
-            unknown: bounded(config.unknown_capacity),
+            entries: entries(&config),
+            unknown: Mutex::default(),
+            nobody: Arc::new(Key::new(KeyId::from_number(0), "", Timestamp::UNIX_EPOCH)),
             source: Source::new(source, config.stranger_lookups),
             changes,
             config,
@@ -153,20 +174,18 @@ impl KeyCache {
     #[inline]
     pub(crate) fn peek(&self, id: KeyId, now: Now) -> Peek {
         let now = now.elapsed_nanos();
-        if let Some(entry) = self.0.known.get(&id) {
-            if now < entry.fresh_until {
-                return Peek::Known(entry);
-            }
-            if now < entry.retry_at.load(Ordering::Relaxed) {
-                self.0.count_stale();
-                return Peek::Known(entry);
-            }
-            return Peek::Stale(entry);
+        let Some(entry) = self.0.entries.get(&id) else {
+            return Peek::Ask;
+        };
+        if now < entry.fresh_until {
+            return Peek::Held(entry);
         }
-        if let Some(until) = self.0.unknown.get(&id)
-            && now < until
-        {
-            return Peek::Unknown;
+        if now < entry.retry_at.load(Ordering::Relaxed) {
+            self.0.count_stale();
+            return Peek::Held(entry);
+        }
+        if entry.exists {
+            return Peek::Stale(entry);
         }
         Peek::Ask
     }
@@ -198,16 +217,18 @@ impl KeyCache {
 
     #[cfg(test)]
     pub(super) fn unknown(&self) -> usize {
-        self.0.unknown.len()
+        self.0.unknown_ids().len()
     }
 }
 
-fn bounded<V: Clone>(capacity: usize) -> Bounded<V> {
-    let capacity = capacity.max(1);
+fn entries(config: &CacheConfig) -> Entries {
     Cache::with(
-        capacity,
-        capacity as u64,
-        UnitWeighter,
+        config
+            .capacity
+            .saturating_add(config.unknown_capacity)
+            .max(1),
+        config.capacity.max(1) as u64,
+        Room,
         RandomState::default(),
         DefaultLifecycle::default(),
     )
@@ -242,7 +263,7 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Option<KeyRecord>, StoreError> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
-        let answer = if self.known.contains_key(&id) {
+        let answer = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
             self.source.ask_again(id, deadline).await
         } else {
             self.source.ask(id, deadline).await
@@ -269,6 +290,7 @@ impl Inner {
             Ok(Some(KeyRecord { key, digest, .. })) => {
                 let fresh_until = until(self.config.ttl);
                 let entry = Arc::new(CachedKey {
+                    exists: true,
                     key: Arc::new(key),
                     digest,
                     terms: OnceLock::new(),
@@ -276,19 +298,18 @@ impl Inner {
                     stale_until: fresh_until.saturating_add(nanos(self.config.serve_stale)),
                     retry_at: AtomicU64::new(0),
                 });
-                self.unknown.remove(&id);
-                self.known.insert(id, entry.clone());
+                self.entries.insert(id, entry.clone());
                 Ok(Some(entry))
             }
             Ok(None) => {
-                self.known.remove(&id);
-                self.unknown.insert(id, until(self.config.unknown_ttl));
+                self.keep_unknown(id, until(self.config.unknown_ttl));
                 Ok(None)
             }
             Err(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 let now = self.clock.now().elapsed_nanos();
-                match self.known.get(&id).filter(|entry| now < entry.stale_until) {
+                let held = self.entries.get(&id);
+                match held.filter(|entry| entry.exists && now < entry.stale_until) {
                     Some(entry) => {
                         entry
                             .retry_at
@@ -301,10 +322,35 @@ impl Inner {
         }
     }
 
+    /// Remembers that no key has an id, in the place of the oldest such id where there are enough.
+    fn keep_unknown(&self, id: KeyId, until: u64) {
+        let mut unknown = self.unknown_ids();
+        while unknown.len() >= self.config.unknown_capacity.max(1) {
+            if let Some(oldest) = unknown.pop_front() {
+                self.entries.remove_if(&oldest, |entry| !entry.exists);
+            }
+        }
+        unknown.push_back(id);
+        let entry = CachedKey {
+            exists: false,
+            key: self.nobody.clone(),
+            digest: Digest::nobodys(),
+            terms: OnceLock::new(),
+            fresh_until: until,
+            stale_until: until,
+            retry_at: AtomicU64::new(0),
+        };
+        self.entries.insert(id, Arc::new(entry));
+    }
+
+    fn unknown_ids(&self) -> MutexGuard<'_, VecDeque<KeyId>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A key that may be served because the store failed, and whether it is this request's turn to
     /// have the store asked again.
     fn known_in_outage(&self, id: KeyId) -> Option<(Arc<CachedKey>, bool)> {
-        let entry = self.known.get(&id)?;
+        let entry = self.entries.get(&id)?;
         let now = self.clock.now().elapsed_nanos();
         let due = entry.retry_at.load(Ordering::Relaxed);
         if due == 0 || now >= entry.stale_until {
@@ -338,15 +384,14 @@ fn nanos(duration: Duration) -> u64 {
 impl Forget for Inner {
     fn forget(&self, id: KeyId) {
         self.flights.overtake(id, || {
-            self.known.remove(&id);
-            self.unknown.remove(&id);
+            self.entries.remove(&id);
         });
     }
 
     fn forget_all(&self) {
         self.flights.overtake_all(|| {
-            self.known.clear();
-            self.unknown.clear();
+            self.entries.clear();
+            self.unknown_ids().clear();
         });
     }
 }

@@ -6,8 +6,9 @@
 //! 3. Every look-up is registered under a lock before the store is asked. Whoever drops a key takes
 //!    its look-up off the register under the same lock, so a slow answer that began before can
 //!    neither enter the cache nor be used by anyone.
-//! 4. Unknown ids live in a cache of their own, brief and bounded: a flood of them cannot push out
-//!    keys that exist. Look-ups of ids that are not held take turns, those of held ones never wait.
+//! 4. Unknown ids are held beside the keys, so that both are found by the same steps; briefly, and in
+//!    room of their own: a flood of them cannot push out keys that exist. Look-ups of ids that are not
+//!    held take turns, those of held keys never wait.
 //! 5. A look-up ends within its time: a store that hangs, panics or answers with somebody else's record
 //!    is one that fails.
 //! 6. An outage of the store is an error, unless serving what was known is asked for, with a bound.

@@ -93,8 +93,7 @@ impl Setup {
     /// Whether the key is found, and is not revoked.
     async fn is_good(&self) -> bool {
         let found = match self.peek() {
-            Peek::Known(entry) => Some(entry),
-            Peek::Unknown => None,
+            Peek::Held(entry) => Some(entry).filter(|entry| entry.exists),
             Peek::Stale(_) | Peek::Ask => self.cache.lookup(self.id()).await.unwrap(),
         };
         found.is_some_and(|entry| entry.key.revoked.is_none())

@@ -78,8 +78,7 @@ impl<S> fmt::Debug for CachedStore<S> {
 impl<S: KeyStore> KeyStore for CachedStore<S> {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let found = match self.cache.peek(id, self.cache.clock().now()) {
-            Peek::Known(entry) => Some(entry),
-            Peek::Unknown => None,
+            Peek::Held(entry) => Some(entry).filter(|entry| entry.exists),
             Peek::Stale(_) | Peek::Ask => self.cache.lookup(id).await?,
         };
         Ok(found.map(|entry| KeyRecord {
