@@ -1,0 +1,141 @@
+//! Headers in masses: many, long, and many that carry keys.
+
+use axum::Router;
+use axum::routing::get;
+use http::{HeaderName, HeaderValue, Request};
+use keytally::ApiKeyLayer;
+use keytally::backend::MemoryBackend;
+use keytally::key::{NewKey, Prefix, Secret};
+use keytally::usage::{Recorder, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::measure::{Flood, MIB};
+use super::{ask, behind, many, support};
+
+/// The status of the answer to a head of these lines; none where the server only hangs up.
+async fn status(address: std::net::SocketAddr, lines: impl Iterator<Item = String>) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let (mut reading, mut writing) = stream.split();
+    let head = format!(
+        "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n",
+        lines.collect::<String>()
+    );
+    let (_, answer) = tokio::join!(writing.write_all(head.as_bytes()), async {
+        let mut answer = Vec::new();
+        // A server that has had enough resets the connection after its answer.
+        while reading
+            .read_buf(&mut answer)
+            .await
+            .is_ok_and(|read| read > 0)
+        {}
+        answer
+    });
+    let text = String::from_utf8_lossy(&answer);
+    text.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+}
+
+#[tokio::test]
+async fn header_bombs_over_sockets_are_refused_and_leave_nothing() {
+    let rounds = many(20, 2_000);
+    let mut flood = Flood::begin("header bombs over sockets", 8 * MIB).await;
+    let service = support::Service::plain(Router::new().route("/", get(|| async { "ok" }))).await;
+    let good = service.key().await;
+    let key = format!("x-api-key: {}\r\n", good.secret.expose());
+    let (mut passed, mut ambiguous) = (0, 0);
+    for n in 0..rounds {
+        let many_short = |count: usize| (0..count).map(|n| format!("h{n}: v\r\n"));
+        let long = |bytes: usize| std::iter::once(format!("long: {}\r\n", "v".repeat(bytes)));
+        let keyed = || std::iter::once(key.clone());
+        // As many headers as hyper takes, and more; as long ones as it takes, and longer.
+        let at_most = keyed().chain(many_short(97));
+        assert_eq!(status(service.address, at_most).await, Some(200));
+        let too_many = keyed().chain(many_short(200));
+        assert_eq!(status(service.address, too_many).await, Some(431));
+        let is_long = keyed().chain(long(300_000));
+        assert_eq!(status(service.address, is_long).await, Some(200));
+        let too_long = status(service.address, keyed().chain(long(2_000_000))).await;
+        assert!(matches!(too_long, Some(431) | None), "{too_long:?}");
+        passed += 2;
+        // The good key and others, in as many places as there are.
+        let many_keys = keyed().chain((0..90).map(|n| format!("x-api-key: acme_{n}\r\n")));
+        assert_eq!(status(service.address, many_keys).await, Some(401));
+        let same = (0..90).flat_map(|_| keyed());
+        assert_eq!(status(service.address, same).await, Some(200));
+        passed += 1;
+        ambiguous += 1;
+        if n % 10 == 0 {
+            flood.check();
+        }
+    }
+    service.until_open(0).await;
+    let stats = service.recorder.stats();
+    assert_eq!(stats.refused_for(Refusal::Ambiguous), ambiguous);
+    assert_eq!((stats.accepted, stats.lost), (passed, 0));
+    flood.end(6 * rounds);
+}
+
+#[tokio::test]
+async fn header_bombs_into_the_service_leave_nothing() {
+    let rounds = many(10, 1_000);
+    let mut flood = Flood::begin("header bombs into the service", 8 * MIB).await;
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let good = support::issue(&backend, NewKey::named("good")).await;
+    let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
+    let mut service = behind(layer.insecure_query_parameter("key"));
+    let key = HeaderValue::from_str(good.secret.expose()).unwrap();
+    let prefix = Prefix::new("acme_test").unwrap();
+    // A map of headers takes 24,576 at most.
+    let numbers = || 0..many(2_000, 20_000);
+    for _ in 0..rounds {
+        let request = || Request::new(());
+        let mut many_names = request();
+        let headers = many_names.headers_mut();
+        for n in numbers() {
+            let name = HeaderName::from_bytes(format!("h{n}").as_bytes()).unwrap();
+            headers.insert(name, HeaderValue::from_static("v"));
+        }
+        headers.insert("x-api-key", key.clone());
+        assert_eq!(ask(&mut service, many_names).await, 200);
+
+        let mut many_keys = request();
+        for _ in numbers() {
+            let other = Secret::generate(&prefix).unwrap();
+            let other = HeaderValue::from_str(&format!("Bearer {}", other.expose())).unwrap();
+            many_keys.headers_mut().append("authorization", other);
+        }
+        assert_eq!(ask(&mut service, many_keys).await, 401);
+
+        let mut same = request();
+        for _ in numbers() {
+            same.headers_mut().append("x-api-key", key.clone());
+        }
+        assert_eq!(ask(&mut service, same).await, 200);
+
+        let mut long = request();
+        let megabyte = HeaderValue::from_bytes(&vec![b'a'; 1 << 20]).unwrap();
+        for name in [
+            "x-api-key",
+            "x-request-id",
+            "content-type",
+            "content-length",
+        ] {
+            long.headers_mut().insert(name, megabyte.clone());
+        }
+        assert_eq!(ask(&mut service, long).await, 401);
+
+        let query: String = (0..6_000).map(|n| format!("key=acme_{n}&")).collect();
+        let query = Request::get(format!("/?{}", &query[..60_000]))
+            .body(())
+            .unwrap();
+        assert_eq!(ask(&mut service, query).await, 401);
+        flood.check();
+    }
+    recorder.flush().await;
+    let stats = recorder.stats();
+    assert_eq!(stats.refused_for(Refusal::Ambiguous), 2 * rounds);
+    assert_eq!(stats.refused_for(Refusal::Malformed), rounds);
+    assert_eq!((stats.written, stats.lost), (2 * rounds, 0));
+    flood.end(5 * rounds);
+}

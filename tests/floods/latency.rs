@@ -1,0 +1,199 @@
+//! How long good keys wait while a flood of bad ones runs beside them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use keytally::backend::MemoryBackend;
+use keytally::key::{NewKey, Prefix, Secret};
+use keytally::usage::Recorder;
+use keytally::{ApiKeyLayer, PeerAddress};
+use tokio::net::TcpStream;
+
+use super::measure::{Flood, MIB};
+use super::{ask, behind, many, support};
+
+/// Connections of each kind.
+const FLOODERS: usize = 8;
+const GOOD: usize = 4;
+
+struct Client(http1::SendRequest<Empty<Bytes>>);
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    async fn ask(&mut self, path: &str, secret: &str) -> StatusCode {
+        let request = support::get(path, secret).header("host", "x");
+        let request = request.body(Empty::new()).unwrap();
+        self.0.ready().await.unwrap();
+        let response = self.0.send_request(request).await.unwrap();
+        let status = response.status();
+        response.into_body().collect().await.unwrap();
+        status
+    }
+}
+
+/// What goes on beside the good keys.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    Nothing,
+    /// As many clients, answered without any work of the layer's.
+    Bare,
+    /// Unknown keys from one address, over sockets.
+    Bad,
+    /// Unknown keys from as many addresses, by tasks that call the layer.
+    Within,
+}
+
+struct Setup {
+    address: SocketAddr,
+    layer: ApiKeyLayer,
+    good: String,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+}
+
+impl Setup {
+    fn flood(&self, beside: Beside) -> tokio::task::JoinSet<()> {
+        let mut flooders = tokio::task::JoinSet::new();
+        for n in 0..FLOODERS {
+            let (stop, sent) = (self.stop.clone(), self.sent.clone());
+            let (address, layer) = (self.address, self.layer.clone());
+            let prefix = Prefix::new("acme_test").unwrap();
+            match beside {
+                Beside::Nothing => {}
+                Beside::Bare | Beside::Bad => {
+                    let path = if beside == Beside::Bad {
+                        "/"
+                    } else {
+                        "/exempt"
+                    };
+                    flooders.spawn(async move {
+                        let mut client = Client::connect(address).await;
+                        while !stop.load(Ordering::Relaxed) {
+                            let secret = Secret::generate(&prefix).unwrap();
+                            let status = client.ask(path, secret.expose()).await;
+                            assert!(matches!(status.as_u16(), 401 | 429), "{status}");
+                            sent.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                Beside::Within => {
+                    let mut service = behind(layer);
+                    flooders.spawn(async move {
+                        while !stop.load(Ordering::Relaxed) {
+                            let secret = Secret::generate(&prefix).unwrap();
+                            let request = Request::get("/").header("x-api-key", secret.expose());
+                            let mut request = request.body(()).unwrap();
+                            let from = IpAddr::from([192, 0, 2, n as u8]);
+                            request.extensions_mut().insert(PeerAddress(from));
+                            let status = ask(&mut service, request).await;
+                            assert!(matches!(status.as_u16(), 401 | 429), "{status}");
+                            sent.fetch_add(1, Ordering::Relaxed);
+                            tokio::task::yield_now().await;
+                        }
+                    });
+                }
+            }
+        }
+        flooders
+    }
+
+    /// Latencies of requests with a good key, a few at a time.
+    async fn measure(&self, beside: Beside, requests: u64) -> Vec<Duration> {
+        self.stop.store(false, Ordering::Relaxed);
+        let flooders = self.flood(beside);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..GOOD {
+            let (address, good) = (self.address, self.good.clone());
+            clients.spawn(async move {
+                let mut client = Client::connect(address).await;
+                let mut latencies = Vec::new();
+                for _ in 0..requests / GOOD as u64 {
+                    let began = Instant::now();
+                    assert_eq!(client.ask("/", &good).await, 200);
+                    latencies.push(began.elapsed());
+                }
+                latencies
+            });
+        }
+        let mut latencies: Vec<Duration> = clients.join_all().await.concat();
+        self.stop.store(true, Ordering::Relaxed);
+        flooders.join_all().await;
+        latencies.sort_unstable();
+        latencies
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
+    let requests = many(400, 200_000);
+    let flood = Flood::begin("good keys beside bad ones", 40 * MIB).await;
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let layer = ApiKeyLayer::new(backend.clone())
+        .recorder(recorder.clone())
+        .exempt("/exempt");
+    let routes = Router::new().route("/", get(|| async { "ok" })).route(
+        "/exempt",
+        get(|| async { (StatusCode::UNAUTHORIZED, "no key is looked at here") }),
+    );
+    let setup = Setup {
+        address: support::serve(routes.layer(layer.clone())).await,
+        layer,
+        good: support::issue(&backend, NewKey::named("good"))
+            .await
+            .secret
+            .expose()
+            .to_owned(),
+        stop: Arc::default(),
+        sent: Arc::default(),
+    };
+    let mut asked = 0;
+    for (beside, name) in [
+        (Beside::Nothing, "calm"),
+        (
+            Beside::Bare,
+            "beside as many clients without the layer's work",
+        ),
+        (Beside::Bad, "beside bad keys of one address"),
+        (Beside::Within, "beside bad keys within the process"),
+        (Beside::Nothing, "calm again"),
+    ] {
+        setup.sent.store(0, Ordering::Relaxed);
+        let began = Instant::now();
+        let latencies = setup.measure(beside, requests).await;
+        asked += latencies.len() as u64;
+        let at = |share: usize| latencies[latencies.len() * share / 1_000].as_micros();
+        let (secs, others) = (
+            began.elapsed().as_secs_f64(),
+            setup.sent.load(Ordering::Relaxed),
+        );
+        println!(
+            "good keys {name}: p50 {} µs, p99 {} µs, p99.9 {} µs; {:.0} good and {:.0} others a second",
+            at(500),
+            at(990),
+            at(999),
+            latencies.len() as f64 / secs,
+            others as f64 / secs,
+        );
+    }
+    recorder.flush().await;
+    let stats = recorder.stats();
+    assert_eq!((stats.written, stats.lost), (asked, 0));
+    flood.end(asked);
+}
