@@ -1,0 +1,214 @@
+//! How a recorder ends: shut down, dropped, or with its runtime.
+
+use super::*;
+
+#[tokio::test]
+async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
+    let recorder = Recorder::new(Scripted::default());
+    record(&recorder, 2);
+    assert!(recorder.begin());
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost), (2, 1));
+    // Whether it has not ended yet, is on its way into the queue, or came too late.
+    recorder.0.0.counters.queued.events.fetch_add(1, SeqCst);
+    assert_eq!(recorder.shutdown(SOON).await, report);
+    recorder.0.0.counters.queued.events.fetch_sub(1, SeqCst);
+    recorder.record(draft());
+    assert_eq!(recorder.shutdown(SOON).await, report);
+    assert_conserved(&recorder, 2, 1);
+}
+
+#[tokio::test]
+async fn rule_9_what_is_pushed_after_the_end_is_lost() {
+    let recorder = Recorder::new(Scripted::default());
+    let inner = &recorder.0.0;
+    assert!(recorder.begin());
+    assert!(inner.admit(0));
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost), (0, 1));
+    inner.push(inner.queue.as_ref().unwrap(), draft());
+    assert_conserved(&recorder, 0, 1);
+}
+
+#[tokio::test]
+async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
+    let sink = Scripted::with(&[Turn::Fail]);
+    let recorder = Recorder::builder(sink.clone())
+        .batch_age(SOON * 100)
+        .start();
+    record(&recorder, 100);
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 100,
+            lost: 0,
+            spooled: 0
+        }
+    );
+    record(&recorder, 3);
+    assert_conserved(&recorder, 100, 3);
+    assert_eq!(
+        recorder.shutdown(SOON).await,
+        ShutdownReport {
+            written: 100,
+            lost: 3,
+            spooled: 0
+        }
+    );
+}
+
+#[tokio::test]
+async fn shutdown_ends_when_its_time_is_up() {
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone()).batch_size(10).start();
+    record(&recorder, 25);
+    let report = recorder.shutdown(Duration::from_millis(100)).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 0,
+            lost: 25,
+            spooled: 0
+        }
+    );
+    assert_conserved(&recorder, 0, 25);
+}
+
+#[tokio::test]
+async fn every_shutdown_waits_until_all_is_settled() {
+    let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));
+    record(&recorder, 5);
+    let time = Duration::from_millis(100);
+    let (first, second) = tokio::join!(recorder.shutdown(time), recorder.shutdown(SOON * 100));
+    assert_eq!((first.written, first.lost), (0, 5));
+    assert_eq!(recorder.stats().last_written, None);
+    assert_eq!(first, second);
+
+    let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));
+    record(&recorder, 5);
+    let cut_off = tokio::time::timeout(time, recorder.shutdown(SOON * 100)).await;
+    assert!(cut_off.is_err());
+    assert_eq!(recorder.shutdown(time).await, first);
+}
+
+#[test]
+fn shutdown_does_not_wait_for_a_runtime_that_nobody_drives() {
+    let idle = runtime();
+    let recorder = idle.block_on(async {
+        let recorder = Recorder::new(Scripted::default());
+        tokio::task::yield_now().await;
+        recorder
+    });
+    record(&recorder, 3);
+    assert!(recorder.begin());
+    let report = runtime().block_on(async {
+        tokio::time::pause();
+        let shutdown = recorder.shutdown(SOON);
+        tokio::time::timeout(SOON * 2, shutdown).await.unwrap()
+    });
+    assert_eq!((report.written, report.lost), (0, 4));
+    // Driven again, the task comes to its end.
+    idle.block_on(tokio::task::yield_now());
+    recorder.unbegin();
+    assert_conserved(&recorder, 0, 3);
+}
+
+#[test]
+fn without_its_runtime_a_recorder_loses_what_it_has_and_waits_for_nothing() {
+    for started in [false, true] {
+        let gone = runtime();
+        let recorder = gone.block_on(async {
+            let recorder = Recorder::builder(Scripted::default())
+                .batch_age(Duration::MAX)
+                .start();
+            if started {
+                tokio::task::yield_now().await;
+            }
+            recorder
+        });
+        record(&recorder, 3);
+        drop(gone);
+        assert_conserved(&recorder, 0, 3);
+        record(&recorder, 2);
+        runtime().block_on(async {
+            let flushed = tokio::time::timeout(SOON, recorder.flush()).await;
+            assert!(flushed.is_ok(), "a flush waits for a task that is gone");
+            assert_eq!(recorder.shutdown(SOON).await.lost, 5);
+        });
+        assert_conserved(&recorder, 0, 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_9_nothing_slips_through_a_shutdown() {
+    for _ in 0..if cfg!(miri) { 1 } else { 200 } {
+        let sink = Scripted::default();
+        let recorder = Recorder::builder(sink.clone()).batch_size(7).start();
+        let producer = tokio::task::spawn_blocking({
+            let recorder = recorder.clone();
+            move || record(&recorder, 500)
+        });
+        tokio::task::yield_now().await;
+        let report = recorder.shutdown(SOON).await;
+        producer.await.unwrap();
+        let stats = recorder.stats();
+        assert_eq!(report.written, stats.written);
+        assert!(report.lost <= stats.lost, "{report:?} {stats:?}");
+        let last = recorder.shutdown(SOON).await;
+        assert_eq!((last.written, last.lost), (stats.written, stats.lost));
+        assert_eq!(
+            (stats.accepted, stats.queued, stats.open),
+            (500, 0, 0),
+            "{stats:?}"
+        );
+        assert_eq!(stats.written + stats.lost, 500, "{stats:?}");
+        assert_eq!(stats.written, sink.events());
+    }
+}
+
+#[tokio::test]
+async fn the_last_handle_ends_the_task() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .batch_age(SOON * 100)
+        .start();
+    record(&recorder, 3);
+    drop(recorder);
+    for _ in 0..1_000 {
+        if sink.events() == 3 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("what was queued was not written");
+}
+
+#[tokio::test]
+async fn open_requests_are_ended_by_shutdown() {
+    struct Open(Recorder, AtomicU32);
+    impl Abandon for Open {
+        fn abandon(&self) {
+            if self.1.fetch_add(1, SeqCst) == 0 {
+                self.0.record(draft());
+            }
+        }
+    }
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone()).start();
+    assert!(recorder.begin());
+    let open = Arc::new(Open(recorder.clone(), AtomicU32::new(0)));
+    let weak = Arc::downgrade(&open);
+    let _place = recorder.open().enter(weak);
+    assert_eq!(recorder.stats().open, 1);
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 1,
+            lost: 0,
+            spooled: 0
+        }
+    );
+    assert_eq!(open.1.load(SeqCst), 1);
+}

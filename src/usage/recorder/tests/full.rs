@@ -1,0 +1,147 @@
+//! A recorder that has no room, or little.
+
+use super::*;
+
+#[tokio::test]
+async fn rule_9_what_finds_no_room_is_counted_as_lost() {
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone()).capacity(10).start();
+    // Nothing runs in between: the task has no chance to take anything out.
+    record(&recorder, 25);
+    let stats = recorder.stats();
+    assert_eq!((stats.accepted, stats.lost, stats.queued), (25, 15, 10));
+    let report = recorder.shutdown(Duration::from_millis(50)).await;
+    assert_eq!(
+        report,
+        ShutdownReport {
+            written: 0,
+            lost: 25,
+            spooled: 0
+        }
+    );
+    assert_conserved(&recorder, 0, 25);
+}
+
+#[tokio::test]
+async fn long_texts_fill_it_early_and_give_the_room_back() {
+    let sink = Scripted::with(&[Turn::Hang]);
+    let recorder = Recorder::builder(sink.clone())
+        .capacity_bytes(4 * 1_256 + 255)
+        .write_timeout(Duration::from_millis(10))
+        .start();
+    record_long(&recorder, 5, 1_000);
+    let stats = recorder.stats();
+    assert_eq!((stats.queued, stats.lost), (4, 1));
+    assert_eq!(stats.queued_bytes, 4 * 1_256);
+    tokio::task::yield_now().await;
+    // In flight they still take it.
+    record(&recorder, 1);
+    assert_eq!(recorder.stats().lost, 2);
+    recorder.flush().await;
+    assert_conserved(&recorder, 4, 2);
+    // Twenty of the ordinary ones.
+    record(&recorder, 21);
+    assert_eq!(recorder.stats().queued, 20);
+    recorder.flush().await;
+    assert_conserved(&recorder, 24, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_long_texts_does_not_wait_for_more() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .capacity_bytes(10_000)
+        .batch_age(SOON * 100)
+        .start();
+    record_long(&recorder, 3, 1_400);
+    tokio::time::sleep(SOON).await;
+    assert_eq!(sink.events(), 0);
+    record_long(&recorder, 1, 1_400);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_conserved(&recorder, 4, 0);
+}
+
+#[tokio::test]
+async fn what_is_lost_gives_its_bytes_back() {
+    let recorder = Recorder::builder(Scripted::with(&[Turn::Reject, Turn::Hang]))
+        .batch_size(2)
+        .start();
+    record_long(&recorder, 2, 500);
+    recorder.flush().await;
+    assert_conserved(&recorder, 0, 2);
+    record_long(&recorder, 5, 500);
+    let report = recorder.shutdown(Duration::from_millis(20)).await;
+    assert_eq!(report.lost, 7);
+    assert_conserved(&recorder, 0, 7);
+}
+
+#[tokio::test]
+async fn a_recorder_that_refuses_when_full_looks_at_the_bytes_too() {
+    let recorder = Recorder::builder(Scripted::default())
+        .capacity_bytes(1_000)
+        .when_full(WhenFull::Refuse)
+        .start();
+    for _ in 0..3 {
+        assert!(recorder.begin());
+    }
+    assert!(!recorder.begin());
+    // What was let in is accounted for, however long its texts.
+    for _ in 0..3 {
+        recorder.record(long_draft(8_000));
+    }
+    assert_eq!(recorder.stats().queued_bytes, 3 * 8_256);
+    assert!(!recorder.begin());
+    recorder.flush().await;
+    record_long(&recorder, 1, 8_000);
+    assert!(!recorder.begin());
+    recorder.flush().await;
+    assert_conserved(&recorder, 4, 0);
+}
+
+#[tokio::test]
+async fn a_recorder_that_refuses_when_full_loses_nothing() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .capacity(10)
+        .when_full(WhenFull::Refuse)
+        .start();
+    for _ in 0..10 {
+        assert!(recorder.begin());
+    }
+    // As many requests are under way as there is room for events.
+    assert!(!recorder.begin());
+    for _ in 0..10 {
+        recorder.record(draft());
+    }
+    assert!(!recorder.begin());
+    recorder.flush().await;
+    record(&recorder, 1);
+    recorder.flush().await;
+    assert_conserved(&recorder, 11, 0);
+}
+
+#[tokio::test]
+async fn a_recorder_that_refuses_when_full_refuses_when_it_is_shut_down() {
+    for when_full in [WhenFull::Refuse, WhenFull::Drop] {
+        let recorder = Recorder::builder(Scripted::default())
+            .when_full(when_full)
+            .start();
+        record(&recorder, 1);
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost), (1, 0));
+        assert_eq!(recorder.begin(), when_full == WhenFull::Drop);
+    }
+}
+
+#[test]
+fn a_recorder_that_refuses_when_full_refuses_without_its_runtime() {
+    let gone = runtime();
+    let recorder = gone.block_on(async {
+        let builder = Recorder::builder(Scripted::default());
+        builder.when_full(WhenFull::Refuse).start()
+    });
+    assert!(recorder.begin());
+    drop(gone);
+    assert!(!recorder.begin());
+    assert_eq!(recorder.stats().open, 1);
+}

@@ -1,0 +1,183 @@
+//! Parts that go wrong as they are told: the store by the key that is looked up, the limiter by what a request
+//! costs, the sink at random.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+
+use keytally::backend::MemoryBackend;
+use keytally::key::{KeyRecord, KeyStore, StoreError};
+use keytally::limit::{Allowance, Answer, Decision, LimitError, Limiter, RateLimit, Standing};
+use keytally::usage::{Batch, SinkError, UsageEvent, UsageSink};
+use keytally::{KeyId, Now};
+use uuid::Uuid;
+
+use super::Fault;
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) backend: MemoryBackend,
+    pub(crate) faults: Arc<Mutex<BTreeMap<KeyId, Fault>>>,
+}
+
+#[keytally::async_trait]
+impl KeyStore for Store {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let fault = self.faults.lock().unwrap().get(&id).copied();
+        match fault {
+            Some(Fault::StoreHangs) => pending().await,
+            Some(Fault::StorePanics) => panic!("a store that panics, on purpose"),
+            Some(Fault::AnothersRecord) => {
+                let mut faults = self.faults.lock().unwrap().clone().into_keys();
+                let another = faults.find(|other| *other != id).unwrap();
+                self.backend.find(another).await
+            }
+            _ => self.backend.find(id).await,
+        }
+    }
+}
+
+/// The cost by which the allowance knows what to do.
+pub(crate) fn cost_of(fault: Fault) -> u32 {
+    1 + Fault::ALL.iter().position(|it| *it == fault).unwrap() as u32
+}
+
+pub(crate) struct Moody {
+    /// The key whose limits it cannot keep without a panic.
+    pub(crate) cursed: KeyId,
+}
+
+impl Limiter for Moody {
+    fn attach(
+        &self,
+        subject: KeyId,
+        _: &[RateLimit],
+        _: Now,
+    ) -> Result<Arc<dyn Allowance>, LimitError> {
+        assert!(subject != self.cursed, "a limiter that panics, on purpose");
+        Ok(Arc::new(Mood))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Mood;
+
+impl Allowance for Mood {
+    fn take(&self, cost: u32, _: Now) -> Answer {
+        let mut allowed = Decision::default();
+        allowed.push(Standing::default());
+        match Fault::ALL[cost as usize - 1] {
+            Fault::Take => panic!("an allowance that panics, on purpose"),
+            Fault::Later => Answer::Later(Box::pin(async {
+                tokio::task::yield_now().await;
+                panic!("a decision that panics, on purpose")
+            })),
+            Fault::Late => Answer::Later(Box::pin(async move {
+                tokio::task::yield_now().await;
+                Ok(allowed)
+            })),
+            Fault::LimiterHangs => Answer::Later(Box::pin(pending())),
+            Fault::LimiterFails => Answer::Later(Box::pin(async {
+                Err(LimitError::Unavailable("for a moment".into()))
+            })),
+            _ => Answer::Now(allowed),
+        }
+    }
+}
+
+/// How a write goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    Well,
+    Fails,
+    Panics,
+    Hangs,
+    /// It is done, and its answer gets lost.
+    DoneAndFails,
+    /// It is done long after nobody waits for it any more, and its retry too.
+    DoneLate,
+    Rejects,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Sink(pub(crate) Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) random: Option<fastrand::Rng>,
+    pub(crate) batches: BTreeMap<Uuid, Vec<UsageEvent>>,
+    /// Batches whose write was answered well, in that order.
+    pub(crate) answered: Vec<Uuid>,
+    pub(crate) rejected: Vec<Uuid>,
+    pub(crate) late: Vec<Batch>,
+}
+
+impl Kept {
+    pub(crate) fn keep(&mut self, batch: &Batch) {
+        let kept = self.batches.insert(batch.id, batch.events.to_vec());
+        assert!(
+            kept.is_none_or(|kept| kept == *batch.events),
+            "another batch under its id"
+        );
+    }
+
+    pub(crate) fn events(&self) -> Vec<&UsageEvent> {
+        self.batches.values().flatten().collect()
+    }
+
+    pub(crate) fn events_of(&self, batches: &[Uuid]) -> u64 {
+        let events = batches.iter().map(|id| self.batches[id].len() as u64);
+        events.sum()
+    }
+}
+
+#[keytally::async_trait]
+impl UsageSink for Sink {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        use Write::*;
+        let how = {
+            let mut kept = self.0.lock().unwrap();
+            let modes = [
+                Well,
+                Well,
+                Well,
+                Fails,
+                Panics,
+                Hangs,
+                DoneAndFails,
+                DoneLate,
+                Rejects,
+            ];
+            let random = kept.random.as_mut();
+            random.map_or(Well, |random| modes[random.usize(..modes.len())])
+        };
+        {
+            let mut kept = self.0.lock().unwrap();
+            match how {
+                Well | DoneAndFails => kept.keep(batch),
+                DoneLate => kept.late.push(batch.clone()),
+                _ => {}
+            }
+            // What was cut off earlier happens now, after what came behind it.
+            if how == Well {
+                for late in std::mem::take(&mut kept.late) {
+                    kept.keep(&late);
+                }
+                if !kept.answered.contains(&batch.id) {
+                    kept.answered.push(batch.id);
+                }
+            }
+            if how == Rejects && !kept.batches.contains_key(&batch.id) {
+                kept.late.retain(|late| late.id != batch.id);
+                kept.rejected.push(batch.id);
+                return Err(SinkError::rejected("never, on purpose"));
+            }
+        }
+        match how {
+            Well => Ok(()),
+            Panics => panic!("a sink that panics, on purpose"),
+            Hangs | DoneLate => pending().await,
+            Fails | DoneAndFails | Rejects => Err(SinkError::unavailable("not now, on purpose")),
+        }
+    }
+}
