@@ -1,6 +1,7 @@
 //! Refusals: of strangers, which are counted, and of keys, which are events.
 
 use std::borrow::Borrow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::meter::Call;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Begun, Verdict};
-use super::strangers::Charge;
+use super::strangers::{Charge, LookupBudget};
 use super::visit::Visit;
 use crate::key::CachedKey;
 use crate::limit::{Decision, whole_secs};
@@ -25,11 +26,15 @@ impl Gate {
     /// When it is used up: how long to wait.
     #[inline(never)]
     pub(super) fn charge(&self, visit: &Visit<'_>) -> Result<Option<Charge>, Duration> {
-        let budget = self.lookup_budget.as_ref();
-        let payer = budget.zip(self.client_address.of(visit.head));
-        payer
+        self.payer(visit)
             .map(|(budget, address)| budget.charge(address, visit.began))
             .transpose()
+    }
+
+    /// The budget of look-ups, and who pays, where there is one and its address is known.
+    fn payer(&self, visit: &Visit<'_>) -> Option<(&LookupBudget, IpAddr)> {
+        let budget = self.lookup_budget.as_deref()?;
+        Some((budget, self.client_address.of(visit.head)?))
     }
 
     pub(super) fn give_back(&self, charge: Option<Charge>) {
@@ -42,8 +47,7 @@ impl Gate {
     /// the store would have to be asked or not: it does not learn what is cached.
     #[inline(never)]
     pub(super) fn refuse_guess(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
-        let budget = self.lookup_budget.as_ref();
-        let payer = budget.zip(self.client_address.of(visit.head));
+        let payer = self.payer(visit);
         match payer.map(|(budget, address)| budget.look(address, visit.began)) {
             Some(Err(wait)) => self.refuse_without_budget(wait, visit),
             Some(Ok(())) | None => self.refuse_stranger(reason, visit),

@@ -98,6 +98,7 @@ pub(crate) mod atomic {
             #[derive(Debug, Default)]
             pub(crate) struct $name(loom::sync::atomic::$name);
 
+            #[allow(dead_code, reason = "each is only used in some of these ways")]
             impl $name {
                 pub(crate) fn new(value: $value) -> Self {
                     Self(loom::sync::atomic::$name::new(value))
