@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::OriginalUri;
 use axum::routing::{get, post};
 use http::{Request, StatusCode};
-use keytally::key::{AddressList, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
+use keytally::key::{AddressList, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError};
 use keytally::limit::RateLimit;
 use keytally::usage::{
     Cause, LogFilter, Method, OTHER_ENDPOINTS, Outcome, Refusal, Status, StatusClass,
@@ -120,7 +120,22 @@ async fn rule_1_the_secret_reaches_nothing_inside() {
         !seen.contains(&secret) && seen.starts_with("/headers?a=1 /headers?a=1 "),
         "{seen}"
     );
-    let events = format!("{:?}", service.events().await);
+    // Where no key is looked for.
+    let request = Request::get(format!("/v1/postings/{secret}"))
+        .header("x-api-key", &secret)
+        .header("x-request-id", &secret);
+    let answer = service.send(request).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_ne!(answer.headers["x-request-id"], secret);
+    let events = service.events().await;
+    let hint = Secret::parse(&secret).unwrap().hint();
+    assert!(
+        events
+            .iter()
+            .any(|event| *event.path == format!("/v1/postings/{hint}")),
+        "{events:?}"
+    );
+    let events = format!("{events:?}");
     assert!(!events.contains(&secret), "{events}");
 
     let keeping = Service::start(routes(), ApiKeyLayer::keep_credential).await;

@@ -8,6 +8,7 @@ mod changes;
 mod digest;
 mod issuer;
 mod record;
+mod redact;
 #[cfg(feature = "recoverable")]
 mod reveal;
 mod sealed;
@@ -39,4 +40,5 @@ pub(crate) use cached::{CachedKey, Peek};
 #[cfg(feature = "conformance")]
 pub(crate) use changes::Forget;
 pub(crate) use issuer::is_importable;
+pub(crate) use redact::{has_secret, without_secrets};
 pub(crate) use token::id_of;

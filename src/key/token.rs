@@ -25,9 +25,9 @@ use crate::id::{BASE62, KeyId, is_base62};
 
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
-const BODY_LEN: usize = KeyId::LEN + SECRET_LEN + CHECKSUM_LEN;
+pub(super) const BODY_LEN: usize = KeyId::LEN + SECRET_LEN + CHECKSUM_LEN;
 /// Digits of the id that a hint shows.
-const HINT_LEN: usize = 4;
+pub(super) const HINT_LEN: usize = 4;
 
 /// The plain text that a client sends: shown once, when its key is issued, and never stored, unless its key
 /// is [recoverable](super::Key::recoverable) and it is encrypted.

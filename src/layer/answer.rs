@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
+use crate::key::has_secret;
 use crate::limit::{Decision, RateLimit};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -164,11 +165,12 @@ fn header(mut text: Bytes, stretch: Stretch) -> Option<HeaderValue> {
 }
 
 /// The id that a request came with, if it is one that can be trusted in logs and headers: 1 to 128
-/// characters of those that ids are made of.
+/// characters of those that ids are made of, and no secret.
 pub(crate) fn sane_request_id(id: &HeaderValue) -> Option<&str> {
     let sane = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
     let sane = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(sane);
-    sane.then(|| id.to_str().ok())?
+    let id = sane.then(|| id.to_str().ok())??;
+    (!has_secret(id)).then_some(id)
 }
 
 /// The headers that a response will be given.
@@ -326,6 +328,8 @@ mod tests {
             ("a b", false),
             ("a\"b", false),
             (&*long, false),
+            (&*"a".repeat(128), true),
+            (&*format!("id:acme_live_{}", "0".repeat(54)), false),
         ] {
             let value = id.parse().unwrap();
             assert_eq!(sane_request_id(&value), sane.then_some(id));

@@ -1,5 +1,6 @@
 //! A request at the gate: what is read of it once and then asked for in several places.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -16,7 +17,7 @@ use super::meter::Call;
 use super::step::Anonymous;
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::key::CachedKey;
+use crate::key::{CachedKey, without_secrets};
 use crate::limit::Decision;
 use crate::usage::{Attribution, Draft, Method, Outcome, Path, Status, event_id};
 
@@ -109,7 +110,7 @@ impl<'a> Visit<'a> {
         let draft = Draft {
             id: self.id,
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
-            path: Path::from_slice(clipped(head.uri().path()).as_bytes()),
+            path: Path::from_slice(kept(head.uri().path()).as_bytes()),
             request_id: match self.wire_id() {
                 WireId::Sent(id) => Some(id.into()),
                 WireId::Minted(id) if id != self.id => Some(id.to_string().into()),
@@ -119,7 +120,7 @@ impl<'a> Visit<'a> {
             resource_id: gate
                 .resource_id
                 .as_ref()
-                .and_then(|of| Some(clipped(&of(head)?).into())),
+                .and_then(|of| Some((*kept(&of(head)?)).into())),
             client_address: gate.client_address.of(head),
             time: self.began.micros(),
             latency_us: 0,
@@ -136,11 +137,17 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// At most a kilobyte of what a client sent.
+/// What is kept of a text that a client sent: at most a kilobyte, without secrets.
 #[inline]
-fn clipped(text: &str) -> &str {
+fn kept(text: &str) -> Cow<'_, str> {
     const MOST: usize = 1_024;
-    &text[..text.floor_char_boundary(MOST)]
+    let mut kept = without_secrets(text);
+    let end = kept.floor_char_boundary(MOST);
+    match &mut kept {
+        Cow::Borrowed(text) => *text = &text[..end],
+        Cow::Owned(text) => text.truncate(end),
+    }
+    kept
 }
 
 /// At most a tebibyte: nobody has to send what they announce, and few such lengths would fill a sum.
@@ -153,6 +160,22 @@ fn announced_length(value: &HeaderValue) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kilobyte_is_kept_and_no_part_of_a_secret() {
+        assert_eq!(kept("/v1/postings"), "/v1/postings");
+        assert_eq!(kept(&"é".repeat(600)), "é".repeat(512));
+        assert_eq!(kept(&"/é".repeat(400)), format!("{}/", "/é".repeat(341)));
+        let body = "0".repeat(54);
+        for before in 0..1_030 {
+            let path = format!("{}/a_{body}/", "x".repeat(before));
+            let whole = format!("{}/a_0000…/", "x".repeat(before));
+            let end = whole.floor_char_boundary(1_024);
+            assert_eq!(kept(&path), whole[..end], "{before}");
+        }
+        let many = format!("/a_{body}").repeat(100);
+        assert_eq!(kept(&many), "/a_0000…".repeat(100));
+    }
 
     #[test]
     fn lengths_are_taken_as_announced_within_bounds() {

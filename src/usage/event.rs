@@ -43,7 +43,8 @@ pub struct UsageEvent {
     pub method: Method,
     /// The route's template, such as `/v1/postings/{id}`, or the full name of a gRPC method.
     pub endpoint: Arc<str>,
-    /// The path as it was sent, without the query.
+    /// The path as it was sent, without the query: its first KiB, and of what has the form of a secret only
+    /// the hint.
     pub path: Box<str>,
     /// What the request was about, where the application tells.
     pub resource_id: Option<Box<str>>,
