@@ -11,7 +11,6 @@
 use std::fmt;
 use std::hint::black_box;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -25,7 +24,7 @@ use crate::id::KeyId;
 /// As text: `sha256:<hex>`, or `hmac-sha256:<pepper>:<hex>`. `Debug` shows the kind only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
-    pepper: Option<Arc<str>>,
+    pepper: Option<PepperName>,
     bytes: [u8; 32],
 }
 
@@ -49,7 +48,7 @@ impl Digest {
 
     /// The name of the pepper under which it was made, if one was.
     pub fn pepper(&self) -> Option<&str> {
-        self.pepper.as_deref()
+        self.pepper.as_ref().map(PepperName::as_str)
     }
 
     /// The id of a key whose secret has another format: made from the SHA-256 of the secret, so
@@ -77,7 +76,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.pepper {
+        match self.pepper() {
             Some(pepper) => write!(f, "hmac-sha256:{pepper}:")?,
             None => f.write_str("sha256:")?,
         }
@@ -89,7 +88,7 @@ impl fmt::Display for Digest {
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.pepper {
+        match self.pepper() {
             Some(pepper) => write!(f, "Digest(hmac-sha256:{pepper})"),
             None => f.write_str("Digest(sha256)"),
         }
@@ -106,10 +105,9 @@ impl FromStr for Digest {
         let (pepper, hex) = text
             .strip_prefix("hmac-sha256:")
             .and_then(|rest| rest.split_once(':'))
-            .filter(|(pepper, _)| is_pepper_name(pepper))
             .ok_or(InvalidDigest)?;
         Ok(Self {
-            pepper: Some(pepper.into()),
+            pepper: Some(PepperName::new(pepper).ok_or(InvalidDigest)?),
             bytes: from_hex(hex).ok_or(InvalidDigest)?,
         })
     }
@@ -159,7 +157,7 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]
-pub struct Peppers(Vec<(Arc<str>, Hmac<Sha256>)>);
+pub struct Peppers(Vec<(PepperName, Hmac<Sha256>)>);
 
 /// A pepper that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -188,17 +186,15 @@ impl Peppers {
     ///
     /// When the name has another form or is taken, or the pepper is too short to protect anything.
     pub fn with(mut self, name: &str, pepper: &[u8]) -> Result<Self, InvalidPepper> {
-        if !is_pepper_name(name) {
-            return Err(InvalidPepper::Name);
-        }
-        if self.0.iter().any(|(other, _)| &**other == name) {
+        let name = PepperName::new(name).ok_or(InvalidPepper::Name)?;
+        if self.0.iter().any(|(other, _)| *other == name) {
             return Err(InvalidPepper::Duplicate);
         }
         if pepper.len() < 16 {
             return Err(InvalidPepper::Short);
         }
         let prepared = Hmac::new_from_slice(pepper).map_err(|_| InvalidPepper::Short)?;
-        self.0.push((name.into(), prepared));
+        self.0.push((name, prepared));
         Ok(self)
     }
 
@@ -206,7 +202,7 @@ impl Peppers {
     pub(crate) fn digest(&self, secret: &[u8]) -> Digest {
         match self.0.first() {
             Some((name, prepared)) => Digest {
-                pepper: Some(name.clone()),
+                pepper: Some(*name),
                 bytes: hmac(prepared, secret),
             },
             None => Digest::sha256(secret),
@@ -216,7 +212,7 @@ impl Peppers {
     /// A digest that no secret has, to do the same work on for a key that does not exist.
     pub(crate) fn dummy(&self) -> Digest {
         Digest {
-            pepper: self.0.first().map(|(name, _)| name.clone()),
+            pepper: self.0.first().map(|(name, _)| *name),
             ..Digest::nobodys()
         }
     }
@@ -250,7 +246,7 @@ impl Peppers {
 impl fmt::Debug for Peppers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
+            .entries(self.0.iter().map(|(name, _)| name.as_str()))
             .finish()
     }
 }
@@ -264,9 +260,33 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
     words
 }
 
-fn is_pepper_name(name: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=32).contains(&name.len()) && name.bytes().all(fits)
+/// What a pepper is called, within the digest: to read it, nothing else of a key has to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PepperName {
+    len: u8,
+    bytes: [u8; Self::LONGEST],
+}
+
+impl PepperName {
+    const LONGEST: usize = 32;
+
+    fn new(name: &str) -> Option<Self> {
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=Self::LONGEST).contains(&name.len()) || !name.bytes().all(fits) {
+            return None;
+        }
+        let mut bytes = [0; Self::LONGEST];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Some(Self {
+            len: name.len() as u8,
+            bytes,
+        })
+    }
+
+    fn as_str(&self) -> &str {
+        // Always text: it was made of some.
+        str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
 }
 
 fn sha256(secret: &[u8]) -> [u8; 32] {
@@ -349,7 +369,7 @@ mod tests {
     #[test]
     fn rule_3_every_digest_takes_the_same_work() {
         let gone = Digest {
-            pepper: Some("gone".into()),
+            pepper: PepperName::new("gone"),
             ..two().dummy()
         };
         let old = two().0.pop().map(|pepper| Peppers(vec![pepper])).unwrap();
