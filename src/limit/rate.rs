@@ -198,8 +198,42 @@ mod tests {
     fn n_per_minute_means_n_each_minute() {
         let limit = RateLimit::per_minute(30);
         assert_eq!(limit.window(), Duration::from_secs(60));
+        assert_eq!((limit.requests(), limit.period()), (30, limit.window()));
         assert_eq!((limit.capacity(), limit.name()), (30, "minute"));
-        assert_eq!(limit.burst(10).window(), Duration::from_secs(20));
+        let narrow = limit.burst(10);
+        assert_eq!((narrow.requests(), narrow.capacity()), (30, 10));
+        assert_eq!(narrow.window(), Duration::from_secs(20));
+        assert_eq!(narrow.window_secs(), 20);
+    }
+
+    #[test]
+    fn a_window_is_told_in_whole_seconds() {
+        let secs = |period| RateLimit::per(1, period).window_secs();
+        assert_eq!(secs(Duration::from_millis(2_001)), 3);
+        assert_eq!(secs(Duration::from_secs(2)), 2);
+        assert_eq!(secs(Duration::from_nanos(1)), 1);
+        assert_eq!(
+            RateLimit::per(3, Duration::from_nanos(1))
+                .burst(1)
+                .window_secs(),
+            1
+        );
+    }
+
+    #[test]
+    fn what_reaches_a_bound_is_within_it() {
+        let year = Duration::from_secs(366 * 86_400);
+        assert_eq!(RateLimit::per(1, year).validate(), Ok(()));
+        let longer = year + Duration::from_nanos(1);
+        assert_eq!(
+            RateLimit::per(1, longer).validate(),
+            Err(InvalidLimit::Window)
+        );
+        assert_eq!(RateLimit::per_second(1_000_000_000).validate(), Ok(()));
+        let most: Vec<_> = (0..RateLimit::MAX_PER_KEY)
+            .map(|n| RateLimit::per_second(1).named(format!("{n:032}")))
+            .collect();
+        assert_eq!(RateLimit::validate_all(&most), Ok(()));
     }
 
     #[test]

@@ -271,21 +271,41 @@ fn accounts_in_use_take_no_room() {
 
 #[test]
 #[cfg_attr(miri, ignore = "so many accounts take an hour")]
-fn accounts_in_use_are_not_searched_on_every_attach() {
+fn accounts_are_not_searched_on_every_attach() {
     let clock = clock();
-    let limiter = LocalLimiter::with_room_for(1);
     let limits = [RateLimit::per_hour(1)];
-    let mut held = Vec::new();
-    let mut sweeps = 0;
-    for n in 0..20_000 {
-        let next_sweep = |id| lock(limiter.shard(id)).sweep_at;
-        let before = next_sweep(id(n));
-        held.push(limiter.attach(id(n), &limits, clock.now()).unwrap());
-        // Each one finds more in use, and puts off the next.
-        sweeps += usize::from(next_sweep(id(n)) != before);
+    for (in_use, room) in [(true, 1), (false, 1_000_000)] {
+        let limiter = LocalLimiter::with_room_for(room);
+        let mut held = Vec::new();
+        let mut sweeps = 0;
+        for n in 0..20_000 {
+            let shard = lock(limiter.shard(id(n)));
+            sweeps += usize::from(shard.accounts.len() >= shard.sweep_at);
+            drop(shard);
+            let key = limiter.attach(id(n), &limits, clock.now()).unwrap();
+            assert!(take(&key, 1, &clock).is_allowed());
+            if in_use {
+                held.push(key);
+            }
+        }
+        // Ten doublings from one account to some 312 in a shard, and one of the empty shard.
+        assert!(sweeps <= SHARDS * 11, "{sweeps}");
+        assert_eq!(limiter.accounts(), 20_000);
     }
-    // Ten doublings from one account to some 312 in a shard, and one of the empty shard.
-    assert!(sweeps <= SHARDS * 11, "{sweeps}");
+}
+
+/// By their last two digits: ids are random.
+#[test]
+fn keys_are_spread_over_all_shards() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    for n in 0..62 * 62 {
+        limiter.attach(id(n), &[], clock.now()).unwrap();
+    }
+    for shard in &limiter.shards {
+        let accounts = lock(shard).accounts.len();
+        assert!((55..=65).contains(&accounts), "{accounts}");
+    }
 }
 
 #[test]
@@ -309,12 +329,16 @@ fn rule_7_forgetting_idle_accounts_grants_nothing() {
     let spent = limiter.attach(id(0), &limits, clock.now()).unwrap();
     assert!(take(&spent, 1, &clock).is_allowed());
     drop(spent);
-    for n in 1..100_000 {
+    let unspent = limiter.attach(id(1), &limits, clock.now()).unwrap();
+    for n in 2..100_000 {
         limiter.attach(id(n), &limits, clock.now()).unwrap();
     }
     assert!(limiter.accounts() <= SHARDS * FIRST_SWEEP);
-    let again = limiter.attach(id(0), &limits, clock.now()).unwrap();
-    assert!(!take(&again, 1, &clock).is_allowed());
+    assert!(take(&unspent, 1, &clock).is_allowed());
+    for n in [0, 1] {
+        let again = limiter.attach(id(n), &limits, clock.now()).unwrap();
+        assert!(!take(&again, 1, &clock).is_allowed());
+    }
 }
 
 #[test]
