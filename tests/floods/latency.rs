@@ -21,8 +21,7 @@ use tokio::net::TcpStream;
 use super::measure::{Flood, MIB};
 use super::{ask, behind, many, support};
 
-/// Connections of each kind.
-const FLOODERS: usize = 8;
+/// Connections with a good key; each asks again as soon as it is answered, as do those of the flood.
 const GOOD: usize = 4;
 
 struct Client(http1::SendRequest<Empty<Bytes>>);
@@ -48,15 +47,24 @@ impl Client {
 }
 
 /// What goes on beside the good keys.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Beside {
     Nothing,
-    /// As many clients, answered without any work of the layer's.
-    Bare,
-    /// Unknown keys from one address, over sockets.
-    Bad,
-    /// Unknown keys from as many addresses, by tasks that call the layer.
-    Within,
+    /// So many connections, answered without any work of the layer's.
+    Bare(usize),
+    /// So many connections with unknown keys, all from one address.
+    Bad(usize),
+    /// So many tasks that call the layer with unknown keys, each from an address of its own.
+    Within(usize),
+}
+
+impl Beside {
+    fn flooders(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Bare(flooders) | Self::Bad(flooders) | Self::Within(flooders) => flooders,
+        }
+    }
 }
 
 struct Setup {
@@ -70,17 +78,16 @@ struct Setup {
 impl Setup {
     fn flood(&self, beside: Beside) -> tokio::task::JoinSet<()> {
         let mut flooders = tokio::task::JoinSet::new();
-        for n in 0..FLOODERS {
+        for n in 0..beside.flooders() {
             let (stop, sent) = (self.stop.clone(), self.sent.clone());
             let (address, layer) = (self.address, self.layer.clone());
             let prefix = Prefix::new("acme_test").unwrap();
             match beside {
                 Beside::Nothing => {}
-                Beside::Bare | Beside::Bad => {
-                    let path = if beside == Beside::Bad {
-                        "/"
-                    } else {
-                        "/exempt"
+                Beside::Bare(_) | Beside::Bad(_) => {
+                    let path = match beside {
+                        Beside::Bad(_) => "/",
+                        _ => "/exempt",
                     };
                     flooders.spawn(async move {
                         let mut client = Client::connect(address).await;
@@ -92,7 +99,7 @@ impl Setup {
                         }
                     });
                 }
-                Beside::Within => {
+                Beside::Within(_) => {
                     let mut service = behind(layer);
                     flooders.spawn(async move {
                         while !stop.load(Ordering::Relaxed) {
@@ -166,12 +173,11 @@ async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
     let mut asked = 0;
     for (beside, name) in [
         (Beside::Nothing, "calm"),
-        (
-            Beside::Bare,
-            "beside as many clients without the layer's work",
-        ),
-        (Beside::Bad, "beside bad keys of one address"),
-        (Beside::Within, "beside bad keys within the process"),
+        (Beside::Bare(4), "beside 4 without the layer's work"),
+        (Beside::Bad(4), "beside 4 with bad keys of one address"),
+        (Beside::Bare(8), "beside 8 without the layer's work"),
+        (Beside::Bad(8), "beside 8 with bad keys of one address"),
+        (Beside::Within(8), "beside bad keys within the process"),
         (Beside::Nothing, "calm again"),
     ] {
         setup.sent.store(0, Ordering::Relaxed);
