@@ -148,6 +148,9 @@ mod tests {
     #[test]
     fn a_list_round_trips_as_texts() {
         let list = AddressList::parse(["10.0.0.0/8", "::1"]).unwrap();
+        assert_eq!((list.len(), list.is_empty()), (2, false));
+        let none = AddressList::default();
+        assert_eq!((none.len(), none.is_empty()), (0, true));
         let json = serde_json::to_string(&list).unwrap();
         assert_eq!(json, r#"["10.0.0.0/8","::1/128"]"#);
         assert_eq!(serde_json::from_str::<AddressList>(&json).unwrap(), list);

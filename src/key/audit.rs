@@ -152,12 +152,18 @@ impl AuditEntry {
 fn next_id(time: Timestamp) -> Uuid {
     static MADE: LazyLock<AtomicU64> =
         LazyLock::new(|| AtomicU64::new(uuid_at(0).as_u64_pair().1 & ((1 << 41) - 1)));
-    let count = MADE.fetch_add(1, Ordering::Relaxed);
-    // The 12 bits behind the version, and the first 30 behind the variant.
+    counted(
+        uuid_at(time.as_microsecond()),
+        MADE.fetch_add(1, Ordering::Relaxed),
+    )
+}
+
+/// The id with a counter in the 12 bits behind its version and in the first 30 behind its variant.
+fn counted(id: Uuid, count: u64) -> Uuid {
     let (high, low) = (0xfff, 0x3fff_ffff);
     let counter = u128::from((count >> 30) & high) << 64 | u128::from(count & low) << 32;
     let mask = u128::from(high) << 64 | u128::from(low) << 32;
-    Uuid::from_u128(uuid_at(time.as_microsecond()).as_u128() & !mask | counter)
+    Uuid::from_u128(id.as_u128() & !mask | counter)
 }
 
 /// What can be done to a key.
@@ -395,6 +401,7 @@ mod tests {
         let change = KeyChange::Update(Box::new(KeyUpdate::new().name("b")));
         let changed = AuditEntry::changed(None, &change, key("a"), key("b"), now);
         assert_eq!(changed.action, AuditAction::Updated);
+        assert_eq!(changed.actor, None);
         assert_eq!(changed.before, Some(key("a")));
         assert_eq!(changed.after, Some(key("b")));
         let mut new = key("b");
@@ -407,10 +414,12 @@ mod tests {
         );
         assert_eq!((new.action, new.actor), (AuditAction::Created, None));
         let revealed = AuditEntry::revealed(Some("anna"), key("b"), now);
+        assert_eq!(revealed.actor.as_deref(), Some("anna"));
         assert_eq!(revealed.action, AuditAction::Revealed);
         assert_eq!(revealed.before, Some(key("b")));
         assert_eq!(revealed.after, Some(key("b")));
-        let deleted = AuditEntry::deleted(None, key("b"), now);
+        let deleted = AuditEntry::deleted(Some("anna"), key("b"), now);
+        assert_eq!(deleted.actor.as_deref(), Some("anna"));
         assert_eq!((deleted.before, deleted.after), (Some(key("b")), None));
         let json = serde_json::to_string(&created).unwrap();
         assert_eq!(serde_json::from_str::<AuditEntry>(&json).unwrap(), created);
@@ -430,6 +439,29 @@ mod tests {
         // What a process cannot know of another is left to chance.
         let last = |id: &Uuid| id.as_u128() as u32;
         assert_ne!(last(&ids[0]), last(&ids[1]));
+    }
+
+    #[test]
+    fn a_counter_takes_its_own_bits_alone() {
+        let all: Uuid = "ffffffff-ffff-7fff-bfff-ffffffffffff".parse().unwrap();
+        let none: Uuid = "00000000-0000-7000-8000-000000000000".parse().unwrap();
+        for (count, ones, zeros) in [
+            (0, "ffffffff-ffff-7000-8000-0000ffffffff", none.to_string()),
+            (
+                0x2_4000_0005,
+                "ffffffff-ffff-7009-8000-0005ffffffff",
+                "00000000-0000-7009-8000-000500000000".into(),
+            ),
+            // The upper 22 of 64 bits have no place.
+            (
+                u64::MAX,
+                &*all.to_string(),
+                "00000000-0000-7fff-bfff-ffff00000000".into(),
+            ),
+        ] {
+            assert_eq!(counted(all, count).to_string(), ones);
+            assert_eq!(counted(none, count).to_string(), zeros);
+        }
     }
 
     #[test]
@@ -468,6 +500,8 @@ mod tests {
         let none: AuditQuery = serde_json::from_str("{}").unwrap();
         assert_eq!(none, AuditQuery::new());
         assert_eq!(none.limit(0).page_size(), 1);
+        let place = PageToken::new(time, &entry.id);
+        assert_eq!(all.clone().after(place.clone()).after, Some(place));
         assert_eq!(all.limit(2_000).page_size(), AuditQuery::MAX_LIMIT);
     }
 }

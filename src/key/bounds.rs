@@ -155,6 +155,140 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::key::AddressList;
+
+    fn key() -> Key {
+        let id = "3fK9aB0000zzZZ19".parse().unwrap();
+        Key::new(id, "a", Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn texts_are_within_their_bounds() {
+        type Set = fn(&mut Key, String);
+        let fields: [(Set, usize, InvalidKey); 3] = [
+            (|key, text| key.name = text, 100, InvalidKey::Name),
+            (
+                |key, text| key.owner = Some(text.into()),
+                200,
+                InvalidKey::Owner,
+            ),
+            (|key, text| key.hint = text, 64, InvalidKey::Hint),
+        ];
+        for (set, most, error) in fields {
+            let validate = |text: &str| {
+                let mut key = key();
+                set(&mut key, text.to_owned());
+                key.validate()
+            };
+            for fits in ["a", "ä b", &"ä".repeat(most)] {
+                assert_eq!(validate(fits), Ok(()), "{fits}");
+            }
+            for other in ["a\0", "a\n", "\u{85}", &"a".repeat(most + 1)] {
+                assert_eq!(validate(other), Err(error.clone()), "{other:?}");
+            }
+            // A hint may be missing.
+            let empty = if error == InvalidKey::Hint {
+                Ok(())
+            } else {
+                Err(error)
+            };
+            assert_eq!(validate(""), empty);
+        }
+        let mut blank = key();
+        blank.name = " \u{a0}".into();
+        assert_eq!(blank.validate(), Err(InvalidKey::Name));
+    }
+
+    #[test]
+    fn environments_and_scopes_have_an_alphabet() {
+        let validate = |environment: Option<&str>, scopes: &[&str]| {
+            let mut key = key();
+            key.environment = environment.map(Into::into);
+            key.scopes = scopes.iter().map(|scope| (*scope).into()).collect();
+            key.validate()
+        };
+        for fits in ["a", "az_09-", &"a".repeat(32)] {
+            assert_eq!(validate(Some(fits), &[]), Ok(()), "{fits}");
+        }
+        for other in ["", "A", "a b", "ä", &"a".repeat(33)] {
+            assert_eq!(
+                validate(Some(other), &[]),
+                Err(InvalidKey::Environment),
+                "{other}"
+            );
+        }
+        for fits in ["a", "postings:read", "!#[]~", &"a".repeat(100)] {
+            assert_eq!(validate(None, &["x", fits]), Ok(()), "{fits}");
+        }
+        for other in [
+            "",
+            "a b",
+            "a\"b",
+            "a\\b",
+            "ä",
+            "\u{7f}",
+            "x",
+            &"a".repeat(101),
+        ] {
+            assert_eq!(
+                validate(None, &["x", other]),
+                Err(InvalidKey::Scope),
+                "{other}"
+            );
+        }
+        let many: Vec<_> = (0..65).map(|n| n.to_string()).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(validate(None, &many[1..]), Ok(()));
+        assert_eq!(validate(None, &many), Err(InvalidKey::TooManyScopes));
+    }
+
+    #[test]
+    fn addresses_are_so_many_at_most() {
+        let mut key = key();
+        let networks: Vec<_> = (0..101).map(|n| format!("10.0.0.{n}")).collect();
+        key.addresses = AddressList::parse(&networks[1..]).unwrap();
+        assert_eq!(key.validate(), Ok(()));
+        key.addresses = AddressList::parse(networks).unwrap();
+        assert_eq!(key.validate(), Err(InvalidKey::TooManyAddresses));
+    }
+
+    #[test]
+    fn metadata_is_so_long_and_so_deep_at_most() {
+        let validate = |value: Value| {
+            let mut key = key();
+            key.metadata.insert("a".into(), value);
+            key.validate()
+        };
+        // With `{"a":""}` around it.
+        assert_eq!(validate("x".repeat(8_192 - 8).into()), Ok(()));
+        assert_eq!(
+            validate("x".repeat(8_192 - 7).into()),
+            Err(InvalidKey::Metadata)
+        );
+        for wrap in [|value| json!([value]), |value| json!({ "b": value })] {
+            let nested = |levels: usize| (0..levels).fold(json!(1), |value, _| wrap(value));
+            // The metadata is a level itself.
+            assert_eq!(validate(nested(31)), Ok(()));
+            assert_eq!(validate(nested(32)), Err(InvalidKey::MetadataDepth));
+            assert_eq!(
+                validate(json!([1, nested(31)])),
+                Err(InvalidKey::MetadataDepth)
+            );
+            assert_eq!(validate(json!([1, nested(30), "a", null])), Ok(()));
+        }
+        // Empty ones are levels as well.
+        let deep = |innermost: Value| (0..31).fold(innermost, |value, _| json!([value]));
+        for empty in [json!([]), json!({})] {
+            assert_eq!(validate(deep(empty)), Err(InvalidKey::MetadataDepth));
+        }
+    }
+
+    #[test]
+    fn limits_are_looked_at() {
+        let mut key = key();
+        key.limits = vec![RateLimit::per_second(0)];
+        assert_eq!(key.validate(), Err(InvalidLimit::Zero.into()));
+    }
 
     #[test]
     fn what_no_database_keeps_is_out_of_bounds() {

@@ -59,3 +59,49 @@ impl fmt::Debug for ChangeFeed {
         f.write_str("ChangeFeed")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard {
+        ids: AtomicUsize,
+        all: AtomicUsize,
+    }
+
+    impl Forget for Heard {
+        fn forget(&self, _: KeyId) {
+            self.ids.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn forget_all(&self) {
+            self.all.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_is_still_there_hears_of_changes() {
+        let feed = ChangeFeed::new();
+        let holders: [Arc<Heard>; 2] = Default::default();
+        for holder in &holders {
+            for _ in 0..10 {
+                let gone: Arc<dyn Forget> = Arc::new(Heard::default());
+                feed.subscribe(Arc::downgrade(&gone));
+            }
+            let holder: Arc<dyn Forget> = holder.clone();
+            feed.subscribe(Arc::downgrade(&holder));
+        }
+        // Those who went leave nothing behind.
+        assert_eq!(feed.0.lock().unwrap().len(), 2);
+        feed.announce("3fK9aB0000zzZZ19".parse().unwrap());
+        feed.clone().announce_all();
+        feed.announce_all();
+        for holder in holders {
+            let heard = [&holder.ids, &holder.all].map(|heard| heard.load(Ordering::Relaxed));
+            assert_eq!(heard, [1, 2]);
+        }
+    }
+}
