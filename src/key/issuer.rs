@@ -464,3 +464,67 @@ impl KeyId {
 pub(crate) fn is_importable(secret: &[u8]) -> bool {
     (16..=512).contains(&secret.len()) && secret.iter().all(u8::is_ascii_graphic)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issuer() -> Issuer {
+        let now = "2026-11-01T10:00:00Z".parse().unwrap();
+        Issuer::new("acme_test").unwrap().clock(Clock::manual(now))
+    }
+
+    #[test]
+    fn a_key_has_what_was_asked_for() {
+        let limits = [RateLimit::per_second(5)];
+        let addresses = AddressList::parse(["10.0.0.0/8"]).unwrap();
+        let new = NewKey::named("Zapier")
+            .owner("acme")
+            .environment("live")
+            .scopes(["read", "write"])
+            .limit(limits[0].clone())
+            .addresses(addresses.clone())
+            .metadata("tier", 1)
+            .expires_in(Duration::from_secs(60));
+        let (secret, record) = issuer().make(new).unwrap();
+        let key = record.key;
+        assert_eq!((key.id, &*key.name), (secret.id(), "Zapier"));
+        assert_eq!(key.hint, secret.hint());
+        assert_eq!(key.owner.as_deref(), Some("acme"));
+        assert_eq!(key.environment.as_deref(), Some("live"));
+        assert_eq!(key.scopes, ["read", "write"]);
+        assert_eq!(key.limits, limits);
+        assert_eq!(key.addresses, addresses);
+        assert_eq!(key.metadata["tier"], 1);
+        assert_eq!(key.created.to_string(), "2026-11-01T10:00:00Z");
+        assert_eq!(key.expires.unwrap().to_string(), "2026-11-01T10:01:00Z");
+        assert!(!key.recoverable && record.sealed.is_none());
+        assert_eq!(record.digest, Digest::sha256(secret.expose().as_bytes()));
+    }
+
+    #[test]
+    fn an_end_beyond_all_times_is_the_last() {
+        let new = NewKey::named("Zapier").expires_in(Duration::MAX);
+        let (_, record) = issuer().make(new).unwrap();
+        assert_eq!(record.key.expires, Some(whole_micros(Timestamp::MAX)));
+        assert_eq!(
+            after(Timestamp::UNIX_EPOCH, Duration::from_secs(1)).as_second(),
+            1
+        );
+    }
+
+    #[test]
+    fn secrets_to_import_are_16_to_512_visible_characters() {
+        for length in [16, 512] {
+            assert!(is_importable(&vec![b'~'; length]));
+        }
+        for secret in [
+            vec![b'~'; 15],
+            vec![b'~'; 513],
+            b"with a blank inside".to_vec(),
+            "sixteen bytes, é".into(),
+        ] {
+            assert!(!is_importable(&secret), "{}", secret.escape_ascii());
+        }
+    }
+}

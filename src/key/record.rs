@@ -340,6 +340,54 @@ mod tests {
     }
 
     #[test]
+    fn an_update_changes_what_it_names() {
+        let limits = vec![RateLimit::per_second(5)];
+        let addresses = AddressList::parse(["10.0.0.0/8"]).unwrap();
+        let metadata: Map<_, _> = [("tier".into(), 1.into())].into_iter().collect();
+        let end = Timestamp::UNIX_EPOCH;
+        let update = KeyUpdate::new()
+            .name("a")
+            .owner(Some("b"))
+            .environment(Some("c"))
+            .scopes(["d"])
+            .limits(limits.clone())
+            .addresses(addresses.clone())
+            .metadata(metadata.clone())
+            .expires(Some(end));
+        let expected = KeyUpdate {
+            name: Some("a".into()),
+            owner: Some(Some("b".into())),
+            environment: Some(Some("c".into())),
+            scopes: Some(vec!["d".into()]),
+            limits: Some(limits),
+            addresses: Some(addresses),
+            metadata: Some(metadata),
+            expires: Some(Some(end)),
+        };
+        assert_eq!(update, expected);
+    }
+
+    #[test]
+    fn what_is_worse_wins() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut key = Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0));
+        key.scopes = vec!["read".into()];
+        assert!(key.has_scope("read") && !key.has_scope("rea") && !key.has_scope("write"));
+        assert_eq!(key.status(at(7)), KeyStatus::Active);
+        key.disabled = true;
+        assert_eq!(key.status(at(7)), KeyStatus::Disabled);
+        key.expires = Some(at(7));
+        assert_eq!(key.status(at(6)), KeyStatus::Disabled);
+        assert_eq!(key.status(at(7)), KeyStatus::Expired);
+        key.revoked = Some(at(5));
+        assert_eq!(key.status(at(7)), KeyStatus::Revoked);
+        for status in KeyStatus::ALL {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+            assert_eq!(format!("{status:>9}"), format!("{:>9}", status.as_str()));
+        }
+    }
+
+    #[test]
     fn no_change_brings_in_a_time_out_of_bounds() {
         let before = Timestamp::MIN;
         let (now, id) = (Timestamp::UNIX_EPOCH, "3fK9aB0000zzZZ19".parse().unwrap());

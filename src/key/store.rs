@@ -449,3 +449,74 @@ macro_rules! forward_to_pointee {
 }
 
 forward_to_pointee!(Arc, Box);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_has_to_match() {
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let (day, next) = (at("2026-11-01T00:00:00Z"), at("2026-11-02T00:00:00Z"));
+        let micro = jiff::SignedDuration::from_micros(1);
+        let key = Key {
+            owner: Some("acme".into()),
+            last_used: Some(day),
+            expires: Some(next),
+            ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "Zapier", day)
+        };
+        let other = "3fK9aB0000zzZZ20".parse().unwrap();
+        let all = KeyQuery::new()
+            .owner("acme")
+            .status(KeyStatus::Active, day)
+            .name("zAP")
+            .ids([other, key.id])
+            .unused_since(day + micro)
+            .expires_before(next + micro);
+        assert!(all.matches(&key) && KeyQuery::new().matches(&key));
+        for other in [
+            all.clone().owner("Acme"),
+            all.clone().status(KeyStatus::Active, next),
+            all.clone().status(KeyStatus::Disabled, day),
+            all.clone().name("zip"),
+            all.clone().ids([other]),
+            all.clone().unused_since(day),
+            all.clone().expires_before(next),
+        ] {
+            assert!(!other.matches(&key), "{other:?}");
+        }
+        let spoil: [fn(&mut Key, Timestamp); 4] = [
+            |key, _| key.owner = None,
+            |key, next| key.last_used = Some(next),
+            |key, next| key.created = next,
+            |key, _| key.expires = None,
+        ];
+        for spoil in spoil {
+            let mut spoiled = key.clone();
+            spoil(&mut spoiled, next);
+            assert!(!all.matches(&spoiled), "{spoiled:?}");
+        }
+        let never_used = Key {
+            last_used: None,
+            ..key.clone()
+        };
+        assert!(all.matches(&never_used));
+    }
+
+    #[test]
+    fn pages_and_lists_of_ids_are_bounded() {
+        let place = PageToken::new(Timestamp::UNIX_EPOCH, "a");
+        let query = KeyQuery::new().limit(7).after(place.clone());
+        assert_eq!((query.page_size(), query.after), (7, Some(place)));
+        assert_eq!(KeyQuery::new().page_size(), 50);
+        assert_eq!(KeyQuery::new().limit(0).page_size(), 1);
+        assert_eq!(
+            KeyQuery::new().limit(2_000).page_size(),
+            KeyQuery::MAX_LIMIT
+        );
+        let ids = |count: usize| (0..count as u128).map(KeyId::from_number);
+        assert_eq!(KeyQuery::new().wanted_ids(), None);
+        let wanted = KeyQuery::new().ids(ids(1_001));
+        assert!(wanted.wanted_ids().unwrap().iter().copied().eq(ids(1_000)));
+    }
+}

@@ -261,6 +261,27 @@ mod tests {
         assert_ne!(Secret::generate(&prefix()).unwrap(), secret);
     }
 
+    /// Within six standard deviations; one byte too many taken for a digit would be eight beyond.
+    #[test]
+    #[cfg_attr(miri, ignore = "so many digits take minutes")]
+    fn every_digit_is_as_likely() {
+        let mut text = String::new();
+        push_random_digits(&mut text, 200_000).unwrap();
+        let mut counts = [0; 128];
+        for byte in text.bytes() {
+            counts[usize::from(byte)] += 1;
+        }
+        for digit in BASE62 {
+            let count = counts[usize::from(*digit)];
+            assert!(
+                (2_900..3_550).contains(&count),
+                "{count} of {}",
+                *digit as char
+            );
+        }
+        assert_eq!(text.len(), 200_000);
+    }
+
     #[test]
     fn rule_1_a_secret_is_not_printed() {
         let secret = Secret::generate(&prefix()).unwrap();
@@ -270,9 +291,29 @@ mod tests {
     }
 
     #[test]
+    fn a_right_checksum_is_not_enough() {
+        let digits = "0".repeat(KeyId::LEN + SECRET_LEN);
+        let whole = |start: String| {
+            let sum = checksum(start.as_bytes());
+            format!("{start}{}", std::str::from_utf8(&sum).unwrap())
+        };
+        assert!(Secret::parse(&whole(format!("acme_{digits}"))).is_ok());
+        for start in [
+            format!("Acme_{digits}"),
+            format!("_{digits}"),
+            format!("acme-{digits}"),
+            format!("acme_-{}", &digits[1..]),
+            format!("acme_{}-", &digits[1..]),
+        ] {
+            let text = whole(start);
+            assert_eq!(Secret::parse(&text), Err(MalformedSecret), "{text}");
+        }
+    }
+
+    #[test]
     fn prefixes_have_a_form() {
         for text in ["a", "acme", "acme_live", "a1_2b", &"a".repeat(32)] {
-            assert!(Prefix::new(text).is_ok(), "{text}");
+            assert_eq!(Prefix::new(text).unwrap().as_str(), text);
         }
         for text in [
             "",

@@ -310,13 +310,21 @@ mod tests {
         request.body(()).unwrap()
     }
 
-    fn found(request: &Request<()>) -> String {
+    fn look(request: &Request<()>) -> Found<'_> {
         let mut found = Found::default();
         for (name, value) in request.headers() {
             found.look(&sources(), name, value);
         }
         found.look_elsewhere(&sources(), RequestHead::of(request));
-        match found.presented {
+        found
+    }
+
+    fn found(request: &Request<()>) -> String {
+        shown(look(request).presented)
+    }
+
+    fn shown(presented: Presented<'_>) -> String {
+        match presented {
             Presented::Nothing => "nothing".into(),
             Presented::Secret(secret) => String::from_utf8(secret.into_owned()).unwrap(),
             Presented::Garbled => "garbled".into(),
@@ -337,6 +345,8 @@ mod tests {
             (&[("x-api-key", "abc")], "abc"),
             (&[("x-api-key", "\u{e9}")], "garbled"),
             (&[("authorization", "Basic abc"), ("x-api-key", "k")], "k"),
+            (&[("proxy-authorization", "Bearer abc")], "nothing"),
+            (&[("x-other", "abc")], "nothing"),
             (&[("authorization", "Bearer a"), ("x-api-key", "a")], "a"),
             (
                 &[("authorization", "Bearer a"), ("x-api-key", "b")],
@@ -365,13 +375,88 @@ mod tests {
                 ("x-other", "stays"),
             ],
         );
-        remove(&sources(), Places::all(), &mut full);
+        let places = look(&full).places;
+        let taken = remove(&sources(), places, &mut full);
+        assert_eq!(taken.len(), 3);
+        assert!(taken.iter().all(|taken| taken.secret() == b"k"));
         assert_eq!(full.uri(), "/p?a=1&b=2");
         assert_eq!(full.headers().len(), 2);
         assert_eq!(full.headers()[AUTHORIZATION], "Basic other");
+        let other = [("authorization", "Basic other"), ("x-api-key", "k")];
+        let mut other = request("/", &other);
+        let places = look(&other).places;
+        remove(&sources(), places, &mut other);
+        assert_eq!(other.headers().len(), 1);
+        assert_eq!(other.headers()[AUTHORIZATION], "Basic other");
         let mut alone = request("http://host/p?key=k", &[("authorization", "Bearer k")]);
         remove(&sources(), Places::all(), &mut alone);
         assert_eq!(alone.uri(), "http://host/p");
         assert!(alone.headers().is_empty());
+    }
+
+    #[test]
+    fn places_are_remembered_up_to_the_eighth() {
+        for found in 0..12 {
+            let mut places = Places::default();
+            places.add(found);
+            places.add(0);
+            for index in 0..12 {
+                let has = index == found || index == 0 || index >= 8;
+                assert_eq!(places.has(index), has, "{index} of {found}");
+            }
+        }
+        assert!((0..12).all(|index| Places::all().has(index)));
+    }
+
+    #[test]
+    fn only_what_says_the_same_goes_together() {
+        let make = |what| match what {
+            "nothing" => Presented::Nothing,
+            "garbled" => Presented::Garbled,
+            "ambiguous" => Presented::Ambiguous,
+            secret => Presented::text(secret.as_bytes()),
+        };
+        let all = ["nothing", "a", "b", "garbled", "ambiguous"];
+        let expected = [
+            all,
+            ["a", "a", "ambiguous", "ambiguous", "ambiguous"],
+            ["b", "ambiguous", "b", "ambiguous", "ambiguous"],
+            ["garbled", "ambiguous", "ambiguous", "garbled", "ambiguous"],
+            ["ambiguous"; 5],
+        ];
+        for (first, expected) in all.into_iter().zip(expected) {
+            let together = all.map(|second| shown(make(first).and(make(second))));
+            assert_eq!(together, expected, "{first}");
+        }
+    }
+
+    /// Layers further in look only where they would have found it themselves.
+    #[test]
+    fn what_was_taken_counts_in_its_place_alone() {
+        let header = |name: &'static str| Source::Header(HeaderName::from_static(name));
+        let places = [
+            Source::Bearer,
+            header("x-api-key"),
+            header("x-other"),
+            Source::Query("key".into()),
+            Source::Query("other".into()),
+            Source::Function(Arc::new(|_| None)),
+        ];
+        let value = HeaderValue::from_static("Bearer k");
+        for (from, place) in places.iter().enumerate() {
+            let taken = match place {
+                Source::Bearer => Taken::Bearer(value.clone()),
+                other => Taken::from(other, Some(value.clone())).unwrap(),
+            };
+            for (other, place) in places.iter().enumerate() {
+                // A function takes nothing away.
+                let own = from == other && from != 5;
+                assert_eq!(taken.is_from(place), own, "{from} {other}");
+            }
+            let mut found = Found::default();
+            found.add_taken(&places[..2], std::slice::from_ref(&taken));
+            let expected = ["k", "Bearer k"].get(from).copied().unwrap_or("nothing");
+            assert_eq!(shown(found.presented), expected);
+        }
     }
 }
