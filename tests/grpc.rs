@@ -2,6 +2,8 @@
 
 #[path = "../examples/postings/mod.rs"]
 mod postings;
+#[path = "support/secrets.rs"]
+mod secrets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -226,7 +228,7 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     api.backend.revoke(revoked_id).await.unwrap();
     api.backend.disable(disabled_id).await.unwrap();
     let unknown = Api::new().key().await;
-    let wrong = with_a_wrong_secret(&disabled);
+    let wrong = secrets::with_a_wrong_secret(&disabled);
 
     let missing = client.get(GetRequest { id: 1 }).await.unwrap_err();
     assert_eq!(missing.code(), Code::Unauthenticated);
@@ -265,20 +267,6 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     assert_eq!(stats.refused_for(Refusal::Malformed), 4);
     assert_eq!(stats.refused_for(Refusal::Unknown), 2);
     assert_eq!(stats.refused_for(Refusal::WrongSecret), 2);
-}
-
-/// The same id, another secret, a checksum that fits.
-fn with_a_wrong_secret(secret: &str) -> String {
-    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut text = secret[..secret.len() - 38].to_owned();
-    text += &"a".repeat(32);
-    let mut crc = crc32fast::hash(text.as_bytes()) as usize;
-    let mut digits = [0; 6];
-    for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[crc % 62];
-        crc /= 62;
-    }
-    text + std::str::from_utf8(&digits).unwrap()
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The layer in front of axum, over real sockets.
 #![cfg(feature = "axum")]
 
+#[path = "support/secrets.rs"]
+mod secrets;
 mod support;
 
 use std::collections::HashSet;
@@ -165,10 +167,14 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
         &good.secret.expose()[..26],
         &disabled.secret.expose()[26..]
     );
+    let wrong = secrets::with_a_wrong_secret(good.secret.expose());
     let mut answers = Vec::new();
     for secret in [
         "nonsense",
         &mixed,
+        // Looked up at first, and then known.
+        &wrong,
+        &wrong,
         disabled.secret.expose(),
         revoked.secret.expose(),
         expired.secret.expose(),
@@ -207,7 +213,10 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     let stats = service.recorder.stats();
     assert_eq!(stats.refused_for(Refusal::Malformed), 2);
     assert_eq!(stats.refused_for(Refusal::Unknown), 1);
+    assert_eq!(stats.refused_for(Refusal::WrongSecret), 2);
     assert_eq!(stats.open, 0);
+    let answer = service.get("/v1/postings/1", good.secret.expose()).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@
 mod headers;
 mod latency;
 mod measure;
+#[path = "../support/secrets.rs"]
+mod secrets;
 mod slow;
 mod strangers;
 #[path = "../support/mod.rs"]

@@ -17,7 +17,7 @@ use keytally::{ApiKeyLayer, Clock, KeyId};
 use sha2::{Digest as _, Sha256};
 
 use super::measure::{Flood, MIB};
-use super::{ask, behind, many, support};
+use super::{ask, behind, many, secrets, support};
 
 /// What the recorder has room for, less than it is given between two flushes.
 const FLUSHED: u64 = 10_000;
@@ -86,12 +86,7 @@ fn id(n: u64) -> KeyId {
 }
 
 fn secret(id: KeyId) -> String {
-    let mut text = format!("acme_{id}{}", "0".repeat(32));
-    let number = crc32fast::hash(text.as_bytes());
-    for place in (0..6).rev() {
-        text.push(DIGITS[(number / 62_u32.pow(place) % 62) as usize].into());
-    }
-    text
+    secrets::with_checksum(format!("acme_{id}{}", "0".repeat(32)))
 }
 
 #[async_trait]
