@@ -9,7 +9,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 
-/// The numbers, and the causes of the errors, that this thread's events have.
+/// The fields that this thread's events have; of an error that has a cause, the cause.
 #[derive(Clone, Default)]
 pub(crate) struct Told(Arc<Mutex<Vec<(&'static str, String)>>>);
 
@@ -51,7 +51,9 @@ impl Visit for Told {
         }
     }
 
-    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.tell(field, format!("{value:?}"));
+    }
 }
 
 impl Subscriber for Told {

@@ -314,6 +314,97 @@ mod tests {
     }
 
     #[test]
+    fn answers_say_what_is_wrong_as_far_as_a_stranger_may_know() {
+        use Refusal::*;
+        for (reasons, status, grpc, detail) in [
+            (
+                &[Missing, Malformed, Ambiguous, Unknown, WrongSecret][..],
+                401,
+                "16",
+                "a valid API key is required",
+            ),
+            (
+                &[Disabled, Revoked, Expired],
+                401,
+                "16",
+                "a valid API key is required",
+            ),
+            (
+                &[Address],
+                403,
+                "7",
+                "this API key may not be used from here",
+            ),
+            (
+                &[Scope],
+                403,
+                "7",
+                "this API key lacks a scope that is required",
+            ),
+            (
+                &[RateLimited],
+                429,
+                "8",
+                "a rate limit of this API key is reached",
+            ),
+            (
+                &[LookupBudget],
+                429,
+                "8",
+                "too many API keys that do not exist came from this address",
+            ),
+            (
+                &[StoreUnavailable, LimiterUnavailable, RecorderFull],
+                503,
+                "14",
+                "the request could not be checked",
+            ),
+        ] {
+            for &reason in reasons {
+                let rejection = Rejection {
+                    retry_after_secs: Some(3),
+                    ..Rejection::new(reason)
+                };
+                let grpc_answer = answer(rejection.clone(), "application/grpc");
+                assert_eq!(grpc_answer.headers()[grpc::GRPC_STATUS], grpc, "{reason}");
+                assert_eq!(grpc_answer.headers()[grpc::GRPC_MESSAGE], detail);
+                let http = answer(rejection, "application/json");
+                assert_eq!(http.status(), status, "{reason}");
+                let problem: serde_json::Value = serde_json::from_slice(http.body()).unwrap();
+                let told = problem["detail"].as_str().unwrap();
+                assert!(
+                    told.to_lowercase().starts_with(&detail.to_lowercase()),
+                    "{told}"
+                );
+            }
+        }
+    }
+
+    /// A6: a negative pushback where no wait suffices, none where nothing is known.
+    #[test]
+    fn pushbacks_are_milliseconds_or_never() {
+        let pushback = |reason, retry_after_secs| {
+            let rejection = Rejection {
+                retry_after_secs,
+                ..Rejection::new(reason)
+            };
+            let answer = answer(rejection, "application/grpc");
+            let pushback = answer.headers().get(grpc::GRPC_PUSHBACK)?;
+            Some(pushback.to_str().unwrap().to_owned())
+        };
+        assert_eq!(
+            pushback(Refusal::RateLimited, Some(3)).as_deref(),
+            Some("3000")
+        );
+        assert_eq!(
+            pushback(Refusal::LookupBudget, Some(1)).as_deref(),
+            Some("1000")
+        );
+        assert_eq!(pushback(Refusal::RateLimited, None).as_deref(), Some("-1"));
+        assert_eq!(pushback(Refusal::Unknown, None), None);
+    }
+
+    #[test]
     fn rule_2_all_that_does_not_let_in_looks_the_same() {
         let seen = |reason| {
             let response = answer(Rejection::new(reason), "x/y");
@@ -364,6 +455,21 @@ mod tests {
                 .unwrap()
                 .to_owned()
         };
+        let own = Rejections::default().realm("my api").unwrap();
+        let request = Request::get("/").body(()).unwrap();
+        for (reason, error) in [
+            (Refusal::Missing, ""),
+            (Refusal::Unknown, r#", error="invalid_token""#),
+            (Refusal::Scope, r#", error="insufficient_scope", scope="a""#),
+        ] {
+            let rejection = Rejection {
+                scope: (reason == Refusal::Scope).then(|| "a".into()),
+                ..Rejection::new(reason)
+            };
+            let response = own.answer(rejection, RequestHead::of(&request));
+            let expected = format!(r#"Bearer realm="my api"{error}"#);
+            assert_eq!(response.headers()[WWW_AUTHENTICATE], expected);
+        }
         let plain = r#"Bearer realm="api", error="insufficient_scope""#;
         assert_eq!(challenge("a:b"), format!(r#"{plain}, scope="a:b""#));
         for scope in ["a\"b", "a\nb", "a b", "é"] {
@@ -373,7 +479,8 @@ mod tests {
 
     #[test]
     fn realms_that_cannot_stand_in_a_header_are_refused() {
-        for realm in ["", "a\"b", "a\nb", "é", &"a".repeat(101)] {
+        assert!(Rejections::default().realm(&"a".repeat(100)).is_ok());
+        for realm in ["", "a\"b", "a\\b", "a\nb", "é", &"a".repeat(101)] {
             let error = Rejections::default().realm(realm).err();
             assert_eq!(error, Some(InvalidRealm), "{realm}");
         }
