@@ -109,6 +109,55 @@ async fn a_key_is_asked_for_once_within_its_time() {
     setup.clock.advance(Duration::from_millis(50));
     assert!(setup.ask().await.unwrap().is_some());
     assert_eq!(setup.calls(), 2);
+    let lookups = CacheStats {
+        lookups: 2,
+        ..CacheStats::default()
+    };
+    assert_eq!(setup.cache.stats(), lookups);
+}
+
+#[tokio::test]
+async fn everything_that_is_held_can_be_dropped() {
+    let setup = Setup::new(config());
+    let unknown = KeyId::from_number(1);
+    for round in 1..4 {
+        assert!(setup.ask().await.unwrap().is_some());
+        assert!(setup.cache.lookup(unknown).await.unwrap().is_none());
+        assert_eq!(setup.cache.unknown(), 1);
+        setup.cache.invalidate_all();
+        assert!(matches!(
+            setup.cache.peek(unknown, setup.clock.now()),
+            Peek::Ask
+        ));
+        assert_eq!((setup.cache.unknown(), setup.calls()), (0, 2 * round));
+    }
+}
+
+#[test]
+fn a_cache_is_what_it_was_configured_to_be() {
+    let secs = Duration::from_secs;
+    let config = CacheConfig::new()
+        .ttl(secs(1))
+        .capacity(2)
+        .unknown_ttl(secs(3))
+        .unknown_capacity(4)
+        .lookup_timeout(secs(5))
+        .stranger_lookups(6)
+        .serve_stale(secs(7));
+    let expected = CacheConfig {
+        ttl: secs(1),
+        capacity: 2,
+        unknown_ttl: secs(3),
+        unknown_capacity: 4,
+        lookup_timeout: secs(5),
+        stranger_lookups: 6,
+        serve_stale: secs(7),
+    };
+    assert_eq!(config, expected);
+    let setup = Setup::new(config);
+    assert_eq!(setup.cache.config(), &expected);
+    setup.clock.advance(secs(8));
+    assert_eq!(setup.cache.clock().now(), setup.clock.now());
 }
 
 #[tokio::test]
@@ -199,16 +248,38 @@ async fn rule_4_a_slow_look_up_cannot_bring_a_key_back() {
 
 #[tokio::test]
 async fn rule_4_an_answer_older_than_its_time_to_live_is_no_answer() {
-    let setup = Setup::new(config());
-    setup.hold();
-    let slow = tokio::spawn({
-        let (cache, id) = (setup.cache.clone(), setup.id);
-        async move { cache.lookup(id).await }
-    });
-    setup.store.entered.notified().await;
-    setup.clock.advance(Duration::from_secs(31));
-    setup.store.gate.add_permits(1);
-    assert!(matches!(slow.await.unwrap(), Err(StoreError::Timeout)));
+    for (nanos, in_time) in [(0, true), (1, false)] {
+        let setup = Setup::new(config());
+        setup.hold();
+        let slow = tokio::spawn({
+            let (cache, id) = (setup.cache.clone(), setup.id);
+            async move { cache.lookup(id).await }
+        });
+        setup.store.entered.notified().await;
+        setup.clock.advance(Duration::new(30, nanos));
+        setup.store.gate.add_permits(1);
+        match slow.await.unwrap() {
+            Ok(found) => assert!(in_time && found.is_some()),
+            Err(error) => assert!(!in_time && matches!(error, StoreError::Timeout)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_unknown_at_first_is_held_like_any_other() {
+    let setup = Setup::new(config().unknown_capacity(2));
+    let record = setup.store.record.lock().unwrap().take();
+    assert!(setup.ask().await.unwrap().is_none());
+    *setup.store.record.lock().unwrap() = record;
+    setup.cache.invalidate(setup.id);
+    assert!(setup.ask().await.unwrap().is_some());
+    for n in 0..10 {
+        let unknown = KeyId::from_number(n);
+        assert!(setup.cache.lookup(unknown).await.unwrap().is_none());
+    }
+    let calls = setup.calls();
+    assert!(setup.ask().await.unwrap().is_some());
+    assert_eq!(setup.calls(), calls);
 }
 
 #[tokio::test]

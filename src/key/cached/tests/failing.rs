@@ -11,6 +11,17 @@ async fn a_store_that_hangs_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_up_takes_no_longer_than_its_answer_could_be_used() {
+    for (ttl, patience) in [(1, 1), (60, 5), (0, 5)] {
+        let setup = Setup::new(config().ttl(Duration::from_secs(ttl)));
+        setup.hold();
+        let began = tokio::time::Instant::now();
+        assert!(matches!(setup.ask().await, Err(StoreError::Timeout)));
+        assert_eq!(began.elapsed(), Duration::from_secs(patience));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_look_up_ends_in_its_time_however_often_the_key_changes() {
     let setup = Setup::new(config().lookup_timeout(Duration::from_millis(100)));
     setup.hold();
@@ -121,6 +132,25 @@ async fn rule_5_serving_through_an_outage_has_a_bound() {
     assert_eq!(setup.cache.stats().served_stale, 3);
     setup.clock.advance(Duration::from_secs(59));
     assert!(setup.ask().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_5_a_store_that_failed_is_left_alone_for_a_second() {
+    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+    assert!(setup.ask().await.is_ok());
+    setup.store.fails.store(true, Ordering::SeqCst);
+    setup.clock.advance(Duration::from_secs(31));
+    assert!(setup.ask().await.unwrap().is_some());
+    for (pause, calls) in [(0, 2), (999, 2), (1, 3), (0, 3)] {
+        setup.clock.advance(Duration::from_millis(pause));
+        // Those too who do not look first at what is held.
+        for _ in 0..3 {
+            assert!(setup.cache.lookup(setup.id).await.unwrap().is_some());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(setup.calls(), calls);
+    }
+    assert_eq!(setup.cache.stats().served_stale, 13);
 }
 
 #[tokio::test(start_paused = true)]
