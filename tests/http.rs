@@ -106,6 +106,21 @@ async fn the_caller_reaches_the_handler() {
         service.get("/me", issued.secret.expose()).await.body,
         "Zapier"
     );
+    let name = |caller: Caller| async move { format!("{} {}", caller.event_id(), caller.key().id) };
+    let routes = Router::new().route("/event", get(name));
+    let service = Service::plain(routes.clone()).await;
+    let issued = service.key().await;
+    let answer = service.get("/event", issued.secret.expose()).await;
+    let events = service.events().await;
+    assert_eq!(answer.body, format!("{} {}", events[0].id, issued.key.id));
+    // No layer, no caller.
+    let address = support::serve(routes).await;
+    let request = Request::get(format!("http://{address}/event"));
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(problem(&answer)["status"], 401);
+    assert!(answer.header("www-authenticate").is_some());
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ use http::{HeaderName, Request, StatusCode};
 use keytally::backend::MemoryBackend;
 use keytally::key::NewKey;
 use keytally::limit::RateLimit;
-use keytally::usage::{Cause, Outcome, Recorder, Status, WhenFull};
+use keytally::usage::{
+    Cause, LogFilter, LogQuery, Outcome, Recorder, Status, UsageReader, WhenFull,
+};
 use keytally::{ApiKeyLayer, Caller};
 use support::{Answer, Service};
 
@@ -47,6 +49,31 @@ async fn stacked_layers_check_each_and_count_once() {
         first.header("x-request-id"),
         Some(&*events[2].id.to_string())
     );
+}
+
+#[tokio::test]
+async fn layers_with_recorders_of_their_own_each_count() {
+    let service = Service::plain(routes()).await;
+    let backend = MemoryBackend::new();
+    let own = Recorder::new(backend.clone());
+    let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let inner = outer.clone().recorder(own.clone());
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let request = support::get(&format!("http://{address}/me"), &secret);
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(answer.body, "test");
+    own.flush().await;
+    let query = LogQuery::new(LogFilter::new());
+    let [inner] = &*backend.requests(&query).await.unwrap().items else {
+        panic!("one event of the inner layer")
+    };
+    let [outer] = &*service.events().await else {
+        panic!("one event of the outer layer")
+    };
+    assert_eq!(inner.key, outer.key);
+    assert_eq!(inner.wire_id(), outer.wire_id());
 }
 
 #[tokio::test]

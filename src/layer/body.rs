@@ -107,3 +107,47 @@ impl<B> fmt::Debug for ResponseBody<B> {
         f.write_str("ResponseBody")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty, Full};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_as_long_as_the_one_within() {
+        let whole = ResponseBody::inner(Full::new(Bytes::from_static(b"ok")), Meter::off());
+        assert_eq!(
+            (whole.size_hint().exact(), whole.is_end_stream()),
+            (Some(2), false)
+        );
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), "ok");
+        let empty = ResponseBody::inner(Empty::<Bytes>::new(), Meter::off());
+        assert_eq!(
+            (empty.size_hint().exact(), empty.is_end_stream()),
+            (Some(0), true)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusals_body_is_one_frame_or_none() {
+        let mut body = ResponseBody::<Empty<Bytes>>::refusal(Bytes::from_static(b"no"));
+        assert_eq!(
+            (body.size_hint().exact(), body.is_end_stream()),
+            (Some(2), false)
+        );
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "no");
+        assert_eq!(
+            (body.size_hint().exact(), body.is_end_stream()),
+            (Some(0), true)
+        );
+        assert!(body.frame().await.is_none());
+        let mut none = ResponseBody::<Empty<Bytes>>::refusal(Bytes::new());
+        assert_eq!(
+            (none.size_hint().exact(), none.is_end_stream()),
+            (Some(0), true)
+        );
+        assert!(none.frame().await.is_none());
+    }
+}
