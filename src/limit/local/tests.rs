@@ -309,6 +309,20 @@ fn keys_are_spread_over_all_shards() {
 }
 
 #[test]
+fn any_number_of_layers_can_hold_the_same_limit() {
+    let clock = clock();
+    let limiter = LocalLimiter::new();
+    let limits = [RateLimit::per_hour(200)];
+    let held: Vec<_> = (0..2 * Account::MAX_SLOTS)
+        .map(|_| limiter.attach(id(1), &limits, clock.now()).unwrap())
+        .collect();
+    for (spent, key) in held.iter().enumerate() {
+        let left = take(key, 1, &clock).standings()[0].remaining;
+        assert_eq!(left as usize, 199 - spent);
+    }
+}
+
+#[test]
 fn a_limiter_can_be_shared() {
     let clock = clock();
     let shared: Arc<dyn Limiter> = Arc::new(LocalLimiter::new());
