@@ -589,10 +589,18 @@ async fn rule_12_a_made_up_method_names_no_endpoint() {
         .get(with(secret, GetRequest { id: 1 }))
         .await
         .unwrap();
+    // There is such a method, as the service has shown.
+    let response = raw(&channel, call(GET, other.secret.expose())).await;
+    assert_eq!(response.headers()["grpc-status"], "7");
 
     let events = api.events().await;
-    assert_eq!(events.len(), 61);
-    for event in events {
+    assert_eq!(events.len(), 62);
+    let refused = &events[0];
+    assert_eq!(
+        (&*refused.endpoint, refused.status),
+        (GET, Answered::Grpc(7))
+    );
+    for event in events.into_iter().skip(1) {
         match event.status {
             Answered::Grpc(12) => {
                 assert_eq!(

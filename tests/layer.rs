@@ -230,7 +230,66 @@ async fn a_limiter_that_failed_is_asked_again() {
         .limiter(Hiccup::default())
         .default_limits([RateLimit::per_second(5)])
         .unwrap();
-    let first = ask(&layer, &issued).await;
-    assert_eq!(first, StatusCode::SERVICE_UNAVAILABLE);
+    let first = send(layer.layer(tower::service_fn(hello)), &issued).await;
+    assert_eq!(first.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(first.headers()["retry-after"], "1");
+    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    let stats = layer.cache_stats();
+    assert_eq!((stats.lookups, stats.failures), (1, 0));
+}
+
+/// Decides as the limiter of this process does, but not at once.
+#[derive(Debug, Default)]
+struct Remote(LocalLimiter);
+
+#[derive(Debug)]
+struct Held(Arc<dyn Allowance>);
+
+impl Limiter for Remote {
+    fn attach(
+        &self,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<Arc<dyn Allowance>, LimitError> {
+        Ok(Arc::new(Held(self.0.attach(subject, limits, now)?)))
+    }
+}
+
+impl Allowance for Held {
+    fn take(&self, cost: u32, now: Now) -> keytally::limit::Answer {
+        let answer = self.0.take(cost, now);
+        keytally::limit::Answer::Later(Box::pin(async move {
+            tokio::task::yield_now().await;
+            match answer {
+                keytally::limit::Answer::Now(decision) => Ok(decision),
+                keytally::limit::Answer::Later(decision) => decision.await,
+            }
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_limiter_that_answers_later_counts_like_any_other() {
+    let clock = clock();
+    let backend = MemoryBackend::new();
+    let issued = issue(&backend, &clock).await;
+    let layer = ApiKeyLayer::new(backend)
+        .clock(clock.clone())
+        .limiter(Remote::default())
+        .default_limits([RateLimit::per_minute(2)])
+        .unwrap();
+    for (left, status, wait) in [(1, 200, None), (0, 200, None), (0, 429, Some("30"))] {
+        let response = send(layer.layer(tower::service_fn(hello)), &issued).await;
+        assert_eq!(response.status(), status);
+        let standing = response.headers()["ratelimit"].to_str().unwrap();
+        assert!(
+            standing.starts_with(&format!("\"minute\";r={left};")),
+            "{standing}"
+        );
+        let told = response.headers().get("retry-after");
+        assert_eq!(told.map(|wait| wait.to_str().unwrap()), wait);
+    }
+    clock.advance(Duration::from_secs(30));
     assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
 }

@@ -375,3 +375,33 @@ fn proves(status: Status) -> bool {
     ];
     matches!(status, Status::Grpc(code) if !ANYWHERE.contains(&code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_grpc_where_method_and_content_type_say_so() {
+        for (method, content_type, call) in [
+            (Method::POST, Some("application/grpc"), Call::Grpc),
+            (Method::POST, Some("application/grpc+proto"), Call::Grpc),
+            (Method::POST, Some("application/grpc-web"), Call::GrpcWeb),
+            (
+                Method::POST,
+                Some("application/grpc-web-text"),
+                Call::GrpcWeb,
+            ),
+            (Method::POST, Some("application/json"), Call::Http),
+            (Method::POST, None, Call::Http),
+            (Method::GET, Some("application/grpc"), Call::Http),
+            (Method::PUT, Some("application/grpc"), Call::Http),
+        ] {
+            let value = content_type.map(HeaderValue::from_static);
+            assert_eq!(
+                Call::of(&method, value.as_ref()),
+                call,
+                "{method} {content_type:?}"
+            );
+        }
+    }
+}
