@@ -565,7 +565,8 @@ async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
     assert_eq!(passing.stats().unverified, 1);
 
     // The service sees no more of a key that could not be checked than of others.
-    let shown = |headers: http::HeaderMap| async move { format!("{:?}", headers.get("authorization")) };
+    let shown =
+        |headers: http::HeaderMap| async move { format!("{:?}", headers.get("authorization")) };
     let routes = Router::new().route("/", get(shown));
     let address = support::serve(routes.clone().layer(passing.clone())).await;
     assert_eq!(ask(address).await.body, "None");

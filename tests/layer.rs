@@ -16,7 +16,7 @@ use keytally::key::{
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
 use keytally::limit::{Allowance, LimitError, Limiter, LocalLimiter, RateLimit};
-use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection};
+use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope};
 use tower::{Layer, Service};
 
 /// A store that announces nothing.
@@ -236,6 +236,19 @@ async fn a_limiter_that_failed_is_asked_again() {
     assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
     let stats = layer.cache_stats();
     assert_eq!((stats.lookups, stats.failures), (1, 0));
+}
+
+#[tokio::test]
+async fn a_refusal_tells_which_key_lacks_which_scope() {
+    let clock = clock();
+    let backend = MemoryBackend::new();
+    let issued = issue(&backend, &clock).await;
+    let layer = ApiKeyLayer::new(backend).clock(clock);
+    let scoped = RequireScope::new("write").layer(tower::service_fn(hello));
+    let response = send(layer.layer(scoped), &issued).await;
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    assert_eq!(rejection.key, Some(issued.key.id));
+    assert_eq!(rejection.scope.as_deref(), Some("write"));
 }
 
 /// Decides as the limiter of this process does, but not at once.

@@ -388,6 +388,46 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_has_all_but_what_is_its_own() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut old = KeyRecord {
+            key: Key {
+                owner: Some("acme".into()),
+                scopes: vec!["read".into()],
+                last_used: Some(at(3)),
+                expires: Some(at(100)),
+                ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0))
+            },
+            digest: Digest::sha256(b"old"),
+            sealed: None,
+        };
+        let before = old.clone();
+        let rotation = Rotation {
+            id: "3fK9aB0000zzZZ20".parse().unwrap(),
+            digest: Digest::sha256(b"new"),
+            hint: "acme_3fK9…".into(),
+            sealed: None,
+            at: at(7),
+            old_expires: at(9),
+        };
+        let new = old.rotate(&rotation).unwrap();
+        let expected = Key {
+            id: rotation.id,
+            hint: rotation.hint.clone(),
+            created: at(7),
+            rotated_from: Some(before.key.id),
+            last_used: None,
+            ..before.key.clone()
+        };
+        assert_eq!((new.key, new.digest), (expected, rotation.digest));
+        let ending = Key {
+            expires: Some(at(9)),
+            ..before.key
+        };
+        assert_eq!((old.key, old.digest), (ending, before.digest));
+    }
+
+    #[test]
     fn no_change_brings_in_a_time_out_of_bounds() {
         let before = Timestamp::MIN;
         let (now, id) = (Timestamp::UNIX_EPOCH, "3fK9aB0000zzZZ19".parse().unwrap());

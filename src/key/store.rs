@@ -487,13 +487,13 @@ mod tests {
         }
         let spoil: [fn(&mut Key, Timestamp); 4] = [
             |key, _| key.owner = None,
-            |key, next| key.last_used = Some(next),
-            |key, next| key.created = next,
+            |key, later| key.last_used = Some(later),
+            |key, later| (key.created, key.last_used) = (later, None),
             |key, _| key.expires = None,
         ];
         for spoil in spoil {
             let mut spoiled = key.clone();
-            spoil(&mut spoiled, next);
+            spoil(&mut spoiled, day + micro);
             assert!(!all.matches(&spoiled), "{spoiled:?}");
         }
         let never_used = Key {
@@ -501,6 +501,19 @@ mod tests {
             ..key.clone()
         };
         assert!(all.matches(&never_used));
+    }
+
+    #[test]
+    fn a_store_announces_nothing_unless_it_says_so() {
+        struct Plain;
+        #[async_trait]
+        impl KeyStore for Plain {
+            async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                Ok(None)
+            }
+        }
+        assert!(Plain.changes().is_none());
+        assert!(Arc::new(Plain).changes().is_none());
     }
 
     #[test]

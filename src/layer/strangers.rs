@@ -128,6 +128,21 @@ mod tests {
     }
 
     #[test]
+    fn every_address_has_a_place_in_each_half() {
+        let budget = LookupBudget::new(&RateLimit::per_minute(1));
+        let mut places: Vec<_> = (0..10_000).map(|n| budget.places(address(n))).collect();
+        assert!(
+            places
+                .iter()
+                .all(|&[low, high]| low < HALF && (HALF..2 * HALF).contains(&high))
+        );
+        // Two addresses may share one place, and hardly ever both.
+        places.sort_unstable();
+        places.dedup();
+        assert!(places.len() > 9_900, "{}", places.len());
+    }
+
+    #[test]
     fn an_address_spends_its_budget_and_gets_it_back_in_time() {
         let budget = LookupBudget::new(&RateLimit::per_minute(60).burst(10));
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);

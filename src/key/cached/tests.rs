@@ -316,6 +316,24 @@ async fn unknown_ids_are_remembered_briefly_and_boundedly() {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "a thousand look-ups take minutes")]
+async fn keys_are_held_up_to_the_capacity() {
+    let backend = MemoryBackend::new();
+    let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+    let cache = KeyCache::new(backend.clone(), config().capacity(100), clock.clone());
+    let mut held = Vec::new();
+    for _ in 0..1_000 {
+        let record = record();
+        held.push(record.key.id);
+        backend.create(record).await.unwrap();
+        cache.lookup(held[held.len() - 1]).await.unwrap();
+    }
+    held.retain(|id| matches!(cache.peek(*id, clock.now()), Peek::Held(_)));
+    // Shards round up.
+    assert!((80..=120).contains(&held.len()), "{}", held.len());
+}
+
+#[tokio::test]
 #[cfg_attr(miri, ignore = "ten thousand look-ups take a quarter of an hour")]
 async fn a_flood_of_unknown_ids_takes_no_room_of_keys_that_fill_theirs() {
     let backend = MemoryBackend::new();
