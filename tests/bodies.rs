@@ -5,7 +5,7 @@ mod support;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,13 +15,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response, Sse, sse};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use keytally::limit::{Allowance, LimitError, Limiter, RateLimit};
 use keytally::usage::{Cause, Outcome, Status, UNMATCHED};
 use keytally::{ApiKeyLayer, KeyId, Now};
 use support::{Answer, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_stream::{Stream, StreamExt};
+use tower::{Layer, Service as _};
 
 fn routes() -> Router {
     Router::new()
@@ -285,6 +287,84 @@ async fn rule_9_a_body_that_its_client_does_not_read_is_open_until_shutdown() {
     let event = &service.events().await[0];
     assert_eq!(event.cause, Some(Cause::Cancelled));
     assert!(event.response_bytes > 0);
+}
+
+type Pieces = Result<Bytes, std::io::Error>;
+
+/// Asks a service behind the layer, without a socket, for an answer that it makes of these.
+async fn answer_of(
+    service: &Service,
+    method: Method,
+    status: u16,
+    pieces: impl Stream<Item = Pieces> + Send + 'static,
+) -> http::Response<keytally::ResponseBody<Body>> {
+    let layer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let response = Response::builder()
+        .status(status)
+        .body(Body::from_stream(pieces));
+    let response = Arc::new(Mutex::new(response.ok()));
+    let inner = tower::service_fn(move |_: http::Request<()>| {
+        std::future::ready(Ok::<_, std::convert::Infallible>(
+            response.lock().unwrap().take().unwrap(),
+        ))
+    });
+    let secret = service.key().await.secret.expose().to_owned();
+    let request = support::get("/", &secret).method(method).body(()).unwrap();
+    layer.layer(inner).call(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn rule_9_an_answer_without_a_body_is_whole_though_nobody_reads_it() {
+    let service = Service::plain(routes()).await;
+    for (method, status, cause) in [
+        (Method::GET, 200, Some(Cause::Cancelled)),
+        (Method::HEAD, 200, None),
+        (Method::GET, 204, None),
+        (Method::GET, 304, None),
+        (Method::GET, 101, None),
+    ] {
+        let answer = answer_of(&service, method.clone(), status, tokio_stream::pending()).await;
+        drop(answer);
+        let event = &service.events().await[0];
+        assert_eq!(
+            (event.status, event.cause),
+            (Status::Http(status), cause),
+            "{method}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn rule_9_a_body_that_panics_is_the_services_failure() {
+    let service = Service::plain(routes()).await;
+    let pieces = tokio_stream::iter([()]).map(|()| panic!("a body that panics, on purpose"));
+    let answer = answer_of(&service, Method::GET, 200, pieces).await;
+    let reading = tokio::spawn(answer.into_body().collect());
+    assert!(reading.await.unwrap_err().is_panic());
+    let event = &service.events().await[0];
+    assert_eq!(event.cause, Some(Cause::ServerError));
+}
+
+/// Nobody asks for the next piece, and so nothing is waited for.
+#[tokio::test]
+async fn rule_9_a_body_of_which_more_is_to_come_is_open() {
+    for taken in [2, 3] {
+        let service = Service::plain(routes()).await;
+        let pieces = std::iter::repeat_with(|| Ok(Bytes::from_static(b"piece")));
+        let pieces = tokio_stream::iter(pieces);
+        let mut body = answer_of(&service, Method::GET, 200, pieces)
+            .await
+            .into_body();
+        for _ in 0..taken {
+            body.frame().await.unwrap().unwrap();
+        }
+        let _ = service.recorder.shutdown(Duration::from_secs(10)).await;
+        let [event] = &*service.events().await else {
+            panic!("one event")
+        };
+        assert_eq!(event.cause, Some(Cause::Cancelled));
+        assert_eq!(event.response_bytes, 5 * taken);
+    }
 }
 
 /// A limiter that never gets round to an answer.
