@@ -500,7 +500,7 @@ mod tests {
         let none: AuditQuery = serde_json::from_str("{}").unwrap();
         assert_eq!(none, AuditQuery::new());
         assert_eq!(none.limit(0).page_size(), 1);
-        let place = PageToken::new(time, &entry.id);
+        let place = PageToken::new(time, entry.id);
         assert_eq!(all.clone().after(place.clone()).after, Some(place));
         assert_eq!(all.limit(2_000).page_size(), AuditQuery::MAX_LIMIT);
     }
