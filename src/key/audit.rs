@@ -151,11 +151,16 @@ impl AuditEntry {
 /// bits, which begins anywhere in its lower half (RFC 9562, §6.2).
 fn next_id(time: Timestamp) -> Uuid {
     static MADE: LazyLock<AtomicU64> =
-        LazyLock::new(|| AtomicU64::new(uuid_at(0).as_u64_pair().1 & ((1 << 41) - 1)));
+        LazyLock::new(|| AtomicU64::new(first_count(uuid_at(0).as_u64_pair().1)));
     counted(
         uuid_at(time.as_microsecond()),
         MADE.fetch_add(1, Ordering::Relaxed),
     )
+}
+
+/// Where the counter begins: far from its end, or it would soon start again from nothing.
+fn first_count(random: u64) -> u64 {
+    random & ((1 << 41) - 1)
 }
 
 /// The id with a counter in the 12 bits behind its version and in the first 30 behind its variant.
@@ -439,6 +444,16 @@ mod tests {
         // What a process cannot know of another is left to chance.
         let last = |id: &Uuid| id.as_u128() as u32;
         assert_ne!(last(&ids[0]), last(&ids[1]));
+    }
+
+    #[test]
+    fn a_counter_begins_anywhere_in_its_lower_half() {
+        let half = 1 << 41;
+        assert_eq!(first_count(u64::MAX), half - 1);
+        assert_eq!(first_count(half), 0);
+        for count in [0, 1, 0x155_5555_5555, half - 1] {
+            assert_eq!(first_count(count), count);
+        }
     }
 
     #[test]
