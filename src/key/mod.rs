@@ -7,6 +7,7 @@ mod cached;
 mod changes;
 mod digest;
 mod issuer;
+mod query;
 mod record;
 mod redact;
 #[cfg(feature = "recoverable")]
@@ -25,11 +26,12 @@ pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use changes::ChangeFeed;
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
 pub use issuer::{IssueError, Issued, Issuer, NewKey};
+pub use query::KeyQuery;
 pub use record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 #[cfg(feature = "recoverable")]
 pub use reveal::RevealError;
 pub use sealed::Sealed;
-pub use store::{KeyAdmin, KeyQuery, KeyStore, StoreError};
+pub use store::{KeyAdmin, KeyStore, StoreError};
 pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
 pub use update::KeyUpdate;
 #[cfg(feature = "recoverable")]

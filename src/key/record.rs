@@ -331,43 +331,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_update_leaves_alone_stays_alone_in_json() {
-        let update = KeyUpdate::new().name("Renamed").expires(None);
-        let json = serde_json::to_string(&update).unwrap();
-        assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
-        let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
-        assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
-    }
-
-    #[test]
-    fn an_update_changes_what_it_names() {
-        let limits = vec![RateLimit::per_second(5)];
-        let addresses = AddressList::parse(["10.0.0.0/8"]).unwrap();
-        let metadata: Map<_, _> = [("tier".into(), 1.into())].into_iter().collect();
-        let end = Timestamp::UNIX_EPOCH;
-        let update = KeyUpdate::new()
-            .name("a")
-            .owner(Some("b"))
-            .environment(Some("c"))
-            .scopes(["d"])
-            .limits(limits.clone())
-            .addresses(addresses.clone())
-            .metadata(metadata.clone())
-            .expires(Some(end));
-        let expected = KeyUpdate {
-            name: Some("a".into()),
-            owner: Some(Some("b".into())),
-            environment: Some(Some("c".into())),
-            scopes: Some(vec!["d".into()]),
-            limits: Some(limits),
-            addresses: Some(addresses),
-            metadata: Some(metadata),
-            expires: Some(Some(end)),
-        };
-        assert_eq!(update, expected);
-    }
-
-    #[test]
     fn what_is_worse_wins() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut key = Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0));
