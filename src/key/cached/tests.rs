@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 
 use super::cache::Found;
 use super::*;
@@ -74,6 +75,12 @@ impl Setup {
             Peek::Held(entry) => Ok(Some(entry).filter(|entry| entry.exists)),
             Peek::Stale(_) | Peek::Ask => self.cache.lookup(self.id).await,
         }
+    }
+
+    /// Looks the key up in a task of its own.
+    fn look_up_behind(&self) -> JoinHandle<Found> {
+        let (cache, id) = (self.cache.clone(), self.id);
+        tokio::spawn(async move { cache.lookup(id).await })
     }
 
     fn calls(&self) -> usize {
@@ -192,15 +199,9 @@ async fn ask_at_once(setup: &Setup, count: usize) -> usize {
 async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
     let setup = Setup::new(config());
     setup.hold();
-    let first = tokio::spawn({
-        let (cache, id) = (setup.cache.clone(), setup.id);
-        async move { cache.lookup(id).await }
-    });
+    let first = setup.look_up_behind();
     setup.store.entered.notified().await;
-    let second = tokio::spawn({
-        let (cache, id) = (setup.cache.clone(), setup.id);
-        async move { cache.lookup(id).await }
-    });
+    let second = setup.look_up_behind();
     tokio::task::yield_now().await;
     first.abort();
     setup.store.entered.notified().await;
@@ -209,10 +210,7 @@ async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
     assert!(setup.cache.is_idle());
 
     setup.cache.invalidate_all();
-    let alone = tokio::spawn({
-        let (cache, id) = (setup.cache.clone(), setup.id);
-        async move { cache.lookup(id).await }
-    });
+    let alone = setup.look_up_behind();
     setup.store.entered.notified().await;
     alone.abort();
     assert!(alone.await.unwrap_err().is_cancelled());
@@ -223,10 +221,7 @@ async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
 async fn rule_4_a_slow_look_up_cannot_bring_a_key_back() {
     let setup = Setup::new(config());
     setup.hold();
-    let slow = tokio::spawn({
-        let (cache, id) = (setup.cache.clone(), setup.id);
-        async move { cache.lookup(id).await }
-    });
+    let slow = setup.look_up_behind();
     setup.store.entered.notified().await;
     // The slow look-up has read the key as it was; now it is revoked.
     setup
@@ -251,10 +246,7 @@ async fn rule_4_an_answer_older_than_its_time_to_live_is_no_answer() {
     for (nanos, in_time) in [(0, true), (1, false)] {
         let setup = Setup::new(config());
         setup.hold();
-        let slow = tokio::spawn({
-            let (cache, id) = (setup.cache.clone(), setup.id);
-            async move { cache.lookup(id).await }
-        });
+        let slow = setup.look_up_behind();
         setup.store.entered.notified().await;
         setup.clock.advance(Duration::new(30, nanos));
         setup.store.gate.add_permits(1);
