@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 #[cfg(feature = "recoverable")]
 use keytally::KeyId;
-use keytally::backend::{BackendError, InvalidTablePrefix, SqliteBackend};
+use keytally::backend::{BackendError, InvalidTablePrefix, SqliteBackend, SqliteSpool};
 use keytally::conformance;
 use keytally::key::{CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError};
 use keytally::usage::{
@@ -145,6 +145,27 @@ async fn what_is_kept_is_there_when_the_file_is_opened_again() {
         let secret = &issued.secret.expose().as_bytes()[issued.secret.expose().len() - 38..];
         assert!(!bytes.windows(secret.len()).any(|part| part == secret));
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn new_files_are_their_owners_alone() {
+    use std::fs::{Permissions, metadata, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = Folder::new();
+    let rights = |name: &str| metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o777;
+    let backend = open(&folder.file()).await;
+    let spool = folder.0.join("spool.db");
+    let _spool = SqliteSpool::open(&spool).await.unwrap();
+    for name in ["keys.db", "keys.db-wal", "keys.db-shm", "spool.db"] {
+        assert_eq!(rights(name), 0o600, "{name}");
+    }
+    drop(backend);
+    // One that is there keeps what it has.
+    set_permissions(folder.file(), Permissions::from_mode(0o640)).unwrap();
+    open(&folder.file()).await;
+    assert_eq!(rights("keys.db"), 0o640);
 }
 
 #[tokio::test]

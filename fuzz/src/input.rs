@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
     /// A text of up to 63 bytes, and now and then a long one.
     pub(crate) fn text(&mut self) -> String {
         let length = self.byte();
-        let repeat = if length >= 0xfe { 40 } else { 1 };
+        let repeat = if length >= 0xfe { 8 } else { 1 };
         let bytes = self.take(usize::from(length & 63));
         String::from_utf8_lossy(bytes).repeat(repeat)
     }

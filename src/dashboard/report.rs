@@ -13,9 +13,22 @@ pub(super) fn failed_sign_in() {
     tracing::warn!("a sign-in to the dashboard failed");
 }
 
+/// For a header: whoever has none has not tried to get in.
+pub(super) fn refused_credentials() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!("credentials for the dashboard were refused");
+}
+
 #[cfg(all(test, feature = "tracing"))]
 mod tests {
+    use axum::body::Body;
+    use http::Request;
+    use http::header::AUTHORIZATION;
+    use tower::ServiceExt;
+
+    use crate::backend::MemoryBackend;
     use crate::dashboard::api::Problem;
+    use crate::dashboard::{BearerToken, Dashboard};
     use crate::key::StoreError;
     use crate::told::Told;
     use crate::usage::ReadError;
@@ -33,5 +46,29 @@ mod tests {
             assert!(!answer.contains("disk"), "{answer}");
         }
         assert_eq!(told.under("error"), ["the disk is full"; 2]);
+    }
+
+    #[tokio::test]
+    async fn operators_are_told_of_refused_credentials() {
+        let guard = BearerToken::new("a token of sixteen or more").unwrap();
+        let dashboard = Dashboard::new(MemoryBackend::new(), guard).unwrap();
+        let router = dashboard.into_router();
+        let told = Told::default();
+        let _listening = told.listen();
+        for (credentials, path) in [
+            (None, "/keys"),
+            (Some("Bearer a token of sixteen or more"), "/keys"),
+            (Some("Bearer another of sixteen or more"), "/keys"),
+            (Some("Bearer another of sixteen or more"), "/api/keys"),
+        ] {
+            let mut request = Request::get(path);
+            if let Some(credentials) = credentials {
+                request = request.header(AUTHORIZATION, credentials);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap();
+        }
+        let refused = "credentials for the dashboard were refused";
+        assert_eq!(told.under("message"), [refused; 2]);
     }
 }

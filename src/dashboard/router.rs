@@ -8,11 +8,13 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, any, get};
 use http::StatusCode;
+use http::header::AUTHORIZATION;
 
 use super::Shared;
 use super::api;
 use super::guard::Denied;
 use super::pages::{self, login};
+use super::report;
 use super::safety::{is_of_this_site, protect};
 use super::visit::{Visit, base};
 
@@ -95,6 +97,9 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         Some(admin) => Ok(admin),
         None => shared.guard.admit(&parts).await,
     };
+    if admitted.is_err() && parts.headers.contains_key(AUTHORIZATION) {
+        report::refused_credentials();
+    }
     match admitted {
         Ok(admin) => {
             let visit = Visit::new(&shared, &parts, admin);

@@ -1,14 +1,10 @@
 //! Makes keys: the one place where secrets come from.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value};
-
-use super::address::AddressList;
 use super::bounds::InvalidKey;
 use super::digest::{Digest, InvalidDigest, Peppers};
+use super::new::{NewKey, after};
 use super::record::{Key, KeyRecord, Rotation};
 use super::sealed::Sealed;
 use super::store::{KeyAdmin, StoreError};
@@ -17,156 +13,6 @@ use super::token::{InvalidPrefix, Prefix, Secret, id_of};
 use super::vault::Vault;
 use crate::clock::Clock;
 use crate::id::KeyId;
-use crate::limit::RateLimit;
-use crate::page::whole_micros;
-
-/// What a key is to be; everything but the name may be left out.
-///
-/// ```
-/// use keytally::key::{AddressList, NewKey};
-/// use keytally::limit::RateLimit;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let new = NewKey::named("Zapier integration")
-///     .owner("customer-17")
-///     .environment("live")
-///     .scope("postings:read")
-///     .limit(RateLimit::per_minute(600).burst(100))
-///     .addresses(AddressList::parse(["203.0.113.0/24"])?)
-///     .metadata("plan", "pro");
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone)]
-pub struct NewKey {
-    name: String,
-    owner: Option<Arc<str>>,
-    environment: Option<String>,
-    scopes: Vec<String>,
-    limits: Vec<RateLimit>,
-    addresses: AddressList,
-    metadata: Map<String, Value>,
-    expires: Option<Timestamp>,
-    expires_in: Option<Duration>,
-    recoverable: bool,
-}
-
-impl NewKey {
-    /// A key that people know by this name.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            owner: None,
-            environment: None,
-            scopes: Vec::new(),
-            limits: Vec::new(),
-            addresses: AddressList::default(),
-            metadata: Map::new(),
-            expires: None,
-            expires_in: None,
-            recoverable: false,
-        }
-    }
-
-    /// Whoever it belongs to, in the application's own terms.
-    #[must_use]
-    pub fn owner(mut self, owner: impl Into<Arc<str>>) -> Self {
-        self.owner = Some(owner.into());
-        self
-    }
-
-    /// A tag such as `live` or `test`.
-    #[must_use]
-    pub fn environment(mut self, environment: impl Into<String>) -> Self {
-        self.environment = Some(environment.into());
-        self
-    }
-
-    /// One more scope.
-    #[must_use]
-    pub fn scope(mut self, scope: impl Into<String>) -> Self {
-        self.scopes.push(scope.into());
-        self
-    }
-
-    /// More scopes.
-    #[must_use]
-    pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
-        self.scopes.extend(scopes.into_iter().map(Into::into));
-        self
-    }
-
-    /// One more rate limit; all of a key's limits hold at once.
-    #[must_use]
-    pub fn limit(mut self, limit: RateLimit) -> Self {
-        self.limits.push(limit);
-        self
-    }
-
-    /// From where it may be used.
-    #[must_use]
-    pub fn addresses(mut self, addresses: AddressList) -> Self {
-        self.addresses = addresses;
-        self
-    }
-
-    /// One more entry of metadata.
-    #[must_use]
-    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.metadata.insert(name.into(), value.into());
-        self
-    }
-
-    /// From when on it no longer works.
-    #[must_use]
-    pub fn expires(mut self, end: Timestamp) -> Self {
-        self.expires = Some(end);
-        self.expires_in = None;
-        self
-    }
-
-    /// After which time from its issue on it no longer works.
-    #[must_use]
-    pub fn expires_in(mut self, time: Duration) -> Self {
-        self.expires_in = Some(time);
-        self.expires = None;
-        self
-    }
-
-    /// Keeps its secret, encrypted, so that it can be read again: needs an issuer with a vault, which takes
-    /// the feature `recoverable`, and a store that keeps [sealed secrets](KeyAdmin::reveal). Not so unless
-    /// it is asked for; a secret that is shown once is the safer one.
-    #[must_use]
-    pub fn recoverable(mut self) -> Self {
-        self.recoverable = true;
-        self
-    }
-
-    fn into_key(self, id: KeyId, hint: String, now: Timestamp) -> Result<Key, InvalidKey> {
-        let end = self.expires_in.map(|time| after(now, time));
-        let key = Key {
-            owner: self.owner,
-            environment: self.environment,
-            scopes: self.scopes,
-            limits: self.limits,
-            addresses: self.addresses,
-            metadata: self.metadata,
-            expires: end.or(self.expires).map(whole_micros),
-            hint,
-            recoverable: self.recoverable,
-            ..Key::new(id, self.name, now)
-        };
-        key.validate()?;
-        Ok(key)
-    }
-}
-
-/// A time after another, at most the last there is.
-fn after(time: Timestamp, by: Duration) -> Timestamp {
-    SignedDuration::try_from(by)
-        .ok()
-        .and_then(|by| time.checked_add(by).ok())
-        .unwrap_or(Timestamp::MAX)
-}
 
 /// A key that was just made, with its secret: show the secret to its owner and forget it.
 #[derive(Debug)]
@@ -468,6 +314,8 @@ pub(crate) fn is_importable(secret: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::AddressList;
+    use crate::limit::RateLimit;
 
     fn issuer() -> Issuer {
         let now = "2026-11-01T10:00:00Z".parse().unwrap();
@@ -500,17 +348,6 @@ mod tests {
         assert_eq!(key.expires.unwrap().to_string(), "2026-11-01T10:01:00Z");
         assert!(!key.recoverable && record.sealed.is_none());
         assert_eq!(record.digest, Digest::sha256(secret.expose().as_bytes()));
-    }
-
-    #[test]
-    fn an_end_beyond_all_times_is_the_last() {
-        let new = NewKey::named("Zapier").expires_in(Duration::MAX);
-        let (_, record) = issuer().make(new).unwrap();
-        assert_eq!(record.key.expires, Some(whole_micros(Timestamp::MAX)));
-        assert_eq!(
-            after(Timestamp::UNIX_EPOCH, Duration::from_secs(1)).as_second(),
-            1
-        );
     }
 
     #[test]

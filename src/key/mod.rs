@@ -7,6 +7,7 @@ mod cached;
 mod changes;
 mod digest;
 mod issuer;
+mod new;
 mod query;
 mod record;
 mod redact;
@@ -25,7 +26,8 @@ pub use bounds::InvalidKey;
 pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use changes::ChangeFeed;
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
-pub use issuer::{IssueError, Issued, Issuer, NewKey};
+pub use issuer::{IssueError, Issued, Issuer};
+pub use new::NewKey;
 pub use query::KeyQuery;
 pub use record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 #[cfg(feature = "recoverable")]

@@ -279,6 +279,32 @@ mod tests {
     }
 
     #[test]
+    fn between_the_ends_of_a_bucket_the_harmonic_mean_is_told() {
+        // 16 and 17, 18 and 19, 1,024 to 1,151.
+        for (recorded, told) in [(17, 16), (18, 18), (1_150, 1_083)] {
+            let histogram: LatencyHistogram = [recorded].into_iter().collect();
+            assert!(!histogram.is_empty());
+            assert_eq!(histogram.quantile_us(0.5), Some(told));
+        }
+        assert!(LatencyHistogram::new().is_empty());
+    }
+
+    #[cfg(feature = "_sql")]
+    #[test]
+    fn counts_by_bucket_add_up_in_any_order() {
+        let of = |pairs: &[(usize, u64)]| {
+            let mut pairs = pairs.iter().copied().map(Ok::<_, ()>);
+            LatencyHistogram::from_buckets(|| pairs.next()).unwrap()
+        };
+        let recorded = |all: &[u64]| all.iter().copied().collect::<LatencyHistogram>();
+        let ends = recorded(&[u64::MAX, 0, u64::MAX]);
+        assert_eq!(of(&[(LAST, 1), (0, 1), (LAST, 1)]), Some(ends));
+        assert_eq!(of(&[(7, 2), (9, 0)]), Some(recorded(&[7, 7])));
+        assert_eq!(of(&[(9, 0)]), Some(LatencyHistogram::new()));
+        assert_eq!(of(&[(0, 1), (LAST + 1, 1)]), None);
+    }
+
+    #[test]
     fn the_last_bucket_takes_the_rest() {
         let histogram: LatencyHistogram = [20 * HOUR, u64::MAX].into_iter().collect();
         assert_eq!(

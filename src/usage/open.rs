@@ -63,3 +63,41 @@ impl fmt::Debug for OpenRequests {
         f.write_str("OpenRequests")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Request(AtomicU32);
+
+    impl Abandon for Request {
+        fn abandon(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_left_is_not_held_and_not_ended() {
+        let open = OpenRequests::default();
+        let (left, there) = (Arc::new(Request::default()), Arc::new(Request::default()));
+        let enter = |request: &Arc<Request>| {
+            let request: Weak<Request> = Arc::downgrade(request);
+            open.enter(request)
+        };
+        let places: Vec<_> = (0..300).map(|_| enter(&left)).collect();
+        enter(&there);
+        for place in places {
+            open.leave(place);
+        }
+        assert_eq!(Arc::weak_count(&left), 0);
+        open.abandon_all();
+        let ended = |request: &Request| request.0.load(Ordering::Relaxed);
+        assert_eq!((ended(&left), ended(&there)), (0, 1));
+        open.abandon_all();
+        assert_eq!(ended(&there), 1);
+    }
+}

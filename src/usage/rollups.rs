@@ -291,6 +291,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_is_folded_and_forgotten_bucket_by_bucket() {
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let starts = |rollups: &Rollups| -> Vec<_> {
+            let rollups = rollups.clone().into_iter();
+            rollups.map(|rollup| (rollup.start, rollup.width)).collect()
+        };
+        let mut rollups = Rollups::new();
+        for minute in ["09:58", "09:59", "10:00", "10:01"] {
+            let event = UsageEvent::at(at(&format!("2026-11-01T{minute}:00Z")));
+            rollups.add_event(&event, Width::Minute);
+        }
+        let [nine, ten, eleven] = ["09:00", "10:00", "10:01"].map(|time| {
+            let time = format!("2026-11-01T{time}:00Z");
+            at(&time)
+        });
+        rollups.fold(at("2026-11-01T10:01:30Z"), Width::Hour);
+        let minutes = [(ten, Width::Minute), (eleven, Width::Minute)];
+        let folded = [[(nine, Width::Hour)].as_slice(), &minutes].concat();
+        assert_eq!(starts(&rollups), folded);
+        rollups.forget(at("2026-11-01T09:59:59Z"));
+        assert_eq!(starts(&rollups), folded);
+        // The minute that has begun is not over.
+        rollups.forget(at("2026-11-01T10:00:59Z"));
+        assert_eq!(starts(&rollups), minutes);
+        rollups.forget(eleven);
+        assert_eq!(starts(&rollups), minutes[1..]);
+        assert!(!rollups.is_empty());
+        rollups.forget(Timestamp::MAX);
+        assert!(rollups.is_empty());
+    }
+
+    #[test]
     fn sums_of_rollups_made_by_hand_stop_where_all_sums_do() {
         let small = Rollup::of(&UsageEvent::at(Timestamp::UNIX_EPOCH), Width::Minute);
         let mut large = small.clone();

@@ -1,8 +1,13 @@
 //! Headers in masses: many, long, and many that carry keys.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::routing::get;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{NewKey, Prefix, Secret};
@@ -14,7 +19,7 @@ use super::measure::{Flood, MIB};
 use super::{ask, behind, many, support};
 
 /// The status of the answer to a head of these lines; none where the server only hangs up.
-async fn status(address: std::net::SocketAddr, lines: impl Iterator<Item = String>) -> Option<u16> {
+async fn status(address: SocketAddr, lines: impl Iterator<Item = String>) -> Option<u16> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let (mut reading, mut writing) = stream.split();
     let head = format!(
@@ -63,6 +68,80 @@ async fn header_bombs_over_sockets_are_refused_and_leave_nothing() {
         let same = (0..90).flat_map(|_| keyed());
         assert_eq!(status(service.address, same).await, Some(200));
         passed += 1;
+        ambiguous += 1;
+        if n % 10 == 0 {
+            flood.check();
+        }
+    }
+    service.until_open(0).await;
+    let stats = service.recorder.stats();
+    assert_eq!(stats.refused_for(Refusal::Ambiguous), ambiguous);
+    assert_eq!((stats.accepted, stats.lost), (passed, 0));
+    flood.end(6 * rounds);
+}
+
+/// The status of the answer to a request with these headers over a connection of HTTP/2 of its own; none
+/// where the server ends it.
+async fn status_http2(address: SocketAddr, headers: HeaderMap) -> Option<StatusCode> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut request = Request::get(format!("http://{address}/"))
+        .body(Empty::<bytes::Bytes>::new())
+        .unwrap();
+    *request.headers_mut() = headers;
+    let answer = sender.send_request(request).await;
+    let status = answer.ok().map(|answer| answer.status());
+    drop(sender);
+    connection.abort();
+    status
+}
+
+#[tokio::test]
+async fn header_bombs_over_http2_are_refused_and_leave_nothing() {
+    let rounds = many(5, 1_000);
+    let mut flood = Flood::begin("header bombs over HTTP/2", 8 * MIB).await;
+    let service = support::Service::plain(Router::new().route("/", get(|| async { "ok" }))).await;
+    let good = service.key().await;
+    let key = HeaderValue::from_str(good.secret.expose()).unwrap();
+    let ask = async |fields: &mut dyn Iterator<Item = (String, HeaderValue)>| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", key.clone());
+        for (name, value) in fields {
+            headers.append(HeaderName::try_from(name).unwrap(), value);
+        }
+        status_http2(service.address, headers).await
+    };
+    let value = |text: String| HeaderValue::try_from(text).unwrap();
+    let short = |count: usize| (0..count).map(|n| (format!("h{n}"), value("v".to_owned())));
+    let same = |count, name: &str, value: HeaderValue| {
+        std::iter::repeat_n((name.to_owned(), value), count)
+    };
+    let (mut passed, mut ambiguous) = (0, 0);
+    for n in 0..rounds {
+        // As many as hyper takes, which is 16 KiB of a list, and more.
+        assert_eq!(ask(&mut short(300)).await, Some(StatusCode::OK));
+        let too_large = Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert_eq!(ask(&mut short(600)).await, too_large);
+        // Six megabytes in five kilobytes: a byte stands for each but the first.
+        let mut packed = same(2_000, "long", value("v".repeat(3_000)));
+        let packed = ask(&mut packed).await;
+        assert!(packed.is_none() || packed == too_large, "{packed:?}");
+        // A head in a hundred frames.
+        let long = |n| (format!("h{n}"), value(format!("{n}{}", "v".repeat(16_000))));
+        let continued = ask(&mut (0..100).map(long)).await;
+        assert!(
+            continued.is_none() || continued == too_large,
+            "{continued:?}"
+        );
+        // The good key and others, and the good key again and again.
+        let others = (0..90).map(|n| ("x-api-key".to_owned(), value(format!("acme_{n}"))));
+        assert_eq!(ask(&mut { others }).await, Some(StatusCode::UNAUTHORIZED));
+        let again = ask(&mut same(90, "x-api-key", key.clone())).await;
+        assert_eq!(again, Some(StatusCode::OK));
+        passed += 2;
         ambiguous += 1;
         if n % 10 == 0 {
             flood.check();

@@ -13,8 +13,10 @@ use crate::id::uuid_at;
 /// How long a connection waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// How files are opened: made if there is none, in write-ahead mode, synced with every commit.
+/// How files are opened: made if there is none, for nobody but their owner, in write-ahead mode, synced
+/// with every commit.
 pub(super) fn options(path: &Path) -> SqliteConnectOptions {
+    make_private(path);
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -27,6 +29,27 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         // again is put there once.
         .pragma("wal_autocheckpoint", "8192")
 }
+
+/// Makes an empty file, which is an empty database, if there is none: of what SQLite makes itself, the
+/// umask has all say. What is put beside the file later gets the rights that it has.
+#[cfg(unix)]
+fn make_private(path: &Path) {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // SQLite takes these for something else than a path.
+    let name = path.as_os_str().as_encoded_bytes();
+    if name.starts_with(b"file:") || name.starts_with(b":") {
+        return;
+    }
+    let mut private = OpenOptions::new();
+    private.write(true).create_new(true).mode(0o600);
+    // Where it is there already or cannot be made, opening it tells.
+    let _ = private.open(path);
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) {}
 
 pub(super) async fn pool(
     options: SqliteConnectOptions,

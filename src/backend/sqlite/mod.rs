@@ -81,7 +81,8 @@ impl SqliteBackend {
     /// Opens a database file, and makes it if there is none. [`migrate`](Self::migrate) makes its
     /// tables.
     ///
-    /// The file is put into write-ahead mode, so that reading and writing do not wait for each other.
+    /// The file is put into write-ahead mode, so that reading and writing do not wait for each other. On
+    /// Unix, a new one can be read and written by its owner alone.
     ///
     /// # Errors
     ///

@@ -66,7 +66,8 @@ const WORTHWHILE: i64 = 256;
 pub struct SqliteSpool(Arc<SqliteEngine>);
 
 impl SqliteSpool {
-    /// Opens a file, or makes it if there is none, with its tables.
+    /// Opens a file, or makes it if there is none, with its tables. On Unix, a new one can be read and
+    /// written by its owner alone.
     ///
     /// # Errors
     ///

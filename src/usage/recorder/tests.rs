@@ -294,7 +294,13 @@ async fn without_a_sink_events_are_only_counted() {
     recorder.count_refusal(Refusal::Malformed);
     recorder.flush().await;
     assert_conserved(&recorder, 5, 0);
-    assert_eq!(recorder.stats().refused_for(Refusal::Malformed), 1);
+    recorder.count_unverified();
+    let stats = recorder.stats();
+    assert_eq!(stats.refused, [(Refusal::Malformed, 1)]);
+    assert_eq!(stats.refused_for(Refusal::Malformed), 1);
+    assert_eq!(stats.refused_for(Refusal::Unknown), 0);
+    assert_eq!(stats.unverified, 1);
+    assert_ne!(recorder.id(), Recorder::counting().id());
     let report = recorder.shutdown(SOON).await;
     assert_eq!(
         report,

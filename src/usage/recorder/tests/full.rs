@@ -121,6 +121,19 @@ async fn a_recorder_that_refuses_when_full_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_told_of_gives_its_place_back() {
+    let recorder = Recorder::builder(Scripted::default())
+        .capacity(2)
+        .when_full(WhenFull::Refuse)
+        .start();
+    for _ in 0..5 {
+        assert!(recorder.begin());
+        recorder.lose();
+    }
+    assert_conserved(&recorder, 0, 5);
+}
+
+#[tokio::test]
 async fn a_recorder_that_refuses_when_full_refuses_when_it_is_shut_down() {
     for when_full in [WhenFull::Refuse, WhenFull::Drop] {
         let recorder = Recorder::builder(Scripted::default())

@@ -164,6 +164,22 @@ async fn shutdown_in_an_outage_leaves_it_to_the_next_process() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shutdown_keeps_a_quarter_of_its_time_to_spool() {
+    let (database, shelf) = (Database::new(Hangs), Shelf::new());
+    let time = SOON * 4;
+    for (spool, lost, spooled, least) in [(Works, 0, 5, SOON * 3), (Hangs, 5, 0, time)] {
+        shelf.push.set(spool);
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 0..5);
+        let began = tokio::time::Instant::now();
+        let report = recorder.shutdown(time).await;
+        assert_eq!((report.lost, report.spooled), (lost, spooled));
+        let taken = began.elapsed();
+        assert!(taken >= least && taken < least + SOON, "{taken:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_drains_what_it_has_the_time_for() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
