@@ -46,6 +46,16 @@ async fn long_texts_fill_it_early_and_give_the_room_back() {
     assert_conserved(&recorder, 24, 3);
 }
 
+#[tokio::test]
+async fn the_last_byte_can_be_taken() {
+    let recorder = Recorder::builder(Scripted::default())
+        .capacity_bytes(2 * 256)
+        .start();
+    record(&recorder, 3);
+    let stats = recorder.stats();
+    assert_eq!((stats.queued, stats.lost), (2, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_long_texts_does_not_wait_for_more() {
     let sink = Scripted::default();

@@ -1,6 +1,8 @@
 //! The recorder with a spool.
 
 mod parts;
+#[cfg(feature = "tracing")]
+mod told;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -260,9 +262,23 @@ async fn memory_that_cannot_be_spooled_is_written_past_the_spool() {
     until(|| recorder.stats().written == 130).await;
     assert_conserved(&recorder, 130, 0, 0);
     let mut numbers = database.numbers();
-    assert_ne!(numbers, counted_to(130));
+    // What was in flight, then out of memory until half of it was free, then the spool's.
+    assert_eq!(numbers.iter().position(|number| *number == 10), Some(60));
     numbers.sort_unstable();
     assert_eq!(numbers, counted_to(130));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_fills_up_waits_for_a_spool_that_works() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..40);
+    recorder.flush().await;
+    assert_conserved(&recorder, 0, 0, 40);
+    database.switch.set(Works);
+    record(&recorder, 40..130);
+    until(|| recorder.stats().written == 130).await;
+    assert_eq!(database.numbers(), counted_to(130));
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,6 +302,19 @@ async fn a_push_that_seemed_to_fail_counts_once() {
         assert_eq!((stats.recovered, stats.unrecovered), (0, 0));
         assert_eq!(database.numbers(), counted_to(50));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_goes_on_failing_is_asked_less_and_less() {
+    let (database, shelf) = (Database::new(Fails), Shelf::new());
+    shelf.push.set(DoesAndFails);
+    shelf.next.set(Fails);
+    let recorder = builder(&database, &shelf).start();
+    record(&recorder, 0..50);
+    // At first after 50 ms, then every five seconds.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let pushes = shelf.pushes();
+    assert!((10..60).contains(&pushes), "{pushes}");
 }
 
 #[tokio::test(start_paused = true)]
