@@ -448,6 +448,24 @@ fn a_chart_has_a_bound() {
 }
 
 #[test]
+fn the_keys_with_the_most_requests_come_first() {
+    let [one, two] = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"].map(|id| id.parse().unwrap());
+    let events = [Some(two), None, Some(one), Some(two)].map(|key| {
+        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        event.key = key;
+        event
+    });
+    let summary = whole().summarize(&events);
+    let top = |n| -> Vec<_> {
+        let top = summary.top_keys(n).into_iter();
+        top.map(|(key, totals)| (key, totals.total())).collect()
+    };
+    assert_eq!(top(9), [(Some(two), 2), (None, 1), (Some(one), 1)]);
+    assert_eq!(top(1), [(Some(two), 2)]);
+    assert!(SummarySpec::new().summarize(&events).top_keys(9).is_empty());
+}
+
+#[test]
 fn ties_among_endpoints_are_ordered_by_name() {
     let names = ["/c", "/a", "/b", "/b"];
     let events: Vec<_> = names

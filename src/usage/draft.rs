@@ -103,4 +103,16 @@ mod tests {
     fn an_event_takes_what_it_is_said_to_take() {
         assert!(size_of::<Draft>() as u64 <= EVENT_BYTES);
     }
+
+    #[test]
+    fn all_texts_beyond_the_usual_are_told() {
+        let text = |length| Some("x".repeat(length).into());
+        let draft = Draft {
+            path: Path::from_vec(vec![b'x'; 80]),
+            request_id: text(40),
+            resource_id: text(30),
+            ..crate::usage::recorder::tests::draft()
+        };
+        assert_eq!(draft.extra_bytes(), 80 + 40 + 30 - 64);
+    }
 }

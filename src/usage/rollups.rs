@@ -327,12 +327,15 @@ mod tests {
         let small = Rollup::of(&UsageEvent::at(Timestamp::UNIX_EPOCH), Width::Minute);
         let mut large = small.clone();
         (large.count, large.cost) = (u64::MAX, u64::MAX);
+        (large.request_bytes, large.response_bytes) = (u64::MAX, u64::MAX);
         let added = |rollups: [&Rollup; 2]| -> Rollups { rollups.into_iter().cloned().collect() };
         let both = added([&small, &large]);
         assert_eq!(both, added([&large, &small]));
         let alone: Rollups = [large].into_iter().collect();
         for rollup in both.iter().chain(alone.iter()) {
             assert_eq!((rollup.count, rollup.cost), (sum::MOST, sum::MOST));
+            let bytes = (rollup.request_bytes, rollup.response_bytes);
+            assert_eq!(bytes, (sum::MOST, sum::MOST));
         }
     }
 }

@@ -175,3 +175,69 @@ impl FromStr for Width {
             .ok_or_else(|| UnknownName::new("width of time", text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn bucket(width: Width, time: Timestamp, zone: &str) -> [Timestamp; 2] {
+        let bucket = width.bucket(time, &TimeZone::get(zone).unwrap());
+        [bucket.start, bucket.end]
+    }
+
+    #[test]
+    fn names_round_trip() {
+        let names = ["minute", "five_minutes", "quarter_hour", "hour", "day"];
+        assert_eq!(Width::ALL.map(|width| width.to_string()), names);
+        assert_eq!(names.map(str::parse), Width::ALL.map(Ok));
+        assert!("week".parse::<Width>().is_err());
+    }
+
+    #[test]
+    fn a_change_by_whole_hours_cuts_no_hour_in_two() {
+        // On Chatham the clocks go from 2:45 to 3:45.
+        let hour = ["2026-09-26T13:15:00Z", "2026-09-26T14:15:00Z"].map(at);
+        for time in ["2026-09-26T13:30:00Z", "2026-09-26T14:05:00Z"] {
+            assert_eq!(bucket(Width::Hour, at(time), "Pacific/Chatham"), hour);
+        }
+    }
+
+    #[test]
+    fn an_hour_ends_where_another_change_cuts_it() {
+        // New York's own time was 3 minutes and 58 seconds ahead of the Eastern one, and ended at its 12:03:58.
+        let [from, noon, to] = [
+            "1883-11-18T16:56:02Z",
+            "1883-11-18T17:00:00Z",
+            "1883-11-18T18:00:00Z",
+        ]
+        .map(at);
+        let before = at("1883-11-18T16:58:00Z");
+        assert_eq!(
+            bucket(Width::Hour, before, "America/New_York"),
+            [from, noon]
+        );
+        assert_eq!(bucket(Width::Hour, noon, "America/New_York"), [noon, to]);
+    }
+
+    #[test]
+    fn a_day_that_has_begun_goes_on_where_clocks_are_set_back_over_midnight() {
+        // At 0:01 Newfoundland's clocks showed 23:01 of the day before again.
+        let day = ["2006-10-29T02:30:00Z", "2006-10-30T03:30:00Z"].map(at);
+        for time in ["2006-10-29T02:30:00Z", "2006-10-29T03:00:00Z"] {
+            assert_eq!(bucket(Width::Day, at(time), "America/St_Johns"), day);
+        }
+    }
+
+    #[test]
+    fn the_first_day_and_the_last_are_cut_off() {
+        let first = bucket(Width::Day, Timestamp::MIN, "UTC");
+        assert_eq!(first, [Timestamp::MIN, at("-009999-01-03T00:00:00Z")]);
+        let last = bucket(Width::Day, Timestamp::MAX, "UTC");
+        assert_eq!(last[1], Timestamp::MAX);
+        assert!(last[0] < Timestamp::MAX);
+    }
+}

@@ -275,6 +275,7 @@ mod tests {
         }
         for class in StatusClass::ALL {
             assert_eq!(class.as_str().parse(), Ok(class));
+            assert_eq!(class.to_string(), class.as_str());
         }
         for status in [Status::None, Status::Http(204), Status::Grpc(16)] {
             assert_eq!(status.to_string().parse(), Ok(status));

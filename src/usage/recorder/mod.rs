@@ -211,4 +211,4 @@ impl Recorder {
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
 mod models;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

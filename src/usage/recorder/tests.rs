@@ -16,7 +16,7 @@ use super::*;
 use crate::usage::event::event_id;
 use crate::usage::{Abandon, Batch, Cause, Method, Outcome, Path, SinkError, Status};
 
-pub(super) fn draft() -> Draft {
+pub(in crate::usage) fn draft() -> Draft {
     Draft {
         id: event_id(0),
         attribution: None,
@@ -185,6 +185,36 @@ async fn rule_10_a_batch_is_tried_again_under_its_id() {
     assert_conserved(&recorder, 7, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_write_that_takes_too_long_is_let_go() {
+    /// Hangs for ever, but remembers that somebody waits.
+    #[derive(Default)]
+    struct Endless(Arc<()>);
+    #[async_trait]
+    impl UsageSink for Endless {
+        async fn write(&self, _: &Batch) -> Result<(), SinkError> {
+            let _held = self.0.clone();
+            std::future::pending().await
+        }
+    }
+    let sink = Arc::new(Endless::default());
+    let recorder = Recorder::new(sink.clone());
+    record(&recorder, 1);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(recorder.stats().retries > 10);
+    assert!(Arc::strong_count(&sink.0) <= 2);
+}
+
+#[test]
+fn pauses_are_half_as_long_to_one_and_a_half_times_as_long() {
+    let pause = Duration::from_secs(100);
+    let mut pauses: Vec<_> = (0..1_000).map(|_| super::writer::jittered(pause)).collect();
+    pauses.sort();
+    let secs = |secs| Duration::from_secs(secs);
+    assert!(pauses[0] >= secs(50) && pauses[0] < secs(60));
+    assert!(pauses[999] <= secs(150) && pauses[999] > secs(140));
+}
+
 #[tokio::test]
 async fn rule_9_what_the_sink_rejects_is_counted_as_lost() {
     let sink = Scripted::with(&[Turn::Reject]);
@@ -261,6 +291,11 @@ async fn lost_events_are_told_once_a_second() {
     let report = recorder.shutdown(Duration::from_millis(50)).await;
     assert_eq!(report.lost, 26);
     assert_eq!(told.under("events"), ["1", "15", "10"]);
+    // Of one that loses nothing there is nothing to tell.
+    let recorder = Recorder::new(Scripted::default());
+    record(&recorder, 1);
+    assert_eq!(recorder.shutdown(SOON).await.lost, 0);
+    assert_eq!(told.under("events").len(), 3);
 }
 
 #[tokio::test]

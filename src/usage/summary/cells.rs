@@ -245,3 +245,36 @@ impl<N: Copy + Eq + Hash, T: Token> Names<N, T> {
         std::mem::take(&mut self.names)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_names_there_are_cells_are_few_and_sums_exact() {
+        let amounts = Amounts {
+            outcome: Outcome::Completed,
+            cause: None,
+            count: 1,
+            cost: 2,
+            request_bytes: 3,
+            response_bytes: 4,
+        };
+        let endpoints: Vec<Arc<str>> = (0..3_000).map(|n| format!("/{n}").into()).collect();
+        let mut cells = Cells::new();
+        for code in 0..100 {
+            for endpoint in &endpoints {
+                cells.add(Method::Get, Status::Grpc(code), endpoint, &amounts);
+                assert!(cells.cells.len() <= MOST_CELLS);
+            }
+        }
+        let sums = cells.finish();
+        let (statuses, endpoints) = (sums.statuses.finish(), sums.endpoints.finish());
+        assert_eq!((statuses.len(), endpoints.len()), (100, 3_000));
+        assert!(statuses.values().all(|totals| totals.total() == 3_000));
+        let exact = |totals: &crate::usage::Totals| {
+            (totals.total(), totals.cost(), totals.response_bytes()) == (100, 200, 400)
+        };
+        assert!(endpoints.values().all(exact));
+    }
+}

@@ -31,6 +31,18 @@ async fn rule_9_what_is_pushed_after_the_end_is_lost() {
 }
 
 #[tokio::test]
+async fn what_is_pushed_before_the_end_is_written() {
+    let recorder = Recorder::new(Scripted::default());
+    let inner = &recorder.0.0;
+    assert!(recorder.begin());
+    assert!(inner.admit(0));
+    inner.close();
+    inner.push(inner.queue.as_ref().unwrap(), draft());
+    let report = recorder.shutdown(SOON).await;
+    assert_eq!((report.written, report.lost), (1, 0));
+}
+
+#[tokio::test]
 async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
     let sink = Scripted::with(&[Turn::Fail]);
     let recorder = Recorder::builder(sink.clone())

@@ -46,6 +46,21 @@ async fn long_texts_fill_it_early_and_give_the_room_back() {
     assert_conserved(&recorder, 24, 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_event_that_fills_a_batch_wakes_the_task() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .batch_size(5)
+        .batch_age(SOON * 100)
+        .start();
+    for _ in 0..5 {
+        assert_eq!(sink.events(), 0);
+        record(&recorder, 1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_conserved(&recorder, 5, 0);
+}
+
 #[tokio::test]
 async fn the_last_byte_can_be_taken() {
     let recorder = Recorder::builder(Scripted::default())

@@ -269,6 +269,25 @@ async fn memory_that_cannot_be_spooled_is_written_past_the_spool() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_could_not_be_spooled_is_written_behind_what_was() {
+    for push in [Fails, DoesAndFails] {
+        let (database, shelf) = (Database::new(Fails), Shelf::new());
+        let recorder = builder(&database, &shelf).start();
+        record(&recorder, 0..30);
+        recorder.flush().await;
+        assert_conserved(&recorder, 0, 0, 30);
+        shelf.push.set(push);
+        record(&recorder, 30..40);
+        tokio::time::sleep(SOON).await;
+        database.switch.set(Works);
+        until(|| recorder.stats().written == 40).await;
+        assert_eq!(database.numbers(), counted_to(40));
+        assert!(database.batches.lock().unwrap().values().all(|n| *n == 1));
+        assert_conserved(&recorder, 40, 0, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_that_fills_up_waits_for_a_spool_that_works() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
