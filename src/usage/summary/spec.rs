@@ -194,3 +194,20 @@ impl<'a> Pass<'a> {
         }
     }
 }
+
+#[cfg(all(test, feature = "_sql"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_see_what_is_asked_for() {
+        let nothing = SummarySpec::new();
+        assert_eq!(nothing.grid(), None);
+        assert!(!nothing.has_keys() && !nothing.has_latency());
+        let hourly = nothing.clone().over_time(Width::Hour, TimeZone::UTC);
+        assert_eq!(hourly.grid(), Some((Width::Hour, &TimeZone::UTC)));
+        let all = hourly.by_key().latency();
+        assert!(all.has_keys() && all.has_latency());
+        assert_eq!(all.without_grid(), nothing.by_key().latency());
+    }
+}

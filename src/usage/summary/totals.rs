@@ -217,6 +217,17 @@ mod tests {
     }
 
     #[test]
+    fn totals_add_up() {
+        let mut one = Totals::default();
+        one.add(&amounts(Outcome::Completed, None, 4));
+        let mut other = Totals::default();
+        other.add(&amounts(Outcome::Failed, Some(Cause::Cancelled), 5));
+        let sum: Totals = [&one, &other].into_iter().sum();
+        assert_eq!((sum.completed(), sum.failed_by(Cause::Cancelled)), (4, 5));
+        assert_eq!((sum.cost(), sum.request_bytes()), (4, 6));
+    }
+
+    #[test]
     fn the_text_shows_what_is_added_up_and_round_trips() {
         let mut totals = Totals::default();
         totals.add(&amounts(Outcome::Failed, Some(Cause::Cancelled), 2));
