@@ -392,8 +392,166 @@ forward_to_pointee!(Arc, Box);
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
-    use crate::usage::{Batch, Width};
+    use crate::backend::MemoryBackend;
+    use crate::usage::{Batch, UsageSink, Width};
+
+    const TICK: SignedDuration = SignedDuration::from_micros(1);
+
+    fn key(letter: &str) -> KeyId {
+        letter.repeat(16).parse().unwrap()
+    }
+
+    fn event() -> UsageEvent {
+        let mut event = UsageEvent::at("2026-11-01T10:00:30Z".parse().unwrap());
+        event.key = Some(key("a"));
+        event.owner = Some("customer-17".into());
+        (event.outcome, event.cause) = (Outcome::Failed, Some(Cause::ServerError));
+        event.method = Method::Post;
+        event.endpoint = "/v1/postings".into();
+        event.status = Status::Http(503);
+        event.resource_id = Some("7".into());
+        event.request_id = Some("r-1".into());
+        event
+    }
+
+    #[test]
+    fn an_event_matches_where_it_passes_every_filter() {
+        let event = event();
+        type Set = fn(LogFilter, &UsageEvent) -> LogFilter;
+        // A filter that it passes, and the same one that it does not pass.
+        let filters: [(Set, Set); 12] = [
+            (|it, _| it.key(key("a")), |it, _| it.key(key("b"))),
+            (
+                |it, _| it.owner("customer-17"),
+                |it, _| it.owner("customer-1"),
+            ),
+            (
+                |it, event| it.from(event.time),
+                |it, event| it.from(event.time + TICK),
+            ),
+            (
+                |it, event| it.to(event.time + TICK),
+                |it, event| it.to(event.time),
+            ),
+            (
+                |it, _| it.outcome(Outcome::Failed),
+                |it, _| it.outcome(Outcome::Completed),
+            ),
+            (
+                |it, _| it.cause(Cause::ServerError),
+                |it, _| it.cause(Cause::Refused),
+            ),
+            (
+                |it, _| it.method(Method::Post),
+                |it, _| it.method(Method::Get),
+            ),
+            (
+                |it, _| it.endpoint("/v1/postings"),
+                |it, _| it.endpoint("/v1"),
+            ),
+            (
+                |it, _| it.status(Status::Http(503)),
+                |it, _| it.status(Status::Http(500)),
+            ),
+            (
+                |it, _| it.status_class(StatusClass::ServerError),
+                |it, _| it.status_class(StatusClass::ClientError),
+            ),
+            (|it, _| it.resource_id("7"), |it, _| it.resource_id("70")),
+            (|it, _| it.request_id("r-1"), |it, _| it.request_id("r-2")),
+        ];
+        let whole = filters
+            .iter()
+            .fold(LogFilter::new(), |filter, (passes, _)| {
+                let alone = passes(LogFilter::new(), &event);
+                assert!(alone.matches(&event), "{alone:?}");
+                passes(filter, &event)
+            });
+        assert!(whole.matches(&event));
+        for (_, fails) in filters {
+            for filter in [LogFilter::new(), whole.clone()] {
+                let filter = fails(filter, &event);
+                assert!(!filter.matches(&event), "{filter:?}");
+            }
+        }
+        let by_own_id = LogFilter::new().request_id(event.id.to_string());
+        assert!(by_own_id.matches(&event));
+        let bare = UsageEvent::at(event.time);
+        assert!(LogFilter::new().matches(&bare) && !by_own_id.matches(&bare));
+    }
+
+    #[test]
+    fn a_sum_belongs_to_a_range_that_its_bucket_touches() {
+        let rollup = Rollup::of(&event(), Width::Minute);
+        let (start, end) = (rollup.start, rollup.start + SignedDuration::from_mins(1));
+        let all = UsageRange::new;
+        let within = all().key(key("a")).owner("customer-17");
+        let within = within.from(end - TICK).to(start + TICK);
+        assert!(all().includes(&rollup) && within.includes(&rollup));
+        for outside in [
+            within.clone().key(key("b")),
+            within.clone().owner("customer-1"),
+            within.clone().from(end),
+            within.clone().to(start),
+            all().key(key("b")),
+            all().owner("customer-1"),
+            all().from(end),
+            all().to(start),
+        ] {
+            assert!(!outside.includes(&rollup), "{outside:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_one_to_a_thousand() {
+        let of = |limit| LogQuery::new(LogFilter::new()).limit(limit);
+        assert_eq!(
+            [0, 1, 7, 1_001].map(|limit| of(limit).page_size()),
+            [1, 1, 7, 1_000]
+        );
+        let token = LogQuery::place(&event());
+        assert_eq!(of(7).after(token.clone()).after, Some(token));
+    }
+
+    /// A backend that keeps no sums by key.
+    struct Plain(MemoryBackend);
+
+    #[async_trait]
+    impl UsageReader for Plain {
+        async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
+            self.0.summary(query).await
+        }
+
+        async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
+            self.0.rollups(range).await
+        }
+
+        async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
+            self.0.requests(query).await
+        }
+
+        async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
+            self.0.count(filter).await
+        }
+    }
+
+    #[tokio::test]
+    async fn totals_by_key_are_those_of_the_summary() {
+        let backend = MemoryBackend::new();
+        let mut events = vec![event(), event(), event()];
+        events[1].key = Some(key("b"));
+        events[2].key = None;
+        backend.write(&Batch::new(events)).await.unwrap();
+        let range = UsageRange::new();
+        let totals = Plain(backend.clone()).totals_by_key(&range).await.unwrap();
+        let keys: Vec<_> = totals.keys().copied().collect();
+        assert_eq!(keys, [None, Some(key("a")), Some(key("b"))]);
+        assert!(totals.values().all(|totals| totals.failed() == 1));
+        assert_eq!(totals, backend.totals_by_key(&range).await.unwrap());
+    }
 
     #[test]
     fn questions_and_batches_round_trip_through_json() {
