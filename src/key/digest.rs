@@ -15,7 +15,7 @@ use std::str::FromStr;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::id::KeyId;
 
@@ -24,7 +24,7 @@ use crate::id::KeyId;
 /// As text: `sha256:<hex>`, or `hmac-sha256:<pepper>:<hex>`. `Debug` shows the kind only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
-    pepper: Option<PepperName>,
+    pepper: PepperName,
     bytes: [u8; 32],
 }
 
@@ -41,14 +41,14 @@ impl Digest {
     /// [`InvalidDigest`] for every other text.
     pub fn from_sha256_hex(text: &str) -> Result<Self, InvalidDigest> {
         Ok(Self {
-            pepper: None,
+            pepper: PepperName::NONE,
             bytes: from_hex(text).ok_or(InvalidDigest)?,
         })
     }
 
     /// The name of the pepper under which it was made, if one was.
     pub fn pepper(&self) -> Option<&str> {
-        self.pepper.as_ref().map(PepperName::as_str)
+        Some(self.pepper.as_str()).filter(|name| !name.is_empty())
     }
 
     /// The id of a key whose secret has another format: made from the SHA-256 of the secret, so
@@ -60,7 +60,7 @@ impl Digest {
     /// The plain one that no secret has.
     pub(crate) fn nobodys() -> Self {
         Self {
-            pepper: None,
+            pepper: PepperName::NONE,
             bytes: [0; 32],
         }
     }
@@ -68,7 +68,7 @@ impl Digest {
     /// The plain SHA-256 of a secret.
     pub(crate) fn sha256(secret: &[u8]) -> Self {
         Self {
-            pepper: None,
+            pepper: PepperName::NONE,
             bytes: sha256(secret),
         }
     }
@@ -107,7 +107,7 @@ impl FromStr for Digest {
             .and_then(|rest| rest.split_once(':'))
             .ok_or(InvalidDigest)?;
         Ok(Self {
-            pepper: Some(PepperName::new(pepper).ok_or(InvalidDigest)?),
+            pepper: PepperName::new(pepper).ok_or(InvalidDigest)?,
             bytes: from_hex(hex).ok_or(InvalidDigest)?,
         })
     }
@@ -202,44 +202,37 @@ impl Peppers {
     pub(crate) fn digest(&self, secret: &[u8]) -> Digest {
         match self.0.first() {
             Some((name, prepared)) => Digest {
-                pepper: Some(*name),
+                pepper: *name,
                 bytes: hmac(prepared, secret),
             },
             None => Digest::sha256(secret),
         }
     }
 
-    /// A digest that no secret has, to do the same work on for a key that does not exist.
-    pub(crate) fn dummy(&self) -> Digest {
-        Digest {
-            pepper: self.0.first().map(|(name, _)| *name),
-            ..Digest::nobodys()
-        }
-    }
-
     /// Whether the secret has this digest, in the same time whatever the secret and the digest. A
     /// digest under a pepper that is not here matches nothing.
+    ///
+    /// Nor does anything match where there is no such key: the work is that for one which was made
+    /// today, and the digest is read all the same.
     #[inline]
-    pub(crate) fn verify(&self, secret: &[u8], digest: &Digest) -> bool {
-        self.verify_like(secret, digest, digest)
-    }
-
-    /// The same under the pepper of another digest: the one that is compared is read all the same.
-    #[inline]
-    pub(crate) fn verify_like(&self, secret: &[u8], digest: &Digest, like: &Digest) -> bool {
-        let named = |name| self.0.iter().find(|(known, _)| known == name);
-        let pepper = like.pepper.as_ref().map(named);
+    pub(crate) fn verify(&self, secret: &[u8], digest: &Digest, exists: bool) -> bool {
+        let exists = Choice::from(u8::from(exists));
+        // What is chosen lies where it lies, wherever it comes from.
+        let name = self.0.first().map_or(digest.pepper, |(first, _)| {
+            PepperName::conditional_select(first, &digest.pepper, exists)
+        });
+        let named = self.0.iter().find(|(known, _)| *known == name);
         // Where there are peppers, both are computed for every digest: the time must not tell a plain
-        // one, or one under a pepper that is gone, from the dummy. `black_box` keeps what is not used.
+        // one, or one under a pepper that is gone, from another. `black_box` keeps what is not used.
         let plain = black_box(sha256(secret));
-        let known = pepper.flatten().or(self.0.first());
+        let known = named.or(self.0.first());
         let peppered = black_box(known.map(|(_, prepared)| hmac(prepared, secret)));
-        let computed = match pepper {
+        let computed = match named {
             None => plain,
             Some(_) => peppered.unwrap_or(plain),
         };
         let equal = words(&computed).ct_eq(&words(&digest.bytes));
-        bool::from(equal) & !matches!(pepper, Some(None))
+        bool::from(equal & exists) & (named.is_some() | name.is_none())
     }
 }
 
@@ -263,12 +256,36 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
 /// What a pepper is called, within the digest: to read it, nothing else of a key has to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PepperName {
+    /// Nothing for a plain digest.
     len: u8,
     bytes: [u8; Self::LONGEST],
 }
 
+impl ConditionallySelectable for PepperName {
+    #[inline]
+    fn conditional_select(one: &Self, other: &Self, choice: Choice) -> Self {
+        let [ones, others] = [one, other].map(|name| words(&name.bytes));
+        let mut bytes = [0; Self::LONGEST];
+        let chosen = ones.iter().zip(&others);
+        for (bytes, (one, other)) in bytes.as_chunks_mut().0.iter_mut().zip(chosen) {
+            *bytes = u64::conditional_select(one, other, choice).to_ne_bytes();
+        }
+        let len = u8::conditional_select(&one.len, &other.len, choice);
+        Self { len, bytes }
+    }
+}
+
 impl PepperName {
     const LONGEST: usize = 32;
+    /// That of no pepper.
+    const NONE: Self = Self {
+        len: 0,
+        bytes: [0; Self::LONGEST],
+    };
+
+    fn is_none(&self) -> bool {
+        self.len == 0
+    }
 
     fn new(name: &str) -> Option<Self> {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -352,40 +369,52 @@ mod tests {
     fn a_retired_pepper_still_checks_but_makes_no_digests() {
         let old_only = Peppers::none().with("old", b"fedcba9876543210").unwrap();
         let digest = old_only.digest(b"secret");
-        assert!(two().verify(b"secret", &digest));
-        assert!(!two().verify(b"secreT", &digest));
+        assert!(two().verify(b"secret", &digest, true));
+        assert!(!two().verify(b"secreT", &digest, true));
         assert_eq!(two().digest(b"secret").pepper(), Some("new"));
-        assert!(!Peppers::none().verify(b"secret", &digest));
+        assert!(!Peppers::none().verify(b"secret", &digest, true));
     }
 
     #[test]
-    fn nothing_matches_the_dummy() {
+    fn nothing_matches_where_there_is_no_key() {
         for peppers in [Peppers::none(), two()] {
-            assert!(!peppers.verify(b"secret", &peppers.dummy()));
-            assert_eq!(peppers.dummy().pepper(), peppers.digest(b"x").pepper());
+            let digest = peppers.digest(b"secret");
+            assert!(peppers.verify(b"secret", &digest, true));
+            assert!(!peppers.verify(b"secret", &digest, false));
+            assert!(!peppers.verify(b"secret", &Digest::nobodys(), false));
+        }
+    }
+
+    #[test]
+    fn the_name_that_is_chosen_is_whole() {
+        let longest = PepperName::new("abcdefghijklmnopqrstuvwxyz-01234").unwrap();
+        for (exists, chosen) in [(0, PepperName::NONE), (1, longest)] {
+            let name = PepperName::conditional_select(&PepperName::NONE, &longest, exists.into());
+            assert_eq!(name.as_str(), chosen.as_str());
         }
     }
 
     #[test]
     fn rule_3_every_digest_takes_the_same_work() {
         let gone = Digest {
-            pepper: PepperName::new("gone"),
-            ..two().dummy()
+            pepper: PepperName::new("gone").unwrap(),
+            ..Digest::nobodys()
         };
         let old = two().0.pop().map(|pepper| Peppers(vec![pepper])).unwrap();
         for (peppers, hmac) in [(Peppers::none(), 0), (two(), 1)] {
             for digest in [
-                peppers.dummy(),
+                Digest::nobodys(),
                 peppers.digest(b"secret"),
                 Peppers::none().digest(b"secret"),
-                Peppers::none().dummy(),
                 old.digest(b"secret"),
                 gone.clone(),
             ] {
                 for secret in [b"secret", b"secreT"] {
                     COMPUTED.take();
-                    black_box(peppers.verify(secret, &digest));
-                    assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac }, "{digest:?}");
+                    for exists in [true, false] {
+                        black_box(peppers.verify(secret, &digest, exists));
+                        assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac }, "{digest:?}");
+                    }
                 }
             }
         }

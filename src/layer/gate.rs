@@ -23,7 +23,7 @@ use super::step::{Step, Verdict, Waited, What};
 use super::strangers::LookupBudget;
 use super::visit::Visit;
 use crate::clock::Clock;
-use crate::key::{Digest, Key, KeyCache, Peppers};
+use crate::key::{Key, KeyCache, Peppers};
 use crate::limit::{Limiter, RateLimit};
 use crate::usage::Recorder;
 
@@ -51,7 +51,6 @@ pub(crate) struct Gate {
     pub(crate) cache: KeyCache,
     pub(crate) clock: Clock,
     pub(crate) peppers: Peppers,
-    pub(crate) dummy: Digest,
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) limiter_timeout: Duration,
     pub(crate) default_limits: Vec<RateLimit>,

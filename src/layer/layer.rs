@@ -39,14 +39,12 @@ impl ApiKeyLayer {
             Some(cache) => cache.clone(),
             None => KeyCache::new(store, CacheConfig::default(), Clock::system()),
         };
-        let peppers = Peppers::none();
         Self {
             gate: Arc::new(Gate {
                 limits_id: next_limits_id(),
                 clock: cache.clock().clone(),
                 cache,
-                dummy: peppers.dummy(),
-                peppers,
+                peppers: Peppers::none(),
                 limiter: Arc::new(LocalLimiter::new()),
                 limiter_timeout: Duration::from_secs(1),
                 default_limits: Vec::new(),
@@ -84,10 +82,7 @@ impl ApiKeyLayer {
     /// Takes digests made under these peppers; give the same ones to the
     /// [`Issuer`](crate::key::Issuer).
     pub fn peppers(self, peppers: Peppers) -> Self {
-        self.with(|gate| {
-            gate.dummy = peppers.dummy();
-            gate.peppers = peppers;
-        })
+        self.with(|gate| gate.peppers = peppers)
     }
 
     /// Hands the events of requests to this recorder. Without one, requests are only counted.
