@@ -93,6 +93,8 @@ pub mod key;
 mod layer;
 pub mod limit;
 mod page;
+#[cfg(feature = "tracing")]
+mod seldom;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

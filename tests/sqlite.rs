@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 #[cfg(feature = "recoverable")]
 use keytally::KeyId;
-use keytally::backend::{BackendError, InvalidTablePrefix, SqliteBackend, SqliteSpool};
+use keytally::backend::{BackendError, InvalidTablePrefix, SqliteBackend};
 use keytally::conformance;
 use keytally::key::{CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError};
 use keytally::usage::{
@@ -152,6 +152,8 @@ async fn what_is_kept_is_there_when_the_file_is_opened_again() {
 async fn new_files_are_their_owners_alone() {
     use std::fs::{Permissions, metadata, set_permissions};
     use std::os::unix::fs::PermissionsExt;
+
+    use keytally::backend::SqliteSpool;
 
     let folder = Folder::new();
     let rights = |name: &str| metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o777;

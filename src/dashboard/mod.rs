@@ -80,6 +80,7 @@ use axum::Router;
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
 pub use self::holder::KeyHolderApi;
 use self::making::Making;
+use self::report::RefusedCredentials;
 use self::session::Signer;
 use self::visit::PublicPath;
 use crate::key::{Issuer, KeyAdmin};
@@ -96,6 +97,7 @@ struct Shared {
     recorder: Option<Recorder>,
     signer: Signer,
     making: Making,
+    refused_credentials: RefusedCredentials,
     public_path: Option<PublicPath>,
 }
 
@@ -130,6 +132,7 @@ impl Dashboard {
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
             making: Making::default(),
+            refused_credentials: RefusedCredentials::default(),
             public_path: None,
         }))
     }

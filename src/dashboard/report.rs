@@ -3,6 +3,9 @@
 
 use std::error::Error;
 
+#[cfg(feature = "tracing")]
+use crate::seldom::Seldom;
+
 pub(super) fn store_failure(error: &(dyn Error + 'static)) {
     #[cfg(feature = "tracing")]
     tracing::error!(error, "the dashboard could not use its store");
@@ -13,10 +16,21 @@ pub(super) fn failed_sign_in() {
     tracing::warn!("a sign-in to the dashboard failed");
 }
 
-/// For a header: whoever has none has not tried to get in.
-pub(super) fn refused_credentials() {
+/// Requests whose `Authorization` did not let them in, at most once a second: whoever sends none has not
+/// tried to get in.
+#[derive(Debug, Default)]
+pub(super) struct RefusedCredentials {
     #[cfg(feature = "tracing")]
-    tracing::warn!("credentials for the dashboard were refused");
+    untold: Seldom,
+}
+
+impl RefusedCredentials {
+    pub(super) fn one(&self) {
+        #[cfg(feature = "tracing")]
+        if let Some(requests) = self.untold.one() {
+            tracing::warn!(requests, "credentials for the dashboard were refused");
+        }
+    }
 }
 
 #[cfg(all(test, feature = "tracing"))]
@@ -68,7 +82,9 @@ mod tests {
             let request = request.body(Body::empty()).unwrap();
             router.clone().oneshot(request).await.unwrap();
         }
+        // The second is told with those of the second after.
         let refused = "credentials for the dashboard were refused";
-        assert_eq!(told.under("message"), [refused; 2]);
+        assert_eq!(told.under("message"), [refused]);
+        assert_eq!(told.under("requests"), ["1"]);
     }
 }

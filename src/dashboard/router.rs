@@ -14,7 +14,6 @@ use super::Shared;
 use super::api;
 use super::guard::Denied;
 use super::pages::{self, login};
-use super::report;
 use super::safety::{is_of_this_site, protect};
 use super::visit::{Visit, base};
 
@@ -98,7 +97,7 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         None => shared.guard.admit(&parts).await,
     };
     if admitted.is_err() && parts.headers.contains_key(AUTHORIZATION) {
-        report::refused_credentials();
+        shared.refused_credentials.one();
     }
     match admitted {
         Ok(admin) => {

@@ -209,15 +209,15 @@ impl Peppers {
         }
     }
 
-    /// Whether the secret has this digest, in the same time whatever the secret and the digest. A
+    /// Whether the secret has this digest, with the same work whatever the secret and the digest. A
     /// digest under a pepper that is not here matches nothing.
     ///
-    /// Nor does anything match where there is no such key: the work is that for one which was made
-    /// today, and the digest is read all the same.
+    /// Nor does anything match where there is no such key: the work is that for one made under the
+    /// first pepper, and the digest is read all the same.
     #[inline]
     pub(crate) fn verify(&self, secret: &[u8], digest: &Digest, exists: bool) -> bool {
         let exists = Choice::from(u8::from(exists));
-        // What is chosen lies where it lies, wherever it comes from.
+        // Copied, so that it lies in one place, whichever it is.
         let name = self.0.first().map_or(digest.pepper, |(first, _)| {
             PepperName::conditional_select(first, &digest.pepper, exists)
         });
@@ -256,7 +256,7 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
 /// What a pepper is called, within the digest: to read it, nothing else of a key has to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PepperName {
-    /// Nothing for a plain digest.
+    /// 0 for a plain digest.
     len: u8,
     bytes: [u8; Self::LONGEST],
 }

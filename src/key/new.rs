@@ -1,4 +1,4 @@
-//! What is asked for of a key before there is one.
+//! What a key is to be, before there is one.
 
 use std::sync::Arc;
 use std::time::Duration;

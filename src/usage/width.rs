@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
@@ -151,12 +151,23 @@ fn day(time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
 
 /// The first instant of a date: where its midnight is skipped, the instant of the change.
 fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
-    zone.to_timestamp(date.at(0, 0, 0, 0))
-        .unwrap_or(if date.year() < 0 {
-            Timestamp::MIN
-        } else {
-            Timestamp::MAX
-        })
+    let midnight = date.at(0, 0, 0, 0);
+    let there = zone.to_ambiguous_timestamp(midnight);
+    let instant = match there.offset() {
+        AmbiguousOffset::Gap { before, .. } => {
+            // By the clocks of before it comes with the change or after it, if that begins earlier.
+            let late = before.to_timestamp(midnight).unwrap_or(Timestamp::MAX);
+            let just_after = late.checked_add(1.nanosecond()).unwrap_or(late);
+            let mut changes = zone.preceding(just_after);
+            changes.next().map(|change| change.timestamp())
+        }
+        _ => there.compatible().ok(),
+    };
+    instant.unwrap_or(if date.year() < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
 }
 
 impl fmt::Display for Width {
@@ -229,6 +240,36 @@ mod tests {
         let day = ["2006-10-29T02:30:00Z", "2006-10-30T03:30:00Z"].map(at);
         for time in ["2006-10-29T02:30:00Z", "2006-10-29T03:00:00Z"] {
             assert_eq!(bucket(Width::Day, at(time), "America/St_Johns"), day);
+        }
+    }
+
+    #[test]
+    fn a_day_whose_midnight_is_skipped_begins_with_the_change() {
+        // In Toronto 23:30 was followed by 0:30; in São Paulo 0:00 by 1:00; Samoa skipped a whole day.
+        for (zone, start, end) in [
+            (
+                "America/Toronto",
+                "1919-03-31T04:30:00Z",
+                "1919-04-01T04:00:00Z",
+            ),
+            (
+                "America/Sao_Paulo",
+                "2018-11-04T03:00:00Z",
+                "2018-11-05T02:00:00Z",
+            ),
+            (
+                "Pacific/Apia",
+                "2011-12-30T10:00:00Z",
+                "2011-12-31T10:00:00Z",
+            ),
+        ] {
+            let day = [start, end].map(at);
+            let last = day[1] - 1.nanosecond();
+            for time in [day[0], day[0] + 15.minutes(), last] {
+                assert_eq!(bucket(Width::Day, time, zone), day, "{zone}");
+            }
+            let before = bucket(Width::Day, day[0] - 1.nanosecond(), zone);
+            assert_eq!(before[1], day[0], "{zone}");
         }
     }
 

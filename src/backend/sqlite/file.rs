@@ -37,14 +37,15 @@ fn make_private(path: &Path) {
     use std::fs::OpenOptions;
     use std::os::unix::fs::OpenOptionsExt;
 
-    // SQLite takes these for something else than a path.
-    let name = path.as_os_str().as_encoded_bytes();
-    if name.starts_with(b"file:") || name.starts_with(b":") {
+    // SQLite takes these for something else than a path, and what is no text is refused.
+    let Some(name) = path.to_str() else { return };
+    if name.starts_with("file:") || name == ":memory:" {
         return;
     }
     let mut private = OpenOptions::new();
+    // Never one that is there: closing it would end the locks that SQLite has on it in this process.
     private.write(true).create_new(true).mode(0o600);
-    // Where it is there already or cannot be made, opening it tells.
+    // Where it cannot be made, opening it tells.
     let _ = private.open(path);
 }
 

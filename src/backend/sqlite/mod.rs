@@ -82,7 +82,8 @@ impl SqliteBackend {
     /// tables.
     ///
     /// The file is put into write-ahead mode, so that reading and writing do not wait for each other. On
-    /// Unix, a new one can be read and written by its owner alone.
+    /// Unix, a new one can be read and written by its owner alone, unless a URI
+    /// (`file:`) or a link to nothing names it.
     ///
     /// # Errors
     ///

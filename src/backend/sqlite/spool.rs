@@ -67,7 +67,8 @@ pub struct SqliteSpool(Arc<SqliteEngine>);
 
 impl SqliteSpool {
     /// Opens a file, or makes it if there is none, with its tables. On Unix, a new one can be read and
-    /// written by its owner alone.
+    /// written by its owner alone, unless a URI
+    /// (`file:`) or a link to nothing names it.
     ///
     /// # Errors
     ///

@@ -1,16 +1,10 @@
 //! What the recorder tells `tracing`, where that feature is on.
 #![cfg_attr(not(feature = "tracing"), expect(unused_variables))]
 
-#[cfg(feature = "tracing")]
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
-#[cfg(feature = "tracing")]
-use std::time::{Duration, Instant};
-
 use uuid::Uuid;
 
+#[cfg(feature = "tracing")]
+use crate::seldom::Seldom;
 use crate::usage::sink::SinkError;
 use crate::usage::spool::SpoolError;
 
@@ -18,29 +12,17 @@ use crate::usage::spool::SpoolError;
 #[derive(Debug, Default)]
 pub(super) struct Drops {
     #[cfg(feature = "tracing")]
-    untold: AtomicU64,
-    #[cfg(feature = "tracing")]
-    told: Mutex<Option<Instant>>,
+    untold: Seldom,
 }
 
 impl Drops {
     pub(super) fn one(&self) {
         #[cfg(feature = "tracing")]
-        {
-            self.untold.fetch_add(1, Relaxed);
-            // Nobody waits here: whoever holds it tells of this one too, or the next one will.
-            let Ok(mut told) = self.told.try_lock() else {
-                return;
-            };
-            if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-                *told = Some(Instant::now());
-                drop(told);
-                let events = self.untold.swap(0, Relaxed);
-                tracing::warn!(
-                    events,
-                    "usage events lost: the recorder is full or shut down"
-                );
-            }
+        if let Some(events) = self.untold.one() {
+            tracing::warn!(
+                events,
+                "usage events lost: the recorder is full or shut down"
+            );
         }
     }
 }

@@ -250,21 +250,43 @@ impl<N: Copy + Eq + Hash, T: Token> Names<N, T> {
 mod tests {
     use super::*;
 
+    const AMOUNTS: Amounts = Amounts {
+        outcome: Outcome::Completed,
+        cause: None,
+        count: 1,
+        cost: 2,
+        request_bytes: 3,
+        response_bytes: 4,
+    };
+
+    fn endpoints(count: usize) -> Vec<Arc<str>> {
+        (0..count).map(|n| format!("/{n}").into()).collect()
+    }
+
+    #[test]
+    fn a_new_kind_of_request_to_a_new_endpoint_does_not_pass_the_bound() {
+        let half = MOST_CELLS / 2 / FIRST_STRIDE;
+        let endpoints = endpoints(half + 1);
+        let mut cells = Cells::new();
+        for endpoint in &endpoints[..half] {
+            cells.add(Method::Get, Status::None, endpoint, &AMOUNTS);
+        }
+        for code in 1..FIRST_STRIDE as u8 {
+            cells.add(Method::Get, Status::Grpc(code), &endpoints[0], &AMOUNTS);
+        }
+        assert_eq!(cells.cells.len(), MOST_CELLS / 2);
+        // Twice as many of both would be four times as many cells.
+        cells.add(Method::Post, Status::None, &endpoints[half], &AMOUNTS);
+        assert!(cells.cells.len() <= MOST_CELLS);
+    }
+
     #[test]
     fn however_many_names_there_are_cells_are_few_and_sums_exact() {
-        let amounts = Amounts {
-            outcome: Outcome::Completed,
-            cause: None,
-            count: 1,
-            cost: 2,
-            request_bytes: 3,
-            response_bytes: 4,
-        };
-        let endpoints: Vec<Arc<str>> = (0..3_000).map(|n| format!("/{n}").into()).collect();
+        let endpoints = endpoints(3_000);
         let mut cells = Cells::new();
         for code in 0..100 {
             for endpoint in &endpoints {
-                cells.add(Method::Get, Status::Grpc(code), endpoint, &amounts);
+                cells.add(Method::Get, Status::Grpc(code), endpoint, &AMOUNTS);
                 assert!(cells.cells.len() <= MOST_CELLS);
             }
         }
