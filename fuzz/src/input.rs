@@ -34,8 +34,7 @@ impl<'a> Input<'a> {
         all[usize::from(self.byte()) % all.len()]
     }
 
-    /// A text of up to 63 bytes, and now and then one of up to 504, which is longer than any bound of a text
-    /// but those that have a test of their own.
+    /// A text of up to 63 bytes, and now and then one of up to 504.
     pub(crate) fn text(&mut self) -> String {
         let length = self.byte();
         let repeat = if length >= 0xfe { 8 } else { 1 };
