@@ -12,7 +12,8 @@ use bytes::Bytes;
 use futures_core::Stream;
 
 use super::event::UsageEvent;
-use super::query::{LogFilter, LogQuery, ReadError, UsageReader};
+use super::log::{LogFilter, LogQuery};
+use super::query::{ReadError, UsageReader};
 
 /// The request log as CSV or as lines of JSON, newest first: a stream of chunks, one for each page of
 /// [`LogQuery::MAX_LIMIT`] requests.

@@ -5,6 +5,7 @@ mod event;
 mod export;
 mod keep;
 mod latency;
+mod log;
 #[cfg(feature = "_sql")]
 mod offsets;
 mod open;
@@ -26,8 +27,9 @@ pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
 pub use export::Export;
 pub use keep::KeepLog;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
+pub use log::{Count, LogFilter, LogQuery};
 pub use outcome::{Cause, Outcome, Refusal};
-pub use query::{Count, LogFilter, LogQuery, ReadError, SummaryQuery, UsageRange, UsageReader};
+pub use query::{ReadError, SummaryQuery, UsageRange, UsageReader};
 pub use recorder::{Recorder, RecorderBuilder, ShutdownReport, WhenFull};
 pub use rollup::Rollup;
 pub use rollups::Rollups;
