@@ -8,8 +8,8 @@
 //! A pepper protects the digest. The id of an imported key is no digest, but 95 bits of the plain
 //! SHA-256 of its secret: enough to search for a secret that people could guess.
 
+use std::array;
 use std::fmt;
-use std::hint::black_box;
 use std::str::FromStr;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -221,18 +221,22 @@ impl Peppers {
         let name = self.0.first().map_or(digest.pepper, |(first, _)| {
             PepperName::conditional_select(first, &digest.pepper, exists)
         });
-        let named = self.0.iter().find(|(known, _)| *known == name);
-        // Where there are peppers, both are computed for every digest: the time must not tell a plain
-        // one, or one under a pepper that is gone, from another. `black_box` keeps what is not used.
-        let plain = black_box(sha256(secret));
-        let known = named.or(self.0.first());
-        let peppered = black_box(known.map(|(_, prepared)| hmac(prepared, secret)));
-        let computed = match named {
-            None => plain,
-            Some(_) => peppered.unwrap_or(plain),
-        };
-        let equal = words(&computed).ct_eq(&words(&digest.bytes));
-        bool::from(equal & exists) & (named.is_some() | name.is_none())
+        // Looked for among all of them: the time must not tell which one it is.
+        let (mut place, mut named) = (0, Choice::from(0));
+        for (nth, (known, _)) in (0_u32..).zip(&self.0) {
+            let is_this = known.ct_eq(&name);
+            place.conditional_assign(&nth, is_this);
+            named |= is_this;
+        }
+        // Where there are peppers, both are computed for every digest: nor must it tell a plain one, or
+        // one under a pepper that is gone, from another.
+        let mut computed = words(&sha256(secret));
+        if let Some((_, prepared)) = self.0.get(place as usize) {
+            let peppered = words(&hmac(prepared, secret));
+            computed = select(&computed, &peppered, named);
+        }
+        let equal = computed.ct_eq(&words(&digest.bytes));
+        (equal & exists & (named | name.ct_eq(&PepperName::NONE))).into()
     }
 }
 
@@ -253,6 +257,10 @@ fn words(bytes: &[u8; 32]) -> [u64; 4] {
     words
 }
 
+fn select(one: &[u64; 4], other: &[u64; 4], choice: Choice) -> [u64; 4] {
+    array::from_fn(|nth| u64::conditional_select(&one[nth], &other[nth], choice))
+}
+
 /// What a pepper is called, within the digest: to read it, nothing else of a key has to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PepperName {
@@ -264,14 +272,21 @@ struct PepperName {
 impl ConditionallySelectable for PepperName {
     #[inline]
     fn conditional_select(one: &Self, other: &Self, choice: Choice) -> Self {
-        let [ones, others] = [one, other].map(|name| words(&name.bytes));
         let mut bytes = [0; Self::LONGEST];
-        let chosen = ones.iter().zip(&others);
-        for (bytes, (one, other)) in bytes.as_chunks_mut().0.iter_mut().zip(chosen) {
-            *bytes = u64::conditional_select(one, other, choice).to_ne_bytes();
+        let chosen = select(&words(&one.bytes), &words(&other.bytes), choice);
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(chosen) {
+            *bytes = word.to_ne_bytes();
         }
         let len = u8::conditional_select(&one.len, &other.len, choice);
         Self { len, bytes }
+    }
+}
+
+impl ConstantTimeEq for PepperName {
+    #[inline]
+    fn ct_eq(&self, other: &Self) -> Choice {
+        // No name has a byte of 0, with which the rest is filled: the length is in them.
+        words(&self.bytes).ct_eq(&words(&other.bytes))
     }
 }
 
@@ -282,10 +297,6 @@ impl PepperName {
         len: 0,
         bytes: [0; Self::LONGEST],
     };
-
-    fn is_none(&self) -> bool {
-        self.len == 0
-    }
 
     fn new(name: &str) -> Option<Self> {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -386,6 +397,23 @@ mod tests {
     }
 
     #[test]
+    fn each_of_many_peppers_checks_what_was_made_under_it() {
+        let mut all = Peppers::none();
+        for nth in 0..5 {
+            all = all.with(&format!("p{nth}"), &[nth; 16]).unwrap();
+        }
+        for pepper in &all.0 {
+            let digest = Peppers(vec![pepper.clone()]).digest(b"secret");
+            assert!(all.verify(b"secret", &digest, true));
+            assert!(!all.verify(b"secreT", &digest, true));
+        }
+        // One name begins like another.
+        let gone = Peppers::none().with("p", &[0; 16]).unwrap();
+        assert!(!all.verify(b"secret", &gone.digest(b"secret"), true));
+        assert!(all.verify(b"secret", &Digest::sha256(b"secret"), true));
+    }
+
+    #[test]
     fn the_name_that_is_chosen_is_whole() {
         let longest = PepperName::new("abcdefghijklmnopqrstuvwxyz-01234").unwrap();
         for (exists, chosen) in [(0, PepperName::NONE), (1, longest)] {
@@ -412,7 +440,7 @@ mod tests {
                 for secret in [b"secret", b"secreT"] {
                     COMPUTED.take();
                     for exists in [true, false] {
-                        black_box(peppers.verify(secret, &digest, exists));
+                        let _ = peppers.verify(secret, &digest, exists);
                         assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac }, "{digest:?}");
                     }
                 }

@@ -8,12 +8,12 @@ use dudect_bencher::rand::RngExt;
 use dudect_bencher::{BenchRng, CtRunner};
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
-use keytally::key::{CacheConfig, KeyAdmin, KeyRecord, Peppers, Secret};
+use keytally::key::{CacheConfig, Digest, KeyAdmin, KeyRecord, Peppers, Secret};
 
 use crate::harness::{KEYS, Round, refuse, refuse_after, time};
 use crate::secrets::{issued, mistyped, other, sha256, stored, under_pepper};
 
-pub const ALL: [(&str, BenchFn); 9] = [
+pub const ALL: [(&str, BenchFn); 11] = [
     ("planted_early_exit", planted_early_exit),
     ("planted_before_the_layer", planted_before_the_layer),
     ("nothing_to_find", nothing_to_find),
@@ -22,6 +22,14 @@ pub const ALL: [(&str, BenchFn); 9] = [
     (
         "known_or_unknown_with_peppers",
         known_or_unknown_with_peppers,
+    ),
+    (
+        "known_or_unknown_of_an_older_pepper",
+        known_or_unknown_of_an_older_pepper,
+    ),
+    (
+        "known_or_unknown_plain_beside_peppers",
+        known_or_unknown_plain_beside_peppers,
     ),
     ("known_or_unknown_uncached", known_or_unknown_uncached),
     ("checksum_first_or_last_digit", checksum_first_or_last_digit),
@@ -145,6 +153,20 @@ fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
 
 /// The same where digests are made under a pepper.
 fn known_or_unknown_with_peppers(runner: &mut CtRunner, rng: &mut BenchRng) {
+    beside_peppers(runner, rng, |digest| under_pepper("one", digest));
+}
+
+/// The same where the pepper has changed since the keys were made.
+fn known_or_unknown_of_an_older_pepper(runner: &mut CtRunner, rng: &mut BenchRng) {
+    beside_peppers(runner, rng, |digest| under_pepper("two", digest));
+}
+
+/// The same where the keys were made before there were peppers.
+fn known_or_unknown_plain_beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng) {
+    beside_peppers(runner, rng, Digest::clone);
+}
+
+fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, kept: fn(&Digest) -> Digest) {
     let peppers = Peppers::none()
         .with("one", b"0123456789abcdef")
         .and_then(|peppers| peppers.with("two", b"fedcba9876543210"))
@@ -152,7 +174,7 @@ fn known_or_unknown_with_peppers(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |rng| {
         let (mut records, left) = known(rng);
         for record in &mut records {
-            record.digest = under_pepper("one", &record.digest);
+            record.digest = kept(&record.digest);
         }
         let right = (0..KEYS).map(|_| unknown()).collect();
         Round {
