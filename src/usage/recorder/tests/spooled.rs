@@ -262,8 +262,10 @@ async fn memory_that_cannot_be_spooled_is_written_past_the_spool() {
     until(|| recorder.stats().written == 130).await;
     assert_conserved(&recorder, 130, 0, 0);
     let mut numbers = database.numbers();
-    // What was in flight, then out of memory until half of it was free, then the spool's.
-    assert_eq!(numbers.iter().position(|number| *number == 10), Some(60));
+    // What was in flight, then out of memory until half of it was free, then the spool's; a batch
+    // earlier or later if two random pauses end at once.
+    let first_spooled = numbers.iter().position(|number| *number == 10);
+    assert!(first_spooled.is_some_and(|place| (50..=70).contains(&place)));
     numbers.sort_unstable();
     assert_eq!(numbers, counted_to(130));
 }
