@@ -274,6 +274,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "time zones are not found there")]
     fn questions_and_batches_round_trip_through_json() {
         let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
         let spec = SummarySpec::new().by_key().over_time(Width::Day, zone);
