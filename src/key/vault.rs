@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "six hundred decryptions take half an hour")]
+    #[cfg_attr(miri, ignore = "so many decryptions take too long")]
     fn what_was_changed_does_not_open() {
         let secret = secret();
         let sealed = vault().seal(&secret).unwrap();

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "a million addresses take hours")]
+    #[cfg_attr(miri, ignore = "a million addresses take too long")]
     fn rule_6_floods_of_addresses_leave_others_their_budgets() {
         let budget = LookupBudget::new(&RateLimit::per_minute(100));
         let now = Clock::manual(Timestamp::UNIX_EPOCH).now();

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "so many events take an hour")]
+    #[cfg_attr(miri, ignore = "so many events take too long")]
     fn about_one_in_so_many_is_kept() {
         let events: Vec<_> = (0..100_000)
             .map(|_| UsageEvent::at(Timestamp::UNIX_EPOCH))

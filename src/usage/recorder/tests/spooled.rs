@@ -68,7 +68,7 @@ fn counted_to(end: u64) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-#[cfg_attr(miri, ignore = "thousands of events take an hour")]
+#[cfg_attr(miri, ignore = "thousands of events take too long")]
 async fn a_long_outage_loses_nothing_and_keeps_the_order() {
     for mode in [Fails, Hangs] {
         let (database, shelf) = (Database::new(mode), Shelf::new());
