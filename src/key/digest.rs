@@ -332,20 +332,20 @@ fn hmac(prepared: &Hmac<Sha256>, secret: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::RefCell;
 
     use super::*;
 
     /// Digests computed by the thread.
     #[derive(Debug, Default, PartialEq, Eq)]
-    pub(super) struct Computed {
-        pub(super) sha256: usize,
-        pub(super) hmac: usize,
+    pub(crate) struct Computed {
+        pub(crate) sha256: usize,
+        pub(crate) hmac: usize,
     }
 
     thread_local! {
-        pub(super) static COMPUTED: RefCell<Computed> = RefCell::default();
+        pub(crate) static COMPUTED: RefCell<Computed> = RefCell::default();
     }
 
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -43,6 +43,8 @@ pub(crate) use bounds::within_bounds;
 pub(crate) use cached::{CachedKey, Peek};
 #[cfg(feature = "conformance")]
 pub(crate) use changes::Forget;
+#[cfg(test)]
+pub(crate) use digest::tests::{COMPUTED, Computed};
 pub(crate) use issuer::is_importable;
 pub(crate) use redact::{has_secret, without_secrets};
 pub(crate) use token::id_of;

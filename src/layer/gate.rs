@@ -1,8 +1,8 @@
 //! What a configured layer's services share, and how a request passes.
 //!
-//! Everything that is known without asking a store is decided without waiting, allocating little and
-//! holding no lock. What has to be asked comes back as a [`Step::Wait`] and goes on in
-//! [`Gate::resume`]. A request is first judged (a [`Verdict`], in `judge` and `refuse`) and only then
+//! Everything that is known without asking a store is decided without waiting and allocating little, and
+//! no good key meets a lock that all share. What has to be asked comes back as a [`Step::Wait`] and goes
+//! on in [`Gate::resume`]. A request is first judged (a [`Verdict`], in `judge` and `refuse`) and only then
 //! changed ([`Gate::carry_out`]).
 
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use super::caller::{Caller, Unverified};
 use super::credential::{self, AllTaken, Found, Places, Source};
 use super::endpoint::Endpoints;
 use super::head::RequestHead;
+use super::lookup_budget::LookupBudget;
 use super::reject::Rejections;
 use super::step::{Step, Verdict, Waited, What};
-use super::strangers::LookupBudget;
 use super::visit::Visit;
 use crate::clock::Clock;
 use crate::key::{Key, KeyCache, Peppers};
@@ -38,7 +38,9 @@ pub enum StoreFailure {
     #[default]
     Refuse,
     /// They pass without a [`Caller`], marked by [`Unverified`] in their extensions, unlimited and
-    /// accounted for without a key. Only for services that had rather be open than down.
+    /// accounted for without a key. Only for services that had rather be open than down. Those are
+    /// refused all the same that [wait for their turn](crate::key::CacheConfig::uncached_lookups) and
+    /// are late for that: nobody gets in by asking for too much at once.
     Pass,
 }
 
@@ -108,6 +110,7 @@ impl Gate {
                 secret,
                 charge,
             } => self.found(found, &secret, charge, &visit),
+            What::WithoutBudget { wait } => self.refuse_without_budget(wait, &visit),
             What::Decided {
                 entry,
                 decision,

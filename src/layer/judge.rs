@@ -1,6 +1,7 @@
 //! What is decided about a request, before anything is done to it.
 
 use std::borrow::Borrow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,11 +13,11 @@ use super::answer::{HeaderStyle, LimitHeaders};
 use super::credential::{Found, Presented};
 use super::gate::{Gate, StoreFailure};
 use super::head::RequestHead;
+use super::lookup_budget::{Charge, LookupBudget};
 use super::meter::Meter;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Anonymous, Begun, Ticket, Verdict, Waited, What};
-use super::strangers::Charge;
 use super::terms::Terms;
 use super::visit::Visit;
 use crate::clock::Now;
@@ -56,35 +57,55 @@ impl Gate {
                 let reasons = [Refusal::Unknown, Refusal::WrongSecret];
                 self.refuse_guess(reasons[usize::from(entry.exists)], visit)
             }
-            // Whoever has the secret of a key that was known asks for no stranger.
-            Peek::Stale(entry) if self.is_its_own(&secret, &entry) => {
+            // Whoever has the secret of a key that let in pays for no look-up.
+            Peek::Stale(entry)
+                if self.is_its_own(&secret, &entry) && lets_in(&entry, visit.began) =>
+            {
                 self.ask(id, secret.into_owned(), None, visit.began)
             }
-            Peek::Stale(_) | Peek::Ask => match self.charge(visit) {
-                Ok(charge) => self.ask(id, secret.into_owned(), charge, visit.began),
+            Peek::Stale(_) | Peek::Ask => match self.payer(visit) {
+                Ok(payer) => {
+                    let payer = payer.map(|(address, budget)| (address, budget.clone()));
+                    self.ask(id, secret.into_owned(), payer, visit.began)
+                }
                 Err(wait) => self.refuse_without_budget(wait, visit),
             },
         }
     }
 
-    /// The store has to be asked.
+    /// The store has to be asked. Whoever does pays, and nobody for waiting with others.
     #[cold]
-    fn ask(&self, id: KeyId, secret: Vec<u8>, charge: Option<Charge>, began: Now) -> Verdict {
+    fn ask(
+        &self,
+        id: KeyId,
+        secret: Vec<u8>,
+        payer: Option<(IpAddr, Arc<LookupBudget>)>,
+        began: Now,
+    ) -> Verdict {
         let secret = Zeroizing::new(secret);
         let cache = self.cache.clone();
         Verdict::Pending(Box::pin(async move {
-            let found = cache.lookup(id).await;
-            let what = What::Found {
-                found,
-                secret,
-                charge,
+            let mut charge = None;
+            let pay = || {
+                if let (Some((address, budget)), None) = (&payer, &charge) {
+                    charge = Some(budget.charge(*address, began)?);
+                }
+                Ok(())
+            };
+            let what = match cache.lookup_paid(id, pay).await {
+                Ok(found) => What::Found {
+                    found,
+                    secret,
+                    charge,
+                },
+                Err(wait) => What::WithoutBudget { wait },
             };
             Waited { began, what }
         }))
     }
 
     /// The store has answered, or has not. Whoever caused a look-up that came to nothing has paid for
-    /// it, those included who did not wait for the answer.
+    /// it, those included who did not wait for the answer; a key that does not let in comes to nothing.
     #[cold]
     pub(super) fn found(
         self: &Arc<Self>,
@@ -95,7 +116,9 @@ impl Gate {
     ) -> Verdict {
         match found {
             Ok(Some(entry)) if self.is_its_own(secret, &entry) => {
-                self.give_back(charge);
+                if lets_in(&entry, visit.began) {
+                    self.give_back(charge);
+                }
                 self.judge(entry, visit)
             }
             Ok(Some(_)) => self.refuse_stranger(Refusal::WrongSecret, visit),
@@ -157,7 +180,8 @@ impl Gate {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
         };
         if let Some(reason) = self.unusable(&entry, visit) {
-            return self.refuse_key(&entry, Rejection::new(reason), None, begun, visit);
+            let rejection = self.rejection_of(reason, visit);
+            return self.refuse_key(&entry, rejection, None, begun, visit);
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
         let terms = match Terms::of(self, &entry, visit.began) {
@@ -373,6 +397,10 @@ impl Gate {
     }
 }
 
+fn lets_in(entry: &CachedKey, now: Now) -> bool {
+    entry.key.status(now.timestamp()) == KeyStatus::Active
+}
+
 /// `/health` matches itself, `/public/*` all below it.
 fn matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix('*') {
@@ -388,4 +416,45 @@ fn stays_below(path: &str) -> bool {
     let steps = |segment: &str| segment == "." || segment == "..";
     let hidden = ["%2e", "%2f", "%5c", "\\"];
     !path.split('/').any(steps) && !hidden.iter().any(|hidden| path.contains(hidden))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use tower::ServiceExt;
+    use tower_layer::Layer;
+
+    use crate::ApiKeyLayer;
+    use crate::backend::MemoryBackend;
+    use crate::key::{COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret};
+
+    #[tokio::test]
+    async fn rule_3_a_refusal_takes_the_same_work_whether_or_not_there_is_such_a_key() {
+        let peppers = Peppers::none().with("p", b"0123456789abcdef").unwrap();
+        let keys = MemoryBackend::new();
+        let issuer = Issuer::new("acme").unwrap().peppers(peppers.clone());
+        let layer = ApiKeyLayer::new(keys.clone()).peppers(peppers);
+        let unknown = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
+        let wrong = {
+            let (secret, mut record) = issuer.make(NewKey::named("wrong")).unwrap();
+            record.digest = issuer.make(NewKey::named("other")).unwrap().1.digest;
+            keys.create(record).await.unwrap();
+            secret
+        };
+        // First they are looked up, then they are held.
+        for _ in 0..2 {
+            for secret in [&unknown, &wrong] {
+                let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+                    Ok::<_, Infallible>(Response::new(String::new()))
+                }));
+                let request = Request::get("/").header("x-api-key", secret.expose());
+                COMPUTED.take();
+                let answer = service.oneshot(request.body(()).unwrap()).await.unwrap();
+                assert_eq!(answer.status(), 401);
+                assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac: 1 });
+            }
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod head;
 mod judge;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
+mod lookup_budget;
 mod meter;
 mod refuse;
 mod reject;
@@ -22,7 +23,6 @@ mod report;
 mod scope;
 mod service;
 mod step;
-mod strangers;
 mod terms;
 mod visit;
 

@@ -5,41 +5,45 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::answer::{HeaderStyle, LimitHeaders};
 use super::gate::Gate;
 use super::grpc;
+use super::lookup_budget::{Charge, LookupBudget};
 use super::meter::Call;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Begun, Verdict};
-use super::strangers::{Charge, LookupBudget};
 use super::visit::Visit;
 use crate::key::CachedKey;
 use crate::limit::{Decision, whole_secs};
 use crate::usage::{Outcome, Recorder, Refusal, Status};
 
 impl Gate {
-    /// Charges a look-up to the client's address, where that is known and has a budget.
+    /// Who pays for a look-up and of what, where there is a budget and the client's address is known.
     ///
     /// # Errors
     ///
-    /// When it is used up: how long to wait.
+    /// When the budget is used up: how long to wait.
     #[inline(never)]
-    pub(super) fn charge(&self, visit: &Visit<'_>) -> Result<Option<Charge>, Duration> {
-        self.payer(visit)
-            .map(|(budget, address)| budget.charge(address, visit.began))
-            .transpose()
-    }
-
-    /// The budget of look-ups, and who pays, where there is one and its address is known.
-    fn payer(&self, visit: &Visit<'_>) -> Option<(&LookupBudget, IpAddr)> {
-        let budget = self.lookup_budget.as_deref()?;
-        Some((budget, self.client_address.of(visit.head)?))
+    pub(super) fn payer(
+        &self,
+        visit: &Visit<'_>,
+    ) -> Result<Option<(IpAddr, &Arc<LookupBudget>)>, Duration> {
+        let Some(budget) = &self.lookup_budget else {
+            return Ok(None);
+        };
+        let Some(address) = self.client_address.of(visit.head) else {
+            return Ok(None);
+        };
+        budget.look(address, visit.began)?;
+        Ok(Some((address, budget)))
     }
 
     pub(super) fn give_back(&self, charge: Option<Charge>) {
         if let Some((budget, charge)) = self.lookup_budget.as_ref().zip(charge) {
-            budget.give_back(charge);
+            budget.give_back(charge, self.clock.now());
         }
     }
 
@@ -47,37 +51,41 @@ impl Gate {
     /// the store would have to be asked or not: it does not learn what is cached.
     #[inline(never)]
     pub(super) fn refuse_guess(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
-        let payer = self.payer(visit);
-        match payer.map(|(budget, address)| budget.look(address, visit.began)) {
-            Some(Err(wait)) => self.refuse_without_budget(wait, visit),
-            Some(Ok(())) | None => self.refuse_stranger(reason, visit),
+        match self.payer(visit) {
+            Ok(_) => self.refuse_stranger(reason, visit),
+            Err(wait) => self.refuse_without_budget(wait, visit),
         }
+    }
+
+    /// Why a key's own secret does not let in. An address without a budget does not learn that it is
+    /// one either, as far as unknown keys get the same answer.
+    pub(super) fn rejection_of(&self, reason: Refusal, visit: &Visit<'_>) -> Rejection {
+        let rejection = Rejection::new(reason);
+        if rejection.status() != StatusCode::UNAUTHORIZED {
+            return rejection;
+        }
+        self.payer(visit).map_or_else(without_budget, |_| rejection)
     }
 
     #[inline(never)]
     pub(super) fn refuse_without_budget(&self, wait: Duration, visit: &Visit<'_>) -> Verdict {
-        self.refuse_for_now(Refusal::LookupBudget, Some(whole_secs(wait)), visit)
+        self.refuse_for_now(without_budget(wait), visit)
     }
 
     /// Refuses a request that no key answers for: a counter and no event.
     #[inline(never)]
     pub(super) fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
         let unavailable = matches!(reason, Refusal::StoreUnavailable | Refusal::RecorderFull);
-        self.refuse_for_now(reason, unavailable.then_some(1), visit)
-    }
-
-    fn refuse_for_now(
-        &self,
-        reason: Refusal,
-        retry_after_secs: Option<u64>,
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        self.recorder.count_refusal(reason);
-        report::refusal(reason, None);
         let rejection = Rejection {
-            retry_after_secs,
+            retry_after_secs: unavailable.then_some(1),
             ..Rejection::new(reason)
         };
+        self.refuse_for_now(rejection, visit)
+    }
+
+    fn refuse_for_now(&self, rejection: Rejection, visit: &Visit<'_>) -> Verdict {
+        self.recorder.count_refusal(rejection.reason);
+        report::refusal(rejection.reason, None);
         let mut response = self.rejections.answer(rejection, visit.head);
         let mut additions = visit.additions(HeaderStyle::None, None);
         additions.apply(response.headers_mut());
@@ -116,5 +124,13 @@ impl Gate {
             self.recorder.record(draft);
         }
         Verdict::Refused(response)
+    }
+}
+
+/// The client's address has used up its budget of look-ups.
+fn without_budget(wait: Duration) -> Rejection {
+    Rejection {
+        retry_after_secs: Some(whole_secs(wait)),
+        ..Rejection::new(Refusal::LookupBudget)
     }
 }

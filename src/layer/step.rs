@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -12,8 +13,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::Additions;
+use super::lookup_budget::Charge;
 use super::meter::Meter;
-use super::strangers::Charge;
 use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Decision, LimitError};
@@ -107,6 +108,8 @@ pub(super) enum What {
         /// What is given back unless the look-up comes to nothing.
         charge: Option<Charge>,
     },
+    /// The client's address had no budget left when its turn came.
+    WithoutBudget { wait: Duration },
     Decided {
         entry: Arc<CachedKey>,
         decision: Result<Decision, LimitError>,

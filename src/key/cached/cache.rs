@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -121,7 +122,7 @@ impl KeyCache {
             entries: entries(&config),
             unknown: Mutex::default(),
             nobody: Arc::new(Key::new(KeyId::from_number(0), "", Timestamp::UNIX_EPOCH)),
-            source: Source::new(source, config.stranger_lookups),
+            source: Source::new(source, config.uncached_lookups),
             changes,
             config,
             clock,
@@ -193,21 +194,35 @@ impl KeyCache {
     /// Asks the store, or waits with others for its answer. Nobody waits for a store that failed
     /// before as long as there is something to serve: it is asked behind the request.
     pub(crate) async fn lookup(&self, id: KeyId) -> Found {
+        let Ok(found) = self.lookup_paid(id, || Ok::<_, Infallible>(())).await;
+        found
+    }
+
+    /// The same for one who has to pay before asking the store, and not for waiting with others.
+    ///
+    /// # Errors
+    ///
+    /// Those of paying.
+    pub(crate) async fn lookup_paid<E>(
+        &self,
+        id: KeyId,
+        pay: impl FnMut() -> Result<(), E>,
+    ) -> Result<Found, E> {
         if let Some((entry, retry)) = self.0.known_in_outage(id) {
             if retry {
                 let cache = self.clone();
-                sync::spawn(async move { cache.0.lookup(id).await });
+                sync::spawn(async move { cache.0.lookup(id, || Ok::<_, Infallible>(())).await });
             }
             self.0.count_stale();
-            return Ok(Some(entry));
+            return Ok(Ok(Some(entry)));
         }
-        let found = self.0.lookup(id).await;
+        let found = self.0.lookup(id, pay).await?;
         if let Ok(Some(entry)) = &found
             && entry.retry_at.load(Ordering::Relaxed) > 0
         {
             self.0.count_stale();
         }
-        found
+        Ok(found)
     }
 
     #[cfg(test)]
@@ -235,17 +250,25 @@ fn entries(config: &CacheConfig) -> Entries {
 }
 
 impl Inner {
-    async fn lookup(&self, id: KeyId) -> Found {
+    async fn lookup<E>(
+        &self,
+        id: KeyId,
+        mut pay: impl FnMut() -> Result<(), E>,
+    ) -> Result<Found, E> {
         let deadline = Instant::now() + self.patience().min(A_DAY);
         for _ in 0..ATTEMPTS {
             let waiter = self.flights.join(id);
-            if let Some(found) = waiter.found(|| self.fetch(&waiter, deadline)).await {
-                return found;
+            let fetch = async || {
+                pay()?;
+                Ok(self.fetch(&waiter, deadline).await)
+            };
+            if let Some(found) = waiter.found(fetch).await? {
+                return Ok(found);
             }
         }
-        Err(StoreError::unavailable(
+        Ok(Err(StoreError::unavailable(
             "the key kept changing while it was looked up",
-        ))
+        )))
     }
 
     async fn fetch(&self, waiter: &Waiter<'_>, deadline: Instant) -> Found {

@@ -21,8 +21,9 @@ pub struct CacheConfig {
     pub lookup_timeout: Duration,
     /// Look-ups of ids that the cache does not hold, under way at one time at most. 64 unless set.
     /// More wait for their turn; so what anybody makes up cannot use up the store, and keys that are
-    /// held are looked up again without waiting for it.
-    pub stranger_lookups: usize,
+    /// held are looked up again without waiting for it. One that has not ended in its time after it
+    /// had to wait is refused, whatever [`StoreFailure`](crate::StoreFailure) says.
+    pub uncached_lookups: usize,
     /// For how long after its time to live a known key is still served while the store fails. Zero,
     /// which is never, unless set. It adds to the bound on revocation by other processes. One
     /// request waits to see the store fail; then it is asked again behind those that are served, at
@@ -38,7 +39,7 @@ impl Default for CacheConfig {
             unknown_ttl: Duration::from_secs(5),
             unknown_capacity: 16_384,
             lookup_timeout: Duration::from_secs(5),
-            stranger_lookups: 64,
+            uncached_lookups: 64,
             serve_stale: Duration::ZERO,
         }
     }
@@ -85,10 +86,10 @@ impl CacheConfig {
         self
     }
 
-    /// Sets [`stranger_lookups`](Self::stranger_lookups).
+    /// Sets [`uncached_lookups`](Self::uncached_lookups).
     #[must_use]
-    pub fn stranger_lookups(mut self, at_once: usize) -> Self {
-        self.stranger_lookups = at_once;
+    pub fn uncached_lookups(mut self, at_once: usize) -> Self {
+        self.uncached_lookups = at_once;
         self
     }
 

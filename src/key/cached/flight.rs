@@ -87,12 +87,16 @@ impl Waiter<'_> {
     }
 
     /// What is found by whoever comes first; `None` if a change overtook it.
-    pub(super) async fn found<F: Future<Output = Found>>(
+    ///
+    /// # Errors
+    ///
+    /// What keeps this one from carrying it out: then the next in line does.
+    pub(super) async fn found<E, F: Future<Output = Result<Found, E>>>(
         &self,
         fetch: impl FnOnce() -> F,
-    ) -> Option<Found> {
-        let found = self.flight.get_or_init(fetch).await.clone();
-        (!self.is_overtaken()).then_some(found)
+    ) -> Result<Option<Found>, E> {
+        let found = self.flight.get_or_try_init(fetch).await?.clone();
+        Ok((!self.is_overtaken()).then_some(found))
     }
 
     /// Ends the look-up and keeps what was found; `None` if a change overtook it. Whoever comes from
@@ -130,7 +134,16 @@ impl Drop for Waiter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
+
+    async fn find(waiter: &Waiter<'_>, fetch: impl AsyncFnOnce() -> Found) -> Option<Found> {
+        let Ok(found) = waiter
+            .found(async || Ok::<_, Infallible>(fetch().await))
+            .await;
+        found
+    }
 
     #[test]
     fn rule_6_the_last_waiter_takes_its_look_up_along() {
@@ -151,7 +164,7 @@ mod tests {
     async fn rule_4_a_change_overtakes_those_who_wake_up_late() {
         let (flights, id) = (Flights::default(), KeyId::from_number(1));
         let (first, late) = (flights.join(id), flights.join(id));
-        let landed = first.found(async || first.land(|| Ok(None)).unwrap()).await;
+        let landed = find(&first, async || first.land(|| Ok(None)).unwrap()).await;
         assert!(landed.is_some());
         drop(first);
         // It has landed: whoever comes now looks anew, and the change overtakes both.
@@ -165,12 +178,12 @@ mod tests {
                     .land(|| panic!("it was overtaken"))
                     .unwrap_or(Ok(None))
             };
-            assert!(waiter.found(fetch).await.is_none());
+            assert!(find(waiter, fetch).await.is_none());
         }
         drop((late, next));
         // Those who left belonged to look-ups before the change.
         assert!(!flights.is_empty());
-        assert!(after.found(async || Ok(None)).await.is_some());
+        assert!(find(&after, async || Ok(None)).await.is_some());
         drop(after);
         assert!(flights.is_empty());
     }
@@ -181,9 +194,7 @@ mod tests {
         let mut waiters = Vec::new();
         for _ in 0..10 {
             let waiter = flights.join(id);
-            let landed = waiter
-                .found(async || waiter.land(|| Ok(None)).unwrap())
-                .await;
+            let landed = find(&waiter, async || waiter.land(|| Ok(None)).unwrap()).await;
             assert!(landed.is_some());
             waiters.push(waiter);
         }

@@ -1,4 +1,4 @@
-//! The store as a cache asks it: for so long, for few strangers at a time, whatever it does.
+//! The store as a cache asks it: for so long, for few ids at a time that are not held, whatever it does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -41,19 +41,26 @@ impl Source {
         }
     }
 
-    /// Asks about any id, in turn.
+    /// Asks about any id, in turn. Whoever had to wait for it does not find the store late, but busy:
+    /// asking for too much at once must not look like a store that fails.
     pub(super) async fn ask(
         &self,
         id: KeyId,
         deadline: Instant,
     ) -> Result<Option<KeyRecord>, StoreError> {
+        if let Ok(_turn) = self.turns.try_acquire() {
+            return self.ask_again(id, deadline).await;
+        }
         let turn = timeout_at(deadline, self.turns.acquire()).await;
         let _turn = turn.map_err(|_late| StoreError::Busy)?;
         // A turn that comes with the end of the time is of no use.
         if Instant::now() >= deadline {
             return Err(StoreError::Busy);
         }
-        self.ask_again(id, deadline).await
+        match self.ask_again(id, deadline).await {
+            Err(StoreError::Timeout) => Err(StoreError::Busy),
+            answer => answer,
+        }
     }
 
     /// What the store finds, if it is what was asked for. A panic of the store's is one of its

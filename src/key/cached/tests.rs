@@ -149,7 +149,7 @@ fn a_cache_is_what_it_was_configured_to_be() {
         .unknown_ttl(secs(3))
         .unknown_capacity(4)
         .lookup_timeout(secs(5))
-        .stranger_lookups(6)
+        .uncached_lookups(6)
         .serve_stale(secs(7));
     let expected = CacheConfig {
         ttl: secs(1),
@@ -157,7 +157,7 @@ fn a_cache_is_what_it_was_configured_to_be() {
         unknown_ttl: secs(3),
         unknown_capacity: 4,
         lookup_timeout: secs(5),
-        stranger_lookups: 6,
+        uncached_lookups: 6,
         serve_stale: secs(7),
     };
     assert_eq!(config, expected);

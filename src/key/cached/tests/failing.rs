@@ -43,7 +43,7 @@ async fn a_look_up_ends_in_its_time_however_often_the_key_changes() {
 async fn strangers_take_turns_and_keys_that_are_held_do_not_wait_for_them() {
     let setup = Setup::new(
         config()
-            .stranger_lookups(2)
+            .uncached_lookups(2)
             .lookup_timeout(Duration::from_secs(1)),
     );
     assert!(setup.ask().await.unwrap().is_some());

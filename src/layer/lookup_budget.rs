@@ -27,9 +27,17 @@ pub(crate) struct LookupBudget {
     cells: Mutex<Box<[u64]>>,
 }
 
-/// A look-up that was charged to an address: where it is to be given back.
+/// A look-up that was charged to an address: what it added to each of its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Charge([usize; 2]);
+pub(super) struct Charge([Added; 2]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Added {
+    place: usize,
+    nanos: u64,
+    /// When it will have run out.
+    until: u64,
+}
 
 const HALF: usize = 32_768;
 
@@ -56,19 +64,29 @@ impl LookupBudget {
         let (now, places) = (now.elapsed_nanos(), self.places(address));
         self.with_cells(|cells| {
             self.room(cells, places, now)?;
-            for place in places {
-                let spent = cells[place].saturating_sub(now) + self.interval;
-                cells[place] = now + spent.min(self.window);
-            }
-            Ok(Charge(places))
+            Ok(Charge(places.map(|place| {
+                let spent = cells[place].saturating_sub(now);
+                // One that others have filled takes no more.
+                let nanos = self.interval.min(self.window.saturating_sub(spent));
+                let until = now + spent + nanos;
+                cells[place] = until;
+                Added {
+                    place,
+                    nanos,
+                    until,
+                }
+            })))
         })
     }
 
-    /// Gives back what a look-up was charged that did not come to nothing.
-    pub(super) fn give_back(&self, charge: Charge) {
+    /// Gives back what a look-up was charged that did not come to nothing, but for what time has given
+    /// back by now.
+    pub(super) fn give_back(&self, charge: Charge, now: Now) {
         self.with_cells(|cells| {
-            for place in charge.0 {
-                cells[place] = cells[place].saturating_sub(self.interval);
+            for added in charge.0 {
+                let left = added.until.saturating_sub(now.elapsed_nanos());
+                let cell = &mut cells[added.place];
+                *cell = cell.saturating_sub(left.min(added.nanos));
             }
         });
     }
@@ -172,15 +190,41 @@ mod tests {
         for _ in 0..100 {
             let charges = [(); 2].map(|()| budget.charge(address(1), now).unwrap());
             assert!(budget.charge(address(1), now).is_err());
-            charges.into_iter().for_each(|it| budget.give_back(it));
+            charges.into_iter().for_each(|it| budget.give_back(it, now));
         }
-        // More than was charged is never given.
-        let charge = budget.charge(address(1), now).unwrap();
-        for _ in 0..10 {
-            budget.give_back(charge);
+    }
+
+    #[test]
+    fn what_time_has_given_back_is_not_given_twice() {
+        let budget = LookupBudget::new(&RateLimit::per_second(2));
+        let (clock, here) = (Clock::manual(Timestamp::UNIX_EPOCH), address(1));
+        let mut now = clock.now();
+        let first = budget.charge(here, now).unwrap();
+        now = at(&clock, 1);
+        // Others of the same address have spent all of it since.
+        for _ in 0..2 {
+            assert!(budget.charge(here, now).is_ok());
         }
-        assert!(budget.charge(address(1), now).is_ok());
-        assert!(budget.charge(address(1), now).is_ok());
+        budget.give_back(first, now);
+        assert!(budget.charge(here, now).is_err());
+    }
+
+    #[test]
+    fn a_cell_that_others_filled_gets_nothing_back() {
+        let budget = LookupBudget::new(&RateLimit::per_second(2));
+        let now = Clock::manual(Timestamp::UNIX_EPOCH).now();
+        // Whoever has one cell with the first address and one of its own.
+        let here = budget.places(address(1));
+        let beside = (2..)
+            .map(address)
+            .find(|other| {
+                let other = budget.places(*other);
+                other[0] == here[0] && other[1] != here[1]
+            })
+            .unwrap();
+        while budget.charge(address(1), now).is_ok() {}
+        let charge = budget.charge(beside, now).unwrap();
+        budget.give_back(charge, now);
         assert!(budget.charge(address(1), now).is_err());
     }
 
