@@ -108,7 +108,8 @@ pub(crate) struct Kept {
     pub(crate) batches: BTreeMap<Uuid, Vec<UsageEvent>>,
     /// Batches whose write was answered well, in that order.
     pub(crate) answered: Vec<Uuid>,
-    pub(crate) rejected: Vec<Uuid>,
+    /// Events of batches that were rejected.
+    pub(crate) rejected: u64,
     pub(crate) late: Vec<Batch>,
 }
 
@@ -169,7 +170,7 @@ impl UsageSink for Sink {
             }
             if how == Rejects && !kept.batches.contains_key(&batch.id) {
                 kept.late.retain(|late| late.id != batch.id);
-                kept.rejected.push(batch.id);
+                kept.rejected += batch.events.len() as u64;
                 return Err(SinkError::rejected("never, on purpose"));
             }
         }
