@@ -8,6 +8,7 @@
 //! `PORT` changes the port, `0` takes a free one.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -41,6 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (address, key) = (listener.local_addr()?, issued.secret.expose());
     println!("curl -i -H 'Authorization: Bearer {key}' http://{address}/v1/postings");
 
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
         .await?;

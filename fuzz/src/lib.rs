@@ -3,7 +3,8 @@
 //!
 //! Each target is a function of bytes that panics when something does not hold. It compares what the
 //! crate says with another reading of the same input, written here as plainly as it can be. Nothing
-//! depends on chance or on the time of day, and what is kept between two inputs does not grow.
+//! depends on chance, nor on the time of day but where a page's range ends now, and what is kept between two inputs
+//! does not grow.
 
 pub mod addresses;
 pub mod credentials;

@@ -222,9 +222,10 @@ impl ApiKeyLayer {
     /// secret they sent; a thousand a minute unless set. Clones of the layer share what is spent.
     ///
     /// Beyond it, what they send is refused with 429 until it is the secret of a key that is cached:
-    /// those go on working, also when they have to be looked up again. Of IPv6, the first 64 bits are
-    /// the address. Requests whose [address is not known](Self::peer_address) have no budget, and
-    /// behind a proxy that is not [trusted](Self::trust_forwarded) all share the proxy's.
+    /// those go on working, also when they have to be looked up again. A look-up counts from its beginning
+    /// until it has found a key that may be used; whoever waits for another's pays nothing. Of IPv6, the
+    /// first 64 bits are the address. Requests whose [address is not known](Self::peer_address) have no
+    /// budget, and behind a proxy that is not [trusted](Self::trust_forwarded) all share the proxy's.
     ///
     /// # Errors
     ///
