@@ -173,6 +173,8 @@ async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
     let mut asked = 0;
     for (beside, name) in [
         (Beside::Nothing, "calm"),
+        (Beside::Bare(1), "beside 1 without the layer's work"),
+        (Beside::Bad(1), "beside 1 with bad keys of one address"),
         (Beside::Bare(4), "beside 4 without the layer's work"),
         (Beside::Bad(4), "beside 4 with bad keys of one address"),
         (Beside::Bare(8), "beside 8 without the layer's work"),
