@@ -458,7 +458,9 @@ async fn the_last_handle_leaves_nothing_undone() {
 /// Sink and spool change their minds at random while events come in, on two threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_9_nothing_slips_through_a_spool() {
-    for seed in 0..if cfg!(miri) { 2 } else { 60 } {
+    // A recorder that is too slow for its own shutdown counts as one that nobody drives.
+    let (seeds, events) = if cfg!(miri) { (2, 100) } else { (60, 2_000) };
+    for seed in 0..seeds {
         let mut random = fastrand::Rng::with_seed(seed);
         let (database, shelf) = (Database::new(Works), Shelf::new());
         let reliable = seed % 2 == 0;
@@ -475,7 +477,7 @@ async fn rule_9_nothing_slips_through_a_spool() {
         let producer = tokio::task::spawn_blocking({
             let (recorder, done) = (recorder.clone(), done.clone());
             move || {
-                for number in 0..2_000 {
+                for number in 0..events {
                     record(&recorder, number..number + 1);
                     if number % 50 == 0 {
                         std::thread::sleep(Duration::from_micros(300));
@@ -503,7 +505,7 @@ async fn rule_9_nothing_slips_through_a_spool() {
             .shutdown(Duration::from_millis(random.u64(1..40)))
             .await;
         let stats = assert_conserved(&recorder, report.written, report.lost, report.spooled);
-        assert_eq!(stats.accepted, 2_000);
+        assert_eq!(stats.accepted, events);
         assert_eq!((stats.recovered, stats.unrecovered), (0, 0), "{seed}");
 
         database.switch.set(Works);
@@ -525,11 +527,11 @@ async fn rule_9_nothing_slips_through_a_spool() {
         assert_eq!(sorted.len(), numbers.len(), "{seed}: twice");
         // What was cut off counts as lost, although the sink may have it.
         assert!(
-            numbers.len() as u64 + stats.lost >= 2_000,
+            numbers.len() as u64 + stats.lost >= events,
             "{seed}: {stats:?}"
         );
         if reliable && stats.lost == 0 {
-            assert_eq!(numbers, counted_to(2_000), "{seed}");
+            assert_eq!(numbers, counted_to(events), "{seed}");
         }
     }
 }
