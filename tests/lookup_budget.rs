@@ -235,17 +235,19 @@ async fn whoever_goes_on_with_what_another_left_pays_for_it() {
         asks.push(tokio::spawn(setup.send(HERE, &secret, "text/plain")));
         tokio::task::yield_now().await;
     }
+    let elsewhere = tokio::spawn(setup.send("192.0.2.2", &secret, "text/plain"));
+    tokio::task::yield_now().await;
     // Each begins when the one before hangs up: when the budget is used up, the others are refused.
     for ask in asks.drain(..20) {
         ask.abort();
         tokio::task::yield_now().await;
     }
-    assert_eq!(setup.asked(), 10);
     for ask in asks {
         assert_eq!(ask.await.unwrap().status(), 429);
     }
-    // Somebody else waits with them, and goes on.
-    assert_eq!(setup.ask("192.0.2.2", &secret).await, 401);
+    // Somebody else who waits with them goes on.
+    assert_eq!(elsewhere.await.unwrap().status(), 401);
+    assert_eq!(setup.asked(), 11);
 }
 
 #[tokio::test]
@@ -286,6 +288,14 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
     assert!(refused.starts_with("429"));
     for secret in theirs {
         assert_eq!(told(secret).await, refused);
+    }
+    // Nor does the last look-up that an address has tell one from the other.
+    for secret in [theirs[0], &unknown()] {
+        setup.clock.advance(Duration::from_secs(31));
+        while setup.ask(HERE, &unknown()).await == 401 {}
+        setup.clock.advance(Duration::from_secs(6));
+        assert!(told(secret).await.starts_with("401"));
+        assert!(told(secret).await.starts_with("429"));
     }
     // Looked up again they cost as much again, and without a budget they are not looked up.
     setup.clock.advance(Duration::from_secs(31));

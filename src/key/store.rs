@@ -212,8 +212,9 @@ pub enum StoreError {
     /// The store answered too late.
     #[error("the key store did not answer in time")]
     Timeout,
-    /// The store was not asked: too many others were being looked up.
-    #[error("too many keys that are not known are being looked up")]
+    /// The store was not asked, or with too little of the time left: others were being looked up, or
+    /// the look-up had to be begun again.
+    #[error("the key store could not be asked in time")]
     Busy,
     /// The store cannot answer, or answered nonsense.
     #[error("the key store is unavailable")]

@@ -39,8 +39,8 @@ pub enum StoreFailure {
     Refuse,
     /// They pass without a [`Caller`], marked by [`Unverified`] in their extensions, unlimited and
     /// accounted for without a key. Only for services that had rather be open than down. Those are
-    /// refused all the same that [wait for their turn](crate::key::CacheConfig::uncached_lookups) and
-    /// are late for that: nobody gets in by asking for too much at once.
+    /// refused all the same for which the store was not asked
+    /// [in time](crate::key::CacheConfig::lookup_timeout): nobody gets in by asking for too much at once.
     Pass,
 }
 

@@ -26,6 +26,13 @@ use crate::key::{CachedKey, Digest, KeyStatus, Peek, StoreError, id_of, is_impor
 use crate::limit::{Answer, Decision, LaterDecision, LimitError};
 use crate::usage::{Recorder, Refusal};
 
+/// How a key is known.
+#[derive(Clone, Copy)]
+enum Known {
+    Held,
+    LookedUp,
+}
+
 impl Gate {
     #[inline]
     pub(super) fn decide<'a>(
@@ -51,7 +58,9 @@ impl Gate {
             return self.refuse_stranger(Refusal::Malformed, visit);
         };
         match self.cache.peek(id, visit.began) {
-            Peek::Held(entry) if self.is_its_own(&secret, &entry) => self.judge(entry, visit),
+            Peek::Held(entry) if self.is_its_own(&secret, &entry) => {
+                self.judge(entry, Known::Held, visit)
+            }
             Peek::Held(entry) => {
                 // Taken from a list, since the time of a branch would tell one from the other.
                 let reasons = [Refusal::Unknown, Refusal::WrongSecret];
@@ -119,7 +128,7 @@ impl Gate {
                 if lets_in(&entry, visit.began) {
                     self.give_back(charge);
                 }
-                self.judge(entry, visit)
+                self.judge(entry, Known::LookedUp, visit)
             }
             Ok(Some(_)) => self.refuse_stranger(Refusal::WrongSecret, visit),
             Ok(None) => {
@@ -171,7 +180,7 @@ impl Gate {
 
     /// The secret is a key's own: does it work, from here, within its limits?
     #[inline]
-    pub(super) fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, visit: &Visit<'_>) -> Verdict {
+    fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, known: Known, visit: &Visit<'_>) -> Verdict {
         let begun = if self.is_told_already(visit) {
             Begun::nothing()
         } else if self.recorder.begin() {
@@ -180,7 +189,11 @@ impl Gate {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
         };
         if let Some(reason) = self.unusable(&entry, visit) {
-            let rejection = self.rejection_of(reason, visit);
+            let rejection = match known {
+                Known::Held => self.rejection_of(reason, visit),
+                // Its address had the budget, as it has for what is found unknown or wrong.
+                Known::LookedUp => Rejection::new(reason),
+            };
             return self.refuse_key(&entry, rejection, None, begun, visit);
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));

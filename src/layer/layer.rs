@@ -218,14 +218,18 @@ impl ApiKeyLayer {
         self.with(|gate| gate.client_address.trusted = Some((proxies, header)))
     }
 
-    /// How many look-ups in the store the clients of one address may cause that find no key whose
-    /// secret they sent; a thousand a minute unless set. Clones of the layer share what is spent.
+    /// How many look-ups in the store the clients of one address may cause that come to nothing: that find
+    /// no key that works with the secret they sent. A thousand a minute unless set. Clones of the layer
+    /// share what is spent.
     ///
-    /// Beyond it, what they send is refused with 429 until it is the secret of a key that is cached:
-    /// those go on working, also when they have to be looked up again. A look-up counts from its beginning
-    /// until it has found a key that may be used; whoever waits for another's pays nothing. Of IPv6, the
-    /// first 64 bits are the address. Requests whose [address is not known](Self::peer_address) have no
-    /// budget, and behind a proxy that is not [trusted](Self::trust_forwarded) all share the proxy's.
+    /// Beyond it, what they send is refused with 429 unless it is the secret of a key that is cached and
+    /// works: those go on, also when they have to be looked up again. A look-up counts from its beginning
+    /// until it has found a key that works, or the store failed; whoever waits for another's pays
+    /// nothing. Refusals of keys that do not work are events of those keys as ever, with
+    /// [this reason](crate::usage::Refusal::LookupBudget).
+    ///
+    /// Of IPv6, the first 64 bits are the address. Requests whose [address is not known](Self::peer_address)
+    /// have no budget, and behind a proxy that is not [trusted](Self::trust_forwarded) all share the proxy's.
     ///
     /// # Errors
     ///

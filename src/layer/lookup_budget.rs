@@ -1,4 +1,5 @@
-//! How many look-ups that come to nothing one address may cause.
+//! How many look-ups that come to nothing one address may cause: that find no key that lets in with the
+//! secret that was sent.
 //!
 //! Memory is fixed, whatever addresses come: a count-min sketch (Cormode, Muthukrishnan: "An improved
 //! data stream summary", 2005) whose counters run empty as a rate limit gives back. An address has a
@@ -14,7 +15,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::limit::RateLimit;
 
-/// The budget of each address: `limit` look-ups that find no key whose secret was sent.
+/// The budget of each address: `limit` look-ups that come to nothing.
 #[derive(Debug)]
 pub(crate) struct LookupBudget {
     /// Nanoseconds in which one look-up comes back.
@@ -80,7 +81,7 @@ impl LookupBudget {
     }
 
     /// Gives back what a look-up was charged that did not come to nothing, but for what time has given
-    /// back by now.
+    /// back by now, as near as that can be told where others were charged in between.
     pub(super) fn give_back(&self, charge: Charge, now: Now) {
         self.with_cells(|cells| {
             for added in charge.0 {

@@ -21,6 +21,9 @@ use crate::usage::Refusal;
 /// | address, scope | 403 | `PERMISSION_DENIED` |
 /// | rate limited, look-up budget | 429 | `RESOURCE_EXHAUSTED` |
 /// | store, limiter or recorder unavailable | 503 | `UNAVAILABLE` |
+///
+/// An address that has used up its [budget of look-ups](crate::ApiKeyLayer::lookup_budget) gets 429 for keys that are
+/// unknown, wrong, disabled, revoked or expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejection {
@@ -96,7 +99,7 @@ const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","st
 const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key may not be used from here."}"#;
 const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a scope that is required."}"#;
 const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be checked. Try again."}"#;
-const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many API keys that do not exist came from this address. Try again later."}"#;
+const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many API keys that do not work came from this address. Try again later."}"#;
 /// With the problem type of draft-ietf-httpapi-ratelimit-headers.
 const RATE_LIMITED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":""#;
 const VIOLATED: &str = r#"","violated-policies":["#;
@@ -256,7 +259,7 @@ fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<B
         }
         StatusCode::FORBIDDEN => "this API key may not be used from here",
         StatusCode::TOO_MANY_REQUESTS if rejection.reason == Refusal::LookupBudget => {
-            "too many API keys that do not exist came from this address"
+            "too many API keys that do not work came from this address"
         }
         StatusCode::TOO_MANY_REQUESTS => "a rate limit of this API key is reached",
         _ => "the request could not be checked",
@@ -351,7 +354,7 @@ mod tests {
                 &[LookupBudget],
                 429,
                 "8",
-                "too many API keys that do not exist came from this address",
+                "too many API keys that do not work came from this address",
             ),
             (
                 &[StoreUnavailable, LimiterUnavailable, RecorderFull],

@@ -68,7 +68,8 @@ pub enum Refusal {
     LimiterUnavailable,
     /// The recorder is full or shut down, and was told to refuse rather than to lose events.
     RecorderFull,
-    /// The client's address caused more failed look-ups of keys than it may.
+    /// The client's address caused more look-ups that came to nothing than it may. An event with it is
+    /// one of a key that is disabled, revoked or expired.
     LookupBudget,
 }
 

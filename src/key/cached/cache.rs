@@ -12,10 +12,9 @@ use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use tokio::time::Instant;
 
 use super::flight::{Flights, Waiter};
-use super::source::Source;
+use super::source::{Source, Term};
 use super::{CacheConfig, CacheStats};
 use crate::clock::{Clock, Now};
 use crate::id::KeyId;
@@ -255,12 +254,12 @@ impl Inner {
         id: KeyId,
         mut pay: impl FnMut() -> Result<(), E>,
     ) -> Result<Found, E> {
-        let deadline = Instant::now() + self.patience().min(A_DAY);
+        let term = Term::of(self.patience().min(A_DAY));
         for _ in 0..ATTEMPTS {
             let waiter = self.flights.join(id);
             let fetch = async || {
                 pay()?;
-                Ok(self.fetch(&waiter, deadline).await)
+                Ok(self.fetch(&waiter, term).await)
             };
             if let Some(found) = waiter.found(fetch).await? {
                 return Ok(found);
@@ -271,9 +270,9 @@ impl Inner {
         )))
     }
 
-    async fn fetch(&self, waiter: &Waiter<'_>, deadline: Instant) -> Found {
+    async fn fetch(&self, waiter: &Waiter<'_>, term: Term) -> Found {
         let (id, began) = (waiter.id(), self.clock.now());
-        let answer = self.ask(id, began, deadline).await;
+        let answer = self.ask(id, began, term).await;
         let landed = waiter.land(|| self.keep(id, answer, began));
         // Nobody uses what a change overtook.
         landed.unwrap_or(Ok(None))
@@ -283,19 +282,24 @@ impl Inner {
         &self,
         id: KeyId,
         began: Now,
-        deadline: Instant,
+        term: Term,
     ) -> Result<Option<KeyRecord>, StoreError> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         let answer = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
-            self.source.ask_again(id, deadline).await
+            self.source.ask_again(id, term).await
         } else {
-            self.source.ask(id, deadline).await
+            self.source.ask(id, term).await
         };
         let ttl = self.config.ttl;
-        if !ttl.is_zero() && self.clock.now().since(began) > ttl {
-            return Err(StoreError::Timeout);
-        }
-        answer
+        // An answer that could not be used any more is none.
+        let late = !ttl.is_zero() && self.clock.now().since(began) > ttl;
+        answer.and_then(|found| {
+            if late {
+                Err(StoreError::Busy)
+            } else {
+                Ok(found)
+            }
+        })
     }
 
     /// How long a look-up may take, its turn and all attempts included.

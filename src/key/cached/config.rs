@@ -17,12 +17,13 @@ pub struct CacheConfig {
     pub unknown_ttl: Duration,
     /// Unknown ids remembered at most. 16,384 unless set.
     pub unknown_capacity: usize,
-    /// How long a look-up may take. Five seconds unless set, and never more than the time to live.
+    /// How long a look-up may take, waiting included. Five seconds unless set, and never more than the
+    /// time to live. Where the store was not asked in the first half of it, the request is refused,
+    /// whatever [`StoreFailure`](crate::StoreFailure) says.
     pub lookup_timeout: Duration,
     /// Look-ups of ids that the cache does not hold, under way at one time at most. 64 unless set.
     /// More wait for their turn; so what anybody makes up cannot use up the store, and keys that are
-    /// held are looked up again without waiting for it. One that has not ended in its time after it
-    /// had to wait is refused, whatever [`StoreFailure`](crate::StoreFailure) says.
+    /// held are looked up again without waiting for it.
     pub uncached_lookups: usize,
     /// For how long after its time to live a known key is still served while the store fails. Zero,
     /// which is never, unless set. It adds to the bound on revocation by other processes. One

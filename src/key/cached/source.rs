@@ -4,12 +4,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::id::KeyId;
 use crate::key::{KeyRecord, KeyStore, StoreError};
+
+/// The time that a look-up has. A store that is asked when half of it is gone is not late, but was asked
+/// too late: asking for too much at once must not look like a store that fails.
+#[derive(Clone, Copy)]
+pub(super) struct Term {
+    end: Instant,
+    enough: Duration,
+}
+
+impl Term {
+    pub(super) fn of(patience: Duration) -> Self {
+        Self {
+            end: Instant::now() + patience,
+            enough: patience / 2,
+        }
+    }
+
+    fn left(self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+}
 
 pub(super) struct Source {
     store: Arc<dyn KeyStore>,
@@ -33,34 +55,25 @@ impl Source {
     pub(super) async fn ask_again(
         &self,
         id: KeyId,
-        deadline: Instant,
+        term: Term,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        match timeout_at(deadline, self.find(id)).await {
+        let left = term.left();
+        match timeout_at(term.end, self.find(id)).await {
             Ok(answer) => answer,
+            Err(_late) if left < term.enough => Err(StoreError::Busy),
             Err(_late) => Err(StoreError::Timeout),
         }
     }
 
-    /// Asks about any id, in turn. Whoever had to wait for it does not find the store late, but busy:
-    /// asking for too much at once must not look like a store that fails.
-    pub(super) async fn ask(
-        &self,
-        id: KeyId,
-        deadline: Instant,
-    ) -> Result<Option<KeyRecord>, StoreError> {
-        if let Ok(_turn) = self.turns.try_acquire() {
-            return self.ask_again(id, deadline).await;
-        }
-        let turn = timeout_at(deadline, self.turns.acquire()).await;
+    /// Asks about any id, in turn.
+    pub(super) async fn ask(&self, id: KeyId, term: Term) -> Result<Option<KeyRecord>, StoreError> {
+        let turn = timeout_at(term.end, self.turns.acquire()).await;
         let _turn = turn.map_err(|_late| StoreError::Busy)?;
         // A turn that comes with the end of the time is of no use.
-        if Instant::now() >= deadline {
+        if term.left().is_zero() {
             return Err(StoreError::Busy);
         }
-        match self.ask_again(id, deadline).await {
-            Err(StoreError::Timeout) => Err(StoreError::Busy),
-            answer => answer,
-        }
+        self.ask_again(id, term).await
     }
 
     /// What the store finds, if it is what was asked for. A panic of the store's is one of its

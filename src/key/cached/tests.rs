@@ -252,7 +252,7 @@ async fn rule_4_an_answer_older_than_its_time_to_live_is_no_answer() {
         setup.store.gate.add_permits(1);
         match slow.await.unwrap() {
             Ok(found) => assert!(in_time && found.is_some()),
-            Err(error) => assert!(!in_time && matches!(error, StoreError::Timeout)),
+            Err(error) => assert!(!in_time && matches!(error, StoreError::Busy)),
         }
     }
 }

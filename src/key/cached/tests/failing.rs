@@ -34,9 +34,34 @@ async fn a_look_up_ends_in_its_time_however_often_the_key_changes() {
         setup.cache.invalidate(setup.id);
         setup.store.gate.add_permits(1);
     }
-    assert!(matches!(asking.await.unwrap(), Err(StoreError::Timeout)));
+    // The last time, there was too little left for the store to be late.
+    assert!(matches!(asking.await.unwrap(), Err(StoreError::Busy)));
     assert_eq!(began.elapsed(), Duration::from_millis(100));
     assert!(setup.cache.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_asked_too_late_is_not_late() {
+    for (left, late) in [(40, false), (60, true)] {
+        let setup = Setup::new(config().lookup_timeout(Duration::from_millis(100)));
+        setup.hold();
+        let asks: Vec<_> = (0..2)
+            .map(|_| {
+                let (cache, id) = (setup.cache.clone(), setup.id);
+                tokio::spawn(async move { cache.lookup(id).await })
+            })
+            .collect();
+        setup.store.entered.notified().await;
+        tokio::time::sleep(Duration::from_millis(100 - left)).await;
+        // The other goes on with what is left of its time.
+        asks[0].abort();
+        let [_, other] = <[_; 2]>::try_from(asks).unwrap();
+        match other.await.unwrap() {
+            Err(StoreError::Timeout) => assert!(late),
+            Err(StoreError::Busy) => assert!(!late),
+            found => panic!("{found:?}"),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
