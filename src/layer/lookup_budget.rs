@@ -211,6 +211,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "so many addresses take too long")]
     fn a_cell_that_others_filled_gets_nothing_back() {
         let budget = LookupBudget::new(&RateLimit::per_second(2));
         let now = Clock::manual(Timestamp::UNIX_EPOCH).now();
