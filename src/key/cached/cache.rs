@@ -14,7 +14,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use super::flight::{Flights, Waiter};
-use super::source::{Source, Term};
+use super::source::{Deadline, Source};
 use super::{CacheConfig, CacheStats};
 use crate::clock::{Clock, Now};
 use crate::id::KeyId;
@@ -254,12 +254,12 @@ impl Inner {
         id: KeyId,
         mut pay: impl FnMut() -> Result<(), E>,
     ) -> Result<Found, E> {
-        let term = Term::of(self.patience().min(A_DAY));
+        let deadline = Deadline::after(self.patience().min(A_DAY));
         for _ in 0..ATTEMPTS {
             let waiter = self.flights.join(id);
             let fetch = async || {
                 pay()?;
-                Ok(self.fetch(&waiter, term).await)
+                Ok(self.fetch(&waiter, deadline).await)
             };
             if let Some(found) = waiter.found(fetch).await? {
                 return Ok(found);
@@ -270,9 +270,9 @@ impl Inner {
         )))
     }
 
-    async fn fetch(&self, waiter: &Waiter<'_>, term: Term) -> Found {
+    async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> Found {
         let (id, began) = (waiter.id(), self.clock.now());
-        let answer = self.ask(id, began, term).await;
+        let answer = self.ask(id, began, deadline).await;
         let landed = waiter.land(|| self.keep(id, answer, began));
         // Nobody uses what a change overtook.
         landed.unwrap_or(Ok(None))
@@ -282,13 +282,13 @@ impl Inner {
         &self,
         id: KeyId,
         began: Now,
-        term: Term,
+        deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         let answer = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
-            self.source.ask_again(id, term).await
+            self.source.ask_again(id, deadline).await
         } else {
-            self.source.ask(id, term).await
+            self.source.ask(id, deadline).await
         };
         let ttl = self.config.ttl;
         // An answer that could not be used any more is none.

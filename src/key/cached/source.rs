@@ -15,13 +15,13 @@ use crate::key::{KeyRecord, KeyStore, StoreError};
 /// The time that a look-up has. A store that is asked when half of it is gone is not late, but was asked
 /// too late: asking for too much at once must not look like a store that fails.
 #[derive(Clone, Copy)]
-pub(super) struct Term {
+pub(super) struct Deadline {
     end: Instant,
     enough: Duration,
 }
 
-impl Term {
-    pub(super) fn of(patience: Duration) -> Self {
+impl Deadline {
+    pub(super) fn after(patience: Duration) -> Self {
         Self {
             end: Instant::now() + patience,
             enough: patience / 2,
@@ -55,25 +55,29 @@ impl Source {
     pub(super) async fn ask_again(
         &self,
         id: KeyId,
-        term: Term,
+        deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        let left = term.left();
-        match timeout_at(term.end, self.find(id)).await {
+        let left = deadline.left();
+        match timeout_at(deadline.end, self.find(id)).await {
             Ok(answer) => answer,
-            Err(_late) if left < term.enough => Err(StoreError::Busy),
+            Err(_late) if left < deadline.enough => Err(StoreError::Busy),
             Err(_late) => Err(StoreError::Timeout),
         }
     }
 
     /// Asks about any id, in turn.
-    pub(super) async fn ask(&self, id: KeyId, term: Term) -> Result<Option<KeyRecord>, StoreError> {
-        let turn = timeout_at(term.end, self.turns.acquire()).await;
+    pub(super) async fn ask(
+        &self,
+        id: KeyId,
+        deadline: Deadline,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        let turn = timeout_at(deadline.end, self.turns.acquire()).await;
         let _turn = turn.map_err(|_late| StoreError::Busy)?;
         // A turn that comes with the end of the time is of no use.
-        if term.left().is_zero() {
+        if deadline.left().is_zero() {
             return Err(StoreError::Busy);
         }
-        self.ask_again(id, term).await
+        self.ask_again(id, deadline).await
     }
 
     /// What the store finds, if it is what was asked for. A panic of the store's is one of its
