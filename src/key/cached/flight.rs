@@ -133,17 +133,18 @@ impl Drop for Waiter<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use super::*;
-
-    async fn find(waiter: &Waiter<'_>, fetch: impl AsyncFnOnce() -> Found) -> Option<Found> {
-        let Ok(found) = waiter
-            .found(async || Ok::<_, Infallible>(fetch().await))
-            .await;
+impl Waiter<'_> {
+    /// The same for one whom nothing keeps from it.
+    pub(super) async fn find(&self, fetch: impl AsyncFnOnce() -> Found) -> Option<Found> {
+        let fetch = async || Ok::<_, std::convert::Infallible>(fetch().await);
+        let Ok(found) = self.found(fetch).await;
         found
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn rule_6_the_last_waiter_takes_its_look_up_along() {
@@ -164,7 +165,7 @@ mod tests {
     async fn rule_4_a_change_overtakes_those_who_wake_up_late() {
         let (flights, id) = (Flights::default(), KeyId::from_number(1));
         let (first, late) = (flights.join(id), flights.join(id));
-        let landed = find(&first, async || first.land(|| Ok(None)).unwrap()).await;
+        let landed = first.find(async || first.land(|| Ok(None)).unwrap()).await;
         assert!(landed.is_some());
         drop(first);
         // It has landed: whoever comes now looks anew, and the change overtakes both.
@@ -178,12 +179,12 @@ mod tests {
                     .land(|| panic!("it was overtaken"))
                     .unwrap_or(Ok(None))
             };
-            assert!(find(waiter, fetch).await.is_none());
+            assert!(waiter.find(fetch).await.is_none());
         }
         drop((late, next));
         // Those who left belonged to look-ups before the change.
         assert!(!flights.is_empty());
-        assert!(find(&after, async || Ok(None)).await.is_some());
+        assert!(after.find(async || Ok(None)).await.is_some());
         drop(after);
         assert!(flights.is_empty());
     }
@@ -194,7 +195,9 @@ mod tests {
         let mut waiters = Vec::new();
         for _ in 0..10 {
             let waiter = flights.join(id);
-            let landed = find(&waiter, async || waiter.land(|| Ok(None)).unwrap()).await;
+            let landed = waiter
+                .find(async || waiter.land(|| Ok(None)).unwrap())
+                .await;
             assert!(landed.is_some());
             waiters.push(waiter);
         }

@@ -144,7 +144,7 @@ fn rule_4_nobody_is_handed_what_was_found_before_the_revocation() {
             thread(move || {
                 let waiter = flights.join(id);
                 let late = revoked.load(SeqCst);
-                let found = block_on(waiter.found(|| fetch(&waiter, &is_revoked)));
+                let found = block_on(waiter.find(async || fetch(&waiter, &is_revoked).await));
                 assert!(!(late && found.as_ref().is_some_and(is_good)));
             })
         });
