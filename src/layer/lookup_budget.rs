@@ -193,6 +193,14 @@ mod tests {
             assert!(budget.charge(address(1), now).is_err());
             charges.into_iter().for_each(|it| budget.give_back(it, now));
         }
+        // More than was charged is never given.
+        let charge = budget.charge(address(1), now).unwrap();
+        for _ in 0..10 {
+            budget.give_back(charge, now);
+        }
+        assert!(budget.charge(address(1), now).is_ok());
+        assert!(budget.charge(address(1), now).is_ok());
+        assert!(budget.charge(address(1), now).is_err());
     }
 
     #[test]

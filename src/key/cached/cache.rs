@@ -193,7 +193,7 @@ impl KeyCache {
     /// Asks the store, or waits with others for its answer. Nobody waits for a store that failed
     /// before as long as there is something to serve: it is asked behind the request.
     pub(crate) async fn lookup(&self, id: KeyId) -> Found {
-        let Ok(found) = self.lookup_paid(id, || Ok::<_, Infallible>(())).await;
+        let Ok(found) = self.lookup_paid(id, for_nothing).await;
         found
     }
 
@@ -210,7 +210,7 @@ impl KeyCache {
         if let Some((entry, retry)) = self.0.known_in_outage(id) {
             if retry {
                 let cache = self.clone();
-                sync::spawn(async move { cache.0.lookup(id, || Ok::<_, Infallible>(())).await });
+                sync::spawn(async move { cache.0.lookup(id, for_nothing).await });
             }
             self.0.count_stale();
             return Ok(Ok(Some(entry)));
@@ -233,6 +233,11 @@ impl KeyCache {
     pub(super) fn unknown(&self) -> usize {
         self.0.unknown_ids().len()
     }
+}
+
+/// What those pay who have nothing to pay.
+fn for_nothing() -> Result<(), Infallible> {
+    Ok(())
 }
 
 fn entries(config: &CacheConfig) -> Entries {
@@ -293,13 +298,10 @@ impl Inner {
         let ttl = self.config.ttl;
         // An answer that could not be used any more is none.
         let late = !ttl.is_zero() && self.clock.now().since(began) > ttl;
-        answer.and_then(|found| {
-            if late {
-                Err(StoreError::Busy)
-            } else {
-                Ok(found)
-            }
-        })
+        match answer {
+            Ok(_) if late => Err(StoreError::Busy),
+            answer => answer,
+        }
     }
 
     /// How long a look-up may take, its turn and all attempts included.
