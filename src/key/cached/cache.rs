@@ -90,7 +90,7 @@ struct Inner {
 /// How often a look-up that a change overtook is begun anew before giving up.
 const ATTEMPTS: usize = 8;
 /// As long as any look-up may take, so that no time overflows.
-const A_DAY: Duration = Duration::from_secs(24 * 3_600);
+const A_DAY: Duration = Duration::from_secs(86_400);
 /// How long a store that failed is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -281,6 +281,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "three hundred thousand cells take too long")]
     fn however_many_names_there_are_cells_are_few_and_sums_exact() {
         let endpoints = endpoints(3_000);
         let mut cells = Cells::new();
