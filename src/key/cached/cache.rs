@@ -82,12 +82,11 @@ struct Inner {
     unknown: Mutex<VecDeque<KeyId>>,
     nobody: Arc<Key>,
     flights: Flights,
-    lookups: AtomicU64,
     failures: AtomicU64,
     served_stale: AtomicU64,
 }
 
-/// How often a look-up that a change overtook is begun anew before giving up.
+/// How often a look-up is begun, anew when a change overtook it, before giving up.
 const ATTEMPTS: usize = 8;
 /// As long as any look-up may take, so that no time overflows.
 const A_DAY: Duration = Duration::from_secs(86_400);
@@ -126,7 +125,6 @@ impl KeyCache {
             config,
             clock,
             flights: Flights::default(),
-            lookups: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             served_stale: AtomicU64::new(0),
         });
@@ -150,7 +148,7 @@ impl KeyCache {
     /// What the cache did so far.
     pub fn stats(&self) -> CacheStats {
         CacheStats {
-            lookups: self.0.lookups.load(Ordering::Relaxed),
+            lookups: self.0.source.asked(),
             failures: self.0.failures.load(Ordering::Relaxed),
             served_stale: self.0.served_stale.load(Ordering::Relaxed),
         }
@@ -270,9 +268,7 @@ impl Inner {
                 return Ok(found);
             }
         }
-        Ok(Err(StoreError::unavailable(
-            "the key kept changing while it was looked up",
-        )))
+        Ok(Err(StoreError::Busy))
     }
 
     async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> Found {
@@ -289,7 +285,6 @@ impl Inner {
         began: Now,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
         let answer = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
             self.source.ask_again(id, deadline).await
         } else {

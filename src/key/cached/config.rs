@@ -106,9 +106,9 @@ impl CacheConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Look-ups in the store.
+    /// How often the store was asked.
     pub lookups: u64,
-    /// Look-ups that failed or came too late.
+    /// Look-ups that failed, came too late, or had no turn in time.
     pub failures: u64,
     /// Times a known key was served past its time to live because the store failed.
     pub served_stale: u64,

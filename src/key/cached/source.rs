@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(super) struct Source {
     store: Arc<dyn KeyStore>,
     /// Of look-ups of ids that are not held: what anybody makes up must not use up the store.
     turns: Semaphore,
+    asked: AtomicU64,
 }
 
 impl Source {
@@ -44,11 +46,17 @@ impl Source {
         Self {
             store,
             turns: Semaphore::new(turns.clamp(1, Semaphore::MAX_PERMITS)),
+            asked: AtomicU64::new(0),
         }
     }
 
     pub(super) fn store(&self) -> &Arc<dyn KeyStore> {
         &self.store
+    }
+
+    /// How often the store was asked.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Asks about an id that is held, which is never kept waiting by those that are not.
@@ -57,10 +65,11 @@ impl Source {
         id: KeyId,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let left = deadline.left();
         match timeout_at(deadline.end, self.find(id)).await {
             Ok(answer) => answer,
-            Err(_late) if left < deadline.enough => Err(StoreError::Busy),
+            Err(_late) if left <= deadline.enough => Err(StoreError::Busy),
             Err(_late) => Err(StoreError::Timeout),
         }
     }

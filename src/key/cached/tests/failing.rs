@@ -42,7 +42,7 @@ async fn a_look_up_ends_in_its_time_however_often_the_key_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_asked_too_late_is_not_late() {
-    for (left, late) in [(40, false), (60, true)] {
+    for (left, late) in [(49, false), (50, false), (51, true)] {
         let setup = Setup::new(config().lookup_timeout(Duration::from_millis(100)));
         setup.hold();
         let asks: Vec<_> = (0..2)
@@ -62,6 +62,26 @@ async fn a_store_that_is_asked_too_late_is_not_late() {
             found => panic!("{found:?}"),
         }
     }
+}
+
+/// What changes all the while is not a store that fails: nobody passes for that.
+#[tokio::test]
+async fn a_look_up_that_is_overtaken_time_and_again_gives_up() {
+    let setup = Setup::new(config());
+    setup.hold();
+    let (cache, id) = (setup.cache.clone(), setup.id);
+    let asking = tokio::spawn(async move { cache.lookup(id).await });
+    for _ in 0..8 {
+        setup.store.entered.notified().await;
+        setup.cache.invalidate(setup.id);
+        setup.store.gate.add_permits(1);
+    }
+    assert!(matches!(asking.await.unwrap(), Err(StoreError::Busy)));
+    assert_eq!(setup.cache.stats().lookups, 8);
+    assert!(setup.cache.is_idle());
+    // It can be looked up when that is over.
+    setup.store.gate.add_permits(1);
+    assert!(setup.ask().await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,6 +112,7 @@ async fn strangers_take_turns_and_keys_that_are_held_do_not_wait_for_them() {
     let busy = |found: &&Found| matches!(found, Err(StoreError::Busy));
     assert_eq!(errors.iter().filter(busy).count(), 8);
     assert_eq!(setup.calls(), 1 + 2 + 1);
+    assert_eq!(setup.cache.stats().lookups, 1 + 2 + 1);
     // Their turns are free again.
     setup.store.gate.add_permits(1_000);
     assert!(
