@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use keytally::key::{
     StoreError,
 };
 use keytally::limit::RateLimit;
-use keytally::usage::Refusal;
+use keytally::usage::{Recorder, Refusal, WhenFull};
 use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress, Rejection, ResponseBody, StoreFailure};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
@@ -29,7 +29,7 @@ struct Counted {
     keys: MemoryBackend,
     asked: Arc<AtomicU64>,
     seconds: Arc<AtomicU64>,
-    fails: Arc<AtomicU64>,
+    fails: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -39,7 +39,7 @@ impl KeyStore for Counted {
         if let seconds @ 1.. = self.seconds.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
         }
-        if self.fails.load(Ordering::SeqCst) > 0 {
+        if self.fails.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("down"));
         }
         self.keys.find(id).await
@@ -93,18 +93,26 @@ impl Setup {
         secret: &Secret,
         content_type: &str,
     ) -> impl Future<Output = Answer> + Send + use<> {
-        let service = self.layer.layer(tower::service_fn(async |_: Request<()>| {
-            Ok::<_, Infallible>(Response::new(Full::default()))
-        }));
         let mut request = Request::post("/")
             .header("x-api-key", secret.expose())
             .header("content-type", content_type)
             .body(())
             .unwrap();
-        if let Ok(address) = from.parse::<IpAddr>() {
-            request.extensions_mut().insert(PeerAddress(address));
+        let from: IpAddr = from.parse().unwrap();
+        request.extensions_mut().insert(PeerAddress(from));
+        call(&self.layer, request)
+    }
+
+    /// Asks with what no key has until the budget is used up: how often that was looked up.
+    async fn use_up(&self, from: &str) -> usize {
+        for n in 0..2_000 {
+            match self.ask(from, &unknown()).await.as_u16() {
+                401 => {}
+                429 => return n,
+                status => panic!("{status}"),
+            }
         }
-        async { service.oneshot(request).await.unwrap() }
+        panic!("it does not end");
     }
 
     async fn ask(&self, from: &str, secret: &Secret) -> StatusCode {
@@ -121,6 +129,13 @@ impl Setup {
     fn asked(&self) -> u64 {
         self.store.asked.swap(0, Ordering::SeqCst)
     }
+}
+
+fn call(layer: &ApiKeyLayer, request: Request<()>) -> impl Future<Output = Answer> + Send + use<> {
+    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::default()))
+    }));
+    async { service.oneshot(request).await.unwrap() }
 }
 
 fn unknown() -> Secret {
@@ -159,16 +174,40 @@ async fn an_address_has_so_many_look_ups_that_come_to_nothing() {
     assert_eq!(setup.ask(HERE, &good.secret).await, 200);
     assert_eq!(setup.asked(), 1);
 
-    // Nobody else is refused: another address, the next network, or one that nobody knows.
-    for elsewhere in ["192.0.2.2", "2001:db8::1", "2001:db8:0:1::1", "unknown"] {
-        assert_eq!(setup.ask(elsewhere, &unknown()).await, 401, "{elsewhere}");
+    assert_eq!(setup.use_up(HERE).await, 0);
+
+    // Another address has its own, as does each network of IPv6.
+    assert_eq!(setup.use_up("192.0.2.2").await, 10);
+    assert_eq!(setup.use_up("2001:db8::1").await, 10);
+    assert_eq!(setup.use_up("2001:db8::ffff:ffff:ffff:ffff").await, 0);
+    assert_eq!(setup.use_up("2001:db8:0:1::1").await, 10);
+    // Without a known address there is none.
+    for n in 0..20 {
+        let request = Request::get("/").header("x-api-key", unknown().expose());
+        let answer = call(&setup.layer, request.body(()).unwrap()).await;
+        assert_eq!(answer.status(), 401, "{n}");
     }
+}
+
+#[tokio::test]
+async fn a_good_key_that_is_not_cached_waits_until_its_address_may_look_up_again() {
+    let setup = Setup::new();
+    let good = setup.issue().await;
+    setup.use_up(HERE).await;
+    assert_eq!(setup.ask(HERE, &good.secret).await, 429);
+    assert_eq!(setup.ask("192.0.2.2", &good.secret).await, 200);
+    // Now it is cached.
+    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+    setup.layer.key_cache().invalidate_all();
+    assert_eq!(setup.ask(HERE, &good.secret).await, 429);
+    setup.clock.advance(Duration::from_secs(6));
+    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
 }
 
 #[tokio::test]
 async fn the_wait_that_is_told_suffices() {
     let setup = Setup::new();
-    while setup.ask(HERE, &unknown()).await == 401 {}
+    setup.use_up(HERE).await;
     let refused = setup.send(HERE, &unknown(), "text/plain").await;
     let rejection = refused.extensions().get::<Rejection>().unwrap();
     assert_eq!(rejection.reason, Refusal::LookupBudget);
@@ -192,17 +231,13 @@ async fn good_keys_and_outages_are_not_charged() {
     for _ in 0..100 {
         let key = setup.issue().await;
         assert_eq!(setup.ask(HERE, &key.secret).await, 200);
-        setup.store.keys.revoke(key.key.id).await.unwrap();
     }
-    setup.store.fails.store(1, Ordering::SeqCst);
+    setup.store.fails.store(true, Ordering::SeqCst);
     for _ in 0..100 {
         assert_eq!(setup.ask(HERE, &unknown()).await, 503);
     }
-    setup.store.fails.store(0, Ordering::SeqCst);
-    for _ in 0..10 {
-        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
-    }
-    assert_eq!(setup.ask(HERE, &unknown()).await, 429);
+    setup.store.fails.store(false, Ordering::SeqCst);
+    assert_eq!(setup.use_up(HERE).await, 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,10 +255,7 @@ async fn whoever_waits_with_others_for_a_look_up_pays_nothing() {
     let good = setup.issue().await;
     assert_eq!(setup.ask_at_once(HERE, &good.secret, 100).await, [503; 100]);
     setup.store.seconds.store(0, Ordering::SeqCst);
-    for n in 0..10 {
-        let status = if n < 9 { 401 } else { 429 };
-        assert_eq!(setup.ask(HERE, &unknown()).await, status, "{n}");
-    }
+    assert_eq!(setup.use_up(HERE).await, 9);
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,10 +312,7 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
     for secret in theirs {
         assert!(told(secret).await.starts_with("401"));
     }
-    while setup.ask(HERE, &unknown()).await == 401 {
-        used += 1;
-    }
-    assert_eq!(used, 10);
+    assert_eq!(used + setup.use_up(HERE).await, 10);
     let refused = told(&unknown()).await;
     assert!(refused.starts_with("429"));
     for secret in theirs {
@@ -292,7 +321,7 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
     // Nor does the last look-up that an address has tell one from the other.
     for secret in [theirs[0], &unknown()] {
         setup.clock.advance(Duration::from_secs(31));
-        while setup.ask(HERE, &unknown()).await == 401 {}
+        setup.use_up(HERE).await;
         setup.clock.advance(Duration::from_secs(6));
         assert!(told(secret).await.starts_with("401"));
         assert!(told(secret).await.starts_with("429"));
@@ -302,17 +331,34 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
     for secret in theirs {
         assert!(told(secret).await.starts_with("401"));
     }
-    for _ in 3..5 {
-        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
-    }
-    assert_eq!(setup.ask(HERE, &unknown()).await, 429);
+    // Five had come back.
+    assert_eq!(theirs.len() + setup.use_up(HERE).await, 5);
     setup.clock.advance(Duration::from_secs(30));
-    while setup.ask(HERE, &unknown()).await == 401 {}
+    setup.use_up(HERE).await;
     setup.asked();
     for secret in theirs {
         assert!(told(secret).await.starts_with("429"));
     }
     assert_eq!(setup.asked(), 0);
+}
+
+#[tokio::test]
+async fn rule_2_a_full_recorder_does_not_tell_a_key_that_does_not_let_in_from_none() {
+    let setup = Setup::with(|layer| {
+        let memory = MemoryBackend::new();
+        let recorder = Recorder::builder(memory).capacity(1);
+        layer.recorder(recorder.when_full(WhenFull::Refuse).start())
+    });
+    let (good, revoked) = (setup.issue().await, setup.issue().await);
+    setup.store.keys.revoke(revoked.key.id).await.unwrap();
+    // An answer that is not read to its end is open, and takes all the room there is.
+    let _open = setup.send(HERE, &good.secret, "text/plain").await;
+    for _ in 0..2 {
+        assert_eq!(setup.ask(HERE, &good.secret).await, 503);
+        assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
+    }
+    assert_eq!(setup.layer.stats().refused_for(Refusal::Revoked), 2);
 }
 
 #[tokio::test]
@@ -326,13 +372,13 @@ async fn rule_2_without_a_budget_all_that_is_wrong_gets_one_answer() {
         assert_eq!(setup.ask(HERE, &gone).await, 401);
     }
     assert_eq!(setup.asked(), 3);
-    while setup.ask(HERE, &unknown()).await == 401 {}
+    setup.use_up(HERE).await;
     for secret in [&wrong, &gone, &unknown()] {
         assert_eq!(setup.ask(HERE, secret).await, 429);
     }
     // A wrong secret of a key whose time is over is a stranger's.
     setup.clock.advance(Duration::from_secs(31));
-    while setup.ask(HERE, &unknown()).await == 401 {}
+    setup.use_up(HERE).await;
     setup.asked();
     assert_eq!(setup.ask(HERE, &wrong).await, 429);
     assert_eq!(setup.asked(), 0);
@@ -353,23 +399,18 @@ async fn a_look_up_is_paid_for_by_whoever_does_not_wait_for_it_too() {
 
 #[tokio::test]
 async fn there_is_a_budget_unless_told_otherwise() {
-    let count = async |setup: &Setup| {
-        let mut answered = 0;
-        while answered < 2_000 && setup.ask(HERE, &unknown()).await == 401 {
-            answered += 1;
-        }
-        answered
-    };
-    assert_eq!(count(&Setup::with(|layer| layer)).await, 1_000);
+    assert_eq!(Setup::with(|layer| layer).use_up(HERE).await, 1_000);
     let boundless = Setup::with(ApiKeyLayer::no_lookup_budget);
-    assert_eq!(count(&boundless).await, 2_000);
+    for n in 0..2_000 {
+        assert_eq!(boundless.ask(HERE, &unknown()).await, 401, "{n}");
+    }
     let invalid = ApiKeyLayer::new(MemoryBackend::new()).lookup_budget(RateLimit::per_minute(0));
     assert!(invalid.is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn rule_5_nobody_gets_in_by_asking_for_too_much_at_once() {
-    /// Answers after a time that a test chooses.
+    /// Answers late.
     struct Slow;
 
     #[async_trait]
@@ -385,15 +426,11 @@ async fn rule_5_nobody_gets_in_by_asking_for_too_much_at_once() {
         .on_store_failure(StoreFailure::Pass);
     let mut asks = JoinSet::new();
     for _ in 0..100 {
-        let service = layer.layer(tower::service_fn(async |_: Request<()>| {
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        }));
         let request = Request::get("/").header("x-api-key", unknown().expose());
-        let request = request.body(()).unwrap();
-        asks.spawn(async move { service.oneshot(request).await.unwrap().status() });
+        asks.spawn(call(&layer, request.body(()).unwrap()));
     }
     let answers = asks.join_all().await;
-    let count = |status| answers.iter().filter(|answer| **answer == status).count();
+    let count = |status| answers.iter().filter(|it| it.status() == status).count();
     // Ten are asked for and ten more begin within the five seconds, which are late. The others have no turn.
     assert_eq!(count(StatusCode::UNAUTHORIZED), 10);
     assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 90);

@@ -20,6 +20,7 @@ use super::endpoint::Endpoints;
 use super::head::RequestHead;
 use super::lookup_budget::LookupBudget;
 use super::reject::Rejections;
+use super::report::Addressless;
 use super::step::{Step, Verdict, Waited, What};
 use super::visit::Visit;
 use crate::clock::Clock;
@@ -62,6 +63,7 @@ pub(crate) struct Gate {
     pub(crate) resource_id: Option<Arc<ResourceId>>,
     pub(crate) client_address: ClientAddress,
     pub(crate) lookup_budget: Option<Arc<LookupBudget>>,
+    pub(crate) addressless: Arc<Addressless>,
     pub(crate) sources: Vec<Source>,
     pub(crate) header_style: HeaderStyle,
     pub(crate) rejections: Rejections,

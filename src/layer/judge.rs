@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::Method;
+use bytes::Bytes;
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+use http::{Method, Response};
 use zeroize::Zeroizing;
 
 use super::answer::{HeaderStyle, LimitHeaders};
@@ -23,7 +24,7 @@ use super::visit::Visit;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CachedKey, Digest, KeyStatus, Peek, StoreError, id_of, is_importable};
-use crate::limit::{Answer, Decision, LaterDecision, LimitError};
+use crate::limit::{Answer, Decision};
 use crate::usage::{Recorder, Refusal};
 
 /// How a key is known.
@@ -73,10 +74,7 @@ impl Gate {
                 self.ask(id, secret.into_owned(), None, visit.began)
             }
             Peek::Stale(_) | Peek::Ask => match self.payer(visit) {
-                Ok(payer) => {
-                    let payer = payer.map(|(address, budget)| (address, budget.clone()));
-                    self.ask(id, secret.into_owned(), payer, visit.began)
-                }
+                Ok(payer) => self.ask(id, secret.into_owned(), payer, visit.began),
                 Err(wait) => self.refuse_without_budget(wait, visit),
             },
         }
@@ -88,9 +86,10 @@ impl Gate {
         &self,
         id: KeyId,
         secret: Vec<u8>,
-        payer: Option<(IpAddr, Arc<LookupBudget>)>,
+        payer: Option<(IpAddr, &Arc<LookupBudget>)>,
         began: Now,
     ) -> Verdict {
+        let payer = payer.map(|(address, budget)| (address, budget.clone()));
         let secret = Zeroizing::new(secret);
         let cache = self.cache.clone();
         Verdict::Pending(Box::pin(async move {
@@ -181,25 +180,29 @@ impl Gate {
     /// The secret is a key's own: does it work, from here, within its limits?
     #[inline]
     fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, known: Known, visit: &Visit<'_>) -> Verdict {
+        let rejection = self.unusable(&entry, visit).map(|reason| match known {
+            Known::Held => self.rejection_of(reason, visit),
+            // Its address had the budget, as it has for what is found unknown or wrong.
+            Known::LookedUp => Rejection::new(reason),
+        });
         let begun = if self.is_told_already(visit) {
             Begun::nothing()
         } else if self.recorder.begin() {
             Begun::with(&self.recorder)
         } else {
-            return self.refuse_stranger(Refusal::RecorderFull, visit);
+            // That there is no room does not tell a key that does not let in from none either.
+            let full = || Rejection::new(Refusal::RecorderFull);
+            return self.refuse_without_event(rejection.unwrap_or_else(full), visit);
         };
-        if let Some(reason) = self.unusable(&entry, visit) {
-            let rejection = match known {
-                Known::Held => self.rejection_of(reason, visit),
-                // Its address had the budget, as it has for what is found unknown or wrong.
-                Known::LookedUp => Rejection::new(reason),
-            };
-            return self.refuse_key(&entry, rejection, None, begun, visit);
+        if let Some(rejection) = rejection {
+            return Verdict::Refused(self.refuse_key(&entry, rejection, None, begun, visit));
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
         let terms = match Terms::of(self, &entry, visit.began) {
             Ok(terms) => terms,
-            Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
+            Err(error) => {
+                return Verdict::Refused(self.limiter_failed(&error, &entry, begun, visit));
+            }
         };
         let answer = match &terms.allowance {
             None => Answer::Now(Decision::default()),
@@ -207,13 +210,8 @@ impl Gate {
         };
         match answer {
             Answer::Now(decision) => {
-                let limited = terms.limited(&decision);
-                if !decision.is_allowed() {
-                    let rejection = terms.rejection(&decision);
-                    return self.refuse_key(&entry, rejection, limited, begun, visit);
-                }
-                let ticket = self.ticket(&entry, limited, cost, begun, visit);
-                Verdict::Known(ticket, entry)
+                let ticket = self.limit(&entry, terms, &decision, cost, begun, visit);
+                ticket.map_or_else(Verdict::Refused, |ticket| Verdict::Known(ticket, entry))
             }
             Answer::Later(decision) => self.wait(entry, decision, cost, begun, visit),
         }
@@ -234,65 +232,28 @@ impl Gate {
         misplaced.then_some(Refusal::Address)
     }
 
-    /// The limiter has to be waited for: should nobody do so any more, the request is accounted for
-    /// as cancelled.
-    #[cold]
-    fn wait<R: Borrow<Recorder>>(
+    /// The limiter has decided.
+    ///
+    /// # Errors
+    ///
+    /// The answer to a request that may not pass.
+    #[expect(clippy::result_large_err, reason = "no larger than what may pass")]
+    #[inline]
+    pub(super) fn limit<R: Borrow<Recorder>>(
         self: &Arc<Self>,
-        entry: Arc<CachedKey>,
-        decision: LaterDecision,
+        entry: &Arc<CachedKey>,
+        terms: &Terms,
+        decision: &Decision,
         cost: u32,
         begun: Begun<R>,
         visit: &Visit<'_>,
-    ) -> Verdict {
-        let mut meter = if begun.is_nothing() {
-            Meter::off()
-        } else {
-            self.follow(visit, &entry, 0, None, begun)
-        };
-        meter.pending();
-        let (began, gate) = (visit.began, self.clone());
-        Verdict::Pending(Box::pin(async move {
-            let decision = gate.in_time(decision).await;
-            let what = What::Decided {
-                entry,
-                decision,
-                cost,
-                meter,
-            };
-            Waited { began, what }
-        }))
-    }
-
-    /// A limiter's decision, unless it comes too late.
-    pub(super) async fn in_time(&self, decision: LaterDecision) -> Result<Decision, LimitError> {
-        tokio::time::timeout(self.limiter_timeout, decision)
-            .await
-            .unwrap_or(Err(LimitError::Timeout))
-    }
-
-    /// The limiter has answered at last, or not at all.
-    #[cold]
-    pub(super) fn decided<R: Borrow<Recorder>>(
-        self: &Arc<Self>,
-        entry: Arc<CachedKey>,
-        decision: Result<Decision, LimitError>,
-        cost: u32,
-        begun: Begun<R>,
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        let terms = Terms::of(self, &entry, visit.began);
-        let (decision, terms) = match decision.and_then(|decision| Ok((decision, terms?))) {
-            Ok(decided) => decided,
-            Err(error) => return self.limiter_failed(&error, &entry, begun, visit),
-        };
-        let limited = terms.limited(&decision);
+    ) -> Result<Ticket, Response<Bytes>> {
+        let limited = terms.limited(decision);
         if !decision.is_allowed() {
-            let rejection = terms.rejection(&decision);
-            return self.refuse_key(&entry, rejection, limited, begun, visit);
+            let rejection = terms.rejection(decision);
+            return Err(self.refuse_key(entry, rejection, limited, begun, visit));
         }
-        let ticket = self.ticket(&entry, limited, cost, begun, visit);
-        Verdict::Known(ticket, entry)
+        Ok(self.ticket(entry, limited, cost, begun, visit))
     }
 
     /// For a key's request that may pass.
@@ -312,25 +273,9 @@ impl Gate {
         }
     }
 
-    #[cold]
-    fn limiter_failed<R: Borrow<Recorder>>(
-        &self,
-        error: &LimitError,
-        entry: &Arc<CachedKey>,
-        begun: Begun<R>,
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        report::limiter_failure(error);
-        let rejection = Rejection {
-            retry_after_secs: Some(1),
-            ..Rejection::new(Refusal::LimiterUnavailable)
-        };
-        self.refuse_key(entry, rejection, None, begun, visit)
-    }
-
     /// Follows a key's request from here.
     #[inline]
-    fn follow<R: Borrow<Recorder>>(
+    pub(super) fn follow<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         visit: &Visit<'_>,
         entry: &Arc<CachedKey>,

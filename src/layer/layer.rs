@@ -54,6 +54,7 @@ impl ApiKeyLayer {
                 resource_id: None,
                 client_address: super::address::ClientAddress::default(),
                 lookup_budget: Some(Arc::new(LookupBudget::new(&RateLimit::per_minute(1_000)))),
+                addressless: Arc::default(),
                 sources: vec![Source::Bearer, Source::Header(X_API_KEY)],
                 header_style: HeaderStyle::default(),
                 rejections: Rejections::default(),
@@ -219,17 +220,22 @@ impl ApiKeyLayer {
     }
 
     /// How many look-ups in the store the clients of one address may cause that come to nothing: that find
-    /// no key that works with the secret they sent. A thousand a minute unless set. Clones of the layer
-    /// share what is spent.
+    /// no key that works with the secret they sent. A thousand a minute unless set, in each process. Clones
+    /// of the layer share what is spent.
     ///
-    /// Beyond it, what they send is refused with 429 unless it is the secret of a key that is cached and
-    /// works: those go on, also when they have to be looked up again. A look-up counts from its beginning
-    /// until it has found a key that works, or the store failed; whoever waits for another's pays
+    /// Beyond it, what has the form of a key is refused with 429 unless it is the secret of one that is
+    /// cached and works: those go on, also when they have to be looked up again. Good keys that are not
+    /// cached wait with all others of their address, so allow for the clients behind one.
+    ///
+    /// A look-up counts from its beginning until it has found a key that works, or the store failed; that
+    /// of a client who does not wait for the answer goes on counting, and whoever waits for another's pays
     /// nothing. Refusals of keys that do not work are events of those keys as ever, with
     /// [this reason](crate::usage::Refusal::LookupBudget).
     ///
-    /// Of IPv6, the first 64 bits are the address. Requests whose [address is not known](Self::peer_address)
-    /// have no budget, and behind a proxy that is not [trusted](Self::trust_forwarded) all share the proxy's.
+    /// Of IPv6, the first 64 bits are the address. Memory for all of them is fixed, and who has enough
+    /// addresses can use up the budgets of others as well: the larger the budgets, the more it takes.
+    /// Requests whose [address is not known](Self::peer_address) have no budget, and behind a proxy that is
+    /// not [trusted](Self::trust_forwarded) all share the proxy's.
     ///
     /// # Errors
     ///

@@ -121,8 +121,8 @@ impl LookupBudget {
     }
 }
 
-/// What one client commonly has to choose from: an IPv4 address, or an IPv6 network of 64 bits
-/// (RFC 6177).
+/// What any client can choose from: an IPv4 address, or an IPv6 network of 64 bits, within which it makes
+/// its own addresses (RFC 4862). Many have more than one such network (RFC 6177).
 fn network(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),

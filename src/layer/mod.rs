@@ -13,6 +13,7 @@ mod gate;
 mod grpc;
 mod head;
 mod judge;
+mod later;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
 mod lookup_budget;

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 
 use super::answer::{HeaderStyle, LimitHeaders};
 use super::gate::Gate;
@@ -35,6 +36,7 @@ impl Gate {
             return Ok(None);
         };
         let Some(address) = self.client_address.of(visit.head) else {
+            self.addressless.one();
             return Ok(None);
         };
         budget.look(address, visit.began)?;
@@ -69,21 +71,16 @@ impl Gate {
 
     #[inline(never)]
     pub(super) fn refuse_without_budget(&self, wait: Duration, visit: &Visit<'_>) -> Verdict {
-        self.refuse_for_now(without_budget(wait), visit)
+        self.refuse_without_event(without_budget(wait), visit)
     }
 
     /// Refuses a request that no key answers for: a counter and no event.
-    #[inline(never)]
     pub(super) fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
-        let unavailable = matches!(reason, Refusal::StoreUnavailable | Refusal::RecorderFull);
-        let rejection = Rejection {
-            retry_after_secs: unavailable.then_some(1),
-            ..Rejection::new(reason)
-        };
-        self.refuse_for_now(rejection, visit)
+        self.refuse_without_event(Rejection::new(reason), visit)
     }
 
-    fn refuse_for_now(&self, rejection: Rejection, visit: &Visit<'_>) -> Verdict {
+    #[inline(never)]
+    pub(super) fn refuse_without_event(&self, rejection: Rejection, visit: &Visit<'_>) -> Verdict {
         self.recorder.count_refusal(rejection.reason);
         report::refusal(rejection.reason, None);
         let mut response = self.rejections.answer(rejection, visit.head);
@@ -101,7 +98,7 @@ impl Gate {
         limited: Option<(&LimitHeaders, &Decision)>,
         begun: Begun<R>,
         visit: &Visit<'_>,
-    ) -> Verdict {
+    ) -> Response<Bytes> {
         let id = entry.key.id;
         report::refusal(rejection.reason, Some(id));
         rejection.key = Some(id);
@@ -123,7 +120,7 @@ impl Gate {
             begun.used();
             self.recorder.record(draft);
         }
-        Verdict::Refused(response)
+        response
     }
 }
 

@@ -40,14 +40,19 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// What could not be checked may be tried again soon; other waits are for the caller to set.
     pub(crate) fn new(reason: Refusal) -> Self {
-        Self {
+        let mut rejection = Self {
             reason,
             key: None,
             retry_after_secs: None,
             violated: None,
             scope: None,
+        };
+        if rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
+            rejection.retry_after_secs = Some(1);
         }
+        rejection
     }
 
     /// The names of the rate limits that are reached.

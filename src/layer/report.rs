@@ -27,9 +27,36 @@ pub(super) fn limiter_failure(error: &LimitError) {
     tracing::error!(%error, "rate limits could not be checked");
 }
 
+/// Look-ups that nobody could be charged for, since their clients' addresses are not known: told once,
+/// as it is so for all requests of a service, or for hardly any.
+#[derive(Debug, Default)]
+pub(crate) struct Addressless {
+    #[cfg(feature = "tracing")]
+    told: std::sync::OnceLock<()>,
+}
+
+impl Addressless {
+    pub(super) fn one(&self) {
+        #[cfg(feature = "tracing")]
+        self.told.get_or_init(|| {
+            tracing::warn!(
+                "clients' addresses are not known, so that no budget bounds their look-ups: see `ApiKeyLayer::lookup_budget`"
+            );
+        });
+    }
+}
+
 #[cfg(all(test, feature = "tracing"))]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use tower::{Layer, ServiceExt};
+
     use super::*;
+    use crate::backend::MemoryBackend;
+    use crate::key::{Prefix, Secret};
+    use crate::layer::{ApiKeyLayer, PeerAddress};
     use crate::told::Told;
 
     #[test]
@@ -46,5 +73,37 @@ mod tests {
         assert_eq!(told.under("key"), ["3fK9aB0000zzZZ19"]);
         let full = LimitError::Full.to_string();
         assert_eq!(told.under("error"), ["connection reset", &full]);
+    }
+
+    #[tokio::test]
+    async fn operators_are_told_once_that_there_is_nobody_to_charge() {
+        let layer = ApiKeyLayer::new(MemoryBackend::new());
+        let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_budget();
+        let told = Told::default();
+        let _listening = told.listen();
+        let ask = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {
+            let secret = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
+            let request = Request::get("/").header("x-api-key", secret.expose());
+            let mut request = request.body(()).unwrap();
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+                Ok::<_, Infallible>(Response::new(String::new()))
+            }));
+            assert_eq!(service.oneshot(request).await.unwrap().status(), 401);
+        };
+        let warnings = || {
+            let messages = told.under("message");
+            let warned = |message: &&String| message.contains("addresses are not known");
+            messages.iter().filter(warned).count()
+        };
+        ask(&layer, Some(PeerAddress([192, 0, 2, 1].into()))).await;
+        ask(&boundless, None).await;
+        assert_eq!(warnings(), 0);
+        for _ in 0..3 {
+            ask(&layer.clone().realm("here").unwrap(), None).await;
+        }
+        assert_eq!(warnings(), 1);
     }
 }
