@@ -23,7 +23,8 @@ pub enum WhenFull {
     #[default]
     Drop,
     /// It is refused with 503 before the work: nothing is served that cannot be accounted for. So is
-    /// every request that begins when the recorder is shut down or its runtime is gone.
+    /// every request that begins when the recorder is shut down or its runtime is gone. A key that does
+    /// not let in gets the answer that it would get anyway, and is counted without an event.
     Refuse,
 }
 
