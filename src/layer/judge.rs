@@ -27,11 +27,11 @@ use crate::key::{CachedKey, Digest, KeyStatus, Peek, StoreError, id_of, is_impor
 use crate::limit::{Answer, Decision};
 use crate::usage::{Recorder, Refusal};
 
-/// How a key is known.
+/// From where a key is known.
 #[derive(Clone, Copy)]
-enum Known {
-    Held,
-    LookedUp,
+enum KnownFrom {
+    Cache,
+    Store,
 }
 
 impl Gate {
@@ -60,7 +60,7 @@ impl Gate {
         };
         match self.cache.peek(id, visit.began) {
             Peek::Held(entry) if self.is_its_own(&secret, &entry) => {
-                self.judge(entry, Known::Held, visit)
+                self.judge(entry, KnownFrom::Cache, visit)
             }
             Peek::Held(entry) => {
                 // Taken from a list, since the time of a branch would tell one from the other.
@@ -127,7 +127,7 @@ impl Gate {
                 if lets_in(&entry, visit.began) {
                     self.give_back(charge);
                 }
-                self.judge(entry, Known::LookedUp, visit)
+                self.judge(entry, KnownFrom::Store, visit)
             }
             Ok(Some(_)) => self.refuse_stranger(Refusal::WrongSecret, visit),
             Ok(None) => {
@@ -179,11 +179,16 @@ impl Gate {
 
     /// The secret is a key's own: does it work, from here, within its limits?
     #[inline]
-    fn judge(self: &Arc<Self>, entry: Arc<CachedKey>, known: Known, visit: &Visit<'_>) -> Verdict {
+    fn judge(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        known: KnownFrom,
+        visit: &Visit<'_>,
+    ) -> Verdict {
         let rejection = self.unusable(&entry, visit).map(|reason| match known {
-            Known::Held => self.rejection_of(reason, visit),
+            KnownFrom::Cache => self.rejection_of(reason, visit),
             // Its address had the budget, as it has for what is found unknown or wrong.
-            Known::LookedUp => Rejection::new(reason),
+            KnownFrom::Store => Rejection::new(reason),
         });
         let begun = if self.is_told_already(visit) {
             Begun::nothing()
@@ -210,7 +215,7 @@ impl Gate {
         };
         match answer {
             Answer::Now(decision) => {
-                let ticket = self.limit(&entry, terms, &decision, cost, begun, visit);
+                let ticket = self.within_limits(&entry, terms, &decision, cost, begun, visit);
                 ticket.map_or_else(Verdict::Refused, |ticket| Verdict::Known(ticket, entry))
             }
             Answer::Later(decision) => self.wait(entry, decision, cost, begun, visit),
@@ -232,14 +237,14 @@ impl Gate {
         misplaced.then_some(Refusal::Address)
     }
 
-    /// The limiter has decided.
+    /// The limiter has decided: the ticket of a request that is within its key's limits.
     ///
     /// # Errors
     ///
-    /// The answer to a request that may not pass.
+    /// The answer to one that is not.
     #[expect(clippy::result_large_err, reason = "no larger than what may pass")]
     #[inline]
-    pub(super) fn limit<R: Borrow<Recorder>>(
+    pub(super) fn within_limits<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: &Arc<CachedKey>,
         terms: &Terms,

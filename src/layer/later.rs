@@ -67,7 +67,9 @@ impl Gate {
     ) -> Verdict {
         let terms = Terms::of(self, &entry, visit.began);
         let ticket = match decision.and_then(|decision| Ok((decision, terms?))) {
-            Ok((decision, terms)) => self.limit(&entry, terms, &decision, cost, begun, visit),
+            Ok((decision, terms)) => {
+                self.within_limits(&entry, terms, &decision, cost, begun, visit)
+            }
             Err(error) => Err(self.limiter_failed(&error, &entry, begun, visit)),
         };
         ticket.map_or_else(Verdict::Refused, |ticket| Verdict::Known(ticket, entry))

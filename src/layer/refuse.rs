@@ -74,11 +74,12 @@ impl Gate {
         self.refuse_without_event(without_budget(wait), visit)
     }
 
-    /// Refuses a request that no key answers for: a counter and no event.
+    /// Refuses a request that no key answers for.
     pub(super) fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
         self.refuse_without_event(Rejection::new(reason), visit)
     }
 
+    /// A refusal that is counted and leaves no event.
     #[inline(never)]
     pub(super) fn refuse_without_event(&self, rejection: Rejection, visit: &Visit<'_>) -> Verdict {
         self.recorder.count_refusal(rejection.reason);

@@ -38,6 +38,7 @@ pub(super) struct Source {
     store: Arc<dyn KeyStore>,
     /// Of look-ups of ids that are not held: what anybody makes up must not use up the store.
     turns: Semaphore,
+    /// How often the store was asked.
     asked: AtomicU64,
 }
 
@@ -54,7 +55,6 @@ impl Source {
         &self.store
     }
 
-    /// How often the store was asked.
     pub(super) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
