@@ -67,6 +67,11 @@ impl Slot {
 
     #[inline]
     pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
+        // governor multiplies the cost unchecked: beyond the burst, the product may wrap around.
+        if cost > self.quota.burst_size() {
+            decision.push(self.standing(now));
+            return decision.refuse(None);
+        }
         match self.limiter(now, spend).check_n(cost) {
             Ok(Ok(spent)) if spend == Spend::Yes => decision.push(Standing {
                 remaining: spent.remaining_burst_capacity(),

@@ -378,24 +378,104 @@ fn without_room_further_keys_are_refused() {
     assert!(limiter.attach(id(10_001), &limits, clock.now()).is_ok());
 }
 
-/// The plain model: every request that passed is remembered, and the bucket is recounted.
+/// A leaky bucket, counted in nanoseconds of `u128` so that no product overflows.
 #[derive(Debug)]
 struct Model {
-    capacity: u64,
-    per_request: u64,
+    capacity: u128,
+    per_request: u128,
     /// Nanoseconds' worth of requests in the bucket, as of `at`.
-    level: u64,
+    level: u128,
     at: u64,
 }
 
 impl Model {
+    fn of(limit: &RateLimit) -> Self {
+        Self {
+            capacity: limit.capacity().into(),
+            per_request: limit.period().as_nanos() / u128::from(limit.requests()),
+            level: 0,
+            at: 0,
+        }
+    }
+
     fn drain(&mut self, now: u64) {
-        self.level = self.level.saturating_sub(now - self.at);
+        self.level = self.level.saturating_sub((now - self.at).into());
         self.at = now;
     }
 
-    fn fits(&self, cost: u32) -> bool {
-        self.level + u64::from(cost) * self.per_request <= self.capacity * self.per_request
+    fn spend(&mut self, cost: u32) {
+        self.level += u128::from(cost) * self.per_request;
+    }
+
+    /// Whether a request passes when it waits that long.
+    fn fits_after(&self, wait: Duration, cost: u32) -> bool {
+        let level = self.level.saturating_sub(wait.as_nanos());
+        level + u128::from(cost) * self.per_request <= self.capacity * self.per_request
+    }
+}
+
+fn agrees_with_a_leaky_bucket(
+    limits: &[RateLimit],
+    steps: Vec<(u64, u32)>,
+) -> Result<(), TestCaseError> {
+    let clock = clock();
+    let mut models: Vec<_> = limits.iter().map(Model::of).collect();
+    let key = LocalLimiter::new()
+        .attach(id(1), limits, clock.now())
+        .unwrap();
+    for (pause, cost) in steps {
+        clock.advance(Duration::from_nanos(pause));
+        let now = clock.now().elapsed_nanos();
+        models.iter_mut().for_each(|model| model.drain(now));
+        let fits_after = |wait| models.iter().all(|model| model.fits_after(wait, cost));
+        let never = models.iter().any(|model| u128::from(cost) > model.capacity);
+        let decision = take(&key, cost, &clock);
+        prop_assert_eq!(
+            decision.is_allowed(),
+            cost == 0 || fits_after(Duration::ZERO)
+        );
+        match decision.wait() {
+            // Invariant 8: that wait suffices, and a nanosecond less does not.
+            Some(wait) => {
+                prop_assert!(fits_after(wait) && !fits_after(wait - Duration::from_nanos(1)));
+            }
+            None => prop_assert!(decision.is_allowed() || never),
+        }
+        for (model, standing) in models.iter_mut().zip(decision.standings()) {
+            if decision.is_allowed() {
+                model.spend(cost);
+            }
+            let free = model.capacity * model.per_request - model.level;
+            prop_assert_eq!(u128::from(standing.remaining), free / model.per_request);
+            prop_assert_eq!(
+                u128::from(standing.reset_secs),
+                model.level.div_ceil(1_000_000_000)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Any limit that can be kept, up to windows of a year.
+fn any_limit() -> impl Strategy<Value = RateLimit> {
+    let seconds = prop_oneof![Just(1), Just(86_400), Just(31_622_400), 1u64..31_622_400];
+    let limit = |(requests, seconds, burst)| {
+        RateLimit::per(requests, Duration::from_secs(seconds)).burst(burst)
+    };
+    (1u32..100_000, seconds, 1u32..100_000)
+        .prop_map(limit)
+        .prop_filter("the window is at most a year", |limit| {
+            limit.validate().is_ok()
+        })
+}
+
+#[test]
+fn a_product_that_wraps_around_is_refused() {
+    // 21,350,400 × 864 s are 2⁶⁴ ns and a little: governor alone lets that pass.
+    let limit = RateLimit::per(100, Duration::from_secs(86_400));
+    let steps = [100, 101, 21_350_400, u32::MAX].map(|cost| (0, cost));
+    for steps in [steps.to_vec(), steps[1..].to_vec()] {
+        agrees_with_a_leaky_bucket(&[limit.clone()], steps).unwrap();
     }
 }
 
@@ -405,7 +485,6 @@ proptest! {
         rates in proptest::collection::vec((1u32..50, 1u32..50), 1..4),
         steps in proptest::collection::vec((0u64..2_000_000_000, 0u32..8), 1..200),
     ) {
-        let clock = clock();
         let limits: Vec<_> = rates
             .iter()
             .enumerate()
@@ -413,49 +492,20 @@ proptest! {
                 RateLimit::per_second(rate).burst(burst).named(format!("n{n}"))
             })
             .collect();
-        let mut models: Vec<_> = rates
-            .iter()
-            .map(|&(rate, burst)| Model {
-                capacity: burst.into(),
-                per_request: 1_000_000_000 / u64::from(rate),
-                level: 0,
-                at: 0,
-            })
-            .collect();
-        let key = LocalLimiter::new().attach(id(1), &limits, clock.now()).unwrap();
-        for (pause, cost) in steps {
-            clock.advance(Duration::from_nanos(pause));
-            let now = clock.now().elapsed_nanos();
-            models.iter_mut().for_each(|model| model.drain(now));
-            let passes = models.iter().all(|model| model.fits(cost));
-            let decision = take(&key, cost, &clock);
-            prop_assert_eq!(decision.is_allowed(), passes || cost == 0);
-            if decision.is_allowed() {
-                for model in &mut models {
-                    model.level += u64::from(cost) * model.per_request;
-                }
-            } else if let Some(wait) = decision.wait() {
-                // Rule 8: waiting exactly that long suffices, and a nanosecond less does not.
-                let later = |by: Duration| {
-                    let at = now + u64::try_from(by.as_nanos()).unwrap();
-                    models.iter().all(|model| {
-                        let level = model.level.saturating_sub(at - now);
-                        level + u64::from(cost) * model.per_request
-                            <= model.capacity * model.per_request
-                    })
-                };
-                prop_assert!(later(wait));
-                prop_assert!(!later(wait - Duration::from_nanos(1)));
-            }
-            for (model, standing) in models.iter().zip(decision.standings()) {
-                let free = model.capacity * model.per_request - model.level;
-                prop_assert_eq!(u64::from(standing.remaining), free / model.per_request);
-                prop_assert_eq!(
-                    u64::from(standing.reset_secs),
-                    model.level.div_ceil(1_000_000_000)
-                );
-            }
-        }
+        agrees_with_a_leaky_bucket(&limits, steps)?;
+    }
+
+    #[test]
+    fn costs_of_any_size_agree_with_a_leaky_bucket(
+        limits in proptest::collection::vec(any_limit(), 1..4),
+        steps in proptest::collection::vec(
+            (0u64..90_000_000_000_000, prop_oneof![any::<u32>(), 0u32..2_000]),
+            1..50,
+        ),
+    ) {
+        let named = |(n, limit): (usize, RateLimit)| limit.named(format!("n{n}"));
+        let limits: Vec<_> = limits.into_iter().enumerate().map(named).collect();
+        agrees_with_a_leaky_bucket(&limits, steps)?;
     }
 
     /// Whoever else attaches and spends: what one holder lets through keeps that holder's limit,
@@ -472,12 +522,7 @@ proptest! {
             .iter()
             .map(|&(rate, burst)| {
                 let limits = [RateLimit::per_second(rate).burst(burst)];
-                let model = Model {
-                    capacity: burst.into(),
-                    per_request: 1_000_000_000 / u64::from(rate),
-                    level: 0,
-                    at: 0,
-                };
+                let model = Model::of(&limits[0]);
                 (limiter.attach(id(1), &limits, clock.now()).unwrap(), limits, model)
             })
             .collect();
@@ -492,13 +537,13 @@ proptest! {
             let decision = take(allowance, cost, &clock);
             model.drain(now);
             if decision.is_allowed() {
-                prop_assert!(cost == 0 || model.fits(cost));
-                model.level += u64::from(cost) * model.per_request;
+                prop_assert!(cost == 0 || model.fits_after(Duration::ZERO, cost));
+                model.spend(cost);
             } else if let Some(wait) = decision.wait() {
                 clock.advance(wait);
                 model.drain(clock.now().elapsed_nanos());
                 prop_assert!(take(allowance, cost, &clock).is_allowed());
-                model.level += u64::from(cost) * model.per_request;
+                model.spend(cost);
             }
         }
     }
