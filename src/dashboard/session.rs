@@ -19,13 +19,38 @@ const SESSION: SignedDuration = SignedDuration::from_hours(12);
 
 pub(super) const COOKIE_NAME: &str = "keytally_session";
 
-/// How many of those who have signed out are known at once. Only who can sign in adds to them.
-const MOST_ENDED: usize = 10_000;
+/// Signed-out sessions held at most. When there are more, the ones that expire first are dropped, and every
+/// session that expires no later than those counts as signed out: the list fails closed. Only a signed
+/// session is added.
+const MAX_SIGNED_OUT: usize = 10_000;
 
 /// Signs with a key that is made anew with every process, unless the application has one.
 pub(super) struct Signer {
     key: Zeroizing<[u8; 32]>,
-    ended: Mutex<BTreeSet<Session>>,
+    signed_out: Mutex<SignedOut>,
+}
+
+/// The sessions that were signed out before they expired.
+#[derive(Default)]
+struct SignedOut {
+    sessions: BTreeSet<Session>,
+    /// This session and all that expire before it are over.
+    floor: Option<Session>,
+}
+
+impl SignedOut {
+    fn contains(&self, session: &Session) -> bool {
+        self.floor.is_some_and(|floor| *session <= floor) || self.sessions.contains(session)
+    }
+
+    fn extend(&mut self, sessions: impl IntoIterator<Item = Session>, now: Timestamp) {
+        // Expired sessions are refused without being listed.
+        self.sessions = self.sessions.split_off(&(now.as_second(), Uuid::nil()));
+        self.sessions.extend(sessions);
+        while self.sessions.len() > MAX_SIGNED_OUT {
+            self.floor = self.sessions.pop_first().max(self.floor);
+        }
+    }
 }
 
 /// When a session ends by itself, and what tells it from others of the same second.
@@ -41,7 +66,7 @@ impl Signer {
     pub(super) fn with(key: [u8; 32]) -> Self {
         Self {
             key: Zeroizing::new(key),
-            ended: Mutex::default(),
+            signed_out: Mutex::default(),
         }
     }
 
@@ -82,19 +107,14 @@ impl Signer {
     /// Whose session this is.
     pub(super) fn admin(&self, headers: &HeaderMap) -> Option<Admin> {
         let mut sessions = self.sessions(headers);
-        sessions.find_map(|(admin, session)| (!self.ended().contains(&session)).then_some(admin))
+        sessions
+            .find_map(|(admin, session)| (!self.signed_out().contains(&session)).then_some(admin))
     }
 
     /// Ends the sessions that these are the headers of, and tells the browser to forget them.
     pub(super) fn end(&self, headers: &HeaderMap, path: &str) -> String {
         let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
-        let mut ended = self.ended();
-        // Those that have ended by themselves need not be known.
-        *ended = ended.split_off(&(Timestamp::now().as_second(), Uuid::nil()));
-        ended.extend(sessions);
-        while ended.len() > MOST_ENDED {
-            ended.pop_first();
-        }
+        self.signed_out().extend(sessions, Timestamp::now());
         cookie("", 0, headers, path)
     }
 
@@ -114,8 +134,10 @@ impl Signer {
         })
     }
 
-    fn ended(&self) -> MutexGuard<'_, BTreeSet<Session>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    fn signed_out(&self) -> MutexGuard<'_, SignedOut> {
+        self.signed_out
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What stands in the forms that are shown to somebody, and nowhere else.
@@ -236,22 +258,34 @@ mod tests {
         // What was not signed here is not remembered.
         let forged = "keytally_session=416461.99999999999.7.00";
         signer.end(&headers(COOKIE, forged), "");
-        assert_eq!(signer.ended().len(), 1);
+        assert_eq!(signer.signed_out().sessions.len(), 1);
     }
 
     #[test]
-    fn few_ended_sessions_are_remembered() {
-        let signer = Signer::new().unwrap();
-        let over = Timestamp::now().as_second() - 1;
-        signer.ended().insert((over, Uuid::nil()));
-        let later = over + SESSION.as_secs();
-        let more = MOST_ENDED as u128 + 5;
-        signer
-            .ended()
-            .extend((0..more).map(|n| (later, Uuid::from_u128(n))));
-        signer.end(&HeaderMap::new(), "");
-        assert_eq!(signer.ended().len(), MOST_ENDED);
-        assert_eq!(signer.ended().first(), Some(&(later, Uuid::from_u128(5))));
+    fn a_full_list_of_signed_out_sessions_fails_closed() {
+        let now = Timestamp::UNIX_EPOCH;
+        let session = |n: i64| (SESSION.as_secs() + n, Uuid::from_u128(7));
+        let mut signed_out = SignedOut::default();
+        let max = MAX_SIGNED_OUT as i64;
+        signed_out.extend((0..max).map(session), now);
+        assert_eq!(signed_out.floor, None);
+        // One at a time, each takes the place of the one that expires first.
+        for n in max..max + 5 {
+            signed_out.extend([session(n)], now);
+        }
+        assert_eq!(signed_out.sessions.len(), MAX_SIGNED_OUT);
+        assert!((0..max + 5).all(|n| signed_out.contains(&session(n))));
+        // Sessions that expire later than all that were dropped go on.
+        let other = |n| (session(n).0, Uuid::from_u128(8));
+        assert!((0..4).all(|n| signed_out.contains(&other(n))));
+        assert!((4..max + 9).all(|n| !signed_out.contains(&other(n))));
+        // A session that expires earlier is over, however late it is signed out, and raises no floor.
+        signed_out.extend([session(-1)], now);
+        assert_eq!(signed_out.floor, Some(session(4)));
+        // Expired sessions make room.
+        let later = now + SESSION + SignedDuration::from_secs(max + 5);
+        signed_out.extend([], later);
+        assert!(signed_out.sessions.is_empty());
     }
 
     #[test]
