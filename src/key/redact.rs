@@ -1,53 +1,145 @@
 //! Secrets in texts that clients choose: what is kept of those must have none.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use super::token::{BODY_LEN, HINT_LEN};
+use super::token::{BODY_LEN, HINT_LEN, MAX_PREFIX_LEN, id_of};
 
-/// A text in which nothing has the form of a secret any more: of each there is only the hint. Whether
-/// it is somebody's makes no difference, and nor does a checksum that is wrong.
+/// Levels of percent-encoding that are decoded.
+const MAX_DECODINGS: usize = 3;
+/// The longest text of a secret: each level of percent-encoding triples it at most.
+const MAX_SECRET_LEN: usize = (MAX_PREFIX_LEN + 1 + BODY_LEN) * 3_usize.pow(MAX_DECODINGS as u32);
+
+/// The first `max_len` bytes of a text, in which every secret is reduced to its hint.
+///
+/// A secret is found by its checksum whatever stands around it, percent-encoded or not. What stands alone and
+/// has a secret's form is one too, so that a mistyped secret is not kept either. The work does not grow with
+/// what is cut off.
 #[inline]
-pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
-    if text.len() <= BODY_LEN {
+pub(crate) fn without_secrets(text: &str, max_len: usize) -> Cow<'_, str> {
+    if text.len() <= BODY_LEN.min(max_len) {
         Cow::Borrowed(text)
     } else {
-        redacted(text)
+        redacted(text, max_len)
     }
 }
 
-/// Whether something in the text has the form of a secret.
+/// Whether the text contains a secret.
 pub(crate) fn has_secret(text: &str) -> bool {
-    matches!(without_secrets(text), Cow::Owned(_))
+    matches!(without_secrets(text, text.len()), Cow::Owned(_))
 }
 
-fn redacted(text: &str) -> Cow<'_, str> {
-    let bytes = text.as_bytes();
-    let mut kept = 0;
+fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
+    let kept = &text[..text.floor_char_boundary(max_len)];
+    // A secret that begins in what is kept ends in here.
+    let searched = &text[..text.floor_char_boundary(max_len.saturating_add(MAX_SECRET_LEN))];
+    let mut found = Vec::new();
+    find_secrets(searched.as_bytes(), |range| found.push(range));
+    let mut decoded = Decoded::of(searched);
+    for _ in 0..MAX_DECODINGS {
+        if !decoded.decode() {
+            break;
+        }
+        find_secrets(&decoded.bytes, |range| {
+            found.push(decoded.starts[range.start]..decoded.starts[range.end]);
+        });
+    }
+    found.retain(|range| range.start < kept.len());
+    if found.is_empty() {
+        return Cow::Borrowed(kept);
+    }
+    found.sort_unstable_by_key(|range| range.start);
     let mut redacted = String::new();
-    for (underscore, _) in text.match_indices('_') {
-        let body = underscore + 1;
-        let is_prefix = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let behind_prefix = bytes[..underscore].last().is_some_and(is_prefix);
-        let digits = bytes[body..].iter().take(BODY_LEN + 1);
-        let is_body = digits.take_while(|b| b.is_ascii_alphanumeric()).count() == BODY_LEN
-            && bytes.get(body + BODY_LEN) != Some(&b'_');
-        if behind_prefix && is_body {
-            redacted.push_str(&text[kept..body + HINT_LEN]);
+    let mut done = 0;
+    for range in found {
+        // Otherwise it was found again in what was decoded.
+        if range.start >= done {
+            redacted.push_str(&kept[done..range.start]);
             redacted.push('…');
-            kept = body + BODY_LEN;
+            done = range.end.min(kept.len());
         }
     }
-    if kept == 0 {
-        return Cow::Borrowed(text);
-    }
-    redacted.push_str(&text[kept..]);
+    redacted.push_str(&kept[done..]);
+    redacted.truncate(redacted.floor_char_boundary(max_len));
     Cow::Owned(redacted)
+}
+
+/// The part of each secret that must not be kept: its body behind the hint.
+fn find_secrets(bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
+    let is_prefix = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    for (underscore, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'_') {
+        let (body, end) = (underscore + 1, underscore + 1 + BODY_LEN);
+        let behind_prefix = bytes[..underscore].last().is_some_and(is_prefix);
+        let is_body = bytes
+            .get(body..end)
+            .is_some_and(|body| body.iter().all(u8::is_ascii_alphanumeric));
+        if !behind_prefix || !is_body {
+            continue;
+        }
+        let alone = !bytes
+            .get(end)
+            .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+        let mut starts = underscore.saturating_sub(MAX_PREFIX_LEN)..underscore;
+        if alone || starts.any(|start| id_of(&bytes[start..end]).is_ok()) {
+            found(body + HINT_LEN..end);
+        }
+    }
+}
+
+/// A text without its percent-encodings, and where each byte began in the original.
+struct Decoded {
+    bytes: Vec<u8>,
+    /// One more than there are bytes: the original's end.
+    starts: Vec<usize>,
+}
+
+impl Decoded {
+    fn of(text: &str) -> Self {
+        // Most texts have nothing to decode and are not copied.
+        let len = if text.contains('%') { text.len() } else { 0 };
+        Self {
+            bytes: text.as_bytes()[..len].to_vec(),
+            starts: (0..=len).collect(),
+        }
+    }
+
+    /// Decodes one level, in place; false if there is nothing to decode.
+    fn decode(&mut self) -> bool {
+        let (mut read, mut written) = (0, 0);
+        while read < self.bytes.len() {
+            let (byte, len) = match percent_encoded(&self.bytes[read..]) {
+                Some(byte) => (byte, 3),
+                None => (self.bytes[read], 1),
+            };
+            self.bytes[written] = byte;
+            self.starts[written] = self.starts[read];
+            read += len;
+            written += 1;
+        }
+        self.starts[written] = self.starts[read];
+        self.bytes.truncate(written);
+        self.starts.truncate(written + 1);
+        written < read
+    }
+}
+
+/// The byte that a text begins with, percent-encoded (RFC 3986 §2.1).
+fn percent_encoded(text: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = text else {
+        return None;
+    };
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::key::{Prefix, Secret};
+
+    fn without_secrets(text: &str) -> String {
+        super::without_secrets(text, usize::MAX).into_owned()
+    }
 
     #[test]
     fn rule_1_only_hints_are_left_of_secrets_in_a_text() {
@@ -59,12 +151,36 @@ mod tests {
                 ("/v1/keys/", "/usage"),
                 ("é=", ".json"),
                 ("x_", "é"),
+                ("/f/", "_2024.csv"),
+                ("/f/", "x"),
+                ("/f/", "%41"),
+                ("", "_1"),
+                ("0", &*"z".repeat(54)),
+                ("A", "_"),
+                ("%5F", "%5F"),
             ] {
                 assert_eq!(
                     without_secrets(&format!("{before}{text}{after}")),
                     format!("{before}{hint}{after}")
                 );
             }
+            // The longest encoding of each character, and of the characters of that.
+            let encode = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect();
+            let mut encoded: String = text.into();
+            for _ in 0..3 {
+                encoded = encode(&encoded);
+                let redacted = without_secrets(&format!("/{encoded}/x"));
+                let end = redacted.find('…').expect("it is redacted");
+                assert!(encoded.starts_with(&redacted[1..end]));
+                assert_eq!(&redacted[end..], "…/x");
+                // As much as the hint is left.
+                let unit = encoded.len() / text.len();
+                assert_eq!(end - 1, unit * (hint.len() - '…'.len_utf8()));
+            }
+            assert_eq!(
+                without_secrets(&format!("/{}", text.replace('_', "%5F"))),
+                format!("/{}", hint.replace('_', "%5F"))
+            );
             assert_eq!(
                 without_secrets(&format!("/{text}/{text}")),
                 format!("/{hint}/{hint}")
@@ -88,6 +204,10 @@ mod tests {
             format!("a_{digits}0"),
             format!("a_{digits}_"),
             format!("a_{}é", &digits[1..]),
+            format!("a_{digits}_2024.csv"),
+            format!("a_{digits}x"),
+            format!("/100%/{}", "x".repeat(60)),
+            "%".repeat(60),
             "a_".repeat(100),
         ] {
             assert_eq!(without_secrets(&text), text);

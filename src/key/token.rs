@@ -26,6 +26,8 @@ use crate::id::{BASE62, KeyId, is_base62};
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
 pub(super) const BODY_LEN: usize = KeyId::LEN + SECRET_LEN + CHECKSUM_LEN;
+/// The longest prefix.
+pub(super) const MAX_PREFIX_LEN: usize = 32;
 /// Digits of the id that a hint shows.
 pub(super) const HINT_LEN: usize = 4;
 
@@ -136,8 +138,6 @@ pub struct Prefix(Arc<str>);
 pub struct InvalidPrefix;
 
 impl Prefix {
-    const MAX_LEN: usize = 32;
-
     /// Checks a prefix.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ impl Prefix {
 
 fn is_prefix(text: &[u8]) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    if text.len() > Prefix::MAX_LEN {
+    if text.len() > MAX_PREFIX_LEN {
         return false;
     }
     // Every word ends before an underscore or the end, and none is empty.

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use foldhash::fast::RandomState;
 
 use super::head::RequestHead;
+use crate::key::without_secrets;
 use crate::usage::OTHER_ENDPOINTS;
 
 type Name = dyn for<'a> Fn(RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync;
@@ -21,7 +22,7 @@ pub(crate) struct Endpoints {
 
 /// Distinct names at most; what comes after is counted together.
 const MAX_NAMES: usize = 1_024;
-/// A longer name is cut: nobody wrote such a route.
+/// Bytes of a name at most; longer ones are cut.
 const MAX_LEN: usize = 256;
 
 /// The endpoint of a request that has just begun.
@@ -63,13 +64,10 @@ impl Endpoints {
 
     /// The shared name.
     pub(crate) fn intern(&self, name: &str) -> Arc<str> {
-        let name = match name.char_indices().nth(MAX_LEN) {
-            Some((end, _)) => &name[..end],
-            None => name,
-        };
         if let Some(known) = self.known(name) {
             return known;
         }
+        let name = &*without_secrets(name, MAX_LEN);
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = names.get(name) {
             return known.clone();
@@ -107,7 +105,11 @@ mod tests {
             assert_eq!(&*name == OTHER_ENDPOINTS, n >= MAX_NAMES);
         }
         assert_eq!(&*endpoints.intern("/7"), "/7");
-        let long = Endpoints::new(None).intern(&"é".repeat(10_000));
-        assert_eq!(long.chars().count(), MAX_LEN);
+        let long = "é".repeat(10_000);
+        let endpoints = Endpoints::new(None);
+        for _ in 0..2 {
+            assert_eq!(*endpoints.intern(&long), long[..MAX_LEN]);
+        }
+        assert_eq!(endpoints.names.read().unwrap().len(), 1);
     }
 }

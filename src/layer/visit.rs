@@ -137,17 +137,10 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// What is kept of a text that a client sent: at most a kilobyte, without secrets.
+/// What is kept of a text that a client sent: its first kilobyte, without secrets.
 #[inline]
 fn kept(text: &str) -> Cow<'_, str> {
-    const MOST: usize = 1_024;
-    let mut kept = without_secrets(text);
-    let end = kept.floor_char_boundary(MOST);
-    match &mut kept {
-        Cow::Borrowed(text) => *text = &text[..end],
-        Cow::Owned(text) => text.truncate(end),
-    }
-    kept
+    without_secrets(text, 1_024)
 }
 
 /// At most a tebibyte: nobody has to send what they announce, and few such lengths would fill a sum.
@@ -169,12 +162,27 @@ mod tests {
         let body = "0".repeat(54);
         for before in 0..1_030 {
             let path = format!("{}/a_{body}/", "x".repeat(before));
-            let whole = format!("{}/a_0000…/", "x".repeat(before));
-            let end = whole.floor_char_boundary(1_024);
-            assert_eq!(kept(&path), whole[..end], "{before}");
+            // Nothing behind the first kilobyte moves up.
+            let (hidden, end) = (before + 7, (before + 57).min(1_024));
+            let mut expected = path[..path.len().min(1_024)].to_owned();
+            if hidden < 1_024 {
+                expected.replace_range(hidden..end, "…");
+            }
+            expected.truncate(expected.floor_char_boundary(1_024));
+            assert_eq!(kept(&path), expected, "{before}");
         }
         let many = format!("/a_{body}").repeat(100);
-        assert_eq!(kept(&many), "/a_0000…".repeat(100));
+        assert_eq!(kept(&many), "/a_0000…".repeat(18));
+        // A secret of the longest encoding, begun at the end of what is kept.
+        let encoded: String = format!("a_{body}")
+            .bytes()
+            .map(|b| format!("%2525{b:02x}"))
+            .collect();
+        let path = format!("{}{encoded}", "x".repeat(1_000));
+        assert_eq!(kept(&path), path[..1_024]);
+        let path = format!("{}{encoded}", "x".repeat(900));
+        let hint = 900 + 6 * "%252530".len();
+        assert_eq!(kept(&path), format!("{}…", &path[..hint]));
     }
 
     #[test]
