@@ -40,51 +40,86 @@ pub(crate) struct ClientAddress {
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Hops that are looked at: nobody has more proxies of their own.
+/// Trusted hops that are followed; behind more of them, the address is unknown.
 const MAX_HOPS: usize = 32;
 
+/// What a request tells of its client's address.
+enum Origin {
+    /// The connection's other end, or what trusted proxies tell of it.
+    Known(IpAddr),
+    /// A trusted proxy's word cannot be read. The address is that of the last hop that can.
+    Unreadable(IpAddr),
+    /// Neither the server nor the application tells the peer's address.
+    NoPeer,
+}
+
 impl ClientAddress {
+    /// The client's address, where it is known for sure.
     pub(crate) fn of(&self, head: RequestHead<'_>) -> Option<IpAddr> {
+        match self.origin(head) {
+            Origin::Known(address) => Some(address),
+            Origin::Unreadable(_) | Origin::NoPeer => None,
+        }
+    }
+
+    /// The address that pays for failed lookups: the nearest one that is known for sure, so that an unreadable
+    /// hop escapes no limit.
+    pub(crate) fn payer(&self, head: RequestHead<'_>) -> Option<IpAddr> {
+        match self.origin(head) {
+            Origin::Known(address) | Origin::Unreadable(address) => Some(address),
+            Origin::NoPeer => None,
+        }
+    }
+
+    fn origin(&self, head: RequestHead<'_>) -> Origin {
         let peer = match &self.peer {
             Some(peer) => peer(head),
             None => peer_address(head),
-        }?
-        .to_canonical();
-        let Some((trusted, header)) = &self.trusted else {
-            return Some(peer);
         };
-        if !trusted.contains(peer) {
-            return Some(peer);
+        let Some(peer) = peer.map(|peer| peer.to_canonical()) else {
+            return Origin::NoPeer;
+        };
+        match &self.trusted {
+            Some((trusted, header)) if trusted.contains(peer) => {
+                behind(peer, trusted, *header, head)
+            }
+            _ => Origin::Known(peer),
         }
-        Some(behind(trusted, *header, head).unwrap_or(peer))
     }
 }
 
-/// Goes from the nearest proxy outwards as long as those who speak are trusted. What cannot be read
-/// ends the walk: behind it, everything may be made up.
-fn behind(trusted: &AddressList, header: ForwardedHeader, head: RequestHead<'_>) -> Option<IpAddr> {
+/// Goes from the peer outwards for as long as the hops are trusted proxies. A hop that cannot be read ends
+/// the walk without an address: what is behind it may be made up, and what is before it is a proxy. So does
+/// an empty list element, which some proxies write for a client without an address.
+fn behind(
+    peer: IpAddr,
+    trusted: &AddressList,
+    header: ForwardedHeader,
+    head: RequestHead<'_>,
+) -> Origin {
     let name = match header {
         ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
         ForwardedHeader::Forwarded => FORWARDED,
     };
-    let mut nearest = None;
+    let mut nearest = peer;
     let lines = head.headers().get_all(name).iter().rev();
     let quotes = header == ForwardedHeader::Forwarded;
     let hops = lines.flat_map(|line| rsplit_unquoted(line.as_bytes(), b',', quotes));
-    for hop in hops.take(MAX_HOPS) {
+    for (count, hop) in hops.enumerate() {
         let text = match header {
             ForwardedHeader::XForwardedFor => std::str::from_utf8(hop).ok().map(str::trim),
             ForwardedHeader::Forwarded => forwarded_for(hop),
         };
-        let Some(address) = text.and_then(hop_address) else {
-            return nearest;
+        let address = text.filter(|_| count < MAX_HOPS).and_then(hop_address);
+        let Some(address) = address else {
+            return Origin::Unreadable(nearest);
         };
-        nearest = Some(address);
+        nearest = address;
         if !trusted.contains(address) {
-            return nearest;
+            break;
         }
     }
-    nearest
+    Origin::Known(nearest)
 }
 
 /// The parts between separators, the last first. With quotes, a separator within them is none: proxies
@@ -189,10 +224,86 @@ mod tests {
             xff("10.0.0.1", &["6.6.6.6", "1.2.3.4:80", "[::1]:9"]),
             "1.2.3.4"
         );
-        assert_eq!(xff("10.0.0.1", &["1.2.3.4, unknown, 10.0.0.2"]), "10.0.0.2");
         assert_eq!(xff("10.0.0.1", &["::ffff:1.2.3.4"]), "1.2.3.4");
         assert_eq!(xff("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+    }
+
+    /// An address list must not take such a client for the proxy.
+    #[test]
+    fn an_unreadable_hop_leaves_the_address_unknown() {
+        let xff = |lines: &[&str]| client(ForwardedHeader::XForwardedFor, "10.0.0.1", lines);
+        let many = ["10.0.0.2"; MAX_HOPS];
+        assert_eq!(xff(&many).as_deref(), Some("10.0.0.2"));
+        let too_many = ["10.0.0.2"; MAX_HOPS + 1];
+        for lines in [
+            &["unknown"][..],
+            &["unix:"],
+            &[""],
+            &["1.2.3.4,"],
+            &["1.2.3.4", " "],
+            &["_hidden"],
+            &["1.2.3.4:99999"],
+            &["1.2.3.4:"],
+            &["1.2.3.4:80:80"],
+            &["1.2.3"],
+            &["01.2.3.4"],
+            &["[::1"],
+            &["fe80::1%eth0"],
+            &["localhost"],
+            &["1.2.3.4 10.0.0.2"],
+            &["\u{e9}"],
+            &["1.2.3.4, unknown, 10.0.0.2"],
+            &["1.2.3.4, unknown", "10.0.0.2"],
+            &too_many,
+        ] {
+            assert_eq!(xff(lines), None, "{lines:?}");
+        }
+        let forwarded = |line: &str| client(ForwardedHeader::Forwarded, "::1", &[line]);
+        for line in [
+            "for=unknown",
+            "for=_hidden",
+            "for=\"unix:\"",
+            "for=\"1.2.3.4:99999\"",
+            "for=1.2.3.4;for=1.2.3.4",
+            "For=1.2.3.4;proto=http;FOR=6.6.6.6",
+            "proto=http",
+            "for",
+            "for=",
+            "",
+            "for=1.2.3.4, for=unknown, for=\"[::1]\"",
+            // Without quotes around it, nobody can tell who wrote what.
+            "for=1.2.3.4;host=a;for=6.6.6.6",
+        ] {
+            assert_eq!(forwarded(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_hop_escapes_no_lookup_limit() {
+        let mut request = Request::new(());
+        request
+            .extensions_mut()
+            .insert(PeerAddress([10, 0, 0, 1].into()));
+        let address = ClientAddress {
+            peer: None,
+            trusted: Some((
+                AddressList::parse(["10.0.0.0/8"]).unwrap(),
+                ForwardedHeader::XForwardedFor,
+            )),
+        };
+        for (value, payer) in [
+            ("unknown", "10.0.0.1"),
+            ("6.6.6.6, unknown, 10.0.0.2", "10.0.0.2"),
+            ("6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),
+        ] {
+            request
+                .headers_mut()
+                .insert(X_FORWARDED_FOR, value.parse().unwrap());
+            let head = RequestHead::of(&request);
+            assert_eq!(address.payer(head), Some(payer.parse().unwrap()), "{value}");
+        }
+        assert_eq!(address.payer(RequestHead::of(&Request::new(()))), None);
     }
 
     #[test]
@@ -202,7 +313,6 @@ mod tests {
             forwarded(&["for=6.6.6.6, proto=http;For=\"[2001:db8::1]:4711\";by=x"]),
             "2001:db8::1"
         );
-        assert_eq!(forwarded(&["for=_hidden"]), "::1");
         assert_eq!(forwarded(&["for=\"[2001:db8::1]\""]), "2001:db8::1");
     }
 
@@ -226,7 +336,5 @@ mod tests {
             let behind = format!("{before}, for=1.2.3.4;host=\"a\"");
             assert_eq!(forwarded(&behind), "1.2.3.4", "{behind}");
         }
-        // Without quotes around it, nobody can tell who wrote what.
-        assert_eq!(forwarded("for=1.2.3.4;host=a;for=6.6.6.6"), "::1");
     }
 }

@@ -35,7 +35,7 @@ impl Gate {
         let Some(budget) = &self.lookup_budget else {
             return Ok(None);
         };
-        let Some(address) = self.client_address.of(visit.head) else {
+        let Some(address) = self.client_address.payer(visit.head) else {
             self.addressless.one();
             return Ok(None);
         };
