@@ -51,8 +51,9 @@
 //! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
 //! `127.0.0.1` or `[::1]`.
 //!
-//! Links, forms and the cookie's path begin with the path that the outermost router was asked for. Where a
-//! proxy in front takes a part of it away, say [where browsers find the pages](Dashboard::public_path).
+//! Links, forms, redirects and the cookie's path begin with the path at which axum nests the pages. Where
+//! something else than axum takes a part of the path away, such as a proxy in front, set
+//! [the public path](Dashboard::public_path).
 //!
 //! Each process signs cookies and forms with a key of its own, so that a restart signs everybody out. Where
 //! several instances serve the pages, give them a [signing key](Dashboard::signing_key), or send each
@@ -82,7 +83,7 @@ pub use self::holder::KeyHolderApi;
 use self::making::Making;
 use self::report::RefusedCredentials;
 use self::session::Signer;
-use self::visit::PublicPath;
+use self::visit::Base;
 use crate::key::{Issuer, KeyAdmin};
 use crate::usage::{Recorder, UsageReader};
 
@@ -98,7 +99,7 @@ struct Shared {
     signer: Signer,
     making: Making,
     refused_credentials: RefusedCredentials,
-    public_path: Option<PublicPath>,
+    public_path: Option<Base>,
 }
 
 trait Backend: KeyAdmin + UsageReader {}
@@ -156,16 +157,16 @@ impl Dashboard {
         self
     }
 
-    /// Where browsers find the pages, as a path, when a proxy in front takes a part of it away: `/internal/keys`.
-    /// Links, forms and the cookie's path begin with it. Without one, they begin with the path that the
-    /// outermost router was asked for.
+    /// The path at which browsers find the pages, such as `/internal/keys`, for when something else than axum's
+    /// nesting takes a part of it away: a proxy in front, or a layer that rewrites paths. Links, forms, redirects
+    /// and the cookie's path begin with it. Unless set, they begin with the path at which axum nests the pages.
     ///
     /// # Errors
     ///
     /// [`InvalidPath`] unless it begins with one slash and has no other characters than `/`, `-`, `.`, `_`,
     /// `~`, `%` and those of ASCII's letters and digits.
     pub fn public_path(mut self, path: &str) -> Result<Self, InvalidPath> {
-        self.0.public_path = Some(PublicPath::read(path).ok_or(InvalidPath)?);
+        self.0.public_path = Some(Base::read(path).ok_or(InvalidPath)?);
         Ok(self)
     }
 

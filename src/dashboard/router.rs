@@ -15,7 +15,7 @@ use super::api;
 use super::guard::Denied;
 use super::pages::{self, login};
 use super::safety::{is_of_this_site, protect};
-use super::visit::{Visit, base};
+use super::visit::{Base, Visit};
 
 /// The largest form: a key's fields are far smaller.
 const LARGEST_FORM: usize = 64 << 10;
@@ -82,9 +82,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 /// Asks the guard, and puts the visit where the pages find it.
 async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    if let Some(path) = &shared.public_path {
-        parts.extensions.insert(path.clone());
-    }
+    let base = shared.public_path.clone();
+    let base = base.unwrap_or_else(|| Base::nested(&parts));
+    // The API is nested once more.
+    parts.extensions.insert(base.clone());
     if OPEN.contains(&parts.uri.path()) {
         return next.run(Request::from_parts(parts, body)).await;
     }
@@ -101,14 +102,12 @@ async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     }
     match admitted {
         Ok(admin) => {
-            let visit = Visit::new(&shared, &parts, admin);
+            let visit = Visit::new(&shared, &parts, &base, admin);
             parts.extensions.insert(visit);
             next.run(Request::from_parts(parts, body)).await
         }
         Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
-        Err(Denied::Unauthenticated) if shared.guard.login().is_some() => {
-            login::ask(&parts, &base(&parts))
-        }
+        Err(Denied::Unauthenticated) if shared.guard.login().is_some() => login::ask(&parts, &base),
         Err(Denied::Unauthenticated) => pages::stranger(StatusCode::UNAUTHORIZED),
         Err(Denied::Forbidden) => pages::stranger(StatusCode::FORBIDDEN),
     }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, OriginalUri};
+use axum::extract::{FromRequestParts, NestedPath, OriginalUri};
 use http::request::Parts;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -17,8 +17,8 @@ use crate::key::KeyAdmin;
 #[derive(Clone)]
 pub(super) struct Visit {
     pub(super) admin: Admin,
-    /// What comes before every address of these pages: where they were nested.
-    pub(super) base: String,
+    /// What comes before every address of these pages.
+    pub(super) base: Arc<str>,
     /// What the forms on the page have to send back.
     pub(super) token: String,
     /// The reader's time zone, as the browser tells by a cookie; else UTC.
@@ -26,14 +26,14 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn new(shared: &Shared, parts: &Parts, admin: Admin) -> Self {
+    pub(super) fn new(shared: &Shared, parts: &Parts, base: &Base, admin: Admin) -> Self {
         let zone = cookies(&parts.headers, "keytally_zone").find_map(|name| {
             // As browsers write names of zones.
             zone_named(&name.replace("%2F", "/").replace("%2B", "+"))
         });
         Self {
             token: shared.signer.form_token(&admin),
-            base: base(parts),
+            base: base.0.clone(),
             zone: zone.unwrap_or(TimeZone::UTC),
             admin,
         }
@@ -88,31 +88,54 @@ pub(super) fn home(base: &str) -> String {
     if base.is_empty() { "/" } else { base }.into()
 }
 
-/// Where browsers find the pages, if the application says so.
-#[derive(Debug, Clone)]
-pub(super) struct PublicPath(Arc<str>);
+/// What comes before every address of these pages: nothing at the root, else a path that begins with one slash
+/// and does not end with any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Base(pub(super) Arc<str>);
 
-impl PublicPath {
-    /// `None` if it is no path that begins with a slash and means only itself.
+impl Base {
+    /// `None` if it is not a path that begins with one slash and means only itself.
     pub(super) fn read(path: &str) -> Option<Self> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%".contains(&b);
+        let plain = |b: u8| b == b'/' || is_plain(b);
         // Two slashes at the start would lead to another host.
         let is_path = path.starts_with('/') && !path.starts_with("//") && path.bytes().all(plain);
         is_path.then(|| Self(path.trim_end_matches('/').into()))
     }
+
+    /// Where axum nested these pages. The client's address takes part in it only by what the captures of the
+    /// nesting hold: a layer in front may have rewritten it, or the client may have chosen all of it.
+    pub(super) fn nested(parts: &Parts) -> Self {
+        let nested = parts.extensions.get::<NestedPath>();
+        let path = nested.and_then(|nested| {
+            let original = parts.extensions.get::<OriginalUri>();
+            resolve(nested.as_str(), original?.path())
+        });
+        path.and_then(|path| Self::read(&path))
+            .unwrap_or(Self("".into()))
+    }
 }
 
-/// Where the pages are: as the application says, or nested: the address that was asked for, without
-/// what is within them.
-pub(super) fn base(parts: &Parts) -> String {
-    if let Some(PublicPath(path)) = parts.extensions.get() {
-        return path.as_ref().into();
+/// The path that a nesting's pattern matched, with its captures (`/{tenant}/admin`) from the beginning of the
+/// path that was asked for; `None` if that does not match.
+fn resolve(pattern: &str, path: &str) -> Option<String> {
+    if !pattern.contains('{') {
+        return Some(pattern.into());
     }
-    let within = parts.uri.path();
-    let asked = parts.extensions.get::<OriginalUri>();
-    let asked = asked.map_or(within, |OriginalUri(uri)| uri.path());
-    let base = asked.strip_suffix(within).unwrap_or(asked);
-    base.trim_end_matches('/').into()
+    let mut asked = path.split('/');
+    let resolved = pattern.trim_end_matches('/').split('/').map(|segment| {
+        let asked = asked.next()?;
+        let is_capture = segment.starts_with('{') && segment.ends_with('}');
+        let captured =
+            !asked.is_empty() && asked != "." && asked != ".." && asked.bytes().all(is_plain);
+        (asked == segment || is_capture && captured).then_some(asked)
+    });
+    let resolved: Option<Vec<&str>> = resolved.collect();
+    resolved.map(|segments| segments.join("/"))
+}
+
+/// A character of a path's segment that ends neither a cookie's attribute nor the path.
+fn is_plain(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._~%".contains(&b)
 }
 
 impl<S: Sync> FromRequestParts<S> for Visit {
@@ -125,14 +148,13 @@ impl<S: Sync> FromRequestParts<S> for Visit {
     }
 }
 
-/// The base where nobody has been let in yet.
-pub(super) struct Base(pub(super) String);
-
 impl<S: Sync> FromRequestParts<S> for Base {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(base(parts)))
+        // The guard's middleware puts it there.
+        let base = parts.extensions.get().cloned();
+        Ok(base.unwrap_or_else(|| Self::nested(parts)))
     }
 }
 
@@ -148,7 +170,7 @@ mod tests {
             ("/a/b-c/", "/a/b-c"),
             ("/%7Ea", "/%7Ea"),
         ] {
-            let PublicPath(base) = PublicPath::read(path).expect(path);
+            let Base(base) = Base::read(path).expect(path);
             assert_eq!(&*base, read);
         }
         for path in [
@@ -163,7 +185,29 @@ mod tests {
             "/a?b",
             "/a#b",
         ] {
-            assert!(PublicPath::read(path).is_none(), "{path}");
+            assert!(Base::read(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_captures_of_a_nesting_come_from_the_client() {
+        for (pattern, path, resolved) in [
+            ("/admin", "//evil.example/", Some("/admin")),
+            ("/admin/", "/elsewhere", Some("/admin/")),
+            ("/{tenant}/admin", "/acme/admin/keys", Some("/acme/admin")),
+            ("/{tenant}/admin/", "/acme/admin", Some("/acme/admin")),
+            ("/a/{b}/{c}", "/a/1/%7E2/x", Some("/a/1/%7E2")),
+            ("/{tenant}/admin", "/acme/other", None),
+            ("/{tenant}/admin", "//admin", None),
+            ("/{tenant}/admin", "//evil.example/admin", None),
+            ("/{tenant}/admin", "/a;Domain=b/admin", None),
+            ("/{tenant}/admin", "/../admin", None),
+            ("/{tenant}/admin", "/acme", None),
+            ("/{tenant}", "*", None),
+            ("/{tenant}", "", None),
+        ] {
+            let expected = resolved.map(String::from);
+            assert_eq!(resolve(pattern, path), expected, "{pattern} {path}");
         }
     }
 }

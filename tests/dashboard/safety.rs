@@ -4,9 +4,10 @@ use axum::body::Body;
 use http::header::{COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
-use keytally::dashboard::{AllowEveryone, Dashboard};
+use keytally::dashboard::{AllowEveryone, BearerToken, Dashboard};
 use keytally::key::{Issuer, KeyAdmin, KeyStore, NewKey};
 use keytally::usage::UsageEvent;
+use tower::{Layer, ServiceExt};
 
 use crate::pages::{Pages, TOKEN, encoded};
 
@@ -281,6 +282,57 @@ async fn a_proxy_may_take_a_part_of_the_path_away() {
     assert!(document.text.contains(r#"{"url":"/internal/keys/api"}"#));
     let session = Request::get("/keys/login").body(Body::empty()).unwrap();
     assert!(!pages.ask(session).await.text.contains("\"/keys/"));
+}
+
+/// A layer in front rewrites paths, and the client chose what it was given.
+#[tokio::test]
+async fn no_redirect_leads_to_another_host() {
+    let token = TOKEN;
+    let guard = BearerToken::new(token).unwrap();
+    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard).unwrap();
+    let rewrite = |mut request: axum::extract::Request| {
+        let query = request.uri().query().unwrap_or("/").to_owned();
+        *request.uri_mut() = query.parse().unwrap();
+        request
+    };
+    let service = tower::util::MapRequestLayer::new(rewrite).layer(dashboard.into_router());
+    let router = axum::Router::new().fallback_service(service);
+    let body = format!("secret={}", token.replace(' ', "+"));
+    let mut redirects = 0;
+    for asked in [
+        "//evil.example/",
+        "//evil.example//",
+        "/%2F/evil.example/",
+        "/a;Domain=b/",
+        "/",
+    ] {
+        for path in ["/", "/keys", "/login"] {
+            let address = format!("{asked}?{path}");
+            let get = Request::get(&address).header("accept", "text/html");
+            let post = Request::post(&address)
+                .header("sec-fetch-site", "same-origin")
+                .header("content-type", "application/x-www-form-urlencoded");
+            for request in [get.body(Body::empty()), post.body(body.clone().into())] {
+                let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
+                for name in ["location", "set-cookie"] {
+                    if let Some(value) = answer.headers().get(name) {
+                        let value = value.to_str().unwrap();
+                        assert!(
+                            !value.contains("evil") && !value.contains("Domain"),
+                            "{address} {value}"
+                        );
+                        assert!(!value.starts_with("//"), "{address} {value}");
+                    }
+                }
+                redirects += u32::from(answer.status() == StatusCode::SEE_OTHER);
+            }
+        }
+    }
+    assert_eq!(
+        redirects,
+        5 * 3,
+        "two pages ask to sign in, and signing in leads home"
+    );
 }
 
 #[tokio::test]

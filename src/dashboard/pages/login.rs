@@ -20,7 +20,7 @@ use crate::dashboard::safety::challenge;
 use crate::dashboard::visit::{Base, Visit, home};
 
 /// Sends a person to the form; a program is told by the status.
-pub(in crate::dashboard) fn ask(parts: &Parts, base: &str) -> Response {
+pub(in crate::dashboard) fn ask(parts: &Parts, Base(base): &Base) -> Response {
     let accepts = parts
         .headers
         .get(ACCEPT)
