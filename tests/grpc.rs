@@ -794,12 +794,73 @@ async fn the_same_layer_serves_tonic_within_axum() {
     };
     assert_eq!(&*events[0].endpoint, endpoint);
 
-    // A page is no answer to a call, and proves no method.
-    let response = raw(&channel, call("/app/made-up", &secret)).await;
-    assert_eq!(response.body(), b"a page");
-    let events = api.events().await;
-    assert_eq!((events.len(), &*events[0].endpoint), (3, UNMATCHED));
-    assert_eq!(events[0].status, Answered::Grpc(Code::Unknown as u8));
+    // The answer decides how a call is accounted for, not what the client says of it.
+    for (request, endpoint) in [
+        (call("/app/made-up", &secret), "/app/{*page}"),
+        (call("/hello/you", &secret).method("GET"), endpoint),
+    ] {
+        let response = raw(&channel, request).await;
+        assert_eq!(response.status(), 200);
+        let event = api.events().await.remove(0);
+        let expected = if cfg!(feature = "axum") {
+            endpoint
+        } else {
+            UNMATCHED
+        };
+        assert_eq!(
+            (&*event.endpoint, event.status),
+            (expected, Answered::Http(200))
+        );
+        assert_eq!((event.outcome, event.cause), (Outcome::Completed, None));
+    }
+    let response = raw(&channel, call("/postings.v1.Postings/Made", &secret)).await;
+    assert_eq!(response.headers()["grpc-status"], "12");
+    let event = api.events().await.remove(0);
+    let template = if cfg!(feature = "axum") {
+        "/postings.v1.Postings/{*rest}"
+    } else {
+        UNMATCHED
+    };
+    assert_eq!(
+        (&*event.endpoint, event.status),
+        (template, Answered::Grpc(12))
+    );
+}
+
+/// tonic looks at neither method nor content type, and answers in gRPC whatever they are.
+#[tokio::test]
+async fn an_answer_in_grpc_is_accounted_as_one_whatever_the_request_was() {
+    let api = Api::new();
+    let secret = api.key().await;
+    let (_, channel) = serve(api.layer());
+    for (method, content_type) in [
+        ("POST", Some("application/json")),
+        ("POST", None),
+        ("PUT", Some("application/grpc")),
+        ("OPTIONS", Some("text/plain")),
+        ("GET", None),
+    ] {
+        for (id, code) in [(1, Code::Ok), (0, Code::NotFound)] {
+            let mut request = http::Request::builder()
+                .method(method)
+                .uri(GET)
+                .header("x-api-key", &secret);
+            if let Some(content_type) = content_type {
+                request = request.header("content-type", content_type);
+            }
+            let message = prost::Message::encode_to_vec(&GetRequest { id });
+            let prefix = [0, 0, 0, 0, message.len() as u8];
+            let body = Body::new(http_body_util::Full::from([&prefix[..], &message].concat()));
+            let response = channel.clone().oneshot(request.body(body).unwrap()).await;
+            response.unwrap().into_body().collect().await.unwrap();
+            let event = api.events().await.remove(0);
+            assert_eq!(
+                (&*event.endpoint, event.status),
+                (GET, Answered::Grpc(code as u8)),
+                "{method} {content_type:?}"
+            );
+        }
+    }
 }
 
 const TASKS: usize = 16;

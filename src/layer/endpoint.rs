@@ -1,4 +1,4 @@
-//! What endpoint a request is for: the route's template, never what the client made up.
+//! The endpoint of a request: the route's template, never what the client made up.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -25,13 +25,13 @@ const MAX_NAMES: usize = 1_024;
 /// Bytes of a name at most; longer ones are cut.
 const MAX_LEN: usize = 256;
 
-/// The endpoint of a request that has just begun.
-pub(crate) enum Endpoint {
-    Named(Arc<str>),
-    /// A gRPC method that nobody has called with success yet: its path becomes a name once the
-    /// service turns out to have it, so that made-up methods do not use up the names.
-    Unproven,
-    Unmatched,
+/// The endpoint of a request that is not answered yet.
+pub(crate) struct Endpoint {
+    pub(crate) name: Option<Arc<str>>,
+    /// No route that names the endpoint is known, or one with a catch-all, as tonic's router has: should the
+    /// answer be gRPC's, the path is the endpoint. It becomes a name once the service turns out to have that
+    /// method, so that clients cannot use up the names.
+    pub(crate) is_open: bool,
 }
 
 impl Endpoints {
@@ -44,22 +44,25 @@ impl Endpoints {
     }
 
     #[inline]
-    pub(crate) fn of(&self, head: RequestHead<'_>, grpc: bool) -> Endpoint {
+    pub(crate) fn of(&self, head: RequestHead<'_>) -> Endpoint {
         if let Some(name) = &self.name {
-            return name(head).map_or(Endpoint::Unmatched, |name| {
-                Endpoint::Named(self.intern(&name))
-            });
-        }
-        if grpc {
-            return self
-                .known(head.uri().path())
-                .map_or(Endpoint::Unproven, Endpoint::Named);
+            return Endpoint {
+                name: name(head).map(|name| self.intern(&name)),
+                is_open: false,
+            };
         }
         #[cfg(feature = "axum")]
         if let Some(route) = head.extensions().get::<axum::extract::MatchedPath>() {
-            return Endpoint::Named(self.intern(route.as_str()));
+            let route = route.as_str();
+            return Endpoint {
+                name: Some(self.intern(route)),
+                is_open: route.contains("/{*"),
+            };
         }
-        Endpoint::Unmatched
+        Endpoint {
+            name: None,
+            is_open: true,
+        }
     }
 
     /// The shared name.
@@ -80,8 +83,9 @@ impl Endpoints {
         name
     }
 
+    /// The shared name, if the text is one.
     #[inline]
-    fn known(&self, name: &str) -> Option<Arc<str>> {
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<str>> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.get(name).cloned()
     }

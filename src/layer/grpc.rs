@@ -5,7 +5,9 @@
 //! another error than it is.
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+
+use crate::usage::Status;
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -22,22 +24,57 @@ pub(super) const UNIMPLEMENTED: u8 = 12;
 pub(super) const UNAVAILABLE: u8 = 14;
 pub(super) const UNAUTHENTICATED: u8 = 16;
 
-/// The content type of a gRPC call or its answer, if it is one.
-pub(super) fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(CONTENT_TYPE).filter(|value| is_grpc(value))
+/// The protocol of an answer. What a client says its request is proves nothing: the service decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http,
+    /// gRPC, whose status comes with the headers or the trailers.
+    Grpc,
+    /// gRPC-Web, whose trailers are in the body; a status among the headers counts.
+    GrpcWeb,
+}
+
+impl Protocol {
+    /// Told by the answer's content type, and by its status where it has no content type.
+    #[inline]
+    pub(super) fn of_response(headers: &HeaderMap) -> Self {
+        match headers.get(CONTENT_TYPE) {
+            Some(value) if is_grpc(value) && has_trailers(value) => Self::Grpc,
+            Some(value) if is_grpc(value) => Self::GrpcWeb,
+            Some(_) => Self::Http,
+            None if headers.contains_key(GRPC_STATUS) => Self::Grpc,
+            None => Self::Http,
+        }
+    }
+
+    /// The status that an answer of this protocol begins with: gRPC's, where it is there already.
+    #[inline]
+    pub(super) fn status_of<B>(self, response: &Response<B>) -> Status {
+        let code = match self {
+            Self::Http => None,
+            Self::Grpc | Self::GrpcWeb => status(response.headers()),
+        };
+        code.map_or(Status::Http(response.status().as_u16()), Status::Grpc)
+    }
+}
+
+/// The content type of a request that says that it is a gRPC call: its client reads refusals as gRPC has them.
+pub(super) fn claimed<'a>(method: &Method, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+    let content_type = headers.get(CONTENT_TYPE).filter(|value| is_grpc(value));
+    content_type.filter(|_| method == Method::POST)
 }
 
 /// Whether this is gRPC's content type. gRPC-Web's counts: it allows the status of a refusal among
 /// the headers too.
 #[inline]
-pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
+fn is_grpc(content_type: &HeaderValue) -> bool {
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b'-')))
 }
 
 /// Whether the answers of a call end with trailers of HTTP: those of gRPC-Web are in the body.
 #[inline]
-pub(super) fn has_trailers(content_type: &HeaderValue) -> bool {
+fn has_trailers(content_type: &HeaderValue) -> bool {
     !content_type.as_bytes().starts_with(b"application/grpc-web")
 }
 
@@ -53,19 +90,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_told_by_their_content_type() {
-        for (text, grpc, trailers) in [
-            ("application/grpc", true, true),
-            ("application/grpc+proto", true, true),
-            ("application/grpc;x=y", true, true),
-            ("application/grpc-web+proto", true, false),
-            ("application/grpcx", false, true),
-            ("application/json", false, true),
+    fn an_answer_tells_its_protocol() {
+        use Protocol::{Grpc, GrpcWeb, Http};
+        for (content_type, plain, with_status) in [
+            (Some("application/grpc"), Grpc, Grpc),
+            (Some("application/grpc+proto"), Grpc, Grpc),
+            (Some("application/grpc;x=y"), Grpc, Grpc),
+            (Some("application/grpc-web"), GrpcWeb, GrpcWeb),
+            (Some("application/grpc-web-text+proto"), GrpcWeb, GrpcWeb),
+            (Some("application/grpcx"), Http, Http),
+            (Some("application/json"), Http, Http),
+            (None, Http, Grpc),
         ] {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, text.parse().unwrap())]);
-            assert_eq!(content_type(&headers).is_some(), grpc, "{text}");
-            assert_eq!(has_trailers(&text.parse().unwrap()), trailers, "{text}");
+            let content_type = content_type.map(|text| (CONTENT_TYPE, text.parse().unwrap()));
+            let mut headers = HeaderMap::from_iter(content_type);
+            assert_eq!(Protocol::of_response(&headers), plain, "{headers:?}");
+            headers.insert(GRPC_STATUS, 0.into());
+            assert_eq!(Protocol::of_response(&headers), with_status, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn a_call_is_claimed_by_method_and_content_type() {
+        for (method, content_type, is_claimed) in [
+            (Method::POST, "application/grpc", true),
+            (Method::POST, "application/grpc-web+proto", true),
+            (Method::POST, "application/grpcx", false),
+            (Method::POST, "application/json", false),
+            (Method::GET, "application/grpc", false),
+            (Method::OPTIONS, "application/grpc", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type.parse().unwrap())]);
+            let claimed = claimed(&method, &headers).is_some();
+            assert_eq!(claimed, is_claimed, "{method} {content_type}");
+        }
+        assert!(claimed(&Method::POST, &HeaderMap::new()).is_none());
     }
 
     #[test]

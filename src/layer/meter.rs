@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::answer::{Additions, LimitHeaders};
 use super::gate::Gate;
-use super::grpc;
+use super::grpc::{self, Protocol};
 use super::reject::Rejection;
 use super::step::Begun;
 use super::visit::Visit;
@@ -50,9 +50,10 @@ struct Running {
     gate: Arc<Gate>,
     draft: Draft,
     began: Now,
-    call: Call,
-    /// The endpoint of a gRPC call gets its name when the service turns out to have it.
-    unproven: bool,
+    /// The answer's, once there is one.
+    protocol: Option<Protocol>,
+    /// Whether a gRPC answer makes the path the [endpoint](super::endpoint::Endpoint::is_open).
+    is_open: bool,
     /// Whether there is an answer whose body may stay unread without anything missing.
     bodyless: bool,
     /// Bytes that the answer's body is still to have, where that is known.
@@ -60,33 +61,6 @@ struct Running {
     /// Set once a layer further in accounts for the request instead.
     superseded: Option<Arc<AtomicBool>>,
     additions: Additions,
-}
-
-/// What kind of call it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
-    Http,
-    /// gRPC, whose status comes with the headers or the trailers.
-    Grpc,
-    /// gRPC-Web, whose trailers are in the body; a status among the headers counts.
-    GrpcWeb,
-}
-
-impl Call {
-    /// The kind of call that a request is. gRPC calls are all `POST`.
-    #[inline]
-    pub(crate) fn of(method: &Method, content_type: Option<&HeaderValue>) -> Self {
-        match content_type {
-            Some(content_type) if method == Method::POST && grpc::is_grpc(content_type) => {
-                if grpc::has_trailers(content_type) {
-                    Self::Grpc
-                } else {
-                    Self::GrpcWeb
-                }
-            }
-            _ => Self::Http,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -129,13 +103,13 @@ impl Meter {
         cost: u32,
         limited: Option<(&LimitHeaders, &Decision)>,
     ) -> Self {
-        let (draft, unproven) = visit.draft(gate, key);
+        let (draft, is_open) = visit.draft(gate, key);
         Self(State::Own(Box::new(Running {
             gate: gate.clone(),
             draft: Draft { cost, ..draft },
             began: visit.began,
-            call: visit.call,
-            unproven,
+            protocol: None,
+            is_open,
             bodyless: false,
             expected: None,
             superseded: None,
@@ -239,7 +213,7 @@ impl Meter {
     /// Trailers were handed on.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
         self.with(|running| {
-            if running.call == Call::Grpc
+            if running.protocol == Some(Protocol::Grpc)
                 && let Some(code) = grpc::status(trailers)
             {
                 running.draft.status = Status::Grpc(code);
@@ -299,14 +273,12 @@ impl Running {
             let announced = response.headers().get(CONTENT_LENGTH)?;
             announced.to_str().ok()?.parse().ok()
         });
-        self.draft.status = Status::Http(code.as_u16());
-        if self.call != Call::Http {
-            if let Some(code) = grpc::status(response.headers()) {
-                self.draft.status = Status::Grpc(code);
-            } else if self.unproven && grpc::content_type(response.headers()).is_some() {
-                // Only a method begins to answer without knowing yet how it will end.
-                self.prove();
-            }
+        let protocol = Protocol::of_response(response.headers());
+        self.protocol = Some(protocol);
+        self.draft.status = protocol.status_of(response);
+        if protocol != Protocol::Http && matches!(self.draft.status, Status::Http(_)) {
+            // Only a method begins to answer without knowing yet how it will end.
+            self.name_by_path();
         }
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             self.draft.refusal = Some(rejection.reason);
@@ -321,7 +293,7 @@ impl Running {
         // it never had a body. hyper stops asking then, and some bodies are never read.
         let whole = end == End::Whole
             || (end == End::Dropped && (self.bodyless || self.expected == Some(0)));
-        if self.call == Call::Grpc && matches!(draft.status, Status::Http(200)) {
+        if self.protocol == Some(Protocol::Grpc) && matches!(draft.status, Status::Http(200)) {
             // No status came: unknown at the end of a stream, cancelled before.
             draft.status = Status::Grpc(if whole {
                 grpc::UNKNOWN
@@ -341,7 +313,11 @@ impl Running {
             (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
         };
         if draft.refusal.is_none() && proves(draft.status) {
-            self.prove();
+            self.name_by_path();
+        } else if self.is_open && self.protocol != Some(Protocol::Http) {
+            // Not proven by this answer, or there is none.
+            let endpoints = &self.gate.endpoints;
+            self.draft.endpoint = endpoints.known(self.draft.path()).or(self.draft.endpoint);
         }
         let recorder = &self.gate.recorder;
         let told_elsewhere = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
@@ -352,9 +328,9 @@ impl Running {
         recorder.record(self.draft);
     }
 
-    /// The service has the method: its path becomes the endpoint's name.
-    fn prove(&mut self) {
-        if std::mem::take(&mut self.unproven) {
+    /// The service has a gRPC method at the path.
+    fn name_by_path(&mut self) {
+        if std::mem::take(&mut self.is_open) {
             self.draft.endpoint = Some(self.gate.endpoints.intern(self.draft.path()));
         }
     }
@@ -374,34 +350,4 @@ fn proves(status: Status) -> bool {
         grpc::UNAUTHENTICATED,
     ];
     matches!(status, Status::Grpc(code) if !ANYWHERE.contains(&code))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_are_grpc_where_method_and_content_type_say_so() {
-        for (method, content_type, call) in [
-            (Method::POST, Some("application/grpc"), Call::Grpc),
-            (Method::POST, Some("application/grpc+proto"), Call::Grpc),
-            (Method::POST, Some("application/grpc-web"), Call::GrpcWeb),
-            (
-                Method::POST,
-                Some("application/grpc-web-text"),
-                Call::GrpcWeb,
-            ),
-            (Method::POST, Some("application/json"), Call::Http),
-            (Method::POST, None, Call::Http),
-            (Method::GET, Some("application/grpc"), Call::Http),
-            (Method::PUT, Some("application/grpc"), Call::Http),
-        ] {
-            let value = content_type.map(HeaderValue::from_static);
-            assert_eq!(
-                Call::of(&method, value.as_ref()),
-                call,
-                "{method} {content_type:?}"
-            );
-        }
-    }
 }

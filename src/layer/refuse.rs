@@ -10,16 +10,15 @@ use http::{Response, StatusCode};
 
 use super::answer::{HeaderStyle, LimitHeaders};
 use super::gate::Gate;
-use super::grpc;
+use super::grpc::Protocol;
 use super::lookup_budget::{Charge, LookupBudget};
-use super::meter::Call;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Begun, Verdict};
 use super::visit::Visit;
 use crate::key::CachedKey;
 use crate::limit::{Decision, whole_secs};
-use crate::usage::{Outcome, Recorder, Refusal, Status};
+use crate::usage::{Outcome, Recorder, Refusal};
 
 impl Gate {
     /// Who pays for a look-up and of what, where there is a budget and the client's address is known.
@@ -103,15 +102,14 @@ impl Gate {
         let id = entry.key.id;
         report::refusal(rejection.reason, Some(id));
         rejection.key = Some(id);
-        let (mut draft, _) = visit.draft(self, Some(entry));
+        let (mut draft, is_open) = visit.draft(self, Some(entry));
+        if is_open && let Some(method) = self.endpoints.known(draft.path()) {
+            draft.endpoint = Some(method);
+        }
         draft.refusal = Some(rejection.reason);
         (draft.outcome, draft.cause) = Outcome::of_refusal(rejection.reason);
         let mut response = self.rejections.answer(rejection, visit.head);
-        draft.status = match visit.call {
-            Call::Http => None,
-            Call::Grpc | Call::GrpcWeb => grpc::status(response.headers()).map(Status::Grpc),
-        }
-        .unwrap_or(Status::Http(response.status().as_u16()));
+        draft.status = Protocol::of_response(response.headers()).status_of(&response);
         draft.response_bytes = response.body().len() as u64;
         draft.latency_us = self.clock.now().micros_since(visit.began);
         let mut additions = visit.additions(self.header_style, limited);

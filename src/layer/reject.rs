@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::grpc;
 use super::head::RequestHead;
@@ -143,8 +143,7 @@ impl Rejections {
 
     /// The answer to a refused request, with the rejection in its extensions.
     pub(crate) fn answer(&self, rejection: Rejection, head: RequestHead<'_>) -> Response<Bytes> {
-        let call = head.method() == Method::POST;
-        let mut response = match call.then(|| grpc::content_type(head.headers())).flatten() {
+        let mut response = match grpc::claimed(head.method(), head.headers()) {
             Some(content_type) => trailers_only(&rejection, content_type.clone()),
             None => self.problem(&rejection),
         };

@@ -4,16 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_LENGTH;
 use uuid::Uuid;
 
 use super::answer::{Additions, HeaderStyle, LimitHeaders, WireId, X_REQUEST_ID, sane_request_id};
 use super::caller::Caller;
 use super::credential::{Found, Source};
-use super::endpoint::Endpoint;
 use super::gate::Gate;
 use super::head::RequestHead;
-use super::meter::Call;
 use super::step::Anonymous;
 use crate::clock::Now;
 use crate::id::KeyId;
@@ -24,7 +22,6 @@ use crate::usage::{Attribution, Draft, Method, Outcome, Path, Status, event_id};
 pub(super) struct Visit<'a> {
     pub(super) head: RequestHead<'a>,
     pub(super) began: Now,
-    pub(super) call: Call,
     /// Who is calling, where an outer layer knows already.
     pub(super) outer: Option<&'a Caller>,
     /// The mark of an outer layer that let the request pass without a key.
@@ -55,12 +52,11 @@ impl<'a> Visit<'a> {
         sources: &[Source],
         found: &mut Found<'a>,
     ) -> Self {
-        let (mut sent_id, mut length, mut content_type) = (None, None, None);
+        let (mut sent_id, mut length) = (None, None);
         for (name, value) in head.headers() {
             found.look(sources, name, value);
             let first: &mut Option<&'a HeaderValue> = match name {
                 _ if name == CONTENT_LENGTH => &mut length,
-                _ if name == CONTENT_TYPE => &mut content_type,
                 _ if name == X_REQUEST_ID => &mut sent_id,
                 _ => continue,
             };
@@ -69,7 +65,6 @@ impl<'a> Visit<'a> {
         Self {
             head,
             began,
-            call: Call::of(head.method(), content_type),
             outer: head.extensions().get(),
             anonymous: head.extensions().get(),
             id: event_id(began.micros()),
@@ -97,16 +92,12 @@ impl<'a> Visit<'a> {
         Additions::new(self.wire_id(), style, limited)
     }
 
-    /// The event as far as it is known before there is an answer, and whether the endpoint of a
-    /// gRPC call still has to be proven.
+    /// The event as far as it is known before there is an answer, and whether the answer may still name
+    /// another endpoint.
     #[inline]
     pub(super) fn draft(&self, gate: &Gate, key: Option<&Arc<CachedKey>>) -> (Draft, bool) {
         let head = self.head;
-        let (endpoint, unproven) = match gate.endpoints.of(head, self.call != Call::Http) {
-            Endpoint::Named(name) => (Some(name), false),
-            Endpoint::Unproven => (None, true),
-            Endpoint::Unmatched => (None, false),
-        };
+        let endpoint = gate.endpoints.of(head);
         let draft = Draft {
             id: self.id,
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
@@ -116,7 +107,7 @@ impl<'a> Visit<'a> {
                 WireId::Minted(id) if id != self.id => Some(id.to_string().into()),
                 WireId::Minted(_) => None,
             },
-            endpoint,
+            endpoint: endpoint.name,
             resource_id: gate
                 .resource_id
                 .as_ref()
@@ -133,7 +124,7 @@ impl<'a> Visit<'a> {
             cause: None,
             refusal: None,
         };
-        (draft, unproven)
+        (draft, endpoint.is_open)
     }
 }
 

@@ -475,7 +475,7 @@ fn a_product_that_wraps_around_is_refused() {
     let limit = RateLimit::per(100, Duration::from_secs(86_400));
     let steps = [100, 101, 21_350_400, u32::MAX].map(|cost| (0, cost));
     for steps in [steps.to_vec(), steps[1..].to_vec()] {
-        agrees_with_a_leaky_bucket(&[limit.clone()], steps).unwrap();
+        agrees_with_a_leaky_bucket(std::slice::from_ref(&limit), steps).unwrap();
     }
 }
 
