@@ -29,16 +29,16 @@
 //! let recorder = Recorder::new(backend.clone());
 //! let service = ServiceBuilder::new()
 //!     .layer(ApiKeyLayer::new(backend.clone()).recorder(recorder.clone()))
-//!     .service(service_fn(|request: Request<()>| async move {
+//!     .service(service_fn(|request: Request<String>| async move {
 //!         let name = request.extensions().get::<Caller>().map(|caller| caller.name.clone());
 //!         Ok::<_, Infallible>(Response::new(name.unwrap_or_default()))
 //!     }));
 //!
 //! let bearer = format!("Bearer {}", issued.secret.expose());
-//! let request = Request::get("/").header("authorization", bearer).body(())?;
+//! let request = Request::get("/").header("authorization", bearer).body(String::new())?;
 //! let response = service.clone().oneshot(request).await?;
 //! assert_eq!(response.into_body().collect().await?.to_bytes(), "Zapier integration");
-//! assert_eq!(service.oneshot(Request::new(())).await?.status(), 401);
+//! assert_eq!(service.oneshot(Request::new(String::new())).await?.status(), 401);
 //!
 //! recorder.flush().await;
 //! let summary = backend.summary(&SummaryQuery::default()).await?;

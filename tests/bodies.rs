@@ -308,13 +308,16 @@ async fn answer_of(
     }
     let response = response.body(Body::from_stream(pieces));
     let response = Arc::new(Mutex::new(response.ok()));
-    let inner = tower::service_fn(move |_: http::Request<()>| {
+    let inner = tower::service_fn(move |_: http::Request<String>| {
         std::future::ready(Ok::<_, std::convert::Infallible>(
             response.lock().unwrap().take().unwrap(),
         ))
     });
     let secret = service.key().await.secret.expose().to_owned();
-    let request = support::get("/", &secret).method(method).body(()).unwrap();
+    let request = support::get("/", &secret)
+        .method(method)
+        .body(String::new())
+        .unwrap();
     layer.layer(inner).call(request).await.unwrap()
 }
 

@@ -87,11 +87,14 @@ async fn rule_13_what_implements_the_traits_works_with_any_features() {
     let service = ApiKeyLayer::new(least.clone())
         .limiter(least.clone())
         .recorder(recorder.clone())
-        .layer(tower::service_fn(|_: Request<()>| async {
+        .layer(tower::service_fn(|_: Request<String>| async {
             Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
         }));
     let request = Request::get("/").header("x-api-key", issued.secret.expose());
-    let response = service.oneshot(request.body(()).unwrap()).await.unwrap();
+    let response = service
+        .oneshot(request.body(String::new()).unwrap())
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
     drop(response);
     recorder.flush().await;

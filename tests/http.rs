@@ -433,7 +433,7 @@ async fn request_ids_are_kept_and_found_or_made() {
 }
 
 #[tokio::test]
-async fn preflight_and_exempt_paths_pass_uncounted() {
+async fn exempt_paths_pass_uncounted() {
     let service = Service::start(
         routes()
             .route("/health", get(|| async { "ok" }))
@@ -446,29 +446,69 @@ async fn preflight_and_exempt_paths_pass_uncounted() {
         assert_eq!(answer.status, StatusCode::OK);
         assert!(answer.header("x-request-id").is_some());
     }
-    let preflight =
-        Request::options("/v1/postings/1").header("access-control-request-method", "GET");
-    assert_eq!(
-        service.send(preflight).await.status,
-        StatusCode::METHOD_NOT_ALLOWED
-    );
-    assert_eq!(
-        service
-            .send(Request::options("/v1/postings/1"))
-            .await
-            .status,
-        StatusCode::UNAUTHORIZED
-    );
     for path in [
         "/healthy",
         "/public/../v1/postings/1",
         "/public/%2E%2e/v1/postings/1",
         "/public/..%2fv1/postings/1",
+        "/public/..;/v1/postings/1",
+        "/public/..%3b/v1/postings/1",
+        "/public/%252e%252e/v1/postings/1",
+        "/public/..%00/v1/postings/1",
     ] {
         let answer = service.send(Request::get(path)).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
     }
     assert_eq!(service.recorder.stats().accepted, 0);
+}
+
+#[tokio::test]
+async fn preflights_need_a_key_unless_the_application_lets_them_pass() {
+    let checked = Service::plain(routes()).await;
+    let allowed = Service::start(routes(), ApiKeyLayer::allow_preflight).await;
+    let secret = allowed.key().await.secret.expose().to_owned();
+    let preflight = || {
+        Request::options("/v1/postings/1")
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "GET")
+    };
+    assert_eq!(checked.send(preflight()).await.status, 401);
+    // The route knows no `OPTIONS`: it was asked.
+    assert_eq!(allowed.send(preflight()).await.status, 405);
+    assert_eq!(allowed.recorder.stats().accepted, 0);
+    for (request, body) in [
+        (Request::options("/v1/postings/1"), ""),
+        (
+            Request::options("/").header("origin", "https://app.example"),
+            "",
+        ),
+        (
+            Request::options("/").header("access-control-request-method", "GET"),
+            "",
+        ),
+        (preflight().method("POST"), ""),
+        (preflight(), "a body"),
+        (preflight().header("origin", "https://other.example"), ""),
+        (
+            preflight().header("access-control-request-method", "GET"),
+            "",
+        ),
+        (preflight().header("content-type", "application/grpc"), ""),
+        (preflight().header("te", "trailers"), ""),
+        // A wrong key is a wrong key.
+        (preflight().header("x-api-key", "nonsense"), ""),
+    ] {
+        let shown = format!("{request:?} {body}");
+        assert_eq!(
+            allowed.send_body(request, body).await.status,
+            401,
+            "{shown}"
+        );
+    }
+    // A key is accounted for as ever.
+    let request = preflight().header("x-api-key", &secret);
+    assert_eq!(allowed.send(request).await.status, 405);
+    assert_eq!(allowed.events().await.len(), 1);
 }
 
 #[tokio::test]

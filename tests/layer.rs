@@ -54,17 +54,20 @@ impl KeyAdmin for Silent {
 
 type Answer = Response<Full<Bytes>>;
 
-async fn hello(_: Request<()>) -> Result<Answer, Infallible> {
+async fn hello(_: Request<String>) -> Result<Answer, Infallible> {
     Ok(Response::default())
 }
 
 /// Sends a request with this key.
 async fn send<S, B>(mut service: S, issued: &Issued) -> Response<B>
 where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<String>, Response = Response<B>, Error = Infallible>,
 {
     let request = Request::get("/").header("x-api-key", issued.secret.expose());
-    service.call(request.body(()).unwrap()).await.unwrap()
+    service
+        .call(request.body(String::new()).unwrap())
+        .await
+        .unwrap()
 }
 
 /// The status that a request with this key is answered with.

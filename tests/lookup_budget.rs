@@ -96,7 +96,7 @@ impl Setup {
         let mut request = Request::post("/")
             .header("x-api-key", secret.expose())
             .header("content-type", content_type)
-            .body(())
+            .body(String::new())
             .unwrap();
         let from: IpAddr = from.parse().unwrap();
         request.extensions_mut().insert(PeerAddress(from));
@@ -131,8 +131,11 @@ impl Setup {
     }
 }
 
-fn call(layer: &ApiKeyLayer, request: Request<()>) -> impl Future<Output = Answer> + Send + use<> {
-    let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+fn call(
+    layer: &ApiKeyLayer,
+    request: Request<String>,
+) -> impl Future<Output = Answer> + Send + use<> {
+    let service = layer.layer(tower::service_fn(async |_: Request<String>| {
         Ok::<_, Infallible>(Response::new(Full::default()))
     }));
     async { service.oneshot(request).await.unwrap() }
@@ -184,7 +187,7 @@ async fn an_address_has_so_many_look_ups_that_come_to_nothing() {
     // Without a known address there is none.
     for n in 0..20 {
         let request = Request::get("/").header("x-api-key", unknown().expose());
-        let answer = call(&setup.layer, request.body(()).unwrap()).await;
+        let answer = call(&setup.layer, request.body(String::new()).unwrap()).await;
         assert_eq!(answer.status(), 401, "{n}");
     }
 }
@@ -427,7 +430,7 @@ async fn rule_5_nobody_gets_in_by_asking_for_too_much_at_once() {
     let mut asks = JoinSet::new();
     for _ in 0..100 {
         let request = Request::get("/").header("x-api-key", unknown().expose());
-        asks.spawn(call(&layer, request.body(()).unwrap()));
+        asks.spawn(call(&layer, request.body(String::new()).unwrap()));
     }
     let answers = asks.join_all().await;
     let count = |status| answers.iter().filter(|it| it.status() == status).count();

@@ -22,7 +22,7 @@ impl Clone for Strict {
     }
 }
 
-impl Service<Request<()>> for Strict {
+impl Service<Request<String>> for Strict {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Self::Response, Infallible>>;
@@ -32,7 +32,7 @@ impl Service<Request<()>> for Strict {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<String>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called unready");
         std::future::ready(Ok(Response::new(Full::from("ok"))))
     }
@@ -50,7 +50,7 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
     // dropped one waits again.
     for round in 0..6 {
         let request = Request::get("/").header("x-api-key", issued.secret.expose());
-        let request = request.body(()).unwrap();
+        let request = request.body(String::new()).unwrap();
         let response = service.ready().await.unwrap().call(request).await.unwrap();
         assert_eq!(response.status(), 200, "{round}");
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -66,7 +66,7 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
 async fn a_refusal_does_not_use_up_readiness() {
     let mut service = ApiKeyLayer::new(MemoryBackend::new()).layer(Strict { ready: false });
     for _ in 0..2 {
-        let request = Request::get("/").body(()).unwrap();
+        let request = Request::get("/").body(String::new()).unwrap();
         let response = service.ready().await.unwrap().call(request).await.unwrap();
         assert_eq!(response.status(), 401);
     }

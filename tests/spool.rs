@@ -125,7 +125,7 @@ fn number(event: &UsageEvent) -> u64 {
 /// A protected service whose requests have a number as their path.
 struct Service {
     recorder: Recorder,
-    service: BoxCloneSyncService<Request<()>, Response<Full<bytes::Bytes>>, Infallible>,
+    service: BoxCloneSyncService<Request<String>, Response<Full<bytes::Bytes>>, Infallible>,
     secret: String,
 }
 
@@ -134,7 +134,7 @@ impl Service {
         let keys = MemoryBackend::new();
         let issuer = Issuer::new("test").unwrap();
         let issued = issuer.issue(&keys, NewKey::named("x")).await.unwrap();
-        let inner = tower::service_fn(|_: Request<()>| async {
+        let inner = tower::service_fn(|_: Request<String>| async {
             Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
         });
         let layered = ApiKeyLayer::new(keys)
@@ -151,7 +151,7 @@ impl Service {
     async fn ask(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
             let request = Request::get(format!("/{number}")).header("x-api-key", &self.secret);
-            let request = request.body(()).unwrap();
+            let request = request.body(String::new()).unwrap();
             let response = self.service.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), 200);
             response.into_body().collect().await.unwrap();

@@ -12,7 +12,7 @@ use keytally::usage::{Outcome, Refusal, SummaryQuery, UsageReader};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Answers with the number in the path.
-async fn handle(request: Request<()>) -> Result<Response<String>, Infallible> {
+async fn handle(request: Request<String>) -> Result<Response<String>, Infallible> {
     let status = request.uri().path().trim_start_matches('/').parse();
     let mut response = Response::new(String::new());
     *response.status_mut() = status.unwrap_or(StatusCode::OK);
@@ -21,9 +21,9 @@ async fn handle(request: Request<()>) -> Result<Response<String>, Infallible> {
 
 async fn ask<S, B>(app: &S, path: &str, bearer: Option<http::HeaderValue>) -> StatusCode
 where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+    S: Service<Request<String>, Response = Response<B>, Error = Infallible> + Clone,
 {
-    let mut request = Request::new(());
+    let mut request = Request::new(String::new());
     *request.uri_mut() = path.parse().unwrap();
     request
         .headers_mut()

@@ -47,7 +47,7 @@ pub fn check(input: &[u8]) {
     let Ok(uri) = Uri::try_from(address) else {
         return;
     };
-    let mut request = Request::new(());
+    let mut request = Request::new(String::new());
     *request.uri_mut() = uri;
     if *method == b'O' {
         *request.method_mut() = Method::OPTIONS;
@@ -87,7 +87,7 @@ struct Seen(Arc<(HeaderMap, Uri, Option<String>)>);
 #[derive(Clone)]
 struct Inner;
 
-impl Service<Request<()>> for Inner {
+impl Service<Request<String>> for Inner {
     type Response = Response<Empty<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -96,8 +96,8 @@ impl Service<Request<()>> for Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<()>) -> Self::Future {
-        let (parts, ()) = request.into_parts();
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        let (parts, _) = request.into_parts();
         let caller = parts.extensions.get::<Caller>();
         let name = caller.map(|caller| caller.name.clone());
         let mut response = Response::new(Empty::new());
@@ -152,7 +152,7 @@ impl Doors {
         ]
         .map(|layer| layer.layer(Inner));
         let refused = |key: Option<&'static str>| {
-            let mut request = Request::new(());
+            let mut request = Request::new(String::new());
             let values = key.into_iter().map(HeaderValue::from_static);
             request
                 .headers_mut()
@@ -168,7 +168,7 @@ impl Doors {
         }
     }
 
-    fn check(&self, layer: u8, request: Request<()>) {
+    fn check(&self, layer: u8, request: Request<String>) {
         let nth = usize::from(layer) % self.gates.len();
         let (all, anonymous) = (nth % 2 == 1, nth >= 2);
         let preflight = request.method() == Method::OPTIONS

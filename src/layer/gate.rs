@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Request;
+use http_body::Body;
 use uuid::Uuid;
 
 use super::address::ClientAddress;
@@ -17,6 +18,7 @@ use super::answer::HeaderStyle;
 use super::caller::{Caller, Unverified};
 use super::credential::{self, AllTaken, Found, Places, Source};
 use super::endpoint::Endpoints;
+use super::exempt::is_preflight;
 use super::head::RequestHead;
 use super::lookup_budget::LookupBudget;
 use super::reject::Rejections;
@@ -69,6 +71,7 @@ pub(crate) struct Gate {
     pub(crate) rejections: Rejections,
     pub(crate) exempt: Vec<Box<str>>,
     pub(crate) anonymous: bool,
+    /// Whether CORS preflights pass.
     pub(crate) preflight: bool,
     pub(crate) keep_credential: bool,
     pub(crate) accept_imported: bool,
@@ -92,11 +95,12 @@ impl Gate {
 
     /// Decides about a request as far as is possible without waiting.
     #[inline]
-    pub(super) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
+    pub(super) fn admit<B: Body>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
         let began = self.clock.now();
+        let is_preflight = self.preflight && is_preflight(request);
         let mut found = Found::default();
         let visit = Visit::new(RequestHead::of(request), began, &self.sources, &mut found);
-        let verdict = self.decide(&visit, &mut found);
+        let verdict = self.decide(&visit, &mut found, is_preflight);
         let places = found.places;
         let id = visit.id;
         self.carry_out(verdict, places, id, request)

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::header::ACCESS_CONTROL_REQUEST_METHOD;
-use http::{Method, Response};
+use http::Response;
 use zeroize::Zeroizing;
 
 use super::answer::{HeaderStyle, LimitHeaders};
 use super::credential::{Found, Presented};
+use super::exempt::matches;
 use super::gate::{Gate, StoreFailure};
 use super::head::RequestHead;
 use super::lookup_budget::{Charge, LookupBudget};
@@ -40,15 +40,17 @@ impl Gate {
         self: &Arc<Self>,
         visit: &Visit<'a>,
         found: &mut Found<'a>,
+        is_preflight: bool,
     ) -> Verdict {
-        if self.passes_unseen(visit.head) {
-            return Verdict::Through(Ticket::unfollowed(visit.additions(HeaderStyle::None, None)));
+        if self.is_exempt(visit.head) {
+            return self.pass_unseen(visit);
         }
         found.look_elsewhere(&self.sources, visit.head);
         if let Some(outer) = visit.outer {
             found.add_taken(&self.sources, &outer.taken);
         }
         let secret = match std::mem::take(&mut found.presented) {
+            Presented::Nothing if is_preflight => return self.pass_unseen(visit),
             Presented::Nothing if self.anonymous => return self.pass_without_key(visit),
             Presented::Nothing => return self.refuse_stranger(Refusal::Missing, visit),
             Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, visit),
@@ -142,15 +144,15 @@ impl Gate {
     }
 
     #[inline]
-    fn passes_unseen(&self, head: RequestHead<'_>) -> bool {
-        let preflight = self.preflight
-            && head.method() == Method::OPTIONS
-            && head.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        preflight
-            || self
-                .exempt
-                .iter()
-                .any(|pattern| matches(pattern, head.uri().path()))
+    fn is_exempt(&self, head: RequestHead<'_>) -> bool {
+        let path = head.uri().path();
+        self.exempt.iter().any(|pattern| matches(pattern, path))
+    }
+
+    /// The application lets the request pass without a key and without an event.
+    #[inline(never)]
+    fn pass_unseen(&self, visit: &Visit<'_>) -> Verdict {
+        Verdict::Through(Ticket::unfollowed(visit.additions(HeaderStyle::None, None)))
     }
 
     #[inline]
@@ -364,23 +366,6 @@ fn lets_in(entry: &CachedKey, now: Now) -> bool {
     entry.key.status(now.timestamp()) == KeyStatus::Active
 }
 
-/// `/health` matches itself, `/public/*` all below it.
-fn matches(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => path.starts_with(prefix) && stays_below(path),
-        None => path == pattern,
-    }
-}
-
-/// Whether a path means the same to whatever is behind the layer: a proxy or a file server may
-/// take `..` and its encodings for a way out of a directory.
-fn stays_below(path: &str) -> bool {
-    let path = path.to_ascii_lowercase();
-    let steps = |segment: &str| segment == "." || segment == "..";
-    let hidden = ["%2e", "%2f", "%5c", "\\"];
-    !path.split('/').any(steps) && !hidden.iter().any(|hidden| path.contains(hidden))
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -409,12 +394,15 @@ mod tests {
         // First they are looked up, then they are held.
         for _ in 0..2 {
             for secret in [&unknown, &wrong] {
-                let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+                let service = layer.layer(tower::service_fn(async |_: Request<String>| {
                     Ok::<_, Infallible>(Response::new(String::new()))
                 }));
                 let request = Request::get("/").header("x-api-key", secret.expose());
                 COMPUTED.take();
-                let answer = service.oneshot(request.body(()).unwrap()).await.unwrap();
+                let answer = service
+                    .oneshot(request.body(String::new()).unwrap())
+                    .await
+                    .unwrap();
                 assert_eq!(answer.status(), 401);
                 assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac: 1 });
             }

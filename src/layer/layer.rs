@@ -60,7 +60,7 @@ impl ApiKeyLayer {
                 rejections: Rejections::default(),
                 exempt: Vec::new(),
                 anonymous: false,
-                preflight: true,
+                preflight: false,
                 keep_credential: false,
                 accept_imported: false,
                 store_failure: StoreFailure::default(),
@@ -272,20 +272,33 @@ impl ApiKeyLayer {
         self.with(|gate| gate.anonymous = true)
     }
 
-    /// Lets a path pass unchecked and unaccounted, with whatever credentials it came: `/health`, or
-    /// all below with `/public/*`.
+    /// Lets a path pass without a key and without an event, with whatever credentials it came: `/health`, or
+    /// everything below a prefix with `/public/*`. A `*` elsewhere is no wildcard.
     ///
     /// The path is the one that the layer sees: within axum's `Router::nest` it lacks the prefix.
-    /// Paths with `..` or encoded dots and slashes are below nothing: what is behind the layer might
-    /// take them for others.
+    ///
+    /// Below a prefix, a path passes only if every segment is plain: letters, digits, `-._~!$&'()*+,=@`, and
+    /// percent-encoded blanks and letters. What a proxy or a servlet container behind the layer might resolve
+    /// to another place needs a key: dot segments, `;`, `:`, `\`, empty segments, and the encodings of these, of
+    /// dots, of `%` and of control characters.
     pub fn exempt(self, path: impl Into<Box<str>>) -> Self {
         self.with(|gate| gate.exempt.push(path.into()))
     }
 
-    /// Checks CORS preflight requests like any other. Unless told, `OPTIONS` with
-    /// `Access-Control-Request-Method` passes uncounted: browsers send no key with it.
-    pub fn check_preflight(self) -> Self {
-        self.with(|gate| gate.preflight = false)
+    /// Lets CORS preflights reach the service without a key and without an event. Unless set, they are checked
+    /// like any other request, and refused: browsers send no key with them.
+    ///
+    /// Prefer a CORS layer outside of this one, such as tower-http's `CorsLayer`. It answers preflights itself,
+    /// and lets browsers read refusals too. This setting is for services whose CORS layer is inside.
+    ///
+    /// A preflight is what the [Fetch standard] calls one, without a credential: `OPTIONS` for a path, with one
+    /// `Origin` and one `Access-Control-Request-Method`, without `Content-Type`, `Transfer-Encoding`, `TE` or
+    /// `Upgrade`, and with a body that has ended. Everybody can send that, so the service must look at the
+    /// method. tonic does not, and runs streaming calls that need no message: do not use this in front of it.
+    ///
+    /// [Fetch standard]: https://fetch.spec.whatwg.org/#cors-preflight-request
+    pub fn allow_preflight(self) -> Self {
+        self.with(|gate| gate.preflight = true)
     }
 
     /// What happens to requests whose key cannot be looked up because the store fails.

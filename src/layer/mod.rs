@@ -6,6 +6,7 @@ mod body;
 mod caller;
 mod credential;
 mod endpoint;
+mod exempt;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;

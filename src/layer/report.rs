@@ -84,11 +84,11 @@ mod tests {
         let ask = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {
             let secret = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
             let request = Request::get("/").header("x-api-key", secret.expose());
-            let mut request = request.body(()).unwrap();
+            let mut request = request.body(String::new()).unwrap();
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
-            let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+            let service = layer.layer(tower::service_fn(async |_: Request<String>| {
                 Ok::<_, Infallible>(Response::new(String::new()))
             }));
             assert_eq!(service.oneshot(request).await.unwrap().status(), 401);

@@ -35,6 +35,7 @@ impl<S> ApiKeyService<S> {
 impl<S, B, R> Service<Request<B>> for ApiKeyService<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
+    B: Body,
     R: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<R>>;

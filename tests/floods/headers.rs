@@ -206,7 +206,7 @@ async fn header_bombs_into_the_service_leave_nothing() {
     // A map of headers takes 24,576 at most.
     let numbers = || 0..many(2_000, 20_000);
     for _ in 0..rounds {
-        let request = || Request::new(());
+        let request = || Request::new(String::new());
         let mut many_names = request();
         let headers = many_names.headers_mut();
         for n in numbers() {
@@ -244,7 +244,7 @@ async fn header_bombs_into_the_service_leave_nothing() {
 
         let query: String = (0..6_000).map(|n| format!("key=acme_{n}&")).collect();
         let query = Request::get(format!("/?{}", &query[..60_000]))
-            .body(())
+            .body(String::new())
             .unwrap();
         assert_eq!(ask(&mut service, query).await, 401);
         flood.check();

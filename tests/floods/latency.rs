@@ -105,7 +105,7 @@ impl Setup {
                         while !stop.load(Ordering::Relaxed) {
                             let secret = Secret::generate(&prefix).unwrap();
                             let request = Request::get("/").header("x-api-key", secret.expose());
-                            let mut request = request.body(()).unwrap();
+                            let mut request = request.body(String::new()).unwrap();
                             let from = IpAddr::from([192, 0, 2, n as u8]);
                             request.extensions_mut().insert(PeerAddress(from));
                             let status = ask(&mut service, request).await;

@@ -32,12 +32,14 @@ fn many(short: u64, long: u64) -> u64 {
 
 /// What a flood is sent into.
 trait Answers:
-    Service<Request<()>, Response = Answer, Error = Infallible, Future: Send> + Send + 'static
+    Service<Request<String>, Response = Answer, Error = Infallible, Future: Send> + Send + 'static
 {
 }
 
 impl<S> Answers for S where
-    S: Service<Request<()>, Response = Answer, Error = Infallible, Future: Send> + Send + 'static
+    S: Service<Request<String>, Response = Answer, Error = Infallible, Future: Send>
+        + Send
+        + 'static
 {
 }
 
@@ -45,13 +47,13 @@ type Answer = Response<ResponseBody<Full<Bytes>>>;
 
 /// A service that answers whatever the layer lets through.
 fn behind(layer: ApiKeyLayer) -> impl Answers {
-    layer.layer(tower::service_fn(async |_: Request<()>| {
+    layer.layer(tower::service_fn(async |_: Request<String>| {
         Ok::<_, Infallible>(Response::new(Full::from(Bytes::from_static(b"ok"))))
     }))
 }
 
 /// Asks a service that is always ready.
-async fn ask(service: &mut impl Answers, request: Request<()>) -> StatusCode {
+async fn ask(service: &mut impl Answers, request: Request<String>) -> StatusCode {
     let Ok(response) = service.call(request).await;
     let status = response.status();
     assert!(response.into_body().collect().await.is_ok());

@@ -58,7 +58,7 @@ impl Setup {
         }
     }
 
-    fn unknown(&self, from: Option<IpAddr>) -> Request<()> {
+    fn unknown(&self, from: Option<IpAddr>) -> Request<String> {
         request(&Secret::generate(&self.prefix).unwrap(), from)
     }
 
@@ -67,9 +67,9 @@ impl Setup {
     }
 }
 
-fn request(secret: &Secret, from: Option<IpAddr>) -> Request<()> {
+fn request(secret: &Secret, from: Option<IpAddr>) -> Request<String> {
     let request = Request::get("/").header("x-api-key", secret.expose());
-    let mut request = request.body(()).unwrap();
+    let mut request = request.body(String::new()).unwrap();
     if let Some(address) = from {
         request.extensions_mut().insert(PeerAddress(address));
     }

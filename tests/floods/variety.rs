@@ -42,7 +42,7 @@ async fn rule_12_distinct_paths_and_methods_are_counted_in_a_few() {
         let request = Request::get(format!("/v1/postings/{n}?page={n}"))
             .method(method)
             .header("x-api-key", good.secret.expose())
-            .body(())
+            .body(String::new())
             .unwrap();
         assert_eq!(ask(&mut service, request).await, 200);
         if n % FLUSHED == 0 {
@@ -142,7 +142,7 @@ async fn distinct_good_keys_are_held_no_more_than_the_cache_has_room() {
         assert!(n > 0 || Secret::parse(&secret).is_ok());
         let request = Request::get("/")
             .header("x-api-key", secret)
-            .body(())
+            .body(String::new())
             .unwrap();
         assert_eq!(ask(&mut service, request).await, 200);
         clock.advance(pause);

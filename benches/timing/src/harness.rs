@@ -32,7 +32,7 @@ const KEPT: usize = 8;
 #[derive(Clone)]
 pub struct Behind;
 
-impl Service<Request<()>> for Behind {
+impl Service<Request<String>> for Behind {
     type Response = Response<String>;
     type Error = Infallible;
     type Future = Ready<Result<Response<String>, Infallible>>;
@@ -41,7 +41,7 @@ impl Service<Request<()>> for Behind {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<String>) -> Self::Future {
         ready(Ok(Response::new(String::new())))
     }
 }
@@ -150,9 +150,9 @@ impl Presented {
     }
 
     /// A request whose header is copied to where the one before was.
-    fn request(&self) -> Request<()> {
+    fn request(&self) -> Request<String> {
         let value = HeaderValue::from_bytes(&self.bearer[..self.len]).expect("digits");
-        let mut request = Request::new(());
+        let mut request = Request::new(String::new());
         request.headers_mut().insert(AUTHORIZATION, value);
         let peer = PeerAddress([203, 0, 113, 7].into());
         request.extensions_mut().insert(peer);
@@ -162,7 +162,7 @@ impl Presented {
 
 fn drive(
     service: &mut ApiKeyService<Behind>,
-    request: Request<()>,
+    request: Request<String>,
 ) -> Response<impl Sized + use<>> {
     let cx = &mut Context::from_waker(Waker::noop());
     match pin!(service.call(request)).poll(cx) {
