@@ -36,11 +36,12 @@ pin_project! {
     {
         Answered { answer: Option<Response<Bytes>> },
         Waiting { wait: Wait, held: Option<Box<Held<S, B>>> },
+        Readying { held: Option<Box<Held<S, B>>>, ticket: Option<Ticket> },
         Calling { #[pin] call: S::Future, ticket: Option<Ticket> },
     }
 }
 
-/// A request that waits for a decision, and the service that was ready for it.
+/// A request that waits for a decision, and the service that it is for, which is not ready.
 pub(super) struct Held<S, B> {
     pub(super) gate: Arc<Gate>,
     pub(super) service: S,
@@ -98,6 +99,33 @@ where
                     let ticket = ticket.take().expect("polled after its end");
                     return polled.map(|answer| leave(answer, ticket));
                 }
+                StateProjection::Readying { held, ticket } => {
+                    let at_hand = ticket.as_mut().expect("polled after its end");
+                    let mut guarded = Unwinding(at_hand.meter());
+                    let waiting = held.as_mut().expect("polled after its end");
+                    let polled = waiting.service.poll_ready(cx);
+                    if polled.is_pending() {
+                        if let Some(meter) = &mut guarded.0 {
+                            meter.pending();
+                        }
+                        return Poll::Pending;
+                    }
+                    drop(guarded);
+                    let ticket = ticket.take().expect("polled after its end");
+                    if let Err(error) = ready!(polled) {
+                        return Poll::Ready(leave(Err(error), ticket));
+                    }
+                    let held = held.take().expect("polled after its end");
+                    let Held {
+                        mut service,
+                        request,
+                        ..
+                    } = *held;
+                    this.state.set(State::Calling {
+                        call: service.call(request),
+                        ticket: Some(ticket),
+                    });
+                }
                 StateProjection::Answered { answer } => {
                     let answer = answer.take().expect("polled after its end");
                     return Poll::Ready(Ok(answer.map(ResponseBody::refusal)));
@@ -107,16 +135,10 @@ where
                     let mut held = held.take().expect("polled after its end");
                     let step = held.gate.resume(waited, &mut held.request);
                     this.state.set(match step {
-                        Step::Call(ticket) => {
-                            let Held {
-                                mut service,
-                                request,
-                                ..
-                            } = *held;
-                            let call = service.call(request);
-                            let ticket = Some(ticket);
-                            State::Calling { call, ticket }
-                        }
+                        Step::Call(ticket) => State::Readying {
+                            held: Some(held),
+                            ticket: Some(ticket),
+                        },
                         Step::Answer(answer) => {
                             let answer = Some(answer);
                             State::Answered { answer }

@@ -93,7 +93,7 @@ pub struct RequireScopeService<S> {
 
 impl<S, B, R> Service<Request<B>> for RequireScopeService<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     R: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<R>>;
@@ -117,6 +117,8 @@ where
             },
             None => Rejection::new(Refusal::Missing),
         };
+        // A refused request holds nothing that the inner service reserved when it was polled ready.
+        self.inner = self.inner.clone();
         let head = RequestHead::of(&request);
         ResponseFuture::answered(self.requirement.rejections.answer(rejection, head))
     }

@@ -50,18 +50,28 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.gate.admit(&mut request) {
             Step::Call(ticket) => ResponseFuture::calling(self.inner.call(request), ticket),
-            Step::Answer(answer) => ResponseFuture::answered(answer),
+            Step::Answer(answer) => {
+                self.release();
+                ResponseFuture::answered(answer)
+            }
             Step::Wait(wait) => {
-                // The service that was polled ready is the one to be called later.
-                let fresh = self.inner.clone();
+                self.release();
                 let held = Held {
                     gate: self.gate.clone(),
-                    service: std::mem::replace(&mut self.inner, fresh),
+                    service: self.inner.clone(),
                     request,
                 };
                 ResponseFuture::waiting(wait, held)
             }
         }
+    }
+}
+
+impl<S: Clone> ApiKeyService<S> {
+    /// Gives back what the inner service reserved when it was polled ready, such as a permit: a request that
+    /// is not admitted yet, or never, holds nothing that admitted ones wait for.
+    fn release(&mut self) {
+        self.inner = self.inner.clone();
     }
 }
 
