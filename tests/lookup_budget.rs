@@ -18,7 +18,7 @@ use keytally::key::{
     StoreError,
 };
 use keytally::limit::RateLimit;
-use keytally::usage::{Recorder, Refusal, WhenFull};
+use keytally::usage::{LogQuery, Recorder, Refusal, UsageReader, WhenFull};
 use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress, Rejection, ResponseBody, StoreFailure};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
@@ -347,11 +347,12 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
 
 #[tokio::test]
 async fn rule_2_a_full_recorder_does_not_tell_a_key_that_does_not_let_in_from_none() {
-    let setup = Setup::with(|layer| {
-        let memory = MemoryBackend::new();
-        let recorder = Recorder::builder(memory).capacity(1);
-        layer.recorder(recorder.when_full(WhenFull::Refuse).start())
-    });
+    let memory = MemoryBackend::new();
+    let recorder = Recorder::builder(memory.clone())
+        .capacity(1)
+        .when_full(WhenFull::Refuse)
+        .start();
+    let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
     let (good, revoked) = (setup.issue().await, setup.issue().await);
     setup.store.keys.revoke(revoked.key.id).await.unwrap();
     // An answer that is not read to its end is open, and takes all the room there is.
@@ -361,7 +362,123 @@ async fn rule_2_a_full_recorder_does_not_tell_a_key_that_does_not_let_in_from_no
         assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
         assert_eq!(setup.ask(HERE, &unknown()).await, 401);
     }
-    assert_eq!(setup.layer.stats().refused_for(Refusal::Revoked), 2);
+    recorder.flush().await;
+    let events = memory.requests(&LogQuery::default()).await.unwrap().items;
+    let events = events.iter().filter(|event| event.refusal.is_some());
+    let counted = setup.layer.stats().refused_for(Refusal::Revoked);
+    assert_eq!(events.count() as u64 + counted, 2);
+}
+
+/// Invariant 6: what a rejected key leaves in the log is bounded, whatever it sends, and takes no room of others.
+mod rejected_keys_do_not_fill_the_log {
+    use keytally::key::AddressList;
+    use keytally::usage::{Batch, LogFilter, SinkError, UsageSink};
+
+    use super::*;
+
+    async fn events_of(recorder: &Recorder, memory: &MemoryBackend, reason: Refusal) -> usize {
+        recorder.flush().await;
+        let query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
+        let events = memory.requests(&query).await.unwrap().items;
+        events
+            .iter()
+            .filter(|event| event.refusal == Some(reason))
+            .count()
+    }
+
+    #[tokio::test]
+    async fn however_often_they_are_sent() {
+        let memory = MemoryBackend::new();
+        let recorder = Recorder::new(memory.clone());
+        let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
+        let keys = &setup.store.keys;
+        let revoked = setup.issue().await;
+        keys.revoke(revoked.key.id).await.unwrap();
+        let disabled = setup.issue().await;
+        keys.disable(disabled.key.id).await.unwrap();
+        let issuer = Issuer::new("acme").unwrap();
+        let issue = async |new| issuer.issue(keys, new).await.unwrap();
+        let expired = issue(NewKey::named("x").expires(Timestamp::UNIX_EPOCH)).await;
+        let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
+        let elsewhere = issue(NewKey::named("x").addresses(elsewhere)).await;
+        for (key, reason, status) in [
+            (&revoked, Refusal::Revoked, 401),
+            (&disabled, Refusal::Disabled, 401),
+            (&expired, Refusal::Expired, 401),
+            (&elsewhere, Refusal::Address, 403),
+        ] {
+            for _ in 0..200 {
+                assert_eq!(setup.ask(HERE, &key.secret).await, status);
+            }
+            assert_eq!(events_of(&recorder, &memory, reason).await, 10, "{reason}");
+            assert_eq!(recorder.stats().refused_for(reason), 190);
+            // Another address has its own, and a key so many from all of them.
+            for n in 0..20 {
+                for _ in 0..20 {
+                    setup
+                        .ask(&format!("192.0.2.{}", 100 + n), &key.secret)
+                        .await;
+                }
+            }
+            assert_eq!(events_of(&recorder, &memory, reason).await, 100, "{reason}");
+            assert_eq!(recorder.stats().refused_for(reason), 500);
+        }
+        // They come back, as all of their kind do, in time.
+        setup.clock.advance(Duration::from_secs(3_600));
+        setup.ask(HERE, &revoked.secret).await;
+        assert_eq!(events_of(&recorder, &memory, Refusal::Revoked).await, 101);
+        let stats = recorder.stats();
+        assert_eq!((stats.lost, stats.open, stats.accepted), (0, 0, 401));
+    }
+
+    /// Takes no batch until it is told to.
+    struct Stuck(MemoryBackend, Arc<AtomicBool>);
+
+    #[async_trait]
+    impl UsageSink for Stuck {
+        async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+            while !self.1.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.0.write(batch).await
+        }
+    }
+
+    #[tokio::test]
+    async fn good_keys_keep_all_the_room_of_a_recorder() {
+        for when_full in [WhenFull::Refuse, WhenFull::Drop] {
+            let (memory, goes_on) = (MemoryBackend::new(), Arc::new(AtomicBool::new(false)));
+            let recorder = Recorder::builder(Stuck(memory.clone(), goes_on.clone()))
+                .capacity(64)
+                .when_full(when_full)
+                .start();
+            let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
+            let good = setup.issue().await;
+            for _ in 0..10 {
+                let revoked = setup.issue().await;
+                setup.store.keys.revoke(revoked.key.id).await.unwrap();
+                for _ in 0..10 {
+                    assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+                }
+            }
+            for _ in 0..64 {
+                assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+            }
+            assert_eq!(recorder.stats().lost, 0);
+            let refused = setup.ask(HERE, &good.secret).await;
+            match when_full {
+                WhenFull::Refuse => assert_eq!(refused, 503),
+                WhenFull::Drop => assert_eq!(recorder.stats().lost, 1),
+            }
+            goes_on.store(true, Ordering::SeqCst);
+            // A sixteenth of the capacity waited beside.
+            assert_eq!(events_of(&recorder, &memory, Refusal::Revoked).await, 4);
+            assert_eq!(recorder.stats().refused_for(Refusal::Revoked), 96);
+            let stats = recorder.stats();
+            assert_eq!((stats.written, stats.open, stats.queued), (68, 0, 0));
+            assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+        }
+    }
 }
 
 #[tokio::test]

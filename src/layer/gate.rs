@@ -22,6 +22,7 @@ use super::exempt::is_preflight;
 use super::head::RequestHead;
 use super::lookup_budget::LookupBudget;
 use super::reject::Rejections;
+use super::rejected_events::RejectedEvents;
 use super::report::Addressless;
 use super::step::{Step, Verdict, Waited, What};
 use super::visit::Visit;
@@ -65,6 +66,7 @@ pub(crate) struct Gate {
     pub(crate) resource_id: Option<Arc<ResourceId>>,
     pub(crate) client_address: ClientAddress,
     pub(crate) lookup_budget: Option<Arc<LookupBudget>>,
+    pub(crate) rejected_events: Arc<RejectedEvents>,
     pub(crate) addressless: Arc<Addressless>,
     pub(crate) sources: Vec<Source>,
     pub(crate) header_style: HeaderStyle,

@@ -14,7 +14,7 @@ use super::credential::{Found, Presented};
 use super::exempt::matches;
 use super::gate::{Gate, StoreFailure};
 use super::head::RequestHead;
-use super::lookup_budget::{Charge, LookupBudget};
+use super::lookup_budget::LookupBudget;
 use super::meter::Meter;
 use super::reject::Rejection;
 use super::report;
@@ -24,7 +24,7 @@ use super::visit::Visit;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CachedKey, Digest, KeyStatus, Peek, StoreError, id_of, is_importable};
-use crate::limit::{Answer, Decision};
+use crate::limit::{Answer, Charge, Decision};
 use crate::usage::{Recorder, Refusal};
 
 /// From where a key is known.
@@ -192,18 +192,16 @@ impl Gate {
             // Its address had the budget, as it has for what is found unknown or wrong.
             KnownFrom::Store => Rejection::new(reason),
         });
+        if let Some(rejection) = rejection {
+            return self.refuse_rejected(&entry, rejection, visit);
+        }
         let begun = if self.is_told_already(visit) {
             Begun::nothing()
         } else if self.recorder.begin() {
             Begun::with(&self.recorder)
         } else {
-            // That there is no room does not tell a key that does not let in from none either.
-            let full = || Rejection::new(Refusal::RecorderFull);
-            return self.refuse_without_event(rejection.unwrap_or_else(full), visit);
+            return self.refuse_stranger(Refusal::RecorderFull, visit);
         };
-        if let Some(rejection) = rejection {
-            return Verdict::Refused(self.refuse_key(&entry, rejection, None, begun, visit));
-        }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
         let terms = match Terms::of(self, &entry, visit.began) {
             Ok(terms) => terms,

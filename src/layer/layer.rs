@@ -17,6 +17,7 @@ use super::gate::{Gate, StoreFailure, next_limits_id};
 use super::head::RequestHead;
 use super::lookup_budget::LookupBudget;
 use super::reject::{InvalidRealm, Rejection, Rejections};
+use super::rejected_events::RejectedEvents;
 use super::service::ApiKeyService;
 use crate::clock::Clock;
 use crate::key::{AddressList, CacheConfig, CacheStats, Key, KeyCache, KeyStore, Peppers};
@@ -54,6 +55,7 @@ impl ApiKeyLayer {
                 resource_id: None,
                 client_address: super::address::ClientAddress::default(),
                 lookup_budget: Some(Arc::new(LookupBudget::new(&RateLimit::per_minute(1_000)))),
+                rejected_events: Arc::new(RejectedEvents::new()),
                 addressless: Arc::default(),
                 sources: vec![Source::Bearer, Source::Header(X_API_KEY)],
                 header_style: HeaderStyle::default(),

@@ -21,6 +21,7 @@ mod lookup_budget;
 mod meter;
 mod refuse;
 mod reject;
+mod rejected_events;
 mod report;
 mod scope;
 mod service;

@@ -11,13 +11,13 @@ use http::{Response, StatusCode};
 use super::answer::{HeaderStyle, LimitHeaders};
 use super::gate::Gate;
 use super::grpc::Protocol;
-use super::lookup_budget::{Charge, LookupBudget};
+use super::lookup_budget::LookupBudget;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Begun, Verdict};
 use super::visit::Visit;
 use crate::key::CachedKey;
-use crate::limit::{Decision, whole_secs};
+use crate::limit::{Charge, Decision, whole_secs};
 use crate::usage::{Outcome, Recorder, Refusal};
 
 impl Gate {
@@ -82,11 +82,35 @@ impl Gate {
     #[inline(never)]
     pub(super) fn refuse_without_event(&self, rejection: Rejection, visit: &Visit<'_>) -> Verdict {
         self.recorder.count_refusal(rejection.reason);
-        report::refusal(rejection.reason, None);
+        report::refusal(rejection.reason, rejection.key);
         let mut response = self.rejections.answer(rejection, visit.head);
         let mut additions = visit.additions(HeaderStyle::None, None);
         additions.apply(response.headers_mut());
         Verdict::Refused(response)
+    }
+
+    /// Refuses a request of a key that does not let in: an event, as far as its [limit](super::rejected_events)
+    /// and the recorder have room, which does not show.
+    #[cold]
+    pub(super) fn refuse_rejected(
+        &self,
+        entry: &Arc<CachedKey>,
+        mut rejection: Rejection,
+        visit: &Visit<'_>,
+    ) -> Verdict {
+        let id = entry.key.id;
+        let begun = if self.is_told_already(visit) {
+            Begun::nothing()
+        } else {
+            let address = self.client_address.payer(visit.head);
+            let is_event = self.rejected_events.admit(id, address, visit.began);
+            if !(is_event && self.recorder.begin_rejected()) {
+                rejection.key = Some(id);
+                return self.refuse_without_event(rejection, visit);
+            }
+            Begun::rejected(&self.recorder)
+        };
+        Verdict::Refused(self.refuse_key(entry, rejection, None, begun, visit))
     }
 
     /// Refuses a request of a key whose secret matched: an event under that key.
@@ -107,6 +131,7 @@ impl Gate {
             draft.endpoint = Some(method);
         }
         draft.refusal = Some(rejection.reason);
+        draft.is_rejected = begun.is_rejected();
         (draft.outcome, draft.cause) = Outcome::of_refusal(rejection.reason);
         let mut response = self.rejections.answer(rejection, visit.head);
         draft.status = Protocol::of_response(response.headers()).status_of(&response);

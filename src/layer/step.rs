@@ -13,11 +13,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::Additions;
-use super::lookup_budget::Charge;
 use super::meter::Meter;
 use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
-use crate::limit::{Decision, LimitError};
+use crate::limit::{Charge, Decision, LimitError};
 use crate::usage::Recorder;
 
 /// What to do with a request next.
@@ -120,32 +119,57 @@ pub(super) enum What {
 }
 
 /// A request that the recorder has been told of; taken back when nothing comes of it.
-pub(super) struct Begun<R: Borrow<Recorder>>(Option<R>);
+pub(super) struct Begun<R: Borrow<Recorder>> {
+    recorder: Option<R>,
+    /// Whether it has a place among the events of rejected keys.
+    is_rejected: bool,
+}
 
 impl<R: Borrow<Recorder>> Begun<R> {
     pub(super) fn with(recorder: R) -> Self {
-        Self(Some(recorder))
+        Self {
+            recorder: Some(recorder),
+            is_rejected: false,
+        }
+    }
+
+    /// For a request of a rejected key.
+    pub(super) fn rejected(recorder: R) -> Self {
+        Self {
+            recorder: Some(recorder),
+            is_rejected: true,
+        }
     }
 
     /// For a request that is told of elsewhere, or was ended by a shutdown, which has told of it.
     pub(super) fn nothing() -> Self {
-        Self(None)
+        Self {
+            recorder: None,
+            is_rejected: false,
+        }
     }
 
     /// Whether nothing is to be told of the request any more.
     pub(super) fn is_nothing(&self) -> bool {
-        self.0.is_none()
+        self.recorder.is_none()
+    }
+
+    pub(super) fn is_rejected(&self) -> bool {
+        self.is_rejected
     }
 
     /// The event takes over.
     pub(super) fn used(mut self) {
-        self.0 = None;
+        self.recorder = None;
     }
 }
 
 impl<R: Borrow<Recorder>> Drop for Begun<R> {
     fn drop(&mut self) {
-        if let Some(recorder) = self.0.take() {
+        if let Some(recorder) = self.recorder.take() {
+            if self.is_rejected {
+                recorder.borrow().release_rejected();
+            }
             if std::thread::panicking() {
                 // A hook failed before there was an event to tell of it.
                 recorder.borrow().lose();

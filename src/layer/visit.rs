@@ -123,6 +123,7 @@ impl<'a> Visit<'a> {
             outcome: Outcome::Failed,
             cause: None,
             refusal: None,
+            is_rejected: false,
         };
         (draft, endpoint.is_open)
     }

@@ -50,6 +50,8 @@ pub(crate) struct Draft {
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<Cause>,
     pub(crate) refusal: Option<Refusal>,
+    /// Of a key that does not let in: it takes no room of others while it waits.
+    pub(crate) is_rejected: bool,
 }
 
 impl Draft {
@@ -57,9 +59,13 @@ impl Draft {
         std::str::from_utf8(&self.path).unwrap_or_default()
     }
 
-    /// What it takes beyond [`EVENT_BYTES`]: nothing, with texts of the usual length.
+    /// What it takes beyond [`EVENT_BYTES`]: nothing, with texts of the usual length. Few events of rejected keys
+    /// wait at one time, so that they are bounded by their number alone.
     #[inline]
     pub(crate) fn extra_bytes(&self) -> u64 {
+        if self.is_rejected {
+            return 0;
+        }
         let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let path = if self.path.spilled() {
             self.path.capacity()
@@ -114,5 +120,10 @@ mod tests {
             ..crate::usage::recorder::tests::draft()
         };
         assert_eq!(draft.extra_bytes(), 80 + 40 + 30 - 64);
+        let rejected = Draft {
+            is_rejected: true,
+            ..draft
+        };
+        assert_eq!(rejected.extra_bytes(), 0);
     }
 }

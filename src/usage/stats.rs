@@ -41,7 +41,8 @@ pub struct RecorderStats {
     /// When the sink last wrote something; `None` if it has not yet.
     #[serde(default)]
     pub last_written: Option<Timestamp>,
-    /// Refusals without a known key, by reason, the reasons that occurred; they are no events.
+    /// Refusals that are no events, by reason, the reasons that occurred: those without a known key, and those
+    /// of rejected keys beyond [what is recorded of them](crate::ApiKeyLayer#events-of-rejected-keys).
     pub refused: Vec<(Refusal, u64)>,
     /// Requests that passed without their key being verified, because the store failed and the
     /// layer was told to let them pass.
@@ -49,7 +50,7 @@ pub struct RecorderStats {
 }
 
 impl RecorderStats {
-    /// Refusals without a known key for this reason.
+    /// Refusals for this reason that are no events.
     pub fn refused_for(&self, reason: Refusal) -> u64 {
         self.refused
             .iter()
@@ -62,6 +63,8 @@ impl RecorderStats {
 pub(super) struct Counters {
     pub(super) begun: Padded,
     pub(super) queued: Queued,
+    /// Events of rejected keys that are begun or wait to be written, among all others.
+    pub(super) rejected: AtomicU64,
     /// Events that never entered the queue.
     pub(super) dropped: AtomicU64,
     /// Events that left the queue for the sink.

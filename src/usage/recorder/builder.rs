@@ -66,6 +66,9 @@ impl RecorderBuilder {
     /// Events that may wait to be written, those that are being written included: 65,536 unless set.
     /// What they may take is bounded by [`capacity_bytes`](Self::capacity_bytes) too, whichever is
     /// reached first.
+    ///
+    /// Refusals of revoked, disabled and expired keys, and of keys from a wrong address, take none of this room:
+    /// a sixteenth of it, 256 events at most, may wait beside.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events.max(1);

@@ -46,6 +46,8 @@ pub(super) struct Taken {
     pub(super) batch: Arc<Batch>,
     /// What its events take beyond their fixed size.
     pub(super) extra: u64,
+    /// How many of its events are of rejected keys.
+    pub(super) rejected: u64,
     /// It is in the spool too, and counted there.
     pub(super) spooled: bool,
 }

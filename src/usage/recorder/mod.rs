@@ -161,17 +161,27 @@ impl Recorder {
         let begun = inner.counters.begun.0.fetch_add(1, Relaxed);
         if inner.when_full == WhenFull::Refuse
             && let Some(queue) = &inner.queue
+            && !inner.has_room(queue, begun)
         {
-            let gone = inner.counters.settled() + inner.counters.dropped.load(Relaxed);
-            let unsettled = begun.saturating_sub(gone);
-            let room = unsettled < queue.capacity as u64
-                && inner.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes;
-            if !room || inner.closed.load(Relaxed) {
-                inner.counters.begun.0.fetch_sub(1, Relaxed);
-                return false;
-            }
+            inner.counters.begun.0.fetch_sub(1, Relaxed);
+            return false;
         }
         true
+    }
+
+    /// A request of a rejected key begins; `false` if there is no room for its event. It takes none of others.
+    pub(crate) fn begin_rejected(&self) -> bool {
+        let inner = &*self.0.0;
+        let reserved = inner.reserve_rejected();
+        if reserved {
+            inner.counters.begun.0.fetch_add(1, Relaxed);
+        }
+        reserved
+    }
+
+    /// A request of a rejected key has no event after all.
+    pub(crate) fn release_rejected(&self) {
+        self.0.0.release_rejected();
     }
 
     /// A request that began turned out not to be accounted for here.

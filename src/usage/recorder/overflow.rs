@@ -162,6 +162,7 @@ impl Writer {
                         line.head = Some(Taken {
                             batch: batch.into(),
                             extra: 0,
+                            rejected: 0,
                             spooled: true,
                         });
                         return true;

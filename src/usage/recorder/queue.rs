@@ -53,6 +53,9 @@ pub(super) struct Queue {
     task: OnceLock<AbortHandle>,
 }
 
+/// Events of rejected keys that wait at most, however large the capacity: they are rare, and of any length.
+const MAX_REJECTED: u64 = 256;
+
 pub(super) const BUSY: u8 = 0;
 /// For the first event.
 pub(super) const EMPTY: u8 = 1;
@@ -79,14 +82,19 @@ impl Inner {
 
     #[inline]
     pub(super) fn record(&self, draft: Draft) {
-        let extra = draft.extra_bytes();
-        if !self.admit(extra) {
+        if !self.admit(&draft) {
+            if draft.is_rejected {
+                self.release_rejected();
+            }
             return self.drop_one();
         }
         match &self.queue {
             Some(queue) => self.push(queue, draft),
             None => {
                 self.counters.written.fetch_add(1, Relaxed);
+                if draft.is_rejected {
+                    self.release_rejected();
+                }
             }
         }
     }
@@ -94,19 +102,22 @@ impl Inner {
     /// Counts an event in, if there is room for it and its extra bytes. Before it is pushed: whoever counts what is queued, as a
     /// flush does, misses none that is ahead of another in the queue.
     #[inline]
-    pub(super) fn admit(&self, extra: u64) -> bool {
+    pub(super) fn admit(&self, draft: &Draft) -> bool {
         if self.closed.load(SeqCst) {
             return false;
         }
         if let Some(queue) = &self.queue {
-            // Requests that end at the very same moment may both find the last place.
-            let waiting = self.waiting();
-            if waiting >= queue.capacity as u64 {
+            let extra = draft.extra_bytes();
+            // An event of a rejected key has its place already. Requests that end at the very same moment may
+            // both find the last place.
+            let waiting = self.without_rejected(self.waiting());
+            if waiting >= queue.capacity as u64 && !draft.is_rejected {
                 return false;
             }
             // A request that was let in is accounted for, however long its texts.
             let bytes = self.counters.bytes_of(waiting + 1).saturating_add(extra);
-            if bytes > queue.capacity_bytes && self.when_full == WhenFull::Drop {
+            let is_full = bytes > queue.capacity_bytes && !draft.is_rejected;
+            if is_full && self.when_full == WhenFull::Drop {
                 return false;
             }
             if extra > 0 {
@@ -115,6 +126,37 @@ impl Inner {
         }
         self.counters.queued.events.fetch_add(1, SeqCst);
         true
+    }
+
+    /// Whether a request that begins will find room for its event.
+    #[inline]
+    pub(super) fn has_room(&self, queue: &Queue, begun: u64) -> bool {
+        let gone = self.counters.settled() + self.counters.dropped.load(Relaxed);
+        let unsettled = self.without_rejected(begun.saturating_sub(gone));
+        unsettled < queue.capacity as u64
+            && self.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes
+            && !self.closed.load(Relaxed)
+    }
+
+    /// Takes a place for an event of a rejected key, if there is one: they have their own, beside all others.
+    pub(super) fn reserve_rejected(&self) -> bool {
+        let places = self.queue.as_ref().map_or(u64::MAX, Queue::rejected_places);
+        let reserved = self.counters.rejected.fetch_add(1, Relaxed) < places;
+        let reserved = reserved && !self.closed.load(Relaxed);
+        if !reserved {
+            self.release_rejected();
+        }
+        reserved
+    }
+
+    pub(super) fn release_rejected(&self) {
+        self.counters.rejected.fetch_sub(1, Relaxed);
+    }
+
+    /// So many events without those of rejected keys.
+    #[inline]
+    fn without_rejected(&self, events: u64) -> u64 {
+        events.saturating_sub(self.counters.rejected.load(Relaxed))
     }
 
     /// Events that wait to be written, those in flight included.
@@ -223,6 +265,11 @@ impl Queue {
             in_flight_extra: AtomicU64::new(0),
             task: OnceLock::new(),
         }
+    }
+
+    /// Events of rejected keys that wait at most.
+    fn rejected_places(&self) -> u64 {
+        (self.capacity as u64 / 16).clamp(1, MAX_REJECTED)
     }
 
     pub(super) fn started(&self, task: AbortHandle) {

@@ -35,6 +35,7 @@ pub(in crate::usage) fn draft() -> Draft {
         outcome: Outcome::Completed,
         cause: None,
         refusal: None,
+        is_rejected: false,
     }
 }
 
@@ -238,7 +239,7 @@ async fn a_flush_waits_for_what_is_on_its_way_into_the_queue() {
     let recorder = Recorder::new(sink.clone());
     let inner = &recorder.0.0;
     assert!(recorder.begin());
-    assert!(inner.admit(0));
+    assert!(inner.admit(&draft()));
     record(&recorder, 1);
     let flush = recorder.flush();
     tokio::pin!(flush);

@@ -98,7 +98,7 @@ impl Writer {
     /// Takes a batch out of the queue, if there is anything in it.
     pub(super) fn take(&self, queue: &Queue, line: &mut Line) -> Option<Taken> {
         line.filling_since = None;
-        let mut extra = 0;
+        let (mut extra, mut rejected) = (0, 0);
         let count = queue.drafts.len().min(queue.largest_batch);
         let events = (0..count).map(|_| {
             // Nobody else takes any, so there are as many as were counted.
@@ -107,12 +107,14 @@ impl Writer {
             queue.in_flight.fetch_add(1, SeqCst);
             queue.in_flight_extra.fetch_add(draft.extra_bytes(), SeqCst);
             extra += draft.extra_bytes();
+            rejected += u64::from(draft.is_rejected);
             self.classified(draft.into_event(&self.unmatched))
         });
         let batch = Arc::new(Batch::of(events.collect()));
         (count > 0).then_some(Taken {
             batch,
             extra,
+            rejected,
             spooled: false,
         })
     }
@@ -188,6 +190,8 @@ impl Writer {
         let extra_bytes = &self.inner.counters.queued.extra_bytes;
         extra_bytes.fetch_sub(taken.extra, SeqCst);
         counter.fetch_add(taken.events(), SeqCst);
+        let rejected = &self.inner.counters.rejected;
+        rejected.fetch_sub(taken.rejected, SeqCst);
         queue.settled.notify_waiters();
     }
 

@@ -23,7 +23,7 @@ async fn rule_9_what_is_pushed_after_the_end_is_lost() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
     assert!(recorder.begin());
-    assert!(inner.admit(0));
+    assert!(inner.admit(&draft()));
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (0, 1));
     inner.push(inner.queue.as_ref().unwrap(), draft());
@@ -35,7 +35,7 @@ async fn what_is_pushed_before_the_end_is_written() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
     assert!(recorder.begin());
-    assert!(inner.admit(0));
+    assert!(inner.admit(&draft()));
     inner.close();
     inner.push(inner.queue.as_ref().unwrap(), draft());
     let report = recorder.shutdown(SOON).await;
