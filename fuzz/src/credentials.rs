@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION};
+use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty};
@@ -64,7 +64,7 @@ pub fn check(input: &[u8]) {
     DOORS.with(|doors| doors.check(*layer, request));
 }
 
-fn with_secrets(input: &[u8]) -> Vec<u8> {
+pub(crate) fn with_secrets(input: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(input.len());
     let mut rest = input;
     while let Some((&byte, behind)) = rest.split_first() {
@@ -171,14 +171,8 @@ impl Doors {
     fn check(&self, layer: u8, request: Request<String>) {
         let nth = usize::from(layer) % self.gates.len();
         let (all, anonymous) = (nth % 2 == 1, nth >= 2);
-        let preflight = request.method() == Method::OPTIONS
-            && request
-                .headers()
-                .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         let (headers, uri) = (request.headers().clone(), request.uri().clone());
         let expected = match Presented::of(&headers, &uri, all).key() {
-            // Nobody's key is asked for.
-            _ if preflight => Ok(None),
             Err(Refusal::Missing) if anonymous => Ok(None),
             Ok(key) => Ok(Some(key)),
             Err(reason) => Err(reason),
@@ -195,7 +189,7 @@ impl Doors {
             Ok(key) => {
                 assert_eq!((answer.status().as_u16(), rejection), (200, None));
                 let Seen(seen) = seen.expect("it passes");
-                let expected = if preflight || key.is_none() {
+                let expected = if key.is_none() {
                     (headers, uri)
                 } else {
                     without_keys(headers, uri, all)
@@ -212,7 +206,9 @@ impl Doors {
                 // Only who has the whole secret is known, and then it is that key's request.
                 let known = reason == Refusal::Revoked;
                 assert_eq!(rejection.key.is_some(), known);
-                assert_eq!(self.refused(), refused_before + u64::from(!known));
+                // So many refusals of a rejected key are events.
+                let counted = self.refused() - refused_before;
+                assert!(counted == 1 || known && counted == 0);
                 // Rule 2: which of the reasons it is cannot be told from the answer.
                 assert_eq!(answer.status().as_u16(), 401);
                 let alike = match reason {
@@ -249,8 +245,18 @@ fn check_id(asked: &HeaderMap, answered: &HeaderMap) {
     }
 }
 
-/// Whether one of the words ends in `_` and as many digits as a secret has.
+/// Whether one of the words ends in `_` and as many digits as a secret has, or any part is a secret.
 fn has_secret(text: &str) -> bool {
+    let ends = 56..=text.len();
+    let is_secret = |end: usize| {
+        let starts = end.saturating_sub(87)..end - 55;
+        starts
+            .into_iter()
+            .any(|start| Secret::parse(&text[start..end]).is_ok())
+    };
+    if ends.into_iter().any(is_secret) {
+        return true;
+    }
     let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.any(|word| {
         word.rsplit_once('_').is_some_and(|(prefix, digits)| {

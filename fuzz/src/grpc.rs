@@ -1,7 +1,8 @@
 //! Answers, gRPC's first of all: whatever frames and trailers a service's body has, and wherever it
 //! breaks off, they are handed on as they are, and exactly one event tells how it ended.
 //!
-//! The input is what is asked, the answer's head, after how many polls the client leaves, and the frames.
+//! The input is the answer's content type and the request, the answer's head, after how many polls the client
+//! leaves, and the frames. What the request says of itself makes no difference.
 
 use std::cell::LazyCell;
 use std::collections::VecDeque;
@@ -55,25 +56,18 @@ pub fn check(input: &[u8]) {
     let mut input = Input::new(input);
     let (content_type, call) = input.pick(&KINDS);
     let method = input.pick(&[&Method::POST, &Method::GET, &Method::HEAD]);
-    let call = if method == Method::POST {
-        call
-    } else {
-        Call::None
-    };
     let flags = input.byte();
     let asked = Asked {
-        call,
         method: method.clone(),
-        content_type,
+        content_type: KINDS[usize::from(flags >> 4) % KINDS.len()].0,
     };
-    let head = Head::read(&mut input, flags);
+    let head = Head::read(&mut input, flags, content_type, call);
     let stop = usize::from(input.byte());
     let body = Script::read(&mut input, flags);
     SERVED.with(|served| served.check(asked, head, stop, body));
 }
 
 struct Asked {
-    call: Call,
     method: Method,
     content_type: &'static str,
 }
@@ -81,6 +75,9 @@ struct Asked {
 /// The head of an answer; `None` where the service fails.
 #[derive(Clone)]
 struct Head {
+    /// None if it is empty.
+    content_type: &'static str,
+    call: Call,
     code: u16,
     status: Option<HeaderValue>,
     announces: bool,
@@ -88,10 +85,18 @@ struct Head {
 }
 
 impl Head {
-    fn read(input: &mut Input<'_>, flags: u8) -> Self {
+    fn read(input: &mut Input<'_>, flags: u8, content_type: &'static str, call: Call) -> Self {
+        let code = input.pick(&CODES);
+        let status = (flags & 1 != 0).then(|| value(input)).flatten();
         Self {
-            code: input.pick(&CODES),
-            status: (flags & 1 != 0).then(|| value(input)).flatten(),
+            content_type,
+            // Without a content type, a status tells.
+            call: match (content_type, &status) {
+                ("", Some(_)) => Call::Trailers,
+                _ => call,
+            },
+            code,
+            status,
             announces: flags & 2 != 0,
             fails: flags & 0xf0 == 0xf0,
         }
@@ -185,7 +190,7 @@ impl Body for Script {
 #[derive(Clone)]
 struct Inner;
 
-impl Service<Request<(Head, Script)>> for Inner {
+impl Service<Request<String>> for Inner {
     type Response = Response<Script>;
     type Error = &'static str;
     type Future = Ready<Result<Self::Response, &'static str>>;
@@ -194,14 +199,18 @@ impl Service<Request<(Head, Script)>> for Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<(Head, Script)>) -> Self::Future {
-        let (head, body) = request.into_body();
+    fn call(&mut self, mut request: Request<String>) -> Self::Future {
+        let (head, body): (Head, Script) = request.extensions_mut().remove().unwrap();
         if head.fails {
             return ready(Err("it was to fail"));
         }
         let length = body.left;
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(head.code).unwrap();
+        if !head.content_type.is_empty() {
+            let content_type = HeaderValue::from_static(head.content_type);
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
         if let Some(status) = head.status {
             response.headers_mut().insert(GRPC_STATUS, status);
         }
@@ -242,7 +251,10 @@ impl Served {
     }
 
     fn check(&self, asked: Asked, head: Head, stop: usize, script: Script) {
-        let mut request = Request::new((head.clone(), script.clone()));
+        let mut request = Request::new(String::new());
+        request
+            .extensions_mut()
+            .insert((head.clone(), script.clone()));
         request
             .headers_mut()
             .insert(AUTHORIZATION, self.bearer.clone());
@@ -355,14 +367,14 @@ impl Told {
             .iter()
             .map(|value| (GRPC_STATUS, value.clone()))
             .collect();
-        let status = match code(&headers).filter(|_| asked.call != Call::None) {
+        let status = match code(&headers).filter(|_| head.call != Call::None) {
             _ if head.fails => Status::None,
             Some(code) => Status::Grpc(code),
             None => Status::Http(head.code),
         };
         let known = script.tells_size || head.announces;
         Self {
-            call: asked.call,
+            call: head.call,
             status,
             bytes: 0,
             missing: known.then_some(script.left),

@@ -7,6 +7,7 @@
 //! does not grow.
 
 pub mod addresses;
+pub mod admission;
 pub mod credentials;
 pub mod export;
 pub mod filters;
@@ -24,8 +25,9 @@ mod record;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name, which its corpus and its dictionary have too.
-pub const TARGETS: [(&str, Check); 9] = [
+pub const TARGETS: [(&str, Check); 10] = [
     ("addresses", addresses::check),
+    ("admission", admission::check),
     ("credentials", credentials::check),
     ("export", export::check),
     ("filters", filters::check),
