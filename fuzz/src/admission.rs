@@ -206,8 +206,8 @@ fn is_exempt(path: &str) -> bool {
     };
     let segments: Vec<_> = plain.split('/').collect();
     let (last, others) = segments.split_last().unwrap();
-    let names = |segment: &&str| segment.chars().any(|c| c != '.' && c != ' ');
-    others.iter().all(|segment| names(&segment)) && (last.is_empty() || names(&last))
+    let names = |segment: &str| segment.chars().any(|c| c != '.' && c != ' ');
+    others.iter().all(|segment| names(segment)) && (last.is_empty() || names(last))
 }
 
 /// The path without its encodings, if each stands for a character that means nothing else.
