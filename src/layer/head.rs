@@ -1,9 +1,11 @@
 //! What hooks may see of a request.
 
+use std::fmt;
+
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 
 /// A request without its body, as hooks of the layer see it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     method: &'a Method,
     uri: &'a Uri,
@@ -40,5 +42,30 @@ impl<'a> RequestHead<'a> {
     /// What outer layers and the server left with it.
     pub fn extensions(&self) -> &'a Extensions {
         self.extensions
+    }
+}
+
+/// Shows neither the query nor the values of headers, which may hold secrets.
+impl fmt::Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.keys().collect();
+        f.debug_struct("RequestHead")
+            .field("method", self.method)
+            .field("path", &self.uri.path())
+            .field("headers", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_1_debug_shows_no_secret() {
+        let request = Request::get("/path?key=secret").header("x-api-key", "secret");
+        let shown = format!("{:?}", RequestHead::of(&request.body(()).unwrap()));
+        assert!(shown.contains("GET") && shown.contains("/path") && shown.contains("x-api-key"));
+        assert!(!shown.contains("secret"), "{shown}");
     }
 }

@@ -1,22 +1,26 @@
 //! How long good keys wait while a flood of bad ones runs beside them.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use keytally::backend::MemoryBackend;
-use keytally::key::{NewKey, Prefix, Secret};
+use keytally::key::{KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, PeerAddress};
+use keytally::{ApiKeyLayer, KeyId, PeerAddress};
 use tokio::net::TcpStream;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{Layer, ServiceExt};
 
 use super::measure::{Flood, MIB};
 use super::{ask, behind, many, support};
@@ -144,6 +148,73 @@ impl Setup {
         latencies.sort_unstable();
         latencies
     }
+}
+
+/// Hangs whenever it is asked for a key that it does not have.
+struct Hanging(MemoryBackend);
+
+#[async_trait]
+impl KeyStore for Hanging {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        match self.0.find(id).await {
+            Ok(None) => std::future::pending().await,
+            found => found,
+        }
+    }
+}
+
+/// Unknown keys wait for a store that hangs, in front of a service with a hundred permits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cached_keys_are_served_while_unknown_ones_wait() {
+    let requests = many(2_000, 200_000);
+    let flood = Flood::begin("cached keys beside waiting ones", 40 * MIB).await;
+    let backend = MemoryBackend::new();
+    let good = support::issue(&backend, NewKey::named("good")).await;
+    let layer = ApiKeyLayer::new(Hanging(backend)).no_lookup_budget();
+    let service = layer.layer(
+        GlobalConcurrencyLimitLayer::new(100).layer(tower::service_fn(
+            async |_: Request<String>| {
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
+            },
+        )),
+    );
+    let request = |secret: &str| {
+        let request = Request::get("/").header("x-api-key", secret);
+        request.body(String::new()).unwrap()
+    };
+    let prefix = Prefix::new("acme_test").unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for (name, unknown) in [("calm", 0), ("beside 1,000 that wait", 1_000)] {
+        for _ in 0..unknown {
+            let secret = Secret::generate(&prefix).unwrap();
+            waiting.spawn(service.clone().oneshot(request(secret.expose())));
+        }
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..GOOD {
+            let service = service.clone();
+            let good = request(good.secret.expose());
+            clients.spawn(async move {
+                let mut latencies = Vec::new();
+                for _ in 0..requests / GOOD as u64 {
+                    let began = Instant::now();
+                    let answer = service.clone().oneshot(good.clone()).await.unwrap();
+                    assert_eq!(answer.status(), 200);
+                    latencies.push(began.elapsed());
+                    tokio::task::yield_now().await;
+                }
+                latencies
+            });
+        }
+        let mut latencies: Vec<Duration> = clients.join_all().await.concat();
+        latencies.sort_unstable();
+        let at = |share: usize| latencies[latencies.len() * share / 1_000].as_nanos();
+        let (p50, p99) = (at(500), at(990));
+        println!("cached keys {name}: p50 {p50} ns, p99 {p99} ns");
+    }
+    // Nobody has answered them yet.
+    assert_eq!(waiting.len(), 1_000);
+    waiting.shutdown().await;
+    flood.end(2 * requests);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
