@@ -86,33 +86,14 @@ where
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
                 StateProjection::Calling { call, ticket } => {
-                    let at_hand = ticket.as_mut().expect("polled after its end");
-                    let mut guarded = Unwinding(at_hand.meter());
-                    let polled = call.poll(cx);
-                    if polled.is_pending() {
-                        if let Some(meter) = &mut guarded.0 {
-                            meter.pending();
-                        }
-                        return Poll::Pending;
-                    }
-                    drop(guarded);
-                    let ticket = ticket.take().expect("polled after its end");
-                    return polled.map(|answer| leave(answer, ticket));
+                    let (answer, ticket) = ready!(poll_admitted(ticket, || call.poll(cx)));
+                    return Poll::Ready(leave(answer, ticket));
                 }
                 StateProjection::Readying { held, ticket } => {
-                    let at_hand = ticket.as_mut().expect("polled after its end");
-                    let mut guarded = Unwinding(at_hand.meter());
                     let waiting = held.as_mut().expect("polled after its end");
-                    let polled = waiting.service.poll_ready(cx);
-                    if polled.is_pending() {
-                        if let Some(meter) = &mut guarded.0 {
-                            meter.pending();
-                        }
-                        return Poll::Pending;
-                    }
-                    drop(guarded);
-                    let ticket = ticket.take().expect("polled after its end");
-                    if let Err(error) = ready!(polled) {
+                    let poll_ready = || waiting.service.poll_ready(cx);
+                    let (is_ready, ticket) = ready!(poll_admitted(ticket, poll_ready));
+                    if let Err(error) = is_ready {
                         return Poll::Ready(leave(Err(error), ticket));
                     }
                     let held = held.take().expect("polled after its end");
@@ -152,6 +133,25 @@ where
             }
         }
     }
+}
+
+/// Polls the service for an admitted request, and gives its ticket back once there is a result. A panic ends
+/// its event, and while the service is pending, the recorder knows of the request.
+#[inline]
+fn poll_admitted<T>(
+    ticket: &mut Option<Ticket>,
+    poll: impl FnOnce() -> Poll<T>,
+) -> Poll<(T, Ticket)> {
+    let at_hand = ticket.as_mut().expect("polled after its end");
+    let mut guarded = Unwinding(at_hand.meter());
+    let polled = poll();
+    if polled.is_pending()
+        && let Some(meter) = &mut guarded.0
+    {
+        meter.pending();
+    }
+    drop(guarded);
+    polled.map(|result| (result, ticket.take().expect("it was at hand")))
 }
 
 /// Gives the answer its headers and lets its body be watched.
