@@ -136,6 +136,19 @@ fn walk<'a>(peer: IpAddr, hops: impl Iterator<Item = Option<&'a str>>) -> Option
 }
 
 fn address(text: &str) -> Option<IpAddr> {
+    // `_` cannot be in an address: what follows is an obfuscated port.
+    let text = match text.split_once(":_") {
+        Some((address, port)) => {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            let has_brackets = address.starts_with('[') && address.ends_with(']');
+            let fits = !port.is_empty() && port.chars().all(fits);
+            if !fits || (address.contains(':') && !has_brackets) {
+                return None;
+            }
+            address
+        }
+        None => text,
+    };
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'));
@@ -158,6 +171,7 @@ fn check_list(gates: &Gates, peer: IpAddr, lines: &[&[u8]]) {
         true => Vec::new(),
         false => whole.split(|byte| *byte == b',').collect(),
     };
+    hops.retain(|hop| !hop.trim_ascii().is_empty());
     hops.reverse();
     let texts = hops
         .iter()
@@ -194,7 +208,7 @@ impl<'a> Grammar<'a> {
         let mut elements = Vec::new();
         loop {
             self.blanks();
-            let mut node = None;
+            let (mut node, before) = (None, self.0);
             loop {
                 if !self.0.is_empty() && !matches!(self.0[0], b';' | b',' | b' ' | b'\t') {
                     let name = self.token()?;
@@ -208,7 +222,10 @@ impl<'a> Grammar<'a> {
                     break;
                 }
             }
-            elements.push(node);
+            // Empty elements of a list are ignored.
+            if self.0.len() < before.len() {
+                elements.push(node);
+            }
             self.blanks();
             if self.0.is_empty() {
                 return Some(elements);
@@ -236,7 +253,7 @@ impl<'a> Grammar<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A token or what is within quotes. An escape is left as it is: no address needs one.
+    /// A token or what is within quotes.
     fn value(&mut self) -> Option<Vec<u8>> {
         if self.expect(b'"').is_none() {
             return self.token().map(Vec::from);
@@ -250,7 +267,7 @@ impl<'a> Grammar<'a> {
                 b'\\' => {
                     let (&escaped, rest) = self.0.split_first()?;
                     self.0 = rest;
-                    value.extend([byte, escaped]);
+                    value.push(escaped);
                 }
                 _ => value.push(byte),
             }
@@ -280,7 +297,7 @@ fn check_proxies(gates: &Gates, peer: IpAddr, lines: &[&[u8]], header: Forwarded
         [client]
             .into_iter()
             .chain(PROXIES.into_iter().take(usize::from(proxies) % 3))
-            .map(|node| match header {
+            .map(|node| match &header {
                 ForwardedHeader::XForwardedFor => node.as_bytes().to_vec(),
                 _ => element(node, host, order),
             }),

@@ -1,5 +1,6 @@
 //! Where a request comes from.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,14 +21,18 @@ impl From<SocketAddr> for PeerAddress {
     }
 }
 
-/// The header in which proxies say whom they forward for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The header in which proxies name the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For: 203.0.113.7, 10.0.0.1`
+    /// A list that each proxy appends to: `X-Forwarded-For: 203.0.113.7, 10.0.0.1`.
     XForwardedFor,
-    /// `Forwarded: for=203.0.113.7, for="[2001:db8::1]:80"` (RFC 7239)
+    /// The same as [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239) has it:
+    /// `Forwarded: for=203.0.113.7, for="[2001:db8::1]:80"`.
     Forwarded,
+    /// One address in a header that the nearest proxy sets, such as `X-Real-IP`, `CF-Connecting-IP` or
+    /// `Fly-Client-IP`. The proxy must replace what the client sent.
+    Single(HeaderName),
 }
 
 type Peer = dyn Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync;
@@ -37,6 +42,8 @@ type Peer = dyn Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync;
 pub(crate) struct ClientAddress {
     pub(crate) peer: Option<Arc<Peer>>,
     pub(crate) trusted: Option<(AddressList, ForwardedHeader)>,
+    /// Whether a peer without an address, as behind a Unix socket, is a trusted proxy.
+    pub(crate) trust_unix_peer: bool,
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -48,7 +55,7 @@ enum Origin {
     /// The connection's other end, or what trusted proxies tell of it.
     Known(IpAddr),
     /// A trusted proxy's word cannot be read. The address is that of the last hop that can.
-    Unreadable(IpAddr),
+    Unreadable(Option<IpAddr>),
     /// Neither the server nor the application tells the peer's address.
     NoPeer,
 }
@@ -66,7 +73,8 @@ impl ClientAddress {
     /// hop escapes no limit.
     pub(crate) fn payer(&self, head: RequestHead<'_>) -> Option<IpAddr> {
         match self.origin(head) {
-            Origin::Known(address) | Origin::Unreadable(address) => Some(address),
+            Origin::Known(address) => Some(address),
+            Origin::Unreadable(nearest) => nearest,
             Origin::NoPeer => None,
         }
     }
@@ -76,50 +84,69 @@ impl ClientAddress {
             Some(peer) => peer(head),
             None => peer_address(head),
         };
-        let Some(peer) = peer.map(|peer| peer.to_canonical()) else {
-            return Origin::NoPeer;
-        };
-        match &self.trusted {
-            Some((trusted, header)) if trusted.contains(peer) => {
-                behind(peer, trusted, *header, head)
+        let peer = peer.map(|peer| peer.to_canonical());
+        match (peer, &self.trusted) {
+            (Some(peer), Some((trusted, header))) if trusted.contains(peer) => {
+                behind(Some(peer), trusted, header, head)
             }
-            _ => Origin::Known(peer),
+            (None, Some((trusted, header))) if self.trust_unix_peer => {
+                behind(None, trusted, header, head)
+            }
+            (Some(peer), _) => Origin::Known(peer),
+            (None, _) => Origin::NoPeer,
         }
     }
 }
 
 /// Goes from the peer outwards for as long as the hops are trusted proxies. A hop that cannot be read ends
-/// the walk without an address: what is behind it may be made up, and what is before it is a proxy. So does
-/// an empty list element, which some proxies write for a client without an address.
+/// the walk without an address: what is behind it may be made up, and what is before it is a proxy.
 fn behind(
-    peer: IpAddr,
+    peer: Option<IpAddr>,
     trusted: &AddressList,
-    header: ForwardedHeader,
+    header: &ForwardedHeader,
     head: RequestHead<'_>,
 ) -> Origin {
     let name = match header {
-        ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
-        ForwardedHeader::Forwarded => FORWARDED,
+        ForwardedHeader::XForwardedFor => &X_FORWARDED_FOR,
+        ForwardedHeader::Forwarded => &FORWARDED,
+        ForwardedHeader::Single(name) => return single(peer, name, head),
     };
-    let mut nearest = peer;
+    let quotes = *header == ForwardedHeader::Forwarded;
     let lines = head.headers().get_all(name).iter().rev();
-    let quotes = header == ForwardedHeader::Forwarded;
-    let hops = lines.flat_map(|line| rsplit_unquoted(line.as_bytes(), b',', quotes));
+    let hops = lines
+        .flat_map(|line| rsplit_unquoted(line.as_bytes(), b',', quotes))
+        // Empty elements of a list are ignored (RFC 9110 §5.6.1.2).
+        .filter(|hop| !hop.trim_ascii().is_empty());
+    let mut nearest = peer;
     for (count, hop) in hops.enumerate() {
-        let text = match header {
-            ForwardedHeader::XForwardedFor => std::str::from_utf8(hop).ok().map(str::trim),
+        let address = match header {
+            _ if count >= MAX_HOPS => None,
             ForwardedHeader::Forwarded => forwarded_for(hop),
+            _ => std::str::from_utf8(hop).ok().and_then(hop_address),
         };
-        let address = text.filter(|_| count < MAX_HOPS).and_then(hop_address);
         let Some(address) = address else {
             return Origin::Unreadable(nearest);
         };
-        nearest = address;
+        nearest = Some(address);
         if !trusted.contains(address) {
             break;
         }
     }
-    Origin::Known(nearest)
+    nearest.map_or(Origin::NoPeer, Origin::Known)
+}
+
+/// The address in a header that has one.
+fn single(peer: Option<IpAddr>, name: &HeaderName, head: RequestHead<'_>) -> Origin {
+    let mut values = head.headers().get_all(name).iter();
+    let (first, second) = (values.next(), values.next());
+    match (first, second) {
+        (None, _) => peer.map_or(Origin::NoPeer, Origin::Known),
+        (Some(value), None) => {
+            let address = value.to_str().ok().and_then(hop_address);
+            address.map_or(Origin::Unreadable(peer), Origin::Known)
+        }
+        (Some(_), Some(_)) => Origin::Unreadable(peer),
+    }
 }
 
 /// The parts between separators, the last first. With quotes, a separator within them is none: proxies
@@ -145,25 +172,55 @@ fn rsplit_unquoted(text: &[u8], separator: u8, quotes: bool) -> impl Iterator<It
 }
 
 /// The `for` of one element of `Forwarded`. Where there are several, nobody can tell whose they are.
-fn forwarded_for(element: &[u8]) -> Option<&str> {
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let mut found = rsplit_unquoted(element, b';', true).filter_map(|pair| {
         let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-        let value = value.trim();
-        let within = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
         let ours = name.trim().eq_ignore_ascii_case("for");
-        ours.then_some(within.unwrap_or(value))
+        ours.then(|| unquoted(value.trim()))
     });
-    found.next().filter(|_| found.next().is_none())
+    let value = found.next().filter(|_| found.next().is_none())?;
+    hop_address(&value?)
 }
 
-/// An address with or without a port, IPv6 with or without brackets.
+/// A token, or the text of a quoted string (RFC 9110 §5.6.4).
+fn unquoted(value: &str) -> Option<Cow<'_, str>> {
+    let Some(quoted) = value.strip_prefix('"') else {
+        return Some(value.into());
+    };
+    let quoted = quoted.strip_suffix('"')?;
+    if !quoted.contains('\\') {
+        return Some(quoted.into());
+    }
+    let mut text = String::new();
+    let mut chars = quoted.chars();
+    while let Some(c) = chars.next() {
+        text.push(if c == '\\' { chars.next()? } else { c });
+    }
+    Some(text.into())
+}
+
+/// An address with or without a port, IPv6 with or without brackets. The port may be obfuscated (RFC 7239 §6).
 fn hop_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let text = match text.rsplit_once(":_") {
+        // With a port, IPv6 needs its brackets.
+        Some((address, port)) if is_obfuscated(port) => {
+            Some(address).filter(|address| address.starts_with('[') || !address.contains(':'))?
+        }
+        _ => text,
+    };
     let address = text
         .parse()
         .ok()
         .or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()))
         .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
     Some(address.to_canonical())
+}
+
+/// What may come behind the underscore of an obfuscated port.
+fn is_obfuscated(port: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !port.is_empty() && port.bytes().all(allowed)
 }
 
 fn peer_address(head: RequestHead<'_>) -> Option<IpAddr> {
@@ -192,14 +249,15 @@ mod tests {
     use super::*;
 
     fn client(header: ForwardedHeader, peer: &str, lines: &[&str]) -> Option<String> {
-        let name = match header {
+        let name = match &header {
             ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
             ForwardedHeader::Forwarded => FORWARDED,
+            ForwardedHeader::Single(name) => name.clone(),
         };
         let mut request = Request::new(());
-        request
-            .extensions_mut()
-            .insert(PeerAddress(peer.parse().unwrap()));
+        if let Ok(peer) = peer.parse() {
+            request.extensions_mut().insert(PeerAddress(peer));
+        }
         for line in lines {
             let line = http::HeaderValue::from_bytes(line.as_bytes()).unwrap();
             request.headers_mut().append(&name, line);
@@ -208,6 +266,7 @@ mod tests {
         let address = ClientAddress {
             peer: None,
             trusted: Some((trusted, header)),
+            trust_unix_peer: peer == "unix",
         };
         address.of(RequestHead::of(&request)).map(|a| a.to_string())
     }
@@ -227,6 +286,70 @@ mod tests {
         assert_eq!(xff("10.0.0.1", &["::ffff:1.2.3.4"]), "1.2.3.4");
         assert_eq!(xff("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(xff("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(xff("10.0.0.1", &["1.2.3.4:_port"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn empty_list_elements_are_ignored() {
+        for line in ["1.2.3.4,", "1.2.3.4, ,10.0.0.2", ",1.2.3.4,\t,, 10.0.0.2 ,"] {
+            let xff = client(ForwardedHeader::XForwardedFor, "::1", &[line, "", " , "]);
+            assert_eq!(xff.as_deref(), Some("1.2.3.4"), "{line}");
+        }
+        for line in [
+            "for=1.2.3.4,",
+            "for=1.2.3.4, ,for=10.0.0.2",
+            ", for=1.2.3.4 ,,",
+        ] {
+            let forwarded = client(ForwardedHeader::Forwarded, "::1", &[line, ""]);
+            assert_eq!(forwarded.as_deref(), Some("1.2.3.4"), "{line}");
+        }
+        assert_eq!(
+            client(ForwardedHeader::XForwardedFor, "::1", &["", ","]).unwrap(),
+            "::1"
+        );
+    }
+
+    #[test]
+    fn a_header_of_one_address_counts_from_trusted_peers() {
+        let real_ip = || ForwardedHeader::Single(HeaderName::from_static("x-real-ip"));
+        let of = |peer, lines: &[&str]| client(real_ip(), peer, lines);
+        assert_eq!(of("10.0.0.1", &["1.2.3.4"]).as_deref(), Some("1.2.3.4"));
+        assert_eq!(
+            of("10.0.0.1", &["2001:db8::1"]).as_deref(),
+            Some("2001:db8::1")
+        );
+        // The proxy itself may be the client.
+        assert_eq!(of("10.0.0.1", &["10.0.0.2"]).as_deref(), Some("10.0.0.2"));
+        assert_eq!(of("10.0.0.1", &[]).as_deref(), Some("10.0.0.1"));
+        assert_eq!(
+            of("203.0.113.9", &["1.2.3.4"]).as_deref(),
+            Some("203.0.113.9")
+        );
+        for lines in [
+            &["unknown"][..],
+            &[""],
+            &["1.2.3.4, 5.6.7.8"],
+            &["1.2.3.4", "1.2.3.4"],
+        ] {
+            assert_eq!(of("10.0.0.1", lines), None, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_behind_a_unix_socket_is_trusted_where_the_application_says_so() {
+        let of = |peer, lines: &[&str]| client(ForwardedHeader::XForwardedFor, peer, lines);
+        assert_eq!(
+            of("unix", &["1.2.3.4, 10.0.0.2"]).as_deref(),
+            Some("1.2.3.4")
+        );
+        assert_eq!(of("unix", &["unix:"]), None);
+        assert_eq!(of("unix", &[]), None);
+        assert_eq!(of("not known", &["1.2.3.4"]), None);
+        // It is no peer that has an address.
+        assert_eq!(
+            of("203.0.113.9", &["1.2.3.4"]).as_deref(),
+            Some("203.0.113.9")
+        );
     }
 
     /// An address list must not take such a client for the proxy.
@@ -239,10 +362,13 @@ mod tests {
         for lines in [
             &["unknown"][..],
             &["unix:"],
-            &[""],
-            &["1.2.3.4,"],
-            &["1.2.3.4", " "],
+            &["unknown,"],
+            &["1.2.3.4, unknown,,"],
             &["_hidden"],
+            &["1.2.3.4:_"],
+            &["1.2.3.4:_a:_b"],
+            &["1.2.3.4:_a b"],
+            &["2001:db8::1:_a"],
             &["1.2.3.4:99999"],
             &["1.2.3.4:"],
             &["1.2.3.4:80:80"],
@@ -270,7 +396,9 @@ mod tests {
             "proto=http",
             "for",
             "for=",
-            "",
+            "for=\"1.2.3.4",
+            "for=1.2.3.4\"",
+            r#"for="1.2.3.4\""#,
             "for=1.2.3.4, for=unknown, for=\"[::1]\"",
             // Without quotes around it, nobody can tell who wrote what.
             "for=1.2.3.4;host=a;for=6.6.6.6",
@@ -291,6 +419,7 @@ mod tests {
                 AddressList::parse(["10.0.0.0/8"]).unwrap(),
                 ForwardedHeader::XForwardedFor,
             )),
+            trust_unix_peer: false,
         };
         for (value, payer) in [
             ("unknown", "10.0.0.1"),
@@ -314,6 +443,10 @@ mod tests {
             "2001:db8::1"
         );
         assert_eq!(forwarded(&["for=\"[2001:db8::1]\""]), "2001:db8::1");
+        assert_eq!(forwarded(&["for=\"[2001:db8::1]:_p.-_1\""]), "2001:db8::1");
+        assert_eq!(forwarded(&["for=\"203.0.113.7:_p\""]), "203.0.113.7");
+        assert_eq!(forwarded(&[r#"for="\[2001:db8::1]""#]), "2001:db8::1");
+        assert_eq!(forwarded(&[r#"for="\1.2.3\.4:8\0""#]), "1.2.3.4");
     }
 
     #[test]

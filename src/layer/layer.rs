@@ -215,10 +215,17 @@ impl ApiKeyLayer {
         self.with(|gate| gate.client_address.peer = Some(Arc::new(peer)))
     }
 
-    /// Believes this header about the client's address when the peer is one of these proxies:
-    /// counted from the nearest, the first address that is none of them.
+    /// Takes the client's address from this header when the peer is one of these proxies: of a list, the first
+    /// address from the right that is none of them. When a hop cannot be read (`unknown`, `unix:`), the address
+    /// is unknown, and address lists refuse. Unless set, forwarded headers are ignored.
     pub fn trust_forwarded(self, header: ForwardedHeader, proxies: AddressList) -> Self {
         self.with(|gate| gate.client_address.trusted = Some((proxies, header)))
+    }
+
+    /// Trusts peers without an address as [proxies](Self::trust_forwarded): for services that listen on a Unix
+    /// socket, and on nothing else. Unless set, the address of their clients is unknown.
+    pub fn trust_unix_peer(self) -> Self {
+        self.with(|gate| gate.client_address.trust_unix_peer = true)
     }
 
     /// How many look-ups in the store the clients of one address may cause that come to nothing: that find
