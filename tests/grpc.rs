@@ -286,7 +286,7 @@ async fn rule_8_a_limited_call_is_resource_exhausted_and_the_pushback_suffices()
         let standing = answer.metadata().get("ratelimit").unwrap();
         assert_eq!(standing, "\"burst\";r=0;t=515");
         let policy = answer.metadata().get("ratelimit-policy").unwrap();
-        assert_eq!(policy, "\"burst\";q=1;w=515");
+        assert_eq!(policy, "\"burst\";q=7;w=3600");
 
         let unary = client.get(with(secret, GetRequest { id: 1 })).await;
         let stream = client.list(with(secret, ListRequest { count: 1 })).await;

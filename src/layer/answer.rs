@@ -20,12 +20,13 @@ const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset
 pub enum HeaderStyle {
     /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, after
     /// [draft-ietf-httpapi-ratelimit-headers-10](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/),
-    /// with all limits of the key. `q` is the burst, `w` the seconds in which it comes back, `r`
-    /// what is left and `t` the seconds until all of it is back.
+    /// with all limits of the key. `q` requests each `w` seconds are the limit's rate, `r` requests are left of
+    /// its burst, and after `t` seconds all of it can be spent again.
     #[default]
     Draft,
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` (in seconds from now) of the limit that has
-    /// the least left.
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` (in seconds from now) of one limit: of those that refuse,
+    /// the one with the longest wait; else the one with the least left, and of several the one that takes the
+    /// longest to reset.
     XRateLimit,
     /// None.
     None,
@@ -43,7 +44,7 @@ pub(crate) struct LimitHeaders {
 impl LimitHeaders {
     pub(crate) fn of(limits: &[RateLimit]) -> Option<Self> {
         let policies = limits.iter().map(|limit| {
-            let (name, q, w) = (limit.name(), limit.capacity(), limit.window_secs());
+            let (name, (q, w)) = (limit.name(), limit.policy());
             format!("\"{name}\";q={q};w={w}")
         });
         let policy = Bytes::from(policies.collect::<Vec<_>>().join(", "));
@@ -215,16 +216,17 @@ impl Additions {
                 policy: headers.policy.clone(),
                 standing: text.push_standings(headers, decision),
             },
-            (HeaderStyle::XRateLimit, Some((headers, decision))) => decision
-                .standings()
-                .iter()
-                .zip(&headers.capacities)
-                .min_by_key(|(standing, _)| standing.remaining)
-                .map_or(Limits::None, |(standing, &limit)| Limits::XRateLimit {
-                    limit,
-                    remaining: standing.remaining,
-                    reset: standing.reset_secs,
-                }),
+            (HeaderStyle::XRateLimit, Some((headers, decision))) => {
+                let tightest = decision.tightest().and_then(|(index, standing)| {
+                    let &limit = headers.capacities.get(index)?;
+                    Some(Limits::XRateLimit {
+                        limit,
+                        remaining: standing.remaining,
+                        reset: standing.reset_secs,
+                    })
+                });
+                tightest.unwrap_or(Limits::None)
+            }
         };
         Self {
             text: text.into_bytes(),

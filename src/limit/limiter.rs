@@ -122,6 +122,8 @@ pub struct Decision {
     len: u8,
     /// A bit for each limit that refuses.
     violated: u8,
+    /// Of the limits that refuse, the one with the longest wait.
+    longest: u8,
     wait: Option<Duration>,
 }
 
@@ -138,13 +140,19 @@ impl Decision {
     /// Refuses the request because of the limit that was pushed last; `wait` is the time after
     /// which it would pass, `None` if it never would.
     pub fn refuse(&mut self, wait: Option<Duration>) {
-        let first = self.violated == 0;
-        self.violated |= 1 << self.len.saturating_sub(1);
-        self.wait = match (first, self.wait, wait) {
-            (true, _, wait) => wait,
-            (false, Some(longest), Some(wait)) => Some(longest.max(wait)),
-            (false, ..) => None,
+        let index = self.len.saturating_sub(1);
+        // No wait at all is the longest.
+        let is_longest = match (self.wait, wait) {
+            _ if self.violated == 0 => true,
+            (Some(longest), Some(wait)) => wait > longest,
+            (longest, None) => longest.is_some(),
+            (None, Some(_)) => false,
         };
+        self.violated |= 1 << index;
+        if is_longest {
+            self.wait = wait;
+            self.longest = index;
+        }
     }
 
     /// Whether every limit lets the request pass.
@@ -155,6 +163,17 @@ impl Decision {
     /// The standings, in the order of the limits.
     pub fn standings(&self) -> &[Standing] {
         &self.standings[..usize::from(self.len)]
+    }
+
+    /// The limit that a client should go by, and its place: of those that refuse, the one with the longest wait;
+    /// else the one with the least left, and of several the one that takes the longest to reset.
+    pub(crate) fn tightest(&self) -> Option<(usize, Standing)> {
+        let mut standings = self.standings().iter().copied().enumerate();
+        if self.is_allowed() {
+            standings.min_by_key(|(_, it)| (it.remaining, std::cmp::Reverse(it.reset_secs)))
+        } else {
+            standings.nth(self.longest.into())
+        }
     }
 
     /// Whether the limit at this place refuses.
@@ -185,6 +204,8 @@ pub(crate) fn whole_secs(wait: Duration) -> u64 {
 struct Wire {
     standings: Vec<Standing>,
     violated: u8,
+    #[serde(default)]
+    longest: u8,
     wait: Option<Duration>,
 }
 
@@ -193,6 +214,7 @@ impl From<Decision> for Wire {
         Self {
             standings: decision.standings().into(),
             violated: decision.violated,
+            longest: decision.longest,
             wait: decision.wait,
         }
     }
@@ -205,6 +227,12 @@ impl From<Wire> for Decision {
         // Only what `refuse` can have made; without any limit, it has the first bit.
         decision.violated = wire.violated & (u8::MAX >> (8 - decision.len.max(1)));
         decision.wait = wire.wait.filter(|_| !decision.is_allowed());
+        let longest = usize::from(wire.longest);
+        decision.longest = if decision.is_violated(longest) {
+            wire.longest
+        } else {
+            decision.violated.trailing_zeros() as u8 & 7
+        };
         decision
     }
 }
@@ -235,6 +263,40 @@ mod tests {
         decision.refuse(None);
         assert_eq!(decision.wait(), None);
         assert!(!decision.is_allowed() && decision.is_violated(3) && !decision.is_violated(4));
+    }
+
+    #[test]
+    fn the_tightest_limit_refuses_longest_or_has_the_least_left() {
+        let decide = |limits: &[(u32, u32, Option<Option<u64>>)]| {
+            let mut decision = Decision::default();
+            for &(remaining, reset_secs, refuses) in limits {
+                decision.push(Standing {
+                    remaining,
+                    reset_secs,
+                });
+                if let Some(wait) = refuses {
+                    decision.refuse(wait.map(Duration::from_secs));
+                }
+            }
+            let json = serde_json::to_string(&decision).unwrap();
+            assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), decision);
+            decision.tightest().map(|(index, _)| index)
+        };
+        assert_eq!(decide(&[]), None);
+        assert_eq!(decide(&[(3, 9, None), (2, 1, None), (4, 0, None)]), Some(1));
+        assert_eq!(decide(&[(2, 1, None), (2, 9, None)]), Some(1));
+        // Five a second and five an hour, and the sixth request.
+        let sixth = [(0, 1, Some(Some(1))), (0, 3_600, Some(Some(720)))];
+        assert_eq!(decide(&sixth), Some(1));
+        assert_eq!(decide(&[(0, 9, None), (1, 2, Some(Some(1)))]), Some(1));
+        assert_eq!(
+            decide(&[(0, 1, Some(None)), (0, 2, Some(Some(9)))]),
+            Some(0)
+        );
+        assert_eq!(
+            decide(&[(0, 2, Some(Some(9))), (0, 1, Some(None))]),
+            Some(1)
+        );
     }
 
     #[test]

@@ -181,17 +181,43 @@ impl RateLimit {
         .ok_or(InvalidLimit::TooFast)
     }
 
-    /// The window in whole seconds, rounded up: the `w` of `RateLimit-Policy`.
-    pub(crate) fn window_secs(&self) -> u64 {
-        u64::try_from(self.window().as_nanos())
-            .unwrap_or(u64::MAX)
-            .div_ceil(SECOND)
-            .max(1)
+    /// The limit as `RateLimit-Policy` has it: `q` requests each `w` seconds, the true rate in whole seconds,
+    /// and with `q` no smaller than the burst where the window allows it.
+    ///
+    /// A rate of which no window of up to a year is whole is approximated, to less than a request a year.
+    pub(crate) fn policy(&self) -> (u64, u64) {
+        const MAX_WINDOW: u64 = RateLimit::MAX_WINDOW.as_secs();
+        let per_period = u64::from(self.requests) * SECOND;
+        let (q, w) = approximate(per_period, self.period.max(1), MAX_WINDOW);
+        let times = u64::from(self.burst).div_ceil(q.max(1));
+        let times = times.clamp(1, (MAX_WINDOW / w).max(1));
+        (q.saturating_mul(times), w * times)
     }
+}
+
+/// The fraction with a denominator of at most `max` that is closest to `n / d`, or equal to it: a convergent of
+/// its continued fraction.
+fn approximate(mut n: u64, mut d: u64, max: u64) -> (u64, u64) {
+    // The last two convergents.
+    let (mut last, mut before) = ((1_u64, 0_u64), (0_u64, 1_u64));
+    while d > 0 {
+        let whole = n / d;
+        let next = |last: u64, before: u64| whole.checked_mul(last)?.checked_add(before);
+        let next = next(last.0, before.0).zip(next(last.1, before.1));
+        let Some((numerator, denominator)) = next.filter(|(_, denominator)| *denominator <= max)
+        else {
+            break;
+        };
+        (last, before) = ((numerator, denominator), last);
+        (n, d) = (d, n % d);
+    }
+    last
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -203,21 +229,54 @@ mod tests {
         let narrow = limit.burst(10);
         assert_eq!((narrow.requests(), narrow.capacity()), (30, 10));
         assert_eq!(narrow.window(), Duration::from_secs(20));
-        assert_eq!(narrow.window_secs(), 20);
     }
 
     #[test]
-    fn a_window_is_told_in_whole_seconds() {
-        let secs = |period| RateLimit::per(1, period).window_secs();
-        assert_eq!(secs(Duration::from_millis(2_001)), 3);
-        assert_eq!(secs(Duration::from_secs(2)), 2);
-        assert_eq!(secs(Duration::from_nanos(1)), 1);
-        assert_eq!(
-            RateLimit::per(3, Duration::from_nanos(1))
-                .burst(1)
-                .window_secs(),
-            1
-        );
+    fn a_policy_has_the_true_rate_in_whole_seconds() {
+        let per = |requests, millis, burst| {
+            RateLimit::per(requests, Duration::from_millis(millis)).burst(burst)
+        };
+        for (limit, policy) in [
+            (RateLimit::per_minute(600).burst(1), (10, 1)),
+            (RateLimit::per_minute(600).burst(100), (100, 10)),
+            (RateLimit::per_second(20).burst(40), (40, 2)),
+            (RateLimit::per_hour(10_000), (10_000, 3_600)),
+            (RateLimit::per_hour(7).burst(1), (7, 3_600)),
+            (RateLimit::per_minute(60).burst(10), (10, 10)),
+            (per(100, 86_400_000, 100), (100, 86_400)),
+            (per(1, 1_500, 1), (2, 3)),
+            (per(1, 1_500, 5), (6, 9)),
+            (per(1, 1, 1), (1_000, 1)),
+            (per(3, 31_622_400_000, 3), (3, 31_622_400)),
+            // A burst larger than a year of the rate.
+            (per(1, 20_000_000_000, 5), (1, 20_000_000)),
+            // No window of up to a year is whole in the first.
+            (
+                RateLimit::per(1, Duration::from_nanos(1_000_000_007)),
+                (1, 1),
+            ),
+            (
+                RateLimit::per(4, Duration::from_nanos(3)),
+                (4_000_000_000, 3),
+            ),
+        ] {
+            assert_eq!(limit.policy(), policy, "{limit:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn policies_are_no_further_from_the_rate_than_a_request_a_year(
+            requests in 1u32.., period in 1u64..40_000_000_000_000_000, burst in 1u32..,
+        ) {
+            let limit = RateLimit::per(requests, Duration::from_nanos(period)).burst(burst);
+            prop_assume!(limit.validate().is_ok());
+            let (q, w) = limit.policy();
+            prop_assert!(w > 0 && w <= RateLimit::MAX_WINDOW.as_secs());
+            // Within a request in the window, by exact arithmetic: q / w ≈ requests / period.
+            let (q, w) = (u128::from(q) * u128::from(period), u128::from(w) * u128::from(requests) * 1_000_000_000);
+            prop_assert!(q.abs_diff(w) <= u128::from(period), "{limit:?}");
+        }
     }
 
     #[test]
