@@ -246,6 +246,8 @@ fn is_preflight(request: &Request<String>) -> bool {
         && request.body().is_empty()
         && one("origin")
         && one("access-control-request-method")
+        && none("authorization")
+        && none("cookie")
         && none("content-type")
         && none("transfer-encoding")
         && none("te")

@@ -1,7 +1,8 @@
 //! What the application lets pass without a key: exempt paths, and CORS preflights where it asked for them.
 
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HeaderName, ORIGIN, TE, TRANSFER_ENCODING, UPGRADE,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderName, ORIGIN, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method, Request};
 use http_body::Body;
@@ -71,7 +72,8 @@ fn decode(segment: &str) -> Option<String> {
 }
 
 /// Whether a request is a CORS preflight as the [Fetch standard][fetch] has it: `OPTIONS` for a path, with one
-/// `Origin` and one `Access-Control-Request-Method`, and without a body or anything that goes with one.
+/// `Origin` and one `Access-Control-Request-Method`, without credentials, and without a body or anything that
+/// goes with one.
 ///
 /// [fetch]: https://fetch.spec.whatwg.org/#cors-preflight-request
 pub(super) fn is_preflight<B: Body>(request: &Request<B>) -> bool {
@@ -80,9 +82,16 @@ pub(super) fn is_preflight<B: Body>(request: &Request<B>) -> bool {
         && request.uri().path().starts_with('/')
         && has_one(headers, &ORIGIN)
         && has_one(headers, &ACCESS_CONTROL_REQUEST_METHOD)
-        && [CONTENT_TYPE, TRANSFER_ENCODING, TE, UPGRADE]
-            .iter()
-            .all(|name| !headers.contains_key(name))
+        && [
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            COOKIE,
+            TE,
+            TRANSFER_ENCODING,
+            UPGRADE,
+        ]
+        .iter()
+        .all(|name| !headers.contains_key(name))
         && request.body().is_end_stream()
 }
 

@@ -117,7 +117,8 @@ impl Gate {
                 found,
                 secret,
                 charge,
-            } => self.found(found, &secret, charge, &visit),
+                had_budget,
+            } => self.found(found, &secret, charge, had_budget, &visit),
             What::WithoutBudget { wait } => self.refuse_without_budget(wait, &visit),
             What::Decided {
                 entry,

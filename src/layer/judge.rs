@@ -76,22 +76,26 @@ impl Gate {
                 self.ask(id, secret.into_owned(), None, visit.began)
             }
             Peek::Stale(_) | Peek::Ask => match self.payer(visit) {
-                Ok(payer) => self.ask(id, secret.into_owned(), payer, visit.began),
+                Ok(payer) => self.ask(id, secret.into_owned(), Some(payer), visit.began),
                 Err(wait) => self.refuse_without_budget(wait, visit),
             },
         }
     }
 
-    /// The store has to be asked. Whoever does pays, and nobody for waiting with others.
+    /// The store has to be asked. Whoever does pays, and nobody for waiting with others, nor for a key that has
+    /// worked: without a payer, the budget was not looked at either.
     #[cold]
     fn ask(
         &self,
         id: KeyId,
         secret: Vec<u8>,
-        payer: Option<(IpAddr, &Arc<LookupBudget>)>,
+        payer: Option<Option<(IpAddr, &Arc<LookupBudget>)>>,
         began: Now,
     ) -> Verdict {
-        let payer = payer.map(|(address, budget)| (address, budget.clone()));
+        let had_budget = payer.is_some();
+        let payer = payer
+            .flatten()
+            .map(|(address, budget)| (address, budget.clone()));
         let secret = Zeroizing::new(secret);
         let cache = self.cache.clone();
         Verdict::Pending(Box::pin(async move {
@@ -107,6 +111,7 @@ impl Gate {
                     found,
                     secret,
                     charge,
+                    had_budget,
                 },
                 Err(wait) => What::WithoutBudget { wait },
             };
@@ -122,19 +127,32 @@ impl Gate {
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         secret: &[u8],
         charge: Option<Charge>,
+        had_budget: bool,
         visit: &Visit<'_>,
     ) -> Verdict {
+        let refuse = |reason| {
+            if had_budget {
+                self.refuse_stranger(reason, visit)
+            } else {
+                self.refuse_guess(reason, visit)
+            }
+        };
         match found {
             Ok(Some(entry)) if self.is_its_own(secret, &entry) => {
                 if lets_in(&entry, visit.began) {
                     self.give_back(charge);
                 }
-                self.judge(entry, KnownFrom::Store, visit)
+                let known = if had_budget {
+                    KnownFrom::Store
+                } else {
+                    KnownFrom::Cache
+                };
+                self.judge(entry, known, visit)
             }
-            Ok(Some(_)) => self.refuse_stranger(Refusal::WrongSecret, visit),
+            Ok(Some(_)) => refuse(Refusal::WrongSecret),
             Ok(None) => {
                 self.compare_in_vain(secret);
-                self.refuse_stranger(Refusal::Unknown, visit)
+                refuse(Refusal::Unknown)
             }
             Err(error) => {
                 self.give_back(charge);

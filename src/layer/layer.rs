@@ -90,7 +90,11 @@ impl ApiKeyLayer {
 
     /// Hands the events of requests to this recorder. Without one, requests are only counted.
     pub fn recorder(self, recorder: Recorder) -> Self {
-        self.with(|gate| gate.recorder = recorder)
+        self.with(|gate| {
+            gate.recorder = recorder;
+            // What another recorder was told leaves this one its events.
+            gate.rejected_events = Arc::new(RejectedEvents::new());
+        })
     }
 
     /// The rate limits of keys that have none of their own.
@@ -300,9 +304,9 @@ impl ApiKeyLayer {
     /// Prefer a CORS layer outside of this one, such as tower-http's `CorsLayer`. It answers preflights itself,
     /// and lets browsers read refusals too. This setting is for services whose CORS layer is inside.
     ///
-    /// A preflight is what the [Fetch standard] calls one, without a credential: `OPTIONS` for a path, with one
-    /// `Origin` and one `Access-Control-Request-Method`, without `Content-Type`, `Transfer-Encoding`, `TE` or
-    /// `Upgrade`, and with a body that has ended. Everybody can send that, so the service must look at the
+    /// A preflight is what the [Fetch standard] calls one: `OPTIONS` for a path, with one `Origin` and one
+    /// `Access-Control-Request-Method`, without a key, `Authorization`, `Cookie`, `Content-Type`,
+    /// `Transfer-Encoding`, `TE` and `Upgrade`, and with a body that has ended. Everybody can send that, so the service must look at the
     /// method. tonic does not, and runs streaming calls that need no message: do not use this in front of it.
     ///
     /// [Fetch standard]: https://fetch.spec.whatwg.org/#cors-preflight-request

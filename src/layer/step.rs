@@ -106,6 +106,8 @@ pub(super) enum What {
         secret: Zeroizing<Vec<u8>>,
         /// What is given back unless the look-up comes to nothing.
         charge: Option<Charge>,
+        /// Whether the client's address was found to have the budget before.
+        had_budget: bool,
     },
     /// The client's address had no budget left when its turn came.
     WithoutBudget { wait: Duration },

@@ -140,6 +140,16 @@ const PREFLIGHTS: List = &[
         "OPTIONS * HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST",
     ),
     (
+        "a preflight with other credentials",
+        ANONYMOUS,
+        "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\nauthorization: Basic eDp5",
+    ),
+    (
+        "a preflight with a cookie",
+        ANONYMOUS,
+        "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\ncookie: a=b",
+    ),
+    (
         "a preflight with a malformed key",
         NONE,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\nx-api-key: nonsense",
