@@ -245,6 +245,12 @@ impl Additions {
         }
     }
 
+    /// Puts the id on the refusal of a request that was admitted before: it shows no limits.
+    pub(crate) fn complete_refusal(&mut self, headers: &mut HeaderMap) {
+        self.limits = Limits::None;
+        self.apply(headers);
+    }
+
     /// Puts the headers on a response: once.
     #[inline]
     pub(crate) fn apply(&mut self, headers: &mut HeaderMap) {

@@ -28,6 +28,8 @@ pub struct Caller {
     pub(super) taken: AllTaken,
     /// The recorder that accounts for the request.
     pub(super) recorder: usize,
+    /// The layer that admitted the request, by its `limits_id`.
+    pub(super) admitted_by: u64,
 }
 
 impl Caller {

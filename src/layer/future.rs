@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -38,27 +38,64 @@ pin_project! {
         Waiting { wait: Wait, held: Option<Box<Held<S, B>>> },
         Readying { held: Option<Box<Held<S, B>>>, ticket: Option<Ticket> },
         Calling { #[pin] call: S::Future, ticket: Option<Ticket> },
+        Failed { error: Option<S::Error> },
     }
 }
 
-/// A request that waits for a decision, and the service that it is for, which is not ready.
+/// A request that waits for a decision or for the service to be ready, and the service to call.
 pub(super) struct Held<S, B> {
-    pub(super) gate: Arc<Gate>,
+    /// Checks again whether the request may pass once it has waited; none where nothing was decided.
+    pub(super) gate: Option<Arc<Gate>>,
     pub(super) service: S,
     pub(super) request: Request<B>,
+    /// How often it was checked again by asking the store.
+    pub(super) rechecks: u8,
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>> + Clone,
+{
+    /// Calls the service for a request that is admitted. Only now is it polled ready: requests that are not
+    /// admitted neither wait for the service nor hold anything of it.
+    #[inline]
+    pub(super) fn admitted(
+        service: &mut S,
+        request: Request<B>,
+        ticket: Ticket,
+        gate: Option<&Arc<Gate>>,
+    ) -> Self {
+        // The waker is that of the task that polls the future; the service is polled again there.
+        let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => State::Calling {
+                call: service.call(request),
+                ticket: Some(ticket),
+            },
+            Poll::Ready(Err(error)) => State::Failed {
+                error: Some(fail(error, ticket)),
+            },
+            Poll::Pending => {
+                let fresh = service.clone();
+                let held = Held {
+                    gate: gate.cloned(),
+                    service: std::mem::replace(service, fresh),
+                    request,
+                    rechecks: 0,
+                };
+                State::Readying {
+                    held: Some(Box::new(held)),
+                    ticket: Some(ticket),
+                }
+            }
+        };
+        Self { state }
+    }
 }
 
 impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(super) fn calling(call: S::Future, ticket: Ticket) -> Self {
-        let ticket = Some(ticket);
-        Self {
-            state: State::Calling { call, ticket },
-        }
-    }
-
     pub(super) fn answered(answer: Response<Bytes>) -> Self {
         let answer = Some(answer);
         Self {
@@ -74,9 +111,31 @@ where
     }
 }
 
+impl<S, B> State<S, B>
+where
+    S: Service<Request<B>> + Clone,
+{
+    /// What follows from a decision about a request that has waited.
+    fn after(step: Step, held: Box<Held<S, B>>) -> Self {
+        match step {
+            Step::Call(ticket) => Self::Readying {
+                held: Some(held),
+                ticket: Some(ticket),
+            },
+            Step::Answer(answer) => Self::Answered {
+                answer: Some(answer),
+            },
+            Step::Wait(wait) => Self::Waiting {
+                wait,
+                held: Some(held),
+            },
+        }
+    }
+}
+
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     R: Body<Data = Bytes>,
 {
     type Output = Result<Response<ResponseBody<R>>, S::Error>;
@@ -94,49 +153,49 @@ where
                     let poll_ready = || waiting.service.poll_ready(cx);
                     let (is_ready, ticket) = ready!(poll_admitted(ticket, poll_ready));
                     if let Err(error) = is_ready {
-                        return Poll::Ready(leave(Err(error), ticket));
+                        return Poll::Ready(Err(fail(error, ticket)));
                     }
-                    let held = held.take().expect("polled after its end");
-                    let Held {
-                        mut service,
-                        request,
-                        ..
-                    } = *held;
-                    this.state.set(State::Calling {
-                        call: service.call(request),
-                        ticket: Some(ticket),
-                    });
+                    let mut held = held.take().expect("polled after its end");
+                    // Its key may have been revoked meanwhile.
+                    let step = match held.gate.clone() {
+                        Some(gate) => gate.recheck(&held.request, ticket, &mut held.rechecks),
+                        None => Step::Call(ticket),
+                    };
+                    let next = match step {
+                        Step::Call(ticket) => State::Calling {
+                            call: held.service.call(held.request),
+                            ticket: Some(ticket),
+                        },
+                        step => {
+                            // Waiting for the store holds nothing of the service.
+                            held.service = held.service.clone();
+                            State::after(step, held)
+                        }
+                    };
+                    this.state.set(next);
                 }
                 StateProjection::Answered { answer } => {
                     let answer = answer.take().expect("polled after its end");
                     return Poll::Ready(Ok(answer.map(ResponseBody::refusal)));
                 }
+                StateProjection::Failed { error } => {
+                    let error = error.take().expect("polled after its end");
+                    return Poll::Ready(Err(error));
+                }
                 StateProjection::Waiting { wait, held } => {
                     let waited = ready!(wait.as_mut().poll(cx));
                     let mut held = held.take().expect("polled after its end");
-                    let step = held.gate.resume(waited, &mut held.request);
-                    this.state.set(match step {
-                        Step::Call(ticket) => State::Readying {
-                            held: Some(held),
-                            ticket: Some(ticket),
-                        },
-                        Step::Answer(answer) => {
-                            let answer = Some(answer);
-                            State::Answered { answer }
-                        }
-                        Step::Wait(wait) => {
-                            let held = Some(held);
-                            State::Waiting { wait, held }
-                        }
-                    });
+                    let gate = held.gate.clone().expect("a gate has decided to wait");
+                    let step = gate.resume(waited, &mut held.request);
+                    this.state.set(State::after(step, held));
                 }
             }
         }
     }
 }
 
-/// Polls the service for an admitted request, and gives its ticket back once there is a result. A panic ends
-/// its event, and while the service is pending, the recorder knows of the request.
+/// Polls the service for an admitted request, and returns the ticket with the result. A panic records the event
+/// as failed; a pending request is registered with the recorder.
 #[inline]
 fn poll_admitted<T>(
     ticket: &mut Option<Ticket>,
@@ -154,6 +213,15 @@ fn poll_admitted<T>(
     polled.map(|result| (result, ticket.take().expect("it was at hand")))
 }
 
+/// The service has failed.
+#[cold]
+fn fail<E>(error: E, ticket: Ticket) -> E {
+    if let Ticket::Followed(mut meter) = ticket {
+        meter.end(End::Failed);
+    }
+    error
+}
+
 /// Gives the answer its headers and lets its body be watched.
 #[inline]
 fn leave<R: Body<Data = Bytes>, E>(
@@ -162,12 +230,7 @@ fn leave<R: Body<Data = Bytes>, E>(
 ) -> Result<Response<ResponseBody<R>>, E> {
     let mut response = match answer {
         Ok(response) => response,
-        Err(error) => {
-            if let Ticket::Followed(mut meter) = ticket {
-                meter.end(End::Failed);
-            }
-            return Err(error);
-        }
+        Err(error) => return Err(fail(error, ticket)),
     };
     let mut meter = ticket.redeem(response.headers_mut());
     if meter.answered(&response) {

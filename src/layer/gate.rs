@@ -110,6 +110,14 @@ impl Gate {
 
     /// Goes on with a request for which something had to be waited for.
     pub(super) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
+        if let What::Rechecked {
+            found,
+            entry,
+            ticket,
+        } = waited.what
+        {
+            return self.rechecked(found, &entry, ticket, request);
+        }
         let head = RequestHead::of(request);
         let visit = Visit::new(head, waited.began, &[], &mut Found::default());
         let verdict = match waited.what {
@@ -126,6 +134,7 @@ impl Gate {
                 cost,
                 meter,
             } => self.decided(entry, decision, cost, meter.withdraw(), &visit),
+            What::Rechecked { .. } => unreachable!("it was checked again above"),
         };
         let id = visit.id;
         self.carry_out(verdict, Places::all(), id, request)
@@ -161,6 +170,7 @@ impl Gate {
                     event_id,
                     taken,
                     recorder: self.recorder.id(),
+                    admitted_by: self.limits_id,
                 };
                 request.extensions_mut().insert(caller);
                 Step::Call(ticket)

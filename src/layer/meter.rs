@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
@@ -16,7 +17,7 @@ use super::visit::Visit;
 use crate::clock::Now;
 use crate::key::CachedKey;
 use crate::limit::Decision;
-use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Recorder, Status};
+use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Recorder, Refusal, Status};
 
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +189,19 @@ impl Meter {
         let ended = response.body().is_end_stream();
         self.with(|running| running.answered(response));
         ended
+    }
+
+    /// The request is refused after it was admitted: the response is whole.
+    pub(super) fn refuse(mut self, reason: Refusal, response: &mut Response<Bytes>) {
+        self.with(|running| {
+            running.additions.complete_refusal(response.headers_mut());
+            let protocol = Protocol::of_response(response.headers());
+            running.protocol = Some(protocol);
+            running.draft.status = protocol.status_of(response);
+            running.draft.refusal = Some(reason);
+            running.draft.response_bytes = response.body().len() as u64;
+        });
+        self.end(End::Whole);
     }
 
     /// A piece of the body was handed on.

@@ -19,6 +19,7 @@ mod later;
 mod layer;
 mod lookup_budget;
 mod meter;
+mod recheck;
 mod refuse;
 mod reject;
 mod rejected_events;

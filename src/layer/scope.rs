@@ -100,15 +100,17 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, B>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    /// Always ready, as [`ApiKeyService`](super::ApiKeyService) is.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let scope = &self.requirement.scope;
         let rejection = match request.extensions().get::<Caller>() {
             Some(caller) if caller.has_scope(scope) => {
-                return ResponseFuture::calling(self.inner.call(request), Ticket::Unfollowed(None));
+                let ticket = Ticket::Unfollowed(None);
+                return ResponseFuture::admitted(&mut self.inner, request, ticket, None);
             }
             Some(caller) => Rejection {
                 key: Some(caller.id),
@@ -117,8 +119,6 @@ where
             },
             None => Rejection::new(Refusal::Missing),
         };
-        // A refused request holds nothing that the inner service reserved when it was polled ready.
-        self.inner = self.inner.clone();
         let head = RequestHead::of(&request);
         ResponseFuture::answered(self.requirement.rejections.answer(rejection, head))
     }

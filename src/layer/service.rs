@@ -42,36 +42,29 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, B>;
 
+    /// Always ready: the inner service is polled ready for admitted requests alone, so that no other request
+    /// waits for it or holds anything of it. Its backpressure is felt in the response's future.
     #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.gate.admit(&mut request) {
-            Step::Call(ticket) => ResponseFuture::calling(self.inner.call(request), ticket),
-            Step::Answer(answer) => {
-                self.release();
-                ResponseFuture::answered(answer)
+            Step::Call(ticket) => {
+                ResponseFuture::admitted(&mut self.inner, request, ticket, Some(&self.gate))
             }
+            Step::Answer(answer) => ResponseFuture::answered(answer),
             Step::Wait(wait) => {
-                self.release();
                 let held = Held {
-                    gate: self.gate.clone(),
+                    gate: Some(self.gate.clone()),
                     service: self.inner.clone(),
                     request,
+                    rechecks: 0,
                 };
                 ResponseFuture::waiting(wait, held)
             }
         }
-    }
-}
-
-impl<S: Clone> ApiKeyService<S> {
-    /// Gives back what the inner service reserved when it was polled ready, such as a permit: a request that
-    /// is not admitted yet, or never, holds nothing that admitted ones wait for.
-    fn release(&mut self) {
-        self.inner = self.inner.clone();
     }
 }
 

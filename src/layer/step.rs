@@ -17,7 +17,7 @@ use super::meter::Meter;
 use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Charge, Decision, LimitError};
-use crate::usage::Recorder;
+use crate::usage::{Recorder, Refusal};
 
 /// What to do with a request next.
 pub(super) enum Step {
@@ -53,6 +53,18 @@ impl Ticket {
                     additions.complete(headers);
                 }
                 Meter::off()
+            }
+        }
+    }
+
+    /// The request is refused after all.
+    pub(super) fn refuse(self, reason: Refusal, response: &mut Response<Bytes>) {
+        match self {
+            Self::Followed(meter) => meter.refuse(reason, response),
+            Self::Unfollowed(additions) => {
+                if let Some(mut additions) = additions {
+                    additions.complete_refusal(response.headers_mut());
+                }
             }
         }
     }
@@ -111,6 +123,12 @@ pub(super) enum What {
     },
     /// The client's address had no budget left when its turn came.
     WithoutBudget { wait: Duration },
+    /// The key of an admitted request was looked up again.
+    Rechecked {
+        found: Result<Option<Arc<CachedKey>>, StoreError>,
+        entry: Arc<CachedKey>,
+        ticket: Ticket,
+    },
     Decided {
         entry: Arc<CachedKey>,
         decision: Result<Decision, LimitError>,

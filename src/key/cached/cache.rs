@@ -395,6 +395,11 @@ impl Inner {
 }
 
 impl CachedKey {
+    /// Whether it may be used without asking the store, or could so long ago.
+    pub(crate) fn is_fresh(&self, now: Now, grace: Duration) -> bool {
+        now.elapsed_nanos() < self.fresh_until.saturating_add(nanos(grace))
+    }
+
     /// So long after now, but within the time in which it may be used at all.
     fn after(&self, now: u64, wait: Duration) -> u64 {
         now.saturating_add(nanos(wait)).min(self.stale_until)

@@ -1,0 +1,121 @@
+//! Whether an admitted request may still be called once it has waited for the service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+
+use super::caller::Caller;
+use super::gate::{Gate, StoreFailure};
+use super::head::RequestHead;
+use super::reject::Rejection;
+use super::report;
+use super::step::{Step, Ticket, Waited, What};
+use crate::clock::Now;
+use crate::key::{CachedKey, KeyStatus, Peek, StoreError};
+use crate::usage::Refusal;
+
+/// How long a lookup counts at least: where nothing is cached, a request that waits for a moment is not looked up
+/// again.
+const GRACE: Duration = Duration::from_secs(1);
+/// Lookups at most for one request that waits time and again.
+const MAX_LOOKUPS: u8 = 4;
+
+impl Gate {
+    /// Checks the key of a request again that this layer admitted and that has waited since: a key that was
+    /// revoked meanwhile does not pass. The store is asked only if the key was dropped from the cache, or its
+    /// time to live is over.
+    pub(super) fn recheck<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        ticket: Ticket,
+        lookups: &mut u8,
+    ) -> Step {
+        let caller = request.extensions().get::<Caller>();
+        let Some(caller) = caller.filter(|caller| caller.admitted_by == self.limits_id) else {
+            return Step::Call(ticket);
+        };
+        let (entry, now) = (&caller.entry, self.clock.now());
+        let known = match self.cache.peek(entry.key.id, now) {
+            Peek::Held(known) => Some(known),
+            Peek::Stale(known) if Arc::ptr_eq(&known, entry) && known.is_fresh(now, GRACE) => {
+                Some(known)
+            }
+            Peek::Stale(_) | Peek::Ask => None,
+        };
+        if let Some(known) = known {
+            return match rejected(&known, entry, now) {
+                None => Step::Call(ticket),
+                Some(reason) => self.refuse_admitted(reason, ticket, request),
+            };
+        }
+        if *lookups >= MAX_LOOKUPS {
+            return self.refuse_admitted(Refusal::StoreUnavailable, ticket, request);
+        }
+        *lookups += 1;
+        let (cache, entry) = (self.cache.clone(), entry.clone());
+        Step::Wait(Box::pin(async move {
+            let found = cache.lookup(entry.key.id).await;
+            let what = What::Rechecked {
+                found,
+                entry,
+                ticket,
+            };
+            Waited { began: now, what }
+        }))
+    }
+
+    /// The store has answered, or has not.
+    pub(super) fn rechecked<B>(
+        &self,
+        found: Result<Option<Arc<CachedKey>>, StoreError>,
+        entry: &CachedKey,
+        ticket: Ticket,
+        request: &Request<B>,
+    ) -> Step {
+        let reason = match found {
+            Ok(Some(known)) => rejected(&known, entry, self.clock.now()),
+            Ok(None) => Some(Refusal::Unknown),
+            Err(error) => {
+                report::store_failure(&error);
+                let passes = self.store_failure == StoreFailure::Pass;
+                let passes = passes && !matches!(error, StoreError::Busy);
+                (!passes).then_some(Refusal::StoreUnavailable)
+            }
+        };
+        match reason {
+            None => Step::Call(ticket),
+            Some(reason) => self.refuse_admitted(reason, ticket, request),
+        }
+    }
+
+    /// Refuses a request that was admitted: its event tells of the refusal.
+    #[cold]
+    fn refuse_admitted<B>(&self, reason: Refusal, ticket: Ticket, request: &Request<B>) -> Step {
+        let key = request.extensions().get::<Caller>().map(|caller| caller.id);
+        report::refusal(reason, key);
+        let rejection = Rejection {
+            key,
+            ..Rejection::new(reason)
+        };
+        let mut response = self.rejections.answer(rejection, RequestHead::of(request));
+        ticket.refuse(reason, &mut response);
+        Step::Answer(response)
+    }
+}
+
+/// Why a key that was admitted does not let in any more, as it is known now.
+fn rejected(known: &CachedKey, admitted: &CachedKey, now: Now) -> Option<Refusal> {
+    if !known.exists {
+        return Some(Refusal::Unknown);
+    }
+    if known.digest != admitted.digest {
+        return Some(Refusal::WrongSecret);
+    }
+    match known.key.status(now.timestamp()) {
+        KeyStatus::Active => None,
+        KeyStatus::Disabled => Some(Refusal::Disabled),
+        KeyStatus::Revoked => Some(Refusal::Revoked),
+        KeyStatus::Expired => Some(Refusal::Expired),
+    }
+}
