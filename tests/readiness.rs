@@ -69,9 +69,9 @@ mod waiting_holds_nothing {
     use std::time::Duration;
 
     use async_trait::async_trait;
-    use keytally::key::{KeyRecord, KeyStore, StoreError};
+    use keytally::key::{KeyAdmin, KeyRecord, KeyStore, KeyUpdate, StoreError};
     use keytally::limit::{Allowance, Answer, Decision, LimitError, Limiter, RateLimit};
-    use keytally::usage::{Cause, LogFilter, LogQuery, Recorder, UsageReader};
+    use keytally::usage::{Cause, LogFilter, LogQuery, Recorder, Refusal, UsageEvent, UsageReader};
     use keytally::{Clock, KeyId, Now};
     use tokio::sync::Semaphore;
     use tower::buffer::Buffer;
@@ -174,7 +174,7 @@ mod waiting_holds_nothing {
         a_cached_key_passes_at_once::<_, _>(buffer.map_err(|never: Infallible| never)).await;
     }
 
-    /// Answers for one key at once, and for the others never.
+    /// Never answers, until it is told to.
     #[derive(Debug)]
     struct HangingLimiter {
         waiting: Arc<AtomicUsize>,
@@ -263,7 +263,7 @@ mod waiting_holds_nothing {
         assert_eq!(service.oneshot(request(&good)).await.unwrap().status(), 200);
     }
 
-    /// Ready once it is told so, or failed.
+    /// Becomes ready or fails on demand.
     #[derive(Clone)]
     struct Told(Arc<Semaphore>, Arc<AtomicBool>);
 
@@ -296,71 +296,183 @@ mod waiting_holds_nothing {
         }
     }
 
-    /// What an admitted request meets that has waited for its lookup.
-    async fn after_its_lookup(
-        then: impl AsyncFnOnce(&Told, tokio::task::JoinHandle<Result<u16, &'static str>>),
-    ) -> Option<Cause> {
+    /// A request that has waited for its lookup, and then for a service that is not ready.
+    struct Admitted {
+        backend: MemoryBackend,
+        key: KeyId,
+        service: Told,
+        call: tokio::task::JoinHandle<Result<u16, &'static str>>,
+    }
+
+    /// Runs `then` after the lookup of an admitted request, and returns its one event.
+    async fn after_its_lookup(then: impl AsyncFnOnce(Admitted)) -> UsageEvent {
         let backend = MemoryBackend::new();
-        let good = issue(&backend).await;
+        let issuer = Issuer::new("acme").unwrap();
+        let issued = issuer.issue(&backend, NewKey::named("x")).await.unwrap();
         let recorder = Recorder::new(backend.clone());
         let layer = ApiKeyLayer::new(backend.clone())
             .clock(Clock::manual(jiff::Timestamp::now()))
             .recorder(recorder.clone());
-        let told = Told(Arc::new(Semaphore::new(0)), Arc::default());
-        let mut service = layer.layer(told.clone());
-        // As a caller that polled another clone ready.
-        let call = service.call(request(&good));
+        let service = Told(Arc::new(Semaphore::new(0)), Arc::default());
+        let call = layer
+            .layer(service.clone())
+            .call(request(issued.secret.expose()));
         let call = tokio::spawn(async move {
             let answer = call.await?;
             let status = answer.status().as_u16();
-            let body = answer.into_body().collect().await;
-            assert!(body.is_ok());
+            assert!(answer.into_body().collect().await.is_ok());
             Ok(status)
         });
-        tokio::time::timeout(Duration::from_secs(10), async {
+        let waits = async {
             while recorder.stats().open == 0 || layer.cache_stats().lookups == 0 {
                 tokio::task::yield_now().await;
             }
+        };
+        let waits = tokio::time::timeout(Duration::from_secs(10), waits).await;
+        waits.expect("it is looked up");
+        then(Admitted {
+            backend: backend.clone(),
+            key: issued.key.id,
+            service,
+            call,
         })
-        .await
-        .expect("it is looked up");
-        then(&told, call).await;
+        .await;
         recorder.flush().await;
         let events = backend.requests(&LogQuery::new(LogFilter::new())).await;
-        let [event] = &events.unwrap().items[..] else {
-            panic!("one event");
-        };
-        assert_eq!((recorder.stats().open, event.cost), (0, 1));
-        event.cause
+        let mut events = events.unwrap().items;
+        assert_eq!((events.len(), recorder.stats().open), (1, 0));
+        events.remove(0)
     }
 
     #[tokio::test]
     async fn it_is_called_once_the_service_is_ready() {
-        let cause = after_its_lookup(async |told, call| {
-            assert!(!call.is_finished());
-            told.0.add_permits(1);
-            assert_eq!(call.await.unwrap(), Ok(200));
+        let event = after_its_lookup(async |it| {
+            assert!(!it.call.is_finished());
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Ok(200));
         });
-        assert_eq!(cause.await, None);
+        assert_eq!(event.await.cause, None);
     }
 
     #[tokio::test]
     async fn a_service_that_breaks_meanwhile_is_its_failure() {
-        let cause = after_its_lookup(async |told, call| {
-            told.1.store(true, Ordering::SeqCst);
-            told.0.add_permits(1);
-            assert_eq!(call.await.unwrap(), Err("broken"));
+        let event = after_its_lookup(async |it| {
+            it.service.1.store(true, Ordering::SeqCst);
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Err("broken"));
         });
-        assert_eq!(cause.await, Some(Cause::ServerError));
+        assert_eq!(event.await.cause, Some(Cause::ServerError));
     }
 
     #[tokio::test]
     async fn a_client_that_leaves_meanwhile_is_an_event() {
-        let cause = after_its_lookup(async |_, call| {
-            call.abort();
-            assert!(call.await.unwrap_err().is_cancelled());
+        let event = after_its_lookup(async |it| {
+            it.call.abort();
+            assert!(it.call.await.unwrap_err().is_cancelled());
         });
-        assert_eq!(cause.await, Some(Cause::Cancelled));
+        assert_eq!(event.await.cause, Some(Cause::Cancelled));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_revoked_meanwhile_is_refused() {
+        let event = after_its_lookup(async |it| {
+            it.backend.revoke(it.key).await.unwrap();
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Ok(401));
+        });
+        assert_eq!(event.await.refusal, Some(Refusal::Revoked));
+        let event = after_its_lookup(async |it| {
+            it.backend.delete(it.key).await.unwrap();
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Ok(401));
+        });
+        assert_eq!(event.await.refusal, Some(Refusal::Unknown));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_edited_meanwhile_passes() {
+        let event = after_its_lookup(async |it| {
+            let update = KeyUpdate::new().name("y");
+            it.backend.update(it.key, update).await.unwrap();
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Ok(200));
+        });
+        assert_eq!(event.await.refusal, None);
+    }
+
+    /// The service has no permit left: requests that are not admitted do not wait for one.
+    #[tokio::test]
+    async fn a_saturated_service_keeps_nobody_waiting_who_is_refused() {
+        let backend = MemoryBackend::new();
+        let good = issue(&backend).await;
+        let permits = Arc::new(Semaphore::new(1));
+        let limit = GlobalConcurrencyLimitLayer::with_semaphore(permits.clone());
+        let layer = ApiKeyLayer::new(backend);
+        let service = layer.layer(limit.layer(tower::service_fn(hello)));
+        let permit = permits.clone().acquire_owned().await.unwrap();
+        let mut waiting = tokio::spawn(service.clone().oneshot(request(&good)));
+        for secret in ["nonsense", &unknown().await] {
+            let refused = service.clone().oneshot(request(secret)).await.unwrap();
+            assert_eq!(refused.status(), 401);
+        }
+        assert!(futures_ready(&mut waiting).is_none());
+        drop(permit);
+        assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+        assert_eq!(permits.available_permits(), 1);
+    }
+
+    fn futures_ready<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Answers once it is told so, and lets the request pass.
+    #[derive(Debug)]
+    struct Slow(Arc<Semaphore>, Arc<AtomicUsize>);
+
+    impl Limiter for Slow {
+        fn attach(
+            &self,
+            _: KeyId,
+            _: &[RateLimit],
+            _: Now,
+        ) -> Result<Arc<dyn Allowance>, LimitError> {
+            Ok(Arc::new(Self(self.0.clone(), self.1.clone())))
+        }
+    }
+
+    impl Allowance for Slow {
+        fn take(&self, _: u32, _: Now) -> Answer {
+            let permits = self.0.clone();
+            self.1.fetch_add(1, Ordering::SeqCst);
+            Answer::Later(Box::pin(async move {
+                let _ = permits.acquire().await;
+                Ok(Decision::default())
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_revoked_while_a_limiter_answers_is_refused() {
+        let backend = MemoryBackend::new();
+        let issuer = Issuer::new("acme").unwrap();
+        let issued = issuer.issue(&backend, NewKey::named("x")).await.unwrap();
+        let (permits, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let layer = ApiKeyLayer::new(backend.clone())
+            .default_limits([RateLimit::per_second(1)])
+            .unwrap()
+            .limiter(Slow(permits.clone(), asked.clone()));
+        let service = layer.layer(tower::service_fn(hello));
+        let call = tokio::spawn(service.oneshot(request(issued.secret.expose())));
+        while asked.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        backend.revoke(issued.key.id).await.unwrap();
+        permits.add_permits(1);
+        assert_eq!(call.await.unwrap().unwrap().status(), 401);
     }
 }
 
