@@ -206,7 +206,10 @@ fn is_exempt(path: &str) -> bool {
     };
     let segments: Vec<_> = plain.split('/').collect();
     let (last, others) = segments.split_last().unwrap();
-    let names = |segment: &str| segment.chars().any(|c| c != '.' && c != ' ');
+    let names = |segment: &str| {
+        let goes_up = segment.trim_start().starts_with("..");
+        segment.chars().any(|c| c != '.' && c != ' ') && !goes_up
+    };
     others.iter().all(|segment| names(segment)) && (last.is_empty() || names(last))
 }
 
@@ -249,6 +252,9 @@ fn is_preflight(request: &Request<String>) -> bool {
         && none("authorization")
         && none("cookie")
         && none("content-type")
+        && none("expect")
+        && none("proxy-authorization")
+        && none("trailer")
         && none("transfer-encoding")
         && none("te")
         && none("upgrade")

@@ -44,8 +44,10 @@ impl SignedOut {
     }
 
     fn extend(&mut self, sessions: impl IntoIterator<Item = Session>, now: Timestamp) {
-        // Expired sessions are refused without being listed.
-        self.sessions = self.sessions.split_off(&(now.as_second(), Uuid::nil()));
+        // Expired sessions need not be listed; the floor keeps them over should the clock be set back.
+        let expired = (now.as_second(), Uuid::nil());
+        self.sessions = self.sessions.split_off(&expired);
+        self.floor = Some(expired).max(self.floor);
         self.sessions.extend(sessions);
         while self.sessions.len() > MAX_SIGNED_OUT {
             self.floor = self.sessions.pop_first().max(self.floor);
@@ -268,7 +270,6 @@ mod tests {
         let mut signed_out = SignedOut::default();
         let max = MAX_SIGNED_OUT as i64;
         signed_out.extend((0..max).map(session), now);
-        assert_eq!(signed_out.floor, None);
         // One at a time, each takes the place of the one that expires first.
         for n in max..max + 5 {
             signed_out.extend([session(n)], now);
@@ -282,10 +283,12 @@ mod tests {
         // A session that expires earlier is over, however late it is signed out, and raises no floor.
         signed_out.extend([session(-1)], now);
         assert_eq!(signed_out.floor, Some(session(4)));
-        // Expired sessions make room.
+        // Expired sessions make room, and stay over when the clock is set back.
         let later = now + SESSION + SignedDuration::from_secs(max + 5);
         signed_out.extend([], later);
         assert!(signed_out.sessions.is_empty());
+        signed_out.extend([], now);
+        assert!((0..max + 5).all(|n| signed_out.contains(&session(n))));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What the application lets pass without a key: exempt paths, and CORS preflights where it asked for them.
 
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderName, ORIGIN, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, ORIGIN,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method, Request};
 use http_body::Body;
 
-/// Whether a pattern holds for a path: `/health` for itself, `/public/*` for everything below `/public/`.
+/// Whether a pattern matches a path: `/health` itself, `/public/*` everything below `/public/`.
 pub(super) fn matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('/') => path.strip_prefix(prefix).is_some_and(stays_below),
@@ -15,8 +15,8 @@ pub(super) fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
-/// Whether no server, proxy or servlet container that decodes once more, drops path parameters or knows other
-/// separators could take the rest of a path for one outside of its prefix. Where there is a doubt, it could.
+/// Whether the rest of a path stays below the prefix on any server, including those that decode twice, strip path
+/// parameters or accept other separators. Ambiguous paths do not.
 fn stays_below(rest: &str) -> bool {
     let mut segments = rest.split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -29,7 +29,7 @@ fn stays_below(rest: &str) -> bool {
     true
 }
 
-/// Whether a segment is made of characters without any meaning in paths, and is no dot segment.
+/// Whether a segment is made of characters with no special meaning in paths, and is not a dot segment.
 fn is_plain(segment: &str) -> bool {
     let Some(decoded) = decode(segment) else {
         return false;
@@ -43,12 +43,13 @@ fn is_plain(segment: &str) -> bool {
         c if c.is_ascii() => c.is_ascii_alphanumeric(),
         c => c.is_alphabetic(),
     };
-    // Windows drops dots and blanks at the end.
+    // Windows strips trailing dots and spaces; others take what follows two dots for parameters or blanks.
     let is_dots = |text: &str| text.chars().all(|c| c == '.' || c == ' ');
-    decoded.chars().all(plain) && (decoded.is_empty() || !is_dots(&decoded))
+    let may_go_up = decoded.trim_start().starts_with("..") || is_dots(&decoded);
+    decoded.chars().all(plain) && (decoded.is_empty() || !may_go_up)
 }
 
-/// Decodes a segment once; `None` for encodings of dots, for what is not UTF-8 and for broken encodings.
+/// Decodes a segment once; `None` for encoded dots, invalid UTF-8 and malformed escapes.
 fn decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
@@ -71,9 +72,9 @@ fn decode(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Whether a request is a CORS preflight as the [Fetch standard][fetch] has it: `OPTIONS` for a path, with one
-/// `Origin` and one `Access-Control-Request-Method`, without credentials, and without a body or anything that
-/// goes with one.
+/// Whether a request is a CORS preflight as defined by the [Fetch standard][fetch]: `OPTIONS` for a path, with one
+/// `Origin` and one `Access-Control-Request-Method`, without credentials, and without a body or headers that
+/// describe one.
 ///
 /// [fetch]: https://fetch.spec.whatwg.org/#cors-preflight-request
 pub(super) fn is_preflight<B: Body>(request: &Request<B>) -> bool {
@@ -86,7 +87,10 @@ pub(super) fn is_preflight<B: Body>(request: &Request<B>) -> bool {
             AUTHORIZATION,
             CONTENT_TYPE,
             COOKIE,
+            EXPECT,
+            PROXY_AUTHORIZATION,
             TE,
+            TRAILER,
             TRANSFER_ENCODING,
             UPGRADE,
         ]
@@ -107,13 +111,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_holds_for_itself_or_for_all_below() {
+    fn patterns_match_exactly_or_by_prefix() {
         for (pattern, path) in [
             ("/health", "/health"),
             ("/public/*", "/public/"),
             ("/public/*", "/public/a"),
             ("/public/*", "/public/a/b.c/"),
-            ("/public/*", "/public/a..b/...c/~d"),
+            ("/public/*", "/public/a..b/.c/~d"),
             ("/public/*", "/public/my%20file%41.pdf"),
             ("/public/*", "/public/%C3%A9t%c3%a9"),
             ("/public/*", "/public/日本"),
@@ -154,6 +158,13 @@ mod tests {
             "./a",
             "...",
             "..../",
+            "...c",
+            "..+/admin",
+            "..,x/admin",
+            "..=1/admin",
+            "..&/admin",
+            "%20../admin",
+            "..a",
             "%2e%2e/admin",
             ".%2E/admin",
             "..%2fadmin",
@@ -197,8 +208,9 @@ mod tests {
         }
     }
 
-    /// What is made of a path by a server that decodes it so often, drops path parameters, ends at NUL, knows
-    /// both slashes, folds what looks like a dot or a slash, and drops dots and blanks at the end of segments.
+    /// Resolves a path as a lenient server does: decodes it `decodings` times and `+` as a space, strips path
+    /// parameters, ends at NUL, accepts both slashes, folds look-alikes of dots and slashes, and strips trailing
+    /// dots and spaces from segments.
     fn resolved(path: &str, decodings: usize) -> Vec<String> {
         let mut bytes = path.as_bytes().to_vec();
         for _ in 0..decodings {
@@ -239,6 +251,7 @@ mod tests {
                         .map_or(0, |chunk| chunk.valid().len());
                     let char = std::str::from_utf8(&rest[..len]).unwrap().chars().next();
                     text.push(match char {
+                        Some('+') => ' ',
                         Some('\u{ff0e}' | '\u{2024}') => '.',
                         Some('\u{ff0f}' | '\u{2215}' | '\\' | '\u{ff3c}') => '/',
                         Some(char) => char,
@@ -250,9 +263,9 @@ mod tests {
         }
         let mut segments: Vec<String> = Vec::new();
         for segment in text.split('/') {
-            let segment = segment.split(';').next().unwrap_or_default();
+            let segment = segment.split([';', ',', '=']).next().unwrap_or_default();
             match segment.trim_end_matches(['.', ' ']) {
-                "" if segment.starts_with("..") => {
+                "" if segment.trim_start().starts_with("..") => {
                     segments.pop();
                 }
                 "" => {}
@@ -271,6 +284,7 @@ mod tests {
                 Just("%25".into()), Just("25".into()), Just("2e".into()), Just(";".into()),
                 Just("%3B".into()), Just("%00".into()), Just("%20".into()), Just("\\".into()),
                 Just("%c0%ae".into()), Just("%c0%af".into()), Just("\u{ff0e}".into()),
+                Just("+".into()), Just(",".into()), Just("=".into()), Just(" ".into()),
                 Just("%ef%bc%8f".into()), Just("é".into()), "[ -~]".prop_map(String::from),
             ], 0..12),
         ) {

@@ -290,7 +290,7 @@ impl Running {
         let protocol = Protocol::of_response(response.headers());
         self.protocol = Some(protocol);
         self.draft.status = protocol.status_of(response);
-        if protocol != Protocol::Http && matches!(self.draft.status, Status::Http(_)) {
+        if protocol != Protocol::Http && self.draft.status == Status::Http(200) {
             // Only a method begins to answer without knowing yet how it will end.
             self.name_by_path();
         }
@@ -329,7 +329,7 @@ impl Running {
         if draft.refusal.is_none() && proves(draft.status) {
             self.name_by_path();
         } else if self.is_open && self.protocol != Some(Protocol::Http) {
-            // Not proven by this answer, or there is none.
+            // Unproven, or no response.
             let endpoints = &self.gate.endpoints;
             self.draft.endpoint = endpoints.known(self.draft.path()).or(self.draft.endpoint);
         }

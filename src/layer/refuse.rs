@@ -1,4 +1,4 @@
-//! Refusals: of strangers, which are counted, and of keys, which are events.
+//! Refusals: of strangers, which are counted, and of keys, which are events; of rejected keys within a limit.
 
 use std::borrow::Borrow;
 use std::net::IpAddr;
@@ -89,8 +89,8 @@ impl Gate {
         Verdict::Refused(response)
     }
 
-    /// Refuses a request of a key that does not let in: an event, as far as its [limit](super::rejected_events)
-    /// and the recorder have room, which does not show.
+    /// Refuses a request with a rejected key. It is recorded while its [limit](super::rejected_events) and the
+    /// recorder have room; the response is the same either way.
     #[cold]
     pub(super) fn refuse_rejected(
         &self,
@@ -103,12 +103,15 @@ impl Gate {
             Begun::nothing()
         } else {
             let address = self.client_address.payer(visit.head);
-            let is_event = self.rejected_events.admit(id, address, visit.began);
-            if !(is_event && self.recorder.begin_rejected()) {
+            // In this order: a full recorder uses up no limit.
+            let begun = self.recorder.begin_rejected();
+            let begun = begun.then(|| Begun::rejected(&self.recorder));
+            let begun = begun.filter(|_| self.rejected_events.admit(id, address, visit.began));
+            let Some(begun) = begun else {
                 rejection.key = Some(id);
                 return self.refuse_without_event(rejection, visit);
-            }
-            Begun::rejected(&self.recorder)
+            };
+            begun
         };
         Verdict::Refused(self.refuse_key(entry, rejection, None, begun, visit))
     }

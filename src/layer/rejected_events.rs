@@ -1,5 +1,5 @@
-//! The limit on events of rejected keys: whoever has a revoked, disabled or expired key, or one that is bound
-//! to other addresses, must not fill the log.
+//! Limits the events of rejected keys, so that the holder of a revoked, disabled or expired key, or of one that
+//! is bound to other addresses, cannot fill the log.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use crate::limit::{RateLimit, RateSketch};
 /// Few keys are rejected at one time: 64 KiB for both limits together.
 const CELLS: usize = 2_048;
 
-/// How many refusals of a rejected key are events: ten at once and then twelve an hour for each client address,
-/// a hundred at once and then sixty an hour for each key. The others are counted.
+/// Events of rejected keys: a burst of 10 and then 12 an hour per key and client address; a burst of 100 and then
+/// 60 an hour per key. Further refusals are counted only.
 #[derive(Debug)]
 pub(super) struct RejectedEvents {
     by_address: RateSketch,
@@ -28,8 +28,8 @@ impl RejectedEvents {
         }
     }
 
-    /// Whether the next refusal of this key to this address is an event. Clients without a known address share
-    /// what a key has.
+    /// Whether the next refusal of this key to this address is an event. All clients without a known address
+    /// count as one.
     pub(super) fn admit(&self, key: KeyId, address: Option<IpAddr>, now: Now) -> bool {
         let network = address.map(network);
         let Ok(charge) = self.by_address.charge((key, network), now) else {
@@ -53,7 +53,7 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn a_key_has_so_many_events_for_each_address_and_in_all() {
+    fn events_are_limited_per_address_and_per_key() {
         let (events, clock) = (RejectedEvents::new(), Clock::manual(Timestamp::UNIX_EPOCH));
         let (key, other) = (KeyId::from_number(1), KeyId::from_number(2));
         let address = |n: u32| Some(IpAddr::V4(n.into()));
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(admitted(key, address(9)), 0);
         assert_eq!(admitted(other, address(9)), 10);
         clock.advance(Duration::from_secs(3_600));
-        // An address that found nothing left of the key's was not charged.
+        // An address is not charged when the key's own limit refuses.
         assert_eq!(admitted(key, address(9)), 10);
         assert_eq!(admitted(key, address(1)), 10);
         assert_eq!(

@@ -1,7 +1,7 @@
 //! What the handles of a recorder and its task share: the queue between them, and who waits for whom.
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use tokio::time::Instant;
 
@@ -53,7 +53,8 @@ pub(super) struct Queue {
     task: OnceLock<AbortHandle>,
 }
 
-/// Events of rejected keys that wait at most, however large the capacity: they are rare, and of any length.
+/// Events of rejected keys that wait at most, however large the capacity: what their texts take is bounded by
+/// their number alone.
 const MAX_REJECTED: u64 = 256;
 
 pub(super) const BUSY: u8 = 0;
@@ -108,16 +109,9 @@ impl Inner {
         }
         if let Some(queue) = &self.queue {
             let extra = draft.extra_bytes();
-            // An event of a rejected key has its place already. Requests that end at the very same moment may
-            // both find the last place.
-            let waiting = self.without_rejected(self.waiting());
-            if waiting >= queue.capacity as u64 && !draft.is_rejected {
-                return false;
-            }
-            // A request that was let in is accounted for, however long its texts.
-            let bytes = self.counters.bytes_of(waiting + 1).saturating_add(extra);
-            let is_full = bytes > queue.capacity_bytes && !draft.is_rejected;
-            if is_full && self.when_full == WhenFull::Drop {
+            // With `Refuse` there was room when the request began, and a rejected key has reserved its own.
+            let has_place = self.when_full == WhenFull::Refuse || draft.is_rejected;
+            if !has_place && !self.has_room_now(queue, extra) {
                 return false;
             }
             if extra > 0 {
@@ -128,35 +122,42 @@ impl Inner {
         true
     }
 
+    /// Whether there is room for an event. Requests that end at the very same moment may both find the last
+    /// place.
+    #[inline]
+    fn has_room_now(&self, queue: &Queue, extra: u64) -> bool {
+        // Before what is settled: a batch that is settled in between must not count twice.
+        let rejected = self.counters.rejected.load(Acquire);
+        let waiting = self.waiting().saturating_sub(rejected);
+        let bytes = self.counters.bytes_of(waiting + 1).saturating_add(extra);
+        waiting < queue.capacity as u64 && bytes <= queue.capacity_bytes
+    }
+
     /// Whether a request that begins will find room for its event.
     #[inline]
     pub(super) fn has_room(&self, queue: &Queue, begun: u64) -> bool {
+        let rejected = self.counters.rejected.load(Acquire);
         let gone = self.counters.settled() + self.counters.dropped.load(Relaxed);
-        let unsettled = self.without_rejected(begun.saturating_sub(gone));
+        let unsettled = begun.saturating_sub(gone).saturating_sub(rejected);
         unsettled < queue.capacity as u64
             && self.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes
             && !self.closed.load(Relaxed)
     }
 
-    /// Takes a place for an event of a rejected key, if there is one: they have their own, beside all others.
+    /// Reserves a place for an event of a rejected key, outside of the capacity, if there is one left.
     pub(super) fn reserve_rejected(&self) -> bool {
         let places = self.queue.as_ref().map_or(u64::MAX, Queue::rejected_places);
-        let reserved = self.counters.rejected.fetch_add(1, Relaxed) < places;
-        let reserved = reserved && !self.closed.load(Relaxed);
-        if !reserved {
-            self.release_rejected();
-        }
-        reserved
+        let next = |reserved| (reserved < places).then_some(reserved + 1);
+        !self.closed.load(Relaxed)
+            && self
+                .counters
+                .rejected
+                .fetch_update(Relaxed, Relaxed, next)
+                .is_ok()
     }
 
     pub(super) fn release_rejected(&self) {
         self.counters.rejected.fetch_sub(1, Relaxed);
-    }
-
-    /// So many events without those of rejected keys.
-    #[inline]
-    fn without_rejected(&self, events: u64) -> u64 {
-        events.saturating_sub(self.counters.rejected.load(Relaxed))
     }
 
     /// Events that wait to be written, those in flight included.
