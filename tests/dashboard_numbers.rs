@@ -21,7 +21,7 @@ use keytally::backend::SqliteBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
 use keytally::key::{AddressList, Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
-use keytally::usage::Recorder;
+use keytally::usage::{Recorder, Refusal};
 use support::{Answer, serve};
 
 const TOKEN: &str = "a token of sixteen or more";
@@ -143,6 +143,21 @@ async fn the_pages_show_what_the_clients_counted() {
                 key.key.name
             );
         }
+    }
+    // Of rejected keys, so many requests are events, and the others are counted only.
+    let stats = recorder.stats();
+    for (key, counted) in keys.iter().zip(&mut counted).take(4).skip(2) {
+        let events = exported(address, key.key.id.as_str()).await;
+        let reason = match &*key.key.name {
+            "Stranger" => Refusal::Address,
+            _ => Refusal::Disabled,
+        };
+        let all = sum(counted, |_, _, _| true);
+        let recorded = sum(&events, |_, _, _| true);
+        assert_eq!(recorded, 10, "{}", key.key.name);
+        assert_eq!(stats.refused_for(reason), all - recorded, "{reason}");
+        assert!(events.iter().all(|(asked, count)| counted[asked] >= *count));
+        *counted = events;
     }
     for (key, counted) in keys.iter().zip(&counted).take(4) {
         let name = &key.key.name;

@@ -462,6 +462,57 @@ async fn exempt_paths_pass_uncounted() {
     assert_eq!(service.recorder.stats().accepted, 0);
 }
 
+/// A client of a plain HTTP service must not choose the status that proxies and metrics see.
+#[tokio::test]
+async fn a_route_refuses_in_http_whatever_a_client_claims() {
+    let routes = || routes().route("/files/{*rest}", post(|| async { "a file" }));
+    let plain = Service::plain(routes()).await;
+    let without_grpc = Service::start(routes(), ApiKeyLayer::without_grpc).await;
+    let call = |path| Request::post(path).header("content-type", "application/grpc");
+    for (service, path, status) in [
+        (&plain, "/v1/postings", 401),
+        // What may be tonic's: its calls need gRPC's answers.
+        (&plain, "/files/a", 200),
+        (&plain, "/nowhere", 200),
+        (&without_grpc, "/v1/postings", 401),
+        (&without_grpc, "/files/a", 401),
+        (&without_grpc, "/nowhere", 401),
+    ] {
+        let answer = service.send(call(path)).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.header("grpc-status").is_some(), status == 200);
+    }
+}
+
+#[tokio::test]
+async fn a_key_with_networks_is_refused_where_the_address_is_unreadable() {
+    let networks = AddressList::parse(["127.0.0.0/8", "203.0.113.0/24"]).unwrap();
+    let proxies = AddressList::parse(["127.0.0.0/8"]).unwrap();
+    let service = Service::start(routes(), |layer| {
+        layer.trust_forwarded(ForwardedHeader::XForwardedFor, proxies)
+    })
+    .await;
+    let issued = service.issue(NewKey::named("x").addresses(networks)).await;
+    let ask = async |forwarded: Option<&str>| {
+        let mut request = support::get("/v1/postings/1", issued.secret.expose());
+        if let Some(forwarded) = forwarded {
+            request = request.header("x-forwarded-for", forwarded);
+        }
+        service.send(request).await.status
+    };
+    assert_eq!(ask(Some("203.0.113.7")).await, 200);
+    assert_eq!(ask(Some("198.51.100.1")).await, 403);
+    for unreadable in [
+        None,
+        Some(""),
+        Some("unknown"),
+        Some("unix:"),
+        Some("203.0.113.7, unknown"),
+    ] {
+        assert_eq!(ask(unreadable).await, 403, "{unreadable:?}");
+    }
+}
+
 #[tokio::test]
 async fn preflights_need_a_key_unless_the_application_lets_them_pass() {
     let checked = Service::plain(routes()).await;

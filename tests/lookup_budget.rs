@@ -369,6 +369,30 @@ async fn rule_2_a_full_recorder_does_not_tell_a_key_that_does_not_let_in_from_no
     assert_eq!(events.count() as u64 + counted, 2);
 }
 
+/// A store that announces nothing, as that of another process.
+#[tokio::test]
+async fn rule_2_a_key_that_has_worked_is_not_told_from_none_either() {
+    for change in ["revoke", "disable", "delete"] {
+        let setup = Setup::new();
+        let key = setup.issue().await;
+        assert_eq!(setup.ask(HERE, &key.secret).await, 200);
+        let keys = &setup.store.keys;
+        match change {
+            "revoke" => keys.revoke(key.key.id).await.map(drop).unwrap(),
+            "disable" => keys.disable(key.key.id).await.map(drop).unwrap(),
+            _ => keys.delete(key.key.id).await.unwrap(),
+        }
+        setup.clock.advance(Duration::from_secs(31));
+        setup.use_up(HERE).await;
+        assert_eq!(setup.ask(HERE, &unknown()).await, 429);
+        assert_eq!(setup.ask(HERE, &key.secret).await, 429, "{change}");
+        // With a budget, both are 401.
+        setup.clock.advance(Duration::from_secs(60));
+        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
+        assert_eq!(setup.ask(HERE, &key.secret).await, 401, "{change}");
+    }
+}
+
 /// Invariant 6: what a rejected key leaves in the log is bounded, whatever it sends, and takes no room of others.
 mod rejected_keys_do_not_fill_the_log {
     use keytally::key::AddressList;
@@ -387,7 +411,7 @@ mod rejected_keys_do_not_fill_the_log {
     }
 
     #[tokio::test]
-    async fn however_often_they_are_sent() {
+    async fn events_per_key_are_limited() {
         let memory = MemoryBackend::new();
         let recorder = Recorder::new(memory.clone());
         let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
@@ -431,6 +455,26 @@ mod rejected_keys_do_not_fill_the_log {
         assert_eq!((stats.lost, stats.open, stats.accepted), (0, 0, 401));
     }
 
+    /// Clones of a layer that hand events to another recorder use up none of this one's.
+    #[tokio::test]
+    async fn each_recorder_has_its_own_limit() {
+        let memory = MemoryBackend::new();
+        let recorder = Recorder::new(memory.clone());
+        let mut setup = Setup::with(|layer| layer.recorder(recorder.clone()));
+        let revoked = setup.issue().await;
+        setup.store.keys.revoke(revoked.key.id).await.unwrap();
+        let layer = setup.layer.clone();
+        setup.layer = layer.clone().recorder(Recorder::counting());
+        for _ in 0..50 {
+            assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+        }
+        setup.layer = layer;
+        for _ in 0..50 {
+            assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+        }
+        assert_eq!(events_of(&recorder, &memory, Refusal::Revoked).await, 10);
+    }
+
     /// Takes no batch until it is told to.
     struct Stuck(MemoryBackend, Arc<AtomicBool>);
 
@@ -445,7 +489,7 @@ mod rejected_keys_do_not_fill_the_log {
     }
 
     #[tokio::test]
-    async fn good_keys_keep_all_the_room_of_a_recorder() {
+    async fn rejected_keys_use_no_recorder_capacity() {
         for when_full in [WhenFull::Refuse, WhenFull::Drop] {
             let (memory, goes_on) = (MemoryBackend::new(), Arc::new(AtomicBool::new(false)));
             let recorder = Recorder::builder(Stuck(memory.clone(), goes_on.clone()))

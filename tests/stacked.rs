@@ -7,12 +7,12 @@ use axum::Router;
 use axum::routing::get;
 use http::{HeaderName, Request, StatusCode};
 use keytally::backend::MemoryBackend;
-use keytally::key::NewKey;
+use keytally::key::{KeyRecord, KeyStore, NewKey, StoreError};
 use keytally::limit::RateLimit;
 use keytally::usage::{
     Cause, LogFilter, LogQuery, Outcome, Recorder, Status, UsageReader, WhenFull,
 };
-use keytally::{ApiKeyLayer, Caller};
+use keytally::{ApiKeyLayer, Caller, KeyId, StoreFailure, async_trait};
 use support::{Answer, Service};
 
 const TENANT_KEY: HeaderName = HeaderName::from_static("x-tenant-key");
@@ -247,4 +247,40 @@ async fn a_hook_that_panics_leaves_no_request_untold() {
     );
     // The key's own event could not be made: that is not hidden.
     assert_eq!(service.recorder.stats().lost, 1);
+}
+
+struct Failing;
+
+#[async_trait]
+impl KeyStore for Failing {
+    async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        Err(StoreError::unavailable("down"))
+    }
+}
+
+/// The key that was sent to the inner layer is not verified, whoever an outer layer let in.
+#[tokio::test]
+async fn an_unverified_request_has_no_caller_of_an_outer_layer() {
+    let service = Service::plain(routes()).await;
+    let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
+    let inner = ApiKeyLayer::new(Failing)
+        .no_credential_sources()
+        .header(TENANT_KEY)
+        .on_store_failure(StoreFailure::Pass)
+        .allow_anonymous();
+    let address = support::serve(routes().layer(inner).layer(outer)).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let ask = async |tenant: Option<&str>| {
+        let mut request = support::get(&format!("http://{address}/me"), &secret);
+        if let Some(tenant) = tenant {
+            request = request.header(TENANT_KEY, tenant);
+        }
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        Answer::of(service.client.request(request).await.unwrap()).await
+    };
+    // Without a key for it, the inner layer does not apply.
+    assert_eq!(ask(None).await.body, "test");
+    assert_eq!(ask(Some(&secret)).await.status, StatusCode::UNAUTHORIZED);
+    // Both are requests of the outer key.
+    assert_eq!(service.events().await.len(), 2);
 }

@@ -126,13 +126,18 @@ fn is_trusted(address: IpAddr) -> bool {
 /// read, or behind too many.
 fn walk<'a>(peer: IpAddr, hops: impl Iterator<Item = Option<&'a str>>) -> Option<IpAddr> {
     let mut speaker = peer.to_canonical();
+    if !is_trusted(speaker) {
+        return Some(speaker);
+    }
+    let mut named = false;
     for (count, hop) in hops.enumerate() {
-        if !is_trusted(speaker) {
+        if named && !is_trusted(speaker) {
             break;
         }
         speaker = hop.filter(|_| count < MAX_HOPS).and_then(address)?;
+        named = true;
     }
-    Some(speaker)
+    named.then_some(speaker)
 }
 
 fn address(text: &str) -> Option<IpAddr> {

@@ -65,30 +65,45 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let add = |router: Router<_>, (path, methods)| router.route(path, methods);
-    pages()
+    let (open, guarded): (Vec<_>, Vec<_>) = pages()
+        .into_iter()
+        .partition(|(path, _)| OPEN.contains(path));
+    let open = open.into_iter().fold(Router::new(), add);
+    guarded
         .into_iter()
         .fold(Router::new(), add)
         .nest(api::PATH, api::router())
         // Axum takes the path with nothing but a slash behind it for another one.
         .route(&format!("{}/", api::PATH), any(async || api::nowhere()))
         .fallback(pages::nowhere)
-        .layer(DefaultBodyLimit::max(LARGEST_FORM))
-        // Around every route and the fallback: none can be added that it is not asked for.
+        // Around every route but the open ones, and the fallback: none can be added that it is not asked for.
         .layer(from_fn_with_state(shared.clone(), admit))
+        .merge(open)
+        .layer(DefaultBodyLimit::max(LARGEST_FORM))
         .layer(from_fn(keep_safe))
+        .layer(from_fn_with_state(shared.clone(), locate))
         .with_state(shared)
 }
 
-/// Asks the guard, and puts the visit where the pages find it.
-async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let (mut parts, body) = request.into_parts();
+/// Puts the base path where the pages find it.
+async fn locate(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
     let base = shared.public_path.clone();
     let base = base.unwrap_or_else(|| Base::nested(&parts));
+    request = Request::from_parts(parts, body);
     // The API is nested once more.
-    parts.extensions.insert(base.clone());
-    if OPEN.contains(&parts.uri.path()) {
-        return next.run(Request::from_parts(parts, body)).await;
-    }
+    request.extensions_mut().insert(base);
+    next.run(request).await
+}
+
+/// Asks the guard, and puts the visit where the pages find it.
+async fn admit(
+    State(shared): State<Arc<Shared>>,
+    base: Base,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
     let signed_in = shared
         .guard
         .login()

@@ -67,6 +67,10 @@ impl fmt::Debug for Caller {
     }
 }
 
+/// The caller that an outer layer let in, for layers further in alone.
+#[derive(Clone)]
+pub(super) struct OuterCaller(pub(super) Caller);
+
 /// A request that the layer let pass without verifying its key, because the store failed and it was
 /// told to: in the request's extensions, so that handlers can be careful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::address::ClientAddress;
 use super::answer::HeaderStyle;
-use super::caller::{Caller, Unverified};
+use super::caller::{Caller, OuterCaller, Unverified};
 use super::credential::{self, AllTaken, Found, Places, Source};
 use super::endpoint::Endpoints;
 use super::exempt::is_preflight;
@@ -183,7 +183,12 @@ impl Gate {
                 if !self.keep_credential {
                     credential::remove(&self.sources, places, request);
                 }
-                request.extensions_mut().insert(Unverified);
+                let extensions = request.extensions_mut();
+                extensions.insert(Unverified);
+                // Whoever an outer layer let in, the key that was sent here is not verified.
+                if let Some(caller) = extensions.remove::<Caller>() {
+                    extensions.insert(OuterCaller(caller));
+                }
                 if let Some(mark) = mark {
                     request.extensions_mut().insert(mark);
                 }

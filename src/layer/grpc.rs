@@ -24,7 +24,7 @@ pub(super) const UNIMPLEMENTED: u8 = 12;
 pub(super) const UNAVAILABLE: u8 = 14;
 pub(super) const UNAUTHENTICATED: u8 = 16;
 
-/// The protocol of an answer. What a client says its request is proves nothing: the service decides.
+/// The protocol of a response, decided by the response: the client's content type is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http,
@@ -35,7 +35,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// Told by the answer's content type, and by its status where it has no content type.
+    /// Read from the content type or, without one, from `grpc-status`.
     #[inline]
     pub(super) fn of_response(headers: &HeaderMap) -> Self {
         match headers.get(CONTENT_TYPE) {
@@ -58,11 +58,25 @@ impl Protocol {
     }
 }
 
-/// The content type of a request that says that it is a gRPC call: its client reads refusals as gRPC has them.
-pub(super) fn claimed<'a>(method: &Method, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-    let content_type = headers.get(CONTENT_TYPE).filter(|value| is_grpc(value));
-    content_type.filter(|_| method == Method::POST)
+/// The content type of a refusal, for a request that claims to be a gRPC call: its refusals are sent as gRPC.
+pub(super) fn claimed(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
+    let content_type = headers.get(CONTENT_TYPE).filter(|value| is_grpc(value))?;
+    // Nothing of the client's own goes back to it.
+    let is_same = |known: &&str| content_type.as_bytes() == known.as_bytes();
+    let known = CONTENT_TYPES.into_iter().find(is_same);
+    let known = known.unwrap_or(CONTENT_TYPES[0]);
+    (method == Method::POST).then(|| HeaderValue::from_static(known))
 }
+
+const CONTENT_TYPES: [&str; 7] = [
+    "application/grpc",
+    "application/grpc+proto",
+    "application/grpc+json",
+    "application/grpc-web",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web-text+proto",
+];
 
 /// Whether this is gRPC's content type. gRPC-Web's counts: it allows the status of a refusal among
 /// the headers too.
@@ -123,6 +137,15 @@ mod tests {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type.parse().unwrap())]);
             let claimed = claimed(&method, &headers).is_some();
             assert_eq!(claimed, is_claimed, "{method} {content_type}");
+        }
+        for (sent, refused) in [
+            ("application/grpc+proto", "application/grpc+proto"),
+            ("application/grpc-web-text", "application/grpc-web-text"),
+            ("application/grpc;<script>", "application/grpc"),
+            ("application/grpc-anything", "application/grpc"),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, sent.parse().unwrap())]);
+            assert_eq!(super::claimed(&Method::POST, &headers).unwrap(), refused);
         }
         assert!(claimed(&Method::POST, &HeaderMap::new()).is_none());
     }

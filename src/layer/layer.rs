@@ -220,8 +220,9 @@ impl ApiKeyLayer {
     }
 
     /// Takes the client's address from this header when the peer is one of these proxies: of a list, the first
-    /// address from the right that is none of them. When a hop cannot be read (`unknown`, `unix:`), the address
-    /// is unknown, and address lists refuse. Unless set, forwarded headers are ignored.
+    /// address from the right that is none of them. When the header is missing or a hop is unreadable (`unknown`,
+    /// `unix:`), the address is unknown, and address lists refuse; so do not list networks of clients that call
+    /// directly. Unless set, forwarded headers are ignored.
     pub fn trust_forwarded(self, header: ForwardedHeader, proxies: AddressList) -> Self {
         self.with(|gate| gate.client_address.trusted = Some((proxies, header)))
     }
@@ -327,6 +328,13 @@ impl ApiKeyLayer {
         answer: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
+    }
+
+    /// Refuses in HTTP whatever content type a request has. Unless set, a `POST` that claims to be a gRPC call is
+    /// refused as one, with HTTP 200 and a `grpc-status`, unless axum matched it to a route. Set it in front of
+    /// services without gRPC, so that clients cannot choose the status that proxies and metrics see.
+    pub fn without_grpc(self) -> Self {
+        self.with(|gate| gate.rejections.without_grpc = true)
     }
 
     /// Reads the time from this clock, for tests. Unless set it is the one of the cache that the

@@ -91,6 +91,8 @@ pub(crate) struct Rejections {
     challenge: HeaderValue,
     challenge_invalid: HeaderValue,
     realm: Arc<str>,
+    /// Refuses in HTTP whatever a request claims to be.
+    pub(crate) without_grpc: bool,
     pub(crate) customize: Option<Arc<Customize>>,
 }
 
@@ -117,6 +119,7 @@ impl Default for Rejections {
                 r#"Bearer realm="api", error="invalid_token""#,
             ),
             realm: "api".into(),
+            without_grpc: false,
             customize: None,
         }
     }
@@ -143,8 +146,10 @@ impl Rejections {
 
     /// The answer to a refused request, with the rejection in its extensions.
     pub(crate) fn answer(&self, rejection: Rejection, head: RequestHead<'_>) -> Response<Bytes> {
-        let mut response = match grpc::claimed(head.method(), head.headers()) {
-            Some(content_type) => trailers_only(&rejection, content_type.clone()),
+        let may_be_grpc = !self.without_grpc && !has_http_route(head);
+        let claimed = || grpc::claimed(head.method(), head.headers());
+        let mut response = match may_be_grpc.then(claimed).flatten() {
+            Some(content_type) => trailers_only(&rejection, content_type),
             None => self.problem(&rejection),
         };
         if let Some(customize) = &self.customize {
@@ -217,6 +222,16 @@ impl std::fmt::Debug for Rejections {
             .field("realm", &self.realm)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether axum matched a route that is not one of tonic's router.
+#[cfg_attr(not(feature = "axum"), expect(unused_variables))]
+fn has_http_route(head: RequestHead<'_>) -> bool {
+    #[cfg(feature = "axum")]
+    if let Some(route) = head.extensions().get::<axum::extract::MatchedPath>() {
+        return !route.as_str().contains("/{*");
+    }
+    false
 }
 
 fn rate_limited(rejection: &Rejection) -> Bytes {

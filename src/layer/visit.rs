@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::header::CONTENT_LENGTH;
+use http::{Extensions, HeaderValue};
 use uuid::Uuid;
 
 use super::answer::{Additions, HeaderStyle, LimitHeaders, WireId, X_REQUEST_ID, sane_request_id};
-use super::caller::Caller;
+use super::caller::{Caller, OuterCaller};
 use super::credential::{Found, Source};
 use super::gate::Gate;
 use super::head::RequestHead;
@@ -65,7 +65,7 @@ impl<'a> Visit<'a> {
         Self {
             head,
             began,
-            outer: head.extensions().get(),
+            outer: outer_caller(head.extensions()),
             anonymous: head.extensions().get(),
             id: event_id(began.micros()),
             sent_id: sent_id.and_then(sane_request_id),
@@ -127,6 +127,13 @@ impl<'a> Visit<'a> {
         };
         (draft, endpoint.is_open)
     }
+}
+
+/// The caller of an outer layer, whether or not the service may see it.
+#[inline]
+fn outer_caller(extensions: &Extensions) -> Option<&Caller> {
+    let hidden = || extensions.get().map(|OuterCaller(caller)| caller);
+    extensions.get().or_else(hidden)
 }
 
 /// What is kept of a text that a client sent: its first kilobyte, without secrets.

@@ -284,6 +284,30 @@ async fn a_proxy_may_take_a_part_of_the_path_away() {
     assert!(!pages.ask(session).await.text.contains("\"/keys/"));
 }
 
+/// Where `nest` takes a prefix away, what is left may look like an open page.
+#[tokio::test]
+async fn the_guard_is_asked_by_route_and_not_by_path() {
+    let guard = BearerToken::new(TOKEN).unwrap();
+    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard).unwrap();
+    let router = axum::Router::new().nest("/admin", dashboard.into_router());
+    for (path, with_token, without) in [
+        ("/admin/login", 200, 200),
+        ("/admin//login", 404, 401),
+        ("/admin/login/", 404, 401),
+        ("/admin//assets/style.css", 404, 401),
+    ] {
+        for (token, status) in [(Some(TOKEN), with_token), (None, without)] {
+            let mut request = Request::get(path);
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let request = request.body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{path} {token:?}");
+        }
+    }
+}
+
 /// A layer in front rewrites paths, and the client chose what it was given.
 #[tokio::test]
 async fn no_redirect_leads_to_another_host() {
