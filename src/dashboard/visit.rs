@@ -102,8 +102,8 @@ impl Base {
         is_path.then(|| Self(path.trim_end_matches('/').into()))
     }
 
-    /// Where axum nested these pages. The client's address takes part in it only by what the captures of the
-    /// nesting hold: a layer in front may have rewritten it, or the client may have chosen all of it.
+    /// Where axum nested these pages. Only captures in the nesting pattern are taken from the request path, which a
+    /// layer in front may have rewritten.
     pub(super) fn nested(parts: &Parts) -> Self {
         let nested = parts.extensions.get::<NestedPath>();
         let path = nested.and_then(|nested| {

@@ -12,8 +12,8 @@ const MAX_SECRET_LEN: usize = (MAX_PREFIX_LEN + 1 + BODY_LEN) * 3_usize.pow(MAX_
 
 /// The first `max_len` bytes of a text, in which every secret is reduced to its hint.
 ///
-/// A secret is found by its checksum whatever stands around it, percent-encoded or not. What stands alone and
-/// has a secret's form is one too, so that a mistyped secret is not kept either. The work does not grow with
+/// A secret is found by its checksum whatever stands around it, percent-encoded or not. A standalone word of a
+/// secret's form counts as one, so that a mistyped secret is not kept either. The work does not grow with
 /// what is cut off.
 #[inline]
 pub(crate) fn without_secrets(text: &str, max_len: usize) -> Cow<'_, str> {

@@ -330,7 +330,12 @@ mod tests {
     #[test]
     fn insane_request_ids_are_not_taken() {
         let long = "a".repeat(129);
+        let prefix = crate::key::Prefix::new("acme_live").unwrap();
+        let secret = crate::key::Secret::generate(&prefix).unwrap();
         for (id, sane) in [
+            (&*format!("{}_1", secret.expose()), false),
+            (&*format!("{}x", secret.expose()), false),
+            (&*format!("x{}", secret.expose()), false),
             ("abc-1", true),
             ("", false),
             ("a b", false),

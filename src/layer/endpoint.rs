@@ -28,9 +28,8 @@ const MAX_LEN: usize = 256;
 /// The endpoint of a request that is not answered yet.
 pub(crate) struct Endpoint {
     pub(crate) name: Option<Arc<str>>,
-    /// No route that names the endpoint is known, or one with a catch-all, as tonic's router has: should the
-    /// answer be gRPC's, the path is the endpoint. It becomes a name once the service turns out to have that
-    /// method, so that clients cannot use up the names.
+    /// No route matched, or only one with a catch-all, as tonic's router has: if the response is gRPC, its path
+    /// names the endpoint, once the service is known to have the method, so that clients cannot use up the names.
     pub(crate) is_open: bool,
 }
 
@@ -115,5 +114,12 @@ mod tests {
             assert_eq!(*endpoints.intern(&long), long[..MAX_LEN]);
         }
         assert_eq!(endpoints.names.read().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rule_1_a_name_contains_no_secret() {
+        let digits = "0".repeat(54);
+        let name = Endpoints::new(None).intern(&format!("/hooks/acme_{digits}/x"));
+        assert_eq!(&*name, "/hooks/acme_0000…/x");
     }
 }

@@ -92,7 +92,7 @@ impl ApiKeyLayer {
     pub fn recorder(self, recorder: Recorder) -> Self {
         self.with(|gate| {
             gate.recorder = recorder;
-            // What another recorder was told leaves this one its events.
+            // Each recorder has its own.
             gate.rejected_events = Arc::new(RejectedEvents::new());
         })
     }
@@ -291,10 +291,10 @@ impl ApiKeyLayer {
     ///
     /// The path is the one that the layer sees: within axum's `Router::nest` it lacks the prefix.
     ///
-    /// Below a prefix, a path passes only if every segment is plain: letters, digits, `-._~!$&'()*+,=@`, and
-    /// percent-encoded blanks and letters. What a proxy or a servlet container behind the layer might resolve
-    /// to another place needs a key: dot segments, `;`, `:`, `\`, empty segments, and the encodings of these, of
-    /// dots, of `%` and of control characters.
+    /// Below a prefix, a path passes only if every segment is plain: letters, digits and `-._~!$&'()*+,=@`, as they
+    /// are or percent-encoded, but for the dot, and encoded spaces. Paths that a proxy or a servlet container
+    /// behind the layer may resolve elsewhere need a key: segments that begin with two dots, `;`, `:`, `\`, empty
+    /// segments, and the encodings of these, of `%` and of control characters. So do combining marks.
     pub fn exempt(self, path: impl Into<Box<str>>) -> Self {
         self.with(|gate| gate.exempt.push(path.into()))
     }
@@ -307,7 +307,7 @@ impl ApiKeyLayer {
     ///
     /// A preflight is what the [Fetch standard] calls one: `OPTIONS` for a path, with one `Origin` and one
     /// `Access-Control-Request-Method`, without a key, `Authorization`, `Cookie`, `Content-Type`,
-    /// `Transfer-Encoding`, `TE` and `Upgrade`, and with a body that has ended. Everybody can send that, so the service must look at the
+    /// `Transfer-Encoding`, `TE` and `Upgrade`, and with a body that has ended. Any client can send one, so the service must look at the
     /// method. tonic does not, and runs streaming calls that need no message: do not use this in front of it.
     ///
     /// [Fetch standard]: https://fetch.spec.whatwg.org/#cors-preflight-request

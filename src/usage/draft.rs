@@ -50,7 +50,7 @@ pub(crate) struct Draft {
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<Cause>,
     pub(crate) refusal: Option<Refusal>,
-    /// Of a key that does not let in: it takes no room of others while it waits.
+    /// The key was rejected: queued outside of the capacity.
     pub(crate) is_rejected: bool,
 }
 

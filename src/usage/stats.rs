@@ -41,8 +41,8 @@ pub struct RecorderStats {
     /// When the sink last wrote something; `None` if it has not yet.
     #[serde(default)]
     pub last_written: Option<Timestamp>,
-    /// Refusals that are no events, by reason, the reasons that occurred: those without a known key, and those
-    /// of rejected keys beyond [what is recorded of them](crate::ApiKeyLayer#events-of-rejected-keys).
+    /// Refusals that are not recorded as events, by reason that occurred: those without a known key, and those of
+    /// rejected keys beyond [what is recorded of them](crate::ApiKeyLayer#events-of-rejected-keys).
     pub refused: Vec<(Refusal, u64)>,
     /// Requests that passed without their key being verified, because the store failed and the
     /// layer was told to let them pass.
@@ -50,7 +50,7 @@ pub struct RecorderStats {
 }
 
 impl RecorderStats {
-    /// Refusals for this reason that are no events.
+    /// Refusals for this reason that are not recorded as events.
     pub fn refused_for(&self, reason: Refusal) -> u64 {
         self.refused
             .iter()

@@ -476,7 +476,7 @@ const MESSAGES: List = &[
     (
         "a request within the body of an exempt one",
         EXEMPT,
-        "POST /health HTTP/1.1\nhost: x\ncontent-length: 53\n\nGET /postings.v1.Postings/Get HTTP/1.1\r\nhost: xxxx\r\n\r\n",
+        "POST /health HTTP/1.1\nhost: x\ncontent-length: 54\nconnection: close\n\nGET /postings.v1.Postings/Get HTTP/1.1\r\nhost: xxxx\r\n\r\n",
     ),
 ];
 
@@ -494,7 +494,9 @@ pub(crate) async fn send(address: SocketAddr, text: &Text, secrets: &Secrets) ->
     let mut answer = Vec::new();
     let read = async {
         let mut part = [0; 4_096];
-        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        // To the end where the connection is closed behind the answer, so that nothing comes after it.
+        let closes = text.contains("connection: close");
+        while closes || !answer.windows(4).any(|end| end == b"\r\n\r\n") {
             match stream.read(&mut part).await {
                 Ok(0) | Err(_) => break,
                 Ok(len) => answer.extend(&part[..len]),

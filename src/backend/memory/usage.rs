@@ -58,8 +58,8 @@ impl Log {
     }
 }
 
-/// Ids of batches remembered, so that a batch counts once. The oldest is forgotten for another: a recorder tries
-/// a batch again before it writes the next one.
+/// Ids of batches remembered, so that a batch counts once. The oldest is forgotten for another: a batch that is
+/// tried again after so many others, as from a spool, counts twice.
 const APPLIED: usize = 1_024;
 /// How often minutes are folded, by the events' own time.
 const FOLD_EVERY: SignedDuration = SignedDuration::from_mins(10);

@@ -67,8 +67,8 @@ impl RecorderBuilder {
     /// What they may take is bounded by [`capacity_bytes`](Self::capacity_bytes) too, whichever is
     /// reached first.
     ///
-    /// Refusals of revoked, disabled and expired keys, and of keys from a wrong address, take none of this room:
-    /// a sixteenth of it, 256 events at most, may wait beside.
+    /// Refusals of revoked, disabled and expired keys, and of keys from a wrong address, do not count against this:
+    /// up to a sixteenth as many, at most 256, are queued in addition.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events.max(1);
@@ -77,7 +77,8 @@ impl RecorderBuilder {
 
     /// Bytes that waiting events may take: 32 MiB unless set.
     ///
-    /// An event counts 256 bytes, and what its path, request id and resource id take beyond 64 bytes.
+    /// An event counts 256 bytes, and what its path, request id and resource id take beyond 64 bytes. The texts of
+    /// rejected keys' events are not counted: there are at most 256 of these, with texts of some 2 KB.
     /// Ordinary events reach the bound in events first; this one is for clients that send paths of
     /// 8 KB. With [`WhenFull::Refuse`] it is looked at when a request begins, so that the texts of
     /// those that are under way may pass it.

@@ -169,7 +169,7 @@ impl Recorder {
         true
     }
 
-    /// A request of a rejected key begins; `false` if there is no room for its event. It takes none of others.
+    /// A request of a rejected key begins; `false` if no place is left for its event outside of the capacity.
     pub(crate) fn begin_rejected(&self) -> bool {
         let inner = &*self.0.0;
         let reserved = inner.reserve_rejected();
