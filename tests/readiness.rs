@@ -265,16 +265,21 @@ mod waiting_holds_nothing {
 
     /// Becomes ready or fails on demand.
     #[derive(Clone)]
-    struct Told(Arc<Semaphore>, Arc<AtomicBool>);
+    struct OnDemand(Arc<Semaphore>, Arc<AtomicUsize>);
 
-    impl Service<Request<String>> for Told {
+    const BREAKS: usize = 1;
+    const PANICS: usize = 2;
+
+    impl Service<Request<String>> for OnDemand {
         type Response = Response<Full<Bytes>>;
         type Error = &'static str;
         type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
 
         fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-            if self.1.load(Ordering::SeqCst) {
-                return Poll::Ready(Err("broken"));
+            match self.1.load(Ordering::SeqCst) {
+                BREAKS => return Poll::Ready(Err("broken")),
+                PANICS => panic!("a service that panics, on purpose"),
+                _ => {}
             }
             let mut permit = std::pin::pin!(self.0.acquire());
             match std::future::Future::poll(permit.as_mut(), cx) {
@@ -299,8 +304,9 @@ mod waiting_holds_nothing {
     /// A request that has waited for its lookup, and then for a service that is not ready.
     struct Admitted {
         backend: MemoryBackend,
+        recorder: Recorder,
         key: KeyId,
-        service: Told,
+        service: OnDemand,
         call: tokio::task::JoinHandle<Result<u16, &'static str>>,
     }
 
@@ -313,7 +319,7 @@ mod waiting_holds_nothing {
         let layer = ApiKeyLayer::new(backend.clone())
             .clock(Clock::manual(jiff::Timestamp::now()))
             .recorder(recorder.clone());
-        let service = Told(Arc::new(Semaphore::new(0)), Arc::default());
+        let service = OnDemand(Arc::new(Semaphore::new(0)), Arc::default());
         let call = layer
             .layer(service.clone())
             .call(request(issued.secret.expose()));
@@ -332,6 +338,7 @@ mod waiting_holds_nothing {
         waits.expect("it is looked up");
         then(Admitted {
             backend: backend.clone(),
+            recorder: recorder.clone(),
             key: issued.key.id,
             service,
             call,
@@ -357,11 +364,32 @@ mod waiting_holds_nothing {
     #[tokio::test]
     async fn a_service_that_breaks_meanwhile_is_its_failure() {
         let event = after_its_lookup(async |it| {
-            it.service.1.store(true, Ordering::SeqCst);
+            it.service.1.store(BREAKS, Ordering::SeqCst);
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Err("broken"));
         });
         assert_eq!(event.await.cause, Some(Cause::ServerError));
+    }
+
+    #[tokio::test]
+    async fn a_service_that_panics_meanwhile_is_its_failure() {
+        let event = after_its_lookup(async |it| {
+            it.service.1.store(PANICS, Ordering::SeqCst);
+            it.service.0.add_permits(1);
+            assert!(it.call.await.unwrap_err().is_panic());
+        });
+        assert_eq!(event.await.cause, Some(Cause::ServerError));
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_meanwhile_is_its_one_event() {
+        let event = after_its_lookup(async |it| {
+            let report = it.recorder.shutdown(Duration::from_secs(10)).await;
+            assert_eq!((report.written, report.lost), (1, 0));
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Ok(200));
+        });
+        assert_eq!(event.await.cause, Some(Cause::Cancelled));
     }
 
     #[tokio::test]

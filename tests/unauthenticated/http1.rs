@@ -16,6 +16,8 @@ const ANONYMOUS: &str = "a";
 const EXEMPT: &str = "ea";
 const PREFLIGHT: &str = "ap";
 const FAILING: &str = "f";
+/// Looked for by one of the settings, and none by the others.
+const SOURCES: &str = "as";
 
 pub(crate) fn cases() -> Vec<Case<Text>> {
     let case = |(name, letters, request)| Case {
@@ -432,7 +434,7 @@ const CREDENTIALS: List = &[
     ),
     (
         "a key in the query",
-        ANONYMOUS,
+        SOURCES,
         "GET {path}?x-api-key={good} HTTP/1.1\nhost: x",
     ),
     (

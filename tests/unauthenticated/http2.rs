@@ -16,6 +16,8 @@ const ANONYMOUS: &str = "a";
 const EXEMPT: &str = "ea";
 const PREFLIGHT: &str = "ap";
 const FAILING: &str = "f";
+/// Looked for by one of the settings, and none by the others.
+const SOURCES: &str = "as";
 
 const ORIGIN: (&str, &str) = ("origin", "https://a");
 const REQUEST_METHOD: (&str, &str) = ("access-control-request-method", "POST");
@@ -244,7 +246,7 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
         ),
         (
             "a key in the query",
-            ANONYMOUS,
+            SOURCES,
             frames("GET", "http://x{path}?x-api-key={good}", &[], Nothing),
         ),
         (

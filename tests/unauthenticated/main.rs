@@ -16,16 +16,18 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use http::HeaderName;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
+use keytally::key::{CacheConfig, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
 use keytally::usage::Recorder;
 use keytally::{ApiKeyLayer, KeyId, StoreFailure, async_trait};
 
 /// A configuration of the layer, and the letter that stands for it in the lists.
 struct Setting {
     letter: char,
-    fails: bool,
+    store: Store,
     configure: fn(ApiKeyLayer) -> ApiKeyLayer,
 }
 
@@ -35,70 +37,59 @@ const EXEMPT: char = 'e';
 const ANONYMOUS: char = 'a';
 /// With preflights allowed.
 const PREFLIGHT: char = 'p';
-/// While the store fails, with requests let pass meanwhile.
+/// While the store fails, hangs or panics, with requests let pass meanwhile.
 const FAILING: char = 'f';
-/// With all of these at once.
+/// With keys in the query and in a header of the application's.
+const SOURCES: char = 's';
+/// With all that lets requests pass at once.
 const ALL: char = '*';
 
-const SETTINGS: [Setting; 8] = [
+const fn setting(letter: char, store: Store, configure: fn(ApiKeyLayer) -> ApiKeyLayer) -> Setting {
     Setting {
-        letter: 'd',
-        fails: false,
-        configure: |layer| layer,
-    },
-    Setting {
-        letter: EXEMPT,
-        fails: false,
-        configure: exempt,
-    },
-    Setting {
-        letter: ANONYMOUS,
-        fails: false,
-        configure: ApiKeyLayer::allow_anonymous,
-    },
-    Setting {
-        letter: PREFLIGHT,
-        fails: false,
-        configure: ApiKeyLayer::allow_preflight,
-    },
-    Setting {
-        letter: FAILING,
-        fails: true,
-        configure: |layer| layer.on_store_failure(StoreFailure::Pass),
-    },
-    Setting {
-        letter: 'r',
-        fails: true,
-        configure: |layer| layer,
-    },
-    Setting {
-        letter: 'i',
-        fails: false,
-        configure: ApiKeyLayer::accept_imported,
-    },
-    Setting {
-        letter: ALL,
-        fails: true,
-        configure: |layer| {
-            exempt(layer)
-                .allow_anonymous()
-                .allow_preflight()
-                .on_store_failure(StoreFailure::Pass)
-        },
-    },
+        letter,
+        store,
+        configure,
+    }
+}
+
+const SETTINGS: [Setting; 12] = [
+    setting('d', Store::Works, |layer| layer),
+    setting(EXEMPT, Store::Works, exempt),
+    setting(ANONYMOUS, Store::Works, ApiKeyLayer::allow_anonymous),
+    setting(PREFLIGHT, Store::Works, ApiKeyLayer::allow_preflight),
+    setting(FAILING, Store::Fails, pass),
+    setting(FAILING, Store::Hangs, pass),
+    setting(FAILING, Store::Panics, pass),
+    setting('r', Store::Fails, |layer| layer),
+    setting('i', Store::Works, ApiKeyLayer::accept_imported),
+    setting('k', Store::Works, |layer| {
+        layer.keep_credential().without_grpc()
+    }),
+    setting(SOURCES, Store::Works, |layer| {
+        let header = HeaderName::from_static("x-custom");
+        layer.header(header).insecure_query_parameter("x-api-key")
+    }),
+    setting(ALL, Store::Fails, |layer| {
+        pass(exempt(layer)).allow_anonymous().allow_preflight()
+    }),
 ];
 
-/// The letters of a request with a good key: it passes but for a store that fails.
-const GOOD: &str = "deapfi";
+fn pass(layer: ApiKeyLayer) -> ApiKeyLayer {
+    let config = CacheConfig::new().lookup_timeout(Duration::from_millis(20));
+    layer.on_store_failure(StoreFailure::Pass).cache(config)
+}
+
+/// The letters of a request with a good key: it passes unless the store fails and refuses.
+const GOOD: &str = "deapfiks";
 
 fn exempt(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer.exempt("/health").exempt("/public/*")
 }
 
-/// What there is at every server.
+/// A path that every server handles.
 const PATH: &str = "/postings.v1.Postings/Get";
 
-/// A request of a list: what passes with these letters, and with none else.
+/// A request, and the letters of the settings that let it pass.
 struct Case<R> {
     name: &'static str,
     letters: &'static str,
@@ -147,16 +138,26 @@ impl Secrets {
     }
 }
 
-/// Fails whatever it is asked, where it is told to.
-struct Store(MemoryBackend, bool);
+/// What a store does when it is asked.
+#[derive(Clone, Copy)]
+enum Store {
+    Works,
+    Fails,
+    Hangs,
+    Panics,
+}
+
+struct Keys(MemoryBackend, Store);
 
 #[async_trait]
-impl KeyStore for Store {
+impl KeyStore for Keys {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        if self.1 {
-            return Err(StoreError::unavailable("down"));
+        match self.1 {
+            Store::Works => self.0.find(id).await,
+            Store::Fails => Err(StoreError::unavailable("down")),
+            Store::Hangs => std::future::pending().await,
+            Store::Panics => panic!("a store that panics, on purpose"),
         }
-        self.0.find(id).await
     }
 }
 
@@ -182,7 +183,7 @@ async fn compare<R>(
             let backend = MemoryBackend::new();
             let secrets = Secrets::new(&backend).await;
             let recorder = Recorder::new(backend.clone());
-            let layer = ApiKeyLayer::new(Store(backend, setting.fails))
+            let layer = ApiKeyLayer::new(Keys(backend, setting.store))
                 .recorder(recorder.clone())
                 .no_lookup_budget();
             let reached = Reached::default();
@@ -211,17 +212,16 @@ async fn compare<R>(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_http_1_every_way_past_is_named() {
     let ways = compare(&http1::cases(), http1::send).await;
-    assert_eq!(
-        ways,
-        BTreeSet::from([EXEMPT, ANONYMOUS, PREFLIGHT, FAILING, ALL])
-    );
+    assert_eq!(ways, ways_past());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_http_2_every_way_past_is_named() {
     let ways = compare(&http2::cases(), http2::send).await;
-    assert_eq!(
-        ways,
-        BTreeSet::from([EXEMPT, ANONYMOUS, PREFLIGHT, FAILING, ALL])
-    );
+    assert_eq!(ways, ways_past());
+}
+
+/// Each way to pass without a key, and a key that only some settings look for.
+fn ways_past() -> BTreeSet<char> {
+    BTreeSet::from([EXEMPT, ANONYMOUS, PREFLIGHT, FAILING, SOURCES, ALL])
 }
