@@ -222,7 +222,8 @@ async fn the_wait_that_is_told_suffices() {
     let refused = setup.send(HERE, &unknown(), "application/grpc").await;
     assert_eq!(refused.status(), 200);
     assert_eq!(refused.headers()["grpc-status"], "8");
-    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], "6000");
+    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], "-1");
+    assert_eq!(refused.headers()["retry-after"], "6");
     setup.clock.advance(Duration::from_secs(6));
     assert_eq!(setup.ask(HERE, &unknown()).await, 401);
     assert_eq!(setup.ask(HERE, &unknown()).await, 429);

@@ -15,6 +15,10 @@ pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-messag
 /// ([A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)).
 pub(super) const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
+/// A `google.rpc.Status` in base64, with details for clients that read them.
+pub(super) const GRPC_STATUS_DETAILS: HeaderName =
+    HeaderName::from_static("grpc-status-details-bin");
+
 pub(super) const CANCELLED: u8 = 1;
 pub(super) const UNKNOWN: u8 = 2;
 pub(super) const DEADLINE_EXCEEDED: u8 = 4;

@@ -330,6 +330,15 @@ impl ApiKeyLayer {
         self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
     }
 
+    /// The longest wait that a gRPC client is told to sit out before it retries, as `grpc-retry-pushback-ms`, which
+    /// clients wait for exactly. One second unless set; zero tells all not to retry.
+    ///
+    /// After a longer wait, or one that ends beyond the call's own `grpc-timeout`, the pushback is `-1`: the call
+    /// fails at once. The wait is in `retry-after` and in the `google.rpc.RetryInfo` of the status's details.
+    pub fn max_grpc_pushback(self, max: Duration) -> Self {
+        self.with(|gate| gate.rejections.max_pushback = max)
+    }
+
     /// Refuses in HTTP whatever content type a request has. Unless set, a `POST` that claims to be a gRPC call is
     /// refused as one, with HTTP 200 and a `grpc-status`, unless axum matched it to a route. Set it in front of
     /// services without gRPC, so that clients cannot choose the status that proxies and metrics see.

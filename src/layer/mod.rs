@@ -24,6 +24,7 @@ mod refuse;
 mod reject;
 mod rejected_events;
 mod report;
+mod retry;
 mod scope;
 mod service;
 mod step;

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::grpc;
 use super::head::RequestHead;
+use super::retry;
 use crate::id::KeyId;
 use crate::usage::Refusal;
 
@@ -93,6 +95,8 @@ pub(crate) struct Rejections {
     realm: Arc<str>,
     /// Refuses in HTTP whatever a request claims to be.
     pub(crate) without_grpc: bool,
+    /// The longest wait that gRPC clients are told to sit out.
+    pub(crate) max_pushback: Duration,
     pub(crate) customize: Option<Arc<Customize>>,
 }
 
@@ -120,6 +124,7 @@ impl Default for Rejections {
             ),
             realm: "api".into(),
             without_grpc: false,
+            max_pushback: Duration::from_secs(1),
             customize: None,
         }
     }
@@ -149,7 +154,7 @@ impl Rejections {
         let may_be_grpc = !self.without_grpc && !has_http_route(head);
         let claimed = || grpc::claimed(head.method(), head.headers());
         let mut response = match may_be_grpc.then(claimed).flatten() {
-            Some(content_type) => trailers_only(&rejection, content_type),
+            Some(content_type) => self.trailers_only(&rejection, content_type, head.headers()),
             None => self.problem(&rejection),
         };
         if let Some(customize) = &self.customize {
@@ -200,6 +205,33 @@ impl Rejections {
             headers.insert(RETRY_AFTER, secs.into());
         }
         *response.body_mut() = body;
+        response
+    }
+
+    fn trailers_only(
+        &self,
+        rejection: &Rejection,
+        content_type: HeaderValue,
+        request: &HeaderMap,
+    ) -> Response<Bytes> {
+        let message = grpc_message(rejection);
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(grpc::GRPC_STATUS, u16::from(rejection.grpc_status()).into());
+        // None of the messages has a character that would have to be percent-encoded.
+        headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(message));
+        let wait = rejection.retry_after_secs.map(Duration::from_secs);
+        if wait.is_some() || rejection.reason == Refusal::RateLimited {
+            let pushback = retry::pushback(wait, self.max_pushback, request);
+            headers.insert(grpc::GRPC_PUSHBACK, pushback);
+        }
+        if let Some(wait) = wait {
+            headers.insert(RETRY_AFTER, wait.as_secs().into());
+            if let Some(details) = retry::details(rejection.grpc_status(), message, wait) {
+                headers.insert(grpc::GRPC_STATUS_DETAILS, details);
+            }
+        }
         response
     }
 
@@ -270,8 +302,8 @@ fn rate_limited(rejection: &Rejection) -> Bytes {
     parts.concat().into()
 }
 
-fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<Bytes> {
-    let message = match rejection.status() {
+fn grpc_message(rejection: &Rejection) -> &'static str {
+    match rejection.status() {
         StatusCode::UNAUTHORIZED => "a valid API key is required",
         StatusCode::FORBIDDEN if rejection.reason == Refusal::Scope => {
             "this API key lacks a scope that is required"
@@ -282,25 +314,7 @@ fn trailers_only(rejection: &Rejection, content_type: HeaderValue) -> Response<B
         }
         StatusCode::TOO_MANY_REQUESTS => "a rate limit of this API key is reached",
         _ => "the request could not be checked",
-    };
-    let mut response = Response::new(Bytes::new());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(grpc::GRPC_STATUS, u16::from(rejection.grpc_status()).into());
-    // None of the messages has a character that would have to be percent-encoded.
-    headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(message));
-    match rejection.retry_after_secs {
-        Some(secs) => {
-            headers.insert(grpc::GRPC_PUSHBACK, (secs.saturating_mul(1_000)).into());
-            headers.insert(RETRY_AFTER, secs.into());
-        }
-        // Without a wait that suffices, a negative pushback tells clients not to retry (A6).
-        None if rejection.reason == Refusal::RateLimited => {
-            headers.insert(grpc::GRPC_PUSHBACK, HeaderValue::from_static("-1"));
-        }
-        None => {}
     }
-    response
 }
 
 #[cfg(test)]
@@ -415,8 +429,12 @@ mod tests {
             Some(pushback.to_str().unwrap().to_owned())
         };
         assert_eq!(
+            pushback(Refusal::RateLimited, Some(1)).as_deref(),
+            Some("1000")
+        );
+        assert_eq!(
             pushback(Refusal::RateLimited, Some(3)).as_deref(),
-            Some("3000")
+            Some("-1")
         );
         assert_eq!(
             pushback(Refusal::LookupBudget, Some(1)).as_deref(),
