@@ -85,6 +85,7 @@ impl Endpoints {
     /// The shared name, if the text is one.
     #[inline]
     pub(crate) fn known(&self, name: &str) -> Option<Arc<str>> {
+        let name = &name[..name.floor_char_boundary(MAX_LEN)];
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.get(name).cloned()
     }
@@ -114,6 +115,7 @@ mod tests {
             assert_eq!(*endpoints.intern(&long), long[..MAX_LEN]);
         }
         assert_eq!(endpoints.names.read().unwrap().len(), 1);
+        assert_eq!(*endpoints.known(&long).unwrap(), long[..MAX_LEN]);
     }
 
     #[test]
