@@ -150,6 +150,26 @@ async fn a_key_changes_as_it_is_told_and_the_audit_knows_by_whom() {
     );
 }
 
+/// As JSON Schema 2020-12 has them, and as some languages write all numbers.
+#[tokio::test]
+async fn numbers_without_a_fraction_are_integers() {
+    let api = Api::new();
+    let body = r#"{"name":"a","limits":[{"requests":600.0,"period_seconds":60,"burst":1e2}]}"#;
+    let made = api.post("/keys", body).await.with(201);
+    let limit = &made["key"]["limits"][0];
+    assert_eq!(
+        (&limit["requests"], &limit["burst"]),
+        (&600.into(), &100.into())
+    );
+    let rotate = format!("/keys/{}/rotate", made["key"]["id"].as_str().unwrap());
+    api.post(&rotate, r#"{"grace_seconds":60.0}"#)
+        .await
+        .with(201);
+    api.post(&rotate, r#"{"grace_seconds":60.5}"#)
+        .await
+        .problem(422);
+}
+
 #[tokio::test]
 async fn a_rotated_key_works_for_its_grace_and_the_new_one_takes_over() {
     let api = Api::new();

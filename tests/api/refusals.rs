@@ -27,6 +27,14 @@ async fn what_is_wrong_in_a_body_is_named() {
             r#"{"name":"a","limits":[{"requests":1,"period_seconds":1},{"requests":-1,"period_seconds":1}]}"#,
         ),
         (
+            "#/limits/0/requests",
+            r#"{"name":"a","limits":[{"requests":600.5,"period_seconds":1}]}"#,
+        ),
+        (
+            "#/limits/0/burst",
+            r#"{"name":"a","limits":[{"requests":1,"period_seconds":1,"burst":4294967296.0}]}"#,
+        ),
+        (
             "#/limits/0",
             r#"{"name":"a","limits":[{"requests":0,"period_seconds":1}]}"#,
         ),

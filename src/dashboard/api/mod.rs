@@ -6,6 +6,7 @@
 mod audit;
 mod extract;
 mod idempotency;
+mod integer;
 mod keys;
 mod log;
 mod object;

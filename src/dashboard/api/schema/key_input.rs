@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::super::integer::Integer;
 use super::super::object::Object;
 use super::super::problem::Problem;
 use super::names;
@@ -151,34 +152,35 @@ pub(in crate::dashboard) struct NewLimit {
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
     name: Option<String>,
     /// How many requests come back in a period.
-    #[schema(minimum = 1)]
-    requests: u32,
+    #[schema(value_type = u32, minimum = 1)]
+    requests: Integer<u32>,
     /// The period in seconds.
     #[schema(exclusive_minimum = 0)]
     period_seconds: f64,
     /// How many requests may come at once; as many as in a period unless told.
-    #[schema(minimum = 1)]
-    burst: Option<u32>,
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    burst: Option<Integer<u32>>,
 }
 
 impl NewLimit {
     fn into_limit(self) -> Result<RateLimit, String> {
         let period = Duration::try_from_secs_f64(self.period_seconds);
         let period = period.map_err(|error| error.to_string())?;
-        let mut limit = RateLimit::per(self.requests, period);
+        let Integer(requests) = self.requests;
+        let mut limit = RateLimit::per(requests, period);
         let usual = [
             RateLimit::per_second,
             RateLimit::per_minute,
             RateLimit::per_hour,
         ];
-        let usual = usual.map(|of| of(self.requests)).into_iter();
+        let usual = usual.map(|of| of(requests)).into_iter();
         if let Some(usual) = usual.into_iter().find(|usual| usual.period() == period) {
             limit = usual;
         }
         if let Some(name) = self.name {
             limit = limit.named(name);
         }
-        if let Some(burst) = self.burst {
+        if let Some(Integer(burst)) = self.burst {
             limit = limit.burst(burst);
         }
         limit.validate().map_err(|error| error.to_string())?;
@@ -207,11 +209,12 @@ fn networks(texts: &[String]) -> Result<AddressList, Problem> {
 #[serde(deny_unknown_fields)]
 pub(in crate::dashboard) struct Rotation {
     /// For how many seconds the old secret goes on working.
-    grace_seconds: u64,
+    #[schema(value_type = u64)]
+    grace_seconds: Integer<u64>,
 }
 
 impl Rotation {
     pub(in crate::dashboard) fn grace(&self) -> Duration {
-        Duration::from_secs(self.grace_seconds)
+        Duration::from_secs(self.grace_seconds.0)
     }
 }
