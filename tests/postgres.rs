@@ -673,6 +673,11 @@ async fn what_is_no_database_is_an_error() {
             "{url}: {error:?}"
         );
     }
+    // The cause, and not that the pool has waited for long enough.
+    let refused = refusal("postgres://user:pa55w0rd@127.0.0.1:1/app").await;
+    let texts = checks::all_texts(&refused);
+    assert!(texts.contains("refused"), "{texts}");
+    assert!(!texts.contains("pool timed out"), "{texts}");
     for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "pg_x"] {
         let backend = connect(&database().await).await;
         let schema = backend.clone().with_schema(name).unwrap_err();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Error as SqlError, PgPool};
+use sqlx::{Connection, Error as SqlError, PgConnection, PgPool};
 
 use self::engine::PostgresEngine;
 use self::listener::Listener;
@@ -106,9 +106,13 @@ impl PostgresBackend {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(PATIENCE)
-            .connect_with(options)
-            .await?;
-        Ok(Self::from_pool(pool))
+            .connect_with(options.clone())
+            .await;
+        match pool {
+            Ok(pool) => Ok(Self::from_pool(pool)),
+            Err(SqlError::PoolTimedOut) => Err(why_timed_out(&options).await.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Uses connections that the application has, and one more to listen on.
@@ -209,3 +213,12 @@ impl fmt::Debug for PostgresBackend {
             .finish_non_exhaustive()
     }
 }
+/// Why no connection could be made: the pool tries again and again, and then tells of the time alone.
+async fn why_timed_out(options: &PgConnectOptions) -> SqlError {
+    let attempt = tokio::time::timeout(Duration::from_secs(1), PgConnection::connect_with(options));
+    match attempt.await {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => SqlError::PoolTimedOut,
+    }
+}
+
