@@ -39,6 +39,18 @@ pub trait Guard: Send + Sync + 'static {
     fn login(&self) -> Option<&dyn Login> {
         None
     }
+
+    /// The address of the application's own sign-in page, for guards without a [`login`](Self::login): browsers of
+    /// people who are not signed in are redirected there. None unless set: they get a plain 401.
+    fn sign_in_address(&self) -> Option<&str> {
+        None
+    }
+
+    /// The address at which the application signs people out, for guards without a [`login`](Self::login): the
+    /// pages link to it. None unless set: the pages have no "Sign out".
+    fn sign_out_address(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Knows a person by what they type into the login form.

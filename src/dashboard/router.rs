@@ -122,8 +122,17 @@ async fn admit(
             next.run(Request::from_parts(parts, body)).await
         }
         Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
-        Err(Denied::Unauthenticated) if shared.guard.login().is_some() => login::ask(&parts, &base),
-        Err(Denied::Unauthenticated) => pages::stranger(StatusCode::UNAUTHORIZED),
+        Err(Denied::Unauthenticated) => {
+            let own = || format!("{}/login", base.0);
+            let address = match shared.guard.login() {
+                Some(_) => Some(own()),
+                None => shared.guard.sign_in_address().map(String::from),
+            };
+            match address {
+                Some(address) => login::ask(&parts, address),
+                None => pages::stranger(StatusCode::UNAUTHORIZED),
+            }
+        }
         Err(Denied::Forbidden) => pages::stranger(StatusCode::FORBIDDEN),
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Visit {
     pub(super) admin: Admin,
     /// What comes before every address of these pages.
     pub(super) base: Arc<str>,
+    /// Where the person can sign out.
+    pub(super) sign_out: Option<String>,
     /// What the forms on the page have to send back.
     pub(super) token: String,
     /// The reader's time zone, as the browser tells by a cookie; else UTC.
@@ -33,6 +35,10 @@ impl Visit {
         });
         Self {
             token: shared.signer.form_token(&admin),
+            sign_out: match shared.guard.login() {
+                Some(_) => Some(format!("{}/logout", base.0)),
+                None => shared.guard.sign_out_address().map(String::from),
+            },
             base: base.0.clone(),
             zone: zone.unwrap_or(TimeZone::UTC),
             admin,

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::header::{COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
-use keytally::dashboard::{AllowEveryone, BearerToken, Dashboard};
+use keytally::dashboard::{Admin, AllowEveryone, BearerToken, Dashboard, Denied, Guard};
 use keytally::key::{Issuer, KeyAdmin, KeyStore, NewKey};
 use keytally::usage::UsageEvent;
 use tower::{Layer, ServiceExt};
@@ -282,6 +282,71 @@ async fn a_proxy_may_take_a_part_of_the_path_away() {
     assert!(document.text.contains(r#"{"url":"/internal/keys/api"}"#));
     let session = Request::get("/keys/login").body(Body::empty()).unwrap();
     assert!(!pages.ask(session).await.text.contains("\"/keys/"));
+}
+
+/// People are signed in by the application: the dashboard signs nobody out.
+#[tokio::test]
+async fn signing_out_is_there_where_the_guard_can() {
+    struct Own(Option<&'static str>);
+
+    #[keytally::async_trait]
+    impl Guard for Own {
+        async fn admit(&self, parts: &http::request::Parts) -> Result<Admin, Denied> {
+            let user = parts
+                .headers
+                .get("x-user")
+                .and_then(|user| user.to_str().ok());
+            user.map(Admin::named).ok_or(Denied::Unauthenticated)
+        }
+
+        fn sign_in_address(&self) -> Option<&str> {
+            self.0.map(|_| "/app/login")
+        }
+
+        fn sign_out_address(&self) -> Option<&str> {
+            self.0
+        }
+    }
+
+    for own in [None, Some("/app/logout")] {
+        let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), Own(own));
+        let router = dashboard.unwrap().into_router();
+        let ask = async |method, path, user: Option<&str>| {
+            let request = Request::builder().method(method).uri(path);
+            let request = request
+                .header("accept", "text/html")
+                .header("sec-fetch-site", "same-origin");
+            let request = match user {
+                Some(user) => request.header("x-user", user),
+                None => request,
+            };
+            let request = request.body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            let to = answer.headers().get(LOCATION).cloned();
+            let status = answer.status();
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20)
+                .await
+                .unwrap();
+            (status, to, String::from_utf8(body.into()).unwrap())
+        };
+        let (status, _, page) = ask(Method::GET, "/", Some("Ada")).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(page.contains("Sign out"), own.is_some());
+        assert_eq!(page.contains("href=\"/app/logout\""), own.is_some());
+        assert!(page.contains("Ada"));
+        for method in [Method::GET, Method::POST] {
+            let (status, to, _) = ask(method, "/logout", Some("Ada")).await;
+            assert!(status.is_client_error() && to.is_none(), "{status}");
+        }
+        let (status, to, _) = ask(Method::GET, "/keys", None).await;
+        match own {
+            None => assert_eq!((status, to), (StatusCode::UNAUTHORIZED, None)),
+            Some(_) => assert_eq!(
+                (status, to.unwrap()),
+                (StatusCode::SEE_OTHER, "/app/login".parse().unwrap())
+            ),
+        }
+    }
 }
 
 /// Where `nest` takes a prefix away, what is left may look like an open page.

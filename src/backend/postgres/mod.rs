@@ -221,4 +221,3 @@ async fn why_timed_out(options: &PgConnectOptions) -> SqlError {
         Ok(Ok(_)) | Err(_) => SqlError::PoolTimedOut,
     }
 }
-

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use maud::html;
 
-use super::{assets, document, page, see, stranger};
+use super::{assets, document, nowhere, page, see, stranger};
 use crate::dashboard::Shared;
 use crate::dashboard::fields::Posted;
 use crate::dashboard::pages::parts;
@@ -19,14 +19,14 @@ use crate::dashboard::report;
 use crate::dashboard::safety::challenge;
 use crate::dashboard::visit::{Base, Visit, home};
 
-/// Sends a person to the form; a program is told by the status.
-pub(in crate::dashboard) fn ask(parts: &Parts, Base(base): &Base) -> Response {
+/// Redirects a person to where they sign in; programs get the status.
+pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
     let accepts = parts
         .headers
         .get(ACCEPT)
         .and_then(|accept| accept.to_str().ok());
     if parts.method.is_safe() && accepts.is_some_and(|accept| accept.contains("text/html")) {
-        see(format!("{base}/login"))
+        see(address)
     } else {
         stranger(StatusCode::UNAUTHORIZED)
     }
@@ -80,7 +80,10 @@ pub(in crate::dashboard) async fn sign_in(
     ([(SET_COOKIE, cookie)], see(home(&base))).into_response()
 }
 
-pub(in crate::dashboard) async fn out(visit: Visit) -> Response {
+pub(in crate::dashboard) async fn out(State(shared): State<Arc<Shared>>, visit: Visit) -> Response {
+    if shared.guard.login().is_none() {
+        return nowhere(visit).await;
+    }
     let content = html! {
         h1 { "Sign out" }
         p { "You are signed in as " strong { (visit.admin.name()) } "." }
@@ -98,6 +101,9 @@ pub(in crate::dashboard) async fn sign_out(
     headers: HeaderMap,
     _: Posted,
 ) -> Response {
+    if shared.guard.login().is_none() {
+        return nowhere(visit).await;
+    }
     let cookie = shared.signer.end(&headers, &visit.base);
     ([(SET_COOKIE, cookie)], see(visit.at("/login"))).into_response()
 }

@@ -55,7 +55,11 @@ fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
                     a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
                 }
             }
-            a .who href=(visit.at("/logout")) { span .clip { (parts::name(visit.admin.name())) } span { "Sign out" } }
+            @let name = html! { span .clip { (parts::name(visit.admin.name())) } };
+            @match &visit.sign_out {
+                Some(address) => a .who href=(address) { (name) span { "Sign out" } },
+                None => span .who { (name) },
+            }
         }
         main #content { (content) }
     };
