@@ -462,6 +462,45 @@ async fn exempt_paths_pass_uncounted() {
     assert_eq!(service.recorder.stats().accepted, 0);
 }
 
+/// Shared caches keep apart what `Authorization` came with (RFC 9111 §3.5), and no other header.
+#[tokio::test]
+async fn shared_caches_keep_keys_apart() {
+    let varies = || {
+        let varies = [("vary", "accept-language")];
+        routes().route("/varies", get(move || async move { (varies, "text") }))
+    };
+    let service = Service::plain(varies()).await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let vary = |answer: &Answer| {
+        let values = answer.headers.get_all("vary").iter();
+        values
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let answer = service.get("/v1/postings/1", &secret).await;
+    assert_eq!(vary(&answer), ["authorization, x-api-key"]);
+    assert_eq!(answer.header("cache-control"), None);
+    let answer = service.get("/varies", &secret).await;
+    assert_eq!(
+        vary(&answer),
+        ["accept-language", "authorization, x-api-key"]
+    );
+    let answer = service.send(support::post("/v1/postings", &secret)).await;
+    assert!(vary(&answer).is_empty(), "it is not cached");
+    let refused = service.get("/v1/postings/1", "nonsense").await;
+    assert_eq!(refused.header("cache-control"), Some("no-store"));
+
+    let custom = Service::start(varies(), |layer| {
+        layer
+            .no_credential_sources()
+            .header(http::HeaderName::from_static("x-custom"))
+    })
+    .await;
+    let secret = custom.key().await.secret.expose().to_owned();
+    let request = Request::get("/v1/postings/1").header("x-custom", secret);
+    assert_eq!(vary(&custom.send(request).await), ["x-custom"]);
+}
+
 /// A client of a plain HTTP service must not choose the status that proxies and metrics see.
 #[tokio::test]
 async fn a_route_refuses_in_http_whatever_a_client_claims() {

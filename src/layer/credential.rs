@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use smallvec::SmallVec;
@@ -22,6 +23,20 @@ pub(crate) enum Source {
     Header(HeaderName),
     Query(Arc<str>),
     Function(Arc<Extract>),
+}
+
+/// The value of `Vary` for responses that depend on the keys in these sources.
+pub(crate) fn vary(sources: &[Source]) -> Option<HeaderValue> {
+    let names = sources.iter().filter_map(|source| match source {
+        Source::Bearer => Some(AUTHORIZATION),
+        Source::Header(name) => Some(name.clone()),
+        Source::Query(_) | Source::Function(_) => None,
+    });
+    let names: Vec<_> = names.map(|name| name.to_string()).collect();
+    let value = HeaderValue::from_maybe_shared(Bytes::from(names.join(", "))).ok()?;
+    // Shared from the start, so that handing it to a response allocates nothing.
+    drop(value.clone());
+    (!value.is_empty()).then_some(value)
 }
 
 /// All that was taken out of a request.

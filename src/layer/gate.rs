@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Request};
 use http_body::Body;
 use uuid::Uuid;
 
@@ -69,6 +69,8 @@ pub(crate) struct Gate {
     pub(crate) rejected_events: Arc<RejectedEvents>,
     pub(crate) addressless: Arc<Addressless>,
     pub(crate) sources: Vec<Source>,
+    /// The headers among them, for caches (RFC 9110 §12.5.5).
+    pub(crate) vary: Option<HeaderValue>,
     pub(crate) header_style: HeaderStyle,
     pub(crate) rejections: Rejections,
     pub(crate) exempt: Vec<Box<str>>,

@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::address::ForwardedHeader;
 use super::answer::HeaderStyle;
-use super::credential::{Source, X_API_KEY};
+use super::credential::{Source, X_API_KEY, vary};
 use super::endpoint::Endpoints;
 use super::gate::{Gate, StoreFailure, next_limits_id};
 use super::head::RequestHead;
@@ -57,7 +57,8 @@ impl ApiKeyLayer {
                 lookup_budget: Some(Arc::new(LookupBudget::new(&RateLimit::per_minute(1_000)))),
                 rejected_events: Arc::new(RejectedEvents::new()),
                 addressless: Arc::default(),
-                sources: vec![Source::Bearer, Source::Header(X_API_KEY)],
+                sources: Vec::new(),
+                vary: None,
                 header_style: HeaderStyle::default(),
                 rejections: Rejections::default(),
                 exempt: Vec::new(),
@@ -68,6 +69,8 @@ impl ApiKeyLayer {
                 store_failure: StoreFailure::default(),
             }),
         }
+        .bearer()
+        .header(X_API_KEY)
     }
 
     fn with(mut self, set: impl FnOnce(&mut Gate)) -> Self {
@@ -148,7 +151,10 @@ impl ApiKeyLayer {
 
     /// Looks for keys nowhere, so that only the places named after this count.
     pub fn no_credential_sources(self) -> Self {
-        self.with(|gate| gate.sources.clear())
+        self.with(|gate| {
+            gate.sources.clear();
+            gate.vary = None;
+        })
     }
 
     /// Looks for keys in `Authorization: Bearer` too; it does unless told otherwise.
@@ -178,7 +184,10 @@ impl ApiKeyLayer {
     }
 
     fn source(self, source: Source) -> Self {
-        self.with(|gate| gate.sources.push(source))
+        self.with(|gate| {
+            gate.sources.push(source);
+            gate.vary = vary(&gate.sources);
+        })
     }
 
     /// Lets the secret stay in the request, for inner services that need it.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
@@ -17,7 +17,7 @@ use super::visit::Visit;
 use crate::clock::Now;
 use crate::key::CachedKey;
 use crate::limit::Decision;
-use crate::usage::{Abandon, Cause, Draft, Outcome, Place, Recorder, Refusal, Status};
+use crate::usage::{Abandon, Cause, Draft, Method, Outcome, Place, Recorder, Refusal, Status};
 
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +121,15 @@ impl Meter {
     /// Gives the answer its headers.
     #[inline]
     pub(super) fn add_headers(&mut self, headers: &mut HeaderMap) {
-        self.with(|running| running.additions.apply(headers));
+        self.with(|running| {
+            running.additions.apply(headers);
+            // What answers one key is not for another. Other methods are not cached.
+            if let Some(vary) = &running.gate.vary
+                && matches!(running.draft.method, Method::Get | Method::Head)
+            {
+                headers.append(VARY, vary.clone());
+            }
+        });
     }
 
     /// Accounts for the request only as long as this is not set.
@@ -277,7 +285,7 @@ impl Running {
     #[inline]
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let code = response.status();
-        let head = self.draft.method == crate::usage::Method::Head;
+        let head = self.draft.method == Method::Head;
         self.bodyless = head
             || code.is_informational()
             || code == StatusCode::NO_CONTENT

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::grpc;
@@ -105,6 +105,8 @@ pub(crate) struct Rejections {
 #[error("a realm is 1 to 100 printable ASCII characters without quotes and backslashes")]
 pub struct InvalidRealm;
 
+/// What is refused to one key is not refused to another.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A valid API key is required."}"#;
 const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key may not be used from here."}"#;
@@ -187,6 +189,7 @@ impl Rejections {
         *response.status_mut() = rejection.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(CACHE_CONTROL, NO_STORE);
         match rejection.status() {
             StatusCode::UNAUTHORIZED if rejection.reason == Refusal::Missing => {
                 headers.insert(WWW_AUTHENTICATE, self.challenge.clone());
