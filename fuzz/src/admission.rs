@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::credentials::{SECRETS, with_secrets};
+use crate::credentials::{SECRETS, of_header, with_secrets};
 use crate::now::now;
 
 const EXEMPT: u8 = 1;
@@ -185,13 +185,13 @@ fn expected(settings: u8, request: &Request<String>) -> Option<Option<KeyId>> {
 /// Everything that a request presents as a key.
 fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let keys = headers.get_all("x-api-key").iter();
-    let keys = keys.map(|value| value.as_bytes().trim_ascii());
+    let keys = keys.filter_map(|value| of_header(value.as_bytes()));
     let bearers = headers.get_all("authorization").iter().filter_map(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
         let token = rest.trim_ascii();
-        (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+        (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then(|| token.to_vec())
     });
-    let mut all: Vec<_> = keys.chain(bearers).map(<[u8]>::to_vec).collect();
+    let mut all: Vec<_> = keys.chain(bearers).collect();
     all.sort();
     all
 }

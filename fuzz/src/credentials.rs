@@ -271,6 +271,20 @@ fn has_secret(text: &str) -> bool {
 /// All that a request presents, whether the same or not.
 struct Presented(Vec<Vec<u8>>);
 
+/// What a header presents: nothing if it is empty, and one of several that are the same.
+pub(crate) fn of_header(value: &[u8]) -> Option<Vec<u8>> {
+    let mut parts: Vec<_> = value
+        .split(|b| *b == b',')
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    parts.dedup();
+    let text = match parts[..] {
+        [one] => one,
+        _ => value.trim_ascii(),
+    };
+    (!text.is_empty()).then(|| text.to_vec())
+}
+
 /// What is behind `Bearer` and blanks.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let place = value.iter().position(|byte| *byte == b' ')?;
@@ -293,11 +307,12 @@ impl Presented {
             if name == AUTHORIZATION {
                 found.extend(bearer(value.as_bytes()).map(Vec::from));
             } else if name == X_API_KEY || (all && name == X_CUSTOM) {
-                found.push(value.as_bytes().trim_ascii().to_vec());
+                found.extend(of_header(value.as_bytes()));
             }
         }
         if all {
             let values = named_values(uri.query().unwrap_or_default());
+            let values = values.filter(|value| !value.is_empty());
             found.extend(values.map(|value| value.as_bytes().to_vec()));
         }
         Self(found)

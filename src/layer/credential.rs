@@ -142,9 +142,10 @@ impl<'a> Found<'a> {
                     self.places.mixed |= matches!(presented, Presented::Nothing);
                     presented
                 }
-                Source::Header(wanted) if name == wanted => {
-                    Presented::text(value.as_bytes().trim_ascii())
-                }
+                Source::Header(wanted) if name == wanted => match one_of_equal(value.as_bytes()) {
+                    b"" => Presented::Nothing,
+                    text => Presented::text(text),
+                },
                 _ => continue,
             };
             self.add(index, presented);
@@ -209,7 +210,7 @@ impl Taken {
     fn secret(&self) -> &[u8] {
         match self {
             Self::Bearer(value) => bearer_token(value.as_bytes()).unwrap_or_default(),
-            Self::From(_, value) => value.as_bytes().trim_ascii(),
+            Self::From(_, value) => one_of_equal(value.as_bytes()),
         }
     }
 
@@ -223,11 +224,29 @@ impl Taken {
     }
 }
 
+/// The text without blanks around it; of a list of equal texts, as some clients join a header that they send
+/// twice, one of them.
+#[inline]
+fn one_of_equal(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii();
+    if !value.contains(&b',') {
+        return value;
+    }
+    let mut parts = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    let first = parts.next().unwrap_or_default();
+    if parts.all(|part| part == first) {
+        first
+    } else {
+        value
+    }
+}
+
 fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
     uri.query()
         .into_iter()
         .flat_map(|query| query.split('&'))
         .filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        .filter(|value| !value.is_empty())
         .map(|value| Presented::text(value.as_bytes()))
         .fold(Presented::Nothing, Presented::and)
 }
@@ -358,6 +377,14 @@ mod tests {
             (&[("authorization", "Bearer")], "nothing"),
             (&[("authorization", "Bearer \u{e9}")], "garbled"),
             (&[("x-api-key", "abc")], "abc"),
+            (&[("x-api-key", " abc ")], "abc"),
+            (&[("x-api-key", "abc, abc,abc")], "abc"),
+            (&[("x-api-key", "abc"), ("x-api-key", "abc")], "abc"),
+            (&[("x-api-key", "abc, abd")], "abc, abd"),
+            (&[("x-api-key", "")], "nothing"),
+            (&[("x-api-key", " , ")], "nothing"),
+            (&[("authorization", "Bearer abc"), ("x-api-key", "")], "abc"),
+            (&[("authorization", "Bearer"), ("x-api-key", "abc")], "abc"),
             (&[("x-api-key", "\u{e9}")], "garbled"),
             (&[("authorization", "Basic abc"), ("x-api-key", "k")], "k"),
             (&[("proxy-authorization", "Bearer abc")], "nothing"),

@@ -364,7 +364,7 @@ const CREDENTIALS: List = &[
     ),
     (
         "an empty key",
-        NONE,
+        ANONYMOUS,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key:",
     ),
     (
@@ -373,9 +373,14 @@ const CREDENTIALS: List = &[
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: \u{e9}\u{e9}",
     ),
     (
+        "a key twice in one header",
+        GOOD,
+        "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}, {good}",
+    ),
+    (
         "a list of keys",
         NONE,
-        "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}, {good}",
+        "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}, {unknown}",
     ),
     (
         "a key in quotes",

@@ -296,7 +296,7 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
         ),
         (
             "an empty key",
-            NONE,
+            ANONYMOUS,
             frames("POST", PATH, &[GRPC, ("x-api-key", "")], Message),
         ),
         (
