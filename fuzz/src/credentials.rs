@@ -362,14 +362,17 @@ fn without_keys(headers: HeaderMap, uri: Uri, all: bool) -> (HeaderMap, Uri) {
         let taken = if name == AUTHORIZATION {
             bearer(value.as_bytes()).is_some()
         } else {
-            name == X_API_KEY || (all && name == X_CUSTOM)
+            // All of a header, if one of its values presents something.
+            let mut values = headers.get_all(name).iter();
+            (name == X_API_KEY || (all && name == X_CUSTOM))
+                && values.any(|value| of_header(value.as_bytes()).is_some())
         };
         if !taken {
             kept.append(name, value.clone());
         }
     }
     let query = uri.query().unwrap_or_default();
-    if !all || named_values(query).next().is_none() {
+    if !all || named_values(query).all(str::is_empty) {
         return (kept, uri);
     }
     let ours = |pair: &&str| {
