@@ -9,11 +9,11 @@
 //! All but the prefix is base62 (`0-9A-Za-z`). The checksum is the CRC-32 (IEEE) of all characters
 //! before it in six base62 digits, as GitHub's tokens have it
 //! ([source](https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/)),
-//! so that a scanner can tell a leaked key from a look-alike without asking anyone. This regular
-//! expression finds them:
+//! so that a scanner can tell a leaked key from a look-alike without asking anyone. This regular expression
+//! finds them in any text; [`Prefix::secret_pattern`] has one for a prefix:
 //!
 //! ```text
-//! \b[a-z][a-z0-9]*(_[a-z0-9]+)*_[0-9A-Za-z]{54}\b
+//! [a-z][a-z0-9]*(_[a-z0-9]+)*_[0-9A-Za-z]{54}
 //! ```
 
 use std::fmt;
@@ -149,6 +149,20 @@ impl Prefix {
         } else {
             Err(InvalidPrefix)
         }
+    }
+
+    /// A regular expression that finds secrets with this prefix, for scanners of repositories and logs. It has no
+    /// word boundaries, so that `%3D`, `\n` in escaped JSON, terminal colours or `PROD_` before a secret do not hide
+    /// it. [`Secret::parse`] tells by the checksum whether a match is a secret.
+    ///
+    /// ```
+    /// use keytally::key::Prefix;
+    ///
+    /// let prefix = Prefix::new("acme_live").unwrap();
+    /// assert_eq!(prefix.secret_pattern(), "acme_live_[0-9A-Za-z]{54}");
+    /// ```
+    pub fn secret_pattern(&self) -> String {
+        format!("{}_[0-9A-Za-z]{{{BODY_LEN}}}", self.0)
     }
 
     /// The prefix as text.
@@ -308,6 +322,43 @@ mod tests {
             let text = whole(start);
             assert_eq!(Secret::parse(&text), Err(MalformedSecret), "{text}");
         }
+    }
+
+    /// As they stand in the README and in this module's documentation.
+    #[test]
+    #[cfg_attr(miri, ignore = "compiling regular expressions takes minutes")]
+    fn scanners_find_secrets_whatever_stands_around_them() {
+        const ANY: &str = "[a-z][a-z0-9]*(_[a-z0-9]+)*_[0-9A-Za-z]{54}";
+        for text in [include_str!("../../README.md"), include_str!("token.rs")] {
+            assert!(
+                text.lines()
+                    .any(|line| line.trim_start_matches("//! ") == ANY)
+            );
+        }
+        let of_prefix = regex::Regex::new(&prefix().secret_pattern()).unwrap();
+        let of_any = regex::Regex::new(ANY).unwrap();
+        let secret = Secret::generate(&prefix()).unwrap();
+        let secret = secret.expose();
+        for (before, after) in [
+            ("", ""),
+            ("key=", "&x"),
+            ("key%3D", "%26x"),
+            ("%22", "%22"),
+            (r#"{\"key\":\""#, r#"\"}"#),
+            (r"first line\n", r"\nnext"),
+            ("\x1b[31m", "\x1b[0m"),
+            ("PROD_", "_2024"),
+            ("Bearer ", ","),
+            ("x", "x"),
+        ] {
+            let text = format!("{before}{secret}{after}");
+            let found = of_prefix.find(&text).expect(&text);
+            assert_eq!(found.as_str(), secret, "{text}");
+            assert!(Secret::parse(found.as_str()).is_ok());
+            // One of any prefix may begin with what is before it.
+            assert!(of_any.find(&text).expect(&text).as_str().ends_with(secret));
+        }
+        assert!(of_any.find("/v1/postings/some_name_0123456789").is_none());
     }
 
     #[test]
