@@ -128,6 +128,17 @@ pub(crate) mod atomic {
         AtomicU64(u64) { fetch_add, fetch_sub, fetch_max, swap }
     }
 
+    impl AtomicU64 {
+        pub(crate) fn fetch_update(
+            &self,
+            success: Ordering,
+            failure: Ordering,
+            update: impl FnMut(u64) -> Option<u64>,
+        ) -> Result<u64, u64> {
+            fenced(success, || self.0.fetch_update(success, failure, update))
+        }
+    }
+
     impl AtomicU8 {
         pub(crate) fn compare_exchange(
             &self,
