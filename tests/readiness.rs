@@ -174,34 +174,46 @@ mod waiting_holds_nothing {
         a_cached_key_passes_at_once::<_, _>(buffer.map_err(|never: Infallible| never)).await;
     }
 
-    /// Never answers, until it is told to.
-    #[derive(Debug)]
-    struct HangingLimiter {
-        waiting: Arc<AtomicUsize>,
-        answers: Arc<AtomicBool>,
+    /// Answers once there is a permit, or at once if set.
+    #[derive(Clone, Debug)]
+    struct RemoteLimiter {
+        asked: Arc<AtomicUsize>,
+        permits: Arc<Semaphore>,
+        at_once: Arc<AtomicBool>,
     }
 
-    #[derive(Debug)]
-    struct Hangs(Arc<AtomicUsize>, Arc<AtomicBool>);
+    impl RemoteLimiter {
+        fn new() -> Self {
+            Self {
+                asked: Arc::default(),
+                permits: Arc::new(Semaphore::new(0)),
+                at_once: Arc::default(),
+            }
+        }
+    }
 
-    impl Limiter for HangingLimiter {
+    impl Limiter for RemoteLimiter {
         fn attach(
             &self,
             _: KeyId,
             _: &[RateLimit],
             _: Now,
         ) -> Result<Arc<dyn Allowance>, LimitError> {
-            Ok(Arc::new(Hangs(self.waiting.clone(), self.answers.clone())))
+            Ok(Arc::new(self.clone()))
         }
     }
 
-    impl Allowance for Hangs {
+    impl Allowance for RemoteLimiter {
         fn take(&self, _: u32, _: Now) -> Answer {
-            if self.1.load(Ordering::SeqCst) {
+            if self.at_once.load(Ordering::SeqCst) {
                 return Answer::Now(Decision::default());
             }
-            self.0.fetch_add(1, Ordering::SeqCst);
-            Answer::Later(Box::pin(std::future::pending()))
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let permits = self.permits.clone();
+            Answer::Later(Box::pin(async move {
+                let _permit = permits.acquire().await;
+                Ok(Decision::default())
+            }))
         }
     }
 
@@ -209,15 +221,11 @@ mod waiting_holds_nothing {
     async fn for_a_remote_limiter() {
         let backend = MemoryBackend::new();
         let good = issue(&backend).await;
-        let limiter = HangingLimiter {
-            waiting: Arc::default(),
-            answers: Arc::default(),
-        };
-        let (waiting, answers) = (limiter.waiting.clone(), limiter.answers.clone());
+        let limiter = RemoteLimiter::new();
         let layer = ApiKeyLayer::new(backend)
             .default_limits([RateLimit::per_second(1)])
             .unwrap()
-            .limiter(limiter);
+            .limiter(limiter.clone());
         let limit = GlobalConcurrencyLimitLayer::new(1);
         let service = layer.layer(limit.layer(tower::service_fn(hello)));
         let mut asked = Vec::new();
@@ -225,8 +233,8 @@ mod waiting_holds_nothing {
             asked.push(tokio::spawn(service.clone().oneshot(request(&good))));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(waiting.load(Ordering::SeqCst), 10);
-        answers.store(true, Ordering::SeqCst);
+        assert_eq!(limiter.asked.load(Ordering::SeqCst), 10);
+        limiter.at_once.store(true, Ordering::SeqCst);
         let began = tokio::time::Instant::now();
         let answer = service.oneshot(request(&good)).await.unwrap();
         assert_eq!(
@@ -457,49 +465,23 @@ mod waiting_holds_nothing {
         }
     }
 
-    /// Answers once it is told so, and lets the request pass.
-    #[derive(Debug)]
-    struct Slow(Arc<Semaphore>, Arc<AtomicUsize>);
-
-    impl Limiter for Slow {
-        fn attach(
-            &self,
-            _: KeyId,
-            _: &[RateLimit],
-            _: Now,
-        ) -> Result<Arc<dyn Allowance>, LimitError> {
-            Ok(Arc::new(Self(self.0.clone(), self.1.clone())))
-        }
-    }
-
-    impl Allowance for Slow {
-        fn take(&self, _: u32, _: Now) -> Answer {
-            let permits = self.0.clone();
-            self.1.fetch_add(1, Ordering::SeqCst);
-            Answer::Later(Box::pin(async move {
-                let _ = permits.acquire().await;
-                Ok(Decision::default())
-            }))
-        }
-    }
-
     #[tokio::test]
     async fn a_key_that_is_revoked_while_a_limiter_answers_is_refused() {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
         let issued = issuer.issue(&backend, NewKey::named("x")).await.unwrap();
-        let (permits, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let limiter = RemoteLimiter::new();
         let layer = ApiKeyLayer::new(backend.clone())
             .default_limits([RateLimit::per_second(1)])
             .unwrap()
-            .limiter(Slow(permits.clone(), asked.clone()));
+            .limiter(limiter.clone());
         let service = layer.layer(tower::service_fn(hello));
         let call = tokio::spawn(service.oneshot(request(issued.secret.expose())));
-        while asked.load(Ordering::SeqCst) == 0 {
+        while limiter.asked.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
         backend.revoke(issued.key.id).await.unwrap();
-        permits.add_permits(1);
+        limiter.permits.add_permits(1);
         assert_eq!(call.await.unwrap().unwrap().status(), 401);
     }
 }
