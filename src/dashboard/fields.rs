@@ -41,21 +41,18 @@ impl Fields {
     /// # Errors
     ///
     /// What to say beside the field.
-    pub(super) fn time(
-        &self,
-        visit: &Visit,
-        name: &str,
-    ) -> Result<Option<Timestamp>, &'static str> {
+    pub(super) fn time(&self, visit: &Visit, name: &str) -> Result<Option<Timestamp>, String> {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
-        let zone = self.get("zone").and_then(zone_named);
+        let zone = self.get("zone").map(zone_named).transpose();
+        let zone = zone.map_err(|error| error.to_string())?;
         let zone = zone.as_ref().unwrap_or(&visit.zone);
         let on_clock = || zone.to_timestamp(text.parse::<DateTime>()?);
         let time = text.parse().or_else(|_| on_clock());
         let time = time.ok().filter(|time| *time >= FIRST);
         let wrong = "This is not a date and a time, such as 2026-11-01 10:00.";
-        time.map(Some).ok_or(wrong)
+        time.map(Some).ok_or_else(|| wrong.into())
     }
 
     /// Those of these names alone.

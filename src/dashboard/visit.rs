@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, NestedPath, OriginalUri};
 use http::request::Parts;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 use super::Shared;
 use super::guard::Admin;
@@ -23,16 +23,18 @@ pub(super) struct Visit {
     pub(super) sign_out: Option<String>,
     /// What the forms on the page have to send back.
     pub(super) token: String,
-    /// The reader's time zone, as the browser tells by a cookie; else UTC.
+    /// The time zone in the browser's cookie, UTC without one.
     pub(super) zone: TimeZone,
+    /// The name of the browser's time zone if it is not in the database; times are in UTC then.
+    pub(super) unknown_zone: Option<String>,
 }
 
 impl Visit {
     pub(super) fn new(shared: &Shared, parts: &Parts, base: &Base, admin: Admin) -> Self {
-        let zone = cookies(&parts.headers, "keytally_zone").find_map(|name| {
-            // As browsers write names of zones.
-            zone_named(&name.replace("%2F", "/").replace("%2B", "+"))
-        });
+        // As browsers write names of zones.
+        let zone = cookies(&parts.headers, "keytally_zone").next();
+        let zone = zone.map(|name| name.replace("%2F", "/").replace("%2B", "+"));
+        let known = zone.as_deref().map(zone_named).transpose();
         Self {
             token: shared.signer.form_token(&admin),
             sign_out: match shared.guard.login() {
@@ -40,7 +42,8 @@ impl Visit {
                 None => shared.guard.sign_out_address().map(String::from),
             },
             base: base.0.clone(),
-            zone: zone.unwrap_or(TimeZone::UTC),
+            unknown_zone: known.is_err().then_some(zone).flatten(),
+            zone: known.ok().flatten().unwrap_or(TimeZone::UTC),
             admin,
         }
     }
@@ -79,14 +82,26 @@ impl Visit {
     }
 }
 
-/// A zone that this machine knows.
-pub(super) fn zone_named(name: &str) -> Option<TimeZone> {
+/// A name that is in no time zone database.
+#[derive(Debug, thiserror::Error)]
+#[error("Unknown time zone: {0}")]
+pub(super) struct UnknownZone(String);
+
+/// The zone of this IANA name, from the machine's database or the one that is built in.
+pub(super) fn zone_named(name: &str) -> Result<TimeZone, UnknownZone> {
+    // Needs no database.
+    if name == "UTC" {
+        return Ok(TimeZone::UTC);
+    }
     // A zone's name is a path in the machine's folder of zones.
     let path = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
-    if name.starts_with('/') || !name.chars().all(path) {
-        return None;
-    }
-    TimeZone::get(name).ok()
+    let is_name = !name.starts_with('/') && name.chars().all(path);
+    let known = || {
+        let machine = TimeZone::get(name);
+        machine.or_else(|_| TimeZoneDatabase::bundled().get(name))
+    };
+    let zone = is_name.then(known).and_then(Result::ok);
+    zone.ok_or_else(|| UnknownZone(name.chars().take(64).collect()))
 }
 
 /// The address of the first of these pages.

@@ -1,5 +1,7 @@
 //! The dashboard's JSON API and that for key holders, asked as their clients ask.
 
+#[path = "../support/children.rs"]
+mod children;
 mod document;
 mod holder;
 mod idempotency;

@@ -11,6 +11,7 @@ use keytally::key::NewKey;
 use keytally::usage::{Batch, Method, Outcome, Recorder, Status, UsageEvent, UsageSink};
 use serde_json::json;
 
+use super::children::Process;
 use super::{Api, ask};
 
 const KEY: &str = "3fK9aB0000zzZZ19";
@@ -130,6 +131,42 @@ async fn time_is_shown_without_gaps() {
     assert_eq!(totals, [10, 0, 0, 0]);
     assert_eq!(buckets[0]["start"], "2026-11-01T10:00:00Z");
     assert_eq!(buckets[0]["end"], buckets[1]["start"]);
+}
+
+/// A child process whose time zone database has one zone.
+#[test]
+fn time_zones_need_no_database_of_the_machine() {
+    let folder = std::env::temp_dir().join(format!("keytally-zones-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    // TZif, version 1: one type, UTC.
+    let zone = b"TZif\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0\0\0\0UTC\0";
+    std::fs::write(folder.join("Only"), zone).unwrap();
+    let child = Process::start(
+        "usage::in_a_process_with_one_zone",
+        &[("TZDIR", folder.to_str().unwrap())],
+    );
+    child.finish();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by time_zones_need_no_database_of_the_machine"]
+async fn in_a_process_with_one_zone() {
+    assert!(jiff::tz::TimeZone::get("Asia/Kathmandu").is_err());
+    let api = used().await;
+    let range = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z";
+    for zone in ["", "&zone=UTC", "&zone=Asia/Kathmandu"] {
+        let path = format!("/usage/over-time?{range}{zone}");
+        let answer = api.get(&path).await.with(200);
+        let zone = zone.strip_prefix("&zone=").unwrap_or("UTC");
+        assert_eq!(answer["zone"], zone);
+    }
+    let path = format!("/usage/over-time?{range}&zone=Mars/Olympus");
+    let unknown = api.get(&path);
+    let (detail, error) = unknown.await.problem(400);
+    assert_eq!(error["parameter"], "zone");
+    let all = format!("{detail} {error}");
+    assert!(all.contains("Unknown time zone: Mars/Olympus"), "{all}");
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ pub(super) async fn over_time(
     let times = wanted.from..wanted.to.unwrap_or(now);
     let name = wanted.zone.unwrap_or_else(|| "UTC".into());
     let zone = zone_named(&name);
-    let zone = zone.ok_or_else(|| Problem::parameter("zone", "There is no such time zone."))?;
+    let zone = zone.map_err(|error| Problem::parameter("zone", error.to_string()))?;
     let width = wanted
         .width
         .unwrap_or_else(|| Width::fitting(times.clone()));

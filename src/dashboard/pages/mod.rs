@@ -61,7 +61,12 @@ fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
                 None => span .who { (name) },
             }
         }
-        main #content { (content) }
+        main #content {
+            @if let Some(zone) = &visit.unknown_zone {
+                p .warning { "Times are in UTC: the server does not know the time zone " (parts::clipped(zone)) "." }
+            }
+            (content)
+        }
     };
     document(&visit.base, title, &frame)
 }
