@@ -94,23 +94,47 @@ fn shown<T: ToString>(value: Option<T>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// What a spreadsheet must not take for a formula.
-fn harmless(text: &str) -> String {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
-    format!("{}{text}", if formula { "'" } else { "" })
+/// Whether a cell is the text but for apostrophes that defuse it.
+fn is_defused(cell: &str, text: &str) -> bool {
+    let mut rest = cell.chars();
+    let mut next = |c| rest.by_ref().find(|&next| next == c || next != '\'');
+    text.chars().all(|c| next(c) == Some(c)) && rest.next().is_none()
+}
+
+#[track_caller]
+fn assert_rows(rows: &[Vec<String>], events: &[UsageEvent]) {
+    assert_eq!(rows.len(), events.len());
+    for (row, event) in rows.iter().zip(events) {
+        let expected = row_of(event);
+        assert_eq!(row.len(), expected.len());
+        for (cell, text) in row.iter().zip(&expected) {
+            assert!(is_defused(cell, text), "{cell:?} of {text:?}");
+            assert!(!has_formula(cell, ';'), "{cell:?}");
+        }
+    }
+}
+
+/// Whether a spreadsheet of any locale may find a formula: `separator` is what separates its cells.
+fn has_formula(file: &str, separator: char) -> bool {
+    let blank = |c: char| c.is_whitespace() || c.is_control() || "\"\u{feff}\u{200b}".contains(c);
+    let mut cells = file.split(['\r', '\n', separator]);
+    cells.any(|cell| {
+        cell.trim_start_matches(blank)
+            .starts_with(['=', '+', '-', '@', '＝', '＋'])
+    })
 }
 
 fn row_of(event: &UsageEvent) -> Vec<String> {
     [
         event.id.to_string(),
-        harmless(&event.wire_id()),
+        event.wire_id().to_string(),
         event.time.to_string(),
         shown(event.key),
-        harmless(event.owner.as_deref().unwrap_or_default()),
+        shown(event.owner.as_deref()),
         event.method.to_string(),
-        harmless(&event.endpoint),
-        harmless(&event.path),
-        harmless(event.resource_id.as_deref().unwrap_or_default()),
+        event.endpoint.to_string(),
+        event.path.to_string(),
+        shown(event.resource_id.as_deref()),
         event.status.to_string(),
         event.outcome.to_string(),
         shown(event.cause),
@@ -139,7 +163,7 @@ async fn an_export_is_the_whole_log_in_chunks_of_a_page() {
     assert_eq!(csv.len(), 3);
     let (header, rows) = cells(&csv.concat());
     assert_eq!(header, COLUMNS);
-    assert_eq!(rows, expected.iter().map(row_of).collect::<Vec<_>>());
+    assert_rows(&rows, &expected);
 
     let filter = LogFilter::new().method(Method::Post);
     let json = chunks(Export::json_lines(backend, filter.clone())).await;
@@ -158,6 +182,20 @@ async fn where_nothing_matches_csv_has_its_header() {
     assert_eq!(csv, [format!("{}\r\n", COLUMNS.join(","))]);
     let json = chunks(Export::json_lines(backend, nobody)).await;
     assert!(json.is_empty());
+}
+
+#[tokio::test]
+async fn csv_begins_with_a_byte_order_mark_where_it_is_asked_for() {
+    let backend = holding(&events(1_001)).await;
+    let filter = LogFilter::new();
+    let without = chunks(Export::csv(backend.clone(), filter.clone())).await;
+    let with = chunks(Export::csv(backend.clone(), filter.clone()).byte_order_mark()).await;
+    assert_eq!(
+        with.concat(),
+        [&b"\xef\xbb\xbf"[..], &without.concat()].concat()
+    );
+    let json = chunks(Export::json_lines(backend, filter).byte_order_mark()).await;
+    assert_eq!(json[0][0], b'{');
 }
 
 #[test]
@@ -309,6 +347,9 @@ fn texts() -> impl Strategy<Value = String> {
         "é",
         "\u{feff}",
         "\u{202e}",
+        "\u{a0}",
+        "＝1",
+        "|",
         "\u{1f511}",
         "\\",
         "\0",
@@ -365,10 +406,15 @@ proptest! {
             let expected = newest_first(&batch.events);
             let json = chunks(Export::json_lines(backend.clone(), LogFilter::new())).await.concat();
             prop_assert_eq!(&lines(&json), &expected);
-            let csv = chunks(Export::csv(backend, LogFilter::new())).await.concat();
+            let export = Export::csv(backend, LogFilter::new()).byte_order_mark();
+            let csv = chunks(export).await.concat();
             let (header, rows) = cells(&csv);
             prop_assert_eq!(header, COLUMNS);
-            prop_assert_eq!(rows, expected.iter().map(row_of).collect::<Vec<_>>());
+            assert_rows(&rows, &expected);
+            let csv = std::str::from_utf8(&csv).unwrap();
+            for separator in [';', '\t', '|'] {
+                prop_assert!(!has_formula(csv, separator), "{}", csv);
+            }
             Ok(())
         })?;
     }

@@ -27,9 +27,18 @@ pub(super) struct As {
     pub(super) format: Format,
 }
 
-/// All requests that match.
-pub(super) fn download(backend: Arc<dyn Backend>, filter: LogFilter, format: Format) -> Response {
+/// All requests that match; CSV with a byte order mark or without.
+pub(super) fn download(
+    backend: Arc<dyn Backend>,
+    filter: LogFilter,
+    format: Format,
+    byte_order_mark: bool,
+) -> Response {
     let (export, name) = match format {
+        Format::Csv if byte_order_mark => {
+            let export = Export::csv(backend, filter).byte_order_mark();
+            (export, "requests.csv")
+        }
         Format::Csv => (Export::csv(backend, filter), "requests.csv"),
         Format::Jsonl => (Export::json_lines(backend, filter), "requests.jsonl"),
     };

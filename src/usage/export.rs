@@ -27,13 +27,16 @@ use super::query::{ReadError, UsageReader};
 /// As RFC 4180 has it, in UTF-8, with a header row also where nothing matches. The columns are `id`,
 /// `request_id` (the id on the wire), `time` (RFC 3339, in UTC), `key`, `owner`, `method`, `endpoint`,
 /// `path`, `resource_id`, `status`, `outcome`, `cause`, `refusal`, `cost`, `latency_us`,
-/// `request_bytes`, `response_bytes` and `client_address`. What an event does not have is an empty
-/// cell.
+/// `request_bytes`, `response_bytes` and `client_address`. Texts are quoted; what an event does not
+/// have is an empty cell without quotes.
 ///
-/// Spreadsheets take a cell that begins with `=`, `+`, `-`, `@`, a tab or the end of a line for a
-/// formula, whether it is quoted or not, and clients choose paths and ids. Such a cell gets an
-/// apostrophe in front, as OWASP recommends against CSV injection. Programs that need every text as it
-/// was take lines of JSON.
+/// Spreadsheets take a cell that begins with `=`, `+`, `-`, `@` or their full-width forms for a formula, quoted
+/// or not, and clients choose paths and ids. An apostrophe comes before each, as OWASP recommends against
+/// CSV injection: at the beginning of a text, after blanks and invisible characters, and after each `;`, `|`, tab and
+/// end of a line, where spreadsheets of other locales begin a cell. Programs that need every text as it was take
+/// lines of JSON.
+///
+/// Excel reads UTF-8 only after a [byte order mark](Self::byte_order_mark).
 ///
 /// # Lines of JSON
 ///
@@ -60,12 +63,14 @@ use super::query::{ReadError, UsageReader};
 ///     file.push_str(std::str::from_utf8(&chunk?)?);
 /// }
 /// assert!(file.starts_with("id,request_id,time,key,owner,"));
-/// assert!(file.contains(",2026-11-01T10:00:00Z,,'=1+1,GET,"));
+/// assert!(file.contains(",2026-11-01T10:00:00Z,,\"'=1+1\",GET,"));
 /// # Ok(()) }
 /// ```
 pub struct Export {
     reader: Arc<dyn UsageReader>,
     form: Form,
+    /// Whether a byte order mark comes before the next chunk.
+    byte_order_mark: bool,
     /// The page that is being read; `None` at the end.
     reading: Option<Reading>,
 }
@@ -100,10 +105,18 @@ impl Export {
         let mut export = Self {
             reader,
             form,
+            byte_order_mark: false,
             reading: None,
         };
         export.read(LogQuery::new(filter).limit(LogQuery::MAX_LIMIT));
         export
+    }
+
+    /// Begins CSV with U+FEFF, from which Excel tells UTF-8. Off by default; lines of JSON never have it (RFC 8259
+    /// §8.1).
+    pub fn byte_order_mark(mut self) -> Self {
+        self.byte_order_mark = self.form == Form::Csv;
+        self
     }
 
     /// The media type for a `content-type` header.
@@ -130,7 +143,10 @@ impl Export {
             let read = ready!(reading.as_mut().poll(context));
             self.reading = None;
             match read {
-                Ok(Chunk { bytes, next }) => {
+                Ok(Chunk { mut bytes, next }) => {
+                    if std::mem::take(&mut self.byte_order_mark) {
+                        bytes.splice(..0, *b"\xef\xbb\xbf");
+                    }
                     if let Some(query) = next {
                         self.read(query);
                     }

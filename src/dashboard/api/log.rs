@@ -104,6 +104,16 @@ filtered! {
     }
 }
 
+filtered! {
+    /// Which requests, and what their file is like; all that is given has to hold.
+    WantedFile {
+        /// Whether CSV begins with a byte order mark, from which Excel tells UTF-8. No unless set.
+        #[serde(default)]
+        #[param(required = false)]
+        bom: bool,
+    }
+}
+
 /// Lists requests, the newest first.
 #[utoipa::path(
     get, path = "/log",
@@ -171,7 +181,7 @@ pub(super) async fn count(
     get, path = "/log/export/{format}",
     operation_id = "export_requests",
     tag = "usage",
-    params(("format" = inline(Format), Path, description = "What the file is like"), Wanted),
+    params(("format" = inline(Format), Path, description = "What the file is like"), WantedFile),
     responses(
         (
             status = 200,
@@ -184,10 +194,11 @@ pub(super) async fn count(
 pub(super) async fn export(
     State(shared): State<Arc<Shared>>,
     wanted_as: Result<Path<As>, PathRejection>,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<WantedFile>,
 ) -> Result<Response, Problem> {
     let Ok(Path(As { format })) = wanted_as else {
         return Err(Problem::parameter("format", "This is csv or jsonl."));
     };
-    Ok(download(shared.backend.clone(), wanted.filter()?, format))
+    let filter = wanted.filter()?;
+    Ok(download(shared.backend.clone(), filter, format, wanted.bom))
 }

@@ -19,11 +19,11 @@ pub(super) fn row(event: &UsageEvent, rows: &mut Vec<u8>) {
     text(&event.wire_id(), rows);
     plain(&event.time, rows);
     maybe(event.key, rows);
-    text(event.owner.as_deref().unwrap_or_default(), rows);
+    maybe_text(event.owner.as_deref(), rows);
     plain(&event.method, rows);
     text(&event.endpoint, rows);
     text(&event.path, rows);
-    text(event.resource_id.as_deref().unwrap_or_default(), rows);
+    maybe_text(event.resource_id.as_deref(), rows);
     plain(&event.status, rows);
     plain(&event.outcome, rows);
     maybe(event.cause, rows);
@@ -51,24 +51,48 @@ fn maybe(value: Option<impl Display>, rows: &mut Vec<u8>) {
     }
 }
 
-/// Adds a cell of any text, and a comma.
-fn text(text: &str, rows: &mut Vec<u8>) {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
-    let quoted = text.contains([',', '"', '\r', '\n']);
-    if quoted {
-        rows.push(b'"');
+fn maybe_text(cell: Option<&str>, rows: &mut Vec<u8>) {
+    match cell {
+        Some(cell) => text(cell, rows),
+        None => rows.push(b','),
     }
-    // Within the quotes: a spreadsheet takes those off before it looks for a formula.
-    if formula {
+}
+
+/// Adds a quoted cell of any text, and a comma. Where a spreadsheet may begin a cell with a formula, an apostrophe
+/// comes before it.
+fn text(text: &str, rows: &mut Vec<u8>) {
+    rows.push(b'"');
+    if text.starts_with(['\t', '\r', '\n']) {
         rows.push(b'\'');
     }
-    for (nth, part) in text.split('"').enumerate() {
-        if nth > 0 {
-            rows.extend_from_slice(b"\"\"");
+    // Programs that separate cells by these ignore quotes within a cell of theirs.
+    for part in text.split_inclusive([';', '\t', '\r', '\n', '|']) {
+        if is_formula(part) {
+            rows.push(b'\'');
         }
-        rows.extend_from_slice(part.as_bytes());
+        for (nth, part) in part.split('"').enumerate() {
+            if nth > 0 {
+                rows.extend_from_slice(b"\"\"");
+            }
+            rows.extend_from_slice(part.as_bytes());
+        }
     }
-    rows.extend_from_slice(if quoted { b"\"," } else { b"," });
+    rows.extend_from_slice(b"\",");
+}
+
+/// Whether a spreadsheet may take a cell for a formula, which it does after characters that it drops too.
+fn is_formula(cell: &str) -> bool {
+    const STARTS: [char; 13] = [
+        '=', '+', '-', '@', '＝', '＋', '－', '＠', '﹦', '﹢', '﹣', '﹫', '−',
+    ];
+    let dropped = |c: char| c.is_whitespace() || c.is_control() || c == '"' || is_invisible(c);
+    cell.trim_start_matches(dropped).starts_with(STARTS)
+}
+
+/// Whether a character has no width.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -81,24 +105,40 @@ mod tests {
             ("", ""),
             ("plain text's", "plain text's"),
             (" a ", " a "),
-            ("a,b", "\"a,b\""),
-            ("say \"hi\"", "\"say \"\"hi\"\"\""),
-            ("\"", "\"\"\"\""),
-            ("a\r\nb", "\"a\r\nb\""),
+            ("a,b", "a,b"),
+            ("say \"hi\"", "say \"\"hi\"\""),
+            ("\"", "\"\""),
+            ("a\r\nb", "a\r\nb"),
             ("a=1", "a=1"),
+            ("/near/52.5,-13.4", "/near/52.5,-13.4"),
             ("=1+1", "'=1+1"),
-            ("=\"a\"", "\"'=\"\"a\"\"\""),
-            ("@SUM(A1,A2)", "\"'@SUM(A1,A2)\""),
+            ("=\"a\"", "'=\"\"a\"\""),
+            ("@SUM(A1,A2)", "'@SUM(A1,A2)"),
             ("\tx", "'\tx"),
-            ("\rx", "\"'\rx\""),
-            ("\nx", "\"'\nx\""),
+            ("\rx", "'\rx"),
+            ("\nx", "'\nx"),
             ("-1", "'-1"),
             ("+1", "'+1"),
             ("é\u{1f511}", "é\u{1f511}"),
+            // Where cells are separated otherwise.
+            ("/v1/x;=1+1;", "/v1/x;'=1+1;"),
+            ("a;\"=1\"", "a;'\"\"=1\"\""),
+            ("a;b\t=1", "a;b\t'=1"),
+            ("a\n=1", "a\n'=1"),
+            ("a|@x", "a|'@x"),
+            // What is dropped before a formula.
+            ("  =1", "'  =1"),
+            ("\u{a0}=1", "'\u{a0}=1"),
+            ("\u{feff}\0=1", "'\u{feff}\0=1"),
+            ("a;\u{3000}=1", "a;'\u{3000}=1"),
+            // In full width and as signs of their own.
+            ("＝1+1", "'＝1+1"),
+            ("－1", "'－1"),
+            ("\u{2212}1", "'\u{2212}1"),
         ] {
             let mut rows = Vec::new();
             text(cell, &mut rows);
-            assert_eq!(String::from_utf8(rows).unwrap(), format!("{written},"));
+            assert_eq!(String::from_utf8(rows).unwrap(), format!("\"{written}\","));
         }
     }
 
@@ -113,7 +153,7 @@ mod tests {
         let lines: Vec<_> = text.split("\r\n").collect();
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
         let expected = format!(
-            "{id},{id},2026-11-01T10:00:00.5Z,,,GET,(unmatched),/,,200,completed,,,1,0,0,0,"
+            "{id},\"{id}\",2026-11-01T10:00:00.5Z,,,GET,\"(unmatched)\",\"/\",,200,completed,,,1,0,0,0,"
         );
         assert_eq!(lines[1..], [expected.as_str(), ""]);
         let cells = |line: &str| line.split(',').count();

@@ -29,5 +29,6 @@ pub(in crate::dashboard) async fn export(
     if let Some((_, why)) = wrong.first() {
         return Failure::Refused(why.into()).page(&visit);
     }
-    download(shared.backend.clone(), filter, format)
+    // For people, who open it with a spreadsheet.
+    download(shared.backend.clone(), filter, format, true)
 }
