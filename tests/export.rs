@@ -11,8 +11,8 @@ use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
 use keytally::backend::MemoryBackend;
 use keytally::usage::{
-    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, Refusal, Rollup,
-    Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Cause, Count, Export, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError,
+    Refusal, Rollup, Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{Page, async_trait};
 use proptest::prelude::*;
@@ -196,6 +196,41 @@ async fn csv_begins_with_a_byte_order_mark_where_it_is_asked_for() {
     );
     let json = chunks(Export::json_lines(backend, filter).byte_order_mark()).await;
     assert_eq!(json[0][0], b'{');
+}
+
+#[tokio::test]
+async fn in_the_order_of_recording_each_row_has_its_cursor() {
+    let events = events(2_500);
+    let backend = MemoryBackend::new();
+    // The newest are written first.
+    for batch in events.chunks(300).rev() {
+        backend.write(&Batch::new(batch.to_vec())).await.unwrap();
+    }
+    let recorded: Vec<_> = events.chunks(300).rev().flatten().cloned().collect();
+    let export = || Export::json_lines(backend.clone(), LogFilter::new());
+    let file = chunks(export().after_cursor(LogCursor::START))
+        .await
+        .concat();
+    assert_eq!(lines(&file), recorded);
+    // A file that broke off is continued after its last whole row.
+    let rows: Vec<_> = std::str::from_utf8(&file).unwrap().lines().collect();
+    let last: serde_json::Value = serde_json::from_str(rows[1_233]).unwrap();
+    let cursor: LogCursor = last["cursor"].as_str().unwrap().parse().unwrap();
+    let rest = chunks(export().after_cursor(cursor)).await.concat();
+    assert_eq!(lines(&rest), recorded[1_234..]);
+
+    let filter = LogFilter::new().method(Method::Post);
+    let export = Export::csv(backend, filter.clone()).after_cursor(cursor);
+    let (header, rows) = cells(&chunks(export).await.concat());
+    assert_eq!(header[..18], COLUMNS);
+    assert_eq!(header[18..], ["cursor"]);
+    let mut expected = recorded[1_234..].to_vec();
+    expected.retain(|event| filter.matches(event));
+    assert_eq!(rows.len(), expected.len());
+    for (row, event) in rows.iter().zip(&expected) {
+        assert_eq!(row[0], event.id.to_string());
+        assert!(row[18].parse::<LogCursor>().is_ok());
+    }
 }
 
 #[test]

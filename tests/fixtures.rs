@@ -21,8 +21,8 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Batch, Count, LogFilter, LogQuery, Outcome, Rollup, Status, SummaryQuery, SummarySpec,
-    UsageEvent, UsageRange, Width,
+    Batch, Count, LogCursor, LogFilter, LogQuery, Outcome, Rollup, Status, SummaryQuery,
+    SummarySpec, UsageEvent, UsageRange, Width,
 };
 use keytally::{ApiKeyLayer, Clock, KeyId};
 use serde::{Deserialize, Serialize};
@@ -192,6 +192,8 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
         .flat_map(|it| it.events.iter().cloned())
         .collect();
     agrees(backend, &mut events).await;
+    let (recorded, cursor) = checks::recorded_after(backend, LogCursor::START).await;
+    assert_eq!(sorted(&recorded), sorted(&events));
     // What comes is added to what is there.
     let more = events.iter().step_by(3).map(|event| {
         let mut event = event.clone();
@@ -200,10 +202,21 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
     });
     let more = Batch::new(more.collect());
     backend.write(&more).await.unwrap();
+    let (recorded, _) = checks::recorded_after(backend, cursor).await;
+    assert_eq!(sorted(&recorded), sorted(&more.events));
+    let (recorded, _) = checks::recorded_after(backend, LogCursor::START).await;
+    assert_eq!(sorted(&recorded[..events.len()]), sorted(&events));
+    assert_eq!(sorted(&recorded[events.len()..]), sorted(&more.events));
     events.extend(more.events.iter().cloned());
     agrees(backend, &mut events).await;
     backend.revoke(content.keys[0].id).await.unwrap();
     assert_eq!(audit(backend).await.len(), content.audit.len() + 2);
+}
+
+fn sorted(events: &[UsageEvent]) -> Vec<UsageEvent> {
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| (event.time, event.id));
+    events
 }
 
 async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {

@@ -7,14 +7,18 @@ use jiff::{Timestamp, ToSpan};
 use keytally::KeyId;
 use keytally::backend::{BackendError, Dropped, PostgresBackend, Retention, SqliteBackend};
 use keytally::usage::{
-    Batch, Count, KeepLog, LogFilter, LogQuery, Method, Rollup, SummaryQuery, SummarySpec,
-    UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    Batch, Count, KeepLog, LogCursor, LogFilter, LogQuery, Method, Rollup, SummaryQuery,
+    SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
 
 use sqlx::{AssertSqlSafe, PgPool};
 
+#[path = "support/checks.rs"]
+mod checks;
 #[path = "support/postgres.rs"]
 mod support;
+
+use checks::recorded_after;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -154,6 +158,60 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
     assert_eq!(total(backend, &everything).await, kept);
     assert_eq!(kept, (4 * 24 + 12) * 4 + 1);
+}
+
+/// Cursors go on behind a log that was dropped as a whole, and before what is left of one.
+async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
+    let write = async |from: Timestamp, many: usize| {
+        let mut events = events(from);
+        events.truncate(many);
+        let batch = Batch::new(events);
+        backend.write(&batch).await.unwrap();
+        batch.events.len()
+    };
+    let end = noon();
+    let late = end - (20 * 24).hours();
+    write(late, 5).await;
+    let (events, early) = recorded_after(backend, LogCursor::START).await;
+    assert_eq!(events.len(), 5);
+    write(end, 3).await;
+    write(late, 4).await;
+    // What is newer than a cursor may be older than the log is kept.
+    let retention = Retention::new().log(5 * DAY);
+    backend.drop_old(&retention, end).await.unwrap();
+    let (events, cursor) = recorded_after(backend, early).await;
+    assert_eq!(events.len(), 3);
+    let (events, _) = recorded_after(backend, LogCursor::START).await;
+    assert_eq!(events.len(), 3);
+    backend
+        .drop_old(&retention, end + (30 * 24).hours())
+        .await
+        .unwrap();
+    assert_eq!(recorded_after(backend, LogCursor::START).await.0, []);
+    assert_eq!(recorded_after(backend, cursor).await.0, []);
+    write(end, 2).await;
+    write(late, 1).await;
+    let (events, _) = recorded_after(backend, cursor).await;
+    assert_eq!(events.len(), 3);
+    let (events, _) = recorded_after(backend, LogCursor::START).await;
+    assert_eq!(events.len(), 3);
+}
+
+#[tokio::test]
+async fn cursors_outlive_what_is_dropped_from_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    cursors_outlive_what_is_dropped(&backend).await;
+}
+
+#[tokio::test]
+async fn cursors_outlive_what_is_dropped_from_postgres() {
+    let (backend, url) = support::backend().await;
+    cursors_outlive_what_is_dropped(&backend).await;
+    let batches = "SELECT count(*) FROM keytally_log_batches";
+    assert_eq!(
+        support::number(&support::pool(&url).await, batches).await,
+        2
+    );
 }
 
 #[tokio::test]

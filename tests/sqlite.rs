@@ -213,7 +213,7 @@ async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
         run.await.unwrap();
     }
     let steps = "SELECT count(*) FROM keytally_migrations";
-    assert_eq!(number(&own, steps).await, 1);
+    assert_eq!(number(&own, steps).await, 2);
     assert_eq!(
         number(&own, "SELECT version FROM _sqlx_migrations").await,
         7
@@ -244,7 +244,7 @@ async fn a_newer_or_another_schema_is_refused() {
     sqlx::query(sql).execute(&own).await.unwrap();
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::NewerSchema { found: 9, known: 1 }),
+        matches!(error, BackendError::NewerSchema { found: 9, known: 2 }),
         "{error}"
     );
     sqlx::raw_sql("DELETE FROM keytally_migrations WHERE version = 9; UPDATE keytally_migrations SET checksum = 'x'")
@@ -606,6 +606,16 @@ async fn many_writers_wait_for_each_other_and_lose_nothing() {
         writers.push(open(&folder.file()).await);
     }
     checks::many_writers_add_up(writers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poller_reads_every_event_once() {
+    let folder = Folder::new();
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        writers.push(open(&folder.file()).await);
+    }
+    checks::a_poller_reads_every_event_once(writers).await;
 }
 
 #[tokio::test]

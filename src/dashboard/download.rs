@@ -27,26 +27,22 @@ pub(super) struct As {
     pub(super) format: Format,
 }
 
-/// All requests that match; CSV with a byte order mark or without.
-pub(super) fn download(
-    backend: Arc<dyn Backend>,
-    filter: LogFilter,
-    format: Format,
-    byte_order_mark: bool,
-) -> Response {
-    let (export, name) = match format {
-        Format::Csv if byte_order_mark => {
-            let export = Export::csv(backend, filter).byte_order_mark();
-            (export, "requests.csv")
-        }
-        Format::Csv => (Export::csv(backend, filter), "requests.csv"),
-        Format::Jsonl => (Export::json_lines(backend, filter), "requests.jsonl"),
-    };
+/// All requests that match, in this format.
+pub(super) fn export_as(format: Format, backend: Arc<dyn Backend>, filter: LogFilter) -> Export {
+    match format {
+        Format::Csv => Export::csv(backend, filter),
+        Format::Jsonl => Export::json_lines(backend, filter),
+    }
+}
+
+/// The response that has an export as a file.
+pub(super) fn download(export: Export) -> Response {
+    let name = export.file_extension();
     let headers = [
         (CONTENT_TYPE, export.content_type().to_owned()),
         (
             CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{name}\""),
+            format!("attachment; filename=\"requests.{name}\""),
         ),
     ];
     (headers, Body::from_stream(export)).into_response()

@@ -10,10 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
+use serde::Serialize;
 
-use super::event::UsageEvent;
 use super::log::{LogFilter, LogQuery};
 use super::query::{ReadError, UsageReader};
+use super::recorded::{LogCursor, RecordedQuery};
 
 /// The request log as CSV or as lines of JSON, newest first: a stream of chunks, one for each page of
 /// [`LogQuery::MAX_LIMIT`] requests.
@@ -68,6 +69,7 @@ use super::query::{ReadError, UsageReader};
 /// ```
 pub struct Export {
     reader: Arc<dyn UsageReader>,
+    filter: LogFilter,
     form: Form,
     /// Whether a byte order mark comes before the next chunk.
     byte_order_mark: bool,
@@ -87,7 +89,16 @@ pub(crate) enum Form {
 /// One page, written down.
 pub(crate) struct Chunk {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) next: Option<LogQuery>,
+    pub(crate) next: Option<Next>,
+}
+
+/// Which page to read next.
+#[derive(Debug, Clone)]
+pub(crate) enum Next {
+    /// Newest first.
+    Requests(LogQuery),
+    /// In the order of recording, and whether it is the first page.
+    Recorded(RecordedQuery, bool),
 }
 
 impl Export {
@@ -104,12 +115,24 @@ impl Export {
     fn new(reader: Arc<dyn UsageReader>, filter: LogFilter, form: Form) -> Self {
         let mut export = Self {
             reader,
+            filter: filter.clone(),
             form,
             byte_order_mark: false,
             reading: None,
         };
-        export.read(LogQuery::new(filter).limit(LogQuery::MAX_LIMIT));
+        export.read(Next::Requests(
+            LogQuery::new(filter).limit(LogQuery::MAX_LIMIT),
+        ));
         export
+    }
+
+    /// Exports in the order of recording instead, from after this cursor, for syncing the log into another system as
+    /// [`UsageReader::recorded`] describes. Each row has its own cursor, in a last column or field named `cursor`: when
+    /// the export breaks off, continue after that of the last whole row.
+    pub fn after_cursor(mut self, cursor: LogCursor) -> Self {
+        let query = RecordedQuery::after(cursor).filter(self.filter.clone());
+        self.read(Next::Recorded(query, true));
+        self
     }
 
     /// Begins CSV with U+FEFF, from which Excel tells UTF-8. Off by default; lines of JSON never have it (RFC 8259
@@ -124,6 +147,14 @@ impl Export {
         match self.form {
             Form::Csv => "text/csv; charset=utf-8; header=present",
             Form::JsonLines => "application/jsonl",
+        }
+    }
+
+    /// The usual ending of such a file's name: `csv` or `jsonl`.
+    pub fn file_extension(&self) -> &'static str {
+        match self.form {
+            Form::Csv => "csv",
+            Form::JsonLines => "jsonl",
         }
     }
 
@@ -162,9 +193,16 @@ impl Export {
     }
 
     /// Reads this page when it is polled.
-    fn read(&mut self, query: LogQuery) {
+    fn read(&mut self, next: Next) {
         let (reader, form) = (self.reader.clone(), self.form);
-        self.reading = Some(Box::pin(async move { form.chunk(&reader, query).await }));
+        self.reading = Some(Box::pin(async move {
+            match next {
+                Next::Requests(query) => form.chunk(&reader, query).await,
+                Next::Recorded(query, is_first) => {
+                    form.recorded_chunk(&reader, query, is_first).await
+                }
+            }
+        }));
     }
 }
 
@@ -194,24 +232,45 @@ impl Form {
         let page = reader.requests(&query).await?;
         let mut bytes = Vec::with_capacity(page.items.len() * 256);
         if self == Self::Csv && query.after.is_none() {
-            csv::header(&mut bytes);
+            csv::header(false, &mut bytes);
         }
         for event in &page.items {
-            self.row(event, &mut bytes)?;
+            match self {
+                Self::Csv => csv::row(event, None, &mut bytes),
+                Self::JsonLines => json_line(event, &mut bytes)?,
+            }
         }
         query.after = page.next;
-        let next = query.after.is_some().then_some(query);
+        let next = query.after.is_some().then_some(Next::Requests(query));
         Ok(Chunk { bytes, next })
     }
 
-    fn row(self, event: &UsageEvent, rows: &mut Vec<u8>) -> Result<(), ReadError> {
-        match self {
-            Self::Csv => csv::row(event, rows),
-            Self::JsonLines => {
-                serde_json::to_writer(&mut *rows, event).map_err(ReadError::unavailable)?;
-                rows.push(b'\n');
+    /// The same in the order of recording, with cursors.
+    async fn recorded_chunk<R: UsageReader + ?Sized>(
+        self,
+        reader: &R,
+        mut query: RecordedQuery,
+        is_first: bool,
+    ) -> Result<Chunk, ReadError> {
+        let page = reader.recorded(&query).await?;
+        let mut bytes = Vec::with_capacity(page.items.len() * 280);
+        if self == Self::Csv && is_first {
+            csv::header(true, &mut bytes);
+        }
+        for item in &page.items {
+            match self {
+                Self::Csv => csv::row(&item.event, Some(item.cursor), &mut bytes),
+                Self::JsonLines => json_line(item, &mut bytes)?,
             }
         }
-        Ok(())
+        query.after = page.cursor;
+        let next = page.more.then_some(Next::Recorded(query, false));
+        Ok(Chunk { bytes, next })
     }
+}
+
+fn json_line(row: &impl Serialize, rows: &mut Vec<u8>) -> Result<(), ReadError> {
+    serde_json::to_writer(&mut *rows, row).map_err(ReadError::unavailable)?;
+    rows.push(b'\n');
+    Ok(())
 }

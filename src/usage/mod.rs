@@ -11,6 +11,7 @@ mod offsets;
 mod open;
 mod outcome;
 mod query;
+mod recorded;
 mod recorder;
 mod rollup;
 mod rollups;
@@ -30,6 +31,7 @@ pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use log::{Count, LogFilter, LogQuery};
 pub use outcome::{Cause, Outcome, Refusal};
 pub use query::{ReadError, SummaryQuery, UsageRange, UsageReader};
+pub use recorded::{InvalidLogCursor, LogCursor, RecordedEvent, RecordedPage, RecordedQuery};
 pub use recorder::{Recorder, RecorderBuilder, ShutdownReport, WhenFull};
 pub use rollup::Rollup;
 pub use rollups::Rollups;
@@ -43,7 +45,8 @@ pub use wire::{Method, Status, StatusClass, UnknownName};
 pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
 #[cfg(feature = "conformance")]
-pub(crate) use export::Form;
+pub(crate) use export::{Form, Next};
 #[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;
 pub(crate) use open::{Abandon, Place};
+pub(crate) use recorded::{Filling, Scanned};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
 use super::log::{Count, LogFilter, LogQuery};
+use super::recorded::{InvalidLogCursor, RecordedPage, RecordedQuery};
 use super::rollup::Rollup;
 use super::summary::{Summary, SummarySpec, Totals};
 use crate::id::KeyId;
@@ -65,6 +66,43 @@ pub trait UsageReader: Send + Sync + 'static {
     ///
     /// When the backend cannot answer.
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError>;
+
+    /// Events of the request log in the order in which they were recorded, oldest first: for programs that sync
+    /// the log into another system, such as a billing system.
+    ///
+    /// An event is dated by its request's beginning and recorded after its end, later still from a
+    /// [`Spool`](super::Spool). A program that asks [`requests`](Self::requests) for events since its last poll misses
+    /// those. One that keeps [`RecordedPage::cursor`] together with what it has synced, and continues after
+    /// it, reads every event that the log keeps exactly once, whatever their times and however many instances write.
+    ///
+    /// ```
+    /// # use std::error::Error;
+    /// use keytally::usage::{LogCursor, RecordedQuery, UsageReader};
+    ///
+    /// /// Reads all that was recorded after a cursor, and returns where to continue.
+    /// async fn sync(
+    ///     log: &impl UsageReader,
+    ///     mut cursor: LogCursor,
+    /// ) -> Result<LogCursor, Box<dyn Error>> {
+    ///     loop {
+    ///         let page = log.recorded(&RecordedQuery::after(cursor)).await?;
+    ///         // Here: save the events and the cursor, in one transaction.
+    ///         cursor = page.cursor;
+    ///         if !page.more {
+    ///             return Ok(cursor);
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unsupported`] unless a backend implements this, [`ReadError::Cursor`] when the cursor is one of
+    /// another log, or when the backend cannot answer.
+    async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
+        let _ = query;
+        Err(ReadError::Unsupported)
+    }
 }
 
 /// Whose usage, and from when to when.
@@ -160,6 +198,12 @@ pub enum ReadError {
     /// The page token is not one of this list.
     #[error(transparent)]
     Page(#[from] InvalidPageToken),
+    /// The cursor is not one of this log.
+    #[error(transparent)]
+    Cursor(#[from] InvalidLogCursor),
+    /// The backend does not have what was asked for.
+    #[error("the usage backend does not support this")]
+    Unsupported,
     /// The backend cannot answer.
     #[error("the usage backend is unavailable")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
@@ -198,6 +242,10 @@ macro_rules! forward_to_pointee {
 
             async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
                 (**self).count(filter).await
+            }
+
+            async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
+                (**self).recorded(query).await
             }
         }
     )*};

@@ -30,6 +30,7 @@ async fn the_document_describes_the_api_where_it_is() {
         "get_recorder",
         "list_audit_entries",
         "list_keys",
+        "list_recorded_requests",
         "list_requests",
         "reveal_secret",
         "revoke_key",

@@ -241,3 +241,55 @@ async fn the_recorder_tells_what_it_has_seen() {
     }
     assert!(health["last_written"].is_string());
 }
+
+#[tokio::test]
+async fn the_log_is_synced_by_cursors() {
+    let api = used().await;
+    let page = api.get("/log/recorded?limit=4").await.with(200);
+    let items = page["items"].as_array().unwrap();
+    assert_eq!(items.len(), 4);
+    assert_eq!(items[3]["cursor"], page["cursor"]);
+    assert_eq!(page["more"], true);
+    let cursor = page["cursor"].as_str().unwrap();
+    let path = format!("/log/recorded?after_cursor={cursor}");
+    let rest = api.get(&path).await.with(200);
+    let mut seen = items.clone();
+    seen.extend(rest["items"].as_array().unwrap().iter().cloned());
+    assert_eq!((seen.len(), &rest["more"]), (11, &json!(false)));
+    let end = rest["cursor"].as_str().unwrap();
+
+    // A request that began before all others and took long.
+    let mut late = UsageEvent::at("2026-11-01T09:00:00Z".parse().unwrap());
+    late.latency_us = 7_200_000_000;
+    let id = late.id.to_string();
+    let batch = Batch::new(vec![late]);
+    api.backend.write(&batch).await.unwrap();
+    let path = format!("/log/recorded?after_cursor={end}");
+    let new = api.get(&path).await.with(200);
+    assert_eq!(new["items"].as_array().unwrap().len(), 1);
+    assert_eq!(new["items"][0]["id"], *id);
+
+    let file = format!("/log/export/jsonl?after_cursor={end}");
+    let file = api.get(&file).await;
+    let line: serde_json::Value = serde_json::from_str(&file.text).unwrap();
+    assert_eq!((&line["id"], &line["cursor"]), (&json!(id), &new["cursor"]));
+    let file = api.get("/log/export/csv?after_cursor=0&bom=true").await;
+    assert_eq!(file.text.lines().count(), 13);
+    assert!(file.text.starts_with("\u{feff}id,"));
+
+    let none = format!("/log/recorded?after_cursor={end}&owner=nobody");
+    let none = api.get(&none).await.with(200);
+    assert_eq!(none["items"], json!([]));
+    assert_eq!(
+        (&none["cursor"], &none["more"]),
+        (&new["cursor"], &json!(false))
+    );
+    for path in [
+        "/log/recorded?after_cursor=x",
+        "/log/recorded?after_cursor=99",
+        "/log/export/csv?after_cursor=-1",
+    ] {
+        let (_, wrong) = api.get(path).await.problem(400);
+        assert_eq!(wrong["parameter"], "after_cursor", "{path}");
+    }
+}

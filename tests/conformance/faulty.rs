@@ -11,8 +11,8 @@ use keytally::key::{
     KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, Sealed, StoreError,
 };
 use keytally::usage::{
-    Batch, Count, LogFilter, LogQuery, ReadError, Rollup, SinkError, Summary, SummaryQuery, Totals,
-    UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Count, LogCursor, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup,
+    SinkError, Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{KeyId, Page};
 
@@ -78,6 +78,11 @@ faults! {
     RevealsSilently => "every reading of a sealed secret has one entry",
     TellsOfNothing => "where nothing is revealed, nothing is told",
     CountsTwice => "a batch that is written twice counts once",
+    RecordsNoLateEvents => "a batch comes after all that were written before",
+    SkipsRecorded => "neither skip nor repeat recorded events",
+    RepeatsRecorded => "a batch comes after all that were written before",
+    RecordsAnybodys => "recorded events agree with LogFilter::matches",
+    MissesSlowWriters => "a poller reads every event once while several write",
     WritesTheFirstThousand => "a batch of thousands is written whole",
     LosesAddresses => "the log has an event as it was written",
     IgnoresCauses => "the log has only events that match",
@@ -484,6 +489,37 @@ impl UsageReader for Faulty {
             && let Some(id) = &query.filter.request_id
         {
             page.items.retain(|event| event.wire_id() == *id);
+        }
+        Ok(page)
+    }
+
+    async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
+        let mut query = query.clone();
+        match self.fault {
+            Some(Fault::RecordsAnybodys) => query.filter = LogFilter::new(),
+            Some(Fault::RepeatsRecorded) if query.limit == 1_000 => {
+                let before = query.after.place().saturating_sub(1);
+                query.after = LogCursor::new(before);
+            }
+            _ => {}
+        }
+        let mut page = self.inner.recorded(&query).await?;
+        match self.fault {
+            Some(Fault::RecordsNoLateEvents) => {
+                let mut newest = Timestamp::MIN;
+                page.items.retain(|item| {
+                    newest = newest.max(item.event.time);
+                    item.event.time == newest
+                });
+            }
+            Some(Fault::SkipsRecorded) if query.limit == 7 && page.items.len() > 1 => {
+                page.items.remove(0);
+            }
+            // What is committed later, with a lower number.
+            Some(Fault::MissesSlowWriters) if query.limit == 11 && page.items.len() > 1 => {
+                page.items.remove(0);
+            }
+            _ => {}
         }
         Ok(page)
     }

@@ -5,15 +5,16 @@
     reason = "each test binary uses a part of it"
 )]
 
+use std::collections::BTreeSet;
 use std::error::Error;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use keytally::key::{
     AuditAction, AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Sealed, StoreError,
 };
 use keytally::usage::{
-    Batch, Count, LogFilter, LogQuery, Method, Outcome, ReadError, Status, SummaryQuery,
-    SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Count, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError, RecordedQuery,
+    Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{KeyId, PageToken};
 
@@ -135,6 +136,71 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
         assert_eq!(found.last_used, last);
         let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
         assert_eq!(count, Count::Exactly(of_key.count() as u64));
+    }
+}
+
+/// A poller reads every event once while many write, each event with a time of its own.
+pub async fn a_poller_reads_every_event_once<B: Backend + Clone>(writers: Vec<B>) {
+    let reader = writers[0].clone();
+    let keys = keys(&reader, 3).await;
+    let mut all = BTreeSet::new();
+    let mut runs = Vec::new();
+    for (w, writer) in writers.into_iter().enumerate() {
+        let batches = (0..60).map(|b| {
+            let events = (0..1 + b % 7).map(|n| {
+                let n = w * 1_000 + b * 10 + n;
+                let mut event = event(&keys, n);
+                // Over some days, and often in no order.
+                event.time -= SignedDuration::from_secs((n as i64 * 7_919) % 200_000);
+                event
+            });
+            Batch::new(events.collect())
+        });
+        let batches: Vec<_> = batches.collect();
+        all.extend(
+            batches
+                .iter()
+                .flat_map(|it| it.events.iter().map(|event| event.id)),
+        );
+        runs.push(tokio::spawn(async move {
+            for batch in &batches {
+                writer.write(batch).await.unwrap();
+            }
+        }));
+    }
+    let mut seen = Vec::new();
+    let mut cursor = LogCursor::START;
+    loop {
+        let is_last = runs.iter().all(|run| run.is_finished());
+        let query = RecordedQuery::after(cursor).limit(25);
+        let page = reader.recorded(&query).await.unwrap();
+        cursor = page.cursor;
+        seen.extend(page.items.into_iter().map(|item| item.event.id));
+        if is_last && !page.more {
+            break;
+        }
+    }
+    for run in runs {
+        run.await.unwrap();
+    }
+    assert_eq!(seen.len(), all.len());
+    assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), all);
+}
+
+/// All that is recorded after a cursor, and the cursor behind it.
+pub async fn recorded_after<B: UsageReader>(
+    backend: &B,
+    mut cursor: LogCursor,
+) -> (Vec<UsageEvent>, LogCursor) {
+    let mut events = Vec::new();
+    loop {
+        let page = backend.recorded(&RecordedQuery::after(cursor)).await;
+        let page = page.unwrap();
+        cursor = page.cursor;
+        events.extend(page.items.into_iter().map(|item| item.event));
+        if !page.more {
+            return (events, cursor);
+        }
     }
 }
 

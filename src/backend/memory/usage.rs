@@ -13,7 +13,8 @@ use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::summary::by_key;
 use crate::usage::{
-    Batch, Count, LogFilter, LogQuery, ReadError, Rollup, Rollups, SinkError, Summary,
+    Batch, Count, Filling, InvalidLogCursor, LogCursor, LogFilter, LogQuery, ReadError,
+    RecordedEvent, RecordedPage, RecordedQuery, Rollup, Rollups, Scanned, SinkError, Summary,
     SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
 
@@ -32,6 +33,8 @@ pub(super) struct Usage {
 #[derive(Default)]
 struct Log {
     batches: VecDeque<Arc<[UsageEvent]>>,
+    /// Events of the batches before these.
+    before: u64,
     /// Events of all the batches.
     held: usize,
     /// The oldest of them, which count no more.
@@ -46,6 +49,7 @@ impl Log {
         while let Some(oldest) = self.batches.front()
             && oldest.len() <= self.skipped
         {
+            self.before += oldest.len() as u64;
             self.held -= oldest.len();
             self.skipped -= oldest.len();
             self.batches.pop_front();
@@ -55,6 +59,32 @@ impl Log {
     fn iter(&self) -> impl Iterator<Item = &UsageEvent> {
         let events = self.batches.iter().flat_map(|batch| batch.iter());
         events.skip(self.skipped)
+    }
+
+    /// Events in the order of recording. The place of each is its number, counted from 1.
+    fn recorded(&self, after: LogCursor, wanted: usize) -> Result<Scanned, InvalidLogCursor> {
+        let end = self.before + self.held as u64;
+        let seen = after.place().checked_sub(self.before);
+        let seen = seen.map_or(self.skipped, |seen| self.skipped.max(seen as usize));
+        if after.place() > end || after.event().is_some() {
+            return Err(InvalidLogCursor);
+        }
+        let events = self.batches.iter().flat_map(|batch| batch.iter());
+        let places = (self.before + 1)..;
+        let read = places.zip(events).skip(seen).take(wanted);
+        let events: Vec<_> = read
+            .map(|(place, event)| RecordedEvent {
+                event: event.clone(),
+                cursor: LogCursor::new(place),
+            })
+            .collect();
+        let cursor = events.last().map_or(after, |last| last.cursor);
+        let is_all = events.is_empty() || cursor.place() == end;
+        Ok(Scanned {
+            events,
+            cursor,
+            is_all,
+        })
     }
 }
 
@@ -198,6 +228,18 @@ impl UsageReader for MemoryBackend {
         let usage = self.usage();
         let matching = usage.log.iter().filter(|event| filter.matches(event));
         Ok(Count::Exactly(matching.count() as u64))
+    }
+
+    /// Cursors end with the process.
+    async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
+        let mut filling = Filling::new(query);
+        let usage = self.usage();
+        loop {
+            let scanned = usage.log.recorded(filling.cursor(), filling.wanted())?;
+            if filling.add(scanned) {
+                return Ok(filling.page());
+            }
+        }
     }
 }
 

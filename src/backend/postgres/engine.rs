@@ -40,6 +40,15 @@ impl PostgresSession {
     }
 }
 
+/// The advisory locks of these tables.
+#[derive(Clone, Copy)]
+pub(super) enum LockKey {
+    /// Held while tables are made.
+    Schema = 0,
+    /// Held by a batch that has its place in the log until it is committed.
+    LogOrder = 1,
+}
+
 /// How long a lock is waited for.
 pub(super) const PATIENCE: &str = "2s";
 
@@ -58,15 +67,22 @@ impl PostgresEngine {
         self.names.sql(&digits)
     }
 
+    /// The key of an advisory lock, in SQL.
+    pub(super) fn lock_key(&self, key: LockKey) -> String {
+        format!(
+            "('x' || {})::bit(64)::bigint # {}",
+            self.digits(),
+            key as u8
+        )
+    }
+
     /// A transaction that one process has at a time. It waits so long for the others, and not long for
     /// what else it needs: who waits for it holds a connection that look-ups may need.
     pub(super) async fn alone(&self, wait: &str) -> Result<PostgresSession, SqlError> {
         let mut session = self.writer().await?;
         session.script(&lock_timeout(wait)).await?;
-        let lock = format!(
-            "SELECT pg_advisory_xact_lock(('x' || {})::bit(64)::bigint)",
-            self.digits()
-        );
+        let key = self.lock_key(LockKey::Schema);
+        let lock = format!("SELECT pg_advisory_xact_lock({key})");
         session.script(&lock).await?;
         session.script(&lock_timeout(PATIENCE)).await?;
         Ok(session)

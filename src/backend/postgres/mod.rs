@@ -32,8 +32,8 @@ use crate::key::{
 };
 use crate::page::Page;
 use crate::usage::{
-    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals,
-    UsageEvent, UsageRange, UsageReader,
+    Count, KeepLog, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup, Summary,
+    SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
 };
 
 /// Keys and usage in a PostgreSQL database (tested with version 15): [`KeyAdmin`], `UsageSink` and

@@ -12,7 +12,7 @@ use sqlx::Error as SqlError;
 
 use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
 use crate::backend::sql::{
-    Engine, FirstFailure, Row, Session, Statement, as_micros, decode, timestamp,
+    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_by, timestamp,
 };
 
 /// The days that are known to have a partition.
@@ -238,6 +238,9 @@ impl PostgresEngine {
         if dropped > 0 {
             self.partitions.forget();
         }
+        let batches = "DELETE FROM §log_batches WHERE place IN
+            (SELECT place FROM §log_batches WHERE last < $1 ORDER BY last LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        failure.of(delete_by(self, batches, Value::Time(Some(end))).await);
         failure.or(dropped)
     }
 

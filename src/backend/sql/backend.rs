@@ -125,6 +125,10 @@ macro_rules! keep_in_sql {
             async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
                 self.0.count(filter).await
             }
+
+            async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
+                self.0.recorded(query).await
+            }
         }
     };
 }

@@ -24,10 +24,11 @@ pub(super) const MOST_COUNTED: u64 = 10_000;
 /// Series whose requests are read one by one; where more match, time is the better index.
 pub(super) const FEW_SERIES: i64 = 500;
 
-const COLUMNS: &str = "r.time, r.id, r.series_id, r.request_id, r.path, r.resource_id, r.refusal,
+pub(super) const COLUMNS: &str =
+    "r.time, r.id, r.series_id, r.request_id, r.path, r.resource_id, r.refusal,
     r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_address";
 
-const SERIES_COLUMNS: &str =
+pub(super) const SERIES_COLUMNS: &str =
     "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
     s.outcome, s.cause";
 

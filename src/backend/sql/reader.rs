@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::there;
-use super::{log, sums};
+use super::{log, recorded, sums};
 use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::{
-    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals, UsageEvent,
-    UsageRange,
+    Count, Filling, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup, Summary,
+    SummaryQuery, Totals, UsageEvent, UsageRange,
 };
 
 impl<E: Engine> SqlBackend<E> {
@@ -69,6 +69,22 @@ impl<E: Engine> SqlBackend<E> {
         } else {
             Count::Exactly(count)
         })
+    }
+
+    pub(in crate::backend) async fn recorded(
+        &self,
+        query: &RecordedQuery,
+    ) -> Result<RecordedPage, ReadError> {
+        let session = self.engine.snapshot().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
+        let mut filling = Filling::new(query);
+        loop {
+            let (after, wanted) = (filling.cursor(), filling.wanted());
+            let scanned = recorded::scan(&mut session, self.names(), after, wanted).await;
+            if filling.add(scanned.map_err(ReadError::unavailable)?) {
+                return Ok(filling.page());
+            }
+        }
     }
 
     async fn counted(

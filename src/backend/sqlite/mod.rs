@@ -28,8 +28,8 @@ use crate::key::{
 };
 use crate::page::Page;
 use crate::usage::{
-    Count, KeepLog, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals,
-    UsageEvent, UsageRange, UsageReader,
+    Count, KeepLog, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup, Summary,
+    SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
 };
 
 /// Keys and usage in a SQLite database: [`KeyAdmin`](crate::key::KeyAdmin),

@@ -1,6 +1,7 @@
 //! The request log and its filters.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use jiff::{Timestamp, ToSpan};
 use uuid::Uuid;
@@ -219,12 +220,14 @@ pub(super) fn expected(events: &[UsageEvent], filter: &LogFilter) -> Vec<UsageEv
 }
 
 fn same_events(logged: &[UsageEvent], expected: &[UsageEvent], filter: &LogFilter) {
+    let rule = format_args!("the log agrees with LogFilter::matches, newest first: {filter:?}");
+    same_log(logged, expected, rule);
+}
+
+/// These events in this order, as the rule says, and each as it was written.
+pub(super) fn same_log(logged: &[UsageEvent], expected: &[UsageEvent], rule: impl Display) {
     let ids = |events: &[UsageEvent]| events.iter().map(|event| event.id).collect::<Vec<_>>();
-    same(
-        &ids(logged),
-        &ids(expected),
-        format_args!("the log agrees with LogFilter::matches, newest first: {filter:?}"),
-    );
+    same(&ids(logged), &ids(expected), rule);
     for (logged, expected) in logged.iter().zip(expected) {
         same(logged, expected, "the log has an event as it was written");
     }

@@ -4,6 +4,7 @@ mod batch;
 mod extremes;
 mod log;
 mod pages;
+mod recorded;
 mod sums;
 mod traffic;
 
@@ -23,6 +24,9 @@ use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
 ///   and by its own. Counts agree with the log.
 /// - The log is ordered by time and then by id, newest first; its pages neither skip nor repeat while
 ///   events arrive. An export has all of it.
+/// - In the order of recording, the log has every event once, in the order in which readers can see them, whatever
+///   their times and however many write at the same time. A backend whose
+///   [`recorded`](UsageReader::recorded) is [`ReadError::Unsupported`](crate::usage::ReadError::Unsupported) passes.
 /// - A summary, by key, owner and range, equals
 ///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to
 ///   the events. Sums stop at 2⁶³ − 1, whatever order and batches their parts come in.
@@ -31,6 +35,7 @@ pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     batch::suite(backend).await;
     log::suite(backend).await;
     pages::suite(backend).await;
+    recorded::suite(backend).await;
     sums::suite(backend).await;
     extremes::suite(backend).await;
 }

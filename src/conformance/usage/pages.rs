@@ -10,7 +10,9 @@ use super::write;
 use crate::conformance::check::{done, refused, same};
 use crate::conformance::fresh::{id, micros};
 use crate::page::PageToken;
-use crate::usage::{Form, LogFilter, LogQuery, ReadError, UsageEvent, UsageReader, UsageSink};
+use crate::usage::{
+    Form, LogFilter, LogQuery, Next, ReadError, UsageEvent, UsageReader, UsageSink,
+};
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     sizes(backend).await;
@@ -55,8 +57,9 @@ async fn sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
 /// What an export writes down, read back.
 async fn exported<B: UsageReader + ?Sized>(backend: &B, filter: LogFilter) -> Vec<UsageEvent> {
     let mut events = Vec::new();
-    let mut next = Some(LogQuery::new(filter).limit(LogQuery::MAX_LIMIT));
-    while let Some(query) = next {
+    let query = LogQuery::new(filter).limit(LogQuery::MAX_LIMIT);
+    let mut next = Some(Next::Requests(query));
+    while let Some(Next::Requests(query)) = next {
         let chunk = Form::JsonLines.chunk(backend, query).await;
         let chunk = done(chunk, "an export goes on to its end");
         let lines = serde_json::Deserializer::from_slice(&chunk.bytes).into_iter();

@@ -12,13 +12,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
-use super::schema::{Page, Request, names};
+use super::schema::{Page, RecordedPage, Request, names};
 use crate::dashboard::Shared;
-use crate::dashboard::download::{As, Format, download};
+use crate::dashboard::download::{As, Format, download, export_as};
 use crate::id::KeyId;
 use crate::page::PageToken;
 use crate::usage::{
-    self, Cause, LogFilter, LogQuery, Method, Outcome, Status, StatusClass, UsageReader,
+    self, Cause, LogCursor, LogFilter, LogQuery, Method, Outcome, RecordedQuery, Status,
+    StatusClass, UsageReader,
 };
 
 /// A query that filters the log, and what else it has. Serde could take the filter in by itself, but
@@ -105,8 +106,25 @@ filtered! {
 }
 
 filtered! {
+    /// Which requests, and which page of them in the order of recording; all that is given has to hold.
+    WantedRecorded {
+        /// The most to answer; 1,000 unless set.
+        #[param(minimum = 1, maximum = 1000)]
+        limit: Option<usize>,
+        /// The `cursor` of the page before, or that of its last item. From the beginning of the log unless set.
+        #[serde(default)]
+        #[param(required = false, value_type = Option<String>)]
+        after_cursor: LogCursor,
+    }
+}
+
+filtered! {
     /// Which requests, and what their file is like; all that is given has to hold.
     WantedFile {
+        /// Requests in the order of recording, from after this cursor, each with a cursor to continue after. `0` is the
+        /// beginning of the log. The newest first unless set.
+        #[param(value_type = Option<String>)]
+        after_cursor: Option<LogCursor>,
         /// Whether CSV begins with a byte order mark, from which Excel tells UTF-8. No unless set.
         #[serde(default)]
         #[param(required = false)]
@@ -136,6 +154,30 @@ pub(super) async fn requests(
     query.after = wanted.after;
     let page = shared.backend.requests(&query).await?;
     Ok(Json(Page::of(page, Request::from)))
+}
+
+/// Lists requests in the order of recording, for syncing them into another system: every request comes once,
+/// whenever it began. Save the cursor with what was synced, and continue after it.
+#[utoipa::path(
+    get, path = "/log/recorded",
+    operation_id = "list_recorded_requests",
+    tag = "usage",
+    params(WantedRecorded),
+    responses(
+        (status = 200, description = "A page of requests", body = RecordedPage),
+        Problem,
+    ),
+)]
+pub(super) async fn recorded(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<WantedRecorded>,
+) -> Result<Json<RecordedPage>, Problem> {
+    let mut query = RecordedQuery::after(wanted.after_cursor).filter(wanted.filter()?);
+    if let Some(limit) = at_most(LogQuery::MAX_LIMIT, "limit", wanted.limit)? {
+        query.limit = limit;
+    }
+    let page = shared.backend.recorded(&query).await?;
+    Ok(Json(page.into()))
 }
 
 /// How many requests there are.
@@ -176,7 +218,7 @@ pub(super) async fn count(
     Ok(Json(count.into()))
 }
 
-/// Exports requests as a file, the newest first.
+/// Exports requests as a file, the newest first or in the order of recording.
 #[utoipa::path(
     get, path = "/log/export/{format}",
     operation_id = "export_requests",
@@ -200,5 +242,12 @@ pub(super) async fn export(
         return Err(Problem::parameter("format", "This is csv or jsonl."));
     };
     let filter = wanted.filter()?;
-    Ok(download(shared.backend.clone(), filter, format, wanted.bom))
+    let mut export = export_as(format, shared.backend.clone(), filter);
+    if wanted.bom {
+        export = export.byte_order_mark();
+    }
+    if let Some(cursor) = wanted.after_cursor {
+        export = export.after_cursor(cursor);
+    }
+    Ok(download(export))
 }

@@ -93,6 +93,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(usage::over_time))
         .routes(routes!(usage::find_jumps))
         .routes(routes!(log::requests))
+        .routes(routes!(log::recorded))
         .routes(routes!(log::count))
         .routes(routes!(log::export))
         .routes(routes!(recorder::stats))

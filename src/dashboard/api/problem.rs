@@ -182,6 +182,11 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Page(error) => Self::parameter("after", error.to_string()),
+            ReadError::Cursor(error) => Self::parameter("after_cursor", error.to_string()),
+            ReadError::Unsupported => {
+                let detail = "The usage backend does not support this.";
+                Self::new(StatusCode::NOT_IMPLEMENTED, detail)
+            }
             ReadError::Unavailable(_) => Self::down(&error),
         }
     }

@@ -3,18 +3,19 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use crate::usage::UsageEvent;
+use crate::usage::{LogCursor, UsageEvent};
 
 const COLUMNS: &str = "id,request_id,time,key,owner,method,endpoint,path,resource_id,status,\
                        outcome,cause,refusal,cost,latency_us,request_bytes,response_bytes,\
-                       client_address\r\n";
+                       client_address";
 
-pub(super) fn header(rows: &mut Vec<u8>) {
+pub(super) fn header(has_cursor: bool, rows: &mut Vec<u8>) {
     rows.extend_from_slice(COLUMNS.as_bytes());
+    rows.extend_from_slice(if has_cursor { b",cursor\r\n" } else { b"\r\n" });
 }
 
 /// Adds an event's row.
-pub(super) fn row(event: &UsageEvent, rows: &mut Vec<u8>) {
+pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<u8>) {
     plain(&event.id, rows);
     text(&event.wire_id(), rows);
     plain(&event.time, rows);
@@ -33,6 +34,9 @@ pub(super) fn row(event: &UsageEvent, rows: &mut Vec<u8>) {
     plain(&event.request_bytes, rows);
     plain(&event.response_bytes, rows);
     maybe(event.client_address, rows);
+    if let Some(cursor) = cursor {
+        plain(&cursor, rows);
+    }
     // In place of the last comma.
     rows.pop();
     rows.extend_from_slice(b"\r\n");
@@ -147,8 +151,8 @@ mod tests {
         let mut event = UsageEvent::at("2026-11-01T10:00:00.5Z".parse().unwrap());
         event.id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
         let mut rows = Vec::new();
-        header(&mut rows);
-        row(&event, &mut rows);
+        header(false, &mut rows);
+        row(&event, None, &mut rows);
         let text = String::from_utf8(rows).unwrap();
         let lines: Vec<_> = text.split("\r\n").collect();
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, Error as SqlError, Postgres};
 
 use super::PostgresBackend;
 use super::copy::Copy;
-use super::engine::PostgresEngine;
+use super::engine::{LockKey, PostgresEngine};
 use super::partitions::{NO_PARTITION, code, day};
 use super::types::{Id, Time};
 use crate::backend::sql::{Grouped, Hash, as_micros, is_apart, today};
@@ -142,20 +142,21 @@ async fn write(
     today: i64,
 ) -> Result<Vec<(Hash, i64)>, SqlError> {
     let mut transaction = connection.begin().await?;
-    let claim = "INSERT INTO §batches (id, applied) VALUES ($1, now()) ON CONFLICT DO NOTHING";
-    let claimed = sqlx::query(AssertSqlSafe(engine.names.sql(claim)))
+    let claim = "INSERT INTO §batches (id, applied) VALUES ($1, now()) ON CONFLICT DO NOTHING
+        RETURNING number";
+    let claimed = sqlx::query_scalar(AssertSqlSafe(engine.names.sql(claim)))
         .bind(Id(batch.id.into_bytes()))
-        .execute(&mut *transaction)
+        .fetch_optional(&mut *transaction)
         .await?;
-    if claimed.rows_affected() == 0 {
+    let Some(number) = claimed else {
         return Ok(Vec::new());
-    }
+    };
     let mut writing = Writing {
         engine,
         connection: &mut transaction,
     };
     let (ids, learnt) = writing.number(&grouped.series, today).await?;
-    writing.log(logged, &ids).await?;
+    writing.log(number, logged, &ids).await?;
     writing.add("§minutes", &grouped.minutes, &ids).await?;
     writing.add("§hours", &grouped.hours, &ids).await?;
     writing.add("§days", &grouped.days, &ids).await?;
@@ -167,6 +168,7 @@ async fn write(
         writing.add_by_key(table, sums).await?;
     }
     writing.touch(grouped).await?;
+    writing.place(number, logged).await?;
     transaction.commit().await?;
     Ok(learnt)
 }
@@ -182,13 +184,13 @@ impl Writing<'_> {
         AssertSqlSafe(self.engine.names.sql(template))
     }
 
-    async fn log(&mut self, logged: &Logged<'_>, ids: &[i64]) -> Result<(), SqlError> {
+    async fn log(&mut self, batch: i64, logged: &Logged<'_>, ids: &[i64]) -> Result<(), SqlError> {
         if logged.is_empty() {
             return Ok(());
         }
         let mut rows = Copy::new(logged.len());
         for &(event, series) in logged {
-            rows.row(13)
+            rows.row(14)
                 .time(as_micros(event.time))
                 .bytes(Some(event.id.as_bytes()))
                 .bytes(is_apart(event).then_some(&[1]))
@@ -201,16 +203,39 @@ impl Writing<'_> {
                 .integer(event.latency_us.cast_signed())
                 .integer(event.request_bytes.cast_signed())
                 .integer(event.response_bytes.cast_signed())
-                .address(event.client_address);
+                .address(event.client_address)
+                .integer(batch);
         }
         let copy = self.sql(
             "COPY §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal, cost,
-                latency_us, request_bytes, response_bytes, client_address)
+                latency_us, request_bytes, response_bytes, client_address, batch)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;
         copying.send(rows.finish()).await?;
         copying.finish().await?;
+        Ok(())
+    }
+
+    /// Gives the batch its place in the order of commits. Nothing may follow but the commit: all other batches wait
+    /// for it from here on.
+    async fn place(&mut self, batch: i64, logged: &Logged<'_>) -> Result<(), SqlError> {
+        let times = || logged.iter().map(|(event, _)| as_micros(event.time));
+        let (Some(first), Some(last)) = (times().min(), times().max()) else {
+            return Ok(());
+        };
+        let place = self.sql(&format!(
+            "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
+            INSERT INTO §log_batches (number, first, last, events) SELECT $1, $2, $3, $4 FROM turn",
+            self.engine.lock_key(LockKey::LogOrder)
+        ));
+        sqlx::query(place)
+            .bind(batch)
+            .bind(Time(first))
+            .bind(Time(last))
+            .bind(logged.len() as i64)
+            .execute(&mut *self.connection)
+            .await?;
         Ok(())
     }
 

@@ -89,16 +89,25 @@ impl Writing<'_> {
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT OR FAIL INTO §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal,
+            "INSERT OR FAIL INTO §requests (row, time, id, id_apart, series_id, request_id, path, resource_id, refusal,
                 cost, latency_us, request_bytes, response_bytes, client_address) VALUES ",
         );
         let keep = self.backend.0.keep;
         let rows = events.iter().zip(&grouped.of_event);
         let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
+        // No number is given twice, for cursors.
+        let last = self.sql(
+            "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT row FROM §log_end))",
+        );
+        let mut row: i64 = sqlx::query_scalar(AssertSqlSafe(last))
+            .fetch_one(self.connection())
+            .await?;
         for rows in rows.chunks(ROWS) {
-            let mut values = Values::new(rows.len(), 13);
+            let mut values = Values::new(rows.len(), 14);
             for &(event, &series) in rows {
+                row += 1;
                 values
+                    .add(row)?
                     .add(as_micros(event.time))?
                     .add(&event.id.as_bytes()[..])?
                     .add(is_apart(event).then_some(true))?

@@ -17,7 +17,7 @@ pub(super) use self::audit::AuditEntry;
 pub(in crate::dashboard) use self::key::Limit;
 pub(super) use self::key::{Issued, Key, Revealed};
 pub(super) use self::key_input::{KeyUpdate, NewKey, Rotation};
-pub(super) use self::request::Request;
+pub(super) use self::request::{RecordedPage, Request};
 pub(in crate::dashboard) use self::totals::Summary;
 pub(super) use self::totals::{Jumps, OverTime};
 use crate::page;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::names;
 use crate::id::KeyId;
-use crate::usage::{Cause, Method, Outcome, Refusal, Status, UsageEvent};
+use crate::usage::{self, Cause, Method, Outcome, RecordedEvent, Refusal, Status, UsageEvent};
 
 /// An accounted request.
 #[derive(Serialize, ToSchema)]
@@ -87,6 +87,40 @@ impl From<UsageEvent> for Request {
             request_bytes: event.request_bytes,
             response_bytes: event.response_bytes,
             client_address: event.client_address,
+        }
+    }
+}
+
+/// An accounted request in the order of recording.
+#[derive(Serialize, ToSchema)]
+struct RecordedRequest {
+    #[serde(flatten)]
+    request: Request,
+    /// Continue after this request with it, as `after_cursor`.
+    cursor: String,
+}
+
+/// Requests in the order of recording.
+#[derive(Serialize, ToSchema)]
+pub(in crate::dashboard::api) struct RecordedPage {
+    /// The requests, the one that was recorded first first.
+    items: Vec<RecordedRequest>,
+    /// Give it back as `after_cursor` to continue, also where there are no items.
+    cursor: String,
+    /// Whether there may be more already. A page with few items or none may have more behind it.
+    more: bool,
+}
+
+impl From<usage::RecordedPage> for RecordedPage {
+    fn from(page: usage::RecordedPage) -> Self {
+        let item = |item: RecordedEvent| RecordedRequest {
+            request: item.event.into(),
+            cursor: item.cursor.to_string(),
+        };
+        Self {
+            items: page.items.into_iter().map(item).collect(),
+            cursor: page.cursor.to_string(),
+            more: page.more,
         }
     }
 }

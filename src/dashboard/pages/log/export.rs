@@ -8,7 +8,7 @@ use axum::response::Response;
 
 use super::filter::Filtered;
 use crate::dashboard::Shared;
-use crate::dashboard::download::{As, download};
+use crate::dashboard::download::{As, download, export_as};
 use crate::dashboard::fields::Fields;
 use crate::dashboard::pages::{Failure, nowhere};
 use crate::dashboard::visit::Visit;
@@ -29,6 +29,6 @@ pub(in crate::dashboard) async fn export(
     if let Some((_, why)) = wrong.first() {
         return Failure::Refused(why.into()).page(&visit);
     }
-    // For people, who open it with a spreadsheet.
-    download(shared.backend.clone(), filter, format, true)
+    // For people, who open CSV with a spreadsheet.
+    download(export_as(format, shared.backend.clone(), filter).byte_order_mark())
 }

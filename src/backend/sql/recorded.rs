@@ -1,0 +1,218 @@
+//! The request log in the order of recording.
+//!
+//! SQLite has one writer, so that the numbers of rows are in the order of commits. In PostgreSQL each batch takes its
+//! place in `log_batches` at the end of its transaction, under a lock that is held until its commit: a reader that sees
+//! a place sees all lower ones.
+
+use jiff::Timestamp;
+use sqlx::Error as SqlError;
+use uuid::Uuid;
+
+use super::engine::{Row, Session, Statement, Value};
+use super::log::{COLUMNS, SERIES_COLUMNS, event_of};
+use super::names::Names;
+use super::value::{as_micros, number, time};
+use crate::usage::{LogCursor, RecordedEvent, Scanned, UsageEvent};
+
+/// Batches to read at once.
+const BATCHES: i64 = 64;
+
+/// Reads the events that follow a cursor: this many, those of whole batches, or all there are.
+pub(super) async fn scan<S: Session>(
+    session: &mut S,
+    names: &Names,
+    after: LogCursor,
+    wanted: usize,
+) -> Result<Scanned, SqlError> {
+    if names.dialect.has_log_in_days() {
+        scan_batches(session, names, after, wanted).await
+    } else {
+        scan_rows(session, names, after, wanted).await
+    }
+}
+
+/// Where each row has its place.
+async fn scan_rows<S: Session>(
+    session: &mut S,
+    names: &Names,
+    after: LogCursor,
+    wanted: usize,
+) -> Result<Scanned, SqlError> {
+    let rows = format!(
+        "SELECT r.row AS place, {COLUMNS}, {SERIES_COLUMNS}
+        FROM §requests r JOIN §series s ON s.id = r.series_id
+        WHERE r.row > $1 ORDER BY r.row LIMIT $2"
+    );
+    let rows = Statement::new(names, &rows)
+        .bind(after.place().cast_signed())
+        .bind(wanted as i64);
+    let rows = session.rows(rows).await?;
+    let recorded = |row: &S::Row| {
+        Ok(RecordedEvent {
+            event: event_of(row)?,
+            cursor: LogCursor::new(number(row, "place")?),
+        })
+    };
+    let events: Vec<_> = rows.iter().map(recorded).collect::<Result<_, SqlError>>()?;
+    Ok(Scanned {
+        cursor: events.last().map_or(after, |last| last.cursor),
+        is_all: events.len() < wanted,
+        events,
+    })
+}
+
+/// A batch of the log.
+struct LogBatch {
+    place: u64,
+    /// The number that its events have; none for events from before batches were numbered.
+    number: Option<i64>,
+    first: i64,
+    last: i64,
+    events: u64,
+}
+
+/// Where each batch has its place.
+async fn scan_batches<S: Session>(
+    session: &mut S,
+    names: &Names,
+    after: LogCursor,
+    wanted: usize,
+) -> Result<Scanned, SqlError> {
+    let from = after.place() + u64::from(after.event().is_none());
+    let batches = batches_from(session, names, from).await?;
+    let mut scanned = Scanned {
+        events: Vec::new(),
+        cursor: after,
+        is_all: batches.is_empty(),
+    };
+    let Some(first) = batches.first() else {
+        return Ok(scanned);
+    };
+    if first.number.is_none() {
+        let last = after.event().filter(|_| first.place == after.place());
+        let events = unnumbered(session, names, first, last, wanted).await?;
+        let is_whole = events.len() < wanted;
+        scanned.events = events
+            .into_iter()
+            .map(|event| recorded(first.place, event))
+            .collect();
+        scanned.cursor = match scanned.events.last() {
+            Some(last) if !is_whole => last.cursor,
+            _ => LogCursor::new(first.place),
+        };
+        return Ok(scanned);
+    }
+    let mut count = 0;
+    let is_read = |batch: &&LogBatch| {
+        let has_room = count < wanted as u64;
+        count += batch.events;
+        has_room && batch.number.is_some()
+    };
+    let read = &batches[..batches.iter().take_while(is_read).count()];
+    let mut events = numbered(session, names, read).await?;
+    if let Some(seen) = after.event() {
+        let is_new = |&(place, ref event): &(u64, UsageEvent)| {
+            place > after.place() || (event.time, event.id) > seen
+        };
+        events.retain(is_new);
+    }
+    events.sort_by_key(|(place, event)| (*place, event.time, event.id));
+    let last = read.last().map_or(after.place(), |batch| batch.place);
+    scanned.is_all = read.len() == batches.len() && (batches.len() as i64) < BATCHES;
+    scanned.cursor = LogCursor::new(last);
+    let events = events.into_iter();
+    scanned.events = events
+        .map(|(place, event)| recorded(place, event))
+        .collect();
+    Ok(scanned)
+}
+
+fn recorded(place: u64, event: UsageEvent) -> RecordedEvent {
+    RecordedEvent {
+        cursor: LogCursor::within(place, &event),
+        event,
+    }
+}
+
+async fn batches_from<S: Session>(
+    session: &mut S,
+    names: &Names,
+    place: u64,
+) -> Result<Vec<LogBatch>, SqlError> {
+    let batches = "SELECT place, number, first, last, events FROM §log_batches
+        WHERE place >= $1 ORDER BY place LIMIT $2";
+    let batches = Statement::new(names, batches)
+        .bind(place.cast_signed())
+        .bind(BATCHES);
+    let rows = session.rows(batches).await?;
+    let batch = |row: &S::Row| {
+        Ok(LogBatch {
+            place: number(row, "place")?,
+            number: row.integer("number")?,
+            first: as_micros(time(row, "first")?),
+            last: as_micros(time(row, "last")?),
+            events: number(row, "events")?,
+        })
+    };
+    rows.iter().map(batch).collect()
+}
+
+/// The events of these batches, each with its batch's place, in no order.
+async fn numbered<S: Session>(
+    session: &mut S,
+    names: &Names,
+    batches: &[LogBatch],
+) -> Result<Vec<(u64, UsageEvent)>, SqlError> {
+    let mut sql = Statement::new(names, "");
+    // By time too, so that few days are read.
+    let first = batches.iter().map(|batch| batch.first).min();
+    let last = batches.iter().map(|batch| batch.last).max();
+    let (first, last) = (sql.place(Value::Time(first)), sql.place(Value::Time(last)));
+    let places: Vec<_> = batches
+        .iter()
+        .map(|batch| {
+            let number = sql.place(Value::Integer(batch.number));
+            format!("({number}::bigint, {}::bigint)", batch.place)
+        })
+        .collect();
+    sql.push_sql(
+        names,
+        &format!(
+            "SELECT b.place, {COLUMNS}, {SERIES_COLUMNS}
+            FROM (VALUES {}) AS b (number, place)
+            JOIN §requests r ON r.batch = b.number AND r.time >= {first} AND r.time <= {last}
+            JOIN §series s ON s.id = r.series_id",
+            places.join(", ")
+        ),
+    );
+    let rows = session.rows(sql).await?;
+    let event = |row: &S::Row| Ok((number(row, "place")?, event_of(row)?));
+    rows.iter().map(event).collect()
+}
+
+/// Events from before batches were numbered, by time and id.
+async fn unnumbered<S: Session>(
+    session: &mut S,
+    names: &Names,
+    batch: &LogBatch,
+    seen: Option<(Timestamp, Uuid)>,
+    wanted: usize,
+) -> Result<Vec<UsageEvent>, SqlError> {
+    let (time, id) = match seen {
+        Some((time, id)) => (as_micros(time), id),
+        None => (batch.first - 1, Uuid::nil()),
+    };
+    let events = format!(
+        "SELECT {COLUMNS}, {SERIES_COLUMNS}
+        FROM §requests r JOIN §series s ON s.id = r.series_id
+        WHERE r.batch IS NULL AND r.time >= $1 AND r.time <= $2 AND (r.time, r.id) > ($1, $3)
+        ORDER BY r.time, r.id LIMIT $4"
+    );
+    let events = Statement::new(names, &events)
+        .bind(Value::Time(Some(time)))
+        .bind(Value::Time(Some(batch.last)))
+        .bind(id)
+        .bind(wanted as i64);
+    let rows = session.rows(events).await?;
+    rows.iter().map(event_of).collect()
+}
