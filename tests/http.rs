@@ -55,6 +55,11 @@ async fn panics() -> &'static str {
     panic!("a handler that panics, on purpose")
 }
 
+fn base64(bytes: &[u8]) -> String {
+    use ::base64::Engine;
+    ::base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
 fn problem(answer: &Answer) -> serde_json::Value {
     assert_eq!(
         answer.header("content-type"),
@@ -618,6 +623,83 @@ async fn anonymous_requests_pass_where_they_may_and_wrong_keys_do_not() {
     let events = service.events().await;
     assert_eq!(events.len(), 2);
     assert_eq!(events[1].key, None);
+}
+
+#[tokio::test]
+async fn rule_1_secrets_in_other_schemes_reach_nothing_inside() {
+    let basic = |text: String| format!("Basic {}", base64(text.as_bytes()));
+    let anonymous = Service::start(routes(), ApiKeyLayer::allow_anonymous).await;
+    let reading = Service::start(routes(), |layer| {
+        let layer = layer.basic().authorization_scheme("Token");
+        layer.allow_anonymous()
+    });
+    let reading = reading.await;
+    for (service, reads) in [(&anonymous, false), (&reading, true)] {
+        let secret = service.key().await.secret.expose().to_owned();
+        for (value, is_source) in [
+            (format!("Token {secret}"), true),
+            (basic(format!("{secret}:")), true),
+            (basic(format!("{secret}:x")), true),
+            (format!("Api-Key {secret}"), false),
+            (basic(format!("user:{secret}")), false),
+            (secret.clone(), false),
+            (format!("Bearer\t{secret}"), false),
+        ] {
+            let request = Request::get("/headers").header("authorization", &value);
+            let answer = service.send(request).await;
+            let passes = reads && is_source;
+            assert_eq!(answer.status, if passes { 200 } else { 401 }, "{value}");
+            let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+            assert!(!seen.contains("authorization"), "{seen}");
+        }
+        // What is no secret is somebody else's.
+        for value in ["Token abc", &basic("user:password".into())] {
+            let request = Request::get("/headers").header("authorization", value);
+            let answer = service.send(request).await;
+            let passes = !reads;
+            assert_eq!(answer.status, if passes { 200 } else { 401 }, "{value}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_bearer_token_goes_on_beside_a_good_key_where_that_is_allowed() {
+    let strict = Service::plain(routes()).await;
+    let sharing = Service::start(routes(), ApiKeyLayer::allow_foreign_bearer).await;
+    for (service, status) in [(&strict, 401), (&sharing, 200)] {
+        let secret = service.key().await.secret.expose().to_owned();
+        let request = Request::get("/headers")
+            .header("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.x")
+            .header("x-api-key", &secret);
+        let answer = service.send(request).await;
+        assert_eq!(answer.status, status);
+        let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+        assert_eq!(seen.contains("eyJhbGciOiJub25lIn0"), status == 200);
+        assert!(!seen.contains(&secret));
+        let alone = Request::get("/headers").header("authorization", "Bearer e30.e30.x");
+        assert_eq!(service.send(alone).await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn responses_are_private_where_that_is_asked_for() {
+    let routes = || {
+        let cached = [("cache-control", "public, max-age=60")];
+        Router::new()
+            .route("/", get(|| async { "" }))
+            .route("/cached", get(move || async move { (cached, "") }))
+    };
+    let plain = Service::plain(routes()).await;
+    let private = Service::start(routes(), ApiKeyLayer::private_responses).await;
+    for (service, expected) in [(&plain, None), (&private, Some("private"))] {
+        let secret = service.key().await.secret.expose().to_owned();
+        let answer = service.get("/", &secret).await;
+        assert_eq!(answer.header("cache-control"), expected);
+        let answer = service.get("/cached", &secret).await;
+        assert_eq!(answer.header("cache-control"), Some("public, max-age=60"));
+        let refused = service.get("/", "wrong").await;
+        assert_eq!(refused.header("cache-control"), Some("no-store"));
+    }
 }
 
 struct Down;

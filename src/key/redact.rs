@@ -64,25 +64,60 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
     Cow::Owned(redacted)
 }
 
+/// Whether a credential contains a secret, found by its checksum, or is one but for its checksum. Unlike
+/// [`has_secret`], it takes no part of a longer random token, such as a JWT, for a mistyped secret.
+pub(crate) fn holds_secret(credential: &[u8]) -> bool {
+    let mut words = credential.split(|b| b" \t,;:=\"'".contains(b));
+    let is_word = |body: &Body<'_>| body.start == 0 && body.end == body.text.len();
+    words.any(|word| bodies(word).any(|body| is_word(&body)))
+        || bodies(credential).any(|body| body.has_checksum())
+}
+
 /// The part of each secret that must not be kept: its body behind the hint.
 fn find_secrets(bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
+    for body in bodies(bytes) {
+        if body.is_alone() || body.has_checksum() {
+            found(body.underscore + 1 + HINT_LEN..body.end);
+        }
+    }
+}
+
+/// What has the form of a secret's prefix and body.
+struct Body<'a> {
+    text: &'a [u8],
+    /// The longest prefix's beginning.
+    start: usize,
+    underscore: usize,
+    end: usize,
+}
+
+fn bodies(text: &[u8]) -> impl Iterator<Item = Body<'_>> {
     let is_prefix = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    for (underscore, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'_') {
-        let (body, end) = (underscore + 1, underscore + 1 + BODY_LEN);
-        let behind_prefix = bytes[..underscore].last().is_some_and(is_prefix);
-        let is_body = bytes
-            .get(body..end)
-            .is_some_and(|body| body.iter().all(u8::is_ascii_alphanumeric));
-        if !behind_prefix || !is_body {
-            continue;
-        }
-        let alone = !bytes
-            .get(end)
-            .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
-        let mut starts = underscore.saturating_sub(MAX_PREFIX_LEN)..underscore;
-        if alone || starts.any(|start| id_of(&bytes[start..end]).is_ok()) {
-            found(body + HINT_LEN..end);
-        }
+    let underscores = text.iter().enumerate().filter(|(_, b)| **b == b'_');
+    underscores.filter_map(move |(underscore, _)| {
+        let end = underscore + 1 + BODY_LEN;
+        let body = text.get(underscore + 1..end)?;
+        let behind_prefix = text[..underscore].last().is_some_and(is_prefix);
+        let is_body = behind_prefix && body.iter().all(u8::is_ascii_alphanumeric);
+        is_body.then_some(Body {
+            text,
+            start: underscore.saturating_sub(MAX_PREFIX_LEN),
+            underscore,
+            end,
+        })
+    })
+}
+
+impl Body<'_> {
+    /// Whether it ends a word.
+    fn is_alone(&self) -> bool {
+        let next = self.text.get(self.end);
+        !next.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+    }
+
+    fn has_checksum(&self) -> bool {
+        let mut starts = self.start..self.underscore;
+        starts.any(|start| id_of(&self.text[start..self.end]).is_ok())
     }
 }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use smallvec::SmallVec;
 
 use super::head::RequestHead;
+use crate::key::holds_secret;
 
 /// The header that is looked at after `Authorization: Bearer`.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -20,23 +21,89 @@ type Extract = dyn Fn(RequestHead<'_>) -> Option<String> + Send + Sync;
 #[derive(Clone)]
 pub(crate) enum Source {
     Bearer,
+    /// Another scheme of `Authorization`.
+    Scheme(Arc<str>),
+    /// The user name of the `Basic` scheme.
+    Basic,
     Header(HeaderName),
     Query(Arc<str>),
     Function(Arc<Extract>),
 }
 
-/// The value of `Vary` for responses that depend on the keys in these sources.
-pub(crate) fn vary(sources: &[Source]) -> Option<HeaderValue> {
-    let names = sources.iter().filter_map(|source| match source {
-        Source::Bearer => Some(AUTHORIZATION),
-        Source::Header(name) => Some(name.clone()),
-        Source::Query(_) | Source::Function(_) => None,
-    });
-    let names: Vec<_> = names.map(|name| name.to_string()).collect();
-    let value = HeaderValue::from_maybe_shared(Bytes::from(names.join(", "))).ok()?;
-    // Shared from the start, so that handing it to a response allocates nothing.
-    drop(value.clone());
-    (!value.is_empty()).then_some(value)
+/// Where keys are looked for, and what becomes of credentials that are none.
+#[derive(Clone, Debug)]
+pub(crate) struct Sources {
+    list: Vec<Source>,
+    /// Whether a `Bearer` token that has not the form of a secret is somebody else's.
+    pub(crate) foreign_bearer: bool,
+    /// Whether secrets in places where none is looked for pass.
+    pub(crate) unread_secrets: bool,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self {
+            list: vec![Source::Bearer, Source::Header(X_API_KEY)],
+            foreign_bearer: false,
+            unread_secrets: false,
+        }
+    }
+}
+
+impl Sources {
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
+    pub(crate) fn push(&mut self, source: Source) {
+        self.list.push(source);
+    }
+
+    /// The value of `Vary` for responses that depend on the keys in these sources.
+    pub(crate) fn vary(&self) -> Option<HeaderValue> {
+        let names = self.list.iter().filter_map(Source::header);
+        let mut names: Vec<_> = names.map(|name| name.to_string()).collect();
+        names.dedup();
+        let value = HeaderValue::from_maybe_shared(Bytes::from(names.join(", "))).ok()?;
+        // Shared from the start, so that handing it to a response allocates nothing.
+        drop(value.clone());
+        (!value.is_empty()).then_some(value)
+    }
+
+    fn has_function(&self) -> bool {
+        let mut sources = self.list.iter();
+        sources.any(|source| matches!(source, Source::Function(_)))
+    }
+}
+
+impl Source {
+    /// The header that it is in.
+    fn header(&self) -> Option<HeaderName> {
+        match self {
+            Self::Bearer | Self::Scheme(_) | Self::Basic => Some(AUTHORIZATION),
+            Self::Header(name) => Some(name.clone()),
+            Self::Query(_) | Self::Function(_) => None,
+        }
+    }
+
+    /// What it finds in a value of its header.
+    #[inline]
+    fn read<'a>(&self, value: &'a [u8]) -> Presented<'a> {
+        match self {
+            Self::Bearer => token_of("bearer", value).map_or(Presented::Nothing, Presented::text),
+            Self::Scheme(name) => token_of(name, value).map_or(Presented::Nothing, Presented::text),
+            Self::Basic => match basic_user(value) {
+                None => Presented::Nothing,
+                Some(user) if user.is_ascii() => Presented::Secret(user.into()),
+                Some(_) => Presented::Garbled,
+            },
+            Self::Header(_) => match one_of_equal(value) {
+                b"" => Presented::Nothing,
+                text => Presented::text(text),
+            },
+            Self::Query(_) | Self::Function(_) => Presented::Nothing,
+        }
+    }
 }
 
 /// All that was taken out of a request.
@@ -118,15 +185,17 @@ impl<'a> Presented<'a> {
 pub(crate) struct Found<'a> {
     pub(crate) presented: Presented<'a>,
     pub(crate) places: Places,
+    /// Values of headers with a secret that no source has read.
+    unread: Vec<&'a HeaderValue>,
 }
 
 impl<'a> Found<'a> {
     /// What an outer layer took away counts where it would have been found.
     #[inline]
-    pub(crate) fn add_taken(&mut self, sources: &[Source], all: &'a [Taken]) {
+    pub(crate) fn add_taken(&mut self, sources: &Sources, all: &'a [Taken]) {
         for taken in all {
-            if sources.iter().any(|source| taken.is_from(source)) {
-                let presented = Presented::Secret(taken.secret().into());
+            if sources.list.iter().any(|source| taken.is_from(source)) {
+                let presented = Presented::Secret(taken.secret());
                 self.presented = std::mem::take(&mut self.presented).and(presented);
             }
         }
@@ -134,37 +203,71 @@ impl<'a> Found<'a> {
 
     /// Looks at one of the request's headers.
     #[inline]
-    pub(crate) fn look(&mut self, sources: &[Source], name: &HeaderName, value: &'a HeaderValue) {
-        for (index, source) in sources.iter().enumerate() {
+    pub(crate) fn look(&mut self, sources: &Sources, name: &HeaderName, value: &'a HeaderValue) {
+        let mut is_read = false;
+        for (index, source) in sources.list.iter().enumerate() {
             let presented = match source {
-                Source::Bearer if name == AUTHORIZATION => {
-                    let presented = bearer(value);
-                    self.places.mixed |= matches!(presented, Presented::Nothing);
-                    presented
-                }
-                Source::Header(wanted) if name == wanted => match one_of_equal(value.as_bytes()) {
-                    b"" => Presented::Nothing,
-                    text => Presented::text(text),
+                Source::Header(wanted) if name == wanted => source.read(value.as_bytes()),
+                Source::Bearer if name == AUTHORIZATION => match source.read(value.as_bytes()) {
+                    Presented::Secret(token) if sources.is_foreign(&token) => Presented::Nothing,
+                    presented => presented,
                 },
+                Source::Scheme(_) | Source::Basic if name == AUTHORIZATION => {
+                    source.read(value.as_bytes())
+                }
+                _ => continue,
+            };
+            is_read |= !matches!(presented, Presented::Nothing);
+            self.add(index, presented);
+        }
+        if !is_read && (name == AUTHORIZATION || name == X_API_KEY) {
+            self.add_unread(sources, name, value);
+        }
+    }
+
+    /// Nobody has read this value.
+    #[cold]
+    fn add_unread(&mut self, sources: &Sources, name: &HeaderName, value: &'a HeaderValue) {
+        self.places.mixed |= name == AUTHORIZATION;
+        if !sources.unread_secrets && has_unread_secret(value.as_bytes()) {
+            self.unread.push(value);
+        }
+    }
+
+    /// Looks where a key may be that is not in a header.
+    #[inline]
+    pub(crate) fn look_elsewhere(&mut self, sources: &Sources, head: RequestHead<'a>) {
+        for (index, source) in sources.list.iter().enumerate() {
+            let presented = match source {
+                Source::Query(name) => in_query(head.uri(), name),
+                Source::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
+                    Presented::Secret(secret.into_bytes().into())
+                }),
                 _ => continue,
             };
             self.add(index, presented);
         }
     }
 
-    /// Looks where a key may be that is not in a header.
+    /// Whether there is a secret in a header that no source has read: the service must not get it.
     #[inline]
-    pub(crate) fn look_elsewhere(&mut self, sources: &[Source], head: RequestHead<'a>) {
-        for (index, source) in sources.iter().enumerate() {
-            let presented = match source {
-                Source::Bearer | Source::Header(_) => continue,
-                Source::Query(name) => in_query(head.uri(), name),
-                Source::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
-                    Presented::Secret(secret.into_bytes().into())
-                }),
-            };
-            self.add(index, presented);
-        }
+    pub(crate) fn has_unread(&self, sources: &Sources) -> bool {
+        !self.unread.is_empty() && self.is_unread(sources)
+    }
+
+    #[cold]
+    fn is_unread(&self, sources: &Sources) -> bool {
+        // A function has read it where it has found just that.
+        let Presented::Secret(secret) = &self.presented else {
+            return true;
+        };
+        let is_read = |value: &&HeaderValue| {
+            let value = value.as_bytes();
+            let user = basic_user(value);
+            user.is_some_and(|user| user == **secret)
+                || value.windows(secret.len().max(1)).any(|it| it == &**secret)
+        };
+        !sources.has_function() || !self.unread.iter().all(is_read)
     }
 
     #[inline]
@@ -176,21 +279,46 @@ impl<'a> Found<'a> {
     }
 }
 
+impl Sources {
+    /// Whether a `Bearer` token is somebody else's.
+    #[inline]
+    fn is_foreign(&self, token: &[u8]) -> bool {
+        self.foreign_bearer && !holds_secret(token)
+    }
+}
+
+/// Whether a header's value has a secret, as it is or in the `Basic` scheme.
+fn has_unread_secret(value: &[u8]) -> bool {
+    let decoded = || basic(value).is_some_and(|decoded| holds_secret(&decoded));
+    holds_secret(value) || decoded()
+}
+
 /// Takes the key out of the request, so that it goes no further, and answers what it was.
 #[inline]
-pub(crate) fn remove<B>(sources: &[Source], places: Places, request: &mut Request<B>) -> AllTaken {
+pub(crate) fn remove<B>(sources: &Sources, places: Places, request: &mut Request<B>) -> AllTaken {
     let mut taken = AllTaken::new();
-    for (index, source) in sources.iter().enumerate() {
+    for (index, source) in sources.list.iter().enumerate() {
         if !places.has(index) {
             continue;
         }
         let found = match source {
-            Source::Bearer if places.mixed => {
-                remove_bearer(request.headers_mut()).map(Taken::Bearer)
-            }
-            Source::Bearer => {
+            Source::Bearer if !places.mixed => {
                 let alone = request.headers_mut().remove(AUTHORIZATION);
                 alone.map(Taken::Bearer)
+            }
+            Source::Bearer => {
+                let is_ours = |value: &HeaderValue| match source.read(value.as_bytes()) {
+                    Presented::Secret(token) => !sources.is_foreign(&token),
+                    presented => !matches!(presented, Presented::Nothing),
+                };
+                remove_authorization(request.headers_mut(), is_ours).map(Taken::Bearer)
+            }
+            Source::Scheme(_) | Source::Basic => {
+                let is_ours = |value: &HeaderValue| {
+                    !matches!(source.read(value.as_bytes()), Presented::Nothing)
+                };
+                let removed = remove_authorization(request.headers_mut(), is_ours);
+                Taken::from(source, removed)
             }
             Source::Header(name) => Taken::from(source, request.headers_mut().remove(name)),
             Source::Query(name) => Taken::from(source, remove_from_query(request, name)),
@@ -207,16 +335,26 @@ impl Taken {
         value.map(|value| Self::From(source.clone(), Box::new(value)))
     }
 
-    fn secret(&self) -> &[u8] {
-        match self {
-            Self::Bearer(value) => bearer_token(value.as_bytes()).unwrap_or_default(),
-            Self::From(_, value) => one_of_equal(value.as_bytes()),
+    fn secret(&self) -> Cow<'_, [u8]> {
+        let (source, value) = match self {
+            Self::Bearer(value) => (&Source::Bearer, value),
+            // As it stood in the query.
+            Self::From(Source::Query(_), value) => return value.as_bytes().into(),
+            Self::From(source, value) => (source, &**value),
+        };
+        match source.read(value.as_bytes()) {
+            Presented::Secret(secret) => secret,
+            _ => Cow::default(),
         }
     }
 
     fn is_from(&self, place: &Source) -> bool {
         match (self, place) {
             (Self::Bearer(_), Source::Bearer) => true,
+            (Self::From(Source::Basic, _), Source::Basic) => true,
+            (Self::From(Source::Scheme(one), _), Source::Scheme(other)) => {
+                one.eq_ignore_ascii_case(other)
+            }
             (Self::From(Source::Header(one), _), Source::Header(other)) => one == other,
             (Self::From(Source::Query(one), _), Source::Query(other)) => one == other,
             _ => false,
@@ -251,24 +389,41 @@ fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
         .fold(Presented::Nothing, Presented::and)
 }
 
-/// The token of the `Bearer` scheme, whose name is written in any case (RFC 9110 §11.1); other
-/// schemes are not ours.
+/// The token of a scheme of `Authorization`, whose name is written in any case (RFC 9110 §11.1).
 #[inline]
-fn bearer(value: &HeaderValue) -> Presented<'_> {
-    bearer_token(value.as_bytes()).map_or(Presented::Nothing, Presented::text)
-}
-
-#[inline]
-fn bearer_token(value: &[u8]) -> Option<&[u8]> {
-    const SCHEME: &[u8] = b"bearer";
-    let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
+fn token_of<'a>(scheme: &str, value: &'a [u8]) -> Option<&'a [u8]> {
+    let (name, rest) = value.split_at_checked(scheme.len())?;
     let token = rest.trim_ascii();
-    let ours = scheme.eq_ignore_ascii_case(SCHEME) && (rest.is_empty() || rest[0] == b' ');
-    (ours && !token.is_empty()).then_some(token)
+    let is_its = name.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');
+    (is_its && !token.is_empty()).then_some(token)
 }
 
-fn remove_bearer(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let is_ours = |value: &HeaderValue| bearer_token(value.as_bytes()).is_some();
+/// The user name and the password of the `Basic` scheme (RFC 7617), with the colon between them.
+#[cold]
+fn basic(value: &[u8]) -> Option<Vec<u8>> {
+    use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+    use base64::engine::{DecodePaddingMode, Engine};
+
+    const CONFIG: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const BASE64: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, CONFIG);
+    BASE64.decode(token_of("basic", value)?).ok()
+}
+
+/// The user name of the `Basic` scheme; the password counts for nothing.
+#[cold]
+fn basic_user(value: &[u8]) -> Option<Vec<u8>> {
+    let mut user = basic(value)?;
+    let colon = user.iter().position(|b| *b == b':')?;
+    user.truncate(colon);
+    (!user.is_empty()).then_some(user)
+}
+
+/// Takes the values of `Authorization` away that are ours, and answers the first of them.
+fn remove_authorization(
+    headers: &mut HeaderMap,
+    is_ours: impl Fn(&HeaderValue) -> bool,
+) -> Option<HeaderValue> {
     let values: Vec<HeaderValue> = headers.get_all(AUTHORIZATION).iter().cloned().collect();
     headers.remove(AUTHORIZATION);
     let (ours, others): (Vec<_>, Vec<_>) = values.into_iter().partition(is_ours);
@@ -317,6 +472,8 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bearer => f.write_str("Bearer"),
+            Self::Scheme(name) => write!(f, "Scheme({name})"),
+            Self::Basic => f.write_str("Basic"),
             Self::Header(name) => write!(f, "Header({name})"),
             Self::Query(name) => write!(f, "Query({name})"),
             Self::Function(_) => f.write_str("Function"),
@@ -328,12 +485,10 @@ impl fmt::Debug for Source {
 mod tests {
     use super::*;
 
-    fn sources() -> Vec<Source> {
-        vec![
-            Source::Bearer,
-            Source::Header(X_API_KEY),
-            Source::Query("key".into()),
-        ]
+    fn sources() -> Sources {
+        let mut sources = Sources::default();
+        sources.push(Source::Query("key".into()));
+        sources
     }
 
     fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
@@ -345,11 +500,15 @@ mod tests {
     }
 
     fn look(request: &Request<()>) -> Found<'_> {
+        look_in(&sources(), request)
+    }
+
+    fn look_in<'a>(sources: &Sources, request: &'a Request<()>) -> Found<'a> {
         let mut found = Found::default();
         for (name, value) in request.headers() {
-            found.look(&sources(), name, value);
+            found.look(sources, name, value);
         }
-        found.look_elsewhere(&sources(), RequestHead::of(request));
+        found.look_elsewhere(sources, RequestHead::of(request));
         found
     }
 
@@ -406,6 +565,169 @@ mod tests {
         assert_eq!(found(&request("/?monkey=abc", &[])), "nothing");
     }
 
+    fn secret() -> String {
+        let prefix = crate::key::Prefix::new("acme_live").unwrap();
+        let secret = crate::key::Secret::generate(&prefix).unwrap();
+        secret.expose().into()
+    }
+
+    fn basic_of(text: &str) -> String {
+        use base64::Engine;
+        use base64::engine::general_purpose::STANDARD;
+        format!("Basic {}", STANDARD.encode(text))
+    }
+
+    #[test]
+    fn basic_and_other_schemes_are_read_and_removed() {
+        let mut sources = Sources::default();
+        sources.push(Source::Basic);
+        sources.push(Source::Scheme("Token".into()));
+        let key = secret();
+        let bare = basic_of(&key);
+        for (value, what) in [
+            (basic_of(&format!("{key}:")), &*key),
+            (basic_of(&format!("{key}:password")), &key),
+            (basic_of(&format!("{key}::")), &key),
+            (
+                format!("basic {}", &basic_of(&format!("{key}:"))[6..]),
+                &key,
+            ),
+            (format!("Token {key}"), &key),
+            (format!("TOKEN   {key} "), &key),
+            (format!("Bearer {key}"), &key),
+            (bare, "nothing"),
+            (basic_of(":password"), "nothing"),
+            (basic_of("é:"), "garbled"),
+            ("Basic %%%".into(), "nothing"),
+            ("Tokens abc".into(), "nothing"),
+        ] {
+            let mut request = request("/", &[("authorization", &*value)]);
+            let found = look_in(&sources, &request);
+            let places = found.places;
+            assert_eq!(shown(found.presented), what, "{value}");
+            let taken = remove(&sources, places, &mut request);
+            assert_eq!(taken.len(), usize::from(what != "nothing"), "{value}");
+            assert_eq!(request.headers().is_empty(), what != "nothing", "{value}");
+            if what == key {
+                assert_eq!(*taken[0].secret(), *key.as_bytes());
+                assert!(sources.list.iter().any(|source| taken[0].is_from(source)));
+            }
+        }
+        let basic = basic_of(&format!("{key}:"));
+        let both = [("authorization", &*basic), ("x-api-key", &key)];
+        assert_eq!(
+            shown(look_in(&sources, &request("/", &both)).presented),
+            key
+        );
+    }
+
+    #[test]
+    fn secrets_that_no_source_reads_are_noticed() {
+        let key = secret();
+        let mistyped = format!("{}0", &key[..key.len() - 1]);
+        let mistyped = if mistyped == key {
+            format!("{}1", &key[..key.len() - 1])
+        } else {
+            mistyped
+        };
+        let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJh_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR-S.x";
+        for (value, is_unread) in [
+            (format!("Token {key}"), true),
+            (format!("Api-Key {key}"), true),
+            (format!("ApiKey key=\"{key}\""), true),
+            (key.clone(), true),
+            (mistyped.clone(), true),
+            (format!("Token {mistyped}"), true),
+            (format!("Bearer\t{key}"), true),
+            (format!("Bearer{key}"), true),
+            (basic_of(&format!("{key}:")), true),
+            (basic_of(&format!("user:{key}")), true),
+            (format!("Bearer {key}"), false),
+            ("Token abc".into(), false),
+            (basic_of("user:password"), false),
+            (format!("Token {jwt}"), false),
+            (
+                "Digest username=\"Mufasa\", realm=\"http-auth@example.org\"".into(),
+                false,
+            ),
+        ] {
+            let request = request("/", &[("authorization", &*value)]);
+            let found = look(&request);
+            assert_eq!(found.has_unread(&sources()), is_unread, "{value}");
+            let mut passing = sources();
+            passing.unread_secrets = true;
+            let found = look_in(&passing, &request);
+            assert!(!found.has_unread(&passing), "{value}");
+        }
+        // Where it is no source, and what is read is read.
+        let mut bearer = Sources::default();
+        bearer.clear();
+        bearer.push(Source::Bearer);
+        for (value, is_unread) in [(&*key, true), ("abc", false)] {
+            let request = request("/", &[("x-api-key", value)]);
+            assert_eq!(look_in(&bearer, &request).has_unread(&bearer), is_unread);
+            assert!(!look(&request).has_unread(&sources()));
+        }
+        // A function that reads another scheme.
+        let mut function = Sources::default();
+        function.push(Source::Function(Arc::new(|head| {
+            let value = head.headers().get(AUTHORIZATION)?.to_str().ok()?;
+            Some(value.strip_prefix("Token ")?.into())
+        })));
+        for (value, is_unread) in [
+            (format!("Token {key}"), false),
+            (format!("Api-Key {key}"), true),
+        ] {
+            let request = request("/", &[("authorization", &*value)]);
+            assert_eq!(
+                look_in(&function, &request).has_unread(&function),
+                is_unread
+            );
+        }
+    }
+
+    #[test]
+    fn foreign_bearer_tokens_are_no_credentials_where_they_are_allowed() {
+        let mut sources = Sources::default();
+        sources.foreign_bearer = true;
+        let key = secret();
+        let jwt = ("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.x");
+        let own = ("x-api-key", &*key);
+        let bearer = format!("Bearer {key}");
+        let mut both = request("/", &[jwt, own]);
+        let found = look_in(&sources, &both);
+        assert!(!found.has_unread(&sources));
+        let places = found.places;
+        assert_eq!(shown(found.presented), key);
+        remove(&sources, places, &mut both);
+        assert_eq!(both.headers().len(), 1);
+        assert_eq!(both.headers()[AUTHORIZATION], jwt.1);
+        for (headers, what) in [
+            (&[jwt][..], "nothing"),
+            (&[("authorization", &*bearer)], &key),
+            (&[("authorization", &bearer), own], &key),
+            (
+                &[("authorization", &bearer), ("x-api-key", "other")],
+                "ambiguous",
+            ),
+            (&[jwt, ("authorization", &bearer)], &key),
+        ] {
+            let request = request("/", headers);
+            let found = look_in(&sources, &request);
+            assert!(!found.has_unread(&sources));
+            assert_eq!(shown(found.presented), what, "{headers:?}");
+        }
+        assert_eq!(
+            shown(look(&request("/", &[jwt, own])).presented),
+            "ambiguous"
+        );
+        let mut several = request("/", &[jwt, ("authorization", &bearer)]);
+        let places = look_in(&sources, &several).places;
+        remove(&sources, places, &mut several);
+        assert_eq!(several.headers().len(), 1);
+        assert_eq!(several.headers()[AUTHORIZATION], jwt.1);
+    }
+
     #[test]
     fn rule_1_keys_are_removed_and_nothing_else() {
         let mut full = request(
@@ -420,7 +742,7 @@ mod tests {
         let places = look(&full).places;
         let taken = remove(&sources(), places, &mut full);
         assert_eq!(taken.len(), 3);
-        assert!(taken.iter().all(|taken| taken.secret() == b"k"));
+        assert!(taken.iter().all(|taken| *taken.secret() == *b"k"));
         assert_eq!(full.uri(), "/p?a=1&b=2");
         assert_eq!(full.headers().len(), 2);
         assert_eq!(full.headers()[AUTHORIZATION], "Basic other");
@@ -483,6 +805,9 @@ mod tests {
             Source::Query("key".into()),
             Source::Query("other".into()),
             Source::Function(Arc::new(|_| None)),
+            Source::Scheme("Token".into()),
+            Source::Scheme("Other".into()),
+            Source::Basic,
         ];
         let value = HeaderValue::from_static("Bearer k");
         for (from, place) in places.iter().enumerate() {
@@ -496,7 +821,7 @@ mod tests {
                 assert_eq!(taken.is_from(place), own, "{from} {other}");
             }
             let mut found = Found::default();
-            found.add_taken(&places[..2], std::slice::from_ref(&taken));
+            found.add_taken(&Sources::default(), std::slice::from_ref(&taken));
             let expected = ["k", "Bearer k"].get(from).copied().unwrap_or("nothing");
             assert_eq!(shown(found.presented), expected);
         }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::address::ClientAddress;
 use super::answer::HeaderStyle;
 use super::caller::{Caller, OuterCaller, Unverified};
-use super::credential::{self, AllTaken, Found, Places, Source};
+use super::credential::{self, AllTaken, Found, Places, Sources};
 use super::endpoint::Endpoints;
 use super::exempt::is_preflight;
 use super::head::RequestHead;
@@ -68,9 +68,11 @@ pub(crate) struct Gate {
     pub(crate) lookup_budget: Option<Arc<LookupBudget>>,
     pub(crate) rejected_events: Arc<RejectedEvents>,
     pub(crate) addressless: Arc<Addressless>,
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: Sources,
     /// The headers among them, for caches (RFC 9110 §12.5.5).
     pub(crate) vary: Option<HeaderValue>,
+    /// Whether responses without a `Cache-Control` are for private caches alone.
+    pub(crate) private: bool,
     pub(crate) header_style: HeaderStyle,
     pub(crate) rejections: Rejections,
     pub(crate) exempt: Vec<Box<str>>,
@@ -121,7 +123,7 @@ impl Gate {
             return self.rechecked(found, &entry, ticket, request);
         }
         let head = RequestHead::of(request);
-        let visit = Visit::new(head, waited.began, &[], &mut Found::default());
+        let visit = Visit::again(head, waited.began);
         let verdict = match waited.what {
             What::Found {
                 found,

@@ -49,6 +49,9 @@ impl Gate {
         if let Some(outer) = visit.outer {
             found.add_taken(&self.sources, &outer.taken);
         }
+        if found.has_unread(&self.sources) {
+            return self.refuse_stranger(Refusal::Malformed, visit);
+        }
         let secret = match std::mem::take(&mut found.presented) {
             Presented::Nothing if is_preflight => return self.pass_unseen(visit),
             Presented::Nothing if self.anonymous => return self.pass_without_key(visit),

@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::address::ForwardedHeader;
 use super::answer::HeaderStyle;
-use super::credential::{Source, X_API_KEY, vary};
+use super::credential::{Source, Sources};
 use super::endpoint::Endpoints;
 use super::gate::{Gate, StoreFailure, next_limits_id};
 use super::head::RequestHead;
@@ -57,8 +57,9 @@ impl ApiKeyLayer {
                 lookup_budget: Some(Arc::new(LookupBudget::new(&RateLimit::per_minute(1_000)))),
                 rejected_events: Arc::new(RejectedEvents::new()),
                 addressless: Arc::default(),
-                sources: Vec::new(),
-                vary: None,
+                vary: Sources::default().vary(),
+                sources: Sources::default(),
+                private: false,
                 header_style: HeaderStyle::default(),
                 rejections: Rejections::default(),
                 exempt: Vec::new(),
@@ -69,8 +70,6 @@ impl ApiKeyLayer {
                 store_failure: StoreFailure::default(),
             }),
         }
-        .bearer()
-        .header(X_API_KEY)
     }
 
     fn with(mut self, set: impl FnOnce(&mut Gate)) -> Self {
@@ -162,6 +161,34 @@ impl ApiKeyLayer {
         self.source(Source::Bearer)
     }
 
+    /// Looks for keys in this scheme of `Authorization` too, such as `Token` or `ApiKey`, whose name is written in any
+    /// case.
+    pub fn authorization_scheme(self, scheme: impl Into<Arc<str>>) -> Self {
+        self.source(Source::Scheme(scheme.into()))
+    }
+
+    /// Looks for keys in the user name of `Authorization: Basic` (RFC 7617) too, as `curl -u KEY:` sends it. The
+    /// password is ignored.
+    pub fn basic(self) -> Self {
+        self.source(Source::Basic)
+    }
+
+    /// Leaves `Bearer` tokens alone that do not have the form of a key, such as the JWT of an identity-aware proxy: they
+    /// are no credential and go on to the service. Unless set they are refused, and another key beside one is ambiguous.
+    ///
+    /// With [`accept_imported`](Self::accept_imported), imported keys of another form are not found in `Bearer`.
+    pub fn allow_foreign_bearer(self) -> Self {
+        self.with(|gate| gate.sources.foreign_bearer = true)
+    }
+
+    /// Lets secrets go on to the service that stand where this layer does not look: in another scheme of
+    /// `Authorization`, or in `x-api-key` where that is no source. Unless set, a request with one is refused with 401,
+    /// whatever else it has, so that a key in the wrong place is not passed on. Set it on a layer in front of another
+    /// one that looks there.
+    pub fn allow_unread_secrets(self) -> Self {
+        self.with(|gate| gate.sources.unread_secrets = true)
+    }
+
     /// Looks for keys in this header too. `x-api-key` is one unless told otherwise.
     pub fn header(self, name: HeaderName) -> Self {
         self.source(Source::Header(name))
@@ -186,7 +213,7 @@ impl ApiKeyLayer {
     fn source(self, source: Source) -> Self {
         self.with(|gate| {
             gate.sources.push(source);
-            gate.vary = vary(&gate.sources);
+            gate.vary = gate.sources.vary();
         })
     }
 
@@ -272,6 +299,14 @@ impl ApiKeyLayer {
     /// Looks up whatever is asked for, however often an address asked in vain.
     pub fn no_lookup_budget(self) -> Self {
         self.with(|gate| gate.lookup_budget = None)
+    }
+
+    /// Adds `Cache-Control: private` to the responses of admitted requests that have no `Cache-Control`, so that
+    /// shared caches do not store them: of their own accord, these refrain only where the key came in `Authorization`
+    /// (RFC 9111 §3.5). Unless set, responses to `GET` and `HEAD` have a `Vary` that names the headers in which keys are
+    /// looked for. Refusals are `no-store` in any case.
+    pub fn private_responses(self) -> Self {
+        self.with(|gate| gate.private = true)
     }
 
     /// In which headers clients are told where their limits stand.

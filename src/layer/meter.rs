@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, VARY};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VARY};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::answer::{Additions, LimitHeaders};
@@ -128,6 +128,9 @@ impl Meter {
                 && matches!(running.draft.method, Method::Get | Method::Head)
             {
                 headers.append(VARY, vary.clone());
+            }
+            if running.gate.private && !headers.contains_key(CACHE_CONTROL) {
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
             }
         });
     }

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
-use http::{Extensions, HeaderValue};
+use http::{Extensions, HeaderName, HeaderValue};
 use uuid::Uuid;
 
 use super::answer::{Additions, HeaderStyle, LimitHeaders, WireId, X_REQUEST_ID, sane_request_id};
 use super::caller::{Caller, OuterCaller};
-use super::credential::{Found, Source};
+use super::credential::{Found, Sources};
 use super::gate::Gate;
 use super::head::RequestHead;
 use super::step::Anonymous;
@@ -49,12 +49,27 @@ impl<'a> Visit<'a> {
     pub(super) fn new(
         head: RequestHead<'a>,
         began: Now,
-        sources: &[Source],
+        sources: &Sources,
         found: &mut Found<'a>,
+    ) -> Self {
+        Self::read(head, began, |name, value| found.look(sources, name, value))
+    }
+
+    /// The same once more, of a request that was looked at before.
+    #[cold]
+    pub(super) fn again(head: RequestHead<'a>, began: Now) -> Self {
+        Self::read(head, began, |_, _| {})
+    }
+
+    #[inline]
+    fn read(
+        head: RequestHead<'a>,
+        began: Now,
+        mut look: impl FnMut(&'a HeaderName, &'a HeaderValue),
     ) -> Self {
         let (mut sent_id, mut length) = (None, None);
         for (name, value) in head.headers() {
-            found.look(sources, name, value);
+            look(name, value);
             let first: &mut Option<&'a HeaderValue> = match name {
                 _ if name == CONTENT_LENGTH => &mut length,
                 _ if name == X_REQUEST_ID => &mut sent_id,

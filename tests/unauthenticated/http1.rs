@@ -420,11 +420,26 @@ const CREDENTIALS: List = &[
     (
         "another scheme",
         ANONYMOUS,
-        "GET {path} HTTP/1.1\nhost: x\nauthorization: Basic {good}",
+        "GET {path} HTTP/1.1\nhost: x\nauthorization: Basic eDp5",
+    ),
+    (
+        "a good key in another scheme",
+        NONE,
+        "GET {path} HTTP/1.1\nhost: x\nauthorization: Token {good}",
+    ),
+    (
+        "a good key and another in another scheme",
+        NONE,
+        "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}\nauthorization: Token {good}",
+    ),
+    (
+        "a good key with a tab",
+        NONE,
+        "GET {path} HTTP/1.1\nhost: x\nauthorization: Bearer\t{good}",
     ),
     (
         "no scheme",
-        ANONYMOUS,
+        NONE,
         "GET {path} HTTP/1.1\nhost: x\nauthorization: {good}",
     ),
     (
