@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use keytally::KeyId;
 use keytally::backend::{BackendError, Dropped, PostgresBackend, Retention, SqliteBackend};
@@ -129,10 +131,13 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let oldest = LogFilter::new().to(end - 72.hours());
     assert_eq!(backend.count(&oldest).await.unwrap(), Count::Exactly(0));
 
-    // Where there are no minutes any more, the hour that a range cuts counts whole.
-    let cut = end - 100.hours() + 30.minutes();
-    let cut = SummaryQuery::new(UsageRange::new().from(cut), spec());
+    // Where there are no minutes any more, the hour that a range cuts counts where it starts.
+    let edge = end - 101.hours() + 30.minutes();
+    let cut = SummaryQuery::new(UsageRange::new().from(edge), spec());
     assert_eq!(total(backend, &cut).await, 100 * 4);
+    assert!(!backend.summary(&cut).await.unwrap().exact);
+    let before = SummaryQuery::new(UsageRange::new().to(edge), spec());
+    assert_eq!(total(backend, &before).await, 960 - 100 * 4);
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
     let edge = end - 24.hours();
     assert!(rollups.iter().all(|rollup| match rollup.width {
@@ -158,6 +163,64 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
     assert_eq!(total(backend, &everything).await, kept);
     assert_eq!(kept, (4 * 24 + 12) * 4 + 1);
+}
+
+/// Days of a zone whose midnight is within an hour of UTC, of which minutes were dropped.
+async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    let summaries = async |zone: &str| {
+        let zone = TimeZone::get(zone).unwrap();
+        let first: Date = "2026-11-09".parse().unwrap();
+        let mut found = Vec::new();
+        for day in first.series(1.day()).take(13) {
+            let start = |day: Date| zone.to_timestamp(day.at(0, 0, 0, 0)).unwrap();
+            let range = UsageRange::new()
+                .from(start(day))
+                .to(start(day.tomorrow().unwrap()));
+            let query = SummaryQuery::new(range, SummarySpec::new());
+            let summary = backend.summary(&query).await.unwrap();
+            found.push((summary.totals.total(), summary.exact));
+        }
+        found
+    };
+    for zone in ["Asia/Kolkata", "UTC"] {
+        let before = summaries(zone).await;
+        assert_eq!(before.iter().map(|(total, _)| total).sum::<u64>(), 960);
+        assert!(before.iter().all(|(_, exact)| *exact));
+    }
+    let whole = |days: &[(u64, bool)]| days.iter().map(|(total, _)| total).sum::<u64>();
+    backend
+        .drop_old(&Retention::new().minutes(2 * DAY), end)
+        .await
+        .unwrap();
+    let after = summaries("Asia/Kolkata").await;
+    assert_eq!(whole(&after), 960);
+    // From the first request, on the 10th, to the 18th.
+    assert!(after[1..=8].iter().all(|(_, exact)| !exact), "{after:?}");
+    assert!(after[10..].iter().all(|(_, exact)| *exact), "{after:?}");
+    let after = summaries("UTC").await;
+    assert_eq!(whole(&after), 960);
+    assert!(after.iter().all(|(_, exact)| *exact));
+    // A chart over all of it.
+    for (zone, exact) in [("Asia/Kolkata", false), ("Europe/Berlin", true)] {
+        let zone = TimeZone::get(zone).unwrap();
+        let spec = SummarySpec::new().over_time(Width::Day, zone);
+        let query = SummaryQuery::new(UsageRange::new(), spec);
+        assert_eq!(backend.summary(&query).await.unwrap().exact, exact);
+    }
+}
+
+#[tokio::test]
+async fn no_request_counts_in_two_days_in_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    no_request_counts_in_two_days(&backend).await;
+}
+
+#[tokio::test]
+async fn no_request_counts_in_two_days_in_postgres() {
+    let (backend, _) = support::backend().await;
+    no_request_counts_in_two_days(&backend).await;
 }
 
 /// Cursors go on behind a log that was dropped as a whole, and before what is left of one.

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
@@ -114,10 +114,11 @@ pub struct UsageRange {
     pub key: Option<KeyId>,
     /// Of this owner's keys.
     pub owner: Option<String>,
-    /// From this time on. Sums are kept by buckets of time: the bucket it lies in counts whole. Buckets
-    /// are minutes, or whatever wider ones a backend folds old minutes into.
+    /// From this time on. Rollups are kept by buckets of time, and a bucket belongs to the range in which it starts, so
+    /// that no request counts in two adjacent ranges. Buckets are minutes, or hours where a backend has dropped the
+    /// minutes. A summary whose range cuts a bucket is not [`exact`](Summary::exact).
     pub from: Option<Timestamp>,
-    /// Before this time; the bucket it lies in counts whole, unless it begins there.
+    /// Before this time.
     pub to: Option<Timestamp>,
 }
 
@@ -157,19 +158,31 @@ impl UsageRange {
 
     /// Whether a sum belongs to it.
     pub fn includes(&self, rollup: &Rollup) -> bool {
-        self.key.is_none_or(|key| rollup.key == Some(key))
-            && self
-                .owner
-                .as_deref()
-                .is_none_or(|owner| rollup.owner.as_deref() == Some(owner))
-            && self.from.is_none_or(|from| end_of(rollup) > from)
+        self.is_of(rollup)
+            && self.from.is_none_or(|from| rollup.start >= from)
             && self.to.is_none_or(|to| rollup.start < to)
+    }
+
+    /// Whether it begins or ends within a rollup.
+    pub fn cuts(&self, rollup: &Rollup) -> bool {
+        // Times of events are whole microseconds.
+        let last = end_of(rollup).saturating_sub(SignedDuration::from_micros(1));
+        let last = last.unwrap_or(rollup.start);
+        let is_within = |edge: Timestamp| rollup.start < edge && edge <= last;
+        let mut edges = self.from.into_iter().chain(self.to);
+        self.is_of(rollup) && edges.any(is_within)
+    }
+
+    fn is_of(&self, rollup: &Rollup) -> bool {
+        let owner = self.owner.as_deref();
+        self.key.is_none_or(|key| rollup.key == Some(key))
+            && owner.is_none_or(|owner| rollup.owner.as_deref() == Some(owner))
     }
 }
 
 /// The end of a bucket of UTC.
 fn end_of(rollup: &Rollup) -> Timestamp {
-    let width = jiff::SignedDuration::from_secs(rollup.width.seconds());
+    let width = SignedDuration::from_secs(rollup.width.seconds());
     rollup.start.checked_add(width).unwrap_or(Timestamp::MAX)
 }
 
@@ -255,25 +268,23 @@ forward_to_pointee!(Arc, Box);
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
-
     use super::*;
     use crate::backend::MemoryBackend;
     use crate::usage::log::tests::{TICK, event, key};
     use crate::usage::{Batch, UsageSink, Width};
 
     #[test]
-    fn a_sum_belongs_to_a_range_that_its_bucket_touches() {
+    fn a_rollup_belongs_to_the_range_in_which_it_starts() {
         let rollup = Rollup::of(&event(), Width::Minute);
         let (start, end) = (rollup.start, rollup.start + SignedDuration::from_mins(1));
         let all = UsageRange::new;
         let within = all().key(key("a")).owner("customer-17");
-        let within = within.from(end - TICK).to(start + TICK);
+        let within = within.from(start).to(start + TICK);
         assert!(all().includes(&rollup) && within.includes(&rollup));
         for outside in [
             within.clone().key(key("b")),
             within.clone().owner("customer-1"),
-            within.clone().from(end),
+            within.clone().from(start + TICK),
             within.clone().to(start),
             all().key(key("b")),
             all().owner("customer-1"),
@@ -281,6 +292,16 @@ mod tests {
             all().to(start),
         ] {
             assert!(!outside.includes(&rollup), "{outside:?}");
+        }
+        for (range, cuts) in [
+            (all(), false),
+            (all().from(start).to(end), false),
+            (all().from(start + TICK), true),
+            (all().to(end - TICK), true),
+            (all().to(start), false),
+            (all().key(key("b")).to(end - TICK), false),
+        ] {
+            assert_eq!(range.cuts(&rollup), cuts, "{range:?}");
         }
     }
 

@@ -42,6 +42,42 @@ async fn another_range_keeps_the_filters_but_for_times() {
 }
 
 #[tokio::test]
+async fn numbers_that_are_not_exact_are_marked() {
+    let pages = Pages::new();
+    let key = pages.key("Watched").await;
+    let at = "2026-11-01T10:30:30Z".parse::<jiff::Timestamp>().unwrap();
+    let set = |_, event: &mut UsageEvent| event.time = at;
+    pages.requests(&key, 3, SignedDuration::ZERO, set).await;
+    for (from, total, is_marked) in [
+        ("2026-11-01T10:30:00Z", 3, false),
+        ("2026-11-01T10:30:15Z", 0, true),
+        ("2026-11-01T10:29:59Z", 3, false),
+    ] {
+        let query = format!("range=custom&from={from}&to=2026-11-02T00:00:00Z");
+        for page in [
+            format!("/admin?{query}"),
+            format!("/admin/keys/{}?{query}", key.id),
+        ] {
+            let page = pages.get(&page).await.text;
+            assert_eq!(page.contains("approximate"), is_marked, "{from}: {page}");
+        }
+        let path = format!("/admin/api/usage?from={from}&to=2026-11-02T00:00:00Z");
+        let usage: serde_json::Value = serde_json::from_str(&pages.get(&path).await.text).unwrap();
+        assert_eq!(
+            (&usage["totals"]["total"], &usage["exact"]),
+            (&total.into(), &(!is_marked).into())
+        );
+        let path = format!("/admin/api/usage/over-time?from={from}&to=2026-11-02T00:00:00Z");
+        let usage: serde_json::Value = serde_json::from_str(&pages.get(&path).await.text).unwrap();
+        assert_eq!(usage["exact"], !is_marked);
+    }
+    for range in ["15m", "24h", "30d"] {
+        let page = pages.get(&format!("/admin?range={range}")).await.text;
+        assert!(!page.contains("approximate"), "{range}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn a_range_that_is_none_is_told() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;

@@ -217,7 +217,7 @@ async fn read_log<B: KeyAdmin + UsageReader>(
 /// Hours and minutes are made of what the log has.
 async fn compare_sums<B: UsageReader>(backend: &B, log: &Tally) {
     let mut minutes = Tally::new();
-    // On a full minute: one that a range cuts counts whole.
+    // On a full minute: one that a range cuts counts where it starts.
     let start = Width::Hour.floor(Timestamp::now()) - SignedDuration::from_hours(3);
     for quarter in 0..32 {
         // Some at a time: there are many.

@@ -135,7 +135,7 @@ pub(super) async fn over_time(
         .await?;
     let found = summary.over_time.ok_or_else(Problem::broken)?;
     let buckets = found.filled(times, now).map_err(too_many)?;
-    Ok(Json(OverTime::new(width, name, buckets)))
+    Ok(Json(OverTime::new(width, name, buckets, summary.exact)))
 }
 
 /// The time to compare with that before it.

@@ -62,6 +62,18 @@ pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
     }
 }
 
+/// A note where a summary is not exact.
+pub(super) fn exactness(summary: &Summary) -> Markup {
+    html! {
+        @if !summary.exact {
+            p .warning {
+                "Numbers are approximate at the edges: usage is kept by the minute, and older usage by the hour. "
+                "A minute or an hour that an edge cuts is counted where it starts."
+            }
+        }
+    }
+}
+
 /// Requests over time.
 pub(super) fn chart(visit: &Visit, picked: &Picked, summary: &Summary, links: &Links) -> Markup {
     let buckets = summary.over_time.as_ref();

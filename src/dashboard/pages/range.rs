@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use super::parts::Input;
 use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
+use crate::usage::Width;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
@@ -60,7 +61,9 @@ impl Picked {
         let mut known = RANGES.iter().map(|(name, _, seconds)| (*name, *seconds));
         let (name, seconds) = known.find(|(name, _)| *name == wanted).unwrap_or(USUAL);
         let from = now.saturating_sub(SignedDuration::from_secs(seconds));
-        Self::new(name, from.unwrap_or(Timestamp::MIN)..now, wrong)
+        // By whole minutes, as usage is kept.
+        let from = Width::Minute.floor(from.unwrap_or(Timestamp::MIN));
+        Self::new(name, from..now, wrong)
     }
 
     fn new(name: &'static str, range: Range<Timestamp>, wrong: Wrong) -> Self {

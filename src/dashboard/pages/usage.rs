@@ -70,6 +70,7 @@ async fn shown(
         }
         (details::of_key(shared, visit, key))
         (picked.choice(visit, &links.at, fields, &log::KEPT))
+        (breakdowns::exactness(&summary))
         (breakdowns::cards(&summary.totals, &before, &links))
         (breakdowns::chart(visit, &picked, &summary, &links))
         (breakdowns::panels(&summary, &links))

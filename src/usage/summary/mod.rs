@@ -76,6 +76,15 @@ pub struct Summary {
     /// Latencies, if asked for.
     #[serde(default)]
     pub latency: Option<LatencyHistogram>,
+    /// Whether it has exactly the requests of its range, and its part over time those of each bucket. `false` where
+    /// a backend had only rollups of which a part lies on the other side of an edge: such a rollup is counted where it
+    /// starts.
+    #[serde(default = "exact")]
+    pub exact: bool,
+}
+
+fn exact() -> bool {
+    true
 }
 
 impl Summary {
@@ -104,6 +113,7 @@ impl Summary {
                         mine
                     })
                 });
+        self.exact &= other.exact;
         self.latency = both(self.latency.take(), other.latency, |mine, theirs| {
             mine.merge(&theirs);
         });

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::accounted::Accounted;
@@ -12,7 +12,7 @@ use super::groups::Groups;
 use super::over_time::Buckets;
 use super::{Summary, Totals};
 use crate::id::KeyId;
-use crate::usage::{LatencyHistogram, Width};
+use crate::usage::{LatencyHistogram, Rollup, Width};
 
 /// Which parts a [`Summary`] has beside its totals, methods, statuses and endpoints.
 ///
@@ -92,6 +92,16 @@ impl SummarySpec {
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_latency(&self) -> bool {
         self.latency
+    }
+
+    /// Whether a rollup of more than a minute is partly in one bucket and partly in another.
+    pub(crate) fn cuts(&self, rollup: &Rollup) -> bool {
+        let Some(grid) = self.over_time.as_ref() else {
+            return false;
+        };
+        let width = SignedDuration::from_secs(rollup.width.seconds());
+        let end = rollup.start.saturating_add(width).unwrap_or(Timestamp::MAX);
+        rollup.width > Width::Minute && grid.width.bucket(rollup.start, &grid.zone).end < end
     }
 
     /// The summary of nothing, to merge others into.
@@ -191,6 +201,7 @@ impl<'a> Pass<'a> {
             by_key: self.keys.map(Groups::finish),
             over_time: self.buckets.map(Buckets::finish),
             latency: self.latency,
+            exact: true,
         }
     }
 }

@@ -17,8 +17,8 @@ use std::ops::Range;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
-use self::grid::{Grid, sections};
-use self::parts::{HOUR, MINUTE, bounded, parts};
+use self::grid::{Grid, Section, sections};
+use self::parts::{HOUR, MINUTE, bounded, is_exact, parts};
 use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
 use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
@@ -32,8 +32,11 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     range: &UsageRange,
     spec: &SummarySpec,
 ) -> Result<Summary, SqlError> {
-    let Some(mut found) = Found::open(engine, range).await? else {
-        return Ok(spec.empty());
+    let (found, is_exact) = Found::open(engine, range).await?;
+    let Some(mut found) = found else {
+        let mut nothing = spec.empty();
+        nothing.exact = is_exact;
+        return Ok(nothing);
     };
     let names = engine.names();
     let days = parts(&found.starts, Width::Day, found.dropped);
@@ -50,6 +53,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
             .await?
     };
     let mut summary = spec.without_grid().summarize(&rollups);
+    summary.exact = is_exact;
     // Everybody's sums were added up without telling whose they are.
     if everybodys && spec.has_keys() {
         summary.by_key = Some(found.totals_by_key(engine, range).await?);
@@ -61,6 +65,9 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         let rows = found.session.rows(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
         let over_time = SummarySpec::new().over_time(width, zone.clone());
+        let by_hour = |section: &Section| section.widest >= Width::Hour;
+        // Hours stand for minutes in buckets that they do not fit.
+        summary.exact &= found.starts.start >= found.dropped || sections.iter().all(by_hour);
         summary.over_time = over_time.summarize(&rollups).over_time;
     }
     Ok(summary)
@@ -71,7 +78,7 @@ pub(in crate::backend::sql) async fn totals_by_key<E: Engine>(
     engine: &E,
     range: &UsageRange,
 ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-    match Found::open(engine, range).await? {
+    match Found::open(engine, range).await?.0 {
         Some(mut found) => found.totals_by_key(engine, range).await,
         None => Ok(BTreeMap::new()),
     }
@@ -82,7 +89,7 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
     engine: &E,
     range: &UsageRange,
 ) -> Result<Vec<Rollup>, SqlError> {
-    let Some(mut found) = Found::open(engine, range).await? else {
+    let (Some(mut found), _) = Found::open(engine, range).await? else {
         return Ok(Vec::new());
     };
     let parts = parts(&found.starts, Width::Minute, found.dropped);
@@ -104,32 +111,32 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
 /// What there is in a range, seen at one moment.
 struct Found<S> {
     session: S,
-    /// The starts of minutes that the range touches.
+    /// The starts of the range's minutes.
     starts: Range<i64>,
     /// Up to when there are no minutes any more.
     dropped: i64,
 }
 
 impl<S: Session> Found<S> {
-    /// `None` if there is nothing.
+    /// `None` if there is nothing; and whether the range cuts no bucket.
     async fn open<E: Engine<Session = S>>(
         engine: &E,
         range: &UsageRange,
-    ) -> Result<Option<Self>, SqlError> {
+    ) -> Result<(Option<Self>, bool), SqlError> {
         // No text that is kept holds U+0000.
         if range
             .owner
             .as_deref()
             .is_some_and(|owner| owner.contains('\0'))
         {
-            return Ok(None);
+            return Ok((None, true));
         }
         let names = engine.names();
         let mut session = engine.snapshot().await?;
         let rows = session.rows(extent(names)).await?;
         let extent = there(rows.first())?;
         let Some((first, last)) = extent.time("first_hour")?.zip(extent.time("last_hour")?) else {
-            return Ok(None);
+            return Ok((None, true));
         };
         // Where the last minute has been dropped, its hour tells no more than that it is in it.
         let last = extent
@@ -144,15 +151,16 @@ impl<S: Session> Found<S> {
         let mut starts = bounded(range, first, last);
         let gone = extent.time("gone")?.unwrap_or(i64::MIN);
         starts.start = starts.start.max(gone);
-        if starts.is_empty() {
-            return Ok(None);
-        }
         let dropped = extent.time("dropped")?.unwrap_or(i64::MIN);
-        Ok(Some(Self {
+        // What is to come cannot have been counted.
+        let over = last.min(as_micros(Timestamp::now()) - MINUTE);
+        let is_exact = is_exact(range, first, over, dropped);
+        let found = (!starts.is_empty()).then_some(Self {
             session,
             starts,
             dropped,
-        }))
+        });
+        Ok((found, is_exact))
     }
 
     async fn totals_by_key<E: Engine<Session = S>>(

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::sql::value::{ceil_micros, floor_micros};
+use crate::backend::sql::value::ceil_micros;
 use crate::usage::{UsageRange, Width};
 
 pub(super) const MINUTE: i64 = 60_000_000;
@@ -16,14 +16,14 @@ pub(super) struct Part {
     pub(super) starts: Range<i64>,
 }
 
-/// The starts of minutes that a range touches. Where it goes beyond all there is, it ends with a day:
+/// The starts of the minutes of a range. Where it goes beyond all there is, it ends with a day:
 /// that whole bucket is one row instead of many.
 pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
-    let from = range.from.map_or(i64::MIN, floor_micros);
+    let from = range.from.map_or(i64::MIN, ceil_micros);
     let from = if from <= first {
         floor(first, DAY)
     } else {
-        floor(from, MINUTE)
+        ceil(from, MINUTE)
     };
     let to = range.to.map_or(i64::MAX, ceil_micros);
     let to = if to > last {
@@ -32,6 +32,17 @@ pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
         to
     };
     from..to
+}
+
+/// Whether a range begins and ends where buckets do, or beyond all there is. Where minutes have been dropped, hours
+/// are the buckets.
+pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, dropped: i64) -> bool {
+    let mut edges = range.from.into_iter().chain(range.to);
+    edges.all(|edge| {
+        let edge = ceil_micros(edge);
+        let width = if edge < dropped { HOUR } else { MINUTE };
+        edge <= first || edge >= last + MINUTE || edge % width == 0
+    })
 }
 
 pub(super) fn floor(time: i64, width: i64) -> i64 {
@@ -43,7 +54,7 @@ fn ceil(time: i64, width: i64) -> i64 {
 }
 
 /// Which sums make up a range: the widest within, up to this width, and narrower ones at its ends.
-/// Where minutes have been dropped, the hours that they were in stand for them.
+/// Where minutes have been dropped, the hours that start in the range stand for them.
 pub(super) fn parts(starts: &Range<i64>, widest: Width, dropped: i64) -> Vec<Part> {
     let mut parts = Vec::new();
     cover(starts.clone(), widest, dropped, &mut parts);
@@ -60,11 +71,13 @@ fn cover(starts: Range<i64>, widest: Width, dropped: i64, parts: &mut Vec<Part>)
         _ => {
             let gone = starts.end.min(dropped);
             if starts.start < gone {
-                let gone = floor(starts.start, HOUR)..ceil(gone, HOUR);
-                parts.push(Part {
-                    width: Width::Hour,
-                    starts: gone,
-                });
+                let gone = ceil(starts.start, HOUR)..ceil(gone, HOUR);
+                if !gone.is_empty() {
+                    parts.push(Part {
+                        width: Width::Hour,
+                        starts: gone,
+                    });
+                }
             }
             let kept = starts.start.max(dropped)..starts.end;
             if !kept.is_empty() {
@@ -137,23 +150,15 @@ mod tests {
     fn hours_stand_for_minutes_that_were_dropped() {
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
         let end = starts.end;
-        let expected = [
-            (HOURS, 0, HOUR),
-            (HOURS, HOUR, 5 * HOUR),
-            (MINUTES, 5 * HOUR, end),
-        ];
+        let expected = [(HOURS, HOUR, 5 * HOUR), (MINUTES, 5 * HOUR, end)];
         assert_eq!(all(starts.clone(), DAYS, 2 * HOUR), expected);
-        let expected = [(HOURS, 0, 2 * HOUR), (MINUTES, 2 * HOUR, end)];
+        let expected = [(HOURS, HOUR, 2 * HOUR), (MINUTES, 2 * HOUR, end)];
         assert_eq!(all(starts.clone(), MINUTES, 2 * HOUR), expected);
         assert_eq!(
             all(starts.clone(), MINUTES, 9 * HOUR),
-            [(HOURS, 0, 6 * HOUR)]
+            [(HOURS, HOUR, 6 * HOUR)]
         );
-        let expected = [
-            (HOURS, 0, HOUR),
-            (HOURS, HOUR, 5 * HOUR),
-            (HOURS, 5 * HOUR, 6 * HOUR),
-        ];
+        let expected = [(HOURS, HOUR, 5 * HOUR), (HOURS, 5 * HOUR, 6 * HOUR)];
         assert_eq!(all(starts, HOURS, 9 * HOUR), expected);
     }
 
@@ -164,7 +169,7 @@ mod tests {
         let all = UsageRange::new();
         assert_eq!(bounded(&all, first, last), DAY..3 * DAY);
         let exact = all.from(micros(DAY + HOUR + 1)).to(micros(last));
-        assert_eq!(bounded(&exact, first, last), DAY + HOUR..last);
+        assert_eq!(bounded(&exact, first, last), DAY + HOUR + MINUTE..last);
         let beyond = UsageRange::new().to(micros(last + 1));
         assert_eq!(bounded(&beyond, first, last).end, 3 * DAY);
     }

@@ -139,6 +139,9 @@ pub(in crate::dashboard) struct Summary {
     top_keys: Vec<KeyRow>,
     /// How long the requests took.
     latency: Latency,
+    /// Whether these are exactly the requests of the range. If not, its ends lie within minutes, or within hours where
+    /// minutes are no longer kept: those are counted where they start.
+    exact: bool,
 }
 
 impl Summary {
@@ -161,6 +164,7 @@ impl Summary {
             top_endpoints: rows(endpoints.map(|(name, it)| (name.clone(), it))),
             top_keys: rows(keys),
             latency: latency.unwrap_or_default().into(),
+            exact: summary.exact,
         }
     }
 }
@@ -196,11 +200,20 @@ pub(in crate::dashboard) struct OverTime {
     zone: String,
     /// The buckets, the earliest first.
     buckets: Vec<Bucket>,
+    /// Whether these are exactly the requests of each bucket. If not, the range's ends or the zone's hours lie within
+    /// minutes or hours that are kept as one: those are counted where they start.
+    exact: bool,
 }
 
 impl OverTime {
-    pub(in crate::dashboard) fn new(width: Width, zone: String, buckets: Vec<TimeBucket>) -> Self {
+    pub(in crate::dashboard) fn new(
+        width: Width,
+        zone: String,
+        buckets: Vec<TimeBucket>,
+        exact: bool,
+    ) -> Self {
         Self {
+            exact,
             width,
             zone,
             buckets: buckets.into_iter().map(Bucket::from).collect(),

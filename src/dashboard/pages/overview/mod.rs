@@ -150,6 +150,7 @@ impl Overview {
             }
             @if !self.has_keys { (first_steps(shared, visit)) }
             (picked.choice(visit, &home, fields, &[]))
+            (breakdowns::exactness(&self.summary))
             (breakdowns::cards(&self.summary.totals, &self.before, &links))
             (breakdowns::chart(visit, picked, &self.summary, &links))
             (tables::jumps(visit, &self.jumps, &self.named))
