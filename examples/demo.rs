@@ -53,7 +53,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let api = Router::new()
         .route(
             "/v1/postings",
-            get(|| async { "a baker, a joiner" }).post(|| async { "thanks" }),
+            get(|| async { "a baker, a joiner" }).post(|posting: String| async move {
+                format!("thanks for {} bytes", posting.len())
+            }),
         )
         .route("/v1/postings/{id}", get(posting))
         .route("/v1/reports", get(report))

@@ -88,6 +88,7 @@ mod clock;
 pub mod conformance;
 #[cfg(feature = "dashboard")]
 pub mod dashboard;
+mod drain;
 mod id;
 pub mod key;
 mod layer;

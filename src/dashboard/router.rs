@@ -16,6 +16,7 @@ use super::guard::Denied;
 use super::pages::{self, login};
 use super::safety::{is_of_this_site, protect};
 use super::visit::{Base, Visit};
+use crate::drain::Drain;
 
 /// The largest form: a key's fields are far smaller.
 const LARGEST_FORM: usize = 64 << 10;
@@ -115,11 +116,11 @@ async fn admit(
     if admitted.is_err() && parts.headers.contains_key(AUTHORIZATION) {
         shared.refused_credentials.one();
     }
-    match admitted {
+    let refusal = match admitted {
         Ok(admin) => {
             let visit = Visit::new(&shared, &parts, &base, admin);
             parts.extensions.insert(visit);
-            next.run(Request::from_parts(parts, body)).await
+            return next.run(Request::from_parts(parts, body)).await;
         }
         Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
         Err(Denied::Unauthenticated) => {
@@ -134,7 +135,8 @@ async fn admit(
             }
         }
         Err(Denied::Forbidden) => pages::stranger(StatusCode::FORBIDDEN),
-    }
+    };
+    Drain::before(Request::from_parts(parts, body), refusal).await
 }
 
 /// Refuses what another site sends, and tells browsers what not to do.
@@ -142,10 +144,13 @@ async fn keep_safe(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let mut response = if parts.method.is_safe() || is_of_this_site(&parts) {
         next.run(Request::from_parts(parts, body)).await
-    } else if api::is_at(parts.uri.path()) {
-        api::of_another_site()
     } else {
-        pages::stranger(StatusCode::FORBIDDEN)
+        let refusal = if api::is_at(parts.uri.path()) {
+            api::of_another_site()
+        } else {
+            pages::stranger(StatusCode::FORBIDDEN)
+        };
+        Drain::before(Request::from_parts(parts, body), refusal).await
     };
     protect(response.headers_mut());
     response

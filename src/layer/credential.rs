@@ -688,8 +688,10 @@ mod tests {
 
     #[test]
     fn foreign_bearer_tokens_are_no_credentials_where_they_are_allowed() {
-        let mut sources = Sources::default();
-        sources.foreign_bearer = true;
+        let sources = Sources {
+            foreign_bearer: true,
+            ..Sources::default()
+        };
         let key = secret();
         let jwt = ("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.x");
         let own = ("x-api-key", &*key);

@@ -16,6 +16,7 @@ use super::body::ResponseBody;
 use super::gate::Gate;
 use super::meter::{End, Unwinding};
 use super::step::{Step, Ticket, Wait};
+use crate::drain::{Drain, DrainLimits};
 
 pin_project! {
     /// The future of an [`ApiKeyService`](super::ApiKeyService).
@@ -34,7 +35,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Answered { answer: Option<Response<Bytes>> },
+        Answered { answer: Option<Response<Bytes>>, drain: Option<Drain<B>> },
         Waiting { wait: Wait, held: Option<Box<Held<S, B>>> },
         Readying { held: Option<Box<Held<S, B>>>, ticket: Option<Ticket> },
         Calling { #[pin] call: S::Future, ticket: Option<Ticket> },
@@ -95,11 +96,15 @@ where
 impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
+    B: Body,
 {
-    pub(super) fn answered(answer: Response<Bytes>) -> Self {
-        let answer = Some(answer);
+    pub(super) fn answered(
+        answer: Response<Bytes>,
+        request: Request<B>,
+        limits: DrainLimits,
+    ) -> Self {
         Self {
-            state: State::Answered { answer },
+            state: State::answered(answer, request, limits),
         }
     }
 
@@ -113,8 +118,16 @@ where
 
 impl<S, B> State<S, B>
 where
-    S: Service<Request<B>> + Clone,
+    S: Service<Request<B>>,
+    B: Body,
 {
+    fn answered(mut answer: Response<Bytes>, request: Request<B>, limits: DrainLimits) -> Self {
+        Self::Answered {
+            drain: Drain::of(request, &mut answer, limits),
+            answer: Some(answer),
+        }
+    }
+
     /// What follows from a decision about a request that has waited.
     fn after(step: Step, held: Box<Held<S, B>>) -> Self {
         match step {
@@ -122,9 +135,10 @@ where
                 held: Some(held),
                 ticket: Some(ticket),
             },
-            Step::Answer(answer) => Self::Answered {
-                answer: Some(answer),
-            },
+            Step::Answer(answer) => {
+                let limits = held.gate.as_ref().map(|gate| gate.drain_limits);
+                Self::answered(answer, held.request, limits.unwrap_or_default())
+            }
             Step::Wait(wait) => Self::Waiting {
                 wait,
                 held: Some(held),
@@ -136,6 +150,7 @@ where
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
+    B: Body,
     R: Body<Data = Bytes>,
 {
     type Output = Result<Response<ResponseBody<R>>, S::Error>;
@@ -174,7 +189,10 @@ where
                     };
                     this.state.set(next);
                 }
-                StateProjection::Answered { answer } => {
+                StateProjection::Answered { answer, drain } => {
+                    if let (Some(answer), Some(drain)) = (answer.as_mut(), drain) {
+                        ready!(drain.poll_before(cx, answer));
+                    }
                     let answer = answer.take().expect("polled after its end");
                     return Poll::Ready(Ok(answer.map(ResponseBody::refusal)));
                 }

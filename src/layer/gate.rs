@@ -27,6 +27,7 @@ use super::report::Addressless;
 use super::step::{Step, Verdict, Waited, What};
 use super::visit::Visit;
 use crate::clock::Clock;
+use crate::drain::DrainLimits;
 use crate::key::{Key, KeyCache, Peppers};
 use crate::limit::{Limiter, RateLimit};
 use crate::usage::Recorder;
@@ -59,6 +60,7 @@ pub(crate) struct Gate {
     pub(crate) peppers: Peppers,
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) limiter_timeout: Duration,
+    pub(crate) drain_limits: DrainLimits,
     pub(crate) default_limits: Vec<RateLimit>,
     pub(crate) cost: Option<Arc<Cost>>,
     pub(crate) recorder: Recorder,

@@ -20,6 +20,7 @@ use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::rejected_events::RejectedEvents;
 use super::service::ApiKeyService;
 use crate::clock::Clock;
+use crate::drain::DrainLimits;
 use crate::key::{AddressList, CacheConfig, CacheStats, Key, KeyCache, KeyStore, Peppers};
 use crate::limit::{Answer, InvalidLimit, LimitError, Limiter, LocalLimiter, RateLimit, Standing};
 use crate::usage::{Recorder, RecorderStats};
@@ -48,6 +49,7 @@ impl ApiKeyLayer {
                 peppers: Peppers::none(),
                 limiter: Arc::new(LocalLimiter::new()),
                 limiter_timeout: Duration::from_secs(1),
+                drain_limits: DrainLimits::default(),
                 default_limits: Vec::new(),
                 cost: None,
                 recorder: Recorder::counting(),
@@ -372,6 +374,19 @@ impl ApiKeyLayer {
         answer: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
+    }
+
+    /// The most bytes of a refused request's body that are read over HTTP/1, so that the client's connection stays open.
+    /// 64 KiB unless set; zero reads none. A refusal is answered once its body has been read. A larger body is not read:
+    /// the refusal has `Connection: close`, and the server closes the connection.
+    pub fn refused_body_limit(self, bytes: u64) -> Self {
+        self.with(|gate| gate.drain_limits.bytes = bytes)
+    }
+
+    /// The longest time that the body of a refused request is waited for. One second unless set; a body that takes
+    /// longer is left unread, as one beyond the [limit](Self::refused_body_limit).
+    pub fn refused_body_timeout(self, time: Duration) -> Self {
+        self.with(|gate| gate.drain_limits.time = time)
     }
 
     /// The longest wait that a gRPC client is told to sit out before it retries, as `grpc-retry-pushback-ms`, which

@@ -16,6 +16,7 @@ use super::future::ResponseFuture;
 use super::head::RequestHead;
 use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::step::Ticket;
+use crate::drain::DrainLimits;
 use crate::usage::Refusal;
 
 /// Lets only keys with a scope through: 403 for others, `PERMISSION_DENIED` over gRPC. Goes inside
@@ -94,6 +95,7 @@ pub struct RequireScopeService<S> {
 impl<S, B, R> Service<Request<B>> for RequireScopeService<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
+    B: Body,
     R: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<R>>;
@@ -120,7 +122,8 @@ where
             None => Rejection::new(Refusal::Missing),
         };
         let head = RequestHead::of(&request);
-        ResponseFuture::answered(self.requirement.rejections.answer(rejection, head))
+        let answer = self.requirement.rejections.answer(rejection, head);
+        ResponseFuture::answered(answer, request, DrainLimits::default())
     }
 }
 

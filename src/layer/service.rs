@@ -54,7 +54,9 @@ where
             Step::Call(ticket) => {
                 ResponseFuture::admitted(&mut self.inner, request, ticket, Some(&self.gate))
             }
-            Step::Answer(answer) => ResponseFuture::answered(answer),
+            Step::Answer(answer) => {
+                ResponseFuture::answered(answer, request, self.gate.drain_limits)
+            }
             Step::Wait(wait) => {
                 let held = Held {
                     gate: Some(self.gate.clone()),
