@@ -702,6 +702,48 @@ async fn responses_are_private_where_that_is_asked_for() {
     }
 }
 
+#[tokio::test]
+async fn anonymous_requests_have_a_limit_for_each_client_where_one_is_set() {
+    let proxies = AddressList::parse(["127.0.0.0/8"]).unwrap();
+    let service = Service::start(routes(), |layer| {
+        let layer = layer.trust_forwarded(ForwardedHeader::XForwardedFor, proxies);
+        let limit = RateLimit::per_hour(3);
+        layer.allow_anonymous().anonymous_limit(limit).unwrap()
+    });
+    let service = service.await;
+    let secret = service.key().await.secret.expose().to_owned();
+    let ask = async |client: &str| {
+        let request = Request::get("/v1/postings/7").header("x-forwarded-for", client);
+        service.send(request).await
+    };
+    for (client, same_network) in [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8::1", "2001:db8::2"),
+        // An unreadable hop: no address is known.
+        ("unknown", "unknown"),
+    ] {
+        for _ in 0..3 {
+            assert_eq!(ask(client).await.status, 200);
+        }
+        let refused = ask(same_network).await;
+        assert_eq!(refused.status, 429, "{client}");
+        let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1_100..=1_200).contains(&wait), "{wait}");
+        let with_key = Request::get("/v1/postings/7")
+            .header("x-forwarded-for", client)
+            .header("x-api-key", &secret);
+        assert_eq!(service.send(with_key).await.status, 200);
+    }
+    assert_eq!(ask("203.0.113.8").await.status, 200);
+    let events = service.events().await;
+    assert_eq!(
+        events.iter().filter(|event| event.key.is_none()).count(),
+        10
+    );
+    let refused = service.recorder.stats().refused;
+    assert!(refused.contains(&(Refusal::RateLimited, 3)), "{refused:?}");
+}
+
 struct Down;
 
 #[keytally::async_trait]

@@ -6,12 +6,14 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
-use keytally::KeyId;
-use keytally::backend::{BackendError, Dropped, PostgresBackend, Retention, SqliteBackend};
+use keytally::backend::{
+    BackendError, Dropped, MemoryBackend, MemoryConfig, PostgresBackend, Retention, SqliteBackend,
+};
 use keytally::usage::{
     Batch, Count, KeepLog, LogCursor, LogFilter, LogQuery, Method, Rollup, SummaryQuery,
     SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
+use keytally::{Clock, KeyId};
 
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -313,7 +315,10 @@ async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
     assert_eq!(page.items, late.events.to_vec());
 }
 
-async fn totals_do_not_depend_on_the_log<B: Backend>(keep: KeepLog, backend: &B) {
+async fn totals_do_not_depend_on_the_log<B>(keep: KeepLog, backend: &B)
+where
+    B: UsageSink + UsageReader,
+{
     let events = events(noon());
     let batch = Batch::new(events.clone());
     for _ in 0..2 {
@@ -333,11 +338,14 @@ async fn totals_do_not_depend_on_the_log<B: Backend>(keep: KeepLog, backend: &B)
 #[tokio::test]
 async fn totals_do_not_depend_on_how_much_of_the_log_is_kept() {
     let tenth = KeepLog::OneIn(NonZeroU32::new(10).unwrap());
-    for keep in [KeepLog::Nothing, tenth] {
+    for keep in [KeepLog::Nothing, KeepLog::KeysOnly, tenth] {
         let sqlite = SqliteBackend::in_memory().await.unwrap().with_log(keep);
         totals_do_not_depend_on_the_log(keep, &sqlite).await;
         let postgres = support::backend().await.0.with_log(keep);
         totals_do_not_depend_on_the_log(keep, &postgres).await;
+        let now = Clock::manual(noon());
+        let memory = MemoryBackend::with_clock(MemoryConfig::new().log(keep), now);
+        totals_do_not_depend_on_the_log(keep, &memory).await;
     }
 }
 

@@ -16,11 +16,11 @@ use uuid::Uuid;
 use super::address::ClientAddress;
 use super::answer::HeaderStyle;
 use super::caller::{Caller, OuterCaller, Unverified};
+use super::client_limit::ClientLimit;
 use super::credential::{self, AllTaken, Found, Places, Sources};
 use super::endpoint::Endpoints;
 use super::exempt::is_preflight;
 use super::head::RequestHead;
-use super::lookup_budget::LookupBudget;
 use super::reject::Rejections;
 use super::rejected_events::RejectedEvents;
 use super::report::Addressless;
@@ -67,7 +67,8 @@ pub(crate) struct Gate {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) resource_id: Option<Arc<ResourceId>>,
     pub(crate) client_address: ClientAddress,
-    pub(crate) lookup_budget: Option<Arc<LookupBudget>>,
+    pub(crate) lookup_budget: Option<Arc<ClientLimit>>,
+    pub(crate) anonymous_limit: Option<Arc<ClientLimit>>,
     pub(crate) rejected_events: Arc<RejectedEvents>,
     pub(crate) addressless: Arc<Addressless>,
     pub(crate) sources: Sources,

@@ -10,11 +10,11 @@ use http::Response;
 use zeroize::Zeroizing;
 
 use super::answer::{HeaderStyle, LimitHeaders};
+use super::client_limit::ClientLimit;
 use super::credential::{Found, Presented};
 use super::exempt::matches;
 use super::gate::{Gate, StoreFailure};
 use super::head::RequestHead;
-use super::lookup_budget::LookupBudget;
 use super::meter::Meter;
 use super::reject::Rejection;
 use super::report;
@@ -92,7 +92,7 @@ impl Gate {
         &self,
         id: KeyId,
         secret: Vec<u8>,
-        payer: Option<Option<(IpAddr, &Arc<LookupBudget>)>>,
+        payer: Option<Option<(IpAddr, &Arc<ClientLimit>)>>,
         began: Now,
     ) -> Verdict {
         let had_budget = payer.is_some();
@@ -105,7 +105,7 @@ impl Gate {
             let mut charge = None;
             let pay = || {
                 if let (Some((address, budget)), None) = (&payer, &charge) {
-                    charge = Some(budget.charge(*address, began)?);
+                    charge = Some(budget.charge(Some(*address), began)?);
                 }
                 Ok(())
             };
@@ -327,6 +327,12 @@ impl Gate {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
         }
         let begun = Begun::with(&self.recorder);
+        if let Some(limit) = &self.anonymous_limit {
+            let client = self.client_address.payer(visit.head);
+            if let Err(wait) = limit.charge(client, visit.began) {
+                return self.refuse_anonymous(wait, visit);
+            }
+        }
         let mut meter = Meter::of(self, visit, None, 0, None);
         begun.used();
         let superseded = Arc::new(AtomicBool::new(false));

@@ -11,11 +11,11 @@ use tower_layer::Layer;
 
 use super::address::ForwardedHeader;
 use super::answer::HeaderStyle;
+use super::client_limit::ClientLimit;
 use super::credential::{Source, Sources};
 use super::endpoint::Endpoints;
 use super::gate::{Gate, StoreFailure, next_limits_id};
 use super::head::RequestHead;
-use super::lookup_budget::LookupBudget;
 use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::rejected_events::RejectedEvents;
 use super::service::ApiKeyService;
@@ -56,7 +56,8 @@ impl ApiKeyLayer {
                 endpoints: Arc::new(Endpoints::new(None)),
                 resource_id: None,
                 client_address: super::address::ClientAddress::default(),
-                lookup_budget: Some(Arc::new(LookupBudget::new(&RateLimit::per_minute(1_000)))),
+                lookup_budget: Some(Arc::new(ClientLimit::new(&RateLimit::per_minute(1_000)))),
+                anonymous_limit: None,
                 rejected_events: Arc::new(RejectedEvents::new()),
                 addressless: Arc::default(),
                 vary: Sources::default().vary(),
@@ -294,7 +295,7 @@ impl ApiKeyLayer {
     /// The bound that the limit breaks.
     pub fn lookup_budget(self, budget: RateLimit) -> Result<Self, InvalidLimit> {
         budget.validate()?;
-        let budget = Arc::new(LookupBudget::new(&budget));
+        let budget = Arc::new(ClientLimit::new(&budget));
         Ok(self.with(|gate| gate.lookup_budget = Some(budget)))
     }
 
@@ -330,6 +331,26 @@ impl ApiKeyLayer {
     /// for without a key. A key that is wrong is refused all the same.
     pub fn allow_anonymous(self) -> Self {
         self.with(|gate| gate.anonymous = true)
+    }
+
+    /// The rate limit of each client IP for [anonymous](Self::allow_anonymous) requests, in this process. None unless
+    /// set. Clones of the layer share what is spent.
+    ///
+    /// Beyond it, requests are refused with 429 and `Retry-After`, and counted in
+    /// [`RecorderStats::refused`](crate::usage::RecorderStats::refused) without an event. Memory is fixed, as that of the
+    /// [lookup limit](Self::lookup_budget): of IPv6, the first 64 bits are the client. All clients whose
+    /// [address is not known](Self::peer_address) are one, and so are all behind a proxy that is not
+    /// [trusted](Self::trust_forwarded).
+    ///
+    /// [`KeepLog::KeysOnly`](crate::usage::KeepLog::KeysOnly) counts anonymous requests without logging them.
+    ///
+    /// # Errors
+    ///
+    /// The bound that the limit breaks.
+    pub fn anonymous_limit(self, limit: RateLimit) -> Result<Self, InvalidLimit> {
+        limit.validate()?;
+        let limit = Arc::new(ClientLimit::new(&limit));
+        Ok(self.with(|gate| gate.anonymous_limit = Some(limit)))
     }
 
     /// Lets a path pass without a key and without an event, with whatever credentials it came: `/health`, or

@@ -4,6 +4,7 @@ mod address;
 mod answer;
 mod body;
 mod caller;
+mod client_limit;
 mod credential;
 mod endpoint;
 mod exempt;
@@ -17,7 +18,6 @@ mod judge;
 mod later;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
-mod lookup_budget;
 mod meter;
 mod recheck;
 mod refuse;

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::answer::{HeaderStyle, LimitHeaders};
+use super::client_limit::ClientLimit;
 use super::gate::Gate;
 use super::grpc::Protocol;
-use super::lookup_budget::LookupBudget;
 use super::reject::Rejection;
 use super::report;
 use super::step::{Begun, Verdict};
@@ -30,7 +30,7 @@ impl Gate {
     pub(super) fn payer(
         &self,
         visit: &Visit<'_>,
-    ) -> Result<Option<(IpAddr, &Arc<LookupBudget>)>, Duration> {
+    ) -> Result<Option<(IpAddr, &Arc<ClientLimit>)>, Duration> {
         let Some(budget) = &self.lookup_budget else {
             return Ok(None);
         };
@@ -38,7 +38,7 @@ impl Gate {
             self.addressless.one();
             return Ok(None);
         };
-        budget.look(address, visit.began)?;
+        budget.peek(Some(address), visit.began)?;
         Ok(Some((address, budget)))
     }
 
@@ -71,6 +71,16 @@ impl Gate {
     #[inline(never)]
     pub(super) fn refuse_without_budget(&self, wait: Duration, visit: &Visit<'_>) -> Verdict {
         self.refuse_without_event(without_budget(wait), visit)
+    }
+
+    /// Refuses an anonymous request beyond its client's limit.
+    #[cold]
+    pub(super) fn refuse_anonymous(&self, wait: Duration, visit: &Visit<'_>) -> Verdict {
+        let rejection = Rejection {
+            retry_after_secs: Some(whole_secs(wait)),
+            ..Rejection::new(Refusal::RateLimited)
+        };
+        self.refuse_without_event(rejection, visit)
     }
 
     /// Refuses a request that no key answers for.

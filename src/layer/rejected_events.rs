@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::lookup_budget::network;
+use super::client_limit::network;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::limit::{RateLimit, RateSketch};

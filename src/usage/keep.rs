@@ -30,6 +30,8 @@ pub enum KeepLog {
     All,
     /// About one in so many, by chance: the random bits of its id decide.
     OneIn(NonZeroU32),
+    /// Those of requests with a key, so that clients without one cannot fill the log.
+    KeysOnly,
     /// None.
     Nothing,
 }
@@ -40,6 +42,7 @@ impl KeepLog {
         match self {
             Self::All => true,
             Self::OneIn(n) => random_bits(event).is_multiple_of(n.get().into()),
+            Self::KeysOnly => event.key.is_some(),
             Self::Nothing => false,
         }
     }
@@ -98,10 +101,19 @@ mod tests {
     }
 
     #[test]
+    fn anonymous_requests_are_not_logged_where_only_keys_are() {
+        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        assert!(!KeepLog::KeysOnly.keeps(&event));
+        event.key = Some("3fK9aB0000zzZZ19".parse().unwrap());
+        assert!(KeepLog::KeysOnly.keeps(&event));
+    }
+
+    #[test]
     fn the_text_names_it() {
         for (keep, text) in [
             (KeepLog::All, "\"all\""),
             (one_in(100), "{\"one_in\":100}"),
+            (KeepLog::KeysOnly, "\"keys_only\""),
             (KeepLog::Nothing, "\"nothing\""),
         ] {
             assert_eq!(serde_json::to_string(&keep).unwrap(), text);

@@ -14,6 +14,7 @@ use self::keys::Keys;
 use self::usage::Usage;
 use crate::clock::Clock;
 use crate::key::ChangeFeed;
+use crate::usage::KeepLog;
 
 /// Keys and usage in memory: [`KeyAdmin`](crate::key::KeyAdmin),
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
@@ -42,6 +43,8 @@ struct Shared {
 pub struct MemoryConfig {
     /// Requests in the log at most: 100,000 unless set. One takes some 300 bytes.
     pub log_capacity: usize,
+    /// Which requests the log keeps: all unless set.
+    pub log: KeepLog,
     /// How long sums are kept by the minute; older ones are folded into hours of UTC. No sum changes,
     /// but what is shown by the minute, or in a zone such as `+05:45`, turns coarse. Seven days unless
     /// set.
@@ -57,6 +60,7 @@ impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
             log_capacity: 100_000,
+            log: KeepLog::All,
             minutes_kept: Duration::from_secs(7 * 24 * 3_600),
             hours_kept: Duration::from_secs(400 * 24 * 3_600),
             audit_capacity: 10_000,
@@ -74,6 +78,13 @@ impl MemoryConfig {
     #[must_use]
     pub fn log_capacity(mut self, requests: usize) -> Self {
         self.log_capacity = requests;
+        self
+    }
+
+    /// Sets [`log`](Self::log).
+    #[must_use]
+    pub fn log(mut self, keep: KeepLog) -> Self {
+        self.log = keep;
         self
     }
 

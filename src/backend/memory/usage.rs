@@ -115,7 +115,15 @@ impl Usage {
         }
         self.applied.push_back(batch.id);
         self.rollups.add_events(&batch.events, Width::Minute);
-        self.log.add(batch.events.clone(), self.config.log_capacity);
+        let keep = self.config.log;
+        let logged = match batch.events.iter().all(|event| keep.keeps(event)) {
+            true => batch.events.clone(),
+            false => {
+                let logged = batch.events.iter().filter(|event| keep.keeps(event));
+                logged.cloned().collect()
+            }
+        };
+        self.log.add(logged, self.config.log_capacity);
         if let Some(newest) = batch.events.iter().map(|event| event.time).max() {
             // An event of the future must not make all others old.
             self.fold(newest.min(now));

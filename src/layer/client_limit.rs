@@ -1,5 +1,4 @@
-//! How many look-ups that come to nothing one address may cause: that find no key that lets in with the
-//! secret that was sent.
+//! A rate limit of each client IP, in fixed memory: of failed lookups, and of anonymous requests.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,39 +6,40 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::limit::{Charge, RateLimit, RateSketch};
 
-/// Addresses that spend all they have at once, in each half of the sketch, before they use up others' budgets.
+/// Clients that spend their whole limit at once, in each half of the sketch, before they use up those of others.
 const CELLS: usize = 32_768;
 
-/// The budget of each address: `limit` look-ups that come to nothing.
+/// The same rate limit for every client IP. All clients without a known address are one.
 #[derive(Debug)]
-pub(crate) struct LookupBudget(RateSketch);
+pub(crate) struct ClientLimit(RateSketch);
 
-impl LookupBudget {
+impl ClientLimit {
     /// The limit must be [valid](RateLimit::validate).
     pub(crate) fn new(limit: &RateLimit) -> Self {
         Self(RateSketch::new(limit, CELLS))
     }
 
-    /// Charges a look-up to an address before it is made, so that many at one time are no more than
-    /// many in turn.
+    /// Charges a unit to a client.
     ///
     /// # Errors
     ///
-    /// When the budget is used up: how long to wait.
-    pub(super) fn charge(&self, address: IpAddr, now: Now) -> Result<Charge, Duration> {
-        self.0.charge(network(address), now)
+    /// When its limit is exceeded: how long to wait.
+    pub(super) fn charge(&self, client: Option<IpAddr>, now: Now) -> Result<Charge, Duration> {
+        self.0.charge(client.map(network), now)
     }
 
-    /// Gives back what a look-up was charged that did not come to nothing.
+    /// Gives a unit back.
     pub(super) fn give_back(&self, charge: Charge, now: Now) {
         self.0.give_back(charge, now);
     }
 
+    /// Whether a client is within its limit, without charging it.
+    ///
     /// # Errors
     ///
-    /// When the budget of an address is used up: how long to wait.
-    pub(super) fn look(&self, address: IpAddr, now: Now) -> Result<(), Duration> {
-        self.0.peek(network(address), now)
+    /// When its limit is exceeded: how long to wait.
+    pub(super) fn peek(&self, client: Option<IpAddr>, now: Now) -> Result<(), Duration> {
+        self.0.peek(client.map(network), now)
     }
 }
 
