@@ -321,6 +321,54 @@ async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
     assert_eq!(limited.count(), 3 * 4);
 }
 
+/// A client in Python that retries on `RESOURCE_EXHAUSTED` and has a deadline of 8 s.
+#[tokio::test]
+#[ignore = "needs KEYTALLY_PYTHON, a Python with grpcio; scripts/test installs one"]
+async fn a_client_that_retries_is_not_held_beyond_its_deadline() {
+    let python = std::env::var("KEYTALLY_PYTHON").unwrap();
+    for (limit, calls, expected) in [
+        // The wait is beyond the deadline: the second call is refused once and not tried again.
+        (RateLimit::per_hour(1), 2, "RESOURCE_EXHAUSTED"),
+        // Waits to sit out: all calls succeed.
+        (RateLimit::per_second(2).burst(1), 4, "OK"),
+    ] {
+        let api = Api::new();
+        let issued = api.issue(NewKey::named("limited").limit(limit)).await;
+        let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = incoming.local_addr().unwrap().to_string();
+        let mut server = Server::builder().layer(api.layer());
+        let server = server.add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let mut client = std::process::Command::new(&python);
+        let calls_text = calls.to_string();
+        let secret = issued.secret.expose();
+        client.args([
+            "tests/support/grpcio_client.py",
+            &address,
+            secret,
+            GET,
+            &calls_text,
+        ]);
+        let output = tokio::task::spawn_blocking(move || client.output());
+        let output = output.await.unwrap().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let (code, millis) = told
+            .trim()
+            .split_once(' ')
+            .unwrap_or_else(|| panic!("{errors}"));
+        println!("{code} after {millis} ms");
+        assert_eq!(code, expected);
+        let events = api.events().await;
+        let limited = |event: &&UsageEvent| event.outcome == Outcome::RateLimited;
+        let refused = events.iter().filter(limited).count();
+        match code {
+            "OK" => assert!(refused > 0 && events.len() - refused == calls, "{events:?}"),
+            _ => assert_eq!((refused, events.len()), (1, 2)),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_call_that_costs_more_than_there_ever_is_must_not_be_tried_again() {
     let api = Api::new();
@@ -500,6 +548,31 @@ async fn rule_9_a_stream_that_the_client_drops_is_one_cancelled_event() {
     // Nobody has seen this method end well, but it has answered.
     assert_eq!(&*event.endpoint, WATCH);
     assert!(event.response_bytes > 0);
+}
+
+#[tokio::test]
+async fn a_stream_ends_as_unauthenticated_when_its_key_is_revoked() {
+    let api = Api::new();
+    let issued = api.issue(NewKey::named("watching")).await;
+    let secret = issued.secret.expose();
+    let every = Duration::from_millis(50);
+    let (mut client, _) = serve(api.layer().end_streams_on_revocation(every));
+    let watch = client.watch(with(secret, WatchRequest {})).await;
+    let mut watch = watch.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
+    assert_eq!(watch.message().await.unwrap().unwrap().id, 2);
+    api.backend.revoke(issued.key.id).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), watch.message());
+    let status = ended.await.expect("it ends").unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let event = api.event().await;
+    assert_eq!(event.status, Answered::Grpc(Code::Unauthenticated as u8));
+    assert_eq!(event.refusal, Some(Refusal::Revoked));
+    assert_eq!(
+        (event.outcome, event.cause),
+        (Outcome::Failed, Some(Cause::Refused))
+    );
+    assert_eq!(&*event.endpoint, WATCH);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::meter::{End, Meter, Unwinding};
+use super::revocation::Watch;
 
 pin_project! {
     /// The body of a response that passed a layer of this crate: the inner service's, watched to
@@ -24,15 +25,16 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
-        Inner { #[pin] body: B },
+        Inner { #[pin] body: B, watch: Option<Box<Watch>> },
         Refusal { body: Option<Bytes> },
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(crate) fn inner(body: B, meter: Meter) -> Self {
+    pub(crate) fn inner(body: B, mut meter: Meter) -> Self {
+        let watch = meter.watch();
         Self {
-            kind: Kind::Inner { body },
+            kind: Kind::Inner { body, watch },
             meter,
         }
     }
@@ -47,21 +49,65 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// Why the body of a response broke off.
+///
+/// Converts into a boxed error wherever the inner body's own error does, as servers need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyError<E> {
+    /// The inner service's body failed.
+    Inner(E),
+    /// The key no longer works, and the layer was
+    /// [set to end its streams](super::ApiKeyLayer::end_streams_on_revocation).
+    KeyRejected,
+}
+
+impl<E: fmt::Display> fmt::Display for BodyError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inner(error) => error.fmt(f),
+            Self::KeyRejected => f.write_str(KEY_REJECTED),
+        }
+    }
+}
+
+const KEY_REJECTED: &str = "the API key is no longer valid";
+
+impl<E: Into<BoxError>> From<BodyError<E>> for BoxError {
+    fn from(error: BodyError<E>) -> Self {
+        match error {
+            BodyError::Inner(error) => error.into(),
+            BodyError::KeyRejected => KEY_REJECTED.into(),
+        }
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BodyError<B::Error>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        let mut body = match this.kind.project() {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let mut this = self.project();
+        let (mut body, watch) = match this.kind.as_mut().project() {
             KindProjection::Refusal { body } => {
                 return Poll::Ready(body.take().map(|body| Ok(Frame::data(body))));
             }
-            KindProjection::Inner { body } => body,
+            KindProjection::Inner { body, watch } => (body, watch),
         };
+        if let Some(watch) = watch
+            && let Poll::Ready(reason) = watch.poll_rejected(cx)
+        {
+            let trailers = this.meter.reject(reason);
+            // Nothing more is asked of the service.
+            this.kind.set(Kind::Refusal { body: None });
+            let end = trailers.map(Frame::trailers).ok_or(BodyError::KeyRejected);
+            return Poll::Ready(Some(end));
+        }
         let guarded = Unwinding(Some(&mut *this.meter));
         let polled = body.as_mut().poll_frame(cx);
         drop(guarded);
@@ -82,19 +128,19 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 }
             }
         }
-        polled
+        polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Inner)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Inner { body, .. } => body.is_end_stream(),
             Kind::Refusal { body } => body.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
+            Kind::Inner { body, .. } => body.size_hint(),
             Kind::Refusal { body } => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }

@@ -61,6 +61,8 @@ pub(crate) struct Gate {
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) limiter_timeout: Duration,
     pub(crate) drain_limits: DrainLimits,
+    /// How often the keys of response bodies are checked.
+    pub(crate) stream_checks: Option<Duration>,
     pub(crate) default_limits: Vec<RateLimit>,
     pub(crate) cost: Option<Arc<Cost>>,
     pub(crate) recorder: Recorder,

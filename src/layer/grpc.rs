@@ -96,6 +96,15 @@ fn has_trailers(content_type: &HeaderValue) -> bool {
     !content_type.as_bytes().starts_with(b"application/grpc-web")
 }
 
+/// The trailers of a call whose key was rejected while its response was under way.
+pub(super) fn rejected() -> HeaderMap {
+    let message = HeaderValue::from_static("The API key is no longer valid.");
+    HeaderMap::from_iter([
+        (GRPC_STATUS, HeaderValue::from(u16::from(UNAUTHENTICATED))),
+        (GRPC_MESSAGE, message),
+    ])
+}
+
 /// The status among headers or trailers.
 pub(super) fn status(headers: &HeaderMap) -> Option<u8> {
     let text = headers.get(GRPC_STATUS)?.to_str().ok()?;

@@ -50,6 +50,7 @@ impl ApiKeyLayer {
                 limiter: Arc::new(LocalLimiter::new()),
                 limiter_timeout: Duration::from_secs(1),
                 drain_limits: DrainLimits::default(),
+                stream_checks: None,
                 default_limits: Vec::new(),
                 cost: None,
                 recorder: Recorder::counting(),
@@ -408,6 +409,21 @@ impl ApiKeyLayer {
     /// longer is left unread, as one beyond the [limit](Self::refused_body_limit).
     pub fn refused_body_timeout(self, time: Duration) -> Self {
         self.with(|gate| gate.drain_limits.time = time)
+    }
+
+    /// Ends response bodies whose key no longer works, checking the key of each body under way this often. Off unless
+    /// set: a stream then goes on after its key is revoked, until it ends or the connection does.
+    ///
+    /// A body ends with [`BodyError::KeyRejected`](super::BodyError::KeyRejected), which makes a server break off the
+    /// response, or with the trailers of `UNAUTHENTICATED` over gRPC. Its event tells of the refusal.
+    ///
+    /// Where a key is revoked, its bodies end within this time and a lookup. Elsewhere the cache may know the key for
+    /// its [time to live](crate::key::CacheConfig::ttl) longer, unless the store's changes reach it. While the store
+    /// fails, bodies go on. Bodies of an upgraded connection, such as a WebSocket, and those that another layer accounts
+    /// for are not checked. Needs a tokio runtime.
+    pub fn end_streams_on_revocation(self, every: Duration) -> Self {
+        let every = every.max(Duration::from_millis(1));
+        self.with(|gate| gate.stream_checks = Some(every))
     }
 
     /// The longest wait that a gRPC client is told to sit out before it retries, as `grpc-retry-pushback-ms`, which

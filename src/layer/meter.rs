@@ -12,6 +12,7 @@ use super::answer::{Additions, LimitHeaders};
 use super::gate::Gate;
 use super::grpc::{self, Protocol};
 use super::reject::Rejection;
+use super::revocation::Watch;
 use super::step::Begun;
 use super::visit::Visit;
 use crate::clock::Now;
@@ -28,6 +29,8 @@ pub(crate) enum End {
     Failed,
     /// Nobody waits for it any more.
     Dropped,
+    /// Its key was rejected while the body was under way.
+    Refused,
 }
 
 /// The meter of a request under way. As long as everything is ready at once it lives in the
@@ -62,6 +65,8 @@ struct Running {
     /// Set once a layer further in accounts for the request instead.
     superseded: Option<Arc<AtomicBool>>,
     additions: Additions,
+    /// The key, if it is to be checked while the body is under way.
+    checked: Option<Arc<CachedKey>>,
 }
 
 #[derive(Debug)]
@@ -115,6 +120,7 @@ impl Meter {
             expected: None,
             superseded: None,
             additions: visit.additions(gate.header_style, limited),
+            checked: gate.stream_checks.and_then(|_| key.cloned()),
         })))
     }
 
@@ -200,6 +206,33 @@ impl Meter {
         let ended = response.body().is_end_stream();
         self.with(|running| running.answered(response));
         ended
+    }
+
+    /// Checks the key while the body is under way, where that is asked for.
+    #[inline]
+    pub(super) fn watch(&mut self) -> Option<Box<Watch>> {
+        let mut watch = None;
+        self.with(|running| {
+            if let (Some(key), Some(every)) = (running.checked.take(), running.gate.stream_checks) {
+                watch = Watch::new(running.gate.clone(), key, every).map(Box::new);
+            }
+        });
+        watch
+    }
+
+    /// The key was rejected while the body was under way: the trailers that end it over gRPC.
+    #[cold]
+    pub(super) fn reject(&mut self, reason: Refusal) -> Option<HeaderMap> {
+        let mut trailers = None;
+        self.with(|running| {
+            running.draft.refusal = Some(reason);
+            if running.protocol == Some(Protocol::Grpc) {
+                running.draft.status = Status::Grpc(grpc::UNAUTHENTICATED);
+                trailers = Some(grpc::rejected());
+            }
+        });
+        self.end(End::Refused);
+        trailers
     }
 
     /// The request is refused after it was admitted: the response is whole.
@@ -330,7 +363,7 @@ impl Running {
         let answered = draft.status != Status::None
             && (whole || matches!(draft.status, Status::Grpc(code) if code != grpc::CANCELLED));
         (draft.outcome, draft.cause) = match (answered, end) {
-            (true, _) => match draft.refusal {
+            (true, _) | (_, End::Refused) => match draft.refusal {
                 Some(reason) => Outcome::of_refusal(reason),
                 None => Outcome::of(draft.status),
             },

@@ -25,6 +25,7 @@ mod reject;
 mod rejected_events;
 mod report;
 mod retry;
+mod revocation;
 mod scope;
 mod service;
 mod step;
@@ -33,7 +34,7 @@ mod visit;
 
 pub use address::{ForwardedHeader, PeerAddress};
 pub use answer::HeaderStyle;
-pub use body::ResponseBody;
+pub use body::{BodyError, ResponseBody};
 pub use caller::{Caller, Unverified};
 #[cfg(feature = "axum")]
 pub use extract::NoCaller;

@@ -105,7 +105,7 @@ impl Gate {
 }
 
 /// Why a key that was admitted does not let in any more, as it is known now.
-fn rejected(known: &CachedKey, admitted: &CachedKey, now: Now) -> Option<Refusal> {
+pub(super) fn rejected(known: &CachedKey, admitted: &CachedKey, now: Now) -> Option<Refusal> {
     if !known.exists {
         return Some(Refusal::Unknown);
     }

@@ -1,0 +1,99 @@
+//! Ending the response bodies of keys that no longer work.
+//!
+//! A key is checked when its request is admitted. A response that streams for hours would outlive its key, so that a
+//! layer can be [set](super::ApiKeyLayer::end_streams_on_revocation) to check the key of each body under way again, time
+//! after time. Each check reads the cache, which the store's invalidation feed keeps current; the store is asked only
+//! where the cache has to be filled again, once for all bodies of a key.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::gate::Gate;
+use super::recheck::rejected;
+use super::report;
+use crate::key::{CachedKey, Peek, StoreError};
+use crate::usage::Refusal;
+
+type Found = Result<Option<Arc<CachedKey>>, StoreError>;
+
+/// Checks the key of one response body.
+pub(super) struct Watch {
+    gate: Arc<Gate>,
+    entry: Arc<CachedKey>,
+    every: Duration,
+    sleep: Pin<Box<Sleep>>,
+    /// A lookup under way; behind a lock that is never waited for, so that the body can be shared between threads.
+    lookup: Option<Mutex<Pin<Box<dyn Future<Output = Found> + Send>>>>,
+}
+
+impl Watch {
+    /// `None` where there is no runtime whose clock could be waited for.
+    pub(super) fn new(gate: Arc<Gate>, entry: Arc<CachedKey>, every: Duration) -> Option<Self> {
+        tokio::runtime::Handle::try_current().ok()?;
+        Some(Self {
+            gate,
+            entry,
+            every,
+            sleep: Box::pin(sleep(every)),
+            lookup: None,
+        })
+    }
+
+    /// Ready as soon as the key is known to work no more.
+    pub(super) fn poll_rejected(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+        loop {
+            let known = match &mut self.lookup {
+                None => {
+                    ready!(self.sleep.as_mut().poll(cx));
+                    let (id, cache) = (self.entry.key.id, &self.gate.cache);
+                    match cache.peek(id, self.gate.clock.now()) {
+                        Peek::Held(known) => Some(known),
+                        Peek::Stale(_) | Peek::Ask => {
+                            let cache = cache.clone();
+                            let lookup = async move { cache.lookup(id).await };
+                            self.lookup = Some(Mutex::new(Box::pin(lookup)));
+                            continue;
+                        }
+                    }
+                }
+                Some(lookup) => {
+                    let lookup = lookup.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    let found = ready!(lookup.as_mut().poll(cx));
+                    self.lookup = None;
+                    match found {
+                        Ok(Some(known)) => Some(known),
+                        Ok(None) => return self.end(Refusal::Unknown),
+                        // The key did work, and is checked again.
+                        Err(error) => {
+                            report::store_failure(&error);
+                            None
+                        }
+                    }
+                }
+            };
+            let now = self.gate.clock.now();
+            if let Some(reason) = known.and_then(|known| rejected(&known, &self.entry, now)) {
+                return self.end(reason);
+            }
+            let next = Instant::now() + self.every;
+            self.sleep.as_mut().reset(next);
+        }
+    }
+
+    fn end(&self, reason: Refusal) -> Poll<Refusal> {
+        report::refusal(reason, Some(self.entry.key.id));
+        Poll::Ready(reason)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
+}
