@@ -62,7 +62,7 @@ async fn rule_9_failures_and_panics_are_one_event_each() {
         [
             ("/broken", Status::Http(500), Cause::ServerError),
             (UNMATCHED, Status::Http(404), Cause::ClientError),
-            ("/panic", Status::None, Cause::ServerError),
+            ("/panic", Status::Http(500), Cause::ServerError),
         ]
     );
 }

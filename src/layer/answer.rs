@@ -1,6 +1,7 @@
 //! What a response is given on its way out: the request id, and where the key's limits stand.
 
 use bytes::{Buf, Bytes};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
@@ -13,6 +14,26 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// The headers that the layer adds to responses and that browsers hide from scripts of other origins, unless the CORS
+/// layer exposes them.
+///
+/// ```
+/// # fn expose_headers<const N: usize>(_: [http::HeaderName; N]) {}
+/// // tower_http::cors::CorsLayer::new().allow_origin(..)
+/// //     .expose_headers(keytally::RESPONSE_HEADERS)
+/// expose_headers(keytally::RESPONSE_HEADERS);
+/// ```
+pub const RESPONSE_HEADERS: [HeaderName; 8] = [
+    RATELIMIT,
+    RATELIMIT_POLICY,
+    RETRY_AFTER,
+    WWW_AUTHENTICATE,
+    X_RATELIMIT_LIMIT,
+    X_RATELIMIT_REMAINING,
+    X_RATELIMIT_RESET,
+    X_REQUEST_ID,
+];
 
 /// In which headers clients are told where their limits stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

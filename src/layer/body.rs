@@ -73,7 +73,7 @@ impl<E: fmt::Display> fmt::Display for BodyError<E> {
 
 const KEY_REJECTED: &str = "the API key is no longer valid";
 
-impl<E: Into<BoxError>> From<BodyError<E>> for BoxError {
+impl<E: Into<Self>> From<BodyError<E>> for BoxError {
     fn from(error: BodyError<E>) -> Self {
         match error {
             BodyError::Inner(error) => error.into(),

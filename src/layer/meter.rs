@@ -27,6 +27,8 @@ pub(crate) enum End {
     Whole,
     /// The service or its body failed.
     Failed,
+    /// The service or its body panicked.
+    Panicked,
     /// Nobody waits for it any more.
     Dropped,
     /// Its key was rejected while the body was under way.
@@ -303,7 +305,7 @@ impl Drop for Unwinding<'_> {
         if let Some(meter) = &mut self.0
             && std::thread::panicking()
         {
-            meter.end(End::Failed);
+            meter.end(End::Panicked);
         }
     }
 }
@@ -312,7 +314,7 @@ impl Drop for Meter {
     fn drop(&mut self) {
         if !matches!(self.0, State::Over) {
             let failed = std::thread::panicking();
-            self.end(if failed { End::Failed } else { End::Dropped });
+            self.end(if failed { End::Panicked } else { End::Dropped });
         }
     }
 }
@@ -351,6 +353,10 @@ impl Running {
         // it never had a body. hyper stops asking then, and some bodies are never read.
         let whole = end == End::Whole
             || (end == End::Dropped && (self.bodyless || self.expected == Some(0)));
+        if end == End::Panicked && draft.status == Status::None {
+            // The response of whatever catches it outside; where nothing does, the connection ends without any.
+            draft.status = Status::Http(500);
+        }
         if self.protocol == Some(Protocol::Grpc) && matches!(draft.status, Status::Http(200)) {
             // No status came: unknown at the end of a stream, cancelled before.
             draft.status = Status::Grpc(if whole {
@@ -367,7 +373,7 @@ impl Running {
                 Some(reason) => Outcome::of_refusal(reason),
                 None => Outcome::of(draft.status),
             },
-            (false, End::Failed) => (Outcome::Failed, Some(Cause::ServerError)),
+            (false, End::Failed | End::Panicked) => (Outcome::Failed, Some(Cause::ServerError)),
             (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
         };
         if draft.refusal.is_none() && proves(draft.status) {

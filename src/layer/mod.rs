@@ -33,7 +33,7 @@ mod terms;
 mod visit;
 
 pub use address::{ForwardedHeader, PeerAddress};
-pub use answer::HeaderStyle;
+pub use answer::{HeaderStyle, RESPONSE_HEADERS};
 pub use body::{BodyError, ResponseBody};
 pub use caller::{Caller, Unverified};
 #[cfg(feature = "axum")]
