@@ -53,6 +53,25 @@ pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + '
     demo.stop();
 }
 
+/// A browser without the demo; what its pages complain of is the test's to judge.
+pub(crate) async fn with_browser(test: impl AsyncFnOnce(&Browser) + 'static) {
+    let _room = ROOM.acquire().await.unwrap();
+    let folder = Folder::new();
+    let browser = Rc::new(Browser::start(&folder.0, Scripts::On).await);
+    let used = browser.clone();
+    let tasks = LocalSet::new();
+    let task = tasks.spawn_local(async move { test(&used).await });
+    let outcome = tasks.run_until(task).await;
+    drop(tasks);
+    Rc::into_inner(browser)
+        .expect("the test has ended")
+        .close()
+        .await;
+    if let Err(failed) = outcome {
+        std::panic::resume_unwind(failed.into_panic());
+    }
+}
+
 /// Lets somebody else do something, who has just opened a browser elsewhere.
 pub(crate) async fn elsewhere(pages: &Pages, test: impl AsyncFnOnce(&Pages)) {
     let folder = Folder::new();

@@ -10,6 +10,7 @@
 mod accounts;
 mod all_keys;
 mod browser;
+mod cors;
 mod demo;
 mod journey;
 mod keys;
