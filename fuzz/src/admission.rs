@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::credentials::{SECRETS, of_header, with_secrets};
+use crate::credentials::{SECRETS, is_misplaced, of_header, with_secrets};
 use crate::now::now;
 
 const EXEMPT: u8 = 1;
@@ -164,6 +164,10 @@ fn expected(settings: u8, request: &Request<String>) -> Option<Option<KeyId>> {
     let is = |setting| settings & setting != 0;
     if is(EXEMPT) && is_exempt(request.uri().path()) {
         return Some(None);
+    }
+    let mut values = request.headers().get_all("authorization").iter();
+    if values.any(|value| is_misplaced(value.as_bytes())) {
+        return None;
     }
     let mut presented = presented(request.headers());
     presented.dedup();

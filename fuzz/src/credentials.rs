@@ -10,6 +10,8 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
@@ -228,7 +230,9 @@ impl Doors {
     }
 }
 
-fn answer_of<B: http_body::Body<Data = Bytes, Error = Infallible>>(answer: Response<B>) -> Refused {
+fn answer_of<B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>>(
+    answer: Response<B>,
+) -> Refused {
     let (mut parts, body) = answer.into_parts();
     parts.headers.remove(X_REQUEST_ID);
     (parts.headers, now(body.collect()).unwrap().to_bytes())
@@ -268,8 +272,55 @@ fn has_secret(text: &str) -> bool {
     })
 }
 
-/// All that a request presents, whether the same or not.
-struct Presented(Vec<Vec<u8>>);
+/// Whether a value of `Authorization` has a secret in another place than behind `Bearer`.
+pub(crate) fn is_misplaced(value: &[u8]) -> bool {
+    if bearer(value).is_some() {
+        return false;
+    }
+    let basic = value
+        .get(..6)
+        .is_some_and(|it| it.eq_ignore_ascii_case(b"basic "));
+    let decoded = basic.then(|| {
+        let padded = value[6..].trim_ascii();
+        let bare = padded
+            .strip_suffix(b"==")
+            .or(padded.strip_suffix(b"="))
+            .unwrap_or(padded);
+        STANDARD_NO_PAD
+            .decode(bare)
+            .or_else(|_| STANDARD.decode(padded))
+            .ok()
+    });
+    holds_secret(value) || decoded.flatten().is_some_and(|text| holds_secret(&text))
+}
+
+/// Whether any part is a secret, or a whole word is one but for its checksum.
+fn holds_secret(text: &[u8]) -> bool {
+    let is_secret = |end: usize| {
+        let starts = end.saturating_sub(87)..end - 55;
+        starts.into_iter().any(|start| {
+            let part = std::str::from_utf8(&text[start..end]);
+            part.is_ok_and(|part| Secret::parse(part).is_ok())
+        })
+    };
+    let is_word = |word: &[u8]| {
+        let Some(place) = word
+            .len()
+            .checked_sub(55)
+            .filter(|place| (1..=32).contains(place))
+        else {
+            return false;
+        };
+        let prefix_ends = word[place - 1].is_ascii_lowercase() || word[place - 1].is_ascii_digit();
+        prefix_ends
+            && word[place] == b'_'
+            && word[place + 1..].iter().all(u8::is_ascii_alphanumeric)
+    };
+    (56..=text.len()).any(is_secret) || text.split(|b| b" \t,;:=\"'".contains(b)).any(is_word)
+}
+
+/// All that a request presents, whether the same or not; and whether a secret is in the wrong place.
+struct Presented(Vec<Vec<u8>>, bool);
 
 /// What a header presents: nothing if it is empty, and one of several that are the same.
 pub(crate) fn of_header(value: &[u8]) -> Option<Vec<u8>> {
@@ -315,11 +366,16 @@ impl Presented {
             let values = values.filter(|value| !value.is_empty());
             found.extend(values.map(|value| value.as_bytes().to_vec()));
         }
-        Self(found)
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let misplaced = values.any(|value| is_misplaced(value.as_bytes()));
+        Self(found, misplaced)
     }
 
     /// The number of the key that it belongs to.
     fn key(mut self) -> Result<usize, Refusal> {
+        if self.1 {
+            return Err(Refusal::Malformed);
+        }
         for found in &mut self.0 {
             if !found.is_ascii() {
                 // What cannot be a key is as good as any other such thing.

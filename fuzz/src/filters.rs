@@ -131,17 +131,18 @@ impl Wanted {
             let (_, value) = fields.iter().find(|(name, _)| name == wanted)?;
             Some(value.trim().to_owned()).filter(|value| !value.is_empty())
         };
-        let zone = get("zone").and_then(|name| {
+        // One that is not known is wrong beside a time.
+        let zone = get("zone").map_or(Some(TimeZone::UTC), |name| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
             let is_name = !name.starts_with('/') && name.chars().all(plain);
             is_name.then(|| TimeZone::get(&name).ok())?
         });
-        let zone = zone.unwrap_or(TimeZone::UTC);
         let first = Timestamp::from_second(-62_135_596_800).unwrap();
         let time = |name| {
             let Some(text) = get(name) else {
                 return Some(None);
             };
+            let zone = zone.as_ref()?;
             let on_clock = || zone.to_timestamp(text.parse::<DateTime>().ok()?).ok();
             let time: Option<Timestamp> = text.parse().ok().or_else(on_clock);
             time.filter(|time| *time >= first).map(Some)
@@ -311,6 +312,11 @@ impl Pages {
     }
 
     fn check_export(&self, query: &str) {
+        // Those make other files.
+        let own = ["bom", "after_cursor"];
+        if fields(query).iter().any(|(name, _)| own.contains(&&**name)) {
+            return;
+        }
         let (status, body) = self.ask("/api/log/export/jsonl", query);
         match Wanted::of_api(query, false) {
             Some(wanted) => self.check_lines(&wanted, status, &body),

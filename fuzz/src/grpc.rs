@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, NewKey};
 use keytally::usage::{Cause, Outcome, Status};
-use keytally::{ApiKeyLayer, ApiKeyService, Clock};
+use keytally::{ApiKeyLayer, ApiKeyService, BodyError, Clock};
 use tokio::runtime::{Builder, Runtime};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -292,7 +292,7 @@ impl Served {
 
 /// Reads the body beside the one that it is made of, until the client leaves.
 fn follow(
-    body: impl Body<Data = Bytes, Error = &'static str>,
+    body: impl Body<Data = Bytes, Error = BodyError<&'static str>>,
     script: Script,
     stop: usize,
     told: &mut Told,
@@ -310,7 +310,7 @@ fn follow(
             (Poll::Pending, Poll::Pending) => {}
             (Poll::Ready(None), Poll::Ready(None)) => return told.end(End::Whole),
             (Poll::Ready(Some(Err(got))), Poll::Ready(Some(Err(made)))) => {
-                assert_eq!(got, made);
+                assert_eq!(got, BodyError::Inner(made));
                 return told.end(End::Failed);
             }
             (Poll::Ready(Some(Ok(got))), Poll::Ready(Some(Ok(made)))) => {
