@@ -665,7 +665,7 @@ async fn rule_1_secrets_in_other_schemes_reach_nothing_inside() {
 #[tokio::test]
 async fn a_foreign_bearer_token_goes_on_beside_a_good_key_where_that_is_allowed() {
     let strict = Service::plain(routes()).await;
-    let sharing = Service::start(routes(), ApiKeyLayer::allow_foreign_bearer).await;
+    let sharing = Service::start(routes(), ApiKeyLayer::allow_foreign_authorization).await;
     for (service, status) in [(&strict, 401), (&sharing, 200)] {
         let secret = service.key().await.secret.expose().to_owned();
         let request = Request::get("/headers")
@@ -729,6 +729,8 @@ async fn anonymous_requests_have_a_limit_for_each_client_where_one_is_set() {
         assert_eq!(refused.status, 429, "{client}");
         let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
         assert!((1_100..=1_200).contains(&wait), "{wait}");
+        let detail = problem(&refused)["detail"].to_string();
+        assert!(detail.contains("without an API key"), "{detail}");
         let with_key = Request::get("/v1/postings/7")
             .header("x-forwarded-for", client)
             .header("x-api-key", &secret);

@@ -10,8 +10,8 @@ use keytally::backend::{
     BackendError, Dropped, MemoryBackend, MemoryConfig, PostgresBackend, Retention, SqliteBackend,
 };
 use keytally::usage::{
-    Batch, Count, KeepLog, LogCursor, LogFilter, LogQuery, Method, Rollup, SummaryQuery,
-    SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    Batch, Count, KeepLog, LogCursor, LogFilter, LogQuery, Method, ReadError, RecordedQuery,
+    Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
 };
 use keytally::{Clock, KeyId};
 
@@ -246,6 +246,13 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     backend.drop_old(&retention, end).await.unwrap();
     let (events, cursor) = recorded_after(backend, early).await;
     assert_eq!(events.len(), 3);
+    // The poller was late for four requests, and is told so.
+    let page = async |cursor| backend.recorded(&RecordedQuery::after(cursor)).await;
+    assert!(page(early).await.unwrap().has_gap);
+    assert!(!page(LogCursor::START).await.unwrap().has_gap);
+    let beyond = LogCursor::new(cursor.place() + 100);
+    let never_given = page(beyond).await.unwrap_err();
+    assert!(matches!(never_given, ReadError::Cursor(_)), "{never_given}");
     let (events, _) = recorded_after(backend, LogCursor::START).await;
     assert_eq!(events.len(), 3);
     backend
@@ -258,6 +265,7 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     write(late, 1).await;
     let (events, _) = recorded_after(backend, cursor).await;
     assert_eq!(events.len(), 3);
+    assert!(!page(cursor).await.unwrap().has_gap);
     let (events, _) = recorded_after(backend, LogCursor::START).await;
     assert_eq!(events.len(), 3);
 }

@@ -168,13 +168,17 @@ pub struct RecordedEvent {
 /// Events in the order of recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedPage {
-    /// The events, the one that was recorded first first.
+    /// The events in recording order, oldest first.
     pub items: Vec<RecordedEvent>,
     /// Continue with this cursor, also where there are no items.
     pub cursor: LogCursor,
-    /// Whether there may be more events already. A page with few items or none may have more behind it: backends
+    /// Whether more events may be available now. A page with few items or none may have more behind it: backends
     /// bound how many events they search for those that match.
     pub more: bool,
+    /// Whether events after the query's cursor may have been dropped from the log before this page was read, by
+    /// retention: reconcile with summaries then, which have all of them. Always `false` from [`LogCursor::START`].
+    #[serde(default)]
+    pub has_gap: bool,
 }
 
 /// Events in the order of recording, read from a backend and not filtered yet.
@@ -184,6 +188,8 @@ pub(crate) struct Scanned {
     pub(crate) cursor: LogCursor,
     /// Whether all there is was read.
     pub(crate) is_all: bool,
+    /// Up to which place events have been dropped from the log.
+    pub(crate) dropped: u64,
 }
 
 /// A page that is being filled.
@@ -202,6 +208,7 @@ impl<'a> Filling<'a> {
             items: Vec::new(),
             cursor: query.after,
             more: true,
+            has_gap: false,
         };
         let scans = 0;
         Self { query, page, scans }
@@ -223,6 +230,8 @@ impl<'a> Filling<'a> {
 
     /// Adds what matches; whether the page is complete.
     pub(crate) fn add(&mut self, scanned: Scanned) -> bool {
+        let after = self.query.after;
+        self.page.has_gap |= after != LogCursor::START && after.place < scanned.dropped;
         for recorded in scanned.events {
             self.page.cursor = recorded.cursor;
             if self.query.filter.matches(&recorded.event) {
@@ -233,6 +242,10 @@ impl<'a> Filling<'a> {
             }
         }
         self.page.cursor = scanned.cursor;
+        if scanned.is_all && scanned.cursor.place < scanned.dropped {
+            // What was dropped behind it is reported once.
+            self.page.cursor = LogCursor::new(scanned.dropped);
+        }
         self.page.more = !scanned.is_all;
         self.scans += 1;
         scanned.is_all || self.scans == Self::MOST_SCANS
@@ -290,6 +303,7 @@ mod tests {
                 })
                 .collect(),
             is_all,
+            dropped: 0,
         };
         let query = RecordedQuery::default().limit(3);
         let mut filling = Filling::new(&query);

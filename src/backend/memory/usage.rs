@@ -43,6 +43,9 @@ struct Log {
 
 impl Log {
     fn add(&mut self, batch: Arc<[UsageEvent]>, capacity: usize) {
+        if batch.is_empty() {
+            return;
+        }
         self.held += batch.len();
         self.batches.push_back(batch);
         self.skipped = self.held.saturating_sub(capacity);
@@ -84,6 +87,7 @@ impl Log {
             events,
             cursor,
             is_all,
+            dropped: self.before + self.skipped as u64,
         })
     }
 }

@@ -12,7 +12,7 @@ use sqlx::Error as SqlError;
 
 use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
 use crate::backend::sql::{
-    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_by, timestamp,
+    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, timestamp,
 };
 
 /// The days that are known to have a partition.
@@ -238,10 +238,26 @@ impl PostgresEngine {
         if dropped > 0 {
             self.partitions.forget();
         }
-        let batches = "DELETE FROM §log_batches WHERE place IN
-            (SELECT place FROM §log_batches WHERE last < $1 ORDER BY last LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        failure.of(delete_by(self, batches, Value::Time(Some(end))).await);
+        failure.of(self.drop_log_batches(end).await);
         failure.or(dropped)
+    }
+
+    /// Deletes the batches of the log of which no request is left, and notes up to which place that was.
+    async fn drop_log_batches(&self, before: i64) -> Result<(), SqlError> {
+        let mut session = self.writer().await?;
+        let delete = "DELETE FROM §log_batches b WHERE b.last < $1
+            AND NOT EXISTS (SELECT 1 FROM §requests r
+                WHERE r.batch = b.number AND r.time >= b.first AND r.time <= b.last)
+            AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
+                WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
+            RETURNING place";
+        let delete = format!(
+            "WITH gone AS ({delete}) UPDATE §log_end SET place = greatest(place,
+                (SELECT max(place) FROM gone))"
+        );
+        let delete = Statement::new(&self.names, &delete).bind(Value::Time(Some(before)));
+        session.run(delete).await?;
+        session.commit().await
     }
 
     async fn drop_partition(&self, partition: &Partition, patience: &str) -> Result<(), SqlError> {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::engine::{Row, Session, Statement, Value};
 use super::log::{COLUMNS, SERIES_COLUMNS, event_of};
 use super::names::Names;
-use super::value::{as_micros, number, time};
-use crate::usage::{LogCursor, RecordedEvent, Scanned, UsageEvent};
+use super::value::{as_micros, number, there, time};
+use crate::usage::{InvalidLogCursor, LogCursor, RecordedEvent, Scanned, UsageEvent};
 
 /// Batches to read at once.
 const BATCHES: i64 = 64;
@@ -23,12 +23,29 @@ pub(super) async fn scan<S: Session>(
     names: &Names,
     after: LogCursor,
     wanted: usize,
-) -> Result<Scanned, SqlError> {
-    if names.dialect.has_log_in_days() {
-        scan_batches(session, names, after, wanted).await
+) -> Result<Result<Scanned, InvalidLogCursor>, SqlError> {
+    let has_batches = names.dialect.has_log_in_days();
+    let highest = if has_batches {
+        "SELECT (SELECT coalesce(max(place), 0) FROM §log_batches) AS highest,
+            (SELECT place FROM §log_end) AS dropped"
     } else {
-        scan_rows(session, names, after, wanted).await
+        "SELECT (SELECT coalesce(max(row), 0) FROM §requests) AS highest,
+            (SELECT place FROM §log_end) AS dropped"
+    };
+    let rows = session.rows(Statement::new(names, highest)).await?;
+    let row = there(rows.first())?;
+    let (highest, dropped): (u64, u64) = (number(row, "highest")?, number(row, "dropped")?);
+    // A place that was never given is of another log, or of this one before it was restored from a backup.
+    if after.place() > highest.max(dropped) || (!has_batches && after.event().is_some()) {
+        return Ok(Err(InvalidLogCursor));
     }
+    let mut scanned = if has_batches {
+        scan_batches(session, names, after, wanted).await?
+    } else {
+        scan_rows(session, names, after, wanted).await?
+    };
+    scanned.dropped = dropped;
+    Ok(Ok(scanned))
 }
 
 /// Where each row has its place.
@@ -58,6 +75,7 @@ async fn scan_rows<S: Session>(
         cursor: events.last().map_or(after, |last| last.cursor),
         is_all: events.len() < wanted,
         events,
+        dropped: 0,
     })
 }
 
@@ -84,6 +102,7 @@ async fn scan_batches<S: Session>(
         events: Vec::new(),
         cursor: after,
         is_all: batches.is_empty(),
+        dropped: 0,
     };
     let Some(first) = batches.first() else {
         return Ok(scanned);

@@ -76,8 +76,8 @@ pub struct Summary {
     /// Latencies, if asked for.
     #[serde(default)]
     pub latency: Option<LatencyHistogram>,
-    /// Whether it has exactly the requests of its range, and its part over time those of each bucket. `false` where
-    /// a backend had only rollups of which a part lies on the other side of an edge: such a rollup is counted where it
+    /// Whether it has exactly the requests of its range that the backend still keeps, and its part over time those of
+    /// each bucket. `false` where a minute or an hour that is kept as one rollup is cut by an edge: it is counted where it
     /// starts.
     #[serde(default = "exact")]
     pub exact: bool,

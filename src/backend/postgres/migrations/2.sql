@@ -1,9 +1,9 @@
 ALTER TABLE §batches ADD COLUMN number bigint GENERATED ALWAYS AS IDENTITY;
-COMMENT ON COLUMN §batches.number IS 'By which the log names it.';
+COMMENT ON COLUMN §batches.number IS 'Referenced by requests.batch.';
 
 ALTER TABLE §requests ADD COLUMN batch bigint;
 CREATE INDEX ¶requests_by_batch ON §requests (batch) WHERE batch IS NOT NULL;
-COMMENT ON COLUMN §requests.batch IS 'The batch that it was written with; empty where that was not noted yet.';
+COMMENT ON COLUMN §requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
 
 CREATE TABLE §log_batches (
     place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -14,10 +14,17 @@ CREATE TABLE §log_batches (
 );
 CREATE INDEX ¶log_batches_by_last ON §log_batches (last);
 COMMENT ON TABLE §log_batches IS 'The batches of the request log, in the order of their commits.';
-COMMENT ON COLUMN §log_batches.place IS 'Higher than those of all batches that were committed before.';
-COMMENT ON COLUMN §log_batches.number IS 'By which the log names it; empty for all requests from before batches were noted.';
+COMMENT ON COLUMN §log_batches.place IS 'Higher than the place of every batch that was committed before.';
+COMMENT ON COLUMN §log_batches.number IS 'Referenced by requests.batch; NULL for all requests written before schema version 2.';
 COMMENT ON COLUMN §log_batches.first IS 'When the first of its requests arrived.';
 COMMENT ON COLUMN §log_batches.last IS 'When the last of its requests arrived.';
-COMMENT ON COLUMN §log_batches.events IS 'How many requests it added to the log; 0 where that was not counted.';
+COMMENT ON COLUMN §log_batches.events IS 'The number of requests that it added to the log; 0 for those of before schema version 2.';
+CREATE TABLE §log_end (
+    place bigint PRIMARY KEY
+);
+INSERT INTO §log_end (place) VALUES (0);
+COMMENT ON TABLE §log_end IS 'How much of the request log was dropped.';
+COMMENT ON COLUMN §log_end.place IS 'The highest place of a batch whose requests were dropped.';
+
 INSERT INTO §log_batches (first, last, events)
     SELECT min(time), max(time), 0 FROM §requests HAVING min(time) IS NOT NULL;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, Error as SqlError, Postgres};
+use sqlx::{AssertSqlSafe, Error as SqlError, Executor, Postgres};
 
 use super::PostgresBackend;
 use super::copy::Copy;
@@ -97,8 +97,8 @@ impl PostgresBackend {
     }
 }
 
-/// Closes its connection when it is dropped half way: one that was cut off while it copied rows is not
-/// worth mending.
+/// Closes its connection when it is dropped half way, which also ends its transaction: one that was cut off while
+/// it copied rows is not worth mending.
 struct CutOff {
     connection: PoolConnection<Postgres>,
     whole: bool,
@@ -141,20 +141,18 @@ async fn write(
     logged: &Logged<'_>,
     today: i64,
 ) -> Result<Vec<(Hash, i64)>, SqlError> {
-    let mut transaction = connection.begin().await?;
+    connection.execute("BEGIN").await?;
     let claim = "INSERT INTO §batches (id, applied) VALUES ($1, now()) ON CONFLICT DO NOTHING
         RETURNING number";
     let claimed = sqlx::query_scalar(AssertSqlSafe(engine.names.sql(claim)))
         .bind(Id(batch.id.into_bytes()))
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut *connection)
         .await?;
     let Some(number) = claimed else {
+        connection.execute("ROLLBACK").await?;
         return Ok(Vec::new());
     };
-    let mut writing = Writing {
-        engine,
-        connection: &mut transaction,
-    };
+    let mut writing = Writing { engine, connection };
     let (ids, learnt) = writing.number(&grouped.series, today).await?;
     writing.log(number, logged, &ids).await?;
     writing.add("§minutes", &grouped.minutes, &ids).await?;
@@ -168,8 +166,7 @@ async fn write(
         writing.add_by_key(table, sums).await?;
     }
     writing.touch(grouped).await?;
-    writing.place(number, logged).await?;
-    transaction.commit().await?;
+    writing.commit(number, logged).await?;
     Ok(learnt)
 }
 
@@ -217,24 +214,23 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Gives the batch its place in the order of commits. Nothing may follow but the commit: all other batches wait
-    /// for it from here on.
-    async fn place(&mut self, batch: i64, logged: &Logged<'_>) -> Result<(), SqlError> {
-        let times = || logged.iter().map(|(event, _)| as_micros(event.time));
-        let (Some(first), Some(last)) = (times().min(), times().max()) else {
-            return Ok(());
-        };
-        let place = self.sql(&format!(
-            "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
-            INSERT INTO §log_batches (number, first, last, events) SELECT $1, $2, $3, $4 FROM turn",
-            self.engine.lock_key(LockKey::LogOrder)
-        ));
-        sqlx::query(place)
-            .bind(batch)
-            .bind(Time(first))
-            .bind(Time(last))
-            .bind(logged.len() as i64)
-            .execute(&mut *self.connection)
+    /// Gives the batch its place in the order of commits, and commits it: in one message, since all other batches
+    /// wait for the lock meanwhile.
+    async fn commit(self, batch: i64, logged: &Logged<'_>) -> Result<(), SqlError> {
+        let times = || logged.iter().map(|(event, _)| event.time);
+        let mut script = String::new();
+        if let (Some(first), Some(last)) = (times().min(), times().max()) {
+            script = self.engine.names.sql(&format!(
+                "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
+                INSERT INTO §log_batches (number, first, last, events)
+                SELECT {batch}, '{first}', '{last}', {} FROM turn; ",
+                self.engine.lock_key(LockKey::LogOrder),
+                logged.len()
+            ));
+        }
+        script.push_str("COMMIT");
+        self.connection
+            .execute(sqlx::raw_sql(AssertSqlSafe(script)))
             .await?;
         Ok(())
     }

@@ -1,11 +1,11 @@
--- The highest row that was deleted from the log, so that no number is given twice: rows are numbered in the order
--- in which they are committed.
+-- The highest row that was deleted from the log. Rows are numbered in the order of their commits, and no number is
+-- used twice.
 CREATE TABLE §log_end (
-    row INTEGER NOT NULL PRIMARY KEY
+    place INTEGER NOT NULL PRIMARY KEY
 ) STRICT;
-INSERT INTO §log_end (row) VALUES (0);
+INSERT INTO §log_end (place) VALUES (0);
 CREATE TRIGGER §log_end_follows AFTER DELETE ON §requests
-    WHEN OLD.row > coalesce((SELECT max(row) FROM §requests), 0)
+    WHEN OLD.row > (SELECT place FROM §log_end)
 BEGIN
-    UPDATE §log_end SET row = OLD.row WHERE row < OLD.row;
+    UPDATE §log_end SET place = OLD.row;
 END;

@@ -97,7 +97,7 @@ impl Writing<'_> {
         let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
         // No number is given twice, for cursors.
         let last = self.sql(
-            "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT row FROM §log_end))",
+            "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT place FROM §log_end))",
         );
         let mut row: i64 = sqlx::query_scalar(AssertSqlSafe(last))
             .fetch_one(self.connection())

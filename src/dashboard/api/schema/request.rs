@@ -103,12 +103,14 @@ struct RecordedRequest {
 /// Requests in the order of recording.
 #[derive(Serialize, ToSchema)]
 pub(in crate::dashboard::api) struct RecordedPage {
-    /// The requests, the one that was recorded first first.
+    /// The requests in recording order, oldest first.
     items: Vec<RecordedRequest>,
     /// Give it back as `after_cursor` to continue, also where there are no items.
     cursor: String,
-    /// Whether there may be more already. A page with few items or none may have more behind it.
+    /// Whether more requests may be available now. A page with few items or none may have more behind it.
     more: bool,
+    /// Whether requests after `after_cursor` may have been dropped from the log before this page was read.
+    has_gap: bool,
 }
 
 impl From<usage::RecordedPage> for RecordedPage {
@@ -121,6 +123,7 @@ impl From<usage::RecordedPage> for RecordedPage {
             items: page.items.into_iter().map(item).collect(),
             cursor: page.cursor.to_string(),
             more: page.more,
+            has_gap: page.has_gap,
         }
     }
 }
