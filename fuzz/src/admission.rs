@@ -191,7 +191,8 @@ fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let keys = headers.get_all("x-api-key").iter();
     let keys = keys.filter_map(|value| of_header(value.as_bytes()));
     let bearers = headers.get_all("authorization").iter().filter_map(|value| {
-        let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
+        let value = of_header(value.as_bytes())?;
+        let (scheme, rest) = value.split_at_checked(7)?;
         let token = rest.trim_ascii();
         (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then(|| token.to_vec())
     });

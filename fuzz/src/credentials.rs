@@ -10,8 +10,9 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD};
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::{DecodePaddingMode, Engine};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
@@ -277,22 +278,33 @@ pub(crate) fn is_misplaced(value: &[u8]) -> bool {
     if bearer(value).is_some() {
         return false;
     }
-    let basic = value
-        .get(..6)
-        .is_some_and(|it| it.eq_ignore_ascii_case(b"basic "));
-    let decoded = basic.then(|| {
-        let padded = value[6..].trim_ascii();
-        let bare = padded
-            .strip_suffix(b"==")
-            .or(padded.strip_suffix(b"="))
-            .unwrap_or(padded);
-        STANDARD_NO_PAD
-            .decode(bare)
-            .or_else(|_| STANDARD.decode(padded))
-            .ok()
-    });
-    holds_secret(value) || decoded.flatten().is_some_and(|text| holds_secret(&text))
+    let mut words = value.split(|b| b" \t,;:\"'".contains(b));
+    let is_encoded = |word: &[u8]| {
+        let bare: Vec<u8> = word.iter().copied().filter(|b| *b != b'=').collect();
+        let ends = word
+            .iter()
+            .position(|b| *b == b'=')
+            .is_none_or(|first| word[first..].iter().all(|b| *b == b'='));
+        let any = [STANDARD, URL_SAFE]
+            .iter()
+            .find_map(|engine| engine.decode(&bare).ok());
+        // Both alphabets in one word.
+        let mixed = bare.iter().map(|b| match b {
+            b'-' => b'+',
+            b'_' => b'/',
+            b => *b,
+        });
+        let any = any.or_else(|| STANDARD.decode(mixed.collect::<Vec<_>>()).ok());
+        ends && any.is_some_and(|text| holds_secret(&text))
+    };
+    holds_secret(value) || words.any(is_encoded)
 }
+
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+    .with_decode_allow_trailing_bits(true);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
 /// Whether any part is a secret, or a whole word is one but for its checksum.
 fn holds_secret(text: &[u8]) -> bool {
@@ -304,17 +316,14 @@ fn holds_secret(text: &[u8]) -> bool {
         })
     };
     let is_word = |word: &[u8]| {
-        let Some(place) = word
-            .len()
-            .checked_sub(55)
-            .filter(|place| (1..=32).contains(place))
-        else {
-            return false;
-        };
-        let prefix_ends = word[place - 1].is_ascii_lowercase() || word[place - 1].is_ascii_digit();
-        prefix_ends
-            && word[place] == b'_'
-            && word[place + 1..].iter().all(u8::is_ascii_alphanumeric)
+        let word = String::from_utf8_lossy(word);
+        word.rsplit_once('_').is_some_and(|(prefix, body)| {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            (1..=32).contains(&prefix.len())
+                && prefix.chars().all(plain)
+                && (44..=62).contains(&body.len())
+                && body.chars().all(|c| c.is_ascii_alphanumeric())
+        })
     };
     (56..=text.len()).any(is_secret) || text.split(|b| b" \t,;:=\"'".contains(b)).any(is_word)
 }
@@ -327,21 +336,24 @@ pub(crate) fn of_header(value: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<_> = value
         .split(|b| *b == b',')
         .map(<[u8]>::trim_ascii)
+        .filter(|part| !part.is_empty())
         .collect();
     parts.dedup();
     let text = match parts[..] {
+        [] => b"",
         [one] => one,
         _ => value.trim_ascii(),
     };
     (!text.is_empty()).then(|| text.to_vec())
 }
 
-/// What is behind `Bearer` and blanks.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+/// What is behind `Bearer` and blanks; once where it is joined to itself.
+fn bearer(value: &[u8]) -> Option<Vec<u8>> {
+    let value = of_header(value)?;
     let place = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, token) = value.split_at(place);
     let token = token.trim_ascii();
-    (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then_some(token)
+    (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then(|| token.to_vec())
 }
 
 fn named_values(query: &str) -> impl Iterator<Item = &str> {
@@ -356,7 +368,7 @@ impl Presented {
         let mut found = Vec::new();
         for (name, value) in headers {
             if name == AUTHORIZATION {
-                found.extend(bearer(value.as_bytes()).map(Vec::from));
+                found.extend(bearer(value.as_bytes()));
             } else if name == X_API_KEY || (all && name == X_CUSTOM) {
                 found.extend(of_header(value.as_bytes()));
             }

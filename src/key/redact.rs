@@ -64,13 +64,25 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
     Cow::Owned(redacted)
 }
 
-/// Whether a credential contains a secret, found by its checksum, or is one but for its checksum. Unlike
-/// [`has_secret`], it takes no part of a longer random token, such as a JWT, for a mistyped secret.
+/// Whether a credential contains a secret, found by its checksum, or has a word that looks like a mistyped or truncated
+/// one. Unlike [`has_secret`], it takes no part of a longer random token, such as a JWT, for one.
 pub(crate) fn holds_secret(credential: &[u8]) -> bool {
     let mut words = credential.split(|b| b" \t,;:=\"'".contains(b));
-    let is_word = |body: &Body<'_>| body.start == 0 && body.end == body.text.len();
-    words.any(|word| bodies(word).any(|body| is_word(&body)))
-        || bodies(credential).any(|body| body.has_checksum())
+    words.any(is_almost_secret) || bodies(credential).any(|body| body.has_checksum())
+}
+
+/// Whether a word is a prefix and a body whose length differs by no more than this.
+fn is_almost_secret(word: &[u8]) -> bool {
+    const LENGTHS: Range<usize> = BODY_LEN - 10..BODY_LEN + 9;
+    let Some(underscore) = word.iter().rposition(|b| *b == b'_') else {
+        return false;
+    };
+    let (prefix, body) = (&word[..underscore], &word[underscore + 1..]);
+    let is_prefix = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_';
+    (1..=MAX_PREFIX_LEN).contains(&prefix.len())
+        && prefix.iter().all(is_prefix)
+        && LENGTHS.contains(&body.len())
+        && body.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// The part of each secret that must not be kept: its body behind the hint.

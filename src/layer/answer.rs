@@ -1,7 +1,7 @@
 //! What a response is given on its way out: the request id, and where the key's limits stand.
 
 use bytes::{Buf, Bytes};
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
@@ -202,6 +202,9 @@ pub(crate) struct Additions {
     text: Bytes,
     request_id: Stretch,
     limits: Limits,
+    /// For caches: what the response depends on, and whether it is for private ones alone.
+    vary: Option<HeaderValue>,
+    private: bool,
 }
 
 #[derive(Debug)]
@@ -253,7 +256,17 @@ impl Additions {
             text: text.into_bytes(),
             request_id,
             limits,
+            vary: None,
+            private: false,
         }
+    }
+
+    /// Tells caches that the response is for one key: `vary` names where keys are looked for.
+    #[inline]
+    pub(crate) fn for_one_key(mut self, vary: Option<&HeaderValue>, private: bool) -> Self {
+        self.vary = vary.cloned();
+        self.private = private;
+        self
     }
 
     /// Puts the headers on the response of a request that is not accounted for here: an id that a
@@ -269,6 +282,7 @@ impl Additions {
     /// Puts the id on the refusal of a request that was admitted before: it shows no limits.
     pub(crate) fn complete_refusal(&mut self, headers: &mut HeaderMap) {
         self.limits = Limits::None;
+        (self.vary, self.private) = (None, false);
         self.apply(headers);
     }
 
@@ -277,6 +291,12 @@ impl Additions {
     pub(crate) fn apply(&mut self, headers: &mut HeaderMap) {
         if let Some(id) = header(self.text.clone(), self.request_id) {
             headers.insert(X_REQUEST_ID, id);
+        }
+        if let Some(vary) = self.vary.take() {
+            headers.append(VARY, vary);
+        }
+        if self.private && !headers.contains_key(CACHE_CONTROL) {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
         }
         match std::mem::replace(&mut self.limits, Limits::None) {
             Limits::None => {}

@@ -51,7 +51,8 @@ impl<B> ResponseBody<B> {
 
 /// Why the body of a response broke off.
 ///
-/// Converts into a boxed error wherever the inner body's own error does, as servers need it.
+/// Converts into a boxed error wherever the inner body's own error does, as servers need it: the inner error itself, or
+/// [`KeyRejected`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyError<E> {
@@ -66,18 +67,22 @@ impl<E: fmt::Display> fmt::Display for BodyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inner(error) => error.fmt(f),
-            Self::KeyRejected => f.write_str(KEY_REJECTED),
+            Self::KeyRejected => KeyRejected.fmt(f),
         }
     }
 }
 
-const KEY_REJECTED: &str = "the API key is no longer valid";
+/// [`BodyError::KeyRejected`] as a boxed error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the API key is no longer valid")]
+#[non_exhaustive]
+pub struct KeyRejected;
 
 impl<E: Into<Self>> From<BodyError<E>> for BoxError {
     fn from(error: BodyError<E>) -> Self {
         match error {
             BodyError::Inner(error) => error.into(),
-            BodyError::KeyRejected => KEY_REJECTED.into(),
+            BodyError::KeyRejected => KeyRejected.into(),
         }
     }
 }
@@ -145,6 +150,13 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
         }
+    }
+}
+
+/// An empty one, as tower-http's `CorsLayer` needs it.
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::inner(B::default(), Meter::off())
     }
 }
 

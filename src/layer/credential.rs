@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::{DecodePaddingMode, Engine};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
@@ -34,8 +37,8 @@ pub(crate) enum Source {
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
     list: Vec<Source>,
-    /// Whether a `Bearer` token that has not the form of a secret is somebody else's.
-    pub(crate) foreign_bearer: bool,
+    /// Whether credentials in `Authorization` that do not have the form of a secret are somebody else's.
+    pub(crate) foreign_authorization: bool,
     /// Whether secrets in places where none is looked for pass.
     pub(crate) unread_secrets: bool,
 }
@@ -44,7 +47,7 @@ impl Default for Sources {
     fn default() -> Self {
         Self {
             list: vec![Source::Bearer, Source::Header(X_API_KEY)],
-            foreign_bearer: false,
+            foreign_authorization: false,
             unread_secrets: false,
         }
     }
@@ -59,20 +62,28 @@ impl Sources {
         self.list.push(source);
     }
 
+    /// The schemes of `Authorization` among them.
+    pub(crate) fn schemes(&self) -> impl Iterator<Item = Arc<str>> {
+        self.list.iter().filter_map(|source| match source {
+            Source::Bearer => Some("Bearer".into()),
+            Source::Scheme(name) => Some(name.clone()),
+            Source::Basic => Some("Basic".into()),
+            _ => None,
+        })
+    }
+
     /// The value of `Vary` for responses that depend on the keys in these sources.
     pub(crate) fn vary(&self) -> Option<HeaderValue> {
-        let names = self.list.iter().filter_map(Source::header);
-        let mut names: Vec<_> = names.map(|name| name.to_string()).collect();
-        names.dedup();
+        let mut names: Vec<String> = Vec::new();
+        for name in self.list.iter().filter_map(Source::header) {
+            if !names.iter().any(|known| *known == name.as_str()) {
+                names.push(name.to_string());
+            }
+        }
         let value = HeaderValue::from_maybe_shared(Bytes::from(names.join(", "))).ok()?;
         // Shared from the start, so that handing it to a response allocates nothing.
         drop(value.clone());
         (!value.is_empty()).then_some(value)
-    }
-
-    fn has_function(&self) -> bool {
-        let mut sources = self.list.iter();
-        sources.any(|source| matches!(source, Source::Function(_)))
     }
 }
 
@@ -90,9 +101,13 @@ impl Source {
     #[inline]
     fn read<'a>(&self, value: &'a [u8]) -> Presented<'a> {
         match self {
-            Self::Bearer => token_of("bearer", value).map_or(Presented::Nothing, Presented::text),
-            Self::Scheme(name) => token_of(name, value).map_or(Presented::Nothing, Presented::text),
-            Self::Basic => match basic_user(value) {
+            Self::Bearer => {
+                token_of("bearer", one_of_equal(value)).map_or(Presented::Nothing, Presented::text)
+            }
+            Self::Scheme(name) => {
+                token_of(name, one_of_equal(value)).map_or(Presented::Nothing, Presented::text)
+            }
+            Self::Basic => match basic_user(one_of_equal(value)) {
                 None => Presented::Nothing,
                 Some(user) if user.is_ascii() => Presented::Secret(user.into()),
                 Some(_) => Presented::Garbled,
@@ -187,6 +202,8 @@ pub(crate) struct Found<'a> {
     pub(crate) places: Places,
     /// Values of headers with a secret that no source has read.
     unread: Vec<&'a HeaderValue>,
+    /// Whether a function has found one.
+    by_function: bool,
 }
 
 impl<'a> Found<'a> {
@@ -208,12 +225,8 @@ impl<'a> Found<'a> {
         for (index, source) in sources.list.iter().enumerate() {
             let presented = match source {
                 Source::Header(wanted) if name == wanted => source.read(value.as_bytes()),
-                Source::Bearer if name == AUTHORIZATION => match source.read(value.as_bytes()) {
-                    Presented::Secret(token) if sources.is_foreign(&token) => Presented::Nothing,
-                    presented => presented,
-                },
-                Source::Scheme(_) | Source::Basic if name == AUTHORIZATION => {
-                    source.read(value.as_bytes())
+                Source::Bearer | Source::Scheme(_) | Source::Basic if name == AUTHORIZATION => {
+                    sources.read_authorization(source, value.as_bytes())
                 }
                 _ => continue,
             };
@@ -241,6 +254,7 @@ impl<'a> Found<'a> {
             let presented = match source {
                 Source::Query(name) => in_query(head.uri(), name),
                 Source::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
+                    self.by_function = true;
                     Presented::Secret(secret.into_bytes().into())
                 }),
                 _ => continue,
@@ -251,12 +265,12 @@ impl<'a> Found<'a> {
 
     /// Whether there is a secret in a header that no source has read: the service must not get it.
     #[inline]
-    pub(crate) fn has_unread(&self, sources: &Sources) -> bool {
-        !self.unread.is_empty() && self.is_unread(sources)
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty() && self.is_unread()
     }
 
     #[cold]
-    fn is_unread(&self, sources: &Sources) -> bool {
+    fn is_unread(&self) -> bool {
         // A function has read it where it has found just that.
         let Presented::Secret(secret) = &self.presented else {
             return true;
@@ -267,7 +281,7 @@ impl<'a> Found<'a> {
             user.is_some_and(|user| user == **secret)
                 || value.windows(secret.len().max(1)).any(|it| it == &**secret)
         };
-        !sources.has_function() || !self.unread.iter().all(is_read)
+        !self.by_function || !self.unread.iter().all(is_read)
     }
 
     #[inline]
@@ -280,18 +294,46 @@ impl<'a> Found<'a> {
 }
 
 impl Sources {
-    /// Whether a `Bearer` token is somebody else's.
+    /// What a source finds in a value of `Authorization`.
     #[inline]
-    fn is_foreign(&self, token: &[u8]) -> bool {
-        self.foreign_bearer && !holds_secret(token)
+    fn read_authorization<'a>(&self, source: &Source, value: &'a [u8]) -> Presented<'a> {
+        match source.read(value) {
+            Presented::Secret(token) if self.foreign_authorization && !holds_secret(&token) => {
+                Presented::Nothing
+            }
+            Presented::Garbled if self.foreign_authorization => Presented::Nothing,
+            presented => presented,
+        }
     }
 }
 
-/// Whether a header's value has a secret, as it is or in the `Basic` scheme.
+/// Whether a header's value has a secret, as it is or in a word in base64, as `Basic` and others have it.
 fn has_unread_secret(value: &[u8]) -> bool {
-    let decoded = || basic(value).is_some_and(|decoded| holds_secret(&decoded));
-    holds_secret(value) || decoded()
+    let mut words = value.split(|b| b" \t,;:\"'".contains(b));
+    holds_secret(value) || words.any(|word| decoded(word).is_some_and(|text| holds_secret(&text)))
 }
+
+/// A word of base64 in either alphabet (RFC 4648), padded or not.
+fn decoded(word: &[u8]) -> Option<Vec<u8>> {
+    let end = word
+        .iter()
+        .rposition(|b| *b != b'=')
+        .map_or(0, |last| last + 1);
+    let standard = |b: &u8| match b {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => *other,
+    };
+    let word: Vec<u8> = word[..end].iter().map(standard).collect();
+    BASE64.decode(word).ok()
+}
+
+const BASE64: GeneralPurpose = {
+    let config = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true);
+    GeneralPurpose::new(&alphabet::STANDARD, config)
+};
 
 /// Takes the key out of the request, so that it goes no further, and answers what it was.
 #[inline]
@@ -306,19 +348,16 @@ pub(crate) fn remove<B>(sources: &Sources, places: Places, request: &mut Request
                 let alone = request.headers_mut().remove(AUTHORIZATION);
                 alone.map(Taken::Bearer)
             }
-            Source::Bearer => {
-                let is_ours = |value: &HeaderValue| match source.read(value.as_bytes()) {
-                    Presented::Secret(token) => !sources.is_foreign(&token),
-                    presented => !matches!(presented, Presented::Nothing),
-                };
-                remove_authorization(request.headers_mut(), is_ours).map(Taken::Bearer)
-            }
-            Source::Scheme(_) | Source::Basic => {
+            Source::Bearer | Source::Scheme(_) | Source::Basic => {
                 let is_ours = |value: &HeaderValue| {
-                    !matches!(source.read(value.as_bytes()), Presented::Nothing)
+                    let presented = sources.read_authorization(source, value.as_bytes());
+                    !matches!(presented, Presented::Nothing)
                 };
                 let removed = remove_authorization(request.headers_mut(), is_ours);
-                Taken::from(source, removed)
+                match source {
+                    Source::Bearer => removed.map(Taken::Bearer),
+                    source => Taken::from(source, removed),
+                }
             }
             Source::Header(name) => Taken::from(source, request.headers_mut().remove(name)),
             Source::Query(name) => Taken::from(source, remove_from_query(request, name)),
@@ -370,7 +409,9 @@ fn one_of_equal(value: &[u8]) -> &[u8] {
     if !value.contains(&b',') {
         return value;
     }
-    let mut parts = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    let parts = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    // RFC 9110 §5.6.1.2: empty elements count for nothing.
+    let mut parts = parts.filter(|part| !part.is_empty());
     let first = parts.next().unwrap_or_default();
     if parts.all(|part| part == first) {
         first
@@ -401,13 +442,7 @@ fn token_of<'a>(scheme: &str, value: &'a [u8]) -> Option<&'a [u8]> {
 /// The user name and the password of the `Basic` scheme (RFC 7617), with the colon between them.
 #[cold]
 fn basic(value: &[u8]) -> Option<Vec<u8>> {
-    use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-    use base64::engine::{DecodePaddingMode, Engine};
-
-    const CONFIG: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    const BASE64: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, CONFIG);
-    BASE64.decode(token_of("basic", value)?).ok()
+    decoded(token_of("basic", value)?)
 }
 
 /// The user name of the `Basic` scheme; the password counts for nothing.
@@ -540,6 +575,13 @@ mod tests {
             (&[("x-api-key", "abc, abc,abc")], "abc"),
             (&[("x-api-key", "abc"), ("x-api-key", "abc")], "abc"),
             (&[("x-api-key", "abc, abd")], "abc, abd"),
+            (&[("x-api-key", "abc, ")], "abc"),
+            (&[("x-api-key", ",abc")], "abc"),
+            (&[("authorization", "Bearer abc, Bearer abc")], "abc"),
+            (
+                &[("authorization", "Bearer abc, Bearer abd")],
+                "abc, Bearer abd",
+            ),
             (&[("x-api-key", "")], "nothing"),
             (&[("x-api-key", " , ")], "nothing"),
             (&[("authorization", "Bearer abc"), ("x-api-key", "")], "abc"),
@@ -575,6 +617,12 @@ mod tests {
         use base64::Engine;
         use base64::engine::general_purpose::STANDARD;
         format!("Basic {}", STANDARD.encode(text))
+    }
+
+    fn url_safe(text: &str) -> String {
+        use base64::Engine;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        URL_SAFE_NO_PAD.encode(text)
     }
 
     #[test]
@@ -637,6 +685,9 @@ mod tests {
             (format!("ApiKey key=\"{key}\""), true),
             (key.clone(), true),
             (mistyped.clone(), true),
+            (format!("Api-Key {}", &key[..key.len() - 3]), true),
+            (format!("Api-Key {key}x"), true),
+            (format!("Api-Key {}", &key[..40]), false),
             (format!("Token {mistyped}"), true),
             (format!("Bearer\t{key}"), true),
             (format!("Bearer{key}"), true),
@@ -644,6 +695,13 @@ mod tests {
             (basic_of(&format!("user:{key}")), true),
             (format!("Bearer {key}"), false),
             ("Token abc".into(), false),
+            (basic_of(&format!("{key}:")).replace(' ', "\t"), true),
+            (
+                basic_of(&format!("{key}:")).replace("Basic", "ApiKey"),
+                true,
+            ),
+            (format!("{0}, {0}", basic_of(&format!("{key}:"))), true),
+            (format!("Token {}", url_safe(&format!("id>:{key}"))), true),
             (basic_of("user:password"), false),
             (format!("Token {jwt}"), false),
             (
@@ -653,11 +711,11 @@ mod tests {
         ] {
             let request = request("/", &[("authorization", &*value)]);
             let found = look(&request);
-            assert_eq!(found.has_unread(&sources()), is_unread, "{value}");
+            assert_eq!(found.has_unread(), is_unread, "{value}");
             let mut passing = sources();
             passing.unread_secrets = true;
             let found = look_in(&passing, &request);
-            assert!(!found.has_unread(&passing), "{value}");
+            assert!(!found.has_unread(), "{value}");
         }
         // Where it is no source, and what is read is read.
         let mut bearer = Sources::default();
@@ -665,8 +723,8 @@ mod tests {
         bearer.push(Source::Bearer);
         for (value, is_unread) in [(&*key, true), ("abc", false)] {
             let request = request("/", &[("x-api-key", value)]);
-            assert_eq!(look_in(&bearer, &request).has_unread(&bearer), is_unread);
-            assert!(!look(&request).has_unread(&sources()));
+            assert_eq!(look_in(&bearer, &request).has_unread(), is_unread);
+            assert!(!look(&request).has_unread());
         }
         // A function that reads another scheme.
         let mut function = Sources::default();
@@ -679,17 +737,14 @@ mod tests {
             (format!("Api-Key {key}"), true),
         ] {
             let request = request("/", &[("authorization", &*value)]);
-            assert_eq!(
-                look_in(&function, &request).has_unread(&function),
-                is_unread
-            );
+            assert_eq!(look_in(&function, &request).has_unread(), is_unread);
         }
     }
 
     #[test]
-    fn foreign_bearer_tokens_are_no_credentials_where_they_are_allowed() {
+    fn foreign_authorization_tokens_are_no_credentials_where_they_are_allowed() {
         let sources = Sources {
-            foreign_bearer: true,
+            foreign_authorization: true,
             ..Sources::default()
         };
         let key = secret();
@@ -698,7 +753,7 @@ mod tests {
         let bearer = format!("Bearer {key}");
         let mut both = request("/", &[jwt, own]);
         let found = look_in(&sources, &both);
-        assert!(!found.has_unread(&sources));
+        assert!(!found.has_unread());
         let places = found.places;
         assert_eq!(shown(found.presented), key);
         remove(&sources, places, &mut both);
@@ -716,7 +771,7 @@ mod tests {
         ] {
             let request = request("/", headers);
             let found = look_in(&sources, &request);
-            assert!(!found.has_unread(&sources));
+            assert!(!found.has_unread());
             assert_eq!(shown(found.presented), what, "{headers:?}");
         }
         assert_eq!(

@@ -49,12 +49,15 @@ impl Gate {
         if let Some(outer) = visit.outer {
             found.add_taken(&self.sources, &outer.taken);
         }
-        if found.has_unread(&self.sources) {
+        if found.has_unread() {
             return self.refuse_stranger(Refusal::Malformed, visit);
         }
         let secret = match std::mem::take(&mut found.presented) {
             Presented::Nothing if is_preflight => return self.pass_unseen(visit),
-            Presented::Nothing if self.anonymous => return self.pass_without_key(visit),
+            Presented::Nothing if self.anonymous => {
+                let limit = self.anonymous_limit.as_deref();
+                return self.pass_without_key(limit, visit);
+            }
             Presented::Nothing => return self.refuse_stranger(Refusal::Missing, visit),
             Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, visit),
             Presented::Ambiguous => return self.refuse_stranger(Refusal::Ambiguous, visit),
@@ -293,7 +296,7 @@ impl Gate {
         visit: &Visit<'_>,
     ) -> Ticket {
         if begun.is_nothing() {
-            Ticket::unfollowed(visit.additions(self.header_style, limited))
+            Ticket::unfollowed(visit.admitted(self, limited))
         } else {
             Ticket::Followed(self.follow(visit, entry, cost, limited, begun))
         }
@@ -318,16 +321,19 @@ impl Gate {
 
     /// A request without a key that may pass all the same: an event without a key.
     #[cold]
-    fn pass_without_key(self: &Arc<Self>, visit: &Visit<'_>) -> Verdict {
+    fn pass_without_key(
+        self: &Arc<Self>,
+        limit: Option<&ClientLimit>,
+        visit: &Visit<'_>,
+    ) -> Verdict {
         if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
-            let additions = visit.additions(HeaderStyle::None, None);
-            return Verdict::Through(Ticket::unfollowed(additions));
+            return Verdict::Through(Ticket::unfollowed(visit.admitted(self, None)));
         }
         if !self.recorder.begin() {
             return self.refuse_stranger(Refusal::RecorderFull, visit);
         }
         let begun = Begun::with(&self.recorder);
-        if let Some(limit) = &self.anonymous_limit {
+        if let Some(limit) = limit {
             let client = self.client_address.payer(visit.head);
             if let Err(wait) = limit.charge(client, visit.began) {
                 return self.refuse_anonymous(wait, visit);
@@ -352,7 +358,7 @@ impl Gate {
         if self.store_failure == StoreFailure::Refuse || matches!(error, StoreError::Busy) {
             return self.refuse_stranger(Refusal::StoreUnavailable, visit);
         }
-        let (ticket, mark) = match self.pass_without_key(visit) {
+        let (ticket, mark) = match self.pass_without_key(None, visit) {
             Verdict::Anonymous(ticket, mark) => (ticket, Some(mark)),
             Verdict::Through(ticket) => (ticket, None),
             refused => return refused,

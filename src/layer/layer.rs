@@ -157,6 +157,7 @@ impl ApiKeyLayer {
         self.with(|gate| {
             gate.sources.clear();
             gate.vary = None;
+            gate.rejections.offer(gate.sources.schemes());
         })
     }
 
@@ -166,29 +167,38 @@ impl ApiKeyLayer {
     }
 
     /// Looks for keys in this scheme of `Authorization` too, such as `Token` or `ApiKey`, whose name is written in any
-    /// case.
+    /// case. Other credentials in this scheme are refused, unless
+    /// [foreign ones are allowed](Self::allow_foreign_authorization).
     pub fn authorization_scheme(self, scheme: impl Into<Arc<str>>) -> Self {
-        self.source(Source::Scheme(scheme.into()))
+        let scheme = scheme.into();
+        if scheme.eq_ignore_ascii_case("Bearer") {
+            return self.bearer();
+        }
+        self.source(Source::Scheme(scheme))
     }
 
     /// Looks for keys in the user name of `Authorization: Basic` (RFC 7617) too, as `curl -u KEY:` sends it. The
-    /// password is ignored.
+    /// password is ignored. Other user names are refused, unless
+    /// [foreign ones are allowed](Self::allow_foreign_authorization).
     pub fn basic(self) -> Self {
         self.source(Source::Basic)
     }
 
-    /// Leaves `Bearer` tokens alone that do not have the form of a key, such as the JWT of an identity-aware proxy: they
-    /// are no credential and go on to the service. Unless set they are refused, and another key beside one is ambiguous.
+    /// Ignores credentials in `Authorization` that do not have the form of a key and passes them on, such as the JWT of an
+    /// identity-aware proxy, or the user name and password of another system. Unless set, they are refused where their
+    /// scheme is a source, and ambiguous beside a key.
     ///
-    /// With [`accept_imported`](Self::accept_imported), imported keys of another form are not found in `Bearer`.
-    pub fn allow_foreign_bearer(self) -> Self {
-        self.with(|gate| gate.sources.foreign_bearer = true)
+    /// With [`accept_imported`](Self::accept_imported), imported keys of another form are not found in `Authorization`.
+    pub fn allow_foreign_authorization(self) -> Self {
+        self.with(|gate| gate.sources.foreign_authorization = true)
     }
 
-    /// Lets secrets go on to the service that stand where this layer does not look: in another scheme of
-    /// `Authorization`, or in `x-api-key` where that is no source. Unless set, a request with one is refused with 401,
-    /// whatever else it has, so that a key in the wrong place is not passed on. Set it on a layer in front of another
-    /// one that looks there.
+    /// Passes on secrets outside of the configured sources: in another scheme of `Authorization`, or in `x-api-key` where
+    /// that is no source. Unless set, such a request is refused with 401, whatever else it has, so that a key in the wrong
+    /// place does not reach the service. Set it on a layer in front of another one that reads them.
+    ///
+    /// A secret is recognized by its checksum, or as a word of a secret's form whose length is about right, also in
+    /// base64. Secrets of another form, such as imported ones, are not.
     pub fn allow_unread_secrets(self) -> Self {
         self.with(|gate| gate.sources.unread_secrets = true)
     }
@@ -218,6 +228,7 @@ impl ApiKeyLayer {
         self.with(|gate| {
             gate.sources.push(source);
             gate.vary = gate.sources.vary();
+            gate.rejections.offer(gate.sources.schemes());
         })
     }
 
@@ -305,10 +316,10 @@ impl ApiKeyLayer {
         self.with(|gate| gate.lookup_budget = None)
     }
 
-    /// Adds `Cache-Control: private` to the responses of admitted requests that have no `Cache-Control`, so that
-    /// shared caches do not store them: of their own accord, these refrain only where the key came in `Authorization`
-    /// (RFC 9111 §3.5). Unless set, responses to `GET` and `HEAD` have a `Vary` that names the headers in which keys are
-    /// looked for. Refusals are `no-store` in any case.
+    /// Adds `Cache-Control: private` to the responses of admitted requests that have no `Cache-Control`, so that shared
+    /// caches do not store them. By default, shared caches avoid storing only responses to requests with `Authorization`
+    /// (RFC 9111 §3.5), and responses to `GET` and `HEAD` have a `Vary` that names the headers in which keys are looked
+    /// for. Refusals are always `no-store`.
     pub fn private_responses(self) -> Self {
         self.with(|gate| gate.private = true)
     }
@@ -335,13 +346,17 @@ impl ApiKeyLayer {
     }
 
     /// The rate limit of each client IP for [anonymous](Self::allow_anonymous) requests, in this process. None unless
-    /// set. Clones of the layer share what is spent.
+    /// set. Clones of the layer share what is spent. Requests that pass
+    /// [while the store fails](Self::on_store_failure) are not limited.
     ///
     /// Beyond it, requests are refused with 429 and `Retry-After`, and counted in
-    /// [`RecorderStats::refused`](crate::usage::RecorderStats::refused) without an event. Memory is fixed, as that of the
-    /// [lookup limit](Self::lookup_budget): of IPv6, the first 64 bits are the client. All clients whose
-    /// [address is not known](Self::peer_address) are one, and so are all behind a proxy that is not
-    /// [trusted](Self::trust_forwarded).
+    /// [`RecorderStats::refused`](crate::usage::RecorderStats::refused) without an event. Responses have no rate limit
+    /// headers. All clients whose [address is not known](Self::peer_address) are one, and so are all behind a proxy that is
+    /// not [trusted](Self::trust_forwarded).
+    ///
+    /// Memory is fixed at 65,536 cells, as that of the [lookup limit](Self::lookup_budget), and the first 64 bits of an
+    /// IPv6 address are the client: whoever has a /48 network can use up most cells, by sending some 100,000 times a
+    /// limit's burst within its window, and others are refused then.
     ///
     /// [`KeepLog::KeysOnly`](crate::usage::KeepLog::KeysOnly) counts anonymous requests without logging them.
     ///
@@ -398,29 +413,33 @@ impl ApiKeyLayer {
         self.with(|gate| gate.rejections.customize = Some(Arc::new(answer)))
     }
 
-    /// The most bytes of a refused request's body that are read over HTTP/1, so that the client's connection stays open.
-    /// 64 KiB unless set; zero reads none. A refusal is answered once its body has been read. A larger body is not read:
-    /// the refusal has `Connection: close`, and the server closes the connection.
+    /// The maximum number of bytes to read of a refused request's body over HTTP/1, so that the client's connection stays
+    /// open. 64 KiB unless set; zero reads none. The refusal is sent once the body has been read.
+    ///
+    /// A larger body is not read: the refusal has `Connection: close`, and the server closes the connection. A client that
+    /// sends all of its body before it reads may see a reset then, instead of the refusal. A
+    /// [`RequireScope`](super::RequireScope) always reads 64 KiB.
     pub fn refused_body_limit(self, bytes: u64) -> Self {
         self.with(|gate| gate.drain_limits.bytes = bytes)
     }
 
-    /// The longest time that the body of a refused request is waited for. One second unless set; a body that takes
-    /// longer is left unread, as one beyond the [limit](Self::refused_body_limit).
+    /// The maximum time to read a refused request's body. One second unless set; a body that takes longer is left unread,
+    /// as one beyond the [limit](Self::refused_body_limit).
     pub fn refused_body_timeout(self, time: Duration) -> Self {
         self.with(|gate| gate.drain_limits.time = time)
     }
 
-    /// Ends response bodies whose key no longer works, checking the key of each body under way this often. Off unless
-    /// set: a stream then goes on after its key is revoked, until it ends or the connection does.
+    /// Ends open response streams whose key is revoked, disabled, expired or deleted, rechecked at this interval. Off
+    /// unless set: streams continue until they or their connection end.
     ///
-    /// A body ends with [`BodyError::KeyRejected`](super::BodyError::KeyRejected), which makes a server break off the
-    /// response, or with the trailers of `UNAUTHENTICATED` over gRPC. Its event tells of the refusal.
+    /// A stream ends with [`BodyError::KeyRejected`](super::BodyError::KeyRejected), which makes the server abort the
+    /// response, or with `UNAUTHENTICATED` trailers over gRPC. The event records the rejection.
     ///
-    /// Where a key is revoked, its bodies end within this time and a lookup. Elsewhere the cache may know the key for
-    /// its [time to live](crate::key::CacheConfig::ttl) longer, unless the store's changes reach it. While the store
-    /// fails, bodies go on. Bodies of an upgraded connection, such as a WebSocket, and those that another layer accounts
-    /// for are not checked. Needs a tokio runtime.
+    /// In the process that revokes a key, its streams end within the interval and a lookup. In other processes it takes up
+    /// to the cache's [TTL](crate::key::CacheConfig::ttl) longer, unless the store notifies them, as PostgreSQL does. A
+    /// client that reads nothing more gets nothing more, and its stream ends when it reads again. While the store fails,
+    /// streams continue. WebSockets are not checked, nor is anything outside of a tokio runtime. With stacked layers, only
+    /// the layer that records the request checks it.
     pub fn end_streams_on_revocation(self, every: Duration) -> Self {
         let every = every.max(Duration::from_millis(1));
         self.with(|gate| gate.stream_checks = Some(every))

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VARY};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::answer::{Additions, LimitHeaders};
@@ -121,7 +121,7 @@ impl Meter {
             bodyless: false,
             expected: None,
             superseded: None,
-            additions: visit.additions(gate.header_style, limited),
+            additions: visit.admitted(gate, limited),
             checked: gate.stream_checks.and_then(|_| key.cloned()),
         })))
     }
@@ -129,18 +129,7 @@ impl Meter {
     /// Gives the answer its headers.
     #[inline]
     pub(super) fn add_headers(&mut self, headers: &mut HeaderMap) {
-        self.with(|running| {
-            running.additions.apply(headers);
-            // What answers one key is not for another. Other methods are not cached.
-            if let Some(vary) = &running.gate.vary
-                && matches!(running.draft.method, Method::Get | Method::Head)
-            {
-                headers.append(VARY, vary.clone());
-            }
-            if running.gate.private && !headers.contains_key(CACHE_CONTROL) {
-                headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
-            }
-        });
+        self.with(|running| running.additions.apply(headers));
     }
 
     /// Accounts for the request only as long as this is not set.

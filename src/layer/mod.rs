@@ -34,7 +34,7 @@ mod visit;
 
 pub use address::{ForwardedHeader, PeerAddress};
 pub use answer::{HeaderStyle, RESPONSE_HEADERS};
-pub use body::{BodyError, ResponseBody};
+pub use body::{BodyError, KeyRejected, ResponseBody};
 pub use caller::{Caller, Unverified};
 #[cfg(feature = "axum")]
 pub use extract::NoCaller;

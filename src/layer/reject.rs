@@ -93,6 +93,8 @@ pub(crate) struct Rejections {
     challenge: HeaderValue,
     challenge_invalid: HeaderValue,
     realm: Arc<str>,
+    /// The schemes of `Authorization` in which keys are looked for.
+    schemes: Vec<Arc<str>>,
     /// Refuses in HTTP whatever a request claims to be.
     pub(crate) without_grpc: bool,
     /// The longest wait that gRPC clients are told to sit out.
@@ -125,6 +127,7 @@ impl Default for Rejections {
                 r#"Bearer realm="api", error="invalid_token""#,
             ),
             realm: "api".into(),
+            schemes: vec!["Bearer".into()],
             without_grpc: false,
             max_pushback: Duration::from_secs(1),
             customize: None,
@@ -142,13 +145,33 @@ impl Rejections {
         if !fits {
             return Err(InvalidRealm);
         }
-        let value = |text: String| HeaderValue::from_str(&text).map_err(|_| InvalidRealm);
-        Ok(Self {
-            challenge: value(format!("Bearer realm=\"{realm}\""))?,
-            challenge_invalid: value(format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))?,
-            realm: realm.into(),
-            ..self
-        })
+        let realm = realm.into();
+        Ok(Self { realm, ..self }.with_challenges())
+    }
+
+    /// With a challenge for each of these schemes (RFC 9110 §11.6.1); for `Bearer` where there is none.
+    pub(crate) fn offer(&mut self, schemes: impl Iterator<Item = Arc<str>>) {
+        self.schemes = schemes.collect();
+        if self.schemes.is_empty() {
+            self.schemes.push("Bearer".into());
+        }
+        *self = std::mem::take(self).with_challenges();
+    }
+
+    fn with_challenges(mut self) -> Self {
+        let challenges = |error: &str| {
+            let challenge = |scheme: &Arc<str>| {
+                let error = if **scheme == *"Bearer" { error } else { "" };
+                format!("{scheme} realm=\"{}\"{error}", self.realm)
+            };
+            let challenges: Vec<_> = self.schemes.iter().map(challenge).collect();
+            // A scheme that cannot stand in a header is not offered.
+            HeaderValue::from_str(&challenges.join(", ")).ok()
+        };
+        let (missing, invalid) = (challenges(""), challenges(", error=\"invalid_token\""));
+        self.challenge = missing.unwrap_or(self.challenge);
+        self.challenge_invalid = invalid.unwrap_or(self.challenge_invalid);
+        self
     }
 
     /// The answer to a refused request, with the rejection in its extensions.
@@ -272,6 +295,11 @@ fn has_http_route(head: RequestHead<'_>) -> bool {
 fn rate_limited(rejection: &Rejection) -> Bytes {
     let mut digits = itoa::Buffer::new();
     let detail = match rejection.retry_after_secs {
+        Some(secs) if rejection.key.is_none() => [
+            "The rate limit for requests without an API key is exceeded. Try again in ",
+            digits.format(secs),
+            " s.",
+        ],
         Some(secs) => [
             "A rate limit of this API key is reached. Try again in ",
             digits.format(secs),
@@ -314,6 +342,9 @@ fn grpc_message(rejection: &Rejection) -> &'static str {
         StatusCode::FORBIDDEN => "this API key may not be used from here",
         StatusCode::TOO_MANY_REQUESTS if rejection.reason == Refusal::LookupBudget => {
             "too many API keys that do not work came from this address"
+        }
+        StatusCode::TOO_MANY_REQUESTS if rejection.key.is_none() => {
+            "the rate limit for requests without an API key is exceeded"
         }
         StatusCode::TOO_MANY_REQUESTS => "a rate limit of this API key is reached",
         _ => "the request could not be checked",
@@ -402,6 +433,7 @@ mod tests {
             for &reason in reasons {
                 let rejection = Rejection {
                     retry_after_secs: Some(3),
+                    key: Some("3fK9aB0000zzZZ19".parse().unwrap()),
                     ..Rejection::new(reason)
                 };
                 let grpc_answer = answer(rejection.clone(), "application/grpc");

@@ -107,6 +107,20 @@ impl<'a> Visit<'a> {
         Additions::new(self.wire_id(), style, limited)
     }
 
+    /// The same for an admitted request: what answers one key is not for another.
+    #[inline]
+    pub(super) fn admitted(
+        &self,
+        gate: &Gate,
+        limited: Option<(&LimitHeaders, &Decision)>,
+    ) -> Additions {
+        // Responses to other methods are not cached.
+        let is_cached = matches!(*self.head.method(), http::Method::GET | http::Method::HEAD);
+        let vary = gate.vary.as_ref().filter(|_| is_cached);
+        self.additions(gate.header_style, limited)
+            .for_one_key(vary, gate.private)
+    }
+
     /// The event as far as it is known before there is an answer, and whether the answer may still name
     /// another endpoint.
     #[inline]

@@ -61,8 +61,13 @@ impl Picked {
         let mut known = RANGES.iter().map(|(name, _, seconds)| (*name, *seconds));
         let (name, seconds) = known.find(|(name, _)| *name == wanted).unwrap_or(USUAL);
         let from = now.saturating_sub(SignedDuration::from_secs(seconds));
-        // By whole minutes, as usage is kept.
-        let from = Width::Minute.floor(from.unwrap_or(Timestamp::MIN));
+        // By whole minutes, and long ones by whole hours, as usage is kept.
+        let width = if seconds > DAY {
+            Width::Hour
+        } else {
+            Width::Minute
+        };
+        let from = width.floor(from.unwrap_or(Timestamp::MIN));
         Self::new(name, from..now, wrong)
     }
 
