@@ -220,6 +220,15 @@ async fn in_the_order_of_recording_each_row_has_its_cursor() {
     assert_eq!(lines(&rest), recorded[1_234..]);
 
     let filter = LogFilter::new().method(Method::Post);
+    // Where nothing matches, there is a cursor too.
+    let nobody = LogFilter::new().owner("nobody");
+    let mut none = Export::json_lines(backend.clone(), nobody).after_cursor(cursor);
+    assert_eq!(none.cursor(), Some(cursor));
+    assert!(none.next_chunk().await.is_none());
+    let end = none.cursor().unwrap();
+    let rest = Export::json_lines(backend.clone(), LogFilter::new()).after_cursor(end);
+    assert!(chunks(rest).await.is_empty());
+
     let export = Export::csv(backend, filter.clone()).after_cursor(cursor);
     let (header, rows) = cells(&chunks(export).await.concat());
     assert_eq!(header[..18], COLUMNS);

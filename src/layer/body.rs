@@ -87,6 +87,12 @@ impl<E: Into<Self>> From<BodyError<E>> for BoxError {
     }
 }
 
+impl<E: Into<BoxError>> From<BodyError<E>> for Box<dyn std::error::Error> {
+    fn from(error: BodyError<E>) -> Self {
+        BoxError::from(error)
+    }
+}
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {

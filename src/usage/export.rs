@@ -71,6 +71,8 @@ pub struct Export {
     reader: Arc<dyn UsageReader>,
     filter: LogFilter,
     form: Form,
+    /// The end of what was read, in recording order.
+    cursor: Option<LogCursor>,
     /// Whether a byte order mark comes before the next chunk.
     byte_order_mark: bool,
     /// The page that is being read; `None` at the end.
@@ -90,6 +92,8 @@ pub(crate) enum Form {
 pub(crate) struct Chunk {
     pub(crate) bytes: Vec<u8>,
     pub(crate) next: Option<Next>,
+    /// Its end, in recording order.
+    pub(crate) cursor: Option<LogCursor>,
 }
 
 /// Which page to read next.
@@ -97,8 +101,11 @@ pub(crate) struct Chunk {
 pub(crate) enum Next {
     /// Newest first.
     Requests(LogQuery),
-    /// In the order of recording, and whether it is the first page.
-    Recorded(RecordedQuery, bool),
+    /// In recording order.
+    Recorded {
+        query: RecordedQuery,
+        is_first: bool,
+    },
 }
 
 impl Export {
@@ -117,6 +124,7 @@ impl Export {
             reader,
             filter: filter.clone(),
             form,
+            cursor: None,
             byte_order_mark: false,
             reading: None,
         };
@@ -126,12 +134,16 @@ impl Export {
         export
     }
 
-    /// Exports in the order of recording instead, from after this cursor, for syncing the log into another system as
+    /// Exports in recording order instead, from after this cursor, for syncing the log into another system as
     /// [`UsageReader::recorded`] describes. Each row has its own cursor, in a last column or field named `cursor`: when
-    /// the export breaks off, continue after that of the last whole row.
+    /// the export breaks off, continue after that of the last whole row. [`cursor`](Self::cursor) has that of the end.
     pub fn after_cursor(mut self, cursor: LogCursor) -> Self {
+        self.cursor = Some(cursor);
         let query = RecordedQuery::after(cursor).filter(self.filter.clone());
-        self.read(Next::Recorded(query, true));
+        self.read(Next::Recorded {
+            query,
+            is_first: true,
+        });
         self
     }
 
@@ -140,6 +152,12 @@ impl Export {
     pub fn byte_order_mark(mut self) -> Self {
         self.byte_order_mark = self.form == Form::Csv;
         self
+    }
+
+    /// Where to continue after the chunks that were read, also if no event matched; `None` for an export that is not in
+    /// recording order.
+    pub fn cursor(&self) -> Option<LogCursor> {
+        self.cursor
     }
 
     /// The media type for a `content-type` header.
@@ -174,7 +192,12 @@ impl Export {
             let read = ready!(reading.as_mut().poll(context));
             self.reading = None;
             match read {
-                Ok(Chunk { mut bytes, next }) => {
+                Ok(Chunk {
+                    mut bytes,
+                    next,
+                    cursor,
+                }) => {
+                    self.cursor = cursor;
                     if std::mem::take(&mut self.byte_order_mark) {
                         bytes.splice(..0, *b"\xef\xbb\xbf");
                     }
@@ -198,7 +221,7 @@ impl Export {
         self.reading = Some(Box::pin(async move {
             match next {
                 Next::Requests(query) => form.chunk(&reader, query).await,
-                Next::Recorded(query, is_first) => {
+                Next::Recorded { query, is_first } => {
                     form.recorded_chunk(&reader, query, is_first).await
                 }
             }
@@ -242,7 +265,11 @@ impl Form {
         }
         query.after = page.next;
         let next = query.after.is_some().then_some(Next::Requests(query));
-        Ok(Chunk { bytes, next })
+        Ok(Chunk {
+            bytes,
+            next,
+            cursor: None,
+        })
     }
 
     /// The same in the order of recording, with cursors.
@@ -264,8 +291,15 @@ impl Form {
             }
         }
         query.after = page.cursor;
-        let next = page.more.then_some(Next::Recorded(query, false));
-        Ok(Chunk { bytes, next })
+        let next = page.more.then_some(Next::Recorded {
+            query,
+            is_first: false,
+        });
+        Ok(Chunk {
+            bytes,
+            next,
+            cursor: Some(page.cursor),
+        })
     }
 }
 

@@ -67,8 +67,8 @@ pub(super) fn exactness(summary: &Summary) -> Markup {
     html! {
         @if !summary.exact {
             p .warning {
-                "Numbers are approximate at the edges: usage is kept by the minute, and older usage by the hour. "
-                "A minute or an hour that an edge cuts is counted where it starts."
+                "Totals are approximate at the boundaries: usage is kept by the minute, and older usage by the hour. "
+                "A minute or an hour that is split by a boundary is counted where it starts."
             }
         }
     }
