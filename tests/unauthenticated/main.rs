@@ -5,7 +5,6 @@
 
 mod http1;
 mod http2;
-#[allow(dead_code, reason = "the client is not needed")]
 #[path = "../../examples/postings/mod.rs"]
 mod postings;
 #[path = "../support/secrets.rs"]
