@@ -41,7 +41,7 @@ use super::recorded::{LogCursor, RecordedQuery};
 ///
 /// # Lines of JSON
 ///
-/// One [`UsageEvent`] a line, which reads back equal.
+/// One [`UsageEvent`](super::UsageEvent) a line, which reads back equal.
 ///
 /// # Example
 ///
