@@ -86,7 +86,7 @@ impl Fault {
             | Self::OnRejection
             | Self::Attach
             | Self::Take => (None, Told::Lost),
-            Self::Later => (None, Told::Event(None)),
+            Self::Later => (None, Told::Event(Some(500))),
             Self::LimiterHangs | Self::LimiterFails => (Some(503), Told::Event(Some(503))),
             Self::StoreHangs | Self::StorePanics | Self::AnothersRecord => {
                 (Some(503), Told::Counted)
