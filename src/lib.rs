@@ -106,7 +106,13 @@ pub mod usage;
 pub use async_trait::async_trait;
 pub use clock::{Clock, Now};
 pub use id::{InvalidKeyId, KeyId};
-pub use layer::*;
+#[cfg(feature = "axum")]
+pub use layer::NoCaller;
+pub use layer::{
+    ApiKeyLayer, ApiKeyService, BodyError, Caller, ForwardedHeader, HeaderStyle, InvalidRealm,
+    KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestHead, RequireScope,
+    RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
+};
 pub use page::{InvalidPageToken, Page, PageToken};
 
 /// Compiles what the README shows.
