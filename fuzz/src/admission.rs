@@ -212,6 +212,8 @@ fn is_exempt(path: &str) -> bool {
     let segments: Vec<_> = plain.split('/').collect();
     let (last, others) = segments.split_last().unwrap();
     let names = |segment: &str| {
+        // Some read it as a blank.
+        let segment = segment.replace('+', " ");
         let goes_up = segment.trim_start().starts_with("..");
         segment.chars().any(|c| c != '.' && c != ' ') && !goes_up
     };

@@ -43,9 +43,11 @@ fn is_plain(segment: &str) -> bool {
         c if c.is_ascii() => c.is_ascii_alphanumeric(),
         c => c.is_alphabetic(),
     };
-    // Windows strips trailing dots and spaces; others take what follows two dots for parameters or blanks.
+    // Windows strips trailing dots and spaces; others take what follows two dots for parameters or blanks, and some `+`
+    // for a blank.
+    let blank = decoded.replace('+', " ");
     let is_dots = |text: &str| text.chars().all(|c| c == '.' || c == ' ');
-    let may_go_up = decoded.trim_start().starts_with("..") || is_dots(&decoded);
+    let may_go_up = blank.trim_start().starts_with("..") || is_dots(&blank);
     decoded.chars().all(plain) && (decoded.is_empty() || !may_go_up)
 }
 
@@ -160,6 +162,9 @@ mod tests {
             "..../",
             "...c",
             "..+/admin",
+            "+..",
+            "+../../admin",
+            "%2B%20..",
             "..,x/admin",
             "..=1/admin",
             "..&/admin",

@@ -376,7 +376,7 @@ impl ApiKeyLayer {
     ///
     /// Below a prefix, a path passes only if every segment is plain: letters, digits and `-._~!$&'()*+,=@`, as they
     /// are or percent-encoded, but for the dot, and encoded spaces. Paths that a proxy or a servlet container
-    /// behind the layer may resolve elsewhere need a key: segments that begin with two dots, `;`, `:`, `\`, empty
+    /// behind the layer may resolve elsewhere need a key: segments that begin with two dots, also after blanks or `+`, `;`, `:`, `\`, empty
     /// segments, and the encodings of these, of `%` and of control characters. So do combining marks.
     pub fn exempt(self, path: impl Into<Box<str>>) -> Self {
         self.with(|gate| gate.exempt.push(path.into()))
