@@ -270,6 +270,40 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     assert_eq!(events.len(), 3);
 }
 
+/// A reader that is behind is told, also where a batch is dropped in part.
+async fn a_gap_is_reported<B: Backend>(backend: &B) {
+    let end = noon();
+    backend
+        .write(&Batch::new(vec![UsageEvent::at(end)]))
+        .await
+        .unwrap();
+    let (_, cursor) = recorded_after(backend, LogCursor::START).await;
+    let days = [end - (20 * 24).hours(), end].map(UsageEvent::at);
+    backend.write(&Batch::new(days.into())).await.unwrap();
+    let (_, seen) = recorded_after(backend, cursor).await;
+    backend
+        .drop_old(&Retention::new().log(5 * DAY), end)
+        .await
+        .unwrap();
+    for (after, left, has_gap) in [(cursor, 1, true), (seen, 0, false)] {
+        let page = backend
+            .recorded(&RecordedQuery::after(after))
+            .await
+            .unwrap();
+        assert_eq!((page.items.len(), page.has_gap), (left, has_gap), "{after}");
+    }
+}
+
+#[tokio::test]
+async fn a_gap_is_reported_by_sqlite() {
+    a_gap_is_reported(&SqliteBackend::in_memory().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_gap_is_reported_by_postgres() {
+    a_gap_is_reported(&support::backend().await.0).await;
+}
+
 #[tokio::test]
 async fn cursors_outlive_what_is_dropped_from_sqlite() {
     let backend = SqliteBackend::in_memory().await.unwrap();

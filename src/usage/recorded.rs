@@ -231,7 +231,9 @@ impl<'a> Filling<'a> {
     /// Adds what matches; whether the page is complete.
     pub(crate) fn add(&mut self, scanned: Scanned) -> bool {
         let after = self.query.after;
-        self.page.has_gap |= after != LogCursor::START && after.place < scanned.dropped;
+        // Of a batch that was read in part, the rest may have been dropped.
+        let seen = after.place + u64::from(after.within.is_none());
+        self.page.has_gap |= after != LogCursor::START && seen <= scanned.dropped;
         for recorded in scanned.events {
             self.page.cursor = recorded.cursor;
             if self.query.filter.matches(&recorded.event) {
@@ -314,6 +316,24 @@ mod tests {
             (page.items.len(), page.cursor, page.more),
             (3, LogCursor::new(3), true)
         );
+
+        let event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        for (after, has_gap) in [
+            (LogCursor::START, false),
+            (LogCursor::new(4), true),
+            (LogCursor::within(5, &event), true),
+            (LogCursor::new(5), false),
+            (LogCursor::within(6, &event), false),
+        ] {
+            let query = RecordedQuery::after(after);
+            let mut filling = Filling::new(&query);
+            let scanned = Scanned {
+                dropped: 5,
+                ..scan(7..=8, true)
+            };
+            assert!(filling.add(scanned));
+            assert_eq!(filling.page().has_gap, has_gap, "{after}");
+        }
 
         let nobody = RecordedQuery::default().filter(LogFilter::new().owner("nobody"));
         let mut filling = Filling::new(&nobody);

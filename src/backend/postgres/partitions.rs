@@ -12,7 +12,7 @@ use sqlx::Error as SqlError;
 
 use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
 use crate::backend::sql::{
-    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, timestamp,
+    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_by, timestamp,
 };
 
 /// The days that are known to have a partition.
@@ -221,11 +221,14 @@ impl PostgresEngine {
         let mut session = self.writer().await?;
         let partitions = self.partitions(&mut session).await?;
         drop(session);
+        let is_old = |it: &Partition| it.own && it.times.end <= end;
+        let old: Vec<_> = partitions.into_iter().filter(is_old).collect();
+        if !old.is_empty() {
+            // Before anything is dropped, so that no reader misses requests without notice.
+            self.note_dropped(end).await?;
+        }
         let (mut dropped, mut patience) = (0, PATIENCE);
-        for partition in partitions {
-            if !partition.own || partition.times.end > end {
-                continue;
-            }
+        for partition in old {
             match self.drop_partition(&partition, patience).await {
                 Ok(()) => dropped += 1,
                 // Somebody has detached it meanwhile, to keep it.
@@ -242,22 +245,26 @@ impl PostgresEngine {
         failure.or(dropped)
     }
 
-    /// Deletes the batches of the log of which no request is left, and notes up to which place that was.
-    async fn drop_log_batches(&self, before: i64) -> Result<(), SqlError> {
+    /// Notes up to which place batches have requests from before a time.
+    async fn note_dropped(&self, before: i64) -> Result<(), SqlError> {
+        let note = "UPDATE §log_end SET place = greatest(place,
+            (SELECT max(place) FROM §log_batches WHERE first < $1))";
+        let note = Statement::new(&self.names, note).bind(Value::Time(Some(before)));
         let mut session = self.writer().await?;
-        let delete = "DELETE FROM §log_batches b WHERE b.last < $1
-            AND NOT EXISTS (SELECT 1 FROM §requests r
-                WHERE r.batch = b.number AND r.time >= b.first AND r.time <= b.last)
-            AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
-                WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
-            RETURNING place";
-        let delete = format!(
-            "WITH gone AS ({delete}) UPDATE §log_end SET place = greatest(place,
-                (SELECT max(place) FROM gone))"
-        );
-        let delete = Statement::new(&self.names, &delete).bind(Value::Time(Some(before)));
-        session.run(delete).await?;
+        session.run(note).await?;
         session.commit().await
+    }
+
+    /// Deletes the batches of the log of which no request is left, some at a time.
+    async fn drop_log_batches(&self, before: i64) -> Result<u64, SqlError> {
+        let delete = "DELETE FROM §log_batches WHERE place IN (SELECT b.place FROM §log_batches b
+            WHERE b.first < $1 AND b.last < $1
+                AND NOT EXISTS (SELECT 1 FROM §requests r
+                    WHERE r.batch = b.number AND r.time >= b.first AND r.time <= b.last)
+                AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
+                    WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
+            ORDER BY b.first LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        delete_by(self, delete, Value::Time(Some(before))).await
     }
 
     async fn drop_partition(&self, partition: &Partition, patience: &str) -> Result<(), SqlError> {

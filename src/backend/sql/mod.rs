@@ -32,7 +32,6 @@ pub use names::InvalidTablePrefix;
 pub(super) use names::Names;
 #[cfg(feature = "postgres")]
 pub(super) use retention::FirstFailure;
-#[cfg(feature = "_sqlite")]
 pub(super) use retention::delete_by;
 pub use retention::{Dropped, Maintenance, Retention};
 #[cfg(feature = "postgres")]

@@ -12,7 +12,7 @@ CREATE TABLE §log_batches (
     last timestamptz NOT NULL,
     events bigint NOT NULL
 );
-CREATE INDEX ¶log_batches_by_last ON §log_batches (last);
+CREATE INDEX ¶log_batches_by_first ON §log_batches (first);
 COMMENT ON TABLE §log_batches IS 'The batches of the request log, in the order of their commits.';
 COMMENT ON COLUMN §log_batches.place IS 'Higher than the place of every batch that was committed before.';
 COMMENT ON COLUMN §log_batches.number IS 'Referenced by requests.batch; NULL for all requests written before schema version 2.';
@@ -24,7 +24,7 @@ CREATE TABLE §log_end (
 );
 INSERT INTO §log_end (place) VALUES (0);
 COMMENT ON TABLE §log_end IS 'How much of the request log was dropped.';
-COMMENT ON COLUMN §log_end.place IS 'The highest place of a batch whose requests were dropped.';
+COMMENT ON COLUMN §log_end.place IS 'The highest place of a batch of which requests may have been dropped.';
 
 INSERT INTO §log_batches (first, last, events)
     SELECT min(time), max(time), 0 FROM §requests HAVING min(time) IS NOT NULL;
