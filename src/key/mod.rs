@@ -46,5 +46,5 @@ pub(crate) use changes::Forget;
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
 pub(crate) use issuer::is_importable;
-pub(crate) use redact::{has_secret, holds_secret, without_secrets};
+pub(crate) use redact::{has_secret, holds_secret, searched, without_secrets};
 pub(crate) use token::id_of;

@@ -66,9 +66,17 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
 
 /// Whether a credential contains a secret, found by its checksum, or has a word that looks like a mistyped or truncated
 /// one. Unlike [`has_secret`], it takes no part of a longer random token, such as a JWT, for one.
+///
+/// Nothing beyond 16 KiB is searched: clients without a key choose how long it is.
 pub(crate) fn holds_secret(credential: &[u8]) -> bool {
+    let credential = searched(credential);
     let mut words = credential.split(|b| b" \t,;:=\"'".contains(b));
     words.any(is_almost_secret) || bodies(credential).any(|body| body.has_checksum())
+}
+
+/// The part of a credential that is searched for secrets.
+pub(crate) fn searched(credential: &[u8]) -> &[u8] {
+    &credential[..credential.len().min(16 << 10)]
 }
 
 /// Whether a word is a prefix and a body whose length differs by no more than this.

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use smallvec::SmallVec;
 
 use super::head::RequestHead;
-use crate::key::holds_secret;
+use crate::key::{holds_secret, searched};
 
 /// The header that is looked at after `Authorization: Bearer`.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -309,6 +309,7 @@ impl Sources {
 
 /// Whether a header's value has a secret, as it is or in a word in base64, as `Basic` and others have it.
 fn has_unread_secret(value: &[u8]) -> bool {
+    let value = searched(value);
     let mut words = value.split(|b| b" \t,;:\"'".contains(b));
     holds_secret(value) || words.any(|word| decoded(word).is_some_and(|text| holds_secret(&text)))
 }

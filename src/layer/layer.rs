@@ -355,8 +355,8 @@ impl ApiKeyLayer {
     /// not [trusted](Self::trust_forwarded).
     ///
     /// Memory is fixed at 65,536 cells, as that of the [lookup limit](Self::lookup_budget), and the first 64 bits of an
-    /// IPv6 address are the client: whoever has a /48 network can use up most cells, by sending some 100,000 times a
-    /// limit's burst within its window, and others are refused then.
+    /// IPv6 address are the client. A /48 network can use up most cells with some 100,000 requests per unit of the burst
+    /// within a window; other clients are refused then.
     ///
     /// [`KeepLog::KeysOnly`](crate::usage::KeepLog::KeysOnly) counts anonymous requests without logging them.
     ///
