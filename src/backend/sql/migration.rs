@@ -27,6 +27,22 @@ impl Migration {
     }
 }
 
+/// The steps of every database, each in its own SQL.
+pub(in crate::backend) const fn steps([first, second]: [&'static str; 2]) -> [Migration; 2] {
+    [
+        Migration {
+            version: 1,
+            name: "keys, the request log and its sums",
+            sql: first,
+        },
+        Migration {
+            version: 2,
+            name: "cursors for the request log",
+            sql: second,
+        },
+    ]
+}
+
 /// Applies the steps that are missing, each in a transaction of its own.
 pub(in crate::backend) async fn migrate<E: Engine>(
     engine: &E,

@@ -27,7 +27,7 @@ pub use error::BackendError;
 pub(super) use grouped::{Grouped, Hash, KeySum, Series, Sum, is_apart};
 pub(super) use histogram::{from_bytes, to_bytes};
 pub(super) use known::{Known, today};
-pub(super) use migration::{Migration, migrate};
+pub(super) use migration::{Migration, migrate, steps};
 pub use names::InvalidTablePrefix;
 pub(super) use names::Names;
 #[cfg(feature = "postgres")]

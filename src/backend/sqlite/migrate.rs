@@ -1,20 +1,12 @@
 //! The schema, step by step.
 
 use super::SqliteBackend;
-use crate::backend::sql::{BackendError, Migration, migrate};
+use crate::backend::sql::{BackendError, Migration, migrate, steps};
 
-const STEPS: [Migration; 2] = [
-    Migration {
-        version: 1,
-        name: "keys, the request log and its sums",
-        sql: include_str!("migrations/1.sql"),
-    },
-    Migration {
-        version: 2,
-        name: "cursors for the request log",
-        sql: include_str!("migrations/2.sql"),
-    },
-];
+const STEPS: [Migration; 2] = steps([
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+]);
 
 impl SqliteBackend {
     /// Makes the tables, or brings them up to this version of the crate.
