@@ -82,7 +82,7 @@ faults! {
     SkipsRecorded => "neither skip nor repeat recorded events",
     RepeatsRecorded => "a batch comes after all that were written before",
     RecordsAnybodys => "recorded events agree with LogFilter::matches",
-    MissesSlowWriters => "a poller reads every event once while several write",
+    SkipsWhileOthersWrite => "a poller reads every event once while several write",
     WritesTheFirstThousand => "a batch of thousands is written whole",
     LosesAddresses => "the log has an event as it was written",
     IgnoresCauses => "the log has only events that match",
@@ -515,8 +515,7 @@ impl UsageReader for Faulty {
             Some(Fault::SkipsRecorded) if query.limit == 7 && page.items.len() > 1 => {
                 page.items.remove(0);
             }
-            // What is committed later, with a lower number.
-            Some(Fault::MissesSlowWriters) if query.limit == 11 && page.items.len() > 1 => {
+            Some(Fault::SkipsWhileOthersWrite) if query.limit == 11 && page.items.len() > 1 => {
                 page.items.remove(0);
             }
             _ => {}
