@@ -110,9 +110,17 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
         by_quarter.summarize(events.iter().filter(counts))
     );
 
-    let retention = Retention::new().log(2 * DAY).minutes(DAY).hours(30 * DAY);
+    let retention = Retention::new()
+        .log(2 * DAY)
+        .minutes(DAY)
+        .quarters(3 * DAY)
+        .hours(30 * DAY);
     let dropped = backend.drop_old(&retention, end).await.unwrap();
-    assert!(dropped.log > 0 && dropped.minutes > 800, "{dropped:?}");
+    assert!(dropped.log > 0, "{dropped:?}");
+    assert!(
+        dropped.minutes > 150 && dropped.quarters > 600,
+        "{dropped:?}"
+    );
     assert_eq!(dropped.hours, 0);
     // Nothing is left to drop.
     let again = backend.drop_old(&retention, end).await.unwrap();
@@ -141,21 +149,35 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let before = SummaryQuery::new(UsageRange::new().to(edge), spec());
     assert_eq!(total(backend, &before).await, 960 - 100 * 4);
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
-    let edge = end - 24.hours();
-    assert!(rollups.iter().all(|rollup| match rollup.width {
-        Width::Hour => rollup.start < edge,
-        _ => rollup.start >= edge,
+    let [quarters, minutes] = [72, 24].map(|hours| end - hours.hours());
+    assert!(rollups.iter().all(|rollup| match rollup.start {
+        start if start < quarters => rollup.width == Width::Hour,
+        start if start < minutes => rollup.width == Width::QuarterHour,
+        _ => rollup.width == Width::Minute,
     }));
     assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 960);
 
-    // A request that ends days after it came counts all the same.
-    let mut late = UsageEvent::at(end - 99.hours());
-    late.key = Some(key());
-    backend.write(&Batch::new(vec![late])).await.unwrap();
-    assert_eq!(total(backend, &everything).await, 961);
-    assert_eq!(total(backend, &cut).await, 100 * 4 + 1);
-    backend.drop_old(&retention, end).await.unwrap();
-    assert_eq!(total(backend, &everything).await, 961);
+    // Requests that end days after they came count all the same.
+    let late = [99, 50].map(|hours| {
+        let mut event = UsageEvent::at(end - hours.hours() + 7.minutes());
+        event.key = Some(key());
+        event
+    });
+    backend.write(&Batch::new(late.into())).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(total(backend, &everything).await, 962);
+        assert_eq!(total(backend, &cut).await, 100 * 4 + 2);
+        let quarter = UsageRange::new()
+            .from(end - 50.hours())
+            .to(end - 50.hours() + 15.minutes());
+        let quarter = SummaryQuery::new(quarter, by_quarter.clone());
+        let summary = backend.summary(&quarter).await.unwrap();
+        assert!(summary.exact && summary.over_time.unwrap().buckets.len() == 1);
+        assert_eq!(summary.totals.total(), 2);
+        let rollups = backend.rollups(&quarter.range).await.unwrap();
+        assert!(rollups.iter().all(|it| it.start == end - 50.hours()));
+        backend.drop_old(&retention, end).await.unwrap();
+    }
 
     // In the end hours go too, by whole days.
     let retention = retention.hours(4 * DAY);
@@ -164,7 +186,7 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let kept = UsageRange::new().from(end - (4 * 24 + 12).hours());
     let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
     assert_eq!(total(backend, &everything).await, kept);
-    assert_eq!(kept, (4 * 24 + 12) * 4 + 1);
+    assert_eq!(kept, (4 * 24 + 12) * 4 + 2);
 }
 
 /// Days of a zone whose midnight is within an hour of UTC, of which minutes were dropped.
@@ -192,10 +214,27 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
         assert!(before.iter().all(|(_, exact)| *exact));
     }
     let whole = |days: &[(u64, bool)]| days.iter().map(|(total, _)| total).sum::<u64>();
-    backend
-        .drop_old(&Retention::new().minutes(2 * DAY), end)
-        .await
-        .unwrap();
+    let chart = async |zone: &str, width: Width| {
+        let spec = SummarySpec::new().over_time(width, TimeZone::get(zone).unwrap());
+        let query = SummaryQuery::new(UsageRange::new(), spec);
+        backend.summary(&query).await.unwrap()
+    };
+    let zones = ["Asia/Kolkata", "Asia/Kathmandu", "UTC"];
+    let mut before = Vec::new();
+    for zone in zones {
+        before.push((summaries(zone).await, chart(zone, Width::Day).await));
+    }
+    // By the quarter of an hour, each day is what it was.
+    let retention = Retention::new().minutes(2 * DAY);
+    backend.drop_old(&retention, end).await.unwrap();
+    for (zone, before) in zones.into_iter().zip(before) {
+        let after = (summaries(zone).await, chart(zone, Width::Day).await);
+        assert_eq!(after, before, "{zone}");
+        assert!(!chart(zone, Width::FiveMinutes).await.exact);
+    }
+    // By the hour, none counts twice.
+    let retention = retention.quarters(Duration::ZERO);
+    backend.drop_old(&retention, end).await.unwrap();
     let after = summaries("Asia/Kolkata").await;
     assert_eq!(whole(&after), 960);
     // From the first request, on the 10th, to the 18th.
@@ -206,11 +245,70 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
     assert!(after.iter().all(|(_, exact)| *exact));
     // A chart over all of it.
     for (zone, exact) in [("Asia/Kolkata", false), ("Europe/Berlin", true)] {
-        let zone = TimeZone::get(zone).unwrap();
-        let spec = SummarySpec::new().over_time(Width::Day, zone);
-        let query = SummaryQuery::new(UsageRange::new(), spec);
-        assert_eq!(backend.summary(&query).await.unwrap().exact, exact);
+        assert_eq!(chart(zone, Width::Day).await.exact, exact);
     }
+}
+
+/// More sums than one transaction folds, and histograms that were written many times.
+async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
+    let start = noon() - 50.hours();
+    let events: Vec<UsageEvent> = (0..6_000_i64)
+        .map(|n| {
+            let mut event = UsageEvent::at(start + (n % 15).minutes());
+            event.endpoint = format!("/v1/{}", n / 15 % 200).into();
+            event.key = (n % 7 > 0).then(key);
+            event.latency_us = 1 << (n % 25);
+            event.response_bytes = n as u64;
+            event
+        })
+        .collect();
+    // An endpoint of many latencies, written one behind the other.
+    let busy: Vec<UsageEvent> = (0..140_i64)
+        .map(|n| {
+            let mut event = UsageEvent::at(start + (1 + n % 14).minutes());
+            event.latency_us = n as u64 % 10 * 1_000;
+            event
+        })
+        .collect();
+    for events in events.chunks(500).chain(busy.chunks(14)) {
+        backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    }
+    let retention = Retention::new().minutes(DAY);
+    let dropped = backend.drop_old(&retention, noon()).await.unwrap();
+    assert!(dropped.minutes > 2_500, "{dropped:?}");
+    let spec = SummarySpec::new().by_key().latency();
+    let spec = spec.over_time(Width::QuarterHour, TimeZone::UTC);
+    let range = UsageRange::new().from(start).to(start + 15.minutes());
+    let all = events.iter().chain(&busy);
+    for key in [None, Some(key())] {
+        let mut range = range.clone();
+        range.key = key;
+        let of_key = all.clone().filter(|it| key.is_none() || it.key == key);
+        let query = SummaryQuery::new(range.clone(), spec.clone());
+        let expected = spec.summarize(of_key);
+        assert_eq!(backend.summary(&query).await.unwrap(), expected);
+        let rollups = backend.rollups(&range).await.unwrap();
+        assert!(rollups.iter().all(|it| it.width == Width::QuarterHour));
+        assert_eq!(spec.summarize(&rollups), expected);
+    }
+}
+
+#[tokio::test]
+async fn quarters_have_all_that_their_minutes_had_in_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    quarters_have_all_that_their_minutes_had(&backend).await;
+}
+
+#[tokio::test]
+async fn quarters_have_all_that_their_minutes_had_in_postgres() {
+    let (backend, url) = support::backend().await;
+    quarters_have_all_that_their_minutes_had(&backend).await;
+    let pool = support::pool(&url).await;
+    let long = "SELECT count(*) FROM keytally_minutes WHERE length(latency) > 256";
+    assert_eq!(support::number(&pool, long).await, 0);
+    // Each series has one row of the quarter.
+    let rows = "SELECT count(*) - count(DISTINCT series_id) FROM keytally_minutes";
+    assert_eq!(support::number(&pool, rows).await, 0);
 }
 
 #[tokio::test]

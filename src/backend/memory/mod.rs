@@ -45,10 +45,12 @@ pub struct MemoryConfig {
     pub log_capacity: usize,
     /// Which requests the log keeps: all unless set.
     pub log: KeepLog,
-    /// How long sums are kept by the minute; older ones are folded into hours of UTC. No sum changes,
-    /// but what is shown by the minute, or in a zone such as `+05:45`, turns coarse. Seven days unless
-    /// set.
+    /// How long sums are kept by the minute: seven days unless set. Older ones are folded into quarters
+    /// of an hour, and no sum changes.
     pub minutes_kept: Duration,
+    /// How long sums are kept by the quarter of an hour: 400 days unless set. Older ones are folded into
+    /// hours of UTC, and days of zones such as `+05:45` turn approximate.
+    pub quarters_kept: Duration,
     /// How long sums are kept at all: 400 days unless set.
     pub hours_kept: Duration,
     /// Entries in the audit of keys at most: 10,000 unless set. One holds a key twice, as it was before
@@ -62,6 +64,7 @@ impl Default for MemoryConfig {
             log_capacity: 100_000,
             log: KeepLog::All,
             minutes_kept: Duration::from_secs(7 * 24 * 3_600),
+            quarters_kept: Duration::from_secs(400 * 24 * 3_600),
             hours_kept: Duration::from_secs(400 * 24 * 3_600),
             audit_capacity: 10_000,
         }
@@ -92,6 +95,14 @@ impl MemoryConfig {
     #[must_use]
     pub fn minutes_kept(mut self, time: Duration) -> Self {
         self.minutes_kept = time;
+        self
+    }
+
+    /// Sets [`quarters_kept`](Self::quarters_kept): as long as [`minutes_kept`](Self::minutes_kept) or
+    /// shorter keeps none.
+    #[must_use]
+    pub fn quarters_kept(mut self, time: Duration) -> Self {
+        self.quarters_kept = time;
         self
     }
 

@@ -145,7 +145,12 @@ impl Usage {
                 .checked_sub(SignedDuration::try_from(kept).ok()?)
                 .ok()
         };
-        if let Some(before) = before(self.config.minutes_kept) {
+        let minutes = self.config.minutes_kept;
+        let quarters = self.config.quarters_kept.max(minutes);
+        if let Some(before) = before(minutes).filter(|_| minutes < quarters) {
+            self.rollups.fold(before, Width::QuarterHour);
+        }
+        if let Some(before) = before(quarters) {
             self.rollups.fold(before, Width::Hour);
         }
         if let Some(before) = before(self.config.hours_kept) {
@@ -294,22 +299,34 @@ mod tests {
 
     #[tokio::test]
     async fn the_bucket_at_a_ranges_edge_counts_where_it_starts() {
-        let backend = backend(MemoryConfig::new().minutes_kept(HOUR));
+        let backend = backend(
+            MemoryConfig::new()
+                .minutes_kept(HOUR)
+                .quarters_kept(3 * HOUR),
+        );
         for time in ["2026-11-01T10:05:00Z", "2026-11-01T10:55:00Z"] {
             write(&backend, time).await;
         }
         let half = at("2026-11-01T10:30:00Z");
         let (later, earlier) = (UsageRange::new().from(half), UsageRange::new().to(half));
-        assert_eq!(count(&backend, later).await, 1);
+        assert_eq!(count(&backend, later.clone()).await, 1);
         assert_eq!(count(&backend, earlier.clone()).await, 1);
-        // Minutes that are old enough become an hour.
+        // Minutes that are old enough become quarters of an hour, and those an hour.
         write(&backend, "2026-11-01T12:30:00Z").await;
+        let exact = async |range: UsageRange| {
+            let query = SummaryQuery::new(range, SummarySpec::new());
+            backend.summary(&query).await.unwrap().exact
+        };
+        assert_eq!(count(&backend, later).await, 2);
+        assert!(exact(earlier.clone()).await);
+        assert!(!exact(earlier.clone().to(at("2026-11-01T10:10:00Z"))).await);
+        write(&backend, "2026-11-01T14:30:00Z").await;
         let later = UsageRange::new().from(half).to(at("2026-11-01T11:00:00Z"));
         assert_eq!(count(&backend, later.clone()).await, 0);
         assert_eq!(count(&backend, earlier).await, 2);
         let query = SummaryQuery::new(later, SummarySpec::new());
         assert!(!backend.summary(&query).await.unwrap().exact);
-        assert_eq!(count(&backend, UsageRange::new()).await, 3);
+        assert_eq!(count(&backend, UsageRange::new()).await, 4);
     }
 
     #[tokio::test]

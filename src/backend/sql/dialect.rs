@@ -68,6 +68,15 @@ impl Dialect {
         )
     }
 
+    /// Adds to the column of latencies what comes in; `t` is the table.
+    pub(in crate::backend) fn add_latency(self) -> &'static str {
+        say!(
+            self,
+            sqlite: "latency = CAST(t.latency || excluded.latency AS BLOB)",
+            postgres: "latency = t.latency || excluded.latency",
+        )
+    }
+
     /// A column's bytes of all rows, one behind the other.
     pub(super) fn joined(self, column: &str) -> String {
         say!(

@@ -14,6 +14,8 @@ mod known;
 mod log;
 mod migration;
 mod names;
+mod portions;
+mod quarters;
 mod reader;
 mod recorded;
 mod retention;
@@ -31,8 +33,8 @@ pub(super) use migration::{Migration, migrate, steps};
 pub use names::InvalidTablePrefix;
 pub(super) use names::Names;
 #[cfg(feature = "postgres")]
-pub(super) use retention::FirstFailure;
-pub(super) use retention::delete_by;
+pub(super) use portions::FirstFailure;
+pub(super) use portions::delete_by;
 pub use retention::{Dropped, Maintenance, Retention};
 #[cfg(feature = "postgres")]
 pub(super) use value::timestamp;

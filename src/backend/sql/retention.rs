@@ -12,13 +12,16 @@ use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
 use super::known::day_of;
+use super::portions::{FirstFailure, delete_by, write};
+use super::quarters::fold_minutes;
 use super::value::as_micros;
 use crate::usage::Width;
 
 /// How long usage is kept in a database.
 ///
-/// Dropping requests from the log changes no sum, and dropping minutes changes no sum of whole hours:
-/// what is left answers for them, exactly.
+/// Usage turns coarser with age, and no sum of what is left changes: minutes are added to quarters of an
+/// hour, and where those are dropped too, hours and days answer. Dropping requests from the log changes no
+/// sum.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,9 +37,13 @@ use crate::usage::Width;
 pub struct Retention {
     /// How long requests stay in the log: 30 days unless set. PostgreSQL drops whole days.
     pub log: Duration,
-    /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour. Charts
-    /// in zones such as `+05:30`, whose hours are not those of UTC, are exact for as long.
+    /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour. Older
+    /// ones are kept by the quarter of an hour.
     pub minutes: Duration,
+    /// How long sums are kept by the quarter of an hour: 400 days unless set, and never longer than by the
+    /// hour. Days and hours of zones such as `+05:30`, which begin within an hour of UTC, are exact for as
+    /// long.
+    pub quarters: Duration,
     /// How long sums are kept by the hour and by the day: 400 days unless set.
     pub hours: Duration,
     /// How long the ids of batches are kept, after which one that is written again counts again: 7 days
@@ -52,6 +59,7 @@ impl Default for Retention {
         Self {
             log: 30 * DAY,
             minutes: 7 * DAY,
+            quarters: 400 * DAY,
             hours: 400 * DAY,
             batches: 7 * DAY,
         }
@@ -78,6 +86,13 @@ impl Retention {
         self
     }
 
+    /// Sets [`quarters`](Self::quarters): as long as [`minutes`](Self::minutes) or shorter keeps none.
+    #[must_use]
+    pub fn quarters(mut self, time: Duration) -> Self {
+        self.quarters = time;
+        self
+    }
+
     /// Sets [`hours`](Self::hours); [`Duration::MAX`] keeps them for good.
     #[must_use]
     pub fn hours(mut self, time: Duration) -> Self {
@@ -99,8 +114,10 @@ impl Retention {
 pub struct Dropped {
     /// Requests of the log; in PostgreSQL days of it.
     pub log: u64,
-    /// Sums by the minute.
+    /// Sums by the minute that became part of a quarter of an hour.
     pub minutes: u64,
+    /// Sums by the minute or by the quarter of an hour, which hours stand for from now on.
+    pub quarters: u64,
     /// Sums by the hour.
     pub hours: u64,
     /// Ids of batches.
@@ -120,12 +137,6 @@ impl Drop for Maintenance {
 
 /// Pauses between passes, jittered so that many processes do not begin at once.
 const EVERY: Duration = Duration::from_secs(600);
-
-/// How long others have the database to themselves in between.
-const TURN: Duration = Duration::from_millis(2);
-
-/// Rows that one transaction deletes: few enough that nobody waits for it for long.
-const ROWS: i64 = 2_000;
 
 impl<E: Engine> SqlBackend<E> {
     /// Starts the task that drops what is too old.
@@ -175,25 +186,6 @@ fn report_failure(error: &SqlError) {
     );
 }
 
-/// The first failure of several steps, none of which waits for another to succeed.
-#[derive(Debug, Default)]
-pub(in crate::backend) struct FirstFailure(Option<SqlError>);
-
-impl FirstFailure {
-    /// What a step has done; nothing if it failed.
-    pub(in crate::backend) fn of<T: Default>(&mut self, done: Result<T, SqlError>) -> T {
-        done.unwrap_or_else(|error| {
-            self.0.get_or_insert(error);
-            T::default()
-        })
-    }
-
-    /// What all of them have done, unless one failed.
-    pub(in crate::backend) fn or<T>(self, done: T) -> Result<T, SqlError> {
-        self.0.map_or(Ok(done), Err)
-    }
-}
-
 /// Drops all that is too old at this time, as far as that can be done.
 async fn drop_old<E: Engine>(
     engine: &E,
@@ -204,9 +196,17 @@ async fn drop_old<E: Engine>(
     if let Some(before) = before(now, retention.log) {
         dropped.log = failure.of(engine.drop_log(as_micros(before)).await);
     }
-    if let Some(before) = before(now, retention.minutes.min(retention.hours)) {
+    let quarters = retention
+        .quarters
+        .max(retention.minutes)
+        .min(retention.hours);
+    if let Some(before) = before(now, quarters) {
         let before = as_micros(Width::Hour.floor(before));
-        dropped.minutes = failure.of(drop_minutes(engine, before).await);
+        dropped.quarters = failure.of(drop_minutes(engine, before).await);
+    }
+    if let Some(before) = before(now, retention.minutes).filter(|_| retention.minutes < quarters) {
+        let before = as_micros(Width::Hour.floor(before));
+        dropped.minutes = failure.of(fold_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.hours) {
         let before = as_micros(Width::Day.floor(before));
@@ -217,8 +217,8 @@ async fn drop_old<E: Engine>(
     failure.or(dropped)
 }
 
-/// Drops minutes of hours that are wholly past, and not before everybody knows: from then on the hours
-/// answer for them.
+/// Drops minutes and quarters of hours that are wholly past, and not before everybody knows: from then on
+/// the hours answer for them.
 async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
         ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
@@ -273,14 +273,6 @@ fn before(now: Timestamp, kept: Duration) -> Option<Timestamp> {
     now.checked_sub(kept).ok()
 }
 
-async fn write<E: Engine>(engine: &E, template: &str, values: &[Value]) -> Result<(), SqlError> {
-    let mut session = engine.writer().await?;
-    let mut statement = Statement::new(engine.names(), template);
-    statement.values.extend_from_slice(values);
-    session.run(statement).await?;
-    session.commit().await
-}
-
 /// Deletes the rows of a table whose time is too early, some at a time.
 async fn delete<E: Engine>(
     engine: &E,
@@ -295,29 +287,6 @@ async fn delete<E: Engine>(
         (SELECT {key} FROM {table} WHERE {time} < $1 ORDER BY {time} LIMIT $2{skip})"
     );
     delete_by(engine, &template, Value::Time(Some(before))).await
-}
-
-/// Carries out a statement that deletes up to `$2` rows, until it finds no more.
-pub(in crate::backend) async fn delete_by<E: Engine>(
-    engine: &E,
-    template: &str,
-    value: Value,
-) -> Result<u64, SqlError> {
-    let mut deleted = 0;
-    loop {
-        let statement = Statement::new(engine.names(), template)
-            .bind(value.clone())
-            .bind(ROWS);
-        let mut session = engine.writer().await?;
-        let rows = session.run(statement).await?;
-        session.commit().await?;
-        deleted += rows;
-        if rows < ROWS.cast_unsigned() {
-            return Ok(deleted);
-        }
-        // Others get their turn, those of other processes too.
-        tokio::time::sleep(TURN).await;
-    }
 }
 
 async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlError> {

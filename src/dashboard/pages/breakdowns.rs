@@ -67,8 +67,8 @@ pub(super) fn exactness(summary: &Summary) -> Markup {
     html! {
         @if !summary.exact {
             p .warning {
-                "Totals are approximate at the boundaries: usage is kept by the minute, and older usage by the hour. "
-                "A minute or an hour that is split by a boundary is counted where it starts."
+                "Totals are approximate at the boundaries: older usage is kept by the quarter of an hour or by the hour. "
+                "A period that a boundary splits is counted where it starts."
             }
         }
     }

@@ -28,9 +28,9 @@ impl Writing<'_> {
                 latency)
             SELECT * FROM UNNEST($1::bigint[], $2::timestamptz[], $3::bigint[], $4::bigint[],
                 $5::bigint[], $6::bigint[], $7::bytea[])
-            ON CONFLICT (series_id, start) DO UPDATE SET {},
-                latency = t.latency || excluded.latency",
-            amounts()
+            ON CONFLICT (series_id, start) DO UPDATE SET {}, {}",
+            amounts(),
+            Dialect::Postgres.add_latency()
         ));
         let number = |amount: fn(&Rollup) -> u64| numbers(rollups(), amount);
         sqlx::query(insert)

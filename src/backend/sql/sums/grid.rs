@@ -37,8 +37,7 @@ pub(super) struct Section {
 }
 
 impl Section {
-    fn new(starts: Range<i64>, grid: Grid, hours: bool) -> Self {
-        let widest = if hours { Width::Hour } else { Width::Minute };
+    fn new(starts: Range<i64>, grid: Grid, widest: Width) -> Self {
         Self {
             starts,
             grid,
@@ -57,14 +56,14 @@ pub(super) fn sections(
     starts: &Range<i64>,
     now: i64,
 ) -> Result<Vec<Section>, SqlError> {
-    if let Some((grid, hours)) = grid(width, zone, starts)? {
-        return Ok(vec![Section::new(starts.clone(), grid, hours)]);
+    if let Some((grid, widest)) = grid(width, zone, starts)? {
+        return Ok(vec![Section::new(starts.clone(), grid, widest)]);
     }
     let cut = |time: i64| floor(time, DAY).clamp(starts.start, starts.end);
     let (from, to) = (cut(now - 10 * YEAR), cut(now + YEAR));
-    let each = |starts| Section::new(starts, Grid::Each, false);
+    let each = |starts| Section::new(starts, Grid::Each, Width::Minute);
     let near = match grid(width, zone, &(from..to))? {
-        Some((grid, hours)) => Section::new(from..to, grid, hours),
+        Some((grid, widest)) => Section::new(from..to, grid, widest),
         None => each(from..to),
     };
     let mut sections = vec![each(starts.start..from), near, each(to..starts.end)];
@@ -72,12 +71,12 @@ pub(super) fn sections(
     Ok(sections)
 }
 
-/// The grid of totals over time, and whether hours fit it; `None` where the clocks change too often.
+/// The grid of totals over time, and the widest sums that fit it; `None` where the clocks change too often.
 fn grid(
     width: Width,
     zone: &TimeZone,
     starts: &Range<i64>,
-) -> Result<Option<(Grid, bool)>, SqlError> {
+) -> Result<Option<(Grid, Width)>, SqlError> {
     // The last day there is ends after the last time there is.
     let end = timestamp(starts.end).unwrap_or(Timestamp::MAX);
     let range = timestamp(starts.start)?..end;
@@ -88,12 +87,16 @@ fn grid(
     let offsets: Vec<(i64, i64)> = pieces
         .map(|(from, offset)| (from.as_second(), offset.into()))
         .collect();
-    let whole = |seconds: i64| seconds % Width::Hour.seconds() == 0;
-    let mut pieces = offsets.iter().enumerate();
-    let hours = width >= Width::Hour
-        && pieces.all(|(n, (from, offset))| whole(*offset) && (n == 0 || whole(*from)));
+    let fits = |sums: &Width| {
+        let whole = |seconds: i64| seconds % sums.seconds() == 0;
+        let mut pieces = offsets.iter().enumerate();
+        width >= *sums
+            && pieces.all(|(n, (from, offset))| whole(*offset) && (n == 0 || whole(*from)))
+    };
+    let wider = [Width::Hour, Width::QuarterHour];
+    let widest = wider.into_iter().find(fits).unwrap_or(Width::Minute);
     let seconds = width.seconds();
-    Ok(Some((Grid::Buckets { seconds, offsets }, hours)))
+    Ok(Some((Grid::Buckets { seconds, offsets }, widest)))
 }
 
 /// By what sums are added up beside their series.

@@ -18,7 +18,8 @@ use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
 use self::grid::{Grid, Section, sections};
-use self::parts::{HOUR, MINUTE, bounded, is_exact, parts};
+use self::parts::{Coarse, MINUTE, bounded, is_exact, parts};
+pub(super) use self::parts::{DAY, HOUR, QUARTER, floor};
 use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
 use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
@@ -39,7 +40,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         return Ok(nothing);
     };
     let names = engine.names();
-    let days = parts(&found.starts, Width::Day, found.dropped);
+    let days = parts(&found.starts, Width::Day, found.coarse);
     let latency = spec.has_latency();
     let everybodys = range.key.is_none() && range.owner.is_none();
     let rollups = if everybodys {
@@ -61,13 +62,14 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
         let sections = sections(width, zone, &found.starts, now)?;
-        let statement = by_outcome(names, range, &sections, found.dropped);
+        let statement = by_outcome(names, range, &sections, found.coarse);
         let rows = found.session.rows(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
         let over_time = SummarySpec::new().over_time(width, zone.clone());
-        let by_hour = |section: &Section| section.widest >= Width::Hour;
-        // Hours stand for minutes in buckets that they do not fit.
-        summary.exact &= found.starts.start >= found.dropped || sections.iter().all(by_hour);
+        // Wider sums stand for minutes in buckets that they do not fit.
+        let narrowest = found.coarse.narrowest(found.starts.start);
+        let fits = |section: &Section| section.widest >= narrowest;
+        summary.exact &= sections.iter().all(fits);
         summary.over_time = over_time.summarize(&rollups).over_time;
     }
     Ok(summary)
@@ -92,7 +94,7 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
     let (Some(mut found), _) = Found::open(engine, range).await? else {
         return Ok(Vec::new());
     };
-    let parts = parts(&found.starts, Width::Minute, found.dropped);
+    let parts = parts(&found.starts, Width::Minute, found.coarse);
     let statements: Vec<_> = parts
         .into_iter()
         .map(|part| {
@@ -113,8 +115,7 @@ struct Found<S> {
     session: S,
     /// The starts of the range's minutes.
     starts: Range<i64>,
-    /// Up to when there are no minutes any more.
-    dropped: i64,
+    coarse: Coarse,
 }
 
 impl<S: Session> Found<S> {
@@ -138,27 +139,23 @@ impl<S: Session> Found<S> {
         let Some((first, last)) = extent.time("first_hour")?.zip(extent.time("last_hour")?) else {
             return Ok((None, true));
         };
-        // Where the last minute has been dropped, its hour tells no more than that it is in it.
-        let last = extent
-            .time("last_minute")?
-            .map_or(last + HOUR - MINUTE, |minute| {
-                if minute < last {
-                    last + HOUR - MINUTE
-                } else {
-                    minute
-                }
-            });
+        let coarse = Coarse::new(extent.time("dropped")?, extent.time("folded")?);
+        // Where the last minute is part of a wider sum, that tells no more than that it is in it.
+        let last = match extent.time("last_minute")? {
+            Some(minute) if minute >= coarse.quarters => minute,
+            Some(minute) if minute >= last => floor(minute, QUARTER) + QUARTER - MINUTE,
+            _ => last + HOUR - MINUTE,
+        };
         let mut starts = bounded(range, first, last);
         let gone = extent.time("gone")?.unwrap_or(i64::MIN);
         starts.start = starts.start.max(gone);
-        let dropped = extent.time("dropped")?.unwrap_or(i64::MIN);
         // What is to come cannot have been counted.
         let over = last.min(as_micros(Timestamp::now()) - MINUTE);
-        let is_exact = is_exact(range, first, over, dropped);
+        let is_exact = is_exact(range, first, over, coarse);
         let found = (!starts.is_empty()).then_some(Self {
             session,
             starts,
-            dropped,
+            coarse,
         });
         Ok((found, is_exact))
     }
@@ -168,7 +165,7 @@ impl<S: Session> Found<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-        let hours = parts(&self.starts, Width::Hour, self.dropped);
+        let hours = parts(&self.starts, Width::Hour, self.coarse);
         let statement = by_key(engine.names(), range, hours);
         let rows = self.session.rows(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
@@ -188,7 +185,12 @@ impl<S: Session> Found<S> {
         for (statement, width) in statements {
             let rows = self.session.rows(statement.clone()).await?;
             for row in &rows {
-                rollups.extend(rollup_of(row, &kinds, *width)?);
+                let rollup = rollup_of(row, &kinds, *width)?;
+                rollups.extend(rollup.map(|rollup| Rollup {
+                    // A minute that came late, of a quarter of an hour.
+                    start: width.floor(rollup.start),
+                    ..rollup
+                }));
             }
         }
         Ok(rollups)

@@ -6,8 +6,37 @@ use crate::backend::sql::value::ceil_micros;
 use crate::usage::{UsageRange, Width};
 
 pub(super) const MINUTE: i64 = 60_000_000;
-pub(super) const HOUR: i64 = 3_600_000_000;
-pub(super) const DAY: i64 = 86_400_000_000;
+pub(in crate::backend::sql) const QUARTER: i64 = 15 * MINUTE;
+pub(in crate::backend::sql) const HOUR: i64 = 60 * MINUTE;
+pub(in crate::backend::sql) const DAY: i64 = 24 * HOUR;
+
+/// Up to when narrow sums have been made part of wider ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Coarse {
+    /// Before it, hours are the narrowest.
+    pub(super) hours: i64,
+    /// Before it, quarters of an hour are the narrowest. No earlier than `hours`.
+    pub(super) quarters: i64,
+}
+
+impl Coarse {
+    pub(super) fn new(hours: Option<i64>, quarters: Option<i64>) -> Self {
+        let hours = hours.unwrap_or(i64::MIN);
+        let quarters = quarters.map_or(hours, |quarters| quarters.max(hours));
+        Self { hours, quarters }
+    }
+
+    /// The width of the narrowest sums at a time.
+    pub(super) fn narrowest(&self, time: i64) -> Width {
+        if time < self.hours {
+            Width::Hour
+        } else if time < self.quarters {
+            Width::QuarterHour
+        } else {
+            Width::Minute
+        }
+    }
+}
 
 /// Sums of one width whose buckets start in a range, in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,18 +63,17 @@ pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
     from..to
 }
 
-/// Whether a range begins and ends where buckets do, or beyond all there is. Where minutes have been dropped, hours
-/// are the buckets.
-pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, dropped: i64) -> bool {
+/// Whether a range begins and ends where buckets do, or beyond all there is.
+pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, coarse: Coarse) -> bool {
     let mut edges = range.from.into_iter().chain(range.to);
     edges.all(|edge| {
         let edge = ceil_micros(edge);
-        let width = if edge < dropped { HOUR } else { MINUTE };
+        let width = coarse.narrowest(edge).seconds() * 1_000_000;
         edge <= first || edge >= last + MINUTE || edge % width == 0
     })
 }
 
-pub(super) fn floor(time: i64, width: i64) -> i64 {
+pub(in crate::backend::sql) fn floor(time: i64, width: i64) -> i64 {
     time.div_euclid(width) * width
 }
 
@@ -54,51 +82,49 @@ fn ceil(time: i64, width: i64) -> i64 {
 }
 
 /// Which sums make up a range: the widest within, up to this width, and narrower ones at its ends.
-/// Where minutes have been dropped, the hours that start in the range stand for them.
-pub(super) fn parts(starts: &Range<i64>, widest: Width, dropped: i64) -> Vec<Part> {
+/// A sum that is wider than a minute counts as a whole if it starts in the range.
+pub(super) fn parts(starts: &Range<i64>, widest: Width, coarse: Coarse) -> Vec<Part> {
     let mut parts = Vec::new();
-    cover(starts.clone(), widest, dropped, &mut parts);
+    cover(starts.clone(), widest, coarse, &mut parts);
     parts
 }
 
-fn cover(starts: Range<i64>, widest: Width, dropped: i64, parts: &mut Vec<Part>) {
+fn cover(starts: Range<i64>, widest: Width, coarse: Coarse, parts: &mut Vec<Part>) {
     if starts.is_empty() {
         return;
     }
     let (length, narrower) = match widest {
         Width::Day => (DAY, Width::Hour),
         Width::Hour => (HOUR, Width::Minute),
-        _ => {
-            let gone = starts.end.min(dropped);
-            if starts.start < gone {
-                let gone = ceil(starts.start, HOUR)..ceil(gone, HOUR);
-                if !gone.is_empty() {
-                    parts.push(Part {
-                        width: Width::Hour,
-                        starts: gone,
-                    });
-                }
-            }
-            let kept = starts.start.max(dropped)..starts.end;
-            if !kept.is_empty() {
-                parts.push(Part {
-                    width: Width::Minute,
-                    starts: kept,
-                });
-            }
-            return;
-        }
+        _ => return cover_narrowest(starts, coarse, parts),
     };
     let (from, to) = (ceil(starts.start, length), floor(starts.end, length));
     if from < to {
-        cover(starts.start..from, narrower, dropped, parts);
+        cover(starts.start..from, narrower, coarse, parts);
         parts.push(Part {
             width: widest,
             starts: from..to,
         });
-        cover(to..starts.end, narrower, dropped, parts);
+        cover(to..starts.end, narrower, coarse, parts);
     } else {
-        cover(starts, narrower, dropped, parts);
+        cover(starts, narrower, coarse, parts);
+    }
+}
+
+fn cover_narrowest(starts: Range<i64>, coarse: Coarse, parts: &mut Vec<Part>) {
+    let zones = [
+        (Width::Hour, HOUR, i64::MIN..coarse.hours),
+        (Width::QuarterHour, QUARTER, coarse.hours..coarse.quarters),
+        (Width::Minute, MINUTE, coarse.quarters..i64::MAX),
+    ];
+    for (width, length, zone) in zones {
+        let (start, end) = (starts.start.max(zone.start), starts.end.min(zone.end));
+        if start < end {
+            let starts = ceil(start, length)..ceil(end, length);
+            if !starts.is_empty() {
+                parts.push(Part { width, starts });
+            }
+        }
     }
 }
 
@@ -111,8 +137,14 @@ mod tests {
     const HOURS: Width = Width::Hour;
     const DAYS: Width = Width::Day;
 
-    fn all(starts: Range<i64>, widest: Width, dropped: i64) -> Vec<(Width, i64, i64)> {
-        let parts = parts(&starts, widest, dropped);
+    const QUARTERS: Width = Width::QuarterHour;
+    const NARROW: Coarse = Coarse {
+        hours: i64::MIN,
+        quarters: i64::MIN,
+    };
+
+    fn all(starts: Range<i64>, widest: Width, coarse: Coarse) -> Vec<(Width, i64, i64)> {
+        let parts = parts(&starts, widest, coarse);
         parts
             .iter()
             .map(|part| (part.width, part.starts.start, part.starts.end))
@@ -130,36 +162,67 @@ mod tests {
             (HOURS, 2 * DAY, 2 * DAY + 3 * HOUR),
             (MINUTES, 2 * DAY + 3 * HOUR, to),
         ];
-        assert_eq!(all(starts.clone(), DAYS, i64::MIN), expected);
+        assert_eq!(all(starts.clone(), DAYS, NARROW), expected);
         let hours = 2 * DAY + 3 * HOUR;
         let expected = [
             (MINUTES, from, HOUR),
             (HOURS, HOUR, hours),
             (MINUTES, hours, to),
         ];
-        assert_eq!(all(starts.clone(), HOURS, i64::MIN), expected);
-        assert_eq!(all(starts, MINUTES, i64::MIN), [(MINUTES, from, to)]);
+        assert_eq!(all(starts.clone(), HOURS, NARROW), expected);
+        assert_eq!(all(starts, MINUTES, NARROW), [(MINUTES, from, to)]);
         let short = 30 * MINUTE..HOUR + 5 * MINUTE;
         let expected = [(MINUTES, short.start, short.end)];
-        assert_eq!(all(short, DAYS, i64::MIN), expected);
-        assert_eq!(all(0..DAY, DAYS, i64::MIN), [(DAYS, 0, DAY)]);
-        assert_eq!(all(5 * HOUR..5 * HOUR, DAYS, i64::MIN), []);
+        assert_eq!(all(short, DAYS, NARROW), expected);
+        assert_eq!(all(0..DAY, DAYS, NARROW), [(DAYS, 0, DAY)]);
+        assert_eq!(all(5 * HOUR..5 * HOUR, DAYS, NARROW), []);
     }
 
     #[test]
     fn hours_stand_for_minutes_that_were_dropped() {
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
         let end = starts.end;
+        let dropped = |hours: i64| Coarse::new(Some(hours * HOUR), None);
         let expected = [(HOURS, HOUR, 5 * HOUR), (MINUTES, 5 * HOUR, end)];
-        assert_eq!(all(starts.clone(), DAYS, 2 * HOUR), expected);
+        assert_eq!(all(starts.clone(), DAYS, dropped(2)), expected);
         let expected = [(HOURS, HOUR, 2 * HOUR), (MINUTES, 2 * HOUR, end)];
-        assert_eq!(all(starts.clone(), MINUTES, 2 * HOUR), expected);
+        assert_eq!(all(starts.clone(), MINUTES, dropped(2)), expected);
         assert_eq!(
-            all(starts.clone(), MINUTES, 9 * HOUR),
+            all(starts.clone(), MINUTES, dropped(9)),
             [(HOURS, HOUR, 6 * HOUR)]
         );
         let expected = [(HOURS, HOUR, 5 * HOUR), (HOURS, 5 * HOUR, 6 * HOUR)];
-        assert_eq!(all(starts, HOURS, 9 * HOUR), expected);
+        assert_eq!(all(starts, HOURS, dropped(9)), expected);
+    }
+
+    #[test]
+    fn quarters_of_an_hour_stand_for_minutes_between() {
+        let coarse = Coarse::new(Some(2 * HOUR), Some(4 * HOUR));
+        let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
+        let end = starts.end;
+        let expected = [
+            (HOURS, HOUR, 2 * HOUR),
+            (QUARTERS, 2 * HOUR, 4 * HOUR),
+            (MINUTES, 4 * HOUR, end),
+        ];
+        assert_eq!(all(starts, MINUTES, coarse), expected);
+        let cut = 2 * HOUR + 20 * MINUTE..3 * HOUR + 20 * MINUTE;
+        let starts = 2 * HOUR + 30 * MINUTE..3 * HOUR + 30 * MINUTE;
+        assert_eq!(
+            all(cut.clone(), MINUTES, coarse),
+            [(QUARTERS, starts.start, starts.end)]
+        );
+        let micros = |n| Timestamp::from_microsecond(n).unwrap();
+        let is_exact = |range: Range<i64>| {
+            let range = UsageRange::new()
+                .from(micros(range.start))
+                .to(micros(range.end));
+            is_exact(&range, 0, DAY, coarse)
+        };
+        assert!(is_exact(starts.clone()) && !is_exact(cut));
+        assert!(is_exact(HOUR..starts.end) && !is_exact(HOUR + QUARTER..starts.end));
+        assert!(is_exact(starts.start..5 * HOUR + MINUTE));
+        assert_eq!(Coarse::new(Some(HOUR), Some(0)).quarters, HOUR);
     }
 
     #[test]

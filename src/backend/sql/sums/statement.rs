@@ -1,18 +1,19 @@
 //! Questions about sums.
 
 use super::grid::{Grid, Section, bucket};
-use super::parts::{Part, parts};
+use super::parts::{Coarse, Part, parts};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::usage::{UsageRange, Width};
 
-/// From when to when there is anything, up to when minutes have been dropped, and up to when all else
-/// is being dropped.
+/// From when to when there is anything, up to when minutes have been dropped or folded into quarters of
+/// an hour, and up to when all else is being dropped.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
     (SELECT max(start) FROM §minutes) AS last_minute,
     (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped,
+    (SELECT before FROM §dropped WHERE what = 'quarter_hours') AS folded,
     (SELECT before FROM §dropped WHERE what = 'hours') AS gone";
     Statement::new(names, template)
 }
@@ -80,7 +81,7 @@ pub(super) fn by_series(
     let bucket = bucket(names, grid);
     let read = parts.iter().map(|part| {
         let table = match part.width {
-            Width::Minute => "§minutes",
+            Width::Minute | Width::QuarterHour => "§minutes",
             Width::Hour => "§hours",
             _ => "§days",
         };
@@ -142,10 +143,10 @@ pub(super) fn by_outcome(
     names: &Names,
     range: &UsageRange,
     sections: &[Section],
-    dropped: i64,
+    coarse: Coarse,
 ) -> Statement {
     let parts = sections.iter().flat_map(|section| {
-        let parts = parts(&section.starts, section.widest, dropped);
+        let parts = parts(&section.starts, section.widest, coarse);
         let bucket = bucket(names, &section.grid);
         parts.into_iter().map(move |part| (part, bucket.clone()))
     });
@@ -171,7 +172,7 @@ fn of_keys(
     let amounts = amounts(names);
     let read = parts.map(|(part, by)| {
         let table = match part.width {
-            Width::Minute => "§key_minutes",
+            Width::Minute | Width::QuarterHour => "§key_minutes",
             _ => "§key_hours",
         };
         let starting = starting_in(&mut sql, &part);

@@ -30,7 +30,7 @@ async fn the_latencies_of_many_keys_are_not_one_value() {
 
     let names = Names::new(Dialect::Sqlite);
     let day = start.as_microsecond()..start.as_microsecond() + 24 * HOUR;
-    let parts = parts(&day, Width::Day, i64::MIN);
+    let parts = parts(&day, Width::Day, Coarse::new(None, None));
     let lengths = async |latency: bool| {
         let statement = by_kind(&names, &UsageRange::new(), &parts, latency);
         let mut query = sqlx::query(AssertSqlSafe(statement.text));

@@ -18,9 +18,9 @@ impl Writing<'_> {
                 latency) VALUES "
         ));
         let update = format!(
-            " ON CONFLICT (series_id, start) DO UPDATE SET {},
-            latency = CAST(t.latency || excluded.latency AS BLOB)",
-            amounts()
+            " ON CONFLICT (series_id, start) DO UPDATE SET {}, {}",
+            amounts(),
+            Dialect::Sqlite.add_latency()
         );
         for sums in sums.chunks(ROWS) {
             let mut values = Values::new(sums.len(), 7);

@@ -1,0 +1,199 @@
+//! Folding sums by the minute into sums by the quarter of an hour.
+//!
+//! Both are rows of the same tables: a row that starts before the mark `quarter_hours` of §dropped
+//! stands for its quarter of an hour. A row written after its quarter was folded stays a row of its
+//! own, which every sum counts all the same.
+
+use sqlx::Error as SqlError;
+
+use super::dialect::Dialect;
+use super::engine::{Engine, Row, Session, Statement, Value};
+use super::histogram::{from_bytes, to_bytes};
+use super::portions::{FirstFailure, ROWS, TURN, write};
+use super::sums::{DAY, HOUR, QUARTER, floor};
+use super::value::there;
+
+/// A table of sums by the minute: its name, primary key, the columns that rows of one sum share, and
+/// whether it has latencies.
+type Table = (&'static str, &'static str, &'static str, bool);
+
+const TABLES: [Table; 2] = [
+    ("§minutes", "series_id, start", "series_id", true),
+    (
+        "§key_minutes",
+        "start, line",
+        "line, key_id, owner, outcome, cause",
+        false,
+    ),
+];
+
+const AMOUNTS: [&str; 4] = ["count", "cost", "request_bytes", "response_bytes"];
+
+/// Longer columns of latencies are written anew, with one pair of numbers for each bucket.
+const LONG: i64 = 256;
+
+/// Folds the minutes of hours that are over by `before`, which is a full hour; how many there were.
+pub(super) async fn fold_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    let mut hour = match mark(engine).await? {
+        // An earlier pass may have been cut off.
+        Some(mark) => mark - DAY,
+        None => i64::MIN,
+    };
+    let (mut folded, mut failure) = (0, FirstFailure::default());
+    while let Some(first) = first_minute(engine, hour, before).await? {
+        hour = floor(first, HOUR) + HOUR;
+        // Before any is folded, so that nobody takes a quarter of an hour for a minute.
+        note(engine, hour).await?;
+        for quarter in (hour - HOUR..hour).step_by(QUARTER as usize) {
+            for table in TABLES {
+                folded += failure.of(fold_quarter(engine, table, quarter).await);
+            }
+        }
+    }
+    failure.or(folded)
+}
+
+async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
+    let mark = "SELECT before FROM §dropped WHERE what = 'quarter_hours'";
+    let mut session = engine.reader().await?;
+    let rows = session.rows(Statement::new(engine.names(), mark)).await?;
+    rows.first()
+        .map_or(Ok(None), |row| there(row.time("before")?).map(Some))
+}
+
+async fn note<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
+    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('quarter_hours', $1)
+        ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    write(engine, note, &[Value::Time(Some(before))]).await
+}
+
+/// When the first sum of a time starts.
+async fn first_minute<E: Engine>(
+    engine: &E,
+    from: i64,
+    before: i64,
+) -> Result<Option<i64>, SqlError> {
+    let first = "SELECT min(start) AS first FROM §minutes WHERE start >= $1 AND start < $2";
+    let first = Statement::new(engine.names(), first)
+        .bind(Value::Time(Some(from)))
+        .bind(Value::Time(Some(before)));
+    let mut session = engine.reader().await?;
+    let rows = session.rows(first).await?;
+    there(rows.first())?.time("first")
+}
+
+async fn fold_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Result<u64, SqlError> {
+    let mut folded = 0;
+    loop {
+        let mut session = engine.writer().await?;
+        let rows = fold_some(engine, &mut session, table, quarter).await?;
+        session.commit().await?;
+        folded += rows;
+        if rows < ROWS.cast_unsigned() {
+            break;
+        }
+        tokio::time::sleep(TURN).await;
+    }
+    if folded > 0 && table.3 {
+        tidy(engine, table.0, quarter).await?;
+    }
+    Ok(folded)
+}
+
+/// Folds up to [`ROWS`] rows of a quarter; how many there were.
+async fn fold_some<E: Engine>(
+    engine: &E,
+    session: &mut E::Session,
+    (table, key, shared, has_latency): Table,
+    quarter: i64,
+) -> Result<u64, SqlError> {
+    let dialect = engine.names().dialect;
+    let skip = dialect.skip_locked();
+    let some = format!(
+        "SELECT {key} FROM {table} WHERE start > $1 AND start < $2 ORDER BY {key} LIMIT $3{skip}"
+    );
+    let mut columns = AMOUNTS.map(|column| format!(", {column}")).concat();
+    let mut sums = AMOUNTS
+        .map(|column| format!(", {}", dialect.capped_sum(column)))
+        .concat();
+    let mut added = AMOUNTS.map(|column| dialect.capped_add(column)).join(", ");
+    if has_latency {
+        columns.push_str(", latency");
+        sums.push_str(&format!(", {}", dialect.joined("latency")));
+        added.push_str(&format!(", {}", dialect.add_latency()));
+    }
+    let fold = |from: &str| {
+        format!(
+            "INSERT INTO {table} AS t (start, {shared}{columns})
+            SELECT $1, {shared}{sums} FROM {from} GROUP BY {shared} ORDER BY {shared}
+            ON CONFLICT ({key}) DO UPDATE SET {added}"
+        )
+    };
+    let delete = format!("DELETE FROM {table} WHERE ({key}) IN ({some})");
+    let statement = |template: &str| {
+        Statement::new(engine.names(), template)
+            .bind(Value::Time(Some(quarter)))
+            .bind(Value::Time(Some(quarter + QUARTER)))
+            .bind(ROWS)
+    };
+    match dialect {
+        // One statement: rows that come meanwhile must not be deleted without being added.
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let both = format!(
+                "WITH gone AS ({delete} RETURNING *), folded AS ({})
+                SELECT count(*) AS rows FROM gone",
+                fold("gone")
+            );
+            let rows = session.rows(statement(&both)).await?;
+            let rows = there(there(rows.first())?.integer("rows")?)?;
+            Ok(rows.cast_unsigned())
+        }
+        // It has one writer, and no statement that does both.
+        #[cfg(feature = "_sqlite")]
+        Dialect::Sqlite => {
+            let some = format!("(SELECT * FROM {table} WHERE ({key}) IN ({some}))");
+            session.run(statement(&fold(&some))).await?;
+            session.run(statement(&delete)).await
+        }
+    }
+}
+
+/// Makes one histogram of those that stand one behind the other in a quarter's rows.
+async fn tidy<E: Engine>(engine: &E, table: &str, quarter: i64) -> Result<(), SqlError> {
+    let lock = engine.names().dialect.lock_rows();
+    let read = format!(
+        "SELECT series_id, latency FROM {table} WHERE start = $1 AND series_id > $2
+        AND length(latency) > {LONG} ORDER BY series_id LIMIT 200{lock}"
+    );
+    let update = format!("UPDATE {table} SET latency = $3 WHERE start = $1 AND series_id = $2");
+    let mut last = i64::MIN;
+    loop {
+        let mut session = engine.writer().await?;
+        let statement = |template: &str, series: i64| {
+            Statement::new(engine.names(), template)
+                .bind(Value::Time(Some(quarter)))
+                .bind(series)
+        };
+        let rows = session.rows(statement(&read, last)).await?;
+        let rows: Vec<_> = rows.iter().map(tidied).collect::<Result<_, _>>()?;
+        let Some(&(end, _)) = rows.last() else {
+            return Ok(());
+        };
+        last = end;
+        for (series, latency) in rows {
+            session
+                .run(statement(&update, series).bind(latency))
+                .await?;
+        }
+        session.commit().await?;
+        tokio::time::sleep(TURN).await;
+    }
+}
+
+/// A series, and its histograms as one.
+fn tidied(row: &impl Row) -> Result<(i64, Value), SqlError> {
+    let latency = from_bytes(there(row.bytes("latency")?)?)?;
+    let series = there(row.integer("series_id")?)?;
+    Ok((series, Value::Bytes(Some(to_bytes(&latency)))))
+}
