@@ -304,14 +304,14 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
     }
     let issuer = Issuer::new("bench").expect("a prefix");
     let issued = issuer
-        .issue(backend, NewKey::named("Looked up"))
+        .issue(backend, NewKey::new("Looked up"))
         .await
         .expect("issued");
     timed("cache miss", 200, || backend.find(issued.key.id)).await;
     // The short form makes do with fewer.
     let keys = (sizes[0] / 10).min(100_000);
     for n in 0..keys {
-        let new = NewKey::named(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));
+        let new = NewKey::new(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));
         issuer.issue(backend, new).await.expect("issued");
     }
     let list = KeyQuery::new().limit(50);

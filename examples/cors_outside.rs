@@ -36,7 +36,7 @@ pub(crate) fn app(backend: MemoryBackend, origin: HeaderValue) -> Router {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let backend = MemoryBackend::new();
-    let new = NewKey::named("Single-page application");
+    let new = NewKey::new("Single-page application");
     let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
     let app = app(backend, HeaderValue::from_static("http://localhost:5173"));
 

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use keytally::key::{
-    AddressList, ChangeFeed, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
+    AddressList, InvalidationFeed, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
     NewKey, Rotation, StoreError,
 };
 use keytally::{ApiKeyLayer, KeyId, Page, async_trait, conformance};
@@ -105,7 +105,7 @@ impl Row {
 #[derive(Default)]
 struct MyStore {
     rows: Mutex<BTreeMap<KeyId, Row>>,
-    changes: ChangeFeed,
+    changes: InvalidationFeed,
 }
 
 type Rows<'a> = MutexGuard<'a, BTreeMap<KeyId, Row>>;
@@ -132,7 +132,7 @@ impl KeyStore for MyStore {
     }
 
     /// Optional: with it, a revoked key stops working at once in this process.
-    fn changes(&self) -> Option<&ChangeFeed> {
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
         Some(&self.changes)
     }
 }
@@ -154,7 +154,7 @@ impl KeyAdmin for MyStore {
             }
             rows.insert(id, row);
         }
-        self.changes.announce(id);
+        self.changes.publish(id);
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl KeyAdmin for MyStore {
             rows.insert(id, Row::of(&record)?);
             record.key
         };
-        self.changes.announce(id);
+        self.changes.publish(id);
         Ok(key)
     }
 
@@ -202,15 +202,15 @@ impl KeyAdmin for MyStore {
             rows.insert(new.key.id, new_row);
             new.key
         };
-        self.changes.announce(id);
-        self.changes.announce(key.id);
+        self.changes.publish(id);
+        self.changes.publish(key.id);
         Ok(key)
     }
 
     async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
         let removed = self.begin().remove(&id);
         removed.ok_or(StoreError::NotFound(id))?;
-        self.changes.announce(id);
+        self.changes.publish(id);
         Ok(())
     }
 }
@@ -222,7 +222,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("the store keeps every rule");
 
     let issued = Issuer::new("acme_live")?
-        .issue(&store, NewKey::named("Zapier integration"))
+        .issue(&store, NewKey::new("Zapier integration"))
         .await?;
     println!("and holds {}", issued.key.hint);
     let _layer = ApiKeyLayer::new(store);

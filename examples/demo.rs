@@ -128,15 +128,15 @@ async fn seed(
     recorder: &Recorder,
 ) -> Result<Secret, Box<dyn Error>> {
     let is_fresh = backend.list(&KeyQuery::new()).await?.items.is_empty();
-    let mine = NewKey::named(MINE).owner("customer-17").recoverable();
+    let mine = NewKey::new(MINE).owner("customer-17").recoverable();
     let mine = issuer.issue(backend, mine).await?.secret;
     if is_fresh {
-        let slow = NewKey::named("Zapier Integration")
+        let slow = NewKey::new("Zapier Integration")
             .owner("customer-17")
             .environment("live")
-            .limit(RateLimit::per_minute(60).burst(20));
+            .limit(RateLimit::per_minute(60).with_burst(20));
         let slow = issuer.issue(backend, slow).await?.secret;
-        let unused = NewKey::named("Nightly export")
+        let unused = NewKey::new("Nightly export")
             .owner("customer-4")
             .scope("read");
         issuer.issue(backend, unused).await?;

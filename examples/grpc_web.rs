@@ -65,7 +65,7 @@ pub(crate) fn serve(
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let backend = MemoryBackend::new();
-    let new = NewKey::named("Single-page application");
+    let new = NewKey::new("Single-page application");
     let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());

@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{} more wait in the spool", spool.events().await?);
     let recorder = Recorder::builder(backend.clone()).spool(spool).start();
 
-    let new = NewKey::named("Zapier integration").owner("customer-17");
+    let new = NewKey::new("Zapier integration").owner("customer-17");
     let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
     let app = Router::new()

@@ -50,9 +50,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .layer(layer);
 
-    let new = NewKey::named("Zapier integration")
+    let new = NewKey::new("Zapier integration")
         .owner("customer-17")
-        .limit(RateLimit::per_second(5).burst(10).named("burst"));
+        .limit(RateLimit::per_second(5).with_burst(10).with_name("burst"));
     let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());

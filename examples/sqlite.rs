@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let so_far = backend.summary(&SummaryQuery::default()).await?.totals;
     println!("{path} has counted {} requests", so_far.total());
 
-    let new = NewKey::named("Zapier integration").owner("customer-17");
+    let new = NewKey::new("Zapier integration").owner("customer-17");
     let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
 
     let recorder = Recorder::new(backend.clone());

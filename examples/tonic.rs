@@ -43,11 +43,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("serving on {address}");
 
     let issuer = Issuer::new("acme_live")?;
-    let reader = NewKey::named("Zapier integration")
+    let reader = NewKey::new("Zapier integration")
         .scope("postings:read")
         .limit(RateLimit::per_hour(6));
     let reader = issuer.issue(&backend, reader).await?;
-    let writer = issuer.issue(&backend, NewKey::named("importer")).await?;
+    let writer = issuer.issue(&backend, NewKey::new("importer")).await?;
     let secret = reader.secret.expose();
 
     let channel = Channel::from_shared(format!("http://{address}"))?;

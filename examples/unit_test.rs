@@ -33,7 +33,7 @@ fn service() -> Router {
 async fn a_key_has_its_own_limit() -> Result<(), Box<dyn Error>> {
     let test = Fixture::new();
     let key = test
-        .issue(NewKey::named("Zapier").limit(RateLimit::per_minute(1)))
+        .issue(NewKey::new("Zapier").limit(RateLimit::per_minute(1)))
         .await;
     let app = service().layer(test.layer());
 
@@ -53,7 +53,7 @@ async fn a_key_has_its_own_limit() -> Result<(), Box<dyn Error>> {
 #[cfg_attr(test, tokio::test)]
 async fn a_revoked_key_is_out_at_once() -> Result<(), Box<dyn Error>> {
     let test = Fixture::new();
-    let key = test.issue(NewKey::named("Leaked")).await;
+    let key = test.issue(NewKey::new("Leaked")).await;
     let app = service().layer(test.layer());
 
     assert_eq!(ask(&app, &key).await?, StatusCode::OK);
@@ -66,7 +66,7 @@ async fn a_revoked_key_is_out_at_once() -> Result<(), Box<dyn Error>> {
 #[cfg_attr(test, tokio::test)]
 async fn an_outage_of_the_store_is_no_open_door() -> Result<(), Box<dyn Error>> {
     let test = Fixture::new();
-    let key = test.issue(NewKey::named("New here")).await;
+    let key = test.issue(NewKey::new("New here")).await;
     let app = service().layer(test.layer());
 
     test.store().fail();

@@ -23,7 +23,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let backend = MemoryBackend::new();
-//! let new = NewKey::named("Zapier integration").limit(RateLimit::per_minute(600).burst(100));
+//! let new = NewKey::new("Zapier integration").limit(RateLimit::per_minute(600).with_burst(100));
 //! let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
 //!
 //! let recorder = Recorder::new(backend.clone());
@@ -93,14 +93,14 @@ mod id;
 pub mod key;
 mod layer;
 pub mod limit;
-mod page;
 #[cfg(feature = "tracing")]
-mod seldom;
+mod log_throttle;
+mod page;
 mod sync;
+#[cfg(all(test, feature = "tracing"))]
+mod test_tracing;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(all(test, feature = "tracing"))]
-mod told;
 pub mod usage;
 
 pub use async_trait::async_trait;

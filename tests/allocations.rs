@@ -69,7 +69,7 @@ async fn added(content_type: bool) -> usize {
     });
     let backend = MemoryBackend::new();
     let limit = RateLimit::per_second(1_000_000);
-    let new = NewKey::named("x").owner("customer-17").limit(limit);
+    let new = NewKey::new("x").owner("customer-17").limit(limit);
     let issued = Issuer::new("acme_live")
         .unwrap()
         .issue(&backend, new)

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use keytally::limit::{Allowance, LimitError, Limiter, RateLimit};
+use keytally::limit::{LimitError, LimitHandle, Limiter, RateLimit};
 use keytally::usage::{Cause, Outcome, Status, UNMATCHED};
 use keytally::{ApiKeyLayer, KeyId, Now};
 use support::{Answer, Service};
@@ -389,7 +389,12 @@ async fn rule_9_a_body_of_which_more_is_to_come_is_open() {
 struct Busy;
 
 impl Limiter for Busy {
-    fn attach(&self, _: KeyId, _: &[RateLimit], _: Now) -> Result<Arc<dyn Allowance>, LimitError> {
+    fn attach(
+        &self,
+        _: KeyId,
+        _: &[RateLimit],
+        _: Now,
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(Line))
     }
 }
@@ -397,9 +402,9 @@ impl Limiter for Busy {
 #[derive(Debug)]
 struct Line;
 
-impl Allowance for Line {
-    fn take(&self, _: u32, _: Now) -> keytally::limit::Answer {
-        keytally::limit::Answer::Later(Box::pin(std::future::pending()))
+impl LimitHandle for Line {
+    fn acquire(&self, _: u32, _: Now) -> keytally::limit::LimitResponse {
+        keytally::limit::LimitResponse::Pending(Box::pin(std::future::pending()))
     }
 }
 

@@ -103,11 +103,11 @@ async fn the_pages_show_what_the_clients_counted() {
     let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
     let mut keys = Vec::new();
     for new in [
-        NewKey::named("Courier"),
-        NewKey::named("Clerk").limit(RateLimit::per(1_000, day)),
-        NewKey::named("Stranger").addresses(elsewhere),
-        NewKey::named("Sleeper"),
-        NewKey::named("Nobody"),
+        NewKey::new("Courier"),
+        NewKey::new("Clerk").limit(RateLimit::per(1_000, day)),
+        NewKey::new("Stranger").addresses(elsewhere),
+        NewKey::new("Sleeper"),
+        NewKey::new("Nobody"),
     ] {
         keys.push(issuer.issue(&backend, new).await.unwrap());
     }

@@ -305,7 +305,7 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
         // What is free in pages that are there is used up first.
         let issuer = keytally::key::Issuer::new("test").unwrap();
         let (_, record) = issuer
-            .make(keytally::key::NewKey::named("x".repeat(100)))
+            .prepare(keytally::key::NewKey::new("x".repeat(100)))
             .unwrap();
         if let Err(error) = backend.create(record).await {
             break error;

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use keytally::key::{Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey};
 use keytally::key::{Rotation, StoreError};
-use keytally::limit::{Allowance, Answer, Decision, LimitError, Limiter, RateLimit};
+use keytally::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
 use keytally::usage::{Batch, Recorder, SinkError, UsageSink};
 use keytally::{ApiKeyLayer, KeyId, Now, Page};
 use tower::{Layer, ServiceExt};
@@ -60,7 +60,12 @@ impl UsageSink for Least {
 }
 
 impl Limiter for Least {
-    fn attach(&self, _: KeyId, _: &[RateLimit], _: Now) -> Result<Arc<dyn Allowance>, LimitError> {
+    fn attach(
+        &self,
+        _: KeyId,
+        _: &[RateLimit],
+        _: Now,
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(Always))
     }
 }
@@ -68,16 +73,16 @@ impl Limiter for Least {
 #[derive(Debug)]
 struct Always;
 
-impl Allowance for Always {
-    fn take(&self, _: u32, _: Now) -> Answer {
-        Answer::Now(Decision::default())
+impl LimitHandle for Always {
+    fn acquire(&self, _: u32, _: Now) -> LimitResponse {
+        LimitResponse::Ready(Decision::default())
     }
 }
 
 #[tokio::test]
 async fn rule_13_what_implements_the_traits_works_with_any_features() {
     let least = Least::default();
-    let new = NewKey::named("x").limit(RateLimit::per_second(1));
+    let new = NewKey::new("x").limit(RateLimit::per_second(1));
     let issued = Issuer::new("acme")
         .unwrap()
         .issue(&least, new)

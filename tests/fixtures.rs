@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::key::{
-    AddressList, AuditEntry, AuditQuery, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, NewKey,
-    Rotation, Sealed,
+    AddressList, AuditEntry, AuditQuery, EncryptedSecret, Issuer, Key, KeyAdmin, KeyChange,
+    KeyQuery, NewKey, Rotation,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -49,7 +49,7 @@ struct Content {
     revoked: String,
     keys: Vec<Key>,
     /// The sealed secret of a key that is recoverable.
-    sealed: (KeyId, Sealed),
+    sealed: (KeyId, EncryptedSecret),
     /// What was done to which key, by whom, newest first.
     audit: Vec<(String, KeyId, Option<String>)>,
     batches: Vec<Batch>,
@@ -71,31 +71,31 @@ fn time(text: &str) -> Timestamp {
 async fn fill(backends: [&dyn Backend; 2]) -> Content {
     let issuer = Issuer::new("fixture").unwrap();
     let issuer = issuer.clock(Clock::manual(time("2026-11-01T09:00:00.000001Z")));
-    let full = NewKey::named("Zapier integration, \"quoted\" – für Ärger")
+    let full = NewKey::new("Zapier integration, \"quoted\" – für Ärger")
         .owner("customer-17")
         .environment("live")
         .scopes(["postings:read", "postings:write"])
-        .limit(RateLimit::per_minute(600).burst(100))
+        .limit(RateLimit::per_minute(600).with_burst(100))
         .addresses(AddressList::parse(["203.0.113.0/24", "2001:db8::/32"]).unwrap())
         .metadata("plan", "large")
-        .expires(time("9000-01-01T00:00:00Z"));
+        .expires_at(time("9000-01-01T00:00:00Z"));
     let kinds = [
         full,
-        NewKey::named("Works"),
-        NewKey::named("Revoked").owner("customer-17"),
-        NewKey::named("Disabled"),
-        NewKey::named("Rotated").owner("customer-18"),
-        NewKey::named("Deleted"),
-        NewKey::named("Recoverable"),
+        NewKey::new("Works"),
+        NewKey::new("Revoked").owner("customer-17"),
+        NewKey::new("Disabled"),
+        NewKey::new("Rotated").owner("customer-18"),
+        NewKey::new("Deleted"),
+        NewKey::new("Recoverable"),
     ];
-    let mut made = kinds.map(|new| issuer.make(new).unwrap());
-    let sealed = Sealed::from_bytes((0..=255).collect::<Vec<u8>>());
+    let mut made = kinds.map(|new| issuer.prepare(new).unwrap());
+    let sealed = EncryptedSecret::from_bytes((0..=255).collect::<Vec<u8>>());
     let recoverable = &mut made[6].1;
     recoverable.key.recoverable = true;
     recoverable.sealed = Some(sealed.clone());
     let sealed = (recoverable.key.id, sealed);
     let ids = [0, 1, 2, 3, 4, 5].map(|n: usize| made[n].1.key.id);
-    let (new, record) = issuer.make(NewKey::named("Its place is taken")).unwrap();
+    let (new, record) = issuer.prepare(NewKey::new("Its place is taken")).unwrap();
     let rotation = Rotation {
         id: new.id(),
         hint: new.hint(),

@@ -63,7 +63,7 @@ impl Api {
 
     /// A key without limits, its secret only.
     async fn key(&self) -> String {
-        let issued = self.issue(NewKey::named("any")).await;
+        let issued = self.issue(NewKey::new("any")).await;
         issued.secret.expose().to_owned()
     }
 
@@ -153,9 +153,7 @@ fn seen(status: &Status) -> (Code, String, Vec<u8>, HeaderMap) {
 #[tokio::test]
 async fn rule_9_a_unary_call_is_one_event() {
     let api = Api::new();
-    let issued = api
-        .issue(NewKey::named("Zapier").owner("customer-17"))
-        .await;
+    let issued = api.issue(NewKey::new("Zapier").owner("customer-17")).await;
     let layer = api
         .layer()
         .peer_address(peer)
@@ -217,9 +215,9 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
         let issued = api.issue(new).await;
         (issued.key.id, issued.secret.expose().to_owned())
     };
-    let (_, expired) = secret(NewKey::named("expired").expires(Timestamp::UNIX_EPOCH)).await;
-    let (revoked_id, revoked) = secret(NewKey::named("revoked")).await;
-    let (disabled_id, disabled) = secret(NewKey::named("disabled")).await;
+    let (_, expired) = secret(NewKey::new("expired").expires_at(Timestamp::UNIX_EPOCH)).await;
+    let (revoked_id, revoked) = secret(NewKey::new("revoked")).await;
+    let (disabled_id, disabled) = secret(NewKey::new("disabled")).await;
     // It worked, and is in the cache.
     client
         .get(with(&revoked, GetRequest { id: 1 }))
@@ -273,8 +271,8 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
 async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
     let api = Api::new();
     let clock = Clock::manual(Timestamp::now());
-    let limit = RateLimit::per_hour(7).burst(1).named("burst");
-    let issued = api.issue(NewKey::named("limited").limit(limit)).await;
+    let limit = RateLimit::per_hour(7).with_burst(1).with_name("burst");
+    let issued = api.issue(NewKey::new("limited").limit(limit)).await;
     let secret = issued.secret.expose();
     let (mut client, _) = serve(api.layer().clock(clock.clone()));
 
@@ -330,10 +328,10 @@ async fn a_client_that_retries_is_not_held_beyond_its_deadline() {
         // The wait is beyond the deadline: the second call is refused once and not tried again.
         (RateLimit::per_hour(1), 2, "RESOURCE_EXHAUSTED"),
         // Waits to sit out: all calls succeed.
-        (RateLimit::per_second(2).burst(1), 4, "OK"),
+        (RateLimit::per_second(2).with_burst(1), 4, "OK"),
     ] {
         let api = Api::new();
-        let issued = api.issue(NewKey::named("limited").limit(limit)).await;
+        let issued = api.issue(NewKey::new("limited").limit(limit)).await;
         let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = incoming.local_addr().unwrap().to_string();
         let mut server = Server::builder().layer(api.layer());
@@ -372,7 +370,7 @@ async fn a_client_that_retries_is_not_held_beyond_its_deadline() {
 #[tokio::test]
 async fn a_call_that_costs_more_than_there_ever_is_must_not_be_tried_again() {
     let api = Api::new();
-    let new = NewKey::named("small").limit(RateLimit::per_second(2));
+    let new = NewKey::new("small").limit(RateLimit::per_second(2));
     let issued = api.issue(new).await;
     let (mut client, _) = serve(api.layer().cost(|_| 3));
     let request = with(issued.secret.expose(), GetRequest { id: 1 });
@@ -386,8 +384,8 @@ async fn a_call_that_costs_more_than_there_ever_is_must_not_be_tried_again() {
 #[tokio::test]
 async fn a_missing_scope_is_permission_denied() {
     let api = Api::new();
-    let reader = api.issue(NewKey::named("r").scope("postings:read")).await;
-    let other = api.issue(NewKey::named("o").scope("postings:write")).await;
+    let reader = api.issue(NewKey::new("r").scope("postings:read")).await;
+    let other = api.issue(NewKey::new("o").scope("postings:write")).await;
     let (incoming, channel) = socket();
     let server = Server::builder()
         .layer(api.layer())
@@ -427,7 +425,7 @@ async fn an_address_that_is_not_on_the_list_is_permission_denied() {
     let api = Api::new();
     let from = |network: &str| {
         let addresses = AddressList::parse([network]).unwrap();
-        api.issue(NewKey::named("bound").addresses(addresses))
+        api.issue(NewKey::new("bound").addresses(addresses))
     };
     let here = from("127.0.0.0/8").await;
     let there = from("203.0.113.0/24").await;
@@ -553,7 +551,7 @@ async fn rule_9_a_stream_that_the_client_drops_is_one_cancelled_event() {
 #[tokio::test]
 async fn a_stream_ends_as_unauthenticated_when_its_key_is_revoked() {
     let api = Api::new();
-    let issued = api.issue(NewKey::named("watching")).await;
+    let issued = api.issue(NewKey::new("watching")).await;
     let secret = issued.secret.expose();
     let every = Duration::from_millis(50);
     let (mut client, _) = serve(api.layer().end_streams_on_revocation(every));
@@ -636,8 +634,8 @@ async fn a_code_that_names_the_clients_fault_is_a_client_error() {
 #[tokio::test]
 async fn rule_12_a_made_up_method_names_no_endpoint() {
     let api = Api::new();
-    let issued = api.issue(NewKey::named("r").scope("postings:read")).await;
-    let other = api.issue(NewKey::named("o")).await;
+    let issued = api.issue(NewKey::new("r").scope("postings:read")).await;
+    let other = api.issue(NewKey::new("o")).await;
     let secret = issued.secret.expose();
     let (incoming, channel) = socket();
     let server = Server::builder()
@@ -742,7 +740,7 @@ async fn rule_9_two_layers_with_one_recorder_count_a_call_once() {
     let api = Api::new();
     let secret = api.key().await;
     let (incoming, channel) = socket();
-    let limit = RateLimit::per_hour(2).named("inner");
+    let limit = RateLimit::per_hour(2).with_name("inner");
     let inner = api.layer().default_limits([limit]).unwrap();
     let server = Server::builder()
         .layer(api.layer())
@@ -777,8 +775,8 @@ async fn rule_9_two_layers_with_one_recorder_count_a_call_once() {
 #[tokio::test]
 async fn refusals_of_grpc_web_are_valid_answers() {
     let api = Api::new();
-    let limit = RateLimit::per_hour(1).named("burst");
-    let issued = api.issue(NewKey::named("web").limit(limit)).await;
+    let limit = RateLimit::per_hour(1).with_name("burst");
+    let issued = api.issue(NewKey::new("web").limit(limit)).await;
     let (mut client, channel) = serve(api.layer());
     let secret = issued.secret.expose();
     client
@@ -815,8 +813,8 @@ async fn refusals_of_grpc_web_are_valid_answers() {
 #[tokio::test]
 async fn a_get_is_no_call_whatever_it_claims() {
     let api = Api::new();
-    let limit = RateLimit::per_hour(1).named("burst");
-    let issued = api.issue(NewKey::named("get").limit(limit)).await;
+    let limit = RateLimit::per_hour(1).with_name("burst");
+    let issued = api.issue(NewKey::new("get").limit(limit)).await;
     let (mut client, channel) = serve(api.layer());
     let secret = issued.secret.expose();
     client
@@ -988,11 +986,11 @@ async fn rule_9_the_clients_tally_is_the_summary() {
         let issued = api.issue(new).await;
         (issued.key.id, issued.secret.expose().to_owned())
     };
-    let scoped = |name| NewKey::named(name).scope("postings:read");
+    let scoped = |name| NewKey::new(name).scope("postings:read");
     let limit = RateLimit::per_hour(50);
     let (_, free) = issue(scoped("free")).await;
     let (limited_id, limited) = issue(scoped("limited").limit(limit)).await;
-    let (_, unscoped) = issue(NewKey::named("unscoped")).await;
+    let (_, unscoped) = issue(NewKey::new("unscoped")).await;
     let (revoked_id, revoked) = issue(scoped("revoked")).await;
     api.backend.revoke(revoked_id).await.unwrap();
     let secrets = Secrets {

@@ -106,7 +106,7 @@ async fn a_key_lets_in_and_its_request_is_an_event() {
 #[tokio::test]
 async fn the_caller_reaches_the_handler() {
     let service = Service::plain(routes()).await;
-    let issued = service.issue(NewKey::named("Zapier")).await;
+    let issued = service.issue(NewKey::new("Zapier")).await;
     assert_eq!(
         service.get("/me", issued.secret.expose()).await.body,
         "Zapier"
@@ -173,10 +173,10 @@ async fn rule_1_the_secret_reaches_nothing_inside() {
 #[tokio::test]
 async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     let service = Service::plain(routes()).await;
-    let issue = || service.issue(NewKey::named("x"));
+    let issue = || service.issue(NewKey::new("x"));
     let (good, disabled, revoked, deleted) =
         (issue().await, issue().await, issue().await, issue().await);
-    let expired = NewKey::named("x").expires(jiff::Timestamp::UNIX_EPOCH);
+    let expired = NewKey::new("x").expires_at(jiff::Timestamp::UNIX_EPOCH);
     let expired = service.issue(expired).await;
     service.backend.disable(disabled.key.id).await.unwrap();
     service.backend.revoke(revoked.key.id).await.unwrap();
@@ -287,9 +287,9 @@ async fn rule_4_a_revoked_key_stops_at_once_in_the_process_that_revoked_it() {
 #[tokio::test]
 async fn limits_are_told_and_kept() {
     let service = Service::plain(routes()).await;
-    let new = NewKey::named("x")
-        .limit(RateLimit::per_minute(60).burst(2).named("burst"))
-        .limit(RateLimit::per_hour(100).named("hourly"));
+    let new = NewKey::new("x")
+        .limit(RateLimit::per_minute(60).with_burst(2).with_name("burst"))
+        .limit(RateLimit::per_hour(100).with_name("hourly"));
     let issued = service.issue(new).await;
     let first = service.get("/v1/postings/1", issued.secret.expose()).await;
     assert_eq!(
@@ -365,9 +365,7 @@ async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
     })
     .await;
     let plain = service.key().await;
-    let scoped = service
-        .issue(NewKey::named("x").scope("postings:read"))
-        .await;
+    let scoped = service.issue(NewKey::new("x").scope("postings:read")).await;
     let refused = service.get("/scoped", plain.secret.expose()).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert_eq!(
@@ -380,7 +378,7 @@ async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
     );
 
     let network = AddressList::parse(["203.0.113.0/24"]).unwrap();
-    let bound = service.issue(NewKey::named("x").addresses(network)).await;
+    let bound = service.issue(NewKey::new("x").addresses(network)).await;
     let from = |address: &'static str| {
         let request = support::get("/v1/postings/1", bound.secret.expose());
         service.send(request.header("x-forwarded-for", address))
@@ -536,7 +534,7 @@ async fn a_key_with_networks_is_refused_where_the_address_is_unreadable() {
         layer.trust_forwarded(ForwardedHeader::XForwardedFor, proxies)
     })
     .await;
-    let issued = service.issue(NewKey::named("x").addresses(networks)).await;
+    let issued = service.issue(NewKey::new("x").addresses(networks)).await;
     let ask = async |forwarded: Option<&str>| {
         let mut request = support::get("/v1/postings/1", issued.secret.expose());
         if let Some(forwarded) = forwarded {
@@ -835,7 +833,7 @@ async fn imported_keys_are_found_by_the_same_path() {
     let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();
     let secret = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
-    let imported = issuer.import_secret(&service.backend, NewKey::named("old"), secret);
+    let imported = issuer.import_secret(&service.backend, NewKey::new("old"), secret);
     let imported = imported.await.unwrap();
     assert_eq!(keytally::KeyId::of_secret(secret), Some(imported.id));
     // Rule 1: no part of the secret is stored.
@@ -844,7 +842,7 @@ async fn imported_keys_are_found_by_the_same_path() {
     assert_eq!(service.get("/me", secret).await.body, "old");
     // SHA-256 of "another-old-secret-0001".
     let hex = "70f79a201405a075c465d4e68ab1522a4baf1b26e510ca5ee1c42f2a1eb9f742";
-    let by_hash = issuer.import_sha256(&service.backend, NewKey::named("hashed"), hex);
+    let by_hash = issuer.import_sha256(&service.backend, NewKey::new("hashed"), hex);
     assert_eq!(by_hash.await.unwrap().name, "hashed");
     assert_eq!(
         service.get("/me", "another-old-secret-0001").await.body,
@@ -861,8 +859,8 @@ async fn imported_keys_are_found_by_the_same_path() {
             .status,
         StatusCode::UNAUTHORIZED
     );
-    let (native, _) = issuer.make(NewKey::named("elsewhere")).unwrap();
-    let new = NewKey::named("moved");
+    let (native, _) = issuer.prepare(NewKey::new("elsewhere")).unwrap();
+    let new = NewKey::new("moved");
     let moved = issuer.import_secret(&service.backend, new, native.expose());
     assert_eq!(moved.await.unwrap().id, native.id());
     assert_eq!(service.get("/me", native.expose()).await.body, "moved");
@@ -876,7 +874,7 @@ async fn imported_keys_are_found_by_the_same_path() {
 #[tokio::test]
 async fn a_rotated_key_shares_what_is_spent_with_the_one_it_took_over_from() {
     let service = Service::plain(routes()).await;
-    let new = NewKey::named("x").limit(RateLimit::per_hour(3));
+    let new = NewKey::new("x").limit(RateLimit::per_hour(3));
     let old = service.issue(new).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();
     assert_eq!(

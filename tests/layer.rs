@@ -15,7 +15,7 @@ use keytally::key::{
     CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
-use keytally::limit::{Allowance, LimitError, Limiter, LocalLimiter, RateLimit};
+use keytally::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit};
 use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope};
 use tower::{Layer, Service};
 
@@ -85,7 +85,7 @@ fn issuer(clock: &Clock) -> Issuer {
 }
 
 async fn issue(store: &impl KeyAdmin, clock: &Clock) -> Issued {
-    let new = NewKey::named("test");
+    let new = NewKey::new("test");
     issuer(clock).issue(store, new).await.unwrap()
 }
 
@@ -153,7 +153,7 @@ async fn stacked_layers_enforce_each_its_own_default_limits() {
 async fn both_keys_of_a_rotation_keep_their_limits_and_share_what_is_spent() {
     let (clock, backend) = (clock(), MemoryBackend::new());
     let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
-    let new = NewKey::named("test").limit(RateLimit::per_hour(4));
+    let new = NewKey::new("test").limit(RateLimit::per_hour(4));
     let old = issuer(&clock).issue(&backend, new).await.unwrap();
     for _ in 0..2 {
         assert_eq!(ask(&layer, &old).await, StatusCode::OK);
@@ -185,7 +185,7 @@ async fn standings_are_looked_at_without_spending() {
     let layer = ApiKeyLayer::new(backend.clone())
         .clock(clock.clone())
         .limiter(limiter.clone())
-        .default_limits([RateLimit::per_minute(60).burst(5)])
+        .default_limits([RateLimit::per_minute(60).with_burst(5)])
         .unwrap();
     let issued = issue(&backend, &clock).await;
     assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
@@ -194,7 +194,7 @@ async fn standings_are_looked_at_without_spending() {
         let [(limit, standing)] = &*standings else {
             panic!("one limit")
         };
-        assert_eq!((limit.name(), limit.capacity()), ("minute", 5));
+        assert_eq!((limit.name(), limit.burst()), ("minute", 5));
         assert_eq!((standing.remaining, standing.reset_secs), (4, 1));
     }
     assert_eq!(limiter.accounts(), 1);
@@ -215,7 +215,7 @@ impl Limiter for Hiccup {
         subject: KeyId,
         limits: &[RateLimit],
         now: Now,
-    ) -> Result<Arc<dyn Allowance>, LimitError> {
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         if !self.asked.swap(true, Ordering::Relaxed) {
             return Err(LimitError::Unavailable("for a moment".into()));
         }
@@ -259,7 +259,7 @@ async fn a_refusal_tells_which_key_lacks_which_scope() {
 struct Remote(LocalLimiter);
 
 #[derive(Debug)]
-struct Held(Arc<dyn Allowance>);
+struct Held(Arc<dyn LimitHandle>);
 
 impl Limiter for Remote {
     fn attach(
@@ -267,19 +267,19 @@ impl Limiter for Remote {
         subject: KeyId,
         limits: &[RateLimit],
         now: Now,
-    ) -> Result<Arc<dyn Allowance>, LimitError> {
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(Held(self.0.attach(subject, limits, now)?)))
     }
 }
 
-impl Allowance for Held {
-    fn take(&self, cost: u32, now: Now) -> keytally::limit::Answer {
-        let answer = self.0.take(cost, now);
-        keytally::limit::Answer::Later(Box::pin(async move {
+impl LimitHandle for Held {
+    fn acquire(&self, cost: u32, now: Now) -> keytally::limit::LimitResponse {
+        let answer = self.0.acquire(cost, now);
+        keytally::limit::LimitResponse::Pending(Box::pin(async move {
             tokio::task::yield_now().await;
             match answer {
-                keytally::limit::Answer::Now(decision) => Ok(decision),
-                keytally::limit::Answer::Later(decision) => decision.await,
+                keytally::limit::LimitResponse::Ready(decision) => Ok(decision),
+                keytally::limit::LimitResponse::Pending(decision) => decision.await,
             }
         }))
     }

@@ -99,8 +99,8 @@ impl Ordered {
                 BoxCloneSyncService::new(layer.layer(router))
             }
         };
-        let limit = RateLimit::per_hour(1_000).named("hourly");
-        let key = support::issue(&backend, NewKey::named("any").limit(limit)).await;
+        let limit = RateLimit::per_hour(1_000).with_name("hourly");
+        let key = support::issue(&backend, NewKey::new("any").limit(limit)).await;
         Self {
             service,
             backend,

@@ -106,9 +106,9 @@ async fn rule_9_every_request_is_accounted_for_exactly_once() {
     let recorder = Recorder::builder(backend.clone()).capacity(100_000).start();
     let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let address = support::serve(routes().layer(layer)).await;
-    let good = support::issue(&backend, NewKey::named("good")).await;
-    let rate = RateLimit::per_second(100).burst(50);
-    let limited = support::issue(&backend, NewKey::named("limited").limit(rate)).await;
+    let good = support::issue(&backend, NewKey::new("good")).await;
+    let rate = RateLimit::per_second(100).with_burst(50);
+    let limited = support::issue(&backend, NewKey::new("limited").limit(rate)).await;
 
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..CONNECTIONS {

@@ -74,15 +74,15 @@ impl Setup {
 
     async fn issue(&self) -> Issued {
         let issuer = Issuer::new("acme").unwrap();
-        let key = NewKey::named("test");
+        let key = NewKey::new("test");
         issuer.issue(&self.store.keys, key).await.unwrap()
     }
 
     /// A secret of the right form that is not the one of its key.
     async fn wrong(&self) -> Secret {
         let issuer = Issuer::new("acme").unwrap();
-        let (secret, mut record) = issuer.make(NewKey::named("test")).unwrap();
-        record.digest = issuer.make(NewKey::named("other")).unwrap().1.digest;
+        let (secret, mut record) = issuer.prepare(NewKey::new("test")).unwrap();
+        record.digest = issuer.prepare(NewKey::new("other")).unwrap().1.digest;
         self.store.keys.create(record).await.unwrap();
         secret
     }
@@ -423,9 +423,9 @@ mod rejected_keys_do_not_fill_the_log {
         keys.disable(disabled.key.id).await.unwrap();
         let issuer = Issuer::new("acme").unwrap();
         let issue = async |new| issuer.issue(keys, new).await.unwrap();
-        let expired = issue(NewKey::named("x").expires(Timestamp::UNIX_EPOCH)).await;
+        let expired = issue(NewKey::new("x").expires_at(Timestamp::UNIX_EPOCH)).await;
         let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
-        let elsewhere = issue(NewKey::named("x").addresses(elsewhere)).await;
+        let elsewhere = issue(NewKey::new("x").addresses(elsewhere)).await;
         for (key, reason, status) in [
             (&revoked, Refusal::Revoked, 401),
             (&disabled, Refusal::Disabled, 401),

@@ -42,7 +42,7 @@ impl Service<Request<String>> for Strict {
 async fn the_service_that_was_ready_is_the_one_that_is_called() {
     let backend = MemoryBackend::new();
     let issuer = Issuer::new("acme").unwrap();
-    let new = NewKey::named("x").scope("read");
+    let new = NewKey::new("x").scope("read");
     let issued = issuer.issue(&backend, new).await.unwrap();
     let layer = ApiKeyLayer::new(backend);
     let mut service = layer.layer(RequireScope::new("read").layer(Strict { ready: false }));
@@ -70,7 +70,7 @@ mod waiting_holds_nothing {
 
     use async_trait::async_trait;
     use keytally::key::{KeyAdmin, KeyRecord, KeyStore, KeyUpdate, StoreError};
-    use keytally::limit::{Allowance, Answer, Decision, LimitError, Limiter, RateLimit};
+    use keytally::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
     use keytally::usage::{Cause, LogFilter, LogQuery, Recorder, Refusal, UsageEvent, UsageReader};
     use keytally::{Clock, KeyId, Now};
     use tokio::sync::Semaphore;
@@ -95,9 +95,7 @@ mod waiting_holds_nothing {
 
     async fn issue(backend: &MemoryBackend) -> String {
         let issuer = Issuer::new("acme").unwrap();
-        let issued = issuer
-            .issue(backend, NewKey::named("x").scope("read"))
-            .await;
+        let issued = issuer.issue(backend, NewKey::new("x").scope("read")).await;
         issued.unwrap().secret.expose().to_owned()
     }
 
@@ -198,19 +196,19 @@ mod waiting_holds_nothing {
             _: KeyId,
             _: &[RateLimit],
             _: Now,
-        ) -> Result<Arc<dyn Allowance>, LimitError> {
+        ) -> Result<Arc<dyn LimitHandle>, LimitError> {
             Ok(Arc::new(self.clone()))
         }
     }
 
-    impl Allowance for RemoteLimiter {
-        fn take(&self, _: u32, _: Now) -> Answer {
+    impl LimitHandle for RemoteLimiter {
+        fn acquire(&self, _: u32, _: Now) -> LimitResponse {
             if self.at_once.load(Ordering::SeqCst) {
-                return Answer::Now(Decision::default());
+                return LimitResponse::Ready(Decision::default());
             }
             self.asked.fetch_add(1, Ordering::SeqCst);
             let permits = self.permits.clone();
-            Answer::Later(Box::pin(async move {
+            LimitResponse::Pending(Box::pin(async move {
                 let _permit = permits.acquire().await;
                 Ok(Decision::default())
             }))
@@ -322,7 +320,7 @@ mod waiting_holds_nothing {
     async fn after_its_lookup(then: impl AsyncFnOnce(Admitted)) -> UsageEvent {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
-        let issued = issuer.issue(&backend, NewKey::named("x")).await.unwrap();
+        let issued = issuer.issue(&backend, NewKey::new("x")).await.unwrap();
         let recorder = Recorder::new(backend.clone());
         let layer = ApiKeyLayer::new(backend.clone())
             .clock(Clock::manual(jiff::Timestamp::now()))
@@ -469,7 +467,7 @@ mod waiting_holds_nothing {
     async fn a_key_that_is_revoked_while_a_limiter_answers_is_refused() {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
-        let issued = issuer.issue(&backend, NewKey::named("x")).await.unwrap();
+        let issued = issuer.issue(&backend, NewKey::new("x")).await.unwrap();
         let limiter = RemoteLimiter::new();
         let layer = ApiKeyLayer::new(backend.clone())
             .default_limits([RateLimit::per_second(1)])

@@ -94,7 +94,7 @@ fn with(secret: &str) -> String {
 #[tokio::test]
 async fn connections_outlive_refusals_of_small_bodies() {
     let service = support::Service::plain(routes()).await;
-    let limited = NewKey::named("limited").limit(RateLimit::per_hour(1));
+    let limited = NewKey::new("limited").limit(RateLimit::per_hour(1));
     let limited = service.issue(limited).await.secret.expose().to_owned();
     let unscoped = service.key().await.secret.expose().to_owned();
     let mut client = Client::connect(&service).await;

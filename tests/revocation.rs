@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::key::{
-    CacheConfig, CachedStore, ChangeFeed, Issued, KeyAdmin, KeyRecord, KeyStore, StoreError,
+    CacheConfig, CachedStore, InvalidationFeed, Issued, KeyAdmin, KeyRecord, KeyStore, StoreError,
 };
 use keytally::{ApiKeyLayer, Clock, KeyId};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -47,8 +47,8 @@ impl<S: KeyStore> KeyStore for Slow<S> {
         found
     }
 
-    fn changes(&self) -> Option<&ChangeFeed> {
-        self.0.changes()
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
+        self.0.invalidations()
     }
 }
 

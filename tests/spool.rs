@@ -133,7 +133,7 @@ impl Service {
     async fn start(recorder: Recorder) -> Self {
         let keys = MemoryBackend::new();
         let issuer = Issuer::new("test").unwrap();
-        let issued = issuer.issue(&keys, NewKey::named("x")).await.unwrap();
+        let issued = issuer.issue(&keys, NewKey::new("x")).await.unwrap();
         let inner = tower::service_fn(|_: Request<String>| async {
             Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
         });

@@ -119,7 +119,7 @@ async fn what_is_kept_is_there_when_the_file_is_opened_again() {
     let folder = Folder::new();
     let backend = open(&folder.file()).await;
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::named("Kept").owner("customer-17"));
+    let issued = issuer.issue(&backend, NewKey::new("Kept").owner("customer-17"));
     let issued = issued.await.unwrap();
     let mut event = UsageEvent::at(Timestamp::now());
     event.key = Some(issued.key.id);
@@ -175,7 +175,7 @@ async fn a_change_reaches_the_caches_of_every_clone_at_once() {
     let folder = Folder::new();
     let backend = open(&folder.file()).await;
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::named("Revoked"));
+    let issued = issuer.issue(&backend, NewKey::new("Revoked"));
     let id = issued.await.unwrap().key.id;
     let cached = CachedStore::new(backend.clone());
     let status = async || {
@@ -486,7 +486,7 @@ async fn rule_9_a_recorder_writes_all_it_accepted() {
     let backend = open(&folder.file()).await;
     let recorder = Recorder::new(backend.clone());
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::named("Busy"));
+    let issued = issuer.issue(&backend, NewKey::new("Busy"));
     let issued = issued.await.unwrap();
     let layer = keytally::ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let service =
@@ -547,7 +547,7 @@ async fn rule_1_a_secret_is_in_the_file_only_encrypted_and_goes_with_its_key() {
     let issuer = Issuer::new("test").unwrap().vault(vault);
     let mut secrets = Vec::new();
     for _ in 0..3 {
-        let new = NewKey::named("Recoverable").recoverable();
+        let new = NewKey::new("Recoverable").recoverable();
         let issued = issuer.issue(&backend, new).await.unwrap();
         let secret = issuer.reveal(&backend, issued.key.id).await.unwrap();
         assert_eq!(secret.as_ref(), Some(&issued.secret));
@@ -691,7 +691,7 @@ async fn a_process_that_is_killed_leaves_whole_batches() {
 async fn rule_4_a_revocation_that_nobody_waits_for_is_seen_at_once() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::named("Revoked")).await;
+    let issued = issuer.issue(&backend, NewKey::new("Revoked")).await;
     let id = issued.unwrap().key.id;
     let cached = CachedStore::new(backend.clone());
     // However far it gets before its caller goes away: what is cached is what the store has.

@@ -28,7 +28,7 @@ fn routes() -> Router {
 async fn stacked_layers_check_each_and_count_once() {
     let service = Service::plain(routes()).await;
     let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
-    let limits = [RateLimit::per_hour(2).named("inner")];
+    let limits = [RateLimit::per_hour(2).with_name("inner")];
     let inner = outer.clone().default_limits(limits).unwrap();
     let address = support::serve(routes().layer(inner).layer(outer)).await;
     let secret = service.key().await.secret.expose().to_owned();
@@ -96,7 +96,7 @@ async fn an_inner_layer_with_a_place_of_its_own_asks_for_a_key_of_its_own() {
     let service = Service::plain(routes()).await;
     let platform = service.key().await.secret.expose().to_owned();
     let tenants = MemoryBackend::new();
-    let tenant = support::issue(&tenants, NewKey::named("tenant")).await;
+    let tenant = support::issue(&tenants, NewKey::new("tenant")).await;
     let inner = ApiKeyLayer::new(tenants)
         .no_credential_sources()
         .header(TENANT_KEY);
@@ -205,7 +205,7 @@ async fn a_key_that_came_in_two_places_is_found_in_either() {
 #[tokio::test]
 async fn the_recorders_last_place_is_enough_for_stacked_layers() {
     let backend = MemoryBackend::new();
-    let issued = support::issue(&backend, NewKey::named("x")).await;
+    let issued = support::issue(&backend, NewKey::new("x")).await;
     let recorder = Recorder::builder(backend.clone())
         .capacity(1)
         .when_full(WhenFull::Refuse)

@@ -86,7 +86,7 @@ async fn end(
 }
 
 async fn issue(backend: &MemoryBackend) -> Issued {
-    support::issue(backend, NewKey::named("watching")).await
+    support::issue(backend, NewKey::new("watching")).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +153,7 @@ async fn streams_end_when_their_key_is_disabled_expires_or_is_deleted() {
     let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
     let layer = layer.end_streams_on_revocation(SECOND);
     for way in ["disabled", "expired", "deleted", "nothing"] {
-        let new = NewKey::named(way).expires(clock.now().timestamp() + 3_600 * SECOND);
+        let new = NewKey::new(way).expires_at(clock.now().timestamp() + 3_600 * SECOND);
         let key = support::issue(&backend, new).await;
         let body = open(&layer, &key, "text/plain", silence).await;
         match way {
@@ -202,14 +202,14 @@ async fn elsewhere_streams_end_after_the_caches_time_to_live_and_not_for_an_outa
             clock.advance(SECOND / 10);
         }
     };
-    let key = support::issue(&inner, NewKey::named("watching")).await;
+    let key = support::issue(&inner, NewKey::new("watching")).await;
     let ticking = tokio::spawn(tick(clock.clone()));
     let body = open(&layer, &key, "text/plain", silence).await;
     inner.revoke(key.key.id).await.unwrap();
     let (_, after) = end(body, 60 * SECOND).await.expect("it ends");
     assert!((10 * SECOND..=12 * SECOND).contains(&after), "{after:?}");
 
-    let key = support::issue(&inner, NewKey::named("watching")).await;
+    let key = support::issue(&inner, NewKey::new("watching")).await;
     let body = open(&layer, &key, "text/plain", silence).await;
     store.is_down.store(true, Ordering::Relaxed);
     inner.revoke(key.key.id).await.unwrap();

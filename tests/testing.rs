@@ -34,7 +34,7 @@ where
 #[tokio::test]
 async fn events_come_in_order_although_the_clock_stands_still() {
     let test = Fixture::new();
-    let key = test.issue(NewKey::named("t").owner("o")).await;
+    let key = test.issue(NewKey::new("t").owner("o")).await;
     let app = test.layer().layer(service_fn(handle));
     let statuses: Vec<u16> = (0..50).map(|n| 200 + n).collect();
     for status in &statuses {
@@ -81,7 +81,7 @@ async fn refusals_without_a_key_are_counted() {
 async fn expiry_and_outages_follow_the_clock() {
     let test = Fixture::new();
     let minute = Duration::from_secs(60);
-    let key = test.issue(NewKey::named("t").expires_in(2 * minute)).await;
+    let key = test.issue(NewKey::new("t").expires_in(2 * minute)).await;
     let app = test.layer().layer(service_fn(handle));
     assert_eq!(ask(&app, "/", Some(key.bearer())).await, StatusCode::OK);
 
@@ -103,7 +103,7 @@ async fn expiry_and_outages_follow_the_clock() {
 #[tokio::test]
 async fn revocation_follows_the_clock() {
     let test = Fixture::new();
-    let key = test.issue(NewKey::named("t")).await;
+    let key = test.issue(NewKey::new("t")).await;
     let hour = Duration::from_secs(3_600);
     test.advance(hour);
     for revoked in [
@@ -119,7 +119,7 @@ async fn revocation_follows_the_clock() {
 async fn layers_of_one_fixture_share_what_is_spent() {
     let test = Fixture::new();
     let limit = keytally::limit::RateLimit::per_minute(1);
-    let key = test.issue(NewKey::named("t").limit(limit)).await;
+    let key = test.issue(NewKey::new("t").limit(limit)).await;
     let first = test.layer().layer(service_fn(handle));
     let second = test.layer().exempt("/health").layer(service_fn(handle));
     assert_eq!(ask(&first, "/", Some(key.bearer())).await, StatusCode::OK);
@@ -129,7 +129,7 @@ async fn layers_of_one_fixture_share_what_is_spent() {
 
 #[tokio::test]
 async fn rule_1_a_keys_bearer_is_not_printed() {
-    let key = Fixture::new().issue(NewKey::named("t")).await;
+    let key = Fixture::new().issue(NewKey::new("t")).await;
     let secret = key.secret.expose();
     for text in [format!("{key:?}"), format!("{:?}", key.bearer())] {
         assert!(!text.contains(secret), "{text}");
@@ -148,12 +148,7 @@ async fn a_store_that_fails_fails_in_everything() {
 
     let store = FailingStore::new(MemoryBackend::new());
     let issuer = Issuer::new("t").unwrap();
-    let id = issuer
-        .issue(&store, NewKey::named("t"))
-        .await
-        .unwrap()
-        .key
-        .id;
+    let id = issuer.issue(&store, NewKey::new("t")).await.unwrap().key.id;
     let acting = store.acting_as("anna").unwrap();
     store.clone().fail();
     let answers = [

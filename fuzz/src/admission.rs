@@ -111,7 +111,7 @@ impl Layers {
         let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
         let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
         for (nth, secret) in SECRETS[..3].iter().enumerate() {
-            let key = now(issuer.import_secret(&backend, NewKey::named("x"), secret)).unwrap();
+            let key = now(issuer.import_secret(&backend, NewKey::new("x"), secret)).unwrap();
             if nth == 2 {
                 now(backend.revoke(key.id)).unwrap();
             }

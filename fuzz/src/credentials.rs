@@ -133,7 +133,7 @@ impl Doors {
         let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
         let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
         for (nth, secret) in SECRETS[..3].iter().enumerate() {
-            let new = NewKey::named(nth.to_string());
+            let new = NewKey::new(nth.to_string());
             let key = now(issuer.import_secret(&backend, new, secret)).unwrap();
             if nth == 2 {
                 now(backend.revoke(key.id)).unwrap();

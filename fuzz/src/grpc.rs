@@ -238,7 +238,7 @@ impl Served {
         let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
         let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
         let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
-        now(issuer.import_secret(&backend, NewKey::named("a"), SECRETS[0])).unwrap();
+        now(issuer.import_secret(&backend, NewKey::new("a"), SECRETS[0])).unwrap();
         let layer = ApiKeyLayer::new(backend)
             .clock(clock)
             .recorder(recorded.recorder.clone());

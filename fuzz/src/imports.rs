@@ -101,7 +101,7 @@ impl Shelf {
     fn check_hash(&self, hex: &str) {
         let imported = self
             .plain
-            .import_sha256(&self.store, NewKey::named("a"), hex);
+            .import_sha256(&self.store, NewKey::new("a"), hex);
         match now(imported) {
             Ok(key) => {
                 assert!(is_hex(hex), "{hex}");
@@ -125,7 +125,7 @@ impl Shelf {
         assert_eq!(id.is_some(), importable, "{secret}");
 
         let imported = |issuer: &Issuer| {
-            let new = NewKey::named("a");
+            let new = NewKey::new("a");
             now(issuer.import_secret(&self.store, new, secret))
         };
         let Some(id) = id else {
@@ -153,7 +153,7 @@ impl Shelf {
 
         let by_hash = now(self
             .plain
-            .import_sha256(&self.store, NewKey::named("a"), &hex));
+            .import_sha256(&self.store, NewKey::new("a"), &hex));
         let by_hash = by_hash.unwrap();
         // This crate's own secrets are looked up by the id within them, which no hash tells.
         if !is_secret(secret) {

@@ -41,11 +41,11 @@ impl Fresh {
 
     /// The record of a key with this name, of the run's owner.
     pub(super) fn record(&self, name: impl Into<String>) -> KeyRecord {
-        self.record_of(NewKey::named(name).owner(self.owner.as_str()))
+        self.record_of(NewKey::new(name).owner(self.owner.as_str()))
     }
 
     pub(super) fn record_of(&self, new: NewKey) -> KeyRecord {
-        match self.issuer.make(new) {
+        match self.issuer.prepare(new) {
             Ok((_, record)) => record,
             Err(error) => panic!("the suite could not make a key: {error}"),
         }

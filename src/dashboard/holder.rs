@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Limit, Problem, Query, Summary, in_order, not_so};
 use super::safety::protect;
 use crate::clock::Clock;
-use crate::limit::{Answer, Decision, Limiter, LocalLimiter, RateLimit};
+use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit};
 use crate::usage::{Recorder, SummaryQuery, SummarySpec, UsageRange, UsageReader};
 use crate::{ApiKeyLayer, Caller, StoreFailure};
 
@@ -122,12 +122,12 @@ async fn not_without_end(
 
 impl About {
     async fn may_ask(&self, caller: &Caller) -> Option<Decision> {
-        let limit = RateLimit::per_second(2).burst(10);
+        let limit = RateLimit::per_second(2).with_burst(10);
         let now = Clock::system().now();
         let allowance = self.asking.attach(caller.line, &[limit], now).ok()?;
-        match allowance.take(1, now) {
-            Answer::Now(decision) => Some(decision),
-            Answer::Later(decision) => decision.await.ok(),
+        match allowance.acquire(1, now) {
+            LimitResponse::Ready(decision) => Some(decision),
+            LimitResponse::Pending(decision) => decision.await.ok(),
         }
     }
 }

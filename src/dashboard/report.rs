@@ -4,7 +4,7 @@
 use std::error::Error;
 
 #[cfg(feature = "tracing")]
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 
 pub(super) fn store_failure(error: &(dyn Error + 'static)) {
     #[cfg(feature = "tracing")]
@@ -21,13 +21,13 @@ pub(super) fn failed_sign_in() {
 #[derive(Debug, Default)]
 pub(super) struct RefusedCredentials {
     #[cfg(feature = "tracing")]
-    untold: Seldom,
+    untold: LogThrottle,
 }
 
 impl RefusedCredentials {
     pub(super) fn one(&self) {
         #[cfg(feature = "tracing")]
-        if let Some(requests) = self.untold.one() {
+        if let Some(requests) = self.untold.record() {
             tracing::warn!(requests, "credentials for the dashboard were refused");
         }
     }
@@ -44,13 +44,13 @@ mod tests {
     use crate::dashboard::api::Problem;
     use crate::dashboard::{BearerToken, Dashboard};
     use crate::key::StoreError;
-    use crate::told::Told;
+    use crate::test_tracing::CapturedEvents;
     use crate::usage::ReadError;
 
     #[test]
     fn operators_are_told_why_the_store_failed_and_clients_are_not() {
-        let told = Told::default();
-        let _listening = told.listen();
+        let told = CapturedEvents::default();
+        let _listening = told.capture();
         let problems: [Problem; 2] = [
             StoreError::unavailable("the disk is full").into(),
             ReadError::unavailable("the disk is full").into(),
@@ -59,7 +59,7 @@ mod tests {
             let answer = serde_json::to_string(&problem).unwrap();
             assert!(!answer.contains("disk"), "{answer}");
         }
-        assert_eq!(told.under("error"), ["the disk is full"; 2]);
+        assert_eq!(told.values_of("error"), ["the disk is full"; 2]);
     }
 
     #[tokio::test]
@@ -67,8 +67,8 @@ mod tests {
         let guard = BearerToken::new("a token of sixteen or more").unwrap();
         let dashboard = Dashboard::new(MemoryBackend::new(), guard).unwrap();
         let router = dashboard.into_router();
-        let told = Told::default();
-        let _listening = told.listen();
+        let told = CapturedEvents::default();
+        let _listening = told.capture();
         for (credentials, path) in [
             (None, "/keys"),
             (Some("Bearer a token of sixteen or more"), "/keys"),
@@ -84,7 +84,7 @@ mod tests {
         }
         // The second is told with those of the second after.
         let refused = "credentials for the dashboard were refused";
-        assert_eq!(told.under("message"), [refused]);
-        assert_eq!(told.under("requests"), ["1"]);
+        assert_eq!(told.values_of("message"), [refused]);
+        assert_eq!(told.values_of("requests"), ["1"]);
     }
 }

@@ -190,7 +190,7 @@ mod tests {
     async fn walk(guard: impl Guard, refused: StatusCode) {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme_live").unwrap();
-        let new = NewKey::named("Of nobody's business");
+        let new = NewKey::new("Of nobody's business");
         let key = issuer.issue(&backend, new).await.unwrap().key;
         let dashboard = Dashboard::new(backend, guard).unwrap().issuer(issuer);
         let router = dashboard.into_router();

@@ -58,7 +58,7 @@ impl Digest {
     }
 
     /// The plain one that no secret has.
-    pub(crate) fn nobodys() -> Self {
+    pub(crate) fn dummy() -> Self {
         Self {
             pepper: PepperName::NONE,
             bytes: [0; 32],
@@ -392,7 +392,7 @@ pub(crate) mod tests {
             let digest = peppers.digest(b"secret");
             assert!(peppers.verify(b"secret", &digest, true));
             assert!(!peppers.verify(b"secret", &digest, false));
-            assert!(!peppers.verify(b"secret", &Digest::nobodys(), false));
+            assert!(!peppers.verify(b"secret", &Digest::dummy(), false));
         }
     }
 
@@ -426,12 +426,12 @@ pub(crate) mod tests {
     fn rule_3_every_digest_takes_the_same_work() {
         let gone = Digest {
             pepper: PepperName::new("gone").unwrap(),
-            ..Digest::nobodys()
+            ..Digest::dummy()
         };
         let old = two().0.pop().map(|pepper| Peppers(vec![pepper])).unwrap();
         for (peppers, hmac) in [(Peppers::none(), 0), (two(), 1)] {
             for digest in [
-                Digest::nobodys(),
+                Digest::dummy(),
                 peppers.digest(b"secret"),
                 Peppers::none().digest(b"secret"),
                 old.digest(b"secret"),

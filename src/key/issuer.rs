@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::bounds::InvalidKey;
 use super::digest::{Digest, InvalidDigest, Peppers};
-use super::new::{NewKey, after};
-use super::record::{Key, KeyRecord, Rotation};
-use super::sealed::Sealed;
-use super::store::{KeyAdmin, StoreError};
-use super::token::{InvalidPrefix, Prefix, Secret, id_of};
+use super::encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
-use super::vault::Vault;
+use super::encryption::Vault;
+use super::new_key::{NewKey, after};
+use super::record::{Key, KeyRecord, Rotation};
+use super::secret::{InvalidPrefix, Prefix, Secret, id_of};
+use super::store::{KeyAdmin, StoreError};
+use super::validate::InvalidKey;
 use crate::clock::Clock;
 use crate::id::KeyId;
 
@@ -35,7 +35,7 @@ pub struct Issued {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = MemoryBackend::new();
 /// let issued = Issuer::new("acme_live")?
-///     .issue(&store, NewKey::named("Zapier integration"))
+///     .issue(&store, NewKey::new("Zapier integration"))
 ///     .await?;
 /// println!("your key, shown once: {}", issued.secret.expose());
 /// # Ok(()) }
@@ -134,7 +134,7 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        let (secret, record) = self.make(new)?;
+        let (secret, record) = self.prepare(new)?;
         let key = record.key.clone();
         store.create(record).await?;
         Ok(Issued { secret, key })
@@ -145,7 +145,7 @@ impl Issuer {
     /// # Errors
     ///
     /// When a field is out of bounds.
-    pub fn make(&self, new: NewKey) -> Result<(Secret, KeyRecord), IssueError> {
+    pub fn prepare(&self, new: NewKey) -> Result<(Secret, KeyRecord), IssueError> {
         let secret = self.secret()?;
         let now = self.clock.now().timestamp();
         let sealed = match new.recoverable {
@@ -164,13 +164,13 @@ impl Issuer {
 
     /// The secret for a store to keep, where there is a vault.
     #[cfg(feature = "recoverable")]
-    fn seal(&self, secret: &Secret) -> Result<Option<Sealed>, getrandom::Error> {
+    fn seal(&self, secret: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
         let vault = self.vault.as_ref();
         vault.map(|vault| vault.seal(secret)).transpose()
     }
 
     #[cfg(not(feature = "recoverable"))]
-    fn seal(&self, _: &Secret) -> Result<Option<Sealed>, getrandom::Error> {
+    fn seal(&self, _: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
         Ok(None)
     }
 
@@ -326,7 +326,7 @@ mod tests {
     fn a_key_has_what_was_asked_for() {
         let limits = [RateLimit::per_second(5)];
         let addresses = AddressList::parse(["10.0.0.0/8"]).unwrap();
-        let new = NewKey::named("Zapier")
+        let new = NewKey::new("Zapier")
             .owner("acme")
             .environment("live")
             .scopes(["read", "write"])
@@ -334,7 +334,7 @@ mod tests {
             .addresses(addresses.clone())
             .metadata("tier", 1)
             .expires_in(Duration::from_secs(60));
-        let (secret, record) = issuer().make(new).unwrap();
+        let (secret, record) = issuer().prepare(new).unwrap();
         let key = record.key;
         assert_eq!((key.id, &*key.name), (secret.id(), "Zapier"));
         assert_eq!(key.hint, secret.hint());

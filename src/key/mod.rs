@@ -2,49 +2,49 @@
 
 mod address;
 mod audit;
-mod bounds;
-mod cached;
-mod changes;
+mod cache;
 mod digest;
+mod encrypted_secret;
+#[cfg(feature = "recoverable")]
+mod encryption;
+mod invalidation;
 mod issuer;
-mod new;
+mod new_key;
 mod query;
 mod record;
 mod redact;
 #[cfg(feature = "recoverable")]
 mod reveal;
-mod sealed;
+mod secret;
 mod store;
-mod token;
 mod update;
-#[cfg(feature = "recoverable")]
-mod vault;
+mod validate;
 
 pub use address::{AddressList, InvalidNetwork};
 pub use audit::{AuditAction, AuditEntry, AuditQuery, InvalidAuditAction};
-pub use bounds::InvalidKey;
-pub use cached::{CacheConfig, CacheStats, CachedStore, KeyCache};
-pub use changes::ChangeFeed;
+pub use cache::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
+pub use encrypted_secret::EncryptedSecret;
+#[cfg(feature = "recoverable")]
+pub use encryption::{InvalidVaultKey, Vault};
+pub use invalidation::InvalidationFeed;
 pub use issuer::{IssueError, Issued, Issuer};
-pub use new::NewKey;
+pub use new_key::NewKey;
 pub use query::KeyQuery;
 pub use record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 #[cfg(feature = "recoverable")]
 pub use reveal::RevealError;
-pub use sealed::Sealed;
+pub use secret::{InvalidPrefix, MalformedSecret, Prefix, Secret};
 pub use store::{KeyAdmin, KeyStore, StoreError};
-pub use token::{InvalidPrefix, MalformedSecret, Prefix, Secret};
 pub use update::KeyUpdate;
-#[cfg(feature = "recoverable")]
-pub use vault::{InvalidVaultKey, Vault};
+pub use validate::InvalidKey;
 
-pub(crate) use bounds::within_bounds;
-pub(crate) use cached::{CachedKey, Peek};
-#[cfg(feature = "conformance")]
-pub(crate) use changes::Forget;
+pub(crate) use cache::{CacheLookup, CachedKey};
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
+#[cfg(feature = "conformance")]
+pub(crate) use invalidation::Invalidate;
 pub(crate) use issuer::is_importable;
 pub(crate) use redact::{has_secret, holds_secret, searched, without_secrets};
-pub(crate) use token::id_of;
+pub(crate) use secret::id_of;
+pub(crate) use validate::within_bounds;

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::address::AddressList;
-use super::bounds::{InvalidKey, within_bounds};
 use super::digest::Digest;
-use super::sealed::Sealed;
+use super::encrypted_secret::EncryptedSecret;
 use super::store::StoreError;
 use super::update::KeyUpdate;
+use super::validate::{InvalidKey, within_bounds};
 use crate::id::KeyId;
 use crate::limit::RateLimit;
 use crate::page::whole_micros;
@@ -164,7 +164,7 @@ pub struct KeyRecord {
     /// [`create`](super::KeyAdmin::create) or comes from [`reveal`](super::KeyAdmin::reveal). Not there in
     /// any other record: who looks a key up has no need of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sealed: Option<Sealed>,
+    pub sealed: Option<EncryptedSecret>,
 }
 
 /// A change to one key.
@@ -196,7 +196,7 @@ pub struct Rotation {
     pub hint: String,
     /// The new secret, encrypted; for a successor to be recoverable where the old key is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sealed: Option<Sealed>,
+    pub sealed: Option<EncryptedSecret>,
     /// When it happens.
     pub at: Timestamp,
     /// Until when the old key goes on working; an earlier end of its own stays.
@@ -223,7 +223,7 @@ impl KeyRecord {
 
     /// The record without the sealed secret: what looking a key up answers.
     #[must_use]
-    pub fn without_sealed(&self) -> Self {
+    pub fn redacted(&self) -> Self {
         Self {
             key: self.key.clone(),
             digest: self.digest.clone(),
@@ -434,7 +434,7 @@ mod tests {
             id: "3fK9aB0000zzZZ19".parse().unwrap(),
             digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
             hint: "acme_3fK9…".into(),
-            sealed: Some(Sealed::from_bytes([1, 2])),
+            sealed: Some(EncryptedSecret::from_bytes([1, 2])),
             at: now,
             old_expires: now,
         };
@@ -452,13 +452,13 @@ mod tests {
                 ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", now)
             },
             digest: digest.clone(),
-            sealed: Some(Sealed::from_bytes([1])),
+            sealed: Some(EncryptedSecret::from_bytes([1])),
         };
         let rotation = Rotation {
             id: "3fK9aB0000zzZZ20".parse().unwrap(),
             digest,
             hint: String::new(),
-            sealed: Some(Sealed::from_bytes([2])),
+            sealed: Some(EncryptedSecret::from_bytes([2])),
             at: now,
             old_expires: now,
         };
@@ -469,7 +469,7 @@ mod tests {
     fn a_key_is_recoverable_exactly_where_its_sealed_secret_is_kept() {
         let (record, _) = recoverable();
         assert_eq!(record.validate(), Ok(()));
-        let without = record.without_sealed();
+        let without = record.redacted();
         assert_eq!((&without.key, &without.sealed), (&record.key, &None));
         let mut secretly = record.clone();
         secretly.key.recoverable = false;
@@ -495,7 +495,7 @@ mod tests {
     fn a_successor_is_recoverable_where_the_old_key_is_and_its_secret_was_sealed() {
         let (record, rotation) = recoverable();
         // As looked up, without the old key's sealed secret.
-        let mut old = record.without_sealed();
+        let mut old = record.redacted();
         let new = old.rotate(&rotation).unwrap();
         assert_eq!(new.validate(), Ok(()));
         assert_eq!(new.sealed, rotation.sealed);
@@ -508,7 +508,7 @@ mod tests {
         let new = record.clone().rotate(&unsealed).unwrap();
         assert!(!new.key.recoverable && new.sealed.is_none());
 
-        let mut plain = record.without_sealed();
+        let mut plain = record.redacted();
         plain.key.recoverable = false;
         let new = plain.rotate(&rotation).unwrap();
         assert!(!new.key.recoverable && new.sealed.is_none());

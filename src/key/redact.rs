@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::token::{BODY_LEN, HINT_LEN, MAX_PREFIX_LEN, id_of};
+use super::secret::{BODY_LEN, HINT_LEN, MAX_PREFIX_LEN, id_of};
 
 /// Levels of percent-encoding that are decoded.
 const MAX_DECODINGS: usize = 3;

@@ -1,9 +1,9 @@
 //! Reads secrets again that were kept for that.
 
+use super::encryption::Vault;
 use super::issuer::Issuer;
+use super::secret::Secret;
 use super::store::{KeyAdmin, StoreError};
-use super::token::Secret;
-use super::vault::Vault;
 use crate::id::KeyId;
 
 /// A secret that could not be read again.
@@ -56,7 +56,7 @@ impl Issuer {
     /// let mut key = [0; 32];
     /// getrandom::fill(&mut key)?;
     /// let issuer = Issuer::new("acme_live")?.vault(Vault::new(key));
-    /// let new = NewKey::named("Zapier integration").recoverable();
+    /// let new = NewKey::new("Zapier integration").recoverable();
     /// let issued = issuer.issue(&store, new).await?;
     ///
     /// let anna = store.acting_as("anna@example.com").ok_or("no audit")?;
@@ -98,8 +98,8 @@ mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
     use crate::key::{
-        AuditAction, AuditQuery, Digest, IssueError, Issued, KeyRecord, NewKey, Peppers, Prefix,
-        Sealed,
+        AuditAction, AuditQuery, Digest, EncryptedSecret, IssueError, Issued, KeyRecord, NewKey,
+        Peppers, Prefix,
     };
 
     fn issuer() -> Issuer {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn new() -> NewKey {
-        NewKey::named("test").recoverable()
+        NewKey::new("test").recoverable()
     }
 
     async fn issue(store: &MemoryBackend, issuer: &Issuer) -> Issued {
@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn only_keys_that_are_to_be_recoverable_are_so() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
-        let plain = issuer.issue(&store, NewKey::named("plain")).await.unwrap();
+        let plain = issuer.issue(&store, NewKey::new("plain")).await.unwrap();
         assert!(!plain.key.recoverable);
         assert_eq!(issuer.reveal(&store, plain.key.id).await.unwrap(), None);
         let issued = issue(&store, &issuer).await;
@@ -219,13 +219,13 @@ mod tests {
         let id = issue(&store, &issuer).await.key.id;
         let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
         stays_closed(&store, &other, id).await;
-        let both = Vault::new([2; 32]).also(Vault::new([1; 32]));
+        let both = Vault::new([2; 32]).with_previous_key(Vault::new([1; 32]));
         let other = other.vault(both);
         assert!(other.reveal(&store, id).await.unwrap().is_some());
         tamper(&store, id, |record| {
             let mut bytes = record.sealed.take().unwrap().as_bytes().to_vec();
             *bytes.last_mut().unwrap() ^= 1;
-            record.sealed = Some(Sealed::from_bytes(bytes));
+            record.sealed = Some(EncryptedSecret::from_bytes(bytes));
         })
         .await;
         stays_closed(&store, &issuer, id).await;

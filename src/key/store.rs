@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::audit::{AuditEntry, AuditQuery};
-use super::bounds::InvalidKey;
-use super::cached::KeyCache;
-use super::changes::ChangeFeed;
+use super::cache::KeyCache;
+use super::invalidation::InvalidationFeed;
 use super::query::KeyQuery;
 use super::record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
 use super::update::KeyUpdate;
+use super::validate::InvalidKey;
 use crate::id::KeyId;
 use crate::page::{InvalidPageToken, Page};
 
@@ -34,7 +34,7 @@ use crate::page::{InvalidPageToken, Page};
 /// ```
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record with this id, whatever its status, [without](KeyRecord::without_sealed) its sealed secret;
+    /// The record with this id, whatever its status, [without](KeyRecord::redacted) its sealed secret;
     /// `None` if there is none.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Where the store tells of keys that were changed through it, so that caches in this process
     /// drop them at once. Without it, a change is seen within a cache's time to live.
-    fn changes(&self) -> Option<&ChangeFeed> {
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
         None
     }
 
@@ -237,8 +237,8 @@ macro_rules! forward_to_pointee {
                 (**self).find(id).await
             }
 
-            fn changes(&self) -> Option<&ChangeFeed> {
-                (**self).changes()
+            fn invalidations(&self) -> Option<&InvalidationFeed> {
+                (**self).invalidations()
             }
 
             fn cache(&self) -> Option<&KeyCache> {
@@ -322,7 +322,7 @@ mod tests {
                 Ok(None)
             }
         }
-        assert!(Plain.changes().is_none());
-        assert!(Arc::new(Plain).changes().is_none());
+        assert!(Plain.invalidations().is_none());
+        assert!(Arc::new(Plain).invalidations().is_none());
     }
 }

@@ -77,7 +77,7 @@ impl LimitHeaders {
                 .iter()
                 .map(|limit| format!("\"{}\";r=", limit.name()).into())
                 .collect(),
-            capacities: limits.iter().map(RateLimit::capacity).collect(),
+            capacities: limits.iter().map(RateLimit::burst).collect(),
         })
     }
 }
@@ -154,8 +154,7 @@ impl Text {
     /// `"burst";r=50;t=30, "day";r=900;t=4000`
     fn push_standings(&mut self, headers: &LimitHeaders, decision: &Decision) -> Stretch {
         let start = self.len;
-        for (index, (item, standing)) in headers.items.iter().zip(decision.standings()).enumerate()
-        {
+        for (index, (item, standing)) in headers.items.iter().zip(decision.statuses()).enumerate() {
             if index > 0 {
                 self.push(b", ");
             }
@@ -323,7 +322,7 @@ impl Additions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::Standing;
+    use crate::limit::LimitStatus;
 
     #[test]
     fn texts_keep_their_stretches_short_and_long() {
@@ -340,16 +339,16 @@ mod tests {
     #[test]
     fn standings_are_lists_of_items() {
         let limits = [
-            RateLimit::per_second(10).burst(20).named("burst"),
-            RateLimit::per_hour(1_000).named("hourly"),
+            RateLimit::per_second(10).with_burst(20).with_name("burst"),
+            RateLimit::per_hour(1_000).with_name("hourly"),
         ];
         let headers = LimitHeaders::of(&limits).unwrap();
         let mut decision = Decision::default();
-        decision.push(Standing {
+        decision.push(LimitStatus {
             remaining: 19,
             reset_secs: 1,
         });
-        decision.push(Standing {
+        decision.push(LimitStatus {
             remaining: 7,
             reset_secs: 3_575,
         });

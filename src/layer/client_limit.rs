@@ -30,7 +30,7 @@ impl ClientLimit {
 
     /// Gives a unit back.
     pub(super) fn give_back(&self, charge: Charge, now: Now) {
-        self.0.give_back(charge, now);
+        self.0.refund(charge, now);
     }
 
     /// Whether a client is within its limit, without charging it.

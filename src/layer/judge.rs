@@ -23,8 +23,8 @@ use super::terms::Terms;
 use super::visit::Visit;
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::key::{CachedKey, Digest, KeyStatus, Peek, StoreError, id_of, is_importable};
-use crate::limit::{Answer, Charge, Decision};
+use crate::key::{CacheLookup, CachedKey, Digest, KeyStatus, StoreError, id_of, is_importable};
+use crate::limit::{Charge, Decision, LimitResponse};
 use crate::usage::{Recorder, Refusal};
 
 /// From where a key is known.
@@ -66,22 +66,22 @@ impl Gate {
         let Some(id) = self.id_of(&secret) else {
             return self.refuse_stranger(Refusal::Malformed, visit);
         };
-        match self.cache.peek(id, visit.began) {
-            Peek::Held(entry) if self.is_its_own(&secret, &entry) => {
+        match self.cache.get(id, visit.began) {
+            CacheLookup::Held(entry) if self.is_its_own(&secret, &entry) => {
                 self.judge(entry, KnownFrom::Cache, visit)
             }
-            Peek::Held(entry) => {
+            CacheLookup::Held(entry) => {
                 // Taken from a list, since the time of a branch would tell one from the other.
                 let reasons = [Refusal::Unknown, Refusal::WrongSecret];
                 self.refuse_guess(reasons[usize::from(entry.exists)], visit)
             }
             // Whoever has the secret of a key that let in pays for no look-up.
-            Peek::Stale(entry)
+            CacheLookup::Stale(entry)
                 if self.is_its_own(&secret, &entry) && lets_in(&entry, visit.began) =>
             {
                 self.ask(id, secret.into_owned(), None, visit.began)
             }
-            Peek::Stale(_) | Peek::Ask => match self.payer(visit) {
+            CacheLookup::Stale(_) | CacheLookup::Ask => match self.payer(visit) {
                 Ok(payer) => self.ask(id, secret.into_owned(), Some(payer), visit.began),
                 Err(wait) => self.refuse_without_budget(wait, visit),
             },
@@ -199,7 +199,7 @@ impl Gate {
     /// No key has the id that was sent: the same work as for one that does.
     #[inline(never)]
     fn compare_in_vain(&self, secret: &[u8]) {
-        let nobodys = Digest::nobodys();
+        let nobodys = Digest::dummy();
         std::hint::black_box(self.peppers.verify(secret, &nobodys, false));
     }
 
@@ -234,15 +234,15 @@ impl Gate {
             }
         };
         let answer = match &terms.allowance {
-            None => Answer::Now(Decision::default()),
-            Some(allowance) => allowance.take(cost, visit.began),
+            None => LimitResponse::Ready(Decision::default()),
+            Some(allowance) => allowance.acquire(cost, visit.began),
         };
         match answer {
-            Answer::Now(decision) => {
+            LimitResponse::Ready(decision) => {
                 let ticket = self.within_limits(&entry, terms, &decision, cost, begun, visit);
                 ticket.map_or_else(Verdict::Refused, |ticket| Verdict::Known(ticket, entry))
             }
-            Answer::Later(decision) => self.wait(entry, decision, cost, begun, visit),
+            LimitResponse::Pending(decision) => self.wait(entry, decision, cost, begun, visit),
         }
     }
 
@@ -417,8 +417,8 @@ mod tests {
         let layer = ApiKeyLayer::new(keys.clone()).peppers(peppers);
         let unknown = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
         let wrong = {
-            let (secret, mut record) = issuer.make(NewKey::named("wrong")).unwrap();
-            record.digest = issuer.make(NewKey::named("other")).unwrap().1.digest;
+            let (secret, mut record) = issuer.prepare(NewKey::new("wrong")).unwrap();
+            record.digest = issuer.prepare(NewKey::new("other")).unwrap().1.digest;
             keys.create(record).await.unwrap();
             secret
         };

@@ -14,7 +14,7 @@ use super::step::{Begun, Verdict, Waited, What};
 use super::terms::Terms;
 use super::visit::Visit;
 use crate::key::CachedKey;
-use crate::limit::{Decision, LaterDecision, LimitError};
+use crate::limit::{Decision, LimitError, PendingDecision};
 use crate::usage::{Recorder, Refusal};
 
 impl Gate {
@@ -24,7 +24,7 @@ impl Gate {
     pub(super) fn wait<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
-        decision: LaterDecision,
+        decision: PendingDecision,
         cost: u32,
         begun: Begun<R>,
         visit: &Visit<'_>,
@@ -49,7 +49,7 @@ impl Gate {
     }
 
     /// A limiter's decision, unless it comes too late.
-    pub(super) async fn in_time(&self, decision: LaterDecision) -> Result<Decision, LimitError> {
+    pub(super) async fn in_time(&self, decision: PendingDecision) -> Result<Decision, LimitError> {
         tokio::time::timeout(self.limiter_timeout, decision)
             .await
             .unwrap_or(Err(LimitError::Timeout))

@@ -22,7 +22,9 @@ use super::service::ApiKeyService;
 use crate::clock::Clock;
 use crate::drain::DrainLimits;
 use crate::key::{AddressList, CacheConfig, CacheStats, Key, KeyCache, KeyStore, Peppers};
-use crate::limit::{Answer, InvalidLimit, LimitError, Limiter, LocalLimiter, RateLimit, Standing};
+use crate::limit::{
+    InvalidLimit, LimitError, LimitResponse, LimitStatus, Limiter, LocalLimiter, RateLimit,
+};
 use crate::usage::{Recorder, RecorderStats};
 
 #[doc = include_str!("layer.md")]
@@ -85,7 +87,7 @@ impl ApiKeyLayer {
     /// Caches keys in this way. Replaces the cache that there is, the store's own included, by one
     /// of the layer that hears of the same changes.
     pub fn cache(self, config: CacheConfig) -> Self {
-        self.with(|gate| gate.cache = gate.cache.anew(config, gate.clock.clone()))
+        self.with(|gate| gate.cache = gate.cache.fresh(config, gate.clock.clone()))
     }
 
     /// Takes digests made under these peppers; give the same ones to the
@@ -140,7 +142,7 @@ impl ApiKeyLayer {
         })
     }
 
-    /// How long a limiter that answers [later](Answer::Later) may take, after which the request is
+    /// How long a limiter that answers [later](LimitResponse::Pending) may take, after which the request is
     /// refused with 503. One second unless set. What the limiter spends nevertheless is spent.
     pub fn limiter_timeout(self, timeout: Duration) -> Self {
         self.with(|gate| gate.limiter_timeout = timeout)
@@ -468,7 +470,7 @@ impl ApiKeyLayer {
     /// layer that is configured alike and hears of the same changes.
     pub fn clock(self, clock: Clock) -> Self {
         self.with(|gate| {
-            gate.cache = gate.cache.anew(gate.cache.config().clone(), clock.clone());
+            gate.cache = gate.cache.fresh(gate.cache.config().clone(), clock.clone());
             gate.clock = clock;
         })
     }
@@ -494,18 +496,18 @@ impl ApiKeyLayer {
     /// # Errors
     ///
     /// When the limiter has no room for the key, or does not answer in time.
-    pub async fn standings(&self, key: &Key) -> Result<Vec<(RateLimit, Standing)>, LimitError> {
+    pub async fn standings(&self, key: &Key) -> Result<Vec<(RateLimit, LimitStatus)>, LimitError> {
         let limits = self.gate.limits_of(key);
         if limits.is_empty() {
             return Ok(Vec::new());
         }
         let now = self.gate.clock.now();
         let allowance = self.gate.limiter.attach(key.line, limits, now)?;
-        let decision = match allowance.look(now) {
-            Answer::Now(decision) => decision,
-            Answer::Later(decision) => self.gate.in_time(decision).await?,
+        let decision = match allowance.peek(now) {
+            LimitResponse::Ready(decision) => decision,
+            LimitResponse::Pending(decision) => self.gate.in_time(decision).await?,
         };
-        let standings = decision.standings().iter().copied();
+        let standings = decision.statuses().iter().copied();
         Ok(limits.iter().cloned().zip(standings).collect())
     }
 

@@ -12,7 +12,7 @@ use super::reject::Rejection;
 use super::report;
 use super::step::{Step, Ticket, Waited, What};
 use crate::clock::Now;
-use crate::key::{CachedKey, KeyStatus, Peek, StoreError};
+use crate::key::{CacheLookup, CachedKey, KeyStatus, StoreError};
 use crate::usage::Refusal;
 
 /// How long a lookup counts at least: where nothing is cached, a request that waits for a moment is not looked up
@@ -36,12 +36,14 @@ impl Gate {
             return Step::Call(ticket);
         };
         let (entry, now) = (&caller.entry, self.clock.now());
-        let known = match self.cache.peek(entry.key.id, now) {
-            Peek::Held(known) => Some(known),
-            Peek::Stale(known) if Arc::ptr_eq(&known, entry) && known.is_fresh(now, GRACE) => {
+        let known = match self.cache.get(entry.key.id, now) {
+            CacheLookup::Held(known) => Some(known),
+            CacheLookup::Stale(known)
+                if Arc::ptr_eq(&known, entry) && known.is_fresh(now, GRACE) =>
+            {
                 Some(known)
             }
-            Peek::Stale(_) | Peek::Ask => None,
+            CacheLookup::Stale(_) | CacheLookup::Ask => None,
         };
         if let Some(known) = known {
             return match rejected(&known, entry, now) {

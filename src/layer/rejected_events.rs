@@ -23,8 +23,8 @@ impl RejectedEvents {
     pub(super) fn new() -> Self {
         let sketch = |limit| RateSketch::new(&limit, CELLS);
         Self {
-            by_address: sketch(RateLimit::per_hour(12).burst(10)),
-            by_key: sketch(RateLimit::per_hour(60).burst(100)),
+            by_address: sketch(RateLimit::per_hour(12).with_burst(10)),
+            by_key: sketch(RateLimit::per_hour(60).with_burst(100)),
         }
     }
 
@@ -37,7 +37,7 @@ impl RejectedEvents {
         };
         let admitted = self.by_key.charge(key, now).is_ok();
         if !admitted {
-            self.by_address.give_back(charge, now);
+            self.by_address.refund(charge, now);
         }
         admitted
     }

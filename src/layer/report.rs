@@ -57,30 +57,30 @@ mod tests {
     use crate::backend::MemoryBackend;
     use crate::key::{Prefix, Secret};
     use crate::layer::{ApiKeyLayer, PeerAddress};
-    use crate::told::Told;
+    use crate::test_tracing::CapturedEvents;
 
     #[test]
     fn what_went_wrong_is_told() {
-        let told = Told::default();
-        let listening = told.listen();
+        let told = CapturedEvents::default();
+        let listening = told.capture();
         refusal(Refusal::Unknown, None);
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
         refusal(Refusal::Disabled, Some(id));
         store_failure(&StoreError::unavailable("connection reset"));
         limiter_failure(&LimitError::Full);
         drop(listening);
-        assert_eq!(told.under("reason"), ["unknown", "disabled"]);
-        assert_eq!(told.under("key"), ["3fK9aB0000zzZZ19"]);
+        assert_eq!(told.values_of("reason"), ["unknown", "disabled"]);
+        assert_eq!(told.values_of("key"), ["3fK9aB0000zzZZ19"]);
         let full = LimitError::Full.to_string();
-        assert_eq!(told.under("error"), ["connection reset", &full]);
+        assert_eq!(told.values_of("error"), ["connection reset", &full]);
     }
 
     #[tokio::test]
     async fn operators_are_told_once_that_there_is_nobody_to_charge() {
         let layer = ApiKeyLayer::new(MemoryBackend::new());
         let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_budget();
-        let told = Told::default();
-        let _listening = told.listen();
+        let told = CapturedEvents::default();
+        let _listening = told.capture();
         let ask = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {
             let secret = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
             let request = Request::get("/").header("x-api-key", secret.expose());
@@ -94,7 +94,7 @@ mod tests {
             assert_eq!(service.oneshot(request).await.unwrap().status(), 401);
         };
         let warnings = || {
-            let messages = told.under("message");
+            let messages = told.values_of("message");
             let warned = |message: &&String| message.contains("addresses are not known");
             messages.iter().filter(warned).count()
         };

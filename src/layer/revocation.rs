@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::gate::Gate;
 use super::recheck::rejected;
 use super::report;
-use crate::key::{CachedKey, Peek, StoreError};
+use crate::key::{CacheLookup, CachedKey, StoreError};
 use crate::usage::Refusal;
 
 type Found = Result<Option<Arc<CachedKey>>, StoreError>;
@@ -52,9 +52,9 @@ impl Watch {
                 None => {
                     ready!(self.sleep.as_mut().poll(cx));
                     let (id, cache) = (self.entry.key.id, &self.gate.cache);
-                    match cache.peek(id, self.gate.clock.now()) {
-                        Peek::Held(known) => Some(known),
-                        Peek::Stale(_) | Peek::Ask => {
+                    match cache.get(id, self.gate.clock.now()) {
+                        CacheLookup::Held(known) => Some(known),
+                        CacheLookup::Stale(_) | CacheLookup::Ask => {
                             let cache = cache.clone();
                             let lookup = async move { cache.lookup(id).await };
                             self.lookup = Some(Mutex::new(Box::pin(lookup)));

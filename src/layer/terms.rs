@@ -8,14 +8,14 @@ use super::gate::Gate;
 use super::reject::Rejection;
 use crate::clock::Now;
 use crate::key::CachedKey;
-use crate::limit::{Allowance, Decision, LimitError};
+use crate::limit::{Decision, LimitError, LimitHandle};
 use crate::usage::Refusal;
 
 pub(super) struct Terms {
     /// Of what gates they are: another one may have other defaults and another limiter.
     limits_id: u64,
     /// What the key may still spend; nothing to ask where it has no limits.
-    pub(super) allowance: Option<Arc<dyn Allowance>>,
+    pub(super) allowance: Option<Arc<dyn LimitHandle>>,
     pub(super) headers: Option<LimitHeaders>,
     /// The limits' names.
     names: Arc<[Arc<str>]>,

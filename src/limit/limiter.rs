@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::rate::{InvalidLimit, RateLimit};
+use super::rate_limit::{InvalidLimit, RateLimit};
 use crate::clock::Now;
 use crate::id::KeyId;
 
 /// Keeps what keys have spent of their limits.
 ///
 /// The layer attaches a key's limits when it reads the key from the store and asks the
-/// [`Allowance`] on every request. Everything about a key that was rotated goes on under the id of
+/// [`LimitHandle`] on every request. Everything about a key that was rotated goes on under the id of
 /// the first key of its line, so that rotation neither resets nor doubles what is left.
 pub trait Limiter: Send + Sync + 'static {
     /// The allowance of this subject under these limits.
@@ -32,18 +32,18 @@ pub trait Limiter: Send + Sync + 'static {
         subject: KeyId,
         limits: &[RateLimit],
         now: Now,
-    ) -> Result<Arc<dyn Allowance>, LimitError>;
+    ) -> Result<Arc<dyn LimitHandle>, LimitError>;
 }
 
 /// What one subject may still spend of the limits it was attached with.
-pub trait Allowance: Send + Sync + fmt::Debug {
+pub trait LimitHandle: Send + Sync + fmt::Debug {
     /// Spends `cost` of every limit, and of what other holders have of the same names; or of none
     /// when one of the own limits refuses. A cost of zero spends nothing and is never refused.
-    fn take(&self, cost: u32, now: Now) -> Answer;
+    fn acquire(&self, cost: u32, now: Now) -> LimitResponse;
 
     /// Where the limits stand, without spending.
-    fn look(&self, now: Now) -> Answer {
-        self.take(0, now)
+    fn peek(&self, now: Now) -> LimitResponse {
+        self.acquire(0, now)
     }
 }
 
@@ -56,7 +56,7 @@ macro_rules! forward_to_pointee {
                 subject: KeyId,
                 limits: &[RateLimit],
                 now: Now,
-            ) -> Result<Arc<dyn Allowance>, LimitError> {
+            ) -> Result<Arc<dyn LimitHandle>, LimitError> {
                 (**self).attach(subject, limits, now)
             }
         }
@@ -66,22 +66,22 @@ macro_rules! forward_to_pointee {
 forward_to_pointee!(Arc, Box);
 
 /// A limiter's answer: at once where the state is in the process, later where it has to be asked.
-pub enum Answer {
+pub enum LimitResponse {
     /// The decision.
-    Now(Decision),
+    Ready(Decision),
     /// The decision, once it is there. Nobody waits for it longer than
     /// [`ApiKeyLayer::limiter_timeout`](crate::ApiKeyLayer::limiter_timeout); it is dropped then.
-    Later(LaterDecision),
+    Pending(PendingDecision),
 }
 
 /// A decision that is still to come.
-pub type LaterDecision = Pin<Box<dyn Future<Output = Result<Decision, LimitError>> + Send>>;
+pub type PendingDecision = Pin<Box<dyn Future<Output = Result<Decision, LimitError>> + Send>>;
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for LimitResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Now(decision) => f.debug_tuple("Now").field(decision).finish(),
-            Self::Later(_) => f.write_str("Later"),
+            Self::Ready(decision) => f.debug_tuple("Now").field(decision).finish(),
+            Self::Pending(_) => f.write_str("Later"),
         }
     }
 }
@@ -107,7 +107,7 @@ pub enum LimitError {
 
 /// Where one limit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Standing {
+pub struct LimitStatus {
     /// How much can be spent right now.
     pub remaining: u32,
     /// Seconds until all of it can be spent again if nothing is; rounded up.
@@ -118,7 +118,7 @@ pub struct Standing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Decision {
-    standings: [Standing; RateLimit::MAX_PER_KEY],
+    standings: [LimitStatus; RateLimit::MAX_PER_KEY],
     len: u8,
     /// A bit for each limit that refuses.
     violated: u8,
@@ -130,7 +130,7 @@ pub struct Decision {
 impl Decision {
     /// Adds the standing of the next limit, in the order in which the limits were attached. More
     /// than [`RateLimit::MAX_PER_KEY`] are ignored.
-    pub fn push(&mut self, standing: Standing) {
+    pub fn push(&mut self, standing: LimitStatus) {
         if let Some(slot) = self.standings.get_mut(usize::from(self.len)) {
             *slot = standing;
             self.len += 1;
@@ -161,14 +161,14 @@ impl Decision {
     }
 
     /// The standings, in the order of the limits.
-    pub fn standings(&self) -> &[Standing] {
+    pub fn statuses(&self) -> &[LimitStatus] {
         &self.standings[..usize::from(self.len)]
     }
 
     /// The limit that a client should go by, and its place: of those that refuse, the one with the longest wait;
     /// else the one with the least left, and of several the one that takes the longest to reset.
-    pub(crate) fn tightest(&self) -> Option<(usize, Standing)> {
-        let mut standings = self.standings().iter().copied().enumerate();
+    pub(crate) fn tightest(&self) -> Option<(usize, LimitStatus)> {
+        let mut standings = self.statuses().iter().copied().enumerate();
         if self.is_allowed() {
             standings.min_by_key(|(_, it)| (it.remaining, std::cmp::Reverse(it.reset_secs)))
         } else {
@@ -202,7 +202,7 @@ pub(crate) fn whole_secs(wait: Duration) -> u64 {
 /// A decision as it is serialized.
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    standings: Vec<Standing>,
+    standings: Vec<LimitStatus>,
     violated: u8,
     #[serde(default)]
     longest: u8,
@@ -212,7 +212,7 @@ struct Wire {
 impl From<Decision> for Wire {
     fn from(decision: Decision) -> Self {
         Self {
-            standings: decision.standings().into(),
+            standings: decision.statuses().into(),
             violated: decision.violated,
             longest: decision.longest,
             wait: decision.wait,
@@ -245,7 +245,7 @@ mod tests {
     fn rule_8_retry_after_is_rounded_up_and_at_least_one() {
         for (nanos, secs) in [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
             let mut decision = Decision::default();
-            decision.push(Standing::default());
+            decision.push(LimitStatus::default());
             decision.refuse(Some(Duration::from_nanos(nanos)));
             assert_eq!(decision.retry_after_secs(), Some(secs), "{nanos}");
         }
@@ -255,11 +255,11 @@ mod tests {
     fn the_longest_wait_counts_and_never_beats_all() {
         let mut decision = Decision::default();
         for wait in [Some(5), Some(9), Some(7)] {
-            decision.push(Standing::default());
+            decision.push(LimitStatus::default());
             decision.refuse(wait.map(Duration::from_secs));
         }
         assert_eq!(decision.wait(), Some(Duration::from_secs(9)));
-        decision.push(Standing::default());
+        decision.push(LimitStatus::default());
         decision.refuse(None);
         assert_eq!(decision.wait(), None);
         assert!(!decision.is_allowed() && decision.is_violated(3) && !decision.is_violated(4));
@@ -270,7 +270,7 @@ mod tests {
         let decide = |limits: &[(u32, u32, Option<Option<u64>>)]| {
             let mut decision = Decision::default();
             for &(remaining, reset_secs, refuses) in limits {
-                decision.push(Standing {
+                decision.push(LimitStatus {
                     remaining,
                     reset_secs,
                 });
@@ -302,24 +302,25 @@ mod tests {
     #[test]
     fn a_decision_round_trips_through_json() {
         let mut decision = Decision::default();
-        decision.push(Standing {
+        decision.push(LimitStatus {
             remaining: 3,
             reset_secs: 7,
         });
-        decision.push(Standing::default());
+        decision.push(LimitStatus::default());
         decision.refuse(Some(Duration::from_millis(1_500)));
         let json = serde_json::to_string(&decision).unwrap();
         assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), decision);
         // More limits than there can be are cut off.
-        let many = serde_json::json!({ "standings": vec![Standing::default(); 99], "violated": 0 });
+        let many =
+            serde_json::json!({ "standings": vec![LimitStatus::default(); 99], "violated": 0 });
         let many: Decision = serde_json::from_value(many).unwrap();
-        assert_eq!(many.standings().len(), RateLimit::MAX_PER_KEY);
+        assert_eq!(many.statuses().len(), RateLimit::MAX_PER_KEY);
     }
 
     #[test]
     fn limits_that_are_not_there_violate_nothing() {
         let read = |len, violated: u8| {
-            let standings = vec![Standing::default(); len];
+            let standings = vec![LimitStatus::default(); len];
             let wait = Some(Duration::from_secs(1));
             let json = serde_json::json!({
                 "standings": standings, "violated": violated, "wait": wait,

@@ -1,15 +1,15 @@
 //! Limits kept in the process, on governor's arithmetic.
 
 mod account;
-mod slot;
+mod gcra;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use account::Account;
 
-use super::limiter::{Allowance, LimitError, Limiter};
-use super::rate::RateLimit;
+use super::limiter::{LimitError, LimitHandle, Limiter};
+use super::rate_limit::RateLimit;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::sync::{Mutex, MutexGuard};
@@ -42,7 +42,7 @@ const FIRST_SWEEP: usize = 64;
 impl LocalLimiter {
     /// A limiter with room for a million keys that have something spent.
     pub fn new() -> Self {
-        Self::with_room_for(1_000_000)
+        Self::with_capacity(1_000_000)
     }
 
     /// A limiter with room for about this many keys that have something spent and are not in use;
@@ -50,7 +50,7 @@ impl LocalLimiter {
     ///
     /// Those in use come on top. A layer uses the accounts of the keys in its cache: up to
     /// [`CacheConfig::capacity`](crate::key::CacheConfig::capacity).
-    pub fn with_room_for(keys: usize) -> Self {
+    pub fn with_capacity(keys: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             room_per_shard: keys.div_ceil(SHARDS).max(1),
@@ -85,7 +85,7 @@ impl Limiter for LocalLimiter {
         subject: KeyId,
         limits: &[RateLimit],
         now: Now,
-    ) -> Result<Arc<dyn Allowance>, LimitError> {
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         RateLimit::validate_all(limits)?;
         let mut shard = lock(self.shard(subject));
         if let Some(account) = shard.accounts.get(&subject) {

@@ -2,11 +2,13 @@
 
 mod limiter;
 mod local;
-mod rate;
+mod rate_limit;
 mod sketch;
 
 pub(crate) use limiter::whole_secs;
-pub use limiter::{Allowance, Answer, Decision, LaterDecision, LimitError, Limiter, Standing};
+pub use limiter::{
+    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, PendingDecision,
+};
 pub use local::LocalLimiter;
-pub use rate::{InvalidLimit, RateLimit};
+pub use rate_limit::{InvalidLimit, RateLimit};
 pub(crate) use sketch::{Charge, RateSketch};

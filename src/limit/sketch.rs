@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::rate::RateLimit;
+use super::rate_limit::RateLimit;
 use crate::clock::Now;
 
 /// The same limit for every subject.
@@ -47,7 +47,7 @@ impl RateSketch {
         let interval = nanos(limit.period()) / u64::from(limit.requests());
         Self {
             interval,
-            window: interval.saturating_mul(limit.capacity().into()),
+            window: interval.saturating_mul(limit.burst().into()),
             half: half.max(1),
             spread: RandomState::new(),
             cells: Mutex::new(vec![0; 2 * half.max(1)].into()),
@@ -80,7 +80,7 @@ impl RateSketch {
 
     /// Gives back what was charged, but for what time has given back by now, as near as that can be told where
     /// others were charged in between.
-    pub(crate) fn give_back(&self, charge: Charge, now: Now) {
+    pub(crate) fn refund(&self, charge: Charge, now: Now) {
         self.with_cells(|cells| {
             for added in charge.0 {
                 let left = added.until.saturating_sub(now.elapsed_nanos());
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_subject_spends_its_limit_and_gets_it_back_in_time() {
-        let sketch = sketch(RateLimit::per_minute(60).burst(10));
+        let sketch = sketch(RateLimit::per_minute(60).with_burst(10));
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let (here, mut now) = (1, at(&clock, 0));
         for _ in 0..10 {
@@ -189,12 +189,12 @@ mod tests {
         for _ in 0..100 {
             let charges = [(); 2].map(|()| sketch.charge(1, now).unwrap());
             assert!(sketch.charge(1, now).is_err());
-            charges.into_iter().for_each(|it| sketch.give_back(it, now));
+            charges.into_iter().for_each(|it| sketch.refund(it, now));
         }
         // More than was charged is never given.
         let charge = sketch.charge(1, now).unwrap();
         for _ in 0..10 {
-            sketch.give_back(charge, now);
+            sketch.refund(charge, now);
         }
         assert!(sketch.charge(1, now).is_ok());
         assert!(sketch.charge(1, now).is_ok());
@@ -212,7 +212,7 @@ mod tests {
         for _ in 0..2 {
             assert!(sketch.charge(here, now).is_ok());
         }
-        sketch.give_back(first, now);
+        sketch.refund(first, now);
         assert!(sketch.charge(here, now).is_err());
     }
 
@@ -231,7 +231,7 @@ mod tests {
             .unwrap();
         use_up(&sketch, 1, now);
         let charge = sketch.charge(beside, now).unwrap();
-        sketch.give_back(charge, now);
+        sketch.refund(charge, now);
         assert!(sketch.charge(1, now).is_err());
     }
 

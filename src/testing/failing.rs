@@ -8,8 +8,8 @@ use async_trait::async_trait;
 
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyCache, KeyChange, KeyQuery, KeyRecord,
-    KeyStore, KeyUpdate, Rotation, StoreError,
+    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyCache, KeyChange, KeyQuery,
+    KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -88,8 +88,8 @@ impl<S: KeyStore> KeyStore for FailingStore<S> {
         self.store()?.find(id).await
     }
 
-    fn changes(&self) -> Option<&ChangeFeed> {
-        self.store.changes()
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
+        self.store.invalidations()
     }
 
     /// None: whoever used the cache within would not notice the outage.

@@ -16,7 +16,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let test = Fixture::new();
-//! let key = test.issue(NewKey::named("t").limit(RateLimit::per_minute(1))).await;
+//! let key = test.issue(NewKey::new("t").limit(RateLimit::per_minute(1))).await;
 //! let app = test.layer().layer(service_fn(|_: Request<String>| async {
 //!     Ok::<_, std::convert::Infallible>(Response::new("hello".to_owned()))
 //! }));

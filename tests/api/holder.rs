@@ -27,7 +27,7 @@ impl Service {
         let issuer = Issuer::new("acme_live").unwrap();
         let mut secrets = Vec::new();
         for name in ["mine", "another's"] {
-            let new = NewKey::named(name).limit(RateLimit::per_hour(3));
+            let new = NewKey::new(name).limit(RateLimit::per_hour(3));
             let issued = issuer.issue(&backend, new).await.unwrap();
             secrets.push(issued.secret.expose().to_owned());
         }
@@ -130,7 +130,7 @@ async fn nobody_is_told_anything_without_a_key_whom_the_layer_lets_pass() {
 async fn a_store_that_is_down_does_not_make_a_key_a_wrong_one() {
     let store = FailingStore::new(MemoryBackend::new());
     let issuer = Issuer::new("acme_live").unwrap();
-    let secret = issuer.make(NewKey::named("mine")).unwrap().0;
+    let secret = issuer.prepare(NewKey::new("mine")).unwrap().0;
     let layer = ApiKeyLayer::new(store.clone()).on_store_failure(StoreFailure::Pass);
     let router = KeyHolderApi::new(&layer, MemoryBackend::new()).into_router();
     store.fail();

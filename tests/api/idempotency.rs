@@ -87,7 +87,7 @@ async fn what_another_process_has_done_is_told() {
 #[tokio::test]
 async fn a_rotation_without_grace_is_not_refused_for_having_been_done() {
     let api = Api::new();
-    let id = api.issue(NewKey::named("a")).await.key.id;
+    let id = api.issue(NewKey::new("a")).await.key.id;
     let rotate = format!("/keys/{id}/rotate");
     let now = r#"{"grace_seconds":0}"#;
     let first = api.once(&rotate, "try-1", now).await.with(201);

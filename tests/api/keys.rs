@@ -71,7 +71,7 @@ fn id_of(secret: &str) -> KeyId {
 #[tokio::test]
 async fn a_key_changes_as_it_is_told_and_the_audit_knows_by_whom() {
     let api = Api::new();
-    let new = NewKey::named("a")
+    let new = NewKey::new("a")
         .owner("b")
         .environment("live")
         .scope("read");
@@ -173,7 +173,7 @@ async fn numbers_without_a_fraction_are_integers() {
 #[tokio::test]
 async fn a_rotated_key_works_for_its_grace_and_the_new_one_takes_over() {
     let api = Api::new();
-    let old = api.issue(NewKey::named("a").scope("read")).await.key;
+    let old = api.issue(NewKey::new("a").scope("read")).await.key;
     let body = r#"{"grace_seconds":3600}"#;
     let made = api
         .post(&format!("/keys/{}/rotate", old.id), body)
@@ -198,7 +198,7 @@ async fn lists_are_filtered_and_continue_where_they_ended() {
     for n in 0..5 {
         let owner = if n % 2 == 0 { "even" } else { "odd" };
         let key = api
-            .issue(NewKey::named(format!("Key {n}")).owner(owner))
+            .issue(NewKey::new(format!("Key {n}")).owner(owner))
             .await
             .key;
         if n == 4 {

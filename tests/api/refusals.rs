@@ -67,7 +67,7 @@ async fn what_is_wrong_in_a_body_is_named() {
         let (_, wrong) = api.post("/keys", body).await.problem(422);
         assert_eq!(wrong["pointer"], field, "{body}: {wrong}");
     }
-    let id = api.issue(NewKey::named("a")).await.key.id;
+    let id = api.issue(NewKey::new("a")).await.key.id;
     for (field, body) in [
         ("#/name", r#"{"name":null}"#),
         ("#/scopes", r#"{"scopes":null}"#),

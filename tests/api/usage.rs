@@ -227,7 +227,7 @@ async fn the_recorder_tells_what_it_has_seen() {
         (&nothing["accepted"], &nothing["last_written"]),
         (&json!(0), &json!(null))
     );
-    let secret = api.issue(NewKey::named("a")).await.secret;
+    let secret = api.issue(NewKey::new("a")).await.secret;
     let layer = ApiKeyLayer::new(api.backend.clone()).recorder(recorder.clone());
     let service = Router::new()
         .route("/", get(|| async { "in" }))

@@ -59,7 +59,7 @@ async fn fetch(browser: &Browser, url: &str, headers: Value) -> Value {
 }
 
 async fn key(backend: &MemoryBackend) -> String {
-    let new = NewKey::named("Single-page application").limit(RateLimit::per_hour(1));
+    let new = NewKey::new("Single-page application").limit(RateLimit::per_hour(1));
     issue(backend, new).await.secret.expose().into()
 }
 
@@ -145,7 +145,7 @@ async fn scripts_of_another_origin_call_grpc_web() {
     with_browser(async |browser: &Browser| {
         let origin: HeaderValue = page(browser).await.parse().unwrap();
         let backend = MemoryBackend::new();
-        let new = NewKey::named("Single-page application").limit(RateLimit::per_hour(2));
+        let new = NewKey::new("Single-page application").limit(RateLimit::per_hour(2));
         let key = issue(&backend, new).await.secret.expose().to_owned();
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    AuditAction, AuditEntry, AuditQuery, ChangeFeed, InvalidKey, Key, KeyAdmin, KeyChange,
-    KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, Sealed, StoreError,
+    AuditAction, AuditEntry, AuditQuery, EncryptedSecret, InvalidKey, InvalidationFeed, Key,
+    KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogCursor, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup,
@@ -104,7 +104,7 @@ pub(crate) struct Faulty {
     /// The same, or that acting as somebody.
     keys: Arc<dyn KeyAdmin>,
     fault: Option<Fault>,
-    silent: ChangeFeed,
+    silent: InvalidationFeed,
 }
 
 impl Faulty {
@@ -114,7 +114,7 @@ impl Faulty {
             keys: Arc::new(inner.clone()),
             inner,
             fault,
-            silent: ChangeFeed::new(),
+            silent: InvalidationFeed::new(),
         }
     }
 
@@ -149,7 +149,7 @@ impl KeyStore for Faulty {
                 record.key.created += jiff::SignedDuration::from_nanos(1);
             }
             if self.has(Fault::FindsSealedSecrets) && record.key.recoverable {
-                record.sealed = Some(Sealed::from_bytes([1]));
+                record.sealed = Some(EncryptedSecret::from_bytes([1]));
             }
             if self.has(Fault::NeverUsed) && record.key.name == "Used" {
                 record.key.last_used = None;
@@ -160,10 +160,10 @@ impl KeyStore for Faulty {
         Ok(found)
     }
 
-    fn changes(&self) -> Option<&ChangeFeed> {
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
         match self.fault {
             Some(Fault::KeepsSilent) => Some(&self.silent),
-            _ => self.inner.changes(),
+            _ => self.inner.invalidations(),
         }
     }
 }
@@ -277,8 +277,8 @@ impl KeyAdmin for Faulty {
             }
             (Some(Fault::ChangesGhosts), _) if self.keys.find(id).await?.is_none() => {
                 let issuer = keytally::key::Issuer::new("ghost").unwrap();
-                let ghost = keytally::key::NewKey::named("Ghost");
-                return Ok(issuer.make(ghost).unwrap().1.key);
+                let ghost = keytally::key::NewKey::new("Ghost");
+                return Ok(issuer.prepare(ghost).unwrap().1.key);
             }
             _ => {}
         }
@@ -334,7 +334,7 @@ impl KeyAdmin for Faulty {
             (Some(Fault::RevealsGhosts), Err(StoreError::NotFound(_))) => return Ok(None),
             (Some(Fault::CutsSealedSecrets), Ok(Some(record))) => {
                 let bytes = record.sealed.take().unwrap().as_bytes()[..255].to_vec();
-                record.sealed = Some(Sealed::from_bytes(bytes));
+                record.sealed = Some(EncryptedSecret::from_bytes(bytes));
             }
             (Some(Fault::KeepsSecretsOfRevoked), Ok(None)) => {
                 let record = self.keys.find(id).await?;

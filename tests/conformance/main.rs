@@ -43,7 +43,7 @@ async fn a_cached_store_passes() {
 async fn a_store_for_looking_up_passes() {
     let backend = MemoryBackend::new();
     let issuer = Issuer::new("test").unwrap();
-    let (_, record) = issuer.make(NewKey::named("Known")).unwrap();
+    let (_, record) = issuer.prepare(NewKey::new("Known")).unwrap();
     backend.create(record.clone()).await.unwrap();
     let store: Box<dyn KeyStore> = Box::new(backend);
     conformance::key_store(&store, &record).await;

@@ -14,8 +14,8 @@ fn at(key: &keytally::key::Key, action: &str) -> String {
 async fn a_form_that_is_sent_as_it_is_shown_changes_nothing() {
     let pages = Pages::new();
     let limits = [
-        RateLimit::per_minute(600).burst(20),
-        RateLimit::per(7, std::time::Duration::from_millis(1_500)).named("odd"),
+        RateLimit::per_minute(600).with_burst(20),
+        RateLimit::per(7, std::time::Duration::from_millis(1_500)).with_name("odd"),
     ];
     let key = pages
         .key_with("  A \"name\" & <more>", |key| {
@@ -73,8 +73,8 @@ async fn every_field_can_be_changed_and_taken_away() {
         (Some("test"), &["read".to_owned()][..])
     );
     let limits = [
-        RateLimit::per_minute(600).burst(10),
-        RateLimit::per_hour(9).named("slow"),
+        RateLimit::per_minute(600).with_burst(10),
+        RateLimit::per_hour(9).with_name("slow"),
     ];
     assert_eq!((&now.limits[..], now.addresses.len()), (&limits[..], 1));
     assert_eq!(now.expires.unwrap().to_string(), "2999-01-01T10:00:00Z");

@@ -65,13 +65,13 @@ async fn shown(text: &str) -> Shown {
         let scope = text
             .replace(['"', '\\', ' '], "<")
             .replace(|c: char| !c.is_ascii(), ">");
-        let new = NewKey::named(cut(text, 100))
+        let new = NewKey::new(cut(text, 100))
             .owner(cut(text, 200))
             .scope(cut(&scope, 100))
             .metadata(cut(text, 500), json!([cut(text, 500)]))
-            .expires(now + SignedDuration::from_hours(24))
+            .expires_at(now + SignedDuration::from_hours(24))
             .recoverable();
-        let (_, mut record) = issuer.make(new).unwrap();
+        let (_, mut record) = issuer.prepare(new).unwrap();
         record.key.created = now - SignedDuration::from_hours(24 * 91);
         record.key.hint = cut(text, 64);
         ids.push(record.key.id);

@@ -14,7 +14,7 @@ async fn a_store_that_is_down_has_a_page_that_says_so() {
     let backend = SqliteBackend::from_pool(pool.clone());
     backend.migrate().await.unwrap();
     let issuer = Issuer::new("acme_live").unwrap();
-    let issued = issuer.issue(&backend, NewKey::named("Kept")).await;
+    let issued = issuer.issue(&backend, NewKey::new("Kept")).await;
     let id = issued.unwrap().key.id;
     let pages = Pages::over(backend);
     let edit = format!("/admin/keys/{id}/edit");

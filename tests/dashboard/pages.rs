@@ -38,7 +38,7 @@ impl Pages {
 
     /// A key that is as it is set.
     pub(crate) async fn key_with(&self, name: &str, set: impl FnOnce(&mut Key)) -> Key {
-        let made = issuer().make(NewKey::named(name));
+        let made = issuer().prepare(NewKey::new(name));
         let (_, mut record) = made.unwrap();
         set(&mut record.key);
         let key = record.key.clone();

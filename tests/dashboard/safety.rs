@@ -246,7 +246,7 @@ async fn they_can_be_nested_either_way() {
 async fn where_they_are_nested_may_have_a_parameter() {
     let backend = keytally::backend::MemoryBackend::new();
     let issuer = Issuer::new("acme_live").unwrap();
-    let key = issuer.issue(&backend, NewKey::named("Watched")).await;
+    let key = issuer.issue(&backend, NewKey::new("Watched")).await;
     let id = key.unwrap().key.id;
     let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
     let pages = Pages {

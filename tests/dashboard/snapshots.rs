@@ -54,7 +54,7 @@ async fn filled() -> Pages {
         }),
         (LIMITED, "Zapier Integration", |key| {
             key.owner = Some("customer-17".into());
-            key.limits = vec![RateLimit::per_minute(60).burst(20)];
+            key.limits = vec![RateLimit::per_minute(60).with_burst(20)];
             key.expires = Some("2999-01-01T00:00:00Z".parse().unwrap());
         }),
         (UNUSED, "Nightly export", |_| ()),

@@ -198,7 +198,7 @@ async fn header_bombs_into_the_service_leave_nothing() {
     let mut flood = Flood::begin("header bombs into the service", 8 * MIB).await;
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
-    let good = support::issue(&backend, NewKey::named("good")).await;
+    let good = support::issue(&backend, NewKey::new("good")).await;
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
     let mut service = behind(layer.insecure_query_parameter("key"));
     let key = HeaderValue::from_str(good.secret.expose()).unwrap();

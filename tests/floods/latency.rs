@@ -169,7 +169,7 @@ async fn cached_keys_are_served_while_unknown_ones_wait() {
     let requests = many(2_000, 200_000);
     let flood = Flood::begin("cached keys beside waiting ones", 40 * MIB).await;
     let backend = MemoryBackend::new();
-    let good = support::issue(&backend, NewKey::named("good")).await;
+    let good = support::issue(&backend, NewKey::new("good")).await;
     let layer = ApiKeyLayer::new(Hanging(backend)).no_lookup_budget();
     let layer = layer.cache(CacheConfig::new().lookup_timeout(Duration::from_secs(3_600)));
     let service = layer.layer(
@@ -239,7 +239,7 @@ async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
     let setup = Setup {
         address: support::serve(routes.layer(layer.clone())).await,
         layer,
-        good: support::issue(&backend, NewKey::named("good"))
+        good: support::issue(&backend, NewKey::new("good"))
             .await
             .secret
             .expose()

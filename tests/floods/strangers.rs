@@ -49,7 +49,7 @@ impl Setup {
         let recorder = Recorder::new(store.keys.clone());
         let layer = ApiKeyLayer::new(store.clone()).clock(clock.clone());
         Self {
-            good: support::issue(&store.keys, NewKey::named("good")).await,
+            good: support::issue(&store.keys, NewKey::new("good")).await,
             layer: layer.recorder(recorder.clone()),
             prefix: Prefix::new("acme_test").unwrap(),
             store,

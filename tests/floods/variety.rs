@@ -29,7 +29,7 @@ async fn rule_12_distinct_paths_and_methods_are_counted_in_a_few() {
     let mut flood = Flood::begin("paths and methods of one key", 12 * MIB).await;
     let backend = MemoryBackend::with(MemoryConfig::new().log_capacity(10_000));
     let recorder = Recorder::new(backend.clone());
-    let good = support::issue(&backend, NewKey::named("good")).await;
+    let good = support::issue(&backend, NewKey::new("good")).await;
     // The application that does the worst: it takes each path for an endpoint of its own. Time stands
     // still, since another minute would be counted by itself.
     let layer = ApiKeyLayer::new(backend.clone())

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use keytally::backend::MemoryBackend;
 use keytally::key::{KeyRecord, KeyStore, StoreError};
-use keytally::limit::{Allowance, Answer, Decision, LimitError, Limiter, RateLimit, Standing};
+use keytally::limit::{
+    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, RateLimit,
+};
 use keytally::usage::{Batch, SinkError, UsageEvent, UsageSink};
 use keytally::{KeyId, Now};
 use uuid::Uuid;
@@ -53,7 +55,7 @@ impl Limiter for Moody {
         subject: KeyId,
         _: &[RateLimit],
         _: Now,
-    ) -> Result<Arc<dyn Allowance>, LimitError> {
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         assert!(subject != self.cursed, "a limiter that panics, on purpose");
         Ok(Arc::new(Mood))
     }
@@ -62,25 +64,25 @@ impl Limiter for Moody {
 #[derive(Debug)]
 pub(crate) struct Mood;
 
-impl Allowance for Mood {
-    fn take(&self, cost: u32, _: Now) -> Answer {
+impl LimitHandle for Mood {
+    fn acquire(&self, cost: u32, _: Now) -> LimitResponse {
         let mut allowed = Decision::default();
-        allowed.push(Standing::default());
+        allowed.push(LimitStatus::default());
         match Fault::ALL[cost as usize - 1] {
             Fault::Take => panic!("an allowance that panics, on purpose"),
-            Fault::Later => Answer::Later(Box::pin(async {
+            Fault::Later => LimitResponse::Pending(Box::pin(async {
                 tokio::task::yield_now().await;
                 panic!("a decision that panics, on purpose")
             })),
-            Fault::Late => Answer::Later(Box::pin(async move {
+            Fault::Late => LimitResponse::Pending(Box::pin(async move {
                 tokio::task::yield_now().await;
                 Ok(allowed)
             })),
-            Fault::LimiterHangs => Answer::Later(Box::pin(pending())),
-            Fault::LimiterFails => Answer::Later(Box::pin(async {
+            Fault::LimiterHangs => LimitResponse::Pending(Box::pin(pending())),
+            Fault::LimiterFails => LimitResponse::Pending(Box::pin(async {
                 Err(LimitError::Unavailable("for a moment".into()))
             })),
-            _ => Answer::Now(allowed),
+            _ => LimitResponse::Ready(allowed),
         }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, NewKey};
-use keytally::limit::{Allowance, Answer, Decision, LimitError, Limiter, RateLimit, Standing};
+use keytally::limit::{
+    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, RateLimit,
+};
 use keytally::usage::{Batch, Recorder, SinkError, UsageSink};
 use keytally::{ApiKeyLayer, KeyId, Now};
 use tokio::sync::Notify;
@@ -32,7 +34,7 @@ pub(crate) async fn status_of(layer: ApiKeyLayer, secret: &str) -> (StatusCode, 
 #[tokio::test(start_paused = true)]
 async fn a_store_and_a_limiter_that_hang_are_waited_for_as_long_as_was_said() {
     let backend = MemoryBackend::new();
-    let issued = support::issue(&backend, NewKey::named("x")).await;
+    let issued = support::issue(&backend, NewKey::new("x")).await;
     let (id, secret) = (issued.key.id, issued.secret.expose());
     let hanging = Store {
         backend: backend.clone(),
@@ -76,17 +78,17 @@ async fn where_limits_stand_is_waited_for_as_long_too() {
             _: KeyId,
             _: &[RateLimit],
             _: Now,
-        ) -> Result<Arc<dyn Allowance>, LimitError> {
+        ) -> Result<Arc<dyn LimitHandle>, LimitError> {
             Ok(Arc::new(Self))
         }
     }
-    impl Allowance for Silent {
-        fn take(&self, _: u32, _: Now) -> Answer {
-            Answer::Later(Box::pin(pending()))
+    impl LimitHandle for Silent {
+        fn acquire(&self, _: u32, _: Now) -> LimitResponse {
+            LimitResponse::Pending(Box::pin(pending()))
         }
     }
     let backend = MemoryBackend::new();
-    let key = support::issue(&backend, NewKey::named("x")).await.key;
+    let key = support::issue(&backend, NewKey::new("x")).await.key;
     let layer = ApiKeyLayer::new(backend)
         .limiter(Silent)
         .default_limits([RateLimit::per_second(1)])
@@ -100,15 +102,20 @@ async fn where_limits_stand_is_waited_for_as_long_too() {
 struct InTheEnd(Result<Decision, LimitError>, Arc<Notify>);
 
 impl Limiter for InTheEnd {
-    fn attach(&self, _: KeyId, _: &[RateLimit], _: Now) -> Result<Arc<dyn Allowance>, LimitError> {
+    fn attach(
+        &self,
+        _: KeyId,
+        _: &[RateLimit],
+        _: Now,
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(self.clone()))
     }
 }
 
-impl Allowance for InTheEnd {
-    fn take(&self, _: u32, _: Now) -> Answer {
+impl LimitHandle for InTheEnd {
+    fn acquire(&self, _: u32, _: Now) -> LimitResponse {
         let Self(decision, told) = self.clone();
-        Answer::Later(Box::pin(async move {
+        LimitResponse::Pending(Box::pin(async move {
             told.notified().await;
             decision
         }))
@@ -118,9 +125,9 @@ impl Allowance for InTheEnd {
 #[tokio::test]
 async fn rule_9_a_decision_that_comes_after_the_shutdown_is_told_of_once() {
     let backend = MemoryBackend::new();
-    let issued = support::issue(&backend, NewKey::named("x")).await;
+    let issued = support::issue(&backend, NewKey::new("x")).await;
     let mut allowed = Decision::default();
-    allowed.push(Standing::default());
+    allowed.push(LimitStatus::default());
     let mut refused = allowed;
     refused.refuse(None);
     let failed = LimitError::Unavailable("for a moment".into());
@@ -173,7 +180,7 @@ impl UsageSink for OutOfOrder {
 #[tokio::test(start_paused = true)]
 async fn rule_10_a_write_that_is_done_after_its_retry_counts_once() {
     let backend = MemoryBackend::new();
-    let issued = support::issue(&backend, NewKey::named("x")).await;
+    let issued = support::issue(&backend, NewKey::new("x")).await;
     let sink = OutOfOrder::default();
     let recorder = Recorder::builder(sink.clone()).start();
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());

@@ -41,7 +41,7 @@ impl Whole {
         let backend = MemoryBackend::new();
         let mut keys = BTreeMap::new();
         for fault in Fault::ALL {
-            let issued = support::issue(&backend, NewKey::named(format!("{fault:?}"))).await;
+            let issued = support::issue(&backend, NewKey::new(format!("{fault:?}"))).await;
             keys.insert(fault, issued);
         }
         let revoked = keys[&Fault::OnRejection].key.id;

@@ -180,14 +180,14 @@ impl<B: KeyAdmin> Keys<B> {
     async fn issue(&self, kind: Kind) -> u32 {
         let new = match kind {
             Kind::Limited => {
-                NewKey::named("Limited").limit(RateLimit::per_second(LIMIT.0).burst(LIMIT.1))
+                NewKey::new("Limited").limit(RateLimit::per_second(LIMIT.0).with_burst(LIMIT.1))
             }
-            Kind::Timed => NewKey::named("Timed").expires_in(Duration::from_secs(50 * 60)),
-            Kind::Steady => NewKey::named("Steady").owner("customer-17"),
+            Kind::Timed => NewKey::new("Timed").expires_in(Duration::from_secs(50 * 60)),
+            Kind::Steady => NewKey::new("Steady").owner("customer-17"),
             // Longer than any clock here is ahead.
-            Kind::Mortal => NewKey::named("Mortal").expires_in(Duration::from_secs(4 * 3_600)),
+            Kind::Mortal => NewKey::new("Mortal").expires_in(Duration::from_secs(4 * 3_600)),
         };
-        let (secret, record) = self.issuer.make(new).unwrap();
+        let (secret, record) = self.issuer.prepare(new).unwrap();
         let id = record.key.id;
         self.insist(async || match self.backend.create(record.clone()).await {
             // It was made, and the answer got lost.
@@ -212,7 +212,7 @@ impl<B: KeyAdmin> Keys<B> {
     }
 
     async fn update(&self, subject: &Subject, random: &mut fastrand::Rng) {
-        let limit = RateLimit::per_second(random.u32(200..1_000)).burst(1_000);
+        let limit = RateLimit::per_second(random.u32(200..1_000)).with_burst(1_000);
         let update = KeyUpdate::new().limits([limit]);
         self.insist(async || self.backend.update(subject.id, update.clone()).await)
             .await;

@@ -10,7 +10,8 @@ use std::error::Error;
 
 use jiff::{SignedDuration, Timestamp};
 use keytally::key::{
-    AuditAction, AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Sealed, StoreError,
+    AuditAction, AuditQuery, EncryptedSecret, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey,
+    StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError, RecordedQuery,
@@ -22,10 +23,10 @@ use keytally::{KeyId, PageToken};
 pub async fn recoverable<B: KeyAdmin>(backend: &B, sealed: &[u8]) -> KeyId {
     let (_, mut record) = Issuer::new("test")
         .unwrap()
-        .make(NewKey::named("Recoverable"))
+        .prepare(NewKey::new("Recoverable"))
         .unwrap();
     record.key.recoverable = true;
-    record.sealed = Some(Sealed::from_bytes(sealed));
+    record.sealed = Some(EncryptedSecret::from_bytes(sealed));
     let id = record.key.id;
     backend.create(record).await.unwrap();
     id
@@ -65,7 +66,7 @@ pub async fn keys<B: Backend>(backend: &B, count: usize) -> Vec<KeyId> {
     let issuer = Issuer::new("test").unwrap();
     let mut keys = Vec::new();
     for n in 0..count {
-        let new = NewKey::named(format!("Key {n}")).owner("customer-17");
+        let new = NewKey::new(format!("Key {n}")).owner("customer-17");
         keys.push(issuer.issue(backend, new).await.unwrap().key.id);
     }
     keys
@@ -369,7 +370,7 @@ async fn tokens_of_other_lists_are_refused<B: Backend>(backend: &B) {
 pub async fn errors_say_nothing_of_the_database<B: Backend>(bare: &B) {
     let id: KeyId = "3fK9aB0000zzZZ19".parse().unwrap();
     let issuer = Issuer::new("test").unwrap();
-    let (_, record) = issuer.make(NewKey::named("Never")).unwrap();
+    let (_, record) = issuer.prepare(NewKey::new("Never")).unwrap();
     let store = [
         bare.find(id).await.unwrap_err(),
         bare.list(&KeyQuery::new()).await.unwrap_err(),

@@ -51,7 +51,7 @@ impl Service {
     }
 
     pub async fn key(&self) -> Issued {
-        self.issue(NewKey::named("test").owner("tests")).await
+        self.issue(NewKey::new("test").owner("tests")).await
     }
 
     pub async fn send(&self, request: http::request::Builder) -> Answer {

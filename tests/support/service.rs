@@ -54,7 +54,7 @@ impl Service {
 
 pub async fn issue(backend: &impl KeyAdmin, name: &str) -> Issued {
     let issuer = Issuer::new("test").unwrap();
-    issuer.issue(backend, NewKey::named(name)).await.unwrap()
+    issuer.issue(backend, NewKey::new(name)).await.unwrap()
 }
 
 /// The ids of all requests in the log; none of them is there twice, and the sums are made of as many.

@@ -116,7 +116,7 @@ struct Secrets {
 impl Secrets {
     async fn new(backend: &MemoryBackend) -> Self {
         let issuer = Issuer::new("acme_test").unwrap();
-        let issue = async |backend| issuer.issue(backend, NewKey::named("x")).await.unwrap();
+        let issue = async |backend| issuer.issue(backend, NewKey::new("x")).await.unwrap();
         let (good, revoked) = (issue(backend).await, issue(backend).await);
         backend.revoke(revoked.key.id).await.unwrap();
         let unknown = issue(&MemoryBackend::new()).await;

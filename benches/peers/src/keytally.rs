@@ -55,10 +55,10 @@ pub fn keytally() -> Keytally {
     let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let issuer = Issuer::new("acme_live").unwrap();
     let issue = |name, limit| {
-        let new = NewKey::named(name).owner("customer-17").limit(limit);
+        let new = NewKey::new(name).owner("customer-17").limit(limit);
         runtime.block_on(issuer.issue(&backend, new)).unwrap()
     };
-    let wide = RateLimit::per_second(10_000_000).burst(100_000_000);
+    let wide = RateLimit::per_second(10_000_000).with_burst(100_000_000);
     let allowed = issue("allowed", wide.clone());
     let limited = issue("limited", RateLimit::per_hour(1));
     let deleted = issue("deleted", wide);

@@ -13,7 +13,7 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// A secret and its record, as they are issued.
 pub fn issued() -> (Secret, KeyRecord) {
     let issuer = Issuer::new("acme_live").expect("a prefix");
-    issuer.make(NewKey::named("x")).expect("randomness")
+    issuer.prepare(NewKey::new("x")).expect("randomness")
 }
 
 /// Another secret of the same id, whose checksum is right.

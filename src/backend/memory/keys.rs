@@ -10,8 +10,8 @@ use super::MemoryBackend;
 use super::audit::Audit;
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
-    Rotation, StoreError, within_bounds,
+    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, Rotation, StoreError, within_bounds,
 };
 use crate::page::Page;
 
@@ -101,10 +101,10 @@ impl MemoryBackend {
 impl KeyStore for MemoryBackend {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let keys = self.keys();
-        Ok(keys.records.get(&id).map(KeyRecord::without_sealed))
+        Ok(keys.records.get(&id).map(KeyRecord::redacted))
     }
 
-    fn changes(&self) -> Option<&ChangeFeed> {
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
         Some(&self.shared.changes)
     }
 }
@@ -119,7 +119,7 @@ impl KeyAdmin for MemoryBackend {
             let entry = AuditEntry::created(self.actor(), key, self.time());
             keys.audit.add(entry);
         }
-        self.shared.changes.announce(id);
+        self.shared.changes.publish(id);
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl KeyAdmin for MemoryBackend {
             keys.audit.add(entry);
             key
         };
-        self.shared.changes.announce(id);
+        self.shared.changes.publish(id);
         Ok(key)
     }
 
@@ -157,8 +157,8 @@ impl KeyAdmin for MemoryBackend {
             entries.into_iter().for_each(|entry| keys.audit.add(entry));
             key
         };
-        self.shared.changes.announce(id);
-        self.shared.changes.announce(key.id);
+        self.shared.changes.publish(id);
+        self.shared.changes.publish(key.id);
         Ok(key)
     }
 
@@ -170,7 +170,7 @@ impl KeyAdmin for MemoryBackend {
             let entry = AuditEntry::deleted(self.actor(), removed.key, self.time());
             keys.audit.add(entry);
         }
-        self.shared.changes.announce(id);
+        self.shared.changes.publish(id);
         Ok(())
     }
 
@@ -213,11 +213,11 @@ mod tests {
     use super::*;
     use crate::backend::MemoryConfig;
     use crate::clock::Clock;
-    use crate::key::{AuditAction, Issuer, NewKey, Sealed};
+    use crate::key::{AuditAction, EncryptedSecret, Issuer, NewKey};
 
     fn record() -> KeyRecord {
         let issuer = Issuer::new("t").unwrap();
-        issuer.make(NewKey::named("test")).unwrap().1
+        issuer.prepare(NewKey::new("test")).unwrap().1
     }
 
     #[tokio::test]
@@ -252,7 +252,7 @@ mod tests {
         // Nor are secrets, whose reading could not be noted.
         let mut record = record();
         record.key.recoverable = true;
-        record.sealed = Some(Sealed::from_bytes([1]));
+        record.sealed = Some(EncryptedSecret::from_bytes([1]));
         let refused = backend.create(record.clone()).await;
         assert!(matches!(refused, Err(StoreError::KeepsNoSecrets)));
         assert_eq!(backend.find(record.key.id).await.unwrap(), None);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use self::keys::Keys;
 use self::usage::Usage;
 use crate::clock::Clock;
-use crate::key::ChangeFeed;
+use crate::key::InvalidationFeed;
 use crate::usage::KeepLog;
 
 /// Keys and usage in memory: [`KeyAdmin`](crate::key::KeyAdmin),
@@ -31,7 +31,7 @@ pub struct MemoryBackend {
 
 struct Shared {
     keys: Mutex<Keys>,
-    changes: ChangeFeed,
+    changes: InvalidationFeed,
     usage: Mutex<Usage>,
     clock: Clock,
 }
@@ -137,7 +137,7 @@ impl MemoryBackend {
     pub fn with_clock(config: MemoryConfig, clock: Clock) -> Self {
         let shared = Arc::new(Shared {
             keys: Mutex::new(Keys::new(config.audit_capacity)),
-            changes: ChangeFeed::new(),
+            changes: InvalidationFeed::new(),
             usage: Mutex::new(Usage::new(config)),
             clock,
         });

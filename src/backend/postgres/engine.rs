@@ -15,7 +15,7 @@ use crate::backend::sql::{
     Engine, Known, Names, Row, Session, Statement, Value, decode, timestamp,
 };
 use crate::id::KeyId;
-use crate::key::ChangeFeed;
+use crate::key::InvalidationFeed;
 
 pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
@@ -152,7 +152,7 @@ impl Engine for PostgresEngine {
         Ok(())
     }
 
-    fn about_to_look_up(&self, changes: &ChangeFeed) {
+    fn about_to_look_up(&self, changes: &InvalidationFeed) {
         if let Some(listener) = &self.listener {
             listener.ensure(&self.pool, || self.channel(), changes);
         }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
-use crate::key::ChangeFeed;
+use crate::key::InvalidationFeed;
 
 /// The task that listens, once it is needed.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Listener {
         &self,
         pool: &PgPool,
         channel: impl FnOnce() -> String,
-        changes: &ChangeFeed,
+        changes: &InvalidationFeed,
     ) {
         let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // It ends only with the runtime that it was started on.
@@ -54,7 +54,7 @@ impl Listener {
     }
 }
 
-async fn run(pool: PgPool, channel: String, changes: ChangeFeed) {
+async fn run(pool: PgPool, channel: String, changes: InvalidationFeed) {
     let mut pause = PAUSES.0;
     loop {
         // It ends when it fails or is cut off: then once more from the beginning.
@@ -86,19 +86,19 @@ async fn connect(pool: &PgPool, channel: &str) -> Result<PgListener, SqlError> {
 async fn listen(
     pool: &PgPool,
     channel: &str,
-    changes: &ChangeFeed,
+    changes: &InvalidationFeed,
     pause: &mut Duration,
 ) -> Result<(), SqlError> {
     let connected = timeout(TO_LISTEN, connect(pool, channel)).await;
     let mut listener = connected.map_err(too_late)??;
-    changes.announce_all();
+    changes.publish_all();
     *pause = PAUSES.0;
     loop {
         match timeout(SILENCE, listener.try_recv()).await {
             Ok(told) => match told?.map(|told| told.payload().parse()) {
-                Some(Ok(id)) => changes.announce(id),
+                Some(Ok(id)) => changes.publish(id),
                 // It was told what it does not know.
-                Some(Err(_)) => changes.announce_all(),
+                Some(Err(_)) => changes.publish_all(),
                 // It was cut off.
                 None => return Ok(()),
             },

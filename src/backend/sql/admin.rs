@@ -8,8 +8,8 @@ use super::engine::{Engine, Session, Statement};
 use super::{audit, keys};
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, ChangeFeed, Key, KeyChange, KeyQuery, KeyRecord, Rotation, Sealed,
-    StoreError,
+    AuditEntry, AuditQuery, EncryptedSecret, InvalidationFeed, Key, KeyChange, KeyQuery, KeyRecord,
+    Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -172,7 +172,7 @@ impl<E: Engine> Change<'_, E> {
         found.ok_or(StoreError::NotFound(id))
     }
 
-    async fn sealed(&mut self, id: KeyId) -> Result<Option<Sealed>, StoreError> {
+    async fn sealed(&mut self, id: KeyId) -> Result<Option<EncryptedSecret>, StoreError> {
         let found = async {
             let statement = keys::sealed(self.backend.names(), id);
             let rows = self.session.rows(statement).await?;
@@ -234,12 +234,12 @@ impl<E: Engine> Change<'_, E> {
 
 /// Tells the caches of this process of keys when it is dropped: whether a commit that failed took place
 /// cannot be told.
-struct Announce(ChangeFeed, Vec<KeyId>);
+struct Announce(InvalidationFeed, Vec<KeyId>);
 
 impl Drop for Announce {
     fn drop(&mut self) {
         for &id in &self.1 {
-            self.0.announce(id);
+            self.0.publish(id);
         }
     }
 }

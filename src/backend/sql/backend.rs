@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::names::Names;
-use crate::key::{AuditEntry, ChangeFeed};
+use crate::key::{AuditEntry, InvalidationFeed};
 use crate::usage::KeepLog;
 
 /// A database, and what all clones of a backend share.
 #[derive(Debug)]
 pub(in crate::backend) struct SqlBackend<E> {
     pub(in crate::backend) engine: Arc<E>,
-    pub(in crate::backend) changes: ChangeFeed,
+    pub(in crate::backend) changes: InvalidationFeed,
     pub(in crate::backend) keep: KeepLog,
     pub(super) actor: Option<Arc<str>>,
 }
@@ -31,7 +31,7 @@ impl<E: Engine> SqlBackend<E> {
     pub(in crate::backend) fn new(engine: E) -> Self {
         Self {
             engine: Arc::new(engine),
-            changes: ChangeFeed::new(),
+            changes: InvalidationFeed::new(),
             keep: KeepLog::All,
             actor: None,
         }
@@ -58,7 +58,7 @@ macro_rules! keep_in_sql {
                 self.0.find(id).await
             }
 
-            fn changes(&self) -> Option<&ChangeFeed> {
+            fn invalidations(&self) -> Option<&InvalidationFeed> {
                 Some(&self.0.changes)
             }
         }

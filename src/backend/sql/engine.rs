@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::names::Names;
 use crate::id::KeyId;
-use crate::key::ChangeFeed;
+use crate::key::InvalidationFeed;
 
 /// A database and its pools.
 pub(in crate::backend) trait Engine: Send + Sync + 'static {
@@ -36,7 +36,7 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     fn drop_log(&self, before: i64) -> impl Future<Output = Result<u64, SqlError>> + Send;
 
     /// A key is about to be read for a cache that wants to know when it changes.
-    fn about_to_look_up(&self, _changes: &ChangeFeed) {}
+    fn about_to_look_up(&self, _changes: &InvalidationFeed) {}
 
     /// Lets other processes know, once the transaction is committed, that a key was changed.
     fn announce(

@@ -9,7 +9,7 @@ use super::value::{
     to_json,
 };
 use crate::id::KeyId;
-use crate::key::{Key, KeyQuery, KeyRecord, KeyStatus, Sealed, StoreError};
+use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreError};
 
 /// Does not read the sealed secret, but whether it is there.
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
@@ -174,6 +174,6 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     })
 }
 
-pub(super) fn sealed_of(row: &impl Row) -> Result<Option<Sealed>, SqlError> {
-    Ok(row.bytes("sealed")?.map(Sealed::from_bytes))
+pub(super) fn sealed_of(row: &impl Row) -> Result<Option<EncryptedSecret>, SqlError> {
+    Ok(row.bytes("sealed")?.map(EncryptedSecret::from_bytes))
 }

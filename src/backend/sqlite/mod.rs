@@ -23,8 +23,8 @@ use super::sql::{
 };
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
-    Rotation, StoreError,
+    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, Rotation, StoreError,
 };
 use crate::page::Page;
 use crate::usage::{
@@ -52,7 +52,7 @@ use crate::usage::{
 /// let backend = SqliteBackend::open(path).await?;
 /// backend.migrate().await?;
 /// let issued = Issuer::new("acme_live")?
-///     .issue(&backend, NewKey::named("Zapier integration"))
+///     .issue(&backend, NewKey::new("Zapier integration"))
 ///     .await?;
 /// let recorder = Recorder::new(backend.clone());
 /// let layer = ApiKeyLayer::new(backend).recorder(recorder);

@@ -25,7 +25,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 }
 
 async fn updates_agree_with_apply<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
-    let new = NewKey::named("Before")
+    let new = NewKey::new("Before")
         .owner(fresh.owner.as_str())
         .scope("old");
     let mut record = create(store, fresh.record_of(new)).await;
@@ -48,7 +48,7 @@ fn updates(fresh: &Fresh) -> Vec<KeyUpdate> {
         .collect();
     // What is finer than a microsecond is cut off.
     let end = fresh.after(Duration::from_nanos(86_400_000_001_999));
-    let limits = [RateLimit::per_minute(9).burst(3).named("small")];
+    let limits = [RateLimit::per_minute(9).with_burst(3).with_name("small")];
     let new = KeyUpdate::new;
     let mut updates = vec![
         new(),
@@ -90,7 +90,9 @@ async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
         valid.clone().name(""),
         valid.clone().environment(Some("No!")),
         valid.clone().scopes(["twice", "twice"]),
-        valid.clone().limits([RateLimit::per_second(1).burst(0)]),
+        valid
+            .clone()
+            .limits([RateLimit::per_second(1).with_burst(0)]),
         valid.clone().metadata(nul),
         valid.clone().expires(Some(too_early())),
     ] {

@@ -23,7 +23,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 }
 
 async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
-    let plain = create(store, fresh.record_of(NewKey::named("x"))).await;
+    let plain = create(store, fresh.record_of(NewKey::new("x"))).await;
     key_store(store, &plain).await;
     let mut records = vec![full(fresh), used_up(fresh)];
     records.extend([micros(-1), first()].map(|time| extreme_times(fresh, time)));
@@ -32,7 +32,7 @@ async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
         key_store(store, &record).await;
     }
     for text in hostile_texts() {
-        let new = NewKey::named(&*text).owner(&*text).metadata(&*text, &*text);
+        let new = NewKey::new(&*text).owner(&*text).metadata(&*text, &*text);
         let record = create(store, fresh.record_of(new)).await;
         unchanged(store, &record, "every text is kept as it is").await;
     }
@@ -42,19 +42,19 @@ async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
 fn full(fresh: &Fresh) -> KeyRecord {
     let networks = ["203.0.113.7", "10.0.0.0/8", "2001:db8::/32", "0.0.0.0/0"];
     let addresses = AddressList::parse(networks).unwrap_or_else(|_| unreachable!("valid networks"));
-    let new = NewKey::named("Everything")
+    let new = NewKey::new("Everything")
         .owner(fresh.owner.as_str())
         .environment("live-2_eu")
         .scopes(["postings:read", "postings:write", "a,b;c{d}'e"])
-        .limit(RateLimit::per_second(20).burst(40).named("burst"))
-        .limit(RateLimit::per(7, Duration::from_nanos(1_234_567_891)).named("odd"))
-        .limit(RateLimit::per_hour(u32::MAX).named("large"))
+        .limit(RateLimit::per_second(20).with_burst(40).with_name("burst"))
+        .limit(RateLimit::per(7, Duration::from_nanos(1_234_567_891)).with_name("odd"))
+        .limit(RateLimit::per_hour(u32::MAX).with_name("large"))
         .addresses(addresses)
         .metadata("nested", json!({ "a": [1, -2, 0.5, null, true], "": {} }))
         .metadata("deep", nested(31))
         .metadata("large", u64::MAX)
         .metadata("small", i64::MIN)
-        .expires(fresh.after(Duration::from_micros(3_600_000_001)));
+        .expires_at(fresh.after(Duration::from_micros(3_600_000_001)));
     fresh.record_of(new)
 }
 
@@ -202,7 +202,7 @@ fn add(key: &mut Key, metadata: Value) {
 
 async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let secret = format!("legacy-{}", fresh.tag);
-    let new = || NewKey::named("Imported").owner(fresh.owner.as_str());
+    let new = || NewKey::new("Imported").owner(fresh.owner.as_str());
     let issuer = fresh.issuer();
     let key = issuer.import_secret(store, new(), &secret).await;
     let key = done(key, "a key of another system is imported");
@@ -224,7 +224,7 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
         unchanged(store, &record, "importing never overwrites a key").await;
     }
 
-    let (secret, _) = done(issuer.make(new()), "the suite's keys are valid");
+    let (secret, _) = done(issuer.prepare(new()), "the suite's keys are valid");
     let key = issuer.import_secret(store, new(), secret.expose()).await;
     same(
         &done(key, "a key of another store is imported").id,

@@ -7,11 +7,13 @@ use super::create;
 use crate::conformance::check::{done, holds};
 use crate::conformance::fresh::Fresh;
 use crate::id::KeyId;
-use crate::key::{Forget, KeyAdmin};
+use crate::key::{Invalidate, KeyAdmin};
 
 /// Checks the feed of a store that has one.
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let Some(feed) = store.changes() else { return };
+    let Some(feed) = store.invalidations() else {
+        return;
+    };
     let heard = Arc::new(Heard::default());
     let weak = Arc::downgrade(&heard);
     feed.subscribe(weak);
@@ -62,12 +64,12 @@ impl Heard {
     }
 }
 
-impl Forget for Heard {
-    fn forget(&self, id: KeyId) {
+impl Invalidate for Heard {
+    fn remove(&self, id: KeyId) {
         self.note(Some(id));
     }
 
-    fn forget_all(&self) {
+    fn clear(&self) {
         self.note(None);
     }
 }

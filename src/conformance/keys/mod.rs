@@ -41,7 +41,7 @@ pub use find::key_store;
 ///   with an entry in the audit; it goes when its key is revoked or deleted, and its successor has one only
 ///   where it was there. Or none is kept: then a key that has one is
 ///   [refused](crate::key::StoreError::KeepsNoSecrets).
-/// - Other keys stay what they are, and a [feed](KeyStore::changes), if there is one, is rung for every
+/// - Other keys stay what they are, and a [feed](KeyStore::invalidations), if there is one, is rung for every
 ///   change.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     let fresh = Fresh::new();

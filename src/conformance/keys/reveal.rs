@@ -7,8 +7,8 @@ use crate::conformance::check::{done, holds, refused, same, together};
 use crate::conformance::fresh::{Fresh, id};
 use crate::id::KeyId;
 use crate::key::{
-    AuditAction, AuditEntry, AuditQuery, InvalidKey, KeyAdmin, KeyQuery, KeyRecord, KeyUpdate,
-    Rotation, Sealed, StoreError,
+    AuditAction, AuditEntry, AuditQuery, EncryptedSecret, InvalidKey, KeyAdmin, KeyQuery,
+    KeyRecord, KeyUpdate, Rotation, StoreError,
 };
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
@@ -35,7 +35,7 @@ fn recoverable(fresh: &Fresh) -> KeyRecord {
     let mut record = fresh.record("Recoverable");
     record.key.recoverable = true;
     let bytes = (0..=u8::MAX).chain(record.key.id.as_str().bytes());
-    record.sealed = Some(Sealed::from_bytes(bytes.collect::<Vec<_>>()));
+    record.sealed = Some(EncryptedSecret::from_bytes(bytes.collect::<Vec<_>>()));
     record
 }
 
@@ -94,7 +94,7 @@ async fn is_given_back<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, mut recor
         same(&revealed(store, id).await, &Some(record.clone()), rule);
     }
     let rule = "a key that is recoverable is looked up without its sealed secret";
-    unchanged(store, &record.without_sealed(), rule).await;
+    unchanged(store, &record.redacted(), rule).await;
     let query = KeyQuery::new().owner(fresh.owner.as_str());
     let listed = done(store.list(&query).await, "keys are listed").items;
     holds(
@@ -112,7 +112,7 @@ async fn is_given_back<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, mut recor
     record.key.disabled = true;
     let rule = "a key that can be made to work again keeps its sealed secret";
     same(&revealed(store, id).await, &Some(record.clone()), rule);
-    unchanged(store, &record.without_sealed(), rule).await;
+    unchanged(store, &record.redacted(), rule).await;
 }
 
 async fn goes_with_its_key<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
@@ -132,7 +132,7 @@ async fn goes_with_its_key<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let record = create(store, recoverable(fresh)).await;
     let id = record.key.id;
     done(store.delete(id).await, "a key is deleted");
-    let mut again = record.without_sealed();
+    let mut again = record.redacted();
     again.key.recoverable = false;
     create(store, again).await;
     let rule = "a deleted key's sealed secret is gone, also when its id is taken again";
@@ -153,7 +153,7 @@ async fn rotates<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
         &Some(expected.clone()),
         rule,
     );
-    expect(store, &expected.without_sealed(), rule).await;
+    expect(store, &expected.redacted(), rule).await;
     let rule = "a key that is rotated keeps its sealed secret until it is revoked or deleted";
     same(&revealed(store, old.key.id).await, &Some(old), rule);
 

@@ -40,11 +40,11 @@ fn rotation(fresh: &Fresh, at: Timestamp, grace: Duration) -> Rotation {
 
 async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let networks = AddressList::parse(["10.0.0.0/8"]).unwrap_or_default();
-    let new = NewKey::named("Rotated")
+    let new = NewKey::new("Rotated")
         .owner(fresh.owner.as_str())
         .environment("live")
         .scopes(["read", "write"])
-        .limit(RateLimit::per_minute(60).burst(10).named("burst"))
+        .limit(RateLimit::per_minute(60).with_burst(10).with_name("burst"))
         .addresses(networks)
         .metadata("plan", "pro");
     let mut record = fresh.record_of(new);
@@ -97,9 +97,9 @@ async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh)
 
 async fn an_earlier_end_stays<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     let end = fresh.after(Duration::from_secs(1));
-    let new = NewKey::named("Ends soon")
+    let new = NewKey::new("Ends soon")
         .owner(fresh.owner.as_str())
-        .expires(end);
+        .expires_at(end);
     let record = create(store, fresh.record_of(new)).await;
     let rotation = rotation(fresh, fresh.now, GRACE);
     let key = store.rotate(record.key.id, rotation).await;

@@ -55,7 +55,7 @@ impl Described {
     }
 
     pub(super) fn into_new(self) -> NewKey {
-        let mut new = NewKey::named(self.name);
+        let mut new = NewKey::new(self.name);
         if let Some(owner) = self.owner {
             new = new.owner(owner);
         }
@@ -63,7 +63,7 @@ impl Described {
             new = new.environment(environment);
         }
         if let Some(end) = self.expires {
-            new = new.expires(end);
+            new = new.expires_at(end);
         }
         new = new.scopes(self.scopes).addresses(self.addresses);
         self.limits.into_iter().fold(new, NewKey::limit)

@@ -44,8 +44,8 @@ pub(super) fn of(limit: &RateLimit) -> String {
         text.push_str(&count.to_string());
     }
     text.push_str(unit);
-    if limit.capacity() != limit.requests() {
-        text.push_str(&format!(":{}", limit.capacity()));
+    if limit.burst() != limit.requests() {
+        text.push_str(&format!(":{}", limit.burst()));
     }
     text
 }
@@ -84,9 +84,9 @@ fn parsed(text: &str) -> Option<RateLimit> {
     let (_, size, _) = UNITS.iter().find(|(name, ..)| *name == unit)?;
     let period = Duration::from_nanos(size.checked_mul(count)?);
     let limit = RateLimit::per(number(requests)?, period);
-    let limit = limit.named(name.unwrap_or(usual_name(count, unit)));
+    let limit = limit.with_name(name.unwrap_or(usual_name(count, unit)));
     Some(match burst {
-        Some(burst) => limit.burst(burst),
+        Some(burst) => limit.with_burst(burst),
         None => limit,
     })
 }
@@ -108,8 +108,8 @@ mod tests {
         for (text, limit) in [
             ("600/min", RateLimit::per_minute(600)),
             ("20/s", RateLimit::per_second(20)),
-            ("9/h:3", RateLimit::per_hour(9).burst(3)),
-            ("slow=9/h", RateLimit::per_hour(9).named("slow")),
+            ("9/h:3", RateLimit::per_hour(9).with_burst(3)),
+            ("slow=9/h", RateLimit::per_hour(9).with_name("slow")),
             ("1/d", RateLimit::per(1, Duration::from_secs(86_400))),
             ("7/90s", RateLimit::per(7, Duration::from_secs(90))),
         ] {
@@ -148,7 +148,7 @@ mod tests {
             name in "rate|hour|minute|second|[a-z0-9_-]{1,32}",
         ) {
             let limit = RateLimit::per(requests, Duration::from_nanos(period));
-            let limit = limit.burst(burst).named(name);
+            let limit = limit.with_burst(burst).with_name(name);
             prop_assume!(limit.validate().is_ok());
             prop_assert_eq!(read(&of(&limit)), Ok(limit));
         }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::gcra::{GcraState, Spend};
 use super::lock;
-use super::slot::{Slot, Spend};
 use crate::clock::Now;
-use crate::limit::{Allowance, Answer, Decision, LimitError, RateLimit};
+use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, RateLimit};
 use crate::sync::Mutex;
 
 /// What one key has spent. The lock is held for some nanoseconds: it makes a request spend of all
@@ -20,7 +20,7 @@ use crate::sync::Mutex;
 #[derive(Debug, Default)]
 pub(super) struct Account(Mutex<Slots>);
 
-type Slots = SmallVec<[Slot; 1]>;
+type Slots = SmallVec<[GcraState; 1]>;
 
 impl Account {
     /// Different limits that are in use or have something spent. Beyond these, what is spent under a
@@ -56,7 +56,7 @@ fn place(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitE
     let index = match slots.iter().position(|slot| slot.is(name, quota)) {
         Some(index) => index,
         None => {
-            let slot = Slot::beside(slots, name, quota, now);
+            let slot = GcraState::beside(slots, name, quota, now);
             let free = slots.iter().position(|slot| slot.is_free(now));
             let index = match free {
                 None if slots.len() < Account::MAX_SLOTS => None,
@@ -80,7 +80,7 @@ fn place(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitE
 /// with the least, so that the most is remembered whatever limit comes back.
 fn carried_by_others(slots: &Slots, new: &str, now: u64) -> Option<usize> {
     let named_so = |name: &str| slots.iter().filter(|slot| **slot.name() == *name).count();
-    let carried = |slot: &Slot| **slot.name() == *new || named_so(slot.name()) > 1;
+    let carried = |slot: &GcraState| **slot.name() == *new || named_so(slot.name()) > 1;
     slots
         .iter()
         .enumerate()
@@ -103,8 +103,8 @@ struct Place {
     name: Arc<str>,
 }
 
-impl Allowance for Held {
-    fn take(&self, cost: u32, now: Now) -> Answer {
+impl LimitHandle for Held {
+    fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
         let (slots, now) = (lock(&self.account.0), now.elapsed_nanos());
         let mut decision = Decision::default();
         match NonZeroU32::new(cost) {
@@ -113,18 +113,18 @@ impl Allowance for Held {
                 .own(&slots)
                 .for_each(|slot| decision.push(slot.standing(now))),
         }
-        Answer::Now(decision)
+        LimitResponse::Ready(decision)
     }
 }
 
 impl Held {
     #[inline]
-    fn own<'a>(&self, slots: &'a [Slot]) -> impl Iterator<Item = &'a Slot> {
+    fn own<'a>(&self, slots: &'a [GcraState]) -> impl Iterator<Item = &'a GcraState> {
         self.places.iter().map(|place| &slots[place.index])
     }
 
     #[inline]
-    fn spend(&self, slots: &[Slot], cost: NonZeroU32, now: u64, decision: &mut Decision) {
+    fn spend(&self, slots: &[GcraState], cost: NonZeroU32, now: u64, decision: &mut Decision) {
         // One limit can be asked and spent of in one go.
         if self.places.len() > 1 {
             for slot in self.own(slots) {
@@ -145,7 +145,7 @@ impl Held {
 
     /// Counts what was spent in the slots of other limits that have one of the names.
     #[cold]
-    fn tell_others(&self, slots: &[Slot], cost: NonZeroU32, now: u64) {
+    fn tell_others(&self, slots: &[GcraState], cost: NonZeroU32, now: u64) {
         for (index, slot) in slots.iter().enumerate() {
             let mut namesakes = self
                 .places

@@ -14,7 +14,7 @@ struct Setup {
 
 impl Setup {
     fn new() -> Arc<Self> {
-        let limiter = LocalLimiter::with_room_for(1);
+        let limiter = LocalLimiter::with_capacity(1);
         let ids = (0..).map(KeyId::from_number);
         let ids = ids.filter(|id| std::ptr::eq(limiter.shard(*id), &raw const limiter.shards[0]));
         let ids = ids.take(4).collect();
@@ -26,14 +26,14 @@ impl Setup {
         })
     }
 
-    fn attach(&self, key: usize, limits: &[RateLimit]) -> Result<Arc<dyn Allowance>, LimitError> {
+    fn attach(&self, key: usize, limits: &[RateLimit]) -> Result<Arc<dyn LimitHandle>, LimitError> {
         self.limiter.attach(self.ids[key], limits, self.clock.now())
     }
 
-    fn take(&self, allowance: &dyn Allowance, cost: u32) -> Decision {
+    fn take(&self, allowance: &dyn LimitHandle, cost: u32) -> Decision {
         match allowance.take(cost, self.clock.now()) {
-            Answer::Now(decision) => decision,
-            Answer::Later(_) => unreachable!("the local limiter answers at once"),
+            LimitResponse::Ready(decision) => decision,
+            LimitResponse::Pending(_) => unreachable!("the local limiter answers at once"),
         }
     }
 
@@ -96,8 +96,8 @@ fn rule_7_a_request_spends_of_all_limits_or_of_none() {
     check_all(|| {
         let setup = Setup::new();
         let limits = [
-            RateLimit::per_hour(5).named("wide"),
-            RateLimit::per_hour(1).named("narrow"),
+            RateLimit::per_hour(5).with_name("wide"),
+            RateLimit::per_hour(1).with_name("narrow"),
         ];
         let (other, same) = (setup.clone(), limits.clone());
         let other = thread(move || other.pass(0, &same, 1));
@@ -111,8 +111,8 @@ fn rule_7_a_request_spends_of_all_limits_or_of_none() {
 fn rule_7_a_change_of_limits_forgives_nothing() {
     check_all(|| {
         let setup = Setup::new();
-        let narrow = [RateLimit::per_hour(2).named("rate")];
-        let wide = [RateLimit::per_hour(4).named("rate")];
+        let narrow = [RateLimit::per_hour(2).with_name("rate")];
+        let wide = [RateLimit::per_hour(4).with_name("rate")];
         let other = setup.clone();
         let other = thread(move || other.pass(0, &narrow, 1));
         let passed = setup.pass(0, &wide, 1) + other.join().unwrap();

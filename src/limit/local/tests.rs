@@ -4,16 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock;
-use crate::limit::{Answer, Decision, Standing};
+use crate::limit::{Decision, LimitResponse, LimitStatus};
 
 fn id(n: u128) -> KeyId {
     KeyId::from_number(n)
 }
 
-fn take(allowance: &Arc<dyn Allowance>, cost: u32, clock: &clock::Clock) -> Decision {
-    match allowance.take(cost, clock.now()) {
-        Answer::Now(decision) => decision,
-        Answer::Later(_) => unreachable!("the local limiter answers at once"),
+fn take(allowance: &Arc<dyn LimitHandle>, cost: u32, clock: &clock::Clock) -> Decision {
+    match allowance.acquire(cost, clock.now()) {
+        LimitResponse::Ready(decision) => decision,
+        LimitResponse::Pending(_) => unreachable!("the local limiter answers at once"),
     }
 }
 
@@ -24,21 +24,21 @@ fn clock() -> clock::Clock {
 #[test]
 fn a_burst_passes_and_then_the_pace_counts() {
     let clock = clock();
-    let limits = [RateLimit::per_minute(60).burst(3)];
+    let limits = [RateLimit::per_minute(60).with_burst(3)];
     let key = LocalLimiter::new()
         .attach(id(1), &limits, clock.now())
         .unwrap();
     for remaining in [2, 1, 0] {
         let decision = take(&key, 1, &clock);
         assert!(decision.is_allowed());
-        assert_eq!(decision.standings()[0].remaining, remaining);
+        assert_eq!(decision.statuses()[0].remaining, remaining);
     }
     let refused = take(&key, 1, &clock);
     assert!(!refused.is_allowed());
     assert_eq!(refused.wait(), Some(Duration::from_secs(1)));
     assert_eq!(
-        refused.standings()[0],
-        Standing {
+        refused.statuses()[0],
+        LimitStatus {
             remaining: 0,
             reset_secs: 3
         }
@@ -52,8 +52,8 @@ fn a_burst_passes_and_then_the_pace_counts() {
 fn rule_7_a_refused_request_spends_nothing() {
     let clock = clock();
     let limits = [
-        RateLimit::per_minute(60).burst(5).named("wide"),
-        RateLimit::per_minute(60).burst(1).named("narrow"),
+        RateLimit::per_minute(60).with_burst(5).with_name("wide"),
+        RateLimit::per_minute(60).with_burst(1).with_name("narrow"),
     ];
     let key = LocalLimiter::new()
         .attach(id(1), &limits, clock.now())
@@ -65,7 +65,7 @@ fn rule_7_a_refused_request_spends_nothing() {
     }
     let looked = take(&key, 0, &clock);
     assert!(looked.is_allowed());
-    assert_eq!(looked.standings()[0].remaining, 4);
+    assert_eq!(looked.statuses()[0].remaining, 4);
 }
 
 #[test]
@@ -76,12 +76,12 @@ fn looking_spends_nothing() {
         .attach(id(1), &limits, clock.now())
         .unwrap();
     for _ in 0..5 {
-        let Answer::Now(decision) = key.look(clock.now()) else {
+        let LimitResponse::Ready(decision) = key.peek(clock.now()) else {
             panic!("the local limiter answers at once");
         };
         assert_eq!(
-            decision.standings()[0],
-            Standing {
+            decision.statuses()[0],
+            LimitStatus {
                 remaining: 1,
                 reset_secs: 0
             }
@@ -107,12 +107,12 @@ fn a_cost_beyond_the_burst_never_passes() {
 fn changed_limits_keep_what_is_spent() {
     let clock = clock();
     let limiter = LocalLimiter::new();
-    let narrow = [RateLimit::per_minute(10).named("rate")];
-    let wide = [RateLimit::per_minute(100).named("rate")];
+    let narrow = [RateLimit::per_minute(10).with_name("rate")];
+    let wide = [RateLimit::per_minute(100).with_name("rate")];
     let held = limiter.attach(id(1), &narrow, clock.now()).unwrap();
     assert!(take(&held, 10, &clock).is_allowed());
     let key = limiter.attach(id(1), &wide, clock.now()).unwrap();
-    assert_eq!(take(&key, 0, &clock).standings()[0].remaining, 90);
+    assert_eq!(take(&key, 0, &clock).statuses()[0].remaining, 90);
     // Whoever still holds the old limits is under those.
     assert!(!take(&held, 1, &clock).is_allowed());
     assert!(take(&key, 90, &clock).is_allowed());
@@ -131,10 +131,10 @@ fn limits_that_are_narrow_for_a_while_forgive_nothing() {
     assert!(take(&wide, 80, &clock).is_allowed());
     drop(wide);
     let narrow = attach(RateLimit::per_hour(10));
-    assert_eq!(take(&narrow, 0, &clock).standings()[0].remaining, 0);
+    assert_eq!(take(&narrow, 0, &clock).statuses()[0].remaining, 0);
     drop(narrow);
     let wide = attach(RateLimit::per_hour(100));
-    assert_eq!(take(&wide, 0, &clock).standings()[0].remaining, 20);
+    assert_eq!(take(&wide, 0, &clock).statuses()[0].remaining, 20);
 }
 
 /// Two layers, each with its own limits for the same key.
@@ -146,11 +146,11 @@ fn attaching_changes_nothing_for_others() {
     let outer = limiter.attach(id(1), &hourly, clock.now()).unwrap();
     for left in [2, 1, 0] {
         let decision = take(&outer, 1, &clock);
-        assert_eq!(decision.standings()[0].remaining, left);
+        assert_eq!(decision.statuses()[0].remaining, left);
         let inner = limiter
             .attach(id(1), &[RateLimit::per_second(5)], clock.now())
             .unwrap();
-        assert_eq!(take(&inner, 1, &clock).standings()[0].remaining, 4);
+        assert_eq!(take(&inner, 1, &clock).statuses()[0].remaining, 4);
         clock.advance(Duration::from_secs(1));
     }
     assert!(!take(&outer, 1, &clock).is_allowed());
@@ -161,10 +161,10 @@ fn holders_of_one_name_share_what_is_spent() {
     let clock = clock();
     let limiter = LocalLimiter::new();
     let attach = |limit: RateLimit| limiter.attach(id(1), &[limit], clock.now()).unwrap();
-    let remaining = |held: &_| take(held, 0, &clock).standings()[0].remaining;
+    let remaining = |held: &_| take(held, 0, &clock).statuses()[0].remaining;
     let wide = attach(RateLimit::per_minute(60));
     let narrow = attach(RateLimit::per_minute(6));
-    let other = attach(RateLimit::per_minute(6).named("other"));
+    let other = attach(RateLimit::per_minute(6).with_name("other"));
     assert!(take(&wide, 4, &clock).is_allowed());
     assert_eq!((remaining(&wide), remaining(&narrow)), (56, 2));
     assert!(take(&narrow, 2, &clock).is_allowed());
@@ -185,7 +185,7 @@ fn a_key_has_room_for_so_many_different_limits() {
     let clock = clock();
     let limiter = LocalLimiter::new();
     let attach = |n: usize| {
-        let limits = [RateLimit::per_minute(10).named(format!("n{n}"))];
+        let limits = [RateLimit::per_minute(10).with_name(format!("n{n}"))];
         limiter.attach(id(1), &limits, clock.now())
     };
     for n in 0..Account::MAX_SLOTS {
@@ -194,7 +194,7 @@ fn a_key_has_room_for_so_many_different_limits() {
     assert_eq!(attach(100).unwrap_err(), LimitError::Full);
     // What is there goes on, and keeps what is spent.
     assert_eq!(
-        take(&attach(0).unwrap(), 1, &clock).standings()[0].remaining,
+        take(&attach(0).unwrap(), 1, &clock).statuses()[0].remaining,
         8
     );
     clock.advance(Duration::from_secs(60));
@@ -209,10 +209,10 @@ fn rule_7_a_limit_can_change_as_often_as_it_will() {
     let clock = clock();
     let limiter = LocalLimiter::new();
     let attach = |per_hour: u32| {
-        let limits = [RateLimit::per_hour(per_hour).named("rate")];
+        let limits = [RateLimit::per_hour(per_hour).with_name("rate")];
         limiter.attach(id(1), &limits, clock.now()).unwrap()
     };
-    let remaining = |held: &_| take(held, 0, &clock).standings()[0].remaining;
+    let remaining = |held: &_| take(held, 0, &clock).statuses()[0].remaining;
     assert!(take(&attach(1_000), 900, &clock).is_allowed());
     let mut held = attach(10);
     for change in 1..=100 {
@@ -236,7 +236,7 @@ fn a_slot_that_is_held_or_alone_of_its_name_is_not_given_up() {
     let clock = clock();
     let limiter = LocalLimiter::new();
     let attach = |name: String, per_hour: u32| {
-        let limits = [RateLimit::per_hour(per_hour).named(name)];
+        let limits = [RateLimit::per_hour(per_hour).with_name(name)];
         limiter.attach(id(1), &limits, clock.now())
     };
     let alone = Account::MAX_SLOTS - 2;
@@ -252,17 +252,17 @@ fn a_slot_that_is_held_or_alone_of_its_name_is_not_given_up() {
     assert!(attach("other".into(), 10).is_ok_and(|other| take(&other, 1, &clock).is_allowed()));
     assert!(full(attach("another".into(), 10)));
     let last = attach("rate".into(), 30).unwrap();
-    assert_eq!(take(&last, 0, &clock).standings()[0].remaining, 20);
+    assert_eq!(take(&last, 0, &clock).statuses()[0].remaining, 20);
     for n in 0..alone {
         let held = attach(format!("n{n}"), 10).unwrap();
-        assert_eq!(take(&held, 0, &clock).standings()[0].remaining, 9);
+        assert_eq!(take(&held, 0, &clock).statuses()[0].remaining, 9);
     }
 }
 
 #[test]
 fn accounts_in_use_take_no_room() {
     let clock = clock();
-    let limiter = LocalLimiter::with_room_for(1);
+    let limiter = LocalLimiter::with_capacity(1);
     let limits = [RateLimit::per_hour(1)];
     let attach = |n| limiter.attach(id(n), &limits, clock.now());
     let held: Vec<_> = (0..1_000).map(attach).collect();
@@ -275,7 +275,7 @@ fn accounts_are_not_searched_on_every_attach() {
     let clock = clock();
     let limits = [RateLimit::per_hour(1)];
     for (in_use, room) in [(true, 1), (false, 1_000_000)] {
-        let limiter = LocalLimiter::with_room_for(room);
+        let limiter = LocalLimiter::with_capacity(room);
         let mut held = Vec::new();
         let mut sweeps = 0;
         for n in 0..20_000 {
@@ -317,7 +317,7 @@ fn any_number_of_layers_can_hold_the_same_limit() {
         .map(|_| limiter.attach(id(1), &limits, clock.now()).unwrap())
         .collect();
     for (spent, key) in held.iter().enumerate() {
-        let left = take(key, 1, &clock).standings()[0].remaining;
+        let left = take(key, 1, &clock).statuses()[0].remaining;
         assert_eq!(left as usize, 199 - spent);
     }
 }
@@ -338,7 +338,7 @@ fn a_limiter_can_be_shared() {
 #[cfg_attr(miri, ignore = "so many accounts take an hour")]
 fn rule_7_forgetting_idle_accounts_grants_nothing() {
     let clock = clock();
-    let limiter = LocalLimiter::with_room_for(SHARDS * FIRST_SWEEP);
+    let limiter = LocalLimiter::with_capacity(SHARDS * FIRST_SWEEP);
     let limits = [RateLimit::per_hour(1)];
     let spent = limiter.attach(id(0), &limits, clock.now()).unwrap();
     assert!(take(&spent, 1, &clock).is_allowed());
@@ -359,7 +359,7 @@ fn rule_7_forgetting_idle_accounts_grants_nothing() {
 #[cfg_attr(miri, ignore = "so many accounts take an hour")]
 fn without_room_further_keys_are_refused() {
     let clock = clock();
-    let limiter = LocalLimiter::with_room_for(1);
+    let limiter = LocalLimiter::with_capacity(1);
     let limits = [RateLimit::per_hour(1)];
     let mut full = 0;
     for n in 0..10_000 {
@@ -391,7 +391,7 @@ struct Model {
 impl Model {
     fn of(limit: &RateLimit) -> Self {
         Self {
-            capacity: limit.capacity().into(),
+            capacity: limit.burst().into(),
             per_request: limit.period().as_nanos() / u128::from(limit.requests()),
             level: 0,
             at: 0,
@@ -441,7 +441,7 @@ fn agrees_with_a_leaky_bucket(
             }
             None => prop_assert!(decision.is_allowed() || never),
         }
-        for (model, standing) in models.iter_mut().zip(decision.standings()) {
+        for (model, standing) in models.iter_mut().zip(decision.statuses()) {
             if decision.is_allowed() {
                 model.spend(cost);
             }
@@ -460,7 +460,7 @@ fn agrees_with_a_leaky_bucket(
 fn any_limit() -> impl Strategy<Value = RateLimit> {
     let seconds = prop_oneof![Just(1), Just(86_400), Just(31_622_400), 1u64..31_622_400];
     let limit = |(requests, seconds, burst)| {
-        RateLimit::per(requests, Duration::from_secs(seconds)).burst(burst)
+        RateLimit::per(requests, Duration::from_secs(seconds)).with_burst(burst)
     };
     (1u32..100_000, seconds, 1u32..100_000)
         .prop_map(limit)
@@ -489,7 +489,7 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(n, &(rate, burst))| {
-                RateLimit::per_second(rate).burst(burst).named(format!("n{n}"))
+                RateLimit::per_second(rate).with_burst(burst).with_name(format!("n{n}"))
             })
             .collect();
         agrees_with_a_leaky_bucket(&limits, steps)?;
@@ -503,7 +503,7 @@ proptest! {
             1..50,
         ),
     ) {
-        let named = |(n, limit): (usize, RateLimit)| limit.named(format!("n{n}"));
+        let named = |(n, limit): (usize, RateLimit)| limit.with_name(format!("n{n}"));
         let limits: Vec<_> = limits.into_iter().enumerate().map(named).collect();
         agrees_with_a_leaky_bucket(&limits, steps)?;
     }
@@ -521,7 +521,7 @@ proptest! {
         let mut holders: Vec<_> = rates
             .iter()
             .map(|&(rate, burst)| {
-                let limits = [RateLimit::per_second(rate).burst(burst)];
+                let limits = [RateLimit::per_second(rate).with_burst(burst)];
                 let model = Model::of(&limits[0]);
                 (limiter.attach(id(1), &limits, clock.now()).unwrap(), limits, model)
             })

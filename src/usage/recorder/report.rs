@@ -4,7 +4,7 @@
 use uuid::Uuid;
 
 #[cfg(feature = "tracing")]
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 use crate::usage::sink::SinkError;
 use crate::usage::spool::SpoolError;
 
@@ -12,13 +12,13 @@ use crate::usage::spool::SpoolError;
 #[derive(Debug, Default)]
 pub(super) struct Drops {
     #[cfg(feature = "tracing")]
-    untold: Seldom,
+    untold: LogThrottle,
 }
 
 impl Drops {
     pub(super) fn one(&self) {
         #[cfg(feature = "tracing")]
-        if let Some(events) = self.untold.one() {
+        if let Some(events) = self.untold.record() {
             tracing::warn!(
                 events,
                 "usage events lost: the recorder is full or shut down"

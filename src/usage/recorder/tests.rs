@@ -280,23 +280,23 @@ async fn endless_pauses_are_no_panic() {
 #[cfg(feature = "tracing")]
 #[tokio::test]
 async fn lost_events_are_told_once_a_second() {
-    let told = crate::told::Told::default();
-    let _listening = told.listen();
+    let told = crate::test_tracing::CapturedEvents::default();
+    let _listening = told.capture();
     let sink = Scripted::with(&[Turn::Hang]);
     let recorder = Recorder::builder(sink).capacity(10).start();
     record(&recorder, 25);
-    assert_eq!(told.under("events"), ["1"]);
+    assert_eq!(told.values_of("events"), ["1"]);
     std::thread::sleep(Duration::from_millis(1_010));
     record(&recorder, 1);
-    assert_eq!(told.under("events"), ["1", "15"]);
+    assert_eq!(told.values_of("events"), ["1", "15"]);
     let report = recorder.shutdown(Duration::from_millis(50)).await;
     assert_eq!(report.lost, 26);
-    assert_eq!(told.under("events"), ["1", "15", "10"]);
+    assert_eq!(told.values_of("events"), ["1", "15", "10"]);
     // Of one that loses nothing there is nothing to tell.
     let recorder = Recorder::new(Scripted::default());
     record(&recorder, 1);
     assert_eq!(recorder.shutdown(SOON).await.lost, 0);
-    assert_eq!(told.under("events").len(), 3);
+    assert_eq!(told.values_of("events").len(), 3);
 }
 
 #[tokio::test]

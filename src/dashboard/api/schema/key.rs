@@ -110,7 +110,7 @@ impl From<&RateLimit> for Limit {
             name: limit.name().into(),
             requests: limit.requests(),
             period_seconds: limit.period().as_secs_f64(),
-            burst: limit.capacity(),
+            burst: limit.burst(),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(in crate::dashboard) struct NewKey {
 
 impl NewKey {
     pub(in crate::dashboard) fn into_new(self, now: Timestamp) -> Result<key::NewKey, Problem> {
-        let mut new = key::NewKey::named(self.name)
+        let mut new = key::NewKey::new(self.name)
             .scopes(self.scopes)
             .addresses(networks(&self.addresses)?);
         for limit in limits(self.limits)? {
@@ -72,7 +72,7 @@ impl NewKey {
             if end <= now {
                 return Err(Problem::field("/expires", "This time is over."));
             }
-            new = new.expires(end);
+            new = new.expires_at(end);
         }
         if self.recoverable {
             new = new.recoverable();
@@ -178,10 +178,10 @@ impl NewLimit {
             limit = usual;
         }
         if let Some(name) = self.name {
-            limit = limit.named(name);
+            limit = limit.with_name(name);
         }
         if let Some(Integer(burst)) = self.burst {
-            limit = limit.burst(burst);
+            limit = limit.with_burst(burst);
         }
         limit.validate().map_err(|error| error.to_string())?;
         Ok(limit)

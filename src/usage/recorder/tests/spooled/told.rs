@@ -1,12 +1,12 @@
 //! What operators are told.
 
 use super::*;
-use crate::told::Told;
+use crate::test_tracing::CapturedEvents;
 
 #[tokio::test(start_paused = true)]
 async fn operators_are_told_what_becomes_of_usage() {
-    let told = Told::default();
-    let _listening = told.listen();
+    let told = CapturedEvents::default();
+    let _listening = told.capture();
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..20);
@@ -22,7 +22,7 @@ async fn operators_are_told_what_becomes_of_usage() {
     recorder.flush().await;
     assert_conserved(&recorder, 10, 20, 0);
 
-    let mut messages = told.under("message");
+    let mut messages = told.values_of("message");
     messages.dedup();
     let seen = |text: &str| messages.iter().filter(|message| *message == text).count();
     let [failed, spooling] = [
@@ -41,10 +41,10 @@ async fn operators_are_told_what_becomes_of_usage() {
         messages.last().map(String::as_str),
         Some("usage events lost")
     );
-    let events = told.under("events");
+    let events = told.values_of("events");
     assert!(events.contains(&"20".to_owned()), "{events:?}");
     assert_eq!(events.last().map(String::as_str), Some("10"));
-    let errors = told.under("error");
+    let errors = told.values_of("error");
     for cause in ["down", "broken", "nonsense"] {
         assert!(errors.iter().any(|error| error == cause), "{errors:?}");
     }

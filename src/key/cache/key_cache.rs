@@ -13,12 +13,12 @@ use jiff::Timestamp;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
-use super::flight::{Flights, Waiter};
-use super::source::{Deadline, Source};
+use super::loader::{Deadline, Loader};
+use super::single_flight::{SingleFlight, Waiter};
 use super::{CacheConfig, CacheStats};
 use crate::clock::{Clock, Now};
 use crate::id::KeyId;
-use crate::key::changes::{ChangeFeed, Forget};
+use crate::key::invalidation::{Invalidate, InvalidationFeed};
 use crate::key::{Digest, Key, KeyRecord, KeyStore, StoreError};
 use crate::sync;
 
@@ -41,7 +41,7 @@ pub(crate) struct CachedKey {
 }
 
 /// What the cache knows without asking.
-pub(crate) enum Peek {
+pub(crate) enum CacheLookup {
     /// What it knows: a key, or that there is none.
     Held(Arc<CachedKey>),
     /// The store has to be asked again about a key that was known.
@@ -72,16 +72,16 @@ impl Weighter<KeyId, Entry> for Room {
 }
 
 struct Inner {
-    source: Source,
+    source: Loader,
     /// The store's own feed, or one for the changes that go through a cached store.
-    changes: ChangeFeed,
+    changes: InvalidationFeed,
     config: CacheConfig,
     clock: Clock,
     entries: Entries,
     /// The ids among them that no key has, from the oldest, and some that have changed since.
     unknown: Mutex<VecDeque<KeyId>>,
     nobody: Arc<Key>,
-    flights: Flights,
+    flights: SingleFlight,
     failures: AtomicU64,
     served_stale: AtomicU64,
 }
@@ -100,19 +100,19 @@ impl KeyCache {
     }
 
     pub(super) fn over(source: Arc<dyn KeyStore>, config: CacheConfig, clock: Clock) -> Self {
-        let changes = source.changes().cloned().unwrap_or_default();
+        let changes = source.invalidations().cloned().unwrap_or_default();
         Self::listening(source, changes, config, clock)
     }
 
     /// Another cache over the same store, which hears of the same changes.
-    pub(crate) fn anew(&self, config: CacheConfig, clock: Clock) -> Self {
+    pub(crate) fn fresh(&self, config: CacheConfig, clock: Clock) -> Self {
         let (source, changes) = (self.0.source.store().clone(), self.0.changes.clone());
         Self::listening(source, changes, config, clock)
     }
 
     fn listening(
         source: Arc<dyn KeyStore>,
-        changes: ChangeFeed,
+        changes: InvalidationFeed,
         config: CacheConfig,
         clock: Clock,
     ) -> Self {
@@ -120,11 +120,11 @@ impl KeyCache {
             entries: entries(&config),
             unknown: Mutex::default(),
             nobody: Arc::new(Key::new(KeyId::from_number(0), "", Timestamp::UNIX_EPOCH)),
-            source: Source::new(source, config.uncached_lookups),
+            source: Loader::new(source, config.uncached_lookups),
             changes,
             config,
             clock,
-            flights: Flights::default(),
+            flights: SingleFlight::default(),
             failures: AtomicU64::new(0),
             served_stale: AtomicU64::new(0),
         });
@@ -136,19 +136,19 @@ impl KeyCache {
     /// Drops what is held about a key, look-ups under way included: here and in every cache that
     /// hears of the same changes.
     pub fn invalidate(&self, id: KeyId) {
-        self.0.changes.announce(id);
+        self.0.changes.publish(id);
     }
 
     /// Drops everything, look-ups under way included: here and in every cache that hears of the
     /// same changes.
     pub fn invalidate_all(&self) {
-        self.0.changes.announce_all();
+        self.0.changes.publish_all();
     }
 
     /// What the cache did so far.
     pub fn stats(&self) -> CacheStats {
         CacheStats {
-            lookups: self.0.source.asked(),
+            lookups: self.0.source.is_called(),
             failures: self.0.failures.load(Ordering::Relaxed),
             served_stale: self.0.served_stale.load(Ordering::Relaxed),
         }
@@ -164,34 +164,34 @@ impl KeyCache {
     }
 
     /// Where changes are announced that this cache hears of.
-    pub(super) fn changes(&self) -> &ChangeFeed {
+    pub(super) fn invalidations(&self) -> &InvalidationFeed {
         &self.0.changes
     }
 
     /// What is known without asking the store, at this time of the cache's clock.
     #[inline]
-    pub(crate) fn peek(&self, id: KeyId, now: Now) -> Peek {
+    pub(crate) fn get(&self, id: KeyId, now: Now) -> CacheLookup {
         let now = now.elapsed_nanos();
         let Some(entry) = self.0.entries.get(&id) else {
-            return Peek::Ask;
+            return CacheLookup::Ask;
         };
         if now < entry.fresh_until {
-            return Peek::Held(entry);
+            return CacheLookup::Held(entry);
         }
         if now < entry.retry_at.load(Ordering::Relaxed) {
             self.0.count_stale();
-            return Peek::Held(entry);
+            return CacheLookup::Held(entry);
         }
         if entry.exists {
-            return Peek::Stale(entry);
+            return CacheLookup::Stale(entry);
         }
-        Peek::Ask
+        CacheLookup::Ask
     }
 
     /// Asks the store, or waits with others for its answer. Nobody waits for a store that failed
     /// before as long as there is something to serve: it is asked behind the request.
     pub(crate) async fn lookup(&self, id: KeyId) -> Found {
-        let Ok(found) = self.lookup_paid(id, for_nothing).await;
+        let Ok(found) = self.lookup_paid(id, is_failed_lookup).await;
         found
     }
 
@@ -208,7 +208,7 @@ impl KeyCache {
         if let Some((entry, retry)) = self.0.known_in_outage(id) {
             if retry {
                 let cache = self.clone();
-                sync::spawn(async move { cache.0.lookup(id, for_nothing).await });
+                sync::spawn(async move { cache.0.lookup(id, is_failed_lookup).await });
             }
             self.0.count_stale();
             return Ok(Ok(Some(entry)));
@@ -234,7 +234,7 @@ impl KeyCache {
 }
 
 /// What those pay who have nothing to pay.
-fn for_nothing() -> Result<(), Infallible> {
+fn is_failed_lookup() -> Result<(), Infallible> {
     Ok(())
 }
 
@@ -273,22 +273,22 @@ impl Inner {
 
     async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> Found {
         let (id, began) = (waiter.id(), self.clock.now());
-        let answer = self.ask(id, began, deadline).await;
-        let landed = waiter.land(|| self.keep(id, answer, began));
+        let answer = self.load(id, began, deadline).await;
+        let landed = waiter.complete(|| self.insert(id, answer, began));
         // Nobody uses what a change overtook.
         landed.unwrap_or(Ok(None))
     }
 
-    async fn ask(
+    async fn load(
         &self,
         id: KeyId,
         began: Now,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
         let answer = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
-            self.source.ask_again(id, deadline).await
+            self.source.retry(id, deadline).await
         } else {
-            self.source.ask(id, deadline).await
+            self.source.load(id, deadline).await
         };
         let ttl = self.config.ttl;
         // An answer that could not be used any more is none.
@@ -308,7 +308,12 @@ impl Inner {
     }
 
     /// Keeps a look-up's answer, and tells what is to be made of it.
-    fn keep(&self, id: KeyId, answer: Result<Option<KeyRecord>, StoreError>, began: Now) -> Found {
+    fn insert(
+        &self,
+        id: KeyId,
+        answer: Result<Option<KeyRecord>, StoreError>,
+        began: Now,
+    ) -> Found {
         let until = |ttl| began.elapsed_nanos().saturating_add(nanos(ttl));
         match answer {
             Ok(Some(KeyRecord { key, digest, .. })) => {
@@ -326,7 +331,7 @@ impl Inner {
                 Ok(Some(entry))
             }
             Ok(None) => {
-                self.keep_unknown(id, until(self.config.unknown_ttl));
+                self.insert_unknown(id, until(self.config.unknown_ttl));
                 Ok(None)
             }
             Err(error) => {
@@ -347,7 +352,7 @@ impl Inner {
     }
 
     /// Remembers that no key has an id, in the place of the oldest such id where there are enough.
-    fn keep_unknown(&self, id: KeyId, until: u64) {
+    fn insert_unknown(&self, id: KeyId, until: u64) {
         let mut unknown = self.unknown_ids();
         while unknown.len() >= self.config.unknown_capacity.max(1) {
             if let Some(oldest) = unknown.pop_front() {
@@ -358,7 +363,7 @@ impl Inner {
         let entry = CachedKey {
             exists: false,
             key: self.nobody.clone(),
-            digest: Digest::nobodys(),
+            digest: Digest::dummy(),
             terms: OnceLock::new(),
             fresh_until: until,
             stale_until: until,
@@ -410,15 +415,15 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Forget for Inner {
-    fn forget(&self, id: KeyId) {
-        self.flights.overtake(id, || {
+impl Invalidate for Inner {
+    fn remove(&self, id: KeyId) {
+        self.flights.invalidate(id, || {
             self.entries.remove(&id);
         });
     }
 
-    fn forget_all(&self) {
-        self.flights.overtake_all(|| {
+    fn clear(&self) {
+        self.flights.invalidate_all(|| {
             self.entries.clear();
             self.unknown_ids().clear();
         });

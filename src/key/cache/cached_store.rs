@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{CacheConfig, KeyCache, Peek};
+use super::{CacheConfig, CacheLookup, KeyCache};
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, ChangeFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
-    KeyUpdate, Rotation, StoreError,
+    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
 
 /// A store with a cache in front of it, itself a store.
 ///
-/// Changes that go through it, or that the store behind it [announces](KeyStore::changes), are seen
+/// Changes that go through it, or that the store behind it [announces](KeyStore::invalidations), are seen
 /// at once by everyone who shares it and by every cache in front of it; others within
 /// [`CacheConfig::ttl`]. [`ApiKeyLayer::new`](crate::ApiKeyLayer::new) caches by itself: make one
 /// by hand to share a cache between layers or to invalidate it yourself.
@@ -77,9 +77,9 @@ impl<S> fmt::Debug for CachedStore<S> {
 #[deny(clippy::missing_trait_methods)]
 impl<S: KeyStore> KeyStore for CachedStore<S> {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let found = match self.cache.peek(id, self.cache.clock().now()) {
-            Peek::Held(entry) => Some(entry).filter(|entry| entry.exists),
-            Peek::Stale(_) | Peek::Ask => self.cache.lookup(id).await?,
+        let found = match self.cache.get(id, self.cache.clock().now()) {
+            CacheLookup::Held(entry) => Some(entry).filter(|entry| entry.exists),
+            CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(id).await?,
         };
         Ok(found.map(|entry| KeyRecord {
             key: Key::clone(&entry.key),
@@ -89,8 +89,8 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
     }
 
     /// The feed of the store behind it, or one of its own where that has none.
-    fn changes(&self) -> Option<&ChangeFeed> {
-        Some(self.cache.changes())
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
+        Some(self.cache.invalidations())
     }
 
     fn cache(&self) -> Option<&KeyCache> {

@@ -10,9 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// An [`Issuer`](super::Issuer) that has a vault makes and opens them; their form is that of `Vault`, and
 /// nothing to a store. As text, they are hexadecimal digits. `Debug` shows how many bytes there are.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Sealed(Box<[u8]>);
+pub struct EncryptedSecret(Box<[u8]>);
 
-impl Sealed {
+impl EncryptedSecret {
     /// The bytes that a store has kept.
     pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
         Self(bytes.into())
@@ -24,13 +24,13 @@ impl Sealed {
     }
 }
 
-impl fmt::Debug for Sealed {
+impl fmt::Debug for EncryptedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sealed({} bytes)", self.0.len())
+        write!(f, "EncryptedSecret({} bytes)", self.0.len())
     }
 }
 
-impl Serialize for Sealed {
+impl Serialize for EncryptedSecret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         struct Hex<'a>(&'a [u8]);
         impl fmt::Display for Hex<'_> {
@@ -42,7 +42,7 @@ impl Serialize for Sealed {
     }
 }
 
-impl<'de> Deserialize<'de> for Sealed {
+impl<'de> Deserialize<'de> for EncryptedSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let (pairs, rest) = text.as_bytes().as_chunks();
@@ -62,19 +62,25 @@ mod tests {
 
     #[test]
     fn sealed_secrets_round_trip_as_text() {
-        let sealed = Sealed::from_bytes([0, 1, 0xab, 0xff]);
+        let sealed = EncryptedSecret::from_bytes([0, 1, 0xab, 0xff]);
         let json = serde_json::to_string(&sealed).unwrap();
         assert_eq!(json, r#""0001abff""#);
-        assert_eq!(serde_json::from_str::<Sealed>(&json).unwrap(), sealed);
+        assert_eq!(
+            serde_json::from_str::<EncryptedSecret>(&json).unwrap(),
+            sealed
+        );
         for text in ["0", "0g", "000", "é", "+1", " 1"] {
             let json = serde_json::to_string(text).unwrap();
-            assert!(serde_json::from_str::<Sealed>(&json).is_err(), "{text}");
+            assert!(
+                serde_json::from_str::<EncryptedSecret>(&json).is_err(),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn rule_1_debug_shows_no_byte() {
-        let sealed = Sealed::from_bytes(vec![0xab; 128]);
-        assert_eq!(format!("{sealed:?}"), "Sealed(128 bytes)");
+        let sealed = EncryptedSecret::from_bytes(vec![0xab; 128]);
+        assert_eq!(format!("{sealed:?}"), "EncryptedSecret(128 bytes)");
     }
 }

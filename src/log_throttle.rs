@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 /// Counts what happens: the first is to be told at once, then their number at most once a second.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom {
-    untold: AtomicU64,
-    told: Mutex<Option<Instant>>,
+pub(crate) struct LogThrottle {
+    unlogged: AtomicU64,
+    logged_at: Mutex<Option<Instant>>,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// One more has happened: of how many to tell now, if of any.
-    pub(crate) fn one(&self) -> Option<u64> {
-        self.untold.fetch_add(1, Relaxed);
+    pub(crate) fn record(&self) -> Option<u64> {
+        self.unlogged.fetch_add(1, Relaxed);
         // Nobody waits here: whoever holds it tells of this one too, or the next one will.
-        let mut told = self.told.try_lock().ok()?;
+        let mut told = self.logged_at.try_lock().ok()?;
         if told.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
             return None;
         }
         *told = Some(Instant::now());
         drop(told);
-        Some(self.untold.swap(0, Relaxed))
+        Some(self.unlogged.swap(0, Relaxed))
     }
 }

@@ -15,16 +15,16 @@
 //!    Then one look-up waits to see the store fail; after that what is known is served at once and
 //!    the store is asked behind the requests.
 
-mod cache;
+mod cached_store;
 mod config;
-mod flight;
-mod source;
-mod store;
+mod key_cache;
+mod loader;
+mod single_flight;
 
-pub use cache::KeyCache;
-pub(crate) use cache::{CachedKey, Peek};
+pub use cached_store::CachedStore;
 pub use config::{CacheConfig, CacheStats};
-pub use store::CachedStore;
+pub use key_cache::KeyCache;
+pub(crate) use key_cache::{CacheLookup, CachedKey};
 
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
 mod models;

@@ -7,41 +7,41 @@ use crate::id::KeyId;
 use crate::sync::Mutex;
 
 /// Whoever keeps answers of a store and has to drop them.
-pub(crate) trait Forget: Send + Sync {
-    fn forget(&self, id: KeyId);
-    fn forget_all(&self);
+pub(crate) trait Invalidate: Send + Sync {
+    fn remove(&self, id: KeyId);
+    fn clear(&self);
 }
 
 /// The bell that a store rings after a change was committed and before it answers.
 ///
 /// Clones ring the same bell. A store of one's own holds one, gives it out by
-/// [`KeyStore::changes`](super::KeyStore::changes) and rings it after every write.
+/// [`KeyStore::invalidations`](super::KeyStore::invalidations) and rings it after every write.
 #[derive(Clone, Default)]
-pub struct ChangeFeed(Arc<Mutex<Vec<Weak<dyn Forget>>>>);
+pub struct InvalidationFeed(Arc<Mutex<Vec<Weak<dyn Invalidate>>>>);
 
-impl ChangeFeed {
+impl InvalidationFeed {
     /// A feed that nobody listens to yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// A key was added, changed or removed.
-    pub fn announce(&self, id: KeyId) {
-        self.each(|holder| holder.forget(id));
+    pub fn publish(&self, id: KeyId) {
+        self.each(|holder| holder.remove(id));
     }
 
     /// Any key may have been changed: drop everything.
-    pub fn announce_all(&self) {
-        self.each(|holder| holder.forget_all());
+    pub fn publish_all(&self) {
+        self.each(|holder| holder.clear());
     }
 
-    pub(crate) fn subscribe(&self, holder: Weak<dyn Forget>) {
+    pub(crate) fn subscribe(&self, holder: Weak<dyn Invalidate>) {
         let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         holders.retain(|holder| holder.strong_count() > 0);
         holders.push(holder);
     }
 
-    fn each(&self, act: impl Fn(&dyn Forget)) {
+    fn each(&self, act: impl Fn(&dyn Invalidate)) {
         // Called without the lock held: a holder may be dropped by it.
         let holders = self
             .0
@@ -54,9 +54,9 @@ impl ChangeFeed {
     }
 }
 
-impl fmt::Debug for ChangeFeed {
+impl fmt::Debug for InvalidationFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ChangeFeed")
+        f.write_str("InvalidationFeed")
     }
 }
 
@@ -72,33 +72,33 @@ mod tests {
         all: AtomicUsize,
     }
 
-    impl Forget for Heard {
-        fn forget(&self, _: KeyId) {
+    impl Invalidate for Heard {
+        fn remove(&self, _: KeyId) {
             self.ids.fetch_add(1, Ordering::Relaxed);
         }
 
-        fn forget_all(&self) {
+        fn clear(&self) {
             self.all.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     #[test]
     fn whoever_is_still_there_hears_of_changes() {
-        let feed = ChangeFeed::new();
+        let feed = InvalidationFeed::new();
         let holders: [Arc<Heard>; 2] = Default::default();
         for holder in &holders {
             for _ in 0..10 {
-                let gone: Arc<dyn Forget> = Arc::new(Heard::default());
+                let gone: Arc<dyn Invalidate> = Arc::new(Heard::default());
                 feed.subscribe(Arc::downgrade(&gone));
             }
-            let holder: Arc<dyn Forget> = holder.clone();
+            let holder: Arc<dyn Invalidate> = holder.clone();
             feed.subscribe(Arc::downgrade(&holder));
         }
         // Those who went leave nothing behind.
         assert_eq!(feed.0.lock().unwrap().len(), 2);
-        feed.announce("3fK9aB0000zzZZ19".parse().unwrap());
-        feed.clone().announce_all();
-        feed.announce_all();
+        feed.publish("3fK9aB0000zzZZ19".parse().unwrap());
+        feed.clone().publish_all();
+        feed.publish_all();
         for holder in holders {
             let heard = [&holder.ids, &holder.all].map(|heard| heard.load(Ordering::Relaxed));
             assert_eq!(heard, [1, 2]);

@@ -34,7 +34,7 @@ impl Deadline {
     }
 }
 
-pub(super) struct Source {
+pub(super) struct Loader {
     store: Arc<dyn KeyStore>,
     /// Of look-ups of ids that are not held: what anybody makes up must not use up the store.
     turns: Semaphore,
@@ -42,7 +42,7 @@ pub(super) struct Source {
     asked: AtomicU64,
 }
 
-impl Source {
+impl Loader {
     pub(super) fn new(store: Arc<dyn KeyStore>, turns: usize) -> Self {
         Self {
             store,
@@ -55,12 +55,12 @@ impl Source {
         &self.store
     }
 
-    pub(super) fn asked(&self) -> u64 {
+    pub(super) fn is_called(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 
     /// Asks about an id that is held, which is never kept waiting by those that are not.
-    pub(super) async fn ask_again(
+    pub(super) async fn retry(
         &self,
         id: KeyId,
         deadline: Deadline,
@@ -75,7 +75,7 @@ impl Source {
     }
 
     /// Asks about any id, in turn.
-    pub(super) async fn ask(
+    pub(super) async fn load(
         &self,
         id: KeyId,
         deadline: Deadline,
@@ -86,7 +86,7 @@ impl Source {
         if deadline.left().is_zero() {
             return Err(StoreError::Busy);
         }
-        self.ask_again(id, deadline).await
+        self.retry(id, deadline).await
     }
 
     /// What the store finds, if it is what was asked for. A panic of the store's is one of its

@@ -11,17 +11,17 @@ use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 /// The fields that this thread's events have; of an error that has a cause, the cause.
 #[derive(Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<Vec<(&'static str, String)>>>);
+pub(crate) struct CapturedEvents(Arc<Mutex<Vec<(&'static str, String)>>>);
 
 /// While it lives, this thread's events are told.
-pub(crate) struct Listening {
+pub(crate) struct CaptureGuard {
     _here: DefaultGuard,
     _second: Dispatch,
 }
 
-impl Told {
-    pub(crate) fn listen(&self) -> Listening {
-        Listening {
+impl CapturedEvents {
+    pub(crate) fn capture(&self) -> CaptureGuard {
+        CaptureGuard {
             // Beside a second one it is asked about what other tests' threads come upon first, too.
             _second: Dispatch::new(Self::default()),
             _here: tracing::subscriber::set_default(self.clone()),
@@ -29,34 +29,34 @@ impl Told {
     }
 
     /// What was told under a name so far, in order.
-    pub(crate) fn under(&self, name: &str) -> Vec<String> {
+    pub(crate) fn values_of(&self, name: &str) -> Vec<String> {
         let told = self.0.lock().unwrap();
         let named = told.iter().filter(|(field, _)| *field == name);
         named.map(|(_, value)| value.clone()).collect()
     }
 
-    fn tell(&self, field: &Field, value: String) {
+    fn record_value(&self, field: &Field, value: String) {
         self.0.lock().unwrap().push((field.name(), value));
     }
 }
 
-impl Visit for Told {
+impl Visit for CapturedEvents {
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.tell(field, value.to_string());
+        self.record_value(field, value.to_string());
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
         if let Some(cause) = error.source() {
-            self.tell(field, cause.to_string());
+            self.record_value(field, cause.to_string());
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.tell(field, format!("{value:?}"));
+        self.record_value(field, format!("{value:?}"));
     }
 }
 
-impl Subscriber for Told {
+impl Subscriber for CapturedEvents {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 /// Requests per short window, with a burst: the generic cell rate algorithm.
 ///
 /// `RateLimit::per_minute(60)` lets sixty requests through at once and gives one back each second;
-/// `.burst(10)` lets only ten through at once at the same pace. Requests may cost more than one.
+/// `.with_burst(10)` lets only ten through at once at the same pace. Requests may cost more than one.
 ///
 /// ```
 /// use keytally::limit::RateLimit;
 ///
 /// let limits = [
-///     RateLimit::per_second(20).burst(40).named("burst"),
-///     RateLimit::per_hour(10_000).named("hourly"),
+///     RateLimit::per_second(20).with_burst(40).with_name("burst"),
+///     RateLimit::per_hour(10_000).with_name("hourly"),
 /// ];
 /// assert!(limits.iter().all(|limit| limit.validate().is_ok()));
 /// assert!(RateLimit::per_second(0).validate().is_err());
@@ -64,17 +64,17 @@ impl RateLimit {
 
     /// `requests` each second, and as many at once.
     pub fn per_second(requests: u32) -> Self {
-        Self::per(requests, Duration::from_secs(1)).named("second")
+        Self::per(requests, Duration::from_secs(1)).with_name("second")
     }
 
     /// `requests` each minute, and as many at once.
     pub fn per_minute(requests: u32) -> Self {
-        Self::per(requests, Duration::from_secs(60)).named("minute")
+        Self::per(requests, Duration::from_secs(60)).with_name("minute")
     }
 
     /// `requests` each hour, and as many at once.
     pub fn per_hour(requests: u32) -> Self {
-        Self::per(requests, Duration::from_secs(3_600)).named("hour")
+        Self::per(requests, Duration::from_secs(3_600)).with_name("hour")
     }
 
     /// `requests` each `period`, and as many at once; named `rate`.
@@ -89,7 +89,7 @@ impl RateLimit {
 
     /// How many requests may come at once.
     #[must_use]
-    pub fn burst(mut self, burst: u32) -> Self {
+    pub fn with_burst(mut self, burst: u32) -> Self {
         self.burst = burst;
         self
     }
@@ -97,7 +97,7 @@ impl RateLimit {
     /// The name under which clients see the limit, unique within its key. What was spent is kept
     /// under this name when the limit changes.
     #[must_use]
-    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
@@ -118,7 +118,7 @@ impl RateLimit {
     }
 
     /// How many requests may come at once.
-    pub fn capacity(&self) -> u32 {
+    pub fn burst(&self) -> u32 {
         self.burst
     }
 
@@ -225,24 +225,24 @@ mod tests {
         let limit = RateLimit::per_minute(30);
         assert_eq!(limit.window(), Duration::from_secs(60));
         assert_eq!((limit.requests(), limit.period()), (30, limit.window()));
-        assert_eq!((limit.capacity(), limit.name()), (30, "minute"));
-        let narrow = limit.burst(10);
-        assert_eq!((narrow.requests(), narrow.capacity()), (30, 10));
+        assert_eq!((limit.burst(), limit.name()), (30, "minute"));
+        let narrow = limit.with_burst(10);
+        assert_eq!((narrow.requests(), narrow.burst()), (30, 10));
         assert_eq!(narrow.window(), Duration::from_secs(20));
     }
 
     #[test]
     fn a_policy_has_the_true_rate_in_whole_seconds() {
         let per = |requests, millis, burst| {
-            RateLimit::per(requests, Duration::from_millis(millis)).burst(burst)
+            RateLimit::per(requests, Duration::from_millis(millis)).with_burst(burst)
         };
         for (limit, policy) in [
-            (RateLimit::per_minute(600).burst(1), (10, 1)),
-            (RateLimit::per_minute(600).burst(100), (100, 10)),
-            (RateLimit::per_second(20).burst(40), (40, 2)),
+            (RateLimit::per_minute(600).with_burst(1), (10, 1)),
+            (RateLimit::per_minute(600).with_burst(100), (100, 10)),
+            (RateLimit::per_second(20).with_burst(40), (40, 2)),
             (RateLimit::per_hour(10_000), (10_000, 3_600)),
-            (RateLimit::per_hour(7).burst(1), (7, 3_600)),
-            (RateLimit::per_minute(60).burst(10), (10, 10)),
+            (RateLimit::per_hour(7).with_burst(1), (7, 3_600)),
+            (RateLimit::per_minute(60).with_burst(10), (10, 10)),
             (per(100, 86_400_000, 100), (100, 86_400)),
             (per(1, 1_500, 1), (2, 3)),
             (per(1, 1_500, 5), (6, 9)),
@@ -269,7 +269,7 @@ mod tests {
         fn policies_are_no_further_from_the_rate_than_a_request_a_year(
             requests in 1u32.., period in 1u64..40_000_000_000_000_000, burst in 1u32..,
         ) {
-            let limit = RateLimit::per(requests, Duration::from_nanos(period)).burst(burst);
+            let limit = RateLimit::per(requests, Duration::from_nanos(period)).with_burst(burst);
             prop_assume!(limit.validate().is_ok());
             let (q, w) = limit.policy();
             prop_assert!(w > 0 && w <= RateLimit::MAX_WINDOW.as_secs());
@@ -290,7 +290,7 @@ mod tests {
         );
         assert_eq!(RateLimit::per_second(1_000_000_000).validate(), Ok(()));
         let most: Vec<_> = (0..RateLimit::MAX_PER_KEY)
-            .map(|n| RateLimit::per_second(1).named(format!("{n:032}")))
+            .map(|n| RateLimit::per_second(1).with_name(format!("{n:032}")))
             .collect();
         assert_eq!(RateLimit::validate_all(&most), Ok(()));
     }
@@ -299,18 +299,24 @@ mod tests {
     fn bounds_are_typed_errors() {
         let cases = [
             (RateLimit::per_second(0), InvalidLimit::Zero),
-            (RateLimit::per_second(1).burst(0), InvalidLimit::Zero),
+            (RateLimit::per_second(1).with_burst(0), InvalidLimit::Zero),
             (RateLimit::per(1, Duration::ZERO), InvalidLimit::Zero),
-            (RateLimit::per_hour(1).burst(u32::MAX), InvalidLimit::Window),
+            (
+                RateLimit::per_hour(1).with_burst(u32::MAX),
+                InvalidLimit::Window,
+            ),
             (RateLimit::per(2, Duration::MAX), InvalidLimit::Window),
             (
                 RateLimit::per(u32::MAX, Duration::from_nanos(5)),
                 InvalidLimit::TooFast,
             ),
-            (RateLimit::per_second(1).named(""), InvalidLimit::Name),
-            (RateLimit::per_second(1).named("a\"b"), InvalidLimit::Name),
+            (RateLimit::per_second(1).with_name(""), InvalidLimit::Name),
             (
-                RateLimit::per_second(1).named("a".repeat(33)),
+                RateLimit::per_second(1).with_name("a\"b"),
+                InvalidLimit::Name,
+            ),
+            (
+                RateLimit::per_second(1).with_name("a".repeat(33)),
                 InvalidLimit::Name,
             ),
         ];
@@ -323,7 +329,7 @@ mod tests {
             Err(InvalidLimit::Duplicate)
         );
         let many: Vec<_> = (0..9)
-            .map(|n| RateLimit::per_second(1).named(format!("n{n}")))
+            .map(|n| RateLimit::per_second(1).with_name(format!("n{n}")))
             .collect();
         assert_eq!(RateLimit::validate_all(&many), Err(InvalidLimit::TooMany));
     }

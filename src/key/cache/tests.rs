@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::cache::Found;
+use super::key_cache::Found;
 use super::*;
 use crate::backend::MemoryBackend;
 use crate::clock::Clock;
@@ -71,9 +71,9 @@ impl Setup {
     }
 
     async fn ask(&self) -> Found {
-        match self.cache.peek(self.id, self.clock.now()) {
-            Peek::Held(entry) => Ok(Some(entry).filter(|entry| entry.exists)),
-            Peek::Stale(_) | Peek::Ask => self.cache.lookup(self.id).await,
+        match self.cache.get(self.id, self.clock.now()) {
+            CacheLookup::Held(entry) => Ok(Some(entry).filter(|entry| entry.exists)),
+            CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(self.id).await,
         }
     }
 
@@ -95,7 +95,7 @@ impl Setup {
 pub(super) fn record() -> KeyRecord {
     Issuer::new("t")
         .unwrap()
-        .make(NewKey::named("test"))
+        .prepare(NewKey::new("test"))
         .unwrap()
         .1
 }
@@ -133,8 +133,8 @@ async fn everything_that_is_held_can_be_dropped() {
         assert_eq!(setup.cache.unknown(), 1);
         setup.cache.invalidate_all();
         assert!(matches!(
-            setup.cache.peek(unknown, setup.clock.now()),
-            Peek::Ask
+            setup.cache.get(unknown, setup.clock.now()),
+            CacheLookup::Ask
         ));
         assert_eq!((setup.cache.unknown(), setup.calls()), (0, 2 * round));
     }
@@ -295,9 +295,9 @@ async fn unknown_ids_are_remembered_briefly_and_boundedly() {
         );
     }
     assert!(setup.cache.unknown() <= 100);
-    let held = |id| match setup.cache.peek(id, setup.clock.now()) {
-        Peek::Held(entry) => Some(entry.exists),
-        Peek::Stale(_) | Peek::Ask => None,
+    let held = |id| match setup.cache.get(id, setup.clock.now()) {
+        CacheLookup::Held(entry) => Some(entry.exists),
+        CacheLookup::Stale(_) | CacheLookup::Ask => None,
     };
     let unknown = KeyId::from_number(9_999);
     assert_eq!(held(unknown), Some(false));
@@ -320,7 +320,7 @@ async fn keys_are_held_up_to_the_capacity() {
         backend.create(record).await.unwrap();
         cache.lookup(held[held.len() - 1]).await.unwrap();
     }
-    held.retain(|id| matches!(cache.peek(*id, clock.now()), Peek::Held(_)));
+    held.retain(|id| matches!(cache.get(*id, clock.now()), CacheLookup::Held(_)));
     // Shards round up.
     assert!((80..=120).contains(&held.len()), "{}", held.len());
 }
@@ -340,7 +340,7 @@ async fn a_flood_of_unknown_ids_takes_no_room_of_keys_that_fill_theirs() {
         cache.lookup(ids[ids.len() - 1]).await.unwrap();
     }
     let held = || {
-        let is_held = |id: &&KeyId| matches!(cache.peek(**id, clock.now()), Peek::Held(_));
+        let is_held = |id: &&KeyId| matches!(cache.get(**id, clock.now()), CacheLookup::Held(_));
         ids.iter().filter(is_held).count()
     };
     let before = held();
@@ -368,7 +368,7 @@ async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
     let cached = CachedStore::with(store, config(), clock.clone());
     let caches = [
         cached.cache().unwrap().clone(),
-        cached.cache().unwrap().anew(config(), clock.clone()),
+        cached.cache().unwrap().fresh(config(), clock.clone()),
         KeyCache::new(cached.clone(), config(), clock.clone()),
     ];
     for cache in &caches {
@@ -376,7 +376,7 @@ async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
     }
     drop(cached.fence(id));
     for cache in &caches {
-        assert!(matches!(cache.peek(id, clock.now()), Peek::Ask));
+        assert!(matches!(cache.get(id, clock.now()), CacheLookup::Ask));
     }
 }
 

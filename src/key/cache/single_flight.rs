@@ -6,14 +6,14 @@ use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::cache::Found;
+use super::key_cache::Found;
 use crate::id::KeyId;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard, OnceCell};
 
 /// The register of look-ups. What a cache holds changes only under its lock.
 #[derive(Default)]
-pub(super) struct Flights(Mutex<HashMap<KeyId, Registered, RandomState>>);
+pub(super) struct SingleFlight(Mutex<HashMap<KeyId, Registered, RandomState>>);
 
 /// A key's look-ups since it last changed.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Registered {
 /// begins again.
 type Flight = OnceCell<Found>;
 
-impl Flights {
+impl SingleFlight {
     fn lock(&self) -> MutexGuard<'_, HashMap<KeyId, Registered, RandomState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,7 +50,7 @@ impl Flights {
 
     /// A key may have changed: what its look-ups found must not be used any more, those included that
     /// landed and that somebody has still to wake up for.
-    pub(super) fn overtake(&self, id: KeyId, forget: impl FnOnce()) {
+    pub(super) fn invalidate(&self, id: KeyId, forget: impl FnOnce()) {
         let mut flights = self.lock();
         if let Some(registered) = flights.remove(&id) {
             registered.overtaken.store(true, Ordering::Release);
@@ -59,7 +59,7 @@ impl Flights {
     }
 
     /// Any key may have changed.
-    pub(super) fn overtake_all(&self, forget: impl FnOnce()) {
+    pub(super) fn invalidate_all(&self, forget: impl FnOnce()) {
         let mut flights = self.lock();
         for (_, registered) in flights.drain() {
             registered.overtaken.store(true, Ordering::Release);
@@ -75,7 +75,7 @@ impl Flights {
 
 /// One of those who wait for a look-up. The last of a key's takes its look-ups off the register.
 pub(super) struct Waiter<'a> {
-    flights: &'a Flights,
+    flights: &'a SingleFlight,
     id: KeyId,
     overtaken: Arc<AtomicBool>,
     flight: Arc<Flight>,
@@ -96,14 +96,14 @@ impl Waiter<'_> {
         fetch: impl FnOnce() -> F,
     ) -> Result<Option<Found>, E> {
         let found = self.flight.get_or_try_init(fetch).await?.clone();
-        Ok((!self.is_overtaken()).then_some(found))
+        Ok((!self.is_invalidated()).then_some(found))
     }
 
     /// Ends the look-up and keeps what was found; `None` if a change overtook it. Whoever comes from
     /// here on begins another.
-    pub(super) fn land(&self, keep: impl FnOnce() -> Found) -> Option<Found> {
+    pub(super) fn complete(&self, keep: impl FnOnce() -> Found) -> Option<Found> {
         let mut flights = self.flights.lock();
-        if self.is_overtaken() {
+        if self.is_invalidated() {
             return None;
         }
         if let Some(registered) = flights.get_mut(&self.id) {
@@ -112,7 +112,7 @@ impl Waiter<'_> {
         Some(keep())
     }
 
-    fn is_overtaken(&self) -> bool {
+    fn is_invalidated(&self) -> bool {
         self.overtaken.load(Ordering::Acquire)
     }
 }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn rule_6_the_last_waiter_takes_its_look_up_along() {
-        let flights = Flights::default();
+        let flights = SingleFlight::default();
         let (first, second) = (
             flights.join(KeyId::from_number(1)),
             flights.join(KeyId::from_number(1)),
@@ -163,20 +163,22 @@ mod tests {
 
     #[tokio::test]
     async fn rule_4_a_change_overtakes_those_who_wake_up_late() {
-        let (flights, id) = (Flights::default(), KeyId::from_number(1));
+        let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
         let (first, late) = (flights.join(id), flights.join(id));
-        let landed = first.find(async || first.land(|| Ok(None)).unwrap()).await;
+        let landed = first
+            .find(async || first.complete(|| Ok(None)).unwrap())
+            .await;
         assert!(landed.is_some());
         drop(first);
         // It has landed: whoever comes now looks anew, and the change overtakes both.
         let next = flights.join(id);
         assert!(!Arc::ptr_eq(&next.flight, &late.flight));
-        flights.overtake(id, || ());
+        flights.invalidate(id, || ());
         let after = flights.join(id);
         for waiter in [&late, &next] {
             let fetch = async || {
                 waiter
-                    .land(|| panic!("it was overtaken"))
+                    .complete(|| panic!("it was overtaken"))
                     .unwrap_or(Ok(None))
             };
             assert!(waiter.find(fetch).await.is_none());
@@ -191,12 +193,12 @@ mod tests {
 
     #[tokio::test]
     async fn rule_6_look_ups_that_landed_leave_with_their_last_waiter() {
-        let (flights, id) = (Flights::default(), KeyId::from_number(1));
+        let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
         let mut waiters = Vec::new();
         for _ in 0..10 {
             let waiter = flights.join(id);
             let landed = waiter
-                .find(async || waiter.land(|| Ok(None)).unwrap())
+                .find(async || waiter.complete(|| Ok(None)).unwrap())
                 .await;
             assert!(landed.is_some());
             waiters.push(waiter);

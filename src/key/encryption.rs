@@ -20,8 +20,8 @@ use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
 use super::digest::from_hex;
-use super::sealed::Sealed;
-use super::token::Secret;
+use super::encrypted_secret::EncryptedSecret;
+use super::secret::Secret;
 use crate::id::KeyId;
 
 const VERSION: u8 = 1;
@@ -52,7 +52,7 @@ const TAG_LEN: usize = 16;
 ///
 /// let mut vault: Vault = var("VAULT_KEY")?.parse()?;
 /// if let Ok(old) = var("VAULT_KEY_BEFORE") {
-///     vault = vault.also(old.parse()?);
+///     vault = vault.with_previous_key(old.parse()?);
 /// }
 /// # Ok(()) }
 /// ```
@@ -73,19 +73,24 @@ impl Vault {
 
     /// Opens what was sealed under these keys too; seals nothing under them.
     #[must_use]
-    pub fn also(mut self, old: Self) -> Self {
+    pub fn with_previous_key(mut self, old: Self) -> Self {
         self.0.extend(old.0);
         self
     }
 
     /// Seals a secret for the key that it belongs to.
-    pub(super) fn seal(&self, secret: &Secret) -> Result<Sealed, getrandom::Error> {
+    pub(super) fn seal(&self, secret: &Secret) -> Result<EncryptedSecret, getrandom::Error> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce)?;
         Ok(self.seal_with(nonce, secret.id(), secret.expose()))
     }
 
-    pub(super) fn seal_with(&self, nonce: [u8; NONCE_LEN], id: KeyId, text: &str) -> Sealed {
+    pub(super) fn seal_with(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        id: KeyId,
+        text: &str,
+    ) -> EncryptedSecret {
         let mut bytes = Zeroizing::new(Vec::with_capacity(1 + NONCE_LEN + text.len() + TAG_LEN));
         bytes.push(VERSION);
         bytes.extend_from_slice(&nonce);
@@ -95,12 +100,12 @@ impl Vault {
             .encrypt_inout_detached(&XNonce::from(nonce), &associated(id), buffer.into())
             .unwrap_or_else(|_| unreachable!("a secret is far shorter than 256 GiB"));
         bytes.extend_from_slice(&tag);
-        Sealed::from_bytes(&bytes[..])
+        EncryptedSecret::from_bytes(&bytes[..])
     }
 
     /// Opens what was sealed for this key. `None` if that is not what it is: sealed for another key,
     /// under an encryption key that is not here, in another form, or changed since.
-    pub(super) fn open(&self, sealed: &Sealed, id: KeyId) -> Option<Zeroizing<String>> {
+    pub(super) fn open(&self, sealed: &EncryptedSecret, id: KeyId) -> Option<Zeroizing<String>> {
         let (&version, rest) = sealed.as_bytes().split_first()?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
         let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
@@ -192,7 +197,7 @@ mod tests {
         Secret::generate(&Prefix::new("acme_live").unwrap()).unwrap()
     }
 
-    fn opened(vault: &Vault, sealed: &Sealed, id: KeyId) -> Option<String> {
+    fn opened(vault: &Vault, sealed: &EncryptedSecret, id: KeyId) -> Option<String> {
         vault.open(sealed, id).map(|text| text.to_string())
     }
 
@@ -204,7 +209,7 @@ mod tests {
             2e8a5b1464d0ea419c86be384dafec9ede023c8a2ce1f1faf19439824aea3e2e\
             52e2046288ed7884b23fc668f113ce8e";
         let json = format!("\"01{bytes}\"");
-        let known: Sealed = serde_json::from_str(&json).unwrap();
+        let known: EncryptedSecret = serde_json::from_str(&json).unwrap();
         let text = "acme_live_3fK9aTq07LmXw2Pe5hVdRk8sYz1BnQc4JtGu6oEiAbCdEfGh1vYXrz";
         let id = Secret::parse(text).unwrap().id();
         let nonce = std::array::from_fn(|index| index as u8 + 64);
@@ -236,12 +241,12 @@ mod tests {
         let id = secret.id();
         let before = vault().seal(&secret).unwrap();
         assert_eq!(opened(&other(), &before, id), None);
-        let both = other().also(vault());
+        let both = other().with_previous_key(vault());
         assert!(opened(&both, &before, id).is_some());
         let after = both.seal(&secret).unwrap();
         assert_eq!(opened(&vault(), &after, id), None);
         assert!(opened(&other(), &after, id).is_some());
-        let three = Vault::new([8; 32]).also(both);
+        let three = Vault::new([8; 32]).with_previous_key(both);
         assert!(opened(&three, &before, id).is_some());
         assert!(opened(&three, &after, id).is_some());
     }
@@ -256,13 +261,13 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = bytes.to_vec();
                 changed[at] ^= 1 << bit;
-                let changed = Sealed::from_bytes(changed);
+                let changed = EncryptedSecret::from_bytes(changed);
                 assert_eq!(opened(&vault(), &changed, secret.id()), None, "{at}.{bit}");
             }
-            let cut = Sealed::from_bytes(&bytes[..at]);
+            let cut = EncryptedSecret::from_bytes(&bytes[..at]);
             assert_eq!(opened(&vault(), &cut, secret.id()), None, "{at}");
         }
-        let longer = Sealed::from_bytes([bytes, &[0]].concat());
+        let longer = EncryptedSecret::from_bytes([bytes, &[0]].concat());
         assert_eq!(opened(&vault(), &longer, secret.id()), None);
     }
 
@@ -315,7 +320,10 @@ mod tests {
 
     #[test]
     fn rule_1_debug_shows_no_encryption_key() {
-        assert_eq!(format!("{:?}", vault().also(other())), "Vault(..)");
+        assert_eq!(
+            format!("{:?}", vault().with_previous_key(other())),
+            "Vault(..)"
+        );
         assert_eq!(format!("{:#?}", vault()), "Vault(..)");
     }
 
@@ -323,7 +331,7 @@ mod tests {
         #[test]
         fn opening_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let id = secret().id();
-            prop_assert_eq!(opened(&vault(), &Sealed::from_bytes(bytes), id), None);
+            prop_assert_eq!(opened(&vault(), &EncryptedSecret::from_bytes(bytes), id), None);
         }
     }
 }

@@ -10,10 +10,10 @@ use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-use crate::limit::{Decision, Standing};
+use crate::limit::{Decision, LimitStatus};
 
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct GcraState {
     /// The limit's name. Whoever holds the limit holds this, so that a count of one tells that
     /// nobody does.
     name: Arc<str>,
@@ -29,7 +29,7 @@ pub(super) enum Spend {
     No,
 }
 
-impl Slot {
+impl GcraState {
     /// A slot that starts with what is spent of this name in others.
     pub(super) fn beside(others: &[Self], name: &str, quota: Quota, now: u64) -> Self {
         let slot = Self {
@@ -73,7 +73,7 @@ impl Slot {
             return decision.refuse(None);
         }
         match self.limiter(now, spend).check_n(cost) {
-            Ok(Ok(spent)) if spend == Spend::Yes => decision.push(Standing {
+            Ok(Ok(spent)) if spend == Spend::Yes => decision.push(LimitStatus {
                 remaining: spent.remaining_burst_capacity(),
                 reset_secs: self.reset_secs(now),
             }),
@@ -89,9 +89,9 @@ impl Slot {
         }
     }
 
-    pub(super) fn standing(&self, now: u64) -> Standing {
+    pub(super) fn standing(&self, now: u64) -> LimitStatus {
         let one_less = self.limiter(now, Spend::No).check();
-        Standing {
+        LimitStatus {
             remaining: one_less.map_or(0, |snapshot| snapshot.remaining_burst_capacity() + 1),
             reset_secs: self.reset_secs(now),
         }

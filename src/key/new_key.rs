@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::address::AddressList;
-use super::bounds::InvalidKey;
 use super::record::Key;
+use super::validate::InvalidKey;
 use crate::id::KeyId;
 use crate::limit::RateLimit;
 use crate::page::whole_micros;
@@ -20,11 +20,11 @@ use crate::page::whole_micros;
 /// use keytally::limit::RateLimit;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let new = NewKey::named("Zapier integration")
+/// let new = NewKey::new("Zapier integration")
 ///     .owner("customer-17")
 ///     .environment("live")
 ///     .scope("postings:read")
-///     .limit(RateLimit::per_minute(600).burst(100))
+///     .limit(RateLimit::per_minute(600).with_burst(100))
 ///     .addresses(AddressList::parse(["203.0.113.0/24"])?)
 ///     .metadata("plan", "pro");
 /// # Ok(()) }
@@ -45,7 +45,7 @@ pub struct NewKey {
 
 impl NewKey {
     /// A key that people know by this name.
-    pub fn named(name: impl Into<String>) -> Self {
+    pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             owner: None,
@@ -111,7 +111,7 @@ impl NewKey {
 
     /// From when on it no longer works.
     #[must_use]
-    pub fn expires(mut self, end: Timestamp) -> Self {
+    pub fn expires_at(mut self, end: Timestamp) -> Self {
         self.expires = Some(end);
         self.expires_in = None;
         self
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn an_end_beyond_all_times_is_the_last() {
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
-        let new = NewKey::named("Zapier").expires_in(Duration::MAX);
+        let new = NewKey::new("Zapier").expires_in(Duration::MAX);
         let key = new
             .into_key(id, String::new(), Timestamp::UNIX_EPOCH)
             .unwrap();
