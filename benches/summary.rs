@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use keytally::KeyId;
-use keytally::usage::{Method, Outcome, Rollup, Status, SummarySpec, UsageEvent, Width};
+use keytally::usage::{Granularity, Method, Outcome, Rollup, Status, SummarySpec, UsageEvent};
 
 const EVENTS: usize = 10_000_000;
 /// 2026-11-01T00:00:00Z.
@@ -87,7 +87,7 @@ fn ten_million(c: &mut Criterion) {
     let everything = SummarySpec::new()
         .latency()
         .by_key()
-        .over_time(Width::FiveMinutes, zone);
+        .over_time(Granularity::FiveMinutes, zone);
     group.bench_function("every part, 2 cores", |b| {
         b.iter(|| everything.summarize_parallel(black_box(&events), 2));
     });
@@ -101,10 +101,13 @@ fn ten_million(c: &mut Criterion) {
 fn thirty_days(c: &mut Criterion) {
     let spec = SummarySpec::new()
         .latency()
-        .over_time(Width::Day, TimeZone::UTC);
+        .over_time(Granularity::Day, TimeZone::UTC);
     let events: Vec<UsageEvent> = events(1_000_000, 30, 1, 5).collect();
     let mut group = c.benchmark_group("summary/30 days of one key");
-    for (name, width) in [("hours", Width::Hour), ("minutes", Width::Minute)] {
+    for (name, width) in [
+        ("hours", Granularity::Hour),
+        ("minutes", Granularity::Minute),
+    ] {
         let rollups = Rollup::of_events(&events, width);
         group.throughput(Throughput::Elements(rollups.len() as u64));
         group.bench_function(format!("rollups of {name}"), |b| {

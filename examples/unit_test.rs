@@ -18,7 +18,7 @@ use keytally::Caller;
 use keytally::key::{KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::testing::{Fixture, TestKey};
-use keytally::usage::{Outcome, Refusal};
+use keytally::usage::{Outcome, RejectionReason};
 use tower::ServiceExt;
 
 /// The service: its keys come from whatever layer it is given.
@@ -59,7 +59,10 @@ async fn a_revoked_key_is_out_at_once() -> Result<(), Box<dyn Error>> {
     assert_eq!(ask(&app, &key).await?, StatusCode::OK);
     test.backend().revoke(key.id).await?;
     assert_eq!(ask(&app, &key).await?, StatusCode::UNAUTHORIZED);
-    assert_eq!(test.events().await[1].refusal, Some(Refusal::Revoked));
+    assert_eq!(
+        test.events().await[1].rejection_reason,
+        Some(RejectionReason::Revoked)
+    );
     Ok(())
 }
 
@@ -71,7 +74,12 @@ async fn an_outage_of_the_store_is_no_open_door() -> Result<(), Box<dyn Error>> 
 
     test.store().fail();
     assert_eq!(ask(&app, &key).await?, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(test.stats().await.refused_for(Refusal::StoreUnavailable), 1);
+    assert_eq!(
+        test.stats()
+            .await
+            .refused_for(RejectionReason::StoreUnavailable),
+        1
+    );
     test.store().recover();
     assert_eq!(ask(&app, &key).await?, StatusCode::OK);
     Ok(())

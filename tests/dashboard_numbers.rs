@@ -21,7 +21,7 @@ use keytally::backend::SqliteBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
 use keytally::key::{AddressList, Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
-use keytally::usage::{Recorder, Refusal};
+use keytally::usage::{Recorder, RejectionReason};
 use support::{Answer, serve};
 
 const TOKEN: &str = "a token of sixteen or more";
@@ -149,8 +149,8 @@ async fn the_pages_show_what_the_clients_counted() {
     for (key, counted) in keys.iter().zip(&mut counted).take(4).skip(2) {
         let events = exported(address, key.key.id.as_str()).await;
         let reason = match &*key.key.name {
-            "Stranger" => Refusal::Address,
-            _ => Refusal::Disabled,
+            "Stranger" => RejectionReason::Address,
+            _ => RejectionReason::Disabled,
         };
         let all = sum(counted, |_, _, _| true);
         let recorded = sum(&events, |_, _, _| true);

@@ -12,7 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::backend::MemoryBackend;
 use keytally::usage::{
     Batch, Cause, Count, Export, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError,
-    Refusal, Rollup, Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader, UsageSink,
+    RejectionReason, Rollup, Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader,
+    UsageSink,
 };
 use keytally::{Page, async_trait};
 use proptest::prelude::*;
@@ -138,7 +139,7 @@ fn row_of(event: &UsageEvent) -> Vec<String> {
         event.status.to_string(),
         event.outcome.to_string(),
         shown(event.cause),
-        shown(event.refusal),
+        shown(event.rejection_reason),
         event.cost.to_string(),
         event.latency_us.to_string(),
         event.request_bytes.to_string(),
@@ -414,7 +415,7 @@ prop_compose! {
             (0..17_u8).prop_map(Status::Grpc),
         ],
         (outcome, cause) in (select(&Outcome::ALL[..]), select(&Cause::ALL[..])),
-        refusal in select(&Refusal::ALL[..]),
+        refusal in select(&RejectionReason::ALL[..]),
         micros in -62_135_596_800_000_000..253_402_207_200_000_000_i64,
         numbers in any::<[u64; 3]>(),
         cost in any::<u32>(),
@@ -429,7 +430,7 @@ prop_compose! {
         event.key = some[3].then(|| "3fK9aB0000zzZZ19".parse().unwrap());
         (event.status, event.outcome) = (status, outcome);
         event.cause = some[4].then_some(cause);
-        event.refusal = some[3].then_some(refusal);
+        event.rejection_reason = some[3].then_some(refusal);
         [event.latency_us, event.request_bytes, event.response_bytes] = numbers;
         event.cost = cost;
         event.client_address = some[4].then_some(address);

@@ -21,8 +21,8 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Batch, Count, LogCursor, LogFilter, LogQuery, Outcome, Rollup, Status, SummaryQuery,
-    SummarySpec, UsageEvent, UsageRange, Width,
+    Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, Outcome, Rollup, Status,
+    SummaryQuery, SummarySpec, UsageEvent, UsageRange,
 };
 use keytally::{ApiKeyLayer, Clock, KeyId};
 use serde::{Deserialize, Serialize};
@@ -241,7 +241,7 @@ async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
         assert_eq!(answers::all_requests(backend, &filter).await, expected);
     }
     let zone = TimeZone::get("America/New_York").unwrap();
-    for width in [Width::Minute, Width::Hour, Width::Day] {
+    for width in [Granularity::Minute, Granularity::Hour, Granularity::Day] {
         let spec = SummarySpec::new()
             .by_key()
             .latency()
@@ -267,7 +267,7 @@ async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
     assert_eq!(
         sums(rollups),
-        sums(Rollup::of_events(&*events, Width::Minute))
+        sums(Rollup::of_events(&*events, Granularity::Minute))
     );
     let newest = backend
         .requests(&LogQuery::default().limit(1))

@@ -18,7 +18,7 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Cause, LogFilter, LogQuery, Method, Outcome, Recorder, Refusal, Status as Answered,
+    Cause, LogFilter, LogQuery, Method, Outcome, Recorder, RejectionReason, Status as Answered,
     SummaryQuery, SummarySpec, UNMATCHED, UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{
@@ -172,7 +172,7 @@ async fn rule_9_a_unary_call_is_one_event() {
     assert_eq!(event.resource_id.as_deref(), Some("7"));
     assert_eq!(event.status, Answered::Grpc(0));
     assert_eq!((event.outcome, event.cause), (Outcome::Completed, None));
-    assert_eq!((event.refusal, event.cost), (None, 1));
+    assert_eq!((event.rejection_reason, event.cost), (None, 1));
     assert_eq!(event.client_address, Some([127, 0, 0, 1].into()));
     // A message has a prefix of five bytes.
     let length = 5 + prost::Message::encoded_len(&posting) as u64;
@@ -249,22 +249,24 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     // Who is known has events, who is not is counted.
     let mut events = HashMap::new();
     for event in api.events().await {
-        *events.entry((event.refusal, event.status)).or_insert(0) += 1;
+        *events
+            .entry((event.rejection_reason, event.status))
+            .or_insert(0) += 1;
     }
     let code = Answered::Grpc(Code::Unauthenticated as u8);
     let expected = [
         ((None, Answered::Grpc(0)), 1),
-        ((Some(Refusal::Revoked), code), 2),
-        ((Some(Refusal::Disabled), code), 2),
-        ((Some(Refusal::Expired), code), 2),
+        ((Some(RejectionReason::Revoked), code), 2),
+        ((Some(RejectionReason::Disabled), code), 2),
+        ((Some(RejectionReason::Expired), code), 2),
     ];
     assert_eq!(events, HashMap::from(expected));
     let stats = api.recorder.stats();
     // `Bearer` alone presents no key.
-    assert_eq!(stats.refused_for(Refusal::Missing), 3);
-    assert_eq!(stats.refused_for(Refusal::Malformed), 4);
-    assert_eq!(stats.refused_for(Refusal::Unknown), 2);
-    assert_eq!(stats.refused_for(Refusal::WrongSecret), 2);
+    assert_eq!(stats.refused_for(RejectionReason::Missing), 3);
+    assert_eq!(stats.refused_for(RejectionReason::Malformed), 4);
+    assert_eq!(stats.refused_for(RejectionReason::Unknown), 2);
+    assert_eq!(stats.refused_for(RejectionReason::WrongSecret), 2);
 }
 
 #[tokio::test]
@@ -312,7 +314,7 @@ async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
     assert_eq!(events.len(), 3 * 5);
     let limited = events.iter().filter(|event| {
         event.outcome == Outcome::RateLimited
-            && event.refusal == Some(Refusal::RateLimited)
+            && event.rejection_reason == Some(RejectionReason::RateLimited)
             && event.status == Answered::Grpc(Code::ResourceExhausted as u8)
             && (event.cause, event.cost) == (None, 0)
     });
@@ -413,7 +415,7 @@ async fn a_missing_scope_is_permission_denied() {
     let refused = refused.unwrap();
     assert_eq!(events.len(), 2);
     assert_eq!(refused.status, Answered::Grpc(7));
-    assert_eq!(refused.refusal, Some(Refusal::Scope));
+    assert_eq!(refused.rejection_reason, Some(RejectionReason::Scope));
     assert_eq!(
         (refused.outcome, refused.cause),
         (Outcome::Failed, Some(Cause::Refused))
@@ -445,7 +447,7 @@ async fn an_address_that_is_not_on_the_list_is_permission_denied() {
     let events = api.events().await;
     let refused = events.iter().filter(|event| {
         event.status == Answered::Grpc(Code::PermissionDenied as u8)
-            && event.refusal == Some(Refusal::Address)
+            && event.rejection_reason == Some(RejectionReason::Address)
             && event.cause == Some(Cause::Refused)
     });
     assert_eq!((events.len(), refused.count()), (3, 2));
@@ -474,7 +476,9 @@ async fn rule_5_a_store_that_fails_is_unavailable() {
     let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
     assert_eq!(pushback, "1000");
     assert_eq!(
-        api.recorder.stats().refused_for(Refusal::StoreUnavailable),
+        api.recorder
+            .stats()
+            .refused_for(RejectionReason::StoreUnavailable),
         1
     );
     assert!(api.events().await.is_empty());
@@ -565,7 +569,7 @@ async fn a_stream_ends_as_unauthenticated_when_its_key_is_revoked() {
     assert_eq!(status.code(), Code::Unauthenticated);
     let event = api.event().await;
     assert_eq!(event.status, Answered::Grpc(Code::Unauthenticated as u8));
-    assert_eq!(event.refusal, Some(Refusal::Revoked));
+    assert_eq!(event.rejection_reason, Some(RejectionReason::Revoked));
     assert_eq!(
         (event.outcome, event.cause),
         (Outcome::Failed, Some(Cause::Refused))
@@ -766,7 +770,10 @@ async fn rule_9_two_layers_with_one_recorder_count_a_call_once() {
     let events = api.events().await;
     assert_eq!(events.len(), 3);
     assert_eq!(events[0].outcome, Outcome::RateLimited);
-    assert_eq!(events[0].refusal, Some(Refusal::RateLimited));
+    assert_eq!(
+        events[0].rejection_reason,
+        Some(RejectionReason::RateLimited)
+    );
     assert_eq!(events[0].status, Answered::Grpc(8));
     let stats = api.recorder.stats();
     assert_eq!((stats.accepted, stats.open), (3, 0));
@@ -1044,7 +1051,7 @@ async fn rule_9_the_clients_tally_is_the_summary() {
     let counted = summary.by_status.iter();
     let mut counted: BTreeMap<_, _> = counted.map(|(k, v)| (*k, v.total())).collect();
     // Beyond the limit on events of rejected keys, their refusals are counted only.
-    let unrecorded = api.recorder.stats().refused_for(Refusal::Revoked);
+    let unrecorded = api.recorder.stats().refused_for(RejectionReason::Revoked);
     assert_eq!(counted[&Answered::Grpc(16)], 10);
     *counted.get_mut(&Answered::Grpc(16)).unwrap() += unrecorded;
     assert_eq!(counted, events);
@@ -1058,7 +1065,7 @@ async fn rule_9_the_clients_tally_is_the_summary() {
     assert_eq!(endpoints, [UNMATCHED, GET, LIST, WATCH]);
 
     let stats = api.recorder.stats();
-    assert_eq!(stats.refused_for(Refusal::Missing), strangers);
+    assert_eq!(stats.refused_for(RejectionReason::Missing), strangers);
     assert_eq!((stats.open, stats.queued, stats.lost), (0, 0, 0));
     assert_eq!(stats.accepted + unrecorded, events.values().sum::<u64>());
     assert_eq!(stats.written, stats.accepted);

@@ -15,7 +15,7 @@ use http::{Request, StatusCode};
 use keytally::key::{AddressList, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError};
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Cause, LogFilter, Method, OTHER_ENDPOINTS, Outcome, Refusal, Status, StatusClass,
+    Cause, LogFilter, Method, OTHER_ENDPOINTS, Outcome, RejectionReason, Status, StatusClass,
 };
 use keytally::{
     ApiKeyLayer, Caller, ForwardedHeader, HeaderStyle, KeyId, Rejection, RequireScope,
@@ -93,7 +93,7 @@ async fn a_key_lets_in_and_its_request_is_an_event() {
         ("/v1/postings/42", Status::Http(200))
     );
     assert_eq!(
-        (event.outcome, event.cause, event.refusal),
+        (event.outcome, event.cause, event.rejection_reason),
         (Outcome::Completed, None, None)
     );
     assert_eq!((event.response_bytes, event.cost), (9, 1));
@@ -219,11 +219,18 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
 
     // Known keys have events, strangers only counters.
     let events = service.events().await;
-    let refusals: HashSet<_> = events.iter().map(|event| event.refusal.unwrap()).collect();
+    let refusals: HashSet<_> = events
+        .iter()
+        .map(|event| event.rejection_reason.unwrap())
+        .collect();
     assert_eq!(events.len(), 3);
     assert_eq!(
         refusals,
-        HashSet::from([Refusal::Disabled, Refusal::Revoked, Refusal::Expired])
+        HashSet::from([
+            RejectionReason::Disabled,
+            RejectionReason::Revoked,
+            RejectionReason::Expired
+        ])
     );
     assert!(
         events
@@ -231,9 +238,9 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
             .all(|event| event.cause == Some(Cause::Refused))
     );
     let stats = service.recorder.stats();
-    assert_eq!(stats.refused_for(Refusal::Malformed), 2);
-    assert_eq!(stats.refused_for(Refusal::Unknown), 1);
-    assert_eq!(stats.refused_for(Refusal::WrongSecret), 2);
+    assert_eq!(stats.refused_for(RejectionReason::Malformed), 2);
+    assert_eq!(stats.refused_for(RejectionReason::Unknown), 1);
+    assert_eq!(stats.refused_for(RejectionReason::WrongSecret), 2);
     assert_eq!(stats.open, 0);
     let answer = service.get("/v1/postings/1", good.secret.expose()).await;
     assert_eq!(answer.status, StatusCode::OK);
@@ -249,7 +256,13 @@ async fn a_missing_key_gets_a_challenge_without_an_error() {
         Some(r#"Bearer realm="api""#)
     );
     assert!(answer.header("x-request-id").is_some());
-    assert_eq!(service.recorder.stats().refused_for(Refusal::Missing), 1);
+    assert_eq!(
+        service
+            .recorder
+            .stats()
+            .refused_for(RejectionReason::Missing),
+        1
+    );
 }
 
 #[tokio::test]
@@ -265,7 +278,13 @@ async fn two_different_keys_in_one_request_are_refused() {
         service.send(different).await.status,
         StatusCode::UNAUTHORIZED
     );
-    assert_eq!(service.recorder.stats().refused_for(Refusal::Ambiguous), 1);
+    assert_eq!(
+        service
+            .recorder
+            .stats()
+            .refused_for(RejectionReason::Ambiguous),
+        1
+    );
 }
 
 #[tokio::test]
@@ -394,11 +413,15 @@ async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
         .events()
         .await
         .iter()
-        .filter_map(|event| event.refusal)
+        .filter_map(|event| event.rejection_reason)
         .collect();
     assert_eq!(
         refusals,
-        [Refusal::Address, Refusal::Address, Refusal::Scope]
+        [
+            RejectionReason::Address,
+            RejectionReason::Address,
+            RejectionReason::Scope
+        ]
     );
 }
 
@@ -741,7 +764,10 @@ async fn anonymous_requests_have_a_limit_for_each_client_where_one_is_set() {
         10
     );
     let refused = service.recorder.stats().refused;
-    assert!(refused.contains(&(Refusal::RateLimited, 3)), "{refused:?}");
+    assert!(
+        refused.contains(&(RejectionReason::RateLimited, 3)),
+        "{refused:?}"
+    );
 }
 
 struct Down;
@@ -811,7 +837,12 @@ async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
     let answer = ask(address).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.header("retry-after"), Some("1"));
-    assert_eq!(refusing.stats().refused_for(Refusal::StoreUnavailable), 1);
+    assert_eq!(
+        refusing
+            .stats()
+            .refused_for(RejectionReason::StoreUnavailable),
+        1
+    );
 
     let passing = ApiKeyLayer::new(Down).on_store_failure(StoreFailure::Pass);
     let address = support::serve(routes().layer(passing.clone())).await;
@@ -921,7 +952,7 @@ async fn rejections_can_have_bodies_of_ones_own() {
             .unwrap()
             .on_rejection(|rejection, mut response| {
                 *response.body_mut() = format!("no: {}", rejection.status()).into();
-                if rejection.reason == Refusal::Disabled {
+                if rejection.reason == RejectionReason::Disabled {
                     *response.status_mut() = StatusCode::NOT_FOUND;
                 }
                 response

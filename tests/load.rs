@@ -19,7 +19,8 @@ use keytally::backend::{MemoryBackend, MemoryConfig};
 use keytally::key::NewKey;
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Cause, Count, LogFilter, Recorder, Refusal, Status, SummaryQuery, UsageRange, UsageReader,
+    Cause, Count, LogFilter, Recorder, RejectionReason, Status, SummaryQuery, UsageRange,
+    UsageReader,
 };
 
 const CONNECTIONS: usize = 64;
@@ -136,7 +137,7 @@ async fn rule_9_every_request_is_accounted_for_exactly_once() {
         sent
     );
     let stats = recorder.stats();
-    assert_eq!(stats.refused_for(Refusal::Malformed), strangers);
+    assert_eq!(stats.refused_for(RejectionReason::Malformed), strangers);
     assert_eq!(
         (stats.accepted, stats.queued, stats.open),
         (sent - strangers, 0, 0)

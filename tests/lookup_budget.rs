@@ -18,7 +18,7 @@ use keytally::key::{
     StoreError,
 };
 use keytally::limit::RateLimit;
-use keytally::usage::{LogQuery, Recorder, Refusal, UsageReader, WhenFull};
+use keytally::usage::{LogQuery, Recorder, RejectionReason, UsageReader, WhenFull};
 use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress, Rejection, ResponseBody, StoreFailure};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
@@ -160,8 +160,8 @@ async fn an_address_has_so_many_look_ups_that_come_to_nothing() {
     }
     assert_eq!(setup.asked(), 10);
     let refused = |reason| setup.layer.stats().refused_for(reason);
-    assert_eq!(refused(Refusal::Unknown), 10);
-    assert_eq!(refused(Refusal::LookupBudget), 990);
+    assert_eq!(refused(RejectionReason::Unknown), 10);
+    assert_eq!(refused(RejectionReason::LookupBudget), 990);
 
     // A key that is held passes all the while, also when it has to be looked up again.
     assert_eq!(setup.ask(HERE, &good.secret).await, 200);
@@ -213,7 +213,7 @@ async fn the_wait_that_is_told_suffices() {
     setup.use_up(HERE).await;
     let refused = setup.send(HERE, &unknown(), "text/plain").await;
     let rejection = refused.extensions().get::<Rejection>().unwrap();
-    assert_eq!(rejection.reason, Refusal::LookupBudget);
+    assert_eq!(rejection.reason, RejectionReason::LookupBudget);
     assert_eq!(refused.headers()["retry-after"], "6");
     assert_eq!(
         refused.headers()["content-type"],
@@ -365,8 +365,10 @@ async fn rule_2_a_full_recorder_does_not_tell_a_key_that_does_not_let_in_from_no
     }
     recorder.flush().await;
     let events = memory.requests(&LogQuery::default()).await.unwrap().items;
-    let events = events.iter().filter(|event| event.refusal.is_some());
-    let counted = setup.layer.stats().refused_for(Refusal::Revoked);
+    let events = events
+        .iter()
+        .filter(|event| event.rejection_reason.is_some());
+    let counted = setup.layer.stats().refused_for(RejectionReason::Revoked);
     assert_eq!(events.count() as u64 + counted, 2);
 }
 
@@ -401,13 +403,17 @@ mod rejected_keys_do_not_fill_the_log {
 
     use super::*;
 
-    async fn events_of(recorder: &Recorder, memory: &MemoryBackend, reason: Refusal) -> usize {
+    async fn events_of(
+        recorder: &Recorder,
+        memory: &MemoryBackend,
+        reason: RejectionReason,
+    ) -> usize {
         recorder.flush().await;
         let query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
         let events = memory.requests(&query).await.unwrap().items;
         events
             .iter()
-            .filter(|event| event.refusal == Some(reason))
+            .filter(|event| event.rejection_reason == Some(reason))
             .count()
     }
 
@@ -427,10 +433,10 @@ mod rejected_keys_do_not_fill_the_log {
         let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
         let elsewhere = issue(NewKey::new("x").addresses(elsewhere)).await;
         for (key, reason, status) in [
-            (&revoked, Refusal::Revoked, 401),
-            (&disabled, Refusal::Disabled, 401),
-            (&expired, Refusal::Expired, 401),
-            (&elsewhere, Refusal::Address, 403),
+            (&revoked, RejectionReason::Revoked, 401),
+            (&disabled, RejectionReason::Disabled, 401),
+            (&expired, RejectionReason::Expired, 401),
+            (&elsewhere, RejectionReason::Address, 403),
         ] {
             for _ in 0..200 {
                 assert_eq!(setup.ask(HERE, &key.secret).await, status);
@@ -451,7 +457,10 @@ mod rejected_keys_do_not_fill_the_log {
         // They come back, as all of their kind do, in time.
         setup.clock.advance(Duration::from_secs(3_600));
         setup.ask(HERE, &revoked.secret).await;
-        assert_eq!(events_of(&recorder, &memory, Refusal::Revoked).await, 101);
+        assert_eq!(
+            events_of(&recorder, &memory, RejectionReason::Revoked).await,
+            101
+        );
         let stats = recorder.stats();
         assert_eq!((stats.lost, stats.open, stats.accepted), (0, 0, 401));
     }
@@ -473,7 +482,10 @@ mod rejected_keys_do_not_fill_the_log {
         for _ in 0..50 {
             assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
         }
-        assert_eq!(events_of(&recorder, &memory, Refusal::Revoked).await, 10);
+        assert_eq!(
+            events_of(&recorder, &memory, RejectionReason::Revoked).await,
+            10
+        );
     }
 
     /// Takes no batch until it is told to.
@@ -517,8 +529,11 @@ mod rejected_keys_do_not_fill_the_log {
             }
             goes_on.store(true, Ordering::SeqCst);
             // A sixteenth of the capacity waited beside.
-            assert_eq!(events_of(&recorder, &memory, Refusal::Revoked).await, 4);
-            assert_eq!(recorder.stats().refused_for(Refusal::Revoked), 96);
+            assert_eq!(
+                events_of(&recorder, &memory, RejectionReason::Revoked).await,
+                4
+            );
+            assert_eq!(recorder.stats().refused_for(RejectionReason::Revoked), 96);
             let stats = recorder.stats();
             assert_eq!((stats.written, stats.open, stats.queued), (68, 0, 0));
             assert_eq!(setup.ask(HERE, &good.secret).await, 200);

@@ -5,19 +5,19 @@ use std::ops::Range;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use keytally::usage::summary::TimeBucket;
-use keytally::usage::{SummarySpec, UsageEvent, Width};
+use keytally::usage::{Granularity, SummarySpec, UsageEvent};
 
 const ZONES: [&str; 4] = ["UTC", "Asia/Kathmandu", "America/New_York", "Pacific/Apia"];
 
 /// Hours back from now, and the width for them.
-const RANGES: [(f64, Width); 7] = [
-    (0.25, Width::Minute),
-    (1.0, Width::Minute),
-    (6.0, Width::FiveMinutes),
-    (24.0, Width::QuarterHour),
-    (25.0, Width::QuarterHour),
-    (7.0 * 24.0, Width::Hour),
-    (30.0 * 24.0, Width::Day),
+const RANGES: [(f64, Granularity); 7] = [
+    (0.25, Granularity::Minute),
+    (1.0, Granularity::Minute),
+    (6.0, Granularity::FiveMinutes),
+    (24.0, Granularity::QuarterHour),
+    (25.0, Granularity::QuarterHour),
+    (7.0 * 24.0, Granularity::Hour),
+    (30.0 * 24.0, Granularity::Day),
 ];
 
 fn at(text: &str) -> Timestamp {
@@ -33,7 +33,11 @@ fn back(now: Timestamp, hours: f64) -> Range<Timestamp> {
 }
 
 /// One event every seven minutes, and the chart of them.
-fn chart(range: Range<Timestamp>, name: &str, now: Timestamp) -> (Width, u64, Vec<TimeBucket>) {
+fn chart(
+    range: Range<Timestamp>,
+    name: &str,
+    now: Timestamp,
+) -> (Granularity, u64, Vec<TimeBucket>) {
     let times = (0..).map(|n| range.start + SignedDuration::from_mins(7 * n));
     let events: Vec<_> = times
         .take_while(|time| *time < range.end)
@@ -50,20 +54,23 @@ fn chart(range: Range<Timestamp>, name: &str, now: Timestamp) -> (Width, u64, Ve
 fn each_range_has_its_width() {
     let now = at("2026-11-01T15:07:23Z");
     for (hours, width) in RANGES {
-        assert_eq!(Width::fitting(back(now, hours)), width, "{hours} h");
+        assert_eq!(Granularity::fitting(back(now, hours)), width, "{hours} h");
     }
     let second = 1.0 / 3_600.0;
     for (hours, width) in [
-        (0.0, Width::Minute),
-        (-5.0, Width::Minute),
-        (1.0 + second, Width::FiveMinutes),
-        (6.0 + second, Width::QuarterHour),
-        (25.0 + second, Width::Hour),
-        (7.0 * 24.0 + 1.0 + second, Width::Day),
+        (0.0, Granularity::Minute),
+        (-5.0, Granularity::Minute),
+        (1.0 + second, Granularity::FiveMinutes),
+        (6.0 + second, Granularity::QuarterHour),
+        (25.0 + second, Granularity::Hour),
+        (7.0 * 24.0 + 1.0 + second, Granularity::Day),
     ] {
-        assert_eq!(Width::fitting(back(now, hours)), width, "{hours} h");
+        assert_eq!(Granularity::fitting(back(now, hours)), width, "{hours} h");
     }
-    assert_eq!(Width::fitting(Timestamp::MIN..Timestamp::MAX), Width::Day);
+    assert_eq!(
+        Granularity::fitting(Timestamp::MIN..Timestamp::MAX),
+        Granularity::Day
+    );
 }
 
 #[test]
@@ -101,7 +108,7 @@ fn days_are_those_of_the_zone() {
     let dates = |name: &str, now: &str| -> Vec<(String, i64)> {
         let now = at(now);
         let (width, _, filled) = chart(back(now, 8.0 * 24.0), name, now);
-        assert_eq!(width, Width::Day);
+        assert_eq!(width, Granularity::Day);
         filled
             .iter()
             .map(|day| {
@@ -135,10 +142,10 @@ fn days_are_those_of_the_zone() {
 
 #[test]
 fn a_day_of_25_hours_is_drawn_as_a_day() {
-    let day = Width::Day.bucket(at("2026-11-01T12:00:00Z"), &zone("America/New_York"));
+    let day = Granularity::Day.bucket(at("2026-11-01T12:00:00Z"), &zone("America/New_York"));
     let (width, _, filled) = chart(day.clone(), "America/New_York", day.end);
-    assert_eq!((width, filled.len()), (Width::QuarterHour, 100));
+    assert_eq!((width, filled.len()), (Granularity::QuarterHour, 100));
     let week = at("2026-10-27T04:00:00Z")..at("2026-11-03T05:00:00Z");
     let (width, _, filled) = chart(week.clone(), "America/New_York", week.end);
-    assert_eq!((width, filled.len()), (Width::Hour, 169));
+    assert_eq!((width, filled.len()), (Granularity::Hour, 169));
 }

@@ -71,7 +71,9 @@ mod waiting_holds_nothing {
     use async_trait::async_trait;
     use keytally::key::{KeyAdmin, KeyRecord, KeyStore, KeyUpdate, StoreError};
     use keytally::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
-    use keytally::usage::{Cause, LogFilter, LogQuery, Recorder, Refusal, UsageEvent, UsageReader};
+    use keytally::usage::{
+        Cause, LogFilter, LogQuery, Recorder, RejectionReason, UsageEvent, UsageReader,
+    };
     use keytally::{Clock, KeyId, Now};
     use tokio::sync::Semaphore;
     use tower::buffer::Buffer;
@@ -414,13 +416,13 @@ mod waiting_holds_nothing {
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(401));
         });
-        assert_eq!(event.await.refusal, Some(Refusal::Revoked));
+        assert_eq!(event.await.rejection_reason, Some(RejectionReason::Revoked));
         let event = after_its_lookup(async |it| {
             it.backend.delete(it.key).await.unwrap();
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(401));
         });
-        assert_eq!(event.await.refusal, Some(Refusal::Unknown));
+        assert_eq!(event.await.rejection_reason, Some(RejectionReason::Unknown));
     }
 
     #[tokio::test]
@@ -431,7 +433,7 @@ mod waiting_holds_nothing {
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(200));
         });
-        assert_eq!(event.await.refusal, None);
+        assert_eq!(event.await.rejection_reason, None);
     }
 
     /// The service has no permit left: requests that are not admitted do not wait for one.

@@ -10,8 +10,9 @@ use keytally::backend::{
     BackendError, Dropped, MemoryBackend, MemoryConfig, PostgresBackend, Retention, SqliteBackend,
 };
 use keytally::usage::{
-    Batch, Count, KeepLog, LogCursor, LogFilter, LogQuery, Method, ReadError, RecordedQuery,
-    Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, LogSampling, Method, ReadError,
+    RecordedQuery, Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
+    UsageSink,
 };
 use keytally::{Clock, KeyId};
 
@@ -92,8 +93,8 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let spec = || SummarySpec::new().by_key().latency();
     let berlin = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
     let kathmandu = jiff::tz::TimeZone::get("Asia/Kathmandu").unwrap();
-    let by_day = spec().over_time(Width::Day, berlin);
-    let by_quarter = spec().over_time(Width::QuarterHour, kathmandu);
+    let by_day = spec().over_time(Granularity::Day, berlin);
+    let by_quarter = spec().over_time(Granularity::QuarterHour, kathmandu);
     let everything = SummaryQuery::new(UsageRange::new(), by_day.clone());
     let of_key = SummaryQuery::new(UsageRange::new().key(key()), by_day.clone());
     let recent = UsageRange::new().from(end - 20.hours() + 7.minutes());
@@ -104,7 +105,11 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
         backend.summary(&recent).await.unwrap(),
     ];
     assert_eq!(before[0], by_day.summarize(&events));
-    let counts = |event: &&UsageEvent| recent.range.includes(&Rollup::of(event, Width::Minute));
+    let counts = |event: &&UsageEvent| {
+        recent
+            .range
+            .includes(&Rollup::of(event, Granularity::Minute))
+    };
     assert_eq!(
         before[2],
         by_quarter.summarize(events.iter().filter(counts))
@@ -151,9 +156,9 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
     let [quarters, minutes] = [72, 24].map(|hours| end - hours.hours());
     assert!(rollups.iter().all(|rollup| match rollup.start {
-        start if start < quarters => rollup.width == Width::Hour,
-        start if start < minutes => rollup.width == Width::QuarterHour,
-        _ => rollup.width == Width::Minute,
+        start if start < quarters => rollup.width == Granularity::Hour,
+        start if start < minutes => rollup.width == Granularity::QuarterHour,
+        _ => rollup.width == Granularity::Minute,
     }));
     assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 960);
 
@@ -214,7 +219,7 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
         assert!(before.iter().all(|(_, exact)| *exact));
     }
     let whole = |days: &[(u64, bool)]| days.iter().map(|(total, _)| total).sum::<u64>();
-    let chart = async |zone: &str, width: Width| {
+    let chart = async |zone: &str, width: Granularity| {
         let spec = SummarySpec::new().over_time(width, TimeZone::get(zone).unwrap());
         let query = SummaryQuery::new(UsageRange::new(), spec);
         backend.summary(&query).await.unwrap()
@@ -222,15 +227,15 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
     let zones = ["Asia/Kolkata", "Asia/Kathmandu", "UTC"];
     let mut before = Vec::new();
     for zone in zones {
-        before.push((summaries(zone).await, chart(zone, Width::Day).await));
+        before.push((summaries(zone).await, chart(zone, Granularity::Day).await));
     }
     // By the quarter of an hour, each day is what it was.
     let retention = Retention::new().minutes(2 * DAY);
     backend.drop_old(&retention, end).await.unwrap();
     for (zone, before) in zones.into_iter().zip(before) {
-        let after = (summaries(zone).await, chart(zone, Width::Day).await);
+        let after = (summaries(zone).await, chart(zone, Granularity::Day).await);
         assert_eq!(after, before, "{zone}");
-        assert!(!chart(zone, Width::FiveMinutes).await.exact);
+        assert!(!chart(zone, Granularity::FiveMinutes).await.exact);
     }
     // By the hour, none counts twice.
     let retention = retention.quarters(Duration::ZERO);
@@ -245,7 +250,7 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
     assert!(after.iter().all(|(_, exact)| *exact));
     // A chart over all of it.
     for (zone, exact) in [("Asia/Kolkata", false), ("Europe/Berlin", true)] {
-        assert_eq!(chart(zone, Width::Day).await.exact, exact);
+        assert_eq!(chart(zone, Granularity::Day).await.exact, exact);
     }
 }
 
@@ -277,7 +282,7 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
     let dropped = backend.drop_old(&retention, noon()).await.unwrap();
     assert!(dropped.minutes > 2_500, "{dropped:?}");
     let spec = SummarySpec::new().by_key().latency();
-    let spec = spec.over_time(Width::QuarterHour, TimeZone::UTC);
+    let spec = spec.over_time(Granularity::QuarterHour, TimeZone::UTC);
     let range = UsageRange::new().from(start).to(start + 15.minutes());
     let all = events.iter().chain(&busy);
     for key in [None, Some(key())] {
@@ -288,7 +293,11 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
         let expected = spec.summarize(of_key);
         assert_eq!(backend.summary(&query).await.unwrap(), expected);
         let rollups = backend.rollups(&range).await.unwrap();
-        assert!(rollups.iter().all(|it| it.width == Width::QuarterHour));
+        assert!(
+            rollups
+                .iter()
+                .all(|it| it.width == Granularity::QuarterHour)
+        );
         assert_eq!(spec.summarize(&rollups), expected);
     }
 }
@@ -455,7 +464,7 @@ async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
     assert_eq!(page.items, late.events.to_vec());
 }
 
-async fn totals_do_not_depend_on_the_log<B>(keep: KeepLog, backend: &B)
+async fn totals_do_not_depend_on_the_log<B>(keep: LogSampling, backend: &B)
 where
     B: UsageSink + UsageReader,
 {
@@ -477,8 +486,8 @@ where
 
 #[tokio::test]
 async fn totals_do_not_depend_on_how_much_of_the_log_is_kept() {
-    let tenth = KeepLog::OneIn(NonZeroU32::new(10).unwrap());
-    for keep in [KeepLog::Nothing, KeepLog::KeysOnly, tenth] {
+    let tenth = LogSampling::OneIn(NonZeroU32::new(10).unwrap());
+    for keep in [LogSampling::Nothing, LogSampling::KeysOnly, tenth] {
         let sqlite = SqliteBackend::in_memory().await.unwrap().with_log(keep);
         totals_do_not_depend_on_the_log(keep, &sqlite).await;
         let postgres = support::backend().await.0.with_log(keep);
@@ -576,7 +585,7 @@ async fn what_cannot_be_dropped_keeps_nothing_else() {
 
 /// Totals, which come from days, agree with those over time, which come from hours.
 async fn agrees<B: Backend>(backend: &B, expected: u64) {
-    let spec = SummarySpec::new().over_time(Width::Day, jiff::tz::TimeZone::UTC);
+    let spec = SummarySpec::new().over_time(Granularity::Day, jiff::tz::TimeZone::UTC);
     for range in [UsageRange::new(), UsageRange::new().key(key())] {
         let query = SummaryQuery::new(range, spec.clone());
         let summary = backend.summary(&query).await.unwrap();
@@ -602,7 +611,7 @@ async fn answers_agree<B: Backend>(
     agrees(backend, 960).await;
     let retention = |days| Retention::new().log(DAY).minutes(DAY).hours(days * DAY);
     let kept = |days| {
-        let from = Width::Day.floor(end) - (i64::from(days) * 24).hours();
+        let from = Granularity::Day.floor(end) - (i64::from(days) * 24).hours();
         events(end).iter().filter(|it| it.time >= from).count() as u64
     };
     for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {

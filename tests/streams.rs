@@ -17,7 +17,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, Issued, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
-use keytally::usage::{Cause, LogQuery, Outcome, Recorder, Refusal, Status, UsageReader};
+use keytally::usage::{Cause, LogQuery, Outcome, Recorder, RejectionReason, Status, UsageReader};
 use keytally::{ApiKeyLayer, BodyError, Clock, KeyId, ResponseBody};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
@@ -137,7 +137,7 @@ async fn streams_end_within_the_time_that_is_set() {
     let events = backend.requests(&LogQuery::default()).await.unwrap().items;
     assert_eq!(events.len(), 6);
     for event in events {
-        assert_eq!(event.refusal, Some(Refusal::Revoked));
+        assert_eq!(event.rejection_reason, Some(RejectionReason::Revoked));
         assert_eq!(event.outcome, Outcome::Failed);
         assert_eq!(event.cause, Some(Cause::Refused));
         let status = [Status::Http(200), Status::Grpc(16)];

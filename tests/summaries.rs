@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use keytally::usage::summary::{self, Accounted, OverTime, TooManyBuckets};
+use keytally::usage::summary::{self, Aggregate, OverTime, TooManyBuckets};
 use keytally::usage::{
-    Cause, Method, Outcome, Rollup, Rollups, Status, Summary, SummarySpec, Totals, UsageEvent,
-    Width,
+    Cause, Granularity, Method, Outcome, Rollup, RollupStore, Status, Summary, SummarySpec, Totals,
+    UsageEvent,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -128,7 +128,7 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
 }
 
 fn specs() -> impl Strategy<Value = SummarySpec> {
-    (select(&Width::ALL[..]), select(&ZONES[..]))
+    (select(&Granularity::ALL[..]), select(&ZONES[..]))
         .prop_map(|(width, name)| whole().over_time(width, zone(name)))
 }
 
@@ -137,7 +137,7 @@ fn whole() -> SummarySpec {
 }
 
 /// The summary's parts are what the functions of one question each answer.
-fn check_parts<T: Accounted>(summary: &Summary, items: &[T]) {
+fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
     assert_eq!(summary.totals, summary::totals(items));
     assert_eq!(summary.by_method, summary::by_method(items));
     assert_eq!(summary.by_status, summary::by_status(items));
@@ -211,16 +211,16 @@ proptest! {
         spec in specs(), a in events_at(modern_times()), b in events_at(modern_times()),
     ) {
         let whole = spec.summarize(a.iter().chain(&b));
-        let minutes = [Rollup::of_events(&a, Width::Minute), Rollup::of_events(&b, Width::Minute)];
+        let minutes = [Rollup::of_events(&a, Granularity::Minute), Rollup::of_events(&b, Granularity::Minute)];
         let of_minutes = spec.summarize(minutes.iter().flatten());
         check_parts(&of_minutes, &minutes.concat());
         prop_assert_eq!(&of_minutes, &whole);
         let mut mixed = spec.summarize(&a);
         mixed.merge(spec.summarize(&minutes[1]));
         prop_assert_eq!(&mixed, &whole);
-        let added: Rollups = minutes.into_iter().flatten().collect();
+        let added: RollupStore = minutes.into_iter().flatten().collect();
         prop_assert_eq!(&spec.summarize(added.iter()), &whole);
-        let at_once = Rollup::of_events(a.iter().rev().chain(&b), Width::Minute);
+        let at_once = Rollup::of_events(a.iter().rev().chain(&b), Granularity::Minute);
         prop_assert_eq!(added.into_iter().collect::<Vec<_>>(), at_once);
     }
 
@@ -228,7 +228,7 @@ proptest! {
     fn rollups_of_utc_fit_wider_buckets_of_utc(
         narrow in 0..5_usize, wide in 0..5_usize, events in events_at(times()),
     ) {
-        let (narrow, wide) = (Width::ALL[narrow.min(wide)], Width::ALL[narrow.max(wide)]);
+        let (narrow, wide) = (Granularity::ALL[narrow.min(wide)], Granularity::ALL[narrow.max(wide)]);
         let spec = whole().over_time(wide, TimeZone::UTC);
         let rollups = Rollup::of_events(&events, narrow);
         prop_assert_eq!(spec.summarize(&rollups), spec.summarize(&events));
@@ -236,19 +236,19 @@ proptest! {
 
     #[test]
     fn folding_is_rolling_up_wider(
-        events in events_at(times()), before in times(), wide in select(&Width::ALL[..]),
+        events in events_at(times()), before in times(), wide in select(&Granularity::ALL[..]),
     ) {
-        let mut folded = Rollups::new();
-        events.iter().for_each(|event| folded.add_event(event, Width::Minute));
-        let mut together = Rollups::new();
-        together.add_events(&events, Width::Minute);
+        let mut folded = RollupStore::new();
+        events.iter().for_each(|event| folded.add_event(event, Granularity::Minute));
+        let mut together = RollupStore::new();
+        together.add_events(&events, Granularity::Minute);
         prop_assert_eq!(&together, &folded);
         folded.fold(before, wide);
         let end = wide.floor(before);
-        let mut expected = Rollups::new();
+        let mut expected = RollupStore::new();
         for event in &events {
-            let over = Width::Minute.floor(event.time) < end;
-            expected.add_event(event, if over { wide } else { Width::Minute });
+            let over = Granularity::Minute.floor(event.time) < end;
+            expected.add_event(event, if over { wide } else { Granularity::Minute });
         }
         prop_assert_eq!(&folded, &expected);
         folded.fold(before, wide);
@@ -257,7 +257,7 @@ proptest! {
 
     #[test]
     fn rollups_are_found_by_key_and_time(events in events_at(times()), a in times(), b in times()) {
-        let rollups: Rollups = Rollup::of_events(&events, Width::QuarterHour).into_iter().collect();
+        let rollups: RollupStore = Rollup::of_events(&events, Granularity::QuarterHour).into_iter().collect();
         let within: Vec<_> = rollups.within(a..b).collect();
         let expected = rollups.iter().filter(|rollup| (a..b).contains(&rollup.start));
         prop_assert_eq!(&within, &expected.collect::<Vec<_>>());
@@ -268,13 +268,13 @@ proptest! {
         }
         let mut kept = rollups.clone();
         kept.forget(a);
-        let over = |rollup: &&Rollup| rollup.start >= Width::QuarterHour.floor(a);
+        let over = |rollup: &&Rollup| rollup.start >= Granularity::QuarterHour.floor(a);
         prop_assert_eq!(kept.into_iter().collect::<Vec<_>>(), rollups.iter().filter(over).cloned().collect::<Vec<_>>());
     }
 
     #[test]
     fn buckets_neither_overlap_nor_leave_gaps(
-        time in times(), width in select(&Width::ALL[..]), name in select(&ZONES[..]),
+        time in times(), width in select(&Granularity::ALL[..]), name in select(&ZONES[..]),
     ) {
         let zone = zone(name);
         let bucket = width.bucket(time, &zone);
@@ -293,11 +293,11 @@ proptest! {
     fn filling_keeps_every_count(
         events in events_at(modern_times()), name in select(&ZONES[..]), back in 0..72_i64,
     ) {
-        let over_time = summary::over_time(&events, Width::Hour, &zone(name));
+        let over_time = summary::over_time(&events, Granularity::Hour, &zone(name));
         let from = at("2026-03-27T00:00:00Z");
         let to = from + SignedDuration::from_hours(back);
         let filled = over_time.filled(from..to, to).unwrap();
-        let first = Width::Hour.bucket(from, &over_time.zone).start;
+        let first = Granularity::Hour.bucket(from, &over_time.zone).start;
         let shown: u64 = filled.iter().map(|bucket| bucket.totals.total()).sum();
         let counted = over_time.buckets.range(first..to.max(first));
         prop_assert_eq!(shown, counted.map(|(_, totals)| totals.total()).sum::<u64>());
@@ -354,7 +354,7 @@ fn four_events_by_hand() {
 #[test]
 fn the_day_the_clocks_go_back_has_25_hours() {
     // New York leaves summer time on 2026-11-01 at 06:00 UTC.
-    let over_time = summary::over_time(&four_events(), Width::Day, &zone("America/New_York"));
+    let over_time = summary::over_time(&four_events(), Granularity::Day, &zone("America/New_York"));
     let now = at("2026-11-02T05:00:00Z");
     let days = over_time
         .filled(at("2026-10-31T12:00:00Z")..at("2026-11-03T00:00:00Z"), now)
@@ -375,7 +375,7 @@ fn the_day_the_clocks_go_back_has_25_hours() {
 
 #[test]
 fn hours_follow_the_zones_clocks() {
-    let starts = |name: &str, width: Width, from: &str, to: &str| -> Vec<String> {
+    let starts = |name: &str, width: Granularity, from: &str, to: &str| -> Vec<String> {
         let nothing: [UsageEvent; 0] = [];
         let over_time = summary::over_time(&nothing, width, &zone(name));
         let filled = over_time.filled(at(from)..at(to), at(to)).unwrap();
@@ -387,7 +387,7 @@ fn hours_follow_the_zones_clocks() {
     assert_eq!(
         starts(
             "Asia/Kathmandu",
-            Width::Hour,
+            Granularity::Hour,
             "2026-01-01T00:00:00Z",
             "2026-01-01T02:00:00Z"
         ),
@@ -401,7 +401,7 @@ fn hours_follow_the_zones_clocks() {
     assert_eq!(
         starts(
             "Australia/Lord_Howe",
-            Width::Hour,
+            Granularity::Hour,
             "2026-10-03T14:30:00Z",
             "2026-10-03T17:00:00Z"
         ),
@@ -415,7 +415,7 @@ fn hours_follow_the_zones_clocks() {
     assert_eq!(
         starts(
             "Pacific/Apia",
-            Width::Day,
+            Granularity::Day,
             "2011-12-29T10:00:00Z",
             "2011-12-31T10:00:00Z"
         ),
@@ -426,7 +426,7 @@ fn hours_follow_the_zones_clocks() {
     assert_eq!(
         starts(
             "America/St_Johns",
-            Width::Day,
+            Granularity::Day,
             "1987-10-24T12:00:00Z",
             "1987-10-26T00:00:00Z"
         ),
@@ -437,7 +437,7 @@ fn hours_follow_the_zones_clocks() {
 #[test]
 fn a_chart_has_a_bound() {
     let nothing: [UsageEvent; 0] = [];
-    let over_time = summary::over_time(&nothing, Width::Minute, &TimeZone::UTC);
+    let over_time = summary::over_time(&nothing, Granularity::Minute, &TimeZone::UTC);
     let now = at("2026-01-01T00:00:00Z");
     let ask = |from, to| over_time.filled(from..to, now).map(|filled| filled.len());
     assert_eq!(ask(now, now), Ok(0));
@@ -491,7 +491,7 @@ fn parts_that_only_one_side_has_are_left_out() {
     let events = four_events();
     let hours = |name| {
         whole()
-            .over_time(Width::Hour, zone(name))
+            .over_time(Granularity::Hour, zone(name))
             .summarize(&events)
     };
     let mut merged = hours("UTC");
@@ -531,7 +531,7 @@ fn many_endpoints_and_statuses_are_all_kept() {
 #[test]
 fn threads_share_the_work() {
     let events: Vec<_> = four_events().into_iter().cycle().take(100_000).collect();
-    let spec = whole().over_time(Width::Hour, TimeZone::UTC);
+    let spec = whole().over_time(Granularity::Hour, TimeZone::UTC);
     let one = spec.summarize(&events);
     for threads in [0, 1, 2, 3, 1_000] {
         assert_eq!(spec.summarize_parallel(&events, threads), one);

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use keytally::backend::MemoryBackend;
 use keytally::key::{KeyAdmin, NewKey};
 use keytally::testing::{FailingStore, Fixture};
-use keytally::usage::{Outcome, Refusal, SummaryQuery, UsageReader};
+use keytally::usage::{Outcome, RejectionReason, SummaryQuery, UsageReader};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Answers with the number in the path.
@@ -74,7 +74,7 @@ async fn refusals_without_a_key_are_counted() {
     let app = test.layer().layer(service_fn(handle));
     assert_eq!(ask(&app, "/", None).await, StatusCode::UNAUTHORIZED);
     assert!(test.events().await.is_empty());
-    assert_eq!(test.stats().await.refused_for(Refusal::Missing), 1);
+    assert_eq!(test.stats().await.refused_for(RejectionReason::Missing), 1);
 }
 
 #[tokio::test]

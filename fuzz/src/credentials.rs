@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty};
 use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, KeyAdmin, NewKey, Secret};
-use keytally::usage::{Recorder, Refusal};
+use keytally::usage::{Recorder, RejectionReason};
 use keytally::{ApiKeyLayer, ApiKeyService, Caller, Clock, Rejection};
 use tokio::runtime::{Builder, Runtime};
 use tower_layer::Layer;
@@ -176,7 +176,7 @@ impl Doors {
         let (all, anonymous) = (nth % 2 == 1, nth >= 2);
         let (headers, uri) = (request.headers().clone(), request.uri().clone());
         let expected = match Presented::of(&headers, &uri, all).key() {
-            Err(Refusal::Missing) if anonymous => Ok(None),
+            Err(RejectionReason::Missing) if anonymous => Ok(None),
             Ok(key) => Ok(Some(key)),
             Err(reason) => Err(reason),
         };
@@ -208,7 +208,7 @@ impl Doors {
                 let rejection = rejection.expect("a reason for outer layers");
                 assert_eq!(rejection.reason, reason);
                 // Only who has the whole secret is known, and then it is that key's request.
-                let known = reason == Refusal::Revoked;
+                let known = reason == RejectionReason::Revoked;
                 assert_eq!(rejection.key.is_some(), known);
                 // So many refusals of a rejected key are events, and all others are counted.
                 let counted = self.refused() - refused_before;
@@ -217,7 +217,7 @@ impl Doors {
                 // Rule 2: which of the reasons it is cannot be told from the answer.
                 assert_eq!(answer.status().as_u16(), 401);
                 let alike = match reason {
-                    Refusal::Missing => &self.missing,
+                    RejectionReason::Missing => &self.missing,
                     _ => &self.wrong,
                 };
                 assert_eq!(&answer_of(answer), alike);
@@ -384,9 +384,9 @@ impl Presented {
     }
 
     /// The number of the key that it belongs to.
-    fn key(mut self) -> Result<usize, Refusal> {
+    fn key(mut self) -> Result<usize, RejectionReason> {
         if self.1 {
-            return Err(Refusal::Malformed);
+            return Err(RejectionReason::Malformed);
         }
         for found in &mut self.0 {
             if !found.is_ascii() {
@@ -397,29 +397,29 @@ impl Presented {
         self.0.sort();
         self.0.dedup();
         let secret = match &self.0[..] {
-            [] => return Err(Refusal::Missing),
+            [] => return Err(RejectionReason::Missing),
             [secret] => secret,
-            _ => return Err(Refusal::Ambiguous),
+            _ => return Err(RejectionReason::Ambiguous),
         };
-        let secret = std::str::from_utf8(secret).map_err(|_| Refusal::Malformed)?;
+        let secret = std::str::from_utf8(secret).map_err(|_| RejectionReason::Malformed)?;
         match SECRETS.iter().position(|known| *known == secret) {
             Some(nth @ (0 | 1)) => Ok(nth),
-            Some(2) => Err(Refusal::Revoked),
+            Some(2) => Err(RejectionReason::Revoked),
             _ => match Secret::parse(secret) {
                 Ok(secret) => Err(stranger(&secret)),
-                Err(_) => Err(Refusal::Malformed),
+                Err(_) => Err(RejectionReason::Malformed),
             },
         }
     }
 }
 
 /// Of a key that is there, or of none.
-fn stranger(secret: &Secret) -> Refusal {
+fn stranger(secret: &Secret) -> RejectionReason {
     let ids = SECRETS[..3].iter().map(|known| &known[10..26]);
     if ids.into_iter().any(|id| id == secret.id().as_str()) {
-        Refusal::WrongSecret
+        RejectionReason::WrongSecret
     } else {
-        Refusal::Unknown
+        RejectionReason::Unknown
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keytally::usage::{
-    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, Refusal, Rollup,
+    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, RejectionReason, Rollup,
     Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{Page, async_trait};
@@ -57,7 +57,7 @@ fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
     };
     event.outcome = input.pick(&Outcome::ALL);
     event.cause = (input.byte() & 1 == 1).then(|| input.pick(&Cause::ALL));
-    event.refusal = (input.byte() & 1 == 1).then(|| input.pick(&Refusal::ALL));
+    event.refusal = (input.byte() & 1 == 1).then(|| input.pick(&RejectionReason::ALL));
     event.latency_us = input.number();
     event.request_bytes = input.number();
     event.response_bytes = u64::MAX - event.request_bytes;

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::{AllowEveryone, Dashboard};
 use keytally::usage::{
-    Batch, Cause, Count, LogFilter, Method, Outcome, Refusal, Status, StatusClass, UsageEvent,
+    Batch, Cause, Count, LogFilter, Method, Outcome, RejectionReason, Status, StatusClass, UsageEvent,
     UsageReader, UsageSink,
 };
 use keytally::{Clock, KeyId, PageToken};
@@ -392,7 +392,7 @@ fn events() -> Vec<UsageEvent> {
         (event.outcome, event.cause) = Outcome::of(event.status);
         if nth == 1 {
             (event.outcome, event.cause) = (Outcome::RateLimited, None);
-            event.refusal = Some(Refusal::RateLimited);
+            event.refusal = Some(RejectionReason::RateLimited);
         }
         event.resource_id = (nth % 2 == 0).then(|| "r".into());
         event.request_id = (nth % 5 == 0).then(|| format!("id-{nth}").into());

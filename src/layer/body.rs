@@ -26,7 +26,7 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
         Inner { #[pin] body: B, watch: Option<Box<Watch>> },
-        Refusal { body: Option<Bytes> },
+        RejectionReason { body: Option<Bytes> },
     }
 }
 
@@ -41,7 +41,7 @@ impl<B> ResponseBody<B> {
 
     pub(crate) fn refusal(body: Bytes) -> Self {
         Self {
-            kind: Kind::Refusal {
+            kind: Kind::RejectionReason {
                 body: Some(body).filter(|body| !body.is_empty()),
             },
             meter: Meter::off(),
@@ -105,7 +105,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut this = self.project();
         let (mut body, watch) = match this.kind.as_mut().project() {
-            KindProjection::Refusal { body } => {
+            KindProjection::RejectionReason { body } => {
                 return Poll::Ready(body.take().map(|body| Ok(Frame::data(body))));
             }
             KindProjection::Inner { body, watch } => (body, watch),
@@ -115,7 +115,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         {
             let trailers = this.meter.reject(reason);
             // Nothing more is asked of the service.
-            this.kind.set(Kind::Refusal { body: None });
+            this.kind.set(Kind::RejectionReason { body: None });
             let end = trailers.map(Frame::trailers).ok_or(BodyError::KeyRejected);
             return Poll::Ready(Some(end));
         }
@@ -145,14 +145,14 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body, .. } => body.is_end_stream(),
-            Kind::Refusal { body } => body.is_none(),
+            Kind::RejectionReason { body } => body.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body, .. } => body.size_hint(),
-            Kind::Refusal { body } => {
+            Kind::RejectionReason { body } => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
         }

@@ -9,7 +9,7 @@ use http::Request;
 use super::caller::Caller;
 use super::head::RequestHead;
 use super::reject::{Rejection, Rejections};
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
 /// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or the request is anonymous and
 /// the handler asked for a [`Caller`] rather than for an `Option` of one: answered with 401.
@@ -18,7 +18,7 @@ pub struct NoCaller;
 
 impl IntoResponse for NoCaller {
     fn into_response(self) -> Response {
-        let rejection = Rejection::new(Refusal::Missing);
+        let rejection = Rejection::new(RejectionReason::Missing);
         Rejections::default()
             .answer(rejection, RequestHead::of(&Request::new(())))
             .map(Body::from)

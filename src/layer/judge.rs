@@ -25,7 +25,7 @@ use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CacheLookup, CachedKey, Digest, KeyStatus, StoreError, id_of, is_importable};
 use crate::limit::{Charge, Decision, LimitResponse};
-use crate::usage::{Recorder, Refusal};
+use crate::usage::{Recorder, RejectionReason};
 
 /// From where a key is known.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ impl Gate {
             found.add_taken(&self.sources, &outer.taken);
         }
         if found.has_unread() {
-            return self.refuse_stranger(Refusal::Malformed, visit);
+            return self.refuse_stranger(RejectionReason::Malformed, visit);
         }
         let secret = match std::mem::take(&mut found.presented) {
             Presented::Nothing if is_preflight => return self.pass_unseen(visit),
@@ -58,13 +58,13 @@ impl Gate {
                 let limit = self.anonymous_limit.as_deref();
                 return self.pass_without_key(limit, visit);
             }
-            Presented::Nothing => return self.refuse_stranger(Refusal::Missing, visit),
-            Presented::Garbled => return self.refuse_stranger(Refusal::Malformed, visit),
-            Presented::Ambiguous => return self.refuse_stranger(Refusal::Ambiguous, visit),
+            Presented::Nothing => return self.refuse_stranger(RejectionReason::Missing, visit),
+            Presented::Garbled => return self.refuse_stranger(RejectionReason::Malformed, visit),
+            Presented::Ambiguous => return self.refuse_stranger(RejectionReason::Ambiguous, visit),
             Presented::Secret(secret) => secret,
         };
         let Some(id) = self.id_of(&secret) else {
-            return self.refuse_stranger(Refusal::Malformed, visit);
+            return self.refuse_stranger(RejectionReason::Malformed, visit);
         };
         match self.cache.get(id, visit.began) {
             CacheLookup::Held(entry) if self.is_its_own(&secret, &entry) => {
@@ -72,7 +72,7 @@ impl Gate {
             }
             CacheLookup::Held(entry) => {
                 // Taken from a list, since the time of a branch would tell one from the other.
-                let reasons = [Refusal::Unknown, Refusal::WrongSecret];
+                let reasons = [RejectionReason::Unknown, RejectionReason::WrongSecret];
                 self.refuse_guess(reasons[usize::from(entry.exists)], visit)
             }
             // Whoever has the secret of a key that let in pays for no look-up.
@@ -155,10 +155,10 @@ impl Gate {
                 };
                 self.judge(entry, known, visit)
             }
-            Ok(Some(_)) => refuse(Refusal::WrongSecret),
+            Ok(Some(_)) => refuse(RejectionReason::WrongSecret),
             Ok(None) => {
                 self.compare_in_vain(secret);
-                refuse(Refusal::Unknown)
+                refuse(RejectionReason::Unknown)
             }
             Err(error) => {
                 self.give_back(charge);
@@ -221,10 +221,10 @@ impl Gate {
         }
         let begun = if self.is_told_already(visit) {
             Begun::nothing()
-        } else if self.recorder.begin() {
+        } else if self.recorder.reserve() {
             Begun::with(&self.recorder)
         } else {
-            return self.refuse_stranger(Refusal::RecorderFull, visit);
+            return self.refuse_stranger(RejectionReason::RecorderFull, visit);
         };
         let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
         let terms = match Terms::of(self, &entry, visit.began) {
@@ -248,17 +248,17 @@ impl Gate {
 
     /// Why a key cannot be used now or from here, whatever its limits.
     #[inline]
-    fn unusable(&self, entry: &CachedKey, visit: &Visit<'_>) -> Option<Refusal> {
+    fn unusable(&self, entry: &CachedKey, visit: &Visit<'_>) -> Option<RejectionReason> {
         match entry.key.status(visit.began.timestamp()) {
             KeyStatus::Active => {}
-            KeyStatus::Disabled => return Some(Refusal::Disabled),
-            KeyStatus::Revoked => return Some(Refusal::Revoked),
-            KeyStatus::Expired => return Some(Refusal::Expired),
+            KeyStatus::Disabled => return Some(RejectionReason::Disabled),
+            KeyStatus::Revoked => return Some(RejectionReason::Revoked),
+            KeyStatus::Expired => return Some(RejectionReason::Expired),
         }
         let allowed = &entry.key.addresses;
         let here = || self.client_address.of(visit.head);
         let misplaced = !allowed.is_empty() && !here().is_some_and(|here| allowed.contains(here));
-        misplaced.then_some(Refusal::Address)
+        misplaced.then_some(RejectionReason::Address)
     }
 
     /// The limiter has decided: the ticket of a request that is within its key's limits.
@@ -329,8 +329,8 @@ impl Gate {
         if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
             return Verdict::Through(Ticket::unfollowed(visit.admitted(self, None)));
         }
-        if !self.recorder.begin() {
-            return self.refuse_stranger(Refusal::RecorderFull, visit);
+        if !self.recorder.reserve() {
+            return self.refuse_stranger(RejectionReason::RecorderFull, visit);
         }
         let begun = Begun::with(&self.recorder);
         if let Some(limit) = limit {
@@ -356,7 +356,7 @@ impl Gate {
         report::store_failure(error);
         // Nobody gets in by asking for more than is asked of the store.
         if self.store_failure == StoreFailure::Refuse || matches!(error, StoreError::Busy) {
-            return self.refuse_stranger(Refusal::StoreUnavailable, visit);
+            return self.refuse_stranger(RejectionReason::StoreUnavailable, visit);
         }
         let (ticket, mark) = match self.pass_without_key(None, visit) {
             Verdict::Anonymous(ticket, mark) => (ticket, Some(mark)),

@@ -15,7 +15,7 @@ use super::terms::Terms;
 use super::visit::Visit;
 use crate::key::CachedKey;
 use crate::limit::{Decision, LimitError, PendingDecision};
-use crate::usage::{Recorder, Refusal};
+use crate::usage::{Recorder, RejectionReason};
 
 impl Gate {
     /// The limiter has to be waited for: should nobody do so any more, the request is accounted for
@@ -84,7 +84,7 @@ impl Gate {
         visit: &Visit<'_>,
     ) -> Response<Bytes> {
         report::limiter_failure(error);
-        let rejection = Rejection::new(Refusal::LimiterUnavailable);
+        let rejection = Rejection::new(RejectionReason::LimiterUnavailable);
         self.refuse_key(entry, rejection, None, begun, visit)
     }
 }

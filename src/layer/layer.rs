@@ -297,7 +297,7 @@ impl ApiKeyLayer {
     /// A look-up counts from its beginning until it has found a key that works, or the store failed; that
     /// of a client who does not wait for the answer goes on counting, and whoever waits for another's pays
     /// nothing. Refusals of keys that do not work are events of those keys as ever, with
-    /// [this reason](crate::usage::Refusal::LookupBudget).
+    /// [this reason](crate::usage::RejectionReason::LookupBudget).
     ///
     /// Of IPv6, the first 64 bits are the address. Memory for all of them is fixed, and who has enough
     /// addresses can use up the budgets of others as well: the larger the budgets, the more it takes.
@@ -360,7 +360,7 @@ impl ApiKeyLayer {
     /// IPv6 address are the client. A /48 network can use up most cells with some 100,000 requests per unit of the burst
     /// within a window; other clients are refused then.
     ///
-    /// [`KeepLog::KeysOnly`](crate::usage::KeepLog::KeysOnly) counts anonymous requests without logging them.
+    /// [`LogSampling::KeysOnly`](crate::usage::LogSampling::KeysOnly) counts anonymous requests without logging them.
     ///
     /// # Errors
     ///

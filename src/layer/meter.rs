@@ -18,7 +18,9 @@ use super::visit::Visit;
 use crate::clock::Now;
 use crate::key::CachedKey;
 use crate::limit::Decision;
-use crate::usage::{Abandon, Cause, Draft, Method, Outcome, Place, Recorder, Refusal, Status};
+use crate::usage::{
+    Abandon, Cause, Method, Outcome, PendingEvent, Place, Recorder, RejectionReason, Status,
+};
 
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ enum State {
 #[derive(Debug)]
 struct Running {
     gate: Arc<Gate>,
-    draft: Draft,
+    draft: PendingEvent,
     began: Now,
     /// The answer's, once there is one.
     protocol: Option<Protocol>,
@@ -114,7 +116,7 @@ impl Meter {
         let (draft, is_open) = visit.draft(gate, key);
         Self(State::Own(Box::new(Running {
             gate: gate.clone(),
-            draft: Draft { cost, ..draft },
+            draft: PendingEvent { cost, ..draft },
             began: visit.began,
             protocol: None,
             is_open,
@@ -213,10 +215,10 @@ impl Meter {
 
     /// The key was rejected while the body was under way: the trailers that end it over gRPC.
     #[cold]
-    pub(super) fn reject(&mut self, reason: Refusal) -> Option<HeaderMap> {
+    pub(super) fn reject(&mut self, reason: RejectionReason) -> Option<HeaderMap> {
         let mut trailers = None;
         self.with(|running| {
-            running.draft.refusal = Some(reason);
+            running.draft.rejection_reason = Some(reason);
             if running.protocol == Some(Protocol::Grpc) {
                 running.draft.status = Status::Grpc(grpc::UNAUTHENTICATED);
                 trailers = Some(grpc::rejected());
@@ -227,13 +229,13 @@ impl Meter {
     }
 
     /// The request is refused after it was admitted: the response is whole.
-    pub(super) fn refuse(mut self, reason: Refusal, response: &mut Response<Bytes>) {
+    pub(super) fn refuse(mut self, reason: RejectionReason, response: &mut Response<Bytes>) {
         self.with(|running| {
             running.additions.complete_refusal(response.headers_mut());
             let protocol = Protocol::of_response(response.headers());
             running.protocol = Some(protocol);
             running.draft.status = protocol.status_of(response);
-            running.draft.refusal = Some(reason);
+            running.draft.rejection_reason = Some(reason);
             running.draft.response_bytes = response.body().len() as u64;
         });
         self.end(End::Whole);
@@ -330,7 +332,7 @@ impl Running {
             self.name_by_path();
         }
         if let Some(rejection) = response.extensions().get::<Rejection>() {
-            self.draft.refusal = Some(rejection.reason);
+            self.draft.rejection_reason = Some(rejection.reason);
         }
     }
 
@@ -358,14 +360,14 @@ impl Running {
         let answered = draft.status != Status::None
             && (whole || matches!(draft.status, Status::Grpc(code) if code != grpc::CANCELLED));
         (draft.outcome, draft.cause) = match (answered, end) {
-            (true, _) | (_, End::Refused) => match draft.refusal {
-                Some(reason) => Outcome::of_refusal(reason),
+            (true, _) | (_, End::Refused) => match draft.rejection_reason {
+                Some(reason) => Outcome::of_rejection(reason),
                 None => Outcome::of(draft.status),
             },
             (false, End::Failed | End::Panicked) => (Outcome::Failed, Some(Cause::ServerError)),
             (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
         };
-        if draft.refusal.is_none() && proves(draft.status) {
+        if draft.rejection_reason.is_none() && proves(draft.status) {
             self.name_by_path();
         } else if self.is_open && self.protocol != Some(Protocol::Http) {
             // Unproven, or no response.
@@ -375,7 +377,7 @@ impl Running {
         let recorder = &self.gate.recorder;
         let told_elsewhere = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
         if self.superseded.as_ref().is_some_and(told_elsewhere) {
-            return recorder.unbegin();
+            return recorder.release();
         }
         self.draft.latency_us = self.gate.clock.now().micros_since(self.began);
         recorder.record(self.draft);

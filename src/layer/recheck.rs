@@ -13,7 +13,7 @@ use super::report;
 use super::step::{Step, Ticket, Waited, What};
 use crate::clock::Now;
 use crate::key::{CacheLookup, CachedKey, KeyStatus, StoreError};
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
 /// How long a lookup counts at least: where nothing is cached, a request that waits for a moment is not looked up
 /// again.
@@ -52,7 +52,7 @@ impl Gate {
             };
         }
         if *lookups >= MAX_LOOKUPS {
-            return self.refuse_admitted(Refusal::StoreUnavailable, ticket, request);
+            return self.refuse_admitted(RejectionReason::StoreUnavailable, ticket, request);
         }
         *lookups += 1;
         let (cache, entry) = (self.cache.clone(), entry.clone());
@@ -77,12 +77,12 @@ impl Gate {
     ) -> Step {
         let reason = match found {
             Ok(Some(known)) => rejected(&known, entry, self.clock.now()),
-            Ok(None) => Some(Refusal::Unknown),
+            Ok(None) => Some(RejectionReason::Unknown),
             Err(error) => {
                 report::store_failure(&error);
                 let passes = self.store_failure == StoreFailure::Pass;
                 let passes = passes && !matches!(error, StoreError::Busy);
-                (!passes).then_some(Refusal::StoreUnavailable)
+                (!passes).then_some(RejectionReason::StoreUnavailable)
             }
         };
         match reason {
@@ -93,7 +93,12 @@ impl Gate {
 
     /// Refuses a request that was admitted: its event tells of the refusal.
     #[cold]
-    fn refuse_admitted<B>(&self, reason: Refusal, ticket: Ticket, request: &Request<B>) -> Step {
+    fn refuse_admitted<B>(
+        &self,
+        reason: RejectionReason,
+        ticket: Ticket,
+        request: &Request<B>,
+    ) -> Step {
         let key = request.extensions().get::<Caller>().map(|caller| caller.id);
         report::refusal(reason, key);
         let rejection = Rejection {
@@ -107,17 +112,21 @@ impl Gate {
 }
 
 /// Why a key that was admitted does not let in any more, as it is known now.
-pub(super) fn rejected(known: &CachedKey, admitted: &CachedKey, now: Now) -> Option<Refusal> {
+pub(super) fn rejected(
+    known: &CachedKey,
+    admitted: &CachedKey,
+    now: Now,
+) -> Option<RejectionReason> {
     if !known.exists {
-        return Some(Refusal::Unknown);
+        return Some(RejectionReason::Unknown);
     }
     if known.digest != admitted.digest {
-        return Some(Refusal::WrongSecret);
+        return Some(RejectionReason::WrongSecret);
     }
     match known.key.status(now.timestamp()) {
         KeyStatus::Active => None,
-        KeyStatus::Disabled => Some(Refusal::Disabled),
-        KeyStatus::Revoked => Some(Refusal::Revoked),
-        KeyStatus::Expired => Some(Refusal::Expired),
+        KeyStatus::Disabled => Some(RejectionReason::Disabled),
+        KeyStatus::Revoked => Some(RejectionReason::Revoked),
+        KeyStatus::Expired => Some(RejectionReason::Expired),
     }
 }

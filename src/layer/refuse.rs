@@ -18,7 +18,7 @@ use super::step::{Begun, Verdict};
 use super::visit::Visit;
 use crate::key::CachedKey;
 use crate::limit::{Charge, Decision, whole_secs};
-use crate::usage::{Outcome, Recorder, Refusal};
+use crate::usage::{Outcome, Recorder, RejectionReason};
 
 impl Gate {
     /// Who pays for a look-up and of what, where there is a budget and the client's address is known.
@@ -51,7 +51,7 @@ impl Gate {
     /// Refuses what is not the secret of a key. An address without a budget gets one answer, whether
     /// the store would have to be asked or not: it does not learn what is cached.
     #[inline(never)]
-    pub(super) fn refuse_guess(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
+    pub(super) fn refuse_guess(&self, reason: RejectionReason, visit: &Visit<'_>) -> Verdict {
         match self.payer(visit) {
             Ok(_) => self.refuse_stranger(reason, visit),
             Err(wait) => self.refuse_without_budget(wait, visit),
@@ -60,7 +60,7 @@ impl Gate {
 
     /// Why a key's own secret does not let in. An address without a budget does not learn that it is
     /// one either, as far as unknown keys get the same answer.
-    pub(super) fn rejection_of(&self, reason: Refusal, visit: &Visit<'_>) -> Rejection {
+    pub(super) fn rejection_of(&self, reason: RejectionReason, visit: &Visit<'_>) -> Rejection {
         let rejection = Rejection::new(reason);
         if rejection.status() != StatusCode::UNAUTHORIZED {
             return rejection;
@@ -78,13 +78,13 @@ impl Gate {
     pub(super) fn refuse_anonymous(&self, wait: Duration, visit: &Visit<'_>) -> Verdict {
         let rejection = Rejection {
             retry_after_secs: Some(whole_secs(wait)),
-            ..Rejection::new(Refusal::RateLimited)
+            ..Rejection::new(RejectionReason::RateLimited)
         };
         self.refuse_without_event(rejection, visit)
     }
 
     /// Refuses a request that no key answers for.
-    pub(super) fn refuse_stranger(&self, reason: Refusal, visit: &Visit<'_>) -> Verdict {
+    pub(super) fn refuse_stranger(&self, reason: RejectionReason, visit: &Visit<'_>) -> Verdict {
         self.refuse_without_event(Rejection::new(reason), visit)
     }
 
@@ -114,7 +114,7 @@ impl Gate {
         } else {
             let address = self.client_address.payer(visit.head);
             // In this order: a full recorder uses up no limit.
-            let begun = self.recorder.begin_rejected();
+            let begun = self.recorder.reserve_rejected();
             let begun = begun.then(|| Begun::rejected(&self.recorder));
             let begun = begun.filter(|_| self.rejected_events.admit(id, address, visit.began));
             let Some(begun) = begun else {
@@ -143,9 +143,9 @@ impl Gate {
         if is_open && let Some(method) = self.endpoints.known(draft.path()) {
             draft.endpoint = Some(method);
         }
-        draft.refusal = Some(rejection.reason);
+        draft.rejection_reason = Some(rejection.reason);
         draft.is_rejected = begun.is_rejected();
-        (draft.outcome, draft.cause) = Outcome::of_refusal(rejection.reason);
+        (draft.outcome, draft.cause) = Outcome::of_rejection(rejection.reason);
         let mut response = self.rejections.answer(rejection, visit.head);
         draft.status = Protocol::of_response(response.headers()).status_of(&response);
         draft.response_bytes = response.body().len() as u64;
@@ -165,6 +165,6 @@ impl Gate {
 fn without_budget(wait: Duration) -> Rejection {
     Rejection {
         retry_after_secs: Some(whole_secs(wait)),
-        ..Rejection::new(Refusal::LookupBudget)
+        ..Rejection::new(RejectionReason::LookupBudget)
     }
 }

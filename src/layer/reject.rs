@@ -12,7 +12,7 @@ use super::grpc;
 use super::head::RequestHead;
 use super::retry;
 use crate::id::KeyId;
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
 /// Why a request was refused: in the response's extensions, for outer layers, metrics and logs. The
 /// client learns less. The limits that are reached are told by [`violated`](Self::violated).
@@ -30,7 +30,7 @@ use crate::usage::Refusal;
 #[non_exhaustive]
 pub struct Rejection {
     /// Why.
-    pub reason: Refusal,
+    pub reason: RejectionReason,
     /// The key, where the secret that was sent is that key's.
     pub key: Option<KeyId>,
     /// Seconds after which trying again makes sense, where waiting helps.
@@ -43,7 +43,7 @@ pub struct Rejection {
 
 impl Rejection {
     /// What could not be checked may be tried again soon; other waits are for the caller to set.
-    pub(crate) fn new(reason: Refusal) -> Self {
+    pub(crate) fn new(reason: RejectionReason) -> Self {
         let mut rejection = Self {
             reason,
             key: None,
@@ -65,11 +65,13 @@ impl Rejection {
     /// The HTTP status that the client gets.
     pub fn status(&self) -> StatusCode {
         match self.reason {
-            Refusal::Address | Refusal::Scope => StatusCode::FORBIDDEN,
-            Refusal::RateLimited | Refusal::LookupBudget => StatusCode::TOO_MANY_REQUESTS,
-            Refusal::StoreUnavailable | Refusal::LimiterUnavailable | Refusal::RecorderFull => {
-                StatusCode::SERVICE_UNAVAILABLE
+            RejectionReason::Address | RejectionReason::Scope => StatusCode::FORBIDDEN,
+            RejectionReason::RateLimited | RejectionReason::LookupBudget => {
+                StatusCode::TOO_MANY_REQUESTS
             }
+            RejectionReason::StoreUnavailable
+            | RejectionReason::LimiterUnavailable
+            | RejectionReason::RecorderFull => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNAUTHORIZED,
         }
     }
@@ -197,12 +199,12 @@ impl Rejections {
 
     fn problem(&self, rejection: &Rejection) -> Response<Bytes> {
         let body = match rejection.status() {
-            StatusCode::TOO_MANY_REQUESTS if rejection.reason == Refusal::LookupBudget => {
+            StatusCode::TOO_MANY_REQUESTS if rejection.reason == RejectionReason::LookupBudget => {
                 Bytes::from_static(TOO_MANY_LOOKUPS)
             }
             StatusCode::TOO_MANY_REQUESTS => rate_limited(rejection),
             StatusCode::SERVICE_UNAVAILABLE => Bytes::from_static(UNAVAILABLE),
-            StatusCode::FORBIDDEN if rejection.reason == Refusal::Scope => {
+            StatusCode::FORBIDDEN if rejection.reason == RejectionReason::Scope => {
                 Bytes::from_static(SCOPE)
             }
             StatusCode::FORBIDDEN => Bytes::from_static(FORBIDDEN),
@@ -214,7 +216,7 @@ impl Rejections {
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(CACHE_CONTROL, NO_STORE);
         match rejection.status() {
-            StatusCode::UNAUTHORIZED if rejection.reason == Refusal::Missing => {
+            StatusCode::UNAUTHORIZED if rejection.reason == RejectionReason::Missing => {
                 headers.insert(WWW_AUTHENTICATE, self.challenge.clone());
             }
             StatusCode::UNAUTHORIZED => {
@@ -248,7 +250,7 @@ impl Rejections {
         // None of the messages has a character that would have to be percent-encoded.
         headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(message));
         let wait = rejection.retry_after_secs.map(Duration::from_secs);
-        if wait.is_some() || rejection.reason == Refusal::RateLimited {
+        if wait.is_some() || rejection.reason == RejectionReason::RateLimited {
             let pushback = retry::pushback(wait, self.max_pushback, request);
             headers.insert(grpc::GRPC_PUSHBACK, pushback);
         }
@@ -336,11 +338,11 @@ fn rate_limited(rejection: &Rejection) -> Bytes {
 fn grpc_message(rejection: &Rejection) -> &'static str {
     match rejection.status() {
         StatusCode::UNAUTHORIZED => "a valid API key is required",
-        StatusCode::FORBIDDEN if rejection.reason == Refusal::Scope => {
+        StatusCode::FORBIDDEN if rejection.reason == RejectionReason::Scope => {
             "this API key lacks a scope that is required"
         }
         StatusCode::FORBIDDEN => "this API key may not be used from here",
-        StatusCode::TOO_MANY_REQUESTS if rejection.reason == Refusal::LookupBudget => {
+        StatusCode::TOO_MANY_REQUESTS if rejection.reason == RejectionReason::LookupBudget => {
             "too many API keys that do not work came from this address"
         }
         StatusCode::TOO_MANY_REQUESTS if rejection.key.is_none() => {

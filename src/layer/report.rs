@@ -4,9 +4,9 @@
 use crate::id::KeyId;
 use crate::key::StoreError;
 use crate::limit::LimitError;
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
-pub(super) fn refusal(reason: Refusal, key: Option<KeyId>) {
+pub(super) fn refusal(reason: RejectionReason, key: Option<KeyId>) {
     #[cfg(feature = "tracing")]
     match key {
         Some(key) => tracing::debug!(%reason, %key, "request refused"),
@@ -63,9 +63,9 @@ mod tests {
     fn what_went_wrong_is_told() {
         let told = CapturedEvents::default();
         let listening = told.capture();
-        refusal(Refusal::Unknown, None);
+        refusal(RejectionReason::Unknown, None);
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
-        refusal(Refusal::Disabled, Some(id));
+        refusal(RejectionReason::Disabled, Some(id));
         store_failure(&StoreError::unavailable("connection reset"));
         limiter_failure(&LimitError::Full);
         drop(listening);

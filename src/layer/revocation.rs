@@ -18,7 +18,7 @@ use super::gate::Gate;
 use super::recheck::rejected;
 use super::report;
 use crate::key::{CacheLookup, CachedKey, StoreError};
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
 type Found = Result<Option<Arc<CachedKey>>, StoreError>;
 
@@ -46,7 +46,7 @@ impl Watch {
     }
 
     /// Ready as soon as the key is known to work no more.
-    pub(super) fn poll_rejected(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+    pub(super) fn poll_rejected(&mut self, cx: &mut Context<'_>) -> Poll<RejectionReason> {
         loop {
             let known = match &mut self.lookup {
                 None => {
@@ -68,7 +68,7 @@ impl Watch {
                     self.lookup = None;
                     match found {
                         Ok(Some(known)) => Some(known),
-                        Ok(None) => return self.end(Refusal::Unknown),
+                        Ok(None) => return self.end(RejectionReason::Unknown),
                         // The key did work, and is checked again.
                         Err(error) => {
                             report::store_failure(&error);
@@ -86,7 +86,7 @@ impl Watch {
         }
     }
 
-    fn end(&self, reason: Refusal) -> Poll<Refusal> {
+    fn end(&self, reason: RejectionReason) -> Poll<RejectionReason> {
         report::refusal(reason, Some(self.entry.key.id));
         Poll::Ready(reason)
     }

@@ -17,7 +17,7 @@ use super::head::RequestHead;
 use super::reject::{InvalidRealm, Rejection, Rejections};
 use super::step::Ticket;
 use crate::drain::DrainLimits;
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
 /// Lets only keys with a scope through: 403 for others, `PERMISSION_DENIED` over gRPC. Goes inside
 /// of an [`ApiKeyLayer`](super::ApiKeyLayer), which accounts for its refusals; a request that comes
@@ -117,9 +117,9 @@ where
             Some(caller) => Rejection {
                 key: Some(caller.id),
                 scope: Some(scope.clone()),
-                ..Rejection::new(Refusal::Scope)
+                ..Rejection::new(RejectionReason::Scope)
             },
-            None => Rejection::new(Refusal::Missing),
+            None => Rejection::new(RejectionReason::Missing),
         };
         let head = RequestHead::of(&request);
         let answer = self.requirement.rejections.answer(rejection, head);

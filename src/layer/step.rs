@@ -17,7 +17,7 @@ use super::meter::Meter;
 use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Charge, Decision, LimitError};
-use crate::usage::{Recorder, Refusal};
+use crate::usage::{Recorder, RejectionReason};
 
 /// What to do with a request next.
 pub(super) enum Step {
@@ -58,7 +58,7 @@ impl Ticket {
     }
 
     /// The request is refused after all.
-    pub(super) fn refuse(self, reason: Refusal, response: &mut Response<Bytes>) {
+    pub(super) fn refuse(self, reason: RejectionReason, response: &mut Response<Bytes>) {
         match self {
             Self::Followed(meter) => meter.refuse(reason, response),
             Self::Unfollowed(additions) => {
@@ -194,7 +194,7 @@ impl<R: Borrow<Recorder>> Drop for Begun<R> {
                 // A hook failed before there was an event to tell of it.
                 recorder.borrow().lose();
             } else {
-                recorder.borrow().unbegin();
+                recorder.borrow().release();
             }
         }
     }

@@ -9,7 +9,7 @@ use super::reject::Rejection;
 use crate::clock::Now;
 use crate::key::CachedKey;
 use crate::limit::{Decision, LimitError, LimitHandle};
-use crate::usage::Refusal;
+use crate::usage::RejectionReason;
 
 pub(super) struct Terms {
     /// Of what gates they are: another one may have other defaults and another limiter.
@@ -76,7 +76,7 @@ impl Terms {
         Rejection {
             retry_after_secs: decision.retry_after_secs(),
             violated: Some(names),
-            ..Rejection::new(Refusal::RateLimited)
+            ..Rejection::new(RejectionReason::RateLimited)
         }
     }
 

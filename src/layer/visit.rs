@@ -17,7 +17,7 @@ use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CachedKey, without_secrets};
 use crate::limit::Decision;
-use crate::usage::{Attribution, Draft, Method, Outcome, Path, Status, event_id};
+use crate::usage::{Attribution, Method, Outcome, Path, PendingEvent, Status, event_id};
 
 pub(super) struct Visit<'a> {
     pub(super) head: RequestHead<'a>,
@@ -124,10 +124,10 @@ impl<'a> Visit<'a> {
     /// The event as far as it is known before there is an answer, and whether the answer may still name
     /// another endpoint.
     #[inline]
-    pub(super) fn draft(&self, gate: &Gate, key: Option<&Arc<CachedKey>>) -> (Draft, bool) {
+    pub(super) fn draft(&self, gate: &Gate, key: Option<&Arc<CachedKey>>) -> (PendingEvent, bool) {
         let head = self.head;
         let endpoint = gate.endpoints.of(head);
-        let draft = Draft {
+        let draft = PendingEvent {
             id: self.id,
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
             path: Path::from_slice(kept(head.uri().path()).as_bytes()),
@@ -151,7 +151,7 @@ impl<'a> Visit<'a> {
             method: Method::from(head.method()),
             outcome: Outcome::Failed,
             cause: None,
-            refusal: None,
+            rejection_reason: None,
             is_rejected: false,
         };
         (draft, endpoint.is_open)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::outcome::{Cause, Outcome, Refusal};
+use super::outcome::{Cause, Outcome, RejectionReason};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 /// An event's id, with the event's own time.
@@ -55,7 +55,7 @@ pub struct UsageEvent {
     /// Why it failed, if it did.
     pub cause: Option<Cause>,
     /// Why it was refused, if it was.
-    pub refusal: Option<Refusal>,
+    pub rejection_reason: Option<RejectionReason>,
     /// What it cost of the key's limits; `0` when the layer refused it.
     pub cost: u32,
     /// Microseconds from its arrival to the end of its answer.
@@ -85,7 +85,7 @@ impl UsageEvent {
             status: Status::Http(200),
             outcome: Outcome::Completed,
             cause: None,
-            refusal: None,
+            rejection_reason: None,
             cost: 1,
             latency_us: 0,
             request_bytes: 0,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::sum;
+use super::saturating;
 
 /// Each power of two is cut into this many buckets (as a power of two): eight.
 const CUTS: u32 = 3;
@@ -65,13 +65,13 @@ impl LatencyHistogram {
         self.cover(first, first + other.counts.len());
         let offset = first - usize::from(self.first);
         for (mine, theirs) in self.counts[offset..].iter_mut().zip(&other.counts) {
-            sum::add(mine, *theirs);
+            saturating::add(mine, *theirs);
         }
     }
 
     /// How many latencies were recorded.
     pub fn count(&self) -> u64 {
-        sum::total(self.counts.iter().copied())
+        saturating::total(self.counts.iter().copied())
     }
 
     /// Whether none was recorded.
@@ -130,7 +130,7 @@ impl LatencyHistogram {
             let Some(count) = counts.get_mut(bucket) else {
                 return Ok(None);
             };
-            sum::add(count, n);
+            saturating::add(count, n);
         }
         let used = |&count: &u64| count > 0;
         let Some(first) = counts.iter().position(used) else {
@@ -151,11 +151,11 @@ impl LatencyHistogram {
         // A bucket below the first wraps round to beyond the last.
         let offset = bucket.wrapping_sub(usize::from(self.first));
         if let Some(count) = self.counts.get_mut(offset) {
-            sum::add(count, n);
+            saturating::add(count, n);
         } else {
             self.cover(bucket, bucket + 1);
             let offset = bucket - usize::from(self.first);
-            sum::add(&mut self.counts[offset], n);
+            saturating::add(&mut self.counts[offset], n);
         }
     }
 
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(text, "[[3,2],[983040,1]]");
         let full: LatencyHistogram = serde_json::from_str("[[3,18446744073709551615]]").unwrap();
         histogram.merge(&full);
-        assert_eq!(histogram.count(), sum::MOST);
+        assert_eq!(histogram.count(), saturating::MOST);
         assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(3)));
         let nothing: LatencyHistogram = serde_json::from_str("[[3,0]]").unwrap();
         assert_eq!(nothing, LatencyHistogram::new());

@@ -1,52 +1,52 @@
 //! What was used: events, their sums, and who keeps them.
 
-mod draft;
 mod event;
 mod export;
-mod keep;
+mod granularity;
+mod in_flight;
 mod latency;
 mod log;
+mod normalize;
 #[cfg(feature = "_sql")]
 mod offsets;
-mod open;
 mod outcome;
+mod pending_event;
 mod query;
 mod recorded;
 mod recorder;
 mod rollup;
-mod rollups;
+mod rollup_store;
+mod sampling;
+pub(crate) mod saturating;
 mod sink;
 mod spool;
 mod stats;
-mod storable;
-pub(crate) mod sum;
 pub mod summary;
-mod width;
 mod wire;
 
 pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
 pub use export::Export;
-pub use keep::KeepLog;
+pub use granularity::Granularity;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use log::{Count, LogFilter, LogQuery};
-pub use outcome::{Cause, Outcome, Refusal};
+pub use outcome::{Cause, Outcome, RejectionReason};
 pub use query::{ReadError, SummaryQuery, UsageRange, UsageReader};
 pub use recorded::{InvalidLogCursor, LogCursor, RecordedEvent, RecordedPage, RecordedQuery};
 pub use recorder::{Recorder, RecorderBuilder, ShutdownReport, WhenFull};
 pub use rollup::Rollup;
-pub use rollups::Rollups;
+pub use rollup_store::RollupStore;
+pub use sampling::LogSampling;
 pub use sink::{Batch, SinkError, UsageSink};
 pub use spool::{Spool, SpoolError, Spooled};
 pub use stats::RecorderStats;
 pub use summary::{Summary, SummarySpec, Totals};
-pub use width::Width;
 pub use wire::{Method, Status, StatusClass, UnknownName};
 
-pub(crate) use draft::{Attribution, Draft, Path};
 pub(crate) use event::event_id;
 #[cfg(feature = "conformance")]
 pub(crate) use export::{Form, Next};
+pub(crate) use in_flight::{Abandon, Place};
 #[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;
-pub(crate) use open::{Abandon, Place};
+pub(crate) use pending_event::{Attribution, Path, PendingEvent};
 pub(crate) use recorded::{Filling, Scanned};

@@ -23,7 +23,7 @@ pub enum Outcome {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
-    /// Refused before the work for another reason than a limit; see [`Refusal`].
+    /// Refused before the work for another reason than a limit; see [`RejectionReason`].
     Refused,
     /// Answered with a 4xx, or a gRPC code that names the client's fault.
     ClientError,
@@ -35,11 +35,11 @@ pub enum Cause {
 
 /// Why a request was refused.
 ///
-/// Clients learn less than this: every reason up to [`Refusal::Expired`] looks the same to them.
+/// Clients learn less than this: every reason up to [`RejectionReason::Expired`] looks the same to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum RejectionReason {
     /// No key was sent.
     Missing,
     /// What was sent does not have the form of a key, or its checksum is wrong.
@@ -87,9 +87,9 @@ impl Outcome {
     }
 
     /// The outcome of a refused request.
-    pub(crate) fn of_refusal(reason: Refusal) -> (Self, Option<Cause>) {
+    pub(crate) fn of_rejection(reason: RejectionReason) -> (Self, Option<Cause>) {
         match reason {
-            Refusal::RateLimited => (Self::RateLimited, None),
+            RejectionReason::RateLimited => (Self::RateLimited, None),
             _ => (Self::Failed, Some(Cause::Refused)),
         }
     }
@@ -127,7 +127,7 @@ impl Cause {
     }
 }
 
-impl Refusal {
+impl RejectionReason {
     /// Every reason there is, in the order of the enum.
     pub const ALL: [Self; 15] = [
         Self::Missing,
@@ -180,7 +180,7 @@ macro_rules! display_as_str {
     )*};
 }
 
-display_as_str!(Outcome, Cause, Refusal);
+display_as_str!(Outcome, Cause, RejectionReason);
 
 #[cfg(test)]
 mod tests {
@@ -194,7 +194,7 @@ mod tests {
         for cause in Cause::ALL {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
         }
-        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+        for (index, refusal) in RejectionReason::ALL.into_iter().enumerate() {
             assert_eq!(serde_json::to_value(refusal).unwrap(), refusal.as_str());
             assert_eq!(refusal as usize, index);
         }

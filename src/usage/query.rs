@@ -114,7 +114,7 @@ pub struct UsageRange {
     pub key: Option<KeyId>,
     /// Of this owner's keys.
     pub owner: Option<String>,
-    /// From this time on. Rollups are kept by buckets of time, and a bucket belongs to the range in which it starts, so
+    /// From this time on. RollupStore are kept by buckets of time, and a bucket belongs to the range in which it starts, so
     /// that no request counts in two adjacent ranges. Buckets are minutes, or hours where a backend has dropped the
     /// minutes. A summary whose range cuts a bucket is not [`exact`](Summary::exact).
     pub from: Option<Timestamp>,
@@ -271,11 +271,11 @@ mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
     use crate::usage::log::tests::{TICK, event, key};
-    use crate::usage::{Batch, UsageSink, Width};
+    use crate::usage::{Batch, Granularity, UsageSink};
 
     #[test]
     fn a_rollup_belongs_to_the_range_in_which_it_starts() {
-        let rollup = Rollup::of(&event(), Width::Minute);
+        let rollup = Rollup::of(&event(), Granularity::Minute);
         let (start, end) = (rollup.start, rollup.start + SignedDuration::from_mins(1));
         let all = UsageRange::new;
         let within = all().key(key("a")).owner("customer-17");
@@ -346,7 +346,9 @@ mod tests {
     #[cfg_attr(miri, ignore = "time zones are not found there")]
     fn questions_and_batches_round_trip_through_json() {
         let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
-        let spec = SummarySpec::new().by_key().over_time(Width::Day, zone);
+        let spec = SummarySpec::new()
+            .by_key()
+            .over_time(Granularity::Day, zone);
         let query = SummaryQuery::new(UsageRange::new().owner("customer-17"), spec);
         let json = serde_json::to_string(&query).unwrap();
         assert_eq!(serde_json::from_str::<SummaryQuery>(&json).unwrap(), query);

@@ -6,18 +6,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
+use super::granularity::Granularity;
 use super::latency::LatencyHistogram;
 use super::outcome::{Cause, Outcome};
-use super::rollups::Rollups;
-use super::sum::{self, add};
-use super::width::Width;
+use super::rollup_store::RollupStore;
+use super::saturating::{self, add};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
 /// The events of one key, owner, bucket of time, method, endpoint, status, outcome and cause, added
 /// up.
 ///
-/// Rollups of the same group merge by addition, in any order, and sums stop at 2⁶³ − 1, the largest
+/// RollupStore of the same group merge by addition, in any order, and sums stop at 2⁶³ − 1, the largest
 /// number that every database holds, instead of overflowing. To make one by hand, start from
 /// [`Rollup::of`] and set its fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Rollup {
     /// Where the bucket starts: a multiple of its width in UTC.
     pub start: Timestamp,
     /// How wide the bucket is.
-    pub width: Width,
+    pub width: Granularity,
     /// The key's owner at the time.
     pub owner: Option<Arc<str>>,
     /// The requests' method.
@@ -55,7 +55,7 @@ pub struct Rollup {
 
 impl Rollup {
     /// One event as a rollup of the width.
-    pub fn of(event: &UsageEvent, width: Width) -> Self {
+    pub fn of(event: &UsageEvent, width: Granularity) -> Self {
         let mut rollup = Self {
             key: event.key,
             start: width.floor(event.time),
@@ -72,7 +72,7 @@ impl Rollup {
             response_bytes: 0,
             latency: LatencyHistogram::new(),
         };
-        rollup.count_in(event);
+        rollup.add(event);
         rollup
     }
 
@@ -80,9 +80,9 @@ impl Rollup {
     /// of their group.
     pub fn of_events<'a>(
         events: impl IntoIterator<Item = &'a UsageEvent>,
-        width: Width,
+        width: Granularity,
     ) -> Vec<Self> {
-        let mut rollups = Rollups::new();
+        let mut rollups = RollupStore::new();
         for event in events {
             rollups.add_event(event, width);
         }
@@ -90,7 +90,7 @@ impl Rollup {
     }
 
     /// Counts an event of the same group.
-    pub(crate) fn count_in(&mut self, event: &UsageEvent) {
+    pub(crate) fn add(&mut self, event: &UsageEvent) {
         add(&mut self.count, 1);
         add(&mut self.cost, event.cost.into());
         add(&mut self.request_bytes, event.request_bytes);
@@ -99,7 +99,7 @@ impl Rollup {
     }
 
     /// Adds a rollup of the same group.
-    pub(crate) fn absorb(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         add(&mut self.count, other.count);
         add(&mut self.cost, other.cost);
         add(&mut self.request_bytes, other.request_bytes);
@@ -110,10 +110,10 @@ impl Rollup {
     /// With no sum beyond where sums stop, which one that was made by hand may have.
     pub(super) fn bounded(self) -> Self {
         Self {
-            count: self.count.min(sum::MOST),
-            cost: self.cost.min(sum::MOST),
-            request_bytes: self.request_bytes.min(sum::MOST),
-            response_bytes: self.response_bytes.min(sum::MOST),
+            count: self.count.min(saturating::MOST),
+            cost: self.cost.min(saturating::MOST),
+            request_bytes: self.request_bytes.min(saturating::MOST),
+            response_bytes: self.response_bytes.min(saturating::MOST),
             ..self
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::event::{UsageEvent, event_id};
-use super::storable::make_storable;
+use super::normalize::normalize;
 
 /// Events that are written together, in a form that every database can keep.
 ///
@@ -33,7 +33,7 @@ impl Batch {
 
     /// As [`Batch::new`]. Copies the events only if somebody else holds them too.
     pub(crate) fn of(mut events: Arc<[UsageEvent]>) -> Self {
-        make_storable(Arc::make_mut(&mut events));
+        normalize(Arc::make_mut(&mut events));
         let micros = jiff::Timestamp::now().as_microsecond();
         let id = event_id(micros);
         Self { id, events }
@@ -44,7 +44,7 @@ fn read_storable<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Arc<[UsageEvent]>, D::Error> {
     let mut events = Vec::<UsageEvent>::deserialize(deserializer)?;
-    make_storable(&mut events);
+    normalize(&mut events);
     Ok(events.into())
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::draft::EVENT_BYTES;
-use super::outcome::Refusal;
+use super::outcome::RejectionReason;
+use super::pending_event::EVENT_BYTES;
 use crate::sync::atomic::{AtomicI64, AtomicU64};
 
 /// What a recorder has seen since it was made.
@@ -43,7 +43,7 @@ pub struct RecorderStats {
     pub last_written: Option<Timestamp>,
     /// Refusals that are not recorded as events, by reason that occurred: those without a known key, and those of
     /// rejected keys beyond [what is recorded of them](crate::ApiKeyLayer#events-of-rejected-keys).
-    pub refused: Vec<(Refusal, u64)>,
+    pub refused: Vec<(RejectionReason, u64)>,
     /// Requests that passed without their key being verified, because the store failed and the
     /// layer was told to let them pass.
     pub unverified: u64,
@@ -51,7 +51,7 @@ pub struct RecorderStats {
 
 impl RecorderStats {
     /// Refusals for this reason that are not recorded as events.
-    pub fn refused_for(&self, reason: Refusal) -> u64 {
+    pub fn refused_for(&self, reason: RejectionReason) -> u64 {
         self.refused
             .iter()
             .find(|(known, _)| *known == reason)
@@ -83,7 +83,7 @@ pub(super) struct Counters {
     /// When the sink last wrote something, in microseconds since 1970; 0 if it has not yet.
     pub(super) last_written: AtomicI64,
     pub(super) unverified: AtomicU64,
-    pub(super) refused: [AtomicU64; Refusal::ALL.len()],
+    pub(super) refused: [AtomicU64; RejectionReason::ALL.len()],
 }
 
 /// A counter on a cache line of its own, since every request on every core writes it.
@@ -127,7 +127,7 @@ impl Counters {
         let queued = self.queued.events.load(Relaxed).max(settled);
         let accepted = queued + dropped;
         let waiting = queued - settled;
-        let refused = Refusal::ALL.into_iter().map(|reason| {
+        let refused = RejectionReason::ALL.into_iter().map(|reason| {
             let count = self.refused[reason as usize].load(Relaxed);
             (reason, count)
         });

@@ -1,6 +1,6 @@
 //! The OpenAPI document.
 
-use keytally::usage::summary::Jump;
+use keytally::usage::summary::Spike;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -25,7 +25,7 @@ async fn the_document_describes_the_api_where_it_is() {
         "disable_key",
         "enable_key",
         "export_requests",
-        "find_jumps",
+        "find_spikes",
         "get_key",
         "get_recorder",
         "list_audit_entries",
@@ -43,12 +43,12 @@ async fn the_document_describes_the_api_where_it_is() {
 }
 
 #[tokio::test]
-async fn the_rule_of_jumps_is_told_as_it_is() {
+async fn the_rule_of_spikes_is_told_as_it_is() {
     let document = Api::new().get("/openapi.json").await.with(200);
-    let told = document["paths"]["/usage/jumps"]["get"]
+    let told = document["paths"]["/usage/spikes"]["get"]
         .to_string()
         .replace("\\n", " ");
-    let [least, factor, points] = [Jump::LEAST, Jump::FACTOR, Jump::POINTS];
+    let [least, factor, points] = [Spike::LEAST, Spike::FACTOR, Spike::POINTS];
     assert!(told.contains(&format!("at least {least}, ")), "{told}");
     assert!(told.contains(&format!("at least {factor} times")), "{told}");
     assert!(

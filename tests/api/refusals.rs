@@ -154,7 +154,7 @@ async fn what_is_wrong_in_a_query_is_named() {
     for path in [
         "usage",
         "usage/over-time",
-        "usage/jumps",
+        "usage/spikes",
         "log",
         "log/count",
         "log/export/csv",

@@ -99,18 +99,18 @@ async fn keys_that_fare_worse_than_before_are_found() {
     let backend = MemoryBackend::new();
     backend.write(&Batch::new(events.collect())).await.unwrap();
     let api = Api::over(backend);
-    let path = "/usage/jumps?from=2026-11-01T01:00:00Z&to=2026-11-01T02:00:00Z";
+    let path = "/usage/spikes?from=2026-11-01T01:00:00Z&to=2026-11-01T02:00:00Z";
     let found = api.get(path).await.with(200);
-    let jumps = found["jumps"].as_array().unwrap();
-    assert_eq!(jumps.len(), 1);
+    let spikes = found["spikes"].as_array().unwrap();
+    assert_eq!(spikes.len(), 1);
     assert_eq!(
-        (&jumps[0]["key"], &jumps[0]["outcome"]),
+        (&spikes[0]["key"], &spikes[0]["outcome"]),
         (&json!(KEY), &json!("failed"))
     );
-    assert_eq!(jumps[0]["now"]["failed"], 25);
-    assert_eq!(jumps[0]["before"]["failed"], 0);
-    let path = "/usage/jumps?from=2026-11-01T00:00:00Z&to=2026-11-01T01:00:00Z";
-    assert_eq!(api.get(path).await.with(200)["jumps"], json!([]));
+    assert_eq!(spikes[0]["now"]["failed"], 25);
+    assert_eq!(spikes[0]["before"]["failed"], 0);
+    let path = "/usage/spikes?from=2026-11-01T00:00:00Z&to=2026-11-01T01:00:00Z";
+    assert_eq!(api.get(path).await.with(200)["spikes"], json!([]));
 }
 
 #[tokio::test]

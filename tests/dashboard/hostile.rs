@@ -253,7 +253,7 @@ async fn hostile_texts_are_whole_in_programs_answers_and_no_formula_in_files() {
             "{usage}"
         );
         for path in [
-            "/api/usage/jumps?from=2026-01-01T00:00:00Z",
+            "/api/usage/spikes?from=2026-01-01T00:00:00Z",
             "/api/usage/over-time?from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z",
             "/api/log/count",
         ] {

@@ -7,7 +7,8 @@ use keytally::backend::{MemoryBackend, SqliteBackend};
 use keytally::key::{AddressList, Issuer, Key, KeyAdmin, Vault};
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Batch, Cause, Method, Outcome, Recorder, Refusal, Status, UsageEvent, UsageReader, UsageSink,
+    Batch, Cause, Method, Outcome, Recorder, RejectionReason, Status, UsageEvent, UsageReader,
+    UsageSink,
 };
 
 use crate::pages::{Answer, Pages};
@@ -117,7 +118,7 @@ fn event(n: i32) -> UsageEvent {
         6 => {
             event.status = Status::Http(429);
             event.outcome = Outcome::RateLimited;
-            event.refusal = Some(Refusal::RateLimited);
+            event.rejection_reason = Some(RejectionReason::RateLimited);
         }
         _ => {}
     }

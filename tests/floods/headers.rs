@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{NewKey, Prefix, Secret};
-use keytally::usage::{Recorder, Refusal};
+use keytally::usage::{Recorder, RejectionReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -44,7 +44,7 @@ async fn status(address: SocketAddr, lines: impl Iterator<Item = String>) -> Opt
 async fn check_accounts(service: &support::Service, passed: u64, ambiguous: u64) {
     service.until_open(0).await;
     let stats = service.recorder.stats();
-    assert_eq!(stats.refused_for(Refusal::Ambiguous), ambiguous);
+    assert_eq!(stats.refused_for(RejectionReason::Ambiguous), ambiguous);
     assert_eq!((stats.accepted, stats.lost), (passed, 0));
 }
 
@@ -251,8 +251,8 @@ async fn header_bombs_into_the_service_leave_nothing() {
     }
     recorder.flush().await;
     let stats = recorder.stats();
-    assert_eq!(stats.refused_for(Refusal::Ambiguous), 2 * rounds);
-    assert_eq!(stats.refused_for(Refusal::Malformed), rounds);
+    assert_eq!(stats.refused_for(RejectionReason::Ambiguous), 2 * rounds);
+    assert_eq!(stats.refused_for(RejectionReason::Malformed), rounds);
     assert_eq!((stats.written, stats.lost), (2 * rounds, 0));
     flood.end(5 * rounds);
 }

@@ -10,7 +10,7 @@ use http::{Request, StatusCode};
 use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
 use keytally::key::{Issued, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
-use keytally::usage::{Recorder, Refusal};
+use keytally::usage::{Recorder, RejectionReason};
 use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress};
 
 use super::measure::{Flood, MIB};
@@ -92,7 +92,7 @@ async fn rule_6_unknown_keys_leave_no_memory_behind() {
     assert_eq!(setup.asked(), requests);
     let stats = setup.recorder.stats();
     assert_eq!(
-        (stats.refused_for(Refusal::Unknown), stats.accepted),
+        (stats.refused_for(RejectionReason::Unknown), stats.accepted),
         (requests, 0)
     );
     flood.end(requests);
@@ -135,7 +135,7 @@ async fn unknown_keys_of_a_few_addresses_are_looked_up_no_more_than_their_budget
     }
     let refused = |reason| setup.recorder.stats().refused_for(reason);
     assert_eq!(
-        refused(Refusal::Unknown) + refused(Refusal::LookupBudget),
+        refused(RejectionReason::Unknown) + refused(RejectionReason::LookupBudget),
         requests + 2
     );
     flood.end(requests);

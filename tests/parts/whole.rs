@@ -18,7 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, Issued, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
-use keytally::usage::{Cause, Outcome, Recorder, Refusal, Status, UsageEvent};
+use keytally::usage::{Cause, Outcome, Recorder, RejectionReason, Status, UsageEvent};
 use keytally::{ApiKeyLayer, Rejection};
 
 use super::faulty::{Moody, Sink, Store, cost_of};
@@ -179,7 +179,7 @@ async fn each_part_that_fails_alone_is_told_of_as_what_it_is() {
             Told::Event(_) => (1, 0, 0),
         };
         assert_eq!((report.written, report.lost), (written, lost), "{fault:?}");
-        let unavailable = stats.refused_for(Refusal::StoreUnavailable);
+        let unavailable = stats.refused_for(RejectionReason::StoreUnavailable);
         assert_eq!(
             (unavailable, stats.refused.len() as u64),
             (counted, counted),
@@ -210,12 +210,12 @@ fn as_expected(event: &UsageEvent, fault: Fault) {
         Fault::LimiterHangs | Fault::LimiterFails => (
             Outcome::Failed,
             Some(Cause::Refused),
-            Some(Refusal::LimiterUnavailable),
+            Some(RejectionReason::LimiterUnavailable),
         ),
         _ => (Outcome::Completed, None, None),
     };
     assert_eq!(
-        (event.outcome, event.cause, event.refusal),
+        (event.outcome, event.cause, event.rejection_reason),
         expected,
         "{fault:?}"
     );
@@ -272,14 +272,17 @@ async fn rule_9_all_at_once_with_a_shutdown_in_the_middle_the_report_is_the_trut
         let begins = |it| matches!(it, Told::Lost | Told::Event(_));
         // Beyond the limit on events of rejected keys, and once the recorder is closed, their refusals are counted
         // only.
-        let unrecorded = stats.refused_for(Refusal::Revoked);
+        let unrecorded = stats.refused_for(RejectionReason::Revoked);
         let rejections = asked.values().filter(|fault| **fault == Fault::OnRejection);
         assert!(unrecorded <= rejections.count() as u64, "seed {seed}");
         let begun = told(0..u64::MAX, begins) - unrecorded;
         assert_eq!((stats.accepted, stats.queued), (begun, 0), "seed {seed}");
         assert_eq!(stats.written + stats.lost, begun, "seed {seed}");
         let counted = told(0..u64::MAX, |it| it == Told::Counted);
-        assert_eq!(stats.refused_for(Refusal::StoreUnavailable), counted);
+        assert_eq!(
+            stats.refused_for(RejectionReason::StoreUnavailable),
+            counted
+        );
         // Nothing is written once the report is there, and what comes then is lost.
         assert_eq!(report.written, stats.written, "seed {seed}");
         assert!(report.lost <= stats.lost, "seed {seed}");

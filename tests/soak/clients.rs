@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use keytally::key::KeyAdmin;
-use keytally::usage::Refusal;
+use keytally::usage::RejectionReason;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
@@ -34,9 +34,9 @@ pub(crate) struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// Answered with this status; the refusal if it was one of a known key.
-    Event(u16, Option<Refusal>),
+    Event(u16, Option<RejectionReason>),
     /// Refused without a known key: counted, and no event.
-    Counted(Refusal),
+    Counted(RejectionReason),
     /// Left by the client in the middle of an answer of 200.
     Cut,
     /// Its connection was gone before there was an answer: an event, if it arrived.
@@ -192,8 +192,11 @@ impl<B: KeyAdmin> Client<B> {
         };
         let still = self.crowd.clock.settled() == settled;
         if works && still {
-            let fine =
-                !ends(end) || matches!(end, End::Counted(Refusal::StoreUnavailable) | End::Unknown);
+            let fine = !ends(end)
+                || matches!(
+                    end,
+                    End::Counted(RejectionReason::StoreUnavailable) | End::Unknown
+                );
             assert!(
                 fine,
                 "a key that works was refused: {end:?}, {:?}",
@@ -263,7 +266,7 @@ impl<B: KeyAdmin> Client<B> {
         let request = self.request(&Method::GET, &self.path("postings/1"), "soak_nonsense");
         match self.send(request).await {
             Some(answer) => {
-                assert_eq!(end_of(&answer), End::Counted(Refusal::Malformed));
+                assert_eq!(end_of(&answer), End::Counted(RejectionReason::Malformed));
                 let _ = answer.into_body().collect().await;
                 self.crowd.malformed.fetch_add(1, Ordering::Relaxed);
             }
@@ -278,10 +281,15 @@ fn ends(end: End) -> bool {
         End::Event(_, refusal) => {
             matches!(
                 refusal,
-                Some(Refusal::Revoked | Refusal::Disabled | Refusal::Expired)
+                Some(
+                    RejectionReason::Revoked | RejectionReason::Disabled | RejectionReason::Expired
+                )
             )
         }
-        End::Counted(reason) => matches!(reason, Refusal::Unknown | Refusal::StoreUnavailable),
+        End::Counted(reason) => matches!(
+            reason,
+            RejectionReason::Unknown | RejectionReason::StoreUnavailable
+        ),
         // Nothing is known of it.
         End::Cut | End::Unknown => true,
     }

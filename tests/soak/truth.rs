@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
 use keytally::key::KeyAdmin;
 use keytally::usage::{
-    Cause, LogQuery, Method, Outcome, Refusal, Status, SummaryQuery, SummarySpec, UsageEvent,
-    UsageRange, UsageReader, Width,
+    Cause, Granularity, LogQuery, Method, Outcome, RejectionReason, Status, SummaryQuery,
+    SummarySpec, UsageEvent, UsageRange, UsageReader,
 };
 
 use crate::clients::{Client, Crowd, End, METHODS, Sent};
@@ -61,12 +61,12 @@ impl Memory {
         match sent.end {
             End::Event(status, refusal) => {
                 assert_eq!(
-                    (event.status, event.refusal),
+                    (event.status, event.rejection_reason),
                     (Status::Http(status), refusal),
                     "{id}"
                 );
                 let (outcome, _) = match refusal {
-                    Some(Refusal::RateLimited) => (Outcome::RateLimited, None),
+                    Some(RejectionReason::RateLimited) => (Outcome::RateLimited, None),
                     Some(_) => (Outcome::Failed, Some(Cause::Refused)),
                     None => Outcome::of(event.status),
                 };
@@ -88,7 +88,7 @@ pub(crate) struct Found {
     pub(crate) cut: u64,
     /// Requests whose clients hung up at once: those that arrived, and all.
     pub(crate) hung_up: (u64, u64),
-    pub(crate) counted: BTreeMap<Refusal, u64>,
+    pub(crate) counted: BTreeMap<RejectionReason, u64>,
     pub(crate) first: Timestamp,
     pub(crate) last: Timestamp,
     pub(crate) limited: u64,
@@ -121,7 +121,7 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     let is_rejected = |reason| {
         matches!(
             reason,
-            Refusal::Revoked | Refusal::Disabled | Refusal::Expired
+            RejectionReason::Revoked | RejectionReason::Disabled | RejectionReason::Expired
         )
     };
     let mut counted = BTreeMap::new();
@@ -155,14 +155,14 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
         (0, 0, 0)
     );
     let malformed = crowd.malformed.load(std::sync::atomic::Ordering::Relaxed);
-    counted.insert(Refusal::Malformed, malformed);
-    for reason in Refusal::ALL {
+    counted.insert(RejectionReason::Malformed, malformed);
+    for reason in RejectionReason::ALL {
         let (there, here) = (
             stats.refused_for(reason),
             counted.get(&reason).copied().unwrap_or(0),
         );
         // Nobody has seen how those who hung up were refused.
-        let unseen = if reason == Refusal::StoreUnavailable || is_rejected(reason) {
+        let unseen = if reason == RejectionReason::StoreUnavailable || is_rejected(reason) {
             unknown - arrived
         } else {
             0
@@ -218,7 +218,7 @@ async fn read_log<B: KeyAdmin + UsageReader>(
 async fn compare_sums<B: UsageReader>(backend: &B, log: &Tally) {
     let mut minutes = Tally::new();
     // On a full minute: one that a range cuts counts where it starts.
-    let start = Width::Hour.floor(Timestamp::now()) - SignedDuration::from_hours(3);
+    let start = Granularity::Hour.floor(Timestamp::now()) - SignedDuration::from_hours(3);
     for quarter in 0..32 {
         // Some at a time: there are many.
         let from = start + SignedDuration::from_mins(15) * quarter;

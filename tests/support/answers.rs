@@ -9,8 +9,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
 use keytally::usage::{
-    Batch, Cause, Count, LogFilter, LogQuery, Method, Outcome, Rollup, Status, StatusClass,
-    SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    Batch, Cause, Count, Granularity, LogFilter, LogQuery, Method, Outcome, Rollup, Status,
+    StatusClass, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use proptest::prelude::*;
 
@@ -138,7 +138,7 @@ prop_compose! {
         by_key in any::<bool>(),
         latency in any::<bool>(),
         over_time in 0..4_u8,
-        width in 0..Width::ALL.len(),
+        width in 0..Granularity::ALL.len(),
         zone in 0..ZONES.len(),
     ) -> SummarySpec {
         let mut spec = SummarySpec::new();
@@ -149,7 +149,7 @@ prop_compose! {
             spec = spec.latency();
         }
         if over_time > 0 {
-            spec = spec.over_time(Width::ALL[width], TimeZone::get(ZONES[zone]).unwrap());
+            spec = spec.over_time(Granularity::ALL[width], TimeZone::get(ZONES[zone]).unwrap());
         }
         spec
     }
@@ -199,13 +199,13 @@ where
         (range.key, range.owner) = (filter.key, filter.owner.clone());
         (range.from, range.to) = (filter.from, filter.to);
         // A minute that the range cuts counts where it starts.
-        let counts = |event: &&UsageEvent| range.includes(&Rollup::of(event, Width::Minute));
+        let counts = |event: &&UsageEvent| range.includes(&Rollup::of(event, Granularity::Minute));
         let within: Vec<&UsageEvent> = events.iter().filter(counts).collect();
         let query = SummaryQuery::new(range.clone(), spec.clone());
         let summary = backend.summary(&query).await.unwrap();
         let mut expected = spec.summarize(within.iter().copied());
         // A backend need not know that a minute that is cut has no requests.
-        let minutes = Rollup::of_events(&events, Width::Minute);
+        let minutes = Rollup::of_events(&events, Granularity::Minute);
         let is_cut = minutes.iter().any(|minute| range.cuts(minute));
         prop_assert!(!(is_cut && summary.exact));
         expected.exact = summary.exact;
@@ -219,7 +219,7 @@ where
             rollups.sort_by_key(|sum| format!("{:?}", (sum.start, sum.key, sum)));
             rollups
         };
-        let expected = Rollup::of_events(within.iter().copied(), Width::Minute);
+        let expected = Rollup::of_events(within.iter().copied(), Granularity::Minute);
         prop_assert_eq!(by_key(rollups), by_key(expected));
     }
     Ok(())

@@ -273,7 +273,8 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
         let page = backend.requests(&LogQuery::new(filter)).await.unwrap();
         assert_eq!(page.items.len() as u64, count);
     }
-    let by_day = SummarySpec::new().over_time(keytally::usage::Width::Day, jiff::tz::TimeZone::UTC);
+    let by_day =
+        SummarySpec::new().over_time(keytally::usage::Granularity::Day, jiff::tz::TimeZone::UTC);
     let spec = by_day.by_key().latency();
     for (range, of) in [
         (UsageRange::new(), &events[..]),

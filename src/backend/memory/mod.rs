@@ -14,7 +14,7 @@ use self::keys::Keys;
 use self::usage::Usage;
 use crate::clock::Clock;
 use crate::key::InvalidationFeed;
-use crate::usage::KeepLog;
+use crate::usage::LogSampling;
 
 /// Keys and usage in memory: [`KeyAdmin`](crate::key::KeyAdmin),
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
@@ -44,7 +44,7 @@ pub struct MemoryConfig {
     /// Requests in the log at most: 100,000 unless set. One takes some 300 bytes.
     pub log_capacity: usize,
     /// Which requests the log keeps: all unless set.
-    pub log: KeepLog,
+    pub log: LogSampling,
     /// How long sums are kept by the minute: seven days unless set. Older ones are folded into quarters
     /// of an hour, and no sum changes.
     pub minutes_kept: Duration,
@@ -62,7 +62,7 @@ impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
             log_capacity: 100_000,
-            log: KeepLog::All,
+            log: LogSampling::All,
             minutes_kept: Duration::from_secs(7 * 24 * 3_600),
             quarters_kept: Duration::from_secs(400 * 24 * 3_600),
             hours_kept: Duration::from_secs(400 * 24 * 3_600),
@@ -86,7 +86,7 @@ impl MemoryConfig {
 
     /// Sets [`log`](Self::log).
     #[must_use]
-    pub fn log(mut self, keep: KeepLog) -> Self {
+    pub fn log(mut self, keep: LogSampling) -> Self {
         self.log = keep;
         self
     }

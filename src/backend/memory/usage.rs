@@ -13,15 +13,15 @@ use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::summary::by_key;
 use crate::usage::{
-    Batch, Count, Filling, InvalidLogCursor, LogCursor, LogFilter, LogQuery, ReadError,
-    RecordedEvent, RecordedPage, RecordedQuery, Rollup, Rollups, Scanned, SinkError, Summary,
-    SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    Batch, Count, Filling, Granularity, InvalidLogCursor, LogCursor, LogFilter, LogQuery,
+    ReadError, RecordedEvent, RecordedPage, RecordedQuery, Rollup, RollupStore, Scanned, SinkError,
+    Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 
 pub(super) struct Usage {
     config: MemoryConfig,
     log: Log,
-    rollups: Rollups,
+    rollups: RollupStore,
     /// The batches written last: a batch is tried again before many others are.
     applied: VecDeque<Uuid>,
     /// The newest event's time when minutes were folded last.
@@ -103,7 +103,7 @@ impl Usage {
         Self {
             config,
             log: Log::default(),
-            rollups: Rollups::new(),
+            rollups: RollupStore::new(),
             applied: VecDeque::new(),
             folded_at: Timestamp::MIN,
         }
@@ -118,7 +118,7 @@ impl Usage {
             self.applied.pop_front();
         }
         self.applied.push_back(batch.id);
-        self.rollups.add_events(&batch.events, Width::Minute);
+        self.rollups.add_events(&batch.events, Granularity::Minute);
         let keep = self.config.log;
         let logged = match batch.events.iter().all(|event| keep.keeps(event)) {
             true => batch.events.clone(),
@@ -148,10 +148,10 @@ impl Usage {
         let minutes = self.config.minutes_kept;
         let quarters = self.config.quarters_kept.max(minutes);
         if let Some(before) = before(minutes).filter(|_| minutes < quarters) {
-            self.rollups.fold(before, Width::QuarterHour);
+            self.rollups.fold(before, Granularity::QuarterHour);
         }
         if let Some(before) = before(quarters) {
-            self.rollups.fold(before, Width::Hour);
+            self.rollups.fold(before, Granularity::Hour);
         }
         if let Some(before) = before(self.config.hours_kept) {
             self.rollups.forget(before);
@@ -159,7 +159,7 @@ impl Usage {
     }
 
     /// The sums that may belong to a range, to be added up without the lock held.
-    fn around(&self, range: &UsageRange) -> Rollups {
+    fn around(&self, range: &UsageRange) -> RollupStore {
         // The widest bucket that may hold the range's beginning starts an hour before it at most.
         let hour = SignedDuration::from_hours(1);
         let from = range.from.map_or(Timestamp::MIN, |from| {

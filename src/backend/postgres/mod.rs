@@ -32,8 +32,8 @@ use crate::key::{
 };
 use crate::page::Page;
 use crate::usage::{
-    Count, KeepLog, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup, Summary,
-    SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
+    Count, LogFilter, LogQuery, LogSampling, ReadError, RecordedPage, RecordedQuery, Rollup,
+    Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
 };
 
 /// Keys and usage in a PostgreSQL database (tested with version 15): [`KeyAdmin`], `UsageSink` and
@@ -163,7 +163,7 @@ impl PostgresBackend {
 
     /// Keeps these requests in the log; sums are made of all. Every one, unless set.
     #[must_use]
-    pub fn with_log(mut self, keep: KeepLog) -> Self {
+    pub fn with_log(mut self, keep: LogSampling) -> Self {
         self.0.keep = keep;
         self
     }

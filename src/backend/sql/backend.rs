@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::names::Names;
 use crate::key::{AuditEntry, InvalidationFeed};
-use crate::usage::KeepLog;
+use crate::usage::LogSampling;
 
 /// A database, and what all clones of a backend share.
 #[derive(Debug)]
 pub(in crate::backend) struct SqlBackend<E> {
     pub(in crate::backend) engine: Arc<E>,
     pub(in crate::backend) changes: InvalidationFeed,
-    pub(in crate::backend) keep: KeepLog,
+    pub(in crate::backend) keep: LogSampling,
     pub(super) actor: Option<Arc<str>>,
 }
 
@@ -32,7 +32,7 @@ impl<E: Engine> SqlBackend<E> {
         Self {
             engine: Arc::new(engine),
             changes: InvalidationFeed::new(),
-            keep: KeepLog::All,
+            keep: LogSampling::All,
             actor: None,
         }
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::value::{as_micros, status_codes};
 use crate::id::KeyId;
-use crate::usage::{Rollup, UsageEvent, Width};
+use crate::usage::{Granularity, Rollup, UsageEvent};
 
 /// Names a series: 128 bits of the SHA-256 over its parts. Columns that may be empty, or longer than
 /// an index takes, cannot be a key themselves.
@@ -112,8 +112,8 @@ impl<'a> Grouped<'a> {
             *place = sorted[*place];
         }
         let minutes = sums(events, &of_event);
-        let hours = folded(&minutes, Width::Hour);
-        let days = folded(&hours, Width::Day);
+        let hours = folded(&minutes, Granularity::Hour);
+        let days = folded(&hours, Granularity::Day);
         Self {
             series,
             of_event,
@@ -131,10 +131,10 @@ impl<'a> Grouped<'a> {
 fn sums(events: &[UsageEvent], of_event: &[usize]) -> Vec<Sum> {
     let mut sums: HashMap<(usize, i64), Rollup, RandomState> = HashMap::default();
     for (event, &series) in events.iter().zip(of_event) {
-        let start = as_micros(Width::Minute.floor(event.time));
+        let start = as_micros(Granularity::Minute.floor(event.time));
         sums.entry((series, start))
-            .and_modify(|sum| sum.count_in(event))
-            .or_insert_with(|| Rollup::of(event, Width::Minute));
+            .and_modify(|sum| sum.add(event))
+            .or_insert_with(|| Rollup::of(event, Granularity::Minute));
     }
     let sums = sums.into_iter();
     let mut sums: Vec<Sum> = sums
@@ -145,13 +145,13 @@ fn sums(events: &[UsageEvent], of_event: &[usize]) -> Vec<Sum> {
 }
 
 /// Sums of a wider width, from narrower ones that are ordered by series and time.
-fn folded(narrow: &[Sum], width: Width) -> Vec<Sum> {
+fn folded(narrow: &[Sum], width: Granularity) -> Vec<Sum> {
     let mut wide: Vec<Sum> = Vec::new();
     for Sum { series, rollup } in narrow {
         let start = width.floor(rollup.start);
         match wide.last_mut() {
             Some(last) if (last.series, last.rollup.start) == (*series, start) => {
-                last.rollup.absorb(rollup);
+                last.rollup.merge(rollup);
             }
             _ => wide.push(Sum {
                 series: *series,
@@ -173,7 +173,7 @@ fn by_key(sums: &[Sum]) -> Vec<KeySum> {
         let line = line(rollup);
         by_key
             .entry((rollup.start, line))
-            .and_modify(|sum| sum.rollup.absorb(rollup))
+            .and_modify(|sum| sum.rollup.merge(rollup))
             .or_insert_with(|| KeySum {
                 line,
                 rollup: rollup.clone(),
@@ -232,7 +232,7 @@ fn hash_of(parts: &[Option<&str>]) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::Rollups;
+    use crate::usage::RollupStore;
 
     #[test]
     fn equal_texts_at_several_addresses_are_one_series() {
@@ -254,11 +254,11 @@ mod tests {
             assert_eq!(grouped.series[series].hash, hash(event));
         }
         for (sums, width) in [
-            (grouped.minutes, Width::Minute),
-            (grouped.hours, Width::Hour),
+            (grouped.minutes, Granularity::Minute),
+            (grouped.hours, Granularity::Hour),
         ] {
-            let sums: Rollups = sums.into_iter().map(|sum| sum.rollup).collect();
-            let expected: Rollups = Rollup::of_events(&events, width).into_iter().collect();
+            let sums: RollupStore = sums.into_iter().map(|sum| sum.rollup).collect();
+            let expected: RollupStore = Rollup::of_events(&events, width).into_iter().collect();
             assert_eq!(sums, expected);
         }
     }

@@ -365,7 +365,7 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.status = status(row)?;
     event.outcome = named(there(row.text("outcome")?)?)?;
     event.cause = row.text("cause")?.map(named).transpose()?;
-    event.refusal = row.text("refusal")?.map(named).transpose()?;
+    event.rejection_reason = row.text("refusal")?.map(named).transpose()?;
     event.cost = number(row, "cost")?.try_into().map_err(decode)?;
     event.latency_us = number(row, "latency_us")?;
     event.request_bytes = number(row, "request_bytes")?;

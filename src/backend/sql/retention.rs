@@ -15,7 +15,7 @@ use super::known::day_of;
 use super::portions::{FirstFailure, delete_by, write};
 use super::quarters::fold_minutes;
 use super::value::as_micros;
-use crate::usage::Width;
+use crate::usage::Granularity;
 
 /// How long usage is kept in a database.
 ///
@@ -201,15 +201,15 @@ async fn drop_old<E: Engine>(
         .max(retention.minutes)
         .min(retention.hours);
     if let Some(before) = before(now, quarters) {
-        let before = as_micros(Width::Hour.floor(before));
+        let before = as_micros(Granularity::Hour.floor(before));
         dropped.quarters = failure.of(drop_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.minutes).filter(|_| retention.minutes < quarters) {
-        let before = as_micros(Width::Hour.floor(before));
+        let before = as_micros(Granularity::Hour.floor(before));
         dropped.minutes = failure.of(fold_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.hours) {
-        let before = as_micros(Width::Day.floor(before));
+        let before = as_micros(Granularity::Day.floor(before));
         dropped.hours = failure.of(drop_hours(engine, before).await);
     }
     dropped.batches = failure.of(drop_batches(engine, retention, now).await);

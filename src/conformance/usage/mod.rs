@@ -28,7 +28,7 @@ use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
 ///   their times and however many write at the same time. A backend whose
 ///   [`recorded`](UsageReader::recorded) is [`ReadError::Unsupported`](crate::usage::ReadError::Unsupported) passes.
 /// - A summary, by key, owner and range, equals
-///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to
+///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. RollupStore add up to
 ///   the events. Sums stop at 2⁶³ − 1, whatever order and batches their parts come in.
 /// - Texts are kept and found as the batch has them; one that is asked for with U+0000 is nowhere.
 pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {

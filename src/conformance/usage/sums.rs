@@ -10,7 +10,7 @@ use super::write_all;
 use crate::conformance::check::{done, holds, same};
 use crate::usage::summary::by_key;
 use crate::usage::{
-    Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink, Width,
+    Granularity, Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
@@ -71,18 +71,18 @@ fn specs() -> [SummarySpec; 5] {
         SummarySpec::new().by_key(),
         SummarySpec::new()
             .latency()
-            .over_time(Width::Minute, TimeZone::UTC),
-        SummarySpec::new().over_time(Width::Hour, kathmandu.clone()),
+            .over_time(Granularity::Minute, TimeZone::UTC),
+        SummarySpec::new().over_time(Granularity::Hour, kathmandu.clone()),
         SummarySpec::new()
             .by_key()
             .latency()
-            .over_time(Width::Day, kathmandu),
+            .over_time(Granularity::Day, kathmandu),
     ]
 }
 
 /// The events that count for a range: those of the minutes that start in it.
 fn within<'a>(events: &'a [UsageEvent], range: &UsageRange) -> Vec<&'a UsageEvent> {
-    let counts = |event: &&UsageEvent| range.includes(&Rollup::of(event, Width::Minute));
+    let counts = |event: &&UsageEvent| range.includes(&Rollup::of(event, Granularity::Minute));
     events.iter().filter(counts).collect()
 }
 
@@ -98,7 +98,7 @@ async fn a_summary_is_the_pure_one<B>(
     let query = SummaryQuery::new(range.clone(), spec);
     let summary = backend.summary(&query).await;
     let summary = done(summary, format_args!("a summary answers: {query:?}"));
-    let minutes = Rollup::of_events(events, Width::Minute);
+    let minutes = Rollup::of_events(events, Granularity::Minute);
     if minutes.iter().any(|minute| range.cuts(minute)) {
         let rule = format!("a summary whose range cuts a minute is not exact: {query:?}");
         holds(!summary.exact, rule);
@@ -151,7 +151,7 @@ where
     let spec = SummarySpec::new()
         .by_key()
         .latency()
-        .over_time(Width::Hour, TimeZone::UTC);
+        .over_time(Granularity::Hour, TimeZone::UTC);
     same(
         &spec.summarize(&rollups),
         &spec.summarize(events.iter().copied()),

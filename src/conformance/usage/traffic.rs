@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::conformance::fresh::{Fresh, hostile_texts, id, micros};
 use crate::id::KeyId;
 use crate::usage::{
-    Cause, Method, OTHER_ENDPOINTS, Outcome, Refusal, Status, UNMATCHED, UsageEvent,
+    Cause, Method, OTHER_ENDPOINTS, Outcome, RejectionReason, Status, UNMATCHED, UsageEvent,
 };
 
 const HOUR: i64 = 3_600_000_000;
@@ -99,11 +99,15 @@ impl Traffic {
             2 => Status::Http(rng.u16(100..600)),
             _ => Status::Http([200, 201, 404, 500][rng.usize(..4)]),
         };
-        (event.outcome, event.cause, event.refusal) = match rng.u8(..4) {
-            0 => (Outcome::RateLimited, None, Some(Refusal::RateLimited)),
+        (event.outcome, event.cause, event.rejection_reason) = match rng.u8(..4) {
+            0 => (
+                Outcome::RateLimited,
+                None,
+                Some(RejectionReason::RateLimited),
+            ),
             1 => {
                 let cause = Cause::ALL[rng.usize(..Cause::ALL.len())];
-                let refusal = Refusal::ALL[rng.usize(..Refusal::ALL.len())];
+                let refusal = RejectionReason::ALL[rng.usize(..RejectionReason::ALL.len())];
                 (
                     Outcome::Failed,
                     Some(cause),

@@ -91,7 +91,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(secrets::reveal))
         .routes(routes!(usage::summary))
         .routes(routes!(usage::over_time))
-        .routes(routes!(usage::find_jumps))
+        .routes(routes!(usage::find_spikes))
         .routes(routes!(log::requests))
         .routes(routes!(log::recorded))
         .routes(routes!(log::count))

@@ -10,12 +10,12 @@ use utoipa::IntoParams;
 
 use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
-use super::schema::{Jumps, OverTime, Summary, names};
+use super::schema::{OverTime, Spikes, Summary, names};
 use crate::dashboard::Shared;
 use crate::dashboard::visit::zone_named;
 use crate::id::KeyId;
-use crate::usage::summary::{TooManyBuckets, jumps};
-use crate::usage::{SummaryQuery, SummarySpec, UsageRange, UsageReader, Width};
+use crate::usage::summary::{TooManyBuckets, spikes};
+use crate::usage::{Granularity, SummaryQuery, SummarySpec, UsageRange, UsageReader};
 
 /// Endpoints and keys in a summary, unless told.
 const TOP: usize = 10;
@@ -90,8 +90,8 @@ pub(super) struct WantedOverTime {
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
     /// How wide a bucket is; what fits the time unless told.
-    #[param(inline, value_type = Option<names::Width>)]
-    width: Option<Width>,
+    #[param(inline, value_type = Option<names::Granularity>)]
+    width: Option<Granularity>,
     /// The time zone whose days and hours are meant, by its IANA name; UTC unless told.
     #[param(example = "Europe/Berlin")]
     zone: Option<String>,
@@ -120,7 +120,7 @@ pub(super) async fn over_time(
     let zone = zone.map_err(|error| Problem::parameter("zone", error.to_string()))?;
     let width = wanted
         .width
-        .unwrap_or_else(|| Width::fitting(times.clone()));
+        .unwrap_or_else(|| Granularity::fitting(times.clone()));
     let mut range = UsageRange::new().from(times.start).to(times.end);
     range.key = wanted.key;
     range.owner = wanted.owner;
@@ -142,7 +142,7 @@ pub(super) async fn over_time(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct WantedJumps {
+pub(super) struct WantedSpikes {
     /// Its beginning. As long a time before it is what it is compared with.
     #[param(value_type = String, format = DateTime)]
     from: Timestamp,
@@ -154,19 +154,19 @@ pub(super) struct WantedJumps {
 /// Finds the keys of which many more requests failed, or were refused by a rate limit, than before: at
 /// least 20, of a share at least 2 times that of before and at least 5 percentage points above it.
 #[utoipa::path(
-    get, path = "/usage/jumps",
-    operation_id = "find_jumps",
+    get, path = "/usage/spikes",
+    operation_id = "find_spikes",
     tag = "usage",
-    params(WantedJumps),
+    params(WantedSpikes),
     responses(
-        (status = 200, description = "The keys", body = Jumps),
+        (status = 200, description = "The keys", body = Spikes),
         Problem,
     ),
 )]
-pub(super) async fn find_jumps(
+pub(super) async fn find_spikes(
     State(shared): State<Arc<Shared>>,
-    Query(wanted): Query<WantedJumps>,
-) -> Result<Json<Jumps>, Problem> {
+    Query(wanted): Query<WantedSpikes>,
+) -> Result<Json<Spikes>, Problem> {
     in_order(Some(wanted.from), wanted.to)?;
     let (from, to) = (wanted.from, wanted.to.unwrap_or_else(Timestamp::now));
     let before = from.saturating_sub(to.duration_since(from));
@@ -174,6 +174,6 @@ pub(super) async fn find_jumps(
     let range = |from, to| UsageRange::new().from(from).to(to);
     let before = shared.backend.totals_by_key(&range(before, from)).await?;
     let now = shared.backend.totals_by_key(&range(from, to)).await?;
-    let found = jumps(&now, &before);
+    let found = spikes(&now, &before);
     Ok(Json(found.into()))
 }

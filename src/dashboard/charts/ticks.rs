@@ -138,10 +138,15 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
-    use crate::usage::Width;
+    use crate::usage::Granularity;
     use crate::usage::summary::OverTime;
 
-    fn buckets(width: Width, zone: &str, start: &str, hours: i64) -> (TimeZone, Vec<TimeBucket>) {
+    fn buckets(
+        width: Granularity,
+        zone: &str,
+        start: &str,
+        hours: i64,
+    ) -> (TimeZone, Vec<TimeBucket>) {
         let zone = TimeZone::get(zone).unwrap();
         let start: Timestamp = start.parse().unwrap();
         let over_time = OverTime {
@@ -170,7 +175,7 @@ mod tests {
     #[test]
     fn labels_stand_at_round_times_of_the_zone() {
         let (zone, day) = buckets(
-            Width::QuarterHour,
+            Granularity::QuarterHour,
             "Asia/Kathmandu",
             "2026-11-01T03:20:00Z",
             24,
@@ -180,9 +185,19 @@ mod tests {
         let wide = shown(&zone, &day, "%H:%M", "wide");
         assert_eq!(wide[..3], ["10:00", "12:00", "14:00"]);
         assert_eq!(wide.len(), 12);
-        let (zone, week) = buckets(Width::Hour, "Europe/Berlin", "2026-11-03T10:00:00Z", 168);
+        let (zone, week) = buckets(
+            Granularity::Hour,
+            "Europe/Berlin",
+            "2026-11-03T10:00:00Z",
+            168,
+        );
         assert_eq!(shown(&zone, &week, "%a %-d", "wide").len(), 7);
-        let (zone, month) = buckets(Width::Day, "Europe/Berlin", "2026-11-01T00:00:00Z", 720);
+        let (zone, month) = buckets(
+            Granularity::Day,
+            "Europe/Berlin",
+            "2026-11-01T00:00:00Z",
+            720,
+        );
         let narrow = shown(&zone, &month, "%a %-d", "narrow");
         assert_eq!(narrow, ["Mon 2", "Mon 9", "Mon 16", "Mon 23", "Mon 30"]);
     }
@@ -190,14 +205,14 @@ mod tests {
     #[test]
     fn labels_do_not_overlap_and_stay_inside() {
         for (width, hours) in [
-            (Width::Minute, 1),
-            (Width::Minute, 5),
-            (Width::FiveMinutes, 6),
-            (Width::QuarterHour, 25),
-            (Width::Hour, 30),
-            (Width::Hour, 170),
-            (Width::Day, 24 * 8),
-            (Width::Day, 24 * 400),
+            (Granularity::Minute, 1),
+            (Granularity::Minute, 5),
+            (Granularity::FiveMinutes, 6),
+            (Granularity::QuarterHour, 25),
+            (Granularity::Hour, 30),
+            (Granularity::Hour, 170),
+            (Granularity::Day, 24 * 8),
+            (Granularity::Day, 24 * 400),
         ] {
             // Clocks change in this range.
             let (zone, buckets) = buckets(width, "Europe/Berlin", "2026-03-28T20:37:00Z", hours);
@@ -219,7 +234,7 @@ mod tests {
 
     #[test]
     fn labels_without_room_are_left_out() {
-        let (zone, hour) = buckets(Width::Minute, "UTC", "2026-11-01T03:20:00Z", 1);
+        let (zone, hour) = buckets(Granularity::Minute, "UTC", "2026-11-01T03:20:00Z", 1);
         assert!(columns(&hour, &zone, 10_000, NARROW).is_empty());
         assert!(columns(&[], &zone, 35, NARROW).is_empty());
     }

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::parts::Input;
 use crate::dashboard::fields::{Fields, Wrong};
 use crate::dashboard::visit::Visit;
-use crate::usage::Width;
+use crate::usage::Granularity;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
@@ -63,9 +63,9 @@ impl Picked {
         let from = now.saturating_sub(SignedDuration::from_secs(seconds));
         // By whole minutes, and long ones by whole hours, as usage is kept.
         let width = if seconds > DAY {
-            Width::Hour
+            Granularity::Hour
         } else {
-            Width::Minute
+            Granularity::Minute
         };
         let from = width.floor(from.unwrap_or(Timestamp::MIN));
         Self::new(name, from..now, wrong)

@@ -12,7 +12,7 @@ fn answer(rejection: Rejection, content_type: &str) -> Response<Bytes> {
 
 #[test]
 fn every_reason_has_valid_answers() {
-    for reason in Refusal::ALL {
+    for reason in RejectionReason::ALL {
         let rejection = Rejection {
             retry_after_secs: Some(3),
             violated: Some(["burst".into(), "day".into()].into()),
@@ -30,7 +30,7 @@ fn every_reason_has_valid_answers() {
 
 #[test]
 fn answers_say_what_is_wrong_as_far_as_a_stranger_may_know() {
-    use Refusal::*;
+    use RejectionReason::*;
     for (reasons, status, grpc, detail) in [
         (
             &[Missing, Malformed, Ambiguous, Unknown, WrongSecret][..],
@@ -109,19 +109,22 @@ fn pushbacks_are_milliseconds_or_never() {
         Some(pushback.to_str().unwrap().to_owned())
     };
     assert_eq!(
-        pushback(Refusal::RateLimited, Some(1)).as_deref(),
+        pushback(RejectionReason::RateLimited, Some(1)).as_deref(),
         Some("1000")
     );
     assert_eq!(
-        pushback(Refusal::RateLimited, Some(3)).as_deref(),
+        pushback(RejectionReason::RateLimited, Some(3)).as_deref(),
         Some("-1")
     );
     assert_eq!(
-        pushback(Refusal::LookupBudget, Some(1)).as_deref(),
+        pushback(RejectionReason::LookupBudget, Some(1)).as_deref(),
         Some("1000")
     );
-    assert_eq!(pushback(Refusal::RateLimited, None).as_deref(), Some("-1"));
-    assert_eq!(pushback(Refusal::Unknown, None), None);
+    assert_eq!(
+        pushback(RejectionReason::RateLimited, None).as_deref(),
+        Some("-1")
+    );
+    assert_eq!(pushback(RejectionReason::Unknown, None), None);
 }
 
 #[test]
@@ -134,9 +137,13 @@ fn rule_2_all_that_does_not_let_in_looks_the_same() {
             response.into_body(),
         )
     };
-    for reason in Refusal::ALL {
-        let same = (Refusal::Malformed..=Refusal::Expired).contains(&reason);
-        assert_eq!(seen(reason) == seen(Refusal::Unknown), same, "{reason}");
+    for reason in RejectionReason::ALL {
+        let same = (RejectionReason::Malformed..=RejectionReason::Expired).contains(&reason);
+        assert_eq!(
+            seen(reason) == seen(RejectionReason::Unknown),
+            same,
+            "{reason}"
+        );
     }
 }
 
@@ -155,7 +162,7 @@ fn answers_of_ones_own_keep_to_the_protocol() {
             .header(CONTENT_TYPE, content_type)
             .body(())
             .unwrap();
-        let rejection = Rejection::new(Refusal::Unknown);
+        let rejection = Rejection::new(RejectionReason::Unknown);
         let response = rejections.answer(rejection, RequestHead::of(&request));
         assert!(!response.headers().contains_key(CONTENT_LENGTH));
         assert_eq!(response.body(), body);
@@ -167,7 +174,7 @@ fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
     let challenge = |scope: &str| {
         let rejection = Rejection {
             scope: Some(scope.into()),
-            ..Rejection::new(Refusal::Scope)
+            ..Rejection::new(RejectionReason::Scope)
         };
         let response = answer(rejection, "x/y");
         response.headers()[WWW_AUTHENTICATE]
@@ -178,12 +185,15 @@ fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
     let own = Rejections::default().realm("my api").unwrap();
     let request = Request::get("/").body(()).unwrap();
     for (reason, error) in [
-        (Refusal::Missing, ""),
-        (Refusal::Unknown, r#", error="invalid_token""#),
-        (Refusal::Scope, r#", error="insufficient_scope", scope="a""#),
+        (RejectionReason::Missing, ""),
+        (RejectionReason::Unknown, r#", error="invalid_token""#),
+        (
+            RejectionReason::Scope,
+            r#", error="insufficient_scope", scope="a""#,
+        ),
     ] {
         let rejection = Rejection {
-            scope: (reason == Refusal::Scope).then(|| "a".into()),
+            scope: (reason == RejectionReason::Scope).then(|| "a".into()),
             ..Rejection::new(reason)
         };
         let response = own.answer(rejection, RequestHead::of(&request));

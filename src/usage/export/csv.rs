@@ -28,7 +28,7 @@ pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<
     plain(&event.status, rows);
     plain(&event.outcome, rows);
     maybe(event.cause, rows);
-    maybe(event.refusal, rows);
+    maybe(event.rejection_reason, rows);
     plain(&event.cost, rows);
     plain(&event.latency_us, rows);
     plain(&event.request_bytes, rows);

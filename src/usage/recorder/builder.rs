@@ -9,9 +9,9 @@ use super::queue::{Inner, Queue};
 use super::writer::Writer;
 use super::{Handle, Recorder};
 use crate::sync;
-use crate::usage::draft::EVENT_BYTES;
 use crate::usage::event::UsageEvent;
 use crate::usage::outcome::{Cause, Outcome};
+use crate::usage::pending_event::EVENT_BYTES;
 use crate::usage::sink::UsageSink;
 use crate::usage::spool::Spool;
 

@@ -19,11 +19,11 @@
 //! 5. Shutdown keeps a quarter of its time to spool what is left.
 
 mod builder;
-mod line;
-mod overflow;
+mod pipeline;
 mod queue;
-mod report;
-mod together;
+mod select;
+mod spooling;
+mod telemetry;
 mod writer;
 
 use std::sync::Arc;
@@ -34,9 +34,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::builder::{RecorderBuilder, WhenFull};
 use self::queue::Inner;
-use super::draft::Draft;
-use super::open::OpenRequests;
-use super::outcome::Refusal;
+use super::in_flight::InFlight;
+use super::outcome::RejectionReason;
+use super::pending_event::PendingEvent;
 use super::sink::UsageSink;
 use super::stats::RecorderStats;
 
@@ -156,7 +156,7 @@ impl Recorder {
     /// A request begins; `false` if the recorder has no room for its event, or takes in no more, and
     /// refuses.
     #[inline]
-    pub(crate) fn begin(&self) -> bool {
+    pub(crate) fn reserve(&self) -> bool {
         let inner = &*self.0.0;
         let begun = inner.counters.begun.0.fetch_add(1, Relaxed);
         if inner.when_full == WhenFull::Refuse
@@ -170,7 +170,7 @@ impl Recorder {
     }
 
     /// A request of a rejected key begins; `false` if no place is left for its event outside of the capacity.
-    pub(crate) fn begin_rejected(&self) -> bool {
+    pub(crate) fn reserve_rejected(&self) -> bool {
         let inner = &*self.0.0;
         let reserved = inner.reserve_rejected();
         if reserved {
@@ -185,7 +185,7 @@ impl Recorder {
     }
 
     /// A request that began turned out not to be accounted for here.
-    pub(crate) fn unbegin(&self) {
+    pub(crate) fn release(&self) {
         self.0.0.counters.begun.0.fetch_sub(1, Relaxed);
     }
 
@@ -201,15 +201,15 @@ impl Recorder {
 
     /// A request that began has ended.
     #[inline]
-    pub(crate) fn record(&self, draft: Draft) {
+    pub(crate) fn record(&self, draft: PendingEvent) {
         self.0.0.record(draft);
     }
 
-    pub(crate) fn open(&self) -> &OpenRequests {
+    pub(crate) fn open(&self) -> &InFlight {
         &self.0.0.open
     }
 
-    pub(crate) fn count_refusal(&self, reason: Refusal) {
+    pub(crate) fn count_refusal(&self, reason: RejectionReason) {
         self.0.0.counters.refused[reason as usize].fetch_add(1, Relaxed);
     }
 

@@ -6,17 +6,17 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use tokio::time::Instant;
 
 use super::builder::{RecorderBuilder, WhenFull};
-use super::report::{self, Drops};
+use super::telemetry::{self, Drops};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 use crate::sync::{AbortHandle, Notify, SegQueue};
-use crate::usage::draft::Draft;
-use crate::usage::open::OpenRequests;
+use crate::usage::in_flight::InFlight;
+use crate::usage::pending_event::PendingEvent;
 use crate::usage::stats::Counters;
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) counters: Counters,
-    pub(super) open: OpenRequests,
+    pub(super) open: InFlight,
     /// A recorder without a sink has none.
     pub(super) queue: Option<Queue>,
     pub(super) when_full: WhenFull,
@@ -29,7 +29,7 @@ pub(super) struct Inner {
 pub(super) struct Queue {
     /// Without bounds of its own: a ring would go through all of its memory time and again, where
     /// little of it is ever in use.
-    pub(super) drafts: SegQueue<Draft>,
+    pub(super) drafts: SegQueue<PendingEvent>,
     pub(super) capacity: usize,
     pub(super) capacity_bytes: u64,
     /// As many make a batch.
@@ -73,7 +73,7 @@ impl Inner {
     pub(super) fn new(queue: Option<Queue>, when_full: WhenFull) -> Self {
         Self {
             counters: Counters::default(),
-            open: OpenRequests::default(),
+            open: InFlight::default(),
             queue,
             when_full,
             closed: AtomicBool::new(false),
@@ -82,7 +82,7 @@ impl Inner {
     }
 
     #[inline]
-    pub(super) fn record(&self, draft: Draft) {
+    pub(super) fn record(&self, draft: PendingEvent) {
         if !self.admit(&draft) {
             if draft.is_rejected {
                 self.release_rejected();
@@ -103,7 +103,7 @@ impl Inner {
     /// Counts an event in, if there is room for it and its extra bytes. Before it is pushed: whoever counts what is queued, as a
     /// flush does, misses none that is ahead of another in the queue.
     #[inline]
-    pub(super) fn admit(&self, draft: &Draft) -> bool {
+    pub(super) fn admit(&self, draft: &PendingEvent) -> bool {
         if self.closed.load(SeqCst) {
             return false;
         }
@@ -181,7 +181,7 @@ impl Inner {
 
     /// Hands over an event that was counted.
     #[inline]
-    pub(super) fn push(&self, queue: &Queue, draft: Draft) {
+    pub(super) fn push(&self, queue: &Queue, draft: PendingEvent) {
         queue.drafts.push(draft);
         self.pushed(queue);
         if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
@@ -242,7 +242,7 @@ impl Inner {
         self.counters.queued.extra_bytes.fetch_sub(extra, Relaxed);
         if lost > 0 {
             self.counters.failed.fetch_add(lost, Relaxed);
-            report::given_up(lost);
+            telemetry::given_up(lost);
         }
         queue.settled.notify_waiters();
     }

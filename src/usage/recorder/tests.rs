@@ -16,8 +16,8 @@ use super::*;
 use crate::usage::event::event_id;
 use crate::usage::{Abandon, Batch, Cause, Method, Outcome, Path, SinkError, Status};
 
-pub(in crate::usage) fn draft() -> Draft {
-    Draft {
+pub(in crate::usage) fn pending() -> PendingEvent {
+    PendingEvent {
         id: event_id(0),
         attribution: None,
         path: Path::from_slice(b"/"),
@@ -34,7 +34,7 @@ pub(in crate::usage) fn draft() -> Draft {
         method: Method::Get,
         outcome: Outcome::Completed,
         cause: None,
-        refusal: None,
+        rejection_reason: None,
         is_rejected: false,
     }
 }
@@ -106,8 +106,8 @@ impl UsageSink for Scripted {
 
 fn record(recorder: &Recorder, events: usize) {
     for _ in 0..events {
-        assert!(recorder.begin());
-        recorder.record(draft());
+        assert!(recorder.reserve());
+        recorder.record(pending());
     }
 }
 
@@ -124,10 +124,10 @@ fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
 }
 
 /// An event whose path takes so many bytes beyond the usual.
-pub(super) fn long_draft(extra: usize) -> Draft {
-    let draft = Draft {
+pub(super) fn long_pending(extra: usize) -> PendingEvent {
+    let draft = PendingEvent {
         path: Path::from_vec(vec![b'x'; extra + 64]),
-        ..draft()
+        ..pending()
     };
     assert_eq!(draft.extra_bytes(), extra as u64);
     draft
@@ -135,8 +135,8 @@ pub(super) fn long_draft(extra: usize) -> Draft {
 
 fn record_long(recorder: &Recorder, events: usize, extra: usize) {
     for _ in 0..events {
-        assert!(recorder.begin());
-        recorder.record(long_draft(extra));
+        assert!(recorder.reserve());
+        recorder.record(long_pending(extra));
     }
 }
 
@@ -238,8 +238,8 @@ async fn a_flush_waits_for_what_is_on_its_way_into_the_queue() {
     let sink = Scripted::default();
     let recorder = Recorder::new(sink.clone());
     let inner = &recorder.0.0;
-    assert!(recorder.begin());
-    assert!(inner.admit(&draft()));
+    assert!(recorder.reserve());
+    assert!(inner.admit(&pending()));
     record(&recorder, 1);
     let flush = recorder.flush();
     tokio::pin!(flush);
@@ -248,7 +248,7 @@ async fn a_flush_waits_for_what_is_on_its_way_into_the_queue() {
         tokio::task::yield_now().await;
     }
     assert!(is_pending(flush.as_mut()).await);
-    inner.push(inner.queue.as_ref().unwrap(), draft());
+    inner.push(inner.queue.as_ref().unwrap(), pending());
     flush.await;
     assert_conserved(&recorder, 2, 0);
 }
@@ -309,10 +309,10 @@ async fn a_hook_classifies_and_its_panics_do_no_harm() {
         })
         .start();
     record(&recorder, 1);
-    assert!(recorder.begin());
-    recorder.record(Draft {
+    assert!(recorder.reserve());
+    recorder.record(PendingEvent {
         latency_us: 2,
-        ..draft()
+        ..pending()
     });
     recorder.flush().await;
     let query = crate::usage::SummaryQuery::default();
@@ -327,14 +327,14 @@ async fn a_hook_classifies_and_its_panics_do_no_harm() {
 async fn without_a_sink_events_are_only_counted() {
     let recorder = Recorder::counting();
     record(&recorder, 5);
-    recorder.count_refusal(Refusal::Malformed);
+    recorder.count_refusal(RejectionReason::Malformed);
     recorder.flush().await;
     assert_conserved(&recorder, 5, 0);
     recorder.count_unverified();
     let stats = recorder.stats();
-    assert_eq!(stats.refused, [(Refusal::Malformed, 1)]);
-    assert_eq!(stats.refused_for(Refusal::Malformed), 1);
-    assert_eq!(stats.refused_for(Refusal::Unknown), 0);
+    assert_eq!(stats.refused, [(RejectionReason::Malformed, 1)]);
+    assert_eq!(stats.refused_for(RejectionReason::Malformed), 1);
+    assert_eq!(stats.refused_for(RejectionReason::Unknown), 0);
     assert_eq!(stats.unverified, 1);
     assert_ne!(recorder.id(), Recorder::counting().id());
     let report = recorder.shutdown(SOON).await;

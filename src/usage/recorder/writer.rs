@@ -9,9 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::builder::RecorderBuilder;
-use super::line::{Line, Taken};
+use super::pipeline::{PendingBatch, Pipeline};
 use super::queue::{EMPTY, FILLING, Inner, Queue};
-use super::report;
+use super::telemetry;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{JoinHandle, spawn};
 use crate::usage::event::{UNMATCHED, UsageEvent};
@@ -43,17 +43,17 @@ impl Writer {
         let Some(queue) = &self.inner.queue else {
             return;
         };
-        let mut line = Line {
+        let mut line = Pipeline {
             // An earlier process may have left some.
             behind: self.builder.spool.is_some(),
-            ..Line::default()
+            ..Pipeline::default()
         };
         while self.next(queue, &mut line).await && self.write(queue, &mut line).await {}
     }
 
     /// Puts the batch at the head of the line that is to be written next; `false` when there is none
     /// and will be none, or no time for it.
-    async fn next(&self, queue: &Queue, line: &mut Line) -> bool {
+    async fn next(&self, queue: &Queue, line: &mut Pipeline) -> bool {
         let closed = || self.inner.closed.load(SeqCst);
         loop {
             if queue.hurry.load(SeqCst) && line.held.is_none() && queue.drafts.is_empty() {
@@ -96,7 +96,7 @@ impl Writer {
     }
 
     /// Takes a batch out of the queue, if there is anything in it.
-    pub(super) fn take(&self, queue: &Queue, line: &mut Line) -> Option<Taken> {
+    pub(super) fn take(&self, queue: &Queue, line: &mut Pipeline) -> Option<PendingBatch> {
         line.filling_since = None;
         let (mut extra, mut rejected) = (0, 0);
         let count = queue.drafts.len().min(queue.largest_batch);
@@ -111,7 +111,7 @@ impl Writer {
             self.classified(draft.into_event(&self.unmatched))
         });
         let batch = Arc::new(Batch::of(events.collect()));
-        (count > 0).then_some(Taken {
+        (count > 0).then_some(PendingBatch {
             batch,
             extra,
             rejected,
@@ -121,7 +121,7 @@ impl Writer {
 
     /// Writes the batch at the head of the line, however often it takes, under its one id; `false`
     /// when there is no more time, and the spool has it.
-    async fn write(&self, queue: &Queue, line: &mut Line) -> bool {
+    async fn write(&self, queue: &Queue, line: &mut Pipeline) -> bool {
         let Some(head) = &line.head else { return true };
         let batch = head.batch.clone();
         let (mut pause, longest) = self.builder.backoff;
@@ -138,11 +138,11 @@ impl Writer {
                     return true;
                 }
                 Err(error @ SinkError::Rejected(_)) => {
-                    report::rejected(&error, batch.events.len());
+                    telemetry::rejected(&error, batch.events.len());
                     self.settle(queue, line, false);
                     return true;
                 }
-                Err(error) => report::retry(&error, batch.events.len()),
+                Err(error) => telemetry::retry(&error, batch.events.len()),
             }
             self.inner.counters.retries.fetch_add(1, Relaxed);
             let pausing = tokio::time::sleep(jittered(pause));
@@ -161,7 +161,7 @@ impl Writer {
     }
 
     /// Counts the batch at the head of the line, and lets go of it.
-    fn settle(&self, queue: &Queue, line: &mut Line, written: bool) {
+    fn settle(&self, queue: &Queue, line: &mut Pipeline, written: bool) {
         let Some(head) = line.head.take() else { return };
         let id = head.batch.id;
         if head.spooled {
@@ -184,7 +184,7 @@ impl Writer {
     }
 
     /// Counts where the events of a batch went.
-    pub(super) fn left_memory(&self, queue: &Queue, taken: &Taken, counter: &AtomicU64) {
+    pub(super) fn left_memory(&self, queue: &Queue, taken: &PendingBatch, counter: &AtomicU64) {
         queue.in_flight.fetch_sub(taken.events(), SeqCst);
         queue.in_flight_extra.fetch_sub(taken.extra, SeqCst);
         let extra_bytes = &self.inner.counters.queued.extra_bytes;
@@ -197,7 +197,7 @@ impl Writer {
 
     fn classified(&self, mut event: UsageEvent) -> UsageEvent {
         if let Some(classify) = &self.builder.classify
-            && event.refusal.is_none()
+            && event.rejection_reason.is_none()
             && let Ok(Some((outcome, cause))) = catch_unwind(AssertUnwindSafe(|| classify(&event)))
         {
             event.outcome = outcome;

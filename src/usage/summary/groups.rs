@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use foldhash::fast::RandomState;
 
-use super::accounted::Accounted;
+use super::aggregate::Aggregate;
 use super::totals::{Amounts, Totals};
 use crate::usage::Method;
 
@@ -65,7 +65,7 @@ impl Methods {
 }
 
 /// Adds up items of one kind by a name of theirs.
-pub(super) fn group<'a, T: Accounted + 'a, K: Eq + Hash + Ord>(
+pub(super) fn group<'a, T: Aggregate + 'a, K: Eq + Hash + Ord>(
     items: impl IntoIterator<Item = &'a T>,
     name: impl Fn(&T) -> K,
 ) -> BTreeMap<K, Totals> {

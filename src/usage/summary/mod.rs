@@ -4,13 +4,13 @@
 //! is made in one pass by a [`SummarySpec`]; the functions of this module answer one question each.
 //!
 //! ```
-//! use keytally::usage::{SummarySpec, UsageEvent, Width};
+//! use keytally::usage::{SummarySpec, UsageEvent, Granularity};
 //!
 //! let events: Vec<_> = ["2026-11-01T09:59:59Z", "2026-11-01T10:00:00Z"]
 //!     .map(|time| UsageEvent::at(time.parse().unwrap()))
 //!     .into();
 //! let zone = jiff::tz::TimeZone::get("Asia/Kathmandu").unwrap();
-//! let spec = SummarySpec::new().over_time(Width::Hour, zone);
+//! let spec = SummarySpec::new().over_time(Granularity::Hour, zone);
 //! let summary = spec.summarize(&events);
 //! assert_eq!(summary.totals.completed(), 2);
 //! // Hours of Kathmandu start at a quarter past those of UTC.
@@ -28,12 +28,12 @@
 //!   who makes the events bounds their number. The layer knows 1,024 endpoints by name and counts
 //!   the rest as [`OTHER_ENDPOINTS`](super::OTHER_ENDPOINTS).
 
-mod accounted;
-mod cells;
+mod accumulator;
+mod aggregate;
 mod groups;
-mod jumps;
 mod over_time;
 mod spec;
+mod spikes;
 mod totals;
 
 use std::collections::BTreeMap;
@@ -42,13 +42,13 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-pub use accounted::Accounted;
-pub use jumps::{Jump, jumps};
+pub use aggregate::Aggregate;
 pub use over_time::{OverTime, TimeBucket, TooManyBuckets};
 pub use spec::SummarySpec;
+pub use spikes::{Spike, spikes};
 pub use totals::Totals;
 
-use super::{LatencyHistogram, Method, Status, StatusClass, Width};
+use super::{Granularity, LatencyHistogram, Method, Status, StatusClass};
 use crate::id::KeyId;
 use groups::{Groups, Methods, group};
 use over_time::Buckets;
@@ -138,7 +138,7 @@ impl Summary {
 }
 
 /// All items added up.
-pub fn totals<'a, T: Accounted + 'a>(items: impl IntoIterator<Item = &'a T>) -> Totals {
+pub fn totals<'a, T: Aggregate + 'a>(items: impl IntoIterator<Item = &'a T>) -> Totals {
     let mut totals = Totals::default();
     for item in items {
         totals.add(&item.amounts());
@@ -147,7 +147,7 @@ pub fn totals<'a, T: Accounted + 'a>(items: impl IntoIterator<Item = &'a T>) -> 
 }
 
 /// Totals by method.
-pub fn by_method<'a, T: Accounted + 'a>(
+pub fn by_method<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Method, Totals> {
     let mut methods = Methods::default();
@@ -158,25 +158,25 @@ pub fn by_method<'a, T: Accounted + 'a>(
 }
 
 /// Totals by status.
-pub fn by_status<'a, T: Accounted + 'a>(
+pub fn by_status<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Status, Totals> {
     group(items, |item| item.status())
 }
 
 /// Totals by the class of the status.
-pub fn by_status_class<'a, T: Accounted + 'a>(
+pub fn by_status_class<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<StatusClass, Totals> {
     classes(&by_status(items))
 }
 
 /// The `n` endpoints with the most requests, most first; those with equally many by name.
-pub fn top_endpoints<'a, T: Accounted + 'a>(
+pub fn top_endpoints<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
     n: usize,
 ) -> Vec<(Arc<str>, Totals)> {
-    let mut cells = cells::Cells::new();
+    let mut cells = accumulator::Accumulator::new();
     for item in items {
         cells.add(
             item.method(),
@@ -189,16 +189,16 @@ pub fn top_endpoints<'a, T: Accounted + 'a>(
 }
 
 /// Totals by key; `None` stands for anonymous requests.
-pub fn by_key<'a, T: Accounted + 'a>(
+pub fn by_key<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Option<KeyId>, Totals> {
     group(items, |item| item.key())
 }
 
 /// Totals over time, in buckets of this width that follow the zone's clocks.
-pub fn over_time<'a, T: Accounted + 'a>(
+pub fn over_time<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
-    width: Width,
+    width: Granularity,
     zone: &TimeZone,
 ) -> OverTime {
     let mut buckets = Buckets::new(width, zone);
@@ -209,7 +209,7 @@ pub fn over_time<'a, T: Accounted + 'a>(
 }
 
 /// Latencies, whose quantiles can be asked for.
-pub fn latency<'a, T: Accounted + 'a>(items: impl IntoIterator<Item = &'a T>) -> LatencyHistogram {
+pub fn latency<'a, T: Aggregate + 'a>(items: impl IntoIterator<Item = &'a T>) -> LatencyHistogram {
     let mut histogram = LatencyHistogram::new();
     for item in items {
         item.add_latency(&mut histogram);

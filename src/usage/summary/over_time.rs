@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::counted;
 use super::totals::{Amounts, Totals};
-use crate::usage::Width;
+use crate::usage::Granularity;
 
-/// Totals by bucket of a zone's time: minutes, hours or calendar days (see [`Width::bucket`]).
+/// Totals by bucket of a zone's time: minutes, hours or calendar days (see [`Granularity::bucket`]).
 ///
 /// A zone without a name, a fixed offset or a POSIX rule cannot be serialized (this happens to
 /// [`TimeZone::system`] where `/etc/localtime` is a bare copy).
@@ -19,7 +19,7 @@ use crate::usage::Width;
 #[non_exhaustive]
 pub struct OverTime {
     /// How wide the buckets are.
-    pub width: Width,
+    pub width: Granularity,
     /// Whose clocks they follow.
     #[serde(with = "jiff::fmt::serde::tz::required")]
     pub zone: TimeZone,
@@ -86,7 +86,7 @@ impl OverTime {
 /// Adds up by time. Items mostly come in order, so the latest bucket is asked first.
 #[derive(Debug)]
 pub(super) struct Buckets {
-    width: Width,
+    width: Granularity,
     zone: TimeZone,
     latest: Range<Timestamp>,
     latest_slot: usize,
@@ -96,7 +96,7 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    pub(super) fn new(width: Width, zone: &TimeZone) -> Self {
+    pub(super) fn new(width: Granularity, zone: &TimeZone) -> Self {
         Self {
             width,
             zone: zone.clone(),

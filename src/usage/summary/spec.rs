@@ -6,13 +6,13 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::accounted::Accounted;
-use super::cells::Cells;
+use super::accumulator::Accumulator;
+use super::aggregate::Aggregate;
 use super::groups::Groups;
 use super::over_time::Buckets;
 use super::{Summary, Totals};
 use crate::id::KeyId;
-use crate::usage::{LatencyHistogram, Rollup, Width};
+use crate::usage::{Granularity, LatencyHistogram, Rollup};
 
 /// Which parts a [`Summary`] has beside its totals, methods, statuses and endpoints.
 ///
@@ -30,7 +30,7 @@ pub struct SummarySpec {
 /// Buckets of a zone's time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Grid {
-    width: Width,
+    width: Granularity,
     #[serde(with = "jiff::fmt::serde::tz::required")]
     zone: TimeZone,
 }
@@ -48,17 +48,17 @@ impl SummarySpec {
     }
 
     /// Also totals over time in buckets of this width and zone, in [`Summary::over_time`].
-    pub fn over_time(mut self, width: Width, zone: TimeZone) -> Self {
+    pub fn over_time(mut self, width: Granularity, zone: TimeZone) -> Self {
         self.over_time = Some(Grid { width, zone });
         self
     }
 
-    /// Also totals over time in buckets of the width that fits this range ([`Width::fitting`]), and of this
+    /// Also totals over time in buckets of the width that fits this range ([`Granularity::fitting`]), and of this
     /// zone, in [`Summary::over_time`].
     ///
     /// The range decides on the width alone; what is summed up is up to the caller.
     pub fn over_range(self, range: Range<Timestamp>, zone: TimeZone) -> Self {
-        self.over_time(Width::fitting(range), zone)
+        self.over_time(Granularity::fitting(range), zone)
     }
 
     /// Also latencies, in [`Summary::latency`].
@@ -69,7 +69,7 @@ impl SummarySpec {
 
     /// The buckets that totals over time are asked for in.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
-    pub(crate) fn grid(&self) -> Option<(Width, &TimeZone)> {
+    pub(crate) fn grid(&self) -> Option<(Granularity, &TimeZone)> {
         self.over_time.as_ref().map(|grid| (grid.width, &grid.zone))
     }
 
@@ -101,7 +101,7 @@ impl SummarySpec {
         };
         let width = SignedDuration::from_secs(rollup.width.seconds());
         let end = rollup.start.saturating_add(width).unwrap_or(Timestamp::MAX);
-        rollup.width > Width::Minute && grid.width.bucket(rollup.start, &grid.zone).end < end
+        rollup.width > Granularity::Minute && grid.width.bucket(rollup.start, &grid.zone).end < end
     }
 
     /// The summary of nothing, to merge others into.
@@ -110,7 +110,7 @@ impl SummarySpec {
     }
 
     /// Sums up events or rollups in one pass.
-    pub fn summarize<'a, T: Accounted + 'a>(
+    pub fn summarize<'a, T: Aggregate + 'a>(
         &self,
         items: impl IntoIterator<Item = &'a T>,
     ) -> Summary {
@@ -125,7 +125,7 @@ impl SummarySpec {
     ///
     /// The answer is that of [`SummarySpec::summarize`]. A short slice takes fewer threads, and so
     /// does a system that cannot start more.
-    pub fn summarize_parallel<T: Accounted + Sync>(&self, items: &[T], threads: usize) -> Summary {
+    pub fn summarize_parallel<T: Aggregate + Sync>(&self, items: &[T], threads: usize) -> Summary {
         /// Below this many items a thread costs more than it saves.
         const WORTH_A_THREAD: usize = 1 << 14;
         let share = items.len().div_ceil(threads.max(1)).max(WORTH_A_THREAD);
@@ -155,7 +155,7 @@ impl SummarySpec {
 
 /// What one pass adds up.
 struct Pass<'a> {
-    cells: Cells<'a>,
+    cells: Accumulator<'a>,
     keys: Option<Groups<Option<KeyId>>>,
     buckets: Option<Buckets>,
     latency: Option<LatencyHistogram>,
@@ -165,7 +165,7 @@ impl<'a> Pass<'a> {
     fn new(spec: &SummarySpec) -> Self {
         let buckets = spec.over_time.as_ref();
         Self {
-            cells: Cells::new(),
+            cells: Accumulator::new(),
             keys: spec.by_key.then(Groups::new),
             buckets: buckets.map(|grid| Buckets::new(grid.width, &grid.zone)),
             latency: spec.latency.then(LatencyHistogram::new),
@@ -173,7 +173,7 @@ impl<'a> Pass<'a> {
     }
 
     #[inline]
-    fn add<T: Accounted>(&mut self, item: &'a T) {
+    fn add<T: Aggregate>(&mut self, item: &'a T) {
         let amounts = item.amounts();
         self.cells
             .add(item.method(), item.status(), item.endpoint(), &amounts);
@@ -215,8 +215,8 @@ mod tests {
         let nothing = SummarySpec::new();
         assert_eq!(nothing.grid(), None);
         assert!(!nothing.has_keys() && !nothing.has_latency());
-        let hourly = nothing.clone().over_time(Width::Hour, TimeZone::UTC);
-        assert_eq!(hourly.grid(), Some((Width::Hour, &TimeZone::UTC)));
+        let hourly = nothing.clone().over_time(Granularity::Hour, TimeZone::UTC);
+        assert_eq!(hourly.grid(), Some((Granularity::Hour, &TimeZone::UTC)));
         let all = hourly.by_key().latency();
         assert!(all.has_keys() && all.has_latency());
         assert_eq!(all.without_grid(), nothing.by_key().latency());

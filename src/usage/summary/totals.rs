@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::usage::sum::{self, add};
+use crate::usage::saturating::{self, add};
 use crate::usage::{Cause, Outcome};
 
 /// How many requests there were, what came of them and what they took.
@@ -39,7 +39,7 @@ pub struct Amounts {
 impl Totals {
     /// All requests.
     pub fn total(&self) -> u64 {
-        sum::total([self.completed, self.rate_limited, self.failed()])
+        saturating::total([self.completed, self.rate_limited, self.failed()])
     }
 
     /// The requests that were completed.
@@ -54,7 +54,7 @@ impl Totals {
 
     /// The requests that failed, for whatever cause.
     pub fn failed(&self) -> u64 {
-        sum::total(self.failed)
+        saturating::total(self.failed)
     }
 
     /// The requests that failed for this cause (`None`: for none that was told).
@@ -187,7 +187,7 @@ impl From<Shown> for Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::sum::MOST;
+    use crate::usage::saturating::MOST;
 
     fn amounts(outcome: Outcome, cause: Option<Cause>, count: u64) -> Amounts {
         Amounts {

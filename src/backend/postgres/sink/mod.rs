@@ -195,7 +195,7 @@ impl Writing<'_> {
                 .text(event.request_id.as_deref())
                 .text(Some(&event.path))
                 .text(event.resource_id.as_deref())
-                .text(event.refusal.map(|refusal| refusal.as_str()))
+                .text(event.rejection_reason.map(|refusal| refusal.as_str()))
                 .integer(event.cost.into())
                 .integer(event.latency_us.cast_signed())
                 .integer(event.request_bytes.cast_signed())

@@ -9,7 +9,7 @@ use sqlx::Error as SqlError;
 use super::parts::{DAY, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::timestamp;
-use crate::usage::{Width, offsets_within};
+use crate::usage::{Granularity, offsets_within};
 
 const YEAR: i64 = 365 * DAY;
 
@@ -33,11 +33,11 @@ pub(super) struct Section {
     pub(super) starts: Range<i64>,
     pub(super) grid: Grid,
     /// The widest sums that fit the grid.
-    pub(super) widest: Width,
+    pub(super) widest: Granularity,
 }
 
 impl Section {
-    fn new(starts: Range<i64>, grid: Grid, widest: Width) -> Self {
+    fn new(starts: Range<i64>, grid: Grid, widest: Granularity) -> Self {
         Self {
             starts,
             grid,
@@ -51,7 +51,7 @@ impl Section {
 /// A single request of a clock that is decades ahead or behind lets the range have more changes of the
 /// zone's clocks than a statement may tell of. Then only what is that far away is not added up.
 pub(super) fn sections(
-    width: Width,
+    width: Granularity,
     zone: &TimeZone,
     starts: &Range<i64>,
     now: i64,
@@ -61,7 +61,7 @@ pub(super) fn sections(
     }
     let cut = |time: i64| floor(time, DAY).clamp(starts.start, starts.end);
     let (from, to) = (cut(now - 10 * YEAR), cut(now + YEAR));
-    let each = |starts| Section::new(starts, Grid::Each, Width::Minute);
+    let each = |starts| Section::new(starts, Grid::Each, Granularity::Minute);
     let near = match grid(width, zone, &(from..to))? {
         Some((grid, widest)) => Section::new(from..to, grid, widest),
         None => each(from..to),
@@ -73,10 +73,10 @@ pub(super) fn sections(
 
 /// The grid of totals over time, and the widest sums that fit it; `None` where the clocks change too often.
 fn grid(
-    width: Width,
+    width: Granularity,
     zone: &TimeZone,
     starts: &Range<i64>,
-) -> Result<Option<(Grid, Width)>, SqlError> {
+) -> Result<Option<(Grid, Granularity)>, SqlError> {
     // The last day there is ends after the last time there is.
     let end = timestamp(starts.end).unwrap_or(Timestamp::MAX);
     let range = timestamp(starts.start)?..end;
@@ -87,14 +87,14 @@ fn grid(
     let offsets: Vec<(i64, i64)> = pieces
         .map(|(from, offset)| (from.as_second(), offset.into()))
         .collect();
-    let fits = |sums: &Width| {
+    let fits = |sums: &Granularity| {
         let whole = |seconds: i64| seconds % sums.seconds() == 0;
         let mut pieces = offsets.iter().enumerate();
         width >= *sums
             && pieces.all(|(n, (from, offset))| whole(*offset) && (n == 0 || whole(*from)))
     };
-    let wider = [Width::Hour, Width::QuarterHour];
-    let widest = wider.into_iter().find(fits).unwrap_or(Width::Minute);
+    let wider = [Granularity::Hour, Granularity::QuarterHour];
+    let widest = wider.into_iter().find(fits).unwrap_or(Granularity::Minute);
     let seconds = width.seconds();
     Ok(Some((Grid::Buckets { seconds, offsets }, widest)))
 }
@@ -145,7 +145,7 @@ mod tests {
         let now = micros("2026-11-25T10:00:00Z");
         let sections = |from: &str, to: &str| {
             let starts = micros(from)..micros(to);
-            let sections = sections(Width::Day, &berlin, &starts, now).unwrap();
+            let sections = sections(Granularity::Day, &berlin, &starts, now).unwrap();
             assert_eq!(sections[0].starts.start, starts.start);
             assert_eq!(sections[sections.len() - 1].starts.end, starts.end);
             let pairs = sections.windows(2);
@@ -157,7 +157,10 @@ mod tests {
             });
             told.collect::<Vec<_>>()
         };
-        let (near, far) = (("buckets", Width::Hour), ("each", Width::Minute));
+        let (near, far) = (
+            ("buckets", Granularity::Hour),
+            ("each", Granularity::Minute),
+        );
         let usual = sections("2026-01-01T00:07:00Z", "2026-11-26T00:00:00Z");
         assert_eq!(usual, [near]);
         let ahead = sections("2026-01-01T00:07:00Z", "9999-01-01T00:00:00Z");

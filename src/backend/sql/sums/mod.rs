@@ -25,7 +25,9 @@ use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::{as_micros, there};
 use crate::id::KeyId;
-use crate::usage::{Rollup, Rollups, Summary, SummarySpec, Totals, UsageRange, Width, summary};
+use crate::usage::{
+    Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange, summary,
+};
 
 /// The summary of a range.
 pub(in crate::backend::sql) async fn summary<E: Engine>(
@@ -40,7 +42,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         return Ok(nothing);
     };
     let names = engine.names();
-    let days = parts(&found.starts, Width::Day, found.coarse);
+    let days = parts(&found.starts, Granularity::Day, found.coarse);
     let latency = spec.has_latency();
     let everybodys = range.key.is_none() && range.owner.is_none();
     let rollups = if everybodys {
@@ -50,7 +52,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     } else {
         let statement = by_series(names, range, &days, &Grid::None, latency);
         found
-            .by_series(engine, range, &[(statement, Width::Day)])
+            .by_series(engine, range, &[(statement, Granularity::Day)])
             .await?
     };
     let mut summary = spec.without_grid().summarize(&rollups);
@@ -94,7 +96,7 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
     let (Some(mut found), _) = Found::open(engine, range).await? else {
         return Ok(Vec::new());
     };
-    let parts = parts(&found.starts, Width::Minute, found.coarse);
+    let parts = parts(&found.starts, Granularity::Minute, found.coarse);
     let statements: Vec<_> = parts
         .into_iter()
         .map(|part| {
@@ -104,7 +106,7 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
         })
         .collect();
     let rollups = found.by_series(engine, range, &statements).await?;
-    let rollups: Rollups = rollups.into_iter().collect();
+    let rollups: RollupStore = rollups.into_iter().collect();
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
     rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
     Ok(rollups)
@@ -165,7 +167,7 @@ impl<S: Session> Found<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-        let hours = parts(&self.starts, Width::Hour, self.coarse);
+        let hours = parts(&self.starts, Granularity::Hour, self.coarse);
         let statement = by_key(engine.names(), range, hours);
         let rows = self.session.rows(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(sum_of_key).collect::<Result<_, _>>()?;
@@ -177,7 +179,7 @@ impl<S: Session> Found<S> {
         &mut self,
         engine: &E,
         range: &UsageRange,
-        statements: &[(Statement, Width)],
+        statements: &[(Statement, Granularity)],
     ) -> Result<Vec<Rollup>, SqlError> {
         let series = series(engine.names(), range);
         let kinds = kinds_of(&self.session.rows(series).await?)?;

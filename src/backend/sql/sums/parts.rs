@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backend::sql::value::ceil_micros;
-use crate::usage::{UsageRange, Width};
+use crate::usage::{Granularity, UsageRange};
 
 pub(super) const MINUTE: i64 = 60_000_000;
 pub(in crate::backend::sql) const QUARTER: i64 = 15 * MINUTE;
@@ -27,13 +27,13 @@ impl Coarse {
     }
 
     /// The width of the narrowest sums at a time.
-    pub(super) fn narrowest(&self, time: i64) -> Width {
+    pub(super) fn narrowest(&self, time: i64) -> Granularity {
         if time < self.hours {
-            Width::Hour
+            Granularity::Hour
         } else if time < self.quarters {
-            Width::QuarterHour
+            Granularity::QuarterHour
         } else {
-            Width::Minute
+            Granularity::Minute
         }
     }
 }
@@ -41,7 +41,7 @@ impl Coarse {
 /// Sums of one width whose buckets start in a range, in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
-    pub(super) width: Width,
+    pub(super) width: Granularity,
     pub(super) starts: Range<i64>,
 }
 
@@ -83,19 +83,19 @@ fn ceil(time: i64, width: i64) -> i64 {
 
 /// Which sums make up a range: the widest within, up to this width, and narrower ones at its ends.
 /// A sum that is wider than a minute counts as a whole if it starts in the range.
-pub(super) fn parts(starts: &Range<i64>, widest: Width, coarse: Coarse) -> Vec<Part> {
+pub(super) fn parts(starts: &Range<i64>, widest: Granularity, coarse: Coarse) -> Vec<Part> {
     let mut parts = Vec::new();
     cover(starts.clone(), widest, coarse, &mut parts);
     parts
 }
 
-fn cover(starts: Range<i64>, widest: Width, coarse: Coarse, parts: &mut Vec<Part>) {
+fn cover(starts: Range<i64>, widest: Granularity, coarse: Coarse, parts: &mut Vec<Part>) {
     if starts.is_empty() {
         return;
     }
     let (length, narrower) = match widest {
-        Width::Day => (DAY, Width::Hour),
-        Width::Hour => (HOUR, Width::Minute),
+        Granularity::Day => (DAY, Granularity::Hour),
+        Granularity::Hour => (HOUR, Granularity::Minute),
         _ => return cover_narrowest(starts, coarse, parts),
     };
     let (from, to) = (ceil(starts.start, length), floor(starts.end, length));
@@ -113,9 +113,13 @@ fn cover(starts: Range<i64>, widest: Width, coarse: Coarse, parts: &mut Vec<Part
 
 fn cover_narrowest(starts: Range<i64>, coarse: Coarse, parts: &mut Vec<Part>) {
     let zones = [
-        (Width::Hour, HOUR, i64::MIN..coarse.hours),
-        (Width::QuarterHour, QUARTER, coarse.hours..coarse.quarters),
-        (Width::Minute, MINUTE, coarse.quarters..i64::MAX),
+        (Granularity::Hour, HOUR, i64::MIN..coarse.hours),
+        (
+            Granularity::QuarterHour,
+            QUARTER,
+            coarse.hours..coarse.quarters,
+        ),
+        (Granularity::Minute, MINUTE, coarse.quarters..i64::MAX),
     ];
     for (width, length, zone) in zones {
         let (start, end) = (starts.start.max(zone.start), starts.end.min(zone.end));
@@ -133,17 +137,21 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
 
-    const MINUTES: Width = Width::Minute;
-    const HOURS: Width = Width::Hour;
-    const DAYS: Width = Width::Day;
+    const MINUTES: Granularity = Granularity::Minute;
+    const HOURS: Granularity = Granularity::Hour;
+    const DAYS: Granularity = Granularity::Day;
 
-    const QUARTERS: Width = Width::QuarterHour;
+    const QUARTERS: Granularity = Granularity::QuarterHour;
     const NARROW: Coarse = Coarse {
         hours: i64::MIN,
         quarters: i64::MIN,
     };
 
-    fn all(starts: Range<i64>, widest: Width, coarse: Coarse) -> Vec<(Width, i64, i64)> {
+    fn all(
+        starts: Range<i64>,
+        widest: Granularity,
+        coarse: Coarse,
+    ) -> Vec<(Granularity, i64, i64)> {
         let parts = parts(&starts, widest, coarse);
         parts
             .iter()

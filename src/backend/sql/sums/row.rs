@@ -9,7 +9,7 @@ use sqlx::Error as SqlError;
 use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
 use crate::backend::sql::value::{named, number, parsed, status, there, time};
-use crate::usage::{LatencyHistogram, Method, Rollup, Status, Width};
+use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
 /// What rollups of one series have in common: a rollup of nothing.
 pub(super) struct Kind(Rollup);
@@ -48,7 +48,7 @@ fn nothing(row: &impl Row) -> Result<Rollup, SqlError> {
     Ok(Rollup {
         key: None,
         start: Timestamp::UNIX_EPOCH,
-        width: Width::Minute,
+        width: Granularity::Minute,
         owner: None,
         method: Method::Other,
         endpoint: "".into(),
@@ -89,7 +89,7 @@ fn with_latency(rollup: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
 pub(super) fn rollup_of(
     row: &impl Row,
     kinds: &HashMap<i64, Kind>,
-    width: Width,
+    width: Granularity,
 ) -> Result<Option<Rollup>, SqlError> {
     let Some(Kind(kind)) = kinds.get(&there(row.integer("series_id")?)?) else {
         return Ok(None);

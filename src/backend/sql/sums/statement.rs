@@ -4,7 +4,7 @@ use super::grid::{Grid, Section, bucket};
 use super::parts::{Coarse, Part, parts};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
-use crate::usage::{UsageRange, Width};
+use crate::usage::{Granularity, UsageRange};
 
 /// From when to when there is anything, up to when minutes have been dropped or folded into quarters of
 /// an hour, and up to when all else is being dropped.
@@ -81,8 +81,8 @@ pub(super) fn by_series(
     let bucket = bucket(names, grid);
     let read = parts.iter().map(|part| {
         let table = match part.width {
-            Width::Minute | Width::QuarterHour => "§minutes",
-            Width::Hour => "§hours",
+            Granularity::Minute | Granularity::QuarterHour => "§minutes",
+            Granularity::Hour => "§hours",
             _ => "§days",
         };
         let starting = starting_in(&mut sql, part);
@@ -172,7 +172,7 @@ fn of_keys(
     let amounts = amounts(names);
     let read = parts.map(|(part, by)| {
         let table = match part.width {
-            Width::Minute | Width::QuarterHour => "§key_minutes",
+            Granularity::Minute | Granularity::QuarterHour => "§key_minutes",
             _ => "§key_hours",
         };
         let starting = starting_in(&mut sql, &part);

@@ -30,7 +30,7 @@ async fn the_latencies_of_many_keys_are_not_one_value() {
 
     let names = Names::new(Dialect::Sqlite);
     let day = start.as_microsecond()..start.as_microsecond() + 24 * HOUR;
-    let parts = parts(&day, Width::Day, Coarse::new(None, None));
+    let parts = parts(&day, Granularity::Day, Coarse::new(None, None));
     let lengths = async |latency: bool| {
         let statement = by_kind(&names, &UsageRange::new(), &parts, latency);
         let mut query = sqlx::query(AssertSqlSafe(statement.text));
@@ -78,7 +78,7 @@ async fn clocks_that_are_far_away_change_no_answer() {
     }
     for zone in ["Europe/Berlin", "America/St_Johns", "UTC"] {
         let zone = TimeZone::get(zone).unwrap();
-        for width in [Width::Minute, Width::Hour, Width::Day] {
+        for width in [Granularity::Minute, Granularity::Hour, Granularity::Day] {
             let spec = SummarySpec::new().over_time(width, zone.clone());
             let query = SummaryQuery::new(UsageRange::new(), spec.clone());
             let summary = backend.summary(&query).await.unwrap();

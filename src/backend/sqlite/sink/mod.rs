@@ -115,7 +115,7 @@ impl Writing<'_> {
                     .add(event.request_id.as_deref())?
                     .add(&*event.path)?
                     .add(event.resource_id.as_deref())?
-                    .add(event.refusal.map(|refusal| refusal.as_str()))?
+                    .add(event.rejection_reason.map(|refusal| refusal.as_str()))?
                     .add(i64::from(event.cost))?
                     .add(event.latency_us.cast_signed())?
                     .add(event.request_bytes.cast_signed())?

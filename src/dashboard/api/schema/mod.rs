@@ -19,7 +19,7 @@ pub(super) use self::key::{Issued, Key, Revealed};
 pub(super) use self::key_input::{KeyUpdate, NewKey, Rotation};
 pub(super) use self::request::{RecordedPage, Request};
 pub(in crate::dashboard) use self::totals::Summary;
-pub(super) use self::totals::{Jumps, OverTime};
+pub(super) use self::totals::{OverTime, Spikes};
 use crate::page;
 
 /// A page of a list.

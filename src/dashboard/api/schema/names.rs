@@ -39,9 +39,9 @@ texts! {
     Method: one_of(usage::Method::ALL.map(usage::Method::as_str));
     Outcome: one_of(usage::Outcome::ALL.map(usage::Outcome::as_str));
     Cause: one_of(usage::Cause::ALL.map(usage::Cause::as_str));
-    Refusal: one_of(usage::Refusal::ALL.map(usage::Refusal::as_str));
+    RejectionReason: one_of(usage::RejectionReason::ALL.map(usage::RejectionReason::as_str));
     StatusClass: one_of(usage::StatusClass::ALL.map(usage::StatusClass::as_str));
-    Width: one_of(usage::Width::ALL.map(usage::Width::as_str));
+    Granularity: one_of(usage::Granularity::ALL.map(usage::Granularity::as_str));
 }
 
 fn one_of(names: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {

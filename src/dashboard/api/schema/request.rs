@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::names;
 use crate::id::KeyId;
-use crate::usage::{self, Cause, Method, Outcome, RecordedEvent, Refusal, Status, UsageEvent};
+use crate::usage::{
+    self, Cause, Method, Outcome, RecordedEvent, RejectionReason, Status, UsageEvent,
+};
 
 /// An accounted request.
 #[derive(Serialize, ToSchema)]
@@ -51,8 +53,8 @@ pub(in crate::dashboard) struct Request {
     #[schema(value_type = Option<names::Cause>)]
     cause: Option<Cause>,
     /// Why it was refused.
-    #[schema(value_type = Option<names::Refusal>)]
-    refusal: Option<Refusal>,
+    #[schema(value_type = Option<names::RejectionReason>)]
+    refusal: Option<RejectionReason>,
     /// What it cost of the key's limits.
     cost: u32,
     /// Microseconds until the end of the answer.
@@ -81,7 +83,7 @@ impl From<UsageEvent> for Request {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
-            refusal: event.refusal,
+            refusal: event.rejection_reason,
             cost: event.cost,
             latency_us: event.latency_us,
             request_bytes: event.request_bytes,

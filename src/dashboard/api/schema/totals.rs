@@ -10,7 +10,7 @@ use super::names;
 use crate::id::KeyId;
 use crate::usage::summary::{self, TimeBucket};
 use crate::usage::{
-    Cause, LatencyHistogram, LatencyQuantiles, Method, Outcome, Status, StatusClass, Width,
+    Cause, Granularity, LatencyHistogram, LatencyQuantiles, Method, Outcome, Status, StatusClass,
 };
 
 /// Sums over requests.
@@ -194,8 +194,8 @@ impl From<LatencyQuantiles> for Latency {
 #[derive(Serialize, ToSchema)]
 pub(in crate::dashboard) struct OverTime {
     /// How wide a bucket is.
-    #[schema(value_type = names::Width)]
-    width: Width,
+    #[schema(value_type = names::Granularity)]
+    width: Granularity,
     /// The time zone whose days and hours they are.
     zone: String,
     /// The buckets, the earliest first.
@@ -207,7 +207,7 @@ pub(in crate::dashboard) struct OverTime {
 
 impl OverTime {
     pub(in crate::dashboard) fn new(
-        width: Width,
+        width: Granularity,
         zone: String,
         buckets: Vec<TimeBucket>,
         exact: bool,
@@ -249,7 +249,7 @@ impl From<TimeBucket> for Bucket {
 
 /// A key of which many more requests failed, or were refused by a rate limit, than before.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Jump {
+pub(in crate::dashboard) struct Spike {
     /// The key; `null` for requests without one.
     #[schema(value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
@@ -262,28 +262,28 @@ pub(in crate::dashboard) struct Jump {
     before: Totals,
 }
 
-impl From<summary::Jump> for Jump {
-    fn from(jump: summary::Jump) -> Self {
+impl From<summary::Spike> for Spike {
+    fn from(spike: summary::Spike) -> Self {
         Self {
-            key: jump.key,
-            outcome: jump.outcome,
-            now: (&jump.now).into(),
-            before: (&jump.before).into(),
+            key: spike.key,
+            outcome: spike.outcome,
+            now: (&spike.now).into(),
+            before: (&spike.before).into(),
         }
     }
 }
 
 /// Keys of which many more requests failed, or were refused by a rate limit, than before.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Jumps {
+pub(in crate::dashboard) struct Spikes {
     /// The keys.
-    jumps: Vec<Jump>,
+    spikes: Vec<Spike>,
 }
 
-impl From<Vec<summary::Jump>> for Jumps {
-    fn from(jumps: Vec<summary::Jump>) -> Self {
+impl From<Vec<summary::Spike>> for Spikes {
+    fn from(spikes: Vec<summary::Spike>) -> Self {
         Self {
-            jumps: jumps.into_iter().map(Jump::from).collect(),
+            spikes: spikes.into_iter().map(Spike::from).collect(),
         }
     }
 }

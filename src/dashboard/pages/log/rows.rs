@@ -90,7 +90,7 @@ fn key_of(visit: &Visit, event: &UsageEvent, keys: &[Key]) -> Markup {
 fn cause(event: &UsageEvent) -> Markup {
     let cause = event.cause.map(Cause::as_str);
     html! {
-        @match (cause, event.refusal) {
+        @match (cause, event.rejection_reason) {
             (Some(cause), Some(refusal)) => { (cause) ": " (refusal) },
             (Some(cause), None) => (cause),
             (None, Some(refusal)) => (refusal),

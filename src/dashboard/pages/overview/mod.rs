@@ -20,7 +20,7 @@ use crate::dashboard::visit::Visit;
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
-use crate::usage::summary::{Jump, Totals, jumps};
+use crate::usage::summary::{Spike, Totals, spikes};
 use crate::usage::{Summary, SummaryQuery, SummarySpec, UsageRange};
 
 /// Days after which a key that nobody used is called unused.
@@ -73,7 +73,7 @@ struct Overview {
     before: Totals,
     /// The keys with the most requests.
     busiest: Vec<(Option<KeyId>, Totals)>,
-    jumps: Vec<Jump>,
+    spikes: Vec<Spike>,
     unused: Page<Key>,
     /// Those that end first before the others.
     expiring: Page<Key>,
@@ -96,15 +96,15 @@ impl Overview {
         let summary = store.summary(&SummaryQuery::new(range, spec)).await?;
         let none = ByKey::new();
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
-        let mut jumps = jumps(by_key, &before);
-        jumps.truncate(ROWS);
+        let mut spikes = spikes(by_key, &before);
+        spikes.truncate(ROWS);
         let busiest = summary.top_keys(ROWS).into_iter();
         let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
         let unused = store.list(&unused(now).limit(ROWS)).await?;
         let mut expiring = store.list(&expiring(now).limit(EXPIRING)).await?;
         expiring.items.sort_by_key(|key| key.expires);
         let mut ids: Vec<_> = busiest.iter().filter_map(|(id, _)| *id).collect();
-        ids.extend(jumps.iter().filter_map(|jump| jump.key));
+        ids.extend(spikes.iter().filter_map(|spike| spike.key));
         let named = match ids.len() {
             0 => Vec::new(),
             many => {
@@ -124,7 +124,7 @@ impl Overview {
         Ok(Self {
             before: before.values().sum(),
             busiest,
-            jumps,
+            spikes,
             unused,
             expiring,
             named,
@@ -153,7 +153,7 @@ impl Overview {
             (breakdowns::exactness(&self.summary))
             (breakdowns::cards(&self.summary.totals, &self.before, &links))
             (breakdowns::chart(visit, picked, &self.summary, &links))
-            (tables::jumps(visit, &self.jumps, &self.named))
+            (tables::spikes(visit, &self.spikes, &self.named))
             .panels .wide {
                 (tables::busiest(visit, &self.busiest, &self.named, self.summary.totals.total()))
                 (breakdowns::endpoints(&self.summary, &links))

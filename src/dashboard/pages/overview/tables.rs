@@ -11,7 +11,7 @@ use crate::id::KeyId;
 use crate::key::Key;
 use crate::page::Page;
 use crate::usage::Outcome;
-use crate::usage::summary::{Jump, Totals};
+use crate::usage::summary::{Spike, Totals};
 
 pub(super) fn busiest(
     visit: &Visit,
@@ -47,11 +47,11 @@ fn link(visit: &Visit, id: KeyId, keys: &[Key]) -> String {
     }
 }
 
-pub(super) fn jumps(visit: &Visit, jumps: &[Jump], keys: &[Key]) -> Markup {
+pub(super) fn spikes(visit: &Visit, spikes: &[Spike], keys: &[Key]) -> Markup {
     let share = |part, all| html! { (charts::count(part)) " of " (charts::count(all)) " (" (charts::share(part, all)) ")" };
-    let key = |jump: &Jump| {
+    let key = |spike: &Spike| {
         html! {
-            @match jump.key {
+            @match spike.key {
                 Some(id) => {
                     @match named(keys, id) {
                         Some(key) => (line_to(&link(visit, id, keys), &key.name)),
@@ -63,27 +63,27 @@ pub(super) fn jumps(visit: &Visit, jumps: &[Jump], keys: &[Key]) -> Markup {
         }
     };
     html! {
-        section .panel aria-labelledby="jumps" {
-            h2 #jumps { "More failures or refusals than before" }
-            @if jumps.is_empty() {
+        section .panel aria-labelledby="spikes" {
+            h2 #spikes { "More failures or refusals than before" }
+            @if spikes.is_empty() {
                 p .empty { "No key fares worse than in the range before." }
             } @else {
-                .scroll { table .stacked aria-labelledby="jumps" {
+                .scroll { table .stacked aria-labelledby="spikes" {
                     thead { tr { @for head in ["Key", "What", "Now", "Before"] { th scope="col" { (head) } } } }
-                    tbody { @for jump in jumps { tr {
-                        th scope="row" { (key(jump)) }
+                    tbody { @for spike in spikes { tr {
+                        th scope="row" { (key(spike)) }
                         td data-label="What" {
-                            @if jump.outcome == Outcome::RateLimited { span .badge .limited { "rate limited" } }
+                            @if spike.outcome == Outcome::RateLimited { span .badge .limited { "rate limited" } }
                             @else { span .badge .failed { "failed" } }
                         }
-                        td data-label="Now" { (share(jump.count(), jump.now.total())) }
-                        td data-label="Before" { (share(jump.count_before(), jump.before.total())) }
+                        td data-label="Now" { (share(spike.count(), spike.now.total())) }
+                        td data-label="Before" { (share(spike.count_before(), spike.before.total())) }
                     } } }
                 } }
             }
             p .rule {
-                "Shown are keys of which at least " (Jump::LEAST) " requests failed, or were refused by a rate limit, if their share is at least "
-                (Jump::FACTOR) " times that of the range before and at least " (Jump::POINTS) " percentage points above it."
+                "Shown are keys of which at least " (Spike::LEAST) " requests failed, or were refused by a rate limit, if their share is at least "
+                (Spike::FACTOR) " times that of the range before and at least " (Spike::POINTS) " percentage points above it."
             }
         }
     }

@@ -6,14 +6,14 @@ use super::*;
 async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
     let recorder = Recorder::new(Scripted::default());
     record(&recorder, 2);
-    assert!(recorder.begin());
+    assert!(recorder.reserve());
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (2, 1));
     // Whether it has not ended yet, is on its way into the queue, or came too late.
     recorder.0.0.counters.queued.events.fetch_add(1, SeqCst);
     assert_eq!(recorder.shutdown(SOON).await, report);
     recorder.0.0.counters.queued.events.fetch_sub(1, SeqCst);
-    recorder.record(draft());
+    recorder.record(pending());
     assert_eq!(recorder.shutdown(SOON).await, report);
     assert_conserved(&recorder, 2, 1);
 }
@@ -22,11 +22,11 @@ async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
 async fn rule_9_what_is_pushed_after_the_end_is_lost() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
-    assert!(recorder.begin());
-    assert!(inner.admit(&draft()));
+    assert!(recorder.reserve());
+    assert!(inner.admit(&pending()));
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (0, 1));
-    inner.push(inner.queue.as_ref().unwrap(), draft());
+    inner.push(inner.queue.as_ref().unwrap(), pending());
     assert_conserved(&recorder, 0, 1);
 }
 
@@ -34,10 +34,10 @@ async fn rule_9_what_is_pushed_after_the_end_is_lost() {
 async fn what_is_pushed_before_the_end_is_written() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
-    assert!(recorder.begin());
-    assert!(inner.admit(&draft()));
+    assert!(recorder.reserve());
+    assert!(inner.admit(&pending()));
     inner.close();
-    inner.push(inner.queue.as_ref().unwrap(), draft());
+    inner.push(inner.queue.as_ref().unwrap(), pending());
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (1, 0));
 }
@@ -113,7 +113,7 @@ fn shutdown_does_not_wait_for_a_runtime_that_nobody_drives() {
         recorder
     });
     record(&recorder, 3);
-    assert!(recorder.begin());
+    assert!(recorder.reserve());
     let report = runtime().block_on(async {
         tokio::time::pause();
         let shutdown = recorder.shutdown(SOON);
@@ -122,7 +122,7 @@ fn shutdown_does_not_wait_for_a_runtime_that_nobody_drives() {
     assert_eq!((report.written, report.lost), (0, 4));
     // Driven again, the task comes to its end.
     idle.block_on(tokio::task::yield_now());
-    recorder.unbegin();
+    recorder.release();
     assert_conserved(&recorder, 0, 3);
 }
 
@@ -202,13 +202,13 @@ async fn open_requests_are_ended_by_shutdown() {
     impl Abandon for Open {
         fn abandon(&self) {
             if self.1.fetch_add(1, SeqCst) == 0 {
-                self.0.record(draft());
+                self.0.record(pending());
             }
         }
     }
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone()).start();
-    assert!(recorder.begin());
+    assert!(recorder.reserve());
     let open = Arc::new(Open(recorder.clone(), AtomicU32::new(0)));
     let weak = Arc::downgrade(&open);
     let _place = recorder.open().enter(weak);

@@ -107,18 +107,18 @@ async fn a_recorder_that_refuses_when_full_looks_at_the_bytes_too() {
         .when_full(WhenFull::Refuse)
         .start();
     for _ in 0..3 {
-        assert!(recorder.begin());
+        assert!(recorder.reserve());
     }
-    assert!(!recorder.begin());
+    assert!(!recorder.reserve());
     // What was let in is accounted for, however long its texts.
     for _ in 0..3 {
-        recorder.record(long_draft(8_000));
+        recorder.record(long_pending(8_000));
     }
     assert_eq!(recorder.stats().queued_bytes, 3 * 8_256);
-    assert!(!recorder.begin());
+    assert!(!recorder.reserve());
     recorder.flush().await;
     record_long(&recorder, 1, 8_000);
-    assert!(!recorder.begin());
+    assert!(!recorder.reserve());
     recorder.flush().await;
     assert_conserved(&recorder, 4, 0);
 }
@@ -131,14 +131,14 @@ async fn a_recorder_that_refuses_when_full_loses_nothing() {
         .when_full(WhenFull::Refuse)
         .start();
     for _ in 0..10 {
-        assert!(recorder.begin());
+        assert!(recorder.reserve());
     }
     // As many requests are under way as there is room for events.
-    assert!(!recorder.begin());
+    assert!(!recorder.reserve());
     for _ in 0..10 {
-        recorder.record(draft());
+        recorder.record(pending());
     }
-    assert!(!recorder.begin());
+    assert!(!recorder.reserve());
     recorder.flush().await;
     record(&recorder, 1);
     recorder.flush().await;
@@ -152,7 +152,7 @@ async fn what_cannot_be_told_of_gives_its_place_back() {
         .when_full(WhenFull::Refuse)
         .start();
     for _ in 0..5 {
-        assert!(recorder.begin());
+        assert!(recorder.reserve());
         recorder.lose();
     }
     assert_conserved(&recorder, 0, 5);
@@ -167,7 +167,7 @@ async fn a_recorder_that_refuses_when_full_refuses_when_it_is_shut_down() {
         record(&recorder, 1);
         let report = recorder.shutdown(SOON).await;
         assert_eq!((report.written, report.lost), (1, 0));
-        assert_eq!(recorder.begin(), when_full == WhenFull::Drop);
+        assert_eq!(recorder.reserve(), when_full == WhenFull::Drop);
     }
 }
 
@@ -178,8 +178,8 @@ fn a_recorder_that_refuses_when_full_refuses_without_its_runtime() {
         let builder = Recorder::builder(Scripted::default());
         builder.when_full(WhenFull::Refuse).start()
     });
-    assert!(recorder.begin());
+    assert!(recorder.reserve());
     drop(gone);
-    assert!(!recorder.begin());
+    assert!(!recorder.reserve());
     assert_eq!(recorder.stats().open, 1);
 }

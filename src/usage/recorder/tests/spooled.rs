@@ -12,7 +12,7 @@ use std::time::Duration;
 use parts::Mode::{DoesAndFails, Fails, Hangs, Rejects, Works};
 use parts::{Database, Shelf};
 
-use super::{Draft, SOON, draft};
+use super::{PendingEvent, SOON, pending};
 use crate::usage::recorder::{Recorder, RecorderBuilder, RecorderStats};
 use crate::usage::{Batch, Spool, UsageEvent};
 
@@ -27,10 +27,10 @@ fn builder(database: &Database, shelf: &Shelf) -> RecorderBuilder {
 /// Records events with these numbers.
 fn record(recorder: &Recorder, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        assert!(recorder.begin());
-        recorder.record(Draft {
+        assert!(recorder.reserve());
+        recorder.record(PendingEvent {
             latency_us: number,
-            ..draft()
+            ..pending()
         });
     }
 }

@@ -14,17 +14,17 @@ use super::event::UsageEvent;
 /// ```
 /// use std::num::NonZeroU32;
 ///
-/// use keytally::usage::{KeepLog, UsageEvent};
+/// use keytally::usage::{LogSampling, UsageEvent};
 ///
 /// let event = UsageEvent::at(jiff::Timestamp::UNIX_EPOCH);
-/// assert!(KeepLog::default().keeps(&event));
-/// let sample = KeepLog::OneIn(NonZeroU32::new(100).unwrap());
+/// assert!(LogSampling::default().keeps(&event));
+/// let sample = LogSampling::OneIn(NonZeroU32::new(100).unwrap());
 /// assert_eq!(sample.keeps(&event), sample.keeps(&event.clone()));
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum KeepLog {
+pub enum LogSampling {
     /// Every event.
     #[default]
     All,
@@ -36,7 +36,7 @@ pub enum KeepLog {
     Nothing,
 }
 
-impl KeepLog {
+impl LogSampling {
     /// Whether this event goes into the log.
     pub fn keeps(self, event: &UsageEvent) -> bool {
         match self {
@@ -60,8 +60,8 @@ mod tests {
 
     use super::*;
 
-    fn one_in(n: u32) -> KeepLog {
-        KeepLog::OneIn(NonZeroU32::new(n).unwrap())
+    fn one_in(n: u32) -> LogSampling {
+        LogSampling::OneIn(NonZeroU32::new(n).unwrap())
     }
 
     #[test]
@@ -70,9 +70,9 @@ mod tests {
         let events: Vec<_> = (0..100_000)
             .map(|_| UsageEvent::at(Timestamp::UNIX_EPOCH))
             .collect();
-        let kept = |keep: KeepLog| events.iter().filter(|event| keep.keeps(event)).count();
-        assert_eq!(kept(KeepLog::All), 100_000);
-        assert_eq!(kept(KeepLog::Nothing), 0);
+        let kept = |keep: LogSampling| events.iter().filter(|event| keep.keeps(event)).count();
+        assert_eq!(kept(LogSampling::All), 100_000);
+        assert_eq!(kept(LogSampling::Nothing), 0);
         assert_eq!(kept(one_in(1)), 100_000);
         for n in [2, 3, 8, 10, 100, 1_000] {
             // Six standard deviations: once in some hundred million runs.
@@ -103,22 +103,22 @@ mod tests {
     #[test]
     fn anonymous_requests_are_not_logged_where_only_keys_are() {
         let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
-        assert!(!KeepLog::KeysOnly.keeps(&event));
+        assert!(!LogSampling::KeysOnly.keeps(&event));
         event.key = Some("3fK9aB0000zzZZ19".parse().unwrap());
-        assert!(KeepLog::KeysOnly.keeps(&event));
+        assert!(LogSampling::KeysOnly.keeps(&event));
     }
 
     #[test]
     fn the_text_names_it() {
         for (keep, text) in [
-            (KeepLog::All, "\"all\""),
+            (LogSampling::All, "\"all\""),
             (one_in(100), "{\"one_in\":100}"),
-            (KeepLog::KeysOnly, "\"keys_only\""),
-            (KeepLog::Nothing, "\"nothing\""),
+            (LogSampling::KeysOnly, "\"keys_only\""),
+            (LogSampling::Nothing, "\"nothing\""),
         ] {
             assert_eq!(serde_json::to_string(&keep).unwrap(), text);
-            assert_eq!(serde_json::from_str::<KeepLog>(text).unwrap(), keep);
+            assert_eq!(serde_json::from_str::<LogSampling>(text).unwrap(), keep);
         }
-        assert!(serde_json::from_str::<KeepLog>("{\"one_in\":0}").is_err());
+        assert!(serde_json::from_str::<LogSampling>("{\"one_in\":0}").is_err());
     }
 }

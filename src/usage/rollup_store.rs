@@ -1,4 +1,4 @@
-//! Rollups in memory, for long: added to, read by key and time, folded into wider buckets.
+//! RollupStore in memory, for long: added to, read by key and time, folded into wider buckets.
 
 use std::collections::btree_map::{self, Entry};
 use std::collections::{BTreeMap, HashMap, hash_map};
@@ -9,24 +9,24 @@ use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
 use super::event::UsageEvent;
+use super::granularity::Granularity;
 use super::outcome::{Cause, Outcome};
 use super::rollup::Rollup;
-use super::width::Width;
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
 /// Sums of events by key and time, one [`Rollup`] per group.
 ///
 /// What it holds grows with keys, buckets and endpoints; the layer bounds the endpoints, and
-/// [`Rollups::fold`] and [`Rollups::forget`] bound the buckets.
+/// [`RollupStore::fold`] and [`RollupStore::forget`] bound the buckets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rollups {
+pub struct RollupStore {
     keys: BTreeMap<Option<KeyId>, Buckets>,
 }
 
-type Buckets = BTreeMap<(Timestamp, Width), Bucket>;
+type Buckets = BTreeMap<(Timestamp, Granularity), Bucket>;
 
-/// Shared with every [part](Rollups::part) that was taken, until it changes.
+/// Shared with every [part](RollupStore::part) that was taken, until it changes.
 type Bucket = Arc<BTreeMap<Series, Rollup>>;
 
 /// What tells the rollups of one key and bucket apart.
@@ -40,7 +40,7 @@ struct Series {
     owner: Option<Arc<str>>,
 }
 
-impl Rollups {
+impl RollupStore {
     /// Holds nothing yet.
     pub const fn new() -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Rollups {
     }
 
     /// Adds an event to its group's rollup of this width.
-    pub fn add_event(&mut self, event: &UsageEvent, width: Width) {
+    pub fn add_event(&mut self, event: &UsageEvent, width: Granularity) {
         let series = Series {
             endpoint: event.endpoint.clone(),
             method: event.method,
@@ -59,7 +59,7 @@ impl Rollups {
             owner: event.owner.clone(),
         };
         match self.entry(event.key, width.floor(event.time), width, series) {
-            Entry::Occupied(mut held) => held.get_mut().count_in(event),
+            Entry::Occupied(mut held) => held.get_mut().add(event),
             Entry::Vacant(free) => {
                 free.insert(Rollup::of(event, width));
             }
@@ -69,7 +69,7 @@ impl Rollups {
     /// Adds events to their groups' rollups of this width.
     ///
     /// They are added up among themselves first: many events have few groups.
-    pub fn add_events(&mut self, events: &[UsageEvent], width: Width) {
+    pub fn add_events(&mut self, events: &[UsageEvent], width: Granularity) {
         let mut sums: HashMap<_, Rollup, RandomState> = HashMap::default();
         for event in events {
             // A text's address stands for it while the events are borrowed; equal texts at several
@@ -86,7 +86,7 @@ impl Rollups {
                 event.cause,
             );
             match sums.entry(group) {
-                hash_map::Entry::Occupied(mut held) => held.get_mut().count_in(event),
+                hash_map::Entry::Occupied(mut held) => held.get_mut().add(event),
                 hash_map::Entry::Vacant(free) => {
                     free.insert(Rollup::of(event, width));
                 }
@@ -106,7 +106,7 @@ impl Rollups {
             owner: rollup.owner.clone(),
         };
         match self.entry(rollup.key, rollup.start, rollup.width, series) {
-            Entry::Occupied(mut held) => held.get_mut().absorb(&rollup),
+            Entry::Occupied(mut held) => held.get_mut().merge(&rollup),
             Entry::Vacant(free) => {
                 free.insert(rollup.bounded());
             }
@@ -117,7 +117,7 @@ impl Rollups {
         &mut self,
         key: Option<KeyId>,
         start: Timestamp,
-        width: Width,
+        width: Granularity,
         series: Series,
     ) -> Entry<'_, Series, Rollup> {
         let buckets = self.keys.entry(key).or_default();
@@ -162,7 +162,7 @@ impl Rollups {
         Self { keys }
     }
 
-    /// The rollups of all keys whose bucket starts in the range, in the order of [`Rollups::iter`].
+    /// The rollups of all keys whose bucket starts in the range, in the order of [`RollupStore::iter`].
     pub fn within(&self, range: Range<Timestamp>) -> impl Iterator<Item = &Rollup> {
         let keys = self.keys.values();
         keys.flat_map(move |buckets| starting_in(buckets, range.clone()))
@@ -183,7 +183,7 @@ impl Rollups {
     ///
     /// Every sum stays exactly what it was; only what is shown by a narrower width, or in a time zone
     /// that such a bucket does not fit (hours and `+05:45`, days and any zone but UTC), turns coarse.
-    pub fn fold(&mut self, before: Timestamp, width: Width) {
+    pub fn fold(&mut self, before: Timestamp, width: Granularity) {
         // The bucket of `before` itself may still grow; all that start earlier are over.
         let end = width.floor(before);
         for buckets in self.keys.values_mut() {
@@ -196,7 +196,7 @@ impl Rollups {
                 let wide = Arc::make_mut(buckets.entry((start, width)).or_default());
                 for (series, rollup) in Arc::unwrap_or_clone(narrow) {
                     match wide.entry(series) {
-                        Entry::Occupied(mut held) => held.get_mut().absorb(&rollup),
+                        Entry::Occupied(mut held) => held.get_mut().merge(&rollup),
                         Entry::Vacant(free) => {
                             free.insert(Rollup {
                                 start,
@@ -231,22 +231,25 @@ fn starting_in(buckets: &Buckets, range: Range<Timestamp>) -> impl Iterator<Item
 fn buckets_in(
     buckets: &Buckets,
     range: Range<Timestamp>,
-) -> btree_map::Range<'_, (Timestamp, Width), Bucket> {
+) -> btree_map::Range<'_, (Timestamp, Granularity), Bucket> {
     // `BTreeMap::range` panics when the range runs backwards.
     let end = range.end.max(range.start);
-    buckets.range((range.start, Width::Minute)..(end, Width::Minute))
+    buckets.range((range.start, Granularity::Minute)..(end, Granularity::Minute))
 }
 
-fn starts_before(buckets: &Buckets, time: Timestamp) -> impl Iterator<Item = (Timestamp, Width)> {
-    let earlier = buckets.range(..(time, Width::Minute));
+fn starts_before(
+    buckets: &Buckets,
+    time: Timestamp,
+) -> impl Iterator<Item = (Timestamp, Granularity)> {
+    let earlier = buckets.range(..(time, Granularity::Minute));
     earlier.map(|(&bucket, _)| bucket)
 }
 
-impl IntoIterator for Rollups {
+impl IntoIterator for RollupStore {
     type Item = Rollup;
     type IntoIter = std::vec::IntoIter<Rollup>;
 
-    /// The rollups in the order of [`Rollups::iter`].
+    /// The rollups in the order of [`RollupStore::iter`].
     fn into_iter(self) -> Self::IntoIter {
         let buckets = self.keys.into_values().flat_map(BTreeMap::into_values);
         let rollups = buckets.map(|bucket| Arc::unwrap_or_clone(bucket).into_values());
@@ -255,13 +258,13 @@ impl IntoIterator for Rollups {
     }
 }
 
-impl Extend<Rollup> for Rollups {
+impl Extend<Rollup> for RollupStore {
     fn extend<I: IntoIterator<Item = Rollup>>(&mut self, rollups: I) {
         rollups.into_iter().for_each(|rollup| self.add(rollup));
     }
 }
 
-impl FromIterator<Rollup> for Rollups {
+impl FromIterator<Rollup> for RollupStore {
     fn from_iter<I: IntoIterator<Item = Rollup>>(rollups: I) -> Self {
         let mut all = Self::new();
         all.extend(rollups);
@@ -272,19 +275,19 @@ impl FromIterator<Rollup> for Rollups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::sum;
+    use crate::usage::saturating;
 
     #[test]
     fn a_part_stays_what_it_was_when_it_was_taken() {
         let at = |text: &str| -> UsageEvent { UsageEvent::at(text.parse().unwrap()) };
-        let mut rollups = Rollups::new();
+        let mut rollups = RollupStore::new();
         for time in ["2026-11-01T09:59:00Z", "2026-11-01T10:00:00Z"] {
-            rollups.add_event(&at(time), Width::Minute);
+            rollups.add_event(&at(time), Granularity::Minute);
         }
         let from = "2026-11-01T10:00:00Z".parse().unwrap();
         let part = rollups.part(None, from..Timestamp::MAX);
-        rollups.add_event(&at("2026-11-01T10:00:30Z"), Width::Minute);
-        rollups.fold(Timestamp::MAX, Width::Hour);
+        rollups.add_event(&at("2026-11-01T10:00:30Z"), Granularity::Minute);
+        rollups.fold(Timestamp::MAX, Granularity::Hour);
         let counts: Vec<_> = part.iter().map(|rollup| rollup.count).collect();
         assert_eq!(counts, [1]);
         assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 3);
@@ -293,22 +296,22 @@ mod tests {
     #[test]
     fn what_is_over_is_folded_and_forgotten_bucket_by_bucket() {
         let at = |text: &str| -> Timestamp { text.parse().unwrap() };
-        let starts = |rollups: &Rollups| -> Vec<_> {
+        let starts = |rollups: &RollupStore| -> Vec<_> {
             let rollups = rollups.clone().into_iter();
             rollups.map(|rollup| (rollup.start, rollup.width)).collect()
         };
-        let mut rollups = Rollups::new();
+        let mut rollups = RollupStore::new();
         for minute in ["09:58", "09:59", "10:00", "10:01"] {
             let event = UsageEvent::at(at(&format!("2026-11-01T{minute}:00Z")));
-            rollups.add_event(&event, Width::Minute);
+            rollups.add_event(&event, Granularity::Minute);
         }
         let [nine, ten, eleven] = ["09:00", "10:00", "10:01"].map(|time| {
             let time = format!("2026-11-01T{time}:00Z");
             at(&time)
         });
-        rollups.fold(at("2026-11-01T10:01:30Z"), Width::Hour);
-        let minutes = [(ten, Width::Minute), (eleven, Width::Minute)];
-        let folded = [[(nine, Width::Hour)].as_slice(), &minutes].concat();
+        rollups.fold(at("2026-11-01T10:01:30Z"), Granularity::Hour);
+        let minutes = [(ten, Granularity::Minute), (eleven, Granularity::Minute)];
+        let folded = [[(nine, Granularity::Hour)].as_slice(), &minutes].concat();
         assert_eq!(starts(&rollups), folded);
         rollups.forget(at("2026-11-01T09:59:59Z"));
         assert_eq!(starts(&rollups), folded);
@@ -324,18 +327,22 @@ mod tests {
 
     #[test]
     fn sums_of_rollups_made_by_hand_stop_where_all_sums_do() {
-        let small = Rollup::of(&UsageEvent::at(Timestamp::UNIX_EPOCH), Width::Minute);
+        let small = Rollup::of(&UsageEvent::at(Timestamp::UNIX_EPOCH), Granularity::Minute);
         let mut large = small.clone();
         (large.count, large.cost) = (u64::MAX, u64::MAX);
         (large.request_bytes, large.response_bytes) = (u64::MAX, u64::MAX);
-        let added = |rollups: [&Rollup; 2]| -> Rollups { rollups.into_iter().cloned().collect() };
+        let added =
+            |rollups: [&Rollup; 2]| -> RollupStore { rollups.into_iter().cloned().collect() };
         let both = added([&small, &large]);
         assert_eq!(both, added([&large, &small]));
-        let alone: Rollups = [large].into_iter().collect();
+        let alone: RollupStore = [large].into_iter().collect();
         for rollup in both.iter().chain(alone.iter()) {
-            assert_eq!((rollup.count, rollup.cost), (sum::MOST, sum::MOST));
+            assert_eq!(
+                (rollup.count, rollup.cost),
+                (saturating::MOST, saturating::MOST)
+            );
             let bytes = (rollup.request_bytes, rollup.response_bytes);
-            assert_eq!(bytes, (sum::MOST, sum::MOST));
+            assert_eq!(bytes, (saturating::MOST, saturating::MOST));
         }
     }
 }

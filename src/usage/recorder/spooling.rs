@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::line::{Fate, Health, Leftover, Line, Taken};
+use super::pipeline::{Health, PendingBatch, PendingDelete, Pipeline, SpoolState};
 use super::queue::{BUSY, EMPTY, FILLING, HALF, Queue};
-use super::report;
-use super::together::{First, first_of, meanwhile};
+use super::select::{First, first_of, meanwhile};
+use super::telemetry;
 use super::writer::{Writer, guarded, jittered};
 use crate::usage::spool::{Spool, SpoolError, Spooled};
 
@@ -27,7 +27,7 @@ impl Writer {
     pub(super) async fn beside<T>(
         &self,
         queue: &Queue,
-        line: &mut Line,
+        line: &mut Pipeline,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         if self.builder.spool.is_none() {
@@ -49,7 +49,7 @@ impl Writer {
 
     /// Waits until the spool should take a batch; `false` when it has everything and there is no more
     /// time.
-    async fn overflow(&self, queue: &Queue, line: &mut Line) -> bool {
+    async fn overflow(&self, queue: &Queue, line: &mut Pipeline) -> bool {
         let hurry = || queue.hurry.load(SeqCst);
         loop {
             if hurry() {
@@ -91,7 +91,7 @@ impl Writer {
     }
 
     /// Pushes the oldest batch to the spool that only memory has.
-    async fn push_next(&self, queue: &Queue, line: &mut Line) {
+    async fn push_next(&self, queue: &Queue, line: &mut Pipeline) {
         if !line.is_in_memory() {
             line.held = self.take(queue, line);
         }
@@ -100,7 +100,7 @@ impl Writer {
         };
         let batch = taken.batch.clone();
         let id = batch.id;
-        line.own.insert(id, Fate::Doubtful);
+        line.own.insert(id, SpoolState::Doubtful);
         let push = self.ask(&mut line.pushing, |spool| async move {
             spool.push(&batch).await
         });
@@ -109,28 +109,28 @@ impl Writer {
         }
         if !line.behind {
             line.behind = true;
-            report::spooling();
+            telemetry::spooling();
         }
         let head = line.head.as_mut().filter(|head| head.batch.id == id);
         if let Some(head) = head {
             head.spooled = true;
             let n = head.events();
             self.left_memory(queue, head, &self.inner.counters.spooled);
-            line.own.insert(id, Fate::Waiting(n));
+            line.own.insert(id, SpoolState::Waiting(n));
         } else if let Some(held) = line.held.take() {
             self.now_spooled(queue, line, &held);
         }
     }
 
-    fn now_spooled(&self, queue: &Queue, line: &mut Line, taken: &Taken) {
+    fn now_spooled(&self, queue: &Queue, line: &mut Pipeline, taken: &PendingBatch) {
         self.left_memory(queue, taken, &self.inner.counters.spooled);
         line.own
-            .insert(taken.batch.id, Fate::Waiting(taken.events()));
+            .insert(taken.batch.id, SpoolState::Waiting(taken.events()));
     }
 
     /// Puts the spool's oldest batch at the head of the line; `false` when there is none, or the spool
     /// does not tell.
-    pub(super) async fn next_of_spool(&self, queue: &Queue, line: &mut Line) -> bool {
+    pub(super) async fn next_of_spool(&self, queue: &Queue, line: &mut Pipeline) -> bool {
         loop {
             self.clear_away(line).await;
             let past = line.past;
@@ -144,8 +144,8 @@ impl Writer {
                     return false;
                 }
                 Some(Spooled::Unreadable { id, events }) => {
-                    if line.own.get(&id) != Some(&Fate::Counted) {
-                        report::unreadable(id, events);
+                    if line.own.get(&id) != Some(&SpoolState::Counted) {
+                        telemetry::unreadable(id, events);
                         self.count_spooled(line, id, events, false);
                         line.leave(id, true);
                         queue.settled.notify_waiters();
@@ -158,8 +158,8 @@ impl Writer {
                     if let Some(held) = line.held.take_if(|held| held.batch.id == id) {
                         self.now_spooled(queue, line, &held);
                     }
-                    if line.own.get(&id) != Some(&Fate::Counted) {
-                        line.head = Some(Taken {
+                    if line.own.get(&id) != Some(&SpoolState::Counted) {
+                        line.head = Some(PendingBatch {
                             batch: batch.into(),
                             extra: 0,
                             rejected: 0,
@@ -174,8 +174,8 @@ impl Writer {
     }
 
     /// Lets the spool forget what is settled.
-    pub(super) async fn clear_away(&self, line: &mut Line) {
-        while let Some(&Leftover { id, unreadable }) = line.leftovers.front()
+    pub(super) async fn clear_away(&self, line: &mut Pipeline) {
+        while let Some(&PendingDelete { id, unreadable }) = line.leftovers.front()
             && !line.clearing.is_resting()
         {
             let clear = move |spool: Arc<dyn Spool>| async move {
@@ -196,18 +196,18 @@ impl Writer {
     }
 
     /// What this recorder has pushed and did not see again, another process has taken out.
-    fn now_empty(&self, queue: &Queue, line: &mut Line) {
+    fn now_empty(&self, queue: &Queue, line: &mut Pipeline) {
         line.behind = false;
         let mut drained = 0;
         line.own.retain(|_, fate| match *fate {
-            Fate::Waiting(events) => {
+            SpoolState::Waiting(events) => {
                 drained += events;
                 false
             }
-            Fate::Counted | Fate::Doubtful => true,
+            SpoolState::Counted | SpoolState::Doubtful => true,
         });
         if line.came_out + drained > 0 {
-            report::drained(line.came_out + drained);
+            telemetry::drained(line.came_out + drained);
             line.came_out = 0;
         }
         self.inner.counters.drained.fetch_add(drained, SeqCst);
@@ -215,15 +215,15 @@ impl Writer {
     }
 
     /// Counts a batch of the spool that the sink has, or that is lost.
-    pub(super) fn count_spooled(&self, line: &mut Line, id: Uuid, events: u64, written: bool) {
+    pub(super) fn count_spooled(&self, line: &mut Pipeline, id: Uuid, events: u64, written: bool) {
         let counters = &self.inner.counters;
         let (counter, events) = match (line.own.get(&id), written) {
-            (Some(&Fate::Waiting(events)), true) => (&counters.drained, events),
-            (Some(&Fate::Waiting(events)), false) => (&counters.spoiled, events),
+            (Some(&SpoolState::Waiting(events)), true) => (&counters.drained, events),
+            (Some(&SpoolState::Waiting(events)), false) => (&counters.spoiled, events),
             (None, true) => (&counters.recovered, events),
             (None, false) => (&counters.unrecovered, events),
             // Memory has it, and counts it, or it was counted.
-            (Some(Fate::Doubtful | Fate::Counted), _) => return,
+            (Some(SpoolState::Doubtful | SpoolState::Counted), _) => return,
         };
         line.came_out += events;
         counter.fetch_add(events, SeqCst);
@@ -247,7 +247,7 @@ impl Writer {
                 Some(answer)
             }
             Err(error) => {
-                report::spool_failed(&error);
+                telemetry::spool_failed(&error);
                 let (first, longest) = self.builder.backoff;
                 let pause = first
                     .saturating_mul(1 << health.failures.min(16))

@@ -5,10 +5,10 @@ use crate::usage::{Rollup, UsageEvent};
 /// What can be summed up: a [`UsageEvent`] or a [`Rollup`].
 ///
 /// Sealed: a rollup counts as the events that it was made from, and all answers rest on that.
-pub trait Accounted: sealed::Parts {}
+pub trait Aggregate: sealed::Parts {}
 
-impl Accounted for UsageEvent {}
-impl Accounted for Rollup {}
+impl Aggregate for UsageEvent {}
+impl Aggregate for Rollup {}
 
 pub(super) mod sealed {
     use std::sync::Arc;

@@ -9,10 +9,10 @@ use super::Totals;
 use crate::id::KeyId;
 use crate::usage::Outcome;
 
-/// A key of which many more requests failed, or reached a limit, than before; see [`jumps`].
+/// A key of which many more requests failed, or reached a limit, than before; see [`spikes`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Jump {
+pub struct Spike {
     /// The key; `None` stands for anonymous requests.
     pub key: Option<KeyId>,
     /// What came of the requests: [`Outcome::Failed`] or [`Outcome::RateLimited`].
@@ -23,7 +23,7 @@ pub struct Jump {
     pub before: Totals,
 }
 
-impl Jump {
+impl Spike {
     /// How many requests must have had the outcome: fewer may be chance.
     pub const LEAST: u64 = 20;
     /// How many times the share before the share now must be.
@@ -42,7 +42,7 @@ impl Jump {
     }
 
     /// The rule. Where sums are beyond 2⁵⁶, the points are not told apart any more.
-    fn is_one(&self) -> bool {
+    fn is_spike(&self) -> bool {
         let [now, all, before, all_before] = [
             self.count(),
             self.now.total(),
@@ -71,16 +71,16 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
     }
 }
 
-/// Keys whose failures or refusals by a limit jumped between two ranges of the same length, as
+/// Keys whose failures or refusals by a limit spiked between two ranges of the same length, as
 /// [`Summary::by_key`](super::Summary::by_key) has them: most of them first.
 ///
-/// The share of a key's requests that failed (or that a limit refused) has jumped when at least
-/// [`Jump::LEAST`] did, and the share is at least [`Jump::FACTOR`] times what it was and at least
-/// [`Jump::POINTS`] percentage points above that. A key without requests before had a share of nothing.
+/// The share of a key's requests that failed (or that a limit refused) has spiked when at least
+/// [`Spike::LEAST`] did, and the share is at least [`Spike::FACTOR`] times what it was and at least
+/// [`Spike::POINTS`] percentage points above that. A key without requests before had a share of nothing.
 /// One key may be there twice, once for each outcome.
 ///
 /// ```
-/// use keytally::usage::summary::{by_key, jumps};
+/// use keytally::usage::summary::{by_key, spikes};
 /// use keytally::usage::{Outcome, UsageEvent};
 ///
 /// let event = UsageEvent::at("2026-11-01T10:00:00Z".parse().unwrap());
@@ -88,27 +88,27 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
 /// failed.outcome = Outcome::Failed;
 /// let before = by_key(&vec![event; 30]);
 /// let now = by_key(&vec![failed; 30]);
-/// let jumps = jumps(&now, &before);
-/// assert_eq!((jumps[0].count(), jumps[0].count_before()), (30, 0));
+/// let spikes = spikes(&now, &before);
+/// assert_eq!((spikes[0].count(), spikes[0].count_before()), (30, 0));
 /// ```
-pub fn jumps(
+pub fn spikes(
     now: &BTreeMap<Option<KeyId>, Totals>,
     before: &BTreeMap<Option<KeyId>, Totals>,
-) -> Vec<Jump> {
+) -> Vec<Spike> {
     let outcomes = [Outcome::Failed, Outcome::RateLimited];
     let all = now.iter().flat_map(|(key, totals)| {
         let earlier = before.get(key);
-        outcomes.map(|outcome| Jump {
+        outcomes.map(|outcome| Spike {
             key: *key,
             outcome,
             now: totals.clone(),
             before: earlier.cloned().unwrap_or_default(),
         })
     });
-    let mut jumps: Vec<_> = all.filter(Jump::is_one).collect();
+    let mut spikes: Vec<_> = all.filter(Spike::is_spike).collect();
     // A stable sort keeps the order of the keys in ties.
-    jumps.sort_by_key(|jump| Reverse(jump.count()));
-    jumps
+    spikes.sort_by_key(|spike| Reverse(spike.count()));
+    spikes
 }
 
 #[cfg(test)]
@@ -129,12 +129,12 @@ mod tests {
 
     fn found(now: [u64; 3], before: [u64; 3]) -> Vec<Outcome> {
         let of = |counts| BTreeMap::from([(None, totals(counts))]);
-        let jumps = jumps(&of(now), &of(before));
-        jumps.iter().map(|jump| jump.outcome).collect()
+        let spikes = spikes(&of(now), &of(before));
+        spikes.iter().map(|spike| spike.outcome).collect()
     }
 
     #[test]
-    fn a_jump_is_often_enough_twice_as_much_and_five_points_more() {
+    fn a_spike_is_often_enough_twice_as_much_and_five_points_more() {
         let failed = vec![Outcome::Failed];
         // Twenty at least.
         assert_eq!(found([80, 20, 0], [100, 0, 0]), failed);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_requests_before_can_jump() {
+    fn a_key_without_requests_before_can_spike() {
         let now = BTreeMap::from([
             (None, totals([10, 30, 0])),
             (
@@ -167,8 +167,11 @@ mod tests {
                 totals([500, 0, 0]),
             ),
         ]);
-        let jumps = jumps(&now, &BTreeMap::new());
-        let counts: Vec<_> = jumps.iter().map(|jump| (jump.key, jump.count())).collect();
+        let spikes = spikes(&now, &BTreeMap::new());
+        let counts: Vec<_> = spikes
+            .iter()
+            .map(|spike| (spike.key, spike.count()))
+            .collect();
         let first = now.keys().nth(1).copied().unwrap();
         assert_eq!(counts, [(first, 50), (None, 30)]);
     }

@@ -23,7 +23,7 @@ const FIRST_STRIDE: usize = 16;
 
 /// What one pass knows about methods, statuses and endpoints.
 #[derive(Debug)]
-pub(super) struct Cells<'a> {
+pub(super) struct Accumulator<'a> {
     kinds: Names<Kind, u64>,
     endpoints: Names<&'a Arc<str>, (usize, usize)>,
     /// Cells of one endpoint; at least as many as there are kinds.
@@ -56,7 +56,7 @@ struct Kind {
     cause: Option<Cause>,
 }
 
-impl<'a> Cells<'a> {
+impl<'a> Accumulator<'a> {
     pub(super) fn new() -> Self {
         Self {
             kinds: Names::new(),
@@ -267,7 +267,7 @@ mod tests {
     fn a_new_kind_of_request_to_a_new_endpoint_does_not_pass_the_bound() {
         let half = MOST_CELLS / 2 / FIRST_STRIDE;
         let endpoints = endpoints(half + 1);
-        let mut cells = Cells::new();
+        let mut cells = Accumulator::new();
         for endpoint in &endpoints[..half] {
             cells.add(Method::Get, Status::None, endpoint, &AMOUNTS);
         }
@@ -284,7 +284,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "three hundred thousand cells take too long")]
     fn however_many_names_there_are_cells_are_few_and_sums_exact() {
         let endpoints = endpoints(3_000);
-        let mut cells = Cells::new();
+        let mut cells = Accumulator::new();
         for code in 0..100 {
             for endpoint in &endpoints {
                 cells.add(Method::Get, Status::Grpc(code), endpoint, &AMOUNTS);

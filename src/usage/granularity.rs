@@ -15,7 +15,7 @@ use super::wire::UnknownName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Width {
+pub enum Granularity {
     /// One minute.
     Minute,
     /// Five minutes.
@@ -28,7 +28,7 @@ pub enum Width {
     Day,
 }
 
-impl Width {
+impl Granularity {
     /// Every width there is, in the order of the enum.
     pub const ALL: [Self; 5] = [
         Self::Minute,
@@ -68,7 +68,7 @@ impl Width {
         }
     }
 
-    /// The width in seconds; for [`Width::Day`] that of a day without a change of the clocks.
+    /// The width in seconds; for [`Granularity::Day`] that of a day without a change of the clocks.
     pub fn seconds(self) -> i64 {
         match self {
             Self::Minute => 60,
@@ -170,13 +170,13 @@ fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
     })
 }
 
-impl fmt::Display for Width {
+impl fmt::Display for Granularity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl FromStr for Width {
+impl FromStr for Granularity {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -195,7 +195,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn bucket(width: Width, time: Timestamp, zone: &str) -> [Timestamp; 2] {
+    fn bucket(width: Granularity, time: Timestamp, zone: &str) -> [Timestamp; 2] {
         let bucket = width.bucket(time, &TimeZone::get(zone).unwrap());
         [bucket.start, bucket.end]
     }
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn names_round_trip() {
         let names = ["minute", "five_minutes", "quarter_hour", "hour", "day"];
-        assert_eq!(Width::ALL.map(|width| width.to_string()), names);
-        assert_eq!(names.map(str::parse), Width::ALL.map(Ok));
-        assert!("week".parse::<Width>().is_err());
+        assert_eq!(Granularity::ALL.map(|width| width.to_string()), names);
+        assert_eq!(names.map(str::parse), Granularity::ALL.map(Ok));
+        assert!("week".parse::<Granularity>().is_err());
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         // On Chatham the clocks go from 2:45 to 3:45.
         let hour = ["2026-09-26T13:15:00Z", "2026-09-26T14:15:00Z"].map(at);
         for time in ["2026-09-26T13:30:00Z", "2026-09-26T14:05:00Z"] {
-            assert_eq!(bucket(Width::Hour, at(time), "Pacific/Chatham"), hour);
+            assert_eq!(bucket(Granularity::Hour, at(time), "Pacific/Chatham"), hour);
         }
     }
 
@@ -230,10 +230,13 @@ mod tests {
         .map(at);
         let before = at("1883-11-18T16:58:00Z");
         assert_eq!(
-            bucket(Width::Hour, before, "America/New_York"),
+            bucket(Granularity::Hour, before, "America/New_York"),
             [from, noon]
         );
-        assert_eq!(bucket(Width::Hour, noon, "America/New_York"), [noon, to]);
+        assert_eq!(
+            bucket(Granularity::Hour, noon, "America/New_York"),
+            [noon, to]
+        );
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         // At 0:01 Newfoundland's clocks showed 23:01 of the day before again.
         let day = ["2006-10-29T02:30:00Z", "2006-10-30T03:30:00Z"].map(at);
         for time in ["2006-10-29T02:30:00Z", "2006-10-29T03:00:00Z"] {
-            assert_eq!(bucket(Width::Day, at(time), "America/St_Johns"), day);
+            assert_eq!(bucket(Granularity::Day, at(time), "America/St_Johns"), day);
         }
     }
 
@@ -270,9 +273,9 @@ mod tests {
             let day = [start, end].map(at);
             let last = day[1] - 1.nanosecond();
             for time in [day[0], day[0] + 15.minutes(), last] {
-                assert_eq!(bucket(Width::Day, time, zone), day, "{zone}");
+                assert_eq!(bucket(Granularity::Day, time, zone), day, "{zone}");
             }
-            let before = bucket(Width::Day, day[0] - 1.nanosecond(), zone);
+            let before = bucket(Granularity::Day, day[0] - 1.nanosecond(), zone);
             assert_eq!(before[1], day[0], "{zone}");
         }
     }
@@ -280,9 +283,9 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "time zones are not found there")]
     fn the_first_day_and_the_last_are_cut_off() {
-        let first = bucket(Width::Day, Timestamp::MIN, "UTC");
+        let first = bucket(Granularity::Day, Timestamp::MIN, "UTC");
         assert_eq!(first, [Timestamp::MIN, at("-009999-01-03T00:00:00Z")]);
-        let last = bucket(Width::Day, Timestamp::MAX, "UTC");
+        let last = bucket(Granularity::Day, Timestamp::MAX, "UTC");
         assert_eq!(last[1], Timestamp::MAX);
         assert!(last[0] < Timestamp::MAX);
     }

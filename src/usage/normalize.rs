@@ -3,12 +3,12 @@
 use std::ops::Deref;
 
 use super::event::UsageEvent;
-use super::sum;
+use super::saturating;
 use crate::page::whole_micros;
 
 /// Brings events into the form that [`Batch`](super::Batch) tells of. What has it already is only
 /// looked at: nothing is allocated for it.
-pub(super) fn make_storable(events: &mut [UsageEvent]) {
+pub(super) fn normalize(events: &mut [UsageEvent]) {
     for event in events {
         event.time = whole_micros(event.time);
         for number in [
@@ -16,7 +16,7 @@ pub(super) fn make_storable(events: &mut [UsageEvent]) {
             &mut event.request_bytes,
             &mut event.response_bytes,
         ] {
-            *number = (*number).min(sum::MOST);
+            *number = (*number).min(saturating::MOST);
         }
         without_nul(&mut event.endpoint);
         without_nul(&mut event.path);
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(event.request_id.as_deref(), Some("é\u{fffd}"));
         assert_eq!(event.resource_id.as_deref(), Some("\u{fffd}\u{fffd}"));
         let numbers = [event.latency_us, event.request_bytes, event.response_bytes];
-        assert_eq!(numbers, [sum::MOST; 3]);
+        assert_eq!(numbers, [saturating::MOST; 3]);
         assert_eq!(
             (event.status, event.cost),
             (Status::Http(u16::MAX), u32::MAX)

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::event::{UNMATCHED, UsageEvent};
-use super::outcome::{Cause, Outcome, Refusal};
+use super::outcome::{Cause, Outcome, RejectionReason};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
@@ -30,7 +30,7 @@ const USUAL_TEXT_BYTES: usize = 64;
 pub(crate) type Path = SmallVec<[u8; 64]>;
 
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct PendingEvent {
     pub(crate) id: Uuid,
     pub(crate) attribution: Option<Arc<dyn Attribution>>,
     pub(crate) path: Path,
@@ -49,12 +49,12 @@ pub(crate) struct Draft {
     pub(crate) method: Method,
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<Cause>,
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) rejection_reason: Option<RejectionReason>,
     /// The key was rejected: queued outside of the capacity.
     pub(crate) is_rejected: bool,
 }
 
-impl Draft {
+impl PendingEvent {
     pub(crate) fn path(&self) -> &str {
         std::str::from_utf8(&self.path).unwrap_or_default()
     }
@@ -91,7 +91,7 @@ impl Draft {
             status: self.status,
             outcome: self.outcome,
             cause: self.cause,
-            refusal: self.refusal,
+            rejection_reason: self.rejection_reason,
             cost: self.cost,
             latency_us: self.latency_us,
             request_bytes: self.request_bytes,
@@ -107,20 +107,20 @@ mod tests {
 
     #[test]
     fn an_event_takes_what_it_is_said_to_take() {
-        assert!(size_of::<Draft>() as u64 <= EVENT_BYTES);
+        assert!(size_of::<PendingEvent>() as u64 <= EVENT_BYTES);
     }
 
     #[test]
     fn all_texts_beyond_the_usual_are_told() {
         let text = |length| Some("x".repeat(length).into());
-        let draft = Draft {
+        let draft = PendingEvent {
             path: Path::from_vec(vec![b'x'; 80]),
             request_id: text(40),
             resource_id: text(30),
-            ..crate::usage::recorder::tests::draft()
+            ..crate::usage::recorder::tests::pending()
         };
         assert_eq!(draft.extra_bytes(), 80 + 40 + 30 - 64);
-        let rejected = Draft {
+        let rejected = PendingEvent {
             is_rejected: true,
             ..draft
         };

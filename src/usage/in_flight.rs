@@ -22,12 +22,12 @@ pub(crate) struct Place(u64);
 type Shard = HashMap<u64, Weak<dyn Abandon>, RandomState>;
 
 #[derive(Default)]
-pub(crate) struct OpenRequests {
+pub(crate) struct InFlight {
     next: AtomicU64,
     shards: [Mutex<Shard>; 16],
 }
 
-impl OpenRequests {
+impl InFlight {
     pub(crate) fn enter(&self, request: Weak<dyn Abandon>) -> Place {
         let place = self.next.fetch_add(1, Ordering::Relaxed);
         self.shard(place).insert(place, request);
@@ -58,9 +58,9 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for OpenRequests {
+impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OpenRequests")
+        f.write_str("InFlight")
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn who_left_is_not_held_and_not_ended() {
-        let open = OpenRequests::default();
+        let open = InFlight::default();
         let (left, there) = (Arc::new(Request::default()), Arc::new(Request::default()));
         let enter = |request: &Arc<Request>| {
             let request: Weak<Request> = Arc::downgrade(request);

@@ -12,11 +12,11 @@ use crate::usage::sink::Batch;
 /// What the task knows of the batches: in flight, then the spool's, then what is held for it, then the
 /// queue.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Pipeline {
     /// The batch that is being written.
-    pub(super) head: Option<Taken>,
+    pub(super) head: Option<PendingBatch>,
     /// A batch that was taken out of the queue for the spool, and is not in it yet.
-    pub(super) held: Option<Taken>,
+    pub(super) held: Option<PendingBatch>,
     /// Since when the queue has something for the next batch.
     pub(super) filling_since: Option<Instant>,
     /// The sink's last answer was that it is unavailable.
@@ -24,11 +24,11 @@ pub(super) struct Line {
     /// The spool may hold batches, which come before those in the queue.
     pub(super) behind: bool,
     /// What this recorder has pushed to the spool.
-    pub(super) own: HashMap<Uuid, Fate>,
+    pub(super) own: HashMap<Uuid, SpoolState>,
     /// Events that came out of the spool since it was empty last.
     pub(super) came_out: u64,
     /// What is settled and in the spool still, oldest first.
-    pub(super) leftovers: VecDeque<Leftover>,
+    pub(super) leftovers: VecDeque<PendingDelete>,
     /// The last of them that was come upon: what is behind it is next.
     pub(super) past: Option<Uuid>,
     /// How the spool gets on, apart: a full disk has no room for what is pushed, perhaps none to clear
@@ -42,7 +42,7 @@ pub(super) struct Line {
 
 /// A batch in memory.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct PendingBatch {
     pub(super) batch: Arc<Batch>,
     /// What its events take beyond their fixed size.
     pub(super) extra: u64,
@@ -54,7 +54,7 @@ pub(super) struct Taken {
 
 /// How far the counting of a batch is that was pushed to the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum SpoolState {
     /// The push failed, or is not over: the spool may have it or not, and memory has it.
     Doubtful,
     /// So many events count as spooled.
@@ -65,7 +65,7 @@ pub(super) enum Fate {
 
 /// A batch to be cleared away.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leftover {
+pub(super) struct PendingDelete {
     pub(super) id: Uuid,
     /// Set aside rather than removed.
     pub(super) unreadable: bool,
@@ -86,20 +86,20 @@ impl Health {
     }
 }
 
-impl Taken {
+impl PendingBatch {
     pub(super) fn events(&self) -> u64 {
         self.batch.events.len() as u64
     }
 }
 
-impl Line {
+impl Pipeline {
     /// Whether there is a batch that only memory has.
     pub(super) fn is_in_memory(&self) -> bool {
         self.held.is_some() || self.head.as_ref().is_some_and(|head| !head.spooled)
     }
 
     /// The batch that the spool takes next. What is in flight comes first: it is the oldest.
-    pub(super) fn next_to_spool(&self) -> Option<&Taken> {
+    pub(super) fn next_to_spool(&self) -> Option<&PendingBatch> {
         let head = self.head.as_ref().filter(|head| !head.spooled);
         head.or(self.held.as_ref())
     }
@@ -112,8 +112,8 @@ impl Line {
 
     /// What there is of a settled batch in the spool counts no more, and can go.
     pub(super) fn leave(&mut self, id: Uuid, unreadable: bool) {
-        self.own.insert(id, Fate::Counted);
-        self.leftovers.push_back(Leftover { id, unreadable });
+        self.own.insert(id, SpoolState::Counted);
+        self.leftovers.push_back(PendingDelete { id, unreadable });
     }
 
     /// When there is something to do although nothing happens.
