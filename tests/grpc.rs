@@ -22,7 +22,7 @@ use keytally::usage::{
     SummaryQuery, SummarySpec, UNMATCHED, UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{
-    ApiKeyLayer, Caller, Clock, KeyId, RequestHead, RequireScope, StoreFailure, Unverified,
+    ApiKeyLayer, Caller, Clock, KeyId, RequestParts, RequireScope, StoreFailure, Unverified,
     async_trait,
 };
 use postings::{GetRequest, ListRequest, PostingsClient, PostingsServer, WatchRequest};
@@ -136,7 +136,7 @@ fn call(path: &str, secret: &str) -> http::request::Builder {
         .header("x-api-key", secret)
 }
 
-fn peer(head: RequestHead<'_>) -> Option<std::net::IpAddr> {
+fn peer(head: RequestParts<'_>) -> Option<std::net::IpAddr> {
     let connection = head.extensions().get::<TcpConnectInfo>()?;
     Some(connection.remote_addr()?.ip())
 }

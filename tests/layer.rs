@@ -190,7 +190,7 @@ async fn standings_are_looked_at_without_spending() {
     let issued = issue(&backend, &clock).await;
     assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
     for _ in 0..3 {
-        let standings = layer.standings(&issued.key).await.unwrap();
+        let standings = layer.limit_statuses(&issued.key).await.unwrap();
         let [(limit, standing)] = &*standings else {
             panic!("one limit")
         };
@@ -199,7 +199,13 @@ async fn standings_are_looked_at_without_spending() {
     }
     assert_eq!(limiter.accounts(), 1);
     let unlimited = ApiKeyLayer::new(backend).limiter(limiter);
-    assert!(unlimited.standings(&issued.key).await.unwrap().is_empty());
+    assert!(
+        unlimited
+            .limit_statuses(&issued.key)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 /// A limiter that fails when it is asked first.

@@ -57,7 +57,7 @@ struct Setup {
 impl Setup {
     /// Ten look-ups a minute.
     fn new() -> Self {
-        Self::with(|layer| layer.lookup_budget(RateLimit::per_minute(10)).unwrap())
+        Self::with(|layer| layer.lookup_limit(RateLimit::per_minute(10)).unwrap())
     }
 
     fn with(configure: impl FnOnce(ApiKeyLayer) -> ApiKeyLayer) -> Self {
@@ -161,7 +161,7 @@ async fn an_address_has_so_many_look_ups_that_come_to_nothing() {
     assert_eq!(setup.asked(), 10);
     let refused = |reason| setup.layer.stats().refused_for(reason);
     assert_eq!(refused(RejectionReason::Unknown), 10);
-    assert_eq!(refused(RejectionReason::LookupBudget), 990);
+    assert_eq!(refused(RejectionReason::LookupLimit), 990);
 
     // A key that is held passes all the while, also when it has to be looked up again.
     assert_eq!(setup.ask(HERE, &good.secret).await, 200);
@@ -213,7 +213,7 @@ async fn the_wait_that_is_told_suffices() {
     setup.use_up(HERE).await;
     let refused = setup.send(HERE, &unknown(), "text/plain").await;
     let rejection = refused.extensions().get::<Rejection>().unwrap();
-    assert_eq!(rejection.reason, RejectionReason::LookupBudget);
+    assert_eq!(rejection.reason, RejectionReason::LookupLimit);
     assert_eq!(refused.headers()["retry-after"], "6");
     assert_eq!(
         refused.headers()["content-type"],
@@ -580,11 +580,11 @@ async fn a_look_up_is_paid_for_by_whoever_does_not_wait_for_it_too() {
 #[tokio::test]
 async fn there_is_a_budget_unless_told_otherwise() {
     assert_eq!(Setup::with(|layer| layer).use_up(HERE).await, 1_000);
-    let boundless = Setup::with(ApiKeyLayer::no_lookup_budget);
+    let boundless = Setup::with(ApiKeyLayer::no_lookup_limit);
     for n in 0..2_000 {
         assert_eq!(boundless.ask(HERE, &unknown()).await, 401, "{n}");
     }
-    let invalid = ApiKeyLayer::new(MemoryBackend::new()).lookup_budget(RateLimit::per_minute(0));
+    let invalid = ApiKeyLayer::new(MemoryBackend::new()).lookup_limit(RateLimit::per_minute(0));
     assert!(invalid.is_err());
 }
 

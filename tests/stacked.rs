@@ -152,7 +152,7 @@ async fn an_outer_key_is_told_of_once_when_the_inner_layer_lets_anyone_pass() {
     let service = Service::plain(routes()).await;
     let key = service.key().await;
     let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
-    let elsewhere = |head: keytally::RequestHead<'_>| {
+    let elsewhere = |head: keytally::RequestParts<'_>| {
         Some(head.headers().get("x-own")?.to_str().ok()?.to_owned())
     };
     let outer = layer().credential(elsewhere);

@@ -168,7 +168,7 @@ struct LimitNow {
 }
 
 async fn limits(State(about): State<About>, caller: Caller) -> Result<Json<Limits>, Problem> {
-    let standings = about.layer.standings(&caller).await.map_err(|_| {
+    let standings = about.layer.limit_statuses(&caller).await.map_err(|_| {
         let detail = "The limiter does not answer. Try again.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;

@@ -106,8 +106,8 @@ impl Making {
             return Ok(Arc::new(issue(issuer).await?));
         };
         let under_way = match self.begin_patiently(id, asked.details).await? {
-            Begun::Again(answer) => return Ok(answer),
-            Begun::First(under_way) => under_way,
+            RecorderPermit::Again(answer) => return Ok(answer),
+            RecorderPermit::First(under_way) => under_way,
         };
         let issuing = issue(issuer.under(id));
         let store = shared.backend.clone();
@@ -131,7 +131,11 @@ impl Making {
         task.await.unwrap_or(Err(NotMade::Broken))
     }
 
-    async fn begin_patiently(&self, id: KeyId, details: Fingerprint) -> Result<Begun, NotMade> {
+    async fn begin_patiently(
+        &self,
+        id: KeyId,
+        details: Fingerprint,
+    ) -> Result<RecorderPermit, NotMade> {
         let since = Instant::now();
         loop {
             match self.begin(id, details) {
@@ -143,7 +147,7 @@ impl Making {
         }
     }
 
-    fn begin(&self, id: KeyId, details: Fingerprint) -> Result<Begun, NotMade> {
+    fn begin(&self, id: KeyId, details: Fingerprint) -> Result<RecorderPermit, NotMade> {
         let mut known = self.known();
         match known.get(&id) {
             Some(other) if other.details != details => Err(NotMade::OtherDetails),
@@ -151,13 +155,13 @@ impl Making {
             Some(Known {
                 answer: Some(answer),
                 ..
-            }) => Ok(Begun::Again(answer.issued.clone())),
+            }) => Ok(RecorderPermit::Again(answer.issued.clone())),
             None => {
                 make_room(&mut known)?;
                 let answer = None;
                 known.insert(id, Known { details, answer });
                 let making = self.clone();
-                Ok(Begun::First(UnderWay { making, id }))
+                Ok(RecorderPermit::First(UnderWay { making, id }))
             }
         }
     }
@@ -194,7 +198,7 @@ impl From<StoreError> for NotMade {
     }
 }
 
-enum Begun {
+enum RecorderPermit {
     First(UnderWay),
     Again(Arc<Issued>),
 }

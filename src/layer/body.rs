@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::meter::{End, Meter, Unwinding};
 use super::revocation::Watch;
+use super::tracker::{End, PanicGuard, RequestTracker};
 
 pin_project! {
     /// The body of a response that passed a layer of this crate: the inner service's, watched to
@@ -18,7 +18,7 @@ pin_project! {
         #[pin]
         kind: Kind<B>,
         // Behind the body, so that it is dropped after it.
-        meter: Meter,
+        tracker: RequestTracker,
     }
 }
 
@@ -31,11 +31,11 @@ pin_project! {
 }
 
 impl<B> ResponseBody<B> {
-    pub(crate) fn inner(body: B, mut meter: Meter) -> Self {
-        let watch = meter.watch();
+    pub(crate) fn inner(body: B, mut tracker: RequestTracker) -> Self {
+        let watch = tracker.stream_watch();
         Self {
             kind: Kind::Inner { body, watch },
-            meter,
+            tracker,
         }
     }
 
@@ -44,7 +44,7 @@ impl<B> ResponseBody<B> {
             kind: Kind::RejectionReason {
                 body: Some(body).filter(|body| !body.is_empty()),
             },
-            meter: Meter::off(),
+            tracker: RequestTracker::disabled(),
         }
     }
 }
@@ -113,29 +113,29 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         if let Some(watch) = watch
             && let Poll::Ready(reason) = watch.poll_rejected(cx)
         {
-            let trailers = this.meter.reject(reason);
+            let trailers = this.tracker.reject(reason);
             // Nothing more is asked of the service.
             this.kind.set(Kind::RejectionReason { body: None });
             let end = trailers.map(Frame::trailers).ok_or(BodyError::KeyRejected);
             return Poll::Ready(Some(end));
         }
-        let guarded = Unwinding(Some(&mut *this.meter));
+        let guarded = PanicGuard(Some(&mut *this.tracker));
         let polled = body.as_mut().poll_frame(cx);
         drop(guarded);
-        let meter = this.meter;
+        let tracker = this.tracker;
         match &polled {
-            Poll::Pending => meter.pending(),
-            Poll::Ready(None) => meter.end(End::Whole),
-            Poll::Ready(Some(Err(_))) => meter.end(End::Failed),
+            Poll::Pending => tracker.pending(),
+            Poll::Ready(None) => tracker.finish(End::Completed),
+            Poll::Ready(Some(Err(_))) => tracker.finish(End::Failed),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    meter.data(data.len());
+                    tracker.on_data(data.len());
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    meter.trailers(trailers);
+                    tracker.on_trailers(trailers);
                 }
                 // Nobody has to ask again once the body says it is over.
                 if body.is_end_stream() {
-                    meter.end(End::Whole);
+                    tracker.finish(End::Completed);
                 }
             }
         }
@@ -162,7 +162,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 /// An empty one, as tower-http's `CorsLayer` needs it.
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::inner(B::default(), Meter::off())
+        Self::inner(B::default(), RequestTracker::disabled())
     }
 }
 
@@ -180,13 +180,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_as_long_as_the_one_within() {
-        let whole = ResponseBody::inner(Full::new(Bytes::from_static(b"ok")), Meter::off());
+        let whole = ResponseBody::inner(
+            Full::new(Bytes::from_static(b"ok")),
+            RequestTracker::disabled(),
+        );
         assert_eq!(
             (whole.size_hint().exact(), whole.is_end_stream()),
             (Some(2), false)
         );
         assert_eq!(whole.collect().await.unwrap().to_bytes(), "ok");
-        let empty = ResponseBody::inner(Empty::<Bytes>::new(), Meter::off());
+        let empty = ResponseBody::inner(Empty::<Bytes>::new(), RequestTracker::disabled());
         assert_eq!(
             (empty.size_hint().exact(), empty.is_end_stream()),
             (Some(0), true)

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use uuid::Uuid;
 
-use super::credential::AllTaken;
+use super::credential::StrippedCredentials;
 use crate::key::{CachedKey, Key};
 use crate::usage::Recorder;
 
@@ -25,7 +26,7 @@ pub struct Caller {
     pub(super) entry: Arc<CachedKey>,
     pub(super) event_id: Uuid,
     /// What was taken out of the request, for layers further in; nobody else can reach it.
-    pub(super) taken: AllTaken,
+    pub(super) taken: StrippedCredentials,
     /// The recorder that accounts for the request.
     pub(super) recorder: usize,
     /// The layer that admitted the request, by its `limits_id`.
@@ -75,3 +76,13 @@ pub(super) struct OuterCaller(pub(super) Caller);
 /// told to: in the request's extensions, so that handlers can be careful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unverified;
+
+/// Marks a request that is accounted for without a key, for layers further in: one that finds a key
+/// accounts for it instead.
+#[derive(Clone)]
+pub(super) struct AnonymousMark {
+    /// The id of the event, unless it gives way.
+    pub(super) id: Uuid,
+    pub(super) recorder: usize,
+    pub(super) superseded: Arc<AtomicBool>,
+}

@@ -29,7 +29,7 @@ impl ClientLimit {
     }
 
     /// Gives a unit back.
-    pub(super) fn give_back(&self, charge: Charge, now: Now) {
+    pub(super) fn refund(&self, charge: Charge, now: Now) {
         self.0.refund(charge, now);
     }
 

@@ -14,17 +14,17 @@ use smallvec::SmallVec;
 use self::authorization::{
     basic_user, has_unread_secret, one_of_equal, remove_authorization, token_of,
 };
-use super::head::RequestHead;
+use super::request_parts::RequestParts;
 use crate::key::holds_secret;
 
 /// The header that is looked at after `Authorization: Bearer`.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-type Extract = dyn Fn(RequestHead<'_>) -> Option<String> + Send + Sync;
+type Extract = dyn Fn(RequestParts<'_>) -> Option<String> + Send + Sync;
 
 /// One place where a key may be.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum CredentialSource {
     Bearer,
     /// Another scheme of `Authorization`.
     Scheme(Arc<str>),
@@ -37,39 +37,42 @@ pub(crate) enum Source {
 
 /// Where keys are looked for, and what becomes of credentials that are none.
 #[derive(Clone, Debug)]
-pub(crate) struct Sources {
-    list: Vec<Source>,
+pub(crate) struct CredentialSources {
+    list: Vec<CredentialSource>,
     /// Whether credentials in `Authorization` that do not have the form of a secret are somebody else's.
     pub(crate) foreign_authorization: bool,
     /// Whether secrets in places where none is looked for pass.
     pub(crate) unread_secrets: bool,
 }
 
-impl Default for Sources {
+impl Default for CredentialSources {
     fn default() -> Self {
         Self {
-            list: vec![Source::Bearer, Source::Header(X_API_KEY)],
+            list: vec![
+                CredentialSource::Bearer,
+                CredentialSource::Header(X_API_KEY),
+            ],
             foreign_authorization: false,
             unread_secrets: false,
         }
     }
 }
 
-impl Sources {
+impl CredentialSources {
     pub(crate) fn clear(&mut self) {
         self.list.clear();
     }
 
-    pub(crate) fn push(&mut self, source: Source) {
+    pub(crate) fn push(&mut self, source: CredentialSource) {
         self.list.push(source);
     }
 
     /// The schemes of `Authorization` among them.
     pub(crate) fn schemes(&self) -> impl Iterator<Item = Arc<str>> {
         self.list.iter().filter_map(|source| match source {
-            Source::Bearer => Some("Bearer".into()),
-            Source::Scheme(name) => Some(name.clone()),
-            Source::Basic => Some("Basic".into()),
+            CredentialSource::Bearer => Some("Bearer".into()),
+            CredentialSource::Scheme(name) => Some(name.clone()),
+            CredentialSource::Basic => Some("Basic".into()),
             _ => None,
         })
     }
@@ -77,7 +80,7 @@ impl Sources {
     /// The value of `Vary` for responses that depend on the keys in these sources.
     pub(crate) fn vary(&self) -> Option<HeaderValue> {
         let mut names: Vec<String> = Vec::new();
-        for name in self.list.iter().filter_map(Source::header) {
+        for name in self.list.iter().filter_map(CredentialSource::header) {
             if !names.iter().any(|known| *known == name.as_str()) {
                 names.push(name.to_string());
             }
@@ -89,7 +92,7 @@ impl Sources {
     }
 }
 
-impl Source {
+impl CredentialSource {
     /// The header that it is in.
     fn header(&self) -> Option<HeaderName> {
         match self {
@@ -104,58 +107,58 @@ impl Source {
     fn read<'a>(&self, value: &'a [u8]) -> Presented<'a> {
         match self {
             Self::Bearer => {
-                token_of("bearer", one_of_equal(value)).map_or(Presented::Nothing, Presented::text)
+                token_of("bearer", one_of_equal(value)).map_or(Presented::Missing, Presented::text)
             }
             Self::Scheme(name) => {
-                token_of(name, one_of_equal(value)).map_or(Presented::Nothing, Presented::text)
+                token_of(name, one_of_equal(value)).map_or(Presented::Missing, Presented::text)
             }
             Self::Basic => match basic_user(one_of_equal(value)) {
-                None => Presented::Nothing,
+                None => Presented::Missing,
                 Some(user) if user.is_ascii() => Presented::Secret(user.into()),
-                Some(_) => Presented::Garbled,
+                Some(_) => Presented::Malformed,
             },
             Self::Header(_) => match one_of_equal(value) {
-                b"" => Presented::Nothing,
+                b"" => Presented::Missing,
                 text => Presented::text(text),
             },
-            Self::Query(_) | Self::Function(_) => Presented::Nothing,
+            Self::Query(_) | Self::Function(_) => Presented::Missing,
         }
     }
 }
 
 /// All that was taken out of a request.
-pub(crate) type AllTaken = SmallVec<[Taken; 1]>;
+pub(crate) type StrippedCredentials = SmallVec<[Stripped; 1]>;
 
 /// What was taken out of a request, for layers further in.
 #[derive(Clone)]
-pub(crate) enum Taken {
+pub(crate) enum Stripped {
     Bearer(HeaderValue),
     /// From another place.
-    From(Source, Box<HeaderValue>),
+    From(CredentialSource, Box<HeaderValue>),
 }
 
 /// What a request presents.
 #[derive(Default)]
 pub(crate) enum Presented<'a> {
     #[default]
-    Nothing,
+    Missing,
     Secret(Cow<'a, [u8]>),
     /// A credential that cannot be a key: characters that no key has.
-    Garbled,
+    Malformed,
     /// Two different ones.
     Ambiguous,
 }
 
 /// The places in which a key was found.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Places {
+pub(crate) struct SourceSet {
     /// A bit for each of the first eight sources.
     bits: u8,
     /// Whether `Authorization` may have other credentials too.
     mixed: bool,
 }
 
-impl Places {
+impl SourceSet {
     /// Wherever it may have been.
     pub(crate) fn all() -> Self {
         Self {
@@ -178,10 +181,10 @@ impl Places {
 impl<'a> Presented<'a> {
     fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Nothing, other) => other,
-            (first, Self::Nothing) => first,
+            (Self::Missing, other) => other,
+            (first, Self::Missing) => first,
             (Self::Secret(first), Self::Secret(second)) if first == second => Self::Secret(first),
-            (Self::Garbled, Self::Garbled) => Self::Garbled,
+            (Self::Malformed, Self::Malformed) => Self::Malformed,
             _ => Self::Ambiguous,
         }
     }
@@ -191,7 +194,7 @@ impl<'a> Presented<'a> {
         if text.is_ascii() {
             Self::Secret(Cow::Borrowed(text))
         } else {
-            Self::Garbled
+            Self::Malformed
         }
     }
 }
@@ -199,19 +202,19 @@ impl<'a> Presented<'a> {
 /// What was found so far. Every place is looked at, and all that present a key must present the same
 /// one: a proxy and a client who disagree must not have one of them win by order.
 #[derive(Default)]
-pub(crate) struct Found<'a> {
+pub(crate) struct Credential<'a> {
     pub(crate) presented: Presented<'a>,
-    pub(crate) places: Places,
+    pub(crate) places: SourceSet,
     /// Values of headers with a secret that no source has read.
     unread: Vec<&'a HeaderValue>,
     /// Whether a function has found one.
     by_function: bool,
 }
 
-impl<'a> Found<'a> {
+impl<'a> Credential<'a> {
     /// What an outer layer took away counts where it would have been found.
     #[inline]
-    pub(crate) fn add_taken(&mut self, sources: &Sources, all: &'a [Taken]) {
+    pub(crate) fn add_stripped(&mut self, sources: &CredentialSources, all: &'a [Stripped]) {
         for taken in all {
             if sources.list.iter().any(|source| taken.is_from(source)) {
                 let presented = Presented::Secret(taken.secret());
@@ -222,17 +225,26 @@ impl<'a> Found<'a> {
 
     /// Looks at one of the request's headers.
     #[inline]
-    pub(crate) fn look(&mut self, sources: &Sources, name: &HeaderName, value: &'a HeaderValue) {
+    pub(crate) fn scan(
+        &mut self,
+        sources: &CredentialSources,
+        name: &HeaderName,
+        value: &'a HeaderValue,
+    ) {
         let mut is_read = false;
         for (index, source) in sources.list.iter().enumerate() {
             let presented = match source {
-                Source::Header(wanted) if name == wanted => source.read(value.as_bytes()),
-                Source::Bearer | Source::Scheme(_) | Source::Basic if name == AUTHORIZATION => {
+                CredentialSource::Header(wanted) if name == wanted => source.read(value.as_bytes()),
+                CredentialSource::Bearer
+                | CredentialSource::Scheme(_)
+                | CredentialSource::Basic
+                    if name == AUTHORIZATION =>
+                {
                     sources.read_authorization(source, value.as_bytes())
                 }
                 _ => continue,
             };
-            is_read |= !matches!(presented, Presented::Nothing);
+            is_read |= !matches!(presented, Presented::Missing);
             self.add(index, presented);
         }
         if !is_read && (name == AUTHORIZATION || name == X_API_KEY) {
@@ -242,7 +254,12 @@ impl<'a> Found<'a> {
 
     /// Nobody has read this value.
     #[cold]
-    fn add_unread(&mut self, sources: &Sources, name: &HeaderName, value: &'a HeaderValue) {
+    fn add_unread(
+        &mut self,
+        sources: &CredentialSources,
+        name: &HeaderName,
+        value: &'a HeaderValue,
+    ) {
         self.places.mixed |= name == AUTHORIZATION;
         if !sources.unread_secrets && has_unread_secret(value.as_bytes()) {
             self.unread.push(value);
@@ -251,14 +268,16 @@ impl<'a> Found<'a> {
 
     /// Looks where a key may be that is not in a header.
     #[inline]
-    pub(crate) fn look_elsewhere(&mut self, sources: &Sources, head: RequestHead<'a>) {
+    pub(crate) fn scan_uri(&mut self, sources: &CredentialSources, head: RequestParts<'a>) {
         for (index, source) in sources.list.iter().enumerate() {
             let presented = match source {
-                Source::Query(name) => in_query(head.uri(), name),
-                Source::Function(extract) => extract(head).map_or(Presented::Nothing, |secret| {
-                    self.by_function = true;
-                    Presented::Secret(secret.into_bytes().into())
-                }),
+                CredentialSource::Query(name) => in_query(head.uri(), name),
+                CredentialSource::Function(extract) => {
+                    extract(head).map_or(Presented::Missing, |secret| {
+                        self.by_function = true;
+                        Presented::Secret(secret.into_bytes().into())
+                    })
+                }
                 _ => continue,
             };
             self.add(index, presented);
@@ -288,22 +307,22 @@ impl<'a> Found<'a> {
 
     #[inline]
     fn add(&mut self, index: usize, presented: Presented<'a>) {
-        if !matches!(presented, Presented::Nothing) {
+        if !matches!(presented, Presented::Missing) {
             self.places.add(index);
             self.presented = std::mem::take(&mut self.presented).and(presented);
         }
     }
 }
 
-impl Sources {
+impl CredentialSources {
     /// What a source finds in a value of `Authorization`.
     #[inline]
-    fn read_authorization<'a>(&self, source: &Source, value: &'a [u8]) -> Presented<'a> {
+    fn read_authorization<'a>(&self, source: &CredentialSource, value: &'a [u8]) -> Presented<'a> {
         match source.read(value) {
             Presented::Secret(token) if self.foreign_authorization && !holds_secret(&token) => {
-                Presented::Nothing
+                Presented::Missing
             }
-            Presented::Garbled if self.foreign_authorization => Presented::Nothing,
+            Presented::Malformed if self.foreign_authorization => Presented::Missing,
             presented => presented,
         }
     }
@@ -311,48 +330,56 @@ impl Sources {
 
 /// Takes the key out of the request, so that it goes no further, and answers what it was.
 #[inline]
-pub(crate) fn remove<B>(sources: &Sources, places: Places, request: &mut Request<B>) -> AllTaken {
-    let mut taken = AllTaken::new();
+pub(crate) fn remove<B>(
+    sources: &CredentialSources,
+    places: SourceSet,
+    request: &mut Request<B>,
+) -> StrippedCredentials {
+    let mut taken = StrippedCredentials::new();
     for (index, source) in sources.list.iter().enumerate() {
         if !places.has(index) {
             continue;
         }
         let found = match source {
-            Source::Bearer if !places.mixed => {
+            CredentialSource::Bearer if !places.mixed => {
                 let alone = request.headers_mut().remove(AUTHORIZATION);
-                alone.map(Taken::Bearer)
+                alone.map(Stripped::Bearer)
             }
-            Source::Bearer | Source::Scheme(_) | Source::Basic => {
+            CredentialSource::Bearer | CredentialSource::Scheme(_) | CredentialSource::Basic => {
                 let is_ours = |value: &HeaderValue| {
                     let presented = sources.read_authorization(source, value.as_bytes());
-                    !matches!(presented, Presented::Nothing)
+                    !matches!(presented, Presented::Missing)
                 };
                 let removed = remove_authorization(request.headers_mut(), is_ours);
                 match source {
-                    Source::Bearer => removed.map(Taken::Bearer),
-                    source => Taken::from(source, removed),
+                    CredentialSource::Bearer => removed.map(Stripped::Bearer),
+                    source => Stripped::from(source, removed),
                 }
             }
-            Source::Header(name) => Taken::from(source, request.headers_mut().remove(name)),
-            Source::Query(name) => Taken::from(source, remove_from_query(request, name)),
+            CredentialSource::Header(name) => {
+                Stripped::from(source, request.headers_mut().remove(name))
+            }
+            CredentialSource::Query(name) => {
+                Stripped::from(source, remove_from_query(request, name))
+            }
             // Whoever knows how to find it elsewhere has to remove it there.
-            Source::Function(_) => None,
+            CredentialSource::Function(_) => None,
         };
         taken.extend(found);
     }
     taken
 }
 
-impl Taken {
-    fn from(source: &Source, value: Option<HeaderValue>) -> Option<Self> {
+impl Stripped {
+    fn from(source: &CredentialSource, value: Option<HeaderValue>) -> Option<Self> {
         value.map(|value| Self::From(source.clone(), Box::new(value)))
     }
 
     fn secret(&self) -> Cow<'_, [u8]> {
         let (source, value) = match self {
-            Self::Bearer(value) => (&Source::Bearer, value),
+            Self::Bearer(value) => (&CredentialSource::Bearer, value),
             // As it stood in the query.
-            Self::From(Source::Query(_), value) => return value.as_bytes().into(),
+            Self::From(CredentialSource::Query(_), value) => return value.as_bytes().into(),
             Self::From(source, value) => (source, &**value),
         };
         match source.read(value.as_bytes()) {
@@ -361,15 +388,19 @@ impl Taken {
         }
     }
 
-    fn is_from(&self, place: &Source) -> bool {
+    fn is_from(&self, place: &CredentialSource) -> bool {
         match (self, place) {
-            (Self::Bearer(_), Source::Bearer) => true,
-            (Self::From(Source::Basic, _), Source::Basic) => true,
-            (Self::From(Source::Scheme(one), _), Source::Scheme(other)) => {
+            (Self::Bearer(_), CredentialSource::Bearer) => true,
+            (Self::From(CredentialSource::Basic, _), CredentialSource::Basic) => true,
+            (Self::From(CredentialSource::Scheme(one), _), CredentialSource::Scheme(other)) => {
                 one.eq_ignore_ascii_case(other)
             }
-            (Self::From(Source::Header(one), _), Source::Header(other)) => one == other,
-            (Self::From(Source::Query(one), _), Source::Query(other)) => one == other,
+            (Self::From(CredentialSource::Header(one), _), CredentialSource::Header(other)) => {
+                one == other
+            }
+            (Self::From(CredentialSource::Query(one), _), CredentialSource::Query(other)) => {
+                one == other
+            }
             _ => false,
         }
     }
@@ -382,7 +413,7 @@ fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
         .filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
         .filter(|value| !value.is_empty())
         .map(|value| Presented::text(value.as_bytes()))
-        .fold(Presented::Nothing, Presented::and)
+        .fold(Presented::Missing, Presented::and)
 }
 
 fn remove_from_query<B>(request: &mut Request<B>, name: &str) -> Option<HeaderValue> {
@@ -420,7 +451,7 @@ fn take_from_query(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
     taken
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for CredentialSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bearer => f.write_str("Bearer"),

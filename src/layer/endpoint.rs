@@ -7,11 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
 
-use super::head::RequestHead;
+use super::request_parts::RequestParts;
 use crate::key::without_secrets;
 use crate::usage::OTHER_ENDPOINTS;
 
-type Name = dyn for<'a> Fn(RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync;
+type Name = dyn for<'a> Fn(RequestParts<'a>) -> Option<Cow<'a, str>> + Send + Sync;
 
 /// The names of endpoints, each held once and shared by its events.
 pub(crate) struct Endpoints {
@@ -43,7 +43,7 @@ impl Endpoints {
     }
 
     #[inline]
-    pub(crate) fn of(&self, head: RequestHead<'_>) -> Endpoint {
+    pub(crate) fn of(&self, head: RequestParts<'_>) -> Endpoint {
         if let Some(name) = &self.name {
             return Endpoint {
                 name: name(head).map(|name| self.intern(&name)),

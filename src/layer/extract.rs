@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::Request;
 
 use super::caller::Caller;
-use super::head::RequestHead;
-use super::reject::{Rejection, Rejections};
+use super::rejection::{Rejection, Rejections};
+use super::request_parts::RequestParts;
 use crate::usage::RejectionReason;
 
 /// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or the request is anonymous and
@@ -20,7 +20,7 @@ impl IntoResponse for NoCaller {
     fn into_response(self) -> Response {
         let rejection = Rejection::new(RejectionReason::Missing);
         Rejections::default()
-            .answer(rejection, RequestHead::of(&Request::new(())))
+            .answer(rejection, RequestParts::of(&Request::new(())))
             .map(Body::from)
     }
 }

@@ -12,10 +12,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::admission::{Admitted, Step, Wait};
 use super::body::ResponseBody;
-use super::gate::Gate;
-use super::meter::{End, Unwinding};
-use super::step::{Step, Ticket, Wait};
+use super::config::Config;
+use super::tracker::{End, PanicGuard};
 use crate::drain::{Drain, DrainLimits};
 
 pin_project! {
@@ -37,8 +37,8 @@ pin_project! {
     {
         Answered { answer: Option<Response<Bytes>>, drain: Option<Drain<B>> },
         Waiting { wait: Wait, held: Option<Box<Held<S, B>>> },
-        Readying { held: Option<Box<Held<S, B>>>, ticket: Option<Ticket> },
-        Calling { #[pin] call: S::Future, ticket: Option<Ticket> },
+        Readying { held: Option<Box<Held<S, B>>>, admitted: Option<Admitted> },
+        Calling { #[pin] call: S::Future, admitted: Option<Admitted> },
         Failed { error: Option<S::Error> },
     }
 }
@@ -46,7 +46,7 @@ pin_project! {
 /// A request that waits for a decision or for the service to be ready, and the service to call.
 pub(super) struct Held<S, B> {
     /// Checks again whether the request may pass once it has waited; none where nothing was decided.
-    pub(super) gate: Option<Arc<Gate>>,
+    pub(super) config: Option<Arc<Config>>,
     pub(super) service: S,
     pub(super) request: Request<B>,
     /// How often it was checked again by asking the store.
@@ -63,29 +63,29 @@ where
     pub(super) fn admitted(
         service: &mut S,
         request: Request<B>,
-        ticket: Ticket,
-        gate: Option<&Arc<Gate>>,
+        admitted: Admitted,
+        config: Option<&Arc<Config>>,
     ) -> Self {
         // The waker is that of the task that polls the future; the service is polled again there.
         let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => State::Calling {
                 call: service.call(request),
-                ticket: Some(ticket),
+                admitted: Some(admitted),
             },
             Poll::Ready(Err(error)) => State::Failed {
-                error: Some(fail(error, ticket)),
+                error: Some(fail(error, admitted)),
             },
             Poll::Pending => {
                 let fresh = service.clone();
                 let held = Held {
-                    gate: gate.cloned(),
+                    config: config.cloned(),
                     service: std::mem::replace(service, fresh),
                     request,
                     rechecks: 0,
                 };
                 State::Readying {
                     held: Some(Box::new(held)),
-                    ticket: Some(ticket),
+                    admitted: Some(admitted),
                 }
             }
         };
@@ -131,12 +131,12 @@ where
     /// What follows from a decision about a request that has waited.
     fn after(step: Step, held: Box<Held<S, B>>) -> Self {
         match step {
-            Step::Call(ticket) => Self::Readying {
+            Step::Admit(admitted) => Self::Readying {
                 held: Some(held),
-                ticket: Some(ticket),
+                admitted: Some(admitted),
             },
-            Step::Answer(answer) => {
-                let limits = held.gate.as_ref().map(|gate| gate.drain_limits);
+            Step::Reject(answer) => {
+                let limits = held.config.as_ref().map(|config| config.drain_limits);
                 Self::answered(answer, held.request, limits.unwrap_or_default())
             }
             Step::Wait(wait) => Self::Waiting {
@@ -159,27 +159,27 @@ where
         loop {
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
-                StateProjection::Calling { call, ticket } => {
-                    let (answer, ticket) = ready!(poll_admitted(ticket, || call.poll(cx)));
-                    return Poll::Ready(leave(answer, ticket));
+                StateProjection::Calling { call, admitted } => {
+                    let (answer, admitted) = ready!(poll_admitted(admitted, || call.poll(cx)));
+                    return Poll::Ready(leave(answer, admitted));
                 }
-                StateProjection::Readying { held, ticket } => {
+                StateProjection::Readying { held, admitted } => {
                     let waiting = held.as_mut().expect("polled after its end");
                     let poll_ready = || waiting.service.poll_ready(cx);
-                    let (is_ready, ticket) = ready!(poll_admitted(ticket, poll_ready));
+                    let (is_ready, admitted) = ready!(poll_admitted(admitted, poll_ready));
                     if let Err(error) = is_ready {
-                        return Poll::Ready(Err(fail(error, ticket)));
+                        return Poll::Ready(Err(fail(error, admitted)));
                     }
                     let mut held = held.take().expect("polled after its end");
                     // Its key may have been revoked meanwhile.
-                    let step = match held.gate.clone() {
-                        Some(gate) => gate.recheck(&held.request, ticket, &mut held.rechecks),
-                        None => Step::Call(ticket),
+                    let step = match held.config.clone() {
+                        Some(config) => config.recheck(&held.request, admitted, &mut held.rechecks),
+                        None => Step::Admit(admitted),
                     };
                     let next = match step {
-                        Step::Call(ticket) => State::Calling {
+                        Step::Admit(admitted) => State::Calling {
                             call: held.service.call(held.request),
-                            ticket: Some(ticket),
+                            admitted: Some(admitted),
                         },
                         step => {
                             // Waiting for the store holds nothing of the service.
@@ -203,8 +203,8 @@ where
                 StateProjection::Waiting { wait, held } => {
                     let waited = ready!(wait.as_mut().poll(cx));
                     let mut held = held.take().expect("polled after its end");
-                    let gate = held.gate.clone().expect("a gate has decided to wait");
-                    let step = gate.resume(waited, &mut held.request);
+                    let config = held.config.clone().expect("a config has decided to wait");
+                    let step = config.resume(waited, &mut held.request);
                     this.state.set(State::after(step, held));
                 }
             }
@@ -212,30 +212,30 @@ where
     }
 }
 
-/// Polls the service for an admitted request, and returns the ticket with the result. A panic records the event
+/// Polls the service for an admitted request, and returns the admitted with the result. A panic records the event
 /// as failed; a pending request is registered with the recorder.
 #[inline]
 fn poll_admitted<T>(
-    ticket: &mut Option<Ticket>,
+    admitted: &mut Option<Admitted>,
     poll: impl FnOnce() -> Poll<T>,
-) -> Poll<(T, Ticket)> {
-    let at_hand = ticket.as_mut().expect("polled after its end");
-    let mut guarded = Unwinding(at_hand.meter());
+) -> Poll<(T, Admitted)> {
+    let at_hand = admitted.as_mut().expect("polled after its end");
+    let mut guarded = PanicGuard(at_hand.tracker());
     let polled = poll();
     if polled.is_pending()
-        && let Some(meter) = &mut guarded.0
+        && let Some(tracker) = &mut guarded.0
     {
-        meter.pending();
+        tracker.pending();
     }
     drop(guarded);
-    polled.map(|result| (result, ticket.take().expect("it was at hand")))
+    polled.map(|result| (result, admitted.take().expect("it was at hand")))
 }
 
 /// The service has failed.
 #[cold]
-fn fail<E>(error: E, ticket: Ticket) -> E {
-    if let Ticket::Followed(mut meter) = ticket {
-        meter.end(End::Failed);
+fn fail<E>(error: E, admitted: Admitted) -> E {
+    if let Admitted::Tracked(mut tracker) = admitted {
+        tracker.finish(End::Failed);
     }
     error
 }
@@ -244,17 +244,17 @@ fn fail<E>(error: E, ticket: Ticket) -> E {
 #[inline]
 fn leave<R: Body<Data = Bytes>, E>(
     answer: Result<Response<R>, E>,
-    ticket: Ticket,
+    admitted: Admitted,
 ) -> Result<Response<ResponseBody<R>>, E> {
     let mut response = match answer {
         Ok(response) => response,
-        Err(error) => return Err(fail(error, ticket)),
+        Err(error) => return Err(fail(error, admitted)),
     };
-    let mut meter = ticket.redeem(response.headers_mut());
-    if meter.answered(&response) {
-        meter.end(End::Whole);
+    let mut tracker = admitted.into_tracker(response.headers_mut());
+    if tracker.on_response(&response) {
+        tracker.finish(End::Completed);
     }
-    Ok(response.map(|body| ResponseBody::inner(body, meter)))
+    Ok(response.map(|body| ResponseBody::inner(body, tracker)))
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

@@ -1,47 +1,48 @@
 //! The request path: from a request to its event.
 
-mod address;
-mod answer;
+mod admission;
+mod admit;
+mod async_limit;
+mod authorize;
 mod body;
 mod caller;
+mod client_ip;
 mod client_limit;
+mod config;
 mod credential;
 mod endpoint;
 mod exempt;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
-mod gate;
 mod grpc;
-mod head;
-mod judge;
-mod later;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
-mod meter;
 mod recheck;
-mod refuse;
+mod recorder_permit;
 mod reject;
 mod rejected_events;
-mod report;
+mod rejection;
+mod request_context;
+mod request_parts;
+mod require_scope;
+mod response_headers;
 mod retry;
 mod revocation;
-mod scope;
 mod service;
-mod step;
-mod terms;
-mod visit;
+mod telemetry;
+mod tracker;
 
-pub use address::{ForwardedHeader, PeerAddress};
-pub use answer::{HeaderStyle, RESPONSE_HEADERS};
 pub use body::{BodyError, KeyRejected, ResponseBody};
 pub use caller::{Caller, Unverified};
+pub use client_ip::{ForwardedHeader, PeerAddress};
+pub use config::StoreFailure;
 #[cfg(feature = "axum")]
 pub use extract::NoCaller;
 pub use future::ResponseFuture;
-pub use gate::StoreFailure;
-pub use head::RequestHead;
 pub use layer::ApiKeyLayer;
-pub use reject::{InvalidRealm, Rejection};
-pub use scope::{RequireScope, RequireScopeService};
+pub use rejection::{InvalidRealm, Rejection};
+pub use request_parts::RequestParts;
+pub use require_scope::{RequireScope, RequireScopeService};
+pub use response_headers::{HeaderStyle, RESPONSE_HEADERS};
 pub use service::ApiKeyService;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::Request;
 
+use super::admission::{Admitted, Resumed, Step, Waited};
 use super::caller::Caller;
-use super::gate::{Gate, StoreFailure};
-use super::head::RequestHead;
-use super::reject::Rejection;
-use super::report;
-use super::step::{Step, Ticket, Waited, What};
+use super::config::{Config, StoreFailure};
+use super::rejection::Rejection;
+use super::request_parts::RequestParts;
+use super::telemetry;
 use crate::clock::Now;
 use crate::key::{CacheLookup, CachedKey, KeyStatus, StoreError};
 use crate::usage::RejectionReason;
@@ -21,19 +21,19 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Lookups at most for one request that waits time and again.
 const MAX_LOOKUPS: u8 = 4;
 
-impl Gate {
+impl Config {
     /// Checks the key of a request again that this layer admitted and that has waited since: a key that was
     /// revoked meanwhile does not pass. The store is asked only if the key was dropped from the cache, or its
     /// time to live is over.
     pub(super) fn recheck<B>(
         self: &Arc<Self>,
         request: &Request<B>,
-        ticket: Ticket,
+        admitted: Admitted,
         lookups: &mut u8,
     ) -> Step {
         let caller = request.extensions().get::<Caller>();
         let Some(caller) = caller.filter(|caller| caller.admitted_by == self.limits_id) else {
-            return Step::Call(ticket);
+            return Step::Admit(admitted);
         };
         let (entry, now) = (&caller.entry, self.clock.now());
         let known = match self.cache.get(entry.key.id, now) {
@@ -47,21 +47,21 @@ impl Gate {
         };
         if let Some(known) = known {
             return match rejected(&known, entry, now) {
-                None => Step::Call(ticket),
-                Some(reason) => self.refuse_admitted(reason, ticket, request),
+                None => Step::Admit(admitted),
+                Some(reason) => self.refuse_admitted(reason, admitted, request),
             };
         }
         if *lookups >= MAX_LOOKUPS {
-            return self.refuse_admitted(RejectionReason::StoreUnavailable, ticket, request);
+            return self.refuse_admitted(RejectionReason::StoreUnavailable, admitted, request);
         }
         *lookups += 1;
         let (cache, entry) = (self.cache.clone(), entry.clone());
         Step::Wait(Box::pin(async move {
             let found = cache.lookup(entry.key.id).await;
-            let what = What::Rechecked {
+            let what = Resumed::Rechecked {
                 found,
                 entry,
-                ticket,
+                admitted,
             };
             Waited { began: now, what }
         }))
@@ -72,22 +72,22 @@ impl Gate {
         &self,
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         entry: &CachedKey,
-        ticket: Ticket,
+        admitted: Admitted,
         request: &Request<B>,
     ) -> Step {
         let reason = match found {
             Ok(Some(known)) => rejected(&known, entry, self.clock.now()),
             Ok(None) => Some(RejectionReason::Unknown),
             Err(error) => {
-                report::store_failure(&error);
+                telemetry::store_failure(&error);
                 let passes = self.store_failure == StoreFailure::Pass;
                 let passes = passes && !matches!(error, StoreError::Busy);
                 (!passes).then_some(RejectionReason::StoreUnavailable)
             }
         };
         match reason {
-            None => Step::Call(ticket),
-            Some(reason) => self.refuse_admitted(reason, ticket, request),
+            None => Step::Admit(admitted),
+            Some(reason) => self.refuse_admitted(reason, admitted, request),
         }
     }
 
@@ -96,18 +96,18 @@ impl Gate {
     fn refuse_admitted<B>(
         &self,
         reason: RejectionReason,
-        ticket: Ticket,
+        admitted: Admitted,
         request: &Request<B>,
     ) -> Step {
         let key = request.extensions().get::<Caller>().map(|caller| caller.id);
-        report::refusal(reason, key);
+        telemetry::refusal(reason, key);
         let rejection = Rejection {
             key,
             ..Rejection::new(reason)
         };
-        let mut response = self.rejections.answer(rejection, RequestHead::of(request));
-        ticket.refuse(reason, &mut response);
-        Step::Answer(response)
+        let mut response = self.rejections.answer(rejection, RequestParts::of(request));
+        admitted.reject(reason, &mut response);
+        Step::Reject(response)
     }
 }
 

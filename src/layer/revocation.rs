@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::gate::Gate;
+use super::config::Config;
 use super::recheck::rejected;
-use super::report;
+use super::telemetry;
 use crate::key::{CacheLookup, CachedKey, StoreError};
 use crate::usage::RejectionReason;
 
@@ -24,7 +24,7 @@ type Found = Result<Option<Arc<CachedKey>>, StoreError>;
 
 /// Checks the key of one response body.
 pub(super) struct Watch {
-    gate: Arc<Gate>,
+    config: Arc<Config>,
     entry: Arc<CachedKey>,
     every: Duration,
     sleep: Pin<Box<Sleep>>,
@@ -34,10 +34,10 @@ pub(super) struct Watch {
 
 impl Watch {
     /// `None` where there is no runtime whose clock could be waited for.
-    pub(super) fn new(gate: Arc<Gate>, entry: Arc<CachedKey>, every: Duration) -> Option<Self> {
+    pub(super) fn new(config: Arc<Config>, entry: Arc<CachedKey>, every: Duration) -> Option<Self> {
         tokio::runtime::Handle::try_current().ok()?;
         Some(Self {
-            gate,
+            config,
             entry,
             every,
             sleep: Box::pin(sleep(every)),
@@ -51,8 +51,8 @@ impl Watch {
             let known = match &mut self.lookup {
                 None => {
                     ready!(self.sleep.as_mut().poll(cx));
-                    let (id, cache) = (self.entry.key.id, &self.gate.cache);
-                    match cache.get(id, self.gate.clock.now()) {
+                    let (id, cache) = (self.entry.key.id, &self.config.cache);
+                    match cache.get(id, self.config.clock.now()) {
                         CacheLookup::Held(known) => Some(known),
                         CacheLookup::Stale(_) | CacheLookup::Ask => {
                             let cache = cache.clone();
@@ -71,13 +71,13 @@ impl Watch {
                         Ok(None) => return self.end(RejectionReason::Unknown),
                         // The key did work, and is checked again.
                         Err(error) => {
-                            report::store_failure(&error);
+                            telemetry::store_failure(&error);
                             None
                         }
                     }
                 }
             };
-            let now = self.gate.clock.now();
+            let now = self.config.clock.now();
             if let Some(reason) = known.and_then(|known| rejected(&known, &self.entry, now)) {
                 return self.end(reason);
             }
@@ -87,7 +87,7 @@ impl Watch {
     }
 
     fn end(&self, reason: RejectionReason) -> Poll<RejectionReason> {
-        report::refusal(reason, Some(self.entry.key.id));
+        telemetry::refusal(reason, Some(self.entry.key.id));
         Poll::Ready(reason)
     }
 }

@@ -9,21 +9,21 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::admission::Step;
 use super::body::ResponseBody;
+use super::config::Config;
 use super::future::{Held, ResponseFuture};
-use super::gate::Gate;
-use super::step::Step;
 
 /// A service behind an [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone)]
 pub struct ApiKeyService<S> {
     inner: S,
-    gate: Arc<Gate>,
+    config: Arc<Config>,
 }
 
 impl<S> ApiKeyService<S> {
-    pub(super) fn new(inner: S, gate: Arc<Gate>) -> Self {
-        Self { inner, gate }
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
     }
 
     /// The service behind the layer.
@@ -50,16 +50,16 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.gate.admit(&mut request) {
-            Step::Call(ticket) => {
-                ResponseFuture::admitted(&mut self.inner, request, ticket, Some(&self.gate))
+        match self.config.admit(&mut request) {
+            Step::Admit(admitted) => {
+                ResponseFuture::admitted(&mut self.inner, request, admitted, Some(&self.config))
             }
-            Step::Answer(answer) => {
-                ResponseFuture::answered(answer, request, self.gate.drain_limits)
+            Step::Reject(answer) => {
+                ResponseFuture::answered(answer, request, self.config.drain_limits)
             }
             Step::Wait(wait) => {
                 let held = Held {
-                    gate: Some(self.gate.clone()),
+                    config: Some(self.config.clone()),
                     service: self.inner.clone(),
                     request,
                     rechecks: 0,
@@ -74,7 +74,7 @@ impl<S: fmt::Debug> fmt::Debug for ApiKeyService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKeyService")
             .field("inner", &self.inner)
-            .field("gate", &self.gate)
+            .field("config", &self.config)
             .finish()
     }
 }

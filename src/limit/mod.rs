@@ -1,10 +1,12 @@
 //! How fast a key may be used.
 
+mod attached;
 mod limiter;
 mod local;
 mod rate_limit;
 mod sketch;
 
+pub(crate) use attached::{AttachedLimits, LimitHeaders};
 pub(crate) use limiter::whole_secs;
 pub use limiter::{
     Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, PendingDecision,

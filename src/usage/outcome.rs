@@ -70,7 +70,7 @@ pub enum RejectionReason {
     RecorderFull,
     /// The client's address caused more look-ups that came to nothing than it may. An event with it is
     /// one of a key that is disabled, revoked or expired.
-    LookupBudget,
+    LookupLimit,
 }
 
 impl Outcome {
@@ -144,7 +144,7 @@ impl RejectionReason {
         Self::StoreUnavailable,
         Self::LimiterUnavailable,
         Self::RecorderFull,
-        Self::LookupBudget,
+        Self::LookupLimit,
     ];
 
     /// The name in `snake_case`.
@@ -164,7 +164,7 @@ impl RejectionReason {
             Self::StoreUnavailable => "store_unavailable",
             Self::LimiterUnavailable => "limiter_unavailable",
             Self::RecorderFull => "recorder_full",
-            Self::LookupBudget => "lookup_budget",
+            Self::LookupLimit => "lookup_limit",
         }
     }
 }

@@ -135,7 +135,7 @@ async fn unknown_keys_of_a_few_addresses_are_looked_up_no_more_than_their_budget
     }
     let refused = |reason| setup.recorder.stats().refused_for(reason);
     assert_eq!(
-        refused(RejectionReason::Unknown) + refused(RejectionReason::LookupBudget),
+        refused(RejectionReason::Unknown) + refused(RejectionReason::LookupLimit),
         requests + 2
     );
     flood.end(requests);

@@ -93,7 +93,7 @@ async fn where_limits_stand_is_waited_for_as_long_too() {
         .limiter(Silent)
         .default_limits([RateLimit::per_second(1)])
         .unwrap();
-    let asked = tokio::time::timeout(Duration::from_secs(2), layer.standings(&key)).await;
+    let asked = tokio::time::timeout(Duration::from_secs(2), layer.limit_statuses(&key)).await;
     assert_eq!(asked.unwrap(), Err(LimitError::Timeout));
 }
 

@@ -8,7 +8,7 @@ mod in_time;
 mod support;
 mod whole;
 
-use keytally::RequestHead;
+use keytally::RequestParts;
 
 /// What goes wrong with a request: its client says so in `x-fault`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,13 +54,13 @@ impl Fault {
         Self::AnothersRecord,
     ];
 
-    fn of(head: RequestHead<'_>) -> Self {
+    fn of(head: RequestParts<'_>) -> Self {
         let number = head.headers().get("x-fault").map(|it| it.to_str().unwrap());
         number.map_or(Self::None, |it| Self::ALL[it.parse::<usize>().unwrap()])
     }
 
     /// Panics if this is what goes wrong.
-    fn strikes(self, head: RequestHead<'_>) {
+    fn strikes(self, head: RequestParts<'_>) {
         assert!(Self::of(head) != self, "{self:?} panics, on purpose");
     }
 

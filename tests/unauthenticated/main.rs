@@ -184,7 +184,7 @@ async fn compare<R>(
             let recorder = Recorder::new(backend.clone());
             let layer = ApiKeyLayer::new(Keys(backend, setting.store))
                 .recorder(recorder.clone())
-                .no_lookup_budget();
+                .no_lookup_limit();
             let reached = Reached::default();
             let address = serve((setting.configure)(layer), reached.clone()).await;
             for case in cases {

@@ -1,6 +1,5 @@
 //! The cache and its look-ups.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
@@ -20,6 +19,7 @@ use crate::clock::{Clock, Now};
 use crate::id::KeyId;
 use crate::key::invalidation::{Invalidate, InvalidationFeed};
 use crate::key::{Digest, Key, KeyRecord, KeyStore, StoreError};
+use crate::limit::AttachedLimits;
 use crate::sync;
 
 /// A record as the cache holds it, and what a layer made of it. An id that no key has is held as one
@@ -30,8 +30,8 @@ pub(crate) struct CachedKey {
     pub(crate) exists: bool,
     pub(crate) key: Arc<Key>,
     pub(crate) digest: Digest,
-    /// What layers make of the key's limits, kept as long as the entry is.
-    pub(crate) terms: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// The key's limits as layers attached them, kept as long as the entry is.
+    pub(crate) limits: OnceLock<Box<AttachedLimits>>,
     /// Nanoseconds of the clock until which it may be used without asking again.
     fresh_until: u64,
     /// Until when it may be used while the store fails.
@@ -322,7 +322,7 @@ impl Inner {
                     exists: true,
                     key: Arc::new(key),
                     digest,
-                    terms: OnceLock::new(),
+                    limits: OnceLock::new(),
                     fresh_until,
                     stale_until: fresh_until.saturating_add(nanos(self.config.serve_stale)),
                     retry_at: AtomicU64::new(0),
@@ -364,7 +364,7 @@ impl Inner {
             exists: false,
             key: self.nobody.clone(),
             digest: Digest::dummy(),
-            terms: OnceLock::new(),
+            limits: OnceLock::new(),
             fresh_until: until,
             stale_until: until,
             retry_at: AtomicU64::new(0),

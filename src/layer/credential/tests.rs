@@ -1,8 +1,8 @@
 use super::*;
 
-fn sources() -> Sources {
-    let mut sources = Sources::default();
-    sources.push(Source::Query("key".into()));
+fn sources() -> CredentialSources {
+    let mut sources = CredentialSources::default();
+    sources.push(CredentialSource::Query("key".into()));
     sources
 }
 
@@ -14,16 +14,16 @@ fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
-fn look(request: &Request<()>) -> Found<'_> {
+fn look(request: &Request<()>) -> Credential<'_> {
     look_in(&sources(), request)
 }
 
-fn look_in<'a>(sources: &Sources, request: &'a Request<()>) -> Found<'a> {
-    let mut found = Found::default();
+fn look_in<'a>(sources: &CredentialSources, request: &'a Request<()>) -> Credential<'a> {
+    let mut found = Credential::default();
     for (name, value) in request.headers() {
-        found.look(sources, name, value);
+        found.scan(sources, name, value);
     }
-    found.look_elsewhere(sources, RequestHead::of(request));
+    found.scan_uri(sources, RequestParts::of(request));
     found
 }
 
@@ -33,9 +33,9 @@ fn found(request: &Request<()>) -> String {
 
 fn shown(presented: Presented<'_>) -> String {
     match presented {
-        Presented::Nothing => "nothing".into(),
+        Presented::Missing => "nothing".into(),
         Presented::Secret(secret) => String::from_utf8(secret.into_owned()).unwrap(),
-        Presented::Garbled => "garbled".into(),
+        Presented::Malformed => "garbled".into(),
         Presented::Ambiguous => "ambiguous".into(),
     }
 }
@@ -107,9 +107,9 @@ fn url_safe(text: &str) -> String {
 
 #[test]
 fn basic_and_other_schemes_are_read_and_removed() {
-    let mut sources = Sources::default();
-    sources.push(Source::Basic);
-    sources.push(Source::Scheme("Token".into()));
+    let mut sources = CredentialSources::default();
+    sources.push(CredentialSource::Basic);
+    sources.push(CredentialSource::Scheme("Token".into()));
     let key = secret();
     let bare = basic_of(&key);
     for (value, what) in [
@@ -198,17 +198,17 @@ fn secrets_that_no_source_reads_are_noticed() {
         assert!(!found.has_unread(), "{value}");
     }
     // Where it is no source, and what is read is read.
-    let mut bearer = Sources::default();
+    let mut bearer = CredentialSources::default();
     bearer.clear();
-    bearer.push(Source::Bearer);
+    bearer.push(CredentialSource::Bearer);
     for (value, is_unread) in [(&*key, true), ("abc", false)] {
         let request = request("/", &[("x-api-key", value)]);
         assert_eq!(look_in(&bearer, &request).has_unread(), is_unread);
         assert!(!look(&request).has_unread());
     }
     // A function that reads another scheme.
-    let mut function = Sources::default();
-    function.push(Source::Function(Arc::new(|head| {
+    let mut function = CredentialSources::default();
+    function.push(CredentialSource::Function(Arc::new(|head| {
         let value = head.headers().get(AUTHORIZATION)?.to_str().ok()?;
         Some(value.strip_prefix("Token ")?.into())
     })));
@@ -223,9 +223,9 @@ fn secrets_that_no_source_reads_are_noticed() {
 
 #[test]
 fn foreign_authorization_tokens_are_no_credentials_where_they_are_allowed() {
-    let sources = Sources {
+    let sources = CredentialSources {
         foreign_authorization: true,
-        ..Sources::default()
+        ..CredentialSources::default()
     };
     let key = secret();
     let jwt = ("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.x");
@@ -290,7 +290,7 @@ fn rule_1_keys_are_removed_and_nothing_else() {
     assert_eq!(other.headers().len(), 1);
     assert_eq!(other.headers()[AUTHORIZATION], "Basic other");
     let mut alone = request("http://host/p?key=k", &[("authorization", "Bearer k")]);
-    remove(&sources(), Places::all(), &mut alone);
+    remove(&sources(), SourceSet::all(), &mut alone);
     assert_eq!(alone.uri(), "http://host/p");
     assert!(alone.headers().is_empty());
 }
@@ -298,7 +298,7 @@ fn rule_1_keys_are_removed_and_nothing_else() {
 #[test]
 fn places_are_remembered_up_to_the_eighth() {
     for found in 0..12 {
-        let mut places = Places::default();
+        let mut places = SourceSet::default();
         places.add(found);
         places.add(0);
         for index in 0..12 {
@@ -306,14 +306,14 @@ fn places_are_remembered_up_to_the_eighth() {
             assert_eq!(places.has(index), has, "{index} of {found}");
         }
     }
-    assert!((0..12).all(|index| Places::all().has(index)));
+    assert!((0..12).all(|index| SourceSet::all().has(index)));
 }
 
 #[test]
 fn only_what_says_the_same_goes_together() {
     let make = |what| match what {
-        "nothing" => Presented::Nothing,
-        "garbled" => Presented::Garbled,
+        "nothing" => Presented::Missing,
+        "garbled" => Presented::Malformed,
         "ambiguous" => Presented::Ambiguous,
         secret => Presented::text(secret.as_bytes()),
     };
@@ -334,31 +334,31 @@ fn only_what_says_the_same_goes_together() {
 /// Layers further in look only where they would have found it themselves.
 #[test]
 fn what_was_taken_counts_in_its_place_alone() {
-    let header = |name: &'static str| Source::Header(HeaderName::from_static(name));
+    let header = |name: &'static str| CredentialSource::Header(HeaderName::from_static(name));
     let places = [
-        Source::Bearer,
+        CredentialSource::Bearer,
         header("x-api-key"),
         header("x-other"),
-        Source::Query("key".into()),
-        Source::Query("other".into()),
-        Source::Function(Arc::new(|_| None)),
-        Source::Scheme("Token".into()),
-        Source::Scheme("Other".into()),
-        Source::Basic,
+        CredentialSource::Query("key".into()),
+        CredentialSource::Query("other".into()),
+        CredentialSource::Function(Arc::new(|_| None)),
+        CredentialSource::Scheme("Token".into()),
+        CredentialSource::Scheme("Other".into()),
+        CredentialSource::Basic,
     ];
     let value = HeaderValue::from_static("Bearer k");
     for (from, place) in places.iter().enumerate() {
         let taken = match place {
-            Source::Bearer => Taken::Bearer(value.clone()),
-            other => Taken::from(other, Some(value.clone())).unwrap(),
+            CredentialSource::Bearer => Stripped::Bearer(value.clone()),
+            other => Stripped::from(other, Some(value.clone())).unwrap(),
         };
         for (other, place) in places.iter().enumerate() {
             // A function takes nothing away.
             let own = from == other && from != 5;
             assert_eq!(taken.is_from(place), own, "{from} {other}");
         }
-        let mut found = Found::default();
-        found.add_taken(&Sources::default(), std::slice::from_ref(&taken));
+        let mut found = Credential::default();
+        found.add_stripped(&CredentialSources::default(), std::slice::from_ref(&taken));
         let expected = ["k", "Bearer k"].get(from).copied().unwrap_or("nothing");
         assert_eq!(shown(found.presented), expected);
     }

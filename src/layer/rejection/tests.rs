@@ -7,7 +7,7 @@ fn answer(rejection: Rejection, content_type: &str) -> Response<Bytes> {
         .header(CONTENT_TYPE, content_type)
         .body(())
         .unwrap();
-    Rejections::default().answer(rejection, RequestHead::of(&request))
+    Rejections::default().answer(rejection, RequestParts::of(&request))
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn answers_say_what_is_wrong_as_far_as_a_stranger_may_know() {
             "a rate limit of this API key is reached",
         ),
         (
-            &[LookupBudget],
+            &[LookupLimit],
             429,
             "8",
             "too many API keys that do not work came from this address",
@@ -117,7 +117,7 @@ fn pushbacks_are_milliseconds_or_never() {
         Some("-1")
     );
     assert_eq!(
-        pushback(RejectionReason::LookupBudget, Some(1)).as_deref(),
+        pushback(RejectionReason::LookupLimit, Some(1)).as_deref(),
         Some("1000")
     );
     assert_eq!(
@@ -163,7 +163,7 @@ fn answers_of_ones_own_keep_to_the_protocol() {
             .body(())
             .unwrap();
         let rejection = Rejection::new(RejectionReason::Unknown);
-        let response = rejections.answer(rejection, RequestHead::of(&request));
+        let response = rejections.answer(rejection, RequestParts::of(&request));
         assert!(!response.headers().contains_key(CONTENT_LENGTH));
         assert_eq!(response.body(), body);
     }
@@ -196,7 +196,7 @@ fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
             scope: (reason == RejectionReason::Scope).then(|| "a".into()),
             ..Rejection::new(reason)
         };
-        let response = own.answer(rejection, RequestHead::of(&request));
+        let response = own.answer(rejection, RequestParts::of(&request));
         let expected = format!(r#"Bearer realm="my api"{error}"#);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], expected);
     }

@@ -30,17 +30,17 @@ pub(super) fn limiter_failure(error: &LimitError) {
 /// Look-ups that nobody could be charged for, since their clients' addresses are not known: told once,
 /// as it is so for all requests of a service, or for hardly any.
 #[derive(Debug, Default)]
-pub(crate) struct Addressless {
+pub(crate) struct MissingClientIp {
     #[cfg(feature = "tracing")]
     told: std::sync::OnceLock<()>,
 }
 
-impl Addressless {
-    pub(super) fn one(&self) {
+impl MissingClientIp {
+    pub(super) fn record(&self) {
         #[cfg(feature = "tracing")]
         self.told.get_or_init(|| {
             tracing::warn!(
-                "clients' addresses are not known, so that no budget bounds their look-ups: see `ApiKeyLayer::lookup_budget`"
+                "clients' addresses are not known, so that no budget bounds their look-ups: see `ApiKeyLayer::lookup_limit`"
             );
         });
     }
@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn operators_are_told_once_that_there_is_nobody_to_charge() {
         let layer = ApiKeyLayer::new(MemoryBackend::new());
-        let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_budget();
+        let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_limit();
         let told = CapturedEvents::default();
         let _listening = told.capture();
         let ask = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {

@@ -1,4 +1,4 @@
-//! A request at the gate: what is read of it once and then asked for in several places.
+//! A request at the config: what is read of it once and then asked for in several places.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,25 +7,27 @@ use http::header::CONTENT_LENGTH;
 use http::{Extensions, HeaderName, HeaderValue};
 use uuid::Uuid;
 
-use super::answer::{Additions, HeaderStyle, LimitHeaders, WireId, X_REQUEST_ID, sane_request_id};
+use super::caller::AnonymousMark;
 use super::caller::{Caller, OuterCaller};
-use super::credential::{Found, Sources};
-use super::gate::Gate;
-use super::head::RequestHead;
-use super::step::Anonymous;
+use super::config::Config;
+use super::credential::{Credential, CredentialSources};
+use super::request_parts::RequestParts;
+use super::response_headers::{
+    HeaderStyle, ResponseHeaders, WireId, X_REQUEST_ID, valid_request_id,
+};
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CachedKey, without_secrets};
-use crate::limit::Decision;
+use crate::limit::{Decision, LimitHeaders};
 use crate::usage::{Attribution, Method, Outcome, Path, PendingEvent, Status, event_id};
 
-pub(super) struct Visit<'a> {
-    pub(super) head: RequestHead<'a>,
+pub(super) struct RequestContext<'a> {
+    pub(super) head: RequestParts<'a>,
     pub(super) began: Now,
     /// Who is calling, where an outer layer knows already.
     pub(super) outer: Option<&'a Caller>,
     /// The mark of an outer layer that let the request pass without a key.
-    pub(super) anonymous: Option<&'a Anonymous>,
+    pub(super) anonymous: Option<&'a AnonymousMark>,
     /// The event's id, should there be one.
     pub(super) id: Uuid,
     sent_id: Option<&'a str>,
@@ -43,27 +45,27 @@ impl Attribution for CachedKey {
     }
 }
 
-impl<'a> Visit<'a> {
+impl<'a> RequestContext<'a> {
     /// Reads a request's headers in one pass, with what they present in these places.
     #[inline]
     pub(super) fn new(
-        head: RequestHead<'a>,
+        head: RequestParts<'a>,
         began: Now,
-        sources: &Sources,
-        found: &mut Found<'a>,
+        sources: &CredentialSources,
+        found: &mut Credential<'a>,
     ) -> Self {
-        Self::read(head, began, |name, value| found.look(sources, name, value))
+        Self::read(head, began, |name, value| found.scan(sources, name, value))
     }
 
     /// The same once more, of a request that was looked at before.
     #[cold]
-    pub(super) fn again(head: RequestHead<'a>, began: Now) -> Self {
+    pub(super) fn resumed(head: RequestParts<'a>, began: Now) -> Self {
         Self::read(head, began, |_, _| {})
     }
 
     #[inline]
     fn read(
-        head: RequestHead<'a>,
+        head: RequestParts<'a>,
         began: Now,
         mut look: impl FnMut(&'a HeaderName, &'a HeaderValue),
     ) -> Self {
@@ -83,65 +85,69 @@ impl<'a> Visit<'a> {
             outer: outer_caller(head.extensions()),
             anonymous: head.extensions().get(),
             id: event_id(began.micros()),
-            sent_id: sent_id.and_then(sane_request_id),
+            sent_id: sent_id.and_then(valid_request_id),
             announced: length.map_or(0, announced_length),
         }
     }
 
     fn wire_id(&self) -> WireId<'a> {
         if let Some(sent) = self.sent_id {
-            return WireId::Sent(sent);
+            return WireId::Client(sent);
         }
         let outer = self.outer.map(Caller::event_id);
         let outer = outer.or_else(|| Some(self.anonymous?.id));
-        WireId::Minted(outer.unwrap_or(self.id))
+        WireId::Generated(outer.unwrap_or(self.id))
     }
 
     /// What the request's answer is given: its id and where the key's limits stand.
     #[inline]
-    pub(super) fn additions(
+    pub(super) fn response_headers(
         &self,
         style: HeaderStyle,
         limited: Option<(&LimitHeaders, &Decision)>,
-    ) -> Additions {
-        Additions::new(self.wire_id(), style, limited)
+    ) -> ResponseHeaders {
+        ResponseHeaders::new(self.wire_id(), style, limited)
     }
 
     /// The same for an admitted request: what answers one key is not for another.
     #[inline]
     pub(super) fn admitted(
         &self,
-        gate: &Gate,
+        config: &Config,
         limited: Option<(&LimitHeaders, &Decision)>,
-    ) -> Additions {
+    ) -> ResponseHeaders {
         // Responses to other methods are not cached.
         let is_cached = matches!(*self.head.method(), http::Method::GET | http::Method::HEAD);
-        let vary = gate.vary.as_ref().filter(|_| is_cached);
-        self.additions(gate.header_style, limited)
-            .for_one_key(vary, gate.private)
+        let vary = config.vary.as_ref().filter(|_| is_cached);
+        self.response_headers(config.header_style, limited)
+            .for_authenticated(vary, config.private)
     }
 
     /// The event as far as it is known before there is an answer, and whether the answer may still name
     /// another endpoint.
     #[inline]
-    pub(super) fn draft(&self, gate: &Gate, key: Option<&Arc<CachedKey>>) -> (PendingEvent, bool) {
+    pub(super) fn pending_event(
+        &self,
+        config: &Config,
+        key: Option<&Arc<CachedKey>>,
+    ) -> (PendingEvent, bool) {
         let head = self.head;
-        let endpoint = gate.endpoints.of(head);
+        let endpoint = config.endpoints.of(head);
         let draft = PendingEvent {
             id: self.id,
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
-            path: Path::from_slice(kept(head.uri().path()).as_bytes()),
+            path: Path::from_slice(bounded(head.uri().path()).as_bytes()),
             request_id: match self.wire_id() {
-                WireId::Sent(id) => Some(id.into()),
-                WireId::Minted(id) if id != self.id => Some(id.to_string().into()),
-                WireId::Minted(_) => None,
+                WireId::Client(id) => Some(id.into()),
+                WireId::Generated(id) if id != self.id => Some(id.to_string().into()),
+                WireId::Generated(_) => None,
             },
             endpoint: endpoint.name,
-            resource_id: gate
+            resource_id: config
                 .resource_id
                 .as_ref()
-                .and_then(|of| Some((*kept(&of(head)?)).into())),
-            client_address: gate.client_address.of(head),
+                .and_then(|of| Some((*bounded(&of(head)?)).into())),
+            client_address: config.client_address.of(head),
             time: self.began.micros(),
             latency_us: 0,
             request_bytes: self.announced,
@@ -167,7 +173,7 @@ fn outer_caller(extensions: &Extensions) -> Option<&Caller> {
 
 /// What is kept of a text that a client sent: its first kilobyte, without secrets.
 #[inline]
-fn kept(text: &str) -> Cow<'_, str> {
+fn bounded(text: &str) -> Cow<'_, str> {
     without_secrets(text, 1_024)
 }
 
@@ -184,9 +190,9 @@ mod tests {
 
     #[test]
     fn a_kilobyte_is_kept_and_no_part_of_a_secret() {
-        assert_eq!(kept("/v1/postings"), "/v1/postings");
-        assert_eq!(kept(&"é".repeat(600)), "é".repeat(512));
-        assert_eq!(kept(&"/é".repeat(400)), format!("{}/", "/é".repeat(341)));
+        assert_eq!(bounded("/v1/postings"), "/v1/postings");
+        assert_eq!(bounded(&"é".repeat(600)), "é".repeat(512));
+        assert_eq!(bounded(&"/é".repeat(400)), format!("{}/", "/é".repeat(341)));
         let body = "0".repeat(54);
         for before in 0..1_030 {
             let path = format!("{}/a_{body}/", "x".repeat(before));
@@ -197,20 +203,20 @@ mod tests {
                 expected.replace_range(hidden..end, "…");
             }
             expected.truncate(expected.floor_char_boundary(1_024));
-            assert_eq!(kept(&path), expected, "{before}");
+            assert_eq!(bounded(&path), expected, "{before}");
         }
         let many = format!("/a_{body}").repeat(100);
-        assert_eq!(kept(&many), "/a_0000…".repeat(18));
-        // A secret of the longest encoding, begun at the end of what is kept.
+        assert_eq!(bounded(&many), "/a_0000…".repeat(18));
+        // A secret of the longest encoding, permit at the end of what is kept.
         let encoded: String = format!("a_{body}")
             .bytes()
             .map(|b| format!("%2525{b:02x}"))
             .collect();
         let path = format!("{}{encoded}", "x".repeat(1_000));
-        assert_eq!(kept(&path), path[..1_024]);
+        assert_eq!(bounded(&path), path[..1_024]);
         let path = format!("{}{encoded}", "x".repeat(900));
         let hint = 900 + 6 * "%252530".len();
-        assert_eq!(kept(&path), format!("{}…", &path[..hint]));
+        assert_eq!(bounded(&path), format!("{}…", &path[..hint]));
     }
 
     #[test]

@@ -9,22 +9,23 @@ use bytes::Bytes;
 use http::Response;
 use zeroize::Zeroizing;
 
-use super::answer::{HeaderStyle, LimitHeaders};
+use super::admission::{Admission, Admitted, Resumed, Waited};
+use super::caller::AnonymousMark;
 use super::client_limit::ClientLimit;
-use super::credential::{Found, Presented};
+use super::config::{Config, StoreFailure};
+use super::credential::{Credential, Presented};
 use super::exempt::matches;
-use super::gate::{Gate, StoreFailure};
-use super::head::RequestHead;
-use super::meter::Meter;
-use super::reject::Rejection;
-use super::report;
-use super::step::{Anonymous, Begun, Ticket, Verdict, Waited, What};
-use super::terms::Terms;
-use super::visit::Visit;
+use super::recorder_permit::RecorderPermit;
+use super::rejection::Rejection;
+use super::request_context::RequestContext;
+use super::request_parts::RequestParts;
+use super::response_headers::HeaderStyle;
+use super::telemetry;
+use super::tracker::RequestTracker;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CacheLookup, CachedKey, Digest, KeyStatus, StoreError, id_of, is_importable};
-use crate::limit::{Charge, Decision, LimitResponse};
+use crate::limit::{AttachedLimits, Charge, Decision, LimitHeaders, LimitResponse};
 use crate::usage::{Recorder, RejectionReason};
 
 /// From where a key is known.
@@ -34,56 +35,62 @@ enum KnownFrom {
     Store,
 }
 
-impl Gate {
+impl Config {
     #[inline]
     pub(super) fn decide<'a>(
         self: &Arc<Self>,
-        visit: &Visit<'a>,
-        found: &mut Found<'a>,
+        context: &RequestContext<'a>,
+        found: &mut Credential<'a>,
         is_preflight: bool,
-    ) -> Verdict {
-        if self.is_exempt(visit.head) {
-            return self.pass_unseen(visit);
+    ) -> Admission {
+        if self.is_exempt(context.head) {
+            return self.pass_exempt(context);
         }
-        found.look_elsewhere(&self.sources, visit.head);
-        if let Some(outer) = visit.outer {
-            found.add_taken(&self.sources, &outer.taken);
+        found.scan_uri(&self.sources, context.head);
+        if let Some(outer) = context.outer {
+            found.add_stripped(&self.sources, &outer.taken);
         }
         if found.has_unread() {
-            return self.refuse_stranger(RejectionReason::Malformed, visit);
+            return self.reject_unauthenticated(RejectionReason::Malformed, context);
         }
         let secret = match std::mem::take(&mut found.presented) {
-            Presented::Nothing if is_preflight => return self.pass_unseen(visit),
-            Presented::Nothing if self.anonymous => {
+            Presented::Missing if is_preflight => return self.pass_exempt(context),
+            Presented::Missing if self.anonymous => {
                 let limit = self.anonymous_limit.as_deref();
-                return self.pass_without_key(limit, visit);
+                return self.pass_without_key(limit, context);
             }
-            Presented::Nothing => return self.refuse_stranger(RejectionReason::Missing, visit),
-            Presented::Garbled => return self.refuse_stranger(RejectionReason::Malformed, visit),
-            Presented::Ambiguous => return self.refuse_stranger(RejectionReason::Ambiguous, visit),
+            Presented::Missing => {
+                return self.reject_unauthenticated(RejectionReason::Missing, context);
+            }
+            Presented::Malformed => {
+                return self.reject_unauthenticated(RejectionReason::Malformed, context);
+            }
+            Presented::Ambiguous => {
+                return self.reject_unauthenticated(RejectionReason::Ambiguous, context);
+            }
             Presented::Secret(secret) => secret,
         };
         let Some(id) = self.id_of(&secret) else {
-            return self.refuse_stranger(RejectionReason::Malformed, visit);
+            return self.reject_unauthenticated(RejectionReason::Malformed, context);
         };
-        match self.cache.get(id, visit.began) {
-            CacheLookup::Held(entry) if self.is_its_own(&secret, &entry) => {
-                self.judge(entry, KnownFrom::Cache, visit)
+        match self.cache.get(id, context.began) {
+            CacheLookup::Held(entry) if self.verify(&secret, &entry) => {
+                self.authorize(entry, KnownFrom::Cache, context)
             }
             CacheLookup::Held(entry) => {
                 // Taken from a list, since the time of a branch would tell one from the other.
                 let reasons = [RejectionReason::Unknown, RejectionReason::WrongSecret];
-                self.refuse_guess(reasons[usize::from(entry.exists)], visit)
+                self.reject_unverified(reasons[usize::from(entry.exists)], context)
             }
             // Whoever has the secret of a key that let in pays for no look-up.
             CacheLookup::Stale(entry)
-                if self.is_its_own(&secret, &entry) && lets_in(&entry, visit.began) =>
+                if self.verify(&secret, &entry) && is_active(&entry, context.began) =>
             {
-                self.ask(id, secret.into_owned(), None, visit.began)
+                self.look_up(id, secret.into_owned(), None, context.began)
             }
-            CacheLookup::Stale(_) | CacheLookup::Ask => match self.payer(visit) {
-                Ok(payer) => self.ask(id, secret.into_owned(), Some(payer), visit.began),
-                Err(wait) => self.refuse_without_budget(wait, visit),
+            CacheLookup::Stale(_) | CacheLookup::Ask => match self.lookup_payer(context) {
+                Ok(payer) => self.look_up(id, secret.into_owned(), Some(payer), context.began),
+                Err(wait) => self.reject_lookup_limited(wait, context),
             },
         }
     }
@@ -91,20 +98,20 @@ impl Gate {
     /// The store has to be asked. Whoever does pays, and nobody for waiting with others, nor for a key that has
     /// worked: without a payer, the budget was not looked at either.
     #[cold]
-    fn ask(
+    fn look_up(
         &self,
         id: KeyId,
         secret: Vec<u8>,
         payer: Option<Option<(IpAddr, &Arc<ClientLimit>)>>,
         began: Now,
-    ) -> Verdict {
+    ) -> Admission {
         let had_budget = payer.is_some();
         let payer = payer
             .flatten()
             .map(|(address, budget)| (address, budget.clone()));
         let secret = Zeroizing::new(secret);
         let cache = self.cache.clone();
-        Verdict::Pending(Box::pin(async move {
+        Admission::Pending(Box::pin(async move {
             let mut charge = None;
             let pay = || {
                 if let (Some((address, budget)), None) = (&payer, &charge) {
@@ -113,13 +120,13 @@ impl Gate {
                 Ok(())
             };
             let what = match cache.lookup_paid(id, pay).await {
-                Ok(found) => What::Found {
+                Ok(found) => Resumed::Found {
                     found,
                     secret,
                     charge,
                     had_budget,
                 },
-                Err(wait) => What::WithoutBudget { wait },
+                Err(wait) => Resumed::WithoutBudget { wait },
             };
             Waited { began, what }
         }))
@@ -128,55 +135,57 @@ impl Gate {
     /// The store has answered, or has not. Whoever caused a look-up that came to nothing has paid for
     /// it, those included who did not wait for the answer; a key that does not let in comes to nothing.
     #[cold]
-    pub(super) fn found(
+    pub(super) fn key_looked_up(
         self: &Arc<Self>,
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         secret: &[u8],
         charge: Option<Charge>,
         had_budget: bool,
-        visit: &Visit<'_>,
-    ) -> Verdict {
+        context: &RequestContext<'_>,
+    ) -> Admission {
         let refuse = |reason| {
             if had_budget {
-                self.refuse_stranger(reason, visit)
+                self.reject_unauthenticated(reason, context)
             } else {
-                self.refuse_guess(reason, visit)
+                self.reject_unverified(reason, context)
             }
         };
         match found {
-            Ok(Some(entry)) if self.is_its_own(secret, &entry) => {
-                if lets_in(&entry, visit.began) {
-                    self.give_back(charge);
+            Ok(Some(entry)) if self.verify(secret, &entry) => {
+                if is_active(&entry, context.began) {
+                    self.refund(charge);
                 }
                 let known = if had_budget {
                     KnownFrom::Store
                 } else {
                     KnownFrom::Cache
                 };
-                self.judge(entry, known, visit)
+                self.authorize(entry, known, context)
             }
             Ok(Some(_)) => refuse(RejectionReason::WrongSecret),
             Ok(None) => {
-                self.compare_in_vain(secret);
+                self.verify_dummy(secret);
                 refuse(RejectionReason::Unknown)
             }
             Err(error) => {
-                self.give_back(charge);
-                self.store_failed(&error, visit)
+                self.refund(charge);
+                self.store_failed(&error, context)
             }
         }
     }
 
     #[inline]
-    fn is_exempt(&self, head: RequestHead<'_>) -> bool {
+    fn is_exempt(&self, head: RequestParts<'_>) -> bool {
         let path = head.uri().path();
         self.exempt.iter().any(|pattern| matches(pattern, path))
     }
 
     /// The application lets the request pass without a key and without an event.
     #[inline(never)]
-    fn pass_unseen(&self, visit: &Visit<'_>) -> Verdict {
-        Verdict::Through(Ticket::unfollowed(visit.additions(HeaderStyle::None, None)))
+    fn pass_exempt(&self, context: &RequestContext<'_>) -> Admission {
+        Admission::Unchanged(Admitted::untracked(
+            context.response_headers(HeaderStyle::None, None),
+        ))
     }
 
     #[inline]
@@ -192,131 +201,146 @@ impl Gate {
 
     /// Whether there is such a key and the secret is its own: the same work if there is none.
     #[inline(never)]
-    fn is_its_own(&self, secret: &[u8], entry: &CachedKey) -> bool {
+    fn verify(&self, secret: &[u8], entry: &CachedKey) -> bool {
         self.peppers.verify(secret, &entry.digest, entry.exists)
     }
 
     /// No key has the id that was sent: the same work as for one that does.
     #[inline(never)]
-    fn compare_in_vain(&self, secret: &[u8]) {
+    fn verify_dummy(&self, secret: &[u8]) {
         let nobodys = Digest::dummy();
         std::hint::black_box(self.peppers.verify(secret, &nobodys, false));
     }
 
     /// The secret is a key's own: does it work, from here, within its limits?
     #[inline]
-    fn judge(
+    fn authorize(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
         known: KnownFrom,
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        let rejection = self.unusable(&entry, visit).map(|reason| match known {
-            KnownFrom::Cache => self.rejection_of(reason, visit),
-            // Its address had the budget, as it has for what is found unknown or wrong.
-            KnownFrom::Store => Rejection::new(reason),
-        });
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        let rejection = self
+            .status_rejection(&entry, context)
+            .map(|reason| match known {
+                KnownFrom::Cache => self.rejection_for(reason, context),
+                // Its address had the budget, as it has for what is found unknown or wrong.
+                KnownFrom::Store => Rejection::new(reason),
+            });
         if let Some(rejection) = rejection {
-            return self.refuse_rejected(&entry, rejection, visit);
+            return self.reject_unusable_key(&entry, rejection, context);
         }
-        let begun = if self.is_told_already(visit) {
-            Begun::nothing()
+        let permit = if self.is_recorded_by_outer(context) {
+            RecorderPermit::none()
         } else if self.recorder.reserve() {
-            Begun::with(&self.recorder)
+            RecorderPermit::with(&self.recorder)
         } else {
-            return self.refuse_stranger(RejectionReason::RecorderFull, visit);
+            return self.reject_unauthenticated(RejectionReason::RecorderFull, context);
         };
-        let cost = self.cost.as_ref().map_or(1, |cost| cost(visit.head));
-        let terms = match Terms::of(self, &entry, visit.began) {
-            Ok(terms) => terms,
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(context.head));
+        let attached = match self.attached(&entry, context.began) {
+            Ok(attached) => attached,
             Err(error) => {
-                return Verdict::Refused(self.limiter_failed(&error, &entry, begun, visit));
+                return Admission::Rejected(self.limiter_failed(&error, &entry, permit, context));
             }
         };
-        let answer = match &terms.allowance {
+        let answer = match &attached.handle {
             None => LimitResponse::Ready(Decision::default()),
-            Some(allowance) => allowance.acquire(cost, visit.began),
+            Some(allowance) => allowance.acquire(cost, context.began),
         };
         match answer {
             LimitResponse::Ready(decision) => {
-                let ticket = self.within_limits(&entry, terms, &decision, cost, begun, visit);
-                ticket.map_or_else(Verdict::Refused, |ticket| Verdict::Known(ticket, entry))
+                let admitted =
+                    self.apply_decision(&entry, attached, &decision, cost, permit, context);
+                admitted.map_or_else(Admission::Rejected, |admitted| {
+                    Admission::Authenticated(admitted, entry)
+                })
             }
-            LimitResponse::Pending(decision) => self.wait(entry, decision, cost, begun, visit),
+            LimitResponse::Pending(decision) => {
+                self.wait_for_limiter(entry, decision, cost, permit, context)
+            }
         }
     }
 
     /// Why a key cannot be used now or from here, whatever its limits.
     #[inline]
-    fn unusable(&self, entry: &CachedKey, visit: &Visit<'_>) -> Option<RejectionReason> {
-        match entry.key.status(visit.began.timestamp()) {
+    fn status_rejection(
+        &self,
+        entry: &CachedKey,
+        context: &RequestContext<'_>,
+    ) -> Option<RejectionReason> {
+        match entry.key.status(context.began.timestamp()) {
             KeyStatus::Active => {}
             KeyStatus::Disabled => return Some(RejectionReason::Disabled),
             KeyStatus::Revoked => return Some(RejectionReason::Revoked),
             KeyStatus::Expired => return Some(RejectionReason::Expired),
         }
         let allowed = &entry.key.addresses;
-        let here = || self.client_address.of(visit.head);
+        let here = || self.client_address.of(context.head);
         let misplaced = !allowed.is_empty() && !here().is_some_and(|here| allowed.contains(here));
         misplaced.then_some(RejectionReason::Address)
     }
 
-    /// The limiter has decided: the ticket of a request that is within its key's limits.
+    /// The limiter has decided: the admitted of a request that is within its key's limits.
     ///
     /// # Errors
     ///
     /// The answer to one that is not.
     #[expect(clippy::result_large_err, reason = "no larger than what may pass")]
     #[inline]
-    pub(super) fn within_limits<R: Borrow<Recorder>>(
+    pub(super) fn apply_decision<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: &Arc<CachedKey>,
-        terms: &Terms,
+        attached: &AttachedLimits,
         decision: &Decision,
         cost: u32,
-        begun: Begun<R>,
-        visit: &Visit<'_>,
-    ) -> Result<Ticket, Response<Bytes>> {
-        let limited = terms.limited(decision);
+        permit: RecorderPermit<R>,
+        context: &RequestContext<'_>,
+    ) -> Result<Admitted, Response<Bytes>> {
+        let limited = attached.reported(decision);
         if !decision.is_allowed() {
-            let rejection = terms.rejection(decision);
-            return Err(self.refuse_key(entry, rejection, limited, begun, visit));
+            let rejection = Rejection {
+                retry_after_secs: decision.retry_after_secs(),
+                violated: Some(attached.violated(decision)),
+                ..Rejection::new(RejectionReason::RateLimited)
+            };
+            return Err(self.reject_key(entry, rejection, limited, permit, context));
         }
-        Ok(self.ticket(entry, limited, cost, begun, visit))
+        Ok(self.admit_key(entry, limited, cost, permit, context))
     }
 
     /// For a key's request that may pass.
     #[inline]
-    fn ticket<R: Borrow<Recorder>>(
+    fn admit_key<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: &Arc<CachedKey>,
         limited: Option<(&LimitHeaders, &Decision)>,
         cost: u32,
-        begun: Begun<R>,
-        visit: &Visit<'_>,
-    ) -> Ticket {
-        if begun.is_nothing() {
-            Ticket::unfollowed(visit.admitted(self, limited))
+        permit: RecorderPermit<R>,
+        context: &RequestContext<'_>,
+    ) -> Admitted {
+        if permit.is_none() {
+            Admitted::untracked(context.admitted(self, limited))
         } else {
-            Ticket::Followed(self.follow(visit, entry, cost, limited, begun))
+            Admitted::Tracked(self.track(context, entry, cost, limited, permit))
         }
     }
 
     /// Follows a key's request from here.
     #[inline]
-    pub(super) fn follow<R: Borrow<Recorder>>(
+    pub(super) fn track<R: Borrow<Recorder>>(
         self: &Arc<Self>,
-        visit: &Visit<'_>,
+        context: &RequestContext<'_>,
         entry: &Arc<CachedKey>,
         cost: u32,
         limited: Option<(&LimitHeaders, &Decision)>,
-        begun: Begun<R>,
-    ) -> Meter {
+        permit: RecorderPermit<R>,
+    ) -> RequestTracker {
         // Nothing is given up before the hooks that are asked here have answered: one may panic.
-        let meter = Meter::of(self, visit, Some(entry), cost, limited);
-        self.supersede_anonymous(visit);
-        begun.used();
-        meter
+        let tracker = RequestTracker::of(self, context, Some(entry), cost, limited);
+        self.supersede_anonymous(context);
+        permit.consume();
+        tracker
     }
 
     /// A request without a key that may pass all the same: an event without a key.
@@ -324,76 +348,80 @@ impl Gate {
     fn pass_without_key(
         self: &Arc<Self>,
         limit: Option<&ClientLimit>,
-        visit: &Visit<'_>,
-    ) -> Verdict {
-        if self.is_told_already(visit) || self.anonymous_of(visit).is_some() {
-            return Verdict::Through(Ticket::unfollowed(visit.admitted(self, None)));
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        if self.is_recorded_by_outer(context) || self.anonymous_of(context).is_some() {
+            return Admission::Unchanged(Admitted::untracked(context.admitted(self, None)));
         }
         if !self.recorder.reserve() {
-            return self.refuse_stranger(RejectionReason::RecorderFull, visit);
+            return self.reject_unauthenticated(RejectionReason::RecorderFull, context);
         }
-        let begun = Begun::with(&self.recorder);
+        let permit = RecorderPermit::with(&self.recorder);
         if let Some(limit) = limit {
-            let client = self.client_address.payer(visit.head);
-            if let Err(wait) = limit.charge(client, visit.began) {
-                return self.refuse_anonymous(wait, visit);
+            let client = self.client_address.rate_limit_address(context.head);
+            if let Err(wait) = limit.charge(client, context.began) {
+                return self.reject_anonymous(wait, context);
             }
         }
-        let mut meter = Meter::of(self, visit, None, 0, None);
-        begun.used();
+        let mut tracker = RequestTracker::of(self, context, None, 0, None);
+        permit.consume();
         let superseded = Arc::new(AtomicBool::new(false));
-        meter.give_way_to(superseded.clone());
-        let mark = Anonymous {
-            id: visit.id,
+        tracker.supersede_by(superseded.clone());
+        let mark = AnonymousMark {
+            id: context.id,
             recorder: self.recorder.id(),
             superseded,
         };
-        Verdict::Anonymous(Ticket::Followed(meter), mark)
+        Admission::Anonymous(Admitted::Tracked(tracker), mark)
     }
 
     #[cold]
-    pub(super) fn store_failed(self: &Arc<Self>, error: &StoreError, visit: &Visit<'_>) -> Verdict {
-        report::store_failure(error);
+    pub(super) fn store_failed(
+        self: &Arc<Self>,
+        error: &StoreError,
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        telemetry::store_failure(error);
         // Nobody gets in by asking for more than is asked of the store.
         if self.store_failure == StoreFailure::Refuse || matches!(error, StoreError::Busy) {
-            return self.refuse_stranger(RejectionReason::StoreUnavailable, visit);
+            return self.reject_unauthenticated(RejectionReason::StoreUnavailable, context);
         }
-        let (ticket, mark) = match self.pass_without_key(None, visit) {
-            Verdict::Anonymous(ticket, mark) => (ticket, Some(mark)),
-            Verdict::Through(ticket) => (ticket, None),
+        let (admitted, mark) = match self.pass_without_key(None, context) {
+            Admission::Anonymous(admitted, mark) => (admitted, Some(mark)),
+            Admission::Unchanged(admitted) => (admitted, None),
             refused => return refused,
         };
         self.recorder.count_unverified();
-        Verdict::Unverified(ticket, mark)
+        Admission::Unverified(admitted, mark)
     }
 
     /// Whether an outer layer's event of a key tells of this request in the same recorder: it is
     /// not told twice.
     #[inline]
-    pub(super) fn is_told_already(&self, visit: &Visit<'_>) -> bool {
-        visit
+    pub(super) fn is_recorded_by_outer(&self, context: &RequestContext<'_>) -> bool {
+        context
             .outer
             .is_some_and(|outer| outer.is_recorded_by(&self.recorder))
     }
 
     /// The mark of an outer layer that let the request pass without a key, in the same recorder.
     #[inline]
-    fn anonymous_of<'a>(&self, visit: &Visit<'a>) -> Option<&'a Anonymous> {
-        visit
+    fn anonymous_of<'a>(&self, context: &RequestContext<'a>) -> Option<&'a AnonymousMark> {
+        context
             .anonymous
             .filter(|mark| mark.recorder == self.recorder.id())
     }
 
     /// The request turned out to have a key: its event takes the place of the anonymous one.
     #[inline]
-    pub(super) fn supersede_anonymous(&self, visit: &Visit<'_>) {
-        if let Some(outer) = self.anonymous_of(visit) {
+    pub(super) fn supersede_anonymous(&self, context: &RequestContext<'_>) {
+        if let Some(outer) = self.anonymous_of(context) {
             outer.superseded.store(true, Ordering::Relaxed);
         }
     }
 }
 
-fn lets_in(entry: &CachedKey, now: Now) -> bool {
+fn is_active(entry: &CachedKey, now: Now) -> bool {
     entry.key.status(now.timestamp()) == KeyStatus::Active
 }
 

@@ -10,12 +10,12 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::admission::Admitted;
 use super::body::ResponseBody;
 use super::caller::Caller;
 use super::future::ResponseFuture;
-use super::head::RequestHead;
-use super::reject::{InvalidRealm, Rejection, Rejections};
-use super::step::Ticket;
+use super::rejection::{InvalidRealm, Rejection, Rejections};
+use super::request_parts::RequestParts;
 use crate::drain::DrainLimits;
 use crate::usage::RejectionReason;
 
@@ -111,8 +111,8 @@ where
         let scope = &self.requirement.scope;
         let rejection = match request.extensions().get::<Caller>() {
             Some(caller) if caller.has_scope(scope) => {
-                let ticket = Ticket::Unfollowed(None);
-                return ResponseFuture::admitted(&mut self.inner, request, ticket, None);
+                let admitted = Admitted::Untracked(None);
+                return ResponseFuture::admitted(&mut self.inner, request, admitted, None);
             }
             Some(caller) => Rejection {
                 key: Some(caller.id),
@@ -121,7 +121,7 @@ where
             },
             None => Rejection::new(RejectionReason::Missing),
         };
-        let head = RequestHead::of(&request);
+        let head = RequestParts::of(&request);
         let answer = self.requirement.rejections.answer(rejection, head);
         ResponseFuture::answered(answer, request, DrainLimits::default())
     }

@@ -8,16 +8,16 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
-use super::answer::{Additions, LimitHeaders};
-use super::gate::Gate;
+use super::config::Config;
 use super::grpc::{self, Protocol};
-use super::reject::Rejection;
+use super::recorder_permit::RecorderPermit;
+use super::rejection::Rejection;
+use super::request_context::RequestContext;
+use super::response_headers::ResponseHeaders;
 use super::revocation::Watch;
-use super::step::Begun;
-use super::visit::Visit;
 use crate::clock::Now;
 use crate::key::CachedKey;
-use crate::limit::Decision;
+use crate::limit::{Decision, LimitHeaders};
 use crate::usage::{
     Abandon, Cause, Method, Outcome, PendingEvent, Place, Recorder, RejectionReason, Status,
 };
@@ -26,22 +26,22 @@ use crate::usage::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// The answer was handed on whole.
-    Whole,
+    Completed,
     /// The service or its body failed.
     Failed,
     /// The service or its body panicked.
     Panicked,
     /// Nobody waits for it any more.
-    Dropped,
+    Disconnected,
     /// Its key was rejected while the body was under way.
     Refused,
 }
 
-/// The meter of a request under way. As long as everything is ready at once it lives in the
+/// The tracker of a request under way. As long as everything is ready at once it lives in the
 /// response's future and body; once something has to be waited for, the recorder knows it too, so
 /// that shutdown can end it.
 #[derive(Debug, Default)]
-pub(crate) struct Meter(State);
+pub(crate) struct RequestTracker(State);
 
 #[derive(Debug, Default)]
 enum State {
@@ -49,13 +49,13 @@ enum State {
     #[default]
     Over,
     /// Boxed, so that passing it on from future to body moves little.
-    Own(Box<Running>),
+    Own(Box<Tracked>),
     Shared(Arc<Registered>),
 }
 
 #[derive(Debug)]
-struct Running {
-    gate: Arc<Gate>,
+struct Tracked {
+    config: Arc<Config>,
     draft: PendingEvent,
     began: Now,
     /// The answer's, once there is one.
@@ -68,27 +68,27 @@ struct Running {
     expected: Option<u64>,
     /// Set once a layer further in accounts for the request instead.
     superseded: Option<Arc<AtomicBool>>,
-    additions: Additions,
+    additions: ResponseHeaders,
     /// The key, if it is to be checked while the body is under way.
     checked: Option<Arc<CachedKey>>,
 }
 
 #[derive(Debug)]
 struct Registered {
-    running: Mutex<Option<Box<Running>>>,
+    running: Mutex<Option<Box<Tracked>>>,
     place: OnceLock<Place>,
 }
 
 impl Registered {
-    fn lock(&self) -> MutexGuard<'_, Option<Box<Running>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Tracked>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the request off the recorder's register, unless shutdown has ended it.
-    fn take(&self) -> Option<Box<Running>> {
+    fn take(&self) -> Option<Box<Tracked>> {
         let running = self.lock().take()?;
         if let Some(place) = self.place.get() {
-            running.gate.recorder.open().leave(*place);
+            running.config.recorder.open().leave(*place);
         }
         Some(running)
     }
@@ -98,33 +98,33 @@ impl Abandon for Registered {
     fn abandon(&self) {
         let running = self.lock().take();
         if let Some(running) = running {
-            running.end(End::Dropped);
+            running.end(End::Disconnected);
         }
     }
 }
 
-impl Meter {
+impl RequestTracker {
     /// Follows a request from here.
     #[inline]
     pub(super) fn of(
-        gate: &Arc<Gate>,
-        visit: &Visit<'_>,
+        config: &Arc<Config>,
+        context: &RequestContext<'_>,
         key: Option<&Arc<CachedKey>>,
         cost: u32,
         limited: Option<(&LimitHeaders, &Decision)>,
     ) -> Self {
-        let (draft, is_open) = visit.draft(gate, key);
-        Self(State::Own(Box::new(Running {
-            gate: gate.clone(),
+        let (draft, is_open) = context.pending_event(config, key);
+        Self(State::Own(Box::new(Tracked {
+            config: config.clone(),
             draft: PendingEvent { cost, ..draft },
-            began: visit.began,
+            began: context.began,
             protocol: None,
             is_open,
             bodyless: false,
             expected: None,
             superseded: None,
-            additions: visit.admitted(gate, limited),
-            checked: gate.stream_checks.and_then(|_| key.cloned()),
+            additions: context.admitted(config, limited),
+            checked: config.stream_checks.and_then(|_| key.cloned()),
         })))
     }
 
@@ -135,24 +135,24 @@ impl Meter {
     }
 
     /// Accounts for the request only as long as this is not set.
-    pub(super) fn give_way_to(&mut self, superseded: Arc<AtomicBool>) {
+    pub(super) fn supersede_by(&mut self, superseded: Arc<AtomicBool>) {
         self.with(|running| running.superseded = Some(superseded));
     }
 
     /// For a request that is not accounted for.
-    pub(crate) fn off() -> Self {
+    pub(crate) fn disabled() -> Self {
         Self(State::Over)
     }
 
     /// Lets somebody else account for the request after all.
-    pub(super) fn withdraw(mut self) -> Begun<Recorder> {
+    pub(super) fn cancel(mut self) -> RecorderPermit<Recorder> {
         let running = match std::mem::take(&mut self.0) {
             State::Over => None,
             State::Own(running) => Some(running),
             State::Shared(registered) => registered.take(),
         };
-        running.map_or_else(Begun::nothing, |running| {
-            Begun::with(running.gate.recorder.clone())
+        running.map_or_else(RecorderPermit::none, |running| {
+            RecorderPermit::with(running.config.recorder.clone())
         })
     }
 
@@ -169,19 +169,19 @@ impl Meter {
         let State::Own(running) = std::mem::take(&mut self.0) else {
             return;
         };
-        let gate = running.gate.clone();
+        let config = running.config.clone();
         let registered = Arc::new(Registered {
             running: Mutex::new(Some(running)),
             place: OnceLock::new(),
         });
         let weak = Arc::downgrade(&registered);
-        let place = gate.recorder.open().enter(weak);
+        let place = config.recorder.open().enter(weak);
         let _ = registered.place.set(place);
         self.0 = State::Shared(registered);
     }
 
     #[inline]
-    fn with(&mut self, act: impl FnOnce(&mut Running)) {
+    fn with(&mut self, act: impl FnOnce(&mut Tracked)) {
         match &mut self.0 {
             State::Over => {}
             State::Own(running) => act(running),
@@ -195,7 +195,7 @@ impl Meter {
 
     /// There is an answer; true if it has no body to wait for.
     #[inline]
-    pub(crate) fn answered<B: Body>(&mut self, response: &Response<B>) -> bool {
+    pub(crate) fn on_response<B: Body>(&mut self, response: &Response<B>) -> bool {
         let ended = response.body().is_end_stream();
         self.with(|running| running.answered(response));
         ended
@@ -203,11 +203,12 @@ impl Meter {
 
     /// Checks the key while the body is under way, where that is asked for.
     #[inline]
-    pub(super) fn watch(&mut self) -> Option<Box<Watch>> {
+    pub(super) fn stream_watch(&mut self) -> Option<Box<Watch>> {
         let mut watch = None;
         self.with(|running| {
-            if let (Some(key), Some(every)) = (running.checked.take(), running.gate.stream_checks) {
-                watch = Watch::new(running.gate.clone(), key, every).map(Box::new);
+            if let (Some(key), Some(every)) = (running.checked.take(), running.config.stream_checks)
+            {
+                watch = Watch::new(running.config.clone(), key, every).map(Box::new);
             }
         });
         watch
@@ -224,26 +225,26 @@ impl Meter {
                 trailers = Some(grpc::rejected());
             }
         });
-        self.end(End::Refused);
+        self.finish(End::Refused);
         trailers
     }
 
     /// The request is refused after it was admitted: the response is whole.
     pub(super) fn refuse(mut self, reason: RejectionReason, response: &mut Response<Bytes>) {
         self.with(|running| {
-            running.additions.complete_refusal(response.headers_mut());
+            running.additions.complete_rejection(response.headers_mut());
             let protocol = Protocol::of_response(response.headers());
             running.protocol = Some(protocol);
             running.draft.status = protocol.status_of(response);
             running.draft.rejection_reason = Some(reason);
             running.draft.response_bytes = response.body().len() as u64;
         });
-        self.end(End::Whole);
+        self.finish(End::Completed);
     }
 
     /// A piece of the body was handed on.
     #[inline]
-    pub(crate) fn data(&mut self, bytes: usize) {
+    pub(crate) fn on_data(&mut self, bytes: usize) {
         let mut more = false;
         self.with(|running| {
             let bytes = bytes as u64;
@@ -262,7 +263,7 @@ impl Meter {
     }
 
     /// Trailers were handed on.
-    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+    pub(crate) fn on_trailers(&mut self, trailers: &HeaderMap) {
         self.with(|running| {
             if running.protocol == Some(Protocol::Grpc)
                 && let Some(code) = grpc::status(trailers)
@@ -274,7 +275,7 @@ impl Meter {
 
     /// The request is over.
     #[inline]
-    pub(crate) fn end(&mut self, end: End) {
+    pub(crate) fn finish(&mut self, end: End) {
         match std::mem::take(&mut self.0) {
             State::Over => {}
             State::Own(running) => running.end(end),
@@ -287,30 +288,34 @@ impl Meter {
     }
 }
 
-/// Ends the meter as failed when the service or its body panics: whoever catches that drops the
+/// Ends the tracker as failed when the service or its body panics: whoever catches that drops the
 /// future only afterwards, when nobody can tell any more.
-pub(super) struct Unwinding<'a>(pub(super) Option<&'a mut Meter>);
+pub(super) struct PanicGuard<'a>(pub(super) Option<&'a mut RequestTracker>);
 
-impl Drop for Unwinding<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
-        if let Some(meter) = &mut self.0
+        if let Some(tracker) = &mut self.0
             && std::thread::panicking()
         {
-            meter.end(End::Panicked);
+            tracker.finish(End::Panicked);
         }
     }
 }
 
-impl Drop for Meter {
+impl Drop for RequestTracker {
     fn drop(&mut self) {
         if !matches!(self.0, State::Over) {
             let failed = std::thread::panicking();
-            self.end(if failed { End::Panicked } else { End::Dropped });
+            self.finish(if failed {
+                End::Panicked
+            } else {
+                End::Disconnected
+            });
         }
     }
 }
 
-impl Running {
+impl Tracked {
     #[inline]
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let code = response.status();
@@ -342,8 +347,8 @@ impl Running {
         let draft = &mut self.draft;
         // An answer that is whole as far as anyone can tell: its announced length was handed on, or
         // it never had a body. hyper stops asking then, and some bodies are never read.
-        let whole = end == End::Whole
-            || (end == End::Dropped && (self.bodyless || self.expected == Some(0)));
+        let whole = end == End::Completed
+            || (end == End::Disconnected && (self.bodyless || self.expected == Some(0)));
         if end == End::Panicked && draft.status == Status::None {
             // The response of whatever catches it outside; where nothing does, the connection ends without any.
             draft.status = Status::Http(500);
@@ -371,22 +376,22 @@ impl Running {
             self.name_by_path();
         } else if self.is_open && self.protocol != Some(Protocol::Http) {
             // Unproven, or no response.
-            let endpoints = &self.gate.endpoints;
+            let endpoints = &self.config.endpoints;
             self.draft.endpoint = endpoints.known(self.draft.path()).or(self.draft.endpoint);
         }
-        let recorder = &self.gate.recorder;
+        let recorder = &self.config.recorder;
         let told_elsewhere = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
         if self.superseded.as_ref().is_some_and(told_elsewhere) {
             return recorder.release();
         }
-        self.draft.latency_us = self.gate.clock.now().micros_since(self.began);
+        self.draft.latency_us = self.config.clock.now().micros_since(self.began);
         recorder.record(self.draft);
     }
 
     /// The service has a gRPC method at the path.
     fn name_by_path(&mut self) {
         if std::mem::take(&mut self.is_open) {
-            self.draft.endpoint = Some(self.gate.endpoints.intern(self.draft.path()));
+            self.draft.endpoint = Some(self.config.endpoints.intern(self.draft.path()));
         }
     }
 }

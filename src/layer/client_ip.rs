@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::{FORWARDED, HeaderName};
 
-use super::head::RequestHead;
+use super::request_parts::RequestParts;
 use crate::key::AddressList;
 
 /// The address of the connection's other end: servers other than axum's put it into the request's
@@ -35,7 +35,7 @@ pub enum ForwardedHeader {
     Single(HeaderName),
 }
 
-type Peer = dyn Fn(RequestHead<'_>) -> Option<IpAddr> + Send + Sync;
+type Peer = dyn Fn(RequestParts<'_>) -> Option<IpAddr> + Send + Sync;
 
 /// How the client's address is told.
 #[derive(Clone, Default)]
@@ -62,7 +62,7 @@ enum ClientIp {
 
 impl ClientAddress {
     /// The client's address, if it is known.
-    pub(crate) fn of(&self, head: RequestHead<'_>) -> Option<IpAddr> {
+    pub(crate) fn of(&self, head: RequestParts<'_>) -> Option<IpAddr> {
         match self.client_ip(head) {
             ClientIp::Known(address) => Some(address),
             ClientIp::Unreadable(_) | ClientIp::NoPeer => None,
@@ -71,7 +71,7 @@ impl ClientAddress {
 
     /// The address charged for failed lookups: that of the last readable hop if the client's is unknown, so that
     /// an unreadable hop escapes no limit.
-    pub(crate) fn payer(&self, head: RequestHead<'_>) -> Option<IpAddr> {
+    pub(crate) fn rate_limit_address(&self, head: RequestParts<'_>) -> Option<IpAddr> {
         match self.client_ip(head) {
             ClientIp::Known(address) => Some(address),
             ClientIp::Unreadable(nearest) => nearest,
@@ -79,7 +79,7 @@ impl ClientAddress {
         }
     }
 
-    fn client_ip(&self, head: RequestHead<'_>) -> ClientIp {
+    fn client_ip(&self, head: RequestParts<'_>) -> ClientIp {
         let peer = match &self.peer {
             Some(peer) => peer(head),
             None => peer_address(head),
@@ -105,7 +105,7 @@ fn behind(
     peer: Option<IpAddr>,
     trusted: &AddressList,
     header: &ForwardedHeader,
-    head: RequestHead<'_>,
+    head: RequestParts<'_>,
 ) -> ClientIp {
     let name = match header {
         ForwardedHeader::XForwardedFor => &X_FORWARDED_FOR,
@@ -140,7 +140,7 @@ fn behind(
 }
 
 /// The address in a header that has one.
-fn single(peer: Option<IpAddr>, name: &HeaderName, head: RequestHead<'_>) -> ClientIp {
+fn single(peer: Option<IpAddr>, name: &HeaderName, head: RequestParts<'_>) -> ClientIp {
     let mut values = head.headers().get_all(name).iter();
     let (first, second) = (values.next(), values.next());
     match (first, second) {
@@ -226,7 +226,7 @@ fn is_obfuscated(port: &str) -> bool {
     !port.is_empty() && port.bytes().all(allowed)
 }
 
-fn peer_address(head: RequestHead<'_>) -> Option<IpAddr> {
+fn peer_address(head: RequestParts<'_>) -> Option<IpAddr> {
     #[cfg(feature = "axum")]
     if let Some(axum::extract::ConnectInfo(address)) = head
         .extensions()
@@ -271,7 +271,9 @@ mod tests {
             trusted: Some((trusted, header)),
             trust_unix_peer: peer == "unix",
         };
-        address.of(RequestHead::of(&request)).map(|a| a.to_string())
+        address
+            .of(RequestParts::of(&request))
+            .map(|a| a.to_string())
     }
 
     #[test]
@@ -430,10 +432,17 @@ mod tests {
             request
                 .headers_mut()
                 .insert(X_FORWARDED_FOR, value.parse().unwrap());
-            let head = RequestHead::of(&request);
-            assert_eq!(address.payer(head), Some(payer.parse().unwrap()), "{value}");
+            let head = RequestParts::of(&request);
+            assert_eq!(
+                address.rate_limit_address(head),
+                Some(payer.parse().unwrap()),
+                "{value}"
+            );
         }
-        assert_eq!(address.payer(RequestHead::of(&Request::new(()))), None);
+        assert_eq!(
+            address.rate_limit_address(RequestParts::of(&Request::new(()))),
+            None
+        );
     }
 
     #[test]

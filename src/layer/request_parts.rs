@@ -6,14 +6,14 @@ use http::{Extensions, HeaderMap, Method, Request, Uri};
 
 /// A request without its body, as hooks of the layer see it.
 #[derive(Clone, Copy)]
-pub struct RequestHead<'a> {
+pub struct RequestParts<'a> {
     method: &'a Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
 }
 
-impl<'a> RequestHead<'a> {
+impl<'a> RequestParts<'a> {
     /// The head of a request.
     pub fn of<B>(request: &'a Request<B>) -> Self {
         Self {
@@ -46,10 +46,10 @@ impl<'a> RequestHead<'a> {
 }
 
 /// Shows neither the query nor the values of headers, which may hold secrets.
-impl fmt::Debug for RequestHead<'_> {
+impl fmt::Debug for RequestParts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.keys().collect();
-        f.debug_struct("RequestHead")
+        f.debug_struct("RequestParts")
             .field("method", self.method)
             .field("path", &self.uri.path())
             .field("headers", &names)
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn rule_1_debug_shows_no_secret() {
         let request = Request::get("/path?key=secret").header("x-api-key", "secret");
-        let shown = format!("{:?}", RequestHead::of(&request.body(()).unwrap()));
+        let shown = format!("{:?}", RequestParts::of(&request.body(()).unwrap()));
         assert!(shown.contains("GET") && shown.contains("/path") && shown.contains("x-api-key"));
         assert!(!shown.contains("secret"), "{shown}");
     }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
 use crate::key::has_secret;
-use crate::limit::{Decision, RateLimit};
+use crate::limit::{Decision, LimitHeaders};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -53,45 +53,16 @@ pub enum HeaderStyle {
     None,
 }
 
-/// The constant parts of a key's rate limit headers.
-#[derive(Debug)]
-pub(crate) struct LimitHeaders {
-    policy: HeaderValue,
-    /// `"burst";r=` of each limit.
-    items: Vec<Box<str>>,
-    capacities: Vec<u32>,
-}
-
-impl LimitHeaders {
-    pub(crate) fn of(limits: &[RateLimit]) -> Option<Self> {
-        let policies = limits.iter().map(|limit| {
-            let (name, (q, w)) = (limit.name(), limit.policy());
-            format!("\"{name}\";q={q};w={w}")
-        });
-        let policy = Bytes::from(policies.collect::<Vec<_>>().join(", "));
-        // Shared from the start, so that handing it to a response allocates nothing.
-        drop(policy.clone());
-        Some(Self {
-            policy: HeaderValue::from_maybe_shared(policy).ok()?,
-            items: limits
-                .iter()
-                .map(|limit| format!("\"{}\";r=", limit.name()).into())
-                .collect(),
-            capacities: limits.iter().map(RateLimit::burst).collect(),
-        })
-    }
-}
-
 /// A request's id on the wire.
 #[derive(Clone, Copy)]
 pub(crate) enum WireId<'a> {
     /// The client's or an outer layer's.
-    Sent(&'a str),
-    Minted(Uuid),
+    Client(&'a str),
+    Generated(Uuid),
 }
 
 /// Text of headers, gathered into one allocation: the request id and the standings.
-pub(crate) struct Text {
+pub(crate) struct HeaderText {
     short: [u8; Self::SHORT],
     len: usize,
     long: Vec<u8>,
@@ -99,12 +70,12 @@ pub(crate) struct Text {
 
 /// The stretch of a [`Text`] from one place to another.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Stretch {
+pub(crate) struct TextRange {
     start: u16,
     end: u16,
 }
 
-struct Short([u8; Text::SHORT]);
+struct Short([u8; HeaderText::SHORT]);
 
 impl AsRef<[u8]> for Short {
     fn as_ref(&self) -> &[u8] {
@@ -112,7 +83,7 @@ impl AsRef<[u8]> for Short {
     }
 }
 
-impl Text {
+impl HeaderText {
     const SHORT: usize = 112;
 
     pub(crate) fn new() -> Self {
@@ -123,7 +94,7 @@ impl Text {
         }
     }
 
-    pub(crate) fn push(&mut self, part: &[u8]) -> Stretch {
+    pub(crate) fn push(&mut self, part: &[u8]) -> TextRange {
         let start = self.len;
         self.len += part.len();
         match self.short.get_mut(start..self.len) {
@@ -135,7 +106,7 @@ impl Text {
                 self.long.extend_from_slice(part);
             }
         }
-        Stretch {
+        TextRange {
             start: start as u16,
             end: self.len as u16,
         }
@@ -145,14 +116,14 @@ impl Text {
         self.push(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    pub(crate) fn push_id(&mut self, id: Uuid) -> Stretch {
+    pub(crate) fn push_id(&mut self, id: Uuid) -> TextRange {
         let mut digits = [0; uuid::fmt::Hyphenated::LENGTH];
         id.as_hyphenated().encode_lower(&mut digits);
         self.push(&digits)
     }
 
     /// `"burst";r=50;t=30, "day";r=900;t=4000`
-    fn push_standings(&mut self, headers: &LimitHeaders, decision: &Decision) -> Stretch {
+    fn push_statuses(&mut self, headers: &LimitHeaders, decision: &Decision) -> TextRange {
         let start = self.len;
         for (index, (item, standing)) in headers.items.iter().zip(decision.statuses()).enumerate() {
             if index > 0 {
@@ -163,7 +134,7 @@ impl Text {
             self.push(b";t=");
             self.push_number(standing.reset_secs);
         }
-        Stretch {
+        TextRange {
             start: start as u16,
             end: self.len as u16,
         }
@@ -179,7 +150,7 @@ impl Text {
 }
 
 #[inline]
-fn header(mut text: Bytes, stretch: Stretch) -> Option<HeaderValue> {
+fn header(mut text: Bytes, stretch: TextRange) -> Option<HeaderValue> {
     text.truncate(usize::from(stretch.end));
     text.advance(usize::from(stretch.start));
     HeaderValue::from_maybe_shared(text).ok()
@@ -187,7 +158,7 @@ fn header(mut text: Bytes, stretch: Stretch) -> Option<HeaderValue> {
 
 /// The id that a request came with, if it is one that can be trusted in logs and headers: 1 to 128
 /// characters of those that ids are made of, and no secret.
-pub(crate) fn sane_request_id(id: &HeaderValue) -> Option<&str> {
+pub(crate) fn valid_request_id(id: &HeaderValue) -> Option<&str> {
     let sane = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
     let sane = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(sane);
     let id = sane.then(|| id.to_str().ok())??;
@@ -196,10 +167,10 @@ pub(crate) fn sane_request_id(id: &HeaderValue) -> Option<&str> {
 
 /// The headers that a response will be given.
 #[derive(Debug)]
-pub(crate) struct Additions {
+pub(crate) struct ResponseHeaders {
     /// What the stretches are of.
     text: Bytes,
-    request_id: Stretch,
+    request_id: TextRange,
     limits: Limits,
     /// For caches: what the response depends on, and whether it is for private ones alone.
     vary: Option<HeaderValue>,
@@ -211,7 +182,7 @@ enum Limits {
     None,
     Draft {
         policy: HeaderValue,
-        standing: Stretch,
+        standing: TextRange,
     },
     XRateLimit {
         limit: u32,
@@ -220,7 +191,7 @@ enum Limits {
     },
 }
 
-impl Additions {
+impl ResponseHeaders {
     /// The request's id and, where the key has limits, where they stand.
     #[inline]
     pub(crate) fn new(
@@ -228,20 +199,20 @@ impl Additions {
         style: HeaderStyle,
         limited: Option<(&LimitHeaders, &Decision)>,
     ) -> Self {
-        let mut text = Text::new();
+        let mut text = HeaderText::new();
         let request_id = match request_id {
-            WireId::Sent(id) => text.push(id.as_bytes()),
-            WireId::Minted(id) => text.push_id(id),
+            WireId::Client(id) => text.push(id.as_bytes()),
+            WireId::Generated(id) => text.push_id(id),
         };
         let limits = match (style, limited) {
             (HeaderStyle::None, _) | (_, None) => Limits::None,
             (HeaderStyle::Draft, Some((headers, decision))) => Limits::Draft {
                 policy: headers.policy.clone(),
-                standing: text.push_standings(headers, decision),
+                standing: text.push_statuses(headers, decision),
             },
             (HeaderStyle::XRateLimit, Some((headers, decision))) => {
                 let tightest = decision.tightest().and_then(|(index, standing)| {
-                    let &limit = headers.capacities.get(index)?;
+                    let &limit = headers.bursts.get(index)?;
                     Some(Limits::XRateLimit {
                         limit,
                         remaining: standing.remaining,
@@ -262,7 +233,7 @@ impl Additions {
 
     /// Tells caches that the response is for one key: `vary` names where keys are looked for.
     #[inline]
-    pub(crate) fn for_one_key(mut self, vary: Option<&HeaderValue>, private: bool) -> Self {
+    pub(crate) fn for_authenticated(mut self, vary: Option<&HeaderValue>, private: bool) -> Self {
         self.vary = vary.cloned();
         self.private = private;
         self
@@ -279,7 +250,7 @@ impl Additions {
     }
 
     /// Puts the id on the refusal of a request that was admitted before: it shows no limits.
-    pub(crate) fn complete_refusal(&mut self, headers: &mut HeaderMap) {
+    pub(crate) fn complete_rejection(&mut self, headers: &mut HeaderMap) {
         self.limits = Limits::None;
         (self.vary, self.private) = (None, false);
         self.apply(headers);
@@ -322,12 +293,12 @@ impl Additions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::LimitStatus;
+    use crate::limit::{LimitStatus, RateLimit};
 
     #[test]
     fn texts_keep_their_stretches_short_and_long() {
         for path in ["/short".to_owned(), "/l".repeat(300)] {
-            let mut text = Text::new();
+            let mut text = HeaderText::new();
             let first = text.push(path.as_bytes());
             let second = text.push(b"second");
             let bytes = text.into_bytes();
@@ -342,7 +313,7 @@ mod tests {
             RateLimit::per_second(10).with_burst(20).with_name("burst"),
             RateLimit::per_hour(1_000).with_name("hourly"),
         ];
-        let headers = LimitHeaders::of(&limits).unwrap();
+        let headers = LimitHeaders::new(&limits).unwrap();
         let mut decision = Decision::default();
         decision.push(LimitStatus {
             remaining: 19,
@@ -353,7 +324,7 @@ mod tests {
             reset_secs: 3_575,
         });
         let limited = Some((&headers, &decision));
-        let mut additions = Additions::new(WireId::Sent("id"), HeaderStyle::Draft, limited);
+        let mut additions = ResponseHeaders::new(WireId::Client("id"), HeaderStyle::Draft, limited);
         let mut map = HeaderMap::new();
         additions.apply(&mut map);
         assert_eq!(map["x-request-id"], "id");
@@ -385,7 +356,7 @@ mod tests {
             (&*format!("id:acme_live_{}", "0".repeat(54)), false),
         ] {
             let value = id.parse().unwrap();
-            assert_eq!(sane_request_id(&value), sane.then_some(id));
+            assert_eq!(valid_request_id(&value), sane.then_some(id));
         }
     }
 }

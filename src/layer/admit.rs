@@ -1,0 +1,122 @@
+//! Admission of a request, from its headers to what the service sees of it.
+
+use std::sync::Arc;
+
+use http::Request;
+use http_body::Body;
+use uuid::Uuid;
+
+use super::admission::{Admission, Resumed, Step, Waited};
+use super::caller::{Caller, OuterCaller, Unverified};
+use super::config::Config;
+use super::credential::{self, Credential, SourceSet, StrippedCredentials};
+use super::exempt::is_preflight;
+use super::request_context::RequestContext;
+use super::request_parts::RequestParts;
+
+impl Config {
+    /// Decides about a request as far as is possible without waiting.
+    #[inline]
+    pub(super) fn admit<B: Body>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
+        let began = self.clock.now();
+        let is_preflight = self.preflight && is_preflight(request);
+        let mut found = Credential::default();
+        let context =
+            RequestContext::new(RequestParts::of(request), began, &self.sources, &mut found);
+        let admission = self.decide(&context, &mut found, is_preflight);
+        let places = found.places;
+        let id = context.id;
+        self.apply(admission, places, id, request)
+    }
+
+    /// Goes on with a request for which something had to be waited for.
+    pub(super) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
+        if let Resumed::Rechecked {
+            found,
+            entry,
+            admitted,
+        } = waited.what
+        {
+            return self.rechecked(found, &entry, admitted, request);
+        }
+        let head = RequestParts::of(request);
+        let context = RequestContext::resumed(head, waited.began);
+        let admission = match waited.what {
+            Resumed::Found {
+                found,
+                secret,
+                charge,
+                had_budget,
+            } => self.key_looked_up(found, &secret, charge, had_budget, &context),
+            Resumed::WithoutBudget { wait } => self.reject_lookup_limited(wait, &context),
+            Resumed::Decided {
+                entry,
+                decision,
+                cost,
+                tracker,
+            } => self.limiter_decided(entry, decision, cost, tracker.cancel(), &context),
+            Resumed::Rechecked { .. } => unreachable!("it was checked again above"),
+        };
+        let id = context.id;
+        self.apply(admission, SourceSet::all(), id, request)
+    }
+
+    /// Does to the request what was decided.
+    #[inline]
+    fn apply<B>(
+        &self,
+        admission: Admission,
+        places: SourceSet,
+        id: Uuid,
+        request: &mut Request<B>,
+    ) -> Step {
+        match admission {
+            Admission::Unchanged(admitted) => Step::Admit(admitted),
+            Admission::Authenticated(admitted, entry) => {
+                let mut taken = if self.keep_credential {
+                    StrippedCredentials::new()
+                } else {
+                    credential::remove(&self.sources, places, request)
+                };
+                let mut event_id = id;
+                if let Some(outer) = request.extensions().get::<Caller>() {
+                    // Layers further in may look in any of the places.
+                    taken.extend(outer.taken.iter().cloned());
+                    if outer.is_recorded_by(&self.recorder) {
+                        event_id = outer.event_id;
+                    }
+                }
+                let caller = Caller {
+                    entry,
+                    event_id,
+                    taken,
+                    recorder: self.recorder.id(),
+                    admitted_by: self.limits_id,
+                };
+                request.extensions_mut().insert(caller);
+                Step::Admit(admitted)
+            }
+            Admission::Anonymous(admitted, mark) => {
+                request.extensions_mut().insert(mark);
+                Step::Admit(admitted)
+            }
+            Admission::Unverified(admitted, mark) => {
+                if !self.keep_credential {
+                    credential::remove(&self.sources, places, request);
+                }
+                let extensions = request.extensions_mut();
+                extensions.insert(Unverified);
+                // Whoever an outer layer let in, the key that was sent here is not verified.
+                if let Some(caller) = extensions.remove::<Caller>() {
+                    extensions.insert(OuterCaller(caller));
+                }
+                if let Some(mark) = mark {
+                    request.extensions_mut().insert(mark);
+                }
+                Step::Admit(admitted)
+            }
+            Admission::Rejected(answer) => Step::Reject(answer),
+            Admission::Pending(wait) => Step::Wait(wait),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Limiters that have to be waited for, and those that fail.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+
+use super::admission::{Admission, Resumed, Waited};
+use super::config::Config;
+use super::recorder_permit::RecorderPermit;
+use super::rejection::Rejection;
+use super::request_context::RequestContext;
+use super::telemetry;
+use super::tracker::RequestTracker;
+use crate::key::CachedKey;
+use crate::limit::{Decision, LimitError, PendingDecision};
+use crate::usage::{Recorder, RejectionReason};
+
+impl Config {
+    /// The limiter has to be waited for: should nobody do so any more, the request is accounted for
+    /// as cancelled.
+    #[cold]
+    pub(super) fn wait_for_limiter<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        decision: PendingDecision,
+        cost: u32,
+        permit: RecorderPermit<R>,
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        let mut tracker = if permit.is_none() {
+            RequestTracker::disabled()
+        } else {
+            self.track(context, &entry, 0, None, permit)
+        };
+        tracker.pending();
+        let (began, config) = (context.began, self.clone());
+        Admission::Pending(Box::pin(async move {
+            let decision = config.with_timeout(decision).await;
+            let what = Resumed::Decided {
+                entry,
+                decision,
+                cost,
+                tracker,
+            };
+            Waited { began, what }
+        }))
+    }
+
+    /// A limiter's decision, unless it comes too late.
+    pub(super) async fn with_timeout(
+        &self,
+        decision: PendingDecision,
+    ) -> Result<Decision, LimitError> {
+        tokio::time::timeout(self.limiter_timeout, decision)
+            .await
+            .unwrap_or(Err(LimitError::Timeout))
+    }
+
+    /// The limiter has answered at last, or not at all.
+    #[cold]
+    pub(super) fn limiter_decided<R: Borrow<Recorder>>(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        decision: Result<Decision, LimitError>,
+        cost: u32,
+        permit: RecorderPermit<R>,
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        let attached = self.attached(&entry, context.began);
+        let admitted = match decision.and_then(|decision| Ok((decision, attached?))) {
+            Ok((decision, attached)) => {
+                self.apply_decision(&entry, attached, &decision, cost, permit, context)
+            }
+            Err(error) => Err(self.limiter_failed(&error, &entry, permit, context)),
+        };
+        admitted.map_or_else(Admission::Rejected, |admitted| {
+            Admission::Authenticated(admitted, entry)
+        })
+    }
+
+    #[cold]
+    pub(super) fn limiter_failed<R: Borrow<Recorder>>(
+        &self,
+        error: &LimitError,
+        entry: &Arc<CachedKey>,
+        permit: RecorderPermit<R>,
+        context: &RequestContext<'_>,
+    ) -> Response<Bytes> {
+        telemetry::limiter_failure(error);
+        let rejection = Rejection::new(RejectionReason::LimiterUnavailable);
+        self.reject_key(entry, rejection, None, permit, context)
+    }
+}

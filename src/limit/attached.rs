@@ -1,0 +1,130 @@
+//! A key's limits, attached to a limiter and kept with the cached key.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::limiter::{Decision, LimitError, LimitHandle, Limiter};
+use super::rate_limit::RateLimit;
+use crate::clock::Now;
+use crate::id::KeyId;
+
+/// The limits of one key as one layer configuration attached them.
+#[derive(Debug)]
+pub(crate) struct AttachedLimits {
+    /// The configuration: another one may have other default limits and another limiter.
+    config: u64,
+    /// `None` for a key without limits.
+    pub(crate) handle: Option<Arc<dyn LimitHandle>>,
+    headers: Option<LimitHeaders>,
+    names: Arc<[Arc<str>]>,
+    /// Those of the next configuration that uses the same cached key: few layers are nested.
+    next: OnceLock<Box<Self>>,
+}
+
+impl AttachedLimits {
+    /// Attaches a subject's limits.
+    ///
+    /// # Errors
+    ///
+    /// The limiter's error.
+    #[cold]
+    pub(crate) fn attach(
+        config: u64,
+        limiter: &dyn Limiter,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<Self, LimitError> {
+        let (handle, headers) = if limits.is_empty() {
+            (None, None)
+        } else {
+            let handle = limiter.attach(subject, limits, now)?;
+            (Some(handle), LimitHeaders::new(limits))
+        };
+        Ok(Self {
+            config,
+            handle,
+            headers,
+            names: limits.iter().map(|limit| limit.name().into()).collect(),
+            next: OnceLock::new(),
+        })
+    }
+
+    /// The limits of this configuration, attached if they are not yet. A failure is not kept.
+    ///
+    /// # Errors
+    ///
+    /// That of `attach`.
+    #[inline]
+    pub(crate) fn get_or_attach(
+        first: &OnceLock<Box<Self>>,
+        config: u64,
+        attach: impl Fn() -> Result<Self, LimitError>,
+    ) -> Result<&Self, LimitError> {
+        let mut cell = first;
+        loop {
+            let attached = match cell.get() {
+                Some(attached) => attached,
+                None => {
+                    let attached = Box::new(attach()?);
+                    cell.get_or_init(|| attached)
+                }
+            };
+            if attached.config == config {
+                return Ok(attached);
+            }
+            cell = &attached.next;
+        }
+    }
+
+    /// A decision about these limits, with the headers that report it; `None` for a key without limits.
+    #[inline]
+    pub(crate) fn reported<'a>(
+        &'a self,
+        decision: &'a Decision,
+    ) -> Option<(&'a LimitHeaders, &'a Decision)> {
+        Some((self.headers.as_ref()?, decision))
+    }
+
+    /// The names of the limits that a decision found exceeded.
+    pub(crate) fn violated(&self, decision: &Decision) -> Arc<[Arc<str>]> {
+        let violated = |&index: &usize| decision.is_violated(index);
+        let count = (0..self.names.len()).filter(violated).count();
+        if count == self.names.len() {
+            return self.names.clone();
+        }
+        let some = (0..self.names.len()).filter(violated);
+        some.map(|index| self.names[index].clone()).collect()
+    }
+}
+
+/// The constant parts of a key's rate limit headers.
+#[derive(Debug)]
+pub(crate) struct LimitHeaders {
+    pub(crate) policy: HeaderValue,
+    /// `"burst";r=` of each limit.
+    pub(crate) items: Vec<Box<str>>,
+    pub(crate) bursts: Vec<u32>,
+}
+
+impl LimitHeaders {
+    pub(crate) fn new(limits: &[RateLimit]) -> Option<Self> {
+        let policies = limits.iter().map(|limit| {
+            let (name, (q, w)) = (limit.name(), limit.policy());
+            format!("\"{name}\";q={q};w={w}")
+        });
+        let policy = Bytes::from(policies.collect::<Vec<_>>().join(", "));
+        // Shared from the start, so that handing it to a response allocates nothing.
+        drop(policy.clone());
+        Some(Self {
+            policy: HeaderValue::from_maybe_shared(policy).ok()?,
+            items: limits
+                .iter()
+                .map(|limit| format!("\"{}\";r=", limit.name()).into())
+                .collect(),
+            bursts: limits.iter().map(RateLimit::burst).collect(),
+        })
+    }
+}
