@@ -21,7 +21,7 @@ use axum::routing::get;
 use jiff::Timestamp;
 use keytally::ApiKeyLayer;
 use keytally::backend::{Retention, SqliteBackend};
-use keytally::dashboard::{BearerToken, Dashboard, KeyHolderApi};
+use keytally::dashboard::{BearerToken, Dashboard, SelfServiceApi};
 use keytally::key::{Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Secret, Vault};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let token = admin_token()?;
-    let holders = KeyHolderApi::new(&layer, backend.clone());
+    let holders = SelfServiceApi::new(&layer, backend.clone());
     let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)?
         .issuer(issuer)
         .recorder(recorder.clone());

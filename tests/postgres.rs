@@ -377,7 +377,7 @@ async fn rule_10_sessions_that_are_cut_off_lose_nothing_and_repeat_nothing() {
         .batch_age(Duration::from_millis(5))
         .backoff(Duration::from_millis(1), Duration::from_millis(20))
         .start();
-    let store = backend.clone().without_listening();
+    let store = backend.clone().without_notifications();
     let cache = CacheConfig::new().ttl(Duration::from_secs(3_600));
     let layer = ApiKeyLayer::new(store)
         .cache(cache)
@@ -610,7 +610,7 @@ async fn every_filter_of_the_log_is_served_by_an_index() {
                 .connect(&asking)
                 .await;
             let asking = asking.unwrap();
-            let backend = PostgresBackend::from_pool(asking.clone()).without_listening();
+            let backend = PostgresBackend::from_pool(asking.clone()).without_notifications();
             // Often enough for the server to make one plan for all values.
             for _ in 0..7 {
                 let page = backend.requests(&LogQuery::new(filter.clone())).await;
@@ -801,7 +801,7 @@ async fn ids_of_batches_age_by_the_servers_clock() {
     let ahead =
         "INSERT INTO keytally_batches VALUES (gen_random_uuid(), now() + interval '1 year')";
     run(&own, ahead).await;
-    let dropped = backend.drop_old(&Retention::new(), Timestamp::now()).await;
+    let dropped = backend.prune(&Retention::new(), Timestamp::now()).await;
     assert_eq!(dropped.unwrap().batches, 0);
     backend.write(&batch).await.unwrap();
     let rows = "SELECT count(*) FROM keytally_requests";
@@ -873,7 +873,7 @@ async fn a_partition_that_was_detached_is_made_anew() {
     assert_eq!(number(&own, partitions).await, 1);
     let retention = Retention::new().log(Duration::from_secs(3_600));
     let now = "2026-03-07T00:00:00Z".parse().unwrap();
-    let dropped = backend.drop_old(&retention, now).await.unwrap();
+    let dropped = backend.prune(&retention, now).await.unwrap();
     assert_eq!(dropped.log, 1);
     assert_eq!(number(&own, partitions).await, 0);
     let detached = "SELECT count(*) FROM keytally_requests_20260305_2";
@@ -924,7 +924,7 @@ async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() 
     // What others made is theirs to drop.
     let retention = Retention::new().log(Duration::from_secs(3_600));
     let backend = connect(&url).await;
-    let dropped = backend.drop_old(&retention, Timestamp::now()).await;
+    let dropped = backend.prune(&retention, Timestamp::now()).await;
     assert_eq!(dropped.unwrap().log, 0);
 }
 

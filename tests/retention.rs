@@ -7,7 +7,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use keytally::backend::{
-    BackendError, Dropped, MemoryBackend, MemoryConfig, PostgresBackend, Retention, SqliteBackend,
+    BackendError, MemoryBackend, MemoryConfig, PostgresBackend, PruneReport, Retention,
+    SqliteBackend,
 };
 use keytally::usage::{
     Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, LogSampling, Method, ReadError,
@@ -29,30 +30,30 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 trait Backend: UsageSink + UsageReader {
-    async fn drop_old(
+    async fn prune(
         &self,
         retention: &Retention,
         now: Timestamp,
-    ) -> Result<Dropped, BackendError>;
+    ) -> Result<PruneReport, BackendError>;
 }
 
 impl Backend for SqliteBackend {
-    async fn drop_old(
+    async fn prune(
         &self,
         retention: &Retention,
         now: Timestamp,
-    ) -> Result<Dropped, BackendError> {
-        self.drop_old(retention, now).await
+    ) -> Result<PruneReport, BackendError> {
+        self.prune(retention, now).await
     }
 }
 
 impl Backend for PostgresBackend {
-    async fn drop_old(
+    async fn prune(
         &self,
         retention: &Retention,
         now: Timestamp,
-    ) -> Result<Dropped, BackendError> {
-        self.drop_old(retention, now).await
+    ) -> Result<PruneReport, BackendError> {
+        self.prune(retention, now).await
     }
 }
 
@@ -120,7 +121,7 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
         .minutes(DAY)
         .quarters(3 * DAY)
         .hours(30 * DAY);
-    let dropped = backend.drop_old(&retention, end).await.unwrap();
+    let dropped = backend.prune(&retention, end).await.unwrap();
     assert!(dropped.log > 0, "{dropped:?}");
     assert!(
         dropped.minutes > 150 && dropped.quarters > 600,
@@ -128,8 +129,8 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     );
     assert_eq!(dropped.hours, 0);
     // Nothing is left to drop.
-    let again = backend.drop_old(&retention, end).await.unwrap();
-    assert_eq!(again, Dropped::default());
+    let again = backend.prune(&retention, end).await.unwrap();
+    assert_eq!(again, PruneReport::default());
 
     // No sum has changed: by the day, and by the quarter of an hour within what is kept by the minute.
     let after = [
@@ -181,12 +182,12 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
         assert_eq!(summary.totals.total(), 2);
         let rollups = backend.rollups(&quarter.range).await.unwrap();
         assert!(rollups.iter().all(|it| it.start == end - 50.hours()));
-        backend.drop_old(&retention, end).await.unwrap();
+        backend.prune(&retention, end).await.unwrap();
     }
 
     // In the end hours go too, by whole days.
     let retention = retention.hours(4 * DAY);
-    let dropped = backend.drop_old(&retention, end).await.unwrap();
+    let dropped = backend.prune(&retention, end).await.unwrap();
     assert!(dropped.hours > 0);
     let kept = UsageRange::new().from(end - (4 * 24 + 12).hours());
     let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
@@ -231,7 +232,7 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
     }
     // By the quarter of an hour, each day is what it was.
     let retention = Retention::new().minutes(2 * DAY);
-    backend.drop_old(&retention, end).await.unwrap();
+    backend.prune(&retention, end).await.unwrap();
     for (zone, before) in zones.into_iter().zip(before) {
         let after = (summaries(zone).await, chart(zone, Granularity::Day).await);
         assert_eq!(after, before, "{zone}");
@@ -239,7 +240,7 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
     }
     // By the hour, none counts twice.
     let retention = retention.quarters(Duration::ZERO);
-    backend.drop_old(&retention, end).await.unwrap();
+    backend.prune(&retention, end).await.unwrap();
     let after = summaries("Asia/Kolkata").await;
     assert_eq!(whole(&after), 960);
     // From the first request, on the 10th, to the 18th.
@@ -279,7 +280,7 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
         backend.write(&Batch::new(events.to_vec())).await.unwrap();
     }
     let retention = Retention::new().minutes(DAY);
-    let dropped = backend.drop_old(&retention, noon()).await.unwrap();
+    let dropped = backend.prune(&retention, noon()).await.unwrap();
     assert!(dropped.minutes > 2_500, "{dropped:?}");
     let spec = SummarySpec::new().by_key().latency();
     let spec = spec.over_time(Granularity::QuarterHour, TimeZone::UTC);
@@ -350,7 +351,7 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     write(late, 4).await;
     // What is newer than a cursor may be older than the log is kept.
     let retention = Retention::new().log(5 * DAY);
-    backend.drop_old(&retention, end).await.unwrap();
+    backend.prune(&retention, end).await.unwrap();
     let (events, cursor) = recorded_after(backend, early).await;
     assert_eq!(events.len(), 3);
     // The poller was late for four requests, and is told so.
@@ -363,7 +364,7 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     let (events, _) = recorded_after(backend, LogCursor::START).await;
     assert_eq!(events.len(), 3);
     backend
-        .drop_old(&retention, end + (30 * 24).hours())
+        .prune(&retention, end + (30 * 24).hours())
         .await
         .unwrap();
     assert_eq!(recorded_after(backend, LogCursor::START).await.0, []);
@@ -389,7 +390,7 @@ async fn a_gap_is_reported<B: Backend>(backend: &B) {
     backend.write(&Batch::new(days.into())).await.unwrap();
     let (_, seen) = recorded_after(backend, cursor).await;
     backend
-        .drop_old(&Retention::new().log(5 * DAY), end)
+        .prune(&Retention::new().log(5 * DAY), end)
         .await
         .unwrap();
     for (after, left, has_gap) in [(cursor, 1, true), (seen, 0, false)] {
@@ -454,7 +455,7 @@ async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
     assert!((12..=13).contains(&made), "{made}");
     let other = PostgresBackend::connect(&url).await.unwrap();
     let retention = Retention::new().log(2 * DAY);
-    let dropped = other.drop_old(&retention, end).await.unwrap();
+    let dropped = other.prune(&retention, end).await.unwrap();
     assert!((7..=8).contains(&dropped.log), "{dropped:?}");
     // This one has not heard of it, and a request of such a day comes late.
     let late = Batch::new(vec![UsageEvent::at(end - 120.hours())]);
@@ -505,7 +506,7 @@ async fn ids_of_batches_are_kept_by_the_time_of_the_newest() {
     backend.write(&batch).await.unwrap();
     // However long nothing was written: the batch may come again.
     let retention = Retention::new().log(Duration::MAX).batches(HOUR);
-    let dropped = backend.drop_old(&retention, Timestamp::now() + 2_400.hours());
+    let dropped = backend.prune(&retention, Timestamp::now() + 2_400.hours());
     assert_eq!(dropped.await.unwrap().batches, 0);
     backend.write(&batch).await.unwrap();
     let query = LogQuery::new(LogFilter::new());
@@ -563,7 +564,7 @@ async fn what_cannot_be_dropped_keeps_nothing_else() {
         CREATE VIEW two AS SELECT * FROM keytally_requests_20261111";
     run(&own, views).await;
     let retention = Retention::new().log(DAY).minutes(DAY).hours(2 * DAY);
-    let error = backend.drop_old(&retention, end).await.unwrap_err();
+    let error = backend.prune(&retention, end).await.unwrap_err();
     assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
     let edge = "'2026-11-18T00:00:00Z'";
     for (rows, expected) in [
@@ -616,17 +617,17 @@ async fn answers_agree<B: Backend>(
     };
     for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {
         hold_fast(table).await;
-        backend.drop_old(&retention(days), end).await.unwrap_err();
+        backend.prune(&retention(days), end).await.unwrap_err();
         agrees(backend, kept(days)).await;
         let_go(table).await;
-        backend.drop_old(&retention(days), end).await.unwrap();
+        backend.prune(&retention(days), end).await.unwrap();
         agrees(backend, kept(days)).await;
     }
     // What comes so late counts until it is dropped.
     let late = UsageEvent::at(end - 200.hours());
     backend.write(&Batch::new(vec![late])).await.unwrap();
     agrees(backend, kept(4) + 1).await;
-    backend.drop_old(&retention(4), end).await.unwrap();
+    backend.prune(&retention(4), end).await.unwrap();
     agrees(backend, kept(4)).await;
 }
 
@@ -678,12 +679,12 @@ async fn series_that_a_batch_holds_are_not_waited_for() {
     sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();
     let retention = Retention::new().log(DAY).hours(2 * DAY);
     let later = noon() + 2_400.hours();
-    let dropping = backend.drop_old(&retention, later);
+    let dropping = backend.prune(&retention, later);
     let dropped = tokio::time::timeout(Duration::from_secs(20), dropping).await;
     dropped.expect("it does not wait").unwrap();
     let series = "SELECT count(*) FROM keytally_series";
     assert_eq!(support::number(&own, series).await, 5);
     writing.rollback().await.unwrap();
-    backend.drop_old(&retention, later).await.unwrap();
+    backend.prune(&retention, later).await.unwrap();
     assert_eq!(support::number(&own, series).await, 0);
 }

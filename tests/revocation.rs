@@ -74,7 +74,7 @@ async fn ask_until_all_are_refused() {
     } else {
         let mut backend = PostgresBackend::connect(&url).await.unwrap();
         if given("KEYTALLY_TEST_LISTENING") == "no" {
-            backend = backend.without_listening();
+            backend = backend.without_notifications();
         }
         ask(CachedStore::with(
             Slow(backend, slowness),

@@ -35,12 +35,12 @@
 //! - An audit has to keep the newest thousand entries.
 //! - Random choices come from a fixed seed; ids and the hour are those of the run.
 
-mod both;
-mod check;
-mod fresh;
+mod assert;
+mod backend_suite;
+mod fixture;
 mod keys;
 mod usage;
 
-pub use both::backend;
+pub use backend_suite::backend;
 pub use keys::{key_admin, key_store};
 pub use usage::usage;

@@ -13,7 +13,7 @@ use http::header::RETRY_AFTER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Limit, Problem, Query, Summary, in_order, not_so};
+use super::api::{Limit, Problem, Query, Summary, in_order, method_not_allowed};
 use super::safety::protect;
 use crate::clock::Clock;
 use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit};
@@ -32,20 +32,20 @@ use crate::{ApiKeyLayer, Caller, StoreFailure};
 /// use axum::routing::get;
 /// use keytally::ApiKeyLayer;
 /// use keytally::backend::MemoryBackend;
-/// use keytally::dashboard::KeyHolderApi;
+/// use keytally::dashboard::SelfServiceApi;
 ///
 /// let backend = MemoryBackend::new();
 /// let layer = ApiKeyLayer::new(backend.clone());
 /// let app: Router = Router::new()
 ///     .route("/v1/postings", get(|| async { "a baker" }))
 ///     .layer(layer.clone())
-///     .nest("/me", KeyHolderApi::new(&layer, backend).into_router());
+///     .nest("/me", SelfServiceApi::new(&layer, backend).into_router());
 /// # drop(app);
 /// ```
 ///
 /// `GET /usage` knows `from` and `to`, times of RFC 3339; without them it is about all that the backend
 /// keeps. Errors are problem details (RFC 9457).
-pub struct KeyHolderApi {
+pub struct SelfServiceApi {
     layer: ApiKeyLayer,
     about: About,
 }
@@ -62,7 +62,7 @@ struct About {
 /// Endpoints in a summary.
 const TOP: usize = 100;
 
-impl KeyHolderApi {
+impl SelfServiceApi {
     /// About the keys that this layer lets in, and the usage that is read there.
     pub fn new(layer: &ApiKeyLayer, reader: impl UsageReader) -> Self {
         Self {
@@ -85,8 +85,8 @@ impl KeyHolderApi {
         Router::new()
             .route("/usage", get(usage))
             .route("/limits", get(limits))
-            .method_not_allowed_fallback(async || not_so())
-            .layer(from_fn_with_state(self.about.clone(), not_without_end))
+            .method_not_allowed_fallback(async || method_not_allowed())
+            .layer(from_fn_with_state(self.about.clone(), throttle))
             .layer(self.layer)
             .layer(map_response(async |mut response: Response| {
                 protect(response.headers_mut());
@@ -96,19 +96,19 @@ impl KeyHolderApi {
     }
 }
 
-impl std::fmt::Debug for KeyHolderApi {
+impl std::fmt::Debug for SelfServiceApi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeyHolderApi").finish_non_exhaustive()
+        f.debug_struct("SelfServiceApi").finish_non_exhaustive()
     }
 }
 
-async fn not_without_end(
+async fn throttle(
     State(about): State<About>,
     caller: Caller,
     request: Request,
     next: Next,
 ) -> Response {
-    match about.may_ask(&caller).await {
+    match about.authenticate(&caller).await {
         Some(decision) if decision.is_allowed() => next.run(request).await,
         decision => {
             let wait = decision.and_then(|decision| decision.retry_after_secs());
@@ -121,7 +121,7 @@ async fn not_without_end(
 }
 
 impl About {
-    async fn may_ask(&self, caller: &Caller) -> Option<Decision> {
+    async fn authenticate(&self, caller: &Caller) -> Option<Decision> {
         let limit = RateLimit::per_second(2).with_burst(10);
         let now = Clock::system().now();
         let allowance = self.asking.attach(caller.line, &[limit], now).ok()?;

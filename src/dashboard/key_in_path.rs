@@ -8,8 +8,8 @@ use http::request::Parts;
 use serde::Deserialize;
 
 use super::Shared;
+use super::page_context::PageContext;
 use super::pages::{Failure, no_key};
-use super::visit::Visit;
 use crate::id::KeyId;
 use crate::key::Key;
 
@@ -26,7 +26,7 @@ impl FromRequestParts<Arc<Shared>> for KeyInPath {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
-        let visit = Visit::from_request_parts(parts, shared).await;
+        let visit = PageContext::from_request_parts(parts, shared).await;
         let visit = visit.map_err(IntoResponse::into_response)?;
         let id = Path::<Id>::from_request_parts(parts, shared).await;
         let id = id.ok().map(|Path(Id { id })| id);

@@ -29,7 +29,7 @@
 //! problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that name the field.
 //! `Idempotency-Key` ([draft][idempotency]) makes it safe to create or rotate a key again.
 //!
-//! [`KeyHolderApi`] is another router, for those who hold a key.
+//! [`SelfServiceApi`] is another router, for those who hold a key.
 //!
 //! [idempotency]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
 //!
@@ -62,28 +62,28 @@
 mod api;
 mod charts;
 mod download;
-mod fields;
+mod form;
 mod guard;
 mod holder;
+mod idempotency;
 mod key_in_path;
-mod making;
+mod page_context;
 mod pages;
-mod report;
 mod router;
 mod safety;
 mod session;
-mod visit;
+mod telemetry;
 
 use std::sync::Arc;
 
 use axum::Router;
 
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
-pub use self::holder::KeyHolderApi;
-use self::making::Making;
-use self::report::RefusedCredentials;
+pub use self::holder::SelfServiceApi;
+use self::idempotency::IdempotentRequests;
+use self::page_context::Base;
 use self::session::Signer;
-use self::visit::Base;
+use self::telemetry::RefusedCredentials;
 use crate::key::{Issuer, KeyAdmin};
 use crate::usage::{Recorder, UsageReader};
 
@@ -97,7 +97,7 @@ struct Shared {
     issuer: Option<Issuer>,
     recorder: Option<Recorder>,
     signer: Signer,
-    making: Making,
+    making: IdempotentRequests,
     refused_credentials: RefusedCredentials,
     public_path: Option<Base>,
 }
@@ -132,7 +132,7 @@ impl Dashboard {
             issuer: None,
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
-            making: Making::default(),
+            making: IdempotentRequests::default(),
             refused_credentials: RefusedCredentials::default(),
             public_path: None,
         }))

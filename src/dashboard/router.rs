@@ -13,9 +13,9 @@ use http::header::AUTHORIZATION;
 use super::Shared;
 use super::api;
 use super::guard::Denied;
+use super::page_context::{Base, PageContext};
 use super::pages::{self, login};
 use super::safety::{is_of_this_site, protect};
-use super::visit::{Base, Visit};
 use crate::drain::Drain;
 
 /// The largest form: a key's fields are far smaller.
@@ -32,7 +32,7 @@ const OPEN: [&str; 4] = [
 /// Every page.
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
-        assets, audit, change, delete, edit, generate, keys, log, overview, reveal, rotate, usage,
+        assets, audit, delete, edit, generate, keys, log, overview, reveal, rotate, status, usage,
     };
 
     vec![
@@ -45,12 +45,12 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/keys/{id}/rotate", get(rotate::form).post(rotate::rotate)),
         (
             "/keys/{id}/disable",
-            get(change::form).post(change::disable),
+            get(status::form).post(status::disable),
         ),
-        ("/keys/{id}/enable", get(change::form).post(change::enable)),
+        ("/keys/{id}/enable", get(status::form).post(status::enable)),
         (
             "/keys/{id}/revoke",
-            get(change::revoke_form).post(change::revoke),
+            get(status::revoke_form).post(status::revoke),
         ),
         ("/keys/{id}/delete", get(delete::form).post(delete::delete)),
         ("/log", get(log::of_all)),
@@ -75,8 +75,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .fold(Router::new(), add)
         .nest(api::PATH, api::router())
         // Axum takes the path with nothing but a slash behind it for another one.
-        .route(&format!("{}/", api::PATH), any(async || api::nowhere()))
-        .fallback(pages::nowhere)
+        .route(&format!("{}/", api::PATH), any(async || api::not_found()))
+        .fallback(pages::not_found)
         // Around every route but the open ones, and the fallback: none can be added that it is not asked for.
         .layer(from_fn_with_state(shared.clone(), admit))
         .merge(open)
@@ -118,7 +118,7 @@ async fn admit(
     }
     let refusal = match admitted {
         Ok(admin) => {
-            let visit = Visit::new(&shared, &parts, &base, admin);
+            let visit = PageContext::new(&shared, &parts, &base, admin);
             parts.extensions.insert(visit);
             return next.run(Request::from_parts(parts, body)).await;
         }
@@ -131,10 +131,10 @@ async fn admit(
             };
             match address {
                 Some(address) => login::ask(&parts, address),
-                None => pages::stranger(StatusCode::UNAUTHORIZED),
+                None => pages::sign_in_required(StatusCode::UNAUTHORIZED),
             }
         }
-        Err(Denied::Forbidden) => pages::stranger(StatusCode::FORBIDDEN),
+        Err(Denied::Forbidden) => pages::sign_in_required(StatusCode::FORBIDDEN),
     };
     Drain::before(Request::from_parts(parts, body), refusal).await
 }
@@ -148,7 +148,7 @@ async fn keep_safe(request: Request, next: Next) -> Response {
         let refusal = if api::is_at(parts.uri.path()) {
             api::of_another_site()
         } else {
-            pages::stranger(StatusCode::FORBIDDEN)
+            pages::sign_in_required(StatusCode::FORBIDDEN)
         };
         Drain::before(Request::from_parts(parts, body), refusal).await
     };

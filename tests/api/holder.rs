@@ -6,7 +6,7 @@ use axum::routing::get;
 use http::Request;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
 use keytally::backend::MemoryBackend;
-use keytally::dashboard::KeyHolderApi;
+use keytally::dashboard::SelfServiceApi;
 use keytally::key::{Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::testing::FailingStore;
@@ -36,7 +36,7 @@ impl Service {
         let router = Router::new()
             .route("/v1/orders", get(|| async { "none" }))
             .layer(layer.clone())
-            .nest("/me", KeyHolderApi::new(&layer, backend).into_router());
+            .nest("/me", SelfServiceApi::new(&layer, backend).into_router());
         let secrets = secrets.try_into().unwrap();
         Self {
             router,
@@ -118,7 +118,7 @@ async fn there_is_nothing_to_change() {
 async fn nobody_is_told_anything_without_a_key_whom_the_layer_lets_pass() {
     let backend = MemoryBackend::new();
     let open = || ApiKeyLayer::new(backend.clone()).allow_anonymous();
-    let router = |layer: &ApiKeyLayer| KeyHolderApi::new(layer, backend.clone()).into_router();
+    let router = |layer: &ApiKeyLayer| SelfServiceApi::new(layer, backend.clone()).into_router();
     let get = || Request::get("/usage").body(Body::empty()).unwrap();
     ask(&router(&open()), get()).await.problem(401);
     ask(&router(&open().exempt("/usage")), get())
@@ -132,7 +132,7 @@ async fn a_store_that_is_down_does_not_make_a_key_a_wrong_one() {
     let issuer = Issuer::new("acme_live").unwrap();
     let secret = issuer.prepare(NewKey::new("mine")).unwrap().0;
     let layer = ApiKeyLayer::new(store.clone()).on_store_failure(StoreFailure::Pass);
-    let router = KeyHolderApi::new(&layer, MemoryBackend::new()).into_router();
+    let router = SelfServiceApi::new(&layer, MemoryBackend::new()).into_router();
     store.fail();
     let get = Request::get("/limits").header(AUTHORIZATION, format!("Bearer {}", secret.expose()));
     ask(&router, get.body(Body::empty()).unwrap())

@@ -12,7 +12,7 @@ use super::listener::Listener;
 use super::partitions::Partitions;
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
-    Engine, Known, Names, Row, Session, Statement, Value, decode, timestamp,
+    Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, timestamp,
 };
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
@@ -20,7 +20,7 @@ use crate::key::InvalidationFeed;
 pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
-    pub(super) known: Known,
+    pub(super) known: SeriesCache,
     pub(super) partitions: Partitions,
     /// Hears of changes that other processes make; `None` where nobody shall.
     pub(super) listener: Option<Listener>,
@@ -141,7 +141,7 @@ impl Engine for PostgresEngine {
         timestamp(now.flatten().ok_or(SqlError::RowNotFound)?)
     }
 
-    async fn drop_log(&self, before: i64) -> Result<u64, SqlError> {
+    async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
         self.drop_partitions(before).await
     }
 

@@ -22,8 +22,8 @@ use self::engine::PostgresEngine;
 use self::listener::Listener;
 use self::partitions::Partitions;
 use super::sql::{
-    BackendError, Dialect, Dropped, InvalidTablePrefix, Known, Maintenance, Names, Retention,
-    SqlBackend, keep_in_sql,
+    BackendError, Dialect, InvalidTablePrefix, Maintenance, Names, PruneReport, Retention,
+    SeriesCache, SqlBackend, keep_in_sql,
 };
 use crate::id::KeyId;
 use crate::key::{
@@ -121,7 +121,7 @@ impl PostgresBackend {
         Self(SqlBackend::new(PostgresEngine {
             pool,
             names: Names::new(Dialect::Postgres),
-            known: Known::default(),
+            known: SeriesCache::default(),
             partitions: Partitions::default(),
             listener: Some(Listener::default()),
         }))
@@ -157,7 +157,7 @@ impl PostgresBackend {
     /// Does not listen for changes that other processes make, which are then seen within a cache's time
     /// to live: behind a pooler that cannot `LISTEN`, such as PgBouncer in its transaction mode.
     #[must_use]
-    pub fn without_listening(self) -> Self {
+    pub fn without_notifications(self) -> Self {
         self.with(|engine| engine.listener = None)
     }
 
@@ -184,12 +184,12 @@ impl PostgresBackend {
     /// # Errors
     ///
     /// The first one, where there were several; all else is dropped.
-    pub async fn drop_old(
+    pub async fn prune(
         &self,
         retention: &Retention,
         now: Timestamp,
-    ) -> Result<Dropped, BackendError> {
-        self.0.drop_old(retention, now).await
+    ) -> Result<PruneReport, BackendError> {
+        self.0.prune(retention, now).await
     }
 
     fn with(self, change: impl FnOnce(&mut PostgresEngine)) -> Self {

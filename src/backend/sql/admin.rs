@@ -164,7 +164,7 @@ impl<E: Engine> Change<'_, E> {
     /// The key's record, held until the transaction ends.
     async fn hold(&mut self, id: KeyId) -> Result<KeyRecord, StoreError> {
         let found = async {
-            let statement = keys::hold(self.backend.names(), id);
+            let statement = keys::lock_key(self.backend.names(), id);
             let rows = self.session.rows(statement).await?;
             rows.first().map(keys::record_of).transpose()
         };

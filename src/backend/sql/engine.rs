@@ -33,7 +33,7 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     fn now(&self) -> impl Future<Output = Result<Timestamp, SqlError>> + Send;
 
     /// Drops what the log has from before a time, in microseconds; how much that was.
-    fn drop_log(&self, before: i64) -> impl Future<Output = Result<u64, SqlError>> + Send;
+    fn prune_log(&self, before: i64) -> impl Future<Output = Result<u64, SqlError>> + Send;
 
     /// A key is about to be read for a cache that wants to know when it changes.
     fn about_to_look_up(&self, _changes: &InvalidationFeed) {}

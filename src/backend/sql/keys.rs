@@ -39,7 +39,7 @@ pub(super) fn find(names: &Names, id: KeyId) -> Statement {
 }
 
 /// Finds a key that is going to be written.
-pub(super) fn hold(names: &Names, id: KeyId) -> Statement {
+pub(super) fn lock_key(names: &Names, id: KeyId) -> Statement {
     let mut sql = find(names, id);
     sql.push(names.dialect.lock_rows());
     sql

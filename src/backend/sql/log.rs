@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
+use super::batch_rollup::millisecond_of;
 use super::engine::{Row, Statement, Value};
-use super::grouped::millisecond_of;
 use super::names::Names;
 use super::value::{
     as_micros, ceil_micros, decode, named, number, parsed, status, status_codes, text, there, time,
@@ -120,7 +120,7 @@ fn series_condition(sql: &mut Statement, filter: &LogFilter) -> String {
 
 /// What to look at, one after the other until enough is found: where the log is in days, the newest of
 /// them first. Looking at all there are locks each, and takes time for each.
-pub(super) fn looks(
+pub(super) fn subqueries(
     names: &Names,
     filter: &LogFilter,
     after: Option<&PageToken>,

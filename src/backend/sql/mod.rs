@@ -4,13 +4,12 @@
 mod admin;
 mod audit;
 mod backend;
+mod batch_rollup;
 mod dialect;
 mod engine;
 mod error;
-mod grouped;
 mod histogram;
 mod keys;
-mod known;
 mod log;
 mod migration;
 mod names;
@@ -19,23 +18,24 @@ mod quarters;
 mod reader;
 mod recorded;
 mod retention;
-mod sums;
+mod rollup_query;
+mod series_cache;
 mod value;
 
 pub(super) use backend::{SqlBackend, keep_in_sql};
+pub(super) use batch_rollup::{BatchRollup, Hash, KeySum, Series, Sum, is_apart};
 pub(super) use dialect::Dialect;
 pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
-pub(super) use grouped::{Grouped, Hash, KeySum, Series, Sum, is_apart};
 pub(super) use histogram::{from_bytes, to_bytes};
-pub(super) use known::{Known, today};
 pub(super) use migration::{Migration, migrate, steps};
 pub use names::InvalidTablePrefix;
 pub(super) use names::Names;
 #[cfg(feature = "postgres")]
 pub(super) use portions::FirstFailure;
 pub(super) use portions::delete_by;
-pub use retention::{Dropped, Maintenance, Retention};
+pub use retention::{Maintenance, PruneReport, Retention};
+pub(super) use series_cache::{SeriesCache, today};
 #[cfg(feature = "postgres")]
 pub(super) use value::timestamp;
 pub(super) use value::{as_micros, decode, status_codes};

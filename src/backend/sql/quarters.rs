@@ -10,7 +10,7 @@ use super::dialect::Dialect;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::histogram::{from_bytes, to_bytes};
 use super::portions::{FirstFailure, ROWS, TURN, write};
-use super::sums::{DAY, HOUR, QUARTER, floor};
+use super::rollup_query::{DAY, HOUR, QUARTER, floor};
 use super::value::there;
 
 /// A table of sums by the minute: its name, primary key, the columns that rows of one sum share, and

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::there;
-use super::{log, recorded, sums};
+use super::{log, recorded, rollup_query};
 use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::{
@@ -31,7 +31,7 @@ impl<E: Engine> SqlBackend<E> {
             matching = Some(self.counted(&mut session, count).await?);
         }
         let mut rows = Vec::new();
-        for filter in log::looks(self.names(), &query.filter, query.after.as_ref()) {
+        for filter in log::subqueries(self.names(), &query.filter, query.after.as_ref()) {
             let mut look = query.clone();
             look.filter = filter;
             let statement = log::page(self.names(), &look, matching)?;
@@ -57,7 +57,7 @@ impl<E: Engine> SqlBackend<E> {
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
         let mut count = 0;
-        for look in log::looks(self.names(), filter, None) {
+        for look in log::subqueries(self.names(), filter, None) {
             let statement = log::count(self.names(), &look);
             count = self.counted(&mut session, statement).await?.cast_unsigned();
             if count > log::MOST_COUNTED {
@@ -104,7 +104,7 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         query: &SummaryQuery,
     ) -> Result<Summary, ReadError> {
-        let summary = sums::summary(&*self.engine, &query.range, &query.spec).await;
+        let summary = rollup_query::summary(&*self.engine, &query.range, &query.spec).await;
         summary.map_err(ReadError::unavailable)
     }
 
@@ -112,7 +112,7 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
-        let totals = sums::totals_by_key(&*self.engine, range).await;
+        let totals = rollup_query::totals_by_key(&*self.engine, range).await;
         totals.map_err(ReadError::unavailable)
     }
 
@@ -120,7 +120,7 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         range: &UsageRange,
     ) -> Result<Vec<Rollup>, ReadError> {
-        let rollups = sums::each(&*self.engine, range).await;
+        let rollups = rollup_query::each(&*self.engine, range).await;
         rollups.map_err(ReadError::unavailable)
     }
 }

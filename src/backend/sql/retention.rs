@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
-use super::known::day_of;
 use super::portions::{FirstFailure, delete_by, write};
 use super::quarters::fold_minutes;
+use super::series_cache::day_of;
 use super::value::as_micros;
 use crate::usage::Granularity;
 
@@ -111,7 +111,7 @@ impl Retention {
 /// What was dropped in one pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Dropped {
+pub struct PruneReport {
     /// Requests of the log; in PostgreSQL days of it.
     pub log: u64,
     /// Sums by the minute that became part of a quarter of an hour.
@@ -145,12 +145,12 @@ impl<E: Engine> SqlBackend<E> {
         Maintenance(tokio::spawn(tend(engine, retention)))
     }
 
-    pub(in crate::backend) async fn drop_old(
+    pub(in crate::backend) async fn prune(
         &self,
         retention: &Retention,
         now: Timestamp,
-    ) -> Result<Dropped, BackendError> {
-        Ok(drop_old(&*self.engine, retention, now).await?)
+    ) -> Result<PruneReport, BackendError> {
+        Ok(prune(&*self.engine, retention, now).await?)
     }
 }
 
@@ -160,7 +160,7 @@ async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
         match engine.upgrade() {
             None => return,
             Some(engine) => {
-                let dropped = async { drop_old(&*engine, &retention, engine.now().await?).await };
+                let dropped = async { prune(&*engine, &retention, engine.now().await?).await };
                 match dropped.await {
                     Ok(dropped) => report(&dropped),
                     Err(error) => report_failure(&error),
@@ -172,7 +172,7 @@ async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
 }
 
 #[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
-fn report(dropped: &Dropped) {
+fn report(dropped: &PruneReport) {
     #[cfg(feature = "tracing")]
     tracing::debug!(?dropped, "old usage dropped");
 }
@@ -187,14 +187,14 @@ fn report_failure(error: &SqlError) {
 }
 
 /// Drops all that is too old at this time, as far as that can be done.
-async fn drop_old<E: Engine>(
+async fn prune<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,
-) -> Result<Dropped, SqlError> {
-    let (mut dropped, mut failure) = (Dropped::default(), FirstFailure::default());
+) -> Result<PruneReport, SqlError> {
+    let (mut dropped, mut failure) = (PruneReport::default(), FirstFailure::default());
     if let Some(before) = before(now, retention.log) {
-        dropped.log = failure.of(engine.drop_log(as_micros(before)).await);
+        dropped.log = failure.of(engine.prune_log(as_micros(before)).await);
     }
     let quarters = retention
         .quarters
@@ -202,7 +202,7 @@ async fn drop_old<E: Engine>(
         .min(retention.hours);
     if let Some(before) = before(now, quarters) {
         let before = as_micros(Granularity::Hour.floor(before));
-        dropped.quarters = failure.of(drop_minutes(engine, before).await);
+        dropped.quarters = failure.of(prune_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.minutes).filter(|_| retention.minutes < quarters) {
         let before = as_micros(Granularity::Hour.floor(before));
@@ -210,16 +210,16 @@ async fn drop_old<E: Engine>(
     }
     if let Some(before) = before(now, retention.hours) {
         let before = as_micros(Granularity::Day.floor(before));
-        dropped.hours = failure.of(drop_hours(engine, before).await);
+        dropped.hours = failure.of(prune_hours(engine, before).await);
     }
-    dropped.batches = failure.of(drop_batches(engine, retention, now).await);
-    failure.of(drop_series(engine, retention, now).await);
+    dropped.batches = failure.of(prune_batches(engine, retention, now).await);
+    failure.of(prune_series(engine, retention, now).await);
     failure.or(dropped)
 }
 
 /// Drops minutes and quarters of hours that are wholly past, and not before everybody knows: from then on
 /// the hours answer for them.
-async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
         ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, note, &[Value::Time(Some(before))]).await?;
@@ -232,7 +232,7 @@ async fn drop_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlErro
 
 /// Drops hours and days. Nobody counts those that are left meanwhile: what is made of hours has to agree
 /// with what is made of days.
-async fn drop_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     // A clock that was ahead must not hide what comes later: the mark may be an earlier one again.
     let mark = "INSERT INTO §dropped (what, before) VALUES ('hours', $1)
         ON CONFLICT (what) DO UPDATE SET before = excluded.before";
@@ -252,7 +252,7 @@ async fn drop_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError>
     Ok(dropped)
 }
 
-async fn drop_batches<E: Engine>(
+async fn prune_batches<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,
@@ -303,7 +303,7 @@ async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlErr
 
 /// Deletes series that nothing has any more: not until days after the last sum of theirs is gone, so
 /// that no process that has seen them lately may still write one.
-async fn drop_series<E: Engine>(
+async fn prune_series<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Trans
 use uuid::Uuid;
 
 use crate::backend::sql::{
-    Engine, Known, Names, Row, Session, Statement, Value, decode, delete_by,
+    Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, delete_by,
 };
 use crate::id::KeyId;
 
@@ -16,7 +16,7 @@ pub(super) struct SqliteEngine {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
-    pub(super) known: Known,
+    pub(super) known: SeriesCache,
     /// Holds a database in memory, which is gone with its last connection: those of a pool end when
     /// somebody who waits for one goes away.
     pub(super) keeper: Option<SqlitePool>,
@@ -33,7 +33,7 @@ impl SqliteEngine {
             writer,
             readers,
             names,
-            known: Known::default(),
+            known: SeriesCache::default(),
             keeper: None,
         }
     }
@@ -78,7 +78,7 @@ impl Engine for SqliteEngine {
         Ok(Timestamp::now())
     }
 
-    async fn drop_log(&self, before: i64) -> Result<u64, SqlError> {
+    async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
         let template = "DELETE FROM §requests WHERE row IN
             (SELECT row FROM §requests WHERE time < $1 ORDER BY time LIMIT $2)";
         delete_by(self, template, Value::Time(Some(before))).await

@@ -18,8 +18,8 @@ use sqlx::SqlitePool;
 use self::engine::{SqliteEngine, SqliteSession};
 pub use self::spool::SqliteSpool;
 use super::sql::{
-    BackendError, Dialect, Dropped, InvalidTablePrefix, Maintenance, Names, Retention, SqlBackend,
-    keep_in_sql,
+    BackendError, Dialect, InvalidTablePrefix, Maintenance, Names, PruneReport, Retention,
+    SqlBackend, keep_in_sql,
 };
 use crate::id::KeyId;
 use crate::key::{
@@ -165,12 +165,12 @@ impl SqliteBackend {
     /// # Errors
     ///
     /// The first one, where there were several; all else is dropped.
-    pub async fn drop_old(
+    pub async fn prune(
         &self,
         retention: &Retention,
         now: Timestamp,
-    ) -> Result<Dropped, BackendError> {
-        self.0.drop_old(retention, now).await
+    ) -> Result<PruneReport, BackendError> {
+        self.0.prune(retention, now).await
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{create, found, got};
-use crate::conformance::check::{done, holds, refused, same};
-use crate::conformance::fresh::{Fresh, hostile_texts, id, too_early};
+use crate::conformance::assert::{done, holds, refused, same};
+use crate::conformance::fixture::{Fixture, hostile_texts, id, too_early};
 use crate::id::KeyId;
 use crate::key::{
     AuditAction, AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyRecord, KeyUpdate, Rotation,
@@ -21,7 +21,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     if done(store.audit(&query).await, "an audit answers").is_none() {
         return;
     }
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let mut entries = every_change_is_told(store, &fresh, None).await;
     for name in ["anna", "Anna"] {
         let actor = format!("{name}-{}", fresh.tag);
@@ -50,7 +50,7 @@ fn acting_as<S: KeyAdmin + ?Sized>(store: &S, actor: &str) -> Arc<dyn KeyAdmin> 
 /// Does to a key all that can be done, and answers the entries of the two keys that this takes.
 async fn every_change_is_told<S: KeyAdmin + ?Sized>(
     store: &S,
-    fresh: &Fresh,
+    fresh: &Fixture,
     actor: Option<&str>,
 ) -> Vec<AuditEntry> {
     let first = create(store, fresh.record("Audited")).await.key;
@@ -85,7 +85,7 @@ async fn every_change_is_told<S: KeyAdmin + ?Sized>(
     entries
 }
 
-fn rotation(fresh: &Fresh) -> Rotation {
+fn rotation(fresh: &Fixture) -> Rotation {
     let KeyRecord { key, digest, .. } = fresh.record("Only for its secret");
     Rotation {
         id: key.id,
@@ -194,7 +194,7 @@ async fn limits_are_kept<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]
     }
 }
 
-async fn actors_are_brought_into_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn actors_are_brought_into_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let id = create(store, fresh.record("Handed round")).await.key.id;
     let mut actors = hostile_texts();
     actors.extend(["ä".repeat(200), "ö".repeat(201), "nul \0, line\r\n".into()]);
@@ -216,7 +216,7 @@ async fn actors_are_brought_into_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: 
     same(&last, &Some((AuditAction::Enabled, &None)), rule);
 }
 
-async fn the_store_is_shared<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn the_store_is_shared<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let rule = "who acts as somebody shares the store";
     let (anna, ben) = (format!("a-{}", fresh.tag), format!("b-{}", fresh.tag));
     let acting = acting_as(store, &anna);
@@ -237,7 +237,7 @@ async fn the_store_is_shared<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     same(&actors, &vec![Some(ben), Some(anna)], rule);
 }
 
-async fn what_fails_is_not_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn what_fails_is_not_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let unknown = id();
     let rotation = rotation(fresh);
     let mut nameless = fresh.record("x");
@@ -282,7 +282,7 @@ async fn what_fails_is_not_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) 
     }
 }
 
-async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     for place in ["1", fresh.tag.as_str()] {
         let query = AuditQuery::new().after(PageToken::new(fresh.now, place));
         refused(
@@ -295,7 +295,7 @@ async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fre
 }
 
 /// Entries come while somebody turns the pages.
-async fn pages_stay_whole<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn pages_stay_whole<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let id = create(store, fresh.record("Busy")).await.key.id;
     for _ in 0..5 {
         done(store.disable(id).await, "a key is switched off");

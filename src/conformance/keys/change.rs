@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, json};
 
 use super::{create, found, got, unchanged};
-use crate::conformance::check::{done, refused, same, together};
-use crate::conformance::fresh::{Fresh, hostile_texts, id, micros, too_early};
+use crate::conformance::assert::{done, refused, same, together};
+use crate::conformance::fixture::{Fixture, hostile_texts, id, micros, too_early};
 use crate::key::{
     AddressList, InvalidKey, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate, NewKey,
     StoreError,
@@ -15,7 +15,7 @@ use crate::key::{
 use crate::limit::RateLimit;
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     updates_agree_with_apply(store, &fresh).await;
     bounds_change_nothing(store, &fresh).await;
     switches(store, &fresh).await;
@@ -24,7 +24,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     unknown_ids_are_not_found(store).await;
 }
 
-async fn updates_agree_with_apply<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn updates_agree_with_apply<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let new = NewKey::new("Before")
         .owner(fresh.owner.as_str())
         .scope("old");
@@ -40,7 +40,7 @@ async fn updates_agree_with_apply<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh
 }
 
 /// Each field alone, given and taken away; then all at once.
-fn updates(fresh: &Fresh) -> Vec<KeyUpdate> {
+fn updates(fresh: &Fixture) -> Vec<KeyUpdate> {
     let networks = ["192.0.2.0/24", "2001:db8::1"];
     let addresses = AddressList::parse(networks).unwrap_or_else(|_| unreachable!("valid networks"));
     let metadata: Map<_, _> = [("plan".into(), json!({ "tier": 2 }))]
@@ -82,7 +82,7 @@ fn updates(fresh: &Fresh) -> Vec<KeyUpdate> {
     updates
 }
 
-async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, fresh.record("Within bounds")).await;
     let valid = KeyUpdate::new().name("Half written").scopes(["half"]);
     let nul = [("nul".to_owned(), json!("\0"))].into_iter().collect();
@@ -114,7 +114,7 @@ async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     unchanged(store, &record, "a refused revocation changes nothing").await;
 }
 
-async fn switches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn switches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let mut record = create(store, fresh.record("Switched")).await;
     let id = record.key.id;
     for _ in 0..2 {
@@ -131,7 +131,7 @@ async fn switches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     }
 }
 
-async fn the_first_revocation_counts<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn the_first_revocation_counts<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let rule = "the first revocation counts, and the record is kept";
     let mut record = create(store, fresh.record("Revoked")).await;
     let id = record.key.id;
@@ -163,7 +163,7 @@ async fn the_first_revocation_counts<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fr
     unchanged(store, &expected, "the record of a revoked key is kept").await;
 }
 
-async fn nothing_is_undone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn nothing_is_undone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, fresh.record("Contended")).await;
     let id = record.key.id;
     let at = micros(fresh.now.as_microsecond());

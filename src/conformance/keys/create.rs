@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{create, found, key_store, unchanged};
-use crate::conformance::check::{done, refused, same, together};
-use crate::conformance::fresh::{Fresh, first, hostile_texts, id, micros, too_early};
+use crate::conformance::assert::{done, refused, same, together};
+use crate::conformance::fixture::{Fixture, first, hostile_texts, id, micros, too_early};
 use crate::key::{
     AddressList, Digest, InvalidKey, IssueError, Key, KeyAdmin, KeyRecord, NewKey, StoreError,
 };
 use crate::limit::RateLimit;
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     keeps_every_field(store, &fresh).await;
     times_are_cut(store, &fresh).await;
     never_overwrites(store, &fresh).await;
@@ -22,7 +22,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     imports(store, &fresh).await;
 }
 
-async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let plain = create(store, fresh.record_of(NewKey::new("x"))).await;
     key_store(store, &plain).await;
     let mut records = vec![full(fresh), used_up(fresh)];
@@ -39,7 +39,7 @@ async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
 }
 
 /// A key with everything.
-fn full(fresh: &Fresh) -> KeyRecord {
+fn full(fresh: &Fixture) -> KeyRecord {
     let networks = ["203.0.113.7", "10.0.0.0/8", "2001:db8::/32", "0.0.0.0/0"];
     let addresses = AddressList::parse(networks).unwrap_or_else(|_| unreachable!("valid networks"));
     let new = NewKey::new("Everything")
@@ -67,7 +67,7 @@ fn nested(levels: u32) -> Value {
 }
 
 /// A key that is not new, as one that is moved from another store.
-fn used_up(fresh: &Fresh) -> KeyRecord {
+fn used_up(fresh: &Fixture) -> KeyRecord {
     let mut record = fresh.record("Not new");
     record.key = Key {
         disabled: true,
@@ -81,7 +81,7 @@ fn used_up(fresh: &Fresh) -> KeyRecord {
 }
 
 /// Before 1970, and at the end of time, where a key without an end in sight may be told to end.
-fn extreme_times(fresh: &Fresh, early: Timestamp) -> KeyRecord {
+fn extreme_times(fresh: &Fixture, early: Timestamp) -> KeyRecord {
     let mut record = fresh.record("Ends of time");
     record.key.created = early;
     record.key.last_used = Some(early);
@@ -89,7 +89,7 @@ fn extreme_times(fresh: &Fresh, early: Timestamp) -> KeyRecord {
     record
 }
 
-async fn times_are_cut<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn times_are_cut<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let mut record = fresh.record("Nanoseconds");
     let odd = |micros| fresh.after(Duration::from_micros(micros) + Duration::from_nanos(999));
     record.key.created = odd(0);
@@ -100,7 +100,7 @@ async fn times_are_cut<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     unchanged(store, &record, "times are cut to whole microseconds").await;
 }
 
-async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let first = create(store, fresh.record("First")).await;
     let id = first.key.id;
     let mut second = fresh.record("Second");
@@ -149,7 +149,7 @@ async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     .await;
 }
 
-async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn keeps_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     for (spoil, error) in out_of_bounds() {
         let mut record = fresh.record("x");
         spoil(&mut record.key);
@@ -200,7 +200,7 @@ fn add(key: &mut Key, metadata: Value) {
     key.metadata.insert("added".into(), metadata);
 }
 
-async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn imports<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let secret = format!("legacy-{}", fresh.tag);
     let new = || NewKey::new("Imported").owner(fresh.owner.as_str());
     let issuer = fresh.issuer();

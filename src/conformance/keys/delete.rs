@@ -2,13 +2,13 @@
 
 use super::list::ids;
 use super::{create, found, got, unchanged};
-use crate::conformance::check::{done, refused, same};
-use crate::conformance::fresh::{Fresh, id};
+use crate::conformance::assert::{done, refused, same};
+use crate::conformance::fixture::{Fixture, id};
 use crate::id::KeyId;
 use crate::key::{KeyAdmin, KeyQuery, StoreError};
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let removed = create(store, fresh.record("Removed")).await;
     let kept = create(store, fresh.record("Kept")).await;
     not_found(store, id()).await;

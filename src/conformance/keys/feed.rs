@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::create;
-use crate::conformance::check::{done, holds};
-use crate::conformance::fresh::Fresh;
+use crate::conformance::assert::{done, holds};
+use crate::conformance::fixture::Fixture;
 use crate::id::KeyId;
 use crate::key::{Invalidate, KeyAdmin};
 
@@ -24,7 +24,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 }
 
 async fn every_change_rings<S: KeyAdmin + ?Sized>(store: &S, heard: &Heard) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let id = create(store, fresh.record("Announced")).await.key.id;
     heard.expect(
         id,

@@ -1,8 +1,8 @@
 //! Looking keys up: what the request path needs.
 
 use super::{expect, found};
-use crate::conformance::check::same;
-use crate::conformance::fresh;
+use crate::conformance::assert::same;
+use crate::conformance::fixture;
 use crate::id::KeyId;
 use crate::key::{KeyRecord, KeyStore};
 
@@ -25,7 +25,7 @@ pub async fn key_store<S: KeyStore + ?Sized>(store: &S, record: &KeyRecord) {
             "a key is found by its id, with all its fields",
         )
         .await;
-        let unknown = found(store, fresh::id()).await;
+        let unknown = found(store, fixture::id()).await;
         same(&unknown, &None, "an unknown id is None, not an error");
     }
     for other in look_alikes(record.key.id) {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::create;
-use crate::conformance::check::{done, holds, refused, same};
-use crate::conformance::fresh::{Fresh, hostile_texts, id};
+use crate::conformance::assert::{done, holds, refused, same};
+use crate::conformance::fixture::{Fixture, hostile_texts, id};
 use crate::id::KeyId;
 use crate::key::{Key, KeyAdmin, KeyQuery, KeyRecord, KeyStatus, StoreError};
 use crate::page::PageToken;
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let keys = fill(store, &fresh).await;
     filters_agree_with_matches(store, &fresh, &keys).await;
     filters_hold_alone(store, &fresh, &keys).await;
@@ -23,7 +23,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 }
 
 /// Keys of two owners, some of the same microsecond, with every status and many names.
-async fn fill<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) -> Vec<Key> {
+async fn fill<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) -> Vec<Key> {
     let mut names = hostile_texts();
     names.truncate(10);
     let names: Vec<_> = names
@@ -58,11 +58,15 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) -> Vec<Key> {
 }
 
 /// An owner whom comparing without case, or by the beginning, takes for the run's.
-fn other_owner(fresh: &Fresh) -> String {
+fn other_owner(fresh: &Fixture) -> String {
     fresh.owner.replace("conformance", "Conformance")
 }
 
-async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys: &[Key]) {
+async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(
+    store: &S,
+    fresh: &Fixture,
+    keys: &[Key],
+) {
     let owners = [fresh.owner.clone(), other_owner(fresh)];
     let prefix = fresh.owner[..fresh.owner.len() - 1].to_owned();
     let statuses = [
@@ -142,7 +146,7 @@ fn around(time: Timestamp) -> [Timestamp; 3] {
 }
 
 /// Without an owner, where the list may have other people's keys too.
-async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys: &[Key]) {
+async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture, keys: &[Key]) {
     let query = KeyQuery::new().name(fresh.tag.as_str().to_lowercase());
     same(
         &walk(store, query.clone(), None).await,
@@ -180,7 +184,7 @@ async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys
     }
 }
 
-async fn limits_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys: &[Key]) {
+async fn limits_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture, keys: &[Key]) {
     let query = KeyQuery::new().owner(fresh.owner.as_str());
     let all = expected(keys, &query);
     for (limit, rule) in [
@@ -199,7 +203,7 @@ async fn limits_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, keys: &
     }
 }
 
-async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     for place in ["1", "01890a5d-ac96-774b-bcce-b302099a8057"] {
         let query = KeyQuery::new().after(PageToken::new(fresh.now, place));
         refused(
@@ -213,7 +217,7 @@ async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fre
 
 /// A page's end lies in a microsecond that several keys were told to share by halves.
 async fn nanoseconds_are_no_places<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let mut created = Vec::new();
     for n in 0..6 {
         let mut record = fresh.record("Nanoseconds");
@@ -233,7 +237,7 @@ async fn nanoseconds_are_no_places<S: KeyAdmin + ?Sized>(store: &S) {
 
 /// Keys come, older and newer ones, and go, while somebody turns the pages.
 async fn pages_stay_whole<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let make = |n: u64, name: &str| {
         let mut record: KeyRecord = fresh.record(name);
         record.key.created = fresh.before(Duration::from_micros(n / 2));

@@ -10,8 +10,8 @@ mod list;
 mod reveal;
 mod rotate;
 
-use super::check::{done, same};
-use super::fresh::Fresh;
+use super::assert::{done, same};
+use super::fixture::Fixture;
 use crate::id::KeyId;
 use crate::key::{Key, KeyAdmin, KeyRecord, KeyStore};
 
@@ -44,7 +44,7 @@ pub use find::key_store;
 /// - Other keys stay what they are, and a [feed](KeyStore::invalidations), if there is one, is rung for every
 ///   change.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let bystander = create(store, fresh.record("Bystander")).await;
     create::suite(store).await;
     list::suite(store).await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{create, expect, found, got, unchanged};
-use crate::conformance::check::{done, holds, refused, same, together};
-use crate::conformance::fresh::{Fresh, id};
+use crate::conformance::assert::{done, holds, refused, same, together};
+use crate::conformance::fixture::{Fixture, id};
 use crate::id::KeyId;
 use crate::key::{
     AuditAction, AuditEntry, AuditQuery, EncryptedSecret, InvalidKey, KeyAdmin, KeyQuery,
@@ -12,7 +12,7 @@ use crate::key::{
 };
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     bounds_are_kept(store, &fresh).await;
     let record = recoverable(&fresh);
     match store.create(record.clone()).await {
@@ -31,7 +31,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 }
 
 /// A key with a sealed secret, which to a store can be any bytes.
-fn recoverable(fresh: &Fresh) -> KeyRecord {
+fn recoverable(fresh: &Fixture) -> KeyRecord {
     let mut record = fresh.record("Recoverable");
     record.key.recoverable = true;
     let bytes = (0..=u8::MAX).chain(record.key.id.as_str().bytes());
@@ -39,7 +39,7 @@ fn recoverable(fresh: &Fresh) -> KeyRecord {
     record
 }
 
-fn rotation_to(new: &KeyRecord, fresh: &Fresh) -> Rotation {
+fn rotation_to(new: &KeyRecord, fresh: &Fixture) -> Rotation {
     Rotation {
         id: new.key.id,
         digest: new.digest.clone(),
@@ -54,7 +54,7 @@ async fn revealed<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecor
     done(store.reveal(id).await, "revealing answers")
 }
 
-async fn bounds_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn bounds_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let mut without = recoverable(fresh);
     without.sealed = None;
     let mut secretly = recoverable(fresh);
@@ -74,7 +74,7 @@ async fn bounds_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     }
 }
 
-async fn nothing_is_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, refused: &KeyRecord) {
+async fn nothing_is_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture, refused: &KeyRecord) {
     let rule = "a key whose sealed secret is not kept is not created";
     same(&found(store, refused.key.id).await, &None, rule);
     let plain = create(store, fresh.record("Plain")).await;
@@ -87,7 +87,7 @@ async fn nothing_is_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, refused
     same(&revealed(store, key.id).await, &None, rule);
 }
 
-async fn is_given_back<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, mut record: KeyRecord) {
+async fn is_given_back<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture, mut record: KeyRecord) {
     let id = record.key.id;
     let rule = "a sealed secret is kept byte for byte and given back, or its key is refused";
     for _ in 0..2 {
@@ -115,7 +115,7 @@ async fn is_given_back<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh, mut recor
     unchanged(store, &record.redacted(), rule).await;
 }
 
-async fn goes_with_its_key<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn goes_with_its_key<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, recoverable(fresh)).await;
     let id = record.key.id;
     for _ in 0..2 {
@@ -139,7 +139,7 @@ async fn goes_with_its_key<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     same(&revealed(store, id).await, &None, rule);
 }
 
-async fn rotates<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn rotates<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let mut old = create(store, recoverable(fresh)).await;
     let new = recoverable(fresh);
     let rotation = rotation_to(&new, fresh);
@@ -184,7 +184,7 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S) {
     );
 }
 
-async fn every_reading_is_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn every_reading_is_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, recoverable(fresh)).await;
     let id = record.key.id;
     for read in 1..=2 {
@@ -208,7 +208,7 @@ async fn every_reading_is_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
 }
 
 /// Somebody reads it while another revokes its key.
-async fn no_reading_slips_through<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn no_reading_slips_through<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, recoverable(fresh)).await;
     let id = record.key.id;
     let steps = (0..8).map(async |step| match step {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{create, expect, found, got, unchanged};
-use crate::conformance::check::{done, refused, same, together};
-use crate::conformance::fresh::{Fresh, id, too_early};
+use crate::conformance::assert::{done, refused, same, together};
+use crate::conformance::fixture::{Fixture, id, too_early};
 use crate::id::KeyId;
 use crate::key::{
     AddressList, InvalidKey, KeyAdmin, KeyRecord, KeyStatus, NewKey, Rotation, StoreError,
@@ -16,7 +16,7 @@ use crate::limit::RateLimit;
 const GRACE: Duration = Duration::from_micros(3_600_000_001);
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     everything_carries_over(store, &fresh).await;
     an_earlier_end_stays(store, &fresh).await;
     unusable_keys_are_refused(store, &fresh).await;
@@ -26,7 +26,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     once_without_grace(store, &fresh).await;
 }
 
-fn rotation(fresh: &Fresh, at: Timestamp, grace: Duration) -> Rotation {
+fn rotation(fresh: &Fixture, at: Timestamp, grace: Duration) -> Rotation {
     let KeyRecord { key, digest, .. } = fresh.record("Only for its secret");
     Rotation {
         id: key.id,
@@ -38,7 +38,7 @@ fn rotation(fresh: &Fresh, at: Timestamp, grace: Duration) -> Rotation {
     }
 }
 
-async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let networks = AddressList::parse(["10.0.0.0/8"]).unwrap_or_default();
     let new = NewKey::new("Rotated")
         .owner(fresh.owner.as_str())
@@ -95,7 +95,7 @@ async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh)
     );
 }
 
-async fn an_earlier_end_stays<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn an_earlier_end_stays<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let end = fresh.after(Duration::from_secs(1));
     let new = NewKey::new("Ends soon")
         .owner(fresh.owner.as_str())
@@ -117,7 +117,7 @@ async fn an_earlier_end_stays<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     );
 }
 
-async fn unusable_keys_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn unusable_keys_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let model = || fresh.record("Unusable");
     let mut disabled = model();
     disabled.key.disabled = true;
@@ -147,7 +147,7 @@ async fn unusable_keys_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fres
     }
 }
 
-async fn taken_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn taken_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, fresh.record("Rotated")).await;
     let taken = create(store, fresh.record("There before")).await;
     let mut rotation = rotation(fresh, fresh.now, GRACE);
@@ -163,7 +163,7 @@ async fn taken_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh
     unchanged(store, &taken, rule).await;
 }
 
-async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, fresh.record("Rotated")).await;
     let mut before_time = rotation(fresh, fresh.now, GRACE);
     before_time.at = too_early();
@@ -181,7 +181,7 @@ async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
     }
 }
 
-async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let unknown = id();
     let rotation = rotation(fresh, fresh.now, GRACE);
     let new = rotation.id;
@@ -199,7 +199,7 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fres
 }
 
 /// Two people press the button at once.
-async fn once_without_grace<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fresh) {
+async fn once_without_grace<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, fresh.record("Leaked")).await;
     let rotations: Vec<_> = (0..4)
         .map(|_| rotation(fresh, fresh.now, Duration::ZERO))

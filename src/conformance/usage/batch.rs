@@ -3,7 +3,7 @@
 use super::log::{count_is, walk};
 use super::traffic::Traffic;
 use super::write;
-use crate::conformance::check::{done, same, together};
+use crate::conformance::assert::{done, same, together};
 use crate::usage::{
     Batch, LogFilter, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
     UsageSink,

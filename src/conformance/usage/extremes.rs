@@ -2,7 +2,7 @@
 
 use super::log::{agrees, expected, walk};
 use super::traffic::Traffic;
-use crate::conformance::check::{done, same};
+use crate::conformance::assert::{done, same};
 use crate::usage::{
     Batch, LogFilter, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };

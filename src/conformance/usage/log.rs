@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::traffic::Traffic;
 use super::{write, write_all};
-use crate::conformance::check::{done, holds, same};
+use crate::conformance::assert::{done, holds, same};
 use crate::usage::{Count, LogFilter, LogQuery, StatusClass, UsageEvent, UsageReader, UsageSink};
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {

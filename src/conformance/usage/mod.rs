@@ -8,7 +8,7 @@ mod recorded;
 mod sums;
 mod traffic;
 
-use super::check::done;
+use super::assert::done;
 use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
 
 /// Checks a backend of usage: what is written into it is what is read from it.

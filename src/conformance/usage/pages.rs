@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 use super::log::{expected, in_order, walk};
 use super::traffic::Traffic;
 use super::write;
-use crate::conformance::check::{done, refused, same};
-use crate::conformance::fresh::{id, micros};
+use crate::conformance::assert::{done, refused, same};
+use crate::conformance::fixture::{id, micros};
 use crate::page::PageToken;
 use crate::usage::{
     Form, LogFilter, LogQuery, Next, ReadError, UsageEvent, UsageReader, UsageSink,

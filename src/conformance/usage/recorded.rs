@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::log::same_log;
 use super::traffic::Traffic;
 use super::write;
-use crate::conformance::check::{done, holds, together};
+use crate::conformance::assert::{done, holds, together};
 use crate::usage::{
     LogCursor, LogFilter, ReadError, RecordedEvent, RecordedPage, RecordedQuery, UsageEvent,
     UsageReader, UsageSink,

@@ -7,7 +7,7 @@ use jiff::tz::{Offset, TimeZone};
 
 use super::traffic::Traffic;
 use super::write_all;
-use crate::conformance::check::{done, holds, same};
+use crate::conformance::assert::{done, holds, same};
 use crate::usage::summary::by_key;
 use crate::usage::{
     Granularity, Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,

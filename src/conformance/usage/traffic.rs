@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use jiff::Timestamp;
 
-use crate::conformance::fresh::{Fresh, hostile_texts, id, micros};
+use crate::conformance::fixture::{Fixture, hostile_texts, id, micros};
 use crate::id::KeyId;
 use crate::usage::{
     Cause, Method, OTHER_ENDPOINTS, Outcome, RejectionReason, Status, UNMATCHED, UsageEvent,
@@ -28,7 +28,7 @@ pub(in crate::conformance) struct Traffic {
 
 impl Traffic {
     pub(in crate::conformance) fn new(seed: u64) -> Self {
-        let fresh = Fresh::new();
+        let fresh = Fixture::new();
         let tag = fresh.tag;
         let hour = fresh.now.as_microsecond().div_euclid(HOUR) * HOUR;
         let endpoints = [

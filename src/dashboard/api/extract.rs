@@ -20,7 +20,7 @@ use super::object::Object;
 use super::problem::Problem;
 use super::schema::names;
 use crate::dashboard::Shared;
-use crate::dashboard::making::Fingerprint;
+use crate::dashboard::idempotency::Fingerprint;
 use crate::id::KeyId;
 
 /// The parameters of the query; names that are not known are refused rather than passed over.

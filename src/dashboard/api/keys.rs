@@ -13,7 +13,7 @@ use super::extract::{Body, KeyInPath, Query, at_most};
 use super::problem::Problem;
 use super::schema::{self, Key, Page, names};
 use crate::dashboard::Shared;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::{KeyAdmin, KeyQuery, KeyStatus, KeyUpdate};
 use crate::page::PageToken;
 
@@ -114,7 +114,7 @@ pub(super) async fn read(
 )]
 pub(super) async fn update(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
     Body(update, _): Body<schema::KeyUpdate>,
 ) -> Result<Json<Key>, Problem> {
@@ -136,7 +136,7 @@ pub(super) async fn update(
 )]
 pub(super) async fn delete(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<StatusCode, Problem> {
     visit.keys(&shared).delete(id).await?;
@@ -156,7 +156,7 @@ pub(super) async fn delete(
 )]
 pub(super) async fn disable(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
     let key = visit.keys(&shared).disable(id).await?;
@@ -176,7 +176,7 @@ pub(super) async fn disable(
 )]
 pub(super) async fn enable(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
     let key = visit.keys(&shared).enable(id).await?;
@@ -196,7 +196,7 @@ pub(super) async fn enable(
 )]
 pub(super) async fn revoke(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
     let key = visit.keys(&shared).revoke(id).await?;

@@ -35,8 +35,8 @@ pub(super) use self::problem::Problem;
 pub(super) use self::schema::{Limit, Summary};
 use super::Shared;
 use super::guard::Denied;
+use super::page_context::PageContext;
 use super::session::COOKIE_NAME;
-use super::visit::Visit;
 
 /// Where it is, below where the pages are.
 pub(super) const PATH: &str = "/api";
@@ -102,12 +102,12 @@ fn described() -> (Router<Arc<Shared>>, Document) {
 }
 
 /// The answer where nothing is.
-pub(super) fn nowhere() -> Response {
+pub(super) fn not_found() -> Response {
     Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
 }
 
 /// The answer where something is, but not for the method.
-pub(super) fn not_so() -> Response {
+pub(super) fn method_not_allowed() -> Response {
     let detail = "This path does not know the method.";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
 }
@@ -132,11 +132,14 @@ pub(super) fn router() -> Router<Arc<Shared>> {
     router
         .route("/openapi.json", get(openapi))
         .layer(Extension(Arc::new(document)))
-        .fallback(async || nowhere())
-        .method_not_allowed_fallback(async || not_so())
+        .fallback(async || not_found())
+        .method_not_allowed_fallback(async || method_not_allowed())
 }
 
-async fn openapi(visit: Visit, Extension(document): Extension<Arc<Document>>) -> Json<Document> {
+async fn openapi(
+    visit: PageContext,
+    Extension(document): Extension<Arc<Document>>,
+) -> Json<Document> {
     let mut document = Document::clone(&document);
     // Only a request knows where the pages were nested.
     let server = ServerBuilder::new().url(visit.at(PATH)).build();

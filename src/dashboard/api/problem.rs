@@ -13,9 +13,9 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::idempotency;
-use crate::dashboard::making::NotMade;
-use crate::dashboard::report;
+use crate::dashboard::idempotency::IdempotencyError;
 use crate::dashboard::safety::challenge;
+use crate::dashboard::telemetry;
 use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
 
@@ -121,7 +121,7 @@ impl Problem {
     }
 
     fn down(error: &(dyn Error + 'static)) -> Self {
-        report::store_failure(error);
+        telemetry::store_failure(error);
         let detail = "The store does not answer. Try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
@@ -203,20 +203,20 @@ impl From<IssueError> for Problem {
     }
 }
 
-impl From<NotMade> for Problem {
-    fn from(error: NotMade) -> Self {
+impl From<IdempotencyError> for Problem {
+    fn from(error: IdempotencyError) -> Self {
         let status = match error {
-            NotMade::Failed(error) => return error.into(),
-            NotMade::OtherDetails => {
+            IdempotencyError::Failed(error) => return error.into(),
+            IdempotencyError::OtherDetails => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 return Self::header(status, idempotency::NAME, error.to_string());
             }
-            NotMade::NoIssuer => StatusCode::NOT_IMPLEMENTED,
-            NotMade::UnderWay | NotMade::Before { .. } | NotMade::BeforeAndDeleted => {
-                StatusCode::CONFLICT
-            }
-            NotMade::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
-            NotMade::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            IdempotencyError::NoIssuer => StatusCode::NOT_IMPLEMENTED,
+            IdempotencyError::UnderWay
+            | IdempotencyError::Before { .. }
+            | IdempotencyError::BeforeAndDeleted => StatusCode::CONFLICT,
+            IdempotencyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            IdempotencyError::Broken => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

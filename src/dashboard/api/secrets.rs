@@ -15,8 +15,8 @@ use super::idempotency::IdempotencyKey;
 use super::problem::Problem;
 use super::schema::{self, Issued, Revealed};
 use crate::dashboard::Shared;
-use crate::dashboard::making::{Asked, NotMade};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
+use crate::dashboard::page_context::PageContext;
 use crate::key::{self, Issuer};
 
 /// Makes a key. Its secret is in the answer, and nowhere else.
@@ -38,13 +38,13 @@ use crate::key::{self, Issuer};
 )]
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::NewKey>,
 ) -> Result<Response, Problem> {
     let new = body.into_new(Timestamp::now())?;
     let store = visit.keys(&shared);
-    let asked = Asked::at("/keys", &visit, name.as_deref(), fingerprint);
+    let asked = RequestKey::at("/keys", &visit, name.as_deref(), fingerprint);
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;
     let issued = shared.making.once(asked, &shared, issue).await?;
     Ok(made(&visit, &issued))
@@ -69,14 +69,14 @@ pub(super) async fn create(
 )]
 pub(super) async fn rotate(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
     IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::Rotation>,
 ) -> Result<Response, Problem> {
     let store = visit.keys(&shared);
     let path = format!("/keys/{id}/rotate");
-    let asked = Asked::at(&path, &visit, name.as_deref(), fingerprint);
+    let asked = RequestKey::at(&path, &visit, name.as_deref(), fingerprint);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
     let issued = shared.making.once(asked, &shared, rotate).await?;
     Ok(made(&visit, &issued))
@@ -95,17 +95,17 @@ pub(super) async fn rotate(
 )]
 pub(super) async fn reveal(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Response, Problem> {
-    let issuer = shared.issuer.as_ref().ok_or(NotMade::NoIssuer)?;
+    let issuer = shared.issuer.as_ref().ok_or(IdempotencyError::NoIssuer)?;
     let secret = issuer.reveal(&*visit.keys(&shared), id).await?;
     let not_kept = || Problem::new(StatusCode::NOT_FOUND, "The secret of this key is not kept.");
     let secret = secret.ok_or_else(not_kept)?;
     Ok(Json(Revealed::from(&secret)).into_response())
 }
 
-fn made(visit: &Visit, issued: &key::Issued) -> Response {
+fn made(visit: &PageContext, issued: &key::Issued) -> Response {
     let address = visit.at(&format!("{PATH}/keys/{}", issued.key.id));
     let body = Json(Issued::from(issued));
     (StatusCode::CREATED, [(LOCATION, address)], body).into_response()

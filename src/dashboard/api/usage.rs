@@ -12,7 +12,7 @@ use super::extract::{Query, at_most, in_order};
 use super::problem::Problem;
 use super::schema::{OverTime, Spikes, Summary, names};
 use crate::dashboard::Shared;
-use crate::dashboard::visit::zone_named;
+use crate::dashboard::page_context::zone_named;
 use crate::id::KeyId;
 use crate::usage::summary::{TooManyBuckets, spikes};
 use crate::usage::{Granularity, SummaryQuery, SummarySpec, UsageRange, UsageReader};

@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, caption, line_or_none, line_to, none, time};
+use super::components::{self, Input, caption, line_or_none, line_to, none, time};
 use super::{Failure, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::{Fields, Wrong};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::{FieldErrors, FormFields};
+use crate::dashboard::page_context::PageContext;
 use crate::key::{AuditAction, AuditEntry, AuditQuery};
 use crate::page::Page;
 
@@ -18,14 +18,14 @@ const FILTERS: [&str; 3] = ["actor", "key", "action"];
 
 pub(in crate::dashboard) async fn page_of(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    fields: Fields,
+    visit: PageContext,
+    fields: FormFields,
 ) -> Response {
     let mut query = AuditQuery::new().limit(50);
     if let Some(actor) = fields.get("actor") {
         query = query.actor(actor);
     }
-    let mut wrong = Wrong::default();
+    let mut wrong = FieldErrors::default();
     let key = fields.get("key").map(str::parse).transpose();
     query.key = wrong.take("key", key.map_err(|_| "This is not the id of a key."));
     let action = fields.get("action").map(str::parse).transpose();
@@ -54,10 +54,10 @@ pub(in crate::dashboard) async fn page_of(
 }
 
 fn content(
-    visit: &Visit,
-    fields: &Fields,
+    visit: &PageContext,
+    fields: &FormFields,
     entries: Option<&Page<AuditEntry>>,
-    wrong: &Wrong,
+    wrong: &FieldErrors,
 ) -> Markup {
     let filtered = fields.has_any(&FILTERS);
     let kept = fields.only(&FILTERS);
@@ -73,10 +73,10 @@ fn content(
     html! {
         h1 { "Audit" }
         form .filters method="get" action=(visit.at("/audit")) role="search" aria-label="Filter the audit" {
-            (parts::alert(wrong, "after"))
+            (components::alert(wrong, "after"))
             (field("actor", "Who").text())
             (field("key", "Key id").text())
-            (parts::choice_or("action", "What", fields.get("action"),
+            (components::choice_or("action", "What", fields.get("action"),
                 [("", "any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }
             @if filtered { a .button href=(visit.at("/audit")) { "Clear filters" } }
@@ -94,7 +94,7 @@ fn content(
                     thead { tr { @for name in ["When", "Who", "What", "Key", "Key id"] { th scope="col" { (name) } } } }
                     tbody { @for entry in &entries.items { (row(visit, entry)) } }
                 } }
-                (parts::pages("Pages of the audit", &[
+                (components::pages("Pages of the audit", &[
                     ("Newest", fields.get("after").map(|_| to(""))),
                     ("Older", entries.next.as_ref().map(|next| to(&next.to_string()))),
                 ]))
@@ -103,7 +103,7 @@ fn content(
     }
 }
 
-fn row(visit: &Visit, entry: &AuditEntry) -> Markup {
+fn row(visit: &PageContext, entry: &AuditEntry) -> Markup {
     let called = entry
         .after
         .as_ref()

@@ -3,11 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::parts::milliseconds;
+use super::components::milliseconds;
 use super::range::Picked;
 use crate::dashboard::charts::{self, Bar, Slice, Times};
-use crate::dashboard::fields::Fields;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::FormFields;
+use crate::dashboard::page_context::PageContext;
 use crate::usage::Summary;
 use crate::usage::summary::{TimeBucket, Totals};
 
@@ -22,7 +22,7 @@ pub(super) struct Links {
     /// The page that has the log.
     pub(super) at: String,
     /// What stays of its fields.
-    pub(super) kept: Fields,
+    pub(super) kept: FormFields,
 }
 
 impl Links {
@@ -75,7 +75,12 @@ pub(super) fn exactness(summary: &Summary) -> Markup {
 }
 
 /// Requests over time.
-pub(super) fn chart(visit: &Visit, picked: &Picked, summary: &Summary, links: &Links) -> Markup {
+pub(super) fn chart(
+    visit: &PageContext,
+    picked: &Picked,
+    summary: &Summary,
+    links: &Links,
+) -> Markup {
     let buckets = summary.over_time.as_ref();
     let buckets = buckets.and_then(|it| it.filled(picked.range.clone(), Timestamp::now()).ok());
     let buckets = buckets.filter(|it| it.len() <= MOST_COLUMNS);
@@ -134,7 +139,7 @@ pub(super) fn endpoints(summary: &Summary, links: &Links) -> Markup {
     }
 }
 
-fn over_time(visit: &Visit, buckets: &[TimeBucket], links: &Links) -> Markup {
+fn over_time(visit: &PageContext, buckets: &[TimeBucket], links: &Links) -> Markup {
     let on_clock =
         |time: Timestamp, format: &str| visit.zone.to_datetime(time).strftime(format).to_string();
     let days = buckets

@@ -7,19 +7,19 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::{Markup, html};
 
-use super::parts::{self, Input, name};
+use super::components::{self, Input, name};
 use super::{Failure, page, see};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Posted;
+use crate::dashboard::form::PostedForm;
 use crate::dashboard::key_in_path::KeyInPath;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::Key;
 
-pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
+pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {
     page(&visit, "Delete a key", &content(&visit, &key, None))
 }
 
-fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
+fn content(visit: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
     let input = Input::new("name", "The key's name", "").wrong(wrong);
     let at = visit.at(&format!("/keys/{}", key.id));
     html! {
@@ -27,7 +27,7 @@ fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
         h1 { "Delete " (name(&key.name)) "?" }
         @if wrong.is_some() { p .error .column role="alert" { "Nothing was deleted." } }
         form .column .panel method="post" action={ (at) "/delete" } {
-            (parts::token(visit))
+            (components::token(visit))
             p .warning {
                 "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
             }
@@ -41,9 +41,9 @@ fn content(visit: &Visit, key: &Key, wrong: Option<&str>) -> Markup {
 
 pub(in crate::dashboard) async fn delete(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(key): KeyInPath,
-    Posted(fields): Posted,
+    PostedForm(fields): PostedForm,
 ) -> Response {
     // Blanks around a name are not seen.
     if fields.get("name").unwrap_or_default() != key.name.trim() {

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{minute, name_or_none};
+use super::components::{minute, name_or_none};
 use super::{limit_text, reveal};
 use crate::dashboard::Shared;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::{Key, KeyStatus};
 
-pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
+pub(super) fn of_key(shared: &Shared, visit: &PageContext, key: &Key) -> Markup {
     let list = |items: Vec<String>, none: &str| {
         html! {
             @if items.is_empty() { (none) }
@@ -52,7 +52,7 @@ pub(super) fn of_key(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
     }
 }
 
-fn actions(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
+fn actions(shared: &Shared, visit: &PageContext, key: &Key) -> Markup {
     let status = key.status(Timestamp::now());
     let active = status == KeyStatus::Active;
     let actions = [

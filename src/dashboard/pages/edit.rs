@@ -7,29 +7,35 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::html;
 
+use super::components::{self, name};
 use super::key_form::{self, Described, fields_of};
-use super::parts::{self, name};
 use super::{Failure, page, see};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::{Fields, Posted, Wrong};
+use crate::dashboard::form::{FieldErrors, FormFields, PostedForm};
 use crate::dashboard::key_in_path::KeyInPath;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::{Key, KeyUpdate, StoreError};
 
 /// Before the names of fields that tell what the form said when it was shown.
 const WAS: &str = "was-";
 
-pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
+pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {
     let fields = fields_of(&visit, &key);
-    shown(&visit, &key, &fields, &fields, &Wrong::default())
+    shown(&visit, &key, &fields, &fields, &FieldErrors::default())
 }
 
-fn shown(visit: &Visit, key: &Key, fields: &Fields, was: &Fields, wrong: &Wrong) -> Response {
+fn shown(
+    visit: &PageContext,
+    key: &Key,
+    fields: &FormFields,
+    was: &FormFields,
+    wrong: &FieldErrors,
+) -> Response {
     let at = visit.at(&format!("/keys/{}", key.id));
     let content = html! {
         p { a href=(at) { "Back to the key" } }
         h1 { "Edit " (name(&key.name)) }
-        (parts::alert(wrong, ""))
+        (components::alert(wrong, ""))
         form .column .panel method="post" action={ (at) "/edit" } {
             (key_form::inputs(visit, fields, wrong))
             @for (name, value) in was.iter() {
@@ -44,9 +50,9 @@ fn shown(visit: &Visit, key: &Key, fields: &Fields, was: &Fields, wrong: &Wrong)
 
 pub(in crate::dashboard) async fn save(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(key): KeyInPath,
-    Posted(fields): Posted,
+    PostedForm(fields): PostedForm,
 ) -> Response {
     let now = fields_of(&visit, &key);
     let was: Vec<_> = now.iter().map(|(name, _)| name).collect();
@@ -54,9 +60,9 @@ pub(in crate::dashboard) async fn save(
         let was = fields.get(&format!("{WAS}{name}"));
         (name, was.unwrap_or_default().to_owned())
     });
-    let was: Fields = was.collect();
+    let was: FormFields = was.collect();
     let changed = |name: &str| fields.get(name) != was.get(name);
-    let again = |wrong: &Wrong| {
+    let again = |wrong: &FieldErrors| {
         let page = shown(&visit, &key, &fields, &was, wrong);
         (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
     };
@@ -67,7 +73,7 @@ pub(in crate::dashboard) async fn save(
     // What somebody else has changed since the form was shown is not overwritten unseen.
     let mut names = now.iter().map(|(name, _)| name);
     if names.any(|name| changed(name) && was.get(name) != now.get(name)) {
-        let mut wrong = Wrong::default();
+        let mut wrong = FieldErrors::default();
         wrong.add(
             "",
             "Somebody else has changed this key meanwhile. It is shown as it is now.",
@@ -83,7 +89,7 @@ pub(in crate::dashboard) async fn save(
     match visit.keys(&shared).update(key.id, update).await {
         Ok(_) => see(at),
         Err(StoreError::Invalid(error)) => {
-            let mut wrong = Wrong::default();
+            let mut wrong = FieldErrors::default();
             let field = key_form::field_of(&error).unwrap_or_default();
             wrong.add(field, error.to_string());
             again(&wrong)

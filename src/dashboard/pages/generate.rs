@@ -8,13 +8,13 @@ use http::StatusCode;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use super::components::{self, ONCE, copy, name};
 use super::key_form::{self, Described};
-use super::parts::{self, ONCE, copy, name};
 use super::{Failure, page, refused};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::{Fields, Posted, Wrong};
-use crate::dashboard::making::{Asked, NotMade};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::{FieldErrors, FormFields, PostedForm};
+use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
+use crate::dashboard::page_context::PageContext;
 use crate::key::{IssueError, Issued, Issuer, StoreError};
 
 /// The field of the box that says so.
@@ -22,24 +22,29 @@ const RECOVERABLE: &str = "recoverable";
 
 pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&visit);
     };
-    let content = content(issuer, &visit, &Fields::default(), &Wrong::default());
+    let content = content(
+        issuer,
+        &visit,
+        &FormFields::default(),
+        &FieldErrors::default(),
+    );
     page(&visit, "Generate API key", &content)
 }
 
-pub(super) fn no_issuer(visit: &Visit) -> Response {
+pub(super) fn no_issuer(visit: &PageContext) -> Response {
     let why = "This service has not told the dashboard how keys are made.";
     refused(visit, StatusCode::NOT_FOUND, "Not here", why)
 }
 
 pub(in crate::dashboard) async fn generate(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    Posted(fields): Posted,
+    visit: PageContext,
+    PostedForm(fields): PostedForm,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&visit);
@@ -49,7 +54,7 @@ pub(in crate::dashboard) async fn generate(
         Err(wrong) => return again(issuer, &visit, &fields, &wrong),
     };
     if described.is_over(Timestamp::now()) {
-        let mut wrong = Wrong::default();
+        let mut wrong = FieldErrors::default();
         wrong.add("expires", "This time is over.");
         return again(issuer, &visit, &fields, &wrong);
     }
@@ -58,20 +63,20 @@ pub(in crate::dashboard) async fn generate(
     if fields.get(RECOVERABLE).is_some() {
         new = new.recoverable();
     }
-    let asked = Asked::at("/keys/new", &visit, fields.get(ONCE), fields.fingerprint());
+    let asked = RequestKey::at("/keys/new", &visit, fields.get(ONCE), fields.fingerprint());
     let issue = async move |issuer: Issuer| issuer.issue(&*keys, new).await;
     match shared.making.once(asked, &shared, issue).await {
         Ok(issued) => shown(&visit, &issued, "The key was generated"),
         Err(error) => {
             let field = match &error {
-                NotMade::Failed(
+                IdempotencyError::Failed(
                     IssueError::Invalid(error) | IssueError::Store(StoreError::Invalid(error)),
                 ) => key_form::field_of(error),
                 _ => None,
             };
             match error.into() {
                 Failure::Refused(why) => {
-                    let mut wrong = Wrong::default();
+                    let mut wrong = FieldErrors::default();
                     wrong.add(field.unwrap_or_default(), why);
                     again(issuer, &visit, &fields, &wrong)
                 }
@@ -81,19 +86,29 @@ pub(in crate::dashboard) async fn generate(
     }
 }
 
-fn again(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Response {
+fn again(
+    issuer: &Issuer,
+    visit: &PageContext,
+    fields: &FormFields,
+    wrong: &FieldErrors,
+) -> Response {
     let content = content(issuer, visit, fields, wrong);
     let page = page(visit, "Generate API key", &content);
     (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
 }
 
-fn content(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
+fn content(
+    issuer: &Issuer,
+    visit: &PageContext,
+    fields: &FormFields,
+    wrong: &FieldErrors,
+) -> Markup {
     html! {
         p { a href=(visit.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
-        (parts::alert(wrong, ""))
+        (components::alert(wrong, ""))
         form .column .panel method="post" action=(visit.at("/keys/new")) {
-            (parts::once())
+            (components::once())
             (key_form::inputs(visit, fields, wrong))
             @if issuer.has_vault() { (recoverable(fields)) }
             button type="submit" .primary { "Generate" }
@@ -101,7 +116,7 @@ fn content(issuer: &Issuer, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Ma
     }
 }
 
-fn recoverable(fields: &Fields) -> Markup {
+fn recoverable(fields: &FormFields) -> Markup {
     html! {
         p .field .check {
             input type="checkbox" id=(RECOVERABLE) name=(RECOVERABLE) value="yes"
@@ -115,7 +130,7 @@ fn recoverable(fields: &Fields) -> Markup {
 }
 
 /// The secret, this once, unless it is kept.
-pub(super) fn shown(visit: &Visit, issued: &Issued, title: &str) -> Response {
+pub(super) fn shown(visit: &PageContext, issued: &Issued, title: &str) -> Response {
     let secret = issued.secret.expose();
     let content = html! {
         h1 { (title) }

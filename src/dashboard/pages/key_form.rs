@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use super::components::{self, Input};
 use super::limit_text;
-use super::parts::{self, Input};
-use crate::dashboard::fields::{Fields, Wrong};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::{FieldErrors, FormFields};
+use crate::dashboard::page_context::PageContext;
 use crate::key::{AddressList, InvalidKey, Key, KeyUpdate, NewKey};
 use crate::limit::RateLimit;
 
@@ -23,8 +23,8 @@ pub(super) struct Described {
 
 impl Described {
     /// What was sent, or what is wrong with it.
-    pub(super) fn read(visit: &Visit, fields: &Fields) -> Result<Self, Wrong> {
-        let mut wrong = Wrong::default();
+    pub(super) fn read(visit: &PageContext, fields: &FormFields) -> Result<Self, FieldErrors> {
+        let mut wrong = FieldErrors::default();
         let text = |name| fields.get(name).map(String::from);
         let limits = words(fields.get("limits")).map(limit_text::read);
         let limits = limits.collect::<Result<_, _>>().map(Some);
@@ -99,7 +99,7 @@ impl Described {
 }
 
 /// The form's fields as they stand for a key.
-pub(super) fn fields_of(visit: &Visit, key: &Key) -> Fields {
+pub(super) fn fields_of(visit: &PageContext, key: &Key) -> FormFields {
     let joined = |words: Vec<String>| words.join(" ");
     let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let expires = key.expires.map(|end| visit.field(end));
@@ -145,7 +145,7 @@ fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
 }
 
 /// The form's inputs; around them belong a form and its button.
-pub(super) fn inputs(visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
+pub(super) fn inputs(visit: &PageContext, fields: &FormFields, wrong: &FieldErrors) -> Markup {
     let input = |name, label, hint| {
         let value = fields.get(name).unwrap_or_default();
         Input::new(name, label, value)
@@ -154,7 +154,7 @@ pub(super) fn inputs(visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
     };
     let zone = visit.zone_name();
     html! {
-        (parts::token(visit))
+        (components::token(visit))
         input type="hidden" name="zone" value=(zone);
         (input("name", "Name", "Who uses it: PowerAutomate, Zapier Integration").required())
         (input("owner", "Owner", "Whose it is, in your own terms").text())

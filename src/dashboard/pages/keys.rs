@@ -7,20 +7,20 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{
+use super::components::{
     self, Icon, Input, badge, caption, copy, date, icon, line_or_none, line_to, minute,
 };
 use super::{Failure, overview, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::{Fields, Wrong};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::{FieldErrors, FormFields};
+use crate::dashboard::page_context::PageContext;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 
 pub(in crate::dashboard) async fn list(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    fields: Fields,
+    visit: PageContext,
+    fields: FormFields,
 ) -> Response {
     let (query, wrong) = query(&fields);
     // What cannot be understood shows nothing, rather than what was not asked for.
@@ -46,8 +46,8 @@ const SHOWN: [(&str, &str); 3] = [
     ("expiring", "expiring soon"),
 ];
 
-fn query(fields: &Fields) -> (KeyQuery, Wrong) {
-    let (now, mut wrong) = (Timestamp::now(), Wrong::default());
+fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
+    let (now, mut wrong) = (Timestamp::now(), FieldErrors::default());
     let mut query = match fields.get("show") {
         None => KeyQuery::new(),
         Some("unused") => overview::unused(now),
@@ -76,10 +76,10 @@ fn query(fields: &Fields) -> (KeyQuery, Wrong) {
 
 fn content(
     shared: &Shared,
-    visit: &Visit,
-    fields: &Fields,
+    visit: &PageContext,
+    fields: &FormFields,
     keys: Option<&Page<Key>>,
-    wrong: &Wrong,
+    wrong: &FieldErrors,
 ) -> Markup {
     let filtered = fields.has_any(&FILTERS);
     let kept = fields.only(&FILTERS);
@@ -103,24 +103,29 @@ fn content(
             },
             Some(keys) => (table(shared, visit, &keys.items)),
         }
-        (parts::pages("Pages of keys", &[
+        (components::pages("Pages of keys", &[
             ("Newest", fields.get("after").map(|_| to(""))),
             ("Older", keys.and_then(|keys| keys.next.as_ref()).map(|next| to(&next.to_string()))),
         ]))
     }
 }
 
-fn filters(visit: &Visit, fields: &Fields, filtered: bool, wrong: &Wrong) -> Markup {
+fn filters(
+    visit: &PageContext,
+    fields: &FormFields,
+    filtered: bool,
+    wrong: &FieldErrors,
+) -> Markup {
     let field = |name, label| Input::new(name, label, fields.get(name).unwrap_or_default());
     let choice = |name, label, choices: &[(&str, &str)]| {
         let choices = choices.iter().copied();
-        parts::choice_or(name, label, fields.get(name), choices, wrong.get(name))
+        components::choice_or(name, label, fields.get(name), choices, wrong.get(name))
     };
     let statuses = KeyStatus::ALL.map(|status| (status.as_str(), status.as_str()));
     let statuses: Vec<_> = [("", "any")].into_iter().chain(statuses).collect();
     html! {
         form .filters method="get" action=(visit.at("/keys")) role="search" aria-label="Filter the keys" {
-            (parts::alert(wrong, "after"))
+            (components::alert(wrong, "after"))
             (field("name", "Name").text())
             (field("owner", "Owner").text())
             (choice("status", "Status", &statuses))
@@ -131,7 +136,7 @@ fn filters(visit: &Visit, fields: &Fields, filtered: bool, wrong: &Wrong) -> Mar
     }
 }
 
-fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
+fn table(shared: &Shared, visit: &PageContext, keys: &[Key]) -> Markup {
     html! {
         .scroll .panel tabindex="0" role="region" aria-label="API keys" { table .keys {
             (caption("API keys, newest first"))
@@ -146,7 +151,7 @@ fn table(shared: &Shared, visit: &Visit, keys: &[Key]) -> Markup {
     }
 }
 
-fn row(shared: &Shared, visit: &Visit, key: &Key) -> Markup {
+fn row(shared: &Shared, visit: &PageContext, key: &Key) -> Markup {
     let at = visit.at(&format!("/keys/{}", key.id));
     html! {
         tr {

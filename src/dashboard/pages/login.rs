@@ -11,13 +11,13 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use maud::html;
 
-use super::{assets, document, nowhere, page, see, stranger};
+use super::{assets, document, not_found, page, see, sign_in_required};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Posted;
-use crate::dashboard::pages::parts;
-use crate::dashboard::report;
+use crate::dashboard::form::PostedForm;
+use crate::dashboard::page_context::{Base, PageContext, home};
+use crate::dashboard::pages::components;
 use crate::dashboard::safety::challenge;
-use crate::dashboard::visit::{Base, Visit, home};
+use crate::dashboard::telemetry;
 
 /// Redirects a person to where they sign in; programs get the status.
 pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
@@ -28,13 +28,13 @@ pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
     if parts.method.is_safe() && accepts.is_some_and(|accept| accept.contains("text/html")) {
         see(address)
     } else {
-        stranger(StatusCode::UNAUTHORIZED)
+        sign_in_required(StatusCode::UNAUTHORIZED)
     }
 }
 
 pub(in crate::dashboard) async fn form(State(shared): State<Arc<Shared>>, base: Base) -> Response {
     if shared.guard.login().is_none() {
-        return stranger(StatusCode::NOT_FOUND);
+        return sign_in_required(StatusCode::NOT_FOUND);
     }
     shown(&base.0, None)
 }
@@ -65,12 +65,12 @@ pub(in crate::dashboard) async fn sign_in(
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
     let Some(login) = shared.guard.login() else {
-        return stranger(StatusCode::NOT_FOUND);
+        return sign_in_required(StatusCode::NOT_FOUND);
     };
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
     let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
-        report::failed_sign_in();
+        telemetry::failed_sign_in();
         let form = shown(&base, Some("That is not the token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
         challenge(form.headers_mut());
@@ -80,15 +80,18 @@ pub(in crate::dashboard) async fn sign_in(
     ([(SET_COOKIE, cookie)], see(home(&base))).into_response()
 }
 
-pub(in crate::dashboard) async fn out(State(shared): State<Arc<Shared>>, visit: Visit) -> Response {
+pub(in crate::dashboard) async fn out(
+    State(shared): State<Arc<Shared>>,
+    visit: PageContext,
+) -> Response {
     if shared.guard.login().is_none() {
-        return nowhere(visit).await;
+        return not_found(visit).await;
     }
     let content = html! {
         h1 { "Sign out" }
         p { "You are signed in as " strong { (visit.admin.name()) } "." }
         form method="post" action=(visit.at("/logout")) {
-            (parts::token(&visit))
+            (components::token(&visit))
             button type="submit" .primary { "Sign out" }
         }
     };
@@ -97,12 +100,12 @@ pub(in crate::dashboard) async fn out(State(shared): State<Arc<Shared>>, visit: 
 
 pub(in crate::dashboard) async fn sign_out(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     headers: HeaderMap,
-    _: Posted,
+    _: PostedForm,
 ) -> Response {
     if shared.guard.login().is_none() {
-        return nowhere(visit).await;
+        return not_found(visit).await;
     }
     let cookie = shared.signer.end(&headers, &visit.base);
     ([(SET_COOKIE, cookie)], see(visit.at("/login"))).into_response()

@@ -3,7 +3,7 @@
 pub(super) mod assets;
 pub(super) mod audit;
 mod breakdowns;
-pub(super) mod change;
+mod components;
 pub(super) mod delete;
 mod details;
 pub(super) mod edit;
@@ -14,10 +14,10 @@ mod limit_text;
 pub(super) mod log;
 pub(super) mod login;
 pub(super) mod overview;
-mod parts;
 mod range;
 pub(super) mod reveal;
 pub(super) mod rotate;
+pub(super) mod status;
 pub(super) mod usage;
 
 use std::error::Error;
@@ -27,16 +27,16 @@ use http::StatusCode;
 use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
-use super::making::NotMade;
-use super::report;
+use super::idempotency::IdempotencyError;
+use super::page_context::PageContext;
 use super::safety::challenge;
-use super::visit::Visit;
+use super::telemetry;
 use crate::id::KeyId;
 use crate::key::{IssueError, RevealError, StoreError};
 use crate::usage::ReadError;
 
 /// A page for somebody who was let in.
-fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
+fn page(visit: &PageContext, title: &str, content: &Markup) -> Response {
     let there = [
         (visit.home(), "Overview"),
         (visit.at("/keys"), "API keys"),
@@ -55,7 +55,7 @@ fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
                     a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
                 }
             }
-            @let name = html! { span .clip { (parts::name(visit.admin.name())) } };
+            @let name = html! { span .clip { (components::name(visit.admin.name())) } };
             @match &visit.sign_out {
                 Some(address) => a .who href=(address) { (name) span { "Sign out" } },
                 None => span .who { (name) },
@@ -63,7 +63,7 @@ fn page(visit: &Visit, title: &str, content: &Markup) -> Response {
         }
         main #content {
             @if let Some(zone) = &visit.unknown_zone {
-                p .warning { "Times are in UTC: the server does not know the time zone " (parts::clipped(zone)) "." }
+                p .warning { "Times are in UTC: the server does not know the time zone " (components::clipped(zone)) "." }
             }
             (content)
         }
@@ -91,7 +91,7 @@ fn document(base: &str, title: &str, body: &Markup) -> Response {
 }
 
 /// A page that says why there is no other.
-pub(super) fn refused(visit: &Visit, status: StatusCode, title: &str, why: &str) -> Response {
+pub(super) fn refused(visit: &PageContext, status: StatusCode, title: &str, why: &str) -> Response {
     let content = html! {
         h1 { (title) }
         p { (why) }
@@ -101,7 +101,7 @@ pub(super) fn refused(visit: &Visit, status: StatusCode, title: &str, why: &str)
 }
 
 /// There is no key with this id, if it is one; what it was used for may be in the log.
-pub(super) fn no_key(visit: &Visit, id: Option<KeyId>) -> Response {
+pub(super) fn no_key(visit: &PageContext, id: Option<KeyId>) -> Response {
     let content = html! {
         h1 { "No such key" }
         p { "There is no such key. It may have been deleted." }
@@ -118,7 +118,7 @@ pub(super) fn no_key(visit: &Visit, id: Option<KeyId>) -> Response {
 }
 
 /// For those who were not let in: it tells nothing of what is here.
-pub(super) fn stranger(status: StatusCode) -> Response {
+pub(super) fn sign_in_required(status: StatusCode) -> Response {
     let why = if status == StatusCode::UNAUTHORIZED {
         "Sign in first."
     } else {
@@ -131,7 +131,7 @@ pub(super) fn stranger(status: StatusCode) -> Response {
     response
 }
 
-pub(super) async fn nowhere(visit: Visit) -> Response {
+pub(super) async fn not_found(visit: PageContext) -> Response {
     let why = "There is no such page.";
     refused(&visit, StatusCode::NOT_FOUND, "Not found", why)
 }
@@ -150,11 +150,11 @@ pub(super) enum Failure {
 
 impl Failure {
     fn down(error: &(dyn Error + 'static)) -> Self {
-        report::store_failure(error);
+        telemetry::store_failure(error);
         Self::Down
     }
 
-    pub(super) fn page(self, visit: &Visit) -> Response {
+    pub(super) fn page(self, visit: &PageContext) -> Response {
         match self {
             Self::NotFound => no_key(visit, None),
             Self::Refused(why) => {
@@ -170,10 +170,10 @@ impl Failure {
     }
 }
 
-impl From<NotMade> for Failure {
-    fn from(error: NotMade) -> Self {
+impl From<IdempotencyError> for Failure {
+    fn from(error: IdempotencyError) -> Self {
         match error {
-            NotMade::Failed(error) => error.into(),
+            IdempotencyError::Failed(error) => error.into(),
             error => Self::Refused(error.to_string()),
         }
     }

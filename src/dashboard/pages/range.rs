@@ -5,9 +5,9 @@ use std::ops::Range;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::parts::Input;
-use crate::dashboard::fields::{Fields, Wrong};
-use crate::dashboard::visit::Visit;
+use super::components::Input;
+use crate::dashboard::form::{FieldErrors, FormFields};
+use crate::dashboard::page_context::PageContext;
 use crate::usage::Granularity;
 
 const MINUTE: i64 = 60;
@@ -38,13 +38,13 @@ pub(super) struct Picked {
     name: &'static str,
     pub(super) range: Range<Timestamp>,
     pub(super) before: Range<Timestamp>,
-    wrong: Wrong,
+    wrong: FieldErrors,
 }
 
 impl Picked {
-    pub(super) fn of(visit: &Visit, fields: &Fields) -> Self {
+    pub(super) fn of(visit: &PageContext, fields: &FormFields) -> Self {
         let now = next_second();
-        let mut wrong = Wrong::default();
+        let mut wrong = FieldErrors::default();
         let wanted = fields.get("range").unwrap_or(USUAL.0);
         if wanted == CUSTOM {
             let from = wrong.take("from", fields.time(visit, "from"));
@@ -71,7 +71,7 @@ impl Picked {
         Self::new(name, from..now, wrong)
     }
 
-    fn new(name: &'static str, range: Range<Timestamp>, wrong: Wrong) -> Self {
+    fn new(name: &'static str, range: Range<Timestamp>, wrong: FieldErrors) -> Self {
         let length = range.end.duration_since(range.start);
         let start = range.start.saturating_sub(length).unwrap_or(Timestamp::MIN);
         Self {
@@ -83,7 +83,13 @@ impl Picked {
     }
 
     /// The choice of ranges, on the page at this address; these fields stay as they are.
-    pub(super) fn choice(&self, visit: &Visit, at: &str, fields: &Fields, kept: &[&str]) -> Markup {
+    pub(super) fn choice(
+        &self,
+        visit: &PageContext,
+        at: &str,
+        fields: &FormFields,
+        kept: &[&str],
+    ) -> Markup {
         let kept = fields.only(kept);
         let custom = self.name == CUSTOM || !self.wrong.is_empty();
         let value = |name: &'static str| {

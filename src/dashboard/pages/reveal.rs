@@ -7,13 +7,13 @@ use axum::response::Response;
 use http::StatusCode;
 use maud::html;
 
+use super::components::{self, copy, name};
 use super::generate::no_issuer;
-use super::parts::{self, copy, name};
 use super::{Failure, page, refused};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Posted;
+use crate::dashboard::form::PostedForm;
 use crate::dashboard::key_in_path::KeyInPath;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::{Issuer, Key};
 
 /// Whether there is something to show, and what to open it with.
@@ -24,7 +24,7 @@ pub(super) fn can(shared: &Shared, key: &Key) -> bool {
 /// A page in between: what only follows a link must not read secrets.
 pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(key): KeyInPath,
 ) -> Response {
     if !can(&shared, &key) {
@@ -35,7 +35,7 @@ pub(in crate::dashboard) async fn form(
         p { a href=(at) { "Back to the key" } }
         h1 { "Show the secret of " (name(&key.name)) "?" }
         form .column .panel method="post" action={ (at) "/reveal" } {
-            (parts::token(&visit))
+            (components::token(&visit))
             p { "Whoever sees it can use the key. The audit notes that you have seen it." }
             button type="submit" .primary { "Show" }
             " " a .button href=(at) { "Cancel" }
@@ -44,16 +44,16 @@ pub(in crate::dashboard) async fn form(
     page(&visit, "Show a secret", &content)
 }
 
-fn not_kept(visit: &Visit) -> Response {
+fn not_kept(visit: &PageContext) -> Response {
     let why = "The secret of this key is not kept. Rotate the key to get another.";
     refused(visit, StatusCode::NOT_FOUND, "Not kept", why)
 }
 
 pub(in crate::dashboard) async fn reveal(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(key): KeyInPath,
-    Posted(_): Posted,
+    PostedForm(_): PostedForm,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&visit);

@@ -8,14 +8,14 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::html;
 
+use super::components::{self, Input, ONCE, name};
 use super::generate::{no_issuer, shown};
-use super::parts::{self, Input, ONCE, name};
 use super::{Failure, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::{Fields, Posted};
+use crate::dashboard::form::{FormFields, PostedForm};
+use crate::dashboard::idempotency::RequestKey;
 use crate::dashboard::key_in_path::KeyInPath;
-use crate::dashboard::making::Asked;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::{Issuer, Key};
 
 const HOUR: u64 = 3_600;
@@ -28,11 +28,16 @@ const GRACES: [(&str, &str, u64); 4] = [
     ("7d", "7 days", 7 * 24 * HOUR),
 ];
 
-pub(in crate::dashboard) async fn form(visit: Visit, KeyInPath(key): KeyInPath) -> Response {
-    shown_form(&visit, &key, &Fields::default(), None)
+pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {
+    shown_form(&visit, &key, &FormFields::default(), None)
 }
 
-fn shown_form(visit: &Visit, key: &Key, fields: &Fields, wrong: Option<&str>) -> Response {
+fn shown_form(
+    visit: &PageContext,
+    key: &Key,
+    fields: &FormFields,
+    wrong: Option<&str>,
+) -> Response {
     let hours = fields.get("hours").unwrap_or_default();
     let hours = Input::new("hours", "Hours", hours);
     let hours = hours.hint("Where you chose your own").wrong(wrong);
@@ -43,10 +48,10 @@ fn shown_form(visit: &Visit, key: &Key, fields: &Fields, wrong: Option<&str>) ->
         h1 { "Rotate " (name(&key.name)) }
         @if wrong.is_some() { p .error .column role="alert" { "Nothing was rotated." } }
         form .column .panel method="post" action={ (at) "/rotate" } {
-            (parts::token(visit))
-            (parts::once())
+            (components::token(visit))
+            (components::once())
             p { "A new secret takes this key's place, with the same owner, scopes and limits." }
-            (parts::choice("grace", "How long the old one goes on working", fields.get("grace").or(Some("24h")),
+            (components::choice("grace", "How long the old one goes on working", fields.get("grace").or(Some("24h")),
                 graces.into_iter().chain([("custom", "so many hours")])))
             (hours.text())
             button type="submit" .primary { "Rotate" }
@@ -58,9 +63,9 @@ fn shown_form(visit: &Visit, key: &Key, fields: &Fields, wrong: Option<&str>) ->
 
 pub(in crate::dashboard) async fn rotate(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(key): KeyInPath,
-    Posted(fields): Posted,
+    PostedForm(fields): PostedForm,
 ) -> Response {
     if shared.issuer.is_none() {
         return no_issuer(&visit);
@@ -81,7 +86,7 @@ pub(in crate::dashboard) async fn rotate(
     };
     let grace = Duration::from_secs(seconds);
     let path = format!("/keys/{}/rotate", key.id);
-    let asked = Asked::at(&path, &visit, fields.get(ONCE), fields.fingerprint());
+    let asked = RequestKey::at(&path, &visit, fields.get(ONCE), fields.fingerprint());
     let keys = visit.keys(&shared);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*keys, key.id, grace).await;
     match shared.making.once(asked, &shared, rotate).await {

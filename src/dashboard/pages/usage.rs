@@ -9,22 +9,22 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::breakdowns::{self, Links};
+use super::components::{badge, copy, name};
 use super::log::{self, Log};
-use super::parts::{badge, copy, name};
 use super::range::{self, Picked};
 use super::{Failure, details, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Fields;
+use crate::dashboard::form::FormFields;
 use crate::dashboard::key_in_path::KeyInPath;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
 use crate::key::Key;
 use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
 
 pub(in crate::dashboard) async fn of_key(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     KeyInPath(key): KeyInPath,
-    fields: Fields,
+    fields: FormFields,
 ) -> Response {
     match shown(&shared, &visit, &key, &fields).await {
         Ok(content) => page(&visit, "Usage", &content),
@@ -34,9 +34,9 @@ pub(in crate::dashboard) async fn of_key(
 
 async fn shown(
     shared: &Shared,
-    visit: &Visit,
+    visit: &PageContext,
     key: &Key,
-    fields: &Fields,
+    fields: &FormFields,
 ) -> Result<Markup, Failure> {
     let picked = Picked::of(visit, fields);
     let range = |times: &Range<Timestamp>| {

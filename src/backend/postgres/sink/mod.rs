@@ -15,7 +15,7 @@ use super::copy::Copy;
 use super::engine::{LockKey, PostgresEngine};
 use super::partitions::{NO_PARTITION, code, day};
 use super::types::{Id, Time};
-use crate::backend::sql::{Grouped, Hash, as_micros, is_apart, today};
+use crate::backend::sql::{BatchRollup, Hash, as_micros, is_apart, today};
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
 /// Whether a text cannot be kept in the database's encoding (`character_not_in_repertoire` and
@@ -77,7 +77,7 @@ impl PostgresBackend {
     /// `logs` tells whether requests go to the log, and not only into sums.
     async fn write_once(&self, batch: &Batch, logs: bool) -> Result<(), SqlError> {
         let engine = &*self.0.engine;
-        let grouped = Grouped::new(&batch.events);
+        let grouped = BatchRollup::new(&batch.events);
         let rows = batch.events.iter().zip(grouped.of_event.iter().copied());
         let mut logged: Logged<'_> = rows
             .filter(|(event, _)| logs && self.0.keep.keeps(event))
@@ -137,7 +137,7 @@ async fn write(
     engine: &PostgresEngine,
     connection: &mut PgConnection,
     batch: &Batch,
-    grouped: &Grouped<'_>,
+    grouped: &BatchRollup<'_>,
     logged: &Logged<'_>,
     today: i64,
 ) -> Result<Vec<(Hash, i64)>, SqlError> {
@@ -236,7 +236,7 @@ impl Writing<'_> {
     }
 
     /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
-    async fn touch(&mut self, grouped: &Grouped<'_>) -> Result<(), SqlError> {
+    async fn touch(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         if grouped.used.is_empty() {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 
 use self::values::Values;
 use super::{SqliteBackend, SqliteSession};
-use crate::backend::sql::{Engine, Grouped, Session, Statement, as_micros, is_apart, today};
+use crate::backend::sql::{BatchRollup, Engine, Session, Statement, as_micros, is_apart, today};
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
 /// Rows in one statement: enough that the statement's own cost does not count.
@@ -34,7 +34,7 @@ impl UsageSink for SqliteBackend {
 
 impl SqliteBackend {
     async fn write_once(&self, batch: &Batch) -> Result<(), SqlError> {
-        let grouped = Grouped::new(&batch.events);
+        let grouped = BatchRollup::new(&batch.events);
         let engine = &self.0.engine;
         let mut session = engine.writer().await?;
         let claim = "INSERT INTO §batches (id, applied) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -85,7 +85,7 @@ impl Writing<'_> {
     async fn log(
         &mut self,
         events: &[UsageEvent],
-        grouped: &Grouped<'_>,
+        grouped: &BatchRollup<'_>,
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let insert = self.sql(
@@ -131,7 +131,7 @@ impl Writing<'_> {
     }
 
     /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
-    async fn touch(&mut self, grouped: &Grouped<'_>) -> Result<(), SqlError> {
+    async fn touch(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         let touch = self.sql(
             ") UPDATE §keys AS k SET last_used = used.time FROM used
             WHERE k.id = used.id AND (k.last_used IS NULL OR k.last_used < used.time)",

@@ -6,13 +6,13 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
 use super::values::Values;
 use super::{ROWS, Writing};
-use crate::backend::sql::{Grouped, Hash, Series, decode, status_codes};
+use crate::backend::sql::{BatchRollup, Hash, Series, decode, status_codes};
 
 impl Writing<'_> {
     /// The numbers of the series, and which of them were looked up.
     pub(super) async fn number(
         &mut self,
-        grouped: &Grouped<'_>,
+        grouped: &BatchRollup<'_>,
     ) -> Result<(Vec<i64>, Vec<(Hash, i64)>), SqlError> {
         let mut known = self.backend.0.engine.known.of(&grouped.series, self.today);
         self.check(&grouped.series, &mut known).await?;

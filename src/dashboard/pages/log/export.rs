@@ -9,19 +9,19 @@ use axum::response::Response;
 use super::filter::Filtered;
 use crate::dashboard::Shared;
 use crate::dashboard::download::{As, download, export_as};
-use crate::dashboard::fields::Fields;
-use crate::dashboard::pages::{Failure, nowhere};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::FormFields;
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::{Failure, not_found};
 
 /// What is filtered, all of it.
 pub(in crate::dashboard) async fn export(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
+    visit: PageContext,
     wanted: Result<Path<As>, PathRejection>,
-    fields: Fields,
+    fields: FormFields,
 ) -> Response {
     let Ok(Path(As { format })) = wanted else {
-        return nowhere(visit).await;
+        return not_found(visit).await;
     };
     // A file has all pages.
     let fields = fields.with([("after", "")]);

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::dashboard::fields::{Fields, Wrong};
+use crate::dashboard::form::{FieldErrors, FormFields};
+use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::range::{Picked, next_second};
-use crate::dashboard::visit::Visit;
 use crate::id::KeyId;
 use crate::page::PageToken;
 use crate::usage::{LogFilter, Outcome, StatusClass};
@@ -29,18 +29,18 @@ pub(super) struct Filtered {
     pub(super) after: Option<PageToken>,
     pub(super) since: Option<Timestamp>,
     pub(super) until: Timestamp,
-    pub(super) wrong: Wrong,
+    pub(super) wrong: FieldErrors,
 }
 
 impl Filtered {
     /// Of this key, if the page is about one; times within the page's range, unless there are others.
     pub(super) fn read(
-        visit: &Visit,
-        fields: &Fields,
+        visit: &PageContext,
+        fields: &FormFields,
         key: Option<KeyId>,
         picked: Option<&Picked>,
     ) -> Self {
-        let mut wrong = Wrong::default();
+        let mut wrong = FieldErrors::default();
         let since = wrong.take("since", fields.time(visit, "since"));
         let since = since.or(picked.map(|picked| picked.range.start));
         let until = wrong.take("until", fields.time(visit, "until"));
@@ -84,7 +84,7 @@ impl Filtered {
 
 /// What a field says, if it says anything.
 fn known<T: std::str::FromStr>(
-    fields: &Fields,
+    fields: &FormFields,
     name: &str,
     why: &'static str,
 ) -> Result<Option<T>, &'static str> {
@@ -92,7 +92,7 @@ fn known<T: std::str::FromStr>(
     read.transpose().map_err(|_| why)
 }
 
-fn outcome(fields: &Fields) -> Result<Option<Outcome>, &'static str> {
+fn outcome(fields: &FormFields) -> Result<Option<Outcome>, &'static str> {
     let Some(name) = fields.get("outcome") else {
         return Ok(None);
     };

@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::Log;
-use crate::dashboard::fields::{Fields, Wrong};
-use crate::dashboard::pages::parts::{self, Input, line};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::{FieldErrors, FormFields};
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::components::{self, Input, line};
 use crate::usage::Method;
 
 const OUTCOMES: [(&str, &str); 4] = [
@@ -17,7 +17,12 @@ const OUTCOMES: [(&str, &str); 4] = [
 
 impl Log<'_> {
     /// The form that filters.
-    pub(super) fn form(&self, visit: &Visit, fields: &Fields, wrong: &Wrong) -> Markup {
+    pub(super) fn form(
+        &self,
+        visit: &PageContext,
+        fields: &FormFields,
+        wrong: &FieldErrors,
+    ) -> Markup {
         let text = |name, label, hint| {
             let input = Input::new(name, label, fields.get(name).unwrap_or_default());
             input.hint(hint).wrong(wrong.get(name)).text()
@@ -29,7 +34,7 @@ impl Log<'_> {
             input.hint(hint).wrong(wrong.get(name)).moment()
         };
         let choice = |name, label, choices: &[(&str, &str)]| {
-            parts::choice_or(
+            components::choice_or(
                 name,
                 label,
                 fields.get(name),
@@ -43,7 +48,7 @@ impl Log<'_> {
         let range = |name| fields.time(visit, name).ok().flatten();
         html! {
             form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
-                (parts::alert(wrong, "after"))
+                (components::alert(wrong, "after"))
                 @if let Some(range) = fields.get("range").filter(|_| self.picked.is_some()) {
                     input type="hidden" name="range" value=(range);
                 }
@@ -80,7 +85,7 @@ impl Log<'_> {
     }
 
     /// The page without any filter of the log's.
-    pub(super) fn cleared(&self, fields: &Fields) -> String {
+    pub(super) fn cleared(&self, fields: &FormFields) -> String {
         let kept = fields.only(&["range", "from", "to"]);
         // The zone belongs to times, and these may be left.
         let zone = if kept.has_any(&["from", "to"]) {

@@ -3,8 +3,8 @@
 mod export;
 mod filter;
 mod form;
+mod pagination;
 mod rows;
-mod turning;
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use maud::{Markup, html};
 pub(in crate::dashboard) use self::export::export;
 pub(super) use self::filter::FILTERS;
 use self::filter::{FIELDS, Filtered};
-use super::parts;
+use super::components;
 use super::range::{CUSTOM, Picked};
 use super::{Failure, page};
 use crate::dashboard::Shared;
 use crate::dashboard::charts;
-use crate::dashboard::fields::Fields;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::FormFields;
+use crate::dashboard::page_context::PageContext;
 use crate::key::{Key, KeyQuery};
 use crate::page::Page;
 use crate::usage::{Count, LogQuery, ReadError, UsageEvent};
@@ -43,8 +43,8 @@ pub(super) struct Log<'a> {
 
 pub(in crate::dashboard) async fn of_all(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    fields: Fields,
+    visit: PageContext,
+    fields: FormFields,
 ) -> Response {
     let log = Log {
         at: visit.at("/log"),
@@ -65,8 +65,8 @@ impl Log<'_> {
     pub(super) async fn section(
         &self,
         shared: &Shared,
-        visit: &Visit,
-        fields: &Fields,
+        visit: &PageContext,
+        fields: &FormFields,
     ) -> Result<Markup, Failure> {
         let key = self.key.map(|key| key.id);
         let mut filtered = Filtered::read(visit, fields, key, self.picked);
@@ -92,7 +92,7 @@ impl Log<'_> {
     }
 
     /// What links say: the times that were meant, so that they always show the same rows.
-    fn fixed(&self, fields: &Fields, filtered: &Filtered) -> Fields {
+    fn fixed(&self, fields: &FormFields, filtered: &Filtered) -> FormFields {
         let since = filtered.since.map(|time| time.to_string());
         let fixed = fields.only(&FIELDS).with([
             ("since", &*since.unwrap_or_default()),
@@ -110,13 +110,13 @@ impl Log<'_> {
 
     fn found(
         &self,
-        visit: &Visit,
-        fields: &Fields,
-        fixed: &Fields,
+        visit: &PageContext,
+        fields: &FormFields,
+        fixed: &FormFields,
         requests: &Page<UsageEvent>,
         keys: &[Key],
     ) -> Markup {
-        let href = |turned: Fields| format!("{}?{}#log", self.at, turned.query());
+        let href = |turned: FormFields| format!("{}?{}#log", self.at, turned.query());
         html! {
             @if requests.items.is_empty() {
                 p .empty {
@@ -131,15 +131,15 @@ impl Log<'_> {
             } @else {
                 (rows::table(visit, &requests.items, self.key.is_none().then_some(keys)))
             }
-            (parts::pages("Pages of requests", &[
-                ("Newest", turning::newest(fixed, fields).map(href)),
-                ("Newer", turning::newer(fixed, fields).map(href)),
-                ("Older", turning::older(fixed, fields, requests.next.as_ref()).map(href)),
+            (components::pages("Pages of requests", &[
+                ("Newest", pagination::newest(fixed, fields).map(href)),
+                ("Newer", pagination::newer(fixed, fields).map(href)),
+                ("Older", pagination::older(fixed, fields, requests.next.as_ref()).map(href)),
             ]))
         }
     }
 
-    fn exports(&self, visit: &Visit, fixed: &Fields) -> Markup {
+    fn exports(&self, visit: &PageContext, fixed: &FormFields) -> Markup {
         let of_key = self.key.map(|key| fixed.with([("key", key.id.as_str())]));
         let query = of_key.as_ref().unwrap_or(fixed).only(&FILTERS).query();
         let export = |format: &str| format!("{}?{query}", visit.at(&format!("/log/{format}")));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::dashboard::charts;
-use crate::dashboard::pages::parts::{caption, clipped, line_to, milliseconds, none, time};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::components::{caption, clipped, line_to, milliseconds, none, time};
 use crate::key::Key;
 use crate::usage::{Cause, Outcome, UsageEvent};
 
@@ -31,7 +31,7 @@ const COLUMNS: [(&str, bool); 14] = [
 const KEY: &str = "Key";
 
 /// Requests, and their keys where they are not all of one.
-pub(super) fn table(visit: &Visit, events: &[UsageEvent], keys: Option<&[Key]>) -> Markup {
+pub(super) fn table(visit: &PageContext, events: &[UsageEvent], keys: Option<&[Key]>) -> Markup {
     let columns = COLUMNS.into_iter();
     let columns = columns.filter(|(column, _)| *column != KEY || keys.is_some());
     // Each kind of table has columns of its own to be chosen.
@@ -47,7 +47,7 @@ pub(super) fn table(visit: &Visit, events: &[UsageEvent], keys: Option<&[Key]>) 
     }
 }
 
-fn row(visit: &Visit, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
+fn row(visit: &PageContext, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
     let (outcome, class) = match event.outcome {
         Outcome::Completed => ("completed", "completed"),
         Outcome::RateLimited => ("rate limited", "limited"),
@@ -75,7 +75,7 @@ fn row(visit: &Visit, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
     }
 }
 
-fn key_of(visit: &Visit, event: &UsageEvent, keys: &[Key]) -> Markup {
+fn key_of(visit: &PageContext, event: &UsageEvent, keys: &[Key]) -> Markup {
     html! {
         @if let Some(id) = event.key {
             @match keys.iter().find(|key| key.id == id) {

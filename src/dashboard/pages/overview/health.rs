@@ -3,12 +3,12 @@
 use maud::{Markup, html};
 
 use crate::dashboard::charts;
-use crate::dashboard::pages::parts::time;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::components::time;
 use crate::usage::RecorderStats;
 
 /// What the recorder of this process has to write, and what it has lost.
-pub(super) fn section(visit: &Visit, stats: Option<&RecorderStats>) -> Markup {
+pub(super) fn section(visit: &PageContext, stats: Option<&RecorderStats>) -> Markup {
     html! {
         section .panel aria-labelledby="health" {
             h2 #health { "Recorder" }
@@ -20,7 +20,7 @@ pub(super) fn section(visit: &Visit, stats: Option<&RecorderStats>) -> Markup {
     }
 }
 
-fn numbers(visit: &Visit, stats: &RecorderStats) -> Markup {
+fn numbers(visit: &PageContext, stats: &RecorderStats) -> Markup {
     let numbers = [
         ("Written", stats.written),
         ("In the queue", stats.queued),

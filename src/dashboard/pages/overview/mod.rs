@@ -15,8 +15,8 @@ use super::breakdowns::{self, Links};
 use super::range::Picked;
 use super::{Failure, page};
 use crate::dashboard::Shared;
-use crate::dashboard::fields::Fields;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::FormFields;
+use crate::dashboard::page_context::PageContext;
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
@@ -39,8 +39,8 @@ type ByKey = BTreeMap<Option<KeyId>, Totals>;
 
 pub(in crate::dashboard) async fn overview(
     State(shared): State<Arc<Shared>>,
-    visit: Visit,
-    fields: Fields,
+    visit: PageContext,
+    fields: FormFields,
 ) -> Response {
     let picked = Picked::of(&visit, &fields);
     match Overview::read(&shared, &visit, &picked).await {
@@ -84,7 +84,7 @@ struct Overview {
 
 impl Overview {
     /// Asks the store six times at most.
-    async fn read(shared: &Shared, visit: &Visit, picked: &Picked) -> Result<Self, Failure> {
+    async fn read(shared: &Shared, visit: &PageContext, picked: &Picked) -> Result<Self, Failure> {
         let (store, now) = (&shared.backend, Timestamp::now());
         let range = &picked.before;
         let range = UsageRange::new().from(range.start).to(range.end);
@@ -133,10 +133,16 @@ impl Overview {
         })
     }
 
-    fn content(&self, shared: &Shared, visit: &Visit, picked: &Picked, fields: &Fields) -> Markup {
+    fn content(
+        &self,
+        shared: &Shared,
+        visit: &PageContext,
+        picked: &Picked,
+        fields: &FormFields,
+    ) -> Markup {
         let home = visit.home();
         let (since, until) = (picked.range.start.to_string(), picked.range.end.to_string());
-        let kept = Fields::default().with([("since", &*since), ("until", &until)]);
+        let kept = FormFields::default().with([("since", &*since), ("until", &until)]);
         let links = Links {
             at: visit.at("/log"),
             kept,
@@ -169,7 +175,7 @@ impl Overview {
 }
 
 /// What to do where there is nothing yet.
-fn first_steps(shared: &Shared, visit: &Visit) -> Markup {
+fn first_steps(shared: &Shared, visit: &PageContext) -> Markup {
     html! {
         section .panel aria-label="First steps" {
             h2 { "There are no keys yet" }

@@ -4,9 +4,9 @@ use maud::{Markup, html};
 
 use super::{EXPIRING_DAYS, ROWS, UNUSED_DAYS};
 use crate::dashboard::charts::{self, Bar};
-use crate::dashboard::pages::change::OVERVIEW;
-use crate::dashboard::pages::parts::{date, line_or_none, line_to};
-use crate::dashboard::visit::Visit;
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::components::{date, line_or_none, line_to};
+use crate::dashboard::pages::status::OVERVIEW;
 use crate::id::KeyId;
 use crate::key::Key;
 use crate::page::Page;
@@ -14,7 +14,7 @@ use crate::usage::Outcome;
 use crate::usage::summary::{Spike, Totals};
 
 pub(super) fn busiest(
-    visit: &Visit,
+    visit: &PageContext,
     busiest: &[(Option<KeyId>, Totals)],
     keys: &[Key],
     all: u64,
@@ -40,14 +40,14 @@ fn named(keys: &[Key], id: KeyId) -> Option<&Key> {
 }
 
 /// A key's page; what one that was deleted did is in the log alone.
-fn link(visit: &Visit, id: KeyId, keys: &[Key]) -> String {
+fn link(visit: &PageContext, id: KeyId, keys: &[Key]) -> String {
     match named(keys, id) {
         Some(_) => visit.at(&format!("/keys/{id}")),
         None => visit.at(&format!("/log?key={id}")),
     }
 }
 
-pub(super) fn spikes(visit: &Visit, spikes: &[Spike], keys: &[Key]) -> Markup {
+pub(super) fn spikes(visit: &PageContext, spikes: &[Spike], keys: &[Key]) -> Markup {
     let share = |part, all| html! { (charts::count(part)) " of " (charts::count(all)) " (" (charts::share(part, all)) ")" };
     let key = |spike: &Spike| {
         html! {
@@ -89,7 +89,7 @@ pub(super) fn spikes(visit: &Visit, spikes: &[Spike], keys: &[Key]) -> Markup {
     }
 }
 
-pub(super) fn unused(visit: &Visit, keys: &Page<Key>) -> Markup {
+pub(super) fn unused(visit: &PageContext, keys: &Page<Key>) -> Markup {
     let rows = html! {
         @for key in &keys.items {
             @let at = visit.at(&format!("/keys/{}", key.id));
@@ -118,7 +118,7 @@ pub(super) fn unused(visit: &Visit, keys: &Page<Key>) -> Markup {
     )
 }
 
-pub(super) fn expiring(visit: &Visit, keys: &Page<Key>) -> Markup {
+pub(super) fn expiring(visit: &PageContext, keys: &Page<Key>) -> Markup {
     let shown = keys.items.iter().take(ROWS);
     let rows = html! {
         @for key in shown {

@@ -15,7 +15,7 @@ use crate::key::KeyAdmin;
 
 /// A request that the guard let in.
 #[derive(Clone)]
-pub(super) struct Visit {
+pub(super) struct PageContext {
     pub(super) admin: Admin,
     /// What comes before every address of these pages.
     pub(super) base: Arc<str>,
@@ -29,7 +29,7 @@ pub(super) struct Visit {
     pub(super) unknown_zone: Option<String>,
 }
 
-impl Visit {
+impl PageContext {
     pub(super) fn new(shared: &Shared, parts: &Parts, base: &Base, admin: Admin) -> Self {
         // As browsers write names of zones.
         let zone = cookies(&parts.headers, "keytally_zone").next();
@@ -159,7 +159,7 @@ fn is_plain(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._~%".contains(&b)
 }
 
-impl<S: Sync> FromRequestParts<S> for Visit {
+impl<S: Sync> FromRequestParts<S> for PageContext {
     type Rejection = http::StatusCode;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {

@@ -9,7 +9,7 @@ use crate::id::KeyId;
 use crate::key::{Issuer, KeyRecord, NewKey, Peppers, Prefix, Secret};
 
 /// One run of a suite.
-pub(super) struct Fresh {
+pub(super) struct Fixture {
     /// In every name of the run.
     pub(super) tag: KeyId,
     pub(super) owner: String,
@@ -18,7 +18,7 @@ pub(super) struct Fresh {
     issuer: Issuer,
 }
 
-impl Fresh {
+impl Fixture {
     pub(super) fn new() -> Self {
         let tag = id();
         let second = Timestamp::now().as_second();

@@ -6,10 +6,10 @@
 //! totals by key: the database adds up what falls into one bucket that was asked for, and the pure
 //! functions make the summary of that.
 
-mod grid;
-mod parts;
+mod range_cover;
 mod row;
 mod statement;
+mod time_buckets;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,11 +17,11 @@ use std::ops::Range;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
-use self::grid::{Grid, Section, sections};
-use self::parts::{Coarse, MINUTE, bounded, is_exact, parts};
-pub(super) use self::parts::{DAY, HOUR, QUARTER, floor};
+use self::range_cover::{Coarse, MINUTE, bounded, is_exact, parts};
+pub(super) use self::range_cover::{DAY, HOUR, QUARTER, floor};
 use self::row::{kinds_of, rollup_of, sum_of_key, sum_of_kind};
 use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
+use self::time_buckets::{Grid, Section, sections};
 use super::engine::{Engine, Row, Session, Statement};
 use super::value::{as_micros, there};
 use crate::id::KeyId;

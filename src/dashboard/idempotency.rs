@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::Shared;
-use super::visit::Visit;
+use super::page_context::PageContext;
 use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, IssueError, Issued, Issuer, Key, KeyAdmin, StoreError};
 
@@ -28,15 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) type Fingerprint = [u8; 32];
 
 /// What is asked for: by whom, what, and with which details.
-pub(super) struct Asked {
+pub(super) struct RequestKey {
     /// Absent where the caller will not ask again.
     id: Option<KeyId>,
     details: Fingerprint,
 }
 
-impl Asked {
+impl RequestKey {
     /// At this path, under what the caller calls the request, if they do.
-    pub(super) fn at(path: &str, visit: &Visit, name: Option<&str>, details: Fingerprint) -> Self {
+    pub(super) fn at(
+        path: &str,
+        visit: &PageContext,
+        name: Option<&str>,
+        details: Fingerprint,
+    ) -> Self {
         let id = name.map(|name| {
             let mut hash = Sha256::new();
             for part in ["keytally idempotency", visit.admin.name(), path, name] {
@@ -51,7 +56,7 @@ impl Asked {
 
 /// Why no key was made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotMade {
+pub(super) enum IdempotencyError {
     #[error("This service has not told the dashboard how keys are made.")]
     NoIssuer,
     #[error("It was sent with other details.")]
@@ -75,7 +80,7 @@ pub(super) enum NotMade {
 
 /// Keys that are being made, and those of the last minutes.
 #[derive(Clone, Default)]
-pub(super) struct Making(Arc<Mutex<All>>);
+pub(super) struct IdempotentRequests(Arc<Mutex<All>>);
 
 type All = HashMap<KeyId, Known>;
 
@@ -90,18 +95,18 @@ struct Answer {
     since: Instant,
 }
 
-impl Making {
+impl IdempotentRequests {
     /// Makes the key, unless it was made.
     pub(super) async fn once<F>(
         &self,
-        asked: Asked,
+        asked: RequestKey,
         shared: &Shared,
         issue: impl FnOnce(Issuer) -> F,
-    ) -> Result<Arc<Issued>, NotMade>
+    ) -> Result<Arc<Issued>, IdempotencyError>
     where
         F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
     {
-        let issuer = shared.issuer.clone().ok_or(NotMade::NoIssuer)?;
+        let issuer = shared.issuer.clone().ok_or(IdempotencyError::NoIssuer)?;
         let Some(id) = asked.id else {
             return Ok(Arc::new(issue(issuer).await?));
         };
@@ -114,7 +119,7 @@ impl Making {
         // Of its own: a caller that leaves and asks again is to find the answer.
         let task = tokio::spawn(async move {
             if was_deleted(&*store, id).await? {
-                return Err(NotMade::BeforeAndDeleted);
+                return Err(IdempotencyError::BeforeAndDeleted);
             }
             match issuing.await {
                 Ok(issued) => {
@@ -123,23 +128,23 @@ impl Making {
                     Ok(issued)
                 }
                 Err(error) => match store.get(id).await {
-                    Ok(Some(Key { hint, .. })) => Err(NotMade::Before { id, hint }),
+                    Ok(Some(Key { hint, .. })) => Err(IdempotencyError::Before { id, hint }),
                     _ => Err(error.into()),
                 },
             }
         });
-        task.await.unwrap_or(Err(NotMade::Broken))
+        task.await.unwrap_or(Err(IdempotencyError::Broken))
     }
 
     async fn begin_patiently(
         &self,
         id: KeyId,
         details: Fingerprint,
-    ) -> Result<RecorderPermit, NotMade> {
+    ) -> Result<RecorderPermit, IdempotencyError> {
         let since = Instant::now();
         loop {
             match self.begin(id, details) {
-                Err(NotMade::UnderWay) if since.elapsed() < PATIENCE => {
+                Err(IdempotencyError::UnderWay) if since.elapsed() < PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 begun => return begun,
@@ -147,11 +152,11 @@ impl Making {
         }
     }
 
-    fn begin(&self, id: KeyId, details: Fingerprint) -> Result<RecorderPermit, NotMade> {
+    fn begin(&self, id: KeyId, details: Fingerprint) -> Result<RecorderPermit, IdempotencyError> {
         let mut known = self.known();
         match known.get(&id) {
-            Some(other) if other.details != details => Err(NotMade::OtherDetails),
-            Some(Known { answer: None, .. }) => Err(NotMade::UnderWay),
+            Some(other) if other.details != details => Err(IdempotencyError::OtherDetails),
+            Some(Known { answer: None, .. }) => Err(IdempotencyError::UnderWay),
             Some(Known {
                 answer: Some(answer),
                 ..
@@ -173,14 +178,14 @@ impl Making {
 
 /// Forgets the oldest answer where there is no room for another. What is asked for again after that is
 /// not done again: the key is there.
-fn make_room(known: &mut All) -> Result<(), NotMade> {
+fn make_room(known: &mut All) -> Result<(), IdempotencyError> {
     if known.len() < MOST {
         return Ok(());
     }
     let answered = known
         .iter()
         .filter_map(|(id, known)| Some((known.answer.as_ref()?.since, *id)));
-    let (_, oldest) = answered.min().ok_or(NotMade::NoRoom)?;
+    let (_, oldest) = answered.min().ok_or(IdempotencyError::NoRoom)?;
     known.remove(&oldest);
     Ok(())
 }
@@ -192,7 +197,7 @@ async fn was_deleted(store: &dyn KeyAdmin, id: KeyId) -> Result<bool, StoreError
     Ok(entries.is_some_and(|page| !page.items.is_empty()))
 }
 
-impl From<StoreError> for NotMade {
+impl From<StoreError> for IdempotencyError {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.into())
     }
@@ -205,7 +210,7 @@ enum RecorderPermit {
 
 /// What is being done; forgotten when it failed, or some minutes after it was done.
 struct UnderWay {
-    making: Making,
+    making: IdempotentRequests,
     id: KeyId,
 }
 

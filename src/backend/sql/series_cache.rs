@@ -7,13 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
-use super::grouped::{Hash, Series};
+use super::batch_rollup::{Hash, Series};
 
 /// Which number the database has given to a series, and the day on which it was last noted there that
 /// the series is in use. That day is noted again on every day of use, and series are dropped only
 /// after many days without, so that what is known here is there.
 #[derive(Debug, Default)]
-pub(in crate::backend) struct Known(Mutex<Generations>);
+pub(in crate::backend) struct SeriesCache(Mutex<Generations>);
 
 /// What was used lately, and what was before that: where more series are in use than are kept, the
 /// frequent ones stay.
@@ -56,7 +56,7 @@ pub(super) fn day_of(time: Timestamp) -> i64 {
     time.as_second().div_euclid(86_400)
 }
 
-impl Known {
+impl SeriesCache {
     /// The numbers of these series, as far as they were noted today.
     pub(in crate::backend) fn of(&self, series: &[Series<'_>], today: i64) -> Vec<Option<i64>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,23 +5,23 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use crate::dashboard::fields::Wrong;
-use crate::dashboard::visit::Visit;
+use crate::dashboard::form::FieldErrors;
+use crate::dashboard::page_context::PageContext;
 use crate::id::uuid_at;
 use crate::key::Key;
 
 /// A time on the reader's clock; the script makes it the browser's own, and UTC is told on hover.
-pub(super) fn time(visit: &Visit, time: Timestamp) -> Markup {
+pub(super) fn time(visit: &PageContext, time: Timestamp) -> Markup {
     html! { time datetime=(time) title=(time) { (visit.clock(time)) } }
 }
 
 /// The same without seconds.
-pub(super) fn minute(visit: &Visit, time: Timestamp) -> Markup {
+pub(super) fn minute(visit: &PageContext, time: Timestamp) -> Markup {
     html! { time .minute datetime=(time) title=(time) { (visit.clock(time)) } }
 }
 
 /// A day on the reader's calendar.
-pub(super) fn date(visit: &Visit, time: Timestamp) -> Markup {
+pub(super) fn date(visit: &PageContext, time: Timestamp) -> Markup {
     let day = visit.zone.to_datetime(time).date();
     html! { time .date datetime=(time) title=(time) { (day) } }
 }
@@ -139,7 +139,7 @@ pub(super) fn icon(icon: Icon) -> Markup {
     }
 }
 
-pub(super) fn token(visit: &Visit) -> Markup {
+pub(super) fn token(visit: &PageContext) -> Markup {
     html! { input type="hidden" name="token" value=(visit.token); }
 }
 
@@ -219,7 +219,7 @@ impl<'a> Input<'a> {
 
 /// What stands above a form with something wrong in it: what is wrong with the whole of it, which has
 /// this name, or where to look.
-pub(super) fn alert(wrong: &Wrong, whole: &str) -> Markup {
+pub(super) fn alert(wrong: &FieldErrors, whole: &str) -> Markup {
     html! {
         @if !wrong.is_empty() {
             p .error .column role="alert" {

@@ -1,7 +1,7 @@
 //! Questions about sums.
 
-use super::grid::{Grid, Section, bucket};
-use super::parts::{Coarse, Part, parts};
+use super::range_cover::{Coarse, Part, parts};
+use super::time_buckets::{Grid, Section, bucket};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::usage::{Granularity, UsageRange};

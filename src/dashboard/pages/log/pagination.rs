@@ -1,7 +1,7 @@
 //! Turning the pages of the log. Its own pages only lead to older ones: an address remembers the
 //! places that it came from, so that it also leads back.
 
-use crate::dashboard::fields::Fields;
+use crate::dashboard::form::FormFields;
 use crate::page::PageToken;
 
 /// Places that an address remembers at most: some thousand requests back.
@@ -14,21 +14,21 @@ const FORGOTTEN: &str = "-";
 const BETWEEN: char = '~';
 
 /// The places before this one, the first page not among them.
-fn behind(fields: &Fields) -> Vec<&str> {
+fn behind(fields: &FormFields) -> Vec<&str> {
     let behind = fields.get("newer").unwrap_or_default().split(BETWEEN);
     behind.filter(|place| !place.is_empty()).collect()
 }
 
-fn at(fixed: &Fields, place: &str, behind: &[&str]) -> Fields {
+fn at(fixed: &FormFields, place: &str, behind: &[&str]) -> FormFields {
     let behind = behind.join(&BETWEEN.to_string());
     fixed.with([("after", place), ("newer", &*behind)])
 }
 
-pub(super) fn newest(fixed: &Fields, fields: &Fields) -> Option<Fields> {
+pub(super) fn newest(fixed: &FormFields, fields: &FormFields) -> Option<FormFields> {
     fields.get("after").map(|_| at(fixed, "", &[]))
 }
 
-pub(super) fn newer(fixed: &Fields, fields: &Fields) -> Option<Fields> {
+pub(super) fn newer(fixed: &FormFields, fields: &FormFields) -> Option<FormFields> {
     fields.get("after")?;
     let mut behind = behind(fields);
     match behind.pop() {
@@ -38,7 +38,11 @@ pub(super) fn newer(fixed: &Fields, fields: &Fields) -> Option<Fields> {
     }
 }
 
-pub(super) fn older(fixed: &Fields, fields: &Fields, next: Option<&PageToken>) -> Option<Fields> {
+pub(super) fn older(
+    fixed: &FormFields,
+    fields: &FormFields,
+    next: Option<&PageToken>,
+) -> Option<FormFields> {
     let mut behind = behind(fields);
     behind.extend(fields.get("after"));
     if behind.len() > MOST {
@@ -57,7 +61,7 @@ mod tests {
     #[test]
     fn what_was_turned_is_turned_back() {
         let token = |n: i64| PageToken::new(Timestamp::from_second(n).unwrap(), "a-b");
-        let fixed: Fields = [("method", "GET".to_owned())].into_iter().collect();
+        let fixed: FormFields = [("method", "GET".to_owned())].into_iter().collect();
         let mut pages = vec![fixed.clone()];
         for n in 1..100 {
             let page = older(&fixed, pages.last().unwrap(), Some(&token(n))).unwrap();

@@ -13,16 +13,16 @@ use jiff::civil::DateTime;
 use sha2::{Digest, Sha256};
 
 use super::Shared;
-use super::making::Fingerprint;
+use super::idempotency::Fingerprint;
+use super::page_context::{PageContext, zone_named};
 use super::pages::refused;
-use super::visit::{Visit, zone_named};
 use crate::page::FIRST;
 
 /// Names and values, as they were sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields(Vec<(String, String)>);
+pub(super) struct FormFields(Vec<(String, String)>);
 
-impl Fields {
+impl FormFields {
     fn of_query(query: &str) -> Self {
         // Whatever is there can be read as names and values.
         Self(serde_urlencoded::from_str(query).unwrap_or_default())
@@ -41,7 +41,11 @@ impl Fields {
     /// # Errors
     ///
     /// What to say beside the field.
-    pub(super) fn time(&self, visit: &Visit, name: &str) -> Result<Option<Timestamp>, String> {
+    pub(super) fn time(
+        &self,
+        visit: &PageContext,
+        name: &str,
+    ) -> Result<Option<Timestamp>, String> {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
@@ -94,7 +98,7 @@ impl Fields {
     }
 }
 
-impl<'a> FromIterator<(&'a str, String)> for Fields {
+impl<'a> FromIterator<(&'a str, String)> for FormFields {
     fn from_iter<I: IntoIterator<Item = (&'a str, String)>>(fields: I) -> Self {
         let fields = fields.into_iter();
         Self(fields.map(|(name, value)| (name.into(), value)).collect())
@@ -103,9 +107,9 @@ impl<'a> FromIterator<(&'a str, String)> for Fields {
 
 /// What is wrong with fields, by their names.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Wrong(Vec<(&'static str, String)>);
+pub(super) struct FieldErrors(Vec<(&'static str, String)>);
 
-impl Wrong {
+impl FieldErrors {
     pub(super) fn add(&mut self, name: &'static str, why: impl Into<String>) {
         self.0.push((name, why.into()));
     }
@@ -137,7 +141,7 @@ impl Wrong {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Fields {
+impl<S: Sync> FromRequestParts<S> for FormFields {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
@@ -146,13 +150,13 @@ impl<S: Sync> FromRequestParts<S> for Fields {
 }
 
 /// The fields of a form that was sent from one of these pages.
-pub(super) struct Posted(pub(super) Fields);
+pub(super) struct PostedForm(pub(super) FormFields);
 
-impl FromRequest<Arc<Shared>> for Posted {
+impl FromRequest<Arc<Shared>> for PostedForm {
     type Rejection = Response;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Response> {
-        let visit = request.extensions().get::<Visit>().cloned();
+        let visit = request.extensions().get::<PageContext>().cloned();
         let Some(visit) = visit else {
             return Err(StatusCode::UNAUTHORIZED.into_response());
         };
@@ -160,7 +164,7 @@ impl FromRequest<Arc<Shared>> for Posted {
         let unreadable = "The form could not be read.";
         let Form(fields) =
             form.map_err(|_| refused(&visit, StatusCode::BAD_REQUEST, "Not a form", unreadable))?;
-        let fields = Fields(fields);
+        let fields = FormFields(fields);
         let token = fields.get("token").unwrap_or_default();
         if !shared.signer.is_form_token(&visit.admin, token) {
             let old = "The form is an old one. Go back, reload the page and send it again.";

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::check::{done, same};
-use super::fresh::Fresh;
+use super::assert::{done, same};
+use super::fixture::Fixture;
 use super::{key_admin, usage};
 use crate::key::{KeyAdmin, KeyUpdate};
 use crate::usage::{
@@ -29,7 +29,7 @@ async fn last_use_follows_usage<B>(backend: &B)
 where
     B: KeyAdmin + UsageSink + UsageReader + ?Sized,
 {
-    let fresh = Fresh::new();
+    let fresh = Fixture::new();
     let mut used = fresh.record("Used");
     let mut unused = fresh.record("Not used");
     let stranger = fresh.record("Never created").key.id;

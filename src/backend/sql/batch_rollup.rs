@@ -22,7 +22,7 @@ pub(in crate::backend) type Hash = [u8; 16];
 
 /// A batch in groups.
 #[derive(Debug)]
-pub(in crate::backend) struct Grouped<'a> {
+pub(in crate::backend) struct BatchRollup<'a> {
     /// In the order of their hashes, the same in every process: whoever writes several of them at
     /// once locks them in this order.
     pub(in crate::backend) series: Vec<Series<'a>>,
@@ -68,7 +68,7 @@ pub(in crate::backend) struct KeySum {
     pub(in crate::backend) rollup: Rollup,
 }
 
-impl<'a> Grouped<'a> {
+impl<'a> BatchRollup<'a> {
     pub(in crate::backend) fn new(events: &'a [UsageEvent]) -> Self {
         // A text's address stands for it while the events are borrowed; equal texts at several
         // addresses come together by their hashes.
@@ -245,7 +245,7 @@ mod tests {
             .map(|time| UsageEvent::at(time.parse().unwrap()))
             .into();
         events[0].owner = Some("".into());
-        let grouped = Grouped::new(&events);
+        let grouped = BatchRollup::new(&events);
         assert_eq!(grouped.series.len(), 2);
         assert_ne!(grouped.of_event[0], grouped.of_event[1]);
         assert_eq!(grouped.of_event[1], grouped.of_event[2]);
