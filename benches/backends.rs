@@ -74,7 +74,7 @@ async fn plain_sqlite(connection: &mut SqliteConnection, batch: &Batch) {
                 .bind(event.latency_us.cast_signed())
                 .bind(event.request_bytes.cast_signed())
                 .bind(event.response_bytes.cast_signed())
-                .bind(event.client_address.map(|address| address.to_string()));
+                .bind(event.client_ip.map(|address| address.to_string()));
         }
         query.execute(&mut *transaction).await.expect("insert");
     }
@@ -118,7 +118,7 @@ async fn plain_postgres(connection: &mut PgConnection, batch: &Batch) {
         text(
             rows,
             event
-                .client_address
+                .client_ip
                 .map(|address| address.to_string())
                 .as_deref(),
         );

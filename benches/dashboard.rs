@@ -61,7 +61,7 @@ async fn pages(backend: impl Backend + Clone, events: usize) {
             .create(KeyRecord {
                 key,
                 digest,
-                sealed: None,
+                encrypted_secret: None,
             })
             .await;
         created.expect("created");

@@ -19,7 +19,7 @@ use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, PeerAddress};
+use keytally::{ApiKeyLayer, PeerIp};
 use tower::{Layer, Service};
 
 /// Requests between two flushes: less than the recorder has room for.
@@ -61,7 +61,7 @@ impl Template {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.0.clone();
         request.headers_mut().insert(AUTHORIZATION, self.1.clone());
-        let peer = PeerAddress(IpAddr::from([127, 0, 0, 1]));
+        let peer = PeerIp(IpAddr::from([127, 0, 0, 1]));
         request.extensions_mut().insert(peer);
         request
     }

@@ -58,13 +58,13 @@ impl Row {
                 .map(|network| network.to_string())
                 .collect(),
             metadata: serde_json::to_string(&key.metadata).map_err(StoreError::unavailable)?,
-            created: key.created.as_microsecond(),
-            expires: micros(key.expires),
+            created: key.created_at.as_microsecond(),
+            expires: micros(key.expires_at),
             disabled: key.disabled,
-            revoked: micros(key.revoked),
+            revoked: micros(key.revoked_at),
             rotated_from: key.rotated_from.map(|id| id.to_string()),
-            line: key.line.to_string(),
-            last_used: micros(key.last_used),
+            line: key.lineage.to_string(),
+            last_used: micros(key.last_used_at),
             hint: key.hint.clone(),
         })
     }
@@ -85,18 +85,18 @@ impl Row {
         key.limits = serde_json::from_str(&self.limits)?;
         key.addresses = AddressList::parse(self.networks)?;
         key.metadata = serde_json::from_str(&self.metadata)?;
-        key.expires = time(self.expires)?;
+        key.expires_at = time(self.expires)?;
         key.disabled = self.disabled;
-        key.revoked = time(self.revoked)?;
+        key.revoked_at = time(self.revoked)?;
         key.rotated_from = self.rotated_from.map(|id| id.parse()).transpose()?;
-        key.line = self.line.parse()?;
-        key.last_used = time(self.last_used)?;
+        key.lineage = self.line.parse()?;
+        key.last_used_at = time(self.last_used)?;
         key.hint = self.hint;
         let digest = self.digest.parse()?;
         Ok(KeyRecord {
             key,
             digest,
-            sealed: None,
+            encrypted_secret: None,
         })
     }
 }
@@ -143,7 +143,7 @@ impl KeyAdmin for MyStore {
         let id = record.key.id;
         record.validate()?;
         // What is read again has to be noted in an audit; this store keeps none.
-        if record.sealed.is_some() {
+        if record.encrypted_secret.is_some() {
             return Err(StoreError::KeepsNoSecrets);
         }
         let row = Row::of(&record)?;
@@ -166,12 +166,12 @@ impl KeyAdmin for MyStore {
         let mut keys = Vec::new();
         for row in self.begin().values() {
             let key = row.clone().record()?.key;
-            let behind = before.is_none_or(|place| (key.created, key.id) < place);
+            let behind = before.is_none_or(|place| (key.created_at, key.id) < place);
             if behind && query.matches(&key) {
                 keys.push(key);
             }
         }
-        keys.sort_by_key(|key| std::cmp::Reverse((key.created, key.id)));
+        keys.sort_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
         // Takes up to one key too many, which only tells that there is another page.
         Ok(Page::from_surplus(keys, query.page_size(), KeyQuery::place))
     }

@@ -110,7 +110,7 @@ pub use id::{InvalidKeyId, KeyId};
 pub use layer::NoCaller;
 pub use layer::{
     ApiKeyLayer, ApiKeyService, BodyError, Caller, ForwardedHeader, HeaderStyle, InvalidRealm,
-    KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
+    KeyRejected, PeerIp, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
     RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
 };
 pub use page::{InvalidPageToken, Page, PageToken};

@@ -13,7 +13,7 @@ use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, PeerAddress};
+use keytally::{ApiKeyLayer, PeerIp};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tower::{Layer, Service};
 
@@ -42,7 +42,7 @@ where
         request
             .headers_mut()
             .insert(AUTHORIZATION, authorization.clone());
-        let peer = PeerAddress(IpAddr::from([127, 0, 0, 1]));
+        let peer = PeerIp(IpAddr::from([127, 0, 0, 1]));
         request.extensions_mut().insert(peer);
         let response = service.call(request).await.unwrap();
         assert_eq!(response.status(), 200);

@@ -144,7 +144,7 @@ fn row_of(event: &UsageEvent) -> Vec<String> {
         event.latency_us.to_string(),
         event.request_bytes.to_string(),
         event.response_bytes.to_string(),
-        shown(event.client_address),
+        shown(event.client_ip),
     ]
     .into()
 }
@@ -433,7 +433,7 @@ prop_compose! {
         event.rejection_reason = some[3].then_some(refusal);
         [event.latency_us, event.request_bytes, event.response_bytes] = numbers;
         event.cost = cost;
-        event.client_address = some[4].then_some(address);
+        event.client_ip = some[4].then_some(address);
         event
     }
 }

@@ -92,7 +92,7 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
     let sealed = EncryptedSecret::from_bytes((0..=255).collect::<Vec<u8>>());
     let recoverable = &mut made[6].1;
     recoverable.key.recoverable = true;
-    recoverable.sealed = Some(sealed.clone());
+    recoverable.encrypted_secret = Some(sealed.clone());
     let sealed = (recoverable.key.id, sealed);
     let ids = [0, 1, 2, 3, 4, 5].map(|n: usize| made[n].1.key.id);
     let (new, record) = issuer.prepare(NewKey::new("Its place is taken")).unwrap();
@@ -101,8 +101,8 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
         hint: new.hint(),
         digest: record.digest.clone(),
         sealed: None,
-        at: time("2026-11-01T10:00:00Z"),
-        old_expires: time("2026-11-02T10:00:00Z"),
+        rotated_at: time("2026-11-01T10:00:00Z"),
+        old_expires_at: time("2026-11-02T10:00:00Z"),
     };
     let batches: Vec<_> = (0..3).map(|n| Batch::new(events(&ids, n))).collect();
     let mut contents = Vec::new();
@@ -112,7 +112,7 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
             actor.create(record.clone()).await.unwrap();
         }
         let at = time("2026-11-01T10:00:00.5Z");
-        let change = KeyChange::Revoke { at };
+        let change = KeyChange::Revoke { revoked_at: at };
         backend.change(ids[2], change).await.unwrap();
         backend.disable(ids[3]).await.unwrap();
         actor.rotate(ids[4], rotation.clone()).await.unwrap();
@@ -152,7 +152,7 @@ fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
             (event.key, event.owner) = (None, None);
         }
         let addresses = [None, Some("203.0.113.7"), Some("2001:db8::1")];
-        event.client_address = addresses[n % 3].map(|address| address.parse().unwrap());
+        event.client_ip = addresses[n % 3].map(|address| address.parse().unwrap());
         event.cost = (n % 3) as u32;
         event
     };
@@ -177,7 +177,7 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
     assert_eq!(audit(backend).await, content.audit);
     let (id, sealed) = &content.sealed;
     let revealed = backend.reveal(*id).await.unwrap().unwrap();
-    assert_eq!(revealed.sealed.as_ref(), Some(sealed));
+    assert_eq!(revealed.encrypted_secret.as_ref(), Some(sealed));
     let service = Service::behind(ApiKeyLayer::new(backend.clone()));
     assert_eq!(service.ask(&content.works).await.0, 200);
     assert_eq!(service.ask(&content.revoked).await.0, 401);

@@ -173,7 +173,7 @@ async fn rule_9_a_unary_call_is_one_event() {
     assert_eq!(event.status, Answered::Grpc(0));
     assert_eq!((event.outcome, event.cause), (Outcome::Completed, None));
     assert_eq!((event.rejection_reason, event.cost), (None, 1));
-    assert_eq!(event.client_address, Some([127, 0, 0, 1].into()));
+    assert_eq!(event.client_ip, Some([127, 0, 0, 1].into()));
     // A message has a prefix of five bytes.
     let length = 5 + prost::Message::encoded_len(&posting) as u64;
     assert_eq!(event.response_bytes, length);

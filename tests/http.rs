@@ -97,10 +97,10 @@ async fn a_key_lets_in_and_its_request_is_an_event() {
         (Outcome::Completed, None, None)
     );
     assert_eq!((event.response_bytes, event.cost), (9, 1));
-    assert_eq!(event.client_address.unwrap().to_string(), "127.0.0.1");
+    assert_eq!(event.client_ip.unwrap().to_string(), "127.0.0.1");
     assert_eq!(answer.header("x-request-id"), Some(&*event.id.to_string()));
     let key = service.backend.get(issued.key.id).await.unwrap().unwrap();
-    assert_eq!(key.last_used, Some(event.time));
+    assert_eq!(key.last_used_at, Some(event.time));
 }
 
 #[tokio::test]

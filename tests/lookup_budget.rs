@@ -19,7 +19,7 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{LogQuery, Recorder, RejectionReason, UsageReader, WhenFull};
-use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress, Rejection, ResponseBody, StoreFailure};
+use keytally::{ApiKeyLayer, Clock, KeyId, PeerIp, Rejection, ResponseBody, StoreFailure};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 
@@ -99,7 +99,7 @@ impl Setup {
             .body(String::new())
             .unwrap();
         let from: IpAddr = from.parse().unwrap();
-        request.extensions_mut().insert(PeerAddress(from));
+        request.extensions_mut().insert(PeerIp(from));
         call(&self.layer, request)
     }
 
@@ -297,7 +297,7 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
     let keys = &setup.store.keys;
     keys.revoke(revoked.key.id).await.unwrap();
     keys.disable(disabled.key.id).await.unwrap();
-    let at_once = KeyUpdate::default().expires(Some(Timestamp::UNIX_EPOCH));
+    let at_once = KeyUpdate::default().expires_at(Some(Timestamp::UNIX_EPOCH));
     keys.update(expired.key.id, at_once).await.unwrap();
     let told = async |secret: &Secret| {
         let answer = setup.send(HERE, secret, "text/plain").await;

@@ -457,10 +457,10 @@ async fn a_reading_that_cannot_be_noted_reveals_nothing() {
     let (backend, url) = backend().await;
     let own = pool(&url).await;
     let id = checks::recoverable(&backend, b"sealed").await;
-    run(&own, "ALTER TABLE keytally_key_changes RENAME TO away").await;
+    run(&own, "ALTER TABLE keytally_audit_log RENAME TO away").await;
     let refused = backend.reveal(id).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))));
-    run(&own, "ALTER TABLE away RENAME TO keytally_key_changes").await;
+    run(&own, "ALTER TABLE away RENAME TO keytally_audit_log").await;
     assert_eq!(checks::readings(&backend, id).await, 0);
     assert!(backend.reveal(id).await.unwrap().is_some());
     assert_eq!(checks::readings(&backend, id).await, 1);
@@ -1087,7 +1087,7 @@ async fn those_who_name_the_schema_and_those_who_do_not_hear_of_each_other() {
         admin.revoke(id).await.unwrap();
         let revoked = async || {
             let found = cache.find(id).await.unwrap().unwrap();
-            found.key.revoked.is_some()
+            found.key.revoked_at.is_some()
         };
         let patience = tokio::time::Instant::now() + Duration::from_secs(10);
         while !revoked().await {

@@ -157,9 +157,9 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
     let [quarters, minutes] = [72, 24].map(|hours| end - hours.hours());
     assert!(rollups.iter().all(|rollup| match rollup.start {
-        start if start < quarters => rollup.width == Granularity::Hour,
-        start if start < minutes => rollup.width == Granularity::QuarterHour,
-        _ => rollup.width == Granularity::Minute,
+        start if start < quarters => rollup.granularity == Granularity::Hour,
+        start if start < minutes => rollup.granularity == Granularity::QuarterHour,
+        _ => rollup.granularity == Granularity::Minute,
     }));
     assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 960);
 
@@ -297,7 +297,7 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
         assert!(
             rollups
                 .iter()
-                .all(|it| it.width == Granularity::QuarterHour)
+                .all(|it| it.granularity == Granularity::QuarterHour)
         );
         assert_eq!(spec.summarize(&rollups), expected);
     }
@@ -553,7 +553,7 @@ async fn what_cannot_be_dropped_keeps_nothing_else() {
     let own = support::pool(&url).await;
     let end = noon();
     backend.write(&Batch::new(events(end))).await.unwrap();
-    let old = "UPDATE keytally_batches SET applied = applied - interval '99 days'";
+    let old = "UPDATE keytally_batches SET applied_at = applied_at - interval '99 days'";
     run(&own, old).await;
     let another = Batch::new(vec![UsageEvent::at(end)]);
     backend.write(&another).await.unwrap();
@@ -673,7 +673,7 @@ async fn series_that_a_batch_holds_are_not_waited_for() {
         event
     });
     backend.write(&Batch::new(events.collect())).await.unwrap();
-    run(&own, "UPDATE keytally_series SET seen = 1").await;
+    run(&own, "UPDATE keytally_series SET last_seen_day = 1").await;
     let mut writing = own.begin().await.unwrap();
     let hold = "SELECT 1 FROM keytally_series ORDER BY hash DESC LIMIT 5 FOR NO KEY UPDATE";
     sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();

@@ -130,7 +130,7 @@ async fn what_is_kept_is_there_when_the_file_is_opened_again() {
 
     let backend = open(&folder.file()).await;
     let kept = backend.find(issued.key.id).await.unwrap().unwrap();
-    assert_eq!(kept.key.last_used, Some(event.time));
+    assert_eq!(kept.key.last_used_at, Some(event.time));
     let page = backend.requests(&LogQuery::default()).await.unwrap();
     assert_eq!(page.items, [event]);
     // The answer got lost with the process: the batch comes again.
@@ -709,8 +709,11 @@ async fn rule_4_a_revocation_that_nobody_waits_for_is_seen_at_once() {
         drop(revoking);
         let stored = backend.find(id).await.unwrap().unwrap();
         let known = cached.find(id).await.unwrap().unwrap();
-        assert_eq!(known.key.revoked, stored.key.revoked, "after {polls} polls");
-        if stored.key.revoked.is_some() {
+        assert_eq!(
+            known.key.revoked_at, stored.key.revoked_at,
+            "after {polls} polls"
+        );
+        if stored.key.revoked_at.is_some() {
             return;
         }
     }

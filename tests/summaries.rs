@@ -267,7 +267,7 @@ proptest! {
             prop_assert_eq!(of_key, expected.collect::<Vec<_>>());
         }
         let mut kept = rollups.clone();
-        kept.forget(a);
+        kept.prune(a);
         let over = |rollup: &&Rollup| rollup.start >= Granularity::QuarterHour.floor(a);
         prop_assert_eq!(kept.into_iter().collect::<Vec<_>>(), rollups.iter().filter(over).cloned().collect::<Vec<_>>());
     }

@@ -110,8 +110,8 @@ async fn revocation_follows_the_clock() {
         test.backend().revoke(key.id).await,
         test.store().revoke(key.id).await,
     ] {
-        let revoked = revoked.unwrap().revoked.unwrap();
-        assert_eq!(revoked, key.created + hour);
+        let revoked = revoked.unwrap().revoked_at.unwrap();
+        assert_eq!(revoked, key.created_at + hour);
     }
 }
 

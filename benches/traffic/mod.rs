@@ -66,7 +66,7 @@ impl Traffic {
         event.latency_us = 500 + u64::from(self.random.u32(..40_000));
         event.request_bytes = 0;
         event.response_bytes = 200 + u64::from(self.random.u32(..4_000));
-        event.client_address = Some([203, 0, 113, self.random.u8(..)].into());
+        event.client_ip = Some([203, 0, 113, self.random.u8(..)].into());
         event
     }
 

@@ -6,11 +6,13 @@ mod tests {
     const MIGRATIONS: [&str; 2] = [
         concat!(
             include_str!("postgres/migrations/1.sql"),
-            include_str!("postgres/migrations/2.sql")
+            include_str!("postgres/migrations/2.sql"),
+            include_str!("postgres/migrations/3.sql")
         ),
         concat!(
             include_str!("sqlite/migrations/1.sql"),
-            include_str!("sqlite/migrations/2.sql")
+            include_str!("sqlite/migrations/2.sql"),
+            include_str!("sqlite/migrations/3.sql")
         ),
     ];
 
@@ -31,12 +33,21 @@ mod tests {
                 (name, names.collect())
             })
             .collect();
-        for added in sql.split("ALTER TABLE §").skip(1) {
-            let Some((table, column)) = added.split_once(" ADD COLUMN ") else {
+        for altered in sql.split("ALTER TABLE §").skip(1) {
+            let (statement, _) = altered.split_once(';').unwrap();
+            let words: Vec<&str> = statement.split(' ').collect();
+            let Some((name, columns)) = tables.iter_mut().find(|(name, _)| *name == words[0])
+            else {
                 continue;
             };
-            if let Some((_, columns)) = tables.iter_mut().find(|(name, _)| *name == table) {
-                columns.extend(column.split(' ').next());
+            match words[1..] {
+                ["ADD", "COLUMN", column, ..] => columns.push(column),
+                ["RENAME", "COLUMN", old, "TO", new] => {
+                    let column = columns.iter_mut().find(|column| **column == old);
+                    *column.unwrap() = new;
+                }
+                ["RENAME", "TO", new] => *name = new.trim_start_matches(['§', '¶']),
+                _ => {}
             }
         }
         tables

@@ -62,7 +62,7 @@ where
             backend.write(&batch).await,
             "usage of an unknown key is written like any other",
         );
-        used.key.last_used = Some(fresh.before(Duration::from_secs(last_used)));
+        used.key.last_used_at = Some(fresh.before(Duration::from_secs(last_used)));
         let found = done(backend.find(id).await, "looking up answers");
         same(&found, &Some(used.clone()), rule);
     }
@@ -74,7 +74,7 @@ where
         "a change does not touch the last use",
     );
 
-    unused.key.last_used = None;
+    unused.key.last_used_at = None;
     let found = done(backend.find(unused.key.id).await, "looking up answers");
     same(
         &found,

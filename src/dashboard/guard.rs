@@ -42,13 +42,13 @@ pub trait Guard: Send + Sync + 'static {
 
     /// The address of the application's own sign-in page, for guards without a [`login`](Self::login): browsers of
     /// people who are not signed in are redirected there. None unless set: they get a plain 401.
-    fn sign_in_address(&self) -> Option<&str> {
+    fn sign_in_url(&self) -> Option<&str> {
         None
     }
 
     /// The address at which the application signs people out, for guards without a [`login`](Self::login): the
     /// pages link to it. None unless set: the pages have no "Sign out".
-    fn sign_out_address(&self) -> Option<&str> {
+    fn sign_out_url(&self) -> Option<&str> {
         None
     }
 }
@@ -68,7 +68,7 @@ pub struct Admin {
 
 impl Admin {
     /// Under this name, which the audit keeps with all that they do.
-    pub fn named(name: impl Into<String>) -> Self {
+    pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
 
@@ -124,7 +124,7 @@ impl BearerToken {
 
     /// Under another name in the audit.
     #[must_use]
-    pub fn known_as(mut self, name: impl Into<String>) -> Self {
+    pub fn with_admin_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
@@ -152,7 +152,7 @@ impl Guard for BearerToken {
 impl Login for BearerToken {
     fn sign_in(&self, token: &str) -> Option<Admin> {
         let digest: [u8; 32] = Sha256::digest(token).into();
-        bool::from(digest.ct_eq(&self.digest)).then(|| Admin::named(&*self.name))
+        bool::from(digest.ct_eq(&self.digest)).then(|| Admin::new(&*self.name))
     }
 }
 
@@ -164,7 +164,7 @@ pub struct AllowEveryone;
 #[async_trait]
 impl Guard for AllowEveryone {
     async fn admit(&self, _: &Parts) -> Result<Admin, Denied> {
-        Ok(Admin::named("anyone"))
+        Ok(Admin::new("anyone"))
     }
 }
 
@@ -193,9 +193,9 @@ mod tests {
     async fn the_token_alone_lets_in() {
         let guard = BearerToken::new("correct-horse-battery")
             .unwrap()
-            .known_as("Ada");
+            .with_admin_name("Ada");
         let good = admitted(&guard, Some("bearer correct-horse-battery")).await;
-        assert_eq!(good, Ok(Admin::named("Ada")));
+        assert_eq!(good, Ok(Admin::new("Ada")));
         for header in [
             None,
             Some("correct-horse-battery"),
@@ -213,7 +213,7 @@ mod tests {
         // As it is read from a file.
         let guard = BearerToken::new("correct-horse-battery\n").unwrap();
         let good = admitted(&guard, Some("Bearer correct-horse-battery")).await;
-        assert_eq!(good, Ok(Admin::named("admin")));
+        assert_eq!(good, Ok(Admin::new("admin")));
         assert!(!format!("{guard:?}").contains("horse"));
     }
 }

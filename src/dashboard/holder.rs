@@ -124,7 +124,7 @@ impl About {
     async fn authenticate(&self, caller: &Caller) -> Option<Decision> {
         let limit = RateLimit::per_second(2).with_burst(10);
         let now = Clock::system().now();
-        let allowance = self.asking.attach(caller.line, &[limit], now).ok()?;
+        let allowance = self.asking.attach(caller.lineage, &[limit], now).ok()?;
         match allowance.acquire(1, now) {
             LimitResponse::Ready(decision) => Some(decision),
             LimitResponse::Pending(decision) => decision.await.ok(),

@@ -39,7 +39,7 @@ impl PageContext {
             token: shared.signer.form_token(&admin),
             sign_out: match shared.guard.login() {
                 Some(_) => Some(format!("{}/logout", base.0)),
-                None => shared.guard.sign_out_address().map(String::from),
+                None => shared.guard.sign_out_url().map(String::from),
             },
             base: base.0.clone(),
             unknown_zone: known.is_err().then_some(zone).flatten(),

@@ -127,7 +127,7 @@ async fn admit(
             let own = || format!("{}/login", base.0);
             let address = match shared.guard.login() {
                 Some(_) => Some(own()),
-                None => shared.guard.sign_in_address().map(String::from),
+                None => shared.guard.sign_in_url().map(String::from),
             };
             match address {
                 Some(address) => login::ask(&parts, address),

@@ -132,7 +132,7 @@ impl Signer {
             let session: Session = (end.parse().ok()?, number.parse().ok()?);
             let lasts = session.0 > Timestamp::now().as_second();
             let name = String::from_utf8(unhex(name)?).ok()?;
-            lasts.then(|| (Admin::named(name), session))
+            lasts.then(|| (Admin::new(name), session))
         })
     }
 
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_session_is_its_own_and_no_other() {
         let (signer, other) = (Signer::new().unwrap(), Signer::new().unwrap());
-        let ada = Admin::named("Ada; Löve.lace=");
+        let ada = Admin::new("Ada; Löve.lace=");
         let set = signer.session(&ada, &headers(HOST, "keys.example"), "/admin");
         assert!(set.ends_with("; Path=/admin; Max-Age=43200; HttpOnly; SameSite=Strict; Secure"));
         let value = set.split(';').next().unwrap();
@@ -239,14 +239,14 @@ mod tests {
         }
         let token = signer.form_token(&ada);
         assert!(signer.is_form_token(&ada, &token));
-        assert!(!signer.is_form_token(&Admin::named("Bob"), &token));
+        assert!(!signer.is_form_token(&Admin::new("Bob"), &token));
         assert!(!signer.is_form_token(&ada, "é"));
     }
 
     #[test]
     fn a_session_ends_for_good_and_no_other_with_it() {
         let signer = Signer::new().unwrap();
-        let ada = Admin::named("Ada");
+        let ada = Admin::new("Ada");
         let none = HeaderMap::new();
         let [mine, other] = [(); 2].map(|()| {
             let set = signer.session(&ada, &none, "");
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn instances_with_one_key_know_each_others_sessions() {
         let (here, there) = (Signer::with([7; 32]), Signer::with([7; 32]));
-        let ada = Admin::named("Ada");
+        let ada = Admin::new("Ada");
         let set = here.session(&ada, &headers(HOST, "keys.example"), "/");
         let sent = headers(COOKIE, set.split(';').next().unwrap());
         assert_eq!(there.admin(&sent), Some(ada.clone()));

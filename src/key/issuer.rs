@@ -157,7 +157,7 @@ impl Issuer {
         let record = KeyRecord {
             key,
             digest,
-            sealed,
+            encrypted_secret: sealed,
         };
         Ok((secret, record))
     }
@@ -198,8 +198,8 @@ impl Issuer {
             digest: self.peppers.digest(secret.expose().as_bytes()),
             hint: secret.hint(),
             sealed: self.seal(&secret)?,
-            at: now,
-            old_expires: after(now, grace),
+            rotated_at: now,
+            old_expires_at: after(now, grace),
         };
         let key = store.rotate(id, rotation).await?;
         Ok(Issued { secret, key })
@@ -274,7 +274,7 @@ impl Issuer {
         let record = KeyRecord {
             key,
             digest,
-            sealed: None,
+            encrypted_secret: None,
         };
         store.create(record).await?;
         Ok(answer)
@@ -344,9 +344,9 @@ mod tests {
         assert_eq!(key.limits, limits);
         assert_eq!(key.addresses, addresses);
         assert_eq!(key.metadata["tier"], 1);
-        assert_eq!(key.created.to_string(), "2026-11-01T10:00:00Z");
-        assert_eq!(key.expires.unwrap().to_string(), "2026-11-01T10:01:00Z");
-        assert!(!key.recoverable && record.sealed.is_none());
+        assert_eq!(key.created_at.to_string(), "2026-11-01T10:00:00Z");
+        assert_eq!(key.expires_at.unwrap().to_string(), "2026-11-01T10:01:00Z");
+        assert!(!key.recoverable && record.encrypted_secret.is_none());
         assert_eq!(record.digest, Digest::sha256(secret.expose().as_bytes()));
     }
 

@@ -38,7 +38,7 @@ pub struct NewKey {
     limits: Vec<RateLimit>,
     addresses: AddressList,
     metadata: Map<String, Value>,
-    expires: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
     expires_in: Option<Duration>,
     pub(super) recoverable: bool,
 }
@@ -54,7 +54,7 @@ impl NewKey {
             limits: Vec::new(),
             addresses: AddressList::default(),
             metadata: Map::new(),
-            expires: None,
+            expires_at: None,
             expires_in: None,
             recoverable: false,
         }
@@ -112,7 +112,7 @@ impl NewKey {
     /// From when on it no longer works.
     #[must_use]
     pub fn expires_at(mut self, end: Timestamp) -> Self {
-        self.expires = Some(end);
+        self.expires_at = Some(end);
         self.expires_in = None;
         self
     }
@@ -121,7 +121,7 @@ impl NewKey {
     #[must_use]
     pub fn expires_in(mut self, time: Duration) -> Self {
         self.expires_in = Some(time);
-        self.expires = None;
+        self.expires_at = None;
         self
     }
 
@@ -148,7 +148,7 @@ impl NewKey {
             limits: self.limits,
             addresses: self.addresses,
             metadata: self.metadata,
-            expires: end.or(self.expires).map(whole_micros),
+            expires_at: end.or(self.expires_at).map(whole_micros),
             hint,
             recoverable: self.recoverable,
             ..Key::new(id, self.name, now)
@@ -177,7 +177,7 @@ mod tests {
         let key = new
             .into_key(id, String::new(), Timestamp::UNIX_EPOCH)
             .unwrap();
-        assert_eq!(key.expires, Some(whole_micros(Timestamp::MAX)));
+        assert_eq!(key.expires_at, Some(whole_micros(Timestamp::MAX)));
         assert_eq!(
             after(Timestamp::UNIX_EPOCH, Duration::from_secs(1)).as_second(),
             1

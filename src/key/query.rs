@@ -131,10 +131,10 @@ impl KeyQuery {
             && self.wanted_ids().is_none_or(|ids| ids.contains(&key.id))
             && self
                 .unused_since
-                .is_none_or(|time| key.created < time && key.last_used < Some(time))
+                .is_none_or(|time| key.created_at < time && key.last_used_at < Some(time))
             && self
                 .expires_before
-                .is_none_or(|time| key.expires.is_some_and(|end| end < time))
+                .is_none_or(|time| key.expires_at.is_some_and(|end| end < time))
     }
 
     /// The ids that count.
@@ -145,7 +145,7 @@ impl KeyQuery {
 
     /// A key's place in the list: newest first, then by id from high to low.
     pub fn place(key: &Key) -> PageToken {
-        PageToken::new(key.created, key.id)
+        PageToken::new(key.created_at, key.id)
     }
 }
 
@@ -160,8 +160,8 @@ mod tests {
         let micro = jiff::SignedDuration::from_micros(1);
         let key = Key {
             owner: Some("acme".into()),
-            last_used: Some(day),
-            expires: Some(next),
+            last_used_at: Some(day),
+            expires_at: Some(next),
             ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "Zapier", day)
         };
         let other = "3fK9aB0000zzZZ20".parse().unwrap();
@@ -186,9 +186,9 @@ mod tests {
         }
         let spoil: [fn(&mut Key, Timestamp); 4] = [
             |key, _| key.owner = None,
-            |key, later| key.last_used = Some(later),
-            |key, later| (key.created, key.last_used) = (later, None),
-            |key, _| key.expires = None,
+            |key, later| key.last_used_at = Some(later),
+            |key, later| (key.created_at, key.last_used_at) = (later, None),
+            |key, _| key.expires_at = None,
         ];
         for spoil in spoil {
             let mut spoiled = key.clone();
@@ -196,7 +196,7 @@ mod tests {
             assert!(!all.matches(&spoiled), "{spoiled:?}");
         }
         let never_used = Key {
-            last_used: None,
+            last_used_at: None,
             ..key.clone()
         };
         assert!(all.matches(&never_used));

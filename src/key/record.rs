@@ -41,21 +41,26 @@ pub struct Key {
     /// Whatever else the application keeps with it.
     pub metadata: Map<String, Value>,
     /// When it was issued.
-    pub created: Timestamp,
+    #[serde(alias = "created")]
+    pub created_at: Timestamp,
     /// From when on it no longer works.
-    pub expires: Option<Timestamp>,
+    #[serde(alias = "expires")]
+    pub expires_at: Option<Timestamp>,
     /// Whether it is switched off for now.
     pub disabled: bool,
     /// When it was revoked, for good.
-    pub revoked: Option<Timestamp>,
+    #[serde(alias = "revoked")]
+    pub revoked_at: Option<Timestamp>,
     /// The key that it took over from.
     pub rotated_from: Option<KeyId>,
     /// The first key of its line: itself, or where its rotations began. What is spent of rate
     /// limits is kept under this id.
-    pub line: KeyId,
+    #[serde(alias = "line")]
+    pub lineage: KeyId,
     /// When it was last used, as far as the usage written so far tells. Databases let no use be later than
     /// the time at which it was written.
-    pub last_used: Option<Timestamp>,
+    #[serde(alias = "last_used")]
+    pub last_used_at: Option<Timestamp>,
     /// What people recognize its secret by: `acme_live_3fK9…`.
     pub hint: String,
     /// Whether its secret is kept, encrypted, and can be [read again](super::KeyAdmin::reveal). Ends with
@@ -122,13 +127,13 @@ impl Key {
             limits: Vec::new(),
             addresses: AddressList::default(),
             metadata: Map::new(),
-            created: whole_micros(created),
-            expires: None,
+            created_at: whole_micros(created),
+            expires_at: None,
             disabled: false,
-            revoked: None,
+            revoked_at: None,
             rotated_from: None,
-            line: id,
-            last_used: None,
+            lineage: id,
+            last_used_at: None,
             hint: format!("{}…", &id.as_str()[..4]),
             recoverable: false,
         }
@@ -136,9 +141,9 @@ impl Key {
 
     /// Whether it works at this time; what is worse wins where several things hold.
     pub fn status(&self, at: Timestamp) -> KeyStatus {
-        if self.revoked.is_some() {
+        if self.revoked_at.is_some() {
             KeyStatus::Revoked
-        } else if self.expires.is_some_and(|end| end <= at) {
+        } else if self.expires_at.is_some_and(|end| end <= at) {
             KeyStatus::Expired
         } else if self.disabled {
             KeyStatus::Disabled
@@ -164,7 +169,7 @@ pub struct KeyRecord {
     /// [`create`](super::KeyAdmin::create) or comes from [`reveal`](super::KeyAdmin::reveal). Not there in
     /// any other record: who looks a key up has no need of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sealed: Option<EncryptedSecret>,
+    pub encrypted_secret: Option<EncryptedSecret>,
 }
 
 /// A change to one key.
@@ -181,7 +186,7 @@ pub enum KeyChange {
     /// Ends it for good; the first time counts.
     Revoke {
         /// When it was revoked.
-        at: Timestamp,
+        revoked_at: Timestamp,
     },
 }
 
@@ -198,9 +203,9 @@ pub struct Rotation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<EncryptedSecret>,
     /// When it happens.
-    pub at: Timestamp,
+    pub rotated_at: Timestamp,
     /// Until when the old key goes on working; an earlier end of its own stays.
-    pub old_expires: Timestamp,
+    pub old_expires_at: Timestamp,
 }
 
 impl KeyRecord {
@@ -212,10 +217,10 @@ impl KeyRecord {
     pub fn validate(&self) -> Result<(), InvalidKey> {
         let Key {
             recoverable,
-            revoked,
+            revoked_at: revoked,
             ..
         } = self.key;
-        if recoverable != self.sealed.is_some() || (recoverable && revoked.is_some()) {
+        if recoverable != self.encrypted_secret.is_some() || (recoverable && revoked.is_some()) {
             return Err(InvalidKey::Recoverable);
         }
         self.key.validate()
@@ -227,7 +232,7 @@ impl KeyRecord {
         Self {
             key: self.key.clone(),
             digest: self.digest.clone(),
-            sealed: None,
+            encrypted_secret: None,
         }
     }
 
@@ -235,10 +240,10 @@ impl KeyRecord {
     #[must_use]
     pub fn in_whole_micros(mut self) -> Self {
         let key = &mut self.key;
-        key.created = whole_micros(key.created);
-        key.expires = key.expires.map(whole_micros);
-        key.revoked = key.revoked.map(whole_micros);
-        key.last_used = key.last_used.map(whole_micros);
+        key.created_at = whole_micros(key.created_at);
+        key.expires_at = key.expires_at.map(whole_micros);
+        key.revoked_at = key.revoked_at.map(whole_micros);
+        key.last_used_at = key.last_used_at.map(whole_micros);
         self
     }
 
@@ -260,19 +265,19 @@ impl KeyRecord {
                 set(&mut key.limits, update.limits);
                 set(&mut key.addresses, update.addresses);
                 set(&mut key.metadata, update.metadata);
-                set(&mut key.expires, update.expires);
+                set(&mut key.expires_at, update.expires_at);
                 key.validate()?;
-                key.expires = key.expires.map(whole_micros);
+                key.expires_at = key.expires_at.map(whole_micros);
                 self.key = key;
             }
             KeyChange::Disable => self.key.disabled = true,
             KeyChange::Enable => self.key.disabled = false,
-            KeyChange::Revoke { at } => {
+            KeyChange::Revoke { revoked_at: at } => {
                 // That alone: nothing else about a key may stand in the way of its revocation.
                 within_bounds(*at)?;
-                self.key.revoked.get_or_insert(whole_micros(*at));
+                self.key.revoked_at.get_or_insert(whole_micros(*at));
                 self.key.recoverable = false;
-                self.sealed = None;
+                self.encrypted_secret = None;
             }
         }
         Ok(())
@@ -287,7 +292,7 @@ impl KeyRecord {
     /// [`StoreError::Unusable`] when the key does not work any more, [`StoreError::Invalid`] when the
     /// new one's hint or a time is out of bounds; the record is then as it was.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
-        let status = self.key.status(rotation.at);
+        let status = self.key.status(rotation.rotated_at);
         if status != KeyStatus::Active {
             let id = self.key.id;
             return Err(StoreError::Unusable { id, status });
@@ -296,26 +301,26 @@ impl KeyRecord {
         let mut key = Key {
             id: rotation.id,
             hint: rotation.hint.clone(),
-            created: rotation.at,
+            created_at: rotation.rotated_at,
             rotated_from: Some(self.key.id),
-            last_used: None,
+            last_used_at: None,
             recoverable: sealed.is_some(),
             ..self.key.clone()
         };
         key.validate()?;
-        key.created = whole_micros(key.created);
-        let old_expires = rotation.old_expires;
+        key.created_at = whole_micros(key.created_at);
+        let old_expires = rotation.old_expires_at;
         within_bounds(old_expires).map_err(StoreError::Invalid)?;
         let old_expires = whole_micros(old_expires);
         let end = self
             .key
-            .expires
+            .expires_at
             .map_or(old_expires, |end| end.min(old_expires));
-        self.key.expires = Some(end);
+        self.key.expires_at = Some(end);
         Ok(Self {
             key,
             digest: rotation.digest.clone(),
-            sealed,
+            encrypted_secret: sealed,
         })
     }
 }
@@ -339,10 +344,10 @@ mod tests {
         assert_eq!(key.status(at(7)), KeyStatus::Active);
         key.disabled = true;
         assert_eq!(key.status(at(7)), KeyStatus::Disabled);
-        key.expires = Some(at(7));
+        key.expires_at = Some(at(7));
         assert_eq!(key.status(at(6)), KeyStatus::Disabled);
         assert_eq!(key.status(at(7)), KeyStatus::Expired);
-        key.revoked = Some(at(5));
+        key.revoked_at = Some(at(5));
         assert_eq!(key.status(at(7)), KeyStatus::Revoked);
         for status in KeyStatus::ALL {
             assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
@@ -357,12 +362,12 @@ mod tests {
             key: Key {
                 owner: Some("acme".into()),
                 scopes: vec!["read".into()],
-                last_used: Some(at(3)),
-                expires: Some(at(100)),
+                last_used_at: Some(at(3)),
+                expires_at: Some(at(100)),
                 ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0))
             },
             digest: Digest::sha256(b"old"),
-            sealed: None,
+            encrypted_secret: None,
         };
         let before = old.clone();
         let rotation = Rotation {
@@ -370,21 +375,21 @@ mod tests {
             digest: Digest::sha256(b"new"),
             hint: "acme_3fK9…".into(),
             sealed: None,
-            at: at(7),
-            old_expires: at(9),
+            rotated_at: at(7),
+            old_expires_at: at(9),
         };
         let new = old.rotate(&rotation).unwrap();
         let expected = Key {
             id: rotation.id,
             hint: rotation.hint.clone(),
-            created: at(7),
+            created_at: at(7),
             rotated_from: Some(before.key.id),
-            last_used: None,
+            last_used_at: None,
             ..before.key.clone()
         };
         assert_eq!((new.key, new.digest), (expected, rotation.digest));
         let ending = Key {
-            expires: Some(at(9)),
+            expires_at: Some(at(9)),
             ..before.key
         };
         assert_eq!((old.key, old.digest), (ending, before.digest));
@@ -398,13 +403,13 @@ mod tests {
         let record = KeyRecord {
             key: Key::new(id, "test", now),
             digest: digest.clone(),
-            sealed: None,
+            encrypted_secret: None,
         };
         let mut changed = record.clone();
-        let update = KeyUpdate::new().expires(Some(before));
+        let update = KeyUpdate::new().expires_at(Some(before));
         for change in [
             KeyChange::Update(Box::new(update)),
-            KeyChange::Revoke { at: before },
+            KeyChange::Revoke { revoked_at: before },
         ] {
             assert_eq!(changed.apply(&change), Err(InvalidKey::Time), "{change:?}");
         }
@@ -414,17 +419,19 @@ mod tests {
                 digest: digest.clone(),
                 hint: String::new(),
                 sealed: None,
-                at,
-                old_expires,
+                rotated_at: at,
+                old_expires_at: old_expires,
             };
             let error = changed.rotate(&rotation).unwrap_err();
             assert!(matches!(error, StoreError::Invalid(InvalidKey::Time)));
         }
         assert_eq!(changed, record);
         // A key that a bound of today would not let in can be revoked.
-        changed.key.last_used = Some(before);
-        changed.apply(&KeyChange::Revoke { at: now }).unwrap();
-        assert_eq!(changed.key.revoked, Some(now));
+        changed.key.last_used_at = Some(before);
+        changed
+            .apply(&KeyChange::Revoke { revoked_at: now })
+            .unwrap();
+        assert_eq!(changed.key.revoked_at, Some(now));
     }
 
     #[test]
@@ -435,8 +442,8 @@ mod tests {
             digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
             hint: "acme_3fK9…".into(),
             sealed: Some(EncryptedSecret::from_bytes([1, 2])),
-            at: now,
-            old_expires: now,
+            rotated_at: now,
+            old_expires_at: now,
         };
         let json = serde_json::to_string(&rotation).unwrap();
         assert_eq!(serde_json::from_str::<Rotation>(&json).unwrap(), rotation);
@@ -452,15 +459,15 @@ mod tests {
                 ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", now)
             },
             digest: digest.clone(),
-            sealed: Some(EncryptedSecret::from_bytes([1])),
+            encrypted_secret: Some(EncryptedSecret::from_bytes([1])),
         };
         let rotation = Rotation {
             id: "3fK9aB0000zzZZ20".parse().unwrap(),
             digest,
             hint: String::new(),
             sealed: Some(EncryptedSecret::from_bytes([2])),
-            at: now,
-            old_expires: now,
+            rotated_at: now,
+            old_expires_at: now,
         };
         (record, rotation)
     }
@@ -470,11 +477,14 @@ mod tests {
         let (record, _) = recoverable();
         assert_eq!(record.validate(), Ok(()));
         let without = record.redacted();
-        assert_eq!((&without.key, &without.sealed), (&record.key, &None));
+        assert_eq!(
+            (&without.key, &without.encrypted_secret),
+            (&record.key, &None)
+        );
         let mut secretly = record.clone();
         secretly.key.recoverable = false;
         let mut revoked = record;
-        revoked.key.revoked = Some(Timestamp::UNIX_EPOCH);
+        revoked.key.revoked_at = Some(Timestamp::UNIX_EPOCH);
         for wrong in [without, secretly, revoked] {
             assert_eq!(wrong.validate(), Err(InvalidKey::Recoverable), "{wrong:?}");
         }
@@ -485,10 +495,10 @@ mod tests {
         let (mut record, _) = recoverable();
         let at = Timestamp::UNIX_EPOCH;
         record.apply(&KeyChange::Disable).unwrap();
-        assert!(record.key.recoverable && record.sealed.is_some());
-        record.apply(&KeyChange::Revoke { at }).unwrap();
+        assert!(record.key.recoverable && record.encrypted_secret.is_some());
+        record.apply(&KeyChange::Revoke { revoked_at: at }).unwrap();
         assert_eq!(record.validate(), Ok(()));
-        assert!(!record.key.recoverable && record.sealed.is_none());
+        assert!(!record.key.recoverable && record.encrypted_secret.is_none());
     }
 
     #[test]
@@ -498,7 +508,7 @@ mod tests {
         let mut old = record.redacted();
         let new = old.rotate(&rotation).unwrap();
         assert_eq!(new.validate(), Ok(()));
-        assert_eq!(new.sealed, rotation.sealed);
+        assert_eq!(new.encrypted_secret, rotation.sealed);
         assert!(old.key.recoverable);
 
         let unsealed = Rotation {
@@ -506,11 +516,11 @@ mod tests {
             ..rotation.clone()
         };
         let new = record.clone().rotate(&unsealed).unwrap();
-        assert!(!new.key.recoverable && new.sealed.is_none());
+        assert!(!new.key.recoverable && new.encrypted_secret.is_none());
 
         let mut plain = record.redacted();
         plain.key.recoverable = false;
         let new = plain.rotate(&rotation).unwrap();
-        assert!(!new.key.recoverable && new.sealed.is_none());
+        assert!(!new.key.recoverable && new.encrypted_secret.is_none());
     }
 }

@@ -77,7 +77,7 @@ impl Issuer {
         let Some(record) = store.reveal(id).await? else {
             return Ok(None);
         };
-        let Some(sealed) = &record.sealed else {
+        let Some(sealed) = &record.encrypted_secret else {
             return Ok(None);
         };
         let text = vault.open(sealed, id).ok_or(RevealError::Closed(id))?;
@@ -206,7 +206,7 @@ mod tests {
         let theirs = store.reveal(yours.key.id).await.unwrap().unwrap();
         // The digest may even be copied with it.
         tamper(&store, mine.key.id, |record| {
-            record.sealed = theirs.sealed;
+            record.encrypted_secret = theirs.encrypted_secret;
             record.digest = theirs.digest;
         })
         .await;
@@ -223,9 +223,9 @@ mod tests {
         let other = other.vault(both);
         assert!(other.reveal(&store, id).await.unwrap().is_some());
         tamper(&store, id, |record| {
-            let mut bytes = record.sealed.take().unwrap().as_bytes().to_vec();
+            let mut bytes = record.encrypted_secret.take().unwrap().as_bytes().to_vec();
             *bytes.last_mut().unwrap() ^= 1;
-            record.sealed = Some(EncryptedSecret::from_bytes(bytes));
+            record.encrypted_secret = Some(EncryptedSecret::from_bytes(bytes));
         })
         .await;
         stays_closed(&store, &issuer, id).await;
@@ -246,7 +246,7 @@ mod tests {
         for text in [other.expose(), "hello"] {
             let id = issue(&store, &issuer).await.key.id;
             tamper(&store, id, |record| {
-                record.sealed = Some(Vault::new([1; 32]).seal_with([0; 24], id, text));
+                record.encrypted_secret = Some(Vault::new([1; 32]).seal_with([0; 24], id, text));
                 record.digest = Digest::sha256(text.as_bytes());
             })
             .await;
@@ -276,7 +276,7 @@ mod tests {
         let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
         let error = other.reveal(&store, id).await.unwrap_err();
         let private = &issued.secret.expose()["acme_".len() + KeyId::LEN..];
-        let sealed = serde_json::to_string(&record.sealed).unwrap();
+        let sealed = serde_json::to_string(&record.encrypted_secret).unwrap();
         let sealed = sealed.trim_matches('"');
         for (shown, with_sealed) in [
             (format!("{record:?} {issued:?} {issuer:?}"), false),

@@ -143,7 +143,7 @@ pub trait KeyAdmin: KeyStore {
     /// As [`change`](Self::change).
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         let at = Timestamp::now();
-        self.change(id, KeyChange::Revoke { at }).await
+        self.change(id, KeyChange::Revoke { revoked_at: at }).await
     }
 
     /// The record of a [recoverable](Key::recoverable) key with its [sealed secret](KeyRecord::sealed), which

@@ -38,7 +38,7 @@ pub struct KeyUpdate {
     pub metadata: Option<Map<String, Value>>,
     /// Another end; `Some(None)` for none.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
-    pub expires: Option<Option<Timestamp>>,
+    pub expires_at: Option<Option<Timestamp>>,
 }
 
 /// Tells a field that is absent (stays) from one that is `null` (is taken away).
@@ -119,8 +119,8 @@ impl KeyUpdate {
 
     /// Another end, or none.
     #[must_use]
-    pub fn expires(mut self, end: Option<Timestamp>) -> Self {
-        self.expires = Some(end);
+    pub fn expires_at(mut self, end: Option<Timestamp>) -> Self {
+        self.expires_at = Some(end);
         self
     }
 }
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_an_update_leaves_alone_stays_alone_in_json() {
-        let update = KeyUpdate::new().name("Renamed").expires(None);
+        let update = KeyUpdate::new().name("Renamed").expires_at(None);
         let json = serde_json::to_string(&update).unwrap();
         assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
         let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
@@ -152,7 +152,7 @@ mod tests {
             .limits(limits.clone())
             .addresses(addresses.clone())
             .metadata(metadata.clone())
-            .expires(Some(end));
+            .expires_at(Some(end));
         let expected = KeyUpdate {
             name: Some("a".into()),
             owner: Some(Some("b".into())),
@@ -161,7 +161,7 @@ mod tests {
             limits: Some(limits),
             addresses: Some(addresses),
             metadata: Some(metadata),
-            expires: Some(Some(end)),
+            expires_at: Some(Some(end)),
         };
         assert_eq!(update, expected);
     }

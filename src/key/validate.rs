@@ -110,10 +110,10 @@ impl Key {
             return Err(InvalidKey::Hint);
         }
         let times = [
-            Some(self.created),
-            self.expires,
-            self.revoked,
-            self.last_used,
+            Some(self.created_at),
+            self.expires_at,
+            self.revoked_at,
+            self.last_used_at,
         ];
         times.into_iter().flatten().try_for_each(within_bounds)?;
         Ok(RateLimit::validate_all(&self.limits)?)
@@ -296,15 +296,15 @@ mod tests {
         let first: Timestamp = "0001-01-01T00:00:00Z".parse().unwrap();
         let before = first - jiff::SignedDuration::from_micros(1);
         let key = Key {
-            expires: Some(Timestamp::MAX),
+            expires_at: Some(Timestamp::MAX),
             ..Key::new(id, "Ends of time", first)
         };
         assert_eq!(key.validate(), Ok(()));
         let times: [fn(&mut Key, Timestamp); 4] = [
-            |key, time| key.created = time,
-            |key, time| key.expires = Some(time),
-            |key, time| key.revoked = Some(time),
-            |key, time| key.last_used = Some(time),
+            |key, time| key.created_at = time,
+            |key, time| key.expires_at = Some(time),
+            |key, time| key.revoked_at = Some(time),
+            |key, time| key.last_used_at = Some(time),
         ];
         for set in times {
             let mut early = key.clone();

@@ -13,9 +13,9 @@ use crate::key::AddressList;
 /// The address of the connection's other end: servers other than axum's put it into the request's
 /// extensions as this type, for address lists and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress(pub IpAddr);
+pub struct PeerIp(pub IpAddr);
 
-impl From<SocketAddr> for PeerAddress {
+impl From<SocketAddr> for PeerIp {
     fn from(address: SocketAddr) -> Self {
         Self(address.ip())
     }
@@ -39,7 +39,7 @@ type Peer = dyn Fn(RequestParts<'_>) -> Option<IpAddr> + Send + Sync;
 
 /// How the client's address is told.
 #[derive(Clone, Default)]
-pub(crate) struct ClientAddress {
+pub(crate) struct ClientIpExtractor {
     pub(crate) peer: Option<Arc<Peer>>,
     pub(crate) trusted: Option<(AddressList, ForwardedHeader)>,
     /// Whether a peer without an address, as behind a Unix socket, is a trusted proxy.
@@ -60,7 +60,7 @@ enum ClientIp {
     NoPeer,
 }
 
-impl ClientAddress {
+impl ClientIpExtractor {
     /// The client's address, if it is known.
     pub(crate) fn of(&self, head: RequestParts<'_>) -> Option<IpAddr> {
         match self.client_ip(head) {
@@ -234,10 +234,10 @@ fn peer_address(head: RequestParts<'_>) -> Option<IpAddr> {
     {
         return Some(address.ip());
     }
-    head.extensions().get().map(|PeerAddress(address)| *address)
+    head.extensions().get().map(|PeerIp(address)| *address)
 }
 
-impl fmt::Debug for ClientAddress {
+impl fmt::Debug for ClientIpExtractor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientAddress")
             .field("trusted", &self.trusted)
@@ -259,14 +259,14 @@ mod tests {
         };
         let mut request = Request::new(());
         if let Ok(peer) = peer.parse() {
-            request.extensions_mut().insert(PeerAddress(peer));
+            request.extensions_mut().insert(PeerIp(peer));
         }
         for line in lines {
             let line = http::HeaderValue::from_bytes(line.as_bytes()).unwrap();
             request.headers_mut().append(&name, line);
         }
         let trusted = AddressList::parse(["10.0.0.0/8", "::1"]).unwrap();
-        let address = ClientAddress {
+        let address = ClientIpExtractor {
             peer: None,
             trusted: Some((trusted, header)),
             trust_unix_peer: peer == "unix",
@@ -415,8 +415,8 @@ mod tests {
         let mut request = Request::new(());
         request
             .extensions_mut()
-            .insert(PeerAddress([10, 0, 0, 1].into()));
-        let address = ClientAddress {
+            .insert(PeerIp([10, 0, 0, 1].into()));
+        let address = ClientIpExtractor {
             peer: None,
             trusted: Some((
                 AddressList::parse(["10.0.0.0/8"]).unwrap(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::client_ip::ClientAddress;
+use super::client_ip::ClientIpExtractor;
 use super::client_limit::ClientLimit;
 use super::credential::CredentialSources;
 use super::endpoint::Endpoints;
@@ -63,7 +63,7 @@ pub(crate) struct Config {
     pub(crate) recorder: Recorder,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) resource_id: Option<Arc<ResourceId>>,
-    pub(crate) client_address: ClientAddress,
+    pub(crate) client_address: ClientIpExtractor,
     pub(crate) lookup_limit: Option<Arc<ClientLimit>>,
     pub(crate) anonymous_limit: Option<Arc<ClientLimit>>,
     pub(crate) rejected_events: Arc<RejectedEvents>,
@@ -108,7 +108,13 @@ impl Config {
     ) -> Result<&'a AttachedLimits, LimitError> {
         AttachedLimits::get_or_attach(&entry.limits, self.limits_id, || {
             let limits = self.limits_of(&entry.key);
-            AttachedLimits::attach(self.limits_id, &*self.limiter, entry.key.line, limits, now)
+            AttachedLimits::attach(
+                self.limits_id,
+                &*self.limiter,
+                entry.key.lineage,
+                limits,
+                now,
+            )
         })
     }
 }

@@ -58,7 +58,7 @@ impl ApiKeyLayer {
                 recorder: Recorder::counting(),
                 endpoints: Arc::new(Endpoints::new(None)),
                 resource_id: None,
-                client_address: super::client_ip::ClientAddress::default(),
+                client_address: super::client_ip::ClientIpExtractor::default(),
                 lookup_limit: Some(Arc::new(ClientLimit::new(&RateLimit::per_minute(1_000)))),
                 anonymous_limit: None,
                 rejected_events: Arc::new(RejectedEvents::new()),
@@ -507,7 +507,7 @@ impl ApiKeyLayer {
             return Ok(Vec::new());
         }
         let now = self.config.clock.now();
-        let allowance = self.config.limiter.attach(key.line, limits, now)?;
+        let allowance = self.config.limiter.attach(key.lineage, limits, now)?;
         let decision = match allowance.peek(now) {
             LimitResponse::Ready(decision) => decision,
             LimitResponse::Pending(decision) => self.config.with_timeout(decision).await?,

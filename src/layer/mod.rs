@@ -35,7 +35,7 @@ mod tracker;
 
 pub use body::{BodyError, KeyRejected, ResponseBody};
 pub use caller::{Caller, Unverified};
-pub use client_ip::{ForwardedHeader, PeerAddress};
+pub use client_ip::{ForwardedHeader, PeerIp};
 pub use config::StoreFailure;
 #[cfg(feature = "axum")]
 pub use extract::NoCaller;

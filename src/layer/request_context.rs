@@ -147,7 +147,7 @@ impl<'a> RequestContext<'a> {
                 .resource_id
                 .as_ref()
                 .and_then(|of| Some((*bounded(&of(head)?)).into())),
-            client_address: config.client_address.of(head),
+            client_ip: config.client_address.of(head),
             time: self.began.micros(),
             latency_us: 0,
             request_bytes: self.announced,

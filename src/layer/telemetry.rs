@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
     use crate::key::{Prefix, Secret};
-    use crate::layer::{ApiKeyLayer, PeerAddress};
+    use crate::layer::{ApiKeyLayer, PeerIp};
     use crate::test_tracing::CapturedEvents;
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
         let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_limit();
         let told = CapturedEvents::default();
         let _listening = told.capture();
-        let ask = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {
+        let ask = async |layer: &ApiKeyLayer, peer: Option<PeerIp>| {
             let secret = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
             let request = Request::get("/").header("x-api-key", secret.expose());
             let mut request = request.body(String::new()).unwrap();
@@ -98,7 +98,7 @@ mod tests {
             let warned = |message: &&String| message.contains("addresses are not known");
             messages.iter().filter(warned).count()
         };
-        ask(&layer, Some(PeerAddress([192, 0, 2, 1].into()))).await;
+        ask(&layer, Some(PeerIp([192, 0, 2, 1].into()))).await;
         ask(&boundless, None).await;
         assert_eq!(warnings(), 0);
         for _ in 0..3 {

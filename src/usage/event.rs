@@ -55,6 +55,7 @@ pub struct UsageEvent {
     /// Why it failed, if it did.
     pub cause: Option<Cause>,
     /// Why it was refused, if it was.
+    #[serde(alias = "refusal")]
     pub rejection_reason: Option<RejectionReason>,
     /// What it cost of the key's limits; `0` when the layer refused it.
     pub cost: u32,
@@ -65,7 +66,8 @@ pub struct UsageEvent {
     /// Bytes of the response's body that were handed on.
     pub response_bytes: u64,
     /// Where it came from.
-    pub client_address: Option<IpAddr>,
+    #[serde(alias = "client_address")]
+    pub client_ip: Option<IpAddr>,
 }
 
 impl UsageEvent {
@@ -90,7 +92,7 @@ impl UsageEvent {
             latency_us: 0,
             request_bytes: 0,
             response_bytes: 0,
-            client_address: None,
+            client_ip: None,
         }
     }
 

@@ -70,6 +70,7 @@ pub enum RejectionReason {
     RecorderFull,
     /// The client's address caused more look-ups that came to nothing than it may. An event with it is
     /// one of a key that is disabled, revoked or expired.
+    #[serde(alias = "lookup_budget")]
     LookupLimit,
 }
 

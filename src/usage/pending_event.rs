@@ -38,7 +38,7 @@ pub(crate) struct PendingEvent {
     pub(crate) request_id: Option<Box<str>>,
     pub(crate) endpoint: Option<Arc<str>>,
     pub(crate) resource_id: Option<Box<str>>,
-    pub(crate) client_address: Option<IpAddr>,
+    pub(crate) client_ip: Option<IpAddr>,
     /// Microseconds since the Unix epoch.
     pub(crate) time: i64,
     pub(crate) latency_us: u64,
@@ -96,7 +96,7 @@ impl PendingEvent {
             latency_us: self.latency_us,
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
-            client_address: self.client_address,
+            client_ip: self.client_ip,
         }
     }
 }

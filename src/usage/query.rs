@@ -182,7 +182,7 @@ impl UsageRange {
 
 /// The end of a bucket of UTC.
 fn end_of(rollup: &Rollup) -> Timestamp {
-    let width = SignedDuration::from_secs(rollup.width.seconds());
+    let width = SignedDuration::from_secs(rollup.granularity.seconds());
     rollup.start.checked_add(width).unwrap_or(Timestamp::MAX)
 }
 

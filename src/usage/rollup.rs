@@ -28,7 +28,7 @@ pub struct Rollup {
     /// Where the bucket starts: a multiple of its width in UTC.
     pub start: Timestamp,
     /// How wide the bucket is.
-    pub width: Granularity,
+    pub granularity: Granularity,
     /// The key's owner at the time.
     pub owner: Option<Arc<str>>,
     /// The requests' method.
@@ -59,7 +59,7 @@ impl Rollup {
         let mut rollup = Self {
             key: event.key,
             start: width.floor(event.time),
-            width,
+            granularity: width,
             owner: event.owner.clone(),
             method: event.method,
             endpoint: event.endpoint.clone(),

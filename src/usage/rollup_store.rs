@@ -105,7 +105,7 @@ impl RollupStore {
             cause: rollup.cause,
             owner: rollup.owner.clone(),
         };
-        match self.entry(rollup.key, rollup.start, rollup.width, series) {
+        match self.entry(rollup.key, rollup.start, rollup.granularity, series) {
             Entry::Occupied(mut held) => held.get_mut().merge(&rollup),
             Entry::Vacant(free) => {
                 free.insert(rollup.bounded());
@@ -143,7 +143,7 @@ impl RollupStore {
 
     /// The rollups of one key, or of all, whose bucket starts in the range, as they are now. Takes a
     /// reference to each bucket and copies none.
-    pub(crate) fn part(&self, key: Option<KeyId>, range: Range<Timestamp>) -> Self {
+    pub(crate) fn snapshot(&self, key: Option<KeyId>, range: Range<Timestamp>) -> Self {
         let buckets_of = |buckets| -> Buckets {
             let shared = buckets_in(buckets, range.clone());
             shared.map(|(&at, bucket)| (at, bucket.clone())).collect()
@@ -200,7 +200,7 @@ impl RollupStore {
                         Entry::Vacant(free) => {
                             free.insert(Rollup {
                                 start,
-                                width,
+                                granularity: width,
                                 ..rollup
                             });
                         }
@@ -211,7 +211,7 @@ impl RollupStore {
     }
 
     /// Drops the rollups whose bucket is over by `before`.
-    pub fn forget(&mut self, before: Timestamp) {
+    pub fn prune(&mut self, before: Timestamp) {
         for buckets in self.keys.values_mut() {
             let over: Vec<_> = starts_before(buckets, before)
                 .filter(|&(start, width)| start < width.floor(before))
@@ -285,7 +285,7 @@ mod tests {
             rollups.add_event(&at(time), Granularity::Minute);
         }
         let from = "2026-11-01T10:00:00Z".parse().unwrap();
-        let part = rollups.part(None, from..Timestamp::MAX);
+        let part = rollups.snapshot(None, from..Timestamp::MAX);
         rollups.add_event(&at("2026-11-01T10:00:30Z"), Granularity::Minute);
         rollups.fold(Timestamp::MAX, Granularity::Hour);
         let counts: Vec<_> = part.iter().map(|rollup| rollup.count).collect();
@@ -298,7 +298,9 @@ mod tests {
         let at = |text: &str| -> Timestamp { text.parse().unwrap() };
         let starts = |rollups: &RollupStore| -> Vec<_> {
             let rollups = rollups.clone().into_iter();
-            rollups.map(|rollup| (rollup.start, rollup.width)).collect()
+            rollups
+                .map(|rollup| (rollup.start, rollup.granularity))
+                .collect()
         };
         let mut rollups = RollupStore::new();
         for minute in ["09:58", "09:59", "10:00", "10:01"] {
@@ -313,15 +315,15 @@ mod tests {
         let minutes = [(ten, Granularity::Minute), (eleven, Granularity::Minute)];
         let folded = [[(nine, Granularity::Hour)].as_slice(), &minutes].concat();
         assert_eq!(starts(&rollups), folded);
-        rollups.forget(at("2026-11-01T09:59:59Z"));
+        rollups.prune(at("2026-11-01T09:59:59Z"));
         assert_eq!(starts(&rollups), folded);
         // The minute that has begun is not over.
-        rollups.forget(at("2026-11-01T10:00:59Z"));
+        rollups.prune(at("2026-11-01T10:00:59Z"));
         assert_eq!(starts(&rollups), minutes);
-        rollups.forget(eleven);
+        rollups.prune(eleven);
         assert_eq!(starts(&rollups), minutes[1..]);
         assert!(!rollups.is_empty());
-        rollups.forget(Timestamp::MAX);
+        rollups.prune(Timestamp::MAX);
         assert!(rollups.is_empty());
     }
 

@@ -146,13 +146,13 @@ impl KeyStore for Faulty {
                 record.digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
             }
             if self.has(Fault::KeepsNanoseconds) && record.key.name == "Nanoseconds" {
-                record.key.created += jiff::SignedDuration::from_nanos(1);
+                record.key.created_at += jiff::SignedDuration::from_nanos(1);
             }
             if self.has(Fault::FindsSealedSecrets) && record.key.recoverable {
-                record.sealed = Some(EncryptedSecret::from_bytes([1]));
+                record.encrypted_secret = Some(EncryptedSecret::from_bytes([1]));
             }
             if self.has(Fault::NeverUsed) && record.key.name == "Used" {
-                record.key.last_used = None;
+                record.key.last_used_at = None;
             }
         } else if self.has(Fault::FindsNothingLoudly) {
             return Err(StoreError::NotFound(id));
@@ -189,9 +189,11 @@ impl KeyAdmin for Faulty {
             }
             Some(Fault::LosesSealedSecrets) if record.validate().is_ok() => {
                 record.key.recoverable = false;
-                record.sealed = None;
+                record.encrypted_secret = None;
             }
-            Some(Fault::TakesUnsealed) if record.key.recoverable && record.sealed.is_none() => {
+            Some(Fault::TakesUnsealed)
+                if record.key.recoverable && record.encrypted_secret.is_none() =>
+            {
                 record.key.recoverable = false;
             }
             Some(Fault::TrimsNames) => record.key.name = record.key.name.trim().into(),
@@ -233,7 +235,8 @@ impl KeyAdmin for Faulty {
                 }
             }
             Some(Fault::CallsYoungKeysUnused) => {
-                let used = |key: &Key| unused_since.is_some_and(|time| key.last_used >= Some(time));
+                let used =
+                    |key: &Key| unused_since.is_some_and(|time| key.last_used_at >= Some(time));
                 page.items.retain(|key| !used(key));
             }
             Some(Fault::ListsByIdOnly) => page.items.sort_by_key(|key| key.id),
@@ -265,13 +268,16 @@ impl KeyAdmin for Faulty {
                 self.put(record).await?;
                 return Ok(key);
             }
-            (Some(Fault::RevokesBeforeTime), KeyChange::Revoke { at }) => {
-                let at = (*at).max(Timestamp::UNIX_EPOCH);
-                return self.keys.change(id, KeyChange::Revoke { at }).await;
+            (Some(Fault::RevokesBeforeTime), KeyChange::Revoke { revoked_at }) => {
+                let at = (*revoked_at).max(Timestamp::UNIX_EPOCH);
+                return self
+                    .keys
+                    .change(id, KeyChange::Revoke { revoked_at: at })
+                    .await;
             }
             (Some(Fault::RevokesAnew), KeyChange::Revoke { .. }) => {
                 if let Some(mut record) = self.keys.find(id).await? {
-                    record.key.revoked = None;
+                    record.key.revoked_at = None;
                     self.put(record).await?;
                 }
             }
@@ -300,13 +306,13 @@ impl KeyAdmin for Faulty {
         let mut key = self.keys.rotate(id, rotation).await?;
         if self.has(Fault::LosesTheLine) {
             let mut record = self.keys.find(key.id).await?.unwrap();
-            record.key.line = key.id;
+            record.key.lineage = key.id;
             key = record.key.clone();
             self.put(record).await?;
         }
         if self.has(Fault::SealsSuccessors) && sealed.is_some() {
             let mut record = self.keys.find(key.id).await?.unwrap();
-            record.sealed = sealed;
+            record.encrypted_secret = sealed;
             record.key.recoverable = true;
             key = record.key.clone();
             self.put(record).await?;
@@ -333,12 +339,12 @@ impl KeyAdmin for Faulty {
         match (self.fault, &mut revealed) {
             (Some(Fault::RevealsGhosts), Err(StoreError::NotFound(_))) => return Ok(None),
             (Some(Fault::CutsSealedSecrets), Ok(Some(record))) => {
-                let bytes = record.sealed.take().unwrap().as_bytes()[..255].to_vec();
-                record.sealed = Some(EncryptedSecret::from_bytes(bytes));
+                let bytes = record.encrypted_secret.take().unwrap().as_bytes()[..255].to_vec();
+                record.encrypted_secret = Some(EncryptedSecret::from_bytes(bytes));
             }
             (Some(Fault::KeepsSecretsOfRevoked), Ok(None)) => {
                 let record = self.keys.find(id).await?;
-                return Ok(record.filter(|record| record.key.revoked.is_some()));
+                return Ok(record.filter(|record| record.key.revoked_at.is_some()));
             }
             _ => {}
         }
@@ -415,7 +421,7 @@ impl UsageSink for Faulty {
             }
             Some(Fault::LosesAddresses) => {
                 let events = Arc::make_mut(&mut batch.events).iter_mut();
-                events.for_each(|event| event.client_address = None);
+                events.for_each(|event| event.client_ip = None);
             }
             _ => {}
         }

@@ -25,7 +25,7 @@ async fn a_form_that_is_sent_as_it_is_shown_changes_nothing() {
             key.limits = limits.into();
             key.addresses =
                 keytally::key::AddressList::parse(["203.0.113.0/24", "2001:db8::1"]).unwrap();
-            key.expires = Some("2999-01-01T10:00:00.123456Z".parse().unwrap());
+            key.expires_at = Some("2999-01-01T10:00:00.123456Z".parse().unwrap());
         })
         .await;
     let answer = pages.change(&at(&key, "edit"), &[]).await;
@@ -77,7 +77,7 @@ async fn every_field_can_be_changed_and_taken_away() {
         RateLimit::per_hour(9).with_name("slow"),
     ];
     assert_eq!((&now.limits[..], now.addresses.len()), (&limits[..], 1));
-    assert_eq!(now.expires.unwrap().to_string(), "2999-01-01T10:00:00Z");
+    assert_eq!(now.expires_at.unwrap().to_string(), "2999-01-01T10:00:00Z");
     // The page about the key tells all of it.
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await.text;
     for told in [

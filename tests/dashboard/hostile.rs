@@ -48,7 +48,7 @@ fn cut(text: &str, most: usize) -> String {
 
 async fn shown(text: &str) -> Shown {
     let backend = MemoryBackend::new();
-    let guard = BearerToken::new(TOKEN).unwrap().known_as(text);
+    let guard = BearerToken::new(TOKEN).unwrap().with_admin_name(text);
     let vault = Vault::new([7; 32]);
     let issuer = Issuer::new("acme_live").unwrap().vault(vault);
     let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
@@ -72,7 +72,7 @@ async fn shown(text: &str) -> Shown {
             .expires_at(now + SignedDuration::from_hours(24))
             .recoverable();
         let (_, mut record) = issuer.prepare(new).unwrap();
-        record.key.created = now - SignedDuration::from_hours(24 * 91);
+        record.key.created_at = now - SignedDuration::from_hours(24 * 91);
         record.key.hint = cut(text, 64);
         ids.push(record.key.id);
         store.create(record).await.unwrap();

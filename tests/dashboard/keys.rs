@@ -28,7 +28,7 @@ async fn a_key_is_generated_rotated_switched_and_deleted() {
     );
     assert_eq!(key.scopes, ["read", "orders:write"]);
     assert_eq!((key.limits.len(), key.addresses.len()), (2, 1));
-    assert_eq!(key.expires.unwrap().to_string(), "2999-01-01T10:00:00Z");
+    assert_eq!(key.expires_at.unwrap().to_string(), "2999-01-01T10:00:00Z");
     let list = pages.get("/admin/keys").await.text;
     assert!(
         list.contains("Zapier Integration") && !list.contains(&format!("acme_live_{}", key.id))

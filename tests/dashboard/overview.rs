@@ -119,7 +119,7 @@ async fn unused_keys_can_be_disabled_from_there() {
     let pages = Pages::new();
     let now = Timestamp::now();
     pages.key("Young").await;
-    let old = |key: &mut keytally::key::Key| key.created = now - days(91);
+    let old = |key: &mut keytally::key::Key| key.created_at = now - days(91);
     let unused = pages.key_with("Forgotten", old).await;
     let used = pages.key_with("Used", old).await;
     pages.requests(&used, 1, days(89), |_, _| ()).await;
@@ -167,7 +167,7 @@ async fn keys_expiring_soon_stand_in_the_order_of_their_ends() {
         ("Second", 9),
     ] {
         pages
-            .key_with(name, |key| key.expires = Some(now + days(end)))
+            .key_with(name, |key| key.expires_at = Some(now + days(end)))
             .await;
     }
     let page = pages.get("/admin").await.text;
@@ -183,7 +183,7 @@ async fn keys_expiring_soon_stand_in_the_order_of_their_ends() {
     for n in 0..9 {
         pages
             .key_with(&format!("More {n}"), |key| {
-                key.expires = Some(now + days(3))
+                key.expires_at = Some(now + days(3))
             })
             .await;
     }

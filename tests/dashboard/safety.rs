@@ -296,14 +296,14 @@ async fn signing_out_is_there_where_the_guard_can() {
                 .headers
                 .get("x-user")
                 .and_then(|user| user.to_str().ok());
-            user.map(Admin::named).ok_or(Denied::Unauthenticated)
+            user.map(Admin::new).ok_or(Denied::Unauthenticated)
         }
 
-        fn sign_in_address(&self) -> Option<&str> {
+        fn sign_in_url(&self) -> Option<&str> {
             self.0.map(|_| "/app/login")
         }
 
-        fn sign_out_address(&self) -> Option<&str> {
+        fn sign_out_url(&self) -> Option<&str> {
             self.0
         }
     }

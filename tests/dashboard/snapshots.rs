@@ -56,17 +56,17 @@ async fn filled() -> Pages {
         (LIMITED, "Zapier Integration", |key| {
             key.owner = Some("customer-17".into());
             key.limits = vec![RateLimit::per_minute(60).with_burst(20)];
-            key.expires = Some("2999-01-01T00:00:00Z".parse().unwrap());
+            key.expires_at = Some("2999-01-01T00:00:00Z".parse().unwrap());
         }),
         (UNUSED, "Nightly export", |_| ()),
         ("5dEf6g9999ssRR08", "Switched off", |key| {
             key.disabled = true
         }),
         ("6gHi7j1111qqPP21", "Over", |key| {
-            key.expires = Some(start())
+            key.expires_at = Some(start())
         }),
         ("8jKl9m2222ooNN43", "Withdrawn", |key| {
-            key.revoked = Some(start())
+            key.revoked_at = Some(start())
         }),
     ];
     for (n, (id, name, set)) in (1..).zip(keys) {
@@ -97,7 +97,7 @@ fn event(n: i32) -> UsageEvent {
     event.endpoint = "/v1/postings".into();
     event.latency_us = 1_000 + 100 * n.unsigned_abs() as u64;
     event.response_bytes = 1_234;
-    event.client_address = Some("203.0.113.9".parse().unwrap());
+    event.client_ip = Some("203.0.113.9".parse().unwrap());
     match n % 8 {
         1 => event.method = Method::Post,
         2 => {

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, KeyId, PeerAddress};
+use keytally::{ApiKeyLayer, KeyId, PeerIp};
 use tokio::net::TcpStream;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, ServiceExt};
@@ -111,7 +111,7 @@ impl Setup {
                             let request = Request::get("/").header("x-api-key", secret.expose());
                             let mut request = request.body(String::new()).unwrap();
                             let from = IpAddr::from([192, 0, 2, n as u8]);
-                            request.extensions_mut().insert(PeerAddress(from));
+                            request.extensions_mut().insert(PeerIp(from));
                             let status = ask(&mut service, request).await;
                             assert!(matches!(status.as_u16(), 401 | 429), "{status}");
                             sent.fetch_add(1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
 use keytally::key::{Issued, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
 use keytally::usage::{Recorder, RejectionReason};
-use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress};
+use keytally::{ApiKeyLayer, Clock, KeyId, PeerIp};
 
 use super::measure::{Flood, MIB};
 use super::{ask, behind, many, support};
@@ -71,7 +71,7 @@ fn request(secret: &Secret, from: Option<IpAddr>) -> Request<String> {
     let request = Request::get("/").header("x-api-key", secret.expose());
     let mut request = request.body(String::new()).unwrap();
     if let Some(address) = from {
-        request.extensions_mut().insert(PeerAddress(address));
+        request.extensions_mut().insert(PeerIp(address));
     }
     request
 }

@@ -102,7 +102,7 @@ impl KeyStore for Everyone {
         Ok(Some(KeyRecord {
             key,
             digest: Digest::from_sha256_hex(&digest).unwrap(),
-            sealed: None,
+            encrypted_secret: None,
         }))
     }
 }

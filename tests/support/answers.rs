@@ -93,7 +93,7 @@ prop_compose! {
         event.request_bytes = latency / 7;
         event.resource_id = [None, Some("r1"), Some("r2")][resource].map(Into::into);
         event.request_id = (latency % 2 == 0).then(|| "wire".into());
-        event.client_address = [None, Some("203.0.113.7"), Some("2001:db8::1")][address]
+        event.client_ip = [None, Some("203.0.113.7"), Some("2001:db8::1")][address]
             .map(|address| address.parse().unwrap());
         event
     }

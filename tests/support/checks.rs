@@ -26,7 +26,7 @@ pub async fn recoverable<B: KeyAdmin>(backend: &B, sealed: &[u8]) -> KeyId {
         .prepare(NewKey::new("Recoverable"))
         .unwrap();
     record.key.recoverable = true;
-    record.sealed = Some(EncryptedSecret::from_bytes(sealed));
+    record.encrypted_secret = Some(EncryptedSecret::from_bytes(sealed));
     let id = record.key.id;
     backend.create(record).await.unwrap();
     id
@@ -134,7 +134,7 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
         let of_key = all.iter().filter(|event| event.key == Some(key));
         let last = of_key.clone().map(|event| event.time).max();
         let found = reader.get(key).await.unwrap().unwrap();
-        assert_eq!(found.last_used, last);
+        assert_eq!(found.last_used_at, last);
         let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
         assert_eq!(count, Count::Exactly(of_key.count() as u64));
     }
@@ -214,7 +214,13 @@ pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
         let mut event = UsageEvent::at(time);
         event.key = Some(key);
         backend.write(&Batch::new(vec![event])).await.unwrap();
-        let used = backend.get(key).await.unwrap().unwrap().last_used.unwrap();
+        let used = backend
+            .get(key)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_used_at
+            .unwrap();
         assert!(last < used && used <= Timestamp::now(), "{used}");
         last = used;
     }

@@ -41,7 +41,7 @@ impl Keys {
         if let Some(record) = self.records.get_mut(&id)
             && within_bounds(time).is_ok()
         {
-            record.key.last_used = record.key.last_used.max(Some(time));
+            record.key.last_used_at = record.key.last_used_at.max(Some(time));
         }
     }
 
@@ -54,7 +54,7 @@ impl Keys {
         let id = record.key.id;
         record.validate()?;
         // What could not be noted could not be revealed either.
-        if record.sealed.is_some() && !self.audit.is_kept() {
+        if record.encrypted_secret.is_some() && !self.audit.is_kept() {
             return Err(StoreError::KeepsNoSecrets);
         }
         let record = record.in_whole_micros();
@@ -62,7 +62,7 @@ impl Keys {
             return Err(StoreError::Conflict(id));
         }
         let key = record.key.clone();
-        self.order.insert((key.created, id));
+        self.order.insert((key.created_at, id));
         self.records.insert(id, record);
         Ok(key)
     }
@@ -166,7 +166,7 @@ impl KeyAdmin for MemoryBackend {
         {
             let mut keys = self.keys();
             let removed = keys.records.remove(&id).ok_or(StoreError::NotFound(id))?;
-            keys.order.remove(&(removed.key.created, id));
+            keys.order.remove(&(removed.key.created_at, id));
             let entry = AuditEntry::deleted(self.actor(), removed.key, self.time());
             keys.audit.add(entry);
         }
@@ -176,13 +176,13 @@ impl KeyAdmin for MemoryBackend {
 
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
         let at = self.time();
-        self.change(id, KeyChange::Revoke { at }).await
+        self.change(id, KeyChange::Revoke { revoked_at: at }).await
     }
 
     async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let mut keys = self.keys();
         let record = keys.find(id)?.clone();
-        if record.sealed.is_none() {
+        if record.encrypted_secret.is_none() {
             return Ok(None);
         }
         let (actor, time) = (self.actor(), self.time());
@@ -252,7 +252,7 @@ mod tests {
         // Nor are secrets, whose reading could not be noted.
         let mut record = record();
         record.key.recoverable = true;
-        record.sealed = Some(EncryptedSecret::from_bytes([1]));
+        record.encrypted_secret = Some(EncryptedSecret::from_bytes([1]));
         let refused = backend.create(record.clone()).await;
         assert!(matches!(refused, Err(StoreError::KeepsNoSecrets)));
         assert_eq!(backend.find(record.key.id).await.unwrap(), None);

@@ -154,7 +154,7 @@ impl Usage {
             self.rollups.fold(before, Granularity::Hour);
         }
         if let Some(before) = before(self.config.hours_kept) {
-            self.rollups.forget(before);
+            self.rollups.prune(before);
         }
     }
 
@@ -166,7 +166,7 @@ impl Usage {
             from.checked_sub(hour).unwrap_or(Timestamp::MIN)
         });
         let starts = from..range.to.unwrap_or(Timestamp::MAX);
-        self.rollups.part(range.key, starts)
+        self.rollups.snapshot(range.key, starts)
     }
 
     fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
@@ -240,7 +240,7 @@ impl UsageReader for MemoryBackend {
         let held = self.usage().around(range);
         let matching = held.iter().filter(|rollup| range.includes(rollup));
         let mut rollups: Vec<Rollup> = matching.cloned().collect();
-        rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
+        rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
         Ok(rollups)
     }
 

@@ -247,8 +247,8 @@ impl PostgresEngine {
 
     /// Notes up to which place batches have requests from before a time.
     async fn note_dropped(&self, before: i64) -> Result<(), SqlError> {
-        let note = "UPDATE §log_end SET place = greatest(place,
-            (SELECT max(place) FROM §log_batches WHERE first < $1))";
+        let note = "UPDATE §log_pruned SET position = greatest(position,
+            (SELECT max(position) FROM §log_batches WHERE first < $1))";
         let note = Statement::new(&self.names, note).bind(Value::Time(Some(before)));
         let mut session = self.writer().await?;
         session.run(note).await?;
@@ -257,7 +257,8 @@ impl PostgresEngine {
 
     /// Deletes the batches of the log of which no request is left, some at a time.
     async fn drop_log_batches(&self, before: i64) -> Result<u64, SqlError> {
-        let delete = "DELETE FROM §log_batches WHERE place IN (SELECT b.place FROM §log_batches b
+        let delete =
+            "DELETE FROM §log_batches WHERE position IN (SELECT b.position FROM §log_batches b
             WHERE b.first < $1 AND b.last < $1
                 AND NOT EXISTS (SELECT 1 FROM §requests r
                     WHERE r.batch = b.number AND r.time >= b.first AND r.time <= b.last)

@@ -114,8 +114,8 @@ impl<E: Engine> SqlBackend<E> {
     ) -> Result<Option<KeyRecord>, StoreError> {
         let mut change = self.begin().await?;
         let mut record = change.hold(id).await?;
-        record.sealed = change.sealed(id).await?;
-        if record.sealed.is_none() {
+        record.encrypted_secret = change.sealed(id).await?;
+        if record.encrypted_secret.is_none() {
             return Ok(None);
         }
         let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());

@@ -8,7 +8,7 @@ use super::names::Names;
 use super::value::{as_micros, ceil_micros, from_json, named, parsed, there, time, to_json};
 use crate::key::{AuditEntry, AuditQuery, StoreError};
 
-const INSERT: &str = "INSERT INTO §key_changes (id, time, actor, action, key_id, before, after)
+const INSERT: &str = "INSERT INTO §audit_log (id, time, actor, action, key_id, before, after)
     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 pub(super) fn insert(names: &Names, entry: &AuditEntry) -> Statement {
@@ -24,7 +24,7 @@ pub(super) fn insert(names: &Names, entry: &AuditEntry) -> Statement {
 
 /// A page of entries and one more.
 pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, StoreError> {
-    let mut sql = Statement::new(names, "SELECT * FROM §key_changes WHERE TRUE");
+    let mut sql = Statement::new(names, "SELECT * FROM §audit_log WHERE TRUE");
     if let Some(key) = query.key {
         sql.push(" AND key_id = ").push_bind(key);
     }

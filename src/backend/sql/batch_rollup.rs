@@ -157,7 +157,7 @@ fn folded(narrow: &[Sum], width: Granularity) -> Vec<Sum> {
                 series: *series,
                 rollup: Rollup {
                     start,
-                    width,
+                    granularity: width,
                     ..rollup.clone()
                 },
             }),

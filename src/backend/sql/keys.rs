@@ -13,23 +13,23 @@ use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreErro
 
 /// Does not read the sealed secret, but whether it is there.
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
-    created, expires, disabled, revoked, rotated_from, line, last_used, hint, digest,
-    sealed IS NOT NULL AS recoverable
+    created_at, expires_at, disabled, revoked_at, rotated_from, lineage, last_used_at, hint, digest,
+    encrypted_secret IS NOT NULL AS recoverable
     FROM §keys";
 
-const SELECT_SEALED: &str = "SELECT sealed FROM §keys WHERE id = $1";
+const SELECT_SEALED: &str = "SELECT encrypted_secret FROM §keys WHERE id = $1";
 
-const INSERT: &str = "INSERT INTO §keys (id, name, name_folded, owner, environment, scopes, limits,
-    addresses, metadata, expires, disabled, revoked, created, rotated_from, line, last_used, hint,
-    digest, sealed)
+const INSERT: &str = "INSERT INTO §keys (id, name, name_lower, owner, environment, scopes, limits,
+    addresses, metadata, expires_at, disabled, revoked_at, created_at, rotated_from, lineage, last_used_at, hint,
+    digest, encrypted_secret)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
     ON CONFLICT DO NOTHING";
 
 /// What changes of a key after it was issued, but for its last use, which the sink writes. The sealed
 /// secret can only go.
-const UPDATE: &str = "UPDATE §keys SET name = $2, name_folded = $3, owner = $4, environment = $5,
-    scopes = $6, limits = $7, addresses = $8, metadata = $9, expires = $10, disabled = $11,
-    revoked = $12, sealed = CASE WHEN $13 THEN sealed END
+const UPDATE: &str = "UPDATE §keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
+    scopes = $6, limits = $7, addresses = $8, metadata = $9, expires_at = $10, disabled = $11,
+    revoked_at = $12, encrypted_secret = CASE WHEN $13 THEN encrypted_secret END
     WHERE id = $1";
 
 pub(super) fn find(names: &Names, id: KeyId) -> Statement {
@@ -47,13 +47,13 @@ pub(super) fn lock_key(names: &Names, id: KeyId) -> Statement {
 
 pub(super) fn insert(names: &Names, record: &KeyRecord) -> Statement {
     let key = &record.key;
-    let sealed = record.sealed.as_ref();
+    let sealed = record.encrypted_secret.as_ref();
     let sealed = sealed.map(|sealed| sealed.as_bytes().to_vec());
     bind_changing(Statement::new(names, INSERT), key)
-        .bind(Value::Time(Some(as_micros(key.created))))
+        .bind(Value::Time(Some(as_micros(key.created_at))))
         .bind(key.rotated_from.as_ref().map(KeyId::as_str))
-        .bind(key.line)
-        .bind(Value::Time(key.last_used.map(as_micros)))
+        .bind(key.lineage)
+        .bind(Value::Time(key.last_used_at.map(as_micros)))
         .bind(&*key.hint)
         .bind(&*record.digest.to_string())
         .bind(Value::Bytes(sealed))
@@ -80,9 +80,9 @@ fn bind_changing(sql: Statement, key: &Key) -> Statement {
         .bind(Value::Json(Some(to_json(&key.limits))))
         .bind(Value::Json(Some(to_json(&key.addresses))))
         .bind(Value::Json(Some(to_json(&key.metadata))))
-        .bind(Value::Time(key.expires.map(as_micros)))
+        .bind(Value::Time(key.expires_at.map(as_micros)))
         .bind(Value::Boolean(key.disabled))
-        .bind(Value::Time(key.revoked.map(as_micros)))
+        .bind(Value::Time(key.revoked_at.map(as_micros)))
 }
 
 pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
@@ -97,7 +97,7 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
         sql.push(" AND owner = ").push_bind(owner);
     }
     if let Some(part) = query.name.as_deref().filter(|part| !part.is_empty()) {
-        let (before, after) = names.dialect.position("name_folded");
+        let (before, after) = names.dialect.position("name_lower");
         sql.push(" AND ").push(&before);
         sql.push_bind(&*part.to_lowercase())
             .push(after)
@@ -106,12 +106,12 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
     if let Some((status, at)) = query.status {
         let at = Value::Time(Some(floor_micros(at)));
         match status {
-            KeyStatus::Revoked => sql.push(" AND revoked IS NOT NULL"),
+            KeyStatus::Revoked => sql.push(" AND revoked_at IS NOT NULL"),
             KeyStatus::Expired => sql
-                .push(" AND revoked IS NULL AND expires <= ")
+                .push(" AND revoked_at IS NULL AND expires_at <= ")
                 .push_bind(at),
             KeyStatus::Disabled | KeyStatus::Active => sql
-                .push(" AND revoked IS NULL AND (expires IS NULL OR expires > ")
+                .push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ")
                 .push_bind(at)
                 .push(") AND disabled = ")
                 .push_bind(Value::Boolean(status == KeyStatus::Disabled)),
@@ -127,53 +127,55 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
     }
     if let Some(time) = query.unused_since {
         let time = || Value::Time(Some(ceil_micros(time)));
-        sql.push(" AND created < ").push_bind(time());
-        sql.push(" AND (last_used IS NULL OR last_used < ")
+        sql.push(" AND created_at < ").push_bind(time());
+        sql.push(" AND (last_used_at IS NULL OR last_used_at < ")
             .push_bind(time())
             .push(")");
     }
     if let Some(time) = query.expires_before {
         let time = Value::Time(Some(ceil_micros(time)));
-        sql.push(" AND expires < ").push_bind(time);
+        sql.push(" AND expires_at < ").push_bind(time);
     }
     if let Some(token) = &query.after {
         let id: KeyId = token.id()?;
-        sql.push(" AND (created, id) < (")
+        sql.push(" AND (created_at, id) < (")
             .push_bind(Value::Time(Some(as_micros(token.time()))))
             .push(", ")
             .push_bind(id)
             .push(")");
     }
-    sql.push(" ORDER BY created DESC, id DESC LIMIT ")
+    sql.push(" ORDER BY created_at DESC, id DESC LIMIT ")
         .push_bind(query.page_size() as i64 + 1);
     Ok(sql)
 }
 
 pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     let id: KeyId = parsed(there(row.text("id")?)?)?;
-    let mut key = Key::new(id, text(row, "name")?, time(row, "created")?);
+    let mut key = Key::new(id, text(row, "name")?, time(row, "created_at")?);
     key.owner = row.text("owner")?.map(Into::into);
     key.environment = row.text("environment")?.map(Into::into);
     key.scopes = from_json(there(row.json("scopes")?)?)?;
     key.limits = from_json(there(row.json("limits")?)?)?;
     key.addresses = from_json(there(row.json("addresses")?)?)?;
     key.metadata = from_json(there(row.json("metadata")?)?)?;
-    key.expires = optional_time(row, "expires")?;
+    key.expires_at = optional_time(row, "expires_at")?;
     key.disabled = row.boolean("disabled")?;
-    key.revoked = optional_time(row, "revoked")?;
+    key.revoked_at = optional_time(row, "revoked_at")?;
     key.rotated_from = row.text("rotated_from")?.map(parsed).transpose()?;
-    key.line = parsed(there(row.text("line")?)?)?;
-    key.last_used = optional_time(row, "last_used")?;
+    key.lineage = parsed(there(row.text("lineage")?)?)?;
+    key.last_used_at = optional_time(row, "last_used_at")?;
     key.hint = text(row, "hint")?;
     key.recoverable = row.boolean("recoverable")?;
     let digest = parsed(there(row.text("digest")?)?)?;
     Ok(KeyRecord {
         key,
         digest,
-        sealed: None,
+        encrypted_secret: None,
     })
 }
 
 pub(super) fn sealed_of(row: &impl Row) -> Result<Option<EncryptedSecret>, SqlError> {
-    Ok(row.bytes("sealed")?.map(EncryptedSecret::from_bytes))
+    Ok(row
+        .bytes("encrypted_secret")?
+        .map(EncryptedSecret::from_bytes))
 }

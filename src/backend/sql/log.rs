@@ -25,8 +25,8 @@ pub(super) const MOST_COUNTED: u64 = 10_000;
 pub(super) const FEW_SERIES: i64 = 500;
 
 pub(super) const COLUMNS: &str =
-    "r.time, r.id, r.series_id, r.request_id, r.path, r.resource_id, r.refusal,
-    r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_address";
+    "r.time, r.id, r.series_id, r.request_id, r.path, r.resource_id, r.rejection_reason,
+    r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip";
 
 pub(super) const SERIES_COLUMNS: &str =
     "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
@@ -344,10 +344,10 @@ fn found_by(sql: &mut Statement, filter: &LogFilter, which: &str) -> Vec<Way> {
             let from = sql.place(Value::Time(Some(millisecond * 1_000)));
             let to = sql.place(Value::Time(Some(millisecond * 1_000 + 1_000)));
             way(format!(
-                " AND time >= {from} AND time < {to} AND id_apart IS NULL"
+                " AND time >= {from} AND time < {to} AND id_time_differs IS NULL"
             ));
         }
-        way(" AND id_apart IS NOT NULL".into());
+        way(" AND id_time_differs IS NOT NULL".into());
     }
     ways
 }
@@ -365,13 +365,13 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.status = status(row)?;
     event.outcome = named(there(row.text("outcome")?)?)?;
     event.cause = row.text("cause")?.map(named).transpose()?;
-    event.rejection_reason = row.text("refusal")?.map(named).transpose()?;
+    event.rejection_reason = row.text("rejection_reason")?.map(named).transpose()?;
     event.cost = number(row, "cost")?.try_into().map_err(decode)?;
     event.latency_us = number(row, "latency_us")?;
     event.request_bytes = number(row, "request_bytes")?;
     event.response_bytes = number(row, "response_bytes")?;
-    let address = row.address("client_address")?;
-    event.client_address = address.as_deref().map(parsed).transpose()?;
+    let address = row.address("client_ip")?;
+    event.client_ip = address.as_deref().map(parsed).transpose()?;
     Ok(event)
 }
 

@@ -28,7 +28,7 @@ impl Migration {
 }
 
 /// The steps of every database, each in its own SQL.
-pub(in crate::backend) const fn steps([first, second]: [&'static str; 2]) -> [Migration; 2] {
+pub(in crate::backend) const fn steps([first, second, third]: [&'static str; 3]) -> [Migration; 3] {
     [
         Migration {
             version: 1,
@@ -39,6 +39,11 @@ pub(in crate::backend) const fn steps([first, second]: [&'static str; 2]) -> [Mi
             version: 2,
             name: "cursors for the request log",
             sql: second,
+        },
+        Migration {
+            version: 3,
+            name: "standard names",
+            sql: third,
         },
     ]
 }

@@ -1,6 +1,6 @@
 //! Folding sums by the minute into sums by the quarter of an hour.
 //!
-//! Both are rows of the same tables: a row that starts before the mark `quarter_hours` of §dropped
+//! Both are rows of the same tables: a row that starts before the mark `quarter_hours` of §pruned
 //! stands for its quarter of an hour. A row written after its quarter was folded stays a row of its
 //! own, which every sum counts all the same.
 
@@ -21,8 +21,8 @@ const TABLES: [Table; 2] = [
     ("§minutes", "series_id, start", "series_id", true),
     (
         "§key_minutes",
-        "start, line",
-        "line, key_id, owner, outcome, cause",
+        "start, hash",
+        "hash, key_id, owner, outcome, cause",
         false,
     ),
 ];
@@ -54,7 +54,7 @@ pub(super) async fn fold_minutes<E: Engine>(engine: &E, before: i64) -> Result<u
 }
 
 async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
-    let mark = "SELECT before FROM §dropped WHERE what = 'quarter_hours'";
+    let mark = "SELECT before FROM §pruned WHERE kind = 'quarter_hours'";
     let mut session = engine.reader().await?;
     let rows = session.rows(Statement::new(engine.names(), mark)).await?;
     rows.first()
@@ -62,8 +62,8 @@ async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
 }
 
 async fn note<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
-    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('quarter_hours', $1)
-        ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    let note = "INSERT INTO §pruned AS d (kind, before) VALUES ('quarter_hours', $1)
+        ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, note, &[Value::Time(Some(before))]).await
 }
 

@@ -26,11 +26,11 @@ pub(super) async fn scan<S: Session>(
 ) -> Result<Result<Scanned, InvalidLogCursor>, SqlError> {
     let has_batches = names.dialect.has_log_in_days();
     let highest = if has_batches {
-        "SELECT (SELECT coalesce(max(place), 0) FROM §log_batches) AS highest,
-            (SELECT place FROM §log_end) AS dropped"
+        "SELECT (SELECT coalesce(max(position), 0) FROM §log_batches) AS highest,
+            (SELECT position FROM §log_pruned) AS dropped"
     } else {
         "SELECT (SELECT coalesce(max(row), 0) FROM §requests) AS highest,
-            (SELECT place FROM §log_end) AS dropped"
+            (SELECT position FROM §log_pruned) AS dropped"
     };
     let rows = session.rows(Statement::new(names, highest)).await?;
     let row = there(rows.first())?;
@@ -56,7 +56,7 @@ async fn scan_rows<S: Session>(
     wanted: usize,
 ) -> Result<Scanned, SqlError> {
     let rows = format!(
-        "SELECT r.row AS place, {COLUMNS}, {SERIES_COLUMNS}
+        "SELECT r.row AS position, {COLUMNS}, {SERIES_COLUMNS}
         FROM §requests r JOIN §series s ON s.id = r.series_id
         WHERE r.row > $1 ORDER BY r.row LIMIT $2"
     );
@@ -67,7 +67,7 @@ async fn scan_rows<S: Session>(
     let recorded = |row: &S::Row| {
         Ok(RecordedEvent {
             event: event_of(row)?,
-            cursor: LogCursor::new(number(row, "place")?),
+            cursor: LogCursor::new(number(row, "position")?),
         })
     };
     let events: Vec<_> = rows.iter().map(recorded).collect::<Result<_, SqlError>>()?;
@@ -158,15 +158,15 @@ async fn batches_from<S: Session>(
     names: &Names,
     place: u64,
 ) -> Result<Vec<LogBatch>, SqlError> {
-    let batches = "SELECT place, number, first, last, events FROM §log_batches
-        WHERE place >= $1 ORDER BY place LIMIT $2";
+    let batches = "SELECT position, number, first, last, events FROM §log_batches
+        WHERE position >= $1 ORDER BY position LIMIT $2";
     let batches = Statement::new(names, batches)
         .bind(place.cast_signed())
         .bind(BATCHES);
     let rows = session.rows(batches).await?;
     let batch = |row: &S::Row| {
         Ok(LogBatch {
-            place: number(row, "place")?,
+            place: number(row, "position")?,
             number: row.integer("number")?,
             first: as_micros(time(row, "first")?),
             last: as_micros(time(row, "last")?),
@@ -197,15 +197,15 @@ async fn numbered<S: Session>(
     sql.push_sql(
         names,
         &format!(
-            "SELECT b.place, {COLUMNS}, {SERIES_COLUMNS}
-            FROM (VALUES {}) AS b (number, place)
+            "SELECT b.position, {COLUMNS}, {SERIES_COLUMNS}
+            FROM (VALUES {}) AS b (number, position)
             JOIN §requests r ON r.batch = b.number AND r.time >= {first} AND r.time <= {last}
             JOIN §series s ON s.id = r.series_id",
             places.join(", ")
         ),
     );
     let rows = session.rows(sql).await?;
-    let event = |row: &S::Row| Ok((number(row, "place")?, event_of(row)?));
+    let event = |row: &S::Row| Ok((number(row, "position")?, event_of(row)?));
     rows.iter().map(event).collect()
 }
 

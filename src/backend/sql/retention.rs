@@ -220,13 +220,13 @@ async fn prune<E: Engine>(
 /// Drops minutes and quarters of hours that are wholly past, and not before everybody knows: from then on
 /// the hours answer for them.
 async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    let note = "INSERT INTO §dropped AS d (what, before) VALUES ('minutes', $1)
-        ON CONFLICT (what) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    let note = "INSERT INTO §pruned AS d (kind, before) VALUES ('minutes', $1)
+        ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, note, &[Value::Time(Some(before))]).await?;
     let mut failure = FirstFailure::default();
     let dropped = delete(engine, "§minutes", "series_id, start", "start", before).await;
     let dropped = failure.of(dropped);
-    failure.of(delete(engine, "§key_minutes", "start, line", "start", before).await);
+    failure.of(delete(engine, "§key_minutes", "start, hash", "start", before).await);
     failure.or(dropped)
 }
 
@@ -234,17 +234,17 @@ async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlErr
 /// with what is made of days.
 async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     // A clock that was ahead must not hide what comes later: the mark may be an earlier one again.
-    let mark = "INSERT INTO §dropped (what, before) VALUES ('hours', $1)
-        ON CONFLICT (what) DO UPDATE SET before = excluded.before";
+    let mark = "INSERT INTO §pruned (kind, before) VALUES ('hours', $1)
+        ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
     write(engine, mark, &[Value::Time(Some(before))]).await?;
     let mut failure = FirstFailure::default();
     failure.of(delete(engine, "§days", "series_id, start", "start", before).await);
     let dropped = delete(engine, "§hours", "series_id, start", "start", before).await;
     let dropped = failure.of(dropped);
-    failure.of(delete(engine, "§key_hours", "start, line", "start", before).await);
+    failure.of(delete(engine, "§key_hours", "start, hash", "start", before).await);
     let dropped = failure.or(dropped)?;
     // What is written of that time from now on counts. Rows that a batch held are left for the next pass.
-    let done = "DELETE FROM §dropped WHERE what = 'hours' AND before <= $1
+    let done = "DELETE FROM §pruned WHERE kind = 'hours' AND before <= $1
         AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
         AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
         AND NOT EXISTS (SELECT 1 FROM §key_hours WHERE start < $1)";
@@ -264,7 +264,7 @@ async fn prune_batches<E: Engine>(
     let Some(before) = before(newest.min(now), retention.batches) else {
         return Ok(0);
     };
-    delete(engine, "§batches", "id", "applied", as_micros(before)).await
+    delete(engine, "§batches", "id", "applied_at", as_micros(before)).await
 }
 
 /// The time before which all is too old; `None` if nothing is.
@@ -290,7 +290,7 @@ async fn delete<E: Engine>(
 }
 
 async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlError> {
-    let newest = "SELECT max(applied) AS newest FROM §batches";
+    let newest = "SELECT max(applied_at) AS newest FROM §batches";
     let mut session = engine.reader().await?;
     let rows = session.rows(Statement::new(engine.names(), newest)).await?;
     let newest = rows.first().map(|row| row.time("newest"));
@@ -319,11 +319,11 @@ async fn prune_series<E: Engine>(
     let skip = engine.names().dialect.skip_locked();
     let template = format!(
         "DELETE FROM §series WHERE id IN
-        (SELECT s.id FROM §series s WHERE s.seen < $1
+        (SELECT s.id FROM §series s WHERE s.last_seen_day < $1
             AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
             AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id)
             ORDER BY s.hash LIMIT $2{skip})
-        AND seen < $1"
+        AND last_seen_day < $1"
     );
     delete_by(engine, &template, Value::Integer(Some(before))).await?;
     Ok(())

@@ -3,9 +3,10 @@
 use super::SqliteBackend;
 use crate::backend::sql::{BackendError, Migration, migrate, steps};
 
-const STEPS: [Migration; 2] = steps([
+const STEPS: [Migration; 3] = steps([
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
 ]);
 
 impl SqliteBackend {

@@ -92,8 +92,8 @@ fn rotation(fresh: &Fixture) -> Rotation {
         digest,
         hint: key.hint,
         sealed: None,
-        at: fresh.now,
-        old_expires: fresh.after(Duration::from_secs(3_600)),
+        rotated_at: fresh.now,
+        old_expires_at: fresh.after(Duration::from_secs(3_600)),
     }
 }
 
@@ -250,7 +250,9 @@ async fn what_fails_is_not_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture
         ..rotation.clone()
     };
     let out_of_bounds = KeyUpdate::new().name("");
-    let too_early = KeyChange::Revoke { at: too_early() };
+    let too_early = KeyChange::Revoke {
+        revoked_at: too_early(),
+    };
     let failed = [
         store.create(nameless.clone()).await,
         store.create(taken.clone()).await,

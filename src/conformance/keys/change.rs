@@ -62,8 +62,8 @@ fn updates(fresh: &Fixture) -> Vec<KeyUpdate> {
         new().addresses(AddressList::default()),
         new().metadata(metadata.clone()),
         new().metadata(Map::new()),
-        new().expires(Some(end)),
-        new().expires(None),
+        new().expires_at(Some(end)),
+        new().expires_at(None),
         new().owner(None::<Arc<str>>),
         new().owner(Some(fresh.owner.as_str())),
     ];
@@ -77,7 +77,7 @@ fn updates(fresh: &Fixture) -> Vec<KeyUpdate> {
             .limits(limits)
             .addresses(addresses)
             .metadata(metadata)
-            .expires(Some(end)),
+            .expires_at(Some(end)),
     );
     updates
 }
@@ -94,7 +94,7 @@ async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture)
             .clone()
             .limits([RateLimit::per_second(1).with_burst(0)]),
         valid.clone().metadata(nul),
-        valid.clone().expires(Some(too_early())),
+        valid.clone().expires_at(Some(too_early())),
     ] {
         refused(
             store.update(record.key.id, update.clone()).await,
@@ -104,7 +104,9 @@ async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture)
         );
         unchanged(store, &record, "a refused update changes nothing").await;
     }
-    let revoke = KeyChange::Revoke { at: too_early() };
+    let revoke = KeyChange::Revoke {
+        revoked_at: too_early(),
+    };
     refused(
         store.change(record.key.id, revoke).await,
         "StoreError::Invalid",
@@ -137,8 +139,8 @@ async fn the_first_revocation_counts<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fi
     let id = record.key.id;
     let first = fresh.before(Duration::from_micros(10));
     for at in [first, fresh.now, fresh.before(Duration::from_secs(60))] {
-        let answer = store.change(id, KeyChange::Revoke { at }).await;
-        record.key.revoked = Some(first);
+        let answer = store.change(id, KeyChange::Revoke { revoked_at: at }).await;
+        record.key.revoked_at = Some(first);
         same(&done(answer, rule), &record.key, rule);
         unchanged(store, &record, rule).await;
     }
@@ -172,7 +174,7 @@ async fn nothing_is_undone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
         KeyChange::Update(Box::new(KeyUpdate::new().scopes(["granted"]))),
         KeyChange::Update(Box::new(KeyUpdate::new().environment(Some("moved")))),
         KeyChange::Disable,
-        KeyChange::Revoke { at },
+        KeyChange::Revoke { revoked_at: at },
     ];
     let mut expected = record;
     let answers = together(
@@ -196,7 +198,7 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S) {
         KeyChange::Update(Box::new(KeyUpdate::new().name("Nobody"))),
         KeyChange::Disable,
         KeyChange::Enable,
-        KeyChange::Revoke { at },
+        KeyChange::Revoke { revoked_at: at },
     ];
     let rule = "changing an unknown id is StoreError::NotFound";
     let is_not_found = |error: &StoreError| matches!(error, StoreError::NotFound(of) if *of == id);

@@ -71,10 +71,10 @@ fn used_up(fresh: &Fixture) -> KeyRecord {
     let mut record = fresh.record("Not new");
     record.key = Key {
         disabled: true,
-        revoked: Some(fresh.before(Duration::from_micros(1))),
+        revoked_at: Some(fresh.before(Duration::from_micros(1))),
         rotated_from: Some(id()),
-        line: id(),
-        last_used: Some(fresh.before(Duration::from_micros(2))),
+        lineage: id(),
+        last_used_at: Some(fresh.before(Duration::from_micros(2))),
         ..record.key
     };
     record
@@ -83,19 +83,19 @@ fn used_up(fresh: &Fixture) -> KeyRecord {
 /// Before 1970, and at the end of time, where a key without an end in sight may be told to end.
 fn extreme_times(fresh: &Fixture, early: Timestamp) -> KeyRecord {
     let mut record = fresh.record("Ends of time");
-    record.key.created = early;
-    record.key.last_used = Some(early);
-    record.key.expires = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
+    record.key.created_at = early;
+    record.key.last_used_at = Some(early);
+    record.key.expires_at = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
     record
 }
 
 async fn times_are_cut<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let mut record = fresh.record("Nanoseconds");
     let odd = |micros| fresh.after(Duration::from_micros(micros) + Duration::from_nanos(999));
-    record.key.created = odd(0);
-    record.key.expires = Some(odd(3));
-    record.key.revoked = Some(odd(2));
-    record.key.last_used = Some(odd(1));
+    record.key.created_at = odd(0);
+    record.key.expires_at = Some(odd(3));
+    record.key.revoked_at = Some(odd(2));
+    record.key.last_used_at = Some(odd(1));
     let record = create(store, record).await.in_whole_micros();
     unchanged(store, &record, "times are cut to whole microseconds").await;
 }
@@ -189,10 +189,10 @@ fn out_of_bounds() -> [(Spoil, InvalidKey); 13] {
             |key| key.limits = vec![RateLimit::per_second(0)],
             zero.into(),
         ),
-        (|key| key.created = too_early(), InvalidKey::Time),
-        (|key| key.expires = Some(too_early()), InvalidKey::Time),
-        (|key| key.revoked = Some(too_early()), InvalidKey::Time),
-        (|key| key.last_used = Some(too_early()), InvalidKey::Time),
+        (|key| key.created_at = too_early(), InvalidKey::Time),
+        (|key| key.expires_at = Some(too_early()), InvalidKey::Time),
+        (|key| key.revoked_at = Some(too_early()), InvalidKey::Time),
+        (|key| key.last_used_at = Some(too_early()), InvalidKey::Time),
     ]
 }
 

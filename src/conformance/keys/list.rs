@@ -35,19 +35,19 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) -> Vec<Key> {
         let mut record = fresh.record(names[n as usize % names.len()].as_str());
         let key = &mut record.key;
         // Three in a row are of the same time, so that only their ids tell them apart.
-        key.created = fresh.before(Duration::from_millis((n / 3).into()));
+        key.created_at = fresh.before(Duration::from_millis((n / 3).into()));
         if n % 5 == 0 {
             key.owner = Some(other_owner(fresh).into());
         }
         key.disabled = n % 4 == 1;
-        key.expires = match n % 7 {
+        key.expires_at = match n % 7 {
             1 => Some(fresh.now),
             2 => Some(fresh.after(Duration::from_micros(1))),
             3 => Some(fresh.before(Duration::from_micros(1))),
             _ => None,
         };
-        key.revoked = (n % 9 == 2).then_some(fresh.now);
-        key.last_used = match n % 6 {
+        key.revoked_at = (n % 9 == 2).then_some(fresh.now);
+        key.last_used_at = match n % 6 {
             1 => Some(fresh.now),
             2 | 3 => Some(fresh.before(Duration::from_micros(1))),
             _ => None,
@@ -106,7 +106,7 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(
         for (status, part) in statuses.into_iter().zip(["", "%", "ÄRGER", "'"]) {
             queries.push(query.clone().status(status, fresh.now).name(part));
         }
-        for time in around(fresh.now).into_iter().chain([keys[20].created]) {
+        for time in around(fresh.now).into_iter().chain([keys[20].created_at]) {
             queries.push(query.clone().unused_since(time));
             queries.push(query.clone().expires_before(time));
             let soon = query.clone().status(KeyStatus::Active, fresh.now);
@@ -168,7 +168,7 @@ async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture, ke
         &expected(keys, &query),
         "a list takes as many ids as a page has keys",
     );
-    let oldest = keys.iter().map(|key| key.created).min();
+    let oldest = keys.iter().map(|key| key.created_at).min();
     for status in [KeyStatus::Active, KeyStatus::Revoked] {
         let query = KeyQuery::new()
             .status(status, fresh.now)
@@ -221,7 +221,7 @@ async fn nanoseconds_are_no_places<S: KeyAdmin + ?Sized>(store: &S) {
     let mut created = Vec::new();
     for n in 0..6 {
         let mut record = fresh.record("Nanoseconds");
-        record.key.created = fresh.after(Duration::from_nanos(n * 300));
+        record.key.created_at = fresh.after(Duration::from_nanos(n * 300));
         created.push(create(store, record).await.key.id);
     }
     let query = KeyQuery::new().owner(fresh.owner.as_str()).limit(1);
@@ -240,7 +240,7 @@ async fn pages_stay_whole<S: KeyAdmin + ?Sized>(store: &S) {
     let fresh = Fixture::new();
     let make = |n: u64, name: &str| {
         let mut record: KeyRecord = fresh.record(name);
-        record.key.created = fresh.before(Duration::from_micros(n / 2));
+        record.key.created_at = fresh.before(Duration::from_micros(n / 2));
         record
     };
     let mut first = Vec::new();
@@ -287,7 +287,7 @@ fn expected(keys: &[Key], query: &KeyQuery) -> Vec<Key> {
         .filter(|key| query.matches(key))
         .cloned()
         .collect();
-    keys.sort_by_key(|key| std::cmp::Reverse((key.created, key.id)));
+    keys.sort_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
     keys
 }
 
@@ -328,7 +328,7 @@ where
 
 /// Nothing comes twice, and newer keys come first.
 fn in_order(listed: &[Key]) {
-    let place = |key: &Key| (key.created, key.id);
+    let place = |key: &Key| (key.created_at, key.id);
     for pair in listed.windows(2) {
         holds(
             place(&pair[0]) > place(&pair[1]),

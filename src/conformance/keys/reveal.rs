@@ -35,7 +35,7 @@ fn recoverable(fresh: &Fixture) -> KeyRecord {
     let mut record = fresh.record("Recoverable");
     record.key.recoverable = true;
     let bytes = (0..=u8::MAX).chain(record.key.id.as_str().bytes());
-    record.sealed = Some(EncryptedSecret::from_bytes(bytes.collect::<Vec<_>>()));
+    record.encrypted_secret = Some(EncryptedSecret::from_bytes(bytes.collect::<Vec<_>>()));
     record
 }
 
@@ -44,9 +44,9 @@ fn rotation_to(new: &KeyRecord, fresh: &Fixture) -> Rotation {
         id: new.key.id,
         digest: new.digest.clone(),
         hint: new.key.hint.clone(),
-        sealed: new.sealed.clone(),
-        at: fresh.now,
-        old_expires: fresh.after(Duration::from_secs(3_600)),
+        sealed: new.encrypted_secret.clone(),
+        rotated_at: fresh.now,
+        old_expires_at: fresh.after(Duration::from_secs(3_600)),
     }
 }
 
@@ -56,11 +56,11 @@ async fn revealed<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecor
 
 async fn bounds_are_kept<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let mut without = recoverable(fresh);
-    without.sealed = None;
+    without.encrypted_secret = None;
     let mut secretly = recoverable(fresh);
     secretly.key.recoverable = false;
     let mut revoked = recoverable(fresh);
-    revoked.key.revoked = Some(fresh.now);
+    revoked.key.revoked_at = Some(fresh.now);
     for record in [without, secretly, revoked] {
         let id = record.key.id;
         refused(
@@ -105,10 +105,10 @@ async fn is_given_back<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture, mut rec
     let rule = "a key that is not recoverable has nothing to reveal";
     same(&revealed(store, plain.key.id).await, &None, rule);
 
-    let ended = KeyUpdate::new().name("Ended").expires(Some(fresh.now));
+    let ended = KeyUpdate::new().name("Ended").expires_at(Some(fresh.now));
     done(store.update(id, ended).await, "a key is updated");
     done(store.disable(id).await, "a key is switched off");
-    (record.key.name, record.key.expires) = ("Ended".into(), Some(fresh.now));
+    (record.key.name, record.key.expires_at) = ("Ended".into(), Some(fresh.now));
     record.key.disabled = true;
     let rule = "a key that can be made to work again keeps its sealed secret";
     same(&revealed(store, id).await, &Some(record.clone()), rule);

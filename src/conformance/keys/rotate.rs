@@ -33,8 +33,8 @@ fn rotation(fresh: &Fixture, at: Timestamp, grace: Duration) -> Rotation {
         digest,
         hint: key.hint,
         sealed: None,
-        at,
-        old_expires: at + grace,
+        rotated_at: at,
+        old_expires_at: at + grace,
     }
 }
 
@@ -48,7 +48,7 @@ async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixtur
         .addresses(networks)
         .metadata("plan", "pro");
     let mut record = fresh.record_of(new);
-    record.key.last_used = Some(fresh.now);
+    record.key.last_used_at = Some(fresh.now);
     let first = create(store, record).await;
     let mut old = first.clone();
     for step in 1..=3 {
@@ -66,7 +66,7 @@ async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixtur
             "the new key names the old one",
         );
         same(
-            &key.line,
+            &key.lineage,
             &first.key.id,
             "rotations keep the line of the first key",
         );
@@ -111,7 +111,7 @@ async fn an_earlier_end_stays<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) 
     )
     .await;
     same(
-        &key.expires,
+        &key.expires_at,
         &Some(end),
         "the new key ends when the old one was to end",
     );
@@ -122,9 +122,9 @@ async fn unusable_keys_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixt
     let mut disabled = model();
     disabled.key.disabled = true;
     let mut revoked = model();
-    revoked.key.revoked = Some(fresh.now);
+    revoked.key.revoked_at = Some(fresh.now);
     let mut expired = model();
-    expired.key.expires = Some(fresh.now);
+    expired.key.expires_at = Some(fresh.now);
     for (record, expected) in [
         (disabled, KeyStatus::Disabled),
         (revoked, KeyStatus::Revoked),
@@ -166,9 +166,9 @@ async fn taken_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixtu
 async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
     let record = create(store, fresh.record("Rotated")).await;
     let mut before_time = rotation(fresh, fresh.now, GRACE);
-    before_time.at = too_early();
+    before_time.rotated_at = too_early();
     let mut ended_before_time = rotation(fresh, fresh.now, GRACE);
-    ended_before_time.old_expires = too_early();
+    ended_before_time.old_expires_at = too_early();
     for rotation in [before_time, ended_before_time] {
         let new = rotation.id;
         refused(

@@ -137,7 +137,7 @@ where
             range.includes(rollup),
             rule("every rollup belongs to the range"),
         );
-        let start = rollup.width.floor(rollup.start);
+        let start = rollup.granularity.floor(rollup.start);
         same(
             &rollup.start,
             &start,

@@ -121,7 +121,7 @@ impl Traffic {
         event.latency_us = amount(rng, 40);
         event.request_bytes = amount(rng, 45);
         event.response_bytes = amount(rng, 45);
-        event.client_address = match rng.u8(..3) {
+        event.client_ip = match rng.u8(..3) {
             0 => None,
             1 => Some([203, 0, 113, rng.u8(..)].into()),
             _ => Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, rng.u16(..)].into()),

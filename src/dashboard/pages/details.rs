@@ -30,9 +30,9 @@ pub(super) fn of_key(shared: &Shared, visit: &PageContext, key: &Key) -> Markup 
         ("Scopes", list(key.scopes.clone(), "none")),
         ("Limits", list(limits.collect(), "the service's own")),
         ("Addresses", list(addresses.collect(), "from everywhere")),
-        ("Created", moment(Some(key.created), "")),
-        ("Expires", moment(key.expires, "never")),
-        ("Last used", moment(key.last_used, "never")),
+        ("Created", moment(Some(key.created_at), "")),
+        ("Expires", moment(key.expires_at, "never")),
+        ("Last used", moment(key.last_used_at, "never")),
         (
             "Secret",
             html! { @if key.recoverable { "kept, encrypted" } @else { "not kept" } },
@@ -42,7 +42,7 @@ pub(super) fn of_key(shared: &Shared, visit: &PageContext, key: &Key) -> Markup 
         section .panel aria-label="The key" {
             dl .facts {
                 @for (term, fact) in facts { div { dt { (term) } dd { (fact) } } }
-                @if let Some(revoked) = key.revoked { div { dt { "Revoked" } dd { (minute(visit, revoked)) } } }
+                @if let Some(revoked) = key.revoked_at { div { dt { "Revoked" } dd { (minute(visit, revoked)) } } }
                 @if let Some(old) = key.rotated_from {
                     div { dt { "Took over from" } dd { a href=(visit.at(&format!("/keys/{old}"))) { code { (old) } } } }
                 }

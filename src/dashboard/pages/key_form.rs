@@ -92,7 +92,7 @@ impl Described {
             update = update.addresses(self.addresses);
         }
         if changed("expires") {
-            update = update.expires(self.expires);
+            update = update.expires_at(self.expires);
         }
         update
     }
@@ -102,7 +102,7 @@ impl Described {
 pub(super) fn fields_of(visit: &PageContext, key: &Key) -> FormFields {
     let joined = |words: Vec<String>| words.join(" ");
     let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
-    let expires = key.expires.map(|end| visit.field(end));
+    let expires = key.expires_at.map(|end| visit.field(end));
     [
         ("name", key.name.clone()),
         ("owner", optional(key.owner.as_deref())),

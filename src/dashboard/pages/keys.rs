@@ -160,10 +160,10 @@ fn row(shared: &Shared, visit: &PageContext, key: &Key) -> Markup {
             td .owner { (line_or_none(key.owner.as_deref())) }
             td .environment { (line_or_none(key.environment.as_deref())) }
             td .status { (badge(key)) }
-            td data-label="Created" { (date(visit, key.created)) }
-            td data-label="Expires" { @if let Some(end) = key.expires { (date(visit, end)) } @else { "never" } }
+            td data-label="Created" { (date(visit, key.created_at)) }
+            td data-label="Expires" { @if let Some(end) = key.expires_at { (date(visit, end)) } @else { "never" } }
             td data-label="Last used" {
-                @if let Some(used) = key.last_used { (minute(visit, used)) }
+                @if let Some(used) = key.last_used_at { (minute(visit, used)) }
                 @else { strong .never { "never" } }
             }
             td .actions { (actions(shared, key, &at)) }

@@ -84,7 +84,7 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
         Ok(found.map(|entry| KeyRecord {
             key: Key::clone(&entry.key),
             digest: entry.digest.clone(),
-            sealed: None,
+            encrypted_secret: None,
         }))
     }
 

@@ -232,12 +232,12 @@ async fn rule_4_a_slow_look_up_cannot_bring_a_key_back() {
         .as_mut()
         .unwrap()
         .key
-        .revoked = Some(jiff::Timestamp::UNIX_EPOCH);
+        .revoked_at = Some(jiff::Timestamp::UNIX_EPOCH);
     setup.cache.invalidate(setup.id);
     setup.store.gate.add_permits(10);
     let found = slow.await.unwrap().unwrap().unwrap();
-    assert!(found.key.revoked.is_some());
-    assert!(setup.ask().await.unwrap().unwrap().key.revoked.is_some());
+    assert!(found.key.revoked_at.is_some());
+    assert!(setup.ask().await.unwrap().unwrap().key.revoked_at.is_some());
     assert_eq!(setup.calls(), 2);
 }
 
@@ -431,6 +431,6 @@ async fn rule_4_what_somebody_changes_is_dropped_from_the_shared_cache() {
     assert_eq!(lookups(), 1);
     acting.revoke(id).await.unwrap();
     let found = cached.find(id).await.unwrap().unwrap();
-    assert!(found.key.revoked.is_some());
+    assert!(found.key.revoked_at.is_some());
     assert_eq!(lookups(), 2);
 }

@@ -33,7 +33,7 @@ pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<
     plain(&event.latency_us, rows);
     plain(&event.request_bytes, rows);
     plain(&event.response_bytes, rows);
-    maybe(event.client_address, rows);
+    maybe(event.client_ip, rows);
     if let Some(cursor) = cursor {
         plain(&cursor, rows);
     }

@@ -24,7 +24,7 @@ pub(in crate::usage) fn pending() -> PendingEvent {
         request_id: None,
         endpoint: None,
         resource_id: None,
-        client_address: None,
+        client_ip: None,
         time: 0,
         latency_us: 1,
         request_bytes: 0,

@@ -99,9 +99,10 @@ impl SummarySpec {
         let Some(grid) = self.over_time.as_ref() else {
             return false;
         };
-        let width = SignedDuration::from_secs(rollup.width.seconds());
+        let width = SignedDuration::from_secs(rollup.granularity.seconds());
         let end = rollup.start.saturating_add(width).unwrap_or(Timestamp::MAX);
-        rollup.width > Granularity::Minute && grid.width.bucket(rollup.start, &grid.zone).end < end
+        rollup.granularity > Granularity::Minute
+            && grid.width.bucket(rollup.start, &grid.zone).end < end
     }
 
     /// The summary of nothing, to merge others into.

@@ -142,7 +142,7 @@ async fn write(
     today: i64,
 ) -> Result<Vec<(Hash, i64)>, SqlError> {
     connection.execute("BEGIN").await?;
-    let claim = "INSERT INTO §batches (id, applied) VALUES ($1, now()) ON CONFLICT DO NOTHING
+    let claim = "INSERT INTO §batches (id, applied_at) VALUES ($1, now()) ON CONFLICT DO NOTHING
         RETURNING number";
     let claimed = sqlx::query_scalar(AssertSqlSafe(engine.names.sql(claim)))
         .bind(Id(batch.id.into_bytes()))
@@ -200,12 +200,12 @@ impl Writing<'_> {
                 .integer(event.latency_us.cast_signed())
                 .integer(event.request_bytes.cast_signed())
                 .integer(event.response_bytes.cast_signed())
-                .address(event.client_address)
+                .address(event.client_ip)
                 .integer(batch);
         }
         let copy = self.sql(
-            "COPY §requests (time, id, id_apart, series_id, request_id, path, resource_id, refusal, cost,
-                latency_us, request_bytes, response_bytes, client_address, batch)
+            "COPY §requests (time, id, id_time_differs, series_id, request_id, path, resource_id, rejection_reason, cost,
+                latency_us, request_bytes, response_bytes, client_ip, batch)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;
@@ -246,9 +246,9 @@ impl Writing<'_> {
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
-                WHERE k.last_used IS NULL OR k.last_used < used.time
+                WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
-            UPDATE §keys k SET last_used = greatest(k.last_used, used.time)
+            UPDATE §keys k SET last_used_at = greatest(k.last_used_at, used.time)
             FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
         );
         sqlx::query(touch)

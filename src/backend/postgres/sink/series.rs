@@ -78,7 +78,7 @@ impl Writing<'_> {
         // In the order of their hashes, as everywhere.
         let add = self.sql(
             "INSERT INTO §series (hash, key_id, owner, method, endpoint, http_status, grpc_status,
-                outcome, cause, status_class, seen)
+                outcome, cause, status_class, last_seen_day)
             SELECT *, $11::bigint FROM UNNEST($1::bytea[], $2::text[], $3::text[], $4::text[],
                 $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::text[])
             ON CONFLICT (hash) DO NOTHING",
@@ -98,9 +98,9 @@ impl Writing<'_> {
             .execute(&mut *self.connection)
             .await?;
         let note = self.sql(
-            "WITH held AS (SELECT id FROM §series WHERE hash = ANY($1) AND seen < $2
+            "WITH held AS (SELECT id FROM §series WHERE hash = ANY($1) AND last_seen_day < $2
                 ORDER BY hash FOR NO KEY UPDATE)
-            UPDATE §series s SET seen = $2 FROM held WHERE s.id = held.id",
+            UPDATE §series s SET last_seen_day = $2 FROM held WHERE s.id = held.id",
         );
         sqlx::query(note)
             .bind(&hashes)

@@ -65,11 +65,11 @@ impl Writing<'_> {
         let outcomes: Vec<_> = rollups().map(|sum| sum.outcome.as_str()).collect();
         let causes = rollups().map(|sum| sum.cause.map(|cause| cause.as_str()));
         let insert = self.sql(&format!(
-            "INSERT INTO {table} AS t (start, line, key_id, owner, outcome, cause, count, cost,
+            "INSERT INTO {table} AS t (start, hash, key_id, owner, outcome, cause, count, cost,
                 request_bytes, response_bytes)
             SELECT * FROM UNNEST($1::timestamptz[], $2::bytea[], $3::text[], $4::text[], $5::text[],
                 $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-            ON CONFLICT (start, line) DO UPDATE SET {}",
+            ON CONFLICT (start, hash) DO UPDATE SET {}",
             amounts()
         ));
         let number = |amount: fn(&Rollup) -> u64| numbers(rollups(), amount);

@@ -108,7 +108,7 @@ pub(in crate::backend::sql) async fn each<E: Engine>(
     let rollups = found.by_series(engine, range, &statements).await?;
     let rollups: RollupStore = rollups.into_iter().collect();
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
-    rollups.sort_by_key(|rollup| (rollup.start, rollup.width));
+    rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
     Ok(rollups)
 }
 

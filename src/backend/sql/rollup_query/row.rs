@@ -48,7 +48,7 @@ fn nothing(row: &impl Row) -> Result<Rollup, SqlError> {
     Ok(Rollup {
         key: None,
         start: Timestamp::UNIX_EPOCH,
-        width: Granularity::Minute,
+        granularity: Granularity::Minute,
         owner: None,
         method: Method::Other,
         endpoint: "".into(),
@@ -95,7 +95,7 @@ pub(super) fn rollup_of(
         return Ok(None);
     };
     let kind = Rollup {
-        width,
+        granularity: width,
         ..kind.clone()
     };
     with_latency(with_amounts(kind, row)?, row).map(Some)

@@ -12,9 +12,9 @@ pub(super) fn extent(names: &Names) -> Statement {
     let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
     (SELECT max(start) FROM §minutes) AS last_minute,
-    (SELECT before FROM §dropped WHERE what = 'minutes') AS dropped,
-    (SELECT before FROM §dropped WHERE what = 'quarter_hours') AS folded,
-    (SELECT before FROM §dropped WHERE what = 'hours') AS gone";
+    (SELECT before FROM §pruned WHERE kind = 'minutes') AS dropped,
+    (SELECT before FROM §pruned WHERE kind = 'quarter_hours') AS folded,
+    (SELECT before FROM §pruned WHERE kind = 'hours') AS gone";
     Statement::new(names, template)
 }
 

@@ -37,7 +37,7 @@ impl SqliteBackend {
         let grouped = BatchRollup::new(&batch.events);
         let engine = &self.0.engine;
         let mut session = engine.writer().await?;
-        let claim = "INSERT INTO §batches (id, applied) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let claim = "INSERT INTO §batches (id, applied_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         let claim = Statement::new(&engine.names, claim)
             .bind(batch.id)
             .bind(as_micros(Timestamp::now()));
@@ -89,15 +89,15 @@ impl Writing<'_> {
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT OR FAIL INTO §requests (row, time, id, id_apart, series_id, request_id, path, resource_id, refusal,
-                cost, latency_us, request_bytes, response_bytes, client_address) VALUES ",
+            "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, series_id, request_id, path, resource_id, rejection_reason,
+                cost, latency_us, request_bytes, response_bytes, client_ip) VALUES ",
         );
         let keep = self.backend.0.keep;
         let rows = events.iter().zip(&grouped.of_event);
         let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
         // No number is given twice, for cursors.
         let last = self.sql(
-            "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT place FROM §log_end))",
+            "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT position FROM §log_pruned))",
         );
         let mut row: i64 = sqlx::query_scalar(AssertSqlSafe(last))
             .fetch_one(self.connection())
@@ -120,7 +120,7 @@ impl Writing<'_> {
                     .add(event.latency_us.cast_signed())?
                     .add(event.request_bytes.cast_signed())?
                     .add(event.response_bytes.cast_signed())?
-                    .add(event.client_address.map(|address| address.to_string()))?;
+                    .add(event.client_ip.map(|address| address.to_string()))?;
             }
             let sql = format!("{insert}{}", values.places);
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
@@ -133,8 +133,8 @@ impl Writing<'_> {
     /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
     async fn touch(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         let touch = self.sql(
-            ") UPDATE §keys AS k SET last_used = used.time FROM used
-            WHERE k.id = used.id AND (k.last_used IS NULL OR k.last_used < used.time)",
+            ") UPDATE §keys AS k SET last_used_at = used.time FROM used
+            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
         );
         let now = as_micros(Timestamp::now());
         let used: Vec<_> = grouped.used.iter().collect();

@@ -49,7 +49,8 @@ impl Writing<'_> {
         for series in series {
             values.add(&series.hash[..])?;
         }
-        let find = self.sql("UPDATE §series SET seen = max(seen, ?) WHERE hash IN (VALUES ");
+        let find = self
+            .sql("UPDATE §series SET last_seen_day = max(last_seen_day, ?) WHERE hash IN (VALUES ");
         let find = format!("{find}{}) RETURNING hash, id", values.places);
         self.learn(find, values, learnt).await
     }
@@ -78,7 +79,7 @@ impl Writing<'_> {
         }
         let insert = self.sql(
             "INSERT OR FAIL INTO §series (hash, key_id, owner, method, endpoint, http_status,
-                grpc_status, outcome, cause, status_class, seen) VALUES ",
+                grpc_status, outcome, cause, status_class, last_seen_day) VALUES ",
         );
         let insert = format!("{insert}{} RETURNING hash, id", values.places);
         self.learn(insert, values, learnt).await

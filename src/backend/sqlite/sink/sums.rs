@@ -52,10 +52,10 @@ impl Writing<'_> {
         sums: &[KeySum],
     ) -> Result<(), SqlError> {
         let insert = self.sql(&format!(
-            "INSERT OR FAIL INTO {table} AS t (start, line, key_id, owner, outcome, cause, count, cost,
+            "INSERT OR FAIL INTO {table} AS t (start, hash, key_id, owner, outcome, cause, count, cost,
                 request_bytes, response_bytes) VALUES "
         ));
-        let update = format!(" ON CONFLICT (start, line) DO UPDATE SET {}", amounts());
+        let update = format!(" ON CONFLICT (start, hash) DO UPDATE SET {}", amounts());
         for sums in sums.chunks(ROWS) {
             let mut values = Values::new(sums.len(), 10);
             for KeySum { line, rollup } in sums {

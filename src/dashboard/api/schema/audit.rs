@@ -55,7 +55,7 @@ mod tests {
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
         let mut key = key::Key::new(id, "a", time("2020-01-01T00:00:00Z"));
-        key.expires = Some(time("2020-03-01T00:00:00Z"));
+        key.expires_at = Some(time("2020-03-01T00:00:00Z"));
         let at = time("2020-02-01T00:00:00Z");
         let mut entry = key::AuditEntry::new(AuditAction::Disabled, id, at);
         entry.before = Some(key.clone());

@@ -80,13 +80,13 @@ impl Key {
             disabled: key.disabled,
             scopes: key.scopes,
             metadata: key.metadata,
-            created: key.created,
-            expires: key.expires,
-            revoked: key.revoked,
-            last_used: key.last_used,
+            created: key.created_at,
+            expires: key.expires_at,
+            revoked: key.revoked_at,
+            last_used: key.last_used_at,
             recoverable: key.recoverable,
             rotated_from: key.rotated_from,
-            line: key.line,
+            line: key.lineage,
         }
     }
 }

@@ -138,7 +138,7 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
         update.limits = body.limits.map(limits).transpose()?;
         update.addresses = body.addresses.as_deref().map(networks).transpose()?;
         update.metadata = body.metadata;
-        update.expires = body.expires;
+        update.expires_at = body.expires;
         Ok(update)
     }
 }

@@ -88,7 +88,7 @@ impl From<UsageEvent> for Request {
             latency_us: event.latency_us,
             request_bytes: event.request_bytes,
             response_bytes: event.response_bytes,
-            client_address: event.client_address,
+            client_address: event.client_ip,
         }
     }
 }

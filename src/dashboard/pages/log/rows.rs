@@ -69,7 +69,7 @@ fn row(visit: &PageContext, event: &UsageEvent, keys: Option<&[Key]>) -> Markup 
             td .extra data-label="Latency" { (milliseconds(Duration::from_micros(event.latency_us))) }
             td .extra data-label="Request bytes" { (charts::count(event.request_bytes)) }
             td .extra data-label="Response bytes" { (charts::count(event.response_bytes)) }
-            td .extra data-label="Client address" { @if let Some(address) = event.client_address { (address) } @else { (none()) } }
+            td .extra data-label="Client address" { @if let Some(address) = event.client_ip { (address) } @else { (none()) } }
             td .extra data-label="Cause" { (cause(event)) }
         }
     }

@@ -102,7 +102,7 @@ impl Overview {
         let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
         let unused = store.list(&unused(now).limit(ROWS)).await?;
         let mut expiring = store.list(&expiring(now).limit(EXPIRING)).await?;
-        expiring.items.sort_by_key(|key| key.expires);
+        expiring.items.sort_by_key(|key| key.expires_at);
         let mut ids: Vec<_> = busiest.iter().filter_map(|(id, _)| *id).collect();
         ids.extend(spikes.iter().filter_map(|spike| spike.key));
         let named = match ids.len() {

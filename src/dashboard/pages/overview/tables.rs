@@ -96,7 +96,7 @@ pub(super) fn unused(visit: &PageContext, keys: &Page<Key>) -> Markup {
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
-                td data-label="Last used" { @if let Some(used) = key.last_used { (date(visit, used)) } @else { strong .never { "never" } } }
+                td data-label="Last used" { @if let Some(used) = key.last_used_at { (date(visit, used)) } @else { strong .never { "never" } } }
                 td { a href={ (at) "/disable?back=" (OVERVIEW) } aria-label={ "Disable " (key.name) } { "Disable" } }
             }
         }
@@ -126,7 +126,7 @@ pub(super) fn expiring(visit: &PageContext, keys: &Page<Key>) -> Markup {
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
-                td data-label="Expires" { @if let Some(end) = key.expires { (date(visit, end)) } }
+                td data-label="Expires" { @if let Some(end) = key.expires_at { (date(visit, end)) } }
                 td { a href={ (at) "/edit" } aria-label={ "Edit " (key.name) } { "Edit" } }
             }
         }
