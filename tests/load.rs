@@ -103,7 +103,7 @@ async fn client(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_9_every_request_is_accounted_for_exactly_once() {
-    let backend = MemoryBackend::with(MemoryConfig::new().log_capacity(1_000_000));
+    let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(1_000_000));
     let recorder = Recorder::builder(backend.clone()).capacity(100_000).start();
     let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let address = support::serve(routes().layer(layer)).await;

@@ -111,8 +111,8 @@ impl IdempotentRequests {
             return Ok(Arc::new(issue(issuer).await?));
         };
         let under_way = match self.begin_patiently(id, asked.details).await? {
-            RecorderPermit::Again(answer) => return Ok(answer),
-            RecorderPermit::First(under_way) => under_way,
+            Claim::Again(answer) => return Ok(answer),
+            Claim::First(under_way) => under_way,
         };
         let issuing = issue(issuer.under(id));
         let store = shared.backend.clone();
@@ -140,7 +140,7 @@ impl IdempotentRequests {
         &self,
         id: KeyId,
         details: Fingerprint,
-    ) -> Result<RecorderPermit, IdempotencyError> {
+    ) -> Result<Claim, IdempotencyError> {
         let since = Instant::now();
         loop {
             match self.begin(id, details) {
@@ -152,7 +152,7 @@ impl IdempotentRequests {
         }
     }
 
-    fn begin(&self, id: KeyId, details: Fingerprint) -> Result<RecorderPermit, IdempotencyError> {
+    fn begin(&self, id: KeyId, details: Fingerprint) -> Result<Claim, IdempotencyError> {
         let mut known = self.known();
         match known.get(&id) {
             Some(other) if other.details != details => Err(IdempotencyError::OtherDetails),
@@ -160,13 +160,13 @@ impl IdempotentRequests {
             Some(Known {
                 answer: Some(answer),
                 ..
-            }) => Ok(RecorderPermit::Again(answer.issued.clone())),
+            }) => Ok(Claim::Again(answer.issued.clone())),
             None => {
                 make_room(&mut known)?;
                 let answer = None;
                 known.insert(id, Known { details, answer });
                 let making = self.clone();
-                Ok(RecorderPermit::First(UnderWay { making, id }))
+                Ok(Claim::First(UnderWay { making, id }))
             }
         }
     }
@@ -203,7 +203,7 @@ impl From<StoreError> for IdempotencyError {
     }
 }
 
-enum RecorderPermit {
+enum Claim {
     First(UnderWay),
     Again(Arc<Issued>),
 }

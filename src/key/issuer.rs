@@ -6,11 +6,12 @@ use super::digest::{Digest, InvalidDigest, Peppers};
 use super::encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
 use super::encryption::Vault;
+use super::error::InvalidKey;
+use super::error::StoreError;
 use super::new_key::{NewKey, after};
 use super::record::{Key, KeyRecord, Rotation};
 use super::secret::{InvalidPrefix, Prefix, Secret, id_of};
-use super::store::{KeyAdmin, StoreError};
-use super::validate::InvalidKey;
+use super::store::KeyAdmin;
 use crate::clock::Clock;
 use crate::id::KeyId;
 

@@ -7,6 +7,7 @@ mod digest;
 mod encrypted_secret;
 #[cfg(feature = "recoverable")]
 mod encryption;
+mod error;
 mod invalidation;
 mod issuer;
 mod new_key;
@@ -16,6 +17,7 @@ mod redact;
 #[cfg(feature = "recoverable")]
 mod reveal;
 mod secret;
+mod status;
 mod store;
 mod update;
 mod validate;
@@ -27,24 +29,25 @@ pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
 pub use encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
 pub use encryption::{InvalidVaultKey, Vault};
+pub use error::{InvalidKey, StoreError};
 pub use invalidation::InvalidationFeed;
 pub use issuer::{IssueError, Issued, Issuer};
 pub use new_key::NewKey;
 pub use query::KeyQuery;
-pub use record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
+pub use record::{Key, KeyChange, KeyRecord, Rotation};
 #[cfg(feature = "recoverable")]
 pub use reveal::RevealError;
 pub use secret::{InvalidPrefix, MalformedSecret, Prefix, Secret};
-pub use store::{KeyAdmin, KeyStore, StoreError};
+pub use status::KeyStatus;
+pub use store::{KeyAdmin, KeyStore};
 pub use update::KeyUpdate;
-pub use validate::InvalidKey;
 
 pub(crate) use cache::{CacheLookup, CachedKey};
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
+pub(crate) use error::within_bounds;
 #[cfg(feature = "conformance")]
 pub(crate) use invalidation::Invalidate;
 pub(crate) use issuer::is_importable;
 pub(crate) use redact::{has_secret, holds_secret, searched, without_secrets};
 pub(crate) use secret::id_of;
-pub(crate) use validate::within_bounds;

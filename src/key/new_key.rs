@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::address::AddressList;
+use super::error::InvalidKey;
 use super::record::Key;
-use super::validate::InvalidKey;
 use crate::id::KeyId;
 use crate::limit::RateLimit;
 use crate::page::whole_micros;

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::record::{Key, KeyStatus};
+use super::record::Key;
+use super::status::KeyStatus;
 use crate::id::KeyId;
 use crate::page::PageToken;
 

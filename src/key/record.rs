@@ -1,6 +1,5 @@
 //! The record of a key, and what can be changed about it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,9 +9,9 @@ use serde_json::{Map, Value};
 use super::address::AddressList;
 use super::digest::Digest;
 use super::encrypted_secret::EncryptedSecret;
-use super::store::StoreError;
+use super::error::{InvalidKey, StoreError, within_bounds};
+use super::status::KeyStatus;
 use super::update::KeyUpdate;
-use super::validate::{InvalidKey, within_bounds};
 use crate::id::KeyId;
 use crate::limit::RateLimit;
 use crate::page::whole_micros;
@@ -67,41 +66,6 @@ pub struct Key {
     /// its revocation; an end of its time, which can be put off, does not change it.
     #[serde(default)]
     pub recoverable: bool,
-}
-
-/// Whether a key works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyStatus {
-    /// It works.
-    Active,
-    /// It is switched off for now.
-    Disabled,
-    /// Its time is over.
-    Expired,
-    /// It was revoked, for good.
-    Revoked,
-}
-
-impl KeyStatus {
-    /// Every status there is, in the order of the enum.
-    pub const ALL: [Self; 4] = [Self::Active, Self::Disabled, Self::Expired, Self::Revoked];
-
-    /// The name in `snake_case`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Disabled => "disabled",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
-    }
-}
-
-impl fmt::Display for KeyStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
 }
 
 impl Key {

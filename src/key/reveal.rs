@@ -1,9 +1,10 @@
 //! Reads secrets again that were kept for that.
 
 use super::encryption::Vault;
+use super::error::StoreError;
 use super::issuer::Issuer;
 use super::secret::Secret;
-use super::store::{KeyAdmin, StoreError};
+use super::store::KeyAdmin;
 use crate::id::KeyId;
 
 /// A secret that could not be read again.

@@ -1,6 +1,5 @@
 //! What the request path and what administration need of a store.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,13 +7,13 @@ use jiff::Timestamp;
 
 use super::audit::{AuditEntry, AuditQuery};
 use super::cache::KeyCache;
+use super::error::StoreError;
 use super::invalidation::InvalidationFeed;
 use super::query::KeyQuery;
-use super::record::{Key, KeyChange, KeyRecord, KeyStatus, Rotation};
+use super::record::{Key, KeyChange, KeyRecord, Rotation};
 use super::update::KeyUpdate;
-use super::validate::InvalidKey;
 use crate::id::KeyId;
-use crate::page::{InvalidPageToken, Page};
+use crate::page::Page;
 
 /// Where keys are looked up: all that the request path needs. One method makes a store.
 ///
@@ -179,52 +178,6 @@ pub trait KeyAdmin: KeyStore {
     /// `None` where the store does not keep who did what.
     fn acting_as(&self, _actor: &str) -> Option<Arc<dyn KeyAdmin>> {
         None
-    }
-}
-
-/// What a store could not do. The text of a backend's own error is in its `source`, for logs only.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// There is no key with this id.
-    #[error("no key {0}")]
-    NotFound(KeyId),
-    /// There already is a key with this id.
-    #[error("key {0} exists already")]
-    Conflict(KeyId),
-    /// The key does not work any more, so that it cannot be rotated.
-    #[error("key {id} is {status:?}")]
-    Unusable {
-        /// The key.
-        id: KeyId,
-        /// Why it does not work.
-        status: KeyStatus,
-    },
-    /// The key is to be recoverable, and the store keeps no sealed secrets.
-    #[error("the store keeps no secrets that could be read again")]
-    KeepsNoSecrets,
-    /// A field is out of bounds.
-    #[error(transparent)]
-    Invalid(#[from] InvalidKey),
-    /// The page token is not one of this list.
-    #[error(transparent)]
-    Page(#[from] InvalidPageToken),
-    /// The store answered too late.
-    #[error("the key store did not answer in time")]
-    Timeout,
-    /// The store was not asked, or with too little of the time left: others were being looked up, or
-    /// the look-up had to be begun again.
-    #[error("the key store could not be asked in time")]
-    Busy,
-    /// The store cannot answer, or answered nonsense.
-    #[error("the key store is unavailable")]
-    Unavailable(#[source] Arc<dyn Error + Send + Sync>),
-}
-
-impl StoreError {
-    /// Wraps a backend's own error.
-    pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Unavailable(Arc::from(error.into()))
     }
 }
 

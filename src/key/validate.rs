@@ -1,63 +1,10 @@
 //! The bounds of a key's fields.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
+use super::error::{InvalidKey, within_bounds};
 use super::record::Key;
-use crate::limit::{InvalidLimit, RateLimit};
-use crate::page::FIRST;
-
-/// A field of a key that is out of bounds.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidKey {
-    /// The name is empty or nothing but blanks, longer than 100 characters or has control characters.
-    #[error("a key's name is 1 to 100 characters without control characters, and not only blanks")]
-    Name,
-    /// The owner is empty, longer than 200 characters or has control characters.
-    #[error("a key's owner is 1 to 200 characters without control characters")]
-    Owner,
-    /// The environment is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
-    #[error("a key's environment is 1 to 32 characters of a-z, 0-9, `_` and `-`")]
-    Environment,
-    /// A scope is not 1 to 100 printable characters of ASCII without space, `"` and `\`
-    /// ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)), or is there twice.
-    #[error(
-        "a scope is 1 to 100 printable ASCII characters without space, quote and backslash, and stands once"
-    )]
-    Scope,
-    /// More than 64 scopes.
-    #[error("a key has at most 64 scopes")]
-    TooManyScopes,
-    /// More than 100 networks.
-    #[error("a key has at most 100 networks")]
-    TooManyAddresses,
-    /// The metadata is longer than 8 KiB as JSON.
-    #[error("a key's metadata has at most 8 KiB as JSON")]
-    Metadata,
-    /// The metadata is nested deeper than 32 levels, itself being the first.
-    #[error("a key's metadata is nested 32 levels deep at most")]
-    MetadataDepth,
-    /// A text of the metadata, or the name of a member, holds U+0000.
-    #[error("a key's metadata has no U+0000 in its texts and names")]
-    MetadataNul,
-    /// The hint is longer than 64 characters or has control characters.
-    #[error("a key's hint has at most 64 characters and no control characters")]
-    Hint,
-    /// A key is said to be recoverable without its sealed secret, has one without being so, or is revoked
-    /// and has one.
-    #[error(
-        "a key is recoverable exactly where its sealed secret is kept, and never once it is revoked"
-    )]
-    Recoverable,
-    /// A time lies before the year 1. Nor may one lie after the year 9999: there is no such
-    /// [`Timestamp`].
-    #[error("a key's times lie in the years 1 to 9999")]
-    Time,
-    /// A limit cannot be kept.
-    #[error(transparent)]
-    Limit(#[from] InvalidLimit),
-}
+use crate::limit::RateLimit;
 
 impl Key {
     /// Whether every field is within its bounds.
@@ -142,20 +89,15 @@ fn holds_nul(value: &Value) -> bool {
     }
 }
 
-/// A time of a key lies in the years 1 to 9999; jiff has none after those.
-pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
-    if time < FIRST {
-        return Err(InvalidKey::Time);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use jiff::Timestamp;
+
     use super::*;
     use crate::key::AddressList;
+    use crate::limit::InvalidLimit;
 
     fn key() -> Key {
         let id = "3fK9aB0000zzZZ19".parse().unwrap();

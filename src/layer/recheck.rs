@@ -10,9 +10,9 @@ use super::caller::Caller;
 use super::config::{Config, StoreFailure};
 use super::rejection::Rejection;
 use super::request_parts::RequestParts;
+use super::revocation::rejected;
 use super::telemetry;
-use crate::clock::Now;
-use crate::key::{CacheLookup, CachedKey, KeyStatus, StoreError};
+use crate::key::{CacheLookup, CachedKey, StoreError};
 use crate::usage::RejectionReason;
 
 /// How long a lookup counts at least: where nothing is cached, a request that waits for a moment is not looked up
@@ -108,25 +108,5 @@ impl Config {
         let mut response = self.rejections.answer(rejection, RequestParts::of(request));
         admitted.reject(reason, &mut response);
         Step::Reject(response)
-    }
-}
-
-/// Why a key that was admitted does not let in any more, as it is known now.
-pub(super) fn rejected(
-    known: &CachedKey,
-    admitted: &CachedKey,
-    now: Now,
-) -> Option<RejectionReason> {
-    if !known.exists {
-        return Some(RejectionReason::Unknown);
-    }
-    if known.digest != admitted.digest {
-        return Some(RejectionReason::WrongSecret);
-    }
-    match known.key.status(now.timestamp()) {
-        KeyStatus::Active => None,
-        KeyStatus::Disabled => Some(RejectionReason::Disabled),
-        KeyStatus::Revoked => Some(RejectionReason::Revoked),
-        KeyStatus::Expired => Some(RejectionReason::Expired),
     }
 }

@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::config::Config;
-use super::recheck::rejected;
 use super::telemetry;
-use crate::key::{CacheLookup, CachedKey, StoreError};
+use crate::clock::Now;
+use crate::key::{CacheLookup, CachedKey, KeyStatus, StoreError};
 use crate::usage::RejectionReason;
 
 type Found = Result<Option<Arc<CachedKey>>, StoreError>;
@@ -95,5 +95,25 @@ impl Watch {
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watch")
+    }
+}
+
+/// Why a key that was admitted does not let in any more, as it is known now.
+pub(super) fn rejected(
+    known: &CachedKey,
+    admitted: &CachedKey,
+    now: Now,
+) -> Option<RejectionReason> {
+    if !known.exists {
+        return Some(RejectionReason::Unknown);
+    }
+    if known.digest != admitted.digest {
+        return Some(RejectionReason::WrongSecret);
+    }
+    match known.key.status(now.timestamp()) {
+        KeyStatus::Active => None,
+        KeyStatus::Disabled => Some(RejectionReason::Disabled),
+        KeyStatus::Revoked => Some(RejectionReason::Revoked),
+        KeyStatus::Expired => Some(RejectionReason::Expired),
     }
 }

@@ -4,15 +4,15 @@ mod account;
 mod gcra;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use account::Account;
+use account::{Account, lock};
 
 use super::limiter::{LimitError, LimitHandle, Limiter};
 use super::rate_limit::RateLimit;
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Mutex;
 
 /// A [`Limiter`] whose state lives in this process.
 ///
@@ -122,10 +122,6 @@ impl Shard {
 }
 
 /// Nothing in here panics while it holds a lock, so a poisoned one is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(all(test, keytally_shuttle))]
 mod models;
 #[cfg(test)]

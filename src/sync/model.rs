@@ -8,15 +8,16 @@
 mod loom;
 #[cfg(keytally_shuttle)]
 mod shuttle;
+mod time;
 
 use std::ops::Deref;
-
-use tokio::runtime::{Builder, Runtime};
 
 #[cfg(keytally_loom)]
 pub(crate) use self::loom::*;
 #[cfg(keytally_shuttle)]
 pub(crate) use self::shuttle::*;
+#[cfg(keytally_shuttle)]
+use self::time::TIME;
 use atomic::{AtomicU64, Ordering};
 
 pub(crate) type SegQueue<T> = Step<crossbeam_queue::SegQueue<T>, false>;
@@ -44,15 +45,6 @@ impl<T, const ORDERS: bool> Deref for Step<T, ORDERS> {
         self.steps.fetch_add(1, order);
         &self.inner
     }
-}
-
-thread_local! {
-    /// What timeouts wait for: time that stands still unless a model lets some pass.
-    static TIME: Runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime for its clock");
 }
 
 /// Lets time pass: one step.

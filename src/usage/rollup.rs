@@ -9,7 +9,6 @@ use super::event::UsageEvent;
 use super::granularity::Granularity;
 use super::latency::LatencyHistogram;
 use super::outcome::{Cause, Outcome};
-use super::rollup_store::RollupStore;
 use super::saturating::{self, add};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
@@ -74,19 +73,6 @@ impl Rollup {
         };
         rollup.add(event);
         rollup
-    }
-
-    /// Events added up into buckets of UTC, ordered by key, then by start, then by the other parts
-    /// of their group.
-    pub fn of_events<'a>(
-        events: impl IntoIterator<Item = &'a UsageEvent>,
-        width: Granularity,
-    ) -> Vec<Self> {
-        let mut rollups = RollupStore::new();
-        for event in events {
-            rollups.add_event(event, width);
-        }
-        rollups.into_iter().collect()
     }
 
     /// Counts an event of the same group.

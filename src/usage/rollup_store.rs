@@ -272,6 +272,21 @@ impl FromIterator<Rollup> for RollupStore {
     }
 }
 
+impl Rollup {
+    /// Events added up into buckets of UTC, ordered by key, then by start, then by the other parts
+    /// of their group.
+    pub fn of_events<'a>(
+        events: impl IntoIterator<Item = &'a UsageEvent>,
+        width: Granularity,
+    ) -> Vec<Self> {
+        let mut rollups = RollupStore::new();
+        for event in events {
+            rollups.add_event(event, width);
+        }
+        rollups.into_iter().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

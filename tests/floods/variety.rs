@@ -27,7 +27,7 @@ async fn rule_12_distinct_paths_and_methods_are_counted_in_a_few() {
     let requests = many(40_000, 10_000_000);
     // The log of the last ten thousand requests, as many that wait to be written, and a thousand sums.
     let mut flood = Flood::begin("paths and methods of one key", 12 * MIB).await;
-    let backend = MemoryBackend::with(MemoryConfig::new().log_capacity(10_000));
+    let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(10_000));
     let recorder = Recorder::new(backend.clone());
     let good = support::issue(&backend, NewKey::new("good")).await;
     // The application that does the worst: it takes each path for an endpoint of its own. Time stands

@@ -8,8 +8,8 @@ use sqlx::{
 };
 use uuid::Uuid;
 
+use super::known_days::KnownDays;
 use super::listener::Listener;
-use super::partitions::Partitions;
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
     Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, timestamp,
@@ -21,7 +21,7 @@ pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
     pub(super) known: SeriesCache,
-    pub(super) partitions: Partitions,
+    pub(super) known_days: KnownDays,
     /// Hears of changes that other processes make; `None` where nobody shall.
     pub(super) listener: Option<Listener>,
 }

@@ -2,6 +2,7 @@
 
 mod copy;
 mod engine;
+mod known_days;
 mod listener;
 mod migrate;
 mod partitions;
@@ -19,8 +20,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Error as SqlError, PgConnection, PgPool};
 
 use self::engine::PostgresEngine;
+use self::known_days::KnownDays;
 use self::listener::Listener;
-use self::partitions::Partitions;
 use super::sql::{
     BackendError, Dialect, InvalidTablePrefix, Maintenance, Names, PruneReport, Retention,
     SeriesCache, SqlBackend, keep_in_sql,
@@ -122,7 +123,7 @@ impl PostgresBackend {
             pool,
             names: Names::new(Dialect::Postgres),
             known: SeriesCache::default(),
-            partitions: Partitions::default(),
+            known_days: KnownDays::default(),
             listener: Some(Listener::default()),
         }))
     }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -14,10 +13,6 @@ use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
 use crate::backend::sql::{
     Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_by, timestamp,
 };
-
-/// The days that are known to have a partition.
-#[derive(Debug, Default)]
-pub(super) struct Partitions(Mutex<BTreeSet<Date>>);
 
 /// Today and days ahead that get one, so that no write at midnight waits for it.
 const AHEAD: usize = 3;
@@ -55,26 +50,6 @@ fn days_ahead() -> impl Iterator<Item = Date> {
     today.series(jiff::Span::new().days(1)).take(AHEAD)
 }
 
-impl Partitions {
-    fn missing(&self, days: &BTreeSet<Date>) -> BTreeSet<Date> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        days.difference(&known).copied().collect()
-    }
-
-    fn learn(&self, days: BTreeSet<Date>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.extend(days);
-    }
-
-    /// Forgets all: some may have been dropped.
-    pub(super) fn forget(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-    }
-}
-
 /// A partition that the log has.
 struct Partition {
     /// As it can stand in SQL.
@@ -91,7 +66,7 @@ impl PostgresEngine {
         &self,
         days: &BTreeSet<Date>,
     ) -> Result<BTreeSet<Date>, SqlError> {
-        let mut missing = self.partitions.missing(days);
+        let mut missing = self.known_days.missing(days);
         let mut without = BTreeSet::new();
         if missing.is_empty() {
             return Ok(without);
@@ -112,7 +87,7 @@ impl PostgresEngine {
             }
         }
         session.commit().await?;
-        self.partitions.learn(&missing - &without);
+        self.known_days.learn(&missing - &without);
         Ok(&without & days)
     }
 
@@ -239,7 +214,7 @@ impl PostgresEngine {
             }
         }
         if dropped > 0 {
-            self.partitions.forget();
+            self.known_days.forget();
         }
         failure.of(self.drop_log_batches(end).await);
         failure.or(dropped)

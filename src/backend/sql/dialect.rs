@@ -1,7 +1,5 @@
 //! What databases say in words of their own; all other SQL is the same for each.
 
-use super::names::Names;
-
 /// Which words a database understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) enum Dialect {
@@ -106,22 +104,6 @@ impl Dialect {
             self,
             sqlite: "SELECT encoding FROM pragma_encoding",
             postgres: "SELECT current_setting('server_encoding') AS encoding",
-        )
-    }
-
-    /// Answers a row if there is a table of the steps that were applied.
-    pub(super) fn has_migrations(self, names: &Names) -> String {
-        say!(
-            self,
-            sqlite: {
-                let _ = names;
-                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '¶migrations'".into()
-            },
-            // Not one that `search_path` finds elsewhere.
-            postgres: format!(
-                "SELECT 1 FROM pg_tables WHERE tablename = '¶migrations' AND schemaname = {}",
-                names.schema_in_sql()
-            ),
         )
     }
 

@@ -91,7 +91,7 @@ async fn applied<E: Engine>(
 ) -> Result<Vec<(i64, String)>, SqlError> {
     let names = engine.names();
     // Asking first: who may not make tables may well have them.
-    let found = Statement::new(names, &names.dialect.has_migrations(names));
+    let found = Statement::new(names, &names.has_migrations());
     if session.rows(found).await?.is_empty() {
         let make = names.sql(names.dialect.migrations());
         session.script(&make).await?;

@@ -57,6 +57,22 @@ impl Names {
         }
     }
 
+    /// Selects a row if the table of applied migrations exists.
+    pub(super) fn has_migrations(&self) -> String {
+        match self.dialect {
+            #[cfg(feature = "_sqlite")]
+            Dialect::Sqlite => {
+                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '¶migrations'".into()
+            }
+            // Not one that `search_path` finds elsewhere.
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => format!(
+                "SELECT 1 FROM pg_tables WHERE tablename = '¶migrations' AND schemaname = {}",
+                self.schema_in_sql()
+            ),
+        }
+    }
+
     /// A statement with the names in it: `§keys` stands for `keytally_keys` in its schema, `¶keys` for
     /// the name without the schema.
     pub(in crate::backend) fn sql(&self, template: &str) -> String {

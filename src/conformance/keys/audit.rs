@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{create, found, got};
+use super::steps::{create, found, got};
 use crate::conformance::assert::{done, holds, refused, same};
 use crate::conformance::fixture::{Fixture, hostile_texts, id, too_early};
 use crate::id::KeyId;

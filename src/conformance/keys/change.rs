@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, json};
 
-use super::{create, found, got, unchanged};
+use super::steps::{create, found, got, unchanged};
 use crate::conformance::assert::{done, refused, same, together};
 use crate::conformance::fixture::{Fixture, hostile_texts, id, micros, too_early};
 use crate::key::{

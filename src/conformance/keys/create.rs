@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{create, found, key_store, unchanged};
+use super::key_store;
+use super::steps::{create, found, unchanged};
 use crate::conformance::assert::{done, refused, same, together};
 use crate::conformance::fixture::{Fixture, first, hostile_texts, id, micros, too_early};
 use crate::key::{

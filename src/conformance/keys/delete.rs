@@ -1,7 +1,7 @@
 //! Removing keys.
 
 use super::list::ids;
-use super::{create, found, got, unchanged};
+use super::steps::{create, found, got, unchanged};
 use crate::conformance::assert::{done, refused, same};
 use crate::conformance::fixture::{Fixture, id};
 use crate::id::KeyId;

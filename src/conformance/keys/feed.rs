@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::create;
+use super::steps::create;
 use crate::conformance::assert::{done, holds};
 use crate::conformance::fixture::Fixture;
 use crate::id::KeyId;

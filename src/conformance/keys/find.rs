@@ -1,6 +1,6 @@
 //! Looking keys up: what the request path needs.
 
-use super::{expect, found};
+use super::steps::{expect, found};
 use crate::conformance::assert::same;
 use crate::conformance::fixture;
 use crate::id::KeyId;

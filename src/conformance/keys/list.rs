@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::create;
+use super::steps::create;
 use crate::conformance::assert::{done, holds, refused, same};
 use crate::conformance::fixture::{Fixture, hostile_texts, id};
 use crate::id::KeyId;

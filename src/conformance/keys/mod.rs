@@ -9,11 +9,11 @@ mod find;
 mod list;
 mod reveal;
 mod rotate;
+mod steps;
 
-use super::assert::{done, same};
+use self::steps::{create, expect};
 use super::fixture::Fixture;
-use crate::id::KeyId;
-use crate::key::{Key, KeyAdmin, KeyRecord, KeyStore};
+use crate::key::KeyAdmin;
 
 pub use find::key_store;
 
@@ -28,9 +28,9 @@ pub use find::key_store;
 /// - Finding and listing tell the same. Lists are ordered by creation and then by id, newest first;
 ///   their pages neither skip nor repeat while keys come and go; filters agree with
 ///   [`KeyQuery::matches`](crate::key::KeyQuery::matches).
-/// - Changing agrees with [`KeyRecord::apply`], in one step: what is out of bounds changes nothing, and
+/// - Changing agrees with [`KeyRecord::apply`](crate::key::KeyRecord::apply), in one step: what is out of bounds changes nothing, and
 ///   changes at the same time do not undo each other. The first revocation counts.
-/// - Rotating agrees with [`KeyRecord::rotate`], in one step: both keys or neither.
+/// - Rotating agrees with [`KeyRecord::rotate`](crate::key::KeyRecord::rotate), in one step: both keys or neither.
 /// - Deleting removes the record. Unknown ids are [`StoreError::NotFound`](crate::key::StoreError)
 ///   wherever something is changed, and `None` where something is looked up.
 /// - An [audit](KeyAdmin::audit), if there is one, tells of every change by whom it was made and what the
@@ -41,7 +41,7 @@ pub use find::key_store;
 ///   with an entry in the audit; it goes when its key is revoked or deleted, and its successor has one only
 ///   where it was there. Or none is kept: then a key that has one is
 ///   [refused](crate::key::StoreError::KeepsNoSecrets).
-/// - Other keys stay what they are, and a [feed](KeyStore::invalidations), if there is one, is rung for every
+/// - Other keys stay what they are, and a [feed](crate::key::KeyStore::invalidations), if there is one, is rung for every
 ///   change.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     let fresh = Fixture::new();
@@ -60,38 +60,4 @@ pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
         "a key stays what it is while others change",
     )
     .await;
-}
-
-/// Adds a record and gives it back.
-async fn create<S: KeyAdmin + ?Sized>(store: &S, record: KeyRecord) -> KeyRecord {
-    let created = store.create(record.clone()).await;
-    done(
-        created,
-        format_args!("a valid key is created: {:?}", record.key),
-    );
-    record
-}
-
-/// The store has exactly this record.
-async fn expect<S: KeyStore + ?Sized>(store: &S, record: &KeyRecord, rule: &str) {
-    let found = found(store, record.key.id).await;
-    same(&found, &Some(record.clone()), rule);
-}
-
-async fn found<S: KeyStore + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecord> {
-    done(store.find(id).await, "looking up answers")
-}
-
-/// A key's record is as it was, and the key as `get` has it too.
-async fn unchanged<S: KeyAdmin + ?Sized>(store: &S, record: &KeyRecord, rule: &str) {
-    expect(store, record, rule).await;
-    same(
-        &got(store, record.key.id).await,
-        &Some(record.key.clone()),
-        rule,
-    );
-}
-
-async fn got<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<Key> {
-    done(store.get(id).await, "getting a key answers")
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{create, expect, found, got, unchanged};
+use super::steps::{create, expect, found, got, unchanged};
 use crate::conformance::assert::{done, holds, refused, same, together};
 use crate::conformance::fixture::{Fixture, id};
 use crate::id::KeyId;

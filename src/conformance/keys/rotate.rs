@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{create, expect, found, got, unchanged};
+use super::steps::{create, expect, found, got, unchanged};
 use crate::conformance::assert::{done, refused, same, together};
 use crate::conformance::fixture::{Fixture, id, too_early};
 use crate::id::KeyId;

@@ -1,8 +1,8 @@
 //! Writing: all of a batch, and once.
 
 use super::log::{count_is, walk};
+use super::steps::write;
 use super::traffic::Traffic;
-use super::write;
 use crate::conformance::assert::{done, same, together};
 use crate::usage::{
     Batch, LogFilter, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,

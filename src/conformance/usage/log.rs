@@ -6,8 +6,8 @@ use std::fmt::Display;
 use jiff::{Timestamp, ToSpan};
 use uuid::Uuid;
 
+use super::steps::{write, write_all};
 use super::traffic::Traffic;
-use super::{write, write_all};
 use crate::conformance::assert::{done, holds, same};
 use crate::usage::{Count, LogFilter, LogQuery, StatusClass, UsageEvent, UsageReader, UsageSink};
 

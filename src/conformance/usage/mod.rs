@@ -5,11 +5,13 @@ mod extremes;
 mod log;
 mod pages;
 mod recorded;
+mod steps;
 mod sums;
 mod traffic;
 
-use super::assert::done;
-use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
+use crate::usage::{UsageReader, UsageSink};
+
+pub(super) use self::steps::write;
 
 /// Checks a backend of usage: what is written into it is what is read from it.
 ///
@@ -28,7 +30,7 @@ use crate::usage::{Batch, UsageEvent, UsageReader, UsageSink};
 ///   their times and however many write at the same time. A backend whose
 ///   [`recorded`](UsageReader::recorded) is [`ReadError::Unsupported`](crate::usage::ReadError::Unsupported) passes.
 /// - A summary, by key, owner and range, equals
-///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. RollupStore add up to
+///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to
 ///   the events. Sums stop at 2⁶³ − 1, whatever order and batches their parts come in.
 /// - Texts are kept and found as the batch has them; one that is asked for with U+0000 is nowhere.
 pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
@@ -38,23 +40,4 @@ pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     recorded::suite(backend).await;
     sums::suite(backend).await;
     extremes::suite(backend).await;
-}
-
-pub(super) async fn write<B: UsageSink + ?Sized>(backend: &B, events: Vec<UsageEvent>) {
-    done(
-        backend.write(&Batch::new(events)).await,
-        "a batch is written",
-    );
-}
-
-/// Writes events in batches of several sizes.
-async fn write_all<B: UsageSink + ?Sized>(backend: &B, mut events: &[UsageEvent]) {
-    for size in [1, 2, 7, 40].into_iter().cycle() {
-        if events.is_empty() {
-            break;
-        }
-        let (batch, rest) = events.split_at(size.min(events.len()));
-        write(backend, batch.to_vec()).await;
-        events = rest;
-    }
 }

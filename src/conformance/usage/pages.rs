@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use jiff::SignedDuration;
 
 use super::log::{expected, in_order, walk};
+use super::steps::write;
 use super::traffic::Traffic;
-use super::write;
 use crate::conformance::assert::{done, refused, same};
 use crate::conformance::fixture::{id, micros};
 use crate::page::PageToken;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use uuid::Uuid;
 
 use super::log::same_log;
+use super::steps::write;
 use super::traffic::Traffic;
-use super::write;
 use crate::conformance::assert::{done, holds, together};
 use crate::usage::{
     LogCursor, LogFilter, ReadError, RecordedEvent, RecordedPage, RecordedQuery, UsageEvent,

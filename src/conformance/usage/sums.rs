@@ -6,7 +6,7 @@ use jiff::ToSpan;
 use jiff::tz::{Offset, TimeZone};
 
 use super::traffic::Traffic;
-use super::write_all;
+use super::steps::write_all;
 use crate::conformance::assert::{done, holds, same};
 use crate::usage::summary::by_key;
 use crate::usage::{

@@ -1,10 +1,13 @@
 //! A store and its cache as one store.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::loader::Source;
 use super::{CacheConfig, CacheLookup, KeyCache};
 use crate::clock::Clock;
 use crate::id::KeyId;
@@ -13,6 +16,26 @@ use crate::key::{
     KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
+
+impl<S: KeyStore> Source for S {
+    fn find(
+        &self,
+        id: KeyId,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<KeyRecord>, StoreError>> + Send + '_>> {
+        KeyStore::find(self, id)
+    }
+
+    fn invalidations(&self) -> Option<&InvalidationFeed> {
+        KeyStore::invalidations(self)
+    }
+}
+
+impl KeyCache {
+    /// A cache in front of a store, which it listens to where the store announces changes.
+    pub fn new(store: impl KeyStore, config: CacheConfig, clock: Clock) -> Self {
+        Self::over(Arc::new(store), config, clock)
+    }
+}
 
 /// A store with a cache in front of it, itself a store.
 ///

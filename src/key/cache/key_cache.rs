@@ -12,33 +12,15 @@ use jiff::Timestamp;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
-use super::loader::{Deadline, Loader};
+use super::entry::{CachedKey, Found};
+use super::loader::{Deadline, Loader, Source};
 use super::single_flight::{SingleFlight, Waiter};
 use super::{CacheConfig, CacheStats};
 use crate::clock::{Clock, Now};
 use crate::id::KeyId;
 use crate::key::invalidation::{Invalidate, InvalidationFeed};
-use crate::key::{Digest, Key, KeyRecord, KeyStore, StoreError};
-use crate::limit::AttachedLimits;
+use crate::key::{Digest, Key, KeyRecord, StoreError};
 use crate::sync;
-
-/// A record as the cache holds it, and what a layer made of it. An id that no key has is held as one
-/// too, so that it is found and refused by the same steps as a wrong secret.
-#[derive(Debug)]
-pub(crate) struct CachedKey {
-    /// Whether there is such a key; if not, `key` is nobody's and no secret has the digest.
-    pub(crate) exists: bool,
-    pub(crate) key: Arc<Key>,
-    pub(crate) digest: Digest,
-    /// The key's limits as layers attached them, kept as long as the entry is.
-    pub(crate) limits: OnceLock<Box<AttachedLimits>>,
-    /// Nanoseconds of the clock until which it may be used without asking again.
-    fresh_until: u64,
-    /// Until when it may be used while the store fails.
-    stale_until: u64,
-    /// Until when it is used without asking again because the store failed; zero unless it did.
-    retry_at: AtomicU64,
-}
 
 /// What the cache knows without asking.
 pub(crate) enum CacheLookup {
@@ -49,8 +31,6 @@ pub(crate) enum CacheLookup {
     /// The store has to be asked.
     Ask,
 }
-
-pub(super) type Found = Result<Option<Arc<CachedKey>>, StoreError>;
 
 /// The cache itself: a handle, clones of which share one cache.
 #[derive(Clone)]
@@ -94,12 +74,7 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 const RETRY: Duration = Duration::from_secs(1);
 
 impl KeyCache {
-    /// A cache in front of a store, which it listens to where the store announces changes.
-    pub fn new(store: impl KeyStore, config: CacheConfig, clock: Clock) -> Self {
-        Self::over(Arc::new(store), config, clock)
-    }
-
-    pub(super) fn over(source: Arc<dyn KeyStore>, config: CacheConfig, clock: Clock) -> Self {
+    pub(super) fn over(source: Arc<dyn Source>, config: CacheConfig, clock: Clock) -> Self {
         let changes = source.invalidations().cloned().unwrap_or_default();
         Self::listening(source, changes, config, clock)
     }
@@ -111,7 +86,7 @@ impl KeyCache {
     }
 
     fn listening(
-        source: Arc<dyn KeyStore>,
+        source: Arc<dyn Source>,
         changes: InvalidationFeed,
         config: CacheConfig,
         clock: Clock,

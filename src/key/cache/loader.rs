@@ -1,7 +1,8 @@
 //! The store as a cache asks it: for so long, for few ids at a time that are not held, whatever it does.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -11,7 +12,17 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::id::KeyId;
-use crate::key::{KeyRecord, KeyStore, StoreError};
+use crate::key::{InvalidationFeed, KeyRecord, StoreError};
+
+/// What a cache needs of a store.
+pub(super) trait Source: Send + Sync {
+    fn find(
+        &self,
+        id: KeyId,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<KeyRecord>, StoreError>> + Send + '_>>;
+
+    fn invalidations(&self) -> Option<&InvalidationFeed>;
+}
 
 /// The time that a look-up has. A store that is asked when half of it is gone is not late, but was asked
 /// too late: asking for too much at once must not look like a store that fails.
@@ -35,7 +46,7 @@ impl Deadline {
 }
 
 pub(super) struct Loader {
-    store: Arc<dyn KeyStore>,
+    store: Arc<dyn Source>,
     /// Of look-ups of ids that are not held: what anybody makes up must not use up the store.
     turns: Semaphore,
     /// How often the store was asked.
@@ -43,7 +54,7 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    pub(super) fn new(store: Arc<dyn KeyStore>, turns: usize) -> Self {
+    pub(super) fn new(store: Arc<dyn Source>, turns: usize) -> Self {
         Self {
             store,
             turns: Semaphore::new(turns.clamp(1, Semaphore::MAX_PERMITS)),
@@ -51,7 +62,7 @@ impl Loader {
         }
     }
 
-    pub(super) fn store(&self) -> &Arc<dyn KeyStore> {
+    pub(super) fn store(&self) -> &Arc<dyn Source> {
         &self.store
     }
 

@@ -17,14 +17,16 @@
 
 mod cached_store;
 mod config;
+mod entry;
 mod key_cache;
 mod loader;
 mod single_flight;
 
 pub use cached_store::CachedStore;
 pub use config::{CacheConfig, CacheStats};
+pub(crate) use entry::CachedKey;
+pub(crate) use key_cache::CacheLookup;
 pub use key_cache::KeyCache;
-pub(crate) use key_cache::{CacheLookup, CachedKey};
 
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
 mod models;

@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 
 use async_trait::async_trait;
 
-use super::cache::Found;
+use super::entry::Found;
 use super::flight::{Flights, Waiter};
 use super::tests::{config, record};
 use super::*;

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::key_cache::Found;
+use super::entry::Found;
 use crate::id::KeyId;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard, OnceCell};

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::key_cache::Found;
+use super::entry::Found;
 use super::*;
 use crate::backend::MemoryBackend;
 use crate::clock::Clock;

@@ -5,15 +5,18 @@
 //! differ from layer to layer, nothing is forgiven.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
 use super::gcra::{GcraState, Spend};
-use super::lock;
 use crate::clock::Now;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, RateLimit};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What one key has spent. The lock is held for some nanoseconds: it makes a request spend of all
 /// limits or of none.

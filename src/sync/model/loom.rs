@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake};
 
 use loom::sync::Notify;
 
-use super::TIME;
+use super::time::TIME;
 
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 pub(crate) use loom::thread::spawn as thread;

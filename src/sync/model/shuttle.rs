@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ::shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
 use ::shuttle::{Config, Runner};
 
-use super::TIME;
+use super::time::TIME;
 
 pub(crate) use ::shuttle::future::{AbortHandle, JoinHandle, block_on, spawn};
 pub(crate) use ::shuttle::sync::{Mutex, MutexGuard, atomic};

@@ -5,10 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::queue::{Inner, Queue};
-use super::writer::Writer;
-use super::{Handle, Recorder};
-use crate::sync;
 use crate::usage::event::UsageEvent;
 use crate::usage::outcome::{Cause, Outcome};
 use crate::usage::pending_event::EVENT_BYTES;
@@ -28,7 +24,7 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// How a [`Recorder`] works; made by [`Recorder::builder`].
+/// How a [`Recorder`](super::Recorder) works; made by [`Recorder::builder`](super::Recorder::builder).
 pub struct RecorderBuilder {
     pub(super) sink: Arc<dyn UsageSink>,
     pub(super) capacity: usize,
@@ -131,7 +127,7 @@ impl RecorderBuilder {
     ///
     /// Batches go there while the sink fails, and while it is slow as soon as half of the capacity is
     /// used. The sink gets them in the order in which they were recorded, those that an earlier process
-    /// left first, and each under its id: once. What [`shutdown`](Recorder::shutdown) cannot write in
+    /// left first, and each under its id: once. What [`shutdown`](super::Recorder::shutdown) cannot write in
     /// time goes there too. A spool that fails is like none, and is asked again later: what is in memory
     /// is then written past it, and what finds no room there is lost.
     #[must_use]
@@ -163,21 +159,6 @@ impl RecorderBuilder {
     ) -> Self {
         self.classify = Some(Arc::new(classify));
         self
-    }
-
-    /// Starts the recorder's task on the current tokio runtime.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime.
-    pub fn start(self) -> Recorder {
-        let queue = Queue::new(&self);
-        let inner = Arc::new(Inner::new(Some(queue), self.when_full));
-        let task = sync::spawn(Writer::new(inner.clone(), self).run());
-        if let Some(queue) = &inner.queue {
-            queue.started(task.abort_handle());
-        }
-        Recorder(Arc::new(Handle(inner)))
     }
 }
 

@@ -33,12 +33,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::builder::{RecorderBuilder, WhenFull};
-use self::queue::Inner;
+use self::queue::{Inner, Queue};
+use self::writer::Writer;
 use super::in_flight::InFlight;
 use super::outcome::RejectionReason;
 use super::pending_event::PendingEvent;
 use super::sink::UsageSink;
 use super::stats::RecorderStats;
+use crate::sync;
 
 /// Hands events to a [`UsageSink`] in the background. A clone is a handle to the same recorder.
 ///
@@ -55,6 +57,23 @@ struct Handle(Arc<Inner>);
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.close();
+    }
+}
+
+impl RecorderBuilder {
+    /// Starts the recorder's task on the current tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Recorder {
+        let queue = Queue::new(&self);
+        let inner = Arc::new(Inner::new(Some(queue), self.when_full));
+        let task = sync::spawn(Writer::new(inner.clone(), self).run());
+        if let Some(queue) = &inner.queue {
+            queue.started(task.abort_handle());
+        }
+        Recorder(Arc::new(Handle(inner)))
     }
 }
 

@@ -33,7 +33,7 @@ impl UsageSink for PostgresBackend {
         let mut written = self.write_once(batch, true).await;
         if is_misplaced(&written) {
             // The partition was dropped after this process had seen it.
-            self.0.engine.partitions.forget();
+            self.0.engine.known_days.forget();
             written = self.write_once(batch, true).await;
         }
         if let Err(error) = &written
@@ -46,7 +46,7 @@ impl UsageSink for PostgresBackend {
         if written.is_err() {
             // Whatever went wrong, the database may not be the one that told the numbers.
             self.0.engine.known.forget();
-            self.0.engine.partitions.forget();
+            self.0.engine.known_days.forget();
         }
         written.map_err(|error| match &error {
             SqlError::Database(database) if is_unfit(&database.code().unwrap_or_default()) => {

@@ -1,0 +1,174 @@
+//! Usage of a memory backend.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+
+use super::backend::MemoryBackend;
+use crate::id::KeyId;
+use crate::page::Page;
+use crate::usage::summary::by_key;
+use crate::usage::{
+    Batch, Count, Filling, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup,
+    SinkError, Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink,
+};
+
+#[async_trait]
+impl UsageSink for MemoryBackend {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        let now = self.shared.clock.now().timestamp();
+        if self.usage().write(batch, now) {
+            let mut used: HashMap<KeyId, Timestamp, RandomState> = HashMap::default();
+            for event in batch.events.iter() {
+                if let Some(key) = event.key {
+                    let last = used.entry(key).or_insert(event.time);
+                    *last = event.time.max(*last);
+                }
+            }
+            let mut keys = self.keys();
+            for (key, last) in used {
+                keys.touch(key, last);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl UsageReader for MemoryBackend {
+    async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
+        let held = self.usage().around(&query.range);
+        let matching = held.iter().filter(|rollup| query.range.includes(rollup));
+        let mut summary = query.spec.summarize(matching);
+        // What is to come cannot have been counted.
+        let now = self.shared.clock.now().timestamp();
+        let mut range = query.range.clone();
+        range.to = range.to.filter(|to| *to < now);
+        let is_cut = |rollup: &Rollup| range.cuts(rollup) || query.spec.cuts(rollup);
+        summary.exact = !held.iter().any(is_cut);
+        Ok(summary)
+    }
+
+    async fn totals_by_key(
+        &self,
+        range: &UsageRange,
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let held = self.usage().around(range);
+        Ok(by_key(held.iter().filter(|rollup| range.includes(rollup))))
+    }
+
+    async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
+        let held = self.usage().around(range);
+        let matching = held.iter().filter(|rollup| range.includes(rollup));
+        let mut rollups: Vec<Rollup> = matching.cloned().collect();
+        rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
+        Ok(rollups)
+    }
+
+    async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
+        self.usage().requests(query)
+    }
+
+    async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
+        let usage = self.usage();
+        let matching = usage.log.iter().filter(|event| filter.matches(event));
+        Ok(Count::Exactly(matching.count() as u64))
+    }
+
+    /// Cursors end with the process.
+    async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
+        let mut filling = Filling::new(query);
+        let usage = self.usage();
+        loop {
+            let scanned = usage.log.recorded(filling.cursor(), filling.wanted())?;
+            if filling.add(scanned) {
+                return Ok(filling.page());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::MemoryConfig;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::usage::SummarySpec;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    async fn write(backend: &MemoryBackend, time: &str) {
+        let batch = Batch::new(vec![UsageEvent::at(at(time))]);
+        backend.write(&batch).await.unwrap();
+    }
+
+    async fn count(backend: &MemoryBackend, range: UsageRange) -> u64 {
+        let query = SummaryQuery::new(range, SummarySpec::new());
+        let totals = backend.summary(&query).await.unwrap().totals;
+        totals.total()
+    }
+
+    fn backend(config: MemoryConfig) -> MemoryBackend {
+        let now = at("2026-11-10T00:00:00Z");
+        MemoryBackend::with_clock(config, Clock::manual(now))
+    }
+
+    #[tokio::test]
+    async fn the_bucket_at_a_ranges_edge_counts_where_it_starts() {
+        let backend = backend(
+            MemoryConfig::new()
+                .minutes_kept(HOUR)
+                .quarters_kept(3 * HOUR),
+        );
+        for time in ["2026-11-01T10:05:00Z", "2026-11-01T10:55:00Z"] {
+            write(&backend, time).await;
+        }
+        let half = at("2026-11-01T10:30:00Z");
+        let (later, earlier) = (UsageRange::new().from(half), UsageRange::new().to(half));
+        assert_eq!(count(&backend, later.clone()).await, 1);
+        assert_eq!(count(&backend, earlier.clone()).await, 1);
+        // Minutes that are old enough become quarters of an hour, and those an hour.
+        write(&backend, "2026-11-01T12:30:00Z").await;
+        let exact = async |range: UsageRange| {
+            let query = SummaryQuery::new(range, SummarySpec::new());
+            backend.summary(&query).await.unwrap().exact
+        };
+        assert_eq!(count(&backend, later).await, 2);
+        assert!(exact(earlier.clone()).await);
+        assert!(!exact(earlier.clone().to(at("2026-11-01T10:10:00Z"))).await);
+        write(&backend, "2026-11-01T14:30:00Z").await;
+        let later = UsageRange::new().from(half).to(at("2026-11-01T11:00:00Z"));
+        assert_eq!(count(&backend, later.clone()).await, 0);
+        assert_eq!(count(&backend, earlier).await, 2);
+        let query = SummaryQuery::new(later, SummarySpec::new());
+        assert!(!backend.summary(&query).await.unwrap().exact);
+        assert_eq!(count(&backend, UsageRange::new()).await, 4);
+    }
+
+    #[tokio::test]
+    async fn hours_are_forgotten_in_the_end() {
+        let backend = backend(MemoryConfig::new().hours_kept(48 * HOUR));
+        write(&backend, "2026-11-01T10:05:00Z").await;
+        write(&backend, "2026-11-03T10:05:00Z").await;
+        assert_eq!(count(&backend, UsageRange::new()).await, 2);
+        write(&backend, "2026-11-03T11:30:00Z").await;
+        assert_eq!(count(&backend, UsageRange::new()).await, 2);
+        assert_eq!(backend.usage().rollups.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_event_of_the_future_makes_nothing_old() {
+        let backend = backend(MemoryConfig::new().hours_kept(48 * HOUR));
+        write(&backend, "2026-11-09T10:05:00Z").await;
+        write(&backend, "2099-01-01T00:00:00Z").await;
+        assert_eq!(count(&backend, UsageRange::new()).await, 2);
+    }
+}

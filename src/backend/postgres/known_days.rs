@@ -1,0 +1,30 @@
+//! The days whose partitions are known to exist.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::civil::Date;
+
+/// The days that are known to have a partition.
+#[derive(Debug, Default)]
+pub(super) struct KnownDays(Mutex<BTreeSet<Date>>);
+
+impl KnownDays {
+    pub(super) fn missing(&self, days: &BTreeSet<Date>) -> BTreeSet<Date> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        days.difference(&known).copied().collect()
+    }
+
+    pub(super) fn learn(&self, days: BTreeSet<Date>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(days);
+    }
+
+    /// Forgets all: some may have been dropped.
+    pub(super) fn forget(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
