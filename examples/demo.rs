@@ -19,12 +19,12 @@ use axum::extract::Path;
 use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use jiff::Timestamp;
-use keytally::ApiKeyLayer;
 use keytally::backend::{Retention, SqliteBackend};
-use keytally::dashboard::{BearerToken, Dashboard, SelfServiceApi};
+use keytally::dashboard::{BearerToken, Dashboard};
 use keytally::key::{Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Secret, Vault};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
+use keytally::{ApiKeyLayer, SelfServiceApi};
 use tower::ServiceExt;
 
 const FILE: &str = "keytally-demo.db";

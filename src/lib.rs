@@ -81,6 +81,8 @@
 //! | `full` | all of these but `sqlite-unbundled` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What only `tracing` events read.
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 pub mod backend;
 mod clock;
@@ -93,15 +95,19 @@ mod id;
 pub mod key;
 mod layer;
 pub mod limit;
-#[cfg(feature = "tracing")]
 mod log_throttle;
 mod page;
+#[cfg(feature = "dashboard")]
+mod self_service;
 mod sync;
+mod telemetry;
 #[cfg(all(test, feature = "tracing"))]
 mod test_tracing;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod usage;
+#[cfg(feature = "dashboard")]
+mod web;
 
 pub use async_trait::async_trait;
 pub use clock::{Clock, Now};
@@ -114,6 +120,8 @@ pub use layer::{
     RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
 };
 pub use page::{InvalidPageToken, Page, PageToken};
+#[cfg(feature = "dashboard")]
+pub use self_service::SelfServiceApi;
 
 /// Compiles what the README shows.
 #[cfg(all(

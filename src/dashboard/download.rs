@@ -8,7 +8,7 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::Backend;
+use super::state::Backend;
 use crate::usage::{Export, LogFilter};
 
 /// What a file of requests is like.

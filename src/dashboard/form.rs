@@ -1,26 +1,20 @@
 //! What a query or a form says: names and texts, of which any may be missing or nonsense.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
-use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::response::{IntoResponse, Response};
-use axum::{Form, RequestExt};
-use http::StatusCode;
+use axum::extract::FromRequestParts;
 use http::request::Parts;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use sha2::{Digest, Sha256};
 
-use super::Shared;
 use super::idempotency::Fingerprint;
 use super::page_context::{PageContext, zone_named};
-use super::pages::refused;
 use crate::page::FIRST;
 
 /// Names and values, as they were sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct FormFields(Vec<(String, String)>);
+pub(super) struct FormFields(pub(super) Vec<(String, String)>);
 
 impl FormFields {
     fn of_query(query: &str) -> Self {
@@ -146,30 +140,5 @@ impl<S: Sync> FromRequestParts<S> for FormFields {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self::of_query(parts.uri.query().unwrap_or_default()))
-    }
-}
-
-/// The fields of a form that was sent from one of these pages.
-pub(super) struct PostedForm(pub(super) FormFields);
-
-impl FromRequest<Arc<Shared>> for PostedForm {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Response> {
-        let visit = request.extensions().get::<PageContext>().cloned();
-        let Some(visit) = visit else {
-            return Err(StatusCode::UNAUTHORIZED.into_response());
-        };
-        let form = request.extract::<Form<Vec<(String, String)>>, _>().await;
-        let unreadable = "The form could not be read.";
-        let Form(fields) =
-            form.map_err(|_| refused(&visit, StatusCode::BAD_REQUEST, "Not a form", unreadable))?;
-        let fields = FormFields(fields);
-        let token = fields.get("token").unwrap_or_default();
-        if !shared.signer.is_form_token(&visit.admin, token) {
-            let old = "The form is an old one. Go back, reload the page and send it again.";
-            return Err(refused(&visit, StatusCode::FORBIDDEN, "Not this form", old));
-        }
-        Ok(Self(fields))
     }
 }

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::Shared;
-use super::page_context::PageContext;
 use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, IssueError, Issued, Issuer, Key, KeyAdmin, StoreError};
 
@@ -23,6 +21,9 @@ const MOST: usize = 1_024;
 
 /// How long a repetition waits for what is under way.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The header of a request that may be repeated.
+pub(super) const HEADER: &str = "Idempotency-Key";
 
 /// The SHA-256 of what was sent.
 pub(super) type Fingerprint = [u8; 32];
@@ -36,15 +37,10 @@ pub(super) struct RequestKey {
 
 impl RequestKey {
     /// At this path, under what the caller calls the request, if they do.
-    pub(super) fn at(
-        path: &str,
-        visit: &PageContext,
-        name: Option<&str>,
-        details: Fingerprint,
-    ) -> Self {
+    pub(super) fn at(path: &str, admin: &str, name: Option<&str>, details: Fingerprint) -> Self {
         let id = name.map(|name| {
             let mut hash = Sha256::new();
-            for part in ["keytally idempotency", visit.admin.name(), path, name] {
+            for part in ["keytally idempotency", admin, path, name] {
                 hash.update((part.len() as u64).to_be_bytes());
                 hash.update(part);
             }
@@ -100,13 +96,14 @@ impl IdempotentRequests {
     pub(super) async fn once<F>(
         &self,
         asked: RequestKey,
-        shared: &Shared,
+        issuer: Option<Issuer>,
+        store: Arc<dyn KeyAdmin>,
         issue: impl FnOnce(Issuer) -> F,
     ) -> Result<Arc<Issued>, IdempotencyError>
     where
         F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
     {
-        let issuer = shared.issuer.clone().ok_or(IdempotencyError::NoIssuer)?;
+        let issuer = issuer.ok_or(IdempotencyError::NoIssuer)?;
         let Some(id) = asked.id else {
             return Ok(Arc::new(issue(issuer).await?));
         };
@@ -115,7 +112,6 @@ impl IdempotentRequests {
             Claim::First(under_way) => under_way,
         };
         let issuing = issue(issuer.under(id));
-        let store = shared.backend.clone();
         // Of its own: a caller that leaves and asks again is to find the answer.
         let task = tokio::spawn(async move {
             if was_deleted(&*store, id).await? {

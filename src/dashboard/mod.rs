@@ -29,7 +29,7 @@
 //! problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that name the field.
 //! `Idempotency-Key` ([draft][idempotency]) makes it safe to create or rotate a key again.
 //!
-//! [`SelfServiceApi`] is another router, for those who hold a key.
+//! [`SelfServiceApi`](crate::SelfServiceApi) is another router, for those who hold a key.
 //!
 //! [idempotency]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
 //!
@@ -60,51 +60,34 @@
 //! browser to the same one; programs need not care.
 
 mod api;
+mod base_path;
 mod charts;
+mod csrf;
 mod download;
 mod form;
 mod guard;
-mod holder;
 mod idempotency;
-mod key_in_path;
 mod page_context;
 mod pages;
 mod router;
-mod safety;
 mod session;
-mod telemetry;
+mod state;
 
 use std::sync::Arc;
 
 use axum::Router;
 
+use self::base_path::BasePath;
 pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
-pub use self::holder::SelfServiceApi;
 use self::idempotency::IdempotentRequests;
-use self::page_context::Base;
 use self::session::Signer;
-use self::telemetry::RefusedCredentials;
+use self::state::Shared;
 use crate::key::{Issuer, KeyAdmin};
+use crate::log_throttle::LogThrottle;
 use crate::usage::{Recorder, UsageReader};
 
 /// The pages and what they need; see the [module](self).
 pub struct Dashboard(Shared);
-
-/// What the pages have in common.
-struct Shared {
-    backend: Arc<dyn Backend>,
-    guard: Arc<dyn Guard>,
-    issuer: Option<Issuer>,
-    recorder: Option<Recorder>,
-    signer: Signer,
-    making: IdempotentRequests,
-    refused_credentials: RefusedCredentials,
-    public_path: Option<Base>,
-}
-
-trait Backend: KeyAdmin + UsageReader {}
-
-impl<T: KeyAdmin + UsageReader> Backend for T {}
 
 /// The operating system has no random numbers.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -132,8 +115,8 @@ impl Dashboard {
             issuer: None,
             recorder: None,
             signer: Signer::new().map_err(NoRandomness)?,
-            making: IdempotentRequests::default(),
-            refused_credentials: RefusedCredentials::default(),
+            idempotent_requests: IdempotentRequests::default(),
+            rejected_credentials: LogThrottle::default(),
             public_path: None,
         }))
     }
@@ -166,7 +149,7 @@ impl Dashboard {
     /// [`InvalidPath`] unless it begins with one slash and has no other characters than `/`, `-`, `.`, `_`,
     /// `~`, `%` and those of ASCII's letters and digits.
     pub fn public_path(mut self, path: &str) -> Result<Self, InvalidPath> {
-        self.0.public_path = Some(Base::read(path).ok_or(InvalidPath)?);
+        self.0.public_path = Some(BasePath::read(path).ok_or(InvalidPath)?);
         Ok(self)
     }
 
@@ -188,3 +171,6 @@ impl std::fmt::Debug for Dashboard {
         f.debug_struct("Dashboard").finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests;

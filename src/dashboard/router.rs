@@ -10,13 +10,16 @@ use axum::routing::{MethodRouter, any, get};
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 
-use super::Shared;
 use super::api;
+use super::base_path::BasePath;
+use super::csrf::is_of_this_site;
 use super::guard::Denied;
-use super::page_context::{Base, PageContext};
+use super::page_context::PageContext;
 use super::pages::{self, login};
-use super::safety::{is_of_this_site, protect};
+use super::state::Shared;
 use crate::drain::Drain;
+use crate::telemetry;
+use crate::web::{not_found, protect};
 
 /// The largest form: a key's fields are far smaller.
 const LARGEST_FORM: usize = 64 << 10;
@@ -75,7 +78,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .fold(Router::new(), add)
         .nest(api::PATH, api::router())
         // Axum takes the path with nothing but a slash behind it for another one.
-        .route(&format!("{}/", api::PATH), any(async || api::not_found()))
+        .route(&format!("{}/", api::PATH), any(async || not_found()))
         .fallback(pages::not_found)
         // Around every route but the open ones, and the fallback: none can be added that it is not asked for.
         .layer(from_fn_with_state(shared.clone(), admit))
@@ -90,7 +93,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 async fn locate(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let base = shared.public_path.clone();
-    let base = base.unwrap_or_else(|| Base::nested(&parts));
+    let base = base.unwrap_or_else(|| BasePath::nested(&parts));
     request = Request::from_parts(parts, body);
     // The API is nested once more.
     request.extensions_mut().insert(base);
@@ -100,7 +103,7 @@ async fn locate(State(shared): State<Arc<Shared>>, mut request: Request, next: N
 /// Asks the guard, and puts the visit where the pages find it.
 async fn admit(
     State(shared): State<Arc<Shared>>,
-    base: Base,
+    base: BasePath,
     request: Request,
     next: Next,
 ) -> Response {
@@ -114,7 +117,10 @@ async fn admit(
         None => shared.guard.admit(&parts).await,
     };
     if admitted.is_err() && parts.headers.contains_key(AUTHORIZATION) {
-        shared.refused_credentials.one();
+        // Requests without credentials did not try to get in.
+        if let Some(requests) = shared.rejected_credentials.record() {
+            telemetry::warn!(requests, "credentials for the dashboard were rejected");
+        }
     }
     let refusal = match admitted {
         Ok(admin) => {

@@ -11,10 +11,10 @@ use super::config::Config;
 use super::recorder_permit::RecorderPermit;
 use super::rejection::Rejection;
 use super::request_context::RequestContext;
-use super::telemetry;
 use super::tracker::RequestTracker;
 use crate::key::CachedKey;
 use crate::limit::{Decision, LimitError, PendingDecision};
+use crate::telemetry;
 use crate::usage::{Recorder, RejectionReason};
 
 impl Config {
@@ -88,7 +88,7 @@ impl Config {
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
     ) -> Response<Bytes> {
-        telemetry::limiter_failure(error);
+        telemetry::error!(%error, "rate limits could not be checked");
         let rejection = Rejection::new(RejectionReason::LimiterUnavailable);
         self.reject_key(entry, rejection, None, permit, context)
     }

@@ -20,12 +20,12 @@ use super::rejection::Rejection;
 use super::request_context::RequestContext;
 use super::request_parts::RequestParts;
 use super::response_headers::HeaderStyle;
-use super::telemetry;
 use super::tracker::RequestTracker;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CacheLookup, CachedKey, Digest, KeyStatus, StoreError, id_of, is_importable};
 use crate::limit::{AttachedLimits, Charge, Decision, LimitHeaders, LimitResponse};
+use crate::telemetry;
 use crate::usage::{Recorder, RejectionReason};
 
 /// From where a key is known.
@@ -381,7 +381,7 @@ impl Config {
         error: &StoreError,
         context: &RequestContext<'_>,
     ) -> Admission {
-        telemetry::store_failure(error);
+        telemetry::error!(error = error as &dyn std::error::Error, "key lookup failed");
         // Nobody gets in by asking for more than is asked of the store.
         if self.store_failure == StoreFailure::Refuse || matches!(error, StoreError::Busy) {
             return self.reject_unauthenticated(RejectionReason::StoreUnavailable, context);

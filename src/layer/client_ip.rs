@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::header::{FORWARDED, HeaderName};
 
 use super::request_parts::RequestParts;
 use crate::key::AddressList;
+use crate::telemetry;
 
 /// The address of the connection's other end: servers other than axum's put it into the request's
 /// extensions as this type, for address lists and the log.
@@ -242,6 +243,21 @@ impl fmt::Debug for ClientIpExtractor {
         f.debug_struct("ClientAddress")
             .field("trusted", &self.trusted)
             .finish_non_exhaustive()
+    }
+}
+
+/// Failed lookups that are not limited because the client's address is not known. Logged once: it is so for all
+/// requests of a service, or for hardly any.
+#[derive(Debug, Default)]
+pub(crate) struct MissingClientIp(OnceLock<()>);
+
+impl MissingClientIp {
+    pub(super) fn record(&self) {
+        self.0.get_or_init(|| {
+            telemetry::warn!(
+                "client IPs are not known, so failed lookups are not limited: see `ApiKeyLayer::lookup_limit`"
+            );
+        });
     }
 }
 

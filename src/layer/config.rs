@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::client_ip::ClientIpExtractor;
+use super::client_ip::{ClientIpExtractor, MissingClientIp};
 use super::client_limit::ClientLimit;
 use super::credential::CredentialSources;
 use super::endpoint::Endpoints;
@@ -19,7 +19,6 @@ use super::rejected_events::RejectedEvents;
 use super::rejection::Rejections;
 use super::request_parts::RequestParts;
 use super::response_headers::HeaderStyle;
-use super::telemetry::MissingClientIp;
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::drain::DrainLimits;

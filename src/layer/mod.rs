@@ -30,7 +30,6 @@ mod response_headers;
 mod retry;
 mod revocation;
 mod service;
-mod telemetry;
 mod tracker;
 
 pub use body::{BodyError, KeyRejected, ResponseBody};
@@ -46,3 +45,6 @@ pub use request_parts::RequestParts;
 pub use require_scope::{RequireScope, RequireScopeService};
 pub use response_headers::{HeaderStyle, RESPONSE_HEADERS};
 pub use service::ApiKeyService;
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests;

@@ -8,11 +8,11 @@ use http::Request;
 use super::admission::{Admitted, Resumed, Step, Waited};
 use super::caller::Caller;
 use super::config::{Config, StoreFailure};
-use super::rejection::Rejection;
+use super::rejection::{Rejection, log_rejection};
 use super::request_parts::RequestParts;
 use super::revocation::rejected;
-use super::telemetry;
 use crate::key::{CacheLookup, CachedKey, StoreError};
+use crate::telemetry;
 use crate::usage::RejectionReason;
 
 /// How long a lookup counts at least: where nothing is cached, a request that waits for a moment is not looked up
@@ -79,7 +79,10 @@ impl Config {
             Ok(Some(known)) => rejected(&known, entry, self.clock.now()),
             Ok(None) => Some(RejectionReason::Unknown),
             Err(error) => {
-                telemetry::store_failure(&error);
+                telemetry::error!(
+                    error = &error as &dyn std::error::Error,
+                    "key lookup failed"
+                );
                 let passes = self.store_failure == StoreFailure::Pass;
                 let passes = passes && !matches!(error, StoreError::Busy);
                 (!passes).then_some(RejectionReason::StoreUnavailable)
@@ -100,7 +103,7 @@ impl Config {
         request: &Request<B>,
     ) -> Step {
         let key = request.extensions().get::<Caller>().map(|caller| caller.id);
-        telemetry::refusal(reason, key);
+        log_rejection(reason, key);
         let rejection = Rejection {
             key,
             ..Rejection::new(reason)

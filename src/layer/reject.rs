@@ -13,10 +13,9 @@ use super::client_limit::ClientLimit;
 use super::config::Config;
 use super::grpc::Protocol;
 use super::recorder_permit::RecorderPermit;
-use super::rejection::Rejection;
+use super::rejection::{Rejection, log_rejection};
 use super::request_context::RequestContext;
 use super::response_headers::HeaderStyle;
-use super::telemetry;
 use crate::key::CachedKey;
 use crate::limit::{Charge, Decision, LimitHeaders, whole_secs};
 use crate::usage::{Outcome, Recorder, RejectionReason};
@@ -118,7 +117,7 @@ impl Config {
         context: &RequestContext<'_>,
     ) -> Admission {
         self.recorder.count_refusal(rejection.reason);
-        telemetry::refusal(rejection.reason, rejection.key);
+        log_rejection(rejection.reason, rejection.key);
         let mut response = self.rejections.answer(rejection, context.head);
         let mut additions = context.response_headers(HeaderStyle::None, None);
         additions.apply(response.headers_mut());
@@ -163,7 +162,7 @@ impl Config {
         context: &RequestContext<'_>,
     ) -> Response<Bytes> {
         let id = entry.key.id;
-        telemetry::refusal(rejection.reason, Some(id));
+        log_rejection(rejection.reason, Some(id));
         rejection.key = Some(id);
         let (mut draft, is_open) = context.pending_event(self, Some(entry));
         if is_open && let Some(method) = self.endpoints.known(draft.path()) {

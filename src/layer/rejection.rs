@@ -12,6 +12,7 @@ use super::grpc;
 use super::request_parts::RequestParts;
 use super::retry;
 use crate::id::KeyId;
+use crate::telemetry;
 use crate::usage::RejectionReason;
 
 /// Why a request was refused: in the response's extensions, for outer layers, metrics and logs. The
@@ -39,6 +40,14 @@ pub struct Rejection {
     pub(crate) violated: Option<Arc<[Arc<str>]>>,
     /// The scope that the route asks for.
     pub scope: Option<Arc<str>>,
+}
+
+/// Logs a rejected request.
+pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
+    match key {
+        Some(key) => telemetry::debug!(%reason, %key, "request rejected"),
+        None => telemetry::debug!(%reason, "request rejected"),
+    }
 }
 
 impl Rejection {

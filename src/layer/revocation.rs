@@ -15,9 +15,10 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::config::Config;
-use super::telemetry;
+use super::rejection::log_rejection;
 use crate::clock::Now;
 use crate::key::{CacheLookup, CachedKey, KeyStatus, StoreError};
+use crate::telemetry;
 use crate::usage::RejectionReason;
 
 type Found = Result<Option<Arc<CachedKey>>, StoreError>;
@@ -71,7 +72,10 @@ impl Watch {
                         Ok(None) => return self.end(RejectionReason::Unknown),
                         // The key did work, and is checked again.
                         Err(error) => {
-                            telemetry::store_failure(&error);
+                            telemetry::error!(
+                                error = &error as &dyn std::error::Error,
+                                "key lookup failed"
+                            );
                             None
                         }
                     }
@@ -87,7 +91,7 @@ impl Watch {
     }
 
     fn end(&self, reason: RejectionReason) -> Poll<RejectionReason> {
-        telemetry::refusal(reason, Some(self.entry.key.id));
+        log_rejection(reason, Some(self.entry.key.id));
         Poll::Ready(reason)
     }
 }

@@ -3,10 +3,10 @@
 #[path = "../support/children.rs"]
 mod children;
 mod document;
-mod holder;
 mod idempotency;
 mod keys;
 mod refusals;
+mod self_service;
 mod usage;
 
 use axum::Router;

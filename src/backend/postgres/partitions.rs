@@ -13,6 +13,7 @@ use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
 use crate::backend::sql::{
     Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_by, timestamp,
 };
+use crate::telemetry;
 
 /// Today and days ahead that get one, so that no write at midnight waits for it.
 const AHEAD: usize = 3;
@@ -275,10 +276,8 @@ fn is_in_the_way(error: &SqlError) -> bool {
     )
 }
 
-#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
 fn report_without(day: Date, error: &SqlError) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(
+    telemetry::warn!(
         %day,
         error = error as &dyn std::error::Error,
         "a day of the request log has no partition"

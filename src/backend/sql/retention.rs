@@ -15,6 +15,7 @@ use super::portions::{FirstFailure, delete_by, write};
 use super::quarters::fold_minutes;
 use super::series_cache::day_of;
 use super::value::as_micros;
+use crate::telemetry;
 use crate::usage::Granularity;
 
 /// How long usage is kept in a database.
@@ -162,28 +163,16 @@ async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
             Some(engine) => {
                 let dropped = async { prune(&*engine, &retention, engine.now().await?).await };
                 match dropped.await {
-                    Ok(dropped) => report(&dropped),
-                    Err(error) => report_failure(&error),
+                    Ok(report) => telemetry::debug!(?report, "old usage pruned"),
+                    Err(error) => telemetry::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "old usage could not be pruned"
+                    ),
                 }
             }
         }
         tokio::time::sleep(EVERY.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
-}
-
-#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
-fn report(dropped: &PruneReport) {
-    #[cfg(feature = "tracing")]
-    tracing::debug!(?dropped, "old usage dropped");
-}
-
-#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
-fn report_failure(error: &SqlError) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(
-        error = error as &dyn std::error::Error,
-        "old usage could not be dropped"
-    );
 }
 
 /// Drops all that is too old at this time, as far as that can be done.

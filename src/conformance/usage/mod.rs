@@ -11,8 +11,6 @@ mod traffic;
 
 use crate::usage::{UsageReader, UsageSink};
 
-pub(super) use self::steps::write;
-
 /// Checks a backend of usage: what is written into it is what is read from it.
 ///
 /// # Panics

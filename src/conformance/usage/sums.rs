@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::ToSpan;
 use jiff::tz::{Offset, TimeZone};
 
-use super::traffic::Traffic;
 use super::steps::write_all;
+use super::traffic::Traffic;
 use crate::conformance::assert::{done, holds, same};
 use crate::usage::summary::by_key;
 use crate::usage::{

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Query, at_most, in_order};
-use super::problem::Problem;
-use super::schema::{AuditEntry, Page, names};
-use crate::dashboard::Shared;
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, KeyAdmin};
 use crate::page::PageToken;
+use crate::web::Problem;
+use crate::web::schema::{AuditEntry, Page, names};
+use crate::web::{Query, at_most, in_order};
 
 /// Which entries; all that is given has to hold.
 #[derive(Deserialize, IntoParams)]

@@ -11,9 +11,8 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
-use super::problem::Problem;
-
-pub(super) const NAME: &str = "Idempotency-Key";
+use crate::dashboard::idempotency::{HEADER, IdempotencyError};
+use crate::web::Problem;
 
 /// The longest key.
 const LONGEST: usize = 255;
@@ -25,7 +24,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut values = parts.headers.get_all(NAME).into_iter();
+        let mut values = parts.headers.get_all(HEADER).into_iter();
         let (first, more) = (values.next(), values.next());
         let Some(first) = first else {
             return Ok(Self(None));
@@ -39,7 +38,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
         if more.is_some() || !(1..=LONGEST).contains(&text.len()) || !text.bytes().all(plain) {
             let detail =
                 "This is one text of 1 to 255 visible ASCII characters, no quote or backslash.";
-            return Err(Problem::header(StatusCode::BAD_REQUEST, NAME, detail));
+            return Err(Problem::header(StatusCode::BAD_REQUEST, HEADER, detail));
         }
         Ok(Self(Some(text.to_owned())))
     }
@@ -54,11 +53,30 @@ impl IntoParams for IdempotencyKey {
             .schema_type(Type::String)
             .pattern(Some(r#"^[!#-\[\]-~]{1,255}$"#));
         let header = ParameterBuilder::new()
-            .name(NAME)
+            .name(HEADER)
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
             .description(Some(description))
             .schema(Some(text));
         vec![header.build()]
+    }
+}
+
+impl From<IdempotencyError> for Problem {
+    fn from(error: IdempotencyError) -> Self {
+        let status = match error {
+            IdempotencyError::Failed(error) => return error.into(),
+            IdempotencyError::OtherDetails => {
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                return Self::header(status, HEADER, error.to_string());
+            }
+            IdempotencyError::NoIssuer => StatusCode::NOT_IMPLEMENTED,
+            IdempotencyError::UnderWay
+            | IdempotencyError::Before { .. }
+            | IdempotencyError::BeforeAndDeleted => StatusCode::CONFLICT,
+            IdempotencyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            IdempotencyError::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
     }
 }

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Body, KeyInPath, Query, at_most};
-use super::problem::Problem;
-use super::schema::{self, Key, Page, names};
-use crate::dashboard::Shared;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::key::{KeyAdmin, KeyQuery, KeyStatus, KeyUpdate};
 use crate::page::PageToken;
+use crate::web::Problem;
+use crate::web::schema::{self, Key, Page, names};
+use crate::web::{Body, KeyInPath, Query, at_most};
 
 /// Which keys to list; all that is given has to hold.
 #[derive(Deserialize, IntoParams)]

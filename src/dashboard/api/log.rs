@@ -10,17 +10,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Query, at_most, in_order};
-use super::problem::Problem;
-use super::schema::{Page, RecordedPage, Request, names};
-use crate::dashboard::Shared;
 use crate::dashboard::download::{As, Format, download, export_as};
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::page::PageToken;
 use crate::usage::{
     self, Cause, LogCursor, LogFilter, LogQuery, Method, Outcome, RecordedQuery, Status,
     StatusClass, UsageReader,
 };
+use crate::web::Problem;
+use crate::web::schema::{Page, RecordedPage, Request, names};
+use crate::web::{Query, at_most, in_order};
 
 /// A query that filters the log, and what else it has. Serde could take the filter in by itself, but
 /// would no longer tell which field is wrong.

@@ -4,15 +4,11 @@
 //! that neither can have what the other lacks.
 
 mod audit;
-mod extract;
 mod idempotency;
-mod integer;
 mod keys;
 mod log;
-mod object;
-mod problem;
+mod paths;
 mod recorder;
-mod schema;
 mod secrets;
 mod usage;
 
@@ -30,22 +26,12 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(super) use self::extract::{Query, in_order};
-pub(super) use self::problem::Problem;
-pub(super) use self::schema::{Limit, Summary};
-use super::Shared;
+pub(super) use self::paths::{PATH, is_at};
 use super::guard::Denied;
 use super::page_context::PageContext;
 use super::session::COOKIE_NAME;
-
-/// Where it is, below where the pages are.
-pub(super) const PATH: &str = "/api";
-
-/// Whether an address below where the pages are is the API's.
-pub(super) fn is_at(path: &str) -> bool {
-    let rest = path.strip_prefix(PATH);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
+use super::state::Shared;
+use crate::web::{Problem, method_not_allowed, not_found};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -99,17 +85,6 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(recorder::stats))
         .routes(routes!(audit::entries))
         .split_for_parts()
-}
-
-/// The answer where nothing is.
-pub(super) fn not_found() -> Response {
-    Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
-}
-
-/// The answer where something is, but not for the method.
-pub(super) fn method_not_allowed() -> Response {
-    let detail = "This path does not know the method.";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
 }
 
 /// The answer to whom the guard does not let in.

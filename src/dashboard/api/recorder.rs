@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::Problem;
-use crate::dashboard::Shared;
+use crate::dashboard::state::Shared;
 use crate::usage::RecorderStats;
+use crate::web::Problem;
 
 /// What the recorder of this process has seen since it was made.
 #[derive(Serialize, ToSchema)]

@@ -9,15 +9,15 @@ use http::StatusCode;
 use http::header::LOCATION;
 use jiff::Timestamp;
 
-use super::PATH;
-use super::extract::{Body, KeyInPath};
 use super::idempotency::IdempotencyKey;
-use super::problem::Problem;
-use super::schema::{self, Issued, Revealed};
-use crate::dashboard::Shared;
+use super::paths::PATH;
 use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::key::{self, Issuer};
+use crate::web::Problem;
+use crate::web::schema::{self, Issued, Revealed};
+use crate::web::{Body, KeyInPath};
 
 /// Makes a key. Its secret is in the answer, and nowhere else.
 #[utoipa::path(
@@ -44,9 +44,12 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let new = body.into_new(Timestamp::now())?;
     let store = visit.keys(&shared);
-    let asked = RequestKey::at("/keys", &visit, name.as_deref(), fingerprint);
+    let asked = RequestKey::at("/keys", visit.admin.name(), name.as_deref(), fingerprint);
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;
-    let issued = shared.making.once(asked, &shared, issue).await?;
+    let issued = shared
+        .idempotent_requests
+        .once(asked, shared.issuer.clone(), shared.backend.clone(), issue)
+        .await?;
     Ok(made(&visit, &issued))
 }
 
@@ -76,9 +79,12 @@ pub(super) async fn rotate(
 ) -> Result<Response, Problem> {
     let store = visit.keys(&shared);
     let path = format!("/keys/{id}/rotate");
-    let asked = RequestKey::at(&path, &visit, name.as_deref(), fingerprint);
+    let asked = RequestKey::at(&path, visit.admin.name(), name.as_deref(), fingerprint);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
-    let issued = shared.making.once(asked, &shared, rotate).await?;
+    let issued = shared
+        .idempotent_requests
+        .once(asked, shared.issuer.clone(), shared.backend.clone(), rotate)
+        .await?;
     Ok(made(&visit, &issued))
 }
 

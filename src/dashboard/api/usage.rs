@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Query, at_most, in_order};
-use super::problem::Problem;
-use super::schema::{OverTime, Spikes, Summary, names};
-use crate::dashboard::Shared;
 use crate::dashboard::page_context::zone_named;
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::usage::summary::{TooManyBuckets, spikes};
 use crate::usage::{Granularity, SummaryQuery, SummarySpec, UsageRange, UsageReader};
+use crate::web::Problem;
+use crate::web::schema::{OverTime, Spikes, Summary, names};
+use crate::web::{Query, at_most, in_order};
 
 /// Endpoints and keys in a summary, unless told.
 const TOP: usize = 10;

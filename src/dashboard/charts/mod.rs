@@ -27,6 +27,7 @@ mod donut;
 mod number;
 mod over_time;
 mod ticks;
+mod times;
 
 use maud::{Markup, html};
 
@@ -34,7 +35,8 @@ pub(in crate::dashboard) use {
     bars::{Bar, bars},
     donut::{Slice, donut},
     number::{change, count, share},
-    over_time::{Times, over_time},
+    over_time::over_time,
+    times::Times,
 };
 
 /// The most rows of a table that tells a chart's numbers.

@@ -5,14 +5,13 @@
 
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use maud::{Markup, html};
 
 use super::axis::Axis;
 use super::columns::{Columns, OUTCOMES, UNITS, outcomes};
 use super::number::{compact, count, share};
 use super::ticks::{Tick, ticks};
+use super::times::Times;
 use super::{MOST_ROWS, empty, local, numbers, swatch};
 use crate::usage::summary::{TimeBucket, Totals};
 
@@ -21,19 +20,6 @@ const TOP: u64 = 8;
 const HEIGHT: u64 = 180;
 const LABELS: u64 = 206;
 const WHOLE: u64 = 214;
-
-/// How times are written, and where they lead.
-#[derive(Clone, Copy)]
-pub(in crate::dashboard) struct Times<'a> {
-    /// Whose clocks decide which times are round.
-    pub(in crate::dashboard) zone: &'a TimeZone,
-    /// A short label for the axis, such as `10:15`.
-    pub(in crate::dashboard) tick: &'a dyn Fn(Timestamp) -> String,
-    /// A whole bucket, such as `10:15–10:30`.
-    pub(in crate::dashboard) span: &'a dyn Fn(&TimeBucket) -> String,
-    /// Where a bucket's requests are shown; only links that stay on this server are taken.
-    pub(in crate::dashboard) href: &'a dyn Fn(&TimeBucket) -> Option<String>,
-}
 
 /// A chart of buckets in the order of time; `id` must be the page's only one.
 pub(in crate::dashboard) fn over_time(
@@ -216,6 +202,9 @@ mod tests {
 
     use super::super::columns::tests::totals;
     use super::super::tests::{HOSTILE, check};
+    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
+
     use super::*;
 
     const MOST: u64 = i64::MAX.cast_unsigned();

@@ -6,7 +6,7 @@
 use jiff::civil::{DateTime, date};
 use jiff::tz::TimeZone;
 
-use super::over_time::Times;
+use super::times::Times;
 use crate::usage::summary::TimeBucket;
 
 /// The narrowest plots that labels are chosen for, in pixels: of a chart of 328 (on a screen of 360)

@@ -8,9 +8,9 @@ use maud::{Markup, html};
 
 use super::components::{self, Input, caption, line_or_none, line_to, none, time};
 use super::{Failure, page};
-use crate::dashboard::Shared;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::key::{AuditAction, AuditEntry, AuditQuery};
 use crate::page::Page;
 

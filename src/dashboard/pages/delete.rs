@@ -8,11 +8,11 @@ use http::StatusCode;
 use maud::{Markup, html};
 
 use super::components::{self, Input, name};
+use super::posted_form::PostedForm;
 use super::{Failure, page, see};
-use crate::dashboard::Shared;
-use crate::dashboard::form::PostedForm;
-use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::state::Shared;
 use crate::key::Key;
 
 pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {

@@ -5,8 +5,8 @@ use maud::{Markup, html};
 
 use super::components::{minute, name_or_none};
 use super::{limit_text, reveal};
-use crate::dashboard::Shared;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyStatus};
 
 pub(super) fn of_key(shared: &Shared, visit: &PageContext, key: &Key) -> Markup {

@@ -9,11 +9,12 @@ use maud::html;
 
 use super::components::{self, name};
 use super::key_form::{self, Described, fields_of};
+use super::posted_form::PostedForm;
 use super::{Failure, page, see};
-use crate::dashboard::Shared;
-use crate::dashboard::form::{FieldErrors, FormFields, PostedForm};
-use crate::dashboard::key_in_path::KeyInPath;
+use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyUpdate, StoreError};
 
 /// Before the names of fields that tell what the form said when it was shown.

@@ -10,11 +10,12 @@ use maud::{Markup, html};
 
 use super::components::{self, ONCE, copy, name};
 use super::key_form::{self, Described};
+use super::posted_form::PostedForm;
 use super::{Failure, page, refused};
-use crate::dashboard::Shared;
-use crate::dashboard::form::{FieldErrors, FormFields, PostedForm};
+use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::key::{IssueError, Issued, Issuer, StoreError};
 
 /// The field of the box that says so.
@@ -63,9 +64,18 @@ pub(in crate::dashboard) async fn generate(
     if fields.get(RECOVERABLE).is_some() {
         new = new.recoverable();
     }
-    let asked = RequestKey::at("/keys/new", &visit, fields.get(ONCE), fields.fingerprint());
+    let asked = RequestKey::at(
+        "/keys/new",
+        visit.admin.name(),
+        fields.get(ONCE),
+        fields.fingerprint(),
+    );
     let issue = async move |issuer: Issuer| issuer.issue(&*keys, new).await;
-    match shared.making.once(asked, &shared, issue).await {
+    match shared
+        .idempotent_requests
+        .once(asked, shared.issuer.clone(), shared.backend.clone(), issue)
+        .await
+    {
         Ok(issued) => shown(&visit, &issued, "The key was generated"),
         Err(error) => {
             let field = match &error {

@@ -11,9 +11,9 @@ use super::components::{
     self, Icon, Input, badge, caption, copy, date, icon, line_or_none, line_to, minute,
 };
 use super::{Failure, overview, page};
-use crate::dashboard::Shared;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 

@@ -11,13 +11,14 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use maud::html;
 
+use super::posted_form::PostedForm;
 use super::{assets, document, not_found, page, see, sign_in_required};
-use crate::dashboard::Shared;
-use crate::dashboard::form::PostedForm;
-use crate::dashboard::page_context::{Base, PageContext, home};
+use crate::dashboard::base_path::BasePath;
+use crate::dashboard::page_context::{PageContext, home};
 use crate::dashboard::pages::components;
-use crate::dashboard::safety::challenge;
-use crate::dashboard::telemetry;
+use crate::dashboard::state::Shared;
+use crate::telemetry;
+use crate::web::challenge;
 
 /// Redirects a person to where they sign in; programs get the status.
 pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
@@ -32,7 +33,10 @@ pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
     }
 }
 
-pub(in crate::dashboard) async fn form(State(shared): State<Arc<Shared>>, base: Base) -> Response {
+pub(in crate::dashboard) async fn form(
+    State(shared): State<Arc<Shared>>,
+    base: BasePath,
+) -> Response {
     if shared.guard.login().is_none() {
         return sign_in_required(StatusCode::NOT_FOUND);
     }
@@ -60,7 +64,7 @@ fn shown(base: &str, wrong: Option<&str>) -> Response {
 
 pub(in crate::dashboard) async fn sign_in(
     State(shared): State<Arc<Shared>>,
-    Base(base): Base,
+    BasePath(base): BasePath,
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
@@ -70,7 +74,7 @@ pub(in crate::dashboard) async fn sign_in(
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
     let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
-        telemetry::failed_sign_in();
+        telemetry::warn!("a sign-in to the dashboard failed");
         let form = shown(&base, Some("That is not the token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
         challenge(form.headers_mut());

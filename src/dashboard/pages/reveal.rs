@@ -9,11 +9,11 @@ use maud::html;
 
 use super::components::{self, copy, name};
 use super::generate::no_issuer;
+use super::posted_form::PostedForm;
 use super::{Failure, page, refused};
-use crate::dashboard::Shared;
-use crate::dashboard::form::PostedForm;
-use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::state::Shared;
 use crate::key::{Issuer, Key};
 
 /// Whether there is something to show, and what to open it with.

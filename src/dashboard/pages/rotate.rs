@@ -10,12 +10,13 @@ use maud::html;
 
 use super::components::{self, Input, ONCE, name};
 use super::generate::{no_issuer, shown};
+use super::posted_form::PostedForm;
 use super::{Failure, page};
-use crate::dashboard::Shared;
-use crate::dashboard::form::{FormFields, PostedForm};
+use crate::dashboard::form::FormFields;
 use crate::dashboard::idempotency::RequestKey;
-use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::state::Shared;
 use crate::key::{Issuer, Key};
 
 const HOUR: u64 = 3_600;
@@ -86,10 +87,19 @@ pub(in crate::dashboard) async fn rotate(
     };
     let grace = Duration::from_secs(seconds);
     let path = format!("/keys/{}/rotate", key.id);
-    let asked = RequestKey::at(&path, &visit, fields.get(ONCE), fields.fingerprint());
+    let asked = RequestKey::at(
+        &path,
+        visit.admin.name(),
+        fields.get(ONCE),
+        fields.fingerprint(),
+    );
     let keys = visit.keys(&shared);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*keys, key.id, grace).await;
-    match shared.making.once(asked, &shared, rotate).await {
+    match shared
+        .idempotent_requests
+        .once(asked, shared.issuer.clone(), shared.backend.clone(), rotate)
+        .await
+    {
         Ok(issued) => shown(&visit, &issued, "The key was rotated"),
         Err(error) => Failure::from(error).page(&visit),
     }

@@ -7,11 +7,12 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::components::{self, name};
+use super::posted_form::PostedForm;
 use super::{Failure, page, see};
-use crate::dashboard::Shared;
-use crate::dashboard::form::{FormFields, PostedForm};
-use crate::dashboard::key_in_path::KeyInPath;
+use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::state::Shared;
 use crate::key::{Key, StoreError};
 
 /// The value of the field `back` for those who came from the overview.

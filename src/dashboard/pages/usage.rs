@@ -13,10 +13,10 @@ use super::components::{badge, copy, name};
 use super::log::{self, Log};
 use super::range::{self, Picked};
 use super::{Failure, details, page};
-use crate::dashboard::Shared;
 use crate::dashboard::form::FormFields;
-use crate::dashboard::key_in_path::KeyInPath;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::state::Shared;
 use crate::key::Key;
 use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
 

@@ -23,7 +23,6 @@ mod pipeline;
 mod queue;
 mod select;
 mod spooling;
-mod telemetry;
 mod writer;
 
 use std::sync::Arc;

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use tokio::time::Instant;
 
 use super::builder::{RecorderBuilder, WhenFull};
-use super::telemetry::{self, Drops};
+use crate::log_throttle::LogThrottle;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 use crate::sync::{AbortHandle, Notify, SegQueue};
+use crate::telemetry;
 use crate::usage::in_flight::InFlight;
 use crate::usage::pending_event::PendingEvent;
 use crate::usage::stats::Counters;
@@ -21,7 +22,7 @@ pub(super) struct Inner {
     pub(super) queue: Option<Queue>,
     pub(super) when_full: WhenFull,
     pub(super) closed: AtomicBool,
-    drops: Drops,
+    drops: LogThrottle,
 }
 
 /// What waits to be written, and what wakes the task that writes it.
@@ -77,7 +78,7 @@ impl Inner {
             queue,
             when_full,
             closed: AtomicBool::new(false),
-            drops: Drops::default(),
+            drops: LogThrottle::default(),
         }
     }
 
@@ -210,7 +211,12 @@ impl Inner {
     #[cold]
     pub(super) fn drop_one(&self) {
         self.counters.dropped.fetch_add(1, Relaxed);
-        self.drops.one();
+        if let Some(events) = self.drops.record() {
+            telemetry::warn!(
+                events,
+                "usage events lost: the recorder is full or shut down"
+            );
+        }
     }
 
     pub(super) fn close(&self) {
@@ -242,7 +248,7 @@ impl Inner {
         self.counters.queued.extra_bytes.fetch_sub(extra, Relaxed);
         if lost > 0 {
             self.counters.failed.fetch_add(lost, Relaxed);
-            telemetry::given_up(lost);
+            telemetry::error!(events = lost, "usage events lost: the recorder has ended");
         }
         queue.settled.notify_waiters();
     }

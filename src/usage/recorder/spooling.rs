@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::pipeline::{Health, PendingBatch, PendingDelete, Pipeline, SpoolState};
 use super::queue::{BUSY, EMPTY, FILLING, HALF, Queue};
 use super::select::{First, first_of, meanwhile};
-use super::telemetry;
 use super::writer::{Writer, guarded, jittered};
+use crate::telemetry;
 use crate::usage::spool::{Spool, SpoolError, Spooled};
 
 /// How long a spool may take for one answer.
@@ -109,7 +109,7 @@ impl Writer {
         }
         if !line.behind {
             line.behind = true;
-            telemetry::spooling();
+            telemetry::warn!("usage events go to the spool");
         }
         let head = line.head.as_mut().filter(|head| head.batch.id == id);
         if let Some(head) = head {
@@ -145,7 +145,11 @@ impl Writer {
                 }
                 Some(Spooled::Unreadable { id, events }) => {
                     if line.own.get(&id) != Some(&SpoolState::Counted) {
-                        telemetry::unreadable(id, events);
+                        telemetry::error!(
+                            events,
+                            batch = %id,
+                            "usage events lost: the spool cannot read them back"
+                        );
                         self.count_spooled(line, id, events, false);
                         line.leave(id, true);
                         queue.settled.notify_waiters();
@@ -207,7 +211,10 @@ impl Writer {
             SpoolState::Counted | SpoolState::Doubtful => true,
         });
         if line.came_out + drained > 0 {
-            telemetry::drained(line.came_out + drained);
+            telemetry::info!(
+                events = line.came_out + drained,
+                "the usage spool is empty again"
+            );
             line.came_out = 0;
         }
         self.inner.counters.drained.fetch_add(drained, SeqCst);
@@ -247,7 +254,10 @@ impl Writer {
                 Some(answer)
             }
             Err(error) => {
-                telemetry::spool_failed(&error);
+                telemetry::error!(
+                    error = &error as &dyn std::error::Error,
+                    "usage spool failed, trying again later"
+                );
                 let (first, longest) = self.builder.backoff;
                 let pause = first
                     .saturating_mul(1 << health.failures.min(16))

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use super::builder::RecorderBuilder;
 use super::pipeline::{PendingBatch, Pipeline};
 use super::queue::{EMPTY, FILLING, Inner, Queue};
-use super::telemetry;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{JoinHandle, spawn};
+use crate::telemetry;
 use crate::usage::event::{UNMATCHED, UsageEvent};
 use crate::usage::sink::{Batch, SinkError};
 
@@ -138,11 +138,19 @@ impl Writer {
                     return true;
                 }
                 Err(error @ SinkError::Rejected(_)) => {
-                    telemetry::rejected(&error, batch.events.len());
+                    telemetry::error!(
+                        events = batch.events.len(),
+                        error = &error as &dyn std::error::Error,
+                        "usage events lost"
+                    );
                     self.settle(queue, line, false);
                     return true;
                 }
-                Err(error) => telemetry::retry(&error, batch.events.len()),
+                Err(error) => telemetry::warn!(
+                    events = batch.events.len(),
+                    error = &error as &dyn std::error::Error,
+                    "usage write failed, trying again"
+                ),
             }
             self.inner.counters.retries.fetch_add(1, Relaxed);
             let pausing = tokio::time::sleep(jittered(pause));

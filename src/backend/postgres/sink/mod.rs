@@ -16,6 +16,7 @@ use super::engine::{LockKey, PostgresEngine};
 use super::partitions::{NO_PARTITION, code, day};
 use super::types::{Id, Time};
 use crate::backend::sql::{BatchRollup, Hash, as_micros, is_apart, today};
+use crate::telemetry;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
 /// Whether a text cannot be kept in the database's encoding (`character_not_in_repertoire` and
@@ -63,10 +64,8 @@ fn is_misplaced(written: &Result<(), SqlError>) -> bool {
     error.is_some_and(|error| code(error).as_deref() == Some(NO_PARTITION))
 }
 
-#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
 fn report_unlogged(events: usize, error: &SqlError) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(
+    telemetry::warn!(
         events,
         error = error as &dyn std::error::Error,
         "the request log does not take a batch: only sums are made of it"

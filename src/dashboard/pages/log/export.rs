@@ -7,11 +7,11 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 
 use super::filter::Filtered;
-use crate::dashboard::Shared;
 use crate::dashboard::download::{As, download, export_as};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::{Failure, not_found};
+use crate::dashboard::state::Shared;
 
 /// What is filtered, all of it.
 pub(in crate::dashboard) async fn export(

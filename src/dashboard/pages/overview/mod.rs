@@ -11,26 +11,19 @@ use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
+use self::tables::ROWS;
+pub(super) use self::tables::{EXPIRING_DAYS, UNUSED_DAYS};
 use super::breakdowns::{self, Links};
 use super::range::Picked;
 use super::{Failure, page};
-use crate::dashboard::Shared;
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 use crate::usage::summary::{Spike, Totals, spikes};
 use crate::usage::{Summary, SummaryQuery, SummarySpec, UsageRange};
-
-/// Days after which a key that nobody used is called unused.
-pub(super) const UNUSED_DAYS: i64 = 90;
-
-/// Days before its end in which a key is said to expire soon.
-pub(super) const EXPIRING_DAYS: i64 = 30;
-
-/// The most rows of a table.
-const ROWS: usize = 10;
 
 /// The most keys that are ordered by their end.
 const EXPIRING: usize = 200;

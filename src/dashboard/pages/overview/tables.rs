@@ -2,7 +2,6 @@
 
 use maud::{Markup, html};
 
-use super::{EXPIRING_DAYS, ROWS, UNUSED_DAYS};
 use crate::dashboard::charts::{self, Bar};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::components::{date, line_or_none, line_to};
@@ -12,6 +11,15 @@ use crate::key::Key;
 use crate::page::Page;
 use crate::usage::Outcome;
 use crate::usage::summary::{Spike, Totals};
+
+/// Days after which a key that nobody used is called unused.
+pub(in crate::dashboard::pages) const UNUSED_DAYS: i64 = 90;
+
+/// Days before its end in which a key is said to expire soon.
+pub(in crate::dashboard::pages) const EXPIRING_DAYS: i64 = 30;
+
+/// The most rows of a table.
+pub(in crate::dashboard::pages) const ROWS: usize = 10;
 
 pub(super) fn busiest(
     visit: &PageContext,

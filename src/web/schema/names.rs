@@ -14,7 +14,7 @@ use crate::{key, usage};
 
 macro_rules! texts {
     ($($name:ident: $text:expr;)*) => {$(
-        pub(in crate::dashboard) struct $name;
+        pub(crate) struct $name;
 
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {

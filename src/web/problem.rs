@@ -12,16 +12,14 @@ use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::idempotency;
-use crate::dashboard::idempotency::IdempotencyError;
-use crate::dashboard::safety::challenge;
-use crate::dashboard::telemetry;
+use super::security_headers::challenge;
 use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
+use crate::telemetry;
 use crate::usage::ReadError;
 
 /// Why a request was not served. No text of the backend's own gets there.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::dashboard) struct Problem {
+pub(crate) struct Problem {
     /// `about:blank`: the status says what kind of problem it is.
     #[serde(rename = "type")]
     kind: &'static str,
@@ -65,10 +63,7 @@ impl Wrong {
 }
 
 impl Problem {
-    pub(in crate::dashboard) fn new(
-        status: StatusCode,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or_default(),
@@ -86,7 +81,7 @@ impl Problem {
     }
 
     /// A parameter of the query or the path is wrong.
-    pub(super) fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
         let wrong = Wrong {
             parameter: Some(name.into()),
             ..Wrong::because(detail)
@@ -95,7 +90,7 @@ impl Problem {
     }
 
     /// A header is wrong in itself, or in this request.
-    pub(super) fn header(
+    pub(crate) fn header(
         status: StatusCode,
         name: &'static str,
         detail: impl Into<String>,
@@ -108,7 +103,7 @@ impl Problem {
     }
 
     /// A field of the body is wrong; the pointer is without its `#`.
-    pub(super) fn field(pointer: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn field(pointer: &str, detail: impl Into<String>) -> Self {
         let wrong = Wrong {
             pointer: Some(format!("#{pointer}")),
             ..Wrong::because(detail)
@@ -116,17 +111,17 @@ impl Problem {
         Self::naming(StatusCode::UNPROCESSABLE_ENTITY, wrong)
     }
 
-    pub(super) fn no_such_key() -> Self {
+    pub(crate) fn no_such_key() -> Self {
         Self::new(StatusCode::NOT_FOUND, "There is no such key.")
     }
 
     fn down(error: &(dyn Error + 'static)) -> Self {
-        telemetry::store_failure(error);
+        telemetry::error!(error, "the store failed");
         let detail = "The store does not answer. Try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    pub(super) fn broken() -> Self {
+    pub(crate) fn broken() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "It could not be done.")
     }
 }
@@ -203,25 +198,6 @@ impl From<IssueError> for Problem {
     }
 }
 
-impl From<IdempotencyError> for Problem {
-    fn from(error: IdempotencyError) -> Self {
-        let status = match error {
-            IdempotencyError::Failed(error) => return error.into(),
-            IdempotencyError::OtherDetails => {
-                let status = StatusCode::UNPROCESSABLE_ENTITY;
-                return Self::header(status, idempotency::NAME, error.to_string());
-            }
-            IdempotencyError::NoIssuer => StatusCode::NOT_IMPLEMENTED,
-            IdempotencyError::UnderWay
-            | IdempotencyError::Before { .. }
-            | IdempotencyError::BeforeAndDeleted => StatusCode::CONFLICT,
-            IdempotencyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
-            IdempotencyError::Broken => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::new(status, error.to_string())
-    }
-}
-
 impl From<RevealError> for Problem {
     fn from(error: RevealError) -> Self {
         match error {
@@ -250,4 +226,15 @@ impl From<InvalidKey> for Problem {
         };
         Self::field(field, error.to_string())
     }
+}
+
+/// The answer where nothing is.
+pub(crate) fn not_found() -> Response {
+    Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
+}
+
+/// The answer where something is, but not for the method.
+pub(crate) fn method_not_allowed() -> Response {
+    let detail = "This path does not know the method.";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
 }

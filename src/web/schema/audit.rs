@@ -11,7 +11,7 @@ use crate::key::{self, AuditAction};
 
 /// Who did what to which key, and when.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct AuditEntry {
+pub(crate) struct AuditEntry {
     /// The entry's own id.
     #[schema(value_type = String, format = "uuid")]
     id: Uuid,

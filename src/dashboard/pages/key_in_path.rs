@@ -7,14 +7,14 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use serde::Deserialize;
 
-use super::Shared;
-use super::page_context::PageContext;
-use super::pages::{Failure, no_key};
+use super::layout::{Failure, no_key};
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::Key;
 
 /// The key whose id is in the path, as the store has it now; else a page says that there is none.
-pub(super) struct KeyInPath(pub(super) Key);
+pub(in crate::dashboard) struct KeyInPath(pub(super) Key);
 
 /// By its name: where the pages are nested may have parameters of its own.
 #[derive(Deserialize)]

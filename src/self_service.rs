@@ -13,11 +13,10 @@ use http::header::RETRY_AFTER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Limit, Problem, Query, Summary, in_order, method_not_allowed};
-use super::safety::protect;
 use crate::clock::Clock;
 use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit};
 use crate::usage::{Recorder, SummaryQuery, SummarySpec, UsageRange, UsageReader};
+use crate::web::{Limit, Problem, Query, Summary, in_order, method_not_allowed, protect};
 use crate::{ApiKeyLayer, Caller, StoreFailure};
 
 /// A small JSON API for whoever holds a key, about that key alone: `GET /usage` sums up what it was
@@ -32,7 +31,7 @@ use crate::{ApiKeyLayer, Caller, StoreFailure};
 /// use axum::routing::get;
 /// use keytally::ApiKeyLayer;
 /// use keytally::backend::MemoryBackend;
-/// use keytally::dashboard::SelfServiceApi;
+/// use keytally::SelfServiceApi;
 ///
 /// let backend = MemoryBackend::new();
 /// let layer = ApiKeyLayer::new(backend.clone());

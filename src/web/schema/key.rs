@@ -12,7 +12,7 @@ use crate::limit::RateLimit;
 
 /// A key, without its secret.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Key {
+pub(crate) struct Key {
     /// The public part of its secret.
     #[schema(value_type = names::KeyId)]
     id: KeyId,
@@ -67,7 +67,7 @@ impl From<key::Key> for Key {
 
 impl Key {
     /// As it is, or was, at this time.
-    pub(super) fn at(time: Timestamp, key: key::Key) -> Self {
+    pub(crate) fn at(time: Timestamp, key: key::Key) -> Self {
         Self {
             status: key.status(time),
             addresses: key.addresses.iter().map(|it| it.to_string()).collect(),
@@ -93,7 +93,7 @@ impl Key {
 
 /// A rate limit.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Limit {
+pub(crate) struct Limit {
     /// Its name among the key's limits.
     name: String,
     /// How many requests come back in a period.
@@ -117,7 +117,7 @@ impl From<&RateLimit> for Limit {
 
 /// A key that was just made, with its secret.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Issued<'a> {
+pub(crate) struct Issued<'a> {
     /// The plain text; there is no second chance to read it, unless the key is recoverable.
     secret: &'a str,
     /// The key.
@@ -135,7 +135,7 @@ impl<'a> From<&'a key::Issued> for Issued<'a> {
 
 /// A secret that was kept.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Revealed<'a> {
+pub(crate) struct Revealed<'a> {
     /// The plain text.
     secret: &'a str,
 }

@@ -17,7 +17,7 @@ use crate::limit::RateLimit;
 /// What a key is to be; everything but the name may be left out.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::dashboard) struct NewKey {
+pub(crate) struct NewKey {
     /// What people call it: 1 to 100 characters without control characters, not only blanks.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
@@ -52,7 +52,7 @@ pub(in crate::dashboard) struct NewKey {
 }
 
 impl NewKey {
-    pub(in crate::dashboard) fn into_new(self, now: Timestamp) -> Result<key::NewKey, Problem> {
+    pub(crate) fn into_new(self, now: Timestamp) -> Result<key::NewKey, Problem> {
         let mut new = key::NewKey::new(self.name)
             .scopes(self.scopes)
             .addresses(networks(&self.addresses)?);
@@ -84,7 +84,7 @@ impl NewKey {
 /// Other values for the fields of a key; what is absent stays, and `null` takes away.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::dashboard) struct KeyUpdate {
+pub(crate) struct KeyUpdate {
     /// Another name: 1 to 100 characters without control characters, not only blanks.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = String, required = false, min_length = 1, max_length = 100)]
@@ -146,7 +146,7 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
 /// A rate limit that a key is to have.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::dashboard) struct NewLimit {
+pub(crate) struct NewLimit {
     /// Its name among the key's limits; else `second`, `minute` or `hour` where that is the period,
     /// and `rate` for others.
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
@@ -207,14 +207,14 @@ fn networks(texts: &[String]) -> Result<AddressList, Problem> {
 /// How a key is to be rotated.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::dashboard) struct Rotation {
+pub(crate) struct Rotation {
     /// For how many seconds the old secret goes on working.
     #[schema(value_type = u64)]
     grace_seconds: Integer<u64>,
 }
 
 impl Rotation {
-    pub(in crate::dashboard) fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds.0)
     }
 }

@@ -6,25 +6,25 @@
 mod audit;
 mod key;
 mod key_input;
-pub(super) mod names;
+pub(crate) mod names;
 mod request;
 mod totals;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub(super) use self::audit::AuditEntry;
-pub(in crate::dashboard) use self::key::Limit;
-pub(super) use self::key::{Issued, Key, Revealed};
-pub(super) use self::key_input::{KeyUpdate, NewKey, Rotation};
-pub(super) use self::request::{RecordedPage, Request};
-pub(in crate::dashboard) use self::totals::Summary;
-pub(super) use self::totals::{OverTime, Spikes};
+pub(crate) use self::audit::AuditEntry;
+pub(crate) use self::key::Limit;
+pub(crate) use self::key::{Issued, Key, Revealed};
+pub(crate) use self::key_input::{KeyUpdate, NewKey, Rotation};
+pub(crate) use self::request::{RecordedPage, Request};
+pub(crate) use self::totals::Summary;
+pub(crate) use self::totals::{OverTime, Spikes};
 use crate::page;
 
 /// A page of a list.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Page<T> {
+pub(crate) struct Page<T> {
     /// The items, newest first.
     items: Vec<T>,
     /// Where the next page begins: give it back as `after`. `null` on the last one.
@@ -32,7 +32,7 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    pub(super) fn of<U>(page: page::Page<U>, item: impl FnMut(U) -> T) -> Self {
+    pub(crate) fn of<U>(page: page::Page<U>, item: impl FnMut(U) -> T) -> Self {
         Self {
             items: page.items.into_iter().map(item).collect(),
             next: page.next.map(|token| token.to_string()),

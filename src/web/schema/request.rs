@@ -16,7 +16,7 @@ use crate::usage::{
 
 /// An accounted request.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Request {
+pub(crate) struct Request {
     /// The event's own id.
     #[schema(value_type = String, format = "uuid")]
     id: Uuid,
@@ -104,7 +104,7 @@ struct RecordedRequest {
 
 /// Requests in the order of recording.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard::api) struct RecordedPage {
+pub(crate) struct RecordedPage {
     /// The requests in recording order, oldest first.
     items: Vec<RecordedRequest>,
     /// Give it back as `after_cursor` to continue, also where there are no items.

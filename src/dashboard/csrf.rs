@@ -1,45 +1,8 @@
-//! What a browser is told, and what is not taken from other sites.
+//! Cross-site request forgery: requests from other sites change nothing.
 
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
-};
+use http::Uri;
+use http::header::{HOST, HeaderValue, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, Uri};
-
-/// Nothing but what the dashboard itself serves; no script or style within a page.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
-    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
-/// Puts on every answer what keeps it safe in a browser.
-pub(super) fn protect(headers: &mut HeaderMap) {
-    let always = [
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // Filters are in addresses.
-        (REFERRER_POLICY, "same-origin"),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
-        (
-            HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ),
-    ];
-    for (name, value) in always {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
-}
-
-/// Tells how to show who one is, which no answer of 401 is without.
-pub(super) fn challenge(headers: &mut HeaderMap) {
-    let bearer = HeaderValue::from_static(r#"Bearer realm="keytally""#);
-    headers.insert(WWW_AUTHENTICATE, bearer);
-}
 
 /// Whether a request that changes something comes from these pages, or from no browser: browsers say
 /// from where (Fetch Metadata, or `Origin` where they are older).

@@ -1,7 +1,5 @@
 //! What handlers are given of a request, or the problem with it.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::StatusCode;
@@ -19,12 +17,10 @@ use utoipa::{IntoParams, PartialSchema};
 use super::object::Object;
 use super::problem::Problem;
 use super::schema::names;
-use crate::dashboard::Shared;
-use crate::dashboard::idempotency::Fingerprint;
 use crate::id::KeyId;
 
 /// The parameters of the query; names that are not known are refused rather than passed over.
-pub(in crate::dashboard) struct Query<T>(pub(in crate::dashboard) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
@@ -54,7 +50,7 @@ fn named(error: &impl ToString) -> String {
 }
 
 /// A number of the query that is at least one and at most so many.
-pub(super) fn at_most(
+pub(crate) fn at_most(
     most: usize,
     name: &str,
     number: Option<usize>,
@@ -66,10 +62,7 @@ pub(super) fn at_most(
 }
 
 /// Whether one time is not after the other, where there are both.
-pub(in crate::dashboard) fn in_order(
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
-) -> Result<(), Problem> {
+pub(crate) fn in_order(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Problem> {
     match (from, to) {
         (Some(from), Some(to)) if from > to => {
             Err(Problem::parameter("to", "This is before `from`."))
@@ -78,13 +71,13 @@ pub(in crate::dashboard) fn in_order(
     }
 }
 
-/// A JSON body, and what tells its bytes from others'.
-pub(super) struct Body<T>(pub(super) T, pub(super) Fingerprint);
+/// A JSON body, and the SHA-256 of its bytes.
+pub(crate) struct Body<T>(pub(crate) T, pub(crate) [u8; 32]);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let kind = request.headers().get(CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -127,7 +120,7 @@ fn pointer(place: &Place) -> String {
 }
 
 /// The key that the path names; what cannot be an id is that of no key.
-pub(super) struct KeyInPath(pub(super) KeyId);
+pub(crate) struct KeyInPath(pub(crate) KeyId);
 
 /// By its name: where the pages are nested may have parameters of its own.
 #[derive(Deserialize)]
@@ -135,10 +128,10 @@ struct Id {
     id: KeyId,
 }
 
-impl FromRequestParts<Arc<Shared>> for KeyInPath {
+impl<S: Send + Sync> FromRequestParts<S> for KeyInPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<Shared>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = Path::<Id>::from_request_parts(parts, state).await;
         let id = id.map(|Path(Id { id })| Self(id));
         id.map_err(|_| Problem::no_such_key())

@@ -15,7 +15,7 @@ use crate::usage::{
 
 /// Sums over requests.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Totals {
+pub(crate) struct Totals {
     /// All requests.
     total: u64,
     /// Those that the service answered as asked.
@@ -36,7 +36,7 @@ pub(in crate::dashboard) struct Totals {
 
 /// Failed requests by cause.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Failures {
+pub(crate) struct Failures {
     /// The layer refused them.
     refused: u64,
     /// The answer says that the client was wrong.
@@ -74,7 +74,7 @@ macro_rules! rows {
     ($($(#[$doc:meta])* $row:ident { $(#[$field_doc:meta])* $name:ident: $type:ty })*) => {$(
         $(#[$doc])*
         #[derive(Serialize, ToSchema)]
-        pub(in crate::dashboard) struct $row {
+        pub(crate) struct $row {
             $(#[$field_doc])*
             $name: $type,
             /// Their sums.
@@ -124,7 +124,7 @@ rows! {
 
 /// What requests come to.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Summary {
+pub(crate) struct Summary {
     /// Of all of them.
     totals: Totals,
     /// By HTTP method.
@@ -146,7 +146,7 @@ pub(in crate::dashboard) struct Summary {
 
 impl Summary {
     /// With this many endpoints and keys.
-    pub(in crate::dashboard) fn of(summary: &summary::Summary, top: usize) -> Self {
+    pub(crate) fn of(summary: &summary::Summary, top: usize) -> Self {
         fn rows<'a, N, R: From<(N, &'a summary::Totals)>>(
             all: impl IntoIterator<Item = (N, &'a summary::Totals)>,
         ) -> Vec<R> {
@@ -171,7 +171,7 @@ impl Summary {
 
 /// How long requests took, in microseconds; `null` where there were none. At most 6 % off.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Latency {
+pub(crate) struct Latency {
     /// Half of them took no longer.
     p50_us: Option<u64>,
     /// 95 in 100 took no longer.
@@ -192,7 +192,7 @@ impl From<LatencyQuantiles> for Latency {
 
 /// Requests by bucket of time, those without any included.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct OverTime {
+pub(crate) struct OverTime {
     /// How wide a bucket is.
     #[schema(value_type = names::Granularity)]
     width: Granularity,
@@ -206,7 +206,7 @@ pub(in crate::dashboard) struct OverTime {
 }
 
 impl OverTime {
-    pub(in crate::dashboard) fn new(
+    pub(crate) fn new(
         width: Granularity,
         zone: String,
         buckets: Vec<TimeBucket>,
@@ -223,7 +223,7 @@ impl OverTime {
 
 /// Requests of some time.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Bucket {
+pub(crate) struct Bucket {
     /// Its first instant.
     #[schema(value_type = String, format = DateTime)]
     start: Timestamp,
@@ -249,7 +249,7 @@ impl From<TimeBucket> for Bucket {
 
 /// A key of which many more requests failed, or were refused by a rate limit, than before.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Spike {
+pub(crate) struct Spike {
     /// The key; `null` for requests without one.
     #[schema(value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
@@ -275,7 +275,7 @@ impl From<summary::Spike> for Spike {
 
 /// Keys of which many more requests failed, or were refused by a rate limit, than before.
 #[derive(Serialize, ToSchema)]
-pub(in crate::dashboard) struct Spikes {
+pub(crate) struct Spikes {
     /// The keys.
     spikes: Vec<Spike>,
 }

@@ -1,0 +1,27 @@
+//! The state that the routes share.
+
+use std::sync::Arc;
+
+use super::base_path::BasePath;
+use super::guard::Guard;
+use super::idempotency::IdempotentRequests;
+use super::session::Signer;
+use crate::key::{Issuer, KeyAdmin};
+use crate::log_throttle::LogThrottle;
+use crate::usage::{Recorder, UsageReader};
+
+/// What the pages have in common.
+pub(super) struct Shared {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) guard: Arc<dyn Guard>,
+    pub(super) issuer: Option<Issuer>,
+    pub(super) recorder: Option<Recorder>,
+    pub(super) signer: Signer,
+    pub(super) idempotent_requests: IdempotentRequests,
+    pub(super) rejected_credentials: LogThrottle,
+    pub(super) public_path: Option<BasePath>,
+}
+
+pub(super) trait Backend: KeyAdmin + UsageReader {}
+
+impl<T: KeyAdmin + UsageReader> Backend for T {}

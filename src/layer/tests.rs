@@ -1,0 +1,104 @@
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Request, Response, StatusCode};
+use tower::{Layer, ServiceExt};
+
+use crate::backend::MemoryBackend;
+use crate::clock::Now;
+use crate::id::KeyId;
+use crate::key::{Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
+use crate::layer::{ApiKeyLayer, PeerIp};
+use crate::limit::{LimitError, LimitHandle, Limiter, RateLimit};
+use crate::test_tracing::CapturedEvents;
+
+/// A store that fails.
+struct Down;
+
+#[async_trait]
+impl KeyStore for Down {
+    async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        Err(StoreError::unavailable("connection reset"))
+    }
+}
+
+/// A limiter without room.
+struct Full;
+
+impl Limiter for Full {
+    fn attach(
+        &self,
+        _: KeyId,
+        _: &[RateLimit],
+        _: Now,
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+        Err(LimitError::Full)
+    }
+}
+
+async fn status(layer: &ApiKeyLayer, secret: &Secret) -> StatusCode {
+    let service = layer.layer(tower::service_fn(async |_: Request<String>| {
+        Ok::<_, Infallible>(Response::new(String::new()))
+    }));
+    let request = Request::get("/").header("x-api-key", secret.expose());
+    let request = request.body(String::new()).unwrap();
+    service.oneshot(request).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn rejections_and_failures_are_logged() {
+    let backend = MemoryBackend::new();
+    let new = NewKey::new("test").limit(RateLimit::per_minute(1));
+    let issued = Issuer::new("acme")
+        .unwrap()
+        .issue(&backend, new)
+        .await
+        .unwrap();
+    let events = CapturedEvents::default();
+    let capture = events.capture();
+    let down = ApiKeyLayer::new(Down);
+    assert_eq!(status(&down, &issued.secret).await, 503);
+    let full = ApiKeyLayer::new(backend.clone()).limiter(Full);
+    assert_eq!(status(&full, &issued.secret).await, 503);
+    let unknown = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
+    assert_eq!(status(&full, &unknown).await, 401);
+    drop(capture);
+    let reasons = ["store_unavailable", "limiter_unavailable", "unknown"];
+    assert_eq!(events.values_of("reason"), reasons);
+    assert_eq!(events.values_of("key"), [issued.key.id.as_str()]);
+    let full = LimitError::Full.to_string();
+    assert_eq!(events.values_of("error"), ["connection reset", &full]);
+}
+
+#[tokio::test]
+async fn missing_client_ips_are_logged_once() {
+    let layer = ApiKeyLayer::new(MemoryBackend::new());
+    let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_limit();
+    let told = CapturedEvents::default();
+    let _listening = told.capture();
+    let ask = async |layer: &ApiKeyLayer, peer: Option<PeerIp>| {
+        let secret = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
+        let request = Request::get("/").header("x-api-key", secret.expose());
+        let mut request = request.body(String::new()).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let service = layer.layer(tower::service_fn(async |_: Request<String>| {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        }));
+        assert_eq!(service.oneshot(request).await.unwrap().status(), 401);
+    };
+    let warnings = || {
+        let messages = told.values_of("message");
+        let warned = |message: &&String| message.contains("client IPs are not known");
+        messages.iter().filter(warned).count()
+    };
+    ask(&layer, Some(PeerIp([192, 0, 2, 1].into()))).await;
+    ask(&boundless, None).await;
+    assert_eq!(warnings(), 0);
+    for _ in 0..3 {
+        ask(&layer.clone().realm("here").unwrap(), None).await;
+    }
+    assert_eq!(warnings(), 1);
+}

@@ -1,0 +1,12 @@
+//! Events for `tracing`, if the feature of that name is on; otherwise the macros expand to nothing.
+
+#[cfg(feature = "tracing")]
+pub(crate) use tracing::{debug, error, info, warn};
+
+#[cfg(not(feature = "tracing"))]
+macro_rules! discard {
+    ($($event:tt)*) => {{}};
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use {discard as debug, discard as error, discard as info, discard as warn};

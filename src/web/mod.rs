@@ -1,0 +1,13 @@
+//! What the dashboard's JSON API and the self-service API share: extractors, problem details and the types on the wire.
+
+mod extract;
+mod integer;
+mod object;
+mod problem;
+pub(crate) mod schema;
+mod security_headers;
+
+pub(crate) use extract::{Body, KeyInPath, Query, at_most, in_order};
+pub(crate) use problem::{Problem, method_not_allowed, not_found};
+pub(crate) use schema::{Limit, Summary};
+pub(crate) use security_headers::{challenge, protect};
