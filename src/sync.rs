@@ -1,6 +1,6 @@
 //! What threads share and tasks wait for, where it matters in which order they come.
 //!
-//! The library's own in every build but that of `scripts/models`, where a model checker puts in its own and
+//! The library's own in every build but that of `scripts/model-check`, where a model checker puts in its own and
 //! tries the orders.
 
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]

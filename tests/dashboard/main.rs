@@ -1,5 +1,6 @@
 //! The pages, over real backends: who gets in, what is shown, what is changed, and what is escaped.
 
+mod api;
 mod assets;
 mod counted;
 mod edit;
@@ -13,4 +14,10 @@ mod pages;
 mod reveal;
 mod safety;
 mod snapshots;
+mod totals;
 mod usage;
+
+#[path = "../support/children.rs"]
+mod children;
+#[path = "../support/mod.rs"]
+mod support;

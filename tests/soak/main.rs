@@ -241,7 +241,7 @@ fn start(folder: &Path, url: &str, clock: &SteppedClock) -> Process {
         ("KEYTALLY_TEST_SPOOL", spool.to_str().unwrap()),
     ];
     variables.extend(clock.environment());
-    Process::start("serve", &variables)
+    Process::start(module_path!(), "serve", &variables)
 }
 
 /// What of a run goes on from its warm-up to its end.

@@ -20,8 +20,11 @@ pub struct Process {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Process {
-    /// Runs this ignored test, with these variables in its environment.
-    pub fn start(test: &str, variables: &[(&str, &str)]) -> Self {
+    /// Runs an ignored test of this module, with these variables in its environment.
+    pub fn start(module: &str, test: &str, variables: &[(&str, &str)]) -> Self {
+        // The path of a test lacks the name of its crate.
+        let path = format!("{module}::{test}");
+        let test = path.split_once("::").map_or(test, |(_, test)| test);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--ignored", "--nocapture"])
             .envs(variables.iter().copied())

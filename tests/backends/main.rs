@@ -1,0 +1,22 @@
+//! Backends, and the conformance suites that they pass.
+
+mod conformance;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+mod retention;
+#[cfg(feature = "postgres")]
+mod schema_upgrade;
+mod spool;
+mod sqlite;
+
+#[path = "../support/answers.rs"]
+mod answers;
+#[path = "../support/checks.rs"]
+mod checks;
+#[path = "../support/children.rs"]
+mod children;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
+#[path = "../support/service.rs"]
+mod service;

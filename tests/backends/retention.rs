@@ -1,0 +1,688 @@
+//! Old usage is dropped, in both databases, and what is left answers for it.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use keytally::backend::{
+    BackendError, MemoryBackend, MemoryConfig, PostgresBackend, PruneReport, Retention,
+    SqliteBackend,
+};
+use keytally::usage::{
+    Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, LogSampling, Method, ReadError,
+    RecordedQuery, Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
+    UsageSink,
+};
+use keytally::{Clock, KeyId};
+
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::checks;
+use crate::postgres_server as support;
+
+use checks::recorded_after;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+trait Backend: UsageSink + UsageReader {
+    async fn prune(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<PruneReport, BackendError>;
+}
+
+impl Backend for SqliteBackend {
+    async fn prune(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<PruneReport, BackendError> {
+        self.prune(retention, now).await
+    }
+}
+
+impl Backend for PostgresBackend {
+    async fn prune(
+        &self,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<PruneReport, BackendError> {
+        self.prune(retention, now).await
+    }
+}
+
+fn key() -> KeyId {
+    "RetentionKey0001".parse().unwrap()
+}
+
+/// Requests of ten days up to noon of a day, every quarter of an hour and a bit.
+fn events(end: Timestamp) -> Vec<UsageEvent> {
+    let quarters = 0..10 * 24 * 4_i64;
+    quarters
+        .map(|n| {
+            let time = end - (n * 15).minutes() - (n % 13).seconds();
+            let mut event = UsageEvent::at(time);
+            event.key = (n % 3 > 0).then(key);
+            event.method = Method::ALL[n as usize % 3];
+            event.latency_us = n as u64;
+            event.response_bytes = 10;
+            event
+        })
+        .collect()
+}
+
+fn noon() -> Timestamp {
+    "2026-11-20T12:00:00Z".parse().unwrap()
+}
+
+async fn total<B: Backend>(backend: &B, query: &SummaryQuery) -> u64 {
+    backend.summary(query).await.unwrap().totals.total()
+}
+
+async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
+    let end = noon();
+    let events = events(end);
+    for events in events.chunks(100) {
+        backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    }
+    let spec = || SummarySpec::new().by_key().latency();
+    let berlin = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    let kathmandu = jiff::tz::TimeZone::get("Asia/Kathmandu").unwrap();
+    let by_day = spec().over_time(Granularity::Day, berlin);
+    let by_quarter = spec().over_time(Granularity::QuarterHour, kathmandu);
+    let everything = SummaryQuery::new(UsageRange::new(), by_day.clone());
+    let of_key = SummaryQuery::new(UsageRange::new().key(key()), by_day.clone());
+    let recent = UsageRange::new().from(end - 20.hours() + 7.minutes());
+    let recent = SummaryQuery::new(recent, by_quarter.clone());
+    let before = [
+        backend.summary(&everything).await.unwrap(),
+        backend.summary(&of_key).await.unwrap(),
+        backend.summary(&recent).await.unwrap(),
+    ];
+    assert_eq!(before[0], by_day.summarize(&events));
+    let counts = |event: &&UsageEvent| {
+        recent
+            .range
+            .includes(&Rollup::of(event, Granularity::Minute))
+    };
+    assert_eq!(
+        before[2],
+        by_quarter.summarize(events.iter().filter(counts))
+    );
+
+    let retention = Retention::new()
+        .log(2 * DAY)
+        .minutes(DAY)
+        .quarters(3 * DAY)
+        .hours(30 * DAY);
+    let dropped = backend.prune(&retention, end).await.unwrap();
+    assert!(dropped.log > 0, "{dropped:?}");
+    assert!(
+        dropped.minutes > 150 && dropped.quarters > 600,
+        "{dropped:?}"
+    );
+    assert_eq!(dropped.hours, 0);
+    // Nothing is left to drop.
+    let again = backend.prune(&retention, end).await.unwrap();
+    assert_eq!(again, PruneReport::default());
+
+    // No sum has changed: by the day, and by the quarter of an hour within what is kept by the minute.
+    let after = [
+        backend.summary(&everything).await.unwrap(),
+        backend.summary(&of_key).await.unwrap(),
+        backend.summary(&recent).await.unwrap(),
+    ];
+    assert_eq!(after, before);
+    // The log has two days of requests, and what is left of the third.
+    let Count::Exactly(logged) = backend.count(&LogFilter::new()).await.unwrap() else {
+        panic!("there are not so many");
+    };
+    assert!((2 * 96..=3 * 96).contains(&logged), "{logged}");
+    let oldest = LogFilter::new().to(end - 72.hours());
+    assert_eq!(backend.count(&oldest).await.unwrap(), Count::Exactly(0));
+
+    // Where there are no minutes any more, the hour that a range cuts counts where it starts.
+    let edge = end - 101.hours() + 30.minutes();
+    let cut = SummaryQuery::new(UsageRange::new().from(edge), spec());
+    assert_eq!(total(backend, &cut).await, 100 * 4);
+    assert!(!backend.summary(&cut).await.unwrap().exact);
+    let before = SummaryQuery::new(UsageRange::new().to(edge), spec());
+    assert_eq!(total(backend, &before).await, 960 - 100 * 4);
+    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+    let [quarters, minutes] = [72, 24].map(|hours| end - hours.hours());
+    assert!(rollups.iter().all(|rollup| match rollup.start {
+        start if start < quarters => rollup.granularity == Granularity::Hour,
+        start if start < minutes => rollup.granularity == Granularity::QuarterHour,
+        _ => rollup.granularity == Granularity::Minute,
+    }));
+    assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 960);
+
+    // Requests that end days after they came count all the same.
+    let late = [99, 50].map(|hours| {
+        let mut event = UsageEvent::at(end - hours.hours() + 7.minutes());
+        event.key = Some(key());
+        event
+    });
+    backend.write(&Batch::new(late.into())).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(total(backend, &everything).await, 962);
+        assert_eq!(total(backend, &cut).await, 100 * 4 + 2);
+        let quarter = UsageRange::new()
+            .from(end - 50.hours())
+            .to(end - 50.hours() + 15.minutes());
+        let quarter = SummaryQuery::new(quarter, by_quarter.clone());
+        let summary = backend.summary(&quarter).await.unwrap();
+        assert!(summary.exact && summary.over_time.unwrap().buckets.len() == 1);
+        assert_eq!(summary.totals.total(), 2);
+        let rollups = backend.rollups(&quarter.range).await.unwrap();
+        assert!(rollups.iter().all(|it| it.start == end - 50.hours()));
+        backend.prune(&retention, end).await.unwrap();
+    }
+
+    // In the end hours go too, by whole days.
+    let retention = retention.hours(4 * DAY);
+    let dropped = backend.prune(&retention, end).await.unwrap();
+    assert!(dropped.hours > 0);
+    let kept = UsageRange::new().from(end - (4 * 24 + 12).hours());
+    let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
+    assert_eq!(total(backend, &everything).await, kept);
+    assert_eq!(kept, (4 * 24 + 12) * 4 + 2);
+}
+
+/// Days of a zone whose midnight is within an hour of UTC, of which minutes were dropped.
+async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    let summaries = async |zone: &str| {
+        let zone = TimeZone::get(zone).unwrap();
+        let first: Date = "2026-11-09".parse().unwrap();
+        let mut found = Vec::new();
+        for day in first.series(1.day()).take(13) {
+            let start = |day: Date| zone.to_timestamp(day.at(0, 0, 0, 0)).unwrap();
+            let range = UsageRange::new()
+                .from(start(day))
+                .to(start(day.tomorrow().unwrap()));
+            let query = SummaryQuery::new(range, SummarySpec::new());
+            let summary = backend.summary(&query).await.unwrap();
+            found.push((summary.totals.total(), summary.exact));
+        }
+        found
+    };
+    for zone in ["Asia/Kolkata", "UTC"] {
+        let before = summaries(zone).await;
+        assert_eq!(before.iter().map(|(total, _)| total).sum::<u64>(), 960);
+        assert!(before.iter().all(|(_, exact)| *exact));
+    }
+    let whole = |days: &[(u64, bool)]| days.iter().map(|(total, _)| total).sum::<u64>();
+    let chart = async |zone: &str, width: Granularity| {
+        let spec = SummarySpec::new().over_time(width, TimeZone::get(zone).unwrap());
+        let query = SummaryQuery::new(UsageRange::new(), spec);
+        backend.summary(&query).await.unwrap()
+    };
+    let zones = ["Asia/Kolkata", "Asia/Kathmandu", "UTC"];
+    let mut before = Vec::new();
+    for zone in zones {
+        before.push((summaries(zone).await, chart(zone, Granularity::Day).await));
+    }
+    // By the quarter of an hour, each day is what it was.
+    let retention = Retention::new().minutes(2 * DAY);
+    backend.prune(&retention, end).await.unwrap();
+    for (zone, before) in zones.into_iter().zip(before) {
+        let after = (summaries(zone).await, chart(zone, Granularity::Day).await);
+        assert_eq!(after, before, "{zone}");
+        assert!(!chart(zone, Granularity::FiveMinutes).await.exact);
+    }
+    // By the hour, none counts twice.
+    let retention = retention.quarters(Duration::ZERO);
+    backend.prune(&retention, end).await.unwrap();
+    let after = summaries("Asia/Kolkata").await;
+    assert_eq!(whole(&after), 960);
+    // From the first request, on the 10th, to the 18th.
+    assert!(after[1..=8].iter().all(|(_, exact)| !exact), "{after:?}");
+    assert!(after[10..].iter().all(|(_, exact)| *exact), "{after:?}");
+    let after = summaries("UTC").await;
+    assert_eq!(whole(&after), 960);
+    assert!(after.iter().all(|(_, exact)| *exact));
+    // A chart over all of it.
+    for (zone, exact) in [("Asia/Kolkata", false), ("Europe/Berlin", true)] {
+        assert_eq!(chart(zone, Granularity::Day).await.exact, exact);
+    }
+}
+
+/// More sums than one transaction folds, and histograms that were written many times.
+async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
+    let start = noon() - 50.hours();
+    let events: Vec<UsageEvent> = (0..6_000_i64)
+        .map(|n| {
+            let mut event = UsageEvent::at(start + (n % 15).minutes());
+            event.endpoint = format!("/v1/{}", n / 15 % 200).into();
+            event.key = (n % 7 > 0).then(key);
+            event.latency_us = 1 << (n % 25);
+            event.response_bytes = n as u64;
+            event
+        })
+        .collect();
+    // An endpoint of many latencies, written one behind the other.
+    let busy: Vec<UsageEvent> = (0..140_i64)
+        .map(|n| {
+            let mut event = UsageEvent::at(start + (1 + n % 14).minutes());
+            event.latency_us = n as u64 % 10 * 1_000;
+            event
+        })
+        .collect();
+    for events in events.chunks(500).chain(busy.chunks(14)) {
+        backend.write(&Batch::new(events.to_vec())).await.unwrap();
+    }
+    let retention = Retention::new().minutes(DAY);
+    let dropped = backend.prune(&retention, noon()).await.unwrap();
+    assert!(dropped.minutes > 2_500, "{dropped:?}");
+    let spec = SummarySpec::new().by_key().latency();
+    let spec = spec.over_time(Granularity::QuarterHour, TimeZone::UTC);
+    let range = UsageRange::new().from(start).to(start + 15.minutes());
+    let all = events.iter().chain(&busy);
+    for key in [None, Some(key())] {
+        let mut range = range.clone();
+        range.key = key;
+        let of_key = all.clone().filter(|it| key.is_none() || it.key == key);
+        let query = SummaryQuery::new(range.clone(), spec.clone());
+        let expected = spec.summarize(of_key);
+        assert_eq!(backend.summary(&query).await.unwrap(), expected);
+        let rollups = backend.rollups(&range).await.unwrap();
+        assert!(
+            rollups
+                .iter()
+                .all(|it| it.granularity == Granularity::QuarterHour)
+        );
+        assert_eq!(spec.summarize(&rollups), expected);
+    }
+}
+
+#[tokio::test]
+async fn quarters_have_all_that_their_minutes_had_in_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    quarters_have_all_that_their_minutes_had(&backend).await;
+}
+
+#[tokio::test]
+async fn quarters_have_all_that_their_minutes_had_in_postgres() {
+    let (backend, url) = support::backend().await;
+    quarters_have_all_that_their_minutes_had(&backend).await;
+    let pool = support::pool(&url).await;
+    let long = "SELECT count(*) FROM keytally_minutes WHERE length(latency) > 256";
+    assert_eq!(support::number(&pool, long).await, 0);
+    // Each series has one row of the quarter.
+    let rows = "SELECT count(*) - count(DISTINCT series_id) FROM keytally_minutes";
+    assert_eq!(support::number(&pool, rows).await, 0);
+}
+
+#[tokio::test]
+async fn no_request_counts_in_two_days_in_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    no_request_counts_in_two_days(&backend).await;
+}
+
+#[tokio::test]
+async fn no_request_counts_in_two_days_in_postgres() {
+    let (backend, _) = support::backend().await;
+    no_request_counts_in_two_days(&backend).await;
+}
+
+/// Cursors go on behind a log that was dropped as a whole, and before what is left of one.
+async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
+    let write = async |from: Timestamp, many: usize| {
+        let mut events = events(from);
+        events.truncate(many);
+        let batch = Batch::new(events);
+        backend.write(&batch).await.unwrap();
+        batch.events.len()
+    };
+    let end = noon();
+    let late = end - (20 * 24).hours();
+    write(late, 5).await;
+    let (events, early) = recorded_after(backend, LogCursor::START).await;
+    assert_eq!(events.len(), 5);
+    write(end, 3).await;
+    write(late, 4).await;
+    // What is newer than a cursor may be older than the log is kept.
+    let retention = Retention::new().log(5 * DAY);
+    backend.prune(&retention, end).await.unwrap();
+    let (events, cursor) = recorded_after(backend, early).await;
+    assert_eq!(events.len(), 3);
+    // The poller was late for four requests, and is told so.
+    let page = async |cursor| backend.recorded(&RecordedQuery::after(cursor)).await;
+    assert!(page(early).await.unwrap().has_gap);
+    assert!(!page(LogCursor::START).await.unwrap().has_gap);
+    let beyond = LogCursor::new(cursor.place() + 100);
+    let never_given = page(beyond).await.unwrap_err();
+    assert!(matches!(never_given, ReadError::Cursor(_)), "{never_given}");
+    let (events, _) = recorded_after(backend, LogCursor::START).await;
+    assert_eq!(events.len(), 3);
+    backend
+        .prune(&retention, end + (30 * 24).hours())
+        .await
+        .unwrap();
+    assert_eq!(recorded_after(backend, LogCursor::START).await.0, []);
+    assert_eq!(recorded_after(backend, cursor).await.0, []);
+    write(end, 2).await;
+    write(late, 1).await;
+    let (events, _) = recorded_after(backend, cursor).await;
+    assert_eq!(events.len(), 3);
+    assert!(!page(cursor).await.unwrap().has_gap);
+    let (events, _) = recorded_after(backend, LogCursor::START).await;
+    assert_eq!(events.len(), 3);
+}
+
+/// A reader that is behind is told, also where a batch is dropped in part.
+async fn a_gap_is_reported<B: Backend>(backend: &B) {
+    let end = noon();
+    backend
+        .write(&Batch::new(vec![UsageEvent::at(end)]))
+        .await
+        .unwrap();
+    let (_, cursor) = recorded_after(backend, LogCursor::START).await;
+    let days = [end - (20 * 24).hours(), end].map(UsageEvent::at);
+    backend.write(&Batch::new(days.into())).await.unwrap();
+    let (_, seen) = recorded_after(backend, cursor).await;
+    backend
+        .prune(&Retention::new().log(5 * DAY), end)
+        .await
+        .unwrap();
+    for (after, left, has_gap) in [(cursor, 1, true), (seen, 0, false)] {
+        let page = backend
+            .recorded(&RecordedQuery::after(after))
+            .await
+            .unwrap();
+        assert_eq!((page.items.len(), page.has_gap), (left, has_gap), "{after}");
+    }
+}
+
+#[tokio::test]
+async fn a_gap_is_reported_by_sqlite() {
+    a_gap_is_reported(&SqliteBackend::in_memory().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_gap_is_reported_by_postgres() {
+    a_gap_is_reported(&support::backend().await.0).await;
+}
+
+#[tokio::test]
+async fn cursors_outlive_what_is_dropped_from_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    cursors_outlive_what_is_dropped(&backend).await;
+}
+
+#[tokio::test]
+async fn cursors_outlive_what_is_dropped_from_postgres() {
+    let (backend, url) = support::backend().await;
+    cursors_outlive_what_is_dropped(&backend).await;
+    let batches = "SELECT count(*) FROM keytally_log_batches";
+    assert_eq!(
+        support::number(&support::pool(&url).await, batches).await,
+        2
+    );
+}
+
+#[tokio::test]
+async fn sums_answer_for_what_is_dropped_from_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    sums_answer_for_what_is_dropped(&backend).await;
+}
+
+#[tokio::test]
+async fn sums_answer_for_what_is_dropped_from_postgres() {
+    let (backend, _) = support::backend().await;
+    sums_answer_for_what_is_dropped(&backend).await;
+}
+
+#[tokio::test]
+async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
+    let (backend, url) = support::backend().await;
+    let pool = support::pool(&url).await;
+    let partitions = "SELECT count(*) FROM pg_inherits
+        WHERE inhparent = 'keytally_requests'::regclass";
+    let end = Timestamp::now();
+    let batch = Batch::new(events(end));
+    backend.write(&batch).await.unwrap();
+    // Those of the events' days, and of today and the two days to come.
+    let made = support::number(&pool, partitions).await;
+    assert!((12..=13).contains(&made), "{made}");
+    let other = PostgresBackend::connect(&url).await.unwrap();
+    let retention = Retention::new().log(2 * DAY);
+    let dropped = other.prune(&retention, end).await.unwrap();
+    assert!((7..=8).contains(&dropped.log), "{dropped:?}");
+    // This one has not heard of it, and a request of such a day comes late.
+    let late = Batch::new(vec![UsageEvent::at(end - 120.hours())]);
+    backend.write(&late).await.unwrap();
+    let query = LogQuery::new(LogFilter::new().to(end - 119.hours()));
+    let page = backend.requests(&query).await.unwrap();
+    assert_eq!(page.items, late.events.to_vec());
+}
+
+async fn totals_do_not_depend_on_the_log<B>(keep: LogSampling, backend: &B)
+where
+    B: UsageSink + UsageReader,
+{
+    let events = events(noon());
+    let batch = Batch::new(events.clone());
+    for _ in 0..2 {
+        backend.write(&batch).await.unwrap();
+    }
+    let spec = SummarySpec::new().by_key().latency();
+    let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+    assert_eq!(
+        backend.summary(&query).await.unwrap(),
+        spec.summarize(&events)
+    );
+    let kept = events.iter().filter(|event| keep.keeps(event)).count() as u64;
+    let count = backend.count(&LogFilter::new()).await.unwrap();
+    assert_eq!(count, Count::Exactly(kept), "{keep:?}");
+}
+
+#[tokio::test]
+async fn totals_do_not_depend_on_how_much_of_the_log_is_kept() {
+    let tenth = LogSampling::OneIn(NonZeroU32::new(10).unwrap());
+    for keep in [LogSampling::Nothing, LogSampling::KeysOnly, tenth] {
+        let sqlite = SqliteBackend::in_memory().await.unwrap().with_log(keep);
+        totals_do_not_depend_on_the_log(keep, &sqlite).await;
+        let postgres = support::backend().await.0.with_log(keep);
+        totals_do_not_depend_on_the_log(keep, &postgres).await;
+        let now = Clock::manual(noon());
+        let memory = MemoryBackend::with_clock(MemoryConfig::new().log(keep), now);
+        totals_do_not_depend_on_the_log(keep, &memory).await;
+    }
+}
+
+#[tokio::test]
+async fn ids_of_batches_are_kept_by_the_time_of_the_newest() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    let batch = Batch::new(events(noon()));
+    backend.write(&batch).await.unwrap();
+    // However long nothing was written: the batch may come again.
+    let retention = Retention::new().log(Duration::MAX).batches(HOUR);
+    let dropped = backend.prune(&retention, Timestamp::now() + 2_400.hours());
+    assert_eq!(dropped.await.unwrap().batches, 0);
+    backend.write(&batch).await.unwrap();
+    let query = LogQuery::new(LogFilter::new());
+    assert!(!backend.requests(&query).await.unwrap().items.is_empty());
+    assert_eq!(
+        backend.count(&LogFilter::new()).await.unwrap(),
+        Count::Exactly(960)
+    );
+}
+
+#[tokio::test]
+async fn maintenance_drops_by_itself_until_it_is_dropped() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    backend.write(&Batch::new(events(noon()))).await.unwrap();
+    let retention = Retention::new().log(DAY);
+    let maintenance = backend.maintain(retention);
+    let filter = LogFilter::new();
+    while backend.count(&filter).await.unwrap() != Count::Exactly(0) {
+        tokio::task::yield_now().await;
+    }
+    drop(maintenance);
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Lets nobody delete rows of this table.
+fn held_fast(table: &str) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION hold_fast() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER hold_fast BEFORE DELETE ON {table}
+            FOR EACH ROW EXECUTE FUNCTION hold_fast()"
+    )
+}
+
+#[tokio::test]
+async fn what_cannot_be_dropped_keeps_nothing_else() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    let old = "UPDATE keytally_batches SET applied_at = applied_at - interval '99 days'";
+    run(&own, old).await;
+    let another = Batch::new(vec![UsageEvent::at(end)]);
+    backend.write(&another).await.unwrap();
+    run(&own, &held_fast("keytally_minutes")).await;
+    run(&own, &held_fast("keytally_days")).await;
+    // Two of the days have something that depends on them.
+    let views = "CREATE VIEW one AS SELECT * FROM keytally_requests_20261110;
+        CREATE VIEW two AS SELECT * FROM keytally_requests_20261111";
+    run(&own, views).await;
+    let retention = Retention::new().log(DAY).minutes(DAY).hours(2 * DAY);
+    let error = backend.prune(&retention, end).await.unwrap_err();
+    assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
+    let edge = "'2026-11-18T00:00:00Z'";
+    for (rows, expected) in [
+        (format!("keytally_hours WHERE start < {edge}"), 0),
+        (format!("keytally_key_hours WHERE start < {edge}"), 0),
+        (format!("keytally_key_minutes WHERE start < {edge}"), 0),
+        ("keytally_batches".into(), 1),
+        (
+            "pg_inherits WHERE inhparent = 'keytally_requests'::regclass
+                AND inhrelid::regclass::text < 'keytally_requests_20261119'"
+                .into(),
+            2,
+        ),
+    ] {
+        let count = format!("SELECT count(*) FROM {rows}");
+        assert_eq!(support::number(&own, &count).await, expected, "{rows}");
+    }
+}
+
+/// Totals, which come from days, agree with those over time, which come from hours.
+async fn agrees<B: Backend>(backend: &B, expected: u64) {
+    let spec = SummarySpec::new().over_time(Granularity::Day, jiff::tz::TimeZone::UTC);
+    for range in [UsageRange::new(), UsageRange::new().key(key())] {
+        let query = SummaryQuery::new(range, spec.clone());
+        let summary = backend.summary(&query).await.unwrap();
+        let over_time = summary.over_time.unwrap();
+        let over_time: u64 = over_time.buckets.values().map(|it| it.total()).sum();
+        assert_eq!(summary.totals.total(), over_time);
+        if query.range.key.is_none() {
+            assert_eq!(over_time, expected);
+        }
+    }
+    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+    assert_eq!(rollups.iter().map(|it| it.count).sum::<u64>(), expected);
+}
+
+/// Half way through dropping hours and days, when `table` is held fast, all answers agree.
+async fn answers_agree<B: Backend>(
+    backend: &B,
+    hold_fast: impl AsyncFn(&str),
+    let_go: impl AsyncFn(&str),
+) {
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    agrees(backend, 960).await;
+    let retention = |days| Retention::new().log(DAY).minutes(DAY).hours(days * DAY);
+    let kept = |days| {
+        let from = Granularity::Day.floor(end) - (i64::from(days) * 24).hours();
+        events(end).iter().filter(|it| it.time >= from).count() as u64
+    };
+    for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {
+        hold_fast(table).await;
+        backend.prune(&retention(days), end).await.unwrap_err();
+        agrees(backend, kept(days)).await;
+        let_go(table).await;
+        backend.prune(&retention(days), end).await.unwrap();
+        agrees(backend, kept(days)).await;
+    }
+    // What comes so late counts until it is dropped.
+    let late = UsageEvent::at(end - 200.hours());
+    backend.write(&Batch::new(vec![late])).await.unwrap();
+    agrees(backend, kept(4) + 1).await;
+    backend.prune(&retention(4), end).await.unwrap();
+    agrees(backend, kept(4)).await;
+}
+
+#[tokio::test]
+async fn answers_agree_while_postgres_drops_hours_and_days() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let hold_fast = async |table: &str| run(&own, &held_fast(&format!("keytally_{table}"))).await;
+    let let_go = async |table: &str| {
+        run(&own, &format!("DROP TRIGGER hold_fast ON keytally_{table}")).await;
+    };
+    answers_agree(&backend, hold_fast, let_go).await;
+}
+
+#[tokio::test]
+async fn answers_agree_while_sqlite_drops_hours_and_days() {
+    let own = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let own = own.connect("sqlite::memory:").await.unwrap();
+    let backend = SqliteBackend::from_pool(own.clone());
+    backend.migrate().await.unwrap();
+    let run = async |sql: String| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&own).await;
+        done.unwrap();
+    };
+    let hold_fast = async |table: &str| {
+        run(format!(
+            "CREATE TRIGGER hold_fast BEFORE DELETE ON keytally_{table}
+            BEGIN SELECT RAISE(ABORT, 'no'); END"
+        ))
+        .await;
+    };
+    let let_go = async |_: &str| run("DROP TRIGGER hold_fast".into()).await;
+    answers_agree(&backend, hold_fast, let_go).await;
+}
+
+#[tokio::test]
+async fn series_that_a_batch_holds_are_not_waited_for() {
+    let (backend, url) = support::backend().await;
+    let own = support::pool(&url).await;
+    let events = (0..20).map(|n| {
+        let mut event = UsageEvent::at(noon());
+        event.endpoint = format!("/v1/{n}").into();
+        event
+    });
+    backend.write(&Batch::new(events.collect())).await.unwrap();
+    run(&own, "UPDATE keytally_series SET last_seen_day = 1").await;
+    let mut writing = own.begin().await.unwrap();
+    let hold = "SELECT 1 FROM keytally_series ORDER BY hash DESC LIMIT 5 FOR NO KEY UPDATE";
+    sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();
+    let retention = Retention::new().log(DAY).hours(2 * DAY);
+    let later = noon() + 2_400.hours();
+    let dropping = backend.prune(&retention, later);
+    let dropped = tokio::time::timeout(Duration::from_secs(20), dropping).await;
+    dropped.expect("it does not wait").unwrap();
+    let series = "SELECT count(*) FROM keytally_series";
+    assert_eq!(support::number(&own, series).await, 5);
+    writing.rollback().await.unwrap();
+    backend.prune(&retention, later).await.unwrap();
+    assert_eq!(support::number(&own, series).await, 0);
+}

@@ -1,0 +1,392 @@
+//! Databases that earlier versions made: they are brought up to date, and nothing that was kept in
+//! them is lost.
+//!
+//! `tests/fixtures/` has a folder for each schema, by its version. A version that adds a step makes its
+//! own, once:
+//!
+//! ```text
+//! cargo test --features sqlite,postgres --test fixtures -- --ignored write_fixture
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use keytally::backend::{PostgresBackend, SqliteBackend};
+use keytally::key::{
+    AddressList, AuditEntry, AuditQuery, EncryptedSecret, Issuer, Key, KeyAdmin, KeyChange,
+    KeyQuery, NewKey, Rotation,
+};
+use keytally::limit::RateLimit;
+use keytally::usage::{
+    Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, Outcome, Rollup, Status,
+    SummaryQuery, SummarySpec, UsageEvent, UsageRange,
+};
+use keytally::{ApiKeyLayer, Clock, KeyId};
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::answers;
+use crate::checks;
+use crate::postgres_server as postgres;
+use crate::service;
+
+use checks::Backend;
+use service::Service;
+
+/// What is known to be in a fixture.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Content {
+    /// The secret of a key that works, and of one that was revoked. Nobody else has ever used them.
+    works: String,
+    revoked: String,
+    keys: Vec<Key>,
+    /// The sealed secret of a key that is recoverable.
+    sealed: (KeyId, EncryptedSecret),
+    /// What was done to which key, by whom, newest first.
+    audit: Vec<(String, KeyId, Option<String>)>,
+    batches: Vec<Batch>,
+}
+
+const DATABASE: &str = "sqlite.db";
+const DUMP: &str = "postgres.sql";
+const CONTENT: &str = "content.json";
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// Fills an empty backend; answers what is in it.
+async fn fill(backends: [&dyn Backend; 2]) -> Content {
+    let issuer = Issuer::new("fixture").unwrap();
+    let issuer = issuer.clock(Clock::manual(time("2026-11-01T09:00:00.000001Z")));
+    let full = NewKey::new("Zapier integration, \"quoted\" – für Ärger")
+        .owner("customer-17")
+        .environment("live")
+        .scopes(["postings:read", "postings:write"])
+        .limit(RateLimit::per_minute(600).with_burst(100))
+        .addresses(AddressList::parse(["203.0.113.0/24", "2001:db8::/32"]).unwrap())
+        .metadata("plan", "large")
+        .expires_at(time("9000-01-01T00:00:00Z"));
+    let kinds = [
+        full,
+        NewKey::new("Works"),
+        NewKey::new("Revoked").owner("customer-17"),
+        NewKey::new("Disabled"),
+        NewKey::new("Rotated").owner("customer-18"),
+        NewKey::new("Deleted"),
+        NewKey::new("Recoverable"),
+    ];
+    let mut made = kinds.map(|new| issuer.prepare(new).unwrap());
+    let sealed = EncryptedSecret::from_bytes((0..=255).collect::<Vec<u8>>());
+    let recoverable = &mut made[6].1;
+    recoverable.key.recoverable = true;
+    recoverable.encrypted_secret = Some(sealed.clone());
+    let sealed = (recoverable.key.id, sealed);
+    let ids = [0, 1, 2, 3, 4, 5].map(|n: usize| made[n].1.key.id);
+    let (new, record) = issuer.prepare(NewKey::new("Its place is taken")).unwrap();
+    let rotation = Rotation {
+        id: new.id(),
+        hint: new.hint(),
+        digest: record.digest.clone(),
+        sealed: None,
+        rotated_at: time("2026-11-01T10:00:00Z"),
+        old_expires_at: time("2026-11-02T10:00:00Z"),
+    };
+    let batches: Vec<_> = (0..3).map(|n| Batch::new(events(&ids, n))).collect();
+    let mut contents = Vec::new();
+    for backend in backends {
+        let actor = backend.acting_as("ops@example.com").unwrap();
+        for (_, record) in &made {
+            actor.create(record.clone()).await.unwrap();
+        }
+        let at = time("2026-11-01T10:00:00.5Z");
+        let change = KeyChange::Revoke { revoked_at: at };
+        backend.change(ids[2], change).await.unwrap();
+        backend.disable(ids[3]).await.unwrap();
+        actor.rotate(ids[4], rotation.clone()).await.unwrap();
+        actor.delete(ids[5]).await.unwrap();
+        for batch in &batches {
+            backend.write(batch).await.unwrap();
+        }
+        contents.push(Content {
+            works: made[1].0.expose().into(),
+            revoked: made[2].0.expose().into(),
+            keys: all_keys(backend).await,
+            sealed: sealed.clone(),
+            audit: audit(backend).await,
+            batches: batches.clone(),
+        });
+    }
+    assert_eq!(contents[0], contents[1]);
+    contents.remove(0)
+}
+
+fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
+    let event = |n: usize| {
+        let n = batch * 30 + n;
+        let mut event = checks::event(&keys[..5], n);
+        // Around the end of summer time in New York, and on two other days.
+        let second = time("2026-10-31T22:00:00Z").as_second() + n as i64 * 1_000;
+        event.time = Timestamp::new(second, (n as i32 % 7) * 123_456_000).unwrap();
+        event.request_id = n.is_multiple_of(4).then(|| format!("wire-{n}").into());
+        event.resource_id = n
+            .is_multiple_of(5)
+            .then(|| format!("posting-{}", n % 10).into());
+        if n.is_multiple_of(11) {
+            event.status = Status::Grpc((n % 17) as u8);
+            (event.outcome, event.cause) = Outcome::of(event.status);
+        }
+        if n.is_multiple_of(13) {
+            (event.key, event.owner) = (None, None);
+        }
+        let addresses = [None, Some("203.0.113.7"), Some("2001:db8::1")];
+        event.client_ip = addresses[n % 3].map(|address| address.parse().unwrap());
+        event.cost = (n % 3) as u32;
+        event
+    };
+    (0..30).map(event).collect()
+}
+
+async fn all_keys(backend: &dyn Backend) -> Vec<Key> {
+    let query = KeyQuery::new().limit(KeyQuery::MAX_LIMIT);
+    backend.list(&query).await.unwrap().items
+}
+
+async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
+    let query = AuditQuery::new().limit(AuditQuery::MAX_LIMIT);
+    let page = backend.audit(&query).await.unwrap().unwrap();
+    let entry = |entry: AuditEntry| (entry.action.as_str().into(), entry.key, entry.actor);
+    page.items.into_iter().map(entry).collect()
+}
+
+/// Asks for all that is known to be there, and goes on from it.
+async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
+    assert_eq!(all_keys(backend).await, content.keys);
+    assert_eq!(audit(backend).await, content.audit);
+    let (id, sealed) = &content.sealed;
+    let revealed = backend.reveal(*id).await.unwrap().unwrap();
+    assert_eq!(revealed.encrypted_secret.as_ref(), Some(sealed));
+    let service = Service::behind(ApiKeyLayer::new(backend.clone()));
+    assert_eq!(service.ask(&content.works).await.0, 200);
+    assert_eq!(service.ask(&content.revoked).await.0, 401);
+
+    // Batches that were written count once, whenever they come again.
+    for batch in &content.batches {
+        backend.write(batch).await.unwrap();
+    }
+    let mut events: Vec<_> = content
+        .batches
+        .iter()
+        .flat_map(|it| it.events.iter().cloned())
+        .collect();
+    agrees(backend, &mut events).await;
+    let (recorded, cursor) = checks::recorded_after(backend, LogCursor::START).await;
+    assert_eq!(sorted(&recorded), sorted(&events));
+    // What comes is added to what is there.
+    let more = events.iter().step_by(3).map(|event| {
+        let mut event = event.clone();
+        event.id = UsageEvent::at(event.time).id;
+        event
+    });
+    let more = Batch::new(more.collect());
+    backend.write(&more).await.unwrap();
+    let (recorded, _) = checks::recorded_after(backend, cursor).await;
+    assert_eq!(sorted(&recorded), sorted(&more.events));
+    let (recorded, _) = checks::recorded_after(backend, LogCursor::START).await;
+    assert_eq!(sorted(&recorded[..events.len()]), sorted(&events));
+    assert_eq!(sorted(&recorded[events.len()..]), sorted(&more.events));
+    events.extend(more.events.iter().cloned());
+    agrees(backend, &mut events).await;
+    backend.revoke(content.keys[0].id).await.unwrap();
+    assert_eq!(audit(backend).await.len(), content.audit.len() + 2);
+}
+
+fn sorted(events: &[UsageEvent]) -> Vec<UsageEvent> {
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| (event.time, event.id));
+    events
+}
+
+async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
+    events.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
+    for filter in [
+        LogFilter::new(),
+        LogFilter::new().owner("customer-17"),
+        LogFilter::new().request_id("wire-8"),
+        LogFilter::new()
+            .resource_id("posting-5")
+            .status(Status::Http(200)),
+        LogFilter::new().request_id(events[7].id.to_string()),
+        LogFilter::new()
+            .from(time("2026-11-01T06:00:00Z"))
+            .to(time("2026-11-01T08:00:00Z")),
+    ] {
+        let expected = events.iter().filter(|event| filter.matches(event));
+        let expected: Vec<_> = expected.cloned().collect();
+        assert!(!expected.is_empty(), "{filter:?}");
+        let count = backend.count(&filter).await.unwrap();
+        assert_eq!(count, Count::Exactly(expected.len() as u64));
+        assert_eq!(answers::all_requests(backend, &filter).await, expected);
+    }
+    let zone = TimeZone::get("America/New_York").unwrap();
+    for width in [Granularity::Minute, Granularity::Hour, Granularity::Day] {
+        let spec = SummarySpec::new()
+            .by_key()
+            .latency()
+            .over_time(width, zone.clone());
+        let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+        assert_eq!(
+            backend.summary(&query).await.unwrap(),
+            spec.summarize(&*events)
+        );
+    }
+    let sums = |rollups: Vec<Rollup>| {
+        let sum = |it: Rollup| {
+            (
+                format!(
+                    "{:?}",
+                    (it.start, it.key, &it.endpoint, it.method, it.status)
+                ),
+                it,
+            )
+        };
+        rollups.into_iter().map(sum).collect::<BTreeMap<_, _>>()
+    };
+    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+    assert_eq!(
+        sums(rollups),
+        sums(Rollup::of_events(&*events, Granularity::Minute))
+    );
+    let newest = backend
+        .requests(&LogQuery::default().limit(1))
+        .await
+        .unwrap();
+    assert_eq!(newest.items[0], events[0]);
+}
+
+/// What there is: the version of a schema and its folder.
+fn all() -> Vec<(i64, PathBuf)> {
+    let folders = std::fs::read_dir(fixtures())
+        .unwrap()
+        .map(|it| it.unwrap().path());
+    let mut all: Vec<_> = folders
+        .map(|path| {
+            (
+                path.file_name().unwrap().to_str().unwrap().parse().unwrap(),
+                path,
+            )
+        })
+        .collect();
+    all.sort();
+    assert!(!all.is_empty());
+    all
+}
+
+fn content(folder: &Path) -> Content {
+    let text = std::fs::read_to_string(folder.join(CONTENT)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test]
+async fn files_of_earlier_versions_are_brought_up_to_date() {
+    for (version, folder) in all() {
+        let name = format!("keytally-fixture-{}-{version}.db", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::copy(folder.join(DATABASE), &file).unwrap();
+        let backend = SqliteBackend::open(&file).await.unwrap();
+        backend.migrate().await.unwrap();
+        nothing_is_lost(&backend, &content(&folder)).await;
+        drop(backend);
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", file.display()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn databases_of_earlier_versions_are_brought_up_to_date() {
+    for (_, folder) in all() {
+        let url = postgres::database().await;
+        run(Command::new(postgres::program("psql"))
+            .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-d", &url, "-f"])
+            .arg(folder.join(DUMP)));
+        let backend = PostgresBackend::connect(&url).await.unwrap();
+        backend.migrate().await.unwrap();
+        nothing_is_lost(&backend, &content(&folder)).await;
+    }
+}
+
+#[test]
+fn fixtures_are_small() {
+    for (_, folder) in all() {
+        for file in [DATABASE, DUMP, CONTENT] {
+            let size = folder.join(file).metadata().unwrap().len();
+            assert!(size < 200_000, "{file}: {size} bytes");
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {errors}");
+    output.stdout
+}
+
+/// Makes the fixture of the newest schema, in place of the one that is there.
+#[tokio::test]
+#[ignore = "writes into tests/fixtures"]
+async fn write_fixture() {
+    let file = std::env::temp_dir().join(format!("keytally-fixture-{}.db", std::process::id()));
+    let options = SqliteConnectOptions::new()
+        .filename(&file)
+        .create_if_missing(true);
+    let own = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let script = async |sql: &str| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&own).await;
+        done.unwrap();
+    };
+    script("PRAGMA page_size = 1024").await;
+    let sqlite = SqliteBackend::from_pool(own.clone());
+    sqlite.migrate().await.unwrap();
+    let (postgres, url) = postgres::backend().await;
+    let content = fill([&sqlite, &postgres]).await;
+    let newest = sqlx::query("SELECT max(version) FROM keytally_migrations");
+    let version: i64 = newest.fetch_one(&own).await.unwrap().get(0);
+    let folder = fixtures().join(version.to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    // All of it in one file, and no more than that.
+    script("VACUUM").await;
+    own.close().await;
+    std::fs::copy(&file, folder.join(DATABASE)).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let dump = run(Command::new(postgres::program("pg_dump")).args([
+        "--inserts",
+        "--no-owner",
+        "--no-acl",
+        "-d",
+        &url,
+    ]));
+    let dump = String::from_utf8(dump).unwrap();
+    // Other versions of psql do not know these.
+    let lines = dump
+        .lines()
+        .filter(|line| !line.starts_with(r"\restrict") && !line.starts_with(r"\unrestrict"));
+    let lines: Vec<_> = lines.collect();
+    std::fs::write(folder.join(DUMP), lines.join("\n") + "\n").unwrap();
+    let text = serde_json::to_string(&content).unwrap() + "\n";
+    assert_eq!(serde_json::from_str::<Content>(&text).unwrap(), content);
+    std::fs::write(folder.join(CONTENT), text).unwrap();
+}

@@ -1,0 +1,535 @@
+//! The spool in a SQLite file, between a recorder and a database that is out of order now and then.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use keytally::ApiKeyLayer;
+use keytally::backend::{MemoryBackend, SqliteBackend, SqliteSpool};
+use keytally::key::{Issuer, NewKey};
+use keytally::usage::{
+    Batch, LogFilter, LogQuery, Recorder, RecorderBuilder, RecorderStats, SinkError, Spool,
+    Spooled, SummaryQuery, UsageEvent, UsageReader, UsageSink,
+};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt};
+
+/// A folder that is gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, SeqCst);
+        let name = format!("keytally-spool-{}-{n}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.0.join("spool.db")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.0.join("usage.db")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A database that can be switched off, or made slow; it tells the order of what was new to it.
+#[derive(Clone)]
+struct Database {
+    backend: SqliteBackend,
+    off: Arc<AtomicBool>,
+    /// Milliseconds that a write takes longer.
+    slow: Arc<AtomicU64>,
+    seen: Arc<Mutex<(HashSet<uuid::Uuid>, Vec<u64>)>>,
+}
+
+impl Database {
+    async fn open(path: &Path) -> Self {
+        let backend = SqliteBackend::open(path).await.unwrap();
+        backend.migrate().await.unwrap();
+        Self {
+            backend,
+            off: Arc::default(),
+            slow: Arc::default(),
+            seen: Arc::default(),
+        }
+    }
+
+    fn switch(&self, on: bool) {
+        self.off.store(!on, SeqCst);
+    }
+
+    /// The numbers in the order in which they were written.
+    fn order(&self) -> Vec<u64> {
+        self.seen.lock().unwrap().1.clone()
+    }
+
+    /// All numbers that it has, smallest first, however often.
+    async fn numbers(&self) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        let mut query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
+        loop {
+            let page = self.backend.requests(&query).await.unwrap();
+            numbers.extend(page.items.iter().map(number));
+            let Some(next) = page.next else { break };
+            query = query.after(next);
+        }
+        numbers.sort_unstable();
+        let summary = self.backend.summary(&SummaryQuery::default()).await;
+        assert_eq!(summary.unwrap().totals.total(), numbers.len() as u64);
+        numbers
+    }
+}
+
+#[keytally::async_trait]
+impl UsageSink for Database {
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        let slow = self.slow.load(SeqCst);
+        if slow > 0 {
+            tokio::time::sleep(Duration::from_millis(slow)).await;
+        }
+        if self.off.load(SeqCst) {
+            return Err(SinkError::unavailable("switched off by a test"));
+        }
+        self.backend.write(batch).await?;
+        let (ids, order) = &mut *self.seen.lock().unwrap();
+        if ids.insert(batch.id) {
+            order.extend(batch.events.iter().map(number));
+        }
+        Ok(())
+    }
+}
+
+fn number(event: &UsageEvent) -> u64 {
+    event.path.trim_start_matches('/').parse().unwrap()
+}
+
+/// A protected service whose requests have a number as their path.
+struct Service {
+    recorder: Recorder,
+    service: BoxCloneSyncService<Request<String>, Response<Full<bytes::Bytes>>, Infallible>,
+    secret: String,
+}
+
+impl Service {
+    async fn start(recorder: Recorder) -> Self {
+        let keys = MemoryBackend::new();
+        let issuer = Issuer::new("test").unwrap();
+        let issued = issuer.issue(&keys, NewKey::new("x")).await.unwrap();
+        let inner = tower::service_fn(|_: Request<String>| async {
+            Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
+        });
+        let layered = ApiKeyLayer::new(keys)
+            .recorder(recorder.clone())
+            .layer(inner);
+        let layered = layered.map_response(|response| response.map(|_| Full::default()));
+        Self {
+            recorder,
+            service: BoxCloneSyncService::new(layered),
+            secret: issued.secret.expose().to_owned(),
+        }
+    }
+
+    async fn ask(&self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let request = Request::get(format!("/{number}")).header("x-api-key", &self.secret);
+            let request = request.body(String::new()).unwrap();
+            let response = self.service.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            response.into_body().collect().await.unwrap();
+        }
+    }
+}
+
+async fn builder(database: &Database, spool: &Path) -> RecorderBuilder {
+    let spool = SqliteSpool::open(spool).await.unwrap();
+    Recorder::builder(database.clone())
+        .capacity(200)
+        .batch_size(20)
+        .batch_age(Duration::from_millis(5))
+        .backoff(Duration::from_millis(5), Duration::from_millis(50))
+        .spool(spool)
+}
+
+/// Waits for something that is bound to happen.
+async fn until(condition: impl AsyncFn() -> bool) {
+    for _ in 0..12_000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not happen");
+}
+
+async fn until_drained(spool: &Path) {
+    let spool = SqliteSpool::open(spool).await.unwrap();
+    until(async || spool.events().await.unwrap() == 0).await;
+}
+
+fn assert_conserved(stats: &RecorderStats) {
+    assert_eq!(
+        (stats.accepted, stats.queued, stats.open),
+        (stats.written + stats.lost + stats.spooled, 0, 0),
+        "{stats:?}"
+    );
+}
+
+fn counted_to(end: u64) -> Vec<u64> {
+    (0..end).collect()
+}
+
+fn batch(events: usize) -> Batch {
+    let event = || {
+        let mut event = UsageEvent::at("2026-11-01T10:00:00.5Z".parse().unwrap());
+        event.path = "/7".into();
+        event
+    };
+    Batch::new((0..events).map(|_| event()).collect())
+}
+
+async fn first(spool: &SqliteSpool) -> Option<Batch> {
+    match spool.next(None).await.unwrap()? {
+        Spooled::Batch(batch) => Some(batch),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Somebody else's connection to the same file.
+async fn pool(path: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(path);
+    SqlitePoolOptions::new()
+        .connect_with(options)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn batches_come_out_as_they_went_in() {
+    let folder = Folder::new();
+    let batches = [batch(3), batch(0), batch(5)];
+    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    assert!(first(&spool).await.is_none());
+    for batch in [&batches[0], &batches[1], &batches[0], &batches[2]] {
+        spool.push(batch).await.unwrap();
+    }
+    drop(spool);
+
+    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    assert_eq!(spool.events().await.unwrap(), 8);
+    for batch in &batches {
+        assert_eq!(first(&spool).await.as_ref(), Some(batch));
+        for _ in 0..2 {
+            spool.remove(batch.id).await.unwrap();
+            spool.set_aside(batch.id).await.unwrap();
+        }
+    }
+    assert!(first(&spool).await.is_none());
+    assert_eq!(spool.events().await.unwrap(), 0);
+    // Not before those that came meanwhile, when it comes again.
+    for batch in [&batches[2], &batches[0]] {
+        spool.push(batch).await.unwrap();
+    }
+    assert_eq!(first(&spool).await.as_ref(), Some(&batches[2]));
+}
+
+#[tokio::test]
+async fn a_file_can_be_shared_with_a_backend_and_shrinks_when_it_is_its_own() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.database()).await;
+    let spool = SqliteSpool::open(folder.database()).await.unwrap();
+    let one = batch(10);
+    spool.push(&one).await.unwrap();
+    database.write(&one).await.unwrap();
+    database.backend.migrate().await.unwrap();
+    assert_eq!(first(&spool).await, Some(one));
+
+    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    let batches: Vec<_> = (0..20).map(|_| batch(500)).collect();
+    for batch in &batches {
+        spool.push(batch).await.unwrap();
+    }
+    for batch in &batches {
+        spool.remove(batch.id).await.unwrap();
+    }
+    let size = std::fs::metadata(folder.spool()).unwrap().len();
+    assert!(size < 100_000, "{size}");
+}
+
+#[tokio::test]
+async fn nothing_is_lost_through_an_outage_and_the_order_is_kept() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.database()).await;
+    let recorder = builder(&database, &folder.spool()).await.start();
+    let service = Service::start(recorder).await;
+    service.ask(0..50).await;
+    service.recorder.flush().await;
+    database.switch(false);
+    // Thirty times as much as memory has room for, as fast as the disk takes it.
+    for round in 0..120 {
+        service.ask(50 + round * 50..100 + round * 50).await;
+        until(async || service.recorder.stats().queued < 100).await;
+    }
+    let stats = service.recorder.stats();
+    assert_eq!((stats.accepted, stats.lost), (6_050, 0), "{stats:?}");
+    assert!(stats.spooled > 5_800, "{stats:?}");
+    // Slow at first, as databases are when everybody comes back at once.
+    database.slow.store(20, SeqCst);
+    database.switch(true);
+    service.ask(6_050..6_100).await;
+    until(async || service.recorder.stats().written > 1_000).await;
+    database.slow.store(0, SeqCst);
+    until(async || service.recorder.stats().written == 6_100).await;
+    until_drained(&folder.spool()).await;
+    let report = service.recorder.shutdown(Duration::from_secs(60)).await;
+    assert_eq!((report.written, report.lost, report.spooled), (6_100, 0, 0));
+    assert_eq!(database.order(), counted_to(6_100));
+    assert_eq!(database.numbers().await, counted_to(6_100));
+}
+
+#[tokio::test]
+async fn shutdown_in_an_outage_leaves_it_to_the_next_process() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.database()).await;
+    for slow in [0, 3_600_000] {
+        database.slow.store(slow, SeqCst);
+        database.switch(false);
+        let start = database.order().len() as u64;
+        let recorder = builder(&database, &folder.spool()).await.start();
+        let service = Service::start(recorder).await;
+        service.ask(start..start + 150).await;
+        let report = service.recorder.shutdown(Duration::from_secs(8)).await;
+        assert_eq!((report.written, report.lost, report.spooled), (0, 0, 150));
+        assert_conserved(&service.recorder.stats());
+
+        database.slow.store(0, SeqCst);
+        database.switch(true);
+        let recorder = builder(&database, &folder.spool()).await.start();
+        let service = Service::start(recorder).await;
+        service.ask(start + 150..start + 160).await;
+        until(async || service.recorder.stats().written == 10).await;
+        until_drained(&folder.spool()).await;
+        let report = service.recorder.shutdown(Duration::from_secs(60)).await;
+        assert_eq!((report.written, report.lost, report.spooled), (10, 0, 0));
+        assert_eq!(service.recorder.stats().recovered, 150);
+    }
+    assert_eq!(database.order(), counted_to(320));
+    assert_eq!(database.numbers().await, counted_to(320));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_back_is_stepped_over() {
+    let folder = Folder::new();
+    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    let batches: Vec<_> = (0..6).map(|_| batch(10)).collect();
+    for batch in &batches {
+        spool.push(batch).await.unwrap();
+    }
+    let own = pool(&folder.spool()).await;
+    for spoil in [
+        "UPDATE keytally_spool_batches SET batch = 'nonsense' WHERE place = 1",
+        // Reads back, but is not what was written.
+        "UPDATE keytally_spool_batches SET batch = replace(batch, '/7', '/8') WHERE place = 3",
+        "UPDATE keytally_spool_batches SET batch = CAST(x'ff00fe' AS TEXT) WHERE place = 4",
+        "UPDATE keytally_spool_batches SET batch = '', events = -1 WHERE place = 6",
+    ] {
+        sqlx::query(spoil).execute(&own).await.unwrap();
+    }
+    let database = Database::open(&folder.database()).await;
+    let recorder = builder(&database, &folder.spool()).await.start();
+    until(async || recorder.stats().recovered == 20).await;
+    until_drained(&folder.spool()).await;
+    let report = recorder.shutdown(Duration::from_secs(60)).await;
+    assert_eq!((report.written, report.lost, report.spooled), (0, 0, 0));
+    assert_eq!(recorder.stats().unrecovered, 30);
+    assert_eq!(database.numbers().await, [7; 20]);
+    let kept = "SELECT count(*) FROM keytally_spool_unreadable WHERE batch IN ('nonsense', '')";
+    let kept: (i64,) = sqlx::query_as(kept).fetch_one(&own).await.unwrap();
+    assert_eq!(kept.0, 2);
+}
+
+#[tokio::test]
+async fn two_processes_can_share_a_spool() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.database()).await;
+    database.switch(false);
+    let mut services = Vec::new();
+    for _ in 0..2 {
+        let recorder = builder(&database, &folder.spool()).await.start();
+        services.push(Service::start(recorder).await);
+    }
+    for round in 0..20 {
+        for (service, start) in services.iter().zip([0, 1_000]) {
+            service
+                .ask(start + round * 50..start + round * 50 + 50)
+                .await;
+            until(async || service.recorder.stats().queued < 100).await;
+        }
+    }
+    database.switch(true);
+    for service in &services {
+        until(async || service.recorder.stats().written == 1_000).await;
+    }
+    until_drained(&folder.spool()).await;
+    for service in &services {
+        let report = service.recorder.shutdown(Duration::from_secs(60)).await;
+        assert_eq!((report.written, report.lost, report.spooled), (1_000, 0, 0));
+    }
+    assert_eq!(database.numbers().await, counted_to(2_000));
+}
+
+/// A file system of so many kilobytes, where that is permitted.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(path: &'a Path, kilobytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(path).ok()?;
+        let size = format!("size={kilobytes}k");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "keytally"])
+            .arg(path)
+            .stderr(Stdio::null())
+            .status();
+        mount.ok()?.success().then_some(Self(path))
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_counted_honestly() {
+    let folder = Folder::new();
+    let path = folder.0.join("small");
+    let Some(_disk) = SmallDisk::mount(&path, 512) else {
+        println!("skipped: mounting a small file system is not permitted here");
+        return;
+    };
+    let database = Database::open(&folder.database()).await;
+    database.switch(false);
+    let recorder = builder(&database, &path.join("spool.db")).await.start();
+    let service = Service::start(recorder).await;
+    let mut sent = 0;
+    while service.recorder.stats().lost < 100 {
+        service.ask(sent..sent + 20).await;
+        sent += 20;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let stats = service.recorder.stats();
+    assert!(stats.spooled > 0, "{stats:?}");
+    assert_eq!(
+        stats.written + stats.lost + stats.spooled + stats.queued,
+        sent
+    );
+    // What was spooled is there, and what was held in memory too.
+    database.switch(true);
+    until(async || service.recorder.stats().queued + service.recorder.stats().spooled == 0).await;
+    let report = service.recorder.shutdown(Duration::from_secs(60)).await;
+    assert_conserved(&service.recorder.stats());
+    assert_eq!((report.written + report.lost, report.spooled), (sent, 0));
+    let numbers = database.numbers().await;
+    assert_eq!(numbers.len() as u64, report.written);
+    let once: HashSet<_> = numbers.iter().collect();
+    assert_eq!(once.len(), numbers.len());
+}
+
+/// What the process that is killed does: serves requests on end, numbered from where it is told, while
+/// its database comes and goes, and says how many of them it knows to be written or spooled.
+#[tokio::test]
+#[ignore = "run by the test below, in a process of its own"]
+async fn serve_until_killed() {
+    let folder = PathBuf::from(std::env::var("KEYTALLY_TEST_FOLDER").unwrap());
+    let start: u64 = std::env::var("KEYTALLY_TEST_START")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let database = Database::open(&folder.join("usage.db")).await;
+    database.switch(!start.is_multiple_of(2));
+    let recorder = builder(&database, &folder.join("spool.db")).await.start();
+    let service = Service::start(recorder).await;
+    for round in 0.. {
+        service
+            .ask(start + round * 10..start + round * 10 + 10)
+            .await;
+        until(async || service.recorder.stats().queued < 100).await;
+        let stats = service.recorder.stats();
+        assert_eq!(stats.lost, 0);
+        println!("\nsafe {}", stats.written + stats.spooled);
+        if round % 7 == 0 {
+            database.switch(round % 3 == 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_loses_no_more_than_its_last_moments() {
+    let folder = Folder::new();
+    let database = Database::open(&folder.database()).await;
+    let (mut start, mut missing) = (0, HashSet::new());
+    for round in 0..10_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "spool::serve_until_killed",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env("KEYTALLY_TEST_FOLDER", &folder.0)
+            .env("KEYTALLY_TEST_START", start.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut safe = lines.map_while(Result::ok).filter_map(|line| {
+            let number = line.strip_prefix("safe ")?;
+            number.parse::<u64>().ok()
+        });
+        // Some moment of its life, but not before it has one.
+        let before = safe.next().unwrap_or_else(|| panic!("it never began"));
+        std::thread::sleep(Duration::from_millis(round * 37 % 150));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let sure = safe.last().unwrap_or(before);
+
+        // The next process drains what it left.
+        let recorder = builder(&database, &folder.spool()).await.start();
+        until_drained(&folder.spool()).await;
+        let report = recorder.shutdown(Duration::from_secs(60)).await;
+        assert_eq!((report.written, report.lost, report.spooled), (0, 0, 0));
+        assert_eq!(recorder.stats().unrecovered, 0);
+
+        let numbers = database.numbers().await;
+        let once: HashSet<u64> = numbers.iter().copied().collect();
+        assert_eq!(once.len(), numbers.len(), "something was counted twice");
+        // From its first request on without a gap: what is missing is what came last.
+        let kept = (start..).take_while(|number| once.contains(number)).count() as u64;
+        assert!(kept >= sure, "{kept} of {sure}");
+        let all = (0..start + kept).filter(|number| !missing.contains(number));
+        assert_eq!(numbers, all.collect::<Vec<_>>());
+        // No later one takes the numbers of those that are missing.
+        let next = start + kept + 1_000 + round % 2;
+        missing.extend(start + kept..next);
+        start = next;
+    }
+}

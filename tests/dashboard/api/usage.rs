@@ -1,0 +1,296 @@
+//! What keys were used for.
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::Request;
+use http::header::AUTHORIZATION;
+use keytally::ApiKeyLayer;
+use keytally::backend::MemoryBackend;
+use keytally::key::NewKey;
+use keytally::usage::{Batch, Method, Outcome, Recorder, Status, UsageEvent, UsageSink};
+use serde_json::json;
+
+use super::children::Process;
+use super::{Api, ask};
+
+const KEY: &str = "3fK9aB0000zzZZ19";
+
+/// Ten requests of one key, a minute apart, and one of another.
+async fn used() -> Api {
+    let events = (0..10).map(|n| {
+        let mut event = UsageEvent::at(format!("2026-11-01T10:{n:02}:00Z").parse().unwrap());
+        event.key = Some(KEY.parse().unwrap());
+        event.owner = Some("customer-17".into());
+        event.endpoint = if n < 6 {
+            "/v1/orders".into()
+        } else {
+            "/v1/orders/{id}".into()
+        };
+        event.path = format!("/v1/orders/{n}").into();
+        event.method = if n % 2 == 0 {
+            Method::Get
+        } else {
+            Method::Post
+        };
+        event.latency_us = 1_000;
+        if n == 3 {
+            event.status = Status::Http(500);
+            (event.outcome, event.cause) = Outcome::of(event.status);
+            event.resource_id = Some("order-3".into());
+            event.request_id = Some("wire-3".into());
+        }
+        event
+    });
+    let mut other = UsageEvent::at("2026-11-01T10:30:00Z".parse().unwrap());
+    other.key = Some("3fK9aB0000zzZZ20".parse().unwrap());
+    let backend = MemoryBackend::new();
+    backend
+        .write(&Batch::new(events.chain([other]).collect()))
+        .await
+        .unwrap();
+    Api::over(backend)
+}
+
+#[tokio::test]
+async fn a_summary_adds_up_what_is_asked_for() {
+    let api = used().await;
+    let all = api.get("/usage?top=1").await.with(200);
+    assert_eq!(all["totals"]["total"], 11);
+    assert_eq!(all["top_keys"].as_array().unwrap().len(), 1);
+    assert_eq!(all["top_keys"][0]["key"], KEY);
+    let one = api.get(&format!("/usage?key={KEY}")).await.with(200);
+    let totals = &one["totals"];
+    assert_eq!(
+        (&totals["completed"], &totals["failed"]),
+        (&json!(9), &json!(1))
+    );
+    assert_eq!(totals["failures"]["server_error"], 1);
+    assert_eq!(one["by_method"][0]["method"], "GET");
+    assert_eq!(one["by_method"][0]["totals"]["total"], 5);
+    assert_eq!(one["by_status"][1]["status"], "500");
+    assert_eq!(one["by_status_class"][0]["class"], "2xx");
+    assert_eq!(one["top_endpoints"][0]["endpoint"], "/v1/orders");
+    assert_eq!(one["top_endpoints"][0]["totals"]["total"], 6);
+    assert_eq!(one["top_keys"], json!([]));
+    let p99 = one["latency"]["p99_us"].as_u64().unwrap();
+    assert!((940..=1_060).contains(&p99), "{p99}");
+    let none = api.get("/usage?owner=nobody").await.with(200);
+    assert_eq!(none["totals"]["total"], 0);
+    assert_eq!(none["latency"]["p50_us"], json!(null));
+    let first = api
+        .get("/usage?from=2026-11-01T10:00:00Z&to=2026-11-01T10:05:00Z")
+        .await;
+    assert_eq!(first.with(200)["totals"]["total"], 5);
+}
+
+#[tokio::test]
+async fn keys_that_fare_worse_than_before_are_found() {
+    let events = (0..200).map(|n| {
+        let hour = n / 100;
+        let mut event = UsageEvent::at(format!("2026-11-01T{hour:02}:30:00Z").parse().unwrap());
+        event.key = Some(KEY.parse().unwrap());
+        if hour == 1 && n % 4 == 0 {
+            event.status = Status::Http(503);
+            (event.outcome, event.cause) = Outcome::of(event.status);
+        }
+        event
+    });
+    let backend = MemoryBackend::new();
+    backend.write(&Batch::new(events.collect())).await.unwrap();
+    let api = Api::over(backend);
+    let path = "/usage/spikes?from=2026-11-01T01:00:00Z&to=2026-11-01T02:00:00Z";
+    let found = api.get(path).await.with(200);
+    let spikes = found["spikes"].as_array().unwrap();
+    assert_eq!(spikes.len(), 1);
+    assert_eq!(
+        (&spikes[0]["key"], &spikes[0]["outcome"]),
+        (&json!(KEY), &json!("failed"))
+    );
+    assert_eq!(spikes[0]["now"]["failed"], 25);
+    assert_eq!(spikes[0]["before"]["failed"], 0);
+    let path = "/usage/spikes?from=2026-11-01T00:00:00Z&to=2026-11-01T01:00:00Z";
+    assert_eq!(api.get(path).await.with(200)["spikes"], json!([]));
+}
+
+#[tokio::test]
+async fn time_is_shown_without_gaps() {
+    let api = used().await;
+    let query = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z&width=quarter_hour";
+    let path = format!("/usage/over-time?key={KEY}&zone=Asia/Kathmandu&{query}");
+    let answer = api.get(&path).await.with(200);
+    assert_eq!(
+        (&answer["width"], &answer["zone"]),
+        (&json!("quarter_hour"), &json!("Asia/Kathmandu"))
+    );
+    let buckets = answer["buckets"].as_array().unwrap();
+    let totals: Vec<_> = buckets
+        .iter()
+        .map(|it| it["totals"]["total"].as_u64().unwrap())
+        .collect();
+    assert_eq!(totals, [10, 0, 0, 0]);
+    assert_eq!(buckets[0]["start"], "2026-11-01T10:00:00Z");
+    assert_eq!(buckets[0]["end"], buckets[1]["start"]);
+}
+
+/// A child process whose time zone database has one zone.
+#[test]
+fn time_zones_need_no_database_of_the_machine() {
+    let folder = std::env::temp_dir().join(format!("keytally-zones-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    // TZif, version 1: one type, UTC.
+    let zone = b"TZif\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0\0\0\0UTC\0";
+    std::fs::write(folder.join("Only"), zone).unwrap();
+    let child = Process::start(
+        module_path!(),
+        "in_a_process_with_one_zone",
+        &[("TZDIR", folder.to_str().unwrap())],
+    );
+    child.finish();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by time_zones_need_no_database_of_the_machine"]
+async fn in_a_process_with_one_zone() {
+    assert!(jiff::tz::TimeZone::get("Asia/Kathmandu").is_err());
+    let api = used().await;
+    let range = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z";
+    for zone in ["", "&zone=UTC", "&zone=Asia/Kathmandu"] {
+        let path = format!("/usage/over-time?{range}{zone}");
+        let answer = api.get(&path).await.with(200);
+        let zone = zone.strip_prefix("&zone=").unwrap_or("UTC");
+        assert_eq!(answer["zone"], zone);
+    }
+    let path = format!("/usage/over-time?{range}&zone=Mars/Olympus");
+    let unknown = api.get(&path);
+    let (detail, error) = unknown.await.problem(400);
+    assert_eq!(error["parameter"], "zone");
+    let all = format!("{detail} {error}");
+    assert!(all.contains("Unknown time zone: Mars/Olympus"), "{all}");
+}
+
+#[tokio::test]
+async fn the_log_is_filtered_counted_and_exported_alike() {
+    let api = used().await;
+    for (filter, found) in [
+        ("", 11),
+        ("key=3fK9aB0000zzZZ19", 10),
+        ("owner=customer-17&method=POST", 5),
+        ("outcome=failed", 1),
+        ("cause=server_error", 1),
+        ("status=500", 1),
+        ("status_class=2xx", 10),
+        ("endpoint=/v1/orders/%7Bid%7D", 4),
+        ("resource_id=order-3", 1),
+        ("request_id=wire-3", 1),
+        ("from=2026-11-01T10:09:00Z&to=2026-11-01T10:30:00Z", 1),
+        ("request_id=nothing", 0),
+    ] {
+        let page = api.get(&format!("/log?{filter}")).await.with(200);
+        assert_eq!(page["items"].as_array().unwrap().len(), found, "{filter}");
+        let count = api.get(&format!("/log/count?{filter}")).await.with(200);
+        assert_eq!(count, json!({"count": found, "exact": true}), "{filter}");
+        let lines = api.get(&format!("/log/export/jsonl?{filter}")).await;
+        assert_eq!(lines.text.lines().count(), found, "{filter}");
+        let csv = api.get(&format!("/log/export/csv?{filter}")).await;
+        assert_eq!(csv.text.lines().count(), found + 1, "{filter}");
+        assert!(
+            csv.headers["content-disposition"]
+                .to_str()
+                .unwrap()
+                .starts_with("attachment")
+        );
+    }
+    let one = api.get("/log?request_id=wire-3").await.with(200)["items"][0].clone();
+    assert_eq!(one["request_id"], "wire-3");
+    assert_eq!(one["latency_us"], 1_000);
+    // Whoever sent no id finds the request by the one it was given.
+    let page = api.get("/log?limit=1").await.with(200);
+    let item = &page["items"][0];
+    assert_eq!(item["request_id"], item["id"]);
+    let next = page["next"].as_str().unwrap();
+    let rest = api
+        .get(&format!("/log?limit=1000&after={next}"))
+        .await
+        .with(200);
+    assert_eq!(rest["items"].as_array().unwrap().len(), 10);
+    assert_eq!(rest["next"], json!(null));
+}
+
+#[tokio::test]
+async fn the_recorder_tells_what_it_has_seen() {
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let api = Api::recording(backend, recorder.clone());
+    let nothing = api.get("/recorder").await.with(200);
+    assert_eq!(
+        (&nothing["accepted"], &nothing["last_written"]),
+        (&json!(0), &json!(null))
+    );
+    let secret = api.issue(NewKey::new("a")).await.secret;
+    let layer = ApiKeyLayer::new(api.backend.clone()).recorder(recorder.clone());
+    let service = Router::new()
+        .route("/", get(|| async { "in" }))
+        .layer(layer);
+    let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {}", secret.expose()));
+    ask(&service, request.body(Body::empty()).unwrap()).await;
+    recorder.flush().await;
+    let health = api.get("/recorder").await.with(200);
+    for (name, count) in [("accepted", 1), ("written", 1), ("queued", 0), ("lost", 0)] {
+        assert_eq!(health[name], count, "{name}");
+    }
+    assert!(health["last_written"].is_string());
+}
+
+#[tokio::test]
+async fn the_log_is_synced_by_cursors() {
+    let api = used().await;
+    let page = api.get("/log/recorded?limit=4").await.with(200);
+    let items = page["items"].as_array().unwrap();
+    assert_eq!(items.len(), 4);
+    assert_eq!(items[3]["cursor"], page["cursor"]);
+    assert_eq!(page["more"], true);
+    let cursor = page["cursor"].as_str().unwrap();
+    let path = format!("/log/recorded?after_cursor={cursor}");
+    let rest = api.get(&path).await.with(200);
+    let mut seen = items.clone();
+    seen.extend(rest["items"].as_array().unwrap().iter().cloned());
+    assert_eq!((seen.len(), &rest["more"]), (11, &json!(false)));
+    let end = rest["cursor"].as_str().unwrap();
+
+    // A request that began before all others and took long.
+    let mut late = UsageEvent::at("2026-11-01T09:00:00Z".parse().unwrap());
+    late.latency_us = 7_200_000_000;
+    let id = late.id.to_string();
+    let batch = Batch::new(vec![late]);
+    api.backend.write(&batch).await.unwrap();
+    let path = format!("/log/recorded?after_cursor={end}");
+    let new = api.get(&path).await.with(200);
+    assert_eq!(new["items"].as_array().unwrap().len(), 1);
+    assert_eq!(new["items"][0]["id"], *id);
+
+    let file = format!("/log/export/jsonl?after_cursor={end}");
+    let file = api.get(&file).await;
+    let line: serde_json::Value = serde_json::from_str(&file.text).unwrap();
+    assert_eq!((&line["id"], &line["cursor"]), (&json!(id), &new["cursor"]));
+    let file = api.get("/log/export/csv?after_cursor=0&bom=true").await;
+    assert_eq!(file.text.lines().count(), 13);
+    assert!(file.text.starts_with("\u{feff}id,"));
+
+    let none = format!("/log/recorded?after_cursor={end}&owner=nobody");
+    let none = api.get(&none).await.with(200);
+    assert_eq!(none["items"], json!([]));
+    assert_eq!(
+        (&none["cursor"], &none["more"]),
+        (&new["cursor"], &json!(false))
+    );
+    for path in [
+        "/log/recorded?after_cursor=x",
+        "/log/recorded?after_cursor=99",
+        "/log/export/csv?after_cursor=-1",
+    ] {
+        let (_, wrong) = api.get(path).await.problem(400);
+        assert_eq!(wrong["parameter"], "after_cursor", "{path}");
+    }
+}

@@ -1,0 +1,348 @@
+//! What is left of usage when processes are killed, databases stop and disks fill up.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use jiff::Timestamp;
+use keytally::ApiKeyLayer;
+use keytally::backend::{PostgresBackend, SqliteBackend};
+use keytally::key::{CacheConfig, KeyAdmin, StoreError};
+use keytally::usage::{
+    Batch, Recorder, SinkError, SummaryQuery, UsageEvent, UsageReader, UsageSink,
+};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, SqlitePool};
+use uuid::Uuid;
+
+use crate::children;
+use crate::postgres_server as postgres;
+use crate::service;
+
+use children::{Process, given, some};
+use postgres::{Cluster, number};
+use service::{Service, issue, logged_once};
+
+fn micros() -> i64 {
+    Timestamp::now().as_microsecond()
+}
+
+/// The age of a batch, for which an event waits at most.
+const BATCH_AGE: Duration = Duration::from_millis(100);
+
+/// What the process that is killed does: answers requests, and tells of each when it did so, and when
+/// all that it had told of was written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by the test below, in a process of its own"]
+async fn answer_until_killed() {
+    let backend = PostgresBackend::connect(&given("KEYTALLY_TEST_URL"))
+        .await
+        .unwrap();
+    let secret = given("KEYTALLY_TEST_SECRET");
+    let recorder = Recorder::builder(backend.clone())
+        .batch_age(BATCH_AGE)
+        // Never full: that would be sooner.
+        .batch_size(1 << 14)
+        .start();
+    let service = Service::behind(ApiKeyLayer::new(backend).recorder(recorder.clone()));
+    println!();
+    // Every other process asks for what it has to be written now and then; the others never do.
+    let flushes = given("KEYTALLY_TEST_FLUSHES") == "yes";
+    for n in 1.. {
+        for _ in 0..5 {
+            let (status, id) = service.ask(&secret).await;
+            assert_eq!(status, StatusCode::OK);
+            println!("answered {id} {}", micros());
+        }
+        if flushes && n % 40 == 0 {
+            recorder.flush().await;
+            println!("flushed");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_under_load_loses_one_batch_age_at_most() {
+    let (backend, url) = postgres::backend().await;
+    let own = postgres::pool(&url).await;
+    let issued = issue(&backend, "Busy").await;
+    let (mut before, mut sum, mut missing) = (BTreeSet::new(), 0, Vec::new());
+    let mut oldest = Duration::ZERO;
+    for round in 0..20 {
+        let variables = [
+            ("KEYTALLY_TEST_URL", &*url),
+            ("KEYTALLY_TEST_SECRET", issued.secret.expose()),
+            (
+                "KEYTALLY_TEST_FLUSHES",
+                if round % 2 == 0 { "yes" } else { "no" },
+            ),
+        ];
+        let child = Process::start(module_path!(), "answer_until_killed", &variables);
+        child.says("answered ");
+        std::thread::sleep(some(Duration::from_millis(2_000)));
+        let killed = micros();
+        let lines = child.kill();
+        // Its last batch may be under way still.
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND state <> 'idle' AND pid <> pg_backend_pid()";
+        while number(&own, sessions).await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let logged = logged_once(&backend).await;
+        assert!(
+            logged.is_superset(&before),
+            "what was there before is there"
+        );
+
+        let flushed = lines.iter().rposition(|line| line == "flushed");
+        let mut answered = Vec::new();
+        for (place, line) in lines.iter().enumerate() {
+            if let ["answered", id, time] = line.split(' ').collect::<Vec<_>>()[..] {
+                let (id, time): (Uuid, i64) = (id.parse().unwrap(), time.parse().unwrap());
+                answered.push((id, time));
+                assert!(
+                    flushed.is_none_or(|it| place > it) || logged.contains(&id),
+                    "it was said to be written"
+                );
+            }
+        }
+        let written = answered
+            .iter()
+            .filter(|(id, _)| logged.contains(id))
+            .count();
+        let lost = &answered[written..];
+        assert!(
+            lost.iter().all(|(id, _)| !logged.contains(id)),
+            "the newest are lost"
+        );
+        if let Some(&(_, first)) = lost.first() {
+            let age = Duration::from_micros(u64::try_from(killed - first).unwrap_or(0));
+            oldest = oldest.max(age);
+        }
+        sum += answered.len();
+        missing.push(lost.len());
+        before = logged;
+    }
+    println!(
+        "of {sum} requests, {} were lost, {missing:?} by process, the oldest {oldest:?} old",
+        missing.iter().sum::<usize>()
+    );
+    assert!(sum > 1_000);
+    // An event waits for its batch, and then for the batch to be written, which takes as long as it
+    // does on this machine.
+    assert!(oldest < BATCH_AGE + Duration::from_secs(1));
+}
+
+/// How long the server is gone: `KEYTALLY_TEST_OUTAGE_SECONDS`, or thirty seconds.
+fn outage() -> Duration {
+    let seconds = std::env::var("KEYTALLY_TEST_OUTAGE_SECONDS");
+    Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_5_an_outage_of_the_database_loses_nothing_and_lets_nobody_new_in() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database().await;
+    let backend = PostgresBackend::connect(&url).await.unwrap();
+    backend.migrate().await.unwrap();
+    let known = issue(&backend, "Known").await;
+    let new = issue(&backend, "New").await;
+    let recorder = Recorder::builder(backend.clone()).capacity(1 << 17).start();
+    let config = CacheConfig::new()
+        .ttl(outage() + Duration::from_secs(120))
+        .lookup_timeout(Duration::from_millis(500));
+    let layer = ApiKeyLayer::new(backend.clone())
+        .cache(config)
+        .recorder(recorder.clone());
+    let service = Service::behind(layer);
+
+    // All the while, one key is used that the cache has.
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let (service, stop) = (service.clone(), stop.clone());
+        async move {
+            let (mut answered, mut refused) = (BTreeSet::new(), Vec::new());
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..4 {
+                    let (status, id) = service.ask(known.secret.expose()).await;
+                    match status {
+                        StatusCode::OK => drop(answered.insert(id)),
+                        _ => refused.push(status),
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            (answered, refused)
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    recorder.flush().await;
+    let written = recorder.stats().written;
+    assert!(written > 0);
+
+    let began = Instant::now();
+    cluster.stop("immediate");
+    let mut unavailable = 0;
+    while began.elapsed() < outage() {
+        let (status, _) = service.ask(new.secret.expose()).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        unavailable += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let during = recorder.stats();
+    assert!(during.queued > 0 && during.retries > 0, "{during:?}");
+    cluster.go_on();
+    let back = Instant::now();
+    let first = loop {
+        match service.ask(new.secret.expose()).await {
+            (StatusCode::OK, id) => break id,
+            (status, _) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    };
+    let let_in = back.elapsed();
+    recorder.flush().await;
+    let caught_up = back.elapsed();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut answered, refused) = load.await.unwrap();
+    assert!(
+        refused.is_empty(),
+        "a key in the cache stopped working: {refused:?}"
+    );
+    answered.insert(first);
+    let report = recorder.shutdown(Duration::from_secs(60)).await;
+    println!(
+        "{} requests, {} before the outage of {:?}, {unavailable} refused with 503; after it, a new key \
+        was let in after {let_in:?}, all was written after {caught_up:?}, {} retries",
+        answered.len(),
+        written,
+        outage(),
+        recorder.stats().retries
+    );
+    assert_eq!((report.written, report.lost), (answered.len() as u64, 0));
+    assert_eq!(logged_once(&backend).await, answered);
+}
+
+// --- A full disk --------------------------------------------------------------------------------
+
+/// A database file with little room, and the application's own connection to it.
+async fn small(file: &Path) -> (SqliteBackend, SqlitePool) {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
+    // One connection: each has its own idea of how large the file may grow.
+    let own = SqlitePoolOptions::new()
+        .max_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let backend = SqliteBackend::from_pool(own.clone());
+    backend.migrate().await.unwrap();
+    (backend, own)
+}
+
+async fn pages(pool: &SqlitePool, most: u32) {
+    let sql = format!("PRAGMA max_page_count = {most}");
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
+    let file = std::env::temp_dir().join(format!("keytally-full-{}.db", std::process::id()));
+    let (backend, own) = small(&file).await;
+    let issued = issue(&backend, "Busy").await;
+    pages(&own, 150).await;
+    let recorder = Recorder::builder(backend.clone())
+        .capacity(2_000)
+        .batch_size(200)
+        .batch_age(Duration::from_millis(5))
+        .backoff(Duration::from_millis(5), Duration::from_millis(50))
+        .start();
+    let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+    let service = Service::behind(layer);
+    let mut answered = BTreeSet::new();
+    let mut ask = async |requests: usize| {
+        for n in 0..requests {
+            // Nobody waits for the disk.
+            let (status, id) = service.ask(issued.secret.expose()).await;
+            assert_eq!(status, StatusCode::OK);
+            answered.insert(id);
+            if n % 50 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    while recorder.stats().retries < 3 {
+        ask(200).await;
+    }
+    // More than there is room for in memory.
+    ask(3_000).await;
+    let full = recorder.stats();
+    assert!(full.written > 0 && full.lost > 0, "{full:?}");
+    assert_eq!(full.accepted, full.written + full.lost + full.queued);
+    let batch = Batch::new(
+        (0..2_000)
+            .map(|_| UsageEvent::at(Timestamp::now()))
+            .collect(),
+    );
+    let error = backend.write(&batch).await.unwrap_err();
+    assert!(matches!(error, SinkError::Unavailable(_)));
+    assert_eq!(error.to_string(), "the usage sink is unavailable");
+    let error = loop {
+        // What is free in pages that are there is used up first.
+        let issuer = keytally::key::Issuer::new("test").unwrap();
+        let (_, record) = issuer
+            .prepare(keytally::key::NewKey::new("x".repeat(100)))
+            .unwrap();
+        if let Err(error) = backend.create(record).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, StoreError::Unavailable(_)));
+    assert_eq!(error.to_string(), "the key store is unavailable");
+    // What is there can be read.
+    let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
+    assert_eq!(summary.totals.total(), full.written);
+
+    pages(&own, 1 << 20).await;
+    recorder.flush().await;
+    ask(500).await;
+    let report = recorder.shutdown(Duration::from_secs(60)).await;
+    let stats = recorder.stats();
+    println!(
+        "{} requests, {} written, {} lost, {} retries",
+        answered.len(),
+        stats.written,
+        stats.lost,
+        stats.retries
+    );
+    assert_eq!(stats.accepted, answered.len() as u64);
+    assert_eq!(stats.accepted, stats.written + stats.lost);
+    assert_eq!((report.written, report.lost), (stats.written, stats.lost));
+    assert_eq!(
+        stats.lost, full.lost,
+        "with room again, nothing more is lost"
+    );
+    let logged = logged_once(&backend).await;
+    assert_eq!(logged.len() as u64, stats.written);
+    assert!(logged.is_subset(&answered));
+    let check: String = sqlx::query_scalar("PRAGMA integrity_check")
+        .fetch_one(&own)
+        .await
+        .unwrap();
+    assert_eq!(check, "ok");
+    own.close().await;
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", file.display()));
+    }
+}

@@ -1,0 +1,5 @@
+//! Summaries, ranges and exports of usage.
+
+mod export;
+mod ranges;
+mod summaries;
