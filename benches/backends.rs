@@ -1,5 +1,5 @@
-//! What the SQL backends cost: events per second beside plain inserts of the same rows, and answers with
-//! a million and ten million events behind.
+//! Performance of the SQL backends: write throughput compared with plain inserts of the same rows, and query
+//! latency with one and ten million events stored.
 //!
 //! ```text
 //! cargo bench --features full --bench backends -- write 60
@@ -7,10 +7,9 @@
 //! cargo bench --features full --bench backends -- read 1000000 10000000
 //! ```
 //!
-//! `write` takes the seconds for which each is kept busy, and may take the events in a batch and the
-//! number of keys, `read` the numbers of events, and `sqlite` or
-//! `postgres` leave the other one out. PostgreSQL has to be installed; a server of its own is started.
-//! Without arguments all run in a short form.
+//! `write` takes the duration per variant in seconds and, optionally, the batch size and the number of keys.
+//! `read` takes the numbers of events. `sqlite` or `postgres` selects one backend. PostgreSQL must be
+//! installed; the benchmark starts a server of its own. Without arguments, everything runs in a short form.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,7 @@ mod traffic;
 
 use traffic::{BATCH, Backend, Traffic, fill, timed};
 
-// --- The same rows, put plainly into one table with one index ----------------------------------------
+// --- Baseline: the same rows inserted into one table with one index -----------------------------------
 
 const PLAIN: &str = "CREATE TABLE plain (time bigint NOT NULL, id BYTES NOT NULL, request_id text,
     key_id text, owner text, method text NOT NULL, endpoint text NOT NULL, path text NOT NULL,
@@ -128,16 +127,16 @@ async fn plain_postgres(connection: &mut PgConnection, batch: &Batch) {
         .copy_in_raw("COPY plain FROM STDIN (FORMAT binary)")
         .await
         .expect("copy");
-    copy.send(rows).await.expect("rows");
-    copy.finish().await.expect("done");
+    copy.send(rows).await.expect("copy rows");
+    copy.finish().await.expect("finish copy");
 }
 
 // --- Writing -------------------------------------------------------------------------------------------
 
-/// How often the two take turns.
+/// How often the two variants alternate.
 const TURNS: usize = 6;
 
-/// How long each is kept busy, with how many events at once, of how many keys.
+/// The duration per variant, the batch size and the number of keys.
 #[derive(Clone, Copy)]
 struct Load {
     seconds: f64,
@@ -146,20 +145,20 @@ struct Load {
 }
 
 impl Load {
-    /// Writes batches of this moment for a turn; events per second. What makes the events is not counted.
-    async fn busy(self, traffic: &mut Traffic, mut write: impl AsyncFnMut(&Batch)) -> f64 {
+    /// Writes batches of current events for one turn. Returns events per second, excluding their generation.
+    async fn measure(self, traffic: &mut Traffic, mut write: impl AsyncFnMut(&Batch)) -> f64 {
         let (mut spent, mut written) = (Duration::ZERO, 0);
         while spent.as_secs_f64() < self.seconds / TURNS as f64 {
             let batch = traffic.batch(self.batch, |_| Timestamp::now());
             written += batch.events.len();
-            let begun = Instant::now();
+            let start = Instant::now();
             write(&batch).await;
-            spent += begun.elapsed();
+            spent += start.elapsed();
         }
         written as f64 / spent.as_secs_f64()
     }
 
-    /// Lets the two take turns, and prints the medians.
+    /// Alternates between the two variants and prints the medians.
     async fn compare(
         self,
         name: &str,
@@ -170,8 +169,8 @@ impl Load {
         let mut rates = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..TURNS {
             let (a, b) = (
-                self.busy(&mut traffic, &mut ours).await,
-                self.busy(&mut traffic, &mut plain).await,
+                self.measure(&mut traffic, &mut ours).await,
+                self.measure(&mut traffic, &mut plain).await,
             );
             for (rates, rate) in rates.iter_mut().zip([a, b, a / b]) {
                 rates.push(rate);
@@ -211,9 +210,9 @@ async fn write_sqlite(load: Load, folder: &std::path::Path) {
         .execute(&mut plain)
         .await
         .expect("tables");
-    let ours = async |batch: &Batch| backend.write(batch).await.expect("written");
-    let plainly = async |batch: &Batch| plain_sqlite(&mut plain, batch).await;
-    load.compare("SQLite", ours, plainly).await;
+    let ours = async |batch: &Batch| backend.write(batch).await.expect("write");
+    let baseline = async |batch: &Batch| plain_sqlite(&mut plain, batch).await;
+    load.compare("SQLite", ours, baseline).await;
 }
 
 async fn write_postgres(load: Load, cluster: &support::Cluster) {
@@ -225,9 +224,9 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
         .execute(&mut plain)
         .await
         .expect("tables");
-    let ours = async |batch: &Batch| backend.write(batch).await.expect("written");
-    let plainly = async |batch: &Batch| plain_postgres(&mut plain, batch).await;
-    load.compare("PostgreSQL", ours, plainly).await;
+    let ours = async |batch: &Batch| backend.write(batch).await.expect("write");
+    let baseline = async |batch: &Batch| plain_postgres(&mut plain, batch).await;
+    load.compare("PostgreSQL", ours, baseline).await;
 }
 
 // --- Reading -------------------------------------------------------------------------------------------
@@ -235,15 +234,15 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
 async fn read(backend: &dyn Backend, sizes: &[usize]) {
     let mut traffic = Traffic::new(20);
     let end = Timestamp::now();
-    let mut held = 0;
+    let mut stored = 0;
     let key = traffic.keys[3].0;
     for &size in sizes {
-        let begun = Instant::now();
-        fill(backend, &mut traffic, held, size, end).await;
-        held = size;
+        let start = Instant::now();
+        fill(backend, &mut traffic, stored, size, end).await;
+        stored = size;
         println!(
             " {size} events (written in {:.0} s)",
-            begun.elapsed().as_secs_f64()
+            start.elapsed().as_secs_f64()
         );
         let from = end - 720.hours();
         let berlin = jiff::tz::TimeZone::get("Europe/Berlin").expect("a zone");
@@ -308,7 +307,7 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
         .await
         .expect("issued");
     timed("cache miss", 200, || backend.find(issued.key.id)).await;
-    // The short form makes do with fewer.
+    // The short form uses fewer.
     let keys = (sizes[0] / 10).min(100_000);
     for n in 0..keys {
         let new = NewKey::new(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));

@@ -1,11 +1,11 @@
-//! What the dashboard's pages cost the server, with ten million events behind.
+//! Server-side cost of the dashboard's pages, with ten million events stored.
 //!
 //! ```text
 //! cargo bench --features full --bench dashboard -- 10000000
 //! ```
 //!
-//! Takes the number of events, and `sqlite` or `postgres` to leave the other one out. PostgreSQL has to
-//! be installed; a server of its own is started. Without arguments it runs in a short form.
+//! Takes the number of events, and `sqlite` or `postgres` to select one backend. PostgreSQL must be installed; the
+//! benchmark starts a server of its own. Without arguments, it runs in a short form.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -29,13 +29,13 @@ use traffic::{Backend, Traffic, fill, timed};
 async fn page(router: &Router, path: &str) -> Vec<u8> {
     let request = Request::get(format!("/admin{path}")).body(Body::empty());
     let response = router.clone().oneshot(request.expect("a request")).await;
-    let response = response.expect("an answer");
+    let response = response.expect("a response");
     assert_eq!(response.status(), 200, "{path}");
     let body = response.into_body().collect().await.expect("a body");
     body.to_bytes().into()
 }
 
-/// As a server that compresses would send it.
+/// The size after gzip compression, as a compressing server would send it.
 fn compressed(bytes: &[u8]) -> usize {
     let gzip = Command::new("gzip")
         .arg("-c")
@@ -45,7 +45,7 @@ fn compressed(bytes: &[u8]) -> usize {
     let mut gzip = gzip.expect("gzip");
     let mut input = gzip.stdin.take().expect("its input");
     std::thread::scope(|scope| {
-        scope.spawn(move || input.write_all(bytes).expect("written"));
+        scope.spawn(move || input.write_all(bytes).expect("write to gzip"));
         gzip.wait_with_output().expect("its output").stdout.len()
     })
 }

@@ -1,5 +1,5 @@
-//! What the layer adds to a service that does nothing. Each iteration makes its request, and the
-//! recorder is emptied between chunks of them: its work is on another thread and not in the figure.
+//! The overhead of the layer over a service that does nothing. Each iteration sends one request. The recorder
+//! is flushed between chunks of iterations: its work happens on another thread and is not measured.
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -19,10 +19,10 @@ use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, PeerIp};
+use keytally::{ApiKeyLayer, PeerAddress};
 use tower::{Layer, Service};
 
-/// Requests between two flushes: less than the recorder has room for.
+/// Requests between two flushes: fewer than fit into the recorder's queue.
 const CHUNK: u64 = 16_384;
 
 #[derive(Clone)]
@@ -46,7 +46,7 @@ impl Service<Request<Empty<Bytes>>> for NoOp {
     }
 }
 
-/// The parts that a server slices out of its read buffer without copying.
+/// The request parts that a server slices out of its read buffer without copying.
 struct Template(Uri, HeaderValue);
 
 impl Template {
@@ -61,7 +61,7 @@ impl Template {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.0.clone();
         request.headers_mut().insert(AUTHORIZATION, self.1.clone());
-        let peer = PeerIp(IpAddr::from([127, 0, 0, 1]));
+        let peer = PeerAddress(IpAddr::from([127, 0, 0, 1]));
         request.extensions_mut().insert(peer);
         request
     }
@@ -75,7 +75,7 @@ where
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(service.poll_ready(cx).is_ready());
     let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(cx) else {
-        panic!("the service is not ready at once");
+        panic!("the service did not respond immediately");
     };
     let (parts, body) = response.into_parts();
     let mut body = pin!(body);
@@ -91,7 +91,7 @@ fn layer(c: &mut Criterion) {
         .enable_all()
         .build()
         .unwrap();
-    // For the timers of look-ups, when a key's time to live is over.
+    // Provides timers for lookups after a cache entry has expired.
     let _context = runtime.enter();
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
@@ -128,7 +128,7 @@ fn layer(c: &mut Criterion) {
     ] {
         let mut service = layer.layer(NoOp);
         let template = Template::new(secret);
-        // The first request asks the store; the limit that refuses takes one.
+        // The first request looks up the key and uses up the limit of one request.
         for _ in 0..2 {
             let request = template.request();
             runtime.block_on(async { service.call(request).await.unwrap() });

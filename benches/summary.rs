@@ -1,6 +1,6 @@
-//! Ten million events summed up, and thirty days of one key's rollups.
+//! Summaries of ten million events, and of thirty days of one key's rollups.
 //!
-//! `benches/peers/summary_duckdb.py` asks DuckDB for the same four groupings.
+//! `benches/peers/summary_duckdb.py` runs the same four groupings in DuckDB.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const EVENTS: usize = 10_000_000;
 const START: i64 = 1_793_491_200;
 const DAY: u64 = 86_400_000_000;
 
-/// A fixed sequence of numbers that look random (SplitMix64).
+/// A fixed pseudorandom sequence (SplitMix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -33,7 +33,7 @@ impl Numbers {
     }
 }
 
-/// Events in the order of their time, as a log keeps them, over some days, keys and endpoints.
+/// Events ordered by time, as in a request log, spread over days, keys and endpoints.
 fn events(count: usize, days: u64, keys: u64, endpoints: u64) -> impl Iterator<Item = UsageEvent> {
     let keys: Vec<KeyId> = (0..keys)
         .map(|n| format!("key{n:013}").parse().expect("sixteen digits"))
@@ -62,7 +62,7 @@ fn events(count: usize, days: u64, keys: u64, endpoints: u64) -> impl Iterator<I
         event.latency_us = 200 << (numbers.next() % 10);
         event.request_bytes = numbers.next() % 4_096;
         event.response_bytes = numbers.next() % 65_536;
-        // What no grouping reads takes no memory here: the machine needs room for the rest.
+        // Left empty to save memory: no grouping reads it.
         event.path = Box::default();
         event
     })

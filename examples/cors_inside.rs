@@ -1,5 +1,6 @@
-//! Browsers of another origin, with the CORS layer inside of the API key layer, as where a service brings its own: the API
-//! key layer lets preflights pass to it. Scripts cannot read refusals: 401 and 429 look like network errors to them.
+//! Cross-origin browser clients, with the CORS layer inside the API key layer, for services that come with
+//! their own CORS layer. The API key layer passes preflight requests through. Scripts cannot read rejections:
+//! 401 and 429 look like network errors.
 //!
 //! ```text
 //! cargo run --example cors_inside --features axum
@@ -16,7 +17,7 @@ use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, NewKey};
 use tower_http::cors::CorsLayer;
 
-/// A service that comes with a CORS layer of its own.
+/// A service with its own CORS layer.
 fn service(origin: HeaderValue) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(origin)
@@ -32,7 +33,7 @@ fn service(origin: HeaderValue) -> Router {
 }
 
 pub(crate) fn app(backend: MemoryBackend, origin: HeaderValue) -> Router {
-    service(origin).layer(ApiKeyLayer::new(backend).allow_preflight())
+    service(origin).layer(ApiKeyLayer::new(backend).allow_preflights())
 }
 
 #[tokio::main]

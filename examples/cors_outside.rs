@@ -1,5 +1,5 @@
-//! Browsers of another origin, with the CORS layer outside of the API key layer, as recommended: it answers
-//! preflights, which have no key, and lets scripts read refusals.
+//! Cross-origin browser clients, with the CORS layer outside the API key layer, as recommended. The CORS layer
+//! answers preflight requests, which carry no key, and makes rejections readable to scripts.
 //!
 //! ```text
 //! cargo run --example cors_outside --features axum
@@ -29,7 +29,7 @@ pub(crate) fn app(backend: MemoryBackend, origin: HeaderValue) -> Router {
     Router::new()
         .route("/v1/postings", get(async || "a baker, a joiner"))
         .layer(ApiKeyLayer::new(backend))
-        // A layer is outside of those that were added before it.
+        // Layers added later wrap those added earlier.
         .layer(cors)
 }
 

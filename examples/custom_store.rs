@@ -1,11 +1,11 @@
-//! A store over a table of one's own: a row with columns of its own for each key.
+//! A custom key store over an existing table, with one row per key and its own columns.
 //!
 //! ```text
 //! cargo run --example custom_store --features conformance
 //! ```
 //!
-//! Five methods make a store. `KeyRecord::apply` and `KeyRecord::rotate` know what a change means; what
-//! is left is to carry each out in one step, here under a lock and in a database in a transaction.
+//! A store has six required methods. `KeyRecord::apply` and `KeyRecord::rotate` implement the changes; the
+//! store only has to write each one atomically, here under a lock, in a database in a transaction.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -18,7 +18,7 @@ use keytally::key::{
 };
 use keytally::{ApiKeyLayer, KeyId, Page, async_trait, conformance};
 
-/// The columns. Times are microseconds since 1970; what has parts of its own is JSON.
+/// The columns. Times are microseconds since the Unix epoch; nested values are JSON.
 #[derive(Clone)]
 struct Row {
     id: String,
@@ -35,7 +35,7 @@ struct Row {
     disabled: bool,
     revoked: Option<i64>,
     rotated_from: Option<String>,
-    line: String,
+    lineage: String,
     last_used: Option<i64>,
     hint: String,
 }
@@ -63,14 +63,14 @@ impl Row {
             disabled: key.disabled,
             revoked: micros(key.revoked_at),
             rotated_from: key.rotated_from.map(|id| id.to_string()),
-            line: key.lineage.to_string(),
+            lineage: key.lineage.to_string(),
             last_used: micros(key.last_used_at),
             hint: key.hint.clone(),
         })
     }
 
-    /// A row that cannot be read is the store's fault: 503 for the client, the cause in the error's
-    /// source.
+    /// Reports an unreadable row as a store failure: the client receives a 503, and the error's source has the
+    /// cause.
     fn record(self) -> Result<KeyRecord, StoreError> {
         self.read().map_err(StoreError::unavailable)
     }
@@ -89,7 +89,7 @@ impl Row {
         key.disabled = self.disabled;
         key.revoked_at = time(self.revoked)?;
         key.rotated_from = self.rotated_from.map(|id| id.parse()).transpose()?;
-        key.lineage = self.line.parse()?;
+        key.lineage = self.lineage.parse()?;
         key.last_used_at = time(self.last_used)?;
         key.hint = self.hint;
         let digest = self.digest.parse()?;
@@ -111,7 +111,7 @@ struct MyStore {
 type Rows<'a> = MutexGuard<'a, BTreeMap<KeyId, Row>>;
 
 impl MyStore {
-    /// The transaction.
+    /// Stands in for a transaction.
     fn begin(&self) -> Rows<'_> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,7 +131,7 @@ impl KeyStore for MyStore {
         row.map(Row::record).transpose()
     }
 
-    /// Optional: with it, a revoked key stops working at once in this process.
+    /// Optional: with a feed, a revoked key stops working immediately in this process.
     fn invalidations(&self) -> Option<&InvalidationFeed> {
         Some(&self.changes)
     }
@@ -142,9 +142,9 @@ impl KeyAdmin for MyStore {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
         let id = record.key.id;
         record.validate()?;
-        // What is read again has to be noted in an audit; this store keeps none.
+        // Revealing a secret requires an audit entry, and this store has no audit log.
         if record.encrypted_secret.is_some() {
-            return Err(StoreError::KeepsNoSecrets);
+            return Err(StoreError::SecretsNotSupported);
         }
         let row = Row::of(&record)?;
         {
@@ -160,19 +160,19 @@ impl KeyAdmin for MyStore {
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         let before = match &query.after {
-            Some(place) => Some((place.time(), place.id::<KeyId>()?)),
+            Some(token) => Some((token.time(), token.id::<KeyId>()?)),
             None => None,
         };
         let mut keys = Vec::new();
         for row in self.begin().values() {
             let key = row.clone().record()?.key;
-            let behind = before.is_none_or(|place| (key.created_at, key.id) < place);
-            if behind && query.matches(&key) {
+            let follows = before.is_none_or(|position| (key.created_at, key.id) < position);
+            if follows && query.matches(&key) {
                 keys.push(key);
             }
         }
         keys.sort_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
-        // Takes up to one key too many, which only tells that there is another page.
+        // A surplus key only signals that another page follows.
         Ok(Page::from_surplus(keys, query.page_size(), KeyQuery::place))
     }
 
@@ -196,7 +196,7 @@ impl KeyAdmin for MyStore {
             if rows.contains_key(&new.key.id) {
                 return Err(StoreError::Conflict(new.key.id));
             }
-            // Both rows are made before one is written: nothing can fail in between.
+            // Build both rows before writing either, so that nothing can fail in between.
             let (old_row, new_row) = (Row::of(&old)?, Row::of(&new)?);
             rows.insert(id, old_row);
             rows.insert(new.key.id, new_row);
@@ -219,12 +219,12 @@ impl KeyAdmin for MyStore {
 async fn main() -> Result<(), Box<dyn Error>> {
     let store = MyStore::default();
     conformance::key_admin(&store).await;
-    println!("the store keeps every rule");
+    println!("the store passes the conformance suite");
 
     let issued = Issuer::new("acme_live")?
         .issue(&store, NewKey::new("Zapier integration"))
         .await?;
-    println!("and holds {}", issued.key.hint);
+    println!("issued {}", issued.key.hint);
     let _layer = ApiKeyLayer::new(store);
     Ok(())
 }

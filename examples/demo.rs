@@ -1,11 +1,12 @@
-//! The pages and their JSON API, over an API that has been used: keys, limits and usage in a SQLite file.
+//! The dashboard and its JSON API for an API with keys, limits and some usage, stored in a SQLite file.
 //!
 //! ```text
 //! cargo run --release --example demo --features full
 //! ```
 //!
-//! Then open the address that it prints. `-- --fresh` starts over. `PORT` changes the port, `0` takes a
-//! free one; `FILE` changes the file, `ADMIN_TOKEN` the token. Ctrl-C ends it, and nothing is lost.
+//! Open the URL it prints and sign in with the token. Append `-- --fresh` to start over. Environment variables:
+//! `PORT` (`0` picks a free port), `FILE` (the database) and `ADMIN_TOKEN`. Ctrl-C shuts down without losing
+//! usage.
 
 use std::error::Error;
 use std::io::Write;
@@ -33,8 +34,8 @@ const FILE: &str = "keytally-demo.db";
 async fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(std::env::var("FILE").unwrap_or_else(|_| FILE.into()));
     if std::env::args().any(|word| word == "--fresh") {
-        for beside in ["", "-wal", "-shm", ".vault-key"] {
-            let _ = std::fs::remove_file(format!("{}{beside}", path.display()));
+        for suffix in ["", "-wal", "-shm", ".vault-key"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
         }
     }
     let backend = SqliteBackend::open(&path).await?;
@@ -45,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let recorder = Recorder::new(backend.clone());
     let layer = ApiKeyLayer::new(backend.clone())
         .recorder(recorder.clone())
-        // What the log can be searched for.
+        // Makes the request log searchable by posting.
         .resource_id(|head| {
             let id = head.uri().path().strip_prefix("/v1/postings/")?;
             Some(id.to_owned())
@@ -61,18 +62,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/v1/reports", get(report))
         .layer(layer.clone());
 
-    let mine = match kept(&issuer, &backend).await? {
+    let secret = match existing_secret(&issuer, &backend).await? {
         Some(secret) => secret,
         None => seed(&issuer, &backend, &api, &recorder).await?,
     };
 
     let token = admin_token()?;
-    let holders = SelfServiceApi::new(&layer, backend.clone());
+    let self_service = SelfServiceApi::new(&layer, backend.clone());
     let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)?
         .issuer(issuer)
         .recorder(recorder.clone());
     let app = api
-        .nest("/me", holders.into_router())
+        .nest("/me", self_service.into_router())
         .nest_service("/admin", dashboard.into_router());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
@@ -80,7 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     println!("pages:  http://{address}/admin");
     println!("token:  {token}");
-    println!("key:    {}", mine.expose());
+    println!("key:    {}", secret.expose());
     let curl = |secret: &str, path: &str| {
         println!("curl -i -H 'Authorization: Bearer {secret}' http://{address}{path}");
     };
@@ -92,7 +93,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "/me/usage",
         "/me/limits",
     ] {
-        curl(mine.expose(), path);
+        curl(secret.expose(), path);
     }
     curl(&token, "/admin/api/keys");
     curl(&token, "/admin/api/openapi.json");
@@ -105,22 +106,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The key for the reader, under which a secret is kept.
-const MINE: &str = "PowerAutomate";
+/// The name of the key to try out, whose secret is stored encrypted.
+const DEMO_KEY: &str = "PowerAutomate";
 
-/// The secret that an earlier start has made, if it is there and works.
-async fn kept(issuer: &Issuer, backend: &SqliteBackend) -> Result<Option<Secret>, Box<dyn Error>> {
-    let working = KeyQuery::new().status(KeyStatus::Active, Timestamp::now());
-    let keys = backend.list(&working.name(MINE)).await?.items;
+/// The secret of the key from an earlier run, if it exists and is active.
+async fn existing_secret(
+    issuer: &Issuer,
+    backend: &SqliteBackend,
+) -> Result<Option<Secret>, Box<dyn Error>> {
+    let active = KeyQuery::new().status(KeyStatus::Active, Timestamp::now());
+    let keys = backend.list(&active.name(DEMO_KEY)).await?.items;
     let Some(key) = keys.iter().find(|key| key.recoverable) else {
         return Ok(None);
     };
-    let demo = backend.acting_as("the demo").ok_or("no audit")?;
-    // The encryption key may have been deleted.
+    let demo = backend
+        .acting_as("demo")
+        .ok_or("the backend has no audit log")?;
+    // Fails if the encryption key was deleted.
     Ok(issuer.reveal(&*demo, key.id).await.ok().flatten())
 }
 
-/// Makes a key for the reader, and where there are none yet two for the pictures, with some traffic.
+/// Issues the demo key. In an empty database, also issues two more keys and sends some traffic.
 async fn seed(
     issuer: &Issuer,
     backend: &SqliteBackend,
@@ -128,26 +134,26 @@ async fn seed(
     recorder: &Recorder,
 ) -> Result<Secret, Box<dyn Error>> {
     let is_fresh = backend.list(&KeyQuery::new()).await?.items.is_empty();
-    let mine = NewKey::new(MINE).owner("customer-17").recoverable();
-    let mine = issuer.issue(backend, mine).await?.secret;
+    let new = NewKey::new(DEMO_KEY).owner("customer-17").recoverable();
+    let secret = issuer.issue(backend, new).await?.secret;
     if is_fresh {
-        let slow = NewKey::new("Zapier Integration")
+        let limited = NewKey::new("Zapier Integration")
             .owner("customer-17")
             .environment("live")
             .limit(RateLimit::per_minute(60).with_burst(20));
-        let slow = issuer.issue(backend, slow).await?.secret;
+        let limited = issuer.issue(backend, limited).await?.secret;
         let unused = NewKey::new("Nightly export")
             .owner("customer-4")
             .scope("read");
         issuer.issue(backend, unused).await?;
-        traffic(api, &[&mine, &slow]).await?;
+        send_traffic(api, &[&secret, &limited]).await?;
         recorder.flush().await;
     }
-    Ok(mine)
+    Ok(secret)
 }
 
-/// An encryption key in a file beside the database. That is for a demo: whoever has both has the
-/// secrets, so keep yours where the database is not.
+/// Reads or creates the encryption key in a file next to the database. This is for demonstration only: in
+/// production, keep the encryption key apart from the database, since both together reveal the secrets.
 fn vault(database: &std::path::Path) -> Result<Vault, Box<dyn Error>> {
     let file = PathBuf::from(format!("{}.vault-key", database.display()));
     if !file.exists() {
@@ -169,11 +175,11 @@ async fn posting(Path(id): Path<String>) -> Result<String, StatusCode> {
 }
 
 async fn report() -> Result<&'static str, StatusCode> {
-    // Reports are large, and now and then too large.
+    // Reports are slow and sometimes fail.
     tokio::time::sleep(Duration::from_millis(3)).await;
     match random()? % 8 {
         0 => Err(StatusCode::INTERNAL_SERVER_ERROR),
-        _ => Ok("all of it"),
+        _ => Ok("report"),
     }
 }
 
@@ -181,8 +187,8 @@ fn random() -> Result<u32, StatusCode> {
     getrandom::u32().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Some real requests through the real layer.
-async fn traffic(api: &Router, keys: &[&Secret]) -> Result<(), Box<dyn Error>> {
+/// Sends requests through the API.
+async fn send_traffic(api: &Router, keys: &[&Secret]) -> Result<(), Box<dyn Error>> {
     for n in 0..400 {
         let (method, path) = match n % 10 {
             0..5 => ("GET", "/v1/postings".into()),
@@ -198,13 +204,13 @@ async fn traffic(api: &Router, keys: &[&Secret]) -> Result<(), Box<dyn Error>> {
             .header("authorization", format!("Bearer {}", key.expose()))
             .body(Body::empty())?;
         let response = api.clone().oneshot(request).await?;
-        // Usage is counted at the end of the body.
+        // A request is recorded at the end of its response body.
         axum::body::to_bytes(response.into_body(), 1 << 20).await?;
     }
     Ok(())
 }
 
-/// `ADMIN_TOKEN`, or a random one.
+/// The token in `ADMIN_TOKEN`, or a random one.
 fn admin_token() -> Result<String, Box<dyn Error>> {
     if let Ok(token) = std::env::var("ADMIN_TOKEN") {
         return Ok(token);

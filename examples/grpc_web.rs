@@ -1,11 +1,11 @@
-//! gRPC-Web from browsers of another origin: CORS outermost, then the translation to gRPC, then the API key layer. Calls
-//! are recorded with their gRPC status, and scripts read refusals.
+//! gRPC-Web for cross-origin browser clients: CORS outermost, then the translation to gRPC, then the API key
+//! layer. Calls are recorded with their gRPC status, and scripts can read rejections.
 //!
 //! ```text
 //! cargo run --example grpc_web
 //! ```
 //!
-//! tonic runs a call whatever the method: do not let preflights pass to it.
+//! tonic handles calls regardless of the HTTP method: do not allow preflight requests to reach it.
 
 mod postings;
 
@@ -24,7 +24,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowHeaders, CorsLayer};
 
-/// What scripts read of gRPC itself.
+/// The gRPC headers that scripts may read.
 const GRPC_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
@@ -54,7 +54,7 @@ pub(crate) fn serve(
     let recorder = Recorder::new(backend.clone());
     Server::builder()
         .accept_http1(true)
-        // The first is outermost.
+        // The first layer is the outermost.
         .layer(cors)
         .layer(GrpcWebLayer::new())
         .layer(ApiKeyLayer::new(backend).recorder(recorder))

@@ -1,13 +1,13 @@
-//! An API whose keys and usage are in PostgreSQL, for as many instances as you start.
+//! An API with keys and usage in PostgreSQL, shared by any number of instances.
 //!
 //! ```text
 //! cargo run --example postgres --features axum,postgres,sqlite -- postgres://user:password@localhost/app
 //! ```
 //!
-//! The URL may come from `DATABASE_URL` instead. Paste the line that it prints, end it with Ctrl-C and
-//! start it again: what was counted is there. Stop the database meanwhile: a key that was used lately
-//! goes on working for half a minute, and what it is used for waits in `spool.db`, or in the file that a
-//! second argument names, until the database is back. `PORT` changes the port, `0` takes a free one.
+//! The URL can also be set in `DATABASE_URL`. Run the printed command, stop the example with Ctrl-C and start
+//! it again: the counts persist. If you stop the database meanwhile, a recently used key keeps working for half
+//! a minute, and its usage is spooled until the database is back. The spool is `spool.db`, or the file named by
+//! the second argument. `PORT` sets the port; `0` picks a free one.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -25,21 +25,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let url = match arguments.next() {
         Some(url) => url,
-        None => std::env::var("DATABASE_URL")
-            .map_err(|_| "name a database: as the first argument, or in DATABASE_URL")?,
+        None => std::env::var("DATABASE_URL").map_err(
+            |_| "missing database URL: pass it as the first argument or set DATABASE_URL",
+        )?,
     };
     let spool = arguments.next().unwrap_or_else(|| "spool.db".into());
 
     let backend = PostgresBackend::connect(&url).await?;
     backend.migrate().await?;
-    // Drops what is too old, as long as it is held.
+    // Prunes old data until dropped.
     let _maintenance = backend.maintain(Retention::new());
     let so_far = backend.summary(&SummaryQuery::default()).await?.totals;
     println!("the database has counted {} requests", so_far.total());
 
-    // What an earlier process left in the file is written first.
+    // Events left in the spool by an earlier process are written first.
     let spool = SqliteSpool::open(spool).await?;
-    println!("{} more wait in the spool", spool.events().await?);
+    println!("{} events are waiting in the spool", spool.events().await?);
     let recorder = Recorder::builder(backend.clone()).spool(spool).start();
 
     let new = NewKey::new("Zapier integration").owner("customer-17");
@@ -58,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     axum::serve(listener, app)
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
         .await?;
-    // Whatever the database does not take within the time stays in the spool.
+    // Events that the database does not accept in time remain in the spool.
     let report = recorder.shutdown(Duration::from_secs(10)).await;
     let (written, lost, spooled) = (report.written, report.lost, report.spooled);
     println!("written: {written}, lost: {lost}, spooled: {spooled}");

@@ -1,10 +1,10 @@
-//! An API behind keys, limits and accounting, in memory.
+//! An API with keys, rate limits and usage accounting, in memory.
 //!
 //! ```text
 //! cargo run --example quickstart --features axum
 //! ```
 //!
-//! Then paste the lines that it prints. `PORT` changes the port, `0` takes a free one.
+//! Run the printed commands. `PORT` sets the port; `0` picks a free one.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("curl -i -H 'x-api-key: {key}' -d 'A new posting' http://{address}/v1/postings");
     println!("curl -s -H 'x-api-key: {key}' http://{address}/usage\n");
 
-    // With the peer's address, for the log and for address lists.
+    // Provides the peer address for the request log and for address lists.
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
@@ -102,7 +102,7 @@ struct LogPage {
     after: Option<PageToken>,
 }
 
-/// The asking key's own summary and request log.
+/// The summary and the request log of the calling key.
 async fn usage(
     caller: Caller,
     Query(page): Query<LogPage>,

@@ -1,11 +1,11 @@
-//! An API whose keys and usage outlive the process, in a SQLite file.
+//! An API with persistent keys and usage in a SQLite file.
 //!
 //! ```text
 //! cargo run --example sqlite --features axum,sqlite -- keys.db
 //! ```
 //!
-//! Then paste the line that it prints, end it with Ctrl-C and start it again: what was counted is there.
-//! `PORT` changes the port, `0` takes a free one.
+//! Run the printed command, stop the example with Ctrl-C and start it again: the counts persist. `PORT` sets
+//! the port; `0` picks a free one.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).unwrap_or_else(|| "keys.db".into());
     let backend = SqliteBackend::open(&path).await?;
     backend.migrate().await?;
-    // Drops what is too old, as long as it is held.
+    // Prunes old data until dropped.
     let _maintenance = backend.maintain(Retention::new());
     let so_far = backend.summary(&SummaryQuery::default()).await?.totals;
     println!("{path} has counted {} requests", so_far.total());

@@ -1,10 +1,10 @@
-//! A gRPC server behind keys, limits and accounting, and a client that shows what it is told.
+//! A gRPC server with keys, rate limits and usage accounting, and a client that prints the results.
 //!
 //! ```text
 //! cargo run --example tonic
 //! ```
 //!
-//! The messages and the service are in `postings/mod.rs`, written by hand: no `protoc` is needed.
+//! The messages and the service are in `postings/mod.rs`, written by hand to avoid a dependency on `protoc`.
 
 mod postings;
 
@@ -53,29 +53,29 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = Channel::from_shared(format!("http://{address}"))?;
     let mut client = PostingsClient::new(channel.connect().await?);
 
-    println!("\nGet, with a key");
-    let answer = client.get(with_key(secret, GetRequest { id: 7 })?).await?;
-    println!("  {}", answer.get_ref().title);
+    println!("\nGet with a key");
+    let response = client.get(with_key(secret, GetRequest { id: 7 })?).await?;
+    println!("  {}", response.get_ref().title);
     for name in ["ratelimit-policy", "ratelimit", "x-request-id"] {
-        println!("  {name}: {:?}", answer.metadata().get(name));
+        println!("  {name}: {:?}", response.metadata().get(name));
     }
 
-    println!("\nGet, of a posting that is not there");
-    let answer = client.get(with_key(secret, GetRequest { id: 0 })?).await;
-    told(answer, Code::NotFound)?;
+    println!("\nGet an unknown posting");
+    let result = client.get(with_key(secret, GetRequest { id: 0 })?).await;
+    expect_status(result, Code::NotFound)?;
 
-    println!("\nGet, without a key");
-    told(
+    println!("\nGet without a key");
+    expect_status(
         client.get(GetRequest { id: 7 }).await,
         Code::Unauthenticated,
     )?;
 
-    println!("\nGet, with a key that lacks the scope");
+    println!("\nGet with a key that lacks the scope");
     let request = with_key(writer.secret.expose(), GetRequest { id: 7 })?;
-    told(client.get(request).await, Code::PermissionDenied)?;
+    expect_status(client.get(request).await, Code::PermissionDenied)?;
 
     for count in [3, 13] {
-        println!("\nList of {count}, to its end");
+        println!("\nList {count} postings");
         let request = with_key(secret, ListRequest { count })?;
         let mut list = client.list(request).await?.into_inner();
         while let Some(posting) = list.next().await {
@@ -86,7 +86,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    println!("\nWatch, until we have seen enough");
+    println!("\nWatch, then cancel");
     let request = with_key(secret, WatchRequest {})?;
     let mut watch = client.watch(request).await?.into_inner();
     if let Some(posting) = watch.message().await? {
@@ -95,10 +95,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  open requests: {}", recorder.stats().open);
     drop(watch);
 
-    println!("\nGet, until the limit is reached");
+    println!("\nGet until the rate limit is exceeded");
     client.get(with_key(secret, GetRequest { id: 8 })?).await?;
-    let answer = client.get(with_key(secret, GetRequest { id: 9 })?).await;
-    told(answer, Code::ResourceExhausted)?;
+    let result = client.get(with_key(secret, GetRequest { id: 9 })?).await;
+    expect_status(result, Code::ResourceExhausted)?;
 
     drop(client);
     let report = recorder.shutdown(Duration::from_secs(5)).await;
@@ -106,8 +106,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let range = UsageRange::new().key(reader.key.id);
     let query = SummaryQuery::new(range, SummarySpec::new());
     let summary = backend.summary(&query).await?;
-    println!("What {:?} used:", reader.key.name);
-    print("in all", &summary.totals);
+    println!("Usage of {:?}:", reader.key.name);
+    print("total", &summary.totals);
     for (endpoint, totals) in &summary.by_endpoint {
         print(endpoint, totals);
     }
@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A message with a key in its metadata. A real client would set an interceptor.
+/// A request with a key in its metadata. A real client would use an interceptor.
 fn with_key<T>(secret: &str, message: T) -> Result<Request<T>, InvalidMetadataValue> {
     let mut request = Request::new(message);
     let value = format!("Bearer {secret}").parse()?;
@@ -125,23 +125,23 @@ fn with_key<T>(secret: &str, message: T) -> Result<Request<T>, InvalidMetadataVa
     Ok(request)
 }
 
-/// Prints the status that was expected instead of an answer, and after what time to try again.
-fn told<T>(answer: Result<T, Status>, code: Code) -> Result<(), Box<dyn Error>> {
-    match answer {
+/// Prints the expected error status and, if present, the retry delay.
+fn expect_status<T>(result: Result<T, Status>, code: Code) -> Result<(), Box<dyn Error>> {
+    match result {
         Err(status) if status.code() == code => {
             println!("  {code:?}: {}", status.message());
             if let Some(wait) = status.metadata().get("grpc-retry-pushback-ms") {
-                println!("  try again in {} ms", wait.to_str()?);
+                println!("  retry in {} ms", wait.to_str()?);
             }
             Ok(())
         }
         Err(status) => Err(status.into()),
-        Ok(_) => Err(format!("{code:?} was expected").into()),
+        Ok(_) => Err(format!("expected {code:?}").into()),
     }
 }
 
-fn print(what: &str, totals: &Totals) {
+fn print(label: &str, totals: &Totals) {
     let (completed, failed) = (totals.completed(), totals.failed());
     let limited = totals.rate_limited();
-    println!("  {what}: {completed} completed, {failed} failed, {limited} rate limited");
+    println!("  {label}: {completed} completed, {failed} failed, {limited} rate limited");
 }

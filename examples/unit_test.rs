@@ -1,4 +1,4 @@
-//! A protected service tested without a network and without waiting.
+//! Testing a protected service without a network and without waiting.
 //!
 //! ```text
 //! cargo run --example unit_test --features testing
@@ -21,26 +21,26 @@ use keytally::testing::{Fixture, TestKey};
 use keytally::usage::{Outcome, RejectionReason};
 use tower::ServiceExt;
 
-/// The service: its keys come from whatever layer it is given.
+/// The service under test. The layer provides the caller.
 fn service() -> Router {
     let hello =
         |Extension(caller): Extension<Caller>| async move { format!("hello {}", caller.name) };
     Router::new().route("/hello", get(hello))
 }
 
-/// All that a test takes: a fixture, a key, the service behind the fixture's layer.
+/// A test needs a fixture, a key, and the service wrapped in the fixture's layer.
 #[cfg_attr(test, tokio::test)]
-async fn a_key_has_its_own_limit() -> Result<(), Box<dyn Error>> {
+async fn rate_limit_applies_per_key() -> Result<(), Box<dyn Error>> {
     let test = Fixture::new();
     let key = test
         .issue(NewKey::new("Zapier").limit(RateLimit::per_minute(1)))
         .await;
     let app = service().layer(test.layer());
 
-    assert_eq!(ask(&app, &key).await?, StatusCode::OK);
-    assert_eq!(ask(&app, &key).await?, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(send(&app, &key).await?, StatusCode::OK);
+    assert_eq!(send(&app, &key).await?, StatusCode::TOO_MANY_REQUESTS);
     test.advance(Duration::from_secs(60));
-    assert_eq!(ask(&app, &key).await?, StatusCode::OK);
+    assert_eq!(send(&app, &key).await?, StatusCode::OK);
 
     let events = test.events().await;
     assert!(events.iter().all(|event| event.key == Some(key.id)));
@@ -51,14 +51,14 @@ async fn a_key_has_its_own_limit() -> Result<(), Box<dyn Error>> {
 }
 
 #[cfg_attr(test, tokio::test)]
-async fn a_revoked_key_is_out_at_once() -> Result<(), Box<dyn Error>> {
+async fn revoked_key_is_rejected_immediately() -> Result<(), Box<dyn Error>> {
     let test = Fixture::new();
     let key = test.issue(NewKey::new("Leaked")).await;
     let app = service().layer(test.layer());
 
-    assert_eq!(ask(&app, &key).await?, StatusCode::OK);
+    assert_eq!(send(&app, &key).await?, StatusCode::OK);
     test.backend().revoke(key.id).await?;
-    assert_eq!(ask(&app, &key).await?, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(&app, &key).await?, StatusCode::UNAUTHORIZED);
     assert_eq!(
         test.events().await[1].rejection_reason,
         Some(RejectionReason::Revoked)
@@ -67,29 +67,29 @@ async fn a_revoked_key_is_out_at_once() -> Result<(), Box<dyn Error>> {
 }
 
 #[cfg_attr(test, tokio::test)]
-async fn an_outage_of_the_store_is_no_open_door() -> Result<(), Box<dyn Error>> {
+async fn store_outage_fails_closed() -> Result<(), Box<dyn Error>> {
     let test = Fixture::new();
     let key = test.issue(NewKey::new("New here")).await;
     let app = service().layer(test.layer());
 
     test.store().fail();
-    assert_eq!(ask(&app, &key).await?, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(send(&app, &key).await?, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
         test.stats()
             .await
-            .refused_for(RejectionReason::StoreUnavailable),
+            .rejected_for(RejectionReason::StoreUnavailable),
         1
     );
     test.store().recover();
-    assert_eq!(ask(&app, &key).await?, StatusCode::OK);
+    assert_eq!(send(&app, &key).await?, StatusCode::OK);
     Ok(())
 }
 
-async fn ask(app: &Router, key: &TestKey) -> Result<StatusCode, Box<dyn Error>> {
+async fn send(app: &Router, key: &TestKey) -> Result<StatusCode, Box<dyn Error>> {
     let request = Request::get("/hello").header(AUTHORIZATION, key.bearer());
     let response = app.clone().oneshot(request.body(Body::empty())?).await?;
     let status = response.status();
-    // A client that does not read its answer to the end counts as one that left.
+    // If the body is not read to its end, the request is recorded as cancelled.
     axum::body::to_bytes(response.into_body(), 1_024).await?;
     Ok(status)
 }
@@ -97,9 +97,9 @@ async fn ask(app: &Router, key: &TestKey) -> Result<StatusCode, Box<dyn Error>> 
 #[cfg(not(test))]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    a_key_has_its_own_limit().await?;
-    a_revoked_key_is_out_at_once().await?;
-    an_outage_of_the_store_is_no_open_door().await?;
-    println!("all as it should be");
+    rate_limit_applies_per_key().await?;
+    revoked_key_is_rejected_immediately().await?;
+    store_outage_fails_closed().await?;
+    println!("all tests passed");
     Ok(())
 }

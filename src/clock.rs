@@ -1,4 +1,4 @@
-//! One reading of time per step: what the wall says and what has passed.
+//! Wall-clock and monotonic time in a single reading.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -7,30 +7,31 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-/// Where time comes from: the machine, or in tests a clock that only moves when it is turned.
+/// A source of time: the system clock or, in tests, a manual clock that moves only when advanced.
 ///
-/// A clone shows the same time, and so do all that show the machine's. The monotonic reading drives limits, cache ages and latencies; the
-/// wall's drives expiry and the time of an event, and follows the machine's when that is set.
+/// Clones share the same time, and all system clocks share one origin. The monotonic reading drives rate limits,
+/// cache ages and latencies. The wall-clock reading drives expiry and event times, and follows adjustments of the
+/// system time within a second.
 #[derive(Clone)]
 pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
     System(&'static Anchor),
-    Manual(Arc<Hands>),
+    Manual(Arc<ManualTime>),
 }
 
-/// Ties the wall to the monotonic clock, so that one reading serves both; renewed every second.
+/// Ties the wall clock to the monotonic clock, so that one reading serves both. Renewed every second.
 struct Anchor {
     origin: Instant,
-    /// Nanoseconds since the origin at which the wall is read again.
+    /// Nanoseconds since the origin at which the wall clock is read again.
     renew_at: AtomicU64,
-    /// Microseconds since the Unix epoch, less the monotonic microseconds since the origin.
+    /// Microseconds since the Unix epoch minus monotonic microseconds since the origin.
     wall_offset: AtomicI64,
 }
 
 #[derive(Debug)]
-struct Hands {
+struct ManualTime {
     elapsed: AtomicU64,
     wall: AtomicI64,
 }
@@ -45,13 +46,13 @@ pub struct Now {
 }
 
 impl Now {
-    /// Nanoseconds that have passed since the clock's origin; never goes back. A manual clock's is
-    /// when it was made, and the machine's when the process first asked for it.
+    /// Monotonic nanoseconds since the clock's origin: the creation of a manual clock, or the first use of
+    /// the system clock in the process.
     pub fn elapsed_nanos(self) -> u64 {
         self.elapsed
     }
 
-    /// The wall's time in whole microseconds, which every backend can store as it is.
+    /// The wall-clock time in whole microseconds, a precision that every backend can store.
     pub fn timestamp(self) -> Timestamp {
         Timestamp::from_microsecond(self.wall).unwrap_or(Timestamp::UNIX_EPOCH)
     }
@@ -60,52 +61,51 @@ impl Now {
         self.wall
     }
 
-    /// Microseconds that have passed since an earlier reading.
+    /// Microseconds elapsed since an earlier reading.
     pub(crate) fn micros_since(self, earlier: Self) -> u64 {
         self.elapsed.saturating_sub(earlier.elapsed) / 1_000
     }
 
-    /// What has passed between an earlier reading of the same clock and this one.
+    /// The time elapsed since an earlier reading of the same clock. Zero if `earlier` is the later one.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.elapsed.saturating_sub(earlier.elapsed))
     }
 }
 
 impl Clock {
-    /// The machine's clock: one for the process, so that readings can be compared wherever they
-    /// were taken.
+    /// The system clock. Its origin is shared within the process, so readings of different instances can be
+    /// compared.
     pub fn system() -> Self {
-        static MACHINE: LazyLock<Anchor> = LazyLock::new(|| Anchor {
+        static ANCHOR: LazyLock<Anchor> = LazyLock::new(|| Anchor {
             origin: Instant::now(),
             renew_at: AtomicU64::new(0),
             wall_offset: AtomicI64::new(0),
         });
-        Self(Source::System(&MACHINE))
+        Self(Source::System(&ANCHOR))
     }
 
-    /// A clock that shows `start` until it is turned: for tests.
+    /// A clock for tests that stays at `start` until [advanced](Self::advance).
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(Hands {
+        Self(Source::Manual(Arc::new(ManualTime {
             elapsed: AtomicU64::new(0),
             wall: AtomicI64::new(start.as_microsecond()),
         })))
     }
 
-    /// Turns a manual clock forward, as time passing does.
+    /// Advances a manual clock. Both its wall-clock and its monotonic time move forward.
     ///
     /// # Panics
     ///
-    /// On the machine's clock, which cannot be turned.
+    /// If this is the system clock.
     pub fn advance(&self, by: Duration) {
-        let Source::Manual(hands) = &self.0 else {
-            panic!("only a manual clock can be turned");
+        let Source::Manual(time) = &self.0 else {
+            panic!("only a manual clock can be advanced");
         };
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        let before = hands.elapsed.fetch_add(nanos, Ordering::SeqCst);
-        // Whole microseconds of the total, so that many small turns add up.
+        let before = time.elapsed.fetch_add(nanos, Ordering::SeqCst);
+        // Derived from the total, so that steps below a microsecond add up.
         let micros = (before + nanos) / 1_000 - before / 1_000;
-        hands
-            .wall
+        time.wall
             .fetch_add(i64::try_from(micros).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
@@ -113,9 +113,9 @@ impl Clock {
     pub fn now(&self) -> Now {
         match &self.0 {
             Source::System(anchor) => anchor.now(),
-            Source::Manual(hands) => Now {
-                elapsed: hands.elapsed.load(Ordering::SeqCst),
-                wall: hands.wall.load(Ordering::SeqCst),
+            Source::Manual(time) => Now {
+                elapsed: time.elapsed.load(Ordering::SeqCst),
+                wall: time.wall.load(Ordering::SeqCst),
             },
         }
     }
@@ -160,14 +160,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_systems_clock_follows_the_wall() {
+    fn system_clock_follows_wall_time() {
         let now = Clock::system().now();
         let wall = Timestamp::now();
         assert!(wall.duration_since(now.timestamp()).abs() < jiff::SignedDuration::from_secs(5));
     }
 
     #[test]
-    fn system_clocks_share_their_origin() {
+    fn system_clocks_share_one_origin() {
         let early = Clock::system();
         std::thread::sleep(Duration::from_millis(2));
         let before = early.now();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_moves_only_when_turned() {
+    fn manual_clock_moves_only_when_advanced() {
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let first = clock.now();
         assert_eq!(clock.now(), first);

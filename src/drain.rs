@@ -1,9 +1,10 @@
-//! Reading the body of a refused request, so that the client can use its connection again.
+//! Drains the body of a rejected request, so that the client can reuse its connection.
 //!
-//! A server closes an HTTP/1 connection on which a part of a request's body is unread (hyper does so unless the rest has
-//! arrived already). Small bodies are therefore read and dropped before a refusal is answered. Of larger ones and of those
-//! that do not arrive in time nothing more is read, and the refusal says `Connection: close`. HTTP/2 ends the request's
-//! stream alone, and a client that expects `100 Continue` has not sent its body.
+//! A server closes an HTTP/1 connection on which part of a request body is unread (hyper does so unless the
+//! rest has already arrived). Small bodies are therefore read and discarded before a rejection is sent. Bodies
+//! that are too large or do not arrive in time are not read any further, and the rejection carries `Connection:
+//! close`. HTTP/2 ends only the request's stream, and a client that expects `100 Continue` has not sent its
+//! body.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use tokio::time::{Sleep, sleep};
 
-/// How much of a refused request's body is read.
+/// How much of a rejected request's body is read, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DrainLimits {
     pub(crate) bytes: u64,
@@ -32,13 +33,13 @@ impl Default for DrainLimits {
     }
 }
 
-/// Tells the client of an HTTP/1 connection that it will be closed.
+/// Tells an HTTP/1 client that its connection will be closed.
 fn close<R>(response: &mut Response<R>) {
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// A body that is being read to its end. The future's output tells whether that was reached.
+/// A request body that is being drained. Resolves to whether its end was reached.
 pub(crate) struct Drain<B> {
     body: Pin<Box<B>>,
     limits: DrainLimits,
@@ -46,8 +47,9 @@ pub(crate) struct Drain<B> {
 }
 
 impl<B: Body> Drain<B> {
-    /// Begins to read what is left of a refused request's body, if that has to be done and can be.
-    pub(crate) fn of<R>(
+    /// Starts to drain a rejected request's body. Returns `None` if there is nothing to drain, or if the body
+    /// cannot be drained, in which case the response closes the connection.
+    pub(crate) fn new<R>(
         request: Request<B>,
         response: &mut Response<R>,
         limits: DrainLimits,
@@ -55,9 +57,9 @@ impl<B: Body> Drain<B> {
         if request.body().is_end_stream() || request.version() > Version::HTTP_11 {
             return None;
         }
-        let awaits_permission = request.headers().contains_key(EXPECT);
+        let expects_continue = request.headers().contains_key(EXPECT);
         let is_too_large = request.body().size_hint().lower() > limits.bytes || limits.bytes == 0;
-        if awaits_permission || is_too_large {
+        if expects_continue || is_too_large {
             close(response);
             return None;
         }
@@ -68,16 +70,16 @@ impl<B: Body> Drain<B> {
         })
     }
 
-    /// The response, once the body of its request has been read.
+    /// Returns the response once the request body has been drained.
     #[cfg(feature = "dashboard")]
     pub(crate) async fn before<R>(request: Request<B>, mut response: Response<R>) -> Response<R> {
-        if let Some(mut drain) = Self::of(request, &mut response, DrainLimits::default()) {
+        if let Some(mut drain) = Self::new(request, &mut response, DrainLimits::default()) {
             std::future::poll_fn(|cx| drain.poll_before(cx, &mut response)).await;
         }
         response
     }
 
-    /// Reads on; marks the response if the end cannot be reached.
+    /// Continues to drain. The response closes the connection if the end cannot be reached.
     pub(crate) fn poll_before<R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -91,7 +93,7 @@ impl<B: Body> Drain<B> {
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        // Without a runtime there is nobody who would wake it.
+        // Without a runtime, no timer would wake the task.
         if tokio::runtime::Handle::try_current().is_err() {
             return true;
         }

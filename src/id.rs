@@ -1,4 +1,4 @@
-//! The public identity of a key, and that of what happens at a time.
+//! Key ids, and time-ordered UUIDs for events.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,8 @@ use uuid::Uuid;
 pub(crate) const BASE62: &[u8; 62] =
     b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Whether all of these are digits. Looks at each without stopping early, which is faster for the
-/// short texts that come here.
+/// Whether all bytes are base62 digits. Does not stop at the first mismatch, which is faster for the short
+/// inputs here.
 #[inline]
 pub(crate) fn is_base62(text: &[u8]) -> bool {
     text.iter()
@@ -20,27 +20,27 @@ pub(crate) fn is_base62(text: &[u8]) -> bool {
 
 /// The public part of a secret and the primary key of its record: sixteen base62 digits (95 bits).
 ///
-/// Safe to log, to show and to put into a URL: it lets nobody in.
+/// Safe to log, display and put into URLs: it grants no access.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; Self::LEN]);
 
 impl KeyId {
-    /// Digits in a key id.
+    /// The number of digits in a key id.
     pub const LEN: usize = 16;
 
-    /// Reads exactly sixteen base62 digits.
+    /// Parses exactly sixteen base62 digits.
     pub(crate) fn from_digits(digits: &[u8]) -> Option<Self> {
         let digits: [u8; Self::LEN] = digits.try_into().ok()?;
         is_base62(&digits).then_some(Self(digits))
     }
 
-    /// The id that a SHA-256 stands for: the sixteen lowest base62 digits of its first half.
+    /// Derives an id from a SHA-256 digest: the sixteen lowest base62 digits of its first half.
     pub(crate) fn from_sha256(digest: &[u8; 32]) -> Self {
         let half: &[u8; 16] = digest.first_chunk().unwrap_or(&[0; 16]);
         Self::from_number(u128::from_be_bytes(*half))
     }
 
-    /// The id that a number stands for: its sixteen lowest base62 digits.
+    /// Encodes a number as an id: its sixteen lowest base62 digits.
     pub(crate) fn from_number(mut number: u128) -> Self {
         let mut digits = [0; Self::LEN];
         for digit in digits.iter_mut().rev() {
@@ -68,9 +68,9 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// A text that is not a key id: not sixteen base62 digits.
+/// The text is not a key id, which consists of sixteen base62 digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a key id is {} base62 digits", KeyId::LEN)]
+#[error("invalid key id: expected {} base62 digits", KeyId::LEN)]
 pub struct InvalidKeyId;
 
 impl FromStr for KeyId {
@@ -94,9 +94,9 @@ impl<'de> Deserialize<'de> for KeyId {
     }
 }
 
-/// A UUID of version 7 (RFC 9562) with this time in microseconds since 1970.
+/// A version 7 UUID (RFC 9562) for a time in microseconds since the Unix epoch.
 ///
-/// Its 74 random bits come from a generator of each thread's own, seeded by the operating system.
+/// Its 74 random bits come from a thread-local generator seeded by the operating system.
 pub(crate) fn uuid_at(micros: i64) -> Uuid {
     thread_local! {
         static RANDOM: std::cell::RefCell<fastrand::Rng> =
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_round_trips() {
+    fn key_id_round_trips_through_text() {
         let id: KeyId = "3fK9aB0000zzZZ19".parse().unwrap();
         assert_eq!(id.to_string(), "3fK9aB0000zzZZ19");
         assert_eq!(serde_json::to_string(&id).unwrap(), "\"3fK9aB0000zzZZ19\"");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused() {
+    fn invalid_key_ids_are_rejected() {
         for text in [
             "",
             "3fK9",
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_become_digits() {
+    fn numbers_are_encoded_in_base62() {
         assert_eq!(KeyId::from_number(0).as_str(), "0000000000000000");
         assert_eq!(KeyId::from_number(61 + 62).as_str(), "000000000000001z");
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "so many take minutes")]
-    fn uuids_are_of_version_seven_and_differ() {
+    #[cfg_attr(miri, ignore = "too slow under Miri")]
+    fn uuids_are_version_7_and_unique() {
         let mut seen = std::collections::HashSet::new();
         for _ in 0..10_000 {
             let id = uuid_at(1_700_000_000_123_456);

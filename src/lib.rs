@@ -1,12 +1,12 @@
-//! API keys, rate limits and usage accounting for any tower service, in one layer.
+//! API keys, rate limits, quotas and usage accounting for [tower](https://docs.rs/tower) services.
 //!
-//! [`ApiKeyLayer`] goes in front of an axum router, a tonic server or a bare hyper service. It checks
-//! every request against hashed keys, limits it by its key's own limits, tells the client where it
-//! stands in the standard headers, and accounts for it exactly once.
+//! [`ApiKeyLayer`] wraps an axum router, a tonic server or a bare hyper service. It authenticates every request by
+//! an API key, of which only a digest is stored, applies per-key rate limits and reports them in standard headers,
+//! and accounts for each request exactly once.
 //!
-//! # Quick start
+//! # Example
 //!
-//! Issue a key, protect a service, ask it, and read what was used:
+//! Issue a key, protect a service, call it, and read its usage:
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -46,42 +46,53 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With axum it is one line: `Router::new().route(..).layer(ApiKeyLayer::new(store))`. The README has
-//! whole programs for axum, tonic and hyper, and notes on security.
+//! With axum, add the layer to a router: `Router::new().route(..).layer(ApiKeyLayer::new(store))`. The [`guide`] has
+//! complete programs for [axum, tonic and hyper](guide::request_lifecycle), and chapters on
+//! [rate limits](guide::rate_limits), [backends](guide::backends), [security](guide::security) and
+//! [operations](guide::operations).
 //!
-//! # Where things are
+//! # Modules
 //!
-//! | | |
+//! | module | contents |
 //! |---|---|
-//! | [`ApiKeyLayer`] | the layer and its configuration: what happens to a request, step by step |
-//! | [`Caller`], [`RequireScope`], [`Rejection`] | what handlers and outer layers see of it |
-//! | [`key`] | what a key is: [`Issuer`](key::Issuer), [`Secret`](key::Secret), [`Key`](key::Key), and where it is kept: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); and who did what to it: [`AuditEntry`](key::AuditEntry) |
-//! | [`limit`] | how fast it may be used: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
-//! | [`usage`] | what was used: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
-//! | [`backend`] | where keys and usage are kept: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`, and what their tables hold (`backend::schema`) |
-//! | `dashboard` | the pages and their JSON API: `Dashboard`, and the `Guard` that decides who may see them |
-//! | `conformance` | public test suites for anyone's own store or backend |
-//! | `testing` | helpers for people who test their own services |
+//! | crate root | The middleware: [`ApiKeyLayer`] with its [request lifecycle](ApiKeyLayer#request-lifecycle) and [layer order](ApiKeyLayer#layer-order); [`RequireScope`]; [`Caller`] for handlers; [`Rejection`] for outer layers |
+//! | [`guide`] | The user guide |
+//! | [`key`] | Keys: [`Key`](key::Key), [`Secret`](key::Secret), [`Issuer`](key::Issuer); stores: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); the audit log: [`AuditEntry`](key::AuditEntry) |
+//! | [`limit`] | Rate limits and quotas: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
+//! | [`usage`] | Usage accounting: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
+//! | [`backend`] | Storage for keys and usage: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`; their tables: `backend::schema` |
+//! | `dashboard` | The web dashboard and its JSON API: `Dashboard`, and `Guard`, which authenticates its users. `SelfServiceApi` in the crate root is a JSON API for callers to inspect their own key |
+//! | `conformance` | Test suites for custom stores and backends |
+//! | `testing` | Test helpers for services that use the layer |
 //!
 //! # Features
 //!
-//! None is on by default, and a feature only adds items.
+//! No feature is enabled by default, and features only add items.
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `axum` | [`Caller`] as an extractor, endpoints from `MatchedPath`, client addresses from `ConnectInfo` |
-//! | `tracing` | refusals, store failures and lost events as `tracing` events |
-//! | `sqlite` | `SqliteBackend`: keys, request log and sums in a SQLite database, whose library is built in; `SqliteSpool` |
-//! | `sqlite-unbundled` | the same with the machine's own SQLite library; building needs its headers and libclang |
-//! | `postgres` | `PostgresBackend`: keys, request log and sums in a PostgreSQL database |
-//! | `recoverable` | `key::Vault`: secrets that can be read again, encrypted under a key of the application's |
-//! | `dashboard` | pages and a JSON API by which keys are watched, generated, rotated and deleted, behind a guard |
-//! | `conformance` | public test suites for stores and backends of your own |
-//! | `testing` | a clock to turn, ready keys and a recorder to ask, for tests of protected services |
-//! | `full` | all of these but `sqlite-unbundled` |
+//! | `axum` | [`Caller`] as an extractor, endpoints from `MatchedPath`, client IPs from `ConnectInfo` |
+//! | `tracing` | `tracing` events for rejections, failed sign-ins, store failures and lost usage events |
+//! | `sqlite` | `SqliteBackend`, which stores keys, the request log and rollups in SQLite, and `SqliteSpool`. SQLite is compiled from source |
+//! | `sqlite-unbundled` | The same with the system's SQLite library. Building needs its headers and libclang |
+//! | `postgres` | `PostgresBackend`, which stores keys, the request log and rollups in PostgreSQL |
+//! | `recoverable` | `key::Vault`, which encrypts secrets under the application's encryption key so that they can be revealed again |
+//! | `dashboard` | Pages and a JSON API to create, monitor, rotate and delete keys, behind a `Guard` |
+//! | `conformance` | Test suites for custom stores and backends |
+//! | `testing` | A manual clock, ready-made keys and a recorder to inspect, for tests of services that use the layer |
+//! | `full` | All of the above except `sqlite-unbundled` |
+//!
+//! # Dependencies in the public API
+//!
+//! The API uses types of [`jiff`] and [`http`], which are re-exported as `keytally::jiff` and `keytally::http`.
+//! With the SQL features, `from_pool` of the SQL backends takes a connection pool of sqlx 0.9.
+//!
+//! # Minimum supported Rust version
+//!
+//! Rust 1.89. The features `sqlite`, `sqlite-unbundled` and `postgres` need Rust 1.94, because sqlx does.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// What only `tracing` events read.
+// Variables that only `tracing` events use.
 #![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 pub mod backend;
@@ -91,7 +102,9 @@ pub mod conformance;
 #[cfg(feature = "dashboard")]
 pub mod dashboard;
 mod drain;
+pub mod guide;
 mod id;
+mod invalid_config;
 pub mod key;
 mod layer;
 pub mod limit;
@@ -105,6 +118,7 @@ mod telemetry;
 mod test_tracing;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text;
 pub mod usage;
 #[cfg(feature = "dashboard")]
 mod web;
@@ -112,18 +126,20 @@ mod web;
 pub use async_trait::async_trait;
 pub use clock::{Clock, Now};
 pub use id::{InvalidKeyId, KeyId};
+pub use invalid_config::InvalidConfig;
 #[cfg(feature = "axum")]
 pub use layer::NoCaller;
 pub use layer::{
-    ApiKeyLayer, ApiKeyService, BodyError, Caller, ForwardedHeader, HeaderStyle, InvalidRealm,
-    KeyRejected, PeerIp, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
+    ApiKeyLayer, ApiKeyService, BodyError, Caller, CredentialSource, ForwardedHeader, HeaderStyle,
+    KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
     RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
 };
 pub use page::{InvalidPageToken, Page, PageToken};
 #[cfg(feature = "dashboard")]
 pub use self_service::SelfServiceApi;
+pub use {http, jiff};
 
-/// Compiles what the README shows.
+/// Compiles the examples of the README.
 #[cfg(all(
     doctest,
     feature = "axum",

@@ -1,10 +1,10 @@
-//! Telling, at most once a second, of what may happen time and again.
+//! Throttles log messages about repeated events to one per second.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Counts what happens: the first is to be told at once, then their number at most once a second.
+/// Counts occurrences of an event. The first is logged at once, later ones as a count at most once a second.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     unlogged: AtomicU64,
@@ -12,16 +12,16 @@ pub(crate) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// One more has happened: of how many to tell now, if of any.
+    /// Records an occurrence. Returns the number of occurrences to log now, or `None` while throttled.
     pub(crate) fn record(&self) -> Option<u64> {
         self.unlogged.fetch_add(1, Relaxed);
-        // Nobody waits here: whoever holds it tells of this one too, or the next one will.
-        let mut told = self.logged_at.try_lock().ok()?;
-        if told.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+        // Never blocks: the holder of the lock reports this occurrence too, or a later call will.
+        let mut logged_at = self.logged_at.try_lock().ok()?;
+        if logged_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
             return None;
         }
-        *told = Some(Instant::now());
-        drop(told);
+        *logged_at = Some(Instant::now());
+        drop(logged_at);
         Some(self.unlogged.swap(0, Relaxed))
     }
 }

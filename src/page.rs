@@ -1,5 +1,5 @@
-//! Keyset pages: a list is continued from the last item seen, so that rows which arrive in between
-//! are neither skipped nor repeated.
+//! Keyset pagination: a list continues after the last item seen, so that concurrent inserts cause no
+//! skipped or repeated items.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// One page of a list, and where the next one begins.
+/// One page of a list, with a token for the next one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
-    /// The items, in the list's order.
+    /// The items, in list order.
     pub items: Vec<T>,
-    /// Ask for the list again with this token to go on; `None` at the end.
+    /// The token for the next page, or `None` on the last one.
     pub next: Option<PageToken>,
 }
 
 impl<T> Page<T> {
-    /// A page of nothing, with none behind it.
+    /// An empty last page.
     #[cfg(feature = "_sql")]
     pub(crate) fn empty() -> Self {
         Self {
@@ -26,7 +26,10 @@ impl<T> Page<T> {
         }
     }
 
-    /// A page from up to `limit + 1` items in order: the surplus item only tells that there is more.
+    /// Builds a page from up to `limit + 1` items in list order.
+    ///
+    /// The surplus item only signals that another page follows and is not part of this one. `position` returns
+    /// the token of an item.
     pub fn from_surplus(
         mut items: Vec<T>,
         limit: usize,
@@ -43,24 +46,24 @@ impl<T> Page<T> {
     }
 }
 
-/// The place of an item in a list that is ordered by time, then by id, newest first. Times of such
-/// items are kept in whole microseconds and lie in the years 1 to 9999.
+/// The position of an item in a list ordered by time and then by id, newest first. Times are in whole
+/// microseconds within the years 1 to 9999.
 ///
-/// As text it is opaque to clients: `<microseconds>.<id>`.
+/// The text form, `<microseconds>.<id>`, is opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageToken {
     time: Timestamp,
     id: Box<str>,
 }
 
-/// A text that is not a page token.
+/// The text is not a page token, or the token belongs to another list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a page token")]
+#[error("invalid page token")]
 pub struct InvalidPageToken;
 
 impl PageToken {
-    /// The place of the item with this id and this time, cut to whole microseconds of the years 1 to
-    /// 9999.
+    /// A token for the item with this time and id. The time is truncated to whole microseconds and limited to
+    /// the years 1 to 9999.
     pub fn new(time: Timestamp, id: impl fmt::Display) -> Self {
         Self {
             time: whole_micros(time),
@@ -73,11 +76,11 @@ impl PageToken {
         self.time
     }
 
-    /// The id of the last item seen, as the list's own type.
+    /// The id of the last item seen, parsed as the id type of the list.
     ///
     /// # Errors
     ///
-    /// [`InvalidPageToken`] when it is not of that type: the token came from another list.
+    /// [`InvalidPageToken`] if the id does not parse, because the token came from another list.
     pub fn id<T: FromStr>(&self) -> Result<T, InvalidPageToken> {
         self.id.parse().map_err(|_| InvalidPageToken)
     }
@@ -94,13 +97,13 @@ impl FromStr for PageToken {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (micros, id) = text.split_once('.').ok_or(InvalidPageToken)?;
-        // `i64` also reads "+5" and "007": only what `Display` writes is a token.
+        // `i64` also parses "+5" and "007"; only the canonical form is a valid token.
         let time: i64 = micros.parse().map_err(|_| InvalidPageToken)?;
         if time.to_string() != micros {
             return Err(InvalidPageToken);
         }
         let time = Timestamp::from_microsecond(time).map_err(|_| InvalidPageToken)?;
-        if time < FIRST {
+        if time < MIN_TIME {
             return Err(InvalidPageToken);
         }
         Ok(Self {
@@ -123,17 +126,17 @@ impl<'de> Deserialize<'de> for PageToken {
     }
 }
 
-/// 0001-01-01T00:00:00Z: databases and RFC 3339 know no years before it, or not the same ones.
-pub(crate) const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+/// 0001-01-01T00:00:00Z. Databases and RFC 3339 do not support earlier years, or disagree on them.
+pub(crate) const MIN_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
-/// Times are kept in whole microseconds of the years 1 to 9999, which every backend can store as they
-/// are.
+/// Truncates a time to whole microseconds and limits it to the years 1 to 9999, which every backend can store
+/// without loss.
 pub(crate) fn whole_micros(time: Timestamp) -> Timestamp {
-    // jiff reads no microseconds within the last second there is: that is cut to its beginning.
+    // jiff rejects microseconds within its last second, which is therefore truncated to its start.
     Timestamp::from_microsecond(time.as_microsecond())
         .or_else(|_| Timestamp::from_second(time.as_second()))
         .unwrap_or(time)
-        .max(FIRST)
+        .max(MIN_TIME)
 }
 
 #[cfg(test)]
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_token_round_trips() {
+    fn tokens_round_trip_through_text() {
         let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
         for time in [Timestamp::MIN, odd, Timestamp::MAX] {
             for id in ["abc-1", "", "a.b", "a b", "é", &"a".repeat(65)] {
@@ -154,20 +157,20 @@ mod tests {
     }
 
     #[test]
-    fn every_time_is_cut_to_what_reads_back_from_microseconds() {
+    fn truncated_times_round_trip_through_microseconds() {
         let odd: Timestamp = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
-        for time in [FIRST, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
-            let cut = whole_micros(time);
-            let read = Timestamp::from_microsecond(cut.as_microsecond()).unwrap();
-            assert_eq!(read, cut);
-            assert!(time.duration_since(cut).as_secs() == 0);
+        for time in [MIN_TIME, Timestamp::UNIX_EPOCH, odd, Timestamp::MAX] {
+            let truncated = whole_micros(time);
+            let read = Timestamp::from_microsecond(truncated.as_microsecond()).unwrap();
+            assert_eq!(read, truncated);
+            assert!(time.duration_since(truncated).as_secs() == 0);
         }
-        assert_eq!(FIRST, "0001-01-01T00:00:00Z".parse().unwrap());
-        assert_eq!(whole_micros(Timestamp::MIN), FIRST);
+        assert_eq!(MIN_TIME, "0001-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(whole_micros(Timestamp::MIN), MIN_TIME);
     }
 
     #[test]
-    fn other_texts_are_refused() {
+    fn invalid_page_tokens_are_rejected() {
         for text in [
             "",
             ".",
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_surplus_item_makes_the_next_token() {
+    fn surplus_item_produces_the_next_token() {
         let token = |n: &i64| PageToken::new(Timestamp::from_microsecond(*n).unwrap(), n);
         let page = Page::from_surplus(vec![3, 2, 1], 2, token);
         assert_eq!(page.items, [3, 2]);

@@ -1,4 +1,4 @@
-//! What key holders may ask about their own key.
+//! The JSON API with which callers inspect their own key.
 
 use std::sync::Arc;
 
@@ -19,12 +19,11 @@ use crate::usage::{Recorder, SummaryQuery, SummarySpec, UsageRange, UsageReader}
 use crate::web::{Limit, Problem, Query, Summary, in_order, method_not_allowed, protect};
 use crate::{ApiKeyLayer, Caller, StoreFailure};
 
-/// A small JSON API for whoever holds a key, about that key alone: `GET /usage` sums up what it was
-/// used for, and `GET /limits` tells where its rate limits stand.
+/// A JSON API for callers to inspect their own key: `GET /usage` returns its usage summary, and `GET /limits` the state
+/// of its rate limits.
 ///
-/// Asking spends nothing of the key's limits, is possible when nothing is left of them, and is not
-/// accounted. So that nobody asks the backend without end, each key may ask twice a second, or ten
-/// times at once.
+/// Requests are authenticated with the key. They consume none of its rate limits, are answered when these are
+/// exhausted, and are not recorded as usage. Each key is limited to 2 requests per second, with bursts of 10.
 ///
 /// ```
 /// use axum::Router;
@@ -42,35 +41,35 @@ use crate::{ApiKeyLayer, Caller, StoreFailure};
 /// # drop(app);
 /// ```
 ///
-/// `GET /usage` knows `from` and `to`, times of RFC 3339; without them it is about all that the backend
-/// keeps. Errors are problem details (RFC 9457).
+/// `GET /usage` takes the optional query parameters `from` (inclusive) and `to` (exclusive), RFC 3339 times. Without
+/// them, it covers all usage that the backend retains. Errors are problem details (RFC 9457).
 pub struct SelfServiceApi {
     layer: ApiKeyLayer,
     about: About,
 }
 
-/// What the handlers ask.
+/// The state of the handlers.
 #[derive(Clone)]
 struct About {
-    /// The layer that spends what is told here.
+    /// The layer whose limiter holds the rate limits.
     layer: ApiKeyLayer,
     reader: Arc<dyn UsageReader>,
     asking: Arc<LocalLimiter>,
 }
 
-/// Endpoints in a summary.
+/// The maximum number of endpoints in a summary.
 const TOP: usize = 100;
 
 impl SelfServiceApi {
-    /// About the keys that this layer lets in, and the usage that is read there.
+    /// Creates an API for the keys that the layer admits, with usage from `reader`.
     pub fn new(layer: &ApiKeyLayer, reader: impl UsageReader) -> Self {
         Self {
             layer: layer
                 .clone()
                 .recorder(Recorder::counting())
                 .cost(|_| 0)
-                // Whom the layer would let pass for once is nobody to tell about.
-                .on_store_failure(StoreFailure::Refuse),
+                // A request without a verified key has no usage to return.
+                .on_store_failure(StoreFailure::Reject),
             about: About {
                 layer: layer.clone(),
                 reader: Arc::new(reader),
@@ -79,8 +78,8 @@ impl SelfServiceApi {
         }
     }
 
-    /// The routes, behind the layer: to be nested outside of it.
-    pub fn into_router(self) -> Router {
+    /// Builds the router. It includes the layer: mount it outside of the application's own.
+    pub fn into_router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
         Router::new()
             .route("/usage", get(usage))
             .route("/limits", get(limits))
@@ -110,11 +109,12 @@ async fn throttle(
     match about.authenticate(&caller).await {
         Some(decision) if decision.is_allowed() => next.run(request).await,
         decision => {
-            let wait = decision.and_then(|decision| decision.retry_after_secs());
-            let detail = "You ask too often. Wait a little.";
+            let retry_after = decision.and_then(|decision| decision.retry_after_secs());
+            let seconds = retry_after.unwrap_or(1);
+            let detail = format!("Too many requests. Retry in {seconds} s.");
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
-            let wait = [(RETRY_AFTER, wait.unwrap_or(1).to_string())];
-            (wait, problem).into_response()
+            let headers = [(RETRY_AFTER, seconds.to_string())];
+            (headers, problem).into_response()
         }
     }
 }
@@ -160,21 +160,21 @@ struct Limits {
 struct LimitNow {
     #[serde(flatten)]
     limit: Limit,
-    /// How many requests may come now.
+    /// The number of requests that are admitted now.
     remaining: u32,
-    /// In how many seconds nothing will be spent of it.
+    /// Seconds until the full burst is available again.
     reset_seconds: u32,
 }
 
 async fn limits(State(about): State<About>, caller: Caller) -> Result<Json<Limits>, Problem> {
-    let standings = about.layer.limit_statuses(&caller).await.map_err(|_| {
-        let detail = "The limiter does not answer. Try again.";
+    let statuses = about.layer.limit_statuses(&caller).await.map_err(|_| {
+        let detail = "The rate limiter is unavailable. Try again later.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;
-    let limits = standings.iter().map(|(limit, standing)| LimitNow {
+    let limits = statuses.iter().map(|(limit, status)| LimitNow {
         limit: limit.into(),
-        remaining: standing.remaining,
-        reset_seconds: standing.reset_secs,
+        remaining: status.remaining,
+        reset_seconds: status.reset_secs,
     });
     Ok(Json(Limits {
         limits: limits.collect(),

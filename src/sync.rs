@@ -1,7 +1,7 @@
-//! What threads share and tasks wait for, where it matters in which order they come.
+//! Synchronization primitives and tasks whose interleavings matter.
 //!
-//! The library's own in every build but that of `scripts/model-check`, where a model checker puts in its own and
-//! tries the orders.
+//! `scripts/model-check` replaces them with those of a model checker, which explores the interleavings. All other
+//! builds use the real ones.
 
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
 pub(crate) mod model;

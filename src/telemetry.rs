@@ -1,4 +1,4 @@
-//! Events for `tracing`, if the feature of that name is on; otherwise the macros expand to nothing.
+//! The macros of `tracing`. Without the feature of that name they expand to nothing.
 
 #[cfg(feature = "tracing")]
 pub(crate) use tracing::{debug, error, info, warn};

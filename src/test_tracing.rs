@@ -1,4 +1,4 @@
-//! What `tracing` is told, for unit tests.
+//! Captures `tracing` events in unit tests.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -9,11 +9,11 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 
-/// The fields that this thread's events have; of an error that has a cause, the cause.
+/// The field values of this thread's events. An error is captured as its source, if it has one.
 #[derive(Clone, Default)]
 pub(crate) struct CapturedEvents(Arc<Mutex<Vec<(&'static str, String)>>>);
 
-/// While it lives, this thread's events are told.
+/// Captures this thread's events until dropped.
 pub(crate) struct CaptureGuard {
     _here: DefaultGuard,
     _second: Dispatch,
@@ -22,16 +22,16 @@ pub(crate) struct CaptureGuard {
 impl CapturedEvents {
     pub(crate) fn capture(&self) -> CaptureGuard {
         CaptureGuard {
-            // Beside a second one it is asked about what other tests' threads come upon first, too.
+            // With one dispatcher only, callsites first hit on another test's thread would be cached as disabled.
             _second: Dispatch::new(Self::default()),
             _here: tracing::subscriber::set_default(self.clone()),
         }
     }
 
-    /// What was told under a name so far, in order.
+    /// The values captured for a field so far, in order.
     pub(crate) fn values_of(&self, name: &str) -> Vec<String> {
-        let told = self.0.lock().unwrap();
-        let named = told.iter().filter(|(field, _)| *field == name);
+        let events = self.0.lock().unwrap();
+        let named = events.iter().filter(|(field, _)| *field == name);
         named.map(|(_, value)| value.clone()).collect()
     }
 

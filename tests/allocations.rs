@@ -1,5 +1,4 @@
-//! Heap allocations that the layer adds to a request that it lets through: exact, whatever the
-//! machine.
+//! The exact number of heap allocations that the layer adds to an admitted request.
 
 use std::alloc::System;
 use std::convert::Infallible;
@@ -13,36 +12,36 @@ use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, PeerIp};
+use keytally::{ApiKeyLayer, PeerAddress};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tower::{Layer, Service};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-fn calls() -> usize {
+fn allocations_so_far() -> usize {
     let stats = ALLOCATOR.stats();
     stats.allocations + stats.reallocations
 }
 
-/// Allocations of one request, the same for a thousand of them.
-async fn count<S, B>(service: &mut S, secret: &str) -> usize
+/// The median number of allocations per request.
+async fn allocations_per_request<S, B>(service: &mut S, secret: &str) -> usize
 where
     S: Service<Request<String>, Response = Response<B>, Error = Infallible>,
     B: http_body::Body<Error: std::fmt::Debug>,
 {
     let uri = Uri::from_static("/v1/postings/42");
     let authorization = HeaderValue::from_str(&format!("Bearer {secret}")).unwrap();
-    let mut each = Vec::with_capacity(1_100);
+    let mut per_request = Vec::with_capacity(1_100);
     for _ in 0..1_100 {
-        let before = calls();
-        // The parts are shared, as a server slices them out of its buffer.
+        let before = allocations_so_far();
+        // The parts share a buffer, as they do in a server.
         let mut request = Request::new(String::new());
         *request.uri_mut() = uri.clone();
         request
             .headers_mut()
             .insert(AUTHORIZATION, authorization.clone());
-        let peer = PeerIp(IpAddr::from([127, 0, 0, 1]));
+        let peer = PeerAddress(IpAddr::from([127, 0, 0, 1]));
         request.extensions_mut().insert(peer);
         let response = service.call(request).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -50,15 +49,14 @@ where
         let mut body = std::pin::pin!(body);
         while body.frame().await.is_some() {}
         drop(parts);
-        each.push(calls() - before);
+        per_request.push(allocations_so_far() - before);
     }
-    // The first asks the store. The allocator counts for the process: what other threads do now
-    // and then must not decide.
-    each.sort_unstable();
-    each[each.len() / 2]
+    // The median: the first request calls the store, and the process-wide counter includes other threads.
+    per_request.sort_unstable();
+    per_request[per_request.len() / 2]
 }
 
-async fn added(content_type: bool) -> usize {
+async fn added_allocations(content_type: bool) -> usize {
     let mut bare = tower::service_fn(move |_: Request<String>| async move {
         let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
         if content_type {
@@ -78,13 +76,14 @@ async fn added(content_type: bool) -> usize {
     let layer = ApiKeyLayer::new(backend.clone()).recorder(Recorder::new(backend));
     let mut layered = layer.layer(bare);
     let secret = issued.secret.expose();
-    count(&mut layered, secret).await - count(&mut bare, secret).await
+    allocations_per_request(&mut layered, secret).await
+        - allocations_per_request(&mut bare, secret).await
 }
 
 #[tokio::test]
-async fn the_allowed_path_adds_three_allocations() {
-    // To an answer that has headers already, as most have.
-    assert_eq!(added(true).await, 3);
-    // To one without any it adds the map of headers too, which takes two by itself.
-    assert_eq!(added(false).await, 5);
+async fn admitted_request_adds_three_allocations() {
+    // For a response that has headers already, as most do.
+    assert_eq!(added_allocations(true).await, 3);
+    // For a response without headers, the header map itself takes two more.
+    assert_eq!(added_allocations(false).await, 5);
 }

@@ -1,4 +1,4 @@
-//! What the benchmarks of databases and pages have in common: requests, and how answers are timed.
+//! Shared by the benchmarks of the backends and the dashboard: generated events, and timing.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ use keytally::KeyId;
 use keytally::key::KeyAdmin;
 use keytally::usage::{Batch, Method, Outcome, Status, UsageEvent, UsageReader, UsageSink};
 
-/// Events in one batch: as many as a recorder hands over at once.
+/// Events per batch: as many as the recorder writes at once.
 pub(crate) const BATCH: usize = 16_384;
 
-/// Requests of twenty customers, most of them of a few, to twelve endpoints.
+/// Generates requests with a skewed distribution over keys and twelve endpoints.
 pub(crate) struct Traffic {
     pub(crate) random: fastrand::Rng,
     pub(crate) keys: Vec<(KeyId, std::sync::Arc<str>)>,
@@ -31,7 +31,7 @@ impl Traffic {
         }
     }
 
-    /// The smaller ones come more often.
+    /// A random number below the bound, with smaller numbers more frequent.
     fn skewed(&mut self, below: usize) -> usize {
         let x = self.random.f64();
         ((x * x * below as f64) as usize).min(below - 1)
@@ -87,7 +87,7 @@ pub(crate) trait Backend: KeyAdmin + UsageSink + UsageReader {}
 
 impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
 
-/// Writes events of the last thirty days, the oldest first, up to this many in all.
+/// Writes events of the last thirty days, oldest first, raising the number stored from `from` to `to`.
 pub(crate) async fn fill(
     backend: &dyn Backend,
     traffic: &mut Traffic,
@@ -95,7 +95,7 @@ pub(crate) async fn fill(
     to: usize,
     end: Timestamp,
 ) {
-    // The earlier events are those of a thinner month: the new ones lie between them.
+    // Events stored before cover the same month, so the new ones fall between them.
     let month = 30 * 24 * 3_600 * 1_000_000_i64;
     let new = to - from;
     let batches = new.div_ceil(BATCH);
@@ -106,23 +106,23 @@ pub(crate) async fn fill(
         let batch = traffic.batch(size, |random| {
             Timestamp::from_microsecond(begin + random.i64(0..slice)).expect("a time")
         });
-        backend.write(&batch).await.expect("written");
+        backend.write(&batch).await.expect("write");
     }
 }
 
-/// The median of some runs, in milliseconds.
+/// Prints and returns the median of several runs in milliseconds.
 pub(crate) async fn timed<T, F: Future<Output = T>>(
     name: &str,
     runs: usize,
-    mut ask: impl FnMut() -> F,
+    mut query: impl FnMut() -> F,
 ) -> f64 {
     let mut times = Vec::new();
     for _ in 0..runs + 2 {
-        let begun = Instant::now();
-        std::hint::black_box(ask().await);
-        times.push(begun.elapsed().as_secs_f64() * 1_000.0);
+        let start = Instant::now();
+        std::hint::black_box(query().await);
+        times.push(start.elapsed().as_secs_f64() * 1_000.0);
     }
-    // The first two fill caches and prepare statements.
+    // The first two runs warm up caches and prepared statements.
     let mut times = times.split_off(2);
     times.sort_by(f64::total_cmp);
     println!("  {name}: {:.2} ms", times[times.len() / 2]);

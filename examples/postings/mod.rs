@@ -1,5 +1,5 @@
-//! A small gRPC service and its client, written by hand so that no `protoc` is needed: what `prost`
-//! and `tonic` generate from
+//! A small gRPC service and its client, written by hand to avoid a dependency on `protoc`. Equivalent to the
+//! code that `prost` and `tonic` generate from
 //!
 //! ```protobuf
 //! package postings.v1;
@@ -15,8 +15,8 @@
 //! message Posting { uint64 id = 1; string title = 2; }
 //! ```
 //!
-//! There is no posting 0, and a list of 13 breaks off after two.
-#![allow(dead_code, reason = "each example and test uses a part of it")]
+//! There is no posting 0, and a list of 13 fails after two postings.
+#![allow(dead_code, reason = "each example and test uses only part of it")]
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -63,13 +63,12 @@ impl Posting {
     }
 }
 
-/// The service, to be added to a server.
+/// The gRPC service.
 #[derive(Clone, Debug)]
 pub(crate) struct PostingsServer;
 
 impl PostingsServer {
-    /// One posting, with the name of whoever asks for it: handlers find the [`Caller`] in the
-    /// request's extensions.
+    /// Returns one posting, with the name of the caller: handlers find the [`Caller`] in the request extensions.
     async fn get(request: Request<GetRequest>) -> Result<Response<Posting>, Status> {
         let mut posting = match request.get_ref().id {
             0 => return Err(Status::not_found("no posting 0")),
@@ -81,7 +80,7 @@ impl PostingsServer {
         Ok(Response::new(posting))
     }
 
-    /// As many postings as are asked for. A stream ends with a status: `INTERNAL` for 13.
+    /// Streams the requested number of postings. The stream for 13 ends with the status `INTERNAL`.
     async fn list(
         request: Request<ListRequest>,
     ) -> Result<Response<impl Stream<Item = Result<Posting, Status>>>, Status> {
@@ -93,7 +92,7 @@ impl PostingsServer {
         Ok(Response::new(tokio_stream::iter(postings)))
     }
 
-    /// The postings that there are, then whatever is posted: nothing, in this service.
+    /// Streams the existing postings, then waits for new ones, which never arrive in this service.
     async fn watch(
         _: Request<WatchRequest>,
     ) -> Result<Response<impl Stream<Item = Result<Posting, Status>>>, Status> {
@@ -141,7 +140,7 @@ fn grpc<Q: prost::Message + Default + 'static>() -> tonic::server::Grpc<ProstCod
     tonic::server::Grpc::new(ProstCodec::default())
 }
 
-/// The client. Its calls take the plain message, or a [`Request`] with metadata.
+/// The client. Its methods accept a plain message, or a [`Request`] with metadata.
 #[derive(Clone, Debug)]
 pub(crate) struct PostingsClient(tonic::client::Grpc<Channel>);
 

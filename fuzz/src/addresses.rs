@@ -1,7 +1,7 @@
-//! Lists of addresses and networks: what is read prints the same, and holds the addresses whose first
-//! bits are the network's.
+//! Address lists: a parsed list round-trips through text, and contains exactly the addresses that share the
+//! prefix of one of its networks.
 //!
-//! The input is lines: an address, and then the list.
+//! The input consists of lines: an address, then the list.
 
 use std::net::IpAddr;
 
@@ -31,23 +31,23 @@ pub fn check(input: &[u8]) {
     let json = serde_json::to_string(&list).unwrap();
     assert_eq!(serde_json::from_str::<AddressList>(&json).unwrap(), list);
 
-    let asked = address.parse().ok();
-    // The networks' own ends, and what is next to them.
-    let ends = networks.iter().flat_map(Network::around);
-    for address in asked.into_iter().chain(ends) {
-        let held = networks.iter().any(|network| network.holds(address));
-        assert_eq!(list.contains(address), held, "{address} {printed:?}");
+    let given = address.parse().ok();
+    // The bounds of each network, and their neighbors.
+    let bounds = networks.iter().flat_map(Network::around);
+    for address in given.into_iter().chain(bounds) {
+        let expected = networks.iter().any(|network| network.holds(address));
+        assert_eq!(list.contains(address), expected, "{address} {printed:?}");
     }
 }
 
-/// The bits of an address and how many of them count, IPv4 or not.
+/// A network: its address family, address bits and prefix length.
 struct Network {
     v4: bool,
     bits: u128,
     length: u32,
 }
 
-/// IPv4 in the lowest bits, that which was mapped into IPv6 included.
+/// Whether an address is IPv4, including IPv4-mapped IPv6, and its bits.
 fn bits_of(address: IpAddr) -> (bool, u128) {
     match address {
         IpAddr::V4(v4) => (true, u32::from(v4).into()),
@@ -81,7 +81,7 @@ impl Network {
             IpAddr::V4(v4) => u32::from(v4).into(),
             IpAddr::V6(v6) => v6.into(),
         };
-        // Nothing behind the length.
+        // No bits may be set after the prefix.
         let rest = width - length;
         if rest > 0 && raw & (u128::MAX >> (128 - rest)) != 0 {
             return None;

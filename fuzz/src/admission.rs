@@ -1,8 +1,8 @@
-//! What reaches the service behind the layer: requests with a key that works, and those that the application
-//! named, in every combination of the settings that name some.
+//! Admission: a request reaches the service if and only if it has an active key or a setting admits it, in every
+//! combination of these settings.
 //!
-//! The input is lines: the settings, whether there is a body, the method and the address; and then headers.
-//! `$1` and so on stand for secrets, which no mutation finds.
+//! The input consists of lines: the settings, whether there is a body, the method and the URI; then headers.
+//! `$1` to `$5` are replaced with secrets, which mutation would not find.
 
 use std::cell::LazyCell;
 use std::convert::Infallible;
@@ -27,9 +27,9 @@ use crate::now::now;
 const EXEMPT: u8 = 1;
 const ANONYMOUS: u8 = 2;
 const PREFLIGHT: u8 = 4;
-/// The store fails.
+/// Uses a store that fails.
 const FAILS: u8 = 8;
-/// And requests pass meanwhile.
+/// Admits requests while the store fails.
 const PASSES: u8 = 16;
 const SETTINGS: u8 = 32;
 
@@ -62,7 +62,7 @@ pub fn check(input: &[u8]) {
     LAYERS.with(|layers| layers.check(settings % SETTINGS, request));
 }
 
-/// Tells that it was reached, and with whose key.
+/// Reports that it was reached, and with which key.
 #[derive(Clone)]
 struct Inner;
 
@@ -146,20 +146,20 @@ impl Layers {
 
     fn check(&self, settings: u8, request: Request<String>) {
         let expected = expected(settings, &request);
-        let shown = format!("{settings} {request:?}");
-        let answer = {
+        let context = format!("{settings} {request:?}");
+        let response = {
             let _inside = self.runtime.enter();
             now(self.services[usize::from(settings)].clone().call(request)).unwrap()
         };
-        let reached = answer.extensions().get::<Reached>();
+        let reached = response.extensions().get::<Reached>();
         let reached = reached.map(|Reached(key)| *key);
-        assert_eq!(reached, expected, "{shown}");
-        let refused = answer.extensions().get::<Rejection>().is_some();
-        assert_eq!(refused, expected.is_none(), "{shown}");
+        assert_eq!(reached, expected, "{context}");
+        let rejected = response.extensions().get::<Rejection>().is_some();
+        assert_eq!(rejected, expected.is_none(), "{context}");
     }
 }
 
-/// Whether a request reaches the service, and with whose key.
+/// The expected result: `None` if the request is rejected, otherwise the id of its key, if any.
 fn expected(settings: u8, request: &Request<String>) -> Option<Option<KeyId>> {
     let is = |setting| settings & setting != 0;
     if is(EXEMPT) && is_exempt(request.uri().path()) {
@@ -186,7 +186,7 @@ fn expected(settings: u8, request: &Request<String>) -> Option<Option<KeyId>> {
     works.then_some(Some(secret.id()))
 }
 
-/// Everything that a request presents as a key.
+/// Everything that a request presents as a credential.
 fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let keys = headers.get_all("x-api-key").iter();
     let keys = keys.filter_map(|value| of_header(value.as_bytes()));
@@ -201,7 +201,7 @@ fn presented(headers: &HeaderMap) -> Vec<Vec<u8>> {
     all
 }
 
-/// `/health`, and what is below `/public/` in whatever way it is read.
+/// Whether the path is `/health`, or lies below `/public/` in every interpretation.
 fn is_exempt(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/public/") else {
         return path == "/health";
@@ -212,7 +212,7 @@ fn is_exempt(path: &str) -> bool {
     let segments: Vec<_> = plain.split('/').collect();
     let (last, others) = segments.split_last().unwrap();
     let names = |segment: &str| {
-        // Some read it as a blank.
+        // Some servers decode it as a space.
         let segment = segment.replace('+', " ");
         let goes_up = segment.trim_start().starts_with("..");
         segment.chars().any(|c| c != '.' && c != ' ') && !goes_up
@@ -220,7 +220,7 @@ fn is_exempt(path: &str) -> bool {
     others.iter().all(|segment| names(segment)) && (last.is_empty() || names(last))
 }
 
-/// The path without its encodings, if each stands for a character that means nothing else.
+/// The decoded path, or `None` if it contains ambiguous characters or encodings.
 fn plain(rest: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut parts = rest.split('%');
@@ -238,12 +238,12 @@ fn plain(rest: &str) -> Option<String> {
         bytes.extend(part[2..].bytes());
     }
     let text = String::from_utf8(bytes).ok()?;
-    let means_nothing =
+    let unambiguous =
         |c: char| c.is_alphabetic() || c.is_ascii_digit() || "-_.~!$&'()*+,=@ /".contains(c);
-    text.chars().all(means_nothing).then_some(text)
+    text.chars().all(unambiguous).then_some(text)
 }
 
-/// What the Fetch standard has a browser send, and nothing else.
+/// Whether the request is exactly what the Fetch standard specifies for a preflight request.
 fn is_preflight(request: &Request<String>) -> bool {
     let values = |name: &str| {
         let values = request.headers().get_all(name).iter();

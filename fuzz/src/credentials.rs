@@ -1,8 +1,8 @@
-//! Where a request's key is looked for: one that is right passes, all else is refused alike, and what
-//! is behind the layer never sees the secret.
+//! Credentials: a valid key is admitted, invalid ones are rejected indistinguishably, and the inner service
+//! never sees the secret.
 //!
-//! The input is lines: which layer, the method and the address; and then headers. `$1` and so on stand
-//! for secrets, which no mutation finds.
+//! The input consists of lines: the layer, the method and the URI; then headers. `$1` to `$5` are replaced with
+//! secrets, which mutation would not find.
 
 use std::cell::LazyCell;
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ use tower_service::Service;
 
 use crate::now::now;
 
-/// Two keys that work, one that was revoked, one that nobody has, and the first with another secret.
+/// Two active keys, a revoked one, an unknown one, and a wrong secret for the first.
 pub const SECRETS: [&str; 5] = [
     "acme_live_aaaaaaaaaaaaaaaa0123456789ABCDEFGHIJKLMNOPQRSTUV36T5XV",
     "acme_live_bbbbbbbbbbbbbbbb0123456789ABCDEFGHIJKLMNOPQRSTUV3EN6bk",
@@ -64,7 +64,7 @@ pub fn check(input: &[u8]) {
             request.headers_mut().append(name, value);
         }
     }
-    DOORS.with(|doors| doors.check(*layer, request));
+    LAYERS.with(|layers| layers.check(*layer, request));
 }
 
 pub(crate) fn with_secrets(input: &[u8]) -> Vec<u8> {
@@ -83,7 +83,7 @@ pub(crate) fn with_secrets(input: &[u8]) -> Vec<u8> {
     text
 }
 
-/// What the service behind the layer saw.
+/// The request as seen by the inner service.
 #[derive(Clone)]
 struct Seen(Arc<(HeaderMap, Uri, Option<String>)>);
 
@@ -110,23 +110,23 @@ impl Service<Request<String>> for Inner {
     }
 }
 
-/// What a client is answered, but for the request's id.
-type Refused = (HeaderMap, Bytes);
+/// A response to a rejected request, without its request id.
+type Rejected = (HeaderMap, Bytes);
 
-struct Doors {
+struct Layers {
     runtime: Runtime,
     recorder: Recorder,
-    /// With the usual places, and with all; each also open to who brings no key.
-    gates: [ApiKeyService<Inner>; 4],
-    missing: Refused,
-    wrong: Refused,
+    /// With the default credential sources and with all of them, each with and without anonymous access.
+    services: [ApiKeyService<Inner>; 4],
+    missing: Rejected,
+    wrong: Rejected,
 }
 
 thread_local! {
-    static DOORS: LazyCell<Doors> = const { LazyCell::new(Doors::new) };
+    static LAYERS: LazyCell<Layers> = const { LazyCell::new(Layers::new) };
 }
 
-impl Doors {
+impl Layers {
     fn new() -> Self {
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
@@ -147,32 +147,32 @@ impl Doors {
             .clone()
             .header(X_CUSTOM)
             .insecure_query_parameter(PARAMETER);
-        let gates = [
+        let services = [
             usual.clone(),
             all.clone(),
             usual.allow_anonymous(),
             all.allow_anonymous(),
         ]
         .map(|layer| layer.layer(Inner));
-        let refused = |key: Option<&'static str>| {
+        let rejected = |key: Option<&'static str>| {
             let mut request = Request::new(String::new());
             let values = key.into_iter().map(HeaderValue::from_static);
             request
                 .headers_mut()
                 .extend(values.map(|value| (X_API_KEY, value)));
-            answer_of(now(gates[0].clone().call(request)).unwrap())
+            comparable(now(services[0].clone().call(request)).unwrap())
         };
         Self {
-            missing: refused(None),
-            wrong: refused(Some("no key")),
+            missing: rejected(None),
+            wrong: rejected(Some("no key")),
             runtime,
             recorder,
-            gates,
+            services,
         }
     }
 
     fn check(&self, layer: u8, request: Request<String>) {
-        let nth = usize::from(layer) % self.gates.len();
+        let nth = usize::from(layer) % self.services.len();
         let (all, anonymous) = (nth % 2 == 1, nth >= 2);
         let (headers, uri) = (request.headers().clone(), request.uri().clone());
         let expected = match Presented::of(&headers, &uri, all).key() {
@@ -180,19 +180,19 @@ impl Doors {
             Ok(key) => Ok(Some(key)),
             Err(reason) => Err(reason),
         };
-        let refused_before = self.refused();
+        let rejected_before = self.rejected();
         let accepted_before = self.recorder.stats().accepted;
-        let answer = {
+        let response = {
             let _inside = self.runtime.enter();
-            now(self.gates[nth].clone().call(request)).unwrap()
+            now(self.services[nth].clone().call(request)).unwrap()
         };
-        check_id(&headers, answer.headers());
-        let seen = answer.extensions().get::<Seen>().cloned();
-        let rejection = answer.extensions().get::<Rejection>().cloned();
+        check_id(&headers, response.headers());
+        let seen = response.extensions().get::<Seen>().cloned();
+        let rejection = response.extensions().get::<Rejection>().cloned();
         match expected {
             Ok(key) => {
-                assert_eq!((answer.status().as_u16(), rejection), (200, None));
-                let Seen(seen) = seen.expect("it passes");
+                assert_eq!((response.status().as_u16(), rejection), (200, None));
+                let Seen(seen) = seen.expect("the request is admitted");
                 let expected = if key.is_none() {
                     (headers, uri)
                 } else {
@@ -201,58 +201,57 @@ impl Doors {
                 assert_eq!(seen.0, expected.0);
                 assert_eq!(seen.1.to_string(), expected.1.to_string());
                 assert_eq!(seen.2, key.map(|nth| nth.to_string()));
-                assert_eq!(self.refused(), refused_before);
+                assert_eq!(self.rejected(), rejected_before);
             }
             Err(reason) => {
-                assert!(seen.is_none(), "refused and passed");
-                let rejection = rejection.expect("a reason for outer layers");
+                assert!(seen.is_none(), "a rejected request reached the service");
+                let rejection = rejection.expect("a rejection in the extensions");
                 assert_eq!(rejection.reason, reason);
-                // Only who has the whole secret is known, and then it is that key's request.
+                // The key is known only if the whole secret is correct.
                 let known = reason == RejectionReason::Revoked;
                 assert_eq!(rejection.key.is_some(), known);
-                // So many refusals of a rejected key are events, and all others are counted.
-                let counted = self.refused() - refused_before;
+                // A rejection of a known key may be an event or a count; all others are counted.
+                let counted = self.rejected() - rejected_before;
                 let recorded = self.recorder.stats().accepted - accepted_before;
                 assert_eq!((counted + recorded, known || recorded == 0), (1, true));
-                // Rule 2: which of the reasons it is cannot be told from the answer.
-                assert_eq!(answer.status().as_u16(), 401);
-                let alike = match reason {
+                // Rule 2: the response does not reveal the reason.
+                assert_eq!(response.status().as_u16(), 401);
+                let expected = match reason {
                     RejectionReason::Missing => &self.missing,
                     _ => &self.wrong,
                 };
-                assert_eq!(&answer_of(answer), alike);
+                assert_eq!(&comparable(response), expected);
             }
         }
     }
 
-    fn refused(&self) -> u64 {
-        let refused = self.recorder.stats().refused;
-        refused.iter().map(|(_, count)| count).sum()
+    fn rejected(&self) -> u64 {
+        let rejected = self.recorder.stats().refused;
+        rejected.iter().map(|(_, count)| count).sum()
     }
 }
 
-fn answer_of<B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>>(
-    answer: Response<B>,
-) -> Refused {
-    let (mut parts, body) = answer.into_parts();
+fn comparable<B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>>(
+    response: Response<B>,
+) -> Rejected {
+    let (mut parts, body) = response.into_parts();
     parts.headers.remove(X_REQUEST_ID);
     (parts.headers, now(body.collect()).unwrap().to_bytes())
 }
 
-/// The answer has the id that the request came with, if it is one and no secret, or else one of the
-/// layer's.
-fn check_id(asked: &HeaderMap, answered: &HeaderMap) {
-    let id = answered[X_REQUEST_ID].to_str().unwrap();
-    let sane = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@~".contains(c);
-    let sent = asked.get(X_REQUEST_ID).and_then(|sent| sent.to_str().ok());
-    let fits = |sent: &&str| (1..=128).contains(&sent.len()) && sent.chars().all(sane);
+/// Checks the request id: the client's own if it is valid and contains no secret, otherwise a generated one.
+fn check_id(request: &HeaderMap, response: &HeaderMap) {
+    let id = response[X_REQUEST_ID].to_str().unwrap();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@~".contains(c);
+    let sent = request.get(X_REQUEST_ID).and_then(|sent| sent.to_str().ok());
+    let fits = |sent: &&str| (1..=128).contains(&sent.len()) && sent.chars().all(allowed);
     match sent.filter(fits).filter(|sent| !has_secret(sent)) {
         Some(sent) => assert_eq!(id, sent),
         None => assert!(id.parse::<uuid::Uuid>().is_ok(), "{id}"),
     }
 }
 
-/// Whether one of the words ends in `_` and as many digits as a secret has, or any part is a secret.
+/// Whether any part of the text is a secret, or a word ends in `_` and as many digits as a secret has.
 fn has_secret(text: &str) -> bool {
     let ends = 56..=text.len();
     let is_secret = |end: usize| {
@@ -273,7 +272,7 @@ fn has_secret(text: &str) -> bool {
     })
 }
 
-/// Whether a value of `Authorization` has a secret in another place than behind `Bearer`.
+/// Whether a value of `Authorization` has a secret anywhere other than after `Bearer`.
 pub(crate) fn is_misplaced(value: &[u8]) -> bool {
     if bearer(value).is_some() {
         return false;
@@ -288,7 +287,7 @@ pub(crate) fn is_misplaced(value: &[u8]) -> bool {
         let any = [STANDARD, URL_SAFE]
             .iter()
             .find_map(|engine| engine.decode(&bare).ok());
-        // Both alphabets in one word.
+        // A word may mix both alphabets.
         let mixed = bare.iter().map(|b| match b {
             b'-' => b'+',
             b'_' => b'/',
@@ -306,7 +305,7 @@ const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// Whether any part is a secret, or a whole word is one but for its checksum.
+/// Whether any part of the text is a secret, or a whole word looks like one with a wrong checksum.
 fn holds_secret(text: &[u8]) -> bool {
     let is_secret = |end: usize| {
         let starts = end.saturating_sub(87)..end - 55;
@@ -328,10 +327,10 @@ fn holds_secret(text: &[u8]) -> bool {
     (56..=text.len()).any(is_secret) || text.split(|b| b" \t,;:=\"'".contains(b)).any(is_word)
 }
 
-/// All that a request presents, whether the same or not; and whether a secret is in the wrong place.
+/// All credentials that a request presents, including duplicates, and whether a secret is misplaced.
 struct Presented(Vec<Vec<u8>>, bool);
 
-/// What a header presents: nothing if it is empty, and one of several that are the same.
+/// The credential in a header: `None` if it is empty, and a single one for repeated equal values.
 pub(crate) fn of_header(value: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<_> = value
         .split(|b| *b == b',')
@@ -347,11 +346,11 @@ pub(crate) fn of_header(value: &[u8]) -> Option<Vec<u8>> {
     (!text.is_empty()).then(|| text.to_vec())
 }
 
-/// What is behind `Bearer` and blanks; once where it is joined to itself.
+/// The token after `Bearer` and spaces. A value joined with itself counts once.
 fn bearer(value: &[u8]) -> Option<Vec<u8>> {
     let value = of_header(value)?;
-    let place = value.iter().position(|byte| *byte == b' ')?;
-    let (scheme, token) = value.split_at(place);
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, token) = value.split_at(space);
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then(|| token.to_vec())
 }
@@ -383,14 +382,14 @@ impl Presented {
         Self(found, misplaced)
     }
 
-    /// The number of the key that it belongs to.
+    /// The index of the key, or the expected rejection reason.
     fn key(mut self) -> Result<usize, RejectionReason> {
         if self.1 {
             return Err(RejectionReason::Malformed);
         }
         for found in &mut self.0 {
             if !found.is_ascii() {
-                // What cannot be a key is as good as any other such thing.
+                // All invalid credentials count as equal.
                 *found = vec![0xff];
             }
         }
@@ -406,15 +405,15 @@ impl Presented {
             Some(nth @ (0 | 1)) => Ok(nth),
             Some(2) => Err(RejectionReason::Revoked),
             _ => match Secret::parse(secret) {
-                Ok(secret) => Err(stranger(&secret)),
+                Ok(secret) => Err(reason_for(&secret)),
                 Err(_) => Err(RejectionReason::Malformed),
             },
         }
     }
 }
 
-/// Of a key that is there, or of none.
-fn stranger(secret: &Secret) -> RejectionReason {
+/// The rejection reason of a well-formed secret that is not one of [`SECRETS`].
+fn reason_for(secret: &Secret) -> RejectionReason {
     let ids = SECRETS[..3].iter().map(|known| &known[10..26]);
     if ids.into_iter().any(|id| id == secret.id().as_str()) {
         RejectionReason::WrongSecret
@@ -423,25 +422,25 @@ fn stranger(secret: &Secret) -> RejectionReason {
     }
 }
 
-/// All but what was looked at for keys.
+/// The headers and URI without credentials.
 fn without_keys(headers: HeaderMap, uri: Uri, all: bool) -> (HeaderMap, Uri) {
-    let mut kept = HeaderMap::new();
+    let mut remaining = HeaderMap::new();
     for (name, value) in &headers {
         let taken = if name == AUTHORIZATION {
             bearer(value.as_bytes()).is_some()
         } else {
-            // All of a header, if one of its values presents something.
+            // All values of a header are removed if one of them presents a credential.
             let mut values = headers.get_all(name).iter();
             (name == X_API_KEY || (all && name == X_CUSTOM))
                 && values.any(|value| of_header(value.as_bytes()).is_some())
         };
         if !taken {
-            kept.append(name, value.clone());
+            remaining.append(name, value.clone());
         }
     }
     let query = uri.query().unwrap_or_default();
     if !all || named_values(query).all(str::is_empty) {
-        return (kept, uri);
+        return (remaining, uri);
     }
     let ours = |pair: &&str| {
         pair.split_once('=')
@@ -454,5 +453,5 @@ fn without_keys(headers: HeaderMap, uri: Uri, all: bool) -> (HeaderMap, Uri) {
     }
     let mut parts = uri.into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(address).unwrap());
-    (kept, Uri::from_parts(parts).unwrap())
+    (remaining, Uri::from_parts(parts).unwrap())
 }

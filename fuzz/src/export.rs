@@ -1,7 +1,7 @@
-//! The request log as a file: another implementation reads the same cells, none of them a formula, and
-//! lines of JSON read back equal.
+//! Exports of the request log: another CSV implementation reads the same cells, none of which is a formula, and
+//! JSON lines round-trip.
 //!
-//! The input is the fields of up to two events.
+//! The input has the fields of up to two events.
 
 use std::cell::RefCell;
 use std::io::{Cursor, SeekFrom};
@@ -25,16 +25,16 @@ pub fn check(input: &[u8]) {
     while events.len() < 2 && !input.is_empty() {
         events.push(event(&mut input, events.len()));
     }
-    let kept = Batch::new(events.clone()).events;
-    for (event, kept) in events.iter().zip(&*kept) {
-        check_kept(event, kept);
+    let stored = Batch::new(events.clone()).events;
+    for (event, stored) in events.iter().zip(&*stored) {
+        check_batch(event, stored);
     }
-    let log = Log(kept.clone());
-    check_csv(&file(Export::csv(log.clone(), LogFilter::new())), &kept);
+    let log = Log(stored.clone());
+    check_csv(&file(Export::csv(log.clone(), LogFilter::new())), &stored);
     let lines = file(Export::json_lines(log, LogFilter::new()));
     let read: Result<Vec<UsageEvent>, _> = lines.lines().map(serde_json::from_str).collect();
-    assert_eq!(read.unwrap(), *kept);
-    assert_eq!(lines.matches('\n').count(), kept.len());
+    assert_eq!(read.unwrap(), *stored);
+    assert_eq!(lines.matches('\n').count(), stored.len());
 }
 
 fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
@@ -57,12 +57,12 @@ fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
     };
     event.outcome = input.pick(&Outcome::ALL);
     event.cause = (input.byte() & 1 == 1).then(|| input.pick(&Cause::ALL));
-    event.refusal = (input.byte() & 1 == 1).then(|| input.pick(&RejectionReason::ALL));
+    event.rejection_reason = (input.byte() & 1 == 1).then(|| input.pick(&RejectionReason::ALL));
     event.latency_us = input.number();
     event.request_bytes = input.number();
     event.response_bytes = u64::MAX - event.request_bytes;
     event.cost = event.latency_us as u32;
-    event.client_address = match input.byte() % 3 {
+    event.client_ip = match input.byte() % 3 {
         0 => None,
         1 => Some(IpAddr::V4(Ipv4Addr::from_bits(event.cost))),
         _ => Some(IpAddr::V6(Ipv6Addr::from_bits(event.latency_us.into()))),
@@ -70,8 +70,8 @@ fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
     event
 }
 
-/// A batch changes nothing but what not every database can keep.
-fn check_kept(event: &UsageEvent, kept: &UsageEvent) {
+/// Checks that a batch changes only values that some databases cannot store.
+fn check_batch(event: &UsageEvent, stored: &UsageEvent) {
     let text = |text: &str| text.replace('\0', "\u{fffd}");
     let number = |number: u64| number.min(i64::MAX as u64);
     let mut expected = event.clone();
@@ -83,21 +83,21 @@ fn check_kept(event: &UsageEvent, kept: &UsageEvent) {
     expected.latency_us = number(event.latency_us);
     expected.request_bytes = number(event.request_bytes);
     expected.response_bytes = number(event.response_bytes);
-    assert_eq!(*kept, expected);
+    assert_eq!(*stored, expected);
 }
 
-/// A log whose pages have one request.
+/// A request log with one request per page.
 #[derive(Clone)]
 struct Log(Arc<[UsageEvent]>);
 
 #[async_trait]
 impl UsageReader for Log {
     async fn summary(&self, _: &SummaryQuery) -> Result<Summary, ReadError> {
-        unreachable!("a log is not summed up")
+        unreachable!("an export reads only the request log")
     }
 
     async fn rollups(&self, _: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
-        unreachable!("a log is not summed up")
+        unreachable!("an export reads only the request log")
     }
 
     async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
@@ -135,12 +135,12 @@ fn check_csv(file: &str, events: &[UsageEvent]) {
         let header = rows.next().unwrap();
         assert_eq!(
             (header.len(), &header[0], &header[17]),
-            (18, "id", "client_address")
+            (18, "id", "client_ip")
         );
         for event in events {
             let row = rows.next().unwrap();
             for (cell, text) in row.iter().zip(cells(event)) {
-                assert!(is_defused(cell, &text), "{cell:?} of {text:?}");
+                assert!(is_neutralized(cell, &text), "{cell:?} of {text:?}");
                 assert!(!has_formula(cell, ';'), "{row:?}");
             }
         }
@@ -152,13 +152,13 @@ fn check_csv(file: &str, events: &[UsageEvent]) {
 }
 
 thread_local! {
-    /// Made once: making one takes longer than reading a file.
+    /// Created once, since that takes longer than reading a file.
     static READER: RefCell<csv::Reader<Cursor<Vec<u8>>>> = RefCell::new(
         csv::ReaderBuilder::new().has_headers(false).from_reader(Cursor::default()),
     );
 }
 
-/// Whether a spreadsheet of any locale may find a formula, where this separates its cells.
+/// Whether a spreadsheet that uses this separator could find a formula.
 fn has_formula(file: &str, separator: char) -> bool {
     let blank = |c: char| c.is_whitespace() || c.is_control() || "\"\u{feff}\u{200b}".contains(c);
     let mut cells = file.split(['\r', '\n', separator]);
@@ -168,8 +168,8 @@ fn has_formula(file: &str, separator: char) -> bool {
     })
 }
 
-/// Whether a cell is the text but for apostrophes that defuse it.
-fn is_defused(cell: &str, text: &str) -> bool {
+/// Whether a cell equals the text except for apostrophes that neutralize formulas.
+fn is_neutralized(cell: &str, text: &str) -> bool {
     let mut rest = cell.chars();
     let mut next = |c| rest.by_ref().find(|&next| next == c || next != '\'');
     text.chars().all(|c| next(c) == Some(c)) && rest.next().is_none()
@@ -194,11 +194,11 @@ fn cells(event: &UsageEvent) -> [String; 18] {
         event.status.to_string(),
         event.outcome.to_string(),
         shown(event.cause),
-        shown(event.refusal),
+        shown(event.rejection_reason),
         event.cost.to_string(),
         event.latency_us.to_string(),
         event.request_bytes.to_string(),
         event.response_bytes.to_string(),
-        shown(event.client_address),
+        shown(event.client_ip),
     ]
 }

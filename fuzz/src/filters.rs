@@ -1,7 +1,7 @@
-//! Filters of the request log, as queries and as JSON: what is answered is what another reading of the
-//! filter finds among the requests, and nothing else is worse than a refusal.
+//! Filters of the request log, as query strings and as JSON: results agree with a second implementation of the
+//! filter, and invalid filters are rejected.
 //!
-//! The input is a letter for who is asked, and then the query.
+//! The input is a letter that selects the endpoint, followed by the query.
 
 use std::cell::{LazyCell, RefCell};
 
@@ -25,20 +25,20 @@ use uuid::Uuid;
 use crate::now::now;
 
 pub fn check(input: &[u8]) {
-    let Some((&who, query)) = input.split_first() else {
+    let Some((&endpoint, query)) = input.split_first() else {
         return;
     };
-    PAGES.with(|pages| match who {
-        b'c' => pages.check_count(&encoded(query)),
-        b'l' => pages.check_list(&encoded(query)),
-        b'e' => pages.check_export(&encoded(query)),
-        b'p' => pages.check_page(&encoded(query)),
-        b'j' => pages.check_json(query),
+    DASHBOARD.with(|dashboard| match endpoint {
+        b'c' => dashboard.check_count(&encoded(query)),
+        b'l' => dashboard.check_list(&encoded(query)),
+        b'e' => dashboard.check_export(&encoded(query)),
+        b'p' => dashboard.check_page(&encoded(query)),
+        b'j' => dashboard.check_json(query),
         _ => {}
     });
 }
 
-/// As it can stand in an address; what is encoded already, well or not, stays.
+/// Percent-encodes a query for use in a URI. Existing encodings, valid or not, are kept.
 fn encoded(query: &[u8]) -> String {
     let mut text = String::with_capacity(query.len());
     for &byte in query {
@@ -51,9 +51,9 @@ fn encoded(query: &[u8]) -> String {
     text
 }
 
-/// A filter as it is read here; `None` in the place of one that is wrong.
+/// A filter, as parsed by this implementation.
 #[derive(Default)]
-struct Wanted {
+struct Filter {
     key: Option<KeyId>,
     owner: Option<String>,
     from: Option<Timestamp>,
@@ -84,8 +84,8 @@ fn named<T: Copy + ToString>(all: &[T], name: &str) -> Option<T> {
         .find(|member| member.to_string() == name)
 }
 
-impl Wanted {
-    /// As the JSON API has it: each name once, none that is not known.
+impl Filter {
+    /// Parses a query of the JSON API: unknown and repeated parameters are errors.
     fn of_api(query: &str, paged: bool) -> Option<Self> {
         let mut wanted = Self::default();
         let mut seen = Vec::new();
@@ -121,7 +121,8 @@ impl Wanted {
         (ordered && bounded && own).then_some(wanted)
     }
 
-    /// As the pages have it: the first that says something, without blanks; other names do not matter.
+    /// Parses a query of a dashboard page: the first non-empty value counts, trimmed; unknown parameters are
+    /// ignored.
     fn of_page(query: &str) -> Option<Self> {
         let fields: Fields = fields(query)
             .into_iter()
@@ -131,7 +132,7 @@ impl Wanted {
             let (_, value) = fields.iter().find(|(name, _)| name == wanted)?;
             Some(value.trim().to_owned()).filter(|value| !value.is_empty())
         };
-        // One that is not known is wrong beside a time.
+        // An unknown time zone is an error only if a local time depends on it.
         let zone = get("zone").map_or(Some(TimeZone::UTC), |name| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
             let is_name = !name.starts_with('/') && name.chars().all(plain);
@@ -193,9 +194,9 @@ impl Wanted {
         }
     }
 
-    fn holds(&self, event: &UsageEvent) -> bool {
-        fn is<T: PartialEq>(wanted: &Option<T>, there: Option<T>) -> bool {
-            wanted.is_none() || *wanted == there
+    fn matches(&self, event: &UsageEvent) -> bool {
+        fn is<T: PartialEq>(wanted: &Option<T>, actual: Option<T>) -> bool {
+            wanted.is_none() || *wanted == actual
         }
         let text = |text: Option<&str>| text.map(str::to_owned);
         let class = match event.status {
@@ -222,27 +223,27 @@ impl Wanted {
             && (is(&self.request, text(event.request_id.as_deref()))
                 || self.request.as_ref().is_some_and(own_id))
             && self.after.as_ref().is_none_or(|after| {
-                let place = (after.time(), after.id::<Uuid>().unwrap());
-                (event.time, event.id) < place
+                let position = (after.time(), after.id::<Uuid>().unwrap());
+                (event.time, event.id) < position
             })
     }
 }
 
-struct Pages {
+struct Fixture {
     backend: MemoryBackend,
-    router: RefCell<Box<Asked>>,
+    router: RefCell<Box<Router>>,
     /// Newest first.
     events: Vec<UsageEvent>,
 }
 
-/// What a path answers.
-type Asked = dyn FnMut(&str) -> (StatusCode, Bytes);
+/// Returns the response to a GET request.
+type Router = dyn FnMut(&str) -> (StatusCode, Bytes);
 
 thread_local! {
-    static PAGES: LazyCell<Pages> = const { LazyCell::new(Pages::new) };
+    static DASHBOARD: LazyCell<Fixture> = const { LazyCell::new(Fixture::new) };
 }
 
-impl Pages {
+impl Fixture {
     fn new() -> Self {
         let clock = Clock::manual("2020-03-01T10:00:00Z".parse().unwrap());
         let backend = MemoryBackend::with_clock(Default::default(), clock);
@@ -250,34 +251,34 @@ impl Pages {
         now(backend.write(&Batch::new(events.clone()))).unwrap();
         let dashboard = Dashboard::new(backend.clone(), AllowEveryone).unwrap();
         let mut router = dashboard.signing_key([7; 32]).into_router();
-        let ask = move |address: &str| {
-            let request = Request::get(address).body(Empty::<Bytes>::new()).unwrap();
-            let answer = now(router.call(request)).unwrap();
-            let status = answer.status();
+        let get = move |uri: &str| {
+            let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+            let response = now(router.call(request)).unwrap();
+            let status = response.status();
             (
                 status,
-                now(answer.into_body().collect()).unwrap().to_bytes(),
+                now(response.into_body().collect()).unwrap().to_bytes(),
             )
         };
         Self {
             backend,
-            router: RefCell::new(Box::new(ask)),
+            router: RefCell::new(Box::new(get)),
             events,
         }
     }
 
-    fn ask(&self, path: &str, query: &str) -> (StatusCode, Bytes) {
+    fn get(&self, path: &str, query: &str) -> (StatusCode, Bytes) {
         (self.router.borrow_mut())(&format!("{path}?{query}"))
     }
 
-    fn matching(&self, wanted: &Wanted) -> Vec<Uuid> {
-        let matching = self.events.iter().filter(|event| wanted.holds(event));
+    fn matching(&self, wanted: &Filter) -> Vec<Uuid> {
+        let matching = self.events.iter().filter(|event| wanted.matches(event));
         matching.map(|event| event.id).collect()
     }
 
     fn check_count(&self, query: &str) {
-        let (status, body) = self.ask("/api/log/count", query);
-        match Wanted::of_api(query, false) {
+        let (status, body) = self.get("/api/log/count", query);
+        match Filter::of_api(query, false) {
             Some(wanted) => {
                 let count = self.matching(&wanted).len();
                 let expected = format!("{{\"count\":{count},\"exact\":true}}");
@@ -292,8 +293,8 @@ impl Pages {
     }
 
     fn check_list(&self, query: &str) {
-        let (status, body) = self.ask("/api/log", query);
-        let Some(wanted) = Wanted::of_api(query, true) else {
+        let (status, body) = self.get("/api/log", query);
+        let Some(wanted) = Filter::of_api(query, true) else {
             return check_problem(status, &body);
         };
         assert_eq!(status, 200, "{query}");
@@ -312,27 +313,27 @@ impl Pages {
     }
 
     fn check_export(&self, query: &str) {
-        // Those make other files.
-        let own = ["bom", "after_cursor"];
-        if fields(query).iter().any(|(name, _)| own.contains(&&**name)) {
+        // These parameters change the format of the file.
+        let skipped = ["bom", "after_cursor"];
+        if fields(query).iter().any(|(name, _)| skipped.contains(&&**name)) {
             return;
         }
-        let (status, body) = self.ask("/api/log/export/jsonl", query);
-        match Wanted::of_api(query, false) {
+        let (status, body) = self.get("/api/log/export/jsonl", query);
+        match Filter::of_api(query, false) {
             Some(wanted) => self.check_lines(&wanted, status, &body),
             None => check_problem(status, &body),
         }
     }
 
     fn check_page(&self, query: &str) {
-        let (status, body) = self.ask("/log/jsonl", query);
-        match Wanted::of_page(query) {
+        let (status, body) = self.get("/log/jsonl", query);
+        match Filter::of_page(query) {
             Some(wanted) => self.check_lines(&wanted, status, &body),
             None => assert!(status.is_client_error(), "{status} {query}"),
         }
     }
 
-    fn check_lines(&self, wanted: &Wanted, status: StatusCode, body: &[u8]) {
+    fn check_lines(&self, wanted: &Filter, status: StatusCode, body: &[u8]) {
         assert_eq!(status, 200);
         let lines = body.split_inclusive(|byte| *byte == b'\n');
         let read: Vec<UsageEvent> = lines
@@ -341,7 +342,7 @@ impl Pages {
         let expected: Vec<_> = self
             .events
             .iter()
-            .filter(|event| wanted.holds(event))
+            .filter(|event| wanted.matches(event))
             .collect();
         assert_eq!(read.iter().collect::<Vec<_>>(), expected);
     }
@@ -352,20 +353,20 @@ impl Pages {
         };
         let again = serde_json::to_string(&filter).unwrap();
         assert_eq!(serde_json::from_str::<LogFilter>(&again).unwrap(), filter);
-        let wanted = Wanted::of_filter(&filter);
+        let wanted = Filter::of_filter(&filter);
         let count = now(self.backend.count(&filter)).unwrap();
         assert_eq!(count, Count::Exactly(self.matching(&wanted).len() as u64));
     }
 }
 
-/// A refusal that names what is wrong, and nothing of the server's own.
+/// Checks that the response is a problem document with the status 400.
 fn check_problem(status: StatusCode, body: &[u8]) {
     assert_eq!(status, 400);
     let problem: Value = serde_json::from_slice(body).unwrap();
     assert_eq!(problem["status"], 400);
 }
 
-/// Requests that differ in all that they can be asked for by, newest first.
+/// Requests that differ in all filterable fields, newest first.
 fn events() -> Vec<UsageEvent> {
     let start: Timestamp = "2020-02-01T10:00:00Z".parse().unwrap();
     let statuses = [
@@ -392,7 +393,7 @@ fn events() -> Vec<UsageEvent> {
         (event.outcome, event.cause) = Outcome::of(event.status);
         if nth == 1 {
             (event.outcome, event.cause) = (Outcome::RateLimited, None);
-            event.refusal = Some(RejectionReason::RateLimited);
+            event.rejection_reason = Some(RejectionReason::RateLimited);
         }
         event.resource_id = (nth % 2 == 0).then(|| "r".into());
         event.request_id = (nth % 5 == 0).then(|| format!("id-{nth}").into());

@@ -1,7 +1,6 @@
-//! Forwarded headers: the address taken is the one that the nearest trusted proxies vouch for, whatever
-//! the client made up.
+//! Forwarded headers: the client IP is the one reported by the nearest trusted proxies, whatever the client sends.
 //!
-//! The input is lines: which header, how it is made and which peer sent it; and then what it is made of.
+//! The input consists of lines: the header, the way it is built, and the peer; then its contents.
 
 use std::cell::LazyCell;
 use std::convert::Infallible;
@@ -22,7 +21,7 @@ use crate::record::Recorded;
 
 const TRUSTED: [&str; 3] = ["10.0.0.0/8", "2001:db8:7::/48", "::1"];
 const PEERS: [&str; 4] = ["10.0.0.1", "::1", "::ffff:10.9.8.7", "203.0.113.9"];
-/// Trusted hops that the layer follows.
+/// The maximum number of trusted hops that the layer follows.
 const MAX_HOPS: usize = 32;
 
 pub fn check(input: &[u8]) {
@@ -32,23 +31,23 @@ pub fn check(input: &[u8]) {
     };
     let peer: IpAddr = PEERS[usize::from(peer) % PEERS.len()].parse().unwrap();
     let lines: Vec<&[u8]> = lines.collect();
-    GATES.with(|gates| match kind {
-        b'x' => check_list(gates, peer, &lines),
-        b'f' => check_elements(gates, peer, &lines),
-        b'X' => check_proxies(gates, peer, &lines, ForwardedHeader::XForwardedFor),
-        b'F' => check_proxies(gates, peer, &lines, ForwardedHeader::Forwarded),
+    SERVICES.with(|services| match kind {
+        b'x' => check_list(services, peer, &lines),
+        b'f' => check_elements(services, peer, &lines),
+        b'X' => check_proxies(services, peer, &lines, ForwardedHeader::XForwardedFor),
+        b'F' => check_proxies(services, peer, &lines, ForwardedHeader::Forwarded),
         _ => {}
     });
 }
 
-struct Gates {
+struct Services {
     recorded: Recorded,
     list: ApiKeyService<Inner>,
     elements: ApiKeyService<Inner>,
 }
 
 thread_local! {
-    static GATES: LazyCell<Gates> = const { LazyCell::new(Gates::new) };
+    static SERVICES: LazyCell<Services> = const { LazyCell::new(Services::new) };
 }
 
 #[derive(Clone)]
@@ -71,7 +70,7 @@ impl Service<Request<String>> for Inner {
     }
 }
 
-impl Gates {
+impl Services {
     fn new() -> Self {
         let recorded = Recorded::new();
         let trusting = |header| {
@@ -89,15 +88,15 @@ impl Gates {
         }
     }
 
-    /// The client's address of a request with these headers as the layer records it; `None` where no request
-    /// can have them.
-    fn ask(
+    /// The client IP that the layer records for a request with these headers. `None` if they are not valid header
+    /// values.
+    fn client_ip(
         &self,
         header: ForwardedHeader,
         peer: IpAddr,
         lines: &[&[u8]],
     ) -> Option<Option<IpAddr>> {
-        let (gate, name) = match header {
+        let (service, name) = match header {
             ForwardedHeader::XForwardedFor => (&self.list, "x-forwarded-for"),
             _ => (&self.elements, "forwarded"),
         };
@@ -108,10 +107,10 @@ impl Gates {
             request.headers_mut().append(&name, line);
         }
         request.extensions_mut().insert(PeerAddress(peer));
-        let answer = now(gate.clone().call(request)).unwrap();
-        assert_eq!(answer.status(), 200);
-        drop(answer);
-        Some(self.recorded.event().client_address)
+        let response = now(service.clone().call(request)).unwrap();
+        assert_eq!(response.status(), 200);
+        drop(response);
+        Some(self.recorded.event().client_ip)
     }
 }
 
@@ -122,26 +121,26 @@ fn is_trusted(address: IpAddr) -> bool {
     }
 }
 
-/// From the nearest hop outwards for as long as the speaker is trusted; unknown behind a hop that cannot be
-/// read, or behind too many.
-fn walk<'a>(peer: IpAddr, hops: impl Iterator<Item = Option<&'a str>>) -> Option<IpAddr> {
-    let mut speaker = peer.to_canonical();
-    if !is_trusted(speaker) {
-        return Some(speaker);
+/// Follows the hops, nearest first, while the reporting proxy is trusted. `None` if a hop cannot be parsed, or
+/// if there are too many.
+fn resolve<'a>(peer: IpAddr, hops: impl Iterator<Item = Option<&'a str>>) -> Option<IpAddr> {
+    let mut reporter = peer.to_canonical();
+    if !is_trusted(reporter) {
+        return Some(reporter);
     }
     let mut named = false;
     for (count, hop) in hops.enumerate() {
-        if named && !is_trusted(speaker) {
+        if named && !is_trusted(reporter) {
             break;
         }
-        speaker = hop.filter(|_| count < MAX_HOPS).and_then(address)?;
+        reporter = hop.filter(|_| count < MAX_HOPS).and_then(address)?;
         named = true;
     }
-    named.then_some(speaker)
+    named.then_some(reporter)
 }
 
 fn address(text: &str) -> Option<IpAddr> {
-    // `_` cannot be in an address: what follows is an obfuscated port.
+    // Addresses contain no `_`, so that an obfuscated port follows.
     let text = match text.split_once(":_") {
         Some((address, port)) => {
             let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -166,9 +165,9 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Every `X-Forwarded-For` is read as a list, however many headers it is spread over.
-fn check_list(gates: &Gates, peer: IpAddr, lines: &[&[u8]]) {
-    let Some(taken) = gates.ask(ForwardedHeader::XForwardedFor, peer, lines) else {
+/// `X-Forwarded-For` is a single list, even if spread over several headers.
+fn check_list(services: &Services, peer: IpAddr, lines: &[&[u8]]) {
+    let Some(actual) = services.client_ip(ForwardedHeader::XForwardedFor, peer, lines) else {
         return;
     };
     let whole = lines.join(&b',');
@@ -181,16 +180,17 @@ fn check_list(gates: &Gates, peer: IpAddr, lines: &[&[u8]]) {
     let texts = hops
         .iter()
         .map(|hop| std::str::from_utf8(hop).ok().map(str::trim));
-    assert_eq!(taken, walk(peer, texts));
+    assert_eq!(actual, resolve(peer, texts));
 }
 
-/// A `Forwarded` that keeps to RFC 7239 is read as that says; another tells no more than some hop.
-fn check_elements(gates: &Gates, peer: IpAddr, lines: &[&[u8]]) {
-    let Some(taken) = gates.ask(ForwardedHeader::Forwarded, peer, lines) else {
+/// A `Forwarded` header that conforms to RFC 7239 is read accordingly. The result for other headers is
+/// unspecified, unless the peer is untrusted.
+fn check_elements(services: &Services, peer: IpAddr, lines: &[&[u8]]) {
+    let Some(actual) = services.client_ip(ForwardedHeader::Forwarded, peer, lines) else {
         return;
     };
     if !is_trusted(peer.to_canonical()) {
-        assert_eq!(taken, Some(peer.to_canonical()));
+        assert_eq!(actual, Some(peer.to_canonical()));
     }
     let mut hops = Vec::new();
     for line in lines {
@@ -201,14 +201,14 @@ fn check_elements(gates: &Gates, peer: IpAddr, lines: &[&[u8]]) {
     }
     let hops = hops.iter().rev();
     let texts = hops.map(|node| std::str::from_utf8(node.as_deref()?).ok());
-    assert_eq!(taken, walk(peer, texts));
+    assert_eq!(actual, resolve(peer, texts));
 }
 
-/// `Forwarded` from left to right, as RFC 7239 §4 has it.
+/// A parser for `Forwarded` as specified in RFC 7239 §4.
 struct Grammar<'a>(&'a [u8]);
 
 impl<'a> Grammar<'a> {
-    /// The `for` of each element, where it has one.
+    /// The `for` parameter of each element, if present.
     fn elements(mut self) -> Option<Vec<Option<Vec<u8>>>> {
         let mut elements = Vec::new();
         loop {
@@ -258,7 +258,7 @@ impl<'a> Grammar<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A token or what is within quotes.
+    /// A token or the contents of a quoted string.
     fn value(&mut self) -> Option<Vec<u8>> {
         if self.expect(b'"').is_none() {
             return self.token().map(Vec::from);
@@ -280,9 +280,9 @@ impl<'a> Grammar<'a> {
     }
 }
 
-/// The client makes up the beginning of the header, and its `Host`; an honest proxy writes down where it
-/// comes from, and honest proxies behind that one where they have it from. That alone counts.
-fn check_proxies(gates: &Gates, peer: IpAddr, lines: &[&[u8]], header: ForwardedHeader) {
+/// The client forges the start of the header and the `Host`. The proxies append the address that each of them
+/// received the request from, and only these count.
+fn check_proxies(services: &Services, peer: IpAddr, lines: &[&[u8]], header: ForwardedHeader) {
     const CLIENTS: [(&str, &str); 4] = [
         ("203.0.113.7", "203.0.113.7"),
         ("203.0.113.7:4711", "203.0.113.7"),
@@ -290,14 +290,14 @@ fn check_proxies(gates: &Gates, peer: IpAddr, lines: &[&[u8]], header: Forwarded
         ("[2001:db8::9]", "2001:db8::9"),
     ];
     const PROXIES: [&str; 2] = ["10.1.1.1", "[2001:db8:7::1]:80"];
-    let [made_up, host, form, ..] = *lines else {
+    let [forged, host, form, ..] = *lines else {
         return;
     };
     let [client, proxies, order, own_lines, ..] = *form else {
         return;
     };
     let (client, expected) = CLIENTS[usize::from(client) % CLIENTS.len()];
-    let mut parts = vec![made_up.to_vec()];
+    let mut parts = vec![forged.to_vec()];
     parts.extend(
         [client]
             .into_iter()
@@ -307,22 +307,22 @@ fn check_proxies(gates: &Gates, peer: IpAddr, lines: &[&[u8]], header: Forwarded
                 _ => element(node, host, order),
             }),
     );
-    // Behind what was there, or in headers of their own.
+    // Appended to the existing header, or as separate headers.
     let joined = parts.join(&b", "[..]);
     let apart = parts.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let joined = [joined.as_slice()];
     let lines: &[&[u8]] = if own_lines & 1 == 0 { &joined } else { &apart };
-    let Some(taken) = gates.ask(header, peer, lines) else {
+    let Some(actual) = services.client_ip(header, peer, lines) else {
         return;
     };
     let expected = match is_trusted(peer.to_canonical()) {
         true => expected.parse().unwrap(),
         false => peer,
     };
-    assert_eq!(taken, Some(expected));
+    assert_eq!(actual, Some(expected));
 }
 
-/// What a proxy writes that tells the host too, quoted where it has to be.
+/// The element that a proxy adds, with the host in quotes.
 fn element(node: &str, host: &[u8], order: u8) -> Vec<u8> {
     let mut quoted = Vec::new();
     for &byte in host {

@@ -1,8 +1,8 @@
-//! Answers, gRPC's first of all: whatever frames and trailers a service's body has, and wherever it
-//! breaks off, they are handed on as they are, and exactly one event tells how it ended.
+//! Response tracking, mainly for gRPC: frames and trailers are forwarded unchanged, wherever the body ends, and
+//! exactly one event records the outcome.
 //!
-//! The input is the answer's content type and the request, the answer's head, after how many polls the client
-//! leaves, and the frames. What the request says of itself makes no difference.
+//! The input has the response's content type, the request, the response head, the number of polls after which the
+//! client disconnects, and the frames. The content type of the request makes no difference.
 
 use std::cell::LazyCell;
 use std::collections::VecDeque;
@@ -30,7 +30,8 @@ use crate::record::Recorded;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const CANCELLED: u8 = 1;
 const UNKNOWN: u8 = 2;
-/// Content types, and whether they are those of calls with trailers, of calls without, or of none.
+/// Content types and the kind of call they indicate: gRPC with trailers, gRPC-Web with the status in the body,
+/// or none.
 const KINDS: [(&str, Call); 10] = [
     ("application/grpc", Call::Trailers),
     ("application/grpc+proto", Call::Trailers),
@@ -57,25 +58,25 @@ pub fn check(input: &[u8]) {
     let (content_type, call) = input.pick(&KINDS);
     let method = input.pick(&[&Method::POST, &Method::GET, &Method::HEAD]);
     let flags = input.byte();
-    let asked = Asked {
+    let sent = SentRequest {
         method: method.clone(),
         content_type: KINDS[usize::from(flags >> 4) % KINDS.len()].0,
     };
     let head = Head::read(&mut input, flags, content_type, call);
     let stop = usize::from(input.byte());
     let body = Script::read(&mut input, flags);
-    SERVED.with(|served| served.check(asked, head, stop, body));
+    FIXTURE.with(|fixture| fixture.check(sent, head, stop, body));
 }
 
-struct Asked {
+struct SentRequest {
     method: Method,
     content_type: &'static str,
 }
 
-/// The head of an answer; `None` where the service fails.
+/// The head of a response, unless the service fails.
 #[derive(Clone)]
 struct Head {
-    /// None if it is empty.
+    /// Empty for no content type.
     content_type: &'static str,
     call: Call,
     code: u16,
@@ -90,7 +91,7 @@ impl Head {
         let status = (flags & 1 != 0).then(|| value(input)).flatten();
         Self {
             content_type,
-            // Without a content type, a status tells.
+            // Without a content type, a `grpc-status` header indicates gRPC.
             call: match (content_type, &status) {
                 ("", Some(_)) => Call::Trailers,
                 _ => call,
@@ -108,11 +109,11 @@ fn value(input: &mut Input<'_>) -> Option<HeaderValue> {
     HeaderValue::from_bytes(input.take(length)).ok()
 }
 
-/// A body that does as it is written.
+/// A scripted body.
 #[derive(Clone, Default)]
 struct Script {
     steps: VecDeque<Step>,
-    /// Bytes that are still to come.
+    /// Bytes not yet returned.
     left: u64,
     tells_size: bool,
     tells_end: bool,
@@ -170,7 +171,7 @@ impl Body for Script {
             }
             Some(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Some(Step::Wait) => return Poll::Pending,
-            Some(Step::Fail) => Some(Err("it was to fail")),
+            Some(Step::Fail) => Some(Err("scripted failure")),
         })
     }
 
@@ -186,7 +187,7 @@ impl Body for Script {
     }
 }
 
-/// Answers with what the request brings along.
+/// Returns the response given in the request extensions.
 #[derive(Clone)]
 struct Inner;
 
@@ -202,7 +203,7 @@ impl Service<Request<String>> for Inner {
     fn call(&mut self, mut request: Request<String>) -> Self::Future {
         let (head, body): (Head, Script) = request.extensions_mut().remove().unwrap();
         if head.fails {
-            return ready(Err("it was to fail"));
+            return ready(Err("scripted failure"));
         }
         let length = body.left;
         let mut response = Response::new(body);
@@ -221,18 +222,18 @@ impl Service<Request<String>> for Inner {
     }
 }
 
-struct Served {
+struct Fixture {
     runtime: Runtime,
     recorded: Recorded,
-    gate: ApiKeyService<Inner>,
+    service: ApiKeyService<Inner>,
     bearer: HeaderValue,
 }
 
 thread_local! {
-    static SERVED: LazyCell<Served> = const { LazyCell::new(Served::new) };
+    static FIXTURE: LazyCell<Fixture> = const { LazyCell::new(Fixture::new) };
 }
 
-impl Served {
+impl Fixture {
     fn new() -> Self {
         let recorded = Recorded::new();
         let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
@@ -245,12 +246,12 @@ impl Served {
         Self {
             runtime: Builder::new_current_thread().enable_time().build().unwrap(),
             recorded,
-            gate: layer.layer(Inner),
+            service: layer.layer(Inner),
             bearer: HeaderValue::try_from(format!("Bearer {}", SECRETS[0])).unwrap(),
         }
     }
 
-    fn check(&self, asked: Asked, head: Head, stop: usize, script: Script) {
+    fn check(&self, sent: SentRequest, head: Head, stop: usize, script: Script) {
         let mut request = Request::new(String::new());
         request
             .extensions_mut()
@@ -258,49 +259,49 @@ impl Served {
         request
             .headers_mut()
             .insert(AUTHORIZATION, self.bearer.clone());
-        let content_type = HeaderValue::from_static(asked.content_type);
+        let content_type = HeaderValue::from_static(sent.content_type);
         request.headers_mut().insert(CONTENT_TYPE, content_type);
-        *request.method_mut() = asked.method.clone();
-        let answer = {
+        *request.method_mut() = sent.method.clone();
+        let response = {
             let _inside = self.runtime.enter();
-            now(self.gate.clone().call(request))
+            now(self.service.clone().call(request))
         };
-        let mut told = Told::of(&asked, &head, &script);
-        match answer {
-            Ok(answer) => {
+        let mut tracker = Tracker::of(&sent, &head, &script);
+        match response {
+            Ok(response) => {
                 assert!(!head.fails);
-                assert_eq!(answer.status().as_u16(), head.code);
-                assert_eq!(answer.headers().get(GRPC_STATUS), head.status.as_ref());
-                follow(answer.into_body(), script, stop, &mut told);
+                assert_eq!(response.status().as_u16(), head.code);
+                assert_eq!(response.headers().get(GRPC_STATUS), head.status.as_ref());
+                follow(response.into_body(), script, stop, &mut tracker);
             }
             Err(_) => {
                 assert!(head.fails);
-                told.end(End::Failed);
+                tracker.end(End::Failed);
             }
         }
         let event = self.recorded.event();
-        let (status, outcome, cause) = told.verdict();
+        let (status, outcome, cause) = tracker.result();
         assert_eq!(
             (event.status, event.outcome, event.cause),
             (status, outcome, cause)
         );
-        assert_eq!(event.response_bytes, told.bytes);
-        assert_eq!((event.key.is_some(), event.refusal), (true, None));
+        assert_eq!(event.response_bytes, tracker.bytes);
+        assert_eq!((event.key.is_some(), event.rejection_reason), (true, None));
         assert_eq!(self.recorded.recorder.stats().open, 0);
     }
 }
 
-/// Reads the body beside the one that it is made of, until the client leaves.
+/// Reads the body in step with the script until the client disconnects.
 fn follow(
     body: impl Body<Data = Bytes, Error = BodyError<&'static str>>,
     script: Script,
     stop: usize,
-    told: &mut Told,
+    tracker: &mut Tracker,
 ) {
     let mut context = Context::from_waker(Waker::noop());
     let (mut body, mut script) = (std::pin::pin!(body), std::pin::pin!(script));
     if script.is_end_stream() {
-        told.end(End::Whole);
+        tracker.end(End::Whole);
     }
     for _ in 0..stop {
         assert_eq!(body.is_end_stream(), script.is_end_stream());
@@ -308,23 +309,23 @@ fn follow(
         let got = body.as_mut().poll_frame(&mut context);
         match (got, script.as_mut().poll_frame(&mut context)) {
             (Poll::Pending, Poll::Pending) => {}
-            (Poll::Ready(None), Poll::Ready(None)) => return told.end(End::Whole),
-            (Poll::Ready(Some(Err(got))), Poll::Ready(Some(Err(made)))) => {
-                assert_eq!(got, BodyError::Inner(made));
-                return told.end(End::Failed);
+            (Poll::Ready(None), Poll::Ready(None)) => return tracker.end(End::Whole),
+            (Poll::Ready(Some(Err(got))), Poll::Ready(Some(Err(expected)))) => {
+                assert_eq!(got, BodyError::Inner(expected));
+                return tracker.end(End::Failed);
             }
-            (Poll::Ready(Some(Ok(got))), Poll::Ready(Some(Ok(made)))) => {
-                assert_eq!(got.data_ref(), made.data_ref());
-                assert_eq!(got.trailers_ref(), made.trailers_ref());
-                told.frame(&made);
+            (Poll::Ready(Some(Ok(got))), Poll::Ready(Some(Ok(expected)))) => {
+                assert_eq!(got.data_ref(), expected.data_ref());
+                assert_eq!(got.trailers_ref(), expected.trailers_ref());
+                tracker.frame(&expected);
                 if script.is_end_stream() {
-                    told.end(End::Whole);
+                    tracker.end(End::Whole);
                 }
             }
-            (got, made) => panic!("{got:?} instead of {made:?}"),
+            (got, expected) => panic!("expected {expected:?}, got {got:?}"),
         }
     }
-    told.end(End::Left);
+    tracker.end(End::Left);
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -334,18 +335,18 @@ enum End {
     Left,
 }
 
-/// What there is to tell of an answer, as it is seen from outside.
-struct Told {
+/// Tracks a response as a client sees it.
+struct Tracker {
     call: Call,
     status: Status,
     bytes: u64,
-    /// Bytes that were announced and are still to come.
+    /// Announced bytes not yet received, if a length was announced.
     missing: Option<u64>,
     bodyless: bool,
     end: Option<End>,
 }
 
-/// The code that a client takes a text for; what is no number is UNKNOWN.
+/// The status code as a client parses it. A value that is not a number is UNKNOWN.
 fn code(headers: &HeaderMap) -> Option<u8> {
     let text = headers.get(GRPC_STATUS)?.as_bytes();
     if !text.iter().all(|b| matches!(b, b' '..=b'~' | b'\t')) {
@@ -360,8 +361,8 @@ fn code(headers: &HeaderMap) -> Option<u8> {
     Some(if fits { number.unwrap() as u8 } else { UNKNOWN })
 }
 
-impl Told {
-    fn of(asked: &Asked, head: &Head, script: &Script) -> Self {
+impl Tracker {
+    fn of(sent: &SentRequest, head: &Head, script: &Script) -> Self {
         let headers = head
             .status
             .iter()
@@ -378,7 +379,7 @@ impl Told {
             status,
             bytes: 0,
             missing: known.then_some(script.left),
-            bodyless: asked.method == Method::HEAD || matches!(head.code, 204 | 304),
+            bodyless: sent.method == Method::HEAD || matches!(head.code, 204 | 304),
             end: None,
         }
     }
@@ -403,8 +404,8 @@ impl Told {
         self.end.get_or_insert(end);
     }
 
-    fn verdict(&self) -> (Status, Outcome, Option<Cause>) {
-        let end = self.end.expect("it has ended");
+    fn result(&self) -> (Status, Outcome, Option<Cause>) {
+        let end = self.end.expect("the response has ended");
         let nothing_missing = self.bodyless || self.missing == Some(0);
         let whole = end == End::Whole || (end == End::Left && nothing_missing);
         let status = match self.status {
@@ -415,7 +416,7 @@ impl Told {
         let completed = (Outcome::Completed, None);
         let failed = |cause| (Outcome::Failed, Some(cause));
         let (outcome, cause) = match status {
-            // With its status, a call is over.
+            // A call with a status is complete.
             Status::Grpc(0) => completed,
             Status::Grpc(2 | 4 | 12..=15) => failed(Cause::ServerError),
             Status::Grpc(code) if code != CANCELLED || whole => failed(Cause::ClientError),

@@ -1,7 +1,7 @@
-//! Digests and imported keys: what is read prints the same, and a key that was imported, by its secret
-//! or by the hash of it, is found by that secret alone.
+//! Digests and imported keys: parsed digests round-trip through text, and a key imported by its secret or by
+//! its hash is found only by that secret.
 //!
-//! The input is a text: a digest's, a hash, and a secret.
+//! The input is a string, used as a digest, as a hash and as a secret.
 
 use std::cell::LazyCell;
 
@@ -21,9 +21,9 @@ pub fn check(input: &[u8]) {
     };
     check_digest(text);
     check_pepper(text);
-    SHELF.with(|shelf| {
-        shelf.check_hash(text);
-        shelf.check_secret(text);
+    FIXTURE.with(|fixture| {
+        fixture.check_hash(text);
+        fixture.check_secret(text);
     });
 }
 
@@ -55,7 +55,7 @@ fn check_digest(text: &str) {
     assert_eq!(printed.parse(), Ok(digest.clone()));
     let json = serde_json::to_string(&digest).unwrap();
     assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
-    // Rule 1.
+    // Rule 1: `Debug` output does not reveal the digest.
     let shown = match pepper {
         Some(pepper) => format!("Digest(hmac-sha256:{pepper})"),
         None => "Digest(sha256)".into(),
@@ -66,30 +66,30 @@ fn check_digest(text: &str) {
 fn check_pepper(text: &str) {
     let (name, pepper) = text.split_once(':').unwrap_or((text, ""));
     let fits = is_pepper_name(name) && pepper.len() >= 16;
-    let peppers = Peppers::none().with(name, pepper.as_bytes());
+    let peppers = Peppers::new([(name, pepper.as_bytes())]);
     assert_eq!(peppers.is_ok(), fits, "{text}");
     if let Ok(peppers) = peppers {
         assert!(peppers.with(name, b"another of sixteen").is_err());
     }
 }
 
-struct Shelf {
+struct Fixture {
     store: MemoryBackend,
     plain: Issuer,
     peppered: Issuer,
 }
 
 thread_local! {
-    static SHELF: LazyCell<Shelf> = const { LazyCell::new(Shelf::new) };
+    static FIXTURE: LazyCell<Fixture> = const { LazyCell::new(Fixture::new) };
 }
 
-impl Shelf {
+impl Fixture {
     fn new() -> Self {
         let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
-        // An audit would keep what was deleted.
+        // An audit log would retain deleted keys and grow.
         let config = MemoryConfig::new().audit_capacity(0);
         let plain = Issuer::new("acme").unwrap().clock(clock.clone());
-        let peppers = Peppers::none().with("2026", b"0123456789abcdef").unwrap();
+        let peppers = Peppers::new([("2026", &b"0123456789abcdef"[..])]).unwrap();
         Self {
             store: MemoryBackend::with_clock(config, clock),
             peppered: plain.clone().peppers(peppers),
@@ -97,7 +97,7 @@ impl Shelf {
         }
     }
 
-    /// A hash is taken over if it is one, as the digest that it is.
+    /// Checks that a valid hash is imported as the key's digest, and an invalid one is rejected.
     fn check_hash(&self, hex: &str) {
         let imported = self
             .plain
@@ -105,17 +105,18 @@ impl Shelf {
         match now(imported) {
             Ok(key) => {
                 assert!(is_hex(hex), "{hex}");
-                let kept = now(self.store.find(key.id)).unwrap().unwrap();
+                let stored = now(self.store.find(key.id)).unwrap().unwrap();
                 let expected = format!("sha256:{}", hex.to_ascii_lowercase());
-                assert_eq!(kept.digest.to_string(), expected);
-                self.take_away(&key);
+                assert_eq!(stored.digest.to_string(), expected);
+                self.delete(&key);
             }
             Err(IssueError::Digest(_)) => assert!(!is_hex(hex), "{hex}"),
             Err(error) => panic!("{error}"),
         }
     }
 
-    /// A secret is taken over if it can be one, under the id that it is looked up by.
+    /// Checks that a valid secret is imported under the id that lookups derive from it, and an invalid one is
+    /// rejected.
     fn check_secret(&self, secret: &str) {
         let hash: [u8; 32] = Sha256::digest(secret).into();
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -129,41 +130,41 @@ impl Shelf {
             now(issuer.import_secret(&self.store, new, secret))
         };
         let Some(id) = id else {
-            let refused = imported(&self.plain);
-            assert!(matches!(refused, Err(IssueError::Secret)), "{refused:?}");
+            let rejected = imported(&self.plain);
+            assert!(matches!(rejected, Err(IssueError::Secret)), "{rejected:?}");
             return;
         };
         let key = imported(&self.peppered).unwrap();
         assert_eq!(key.id, id);
-        let kept = now(self.store.find(id)).unwrap().unwrap();
-        assert_eq!(kept.digest.pepper(), Some("2026"));
-        assert!(!kept.digest.to_string().contains(&hex));
-        self.take_away(&key);
+        let stored = now(self.store.find(id)).unwrap().unwrap();
+        assert_eq!(stored.digest.pepper(), Some("2026"));
+        assert!(!stored.digest.to_string().contains(&hex));
+        self.delete(&key);
 
         let key = imported(&self.plain).unwrap();
         assert_eq!(key.id, id);
-        // Nothing of the secret is stored, but for the id that this crate's own have within.
+        // No part of the secret is stored, except for the id contained in secrets of this crate's format.
         assert_eq!(key.hint, format!("imported {}…", &id.as_str()[..4]));
-        let kept = now(self.store.find(id)).unwrap().unwrap();
-        assert_eq!(kept.digest.to_string(), format!("sha256:{hex}"));
+        let stored = now(self.store.find(id)).unwrap().unwrap();
+        assert_eq!(stored.digest.to_string(), format!("sha256:{hex}"));
         let again = imported(&self.plain);
         let conflict = |error: &IssueError| matches!(error, IssueError::Store(StoreError::Conflict(known)) if *known == id);
         assert!(again.is_err_and(|error| conflict(&error)));
-        self.take_away(&key);
+        self.delete(&key);
 
         let by_hash = now(self
             .plain
             .import_sha256(&self.store, NewKey::new("a"), &hex));
         let by_hash = by_hash.unwrap();
-        // This crate's own secrets are looked up by the id within them, which no hash tells.
+        // Secrets in this crate's format are looked up by the id they contain, which a hash does not reveal.
         if !is_secret(secret) {
             assert_eq!(by_hash.id, id);
             assert_eq!(id.as_str(), lowest_digits(&hash));
         }
-        self.take_away(&by_hash);
+        self.delete(&by_hash);
     }
 
-    fn take_away(&self, key: &Key) {
+    fn delete(&self, key: &Key) {
         now(self.store.delete(key.id)).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! An input, read piece by piece; at its end there is nothing but zeros.
+//! Reads values from an input. After the end of the input, all values are zero.
 
 pub(crate) struct Input<'a>(&'a [u8]);
 
@@ -15,7 +15,7 @@ impl<'a> Input<'a> {
         self.take(1).first().copied().unwrap_or(0)
     }
 
-    /// Up to so many bytes.
+    /// Up to `count` bytes.
     pub(crate) fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
@@ -29,12 +29,12 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(bytes)
     }
 
-    /// One of these.
+    /// One of the given values.
     pub(crate) fn pick<T: Copy>(&mut self, all: &[T]) -> T {
         all[usize::from(self.byte()) % all.len()]
     }
 
-    /// A text of up to 63 bytes, and now and then one of up to 504.
+    /// A string of up to 63 bytes, sometimes repeated to up to 504.
     pub(crate) fn text(&mut self) -> String {
         let length = self.byte();
         let repeat = if length >= 0xfe { 8 } else { 1 };
@@ -42,7 +42,7 @@ impl<'a> Input<'a> {
         String::from_utf8_lossy(bytes).repeat(repeat)
     }
 
-    /// A text, where there is one.
+    /// An optional string.
     pub(crate) fn maybe_text(&mut self) -> Option<String> {
         (self.byte() & 1 == 1).then(|| self.text())
     }

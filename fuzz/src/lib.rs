@@ -1,10 +1,8 @@
-//! What holds of keytally whatever it is given, checked by `cargo fuzz` over made-up inputs and by
-//! `cargo test` over the kept ones.
+//! Fuzz targets: `cargo fuzz` runs them on generated inputs, `cargo test` on the corpus.
 //!
-//! Each target is a function of bytes that panics when something does not hold. It compares what the
-//! crate says with another reading of the same input, written here as plainly as it can be. Nothing
-//! depends on chance, nor on the time of day but where a page's range ends now, and what is kept between two inputs
-//! does not grow.
+//! Each target is a function of bytes that panics if a property is violated. It compares the crate with a
+//! second, simple implementation written here. Targets are deterministic, except that the range of a dashboard
+//! page ends at the current time, and state kept between inputs does not grow.
 
 pub mod addresses;
 pub mod admission;
@@ -21,10 +19,10 @@ mod input;
 mod now;
 mod record;
 
-/// What an input is checked by.
+/// Checks one input.
 pub type Check = fn(&[u8]);
 
-/// Every target by its name, which its corpus and its dictionary have too.
+/// All targets by name. Their corpora and dictionaries have the same names.
 pub const TARGETS: [(&str, Check); 10] = [
     ("addresses", addresses::check),
     ("admission", admission::check),

@@ -1,7 +1,7 @@
-//! Page tokens: what is read prints the same, and a list that is given one answers exactly what lies
-//! behind that place, or that it is none of its own.
+//! Page tokens: a parsed token round-trips through text, and a list given a token returns exactly the items
+//! after that position, or rejects the token of another list.
 //!
-//! The input is a token's text; its first bytes make a time too.
+//! The input is the text of a token. Its first bytes also serve as a time.
 
 use std::cell::LazyCell;
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::input::Input;
 use crate::now::now;
 
-/// The microseconds of the years 1 to 9999. jiff reads none within the last second that it has.
+/// The bounds of the years 1 to 9999 in microseconds. jiff rejects microseconds within its last second.
 const FIRST: i64 = -62_135_596_800_000_000;
 const LAST: i64 = 253_402_207_200_000_000;
 
@@ -23,10 +23,10 @@ pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
     };
-    check_made(text);
+    check_constructed(text);
     match text.parse::<PageToken>() {
         Ok(token) => {
-            let (micros, id) = reading(text).unwrap_or_else(|| panic!("{text}"));
+            let (micros, id) = parse(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(token.time().as_microsecond(), micros);
             assert_eq!(token.to_string(), text);
             let json = serde_json::to_string(&token).unwrap();
@@ -37,12 +37,12 @@ pub fn check(input: &[u8]) {
                 check_requests(lists, &token, id);
             });
         }
-        Err(_) => assert_eq!(reading(text), None, "{text}"),
+        Err(_) => assert_eq!(parse(text), None, "{text}"),
     }
 }
 
-/// Microseconds as they are written, a point and the rest.
-fn reading(text: &str) -> Option<(i64, &str)> {
+/// Parses microseconds in canonical form, a dot and the rest.
+fn parse(text: &str) -> Option<(i64, &str)> {
     let (micros, id) = text.split_once('.')?;
     let digits = micros.strip_prefix('-').unwrap_or(micros);
     let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.is_empty();
@@ -54,8 +54,8 @@ fn reading(text: &str) -> Option<(i64, &str)> {
     (FIRST..=LAST).contains(&micros).then_some((micros, id))
 }
 
-/// The token of any time and id reads back.
-fn check_made(text: &str) {
+/// Checks that the token for any time and id round-trips through text.
+fn check_constructed(text: &str) {
     let mut input = Input::new(text.as_bytes());
     let nanos = i128::from(input.number() as i64) * i128::from(input.byte());
     let time = Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX);
@@ -110,8 +110,8 @@ impl Lists {
 fn check_keys(lists: &Lists, token: &PageToken, id: &str) {
     let mut query = KeyQuery::new().limit(3).after(token.clone());
     let Ok(id) = id.parse::<KeyId>() else {
-        let refused = now(lists.backend.list(&query));
-        assert!(matches!(refused, Err(StoreError::Page(_))), "{refused:?}");
+        let rejected = now(lists.backend.list(&query));
+        assert!(matches!(rejected, Err(StoreError::Page(_))), "{rejected:?}");
         return;
     };
     let mut found = Vec::new();
@@ -122,11 +122,11 @@ fn check_keys(lists: &Lists, token: &PageToken, id: &str) {
         let Some(next) = page.next else { break };
         query.after = Some(next);
     }
-    let behind = lists
+    let expected = lists
         .keys
         .iter()
-        .filter(|place| **place < (token.time(), id));
-    assert_eq!(found, behind.copied().collect::<Vec<_>>());
+        .filter(|position| **position < (token.time(), id));
+    assert_eq!(found, expected.copied().collect::<Vec<_>>());
 }
 
 fn check_requests(lists: &Lists, token: &PageToken, id: &str) {
@@ -134,8 +134,8 @@ fn check_requests(lists: &Lists, token: &PageToken, id: &str) {
         .limit(3)
         .after(token.clone());
     let Ok(id) = id.parse::<Uuid>() else {
-        let refused = now(lists.backend.requests(&query));
-        assert!(matches!(refused, Err(ReadError::Page(_))), "{refused:?}");
+        let rejected = now(lists.backend.requests(&query));
+        assert!(matches!(rejected, Err(ReadError::Page(_))), "{rejected:?}");
         return;
     };
     let mut found = Vec::new();
@@ -146,9 +146,9 @@ fn check_requests(lists: &Lists, token: &PageToken, id: &str) {
         let Some(next) = page.next else { break };
         query.after = Some(next);
     }
-    let behind = lists
+    let expected = lists
         .requests
         .iter()
-        .filter(|place| **place < (token.time(), id));
-    assert_eq!(found, behind.copied().collect::<Vec<_>>());
+        .filter(|position| **position < (token.time(), id));
+    assert_eq!(found, expected.copied().collect::<Vec<_>>());
 }

@@ -1,4 +1,4 @@
-//! A recorder whose events can be asked for after each input.
+//! A recorder whose events can be read after each input.
 
 use std::sync::{Arc, Mutex};
 
@@ -38,13 +38,13 @@ impl Recorded {
         }
     }
 
-    /// What was recorded since this was asked last.
+    /// The events recorded since the last call.
     pub(crate) fn events(&self) -> Vec<UsageEvent> {
         self.runtime.block_on(self.recorder.flush());
         std::mem::take(&mut self.tape.0.lock().unwrap())
     }
 
-    /// The only event that was recorded since.
+    /// The single event recorded since the last call.
     pub(crate) fn event(&self) -> UsageEvent {
         let mut events = self.events();
         assert_eq!(events.len(), 1, "{events:?}");

@@ -1,12 +1,12 @@
-//! Secrets, prefixes and ids: what is read prints the same, and nothing is read that has another form.
+//! Secrets, prefixes and key ids: parsed values round-trip through text, and malformed ones are rejected.
 //!
-//! The input is a text. It is also read with the checksum that it would need, which no mutation finds.
+//! The input is a string. It is also parsed with a matching checksum appended, which mutation would not find.
 
 use keytally::KeyId;
 use keytally::key::{Prefix, Secret};
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Digits of id, secret and checksum.
+/// The number of digits in the id, the secret part and the checksum.
 const BODY: usize = 16 + 32 + 6;
 
 pub fn check(input: &[u8]) {
@@ -45,23 +45,23 @@ fn check_secret(text: &str) {
     let starts = text.len() - BODY;
     assert_eq!(secret.id().as_str(), &text[starts..starts + 16]);
     assert_eq!(KeyId::of_secret(text), Some(secret.id()));
-    // Rule 1: what is shown has four digits of the id and nothing behind them.
+    // Rule 1: the hint shows the first four digits of the id and nothing after them.
     let hint = format!("{}…", &text[..starts + 4]);
     assert_eq!(secret.hint(), hint);
     assert_eq!(
         format!("{secret} {secret:?}"),
         format!("{hint} Secret({hint})")
     );
-    check_changes(text);
+    check_modified(text);
 }
 
-/// Whatever single character becomes another one, the text is no secret any more.
-fn check_changes(text: &str) {
+/// Checks that changing any single character invalidates the secret.
+fn check_modified(text: &str) {
     let mut changed = text.as_bytes().to_vec();
-    for place in 0..changed.len() {
-        let was = changed[place];
-        // Of the same kind, so that it is the checksum that tells.
-        changed[place] = match was {
+    for index in 0..changed.len() {
+        let was = changed[index];
+        // Stays in the same character class, so that the checksum has to detect it.
+        changed[index] = match was {
             b'9' => b'0',
             b'Z' => b'A',
             b'z' => b'a',
@@ -70,7 +70,7 @@ fn check_changes(text: &str) {
         };
         let changed_text = std::str::from_utf8(&changed).unwrap();
         assert!(Secret::parse(changed_text).is_err(), "{changed_text}");
-        changed[place] = was;
+        changed[index] = was;
     }
 }
 
@@ -87,14 +87,14 @@ pub(crate) fn is_secret(text: &str) -> bool {
     prefix && digits && text.ends_with(&checksum(&text[..text.len() - 6]))
 }
 
-/// Words of `a-z` and `0-9` joined by single underscores, beginning with a letter.
+/// Words of `a-z` and `0-9`, joined with single underscores and starting with a letter.
 fn is_prefix(text: &str) -> bool {
     let word =
         |word: &str| !word.is_empty() && word.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9'));
     text.len() <= 32 && text.split('_').all(word) && text.starts_with(|c: char| c.is_alphabetic())
 }
 
-/// CRC-32, bit by bit, in six digits.
+/// A bitwise CRC-32 as six base62 digits.
 fn checksum(text: &str) -> String {
     let mut crc = u32::MAX;
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! Every kept input, and many more that are made of them, on any toolchain.
+//! Runs every target on its corpus and on mutations of it, on any toolchain.
 
 use std::fs;
 use std::panic::catch_unwind;
@@ -7,52 +7,52 @@ use std::path::Path;
 use fastrand::Rng;
 use keytally_fuzz::{Check, TARGETS};
 
-/// As long as the inputs of `scripts/fuzz`.
-const LONGEST: usize = 1024;
+/// The maximum length of an input, as in `scripts/fuzz`.
+const MAX_LEN: usize = 1024;
 
 #[test]
-fn whatever_was_kept_still_holds() {
+fn corpus_passes() {
     for (target, check) in TARGETS {
-        let kept = kept(target);
-        assert!(!kept.is_empty(), "{target}");
-        for input in kept {
-            must_hold(target, check, &input);
+        let inputs = corpus(target);
+        assert!(!inputs.is_empty(), "{target}");
+        for input in inputs {
+            run(target, check, &input);
         }
     }
 }
 
-/// The same inputs on every run: no coverage leads them, and none is new twice.
+/// Deterministic and without coverage guidance: every run uses the same inputs.
 #[test]
-fn what_is_made_of_the_kept_holds_too() {
+fn mutated_corpus_passes() {
     for (target, check) in TARGETS {
-        let mut maker = Maker {
-            kept: kept(target),
+        let mut mutator = Mutator {
+            corpus: corpus(target),
             words: words(target),
             rng: Rng::with_seed(1),
         };
         for _ in 0..10_000 {
-            must_hold(target, check, &maker.input());
+            run(target, check, &mutator.input());
         }
     }
 }
 
-fn must_hold(target: &str, check: Check, input: &[u8]) {
+fn run(target: &str, check: Check, input: &[u8]) {
     if catch_unwind(|| check(input)).is_err() {
         panic!("{target}: {}", input.escape_ascii());
     }
 }
 
-fn kept(target: &str) -> Vec<Vec<u8>> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("corpus")
         .join(target);
-    let entries = fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{target}: {error}"));
+    let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{target}: {error}"));
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// The target's dictionary: a word in quotes on each line, with `\xNN` for bytes that are not shown.
+/// The target's dictionary: one quoted word per line, with `\xNN` for non-printable bytes.
 fn words(target: &str) -> Vec<Vec<u8>> {
     let path = format!("{}/dictionaries/{target}.dict", env!("CARGO_MANIFEST_DIR"));
     let word = |line: &str| {
@@ -75,44 +75,44 @@ fn words(target: &str) -> Vec<Vec<u8>> {
     text.lines().filter_map(word).collect()
 }
 
-/// Makes inputs of kept ones and of words, one like the other on every machine.
-struct Maker {
-    kept: Vec<Vec<u8>>,
+/// Mutates corpus inputs with dictionary words, identically on every machine.
+struct Mutator {
+    corpus: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
     rng: Rng,
 }
 
-impl Maker {
+impl Mutator {
     fn input(&mut self) -> Vec<u8> {
-        let mut input = self.one_kept();
+        let mut input = self.pick();
         for _ in 0..=self.below(4) {
-            let place = self.below(input.len() + 1);
-            let end = place + self.below(input.len() - place + 1).min(16);
+            let start = self.below(input.len() + 1);
+            let end = start + self.below(input.len() - start + 1).min(16);
             let new = match self.below(6) {
                 0 => Vec::new(),
                 1 => vec![self.below(256) as u8],
-                2 => input[place..end].repeat(2),
+                2 => input[start..end].repeat(2),
                 3 => {
-                    let other = self.one_kept();
+                    let other = self.pick();
                     other[self.below(other.len() + 1)..].to_vec()
                 }
-                4 if place < input.len() => vec![input[place] ^ (1 << self.below(8))],
+                4 if start < input.len() => vec![input[start] ^ (1 << self.below(8))],
                 _ => {
                     let word = self.below(self.words.len());
                     self.words[word].clone()
                 }
             };
-            // In the place of some, or between two.
-            let end = if self.below(2) == 0 { place } else { end };
-            input.splice(place..end, new);
+            // Either replaces bytes or inserts.
+            let end = if self.below(2) == 0 { start } else { end };
+            input.splice(start..end, new);
         }
-        input.truncate(LONGEST);
+        input.truncate(MAX_LEN);
         input
     }
 
-    fn one_kept(&mut self) -> Vec<u8> {
-        let nth = self.below(self.kept.len());
-        self.kept[nth].clone()
+    fn pick(&mut self) -> Vec<u8> {
+        let nth = self.below(self.corpus.len());
+        self.corpus[nth].clone()
     }
 
     fn below(&mut self, bound: usize) -> usize {

@@ -1,4 +1,4 @@
-//! Where keys and usage are kept.
+//! Storage backends for keys and usage.
 
 mod memory;
 #[cfg(feature = "postgres")]
@@ -17,7 +17,7 @@ pub use memory::{MemoryBackend, MemoryConfig};
 pub use postgres::PostgresBackend;
 #[cfg(feature = "_sql")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
-pub use sql::{BackendError, InvalidTablePrefix, Maintenance, PruneReport, Retention};
+pub use sql::{BackendError, Maintenance, PruneReport, Retention};
 #[cfg(feature = "_sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{SqliteBackend, SqliteSpool};

@@ -16,11 +16,11 @@ mod tests {
         ),
     ];
 
-    /// Columns that only one of the databases has.
-    const OF_ONE: [&str; 3] = ["row", "batch", "number"];
+    /// Columns that exist in only one of the databases.
+    const SPECIFIC_COLUMNS: [&str; 3] = ["row", "batch", "number"];
 
-    /// The tables that statements make, with their columns.
-    fn made(sql: &str) -> Vec<(&str, Vec<&str>)> {
+    /// The tables that the statements create, with their columns.
+    fn created_tables(sql: &str) -> Vec<(&str, Vec<&str>)> {
         let tables = sql.split("CREATE TABLE §").skip(1);
         let mut tables: Vec<(&str, Vec<&str>)> = tables
             .map(|text| {
@@ -33,8 +33,8 @@ mod tests {
                 (name, names.collect())
             })
             .collect();
-        for altered in sql.split("ALTER TABLE §").skip(1) {
-            let (statement, _) = altered.split_once(';').unwrap();
+        for alteration in sql.split("ALTER TABLE §").skip(1) {
+            let (statement, _) = alteration.split_once(';').unwrap();
             let words: Vec<&str> = statement.split(' ').collect();
             let Some((name, columns)) = tables.iter_mut().find(|(name, _)| *name == words[0])
             else {
@@ -53,8 +53,8 @@ mod tests {
         tables
     }
 
-    /// The columns of each table on the page that has columns.
-    fn told() -> Vec<Vec<&'static str>> {
+    /// The columns of each documented table.
+    fn documented_tables() -> Vec<Vec<&'static str>> {
         let tables = PAGE.split("| column | type | |\n|---|---|---|\n").skip(1);
         tables
             .map(|text| {
@@ -65,35 +65,40 @@ mod tests {
     }
 
     #[test]
-    fn the_page_tells_of_every_table_and_column() {
-        let mut told = told();
-        let known = |columns: &[&str], told: &[Vec<&str>]| {
-            told.iter().any(|table| {
-                let table = table.iter().filter(|column| !OF_ONE.contains(column));
-                table.eq(columns.iter().filter(|column| !OF_ONE.contains(column)))
+    fn page_lists_every_table_and_column() {
+        let mut documented = documented_tables();
+        let contains = |documented: &[Vec<&str>], columns: &[&str]| {
+            documented.iter().any(|table| {
+                let table = table
+                    .iter()
+                    .filter(|column| !SPECIFIC_COLUMNS.contains(column));
+                table.eq(columns
+                    .iter()
+                    .filter(|column| !SPECIFIC_COLUMNS.contains(column)))
             })
         };
         for sql in MIGRATIONS {
-            let tables = made(sql);
+            let tables = created_tables(sql);
             assert_eq!(
                 tables.len(),
                 if sql.contains("log_batches") { 13 } else { 12 }
             );
             for (name, columns) in &tables {
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");
-                assert!(known(columns, &told), "{name}: {columns:?}");
+                assert!(contains(&documented, columns), "{name}: {columns:?}");
             }
             for view in sql.split("CREATE VIEW §").skip(1) {
                 let name = view.split(' ').next().unwrap();
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");
             }
         }
-        // And of no other: the steps that were applied have a table that no step makes.
-        told.retain(|table| table[0] != "version");
-        let tables: Vec<_> = MIGRATIONS.into_iter().flat_map(made).collect();
-        for table in told {
-            let made = |(_, columns): &(_, Vec<_>)| known(columns, std::slice::from_ref(&table));
-            assert!(tables.iter().any(made), "{table:?}");
+        // The page lists no other tables, except for the migrations table, which no migration creates.
+        documented.retain(|table| table[0] != "version");
+        let tables: Vec<_> = MIGRATIONS.into_iter().flat_map(created_tables).collect();
+        for table in documented {
+            let is_same =
+                |(_, columns): &(_, Vec<_>)| contains(std::slice::from_ref(&table), columns);
+            assert!(tables.iter().any(is_same), "{table:?}");
         }
     }
 }

@@ -1,37 +1,37 @@
-//! How a suite says what is broken.
+//! Assertions that name the violated rule.
 
 use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// The condition is what the rule says.
+/// Checks that the condition of a rule holds.
 #[track_caller]
 pub(super) fn holds(condition: bool, rule: impl Display) {
     assert!(condition, "broken rule: {rule}");
 }
 
-/// What came is what the rule says.
+/// Checks that two values are equal.
 #[track_caller]
-pub(super) fn same<T: PartialEq + Debug + ?Sized>(actual: &T, expected: &T, rule: impl Display) {
+pub(super) fn equal<T: PartialEq + Debug + ?Sized>(actual: &T, expected: &T, rule: impl Display) {
     assert!(
         actual == expected,
         "broken rule: {rule}\n  expected: {expected:?}\n       got: {actual:?}"
     );
 }
 
-/// What was asked for is done, as the rule says.
+/// Checks that an operation succeeded, and returns its value.
 #[track_caller]
-pub(super) fn done<T, E: Error>(result: Result<T, E>, rule: impl Display) -> T {
+pub(super) fn succeeds<T, E: Error>(result: Result<T, E>, rule: impl Display) -> T {
     match result {
         Ok(value) => value,
         Err(error) => panic!("broken rule: {rule}\n  expected: Ok\n       got: {error:?}"),
     }
 }
 
-/// What was asked for is refused with this error, as the rule says.
+/// Checks that an operation failed with the expected error.
 #[track_caller]
-pub(super) fn refused<T: Debug, E: Error>(
+pub(super) fn fails_with<T: Debug, E: Error>(
     result: Result<T, E>,
     expected: &str,
     is_expected: impl FnOnce(&E) -> bool,
@@ -43,8 +43,8 @@ pub(super) fn refused<T: Debug, E: Error>(
     }
 }
 
-/// Carries futures out at once, so that a store that waits half way through one meets the others.
-pub(super) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+/// Runs futures concurrently, so that a store that suspends within one operation is entered by the others.
+pub(super) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<_> = futures
         .into_iter()
         .map(|future| (Box::pin(future), None))

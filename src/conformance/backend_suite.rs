@@ -1,8 +1,8 @@
-//! Keys and usage in one backend.
+//! The suite for backends of both keys and usage.
 
 use std::time::Duration;
 
-use super::assert::{done, same};
+use super::assert::{equal, succeeds};
 use super::fixture::Fixture;
 use super::{key_admin, usage};
 use crate::key::{KeyAdmin, KeyUpdate};
@@ -10,15 +10,15 @@ use crate::usage::{
     Batch, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 
-/// Checks a backend of everything: [`key_admin`], [`usage`](fn@usage) and what links the two.
+/// Checks a complete backend: [`key_admin`], [`usage`](fn@usage) and the rules that connect the two.
 ///
 /// # Panics
 ///
-/// When the backend breaks a rule of these suites, or one of these:
+/// If the backend breaks a rule of these suites, or one of the following:
 ///
-/// - A key was last used at the newest time of an event written under it, in whatever order they come;
-///   neither a batch that comes again nor a change of the key sets it back.
-/// - Usage under a key that does not exist is written like any other, and stays when a key is deleted.
+/// - A key's last use is the time of its newest event, whatever order the events are written in. Neither a batch
+///   that is written again nor a change to the key sets it back.
+/// - Usage of a key that does not exist is accepted, and usage is kept when its key is deleted.
 pub async fn backend<B: KeyAdmin + UsageSink + UsageReader + ?Sized>(backend: &B) {
     key_admin(backend).await;
     usage(backend).await;
@@ -29,64 +29,60 @@ async fn last_use_follows_usage<B>(backend: &B)
 where
     B: KeyAdmin + UsageSink + UsageReader + ?Sized,
 {
-    let fresh = Fixture::new();
-    let mut used = fresh.record("Used");
-    let mut unused = fresh.record("Not used");
-    let stranger = fresh.record("Never created").key.id;
+    let fixture = Fixture::new();
+    let mut used = fixture.record("Used");
+    let mut unused = fixture.record("Not used");
+    let unknown = fixture.record("Never created").key.id;
     for record in [&used, &unused] {
-        done(
+        succeeds(
             backend.create(record.clone()).await,
-            "a valid key is created",
+            "creating a valid key succeeds",
         );
     }
     let id = used.key.id;
     let event = |key, seconds| {
-        let mut event = UsageEvent::at(fresh.before(Duration::from_secs(seconds)));
+        let mut event = UsageEvent::at(fixture.before(Duration::from_secs(seconds)));
         event.key = Some(key);
         event
     };
-    let rule = "a key was last used at the newest time of its events";
+    let rule = "a key's last use is the time of its newest event";
     let newest = Batch::new(vec![
         event(id, 20),
         event(id, 10),
-        event(stranger, 1),
+        event(unknown, 1),
         event(id, 30),
     ]);
     for (batch, last_used) in [
-        (Batch::new(vec![event(id, 40), event(stranger, 2)]), 40),
+        (Batch::new(vec![event(id, 40), event(unknown, 2)]), 40),
         (newest.clone(), 10),
         (Batch::new(vec![event(id, 15)]), 10),
         (newest, 10),
     ] {
-        done(
+        succeeds(
             backend.write(&batch).await,
-            "usage of an unknown key is written like any other",
+            "usage of an unknown key is accepted",
         );
-        used.key.last_used_at = Some(fresh.before(Duration::from_secs(last_used)));
-        let found = done(backend.find(id).await, "looking up answers");
-        same(&found, &Some(used.clone()), rule);
+        used.key.last_used_at = Some(fixture.before(Duration::from_secs(last_used)));
+        let found = succeeds(backend.find(id).await, "a key lookup succeeds");
+        equal(&found, &Some(used.clone()), rule);
     }
     used.key.name = "Renamed".into();
     let renamed = backend.update(id, KeyUpdate::new().name("Renamed")).await;
-    same(
-        &done(renamed, "a key is updated"),
+    equal(
+        &succeeds(renamed, "updating a key succeeds"),
         &used.key,
-        "a change does not touch the last use",
+        "changing a key does not change its last use",
     );
 
     unused.key.last_used_at = None;
-    let found = done(backend.find(unused.key.id).await, "looking up answers");
-    same(
-        &found,
-        &Some(unused),
-        "a key that was not used has no last use",
-    );
+    let found = succeeds(backend.find(unused.key.id).await, "a key lookup succeeds");
+    equal(&found, &Some(unused), "an unused key has no last use");
 
-    done(backend.delete(id).await, "a key is deleted");
-    for (key, count) in [(id, 5), (stranger, 2)] {
+    succeeds(backend.delete(id).await, "deleting a key succeeds");
+    for (key, count) in [(id, 5), (unknown, 2)] {
         let query = SummaryQuery::new(UsageRange::new().key(key), SummarySpec::new());
-        let summary = done(backend.summary(&query).await, "a summary answers");
-        let rule = "usage is kept whether its key exists or not";
-        same(&summary.totals.total(), &count, rule);
+        let summary = succeeds(backend.summary(&query).await, "a summary query succeeds");
+        let rule = "usage is kept whether or not its key exists";
+        equal(&summary.totals.total(), &count, rule);
     }
 }

@@ -1,4 +1,4 @@
-//! Names, ids and times that nobody else has.
+//! Names, ids and times unique to one run of a suite.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::key::{Issuer, KeyRecord, NewKey, Peppers, Prefix, Secret};
 
 /// One run of a suite.
 pub(super) struct Fixture {
-    /// In every name of the run.
+    /// Part of every name in the run.
     pub(super) tag: KeyId,
     pub(super) owner: String,
-    /// A little before now, in whole microseconds that are no whole milliseconds.
+    /// Shortly before the current time, in whole microseconds but not whole milliseconds.
     pub(super) now: Timestamp,
     issuer: Issuer,
 }
@@ -23,7 +23,7 @@ impl Fixture {
         let tag = id();
         let second = Timestamp::now().as_second();
         let now = micros(second * 1_000_000 - 876_543);
-        let peppers = Peppers::none().with("conformance", b"not a secret at all");
+        let peppers = Peppers::new([("conformance", &b"not a secret at all"[..])]);
         Self {
             tag,
             owner: format!("conformance-{tag}"),
@@ -39,7 +39,7 @@ impl Fixture {
         &self.issuer
     }
 
-    /// The record of a key with this name, of the run's owner.
+    /// The record of a new key with this name and the run's owner.
     pub(super) fn record(&self, name: impl Into<String>) -> KeyRecord {
         self.record_of(NewKey::new(name).owner(self.owner.as_str()))
     }
@@ -47,47 +47,48 @@ impl Fixture {
     pub(super) fn record_of(&self, new: NewKey) -> KeyRecord {
         match self.issuer.prepare(new) {
             Ok((_, record)) => record,
-            Err(error) => panic!("the suite could not make a key: {error}"),
+            Err(error) => panic!("failed to prepare a key: {error}"),
         }
     }
 
-    /// A time after the run's.
+    /// The time this long after `now`.
     pub(super) fn after(&self, time: Duration) -> Timestamp {
         self.now + SignedDuration::try_from(time).unwrap_or_default()
     }
 
-    /// A time before the run's.
+    /// The time this long before `now`.
     pub(super) fn before(&self, time: Duration) -> Timestamp {
         self.now - SignedDuration::try_from(time).unwrap_or_default()
     }
 }
 
-/// An id that no key has.
+/// A random id that no key has.
 pub(super) fn id() -> KeyId {
     Prefix::new("conformance")
         .ok()
         .and_then(|prefix| Secret::generate(&prefix).ok())
-        .map_or_else(|| panic!("no randomness"), |secret| secret.id())
+        .map_or_else(|| panic!("no source of randomness"), |secret| secret.id())
 }
 
-/// The time so many microseconds after 1970.
+/// A time in microseconds since the Unix epoch.
 pub(super) fn micros(time: i64) -> Timestamp {
-    Timestamp::from_microsecond(time).unwrap_or_else(|_| unreachable!("a time of our own"))
+    Timestamp::from_microsecond(time).unwrap_or_else(|_| unreachable!("a valid time"))
 }
 
-/// The first time that a key may have: the beginning of the year 1.
+/// The earliest valid time of a key: the start of year 1.
 pub(super) fn first() -> Timestamp {
     micros(-62_135_596_800_000_000)
 }
 
-/// The last time that no key may have.
+/// The last microsecond before the earliest valid time.
 pub(super) fn too_early() -> Timestamp {
     micros(-62_135_596_800_000_001)
 }
 
-/// Texts that break what glues queries together, counts bytes for characters or changes letters.
-pub(super) fn hostile_texts() -> Vec<String> {
-    let mut texts: Vec<String> = [
+/// Strings that break concatenated queries, byte counts taken for character counts, and case or Unicode
+/// conversion.
+pub(super) fn tricky_strings() -> Vec<String> {
+    let mut strings: Vec<String> = [
         "it's \"quoted\" `twice` \\ and \\' once",
         "'); DROP TABLE keys; --",
         "$1 ? :name @p %s {} {0}",
@@ -101,6 +102,6 @@ pub(super) fn hostile_texts() -> Vec<String> {
     ]
     .map(Into::into)
     .into();
-    texts.push("\u{1f511}".repeat(100));
-    texts
+    strings.push("\u{1f511}".repeat(100));
+    strings
 }

@@ -1,8 +1,8 @@
-//! Public test suites for stores and backends of your own.
+//! Conformance test suites for custom stores and backends.
 //!
-//! A suite is an async function that uses what it is given and panics with the rule that is broken,
-//! what was expected and what came instead. Run it in your own tests, on the concrete type and behind
-//! the pointers that you hand to the layer:
+//! Each suite is an async function that exercises an implementation. It panics at the first broken rule, with
+//! the rule, the expected value and the actual one. Run the suites in your own tests, on the concrete type and
+//! behind the pointer types that you pass to the layer:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -19,21 +19,21 @@
 //! # }
 //! ```
 //!
-//! | what you wrote | its suite |
+//! | implemented traits | suite |
 //! |---|---|
 //! | [`KeyStore`](crate::key::KeyStore) | [`key_store`], with a record that the store holds |
 //! | [`KeyAdmin`](crate::key::KeyAdmin) | [`key_admin`] |
 //! | [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader) | [`usage`] |
-//! | all of them | [`backend`] |
+//! | all of the above | [`backend`] |
 //!
-//! # What the suites expect
+//! # Requirements
 //!
-//! - They may run against a database that holds other rows, and in many tests at once: all they write
-//!   is under owners and keys of their own, and what is not theirs they overlook. They clean nothing up.
-//! - Usage is written with times of the last three hours, some 5,000 requests. The log has to keep them
-//!   all, and sums have to be kept by the minute that long.
-//! - An audit has to keep the newest thousand entries.
-//! - Random choices come from a fixed seed; ids and the hour are those of the run.
+//! - The suites may run concurrently, and against a database that holds other rows: they write under owners and
+//!   keys of their own, and ignore all other data. They do not clean up.
+//! - The suites write about 5,000 requests with times within the last three hours. The request log must keep
+//!   all of them, and rollups must be kept per minute for that long.
+//! - An audit log must keep at least the newest 1,000 entries.
+//! - Random choices use a fixed seed; ids and the current hour differ between runs.
 
 mod assert;
 mod backend_suite;

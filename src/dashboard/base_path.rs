@@ -1,4 +1,4 @@
-//! The path at which browsers find the pages.
+//! The path at which the dashboard is mounted.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,22 +6,22 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, NestedPath, OriginalUri};
 use http::request::Parts;
 
-/// What comes before every address of these pages: nothing at the root, else a path that begins with one slash
-/// and does not end with any.
+/// The prefix of all URLs of the dashboard: empty at the root, else a path that begins with one slash and does not end
+/// with one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BasePath(pub(super) Arc<str>);
 
 impl BasePath {
-    /// `None` if it is not a path that begins with one slash and means only itself.
+    /// Parses a path. `None` unless it begins with exactly one slash and has unreserved characters only.
     pub(super) fn read(path: &str) -> Option<Self> {
         let plain = |b: u8| b == b'/' || is_plain(b);
-        // Two slashes at the start would lead to another host.
+        // Browsers read two leading slashes as a host name.
         let is_path = path.starts_with('/') && !path.starts_with("//") && path.bytes().all(plain);
         is_path.then(|| Self(path.trim_end_matches('/').into()))
     }
 
-    /// Where axum nested these pages. Only captures in the nesting pattern are taken from the request path, which a
-    /// layer in front may have rewritten.
+    /// The path at which axum nests the dashboard. Only captures of the pattern are taken from the request path, which
+    /// clients control and layers in front may rewrite.
     pub(super) fn nested(parts: &Parts) -> Self {
         let nested = parts.extensions.get::<NestedPath>();
         let path = nested.and_then(|nested| {
@@ -33,25 +33,25 @@ impl BasePath {
     }
 }
 
-/// The path that a nesting's pattern matched, with its captures (`/{tenant}/admin`) from the beginning of the
-/// path that was asked for; `None` if that does not match.
+/// Fills the captures of a nested pattern (`/{tenant}/admin`) from the start of the request path. `None` if that does
+/// not match.
 fn resolve(pattern: &str, path: &str) -> Option<String> {
     if !pattern.contains('{') {
         return Some(pattern.into());
     }
-    let mut asked = path.split('/');
+    let mut actual = path.split('/');
     let resolved = pattern.trim_end_matches('/').split('/').map(|segment| {
-        let asked = asked.next()?;
+        let actual = actual.next()?;
         let is_capture = segment.starts_with('{') && segment.ends_with('}');
-        let captured =
-            !asked.is_empty() && asked != "." && asked != ".." && asked.bytes().all(is_plain);
-        (asked == segment || is_capture && captured).then_some(asked)
+        let is_safe =
+            !actual.is_empty() && actual != "." && actual != ".." && actual.bytes().all(is_plain);
+        (actual == segment || is_capture && is_safe).then_some(actual)
     });
     let resolved: Option<Vec<&str>> = resolved.collect();
     resolved.map(|segments| segments.join("/"))
 }
 
-/// A character of a path's segment that ends neither a cookie's attribute nor the path.
+/// A character of a path segment that cannot end a cookie attribute or the path.
 fn is_plain(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._~%".contains(&b)
 }
@@ -60,7 +60,7 @@ impl<S: Sync> FromRequestParts<S> for BasePath {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        // The guard's middleware puts it there.
+        // Inserted by the `locate` middleware.
         let base = parts.extensions.get().cloned();
         Ok(base.unwrap_or_else(|| Self::nested(parts)))
     }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn public_paths_lead_nowhere_else() {
+    fn only_local_absolute_paths_are_accepted() {
         for (path, read) in [
             ("/", ""),
             ("/a", "/a"),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn only_captures_of_a_nesting_come_from_the_client() {
+    fn only_captures_are_taken_from_the_request_path() {
         for (pattern, path, resolved) in [
             ("/admin", "//evil.example/", Some("/admin")),
             ("/admin/", "/elsewhere", Some("/admin/")),

@@ -1,11 +1,11 @@
-//! Cross-site request forgery: requests from other sites change nothing.
+//! Protection against cross-site request forgery.
 
 use http::Uri;
 use http::header::{HOST, HeaderValue, ORIGIN};
 use http::request::Parts;
 
-/// Whether a request that changes something comes from these pages, or from no browser: browsers say
-/// from where (Fetch Metadata, or `Origin` where they are older).
+/// Whether an unsafe request is same-origin, or not sent by a browser. Browsers send `Sec-Fetch-Site`
+/// ([Fetch Metadata](https://www.w3.org/TR/fetch-metadata/)), and older ones `Origin`.
 pub(super) fn is_of_this_site(parts: &Parts) -> bool {
     let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
     if let Some(site) = header("sec-fetch-site") {
@@ -19,7 +19,7 @@ pub(super) fn is_of_this_site(parts: &Parts) -> bool {
         .as_ref()
         .and_then(Uri::authority)
         .map(|it| it.as_str());
-    // HTTP/2 has the host in the address.
+    // HTTP/2 has the host in the URI.
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = host.or(parts.uri.authority().map(|it| it.as_str()));
     origin.is_some() && origin == host
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sites_change_nothing() {
+    fn cross_site_requests_are_rejected() {
         assert!(of_this_site(&[]));
         assert!(of_this_site(&[("sec-fetch-site", "same-origin")]));
         assert!(of_this_site(&[("origin", "https://keys.example:8443")]));
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn http_2_has_the_host_in_the_address() {
+    fn http_2_requests_have_the_host_in_the_uri() {
         let post = |origin| {
             let request = http::Request::post("https://keys.example:8443/keys");
             let request = request.header(ORIGIN, origin).body(()).unwrap();

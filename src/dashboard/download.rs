@@ -1,4 +1,4 @@
-//! The log as a file.
+//! Exports of the request log.
 
 use std::sync::Arc;
 
@@ -11,23 +11,23 @@ use utoipa::ToSchema;
 use super::state::Backend;
 use crate::usage::{Export, LogFilter};
 
-/// What a file of requests is like.
+/// A file format of exports.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
     /// Comma-separated values (RFC 4180), with a header.
     Csv,
-    /// Lines of JSON.
+    /// JSON Lines: one object per line.
     Jsonl,
 }
 
-/// What is asked for, by its name: where the pages are nested may have parameters of its own.
+/// The format in the path, extracted by name: the path at which the dashboard is nested may have captures too.
 #[derive(Deserialize)]
 pub(super) struct As {
     pub(super) format: Format,
 }
 
-/// All requests that match, in this format.
+/// Exports all matching requests in this format.
 pub(super) fn export_as(format: Format, backend: Arc<dyn Backend>, filter: LogFilter) -> Export {
     match format {
         Format::Csv => Export::csv(backend, filter),
@@ -35,7 +35,7 @@ pub(super) fn export_as(format: Format, backend: Arc<dyn Backend>, filter: LogFi
     }
 }
 
-/// The response that has an export as a file.
+/// A response that downloads the export as a file.
 pub(super) fn download(export: Export) -> Response {
     let name = export.file_extension();
     let headers = [

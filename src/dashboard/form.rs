@@ -1,4 +1,4 @@
-//! What a query or a form says: names and texts, of which any may be missing or nonsense.
+//! Untrusted fields of queries and forms.
 
 use std::convert::Infallible;
 
@@ -10,34 +10,34 @@ use sha2::{Digest, Sha256};
 
 use super::idempotency::Fingerprint;
 use super::page_context::{PageContext, zone_named};
-use crate::page::FIRST;
+use crate::page::MIN_TIME;
 
-/// Names and values, as they were sent.
+/// Names and values as submitted.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FormFields(pub(super) Vec<(String, String)>);
 
 impl FormFields {
     fn of_query(query: &str) -> Self {
-        // Whatever is there can be read as names and values.
+        // Any text parses as names and values.
         Self(serde_urlencoded::from_str(query).unwrap_or_default())
     }
 
-    /// The text under a name, without blanks around it; `None` when it is empty.
+    /// The first value of a field, trimmed. `None` if it is empty or missing.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|(key, _)| key == name);
-        let (_, value) = found.next()?;
+        let mut fields = self.0.iter().filter(|(key, _)| key == name);
+        let (_, value) = fields.next()?;
         Some(value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// A time of the years 1 to 9999: one of UTC, or one on the clocks of the `zone` that stands beside it, else on the
-    /// reader's. Nobody else's clocks change what an address tells.
+    /// A time in the years 1 to 9999: an RFC 3339 time, or a local time in the zone of the `zone` field, or else in the
+    /// browser's. URLs carry `zone`, so that they mean the same time to everyone.
     ///
     /// # Errors
     ///
-    /// What to say beside the field.
+    /// The error to show at the field.
     pub(super) fn time(
         &self,
-        visit: &PageContext,
+        context: &PageContext,
         name: &str,
     ) -> Result<Option<Timestamp>, String> {
         let Some(text) = self.get(name) else {
@@ -45,22 +45,22 @@ impl FormFields {
         };
         let zone = self.get("zone").map(zone_named).transpose();
         let zone = zone.map_err(|error| error.to_string())?;
-        let zone = zone.as_ref().unwrap_or(&visit.zone);
-        let on_clock = || zone.to_timestamp(text.parse::<DateTime>()?);
-        let time = text.parse().or_else(|_| on_clock());
-        let time = time.ok().filter(|time| *time >= FIRST);
-        let wrong = "This is not a date and a time, such as 2026-11-01 10:00.";
-        time.map(Some).ok_or_else(|| wrong.into())
+        let zone = zone.as_ref().unwrap_or(&context.zone);
+        let local = || zone.to_timestamp(text.parse::<DateTime>()?);
+        let time = text.parse().or_else(|_| local());
+        let time = time.ok().filter(|time| *time >= MIN_TIME);
+        let error = "Enter a date and time, such as 2026-11-01 10:00.";
+        time.map(Some).ok_or_else(|| error.into())
     }
 
-    /// Those of these names alone.
+    /// Only the fields with these names.
     pub(super) fn only(&self, names: &[&str]) -> Self {
         let kept = self.0.iter();
         let kept = kept.filter(|(key, _)| names.contains(&&**key));
         Self(kept.cloned().collect())
     }
 
-    /// The same but for these values; one that is empty is taken away.
+    /// Replaces or adds these values. Empty fields are removed.
     pub(super) fn with<'a>(&self, values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut fields = self.0.clone();
         for (name, value) in values {
@@ -71,22 +71,22 @@ impl FormFields {
         Self(fields)
     }
 
-    /// What tells them from others.
+    /// A digest of all fields.
     pub(super) fn fingerprint(&self) -> Fingerprint {
         Sha256::digest(self.query()).into()
     }
 
-    /// As the query of an address.
+    /// Encodes the fields as the query of a URL.
     pub(super) fn query(&self) -> String {
         serde_urlencoded::to_string(&self.0).unwrap_or_default()
     }
 
-    /// Whether there is any of these.
+    /// Whether any of these fields has a value.
     pub(super) fn has_any(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.get(name).is_some())
     }
 
-    /// Names and values, in their order.
+    /// Names and values in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
@@ -99,7 +99,7 @@ impl<'a> FromIterator<(&'a str, String)> for FormFields {
     }
 }
 
-/// What is wrong with fields, by their names.
+/// Error messages by field name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FieldErrors(Vec<(&'static str, String)>);
 
@@ -109,26 +109,26 @@ impl FieldErrors {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|(field, _)| *field == name);
-        found.next().map(|(_, why)| &**why)
+        let mut errors = self.0.iter().filter(|(field, _)| *field == name);
+        errors.next().map(|(_, why)| &**why)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The first field with something wrong, and what.
+    /// The first field with an error, and the error.
     pub(super) fn first(&self) -> Option<(&'static str, &str)> {
         self.0.first().map(|(name, why)| (*name, &**why))
     }
 
-    /// What is read, or nothing, and then why.
+    /// Unwraps a result, and records its error.
     pub(super) fn take<T, E: Into<String>>(
         &mut self,
         name: &'static str,
-        read: Result<Option<T>, E>,
+        parsed: Result<Option<T>, E>,
     ) -> Option<T> {
-        read.unwrap_or_else(|why| {
+        parsed.unwrap_or_else(|why| {
             self.add(name, why);
             None
         })

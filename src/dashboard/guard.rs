@@ -1,120 +1,124 @@
-//! Who may enter.
+//! Access control of the dashboard.
 
+use crate::InvalidConfig;
 use async_trait::async_trait;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Decides who administers keys. Every page, export and call of the API asks it first, but for those who
-/// have [signed in](Self::login).
+/// Authenticates requests to the dashboard.
+///
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). The guard runs before every page, export
+/// and API call, except for browsers with a [session](Self::login).
 ///
 /// ```
 /// use keytally::async_trait;
 /// use keytally::dashboard::{Admin, Denied, Guard};
 ///
-/// /// Whoever the proxy in front has signed in.
+/// /// Trusts the user name set by an authenticating proxy.
 /// struct Proxy;
 ///
 /// #[async_trait]
 /// impl Guard for Proxy {
 ///     async fn admit(&self, parts: &http::request::Parts) -> Result<Admin, Denied> {
 ///         let user = parts.headers.get("x-forwarded-user").and_then(|user| user.to_str().ok());
-///         user.map(Admin::named).ok_or(Denied::Unauthenticated)
+///         user.map(Admin::new).ok_or(Denied::Unauthenticated)
 ///     }
 /// }
 /// ```
 #[async_trait]
 pub trait Guard: Send + Sync + 'static {
-    /// Who asks.
+    /// Returns the administrator who sent the request.
     ///
     /// # Errors
     ///
-    /// [`Denied`] when nobody does who may.
+    /// [`Denied`] if the request is not authenticated, or its sender is not an administrator.
     async fn admit(&self, parts: &Parts) -> Result<Admin, Denied>;
 
-    /// How a person signs in on a page of the dashboard's, if they do it there. Whoever did is known
-    /// by a cookie, without being asked for again: until they sign out, for twelve hours, or until the
-    /// process ends.
+    /// The sign-in form of the dashboard. None by default.
+    ///
+    /// A successful sign-in sets a session cookie, which replaces [`admit`](Self::admit) until the user signs out, for
+    /// twelve hours at most. Sessions end with the process unless the dashboard has a
+    /// [signing key](super::Dashboard::signing_key).
     fn login(&self) -> Option<&dyn Login> {
         None
     }
 
-    /// The address of the application's own sign-in page, for guards without a [`login`](Self::login): browsers of
-    /// people who are not signed in are redirected there. None unless set: they get a plain 401.
+    /// The URL of the application's own sign-in page, for guards without a [`login`](Self::login). Browsers without
+    /// valid credentials are redirected there. None by default: they receive a plain 401.
     fn sign_in_url(&self) -> Option<&str> {
         None
     }
 
-    /// The address at which the application signs people out, for guards without a [`login`](Self::login): the
-    /// pages link to it. None unless set: the pages have no "Sign out".
+    /// The URL at which the application signs users out, for guards without a [`login`](Self::login). None by default:
+    /// the pages have no "Sign out" link.
     fn sign_out_url(&self) -> Option<&str> {
         None
     }
 }
 
-/// Knows a person by what they type into the login form.
+/// Verifies the token submitted with the dashboard's sign-in form.
+///
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`).
 pub trait Login: Send + Sync {
-    /// Who has this token. Compare it in constant time. Guesses are not slowed down, so tokens are to be
-    /// random: for passwords, which can be guessed, sign people in elsewhere.
+    /// Returns the administrator that the token belongs to, or `None` if it is invalid.
+    ///
+    /// Compare tokens in constant time. Attempts are not rate limited, so tokens must be random. For passwords, use
+    /// the application's own sign-in page ([`Guard::sign_in_url`]).
     fn sign_in(&self, token: &str) -> Option<Admin>;
 }
 
-/// Somebody who administers keys.
+/// An authenticated administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     name: String,
 }
 
 impl Admin {
-    /// Under this name, which the audit keeps with all that they do.
+    /// Creates an administrator with this name, which the audit log records as the actor.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
 
-    /// The name.
+    /// The name of the administrator.
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// Why somebody is not let in.
+/// Why a request to the dashboard is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// It is not known who they are.
-    #[error("sign in first")]
+    /// The request has no valid credentials. Answered with 401, or a redirect to the sign-in page.
+    #[error("authentication required")]
     Unauthenticated,
-    /// It is known, and they may not.
-    #[error("not for this user")]
+    /// The sender is authenticated but not an administrator. Answered with 403.
+    #[error("access denied")]
     Forbidden,
 }
 
-/// Lets in whoever has a token: as `Authorization: Bearer …`, or typed into the login form.
+/// A guard with one shared token, sent as `Authorization: Bearer …` or entered in the sign-in form.
 pub struct BearerToken {
-    // Digests have one length, so that comparing them tells nothing of the token's.
+    // Comparing digests does not leak the length of the token.
     digest: [u8; 32],
     name: String,
 }
 
-/// A token that could be guessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an admin token has at least {} characters", BearerToken::SHORTEST)]
-pub struct WeakToken;
-
 impl BearerToken {
-    /// The fewest characters of a token.
+    /// The minimum length of a token in characters.
     pub const SHORTEST: usize = 16;
 
-    /// With this token, which should be random; blanks around it, such as the end of a file's line, are
-    /// none of it. The audit knows who has it as `admin`.
+    /// Creates a guard with this token, which should be random. Surrounding whitespace, such as a trailing newline, is
+    /// ignored. The administrator's name is `admin` by default.
     ///
     /// # Errors
     ///
-    /// [`WeakToken`] when it has fewer than [`SHORTEST`](Self::SHORTEST) characters.
-    pub fn new(token: &str) -> Result<Self, WeakToken> {
+    /// [`InvalidConfig`] when it has fewer than [`SHORTEST`](Self::SHORTEST) characters.
+    pub fn new(token: &str) -> Result<Self, InvalidConfig> {
         let token = token.trim();
         if token.chars().count() < Self::SHORTEST {
-            return Err(WeakToken);
+            return Err(InvalidConfig::new("token", "it has at least 16 characters"));
         }
         Ok(Self {
             digest: Sha256::digest(token).into(),
@@ -122,7 +126,7 @@ impl BearerToken {
         })
     }
 
-    /// Under another name in the audit.
+    /// The name of the administrator in the audit log. `admin` by default.
     #[must_use]
     pub fn with_admin_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -156,8 +160,10 @@ impl Login for BearerToken {
     }
 }
 
-/// Lets everybody in, for examples and for what only its developer can reach. The sites that a developer
-/// looks at may reach it too, under a name that leads to this machine: no real keys belong behind it.
+/// A guard that admits every request, for examples and local development.
+///
+/// Do not use it with real keys, even on localhost: web sites open in the developer's browser can reach it through DNS
+/// rebinding.
 #[derive(Debug, Clone, Copy)]
 pub struct AllowEveryone;
 
@@ -190,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_token_alone_lets_in() {
+    async fn only_the_exact_token_is_admitted() {
         let guard = BearerToken::new("correct-horse-battery")
             .unwrap()
             .with_admin_name("Ada");
@@ -208,9 +214,13 @@ mod tests {
             assert_eq!(denied, Err(Denied::Unauthenticated), "{header:?}");
         }
         for weak in ["short", "                ", "fifteen letters\n"] {
-            assert_eq!(BearerToken::new(weak).err(), Some(WeakToken), "{weak:?}");
+            assert_eq!(
+                BearerToken::new(weak).unwrap_err().field,
+                "token",
+                "{weak:?}"
+            );
         }
-        // As it is read from a file.
+        // With the trailing newline of a file.
         let guard = BearerToken::new("correct-horse-battery\n").unwrap();
         let good = admitted(&guard, Some("Bearer correct-horse-battery")).await;
         assert_eq!(good, Ok(Admin::new("admin")));

@@ -1,8 +1,7 @@
-//! Making keys: what is asked for twice is made once.
+//! Idempotent creation and rotation of keys.
 //!
-//! The id of the key to be made follows from what the caller calls the request, so that a repetition
-//! after a restart, or to another instance, meets the key that is there. For some minutes the process
-//! itself knows the answer, secret and all, and gives it again.
+//! The key id is derived from the idempotency key, so a retry after a restart or at another instance conflicts with the
+//! existing key. For ten minutes, the process keeps the response in memory, including the secret, and returns it again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,30 +12,30 @@ use sha2::{Digest, Sha256};
 use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, IssueError, Issued, Issuer, Key, KeyAdmin, StoreError};
 
-/// How long an answer is known.
+/// How long a response is kept.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
-/// How many answers are known at once; then the oldest makes room.
+/// The maximum number of kept responses. Beyond it, the oldest is evicted.
 const MOST: usize = 1_024;
 
-/// How long a repetition waits for what is under way.
+/// How long a retry waits for the first request to complete.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The header of a request that may be repeated.
+/// The header with the idempotency key.
 pub(super) const HEADER: &str = "Idempotency-Key";
 
-/// The SHA-256 of what was sent.
+/// The SHA-256 digest of the request body.
 pub(super) type Fingerprint = [u8; 32];
 
-/// What is asked for: by whom, what, and with which details.
+/// Identifies a request by administrator, path and idempotency key.
 pub(super) struct RequestKey {
-    /// Absent where the caller will not ask again.
+    /// The id of the new key; `None` without an idempotency key.
     id: Option<KeyId>,
     details: Fingerprint,
 }
 
 impl RequestKey {
-    /// At this path, under what the caller calls the request, if they do.
+    /// `name` is the idempotency key, if there is one.
     pub(super) fn at(path: &str, admin: &str, name: Option<&str>, details: Fingerprint) -> Self {
         let id = name.map(|name| {
             let mut hash = Sha256::new();
@@ -50,31 +49,31 @@ impl RequestKey {
     }
 }
 
-/// Why no key was made.
+/// Why no key was created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IdempotencyError {
-    #[error("This service has not told the dashboard how keys are made.")]
+    #[error("No issuer is configured for this dashboard.")]
     NoIssuer,
-    #[error("It was sent with other details.")]
+    #[error("This request was already submitted with different parameters.")]
     OtherDetails,
-    #[error("The same is being done; ask again in a moment.")]
+    #[error("This request is still being processed. Try again in a moment.")]
     UnderWay,
-    #[error("Too much is being made at once. Try again.")]
+    #[error("Too many requests are being processed. Try again in a moment.")]
     NoRoom,
     #[error(
-        "It was done before: key {id} ({hint}) was made. Its secret was in the answer to that; \
-        rotate the key if it was lost."
+        "This request already created key {id} ({hint}). Its secret was in the first response. \
+        If you lost it, rotate the key."
     )]
     Before { id: KeyId, hint: String },
-    #[error("It was done before, and the key that was made was deleted since.")]
+    #[error("This request already created a key, which has since been deleted.")]
     BeforeAndDeleted,
-    #[error("It could not be done.")]
+    #[error("Internal error. Try again later.")]
     Broken,
     #[error(transparent)]
     Failed(#[from] IssueError),
 }
 
-/// Keys that are being made, and those of the last minutes.
+/// Requests in progress and recent responses.
 #[derive(Clone, Default)]
 pub(super) struct IdempotentRequests(Arc<Mutex<All>>);
 
@@ -82,7 +81,7 @@ type All = HashMap<KeyId, Known>;
 
 struct Known {
     details: Fingerprint,
-    /// Absent until it is there.
+    /// `None` while the request is in progress.
     answer: Option<Answer>,
 }
 
@@ -92,10 +91,10 @@ struct Answer {
 }
 
 impl IdempotentRequests {
-    /// Makes the key, unless it was made.
+    /// Issues a key, or returns the response to an earlier request with the same idempotency key.
     pub(super) async fn once<F>(
         &self,
-        asked: RequestKey,
+        request_key: RequestKey,
         issuer: Option<Issuer>,
         store: Arc<dyn KeyAdmin>,
         issue: impl FnOnce(Issuer) -> F,
@@ -104,15 +103,15 @@ impl IdempotentRequests {
         F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
     {
         let issuer = issuer.ok_or(IdempotencyError::NoIssuer)?;
-        let Some(id) = asked.id else {
+        let Some(id) = request_key.id else {
             return Ok(Arc::new(issue(issuer).await?));
         };
-        let under_way = match self.begin_patiently(id, asked.details).await? {
-            Claim::Again(answer) => return Ok(answer),
-            Claim::First(under_way) => under_way,
+        let in_progress = match self.begin_patiently(id, request_key.details).await? {
+            Claim::Again(issued) => return Ok(issued),
+            Claim::First(in_progress) => in_progress,
         };
         let issuing = issue(issuer.under(id));
-        // Of its own: a caller that leaves and asks again is to find the answer.
+        // In its own task, so that a client that disconnects and retries receives the response.
         let task = tokio::spawn(async move {
             if was_deleted(&*store, id).await? {
                 return Err(IdempotencyError::BeforeAndDeleted);
@@ -120,7 +119,7 @@ impl IdempotentRequests {
             match issuing.await {
                 Ok(issued) => {
                     let issued = Arc::new(issued);
-                    under_way.keep(issued.clone());
+                    in_progress.keep(issued.clone());
                     Ok(issued)
                 }
                 Err(error) => match store.get(id).await {
@@ -143,7 +142,7 @@ impl IdempotentRequests {
                 Err(IdempotencyError::UnderWay) if since.elapsed() < PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                begun => return begun,
+                result => return result,
             }
         }
     }
@@ -161,8 +160,8 @@ impl IdempotentRequests {
                 make_room(&mut known)?;
                 let answer = None;
                 known.insert(id, Known { details, answer });
-                let making = self.clone();
-                Ok(Claim::First(UnderWay { making, id }))
+                let requests = self.clone();
+                Ok(Claim::First(UnderWay { requests, id }))
             }
         }
     }
@@ -172,8 +171,8 @@ impl IdempotentRequests {
     }
 }
 
-/// Forgets the oldest answer where there is no room for another. What is asked for again after that is
-/// not done again: the key is there.
+/// Evicts the oldest response if the map is full. A later retry creates no second key, since it conflicts with the
+/// existing one.
 fn make_room(known: &mut All) -> Result<(), IdempotencyError> {
     if known.len() < MOST {
         return Ok(());
@@ -186,7 +185,7 @@ fn make_room(known: &mut All) -> Result<(), IdempotencyError> {
     Ok(())
 }
 
-/// Whether the audit knows of a key that is there no more: another one must not take over its usage.
+/// Whether the audit log has the deletion of this key. A new key must not take over its usage.
 async fn was_deleted(store: &dyn KeyAdmin, id: KeyId) -> Result<bool, StoreError> {
     let deleted = AuditQuery::new().key(id).action(AuditAction::Deleted);
     let entries = store.audit(&deleted.limit(1)).await?;
@@ -204,15 +203,15 @@ enum Claim {
     Again(Arc<Issued>),
 }
 
-/// What is being done; forgotten when it failed, or some minutes after it was done.
+/// A request in progress. Dropping it removes the entry: after a failure, or when the response expires.
 struct UnderWay {
-    making: IdempotentRequests,
+    requests: IdempotentRequests,
     id: KeyId,
 }
 
 impl UnderWay {
     fn keep(self, issued: Arc<Issued>) {
-        if let Some(known) = self.making.known().get_mut(&self.id) {
+        if let Some(known) = self.requests.known().get_mut(&self.id) {
             let since = Instant::now();
             known.answer = Some(Answer { issued, since });
         }
@@ -225,6 +224,6 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.making.known().remove(&self.id);
+        self.requests.known().remove(&self.id);
     }
 }

@@ -1,7 +1,7 @@
-//! What a person sees: pages on which usage is watched, and keys are generated, edited, rotated and
-//! deleted; and the same for programs, as a JSON API.
+//! A web dashboard and JSON API to manage keys and inspect usage.
 //!
-//! One line mounts them into an axum service, over any backend, behind a [`Guard`]:
+//! The pages show usage and the request log, and generate, edit, rotate, disable, revoke and delete keys. The dashboard
+//! is an axum router over any backend, protected by a [`Guard`]:
 //!
 //! ```
 //! use axum::Router;
@@ -18,46 +18,45 @@
 //! # Ok(()) }
 //! ```
 //!
-//! (`nest` does too, but does not know `/admin/`, with a slash at its end.)
+//! `Router::nest` works too, but does not match `/admin/` with a trailing slash.
 //!
-//! The pages are drawn by the server and work without JavaScript, but for copying, times of the
-//! reader's zone and the choice of columns. Nothing is loaded from elsewhere.
+//! Pages are rendered on the server and work without JavaScript, except for copy buttons, times in the browser's time
+//! zone and the choice of columns. No resources are loaded from other hosts.
 //!
 //! # JSON API
 //!
-//! All that the pages do is below `/api`, described by OpenAPI 3.1 in `/api/openapi.json`. Errors are
-//! problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that name the field.
-//! `Idempotency-Key` ([draft][idempotency]) makes it safe to create or rotate a key again.
+//! Every dashboard action has a JSON endpoint below `/api`, described by OpenAPI 3.1 in `/api/openapi.json`. Errors are
+//! problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that name the invalid field. The
+//! `Idempotency-Key` header ([draft][idempotency]) makes it safe to retry creating or rotating a key.
 //!
-//! [`SelfServiceApi`](crate::SelfServiceApi) is another router, for those who hold a key.
+//! [`SelfServiceApi`](crate::SelfServiceApi) is a separate router for callers to inspect their own key.
 //!
 //! [idempotency]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
 //!
-//! # Safety
+//! # Security
 //!
-//! 1. The guard is asked before anything else, for every route but the login form, the style sheet,
-//!    the script and the icon. Who has signed in is known by a cookie instead.
-//! 2. What a browser sends to change something has to come from these pages: `Sec-Fetch-Site` or `Origin`
-//!    say so, and each form has a token that belongs to whom it was shown.
-//! 3. No page has a script or a style within it, and `Content-Security-Policy` forbids both.
-//! 4. Every text is escaped: names, owners, paths and endpoints come from others.
-//! 5. A secret is shown once, in the answer to the form that made it, which no cache keeps. A
-//!    [recoverable](crate::key::NewKey::recoverable) one can be shown again where the [issuer](Dashboard::issuer)
-//!    has a vault, and the audit has who has seen it. So that nothing is made twice, this process remembers
-//!    the answer for ten minutes at most, for whoever sends the same form or `Idempotency-Key` again.
+//! 1. The guard runs first on every route except the sign-in form, the style sheet, the script and the icon. A session
+//!    cookie, set by the sign-in form, replaces it.
+//! 2. Cross-site requests cannot change anything: `Sec-Fetch-Site` or `Origin` must name the same origin, and every
+//!    form carries a CSRF token bound to the administrator.
+//! 3. Pages have no inline scripts or styles, and `Content-Security-Policy` forbids both.
+//! 4. All text is escaped, including names, owners, paths and endpoints from callers.
+//! 5. A secret is shown once, in a response with `Cache-Control: no-store`. A
+//!    [recoverable](crate::key::NewKey::recoverable) secret can be revealed again if the [issuer](Dashboard::issuer) has
+//!    a vault; each reveal is recorded in the audit log. To make creation and rotation idempotent, the process keeps the
+//!    response in memory for up to ten minutes and returns it for the same form or `Idempotency-Key`.
 //!
-//! # Deployment caveats
+//! # Deployment
 //!
-//! Put it behind TLS: the session's cookie has `Secure` set unless the browser asks for `localhost`,
-//! `127.0.0.1` or `[::1]`.
+//! Serve the dashboard over TLS: the session cookie is `Secure` unless the browser requests `localhost`, `127.0.0.1` or
+//! `[::1]`.
 //!
-//! Links, forms, redirects and the cookie's path begin with the path at which axum nests the pages. Where
-//! something else than axum takes a part of the path away, such as a proxy in front, set
-//! [the public path](Dashboard::public_path).
+//! Links, forms, redirects and the path of the cookie start with the path at which axum nests the router. If a proxy
+//! rewrites the path, set [`public_path`](Dashboard::public_path).
 //!
-//! Each process signs cookies and forms with a key of its own, so that a restart signs everybody out. Where
-//! several instances serve the pages, give them a [signing key](Dashboard::signing_key), or send each
-//! browser to the same one; programs need not care.
+//! Each process generates its own key to sign cookies and forms, so a restart signs everyone out. With several
+//! instances, set a shared [`signing_key`](Dashboard::signing_key) or use sticky sessions. API clients with a bearer
+//! token are not affected.
 
 mod api;
 mod base_path;
@@ -78,7 +77,7 @@ use std::sync::Arc;
 use axum::Router;
 
 use self::base_path::BasePath;
-pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login, WeakToken};
+pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login};
 use self::idempotency::IdempotentRequests;
 use self::session::Signer;
 use self::state::Shared;
@@ -86,25 +85,20 @@ use crate::key::{Issuer, KeyAdmin};
 use crate::log_throttle::LogThrottle;
 use crate::usage::{Recorder, UsageReader};
 
-/// The pages and what they need; see the [module](self).
+/// The dashboard; see the [module](self).
 pub struct Dashboard(Shared);
 
-/// The operating system has no random numbers.
+/// The operating system provided no randomness.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("no random numbers for the dashboard's signatures")]
+#[error("the operating system provided no randomness for the dashboard's signing key")]
 pub struct NoRandomness(#[source] getrandom::Error);
 
-/// A text that is no path where pages could be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a path begins with one slash, and has no query and no blanks")]
-pub struct InvalidPath;
-
 impl Dashboard {
-    /// Pages over a backend, for whom the guard lets in.
+    /// Creates a dashboard over a backend, protected by a guard.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system has none.
+    /// [`NoRandomness`] if the operating system cannot provide a random signing key.
     pub fn new(
         backend: impl KeyAdmin + UsageReader,
         guard: impl Guard,
@@ -121,47 +115,51 @@ impl Dashboard {
         }))
     }
 
-    /// Makes keys with this issuer: with its prefix and peppers, those that the layer knows. Without one,
-    /// keys cannot be generated or rotated on the pages.
+    /// The issuer of new keys. Use the peppers that the layer verifies with. None by default: keys cannot be generated,
+    /// rotated or revealed.
     #[must_use]
     pub fn issuer(mut self, issuer: Issuer) -> Self {
         self.0.issuer = Some(issuer);
         self
     }
 
-    /// Signs sessions and forms with this key, 32 random bytes, instead of one that is made anew with every
-    /// process. So people stay signed in when the process is started again, and at every instance that has
-    /// the same key. Who signs out does so at the one instance that hears of it, and in their browser.
+    /// The key that signs session cookies and form tokens: 32 random bytes. By default, each process generates its own.
     ///
-    /// Whoever has the key can sign in as anybody.
+    /// With a fixed key, sessions survive restarts and are valid on every instance with the same key. Signing out
+    /// deletes the cookie and ends the session on the instance that handles the request only.
+    ///
+    /// Anyone who knows the key can forge a session of any administrator.
     #[must_use]
     pub fn signing_key(mut self, key: [u8; 32]) -> Self {
         self.0.signer = Signer::with(key);
         self
     }
 
-    /// The path at which browsers find the pages, such as `/internal/keys`, for when something else than axum's
-    /// nesting takes a part of it away: a proxy in front, or a layer that rewrites paths. Links, forms, redirects
-    /// and the cookie's path begin with it. Unless set, they begin with the path at which axum nests the pages.
+    /// The path at which browsers find the pages, such as `/internal/keys`. By default, the path at which axum nests the
+    /// pages. Set it if a proxy or a layer that rewrites paths removes a part of it. Links, forms, redirects and the
+    /// cookie's path begin with it.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// [`InvalidPath`] unless it begins with one slash and has no other characters than `/`, `-`, `.`, `_`,
-    /// `~`, `%` and those of ASCII's letters and digits.
-    pub fn public_path(mut self, path: &str) -> Result<Self, InvalidPath> {
-        self.0.public_path = Some(BasePath::read(path).ok_or(InvalidPath)?);
-        Ok(self)
+    /// If the path does not begin with exactly one slash, or has other characters than `/`, `-`, `.`, `_`, `~`, `%` and
+    /// ASCII letters and digits.
+    #[must_use]
+    pub fn public_path(mut self, path: &str) -> Self {
+        let base = BasePath::read(path);
+        self.0.public_path =
+            Some(base.expect("a public path begins with one slash and has no query"));
+        self
     }
 
-    /// Shows what this recorder has to write, and what it has lost.
+    /// The recorder whose statistics the overview shows. None by default.
     #[must_use]
     pub fn recorder(mut self, recorder: Recorder) -> Self {
         self.0.recorder = Some(recorder);
         self
     }
 
-    /// The routes, to be nested where the pages should be: by axum's `nest_service`, or by `nest`.
-    pub fn into_router(self) -> Router {
+    /// Builds the router. Mount it with axum's `nest_service` or `nest`.
+    pub fn into_router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
         router::router(Arc::new(self.0))
     }
 }

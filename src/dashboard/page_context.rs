@@ -1,4 +1,4 @@
-//! Who looks at a page, and where the pages are.
+//! The context of an authenticated request.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use super::session::cookies;
 use super::state::Shared;
 use crate::key::KeyAdmin;
 
-/// A request that the guard let in.
+/// The context of an authenticated request.
 #[derive(Clone)]
 pub(super) struct PageContext {
     pub(super) admin: Admin,
-    /// What comes before every address of these pages.
+    /// The prefix of all URLs of the dashboard.
     pub(super) base: Arc<str>,
-    /// Where the person can sign out.
+    /// The URL to sign out.
     pub(super) sign_out: Option<String>,
-    /// What the forms on the page have to send back.
+    /// The form token.
     pub(super) token: String,
     /// The time zone in the browser's cookie, UTC without one.
     pub(super) zone: TimeZone,
@@ -31,7 +31,7 @@ pub(super) struct PageContext {
 
 impl PageContext {
     pub(super) fn new(shared: &Shared, parts: &Parts, base: &BasePath, admin: Admin) -> Self {
-        // As browsers write names of zones.
+        // `encodeURIComponent` escapes the slashes and plus signs of zone names.
         let zone = cookies(&parts.headers, "keytally_zone").next();
         let zone = zone.map(|name| name.replace("%2F", "/").replace("%2B", "+"));
         let known = zone.as_deref().map(zone_named).transpose();
@@ -48,63 +48,63 @@ impl PageContext {
         }
     }
 
-    /// An address of these pages.
+    /// The URL of a page.
     pub(super) fn at(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// The first of these pages.
+    /// The URL of the overview.
     pub(super) fn home(&self) -> String {
         home(&self.base)
     }
 
-    /// The reader's zone as others can be told of it.
+    /// The IANA name of the browser's time zone.
     pub(super) fn zone_name(&self) -> &str {
         self.zone.iana_name().unwrap_or("UTC")
     }
 
-    /// A time as a browser's field for a date and a time has it, to the second.
+    /// A time as the value of a `datetime-local` input, to the second.
     pub(super) fn field(&self, time: Timestamp) -> String {
         let time = self.zone.to_datetime(time);
         time.strftime("%Y-%m-%dT%H:%M:%S").to_string()
     }
 
-    /// A time on the reader's clock, to the minute.
+    /// A time in the browser's time zone, to the minute.
     pub(super) fn clock(&self, time: Timestamp) -> String {
         let time = self.zone.to_datetime(time);
         time.strftime("%Y-%m-%d %H:%M").to_string()
     }
 
-    /// The store, which notes who changes something.
+    /// The store, with the administrator as the actor in the audit log.
     pub(super) fn keys(&self, shared: &Shared) -> Arc<dyn KeyAdmin> {
-        let acting = shared.backend.acting_as(self.admin.name());
-        acting.unwrap_or_else(|| shared.backend.clone())
+        let store = shared.backend.acting_as(self.admin.name());
+        store.unwrap_or_else(|| shared.backend.clone())
     }
 }
 
-/// A name that is in no time zone database.
+/// A time zone that is in no database.
 #[derive(Debug, thiserror::Error)]
 #[error("Unknown time zone: {0}")]
 pub(super) struct UnknownZone(String);
 
-/// The zone of this IANA name, from the machine's database or the one that is built in.
+/// The time zone with this IANA name, from the system's database or the bundled one.
 pub(super) fn zone_named(name: &str) -> Result<TimeZone, UnknownZone> {
-    // Needs no database.
+    // Does not need a database.
     if name == "UTC" {
         return Ok(TimeZone::UTC);
     }
-    // A zone's name is a path in the machine's folder of zones.
+    // Zone names are paths in the system's zoneinfo directory: reject `..` and absolute paths.
     let path = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
     let is_name = !name.starts_with('/') && name.chars().all(path);
     let known = || {
-        let machine = TimeZone::get(name);
-        machine.or_else(|_| TimeZoneDatabase::bundled().get(name))
+        let system = TimeZone::get(name);
+        system.or_else(|_| TimeZoneDatabase::bundled().get(name))
     };
     let zone = is_name.then(known).and_then(Result::ok);
     zone.ok_or_else(|| UnknownZone(name.chars().take(64).collect()))
 }
 
-/// The address of the first of these pages.
+/// The URL of the overview.
 pub(super) fn home(base: &str) -> String {
     if base.is_empty() { "/" } else { base }.into()
 }
@@ -113,8 +113,8 @@ impl<S: Sync> FromRequestParts<S> for PageContext {
     type Rejection = http::StatusCode;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        // The guard's middleware puts it there: without that, nobody is let in.
-        let visit = parts.extensions.get::<Self>().cloned();
-        visit.ok_or(http::StatusCode::UNAUTHORIZED)
+        // Inserted by the `admit` middleware. Fail closed without it.
+        let context = parts.extensions.get::<Self>().cloned();
+        context.ok_or(http::StatusCode::UNAUTHORIZED)
     }
 }

@@ -1,4 +1,4 @@
-//! Every route, and what all of them go through.
+//! The routes and their middleware.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::drain::Drain;
 use crate::telemetry;
 use crate::web::{not_found, protect};
 
-/// The largest form: a key's fields are far smaller.
+/// The maximum size of a request body. The fields of a key are far smaller.
 const LARGEST_FORM: usize = 64 << 10;
 
-/// All that is there without the guard.
+/// Routes that do not require authentication.
 const OPEN: [&str; 4] = [
     "/login",
     "/assets/style.css",
@@ -32,7 +32,7 @@ const OPEN: [&str; 4] = [
     "/assets/icon.svg",
 ];
 
-/// Every page.
+/// Every route outside of the API.
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
         assets, audit, delete, edit, generate, keys, log, overview, reveal, rotate, status, usage,
@@ -67,7 +67,7 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     ]
 }
 
-pub(super) fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> Router<S> {
     let add = |router: Router<_>, (path, methods)| router.route(path, methods);
     let (open, guarded): (Vec<_>, Vec<_>) = pages()
         .into_iter()
@@ -77,10 +77,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .into_iter()
         .fold(Router::new(), add)
         .nest(api::PATH, api::router())
-        // Axum takes the path with nothing but a slash behind it for another one.
+        // `nest` does not match the path with a trailing slash.
         .route(&format!("{}/", api::PATH), any(async || not_found()))
         .fallback(pages::not_found)
-        // Around every route but the open ones, and the fallback: none can be added that it is not asked for.
+        // Covers all routes but the open ones, and the fallback, so that no new route can bypass the guard.
         .layer(from_fn_with_state(shared.clone(), admit))
         .merge(open)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
@@ -89,18 +89,18 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Puts the base path where the pages find it.
+/// Stores the base path in the request extensions.
 async fn locate(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let base = shared.public_path.clone();
     let base = base.unwrap_or_else(|| BasePath::nested(&parts));
     request = Request::from_parts(parts, body);
-    // The API is nested once more.
+    // Once for all routes: within the API, axum reports another nested path.
     request.extensions_mut().insert(base);
     next.run(request).await
 }
 
-/// Asks the guard, and puts the visit where the pages find it.
+/// Authenticates the request, and stores the [`PageContext`] in its extensions.
 async fn admit(
     State(shared): State<Arc<Shared>>,
     base: BasePath,
@@ -117,46 +117,46 @@ async fn admit(
         None => shared.guard.admit(&parts).await,
     };
     if admitted.is_err() && parts.headers.contains_key(AUTHORIZATION) {
-        // Requests without credentials did not try to get in.
+        // Requests without credentials are no failed attempts.
         if let Some(requests) = shared.rejected_credentials.record() {
-            telemetry::warn!(requests, "credentials for the dashboard were rejected");
+            telemetry::warn!(requests, "dashboard credentials rejected");
         }
     }
-    let refusal = match admitted {
+    let rejection = match admitted {
         Ok(admin) => {
-            let visit = PageContext::new(&shared, &parts, &base, admin);
-            parts.extensions.insert(visit);
+            let context = PageContext::new(&shared, &parts, &base, admin);
+            parts.extensions.insert(context);
             return next.run(Request::from_parts(parts, body)).await;
         }
         Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
         Err(Denied::Unauthenticated) => {
-            let own = || format!("{}/login", base.0);
-            let address = match shared.guard.login() {
-                Some(_) => Some(own()),
+            let login_page = || format!("{}/login", base.0);
+            let url = match shared.guard.login() {
+                Some(_) => Some(login_page()),
                 None => shared.guard.sign_in_url().map(String::from),
             };
-            match address {
-                Some(address) => login::ask(&parts, address),
+            match url {
+                Some(url) => login::ask(&parts, url),
                 None => pages::sign_in_required(StatusCode::UNAUTHORIZED),
             }
         }
         Err(Denied::Forbidden) => pages::sign_in_required(StatusCode::FORBIDDEN),
     };
-    Drain::before(Request::from_parts(parts, body), refusal).await
+    Drain::before(Request::from_parts(parts, body), rejection).await
 }
 
-/// Refuses what another site sends, and tells browsers what not to do.
+/// Rejects cross-site requests and adds the security headers.
 async fn keep_safe(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let mut response = if parts.method.is_safe() || is_of_this_site(&parts) {
         next.run(Request::from_parts(parts, body)).await
     } else {
-        let refusal = if api::is_at(parts.uri.path()) {
+        let rejection = if api::is_at(parts.uri.path()) {
             api::of_another_site()
         } else {
             pages::sign_in_required(StatusCode::FORBIDDEN)
         };
-        Drain::before(Request::from_parts(parts, body), refusal).await
+        Drain::before(Request::from_parts(parts, body), rejection).await
     };
     protect(response.headers_mut());
     response
@@ -174,10 +174,10 @@ mod tests {
     use crate::dashboard::{Admin, BearerToken, Dashboard, Guard};
     use crate::key::{Issuer, NewKey};
 
-    struct Nobody;
+    struct DenyEveryone;
 
     #[async_trait]
-    impl Guard for Nobody {
+    impl Guard for DenyEveryone {
         async fn admit(&self, _: &http::request::Parts) -> Result<Admin, Denied> {
             Err(Denied::Forbidden)
         }
@@ -193,17 +193,17 @@ mod tests {
         Method::OPTIONS,
     ];
 
-    async fn walk(guard: impl Guard, refused: StatusCode) {
+    async fn check_all_routes(guard: impl Guard, expected: StatusCode) {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme_live").unwrap();
-        let new = NewKey::new("Of nobody's business");
+        let new = NewKey::new("Confidential");
         let key = issuer.issue(&backend, new).await.unwrap().key;
         let dashboard = Dashboard::new(backend, guard).unwrap().issuer(issuer);
         let router = dashboard.into_router();
         let pages = pages().into_iter().map(|(path, _)| path.to_owned());
-        let elsewhere = ["/nowhere", "/api", "/api/", "/api/nowhere"].map(String::from);
-        let mut closed = 0;
-        for path in pages.chain(api::paths()).chain(elsewhere) {
+        let missing = ["/nowhere", "/api", "/api/", "/api/nowhere"].map(String::from);
+        let mut checked = 0;
+        for path in pages.chain(api::paths()).chain(missing) {
             if OPEN.contains(&&*path) {
                 continue;
             }
@@ -212,27 +212,27 @@ mod tests {
             for method in METHODS {
                 let request = Request::builder().method(&method).uri(&path);
                 let request = request.body(Body::empty()).unwrap();
-                let answer = router.clone().oneshot(request).await.unwrap();
-                assert_eq!(answer.status(), refused, "{method} {path}");
-                let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+                let response = router.clone().oneshot(request).await.unwrap();
+                assert_eq!(response.status(), expected, "{method} {path}");
+                let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
                 let body = String::from_utf8_lossy(&body).into_owned();
                 assert!(!body.contains(key.id.as_str()), "{method} {path}: {body}");
-                assert!(!body.contains("business"), "{method} {path}: {body}");
-                closed += 1;
+                assert!(!body.contains("Confidential"), "{method} {path}: {body}");
+                checked += 1;
             }
         }
-        assert!(closed > 200, "{closed}");
+        assert!(checked > 200, "{checked}");
     }
 
     #[tokio::test]
-    async fn no_route_tells_anything_without_the_guard() {
+    async fn no_route_bypasses_the_guard() {
         let token = BearerToken::new("a token of sixteen or more").unwrap();
-        walk(token, StatusCode::UNAUTHORIZED).await;
-        walk(Nobody, StatusCode::FORBIDDEN).await;
+        check_all_routes(token, StatusCode::UNAUTHORIZED).await;
+        check_all_routes(DenyEveryone, StatusCode::FORBIDDEN).await;
     }
 
     #[test]
-    fn what_is_open_is_there() {
+    fn open_routes_exist() {
         let paths: Vec<_> = pages().into_iter().map(|(path, _)| path).collect();
         for path in OPEN {
             assert!(paths.contains(&path), "{path}");

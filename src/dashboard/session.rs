@@ -1,4 +1,4 @@
-//! What the dashboard signs: the cookies of those who have signed in, and the tokens in its forms.
+//! Signed session cookies and form tokens.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,27 +14,27 @@ use zeroize::Zeroizing;
 use super::guard::Admin;
 use crate::id::uuid_at;
 
-/// How long somebody stays signed in.
+/// The lifetime of a session.
 const SESSION: SignedDuration = SignedDuration::from_hours(12);
 
 pub(super) const COOKIE_NAME: &str = "keytally_session";
 
-/// Signed-out sessions held at most. When there are more, the ones that expire first are dropped, and every
-/// session that expires no later than those counts as signed out: the list fails closed. Only a signed
-/// session is added.
+/// The maximum number of signed-out sessions in the list. Beyond it, those that expire first are dropped, and every
+/// session that expires no later than those counts as signed out: the list fails closed. Only sessions with a valid
+/// signature are added.
 const MAX_SIGNED_OUT: usize = 10_000;
 
-/// Signs with a key that is made anew with every process, unless the application has one.
+/// Signs and verifies session cookies and form tokens.
 pub(super) struct Signer {
     key: Zeroizing<[u8; 32]>,
     signed_out: Mutex<SignedOut>,
 }
 
-/// The sessions that were signed out before they expired.
+/// Sessions that were signed out before they expired.
 #[derive(Default)]
 struct SignedOut {
     sessions: BTreeSet<Session>,
-    /// This session and all that expire before it are over.
+    /// This session and all that expire before it are invalid.
     floor: Option<Session>,
 }
 
@@ -44,7 +44,7 @@ impl SignedOut {
     }
 
     fn extend(&mut self, sessions: impl IntoIterator<Item = Session>, now: Timestamp) {
-        // Expired sessions need not be listed; the floor keeps them over should the clock be set back.
+        // Expired sessions need not be listed. The floor keeps them invalid if the clock is set back.
         let expired = (now.as_second(), Uuid::nil());
         self.sessions = self.sessions.split_off(&expired);
         self.floor = Some(expired).max(self.floor);
@@ -55,7 +55,7 @@ impl SignedOut {
     }
 }
 
-/// When a session ends by itself, and what tells it from others of the same second.
+/// The expiry of a session in Unix seconds, and its id.
 type Session = (i64, Uuid);
 
 impl Signer {
@@ -72,10 +72,10 @@ impl Signer {
         }
     }
 
-    /// The MAC of parts, each with its length, so that no two lists of parts have the same.
+    /// The MAC of length-prefixed parts, so that different lists of parts have different inputs.
     fn mac(&self, parts: &[&str]) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&*self.key)
-            .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
+            .unwrap_or_else(|_| unreachable!("HMAC accepts keys of any length"));
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part.as_bytes());
@@ -94,45 +94,45 @@ impl Signer {
         self.mac(parts).verify_slice(&signature).is_ok()
     }
 
-    /// The `Set-Cookie` of somebody who has signed in.
+    /// The `Set-Cookie` header of a new session.
     pub(super) fn session(&self, admin: &Admin, headers: &HeaderMap, path: &str) -> String {
         let now = Timestamp::now();
         let end = now.saturating_add(SESSION).unwrap_or(Timestamp::MAX);
         let end = end.as_second().to_string();
-        let number = uuid_at(now.as_microsecond()).to_string();
+        let id = uuid_at(now.as_microsecond()).to_string();
         let name = hex(admin.name().as_bytes());
-        let signature = self.sign(&["session", &name, &end, &number]);
-        let value = format!("{name}.{end}.{number}.{signature}");
+        let signature = self.sign(&["session", &name, &end, &id]);
+        let value = format!("{name}.{end}.{id}.{signature}");
         cookie(&value, SESSION.as_secs(), headers, path)
     }
 
-    /// Whose session this is.
+    /// The administrator of the first valid session cookie.
     pub(super) fn admin(&self, headers: &HeaderMap) -> Option<Admin> {
         let mut sessions = self.sessions(headers);
         sessions
             .find_map(|(admin, session)| (!self.signed_out().contains(&session)).then_some(admin))
     }
 
-    /// Ends the sessions that these are the headers of, and tells the browser to forget them.
+    /// Signs out the sessions in these headers. Returns the `Set-Cookie` header that deletes the cookie.
     pub(super) fn end(&self, headers: &HeaderMap, path: &str) -> String {
         let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
         self.signed_out().extend(sessions, Timestamp::now());
         cookie("", 0, headers, path)
     }
 
-    /// The sessions that were signed here and last, whether or not they were ended.
+    /// The sessions with a valid signature that have not expired, including signed-out ones.
     fn sessions(&self, headers: &HeaderMap) -> impl Iterator<Item = (Admin, Session)> {
         cookies(headers, COOKIE_NAME).filter_map(|cookie| {
             let mut parts = cookie.split('.');
-            let [name, end, number, signature] = [(); 4].map(|()| parts.next());
-            let (name, end, number) = (name?, end?, number?);
-            if !self.is_signed(&["session", name, end, number], signature?) {
+            let [name, end, id, signature] = [(); 4].map(|()| parts.next());
+            let (name, end, id) = (name?, end?, id?);
+            if !self.is_signed(&["session", name, end, id], signature?) {
                 return None;
             }
-            let session: Session = (end.parse().ok()?, number.parse().ok()?);
-            let lasts = session.0 > Timestamp::now().as_second();
+            let session: Session = (end.parse().ok()?, id.parse().ok()?);
+            let is_valid = session.0 > Timestamp::now().as_second();
             let name = String::from_utf8(unhex(name)?).ok()?;
-            lasts.then(|| (Admin::new(name), session))
+            is_valid.then(|| (Admin::new(name), session))
         })
     }
 
@@ -142,7 +142,7 @@ impl Signer {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands in the forms that are shown to somebody, and nowhere else.
+    /// The form token (CSRF token) of an administrator.
     pub(super) fn form_token(&self, admin: &Admin) -> String {
         self.sign(&["form", admin.name()])
     }
@@ -153,7 +153,7 @@ impl Signer {
 }
 
 fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
-    // Whoever makes a link may choose a part of the path: it must not say more than a path.
+    // A link may control a part of the path, which must not add cookie attributes.
     let path = match path {
         "" => "/",
         path if path.contains(';') => "/",
@@ -167,8 +167,8 @@ fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
     format!("{COOKIE_NAME}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// Whether the browser runs on this machine, where no TLS is needed. It says itself what it asked for;
-/// proxies may put the name by which they know this service in its place.
+/// Whether the browser connects to localhost, where no TLS is needed. Proxies may rewrite `Host`, so `Origin` must agree
+/// if present.
 fn is_this_machine(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).map(|it| it.to_str().unwrap_or_default());
     let host = text(HOST).unwrap_or_default();
@@ -188,7 +188,7 @@ fn is_of_this_machine(host: &str) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
-/// All values of a cookie's name.
+/// All values of the cookie with this name.
 pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(COOKIE)
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_its_own_and_no_other() {
+    fn sessions_and_form_tokens_cannot_be_forged() {
         let (signer, other) = (Signer::new().unwrap(), Signer::new().unwrap());
         let ada = Admin::new("Ada; Löve.lace=");
         let set = signer.session(&ada, &headers(HOST, "keys.example"), "/admin");
@@ -231,7 +231,7 @@ mod tests {
         let sent = headers(COOKIE, &format!("a=b; {value}"));
         assert_eq!(signer.admin(&sent), Some(ada.clone()));
         assert_eq!(other.admin(&sent), None);
-        // Another name, a later end, and another session.
+        // Another name, a later expiry, and another id.
         for (part, other) in [("4164", "4264"), (".1", ".2"), ("-7", "-4")] {
             let forged = value.replacen(part, other, 1);
             assert_ne!(forged, value);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_for_good_and_no_other_with_it() {
+    fn signing_out_ends_one_session() {
         let signer = Signer::new().unwrap();
         let ada = Admin::new("Ada");
         let none = HeaderMap::new();
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(signer.admin(&other), Some(ada));
         let chosen = "/a;Domain=example/admin";
         assert!(signer.end(&none, chosen).contains("; Path=/; Max-Age"));
-        // What was not signed here is not remembered.
+        // Sessions with an invalid signature are not added to the list.
         let forged = "keytally_session=416461.99999999999.7.00";
         signer.end(&headers(COOKIE, forged), "");
         assert_eq!(signer.signed_out().sessions.len(), 1);
@@ -270,20 +270,20 @@ mod tests {
         let mut signed_out = SignedOut::default();
         let max = MAX_SIGNED_OUT as i64;
         signed_out.extend((0..max).map(session), now);
-        // One at a time, each takes the place of the one that expires first.
+        // Each one replaces the one that expires first.
         for n in max..max + 5 {
             signed_out.extend([session(n)], now);
         }
         assert_eq!(signed_out.sessions.len(), MAX_SIGNED_OUT);
         assert!((0..max + 5).all(|n| signed_out.contains(&session(n))));
-        // Sessions that expire later than all that were dropped go on.
+        // Sessions that expire later than all dropped ones stay valid.
         let other = |n| (session(n).0, Uuid::from_u128(8));
         assert!((0..4).all(|n| signed_out.contains(&other(n))));
         assert!((4..max + 9).all(|n| !signed_out.contains(&other(n))));
-        // A session that expires earlier is over, however late it is signed out, and raises no floor.
+        // A session that expires before the floor is invalid already and does not raise it.
         signed_out.extend([session(-1)], now);
         assert_eq!(signed_out.floor, Some(session(4)));
-        // Expired sessions make room, and stay over when the clock is set back.
+        // Expired sessions are removed, and stay invalid when the clock is set back.
         let later = now + SESSION + SignedDuration::from_secs(max + 5);
         signed_out.extend([], later);
         assert!(signed_out.sessions.is_empty());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_with_one_key_know_each_others_sessions() {
+    fn instances_with_the_same_key_share_sessions() {
         let (here, there) = (Signer::with([7; 32]), Signer::with([7; 32]));
         let ada = Admin::new("Ada");
         let set = here.session(&ada, &headers(HOST, "keys.example"), "/");
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_need_no_tls_on_this_machine_alone() {
+    fn cookies_are_secure_except_on_localhost() {
         let signer = Signer::new().unwrap();
         let ended = |headers: &[(HeaderName, &str)]| {
             let headers = headers.iter().map(|(name, value)| {
@@ -315,12 +315,12 @@ mod tests {
         for host in ["localhost:3000", "127.0.0.1", "[::1]:80"] {
             assert!(!ended(&[(HOST, host)]).contains("Secure"), "{host}");
         }
-        let asked = [(HOST, "localhost:3000"), (ORIGIN, "http://localhost:3000")];
-        assert!(!ended(&asked).contains("Secure"));
+        let local = [(HOST, "localhost:3000"), (ORIGIN, "http://localhost:3000")];
+        assert!(!ended(&local).contains("Secure"));
         for host in ["localhost.example", "10.0.0.1:3000", "127.0.0.1.example"] {
             assert!(ended(&[(HOST, host)]).contains("Secure"), "{host}");
         }
-        // A proxy on this machine that asks by its own name for it.
+        // A proxy on the same machine that rewrites `Host`.
         for origin in [
             "https://keys.example",
             "http://keys.example",

@@ -1,4 +1,4 @@
-//! The state that the routes share.
+//! Shared state of the routes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::key::{Issuer, KeyAdmin};
 use crate::log_throttle::LogThrottle;
 use crate::usage::{Recorder, UsageReader};
 
-/// What the pages have in common.
+/// The configuration and shared state of a dashboard.
 pub(super) struct Shared {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) guard: Arc<dyn Guard>,

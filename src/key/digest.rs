@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
 
 /// The digest of a secret, as a store keeps it.
 ///
@@ -151,28 +152,14 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keytally::key::Peppers;
 ///
-/// let peppers = Peppers::none()
-///     .with("2026", b"thirty-two random bytes, say, from env")?
-///     .with("2025", b"the one before, until its keys are gone")?;
+/// let peppers = Peppers::new([
+///     ("2026", &b"thirty-two random bytes, say, from env"[..]),
+///     ("2025", b"the one before, until its keys are gone"),
+/// ])?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]
 pub struct Peppers(Vec<(PepperName, Hmac<Sha256>)>);
-
-/// A pepper that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidPepper {
-    /// The name is not 1 to 32 characters of `a-z`, `0-9` and `-`.
-    #[error("a pepper's name is 1 to 32 characters of a-z, 0-9 and `-`")]
-    Name,
-    /// Two peppers have the same name.
-    #[error("two peppers have the same name")]
-    Duplicate,
-    /// The pepper is shorter than 16 bytes.
-    #[error("a pepper has at least 16 bytes")]
-    Short,
-}
 
 impl Peppers {
     /// No pepper: digests are plain SHA-256.
@@ -180,22 +167,33 @@ impl Peppers {
         Self::default()
     }
 
-    /// Adds a pepper behind those there are. The name is stored with every digest made under it.
+    /// Peppers by name. The first one is used for new keys; the others verify keys that were created under them. The
+    /// name is stored with every digest.
     ///
     /// # Errors
     ///
-    /// When the name has another form or is taken, or the pepper is too short to protect anything.
-    pub fn with(mut self, name: &str, pepper: &[u8]) -> Result<Self, InvalidPepper> {
-        let name = PepperName::new(name).ok_or(InvalidPepper::Name)?;
-        if self.0.iter().any(|(other, _)| *other == name) {
-            return Err(InvalidPepper::Duplicate);
+    /// If a name is not 1 to 32 characters of `a-z`, `0-9` and `-`, or is there twice, or a pepper is shorter than 16
+    /// bytes.
+    pub fn new<'a>(
+        peppers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Self, InvalidConfig> {
+        let mut all = Self::none();
+        for (name, pepper) in peppers {
+            let name = PepperName::new(name).ok_or(InvalidConfig::new(
+                "pepper",
+                "a name is 1 to 32 characters of a-z, 0-9 and -",
+            ))?;
+            if all.0.iter().any(|(other, _)| *other == name) {
+                return Err(InvalidConfig::new("pepper", "names must be unique"));
+            }
+            let short = InvalidConfig::new("pepper", "a pepper has at least 16 bytes");
+            if pepper.len() < 16 {
+                return Err(short);
+            }
+            let prepared = Hmac::new_from_slice(pepper).map_err(|_| short)?;
+            all.0.push((name, prepared));
         }
-        if pepper.len() < 16 {
-            return Err(InvalidPepper::Short);
-        }
-        let prepared = Hmac::new_from_slice(pepper).map_err(|_| InvalidPepper::Short)?;
-        self.0.push((name, prepared));
-        Ok(self)
+        Ok(all)
     }
 
     /// The digest of a new secret.
@@ -351,11 +349,11 @@ pub(crate) mod tests {
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     fn two() -> Peppers {
-        Peppers::none()
-            .with("new", b"0123456789abcdef")
-            .unwrap()
-            .with("old", b"fedcba9876543210")
-            .unwrap()
+        let peppers = [
+            ("new", &b"0123456789abcdef"[..]),
+            ("old", b"fedcba9876543210"),
+        ];
+        Peppers::new(peppers).unwrap()
     }
 
     #[test]
@@ -368,7 +366,7 @@ pub(crate) mod tests {
     #[test]
     fn peppered_digests_are_hmac_sha256() {
         // RFC 4231, test case 6: a key of 131 bytes.
-        let peppers = Peppers::none().with("p", &[0xaa; 131]).unwrap();
+        let peppers = Peppers::new([("p", &[0xaa; 131][..])]).unwrap();
         let digest = peppers.digest(b"Test Using Larger Than Block-Size Key - Hash Key First");
         assert_eq!(
             digest.to_string(),
@@ -378,7 +376,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_retired_pepper_still_checks_but_makes_no_digests() {
-        let old_only = Peppers::none().with("old", b"fedcba9876543210").unwrap();
+        let old_only = Peppers::new([("old", &b"fedcba9876543210"[..])]).unwrap();
         let digest = old_only.digest(b"secret");
         assert!(two().verify(b"secret", &digest, true));
         assert!(!two().verify(b"secreT", &digest, true));
@@ -398,17 +396,16 @@ pub(crate) mod tests {
 
     #[test]
     fn each_of_many_peppers_checks_what_was_made_under_it() {
-        let mut all = Peppers::none();
-        for nth in 0..5 {
-            all = all.with(&format!("p{nth}"), &[nth; 16]).unwrap();
-        }
+        let peppers = [0_u8, 1, 2, 3, 4].map(|nth| (format!("p{nth}"), [nth; 16]));
+        let peppers = peppers.iter().map(|(name, pepper)| (&**name, &pepper[..]));
+        let all = Peppers::new(peppers).unwrap();
         for pepper in &all.0 {
             let digest = Peppers(vec![pepper.clone()]).digest(b"secret");
             assert!(all.verify(b"secret", &digest, true));
             assert!(!all.verify(b"secreT", &digest, true));
         }
         // One name begins like another.
-        let gone = Peppers::none().with("p", &[0; 16]).unwrap();
+        let gone = Peppers::new([("p", &[0; 16][..])]).unwrap();
         assert!(!all.verify(b"secret", &gone.digest(b"secret"), true));
         assert!(all.verify(b"secret", &Digest::sha256(b"secret"), true));
     }
@@ -474,13 +471,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bad_peppers_are_typed_errors() {
-        let add = |name, pepper| two().with(name, pepper).map(drop);
-        assert_eq!(add("New", b"0123456789abcdef"), Err(InvalidPepper::Name));
-        assert_eq!(
-            add("new", b"0123456789abcdef"),
-            Err(InvalidPepper::Duplicate)
-        );
-        assert_eq!(add("x", b"0123456789abcde"), Err(InvalidPepper::Short));
+    fn invalid_peppers_are_rejected() {
+        let reason = |name, pepper| {
+            let pepper: &[u8] = pepper;
+            let peppers = Peppers::new([("new", &b"0123456789abcdef"[..]), (name, pepper)]);
+            peppers.unwrap_err().reason
+        };
+        assert!(reason("New", b"0123456789abcdef").contains("a-z"));
+        assert!(reason("new", b"0123456789abcdef").contains("unique"));
+        assert!(reason("x", b"0123456789abcde").contains("16 bytes"));
     }
 }

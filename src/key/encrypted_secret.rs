@@ -1,24 +1,24 @@
-//! A secret that was encrypted, as a store keeps it.
+//! Encrypted secrets, as held by stores.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The encrypted secret of a [recoverable](super::Key::recoverable) key: bytes that nobody can make
-/// anything of without the application's encryption key.
+/// The encrypted secret of a [recoverable](super::Key::recoverable) key. Useless without the encryption key of the
+/// application.
 ///
-/// An [`Issuer`](super::Issuer) that has a vault makes and opens them; their form is that of `Vault`, and
-/// nothing to a store. As text, they are hexadecimal digits. `Debug` shows how many bytes there are.
+/// An [`Issuer`](super::Issuer) with a vault encrypts and decrypts it. The format is that of `Vault`; for a store,
+/// the bytes are opaque. Serialized as hexadecimal digits. `Debug` shows only the number of bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptedSecret(Box<[u8]>);
 
 impl EncryptedSecret {
-    /// The bytes that a store has kept.
+    /// An encrypted secret from the bytes in a store.
     pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
-    /// The bytes for a store to keep.
+    /// The bytes to store.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for EncryptedSecret {
         bytes
             .filter(|_| rest.is_empty())
             .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("not pairs of hexadecimal digits"))
+            .ok_or_else(|| serde::de::Error::custom("expected an even number of hexadecimal digits"))
     }
 }
 
@@ -61,13 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sealed_secrets_round_trip_as_text() {
-        let sealed = EncryptedSecret::from_bytes([0, 1, 0xab, 0xff]);
-        let json = serde_json::to_string(&sealed).unwrap();
+    fn encrypted_secrets_round_trip_as_text() {
+        let encrypted = EncryptedSecret::from_bytes([0, 1, 0xab, 0xff]);
+        let json = serde_json::to_string(&encrypted).unwrap();
         assert_eq!(json, r#""0001abff""#);
         assert_eq!(
             serde_json::from_str::<EncryptedSecret>(&json).unwrap(),
-            sealed
+            encrypted
         );
         for text in ["0", "0g", "000", "é", "+1", " 1"] {
             let json = serde_json::to_string(text).unwrap();
@@ -79,8 +79,8 @@ mod tests {
     }
 
     #[test]
-    fn rule_1_debug_shows_no_byte() {
-        let sealed = EncryptedSecret::from_bytes(vec![0xab; 128]);
-        assert_eq!(format!("{sealed:?}"), "EncryptedSecret(128 bytes)");
+    fn rule_1_debug_output_has_no_bytes() {
+        let encrypted = EncryptedSecret::from_bytes(vec![0xab; 128]);
+        assert_eq!(format!("{encrypted:?}"), "EncryptedSecret(128 bytes)");
     }
 }

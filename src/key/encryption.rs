@@ -23,6 +23,7 @@ use super::digest::from_hex;
 use super::encrypted_secret::EncryptedSecret;
 use super::secret::Secret;
 use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
 
 const VERSION: u8 = 1;
 const KEY_LEN: usize = 32;
@@ -58,11 +59,6 @@ const TAG_LEN: usize = 16;
 /// ```
 #[derive(Clone)]
 pub struct Vault(Vec<Arc<XChaCha20Poly1305>>);
-
-/// A text that is not an encryption key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an encryption key is 32 bytes: 64 hexadecimal digits, or 43 of base64")]
-pub struct InvalidVaultKey;
 
 impl Vault {
     /// A vault with this encryption key: 32 random bytes, not a password.
@@ -131,11 +127,14 @@ fn associated(id: KeyId) -> [u8; 1 + KeyId::LEN] {
 }
 
 impl FromStr for Vault {
-    type Err = InvalidVaultKey;
+    type Err = InvalidConfig;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let key = from_hex(text).or_else(|| from_base64(text));
-        key.map(Self::new).ok_or(InvalidVaultKey)
+        key.map(Self::new).ok_or(InvalidConfig::new(
+            "vault key",
+            "32 bytes: 64 hexadecimal digits, or 43 characters of base64",
+        ))
     }
 }
 
@@ -314,7 +313,7 @@ mod tests {
             &base64.replace("AA", "é"),
         ] {
             let error = text.parse::<Vault>().unwrap_err();
-            assert_eq!(error, InvalidVaultKey, "{text}");
+            assert_eq!(error.field, "vault key", "{text}");
         }
     }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::status::KeyStatus;
 use crate::id::KeyId;
 use crate::limit::InvalidLimit;
-use crate::page::{FIRST, InvalidPageToken};
+use crate::page::{InvalidPageToken, MIN_TIME};
 
 /// A field of a key that is out of bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,7 @@ pub enum InvalidKey {
 
 /// A time of a key lies in the years 1 to 9999; jiff has none after those.
 pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
-    if time < FIRST {
+    if time < MIN_TIME {
         return Err(InvalidKey::Time);
     }
     Ok(())
@@ -90,7 +90,7 @@ pub enum StoreError {
     },
     /// The key is to be recoverable, and the store keeps no sealed secrets.
     #[error("the store keeps no secrets that could be read again")]
-    KeepsNoSecrets,
+    SecretsNotSupported,
     /// A field is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),

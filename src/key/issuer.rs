@@ -1,4 +1,4 @@
-//! Makes keys: the one place where secrets come from.
+//! Key issuance: creation, rotation and import.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use super::error::InvalidKey;
 use super::error::StoreError;
 use super::new_key::{NewKey, after};
 use super::record::{Key, KeyRecord, Rotation};
-use super::secret::{InvalidPrefix, Prefix, Secret, id_of};
+use super::secret::{Prefix, Secret, id_of};
 use super::store::KeyAdmin;
 use crate::clock::Clock;
 use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
 
-/// A key that was just made, with its secret: show the secret to its owner and forget it.
+/// A newly created key and its secret. Show the secret to the owner and discard it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Issued {
-    /// The plain text; there is no second chance to read it, unless the key is
-    /// [recoverable](Key::recoverable).
+    /// The secret in plain text. It cannot be retrieved later unless the key is [recoverable](Key::recoverable).
     pub secret: Secret,
     /// The key.
     pub key: Key,
 }
 
-/// Makes keys in a store, under one prefix and the application's peppers.
+/// Creates, rotates and imports keys in a [`KeyAdmin`] store, with a prefix and optional peppers.
 ///
 /// ```
 /// use keytally::backend::MemoryBackend;
@@ -46,46 +46,46 @@ pub struct Issuer {
     prefix: Prefix,
     pub(super) peppers: Peppers,
     clock: Clock,
-    /// The id of what it makes; any unless set.
+    /// A fixed id for the next key; random if `None`.
     id: Option<KeyId>,
     #[cfg(feature = "recoverable")]
     pub(super) vault: Option<Vault>,
 }
 
-/// A key that could not be made.
+/// An error from issuing, rotating or importing a key.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
-    /// A field is out of bounds.
+    /// A field of the key is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),
-    /// What is to be imported is not a SHA-256 in hexadecimal digits.
+    /// The digest to import is not a SHA-256 in hexadecimal digits.
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
-    /// A secret to be imported is shorter than 16 or longer than 512 bytes, or not printable ASCII.
-    #[error("a secret to be imported is 16 to 512 printable ASCII characters")]
+    /// The secret to import is shorter than 16 or longer than 512 bytes, or not printable ASCII.
+    #[error("the secret to import must be 16 to 512 printable ASCII characters")]
     Secret,
-    /// The key is to be recoverable, and there is no vault to seal its secret in.
-    #[error("a key can be recoverable only where an encryption key is configured")]
+    /// The key should be recoverable, but the issuer has no vault to encrypt its secret.
+    #[error("recoverable keys require an encryption key; configure one on the issuer")]
     NoVault,
-    /// A key to be imported is to be recoverable.
-    #[error("an imported key cannot be recoverable")]
+    /// An imported key cannot be recoverable.
+    #[error("imported keys cannot be recoverable")]
     Imported,
-    /// The operating system has no randomness to give.
-    #[error("no randomness: {0}")]
+    /// The operating system provided no randomness.
+    #[error("the operating system provided no randomness: {0}")]
     Random(#[from] getrandom::Error),
-    /// The store could not do it.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Issuer {
-    /// An issuer of secrets that begin with `prefix`.
+    /// An issuer of secrets with this prefix, without peppers or vault.
     ///
     /// # Errors
     ///
-    /// [`InvalidPrefix`] if it does not have the form of one; see [`Prefix`].
-    pub fn new(prefix: &str) -> Result<Self, InvalidPrefix> {
+    /// [`InvalidConfig`] if the prefix is malformed; see [`Prefix`].
+    pub fn new(prefix: &str) -> Result<Self, InvalidConfig> {
         Ok(Self {
             prefix: Prefix::new(prefix)?,
             peppers: Peppers::none(),
@@ -96,21 +96,22 @@ impl Issuer {
         })
     }
 
-    /// Makes digests under these peppers; give the same ones to the layer.
+    /// Sets the peppers that new digests are computed with. The layer needs the same peppers to verify them. None
+    /// by default.
     #[must_use]
     pub fn peppers(mut self, peppers: Peppers) -> Self {
         self.peppers = peppers;
         self
     }
 
-    /// Reads the time from this clock.
+    /// Sets the clock. The system clock by default.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The same for one key, under an id that is given instead of made.
+    /// The same issuer for a single key with this id instead of a random one.
     #[cfg(feature = "dashboard")]
     pub(crate) fn under(self, id: KeyId) -> Self {
         Self {
@@ -126,11 +127,12 @@ impl Issuer {
         }
     }
 
-    /// Makes a key and its secret.
+    /// Generates a secret and creates its key in the store.
     ///
     /// # Errors
     ///
-    /// When a field is out of bounds or the store fails; there is no key then.
+    /// Returns an error if a field is out of bounds, the key should be recoverable and there is no vault, or the
+    /// store fails. No key is created then.
     pub async fn issue<S>(&self, store: &S, new: NewKey) -> Result<Issued, IssueError>
     where
         S: KeyAdmin + ?Sized,
@@ -141,15 +143,15 @@ impl Issuer {
         Ok(Issued { secret, key })
     }
 
-    /// Makes a secret and the record that belongs to it, and leaves storing to the caller.
+    /// Generates a secret and its record without storing the record.
     ///
     /// # Errors
     ///
-    /// When a field is out of bounds.
+    /// Returns an error if a field is out of bounds, or the key should be recoverable and there is no vault.
     pub fn prepare(&self, new: NewKey) -> Result<(Secret, KeyRecord), IssueError> {
         let secret = self.secret()?;
         let now = self.clock.now().timestamp();
-        let sealed = match new.recoverable {
+        let encrypted_secret = match new.recoverable {
             true => Some(self.seal(&secret)?.ok_or(IssueError::NoVault)?),
             false => None,
         };
@@ -158,12 +160,12 @@ impl Issuer {
         let record = KeyRecord {
             key,
             digest,
-            encrypted_secret: sealed,
+            encrypted_secret,
         };
         Ok((secret, record))
     }
 
-    /// The secret for a store to keep, where there is a vault.
+    /// The encrypted secret, if there is a vault.
     #[cfg(feature = "recoverable")]
     fn seal(&self, secret: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
         let vault = self.vault.as_ref();
@@ -175,14 +177,15 @@ impl Issuer {
         Ok(None)
     }
 
-    /// Makes a new secret for a key, in a new record of the same line; the old one goes on working
-    /// for `grace`. Scopes, limits, owner and what is spent of the limits carry over. Where the old key is
-    /// recoverable and there is a vault, so is the new one.
+    /// Replaces a key by a new one with a new secret and id, in the same lineage. The old key expires after
+    /// `grace`, or at its own expiry if that is earlier.
+    ///
+    /// Name, owner, environment, scopes, limits, addresses, metadata and expiry carry over, and so does the rate
+    /// limit usage. The new key is recoverable if the old one is and the issuer has a vault.
     ///
     /// # Errors
     ///
-    /// When the key does not exist or does not work any more, or the store fails; nothing is
-    /// changed then.
+    /// Returns an error if the key does not exist or is not active, or the store fails. Nothing is changed then.
     pub async fn rotate<S>(
         &self,
         store: &S,
@@ -198,7 +201,7 @@ impl Issuer {
             id: secret.id(),
             digest: self.peppers.digest(secret.expose().as_bytes()),
             hint: secret.hint(),
-            sealed: self.seal(&secret)?,
+            encrypted_secret: self.seal(&secret)?,
             rotated_at: now,
             old_expires_at: after(now, grace),
         };
@@ -206,19 +209,17 @@ impl Issuer {
         Ok(Issued { secret, key })
     }
 
-    /// Takes over a key that another system issued, from its plain secret, under the id that
-    /// [`KeyId::of_secret`] tells. Where the secret has another form than this crate's, the layer
-    /// finds it only when it is told to
-    /// [accept imported keys](crate::ApiKeyLayer::accept_imported).
+    /// Imports a key of another system from its plain secret, under the id that [`KeyId::of_secret`] returns. If
+    /// the secret does not have the format of this crate, the layer accepts it only with
+    /// [`accept_imported`](crate::ApiKeyLayer::accept_imported).
     ///
-    /// A pepper protects the digest, but not the id: where the secret has another form than this
-    /// crate's, its id is 95 bits of the plain SHA-256, by which a secret that people could guess can
-    /// be searched for. [Rotate](Self::rotate) such a key.
+    /// A pepper protects the digest, but not the id: for a secret in another format, the id is 95 bits of its
+    /// plain SHA-256, which is enough to brute-force a guessable secret. [Rotate](Self::rotate) such keys.
     ///
     /// # Errors
     ///
-    /// As [`issue`](Self::issue), and when the secret is too short, too long or not printable, or the key is
-    /// to be recoverable.
+    /// As [`issue`](Self::issue). Also if the secret is shorter than 16 or longer than 512 bytes or not printable
+    /// ASCII, or the key should be recoverable.
     pub async fn import_secret<S>(
         &self,
         store: &S,
@@ -233,15 +234,15 @@ impl Issuer {
         self.import(store, new, id, digest).await
     }
 
-    /// Takes over a key that another system issued, from the SHA-256 of its secret in hexadecimal
-    /// digits. Peppers cannot be applied to it: a secret that people could guess can be searched for.
+    /// Imports a key of another system from the SHA-256 of its secret in hexadecimal digits. Peppers do not apply
+    /// to it, so that a guessable secret can be brute-forced from the digest.
     ///
-    /// Not for secrets of this crate's own form: those are looked up by the id within them, which no
-    /// hash tells. Who has their ids [creates](KeyAdmin::create) their records instead.
+    /// Not for secrets in the format of this crate: lookups use the id in the secret, which cannot be derived from
+    /// the hash. If the ids are known, [create](KeyAdmin::create) the records instead.
     ///
     /// # Errors
     ///
-    /// As [`issue`](Self::issue), and when `hex` is not 64 hexadecimal digits, or the key is to be recoverable.
+    /// As [`issue`](Self::issue). Also if `hex` is not 64 hexadecimal digits, or the key should be recoverable.
     pub async fn import_sha256<S>(
         &self,
         store: &S,
@@ -268,26 +269,26 @@ impl Issuer {
         if new.recoverable {
             return Err(IssueError::Imported);
         }
-        // Of the id, not of the secret: no part of that may be stored.
+        // From the id: no part of the secret may be stored.
         let hint = format!("imported {}…", &id.as_str()[..4]);
         let key = new.into_key(id, hint, self.clock.now().timestamp())?;
-        let answer = key.clone();
+        let imported = key.clone();
         let record = KeyRecord {
             key,
             digest,
             encrypted_secret: None,
         };
         store.create(record).await?;
-        Ok(answer)
+        Ok(imported)
     }
 }
 
 impl KeyId {
-    /// The id of the key that a secret belongs to, be it of this crate's form or imported: tells
-    /// which key has leaked. `None` for a text that cannot be a secret.
+    /// The id of the key that a secret belongs to, whether the secret has the format of this crate or is imported.
+    /// Identifies the key of a leaked secret. `None` if the text cannot be a secret.
     ///
-    /// No store is asked. An id without a record may come of a damaged copy, whose checksum no longer
-    /// fits and which is then taken for an imported secret.
+    /// Computed from the text alone, without a store. If a secret of this crate was damaged in transit, its
+    /// checksum does not match and it is treated as an imported secret, whose id has no record.
     ///
     /// ```
     /// use keytally::KeyId;
@@ -307,7 +308,7 @@ impl KeyId {
     }
 }
 
-/// Whether a text can be the secret of an imported key.
+/// Whether a text has the length and characters of an importable secret.
 pub(crate) fn is_importable(secret: &[u8]) -> bool {
     (16..=512).contains(&secret.len()) && secret.iter().all(u8::is_ascii_graphic)
 }
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_what_was_asked_for() {
+    fn issued_key_has_all_parameters() {
         let limits = [RateLimit::per_second(5)];
         let addresses = AddressList::parse(["10.0.0.0/8"]).unwrap();
         let new = NewKey::new("Zapier")
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_to_import_are_16_to_512_visible_characters() {
+    fn importable_secrets_are_16_to_512_printable_characters() {
         for length in [16, 512] {
             assert!(is_importable(&vec![b'~'; length]));
         }

@@ -1,4 +1,4 @@
-//! What a key is: its secret, its record, and where it is kept.
+//! API keys: secrets, records and the stores that hold them.
 
 mod address;
 mod audit;
@@ -25,10 +25,10 @@ mod validate;
 pub use address::{AddressList, InvalidNetwork};
 pub use audit::{AuditAction, AuditEntry, AuditQuery, InvalidAuditAction};
 pub use cache::{CacheConfig, CacheStats, CachedStore, KeyCache};
-pub use digest::{Digest, InvalidDigest, InvalidPepper, Peppers};
+pub use digest::{Digest, InvalidDigest, Peppers};
 pub use encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
-pub use encryption::{InvalidVaultKey, Vault};
+pub use encryption::Vault;
 pub use error::{InvalidKey, StoreError};
 pub use invalidation::InvalidationFeed;
 pub use issuer::{IssueError, Issued, Issuer};
@@ -37,7 +37,7 @@ pub use query::KeyQuery;
 pub use record::{Key, KeyChange, KeyRecord, Rotation};
 #[cfg(feature = "recoverable")]
 pub use reveal::RevealError;
-pub use secret::{InvalidPrefix, MalformedSecret, Prefix, Secret};
+pub use secret::{MalformedSecret, Prefix, Secret};
 pub use status::KeyStatus;
 pub use store::{KeyAdmin, KeyStore};
 pub use update::KeyUpdate;

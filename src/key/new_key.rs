@@ -1,4 +1,4 @@
-//! What a key is to be, before there is one.
+//! The parameters of a new key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::id::KeyId;
 use crate::limit::RateLimit;
 use crate::page::whole_micros;
 
-/// What a key is to be; everything but the name may be left out.
+/// The parameters of a new key. Everything but the name is optional.
 ///
 /// ```
 /// use keytally::key::{AddressList, NewKey};
@@ -44,7 +44,7 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key that people know by this name.
+    /// A key with this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -60,64 +60,64 @@ impl NewKey {
         }
     }
 
-    /// Whoever it belongs to, in the application's own terms.
+    /// Sets the owner, as an identifier of the application.
     #[must_use]
     pub fn owner(mut self, owner: impl Into<Arc<str>>) -> Self {
         self.owner = Some(owner.into());
         self
     }
 
-    /// A tag such as `live` or `test`.
+    /// Sets the environment, a tag such as `live` or `test`.
     #[must_use]
     pub fn environment(mut self, environment: impl Into<String>) -> Self {
         self.environment = Some(environment.into());
         self
     }
 
-    /// One more scope.
+    /// Adds a scope.
     #[must_use]
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scopes.push(scope.into());
         self
     }
 
-    /// More scopes.
+    /// Adds scopes.
     #[must_use]
     pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
         self.scopes.extend(scopes.into_iter().map(Into::into));
         self
     }
 
-    /// One more rate limit; all of a key's limits hold at once.
+    /// Adds a rate limit. All limits of a key apply together.
     #[must_use]
     pub fn limit(mut self, limit: RateLimit) -> Self {
         self.limits.push(limit);
         self
     }
 
-    /// From where it may be used.
+    /// Sets the networks from which the key is accepted. If empty (the default), it is accepted from everywhere.
     #[must_use]
     pub fn addresses(mut self, addresses: AddressList) -> Self {
         self.addresses = addresses;
         self
     }
 
-    /// One more entry of metadata.
+    /// Adds an entry to the metadata, replacing an entry of the same name.
     #[must_use]
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
     }
 
-    /// From when on it no longer works.
+    /// Sets when the key expires. Replaces [`expires_in`](Self::expires_in).
     #[must_use]
-    pub fn expires_at(mut self, end: Timestamp) -> Self {
-        self.expires_at = Some(end);
+    pub fn expires_at(mut self, time: Timestamp) -> Self {
+        self.expires_at = Some(time);
         self.expires_in = None;
         self
     }
 
-    /// After which time from its issue on it no longer works.
+    /// Sets the time from creation to expiry. Replaces [`expires_at`](Self::expires_at).
     #[must_use]
     pub fn expires_in(mut self, time: Duration) -> Self {
         self.expires_in = Some(time);
@@ -125,9 +125,10 @@ impl NewKey {
         self
     }
 
-    /// Keeps its secret, encrypted, so that it can be read again: needs an issuer with a vault, which takes
-    /// the feature `recoverable`, and a store that keeps [sealed secrets](super::KeyAdmin::reveal). Not so unless
-    /// it is asked for; a secret that is shown once is the safer one.
+    /// Stores the encrypted secret, so that it can be [revealed](super::KeyAdmin::reveal). Off by default: a
+    /// secret that is shown only once is safer.
+    ///
+    /// Requires the feature `recoverable`, an issuer with a vault, and a store that holds encrypted secrets.
     #[must_use]
     pub fn recoverable(mut self) -> Self {
         self.recoverable = true;
@@ -140,7 +141,7 @@ impl NewKey {
         hint: String,
         now: Timestamp,
     ) -> Result<Key, InvalidKey> {
-        let end = self.expires_in.map(|time| after(now, time));
+        let expires_at = self.expires_in.map(|time| after(now, time));
         let key = Key {
             owner: self.owner,
             environment: self.environment,
@@ -148,7 +149,7 @@ impl NewKey {
             limits: self.limits,
             addresses: self.addresses,
             metadata: self.metadata,
-            expires_at: end.or(self.expires_at).map(whole_micros),
+            expires_at: expires_at.or(self.expires_at).map(whole_micros),
             hint,
             recoverable: self.recoverable,
             ..Key::new(id, self.name, now)
@@ -158,7 +159,7 @@ impl NewKey {
     }
 }
 
-/// A time after another, at most the last there is.
+/// `time + by`, saturating at the latest timestamp.
 pub(super) fn after(time: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by)
         .ok()
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_beyond_all_times_is_the_last() {
+    fn expiry_saturates_at_the_latest_timestamp() {
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
         let new = NewKey::new("Zapier").expires_in(Duration::MAX);
         let key = new

@@ -1,4 +1,4 @@
-//! Which keys to list.
+//! Queries for listing keys.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,26 +8,26 @@ use super::status::KeyStatus;
 use crate::id::KeyId;
 use crate::page::PageToken;
 
-/// Which keys to list: all that match every filter that is set.
+/// A query for keys. Matches the keys that pass every filter that is set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct KeyQuery {
-    /// Of this owner.
+    /// Only keys of this owner.
     pub owner: Option<String>,
-    /// With this status at the time given with it.
+    /// Only keys with this status at this time.
     pub status: Option<(KeyStatus, Timestamp)>,
-    /// Whose name holds this text, in any case.
+    /// Only keys whose name contains this text, ignoring case.
     pub name: Option<String>,
-    /// With one of these ids, of which the first [`KeyQuery::MAX_LIMIT`] count; none has any other.
+    /// Only keys with one of these ids. Ids after the first [`KeyQuery::MAX_LIMIT`] are ignored.
     pub ids: Option<Vec<KeyId>>,
-    /// Made before this time, and not used from it on.
+    /// Only keys created before this time and not used since.
     pub unused_since: Option<Timestamp>,
-    /// With an end before this time.
+    /// Only keys that expire before this time.
     pub expires_before: Option<Timestamp>,
-    /// At most this many; `0` and more than [`KeyQuery::MAX_LIMIT`] are brought into bounds.
+    /// The page size, clamped to 1 to [`KeyQuery::MAX_LIMIT`]. 50 by default.
     pub limit: usize,
-    /// After this place.
+    /// The page token at which to continue.
     pub after: Option<PageToken>,
 }
 
@@ -47,77 +47,76 @@ impl Default for KeyQuery {
 }
 
 impl KeyQuery {
-    /// Keys on one page at most.
+    /// The maximum page size.
     pub const MAX_LIMIT: usize = 1_000;
 
-    /// All keys, fifty a page.
+    /// A query for all keys, with 50 keys per page.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keys of this owner.
+    /// Lists only keys of this owner.
     #[must_use]
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
         self
     }
 
-    /// Keys with this status at this time.
+    /// Lists only keys with this status at this time.
     #[must_use]
     pub fn status(mut self, status: KeyStatus, at: Timestamp) -> Self {
         self.status = Some((status, at));
         self
     }
 
-    /// Keys whose name holds this text, in any case.
+    /// Lists only keys whose name contains this text, ignoring case.
     #[must_use]
     pub fn name(mut self, part: impl Into<String>) -> Self {
         self.name = Some(part.into());
         self
     }
 
-    /// Keys with one of these ids.
+    /// Lists only keys with one of these ids.
     #[must_use]
     pub fn ids(mut self, ids: impl IntoIterator<Item = KeyId>) -> Self {
         self.ids = Some(ids.into_iter().collect());
         self
     }
 
-    /// Keys that were made before this time and not used from it on, as far as the usage written so
-    /// far tells.
+    /// Lists only keys created before this time and not used since, as of the usage written so far.
     #[must_use]
     pub fn unused_since(mut self, time: Timestamp) -> Self {
         self.unused_since = Some(time);
         self
     }
 
-    /// Keys with an end before this time, those whose time is over among them.
+    /// Lists only keys that expire before this time, including expired keys.
     #[must_use]
     pub fn expires_before(mut self, time: Timestamp) -> Self {
         self.expires_before = Some(time);
         self
     }
 
-    /// So many keys a page.
+    /// Sets the page size.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page behind this place.
+    /// Continues after this page token.
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
         self.after = Some(token);
         self
     }
 
-    /// The number of keys to put on a page.
+    /// The page size, clamped to 1 to [`KeyQuery::MAX_LIMIT`].
     pub fn page_size(&self) -> usize {
         self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
-    /// Whether a key passes every filter.
+    /// Whether a key passes every filter. The page token is not considered.
     pub fn matches(&self, key: &Key) -> bool {
         self.owner
             .as_deref()
@@ -135,16 +134,16 @@ impl KeyQuery {
                 .is_none_or(|time| key.created_at < time && key.last_used_at < Some(time))
             && self
                 .expires_before
-                .is_none_or(|time| key.expires_at.is_some_and(|end| end < time))
+                .is_none_or(|time| key.expires_at.is_some_and(|expires_at| expires_at < time))
     }
 
-    /// The ids that count.
+    /// The ids, at most [`KeyQuery::MAX_LIMIT`] of them.
     pub(crate) fn wanted_ids(&self) -> Option<&[KeyId]> {
         let ids = self.ids.as_deref();
         ids.map(|ids| &ids[..ids.len().min(Self::MAX_LIMIT)])
     }
 
-    /// A key's place in the list: newest first, then by id from high to low.
+    /// The page token of a key. Lists are sorted by creation time, newest first, then by id in descending order.
     pub fn place(key: &Key) -> PageToken {
         PageToken::new(key.created_at, key.id)
     }
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_filter_has_to_match() {
+    fn key_matches_only_if_every_filter_matches() {
         let at = |text: &str| -> Timestamp { text.parse().unwrap() };
         let (day, next) = (at("2026-11-01T00:00:00Z"), at("2026-11-02T00:00:00Z"));
         let micro = jiff::SignedDuration::from_micros(1);
@@ -185,16 +184,16 @@ mod tests {
         ] {
             assert!(!other.matches(&key), "{other:?}");
         }
-        let spoil: [fn(&mut Key, Timestamp); 4] = [
+        let mutations: [fn(&mut Key, Timestamp); 4] = [
             |key, _| key.owner = None,
             |key, later| key.last_used_at = Some(later),
             |key, later| (key.created_at, key.last_used_at) = (later, None),
             |key, _| key.expires_at = None,
         ];
-        for spoil in spoil {
-            let mut spoiled = key.clone();
-            spoil(&mut spoiled, day + micro);
-            assert!(!all.matches(&spoiled), "{spoiled:?}");
+        for mutate in mutations {
+            let mut mismatch = key.clone();
+            mutate(&mut mismatch, day + micro);
+            assert!(!all.matches(&mismatch), "{mismatch:?}");
         }
         let never_used = Key {
             last_used_at: None,
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_and_lists_of_ids_are_bounded() {
+    fn page_size_and_ids_are_bounded() {
         let place = PageToken::new(Timestamp::UNIX_EPOCH, "a");
         let query = KeyQuery::new().limit(7).after(place.clone());
         assert_eq!((query.page_size(), query.after), (7, Some(place)));

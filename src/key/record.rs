@@ -1,4 +1,4 @@
-//! The record of a key, and what can be changed about it.
+//! Key records and the operations on them.
 
 use std::sync::Arc;
 
@@ -16,60 +16,60 @@ use crate::id::KeyId;
 use crate::limit::RateLimit;
 use crate::page::whole_micros;
 
-/// A key: all there is to know about it but its secret and the secret's digest.
+/// A key, without its secret and the digest of the secret.
 ///
-/// An [`Issuer`](super::Issuer) makes keys. A store that keeps them in columns of its own builds them
-/// again from [`Key::new`], and sets the other fields.
+/// Keys are created by an [`Issuer`](super::Issuer). A store with a schema of its own reconstructs them with
+/// [`Key::new`] and sets the remaining fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Key {
-    /// The public part of its secret.
+    /// The key id: the public part of the secret.
     pub id: KeyId,
-    /// What people call it: "Zapier integration".
+    /// A human-readable name, such as "Zapier integration".
     pub name: String,
-    /// Whoever it belongs to, in the application's own terms.
+    /// The owner, as an identifier of the application.
     pub owner: Option<Arc<str>>,
     /// A tag such as `live` or `test`.
     pub environment: Option<String>,
-    /// What it may do, in the application's own terms.
+    /// The scopes granted to the key, as defined by the application.
     pub scopes: Vec<String>,
-    /// Its own rate limits; without any, the layer's defaults hold.
+    /// Rate limits of this key. If empty, the defaults of the layer apply.
     pub limits: Vec<RateLimit>,
-    /// From where it may be used; everywhere if empty.
+    /// Networks from which the key is accepted. If empty, it is accepted from everywhere.
     pub addresses: AddressList,
-    /// Whatever else the application keeps with it.
+    /// Additional data of the application.
     pub metadata: Map<String, Value>,
-    /// When it was issued.
+    /// When the key was created.
     #[serde(alias = "created")]
     pub created_at: Timestamp,
-    /// From when on it no longer works.
+    /// When the key expires. `None` if it does not expire.
     #[serde(alias = "expires")]
     pub expires_at: Option<Timestamp>,
-    /// Whether it is switched off for now.
+    /// Whether the key is disabled. A disabled key can be enabled again.
     pub disabled: bool,
-    /// When it was revoked, for good.
+    /// When the key was revoked. Revocation is permanent.
     #[serde(alias = "revoked")]
     pub revoked_at: Option<Timestamp>,
-    /// The key that it took over from.
+    /// The key that this key replaced in a rotation.
     pub rotated_from: Option<KeyId>,
-    /// The first key of its line: itself, or where its rotations began. What is spent of rate
-    /// limits is kept under this id.
+    /// The first key of the chain of rotations; the id of the key itself if it was not rotated. Rate limit usage
+    /// is kept under this id, so that rotated keys share it.
     #[serde(alias = "line")]
     pub lineage: KeyId,
-    /// When it was last used, as far as the usage written so far tells. Databases let no use be later than
-    /// the time at which it was written.
+    /// When the key was last used, as of the usage written so far. SQL backends never store a time later than the
+    /// time of the write.
     #[serde(alias = "last_used")]
     pub last_used_at: Option<Timestamp>,
-    /// What people recognize its secret by: `acme_live_3fK9…`.
+    /// The recognizable beginning of the secret: `acme_live_3fK9…`.
     pub hint: String,
-    /// Whether its secret is kept, encrypted, and can be [read again](super::KeyAdmin::reveal). Ends with
-    /// its revocation; an end of its time, which can be put off, does not change it.
+    /// Whether the encrypted secret is stored, so that it can be [revealed](super::KeyAdmin::reveal). Revocation
+    /// resets it; expiry does not, because the expiry can be extended.
     #[serde(default)]
     pub recoverable: bool,
 }
 
 impl Key {
-    /// A key without limits, scopes or an end, the first of its line.
+    /// Creates an active key without scopes, limits or expiry. Its lineage starts with itself.
     ///
     /// ```
     /// use keytally::key::Key;
@@ -103,7 +103,7 @@ impl Key {
         }
     }
 
-    /// Whether it works at this time; what is worse wins where several things hold.
+    /// The status at a point in time. Revoked takes precedence over expired, and expired over disabled.
     pub fn status(&self, at: Timestamp) -> KeyStatus {
         if self.revoked_at.is_some() {
             KeyStatus::Revoked
@@ -116,68 +116,69 @@ impl Key {
         }
     }
 
-    /// Whether it has a scope.
+    /// Whether the key has a scope. The comparison is exact.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|own| own == scope)
     }
 }
 
-/// A key with the digest of its secret: what a store keeps.
+/// A key and the digest of its secret, as held by a store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyRecord {
     /// The key.
     pub key: Key,
     /// The digest of its secret.
     pub digest: Digest,
-    /// Its secret, encrypted, where the key is [recoverable](Key::recoverable) and the record was given to
-    /// [`create`](super::KeyAdmin::create) or comes from [`reveal`](super::KeyAdmin::reveal). Not there in
-    /// any other record: who looks a key up has no need of it.
+    /// The encrypted secret of a [recoverable](Key::recoverable) key. Present only in records passed to
+    /// [`create`](super::KeyAdmin::create) or returned by [`reveal`](super::KeyAdmin::reveal); lookups do not load
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encrypted_secret: Option<EncryptedSecret>,
 }
 
-/// A change to one key.
+/// A change to a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum KeyChange {
-    /// Other values for its fields.
+    /// Sets fields to new values.
     Update(Box<KeyUpdate>),
-    /// Switches it off.
+    /// Disables the key.
     Disable,
-    /// Switches it on again; does not bring back a revoked or expired key.
+    /// Enables the key. Has no effect on a revoked or expired key.
     Enable,
-    /// Ends it for good; the first time counts.
+    /// Revokes the key permanently. If it is already revoked, the first time is kept.
     Revoke {
-        /// When it was revoked.
+        /// When the key was revoked.
         revoked_at: Timestamp,
     },
 }
 
-/// What a rotation puts in a key's place.
+/// The replacement for a key in a rotation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rotation {
-    /// The new key's id.
+    /// The id of the new key.
     pub id: KeyId,
-    /// The new secret's digest.
+    /// The digest of the new secret.
     pub digest: Digest,
-    /// The new secret's hint.
+    /// The hint of the new secret.
     pub hint: String,
-    /// The new secret, encrypted; for a successor to be recoverable where the old key is.
+    /// The encrypted new secret. Ignored unless the old key is recoverable; without it, the new key is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sealed: Option<EncryptedSecret>,
-    /// When it happens.
+    pub encrypted_secret: Option<EncryptedSecret>,
+    /// When the rotation takes place.
     pub rotated_at: Timestamp,
-    /// Until when the old key goes on working; an earlier end of its own stays.
+    /// When the old key expires, unless it expires earlier on its own.
     pub old_expires_at: Timestamp,
 }
 
 impl KeyRecord {
-    /// Whether every field is within its bounds, as those of a record that is to be created are.
+    /// Checks that every field is within its bounds and that `recoverable` matches the encrypted secret. A store
+    /// calls this before it creates a record.
     ///
     /// # Errors
     ///
-    /// The first bound that is broken.
+    /// The first violation found.
     pub fn validate(&self) -> Result<(), InvalidKey> {
         let Key {
             recoverable,
@@ -190,7 +191,7 @@ impl KeyRecord {
         self.key.validate()
     }
 
-    /// The record without the sealed secret: what looking a key up answers.
+    /// The record without the encrypted secret, as returned by lookups.
     #[must_use]
     pub fn redacted(&self) -> Self {
         Self {
@@ -200,7 +201,7 @@ impl KeyRecord {
         }
     }
 
-    /// The record as a store keeps it: every time cut to whole microseconds.
+    /// The record with every time truncated to whole microseconds, as stores hold it.
     #[must_use]
     pub fn in_whole_micros(mut self) -> Self {
         let key = &mut self.key;
@@ -211,12 +212,12 @@ impl KeyRecord {
         self
     }
 
-    /// Carries out a change: what every store does between reading a record and writing it back. A key
-    /// that is revoked is not recoverable any more: its sealed secret goes, from the store too.
+    /// Applies a change. A store calls this between reading a record and writing it back. Revocation removes the
+    /// encrypted secret, which the store has to delete as well.
     ///
     /// # Errors
     ///
-    /// When a field would be out of bounds; the record is then as it was.
+    /// Returns an error if a field would be out of bounds. The record is unchanged then.
     pub fn apply(&mut self, change: &KeyChange) -> Result<(), InvalidKey> {
         match change {
             KeyChange::Update(update) => {
@@ -237,7 +238,7 @@ impl KeyRecord {
             KeyChange::Disable => self.key.disabled = true,
             KeyChange::Enable => self.key.disabled = false,
             KeyChange::Revoke { revoked_at: at } => {
-                // That alone: nothing else about a key may stand in the way of its revocation.
+                // Checks nothing else: a key must be revocable even if another field is out of bounds.
                 within_bounds(*at)?;
                 self.key.revoked_at.get_or_insert(whole_micros(*at));
                 self.key.recoverable = false;
@@ -247,28 +248,31 @@ impl KeyRecord {
         Ok(())
     }
 
-    /// Carries out a rotation: ends this key after its grace and answers the record that takes
-    /// over, with everything the old one had but its secret. That one is kept, too, only where the old
-    /// one is, and the rotation has it sealed. The old one's stays until its key is revoked or deleted.
+    /// Applies a rotation: sets the expiry of this key and returns the record of its successor, which copies every
+    /// field except id, hint, times and secret. The successor is recoverable if this key is and the rotation has
+    /// an encrypted secret. The encrypted secret of this key stays until the key is revoked or deleted.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] when the key does not work any more, [`StoreError::Invalid`] when the
-    /// new one's hint or a time is out of bounds; the record is then as it was.
+    /// [`StoreError::Unusable`] if the key is not active; [`StoreError::Invalid`] if the new hint or a time is out
+    /// of bounds. The record is unchanged then.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.rotated_at);
         if status != KeyStatus::Active {
             let id = self.key.id;
             return Err(StoreError::Unusable { id, status });
         }
-        let sealed = rotation.sealed.clone().filter(|_| self.key.recoverable);
+        let encrypted_secret = rotation
+            .encrypted_secret
+            .clone()
+            .filter(|_| self.key.recoverable);
         let mut key = Key {
             id: rotation.id,
             hint: rotation.hint.clone(),
             created_at: rotation.rotated_at,
             rotated_from: Some(self.key.id),
             last_used_at: None,
-            recoverable: sealed.is_some(),
+            recoverable: encrypted_secret.is_some(),
             ..self.key.clone()
         };
         key.validate()?;
@@ -276,15 +280,15 @@ impl KeyRecord {
         let old_expires = rotation.old_expires_at;
         within_bounds(old_expires).map_err(StoreError::Invalid)?;
         let old_expires = whole_micros(old_expires);
-        let end = self
+        let expires_at = self
             .key
             .expires_at
-            .map_or(old_expires, |end| end.min(old_expires));
-        self.key.expires_at = Some(end);
+            .map_or(old_expires, |expires_at| expires_at.min(old_expires));
+        self.key.expires_at = Some(expires_at);
         Ok(Self {
             key,
             digest: rotation.digest.clone(),
-            encrypted_secret: sealed,
+            encrypted_secret,
         })
     }
 }
@@ -300,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_worse_wins() {
+    fn revoked_precedes_expired_and_expired_precedes_disabled() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut key = Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0));
         key.scopes = vec!["read".into()];
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_has_all_but_what_is_its_own() {
+    fn rotation_copies_all_fields_except_id_hint_secret_and_times() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut old = KeyRecord {
             key: Key {
@@ -338,7 +342,7 @@ mod tests {
             id: "3fK9aB0000zzZZ20".parse().unwrap(),
             digest: Digest::sha256(b"new"),
             hint: "acme_3fK9…".into(),
-            sealed: None,
+            encrypted_secret: None,
             rotated_at: at(7),
             old_expires_at: at(9),
         };
@@ -352,15 +356,15 @@ mod tests {
             ..before.key.clone()
         };
         assert_eq!((new.key, new.digest), (expected, rotation.digest));
-        let ending = Key {
+        let expiring = Key {
             expires_at: Some(at(9)),
             ..before.key
         };
-        assert_eq!((old.key, old.digest), (ending, before.digest));
+        assert_eq!((old.key, old.digest), (expiring, before.digest));
     }
 
     #[test]
-    fn no_change_brings_in_a_time_out_of_bounds() {
+    fn out_of_bounds_times_are_rejected_without_changes() {
         let before = Timestamp::MIN;
         let (now, id) = (Timestamp::UNIX_EPOCH, "3fK9aB0000zzZZ19".parse().unwrap());
         let digest = Digest::sha256(b"");
@@ -382,7 +386,7 @@ mod tests {
                 id: "3fK9aB0000zzZZ20".parse().unwrap(),
                 digest: digest.clone(),
                 hint: String::new(),
-                sealed: None,
+                encrypted_secret: None,
                 rotated_at: at,
                 old_expires_at: old_expires,
             };
@@ -390,7 +394,7 @@ mod tests {
             assert!(matches!(error, StoreError::Invalid(InvalidKey::Time)));
         }
         assert_eq!(changed, record);
-        // A key that a bound of today would not let in can be revoked.
+        // Revocation does not check the other fields.
         changed.key.last_used_at = Some(before);
         changed
             .apply(&KeyChange::Revoke { revoked_at: now })
@@ -399,13 +403,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_round_trips_through_json() {
+    fn rotation_round_trips_through_json() {
         let now = Timestamp::UNIX_EPOCH;
         let rotation = Rotation {
             id: "3fK9aB0000zzZZ19".parse().unwrap(),
             digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
             hint: "acme_3fK9…".into(),
-            sealed: Some(EncryptedSecret::from_bytes([1, 2])),
+            encrypted_secret: Some(EncryptedSecret::from_bytes([1, 2])),
             rotated_at: now,
             old_expires_at: now,
         };
@@ -413,7 +417,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Rotation>(&json).unwrap(), rotation);
     }
 
-    /// A record of a key that is recoverable, and a rotation of it.
+    /// The record of a recoverable key, and a rotation of it.
     fn recoverable() -> (KeyRecord, Rotation) {
         let now = Timestamp::UNIX_EPOCH;
         let digest = Digest::sha256(b"");
@@ -429,7 +433,7 @@ mod tests {
             id: "3fK9aB0000zzZZ20".parse().unwrap(),
             digest,
             hint: String::new(),
-            sealed: Some(EncryptedSecret::from_bytes([2])),
+            encrypted_secret: Some(EncryptedSecret::from_bytes([2])),
             rotated_at: now,
             old_expires_at: now,
         };
@@ -437,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_recoverable_exactly_where_its_sealed_secret_is_kept() {
+    fn recoverable_requires_an_encrypted_secret_and_no_revocation() {
         let (record, _) = recoverable();
         assert_eq!(record.validate(), Ok(()));
         let without = record.redacted();
@@ -445,17 +449,17 @@ mod tests {
             (&without.key, &without.encrypted_secret),
             (&record.key, &None)
         );
-        let mut secretly = record.clone();
-        secretly.key.recoverable = false;
+        let mut undeclared = record.clone();
+        undeclared.key.recoverable = false;
         let mut revoked = record;
         revoked.key.revoked_at = Some(Timestamp::UNIX_EPOCH);
-        for wrong in [without, secretly, revoked] {
+        for wrong in [without, undeclared, revoked] {
             assert_eq!(wrong.validate(), Err(InvalidKey::Recoverable), "{wrong:?}");
         }
     }
 
     #[test]
-    fn a_revoked_key_is_not_recoverable() {
+    fn revocation_removes_the_encrypted_secret() {
         let (mut record, _) = recoverable();
         let at = Timestamp::UNIX_EPOCH;
         record.apply(&KeyChange::Disable).unwrap();
@@ -466,20 +470,20 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_is_recoverable_where_the_old_key_is_and_its_secret_was_sealed() {
+    fn successor_is_recoverable_if_the_old_key_is_and_its_secret_is_encrypted() {
         let (record, rotation) = recoverable();
-        // As looked up, without the old key's sealed secret.
+        // As returned by a lookup, without the encrypted secret.
         let mut old = record.redacted();
         let new = old.rotate(&rotation).unwrap();
         assert_eq!(new.validate(), Ok(()));
-        assert_eq!(new.encrypted_secret, rotation.sealed);
+        assert_eq!(new.encrypted_secret, rotation.encrypted_secret);
         assert!(old.key.recoverable);
 
-        let unsealed = Rotation {
-            sealed: None,
+        let unencrypted = Rotation {
+            encrypted_secret: None,
             ..rotation.clone()
         };
-        let new = record.clone().rotate(&unsealed).unwrap();
+        let new = record.clone().rotate(&unencrypted).unwrap();
         assert!(!new.key.recoverable && new.encrypted_secret.is_none());
 
         let mut plain = record.redacted();

@@ -1,5 +1,6 @@
 //! Secrets in texts that clients choose: what is kept of those must have none.
 
+use crate::text::floor_char_boundary;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -30,9 +31,9 @@ pub(crate) fn has_secret(text: &str) -> bool {
 }
 
 fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
-    let kept = &text[..text.floor_char_boundary(max_len)];
+    let kept = &text[..floor_char_boundary(text, max_len)];
     // A secret that begins in what is kept ends in here.
-    let searched = &text[..text.floor_char_boundary(max_len.saturating_add(MAX_SECRET_LEN))];
+    let searched = &text[..floor_char_boundary(text, max_len.saturating_add(MAX_SECRET_LEN))];
     let mut found = Vec::new();
     find_secrets(searched.as_bytes(), |range| found.push(range));
     let mut decoded = Decoded::of(searched);
@@ -60,7 +61,7 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
         }
     }
     redacted.push_str(&kept[done..]);
-    redacted.truncate(redacted.floor_char_boundary(max_len));
+    redacted.truncate(floor_char_boundary(&redacted, max_len));
     Cow::Owned(redacted)
 }
 

@@ -258,11 +258,11 @@ mod tests {
     #[tokio::test]
     async fn peppers_are_needed_to_know_a_secret_again() {
         let store = MemoryBackend::new();
-        let peppers = || Peppers::none().with("2026", &[9; 16]).unwrap();
+        let peppers = || Peppers::new([("2026", &[9; 16][..])]).unwrap();
         let issued = issue(&store, &issuer().peppers(peppers())).await;
         mismatches(&store, &issuer(), issued.key.id).await;
-        let after = Peppers::none().with("2027", &[8; 16]).unwrap();
-        let issuer = issuer().peppers(after.with("2026", &[9; 16]).unwrap());
+        let after = Peppers::new([("2027", &[8; 16][..]), ("2026", &[9; 16])]).unwrap();
+        let issuer = issuer().peppers(after);
         let secret = issuer.reveal(&store, issued.key.id).await.unwrap();
         assert_eq!(secret, Some(issued.secret));
     }

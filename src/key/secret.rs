@@ -1,16 +1,16 @@
-//! The text of a secret: how it is made, read and checked.
+//! The format of secrets: generation, parsing and checksum.
 //!
 //! ```text
 //! acme_live_3fK9aTq07LmXw2Pe5hVdRk8sYz1BnQc4JtGu6oEiAbCdEfGh0kZ3Wq
 //! ╰───────╯ ╰──────────────╯╰──────────────────────────────╯╰────╯
-//!  prefix      16 of id              32 of secret           6 of checksum
+//!  prefix     key id (16)             secret (32)        checksum (6)
 //! ```
 //!
-//! All but the prefix is base62 (`0-9A-Za-z`). The checksum is the CRC-32 (IEEE) of all characters
-//! before it in six base62 digits, as GitHub's tokens have it
-//! ([source](https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/)),
-//! so that a scanner can tell a leaked key from a look-alike without asking anyone. This regular expression
-//! finds them in any text; [`Prefix::secret_pattern`] has one for a prefix:
+//! Everything after the prefix is base62 (`0-9A-Za-z`). The checksum is the CRC-32 (IEEE) of all characters before
+//! it, in six base62 digits, as in GitHub's tokens
+//! ([source](https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/)):
+//! a scanner can distinguish leaked secrets from similar strings offline. This regular expression matches secrets
+//! with any prefix; [`Prefix::secret_pattern`] returns one for a single prefix:
 //!
 //! ```text
 //! [a-z][a-z0-9]*(_[a-z0-9]+)*_[0-9A-Za-z]{54}
@@ -22,46 +22,47 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::id::{BASE62, KeyId, is_base62};
+use crate::invalid_config::InvalidConfig;
 
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
 pub(super) const BODY_LEN: usize = KeyId::LEN + SECRET_LEN + CHECKSUM_LEN;
-/// The longest prefix.
+/// The maximum length of a prefix.
 pub(super) const MAX_PREFIX_LEN: usize = 32;
-/// Digits of the id that a hint shows.
+/// The number of id digits in a hint.
 pub(super) const HINT_LEN: usize = 4;
 
-/// The plain text that a client sends: shown once, when its key is issued, and never stored, unless its key
-/// is [recoverable](super::Key::recoverable) and it is encrypted.
+/// The secret of a key in plain text, as clients send it. It is shown once, when the key is issued, and never
+/// stored, unless the key is [recoverable](super::Key::recoverable) and the secret is encrypted.
 ///
-/// `Debug` and `Display` show the hint only; the memory is wiped on drop.
+/// `Debug` shows only the hint. The memory is zeroed on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     text: Zeroizing<String>,
     id: KeyId,
 }
 
-/// A text that is not a secret of this crate's making: another length, alphabet or checksum.
+/// The text is not a secret in the format of this crate: wrong length, alphabet or checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed API key")]
 pub struct MalformedSecret;
 
 impl Secret {
-    /// Makes a new secret from the operating system's randomness: 95 bits of id, 190 of secret.
+    /// Generates a secret from the randomness of the operating system: 95 bits of id and 190 bits of secret.
     ///
     /// # Errors
     ///
-    /// When the operating system has no randomness to give.
+    /// Returns an error if the operating system provides no randomness.
     pub fn generate(prefix: &Prefix) -> Result<Self, getrandom::Error> {
-        Self::make(prefix, None)
+        Self::generate_with(prefix, None)
     }
 
-    /// The same for a key whose id is there already.
+    /// Generates a secret for a given key id.
     pub(crate) fn generate_for(prefix: &Prefix, id: KeyId) -> Result<Self, getrandom::Error> {
-        Self::make(prefix, Some(id))
+        Self::generate_with(prefix, Some(id))
     }
 
-    fn make(prefix: &Prefix, id: Option<KeyId>) -> Result<Self, getrandom::Error> {
+    fn generate_with(prefix: &Prefix, id: Option<KeyId>) -> Result<Self, getrandom::Error> {
         let mut text = Zeroizing::new(String::with_capacity(prefix.0.len() + 1 + BODY_LEN));
         text.push_str(&prefix.0);
         text.push('_');
@@ -75,16 +76,16 @@ impl Secret {
         }
         Ok(Self {
             id: id_of(text.as_bytes())
-                .unwrap_or_else(|_| unreachable!("parsing accepts what generating makes")),
+                .unwrap_or_else(|_| unreachable!("generated secrets are well-formed")),
             text,
         })
     }
 
-    /// Reads a secret; accepts exactly what [`Secret::generate`] makes.
+    /// Parses a secret. Accepts exactly the format of [`Secret::generate`].
     ///
     /// # Errors
     ///
-    /// [`MalformedSecret`] for every other text.
+    /// [`MalformedSecret`] for any other text.
     pub fn parse(text: &str) -> Result<Self, MalformedSecret> {
         let id = id_of(text.as_bytes())?;
         Ok(Self {
@@ -93,17 +94,17 @@ impl Secret {
         })
     }
 
-    /// The whole secret: the one way out. Show it to its owner and forget it.
+    /// The secret in plain text. Show it to the owner and discard it.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The id of the key it belongs to.
+    /// The id of the key that the secret belongs to.
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// What may be shown for people to recognize the key by: `acme_live_3fK9…`.
+    /// The beginning of the secret, which may be displayed to recognize the key: `acme_live_3fK9…`.
     pub fn hint(&self) -> String {
         let id_starts = self.text.len() - BODY_LEN;
         format!("{}…", &self.text[..id_starts + HINT_LEN])
@@ -116,44 +117,32 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Shows the hint, not the secret.
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.hint())
-    }
-}
-
-/// What an application's secrets begin with, such as `acme_live`.
+/// The prefix of all secrets of an application, such as `acme_live`.
 ///
-/// One to 32 characters: words of `a-z` and `0-9` joined by single underscores, beginning with a
-/// letter.
+/// 1 to 32 characters: words of `a-z` and `0-9` joined by single underscores, starting with a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix(Arc<str>);
 
-/// A text that cannot be a prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a prefix is 1 to 32 characters: words of a-z and 0-9 joined by `_`, beginning with a letter"
-)]
-pub struct InvalidPrefix;
-
 impl Prefix {
-    /// Checks a prefix.
+    /// Validates a prefix.
     ///
     /// # Errors
     ///
-    /// [`InvalidPrefix`] if it does not have the form above.
-    pub fn new(text: &str) -> Result<Self, InvalidPrefix> {
+    /// [`InvalidConfig`] if the prefix is malformed.
+    pub fn new(text: &str) -> Result<Self, InvalidConfig> {
         if is_prefix(text.as_bytes()) {
             Ok(Self(text.into()))
         } else {
-            Err(InvalidPrefix)
+            Err(InvalidConfig::new(
+                "prefix",
+                "1 to 32 characters: words of a-z and 0-9 joined by _, starting with a letter",
+            ))
         }
     }
 
-    /// A regular expression that finds secrets with this prefix, for scanners of repositories and logs. It has no
-    /// word boundaries, so that `%3D`, `\n` in escaped JSON, terminal colours or `PROD_` before a secret do not hide
-    /// it. [`Secret::parse`] tells by the checksum whether a match is a secret.
+    /// A regular expression that matches secrets with this prefix, for scanners of repositories and logs. It has
+    /// no word boundaries, so that `%3D`, `\n` in escaped JSON, terminal colors or `PROD_` before a secret do not
+    /// hide it. [`Secret::parse`] verifies the checksum of a match.
     ///
     /// ```
     /// use keytally::key::Prefix;
@@ -176,18 +165,18 @@ fn is_prefix(text: &[u8]) -> bool {
     if text.len() > MAX_PREFIX_LEN {
         return false;
     }
-    // Every word ends before an underscore or the end, and none is empty.
-    let mut between = true;
+    // Words are separated by single underscores.
+    let mut after_separator = true;
     for &byte in text {
-        if !word(byte) && (byte != b'_' || between) {
+        if !word(byte) && (byte != b'_' || after_separator) {
             return false;
         }
-        between = byte == b'_';
+        after_separator = byte == b'_';
     }
-    !between && text[0].is_ascii_lowercase()
+    !after_separator && text[0].is_ascii_lowercase()
 }
 
-/// The id in a text whose shape and checksum are those of a secret.
+/// The key id in a secret, if format and checksum are valid.
 #[inline]
 pub(crate) fn id_of(bytes: &[u8]) -> Result<KeyId, MalformedSecret> {
     let body_starts = bytes.len().checked_sub(BODY_LEN).ok_or(MalformedSecret)?;
@@ -198,14 +187,14 @@ pub(crate) fn id_of(bytes: &[u8]) -> Result<KeyId, MalformedSecret> {
     if !is_prefix(prefix) || !is_base62(digits) {
         return Err(MalformedSecret);
     }
-    let (checked, sum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
-    if base62_value(sum) != u64::from(crc32fast::hash(checked)) {
+    let (checked, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
+    if base62_value(checksum) != u64::from(crc32fast::hash(checked)) {
         return Err(MalformedSecret);
     }
     Ok(id)
 }
 
-/// The number that base62 digits stand for.
+/// The number encoded by base62 digits.
 fn base62_value(digits: &[u8]) -> u64 {
     let value = |digit: u8| u64::from(VALUES[usize::from(digit)]);
     digits
@@ -213,7 +202,7 @@ fn base62_value(digits: &[u8]) -> u64 {
         .fold(0, |number, &digit| number * 62 + value(digit))
 }
 
-/// What each base62 digit stands for.
+/// The value of each base62 digit.
 const VALUES: [u8; 256] = {
     let mut values = [0; 256];
     let mut value = 0;
@@ -224,7 +213,7 @@ const VALUES: [u8; 256] = {
     values
 };
 
-/// CRC-32 (IEEE) in six base62 digits, padded with zeros.
+/// CRC-32 (IEEE) in six base62 digits, zero-padded.
 fn checksum(text: &[u8]) -> [u8; CHECKSUM_LEN] {
     let mut number = crc32fast::hash(text);
     let mut digits = [b'0'; CHECKSUM_LEN];
@@ -235,16 +224,16 @@ fn checksum(text: &[u8]) -> [u8; CHECKSUM_LEN] {
     digits
 }
 
-/// Appends uniformly distributed digits: bytes that would favour some of them are thrown away.
+/// Appends uniformly distributed digits. Rejects bytes that would bias them.
 fn push_random_digits(text: &mut String, count: usize) -> Result<(), getrandom::Error> {
-    const FAIR: u8 = 248; // 4 × 62
-    let mut left = count;
+    const UNBIASED: u8 = 248; // 4 × 62
+    let mut remaining = count;
     let mut random = Zeroizing::new([0; 64]);
-    while left > 0 {
+    while remaining > 0 {
         getrandom::fill(&mut *random)?;
-        for &byte in random.iter().filter(|&&byte| byte < FAIR).take(left) {
+        for &byte in random.iter().filter(|&&byte| byte < UNBIASED).take(remaining) {
             text.push(char::from(BASE62[usize::from(byte % 62)]));
-            left -= 1;
+            remaining -= 1;
         }
     }
     Ok(())
@@ -261,13 +250,13 @@ mod tests {
     }
 
     #[test]
-    fn checksums_are_githubs() {
+    fn checksum_matches_github_tokens() {
         assert_eq!(&checksum(b"zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ"), b"0mLq17");
         assert_eq!(&checksum(b"qkJaB6MffYVzZXWqmcoF49yrUxP3wf"), b"0LsakP");
     }
 
     #[test]
-    fn a_secret_has_the_documented_form() {
+    fn secret_has_the_documented_format() {
         let secret = Secret::generate(&prefix()).unwrap();
         assert_eq!(secret.expose().len(), "acme_live_".len() + 54);
         assert!(secret.expose().starts_with("acme_live_"));
@@ -275,10 +264,10 @@ mod tests {
         assert_ne!(Secret::generate(&prefix()).unwrap(), secret);
     }
 
-    /// Within six standard deviations; one byte too many taken for a digit would be eight beyond.
+    /// The bounds are six standard deviations. Accepting one biased byte would be eight beyond them.
     #[test]
-    #[cfg_attr(miri, ignore = "so many digits take minutes")]
-    fn every_digit_is_as_likely() {
+    #[cfg_attr(miri, ignore = "too slow under Miri")]
+    fn digits_are_uniformly_distributed() {
         let mut text = String::new();
         push_random_digits(&mut text, 200_000).unwrap();
         let mut counts = [0; 128];
@@ -297,21 +286,21 @@ mod tests {
     }
 
     #[test]
-    fn rule_1_a_secret_is_not_printed() {
+    fn rule_1_debug_output_has_no_secret() {
         let secret = Secret::generate(&prefix()).unwrap();
         let hint = format!("acme_live_{}…", &secret.id().as_str()[..4]);
-        assert_eq!(format!("{secret}"), hint);
+        assert_eq!(secret.hint(), hint);
         assert_eq!(format!("{secret:?}"), format!("Secret({hint})"));
     }
 
     #[test]
-    fn a_right_checksum_is_not_enough() {
+    fn malformed_secrets_with_valid_checksums_are_rejected() {
         let digits = "0".repeat(KeyId::LEN + SECRET_LEN);
-        let whole = |start: String| {
+        let with_checksum = |start: String| {
             let sum = checksum(start.as_bytes());
             format!("{start}{}", std::str::from_utf8(&sum).unwrap())
         };
-        assert!(Secret::parse(&whole(format!("acme_{digits}"))).is_ok());
+        assert!(Secret::parse(&with_checksum(format!("acme_{digits}"))).is_ok());
         for start in [
             format!("Acme_{digits}"),
             format!("_{digits}"),
@@ -319,17 +308,17 @@ mod tests {
             format!("acme_-{}", &digits[1..]),
             format!("acme_{}-", &digits[1..]),
         ] {
-            let text = whole(start);
+            let text = with_checksum(start);
             assert_eq!(Secret::parse(&text), Err(MalformedSecret), "{text}");
         }
     }
 
-    /// As they stand in the README and in this module's documentation.
+    /// Both documents must contain the pattern tested here.
     #[test]
-    #[cfg_attr(miri, ignore = "compiling regular expressions takes minutes")]
-    fn scanners_find_secrets_whatever_stands_around_them() {
+    #[cfg_attr(miri, ignore = "too slow under Miri")]
+    fn patterns_match_secrets_in_any_context() {
         const ANY: &str = "[a-z][a-z0-9]*(_[a-z0-9]+)*_[0-9A-Za-z]{54}";
-        for text in [include_str!("../../README.md"), include_str!("secret.rs")] {
+        for text in [include_str!("../guide/security.md"), include_str!("secret.rs")] {
             assert!(
                 text.lines()
                     .any(|line| line.trim_start_matches("//! ") == ANY)
@@ -355,14 +344,14 @@ mod tests {
             let found = of_prefix.find(&text).expect(&text);
             assert_eq!(found.as_str(), secret, "{text}");
             assert!(Secret::parse(found.as_str()).is_ok());
-            // One of any prefix may begin with what is before it.
+            // The pattern for any prefix may match more at the beginning.
             assert!(of_any.find(&text).expect(&text).as_str().ends_with(secret));
         }
         assert!(of_any.find("/v1/postings/some_name_0123456789").is_none());
     }
 
     #[test]
-    fn prefixes_have_a_form() {
+    fn malformed_prefixes_are_rejected() {
         for text in ["a", "acme", "acme_live", "a1_2b", &"a".repeat(32)] {
             assert_eq!(Prefix::new(text).unwrap().as_str(), text);
         }
@@ -377,19 +366,19 @@ mod tests {
             "é",
             &"a".repeat(33),
         ] {
-            assert_eq!(Prefix::new(text), Err(InvalidPrefix), "{text}");
+            assert_eq!(Prefix::new(text).unwrap_err().field, "prefix", "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn parsing_accepts_what_generating_makes(text in "[a-z][a-z0-9]{0,9}(_[a-z0-9]{1,7}){0,2}") {
+        fn generated_secrets_parse(text in "[a-z][a-z0-9]{0,9}(_[a-z0-9]{1,7}){0,2}") {
             let secret = Secret::generate(&Prefix::new(&text).unwrap()).unwrap();
             prop_assert_eq!(Secret::parse(secret.expose()).unwrap(), secret);
         }
 
         #[test]
-        fn parsing_refuses_every_other_character(at in 0usize..64, to in any::<char>()) {
+        fn changed_characters_are_rejected(at in 0usize..64, to in any::<char>()) {
             let secret = Secret::generate(&prefix()).unwrap();
             let mut chars: Vec<char> = secret.expose().chars().collect();
             prop_assume!(chars[at] != to);
@@ -399,12 +388,12 @@ mod tests {
         }
 
         #[test]
-        fn parsing_never_panics(text in any::<String>()) {
+        fn arbitrary_texts_are_rejected_without_panic(text in any::<String>()) {
             prop_assert_eq!(Secret::parse(&text), Err(MalformedSecret));
         }
 
         #[test]
-        fn parsing_refuses_other_lengths(cut in 1usize..64, tail in "[0-9A-Za-z]{1,8}") {
+        fn other_lengths_are_rejected(cut in 1usize..64, tail in "[0-9A-Za-z]{1,8}") {
             let secret = Secret::generate(&prefix()).unwrap();
             let longer = format!("{}{tail}", secret.expose());
             prop_assert!(Secret::parse(&secret.expose()[cut..]).is_err());

@@ -1,4 +1,4 @@
-//! Other values for the fields of a key.
+//! Partial updates of a key.
 
 use std::sync::Arc;
 
@@ -9,39 +9,39 @@ use serde_json::{Map, Value};
 use super::address::AddressList;
 use crate::limit::RateLimit;
 
-/// Other values for the fields of a key; what is not set stays.
+/// New values for the fields of a key. Fields that are not set keep their values.
 ///
 /// ```
 /// use keytally::key::KeyUpdate;
 ///
-/// let update = KeyUpdate::new().name("Zapier (sales)").expires(None);
+/// let update = KeyUpdate::new().name("Zapier (sales)").expires_at(None);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct KeyUpdate {
-    /// Another name.
+    /// The new name.
     pub name: Option<String>,
-    /// Another owner; `Some(None)` for none.
+    /// The new owner; `Some(None)` removes it.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub owner: Option<Option<Arc<str>>>,
-    /// Another environment; `Some(None)` for none.
+    /// The new environment; `Some(None)` removes it.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub environment: Option<Option<String>>,
-    /// These scopes instead of those it has.
+    /// The new scopes, replacing all scopes of the key.
     pub scopes: Option<Vec<String>>,
-    /// These limits instead of those it has.
+    /// The new rate limits, replacing all limits of the key.
     pub limits: Option<Vec<RateLimit>>,
-    /// These networks instead of those it has.
+    /// The new networks, replacing all networks of the key.
     pub addresses: Option<AddressList>,
-    /// This metadata instead of what it has.
+    /// The new metadata, replacing all metadata of the key.
     pub metadata: Option<Map<String, Value>>,
-    /// Another end; `Some(None)` for none.
+    /// The new expiry; `Some(None)` removes it.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Option<Timestamp>>,
 }
 
-/// Tells a field that is absent (stays) from one that is `null` (is taken away).
+/// Distinguishes absent fields (unchanged) from `null` (removed).
 mod nullable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -63,64 +63,65 @@ mod nullable {
 }
 
 impl KeyUpdate {
-    /// Changes nothing yet.
+    /// An update without changes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Another name.
+    /// Sets the name.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Another owner, or none.
+    /// Sets or removes the owner.
     #[must_use]
     pub fn owner<T: Into<Arc<str>>>(mut self, owner: Option<T>) -> Self {
         self.owner = Some(owner.map(Into::into));
         self
     }
 
-    /// Another environment, or none.
+    /// Sets or removes the environment.
     #[must_use]
     pub fn environment<T: Into<String>>(mut self, environment: Option<T>) -> Self {
         self.environment = Some(environment.map(Into::into));
         self
     }
 
-    /// These scopes instead of those it has.
+    /// Replaces all scopes.
     #[must_use]
     pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
         self.scopes = Some(scopes.into_iter().map(Into::into).collect());
         self
     }
 
-    /// These limits instead of those it has. What is spent is kept, by the limits' names.
+    /// Replaces all rate limits. Usage is kept by name: a limit with the name of an earlier one inherits what is
+    /// spent.
     #[must_use]
     pub fn limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
         self.limits = Some(limits.into_iter().collect());
         self
     }
 
-    /// These networks instead of those it has.
+    /// Replaces all networks from which the key is accepted.
     #[must_use]
     pub fn addresses(mut self, addresses: AddressList) -> Self {
         self.addresses = Some(addresses);
         self
     }
 
-    /// This metadata instead of what it has.
+    /// Replaces all metadata.
     #[must_use]
     pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// Another end, or none.
+    /// Sets or removes the expiry.
     #[must_use]
-    pub fn expires_at(mut self, end: Option<Timestamp>) -> Self {
-        self.expires_at = Some(end);
+    pub fn expires_at(mut self, time: Option<Timestamp>) -> Self {
+        self.expires_at = Some(time);
         self
     }
 }
@@ -130,16 +131,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_update_leaves_alone_stays_alone_in_json() {
+    fn json_distinguishes_unset_fields_from_null() {
         let update = KeyUpdate::new().name("Renamed").expires_at(None);
         let json = serde_json::to_string(&update).unwrap();
         assert_eq!(serde_json::from_str::<KeyUpdate>(&json).unwrap(), update);
-        let taken_away = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
-        assert_eq!(taken_away, KeyUpdate::new().owner(None::<Arc<str>>));
+        let removed = serde_json::from_str::<KeyUpdate>(r#"{"owner":null}"#).unwrap();
+        assert_eq!(removed, KeyUpdate::new().owner(None::<Arc<str>>));
     }
 
     #[test]
-    fn an_update_changes_what_it_names() {
+    fn builder_methods_set_their_fields() {
         let limits = vec![RateLimit::per_second(5)];
         let addresses = AddressList::parse(["10.0.0.0/8"]).unwrap();
         let metadata: Map<_, _> = [("tier".into(), 1.into())].into_iter().collect();

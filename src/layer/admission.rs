@@ -1,4 +1,4 @@
-//! What becomes of a request at the config, and what has to be waited for before that is known.
+//! The decision about a request, and the operations it may have to wait for.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,28 +17,28 @@ use crate::key::{CachedKey, StoreError};
 use crate::limit::{Charge, Decision, LimitError};
 use crate::usage::RejectionReason;
 
-/// What to do with a request next.
+/// The next step of a request.
 pub(super) enum Step {
     Admit(Admitted),
     Reject(Response<Bytes>),
     Wait(Wait),
 }
 
-/// What goes along with an admitted request. It is small, for it is handed on often.
+/// The state of an admitted request. Kept small because it is moved often.
 #[derive(Debug)]
 pub(super) enum Admitted {
-    /// For a request that is accounted for here.
+    /// A request recorded by this layer.
     Tracked(RequestTracker),
-    /// For one that is not; what its answer is given, if anything.
+    /// A request not recorded by this layer, with the headers to add to its response.
     Untracked(Option<Box<ResponseHeaders>>),
 }
 
 impl Admitted {
-    pub(super) fn untracked(additions: ResponseHeaders) -> Self {
-        Self::Untracked(Some(Box::new(additions)))
+    pub(super) fn untracked(headers: ResponseHeaders) -> Self {
+        Self::Untracked(Some(Box::new(headers)))
     }
 
-    /// Gives an answer its headers and goes on as the tracker of its body.
+    /// Adds the headers to the response and returns the tracker for its body.
     #[inline]
     pub(super) fn into_tracker(self, headers: &mut HeaderMap) -> RequestTracker {
         match self {
@@ -46,22 +46,22 @@ impl Admitted {
                 tracker.add_headers(headers);
                 tracker
             }
-            Self::Untracked(additions) => {
-                if let Some(mut additions) = additions {
-                    additions.complete(headers);
+            Self::Untracked(added) => {
+                if let Some(mut added) = added {
+                    added.complete(headers);
                 }
                 RequestTracker::disabled()
             }
         }
     }
 
-    /// The request is refused after all.
+    /// Turns the admission into a rejection.
     pub(super) fn reject(self, reason: RejectionReason, response: &mut Response<Bytes>) {
         match self {
-            Self::Tracked(tracker) => tracker.refuse(reason, response),
-            Self::Untracked(additions) => {
-                if let Some(mut additions) = additions {
-                    additions.complete_rejection(response.headers_mut());
+            Self::Tracked(tracker) => tracker.reject_admitted(reason, response),
+            Self::Untracked(added) => {
+                if let Some(mut added) = added {
+                    added.complete_rejection(response.headers_mut());
                 }
             }
         }
@@ -76,52 +76,54 @@ impl Admitted {
     }
 }
 
-/// What was decided about a request, before anything was done to it.
+/// The decision about a request, before the request is modified.
 pub(super) enum Admission {
-    /// It passes as it is.
+    /// Admitted without changes.
     Unchanged(Admitted),
-    /// It passes with this key.
+    /// Admitted with this key.
     Authenticated(Admitted, Arc<CachedKey>),
-    /// It passes without a key.
+    /// Admitted without a key.
     Anonymous(Admitted, AnonymousMark),
-    /// It passes with a key that could not be verified.
+    /// Admitted with a key that could not be verified.
     Unverified(Admitted, Option<AnonymousMark>),
-    /// It is refused.
+    /// Rejected with this response.
     Rejected(Response<Bytes>),
-    /// It has to wait.
+    /// Waiting for the store or the limiter.
     Pending(Wait),
 }
 
-/// An answer that has to be waited for.
+/// A pending operation of the store or the limiter.
 pub(super) type Wait = Pin<Box<dyn Future<Output = Waited> + Send>>;
 
 pub(super) struct Waited {
     pub(super) began: Now,
-    pub(super) what: Resumed,
+    pub(super) resumed: Resumed,
 }
 
 pub(super) enum Resumed {
-    Found {
+    /// The store lookup completed.
+    LookedUp {
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         secret: Zeroizing<Vec<u8>>,
-        /// What is given back unless the look-up comes to nothing.
+        /// The charge to the lookup limit, refunded unless the lookup failed.
         charge: Option<Charge>,
-        /// Whether the client's address was found to have the budget before.
-        had_budget: bool,
+        /// Whether the lookup limit was checked before the lookup.
+        limit_checked: bool,
     },
-    /// The client's address had no budget left when its turn came.
-    WithoutBudget { wait: Duration },
+    /// The client IP was above the lookup limit when the lookup was due.
+    LookupLimited { wait: Duration },
     /// The key of an admitted request was looked up again.
     Rechecked {
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         entry: Arc<CachedKey>,
         admitted: Admitted,
     },
+    /// The limiter returned its decision.
     Decided {
         entry: Arc<CachedKey>,
         decision: Result<Decision, LimitError>,
         cost: u32,
-        /// Tells of the request should nobody wait for the decision any more.
+        /// Records the request as cancelled if the future is dropped while waiting.
         tracker: RequestTracker,
     },
 }

@@ -1,4 +1,4 @@
-//! Admission of a request, from its headers to what the service sees of it.
+//! Applies the decision about a request to the request.
 
 use std::sync::Arc;
 
@@ -15,53 +15,57 @@ use super::request_context::RequestContext;
 use super::request_parts::RequestParts;
 
 impl Config {
-    /// Decides about a request as far as is possible without waiting.
+    /// Decides about a request as far as possible without waiting.
     #[inline]
     pub(super) fn admit<B: Body>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
         let began = self.clock.now();
         let is_preflight = self.preflight && is_preflight(request);
-        let mut found = Credential::default();
-        let context =
-            RequestContext::new(RequestParts::of(request), began, &self.sources, &mut found);
-        let admission = self.decide(&context, &mut found, is_preflight);
-        let places = found.places;
+        let mut credential = Credential::default();
+        let context = RequestContext::new(
+            RequestParts::of(request),
+            began,
+            &self.sources,
+            &mut credential,
+        );
+        let admission = self.decide(&context, &mut credential, is_preflight);
+        let places = credential.sources;
         let id = context.id;
         self.apply(admission, places, id, request)
     }
 
-    /// Goes on with a request for which something had to be waited for.
+    /// Continues with a request after a wait.
     pub(super) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
         if let Resumed::Rechecked {
             found,
             entry,
             admitted,
-        } = waited.what
+        } = waited.resumed
         {
             return self.rechecked(found, &entry, admitted, request);
         }
         let head = RequestParts::of(request);
         let context = RequestContext::resumed(head, waited.began);
-        let admission = match waited.what {
-            Resumed::Found {
+        let admission = match waited.resumed {
+            Resumed::LookedUp {
                 found,
                 secret,
                 charge,
-                had_budget,
+                limit_checked: had_budget,
             } => self.key_looked_up(found, &secret, charge, had_budget, &context),
-            Resumed::WithoutBudget { wait } => self.reject_lookup_limited(wait, &context),
+            Resumed::LookupLimited { wait } => self.reject_lookup_limited(wait, &context),
             Resumed::Decided {
                 entry,
                 decision,
                 cost,
                 tracker,
             } => self.limiter_decided(entry, decision, cost, tracker.cancel(), &context),
-            Resumed::Rechecked { .. } => unreachable!("it was checked again above"),
+            Resumed::Rechecked { .. } => unreachable!("handled above"),
         };
         let id = context.id;
         self.apply(admission, SourceSet::all(), id, request)
     }
 
-    /// Does to the request what was decided.
+    /// Applies the decision to the request.
     #[inline]
     fn apply<B>(
         &self,
@@ -73,15 +77,15 @@ impl Config {
         match admission {
             Admission::Unchanged(admitted) => Step::Admit(admitted),
             Admission::Authenticated(admitted, entry) => {
-                let mut taken = if self.keep_credential {
+                let mut stripped = if self.keep_credential {
                     StrippedCredentials::new()
                 } else {
                     credential::remove(&self.sources, places, request)
                 };
                 let mut event_id = id;
                 if let Some(outer) = request.extensions().get::<Caller>() {
-                    // Layers further in may look in any of the places.
-                    taken.extend(outer.taken.iter().cloned());
+                    // Nested layers may read any of the sources.
+                    stripped.extend(outer.stripped.iter().cloned());
                     if outer.is_recorded_by(&self.recorder) {
                         event_id = outer.event_id;
                     }
@@ -89,7 +93,7 @@ impl Config {
                 let caller = Caller {
                     entry,
                     event_id,
-                    taken,
+                    stripped,
                     recorder: self.recorder.id(),
                     admitted_by: self.limits_id,
                 };
@@ -106,7 +110,7 @@ impl Config {
                 }
                 let extensions = request.extensions_mut();
                 extensions.insert(Unverified);
-                // Whoever an outer layer let in, the key that was sent here is not verified.
+                // The key of this layer is not verified, so hide the caller of an outer layer.
                 if let Some(caller) = extensions.remove::<Caller>() {
                     extensions.insert(OuterCaller(caller));
                 }
@@ -115,7 +119,7 @@ impl Config {
                 }
                 Step::Admit(admitted)
             }
-            Admission::Rejected(answer) => Step::Reject(answer),
+            Admission::Rejected(response) => Step::Reject(response),
             Admission::Pending(wait) => Step::Wait(wait),
         }
     }

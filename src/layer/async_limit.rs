@@ -1,4 +1,4 @@
-//! Limiters that have to be waited for, and those that fail.
+//! Pending and failing limiters.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -18,8 +18,7 @@ use crate::telemetry;
 use crate::usage::{Recorder, RejectionReason};
 
 impl Config {
-    /// The limiter has to be waited for: should nobody do so any more, the request is accounted for
-    /// as cancelled.
+    /// Waits for the limiter. If the future is dropped meanwhile, the request is recorded as cancelled.
     #[cold]
     pub(super) fn wait_for_limiter<R: Borrow<Recorder>>(
         self: &Arc<Self>,
@@ -44,11 +43,14 @@ impl Config {
                 cost,
                 tracker,
             };
-            Waited { began, what }
+            Waited {
+                began,
+                resumed: what,
+            }
         }))
     }
 
-    /// A limiter's decision, unless it comes too late.
+    /// Applies the limiter timeout to a pending decision.
     pub(super) async fn with_timeout(
         &self,
         decision: PendingDecision,
@@ -58,7 +60,7 @@ impl Config {
             .unwrap_or(Err(LimitError::Timeout))
     }
 
-    /// The limiter has answered at last, or not at all.
+    /// Continues after the limiter has decided, failed or timed out.
     #[cold]
     pub(super) fn limiter_decided<R: Borrow<Recorder>>(
         self: &Arc<Self>,
@@ -88,7 +90,7 @@ impl Config {
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
     ) -> Response<Bytes> {
-        telemetry::error!(%error, "rate limits could not be checked");
+        telemetry::error!(%error, "rate limit check failed");
         let rejection = Rejection::new(RejectionReason::LimiterUnavailable);
         self.reject_key(entry, rejection, None, permit, context)
     }

@@ -1,4 +1,4 @@
-//! What is decided about a request, before anything is done to it.
+//! The decision about a request, made before the request is modified.
 
 use std::borrow::Borrow;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ use crate::limit::{AttachedLimits, Charge, Decision, LimitHeaders, LimitResponse
 use crate::telemetry;
 use crate::usage::{Recorder, RejectionReason};
 
-/// From where a key is known.
+/// Where a key was read from.
 #[derive(Clone, Copy)]
 enum KnownFrom {
     Cache,
@@ -40,20 +40,20 @@ impl Config {
     pub(super) fn decide<'a>(
         self: &Arc<Self>,
         context: &RequestContext<'a>,
-        found: &mut Credential<'a>,
+        credential: &mut Credential<'a>,
         is_preflight: bool,
     ) -> Admission {
         if self.is_exempt(context.head) {
             return self.pass_exempt(context);
         }
-        found.scan_uri(&self.sources, context.head);
+        credential.scan_uri(&self.sources, context.head);
         if let Some(outer) = context.outer {
-            found.add_stripped(&self.sources, &outer.taken);
+            credential.add_stripped(&self.sources, &outer.stripped);
         }
-        if found.has_unread() {
+        if credential.has_unread() {
             return self.reject_unauthenticated(RejectionReason::Malformed, context);
         }
-        let secret = match std::mem::take(&mut found.presented) {
+        let secret = match std::mem::take(&mut credential.presented) {
             Presented::Missing if is_preflight => return self.pass_exempt(context),
             Presented::Missing if self.anonymous => {
                 let limit = self.anonymous_limit.as_deref();
@@ -78,25 +78,25 @@ impl Config {
                 self.authorize(entry, KnownFrom::Cache, context)
             }
             CacheLookup::Held(entry) => {
-                // Taken from a list, since the time of a branch would tell one from the other.
+                // Indexed instead of branched, so that timing does not distinguish the reasons.
                 let reasons = [RejectionReason::Unknown, RejectionReason::WrongSecret];
                 self.reject_unverified(reasons[usize::from(entry.exists)], context)
             }
-            // Whoever has the secret of a key that let in pays for no look-up.
+            // Refreshing the entry of an active key is not charged to the lookup limit.
             CacheLookup::Stale(entry)
                 if self.verify(&secret, &entry) && is_active(&entry, context.began) =>
             {
                 self.look_up(id, secret.into_owned(), None, context.began)
             }
-            CacheLookup::Stale(_) | CacheLookup::Ask => match self.lookup_payer(context) {
+            CacheLookup::Stale(_) | CacheLookup::Ask => match self.lookup_client(context) {
                 Ok(payer) => self.look_up(id, secret.into_owned(), Some(payer), context.began),
                 Err(wait) => self.reject_lookup_limited(wait, context),
             },
         }
     }
 
-    /// The store has to be asked. Whoever does pays, and nobody for waiting with others, nor for a key that has
-    /// worked: without a payer, the budget was not looked at either.
+    /// Looks the key up in the store. The request that starts the lookup is charged, not those that join it.
+    /// `payer` is `None` to refresh an active key: the lookup limit was not checked, and nothing is charged.
     #[cold]
     fn look_up(
         &self,
@@ -108,32 +108,35 @@ impl Config {
         let had_budget = payer.is_some();
         let payer = payer
             .flatten()
-            .map(|(address, budget)| (address, budget.clone()));
+            .map(|(address, limit)| (address, limit.clone()));
         let secret = Zeroizing::new(secret);
         let cache = self.cache.clone();
         Admission::Pending(Box::pin(async move {
             let mut charge = None;
             let pay = || {
-                if let (Some((address, budget)), None) = (&payer, &charge) {
-                    charge = Some(budget.charge(Some(*address), began)?);
+                if let (Some((address, limit)), None) = (&payer, &charge) {
+                    charge = Some(limit.charge(Some(*address), began)?);
                 }
                 Ok(())
             };
-            let what = match cache.lookup_paid(id, pay).await {
-                Ok(found) => Resumed::Found {
+            let what = match cache.lookup_charged(id, pay).await {
+                Ok(found) => Resumed::LookedUp {
                     found,
                     secret,
                     charge,
-                    had_budget,
+                    limit_checked: had_budget,
                 },
-                Err(wait) => Resumed::WithoutBudget { wait },
+                Err(wait) => Resumed::LookupLimited { wait },
             };
-            Waited { began, what }
+            Waited {
+                began,
+                resumed: what,
+            }
         }))
     }
 
-    /// The store has answered, or has not. Whoever caused a look-up that came to nothing has paid for
-    /// it, those included who did not wait for the answer; a key that does not let in comes to nothing.
+    /// Continues after a store lookup. The charge is refunded if the lookup found an active key or the store
+    /// failed. If the future is dropped before, it is not refunded.
     #[cold]
     pub(super) fn key_looked_up(
         self: &Arc<Self>,
@@ -143,7 +146,7 @@ impl Config {
         had_budget: bool,
         context: &RequestContext<'_>,
     ) -> Admission {
-        let refuse = |reason| {
+        let reject = |reason| {
             if had_budget {
                 self.reject_unauthenticated(reason, context)
             } else {
@@ -162,10 +165,10 @@ impl Config {
                 };
                 self.authorize(entry, known, context)
             }
-            Ok(Some(_)) => refuse(RejectionReason::WrongSecret),
+            Ok(Some(_)) => reject(RejectionReason::WrongSecret),
             Ok(None) => {
                 self.verify_dummy(secret);
-                refuse(RejectionReason::Unknown)
+                reject(RejectionReason::Unknown)
             }
             Err(error) => {
                 self.refund(charge);
@@ -180,7 +183,7 @@ impl Config {
         self.exempt.iter().any(|pattern| matches(pattern, path))
     }
 
-    /// The application lets the request pass without a key and without an event.
+    /// Admits the request without a key and without an event.
     #[inline(never)]
     fn pass_exempt(&self, context: &RequestContext<'_>) -> Admission {
         Admission::Unchanged(Admitted::untracked(
@@ -199,20 +202,20 @@ impl Config {
         }
     }
 
-    /// Whether there is such a key and the secret is its own: the same work if there is none.
+    /// Whether the key exists and the secret matches. Takes the same time if the key does not exist.
     #[inline(never)]
     fn verify(&self, secret: &[u8], entry: &CachedKey) -> bool {
         self.peppers.verify(secret, &entry.digest, entry.exists)
     }
 
-    /// No key has the id that was sent: the same work as for one that does.
+    /// Verifies against a dummy digest, so that unknown key ids take the same time as known ones.
     #[inline(never)]
     fn verify_dummy(&self, secret: &[u8]) {
-        let nobodys = Digest::dummy();
-        std::hint::black_box(self.peppers.verify(secret, &nobodys, false));
+        let dummy = Digest::dummy();
+        std::hint::black_box(self.peppers.verify(secret, &dummy, false));
     }
 
-    /// The secret is a key's own: does it work, from here, within its limits?
+    /// Checks the status, address list and rate limits of a verified key.
     #[inline]
     fn authorize(
         self: &Arc<Self>,
@@ -224,7 +227,7 @@ impl Config {
             .status_rejection(&entry, context)
             .map(|reason| match known {
                 KnownFrom::Cache => self.rejection_for(reason, context),
-                // Its address had the budget, as it has for what is found unknown or wrong.
+                // The lookup limit was checked before the lookup, as for unknown keys and wrong secrets.
                 KnownFrom::Store => Rejection::new(reason),
             });
         if let Some(rejection) = rejection {
@@ -244,11 +247,11 @@ impl Config {
                 return Admission::Rejected(self.limiter_failed(&error, &entry, permit, context));
             }
         };
-        let answer = match &attached.handle {
+        let response = match &attached.handle {
             None => LimitResponse::Ready(Decision::default()),
-            Some(allowance) => allowance.acquire(cost, context.began),
+            Some(handle) => handle.acquire(cost, context.began),
         };
-        match answer {
+        match response {
             LimitResponse::Ready(decision) => {
                 let admitted =
                     self.apply_decision(&entry, attached, &decision, cost, permit, context);
@@ -262,7 +265,7 @@ impl Config {
         }
     }
 
-    /// Why a key cannot be used now or from here, whatever its limits.
+    /// The reason to reject a key because of its status or address list.
     #[inline]
     fn status_rejection(
         &self,
@@ -276,17 +279,18 @@ impl Config {
             KeyStatus::Expired => return Some(RejectionReason::Expired),
         }
         let allowed = &entry.key.addresses;
-        let here = || self.client_address.of(context.head);
-        let misplaced = !allowed.is_empty() && !here().is_some_and(|here| allowed.contains(here));
-        misplaced.then_some(RejectionReason::Address)
+        let client_ip = || self.client_ip.of(context.head);
+        let is_rejected =
+            !allowed.is_empty() && !client_ip().is_some_and(|address| allowed.contains(address));
+        is_rejected.then_some(RejectionReason::ClientIp)
     }
 
-    /// The limiter has decided: the admitted of a request that is within its key's limits.
+    /// Applies the decision of the limiter.
     ///
     /// # Errors
     ///
-    /// The answer to one that is not.
-    #[expect(clippy::result_large_err, reason = "no larger than what may pass")]
+    /// The response to a request that exceeds the rate limits of its key.
+    #[expect(clippy::result_large_err, reason = "similar in size to the Ok variant")]
     #[inline]
     pub(super) fn apply_decision<R: Borrow<Recorder>>(
         self: &Arc<Self>,
@@ -309,7 +313,7 @@ impl Config {
         Ok(self.admit_key(entry, limited, cost, permit, context))
     }
 
-    /// For a key's request that may pass.
+    /// The `Admitted` of a request within the rate limits of its key.
     #[inline]
     fn admit_key<R: Borrow<Recorder>>(
         self: &Arc<Self>,
@@ -326,7 +330,7 @@ impl Config {
         }
     }
 
-    /// Follows a key's request from here.
+    /// Starts tracking a request with a key.
     #[inline]
     pub(super) fn track<R: Borrow<Recorder>>(
         self: &Arc<Self>,
@@ -336,14 +340,14 @@ impl Config {
         limited: Option<(&LimitHeaders, &Decision)>,
         permit: RecorderPermit<R>,
     ) -> RequestTracker {
-        // Nothing is given up before the hooks that are asked here have answered: one may panic.
+        // The hooks called here may panic, so release the permit and the anonymous event only afterwards.
         let tracker = RequestTracker::of(self, context, Some(entry), cost, limited);
         self.supersede_anonymous(context);
         permit.consume();
         tracker
     }
 
-    /// A request without a key that may pass all the same: an event without a key.
+    /// Admits a request without a key, recorded without one.
     #[cold]
     fn pass_without_key(
         self: &Arc<Self>,
@@ -358,7 +362,7 @@ impl Config {
         }
         let permit = RecorderPermit::with(&self.recorder);
         if let Some(limit) = limit {
-            let client = self.client_address.rate_limit_address(context.head);
+            let client = self.client_ip.rate_limit_address(context.head);
             if let Err(wait) = limit.charge(client, context.began) {
                 return self.reject_anonymous(wait, context);
             }
@@ -382,21 +386,20 @@ impl Config {
         context: &RequestContext<'_>,
     ) -> Admission {
         telemetry::error!(error = error as &dyn std::error::Error, "key lookup failed");
-        // Nobody gets in by asking for more than is asked of the store.
-        if self.store_failure == StoreFailure::Refuse || matches!(error, StoreError::Busy) {
+        // Overloading the store must not admit anyone.
+        if self.store_failure == StoreFailure::Reject || matches!(error, StoreError::Busy) {
             return self.reject_unauthenticated(RejectionReason::StoreUnavailable, context);
         }
         let (admitted, mark) = match self.pass_without_key(None, context) {
             Admission::Anonymous(admitted, mark) => (admitted, Some(mark)),
             Admission::Unchanged(admitted) => (admitted, None),
-            refused => return refused,
+            rejected => return rejected,
         };
         self.recorder.count_unverified();
         Admission::Unverified(admitted, mark)
     }
 
-    /// Whether an outer layer's event of a key tells of this request in the same recorder: it is
-    /// not told twice.
+    /// Whether an outer layer already records this request under a key in the same recorder.
     #[inline]
     pub(super) fn is_recorded_by_outer(&self, context: &RequestContext<'_>) -> bool {
         context
@@ -404,7 +407,7 @@ impl Config {
             .is_some_and(|outer| outer.is_recorded_by(&self.recorder))
     }
 
-    /// The mark of an outer layer that let the request pass without a key, in the same recorder.
+    /// The mark of an outer layer that records the request as anonymous in the same recorder.
     #[inline]
     fn anonymous_of<'a>(&self, context: &RequestContext<'a>) -> Option<&'a AnonymousMark> {
         context
@@ -412,7 +415,7 @@ impl Config {
             .filter(|mark| mark.recorder == self.recorder.id())
     }
 
-    /// The request turned out to have a key: its event takes the place of the anonymous one.
+    /// Replaces the anonymous event of an outer layer, because this layer found a key.
     #[inline]
     pub(super) fn supersede_anonymous(&self, context: &RequestContext<'_>) {
         if let Some(outer) = self.anonymous_of(context) {
@@ -438,8 +441,8 @@ mod tests {
     use crate::key::{COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret};
 
     #[tokio::test]
-    async fn rule_3_a_refusal_takes_the_same_work_whether_or_not_there_is_such_a_key() {
-        let peppers = Peppers::none().with("p", b"0123456789abcdef").unwrap();
+    async fn rule_3_rejections_take_the_same_work_for_known_and_unknown_keys() {
+        let peppers = Peppers::new([("p", &b"0123456789abcdef"[..])]).unwrap();
         let keys = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap().peppers(peppers.clone());
         let layer = ApiKeyLayer::new(keys.clone()).peppers(peppers);
@@ -450,7 +453,7 @@ mod tests {
             keys.create(record).await.unwrap();
             secret
         };
-        // First they are looked up, then they are held.
+        // First from the store, then from the cache.
         for _ in 0..2 {
             for secret in [&unknown, &wrong] {
                 let service = layer.layer(tower::service_fn(async |_: Request<String>| {
@@ -458,11 +461,11 @@ mod tests {
                 }));
                 let request = Request::get("/").header("x-api-key", secret.expose());
                 COMPUTED.take();
-                let answer = service
+                let response = service
                     .oneshot(request.body(String::new()).unwrap())
                     .await
                     .unwrap();
-                assert_eq!(answer.status(), 401);
+                assert_eq!(response.status(), 401);
                 assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac: 1 });
             }
         }

@@ -1,4 +1,4 @@
-//! The response's body, watched to its end.
+//! The response body, tracked to completion.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,12 +12,13 @@ use super::revocation::Watch;
 use super::tracker::{End, PanicGuard, RequestTracker};
 
 pin_project! {
-    /// The body of a response that passed a layer of this crate: the inner service's, watched to
-    /// its end, or the short one of a refusal.
+    /// The response body of [`ApiKeyService`](super::ApiKeyService) and
+    /// [`RequireScopeService`](super::RequireScopeService): the inner service's body, tracked to completion, or
+    /// the body of a rejection.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
-        // Behind the body, so that it is dropped after it.
+        // Declared after the body, so that it is dropped after it.
         tracker: RequestTracker,
     }
 }
@@ -39,7 +40,7 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn refusal(body: Bytes) -> Self {
+    pub(crate) fn rejection(body: Bytes) -> Self {
         Self {
             kind: Kind::RejectionReason {
                 body: Some(body).filter(|body| !body.is_empty()),
@@ -49,17 +50,17 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// Why the body of a response broke off.
+/// The error of a [`ResponseBody`].
 ///
-/// Converts into a boxed error wherever the inner body's own error does, as servers need it: the inner error itself, or
-/// [`KeyRejected`].
+/// If the inner body's error converts into a boxed error, as servers require, this one converts too: into the
+/// inner error itself, or [`KeyRejected`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyError<E> {
     /// The inner service's body failed.
     Inner(E),
-    /// The key no longer works, and the layer was
-    /// [set to end its streams](super::ApiKeyLayer::end_streams_on_revocation).
+    /// The key was revoked, disabled, deleted or has expired, and the layer
+    /// [ends its streams](super::ApiKeyLayer::end_streams_on_revocation).
     KeyRejected,
 }
 
@@ -114,7 +115,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             && let Poll::Ready(reason) = watch.poll_rejected(cx)
         {
             let trailers = this.tracker.reject(reason);
-            // Nothing more is asked of the service.
+            // Drop the inner body: it is not polled again.
             this.kind.set(Kind::RejectionReason { body: None });
             let end = trailers.map(Frame::trailers).ok_or(BodyError::KeyRejected);
             return Poll::Ready(Some(end));
@@ -133,7 +134,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 } else if let Some(trailers) = frame.trailers_ref() {
                     tracker.on_trailers(trailers);
                 }
-                // Nobody has to ask again once the body says it is over.
+                // Servers do not poll a body again after its end.
                 if body.is_end_stream() {
                     tracker.finish(End::Completed);
                 }
@@ -159,7 +160,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     }
 }
 
-/// An empty one, as tower-http's `CorsLayer` needs it.
+/// An empty body, as required by tower-http's `CorsLayer`.
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self::inner(B::default(), RequestTracker::disabled())
@@ -179,16 +180,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_body_is_as_long_as_the_one_within() {
-        let whole = ResponseBody::inner(
+    async fn size_hint_and_end_are_those_of_the_inner_body() {
+        let full = ResponseBody::inner(
             Full::new(Bytes::from_static(b"ok")),
             RequestTracker::disabled(),
         );
         assert_eq!(
-            (whole.size_hint().exact(), whole.is_end_stream()),
+            (full.size_hint().exact(), full.is_end_stream()),
             (Some(2), false)
         );
-        assert_eq!(whole.collect().await.unwrap().to_bytes(), "ok");
+        assert_eq!(full.collect().await.unwrap().to_bytes(), "ok");
         let empty = ResponseBody::inner(Empty::<Bytes>::new(), RequestTracker::disabled());
         assert_eq!(
             (empty.size_hint().exact(), empty.is_end_stream()),
@@ -197,8 +198,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusals_body_is_one_frame_or_none() {
-        let mut body = ResponseBody::<Empty<Bytes>>::refusal(Bytes::from_static(b"no"));
+    async fn rejection_body_has_at_most_one_frame() {
+        let mut body = ResponseBody::<Empty<Bytes>>::rejection(Bytes::from_static(b"no"));
         assert_eq!(
             (body.size_hint().exact(), body.is_end_stream()),
             (Some(2), false)
@@ -210,11 +211,11 @@ mod tests {
             (Some(0), true)
         );
         assert!(body.frame().await.is_none());
-        let mut none = ResponseBody::<Empty<Bytes>>::refusal(Bytes::new());
+        let mut empty = ResponseBody::<Empty<Bytes>>::rejection(Bytes::new());
         assert_eq!(
-            (none.size_hint().exact(), none.is_end_stream()),
+            (empty.size_hint().exact(), empty.is_end_stream()),
             (Some(0), true)
         );
-        assert!(none.frame().await.is_none());
+        assert!(empty.frame().await.is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Who is calling, for handlers.
+//! [`Caller`]: the authenticated key of a request, for handlers.
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,8 +11,10 @@ use super::credential::StrippedCredentials;
 use crate::key::{CachedKey, Key};
 use crate::usage::Recorder;
 
-/// Whoever sent the request: the key, without its digest. In the request's extensions, and with the
-/// `axum` feature an extractor.
+/// The authenticated key of a request, without its digest.
+///
+/// [`ApiKeyLayer`](super::ApiKeyLayer) inserts it into the request's extensions. With the `axum` feature it is an
+/// extractor.
 ///
 /// ```
 /// use keytally::Caller;
@@ -25,26 +27,48 @@ use crate::usage::Recorder;
 pub struct Caller {
     pub(super) entry: Arc<CachedKey>,
     pub(super) event_id: Uuid,
-    /// What was taken out of the request, for layers further in; nobody else can reach it.
-    pub(super) taken: StrippedCredentials,
-    /// The recorder that accounts for the request.
+    /// The credentials removed from the request, for nested layers only.
+    pub(super) stripped: StrippedCredentials,
+    /// The id of the recorder that records the request.
     pub(super) recorder: usize,
-    /// The layer that admitted the request, by its `limits_id`.
+    /// The `limits_id` of the layer that admitted the request.
     pub(super) admitted_by: u64,
 }
 
 impl Caller {
+    /// Creates the caller of an unrecorded request with this key, for unit tests of handlers.
+    ///
+    /// ```
+    /// use keytally::Caller;
+    /// use keytally::key::Key;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let key = Key::new("3fK9aB0000zzZZ19".parse()?, "test", "2026-11-01T10:00:00Z".parse()?);
+    /// let caller = Caller::new(key);
+    /// assert_eq!(caller.name, "test");
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn new(key: Key) -> Self {
+        Self {
+            entry: Arc::new(CachedKey::new(key)),
+            event_id: Uuid::nil(),
+            stripped: StrippedCredentials::new(),
+            recorder: 0,
+            admitted_by: u64::MAX,
+        }
+    }
+
     pub(super) fn is_recorded_by(&self, recorder: &Recorder) -> bool {
         self.recorder == recorder.id()
     }
 
-    /// The key.
+    /// Returns the key.
     pub fn key(&self) -> &Arc<Key> {
         &self.entry.key
     }
 
-    /// The id of the event under which this request is accounted; its `x-request-id` too, unless
-    /// the client sent one of its own.
+    /// Returns the id of the request's event, a UUIDv7. It is also the `x-request-id`, unless the client sent one.
     pub fn event_id(&self) -> Uuid {
         self.event_id
     }
@@ -68,20 +92,19 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// The caller that an outer layer let in, for layers further in alone.
+/// The caller admitted by an outer layer, hidden from handlers because a nested layer could not verify its key.
 #[derive(Clone)]
 pub(super) struct OuterCaller(pub(super) Caller);
 
-/// A request that the layer let pass without verifying its key, because the store failed and it was
-/// told to: in the request's extensions, so that handlers can be careful.
+/// Marks a request that was admitted without verifying its key, because the store failed and
+/// [`StoreFailure::Pass`](super::StoreFailure::Pass) is set. Inserted into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unverified;
 
-/// Marks a request that is accounted for without a key, for layers further in: one that finds a key
-/// accounts for it instead.
+/// Marks a request recorded as anonymous. A nested layer that authenticates a key records it instead.
 #[derive(Clone)]
 pub(super) struct AnonymousMark {
-    /// The id of the event, unless it gives way.
+    /// The id of the anonymous event.
     pub(super) id: Uuid,
     pub(super) recorder: usize,
     pub(super) superseded: Arc<AtomicBool>,

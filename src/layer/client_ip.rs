@@ -1,4 +1,4 @@
-//! Where a request comes from.
+//! The client IP of a request: the peer, or the client named by trusted proxies.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,58 +11,60 @@ use super::request_parts::RequestParts;
 use crate::key::AddressList;
 use crate::telemetry;
 
-/// The address of the connection's other end: servers other than axum's put it into the request's
-/// extensions as this type, for address lists and the log.
+/// The IP address of the connection's peer.
+///
+/// Insert it into the extensions of requests if the server is not axum's, for address lists, the lookup limit and
+/// the request log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerIp(pub IpAddr);
+pub struct PeerAddress(pub IpAddr);
 
-impl From<SocketAddr> for PeerIp {
+impl From<SocketAddr> for PeerAddress {
     fn from(address: SocketAddr) -> Self {
         Self(address.ip())
     }
 }
 
-/// The header in which proxies name the client.
+/// The header in which proxies send the client IP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// A list that each proxy appends to: `X-Forwarded-For: 203.0.113.7, 10.0.0.1`.
+    /// A list to which each proxy appends: `X-Forwarded-For: 203.0.113.7, 10.0.0.1`.
     XForwardedFor,
-    /// The same as [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239) has it:
+    /// The standard header of [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239):
     /// `Forwarded: for=203.0.113.7, for="[2001:db8::1]:80"`.
     Forwarded,
-    /// One address in a header that the nearest proxy sets, such as `X-Real-IP`, `CF-Connecting-IP` or
-    /// `Fly-Client-IP`. The proxy must replace what the client sent.
+    /// A header with a single address, set by the nearest proxy, such as `X-Real-IP`, `CF-Connecting-IP` or
+    /// `Fly-Client-IP`. The proxy must overwrite the header if the client sends it.
     Single(HeaderName),
 }
 
 type Peer = dyn Fn(RequestParts<'_>) -> Option<IpAddr> + Send + Sync;
 
-/// How the client's address is told.
+/// The configuration to determine the client IP.
 #[derive(Clone, Default)]
 pub(crate) struct ClientIpExtractor {
     pub(crate) peer: Option<Arc<Peer>>,
     pub(crate) trusted: Option<(AddressList, ForwardedHeader)>,
-    /// Whether a peer without an address, as behind a Unix socket, is a trusted proxy.
+    /// Whether a peer without an address, as on a Unix socket, is a trusted proxy.
     pub(crate) trust_unix_peer: bool,
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Trusted hops that are followed; behind more of them, the address is unknown.
+/// The maximum number of trusted hops. With more of them, the client IP is unknown.
 const MAX_HOPS: usize = 32;
 
-/// The client's address, as far as the request reveals it.
+/// The result of determining the client IP.
 enum ClientIp {
-    /// The peer, or the client that trusted proxies name.
+    /// The peer, or the client named by trusted proxies.
     Known(IpAddr),
-    /// A trusted proxy names no client, or sent an unreadable hop. The address is that of the last readable hop.
+    /// A trusted proxy named no client or sent an unreadable hop. Contains the address of the last readable hop.
     Unreadable(Option<IpAddr>),
-    /// The peer's address is unknown.
+    /// The address of the peer is unknown.
     NoPeer,
 }
 
 impl ClientIpExtractor {
-    /// The client's address, if it is known.
+    /// The client IP, if known.
     pub(crate) fn of(&self, head: RequestParts<'_>) -> Option<IpAddr> {
         match self.client_ip(head) {
             ClientIp::Known(address) => Some(address),
@@ -70,8 +72,8 @@ impl ClientIpExtractor {
         }
     }
 
-    /// The address charged for failed lookups: that of the last readable hop if the client's is unknown, so that
-    /// an unreadable hop escapes no limit.
+    /// The address for rate limits: the last readable hop if the client IP is unknown, so that an unreadable hop
+    /// does not evade them.
     pub(crate) fn rate_limit_address(&self, head: RequestParts<'_>) -> Option<IpAddr> {
         match self.client_ip(head) {
             ClientIp::Known(address) => Some(address),
@@ -99,9 +101,11 @@ impl ClientIpExtractor {
     }
 }
 
-/// Follows the hops from the peer outwards for as long as they are trusted proxies. An unreadable hop ends the
-/// walk without an address: hops behind it may be forged, and the one before it is a proxy. So does a header
-/// without any hop, which a client can bring about at proxies that let `Connection` name it.
+/// Follows the hops from the peer outwards while they are trusted proxies.
+///
+/// An unreadable hop leaves the client IP unknown: the hops behind it may be forged, and the one before it is a
+/// proxy. So does a header without hops, which a client can cause at proxies that remove headers named in
+/// `Connection`.
 fn behind(
     peer: Option<IpAddr>,
     trusted: &AddressList,
@@ -140,7 +144,7 @@ fn behind(
     }
 }
 
-/// The address in a header that has one.
+/// The client IP from a header with a single address.
 fn single(peer: Option<IpAddr>, name: &HeaderName, head: RequestParts<'_>) -> ClientIp {
     let mut values = head.headers().get_all(name).iter();
     let (first, second) = (values.next(), values.next());
@@ -153,16 +157,16 @@ fn single(peer: Option<IpAddr>, name: &HeaderName, head: RequestParts<'_>) -> Cl
     }
 }
 
-/// The parts between separators, the last first. With quotes, a separator within them is none: proxies
-/// pass on there, as the `host` of `Forwarded`, what a client made up. Quotes are paired from the end,
-/// where the nearest proxy wrote, so that what a client began cannot reach into that.
+/// Splits at separators, last part first, optionally ignoring separators within quotes. Proxies forward values
+/// chosen by the client in quotes, such as the `host` of `Forwarded`. Quotes are paired from the end, which the
+/// nearest proxy wrote, so that an unclosed quote of the client does not extend into it.
 fn rsplit_unquoted(text: &[u8], separator: u8, quotes: bool) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
         let mut quoted = false;
         let place = text.iter().enumerate().rposition(|(place, &byte)| {
-            // Within a pair, one behind a backslash that is no escaped one itself does not end it.
+            // An escaped quote does not end a quoted string; an escaped backslash escapes nothing.
             let escapes = || text[..place].iter().rev().take_while(|&&b| b == b'\\');
             if quotes && byte == b'"' && !(quoted && escapes().count() % 2 == 1) {
                 quoted = !quoted;
@@ -175,18 +179,18 @@ fn rsplit_unquoted(text: &[u8], separator: u8, quotes: bool) -> impl Iterator<It
     })
 }
 
-/// The `for` of one element of `Forwarded`. Where there are several, nobody can tell whose they are.
+/// The `for` parameter of an element of `Forwarded`. Repeated parameters are ambiguous and rejected.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
-    let mut found = rsplit_unquoted(element, b';', true).filter_map(|pair| {
+    let mut values = rsplit_unquoted(element, b';', true).filter_map(|pair| {
         let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-        let ours = name.trim().eq_ignore_ascii_case("for");
-        ours.then(|| unquoted(value.trim()))
+        let is_for = name.trim().eq_ignore_ascii_case("for");
+        is_for.then(|| unquoted(value.trim()))
     });
-    let value = found.next().filter(|_| found.next().is_none())?;
+    let value = values.next().filter(|_| values.next().is_none())?;
     hop_address(&value?)
 }
 
-/// A token, or the text of a quoted string (RFC 9110 §5.6.4).
+/// A token, or the unescaped content of a quoted string (RFC 9110 §5.6.4).
 fn unquoted(value: &str) -> Option<Cow<'_, str>> {
     let Some(quoted) = value.strip_prefix('"') else {
         return Some(value.into());
@@ -207,7 +211,7 @@ fn unquoted(value: &str) -> Option<Cow<'_, str>> {
 fn hop_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let text = match text.rsplit_once(":_") {
-        // With a port, IPv6 needs its brackets.
+        // An IPv6 address with a port needs brackets.
         Some((address, port)) if is_obfuscated(port) => {
             Some(address).filter(|address| address.starts_with('[') || !address.contains(':'))?
         }
@@ -221,7 +225,7 @@ fn hop_address(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// What may come behind the underscore of an obfuscated port.
+/// Whether the text is valid after the underscore of an obfuscated port.
 fn is_obfuscated(port: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !port.is_empty() && port.bytes().all(allowed)
@@ -235,19 +239,19 @@ fn peer_address(head: RequestParts<'_>) -> Option<IpAddr> {
     {
         return Some(address.ip());
     }
-    head.extensions().get().map(|PeerIp(address)| *address)
+    head.extensions().get().map(|PeerAddress(address)| *address)
 }
 
 impl fmt::Debug for ClientIpExtractor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientAddress")
+        f.debug_struct("ClientIpExtractor")
             .field("trusted", &self.trusted)
             .finish_non_exhaustive()
     }
 }
 
-/// Failed lookups that are not limited because the client's address is not known. Logged once: it is so for all
-/// requests of a service, or for hardly any.
+/// Logs once that failed lookups are not limited because the client IP is unknown. This usually affects all
+/// requests of a service or none.
 #[derive(Debug, Default)]
 pub(crate) struct MissingClientIp(OnceLock<()>);
 
@@ -255,7 +259,7 @@ impl MissingClientIp {
     pub(super) fn record(&self) {
         self.0.get_or_init(|| {
             telemetry::warn!(
-                "client IPs are not known, so failed lookups are not limited: see `ApiKeyLayer::lookup_limit`"
+                "the client IP is unknown, so failed lookups are not limited: see `ApiKeyLayer::lookup_limit`"
             );
         });
     }
@@ -275,7 +279,7 @@ mod tests {
         };
         let mut request = Request::new(());
         if let Ok(peer) = peer.parse() {
-            request.extensions_mut().insert(PeerIp(peer));
+            request.extensions_mut().insert(PeerAddress(peer));
         }
         for line in lines {
             let line = http::HeaderValue::from_bytes(line.as_bytes()).unwrap();
@@ -293,12 +297,12 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_headers_count_from_trusted_networks_only() {
+    fn forwarded_headers_are_read_from_trusted_networks_only() {
         let xff =
             |peer, lines: &[&str]| client(ForwardedHeader::XForwardedFor, peer, lines).unwrap();
         assert_eq!(xff("203.0.113.9", &["1.2.3.4"]), "203.0.113.9");
         assert_eq!(xff("10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
-        // The client made up the first one: only the hop that our own proxy wrote counts.
+        // The client forged the first address; only the hop written by a trusted proxy counts.
         assert_eq!(xff("10.0.0.1", &["6.6.6.6, 1.2.3.4, 10.0.0.2"]), "1.2.3.4");
         assert_eq!(
             xff("10.0.0.1", &["6.6.6.6", "1.2.3.4:80", "[::1]:9"]),
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_one_address_counts_from_trusted_peers() {
+    fn single_address_headers_are_read_from_trusted_peers_only() {
         let real_ip = || ForwardedHeader::Single(HeaderName::from_static("x-real-ip"));
         let of = |peer, lines: &[&str]| client(real_ip(), peer, lines);
         assert_eq!(of("10.0.0.1", &["1.2.3.4"]).as_deref(), Some("1.2.3.4"));
@@ -334,7 +338,7 @@ mod tests {
             of("10.0.0.1", &["2001:db8::1"]).as_deref(),
             Some("2001:db8::1")
         );
-        // The proxy itself may be the client.
+        // The client may be a trusted proxy itself.
         assert_eq!(of("10.0.0.1", &["10.0.0.2"]).as_deref(), Some("10.0.0.2"));
         assert_eq!(
             of("203.0.113.9", &["1.2.3.4"]).as_deref(),
@@ -352,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_behind_a_unix_socket_is_trusted_where_the_application_says_so() {
+    fn unix_socket_peers_are_trusted_if_configured() {
         let of = |peer, lines: &[&str]| client(ForwardedHeader::XForwardedFor, peer, lines);
         assert_eq!(
             of("unix", &["1.2.3.4, 10.0.0.2"]).as_deref(),
@@ -361,16 +365,16 @@ mod tests {
         assert_eq!(of("unix", &["unix:"]), None);
         assert_eq!(of("unix", &[]), None);
         assert_eq!(of("not known", &["1.2.3.4"]), None);
-        // It is no peer that has an address.
+        // A peer with an address is not affected.
         assert_eq!(
             of("203.0.113.9", &["1.2.3.4"]).as_deref(),
             Some("203.0.113.9")
         );
     }
 
-    /// An address list must not take such a client for the proxy.
+    /// Otherwise an address list could mistake such a client for the proxy.
     #[test]
-    fn an_unreadable_hop_leaves_the_address_unknown() {
+    fn an_unreadable_hop_leaves_the_client_ip_unknown() {
         let xff = |lines: &[&str]| client(ForwardedHeader::XForwardedFor, "10.0.0.1", lines);
         let many = ["10.0.0.2"; MAX_HOPS];
         assert_eq!(xff(&many).as_deref(), Some("10.0.0.2"));
@@ -419,7 +423,7 @@ mod tests {
             "for=1.2.3.4\"",
             r#"for="1.2.3.4\""#,
             "for=1.2.3.4, for=unknown, for=\"[::1]\"",
-            // Without quotes around it, nobody can tell who wrote what.
+            // An unquoted `host` chosen by the client makes the element ambiguous.
             "for=1.2.3.4;host=a;for=6.6.6.6",
         ] {
             assert_eq!(forwarded(line), None, "{line}");
@@ -427,11 +431,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_hop_escapes_no_lookup_limit() {
+    fn an_unreadable_hop_does_not_evade_the_lookup_limit() {
         let mut request = Request::new(());
         request
             .extensions_mut()
-            .insert(PeerIp([10, 0, 0, 1].into()));
+            .insert(PeerAddress([10, 0, 0, 1].into()));
         let address = ClientIpExtractor {
             peer: None,
             trusted: Some((
@@ -440,7 +444,7 @@ mod tests {
             )),
             trust_unix_peer: false,
         };
-        for (value, payer) in [
+        for (value, limited) in [
             ("unknown", "10.0.0.1"),
             ("6.6.6.6, unknown, 10.0.0.2", "10.0.0.2"),
             ("6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),
@@ -451,7 +455,7 @@ mod tests {
             let head = RequestParts::of(&request);
             assert_eq!(
                 address.rate_limit_address(head),
-                Some(payer.parse().unwrap()),
+                Some(limited.parse().unwrap()),
                 "{value}"
             );
         }
@@ -462,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_elements_are_read() {
+    fn forwarded_elements_are_parsed() {
         let forwarded = |lines: &[&str]| client(ForwardedHeader::Forwarded, "::1", lines).unwrap();
         assert_eq!(
             forwarded(&["for=6.6.6.6, proto=http;For=\"[2001:db8::1]:4711\";by=x"]),
@@ -476,24 +480,24 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_made_up_does_not_hide_what_a_proxy_wrote() {
+    fn forged_values_do_not_hide_the_hop_written_by_a_proxy() {
         let xff = client(ForwardedHeader::XForwardedFor, "::1", &["é, 1.2.3.4"]);
         assert_eq!(xff.unwrap(), "1.2.3.4");
         let forwarded = |line: &str| client(ForwardedHeader::Forwarded, "::1", &[line]).unwrap();
-        for made_up in [
+        for forged in [
             "é",
             "a, for=6.6.6.6",
             "a;for=6.6.6.6",
             r#"\", for=6.6.6.6;b=\"c"#,
         ] {
-            let within = format!("for=1.2.3.4;host=\"{made_up}\"");
-            assert_eq!(forwarded(&within), "1.2.3.4", "{within}");
-            let within = format!("host=\"{made_up}\";for=1.2.3.4");
-            assert_eq!(forwarded(&within), "1.2.3.4", "{within}");
+            let element = format!("for=1.2.3.4;host=\"{forged}\"");
+            assert_eq!(forwarded(&element), "1.2.3.4", "{element}");
+            let element = format!("host=\"{forged}\";for=1.2.3.4");
+            assert_eq!(forwarded(&element), "1.2.3.4", "{element}");
         }
         for before in ["é", "for=\"", "\"a\\", "for=6.6.6.6;b=\"c"] {
-            let behind = format!("{before}, for=1.2.3.4;host=\"a\"");
-            assert_eq!(forwarded(&behind), "1.2.3.4", "{behind}");
+            let line = format!("{before}, for=1.2.3.4;host=\"a\"");
+            assert_eq!(forwarded(&line), "1.2.3.4", "{line}");
         }
     }
 }

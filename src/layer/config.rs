@@ -1,9 +1,9 @@
-//! What a configured layer's services share, and how a request passes.
+//! [`Config`]: the settings shared by the services of a layer.
 //!
-//! Everything that is known without asking a store is decided without waiting and allocating little, and
-//! no good key meets a lock that all share. What has to be asked comes back as a [`Step::Wait`] and goes
-//! on in [`Gate::resume`]. A request is first judged (a [`Admission`], in `judge` and `refuse`) and only then
-//! changed ([`Gate::carry_out`]).
+//! A request is first decided without modifying it (an `Admission`, in `authorize` and `reject`), and then
+//! modified accordingly (in `admit`). Decisions that need no store lookup are made without waiting, with few
+//! allocations, and without a global lock for valid keys. Otherwise `Config::admit` returns `Step::Wait`, and
+//! `Config::resume` continues with the result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use super::response_headers::HeaderStyle;
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::drain::DrainLimits;
+use crate::invalid_config::InvalidConfig;
 use crate::key::{CachedKey, Key, KeyCache, Peppers};
 use crate::limit::{AttachedLimits, LimitError, Limiter, RateLimit};
 use crate::usage::Recorder;
@@ -29,25 +30,28 @@ use crate::usage::Recorder;
 type Cost = dyn Fn(RequestParts<'_>) -> u32 + Send + Sync;
 type ResourceId = dyn Fn(RequestParts<'_>) -> Option<String> + Send + Sync;
 
-/// What happens to requests whose key cannot be looked up because the store fails.
+/// The handling of requests whose key cannot be looked up because the store fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StoreFailure {
-    /// They are refused with 503.
+    /// Reject with 503. The default.
     #[default]
-    Refuse,
-    /// They pass without a [`Caller`], marked by [`Unverified`] in their extensions, unlimited and
-    /// accounted for without a key. Only for services that had rather be open than down. Those are
-    /// refused all the same for which the store was not asked
-    /// [in time](crate::key::CacheConfig::lookup_timeout): nobody gets in by asking for too much at once.
-    Pass,
+    Reject,
+    /// Admit without a [`Caller`](super::Caller), marked by [`Unverified`](super::Unverified) in the extensions,
+    /// without rate limits, and recorded without a key. Only for services that prefer being open to being
+    /// unavailable.
+    ///
+    /// A request whose lookup could not start [in time](crate::key::CacheConfig::lookup_timeout), because too many
+    /// were queued, is rejected nevertheless: overloading the store admits nobody.
+    Admit,
 }
 
-/// A configured layer's shared part.
+/// The settings of a layer, shared by its services.
 #[derive(Clone)]
 pub(crate) struct Config {
-    /// Tells what configs with these limits and this limiter derive from a cached key from what others
-    /// do.
+    /// The first invalid setting.
+    pub(crate) invalid: Option<InvalidConfig>,
+    /// Identifies the combination of default limits and limiter, for the limits attached to cached keys.
     pub(crate) limits_id: u64,
     pub(crate) cache: KeyCache,
     pub(crate) clock: Clock,
@@ -55,28 +59,28 @@ pub(crate) struct Config {
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) limiter_timeout: Duration,
     pub(crate) drain_limits: DrainLimits,
-    /// How often the keys of response bodies are checked.
+    /// The interval at which the keys of response streams are checked.
     pub(crate) stream_checks: Option<Duration>,
     pub(crate) default_limits: Vec<RateLimit>,
     pub(crate) cost: Option<Arc<Cost>>,
     pub(crate) recorder: Recorder,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) resource_id: Option<Arc<ResourceId>>,
-    pub(crate) client_address: ClientIpExtractor,
+    pub(crate) client_ip: ClientIpExtractor,
     pub(crate) lookup_limit: Option<Arc<ClientLimit>>,
     pub(crate) anonymous_limit: Option<Arc<ClientLimit>>,
     pub(crate) rejected_events: Arc<RejectedEvents>,
     pub(crate) missing_client_ip: Arc<MissingClientIp>,
     pub(crate) sources: CredentialSources,
-    /// The headers among them, for caches (RFC 9110 §12.5.5).
+    /// The value of `Vary`: the headers of the sources (RFC 9110 §12.5.5).
     pub(crate) vary: Option<HeaderValue>,
-    /// Whether responses without a `Cache-Control` are for private caches alone.
+    /// Whether responses without `Cache-Control` get `private`.
     pub(crate) private: bool,
     pub(crate) header_style: HeaderStyle,
     pub(crate) rejections: Rejections,
     pub(crate) exempt: Vec<Box<str>>,
     pub(crate) anonymous: bool,
-    /// Whether CORS preflights pass.
+    /// Whether CORS preflights are admitted.
     pub(crate) preflight: bool,
     pub(crate) keep_credential: bool,
     pub(crate) accept_imported: bool,
@@ -89,7 +93,7 @@ pub(crate) fn next_limits_id() -> u64 {
 }
 
 impl Config {
-    /// A key's own limits, or those of keys that have none.
+    /// The limits of a key: its own, or the default ones.
     pub(super) fn limits_of<'a>(&'a self, key: &'a Key) -> &'a [RateLimit] {
         if key.limits.is_empty() {
             &self.default_limits
@@ -98,7 +102,7 @@ impl Config {
         }
     }
 
-    /// A cached key's limits, attached to the limiter of this configuration.
+    /// The limits of a cached key, attached to the limiter.
     #[inline]
     pub(super) fn attached<'a>(
         &self,
@@ -120,7 +124,7 @@ impl Config {
 
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate")
+        f.debug_struct("Config")
             .field("cache", &self.cache)
             .field("sources", &self.sources)
             .field("default_limits", &self.default_limits)

@@ -1,4 +1,4 @@
-//! Where a request's key is looked for, and how it is taken away.
+//! Credential sources: reading keys from requests and removing them.
 
 mod authorization;
 
@@ -17,41 +17,76 @@ use self::authorization::{
 use super::request_parts::RequestParts;
 use crate::key::holds_secret;
 
-/// The header that is looked at after `Authorization: Bearer`.
+/// The default header source.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 type Extract = dyn Fn(RequestParts<'_>) -> Option<String> + Send + Sync;
 
-/// One place where a key may be.
+/// A part of the request from which keys are read; see
+/// [`ApiKeyLayer::credential_sources`](super::ApiKeyLayer::credential_sources).
 #[derive(Clone)]
-pub(crate) enum CredentialSource {
+#[non_exhaustive]
+pub enum CredentialSource {
+    /// `Authorization: Bearer` (RFC 6750).
     Bearer,
-    /// Another scheme of `Authorization`.
-    Scheme(Arc<str>),
-    /// The user name of the `Basic` scheme.
+    /// The user name of `Authorization: Basic` (RFC 7617), as sent by `curl -u KEY:`. The password is ignored.
+    /// User names that are not keys are rejected, unless
+    /// [foreign credentials](super::ApiKeyLayer::allow_foreign_authorization) are allowed.
     Basic,
+    /// Another `Authorization` scheme, case-insensitive. See [`CredentialSource::scheme`].
+    Scheme(Arc<str>),
+    /// The value of a header.
     Header(HeaderName),
-    Query(Arc<str>),
+    /// A query parameter. URLs end up in logs, browser histories and `Referer` headers: use it only for clients
+    /// that support nothing else, over TLS, with short-lived keys. See
+    /// [`CredentialSource::insecure_query_parameter`].
+    InsecureQueryParameter(Arc<str>),
+    /// A custom function. The credential is not removed from the request. See [`CredentialSource::function`].
     Function(Arc<Extract>),
 }
 
-/// Where keys are looked for, and what becomes of credentials that are none.
+impl CredentialSource {
+    /// The default sources of a layer: `Authorization: Bearer` and `x-api-key`.
+    pub const DEFAULT: [Self; 2] = [Self::Bearer, Self::Header(X_API_KEY)];
+
+    /// An `Authorization` scheme, such as `Token` or `ApiKey`, case-insensitive. Credentials in this scheme that
+    /// are not keys are rejected, unless [foreign credentials](super::ApiKeyLayer::allow_foreign_authorization)
+    /// are allowed.
+    pub fn scheme(name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        if name.eq_ignore_ascii_case("Bearer") {
+            return Self::Bearer;
+        }
+        Self::Scheme(name)
+    }
+
+    /// A query parameter, with the risks described at [`InsecureQueryParameter`](Self::InsecureQueryParameter).
+    pub fn insecure_query_parameter(name: impl Into<Arc<str>>) -> Self {
+        Self::InsecureQueryParameter(name.into())
+    }
+
+    /// A function that returns the credential of a request, or `None` if it has none.
+    pub fn function(
+        extract: impl Fn(RequestParts<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self::Function(Arc::new(extract))
+    }
+}
+
+/// The configured sources, and the handling of credentials that are not keys.
 #[derive(Clone, Debug)]
 pub(crate) struct CredentialSources {
     list: Vec<CredentialSource>,
-    /// Whether credentials in `Authorization` that do not have the form of a secret are somebody else's.
+    /// Whether credentials in `Authorization` without the format of a secret are ignored.
     pub(crate) foreign_authorization: bool,
-    /// Whether secrets in places where none is looked for pass.
+    /// Whether secrets outside the configured sources are forwarded.
     pub(crate) unread_secrets: bool,
 }
 
 impl Default for CredentialSources {
     fn default() -> Self {
         Self {
-            list: vec![
-                CredentialSource::Bearer,
-                CredentialSource::Header(X_API_KEY),
-            ],
+            list: CredentialSource::DEFAULT.into(),
             foreign_authorization: false,
             unread_secrets: false,
         }
@@ -59,15 +94,11 @@ impl Default for CredentialSources {
 }
 
 impl CredentialSources {
-    pub(crate) fn clear(&mut self) {
-        self.list.clear();
+    pub(crate) fn set(&mut self, sources: impl IntoIterator<Item = CredentialSource>) {
+        self.list = sources.into_iter().collect();
     }
 
-    pub(crate) fn push(&mut self, source: CredentialSource) {
-        self.list.push(source);
-    }
-
-    /// The schemes of `Authorization` among them.
+    /// The `Authorization` schemes among the sources.
     pub(crate) fn schemes(&self) -> impl Iterator<Item = Arc<str>> {
         self.list.iter().filter_map(|source| match source {
             CredentialSource::Bearer => Some("Bearer".into()),
@@ -77,7 +108,7 @@ impl CredentialSources {
         })
     }
 
-    /// The value of `Vary` for responses that depend on the keys in these sources.
+    /// The value of `Vary` for responses that depend on keys in these sources.
     pub(crate) fn vary(&self) -> Option<HeaderValue> {
         let mut names: Vec<String> = Vec::new();
         for name in self.list.iter().filter_map(CredentialSource::header) {
@@ -86,23 +117,23 @@ impl CredentialSources {
             }
         }
         let value = HeaderValue::from_maybe_shared(Bytes::from(names.join(", "))).ok()?;
-        // Shared from the start, so that handing it to a response allocates nothing.
+        // The first clone promotes the buffer to a shared one, so that later clones do not allocate.
         drop(value.clone());
         (!value.is_empty()).then_some(value)
     }
 }
 
 impl CredentialSource {
-    /// The header that it is in.
+    /// The header of this source, if any.
     fn header(&self) -> Option<HeaderName> {
         match self {
             Self::Bearer | Self::Scheme(_) | Self::Basic => Some(AUTHORIZATION),
             Self::Header(name) => Some(name.clone()),
-            Self::Query(_) | Self::Function(_) => None,
+            Self::InsecureQueryParameter(_) | Self::Function(_) => None,
         }
     }
 
-    /// What it finds in a value of its header.
+    /// Reads the credential from a value of this source's header.
     #[inline]
     fn read<'a>(&self, value: &'a [u8]) -> Presented<'a> {
         match self {
@@ -121,45 +152,45 @@ impl CredentialSource {
                 b"" => Presented::Missing,
                 text => Presented::text(text),
             },
-            Self::Query(_) | Self::Function(_) => Presented::Missing,
+            Self::InsecureQueryParameter(_) | Self::Function(_) => Presented::Missing,
         }
     }
 }
 
-/// All that was taken out of a request.
+/// The credentials removed from a request.
 pub(crate) type StrippedCredentials = SmallVec<[Stripped; 1]>;
 
-/// What was taken out of a request, for layers further in.
+/// A credential removed from a request, kept for nested layers.
 #[derive(Clone)]
 pub(crate) enum Stripped {
     Bearer(HeaderValue),
-    /// From another place.
+    /// From another source.
     From(CredentialSource, Box<HeaderValue>),
 }
 
-/// What a request presents.
+/// The credential of a request.
 #[derive(Default)]
 pub(crate) enum Presented<'a> {
     #[default]
     Missing,
     Secret(Cow<'a, [u8]>),
-    /// A credential that cannot be a key: characters that no key has.
+    /// A credential with non-ASCII characters, which cannot be a key.
     Malformed,
-    /// Two different ones.
+    /// Two different credentials.
     Ambiguous,
 }
 
-/// The places in which a key was found.
+/// The sources in which a credential was found.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SourceSet {
     /// A bit for each of the first eight sources.
     bits: u8,
-    /// Whether `Authorization` may have other credentials too.
+    /// Whether `Authorization` may also contain other credentials.
     mixed: bool,
 }
 
 impl SourceSet {
-    /// Wherever it may have been.
+    /// All sources.
     pub(crate) fn all() -> Self {
         Self {
             bits: u8::MAX,
@@ -199,31 +230,31 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// What was found so far. Every place is looked at, and all that present a key must present the same
-/// one: a proxy and a client who disagree must not have one of them win by order.
+/// The credential found so far. All sources are read and must agree, so that the order of sources never decides
+/// between the credential of a client and that of a proxy.
 #[derive(Default)]
 pub(crate) struct Credential<'a> {
     pub(crate) presented: Presented<'a>,
-    pub(crate) places: SourceSet,
-    /// Values of headers with a secret that no source has read.
+    pub(crate) sources: SourceSet,
+    /// Header values that contain a secret but belong to no source.
     unread: Vec<&'a HeaderValue>,
-    /// Whether a function has found one.
+    /// Whether a function source found a credential.
     by_function: bool,
 }
 
 impl<'a> Credential<'a> {
-    /// What an outer layer took away counts where it would have been found.
+    /// Adds the credentials removed by an outer layer, for the sources in which they were sent.
     #[inline]
     pub(crate) fn add_stripped(&mut self, sources: &CredentialSources, all: &'a [Stripped]) {
-        for taken in all {
-            if sources.list.iter().any(|source| taken.is_from(source)) {
-                let presented = Presented::Secret(taken.secret());
+        for stripped in all {
+            if sources.list.iter().any(|source| stripped.is_from(source)) {
+                let presented = Presented::Secret(stripped.secret());
                 self.presented = std::mem::take(&mut self.presented).and(presented);
             }
         }
     }
 
-    /// Looks at one of the request's headers.
+    /// Reads one header of the request.
     #[inline]
     pub(crate) fn scan(
         &mut self,
@@ -252,7 +283,7 @@ impl<'a> Credential<'a> {
         }
     }
 
-    /// Nobody has read this value.
+    /// Records a value that no source has read, if it contains a secret.
     #[cold]
     fn add_unread(
         &mut self,
@@ -260,18 +291,18 @@ impl<'a> Credential<'a> {
         name: &HeaderName,
         value: &'a HeaderValue,
     ) {
-        self.places.mixed |= name == AUTHORIZATION;
+        self.sources.mixed |= name == AUTHORIZATION;
         if !sources.unread_secrets && has_unread_secret(value.as_bytes()) {
             self.unread.push(value);
         }
     }
 
-    /// Looks where a key may be that is not in a header.
+    /// Reads the sources that are not headers.
     #[inline]
     pub(crate) fn scan_uri(&mut self, sources: &CredentialSources, head: RequestParts<'a>) {
         for (index, source) in sources.list.iter().enumerate() {
             let presented = match source {
-                CredentialSource::Query(name) => in_query(head.uri(), name),
+                CredentialSource::InsecureQueryParameter(name) => in_query(head.uri(), name),
                 CredentialSource::Function(extract) => {
                     extract(head).map_or(Presented::Missing, |secret| {
                         self.by_function = true;
@@ -284,7 +315,7 @@ impl<'a> Credential<'a> {
         }
     }
 
-    /// Whether there is a secret in a header that no source has read: the service must not get it.
+    /// Whether a header contains a secret that no source has read and that must not reach the service.
     #[inline]
     pub(crate) fn has_unread(&self) -> bool {
         !self.unread.is_empty() && self.is_unread()
@@ -292,7 +323,7 @@ impl<'a> Credential<'a> {
 
     #[cold]
     fn is_unread(&self) -> bool {
-        // A function has read it where it has found just that.
+        // A function source has read the value if it returned the same secret.
         let Presented::Secret(secret) = &self.presented else {
             return true;
         };
@@ -308,14 +339,14 @@ impl<'a> Credential<'a> {
     #[inline]
     fn add(&mut self, index: usize, presented: Presented<'a>) {
         if !matches!(presented, Presented::Missing) {
-            self.places.add(index);
+            self.sources.add(index);
             self.presented = std::mem::take(&mut self.presented).and(presented);
         }
     }
 }
 
 impl CredentialSources {
-    /// What a source finds in a value of `Authorization`.
+    /// Reads the credential of a source from a value of `Authorization`.
     #[inline]
     fn read_authorization<'a>(&self, source: &CredentialSource, value: &'a [u8]) -> Presented<'a> {
         match source.read(value) {
@@ -328,29 +359,29 @@ impl CredentialSources {
     }
 }
 
-/// Takes the key out of the request, so that it goes no further, and answers what it was.
+/// Removes the credentials from the request and returns them.
 #[inline]
 pub(crate) fn remove<B>(
     sources: &CredentialSources,
     places: SourceSet,
     request: &mut Request<B>,
 ) -> StrippedCredentials {
-    let mut taken = StrippedCredentials::new();
+    let mut stripped = StrippedCredentials::new();
     for (index, source) in sources.list.iter().enumerate() {
         if !places.has(index) {
             continue;
         }
-        let found = match source {
+        let removed = match source {
             CredentialSource::Bearer if !places.mixed => {
-                let alone = request.headers_mut().remove(AUTHORIZATION);
-                alone.map(Stripped::Bearer)
+                let value = request.headers_mut().remove(AUTHORIZATION);
+                value.map(Stripped::Bearer)
             }
             CredentialSource::Bearer | CredentialSource::Scheme(_) | CredentialSource::Basic => {
-                let is_ours = |value: &HeaderValue| {
+                let is_own = |value: &HeaderValue| {
                     let presented = sources.read_authorization(source, value.as_bytes());
                     !matches!(presented, Presented::Missing)
                 };
-                let removed = remove_authorization(request.headers_mut(), is_ours);
+                let removed = remove_authorization(request.headers_mut(), is_own);
                 match source {
                     CredentialSource::Bearer => removed.map(Stripped::Bearer),
                     source => Stripped::from(source, removed),
@@ -359,15 +390,15 @@ pub(crate) fn remove<B>(
             CredentialSource::Header(name) => {
                 Stripped::from(source, request.headers_mut().remove(name))
             }
-            CredentialSource::Query(name) => {
+            CredentialSource::InsecureQueryParameter(name) => {
                 Stripped::from(source, remove_from_query(request, name))
             }
-            // Whoever knows how to find it elsewhere has to remove it there.
+            // A function only reads the request, so its credential cannot be removed.
             CredentialSource::Function(_) => None,
         };
-        taken.extend(found);
+        stripped.extend(removed);
     }
-    taken
+    stripped
 }
 
 impl Stripped {
@@ -378,8 +409,10 @@ impl Stripped {
     fn secret(&self) -> Cow<'_, [u8]> {
         let (source, value) = match self {
             Self::Bearer(value) => (&CredentialSource::Bearer, value),
-            // As it stood in the query.
-            Self::From(CredentialSource::Query(_), value) => return value.as_bytes().into(),
+            // The bare value of the query parameter.
+            Self::From(CredentialSource::InsecureQueryParameter(_), value) => {
+                return value.as_bytes().into();
+            }
             Self::From(source, value) => (source, &**value),
         };
         match source.read(value.as_bytes()) {
@@ -388,8 +421,8 @@ impl Stripped {
         }
     }
 
-    fn is_from(&self, place: &CredentialSource) -> bool {
-        match (self, place) {
+    fn is_from(&self, source: &CredentialSource) -> bool {
+        match (self, source) {
             (Self::Bearer(_), CredentialSource::Bearer) => true,
             (Self::From(CredentialSource::Basic, _), CredentialSource::Basic) => true,
             (Self::From(CredentialSource::Scheme(one), _), CredentialSource::Scheme(other)) => {
@@ -398,9 +431,10 @@ impl Stripped {
             (Self::From(CredentialSource::Header(one), _), CredentialSource::Header(other)) => {
                 one == other
             }
-            (Self::From(CredentialSource::Query(one), _), CredentialSource::Query(other)) => {
-                one == other
-            }
+            (
+                Self::From(CredentialSource::InsecureQueryParameter(one), _),
+                CredentialSource::InsecureQueryParameter(other),
+            ) => one == other,
             _ => false,
         }
     }
@@ -417,22 +451,22 @@ fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
 }
 
 fn remove_from_query<B>(request: &mut Request<B>, name: &str) -> Option<HeaderValue> {
-    // axum keeps the address as it came, for extractors and logs.
+    // axum also keeps the original URI, for extractors and logs.
     #[cfg(feature = "axum")]
     if let Some(axum::extract::OriginalUri(uri)) = request.extensions_mut().get_mut() {
-        take_from_query(uri, name);
+        remove_query_parameter(uri, name);
     }
-    take_from_query(request.uri_mut(), name)
+    remove_query_parameter(request.uri_mut(), name)
 }
 
-fn take_from_query(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
+fn remove_query_parameter(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
     let value_of = |pair: &'_ str| -> Option<usize> {
         let value = pair.strip_prefix(name)?.strip_prefix('=')?;
         Some(pair.len() - value.len())
     };
     let query = uri.query()?;
     let pair = query.split('&').find(|pair| value_of(pair).is_some())?;
-    let taken = HeaderValue::from_str(&pair[value_of(pair)?..]).ok();
+    let removed = HeaderValue::from_str(&pair[value_of(pair)?..]).ok();
     let kept: Vec<&str> = query
         .split('&')
         .filter(|pair| value_of(pair).is_none())
@@ -444,11 +478,11 @@ fn take_from_query(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
         format!("{path}?{}", kept.join("&"))
     };
     let mut parts = uri.clone().into_parts();
-    // A part of a valid query is one.
+    // A subset of the pairs of a valid query is valid.
     parts.path_and_query = rest.parse().ok();
-    // Should it not be, no address at all is better than one with the key.
+    // If parsing fails all the same, drop the URI rather than forward the key.
     *uri = Uri::from_parts(parts).unwrap_or_default();
-    taken
+    removed
 }
 
 impl fmt::Debug for CredentialSource {
@@ -458,7 +492,7 @@ impl fmt::Debug for CredentialSource {
             Self::Scheme(name) => write!(f, "Scheme({name})"),
             Self::Basic => f.write_str("Basic"),
             Self::Header(name) => write!(f, "Header({name})"),
-            Self::Query(name) => write!(f, "Query({name})"),
+            Self::InsecureQueryParameter(name) => write!(f, "Query({name})"),
             Self::Function(_) => f.write_str("Function"),
         }
     }

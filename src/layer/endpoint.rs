@@ -1,4 +1,4 @@
-//! The endpoint of a request: the route's template, never what the client made up.
+//! The endpoint of a request: the route template, never an arbitrary path.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,28 +9,29 @@ use foldhash::fast::RandomState;
 
 use super::request_parts::RequestParts;
 use crate::key::without_secrets;
+use crate::text::floor_char_boundary;
 use crate::usage::OTHER_ENDPOINTS;
 
 type Name = dyn for<'a> Fn(RequestParts<'a>) -> Option<Cow<'a, str>> + Send + Sync;
 
-/// The names of endpoints, each held once and shared by its events.
+/// Interned endpoint names, shared by events.
 pub(crate) struct Endpoints {
     name: Option<Arc<Name>>,
     names: RwLock<HashSet<Arc<str>, RandomState>>,
     other: Arc<str>,
 }
 
-/// Distinct names at most; what comes after is counted together.
+/// The maximum number of distinct names. All others are grouped.
 const MAX_NAMES: usize = 1_024;
-/// Bytes of a name at most; longer ones are cut.
+/// The maximum length of a name in bytes. Longer names are truncated.
 const MAX_LEN: usize = 256;
 
-/// The endpoint of a request that is not answered yet.
+/// The endpoint of a request before its response.
 pub(crate) struct Endpoint {
     pub(crate) name: Option<Arc<str>>,
-    /// No route matched, or only one with a catch-all, as tonic's router has: if the response is gRPC, its path
-    /// names the endpoint, once the service is known to have the method, so that clients cannot use up the names.
-    pub(crate) is_open: bool,
+    /// No route matched, or only a catch-all, as in tonic's router. The path then becomes the endpoint if the
+    /// response is gRPC and proves that the service has the method, so that clients cannot exhaust the names.
+    pub(crate) may_be_grpc: bool,
 }
 
 impl Endpoints {
@@ -47,7 +48,7 @@ impl Endpoints {
         if let Some(name) = &self.name {
             return Endpoint {
                 name: name(head).map(|name| self.intern(&name)),
-                is_open: false,
+                may_be_grpc: false,
             };
         }
         #[cfg(feature = "axum")]
@@ -55,16 +56,16 @@ impl Endpoints {
             let route = route.as_str();
             return Endpoint {
                 name: Some(self.intern(route)),
-                is_open: route.contains("/{*"),
+                may_be_grpc: route.contains("/{*"),
             };
         }
         Endpoint {
             name: None,
-            is_open: true,
+            may_be_grpc: true,
         }
     }
 
-    /// The shared name.
+    /// Interns a name.
     pub(crate) fn intern(&self, name: &str) -> Arc<str> {
         if let Some(known) = self.known(name) {
             return known;
@@ -82,10 +83,10 @@ impl Endpoints {
         name
     }
 
-    /// The shared name, if the text is one.
+    /// Returns the interned name, if there is one.
     #[inline]
     pub(crate) fn known(&self, name: &str) -> Option<Arc<str>> {
-        let name = &name[..name.floor_char_boundary(MAX_LEN)];
+        let name = &name[..floor_char_boundary(name, MAX_LEN)];
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.get(name).cloned()
     }
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rule_12_names_are_bounded_and_the_rest_is_counted_together() {
+    fn rule_12_endpoint_names_are_bounded() {
         let endpoints = Endpoints::new(None);
         for n in 0..5_000 {
             let name = endpoints.intern(&format!("/{n}"));
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_1_a_name_contains_no_secret() {
+    fn rule_1_endpoint_names_contain_no_secrets() {
         let digits = "0".repeat(54);
         let name = Endpoints::new(None).intern(&format!("/hooks/acme_{digits}/x"));
         assert_eq!(&*name, "/hooks/acme_0000…/x");

@@ -1,4 +1,4 @@
-//! What the application lets pass without a key: exempt paths, and CORS preflights where it asked for them.
+//! Requests admitted without a key: exempt paths and, if enabled, CORS preflights.
 
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, COOKIE, EXPECT, HeaderName, ORIGIN,
@@ -7,7 +7,7 @@ use http::header::{
 use http::{HeaderMap, Method, Request};
 use http_body::Body;
 
-/// Whether a pattern matches a path: `/health` itself, `/public/*` everything below `/public/`.
+/// Whether a pattern matches a path: `/health` matches itself, `/public/*` every path below `/public/`.
 pub(super) fn matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('/') => path.strip_prefix(prefix).is_some_and(stays_below),
@@ -20,7 +20,7 @@ pub(super) fn matches(pattern: &str, path: &str) -> bool {
 fn stays_below(rest: &str) -> bool {
     let mut segments = rest.split('/').peekable();
     while let Some(segment) = segments.next() {
-        // An empty segment may begin an absolute path; the last one is a slash at the end.
+        // An empty segment may start an absolute path. An empty last one is a trailing slash.
         let is_last = segments.peek().is_none();
         if !(is_plain(segment) && (is_last || !segment.is_empty())) {
             return false;
@@ -29,29 +29,29 @@ fn stays_below(rest: &str) -> bool {
     true
 }
 
-/// Whether a segment is made of characters with no special meaning in paths, and is not a dot segment.
+/// Whether a segment consists of characters without special meaning in paths, and is not a dot segment.
 fn is_plain(segment: &str) -> bool {
     let Some(decoded) = decode(segment) else {
         return false;
     };
     let plain = |c: char| match c {
-        // `.` may stand as itself only: see `decode`.
+        // Only literal dots: `decode` rejects encoded ones.
         '-' | '_' | '.' | '~' | '!' | '$' | '&' | '\'' | '(' | ')' | '*' | '+' | ',' | '='
         | '@' => true,
         ' ' => true,
-        // Symbols of other scripts may be folded into dots and slashes.
+        // Non-ASCII symbols may be normalized to dots and slashes.
         c if c.is_ascii() => c.is_ascii_alphanumeric(),
         c => c.is_alphabetic(),
     };
-    // Windows strips trailing dots and spaces; others take what follows two dots for parameters or blanks, and some `+`
-    // for a blank.
-    let blank = decoded.replace('+', " ");
+    // Windows strips trailing dots and spaces. Some servers treat the text after two dots as parameters or spaces,
+    // and some decode `+` as a space.
+    let spaced = decoded.replace('+', " ");
     let is_dots = |text: &str| text.chars().all(|c| c == '.' || c == ' ');
-    let may_go_up = blank.trim_start().starts_with("..") || is_dots(&blank);
+    let may_go_up = spaced.trim_start().starts_with("..") || is_dots(&spaced);
     decoded.chars().all(plain) && (decoded.is_empty() || !may_go_up)
 }
 
-/// Decodes a segment once; `None` for encoded dots, invalid UTF-8 and malformed escapes.
+/// Percent-decodes a segment once; `None` for encoded dots, invalid UTF-8 and malformed escapes.
 fn decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
@@ -139,7 +139,7 @@ mod tests {
             ("/public/*", "/publicity"),
             ("/public/*", "/PUBLIC/a"),
             ("/public/*", "/%70ublic/a"),
-            // A star alone is no wildcard.
+            // A `*` without a preceding slash is not a wildcard.
             ("/public*", "/public"),
             ("/public*", "/publicity"),
             ("*", "/a"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_may_lead_out_of_an_exempt_prefix_need_a_key() {
+    fn ambiguous_paths_below_an_exempt_prefix_need_a_key() {
         for rest in [
             ".",
             "..",
@@ -282,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_path_that_passes_stays_below_however_it_is_resolved(
+        fn exempt_paths_stay_below_the_prefix_however_they_are_normalized(
             pieces in proptest::collection::vec(prop_oneof![
                 Just(".".to_owned()), Just("..".into()), Just("/".into()), Just("admin".into()),
                 Just("%".into()), Just("%2e".into()), Just("%2F".into()), Just("%5c".into()),
@@ -303,7 +303,7 @@ mod tests {
         }
 
         #[test]
-        fn plain_paths_pass(segments in proptest::collection::vec("[a-z0-9_-]{1,9}([.][a-z]{1,3})?", 0..5)) {
+        fn plain_paths_are_exempt(segments in proptest::collection::vec("[a-z0-9_-]{1,9}([.][a-z]{1,3})?", 0..5)) {
             let path = format!("/public/{}", segments.join("/"));
             prop_assert!(matches("/public/*", &path));
         }

@@ -1,4 +1,4 @@
-//! [`Caller`] as an extractor of axum.
+//! [`Caller`] as an axum extractor.
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
@@ -11,8 +11,10 @@ use super::rejection::{Rejection, Rejections};
 use super::request_parts::RequestParts;
 use crate::usage::RejectionReason;
 
-/// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or the request is anonymous and
-/// the handler asked for a [`Caller`] rather than for an `Option` of one: answered with 401.
+/// The rejection of the [`Caller`] extractor. Responds with 401.
+///
+/// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or the request is anonymous or unverified and
+/// the handler extracts a `Caller` instead of an `Option<Caller>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoCaller;
 
@@ -20,7 +22,7 @@ impl IntoResponse for NoCaller {
     fn into_response(self) -> Response {
         let rejection = Rejection::new(RejectionReason::Missing);
         Rejections::default()
-            .answer(rejection, RequestParts::of(&Request::new(())))
+            .response(rejection, RequestParts::of(&Request::new(())))
             .map(Body::from)
     }
 }

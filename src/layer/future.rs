@@ -1,4 +1,4 @@
-//! The way of one request through the layer.
+//! [`ResponseFuture`]: a request on its way through the layer.
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +19,8 @@ use super::tracker::{End, PanicGuard};
 use crate::drain::{Drain, DrainLimits};
 
 pin_project! {
-    /// The future of an [`ApiKeyService`](super::ApiKeyService).
+    /// The response future of [`ApiKeyService`](super::ApiKeyService) and
+    /// [`RequireScopeService`](super::RequireScopeService).
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -43,13 +44,13 @@ pin_project! {
     }
 }
 
-/// A request that waits for a decision or for the service to be ready, and the service to call.
+/// A request waiting for a decision or for the service to be ready, with the service to call.
 pub(super) struct Held<S, B> {
-    /// Checks again whether the request may pass once it has waited; none where nothing was decided.
+    /// Rechecks the key after a wait. `None` for `RequireScope`.
     pub(super) config: Option<Arc<Config>>,
     pub(super) service: S,
     pub(super) request: Request<B>,
-    /// How often it was checked again by asking the store.
+    /// The number of rechecks that looked the key up in the store.
     pub(super) rechecks: u8,
 }
 
@@ -57,8 +58,8 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>> + Clone,
 {
-    /// Calls the service for a request that is admitted. Only now is it polled ready: requests that are not
-    /// admitted neither wait for the service nor hold anything of it.
+    /// Calls the service for an admitted request. The service is only polled for readiness here, so requests that
+    /// are not admitted neither wait for it nor hold a permit.
     #[inline]
     pub(super) fn admitted(
         service: &mut S,
@@ -66,7 +67,7 @@ where
         admitted: Admitted,
         config: Option<&Arc<Config>>,
     ) -> Self {
-        // The waker is that of the task that polls the future; the service is polled again there.
+        // If the service is not ready, it is polled again with the waker of the task that polls the future.
         let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => State::Calling {
                 call: service.call(request),
@@ -98,13 +99,13 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
-    pub(super) fn answered(
-        answer: Response<Bytes>,
+    pub(super) fn rejected(
+        response: Response<Bytes>,
         request: Request<B>,
         limits: DrainLimits,
     ) -> Self {
         Self {
-            state: State::answered(answer, request, limits),
+            state: State::answered(response, request, limits),
         }
     }
 
@@ -121,23 +122,23 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
-    fn answered(mut answer: Response<Bytes>, request: Request<B>, limits: DrainLimits) -> Self {
+    fn answered(mut response: Response<Bytes>, request: Request<B>, limits: DrainLimits) -> Self {
         Self::Answered {
-            drain: Drain::of(request, &mut answer, limits),
-            answer: Some(answer),
+            drain: Drain::new(request, &mut response, limits),
+            answer: Some(response),
         }
     }
 
-    /// What follows from a decision about a request that has waited.
+    /// The next state after a decision about a request that has waited.
     fn after(step: Step, held: Box<Held<S, B>>) -> Self {
         match step {
             Step::Admit(admitted) => Self::Readying {
                 held: Some(held),
                 admitted: Some(admitted),
             },
-            Step::Reject(answer) => {
+            Step::Reject(response) => {
                 let limits = held.config.as_ref().map(|config| config.drain_limits);
-                Self::answered(answer, held.request, limits.unwrap_or_default())
+                Self::answered(response, held.request, limits.unwrap_or_default())
             }
             Step::Wait(wait) => Self::Waiting {
                 wait,
@@ -160,18 +161,18 @@ where
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
                 StateProjection::Calling { call, admitted } => {
-                    let (answer, admitted) = ready!(poll_admitted(admitted, || call.poll(cx)));
-                    return Poll::Ready(leave(answer, admitted));
+                    let (result, admitted) = ready!(poll_admitted(admitted, || call.poll(cx)));
+                    return Poll::Ready(complete(result, admitted));
                 }
                 StateProjection::Readying { held, admitted } => {
-                    let waiting = held.as_mut().expect("polled after its end");
+                    let waiting = held.as_mut().expect("polled after completion");
                     let poll_ready = || waiting.service.poll_ready(cx);
                     let (is_ready, admitted) = ready!(poll_admitted(admitted, poll_ready));
                     if let Err(error) = is_ready {
                         return Poll::Ready(Err(fail(error, admitted)));
                     }
-                    let mut held = held.take().expect("polled after its end");
-                    // Its key may have been revoked meanwhile.
+                    let mut held = held.take().expect("polled after completion");
+                    // The key may have been revoked in the meantime.
                     let step = match held.config.clone() {
                         Some(config) => config.recheck(&held.request, admitted, &mut held.rechecks),
                         None => Step::Admit(admitted),
@@ -182,7 +183,7 @@ where
                             admitted: Some(admitted),
                         },
                         step => {
-                            // Waiting for the store holds nothing of the service.
+                            // Release the permit of the ready service while waiting for the store.
                             held.service = held.service.clone();
                             State::after(step, held)
                         }
@@ -193,17 +194,20 @@ where
                     if let (Some(answer), Some(drain)) = (answer.as_mut(), drain) {
                         ready!(drain.poll_before(cx, answer));
                     }
-                    let answer = answer.take().expect("polled after its end");
-                    return Poll::Ready(Ok(answer.map(ResponseBody::refusal)));
+                    let answer = answer.take().expect("polled after completion");
+                    return Poll::Ready(Ok(answer.map(ResponseBody::rejection)));
                 }
                 StateProjection::Failed { error } => {
-                    let error = error.take().expect("polled after its end");
+                    let error = error.take().expect("polled after completion");
                     return Poll::Ready(Err(error));
                 }
                 StateProjection::Waiting { wait, held } => {
                     let waited = ready!(wait.as_mut().poll(cx));
-                    let mut held = held.take().expect("polled after its end");
-                    let config = held.config.clone().expect("a config has decided to wait");
+                    let mut held = held.take().expect("polled after completion");
+                    let config = held
+                        .config
+                        .clone()
+                        .expect("only a config returns Step::Wait");
                     let step = config.resume(waited, &mut held.request);
                     this.state.set(State::after(step, held));
                 }
@@ -212,15 +216,15 @@ where
     }
 }
 
-/// Polls the service for an admitted request, and returns the admitted with the result. A panic records the event
-/// as failed; a pending request is registered with the recorder.
+/// Polls the service for an admitted request, and returns the result with the `Admitted`. A panic records the
+/// event as failed; a pending request is registered with the recorder.
 #[inline]
 fn poll_admitted<T>(
     admitted: &mut Option<Admitted>,
     poll: impl FnOnce() -> Poll<T>,
 ) -> Poll<(T, Admitted)> {
-    let at_hand = admitted.as_mut().expect("polled after its end");
-    let mut guarded = PanicGuard(at_hand.tracker());
+    let current = admitted.as_mut().expect("polled after completion");
+    let mut guarded = PanicGuard(current.tracker());
     let polled = poll();
     if polled.is_pending()
         && let Some(tracker) = &mut guarded.0
@@ -228,10 +232,10 @@ fn poll_admitted<T>(
         tracker.pending();
     }
     drop(guarded);
-    polled.map(|result| (result, admitted.take().expect("it was at hand")))
+    polled.map(|result| (result, admitted.take().expect("checked above")))
 }
 
-/// The service has failed.
+/// Records that the service returned an error.
 #[cold]
 fn fail<E>(error: E, admitted: Admitted) -> E {
     if let Admitted::Tracked(mut tracker) = admitted {
@@ -240,13 +244,13 @@ fn fail<E>(error: E, admitted: Admitted) -> E {
     error
 }
 
-/// Gives the answer its headers and lets its body be watched.
+/// Adds the headers to the response and tracks its body.
 #[inline]
-fn leave<R: Body<Data = Bytes>, E>(
-    answer: Result<Response<R>, E>,
+fn complete<R: Body<Data = Bytes>, E>(
+    result: Result<Response<R>, E>,
     admitted: Admitted,
 ) -> Result<Response<ResponseBody<R>>, E> {
-    let mut response = match answer {
+    let mut response = match result {
         Ok(response) => response,
         Err(error) => return Err(fail(error, admitted)),
     };

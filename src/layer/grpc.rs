@@ -1,8 +1,9 @@
-//! gRPC on the wire, as far as a layer has to know it.
+//! The parts of the gRPC wire protocol that the layer uses.
 //!
-//! A refusal is *Trailers-Only* ([source](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)):
-//! HTTP 200 with the gRPC status among the headers and no body. Clients read a bare 401 or 429 as
-//! another error than it is.
+//! Rejections are *Trailers-Only* responses ([specification][spec]): HTTP 200 with the gRPC status in the headers
+//! and no body. Clients would map a plain 401 or 429 to a different status.
+//!
+//! [spec]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
@@ -11,11 +12,11 @@ use crate::usage::Status;
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// Milliseconds after which a client may try again
-/// ([A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)).
+/// Milliseconds until the client retries
+/// ([gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)).
 pub(super) const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// A `google.rpc.Status` in base64, with details for clients that read them.
+/// A base64-encoded `google.rpc.Status` with error details.
 pub(super) const GRPC_STATUS_DETAILS: HeaderName =
     HeaderName::from_static("grpc-status-details-bin");
 
@@ -28,18 +29,18 @@ pub(super) const UNIMPLEMENTED: u8 = 12;
 pub(super) const UNAVAILABLE: u8 = 14;
 pub(super) const UNAUTHENTICATED: u8 = 16;
 
-/// The protocol of a response, decided by the response: the client's content type is not trusted.
+/// The protocol of a response. Determined from the response, because clients choose the request's content type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http,
-    /// gRPC, whose status comes with the headers or the trailers.
+    /// gRPC: the status is in the headers or the trailers.
     Grpc,
-    /// gRPC-Web, whose trailers are in the body; a status among the headers counts.
+    /// gRPC-Web: trailers are in the body and not read. A status in the headers is.
     GrpcWeb,
 }
 
 impl Protocol {
-    /// Read from the content type or, without one, from `grpc-status`.
+    /// Determines the protocol from the content type or, if there is none, from `grpc-status`.
     #[inline]
     pub(super) fn of_response(headers: &HeaderMap) -> Self {
         match headers.get(CONTENT_TYPE) {
@@ -51,7 +52,7 @@ impl Protocol {
         }
     }
 
-    /// The status that an answer of this protocol begins with: gRPC's, where it is there already.
+    /// The status in the head of a response: the gRPC status if it is already there.
     #[inline]
     pub(super) fn status_of<B>(self, response: &Response<B>) -> Status {
         let code = match self {
@@ -62,10 +63,10 @@ impl Protocol {
     }
 }
 
-/// The content type of a refusal, for a request that claims to be a gRPC call: its refusals are sent as gRPC.
+/// The content type of the rejection if the request claims to be a gRPC call, whose rejections are sent as gRPC.
 pub(super) fn claimed(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
     let content_type = headers.get(CONTENT_TYPE).filter(|value| is_grpc(value))?;
-    // Nothing of the client's own goes back to it.
+    // Never reflect the client's own value.
     let is_same = |known: &&str| content_type.as_bytes() == known.as_bytes();
     let known = CONTENT_TYPES.into_iter().find(is_same);
     let known = known.unwrap_or(CONTENT_TYPES[0]);
@@ -82,33 +83,32 @@ const CONTENT_TYPES: [&str; 7] = [
     "application/grpc-web-text+proto",
 ];
 
-/// Whether this is gRPC's content type. gRPC-Web's counts: it allows the status of a refusal among
-/// the headers too.
+/// Whether this is a gRPC or gRPC-Web content type. gRPC-Web also allows the status in the headers.
 #[inline]
 fn is_grpc(content_type: &HeaderValue) -> bool {
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b'-')))
 }
 
-/// Whether the answers of a call end with trailers of HTTP: those of gRPC-Web are in the body.
+/// Whether responses end with HTTP trailers. Those of gRPC-Web are in the body.
 #[inline]
 fn has_trailers(content_type: &HeaderValue) -> bool {
     !content_type.as_bytes().starts_with(b"application/grpc-web")
 }
 
-/// The trailers of a call whose key was rejected while its response was under way.
+/// The trailers of a response stream whose key was rejected.
 pub(super) fn rejected() -> HeaderMap {
-    let message = HeaderValue::from_static("The API key is no longer valid.");
+    let message = HeaderValue::from_static("the API key is no longer valid");
     HeaderMap::from_iter([
         (GRPC_STATUS, HeaderValue::from(u16::from(UNAUTHENTICATED))),
         (GRPC_MESSAGE, message),
     ])
 }
 
-/// The status among headers or trailers.
+/// The status in headers or trailers.
 pub(super) fn status(headers: &HeaderMap) -> Option<u8> {
     let text = headers.get(GRPC_STATUS)?.to_str().ok()?;
-    // What is there but is no number is UNKNOWN, as clients take it.
+    // Clients treat a malformed status as UNKNOWN.
     Some(text.trim().parse().unwrap_or(UNKNOWN))
 }
 
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_tells_its_protocol() {
+    fn protocol_is_determined_from_the_response() {
         use Protocol::{Grpc, GrpcWeb, Http};
         for (content_type, plain, with_status) in [
             (Some("application/grpc"), Grpc, Grpc),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_claimed_by_method_and_content_type() {
+    fn grpc_calls_are_recognized_by_method_and_content_type() {
         for (method, content_type, is_claimed) in [
             (Method::POST, "application/grpc", true),
             (Method::POST, "application/grpc-web+proto", true),
@@ -151,20 +151,20 @@ mod tests {
             let claimed = claimed(&method, &headers).is_some();
             assert_eq!(claimed, is_claimed, "{method} {content_type}");
         }
-        for (sent, refused) in [
+        for (sent, returned) in [
             ("application/grpc+proto", "application/grpc+proto"),
             ("application/grpc-web-text", "application/grpc-web-text"),
             ("application/grpc;<script>", "application/grpc"),
             ("application/grpc-anything", "application/grpc"),
         ] {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, sent.parse().unwrap())]);
-            assert_eq!(super::claimed(&Method::POST, &headers).unwrap(), refused);
+            assert_eq!(super::claimed(&Method::POST, &headers).unwrap(), returned);
         }
         assert!(claimed(&Method::POST, &HeaderMap::new()).is_none());
     }
 
     #[test]
-    fn a_status_that_is_no_number_is_unknown() {
+    fn malformed_status_is_unknown() {
         for (text, code) in [("0", 0), (" 7", 7), ("x", 2), ("300", 2)] {
             let headers = HeaderMap::from_iter([(GRPC_STATUS, text.parse().unwrap())]);
             assert_eq!(status(&headers), Some(code), "{text}");

@@ -1,4 +1,4 @@
-//! The request path: from a request to its event.
+//! The middleware: from a request to its usage event.
 
 mod admission;
 mod admit;
@@ -34,13 +34,14 @@ mod tracker;
 
 pub use body::{BodyError, KeyRejected, ResponseBody};
 pub use caller::{Caller, Unverified};
-pub use client_ip::{ForwardedHeader, PeerIp};
+pub use client_ip::{ForwardedHeader, PeerAddress};
 pub use config::StoreFailure;
+pub use credential::CredentialSource;
 #[cfg(feature = "axum")]
 pub use extract::NoCaller;
 pub use future::ResponseFuture;
 pub use layer::ApiKeyLayer;
-pub use rejection::{InvalidRealm, Rejection};
+pub use rejection::Rejection;
 pub use request_parts::RequestParts;
 pub use require_scope::{RequireScope, RequireScopeService};
 pub use response_headers::{HeaderStyle, RESPONSE_HEADERS};

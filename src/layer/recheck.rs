@@ -1,4 +1,4 @@
-//! Whether an admitted request may still be called once it has waited for the service.
+//! Rechecks the key of an admitted request that has waited for the service to be ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,14 @@ use crate::key::{CacheLookup, CachedKey, StoreError};
 use crate::telemetry;
 use crate::usage::RejectionReason;
 
-/// How long a lookup counts at least: where nothing is cached, a request that waits for a moment is not looked up
-/// again.
+/// The minimum validity of a lookup: without caching, a short wait does not cause another lookup.
 const GRACE: Duration = Duration::from_secs(1);
-/// Lookups at most for one request that waits time and again.
+/// The maximum number of lookups for a request that waits repeatedly.
 const MAX_LOOKUPS: u8 = 4;
 
 impl Config {
-    /// Checks the key of a request again that this layer admitted and that has waited since: a key that was
-    /// revoked meanwhile does not pass. The store is asked only if the key was dropped from the cache, or its
-    /// time to live is over.
+    /// Rechecks the key of a request admitted by this layer, which may have been revoked while the request waited.
+    /// The store is only queried if the cache entry was removed or has expired.
     pub(super) fn recheck<B>(
         self: &Arc<Self>,
         request: &Request<B>,
@@ -48,11 +46,11 @@ impl Config {
         if let Some(known) = known {
             return match rejected(&known, entry, now) {
                 None => Step::Admit(admitted),
-                Some(reason) => self.refuse_admitted(reason, admitted, request),
+                Some(reason) => self.reject_admitted(reason, admitted, request),
             };
         }
         if *lookups >= MAX_LOOKUPS {
-            return self.refuse_admitted(RejectionReason::StoreUnavailable, admitted, request);
+            return self.reject_admitted(RejectionReason::StoreUnavailable, admitted, request);
         }
         *lookups += 1;
         let (cache, entry) = (self.cache.clone(), entry.clone());
@@ -63,11 +61,14 @@ impl Config {
                 entry,
                 admitted,
             };
-            Waited { began: now, what }
+            Waited {
+                began: now,
+                resumed: what,
+            }
         }))
     }
 
-    /// The store has answered, or has not.
+    /// Continues after the lookup of a recheck.
     pub(super) fn rechecked<B>(
         &self,
         found: Result<Option<Arc<CachedKey>>, StoreError>,
@@ -83,20 +84,20 @@ impl Config {
                     error = &error as &dyn std::error::Error,
                     "key lookup failed"
                 );
-                let passes = self.store_failure == StoreFailure::Pass;
-                let passes = passes && !matches!(error, StoreError::Busy);
-                (!passes).then_some(RejectionReason::StoreUnavailable)
+                let is_admitted = self.store_failure == StoreFailure::Admit;
+                let is_admitted = is_admitted && !matches!(error, StoreError::Busy);
+                (!is_admitted).then_some(RejectionReason::StoreUnavailable)
             }
         };
         match reason {
             None => Step::Admit(admitted),
-            Some(reason) => self.refuse_admitted(reason, admitted, request),
+            Some(reason) => self.reject_admitted(reason, admitted, request),
         }
     }
 
-    /// Refuses a request that was admitted: its event tells of the refusal.
+    /// Rejects a request that was admitted. Its event records the rejection.
     #[cold]
-    fn refuse_admitted<B>(
+    fn reject_admitted<B>(
         &self,
         reason: RejectionReason,
         admitted: Admitted,
@@ -108,7 +109,9 @@ impl Config {
             key,
             ..Rejection::new(reason)
         };
-        let mut response = self.rejections.answer(rejection, RequestParts::of(request));
+        let mut response = self
+            .rejections
+            .response(rejection, RequestParts::of(request));
         admitted.reject(reason, &mut response);
         Step::Reject(response)
     }

@@ -1,13 +1,13 @@
-//! The recorder's permit to record a request.
+//! [`RecorderPermit`]: a reserved place in the recorder for the event of a request.
 
 use std::borrow::Borrow;
 
 use crate::usage::Recorder;
 
-/// A request that the recorder has been told of; taken back when nothing comes of it.
+/// A place reserved in the recorder. Released on drop unless it is consumed by an event.
 pub(super) struct RecorderPermit<R: Borrow<Recorder>> {
     recorder: Option<R>,
-    /// Whether it has a place among the events of rejected keys.
+    /// Whether the place is reserved for the event of a rejected key.
     is_rejected: bool,
 }
 
@@ -19,7 +19,7 @@ impl<R: Borrow<Recorder>> RecorderPermit<R> {
         }
     }
 
-    /// For a request of a rejected key.
+    /// A permit for the event of a rejected key.
     pub(super) fn rejected(recorder: R) -> Self {
         Self {
             recorder: Some(recorder),
@@ -27,7 +27,7 @@ impl<R: Borrow<Recorder>> RecorderPermit<R> {
         }
     }
 
-    /// For a request that is told of elsewhere, or was ended by a shutdown, which has told of it.
+    /// For a request that is recorded by another layer, or was already recorded by a shutdown.
     pub(super) fn none() -> Self {
         Self {
             recorder: None,
@@ -35,7 +35,7 @@ impl<R: Borrow<Recorder>> RecorderPermit<R> {
         }
     }
 
-    /// Whether nothing is to be told of the request any more.
+    /// Whether the request is not recorded by this layer.
     pub(super) fn is_none(&self) -> bool {
         self.recorder.is_none()
     }
@@ -44,7 +44,7 @@ impl<R: Borrow<Recorder>> RecorderPermit<R> {
         self.is_rejected
     }
 
-    /// The event takes over.
+    /// Passes the reservation on to the event.
     pub(super) fn consume(mut self) {
         self.recorder = None;
     }
@@ -57,8 +57,8 @@ impl<R: Borrow<Recorder>> Drop for RecorderPermit<R> {
                 recorder.borrow().release_rejected();
             }
             if std::thread::panicking() {
-                // A hook failed before there was an event to tell of it.
-                recorder.borrow().lose();
+                // A hook panicked before the event was created.
+                recorder.borrow().count_lost();
             } else {
                 recorder.borrow().release();
             }

@@ -1,4 +1,4 @@
-//! Refusals: of strangers, which are counted, and of keys, which are events; of rejected keys within a limit.
+//! Rejections: counted for unknown keys, recorded as events for known keys, within limits for rejected keys.
 
 use std::borrow::Borrow;
 use std::net::IpAddr;
@@ -21,49 +21,49 @@ use crate::limit::{Charge, Decision, LimitHeaders, whole_secs};
 use crate::usage::{Outcome, Recorder, RejectionReason};
 
 impl Config {
-    /// Who pays for a look-up and of what, where there is a budget and the client's address is known.
+    /// The client IP to charge for a lookup, and its limit. `None` without a lookup limit or a known client IP.
     ///
     /// # Errors
     ///
-    /// When the budget is used up: how long to wait.
+    /// The time to wait, if the limit is exceeded.
     #[inline(never)]
-    pub(super) fn lookup_payer(
+    pub(super) fn lookup_client(
         &self,
         context: &RequestContext<'_>,
     ) -> Result<Option<(IpAddr, &Arc<ClientLimit>)>, Duration> {
-        let Some(budget) = &self.lookup_limit else {
+        let Some(limit) = &self.lookup_limit else {
             return Ok(None);
         };
-        let Some(address) = self.client_address.rate_limit_address(context.head) else {
+        let Some(address) = self.client_ip.rate_limit_address(context.head) else {
             self.missing_client_ip.record();
             return Ok(None);
         };
-        budget.peek(Some(address), context.began)?;
-        Ok(Some((address, budget)))
+        limit.peek(Some(address), context.began)?;
+        Ok(Some((address, limit)))
     }
 
     pub(super) fn refund(&self, charge: Option<Charge>) {
-        if let Some((budget, charge)) = self.lookup_limit.as_ref().zip(charge) {
-            budget.refund(charge, self.clock.now());
+        if let Some((limit, charge)) = self.lookup_limit.as_ref().zip(charge) {
+            limit.refund(charge, self.clock.now());
         }
     }
 
-    /// Refuses what is not the secret of a key. An address without a budget gets one answer, whether
-    /// the store would have to be asked or not: it does not learn what is cached.
+    /// Rejects a credential that is not the secret of a key. A client IP above the lookup limit always gets 429,
+    /// so that it does not learn which keys are cached.
     #[inline(never)]
     pub(super) fn reject_unverified(
         &self,
         reason: RejectionReason,
         context: &RequestContext<'_>,
     ) -> Admission {
-        match self.lookup_payer(context) {
+        match self.lookup_client(context) {
             Ok(_) => self.reject_unauthenticated(reason, context),
             Err(wait) => self.reject_lookup_limited(wait, context),
         }
     }
 
-    /// Why a key's own secret does not let in. An address without a budget does not learn that it is
-    /// one either, as far as unknown keys get the same answer.
+    /// The rejection of a key whose secret matched. If unknown keys get the same response, a client IP above the
+    /// lookup limit gets 429 here too, so that it does not learn that the secret is correct.
     pub(super) fn rejection_for(
         &self,
         reason: RejectionReason,
@@ -73,7 +73,7 @@ impl Config {
         if rejection.status() != StatusCode::UNAUTHORIZED {
             return rejection;
         }
-        self.lookup_payer(context)
+        self.lookup_client(context)
             .map_or_else(lookup_limited, |_| rejection)
     }
 
@@ -86,7 +86,7 @@ impl Config {
         self.reject_unrecorded(lookup_limited(wait), context)
     }
 
-    /// Refuses an anonymous request beyond its client's limit.
+    /// Rejects an anonymous request above the limit of its client IP.
     #[cold]
     pub(super) fn reject_anonymous(
         &self,
@@ -100,7 +100,7 @@ impl Config {
         self.reject_unrecorded(rejection, context)
     }
 
-    /// Refuses a request that no key answers for.
+    /// Rejects a request without a verified key.
     pub(super) fn reject_unauthenticated(
         &self,
         reason: RejectionReason,
@@ -109,22 +109,22 @@ impl Config {
         self.reject_unrecorded(Rejection::new(reason), context)
     }
 
-    /// A refusal that is counted and leaves no event.
+    /// Rejects a request that is counted but not recorded as an event.
     #[inline(never)]
     pub(super) fn reject_unrecorded(
         &self,
         rejection: Rejection,
         context: &RequestContext<'_>,
     ) -> Admission {
-        self.recorder.count_refusal(rejection.reason);
+        self.recorder.count_rejection(rejection.reason);
         log_rejection(rejection.reason, rejection.key);
-        let mut response = self.rejections.answer(rejection, context.head);
-        let mut additions = context.response_headers(HeaderStyle::None, None);
-        additions.apply(response.headers_mut());
+        let mut response = self.rejections.response(rejection, context.head);
+        let mut headers = context.response_headers(HeaderStyle::None, None);
+        headers.apply(response.headers_mut());
         Admission::Rejected(response)
     }
 
-    /// Refuses a request with a rejected key. It is recorded while its [limit](super::rejected_events) and the
+    /// Rejects a request with a rejected key. It is recorded while its [limit](super::rejected_events) and the
     /// recorder have room; the response is the same either way.
     #[cold]
     pub(super) fn reject_unusable_key(
@@ -137,8 +137,8 @@ impl Config {
         let permit = if self.is_recorded_by_outer(context) {
             RecorderPermit::none()
         } else {
-            let address = self.client_address.rate_limit_address(context.head);
-            // In this order: a full recorder uses up no limit.
+            let address = self.client_ip.rate_limit_address(context.head);
+            // Reserve first: a full recorder must not use up the limits.
             let permit = self.recorder.reserve_rejected();
             let permit = permit.then(|| RecorderPermit::rejected(&self.recorder));
             let permit = permit.filter(|_| self.rejected_events.admit(id, address, context.began));
@@ -151,7 +151,7 @@ impl Config {
         Admission::Rejected(self.reject_key(entry, rejection, None, permit, context))
     }
 
-    /// Refuses a request of a key whose secret matched: an event under that key.
+    /// Rejects a request whose secret matched, recorded as an event of its key.
     #[inline(never)]
     pub(super) fn reject_key<R: Borrow<Recorder>>(
         &self,
@@ -164,29 +164,29 @@ impl Config {
         let id = entry.key.id;
         log_rejection(rejection.reason, Some(id));
         rejection.key = Some(id);
-        let (mut draft, is_open) = context.pending_event(self, Some(entry));
-        if is_open && let Some(method) = self.endpoints.known(draft.path()) {
-            draft.endpoint = Some(method);
+        let (mut event, is_open) = context.pending_event(self, Some(entry));
+        if is_open && let Some(method) = self.endpoints.known(event.path()) {
+            event.endpoint = Some(method);
         }
-        draft.rejection_reason = Some(rejection.reason);
-        draft.is_rejected = permit.is_rejected();
-        (draft.outcome, draft.cause) = Outcome::of_rejection(rejection.reason);
-        let mut response = self.rejections.answer(rejection, context.head);
-        draft.status = Protocol::of_response(response.headers()).status_of(&response);
-        draft.response_bytes = response.body().len() as u64;
-        draft.latency_us = self.clock.now().micros_since(context.began);
-        let mut additions = context.response_headers(self.header_style, limited);
-        additions.apply(response.headers_mut());
+        event.rejection_reason = Some(rejection.reason);
+        event.is_rejected = permit.is_rejected();
+        (event.outcome, event.cause) = Outcome::of_rejection(rejection.reason);
+        let mut response = self.rejections.response(rejection, context.head);
+        event.status = Protocol::of_response(response.headers()).status_of(&response);
+        event.response_bytes = response.body().len() as u64;
+        event.latency_us = self.clock.now().micros_since(context.began);
+        let mut headers = context.response_headers(self.header_style, limited);
+        headers.apply(response.headers_mut());
         if !permit.is_none() {
             self.supersede_anonymous(context);
             permit.consume();
-            self.recorder.record(draft);
+            self.recorder.record(event);
         }
         response
     }
 }
 
-/// The client's address has used up its budget of look-ups.
+/// The rejection of a client IP above the lookup limit.
 fn lookup_limited(wait: Duration) -> Rejection {
     Rejection {
         retry_after_secs: Some(whole_secs(wait)),

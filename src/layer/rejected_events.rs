@@ -1,5 +1,5 @@
-//! Limits the events of rejected keys, so that the holder of a revoked, disabled or expired key, or of one that
-//! is bound to other addresses, cannot fill the log.
+//! Limits the events of rejected keys, so that the holder of a revoked, disabled or expired key, or of a key bound
+//! to other addresses, cannot flood the request log.
 
 use std::net::IpAddr;
 
@@ -8,11 +8,11 @@ use crate::clock::Now;
 use crate::id::KeyId;
 use crate::limit::{RateLimit, RateSketch};
 
-/// Few keys are rejected at one time: 64 KiB for both limits together.
+/// Cells in each half of a sketch, 64 KiB for both limits. Few keys are rejected at a time.
 const CELLS: usize = 2_048;
 
-/// Events of rejected keys: a burst of 10 and then 12 an hour per key and client address; a burst of 100 and then
-/// 60 an hour per key. Further refusals are counted only.
+/// The limits on events of rejected keys: a burst of 10, then 12 an hour, per key and client IP; a burst of 100,
+/// then 60 an hour, per key. Further rejections are only counted.
 #[derive(Debug)]
 pub(super) struct RejectedEvents {
     by_address: RateSketch,
@@ -28,7 +28,7 @@ impl RejectedEvents {
         }
     }
 
-    /// Whether the next refusal of this key to this address is an event. All clients without a known address
+    /// Whether the next rejection of this key from this client IP is recorded. All clients with an unknown IP
     /// count as one.
     pub(super) fn admit(&self, key: KeyId, address: Option<IpAddr>, now: Now) -> bool {
         let network = address.map(network);
@@ -53,7 +53,7 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn events_are_limited_per_address_and_per_key() {
+    fn events_are_limited_per_client_ip_and_per_key() {
         let (events, clock) = (RejectedEvents::new(), Clock::manual(Timestamp::UNIX_EPOCH));
         let (key, other) = (KeyId::from_number(1), KeyId::from_number(2));
         let address = |n: u32| Some(IpAddr::V4(n.into()));
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(admitted(key, address(9)), 0);
         assert_eq!(admitted(other, address(9)), 10);
         clock.advance(Duration::from_secs(3_600));
-        // An address is not charged when the key's own limit refuses.
+        // A client IP is not charged if the limit of the key is exceeded.
         assert_eq!(admitted(key, address(9)), 10);
         assert_eq!(admitted(key, address(1)), 10);
         assert_eq!(

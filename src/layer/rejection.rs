@@ -1,4 +1,4 @@
-//! Refusals, as the client and as outer layers see them.
+//! Rejections: their reason, and their HTTP and gRPC responses.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,33 +12,40 @@ use super::grpc;
 use super::request_parts::RequestParts;
 use super::retry;
 use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
 use crate::telemetry;
 use crate::usage::RejectionReason;
 
-/// Why a request was refused: in the response's extensions, for outer layers, metrics and logs. The
-/// client learns less. The limits that are reached are told by [`violated`](Self::violated).
+/// The reason and details of a rejected request.
+///
+/// It is in the extensions of the response, for outer layers, metrics and logs. Clients see less: all reasons with
+/// status 401 produce the same response, except that the challenge for a missing key has no `error`.
 ///
 /// | reason | HTTP | gRPC |
 /// |---|---|---|
-/// | none, malformed, ambiguous, unknown, wrong, disabled, revoked, expired | 401 | `UNAUTHENTICATED` |
+/// | missing, malformed, ambiguous, unknown, wrong secret, disabled, revoked, expired | 401 | `UNAUTHENTICATED` |
 /// | address, scope | 403 | `PERMISSION_DENIED` |
-/// | rate limited, look-up budget | 429 | `RESOURCE_EXHAUSTED` |
+/// | rate limited, lookup limit | 429 | `RESOURCE_EXHAUSTED` |
 /// | store, limiter or recorder unavailable | 503 | `UNAVAILABLE` |
 ///
-/// An address that has used up its [budget of look-ups](crate::ApiKeyLayer::lookup_limit) gets 429 for keys that are
-/// unknown, wrong, disabled, revoked or expired.
+/// HTTP responses are problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with `WWW-Authenticate`
+/// ([RFC 6750](https://www.rfc-editor.org/rfc/rfc6750)) for 401 and for missing scopes, and `Retry-After` where
+/// waiting helps.
+///
+/// A client IP above the [lookup limit](crate::ApiKeyLayer::lookup_limit) gets 429 instead of 401 for keys that
+/// are unknown, disabled, revoked or expired, and for wrong secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejection {
-    /// Why.
+    /// The reason.
     pub reason: RejectionReason,
-    /// The key, where the secret that was sent is that key's.
+    /// The id of the key, if its secret was sent.
     pub key: Option<KeyId>,
-    /// Seconds after which trying again makes sense, where waiting helps.
+    /// The value of `Retry-After` in seconds. `None` if waiting does not help.
     pub retry_after_secs: Option<u64>,
-    /// The names of the rate limits that are reached, if any are.
+    /// The names of the exceeded rate limits.
     pub(crate) violated: Option<Arc<[Arc<str>]>>,
-    /// The scope that the route asks for.
+    /// The missing scope, for [`RejectionReason::Scope`].
     pub scope: Option<Arc<str>>,
 }
 
@@ -51,7 +58,7 @@ pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
 }
 
 impl Rejection {
-    /// What could not be checked may be tried again soon; other waits are for the caller to set.
+    /// Rejections with 503 are retried after a second; other waits are set by the caller.
     pub(crate) fn new(reason: RejectionReason) -> Self {
         let mut rejection = Self {
             reason,
@@ -66,15 +73,15 @@ impl Rejection {
         rejection
     }
 
-    /// The names of the rate limits that are reached.
-    pub fn violated(&self) -> &[Arc<str>] {
+    /// Returns the names of the exceeded rate limits.
+    pub fn violated_limits(&self) -> &[Arc<str>] {
         self.violated.as_deref().unwrap_or_default()
     }
 
-    /// The HTTP status that the client gets.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         match self.reason {
-            RejectionReason::Address | RejectionReason::Scope => StatusCode::FORBIDDEN,
+            RejectionReason::ClientIp | RejectionReason::Scope => StatusCode::FORBIDDEN,
             RejectionReason::RateLimited | RejectionReason::LookupLimit => {
                 StatusCode::TOO_MANY_REQUESTS
             }
@@ -85,7 +92,7 @@ impl Rejection {
         }
     }
 
-    /// The gRPC status that the client of a call gets.
+    /// Returns the [gRPC status code](https://grpc.io/docs/guides/status-codes/) of the response to a gRPC call.
     pub fn grpc_status(&self) -> u8 {
         match self.status() {
             StatusCode::FORBIDDEN => grpc::PERMISSION_DENIED,
@@ -98,35 +105,30 @@ impl Rejection {
 
 type Customize = dyn Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync;
 
-/// Makes the answers of refusals; their constant parts are made once.
+/// Builds the responses of rejected requests. Constant parts are prepared once.
 #[derive(Clone)]
 pub(crate) struct Rejections {
     challenge: HeaderValue,
     challenge_invalid: HeaderValue,
     realm: Arc<str>,
-    /// The schemes of `Authorization` in which keys are looked for.
+    /// The `Authorization` schemes of the credential sources.
     schemes: Vec<Arc<str>>,
-    /// Refuses in HTTP whatever a request claims to be.
+    /// Whether rejections are always plain HTTP responses.
     pub(crate) without_grpc: bool,
-    /// The longest wait that gRPC clients are told to sit out.
+    /// The maximum `grpc-retry-pushback-ms`.
     pub(crate) max_pushback: Duration,
     pub(crate) customize: Option<Arc<Customize>>,
 }
 
-/// A realm that cannot stand in a header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a realm is 1 to 100 printable ASCII characters without quotes and backslashes")]
-pub struct InvalidRealm;
-
-/// What is refused to one key is not refused to another.
+/// A rejection depends on the key, so caches must not store it.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A valid API key is required."}"#;
-const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key may not be used from here."}"#;
-const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a scope that is required."}"#;
-const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be checked. Try again."}"#;
-const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many API keys that do not work came from this address. Try again later."}"#;
-/// With the problem type of draft-ietf-httpapi-ratelimit-headers.
+const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key is not allowed from this IP address."}"#;
+const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a required scope."}"#;
+const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be authorized. Try again later."}"#;
+const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many invalid API keys from this IP address. Try again later."}"#;
+/// The problem type of draft-ietf-httpapi-ratelimit-headers.
 const RATE_LIMITED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":""#;
 const VIOLATED: &str = r#"","violated-policies":["#;
 
@@ -147,21 +149,22 @@ impl Default for Rejections {
 }
 
 impl Rejections {
-    /// With this realm in the challenges.
-    pub(crate) fn realm(self, realm: &str) -> Result<Self, InvalidRealm> {
-        let fits = (1..=100).contains(&realm.len())
+    /// Sets the realm of the challenges.
+    pub(crate) fn realm(self, realm: &str) -> Result<Self, InvalidConfig> {
+        let is_valid = (1..=100).contains(&realm.len())
             && realm
                 .bytes()
                 .all(|b| (b == b' ' || b.is_ascii_graphic()) && b != b'"' && b != b'\\');
-        if !fits {
-            return Err(InvalidRealm);
+        if !is_valid {
+            let reason = "1 to 100 printable ASCII characters without quotes and backslashes";
+            return Err(InvalidConfig::new("realm", reason));
         }
         let realm = realm.into();
         Ok(Self { realm, ..self }.with_challenges())
     }
 
-    /// With a challenge for each of these schemes (RFC 9110 §11.6.1); for `Bearer` where there is none.
-    pub(crate) fn offer(&mut self, schemes: impl Iterator<Item = Arc<str>>) {
+    /// Sets the schemes of the challenges (RFC 9110 §11.6.1); `Bearer` if there are none.
+    pub(crate) fn set_schemes(&mut self, schemes: impl Iterator<Item = Arc<str>>) {
         self.schemes = schemes.collect();
         if self.schemes.is_empty() {
             self.schemes.push("Bearer".into());
@@ -176,7 +179,7 @@ impl Rejections {
                 format!("{scheme} realm=\"{}\"{error}", self.realm)
             };
             let challenges: Vec<_> = self.schemes.iter().map(challenge).collect();
-            // A scheme that cannot stand in a header is not offered.
+            // An invalid scheme name leaves the challenges unchanged.
             HeaderValue::from_str(&challenges.join(", ")).ok()
         };
         let (missing, invalid) = (challenges(""), challenges(", error=\"invalid_token\""));
@@ -185,20 +188,20 @@ impl Rejections {
         self
     }
 
-    /// The answer to a refused request, with the rejection in its extensions.
-    pub(crate) fn answer(&self, rejection: Rejection, head: RequestParts<'_>) -> Response<Bytes> {
+    /// The response to a rejected request, with the rejection in its extensions.
+    pub(crate) fn response(&self, rejection: Rejection, head: RequestParts<'_>) -> Response<Bytes> {
         let may_be_grpc = !self.without_grpc && !has_http_route(head);
-        let claimed = || grpc::claimed(head.method(), head.headers());
-        let mut response = match may_be_grpc.then(claimed).flatten() {
+        let grpc_content_type = || grpc::claimed(head.method(), head.headers());
+        let mut response = match may_be_grpc.then(grpc_content_type).flatten() {
             Some(content_type) => self.trailers_only(&rejection, content_type, head.headers()),
             None => self.problem(&rejection),
         };
         if let Some(customize) = &self.customize {
             response = customize(&rejection, response);
-            // The server tells the length that the body has by now.
+            // The body may have changed; the server sets the header.
             response.headers_mut().remove(CONTENT_LENGTH);
             if response.headers().contains_key(grpc::GRPC_STATUS) {
-                // Trailers-Only: there is no room for a body.
+                // A Trailers-Only response has no body.
                 *response.body_mut() = Bytes::new();
             }
         }
@@ -256,7 +259,7 @@ impl Rejections {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, content_type);
         headers.insert(grpc::GRPC_STATUS, u16::from(rejection.grpc_status()).into());
-        // None of the messages has a character that would have to be percent-encoded.
+        // No message contains characters that need percent-encoding.
         headers.insert(grpc::GRPC_MESSAGE, HeaderValue::from_static(message));
         let wait = rejection.retry_after_secs.map(Duration::from_secs);
         if wait.is_some() || rejection.reason == RejectionReason::RateLimited {
@@ -272,13 +275,13 @@ impl Rejections {
         response
     }
 
-    /// RFC 6750 §3.1: the scope that would be needed, if it can be said in a header.
+    /// The `insufficient_scope` challenge of RFC 6750 §3.1, with the scope if it is valid in a quoted string.
     fn insufficient_scope(&self, rejection: &Rejection) -> Option<HeaderValue> {
         let scope = rejection.scope.as_ref()?;
         let realm = &self.realm;
         let mut text = format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\"");
-        let sayable = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if scope.bytes().all(sayable) {
+        let is_quotable = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        if scope.bytes().all(is_quotable) {
             text.push_str(&format!(", scope=\"{scope}\""));
         }
         HeaderValue::from_str(&text).ok()
@@ -293,7 +296,7 @@ impl std::fmt::Debug for Rejections {
     }
 }
 
-/// Whether axum matched a route that is not one of tonic's router.
+/// Whether axum matched a route without a catch-all, so that the request is not for tonic's router.
 #[cfg_attr(not(feature = "axum"), expect(unused_variables))]
 fn has_http_route(head: RequestParts<'_>) -> bool {
     #[cfg(feature = "axum")]
@@ -307,29 +310,29 @@ fn rate_limited(rejection: &Rejection) -> Bytes {
     let mut digits = itoa::Buffer::new();
     let detail = match rejection.retry_after_secs {
         Some(secs) if rejection.key.is_none() => [
-            "The rate limit for requests without an API key is exceeded. Try again in ",
+            "The rate limit for requests without an API key is exceeded. Retry in ",
             digits.format(secs),
             " s.",
         ],
         Some(secs) => [
-            "A rate limit of this API key is reached. Try again in ",
+            "The rate limit of this API key is exceeded. Retry in ",
             digits.format(secs),
             " s.",
         ],
         None => [
-            "This request costs more than a rate limit of this API key allows.",
+            "The cost of this request exceeds a rate limit of this API key.",
             "",
             "",
         ],
     };
-    // The names need no escaping: a limit's name is made of a-z, 0-9, `_` and `-`.
-    let names = match rejection.violated() {
+    // Limit names need no escaping: they consist of a-z, 0-9, `_` and `-`.
+    let names = match rejection.violated_limits() {
         [one] => Cow::Borrowed(&**one),
         several => Cow::Owned(several.join("\",\"")),
     };
     let [before, secs, after] = detail;
     let quote = if names.is_empty() { "" } else { "\"" };
-    // Joined at once, so that what is handed on has its exact size.
+    // Concatenated at once, into a single allocation of the exact size.
     let parts = [
         RATE_LIMITED,
         before,
@@ -348,17 +351,17 @@ fn grpc_message(rejection: &Rejection) -> &'static str {
     match rejection.status() {
         StatusCode::UNAUTHORIZED => "a valid API key is required",
         StatusCode::FORBIDDEN if rejection.reason == RejectionReason::Scope => {
-            "this API key lacks a scope that is required"
+            "this API key lacks a required scope"
         }
-        StatusCode::FORBIDDEN => "this API key may not be used from here",
+        StatusCode::FORBIDDEN => "this API key is not allowed from this IP address",
         StatusCode::TOO_MANY_REQUESTS if rejection.reason == RejectionReason::LookupLimit => {
-            "too many API keys that do not work came from this address"
+            "too many invalid API keys from this IP address"
         }
         StatusCode::TOO_MANY_REQUESTS if rejection.key.is_none() => {
             "the rate limit for requests without an API key is exceeded"
         }
-        StatusCode::TOO_MANY_REQUESTS => "a rate limit of this API key is reached",
-        _ => "the request could not be checked",
+        StatusCode::TOO_MANY_REQUESTS => "the rate limit of this API key is exceeded",
+        _ => "the request could not be authorized",
     }
 }
 

@@ -1,4 +1,4 @@
-//! A request at the config: what is read of it once and then asked for in several places.
+//! [`RequestContext`]: the parts of a request that are read once and used in several places.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::usage::{Attribution, Method, Outcome, Path, PendingEvent, Status, eve
 pub(super) struct RequestContext<'a> {
     pub(super) head: RequestParts<'a>,
     pub(super) began: Now,
-    /// Who is calling, where an outer layer knows already.
+    /// The caller admitted by an outer layer.
     pub(super) outer: Option<&'a Caller>,
-    /// The mark of an outer layer that let the request pass without a key.
+    /// The mark of an outer layer that admitted the request as anonymous.
     pub(super) anonymous: Option<&'a AnonymousMark>,
-    /// The event's id, should there be one.
+    /// The id of the event, if one is recorded.
     pub(super) id: Uuid,
     sent_id: Option<&'a str>,
-    /// Bytes that the request's body was announced to have.
-    announced: u64,
+    /// The `Content-Length` of the request.
+    content_length: u64,
 }
 
 impl Attribution for CachedKey {
@@ -46,18 +46,20 @@ impl Attribution for CachedKey {
 }
 
 impl<'a> RequestContext<'a> {
-    /// Reads a request's headers in one pass, with what they present in these places.
+    /// Reads the headers of a request in one pass, including the credentials in these sources.
     #[inline]
     pub(super) fn new(
         head: RequestParts<'a>,
         began: Now,
         sources: &CredentialSources,
-        found: &mut Credential<'a>,
+        credential: &mut Credential<'a>,
     ) -> Self {
-        Self::read(head, began, |name, value| found.scan(sources, name, value))
+        Self::read(head, began, |name, value| {
+            credential.scan(sources, name, value)
+        })
     }
 
-    /// The same once more, of a request that was looked at before.
+    /// Reads the headers again after a wait, without credentials.
     #[cold]
     pub(super) fn resumed(head: RequestParts<'a>, began: Now) -> Self {
         Self::read(head, began, |_, _| {})
@@ -67,11 +69,11 @@ impl<'a> RequestContext<'a> {
     fn read(
         head: RequestParts<'a>,
         began: Now,
-        mut look: impl FnMut(&'a HeaderName, &'a HeaderValue),
+        mut scan: impl FnMut(&'a HeaderName, &'a HeaderValue),
     ) -> Self {
         let (mut sent_id, mut length) = (None, None);
         for (name, value) in head.headers() {
-            look(name, value);
+            scan(name, value);
             let first: &mut Option<&'a HeaderValue> = match name {
                 _ if name == CONTENT_LENGTH => &mut length,
                 _ if name == X_REQUEST_ID => &mut sent_id,
@@ -86,7 +88,7 @@ impl<'a> RequestContext<'a> {
             anonymous: head.extensions().get(),
             id: event_id(began.micros()),
             sent_id: sent_id.and_then(valid_request_id),
-            announced: length.map_or(0, announced_length),
+            content_length: length.map_or(0, announced_length),
         }
     }
 
@@ -99,7 +101,7 @@ impl<'a> RequestContext<'a> {
         WireId::Generated(outer.unwrap_or(self.id))
     }
 
-    /// What the request's answer is given: its id and where the key's limits stand.
+    /// The headers to add to the response: request id and rate limits.
     #[inline]
     pub(super) fn response_headers(
         &self,
@@ -109,7 +111,7 @@ impl<'a> RequestContext<'a> {
         ResponseHeaders::new(self.wire_id(), style, limited)
     }
 
-    /// The same for an admitted request: what answers one key is not for another.
+    /// The headers to add to the response of an admitted request, including cache headers.
     #[inline]
     pub(super) fn admitted(
         &self,
@@ -123,8 +125,8 @@ impl<'a> RequestContext<'a> {
             .for_authenticated(vary, config.private)
     }
 
-    /// The event as far as it is known before there is an answer, and whether the answer may still name
-    /// another endpoint.
+    /// The event as far as it is known before the response, and whether the response may still determine the
+    /// endpoint.
     #[inline]
     pub(super) fn pending_event(
         &self,
@@ -133,7 +135,7 @@ impl<'a> RequestContext<'a> {
     ) -> (PendingEvent, bool) {
         let head = self.head;
         let endpoint = config.endpoints.of(head);
-        let draft = PendingEvent {
+        let event = PendingEvent {
             id: self.id,
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
             path: Path::from_slice(bounded(head.uri().path()).as_bytes()),
@@ -146,11 +148,11 @@ impl<'a> RequestContext<'a> {
             resource_id: config
                 .resource_id
                 .as_ref()
-                .and_then(|of| Some((*bounded(&of(head)?)).into())),
-            client_ip: config.client_address.of(head),
+                .and_then(|hook| Some((*bounded(&hook(head)?)).into())),
+            client_ip: config.client_ip.of(head),
             time: self.began.micros(),
             latency_us: 0,
-            request_bytes: self.announced,
+            request_bytes: self.content_length,
             response_bytes: 0,
             cost: 0,
             status: Status::None,
@@ -160,28 +162,28 @@ impl<'a> RequestContext<'a> {
             rejection_reason: None,
             is_rejected: false,
         };
-        (draft, endpoint.is_open)
+        (event, endpoint.may_be_grpc)
     }
 }
 
-/// The caller of an outer layer, whether or not the service may see it.
+/// The caller of an outer layer, even if it is hidden from the service.
 #[inline]
 fn outer_caller(extensions: &Extensions) -> Option<&Caller> {
     let hidden = || extensions.get().map(|OuterCaller(caller)| caller);
     extensions.get().or_else(hidden)
 }
 
-/// What is kept of a text that a client sent: its first kilobyte, without secrets.
+/// Truncates a text of the client to one kilobyte and redacts secrets.
 #[inline]
 fn bounded(text: &str) -> Cow<'_, str> {
     without_secrets(text, 1_024)
 }
 
-/// At most a tebibyte: nobody has to send what they announce, and few such lengths would fill a sum.
+/// The `Content-Length`, capped at 1 TiB: clients can claim any length, and totals must not overflow.
 fn announced_length(value: &HeaderValue) -> u64 {
-    const MOST: u64 = 1 << 40;
+    const MAX: u64 = 1 << 40;
     let length: Option<u64> = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.unwrap_or(0).min(MOST)
+    length.unwrap_or(0).min(MAX)
 }
 
 #[cfg(test)]
@@ -189,14 +191,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kilobyte_is_kept_and_no_part_of_a_secret() {
+    fn texts_are_truncated_and_secrets_redacted() {
         assert_eq!(bounded("/v1/postings"), "/v1/postings");
         assert_eq!(bounded(&"é".repeat(600)), "é".repeat(512));
         assert_eq!(bounded(&"/é".repeat(400)), format!("{}/", "/é".repeat(341)));
         let body = "0".repeat(54);
         for before in 0..1_030 {
             let path = format!("{}/a_{body}/", "x".repeat(before));
-            // Nothing behind the first kilobyte moves up.
+            // Redaction does not shift text beyond the first kilobyte into it.
             let (hidden, end) = (before + 7, (before + 57).min(1_024));
             let mut expected = path[..path.len().min(1_024)].to_owned();
             if hidden < 1_024 {
@@ -207,7 +209,7 @@ mod tests {
         }
         let many = format!("/a_{body}").repeat(100);
         assert_eq!(bounded(&many), "/a_0000…".repeat(18));
-        // A secret of the longest encoding, permit at the end of what is kept.
+        // A secret of the longest encoding, starting near the end of the kept text.
         let encoded: String = format!("a_{body}")
             .bytes()
             .map(|b| format!("%2525{b:02x}"))
@@ -220,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_taken_as_announced_within_bounds() {
+    fn content_length_is_parsed_and_capped() {
         for (text, length) in [
             ("0", 0),
             ("4711", 4_711),
             ("1099511627776", 1 << 40),
             ("1099511627777", 1 << 40),
             ("18446744073709551615", 1 << 40),
-            // Of no form, or beyond all numbers: nothing is known.
+            // Malformed or out of range.
             ("18446744073709551616", 0),
             ("-1", 0),
             ("4 7", 0),

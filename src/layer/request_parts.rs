@@ -1,10 +1,10 @@
-//! What hooks may see of a request.
+//! [`RequestParts`]: the argument of hooks.
 
 use std::fmt;
 
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 
-/// A request without its body, as hooks of the layer see it.
+/// A request without its body, passed to the hooks of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone, Copy)]
 pub struct RequestParts<'a> {
     method: &'a Method,
@@ -14,7 +14,7 @@ pub struct RequestParts<'a> {
 }
 
 impl<'a> RequestParts<'a> {
-    /// The head of a request.
+    /// Borrows the parts of a request.
     pub fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
@@ -24,28 +24,28 @@ impl<'a> RequestParts<'a> {
         }
     }
 
-    /// Its method.
+    /// Returns the method.
     pub fn method(&self) -> &'a Method {
         self.method
     }
 
-    /// Its address.
+    /// Returns the URI.
     pub fn uri(&self) -> &'a Uri {
         self.uri
     }
 
-    /// Its headers.
+    /// Returns the headers.
     pub fn headers(&self) -> &'a HeaderMap {
         self.headers
     }
 
-    /// What outer layers and the server left with it.
+    /// Returns the extensions, set by outer layers and the server.
     pub fn extensions(&self) -> &'a Extensions {
         self.extensions
     }
 }
 
-/// Shows neither the query nor the values of headers, which may hold secrets.
+/// Omits the query and the values of headers, which may contain secrets.
 impl fmt::Debug for RequestParts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.keys().collect();
@@ -64,8 +64,8 @@ mod tests {
     #[test]
     fn rule_1_debug_shows_no_secret() {
         let request = Request::get("/path?key=secret").header("x-api-key", "secret");
-        let shown = format!("{:?}", RequestParts::of(&request.body(()).unwrap()));
-        assert!(shown.contains("GET") && shown.contains("/path") && shown.contains("x-api-key"));
-        assert!(!shown.contains("secret"), "{shown}");
+        let debug = format!("{:?}", RequestParts::of(&request.body(()).unwrap()));
+        assert!(debug.contains("GET") && debug.contains("/path") && debug.contains("x-api-key"));
+        assert!(!debug.contains("secret"), "{debug}");
     }
 }

@@ -1,4 +1,4 @@
-//! Routes for keys with a scope.
+//! [`RequireScope`]: routes that require a scope.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use super::admission::Admitted;
 use super::body::ResponseBody;
 use super::caller::Caller;
 use super::future::ResponseFuture;
-use super::rejection::{InvalidRealm, Rejection, Rejections};
+use super::rejection::{Rejection, Rejections};
 use super::request_parts::RequestParts;
 use crate::drain::DrainLimits;
 use crate::usage::RejectionReason;
 
-/// Lets only keys with a scope through: 403 for others, `PERMISSION_DENIED` over gRPC. Goes inside
-/// of an [`ApiKeyLayer`](super::ApiKeyLayer), which accounts for its refusals; a request that comes
-/// without a [`Caller`] is refused with 401.
+/// Layer that requires the caller's key to have a scope.
+///
+/// Other keys are rejected with 403, or `PERMISSION_DENIED` over gRPC, and requests without a [`Caller`] with 401.
+/// Place it inside an [`ApiKeyLayer`](super::ApiKeyLayer), which records the rejections.
 ///
 /// ```
 /// # #[cfg(feature = "axum")] {
@@ -34,7 +35,7 @@ use crate::usage::RejectionReason;
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "a layer does nothing until a service is put behind it"]
+#[must_use = "a layer does nothing until it is applied to a service"]
 pub struct RequireScope(Arc<Requirement>);
 
 #[derive(Debug, Clone)]
@@ -44,32 +45,23 @@ struct Requirement {
 }
 
 impl RequireScope {
-    /// Asks for this scope.
+    /// Creates a layer that requires this scope.
     pub fn new(scope: impl Into<Arc<str>>) -> Self {
-        Self(Arc::new(Requirement {
-            scope: scope.into(),
-            rejections: Rejections::default(),
-        }))
+        Self::with_rejections(scope, Rejections::default())
     }
 
-    /// The realm in `WWW-Authenticate`; `api` unless set.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidRealm`] when it cannot stand in a header.
-    pub fn realm(mut self, realm: &str) -> Result<Self, InvalidRealm> {
-        let requirement = Arc::make_mut(&mut self.0);
-        requirement.rejections = requirement.rejections.clone().realm(realm)?;
-        Ok(self)
+    pub(super) fn with_rejections(scope: impl Into<Arc<str>>, rejections: Rejections) -> Self {
+        let scope = scope.into();
+        Self(Arc::new(Requirement { scope, rejections }))
     }
 
-    /// Makes other answers of refusals than the ready ones, as
-    /// [`ApiKeyLayer::on_rejection`](super::ApiKeyLayer::on_rejection) does.
+    /// Customizes the responses of rejected requests, like
+    /// [`ApiKeyLayer::on_rejection`](super::ApiKeyLayer::on_rejection).
     pub fn on_rejection(
         mut self,
-        answer: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+        customize: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        Arc::make_mut(&mut self.0).rejections.customize = Some(Arc::new(answer));
+        Arc::make_mut(&mut self.0).rejections.customize = Some(Arc::new(customize));
         self
     }
 }
@@ -85,7 +77,7 @@ impl<S> Layer<S> for RequireScope {
     }
 }
 
-/// A service behind a [`RequireScope`].
+/// The service of [`RequireScope`].
 #[derive(Clone)]
 pub struct RequireScopeService<S> {
     inner: S,
@@ -102,7 +94,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, B>;
 
-    /// Always ready, as [`ApiKeyService`](super::ApiKeyService) is.
+    /// Always ready, like [`ApiKeyService`](super::ApiKeyService).
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -122,8 +114,8 @@ where
             None => Rejection::new(RejectionReason::Missing),
         };
         let head = RequestParts::of(&request);
-        let answer = self.requirement.rejections.answer(rejection, head);
-        ResponseFuture::answered(answer, request, DrainLimits::default())
+        let response = self.requirement.rejections.response(rejection, head);
+        ResponseFuture::rejected(response, request, DrainLimits::default())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a response is given on its way out: the request id, and where the key's limits stand.
+//! The headers added to responses: request id, rate limits and cache control.
 
 use bytes::{Buf, Bytes};
 use http::header::{CACHE_CONTROL, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
@@ -15,8 +15,8 @@ const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// The headers that the layer adds to responses and that browsers hide from scripts of other origins, unless the CORS
-/// layer exposes them.
+/// The headers that the layer adds to responses, for `Access-Control-Expose-Headers`: browsers hide them from
+/// scripts of other origins unless the CORS layer exposes them.
 ///
 /// ```
 /// # fn expose_headers<const N: usize>(_: [http::HeaderName; N]) {}
@@ -35,40 +35,40 @@ pub const RESPONSE_HEADERS: [HeaderName; 8] = [
     X_REQUEST_ID,
 ];
 
-/// In which headers clients are told where their limits stand.
+/// The rate limit headers of responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum HeaderStyle {
     /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, after
     /// [draft-ietf-httpapi-ratelimit-headers-10](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/),
-    /// with all limits of the key. `q` requests each `w` seconds are the limit's rate, `r` requests are left of
-    /// its burst, and after `t` seconds all of it can be spent again.
+    /// with an item for each limit of the key: `q` requests are allowed per `w` seconds, `r` remain, and the limit
+    /// is fully replenished after `t` seconds.
     #[default]
     Draft,
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` (in seconds from now) of one limit: of those that refuse,
-    /// the one with the longest wait; else the one with the least left, and of several the one that takes the
-    /// longest to reset.
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` (in seconds from now) for a single
+    /// limit: the exceeded limit with the longest wait, or else the limit with the fewest remaining requests. Ties
+    /// are resolved in favor of the longest reset.
     XRateLimit,
-    /// None.
+    /// No rate limit headers.
     None,
 }
 
-/// A request's id on the wire.
+/// The value of `x-request-id`.
 #[derive(Clone, Copy)]
 pub(crate) enum WireId<'a> {
-    /// The client's or an outer layer's.
+    /// Sent by the client or set by an outer layer.
     Client(&'a str),
     Generated(Uuid),
 }
 
-/// Text of headers, gathered into one allocation: the request id and the standings.
+/// Builds the header values of a response in one allocation: the request id and the rate limit items.
 pub(crate) struct HeaderText {
     short: [u8; Self::SHORT],
     len: usize,
     long: Vec<u8>,
 }
 
-/// The stretch of a [`Text`] from one place to another.
+/// A range of a [`HeaderText`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TextRange {
     start: u16,
@@ -125,14 +125,14 @@ impl HeaderText {
     /// `"burst";r=50;t=30, "day";r=900;t=4000`
     fn push_statuses(&mut self, headers: &LimitHeaders, decision: &Decision) -> TextRange {
         let start = self.len;
-        for (index, (item, standing)) in headers.items.iter().zip(decision.statuses()).enumerate() {
+        for (index, (item, status)) in headers.items.iter().zip(decision.statuses()).enumerate() {
             if index > 0 {
                 self.push(b", ");
             }
             self.push(item.as_bytes());
-            self.push_number(standing.remaining);
+            self.push_number(status.remaining);
             self.push(b";t=");
-            self.push_number(standing.reset_secs);
+            self.push_number(status.reset_secs);
         }
         TextRange {
             start: start as u16,
@@ -150,30 +150,31 @@ impl HeaderText {
 }
 
 #[inline]
-fn header(mut text: Bytes, stretch: TextRange) -> Option<HeaderValue> {
-    text.truncate(usize::from(stretch.end));
-    text.advance(usize::from(stretch.start));
+fn header(mut text: Bytes, range: TextRange) -> Option<HeaderValue> {
+    text.truncate(usize::from(range.end));
+    text.advance(usize::from(range.start));
     HeaderValue::from_maybe_shared(text).ok()
 }
 
-/// The id that a request came with, if it is one that can be trusted in logs and headers: 1 to 128
-/// characters of those that ids are made of, and no secret.
+/// The request id sent by the client, if it is safe in logs and headers: 1 to 128 characters of a restricted
+/// alphabet, without a secret.
 pub(crate) fn valid_request_id(id: &HeaderValue) -> Option<&str> {
-    let sane = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
-    let sane = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(sane);
-    let id = sane.then(|| id.to_str().ok())??;
+    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
+    let is_valid = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(is_allowed);
+    let id = is_valid.then(|| id.to_str().ok())??;
     (!has_secret(id)).then_some(id)
 }
 
-/// The headers that a response will be given.
+/// The headers to add to a response.
 #[derive(Debug)]
 pub(crate) struct ResponseHeaders {
-    /// What the stretches are of.
+    /// The text that the ranges refer to.
     text: Bytes,
     request_id: TextRange,
     limits: Limits,
-    /// For caches: what the response depends on, and whether it is for private ones alone.
+    /// The value of `Vary`.
     vary: Option<HeaderValue>,
+    /// Whether to add `Cache-Control: private`.
     private: bool,
 }
 
@@ -182,7 +183,7 @@ enum Limits {
     None,
     Draft {
         policy: HeaderValue,
-        standing: TextRange,
+        status: TextRange,
     },
     XRateLimit {
         limit: u32,
@@ -192,7 +193,7 @@ enum Limits {
 }
 
 impl ResponseHeaders {
-    /// The request's id and, where the key has limits, where they stand.
+    /// The request id and, if the key has rate limits, their status.
     #[inline]
     pub(crate) fn new(
         request_id: WireId<'_>,
@@ -208,15 +209,15 @@ impl ResponseHeaders {
             (HeaderStyle::None, _) | (_, None) => Limits::None,
             (HeaderStyle::Draft, Some((headers, decision))) => Limits::Draft {
                 policy: headers.policy.clone(),
-                standing: text.push_statuses(headers, decision),
+                status: text.push_statuses(headers, decision),
             },
             (HeaderStyle::XRateLimit, Some((headers, decision))) => {
-                let tightest = decision.tightest().and_then(|(index, standing)| {
+                let tightest = decision.tightest().and_then(|(index, status)| {
                     let &limit = headers.bursts.get(index)?;
                     Some(Limits::XRateLimit {
                         limit,
-                        remaining: standing.remaining,
-                        reset: standing.reset_secs,
+                        remaining: status.remaining,
+                        reset: status.reset_secs,
                     })
                 });
                 tightest.unwrap_or(Limits::None)
@@ -231,7 +232,8 @@ impl ResponseHeaders {
         }
     }
 
-    /// Tells caches that the response is for one key: `vary` names where keys are looked for.
+    /// Adds cache headers to the response of an admitted request; `vary` names the headers of the credential
+    /// sources.
     #[inline]
     pub(crate) fn for_authenticated(mut self, vary: Option<&HeaderValue>, private: bool) -> Self {
         self.vary = vary.cloned();
@@ -239,8 +241,8 @@ impl ResponseHeaders {
         self
     }
 
-    /// Puts the headers on the response of a request that is not accounted for here: an id that a
-    /// layer further in or the service gave it stays.
+    /// Adds the headers to the response of a request that is not recorded by this layer. Keeps the request id set
+    /// by a nested layer or the service.
     pub(crate) fn complete(&mut self, headers: &mut HeaderMap) {
         let own = headers.get(X_REQUEST_ID).cloned();
         self.apply(headers);
@@ -249,14 +251,14 @@ impl ResponseHeaders {
         }
     }
 
-    /// Puts the id on the refusal of a request that was admitted before: it shows no limits.
+    /// Adds the request id to the rejection of a request that was admitted before, without rate limit headers.
     pub(crate) fn complete_rejection(&mut self, headers: &mut HeaderMap) {
         self.limits = Limits::None;
         (self.vary, self.private) = (None, false);
         self.apply(headers);
     }
 
-    /// Puts the headers on a response: once.
+    /// Adds the headers to a response. Must be called once.
     #[inline]
     pub(crate) fn apply(&mut self, headers: &mut HeaderMap) {
         if let Some(id) = header(self.text.clone(), self.request_id) {
@@ -270,8 +272,11 @@ impl ResponseHeaders {
         }
         match std::mem::replace(&mut self.limits, Limits::None) {
             Limits::None => {}
-            Limits::Draft { policy, standing } => {
-                // Lists: an inner layer's own items stay beside these.
+            Limits::Draft {
+                policy,
+                status: standing,
+            } => {
+                // List headers: items of an inner layer are kept.
                 headers.append(RATELIMIT_POLICY, policy);
                 if let Some(standing) = header(std::mem::take(&mut self.text), standing) {
                     headers.append(RATELIMIT, standing);
@@ -296,7 +301,7 @@ mod tests {
     use crate::limit::{LimitStatus, RateLimit};
 
     #[test]
-    fn texts_keep_their_stretches_short_and_long() {
+    fn ranges_are_valid_for_short_and_long_texts() {
         for path in ["/short".to_owned(), "/l".repeat(300)] {
             let mut text = HeaderText::new();
             let first = text.push(path.as_bytes());
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn standings_are_lists_of_items() {
+    fn limits_are_lists_of_items() {
         let limits = [
             RateLimit::per_second(10).with_burst(20).with_name("burst"),
             RateLimit::per_hour(1_000).with_name("hourly"),
@@ -324,9 +329,10 @@ mod tests {
             reset_secs: 3_575,
         });
         let limited = Some((&headers, &decision));
-        let mut additions = ResponseHeaders::new(WireId::Client("id"), HeaderStyle::Draft, limited);
+        let mut response_headers =
+            ResponseHeaders::new(WireId::Client("id"), HeaderStyle::Draft, limited);
         let mut map = HeaderMap::new();
-        additions.apply(&mut map);
+        response_headers.apply(&mut map);
         assert_eq!(map["x-request-id"], "id");
         assert_eq!(
             map["ratelimit-policy"],
@@ -339,11 +345,11 @@ mod tests {
     }
 
     #[test]
-    fn insane_request_ids_are_not_taken() {
+    fn invalid_request_ids_are_ignored() {
         let long = "a".repeat(129);
         let prefix = crate::key::Prefix::new("acme_live").unwrap();
         let secret = crate::key::Secret::generate(&prefix).unwrap();
-        for (id, sane) in [
+        for (id, is_valid) in [
             (&*format!("{}_1", secret.expose()), false),
             (&*format!("{}x", secret.expose()), false),
             (&*format!("x{}", secret.expose()), false),
@@ -356,7 +362,7 @@ mod tests {
             (&*format!("id:acme_live_{}", "0".repeat(54)), false),
         ] {
             let value = id.parse().unwrap();
-            assert_eq!(valid_request_id(&value), sane.then_some(id));
+            assert_eq!(valid_request_id(&value), is_valid.then_some(id));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! When the client of a refused gRPC call may try again: the pushback that it waits for exactly
-//! ([A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)), and
-//! [`google.rpc.RetryInfo`](https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto),
-//! which it reads.
+//! Retry information for rejected gRPC calls: the pushback, after which clients retry automatically
+//! ([gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)), and
+//! [`google.rpc.RetryInfo`](https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto)
+//! for the application.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The milliseconds of `grpc-retry-pushback-ms`; `-1`, which says not to retry, unless the wait is at most `max`
-/// and ends before the call's own deadline.
+/// The value of `grpc-retry-pushback-ms` in milliseconds. `-1`, which disables retries, if the wait exceeds `max`
+/// or the call's own deadline.
 pub(super) fn pushback(wait: Option<Duration>, max: Duration, headers: &HeaderMap) -> HeaderValue {
     let millis = wait
         .filter(|wait| *wait <= max && deadline(headers).is_none_or(|deadline| *wait < deadline))
@@ -20,7 +20,7 @@ pub(super) fn pushback(wait: Option<Duration>, max: Duration, headers: &HeaderMa
     millis.unwrap_or(-1).into()
 }
 
-/// The deadline of a call, from its `grpc-timeout`: at most eight digits and a unit. A malformed one is none.
+/// The `grpc-timeout` of a call: at most eight digits and a unit. `None` if malformed.
 fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -56,7 +56,7 @@ pub(super) fn details(code: u8, message: &str, wait: Duration) -> Option<HeaderV
     HeaderValue::try_from(STANDARD_NO_PAD.encode(status)).ok()
 }
 
-/// A field of protobuf that is a number; zero is left out.
+/// Encodes a protobuf varint field. Zero is omitted.
 fn field_varint(message: &mut Vec<u8>, number: u8, value: u64) {
     if value > 0 {
         message.push(number << 3);
@@ -64,7 +64,7 @@ fn field_varint(message: &mut Vec<u8>, number: u8, value: u64) {
     }
 }
 
-/// A field of protobuf that is a text or a message.
+/// Encodes a protobuf string or message field.
 fn field_bytes(message: &mut Vec<u8>, number: u8, value: &[u8]) {
     message.push(number << 3 | 2);
     varint(message, value.len() as u64);
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_pushed_back_only_as_long_as_it_can_wait() {
+    fn pushback_is_limited_by_the_maximum_and_the_deadline() {
         let second = Duration::from_secs(1);
         let pushback = |secs: Option<u64>, timeout: Option<&str>, max| {
             let timeout = timeout.map(|text| (GRPC_TIMEOUT, text.parse().unwrap()));
@@ -97,9 +97,9 @@ mod tests {
             (None, None, second, "-1"),
             (Some(60), None, 60 * second, "60000"),
             (Some(1), None, Duration::ZERO, "-1"),
-            // Not beyond an int32.
+            // Exceeds an int32.
             (Some(5_184_000), None, Duration::MAX, "-1"),
-            // Not beyond the deadline.
+            // Compared with the deadline.
             (Some(1), Some("8S"), second, "1000"),
             (Some(1), Some("1S"), second, "-1"),
             (Some(1), Some("1001m"), second, "1000"),
@@ -107,7 +107,7 @@ mod tests {
             (Some(1), Some("99999999n"), second, "-1"),
             (Some(1), Some("99999999H"), second, "1000"),
             (Some(30), Some("1M"), 60 * second, "30000"),
-            // Malformed: no deadline is known.
+            // A malformed timeout is ignored.
             (Some(1), Some("S"), second, "1000"),
             (Some(1), Some("1s"), second, "1000"),
             (Some(1), Some("100000000n"), second, "1000"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn details_are_a_status_with_retry_info() {
+    fn details_contain_retry_info() {
         use prost::Message;
 
         for wait in [
@@ -164,15 +164,15 @@ mod tests {
             Duration::from_secs(31_622_400),
             Duration::ZERO,
         ] {
-            let value = details(8, "a rate limit is reached", wait).unwrap();
+            let value = details(8, "a rate limit is exceeded", wait).unwrap();
             let status = STANDARD_NO_PAD.decode(value).unwrap();
             let status = Status::decode(&*status).unwrap();
             assert_eq!(
                 (status.code, &*status.message),
-                (8, "a rate limit is reached")
+                (8, "a rate limit is exceeded")
             );
             let [any] = &status.details[..] else {
-                panic!("one detail");
+                panic!("expected one detail");
             };
             assert_eq!(any.type_url, "type.googleapis.com/google.rpc.RetryInfo");
             let delay = RetryInfo::decode(&*any.value).unwrap().retry_delay.unwrap();

@@ -1,9 +1,9 @@
-//! Ending the response bodies of keys that no longer work.
+//! Ends the response streams of keys that were revoked, disabled, deleted or have expired.
 //!
-//! A key is checked when its request is admitted. A response that streams for hours would outlive its key, so that a
-//! layer can be [set](super::ApiKeyLayer::end_streams_on_revocation) to check the key of each body under way again, time
-//! after time. Each check reads the cache, which the store's invalidation feed keeps current; the store is asked only
-//! where the cache has to be filled again, once for all bodies of a key.
+//! A key is checked when its request is admitted, but a stream can outlive its key. With
+//! [`end_streams_on_revocation`](super::ApiKeyLayer::end_streams_on_revocation), the key of each open stream is
+//! checked periodically. A check reads the cache, which the store's invalidation feed keeps current. If the entry
+//! has to be refreshed, one store lookup serves all streams of the key.
 
 use std::fmt;
 use std::future::Future;
@@ -23,18 +23,18 @@ use crate::usage::RejectionReason;
 
 type Found = Result<Option<Arc<CachedKey>>, StoreError>;
 
-/// Checks the key of one response body.
+/// Periodically checks the key of one response body.
 pub(super) struct Watch {
     config: Arc<Config>,
     entry: Arc<CachedKey>,
     every: Duration,
     sleep: Pin<Box<Sleep>>,
-    /// A lookup under way; behind a lock that is never waited for, so that the body can be shared between threads.
+    /// A pending lookup. The mutex is never contended; it makes the body `Sync`.
     lookup: Option<Mutex<Pin<Box<dyn Future<Output = Found> + Send>>>>,
 }
 
 impl Watch {
-    /// `None` where there is no runtime whose clock could be waited for.
+    /// Returns `None` outside a tokio runtime, which the timer needs.
     pub(super) fn new(config: Arc<Config>, entry: Arc<CachedKey>, every: Duration) -> Option<Self> {
         tokio::runtime::Handle::try_current().ok()?;
         Some(Self {
@@ -46,7 +46,7 @@ impl Watch {
         })
     }
 
-    /// Ready as soon as the key is known to work no more.
+    /// Ready with the reason once the key is rejected.
     pub(super) fn poll_rejected(&mut self, cx: &mut Context<'_>) -> Poll<RejectionReason> {
         loop {
             let known = match &mut self.lookup {
@@ -70,7 +70,7 @@ impl Watch {
                     match found {
                         Ok(Some(known)) => Some(known),
                         Ok(None) => return self.end(RejectionReason::Unknown),
-                        // The key did work, and is checked again.
+                        // Keep streaming while the store is down; the next check retries.
                         Err(error) => {
                             telemetry::error!(
                                 error = &error as &dyn std::error::Error,
@@ -102,7 +102,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// Why a key that was admitted does not let in any more, as it is known now.
+/// The reason to reject a key that was admitted before, given its current state.
 pub(super) fn rejected(
     known: &CachedKey,
     admitted: &CachedKey,

@@ -1,4 +1,4 @@
-//! The service that the layer makes.
+//! [`ApiKeyService`], the service of the layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::body::ResponseBody;
 use super::config::Config;
 use super::future::{Held, ResponseFuture};
 
-/// A service behind an [`ApiKeyLayer`](super::ApiKeyLayer).
+/// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone)]
 pub struct ApiKeyService<S> {
     inner: S,
@@ -26,7 +26,7 @@ impl<S> ApiKeyService<S> {
         Self { inner, config }
     }
 
-    /// The service behind the layer.
+    /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -42,8 +42,8 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, B>;
 
-    /// Always ready: the inner service is polled ready for admitted requests alone, so that no other request
-    /// waits for it or holds anything of it. Its backpressure is felt in the response's future.
+    /// Always ready: the inner service is only polled for readiness for admitted requests, in the response future,
+    /// so that no other request waits for it or holds a permit.
     #[inline]
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
@@ -54,8 +54,8 @@ where
             Step::Admit(admitted) => {
                 ResponseFuture::admitted(&mut self.inner, request, admitted, Some(&self.config))
             }
-            Step::Reject(answer) => {
-                ResponseFuture::answered(answer, request, self.config.drain_limits)
+            Step::Reject(response) => {
+                ResponseFuture::rejected(response, request, self.config.drain_limits)
             }
             Step::Wait(wait) => {
                 let held = Held {

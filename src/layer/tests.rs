@@ -9,7 +9,7 @@ use crate::backend::MemoryBackend;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
-use crate::layer::{ApiKeyLayer, PeerIp};
+use crate::layer::{ApiKeyLayer, PeerAddress};
 use crate::limit::{LimitError, LimitHandle, Limiter, RateLimit};
 use crate::test_tracing::CapturedEvents;
 
@@ -23,7 +23,7 @@ impl KeyStore for Down {
     }
 }
 
-/// A limiter without room.
+/// A limiter at capacity.
 struct Full;
 
 impl Limiter for Full {
@@ -67,17 +67,20 @@ async fn rejections_and_failures_are_logged() {
     let reasons = ["store_unavailable", "limiter_unavailable", "unknown"];
     assert_eq!(events.values_of("reason"), reasons);
     assert_eq!(events.values_of("key"), [issued.key.id.as_str()]);
-    let full = LimitError::Full.to_string();
-    assert_eq!(events.values_of("error"), ["connection reset", &full]);
+    let limiter_full = LimitError::Full.to_string();
+    assert_eq!(
+        events.values_of("error"),
+        ["connection reset", &limiter_full]
+    );
 }
 
 #[tokio::test]
-async fn missing_client_ips_are_logged_once() {
+async fn unknown_client_ips_are_logged_once() {
     let layer = ApiKeyLayer::new(MemoryBackend::new());
-    let boundless = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_limit();
-    let told = CapturedEvents::default();
-    let _listening = told.capture();
-    let ask = async |layer: &ApiKeyLayer, peer: Option<PeerIp>| {
+    let unlimited = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_limit();
+    let events = CapturedEvents::default();
+    let _capture = events.capture();
+    let send = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {
         let secret = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
         let request = Request::get("/").header("x-api-key", secret.expose());
         let mut request = request.body(String::new()).unwrap();
@@ -90,15 +93,15 @@ async fn missing_client_ips_are_logged_once() {
         assert_eq!(service.oneshot(request).await.unwrap().status(), 401);
     };
     let warnings = || {
-        let messages = told.values_of("message");
-        let warned = |message: &&String| message.contains("client IPs are not known");
-        messages.iter().filter(warned).count()
+        let messages = events.values_of("message");
+        let is_warning = |message: &&String| message.contains("the client IP is unknown");
+        messages.iter().filter(is_warning).count()
     };
-    ask(&layer, Some(PeerIp([192, 0, 2, 1].into()))).await;
-    ask(&boundless, None).await;
+    send(&layer, Some(PeerAddress([192, 0, 2, 1].into()))).await;
+    send(&unlimited, None).await;
     assert_eq!(warnings(), 0);
     for _ in 0..3 {
-        ask(&layer.clone().realm("here").unwrap(), None).await;
+        send(&layer.clone().realm("here"), None).await;
     }
     assert_eq!(warnings(), 1);
 }

@@ -1,4 +1,4 @@
-//! Follows one request to its true end and hands exactly one event to the recorder.
+//! [`RequestTracker`]: tracks a request to completion and passes exactly one event to the recorder.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,92 +19,95 @@ use crate::clock::Now;
 use crate::key::CachedKey;
 use crate::limit::{Decision, LimitHeaders};
 use crate::usage::{
-    Abandon, Cause, Method, Outcome, PendingEvent, Place, Recorder, RejectionReason, Status,
+    Abandon, Cause, Method, Outcome, PendingEvent, Recorder, RegistrationId, RejectionReason,
+    Status,
 };
 
-/// How a request came to its end.
+/// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The answer was handed on whole.
+    /// The complete response was passed to the server.
     Completed,
-    /// The service or its body failed.
+    /// The service or its body returned an error.
     Failed,
     /// The service or its body panicked.
     Panicked,
-    /// Nobody waits for it any more.
+    /// The client disconnected, or the process shut down.
     Disconnected,
-    /// Its key was rejected while the body was under way.
-    Refused,
+    /// The key was rejected while the body was streaming.
+    Rejected,
 }
 
-/// The tracker of a request under way. As long as everything is ready at once it lives in the
-/// response's future and body; once something has to be waited for, the recorder knows it too, so
-/// that shutdown can end it.
+/// Tracks a request in progress, from the response future to the end of the response body.
+///
+/// It is registered with the recorder as soon as the request has to wait for something, so that a shutdown can end
+/// it.
 #[derive(Debug, Default)]
 pub(crate) struct RequestTracker(State);
 
 #[derive(Debug, Default)]
 enum State {
-    /// Nothing to account for, or accounted for already.
+    /// Not recorded, or already recorded.
     #[default]
     Over,
-    /// Boxed, so that passing it on from future to body moves little.
+    /// Not registered. Boxed, so that moving it from future to body is cheap.
     Own(Box<Tracked>),
+    /// Registered with the recorder.
     Shared(Arc<Registered>),
 }
 
 #[derive(Debug)]
 struct Tracked {
     config: Arc<Config>,
-    draft: PendingEvent,
+    event: PendingEvent,
     began: Now,
-    /// The answer's, once there is one.
+    /// The protocol of the response, once there is one.
     protocol: Option<Protocol>,
-    /// Whether a gRPC answer makes the path the [endpoint](super::endpoint::Endpoint::is_open).
+    /// Whether a gRPC response makes the path the [endpoint](super::endpoint::Endpoint::is_open).
     is_open: bool,
-    /// Whether there is an answer whose body may stay unread without anything missing.
-    bodyless: bool,
-    /// Bytes that the answer's body is still to have, where that is known.
+    /// Whether the response is complete without its body being read.
+    has_no_body: bool,
+    /// The remaining length of the response body in bytes, if known.
     expected: Option<u64>,
-    /// Set once a layer further in accounts for the request instead.
+    /// Set when a nested layer records the request instead.
     superseded: Option<Arc<AtomicBool>>,
-    additions: ResponseHeaders,
-    /// The key, if it is to be checked while the body is under way.
-    checked: Option<Arc<CachedKey>>,
+    headers: ResponseHeaders,
+    /// The key, if it is checked while the body is streaming.
+    watched_key: Option<Arc<CachedKey>>,
 }
 
 #[derive(Debug)]
 struct Registered {
-    running: Mutex<Option<Box<Tracked>>>,
-    place: OnceLock<Place>,
+    tracked: Mutex<Option<Box<Tracked>>>,
+    place: OnceLock<RegistrationId>,
 }
 
 impl Registered {
     fn lock(&self) -> MutexGuard<'_, Option<Box<Tracked>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the request off the recorder's register, unless shutdown has ended it.
+    /// Deregisters the request, unless a shutdown has ended it.
     fn take(&self) -> Option<Box<Tracked>> {
-        let running = self.lock().take()?;
+        let tracked = self.lock().take()?;
         if let Some(place) = self.place.get() {
-            running.config.recorder.open().leave(*place);
+            tracked.config.recorder.open().leave(*place);
         }
-        Some(running)
+        Some(tracked)
     }
 }
 
 impl Abandon for Registered {
     fn abandon(&self) {
-        let running = self.lock().take();
-        if let Some(running) = running {
-            running.end(End::Disconnected);
+        let tracked = self.lock().take();
+        if let Some(tracked) = tracked {
+            tracked.end(End::Disconnected);
         }
     }
 }
 
 impl RequestTracker {
-    /// Follows a request from here.
+    /// Starts tracking a request.
     #[inline]
     pub(super) fn of(
         config: &Arc<Config>,
@@ -113,50 +116,50 @@ impl RequestTracker {
         cost: u32,
         limited: Option<(&LimitHeaders, &Decision)>,
     ) -> Self {
-        let (draft, is_open) = context.pending_event(config, key);
+        let (event, is_open) = context.pending_event(config, key);
         Self(State::Own(Box::new(Tracked {
             config: config.clone(),
-            draft: PendingEvent { cost, ..draft },
+            event: PendingEvent { cost, ..event },
             began: context.began,
             protocol: None,
             is_open,
-            bodyless: false,
+            has_no_body: false,
             expected: None,
             superseded: None,
-            additions: context.admitted(config, limited),
-            checked: config.stream_checks.and_then(|_| key.cloned()),
+            headers: context.admitted(config, limited),
+            watched_key: config.stream_checks.and_then(|_| key.cloned()),
         })))
     }
 
-    /// Gives the answer its headers.
+    /// Adds the headers to the response.
     #[inline]
     pub(super) fn add_headers(&mut self, headers: &mut HeaderMap) {
-        self.with(|running| running.additions.apply(headers));
+        self.with(|tracked| tracked.headers.apply(headers));
     }
 
-    /// Accounts for the request only as long as this is not set.
+    /// Records the request only if this flag is not set when it ends.
     pub(super) fn supersede_by(&mut self, superseded: Arc<AtomicBool>) {
-        self.with(|running| running.superseded = Some(superseded));
+        self.with(|tracked| tracked.superseded = Some(superseded));
     }
 
-    /// For a request that is not accounted for.
+    /// A tracker for a request that is not recorded.
     pub(crate) fn disabled() -> Self {
         Self(State::Over)
     }
 
-    /// Lets somebody else account for the request after all.
+    /// Stops tracking without recording, and returns the permit.
     pub(super) fn cancel(mut self) -> RecorderPermit<Recorder> {
-        let running = match std::mem::take(&mut self.0) {
+        let tracked = match std::mem::take(&mut self.0) {
             State::Over => None,
-            State::Own(running) => Some(running),
+            State::Own(tracked) => Some(tracked),
             State::Shared(registered) => registered.take(),
         };
-        running.map_or_else(RecorderPermit::none, |running| {
-            RecorderPermit::with(running.config.recorder.clone())
+        tracked.map_or_else(RecorderPermit::none, |tracked| {
+            RecorderPermit::with(tracked.config.recorder.clone())
         })
     }
 
-    /// Something has to be waited for: the recorder shall know of the request from now on.
+    /// Registers the request with the recorder, because it has to wait.
     #[inline]
     pub(crate) fn pending(&mut self) {
         if matches!(self.0, State::Own(_)) {
@@ -166,12 +169,12 @@ impl RequestTracker {
 
     #[cold]
     fn register(&mut self) {
-        let State::Own(running) = std::mem::take(&mut self.0) else {
+        let State::Own(tracked) = std::mem::take(&mut self.0) else {
             return;
         };
-        let config = running.config.clone();
+        let config = tracked.config.clone();
         let registered = Arc::new(Registered {
-            running: Mutex::new(Some(running)),
+            tracked: Mutex::new(Some(tracked)),
             place: OnceLock::new(),
         });
         let weak = Arc::downgrade(&registered);
@@ -181,115 +184,120 @@ impl RequestTracker {
     }
 
     #[inline]
-    fn with(&mut self, act: impl FnOnce(&mut Tracked)) {
+    fn with(&mut self, update: impl FnOnce(&mut Tracked)) {
         match &mut self.0 {
             State::Over => {}
-            State::Own(running) => act(running),
+            State::Own(tracked) => update(tracked),
             State::Shared(registered) => {
-                if let Some(running) = &mut *registered.lock() {
-                    act(running);
+                if let Some(tracked) = &mut *registered.lock() {
+                    update(tracked);
                 }
             }
         }
     }
 
-    /// There is an answer; true if it has no body to wait for.
+    /// Records the head of the response. Returns whether it has no body to wait for.
     #[inline]
     pub(crate) fn on_response<B: Body>(&mut self, response: &Response<B>) -> bool {
         let ended = response.body().is_end_stream();
-        self.with(|running| running.answered(response));
+        self.with(|tracked| tracked.answered(response));
         ended
     }
 
-    /// Checks the key while the body is under way, where that is asked for.
+    /// Returns the watch that checks the key while the body is streaming, if enabled.
     #[inline]
     pub(super) fn stream_watch(&mut self) -> Option<Box<Watch>> {
         let mut watch = None;
-        self.with(|running| {
-            if let (Some(key), Some(every)) = (running.checked.take(), running.config.stream_checks)
+        self.with(|tracked| {
+            if let (Some(key), Some(every)) =
+                (tracked.watched_key.take(), tracked.config.stream_checks)
             {
-                watch = Watch::new(running.config.clone(), key, every).map(Box::new);
+                watch = Watch::new(tracked.config.clone(), key, every).map(Box::new);
             }
         });
         watch
     }
 
-    /// The key was rejected while the body was under way: the trailers that end it over gRPC.
+    /// Ends a stream whose key was rejected. Returns the trailers if it is gRPC.
     #[cold]
     pub(super) fn reject(&mut self, reason: RejectionReason) -> Option<HeaderMap> {
         let mut trailers = None;
-        self.with(|running| {
-            running.draft.rejection_reason = Some(reason);
-            if running.protocol == Some(Protocol::Grpc) {
-                running.draft.status = Status::Grpc(grpc::UNAUTHENTICATED);
+        self.with(|tracked| {
+            tracked.event.rejection_reason = Some(reason);
+            if tracked.protocol == Some(Protocol::Grpc) {
+                tracked.event.status = Status::Grpc(grpc::UNAUTHENTICATED);
                 trailers = Some(grpc::rejected());
             }
         });
-        self.finish(End::Refused);
+        self.finish(End::Rejected);
         trailers
     }
 
-    /// The request is refused after it was admitted: the response is whole.
-    pub(super) fn refuse(mut self, reason: RejectionReason, response: &mut Response<Bytes>) {
-        self.with(|running| {
-            running.additions.complete_rejection(response.headers_mut());
+    /// Records the rejection of a request that was admitted before. The response is complete.
+    pub(super) fn reject_admitted(
+        mut self,
+        reason: RejectionReason,
+        response: &mut Response<Bytes>,
+    ) {
+        self.with(|tracked| {
+            tracked.headers.complete_rejection(response.headers_mut());
             let protocol = Protocol::of_response(response.headers());
-            running.protocol = Some(protocol);
-            running.draft.status = protocol.status_of(response);
-            running.draft.rejection_reason = Some(reason);
-            running.draft.response_bytes = response.body().len() as u64;
+            tracked.protocol = Some(protocol);
+            tracked.event.status = protocol.status_of(response);
+            tracked.event.rejection_reason = Some(reason);
+            tracked.event.response_bytes = response.body().len() as u64;
         });
         self.finish(End::Completed);
     }
 
-    /// A piece of the body was handed on.
+    /// Records a data frame passed to the server.
     #[inline]
     pub(crate) fn on_data(&mut self, bytes: usize) {
         let mut more = false;
-        self.with(|running| {
+        self.with(|tracked| {
             let bytes = bytes as u64;
-            running.expected = running.expected.map(|left| left.saturating_sub(bytes));
-            // Where nobody knows what is still to come, a second piece tells that there is much.
-            more = match running.expected {
+            tracked.expected = tracked.expected.map(|left| left.saturating_sub(bytes));
+            // Without a known length, assume more data after the second frame.
+            more = match tracked.expected {
                 Some(left) => left > 0,
-                None => running.draft.response_bytes > 0,
+                None => tracked.event.response_bytes > 0,
             };
-            running.draft.response_bytes += bytes;
+            tracked.event.response_bytes += bytes;
         });
         if more {
-            // A client that reads slowly may keep the rest waiting for long.
+            // A slow client may delay the rest.
             self.pending();
         }
     }
 
-    /// Trailers were handed on.
+    /// Records trailers passed to the server.
     pub(crate) fn on_trailers(&mut self, trailers: &HeaderMap) {
-        self.with(|running| {
-            if running.protocol == Some(Protocol::Grpc)
+        self.with(|tracked| {
+            if tracked.protocol == Some(Protocol::Grpc)
                 && let Some(code) = grpc::status(trailers)
             {
-                running.draft.status = Status::Grpc(code);
+                tracked.event.status = Status::Grpc(code);
             }
         });
     }
 
-    /// The request is over.
+    /// Ends the request and records its event.
     #[inline]
     pub(crate) fn finish(&mut self, end: End) {
         match std::mem::take(&mut self.0) {
             State::Over => {}
-            State::Own(running) => running.end(end),
+            State::Own(tracked) => tracked.end(end),
             State::Shared(registered) => {
-                if let Some(running) = registered.take() {
-                    running.end(end);
+                if let Some(tracked) = registered.take() {
+                    tracked.end(end);
                 }
             }
         }
     }
 }
 
-/// Ends the tracker as failed when the service or its body panics: whoever catches that drops the
-/// future only afterwards, when nobody can tell any more.
+/// Ends the tracker when the service or its body panics. If the panic is caught further out, the future is dropped
+/// only afterwards, when the panic can no longer be detected.
 pub(super) struct PanicGuard<'a>(pub(super) Option<&'a mut RequestTracker>);
 
 impl Drop for PanicGuard<'_> {
@@ -319,85 +327,86 @@ impl Tracked {
     #[inline]
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let code = response.status();
-        let head = self.draft.method == Method::Head;
-        self.bodyless = head
+        let head = self.event.method == Method::Head;
+        self.has_no_body = head
             || code.is_informational()
             || code == StatusCode::NO_CONTENT
             || code == StatusCode::NOT_MODIFIED;
-        // A server stops asking for more once what was announced is written.
+        // Servers stop polling the body after `Content-Length` bytes.
         self.expected = response.body().size_hint().exact().or_else(|| {
             let announced = response.headers().get(CONTENT_LENGTH)?;
             announced.to_str().ok()?.parse().ok()
         });
         let protocol = Protocol::of_response(response.headers());
         self.protocol = Some(protocol);
-        self.draft.status = protocol.status_of(response);
-        if protocol != Protocol::Http && self.draft.status == Status::Http(200) {
-            // Only a method begins to answer without knowing yet how it will end.
+        self.event.status = protocol.status_of(response);
+        if protocol != Protocol::Http && self.event.status == Status::Http(200) {
+            // Only an implemented method starts a response without a status.
             self.name_by_path();
         }
         if let Some(rejection) = response.extensions().get::<Rejection>() {
-            self.draft.rejection_reason = Some(rejection.reason);
+            self.event.rejection_reason = Some(rejection.reason);
         }
     }
 
     /// Completes the event and records it.
     #[inline]
     fn end(mut self: Box<Self>, end: End) {
-        let draft = &mut self.draft;
-        // An answer that is whole as far as anyone can tell: its announced length was handed on, or
-        // it never had a body. hyper stops asking then, and some bodies are never read.
-        let whole = end == End::Completed
-            || (end == End::Disconnected && (self.bodyless || self.expected == Some(0)));
-        if end == End::Panicked && draft.status == Status::None {
-            // The response of whatever catches it outside; where nothing does, the connection ends without any.
-            draft.status = Status::Http(500);
+        let event = &mut self.event;
+        // A response without a body, or whose full length was passed on, is complete even if its body was not
+        // polled to the end: hyper stops polling then, and some bodies are never read.
+        let is_complete = end == End::Completed
+            || (end == End::Disconnected && (self.has_no_body || self.expected == Some(0)));
+        if end == End::Panicked && event.status == Status::None {
+            // The status sent by a layer that catches the panic. If none does, the connection is closed.
+            event.status = Status::Http(500);
         }
-        if self.protocol == Some(Protocol::Grpc) && matches!(draft.status, Status::Http(200)) {
-            // No status came: unknown at the end of a stream, cancelled before.
-            draft.status = Status::Grpc(if whole {
+        if self.protocol == Some(Protocol::Grpc) && matches!(event.status, Status::Http(200)) {
+            // No gRPC status: unknown at the end of the stream, cancelled before.
+            event.status = Status::Grpc(if is_complete {
                 grpc::UNKNOWN
             } else {
                 grpc::CANCELLED
             });
         }
-        // A gRPC call is over with its status, whatever becomes of the stream after it.
-        let answered = draft.status != Status::None
-            && (whole || matches!(draft.status, Status::Grpc(code) if code != grpc::CANCELLED));
-        (draft.outcome, draft.cause) = match (answered, end) {
-            (true, _) | (_, End::Refused) => match draft.rejection_reason {
+        // A gRPC call ends with its status, even if the stream is interrupted afterwards.
+        let has_outcome = event.status != Status::None
+            && (is_complete
+                || matches!(event.status, Status::Grpc(code) if code != grpc::CANCELLED));
+        (event.outcome, event.cause) = match (has_outcome, end) {
+            (true, _) | (_, End::Rejected) => match event.rejection_reason {
                 Some(reason) => Outcome::of_rejection(reason),
-                None => Outcome::of(draft.status),
+                None => Outcome::of(event.status),
             },
             (false, End::Failed | End::Panicked) => (Outcome::Failed, Some(Cause::ServerError)),
             (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
         };
-        if draft.rejection_reason.is_none() && proves(draft.status) {
+        if event.rejection_reason.is_none() && proves(event.status) {
             self.name_by_path();
         } else if self.is_open && self.protocol != Some(Protocol::Http) {
-            // Unproven, or no response.
+            // The method is unproven, or there is no response.
             let endpoints = &self.config.endpoints;
-            self.draft.endpoint = endpoints.known(self.draft.path()).or(self.draft.endpoint);
+            self.event.endpoint = endpoints.known(self.event.path()).or(self.event.endpoint);
         }
         let recorder = &self.config.recorder;
-        let told_elsewhere = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
-        if self.superseded.as_ref().is_some_and(told_elsewhere) {
+        let is_superseded = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        if self.superseded.as_ref().is_some_and(is_superseded) {
             return recorder.release();
         }
-        self.draft.latency_us = self.config.clock.now().micros_since(self.began);
-        recorder.record(self.draft);
+        self.event.latency_us = self.config.clock.now().micros_since(self.began);
+        recorder.record(self.event);
     }
 
-    /// The service has a gRPC method at the path.
+    /// Uses the path as the endpoint, because the service has a gRPC method there.
     fn name_by_path(&mut self) {
         if std::mem::take(&mut self.is_open) {
-            self.draft.endpoint = Some(self.config.endpoints.intern(self.draft.path()));
+            self.event.endpoint = Some(self.config.endpoints.intern(self.event.path()));
         }
     }
 }
 
-/// Whether only a service that has the method ends a call so. The other codes are given for any
-/// path too: by fallbacks, interceptors and layers that limit, shed or time out.
+/// Whether the status proves that the service has the method. The other codes are also returned for arbitrary
+/// paths, by fallbacks, interceptors and layers that limit, shed load or time out.
 fn proves(status: Status) -> bool {
     const ANYWHERE: [u8; 8] = [
         grpc::CANCELLED,

@@ -118,7 +118,7 @@ pub struct LimitStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Decision {
-    standings: [LimitStatus; RateLimit::MAX_PER_KEY],
+    statuses: [LimitStatus; RateLimit::MAX_PER_KEY],
     len: u8,
     /// A bit for each limit that refuses.
     violated: u8,
@@ -131,7 +131,7 @@ impl Decision {
     /// Adds the standing of the next limit, in the order in which the limits were attached. More
     /// than [`RateLimit::MAX_PER_KEY`] are ignored.
     pub fn push(&mut self, standing: LimitStatus) {
-        if let Some(slot) = self.standings.get_mut(usize::from(self.len)) {
+        if let Some(slot) = self.statuses.get_mut(usize::from(self.len)) {
             *slot = standing;
             self.len += 1;
         }
@@ -139,7 +139,7 @@ impl Decision {
 
     /// Refuses the request because of the limit that was pushed last; `wait` is the time after
     /// which it would pass, `None` if it never would.
-    pub fn refuse(&mut self, wait: Option<Duration>) {
+    pub fn deny(&mut self, wait: Option<Duration>) {
         let index = self.len.saturating_sub(1);
         // No wait at all is the longest.
         let is_longest = match (self.wait, wait) {
@@ -162,7 +162,7 @@ impl Decision {
 
     /// The standings, in the order of the limits.
     pub fn statuses(&self) -> &[LimitStatus] {
-        &self.standings[..usize::from(self.len)]
+        &self.statuses[..usize::from(self.len)]
     }
 
     /// The limit that a client should go by, and its place: of those that refuse, the one with the longest wait;
@@ -246,7 +246,7 @@ mod tests {
         for (nanos, secs) in [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
             let mut decision = Decision::default();
             decision.push(LimitStatus::default());
-            decision.refuse(Some(Duration::from_nanos(nanos)));
+            decision.deny(Some(Duration::from_nanos(nanos)));
             assert_eq!(decision.retry_after_secs(), Some(secs), "{nanos}");
         }
     }
@@ -256,11 +256,11 @@ mod tests {
         let mut decision = Decision::default();
         for wait in [Some(5), Some(9), Some(7)] {
             decision.push(LimitStatus::default());
-            decision.refuse(wait.map(Duration::from_secs));
+            decision.deny(wait.map(Duration::from_secs));
         }
         assert_eq!(decision.wait(), Some(Duration::from_secs(9)));
         decision.push(LimitStatus::default());
-        decision.refuse(None);
+        decision.deny(None);
         assert_eq!(decision.wait(), None);
         assert!(!decision.is_allowed() && decision.is_violated(3) && !decision.is_violated(4));
     }
@@ -275,7 +275,7 @@ mod tests {
                     reset_secs,
                 });
                 if let Some(wait) = refuses {
-                    decision.refuse(wait.map(Duration::from_secs));
+                    decision.deny(wait.map(Duration::from_secs));
                 }
             }
             let json = serde_json::to_string(&decision).unwrap();
@@ -307,7 +307,7 @@ mod tests {
             reset_secs: 7,
         });
         decision.push(LimitStatus::default());
-        decision.refuse(Some(Duration::from_millis(1_500)));
+        decision.deny(Some(Duration::from_millis(1_500)));
         let json = serde_json::to_string(&decision).unwrap();
         assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), decision);
         // More limits than there can be are cut off.
@@ -338,7 +338,7 @@ mod tests {
             assert_eq!((allowed.wait(), allowed.retry_after_secs()), (None, None));
         }
         let mut bare = Decision::default();
-        bare.refuse(None);
+        bare.deny(None);
         let json = serde_json::to_string(&bare).unwrap();
         assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), bare);
     }

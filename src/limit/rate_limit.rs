@@ -77,6 +77,11 @@ impl RateLimit {
         Self::per(requests, Duration::from_secs(3_600)).with_name("hour")
     }
 
+    /// `requests` each day, and as many at once.
+    pub fn per_day(requests: u32) -> Self {
+        Self::per(requests, Duration::from_secs(24 * 3_600)).with_name("day")
+    }
+
     /// `requests` each `period`, and as many at once; named `rate`.
     pub fn per(requests: u32, period: Duration) -> Self {
         Self {

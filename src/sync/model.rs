@@ -1,8 +1,8 @@
-//! What a model checker can follow, in place of what the library shares otherwise.
+//! Replacements for the synchronization primitives that a model checker can control.
 //!
-//! `shuttle` runs a model in many random orders, and takes every atomic access as sequentially consistent.
-//! `loom` runs it in all orders that differ in something loom can see, and lets a load answer what its
-//! ordering allows, however old. A model that both can run is written once.
+//! `shuttle` runs a model under many random schedules and treats every atomic access as sequentially consistent.
+//! `loom` explores all schedules that it can distinguish, and lets a load return any value that its ordering
+//! allows, however stale. Models that run under both are written once.
 
 #[cfg(keytally_loom)]
 mod loom;
@@ -24,9 +24,9 @@ pub(crate) type SegQueue<T> = Step<crossbeam_queue::SegQueue<T>, false>;
 pub(crate) type Notify = Step<tokio::sync::Notify, true>;
 pub(crate) type OnceCell<T> = Step<tokio::sync::OnceCell<T>, true>;
 
-/// Something that a checker cannot look into. Each call is a step, which it puts before or after those of
-/// other threads; only where `ORDERS`, what came before one such step is seen after the next. The queue
-/// promises its readers no more than what is in it.
+/// A primitive that is opaque to the checker. Each call is one step, which the checker interleaves with those
+/// of other threads. If `ORDERS` is set, writes before one step are visible after the next; the queue does not
+/// set it, since it guarantees its readers nothing beyond its contents.
 #[derive(Debug, Default)]
 pub(crate) struct Step<T, const ORDERS: bool> {
     steps: AtomicU64,
@@ -47,7 +47,7 @@ impl<T, const ORDERS: bool> Deref for Step<T, ORDERS> {
     }
 }
 
-/// Lets time pass: one step.
+/// Advances the simulated time, as one step.
 #[cfg(keytally_shuttle)]
 pub(crate) fn pass(time: std::time::Duration) {
     ::shuttle::thread::yield_now();

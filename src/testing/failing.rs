@@ -1,4 +1,4 @@
-//! A store with an outage to order.
+//! A store that fails on demand.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,10 +13,9 @@ use crate::key::{
 };
 use crate::page::Page;
 
-/// A store that can be switched off, and on again: everything that it is asked while it is off fails
-/// with [`StoreError::Unavailable`].
+/// A store that simulates outages: every operation during an outage fails with [`StoreError::Unavailable`].
 ///
-/// Clones share the store and the switch.
+/// Clones share the inner store and the outage.
 ///
 /// ```
 /// use keytally::backend::MemoryBackend;
@@ -38,7 +37,7 @@ pub struct FailingStore<S> {
 }
 
 impl<S> FailingStore<S> {
-    /// A store that works until it is told to [`fail`](Self::fail).
+    /// Wraps a store. It works until [`fail`](Self::fail) is called.
     pub fn new(store: S) -> Self {
         Self {
             store: Arc::new(store),
@@ -46,19 +45,19 @@ impl<S> FailingStore<S> {
         }
     }
 
-    /// Fails from now on.
+    /// Starts an outage.
     pub fn fail(&self) {
         self.off.store(true, Ordering::SeqCst);
     }
 
-    /// Works again from now on.
+    /// Ends the outage.
     pub fn recover(&self) {
         self.off.store(false, Ordering::SeqCst);
     }
 
     fn store(&self) -> Result<&S, StoreError> {
         if self.off.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("switched off by a test"));
+            return Err(StoreError::unavailable("simulated outage"));
         }
         Ok(&self.store)
     }
@@ -92,7 +91,7 @@ impl<S: KeyStore> KeyStore for FailingStore<S> {
         self.store.invalidations()
     }
 
-    /// None: whoever used the cache within would not notice the outage.
+    /// Always `None`, since the inner store's cache would hide the outage.
     fn cache(&self) -> Option<&KeyCache> {
         None
     }
@@ -149,7 +148,7 @@ impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
         self.store()?.audit(query).await
     }
 
-    /// A store with the same switch.
+    /// The returned store shares the outage.
     fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
         let store = Arc::new(self.store.acting_as(actor)?);
         let off = self.off.clone();

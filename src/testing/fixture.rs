@@ -1,4 +1,4 @@
-//! Everything that a protected service needs, wired together.
+//! Everything a test of a protected service needs, wired together.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::key::{Issued, Issuer, Key, NewKey, Secret};
 use crate::layer::ApiKeyLayer;
 use crate::usage::{Recorder, RecorderStats, UsageEvent};
 
-/// A backend, a clock, a recorder, an issuer and a layer that belong together; see the
+/// An in-memory backend, a manual clock, a recorder, an issuer and a layer, wired together; see the
 /// [module](super).
 ///
-/// The clock shows 10:00 UTC on the first of January 2026 until it is turned: limits, expiry,
-/// revocation, the ages of caches and the times of events all follow it.
+/// The clock starts at 10:00 UTC on January 1, 2026 and moves only when [advanced](Self::advance). It drives rate
+/// limits, expiry, revocation, cache ages and event times.
 #[derive(Debug)]
 pub struct Fixture {
     backend: MemoryBackend,
@@ -34,11 +34,11 @@ pub struct Fixture {
 const START: i64 = 1_767_261_600;
 
 impl Fixture {
-    /// A fixture without any key.
+    /// A fixture without keys.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where its recorder works.
+    /// Outside a tokio runtime, which the recorder needs.
     #[expect(clippy::new_without_default, reason = "it starts a task and may panic")]
     pub fn new() -> Self {
         let clock = Clock::manual(Timestamp::from_second(START).unwrap_or_default());
@@ -65,60 +65,59 @@ impl Fixture {
     ///
     /// # Panics
     ///
-    /// When a field is out of bounds.
+    /// If a field of `new` is invalid.
     pub async fn issue(&self, new: NewKey) -> TestKey {
         match self.issuer.issue(&self.backend, new).await {
             Ok(Issued { secret, key }) => TestKey { key, secret },
-            Err(error) => panic!("the key cannot be issued: {error}"),
+            Err(error) => panic!("failed to issue the key: {error}"),
         }
     }
 
-    /// The layer, to be put in front of your service and configured further. What keys have spent is
-    /// shared by all that come from it.
+    /// The layer, to be configured further and applied to your service. All layers derived from it share the state
+    /// of the rate limits.
     pub fn layer(&self) -> ApiKeyLayer {
         self.layer.clone()
     }
 
-    /// Turns the clock forward.
+    /// Advances the clock.
     pub fn advance(&self, time: Duration) {
         self.clock.advance(time);
     }
 
-    /// The clock.
+    /// The manual clock.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Where keys and usage are kept: to change keys and to ask for summaries, also while the
-    /// [store](Self::store) fails.
+    /// The backend, for changing keys and querying usage. It works even during an outage of the
+    /// [store](Self::store).
     pub fn backend(&self) -> &MemoryBackend {
         &self.backend
     }
 
-    /// The store as the layer sees it, to be switched off and on.
+    /// The store that the layer uses, for simulating outages.
     ///
-    /// Keys that the layer knows go on working until its cache is thirty seconds old: turn the clock
-    /// past that to see the outage.
+    /// Cached keys keep working until their cache entries are thirty seconds old: advance the clock beyond that to
+    /// see the outage.
     pub fn store(&self) -> &FailingStore<MemoryBackend> {
         &self.store
     }
 
-    /// The issuer, to rotate and import keys in the [backend](Self::backend).
+    /// The issuer, for rotating and importing keys in the [backend](Self::backend).
     pub fn issuer(&self) -> &Issuer {
         &self.issuer
     }
 
-    /// The recorder, for layers made by hand.
+    /// The recorder, for layers that you build yourself.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 
-    /// What was recorded so far, by time; what happened at the same time in the order in which it
-    /// ended.
+    /// The events recorded so far, ordered by time. Events with the same time are in order of completion.
     ///
-    /// A request is recorded when the body of its answer was read to the end, or dropped: then as
-    /// cancelled, if there was more to read. One whose answer is still held is not among them, but
-    /// counted in [`RecorderStats::open`].
+    /// A request is recorded when its response body has been read to the end or is dropped; if dropped before the
+    /// end, it is recorded as cancelled. Requests whose response is still held are not included, but counted in
+    /// [`RecorderStats::open`].
     pub async fn events(&self) -> Vec<UsageEvent> {
         self.recorder.flush().await;
         let mut events = self.tape.events();
@@ -126,20 +125,20 @@ impl Fixture {
         events
     }
 
-    /// What the recorder counted so far, refusals without a known key included.
+    /// The recorder's counters, including rejections without a known key.
     pub async fn stats(&self) -> RecorderStats {
         self.recorder.flush().await;
         self.recorder.stats()
     }
 }
 
-/// A key that a test may use: also [`Key`] itself, as it was when it was issued.
+/// A key and its secret. Dereferences to the [`Key`] as it was when issued.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TestKey {
     /// The key.
     pub key: Key,
-    /// Its plain text, for `x-api-key` and for spoiling it.
+    /// Its secret in plain text, for example for `x-api-key`, or to test a modified secret.
     pub secret: Secret,
 }
 

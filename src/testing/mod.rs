@@ -1,7 +1,6 @@
-//! Helpers for testing your own protected service, without a network and without waiting.
+//! Helpers for testing a protected service without a network and without waiting.
 //!
-//! A [`Fixture`] has a backend in memory, a clock that only moves when it is turned, and a layer wired
-//! to both:
+//! A [`Fixture`] has an in-memory backend, a clock that moves only when advanced, and a layer wired to both:
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,12 +19,12 @@
 //! let app = test.layer().layer(service_fn(|_: Request<String>| async {
 //!     Ok::<_, std::convert::Infallible>(Response::new("hello".to_owned()))
 //! }));
-//! let ask = || Request::get("/").header(AUTHORIZATION, key.bearer()).body(String::new());
+//! let request = || Request::get("/").header(AUTHORIZATION, key.bearer()).body(String::new());
 //!
-//! assert_eq!(app.clone().oneshot(ask()?).await?.status(), 200);
-//! assert_eq!(app.clone().oneshot(ask()?).await?.status(), 429);
+//! assert_eq!(app.clone().oneshot(request()?).await?.status(), 200);
+//! assert_eq!(app.clone().oneshot(request()?).await?.status(), 429);
 //! test.advance(Duration::from_secs(60));
-//! assert_eq!(app.clone().oneshot(ask()?).await?.status(), 200);
+//! assert_eq!(app.clone().oneshot(request()?).await?.status(), 200);
 //! assert_eq!(test.events().await.len(), 3);
 //! # Ok(()) }
 //! ```

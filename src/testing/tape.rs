@@ -1,4 +1,4 @@
-//! Remembers events in the order in which they were recorded.
+//! Keeps events in the order in which they were recorded.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use crate::backend::MemoryBackend;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
-/// A sink in front of the backend. The backend's log is ordered by time, and so mixes up what happens
-/// while a manual clock stands still.
+/// A sink in front of the backend that keeps events in recording order. The backend's request log is ordered by
+/// time, which is ambiguous while a manual clock stands still.
 #[derive(Debug, Clone)]
 pub(super) struct Tape {
     backend: MemoryBackend,

@@ -1,4 +1,4 @@
-//! One accounted request.
+//! Usage events.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,69 +10,69 @@ use uuid::Uuid;
 use super::outcome::{Cause, Outcome, RejectionReason};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
-/// An event's id, with the event's own time.
+/// A new event id: a version 7 UUID for the given time.
 pub(crate) use crate::id::uuid_at as event_id;
 use crate::page::whole_micros;
 
-/// The endpoint of requests that no route matched.
+/// The endpoint name of requests that matched no route.
 pub const UNMATCHED: &str = "(unmatched)";
 
-/// The endpoint that stands for all that came after the first thousand or so names.
+/// The endpoint name shared by all endpoints beyond the first 1,024.
 pub const OTHER_ENDPOINTS: &str = "(other)";
 
-/// One accounted request: who asked for what, when, and what came of it.
+/// One recorded request: its key, endpoint, time, status, outcome, cost and latency.
 ///
-/// Made by the layer at the end of a request. To make one by hand, start from
-/// [`UsageEvent::at`] and set its fields; a [`Batch`](super::Batch) brings them into the form in which
-/// they are kept.
+/// The layer creates an event when a request ends. To build one yourself, start from
+/// [`UsageEvent::at`] and set its fields; [`Batch`](super::Batch) normalizes them for storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UsageEvent {
-    /// The event's own id, a UUID of version 7.
+    /// The event id, a version 7 UUID (RFC 9562).
     pub id: Uuid,
-    /// The request id on the wire where the client or an outer layer sent one; otherwise the wire
-    /// carries the event's id.
+    /// The request id sent by the client or set by an outer layer. `None` if there was none; the event id is then
+    /// used as the request id.
     pub request_id: Option<Box<str>>,
-    /// The key that asked; `None` for anonymous requests, where those are let in.
+    /// The key of the request; `None` for an anonymous request, if the layer admits those.
     pub key: Option<KeyId>,
-    /// The key's owner at the time.
+    /// The key's owner at the time of the request.
     pub owner: Option<Arc<str>>,
-    /// When the request arrived, in whole microseconds.
+    /// The time at which the request arrived, in whole microseconds.
     pub time: Timestamp,
-    /// The request's method.
+    /// The request method.
     pub method: Method,
-    /// The route's template, such as `/v1/postings/{id}`, or the full name of a gRPC method.
+    /// The route template, such as `/v1/postings/{id}`, or the full name of a gRPC method.
     pub endpoint: Arc<str>,
-    /// The path as it was sent, without the query: its first KiB, and of what has the form of a secret only
-    /// the hint.
+    /// The path as sent, without the query. Truncated to 1 KiB; anything that looks like a secret is replaced by
+    /// its hint.
     pub path: Box<str>,
-    /// What the request was about, where the application tells.
+    /// The id of the resource that the request concerns, if the application sets it.
     pub resource_id: Option<Box<str>>,
-    /// How it was answered.
+    /// The response status.
     pub status: Status,
-    /// What came of it.
+    /// The outcome of the request.
     pub outcome: Outcome,
-    /// Why it failed, if it did.
+    /// The cause of the failure, if the request failed.
     pub cause: Option<Cause>,
-    /// Why it was refused, if it was.
+    /// The rejection reason, if the layer rejected the request.
     #[serde(alias = "refusal")]
     pub rejection_reason: Option<RejectionReason>,
-    /// What it cost of the key's limits; `0` when the layer refused it.
+    /// The cost charged to the key's rate limits and quotas; `0` if the layer rejected the request.
     pub cost: u32,
-    /// Microseconds from its arrival to the end of its answer.
+    /// The time from the request's arrival to the end of the response, in microseconds.
     pub latency_us: u64,
-    /// Bytes of the request's body, as announced by `content-length`; a tebibyte (2⁴⁰) at most.
+    /// The size of the request body in bytes, as declared by `content-length`; at most 2⁴⁰ (1 TiB).
     pub request_bytes: u64,
-    /// Bytes of the response's body that were handed on.
+    /// The number of response body bytes that were sent.
     pub response_bytes: u64,
-    /// Where it came from.
+    /// The client IP.
     #[serde(alias = "client_address")]
     pub client_ip: Option<IpAddr>,
 }
 
 impl UsageEvent {
-    /// A completed `GET` of no endpoint in particular at this time, cut to whole microseconds of the
-    /// years 1 to 9999, with a fresh id.
+    /// Creates an event with a new id for a completed `GET` request to [`UNMATCHED`] with status 200.
+    ///
+    /// The time is truncated to whole microseconds and clamped to the years 1 to 9999.
     pub fn at(time: Timestamp) -> Self {
         Self {
             id: event_id(time.as_microsecond()),
@@ -96,8 +96,9 @@ impl UsageEvent {
         }
     }
 
-    /// The request id that the client saw in `x-request-id`.
-    pub fn wire_id(&self) -> std::borrow::Cow<'_, str> {
+    /// The request id that the client received in `x-request-id`: [`request_id`](Self::request_id), or else the
+    /// event id.
+    pub fn request_id_or_id(&self) -> std::borrow::Cow<'_, str> {
         match &self.request_id {
             Some(id) => id.as_ref().into(),
             None => self.id.to_string().into(),
@@ -106,8 +107,8 @@ impl UsageEvent {
 }
 
 impl UsageEvent {
-    /// Whether this is its id on the wire or its own.
-    pub fn is_known_as(&self, id: &str) -> bool {
+    /// Returns whether `id` is the event's request id or event id.
+    pub fn has_id(&self, id: &str) -> bool {
         self.request_id.as_deref() == Some(id) || id.parse() == Ok(self.id)
     }
 }

@@ -1,4 +1,4 @@
-//! The request log as a file, page by page.
+//! Streaming export of the request log.
 
 mod csv;
 
@@ -16,36 +16,34 @@ use super::log::{LogFilter, LogQuery};
 use super::query::{ReadError, UsageReader};
 use super::recorded::{LogCursor, RecordedQuery};
 
-/// The request log as CSV or as lines of JSON, newest first: a stream of chunks, one for each page of
-/// [`LogQuery::MAX_LIMIT`] requests.
+/// A streaming export of the request log as CSV or JSON Lines, newest first.
 ///
-/// It holds no more than one page, however long the log is. Requests that arrive meanwhile make it
-/// neither skip nor repeat others. The first error ends it; it is in the stream, so that a client of a
-/// response made from it notices that it did not get all.
+/// Yields one chunk for each page of [`LogQuery::MAX_LIMIT`] requests and holds at most one page in memory.
+/// Requests recorded during the export do not cause others to be skipped or repeated. The stream ends after the
+/// first error. The error is an item of the stream, so a response body made from it fails instead of ending early.
 ///
 /// # CSV
 ///
-/// As RFC 4180 has it, in UTF-8, with a header row also where nothing matches. The columns are `id`,
-/// `request_id` (the id on the wire), `time` (RFC 3339, in UTC), `key`, `owner`, `method`, `endpoint`,
-/// `path`, `resource_id`, `status`, `outcome`, `cause`, `refusal`, `cost`, `latency_us`,
-/// `request_bytes`, `response_bytes` and `client_address`. Texts are quoted; what an event does not
-/// have is an empty cell without quotes.
+/// RFC 4180 CSV in UTF-8, with a header row even if nothing matches. The columns are `id`, `request_id`, `time`
+/// (RFC 3339, in UTC), `key`, `owner`, `method`, `endpoint`, `path`, `resource_id`, `status`, `outcome`, `cause`,
+/// `rejection_reason`, `cost`, `latency_us`, `request_bytes`, `response_bytes` and `client_ip`. Strings are quoted;
+/// absent values are empty cells without quotes.
 ///
-/// Spreadsheets take a cell that begins with `=`, `+`, `-`, `@` or their full-width forms for a formula, quoted
-/// or not, and clients choose paths and ids. An apostrophe comes before each, as OWASP recommends against
-/// CSV injection: at the beginning of a text, after blanks and invisible characters, and after each `;`, `|`, tab and
-/// end of a line, where spreadsheets of other locales begin a cell. Programs that need every text as it was take
-/// lines of JSON.
+/// Spreadsheets interpret a cell that starts with `=`, `+`, `-`, `@` or their full-width forms as a formula, even
+/// if it is quoted, and clients choose paths and ids. As OWASP recommends against CSV injection, an apostrophe is
+/// inserted before these characters: at the start of a string, after whitespace and invisible characters, and
+/// after each `;`, `|`, tab and line break, which separate cells in some locales. Use JSON Lines to get strings
+/// unchanged.
 ///
-/// Excel reads UTF-8 only after a [byte order mark](Self::byte_order_mark).
+/// Excel detects UTF-8 only with a [byte order mark](Self::byte_order_mark).
 ///
-/// # Lines of JSON
+/// # JSON Lines
 ///
-/// One [`UsageEvent`](super::UsageEvent) a line, which reads back equal.
+/// One [`UsageEvent`](super::UsageEvent) as JSON per line.
 ///
 /// # Example
 ///
-/// With axum, `Body::from_stream(export)` answers a request with it:
+/// With axum, use `Body::from_stream(export)` as the response body.
 ///
 /// ```
 /// use keytally::backend::MemoryBackend;
@@ -70,33 +68,33 @@ use super::recorded::{LogCursor, RecordedQuery};
 pub struct Export {
     reader: Arc<dyn UsageReader>,
     filter: LogFilter,
-    form: Form,
-    /// The end of what was read, in recording order.
+    form: Format,
+    /// The position after the last chunk, in recording order.
     cursor: Option<LogCursor>,
-    /// Whether a byte order mark comes before the next chunk.
+    /// Whether to write a byte order mark before the next chunk.
     byte_order_mark: bool,
-    /// The page that is being read; `None` at the end.
+    /// The page being read; `None` at the end.
     reading: Option<Reading>,
 }
 
 type Reading = Pin<Box<dyn Future<Output = Result<Chunk, ReadError>> + Send>>;
 
-/// What rows look like.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Format {
     Csv,
     JsonLines,
 }
 
-/// One page, written down.
+/// One formatted page.
 pub(crate) struct Chunk {
     pub(crate) bytes: Vec<u8>,
     pub(crate) next: Option<Next>,
-    /// Its end, in recording order.
+    /// The position after the page, in recording order.
     pub(crate) cursor: Option<LogCursor>,
 }
 
-/// Which page to read next.
+/// The next page to read.
 #[derive(Debug, Clone)]
 pub(crate) enum Next {
     /// Newest first.
@@ -109,17 +107,17 @@ pub(crate) enum Next {
 }
 
 impl Export {
-    /// The requests that match, as CSV.
+    /// Exports the matching requests as CSV.
     pub fn csv(reader: impl UsageReader, filter: LogFilter) -> Self {
-        Self::new(Arc::new(reader), filter, Form::Csv)
+        Self::new(Arc::new(reader), filter, Format::Csv)
     }
 
-    /// The requests that match, as lines of JSON.
+    /// Exports the matching requests as JSON Lines.
     pub fn json_lines(reader: impl UsageReader, filter: LogFilter) -> Self {
-        Self::new(Arc::new(reader), filter, Form::JsonLines)
+        Self::new(Arc::new(reader), filter, Format::JsonLines)
     }
 
-    fn new(reader: Arc<dyn UsageReader>, filter: LogFilter, form: Form) -> Self {
+    fn new(reader: Arc<dyn UsageReader>, filter: LogFilter, form: Format) -> Self {
         let mut export = Self {
             reader,
             filter: filter.clone(),
@@ -134,9 +132,12 @@ impl Export {
         export
     }
 
-    /// Exports in recording order instead, from after this cursor, for syncing the log into another system as
-    /// [`UsageReader::recorded`] describes. Each row has its own cursor, in a last column or field named `cursor`: when
-    /// the export breaks off, continue after that of the last whole row. [`cursor`](Self::cursor) has that of the end.
+    /// Exports in recording order instead, starting after this cursor, to sync the log into another system (see
+    /// [`UsageReader::recorded`]).
+    ///
+    /// Each row has its own cursor, in a last column or field named `cursor`. If the export is interrupted,
+    /// continue after the cursor of the last complete row. At the end, [`cursor`](Self::cursor) returns the cursor
+    /// to continue from.
     pub fn after_cursor(mut self, cursor: LogCursor) -> Self {
         self.cursor = Some(cursor);
         let query = RecordedQuery::after(cursor).filter(self.filter.clone());
@@ -147,15 +148,15 @@ impl Export {
         self
     }
 
-    /// Begins CSV with U+FEFF, from which Excel tells UTF-8. Off by default; lines of JSON never have it (RFC 8259
-    /// §8.1).
+    /// Starts CSV with a byte order mark (U+FEFF), by which Excel detects UTF-8. Off by default. Has no effect on
+    /// JSON Lines (RFC 8259 §8.1).
     pub fn byte_order_mark(mut self) -> Self {
-        self.byte_order_mark = self.form == Form::Csv;
+        self.byte_order_mark = self.form == Format::Csv;
         self
     }
 
-    /// Where to continue after the chunks that were read, also if no event matched; `None` for an export that is not in
-    /// recording order.
+    /// The cursor to continue from after the chunks read so far, even if no event matched. `None` unless the
+    /// export is in recording order ([`after_cursor`](Self::after_cursor)).
     pub fn cursor(&self) -> Option<LogCursor> {
         self.cursor
     }
@@ -163,26 +164,26 @@ impl Export {
     /// The media type for a `content-type` header.
     pub fn content_type(&self) -> &'static str {
         match self.form {
-            Form::Csv => "text/csv; charset=utf-8; header=present",
-            Form::JsonLines => "application/jsonl",
+            Format::Csv => "text/csv; charset=utf-8; header=present",
+            Format::JsonLines => "application/jsonl",
         }
     }
 
-    /// The usual ending of such a file's name: `csv` or `jsonl`.
+    /// The file extension, without a dot: `csv` or `jsonl`.
     pub fn file_extension(&self) -> &'static str {
         match self.form {
-            Form::Csv => "csv",
-            Form::JsonLines => "jsonl",
+            Format::Csv => "csv",
+            Format::JsonLines => "jsonl",
         }
     }
 
-    /// The next rows, whole ones; `None` when there are no more.
+    /// Returns the next chunk, which holds complete rows, or `None` at the end.
     ///
-    /// Nothing is lost when the future is dropped before it is done.
+    /// Cancel safe: no rows are lost if the future is dropped before it completes.
     ///
     /// # Errors
     ///
-    /// When the reader cannot answer; `None` comes after that.
+    /// Returns the error of the reader. The next call returns `None`.
     pub async fn next_chunk(&mut self) -> Option<Result<Bytes, ReadError>> {
         poll_fn(|context| self.poll_chunk(context)).await
     }
@@ -204,7 +205,7 @@ impl Export {
                     if let Some(query) = next {
                         self.read(query);
                     }
-                    // Some readers of a body take an empty chunk for its end.
+                    // Some HTTP stacks treat an empty chunk as the end of the body.
                     if !bytes.is_empty() {
                         return Poll::Ready(Some(Ok(bytes.into())));
                     }
@@ -215,7 +216,7 @@ impl Export {
         Poll::Ready(None)
     }
 
-    /// Reads this page when it is polled.
+    /// Sets the page to read on the next poll.
     fn read(&mut self, next: Next) {
         let (reader, form) = (self.reader.clone(), self.form);
         self.reading = Some(Box::pin(async move {
@@ -245,8 +246,8 @@ impl fmt::Debug for Export {
     }
 }
 
-impl Form {
-    /// Reads a page and writes it down.
+impl Format {
+    /// Reads and formats a page.
     pub(crate) async fn chunk<R: UsageReader + ?Sized>(
         self,
         reader: &R,
@@ -272,7 +273,7 @@ impl Form {
         })
     }
 
-    /// The same in the order of recording, with cursors.
+    /// Reads and formats a page in recording order, with cursors.
     async fn recorded_chunk<R: UsageReader + ?Sized>(
         self,
         reader: &R,

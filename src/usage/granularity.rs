@@ -1,4 +1,4 @@
-//! How wide a bucket of time is, and which bucket an instant falls into.
+//! Time bucket widths and boundaries.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::UnknownName;
 
-/// The width of a bucket of time. Each is a multiple of the ones before it.
+/// The width of a time bucket. Each width is a multiple of the smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -20,16 +20,17 @@ pub enum Granularity {
     Minute,
     /// Five minutes.
     FiveMinutes,
-    /// Fifteen minutes: the widest that fits all of today's time zones, such as `+05:45`.
+    /// Fifteen minutes: the largest width that divides the UTC offsets of all current time zones, such as
+    /// `+05:45`.
     QuarterHour,
     /// One hour.
     Hour,
-    /// One calendar day: of 23 or 25 hours too, where the clocks change.
+    /// One calendar day, which may have 23 or 25 hours at a daylight saving transition.
     Day,
 }
 
 impl Granularity {
-    /// Every width there is, in the order of the enum.
+    /// All widths, from smallest to largest.
     pub const ALL: [Self; 5] = [
         Self::Minute,
         Self::FiveMinutes,
@@ -38,12 +39,12 @@ impl Granularity {
         Self::Day,
     ];
 
-    /// The width for a chart of this range, which has some 15 to 170 buckets for the usual ones.
+    /// The width to chart a range of time with, giving about 15 to 170 buckets for ranges up to a few months.
     ///
-    /// Minutes up to an hour, five minutes up to six hours, quarters of an hour up to a day, hours up to
-    /// a week, and days for all that is longer. Days and weeks may have an hour more, as they do where
-    /// the clocks are set back.
-    pub fn fitting(range: Range<Timestamp>) -> Self {
+    /// One minute for ranges up to an hour, five minutes up to six hours, fifteen minutes up to a day, one hour up
+    /// to a week, and one day for longer ranges. A day and a week may be an hour longer, as at the end of daylight
+    /// saving time.
+    pub fn for_range(range: Range<Timestamp>) -> Self {
         let length = range.end.duration_since(range.start);
         let longest = [
             (1, Self::Minute),
@@ -57,7 +58,7 @@ impl Granularity {
             .map_or(Self::Day, |(_, width)| width)
     }
 
-    /// The name in `snake_case`.
+    /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Minute => "minute",
@@ -68,7 +69,7 @@ impl Granularity {
         }
     }
 
-    /// The width in seconds; for [`Granularity::Day`] that of a day without a change of the clocks.
+    /// The width in seconds. For [`Granularity::Day`], 86,400, the length of a day without a transition.
     pub fn seconds(self) -> i64 {
         match self {
             Self::Minute => 60,
@@ -79,17 +80,17 @@ impl Granularity {
         }
     }
 
-    /// The start of the bucket of UTC that the time falls into, before 1970 too.
+    /// The start of the UTC bucket that contains the time. Also correct before 1970.
     pub fn floor(self, time: Timestamp) -> Timestamp {
         floor_to(self.seconds(), 0, time)
     }
 
-    /// The bucket of the zone's own time that the instant falls into.
+    /// The bucket in the zone's local time that contains the instant.
     ///
-    /// The buckets of a zone follow each other without gap or overlap. Minutes and hours begin where
-    /// the zone's clocks show a full one; one that a change of the clocks cuts in two (an hour, where
-    /// they move by half an hour) makes two shorter buckets. A day begins at the first instant of its
-    /// date. At both ends of [`Timestamp`]'s range buckets are cut off.
+    /// The buckets of a zone are contiguous and do not overlap. Buckets shorter than a day are aligned to the
+    /// zone's local time. A bucket that contains an offset change that is no multiple of its width, such as half
+    /// an hour within an hour, is split into two shorter ones. A day starts at the first instant of its date. The
+    /// first and the last bucket are truncated to [`Timestamp`]'s range.
     pub fn bucket(self, time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
         if self == Self::Day {
             return day(time, zone);
@@ -102,7 +103,7 @@ impl Granularity {
         let mut start = floor_to(self.seconds(), offset.into(), time);
         let mut end = later(start, self.seconds());
         if start == Timestamp::MIN {
-            // A first bucket that is cut off ends where a whole one would.
+            // The truncated first bucket ends where the full one would.
             let next = later(time, self.seconds());
             end = floor_to(self.seconds(), offset.into(), next);
         }
@@ -119,9 +120,9 @@ impl Granularity {
     }
 }
 
-/// The latest instant up to `time` at which clocks at this offset show a multiple of `seconds`.
+/// The latest instant up to `time` whose local time at this offset is a multiple of `seconds`.
 fn floor_to(seconds: i64, offset: i64, time: Timestamp) -> Timestamp {
-    // Whole seconds are cut towards zero, which before 1970 is upwards.
+    // `as_second` truncates towards zero, which rounds up before 1970.
     let second = time.as_second() - i64::from(time.subsec_nanosecond() < 0);
     let start = (second + offset).div_euclid(seconds) * seconds - offset;
     Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
@@ -143,25 +144,25 @@ fn day(time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
         if time < end || end == Timestamp::MAX {
             return start..end;
         }
-        // Clocks that were set back over midnight show the old date again, and dates that a zone
-        // skipped have no instant of their own.
+        // After a transition back across midnight, local time shows the previous date again. A date that the zone
+        // skipped has no instants.
         (date, start) = (tomorrow, end);
     }
 }
 
-/// The first instant of a date: where its midnight is skipped, the instant of the change.
+/// The first instant of a date. If its midnight falls into a gap, the instant of the transition.
 fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
     let midnight = date.at(0, 0, 0, 0);
-    let there = zone.to_ambiguous_timestamp(midnight);
-    let instant = match there.offset() {
+    let ambiguous = zone.to_ambiguous_timestamp(midnight);
+    let instant = match ambiguous.offset() {
         AmbiguousOffset::Gap { before, .. } => {
-            // By the clocks of before it comes with the change or after it, if that begins earlier.
+            // At the offset before the transition, midnight is at the transition or after it.
             let late = before.to_timestamp(midnight).unwrap_or(Timestamp::MAX);
             let just_after = late.checked_add(1.nanosecond()).unwrap_or(late);
             let mut changes = zone.preceding(just_after);
             changes.next().map(|change| change.timestamp())
         }
-        _ => there.compatible().ok(),
+        _ => ambiguous.compatible().ok(),
     };
     instant.unwrap_or(if date.year() < 0 {
         Timestamp::MIN
@@ -183,7 +184,7 @@ impl FromStr for Granularity {
         Self::ALL
             .into_iter()
             .find(|width| width.as_str() == text)
-            .ok_or_else(|| UnknownName::new("width of time", text))
+            .ok_or_else(|| UnknownName::new("granularity", text))
     }
 }
 
@@ -209,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "time zones are not found there")]
-    fn a_change_by_whole_hours_cuts_no_hour_in_two() {
-        // On Chatham the clocks go from 2:45 to 3:45.
+    #[cfg_attr(miri, ignore = "no time zone database")]
+    fn a_transition_by_a_whole_hour_splits_no_hour() {
+        // On Chatham, clocks go from 2:45 to 3:45.
         let hour = ["2026-09-26T13:15:00Z", "2026-09-26T14:15:00Z"].map(at);
         for time in ["2026-09-26T13:30:00Z", "2026-09-26T14:05:00Z"] {
             assert_eq!(bucket(Granularity::Hour, at(time), "Pacific/Chatham"), hour);
@@ -219,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "time zones are not found there")]
-    fn an_hour_ends_where_another_change_cuts_it() {
-        // New York's own time was 3 minutes and 58 seconds ahead of the Eastern one, and ended at its 12:03:58.
+    #[cfg_attr(miri, ignore = "no time zone database")]
+    fn a_transition_by_part_of_an_hour_splits_the_hour() {
+        // New York's local mean time was 3 min 58 s ahead of Eastern Standard Time and ended at 12:03:58.
         let [from, noon, to] = [
             "1883-11-18T16:56:02Z",
             "1883-11-18T17:00:00Z",
@@ -240,9 +241,9 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "time zones are not found there")]
-    fn a_day_that_has_begun_goes_on_where_clocks_are_set_back_over_midnight() {
-        // At 0:01 Newfoundland's clocks showed 23:01 of the day before again.
+    #[cfg_attr(miri, ignore = "no time zone database")]
+    fn a_transition_back_across_midnight_does_not_split_the_day() {
+        // At 0:01, Newfoundland's clocks went back to 23:01 of the previous day.
         let day = ["2006-10-29T02:30:00Z", "2006-10-30T03:30:00Z"].map(at);
         for time in ["2006-10-29T02:30:00Z", "2006-10-29T03:00:00Z"] {
             assert_eq!(bucket(Granularity::Day, at(time), "America/St_Johns"), day);
@@ -250,9 +251,9 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "time zones are not found there")]
-    fn a_day_whose_midnight_is_skipped_begins_with_the_change() {
-        // In Toronto 23:30 was followed by 0:30; in São Paulo 0:00 by 1:00; Samoa skipped a whole day.
+    #[cfg_attr(miri, ignore = "no time zone database")]
+    fn a_day_without_midnight_starts_at_the_transition() {
+        // Toronto went from 23:30 to 0:30 and São Paulo from 0:00 to 1:00; Samoa skipped a whole day.
         for (zone, start, end) in [
             (
                 "America/Toronto",
@@ -281,8 +282,8 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "time zones are not found there")]
-    fn the_first_day_and_the_last_are_cut_off() {
+    #[cfg_attr(miri, ignore = "no time zone database")]
+    fn first_and_last_day_are_truncated() {
         let first = bucket(Granularity::Day, Timestamp::MIN, "UTC");
         assert_eq!(first, [Timestamp::MIN, at("-009999-01-03T00:00:00Z")]);
         let last = bucket(Granularity::Day, Timestamp::MAX, "UTC");

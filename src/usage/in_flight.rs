@@ -1,4 +1,4 @@
-//! Requests that outlived their first poll: to be found at shutdown.
+//! A registry of requests that are still open after their first poll, so that shutdown can end them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use foldhash::fast::RandomState;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A request that can be ended from outside, by recording it as cancelled.
+/// A request that can be ended early by recording it as cancelled.
 pub(crate) trait Abandon: Send + Sync {
     fn abandon(&self);
 }
 
-/// The place of a request in the register.
+/// The position of a request in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place(u64);
+pub(crate) struct RegistrationId(u64);
 
 type Shard = HashMap<u64, Weak<dyn Abandon>, RandomState>;
 
@@ -28,20 +28,20 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn enter(&self, request: Weak<dyn Abandon>) -> Place {
+    pub(crate) fn enter(&self, request: Weak<dyn Abandon>) -> RegistrationId {
         let place = self.next.fetch_add(1, Ordering::Relaxed);
         self.shard(place).insert(place, request);
-        Place(place)
+        RegistrationId(place)
     }
 
-    pub(crate) fn leave(&self, Place(place): Place) {
+    pub(crate) fn leave(&self, RegistrationId(place): RegistrationId) {
         self.shard(place).remove(&place);
     }
 
-    /// Ends every request that is there.
+    /// Ends all registered requests.
     pub(crate) fn abandon_all(&self) {
         for shard in &self.shards {
-            // Taken out first: a request leaves the register itself when it ends.
+            // Take them out first: a request that ends calls `leave`, which takes the same lock.
             let requests = std::mem::take(&mut *lock(shard));
             for request in requests.values().filter_map(Weak::upgrade) {
                 request.abandon();
@@ -81,23 +81,23 @@ mod tests {
     }
 
     #[test]
-    fn who_left_is_not_held_and_not_ended() {
+    fn requests_that_left_are_neither_held_nor_ended() {
         let open = InFlight::default();
-        let (left, there) = (Arc::new(Request::default()), Arc::new(Request::default()));
+        let (left, present) = (Arc::new(Request::default()), Arc::new(Request::default()));
         let enter = |request: &Arc<Request>| {
             let request: Weak<Request> = Arc::downgrade(request);
             open.enter(request)
         };
         let places: Vec<_> = (0..300).map(|_| enter(&left)).collect();
-        enter(&there);
+        enter(&present);
         for place in places {
             open.leave(place);
         }
         assert_eq!(Arc::weak_count(&left), 0);
         open.abandon_all();
         let ended = |request: &Request| request.0.load(Ordering::Relaxed);
-        assert_eq!((ended(&left), ended(&there)), (0, 1));
+        assert_eq!((ended(&left), ended(&present)), (0, 1));
         open.abandon_all();
-        assert_eq!(ended(&there), 1);
+        assert_eq!(ended(&present), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Latencies as counts in buckets that grow with the value, so that they can be added up.
+//! Mergeable latency histograms with logarithmic buckets.
 
 use std::time::Duration;
 
@@ -6,43 +6,42 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::saturating;
 
-/// Each power of two is cut into this many buckets (as a power of two): eight.
+/// The base-2 logarithm of the number of buckets per power of two: 2³ = 8.
 const CUTS: u32 = 3;
-/// Latencies from `2^36` µs (19 hours) on share the last bucket.
+/// Latencies from 2³⁶ µs (19 hours) share the last bucket.
 const OCTAVES: u32 = 36;
 const LAST: usize = ((OCTAVES - CUTS + 1) << CUTS) as usize;
 
-/// How often each latency occurred, in buckets of whole microseconds.
+/// A histogram of latencies in microseconds.
 ///
-/// Up to 15 µs every latency has its own bucket; from there on each power of two is cut into eight,
-/// so that a bucket is at most an eighth as wide as its lower bound. Two histograms merge by
-/// addition and lose nothing: quantiles of the whole come from the sum, not from the parts'. Counts
-/// stop at 2⁶³ − 1, as all sums do.
+/// Latencies up to 15 µs have one bucket each. Above that, each power of two is divided into eight buckets, so
+/// that a bucket is at most an eighth as wide as its lower bound. Histograms merge losslessly by addition:
+/// quantiles of a merged histogram equal those of a histogram of all latencies. Counts saturate at 2⁶³ − 1.
 ///
-/// Only the range of buckets in use takes memory: at most 2.2 KB. As JSON it is a list of
-/// `[lowest microsecond of the bucket, count]`.
+/// A histogram stores only the range of buckets in use and takes at most 2.2 KB. In JSON, it is a list of
+/// `[lowest latency of the bucket in microseconds, count]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LatencyHistogram {
-    /// The bucket that `counts` begins with. Both ends of `counts` are above zero, so that equal
-    /// histograms are stored alike.
+    /// The bucket of the first element of `counts`. The first and the last count are not zero, so that equal
+    /// histograms have equal representations.
     first: u16,
     counts: Vec<u64>,
 }
 
-/// The three latencies that a page shows, in microseconds; `None` where nothing was recorded.
+/// Latency percentiles in microseconds; `None` if no latency was recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LatencyQuantiles {
-    /// Half of the requests took at most this long.
+    /// The median.
     pub p50_us: Option<u64>,
-    /// 95 % of the requests took at most this long.
+    /// The 95th percentile.
     pub p95_us: Option<u64>,
-    /// 99 % of the requests took at most this long.
+    /// The 99th percentile.
     pub p99_us: Option<u64>,
 }
 
 impl LatencyHistogram {
-    /// A histogram without any latency.
+    /// Creates an empty histogram.
     pub const fn new() -> Self {
         Self {
             first: 0,
@@ -50,13 +49,13 @@ impl LatencyHistogram {
         }
     }
 
-    /// Counts one latency, in microseconds.
+    /// Records one latency, in microseconds.
     #[inline]
     pub fn record(&mut self, micros: u64) {
         self.add(bucket_of(micros), 1);
     }
 
-    /// Adds what another histogram counted.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         if other.counts.is_empty() {
             return;
@@ -69,21 +68,20 @@ impl LatencyHistogram {
         }
     }
 
-    /// How many latencies were recorded.
+    /// The number of recorded latencies.
     pub fn count(&self) -> u64 {
         saturating::total(self.counts.iter().copied())
     }
 
-    /// Whether none was recorded.
+    /// Returns whether no latency was recorded.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }
 
-    /// The latency that the fraction `q` of all latencies does not exceed (by nearest rank), or
-    /// `None` when none was recorded.
+    /// The `q`-quantile of the latencies by the nearest-rank method, or `None` if none was recorded.
     ///
-    /// The answer is exact up to 15 µs and within 6 % up to 19 hours; what is longer than that is
-    /// told as 19 hours. A `q` outside of `0.0..=1.0` is taken as the nearer end, and NaN as `0.0`.
+    /// The result is exact up to 15 µs and within 6% up to 19 hours (2³⁶ µs); longer latencies are reported as 19
+    /// hours. `q` is clamped to `0.0..=1.0`; NaN counts as `0.0`.
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         self.quantile_us(q).map(Duration::from_micros)
     }
@@ -100,7 +98,7 @@ impl LatencyHistogram {
     fn quantile_us(&self, q: f64) -> Option<u64> {
         let count = self.count();
         let rank = q * count as f64;
-        // `0.07 * 100.0` is a hair above 7 and must not ask for the eighth.
+        // `0.07 * 100.0` is slightly above 7 and must not round up to rank 8.
         let rank = (rank - rank * f64::EPSILON).ceil() as u64;
         let rank = rank.clamp(1, count.max(1));
         let mut seen = 0_u64;
@@ -110,23 +108,22 @@ impl LatencyHistogram {
         })
     }
 
-    /// The buckets in use with their counts, in order.
+    /// The non-empty buckets with their counts, in order.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         (usize::from(self.first)..)
             .zip(self.counts.iter().copied())
             .filter(|&(_, n)| n > 0)
     }
 
-    /// Adds up counts by bucket, each of which is told any number of times; `None` if there is no such
-    /// bucket.
+    /// Builds a histogram from counts by bucket. Buckets may repeat. `None` if a bucket is out of range.
     #[cfg(feature = "_sql")]
     pub(crate) fn from_buckets<E>(
         mut next: impl FnMut() -> Option<Result<(usize, u64), E>>,
     ) -> Result<Option<Self>, E> {
-        // All at once: a histogram that grows bucket by bucket moves the others time and again.
+        // Growing a histogram bucket by bucket would move the others repeatedly.
         let mut counts = [0_u64; LAST + 1];
-        while let Some(told) = next() {
-            let (bucket, n) = told?;
+        while let Some(pair) = next() {
+            let (bucket, n) = pair?;
             let Some(count) = counts.get_mut(bucket) else {
                 return Ok(None);
             };
@@ -148,7 +145,7 @@ impl LatencyHistogram {
         if n == 0 {
             return;
         }
-        // A bucket below the first wraps round to beyond the last.
+        // A bucket below the first wraps around to an index beyond the last.
         let offset = bucket.wrapping_sub(usize::from(self.first));
         if let Some(count) = self.counts.get_mut(offset) {
             saturating::add(count, n);
@@ -180,7 +177,7 @@ impl LatencyHistogram {
     }
 }
 
-/// The bucket of a latency: its power of two, and the three digits that follow the highest.
+/// The bucket of a latency: its power of two and the three bits after the highest one.
 #[inline]
 fn bucket_of(micros: u64) -> usize {
     let octave = (micros | 1).ilog2();
@@ -188,7 +185,7 @@ fn bucket_of(micros: u64) -> usize {
         return LAST;
     }
     let shift = octave.saturating_sub(CUTS);
-    // The highest digit stays in and counts as one octave's worth of buckets.
+    // The highest bit is included and adds one octave's worth of buckets.
     ((shift << CUTS) as usize) + (micros >> shift) as usize
 }
 
@@ -198,7 +195,7 @@ fn lowest(bucket: usize) -> u64 {
     ((bucket - (shift << CUTS)) as u64) << shift
 }
 
-/// The latency that stands for a bucket: as far, in proportion, from its lower as from its upper end.
+/// The latency reported for a bucket, with the same relative distance from both ends.
 fn typical(bucket: usize) -> u64 {
     if bucket >= LAST {
         return lowest(LAST);
@@ -212,7 +209,7 @@ fn typical(bucket: usize) -> u64 {
 }
 
 impl Extend<u64> for LatencyHistogram {
-    /// Counts each latency, in microseconds.
+    /// Records each latency, in microseconds.
     fn extend<I: IntoIterator<Item = u64>>(&mut self, latencies: I) {
         latencies.into_iter().for_each(|micros| self.record(micros));
     }
@@ -251,7 +248,7 @@ mod tests {
     const HOUR: u64 = 3_600_000_000;
 
     #[test]
-    fn buckets_follow_each_other() {
+    fn buckets_are_contiguous() {
         for bucket in 0..=LAST {
             assert_eq!(bucket_of(lowest(bucket)), bucket);
             if bucket > 0 {
@@ -270,7 +267,7 @@ mod tests {
         assert_eq!([at(0.0), at(0.1), at(0.11), at(0.5)], [1, 1, 2, 5]);
         assert_eq!([at(1.0), at(7.0), at(-1.0), at(f64::NAN)], [10, 10, 1, 1]);
         assert_eq!(LatencyHistogram::new().quantile(0.5), None);
-        // Ninety-five of a hundred took 10 µs, five took 15 µs.
+        // 95 of 100 took 10 µs, 5 took 15 µs.
         let hundred = [[10; 95].as_slice(), &[15; 5]].concat().into_iter();
         let quantiles = hundred.collect::<LatencyHistogram>().quantiles();
         assert_eq!(quantiles.p50_us, Some(10));
@@ -279,19 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn between_the_ends_of_a_bucket_the_harmonic_mean_is_told() {
-        // 16 and 17, 18 and 19, 1,024 to 1,151.
-        for (recorded, told) in [(17, 16), (18, 18), (1_150, 1_083)] {
+    fn quantiles_are_the_harmonic_mean_of_the_bucket() {
+        // Buckets: 16 and 17, 18 and 19, 1,024 to 1,151.
+        for (recorded, reported) in [(17, 16), (18, 18), (1_150, 1_083)] {
             let histogram: LatencyHistogram = [recorded].into_iter().collect();
             assert!(!histogram.is_empty());
-            assert_eq!(histogram.quantile_us(0.5), Some(told));
+            assert_eq!(histogram.quantile_us(0.5), Some(reported));
         }
         assert!(LatencyHistogram::new().is_empty());
     }
 
     #[cfg(feature = "_sql")]
     #[test]
-    fn counts_by_bucket_add_up_in_any_order() {
+    fn from_buckets_adds_counts_in_any_order() {
         let of = |pairs: &[(usize, u64)]| {
             let mut pairs = pairs.iter().copied().map(Ok::<_, ()>);
             LatencyHistogram::from_buckets(|| pairs.next()).unwrap()
@@ -305,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bucket_takes_the_rest() {
+    fn long_latencies_share_the_last_bucket() {
         let histogram: LatencyHistogram = [20 * HOUR, u64::MAX].into_iter().collect();
         assert_eq!(
             histogram.quantile(1.0),
@@ -315,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_sparse_and_counts_saturate() {
+    fn json_is_sparse_and_counts_saturate() {
         let mut histogram: LatencyHistogram = [3, 1_000_000, 3].into_iter().collect();
         let text = serde_json::to_string(&histogram).unwrap();
         assert_eq!(text, "[[3,2],[983040,1]]");
@@ -335,15 +332,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_quantile_is_within_six_percent(mut all in proptest::collection::vec(0..19 * HOUR, 1..60), q in 0.0..1.0) {
-            let told = all.iter().copied().collect::<LatencyHistogram>().quantile(q).unwrap();
+            let reported = all.iter().copied().collect::<LatencyHistogram>().quantile(q).unwrap();
             all.sort_unstable();
             let rank = ((q * all.len() as f64).ceil() as usize).max(1);
             let exact = all[rank - 1] as f64;
-            prop_assert!((told.as_micros() as f64 - exact).abs() <= exact * 0.06);
+            prop_assert!((reported.as_micros() as f64 - exact).abs() <= exact * 0.06);
         }
 
         #[test]
-        fn merging_is_recording_all(a in latencies(), b in latencies()) {
+        fn merging_equals_recording_all(a in latencies(), b in latencies()) {
             let of = |list: &[u64]| list.iter().copied().collect::<LatencyHistogram>();
             let (mut ab, mut ba) = (of(&a), of(&b));
             ab.merge(&of(&b));

@@ -1,4 +1,4 @@
-//! Questions about the request log: which requests, and which page of them.
+//! Queries for the request log.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::wire::{Method, Status, StatusClass};
 use crate::id::KeyId;
 use crate::page::PageToken;
 
-/// Which requests of the log: those that match every filter that is set.
+/// A filter for requests in the log. A request must match every field that is set.
 ///
 /// ```
 /// use keytally::usage::{LogFilter, Method, StatusClass};
@@ -22,29 +22,29 @@ use crate::page::PageToken;
 #[serde(default)]
 #[non_exhaustive]
 pub struct LogFilter {
-    /// Of this key.
+    /// The key.
     pub key: Option<KeyId>,
-    /// Of this owner's keys.
+    /// The key's owner at the time of the request.
     pub owner: Option<String>,
-    /// From this time on.
+    /// The earliest arrival time, inclusive.
     pub from: Option<Timestamp>,
-    /// Before this time.
+    /// The latest arrival time, exclusive.
     pub to: Option<Timestamp>,
-    /// With this outcome.
+    /// The outcome.
     pub outcome: Option<Outcome>,
-    /// Failed for this cause.
+    /// The cause of the failure.
     pub cause: Option<Cause>,
-    /// Of this method.
+    /// The request method.
     pub method: Option<Method>,
-    /// Of this endpoint.
+    /// The endpoint, such as a route template.
     pub endpoint: Option<String>,
-    /// Answered with this status.
+    /// The response status.
     pub status: Option<Status>,
-    /// Answered with a status of this class.
+    /// The class of the response status.
     pub status_class: Option<StatusClass>,
-    /// About this resource.
+    /// The resource id.
     pub resource_id: Option<String>,
-    /// The id on the wire or the event's own.
+    /// The request id or event id.
     pub request_id: Option<String>,
 }
 
@@ -60,39 +60,39 @@ macro_rules! setters {
 }
 
 impl LogFilter {
-    /// Every request.
+    /// Creates a filter that matches every request.
     pub fn new() -> Self {
         Self::default()
     }
 
     setters! {
-        /// Of this key.
+        /// Matches requests of this key.
         key: KeyId;
-        /// Of this owner's keys.
+        /// Matches requests of this owner's keys.
         owner: String;
-        /// From this time on.
+        /// Matches requests that arrived at or after this time.
         from: Timestamp;
-        /// Before this time.
+        /// Matches requests that arrived before this time.
         to: Timestamp;
-        /// With this outcome.
+        /// Matches requests with this outcome.
         outcome: Outcome;
-        /// Failed for this cause.
+        /// Matches requests that failed for this cause.
         cause: Cause;
-        /// Of this method.
+        /// Matches requests with this method.
         method: Method;
-        /// Of this endpoint.
+        /// Matches requests to this endpoint.
         endpoint: String;
-        /// Answered with this status.
+        /// Matches requests with this response status.
         status: Status;
-        /// Answered with a status of this class.
+        /// Matches requests whose response status is in this class.
         status_class: StatusClass;
-        /// About this resource.
+        /// Matches requests for this resource id.
         resource_id: String;
-        /// With this id on the wire, or this event id.
+        /// Matches requests with this request id or event id.
         request_id: String;
     }
 
-    /// Whether an event passes every filter: what every backend's log agrees with.
+    /// Returns whether an event matches every field that is set. All backends filter as this method does.
     pub fn matches(&self, event: &UsageEvent) -> bool {
         self.key.is_none_or(|key| event.key == Some(key))
             && self
@@ -116,23 +116,20 @@ impl LogFilter {
                 .resource_id
                 .as_deref()
                 .is_none_or(|id| event.resource_id.as_deref() == Some(id))
-            && self
-                .request_id
-                .as_deref()
-                .is_none_or(|id| event.is_known_as(id))
+            && self.request_id.as_deref().is_none_or(|id| event.has_id(id))
     }
 }
 
-/// One page of the request log.
+/// A query for one page of the request log, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LogQuery {
-    /// Which requests.
+    /// The requests to include. All by default.
     pub filter: LogFilter,
-    /// At most this many; `0` and more than [`LogQuery::MAX_LIMIT`] are brought into bounds.
+    /// The maximum number of requests per page. 50 by default; clamped to 1 to [`LogQuery::MAX_LIMIT`].
     pub limit: usize,
-    /// After this place.
+    /// The page token from the previous page; `None` for the first page.
     pub after: Option<PageToken>,
 }
 
@@ -147,10 +144,10 @@ impl Default for LogQuery {
 }
 
 impl LogQuery {
-    /// Requests on one page at most.
+    /// The maximum number of requests per page, 1,000.
     pub const MAX_LIMIT: usize = 1_000;
 
-    /// The newest fifty requests that match.
+    /// Creates a query for the newest 50 requests that match the filter.
     pub fn new(filter: LogFilter) -> Self {
         Self {
             filter,
@@ -158,38 +155,38 @@ impl LogQuery {
         }
     }
 
-    /// So many requests a page.
+    /// Sets the maximum number of requests per page.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page behind this place.
+    /// Continues after the page that returned this token.
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
         self.after = Some(token);
         self
     }
 
-    /// The number of requests to put on a page.
+    /// The effective page size: [`limit`](Self::limit) clamped to 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub fn page_size(&self) -> usize {
         self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
-    /// An event's place in the log: newest first, then by id from high to low.
+    /// The page token of an event's position. The log is sorted by time and then by event id, both descending.
     pub fn place(event: &UsageEvent) -> PageToken {
         PageToken::new(event.time, event.id)
     }
 }
 
-/// How many there are.
+/// The number of matching requests, which may be a lower bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Count {
-    /// So many.
+    /// The exact number.
     Exactly(u64),
-    /// More than the backend cares to count.
+    /// More than this number: the backend stopped counting.
     MoreThan(u64),
 }
 
@@ -219,10 +216,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_event_matches_where_it_passes_every_filter() {
+    fn an_event_matches_if_it_matches_every_field() {
         let event = event();
         type Set = fn(LogFilter, &UsageEvent) -> LogFilter;
-        // A filter that it passes, and the same one that it does not pass.
+        // For each field, a value that matches the event and one that does not.
         let filters: [(Set, Set); 12] = [
             (|it, _| it.key(key("a")), |it, _| it.key(key("b"))),
             (
@@ -285,7 +282,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_page_has_one_to_a_thousand() {
+    fn page_size_is_clamped() {
         let of = |limit| LogQuery::new(LogFilter::new()).limit(limit);
         assert_eq!(
             [0, 1, 7, 1_001].map(|limit| of(limit).page_size()),

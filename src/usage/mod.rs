@@ -1,4 +1,7 @@
-//! What was used: events, their sums, and who keeps them.
+//! Usage accounting: events, rollups, summaries and the request log.
+//!
+//! The layer passes a [`UsageEvent`] for each request to a [`Recorder`], which writes batches to a [`UsageSink`].
+//! A [`UsageReader`] returns [summaries](Summary), [rollups](Rollup) and pages of the request log.
 
 mod event;
 mod export;
@@ -44,9 +47,9 @@ pub use wire::{Method, Status, StatusClass, UnknownName};
 
 pub(crate) use event::event_id;
 #[cfg(feature = "conformance")]
-pub(crate) use export::{Form, Next};
-pub(crate) use in_flight::{Abandon, Place};
+pub(crate) use export::{Format, Next};
+pub(crate) use in_flight::{Abandon, RegistrationId};
 #[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;
 pub(crate) use pending_event::{Attribution, Path, PendingEvent};
-pub(crate) use recorded::{Filling, Scanned};
+pub(crate) use recorded::{PageBuilder, Scanned};

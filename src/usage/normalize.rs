@@ -1,4 +1,4 @@
-//! The form of events that every database can keep.
+//! Normalization of events, so that every database can store them.
 
 use std::ops::Deref;
 
@@ -6,8 +6,8 @@ use super::event::UsageEvent;
 use super::saturating;
 use crate::page::whole_micros;
 
-/// Brings events into the form that [`Batch`](super::Batch) tells of. What has it already is only
-/// looked at: nothing is allocated for it.
+/// Normalizes events as documented at [`Batch`](super::Batch). Does not allocate for events that are already
+/// normalized.
 pub(super) fn normalize(events: &mut [UsageEvent]) {
     for event in events {
         event.time = whole_micros(event.time);
@@ -26,7 +26,7 @@ pub(super) fn normalize(events: &mut [UsageEvent]) {
     }
 }
 
-/// PostgreSQL's texts have no U+0000; U+FFFD shows that something stood there.
+/// Replaces U+0000 with U+FFFD, since PostgreSQL cannot store U+0000 in text.
 fn without_nul<T: Deref<Target = str> + From<String>>(text: &mut T) {
     if text.contains('\0') {
         *text = text.replace('\0', "\u{fffd}").into();
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
     use crate::usage::{Batch, Status};
 
-    fn odd() -> UsageEvent {
+    fn not_normalized() -> UsageEvent {
         let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
         event.time = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
         event.owner = Some("\0".into());
@@ -58,20 +58,20 @@ mod tests {
     }
 
     #[test]
-    fn every_batch_has_the_form_that_every_database_keeps() {
-        let shared: Arc<[UsageEvent]> = [odd()].into();
-        let made = Batch::new(shared.to_vec());
+    fn batches_are_normalized() {
+        let shared: Arc<[UsageEvent]> = [not_normalized()].into();
+        let created = Batch::new(shared.to_vec());
         let of_shared = Batch::of(shared.clone());
-        let mut text = serde_json::to_value(&made).unwrap();
-        text["events"][0]["path"] = "/\0".into();
-        text["events"][0]["status"] = "500".into();
-        text["events"][0]["request_bytes"] = u64::MAX.into();
-        let mut read: Batch = serde_json::from_value(text).unwrap();
-        Arc::make_mut(&mut read.events)[0].status = Status::Http(u16::MAX);
-        assert_eq!(of_shared.events, made.events);
-        assert_eq!(read, made);
+        let mut json = serde_json::to_value(&created).unwrap();
+        json["events"][0]["path"] = "/\0".into();
+        json["events"][0]["status"] = "500".into();
+        json["events"][0]["request_bytes"] = u64::MAX.into();
+        let mut deserialized: Batch = serde_json::from_value(json).unwrap();
+        Arc::make_mut(&mut deserialized.events)[0].status = Status::Http(u16::MAX);
+        assert_eq!(of_shared.events, created.events);
+        assert_eq!(deserialized, created);
 
-        let event = &made.events[0];
+        let event = &created.events[0];
         assert_eq!(event.time.to_string(), "2026-11-01T10:00:00.123456Z");
         assert_eq!(event.owner.as_deref(), Some("\u{fffd}"));
         assert_eq!(&*event.endpoint, "/a\u{fffd}/\u{fffd}b");
@@ -84,12 +84,12 @@ mod tests {
             (event.status, event.cost),
             (Status::Http(u16::MAX), u32::MAX)
         );
-        // Whoever else holds the events has them as they were.
+        // Other holders of the shared events see them unchanged.
         assert_eq!(&*shared[0].path, "/\0");
     }
 
     #[test]
-    fn times_lie_in_the_years_one_to_9999() {
+    fn times_are_clamped_to_the_years_1_to_9999() {
         let at = |time| {
             let mut event = UsageEvent::at(time);
             event.time = time;
@@ -100,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_change_stays_where_it_is() {
+    fn normalized_events_are_not_copied() {
         let mut event = UsageEvent::at(Timestamp::now());
         event.owner = Some("customer-17".into());
         event.request_id = Some("wire".into());
         event.resource_id = Some("r1".into());
-        let places = |event: &UsageEvent| {
+        let addresses = |event: &UsageEvent| {
             let owned = [&event.request_id, &event.resource_id];
             (
                 event.owner.as_ref().map(|text| text.as_ptr()),
@@ -113,11 +113,11 @@ mod tests {
                 owned.map(|text| text.as_ref().map(|text| text.as_ptr())),
             )
         };
-        let before = places(&event);
+        let before = addresses(&event);
         let events: Arc<[UsageEvent]> = [event].into();
-        let place = events.as_ptr();
+        let address = events.as_ptr();
         let batch = Batch::of(events);
-        assert_eq!(batch.events.as_ptr(), place);
-        assert_eq!(places(&batch.events[0]), before);
+        assert_eq!(batch.events.as_ptr(), address);
+        assert_eq!(addresses(&batch.events[0]), before);
     }
 }

@@ -1,16 +1,19 @@
-//! A zone's offsets over a range of time, for backends whose database knows no zones or other ones.
+//! The UTC offsets of a time zone over a range, for backends whose database has no time zones or different ones.
 
 use std::ops::Range;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// More changes of the clocks than this are no statement's business: three decades have sixty.
+/// The maximum number of pieces, which bounds the size of SQL statements. 30 years with daylight saving time have
+/// 60.
 const MOST_PIECES: usize = 64;
 
-/// Cuts a range into pieces within which the zone's offset from UTC stays the same: where each begins,
-/// in order, and its offset in seconds. The first begins where the range does, also when the range is
-/// empty; neighbours differ. `None` when there are more than 64.
+/// Splits a range into pieces with a constant UTC offset. Returns the start and the offset in seconds of each, in
+/// order.
+///
+/// The first piece starts at the start of the range, even if the range is empty. Adjacent pieces have different
+/// offsets. `None` if there are more than 64 pieces.
 pub(crate) fn offsets_within(
     range: Range<Timestamp>,
     zone: &TimeZone,
@@ -19,7 +22,7 @@ pub(crate) fn offsets_within(
     let mut pieces = vec![(range.start, offset.seconds())];
     let changes = zone.following(range.start);
     for change in changes.take_while(|change| change.timestamp() < range.end) {
-        // Some changes are of the zone's name alone.
+        // Some transitions change only the zone's abbreviation.
         if change.offset() == offset {
             continue;
         }
@@ -61,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_begin_where_the_clocks_change() {
+    fn pieces_start_at_offset_changes() {
         let year = at("2026-01-01T00:00:00Z")..at("2027-01-01T00:00:00Z");
         let pieces = |name| offsets_within(year.clone(), &zone(name)).unwrap();
         assert_eq!(pieces("Asia/Kathmandu"), [(year.start, 20_700)]);
@@ -79,7 +82,7 @@ mod tests {
         let after = change + SignedDuration::from_nanos(1);
         assert_eq!(of(change..after), [(change, -18_000)]);
         assert_eq!(of(after..change), [(after, -18_000)]);
-        // Samoa crossed the date line.
+        // Samoa crossed the International Date Line.
         let apia = offsets_within(
             at("2011-12-29T00:00:00Z")..at("2012-01-01T00:00:00Z"),
             &zone("Pacific/Apia"),
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_64_pieces_are_none() {
+    fn more_than_64_pieces_return_none() {
         let from = at("2026-01-01T00:00:00Z");
         let until = |year| from..at(&format!("{year}-01-01T00:00:00Z"));
         let berlin = zone("Europe/Berlin");
@@ -108,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn within_a_piece_the_offset_is_the_zones(
+        fn the_offset_of_a_piece_is_that_of_the_zone(
             name in select(&ZONES[..]),
             // From 1900 to 2100, over up to five years.
             start in -2_208_988_800_000_i64..4_102_444_800_000,

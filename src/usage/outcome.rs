@@ -1,4 +1,4 @@
-//! What came of a request.
+//! Outcomes, failure causes and rejection reasons.
 
 use std::fmt;
 
@@ -6,79 +6,81 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::{Status, StatusClass};
 
-/// What came of a request, as totals count it: every event has exactly one outcome.
+/// The outcome of a request. Every event has exactly one, so totals add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Answered below 400, or with gRPC OK.
+    /// The response had an HTTP status below 400, or gRPC status OK.
     Completed,
-    /// Everything else; [`Cause`] tells why.
+    /// Any other result; [`Cause`] classifies it.
     Failed,
-    /// Refused because a limit of its key was reached.
+    /// Rejected because the key exceeded a rate limit or quota.
     RateLimited,
 }
 
-/// Why a request failed.
+/// The cause of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
-    /// Refused before the work for another reason than a limit; see [`RejectionReason`].
+    /// Rejected by the layer for a reason other than a rate limit or quota; see [`RejectionReason`].
     Refused,
-    /// Answered with a 4xx, or a gRPC code that names the client's fault.
+    /// A 4xx status or a gRPC code for a client error.
     ClientError,
-    /// Answered with a 5xx, a gRPC code that names the server's fault, an error or a panic.
+    /// A 5xx status, a gRPC code for a server error, or a service that returned an error or panicked.
     ServerError,
-    /// The client left before the answer was whole, or the process shut down during it.
+    /// The client disconnected or the process shut down before the response was complete.
     Cancelled,
 }
 
-/// Why a request was refused.
+/// The reason why the layer rejected a request.
 ///
-/// Clients learn less than this: every reason up to [`RejectionReason::Expired`] looks the same to them.
+/// Clients see less than this: all reasons from [`RejectionReason::Missing`] to [`RejectionReason::Expired`]
+/// produce the same response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RejectionReason {
     /// No key was sent.
     Missing,
-    /// What was sent does not have the form of a key, or its checksum is wrong.
+    /// The credential is not a well-formed secret, or its checksum is wrong.
     Malformed,
-    /// Two different keys were sent in one request.
+    /// The request carries two different keys.
     Ambiguous,
-    /// No key has this id.
+    /// There is no key with this id.
     Unknown,
-    /// The id exists but the rest of the secret is wrong.
+    /// The key id exists, but the secret does not match.
     WrongSecret,
-    /// The key is switched off.
+    /// The key is disabled.
     Disabled,
-    /// The key was revoked.
+    /// The key has been revoked.
     Revoked,
-    /// The key's time is over.
+    /// The key has expired.
     Expired,
-    /// The client's address is not on the key's list, or cannot be told.
-    Address,
-    /// The key lacks a scope that the route asks for.
+    /// The client IP is unknown or not in the key's allowlist.
+    #[serde(alias = "address")]
+    ClientIp,
+    /// The key lacks a scope that the route requires.
     Scope,
-    /// One of the key's rate limits is reached.
+    /// The key exceeded one of its rate limits or quotas.
     RateLimited,
-    /// The store of keys did not answer.
+    /// The key store is unavailable.
     StoreUnavailable,
-    /// The limiter did not answer or has no room for another key.
+    /// The limiter is unavailable or cannot track another key.
     LimiterUnavailable,
-    /// The recorder is full or shut down, and was told to refuse rather than to lose events.
+    /// The recorder is full or shut down and uses [`WhenFull::Refuse`](super::WhenFull::Refuse).
     RecorderFull,
-    /// The client's address caused more look-ups that came to nothing than it may. An event with it is
-    /// one of a key that is disabled, revoked or expired.
+    /// The client IP exceeded the lookup limit. Events with this reason belong to a disabled, revoked or expired
+    /// key.
     #[serde(alias = "lookup_budget")]
     LookupLimit,
 }
 
 impl Outcome {
-    /// Every outcome there is, in the order of the enum.
+    /// All outcomes, in declaration order.
     pub const ALL: [Self; 3] = [Self::Completed, Self::Failed, Self::RateLimited];
 
-    /// The name in `snake_case`.
+    /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -87,7 +89,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a refused request.
+    /// The outcome and cause of a rejected request.
     pub(crate) fn of_rejection(reason: RejectionReason) -> (Self, Option<Cause>) {
         match reason {
             RejectionReason::RateLimited => (Self::RateLimited, None),
@@ -95,7 +97,8 @@ impl Outcome {
         }
     }
 
-    /// The outcome that a status stands for where no hook says otherwise.
+    /// The default outcome and cause for a status, used unless a
+    /// [`classify`](super::RecorderBuilder::classify) hook overrides it.
     pub fn of(status: Status) -> (Self, Option<Cause>) {
         match status.class() {
             StatusClass::Informational | StatusClass::Success | StatusClass::Redirection => {
@@ -109,7 +112,7 @@ impl Outcome {
 }
 
 impl Cause {
-    /// Every cause there is, in the order of the enum.
+    /// All causes, in declaration order.
     pub const ALL: [Self; 4] = [
         Self::Refused,
         Self::ClientError,
@@ -117,7 +120,7 @@ impl Cause {
         Self::Cancelled,
     ];
 
-    /// The name in `snake_case`.
+    /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -129,7 +132,7 @@ impl Cause {
 }
 
 impl RejectionReason {
-    /// Every reason there is, in the order of the enum.
+    /// All reasons, in declaration order.
     pub const ALL: [Self; 15] = [
         Self::Missing,
         Self::Malformed,
@@ -139,7 +142,7 @@ impl RejectionReason {
         Self::Disabled,
         Self::Revoked,
         Self::Expired,
-        Self::Address,
+        Self::ClientIp,
         Self::Scope,
         Self::RateLimited,
         Self::StoreUnavailable,
@@ -148,7 +151,7 @@ impl RejectionReason {
         Self::LookupLimit,
     ];
 
-    /// The name in `snake_case`.
+    /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -159,7 +162,7 @@ impl RejectionReason {
             Self::Disabled => "disabled",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
-            Self::Address => "address",
+            Self::ClientIp => "client_ip",
             Self::Scope => "scope",
             Self::RateLimited => "rate_limited",
             Self::StoreUnavailable => "store_unavailable",
@@ -170,7 +173,7 @@ impl RejectionReason {
     }
 }
 
-/// Displays a closed set by its members' names.
+/// Implements `Display` by `as_str`.
 macro_rules! display_as_str {
     ($($name:ty),*) => {$(
         impl fmt::Display for $name {
@@ -188,21 +191,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_agree_with_serde() {
+    fn names_match_serde() {
         for outcome in Outcome::ALL {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
         }
         for cause in Cause::ALL {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
         }
-        for (index, refusal) in RejectionReason::ALL.into_iter().enumerate() {
-            assert_eq!(serde_json::to_value(refusal).unwrap(), refusal.as_str());
-            assert_eq!(refusal as usize, index);
+        for (index, reason) in RejectionReason::ALL.into_iter().enumerate() {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+            assert_eq!(reason as usize, index);
         }
     }
 
     #[test]
-    fn statuses_stand_for_outcomes() {
+    fn outcome_follows_from_status() {
         assert_eq!(Outcome::of(Status::Http(399)), (Outcome::Completed, None));
         assert_eq!(
             Outcome::of(Status::Http(400)),

@@ -1,5 +1,7 @@
-//! An event while its request is under way: compact, so that the request path moves little and
-//! allocates nothing for it. The recorder turns it into a [`UsageEvent`] in the background.
+//! The compact event of an open request.
+//!
+//! The request path moves little data and allocates nothing for it. The recorder converts it into a [`UsageEvent`]
+//! in the background.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,19 +16,19 @@ use super::outcome::{Cause, Outcome, RejectionReason};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
-/// Whom an event counts for.
+/// The key and owner that an event is attributed to.
 pub(crate) trait Attribution: fmt::Debug + Send + Sync {
     fn key(&self) -> KeyId;
     fn owner(&self) -> Option<Arc<str>>;
 }
 
-/// What an event takes while it waits, with texts of the usual length.
+/// The memory of a queued event with strings of typical length, in bytes.
 pub(crate) const EVENT_BYTES: u64 = 256;
 
-/// Texts of an event that [`EVENT_BYTES`] covers: as long as a request id.
+/// The combined length of an event's strings that [`EVENT_BYTES`] includes.
 const USUAL_TEXT_BYTES: usize = 64;
 
-/// A path's bytes; most are short enough to need no memory of their own.
+/// The bytes of a path. Most paths are short enough to be stored inline.
 pub(crate) type Path = SmallVec<[u8; 64]>;
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub(crate) struct PendingEvent {
     pub(crate) id: Uuid,
     pub(crate) attribution: Option<Arc<dyn Attribution>>,
     pub(crate) path: Path,
-    /// The request id on the wire, where it is not the event's.
+    /// The request id, if it is not the event id.
     pub(crate) request_id: Option<Box<str>>,
     pub(crate) endpoint: Option<Arc<str>>,
     pub(crate) resource_id: Option<Box<str>>,
@@ -50,7 +52,7 @@ pub(crate) struct PendingEvent {
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<Cause>,
     pub(crate) rejection_reason: Option<RejectionReason>,
-    /// The key was rejected: queued outside of the capacity.
+    /// Whether the key was rejected; such events are queued in extra capacity.
     pub(crate) is_rejected: bool,
 }
 
@@ -59,8 +61,8 @@ impl PendingEvent {
         std::str::from_utf8(&self.path).unwrap_or_default()
     }
 
-    /// What it takes beyond [`EVENT_BYTES`]: nothing, with texts of the usual length. Few events of rejected keys
-    /// wait at one time, so that they are bounded by their number alone.
+    /// The memory beyond [`EVENT_BYTES`]; 0 for strings of typical length. Also 0 for events of rejected keys,
+    /// which are bounded by their number alone.
     #[inline]
     pub(crate) fn extra_bytes(&self) -> u64 {
         if self.is_rejected {
@@ -80,8 +82,8 @@ impl PendingEvent {
         debug_assert_eq!(&**unmatched, UNMATCHED);
         UsageEvent {
             id: self.id,
-            key: self.attribution.as_ref().map(|who| who.key()),
-            owner: self.attribution.as_ref().and_then(|who| who.owner()),
+            key: self.attribution.as_ref().map(|it| it.key()),
+            owner: self.attribution.as_ref().and_then(|it| it.owner()),
             time: Timestamp::from_microsecond(self.time).unwrap_or(Timestamp::UNIX_EPOCH),
             method: self.method,
             path: self.path().into(),
@@ -106,23 +108,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_takes_what_it_is_said_to_take() {
+    fn a_pending_event_fits_into_event_bytes() {
         assert!(size_of::<PendingEvent>() as u64 <= EVENT_BYTES);
     }
 
     #[test]
-    fn all_texts_beyond_the_usual_are_told() {
+    fn extra_bytes_count_all_strings() {
         let text = |length| Some("x".repeat(length).into());
-        let draft = PendingEvent {
+        let event = PendingEvent {
             path: Path::from_vec(vec![b'x'; 80]),
             request_id: text(40),
             resource_id: text(30),
             ..crate::usage::recorder::tests::pending()
         };
-        assert_eq!(draft.extra_bytes(), 80 + 40 + 30 - 64);
+        assert_eq!(event.extra_bytes(), 80 + 40 + 30 - 64);
         let rejected = PendingEvent {
             is_rejected: true,
-            ..draft
+            ..event
         };
         assert_eq!(rejected.extra_bytes(), 0);
     }

@@ -1,4 +1,4 @@
-//! What can be asked about usage.
+//! Queries for recorded usage.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,24 +16,31 @@ use super::summary::{Summary, SummarySpec, Totals};
 use crate::id::KeyId;
 use crate::page::{InvalidPageToken, Page};
 
-/// Reads what a [`UsageSink`](super::UsageSink) has kept.
+/// Reads events and rollups written by a [`UsageSink`](super::UsageSink).
+///
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). The required methods are
+/// [`summary`](Self::summary), [`rollups`](Self::rollups), [`requests`](Self::requests) and
+/// [`count`](Self::count).
 #[async_trait]
 pub trait UsageReader: Send + Sync + 'static {
-    /// The summary of what matches, which equals the pure function over the events that do.
+    /// Summarizes the usage in a range.
+    ///
+    /// The result equals that of [`SummarySpec::summarize`] over the matching events, as long as the summary is
+    /// [`exact`](Summary::exact).
     ///
     /// # Errors
     ///
-    /// When the backend cannot answer.
+    /// [`ReadError::Unavailable`] if the backend fails.
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError>;
 
-    /// The totals of what matches, by key: as [`Summary::by_key`] has them, where that is all that is
-    /// needed. `None` stands for anonymous requests.
+    /// Returns the totals of a range by key, as in [`Summary::by_key`]. `None` stands for anonymous requests.
     ///
-    /// Backends that keep sums by key answer this with far less than a whole summary.
+    /// By default this computes a whole [`summary`](Self::summary). Backends that maintain totals by key can
+    /// override it with a cheaper query.
     ///
     /// # Errors
     ///
-    /// When the backend cannot answer.
+    /// [`ReadError::Unavailable`] if the backend fails.
     async fn totals_by_key(
         &self,
         range: &UsageRange,
@@ -42,51 +49,53 @@ pub trait UsageReader: Send + Sync + 'static {
         Ok(self.summary(&query).await?.by_key.unwrap_or_default())
     }
 
-    /// The sums of what matches, ordered by time and then by the rest.
+    /// Returns the rollups of a range, ordered by start time, then by their other grouping fields.
     ///
-    /// The answer holds each of them: one for every bucket, key, endpoint, method and status. Bound the
-    /// range by a key or by time; where totals will do, [`summary`](Self::summary) costs far less.
+    /// The result has one rollup for each time bucket, key, owner, endpoint, method, status, outcome and cause,
+    /// all in memory. Limit the range by key or time. If totals are enough, [`summary`](Self::summary) is much
+    /// cheaper.
     ///
     /// # Errors
     ///
-    /// When the backend cannot answer.
+    /// [`ReadError::Unavailable`] if the backend fails.
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError>;
 
-    /// One page of the request log, newest first.
+    /// Returns one page of the request log, newest first.
     ///
     /// # Errors
     ///
-    /// [`ReadError::Page`] when the page token is not one of this list, or when the backend cannot
-    /// answer.
+    /// [`ReadError::Page`] if the page token is invalid for this list, or [`ReadError::Unavailable`] if the
+    /// backend fails.
     async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError>;
 
-    /// How many requests in the log match.
+    /// Returns the number of matching requests in the log.
     ///
     /// # Errors
     ///
-    /// When the backend cannot answer.
+    /// [`ReadError::Unavailable`] if the backend fails.
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError>;
 
-    /// Events of the request log in the order in which they were recorded, oldest first: for programs that sync
-    /// the log into another system, such as a billing system.
+    /// Returns events of the request log in recording order, oldest first, for programs that sync the log into
+    /// another system, such as a billing system.
     ///
-    /// An event is dated by its request's beginning and recorded after its end, later still from a
-    /// [`Spool`](super::Spool). A program that asks [`requests`](Self::requests) for events since its last poll misses
-    /// those. One that keeps [`RecordedPage::cursor`] together with what it has synced, and continues after
-    /// it, reads every event that the log keeps exactly once, whatever their times and however many instances write.
+    /// An event has the time at which its request arrived, but is recorded after the request ends, or later still
+    /// if it passes through a [`Spool`](super::Spool). Polling [`requests`](Self::requests) for events since the
+    /// last poll therefore misses events. A program that stores [`RecordedPage::cursor`] in the same transaction
+    /// as the synced events, and continues after it, reads every event in the log exactly once, even with several
+    /// instances writing.
     ///
     /// ```
     /// # use std::error::Error;
     /// use keytally::usage::{LogCursor, RecordedQuery, UsageReader};
     ///
-    /// /// Reads all that was recorded after a cursor, and returns where to continue.
+    /// /// Reads all events recorded after a cursor and returns the cursor to continue from.
     /// async fn sync(
     ///     log: &impl UsageReader,
     ///     mut cursor: LogCursor,
     /// ) -> Result<LogCursor, Box<dyn Error>> {
     ///     loop {
     ///         let page = log.recorded(&RecordedQuery::after(cursor)).await?;
-    ///         // Here: save the events and the cursor, in one transaction.
+    ///         // Save the events and the cursor here, in one transaction.
     ///         cursor = page.cursor;
     ///         if !page.more {
     ///             return Ok(cursor);
@@ -97,75 +106,78 @@ pub trait UsageReader: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Unsupported`] unless a backend implements this, [`ReadError::Cursor`] when the cursor is one of
-    /// another log, or when the backend cannot answer.
+    /// [`ReadError::Unsupported`] if the backend does not implement this method (the default),
+    /// [`ReadError::Cursor`] if the cursor belongs to another log, or [`ReadError::Unavailable`] if the backend
+    /// fails.
     async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
         let _ = query;
         Err(ReadError::Unsupported)
     }
 }
 
-/// Whose usage, and from when to when.
+/// A selection of usage by key, owner and time. Includes all usage by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct UsageRange {
-    /// Of this key.
+    /// The key; `None` for all keys and anonymous requests.
     pub key: Option<KeyId>,
-    /// Of this owner's keys.
+    /// The owner of the keys; `None` for all owners.
     pub owner: Option<String>,
-    /// From this time on. RollupStore are kept by buckets of time, and a bucket belongs to the range in which it starts, so
-    /// that no request counts in two adjacent ranges. Buckets are minutes, or hours where a backend has dropped the
-    /// minutes. A summary whose range cuts a bucket is not [`exact`](Summary::exact).
+    /// The start of the range, inclusive; `None` for no lower bound.
+    ///
+    /// Usage is stored in time buckets: minutes, or hours where the backend has pruned the minutes. A bucket
+    /// belongs to the range that contains its start, so no request counts in two adjacent ranges. A summary of a
+    /// range that starts or ends within a bucket is not [`exact`](Summary::exact).
     pub from: Option<Timestamp>,
-    /// Before this time.
+    /// The end of the range, exclusive; `None` for no upper bound.
     pub to: Option<Timestamp>,
 }
 
 impl UsageRange {
-    /// Everybody's, for all time.
+    /// Selects all usage.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Of this key.
+    /// Selects usage of this key.
     #[must_use]
     pub fn key(mut self, key: KeyId) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// Of this owner's keys.
+    /// Selects usage of this owner's keys.
     #[must_use]
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
         self
     }
 
-    /// From this time on.
+    /// Sets the start of the range, inclusive.
     #[must_use]
     pub fn from(mut self, time: Timestamp) -> Self {
         self.from = Some(time);
         self
     }
 
-    /// Before this time.
+    /// Sets the end of the range, exclusive.
     #[must_use]
     pub fn to(mut self, time: Timestamp) -> Self {
         self.to = Some(time);
         self
     }
 
-    /// Whether a sum belongs to it.
+    /// Returns whether the range includes a rollup: key and owner match, and its bucket starts in the range.
     pub fn includes(&self, rollup: &Rollup) -> bool {
         self.is_of(rollup)
             && self.from.is_none_or(|from| rollup.start >= from)
             && self.to.is_none_or(|to| rollup.start < to)
     }
 
-    /// Whether it begins or ends within a rollup.
-    pub fn cuts(&self, rollup: &Rollup) -> bool {
-        // Times of events are whole microseconds.
+    /// Returns whether the range starts or ends within a rollup's time bucket.
+    pub fn splits(&self, rollup: &Rollup) -> bool {
+        // Event times are whole microseconds.
         let last = end_of(rollup).saturating_sub(SignedDuration::from_micros(1));
         let last = last.unwrap_or(rollup.start);
         let is_within = |edge: Timestamp| rollup.start < edge && edge <= last;
@@ -180,50 +192,51 @@ impl UsageRange {
     }
 }
 
-/// The end of a bucket of UTC.
+/// The end of a rollup's time bucket, in UTC.
 fn end_of(rollup: &Rollup) -> Timestamp {
     let width = SignedDuration::from_secs(rollup.granularity.seconds());
     rollup.start.checked_add(width).unwrap_or(Timestamp::MAX)
 }
 
-/// Which usage to sum up, and how.
+/// A query for a [`Summary`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct SummaryQuery {
-    /// Whose, and from when to when.
+    /// The usage to summarize.
     pub range: UsageRange,
-    /// What to tell besides the totals.
+    /// The optional parts of the summary.
     pub spec: SummarySpec,
 }
 
 impl SummaryQuery {
-    /// Sums up this range in this way.
+    /// Creates a query for a summary of `range` with the parts in `spec`.
     pub fn new(range: UsageRange, spec: SummarySpec) -> Self {
         Self { range, spec }
     }
 }
 
-/// What a backend could not answer. The text of its own error is in the `source`, for logs only.
+/// An error from a [`UsageReader`]. Its message is safe to show to clients; the backend's own error is only in
+/// [`source`](Error::source).
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The page token is not one of this list.
+    /// The page token is invalid for this list.
     #[error(transparent)]
     Page(#[from] InvalidPageToken),
-    /// The cursor is not one of this log.
+    /// The cursor is invalid for this log.
     #[error(transparent)]
     Cursor(#[from] InvalidLogCursor),
-    /// The backend does not have what was asked for.
-    #[error("the usage backend does not support this")]
+    /// The backend does not support this query.
+    #[error("the usage backend does not support this query")]
     Unsupported,
-    /// The backend cannot answer.
+    /// The backend is unavailable or failed.
     #[error("the usage backend is unavailable")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
 }
 
 impl ReadError {
-    /// Wraps a backend's own error.
+    /// Wraps a backend's error as [`ReadError::Unavailable`].
     pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Arc::from(error.into()))
     }
@@ -274,7 +287,7 @@ mod tests {
     use crate::usage::{Batch, Granularity, UsageSink};
 
     #[test]
-    fn a_rollup_belongs_to_the_range_in_which_it_starts() {
+    fn a_rollup_belongs_to_the_range_that_contains_its_start() {
         let rollup = Rollup::of(&event(), Granularity::Minute);
         let (start, end) = (rollup.start, rollup.start + SignedDuration::from_mins(1));
         let all = UsageRange::new;
@@ -301,11 +314,11 @@ mod tests {
             (all().to(start), false),
             (all().key(key("b")).to(end - TICK), false),
         ] {
-            assert_eq!(range.cuts(&rollup), cuts, "{range:?}");
+            assert_eq!(range.splits(&rollup), cuts, "{range:?}");
         }
     }
 
-    /// A backend that keeps no sums by key.
+    /// A backend with only the required methods.
     struct Plain(MemoryBackend);
 
     #[async_trait]
@@ -328,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn totals_by_key_are_those_of_the_summary() {
+    async fn default_totals_by_key_equal_those_of_the_summary() {
         let backend = MemoryBackend::new();
         let mut events = vec![event(), event(), event()];
         events[1].key = Some(key("b"));
@@ -343,8 +356,8 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "time zones are not found there")]
-    fn questions_and_batches_round_trip_through_json() {
+    #[cfg_attr(miri, ignore = "no time zone database")]
+    fn queries_and_batches_round_trip_through_json() {
         let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
         let spec = SummarySpec::new()
             .by_key()

@@ -1,4 +1,4 @@
-//! The request log in the order of recording, for programs that sync it into another system.
+//! The request log in recording order, for syncing it into another system.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,46 +11,49 @@ use super::event::UsageEvent;
 use super::log::{LogFilter, LogQuery};
 use crate::page::whole_micros;
 
-/// A position in the request log in the order of recording, for [`UsageReader::recorded`](super::UsageReader::recorded).
+/// A position in the recording order of the request log, for
+/// [`UsageReader::recorded`](super::UsageReader::recorded).
 ///
-/// As text it is opaque to clients. A cursor belongs to one log: that of another database is another log.
+/// Its string form is opaque to clients. A cursor is valid only for the log of the database that produced it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct LogCursor {
     place: u64,
     within: Option<(Timestamp, Uuid)>,
 }
 
-/// A text that is not a cursor, or a cursor of another log.
+/// The error for a malformed cursor, or a cursor of another log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor of this log")]
+#[error("invalid cursor for this log")]
 pub struct InvalidLogCursor;
 
 impl LogCursor {
-    /// Before the first event.
+    /// The position before the first event.
     pub const START: Self = Self {
         place: 0,
         within: None,
     };
 
-    /// After the event or the batch at this place, counted from 1. Backends number events or batches in the order in
-    /// which readers can see them.
+    /// The position after the event or batch with this number.
+    ///
+    /// Backends number events or batches from 1, in the order in which they become visible to readers.
     pub fn new(place: u64) -> Self {
         let within = None;
         Self { place, within }
     }
 
-    /// After this event of the batch at this place, whose events are ordered by time and then by id.
+    /// The position after this event within the batch with this number. The events of a batch are ordered by time
+    /// and then by id.
     pub fn within(place: u64, event: &UsageEvent) -> Self {
         let within = Some((whole_micros(event.time), event.id));
         Self { place, within }
     }
 
-    /// The place of the last event or batch that was read.
-    pub fn place(&self) -> u64 {
+    /// The number of the last event or batch that was read.
+    pub fn position(&self) -> u64 {
         self.place
     }
 
-    /// The time and the id of the last event that was read of a batch; `None` if all of it was.
+    /// The time and id of the last event that was read from a batch; `None` if the whole batch was read.
     pub fn event(&self) -> Option<(Timestamp, Uuid)> {
         self.within
     }
@@ -83,9 +86,9 @@ impl FromStr for LogCursor {
         };
         let place = place.ok_or(InvalidLogCursor)?;
         let cursor = Self { place, within };
-        // Numbers can be written in several ways, cursors in one. Databases have no larger numbers.
-        let is_one = cursor.to_string() == text && i64::try_from(place).is_ok();
-        is_one.then_some(cursor).ok_or(InvalidLogCursor)
+        // Accept the canonical form only. Databases cannot store numbers above `i64::MAX`.
+        let is_valid = cursor.to_string() == text && i64::try_from(place).is_ok();
+        is_valid.then_some(cursor).ok_or(InvalidLogCursor)
     }
 }
 
@@ -102,17 +105,16 @@ impl<'de> Deserialize<'de> for LogCursor {
     }
 }
 
-/// Which recorded events to read, and after which cursor.
+/// A query for events in recording order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct RecordedQuery {
-    /// Only events that match. Starts from all of them.
+    /// The events to include. All by default.
     pub filter: LogFilter,
-    /// The most events to answer: 1,000 by default, and brought into the bounds of 1 and
-    /// [`LogQuery::MAX_LIMIT`].
+    /// The maximum number of events per page. 1,000 by default; clamped to 1 to [`LogQuery::MAX_LIMIT`].
     pub limit: usize,
-    /// The cursor that the page before ended with; [`LogCursor::START`] by default.
+    /// The cursor of the previous page. [`LogCursor::START`] by default.
     pub after: LogCursor,
 }
 
@@ -127,7 +129,7 @@ impl Default for RecordedQuery {
 }
 
 impl RecordedQuery {
-    /// All events after this cursor.
+    /// Creates a query for all events after this cursor.
     pub fn after(cursor: LogCursor) -> Self {
         Self {
             after: cursor,
@@ -135,72 +137,73 @@ impl RecordedQuery {
         }
     }
 
-    /// Only events that match.
+    /// Includes only events that match the filter.
     #[must_use]
     pub fn filter(mut self, filter: LogFilter) -> Self {
         self.filter = filter;
         self
     }
 
-    /// The most events to answer.
+    /// Sets the maximum number of events per page.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The number of events to put on a page.
+    /// The effective page size: [`limit`](Self::limit) clamped to 1 to [`LogQuery::MAX_LIMIT`].
     pub fn page_size(&self) -> usize {
         self.limit.clamp(1, LogQuery::MAX_LIMIT)
     }
 }
 
-/// An event and its position in the order of recording.
+/// An event and its position in recording order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedEvent {
     /// The event.
     #[serde(flatten)]
     pub event: UsageEvent,
-    /// Continue after it with this cursor.
+    /// The position after this event.
     pub cursor: LogCursor,
 }
 
-/// Events in the order of recording.
+/// A page of events in recording order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedPage {
     /// The events in recording order, oldest first.
     pub items: Vec<RecordedEvent>,
-    /// Continue with this cursor, also where there are no items.
+    /// The cursor to continue from. Set even if the page is empty.
     pub cursor: LogCursor,
-    /// Whether more events may be available now. A page with few items or none may have more behind it: backends
-    /// bound how many events they search for those that match.
+    /// Whether more events may be available. A short or empty page can have more after it, since backends limit
+    /// how many events they scan for matches per page.
     pub more: bool,
-    /// Whether events after the query's cursor may have been dropped from the log before this page was read, by
-    /// retention: reconcile with summaries then, which have all of them. Always `false` from [`LogCursor::START`].
+    /// Whether the retention period may have pruned events after the query's cursor before this page was read. If
+    /// so, reconcile with summaries, which include all events. Always `false` for queries from
+    /// [`LogCursor::START`].
     #[serde(default)]
     pub has_gap: bool,
 }
 
-/// Events in the order of recording, read from a backend and not filtered yet.
+/// Events in recording order as read from a backend, before filtering.
 pub(crate) struct Scanned {
     pub(crate) events: Vec<RecordedEvent>,
-    /// The end of what was read.
+    /// The position after the last event scanned.
     pub(crate) cursor: LogCursor,
-    /// Whether all there is was read.
+    /// Whether the scan reached the end of the log.
     pub(crate) is_all: bool,
-    /// Up to which place events have been dropped from the log.
+    /// The highest number of an event or batch that was pruned from the log.
     pub(crate) dropped: u64,
 }
 
-/// A page that is being filled.
-pub(crate) struct Filling<'a> {
+/// Builds a page from one or more scans.
+pub(crate) struct PageBuilder<'a> {
     query: &'a RecordedQuery,
     page: RecordedPage,
     scans: u8,
 }
 
-impl<'a> Filling<'a> {
-    /// How often a backend is read for one page.
+impl<'a> PageBuilder<'a> {
+    /// The maximum number of scans for one page.
     const MOST_SCANS: u8 = 8;
 
     pub(crate) fn new(query: &'a RecordedQuery) -> Self {
@@ -214,12 +217,12 @@ impl<'a> Filling<'a> {
         Self { query, page, scans }
     }
 
-    /// After which cursor to read.
+    /// The cursor to scan from next.
     pub(crate) fn cursor(&self) -> LogCursor {
         self.page.cursor
     }
 
-    /// How many events to read at once.
+    /// The number of events to scan next.
     pub(crate) fn wanted(&self) -> usize {
         if self.query.filter == LogFilter::default() {
             self.query.page_size() - self.page.items.len()
@@ -228,10 +231,10 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Adds what matches; whether the page is complete.
+    /// Adds the matching events. Returns whether the page is complete.
     pub(crate) fn add(&mut self, scanned: Scanned) -> bool {
         let after = self.query.after;
-        // Of a batch that was read in part, the rest may have been dropped.
+        // After a partly read batch, the rest of that batch may have been pruned too.
         let seen = after.place + u64::from(after.within.is_none());
         self.page.has_gap |= after != LogCursor::START && seen <= scanned.dropped;
         for recorded in scanned.events {
@@ -245,7 +248,7 @@ impl<'a> Filling<'a> {
         }
         self.page.cursor = scanned.cursor;
         if scanned.is_all && scanned.cursor.place < scanned.dropped {
-            // What was dropped behind it is reported once.
+            // Move past the pruned events, so that the gap is reported once.
             self.page.cursor = LogCursor::new(scanned.dropped);
         }
         self.page.more = !scanned.is_all;
@@ -263,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_are_read_as_they_are_written() {
+    fn only_canonical_cursors_parse() {
         let event = UsageEvent::at("2026-11-01T10:00:00.123456789Z".parse().unwrap());
         let cursors = [
             LogCursor::START,
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_ends_where_the_cursor_says() {
+    fn a_page_ends_at_its_cursor() {
         let scan = |places: std::ops::RangeInclusive<u64>, is_all| Scanned {
             cursor: LogCursor::new(*places.end()),
             events: places
@@ -308,7 +311,7 @@ mod tests {
             dropped: 0,
         };
         let query = RecordedQuery::default().limit(3);
-        let mut filling = Filling::new(&query);
+        let mut filling = PageBuilder::new(&query);
         assert!(!filling.add(scan(1..=2, false)));
         assert!(filling.add(scan(3..=9, true)));
         let page = filling.page();
@@ -326,7 +329,7 @@ mod tests {
             (LogCursor::within(6, &event), false),
         ] {
             let query = RecordedQuery::after(after);
-            let mut filling = Filling::new(&query);
+            let mut filling = PageBuilder::new(&query);
             let scanned = Scanned {
                 dropped: 5,
                 ..scan(7..=8, true)
@@ -335,8 +338,8 @@ mod tests {
             assert_eq!(filling.page().has_gap, has_gap, "{after}");
         }
 
-        let nobody = RecordedQuery::default().filter(LogFilter::new().owner("nobody"));
-        let mut filling = Filling::new(&nobody);
+        let no_match = RecordedQuery::default().filter(LogFilter::new().owner("unknown"));
+        let mut filling = PageBuilder::new(&no_match);
         let scans = (1..).find(|&n| filling.add(scan(n..=n, false)));
         assert_eq!(scans, Some(8));
         let page = filling.page();

@@ -1,4 +1,4 @@
-//! Events added up.
+//! Rollups: events aggregated by group and time bucket.
 
 use std::sync::Arc;
 
@@ -13,47 +13,46 @@ use super::saturating::{self, add};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
-/// The events of one key, owner, bucket of time, method, endpoint, status, outcome and cause, added
-/// up.
+/// The aggregated events of one key, owner, time bucket, method, endpoint, status, outcome and cause.
 ///
-/// RollupStore of the same group merge by addition, in any order, and sums stop at 2⁶³ − 1, the largest
-/// number that every database holds, instead of overflowing. To make one by hand, start from
-/// [`Rollup::of`] and set its fields.
+/// Rollups of the same group merge by addition, in any order. Instead of overflowing, numbers saturate at 2⁶³ − 1,
+/// the largest number that every database can store. To build one yourself, start from [`Rollup::of`] and set its
+/// fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Rollup {
-    /// The key that asked; `None` for anonymous requests.
+    /// The key; `None` for anonymous requests.
     pub key: Option<KeyId>,
-    /// Where the bucket starts: a multiple of its width in UTC.
+    /// The start of the time bucket, a multiple of its width in UTC.
     pub start: Timestamp,
-    /// How wide the bucket is.
+    /// The width of the time bucket.
     pub granularity: Granularity,
-    /// The key's owner at the time.
+    /// The key's owner at the time of the requests.
     pub owner: Option<Arc<str>>,
-    /// The requests' method.
+    /// The request method.
     pub method: Method,
-    /// The route's template.
+    /// The endpoint, such as a route template.
     pub endpoint: Arc<str>,
-    /// How they were answered.
+    /// The response status.
     pub status: Status,
-    /// What came of them.
+    /// The outcome of the requests.
     pub outcome: Outcome,
-    /// Why they failed, if they did.
+    /// The cause of the failure, if the requests failed.
     pub cause: Option<Cause>,
-    /// How many requests.
+    /// The number of requests.
     pub count: u64,
-    /// What they cost of the key's limits.
+    /// The total cost charged to the key's rate limits and quotas.
     pub cost: u64,
-    /// Bytes of their requests' bodies.
+    /// The total size of the request bodies in bytes.
     pub request_bytes: u64,
-    /// Bytes of their responses' bodies.
+    /// The total size of the response bodies in bytes.
     pub response_bytes: u64,
-    /// How long they took.
+    /// The latencies of the requests.
     pub latency: LatencyHistogram,
 }
 
 impl Rollup {
-    /// One event as a rollup of the width.
+    /// Creates a rollup of one event, for the UTC bucket of this width that contains it.
     pub fn of(event: &UsageEvent, width: Granularity) -> Self {
         let mut rollup = Self {
             key: event.key,
@@ -75,7 +74,7 @@ impl Rollup {
         rollup
     }
 
-    /// Counts an event of the same group.
+    /// Adds an event of the same group.
     pub(crate) fn add(&mut self, event: &UsageEvent) {
         add(&mut self.count, 1);
         add(&mut self.cost, event.cost.into());
@@ -93,7 +92,7 @@ impl Rollup {
         self.latency.merge(&other.latency);
     }
 
-    /// With no sum beyond where sums stop, which one that was made by hand may have.
+    /// Caps the numbers at the maximum, which a rollup built by a user may exceed.
     pub(super) fn bounded(self) -> Self {
         Self {
             count: self.count.min(saturating::MOST),

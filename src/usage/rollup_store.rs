@@ -1,4 +1,4 @@
-//! RollupStore in memory, for long: added to, read by key and time, folded into wider buckets.
+//! An in-memory store of rollups.
 
 use std::collections::btree_map::{self, Entry};
 use std::collections::{BTreeMap, HashMap, hash_map};
@@ -15,10 +15,10 @@ use super::rollup::Rollup;
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
-/// Sums of events by key and time, one [`Rollup`] per group.
+/// An in-memory store of rollups, indexed by key and time, with one [`Rollup`] per group.
 ///
-/// What it holds grows with keys, buckets and endpoints; the layer bounds the endpoints, and
-/// [`RollupStore::fold`] and [`RollupStore::forget`] bound the buckets.
+/// Its size grows with the number of keys, time buckets and endpoints. The layer bounds the endpoints, and
+/// [`RollupStore::fold`] and [`RollupStore::prune`] bound the buckets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RollupStore {
     keys: BTreeMap<Option<KeyId>, Buckets>,
@@ -26,10 +26,10 @@ pub struct RollupStore {
 
 type Buckets = BTreeMap<(Timestamp, Granularity), Bucket>;
 
-/// Shared with every [part](RollupStore::part) that was taken, until it changes.
+/// Shared with [snapshots](RollupStore::snapshot) until it changes.
 type Bucket = Arc<BTreeMap<Series, Rollup>>;
 
-/// What tells the rollups of one key and bucket apart.
+/// The grouping fields within one key and bucket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Series {
     endpoint: Arc<str>,
@@ -41,14 +41,14 @@ struct Series {
 }
 
 impl RollupStore {
-    /// Holds nothing yet.
+    /// Creates an empty store.
     pub const fn new() -> Self {
         Self {
             keys: BTreeMap::new(),
         }
     }
 
-    /// Adds an event to its group's rollup of this width.
+    /// Adds an event to the rollup of its group and this width.
     pub fn add_event(&mut self, event: &UsageEvent, width: Granularity) {
         let series = Series {
             endpoint: event.endpoint.clone(),
@@ -66,14 +66,14 @@ impl RollupStore {
         }
     }
 
-    /// Adds events to their groups' rollups of this width.
+    /// Adds events to the rollups of their groups and this width.
     ///
-    /// They are added up among themselves first: many events have few groups.
+    /// Cheaper than adding them one by one: the events are aggregated first, since many events share a group.
     pub fn add_events(&mut self, events: &[UsageEvent], width: Granularity) {
-        let mut sums: HashMap<_, Rollup, RandomState> = HashMap::default();
+        let mut rollups: HashMap<_, Rollup, RandomState> = HashMap::default();
         for event in events {
-            // A text's address stands for it while the events are borrowed; equal texts at several
-            // addresses come together at the end.
+            // Compare strings by address, which is valid while the events are borrowed. Equal strings at different
+            // addresses are merged by `extend`.
             let address = |text: &Arc<str>| text.as_ptr().addr();
             let group = (
                 event.key,
@@ -85,17 +85,17 @@ impl RollupStore {
                 event.outcome,
                 event.cause,
             );
-            match sums.entry(group) {
+            match rollups.entry(group) {
                 hash_map::Entry::Occupied(mut held) => held.get_mut().add(event),
                 hash_map::Entry::Vacant(free) => {
                     free.insert(Rollup::of(event, width));
                 }
             }
         }
-        self.extend(sums.into_values());
+        self.extend(rollups.into_values());
     }
 
-    /// Adds a rollup to its group's.
+    /// Adds a rollup to that of its group and width.
     pub fn add(&mut self, rollup: Rollup) {
         let series = Series {
             endpoint: rollup.endpoint.clone(),
@@ -124,25 +124,25 @@ impl RollupStore {
         Arc::make_mut(buckets.entry((start, width)).or_default()).entry(series)
     }
 
-    /// How many rollups are held.
+    /// The number of rollups.
     pub fn len(&self) -> usize {
         let buckets = self.keys.values().flat_map(BTreeMap::values);
         buckets.map(|bucket| bucket.len()).sum()
     }
 
-    /// Whether none is held.
+    /// Returns whether there are no rollups.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// All rollups, ordered by key, then by start, then by the other parts of their group.
+    /// All rollups, ordered by key, then by start, then by the other grouping fields.
     pub fn iter(&self) -> impl Iterator<Item = &Rollup> {
         let buckets = self.keys.values().flat_map(BTreeMap::values);
         buckets.flat_map(|bucket| bucket.values())
     }
 
-    /// The rollups of one key, or of all, whose bucket starts in the range, as they are now. Takes a
-    /// reference to each bucket and copies none.
+    /// A snapshot of the rollups of one key, or of all, whose bucket starts in the range. Clones a reference to
+    /// each bucket instead of copying it.
     pub(crate) fn snapshot(&self, key: Option<KeyId>, range: Range<Timestamp>) -> Self {
         let buckets_of = |buckets| -> Buckets {
             let shared = buckets_in(buckets, range.clone());
@@ -168,8 +168,8 @@ impl RollupStore {
         keys.flat_map(move |buckets| starting_in(buckets, range.clone()))
     }
 
-    /// The rollups of one key (`None`: of anonymous requests) whose bucket starts in the range, by
-    /// time. Other keys cost nothing.
+    /// The rollups of one key whose bucket starts in the range, ordered by start; `None` for anonymous requests.
+    /// The cost does not depend on the number of other keys.
     pub fn of_key(
         &self,
         key: Option<KeyId>,
@@ -179,12 +179,12 @@ impl RollupStore {
         buckets.flat_map(move |buckets| starting_in(buckets, range.clone()))
     }
 
-    /// Folds narrower rollups into buckets of this width, as far as those are over by `before`.
+    /// Merges rollups of smaller widths into buckets of this width, for all such buckets that end by `before`.
     ///
-    /// Every sum stays exactly what it was; only what is shown by a narrower width, or in a time zone
-    /// that such a bucket does not fit (hours and `+05:45`, days and any zone but UTC), turns coarse.
+    /// Totals stay exact. Only results for smaller widths, or for time zones that buckets of this width do not
+    /// align with (hours in `+05:45`, days in any zone but UTC), become coarser.
     pub fn fold(&mut self, before: Timestamp, width: Granularity) {
-        // The bucket of `before` itself may still grow; all that start earlier are over.
+        // The bucket that contains `before` may still grow; all earlier ones have ended.
         let end = width.floor(before);
         for buckets in self.keys.values_mut() {
             let narrow: Vec<_> = starts_before(buckets, end)
@@ -210,13 +210,13 @@ impl RollupStore {
         }
     }
 
-    /// Drops the rollups whose bucket is over by `before`.
+    /// Removes the rollups whose bucket ends by `before`.
     pub fn prune(&mut self, before: Timestamp) {
         for buckets in self.keys.values_mut() {
-            let over: Vec<_> = starts_before(buckets, before)
+            let ended: Vec<_> = starts_before(buckets, before)
                 .filter(|&(start, width)| start < width.floor(before))
                 .collect();
-            for bucket in over {
+            for bucket in ended {
                 buckets.remove(&bucket);
             }
         }
@@ -232,7 +232,7 @@ fn buckets_in(
     buckets: &Buckets,
     range: Range<Timestamp>,
 ) -> btree_map::Range<'_, (Timestamp, Granularity), Bucket> {
-    // `BTreeMap::range` panics when the range runs backwards.
+    // `BTreeMap::range` panics if the start is after the end.
     let end = range.end.max(range.start);
     buckets.range((range.start, Granularity::Minute)..(end, Granularity::Minute))
 }
@@ -273,8 +273,8 @@ impl FromIterator<Rollup> for RollupStore {
 }
 
 impl Rollup {
-    /// Events added up into buckets of UTC, ordered by key, then by start, then by the other parts
-    /// of their group.
+    /// Aggregates events into UTC buckets of this width, ordered by key, then by start, then by the other grouping
+    /// fields.
     pub fn of_events<'a>(
         events: impl IntoIterator<Item = &'a UsageEvent>,
         width: Granularity,
@@ -293,23 +293,23 @@ mod tests {
     use crate::usage::saturating;
 
     #[test]
-    fn a_part_stays_what_it_was_when_it_was_taken() {
+    fn a_snapshot_does_not_change() {
         let at = |text: &str| -> UsageEvent { UsageEvent::at(text.parse().unwrap()) };
         let mut rollups = RollupStore::new();
         for time in ["2026-11-01T09:59:00Z", "2026-11-01T10:00:00Z"] {
             rollups.add_event(&at(time), Granularity::Minute);
         }
         let from = "2026-11-01T10:00:00Z".parse().unwrap();
-        let part = rollups.snapshot(None, from..Timestamp::MAX);
+        let snapshot = rollups.snapshot(None, from..Timestamp::MAX);
         rollups.add_event(&at("2026-11-01T10:00:30Z"), Granularity::Minute);
         rollups.fold(Timestamp::MAX, Granularity::Hour);
-        let counts: Vec<_> = part.iter().map(|rollup| rollup.count).collect();
+        let counts: Vec<_> = snapshot.iter().map(|rollup| rollup.count).collect();
         assert_eq!(counts, [1]);
         assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 3);
     }
 
     #[test]
-    fn what_is_over_is_folded_and_forgotten_bucket_by_bucket() {
+    fn ended_buckets_are_folded_and_pruned() {
         let at = |text: &str| -> Timestamp { text.parse().unwrap() };
         let starts = |rollups: &RollupStore| -> Vec<_> {
             let rollups = rollups.clone().into_iter();
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(starts(&rollups), folded);
         rollups.prune(at("2026-11-01T09:59:59Z"));
         assert_eq!(starts(&rollups), folded);
-        // The minute that has begun is not over.
+        // The current minute has not ended.
         rollups.prune(at("2026-11-01T10:00:59Z"));
         assert_eq!(starts(&rollups), minutes);
         rollups.prune(eleven);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_of_rollups_made_by_hand_stop_where_all_sums_do() {
+    fn rollups_saturate_at_the_maximum() {
         let small = Rollup::of(&UsageEvent::at(Timestamp::UNIX_EPOCH), Granularity::Minute);
         let mut large = small.clone();
         (large.count, large.cost) = (u64::MAX, u64::MAX);

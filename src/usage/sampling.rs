@@ -1,4 +1,4 @@
-//! Which events a backend writes into its log.
+//! Sampling of the request log.
 
 use std::num::NonZeroU32;
 
@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
 
-/// Which events a backend writes into its request log. Sums are always made from all of them.
+/// The events that a backend writes to its request log. Rollups always include all events.
 ///
-/// Whether an event is kept depends on the event alone, so that every instance decides alike, and a
-/// batch that comes again leaves the same ones.
+/// The decision depends only on the event, so all instances agree, and retrying a batch selects the same events.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -25,30 +24,30 @@ use super::event::UsageEvent;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LogSampling {
-    /// Every event.
+    /// All events. The default.
     #[default]
     All,
-    /// About one in so many, by chance: the random bits of its id decide.
+    /// A random sample of about one in `n` events, chosen by the random bits of the event id.
     OneIn(NonZeroU32),
-    /// Those of requests with a key, so that clients without one cannot fill the log.
+    /// Only events of requests with a key, so that anonymous clients cannot fill the log.
     KeysOnly,
-    /// None.
-    Nothing,
+    /// No events.
+    None,
 }
 
 impl LogSampling {
-    /// Whether this event goes into the log.
+    /// Returns whether the event is written to the log.
     pub fn keeps(self, event: &UsageEvent) -> bool {
         match self {
             Self::All => true,
             Self::OneIn(n) => random_bits(event).is_multiple_of(n.get().into()),
             Self::KeysOnly => event.key.is_some(),
-            Self::Nothing => false,
+            Self::None => false,
         }
     }
 }
 
-/// The last 62 bits of its id, which are random in versions 4 and 7 alike.
+/// The last 62 bits of the event id, which are random in UUID versions 4 and 7.
 fn random_bits(event: &UsageEvent) -> u64 {
     let (_, low) = event.id.as_u64_pair();
     low & (u64::MAX >> 2)
@@ -65,17 +64,17 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "so many events take too long")]
-    fn about_one_in_so_many_is_kept() {
+    #[cfg_attr(miri, ignore = "too slow with 100,000 events")]
+    fn one_in_n_keeps_about_one_in_n() {
         let events: Vec<_> = (0..100_000)
             .map(|_| UsageEvent::at(Timestamp::UNIX_EPOCH))
             .collect();
         let kept = |keep: LogSampling| events.iter().filter(|event| keep.keeps(event)).count();
         assert_eq!(kept(LogSampling::All), 100_000);
-        assert_eq!(kept(LogSampling::Nothing), 0);
+        assert_eq!(kept(LogSampling::None), 0);
         assert_eq!(kept(one_in(1)), 100_000);
         for n in [2, 3, 8, 10, 100, 1_000] {
-            // Six standard deviations: once in some hundred million runs.
+            // Six standard deviations: fails by chance about once in 100 million runs.
             let expected = 100_000.0 / f64::from(n);
             let off = (kept(one_in(n)) as f64 - expected).abs();
             assert!(off < 6.0 * expected.sqrt(), "{off} off with one in {n}");
@@ -84,9 +83,9 @@ mod tests {
     }
 
     #[test]
-    fn the_id_alone_decides() {
+    fn sampling_depends_on_the_id_only() {
         let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
-        // The version, the variant and the time are no chance.
+        // The time, version and variant bits are not random and must not matter.
         for (id, kept) in [
             ("01890a5d-ac96-774b-bcce-b302099a8057", false),
             ("01890a5d-ac96-774b-8000-000000000000", true),
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_requests_are_not_logged_where_only_keys_are() {
+    fn keys_only_skips_anonymous_requests() {
         let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
         assert!(!LogSampling::KeysOnly.keeps(&event));
         event.key = Some("3fK9aB0000zzZZ19".parse().unwrap());
@@ -109,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_it() {
+    fn json_representation() {
         for (keep, text) in [
             (LogSampling::All, "\"all\""),
             (one_in(100), "{\"one_in\":100}"),
             (LogSampling::KeysOnly, "\"keys_only\""),
-            (LogSampling::Nothing, "\"nothing\""),
+            (LogSampling::None, "\"nothing\""),
         ] {
             assert_eq!(serde_json::to_string(&keep).unwrap(), text);
             assert_eq!(serde_json::from_str::<LogSampling>(text).unwrap(), keep);

@@ -1,16 +1,16 @@
-//! Where sums stop.
+//! Saturating addition.
 
-/// The largest number that every database holds, 2⁶³ − 1. Sums stop there instead of overflowing.
+/// The largest number that every database can store, 2⁶³ − 1. Additions saturate there.
 pub(crate) const MOST: u64 = i64::MAX.cast_unsigned();
 
-/// Adds to a sum. What comes out is the true sum or [`MOST`], whichever is less, in whatever order
-/// the parts are added and however large each of them is.
+/// Adds to a sum. The result is the exact sum or [`MOST`], whichever is less, regardless of the order and size of
+/// the parts.
 #[inline]
 pub(crate) fn add(sum: &mut u64, more: u64) {
     *sum = sum.saturating_add(more).min(MOST);
 }
 
-/// All parts added up.
+/// The saturating sum of all parts.
 pub(crate) fn total(parts: impl IntoIterator<Item = u64>) -> u64 {
     let mut sum = 0;
     parts.into_iter().for_each(|part| add(&mut sum, part));
@@ -23,7 +23,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_bound_is_that_of_signed_numbers() {
+    fn sums_saturate_at_i64_max() {
         assert_eq!(i64::try_from(MOST), Ok(i64::MAX));
         assert!(i64::try_from(MOST + 1).is_err());
         assert_eq!(total([u64::MAX]), MOST);
@@ -33,7 +33,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_are_the_same_in_any_order(
+        fn sums_do_not_depend_on_the_order(
             mut parts in proptest::collection::vec(
                 prop_oneof![0..9_u64, MOST - 9..MOST + 9, any::<u64>(), Just(u64::MAX)], 0..6,
             ),

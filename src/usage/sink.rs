@@ -1,4 +1,4 @@
-//! Who keeps what the recorder hands over, and who reads it.
+//! Batches of events and the sink that stores them.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use uuid::Uuid;
 use super::event::{UsageEvent, event_id};
 use super::normalize::normalize;
 
-/// Events that are written together, in a form that every database can keep.
+/// Events that are written together, normalized so that every database can store them.
 ///
-/// Events are brought into that form as the batch is made or read from a text: their times are cut to
-/// whole microseconds and lie in the years 1 to 9999, latencies and byte counts stop at 2⁶³ − 1, and
-/// U+0000 in a text becomes U+FFFD. All else stays as it is.
+/// Events are normalized when the batch is created or deserialized: times are truncated to whole microseconds and
+/// clamped to the years 1 to 9999, latencies and byte counts are capped at 2⁶³ − 1, and U+0000 in strings is
+/// replaced with U+FFFD. Nothing else changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Batch {
-    /// The batch's own id: a batch that comes again under it must not count again.
+    /// The batch id. Retries use the same id, so that the batch is counted once.
     pub id: Uuid,
-    /// The events, in no particular order; shared, so that a sink can hold on to them.
+    /// The events, in no particular order. Shared, so that a sink can keep them without copying.
     #[serde(deserialize_with = "read_storable")]
     pub events: Arc<[UsageEvent]>,
 }
 
 impl Batch {
-    /// A batch of these events with an id of its own.
+    /// Creates a batch of these events with a new id.
     pub fn new(events: Vec<UsageEvent>) -> Self {
         Self::of(events.into())
     }
 
-    /// As [`Batch::new`]. Copies the events only if somebody else holds them too.
+    /// As [`Batch::new`]. Copies the events only if they are shared.
     pub(crate) fn of(mut events: Arc<[UsageEvent]>) -> Self {
         normalize(Arc::make_mut(&mut events));
         let micros = jiff::Timestamp::now().as_microsecond();
@@ -48,38 +48,44 @@ fn read_storable<'de, D: Deserializer<'de>>(
     Ok(events.into())
 }
 
-/// Keeps events: the log, their sums, or both.
+/// Stores events as a request log, as rollups, or both.
+///
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`).
 #[async_trait]
 pub trait UsageSink: Send + Sync + 'static {
-    /// Writes a batch, all of it or nothing. A batch that was written before (the answer got lost)
-    /// counts once. Events are kept as the [`Batch`] has them: in whole microseconds, without U+0000 and
-    /// with no number above 2⁶³ − 1.
+    /// Writes a batch atomically and idempotently.
+    ///
+    /// Either all events are written or none. A batch whose id was already written must not be counted again: the
+    /// recorder retries a batch under the same id if it did not learn that an earlier attempt succeeded.
+    ///
+    /// Store the events as they are in the [`Batch`]: with times in whole microseconds, no U+0000 in strings and
+    /// no number above 2⁶³ − 1.
     ///
     /// # Errors
     ///
-    /// [`SinkError::Unavailable`] when it is worth trying again, [`SinkError::Rejected`] when not.
+    /// [`SinkError::Unavailable`] if a retry may succeed, [`SinkError::Rejected`] if it cannot.
     async fn write(&self, batch: &Batch) -> Result<(), SinkError>;
 }
 
-/// What a sink could not do.
+/// An error from a [`UsageSink`]. The backend's own error is in [`source`](Error::source).
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SinkError {
-    /// Not now; the recorder tries again.
+    /// A transient failure. The recorder retries the batch.
     #[error("the usage sink is unavailable")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
-    /// Never: the recorder counts the batch as lost.
+    /// A permanent failure. The recorder counts the batch as lost.
     #[error("the usage sink rejected a batch")]
     Rejected(#[source] Arc<dyn Error + Send + Sync>),
 }
 
 impl SinkError {
-    /// Wraps a backend's own error that may pass.
+    /// Wraps a transient error of a backend.
     pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Arc::from(error.into()))
     }
 
-    /// Wraps a backend's own error that will not pass.
+    /// Wraps a permanent error of a backend.
     pub fn rejected(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Rejected(Arc::from(error.into()))
     }

@@ -1,4 +1,4 @@
-//! Where events wait that the recorder's memory has no room for.
+//! Overflow storage for events that are waiting to be written.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -8,61 +8,65 @@ use uuid::Uuid;
 
 use super::sink::Batch;
 
-/// Keeps batches on the recorder's own machine until the sink takes them again: first in, first out.
+/// A durable local FIFO queue of batches that the sink cannot accept yet.
 ///
-/// A recorder with a spool ([`RecorderBuilder::spool`](super::RecorderBuilder::spool)) asks it from one
-/// task. A batch keeps its id: the sink counts it once, even if the process dies after the sink has
-/// it and before it is removed here. So two processes that share a spool, as in a rolling deployment,
-/// do no harm to each other: at worst both write the same batch. What another process took out
-/// counts as written by the recorder that put it in.
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`).
+///
+/// A recorder with a spool ([`RecorderBuilder::spool`](super::RecorderBuilder::spool)) calls it from a single
+/// task. A batch keeps its id, so the sink counts it once even if the process dies between writing the batch to
+/// the sink and removing it from the spool. Processes can therefore share a spool, as in a rolling deployment: at
+/// worst, both write the same batch. A batch that another process drains counts as written by the recorder that
+/// pushed it.
 ///
 /// # Errors
 ///
-/// Every failure is taken for one that may pass: the recorder goes on as if it had no spool, and
-/// asks again later.
+/// All errors are treated as transient: the recorder continues without the spool and retries it later.
 #[async_trait]
 pub trait Spool: Send + Sync + 'static {
-    /// Adds a batch behind all others; it survives the process once this answers. The same id twice
-    /// is kept once.
+    /// Appends a batch.
+    ///
+    /// The batch must be durable when this method returns. Pushing a batch whose id is already in the spool has no
+    /// effect.
     async fn push(&self, batch: &Batch) -> Result<(), SpoolError>;
 
-    /// The oldest, or the oldest behind the one with this id if that is there. It stays; `None` when
-    /// there is none.
+    /// Returns the oldest batch without removing it, or `None` if there is none.
     ///
-    /// The recorder asks for what is behind another when it could not remove that: a full disk may
-    /// have no room for it, and what is on it should be drained all the same.
+    /// If a batch with the id `behind` is in the spool, returns the oldest batch after it instead. The recorder
+    /// uses this to skip a batch that it could not remove, for instance because the disk is full.
     async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError>;
 
-    /// Removes a batch that the sink has or will never take. It is no error when there is none.
+    /// Removes a batch that the sink has written or rejected. Does nothing if there is no such batch.
     async fn remove(&self, id: Uuid) -> Result<(), SpoolError>;
 
-    /// Takes out of the line what could not be read back, so that [`next`](Self::next) comes to the
-    /// one behind it. It may be kept elsewhere for a person to look at. It is no error when there is none.
+    /// Takes an unreadable batch out of the queue, so that [`next`](Self::next) returns the one after it.
+    ///
+    /// The implementation may keep it elsewhere for inspection. Does nothing if there is no such batch.
     async fn set_aside(&self, id: Uuid) -> Result<(), SpoolError>;
 }
 
-/// What a [`Spool`] holds.
+/// An entry of a [`Spool`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Spooled {
     /// A batch as it was pushed.
     Batch(Batch),
-    /// What is left of one that cannot be read back. The recorder counts its events as lost.
+    /// A batch that cannot be read back. The recorder counts its events as lost.
     Unreadable {
-        /// The batch's id.
+        /// The batch id.
         id: Uuid,
-        /// How many events it had.
+        /// The number of events in the batch.
         events: u64,
     },
 }
 
-/// A spool could not do what it was asked: its disk is full, or its file cannot be read.
+/// An error from a [`Spool`], for instance because its disk is full or its file cannot be read. The spool's own
+/// error is in [`source`](Error::source).
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the usage spool failed")]
 pub struct SpoolError(#[source] Arc<dyn Error + Send + Sync>);
 
 impl SpoolError {
-    /// Wraps a spool's own error.
+    /// Wraps an error of a spool implementation.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Arc::from(error.into()))
     }

@@ -1,4 +1,4 @@
-//! Counters of the recorder: what came in, what was written, what was lost and why.
+//! Counters of the recorder.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,52 +9,52 @@ use super::outcome::RejectionReason;
 use super::pending_event::EVENT_BYTES;
 use crate::sync::atomic::{AtomicI64, AtomicU64};
 
-/// What a recorder has seen since it was made.
+/// Counters of a [`Recorder`](super::Recorder) since it was started.
 ///
-/// Once nothing is queued, `accepted == written + lost + spooled`.
+/// `accepted == written + lost + spooled + queued`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RecorderStats {
-    /// Events handed to the recorder.
+    /// Events passed to the recorder.
     pub accepted: u64,
-    /// Events that the sink has written.
+    /// Events written by the sink.
     pub written: u64,
-    /// Events that were not written and never will be.
+    /// Events that were not and will not be written.
     pub lost: u64,
-    /// Events that wait to be written.
+    /// Events in memory that are waiting to be written.
     pub queued: u64,
-    /// Bytes that they take: 256 an event, and what longer texts take beyond that.
+    /// The size of the queued events in bytes: 256 per event, plus the excess of long strings (see
+    /// [`capacity_bytes`](super::RecorderBuilder::capacity_bytes)).
     pub queued_bytes: u64,
-    /// Events that are in the spool, where there is one, and will be written from there. They are
-    /// queued no more.
+    /// Events in the spool that are waiting to be written. Not included in `queued`.
     pub spooled: u64,
-    /// Events of earlier processes that were in the spool and are written now. They were accepted
-    /// elsewhere, and count nowhere else here.
+    /// Events of earlier processes that were written from the spool. Not included in the other counters.
     pub recovered: u64,
-    /// Events of earlier processes that were in the spool and are lost: they could not be read back,
-    /// or the sink rejected them.
+    /// Events of earlier processes in the spool that were lost because they could not be read back or the sink
+    /// rejected them. Not included in the other counters.
     pub unrecovered: u64,
-    /// Requests under way, streams that live for hours included.
+    /// Requests that have begun and not ended, including long-lived streams.
     pub open: u64,
-    /// Writes that failed and were tried again.
+    /// Failed writes that were retried.
     pub retries: u64,
-    /// When the sink last wrote something; `None` if it has not yet.
+    /// The time of the sink's last successful write; `None` if there was none.
     #[serde(default)]
     pub last_written: Option<Timestamp>,
-    /// Refusals that are not recorded as events, by reason that occurred: those without a known key, and those of
-    /// rejected keys beyond [what is recorded of them](crate::ApiKeyLayer#events-of-rejected-keys).
-    pub refused: Vec<(RejectionReason, u64)>,
-    /// Requests that passed without their key being verified, because the store failed and the
-    /// layer was told to let them pass.
+    /// Rejections that are not recorded as events, by reason; only reasons that occurred. These are requests
+    /// without a known key, and those of rejected keys beyond the [limits on such
+    /// events](crate::ApiKeyLayer#events-of-rejected-keys).
+    pub rejected: Vec<(RejectionReason, u64)>,
+    /// Requests admitted without verifying their key, because the store failed and the layer is configured to
+    /// admit them in that case.
     pub unverified: u64,
 }
 
 impl RecorderStats {
-    /// Refusals for this reason that are not recorded as events.
-    pub fn refused_for(&self, reason: RejectionReason) -> u64 {
-        self.refused
+    /// The number of rejections for this reason that are not recorded as events.
+    pub fn rejected_for(&self, reason: RejectionReason) -> u64 {
+        self.rejected
             .iter()
-            .find(|(known, _)| *known == reason)
+            .find(|(counted, _)| *counted == reason)
             .map_or(0, |(_, count)| *count)
     }
 }
@@ -63,60 +63,59 @@ impl RecorderStats {
 pub(super) struct Counters {
     pub(super) begun: Padded,
     pub(super) queued: Queued,
-    /// Events of rejected keys that are begun or wait to be written, among all others.
+    /// Events of rejected keys that are reserved or queued; included in `begun` and `queued`.
     pub(super) rejected: AtomicU64,
-    /// Events that never entered the queue.
+    /// Events lost before they entered the queue.
     pub(super) dropped: AtomicU64,
-    /// Events that left the queue for the sink.
+    /// Events written from memory.
     pub(super) written: AtomicU64,
-    /// Events that left the queue for nowhere.
+    /// Events lost after they entered the queue.
     pub(super) failed: AtomicU64,
-    /// Events that left the queue for the spool.
+    /// Events moved from the queue to the spool.
     pub(super) spooled: AtomicU64,
-    /// Events that left the spool for the sink.
+    /// Events written from the spool.
     pub(super) drained: AtomicU64,
-    /// Events that left the spool for nowhere.
+    /// Events lost from the spool.
     pub(super) spoiled: AtomicU64,
     pub(super) recovered: AtomicU64,
     pub(super) unrecovered: AtomicU64,
     pub(super) retries: AtomicU64,
-    /// When the sink last wrote something, in microseconds since 1970; 0 if it has not yet.
+    /// The time of the last successful write, in microseconds since the Unix epoch; 0 if there was none.
     pub(super) last_written: AtomicI64,
     pub(super) unverified: AtomicU64,
     pub(super) refused: [AtomicU64; RejectionReason::ALL.len()],
 }
 
-/// A counter on a cache line of its own, since every request on every core writes it.
+/// A counter on its own cache line, since every request on every core writes to it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Padded(pub(super) AtomicU64);
 
-/// What entered the queue, on a cache line of its own too.
+/// Counters of events that entered the queue, on their own cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Queued {
-    /// Events that entered it.
+    /// Events that entered the queue.
     pub(super) events: AtomicU64,
-    /// Bytes that the waiting ones take beyond [`EVENT_BYTES`] each. Few events have any, so that
-    /// most write nothing here.
+    /// Bytes of queued events beyond [`EVENT_BYTES`] each. Most events have none and do not write to it.
     pub(super) extra_bytes: AtomicU64,
 }
 
 impl Counters {
-    /// Events that left the queue, one way or the other.
+    /// Events that left the queue: written, lost or spooled.
     pub(super) fn settled(&self) -> u64 {
         let settled = self.written.load(Relaxed) + self.failed.load(Relaxed);
         settled + self.spooled.load(Relaxed)
     }
 
-    /// What so many waiting events take.
+    /// The size of this number of queued events, in bytes.
     pub(super) fn bytes_of(&self, events: u64) -> u64 {
         let extra = self.queued.extra_bytes.load(Relaxed);
         events.saturating_mul(EVENT_BYTES).saturating_add(extra)
     }
 
     pub(super) fn snapshot(&self) -> RecorderStats {
-        // What an event does last is read first, so that no sum is smaller than its parts.
+        // Read the counters in the reverse order of an event's life, so that no total is less than its parts.
         let drained = self.drained.load(Relaxed);
         let spoiled = self.spoiled.load(Relaxed);
         let spooled = self.spooled.load(Relaxed).max(drained + spoiled);
@@ -145,7 +144,7 @@ impl Counters {
             last_written: Some(self.last_written.load(Relaxed))
                 .filter(|micros| *micros != 0)
                 .and_then(|micros| Timestamp::from_microsecond(micros).ok()),
-            refused: refused.filter(|(_, count)| *count > 0).collect(),
+            rejected: refused.filter(|(_, count)| *count > 0).collect(),
             unverified: self.unverified.load(Relaxed),
         }
     }

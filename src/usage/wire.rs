@@ -1,13 +1,14 @@
-//! Methods and statuses as events keep them: closed sets, whatever a client sends.
+//! Methods and statuses of events, as sets of bounded size.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A request's method: the registered ones by name and one name for the rest.
+/// A request method: a common HTTP method, or [`Method::Other`].
 ///
-/// HTTP allows any token as a method, so a client could otherwise make up as many as it likes.
+/// HTTP allows any token as a method (RFC 9110 §9.1). Mapping the others to one value bounds the number of
+/// methods that clients can add to the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Method {
@@ -31,12 +32,12 @@ pub enum Method {
     Trace,
     /// `CONNECT`.
     Connect,
-    /// Any other token; shown as `OTHER`.
+    /// Any other method; displayed as `OTHER`.
     Other,
 }
 
 impl Method {
-    /// Every method there is, in the order of the enum.
+    /// All methods, in declaration order.
     pub const ALL: [Self; 11] = [
         Self::Get,
         Self::Head,
@@ -51,7 +52,7 @@ impl Method {
         Self::Other,
     ];
 
-    /// The method's name as it stands on the wire.
+    /// The method's name on the wire; `OTHER` for [`Method::Other`].
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -93,7 +94,8 @@ impl fmt::Display for Method {
     }
 }
 
-/// A text that names none of a closed set's members.
+/// The error returned when a string is not a valid [`Method`], [`Status`], [`StatusClass`] or
+/// [`Granularity`](super::Granularity).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a {what}")]
 pub struct UnknownName {
@@ -103,7 +105,7 @@ pub struct UnknownName {
 
 impl UnknownName {
     pub(crate) fn new(what: &'static str, text: &str) -> Self {
-        // An error must not carry a client's megabyte along.
+        // The text comes from clients: bound what the error retains and logs.
         let text = text.chars().take(40).collect::<String>().into();
         Self { what, text }
     }
@@ -120,12 +122,14 @@ impl FromStr for Method {
     }
 }
 
-/// How a request was answered on the wire.
+/// The status of a response.
 ///
-/// A gRPC call is answered over HTTP with `200` whatever comes of it, so its own code counts.
+/// gRPC responses have HTTP status 200 even for errors, so their gRPC status code is recorded instead.
+///
+/// Displayed and serialized as `200`, `grpc-5` or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// No answer: the client left or the service failed before there was one.
+    /// No response: the client disconnected or the service failed first.
     None,
     /// An HTTP status code.
     Http(u16),
@@ -134,7 +138,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The coarse class of the status.
+    /// The class of the status.
     pub fn class(self) -> StatusClass {
         match self {
             Self::None => StatusClass::None,
@@ -149,11 +153,10 @@ impl Status {
     }
 }
 
-/// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the codes that
-/// OpenTelemetry's semantic conventions count as the server's errors.
+/// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS: the codes that the
+/// OpenTelemetry semantic conventions for gRPC classify as server errors.
 const GRPC_SERVER_FAULTS: [u8; 6] = [2, 4, 12, 13, 14, 15];
 
-/// `200`, `grpc-5` or `none`.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -185,26 +188,26 @@ impl FromStr for Status {
     }
 }
 
-/// The class of a [`Status`]; gRPC codes are sorted by whose fault they name.
+/// The class of a [`Status`]. gRPC codes are classified as success, client error or server error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum StatusClass {
-    /// No answer.
+    /// No response.
     None,
     /// 1xx.
     Informational,
-    /// 2xx, gRPC OK.
+    /// 2xx and gRPC OK.
     Success,
     /// 3xx.
     Redirection,
-    /// 4xx, gRPC codes that name the client's fault.
+    /// 4xx and gRPC codes for client errors.
     ClientError,
-    /// 5xx and above, gRPC codes that name the server's fault.
+    /// 5xx and above, and gRPC codes for server errors.
     ServerError,
 }
 
 impl StatusClass {
-    /// Every class there is.
+    /// All classes, in declaration order.
     pub const ALL: [Self; 6] = [
         Self::None,
         Self::Informational,
@@ -214,7 +217,7 @@ impl StatusClass {
         Self::ServerError,
     ];
 
-    /// `none`, `1xx`, `2xx` and so on.
+    /// The name of the class: `none`, `1xx`, `2xx`, `3xx`, `4xx` or `5xx`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -244,7 +247,7 @@ impl FromStr for StatusClass {
     }
 }
 
-/// Serializes a type as the text it displays and reads it back from that.
+/// Implements serde by `Display` and `FromStr`.
 macro_rules! serde_as_text {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -269,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_round_trip() {
+    fn display_and_parse_round_trip() {
         for method in Method::ALL {
             assert_eq!(method.as_str().parse(), Ok(method));
         }
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused() {
+    fn invalid_statuses_do_not_parse() {
         for text in [
             "", "99", "1000", "+200", "grpc-", "grpc-+1", "grpc-256", "OK",
         ] {
@@ -294,18 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn made_up_methods_share_a_name() {
+    fn unknown_methods_map_to_other() {
         for method in Method::ALL {
             let wire = http::Method::from_bytes(method.as_str().as_bytes()).unwrap();
             assert_eq!(Method::from(&wire), method);
         }
-        let made_up = http::Method::from_bytes(b"BREW").unwrap();
-        assert_eq!(Method::from(&made_up), Method::Other);
+        let unknown = http::Method::from_bytes(b"BREW").unwrap();
+        assert_eq!(Method::from(&unknown), Method::Other);
         assert_eq!(Method::from(&http::Method::PATCH), Method::Patch);
     }
 
     #[test]
-    fn grpc_codes_are_sorted_by_fault() {
+    fn grpc_codes_map_to_classes() {
         assert_eq!(Status::Grpc(0).class(), StatusClass::Success);
         assert_eq!(Status::Grpc(7).class(), StatusClass::ClientError);
         assert_eq!(Status::Grpc(13).class(), StatusClass::ServerError);

@@ -1,4 +1,4 @@
-//! What handlers are given of a request, or the problem with it.
+//! Extractors that reject with problem details.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::schema::names;
 use crate::id::KeyId;
 
-/// The parameters of the query; names that are not known are refused rather than passed over.
+/// The query parameters. Unknown parameters are rejected.
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
@@ -30,7 +30,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
         let pairs = form_urlencoded::parse(query.as_bytes());
         let query = serde_urlencoded::Deserializer::new(pairs);
         let read = serde_path_to_error::deserialize(query).map_err(|error| {
-            // What is unknown or there twice is told by the error alone.
+            // For unknown and duplicate parameters, only the error message has the name.
             let name = error.path().to_string();
             let name = if name == "." {
                 named(error.inner())
@@ -43,29 +43,32 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// The name that serde quotes.
+/// The name quoted in an error message of serde.
 fn named(error: &impl ToString) -> String {
     let text = error.to_string();
     text.split('`').nth(1).unwrap_or_default().to_owned()
 }
 
-/// A number of the query that is at least one and at most so many.
+/// Checks that a query parameter is between 1 and `most`.
 pub(crate) fn at_most(
     most: usize,
     name: &str,
     number: Option<usize>,
 ) -> Result<Option<usize>, Problem> {
     if number.is_some_and(|number| !(1..=most).contains(&number)) {
-        return Err(Problem::parameter(name, format!("This is 1 to {most}.")));
+        return Err(Problem::parameter(
+            name,
+            format!("Must be between 1 and {most}."),
+        ));
     }
     Ok(number)
 }
 
-/// Whether one time is not after the other, where there are both.
+/// Checks that `from` is not after `to`, if both are present.
 pub(crate) fn in_order(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Problem> {
     match (from, to) {
         (Some(from), Some(to)) if from > to => {
-            Err(Problem::parameter("to", "This is before `from`."))
+            Err(Problem::parameter("to", "Must not be before `from`."))
         }
         _ => Ok(()),
     }
@@ -82,7 +85,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/json") {
-            let detail = "The body is to be JSON, with content-type: application/json.";
+            let detail =
+                "Unsupported content type. Send JSON with `Content-Type: application/json`.";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
         let bytes = Bytes::from_request(request, state).await;
@@ -92,7 +96,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// Reads JSON: what is none is a bad request, what is not as described names the field.
+/// Deserializes JSON. Syntax errors are 400; errors in the data are 422 and name the field.
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Object(read) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -100,16 +104,19 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         if inner.is_data() {
             Problem::field(&pointer(error.path()), inner.to_string())
         } else {
-            Problem::new(StatusCode::BAD_REQUEST, format!("This is no JSON: {inner}"))
+            malformed(inner)
         }
     })?;
-    json.end().map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, format!("This is no JSON: {error}"))
-    })?;
+    json.end().map_err(|error| malformed(&error))?;
     Ok(read)
 }
 
-/// A place in a body as a JSON Pointer (RFC 6901).
+fn malformed(error: &serde_json::Error) -> Problem {
+    let detail = format!("The body is not valid JSON: {error}.");
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// A path in the body as a JSON Pointer (RFC 6901).
 fn pointer(place: &Place) -> String {
     let steps = place.iter().filter_map(|segment| match segment {
         Segment::Seq { index } => Some(format!("/{index}")),
@@ -119,10 +126,10 @@ fn pointer(place: &Place) -> String {
     steps.collect()
 }
 
-/// The key that the path names; what cannot be an id is that of no key.
+/// The key id in the path. An invalid id is a 404.
 pub(crate) struct KeyInPath(pub(crate) KeyId);
 
-/// By its name: where the pages are nested may have parameters of its own.
+/// Extracted by name, since the path at which the API is nested may have captures too.
 #[derive(Deserialize)]
 struct Id {
     id: KeyId,
@@ -144,7 +151,7 @@ impl IntoParams for KeyInPath {
             .name("id")
             .parameter_in(ParameterIn::Path)
             .required(Required::True)
-            .description(Some("The key's id"))
+            .description(Some("The key id"))
             .schema(Some(names::KeyId::schema()));
         vec![id.build()]
     }
@@ -169,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_body_is_named() {
+    fn errors_in_a_body_name_the_field() {
         let wrong = problem(r#"{"a/b~c":[1,"x"]}"#);
         assert_eq!(wrong["status"], 422);
         assert_eq!(wrong["errors"][0]["pointer"], "#/a~1b~0c/1");
-        // Serde takes lists for structures.
+        // Serde also deserializes structs from arrays.
         for other in ["[[1]]", "null", "7", "\"a\""] {
             let other = problem(other);
             assert_eq!(other["status"], 422);
@@ -190,19 +197,19 @@ mod tests {
     async fn query(query: &str) -> Result<(), serde_json::Value> {
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Wanted {
+        struct Sample {
             _limit: Option<u8>,
         }
         let request = http::Request::get(format!("/?{query}")).body(()).unwrap();
         let mut parts = request.into_parts().0;
-        match Query::<Wanted>::from_request_parts(&mut parts, &()).await {
+        match Query::<Sample>::from_request_parts(&mut parts, &()).await {
             Ok(_) => Ok(()),
             Err(problem) => Err(serde_json::to_value(problem).unwrap()),
         }
     }
 
     #[tokio::test]
-    async fn what_is_wrong_in_a_query_is_named() {
+    async fn errors_in_a_query_name_the_parameter() {
         query("").await.unwrap();
         query("_limit=7").await.unwrap();
         for (wrong, name) in [

@@ -1,5 +1,6 @@
-//! Integers as JSON Schema 2020-12 has them: a number without a fraction is one, `600.0` included
-//! ([§4.2.1](https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3)).
+//! Integers as defined by JSON Schema 2020-12
+//! ([§4.2.3](https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3)): numbers with a zero fraction, such as
+//! `600.0`, are integers.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,7 +8,7 @@ use std::marker::PhantomData;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// An integer that is not negative.
+/// A non-negative integer.
 pub(crate) struct Integer<T>(pub(crate) T);
 
 impl<'de, T: TryFrom<u64>> Deserialize<'de> for Integer<T> {
@@ -23,7 +24,7 @@ impl<T: TryFrom<u64>> Visitor<'_> for Number<T> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = 8 * size_of::<T>();
-        write!(f, "an integer of at most {bits} bits that is not negative")
+        write!(f, "a non-negative integer of at most {bits} bits")
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
@@ -39,7 +40,7 @@ impl<T: TryFrom<u64>> Visitor<'_> for Number<T> {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-        // Beyond 2⁵³ a number stands for others too.
+        // Beyond 2⁵³, integers are not represented exactly.
         const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
         if number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(&number) {
             self.visit_u64(number as u64)
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_without_a_fraction_is_an_integer() {
+    fn numbers_with_a_zero_fraction_are_integers() {
         let read = |text| serde_json::from_str::<Integer<u32>>(text).map(|Integer(number)| number);
         for (text, number) in [
             ("600", 600),
@@ -81,7 +82,7 @@ mod tests {
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(
-                error.contains("an integer of at most 32 bits"),
+                error.contains("a non-negative integer of at most 32 bits"),
                 "{text}: {error}"
             );
         }

@@ -1,4 +1,4 @@
-//! What the dashboard's JSON API and the self-service API share: extractors, problem details and the types on the wire.
+//! Shared by the dashboard's JSON API and the self-service API: extractors, problem details and schemas.
 
 mod extract;
 mod integer;

@@ -1,4 +1,4 @@
-//! JSON objects, and nothing else in their place.
+//! Strict JSON objects.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,7 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A structure that was sent as an object. What serde derives would also take a list of its fields.
+/// A struct deserialized from a JSON object only. Derived implementations also accept an array of the fields.
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

@@ -1,4 +1,4 @@
-//! What went wrong, as problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+//! Problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,36 +17,37 @@ use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
 use crate::telemetry;
 use crate::usage::ReadError;
 
-/// Why a request was not served. No text of the backend's own gets there.
+// Backend errors never reach clients.
+/// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// `about:blank`: the status says what kind of problem it is.
+    /// The problem type. Always `about:blank`: see `status`.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The status in words.
+    /// The reason phrase of the HTTP status.
     title: &'static str,
-    /// The HTTP status.
+    /// The HTTP status code.
     status: u16,
-    /// What is wrong, for people.
+    /// A human-readable explanation.
     detail: Cow<'static, str>,
-    /// Which parts of the request are wrong.
+    /// The invalid parts of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Wrong>,
 }
 
-/// A part of a request that is wrong.
+/// An invalid part of a request.
 #[derive(Debug, Serialize, ToSchema)]
 struct Wrong {
-    /// What is wrong with it, for people.
+    /// A human-readable explanation.
     detail: String,
-    /// Where in the body, as the fragment of a JSON Pointer (RFC 6901 §6).
+    /// The invalid field of the body, as a JSON Pointer in URI fragment form (RFC 6901 §6).
     #[serde(skip_serializing_if = "Option::is_none")]
     pointer: Option<String>,
-    /// Which parameter of the query or the path.
+    /// The invalid query or path parameter.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<String>,
-    /// Which header.
+    /// The invalid header.
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<&'static str>,
 }
@@ -76,11 +77,11 @@ impl Problem {
     fn naming(status: StatusCode, wrong: Wrong) -> Self {
         Self {
             errors: vec![wrong],
-            ..Self::new(status, "A part of the request is wrong; see errors.")
+            ..Self::new(status, "The request is invalid. See `errors` for details.")
         }
     }
 
-    /// A parameter of the query or the path is wrong.
+    /// An invalid query or path parameter.
     pub(crate) fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
         let wrong = Wrong {
             parameter: Some(name.into()),
@@ -89,7 +90,7 @@ impl Problem {
         Self::naming(StatusCode::BAD_REQUEST, wrong)
     }
 
-    /// A header is wrong in itself, or in this request.
+    /// An invalid header.
     pub(crate) fn header(
         status: StatusCode,
         name: &'static str,
@@ -102,7 +103,7 @@ impl Problem {
         Self::naming(status, wrong)
     }
 
-    /// A field of the body is wrong; the pointer is without its `#`.
+    /// An invalid field of the body. `pointer` has no leading `#`.
     pub(crate) fn field(pointer: &str, detail: impl Into<String>) -> Self {
         let wrong = Wrong {
             pointer: Some(format!("#{pointer}")),
@@ -112,17 +113,18 @@ impl Problem {
     }
 
     pub(crate) fn no_such_key() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "There is no such key.")
+        Self::new(StatusCode::NOT_FOUND, "API key not found.")
     }
 
     fn down(error: &(dyn Error + 'static)) -> Self {
-        telemetry::error!(error, "the store failed");
-        let detail = "The store does not answer. Try again.";
+        telemetry::error!(error, "store unavailable");
+        let detail = "The store is unavailable. Try again later.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
     pub(crate) fn broken() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "It could not be done.")
+        let detail = "Internal error. Try again later.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 }
 
@@ -145,12 +147,12 @@ impl IntoResponse for Problem {
     }
 }
 
-/// One answer stands for all that goes wrong: the problem tells what it was.
+/// One default response for all errors.
 impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
         let response = ResponseBuilder::new()
-            .description("Why it was not done")
+            .description("An error, as problem details (RFC 9457)")
             .content("application/problem+json", body.build());
         BTreeMap::from([("default".into(), response.build().into())])
     }
@@ -163,7 +165,7 @@ impl From<StoreError> for Problem {
             StoreError::Conflict(_) | StoreError::Unusable { .. } => {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
-            StoreError::KeepsNoSecrets => Self::field("/recoverable", error.to_string()),
+            StoreError::SecretsNotSupported => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
             StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_) => {
@@ -179,7 +181,7 @@ impl From<ReadError> for Problem {
             ReadError::Page(error) => Self::parameter("after", error.to_string()),
             ReadError::Cursor(error) => Self::parameter("after_cursor", error.to_string()),
             ReadError::Unsupported => {
-                let detail = "The usage backend does not support this.";
+                let detail = "The usage backend does not support this operation.";
                 Self::new(StatusCode::NOT_IMPLEMENTED, detail)
             }
             ReadError::Unavailable(_) => Self::down(&error),
@@ -228,13 +230,13 @@ impl From<InvalidKey> for Problem {
     }
 }
 
-/// The answer where nothing is.
+/// The response for unknown paths.
 pub(crate) fn not_found() -> Response {
-    Problem::new(StatusCode::NOT_FOUND, "There is no such path.").into_response()
+    Problem::new(StatusCode::NOT_FOUND, "Path not found.").into_response()
 }
 
-/// The answer where something is, but not for the method.
+/// The response for unsupported methods.
 pub(crate) fn method_not_allowed() -> Response {
-    let detail = "This path does not know the method.";
+    let detail = "Method not allowed. See the `Allow` header.";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
 }

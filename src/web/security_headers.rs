@@ -1,4 +1,4 @@
-//! Security headers of every response.
+//! Security headers.
 
 use http::HeaderMap;
 use http::header::{
@@ -6,16 +6,16 @@ use http::header::{
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 
-/// Nothing but what the dashboard itself serves; no script or style within a page.
+/// Same-origin resources only; no inline scripts or styles.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Puts on every answer what keeps it safe in a browser.
+/// Adds the security headers that every response has.
 pub(crate) fn protect(headers: &mut HeaderMap) {
     let always = [
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // Filters are in addresses.
+        // URLs contain filters, such as owners.
         (REFERRER_POLICY, "same-origin"),
         (
             HeaderName::from_static("cross-origin-opener-policy"),
@@ -34,7 +34,7 @@ pub(crate) fn protect(headers: &mut HeaderMap) {
         .or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// Tells how to show who one is, which no answer of 401 is without.
+/// Adds the challenge that every 401 response must have (RFC 9110 §15.5.2).
 pub(crate) fn challenge(headers: &mut HeaderMap) {
     let bearer = HeaderValue::from_static(r#"Bearer realm="keytally""#);
     headers.insert(WWW_AUTHENTICATE, bearer);

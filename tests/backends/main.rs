@@ -1,4 +1,4 @@
-//! Backends, and the conformance suites that they pass.
+//! Storage backends, their spool and retention, and the conformance suites.
 
 mod conformance;
 #[cfg(feature = "postgres")]

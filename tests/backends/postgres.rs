@@ -1,4 +1,4 @@
-//! The PostgreSQL backend, on a real server.
+//! The PostgreSQL backend, against a real server.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use keytally::async_trait;
-use keytally::backend::{BackendError, InvalidTablePrefix, PostgresBackend, Retention};
+use keytally::backend::{BackendError, PostgresBackend, Retention};
 use keytally::conformance;
 use keytally::key::{CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
 use keytally::usage::{
@@ -49,12 +49,12 @@ async fn texts(pool: &PgPool, sql: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn it_passes_as_its_own_type() {
+async fn backend_passes_as_concrete_type() {
     conformance::backend(&backend().await.0).await;
 }
 
 #[tokio::test]
-async fn it_passes_behind_pointers() {
+async fn backend_passes_as_trait_object() {
     let (backend, _) = backend().await;
     let shared: Arc<dyn Backend> = Arc::new(backend.clone());
     conformance::backend(&shared).await;
@@ -63,10 +63,10 @@ async fn it_passes_behind_pointers() {
 }
 
 #[tokio::test]
-async fn the_applications_own_pool_schema_and_prefix_pass() {
+async fn application_pool_with_schema_and_prefix_passes() {
     let url = database().await;
-    let own = pool(&url).await;
-    let backend = PostgresBackend::from_pool(own.clone())
+    let db = pool(&url).await;
+    let backend = PostgresBackend::from_pool(db.clone())
         .with_schema("gateway")
         .unwrap()
         .with_table_prefix("api_")
@@ -74,11 +74,11 @@ async fn the_applications_own_pool_schema_and_prefix_pass() {
     backend.migrate().await.unwrap();
     conformance::backend(&backend).await;
     let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'";
-    assert_eq!(number(&own, tables).await, 0);
+    assert_eq!(number(&db, tables).await, 0);
 }
 
 #[tokio::test]
-async fn suites_can_run_at_once() {
+async fn suites_can_run_concurrently() {
     let (backend, _) = backend().await;
     let runs: Vec<_> = (0..3)
         .map(|_| {
@@ -94,13 +94,13 @@ async fn suites_can_run_at_once() {
 // --- The schema ---------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
+async fn concurrent_migrations_apply_once_and_keep_application_tables() {
     for schema in [None, Some("gateway"), None] {
         let url = database().await;
-        let own = pool(&url).await;
+        let db = pool(&url).await;
         let tables = "CREATE TABLE _sqlx_migrations (version bigint);
             INSERT INTO _sqlx_migrations VALUES (7)";
-        run(&own, tables).await;
+        run(&db, tables).await;
         let runs: Vec<_> = (0..10)
             .map(|_| {
                 let url = url.clone();
@@ -121,13 +121,13 @@ async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
         }
         let schema = schema.unwrap_or("public");
         let steps = format!("SELECT count(*) FROM {schema}.keytally_migrations");
-        assert_eq!(number(&own, &steps).await, 2);
+        assert_eq!(number(&db, &steps).await, 2);
         let application = "SELECT version FROM _sqlx_migrations";
-        assert_eq!(number(&own, application).await, 7);
+        assert_eq!(number(&db, application).await, 7);
     }
 }
 
-/// Columns with their comments, indexes and views of tables with this prefix.
+/// All columns with their comments, indexes and views with this prefix, and the applied migrations.
 async fn schema_of(pool: &PgPool, prefix: &str) -> Vec<String> {
     let sql = format!(
         "SELECT replace(line, '{prefix}', '') AS line FROM (
@@ -145,9 +145,9 @@ async fn schema_of(pool: &PgPool, prefix: &str) -> Vec<String> {
     texts(pool, &sql).await
 }
 
-/// What the process that is killed does: makes tables, and once more with another prefix.
+/// A helper process: migrates one table prefix after another until it is killed.
 #[tokio::test]
-#[ignore = "run by the test below, in a process of its own"]
+#[ignore = "started as a helper process by the test below"]
 async fn migrate_until_killed() {
     let backend = connect(&given("KEYTALLY_TEST_URL")).await;
     let first: u32 = given("KEYTALLY_TEST_FIRST").parse().unwrap();
@@ -160,14 +160,14 @@ async fn migrate_until_killed() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
+async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     let url = database().await;
-    let (own, backend) = (pool(&url).await, connect(&url).await);
-    let whole = backend.clone().with_table_prefix("whole_").unwrap();
-    whole.migrate().await.unwrap();
-    let whole = schema_of(&own, "whole_").await;
-    assert!(whole.len() > 80, "{whole:?}");
-    // Some at a time, since the moments that matter are short: each with prefixes of its own.
+    let (db, backend) = (pool(&url).await, connect(&url).await);
+    let complete = backend.clone().with_table_prefix("whole_").unwrap();
+    complete.migrate().await.unwrap();
+    let expected = schema_of(&db, "whole_").await;
+    assert!(expected.len() > 80, "{expected:?}");
+    // Several processes at once, with distinct prefixes, since the critical moments are short.
     let mut next = [0, 1_000, 2_000, 3_000];
     for _ in 0..10 {
         let children = next.map(|first| {
@@ -182,26 +182,26 @@ async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
             child.says("begins ");
             std::thread::sleep(some(Duration::from_millis(60)));
             let lines = child.kill();
-            let begun = lines.iter().filter_map(|line| line.strip_prefix("begins "));
-            let last = begun
+            let started = lines.iter().filter_map(|line| line.strip_prefix("begins "));
+            let last = started
                 .map(|n| n.parse().unwrap())
                 .next_back()
                 .unwrap_or(*next);
             let prefix = format!("t{last}_");
             let again = backend.clone().with_table_prefix(&prefix).unwrap();
             again.migrate().await.unwrap();
-            assert_eq!(schema_of(&own, &prefix).await, whole);
+            assert_eq!(schema_of(&db, &prefix).await, expected);
             *next = last + 1;
         }
     }
 }
 
 #[tokio::test]
-async fn a_newer_or_another_schema_is_refused() {
+async fn newer_or_altered_schema_is_an_error() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let newer = "INSERT INTO keytally_migrations VALUES (9, 'of the future', 'x', now())";
-    run(&own, newer).await;
+    run(&db, newer).await;
     let error = backend.migrate().await.unwrap_err();
     assert!(
         matches!(error, BackendError::NewerSchema { found: 9, known: 2 }),
@@ -209,47 +209,47 @@ async fn a_newer_or_another_schema_is_refused() {
     );
     let other = "DELETE FROM keytally_migrations WHERE version = 9;
         UPDATE keytally_migrations SET checksum = 'x'";
-    run(&own, other).await;
+    run(&db, other).await;
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::OtherSchema { version: 1 }),
+        matches!(error, BackendError::MigrationMismatch { version: 1 }),
         "{error}"
     );
 }
 
 #[tokio::test]
-async fn tables_of_another_schema_on_the_search_path_are_not_taken_for_its_own() {
+async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
     let url = database().await;
-    let own = pool(&url).await;
-    run(&own, "CREATE SCHEMA first; CREATE SCHEMA other").await;
+    let db = pool(&url).await;
+    run(&db, "CREATE SCHEMA first; CREATE SCHEMA other").await;
     let other = connect(&url).await.with_schema("other").unwrap();
     other.migrate().await.unwrap();
     let first = connect(&format!("{url}&options=-csearch_path%3Dfirst%2Cother")).await;
     first.migrate().await.unwrap();
     let steps = "SELECT count(*) FROM first.keytally_migrations";
-    assert_eq!(number(&own, steps).await, 2);
+    assert_eq!(number(&db, steps).await, 2);
     let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
     first.write(&batch).await.unwrap();
     let rows = "SELECT count(*) FROM first.keytally_requests";
-    assert_eq!(number(&own, rows).await, 1);
+    assert_eq!(number(&db, rows).await, 1);
 }
 
 #[tokio::test]
-async fn tables_and_columns_tell_what_they_are() {
+async fn views_return_written_events_and_every_column_has_a_comment() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
     backend.write(&batch).await.unwrap();
     for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
         let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
-        assert_eq!(number(&own, &rows).await, 1, "{view}");
+        assert_eq!(number(&db, &rows).await, 1, "{view}");
     }
     let by_wire_id = format!(
         "SELECT count(*) FROM keytally_request_log WHERE request_id = '{}'",
         batch.events[0].id
     );
-    assert_eq!(number(&own, &by_wire_id).await, 1);
-    let silent = "SELECT c.relname || coalesce('.' || a.attname, '') FROM pg_class c
+    assert_eq!(number(&db, &by_wire_id).await, 1);
+    let uncommented = "SELECT c.relname || coalesce('.' || a.attname, '') FROM pg_class c
         LEFT JOIN LATERAL (SELECT a.attname, a.attnum FROM pg_attribute a
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND c.relkind <> 'v'
             UNION ALL SELECT NULL, 0) a ON true
@@ -258,12 +258,16 @@ async fn tables_and_columns_tell_what_they_are() {
             AND coalesce(CASE a.attnum WHEN 0 THEN obj_description(c.oid, 'pg_class')
                 ELSE col_description(c.oid, a.attnum) END, '') = ''
         ORDER BY 1";
-    assert_eq!(texts(&own, silent).await, [""; 0], "without a comment");
+    assert_eq!(
+        texts(&db, uncommented).await,
+        [""; 0],
+        "these lack a comment"
+    );
 }
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn both_databases_have_the_same_tables_and_columns() {
+async fn postgres_and_sqlite_have_the_same_tables_and_columns() {
     let (_, url) = backend().await;
     let of_postgres = "SELECT format('%s.%s', c.relname, a.attname) FROM pg_class c
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
@@ -271,18 +275,18 @@ async fn both_databases_have_the_same_tables_and_columns() {
             AND NOT c.relispartition";
     let of_postgres = texts(&pool(&url).await, of_postgres).await;
     let mut of_postgres: BTreeSet<_> = of_postgres.into_iter().collect();
-    let own = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
-    let own = own.connect("sqlite::memory:").await.unwrap();
-    let sqlite = keytally::backend::SqliteBackend::from_pool(own.clone());
+    let db = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let db = db.connect("sqlite::memory:").await.unwrap();
+    let sqlite = keytally::backend::SqliteBackend::from_pool(db.clone());
     sqlite.migrate().await.unwrap();
     let of_sqlite =
         "SELECT m.name || '.' || c.name FROM sqlite_schema m, pragma_table_info(m.name) c
         WHERE m.type IN ('table', 'view') AND m.name LIKE 'keytally%'";
-    let rows = sqlx::query(of_sqlite).fetch_all(&own).await.unwrap();
+    let rows = sqlx::query(of_sqlite).fetch_all(&db).await.unwrap();
     let mut of_sqlite: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    // The place of a row, by which its indexes name it; PostgreSQL has its own.
+    // The row id, to which indexes refer; in PostgreSQL, it is built in.
     assert!(of_sqlite.remove("keytally_requests.row"));
-    // What gives requests their order of recording.
+    // Only in PostgreSQL: the order in which batches were recorded.
     assert!(of_postgres.remove("keytally_requests.batch"));
     assert!(of_postgres.remove("keytally_batches.number"));
     of_postgres.retain(|name| !name.starts_with("keytally_log_batches."));
@@ -292,23 +296,23 @@ async fn both_databases_have_the_same_tables_and_columns() {
 // --- Writing ------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn rule_10_a_batch_that_fails_half_way_leaves_nothing() {
+async fn rule_10_failed_batch_is_rolled_back_completely() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'no'; END $$;
         CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes
             FOR EACH ROW EXECUTE FUNCTION fail()";
-    run(&own, fail).await;
+    run(&db, fail).await;
     let events = (0..200).map(|_| UsageEvent::at(Timestamp::now())).collect();
     let batch = Batch::new(events);
     let error = backend.write(&batch).await.unwrap_err();
     assert!(matches!(error, SinkError::Unavailable(_)));
     for table in ["requests", "minutes", "hours", "batches", "series"] {
-        let rows = number(&own, &format!("SELECT count(*) FROM keytally_{table}")).await;
+        let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
         assert_eq!(rows, 0, "{table}");
     }
-    run(&own, "DROP TRIGGER fail ON keytally_minutes").await;
+    run(&db, "DROP TRIGGER fail ON keytally_minutes").await;
     for _ in 0..2 {
         backend.write(&batch).await.unwrap();
     }
@@ -316,13 +320,13 @@ async fn rule_10_a_batch_that_fails_half_way_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_10_a_batch_from_two_at_once_counts_once() {
+async fn rule_10_batch_written_concurrently_counts_once() {
     let (backend, url) = backend().await;
     checks::a_batch_from_two_at_once_counts_once(&backend, &connect(&url).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_writers_neither_deadlock_nor_lose() {
+async fn concurrent_writers_neither_deadlock_nor_lose_events() {
     let (_, url) = backend().await;
     let mut writers = Vec::new();
     for _ in 0..8 {
@@ -334,7 +338,7 @@ async fn many_writers_neither_deadlock_nor_lose() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poller_reads_every_event_once() {
+async fn poller_reads_every_event_exactly_once() {
     let (_, url) = backend().await;
     let mut writers = Vec::new();
     for _ in 0..6 {
@@ -344,29 +348,29 @@ async fn a_poller_reads_every_event_once() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ahead_is_not_followed() {
+async fn last_used_at_is_capped_at_the_current_time() {
     checks::a_clock_that_is_ahead_is_not_followed(&backend().await.0).await;
 }
 
-/// A sink whose answer gets lost now and then, after it has written.
-struct LosesAnswers(PostgresBackend, AtomicU64);
+/// A sink that reports an error for every third batch although it has written it.
+struct LosesAcknowledgements(PostgresBackend, AtomicU64);
 
 #[async_trait]
-impl UsageSink for LosesAnswers {
+impl UsageSink for LosesAcknowledgements {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         self.0.write(batch).await?;
         if self.1.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
-            return Err(SinkError::unavailable("the answer got lost"));
+            return Err(SinkError::unavailable("the acknowledgement was lost"));
         }
         Ok(())
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_10_sessions_that_are_cut_off_lose_nothing_and_repeat_nothing() {
+async fn rule_10_terminated_sessions_neither_lose_nor_duplicate_events() {
     let (backend, url) = backend().await;
     let issued = issue(&backend, "Busy").await;
-    let sink = LosesAnswers(connect(&url).await, AtomicU64::new(0));
+    let sink = LosesAcknowledgements(connect(&url).await, AtomicU64::new(0));
     let recorder = Recorder::builder(sink)
         .batch_size(256)
         .batch_age(Duration::from_millis(5))
@@ -378,22 +382,22 @@ async fn rule_10_sessions_that_are_cut_off_lose_nothing_and_repeat_nothing() {
         .cache(cache)
         .recorder(recorder.clone());
     let service = Service::behind(layer);
-    let mut answered = BTreeSet::new();
+    let mut request_ids = BTreeSet::new();
     let (status, id) = service.ask(issued.secret.expose()).await;
     assert_eq!(status, 200);
-    answered.insert(id);
+    request_ids.insert(id);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let cutting = tokio::spawn({
+    let terminating = tokio::spawn({
         let (stop, url) = (stop.clone(), url.clone());
         async move {
-            let own = pool(&url).await;
+            let db = pool(&url).await;
             let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid()
                     AND backend_type = 'client backend'";
             let mut sessions = 0;
             while !stop.load(Ordering::Relaxed) {
-                sessions += number(&own, cut).await;
+                sessions += number(&db, cut).await;
                 tokio::time::sleep(some(Duration::from_millis(40))).await;
             }
             sessions
@@ -402,19 +406,19 @@ async fn rule_10_sessions_that_are_cut_off_lose_nothing_and_repeat_nothing() {
     for n in 1..20_000 {
         let (status, id) = service.ask(issued.secret.expose()).await;
         assert_eq!(status, 200);
-        answered.insert(id);
+        request_ids.insert(id);
         if n % 40 == 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
     let report = recorder.shutdown(Duration::from_secs(120)).await;
     stop.store(true, Ordering::Relaxed);
-    let sessions = cutting.await.unwrap();
+    let sessions = terminating.await.unwrap();
     let retries = recorder.stats().retries;
-    println!("{sessions} sessions cut off, {retries} batches written again");
+    println!("{sessions} sessions terminated, {retries} batches retried");
     assert!(sessions > 10 && retries > 10);
     assert_eq!((report.written, report.lost), (20_000, 0));
-    assert_eq!(logged_once(&connect(&url).await).await, answered);
+    assert_eq!(logged_once(&connect(&url).await).await, request_ids);
 }
 
 // --- Reading ------------------------------------------------------------------------------------
@@ -422,9 +426,9 @@ async fn rule_10_sessions_that_are_cut_off_lose_nothing_and_repeat_nothing() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// For any events and any question, PostgreSQL answers what the pure functions do.
+    /// For any events and queries, PostgreSQL returns what the pure functions compute.
     #[test]
-    fn rule_11_answers_equal_the_pure_functions(case in answers::case()) {
+    fn rule_11_query_results_equal_the_pure_functions(case in answers::case()) {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         static URL: std::sync::OnceLock<String> = std::sync::OnceLock::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -433,9 +437,9 @@ proptest! {
                 let _ = URL.set(database().await);
             }
             let prefix = format!("run{}_", RUNS.fetch_add(1, Ordering::Relaxed));
-            let own = PgPoolOptions::new().max_connections(1);
-            let own = own.connect(URL.get().unwrap()).await.unwrap();
-            let backend = PostgresBackend::from_pool(own).with_table_prefix(&prefix).unwrap();
+            let db = PgPoolOptions::new().max_connections(1);
+            let db = db.connect(URL.get().unwrap()).await.unwrap();
+            let backend = PostgresBackend::from_pool(db).with_table_prefix(&prefix).unwrap();
             backend.migrate().await.unwrap();
             answers::answers_equal_the_pure_functions(&backend, &case).await
         })?;
@@ -443,49 +447,49 @@ proptest! {
 }
 
 #[tokio::test]
-async fn every_odd_value_is_kept_or_finds_nothing() {
+async fn edge_case_values_round_trip_or_match_nothing() {
     checks::odd_values_are_kept_or_find_nothing(&backend().await.0).await;
 }
 
 #[tokio::test]
-async fn a_reading_that_cannot_be_noted_reveals_nothing() {
+async fn reveal_fails_when_its_audit_entry_cannot_be_written() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let id = checks::recoverable(&backend, b"sealed").await;
-    run(&own, "ALTER TABLE keytally_audit_log RENAME TO away").await;
-    let refused = backend.reveal(id).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
-    run(&own, "ALTER TABLE away RENAME TO keytally_audit_log").await;
+    run(&db, "ALTER TABLE keytally_audit_log RENAME TO away").await;
+    let result = backend.reveal(id).await;
+    assert!(matches!(result, Err(StoreError::Unavailable(_))));
+    run(&db, "ALTER TABLE away RENAME TO keytally_audit_log").await;
     assert_eq!(checks::readings(&backend, id).await, 0);
     assert!(backend.reveal(id).await.unwrap().is_some());
     assert_eq!(checks::readings(&backend, id).await, 1);
 }
 
 #[tokio::test]
-async fn a_revoked_key_leaves_no_sealed_secret_in_its_row() {
+async fn revoking_a_key_erases_its_encrypted_secret() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let [first, second] = [
         checks::recoverable(&backend, b"first").await,
         checks::recoverable(&backend, b"second").await,
     ];
     backend.disable(first).await.unwrap();
     backend.revoke(second).await.unwrap();
-    let sealed = "SELECT convert_from(sealed, 'UTF8') FROM keytally_keys WHERE sealed IS NOT NULL";
-    assert_eq!(texts(&own, sealed).await, ["first"]);
+    let stored = "SELECT convert_from(sealed, 'UTF8') FROM keytally_keys WHERE sealed IS NOT NULL";
+    assert_eq!(texts(&db, stored).await, ["first"]);
 }
 
 #[tokio::test]
-async fn rule_14_errors_say_nothing_of_the_database() {
+async fn rule_14_errors_reveal_nothing_about_the_database() {
     let bare = connect(&database().await).await;
     checks::errors_say_nothing_of_the_database(&bare).await;
-    let own = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
-    let gone = own.connect_lazy("postgres:///gone?host=/nowhere").unwrap();
-    let gone = PostgresBackend::from_pool(gone);
-    checks::errors_say_nothing_of_the_database(&gone).await;
+    let db = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
+    let unreachable = db.connect_lazy("postgres:///gone?host=/nowhere").unwrap();
+    let unreachable = PostgresBackend::from_pool(unreachable);
+    checks::errors_say_nothing_of_the_database(&unreachable).await;
 }
 
-/// Requests of three days, of many series.
+/// The `n`th of 200,000 requests, spread over three days and many series.
 fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
     let time = checks::NOON * 1_000_000 + n as i64 * 3 * 86_400 * 1_000_000 / 200_000;
     let mut event = UsageEvent::at(Timestamp::from_microsecond(time).unwrap());
@@ -513,9 +517,9 @@ fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
 }
 
 #[tokio::test]
-async fn every_filter_of_the_log_is_served_by_an_index() {
+async fn every_log_filter_uses_an_index() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let keys: Vec<KeyId> = (0..60)
         .map(|n| format!("{n:016}").parse().unwrap())
         .collect();
@@ -526,7 +530,7 @@ async fn every_filter_of_the_log_is_served_by_an_index() {
         some_id = batch.events[2_500].id;
         backend.write(&batch).await.unwrap();
     }
-    run(&own, "ANALYZE").await;
+    run(&db, "ANALYZE").await;
     let from = Timestamp::from_second(checks::NOON + 86_400).unwrap();
     let to = Timestamp::from_second(checks::NOON + 90_000).unwrap();
     let text = String::from;
@@ -551,7 +555,7 @@ async fn every_filter_of_the_log_is_served_by_an_index() {
         ("cause", Box::new(|it| it.cause = Some(Cause::ALL[0]))),
         ("method", Box::new(|it| it.method = Some(Method::ALL[2]))),
         (
-            "no such method",
+            "unused method",
             Box::new(|it| it.method = Some(Method::ALL[9])),
         ),
         (
@@ -559,13 +563,13 @@ async fn every_filter_of_the_log_is_served_by_an_index() {
             Box::new(|it| it.endpoint = Some(text("/v1/7/{id}"))),
         ),
         (
-            "no such endpoint",
+            "unknown endpoint",
             Box::new(|it| it.endpoint = Some(text("/v2"))),
         ),
         ("200", Box::new(|it| it.status = Some(Status::Http(200)))),
         ("404", Box::new(|it| it.status = Some(Status::Http(404)))),
         ("gRPC 5", Box::new(|it| it.status = Some(Status::Grpc(5)))),
-        ("no answer", Box::new(|it| it.status = Some(Status::None))),
+        ("no response", Box::new(|it| it.status = Some(Status::None))),
         (
             "2xx",
             Box::new(|it| it.status_class = Some(StatusClass::Success)),
@@ -590,23 +594,23 @@ async fn every_filter_of_the_log_is_served_by_an_index() {
     ];
     let rows = "SELECT sum(n_live_tup)::bigint FROM pg_stat_user_tables
         WHERE relname ~ '^keytally_requests'";
-    assert_eq!(number(&own, rows).await, 200_000);
+    assert_eq!(number(&db, rows).await, 200_000);
     let mut scanned = Vec::new();
     for (n, (one, set)) in fields.iter().enumerate() {
-        for (other, set_too) in &fields[n..] {
+        for (other, set_other) in &fields[n..] {
             let mut filter = LogFilter::new();
             set(&mut filter);
-            set_too(&mut filter);
-            let before = scans(&own).await;
-            // A connection of its own, whose end makes its statistics known.
-            let asking = format!("{url}&application_name=asking");
-            let asking = PgPoolOptions::new()
+            set_other(&mut filter);
+            let before = scans(&db).await;
+            // A separate connection: its statistics become visible once it is closed.
+            let reader = format!("{url}&application_name=reader");
+            let reader = PgPoolOptions::new()
                 .max_connections(1)
-                .connect(&asking)
+                .connect(&reader)
                 .await;
-            let asking = asking.unwrap();
-            let backend = PostgresBackend::from_pool(asking.clone()).without_notifications();
-            // Often enough for the server to make one plan for all values.
+            let reader = reader.unwrap();
+            let backend = PostgresBackend::from_pool(reader.clone()).without_notifications();
+            // Often enough for the server to switch to a generic plan.
             for _ in 0..7 {
                 let page = backend.requests(&LogQuery::new(filter.clone())).await;
                 let page = page.unwrap();
@@ -616,24 +620,24 @@ async fn every_filter_of_the_log_is_served_by_an_index() {
                 }
                 backend.count(&filter).await.unwrap();
             }
-            asking.close().await;
+            reader.close().await;
             let sessions =
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asking'";
-            while number(&own, sessions).await > 0 {
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reader'";
+            while number(&db, sessions).await > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let after = scans(&own).await;
+            let after = scans(&db).await;
             let (scans, rows) = (after.0 - before.0, after.1 - before.1);
-            // Where nearly all requests match, the first ones are counted as they come.
+            // Where nearly all requests match, a scan that stops early is the best plan.
             if rows > 10_001 * scans {
                 scanned.push(format!("{one} and {other}: {rows} rows in {scans} scans"));
             }
         }
     }
-    assert_eq!(scanned, [""; 0], "the log was read from end to end");
+    assert_eq!(scanned, [""; 0], "full scans of the log");
 }
 
-/// How often the log was read without an index, and how many rows of it.
+/// The number of sequential scans of the log, and of the rows that they read.
 async fn scans(pool: &PgPool) -> (i64, i64) {
     let sql = "SELECT sum(seq_scan)::bigint, sum(seq_tup_read)::bigint FROM pg_stat_user_tables
         WHERE relname ~ '^keytally_requests' AND n_live_tup > 0";
@@ -641,21 +645,21 @@ async fn scans(pool: &PgPool) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
-// --- Opening ------------------------------------------------------------------------------------
+// --- Connecting ---------------------------------------------------------------------------------
 
-/// Why a URL does not lead to a database that can be used.
-async fn refusal(url: &str) -> BackendError {
+/// The error from connecting to or migrating an unusable database; it never contains the password.
+async fn connect_error(url: &str) -> BackendError {
     let error = match PostgresBackend::connect(url).await {
         Ok(backend) => backend.migrate().await.expect_err(url),
         Err(error) => error,
     };
-    let all = checks::all_texts(&error);
-    assert!(!all.contains("pa55w0rd"), "{all}");
+    let text = checks::all_texts(&error);
+    assert!(!text.contains("pa55w0rd"), "{text}");
     error
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_an_error() {
+async fn unusable_urls_and_invalid_names_are_errors() {
     for url in [
         "",
         "not a URL",
@@ -666,7 +670,7 @@ async fn what_is_no_database_is_an_error() {
         "postgres://user:pa55w0rd@[::1/app",
         "postgres://user:pa55w0rd@localhost/app?sslmode=perhaps",
     ] {
-        let error = refusal(url).await;
+        let error = connect_error(url).await;
         assert!(matches!(error, BackendError::Url(_)), "{url}: {error:?}");
     }
     for url in [
@@ -674,41 +678,41 @@ async fn what_is_no_database_is_an_error() {
         "postgres://user:pa55w0rd@no-such-host.invalid/app",
         "postgres:///app?host=/nowhere&user=user&password=pa55w0rd",
     ] {
-        let error = refusal(url).await;
+        let error = connect_error(url).await;
         assert!(
             matches!(error, BackendError::Unavailable(_)),
             "{url}: {error:?}"
         );
     }
-    // The cause, and not that the pool has waited for long enough.
-    let refused = refusal("postgres://user:pa55w0rd@127.0.0.1:1/app").await;
-    let texts = checks::all_texts(&refused);
-    assert!(texts.contains("refused"), "{texts}");
-    assert!(!texts.contains("pool timed out"), "{texts}");
+    // The error has the cause, not just the pool's timeout.
+    let error = connect_error("postgres://user:pa55w0rd@127.0.0.1:1/app").await;
+    let text = checks::all_texts(&error);
+    assert!(text.contains("refused"), "{text}");
+    assert!(!text.contains("pool timed out"), "{text}");
     for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "pg_x"] {
         let backend = connect(&database().await).await;
         let schema = backend.clone().with_schema(name).unwrap_err();
-        assert_eq!(schema, InvalidTablePrefix);
+        assert_eq!(schema.field, "table prefix or schema");
         let prefix = backend.with_table_prefix(name).unwrap_err();
-        assert_eq!(prefix, InvalidTablePrefix);
+        assert_eq!(prefix.field, "table prefix or schema");
     }
 }
 
 #[tokio::test]
-async fn whoever_is_not_let_in_or_may_not_make_tables_is_told_so() {
+async fn failed_logins_and_missing_privileges_are_access_errors() {
     let start = tokio::task::spawn_blocking(Cluster::start);
     let cluster = start.await.unwrap();
     let url = cluster.database().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let roles = "CREATE ROLE locked LOGIN PASSWORD 'pa55w0rd-right';
         CREATE ROLE reader LOGIN; CREATE ROLE outside LOGIN;
         REVOKE CREATE ON SCHEMA public FROM PUBLIC";
-    run(&own, roles).await;
+    run(&db, roles).await;
     cluster.ask_for_password("locked");
     cluster.shut_out("outside");
-    run(&own, "SELECT pg_reload_conf()").await;
+    run(&db, "SELECT pg_reload_conf()").await;
     let of = |user: &str| url.replace("user=postgres", &format!("user={user}"));
-    // The server reads its settings again in a moment.
+    // The server takes a moment to reload its configuration.
     while PostgresBackend::connect(&of("outside")).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -720,18 +724,21 @@ async fn whoever_is_not_let_in_or_may_not_make_tables_is_told_so() {
         of("reader"),
         format!("{}&password=pa55w0rd-right", of("locked")),
     ] {
-        let error = refusal(&url).await;
-        assert!(matches!(error, BackendError::Denied(_)), "{url}: {error:?}");
+        let error = connect_error(&url).await;
+        assert!(
+            matches!(error, BackendError::PermissionDenied(_)),
+            "{url}: {error:?}"
+        );
     }
     let (before, _) = url.split_once('?').unwrap();
     let missing = url.replace(before, "postgres:///no_such_database");
-    let error = refusal(&missing).await;
+    let error = connect_error(&missing).await;
     assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
 
-    // Somebody else makes the tables; whoever may use them needs no more.
+    // Where another role has created the tables, table privileges are enough.
     connect(&url).await.migrate().await.unwrap();
     let grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader";
-    run(&own, grant).await;
+    run(&db, grant).await;
     let reader = connect(&of("reader")).await;
     let id = "3fK9aB0000zzZZ19".parse().unwrap();
     assert!(reader.find(id).await.unwrap().is_none());
@@ -747,13 +754,13 @@ async fn whoever_is_not_let_in_or_may_not_make_tables_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_database_whose_encoding_does_not_have_every_text_is_refused() {
+async fn non_utf8_database_encoding_is_an_error() {
     let url = database().await;
     let name = format!("latin_{}", std::process::id());
-    let own = pool(&url).await;
-    run(&own, &format!("DROP DATABASE IF EXISTS {name}")).await;
+    let db = pool(&url).await;
+    run(&db, &format!("DROP DATABASE IF EXISTS {name}")).await;
     let make = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
-    run(&own, &format!("CREATE DATABASE {name} {make}")).await;
+    run(&db, &format!("CREATE DATABASE {name} {make}")).await;
     let (server, query) = url.split_once('?').unwrap();
     let server = &server[..=server.rfind('/').unwrap()];
     let backend = connect(&format!("{server}{name}?{query}")).await;
@@ -765,9 +772,9 @@ async fn a_database_whose_encoding_does_not_have_every_text_is_refused() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_make_tables_may_find_them_made() {
+async fn user_without_create_privilege_can_use_existing_tables() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let user = format!("guest_{}", std::process::id());
     for sql in [
         format!("DROP ROLE IF EXISTS {user}"),
@@ -775,78 +782,74 @@ async fn a_user_who_may_not_make_tables_may_find_them_made() {
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC".into(),
         format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}"),
     ] {
-        run(&own, &sql).await;
+        run(&db, &sql).await;
     }
     let guest = connect(&url.replace("user=postgres", &format!("user={user}"))).await;
     guest.migrate().await.unwrap();
     let page = guest.requests(&LogQuery::default()).await.unwrap();
     assert!(page.items.is_empty());
     drop((guest, backend));
-    run(&own, &format!("DROP OWNED BY {user}")).await;
-    run(&own, &format!("DROP ROLE {user}")).await;
+    run(&db, &format!("DROP OWNED BY {user}")).await;
+    run(&db, &format!("DROP ROLE {user}")).await;
 }
 
 #[tokio::test]
-async fn ids_of_batches_age_by_the_servers_clock() {
+async fn batch_ids_expire_by_the_server_clock() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
     backend.write(&batch).await.unwrap();
-    // Another instance, a year ahead.
+    // From an instance whose clock is a year ahead.
     let ahead =
         "INSERT INTO keytally_batches VALUES (gen_random_uuid(), now() + interval '1 year')";
-    run(&own, ahead).await;
-    let dropped = backend.prune(&Retention::new(), Timestamp::now()).await;
-    assert_eq!(dropped.unwrap().batches, 0);
+    run(&db, ahead).await;
+    let report = backend.prune(&Retention::new(), Timestamp::now()).await;
+    assert_eq!(report.unwrap().batches, 0);
     backend.write(&batch).await.unwrap();
     let rows = "SELECT count(*) FROM keytally_requests";
-    assert_eq!(number(&own, rows).await, 1);
+    assert_eq!(number(&db, rows).await, 1);
 }
 
 #[tokio::test]
-async fn a_database_that_was_put_back_gets_its_series_anew() {
+async fn restored_database_does_not_reuse_cached_series_ids() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let of = |path: &str| {
         let mut event = UsageEvent::at(Timestamp::now());
         event.path = path.into();
         Batch::new(vec![event])
     };
     backend.write(&of("/before")).await.unwrap();
-    // As after a restore, the number that this process knows is another's.
+    // As after a restore, the cached series id belongs to another series.
     run(
-        &own,
+        &db,
         "UPDATE keytally_series SET hash = decode(repeat('00', 16), 'hex'), endpoint = '/other'",
     )
     .await;
     backend.write(&of("/after")).await.unwrap();
-    let others = "SELECT count(*) FROM keytally_request_log
+    let mismatched = "SELECT count(*) FROM keytally_request_log
         WHERE path = '/after' AND endpoint = '/other'";
-    assert_eq!(number(&own, others).await, 0);
-    assert_eq!(
-        number(&own, "SELECT count(*) FROM keytally_series").await,
-        2
-    );
+    assert_eq!(number(&db, mismatched).await, 0);
+    assert_eq!(number(&db, "SELECT count(*) FROM keytally_series").await, 2);
 }
 
 // --- Partitions ---------------------------------------------------------------------------------
 
-/// A request at this time.
 fn at(time: &str) -> UsageEvent {
     UsageEvent::at(time.parse().unwrap())
 }
 
-/// How many requests the sums and the log have.
+/// The number of requests in the rollups and in the log.
 async fn counts(pool: &PgPool) -> (i64, i64) {
-    let sums = "SELECT coalesce(sum(count), 0)::bigint FROM keytally_minutes";
+    let rollups = "SELECT coalesce(sum(count), 0)::bigint FROM keytally_minutes";
     let log = "SELECT count(*) FROM keytally_requests";
-    (number(pool, sums).await, number(pool, log).await)
+    (number(pool, rollups).await, number(pool, log).await)
 }
 
 #[tokio::test]
-async fn a_partition_that_was_detached_is_made_anew() {
+async fn detached_partition_is_recreated() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let batch = || Batch::new(vec![at("2026-03-05T10:00:00Z")]);
     backend.write(&batch()).await.unwrap();
     for round in 1..4 {
@@ -855,44 +858,44 @@ async fn a_partition_that_was_detached_is_made_anew() {
             _ => format!("keytally_requests_20260305_{round}"),
         };
         let detach = format!("ALTER TABLE keytally_requests DETACH PARTITION {name}");
-        run(&own, &detach).await;
-        // One that has seen the partition, and one that has not.
+        run(&db, &detach).await;
+        // One instance has cached the partition, the other has not.
         for backend in [&backend, &connect(&url).await] {
             backend.write(&batch()).await.unwrap();
         }
-        assert_eq!(counts(&own).await, (1 + round * 2, 2));
+        assert_eq!(counts(&db).await, (1 + round * 2, 2));
     }
-    // Its name does not keep the new one from being dropped, nor are those dropped that were detached.
+    // Pruning drops the new partition despite its name, and leaves the detached tables alone.
     let partitions = "SELECT count(*) FROM pg_inherits
         WHERE inhparent = 'keytally_requests'::regclass AND inhrelid::regclass::text ~ '20260305'";
-    assert_eq!(number(&own, partitions).await, 1);
+    assert_eq!(number(&db, partitions).await, 1);
     let retention = Retention::new().log(Duration::from_secs(3_600));
     let now = "2026-03-07T00:00:00Z".parse().unwrap();
-    let dropped = backend.prune(&retention, now).await.unwrap();
-    assert_eq!(dropped.log, 1);
-    assert_eq!(number(&own, partitions).await, 0);
+    let report = backend.prune(&retention, now).await.unwrap();
+    assert_eq!(report.log, 1);
+    assert_eq!(number(&db, partitions).await, 0);
     let detached = "SELECT count(*) FROM keytally_requests_20260305_2";
-    assert_eq!(number(&own, detached).await, 2);
+    assert_eq!(number(&db, detached).await, 2);
 }
 
 #[tokio::test]
-async fn a_table_of_a_partitions_name_stands_in_nobodys_way() {
+async fn unrelated_table_with_a_partition_name_does_not_block_writes() {
     let url = database().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let tables = "CREATE TABLE keytally_requests_20260305 (time timestamptz);
         CREATE SCHEMA other; CREATE TABLE other.keytally_requests_20260306 (time timestamptz)";
-    run(&own, tables).await;
+    run(&db, tables).await;
     let backend = connect(&format!("{url}&options=-csearch_path%3Dpublic%2Cother")).await;
     backend.migrate().await.unwrap();
     let events = vec![at("2026-03-05T10:00:00Z"), at("2026-03-06T10:00:00Z")];
     backend.write(&Batch::new(events)).await.unwrap();
-    assert_eq!(counts(&own).await, (2, 2));
+    assert_eq!(counts(&db).await, (2, 2));
 }
 
 #[tokio::test]
-async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() {
+async fn partitions_are_recognized_by_their_bounds_under_any_session_settings() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let partition = |name: &str, bounds: &str| {
         format!(
             "CREATE TABLE {name} (LIKE keytally_requests INCLUDING ALL);
@@ -900,10 +903,10 @@ async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() 
         )
     };
     let month = "FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-04-01 00:00+00')";
-    run(&own, &partition("keytally_requests_march", month)).await;
+    run(&db, &partition("keytally_requests_march", month)).await;
     let past = "FOR VALUES FROM (MINVALUE) TO ('2026-01-01 00:00+00')";
-    run(&own, &partition("past", past)).await;
-    run(&own, &partition("rest", "DEFAULT")).await;
+    run(&db, &partition("past", past)).await;
+    run(&db, &partition("rest", "DEFAULT")).await;
     let settings = "options=-cTimeZone%3DAsia%2FKolkata%20-cDateStyle%3DSQL%2CDMY";
     for backend in [backend, connect(&format!("{url}&{settings}")).await] {
         let events = ["2026-03-05T10:00:00Z", "2025-03-05T10:00:00Z"].map(at);
@@ -911,81 +914,81 @@ async fn partitions_are_seen_by_what_they_hold_whatever_the_sessions_settings() 
         let events = vec![at("2026-05-05T10:00:00Z")];
         backend.write(&Batch::new(events)).await.unwrap();
     }
-    assert_eq!(counts(&own).await, (6, 6));
+    assert_eq!(counts(&db).await, (6, 6));
     for table in ["keytally_requests_march", "past", "rest"] {
         let rows = format!("SELECT count(*) FROM {table}");
-        assert_eq!(number(&own, &rows).await, 2, "{table}");
+        assert_eq!(number(&db, &rows).await, 2, "{table}");
     }
-    // What others made is theirs to drop.
+    // Partitions that the application created are not dropped.
     let retention = Retention::new().log(Duration::from_secs(3_600));
     let backend = connect(&url).await;
-    let dropped = backend.prune(&retention, Timestamp::now()).await;
-    assert_eq!(dropped.unwrap().log, 0);
+    let report = backend.prune(&retention, Timestamp::now()).await;
+    assert_eq!(report.unwrap().log, 0);
 }
 
 #[tokio::test]
-async fn a_day_that_can_have_no_partition_holds_nothing_up() {
+async fn events_that_the_log_cannot_store_are_still_counted() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let half = "CREATE TABLE half (LIKE keytally_requests INCLUDING ALL);
         ALTER TABLE keytally_requests ATTACH PARTITION half
             FOR VALUES FROM ('2026-03-05 12:00+00') TO ('2026-03-06 00:00+00')";
-    run(&own, half).await;
+    run(&db, half).await;
     let events = || vec![at("2026-03-05T10:00:00Z"), at("2026-03-07T10:00:00Z")];
     for _ in 0..2 {
         backend.write(&Batch::new(events())).await.unwrap();
     }
-    assert_eq!(counts(&own).await, (4, 2));
-    // Nor does a log that takes some requests only.
+    assert_eq!(counts(&db).await, (4, 2));
+    // The same for a check constraint that rejects some requests.
     let check = "ALTER TABLE keytally_requests ADD CHECK (path <> '/odd')";
-    run(&own, check).await;
+    run(&db, check).await;
     let mut odd = at("2026-03-07T10:00:00Z");
     odd.path = "/odd".into();
     backend.write(&Batch::new(vec![odd])).await.unwrap();
     backend.write(&Batch::new(events())).await.unwrap();
-    assert_eq!(counts(&own).await, (7, 3));
-    // Two halves are a day.
+    assert_eq!(counts(&db).await, (7, 3));
+    // Two half-day partitions cover the day.
     let other = half
         .replace("half", "other")
         .replace("06 00:00", "05 12:00");
-    run(&own, &other.replacen("05 12:00", "05 00:00", 1)).await;
+    run(&db, &other.replacen("05 12:00", "05 00:00", 1)).await;
     backend.write(&Batch::new(events())).await.unwrap();
-    assert_eq!(counts(&own).await, (9, 5));
+    assert_eq!(counts(&db).await, (9, 5));
 }
 
 #[tokio::test]
-async fn a_lock_that_others_hold_is_not_waited_for_for_long() {
+async fn blocked_writes_and_migrations_time_out() {
     let (backend, url) = backend().await;
-    let own = pool(&url).await;
+    let db = pool(&url).await;
     let of_day = |day: &str| Batch::new(vec![at(&format!("{day}T10:00:00Z"))]);
     backend.write(&of_day("2026-03-05")).await.unwrap();
-    let mut held = own.begin().await.unwrap();
+    let mut held = db.begin().await.unwrap();
     let hold = "LOCK TABLE keytally_requests IN SHARE UPDATE EXCLUSIVE MODE;
         LOCK TABLE keytally_migrations IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(hold).execute(&mut *held).await.unwrap();
-    let patience = Duration::from_secs(30);
-    // It has its partition.
+    let limit = Duration::from_secs(30);
+    // The partition of that day exists, so that the lock does not matter.
     backend.write(&of_day("2026-03-05")).await.unwrap();
-    let late = of_day("2026-03-06");
-    let written = tokio::time::timeout(patience, backend.write(&late));
+    let blocked = of_day("2026-03-06");
+    let written = tokio::time::timeout(limit, backend.write(&blocked));
     assert!(matches!(
         written.await.unwrap(),
         Err(SinkError::Unavailable(_))
     ));
-    let migrated = tokio::time::timeout(patience, backend.migrate());
+    let migrated = tokio::time::timeout(limit, backend.migrate());
     assert!(matches!(
         migrated.await.unwrap(),
         Err(BackendError::Unavailable(_))
     ));
     held.rollback().await.unwrap();
     backend.migrate().await.unwrap();
-    backend.write(&late).await.unwrap();
-    assert_eq!(counts(&own).await, (3, 3));
+    backend.write(&blocked).await.unwrap();
+    assert_eq!(counts(&db).await, (3, 3));
 }
 
 // --- Listening ----------------------------------------------------------------------------------
 
-/// Waits until so many sessions of this application listen.
+/// Waits until exactly this many sessions of the application are listening.
 async fn until_listening(pool: &PgPool, application: &str, sessions: i64) {
     let listening = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
@@ -997,29 +1000,29 @@ async fn until_listening(pool: &PgPool, application: &str, sessions: i64) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{application} is not listening");
+    panic!("{sessions} sessions of {application:?} should be listening");
 }
 
 #[tokio::test]
-async fn it_listens_as_the_pool_connects_by_now() {
+async fn listener_reconnects_with_the_current_pool_options() {
     let url = database().await;
-    let own = pool(&url).await;
-    let options = (*own.connect_options()).clone();
-    let called = |name| options.clone().application_name(name);
-    let pool = PgPoolOptions::new().connect_with(called("before")).await;
+    let db = pool(&url).await;
+    let options = (*db.connect_options()).clone();
+    let named = |name| options.clone().application_name(name);
+    let pool = PgPoolOptions::new().connect_with(named("before")).await;
     let pool = pool.unwrap();
     let backend = PostgresBackend::from_pool(pool.clone());
     backend.migrate().await.unwrap();
-    until_listening(&own, "before", 1).await;
-    pool.set_connect_options(called("after"));
+    until_listening(&db, "before", 1).await;
+    pool.set_connect_options(named("after"));
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE application_name = 'before' AND datname = current_database()";
-    number(&own, cut).await;
-    until_listening(&own, "after", 1).await;
+    number(&db, cut).await;
+    until_listening(&db, "after", 1).await;
 }
 
-/// Connects with a server on its socket, and holds back the first command to listen.
-async fn half_open(socket: std::path::PathBuf) -> u16 {
+/// A TCP proxy for the server's socket that stops forwarding at the first `LISTEN`; returns its port.
+async fn stalling_proxy(socket: std::path::PathBuf) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let held = Arc::new(AtomicBool::new(false));
@@ -1049,44 +1052,47 @@ async fn half_open(socket: std::path::PathBuf) -> u16 {
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_answer_is_not_listened_on_for_ever() {
+async fn unresponsive_listener_connection_is_replaced() {
     let start = tokio::task::spawn_blocking(Cluster::start);
     let cluster = start.await.unwrap();
     let url = cluster.database().await;
-    let own = pool(&url).await;
-    let socket = (*own.connect_options()).clone();
+    let db = pool(&url).await;
+    let socket = (*db.connect_options()).clone();
     let socket = socket.get_socket().unwrap().join(".s.PGSQL.5432");
-    let port = half_open(socket).await;
+    let port = stalling_proxy(socket).await;
     let (name, _) = url.split_once('?').unwrap();
     let name = name.trim_start_matches("postgres:///");
     let url = format!("postgres://postgres@127.0.0.1:{port}/{name}?application_name=behind");
     let backend = connect(&url).await;
     backend.migrate().await.unwrap();
-    until_listening(&own, "behind", 1).await;
+    until_listening(&db, "behind", 1).await;
 }
 
 #[tokio::test]
-async fn those_who_name_the_schema_and_those_who_do_not_hear_of_each_other() {
+async fn explicit_and_default_schema_share_invalidations() {
     let (one, url) = backend().await;
     let two = connect(&url).await.with_schema("public").unwrap();
-    let own = pool(&url).await;
-    until_listening(&own, "", 1).await;
+    let db = pool(&url).await;
+    until_listening(&db, "", 1).await;
     for (admin, other) in [(&one, &two), (&two, &one)] {
         let config = CacheConfig::new().ttl(Duration::from_secs(3_600));
-        let cache = CachedStore::with(other.clone(), config, keytally::Clock::system());
+        let cache = CachedStore::with_config(other.clone(), config, keytally::Clock::system());
         let id = issue(admin, "Revoked").await.key.id;
         assert!(cache.find(id).await.unwrap().is_some());
-        until_listening(&own, "", 2).await;
-        // What it has by now was read after it began to listen.
+        until_listening(&db, "", 2).await;
+        // This entry was loaded after the cache began to listen.
         assert!(cache.find(id).await.unwrap().is_some());
         admin.revoke(id).await.unwrap();
         let revoked = async || {
-            let found = cache.find(id).await.unwrap().unwrap();
-            found.key.revoked_at.is_some()
+            let record = cache.find(id).await.unwrap().unwrap();
+            record.key.revoked_at.is_some()
         };
-        let patience = tokio::time::Instant::now() + Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !revoked().await {
-            assert!(tokio::time::Instant::now() < patience, "it has not heard");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no invalidation arrived"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Old usage is dropped, in both databases, and what is left answers for it.
+//! Pruning of old usage in both databases: what is kept, and what queries return afterwards.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -59,7 +59,7 @@ fn key() -> KeyId {
     "RetentionKey0001".parse().unwrap()
 }
 
-/// Requests of ten days up to noon of a day, every quarter of an hour and a bit.
+/// Requests of the ten days before `end`, about one per quarter of an hour.
 fn events(end: Timestamp) -> Vec<UsageEvent> {
     let quarters = 0..10 * 24 * 4_i64;
     quarters
@@ -83,7 +83,7 @@ async fn total<B: Backend>(backend: &B, query: &SummaryQuery) -> u64 {
     backend.summary(query).await.unwrap().totals.total()
 }
 
-async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
+async fn pruning_preserves_summaries<B: Backend>(backend: &B) {
     let end = noon();
     let events = events(end);
     for events in events.chunks(100) {
@@ -119,33 +119,30 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
         .minutes(DAY)
         .quarters(3 * DAY)
         .hours(30 * DAY);
-    let dropped = backend.prune(&retention, end).await.unwrap();
-    assert!(dropped.log > 0, "{dropped:?}");
-    assert!(
-        dropped.minutes > 150 && dropped.quarters > 600,
-        "{dropped:?}"
-    );
-    assert_eq!(dropped.hours, 0);
-    // Nothing is left to drop.
+    let report = backend.prune(&retention, end).await.unwrap();
+    assert!(report.log > 0, "{report:?}");
+    assert!(report.minutes > 150 && report.quarters > 600, "{report:?}");
+    assert_eq!(report.hours, 0);
+    // A second run has nothing to prune.
     let again = backend.prune(&retention, end).await.unwrap();
     assert_eq!(again, PruneReport::default());
 
-    // No sum has changed: by the day, and by the quarter of an hour within what is kept by the minute.
+    // Summaries are unchanged: by day, and by quarter of an hour where minutes are kept.
     let after = [
         backend.summary(&everything).await.unwrap(),
         backend.summary(&of_key).await.unwrap(),
         backend.summary(&recent).await.unwrap(),
     ];
     assert_eq!(after, before);
-    // The log has two days of requests, and what is left of the third.
+    // The log has two full days, and part of the third.
     let Count::Exactly(logged) = backend.count(&LogFilter::new()).await.unwrap() else {
-        panic!("there are not so many");
+        panic!("an exact count was expected");
     };
     assert!((2 * 96..=3 * 96).contains(&logged), "{logged}");
     let oldest = LogFilter::new().to(end - 72.hours());
     assert_eq!(backend.count(&oldest).await.unwrap(), Count::Exactly(0));
 
-    // Where there are no minutes any more, the hour that a range cuts counts where it starts.
+    // Without minutes, an hour on the edge of a range counts entirely where it starts.
     let edge = end - 101.hours() + 30.minutes();
     let cut = SummaryQuery::new(UsageRange::new().from(edge), spec());
     assert_eq!(total(backend, &cut).await, 100 * 4);
@@ -161,7 +158,7 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
     }));
     assert_eq!(rollups.iter().map(|rollup| rollup.count).sum::<u64>(), 960);
 
-    // Requests that end days after they came count all the same.
+    // Events that are recorded days late are counted as well.
     let late = [99, 50].map(|hours| {
         let mut event = UsageEvent::at(end - hours.hours() + 7.minutes());
         event.key = Some(key());
@@ -183,24 +180,24 @@ async fn sums_answer_for_what_is_dropped<B: Backend>(backend: &B) {
         backend.prune(&retention, end).await.unwrap();
     }
 
-    // In the end hours go too, by whole days.
+    // Hours are pruned as well, by whole days.
     let retention = retention.hours(4 * DAY);
-    let dropped = backend.prune(&retention, end).await.unwrap();
-    assert!(dropped.hours > 0);
+    let report = backend.prune(&retention, end).await.unwrap();
+    assert!(report.hours > 0);
     let kept = UsageRange::new().from(end - (4 * 24 + 12).hours());
     let kept = total(backend, &SummaryQuery::new(kept, spec())).await;
     assert_eq!(total(backend, &everything).await, kept);
     assert_eq!(kept, (4 * 24 + 12) * 4 + 2);
 }
 
-/// Days of a zone whose midnight is within an hour of UTC, of which minutes were dropped.
-async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
+/// Daily totals in a time zone whose midnight lies within an hour of UTC, after minutes were pruned.
+async fn no_request_counts_in_two_adjacent_days<B: Backend>(backend: &B) {
     let end = noon();
     backend.write(&Batch::new(events(end))).await.unwrap();
     let summaries = async |zone: &str| {
         let zone = TimeZone::get(zone).unwrap();
         let first: Date = "2026-11-09".parse().unwrap();
-        let mut found = Vec::new();
+        let mut totals = Vec::new();
         for day in first.series(1.day()).take(13) {
             let start = |day: Date| zone.to_timestamp(day.at(0, 0, 0, 0)).unwrap();
             let range = UsageRange::new()
@@ -208,16 +205,16 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
                 .to(start(day.tomorrow().unwrap()));
             let query = SummaryQuery::new(range, SummarySpec::new());
             let summary = backend.summary(&query).await.unwrap();
-            found.push((summary.totals.total(), summary.exact));
+            totals.push((summary.totals.total(), summary.exact));
         }
-        found
+        totals
     };
     for zone in ["Asia/Kolkata", "UTC"] {
         let before = summaries(zone).await;
         assert_eq!(before.iter().map(|(total, _)| total).sum::<u64>(), 960);
         assert!(before.iter().all(|(_, exact)| *exact));
     }
-    let whole = |days: &[(u64, bool)]| days.iter().map(|(total, _)| total).sum::<u64>();
+    let sum = |days: &[(u64, bool)]| days.iter().map(|(total, _)| total).sum::<u64>();
     let chart = async |zone: &str, width: Granularity| {
         let spec = SummarySpec::new().over_time(width, TimeZone::get(zone).unwrap());
         let query = SummaryQuery::new(UsageRange::new(), spec);
@@ -228,7 +225,7 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
     for zone in zones {
         before.push((summaries(zone).await, chart(zone, Granularity::Day).await));
     }
-    // By the quarter of an hour, each day is what it was.
+    // With quarters of an hour, daily totals are unchanged.
     let retention = Retention::new().minutes(2 * DAY);
     backend.prune(&retention, end).await.unwrap();
     for (zone, before) in zones.into_iter().zip(before) {
@@ -236,25 +233,25 @@ async fn no_request_counts_in_two_days<B: Backend>(backend: &B) {
         assert_eq!(after, before, "{zone}");
         assert!(!chart(zone, Granularity::FiveMinutes).await.exact);
     }
-    // By the hour, none counts twice.
+    // With hours, no request counts twice.
     let retention = retention.quarters(Duration::ZERO);
     backend.prune(&retention, end).await.unwrap();
     let after = summaries("Asia/Kolkata").await;
-    assert_eq!(whole(&after), 960);
+    assert_eq!(sum(&after), 960);
     // From the first request, on the 10th, to the 18th.
     assert!(after[1..=8].iter().all(|(_, exact)| !exact), "{after:?}");
     assert!(after[10..].iter().all(|(_, exact)| *exact), "{after:?}");
     let after = summaries("UTC").await;
-    assert_eq!(whole(&after), 960);
+    assert_eq!(sum(&after), 960);
     assert!(after.iter().all(|(_, exact)| *exact));
-    // A chart over all of it.
+    // A chart over the whole range.
     for (zone, exact) in [("Asia/Kolkata", false), ("Europe/Berlin", true)] {
         assert_eq!(chart(zone, Granularity::Day).await.exact, exact);
     }
 }
 
-/// More sums than one transaction folds, and histograms that were written many times.
-async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
+/// More rollups than one transaction folds, and histograms that were updated many times.
+async fn quarter_hour_rollups_equal_their_minutes<B: Backend>(backend: &B) {
     let start = noon() - 50.hours();
     let events: Vec<UsageEvent> = (0..6_000_i64)
         .map(|n| {
@@ -266,7 +263,7 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
             event
         })
         .collect();
-    // An endpoint of many latencies, written one behind the other.
+    // One endpoint with many latencies, written in consecutive batches.
     let busy: Vec<UsageEvent> = (0..140_i64)
         .map(|n| {
             let mut event = UsageEvent::at(start + (1 + n % 14).minutes());
@@ -278,8 +275,8 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
         backend.write(&Batch::new(events.to_vec())).await.unwrap();
     }
     let retention = Retention::new().minutes(DAY);
-    let dropped = backend.prune(&retention, noon()).await.unwrap();
-    assert!(dropped.minutes > 2_500, "{dropped:?}");
+    let report = backend.prune(&retention, noon()).await.unwrap();
+    assert!(report.minutes > 2_500, "{report:?}");
     let spec = SummarySpec::new().by_key().latency();
     let spec = spec.over_time(Granularity::QuarterHour, TimeZone::UTC);
     let range = UsageRange::new().from(start).to(start + 15.minutes());
@@ -302,40 +299,40 @@ async fn quarters_have_all_that_their_minutes_had<B: Backend>(backend: &B) {
 }
 
 #[tokio::test]
-async fn quarters_have_all_that_their_minutes_had_in_sqlite() {
+async fn quarter_hour_rollups_equal_their_minutes_in_sqlite() {
     let backend = SqliteBackend::in_memory().await.unwrap();
-    quarters_have_all_that_their_minutes_had(&backend).await;
+    quarter_hour_rollups_equal_their_minutes(&backend).await;
 }
 
 #[tokio::test]
-async fn quarters_have_all_that_their_minutes_had_in_postgres() {
+async fn quarter_hour_rollups_equal_their_minutes_in_postgres() {
     let (backend, url) = support::backend().await;
-    quarters_have_all_that_their_minutes_had(&backend).await;
+    quarter_hour_rollups_equal_their_minutes(&backend).await;
     let pool = support::pool(&url).await;
     let long = "SELECT count(*) FROM keytally_minutes WHERE length(latency) > 256";
     assert_eq!(support::number(&pool, long).await, 0);
-    // Each series has one row of the quarter.
+    // Each series has a single row for the quarter.
     let rows = "SELECT count(*) - count(DISTINCT series_id) FROM keytally_minutes";
     assert_eq!(support::number(&pool, rows).await, 0);
 }
 
 #[tokio::test]
-async fn no_request_counts_in_two_days_in_sqlite() {
+async fn no_request_counts_in_two_adjacent_days_in_sqlite() {
     let backend = SqliteBackend::in_memory().await.unwrap();
-    no_request_counts_in_two_days(&backend).await;
+    no_request_counts_in_two_adjacent_days(&backend).await;
 }
 
 #[tokio::test]
-async fn no_request_counts_in_two_days_in_postgres() {
+async fn no_request_counts_in_two_adjacent_days_in_postgres() {
     let (backend, _) = support::backend().await;
-    no_request_counts_in_two_days(&backend).await;
+    no_request_counts_in_two_adjacent_days(&backend).await;
 }
 
-/// Cursors go on behind a log that was dropped as a whole, and before what is left of one.
-async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
-    let write = async |from: Timestamp, many: usize| {
-        let mut events = events(from);
-        events.truncate(many);
+/// Cursors continue after the log was pruned, in part or entirely.
+async fn cursors_stay_valid_after_pruning<B: Backend>(backend: &B) {
+    let write = async |end: Timestamp, count: usize| {
+        let mut events = events(end);
+        events.truncate(count);
         let batch = Batch::new(events);
         backend.write(&batch).await.unwrap();
         batch.events.len()
@@ -347,18 +344,18 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     assert_eq!(events.len(), 5);
     write(end, 3).await;
     write(late, 4).await;
-    // What is newer than a cursor may be older than the log is kept.
+    // Some events behind the cursor are older than the retention.
     let retention = Retention::new().log(5 * DAY);
     backend.prune(&retention, end).await.unwrap();
     let (events, cursor) = recorded_after(backend, early).await;
     assert_eq!(events.len(), 3);
-    // The poller was late for four requests, and is told so.
+    // The poller missed four events, which is reported as a gap.
     let page = async |cursor| backend.recorded(&RecordedQuery::after(cursor)).await;
     assert!(page(early).await.unwrap().has_gap);
     assert!(!page(LogCursor::START).await.unwrap().has_gap);
-    let beyond = LogCursor::new(cursor.place() + 100);
-    let never_given = page(beyond).await.unwrap_err();
-    assert!(matches!(never_given, ReadError::Cursor(_)), "{never_given}");
+    let beyond = LogCursor::new(cursor.position() + 100);
+    let error = page(beyond).await.unwrap_err();
+    assert!(matches!(error, ReadError::Cursor(_)), "{error}");
     let (events, _) = recorded_after(backend, LogCursor::START).await;
     assert_eq!(events.len(), 3);
     backend
@@ -376,8 +373,8 @@ async fn cursors_outlive_what_is_dropped<B: Backend>(backend: &B) {
     assert_eq!(events.len(), 3);
 }
 
-/// A reader that is behind is told, also where a batch is dropped in part.
-async fn a_gap_is_reported<B: Backend>(backend: &B) {
+/// A reader that missed pruned events sees a gap, even if only part of a batch was pruned.
+async fn pruned_events_are_reported_as_a_gap<B: Backend>(backend: &B) {
     let end = noon();
     backend
         .write(&Batch::new(vec![UsageEvent::at(end)]))
@@ -391,35 +388,39 @@ async fn a_gap_is_reported<B: Backend>(backend: &B) {
         .prune(&Retention::new().log(5 * DAY), end)
         .await
         .unwrap();
-    for (after, left, has_gap) in [(cursor, 1, true), (seen, 0, false)] {
+    for (after, count, has_gap) in [(cursor, 1, true), (seen, 0, false)] {
         let page = backend
             .recorded(&RecordedQuery::after(after))
             .await
             .unwrap();
-        assert_eq!((page.items.len(), page.has_gap), (left, has_gap), "{after}");
+        assert_eq!(
+            (page.items.len(), page.has_gap),
+            (count, has_gap),
+            "{after}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_gap_is_reported_by_sqlite() {
-    a_gap_is_reported(&SqliteBackend::in_memory().await.unwrap()).await;
+async fn pruned_events_are_reported_as_a_gap_in_sqlite() {
+    pruned_events_are_reported_as_a_gap(&SqliteBackend::in_memory().await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn a_gap_is_reported_by_postgres() {
-    a_gap_is_reported(&support::backend().await.0).await;
+async fn pruned_events_are_reported_as_a_gap_in_postgres() {
+    pruned_events_are_reported_as_a_gap(&support::backend().await.0).await;
 }
 
 #[tokio::test]
-async fn cursors_outlive_what_is_dropped_from_sqlite() {
+async fn cursors_stay_valid_after_pruning_in_sqlite() {
     let backend = SqliteBackend::in_memory().await.unwrap();
-    cursors_outlive_what_is_dropped(&backend).await;
+    cursors_stay_valid_after_pruning(&backend).await;
 }
 
 #[tokio::test]
-async fn cursors_outlive_what_is_dropped_from_postgres() {
+async fn cursors_stay_valid_after_pruning_in_postgres() {
     let (backend, url) = support::backend().await;
-    cursors_outlive_what_is_dropped(&backend).await;
+    cursors_stay_valid_after_pruning(&backend).await;
     let batches = "SELECT count(*) FROM keytally_log_batches";
     assert_eq!(
         support::number(&support::pool(&url).await, batches).await,
@@ -428,19 +429,19 @@ async fn cursors_outlive_what_is_dropped_from_postgres() {
 }
 
 #[tokio::test]
-async fn sums_answer_for_what_is_dropped_from_sqlite() {
+async fn pruning_preserves_summaries_in_sqlite() {
     let backend = SqliteBackend::in_memory().await.unwrap();
-    sums_answer_for_what_is_dropped(&backend).await;
+    pruning_preserves_summaries(&backend).await;
 }
 
 #[tokio::test]
-async fn sums_answer_for_what_is_dropped_from_postgres() {
+async fn pruning_preserves_summaries_in_postgres() {
     let (backend, _) = support::backend().await;
-    sums_answer_for_what_is_dropped(&backend).await;
+    pruning_preserves_summaries(&backend).await;
 }
 
 #[tokio::test]
-async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
+async fn daily_partitions_are_created_ahead_and_dropped_whole() {
     let (backend, url) = support::backend().await;
     let pool = support::pool(&url).await;
     let partitions = "SELECT count(*) FROM pg_inherits
@@ -448,14 +449,14 @@ async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
     let end = Timestamp::now();
     let batch = Batch::new(events(end));
     backend.write(&batch).await.unwrap();
-    // Those of the events' days, and of today and the two days to come.
-    let made = support::number(&pool, partitions).await;
-    assert!((12..=13).contains(&made), "{made}");
+    // Those of the events' days, of today and of the next two days.
+    let created = support::number(&pool, partitions).await;
+    assert!((12..=13).contains(&created), "{created}");
     let other = PostgresBackend::connect(&url).await.unwrap();
     let retention = Retention::new().log(2 * DAY);
-    let dropped = other.prune(&retention, end).await.unwrap();
-    assert!((7..=8).contains(&dropped.log), "{dropped:?}");
-    // This one has not heard of it, and a request of such a day comes late.
+    let report = other.prune(&retention, end).await.unwrap();
+    assert!((7..=8).contains(&report.log), "{report:?}");
+    // The first instance does not know about it when a late event of such a day arrives.
     let late = Batch::new(vec![UsageEvent::at(end - 120.hours())]);
     backend.write(&late).await.unwrap();
     let query = LogQuery::new(LogFilter::new().to(end - 119.hours()));
@@ -463,7 +464,7 @@ async fn days_have_partitions_that_are_made_ahead_and_dropped_whole() {
     assert_eq!(page.items, late.events.to_vec());
 }
 
-async fn totals_do_not_depend_on_the_log<B>(keep: LogSampling, backend: &B)
+async fn assert_totals_match_events<B>(keep: LogSampling, backend: &B)
 where
     B: UsageSink + UsageReader,
 {
@@ -484,28 +485,31 @@ where
 }
 
 #[tokio::test]
-async fn totals_do_not_depend_on_how_much_of_the_log_is_kept() {
+async fn totals_are_independent_of_log_sampling() {
     let tenth = LogSampling::OneIn(NonZeroU32::new(10).unwrap());
-    for keep in [LogSampling::Nothing, LogSampling::KeysOnly, tenth] {
-        let sqlite = SqliteBackend::in_memory().await.unwrap().with_log(keep);
-        totals_do_not_depend_on_the_log(keep, &sqlite).await;
-        let postgres = support::backend().await.0.with_log(keep);
-        totals_do_not_depend_on_the_log(keep, &postgres).await;
+    for keep in [LogSampling::None, LogSampling::KeysOnly, tenth] {
+        let sqlite = SqliteBackend::in_memory()
+            .await
+            .unwrap()
+            .with_log_sampling(keep);
+        assert_totals_match_events(keep, &sqlite).await;
+        let postgres = support::backend().await.0.with_log_sampling(keep);
+        assert_totals_match_events(keep, &postgres).await;
         let now = Clock::manual(noon());
-        let memory = MemoryBackend::with_clock(MemoryConfig::new().log(keep), now);
-        totals_do_not_depend_on_the_log(keep, &memory).await;
+        let memory = MemoryBackend::with_clock(MemoryConfig::new().log_sampling(keep), now);
+        assert_totals_match_events(keep, &memory).await;
     }
 }
 
 #[tokio::test]
-async fn ids_of_batches_are_kept_by_the_time_of_the_newest() {
+async fn batch_ids_expire_relative_to_the_newest_batch() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     let batch = Batch::new(events(noon()));
     backend.write(&batch).await.unwrap();
-    // However long nothing was written: the batch may come again.
+    // The recorder may retry the batch, however long nothing else was written.
     let retention = Retention::new().log(Duration::MAX).batches(HOUR);
-    let dropped = backend.prune(&retention, Timestamp::now() + 2_400.hours());
-    assert_eq!(dropped.await.unwrap().batches, 0);
+    let report = backend.prune(&retention, Timestamp::now() + 2_400.hours());
+    assert_eq!(report.await.unwrap().batches, 0);
     backend.write(&batch).await.unwrap();
     let query = LogQuery::new(LogFilter::new());
     assert!(!backend.requests(&query).await.unwrap().items.is_empty());
@@ -516,7 +520,7 @@ async fn ids_of_batches_are_kept_by_the_time_of_the_newest() {
 }
 
 #[tokio::test]
-async fn maintenance_drops_by_itself_until_it_is_dropped() {
+async fn maintenance_task_prunes_in_the_background() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     backend.write(&Batch::new(events(noon()))).await.unwrap();
     let retention = Retention::new().log(DAY);
@@ -535,32 +539,32 @@ async fn run(pool: &PgPool, sql: &str) {
         .unwrap();
 }
 
-/// Lets nobody delete rows of this table.
-fn held_fast(table: &str) -> String {
+/// SQL for a trigger that makes every `DELETE` from this table fail.
+fn forbid_deletes(table: &str) -> String {
     format!(
-        "CREATE OR REPLACE FUNCTION hold_fast() RETURNS trigger LANGUAGE plpgsql AS
+        "CREATE OR REPLACE FUNCTION forbid_deletes() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-        CREATE TRIGGER hold_fast BEFORE DELETE ON {table}
-            FOR EACH ROW EXECUTE FUNCTION hold_fast()"
+        CREATE TRIGGER forbid_deletes BEFORE DELETE ON {table}
+            FOR EACH ROW EXECUTE FUNCTION forbid_deletes()"
     )
 }
 
 #[tokio::test]
-async fn what_cannot_be_dropped_keeps_nothing_else() {
+async fn failure_to_prune_one_table_does_not_stop_the_others() {
     let (backend, url) = support::backend().await;
-    let own = support::pool(&url).await;
+    let db = support::pool(&url).await;
     let end = noon();
     backend.write(&Batch::new(events(end))).await.unwrap();
     let old = "UPDATE keytally_batches SET applied_at = applied_at - interval '99 days'";
-    run(&own, old).await;
+    run(&db, old).await;
     let another = Batch::new(vec![UsageEvent::at(end)]);
     backend.write(&another).await.unwrap();
-    run(&own, &held_fast("keytally_minutes")).await;
-    run(&own, &held_fast("keytally_days")).await;
-    // Two of the days have something that depends on them.
+    run(&db, &forbid_deletes("keytally_minutes")).await;
+    run(&db, &forbid_deletes("keytally_days")).await;
+    // Two of the partitions have dependent views and cannot be dropped.
     let views = "CREATE VIEW one AS SELECT * FROM keytally_requests_20261110;
         CREATE VIEW two AS SELECT * FROM keytally_requests_20261111";
-    run(&own, views).await;
+    run(&db, views).await;
     let retention = Retention::new().log(DAY).minutes(DAY).hours(2 * DAY);
     let error = backend.prune(&retention, end).await.unwrap_err();
     assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
@@ -578,12 +582,12 @@ async fn what_cannot_be_dropped_keeps_nothing_else() {
         ),
     ] {
         let count = format!("SELECT count(*) FROM {rows}");
-        assert_eq!(support::number(&own, &count).await, expected, "{rows}");
+        assert_eq!(support::number(&db, &count).await, expected, "{rows}");
     }
 }
 
-/// Totals, which come from days, agree with those over time, which come from hours.
-async fn agrees<B: Backend>(backend: &B, expected: u64) {
+/// Asserts that totals, which are read from days, equal those over time, which are read from hours.
+async fn assert_totals_agree<B: Backend>(backend: &B, expected: u64) {
     let spec = SummarySpec::new().over_time(Granularity::Day, jiff::tz::TimeZone::UTC);
     for range in [UsageRange::new(), UsageRange::new().key(key())] {
         let query = SummaryQuery::new(range, spec.clone());
@@ -599,90 +603,94 @@ async fn agrees<B: Backend>(backend: &B, expected: u64) {
     assert_eq!(rollups.iter().map(|it| it.count).sum::<u64>(), expected);
 }
 
-/// Half way through dropping hours and days, when `table` is held fast, all answers agree.
-async fn answers_agree<B: Backend>(
+/// When pruning stops half way because rows of a table cannot be deleted, all queries still agree.
+async fn totals_agree_after_partial_pruning<B: Backend>(
     backend: &B,
-    hold_fast: impl AsyncFn(&str),
-    let_go: impl AsyncFn(&str),
+    lock: impl AsyncFn(&str),
+    unlock: impl AsyncFn(&str),
 ) {
     let end = noon();
     backend.write(&Batch::new(events(end))).await.unwrap();
-    agrees(backend, 960).await;
+    assert_totals_agree(backend, 960).await;
     let retention = |days| Retention::new().log(DAY).minutes(DAY).hours(days * DAY);
     let kept = |days| {
         let from = Granularity::Day.floor(end) - (i64::from(days) * 24).hours();
         events(end).iter().filter(|it| it.time >= from).count() as u64
     };
     for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {
-        hold_fast(table).await;
+        lock(table).await;
         backend.prune(&retention(days), end).await.unwrap_err();
-        agrees(backend, kept(days)).await;
-        let_go(table).await;
+        assert_totals_agree(backend, kept(days)).await;
+        unlock(table).await;
         backend.prune(&retention(days), end).await.unwrap();
-        agrees(backend, kept(days)).await;
+        assert_totals_agree(backend, kept(days)).await;
     }
-    // What comes so late counts until it is dropped.
+    // An event that late counts until the next pruning.
     let late = UsageEvent::at(end - 200.hours());
     backend.write(&Batch::new(vec![late])).await.unwrap();
-    agrees(backend, kept(4) + 1).await;
+    assert_totals_agree(backend, kept(4) + 1).await;
     backend.prune(&retention(4), end).await.unwrap();
-    agrees(backend, kept(4)).await;
+    assert_totals_agree(backend, kept(4)).await;
 }
 
 #[tokio::test]
-async fn answers_agree_while_postgres_drops_hours_and_days() {
+async fn totals_agree_after_partial_pruning_in_postgres() {
     let (backend, url) = support::backend().await;
-    let own = support::pool(&url).await;
-    let hold_fast = async |table: &str| run(&own, &held_fast(&format!("keytally_{table}"))).await;
-    let let_go = async |table: &str| {
-        run(&own, &format!("DROP TRIGGER hold_fast ON keytally_{table}")).await;
+    let db = support::pool(&url).await;
+    let lock = async |table: &str| run(&db, &forbid_deletes(&format!("keytally_{table}"))).await;
+    let unlock = async |table: &str| {
+        run(
+            &db,
+            &format!("DROP TRIGGER forbid_deletes ON keytally_{table}"),
+        )
+        .await;
     };
-    answers_agree(&backend, hold_fast, let_go).await;
+    totals_agree_after_partial_pruning(&backend, lock, unlock).await;
 }
 
 #[tokio::test]
-async fn answers_agree_while_sqlite_drops_hours_and_days() {
-    let own = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
-    let own = own.connect("sqlite::memory:").await.unwrap();
-    let backend = SqliteBackend::from_pool(own.clone());
+async fn totals_agree_after_partial_pruning_in_sqlite() {
+    let db = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let db = db.connect("sqlite::memory:").await.unwrap();
+    let backend = SqliteBackend::from_pool(db.clone());
     backend.migrate().await.unwrap();
     let run = async |sql: String| {
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&own).await;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&db).await;
         done.unwrap();
     };
-    let hold_fast = async |table: &str| {
+    let lock = async |table: &str| {
         run(format!(
-            "CREATE TRIGGER hold_fast BEFORE DELETE ON keytally_{table}
+            "CREATE TRIGGER forbid_deletes BEFORE DELETE ON keytally_{table}
             BEGIN SELECT RAISE(ABORT, 'no'); END"
         ))
         .await;
     };
-    let let_go = async |_: &str| run("DROP TRIGGER hold_fast".into()).await;
-    answers_agree(&backend, hold_fast, let_go).await;
+    let unlock = async |_: &str| run("DROP TRIGGER forbid_deletes".into()).await;
+    totals_agree_after_partial_pruning(&backend, lock, unlock).await;
 }
 
 #[tokio::test]
-async fn series_that_a_batch_holds_are_not_waited_for() {
+async fn pruning_skips_series_locked_by_a_writer() {
     let (backend, url) = support::backend().await;
-    let own = support::pool(&url).await;
+    let db = support::pool(&url).await;
     let events = (0..20).map(|n| {
         let mut event = UsageEvent::at(noon());
         event.endpoint = format!("/v1/{n}").into();
         event
     });
     backend.write(&Batch::new(events.collect())).await.unwrap();
-    run(&own, "UPDATE keytally_series SET last_seen_day = 1").await;
-    let mut writing = own.begin().await.unwrap();
+    run(&db, "UPDATE keytally_series SET last_seen_day = 1").await;
+    let mut writing = db.begin().await.unwrap();
     let hold = "SELECT 1 FROM keytally_series ORDER BY hash DESC LIMIT 5 FOR NO KEY UPDATE";
     sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();
     let retention = Retention::new().log(DAY).hours(2 * DAY);
     let later = noon() + 2_400.hours();
-    let dropping = backend.prune(&retention, later);
-    let dropped = tokio::time::timeout(Duration::from_secs(20), dropping).await;
-    dropped.expect("it does not wait").unwrap();
+    let prune = backend.prune(&retention, later);
+    let result = tokio::time::timeout(Duration::from_secs(20), prune).await;
+    result.expect("pruning waited for locked series").unwrap();
     let series = "SELECT count(*) FROM keytally_series";
-    assert_eq!(support::number(&own, series).await, 5);
+    assert_eq!(support::number(&db, series).await, 5);
     writing.rollback().await.unwrap();
     backend.prune(&retention, later).await.unwrap();
-    assert_eq!(support::number(&own, series).await, 0);
+    assert_eq!(support::number(&db, series).await, 0);
 }

@@ -1,11 +1,10 @@
-//! Databases that earlier versions made: they are brought up to date, and nothing that was kept in
-//! them is lost.
+//! Schema migrations of databases that earlier versions created.
 //!
-//! `tests/fixtures/` has a folder for each schema, by its version. A version that adds a step makes its
-//! own, once:
+//! `tests/fixtures/` has a directory for each schema version. After adding a migration, generate the
+//! fixture of the new version:
 //!
 //! ```text
-//! cargo test --features sqlite,postgres --test fixtures -- --ignored write_fixture
+//! cargo test --features full --test backends -- --ignored write_fixture
 //! ```
 
 use std::collections::BTreeMap;
@@ -37,16 +36,16 @@ use crate::service;
 use checks::Backend;
 use service::Service;
 
-/// What is known to be in a fixture.
+/// The known content of a fixture.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Content {
-    /// The secret of a key that works, and of one that was revoked. Nobody else has ever used them.
+    /// The secrets of an active and of a revoked key. Neither is used anywhere else.
     works: String,
     revoked: String,
     keys: Vec<Key>,
-    /// The sealed secret of a key that is recoverable.
+    /// The encrypted secret of a recoverable key.
     sealed: (KeyId, EncryptedSecret),
-    /// What was done to which key, by whom, newest first.
+    /// Action, key and actor of each audit entry, newest first.
     audit: Vec<(String, KeyId, Option<String>)>,
     batches: Vec<Batch>,
 }
@@ -63,7 +62,7 @@ fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// Fills an empty backend; answers what is in it.
+/// Fills the empty backends with the same data and returns it.
 async fn fill(backends: [&dyn Backend; 2]) -> Content {
     let issuer = Issuer::new("fixture").unwrap();
     let issuer = issuer.clock(Clock::manual(time("2026-11-01T09:00:00.000001Z")));
@@ -84,19 +83,19 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
         NewKey::new("Deleted"),
         NewKey::new("Recoverable"),
     ];
-    let mut made = kinds.map(|new| issuer.prepare(new).unwrap());
+    let mut prepared = kinds.map(|new| issuer.prepare(new).unwrap());
     let sealed = EncryptedSecret::from_bytes((0..=255).collect::<Vec<u8>>());
-    let recoverable = &mut made[6].1;
+    let recoverable = &mut prepared[6].1;
     recoverable.key.recoverable = true;
     recoverable.encrypted_secret = Some(sealed.clone());
     let sealed = (recoverable.key.id, sealed);
-    let ids = [0, 1, 2, 3, 4, 5].map(|n: usize| made[n].1.key.id);
+    let ids = [0, 1, 2, 3, 4, 5].map(|n: usize| prepared[n].1.key.id);
     let (new, record) = issuer.prepare(NewKey::new("Its place is taken")).unwrap();
     let rotation = Rotation {
         id: new.id(),
         hint: new.hint(),
         digest: record.digest.clone(),
-        sealed: None,
+        encrypted_secret: None,
         rotated_at: time("2026-11-01T10:00:00Z"),
         old_expires_at: time("2026-11-02T10:00:00Z"),
     };
@@ -104,7 +103,7 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
     let mut contents = Vec::new();
     for backend in backends {
         let actor = backend.acting_as("ops@example.com").unwrap();
-        for (_, record) in &made {
+        for (_, record) in &prepared {
             actor.create(record.clone()).await.unwrap();
         }
         let at = time("2026-11-01T10:00:00.5Z");
@@ -117,8 +116,8 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
             backend.write(batch).await.unwrap();
         }
         contents.push(Content {
-            works: made[1].0.expose().into(),
-            revoked: made[2].0.expose().into(),
+            works: prepared[1].0.expose().into(),
+            revoked: prepared[2].0.expose().into(),
             keys: all_keys(backend).await,
             sealed: sealed.clone(),
             audit: audit(backend).await,
@@ -133,7 +132,7 @@ fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
     let event = |n: usize| {
         let n = batch * 30 + n;
         let mut event = checks::event(&keys[..5], n);
-        // Around the end of summer time in New York, and on two other days.
+        // Around the end of daylight saving time in New York.
         let second = time("2026-10-31T22:00:00Z").as_second() + n as i64 * 1_000;
         event.time = Timestamp::new(second, (n as i32 % 7) * 123_456_000).unwrap();
         event.request_id = n.is_multiple_of(4).then(|| format!("wire-{n}").into());
@@ -167,8 +166,8 @@ async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
     page.items.into_iter().map(entry).collect()
 }
 
-/// Asks for all that is known to be there, and goes on from it.
-async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
+/// Asserts that the backend has exactly this content, and that it can be extended.
+async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Content) {
     assert_eq!(all_keys(backend).await, content.keys);
     assert_eq!(audit(backend).await, content.audit);
     let (id, sealed) = &content.sealed;
@@ -178,7 +177,7 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
     assert_eq!(service.ask(&content.works).await.0, 200);
     assert_eq!(service.ask(&content.revoked).await.0, 401);
 
-    // Batches that were written count once, whenever they come again.
+    // Batches that are retried after the migration still count once.
     for batch in &content.batches {
         backend.write(batch).await.unwrap();
     }
@@ -187,10 +186,10 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
         .iter()
         .flat_map(|it| it.events.iter().cloned())
         .collect();
-    agrees(backend, &mut events).await;
+    assert_queries_match(backend, &mut events).await;
     let (recorded, cursor) = checks::recorded_after(backend, LogCursor::START).await;
     assert_eq!(sorted(&recorded), sorted(&events));
-    // What comes is added to what is there.
+    // New events are appended.
     let more = events.iter().step_by(3).map(|event| {
         let mut event = event.clone();
         event.id = UsageEvent::at(event.time).id;
@@ -204,7 +203,7 @@ async fn nothing_is_lost<B: Backend + Clone>(backend: &B, content: &Content) {
     assert_eq!(sorted(&recorded[..events.len()]), sorted(&events));
     assert_eq!(sorted(&recorded[events.len()..]), sorted(&more.events));
     events.extend(more.events.iter().cloned());
-    agrees(backend, &mut events).await;
+    assert_queries_match(backend, &mut events).await;
     backend.revoke(content.keys[0].id).await.unwrap();
     assert_eq!(audit(backend).await.len(), content.audit.len() + 2);
 }
@@ -215,7 +214,7 @@ fn sorted(events: &[UsageEvent]) -> Vec<UsageEvent> {
     events
 }
 
-async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
+async fn assert_queries_match<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
     events.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
     for filter in [
         LogFilter::new(),
@@ -248,8 +247,8 @@ async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
             spec.summarize(&*events)
         );
     }
-    let sums = |rollups: Vec<Rollup>| {
-        let sum = |it: Rollup| {
+    let by_series = |rollups: Vec<Rollup>| {
+        let entry = |it: Rollup| {
             (
                 format!(
                     "{:?}",
@@ -258,12 +257,12 @@ async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
                 it,
             )
         };
-        rollups.into_iter().map(sum).collect::<BTreeMap<_, _>>()
+        rollups.into_iter().map(entry).collect::<BTreeMap<_, _>>()
     };
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
     assert_eq!(
-        sums(rollups),
-        sums(Rollup::of_events(&*events, Granularity::Minute))
+        by_series(rollups),
+        by_series(Rollup::of_events(&*events, Granularity::Minute))
     );
     let newest = backend
         .requests(&LogQuery::default().limit(1))
@@ -272,12 +271,12 @@ async fn agrees<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
     assert_eq!(newest.items[0], events[0]);
 }
 
-/// What there is: the version of a schema and its folder.
-fn all() -> Vec<(i64, PathBuf)> {
-    let folders = std::fs::read_dir(fixtures())
+/// All fixtures: schema version and directory.
+fn all_fixtures() -> Vec<(i64, PathBuf)> {
+    let dirs = std::fs::read_dir(fixtures())
         .unwrap()
         .map(|it| it.unwrap().path());
-    let mut all: Vec<_> = folders
+    let mut all: Vec<_> = dirs
         .map(|path| {
             (
                 path.file_name().unwrap().to_str().unwrap().parse().unwrap(),
@@ -290,20 +289,20 @@ fn all() -> Vec<(i64, PathBuf)> {
     all
 }
 
-fn content(folder: &Path) -> Content {
-    let text = std::fs::read_to_string(folder.join(CONTENT)).unwrap();
+fn content(dir: &Path) -> Content {
+    let text = std::fs::read_to_string(dir.join(CONTENT)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
 #[tokio::test]
-async fn files_of_earlier_versions_are_brought_up_to_date() {
-    for (version, folder) in all() {
+async fn sqlite_files_of_earlier_versions_upgrade_without_data_loss() {
+    for (version, dir) in all_fixtures() {
         let name = format!("keytally-fixture-{}-{version}.db", std::process::id());
         let file = std::env::temp_dir().join(name);
-        std::fs::copy(folder.join(DATABASE), &file).unwrap();
+        std::fs::copy(dir.join(DATABASE), &file).unwrap();
         let backend = SqliteBackend::open(&file).await.unwrap();
         backend.migrate().await.unwrap();
-        nothing_is_lost(&backend, &content(&folder)).await;
+        assert_content_preserved(&backend, &content(&dir)).await;
         drop(backend);
         for end in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{end}", file.display()));
@@ -312,23 +311,23 @@ async fn files_of_earlier_versions_are_brought_up_to_date() {
 }
 
 #[tokio::test]
-async fn databases_of_earlier_versions_are_brought_up_to_date() {
-    for (_, folder) in all() {
+async fn postgres_databases_of_earlier_versions_upgrade_without_data_loss() {
+    for (_, dir) in all_fixtures() {
         let url = postgres::database().await;
         run(Command::new(postgres::program("psql"))
             .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-d", &url, "-f"])
-            .arg(folder.join(DUMP)));
+            .arg(dir.join(DUMP)));
         let backend = PostgresBackend::connect(&url).await.unwrap();
         backend.migrate().await.unwrap();
-        nothing_is_lost(&backend, &content(&folder)).await;
+        assert_content_preserved(&backend, &content(&dir)).await;
     }
 }
 
 #[test]
-fn fixtures_are_small() {
-    for (_, folder) in all() {
+fn fixtures_stay_below_200_kb() {
+    for (_, dir) in all_fixtures() {
         for file in [DATABASE, DUMP, CONTENT] {
-            let size = folder.join(file).metadata().unwrap().len();
+            let size = dir.join(file).metadata().unwrap().len();
             assert!(size < 200_000, "{file}: {size} bytes");
         }
     }
@@ -341,36 +340,36 @@ fn run(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// Makes the fixture of the newest schema, in place of the one that is there.
+/// Generates the fixture of the latest schema version, replacing any existing one.
 #[tokio::test]
-#[ignore = "writes into tests/fixtures"]
+#[ignore = "overwrites tests/fixtures"]
 async fn write_fixture() {
     let file = std::env::temp_dir().join(format!("keytally-fixture-{}.db", std::process::id()));
     let options = SqliteConnectOptions::new()
         .filename(&file)
         .create_if_missing(true);
-    let own = SqlitePoolOptions::new()
+    let db = SqlitePoolOptions::new()
         .max_connections(1)
         .connect_with(options)
         .await
         .unwrap();
     let script = async |sql: &str| {
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&own).await;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&db).await;
         done.unwrap();
     };
     script("PRAGMA page_size = 1024").await;
-    let sqlite = SqliteBackend::from_pool(own.clone());
+    let sqlite = SqliteBackend::from_pool(db.clone());
     sqlite.migrate().await.unwrap();
     let (postgres, url) = postgres::backend().await;
     let content = fill([&sqlite, &postgres]).await;
     let newest = sqlx::query("SELECT max(version) FROM keytally_migrations");
-    let version: i64 = newest.fetch_one(&own).await.unwrap().get(0);
-    let folder = fixtures().join(version.to_string());
-    std::fs::create_dir_all(&folder).unwrap();
-    // All of it in one file, and no more than that.
+    let version: i64 = newest.fetch_one(&db).await.unwrap().get(0);
+    let dir = fixtures().join(version.to_string());
+    std::fs::create_dir_all(&dir).unwrap();
+    // Compact the database into a single file.
     script("VACUUM").await;
-    own.close().await;
-    std::fs::copy(&file, folder.join(DATABASE)).unwrap();
+    db.close().await;
+    std::fs::copy(&file, dir.join(DATABASE)).unwrap();
     std::fs::remove_file(&file).unwrap();
     let dump = run(Command::new(postgres::program("pg_dump")).args([
         "--inserts",
@@ -380,13 +379,13 @@ async fn write_fixture() {
         &url,
     ]));
     let dump = String::from_utf8(dump).unwrap();
-    // Other versions of psql do not know these.
+    // Older versions of psql do not support these commands.
     let lines = dump
         .lines()
         .filter(|line| !line.starts_with(r"\restrict") && !line.starts_with(r"\unrestrict"));
     let lines: Vec<_> = lines.collect();
-    std::fs::write(folder.join(DUMP), lines.join("\n") + "\n").unwrap();
+    std::fs::write(dir.join(DUMP), lines.join("\n") + "\n").unwrap();
     let text = serde_json::to_string(&content).unwrap() + "\n";
     assert_eq!(serde_json::from_str::<Content>(&text).unwrap(), content);
-    std::fs::write(folder.join(CONTENT), text).unwrap();
+    std::fs::write(dir.join(CONTENT), text).unwrap();
 }

@@ -1,4 +1,4 @@
-//! The spool in a SQLite file, between a recorder and a database that is out of order now and then.
+//! The SQLite spool, between a recorder and a database with outages.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -23,10 +23,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
 
-/// A folder that is gone with the test.
-struct Folder(PathBuf);
+/// A temporary directory that is removed on drop.
+struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, SeqCst);
@@ -45,18 +45,18 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// A database that can be switched off, or made slow; it tells the order of what was new to it.
+/// A database that can be switched off or slowed down, and that remembers the order of its events.
 #[derive(Clone)]
 struct Database {
     backend: SqliteBackend,
     off: Arc<AtomicBool>,
-    /// Milliseconds that a write takes longer.
+    /// The extra latency of each write, in milliseconds.
     slow: Arc<AtomicU64>,
     seen: Arc<Mutex<(HashSet<uuid::Uuid>, Vec<u64>)>>,
 }
@@ -77,12 +77,12 @@ impl Database {
         self.off.store(!on, SeqCst);
     }
 
-    /// The numbers in the order in which they were written.
+    /// The request numbers, in the order in which they were first written.
     fn order(&self) -> Vec<u64> {
         self.seen.lock().unwrap().1.clone()
     }
 
-    /// All numbers that it has, smallest first, however often.
+    /// All request numbers in the log in ascending order, duplicates included.
     async fn numbers(&self) -> Vec<u64> {
         let mut numbers = Vec::new();
         let mut query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
@@ -122,7 +122,7 @@ fn number(event: &UsageEvent) -> u64 {
     event.path.trim_start_matches('/').parse().unwrap()
 }
 
-/// A protected service whose requests have a number as their path.
+/// A protected service; the path of each request is its number.
 struct Service {
     recorder: Recorder,
     service: BoxCloneSyncService<Request<String>, Response<Full<bytes::Bytes>>, Infallible>,
@@ -148,7 +148,7 @@ impl Service {
         }
     }
 
-    async fn ask(&self, numbers: std::ops::Range<u64>) {
+    async fn send(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
             let request = Request::get(format!("/{number}")).header("x-api-key", &self.secret);
             let request = request.body(String::new()).unwrap();
@@ -169,7 +169,7 @@ async fn builder(database: &Database, spool: &Path) -> RecorderBuilder {
         .spool(spool)
 }
 
-/// Waits for something that is bound to happen.
+/// Polls the condition until it is true; panics after a minute.
 async fn until(condition: impl AsyncFn() -> bool) {
     for _ in 0..12_000 {
         if condition().await {
@@ -177,7 +177,7 @@ async fn until(condition: impl AsyncFn() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("it did not happen");
+    panic!("timed out waiting for a condition");
 }
 
 async fn until_drained(spool: &Path) {
@@ -193,7 +193,7 @@ fn assert_conserved(stats: &RecorderStats) {
     );
 }
 
-fn counted_to(end: u64) -> Vec<u64> {
+fn numbers_below(end: u64) -> Vec<u64> {
     (0..end).collect()
 }
 
@@ -213,7 +213,7 @@ async fn first(spool: &SqliteSpool) -> Option<Batch> {
     }
 }
 
-/// Somebody else's connection to the same file.
+/// A separate pool for the same file.
 async fn pool(path: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new().filename(path);
     SqlitePoolOptions::new()
@@ -223,17 +223,17 @@ async fn pool(path: &Path) -> SqlitePool {
 }
 
 #[tokio::test]
-async fn batches_come_out_as_they_went_in() {
-    let folder = Folder::new();
+async fn batches_are_returned_in_order_and_survive_reopening() {
+    let dir = TempDir::new();
     let batches = [batch(3), batch(0), batch(5)];
-    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    let spool = SqliteSpool::open(dir.spool()).await.unwrap();
     assert!(first(&spool).await.is_none());
     for batch in [&batches[0], &batches[1], &batches[0], &batches[2]] {
         spool.push(batch).await.unwrap();
     }
     drop(spool);
 
-    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    let spool = SqliteSpool::open(dir.spool()).await.unwrap();
     assert_eq!(spool.events().await.unwrap(), 8);
     for batch in &batches {
         assert_eq!(first(&spool).await.as_ref(), Some(batch));
@@ -244,7 +244,7 @@ async fn batches_come_out_as_they_went_in() {
     }
     assert!(first(&spool).await.is_none());
     assert_eq!(spool.events().await.unwrap(), 0);
-    // Not before those that came meanwhile, when it comes again.
+    // A batch that was removed and pushed again goes to the end of the queue.
     for batch in [&batches[2], &batches[0]] {
         spool.push(batch).await.unwrap();
     }
@@ -252,17 +252,17 @@ async fn batches_come_out_as_they_went_in() {
 }
 
 #[tokio::test]
-async fn a_file_can_be_shared_with_a_backend_and_shrinks_when_it_is_its_own() {
-    let folder = Folder::new();
-    let database = Database::open(&folder.database()).await;
-    let spool = SqliteSpool::open(folder.database()).await.unwrap();
+async fn spool_can_share_a_backend_file_and_shrinks_its_own_file() {
+    let dir = TempDir::new();
+    let database = Database::open(&dir.database()).await;
+    let spool = SqliteSpool::open(dir.database()).await.unwrap();
     let one = batch(10);
     spool.push(&one).await.unwrap();
     database.write(&one).await.unwrap();
     database.backend.migrate().await.unwrap();
     assert_eq!(first(&spool).await, Some(one));
 
-    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+    let spool = SqliteSpool::open(dir.spool()).await.unwrap();
     let batches: Vec<_> = (0..20).map(|_| batch(500)).collect();
     for batch in &batches {
         spool.push(batch).await.unwrap();
@@ -270,116 +270,116 @@ async fn a_file_can_be_shared_with_a_backend_and_shrinks_when_it_is_its_own() {
     for batch in &batches {
         spool.remove(batch.id).await.unwrap();
     }
-    let size = std::fs::metadata(folder.spool()).unwrap().len();
+    let size = std::fs::metadata(dir.spool()).unwrap().len();
     assert!(size < 100_000, "{size}");
 }
 
 #[tokio::test]
-async fn nothing_is_lost_through_an_outage_and_the_order_is_kept() {
-    let folder = Folder::new();
-    let database = Database::open(&folder.database()).await;
-    let recorder = builder(&database, &folder.spool()).await.start();
+async fn outage_loses_no_events_and_keeps_their_order() {
+    let dir = TempDir::new();
+    let database = Database::open(&dir.database()).await;
+    let recorder = builder(&database, &dir.spool()).await.start();
     let service = Service::start(recorder).await;
-    service.ask(0..50).await;
+    service.send(0..50).await;
     service.recorder.flush().await;
     database.switch(false);
-    // Thirty times as much as memory has room for, as fast as the disk takes it.
+    // Thirty times the in-memory capacity, as fast as the spool accepts it.
     for round in 0..120 {
-        service.ask(50 + round * 50..100 + round * 50).await;
+        service.send(50 + round * 50..100 + round * 50).await;
         until(async || service.recorder.stats().queued < 100).await;
     }
     let stats = service.recorder.stats();
     assert_eq!((stats.accepted, stats.lost), (6_050, 0), "{stats:?}");
     assert!(stats.spooled > 5_800, "{stats:?}");
-    // Slow at first, as databases are when everybody comes back at once.
+    // Slow at first, like a database on which all clients reconnect at once.
     database.slow.store(20, SeqCst);
     database.switch(true);
-    service.ask(6_050..6_100).await;
+    service.send(6_050..6_100).await;
     until(async || service.recorder.stats().written > 1_000).await;
     database.slow.store(0, SeqCst);
     until(async || service.recorder.stats().written == 6_100).await;
-    until_drained(&folder.spool()).await;
+    until_drained(&dir.spool()).await;
     let report = service.recorder.shutdown(Duration::from_secs(60)).await;
     assert_eq!((report.written, report.lost, report.spooled), (6_100, 0, 0));
-    assert_eq!(database.order(), counted_to(6_100));
-    assert_eq!(database.numbers().await, counted_to(6_100));
+    assert_eq!(database.order(), numbers_below(6_100));
+    assert_eq!(database.numbers().await, numbers_below(6_100));
 }
 
 #[tokio::test]
-async fn shutdown_in_an_outage_leaves_it_to_the_next_process() {
-    let folder = Folder::new();
-    let database = Database::open(&folder.database()).await;
+async fn shutdown_during_an_outage_leaves_events_to_the_next_process() {
+    let dir = TempDir::new();
+    let database = Database::open(&dir.database()).await;
     for slow in [0, 3_600_000] {
         database.slow.store(slow, SeqCst);
         database.switch(false);
         let start = database.order().len() as u64;
-        let recorder = builder(&database, &folder.spool()).await.start();
+        let recorder = builder(&database, &dir.spool()).await.start();
         let service = Service::start(recorder).await;
-        service.ask(start..start + 150).await;
+        service.send(start..start + 150).await;
         let report = service.recorder.shutdown(Duration::from_secs(8)).await;
         assert_eq!((report.written, report.lost, report.spooled), (0, 0, 150));
         assert_conserved(&service.recorder.stats());
 
         database.slow.store(0, SeqCst);
         database.switch(true);
-        let recorder = builder(&database, &folder.spool()).await.start();
+        let recorder = builder(&database, &dir.spool()).await.start();
         let service = Service::start(recorder).await;
-        service.ask(start + 150..start + 160).await;
+        service.send(start + 150..start + 160).await;
         until(async || service.recorder.stats().written == 10).await;
-        until_drained(&folder.spool()).await;
+        until_drained(&dir.spool()).await;
         let report = service.recorder.shutdown(Duration::from_secs(60)).await;
         assert_eq!((report.written, report.lost, report.spooled), (10, 0, 0));
         assert_eq!(service.recorder.stats().recovered, 150);
     }
-    assert_eq!(database.order(), counted_to(320));
-    assert_eq!(database.numbers().await, counted_to(320));
+    assert_eq!(database.order(), numbers_below(320));
+    assert_eq!(database.numbers().await, numbers_below(320));
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_back_is_stepped_over() {
-    let folder = Folder::new();
-    let spool = SqliteSpool::open(folder.spool()).await.unwrap();
+async fn unreadable_batches_are_skipped_and_set_aside() {
+    let dir = TempDir::new();
+    let spool = SqliteSpool::open(dir.spool()).await.unwrap();
     let batches: Vec<_> = (0..6).map(|_| batch(10)).collect();
     for batch in &batches {
         spool.push(batch).await.unwrap();
     }
-    let own = pool(&folder.spool()).await;
-    for spoil in [
+    let db = pool(&dir.spool()).await;
+    for corrupt in [
         "UPDATE keytally_spool_batches SET batch = 'nonsense' WHERE place = 1",
-        // Reads back, but is not what was written.
+        // Parses, but differs from what was written.
         "UPDATE keytally_spool_batches SET batch = replace(batch, '/7', '/8') WHERE place = 3",
         "UPDATE keytally_spool_batches SET batch = CAST(x'ff00fe' AS TEXT) WHERE place = 4",
         "UPDATE keytally_spool_batches SET batch = '', events = -1 WHERE place = 6",
     ] {
-        sqlx::query(spoil).execute(&own).await.unwrap();
+        sqlx::query(corrupt).execute(&db).await.unwrap();
     }
-    let database = Database::open(&folder.database()).await;
-    let recorder = builder(&database, &folder.spool()).await.start();
+    let database = Database::open(&dir.database()).await;
+    let recorder = builder(&database, &dir.spool()).await.start();
     until(async || recorder.stats().recovered == 20).await;
-    until_drained(&folder.spool()).await;
+    until_drained(&dir.spool()).await;
     let report = recorder.shutdown(Duration::from_secs(60)).await;
     assert_eq!((report.written, report.lost, report.spooled), (0, 0, 0));
     assert_eq!(recorder.stats().unrecovered, 30);
     assert_eq!(database.numbers().await, [7; 20]);
     let kept = "SELECT count(*) FROM keytally_spool_unreadable WHERE batch IN ('nonsense', '')";
-    let kept: (i64,) = sqlx::query_as(kept).fetch_one(&own).await.unwrap();
+    let kept: (i64,) = sqlx::query_as(kept).fetch_one(&db).await.unwrap();
     assert_eq!(kept.0, 2);
 }
 
 #[tokio::test]
 async fn two_processes_can_share_a_spool() {
-    let folder = Folder::new();
-    let database = Database::open(&folder.database()).await;
+    let dir = TempDir::new();
+    let database = Database::open(&dir.database()).await;
     database.switch(false);
     let mut services = Vec::new();
     for _ in 0..2 {
-        let recorder = builder(&database, &folder.spool()).await.start();
+        let recorder = builder(&database, &dir.spool()).await.start();
         services.push(Service::start(recorder).await);
     }
     for round in 0..20 {
         for (service, start) in services.iter().zip([0, 1_000]) {
             service
-                .ask(start + round * 50..start + round * 50 + 50)
+                .send(start + round * 50..start + round * 50 + 50)
                 .await;
             until(async || service.recorder.stats().queued < 100).await;
         }
@@ -388,15 +388,15 @@ async fn two_processes_can_share_a_spool() {
     for service in &services {
         until(async || service.recorder.stats().written == 1_000).await;
     }
-    until_drained(&folder.spool()).await;
+    until_drained(&dir.spool()).await;
     for service in &services {
         let report = service.recorder.shutdown(Duration::from_secs(60)).await;
         assert_eq!((report.written, report.lost, report.spooled), (1_000, 0, 0));
     }
-    assert_eq!(database.numbers().await, counted_to(2_000));
+    assert_eq!(database.numbers().await, numbers_below(2_000));
 }
 
-/// A file system of so many kilobytes, where that is permitted.
+/// A tmpfs of limited size, where mounting is permitted.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -419,20 +419,20 @@ impl Drop for SmallDisk<'_> {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_counted_honestly() {
-    let folder = Folder::new();
-    let path = folder.0.join("small");
+async fn events_lost_to_a_full_disk_are_counted() {
+    let dir = TempDir::new();
+    let path = dir.0.join("small");
     let Some(_disk) = SmallDisk::mount(&path, 512) else {
         println!("skipped: mounting a small file system is not permitted here");
         return;
     };
-    let database = Database::open(&folder.database()).await;
+    let database = Database::open(&dir.database()).await;
     database.switch(false);
     let recorder = builder(&database, &path.join("spool.db")).await.start();
     let service = Service::start(recorder).await;
     let mut sent = 0;
     while service.recorder.stats().lost < 100 {
-        service.ask(sent..sent + 20).await;
+        service.send(sent..sent + 20).await;
         sent += 20;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -442,7 +442,7 @@ async fn a_full_disk_is_counted_honestly() {
         stats.written + stats.lost + stats.spooled + stats.queued,
         sent
     );
-    // What was spooled is there, and what was held in memory too.
+    // Everything in the spool and in memory is written.
     database.switch(true);
     until(async || service.recorder.stats().queued + service.recorder.stats().spooled == 0).await;
     let report = service.recorder.shutdown(Duration::from_secs(60)).await;
@@ -450,27 +450,27 @@ async fn a_full_disk_is_counted_honestly() {
     assert_eq!((report.written + report.lost, report.spooled), (sent, 0));
     let numbers = database.numbers().await;
     assert_eq!(numbers.len() as u64, report.written);
-    let once: HashSet<_> = numbers.iter().collect();
-    assert_eq!(once.len(), numbers.len());
+    let distinct: HashSet<_> = numbers.iter().collect();
+    assert_eq!(distinct.len(), numbers.len());
 }
 
-/// What the process that is killed does: serves requests on end, numbered from where it is told, while
-/// its database comes and goes, and says how many of them it knows to be written or spooled.
+/// A helper process: serves requests, numbered from a given start, while its database is switched on
+/// and off, and prints how many of them are written or spooled, until it is killed.
 #[tokio::test]
-#[ignore = "run by the test below, in a process of its own"]
+#[ignore = "started as a helper process by the test below"]
 async fn serve_until_killed() {
-    let folder = PathBuf::from(std::env::var("KEYTALLY_TEST_FOLDER").unwrap());
+    let dir = PathBuf::from(std::env::var("KEYTALLY_TEST_FOLDER").unwrap());
     let start: u64 = std::env::var("KEYTALLY_TEST_START")
         .unwrap()
         .parse()
         .unwrap();
-    let database = Database::open(&folder.join("usage.db")).await;
+    let database = Database::open(&dir.join("usage.db")).await;
     database.switch(!start.is_multiple_of(2));
-    let recorder = builder(&database, &folder.join("spool.db")).await.start();
+    let recorder = builder(&database, &dir.join("spool.db")).await.start();
     let service = Service::start(recorder).await;
     for round in 0.. {
         service
-            .ask(start + round * 10..start + round * 10 + 10)
+            .send(start + round * 10..start + round * 10 + 10)
             .await;
         until(async || service.recorder.stats().queued < 100).await;
         let stats = service.recorder.stats();
@@ -483,9 +483,9 @@ async fn serve_until_killed() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_loses_no_more_than_its_last_moments() {
-    let folder = Folder::new();
-    let database = Database::open(&folder.database()).await;
+async fn killed_process_loses_only_its_latest_events() {
+    let dir = TempDir::new();
+    let database = Database::open(&dir.database()).await;
     let (mut start, mut missing) = (0, HashSet::new());
     for round in 0..10_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -495,7 +495,7 @@ async fn a_process_that_is_killed_loses_no_more_than_its_last_moments() {
                 "--ignored",
                 "--nocapture",
             ])
-            .env("KEYTALLY_TEST_FOLDER", &folder.0)
+            .env("KEYTALLY_TEST_FOLDER", &dir.0)
             .env("KEYTALLY_TEST_START", start.to_string())
             .stdout(Stdio::piped())
             .spawn()
@@ -505,29 +505,33 @@ async fn a_process_that_is_killed_loses_no_more_than_its_last_moments() {
             let number = line.strip_prefix("safe ")?;
             number.parse::<u64>().ok()
         });
-        // Some moment of its life, but not before it has one.
-        let before = safe.next().unwrap_or_else(|| panic!("it never began"));
+        // Kill it at various moments, but not before it serves requests.
+        let before = safe
+            .next()
+            .unwrap_or_else(|| panic!("the process ended before it served a request"));
         std::thread::sleep(Duration::from_millis(round * 37 % 150));
         child.kill().unwrap();
         child.wait().unwrap();
-        let sure = safe.last().unwrap_or(before);
+        let confirmed = safe.last().unwrap_or(before);
 
         // The next process drains what it left.
-        let recorder = builder(&database, &folder.spool()).await.start();
-        until_drained(&folder.spool()).await;
+        let recorder = builder(&database, &dir.spool()).await.start();
+        until_drained(&dir.spool()).await;
         let report = recorder.shutdown(Duration::from_secs(60)).await;
         assert_eq!((report.written, report.lost, report.spooled), (0, 0, 0));
         assert_eq!(recorder.stats().unrecovered, 0);
 
         let numbers = database.numbers().await;
-        let once: HashSet<u64> = numbers.iter().copied().collect();
-        assert_eq!(once.len(), numbers.len(), "something was counted twice");
-        // From its first request on without a gap: what is missing is what came last.
-        let kept = (start..).take_while(|number| once.contains(number)).count() as u64;
-        assert!(kept >= sure, "{kept} of {sure}");
+        let distinct: HashSet<u64> = numbers.iter().copied().collect();
+        assert_eq!(distinct.len(), numbers.len(), "an event was written twice");
+        // Only the latest requests may be missing: there is no gap from the first one on.
+        let kept = (start..)
+            .take_while(|number| distinct.contains(number))
+            .count() as u64;
+        assert!(kept >= confirmed, "{kept} kept, {confirmed} confirmed");
         let all = (0..start + kept).filter(|number| !missing.contains(number));
         assert_eq!(numbers, all.collect::<Vec<_>>());
-        // No later one takes the numbers of those that are missing.
+        // The numbers of missing requests are not used again.
         let next = start + kept + 1_000 + round % 2;
         missing.extend(start + kept..next);
         start = next;

@@ -1,4 +1,4 @@
-//! The SQLite backend, on real files.
+//! The SQLite backend, with databases in files and in memory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 #[cfg(feature = "recoverable")]
 use keytally::KeyId;
-use keytally::backend::{BackendError, InvalidTablePrefix, SqliteBackend};
+use keytally::backend::{BackendError, SqliteBackend};
 use keytally::conformance;
 use keytally::key::{CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError};
 use keytally::usage::{
@@ -25,10 +25,10 @@ use crate::children;
 use checks::Backend;
 use children::{Process, given, some};
 
-/// A folder that is gone with the test.
-struct Folder(PathBuf);
+/// A temporary directory that is removed on drop.
+struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -43,7 +43,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -55,7 +55,7 @@ async fn open(path: &Path) -> SqliteBackend {
     backend
 }
 
-/// The application's own connection to the same file.
+/// The application's own pool for the same file.
 async fn pool(path: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -72,34 +72,34 @@ async fn number(pool: &SqlitePool, sql: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn a_file_passes_as_its_own_type() {
-    let folder = Folder::new();
-    conformance::backend(&open(&folder.file()).await).await;
+async fn file_backend_passes_as_concrete_type() {
+    let dir = TempDir::new();
+    conformance::backend(&open(&dir.file()).await).await;
 }
 
 #[tokio::test]
-async fn a_file_passes_behind_pointers() {
-    let folder = Folder::new();
-    let shared: Arc<dyn Backend> = Arc::new(open(&folder.file()).await);
+async fn file_backend_passes_as_trait_object() {
+    let dir = TempDir::new();
+    let shared: Arc<dyn Backend> = Arc::new(open(&dir.file()).await);
     conformance::backend(&shared).await;
-    let keys: Arc<dyn KeyAdmin> = Arc::new(open(&folder.file()).await);
+    let keys: Arc<dyn KeyAdmin> = Arc::new(open(&dir.file()).await);
     conformance::key_admin(&CachedStore::new(keys)).await;
 }
 
 #[tokio::test]
-async fn memory_and_the_applications_own_pool_pass() {
+async fn in_memory_and_application_pool_backends_pass() {
     conformance::backend(&SqliteBackend::in_memory().await.unwrap()).await;
-    let folder = Folder::new();
-    let own = SqliteBackend::from_pool(pool(&folder.file()).await);
-    let own = own.with_table_prefix("gateway_").unwrap();
-    own.migrate().await.unwrap();
-    conformance::backend(&own).await;
+    let dir = TempDir::new();
+    let backend = SqliteBackend::from_pool(pool(&dir.file()).await);
+    let backend = backend.with_table_prefix("gateway_").unwrap();
+    backend.migrate().await.unwrap();
+    conformance::backend(&backend).await;
 }
 
 #[tokio::test]
-async fn suites_can_run_at_once() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn suites_can_run_concurrently() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let runs: Vec<_> = (0..3)
         .map(|_| {
             let backend = backend.clone();
@@ -112,9 +112,9 @@ async fn suites_can_run_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_there_when_the_file_is_opened_again() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn data_survives_reopening_the_file() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let issuer = Issuer::new("test").unwrap();
     let issued = issuer.issue(&backend, NewKey::new("Kept").owner("customer-17"));
     let issued = issued.await.unwrap();
@@ -125,19 +125,19 @@ async fn what_is_kept_is_there_when_the_file_is_opened_again() {
     backend.write(&batch).await.unwrap();
     drop(backend);
 
-    let backend = open(&folder.file()).await;
-    let kept = backend.find(issued.key.id).await.unwrap().unwrap();
-    assert_eq!(kept.key.last_used_at, Some(event.time));
+    let backend = open(&dir.file()).await;
+    let record = backend.find(issued.key.id).await.unwrap().unwrap();
+    assert_eq!(record.key.last_used_at, Some(event.time));
     let page = backend.requests(&LogQuery::default()).await.unwrap();
     assert_eq!(page.items, [event]);
-    // The answer got lost with the process: the batch comes again.
+    // The recorder may retry a batch whose acknowledgement was lost.
     backend.write(&batch).await.unwrap();
     let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
     assert_eq!(summary.totals.total(), 1);
-    // Neither the secret nor more of it than the hint is anywhere in the file.
+    // No file contains any part of the secret beyond its hint.
     backend.revoke(issued.key.id).await.unwrap();
     drop(backend);
-    for entry in std::fs::read_dir(&folder.0).unwrap() {
+    for entry in std::fs::read_dir(&dir.0).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         let secret = &issued.secret.expose().as_bytes()[issued.secret.expose().len() - 38..];
         assert!(!bytes.windows(secret.len()).any(|part| part == secret));
@@ -146,31 +146,31 @@ async fn what_is_kept_is_there_when_the_file_is_opened_again() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn new_files_are_their_owners_alone() {
+async fn new_files_are_accessible_to_their_owner_only() {
     use std::fs::{Permissions, metadata, set_permissions};
     use std::os::unix::fs::PermissionsExt;
 
     use keytally::backend::SqliteSpool;
 
-    let folder = Folder::new();
-    let rights = |name: &str| metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o777;
-    let backend = open(&folder.file()).await;
-    let spool = folder.0.join("spool.db");
+    let dir = TempDir::new();
+    let mode = |name: &str| metadata(dir.0.join(name)).unwrap().permissions().mode() & 0o777;
+    let backend = open(&dir.file()).await;
+    let spool = dir.0.join("spool.db");
     let _spool = SqliteSpool::open(&spool).await.unwrap();
     for name in ["keys.db", "keys.db-wal", "keys.db-shm", "spool.db"] {
-        assert_eq!(rights(name), 0o600, "{name}");
+        assert_eq!(mode(name), 0o600, "{name}");
     }
     drop(backend);
-    // One that is there keeps what it has.
-    set_permissions(folder.file(), Permissions::from_mode(0o640)).unwrap();
-    open(&folder.file()).await;
-    assert_eq!(rights("keys.db"), 0o640);
+    // An existing file keeps its permissions.
+    set_permissions(dir.file(), Permissions::from_mode(0o640)).unwrap();
+    open(&dir.file()).await;
+    assert_eq!(mode("keys.db"), 0o640);
 }
 
 #[tokio::test]
-async fn a_change_reaches_the_caches_of_every_clone_at_once() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn change_invalidates_the_caches_of_all_clones_immediately() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let issuer = Issuer::new("test").unwrap();
     let issued = issuer.issue(&backend, NewKey::new("Revoked"));
     let id = issued.await.unwrap().key.id;
@@ -190,15 +190,15 @@ async fn a_change_reaches_the_caches_of_every_clone_at_once() {
 }
 
 #[tokio::test]
-async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
-    let folder = Folder::new();
-    let own = pool(&folder.file()).await;
+async fn concurrent_migrations_apply_once_and_keep_application_tables() {
+    let dir = TempDir::new();
+    let db = pool(&dir.file()).await;
     let tables =
         "CREATE TABLE _sqlx_migrations (version INTEGER); INSERT INTO _sqlx_migrations VALUES (7)";
-    sqlx::raw_sql(tables).execute(&own).await.unwrap();
+    sqlx::raw_sql(tables).execute(&db).await.unwrap();
     let runs: Vec<_> = (0..10)
         .map(|_| {
-            let path = folder.file();
+            let path = dir.file();
             tokio::spawn(async move {
                 for _ in 0..3 {
                     open(&path).await;
@@ -210,53 +210,50 @@ async fn ten_can_migrate_at_once_beside_the_applications_own_tables() {
         run.await.unwrap();
     }
     let steps = "SELECT count(*) FROM keytally_migrations";
-    assert_eq!(number(&own, steps).await, 2);
-    assert_eq!(
-        number(&own, "SELECT version FROM _sqlx_migrations").await,
-        7
-    );
+    assert_eq!(number(&db, steps).await, 2);
+    assert_eq!(number(&db, "SELECT version FROM _sqlx_migrations").await, 7);
 }
 
 #[tokio::test]
-async fn another_encoding_than_utf_8_is_refused() {
-    let folder = Folder::new();
-    let own = pool(&folder.file()).await;
+async fn non_utf8_database_encoding_is_an_error() {
+    let dir = TempDir::new();
+    let db = pool(&dir.file()).await;
     let sql = "PRAGMA encoding = 'UTF-16le'; CREATE TABLE own (name TEXT)";
-    sqlx::raw_sql(sql).execute(&own).await.unwrap();
-    let backend = SqliteBackend::open(folder.file()).await.unwrap();
+    sqlx::raw_sql(sql).execute(&db).await.unwrap();
+    let backend = SqliteBackend::open(dir.file()).await.unwrap();
     let error = backend.migrate().await.unwrap_err();
     assert!(
         matches!(&error, BackendError::Encoding(it) if it == "UTF-16le"),
         "{error}"
     );
-    assert_eq!(number(&own, "SELECT count(*) FROM sqlite_schema").await, 1);
+    assert_eq!(number(&db, "SELECT count(*) FROM sqlite_schema").await, 1);
 }
 
 #[tokio::test]
-async fn a_newer_or_another_schema_is_refused() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
-    let own = pool(&folder.file()).await;
+async fn newer_or_altered_schema_is_an_error() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
+    let db = pool(&dir.file()).await;
     let sql = "INSERT INTO keytally_migrations VALUES (9, 'of the future', 'x', 0)";
-    sqlx::query(sql).execute(&own).await.unwrap();
+    sqlx::query(sql).execute(&db).await.unwrap();
     let error = backend.migrate().await.unwrap_err();
     assert!(
         matches!(error, BackendError::NewerSchema { found: 9, known: 2 }),
         "{error}"
     );
     sqlx::raw_sql("DELETE FROM keytally_migrations WHERE version = 9; UPDATE keytally_migrations SET checksum = 'x'")
-        .execute(&own)
+        .execute(&db)
         .await
         .unwrap();
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::OtherSchema { version: 1 }),
+        matches!(error, BackendError::MigrationMismatch { version: 1 }),
         "{error}"
     );
 }
 
-/// Why a file is not a database that can be used.
-async fn refusal(path: &Path) -> BackendError {
+/// The error from opening or migrating an unusable file.
+async fn open_error(path: &Path) -> BackendError {
     match SqliteBackend::open(path).await {
         Ok(backend) => backend.migrate().await.expect_err("an error"),
         Err(error) => error,
@@ -264,51 +261,51 @@ async fn refusal(path: &Path) -> BackendError {
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_an_error() {
-    let folder = Folder::new();
-    std::fs::write(folder.file(), "not a database ".repeat(1_000)).unwrap();
-    let error = refusal(&folder.file()).await;
-    assert!(matches!(error, BackendError::Damaged(_)), "{error:?}");
-    for path in [folder.0.join("no/such/folder/keys.db"), folder.0.clone()] {
-        let error = refusal(&path).await;
+async fn unusable_files_and_invalid_prefixes_are_errors() {
+    let dir = TempDir::new();
+    std::fs::write(dir.file(), "not a database ".repeat(1_000)).unwrap();
+    let error = open_error(&dir.file()).await;
+    assert!(matches!(error, BackendError::Corrupt(_)), "{error:?}");
+    for path in [dir.0.join("no/such/folder/keys.db"), dir.0.clone()] {
+        let error = open_error(&path).await;
         assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}");
     }
     for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "sqlite_x"] {
         let backend = SqliteBackend::in_memory().await.unwrap();
         let prefix = backend.with_table_prefix(name).unwrap_err();
-        assert_eq!(prefix, InvalidTablePrefix);
+        assert_eq!(prefix.field, "table prefix or schema");
     }
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_an_error_and_no_panic() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn damaged_file_returns_errors_without_panicking() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let keys = checks::keys(&backend, 20).await;
     let events = (0..3_000).map(|n| checks::event(&keys, n)).collect();
     backend.write(&Batch::new(events)).await.unwrap();
-    // All of it is in the file, and nothing beside it.
-    let own = pool(&folder.file()).await;
+    // Checkpoint, so that the main file holds all data.
+    let db = pool(&dir.file()).await;
     drop(backend);
     sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        .execute(&own)
+        .execute(&db)
         .await
         .unwrap();
-    own.close().await;
-    let whole = std::fs::read(folder.file()).unwrap();
+    db.close().await;
+    let intact = std::fs::read(dir.file()).unwrap();
     let damaged = |pages: std::ops::Range<usize>| {
-        let mut bytes = whole.clone();
+        let mut bytes = intact.clone();
         bytes[pages.start * 4_096..pages.end * 4_096].fill(0xAA);
-        let path = folder.0.join(format!("damaged-{}.db", pages.start));
+        let path = dir.0.join(format!("damaged-{}.db", pages.start));
         std::fs::write(&path, bytes).unwrap();
         path
     };
-    let pages = whole.len() / 4_096;
+    let pages = intact.len() / 4_096;
     assert!(pages > 60, "{pages}");
-    let error = refusal(&damaged(1..pages)).await;
-    assert!(matches!(error, BackendError::Damaged(_)), "{error:?}");
+    let error = open_error(&damaged(1..pages)).await;
+    assert!(matches!(error, BackendError::Corrupt(_)), "{error:?}");
 
-    // Wherever it is damaged: whoever asks is told so, and is told nothing else.
+    // Wherever the damage is, a query succeeds or fails with a generic error.
     let mut failed = 0;
     for page in (2..pages).step_by(3) {
         let Ok(backend) = SqliteBackend::open(damaged(page..page + 3.min(pages - page))).await
@@ -325,7 +322,7 @@ async fn a_damaged_file_is_an_error_and_no_panic() {
         }
         for &key in &keys {
             match backend.find(key).await {
-                Ok(found) => assert_eq!(found.unwrap().key.id, key),
+                Ok(record) => assert_eq!(record.unwrap().key.id, key),
                 Err(error) => {
                     assert_eq!(error.to_string(), "the key store is unavailable");
                     failed += 1;
@@ -341,52 +338,55 @@ async fn a_damaged_file_is_an_error_and_no_panic() {
 }
 
 #[tokio::test]
-async fn a_file_for_reading_only_is_read_and_never_written() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn read_only_file_serves_reads_and_fails_writes() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let keys = checks::keys(&backend, 1).await;
-    let reading = SqliteConnectOptions::new()
-        .filename(folder.file())
+    let options = SqliteConnectOptions::new()
+        .filename(dir.file())
         .read_only(true);
-    let reading = SqlitePoolOptions::new()
-        .connect_with(reading)
+    let pool = SqlitePoolOptions::new()
+        .connect_with(options)
         .await
         .unwrap();
-    let reading = SqliteBackend::from_pool(reading);
-    // Its tables are there: it may be opened as always.
-    reading.migrate().await.unwrap();
-    let other = reading.clone().with_table_prefix("other_").unwrap();
+    let read_only = SqliteBackend::from_pool(pool);
+    // The schema is up to date, so that migrating writes nothing.
+    read_only.migrate().await.unwrap();
+    let other = read_only.clone().with_table_prefix("other_").unwrap();
     let error = other.migrate().await.unwrap_err();
-    assert!(matches!(error, BackendError::Denied(_)), "{error:?}");
-    assert!(reading.find(keys[0]).await.unwrap().is_some());
-    let error = reading.revoke(keys[0]).await.unwrap_err();
+    assert!(
+        matches!(error, BackendError::PermissionDenied(_)),
+        "{error:?}"
+    );
+    assert!(read_only.find(keys[0]).await.unwrap().is_some());
+    let error = read_only.revoke(keys[0]).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)));
     let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
-    let error = reading.write(&batch).await.unwrap_err();
+    let error = read_only.write(&batch).await.unwrap_err();
     assert!(matches!(error, SinkError::Unavailable(_)));
 }
 
 #[tokio::test]
-async fn rule_14_errors_say_nothing_of_the_database() {
-    let folder = Folder::new();
-    let bare = SqliteBackend::open(folder.file()).await.unwrap();
+async fn rule_14_errors_reveal_nothing_about_the_database() {
+    let dir = TempDir::new();
+    let bare = SqliteBackend::open(dir.file()).await.unwrap();
     checks::errors_say_nothing_of_the_database(&bare).await;
 }
 
 #[tokio::test]
-async fn views_show_what_was_written() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
-    let own = pool(&folder.file()).await;
+async fn views_return_written_events() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
+    let db = pool(&dir.file()).await;
     let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
     backend.write(&batch).await.unwrap();
     for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
         let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
-        assert_eq!(number(&own, &rows).await, 1, "{view}");
+        assert_eq!(number(&db, &rows).await, 1, "{view}");
     }
 }
 
-/// Tables, indexes and views with this prefix.
+/// The definitions of all tables, indexes and views with this prefix, and the applied migrations.
 async fn schema_of(pool: &SqlitePool, prefix: &str) -> Vec<String> {
     let steps = format!("SELECT 'step ' || version || ' ' || checksum FROM {prefix}migrations");
     let sql = format!(
@@ -397,9 +397,9 @@ async fn schema_of(pool: &SqlitePool, prefix: &str) -> Vec<String> {
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// What the process that is killed does: makes tables, and once more with another prefix.
+/// A helper process: migrates one table prefix after another until it is killed.
 #[tokio::test]
-#[ignore = "run by the test below, in a process of its own"]
+#[ignore = "started as a helper process by the test below"]
 async fn migrate_until_killed() {
     let path = given("KEYTALLY_TEST_FILE");
     let backend = SqliteBackend::open(Path::new(&path)).await.unwrap();
@@ -413,14 +413,14 @@ async fn migrate_until_killed() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
-    let folder = Folder::new();
-    let path = folder.file();
-    let whole = SqliteBackend::open(&path).await.unwrap();
-    let whole = whole.with_table_prefix("whole_").unwrap();
-    whole.migrate().await.unwrap();
-    let whole = schema_of(&pool(&path).await, "whole_").await;
-    assert!(whole.len() > 20, "{whole:?}");
+async fn killing_a_process_during_migration_leaves_no_partial_schema() {
+    let dir = TempDir::new();
+    let path = dir.file();
+    let complete = SqliteBackend::open(&path).await.unwrap();
+    let complete = complete.with_table_prefix("whole_").unwrap();
+    complete.migrate().await.unwrap();
+    let expected = schema_of(&pool(&path).await, "whole_").await;
+    assert!(expected.len() > 20, "{expected:?}");
     let mut next = 0;
     for _ in 0..10 {
         let first = next.to_string();
@@ -432,8 +432,8 @@ async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
         child.says("begins ");
         std::thread::sleep(some(std::time::Duration::from_millis(60)));
         let lines = child.kill();
-        let begun = lines.iter().filter_map(|line| line.strip_prefix("begins "));
-        let last = begun
+        let started = lines.iter().filter_map(|line| line.strip_prefix("begins "));
+        let last = started
             .map(|n| n.parse().unwrap())
             .next_back()
             .unwrap_or(next);
@@ -441,46 +441,43 @@ async fn a_process_that_is_killed_while_it_migrates_leaves_no_half_schema() {
         let again = SqliteBackend::open(&path).await.unwrap();
         let again = again.with_table_prefix(&prefix).unwrap();
         again.migrate().await.unwrap();
-        assert_eq!(schema_of(&pool(&path).await, &prefix).await, whole);
+        assert_eq!(schema_of(&pool(&path).await, &prefix).await, expected);
         next = last + 1;
     }
 }
 
 #[tokio::test]
-async fn rule_10_a_batch_that_fails_half_way_leaves_nothing() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
-    let own = pool(&folder.file()).await;
+async fn rule_10_failed_batch_is_rolled_back_completely() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
+    let db = pool(&dir.file()).await;
     let fail = "CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes BEGIN SELECT raise(ABORT, 'no'); END";
-    sqlx::query(fail).execute(&own).await.unwrap();
+    sqlx::query(fail).execute(&db).await.unwrap();
     let events = (0..200).map(|_| UsageEvent::at(Timestamp::now())).collect();
     let batch = Batch::new(events);
     backend.write(&batch).await.unwrap_err();
     for table in ["requests", "minutes", "batches"] {
-        let rows = number(&own, &format!("SELECT count(*) FROM keytally_{table}")).await;
+        let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
         assert_eq!(rows, 0, "{table}");
     }
-    sqlx::query("DROP TRIGGER fail")
-        .execute(&own)
-        .await
-        .unwrap();
+    sqlx::query("DROP TRIGGER fail").execute(&db).await.unwrap();
     for _ in 0..2 {
         backend.write(&batch).await.unwrap();
     }
     assert_eq!(
-        number(&own, "SELECT count(*) FROM keytally_requests").await,
+        number(&db, "SELECT count(*) FROM keytally_requests").await,
         200
     );
     assert_eq!(
-        number(&own, "SELECT sum(count) FROM keytally_minutes").await,
+        number(&db, "SELECT sum(count) FROM keytally_minutes").await,
         200
     );
 }
 
 #[tokio::test]
-async fn rule_9_a_recorder_writes_all_it_accepted() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn rule_9_recorder_writes_every_accepted_event() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let recorder = Recorder::new(backend.clone());
     let issuer = Issuer::new("test").unwrap();
     let issued = issuer.issue(&backend, NewKey::new("Busy"));
@@ -511,24 +508,24 @@ async fn rule_9_a_recorder_writes_all_it_accepted() {
 }
 
 #[tokio::test]
-async fn a_reading_that_cannot_be_noted_reveals_nothing() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
-    let own = pool(&folder.file()).await;
+async fn reveal_fails_when_its_audit_entry_cannot_be_written() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
+    let db = pool(&dir.file()).await;
     let id = checks::recoverable(&backend, b"sealed").await;
     let rename = |from, to| {
         let sql = format!("ALTER TABLE keytally_{from} RENAME TO keytally_{to}");
-        let own = own.clone();
+        let db = db.clone();
         async move {
             sqlx::raw_sql(AssertSqlSafe(sql))
-                .execute(&own)
+                .execute(&db)
                 .await
                 .unwrap()
         }
     };
     rename("key_changes", "away").await;
-    let refused = backend.reveal(id).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    let result = backend.reveal(id).await;
+    assert!(matches!(result, Err(StoreError::Unavailable(_))));
     rename("away", "key_changes").await;
     assert_eq!(checks::readings(&backend, id).await, 0);
     assert!(backend.reveal(id).await.unwrap().is_some());
@@ -537,9 +534,9 @@ async fn a_reading_that_cannot_be_noted_reveals_nothing() {
 
 #[cfg(feature = "recoverable")]
 #[tokio::test]
-async fn rule_1_a_secret_is_in_the_file_only_encrypted_and_goes_with_its_key() {
-    let folder = Folder::new();
-    let backend = open(&folder.file()).await;
+async fn rule_1_secrets_are_stored_encrypted_and_removed_with_their_key() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
     let vault = keytally::key::Vault::new([1; 32]);
     let issuer = Issuer::new("test").unwrap().vault(vault);
     let mut secrets = Vec::new();
@@ -550,17 +547,17 @@ async fn rule_1_a_secret_is_in_the_file_only_encrypted_and_goes_with_its_key() {
         assert_eq!(secret.as_ref(), Some(&issued.secret));
         secrets.push(issued.secret);
     }
-    let own = pool(&folder.file()).await;
-    let sealed = "SELECT count(sealed) FROM keytally_keys";
-    assert_eq!(number(&own, sealed).await, 3);
+    let db = pool(&dir.file()).await;
+    let stored = "SELECT count(sealed) FROM keytally_keys";
+    assert_eq!(number(&db, stored).await, 3);
     backend.revoke(secrets[0].id()).await.unwrap();
-    assert_eq!(number(&own, sealed).await, 2);
+    assert_eq!(number(&db, stored).await, 2);
     backend.delete(secrets[1].id()).await.unwrap();
-    assert_eq!(number(&own, sealed).await, 1);
-    for entry in std::fs::read_dir(&folder.0).unwrap() {
+    assert_eq!(number(&db, stored).await, 1);
+    for entry in std::fs::read_dir(&dir.0).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         for secret in &secrets {
-            // What stands behind the prefix and the id.
+            // The part after the prefix and the id.
             let private = &secret.expose().as_bytes()["test_".len() + KeyId::LEN..];
             assert!(!bytes.windows(private.len()).any(|part| part == private));
         }
@@ -568,7 +565,7 @@ async fn rule_1_a_secret_is_in_the_file_only_encrypted_and_goes_with_its_key() {
 }
 
 #[tokio::test]
-async fn counts_are_bounded() {
+async fn log_count_is_capped_at_ten_thousand() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     for events in [9_999, 1, 1] {
         let events = (0..events)
@@ -578,45 +575,48 @@ async fn counts_are_bounded() {
     }
     let count = backend.count(&LogFilter::new()).await.unwrap();
     assert_eq!(count, Count::MoreThan(10_000));
-    let of_nobody = LogFilter::new().owner("nobody");
-    assert_eq!(backend.count(&of_nobody).await.unwrap(), Count::Exactly(0));
+    let unknown_owner = LogFilter::new().owner("nobody");
+    assert_eq!(
+        backend.count(&unknown_owner).await.unwrap(),
+        Count::Exactly(0)
+    );
 }
 
 #[tokio::test]
-async fn every_odd_value_is_kept_or_finds_nothing() {
+async fn edge_case_values_round_trip_or_match_nothing() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     checks::odd_values_are_kept_or_find_nothing(&backend).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_10_a_batch_from_two_at_once_counts_once() {
-    let folder = Folder::new();
-    let (one, two) = (open(&folder.file()).await, open(&folder.file()).await);
+async fn rule_10_batch_written_concurrently_counts_once() {
+    let dir = TempDir::new();
+    let (one, two) = (open(&dir.file()).await, open(&dir.file()).await);
     checks::a_batch_from_two_at_once_counts_once(&one, &two).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_writers_wait_for_each_other_and_lose_nothing() {
-    let folder = Folder::new();
+async fn concurrent_writers_lose_no_events() {
+    let dir = TempDir::new();
     let mut writers = Vec::new();
     for _ in 0..8 {
-        writers.push(open(&folder.file()).await);
+        writers.push(open(&dir.file()).await);
     }
     checks::many_writers_add_up(writers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poller_reads_every_event_once() {
-    let folder = Folder::new();
+async fn poller_reads_every_event_exactly_once() {
+    let dir = TempDir::new();
     let mut writers = Vec::new();
     for _ in 0..4 {
-        writers.push(open(&folder.file()).await);
+        writers.push(open(&dir.file()).await);
     }
     checks::a_poller_reads_every_event_once(writers).await;
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ahead_is_not_followed() {
+async fn last_used_at_is_capped_at_the_current_time() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     checks::a_clock_that_is_ahead_is_not_followed(&backend).await;
 }
@@ -624,9 +624,9 @@ async fn a_clock_that_is_ahead_is_not_followed() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// For any events and any question, SQLite answers what the pure functions do.
+    /// For any events and queries, SQLite returns what the pure functions compute.
     #[test]
-    fn rule_11_answers_equal_the_pure_functions(case in answers::case()) {
+    fn rule_11_query_results_equal_the_pure_functions(case in answers::case()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let backend = SqliteBackend::in_memory().await.unwrap();
@@ -635,10 +635,10 @@ proptest! {
     }
 }
 
-/// What the process that is killed does: writes batches to the file that it is told of, each twice,
-/// and says how many events it knows to be written.
+/// A helper process: writes batches to the given file, each of them twice, and prints the number of
+/// acknowledged events, until it is killed.
 #[tokio::test]
-#[ignore = "run by the test below, in a process of its own"]
+#[ignore = "started as a helper process by the test below"]
 async fn write_until_killed() {
     let backend = open(Path::new(&given("KEYTALLY_TEST_FILE"))).await;
     for written in 1.. {
@@ -652,46 +652,49 @@ async fn write_until_killed() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_leaves_whole_batches() {
-    let folder = Folder::new();
-    let file = folder.file();
-    let mut sure = 0;
+async fn killed_writer_leaves_only_complete_batches() {
+    let dir = TempDir::new();
+    let file = dir.file();
+    let mut confirmed = 0;
     for round in 0..20_u64 {
         let variables = [("KEYTALLY_TEST_FILE", file.to_str().unwrap())];
         let child = Process::start(module_path!(), "write_until_killed", &variables);
-        // Some moment of its life: before the tables are there, in the middle of a batch.
+        // Kill it at various moments: before the schema exists, or in the middle of a batch.
         std::thread::sleep(std::time::Duration::from_millis(round * 37 % 150));
         let lines = child.kill();
         let numbers = lines
             .iter()
             .filter_map(|line| line.strip_prefix("written "));
-        sure += numbers
+        confirmed += numbers
             .map(|n| n.parse::<i64>().unwrap())
             .next_back()
             .unwrap_or(0);
 
-        let backend = open(&folder.file()).await;
-        let own = pool(&folder.file()).await;
-        let logged = number(&own, "SELECT count(*) FROM keytally_requests").await;
-        // What it had no more time to tell of is one batch at most, there or not.
-        assert!((sure..=sure + 50).contains(&logged), "{logged} of {sure}");
-        let batches = number(&own, "SELECT count(*) FROM keytally_batches").await;
+        let backend = open(&dir.file()).await;
+        let db = pool(&dir.file()).await;
+        let logged = number(&db, "SELECT count(*) FROM keytally_requests").await;
+        // At most one batch was committed without being reported.
+        assert!(
+            (confirmed..=confirmed + 50).contains(&logged),
+            "{logged} logged, {confirmed} confirmed"
+        );
+        let batches = number(&db, "SELECT count(*) FROM keytally_batches").await;
         assert_eq!(logged, batches * 50);
         let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
         assert_eq!(summary.totals.total(), logged as u64);
-        sure = logged;
+        confirmed = logged;
     }
-    assert!(sure > 0);
+    assert!(confirmed > 0);
 }
 
 #[tokio::test]
-async fn rule_4_a_revocation_that_nobody_waits_for_is_seen_at_once() {
+async fn rule_4_cancelled_revocation_leaves_no_stale_cache_entry() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     let issuer = Issuer::new("test").unwrap();
     let issued = issuer.issue(&backend, NewKey::new("Revoked")).await;
     let id = issued.unwrap().key.id;
     let cached = CachedStore::new(backend.clone());
-    // However far it gets before its caller goes away: what is cached is what the store has.
+    // However far the revocation gets before it is cancelled, the cache agrees with the store.
     for polls in 1..200 {
         cached.find(id).await.unwrap();
         let mut revoking = Box::pin(backend.revoke(id));
@@ -705,20 +708,20 @@ async fn rule_4_a_revocation_that_nobody_waits_for_is_seen_at_once() {
         }
         drop(revoking);
         let stored = backend.find(id).await.unwrap().unwrap();
-        let known = cached.find(id).await.unwrap().unwrap();
+        let seen = cached.find(id).await.unwrap().unwrap();
         assert_eq!(
-            known.key.revoked_at, stored.key.revoked_at,
+            seen.key.revoked_at, stored.key.revoked_at,
             "after {polls} polls"
         );
         if stored.key.revoked_at.is_some() {
             return;
         }
     }
-    panic!("it was never revoked");
+    panic!("the key was never revoked");
 }
 
 #[tokio::test]
-async fn a_database_in_memory_outlives_callers_that_go_away() {
+async fn in_memory_database_survives_cancelled_calls() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     let id = "3fK9aB0000zzZZ19".parse().unwrap();
     for _ in 0..10 {
@@ -733,7 +736,7 @@ async fn a_database_in_memory_outlives_callers_that_go_away() {
                 tokio::task::yield_now().await;
             }
             drop(finding);
-            // For the connection to be closed, if it is.
+            // Give the pool time to close the connection, if it does.
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             assert!(backend.find(id).await.unwrap().is_none());
         }

@@ -15,10 +15,10 @@ async fn only_who_has_the_token_signs_in_until_signing_out() {
         assert_eq!(pages.heading().await, "Sign in");
         pages.fill("Admin token", "another token than that").await;
         pages.send("Sign in").await;
-        assert_eq!(pages.alert().await, "That is not the token.");
+        assert_eq!(pages.alert().await, "Invalid admin token.");
         pages.sign_in().await;
         pages.open("/audit").await;
-        assert_eq!(pages.heading().await, "Audit");
+        assert_eq!(pages.heading().await, "Audit log");
         // No script can take it away.
         let seen = pages.ask("return document.cookie", vec![]).await;
         assert!(!seen.as_str().unwrap().contains("session"), "{seen}");
@@ -73,7 +73,7 @@ async fn texts_of_others_are_only_texts() {
         let path = "/v1/postings/%3Cscript%3Ealert(1)%3C%2Fscript%3E";
         assert_eq!(pages.demo.get(path, &secret).await, 404);
         pages.open_usage(HOSTILE, 1).await;
-        pages.edit_columns(&["Path", "Resource id"]).await;
+        pages.edit_columns(&["Path", "Resource ID"]).await;
         let log = pages.log().await;
         assert!(log[0]["Path"].contains("alert(1)"), "{:?}", log[0]);
         let usage = pages.url().await;
@@ -105,8 +105,8 @@ async fn the_keyboard_alone_gets_to_the_content() {
         pages.open("/keys").await;
         pages.press(Key::Tab).await;
         let focused = "return document.activeElement.textContent";
-        assert_eq!(pages.ask(focused, vec![]).await, json!("To the content"));
-        assert!(pages.has_link("To the content").await, "it is seen");
+        assert_eq!(pages.ask(focused, vec![]).await, json!("Skip to content"));
+        assert!(pages.has_link("Skip to content").await, "it is seen");
         pages.press(Key::Enter).await;
         pages.press(Key::Tab).await;
         let within = "return document.activeElement.closest('main') !== null";

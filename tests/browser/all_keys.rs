@@ -14,7 +14,7 @@ const SEEDED: u64 = 400;
 #[ignore = "needs Chromium: see scripts/test"]
 async fn the_overview_counts_all_keys_and_leads_to_their_requests() {
     signed_in(async |pages: &Pages| {
-        let secret = pages.generate("Courier", &[("Limits", "2/d")]).await;
+        let secret = pages.generate("Courier", &[("Rate limits", "2/d")]).await;
         for path in ["/v1/postings/7", "/v1/postings/none", "/v1/postings"] {
             pages.demo.get(path, &secret).await;
         }
@@ -110,7 +110,7 @@ async fn the_log_of_all_keys_is_filtered_by_key_owner_and_time() {
 #[ignore = "needs Chromium: see scripts/test"]
 async fn a_key_that_was_edited_is_served_as_edited() {
     signed_in(async |pages: &Pages| {
-        let fields = [("Owner", "customer-5"), ("Limits", "9/d")];
+        let fields = [("Owner", "customer-5"), ("Rate limits", "9/d")];
         let secret = pages.generate("Courier", &fields).await;
         assert_eq!(
             pages.demo.get("/v1/postings", &secret).await,
@@ -118,10 +118,10 @@ async fn a_key_that_was_edited_is_served_as_edited() {
         );
         pages.open_key("Usage of", "Courier").await;
         pages.follow("Edit").await;
-        pages.fill("Limits", "nonsense").await;
+        pages.fill("Rate limits", "nonsense").await;
         pages.send("Save").await;
         pages.alert().await;
-        pages.fill("Limits", "1/d").await;
+        pages.fill("Rate limits", "1/d").await;
         pages.fill("Name", "Carrier").await;
         pages.send("Save").await;
         assert!(pages.heading().await.contains("Carrier"));
@@ -136,7 +136,7 @@ async fn a_key_that_was_edited_is_served_as_edited() {
         let row = rows.iter().find(|row| row["Name"] == "Carrier").unwrap();
         assert_eq!(row["Owner"], "customer-5");
         pages.open("/audit").await;
-        assert_eq!(pages.rows("Who").await[0]["What"], "updated");
+        assert_eq!(pages.rows("Actor").await[0]["Action"], "updated");
     })
     .await;
 }

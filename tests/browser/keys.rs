@@ -31,12 +31,12 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
     signed_in(async |pages: &Pages| {
         let shown = pages.generate("Courier", &[("Owner", "customer-5")]).await;
         assert!(pages.alert().await.contains("Copy it now"));
-        pages.button("Copy the key").await.click().await.unwrap();
+        pages.button("Copy API key").await.click().await.unwrap();
         until(async || pages.buttons("Copied").await == 1).await;
         let copied = clipboard(pages).await;
         assert_eq!(copied, shown);
 
-        pages.follow("Usage of this key").await;
+        pages.follow("View usage").await;
         assert_eq!(pages.card("Total requests").await, 0);
         let demo = &pages.demo;
         assert_eq!(demo.get("/v1/postings", &copied).await, OK);
@@ -62,7 +62,7 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
         let log = pages.log().await;
         assert_eq!(log.len(), 3);
         let newest = &log[0];
-        assert_eq!(newest["Request id"], answer.header("x-request-id").unwrap());
+        assert_eq!(newest["Request ID"], answer.header("x-request-id").unwrap());
         assert_eq!(newest["Method"], "GET");
         assert_eq!(newest["Endpoint"], "/v1/postings/{id}");
         assert_eq!((&*newest["Status"], &*newest["Code"]), ("failed", "404"));
@@ -76,12 +76,7 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
             .next_back()
             .unwrap()
             .to_owned();
-        pages
-            .button("Copy the key's id")
-            .await
-            .click()
-            .await
-            .unwrap();
+        pages.button("Copy key ID").await.click().await.unwrap();
         until(async || pages.buttons("Copied").await == 1).await;
         assert_eq!(clipboard(pages).await, id);
         assert!(shown.contains(&id) && shown != id);
@@ -98,7 +93,7 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
         let rows = pages.rows("Owner").await;
         let row = rows.iter().find(|row| row["Name"] == "Courier").unwrap();
         assert_eq!((&*row["Owner"], &*row["Status"]), ("customer-5", "active"));
-        assert_ne!(row["Last used"], "never");
+        assert_ne!(row["Last used"], "Never");
     })
     .await;
 }
@@ -109,15 +104,15 @@ async fn what_is_wrong_in_the_form_is_told_and_what_was_typed_stays() {
     signed_in(async |pages: &Pages| {
         pages.open("/keys/new").await;
         pages.fill("Name", "Courier").await;
-        pages.fill("Limits", "plenty").await;
+        pages.fill("Rate limits", "plenty").await;
         pages.send("Generate").await;
         pages.alert().await;
-        assert!(pages.text().await.contains("“plenty” is not a limit"));
+        assert!(pages.text().await.contains("“plenty” is not a rate limit"));
         let name = pages.field("Name").await.prop("value").await.unwrap();
         assert_eq!(name.as_deref(), Some("Courier"));
-        pages.fill("Limits", "5/s").await;
+        pages.fill("Rate limits", "5/s").await;
         pages.send("Generate").await;
-        assert_eq!(pages.heading().await, "The key was generated");
+        assert_eq!(pages.heading().await, "API key generated");
     })
     .await;
 }
@@ -150,7 +145,7 @@ async fn a_rotated_key_goes_on_for_its_grace() {
         );
 
         let alone = pages.generate("Alone", &[]).await;
-        let next = pages.rotate("Alone", "Not at all: it stops now").await;
+        let next = pages.rotate("Alone", "None (expires immediately)").await;
         assert_eq!(demo.get("/v1/postings", &alone).await, REFUSED);
         assert_eq!(demo.get("/v1/postings", &next).await, OK);
     })
@@ -164,27 +159,27 @@ async fn a_deleted_key_is_refused_from_then_on() {
         let secret = pages.generate("Courier", &[]).await;
         assert_eq!(pages.demo.get("/v1/postings", &secret).await, OK);
         pages.open_key("Delete", "Courier").await;
-        assert!(pages.text().await.contains("it cannot be undone"));
-        pages.fill("The key's name", "zap").await;
+        assert!(pages.text().await.contains("This cannot be undone"));
+        pages.fill("Key name", "zap").await;
         pages.send("Delete").await;
         pages.alert().await;
         assert_eq!(pages.demo.get("/v1/postings", &secret).await, OK);
 
-        pages.fill("The key's name", "Courier").await;
+        pages.fill("Key name", "Courier").await;
         pages.send("Delete").await;
         assert_eq!(pages.heading().await, "API keys");
         assert!(!pages.has_link("Courier").await);
         assert_eq!(pages.demo.get("/v1/postings", &secret).await, REFUSED);
 
-        pages.follow("Audit").await;
-        let audit = pages.rows("Who").await;
+        pages.follow("Audit log").await;
+        let audit = pages.rows("Actor").await;
         let done: Vec<_> = audit
             .iter()
             .filter(|row| row["Key"].starts_with("Courier"))
             .collect();
-        let what: Vec<_> = done.iter().map(|row| &*row["What"]).collect();
+        let what: Vec<_> = done.iter().map(|row| &*row["Action"]).collect();
         assert_eq!(what, ["deleted", "created"]);
-        assert!(done.iter().all(|row| row["Who"] == "admin"));
+        assert!(done.iter().all(|row| row["Actor"] == "admin"));
     })
     .await;
 }

@@ -26,7 +26,7 @@ const ASKED: [(Method, &str, u16); 11] = [
 
 /// Makes a key, asks for all that, opens the key's usage, and answers the ids of the requests.
 async fn used_key(pages: &Pages) -> Vec<String> {
-    let secret = pages.generate("Courier", &[("Limits", "9/d")]).await;
+    let secret = pages.generate("Courier", &[("Rate limits", "9/d")]).await;
     let mut ids = Vec::new();
     for (method, path, status) in ASKED {
         let answer = pages.demo.call(method, path, &secret).await;
@@ -38,7 +38,7 @@ async fn used_key(pages: &Pages) -> Vec<String> {
 }
 
 fn ids(rows: &[Row]) -> BTreeSet<String> {
-    rows.iter().map(|row| row["Request id"].clone()).collect()
+    rows.iter().map(|row| row["Request ID"].clone()).collect()
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn each_filter_shows_what_it_names_and_nothing_else() {
         assert_eq!(pages.logged().await, 11);
         type Wanted = fn(usize) -> bool;
         let cases: [(&str, &str, Wanted); 11] = [
-            ("Resource id", "8", |n| matches!(n, 6 | 7 | 9)),
+            ("Resource ID", "8", |n| matches!(n, 6 | 7 | 9)),
             ("Status", "Completed", |n| n < 8),
             ("Status", "Failed", |n| n == 8),
             ("Status", "Rate limited", |n| n > 8),
@@ -58,8 +58,8 @@ async fn each_filter_shows_what_it_names_and_nothing_else() {
             ("Response status", "404", |n| n == 8),
             ("Response status", "2xx", |n| n < 8),
             ("Response status", "4xx", |n| n >= 8),
-            ("Request id", &asked[5], |n| n == 5),
-            ("Resource id", "nothing", |_| false),
+            ("Request ID", &asked[5], |n| n == 5),
+            ("Resource ID", "nothing", |_| false),
         ];
         for (label, value, wanted) in cases {
             pages.filter(label, value).await;
@@ -103,7 +103,7 @@ async fn nonsense_in_a_filter_is_told() {
         pages.filter("Response status", "9zz").await;
         pages.alert().await;
         let told = pages.text().await;
-        assert!(told.contains("a code such as 404"), "{told}");
+        assert!(told.contains("Enter a code such as 404"), "{told}");
         assert_eq!(pages.filtered_by("Response status").await, "9zz");
     })
     .await;
@@ -143,7 +143,7 @@ async fn what_is_clicked_in_a_chart_filters_the_log() {
             ("Top endpoints", "/v1/postings/{id}", "API endpoint", 5),
         ] {
             let mut numbers = pages.numbers(chart).await;
-            numbers.remove("All");
+            numbers.remove("Total");
             assert_eq!(numbers[part], count, "{chart}");
             assert_eq!(numbers.values().sum::<u64>(), 11, "{chart}");
             if chart != "Top endpoints" {
@@ -171,7 +171,7 @@ async fn columns_that_were_chosen_are_remembered() {
         let usual = shown().await;
         assert!(!usual.contains(&"Path".into()) && usual.contains(&"Endpoint".into()));
         pages
-            .edit_columns(&["Path", "Latency", "Client address", "Endpoint"])
+            .edit_columns(&["Path", "Latency", "Client IP", "Endpoint"])
             .await;
         let chosen = async || {
             let log = pages.log().await;
@@ -180,7 +180,7 @@ async fn columns_that_were_chosen_are_remembered() {
                 .find(|row| row["Path"] == "/v1/postings/7")
                 .unwrap();
             assert!(row["Latency"].ends_with("ms"), "{row:?}");
-            assert_eq!(row["Client address"], "127.0.0.1");
+            assert_eq!(row["Client IP"], "127.0.0.1");
             assert!(!row.contains_key("Endpoint"), "{row:?}");
         };
         chosen().await;
@@ -190,7 +190,7 @@ async fn columns_that_were_chosen_are_remembered() {
         pages.open_key("Usage of", USED).await;
         assert!(pages.log().await[0].contains_key("Path"));
         pages
-            .edit_columns(&["Path", "Latency", "Client address", "Endpoint"])
+            .edit_columns(&["Path", "Latency", "Client IP", "Endpoint"])
             .await;
         assert_eq!(shown().await, usual);
     })
@@ -204,7 +204,7 @@ async fn what_is_filtered_is_exported() {
         used_key(pages).await;
         pages.filter("HTTP method", "POST").await;
         let rows = pages.log().await;
-        let shown: Vec<_> = rows.iter().map(|row| &*row["Request id"]).collect();
+        let shown: Vec<_> = rows.iter().map(|row| &*row["Request ID"]).collect();
         assert_eq!(shown.len(), 3);
 
         let csv = pages.download("Export CSV").await;
@@ -222,7 +222,7 @@ async fn what_is_filtered_is_exported() {
                 .all(|line| line["client_address"] == "127.0.0.1")
         );
 
-        let jsonl = pages.download("Export JSON lines").await;
+        let jsonl = pages.download("Export JSON Lines").await;
         let lines = jsonl
             .lines()
             .map(|line| serde_json::from_str(line).unwrap());

@@ -60,7 +60,7 @@ async fn all_pages(look: &mut Look<'_>) {
     pages.open("/keys/new").await;
     look.at("generate").await;
     pages.fill("Name", "Courier").await;
-    pages.fill("Limits", "plenty").await;
+    pages.fill("Rate limits", "plenty").await;
     pages.send("Generate").await;
     look.at("generate-refused").await;
     let long = format!(
@@ -70,7 +70,7 @@ async fn all_pages(look: &mut Look<'_>) {
     let long = &long[..100];
     let limits = [
         ("Owner", "customer-5"),
-        ("Limits", "9/d"),
+        ("Rate limits", "9/d"),
         ("Scopes", "read orders:write"),
     ];
     let secret = pages.generate(long, &limits).await;
@@ -114,9 +114,9 @@ async fn all_pages(look: &mut Look<'_>) {
     pages.open_key("Usage of", UNUSED).await;
     look.at("usage-of-nothing").await;
     pages.open_key("Usage of", USED).await;
-    pages.follow("Show the secret").await;
+    pages.follow("Reveal secret").await;
     look.at("reveal").await;
-    pages.send("Show").await;
+    pages.send("Reveal").await;
     look.at("revealed").await;
     for action in ["Rotate", "Disable", "Delete"] {
         pages.open_key(action, UNUSED).await;

@@ -199,7 +199,7 @@ impl Pages {
             self.fill(label, text).await;
         }
         self.send("Generate").await;
-        assert_eq!(self.heading().await, "The key was generated");
+        assert_eq!(self.heading().await, "API key generated");
         self.secret().await
     }
 
@@ -217,10 +217,9 @@ impl Pages {
     /// Replaces a key's secret, and answers the new one.
     pub(crate) async fn rotate(&self, name: &str, grace: &str) -> String {
         self.open_key("Rotate", name).await;
-        self.choose("How long the old one goes on working", grace)
-            .await;
+        self.choose("Grace period", grace).await;
         self.send("Rotate").await;
-        assert_eq!(self.heading().await, "The key was rotated");
+        assert_eq!(self.heading().await, "API key rotated");
         self.secret().await
     }
 
@@ -256,7 +255,7 @@ impl Pages {
     // --- The request log ---
 
     pub(crate) async fn log(&self) -> Vec<Row> {
-        self.rows("Request id").await
+        self.rows("Request ID").await
     }
 
     /// How many requests the log says that there are.
@@ -412,7 +411,7 @@ impl Pages {
 
     /// Shows what lies between two readings of a clock, such as `2026-11-01T10:00`.
     pub(crate) async fn show_between(&self, from: &str, to: &str) {
-        let range = "//summary[normalize-space()='Another range']";
+        let range = "//summary[normalize-space()='Custom range']";
         if let [range] = &*self.seen(range).await
             && self
                 .seen("//label[normalize-space()='From']")
@@ -438,7 +437,7 @@ impl Pages {
 /// A moment, what is seen of it, and what is told on hover.
 pub(crate) type Time = (Timestamp, String, String);
 
-const FILTER: &str = "//form[@aria-label='Filter the log']";
+const FILTER: &str = "//form[@aria-label='Filter request log']";
 
 /// Waits for something that is bound to happen.
 pub(crate) async fn until(condition: impl AsyncFn() -> bool) {

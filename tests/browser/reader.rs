@@ -90,7 +90,7 @@ async fn all_but_conveniences_works_without_scripts() {
     visitor(Scripts::Off, async |pages: &Pages| {
         let demo = &pages.demo;
         pages.sign_in().await;
-        let first = pages.generate("Courier", &[("Limits", "3/d")]).await;
+        let first = pages.generate("Courier", &[("Rate limits", "3/d")]).await;
         // A button that could do nothing is not there.
         assert_eq!(pages.buttons("Copy").await, 0);
         for status in [200, 200, 200, 429] {
@@ -129,7 +129,7 @@ async fn all_but_conveniences_works_without_scripts() {
         pages.send("Disable").await;
         pages.open_key("Enable", USED).await;
         pages.open_key("Delete", USED).await;
-        pages.fill("The key's name", USED).await;
+        pages.fill("Key name", USED).await;
         pages.send("Delete").await;
         assert!(!pages.text().await.contains(USED));
         // It is let in, and has what is left of the old one's limit.

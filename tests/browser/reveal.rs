@@ -13,18 +13,18 @@ async fn a_kept_secret_is_shown_again_copied_and_opens_the_api() {
     signed_in(async |pages: &Pages| {
         pages.open("/keys/new").await;
         pages.fill("Name", "Courier").await;
-        pages.check("Keep the secret, encrypted").await;
+        pages.check("Store the secret, encrypted").await;
         pages.send("Generate").await;
-        assert!(pages.alert().await.contains("It is kept encrypted"));
+        assert!(pages.alert().await.contains("You can reveal it again"));
         let first = pages.secret().await;
 
         pages.open_key("Usage of", "Courier").await;
-        pages.follow("Show the secret").await;
+        pages.follow("Reveal secret").await;
         // A look at the question is none at the secret.
         assert!(!source(pages).await.contains(&first));
-        pages.send("Show").await;
+        pages.send("Reveal").await;
         assert!(pages.alert().await.contains("in the audit"));
-        pages.button("Copy the key").await.click().await.unwrap();
+        pages.button("Copy API key").await.click().await.unwrap();
         until(async || pages.buttons("Copied").await == 1).await;
         let copied = clipboard(pages).await;
         assert_eq!(copied, first);
@@ -36,11 +36,11 @@ async fn a_kept_secret_is_shown_again_copied_and_opens_the_api() {
         // The page cannot be had again without asking again.
         pages.follow("Back to the key").await;
         assert!(!source(pages).await.contains(&first));
-        pages.follow("Audit of this key").await;
-        let what = pages.rows("Who").await;
+        pages.follow("View audit log").await;
+        let what = pages.rows("Actor").await;
         let what: Vec<_> = what
             .iter()
-            .map(|row| (&*row["What"], &*row["Who"]))
+            .map(|row| (&*row["Action"], &*row["Actor"]))
             .collect();
         assert_eq!(what, [("revealed", "admin"), ("created", "admin")]);
     })
@@ -53,11 +53,11 @@ async fn only_kept_secrets_can_be_shown() {
     signed_in(async |pages: &Pages| {
         for (name, kept) in [(USED, true), (UNUSED, false)] {
             pages.open_key("Usage of", name).await;
-            assert_eq!(pages.has_link("Show the secret").await, kept, "{name}");
+            assert_eq!(pages.has_link("Reveal secret").await, kept, "{name}");
         }
         let url = pages.url().await;
         pages.go(&format!("{url}/reveal")).await;
-        assert_eq!(pages.heading().await, "Not kept");
+        assert_eq!(pages.heading().await, "Secret not available");
     })
     .await;
 }

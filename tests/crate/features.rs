@@ -1,4 +1,4 @@
-//! What must hold whatever features are on; the test script runs it without any and with all.
+//! Holds for any set of features; the test script runs it with no features and with all of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,84 +13,84 @@ use keytally::usage::{Batch, Recorder, SinkError, UsageSink};
 use keytally::{ApiKeyLayer, KeyId, Now, Page};
 use tower::{Layer, ServiceExt};
 
-/// A store, a sink and a limiter with the required methods and no others.
+/// A store, a sink and a limiter that implement only the required methods.
 #[derive(Clone, Default)]
-struct Least {
+struct Minimal {
     records: Arc<Mutex<HashMap<KeyId, KeyRecord>>>,
     written: Arc<Mutex<Vec<Batch>>>,
 }
 
 #[keytally::async_trait]
-impl KeyStore for Least {
+impl KeyStore for Minimal {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         Ok(self.records.lock().unwrap().get(&id).cloned())
     }
 }
 
 #[keytally::async_trait]
-impl KeyAdmin for Least {
+impl KeyAdmin for Minimal {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
         self.records.lock().unwrap().insert(record.key.id, record);
         Ok(())
     }
 
     async fn list(&self, _: &KeyQuery) -> Result<Page<Key>, StoreError> {
-        Err(StoreError::unavailable("not asked for"))
+        Err(StoreError::unavailable("not implemented"))
     }
 
     async fn change(&self, _: KeyId, _: KeyChange) -> Result<Key, StoreError> {
-        Err(StoreError::unavailable("not asked for"))
+        Err(StoreError::unavailable("not implemented"))
     }
 
     async fn rotate(&self, _: KeyId, _: Rotation) -> Result<Key, StoreError> {
-        Err(StoreError::unavailable("not asked for"))
+        Err(StoreError::unavailable("not implemented"))
     }
 
     async fn delete(&self, _: KeyId) -> Result<(), StoreError> {
-        Err(StoreError::unavailable("not asked for"))
+        Err(StoreError::unavailable("not implemented"))
     }
 }
 
 #[keytally::async_trait]
-impl UsageSink for Least {
+impl UsageSink for Minimal {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         self.written.lock().unwrap().push(batch.clone());
         Ok(())
     }
 }
 
-impl Limiter for Least {
+impl Limiter for Minimal {
     fn attach(
         &self,
         _: KeyId,
         _: &[RateLimit],
         _: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        Ok(Arc::new(Always))
+        Ok(Arc::new(AlwaysAllow))
     }
 }
 
 #[derive(Debug)]
-struct Always;
+struct AlwaysAllow;
 
-impl LimitHandle for Always {
+impl LimitHandle for AlwaysAllow {
     fn acquire(&self, _: u32, _: Now) -> LimitResponse {
         LimitResponse::Ready(Decision::default())
     }
 }
 
 #[tokio::test]
-async fn rule_13_what_implements_the_traits_works_with_any_features() {
-    let least = Least::default();
+async fn rule_13_minimal_trait_implementations_work_with_any_features() {
+    let minimal = Minimal::default();
     let new = NewKey::new("x").limit(RateLimit::per_second(1));
     let issued = Issuer::new("acme")
         .unwrap()
-        .issue(&least, new)
+        .issue(&minimal, new)
         .await
         .unwrap();
-    let recorder = Recorder::new(least.clone());
-    let service = ApiKeyLayer::new(least.clone())
-        .limiter(least.clone())
+    let recorder = Recorder::new(minimal.clone());
+    let service = ApiKeyLayer::new(minimal.clone())
+        .limiter(minimal.clone())
         .recorder(recorder.clone())
         .layer(tower::service_fn(|_: Request<String>| async {
             Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
@@ -104,7 +104,7 @@ async fn rule_13_what_implements_the_traits_works_with_any_features() {
     drop(response);
     recorder.flush().await;
     assert_eq!(
-        least.written.lock().unwrap()[0].events[0].key,
+        minimal.written.lock().unwrap()[0].events[0].key,
         Some(issued.key.id)
     );
 }

@@ -1,4 +1,4 @@
-//! The crate as a dependency: its features and its own dependencies.
+//! The crate as a dependency: its features and its dependencies.
 
 mod dependencies;
 mod features;

@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use crate::pages::Pages;
 
 #[tokio::test]
-async fn browsers_keep_them_for_as_long_as_they_stay_the_same() {
+async fn versioned_assets_are_immutable_and_others_are_revalidated() {
     let pages = Pages::new();
     let page = pages.get("/admin").await.text;
     for name in ["style.css", "script.js", "icon.svg"] {
@@ -20,7 +20,7 @@ async fn browsers_keep_them_for_as_long_as_they_stay_the_same() {
             }
             pages.ask(request.body(Body::empty()).unwrap())
         };
-        // Nobody has to sign in for them.
+        // Without credentials.
         let asset = ask(address, None).await;
         assert_eq!(asset.status, StatusCode::OK);
         assert_eq!(
@@ -34,7 +34,7 @@ async fn browsers_keep_them_for_as_long_as_they_stay_the_same() {
             assert_eq!(again.headers[ETAG], tag);
         }
         assert_eq!(ask(address, Some("\"other\"")).await.status, StatusCode::OK);
-        // Another version's address has the text of this one, and nobody keeps it under that.
+        // Other versions return the current content, to be revalidated.
         for other in [
             format!("/admin/assets/{name}"),
             format!("/admin/assets/{name}?v=0"),

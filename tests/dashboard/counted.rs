@@ -1,4 +1,4 @@
-//! A backend that counts what is asked of it.
+//! A backend that counts calls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use keytally::usage::{
 };
 use keytally::{KeyId, Page, async_trait};
 
-/// A backend in memory with a count of its calls, which clones share.
+/// A memory backend with a call counter shared by its clones.
 #[derive(Clone)]
 pub(crate) struct Counted {
     backend: MemoryBackend,
@@ -30,12 +30,12 @@ impl Counted {
         }
     }
 
-    fn asked(&self) -> &MemoryBackend {
+    fn counted(&self) -> &MemoryBackend {
         self.calls.fetch_add(1, Ordering::Relaxed);
         &self.backend
     }
 
-    /// The calls since this was last asked.
+    /// Returns the number of calls, and resets it.
     pub(crate) fn take(&self) -> usize {
         self.calls.swap(0, Ordering::Relaxed)
     }
@@ -44,59 +44,59 @@ impl Counted {
 #[async_trait]
 impl KeyStore for Counted {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.asked().find(id).await
+        self.counted().find(id).await
     }
 }
 
 #[async_trait]
 impl KeyAdmin for Counted {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.asked().create(record).await
+        self.counted().create(record).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
-        self.asked().list(query).await
+        self.counted().list(query).await
     }
 
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        self.asked().change(id, change).await
+        self.counted().change(id, change).await
     }
 
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        self.asked().rotate(id, rotation).await
+        self.counted().rotate(id, rotation).await
     }
 
     async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-        self.asked().delete(id).await
+        self.counted().delete(id).await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
-        self.asked().audit(query).await
+        self.counted().audit(query).await
     }
 }
 
 #[async_trait]
 impl UsageReader for Counted {
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
-        self.asked().summary(query).await
+        self.counted().summary(query).await
     }
 
     async fn totals_by_key(
         &self,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
-        self.asked().totals_by_key(range).await
+        self.counted().totals_by_key(range).await
     }
 
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
-        self.asked().rollups(range).await
+        self.counted().rollups(range).await
     }
 
     async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
-        self.asked().requests(query).await
+        self.counted().requests(query).await
     }
 
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
-        self.asked().count(filter).await
+        self.counted().count(filter).await
     }
 }

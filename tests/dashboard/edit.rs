@@ -1,4 +1,4 @@
-//! Other values for a key's fields, and its end.
+//! Editing and revoking keys.
 
 use http::StatusCode;
 use keytally::key::{AuditAction, AuditQuery, KeyAdmin, KeyStatus, KeyUpdate};
@@ -11,7 +11,7 @@ fn at(key: &keytally::key::Key, action: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_form_that_is_sent_as_it_is_shown_changes_nothing() {
+async fn submitting_an_unchanged_form_changes_nothing() {
     let pages = Pages::new();
     let limits = [
         RateLimit::per_minute(600).with_burst(20),
@@ -34,7 +34,7 @@ async fn a_form_that_is_sent_as_it_is_shown_changes_nothing() {
     let query = AuditQuery::new().action(AuditAction::Updated);
     let audit = pages.backend.audit(&query).await.unwrap().unwrap();
     assert!(audit.items.is_empty());
-    // What is changed changes alone, to the microsecond of the others.
+    // Only the changed field is updated; the others keep their full precision.
     let answer = pages
         .change(&at(&key, "edit"), &[("owner", "customer-18")])
         .await;
@@ -45,7 +45,7 @@ async fn a_form_that_is_sent_as_it_is_shown_changes_nothing() {
 }
 
 #[tokio::test]
-async fn every_field_can_be_changed_and_taken_away() {
+async fn every_field_can_be_changed_and_cleared() {
     let pages = Pages::new();
     let key = pages.key("Old").await;
     let fields = [
@@ -78,9 +78,9 @@ async fn every_field_can_be_changed_and_taken_away() {
     ];
     assert_eq!((&now.limits[..], now.addresses.len()), (&limits[..], 1));
     assert_eq!(now.expires_at.unwrap().to_string(), "2999-01-01T10:00:00Z");
-    // The page about the key tells all of it.
+    // The page of the key shows all fields.
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await.text;
-    for told in [
+    for text in [
         "New",
         "customer-17",
         "test",
@@ -90,7 +90,7 @@ async fn every_field_can_be_changed_and_taken_away() {
         "203.0.113.0/24",
         "2999-01-01 10:00",
     ] {
-        assert!(page.contains(told), "{told}");
+        assert!(page.contains(text), "{text}");
     }
     let none = fields.map(|(name, value)| (name, if name == "name" { value } else { "" }));
     pages.change(&at(&key, "edit"), &none).await;
@@ -100,9 +100,9 @@ async fn every_field_can_be_changed_and_taken_away() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_beside_its_field_and_nothing_changes() {
+async fn invalid_fields_have_an_error_and_nothing_changes() {
     let pages = Pages::new();
-    let key = pages.key("Kept").await;
+    let key = pages.key("Unchanged").await;
     let long = "x".repeat(10_000);
     for (name, value) in [
         ("name", " "),
@@ -132,14 +132,14 @@ async fn what_is_wrong_is_told_beside_its_field_and_nothing_changes() {
 }
 
 #[tokio::test]
-async fn what_others_changed_meanwhile_is_not_overwritten() {
+async fn concurrent_changes_are_not_overwritten() {
     let pages = Pages::new();
     let key = pages.key("Shared").await;
     let path = at(&key, "edit");
     let token = pages.token(&path).await;
     let update = KeyUpdate::new().owner(Some("theirs")).name("Renamed");
     pages.backend.update(key.id, update).await.unwrap();
-    // As the form was when both saw it.
+    // The form as rendered before the concurrent change.
     let send = async |owner: &'static str, scopes: &'static str| {
         let fields = [
             ("name", "Shared"),
@@ -153,7 +153,7 @@ async fn what_others_changed_meanwhile_is_not_overwritten() {
     let answer = send("mine", "").await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
     assert!(answer.text.contains("value=\"theirs\""));
-    // Another field is another matter.
+    // Changing another field does not conflict.
     let answer = send("", "read").await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
     let now = pages.backend.get(key.id).await.unwrap().unwrap();
@@ -164,9 +164,9 @@ async fn what_others_changed_meanwhile_is_not_overwritten() {
 }
 
 #[tokio::test]
-async fn a_key_is_revoked_for_good() {
+async fn a_revoked_key_stays_revoked() {
     let pages = Pages::new();
-    let key = pages.key("Ended").await;
+    let key = pages.key("Revoked").await;
     assert!(
         pages
             .get(&at(&key, "revoke"))

@@ -1,4 +1,4 @@
-//! Texts of others are only texts, wherever they are shown.
+//! User-provided text is escaped everywhere.
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::markup::{Element, elements, harmless};
 use crate::pages::{Answer, Pages, TOKEN, encoded};
 
-/// Each of a kind: what ends a text or a value, what runs, what turns round, what is computed, what is
-/// a link or a template, and what is long.
+/// Texts that end an element or attribute, run a script, override the text direction, are a formula, a link or a
+/// template, or are long.
 fn hostile() -> Vec<String> {
     let short = [
         "</title></script><script>alert(1)</script>",
@@ -34,16 +34,16 @@ fn hostile() -> Vec<String> {
     short.map(String::from).into_iter().chain([long]).collect()
 }
 
-/// Pages over what has a text in each of its fields.
+/// A dashboard with the text in every field of a key and of requests.
 struct Shown {
     pages: Pages,
     key: KeyId,
     gone: KeyId,
 }
 
-/// What fits in a field of so many characters.
-fn cut(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+/// The first `max` characters.
+fn cut(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
 }
 
 async fn shown(text: &str) -> Shown {
@@ -61,7 +61,7 @@ async fn shown(text: &str) -> Shown {
     let now = Timestamp::now();
     let mut ids = Vec::new();
     for _ in 0..2 {
-        // As many scopes and names of metadata as take all of it.
+        // Replaces the characters that a scope cannot contain.
         let scope = text
             .replace(['"', '\\', ' '], "<")
             .replace(|c: char| !c.is_ascii(), ">");
@@ -96,14 +96,14 @@ async fn shown(text: &str) -> Shown {
 }
 
 impl Shown {
-    /// Every page, with what it is asked in the text too, and every form as it is answered.
+    /// Requests every page, also with the text in the query, and submits every form.
     async fn walk(&self, text: &str) -> Vec<(String, Answer)> {
         let names = [
             "name", "owner", "status", "show", "actor", "key", "action", "after", "newer",
             "resource", "endpoint", "request", "code", "method", "outcome", "since", "until",
             "range", "from", "to", "zone", "back",
         ];
-        // An address is not as long as texts may be.
+        // URLs are limited in length.
         let text = &*cut(text, 300);
         let query = encoded(&names.map(|name| (name, text)));
         let found =
@@ -158,7 +158,7 @@ impl Shown {
             at("/delete"),
         ] {
             let path = format!("/admin{path}");
-            // With another name, where that would be enough to delete it.
+            // Without the name, which would confirm the deletion.
             let fields: Vec<_> = fields
                 .iter()
                 .copied()
@@ -189,14 +189,14 @@ impl Shown {
     }
 }
 
-/// As it stands on a page.
+/// The text as escaped on a page.
 fn escaped(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     text.replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[tokio::test]
-async fn hostile_texts_change_no_page_but_its_texts() {
+async fn hostile_text_does_not_change_the_markup() {
     for text in hostile() {
         let same = harmless(&text);
         let (hostile, plain) = (shown(&text).await, shown(&same).await);
@@ -224,7 +224,7 @@ async fn hostile_texts_change_no_page_but_its_texts() {
 }
 
 #[tokio::test]
-async fn hostile_texts_are_whole_in_programs_answers_and_no_formula_in_files() {
+async fn hostile_text_is_unchanged_in_json_and_no_formula_in_csv() {
     for text in hostile() {
         let Shown { pages, key, .. } = shown(&text).await;
         let json = async |path: &str| -> Value {
@@ -261,10 +261,10 @@ async fn hostile_texts_are_whole_in_programs_answers_and_no_formula_in_files() {
         }
 
         let query = encoded(&[("method", &*cut(&text, 300))]);
-        let refused = pages.get(&format!("/admin/api/log?{query}")).await;
-        assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-        assert_eq!(refused.headers["content-type"], "application/problem+json");
-        assert_eq!(refused.headers["x-content-type-options"], "nosniff");
+        let rejected = pages.get(&format!("/admin/api/log?{query}")).await;
+        assert_eq!(rejected.status, StatusCode::BAD_REQUEST);
+        assert_eq!(rejected.headers["content-type"], "application/problem+json");
+        assert_eq!(rejected.headers["x-content-type-options"], "nosniff");
 
         for path in ["/log/jsonl", "/api/log/export/jsonl"] {
             let file = pages.get(&format!("/admin{path}")).await;

@@ -1,4 +1,4 @@
-//! What is done to keys on the pages.
+//! Key management on the pages.
 
 use http::StatusCode;
 use keytally::key::{KeyAdmin, KeyQuery, KeyStatus, KeyStore};
@@ -6,7 +6,7 @@ use keytally::key::{KeyAdmin, KeyQuery, KeyStatus, KeyStore};
 use crate::pages::Pages;
 
 #[tokio::test]
-async fn a_key_is_generated_rotated_switched_and_deleted() {
+async fn a_key_is_generated_disabled_rotated_and_deleted() {
     let pages = Pages::new();
     let fields = [
         ("name", "Zapier Integration"),
@@ -91,7 +91,7 @@ async fn a_key_is_generated_rotated_switched_and_deleted() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_in_a_form_is_told_and_nothing_is_made() {
+async fn an_invalid_form_has_an_error_and_creates_no_key() {
     let pages = Pages::new();
     let long = "x".repeat(10_000);
     for fields in [
@@ -127,7 +127,7 @@ async fn what_is_wrong_in_a_form_is_told_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_form_that_is_sent_twice_makes_one_key() {
+async fn a_form_that_is_submitted_twice_creates_one_key() {
     let pages = Pages::new();
     let path = "/admin/keys/new";
     let token = pages.token(path).await;
@@ -155,7 +155,7 @@ async fn a_form_that_is_sent_twice_makes_one_key() {
             .len(),
         2
     );
-    // The form of the pages says which it is, each time another.
+    // Each rendered form has its own idempotency key.
     let once = async || {
         let form = pages.get("/admin/keys/new").await.text;
         let (_, once) = form.split_once("name=\"once\" value=\"").expect("a field");

@@ -1,4 +1,4 @@
-//! The request log: what filters it, its pages, and its files.
+//! The request log: filters, pagination and exports.
 
 use axum::body::Body;
 use http::header::{AUTHORIZATION, COOKIE};
@@ -11,7 +11,7 @@ use crate::pages::{Answer, Pages, TOKEN};
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
-/// Two keys with a hundred and twenty requests, each a second after the other.
+/// Two keys with 120 requests, one per second.
 async fn filled() -> (Pages, Key, Key) {
     let pages = Pages::new();
     let owned = |key: &mut Key| key.owner = Some("customer-17".into());
@@ -57,7 +57,7 @@ fn found(answer: &Answer) -> usize {
 }
 
 #[tokio::test]
-async fn every_filter_filters() {
+async fn every_filter_selects_the_matching_requests() {
     let (pages, zapier, other) = filled().await;
     let id = zapier.id;
     let other_id = other.id;
@@ -85,14 +85,14 @@ async fn every_filter_filters() {
         let answer = pages.get(&format!("/admin/log?{query}")).await;
         assert_eq!(found(&answer), expected, "{query}");
     }
-    // On the page of a key, the key is a filter already.
+    // The page of a key only has requests of the key.
     for (query, expected) in [
         ("", 100),
         ("method=POST", 10),
         ("request=wire-7", 1),
         ("range=15m&code=4xx", 20),
         ("range=custom&from=2020-01-01T00:00&to=2020-01-02T00:00", 0),
-        // The log's own times go before those of the page.
+        // The time fields of the log override the range of the page.
         (
             "range=custom&from=2020-01-01T00:00&to=2020-01-02T00:00&until=2999-01-01T00:00",
             100,
@@ -107,7 +107,7 @@ async fn every_filter_filters() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_at_its_field_and_shows_nothing() {
+async fn an_invalid_filter_has_an_error_and_shows_no_requests() {
     let (pages, zapier, _) = filled().await;
     for (name, value) in [
         ("since", "yesterday"),
@@ -134,13 +134,13 @@ async fn what_is_wrong_is_told_at_its_field_and_shows_nothing() {
             let (_, log) = answer.text.split_once("id=\"log\"").unwrap();
             assert!(log.contains("role=\"alert\""), "{name}={value}");
             assert!(!log.contains("<tbody>"), "{name}={value}");
-            let beside = name == "after" || log.contains(&format!("id=\"{name}-wrong\""));
-            assert!(beside, "{name}={value} {log}");
+            let has_error = name == "after" || log.contains(&format!("id=\"{name}-wrong\""));
+            assert!(has_error, "{name}={value} {log}");
         }
         let file = pages
             .get(&format!("/admin/log/csv?{since}{name}={value}"))
             .await;
-        // A file has all pages.
+        // Exports ignore the page token.
         let expected = match name {
             "after" => StatusCode::OK,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
@@ -152,7 +152,7 @@ async fn what_is_wrong_is_told_at_its_field_and_shows_nothing() {
 }
 
 #[tokio::test]
-async fn pages_turn_both_ways_and_stay_what_they_are() {
+async fn pagination_works_both_ways_and_is_stable() {
     let (pages, _, other) = filled().await;
     let first = pages.get("/admin/log?method=GET").await;
     assert_eq!((found(&first), first.count("<tr>")), (110, 51));
@@ -165,7 +165,7 @@ async fn pages_turn_both_ways_and_stay_what_they_are() {
         let (_, rows) = answer.text.split_once("<tbody>").unwrap();
         rows.split_once("</tbody>").unwrap().0.to_owned()
     };
-    // What comes later is on none of these pages.
+    // Later requests are on none of these pages.
     pages
         .requests(&other, 9, -SignedDuration::from_secs(30), |_, _| ())
         .await;
@@ -176,14 +176,14 @@ async fn pages_turn_both_ways_and_stay_what_they_are() {
         (&second, "Link to these rows", &first),
         (&first, "Link to these rows", &first),
     ] {
-        let turned = pages.get(&page.link(link)).await;
-        assert_eq!(rows(&turned), rows(expected), "{link}");
-        assert_eq!(found(&turned), 110, "{link}");
+        let linked = pages.get(&page.link(link)).await;
+        assert_eq!(rows(&linked), rows(expected), "{link}");
+        assert_eq!(found(&linked), 110, "{link}");
     }
 }
 
 #[tokio::test]
-async fn files_have_what_is_filtered() {
+async fn exports_contain_the_filtered_requests() {
     let (pages, zapier, _) = filled().await;
     let of_key = format!("/admin/keys/{}?method=POST", zapier.id);
     for (path, expected) in [
@@ -201,7 +201,7 @@ async fn files_have_what_is_filtered() {
                 .starts_with("text/csv")
         );
         assert_eq!(csv.headers["cache-control"], "no-store");
-        let lines = pages.get(&page.link("Export JSON lines")).await;
+        let lines = pages.get(&page.link("Export JSON Lines")).await;
         assert_eq!(lines.text.lines().count(), expected, "{path}");
         assert!(
             lines
@@ -217,25 +217,25 @@ async fn files_have_what_is_filtered() {
 }
 
 #[tokio::test]
-async fn an_address_tells_times_on_the_clocks_of_whom_it_is_from() {
+async fn times_in_a_url_are_in_the_zone_of_the_url() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     let at = "2026-11-01T10:30:00Z".parse::<jiff::Timestamp>().unwrap();
     pages
         .requests(&key, 1, MINUTE, |_, event| event.time = at)
         .await;
-    // Berlin's clocks are an hour ahead of UTC's.
+    // Berlin is an hour ahead of UTC.
     let berlin = "since=2026-11-01T11:00&until=2026-11-01T12:00&zone=Europe%2FBerlin";
     assert_eq!(found(&pages.get(&format!("/admin/log?{berlin}")).await), 1);
-    let nobodys = "since=2026-11-01T11:00&until=2026-11-01T12:00";
-    assert_eq!(found(&pages.get(&format!("/admin/log?{nobodys}")).await), 0);
-    // The form shows them on the reader's.
+    let utc = "since=2026-11-01T11:00&until=2026-11-01T12:00";
+    assert_eq!(found(&pages.get(&format!("/admin/log?{utc}")).await), 0);
+    // The form shows them in the browser's time zone.
     let page = pages.get(&format!("/admin/log?{berlin}")).await.text;
     assert!(page.contains("value=\"2026-11-01T10:00:00\""), "{page}");
 }
 
 #[tokio::test]
-async fn unknown_time_zones_are_errors_that_name_them() {
+async fn errors_name_unknown_time_zones() {
     let pages = Pages::new();
     let local = "2026-11-01T11:00";
     for unknown in ["Mars/Olympus", "../../etc/passwd", "/etc/localtime", "CEST"] {
@@ -253,14 +253,14 @@ async fn unknown_time_zones_are_errors_that_name_them() {
             .header(AUTHORIZATION, format!("Bearer {TOKEN}"))
             .header(COOKIE, format!("keytally_zone={cookie}"));
         let page = pages.ask(request.body(Body::empty()).unwrap()).await.text;
-        let warns = page.contains("the server does not know the time zone");
+        let warns = page.contains("Times are shown in UTC");
         assert_eq!(warns, !is_known, "{page}");
         assert_eq!(page.contains("Mars/Olympus"), !is_known);
     }
 }
 
 #[tokio::test]
-async fn columns_of_a_chart_lead_to_their_requests() {
+async fn chart_columns_link_to_their_requests() {
     let (pages, zapier, _) = filled().await;
     let of_key = format!("/admin/keys/{}?range=1h&method=POST", zapier.id);
     for (page, expected) in [("/admin?range=1h", 120), (&of_key, 10)] {

@@ -1,4 +1,4 @@
-//! The pages, over real backends: who gets in, what is shown, what is changed, and what is escaped.
+//! The dashboard over real backends: access control, pages, actions, escaping and the JSON API.
 
 mod api;
 mod assets;

@@ -1,22 +1,22 @@
-//! A page's elements as a browser sees them, and no more forgiving.
+//! A strict parser of a page's elements.
 
-/// An element's start.
+/// A start tag.
 #[derive(Debug)]
 pub(crate) struct Element {
     name: String,
-    /// Names and values, these as they stand on the page.
+    /// Names and values, still escaped.
     attributes: Vec<(String, String)>,
 }
 
 impl Element {
-    /// What it is, without what others have written.
+    /// The names of the element and its attributes, without user-provided values.
     pub(crate) fn shape(&self) -> String {
         let names = self.attributes.iter().map(|(name, _)| name.as_str());
         let names: Vec<_> = names.collect();
         format!("{} {}", self.name, names.join(" "))
     }
 
-    /// Fails if it leads elsewhere than to these pages, or does something by itself.
+    /// Panics if the element links outside of the dashboard, or has an event handler or inline style.
     pub(crate) fn leads_within(&self, base: &str) {
         for (name, value) in &self.attributes {
             assert!(!name.starts_with("on") && name != "style", "{self:?}");
@@ -29,7 +29,7 @@ impl Element {
     }
 }
 
-/// The starts of a page's elements in their order.
+/// The start tags of a page in order.
 pub(crate) fn elements(page: &str) -> Vec<Element> {
     let mut elements = Vec::new();
     let mut rest = page.strip_prefix("<!DOCTYPE html>").expect("a page");
@@ -71,12 +71,12 @@ fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(part)
 }
 
-/// A text of the same length of which nobody is afraid.
+/// A harmless text of the same length.
 pub(crate) fn harmless(text: &str) -> String {
     let letter = |c: char| match c.len_utf8() {
         1 if c.is_ascii_alphanumeric() => c,
         1 => 'x',
-        // Some lengths are in bytes.
+        // Multi-byte, since some limits are in bytes.
         _ => '中',
     };
     text.chars().map(letter).collect()

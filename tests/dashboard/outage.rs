@@ -1,4 +1,4 @@
-//! What is shown where the store is down, and where a key is not there.
+//! Error pages: an unavailable store and an unknown key.
 
 use http::StatusCode;
 use keytally::backend::SqliteBackend;
@@ -7,14 +7,14 @@ use keytally::key::{Issuer, NewKey};
 use crate::pages::Pages;
 
 #[tokio::test]
-async fn a_store_that_is_down_has_a_page_that_says_so() {
+async fn an_unavailable_store_is_a_503_page() {
     let options = "sqlite::memory:".parse::<sqlx::sqlite::SqliteConnectOptions>();
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect_with(options.unwrap()).await.unwrap();
     let backend = SqliteBackend::from_pool(pool.clone());
     backend.migrate().await.unwrap();
     let issuer = Issuer::new("acme_live").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Kept")).await;
+    let issued = issuer.issue(&backend, NewKey::new("Existing")).await;
     let id = issued.unwrap().key.id;
     let pages = Pages::over(backend);
     let edit = format!("/admin/keys/{id}/edit");
@@ -36,23 +36,23 @@ async fn a_store_that_is_down_has_a_page_that_says_so() {
         let path = format!("/admin{}", path.replace("ID", id.as_str()));
         let answer = pages.get(&path).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert!(answer.text.contains("The store does not answer"), "{path}");
+        assert!(answer.text.contains("The store is unavailable"), "{path}");
         assert!(answer.headers.contains_key("retry-after"), "{path}");
-        // Nor does it say what the store's own words for that are.
+        // Backend errors never reach clients.
         assert!(!answer.text.to_lowercase().contains("pool"), "{path}");
     }
     let fields = [("name", "Other"), ("token", &token)];
     for path in [&edit, "/admin/keys/new"] {
         let answer = pages.post(path, &fields, &[]).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert!(answer.text.contains("look first whether"), "{path}");
+        assert!(answer.text.contains("first check whether"), "{path}");
     }
-    // What needs no store is there.
+    // Pages that need no store still work.
     assert_eq!(pages.get("/admin/keys/new").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_there_has_a_page_that_leads_on() {
+async fn an_unknown_key_is_a_404_page_with_links_to_its_history() {
     let pages = Pages::new();
     let id = "3fK9aB0000zzZZ19";
     for action in [
@@ -60,8 +60,8 @@ async fn a_key_that_is_not_there_has_a_page_that_leads_on() {
     ] {
         let answer = pages.get(&format!("/admin/keys/{id}{action}")).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{action}");
-        assert!(answer.text.contains("There is no such key"));
-        for (link, to) in [("Its requests", "log"), ("what was done to it", "audit")] {
+        assert!(answer.text.contains("API key not found"));
+        for (link, to) in [("Its requests", "log"), ("audit log entries", "audit")] {
             let href = answer.link(link);
             assert_eq!(href, format!("/admin/{to}?key={id}"));
             assert_eq!(pages.get(&href).await.status, StatusCode::OK);

@@ -1,4 +1,4 @@
-//! All keys at a glance.
+//! The overview.
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -15,25 +15,25 @@ fn days(days: i64) -> SignedDuration {
 }
 
 #[tokio::test]
-async fn what_the_recorder_has_written_is_told() {
+async fn recorder_statistics_are_shown() {
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
     let pages = Pages::with(backend, |dashboard| dashboard.recorder(recorder));
     let page = pages.get("/admin").await;
-    for told in [
+    for text in [
         "<dt>Written</dt><dd>0</dd>",
-        "<dt>In the queue</dt><dd>0</dd>",
+        "<dt>Queued</dt><dd>0</dd>",
         "<dt>Lost</dt><dd>0</dd>",
-        "<dt>Last success</dt><dd>none yet</dd>",
+        "<dt>Last written</dt><dd>Never</dd>",
     ] {
-        assert!(page.text.contains(told), "{told} in {}", page.text);
+        assert!(page.text.contains(text), "{text} in {}", page.text);
     }
-    // Without an issuer, nothing offers what cannot be done.
+    // Without an issuer, keys cannot be generated.
     assert!(!page.text.contains("Generate"));
 }
 
 #[tokio::test]
-async fn where_nothing_is_yet_the_first_step_is_told() {
+async fn an_empty_overview_shows_how_to_get_started() {
     let pages = Pages::new();
     for path in ["/admin", "/admin/"] {
         let page = pages.get(path).await;
@@ -42,27 +42,24 @@ async fn where_nothing_is_yet_the_first_step_is_told() {
     }
     pages.key("First").await;
     let page = pages.get("/admin").await;
-    assert!(!page.text.contains("There are no keys yet"));
-    assert!(
-        page.text
-            .contains("has not told the dashboard of its recorder")
-    );
+    assert!(!page.text.contains("No API keys yet"));
+    assert!(page.text.contains("No recorder configured"));
 }
 
 #[tokio::test]
-async fn cards_charts_and_keys_by_traffic_are_of_all_keys() {
+async fn cards_and_charts_cover_all_keys() {
     let pages = Pages::new();
     let (busy, calm) = (pages.key("Busy").await, pages.key("Calm").await);
     let gone = pages.key("Gone").await;
     pages.requests(&busy, 30, MINUTE, |_, _| ()).await;
     pages.requests(&calm, 12, MINUTE, |_, _| ()).await;
     pages.requests(&gone, 6, MINUTE, |_, _| ()).await;
-    // Before the range, and so only in what it is compared with.
+    // In the previous period only.
     pages.requests(&calm, 24, days(1) + MINUTE, |_, _| ()).await;
     pages.backend.delete(gone.id).await.unwrap();
     let page = pages.get("/admin").await;
     assert!(page.text.contains(">48</a></p>"), "{}", page.text);
-    assert!(page.text.contains("+100\u{a0}%"));
+    assert!(page.text.contains("+100%"));
     let place = |text: &str| page.text.find(text).expect(text);
     let gone_label = format!("{} (deleted)", gone.id);
     assert!(place("<bdi>Busy</bdi>") < place("<bdi>Calm</bdi>"));
@@ -73,7 +70,7 @@ async fn cards_charts_and_keys_by_traffic_are_of_all_keys() {
     );
     let log = pages.get(&page.link("48")).await;
     assert!(log.text.contains("<p>48 requests</p>"), "{}", log.text);
-    // What is clicked leads to its requests, and to those of this range alone.
+    // Chart links lead to the matching requests of this range only.
     let log = pages.get(&page.link("<bdi>/v1/postings</bdi>")).await;
     assert!(log.text.contains("<p>48 requests</p>"), "{}", log.text);
     let log = pages
@@ -83,7 +80,7 @@ async fn cards_charts_and_keys_by_traffic_are_of_all_keys() {
 }
 
 #[tokio::test]
-async fn keys_that_fare_worse_are_told_and_the_rule_too() {
+async fn spikes_and_their_rule_are_shown() {
     let pages = Pages::new();
     let (broken, fine) = (pages.key("Broken").await, pages.key("Fine").await);
     let fail = |n: u64, event: &mut keytally::usage::UsageEvent| {
@@ -97,25 +94,25 @@ async fn keys_that_fare_worse_are_told_and_the_rule_too() {
     pages
         .requests(&broken, 50, days(1) + MINUTE, |_, _| ())
         .await;
-    // As bad as it was before.
+    // The same share of failures as before.
     pages.requests(&fine, 50, MINUTE, fail).await;
     pages.requests(&fine, 50, days(1) + MINUTE, fail).await;
     let page = pages.get("/admin").await.text;
     let (_, section) = page
-        .split_once("More failures or refusals than before")
+        .split_once("Spikes in failed or rate-limited requests")
         .unwrap();
     let (section, _) = section.split_once("</section>").unwrap();
     assert!(
         section.contains("Broken") && !section.contains("Fine"),
         "{section}"
     );
-    assert!(section.contains("25 of 50 (50.0\u{a0}%)"), "{section}");
-    assert!(section.contains("0 of 50 (0\u{a0}%)"), "{section}");
+    assert!(section.contains("25 of 50 (50.0%)"), "{section}");
+    assert!(section.contains("0 of 50 (0%)"), "{section}");
     assert!(section.contains("at least 20 requests") && section.contains("5 percentage points"));
 }
 
 #[tokio::test]
-async fn unused_keys_can_be_disabled_from_there() {
+async fn unused_keys_can_be_disabled_from_the_overview() {
     let pages = Pages::new();
     let now = Timestamp::now();
     pages.key("Young").await;
@@ -128,7 +125,7 @@ async fn unused_keys_can_be_disabled_from_there() {
         let (_, section) = page.split_once(title).unwrap();
         section.split_once("</section>").unwrap().0.to_owned()
     };
-    let shown = section("Not used for 90 days").await;
+    let shown = section("Unused for 90 days").await;
     assert!(shown.contains("Forgotten"), "{shown}");
     assert!(
         !shown.contains("Young") && !shown.contains("Used<"),
@@ -149,14 +146,14 @@ async fn unused_keys_can_be_disabled_from_there() {
             .disabled
     );
     assert!(
-        section("Not used for 90 days")
+        section("Unused for 90 days")
             .await
-            .contains("Every key that works")
+            .contains("No active key")
     );
 }
 
 #[tokio::test]
-async fn keys_expiring_soon_stand_in_the_order_of_their_ends() {
+async fn expiring_keys_are_sorted_by_expiry() {
     let pages = Pages::new();
     let now = Timestamp::now();
     for (name, end) in [
@@ -171,7 +168,7 @@ async fn keys_expiring_soon_stand_in_the_order_of_their_ends() {
             .await;
     }
     let page = pages.get("/admin").await.text;
-    let (_, section) = page.split_once("Expiring in 30 days").unwrap();
+    let (_, section) = page.split_once("Expiring within 30 days").unwrap();
     let (section, _) = section.split_once("</section>").unwrap();
     let names: Vec<_> = section
         .split("<bdi>")
@@ -179,7 +176,7 @@ async fn keys_expiring_soon_stand_in_the_order_of_their_ends() {
         .map(|it| it.split('<').next().unwrap())
         .collect();
     assert_eq!(names, ["First", "Second", "Third"]);
-    // Where there are more than are shown, all of them are one click away.
+    // "Show all" links to the full list.
     for n in 0..9 {
         pages
             .key_with(&format!("More {n}"), |key| {

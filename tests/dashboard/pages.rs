@@ -1,4 +1,4 @@
-//! The pages as a browser or a program gets them.
+//! A dashboard and an HTTP client for its pages.
 
 use axum::Router;
 use axum::body::Body;
@@ -14,7 +14,7 @@ use tower::ServiceExt;
 
 pub(crate) const TOKEN: &str = "a token of sixteen or more";
 
-/// The pages, nested at `/admin`, and what they are over.
+/// A dashboard nested at `/admin`, and its backend.
 pub(crate) struct Pages<B = MemoryBackend> {
     pub(crate) backend: B,
     pub(crate) router: Router,
@@ -31,22 +31,22 @@ impl Pages {
         Self::over(MemoryBackend::new())
     }
 
-    /// A key that was issued just now.
+    /// Creates a key with default fields.
     pub(crate) async fn key(&self, name: &str) -> Key {
         self.key_with(name, |_| ()).await
     }
 
-    /// A key that is as it is set.
+    /// Creates a key with the fields that `set` changes.
     pub(crate) async fn key_with(&self, name: &str, set: impl FnOnce(&mut Key)) -> Key {
-        let made = issuer().prepare(NewKey::new(name));
-        let (_, mut record) = made.unwrap();
+        let prepared = issuer().prepare(NewKey::new(name));
+        let (_, mut record) = prepared.unwrap();
         set(&mut record.key);
         let key = record.key.clone();
         self.backend.create(record).await.unwrap();
         key
     }
 
-    /// Requests that were made with a key some minutes ago, each as it is set.
+    /// Records requests with a key, each with the fields that `set` changes.
     pub(crate) async fn requests(
         &self,
         key: &Key,
@@ -101,7 +101,7 @@ impl<B> Pages<B> {
         self.ask(request.body(Body::empty()).unwrap()).await
     }
 
-    /// Sends the form of a page, with the token that stands in it.
+    /// Submits the form of a page with its form token.
     pub(crate) async fn send(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let token = self.token(path).await;
         let token = [("token", &*token)];
@@ -109,17 +109,17 @@ impl<B> Pages<B> {
         self.post(path, &fields, &[]).await
     }
 
-    /// Sends the form of a page as it is shown, but for these fields.
+    /// Submits the form of a page as rendered, with these fields changed.
     pub(crate) async fn change(&self, path: &str, changed: &[(&str, &str)]) -> Answer {
-        let shown = inputs(&self.get(path).await.text);
-        let fields = shown.iter().map(|(name, value)| {
+        let rendered = inputs(&self.get(path).await.text);
+        let fields = rendered.iter().map(|(name, value)| {
             let other = changed.iter().find(|(changed, _)| changed == name);
             (&**name, other.map_or(&**value, |(_, other)| other))
         });
         self.post(path, &fields.collect::<Vec<_>>(), &[]).await
     }
 
-    /// The token in a page's form.
+    /// The form token of a page.
     pub(crate) async fn token(&self, path: &str) -> String {
         let form = self.get(path).await.text;
         let (_, token) = form.split_once("name=\"token\" value=\"").expect("a form");
@@ -159,7 +159,7 @@ pub(crate) fn encoded(fields: &[(&str, &str)]) -> String {
     pairs.join("&")
 }
 
-/// Names and values of the inputs of a page's forms that are sent by `post`.
+/// Names and values of the inputs in a page's `post` forms.
 fn inputs(page: &str) -> Vec<(String, String)> {
     let (_, form) = page.split_once("method=\"post\"").expect("a form");
     let inputs = form.split("<input ").skip(1);
@@ -178,14 +178,14 @@ fn inputs(page: &str) -> Vec<(String, String)> {
 }
 
 impl Answer {
-    /// The address of the link with this text.
+    /// The URL of the link with this text.
     #[track_caller]
     pub(crate) fn link(&self, text: &str) -> String {
         let end = format!(">{text}</a>");
         let (before, _) = self.text.split_once(&end).expect("a link");
         let (_, href) = before.rsplit_once("href=\"").expect("an address");
         let href = href.split('"').next().unwrap().replace("&amp;", "&");
-        // Browsers keep what comes after it to themselves.
+        // Browsers do not send the fragment.
         href.split('#').next().unwrap().into()
     }
 

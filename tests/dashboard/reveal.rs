@@ -1,4 +1,4 @@
-//! Secrets that are shown again.
+//! Revealing secrets.
 
 use http::StatusCode;
 use keytally::backend::MemoryBackend;
@@ -23,11 +23,11 @@ fn secret(page: &str) -> &str {
 }
 
 #[tokio::test]
-async fn a_kept_secret_is_shown_again_and_that_is_noted() {
+async fn revealing_a_secret_is_audited() {
     let pages = pages(7);
     let fields = [("name", "Zapier Integration"), ("recoverable", "yes")];
-    let made = pages.send("/admin/keys/new", &fields).await;
-    assert!(!made.text.contains("kept nowhere"));
+    let created = pages.send("/admin/keys/new", &fields).await;
+    assert!(!created.text.contains("You won't be able to see it again"));
     let key = pages
         .backend
         .list(&KeyQuery::new())
@@ -36,44 +36,44 @@ async fn a_kept_secret_is_shown_again_and_that_is_noted() {
         .items
         .remove(0);
     let page = format!("/admin/keys/{}", key.id);
-    assert!(pages.get(&page).await.text.contains("Show the secret"));
+    assert!(pages.get(&page).await.text.contains("Reveal secret"));
     let path = format!("{page}/reveal");
 
-    // A look at the question is none at the secret.
-    let question = pages.get(&path).await;
-    assert!(!question.text.contains(secret(&made.text)));
+    // The confirmation page does not show the secret.
+    let confirmation = pages.get(&path).await;
+    assert!(!confirmation.text.contains(secret(&created.text)));
     let query = AuditQuery::new().action(AuditAction::Revealed);
-    let noted = async || pages.backend.audit(&query).await.unwrap().unwrap().items;
-    assert_eq!(noted().await.len(), 0);
+    let reveals = async || pages.backend.audit(&query).await.unwrap().unwrap().items;
+    assert_eq!(reveals().await.len(), 0);
 
-    // Nor does another site get at it, or whoever has not seen the question.
+    // Neither do cross-site requests, and those without a form token.
     let token = pages.token(&path).await;
     let cross = [("sec-fetch-site", "cross-site")];
     for (fields, headers) in [(&[("token", &*token)][..], &cross[..]), (&[], &[])] {
-        let refused = pages.post(&path, fields, headers).await;
-        assert_eq!(refused.status, StatusCode::FORBIDDEN);
-        assert!(!refused.text.contains(secret(&made.text)));
+        let rejected = pages.post(&path, fields, headers).await;
+        assert_eq!(rejected.status, StatusCode::FORBIDDEN);
+        assert!(!rejected.text.contains(secret(&created.text)));
     }
-    assert_eq!(noted().await.len(), 0);
+    assert_eq!(reveals().await.len(), 0);
 
-    let shown = pages.send(&path, &[]).await;
-    assert_eq!(shown.status, StatusCode::OK);
-    assert_eq!(shown.headers["cache-control"], "no-store");
-    assert_eq!(secret(&shown.text), secret(&made.text));
-    assert_eq!(noted().await[0].actor.as_deref(), Some("Ada"));
+    let revealed = pages.send(&path, &[]).await;
+    assert_eq!(revealed.status, StatusCode::OK);
+    assert_eq!(revealed.headers["cache-control"], "no-store");
+    assert_eq!(secret(&revealed.text), secret(&created.text));
+    assert_eq!(reveals().await[0].actor.as_deref(), Some("Ada"));
 
     // With another encryption key.
     let other = over(pages.backend.clone(), 8);
-    let closed = other.send(&path, &[]).await;
-    assert_eq!(closed.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(closed.text.contains("cannot be decrypted"));
+    let failed = other.send(&path, &[]).await;
+    assert_eq!(failed.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(failed.text.contains("cannot be decrypted"));
 }
 
 #[tokio::test]
-async fn a_secret_is_not_kept_unless_that_is_asked_for() {
+async fn secrets_are_not_stored_by_default() {
     let pages = pages(7);
-    let made = pages.send("/admin/keys/new", &[("name", "Zapier")]).await;
-    assert!(made.text.contains("kept nowhere"));
+    let created = pages.send("/admin/keys/new", &[("name", "Zapier")]).await;
+    assert!(created.text.contains("You won't be able to see it again"));
     let key = pages
         .backend
         .list(&KeyQuery::new())
@@ -82,17 +82,17 @@ async fn a_secret_is_not_kept_unless_that_is_asked_for() {
         .items
         .remove(0);
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
-    assert!(!page.text.contains("Show the secret"));
+    assert!(!page.text.contains("Reveal secret"));
     let path = format!("/admin/keys/{}/reveal", key.id);
     assert_eq!(pages.get(&path).await.status, StatusCode::NOT_FOUND);
 
-    // Without an encryption key, it is not even offered.
+    // Not available without an encryption key.
     let without = Pages::new();
     let form = without.get("/admin/keys/new").await.text;
     assert!(!form.contains("recoverable"));
     let fields = [("name", "a"), ("recoverable", "yes")];
-    let refused = without.send("/admin/keys/new", &fields).await;
-    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let rejected = without.send("/admin/keys/new", &fields).await;
+    assert_eq!(rejected.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(
         without
             .backend

@@ -1,4 +1,4 @@
-//! Who gets in, what others cannot change, and what is only a text.
+//! Authentication, cross-site requests, escaping, and mounting.
 
 use axum::body::Body;
 use http::header::{COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt};
 use crate::pages::{Pages, TOKEN, encoded};
 
 #[tokio::test]
-async fn nobody_gets_anything_without_the_guard() {
+async fn every_route_requires_authentication() {
     let pages = Pages::new();
     let id = pages.key("Watched").await.id;
     let paths = [
@@ -63,7 +63,7 @@ async fn nobody_gets_anything_without_the_guard() {
         }
     }
     assert!(pages.backend.find(id).await.unwrap().is_some());
-    // A person is asked to sign in.
+    // Browsers are redirected to the sign-in page.
     let request = Request::get("/admin/keys").header("accept", "text/html,*/*");
     let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
@@ -71,7 +71,7 @@ async fn nobody_gets_anything_without_the_guard() {
 }
 
 #[tokio::test]
-async fn a_person_signs_in_and_out() {
+async fn a_session_lasts_from_sign_in_to_sign_out() {
     let pages = Pages::new();
     let sign_in = |secret: &str| {
         let body = encoded(&[("secret", secret)]);
@@ -107,10 +107,10 @@ async fn a_person_signs_in_and_out() {
     assert_eq!(out.status, StatusCode::SEE_OTHER);
     let cookie = out.headers[SET_COOKIE].to_str().unwrap();
     assert!(cookie.contains("Max-Age=0") && cookie.contains("Path=/admin"));
-    // Whoever has kept the cookie has nothing any more.
+    // The old cookie is rejected.
     let late = ask(Request::get("/admin/keys"), String::new()).await;
     assert_eq!(late.status, StatusCode::UNAUTHORIZED);
-    // To sign in again is to have another.
+    // Signing in again starts a new session.
     let again = pages.ask(sign_in(TOKEN)).await;
     let again = again.headers[SET_COOKIE].to_str().unwrap();
     let request = Request::get("/admin/keys").header(COOKIE, again.split(';').next().unwrap());
@@ -119,9 +119,9 @@ async fn a_person_signs_in_and_out() {
 }
 
 #[tokio::test]
-async fn other_sites_and_old_forms_change_nothing() {
+async fn cross_site_requests_and_expired_forms_change_nothing() {
     let pages = Pages::new();
-    let key = pages.key("Kept").await;
+    let key = pages.key("Unchanged").await;
     let path = format!("/admin/keys/{}/disable", key.id);
     let token = pages.token(&path).await;
     let good = [("token", &*token)];
@@ -144,8 +144,8 @@ async fn other_sites_and_old_forms_change_nothing() {
             "{fields:?} {headers:?}"
         );
     }
-    let kept = pages.backend.get(key.id).await.unwrap().unwrap();
-    assert!(!kept.disabled);
+    let stored = pages.backend.get(key.id).await.unwrap().unwrap();
+    assert!(!stored.disabled);
     let same = [("host", "keys.example"), ("origin", "https://keys.example")];
     assert_eq!(
         pages.post(&path, &good, &same).await.status,
@@ -154,7 +154,7 @@ async fn other_sites_and_old_forms_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_text_turns_nothing_round_but_itself() {
+async fn text_direction_overrides_are_isolated() {
     // Right-to-left override, and an isolate that is never closed.
     const TURNED: &str = "\u{202e}gnp.exe\u{2067}";
     let pages = Pages::new();
@@ -184,7 +184,7 @@ async fn a_text_turns_nothing_round_but_itself() {
         assert!(parts.len() > 1, "{path}");
         for (before, after) in parts.iter().zip(&parts[1..]) {
             let within = before.ends_with("<bdi>") && after.starts_with("</bdi>");
-            // In an attribute or an image's title it has nothing beside it that could be turned.
+            // In an attribute or an SVG title there is no other text to affect.
             let tag = before.rsplit('<').next().unwrap();
             let alone = !tag.contains('>') || tag.starts_with("title>") || tag.starts_with("desc ");
             assert!(within || alone, "{path}: {tag}");
@@ -193,7 +193,7 @@ async fn a_text_turns_nothing_round_but_itself() {
 }
 
 #[tokio::test]
-async fn long_texts_make_no_long_pages() {
+async fn long_text_is_truncated_on_pages_but_not_in_exports() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     let long = "=cmd() ".repeat(1_500);
@@ -205,7 +205,7 @@ async fn long_texts_make_no_long_pages() {
     pages.requests(&key, 50, minute, set).await;
     let page = pages.get("/admin/log").await;
     assert!(page.text.len() < 100_000, "{}", page.text.len());
-    // A file has all of it, and no cell that a spreadsheet takes for a formula.
+    // Exports have the full text, and no cell that spreadsheets evaluate as a formula.
     let csv = pages.get(&page.link("Export CSV")).await.text;
     assert!(csv.len() > 50 * 2 * long.len());
     assert_eq!(csv.matches(",\"'=cmd()").count(), 100);
@@ -213,7 +213,7 @@ async fn long_texts_make_no_long_pages() {
 }
 
 #[tokio::test]
-async fn they_can_be_nested_either_way() {
+async fn the_router_can_be_nested_or_served_at_the_root() {
     let backend = keytally::backend::MemoryBackend::new();
     let dashboard = || {
         Dashboard::new(backend.clone(), AllowEveryone)
@@ -235,7 +235,7 @@ async fn they_can_be_nested_either_way() {
             let request = Request::get(*path).body(Body::empty()).unwrap();
             let page = pages.ask(request).await;
             assert_eq!(page.status, StatusCode::OK, "{path}");
-            assert_eq!(page.link("Audit"), format!("{base}/audit"));
+            assert_eq!(page.link("Audit log"), format!("{base}/audit"));
             let home = if base.is_empty() { "/" } else { base };
             assert_eq!(page.link("keytally"), home);
         }
@@ -243,7 +243,7 @@ async fn they_can_be_nested_either_way() {
 }
 
 #[tokio::test]
-async fn where_they_are_nested_may_have_a_parameter() {
+async fn the_router_can_be_nested_at_a_path_with_captures() {
     let backend = keytally::backend::MemoryBackend::new();
     let issuer = Issuer::new("acme_live").unwrap();
     let key = issuer.issue(&backend, NewKey::new("Watched")).await;
@@ -266,9 +266,9 @@ async fn where_they_are_nested_may_have_a_parameter() {
 }
 
 #[tokio::test]
-async fn a_proxy_may_take_a_part_of_the_path_away() {
+async fn links_use_the_public_path() {
     let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), AllowEveryone);
-    let dashboard = dashboard.unwrap().public_path("/internal/keys/").unwrap();
+    let dashboard = dashboard.unwrap().public_path("/internal/keys/");
     let pages = Pages {
         backend: (),
         router: axum::Router::new().nest_service("/keys", dashboard.into_router()),
@@ -284,9 +284,9 @@ async fn a_proxy_may_take_a_part_of_the_path_away() {
     assert!(!pages.ask(session).await.text.contains("\"/keys/"));
 }
 
-/// People are signed in by the application: the dashboard signs nobody out.
+/// With a guard of the application's own, only its sign-out URL can end a session.
 #[tokio::test]
-async fn signing_out_is_there_where_the_guard_can() {
+async fn sign_out_is_only_offered_if_the_guard_supports_it() {
     struct Own(Option<&'static str>);
 
     #[keytally::async_trait]
@@ -349,9 +349,9 @@ async fn signing_out_is_there_where_the_guard_can() {
     }
 }
 
-/// Where `nest` takes a prefix away, what is left may look like an open page.
+/// After `nest` strips a prefix, the remaining path may look like an open route.
 #[tokio::test]
-async fn the_guard_is_asked_by_route_and_not_by_path() {
+async fn authentication_depends_on_the_route_and_not_on_the_path() {
     let guard = BearerToken::new(TOKEN).unwrap();
     let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard).unwrap();
     let router = axum::Router::new().nest("/admin", dashboard.into_router());
@@ -373,7 +373,7 @@ async fn the_guard_is_asked_by_route_and_not_by_path() {
     }
 }
 
-/// A layer in front rewrites paths, and the client chose what it was given.
+/// A layer in front rewrites paths that the client controls.
 #[tokio::test]
 async fn no_redirect_leads_to_another_host() {
     let token = TOKEN;
@@ -420,12 +420,12 @@ async fn no_redirect_leads_to_another_host() {
     assert_eq!(
         redirects,
         5 * 3,
-        "two pages ask to sign in, and signing in leads home"
+        "two pages redirect to the sign-in page, and signing in redirects to the overview"
     );
 }
 
 #[tokio::test]
-async fn nonsense_in_an_address_is_answered() {
+async fn invalid_queries_and_paths_are_no_server_errors() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     for query in [

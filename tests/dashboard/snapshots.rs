@@ -1,6 +1,6 @@
-//! Each page as it stands, for keys and requests that are always the same.
+//! Snapshots of every page with fixed keys and requests.
 //!
-//! After a change that was meant, run with `INSTA_UPDATE=always`, and read what git shows.
+//! After an intended change, run with `INSTA_UPDATE=always` and review the diff.
 
 use jiff::{SignedDuration, Timestamp};
 use keytally::backend::{MemoryBackend, SqliteBackend};
@@ -13,7 +13,7 @@ use keytally::usage::{
 
 use crate::pages::{Answer, Pages};
 
-/// A quarter of an hour long ago: nothing of it is unfinished, and nothing is soon.
+/// In the past, so that no bucket is unfinished and no expiry is soon.
 const START: &str = "2025-03-04T10:00:00Z";
 const RANGE: &str = "range=custom&from=2025-03-04T10:00:00Z&to=2025-03-04T10:15:00Z";
 const TIMES: &str = "since=2025-03-04T10:00:00Z&until=2025-03-04T10:15:00Z";
@@ -42,7 +42,7 @@ fn empty() -> Pages {
 
 type Set = fn(&mut Key);
 
-/// Keys of each status, and a quarter of an hour of requests.
+/// Keys with each status, and 15 minutes of requests.
 async fn filled() -> Pages {
     let pages = empty();
     let day = SignedDuration::from_hours(24);
@@ -59,13 +59,13 @@ async fn filled() -> Pages {
             key.expires_at = Some("2999-01-01T00:00:00Z".parse().unwrap());
         }),
         (UNUSED, "Nightly export", |_| ()),
-        ("5dEf6g9999ssRR08", "Switched off", |key| {
+        ("5dEf6g9999ssRR08", "Disabled integration", |key| {
             key.disabled = true
         }),
-        ("6gHi7j1111qqPP21", "Over", |key| {
+        ("6gHi7j1111qqPP21", "Expired integration", |key| {
             key.expires_at = Some(start())
         }),
-        ("8jKl9m2222ooNN43", "Withdrawn", |key| {
+        ("8jKl9m2222ooNN43", "Revoked integration", |key| {
             key.revoked_at = Some(start())
         }),
     ];
@@ -125,7 +125,7 @@ fn event(n: i32) -> UsageEvent {
     event
 }
 
-/// What is random is not compared.
+/// Filters for random values.
 const RANDOM: [(&str, &str); 4] = [
     (r"\?v=[0-9a-f]{16}", "?v=[version]"),
     (
@@ -139,7 +139,7 @@ const RANDOM: [(&str, &str); 4] = [
     (r"acme_live_[0-9A-Za-z]{54}", "[secret]"),
 ];
 
-/// Nor are ids and times where they are made now.
+/// Filters for ids and times of keys created by the test.
 const NEW: [(&str, &str); 2] = [
     (r"\b[0-9A-Za-z]{16}\b", "[id]"),
     (
@@ -148,33 +148,33 @@ const NEW: [(&str, &str); 2] = [
     ),
 ];
 
-/// Compares a page with what it was, an element a line.
+/// Compares a page with its snapshot, one element per line.
 #[track_caller]
-fn is_as_it_was(name: &str, answer: &Answer) {
-    compared(name, answer, &RANDOM);
+fn assert_snapshot(name: &str, response: &Answer) {
+    assert_filtered_snapshot(name, response, &RANDOM);
 }
 
-/// The same for a page that tells of a key that is made now.
+/// Compares a page about a key created by the test.
 #[track_caller]
-fn is_as_it_was_but_for_what_is_new(name: &str, answer: &Answer) {
-    compared(name, answer, &[&RANDOM[..], &NEW].concat());
+fn assert_snapshot_with_new_key(name: &str, response: &Answer) {
+    assert_filtered_snapshot(name, response, &[&RANDOM[..], &NEW].concat());
 }
 
 #[track_caller]
-fn compared(name: &str, answer: &Answer, but_for: &[(&str, &str)]) {
-    let page = answer.text.replace("><", ">\n<");
-    let page = format!("{}\n\n{page}\n", answer.status);
+fn assert_filtered_snapshot(name: &str, response: &Answer, filters: &[(&str, &str)]) {
+    let page = response.text.replace("><", ">\n<");
+    let page = format!("{}\n\n{page}\n", response.status);
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    for (what, instead) in but_for {
-        settings.add_filter(what, *instead);
+    for (pattern, replacement) in filters {
+        settings.add_filter(pattern, *replacement);
     }
     settings.bind(|| insta::assert_snapshot!(name, page));
 }
 
 #[tokio::test]
-async fn pages_with_nothing_on_them() {
+async fn empty_pages() {
     let pages = empty();
     for (name, path) in [
         ("empty-overview", format!("?{RANGE}")),
@@ -182,7 +182,7 @@ async fn pages_with_nothing_on_them() {
         ("empty-log", format!("/log?{TIMES}")),
         ("empty-audit", "/audit".into()),
     ] {
-        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+        assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
     let pages = filled().await;
     for (name, path) in [
@@ -191,12 +191,12 @@ async fn pages_with_nothing_on_them() {
         ("empty-audit-found", "/audit?actor=nobody".into()),
         ("empty-usage", format!("/keys/{UNUSED}?{RANGE}")),
     ] {
-        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+        assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
 }
 
 #[tokio::test]
-async fn pages_of_keys_and_their_usage() {
+async fn keys_and_usage_pages() {
     let pages = filled().await;
     for (name, path) in [
         ("overview", format!("?{RANGE}")),
@@ -208,7 +208,7 @@ async fn pages_of_keys_and_their_usage() {
         ),
         ("log", format!("/log?{TIMES}")),
     ] {
-        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+        assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
     for action in ["disable", "enable"] {
         pages
@@ -216,11 +216,11 @@ async fn pages_of_keys_and_their_usage() {
             .await;
     }
     let audit = pages.get(&format!("/admin/audit?key={UNUSED}")).await;
-    is_as_it_was_but_for_what_is_new("audit", &audit);
+    assert_snapshot_with_new_key("audit", &audit);
 }
 
 #[tokio::test]
-async fn what_can_be_done_to_keys() {
+async fn action_pages() {
     let pages = filled().await;
     for (name, path) in [
         ("edit", format!("/keys/{BUSY}/edit")),
@@ -233,33 +233,33 @@ async fn what_can_be_done_to_keys() {
         ("sign-in", "/login".into()),
         ("sign-out", "/logout".into()),
     ] {
-        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+        assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
 }
 
 #[tokio::test]
-async fn secrets_that_are_shown() {
+async fn secret_pages() {
     let pages = empty();
-    for (name, kept) in [
+    for (name, recoverable) in [
         ("generated", vec![]),
         ("generated-and-kept", vec![("recoverable", "yes")]),
     ] {
-        let fields = [&[("name", "Courier")][..], &kept].concat();
-        let made = pages.send("/admin/keys/new", &fields).await;
-        is_as_it_was_but_for_what_is_new(name, &made);
-        if kept.is_empty() {
+        let fields = [&[("name", "Courier")][..], &recoverable].concat();
+        let created = pages.send("/admin/keys/new", &fields).await;
+        assert_snapshot_with_new_key(name, &created);
+        if recoverable.is_empty() {
             continue;
         }
-        let key = made.link("Usage of this key");
-        let question = pages.get(&format!("{key}/reveal")).await;
-        is_as_it_was_but_for_what_is_new("reveal", &question);
-        let shown = pages.send(&format!("{key}/reveal"), &[]).await;
-        is_as_it_was_but_for_what_is_new("revealed", &shown);
+        let key = created.link("View usage");
+        let confirmation = pages.get(&format!("{key}/reveal")).await;
+        assert_snapshot_with_new_key("reveal", &confirmation);
+        let revealed = pages.send(&format!("{key}/reveal"), &[]).await;
+        assert_snapshot_with_new_key("revealed", &revealed);
     }
 }
 
 #[tokio::test]
-async fn refusals() {
+async fn error_pages() {
     let pages = filled().await;
     for (name, path) in [
         (
@@ -278,7 +278,7 @@ async fn refusals() {
         ("missing-key", format!("/keys/{GONE}")),
         ("missing-page", "/nowhere".into()),
     ] {
-        is_as_it_was(name, &pages.get(&format!("/admin{path}")).await);
+        assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
     let key = |action: &str| format!("/admin/keys/{BUSY}/{action}");
     for (name, path, fields) in [
@@ -303,30 +303,30 @@ async fn refusals() {
         ),
         ("refused-delete", key("delete"), &[("name", "Zapier")]),
     ] {
-        is_as_it_was(name, &pages.send(&path, fields).await);
+        assert_snapshot(name, &pages.send(&path, fields).await);
     }
     let changed = [("name", ""), ("scopes", "not\"this"), ("limits", "0/s")];
     let edited = pages.change(&key("edit"), &changed).await;
-    is_as_it_was("refused-edit", &edited);
-    let wrong = pages
+    assert_snapshot("refused-edit", &edited);
+    let rejected = pages
         .post("/admin/login", &[("secret", "another")], &[])
         .await;
-    is_as_it_was("refused-sign-in", &wrong);
+    assert_snapshot("refused-sign-in", &rejected);
 }
 
 #[tokio::test]
-async fn what_is_told_where_something_is_not_there() {
+async fn pages_without_a_store_issuer_or_recorder() {
     let pool = sqlx::sqlite::SqlitePool::connect_lazy("sqlite::memory:").unwrap();
     pool.close().await;
     let down = over(SqliteBackend::from_pool(pool));
-    is_as_it_was("unavailable", &down.get("/admin/keys").await);
+    assert_snapshot("unavailable", &down.get("/admin/keys").await);
 
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
     let bare = Pages::with(backend, |dashboard| dashboard.recorder(recorder));
     let overview = bare.get(&format!("/admin?{RANGE}")).await;
-    is_as_it_was("overview-without-issuer", &overview);
-    is_as_it_was(
+    assert_snapshot("overview-without-issuer", &overview);
+    assert_snapshot(
         "refused-generate-without-issuer",
         &bare.get("/admin/keys/new").await,
     );

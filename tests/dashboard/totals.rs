@@ -1,5 +1,5 @@
-//! What the pages show is what the clients counted, to the last request: ten thousand of them, over
-//! sockets, through the layer and the recorder into a SQLite file.
+//! End-to-end accounting: the pages show exactly what the clients counted, for 10,000 requests over TCP through the
+//! layer and the recorder into a SQLite file.
 
 use crate::support;
 
@@ -29,8 +29,8 @@ const TOKEN: &str = "a token of sixteen or more";
 const CLIENTS: usize = 8;
 const EACH: usize = 1_250;
 
-/// What is asked for, in turn: an odd number, so that each key asks for each of them.
-const ASKED: [(&str, &str, &str); 11] = [
+/// The requests that clients send in turn. Their number is coprime to the number of keys, so that every key sends each.
+const REQUESTS: [(&str, &str, &str); 11] = [
     ("GET", "/v1/postings", "/v1/postings"),
     ("GET", "/v1/postings/7", "/v1/postings/{id}"),
     ("POST", "/v1/postings", "/v1/postings"),
@@ -44,7 +44,7 @@ const ASKED: [(&str, &str, &str); 11] = [
     ("GET", "/v1/postings?page=2", "/v1/postings"),
 ];
 
-/// How many requests of each method, endpoint and status a key has made.
+/// The number of requests by method, endpoint and status.
 type Tally = BTreeMap<(String, String, u16), u64>;
 
 fn routes() -> Router {
@@ -62,13 +62,13 @@ fn routes() -> Router {
         .route("/v1/reports", reports)
 }
 
-/// Asks for its share with all secrets in turn, and answers what each of them has got.
+/// Sends requests with all secrets in turn, and returns a tally for each.
 async fn client(address: SocketAddr, number: usize, secrets: Vec<String>) -> Vec<Tally> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let mut tallies = vec![Tally::new(); secrets.len()];
     for n in 0..EACH {
         let n = n + number;
-        let (method, path, endpoint) = ASKED[n % ASKED.len()];
+        let (method, path, endpoint) = REQUESTS[n % REQUESTS.len()];
         let secret = n % secrets.len();
         let request = Request::builder()
             .method(method)
@@ -77,14 +77,14 @@ async fn client(address: SocketAddr, number: usize, secrets: Vec<String>) -> Vec
             .body(Full::default())
             .unwrap();
         let answer = Answer::of(client.request(request).await.unwrap()).await;
-        let asked = (method.into(), endpoint.into(), answer.status.as_u16());
-        *tallies[secret].entry(asked).or_default() += 1;
+        let row = (method.into(), endpoint.into(), answer.status.as_u16());
+        *tallies[secret].entry(row).or_default() += 1;
     }
     tallies
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_pages_show_what_the_clients_counted() {
+async fn totals_on_the_pages_match_the_clients_counts() {
     let file = File::new();
     let backend = SqliteBackend::open(&file.0).await.unwrap();
     backend.migrate().await.unwrap();
@@ -97,17 +97,16 @@ async fn the_pages_show_what_the_clients_counted() {
     let app = routes().layer(layer).nest("/admin", pages.into_router());
     let address = serve(app).await;
 
-    // One that may do all it likes, one that is limited, one that comes from elsewhere, one that is
-    // switched off, and one that nobody knows.
+    // An unlimited key, a rate-limited one, one with another client IP, a disabled one and a deleted one.
     let day = Duration::from_secs(24 * 3_600);
-    let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
+    let other_network = AddressList::parse(["203.0.113.0/24"]).unwrap();
     let mut keys = Vec::new();
     for new in [
-        NewKey::new("Courier"),
-        NewKey::new("Clerk").limit(RateLimit::per(1_000, day)),
-        NewKey::new("Stranger").addresses(elsewhere),
-        NewKey::new("Sleeper"),
-        NewKey::new("Nobody"),
+        NewKey::new("Unlimited"),
+        NewKey::new("Rate-limited").limit(RateLimit::per(1_000, day)),
+        NewKey::new("Other network").addresses(other_network),
+        NewKey::new("Disabled"),
+        NewKey::new("Deleted"),
     ] {
         keys.push(issuer.issue(&backend, new).await.unwrap());
     }
@@ -119,8 +118,8 @@ async fn the_pages_show_what_the_clients_counted() {
     let mut counted = vec![Tally::new(); keys.len()];
     for client in clients.collect::<Vec<_>>() {
         for (sum, tally) in counted.iter_mut().zip(client.await.unwrap()) {
-            for (asked, count) in tally {
-                *sum.entry(asked).or_default() += count;
+            for (row, count) in tally {
+                *sum.entry(row).or_default() += count;
             }
         }
     }
@@ -130,13 +129,13 @@ async fn the_pages_show_what_the_clients_counted() {
     assert_eq!(all, (CLIENTS * EACH) as u64);
     for (key, counted) in keys.iter().zip(&counted) {
         let statuses: Vec<u16> = counted.keys().map(|(.., status)| *status).collect();
-        let wanted: &[u16] = match &*key.key.name {
-            "Courier" => &[200, 201, 204, 404, 500],
-            "Clerk" => &[200, 201, 204, 404, 429, 500],
-            "Stranger" => &[403],
+        let expected: &[u16] = match &*key.key.name {
+            "Unlimited" => &[200, 201, 204, 404, 500],
+            "Rate-limited" => &[200, 201, 204, 404, 429, 500],
+            "Other network" => &[403],
             _ => &[401],
         };
-        for status in wanted {
+        for status in expected {
             assert!(
                 statuses.contains(status),
                 "{} had no {status}",
@@ -144,19 +143,19 @@ async fn the_pages_show_what_the_clients_counted() {
             );
         }
     }
-    // Of rejected keys, so many requests are events, and the others are counted only.
+    // A limited number of rejections per key are events; the others are only counted.
     let stats = recorder.stats();
     for (key, counted) in keys.iter().zip(&mut counted).take(4).skip(2) {
         let events = exported(address, key.key.id.as_str()).await;
         let reason = match &*key.key.name {
-            "Stranger" => RejectionReason::Address,
+            "Stranger" => RejectionReason::ClientIp,
             _ => RejectionReason::Disabled,
         };
         let all = sum(counted, |_, _, _| true);
         let recorded = sum(&events, |_, _, _| true);
         assert_eq!(recorded, 10, "{}", key.key.name);
-        assert_eq!(stats.refused_for(reason), all - recorded, "{reason}");
-        assert!(events.iter().all(|(asked, count)| counted[asked] >= *count));
+        assert_eq!(stats.rejected_for(reason), all - recorded, "{reason}");
+        assert!(events.iter().all(|(row, count)| counted[row] >= *count));
         *counted = events;
     }
     for (key, counted) in keys.iter().zip(&counted).take(4) {
@@ -170,8 +169,8 @@ async fn the_pages_show_what_the_clients_counted() {
         filtered(address, id.as_str(), counted).await;
     }
     let mut sums = Tally::new();
-    for (asked, count) in counted.iter().take(4).flatten() {
-        *sums.entry(asked.clone()).or_default() += count;
+    for (row, count) in counted.iter().take(4).flatten() {
+        *sums.entry(row.clone()).or_default() += count;
     }
     let overview = Page::get(address, "/admin").await;
     overview.shows("the overview", &sums);
@@ -180,9 +179,9 @@ async fn the_pages_show_what_the_clients_counted() {
     assert_eq!(overview.chart("Keys by traffic"), by_key.collect());
     let log = Page::get(address, "/admin/log").await;
     assert_eq!(log.logged(), sum(&sums, |_, _, _| true));
-    // Who is not known leaves no trace.
-    let nobody = keys[4].key.id;
-    let page = Page::get(address, &format!("/admin/log/csv?key={nobody}")).await;
+    // Requests with an unknown key are not recorded for the key.
+    let deleted = keys[4].key.id;
+    let page = Page::get(address, &format!("/admin/log/csv?key={deleted}")).await;
     assert_eq!(page.0.lines().count(), 1, "{}", page.0);
 }
 
@@ -209,7 +208,7 @@ async fn filtered(address: SocketAddr, key: &str, counted: &Tally) {
     }
 }
 
-/// The whole log of a key, added up.
+/// The tally of a key's exported log.
 async fn exported(address: SocketAddr, key: &str) -> Tally {
     let csv = Page::get(address, &format!("/admin/log/csv?key={key}"))
         .await
@@ -219,8 +218,8 @@ async fn exported(address: SocketAddr, key: &str) -> Tally {
     for row in reader.deserialize() {
         let row: BTreeMap<String, String> = row.unwrap();
         let status = row["status"].parse().unwrap();
-        let asked = (row["method"].clone(), row["endpoint"].clone(), status);
-        *tally.entry(asked).or_default() += 1;
+        let key = (row["method"].clone(), row["endpoint"].clone(), status);
+        *tally.entry(key).or_default() += 1;
     }
     tally
 }
@@ -232,7 +231,7 @@ fn sum(counted: &Tally, wanted: impl Fn(&str, &str, u16) -> bool) -> u64 {
     wanted.map(|(_, count)| count).sum()
 }
 
-/// What a page says.
+/// The body of a page.
 struct Page(String);
 
 impl Page {
@@ -249,7 +248,7 @@ impl Page {
         Self(String::from_utf8(answer.body.into()).unwrap())
     }
 
-    /// Compares all its numbers.
+    /// Compares all cards and charts.
     fn shows(&self, name: &str, counted: &Tally) {
         let all = sum(counted, |_, _, _| true);
         let completed = sum(counted, |_, _, status| status < 400);
@@ -281,7 +280,7 @@ impl Page {
         }
     }
 
-    /// The number under a title.
+    /// The number of a card.
     fn card(&self, title: &str) -> u64 {
         let texts = texts(&self.0);
         let found = texts.windows(2).find_map(|pair| match pair {
@@ -291,29 +290,29 @@ impl Page {
         found.unwrap_or_else(|| panic!("no number under {title:?}"))
     }
 
-    /// How many requests the log says that there are.
+    /// The number of requests that the log shows.
     fn logged(&self) -> u64 {
         let (_, log) = self.0.split_once(">Request log<").expect("a log");
-        let said = texts(log).into_iter().find_map(|text| {
+        let count = texts(log).into_iter().find_map(|text| {
             let count = text.strip_suffix(" requests");
             number(count.or(text.strip_suffix(" request"))?)
         });
-        said.expect("how many requests there are")
+        count.expect("the number of requests")
     }
 
-    /// The rows of the table that belongs to a title, but for their sum.
+    /// The rows of the table with this title, without the total.
     fn chart(&self, title: &str) -> BTreeMap<String, u64> {
         let (_, after) = self.0.split_once(&format!(">{title}<")).expect(title);
         let (_, body) = after.split_once("<tbody>").expect(title);
         let (body, _) = body.split_once("</tbody>").expect(title);
         let rows = body.split("</tr>").map(texts);
-        let rows = rows.filter(|cells| !cells.is_empty() && cells[0] != "All");
+        let rows = rows.filter(|cells| !cells.is_empty() && cells[0] != "Total");
         rows.map(|cells| (cells[0].clone(), number(&cells[1]).expect(title)))
             .collect()
     }
 }
 
-/// What stands between tags.
+/// The text nodes.
 fn texts(html: &str) -> Vec<String> {
     let pieces = html.split('<').map(|piece| match piece.split_once('>') {
         Some((_, text)) => text.trim(),
@@ -327,7 +326,7 @@ fn number(text: &str) -> Option<u64> {
     text.replace(',', "").parse().ok()
 }
 
-/// A database that is gone with the test.
+/// A database file, removed when dropped.
 struct File(PathBuf);
 
 impl File {

@@ -1,4 +1,4 @@
-//! The page about a key.
+//! The page of a key.
 
 use http::StatusCode;
 use jiff::SignedDuration;
@@ -8,7 +8,7 @@ use crate::counted::Counted;
 use crate::pages::Pages;
 
 #[tokio::test]
-async fn it_leads_back_and_to_all_that_can_be_done() {
+async fn the_page_links_to_all_actions() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
@@ -24,15 +24,12 @@ async fn it_leads_back_and_to_all_that_can_be_done() {
         assert_eq!(href, format!("/admin/keys/{}/{action}", key.id));
         assert_eq!(pages.get(&href).await.status, StatusCode::OK, "{href}");
     }
-    assert!(page.text.contains("<dt>Last used</dt><dd>never</dd>"));
-    assert!(
-        page.text
-            .contains("<dt>Addresses</dt><dd>from everywhere</dd>")
-    );
+    assert!(page.text.contains("<dt>Last used</dt><dd>Never</dd>"));
+    assert!(page.text.contains("<dt>Allowed IPs</dt><dd>Any</dd>"));
 }
 
 #[tokio::test]
-async fn another_range_keeps_the_filters_but_for_times() {
+async fn changing_the_range_keeps_all_filters_except_times() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     let query = "range=1h&method=GET&since=2026-01-01T00:00:00Z&after=1.x&junk=1";
@@ -42,7 +39,7 @@ async fn another_range_keeps_the_filters_but_for_times() {
 }
 
 #[tokio::test]
-async fn numbers_that_are_not_exact_are_marked() {
+async fn approximate_totals_are_marked() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     let at = "2026-11-01T10:30:30Z".parse::<jiff::Timestamp>().unwrap();
@@ -78,7 +75,7 @@ async fn numbers_that_are_not_exact_are_marked() {
 }
 
 #[tokio::test]
-async fn a_range_that_is_none_is_told() {
+async fn an_invalid_range_has_an_error() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     for (query, field) in [
@@ -99,7 +96,7 @@ async fn a_range_that_is_none_is_told() {
 }
 
 #[tokio::test]
-async fn a_chart_of_a_century_is_left_out() {
+async fn a_chart_of_a_century_is_omitted() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
     let minute = SignedDuration::from_mins(1);
@@ -111,14 +108,14 @@ async fn a_chart_of_a_century_is_left_out() {
     ] {
         let query = format!("range=custom&from={from}T00:00&to=2027-01-01T00:00");
         let page = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
-        let told = page.text.contains("too long for a chart");
-        assert_eq!((page.status, told), (StatusCode::OK, !chart), "{from}");
+        let omitted = page.text.contains("too long to chart");
+        assert_eq!((page.status, omitted), (StatusCode::OK, !chart), "{from}");
         assert!(page.text.len() < 200_000, "{}", page.text.len());
     }
 }
 
 #[tokio::test]
-async fn with_all_that_there_may_be_it_stays_small() {
+async fn the_page_of_a_busy_key_stays_small() {
     let pages = Pages::new();
     let key = pages.key("Busy").await;
     let set = |n: u64, event: &mut UsageEvent| {
@@ -133,12 +130,12 @@ async fn with_all_that_there_may_be_it_stays_small() {
         .await;
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
     assert!(page.count("<tr>") > 50);
-    // Without any compression; with it, it is a tenth.
+    // Uncompressed; about a tenth with compression.
     assert!(page.text.len() < 120_000, "{}", page.text.len());
 }
 
 #[tokio::test]
-async fn no_page_asks_the_store_more_than_ten_times() {
+async fn store_calls_per_page_are_bounded() {
     let plain = Pages::new();
     for n in 0..60 {
         let key = plain.key(&format!("Key {n}")).await;

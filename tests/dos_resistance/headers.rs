@@ -1,4 +1,4 @@
-//! Headers in masses: many, long, and many that carry keys.
+//! Header floods: many headers, long headers, and many credentials.
 
 use std::net::SocketAddr;
 
@@ -8,17 +8,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{NewKey, Prefix, Secret};
 use keytally::usage::{Recorder, RejectionReason};
+use keytally::{ApiKeyLayer, CredentialSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::measure::{Flood, MIB};
-use super::{ask, behind, many, support};
+use super::{many, protected_by, status_of, support};
 
-/// The status of the answer to a head of these lines; none where the server only hangs up.
+/// The status of the response to a request with these header lines; `None` if the server closes the connection.
 async fn status(address: SocketAddr, lines: impl Iterator<Item = String>) -> Option<u16> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let (mut reading, mut writing) = stream.split();
@@ -26,41 +26,41 @@ async fn status(address: SocketAddr, lines: impl Iterator<Item = String>) -> Opt
         "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n",
         lines.collect::<String>()
     );
-    let (_, answer) = tokio::join!(writing.write_all(head.as_bytes()), async {
-        let mut answer = Vec::new();
-        // A server that has had enough resets the connection after its answer.
+    let (_, response) = tokio::join!(writing.write_all(head.as_bytes()), async {
+        let mut response = Vec::new();
+        // The server may reset the connection after its response.
         while reading
-            .read_buf(&mut answer)
+            .read_buf(&mut response)
             .await
             .is_ok_and(|read| read > 0)
         {}
-        answer
+        response
     });
-    let text = String::from_utf8_lossy(&answer);
+    let text = String::from_utf8_lossy(&response);
     text.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
 }
 
-/// Whether so many requests are events, so many more were refused as ambiguous, and no other got through.
-async fn check_accounts(service: &support::Service, passed: u64, ambiguous: u64) {
+/// Asserts the number of recorded events and of requests rejected as ambiguous, and that no event was lost.
+async fn assert_stats(service: &support::Service, passed: u64, ambiguous: u64) {
     service.until_open(0).await;
     let stats = service.recorder.stats();
-    assert_eq!(stats.refused_for(RejectionReason::Ambiguous), ambiguous);
+    assert_eq!(stats.rejected_for(RejectionReason::Ambiguous), ambiguous);
     assert_eq!((stats.accepted, stats.lost), (passed, 0));
 }
 
 #[tokio::test]
-async fn header_bombs_over_sockets_are_refused_and_leave_nothing() {
+async fn header_bombs_over_http1_are_rejected_and_leak_no_memory() {
     let rounds = many(20, 2_000);
-    let mut flood = Flood::begin("header bombs over sockets", 8 * MIB).await;
+    let mut flood = Flood::begin("header bombs over HTTP/1.1", 8 * MIB).await;
     let service = support::Service::plain(Router::new().route("/", get(|| async { "ok" }))).await;
-    let good = service.key().await;
-    let key = format!("x-api-key: {}\r\n", good.secret.expose());
+    let valid_key = service.key().await;
+    let key = format!("x-api-key: {}\r\n", valid_key.secret.expose());
     let (mut passed, mut ambiguous) = (0, 0);
     for n in 0..rounds {
         let many_short = |count: usize| (0..count).map(|n| format!("h{n}: v\r\n"));
         let long = |bytes: usize| std::iter::once(format!("long: {}\r\n", "v".repeat(bytes)));
         let keyed = || std::iter::once(key.clone());
-        // As many headers as hyper takes, and more; as long ones as it takes, and longer.
+        // At and above hyper's limits on the number and the length of headers.
         let at_most = keyed().chain(many_short(97));
         assert_eq!(status(service.address, at_most).await, Some(200));
         let too_many = keyed().chain(many_short(200));
@@ -70,7 +70,7 @@ async fn header_bombs_over_sockets_are_refused_and_leave_nothing() {
         let too_long = status(service.address, keyed().chain(long(2_000_000))).await;
         assert!(matches!(too_long, Some(431) | None), "{too_long:?}");
         passed += 2;
-        // The good key and others, in as many places as there are.
+        // A valid key with other keys, and a valid key repeated.
         let many_keys = keyed().chain((0..90).map(|n| format!("x-api-key: acme_{n}\r\n")));
         assert_eq!(status(service.address, many_keys).await, Some(401));
         let same = (0..90).flat_map(|_| keyed());
@@ -81,12 +81,12 @@ async fn header_bombs_over_sockets_are_refused_and_leave_nothing() {
             flood.check();
         }
     }
-    check_accounts(&service, passed, ambiguous).await;
+    assert_stats(&service, passed, ambiguous).await;
     flood.end(6 * rounds);
 }
 
-/// The status of the answer to a request with these headers over a connection of HTTP/2 of its own; none
-/// where the server ends it.
+/// The status of the response to an HTTP/2 request with these headers, on its own connection; `None` if the server
+/// closes it.
 async fn status_http2(address: SocketAddr, headers: HeaderMap) -> Option<StatusCode> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -97,26 +97,26 @@ async fn status_http2(address: SocketAddr, headers: HeaderMap) -> Option<StatusC
         .body(Empty::<bytes::Bytes>::new())
         .unwrap();
     *request.headers_mut() = headers;
-    let answer = sender.send_request(request).await;
-    let status = answer.ok().map(|answer| answer.status());
+    let response = sender.send_request(request).await;
+    let status = response.ok().map(|response| response.status());
     drop(sender);
     connection.abort();
     status
 }
 
-/// The head of a request, with its preface, in which a byte stands for three kilobytes so many times
-/// (RFC 7541, 6.1 and 6.2.1): no client writes such a one.
-fn packed(secret: &str, times: usize) -> Vec<u8> {
+/// An HPACK bomb: the connection preface and the header block of a request, in which a single byte refers to a
+/// 3,000-byte header, `times` times (RFC 7541, sections 6.1 and 6.2.1).
+fn hpack_bomb(secret: &str, times: usize) -> Vec<u8> {
     // GET http://x/
     let mut block = vec![0x82, 0x86, 0x84, 0x01, 1, b'x'];
     block.extend_from_slice(b"\x00\x09x-api-key");
     block.push(u8::try_from(secret.len()).unwrap());
     block.extend_from_slice(secret.as_bytes());
-    // `long`, of 3,000 bytes, becomes entry 62 of the table.
+    // `long`, with a value of 3,000 bytes, becomes entry 62 of the dynamic table.
     block.extend_from_slice(b"\x40\x04long\x7f\xb9\x16");
     block.extend(std::iter::repeat_n(b'v', 3_000));
     block.extend(std::iter::repeat_n(0x80 | 62, times));
-    // The preface with empty settings; then the frame, which ends the head and the stream.
+    // The preface with empty settings, then a HEADERS frame that ends the headers and the stream.
     let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     sent.extend_from_slice(&u32::try_from(block.len()).unwrap().to_be_bytes()[1..]);
     sent.extend_from_slice(&[0x01, 0x05, 0, 0, 0, 1]);
@@ -124,28 +124,28 @@ fn packed(secret: &str, times: usize) -> Vec<u8> {
     sent
 }
 
-/// Sends what is written out, and reads until the server has had enough.
+/// Sends raw bytes and reads until the server closes the connection.
 async fn send(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream.shutdown().await.unwrap();
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     while stream
-        .read_buf(&mut answer)
+        .read_buf(&mut response)
         .await
         .is_ok_and(|read| read > 0)
     {}
-    answer
+    response
 }
 
 #[tokio::test]
-async fn header_bombs_over_http2_are_refused_and_leave_nothing() {
+async fn header_bombs_over_http2_are_rejected_and_leak_no_memory() {
     let rounds = many(5, 1_000);
     let mut flood = Flood::begin("header bombs over HTTP/2", 8 * MIB).await;
     let service = support::Service::plain(Router::new().route("/", get(|| async { "ok" }))).await;
-    let good = service.key().await;
-    let key = HeaderValue::from_str(good.secret.expose()).unwrap();
-    let ask = async |fields: &mut dyn Iterator<Item = (String, HeaderValue)>| {
+    let valid_key = service.key().await;
+    let key = HeaderValue::from_str(valid_key.secret.expose()).unwrap();
+    let status_with = async |fields: &mut dyn Iterator<Item = (String, HeaderValue)>| {
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", key.clone());
         for (name, value) in fields {
@@ -160,27 +160,34 @@ async fn header_bombs_over_http2_are_refused_and_leave_nothing() {
     };
     let (mut passed, mut ambiguous) = (0, 0);
     for n in 0..rounds {
-        // As many as hyper takes, which is 16 KiB of a list, and more.
-        assert_eq!(ask(&mut short(300)).await, Some(StatusCode::OK));
+        // Below and above hyper's limit of 16 KiB for the header list.
+        assert_eq!(status_with(&mut short(300)).await, Some(StatusCode::OK));
         let too_large = Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-        assert_eq!(ask(&mut short(600)).await, too_large);
-        // Six megabytes in five kilobytes: refused with 431, or with the connection.
-        let few = send(service.address, &packed(good.secret.expose(), 3)).await;
+        assert_eq!(status_with(&mut short(600)).await, too_large);
+        // 6 MB compressed to 5 kB: rejected with 431 or by closing the connection.
+        let small_bomb = send(service.address, &hpack_bomb(valid_key.secret.expose(), 3)).await;
         let ok = [0x01, 0x04, 0, 0, 0, 1, 0x88];
-        assert!(few.windows(ok.len()).any(|bytes| bytes == ok));
-        let many = send(service.address, &packed(good.secret.expose(), 2_000)).await;
-        assert!(!many.is_empty() && !many.windows(ok.len()).any(|bytes| bytes == ok));
-        // A head of more than a megabyte, in 86 frames.
+        assert!(small_bomb.windows(ok.len()).any(|bytes| bytes == ok));
+        let large_bomb = send(
+            service.address,
+            &hpack_bomb(valid_key.secret.expose(), 2_000),
+        )
+        .await;
+        assert!(!large_bomb.is_empty() && !large_bomb.windows(ok.len()).any(|bytes| bytes == ok));
+        // More than a megabyte of headers, in many CONTINUATION frames.
         let long = |n| (format!("h{n}"), value(format!("{n}{}", "v".repeat(16_000))));
-        let continued = ask(&mut (0..100).map(long)).await;
+        let continued = status_with(&mut (0..100).map(long)).await;
         assert!(
             continued.is_none() || continued == too_large,
             "{continued:?}"
         );
-        // The good key and others, and the good key again and again.
+        // A valid key with other keys, and a valid key repeated.
         let others = (0..90).map(|n| ("x-api-key".to_owned(), value(format!("acme_{n}"))));
-        assert_eq!(ask(&mut { others }).await, Some(StatusCode::UNAUTHORIZED));
-        let again = ask(&mut same(90, "x-api-key", key.clone())).await;
+        assert_eq!(
+            status_with(&mut { others }).await,
+            Some(StatusCode::UNAUTHORIZED)
+        );
+        let again = status_with(&mut same(90, "x-api-key", key.clone())).await;
         assert_eq!(again, Some(StatusCode::OK));
         passed += 3;
         ambiguous += 1;
@@ -188,22 +195,24 @@ async fn header_bombs_over_http2_are_refused_and_leave_nothing() {
             flood.check();
         }
     }
-    check_accounts(&service, passed, ambiguous).await;
+    assert_stats(&service, passed, ambiguous).await;
     flood.end(7 * rounds);
 }
 
 #[tokio::test]
-async fn header_bombs_into_the_service_leave_nothing() {
+async fn header_bombs_in_process_leak_no_memory() {
     let rounds = many(10, 1_000);
-    let mut flood = Flood::begin("header bombs into the service", 8 * MIB).await;
+    let mut flood = Flood::begin("header bombs in process", 8 * MIB).await;
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
-    let good = support::issue(&backend, NewKey::new("good")).await;
+    let valid_key = support::issue(&backend, NewKey::new("valid key")).await;
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
-    let mut service = behind(layer.insecure_query_parameter("key"));
-    let key = HeaderValue::from_str(good.secret.expose()).unwrap();
+    let query = CredentialSource::insecure_query_parameter("key");
+    let sources = CredentialSource::DEFAULT.into_iter().chain([query]);
+    let mut service = protected_by(layer.credential_sources(sources));
+    let key = HeaderValue::from_str(valid_key.secret.expose()).unwrap();
     let prefix = Prefix::new("acme_test").unwrap();
-    // A map of headers takes 24,576 at most.
+    // A `HeaderMap` holds at most 24,576 entries.
     let numbers = || 0..many(2_000, 20_000);
     for _ in 0..rounds {
         let request = || Request::new(String::new());
@@ -214,7 +223,7 @@ async fn header_bombs_into_the_service_leave_nothing() {
             headers.insert(name, HeaderValue::from_static("v"));
         }
         headers.insert("x-api-key", key.clone());
-        assert_eq!(ask(&mut service, many_names).await, 200);
+        assert_eq!(status_of(&mut service, many_names).await, 200);
 
         let mut many_keys = request();
         for _ in numbers() {
@@ -222,13 +231,13 @@ async fn header_bombs_into_the_service_leave_nothing() {
             let other = HeaderValue::from_str(&format!("Bearer {}", other.expose())).unwrap();
             many_keys.headers_mut().append("authorization", other);
         }
-        assert_eq!(ask(&mut service, many_keys).await, 401);
+        assert_eq!(status_of(&mut service, many_keys).await, 401);
 
         let mut same = request();
         for _ in numbers() {
             same.headers_mut().append("x-api-key", key.clone());
         }
-        assert_eq!(ask(&mut service, same).await, 200);
+        assert_eq!(status_of(&mut service, same).await, 200);
 
         let mut long = request();
         let megabyte = HeaderValue::from_bytes(&vec![b'a'; 1 << 20]).unwrap();
@@ -240,19 +249,19 @@ async fn header_bombs_into_the_service_leave_nothing() {
         ] {
             long.headers_mut().insert(name, megabyte.clone());
         }
-        assert_eq!(ask(&mut service, long).await, 401);
+        assert_eq!(status_of(&mut service, long).await, 401);
 
         let query: String = (0..6_000).map(|n| format!("key=acme_{n}&")).collect();
         let query = Request::get(format!("/?{}", &query[..60_000]))
             .body(String::new())
             .unwrap();
-        assert_eq!(ask(&mut service, query).await, 401);
+        assert_eq!(status_of(&mut service, query).await, 401);
         flood.check();
     }
     recorder.flush().await;
     let stats = recorder.stats();
-    assert_eq!(stats.refused_for(RejectionReason::Ambiguous), 2 * rounds);
-    assert_eq!(stats.refused_for(RejectionReason::Malformed), rounds);
+    assert_eq!(stats.rejected_for(RejectionReason::Ambiguous), 2 * rounds);
+    assert_eq!(stats.rejected_for(RejectionReason::Malformed), rounds);
     assert_eq!((stats.written, stats.lost), (2 * rounds, 0));
     flood.end(5 * rounds);
 }

@@ -1,4 +1,4 @@
-//! How long good keys wait while a flood of bad ones runs beside them.
+//! Latency of valid keys during a flood of unknown ones.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -17,16 +17,16 @@ use hyper_util::rt::TokioIo;
 use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, KeyId, PeerIp};
+use keytally::{ApiKeyLayer, KeyId, PeerAddress};
 use tokio::net::TcpStream;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, ServiceExt};
 
 use super::measure::{Flood, MIB};
-use super::{ask, behind, many, support};
+use super::{many, protected_by, status_of, support};
 
-/// Connections with a good key; each asks again as soon as it is answered, as do those of the flood.
-const GOOD: usize = 4;
+/// The number of connections with a valid key. Like those of the flood, each sends its requests back to back.
+const CLIENTS: usize = 4;
 
 struct Client(http1::SendRequest<Empty<Bytes>>);
 
@@ -39,7 +39,7 @@ impl Client {
         Self(sender)
     }
 
-    async fn ask(&mut self, path: &str, secret: &str) -> StatusCode {
+    async fn send(&mut self, path: &str, secret: &str) -> StatusCode {
         let request = support::get(path, secret).header("host", "x");
         let request = request.body(Empty::new()).unwrap();
         self.0.ready().await.unwrap();
@@ -50,23 +50,25 @@ impl Client {
     }
 }
 
-/// What goes on beside the good keys.
+/// The load that runs beside the valid keys.
 #[derive(Clone, Copy)]
-enum Beside {
+enum Load {
     Nothing,
-    /// So many connections, answered without any work of the layer's.
-    Bare(usize),
-    /// So many connections with unknown keys, all from one address.
-    Bad(usize),
-    /// So many tasks that call the layer with unknown keys, each from an address of its own.
-    Within(usize),
+    /// Connections that send requests to an exempt path.
+    ExemptPath(usize),
+    /// Connections with unknown keys, all from one client IP.
+    UnknownKeys(usize),
+    /// Tasks that call the layer in process with unknown keys, each from its own client IP.
+    InProcess(usize),
 }
 
-impl Beside {
+impl Load {
     fn flooders(self) -> usize {
         match self {
             Self::Nothing => 0,
-            Self::Bare(flooders) | Self::Bad(flooders) | Self::Within(flooders) => flooders,
+            Self::ExemptPath(flooders)
+            | Self::UnknownKeys(flooders)
+            | Self::InProcess(flooders) => flooders,
         }
     }
 }
@@ -74,45 +76,45 @@ impl Beside {
 struct Setup {
     address: SocketAddr,
     layer: ApiKeyLayer,
-    good: String,
+    valid: String,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
 }
 
 impl Setup {
-    fn flood(&self, beside: Beside) -> tokio::task::JoinSet<()> {
+    fn flood(&self, load: Load) -> tokio::task::JoinSet<()> {
         let mut flooders = tokio::task::JoinSet::new();
-        for n in 0..beside.flooders() {
+        for n in 0..load.flooders() {
             let (stop, sent) = (self.stop.clone(), self.sent.clone());
             let (address, layer) = (self.address, self.layer.clone());
             let prefix = Prefix::new("acme_test").unwrap();
-            match beside {
-                Beside::Nothing => {}
-                Beside::Bare(_) | Beside::Bad(_) => {
-                    let path = match beside {
-                        Beside::Bad(_) => "/",
+            match load {
+                Load::Nothing => {}
+                Load::ExemptPath(_) | Load::UnknownKeys(_) => {
+                    let path = match load {
+                        Load::UnknownKeys(_) => "/",
                         _ => "/exempt",
                     };
                     flooders.spawn(async move {
                         let mut client = Client::connect(address).await;
                         while !stop.load(Ordering::Relaxed) {
                             let secret = Secret::generate(&prefix).unwrap();
-                            let status = client.ask(path, secret.expose()).await;
+                            let status = client.send(path, secret.expose()).await;
                             assert!(matches!(status.as_u16(), 401 | 429), "{status}");
                             sent.fetch_add(1, Ordering::Relaxed);
                         }
                     });
                 }
-                Beside::Within(_) => {
-                    let mut service = behind(layer);
+                Load::InProcess(_) => {
+                    let mut service = protected_by(layer);
                     flooders.spawn(async move {
                         while !stop.load(Ordering::Relaxed) {
                             let secret = Secret::generate(&prefix).unwrap();
                             let request = Request::get("/").header("x-api-key", secret.expose());
                             let mut request = request.body(String::new()).unwrap();
-                            let from = IpAddr::from([192, 0, 2, n as u8]);
-                            request.extensions_mut().insert(PeerIp(from));
-                            let status = ask(&mut service, request).await;
+                            let client_ip = IpAddr::from([192, 0, 2, n as u8]);
+                            request.extensions_mut().insert(PeerAddress(client_ip));
+                            let status = status_of(&mut service, request).await;
                             assert!(matches!(status.as_u16(), 401 | 429), "{status}");
                             sent.fetch_add(1, Ordering::Relaxed);
                             tokio::task::yield_now().await;
@@ -124,20 +126,20 @@ impl Setup {
         flooders
     }
 
-    /// Latencies of requests with a good key, a few at a time.
-    async fn measure(&self, beside: Beside, requests: u64) -> Vec<Duration> {
+    /// The sorted latencies of requests with a valid key.
+    async fn measure(&self, load: Load, requests: u64) -> Vec<Duration> {
         self.stop.store(false, Ordering::Relaxed);
-        let flooders = self.flood(beside);
+        let flooders = self.flood(load);
         let mut clients = tokio::task::JoinSet::new();
-        for _ in 0..GOOD {
-            let (address, good) = (self.address, self.good.clone());
+        for _ in 0..CLIENTS {
+            let (address, valid) = (self.address, self.valid.clone());
             clients.spawn(async move {
                 let mut client = Client::connect(address).await;
                 let mut latencies = Vec::new();
-                for _ in 0..requests / GOOD as u64 {
-                    let began = Instant::now();
-                    assert_eq!(client.ask("/", &good).await, 200);
-                    latencies.push(began.elapsed());
+                for _ in 0..requests / CLIENTS as u64 {
+                    let start = Instant::now();
+                    assert_eq!(client.send("/", &valid).await, 200);
+                    latencies.push(start.elapsed());
                 }
                 latencies
             });
@@ -150,27 +152,27 @@ impl Setup {
     }
 }
 
-/// Hangs whenever it is asked for a key that it does not have.
-struct Hanging(MemoryBackend);
+/// Hangs on lookups of unknown keys.
+struct HangingStore(MemoryBackend);
 
 #[async_trait]
-impl KeyStore for Hanging {
+impl KeyStore for HangingStore {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         match self.0.find(id).await {
             Ok(None) => std::future::pending().await,
-            found => found,
+            result => result,
         }
     }
 }
 
-/// Unknown keys wait for a store that hangs, in front of a service with a hundred permits.
+/// Requests with unknown keys wait for a hanging store; the inner service has a hundred permits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cached_keys_are_served_while_unknown_ones_wait() {
     let requests = many(2_000, 200_000);
-    let flood = Flood::begin("cached keys beside waiting ones", 40 * MIB).await;
+    let flood = Flood::begin("cached keys beside waiting unknown keys", 40 * MIB).await;
     let backend = MemoryBackend::new();
-    let good = support::issue(&backend, NewKey::new("good")).await;
-    let layer = ApiKeyLayer::new(Hanging(backend)).no_lookup_limit();
+    let valid = support::issue(&backend, NewKey::new("valid")).await;
+    let layer = ApiKeyLayer::new(HangingStore(backend)).no_lookup_limit();
     let layer = layer.cache(CacheConfig::new().lookup_timeout(Duration::from_secs(3_600)));
     let service = layer.layer(
         GlobalConcurrencyLimitLayer::new(100).layer(tower::service_fn(
@@ -185,27 +187,27 @@ async fn cached_keys_are_served_while_unknown_ones_wait() {
     };
     let prefix = Prefix::new("acme_test").unwrap();
     let mut waiting = tokio::task::JoinSet::new();
-    for (name, unknown) in [("calm", 0), ("beside 1,000 that wait", 1_000)] {
+    for (name, unknown) in [("calm", 0), ("beside 1,000 waiting unknown keys", 1_000)] {
         for _ in 0..unknown {
             let secret = Secret::generate(&prefix).unwrap();
             waiting.spawn(service.clone().oneshot(request(secret.expose())));
         }
-        // As many of them are asked for at once.
-        let asked = 1 + unknown.min(64);
-        while unknown > 0 && layer.cache_stats().lookups < asked {
+        // Wait until the maximum number of concurrent lookups is in progress.
+        let lookups = 1 + unknown.min(64);
+        while unknown > 0 && layer.cache_stats().lookups < lookups {
             tokio::task::yield_now().await;
         }
         let mut clients = tokio::task::JoinSet::new();
-        for _ in 0..GOOD {
+        for _ in 0..CLIENTS {
             let service = service.clone();
-            let good = request(good.secret.expose());
+            let valid = request(valid.secret.expose());
             clients.spawn(async move {
                 let mut latencies = Vec::new();
-                for _ in 0..requests / GOOD as u64 {
-                    let began = Instant::now();
-                    let answer = service.clone().oneshot(good.clone()).await.unwrap();
-                    assert_eq!(answer.status(), 200);
-                    latencies.push(began.elapsed());
+                for _ in 0..requests / CLIENTS as u64 {
+                    let start = Instant::now();
+                    let response = service.clone().oneshot(valid.clone()).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    latencies.push(start.elapsed());
                     tokio::task::yield_now().await;
                 }
                 latencies
@@ -217,16 +219,16 @@ async fn cached_keys_are_served_while_unknown_ones_wait() {
         let (p50, p99) = (at(500), at(990));
         println!("cached keys {name}: p50 {p50} ns, p99 {p99} ns");
     }
-    // All of them still wait.
+    // All requests with unknown keys are still waiting.
     assert!(waiting.try_join_next().is_none());
     waiting.shutdown().await;
     flood.end(2 * requests);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
+async fn valid_keys_are_served_during_a_flood_of_unknown_ones() {
     let requests = many(400, 200_000);
-    let flood = Flood::begin("good keys beside bad ones", 40 * MIB).await;
+    let flood = Flood::begin("valid keys beside unknown ones", 40 * MIB).await;
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
     let layer = ApiKeyLayer::new(backend.clone())
@@ -234,12 +236,12 @@ async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
         .exempt("/exempt");
     let routes = Router::new().route("/", get(|| async { "ok" })).route(
         "/exempt",
-        get(|| async { (StatusCode::UNAUTHORIZED, "no key is looked at here") }),
+        get(|| async { (StatusCode::UNAUTHORIZED, "exempt") }),
     );
     let setup = Setup {
         address: support::serve(routes.layer(layer.clone())).await,
         layer,
-        good: support::issue(&backend, NewKey::new("good"))
+        valid: support::issue(&backend, NewKey::new("valid"))
             .await
             .secret
             .expose()
@@ -247,29 +249,38 @@ async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
         stop: Arc::default(),
         sent: Arc::default(),
     };
-    let mut asked = 0;
-    for (beside, name) in [
-        (Beside::Nothing, "calm"),
-        (Beside::Bare(1), "beside 1 without the layer's work"),
-        (Beside::Bad(1), "beside 1 with bad keys of one address"),
-        (Beside::Bare(4), "beside 4 without the layer's work"),
-        (Beside::Bad(4), "beside 4 with bad keys of one address"),
-        (Beside::Bare(8), "beside 8 without the layer's work"),
-        (Beside::Bad(8), "beside 8 with bad keys of one address"),
-        (Beside::Within(8), "beside bad keys within the process"),
-        (Beside::Nothing, "calm again"),
+    let mut total = 0;
+    for (load, name) in [
+        (Load::Nothing, "calm"),
+        (Load::ExemptPath(1), "beside 1 client of an exempt path"),
+        (Load::UnknownKeys(1), "beside 1 client with unknown keys"),
+        (Load::ExemptPath(4), "beside 4 clients of an exempt path"),
+        (
+            Load::UnknownKeys(4),
+            "beside 4 clients with unknown keys, one client IP",
+        ),
+        (Load::ExemptPath(8), "beside 8 clients of an exempt path"),
+        (
+            Load::UnknownKeys(8),
+            "beside 8 clients with unknown keys, one client IP",
+        ),
+        (
+            Load::InProcess(8),
+            "beside 8 tasks with unknown keys, in process",
+        ),
+        (Load::Nothing, "calm again"),
     ] {
         setup.sent.store(0, Ordering::Relaxed);
-        let began = Instant::now();
-        let latencies = setup.measure(beside, requests).await;
-        asked += latencies.len() as u64;
+        let start = Instant::now();
+        let latencies = setup.measure(load, requests).await;
+        total += latencies.len() as u64;
         let at = |share: usize| latencies[latencies.len() * share / 1_000].as_micros();
         let (secs, others) = (
-            began.elapsed().as_secs_f64(),
+            start.elapsed().as_secs_f64(),
             setup.sent.load(Ordering::Relaxed),
         );
         println!(
-            "good keys {name}: p50 {} µs, p99 {} µs, p99.9 {} µs; {:.0} good and {:.0} others a second",
+            "valid keys {name}: p50 {} µs, p99 {} µs, p99.9 {} µs; {:.0} valid and {:.0} other requests per second",
             at(500),
             at(990),
             at(999),
@@ -279,6 +290,6 @@ async fn good_keys_are_served_while_a_flood_of_bad_ones_runs() {
     }
     recorder.flush().await;
     let stats = recorder.stats();
-    assert_eq!((stats.written, stats.lost), (asked, 0));
-    flood.end(asked);
+    assert_eq!((stats.written, stats.lost), (total, 0));
+    flood.end(total);
 }

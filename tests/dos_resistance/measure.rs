@@ -1,4 +1,4 @@
-//! How much memory a flood takes.
+//! Measures the memory that a flood uses.
 
 use std::alloc::System;
 use std::time::Instant;
@@ -9,19 +9,19 @@ use tokio::sync::{Mutex, MutexGuard};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// One flood at a time.
+/// Serializes the floods.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 pub(crate) const MIB: i64 = 1 << 20;
 
-/// What the allocator may keep of a process beyond what is in use.
+/// Memory that the allocator may keep resident beyond what is in use.
 const SLACK: i64 = 24 * MIB;
 
-/// A flood that is measured: bytes that are in use, and those that are resident.
+/// Measures a flood: bytes in use and resident bytes.
 pub(crate) struct Flood {
     name: &'static str,
     bound: i64,
-    began: Instant,
+    start: Instant,
     live: i64,
     resident: i64,
     most: i64,
@@ -29,14 +29,14 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    /// Begins one that may take so many bytes more than are in use now.
+    /// Starts measuring a flood that may use at most `bound` bytes more than are in use at the start.
     pub(crate) async fn begin(name: &'static str, bound: i64) -> Self {
         let _alone = ALONE.lock().await;
         let (live, resident) = (live(), resident());
         Self {
             name,
             bound,
-            began: Instant::now(),
+            start: Instant::now(),
             live,
             resident,
             most: 0,
@@ -44,18 +44,22 @@ impl Flood {
         }
     }
 
-    /// Looks whether the bound holds.
+    /// Asserts that the bound holds.
     pub(crate) fn check(&mut self) {
         self.most = self.most.max(live() - self.live);
         let (most, bound) = (self.most, self.bound);
-        assert!(most <= bound, "{}: {most} bytes, of {bound}", self.name);
+        assert!(
+            most <= bound,
+            "{}: {most} bytes exceed the bound of {bound}",
+            self.name
+        );
     }
 
-    /// Looks for the last time, and tells what it was.
+    /// Asserts the bounds a last time and prints the measurements.
     pub(crate) fn end(mut self, requests: u64) {
         self.check();
         let (secs, resident) = (
-            self.began.elapsed().as_secs_f64(),
+            self.start.elapsed().as_secs_f64(),
             resident() - self.resident,
         );
         assert!(
@@ -66,8 +70,8 @@ impl Flood {
         let [before, most, bound, resident] =
             [self.live, self.most, self.bound, resident].map(|bytes| bytes as f64 / MIB as f64);
         println!(
-            "{}: {requests} requests in {secs:.1} s; {before:.1} MiB in use before, at most {most:.1} MiB more, of \
-             {bound:.1} allowed; {resident:+.1} MiB resident",
+            "{}: {requests} requests in {secs:.1} s; {before:.1} MiB in use before, at most {most:.1} MiB more (bound: \
+             {bound:.1} MiB); {resident:+.1} MiB resident",
             self.name
         );
     }

@@ -1,5 +1,4 @@
-//! Requests that are never done: bodies that come and go byte by byte, and streams on which nothing
-//! happens.
+//! Requests that stay open: bodies sent or read byte by byte, and idle streams.
 
 use std::net::SocketAddr;
 
@@ -19,10 +18,9 @@ use super::many;
 use super::measure::Flood;
 use super::support::{Service, until};
 
-/// Bytes of an open request at both ends, which are in this process: mostly buffers of hyper's, and
-/// the client's.
+/// Bytes per open request, client and server together: mostly buffers of hyper and of the client.
 const OPEN: i64 = 48 << 10;
-/// Bytes of an idle stream at both ends.
+/// Bytes per idle stream, client and server together.
 const IDLE: i64 = 6 << 10;
 static KIB_64: [u8; 64 << 10] = [b'x'; 64 << 10];
 
@@ -49,35 +47,35 @@ fn routes() -> Router {
         .route("/", get(|| async { "ok" }))
 }
 
-async fn begin(address: SocketAddr, head: &str) -> TcpStream {
+async fn open(address: SocketAddr, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
 }
 
 #[tokio::test]
-async fn slow_bodies_take_no_more_than_their_buffers_and_are_all_accounted_for() {
+async fn slow_bodies_use_bounded_memory_and_are_all_recorded() {
     const ROUNDS: usize = 20;
     let each = many(100, 2_000);
     let bound = 2 * each as i64 * OPEN;
-    let mut flood = Flood::begin("slow bodies, both ways", bound).await;
+    let mut flood = Flood::begin("slow uploads and downloads", bound).await;
     let service = Service::plain(routes()).await;
-    let good = service.key().await;
-    let key = format!("host: x\r\nx-api-key: {}\r\n", good.secret.expose());
+    let valid = service.key().await;
+    let key = format!("host: x\r\nx-api-key: {}\r\n", valid.secret.expose());
     let (mut uploads, mut downloads) = (Vec::new(), Vec::new());
     for _ in 0..each {
         let upload = format!("POST /upload HTTP/1.1\r\n{key}content-length: {ROUNDS}\r\n\r\n");
-        uploads.push(begin(service.address, &upload).await);
+        uploads.push(open(service.address, &upload).await);
         let download = format!("GET /endless HTTP/1.1\r\n{key}\r\n");
-        downloads.push(begin(service.address, &download).await);
+        downloads.push(open(service.address, &download).await);
     }
     service.until_open(2 * each).await;
     for round in 1..=ROUNDS {
         for stream in &mut downloads {
             stream.read_u8().await.unwrap();
         }
-        // Others are served all the while.
-        assert_eq!(service.get("/", good.secret.expose()).await.status, 200);
+        // Other requests are served meanwhile.
+        assert_eq!(service.get("/", valid.secret.expose()).await.status, 200);
         flood.check();
         for stream in &mut uploads {
             stream.write_all(b"x").await.unwrap();
@@ -93,22 +91,22 @@ async fn slow_bodies_take_no_more_than_their_buffers_and_are_all_accounted_for()
     drop(downloads);
     service.until_open(0).await;
     let summary = service.summary().await;
-    let asked = ROUNDS as u64;
-    assert_eq!(summary.totals.completed(), each + asked);
+    let served = ROUNDS as u64;
+    assert_eq!(summary.totals.completed(), each + served);
     assert_eq!(summary.totals.failed_by(Cause::Cancelled), each);
     assert_eq!(service.recorder.stats().lost, 0);
-    flood.end(2 * each + asked);
+    flood.end(2 * each + served);
 }
 
 #[tokio::test]
-async fn ten_thousand_idle_streams_take_little_and_are_all_accounted_for() {
+async fn idle_http2_streams_use_bounded_memory_and_are_all_recorded() {
     const STREAMS: u64 = 100;
     let connections = many(20, 100);
     let all = connections * STREAMS;
     let bound = all as i64 * IDLE;
-    let mut flood = Flood::begin("idle streams of HTTP/2", bound).await;
+    let mut flood = Flood::begin("idle HTTP/2 streams", bound).await;
     let service = Service::plain(routes()).await;
-    let good = service.key().await;
+    let valid = service.key().await;
     let mut held = Vec::new();
     for _ in 0..connections {
         let stream = TcpStream::connect(service.address).await.unwrap();
@@ -119,7 +117,7 @@ async fn ten_thousand_idle_streams_take_little_and_are_all_accounted_for() {
         let mut bodies = Vec::new();
         for _ in 0..STREAMS {
             let request = Request::get(format!("http://{}/idle", service.address))
-                .header("x-api-key", good.secret.expose())
+                .header("x-api-key", valid.secret.expose())
                 .body(Empty::<Bytes>::new())
                 .unwrap();
             sender.ready().await.unwrap();
@@ -136,8 +134,8 @@ async fn ten_thousand_idle_streams_take_little_and_are_all_accounted_for() {
         flood.check();
     }
     assert_eq!(service.recorder.stats().open, all);
-    // Others are served all the while.
-    assert_eq!(service.get("/", good.secret.expose()).await.status, 200);
+    // Other requests are served meanwhile.
+    assert_eq!(service.get("/", valid.secret.expose()).await.status, 200);
     flood.check();
     for (_, _, connection) in held {
         connection.abort();

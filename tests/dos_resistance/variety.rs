@@ -1,4 +1,4 @@
-//! Floods of good keys: of many kinds of requests, and of many keys.
+//! Floods with valid keys: many different requests, and many different keys.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,34 +17,34 @@ use keytally::{ApiKeyLayer, Clock, KeyId};
 use sha2::{Digest as _, Sha256};
 
 use super::measure::{Flood, MIB};
-use super::{ask, behind, many, secrets, support};
+use super::{many, protected_by, secrets, status_of, support};
 
-/// What the recorder has room for, less than it is given between two flushes.
+/// The number of requests between two flushes; fewer than the recorder's capacity.
 const FLUSHED: u64 = 10_000;
 
 #[tokio::test]
-async fn rule_12_distinct_paths_and_methods_are_counted_in_a_few() {
+async fn rule_12_distinct_paths_and_methods_use_a_bounded_number_of_rollups() {
     let requests = many(40_000, 10_000_000);
-    // The log of the last ten thousand requests, as many that wait to be written, and a thousand sums.
+    // A log of ten thousand requests, as many queued events, and a thousand rollups.
     let mut flood = Flood::begin("paths and methods of one key", 12 * MIB).await;
     let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(10_000));
     let recorder = Recorder::new(backend.clone());
-    let good = support::issue(&backend, NewKey::new("good")).await;
-    // The application that does the worst: it takes each path for an endpoint of its own. Time stands
-    // still, since another minute would be counted by itself.
+    let valid = support::issue(&backend, NewKey::new("valid")).await;
+    // The worst case: the application treats each path as an endpoint. The clock stands still, since each minute
+    // has rollups of its own.
     let layer = ApiKeyLayer::new(backend.clone())
         .recorder(recorder.clone())
         .clock(Clock::manual(Timestamp::UNIX_EPOCH))
         .endpoint(|head| Some(head.uri().path().into()));
-    let mut service = behind(layer.clone());
+    let mut service = protected_by(layer.clone());
     for n in 0..requests {
         let method = Method::from_bytes(format!("METHOD{n}").as_bytes()).unwrap();
         let request = Request::get(format!("/v1/postings/{n}?page={n}"))
             .method(method)
-            .header("x-api-key", good.secret.expose())
+            .header("x-api-key", valid.secret.expose())
             .body(String::new())
             .unwrap();
-        assert_eq!(ask(&mut service, request).await, 200);
+        assert_eq!(status_of(&mut service, request).await, 200);
         if n % FLUSHED == 0 {
             recorder.flush().await;
             flood.check();
@@ -60,7 +60,7 @@ async fn rule_12_distinct_paths_and_methods_are_counted_in_a_few() {
     let summary = backend.summary(&query).await.unwrap();
     assert_eq!(summary.totals.total(), requests);
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
-    // A thousand endpoints have names, the others one, and no method has one.
+    // 1,024 endpoints have their own rollup; all others and all unknown methods are grouped.
     assert_eq!(rollups.len(), 1_025);
     assert!(
         rollups
@@ -70,12 +70,12 @@ async fn rule_12_distinct_paths_and_methods_are_counted_in_a_few() {
     flood.end(requests);
 }
 
-/// Where every id has a key, whose secret can be told from it.
-struct Everyone;
+/// A store that has a key for every id, with a secret derived from the id.
+struct EveryKeyStore;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// An id as random as those that are issued.
+/// A pseudorandom key id.
 fn id(n: u64) -> KeyId {
     let bits = Sha256::digest(n.to_ne_bytes());
     let digits = bits.iter().take(16);
@@ -90,7 +90,7 @@ fn secret(id: KeyId) -> String {
 }
 
 #[async_trait]
-impl KeyStore for Everyone {
+impl KeyStore for EveryKeyStore {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let digest: String = Sha256::digest(secret(id))
             .iter()
@@ -107,12 +107,12 @@ impl KeyStore for Everyone {
     }
 }
 
-/// Keeps nothing.
+/// A sink that only counts events.
 #[derive(Clone, Default)]
-struct Forgetful(Arc<AtomicU64>);
+struct CountingSink(Arc<AtomicU64>);
 
 #[async_trait]
-impl UsageSink for Forgetful {
+impl UsageSink for CountingSink {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         self.0
             .fetch_add(batch.events.len() as u64, Ordering::Relaxed);
@@ -121,22 +121,24 @@ impl UsageSink for Forgetful {
 }
 
 #[tokio::test]
-async fn distinct_good_keys_are_held_no_more_than_the_cache_has_room() {
+async fn distinct_valid_keys_are_bounded_by_the_cache_capacity() {
     let requests = many(40_000, 1_000_000);
-    let room = many(8_192, 65_536);
-    // So many keys, what others have spent and not got back, and ten thousand requests that wait to
-    // be written.
-    let bound = room as i64 * 2_000 + 12 * MIB;
-    let mut flood = Flood::begin("good keys in turn", bound).await;
-    let (sink, clock) = (Forgetful::default(), Clock::manual(Timestamp::UNIX_EPOCH));
+    let capacity = many(8_192, 65_536);
+    // The cached keys, the limiter state of evicted ones, and ten thousand queued events.
+    let bound = capacity as i64 * 2_000 + 12 * MIB;
+    let mut flood = Flood::begin("valid keys in turn", bound).await;
+    let (sink, clock) = (
+        CountingSink::default(),
+        Clock::manual(Timestamp::UNIX_EPOCH),
+    );
     let recorder = Recorder::new(sink.clone());
-    let layer = ApiKeyLayer::new(Everyone)
-        .cache(CacheConfig::new().capacity(room as usize))
+    let layer = ApiKeyLayer::new(EveryKeyStore)
+        .cache(CacheConfig::new().capacity(capacity as usize))
         .recorder(recorder.clone())
         .clock(clock.clone());
-    // What one request spends is back in a second, in which the cache's room is used up once.
-    let pause = Duration::from_secs(1) / room as u32;
-    let mut service = behind(layer.clone());
+    // Each request's limit usage is refilled within a second, in which the whole cache is replaced once.
+    let pause = Duration::from_secs(1) / capacity as u32;
+    let mut service = protected_by(layer.clone());
     for n in 0..requests {
         let secret = secret(id(n));
         assert!(n > 0 || Secret::parse(&secret).is_ok());
@@ -144,7 +146,7 @@ async fn distinct_good_keys_are_held_no_more_than_the_cache_has_room() {
             .header("x-api-key", secret)
             .body(String::new())
             .unwrap();
-        assert_eq!(ask(&mut service, request).await, 200);
+        assert_eq!(status_of(&mut service, request).await, 200);
         clock.advance(pause);
         if n % FLUSHED == 0 {
             recorder.flush().await;

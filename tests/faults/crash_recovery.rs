@@ -1,4 +1,4 @@
-//! What is left of usage when processes are killed, databases stop and disks fill up.
+//! Usage recording when processes are killed, databases stop and disks fill up.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,26 +30,26 @@ fn micros() -> i64 {
     Timestamp::now().as_microsecond()
 }
 
-/// The age of a batch, for which an event waits at most.
+/// The maximum time that an event waits for its batch to be written.
 const BATCH_AGE: Duration = Duration::from_millis(100);
 
-/// What the process that is killed does: answers requests, and tells of each when it did so, and when
-/// all that it had told of was written.
+/// Helper process: serves requests until it is killed. Prints a line for each response, and one whenever all events
+/// so far have been flushed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the test below, in a process of its own"]
-async fn answer_until_killed() {
+#[ignore = "a helper process of the test below"]
+async fn serve_until_killed() {
     let backend = PostgresBackend::connect(&given("KEYTALLY_TEST_URL"))
         .await
         .unwrap();
     let secret = given("KEYTALLY_TEST_SECRET");
     let recorder = Recorder::builder(backend.clone())
         .batch_age(BATCH_AGE)
-        // Never full: that would be sooner.
+        // Large enough that batches are written by age only.
         .batch_size(1 << 14)
         .start();
     let service = Service::behind(ApiKeyLayer::new(backend).recorder(recorder.clone()));
     println!();
-    // Every other process asks for what it has to be written now and then; the others never do.
+    // Every other process flushes regularly; the others never do.
     let flushes = given("KEYTALLY_TEST_FLUSHES") == "yes";
     for n in 1.. {
         for _ in 0..5 {
@@ -66,11 +66,11 @@ async fn answer_until_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_killed_under_load_loses_one_batch_age_at_most() {
+async fn killed_process_loses_at_most_one_batch_age_of_events() {
     let (backend, url) = postgres::backend().await;
     let own = postgres::pool(&url).await;
     let issued = issue(&backend, "Busy").await;
-    let (mut before, mut sum, mut missing) = (BTreeSet::new(), 0, Vec::new());
+    let (mut before, mut total, mut lost_by_round) = (BTreeSet::new(), 0, Vec::new());
     let mut oldest = Duration::ZERO;
     for round in 0..20 {
         let variables = [
@@ -81,21 +81,22 @@ async fn a_process_that_is_killed_under_load_loses_one_batch_age_at_most() {
                 if round % 2 == 0 { "yes" } else { "no" },
             ),
         ];
-        let child = Process::start(module_path!(), "answer_until_killed", &variables);
+        let child = Process::start(module_path!(), "serve_until_killed", &variables);
         child.says("answered ");
         std::thread::sleep(some(Duration::from_millis(2_000)));
         let killed = micros();
         let lines = child.kill();
-        // Its last batch may be under way still.
-        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        // Its last batch may still be being written.
+        let active_sessions =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
             AND state <> 'idle' AND pid <> pg_backend_pid()";
-        while number(&own, sessions).await > 0 {
+        while number(&own, active_sessions).await > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let logged = logged_once(&backend).await;
         assert!(
             logged.is_superset(&before),
-            "what was there before is there"
+            "events of earlier rounds are missing"
         );
 
         let flushed = lines.iter().rposition(|line| line == "flushed");
@@ -106,7 +107,7 @@ async fn a_process_that_is_killed_under_load_loses_one_batch_age_at_most() {
                 answered.push((id, time));
                 assert!(
                     flushed.is_none_or(|it| place > it) || logged.contains(&id),
-                    "it was said to be written"
+                    "a flushed event is missing"
                 );
             }
         }
@@ -117,34 +118,33 @@ async fn a_process_that_is_killed_under_load_loses_one_batch_age_at_most() {
         let lost = &answered[written..];
         assert!(
             lost.iter().all(|(id, _)| !logged.contains(id)),
-            "the newest are lost"
+            "an event is missing although a later one was written"
         );
         if let Some(&(_, first)) = lost.first() {
             let age = Duration::from_micros(u64::try_from(killed - first).unwrap_or(0));
             oldest = oldest.max(age);
         }
-        sum += answered.len();
-        missing.push(lost.len());
+        total += answered.len();
+        lost_by_round.push(lost.len());
         before = logged;
     }
     println!(
-        "of {sum} requests, {} were lost, {missing:?} by process, the oldest {oldest:?} old",
-        missing.iter().sum::<usize>()
+        "{} of {total} requests lost, by process: {lost_by_round:?}; the oldest was {oldest:?} old",
+        lost_by_round.iter().sum::<usize>()
     );
-    assert!(sum > 1_000);
-    // An event waits for its batch, and then for the batch to be written, which takes as long as it
-    // does on this machine.
+    assert!(total > 1_000);
+    // An event waits for its batch, plus the time that the write takes.
     assert!(oldest < BATCH_AGE + Duration::from_secs(1));
 }
 
-/// How long the server is gone: `KEYTALLY_TEST_OUTAGE_SECONDS`, or thirty seconds.
+/// The length of the database outage: `KEYTALLY_TEST_OUTAGE_SECONDS`, 30 s by default.
 fn outage() -> Duration {
     let seconds = std::env::var("KEYTALLY_TEST_OUTAGE_SECONDS");
     Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_5_an_outage_of_the_database_loses_nothing_and_lets_nobody_new_in() {
+async fn rule_5_database_outage_loses_no_events_and_admits_no_uncached_keys() {
     let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
     let url = cluster.database().await;
     let backend = PostgresBackend::connect(&url).await.unwrap();
@@ -160,23 +160,23 @@ async fn rule_5_an_outage_of_the_database_loses_nothing_and_lets_nobody_new_in()
         .recorder(recorder.clone());
     let service = Service::behind(layer);
 
-    // All the while, one key is used that the cache has.
+    // Meanwhile, a cached key is used continuously.
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn({
         let (service, stop) = (service.clone(), stop.clone());
         async move {
-            let (mut answered, mut refused) = (BTreeSet::new(), Vec::new());
+            let (mut answered, mut rejected) = (BTreeSet::new(), Vec::new());
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..4 {
                     let (status, id) = service.ask(known.secret.expose()).await;
                     match status {
                         StatusCode::OK => drop(answered.insert(id)),
-                        _ => refused.push(status),
+                        _ => rejected.push(status),
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            (answered, refused)
+            (answered, rejected)
         }
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -184,10 +184,10 @@ async fn rule_5_an_outage_of_the_database_loses_nothing_and_lets_nobody_new_in()
     let written = recorder.stats().written;
     assert!(written > 0);
 
-    let began = Instant::now();
+    let start = Instant::now();
     cluster.stop("immediate");
     let mut unavailable = 0;
-    while began.elapsed() < outage() {
+    while start.elapsed() < outage() {
         let (status, _) = service.ask(new.secret.expose()).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         unavailable += 1;
@@ -196,28 +196,28 @@ async fn rule_5_an_outage_of_the_database_loses_nothing_and_lets_nobody_new_in()
     let during = recorder.stats();
     assert!(during.queued > 0 && during.retries > 0, "{during:?}");
     cluster.go_on();
-    let back = Instant::now();
+    let restarted = Instant::now();
     let first = loop {
         match service.ask(new.secret.expose()).await {
             (StatusCode::OK, id) => break id,
             (status, _) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
         }
     };
-    let let_in = back.elapsed();
+    let admitted_after = restarted.elapsed();
     recorder.flush().await;
-    let caught_up = back.elapsed();
+    let written_after = restarted.elapsed();
     tokio::time::sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Relaxed);
-    let (mut answered, refused) = load.await.unwrap();
+    let (mut answered, rejected) = load.await.unwrap();
     assert!(
-        refused.is_empty(),
-        "a key in the cache stopped working: {refused:?}"
+        rejected.is_empty(),
+        "a cached key was rejected: {rejected:?}"
     );
     answered.insert(first);
     let report = recorder.shutdown(Duration::from_secs(60)).await;
     println!(
-        "{} requests, {} before the outage of {:?}, {unavailable} refused with 503; after it, a new key \
-        was let in after {let_in:?}, all was written after {caught_up:?}, {} retries",
+        "{} requests, {} before the outage of {:?}, {unavailable} rejected with 503; after the restart, a new key \
+        was admitted after {admitted_after:?} and all events were written after {written_after:?}; {} retries",
         answered.len(),
         written,
         outage(),
@@ -229,13 +229,13 @@ async fn rule_5_an_outage_of_the_database_loses_nothing_and_lets_nobody_new_in()
 
 // --- A full disk --------------------------------------------------------------------------------
 
-/// A database file with little room, and the application's own connection to it.
-async fn small(file: &Path) -> (SqliteBackend, SqlitePool) {
+/// A SQLite backend whose file size can be limited, and its connection pool.
+async fn size_limited(file: &Path) -> (SqliteBackend, SqlitePool) {
     let options = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal);
-    // One connection: each has its own idea of how large the file may grow.
+    // A single connection, since `max_page_count` is set per connection.
     let own = SqlitePoolOptions::new()
         .max_connections(1)
         .idle_timeout(None)
@@ -248,8 +248,8 @@ async fn small(file: &Path) -> (SqliteBackend, SqlitePool) {
     (backend, own)
 }
 
-async fn pages(pool: &SqlitePool, most: u32) {
-    let sql = format!("PRAGMA max_page_count = {most}");
+async fn set_max_pages(pool: &SqlitePool, max: u32) {
+    let sql = format!("PRAGMA max_page_count = {max}");
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(pool)
         .await
@@ -257,11 +257,11 @@ async fn pages(pool: &SqlitePool, most: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
+async fn rule_9_full_disk_loses_only_events_counted_as_lost() {
     let file = std::env::temp_dir().join(format!("keytally-full-{}.db", std::process::id()));
-    let (backend, own) = small(&file).await;
+    let (backend, own) = size_limited(&file).await;
     let issued = issue(&backend, "Busy").await;
-    pages(&own, 150).await;
+    set_max_pages(&own, 150).await;
     let recorder = Recorder::builder(backend.clone())
         .capacity(2_000)
         .batch_size(200)
@@ -271,9 +271,9 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
     let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let service = Service::behind(layer);
     let mut answered = BTreeSet::new();
-    let mut ask = async |requests: usize| {
+    let mut send = async |requests: usize| {
         for n in 0..requests {
-            // Nobody waits for the disk.
+            // Requests do not wait for the disk.
             let (status, id) = service.ask(issued.secret.expose()).await;
             assert_eq!(status, StatusCode::OK);
             answered.insert(id);
@@ -283,10 +283,10 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
         }
     };
     while recorder.stats().retries < 3 {
-        ask(200).await;
+        send(200).await;
     }
-    // More than there is room for in memory.
-    ask(3_000).await;
+    // More than the recorder can hold in memory.
+    send(3_000).await;
     let full = recorder.stats();
     assert!(full.written > 0 && full.lost > 0, "{full:?}");
     assert_eq!(full.accepted, full.written + full.lost + full.queued);
@@ -299,7 +299,7 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
     assert!(matches!(error, SinkError::Unavailable(_)));
     assert_eq!(error.to_string(), "the usage sink is unavailable");
     let error = loop {
-        // What is free in pages that are there is used up first.
+        // Free space in existing pages is used first.
         let issuer = keytally::key::Issuer::new("test").unwrap();
         let (_, record) = issuer
             .prepare(keytally::key::NewKey::new("x".repeat(100)))
@@ -310,13 +310,13 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
     };
     assert!(matches!(error, StoreError::Unavailable(_)));
     assert_eq!(error.to_string(), "the key store is unavailable");
-    // What is there can be read.
+    // Existing events can still be read.
     let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
     assert_eq!(summary.totals.total(), full.written);
 
-    pages(&own, 1 << 20).await;
+    set_max_pages(&own, 1 << 20).await;
     recorder.flush().await;
-    ask(500).await;
+    send(500).await;
     let report = recorder.shutdown(Duration::from_secs(60)).await;
     let stats = recorder.stats();
     println!(
@@ -331,7 +331,7 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
     assert_eq!((report.written, report.lost), (stats.written, stats.lost));
     assert_eq!(
         stats.lost, full.lost,
-        "with room again, nothing more is lost"
+        "events were lost after space was available again"
     );
     let logged = logged_once(&backend).await;
     assert_eq!(logged.len() as u64, stats.written);
@@ -342,7 +342,7 @@ async fn rule_9_a_full_disk_loses_what_is_counted_and_nothing_else() {
         .unwrap();
     assert_eq!(check, "ok");
     own.close().await;
-    for end in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{end}", file.display()));
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", file.display()));
     }
 }

@@ -1,4 +1,4 @@
-//! Failing stores, killed processes and databases, and revocation across instances.
+//! Fault injection, crash recovery, and revocation across instances.
 
 mod crash_recovery;
 mod fault_injection;

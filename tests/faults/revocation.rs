@@ -1,4 +1,4 @@
-//! How long a key that was revoked works elsewhere: several processes on one database.
+//! How long a revoked key stays valid in other processes on the same database.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -26,22 +26,22 @@ use service::{Service, issue};
 const TTL: Duration = Duration::from_secs(2);
 const PROCESSES: usize = 3;
 
-/// One test at a time, since they measure.
+/// Serializes the tests, since they measure time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn micros() -> i64 {
     Timestamp::now().as_microsecond()
 }
 
-/// A store that has read long before it answers.
-struct Slow<S>(S, Duration);
+/// A store that delays its results.
+struct DelayedStore<S>(S, Duration);
 
 #[async_trait]
-impl<S: KeyStore> KeyStore for Slow<S> {
+impl<S: KeyStore> KeyStore for DelayedStore<S> {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let found = self.0.find(id).await;
+        let result = self.0.find(id).await;
         tokio::time::sleep(some(self.1)).await;
-        found
+        result
     }
 
     fn invalidations(&self) -> Option<&InvalidationFeed> {
@@ -49,21 +49,20 @@ impl<S: KeyStore> KeyStore for Slow<S> {
     }
 }
 
-/// What each of the processes does: asks with every key that still works, over and over, and with one
-/// that no longer does. At the end it says when each was last let in, and which ones were let in
-/// again after they had been refused.
+/// Helper process: sends requests with all active keys in a loop, and with one rejected key at a time. Prints when each
+/// key was last admitted, and every key that was admitted again after a rejection.
 ///
-/// It begins to ask with a key some time before that is revoked: with as many at a time as it was told.
+/// `KEYTALLY_TEST_AT_ONCE` keys are active at a time.
 #[tokio::test]
-#[ignore = "run by the tests below, in processes of its own"]
-async fn ask_until_all_are_refused() {
+#[ignore = "a helper process of the tests below"]
+async fn send_until_all_keys_are_rejected() {
     let slowness = Duration::from_millis(given("KEYTALLY_TEST_SLOWNESS").parse().unwrap());
     let url = given("KEYTALLY_TEST_URL");
     let config = CacheConfig::new().ttl(TTL);
     if let Some(path) = url.strip_prefix("sqlite:") {
         let backend = SqliteBackend::open(path).await.unwrap();
-        ask(CachedStore::with(
-            Slow(backend, slowness),
+        send_requests(CachedStore::with_config(
+            DelayedStore(backend, slowness),
             config,
             Clock::system(),
         ))
@@ -73,8 +72,8 @@ async fn ask_until_all_are_refused() {
         if given("KEYTALLY_TEST_LISTENING") == "no" {
             backend = backend.without_notifications();
         }
-        ask(CachedStore::with(
-            Slow(backend, slowness),
+        send_requests(CachedStore::with_config(
+            DelayedStore(backend, slowness),
             config,
             Clock::system(),
         ))
@@ -82,14 +81,14 @@ async fn ask_until_all_are_refused() {
     }
 }
 
-async fn ask(store: impl KeyStore) {
+async fn send_requests(store: impl KeyStore) {
     let service = Service::behind(ApiKeyLayer::new(store));
     let at_once: usize = given("KEYTALLY_TEST_AT_ONCE").parse().unwrap();
     let keys = std::fs::read_to_string(given("KEYTALLY_TEST_KEYS")).unwrap();
     let mut waiting: VecDeque<&str> = keys.lines().collect();
-    let (mut active, mut refused) = (Vec::new(), Vec::new());
+    let (mut active, mut rejected) = (Vec::new(), Vec::new());
     let mut last: HashMap<&str, i64> = HashMap::new();
-    let (mut said, mut turn) = (false, 0);
+    let (mut ready, mut turn) = (false, 0);
     println!();
     loop {
         while active.len() < at_once
@@ -100,44 +99,44 @@ async fn ask(store: impl KeyStore) {
         if active.is_empty() {
             break;
         }
-        // All at the same time, so that none waits for a slow answer about another.
-        let asked = active.iter().map(|&secret| {
+        // Concurrently, so that no request waits for another one's slow lookup.
+        let requests = active.iter().map(|&secret| {
             let service = service.clone();
             async move { (secret, service.ask(secret).await.0, micros()) }
         });
-        let mut still = Vec::new();
-        for (secret, status, time) in all(asked).await {
+        let mut still_active = Vec::new();
+        for (secret, status, time) in join_all(requests).await {
             match status.as_u16() {
                 200 => {
                     last.insert(secret, time);
-                    still.push(secret);
+                    still_active.push(secret);
                 }
-                401 => refused.push(secret),
+                401 => rejected.push(secret),
                 _ => panic!("{status}"),
             }
         }
-        active = still;
-        if let Some(&secret) = refused.get(turn % refused.len().max(1)) {
+        active = still_active;
+        if let Some(&secret) = rejected.get(turn % rejected.len().max(1)) {
             turn += 1;
             if service.ask(secret).await.0 == 200 {
                 println!("again {secret}");
             }
         }
-        if !said {
-            println!("asks");
-            said = true;
+        if !ready {
+            println!("ready");
+            ready = true;
         }
-        // Others share the machine.
+        // Leave CPU time to the other processes.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // For as long as anything could come back.
+    // Long enough for a stale cache entry to reappear.
     let end = Instant::now() + TTL / 2;
     while Instant::now() < end {
-        let asked = refused.iter().map(|&secret| {
+        let requests = rejected.iter().map(|&secret| {
             let service = service.clone();
             async move { (secret, service.ask(secret).await.0) }
         });
-        for (secret, status) in all(asked).await {
+        for (secret, status) in join_all(requests).await {
             if status == 200 {
                 println!("again {secret}");
             }
@@ -149,15 +148,15 @@ async fn ask(store: impl KeyStore) {
     }
 }
 
-/// The answers to all of these, which wait together.
-async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+/// Polls all futures concurrently and returns their outputs in order.
+async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut pending: Vec<_> = futures.map(|it| (Box::pin(it), None)).collect();
     std::future::poll_fn(|context| {
         let mut ready = true;
-        for (future, answer) in &mut pending {
-            if answer.is_none() {
+        for (future, output) in &mut pending {
+            if output.is_none() {
                 match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(it) => *answer = Some(it),
+                    std::task::Poll::Ready(it) => *output = Some(it),
                     std::task::Poll::Pending => ready = false,
                 }
             }
@@ -171,43 +170,42 @@ async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
     .await;
     pending
         .into_iter()
-        .filter_map(|(_, answer)| answer)
+        .filter_map(|(_, output)| output)
         .collect()
 }
 
-/// How one of the tests goes.
+/// The parameters of a test.
 struct Trial {
     keys: usize,
-    /// Keys that are asked with at a time.
+    /// The number of keys in use at a time.
     at_once: usize,
-    /// Between one revocation and the next.
+    /// The time between two revocations.
     pause: Duration,
     slowness: Duration,
     listening: bool,
 }
 
-/// What came of it: microseconds from each revocation to the last request that was let in, in order.
+/// Microseconds from each revocation to the last admitted request, sorted.
 struct Delays(Vec<i64>);
 
 impl Delays {
-    fn at(&self, share: f64) -> Duration {
-        let place = ((self.0.len() - 1) as f64 * share) as usize;
-        Duration::from_micros(u64::try_from(self.0[place]).unwrap_or(0))
+    fn quantile(&self, share: f64) -> Duration {
+        let index = ((self.0.len() - 1) as f64 * share) as usize;
+        Duration::from_micros(u64::try_from(self.0[index]).unwrap_or(0))
     }
 
-    fn tell(&self, of: &str) {
+    fn print(&self, name: &str) {
         println!(
-            "{of}: p50 {:?}, p99 {:?}, max {:?} of {} times",
-            self.at(0.5),
-            self.at(0.99),
-            self.at(1.0),
+            "{name}: p50 {:?}, p99 {:?}, max {:?} of {} delays",
+            self.quantile(0.5),
+            self.quantile(0.99),
+            self.quantile(1.0),
             self.0.len()
         );
     }
 }
 
-/// Revokes one key after another, while processes ask with them; a key that was refused once is never
-/// let in again.
+/// Revokes keys one by one while helper processes use them. Panics if a key is admitted again after a rejection.
 async fn delays(trial: Trial, admin: &impl KeyAdmin, url: &str) -> Delays {
     let mut keys: Vec<Issued> = Vec::new();
     for _ in 0..trial.keys {
@@ -237,10 +235,16 @@ async fn delays(trial: Trial, admin: &impl KeyAdmin, url: &str) -> Delays {
         .iter()
         .map(|(name, value)| (*name, &**value))
         .collect();
-    let start = || Process::start(module_path!(), "ask_until_all_are_refused", &variables);
+    let start = || {
+        Process::start(
+            module_path!(),
+            "send_until_all_keys_are_rejected",
+            &variables,
+        )
+    };
     let processes: Vec<_> = std::iter::repeat_with(start).take(PROCESSES).collect();
     for process in &processes {
-        process.says("asks");
+        process.says("ready");
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut revoked = HashMap::new();
@@ -257,7 +261,7 @@ async fn delays(trial: Trial, admin: &impl KeyAdmin, url: &str) -> Delays {
         let mut words = lines.iter().map(|line| line.split_whitespace());
         assert!(
             !words.any(|mut line| line.next() == Some("again")),
-            "a key was let in again"
+            "a key was admitted again"
         );
         for line in &lines {
             if let ["last", secret, time] = line.split_whitespace().collect::<Vec<_>>()[..] {
@@ -266,7 +270,7 @@ async fn delays(trial: Trial, admin: &impl KeyAdmin, url: &str) -> Delays {
         }
     }
     std::fs::remove_file(file).unwrap();
-    // Otherwise keys were revoked before anybody had asked with them.
+    // Otherwise keys were revoked before they were used.
     assert!(
         delays.len() >= trial.keys * PROCESSES * 9 / 10,
         "{}",
@@ -277,7 +281,7 @@ async fn delays(trial: Trial, admin: &impl KeyAdmin, url: &str) -> Delays {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_4_processes_that_listen_see_a_revocation_at_once() {
+async fn rule_4_listening_processes_reject_a_revoked_key_at_once() {
     let _alone = ALONE.lock().await;
     let (admin, url) = postgres::backend().await;
     let trial = Trial {
@@ -288,17 +292,17 @@ async fn rule_4_processes_that_listen_see_a_revocation_at_once() {
         listening: true,
     };
     let delays = delays(trial, &admin, &url).await;
-    delays.tell("listening");
-    // Promised on a calm machine are 50 ms.
-    assert!(delays.at(0.99) <= Duration::from_millis(500));
-    assert!(delays.at(1.0) <= TTL + SLACK);
+    delays.print("listening");
+    // On an idle machine, the target is 50 ms.
+    assert!(delays.quantile(0.99) <= Duration::from_millis(500));
+    assert!(delays.quantile(1.0) <= TTL + SLACK);
 }
 
-/// What a busy machine may add to the time to live.
+/// The delay beyond the TTL that is tolerated on a busy machine.
 const SLACK: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_4_slow_look_ups_bring_no_revoked_key_back() {
+async fn rule_4_slow_lookups_do_not_restore_a_revoked_key() {
     let _alone = ALONE.lock().await;
     for listening in [true, false] {
         let (admin, url) = postgres::backend().await;
@@ -310,24 +314,24 @@ async fn rule_4_slow_look_ups_bring_no_revoked_key_back() {
             listening,
         };
         let delays = delays(trial, &admin, &url).await;
-        delays.tell(if listening {
-            "listening, slowly"
+        delays.print(if listening {
+            "listening, slow lookups"
         } else {
-            "not listening, slowly"
+            "not listening, slow lookups"
         });
-        assert!(delays.at(1.0) <= TTL + SLACK);
+        assert!(delays.quantile(1.0) <= TTL + SLACK);
         if listening {
-            // Look-ups that were under way are begun anew.
-            assert!(delays.at(0.99) <= Duration::from_millis(500));
+            // Lookups in progress are restarted.
+            assert!(delays.quantile(0.99) <= Duration::from_millis(500));
         } else {
-            // Nobody told them.
-            assert!(delays.at(0.5) > TTL / 8);
+            // Without notifications, the delay depends on the TTL.
+            assert!(delays.quantile(0.5) > TTL / 8);
         }
     }
 }
 
-/// Keys that are asked with from the beginning.
-fn unheard(listening: bool) -> Trial {
+/// A trial in which all keys are in use from the start.
+fn all_keys_in_use(listening: bool) -> Trial {
     Trial {
         keys: 80,
         at_once: 80,
@@ -338,26 +342,31 @@ fn unheard(listening: bool) -> Trial {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_4_listeners_that_are_cut_off_see_a_revocation_within_the_time_to_live() {
+async fn rule_4_disconnected_listeners_reject_a_revoked_key_within_the_ttl() {
     let _alone = ALONE.lock().await;
     let (admin, url) = postgres::backend().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let cutting = tokio::spawn(cut_listeners(postgres::pool(&url).await, stop.clone()));
-    let delays = delays(unheard(true), &admin, &url).await;
+    let disconnecting = tokio::spawn(disconnect_listeners(
+        postgres::pool(&url).await,
+        stop.clone(),
+    ));
+    let delays = delays(all_keys_in_use(true), &admin, &url).await;
     stop.store(true, Ordering::Relaxed);
-    let cut = cutting.await.unwrap();
-    delays.tell(&format!("listeners cut off {cut} times"));
-    assert!(cut > 3);
-    assert!(delays.at(1.0) <= TTL + SLACK);
+    let disconnected = disconnecting.await.unwrap();
+    delays.print(&format!("listeners disconnected {disconnected} times"));
+    assert!(disconnected > 3);
+    assert!(delays.quantile(1.0) <= TTL + SLACK);
 }
 
-async fn cut_listeners(own: PgPool, stop: Arc<AtomicBool>) -> i64 {
-    // A session that listens has asked for nothing else, or for a sign of life.
-    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+async fn disconnect_listeners(own: PgPool, stop: Arc<AtomicBool>) -> i64 {
+    // The last query of a listening session is either `LISTEN` or its keep-alive.
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND (query ILIKE 'LISTEN%' OR query = 'SELECT 1')";
     let mut sessions = 0;
     while !stop.load(Ordering::Relaxed) {
-        let row = sqlx::query_scalar(AssertSqlSafe(cut)).fetch_one(&own).await;
+        let row = sqlx::query_scalar(AssertSqlSafe(terminate))
+            .fetch_one(&own)
+            .await;
         sessions += row.unwrap_or(0_i64);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -365,21 +374,21 @@ async fn cut_listeners(own: PgPool, stop: Arc<AtomicBool>) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_4_processes_on_one_file_see_a_revocation_within_the_time_to_live() {
+async fn rule_4_processes_sharing_a_sqlite_file_reject_a_revoked_key_within_the_ttl() {
     let _alone = ALONE.lock().await;
     let path = std::env::temp_dir().join(format!("keytally-revocation-{}.db", std::process::id()));
     let admin = SqliteBackend::open(&path).await.unwrap();
     admin.migrate().await.unwrap();
     let url = format!("sqlite:{}", path.display());
-    let delays = delays(unheard(false), &admin, &url).await;
-    delays.tell("on one file");
-    assert!(delays.at(1.0) <= TTL + SLACK);
+    let delays = delays(all_keys_in_use(false), &admin, &url).await;
+    delays.print("sharing a SQLite file");
+    assert!(delays.quantile(1.0) <= TTL + SLACK);
     drop(admin);
     remove(&path);
 }
 
 fn remove(path: &Path) {
-    for end in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
     }
 }

@@ -1,4 +1,4 @@
-//! Requests are followed to their true end, whatever that is.
+//! Requests are tracked to completion: response bodies, streams, disconnects, panics and shutdown.
 use crate::support;
 
 use std::future::Future;
@@ -37,7 +37,7 @@ fn routes() -> Router {
 }
 
 async fn panics() -> &'static str {
-    panic!("a handler that panics, on purpose")
+    panic!("simulated handler panic")
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn rule_9_failures_and_panics_are_one_event_each() {
 }
 
 #[tokio::test]
-async fn bodies_are_counted_to_their_end_on_http_1_and_2() {
+async fn body_bytes_are_counted_to_completion_over_http_1_and_2() {
     let routes = routes()
         .route(
             "/chunked",
@@ -76,9 +76,9 @@ async fn bodies_are_counted_to_their_end_on_http_1_and_2() {
             }),
         )
         .route(
-            "/announced",
+            "/content_length",
             get(|| async {
-                // The length is known to the header alone, as when a download is passed on.
+                // Only the header has the length, as in a proxied download.
                 let chunks = (0..10).map(|_| Ok::<_, std::io::Error>("0123456789"));
                 let body = Body::from_stream(tokio_stream::iter(chunks));
                 ([("content-length", "100")], body)
@@ -94,7 +94,7 @@ async fn bodies_are_counted_to_their_end_on_http_1_and_2() {
         ("/v1/postings/1", "GET", 9),
         ("/v1/postings/1", "HEAD", 0),
         ("/chunked", "GET", 100),
-        ("/announced", "GET", 100),
+        ("/content_length", "GET", 100),
         ("/nothing", "GET", 0),
     ] {
         for client in [&service.client, &http2] {
@@ -102,8 +102,8 @@ async fn bodies_are_counted_to_their_end_on_http_1_and_2() {
                 .method(method)
                 .body(http_body_util::Full::default())
                 .unwrap();
-            let answer = Answer::of(client.request(request).await.unwrap()).await;
-            assert_eq!(answer.body.len(), bytes);
+            let response = Answer::of(client.request(request).await.unwrap()).await;
+            assert_eq!(response.body.len(), bytes);
         }
         let events = service.events().await;
         for event in &events[..2] {
@@ -111,10 +111,10 @@ async fn bodies_are_counted_to_their_end_on_http_1_and_2() {
             assert_eq!(event.response_bytes, bytes as u64, "{path} {method}");
         }
     }
-    let answer = service
+    let response = service
         .send_body(support::post("/v1/postings", &secret), "four")
         .await;
-    assert_eq!(answer.body, "four");
+    assert_eq!(response.body, "four");
     let event = &service.events().await[0];
     assert_eq!((event.request_bytes, event.response_bytes), (4, 4));
 }
@@ -133,7 +133,7 @@ fn ticking() -> Router {
 }
 
 #[tokio::test]
-async fn rule_9_a_stream_is_open_until_its_client_leaves() {
+async fn rule_9_stream_stays_open_until_its_client_disconnects() {
     let service = Service::start(ticking(), |layer| layer).await;
     let secret = service.key().await.secret.expose().to_owned();
     let request = support::get(&format!("http://{}/ticks", service.address), &secret);
@@ -189,7 +189,7 @@ async fn rule_9_open_requests_are_recorded_as_cancelled_at_shutdown() {
 }
 
 #[tokio::test]
-async fn rule_9_a_client_that_hangs_up_is_one_cancelled_event() {
+async fn rule_9_client_disconnect_is_one_cancelled_event() {
     let service = Service::start(ticking(), |layer| layer).await;
     let secret = service.key().await.secret.expose().to_owned();
     let mut raw = tokio::net::TcpStream::connect(service.address)
@@ -211,7 +211,7 @@ async fn rule_9_a_client_that_hangs_up_is_one_cancelled_event() {
 }
 
 #[tokio::test]
-async fn an_upgrade_is_its_handshake() {
+async fn upgrade_is_recorded_when_its_handshake_completes() {
     let upgrade = || async {
         (
             StatusCode::SWITCHING_PROTOCOLS,
@@ -241,7 +241,7 @@ async fn an_upgrade_is_its_handshake() {
 }
 
 #[tokio::test]
-async fn rule_9_a_panic_that_an_outer_layer_catches_is_the_services_failure() {
+async fn rule_9_panic_caught_by_an_outer_layer_is_a_server_error() {
     async fn catching(request: axum::extract::Request, next: Next) -> Response<Body> {
         let mut call = std::pin::pin!(next.run(request));
         std::future::poll_fn(|cx| {
@@ -260,14 +260,14 @@ async fn rule_9_a_panic_that_an_outer_layer_catches_is_the_services_failure() {
     let secret = service.key().await.secret.expose().to_owned();
     let request = support::get(&format!("http://{address}/panic"), &secret);
     let request = request.body(http_body_util::Full::default()).unwrap();
-    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR);
     let event = &service.events().await[0];
     assert_eq!(event.cause, Some(Cause::ServerError));
 }
 
 #[tokio::test]
-async fn rule_9_a_body_that_its_client_does_not_read_is_open_until_shutdown() {
+async fn rule_9_unread_body_stays_open_until_shutdown() {
     let endless = || async {
         let chunk = Bytes::from_static(&[b'x'; 65_536]);
         let chunks = std::iter::repeat_with(move || Ok::<_, std::io::Error>(chunk.clone()));
@@ -289,22 +289,22 @@ async fn rule_9_a_body_that_its_client_does_not_read_is_open_until_shutdown() {
     assert!(event.response_bytes > 0);
 }
 
-type Pieces = Result<Bytes, std::io::Error>;
+type Chunk = Result<Bytes, std::io::Error>;
 
-/// Asks a service behind the layer, without a socket, for an answer that it makes of these.
-async fn answer_of(
+/// The response of a service behind the layer with this status, content length and body; without a socket.
+async fn response_with(
     service: &Service,
     method: Method,
     status: u16,
-    announced: Option<u64>,
-    pieces: impl Stream<Item = Pieces> + Send + 'static,
+    content_length: Option<u64>,
+    chunks: impl Stream<Item = Chunk> + Send + 'static,
 ) -> http::Response<keytally::ResponseBody<Body>> {
     let layer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
     let mut response = Response::builder().status(status);
-    if let Some(length) = announced {
+    if let Some(length) = content_length {
         response = response.header("content-length", length);
     }
-    let response = response.body(Body::from_stream(pieces));
+    let response = response.body(Body::from_stream(chunks));
     let response = Arc::new(Mutex::new(response.ok()));
     let inner = tower::service_fn(move |_: http::Request<String>| {
         std::future::ready(Ok::<_, std::convert::Infallible>(
@@ -320,7 +320,7 @@ async fn answer_of(
 }
 
 #[tokio::test]
-async fn rule_9_an_answer_without_a_body_is_whole_though_nobody_reads_it() {
+async fn rule_9_bodyless_response_is_complete_without_being_read() {
     let service = Service::plain(routes()).await;
     for (method, status, cause) in [
         (Method::GET, 200, Some(Cause::Cancelled)),
@@ -329,7 +329,7 @@ async fn rule_9_an_answer_without_a_body_is_whole_though_nobody_reads_it() {
         (Method::GET, 304, None),
         (Method::GET, 101, None),
     ] {
-        let answer = answer_of(
+        let response = response_with(
             &service,
             method.clone(),
             status,
@@ -337,7 +337,7 @@ async fn rule_9_an_answer_without_a_body_is_whole_though_nobody_reads_it() {
             tokio_stream::pending(),
         )
         .await;
-        drop(answer);
+        drop(response);
         let event = &service.events().await[0];
         assert_eq!(
             (event.status, event.cause),
@@ -348,29 +348,29 @@ async fn rule_9_an_answer_without_a_body_is_whole_though_nobody_reads_it() {
 }
 
 #[tokio::test]
-async fn rule_9_a_body_that_panics_is_the_services_failure() {
+async fn rule_9_panicking_body_is_a_server_error() {
     let service = Service::plain(routes()).await;
-    let pieces = tokio_stream::iter([()]).map(|()| panic!("a body that panics, on purpose"));
-    let mut answer = answer_of(&service, Method::GET, 200, None, pieces).await;
+    let chunks = tokio_stream::iter([()]).map(|()| panic!("simulated body panic"));
+    let mut response = response_with(&service, Method::GET, 200, None, chunks).await;
     let mut context = Context::from_waker(Waker::noop());
     let polled = catch_unwind(AssertUnwindSafe(|| {
-        Pin::new(answer.body_mut()).poll_frame(&mut context)
+        Pin::new(response.body_mut()).poll_frame(&mut context)
     }));
     assert!(polled.is_err());
-    // Whoever caught it still has the body.
+    // The body has not been dropped yet.
     let event = &service.events().await[0];
     assert_eq!(event.cause, Some(Cause::ServerError));
 }
 
-/// Nobody asks for the next piece, and so nothing is waited for.
+/// The rest of the body is never polled.
 #[tokio::test]
-async fn rule_9_a_body_of_which_more_is_to_come_is_open() {
-    for (announced, taken) in [(Some(6), 1), (Some(100), 2), (None, 2), (None, 3)] {
+async fn rule_9_partially_read_body_is_cancelled_at_shutdown() {
+    for (content_length, taken) in [(Some(6), 1), (Some(100), 2), (None, 2), (None, 3)] {
         let service = Service::plain(routes()).await;
-        let pieces = std::iter::repeat_with(|| Ok(Bytes::from_static(b"piece")));
-        let pieces = tokio_stream::iter(pieces);
-        let answer = answer_of(&service, Method::GET, 200, announced, pieces).await;
-        let mut body = answer.into_body();
+        let chunks = std::iter::repeat_with(|| Ok(Bytes::from_static(b"chunk")));
+        let chunks = tokio_stream::iter(chunks);
+        let response = response_with(&service, Method::GET, 200, content_length, chunks).await;
+        let mut body = response.into_body();
         for _ in 0..taken {
             body.frame().await.unwrap().unwrap();
         }
@@ -383,38 +383,37 @@ async fn rule_9_a_body_of_which_more_is_to_come_is_open() {
     }
 }
 
-/// A limiter that never gets round to an answer.
-struct Busy;
+/// A limiter that never decides.
+struct HangingLimiter;
 
-impl Limiter for Busy {
+impl Limiter for HangingLimiter {
     fn attach(
         &self,
         _: KeyId,
         _: &[RateLimit],
         _: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        Ok(Arc::new(Line))
+        Ok(Arc::new(HangingHandle))
     }
 }
 
 #[derive(Debug)]
-struct Line;
+struct HangingHandle;
 
-impl LimitHandle for Line {
+impl LimitHandle for HangingHandle {
     fn acquire(&self, _: u32, _: Now) -> keytally::limit::LimitResponse {
         keytally::limit::LimitResponse::Pending(Box::pin(std::future::pending()))
     }
 }
 
 #[tokio::test]
-async fn rule_9_a_client_that_leaves_while_the_limiter_is_asked_is_one_cancelled_event() {
+async fn rule_9_client_disconnect_during_a_limiter_call_is_one_cancelled_event() {
     let service = Service::start(routes(), |layer| {
         let limits = [RateLimit::per_second(1)];
         layer
-            .limiter(Busy)
+            .limiter(HangingLimiter)
             .limiter_timeout(Duration::MAX)
             .default_limits(limits)
-            .unwrap()
     })
     .await;
     let key = service.key().await;

@@ -1,4 +1,4 @@
-//! The layer before a real gRPC server, asked over real sockets by tonic's own client.
+//! The layer in front of a tonic server, called by tonic's client over sockets.
 
 use crate::postings;
 use crate::secrets;
@@ -37,7 +37,7 @@ const GET: &str = "/postings.v1.Postings/Get";
 const LIST: &str = "/postings.v1.Postings/List";
 const WATCH: &str = "/postings.v1.Postings/Watch";
 
-/// Keys, the usage of them, and what leads from one to the other.
+/// A backend with keys and their usage, and the recorder that writes to it.
 struct Api {
     backend: MemoryBackend,
     recorder: Recorder,
@@ -59,7 +59,7 @@ impl Api {
         issuer.issue(&self.backend, new).await.unwrap()
     }
 
-    /// A key without limits, its secret only.
+    /// The secret of a new key without limits.
     async fn key(&self) -> String {
         let issued = self.issue(NewKey::new("any")).await;
         issued.secret.expose().to_owned()
@@ -74,17 +74,17 @@ impl Api {
             self.recorder.flush().await;
         };
         let settled = tokio::time::timeout(Duration::from_secs(20), settled).await;
-        settled.expect("a request stays open");
+        settled.expect("a request is still open");
     }
 
-    /// All events there are once nothing is open.
+    /// All events, newest first, once no request is open.
     async fn events(&self) -> Vec<UsageEvent> {
         self.settle().await;
         let query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
         self.backend.requests(&query).await.unwrap().items
     }
 
-    /// The one event there is.
+    /// The only event.
     async fn event(&self) -> UsageEvent {
         let mut events = self.events().await;
         assert_eq!(events.len(), 1, "{events:?}");
@@ -92,7 +92,7 @@ impl Api {
     }
 }
 
-/// A free port's listener, and a channel to whoever will serve it.
+/// A listener on a free port, and a client channel to it.
 fn socket() -> (TcpIncoming, Channel) {
     let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = incoming.local_addr().unwrap();
@@ -100,7 +100,7 @@ fn socket() -> (TcpIncoming, Channel) {
     (incoming, endpoint.connect_lazy())
 }
 
-/// Serves the postings behind the layer.
+/// Serves the postings service behind the layer.
 fn serve(layer: ApiKeyLayer) -> (PostingsClient, Channel) {
     let (incoming, channel) = socket();
     let server = Server::builder().layer(layer).add_service(PostingsServer);
@@ -115,8 +115,8 @@ fn with<T>(secret: &str, message: T) -> Request<T> {
     request
 }
 
-/// A call by hand, for paths and content types that no generated client has. The answer's body is
-/// read to its end; its trailers count as headers.
+/// Sends a raw request, for paths and content types that the generated client does not support. Reads the whole
+/// body and merges its trailers into the headers.
 async fn raw(channel: &Channel, request: http::request::Builder) -> http::Response<Vec<u8>> {
     let request = request.body(Body::empty()).unwrap();
     let response = channel.clone().oneshot(request).await.unwrap();
@@ -139,8 +139,8 @@ fn peer(head: RequestParts<'_>) -> Option<std::net::IpAddr> {
     Some(connection.remote_addr()?.ip())
 }
 
-/// What a client sees of an answer, but for what is different each time.
-fn seen(status: &Status) -> (Code, String, Vec<u8>, HeaderMap) {
+/// What a client sees of an error status, without headers that differ between responses.
+fn visible_parts(status: &Status) -> (Code, String, Vec<u8>, HeaderMap) {
     let mut headers = status.metadata().clone().into_headers();
     assert!(headers.remove("x-request-id").is_some());
     headers.remove("date");
@@ -149,7 +149,7 @@ fn seen(status: &Status) -> (Code, String, Vec<u8>, HeaderMap) {
 }
 
 #[tokio::test]
-async fn rule_9_a_unary_call_is_one_event() {
+async fn rule_9_unary_call_is_recorded_as_one_event() {
     let api = Api::new();
     let issued = api.issue(NewKey::new("Zapier").owner("customer-17")).await;
     let layer = api
@@ -172,17 +172,17 @@ async fn rule_9_a_unary_call_is_one_event() {
     assert_eq!((event.outcome, event.cause), (Outcome::Completed, None));
     assert_eq!((event.rejection_reason, event.cost), (None, 1));
     assert_eq!(event.client_ip, Some([127, 0, 0, 1].into()));
-    // A message has a prefix of five bytes.
+    // A gRPC message has a five-byte prefix.
     let length = 5 + prost::Message::encoded_len(&posting) as u64;
     assert_eq!(event.response_bytes, length);
 }
 
 #[tokio::test]
-async fn rule_1_the_service_never_sees_the_secret() {
+async fn rule_1_inner_service_never_sees_the_secret() {
     let api = Api::new();
     let secret = api.key().await;
     let (incoming, channel) = socket();
-    let look = MapRequestLayer::new(|request: http::Request<Body>| {
+    let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
         for value in request.headers().values() {
             assert!(!String::from_utf8_lossy(value.as_bytes()).contains("acme_test_"));
         }
@@ -191,7 +191,7 @@ async fn rule_1_the_service_never_sees_the_secret() {
     });
     let server = Server::builder()
         .layer(api.layer())
-        .layer(look)
+        .layer(inspect)
         .add_service(PostingsServer);
     tokio::spawn(server.serve_with_incoming(incoming));
     let mut client = PostingsClient::new(channel);
@@ -206,7 +206,7 @@ async fn rule_1_the_service_never_sees_the_secret() {
 }
 
 #[tokio::test]
-async fn rule_2_all_that_does_not_let_in_looks_the_same() {
+async fn rule_2_rejected_credentials_are_indistinguishable() {
     let api = Api::new();
     let (mut client, _) = serve(api.layer());
     let secret = async |new| {
@@ -216,7 +216,7 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     let (_, expired) = secret(NewKey::new("expired").expires_at(Timestamp::UNIX_EPOCH)).await;
     let (revoked_id, revoked) = secret(NewKey::new("revoked")).await;
     let (disabled_id, disabled) = secret(NewKey::new("disabled")).await;
-    // It worked, and is in the cache.
+    // It is valid at first, and cached.
     client
         .get(with(&revoked, GetRequest { id: 1 }))
         .await
@@ -239,12 +239,20 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
         &expired,
     ] {
         let get = client.get(with(secret, GetRequest { id: 1 })).await;
-        assert_eq!(seen(&get.unwrap_err()), seen(&missing), "{secret}");
+        assert_eq!(
+            visible_parts(&get.unwrap_err()),
+            visible_parts(&missing),
+            "{secret}"
+        );
         let list = client.list(with(secret, ListRequest { count: 1 })).await;
-        assert_eq!(seen(&list.unwrap_err()), seen(&missing), "{secret}");
+        assert_eq!(
+            visible_parts(&list.unwrap_err()),
+            visible_parts(&missing),
+            "{secret}"
+        );
     }
 
-    // Who is known has events, who is not is counted.
+    // Rejections of known keys are events; all others are only counted.
     let mut events = HashMap::new();
     for event in api.events().await {
         *events
@@ -260,15 +268,15 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     ];
     assert_eq!(events, HashMap::from(expected));
     let stats = api.recorder.stats();
-    // `Bearer` alone presents no key.
-    assert_eq!(stats.refused_for(RejectionReason::Missing), 3);
-    assert_eq!(stats.refused_for(RejectionReason::Malformed), 4);
-    assert_eq!(stats.refused_for(RejectionReason::Unknown), 2);
-    assert_eq!(stats.refused_for(RejectionReason::WrongSecret), 2);
+    // `Bearer` alone is no credential.
+    assert_eq!(stats.rejected_for(RejectionReason::Missing), 3);
+    assert_eq!(stats.rejected_for(RejectionReason::Malformed), 4);
+    assert_eq!(stats.rejected_for(RejectionReason::Unknown), 2);
+    assert_eq!(stats.rejected_for(RejectionReason::WrongSecret), 2);
 }
 
 #[tokio::test]
-async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
+async fn rule_8_rate_limited_call_is_resource_exhausted_and_its_retry_hint_is_sufficient() {
     let api = Api::new();
     let clock = Clock::manual(Timestamp::now());
     let limit = RateLimit::per_hour(7).with_burst(1).with_name("burst");
@@ -277,13 +285,13 @@ async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
     let (mut client, _) = serve(api.layer().clock(clock.clone()));
 
     for _ in 0..3 {
-        let answer = client
+        let response = client
             .get(with(secret, GetRequest { id: 1 }))
             .await
             .unwrap();
-        let standing = answer.metadata().get("ratelimit").unwrap();
-        assert_eq!(standing, "\"burst\";r=0;t=515");
-        let policy = answer.metadata().get("ratelimit-policy").unwrap();
+        let rate_limit = response.metadata().get("ratelimit").unwrap();
+        assert_eq!(rate_limit, "\"burst\";r=0;t=515");
+        let policy = response.metadata().get("ratelimit-policy").unwrap();
         assert_eq!(policy, "\"burst\";q=7;w=3600");
 
         let unary = client.get(with(secret, GetRequest { id: 1 })).await;
@@ -293,11 +301,11 @@ async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
             let status = status.unwrap();
             assert_eq!(status.code(), Code::ResourceExhausted);
             let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
-            assert_eq!(pushback, "-1", "nobody sits out so long a wait");
+            assert_eq!(pushback, "-1", "the wait is too long for a retry");
             assert_eq!(status.metadata().get("retry-after").unwrap(), "515");
             assert!(!status.details().is_empty());
         }
-        // An hour's seventh part is 514.28… seconds.
+        // A seventh of an hour is 514.28… seconds.
         clock.advance(Duration::from_secs(514));
         let early = client
             .get(with(secret, GetRequest { id: 1 }))
@@ -319,15 +327,15 @@ async fn rule_8_a_limited_call_is_resource_exhausted_and_the_wait_suffices() {
     assert_eq!(limited.count(), 3 * 4);
 }
 
-/// A client in Python that retries on `RESOURCE_EXHAUSTED` and has a deadline of 8 s.
+/// A Python client that retries on `RESOURCE_EXHAUSTED`, with a deadline of 8 s.
 #[tokio::test]
 #[ignore = "needs KEYTALLY_PYTHON, a Python with grpcio; scripts/test installs one"]
-async fn a_client_that_retries_is_not_held_beyond_its_deadline() {
+async fn retrying_client_is_not_delayed_beyond_its_deadline() {
     let python = std::env::var("KEYTALLY_PYTHON").unwrap();
     for (limit, calls, expected) in [
-        // The wait is beyond the deadline: the second call is refused once and not tried again.
+        // The wait exceeds the deadline: the second call is rejected once and not retried.
         (RateLimit::per_hour(1), 2, "RESOURCE_EXHAUSTED"),
-        // Waits to sit out: all calls succeed.
+        // The waits are short: all calls succeed after retries.
         (RateLimit::per_second(2).with_burst(1), 4, "OK"),
     ] {
         let api = Api::new();
@@ -349,9 +357,9 @@ async fn a_client_that_retries_is_not_held_beyond_its_deadline() {
         ]);
         let output = tokio::task::spawn_blocking(move || client.output());
         let output = output.await.unwrap().unwrap();
-        let told = String::from_utf8(output.stdout).unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
-        let (code, millis) = told
+        let (code, millis) = stdout
             .trim()
             .split_once(' ')
             .unwrap_or_else(|| panic!("{errors}"));
@@ -359,16 +367,19 @@ async fn a_client_that_retries_is_not_held_beyond_its_deadline() {
         assert_eq!(code, expected);
         let events = api.events().await;
         let limited = |event: &&UsageEvent| event.outcome == Outcome::RateLimited;
-        let refused = events.iter().filter(limited).count();
+        let rejected = events.iter().filter(limited).count();
         match code {
-            "OK" => assert!(refused > 0 && events.len() - refused == calls, "{events:?}"),
-            _ => assert_eq!((refused, events.len()), (1, 2)),
+            "OK" => assert!(
+                rejected > 0 && events.len() - rejected == calls,
+                "{events:?}"
+            ),
+            _ => assert_eq!((rejected, events.len()), (1, 2)),
         }
     }
 }
 
 #[tokio::test]
-async fn a_call_that_costs_more_than_there_ever_is_must_not_be_tried_again() {
+async fn call_costing_more_than_the_burst_is_not_retryable() {
     let api = Api::new();
     let new = NewKey::new("small").limit(RateLimit::per_second(2));
     let issued = api.issue(new).await;
@@ -382,7 +393,7 @@ async fn a_call_that_costs_more_than_there_ever_is_must_not_be_tried_again() {
 }
 
 #[tokio::test]
-async fn a_missing_scope_is_permission_denied() {
+async fn missing_scope_is_permission_denied() {
     let api = Api::new();
     let reader = api.issue(NewKey::new("r").scope("postings:read")).await;
     let other = api.issue(NewKey::new("o").scope("postings:write")).await;
@@ -404,92 +415,89 @@ async fn a_missing_scope_is_permission_denied() {
     let request = with(other.secret.expose(), GetRequest { id: 1 });
     let status = client.get(request).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
-    assert_eq!(
-        status.message(),
-        "this API key lacks a scope that is required"
-    );
+    assert_eq!(status.message(), "this API key lacks a required scope");
     let events = api.events().await;
-    let refused = events.iter().find(|event| event.key == Some(other.key.id));
-    let refused = refused.unwrap();
+    let rejected = events.iter().find(|event| event.key == Some(other.key.id));
+    let rejected = rejected.unwrap();
     assert_eq!(events.len(), 2);
-    assert_eq!(refused.status, Answered::Grpc(7));
-    assert_eq!(refused.rejection_reason, Some(RejectionReason::Scope));
+    assert_eq!(rejected.status, Answered::Grpc(7));
+    assert_eq!(rejected.rejection_reason, Some(RejectionReason::Scope));
     assert_eq!(
-        (refused.outcome, refused.cause),
+        (rejected.outcome, rejected.cause),
         (Outcome::Failed, Some(Cause::Refused))
     );
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_on_the_list_is_permission_denied() {
+async fn client_ip_outside_the_allowlist_is_permission_denied() {
     let api = Api::new();
     let from = |network: &str| {
         let addresses = AddressList::parse([network]).unwrap();
         api.issue(NewKey::new("bound").addresses(addresses))
     };
-    let here = from("127.0.0.0/8").await;
-    let there = from("203.0.113.0/24").await;
+    let allowed = from("127.0.0.0/8").await;
+    let disallowed = from("203.0.113.0/24").await;
     let (mut client, _) = serve(api.layer().peer_address(peer));
-    let request = with(here.secret.expose(), GetRequest { id: 1 });
+    let request = with(allowed.secret.expose(), GetRequest { id: 1 });
     client.get(request).await.unwrap();
-    let request = with(there.secret.expose(), GetRequest { id: 1 });
+    let request = with(disallowed.secret.expose(), GetRequest { id: 1 });
     let status = client.get(request).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 
-    // Nobody tells the layer where the request is from: a list then lets nobody in.
+    // Without a peer address, a key with an allowlist is rejected.
     let (mut client, _) = serve(api.layer());
-    let request = with(here.secret.expose(), GetRequest { id: 1 });
+    let request = with(allowed.secret.expose(), GetRequest { id: 1 });
     let status = client.get(request).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 
     let events = api.events().await;
-    let refused = events.iter().filter(|event| {
+    let rejected = events.iter().filter(|event| {
         event.status == Answered::Grpc(Code::PermissionDenied as u8)
-            && event.rejection_reason == Some(RejectionReason::Address)
+            && event.rejection_reason == Some(RejectionReason::ClientIp)
             && event.cause == Some(Cause::Refused)
     });
-    assert_eq!((events.len(), refused.count()), (3, 2));
+    assert_eq!((events.len(), rejected.count()), (3, 2));
 }
 
-struct Down;
+struct FailingStore;
 
 #[async_trait]
-impl KeyStore for Down {
+impl KeyStore for FailingStore {
     async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         Err(StoreError::unavailable("no route to 10.1.2.3"))
     }
 }
 
 #[tokio::test]
-async fn rule_5_a_store_that_fails_is_unavailable() {
+async fn rule_5_store_failure_is_unavailable() {
     let api = Api::new();
     let secret = api.key().await;
-    let layer = ApiKeyLayer::new(Down).recorder(api.recorder.clone());
+    let layer = ApiKeyLayer::new(FailingStore).recorder(api.recorder.clone());
     let (mut client, _) = serve(layer.clone());
     let status = client.get(with(&secret, GetRequest { id: 1 })).await;
     let status = status.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    // Rule 14: not a word of the store's own.
+    // Rule 14: the store's error text is not exposed.
     assert!(!format!("{status:?}").contains("10.1.2.3"));
     let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
     assert_eq!(pushback, "1000");
     assert_eq!(
         api.recorder
             .stats()
-            .refused_for(RejectionReason::StoreUnavailable),
+            .rejected_for(RejectionReason::StoreUnavailable),
         1
     );
     assert!(api.events().await.is_empty());
 
-    // Unless it was told to let them pass.
+    // `StoreFailure::Pass` admits them as unverified.
     let (incoming, channel) = socket();
-    let look = MapRequestLayer::new(|request: http::Request<Body>| {
+    let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
         assert!(request.extensions().get::<Unverified>().is_some());
         request
     });
     let server = Server::builder()
-        .layer(layer.on_store_failure(StoreFailure::Pass))
-        .layer(look)
+        .layer(layer.on_store_failure(StoreFailure::Admit))
+        .layer(inspect)
         .add_service(PostingsServer);
     tokio::spawn(server.serve_with_incoming(incoming));
     let mut client = PostingsClient::new(channel);
@@ -502,7 +510,7 @@ async fn rule_5_a_store_that_fails_is_unavailable() {
 }
 
 #[tokio::test]
-async fn rule_9_a_stream_is_recorded_once_at_its_end_with_the_status_of_its_trailers() {
+async fn rule_9_stream_is_recorded_once_with_the_status_of_its_trailers() {
     let api = Api::new();
     let secret = api.key().await;
     let (mut client, _) = serve(api.layer());
@@ -531,7 +539,7 @@ async fn rule_9_a_stream_is_recorded_once_at_its_end_with_the_status_of_its_trai
 }
 
 #[tokio::test]
-async fn rule_9_a_stream_that_the_client_drops_is_one_cancelled_event() {
+async fn rule_9_stream_dropped_by_the_client_is_one_cancelled_event() {
     let api = Api::new();
     let secret = api.key().await;
     let (mut client, _) = serve(api.layer());
@@ -545,13 +553,13 @@ async fn rule_9_a_stream_that_the_client_drops_is_one_cancelled_event() {
         (event.outcome, event.cause),
         (Outcome::Failed, Some(Cause::Cancelled))
     );
-    // Nobody has seen this method end well, but it has answered.
+    // The method never completed, but its response had started.
     assert_eq!(&*event.endpoint, WATCH);
     assert!(event.response_bytes > 0);
 }
 
 #[tokio::test]
-async fn a_stream_ends_as_unauthenticated_when_its_key_is_revoked() {
+async fn stream_ends_as_unauthenticated_when_its_key_is_revoked() {
     let api = Api::new();
     let issued = api.issue(NewKey::new("watching")).await;
     let secret = issued.secret.expose();
@@ -563,7 +571,7 @@ async fn a_stream_ends_as_unauthenticated_when_its_key_is_revoked() {
     assert_eq!(watch.message().await.unwrap().unwrap().id, 2);
     api.backend.revoke(issued.key.id).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(20), watch.message());
-    let status = ended.await.expect("it ends").unwrap_err();
+    let status = ended.await.expect("the stream ends").unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
     let event = api.event().await;
     assert_eq!(event.status, Answered::Grpc(Code::Unauthenticated as u8));
@@ -576,7 +584,7 @@ async fn a_stream_ends_as_unauthenticated_when_its_key_is_revoked() {
 }
 
 #[tokio::test]
-async fn rule_9_an_open_stream_is_shown_and_recorded_as_cancelled_at_shutdown() {
+async fn rule_9_open_streams_are_counted_and_recorded_as_cancelled_at_shutdown() {
     let api = Api::new();
     let secret = api.key().await;
     let (mut client, _) = serve(api.layer());
@@ -607,17 +615,17 @@ async fn rule_9_an_open_stream_is_shown_and_recorded_as_cancelled_at_shutdown() 
     });
     assert_eq!((events.len(), cancelled.count()), (4, 3));
 
-    // Their true end comes later and counts no more.
+    // The streams end after the shutdown and are not counted again.
     drop(streams);
-    let answer = client.get(with(&secret, GetRequest { id: 1 })).await;
-    answer.unwrap();
+    let response = client.get(with(&secret, GetRequest { id: 1 })).await;
+    response.unwrap();
     api.settle().await;
     let stats = api.recorder.stats();
     assert_eq!((stats.accepted, stats.written, stats.lost), (5, 4, 1));
 }
 
 #[tokio::test]
-async fn a_code_that_names_the_clients_fault_is_a_client_error() {
+async fn not_found_is_recorded_as_a_client_error() {
     let api = Api::new();
     let secret = api.key().await;
     let (mut client, _) = serve(api.layer());
@@ -634,7 +642,7 @@ async fn a_code_that_names_the_clients_fault_is_a_client_error() {
 }
 
 #[tokio::test]
-async fn rule_12_a_made_up_method_names_no_endpoint() {
+async fn rule_12_unknown_methods_add_no_endpoints() {
     let api = Api::new();
     let issued = api.issue(NewKey::new("r").scope("postings:read")).await;
     let other = api.issue(NewKey::new("o")).await;
@@ -654,7 +662,7 @@ async fn rule_12_a_made_up_method_names_no_endpoint() {
             let response = raw(&channel, call(&path, secret)).await;
             assert_eq!(response.headers()["grpc-status"], "12", "{path}");
         }
-        // A refusal says nothing about whether there is such a method.
+        // Rejections do not reveal whether the method exists.
         let path = format!("/postings.v1.Postings/Made{n}");
         let response = raw(&channel, call(&path, other.secret.expose())).await;
         assert_eq!(response.headers()["grpc-status"], "7");
@@ -663,15 +671,15 @@ async fn rule_12_a_made_up_method_names_no_endpoint() {
         .get(with(secret, GetRequest { id: 1 }))
         .await
         .unwrap();
-    // There is such a method, as the service has shown.
+    // The method is known once the service has handled it.
     let response = raw(&channel, call(GET, other.secret.expose())).await;
     assert_eq!(response.headers()["grpc-status"], "7");
 
     let events = api.events().await;
     assert_eq!(events.len(), 62);
-    let refused = &events[0];
+    let rejected = &events[0];
     assert_eq!(
-        (&*refused.endpoint, refused.status),
+        (&*rejected.endpoint, rejected.status),
         (GET, Answered::Grpc(7))
     );
     for event in events.into_iter().skip(1) {
@@ -689,17 +697,17 @@ async fn rule_12_a_made_up_method_names_no_endpoint() {
 }
 
 #[tokio::test]
-async fn the_request_id_is_echoed_and_found_in_the_log() {
+async fn request_id_is_echoed_and_searchable_in_the_request_log() {
     let api = Api::new();
     let secret = api.key().await;
     let (mut client, _) = serve(api.layer());
-    let sent = |id: &str, message| {
+    let with_id = |id: &str, message| {
         let mut request = with(&secret, message);
         let id = id.parse().unwrap();
         request.metadata_mut().insert("x-request-id", id);
         request
     };
-    let found = async |id: &str| {
+    let event_by_id = async |id: &str| {
         let filter = LogFilter::new().request_id(id);
         api.settle().await;
         let page = api.backend.requests(&LogQuery::new(filter)).await.unwrap();
@@ -707,43 +715,46 @@ async fn the_request_id_is_echoed_and_found_in_the_log() {
         page.items[0].clone()
     };
 
-    let answer = client
-        .get(sent("trace-1/a", GetRequest { id: 1 }))
+    let response = client
+        .get(with_id("trace-1/a", GetRequest { id: 1 }))
         .await
         .unwrap();
-    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "trace-1/a");
-    let event = found("trace-1/a").await;
+    assert_eq!(
+        response.metadata().get("x-request-id").unwrap(),
+        "trace-1/a"
+    );
+    let event = event_by_id("trace-1/a").await;
     assert_eq!(event.request_id.as_deref(), Some("trace-1/a"));
-    assert_eq!(found(&event.id.to_string()).await, event);
+    assert_eq!(event_by_id(&event.id.to_string()).await, event);
 
-    // With an error in the head too.
+    // Also on an error status.
     let status = client
-        .get(sent("trace-2", GetRequest { id: 0 }))
+        .get(with_id("trace-2", GetRequest { id: 0 }))
         .await
         .unwrap_err();
     assert_eq!(status.metadata().get("x-request-id").unwrap(), "trace-2");
-    assert_eq!(found("trace-2").await.status, Answered::Grpc(5));
+    assert_eq!(event_by_id("trace-2").await.status, Answered::Grpc(5));
 
-    // One that no log should hold is not taken, and without one there is the event's own.
+    // Without a valid request id, the event's own id is used.
     for request in [
         with(&secret, GetRequest { id: 1 }),
-        sent("a b", GetRequest { id: 1 }),
+        with_id("a b", GetRequest { id: 1 }),
     ] {
-        let answer = client.get(request).await.unwrap();
-        let id = answer.metadata().get("x-request-id").unwrap();
-        let event = found(id.to_str().unwrap()).await;
+        let response = client.get(request).await.unwrap();
+        let id = response.metadata().get("x-request-id").unwrap();
+        let event = event_by_id(id.to_str().unwrap()).await;
         assert_eq!(id.to_str().unwrap(), event.id.to_string());
         assert_eq!(event.request_id, None);
     }
 }
 
 #[tokio::test]
-async fn rule_9_two_layers_with_one_recorder_count_a_call_once() {
+async fn rule_9_nested_layers_with_one_recorder_record_a_call_once() {
     let api = Api::new();
     let secret = api.key().await;
     let (incoming, channel) = socket();
     let limit = RateLimit::per_hour(2).with_name("inner");
-    let inner = api.layer().default_limits([limit]).unwrap();
+    let inner = api.layer().default_limits([limit]);
     let server = Server::builder()
         .layer(api.layer())
         .layer(inner)
@@ -751,18 +762,18 @@ async fn rule_9_two_layers_with_one_recorder_count_a_call_once() {
     tokio::spawn(server.serve_with_incoming(incoming));
     let mut client = PostingsClient::new(channel);
 
-    let answer = client.get(with(&secret, GetRequest { id: 1 })).await;
-    let answer = answer.unwrap();
+    let response = client.get(with(&secret, GetRequest { id: 1 })).await;
+    let response = response.unwrap();
     let event = api.event().await;
     assert_eq!((&*event.endpoint, event.status), (GET, Answered::Grpc(0)));
-    let id = answer.metadata().get("x-request-id").unwrap();
+    let id = response.metadata().get("x-request-id").unwrap();
     assert_eq!(id.to_str().unwrap(), event.id.to_string());
     let list = client.list(with(&secret, ListRequest { count: 13 })).await;
     let list: Vec<_> = list.unwrap().into_inner().collect().await;
     assert_eq!(list.len(), 3);
     assert_eq!(api.events().await.len(), 2);
 
-    // What the inner one refuses is one event too.
+    // A rejection by the inner layer is one event too.
     let status = client.get(with(&secret, GetRequest { id: 1 })).await;
     assert_eq!(status.unwrap_err().code(), Code::ResourceExhausted);
     let events = api.events().await;
@@ -778,7 +789,7 @@ async fn rule_9_two_layers_with_one_recorder_count_a_call_once() {
 }
 
 #[tokio::test]
-async fn refusals_of_grpc_web_are_valid_answers() {
+async fn grpc_web_rejections_are_valid_responses() {
     let api = Api::new();
     let limit = RateLimit::per_hour(1).with_name("burst");
     let issued = api.issue(NewKey::new("web").limit(limit)).await;
@@ -799,8 +810,8 @@ async fn refusals_of_grpc_web_are_valid_answers() {
             assert_eq!(response.headers()["content-type"], content_type);
             assert_eq!(response.headers()["grpc-status"], code);
             assert!(response.headers().contains_key("grpc-message"));
-            let told = response.headers().contains_key("grpc-retry-pushback-ms");
-            assert_eq!(told, pushback);
+            let has_pushback = response.headers().contains_key("grpc-retry-pushback-ms");
+            assert_eq!(has_pushback, pushback);
             assert!(response.body().is_empty());
         }
     }
@@ -814,9 +825,9 @@ async fn refusals_of_grpc_web_are_valid_answers() {
     }
 }
 
-/// A call is a POST; what else claims gRPC's content type is answered and counted as plain HTTP.
+/// gRPC calls are POST requests; others with gRPC's content type are handled and recorded as plain HTTP.
 #[tokio::test]
-async fn a_get_is_no_call_whatever_it_claims() {
+async fn get_with_a_grpc_content_type_is_treated_as_http() {
     let api = Api::new();
     let limit = RateLimit::per_hour(1).with_name("burst");
     let issued = api.issue(NewKey::new("get").limit(limit)).await;
@@ -837,7 +848,7 @@ async fn a_get_is_no_call_whatever_it_claims() {
 }
 
 #[tokio::test]
-async fn the_same_layer_serves_tonic_within_axum() {
+async fn one_layer_serves_tonic_inside_axum() {
     let api = Api::new();
     let secret = api.key().await;
     let router = Routes::new(PostingsServer)
@@ -871,7 +882,7 @@ async fn the_same_layer_serves_tonic_within_axum() {
     };
     assert_eq!(&*events[0].endpoint, endpoint);
 
-    // The answer decides how a call is accounted for, not what the client says of it.
+    // The response, not the request, decides whether a call is recorded as gRPC.
     for (request, endpoint) in [
         (call("/app/made-up", &secret), "/app/{*page}"),
         (call("/hello/you", &secret).method("GET"), endpoint),
@@ -904,9 +915,9 @@ async fn the_same_layer_serves_tonic_within_axum() {
     );
 }
 
-/// tonic looks at neither method nor content type, and answers in gRPC whatever they are.
+/// tonic checks neither method nor content type and always responds in gRPC.
 #[tokio::test]
-async fn an_answer_in_grpc_is_accounted_as_one_whatever_the_request_was() {
+async fn grpc_response_is_recorded_as_grpc_whatever_the_method_and_content_type() {
     let api = Api::new();
     let secret = api.key().await;
     let (_, channel) = serve(api.layer());
@@ -943,7 +954,7 @@ async fn an_answer_in_grpc_is_accounted_as_one_whatever_the_request_was() {
 const TASKS: usize = 16;
 const CALLS: usize = 125;
 
-/// The kinds of key in the mix: which key a call comes with decides as much as its method.
+/// The secrets used by the mix of calls.
 struct Secrets {
     free: String,
     limited: String,
@@ -951,12 +962,13 @@ struct Secrets {
     revoked: String,
 }
 
-/// One call of the mix, to its end; its code as the client sees it.
-async fn one_of_the_mix(n: usize, channel: &Channel, secrets: &Secrets) -> (Code, bool) {
+/// Makes the `n`th call of the mix; returns its code and whether it is recorded as an event.
+async fn mixed_call(n: usize, channel: &Channel, secrets: &Secrets) -> (Code, bool) {
     let mut client = PostingsClient::new(channel.clone());
-    let code = |answer: Result<(), Status>| answer.err().map_or(Code::Ok, |status| status.code());
+    let code =
+        |response: Result<(), Status>| response.err().map_or(Code::Ok, |status| status.code());
     let get = GetRequest { id: n as u64 % 3 };
-    let answer = match n % 10 {
+    let response = match n % 10 {
         0 | 1 => client.get(with(&secrets.free, get)).await.map(drop),
         2 | 3 => client.get(with(&secrets.limited, get)).await.map(drop),
         4 => client.get(with(&secrets.unscoped, get)).await.map(drop),
@@ -981,11 +993,11 @@ async fn one_of_the_mix(n: usize, channel: &Channel, secrets: &Secrets) -> (Code
             Err(Status::from_header_map(response.headers()).unwrap())
         }
     };
-    (code(answer), true)
+    (code(response), true)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_the_clients_tally_is_the_summary() {
+async fn rule_9_client_tallies_match_the_summary() {
     let api = Api::new();
     let issue = async |new: NewKey| {
         let issued = api.issue(new).await;
@@ -1019,37 +1031,37 @@ async fn rule_9_the_clients_tally_is_the_summary() {
         tokio::spawn(async move {
             let mut tally = HashMap::<_, u64>::new();
             for n in 0..CALLS {
-                let answer = one_of_the_mix(task * CALLS + n, &channel, secrets).await;
-                *tally.entry(answer).or_default() += 1;
+                let response = mixed_call(task * CALLS + n, &channel, secrets).await;
+                *tally.entry(response).or_default() += 1;
             }
             tally
         })
     });
     let mut events = BTreeMap::<Answered, u64>::new();
-    let mut strangers = 0;
+    let mut missing = 0;
     for task in tasks.collect::<Vec<_>>() {
-        for ((code, known), count) in task.await.unwrap() {
-            if known {
+        for ((code, recorded), count) in task.await.unwrap() {
+            if recorded {
                 *events.entry(Answered::Grpc(code as u8)).or_default() += count;
             } else {
                 assert_eq!(code, Code::Unauthenticated);
-                strangers += count;
+                missing += count;
             }
         }
     }
     assert_eq!(
-        strangers + events.values().sum::<u64>(),
+        missing + events.values().sum::<u64>(),
         (TASKS * CALLS) as u64
     );
-    assert_eq!(events.len(), 8, "every kind occurs: {events:?}");
+    assert_eq!(events.len(), 8, "not every status occurs: {events:?}");
 
     api.settle().await;
     let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().by_key());
     let summary = api.backend.summary(&query).await.unwrap();
     let counted = summary.by_status.iter();
     let mut counted: BTreeMap<_, _> = counted.map(|(k, v)| (*k, v.total())).collect();
-    // Beyond the limit on events of rejected keys, their refusals are counted only.
-    let unrecorded = api.recorder.stats().refused_for(RejectionReason::Revoked);
+    // Beyond the limit on events of rejected keys, rejections are only counted.
+    let unrecorded = api.recorder.stats().rejected_for(RejectionReason::Revoked);
     assert_eq!(counted[&Answered::Grpc(16)], 10);
     *counted.get_mut(&Answered::Grpc(16)).unwrap() += unrecorded;
     assert_eq!(counted, events);
@@ -1063,7 +1075,7 @@ async fn rule_9_the_clients_tally_is_the_summary() {
     assert_eq!(endpoints, [UNMATCHED, GET, LIST, WATCH]);
 
     let stats = api.recorder.stats();
-    assert_eq!(stats.refused_for(RejectionReason::Missing), strangers);
+    assert_eq!(stats.rejected_for(RejectionReason::Missing), missing);
     assert_eq!((stats.open, stats.queued, stats.lost), (0, 0, 0));
     assert_eq!(stats.accepted + unrecorded, events.values().sum::<u64>());
     assert_eq!(stats.written, stats.accepted);

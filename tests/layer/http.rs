@@ -1,4 +1,4 @@
-//! The layer in front of axum, over real sockets.
+//! The layer in front of axum, over sockets.
 use crate::secrets;
 use crate::support;
 
@@ -15,8 +15,8 @@ use keytally::usage::{
     Cause, LogFilter, Method, OTHER_ENDPOINTS, Outcome, RejectionReason, Status, StatusClass,
 };
 use keytally::{
-    ApiKeyLayer, Caller, ForwardedHeader, HeaderStyle, KeyId, Rejection, RequireScope,
-    StoreFailure, Unverified,
+    ApiKeyLayer, Caller, CredentialSource, ForwardedHeader, HeaderStyle, KeyId, Rejection,
+    RequireScope, StoreFailure, Unverified,
 };
 use support::{Answer, Service};
 use tower::{Layer, ServiceExt};
@@ -49,7 +49,7 @@ fn routes() -> Router {
 }
 
 async fn panics() -> &'static str {
-    panic!("a handler that panics, on purpose")
+    panic!("simulated handler panic")
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -57,23 +57,23 @@ fn base64(bytes: &[u8]) -> String {
     ::base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn problem(answer: &Answer) -> serde_json::Value {
+fn problem(response: &Answer) -> serde_json::Value {
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/problem+json")
     );
-    answer.json()
+    response.json()
 }
 
 #[tokio::test]
-async fn a_key_lets_in_and_its_request_is_an_event() {
+async fn valid_key_is_admitted_and_its_request_recorded() {
     let service = Service::plain(routes()).await;
     let issued = service.key().await;
-    let answer = service
+    let response = service
         .get("/v1/postings/42?q=1", issued.secret.expose())
         .await;
     assert_eq!(
-        (answer.status, &*answer.body),
+        (response.status, &*response.body),
         (StatusCode::OK, &b"a posting"[..])
     );
     let [event] = &*service.events().await else {
@@ -95,13 +95,16 @@ async fn a_key_lets_in_and_its_request_is_an_event() {
     );
     assert_eq!((event.response_bytes, event.cost), (9, 1));
     assert_eq!(event.client_ip.unwrap().to_string(), "127.0.0.1");
-    assert_eq!(answer.header("x-request-id"), Some(&*event.id.to_string()));
+    assert_eq!(
+        response.header("x-request-id"),
+        Some(&*event.id.to_string())
+    );
     let key = service.backend.get(issued.key.id).await.unwrap().unwrap();
     assert_eq!(key.last_used_at, Some(event.time));
 }
 
 #[tokio::test]
-async fn the_caller_reaches_the_handler() {
+async fn handler_can_extract_the_caller() {
     let service = Service::plain(routes()).await;
     let issued = service.issue(NewKey::new("Zapier")).await;
     assert_eq!(
@@ -112,40 +115,44 @@ async fn the_caller_reaches_the_handler() {
     let routes = Router::new().route("/event", get(name));
     let service = Service::plain(routes.clone()).await;
     let issued = service.key().await;
-    let answer = service.get("/event", issued.secret.expose()).await;
+    let response = service.get("/event", issued.secret.expose()).await;
     let events = service.events().await;
-    assert_eq!(answer.body, format!("{} {}", events[0].id, issued.key.id));
-    // No layer, no caller.
+    assert_eq!(response.body, format!("{} {}", events[0].id, issued.key.id));
+    // Without the layer, the extractor rejects the request.
     let address = support::serve(routes).await;
     let request = Request::get(format!("http://{address}/event"));
     let request = request.body(http_body_util::Full::default()).unwrap();
-    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(problem(&answer)["status"], 401);
-    assert!(answer.header("www-authenticate").is_some());
+    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(response.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(problem(&response)["status"], 401);
+    assert!(response.header("www-authenticate").is_some());
 }
 
 #[tokio::test]
-async fn rule_1_the_secret_reaches_nothing_inside() {
-    let service = Service::start(routes(), |layer| layer.insecure_query_parameter("key")).await;
+async fn rule_1_secret_is_removed_before_the_inner_service() {
+    let service = Service::start(routes(), |layer| {
+        let query = CredentialSource::insecure_query_parameter("key");
+        layer.credential_sources(CredentialSource::DEFAULT.into_iter().chain([query]))
+    })
+    .await;
     let secret = service.key().await.secret.expose().to_owned();
     let request = Request::get(format!("/headers?a=1&key={secret}"))
         .header("authorization", format!("Bearer {secret}"))
         .header("x-api-key", &secret);
-    let answer = service.send(request).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+    let response = service.send(request).await;
+    assert_eq!(response.status, StatusCode::OK);
+    let seen = String::from_utf8(response.body.to_vec()).unwrap();
     assert!(
         !seen.contains(&secret) && seen.starts_with("/headers?a=1 /headers?a=1 "),
         "{seen}"
     );
-    // Where no key is looked for.
+    // A secret in the path or the request id is redacted.
     let request = Request::get(format!("/v1/postings/{secret}"))
         .header("x-api-key", &secret)
         .header("x-request-id", &secret);
-    let answer = service.send(request).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    assert_ne!(answer.headers["x-request-id"], secret);
+    let response = service.send(request).await;
+    assert_eq!(response.status, StatusCode::OK);
+    assert_ne!(response.headers["x-request-id"], secret);
     let events = service.events().await;
     let hint = Secret::parse(&secret).unwrap().hint();
     assert!(
@@ -157,18 +164,18 @@ async fn rule_1_the_secret_reaches_nothing_inside() {
     let events = format!("{events:?}");
     assert!(!events.contains(&secret), "{events}");
 
-    let keeping = Service::start(routes(), ApiKeyLayer::keep_credential).await;
-    let secret = keeping.key().await.secret.expose().to_owned();
-    let answer = keeping.get("/headers", &secret).await;
+    let keep_credential = Service::start(routes(), ApiKeyLayer::keep_credential).await;
+    let secret = keep_credential.key().await.secret.expose().to_owned();
+    let response = keep_credential.get("/headers", &secret).await;
     assert!(
-        String::from_utf8(answer.body.to_vec())
+        String::from_utf8(response.body.to_vec())
             .unwrap()
             .contains(&secret)
     );
 }
 
 #[tokio::test]
-async fn rule_2_all_that_does_not_let_in_looks_the_same() {
+async fn rule_2_rejected_credentials_are_indistinguishable() {
     let service = Service::plain(routes()).await;
     let issue = || service.issue(NewKey::new("x"));
     let (good, disabled, revoked, deleted) =
@@ -178,18 +185,18 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
     service.backend.disable(disabled.key.id).await.unwrap();
     service.backend.revoke(revoked.key.id).await.unwrap();
     service.backend.delete(deleted.key.id).await.unwrap();
-    // The id of one key and the rest of another, with a checksum that fits neither.
+    // The id of one key with the secret part and checksum of another.
     let mixed = format!(
         "{}{}",
         &good.secret.expose()[..26],
         &disabled.secret.expose()[26..]
     );
     let wrong = secrets::with_a_wrong_secret(good.secret.expose());
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for secret in [
         "nonsense",
         &mixed,
-        // Looked up at first, and then known.
+        // Looked up once, then cached.
         &wrong,
         &wrong,
         disabled.secret.expose(),
@@ -197,32 +204,32 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
         expired.secret.expose(),
         deleted.secret.expose(),
     ] {
-        let mut answer = service.get("/v1/postings/1", secret).await;
+        let mut response = service.get("/v1/postings/1", secret).await;
         for name in ["x-request-id", "date"] {
-            assert!(answer.headers.remove(name).is_some());
+            assert!(response.headers.remove(name).is_some());
         }
-        answers.push(answer);
+        responses.push(response);
     }
     assert!(
-        answers.iter().all(|answer| *answer == answers[0]),
-        "{answers:?}"
+        responses.iter().all(|response| *response == responses[0]),
+        "{responses:?}"
     );
-    assert_eq!(answers[0].status, StatusCode::UNAUTHORIZED);
+    assert_eq!(responses[0].status, StatusCode::UNAUTHORIZED);
     assert_eq!(
-        answers[0].header("www-authenticate"),
+        responses[0].header("www-authenticate"),
         Some(r#"Bearer realm="api", error="invalid_token""#)
     );
-    assert_eq!(problem(&answers[0])["status"], 401);
+    assert_eq!(problem(&responses[0])["status"], 401);
 
-    // Known keys have events, strangers only counters.
+    // Rejections of known keys are events; all others are only counted.
     let events = service.events().await;
-    let refusals: HashSet<_> = events
+    let reasons: HashSet<_> = events
         .iter()
         .map(|event| event.rejection_reason.unwrap())
         .collect();
     assert_eq!(events.len(), 3);
     assert_eq!(
-        refusals,
+        reasons,
         HashSet::from([
             RejectionReason::Disabled,
             RejectionReason::Revoked,
@@ -235,35 +242,35 @@ async fn rule_2_all_that_does_not_let_in_looks_the_same() {
             .all(|event| event.cause == Some(Cause::Refused))
     );
     let stats = service.recorder.stats();
-    assert_eq!(stats.refused_for(RejectionReason::Malformed), 2);
-    assert_eq!(stats.refused_for(RejectionReason::Unknown), 1);
-    assert_eq!(stats.refused_for(RejectionReason::WrongSecret), 2);
+    assert_eq!(stats.rejected_for(RejectionReason::Malformed), 2);
+    assert_eq!(stats.rejected_for(RejectionReason::Unknown), 1);
+    assert_eq!(stats.rejected_for(RejectionReason::WrongSecret), 2);
     assert_eq!(stats.open, 0);
-    let answer = service.get("/v1/postings/1", good.secret.expose()).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = service.get("/v1/postings/1", good.secret.expose()).await;
+    assert_eq!(response.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_missing_key_gets_a_challenge_without_an_error() {
+async fn missing_key_gets_a_challenge_without_an_error_code() {
     let service = Service::plain(routes()).await;
-    let answer = service.send(Request::get("/v1/postings/1")).await;
-    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    let response = service.send(Request::get("/v1/postings/1")).await;
+    assert_eq!(response.status, StatusCode::UNAUTHORIZED);
     assert_eq!(
-        answer.header("www-authenticate"),
+        response.header("www-authenticate"),
         Some(r#"Bearer realm="api""#)
     );
-    assert!(answer.header("x-request-id").is_some());
+    assert!(response.header("x-request-id").is_some());
     assert_eq!(
         service
             .recorder
             .stats()
-            .refused_for(RejectionReason::Missing),
+            .rejected_for(RejectionReason::Missing),
         1
     );
 }
 
 #[tokio::test]
-async fn two_different_keys_in_one_request_are_refused() {
+async fn two_different_keys_in_one_request_are_rejected() {
     let service = Service::plain(routes()).await;
     let (one, two) = (service.key().await, service.key().await);
     let both = support::get("/v1/postings/1", one.secret.expose());
@@ -279,13 +286,13 @@ async fn two_different_keys_in_one_request_are_refused() {
         service
             .recorder
             .stats()
-            .refused_for(RejectionReason::Ambiguous),
+            .rejected_for(RejectionReason::Ambiguous),
         1
     );
 }
 
 #[tokio::test]
-async fn rule_4_a_revoked_key_stops_at_once_in_the_process_that_revoked_it() {
+async fn rule_4_revocation_is_immediate_in_the_revoking_process() {
     let service = Service::plain(routes()).await;
     let issued = service.key().await;
     let secret = issued.secret.expose();
@@ -301,7 +308,7 @@ async fn rule_4_a_revoked_key_stops_at_once_in_the_process_that_revoked_it() {
 }
 
 #[tokio::test]
-async fn limits_are_told_and_kept() {
+async fn rate_limits_are_enforced_and_reported_in_headers() {
     let service = Service::plain(routes()).await;
     let new = NewKey::new("x")
         .limit(RateLimit::per_minute(60).with_burst(2).with_name("burst"))
@@ -317,12 +324,12 @@ async fn limits_are_told_and_kept() {
         Some(r#""burst";r=1;t=1, "hourly";r=99;t=36"#)
     );
     service.get("/v1/postings/1", issued.secret.expose()).await;
-    let refused = service.get("/v1/postings/1", issued.secret.expose()).await;
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(refused.header("retry-after"), Some("1"));
-    let problem = problem(&refused);
+    let rejected = service.get("/v1/postings/1", issued.secret.expose()).await;
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(rejected.header("retry-after"), Some("1"));
+    let problem = problem(&rejected);
     assert_eq!(problem["violated-policies"], serde_json::json!(["burst"]));
-    let hourly = refused.header("ratelimit").unwrap();
+    let hourly = rejected.header("ratelimit").unwrap();
     assert!(
         hourly.starts_with(r#""burst";r=0;"#) && hourly.contains(r#""hourly";r=98;"#),
         "{hourly}"
@@ -337,11 +344,10 @@ async fn limits_are_told_and_kept() {
 }
 
 #[tokio::test]
-async fn costs_styles_and_default_limits_are_settings() {
+async fn cost_header_style_and_default_limits_are_configurable() {
     let service = Service::start(routes(), |layer| {
         layer
             .default_limits([RateLimit::per_hour(10)])
-            .unwrap()
             .cost(|head| {
                 if head.method() == http::Method::POST {
                     6
@@ -364,8 +370,8 @@ async fn costs_styles_and_default_limits_are_settings() {
         limits.map(|name| first.header(name).unwrap()),
         ["10", "4", "2160"]
     );
-    let refused = send().await;
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let rejected = send().await;
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(
         service.get("/v1/postings/1", &secret).await.status,
         StatusCode::OK
@@ -374,7 +380,7 @@ async fn costs_styles_and_default_limits_are_settings() {
 }
 
 #[tokio::test]
-async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
+async fn missing_scope_and_disallowed_client_ip_are_403() {
     let service = Service::start(routes(), |layer| {
         let proxies = AddressList::parse(["127.0.0.1"]).unwrap();
         layer.trust_forwarded(ForwardedHeader::XForwardedFor, proxies)
@@ -382,10 +388,10 @@ async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
     .await;
     let plain = service.key().await;
     let scoped = service.issue(NewKey::new("x").scope("postings:read")).await;
-    let refused = service.get("/scoped", plain.secret.expose()).await;
-    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let rejected = service.get("/scoped", plain.secret.expose()).await;
+    assert_eq!(rejected.status, StatusCode::FORBIDDEN);
     assert_eq!(
-        refused.header("www-authenticate"),
+        rejected.header("www-authenticate"),
         Some(r#"Bearer realm="api", error="insufficient_scope", scope="postings:read""#)
     );
     assert_eq!(
@@ -401,29 +407,29 @@ async fn scopes_and_addresses_are_forbidden_not_unauthorized() {
     };
     assert_eq!(from("203.0.113.9").await.status, StatusCode::OK);
     assert_eq!(from("198.51.100.1").await.status, StatusCode::FORBIDDEN);
-    // Whoever is in front of the proxy cannot make itself up.
+    // Addresses that the client prepends are ignored.
     assert_eq!(
         from("203.0.113.9, 198.51.100.1").await.status,
         StatusCode::FORBIDDEN
     );
-    let refusals: Vec<_> = service
+    let reasons: Vec<_> = service
         .events()
         .await
         .iter()
         .filter_map(|event| event.rejection_reason)
         .collect();
     assert_eq!(
-        refusals,
+        reasons,
         [
-            RejectionReason::Address,
-            RejectionReason::Address,
+            RejectionReason::ClientIp,
+            RejectionReason::ClientIp,
             RejectionReason::Scope
         ]
     );
 }
 
 #[tokio::test]
-async fn request_ids_are_kept_and_found_or_made() {
+async fn request_ids_are_echoed_or_generated_and_searchable() {
     let service = Service::plain(routes()).await;
     let secret = service.key().await.secret.expose().to_owned();
     let with_id = |id: &'static str| {
@@ -433,16 +439,19 @@ async fn request_ids_are_kept_and_found_or_made() {
         with_id("client-7").await.header("x-request-id"),
         Some("client-7")
     );
-    let made = with_id("not sane\"").await;
+    let generated = with_id("not sane\"").await;
     let [by_client] = &*service.log(LogFilter::new().request_id("client-7")).await else {
         panic!("one event")
     };
     assert_eq!(by_client.request_id.as_deref(), Some("client-7"));
     let own = by_client.id.to_string();
     assert_eq!(service.log(LogFilter::new().request_id(own)).await.len(), 1);
-    let made = made.header("x-request-id").unwrap();
+    let generated = generated.header("x-request-id").unwrap();
     assert_eq!(
-        service.log(LogFilter::new().request_id(made)).await.len(),
+        service
+            .log(LogFilter::new().request_id(generated))
+            .await
+            .len(),
         1
     );
     let ids: HashSet<_> = service
@@ -456,7 +465,7 @@ async fn request_ids_are_kept_and_found_or_made() {
 }
 
 #[tokio::test]
-async fn exempt_paths_pass_uncounted() {
+async fn exempt_paths_pass_without_being_recorded() {
     let service = Service::start(
         routes()
             .route("/health", get(|| async { "ok" }))
@@ -465,9 +474,9 @@ async fn exempt_paths_pass_uncounted() {
     )
     .await;
     for path in ["/health", "/public/logo.svg"] {
-        let answer = service.send(Request::get(path)).await;
-        assert_eq!(answer.status, StatusCode::OK);
-        assert!(answer.header("x-request-id").is_some());
+        let response = service.send(Request::get(path)).await;
+        assert_eq!(response.status, StatusCode::OK);
+        assert!(response.header("x-request-id").is_some());
     }
     for path in [
         "/healthy",
@@ -479,44 +488,44 @@ async fn exempt_paths_pass_uncounted() {
         "/public/%252e%252e/v1/postings/1",
         "/public/..%00/v1/postings/1",
     ] {
-        let answer = service.send(Request::get(path)).await;
-        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        let response = service.send(Request::get(path)).await;
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{path}");
     }
     assert_eq!(service.recorder.stats().accepted, 0);
 }
 
-/// Shared caches keep apart what `Authorization` came with (RFC 9111 §3.5), and no other header.
+/// Shared caches do not reuse responses to requests with `Authorization` (RFC 9111 §3.5); other headers need `Vary`.
 #[tokio::test]
-async fn shared_caches_keep_keys_apart() {
+async fn vary_keeps_keys_apart_in_shared_caches() {
     let varies = || {
         let varies = [("vary", "accept-language")];
         routes().route("/varies", get(move || async move { (varies, "text") }))
     };
     let service = Service::plain(varies()).await;
     let secret = service.key().await.secret.expose().to_owned();
-    let vary = |answer: &Answer| {
-        let values = answer.headers.get_all("vary").iter();
+    let vary = |response: &Answer| {
+        let values = response.headers.get_all("vary").iter();
         values
             .map(|value| value.to_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    let answer = service.get("/v1/postings/1", &secret).await;
-    assert_eq!(vary(&answer), ["authorization, x-api-key"]);
-    assert_eq!(answer.header("cache-control"), None);
-    let answer = service.get("/varies", &secret).await;
+    let response = service.get("/v1/postings/1", &secret).await;
+    assert_eq!(vary(&response), ["authorization, x-api-key"]);
+    assert_eq!(response.header("cache-control"), None);
+    let response = service.get("/varies", &secret).await;
     assert_eq!(
-        vary(&answer),
+        vary(&response),
         ["accept-language", "authorization, x-api-key"]
     );
-    let answer = service.send(support::post("/v1/postings", &secret)).await;
-    assert!(vary(&answer).is_empty(), "it is not cached");
-    let refused = service.get("/v1/postings/1", "nonsense").await;
-    assert_eq!(refused.header("cache-control"), Some("no-store"));
+    let response = service.send(support::post("/v1/postings", &secret)).await;
+    assert!(vary(&response).is_empty(), "POST responses need no Vary");
+    let rejected = service.get("/v1/postings/1", "nonsense").await;
+    assert_eq!(rejected.header("cache-control"), Some("no-store"));
 
     let custom = Service::start(varies(), |layer| {
-        layer
-            .no_credential_sources()
-            .header(http::HeaderName::from_static("x-custom"))
+        layer.credential_sources([CredentialSource::Header(http::HeaderName::from_static(
+            "x-custom",
+        ))])
     })
     .await;
     let secret = custom.key().await.secret.expose().to_owned();
@@ -524,30 +533,30 @@ async fn shared_caches_keep_keys_apart() {
     assert_eq!(vary(&custom.send(request).await), ["x-custom"]);
 }
 
-/// A client of a plain HTTP service must not choose the status that proxies and metrics see.
+/// Clients of a plain HTTP service must not influence the status that proxies and metrics see.
 #[tokio::test]
-async fn a_route_refuses_in_http_whatever_a_client_claims() {
+async fn http_route_rejects_with_an_http_status_despite_a_grpc_content_type() {
     let routes = || routes().route("/files/{*rest}", post(|| async { "a file" }));
     let plain = Service::plain(routes()).await;
     let without_grpc = Service::start(routes(), ApiKeyLayer::without_grpc).await;
     let call = |path| Request::post(path).header("content-type", "application/grpc");
     for (service, path, status) in [
         (&plain, "/v1/postings", 401),
-        // What may be tonic's: its calls need gRPC's answers.
+        // The route may belong to tonic, whose clients need gRPC responses.
         (&plain, "/files/a", 200),
         (&plain, "/nowhere", 200),
         (&without_grpc, "/v1/postings", 401),
         (&without_grpc, "/files/a", 401),
         (&without_grpc, "/nowhere", 401),
     ] {
-        let answer = service.send(call(path)).await;
-        assert_eq!(answer.status, status, "{path}");
-        assert_eq!(answer.header("grpc-status").is_some(), status == 200);
+        let response = service.send(call(path)).await;
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("grpc-status").is_some(), status == 200);
     }
 }
 
 #[tokio::test]
-async fn a_key_with_networks_is_refused_where_the_address_is_unreadable() {
+async fn key_with_an_allowlist_is_rejected_when_the_client_ip_is_unreadable() {
     let networks = AddressList::parse(["127.0.0.0/8", "203.0.113.0/24"]).unwrap();
     let proxies = AddressList::parse(["127.0.0.0/8"]).unwrap();
     let service = Service::start(routes(), |layer| {
@@ -576,9 +585,9 @@ async fn a_key_with_networks_is_refused_where_the_address_is_unreadable() {
 }
 
 #[tokio::test]
-async fn preflights_need_a_key_unless_the_application_lets_them_pass() {
+async fn preflights_need_a_key_unless_allowed() {
     let checked = Service::plain(routes()).await;
-    let allowed = Service::start(routes(), ApiKeyLayer::allow_preflight).await;
+    let allowed = Service::start(routes(), ApiKeyLayer::allow_preflights).await;
     let secret = allowed.key().await.secret.expose().to_owned();
     let preflight = || {
         Request::options("/v1/postings/1")
@@ -586,7 +595,7 @@ async fn preflights_need_a_key_unless_the_application_lets_them_pass() {
             .header("access-control-request-method", "GET")
     };
     assert_eq!(checked.send(preflight()).await.status, 401);
-    // The route knows no `OPTIONS`: it was asked.
+    // 405: the request reached the route, which has no handler for `OPTIONS`.
     assert_eq!(allowed.send(preflight()).await.status, 405);
     assert_eq!(allowed.recorder.stats().accepted, 0);
     for (request, body) in [
@@ -608,7 +617,7 @@ async fn preflights_need_a_key_unless_the_application_lets_them_pass() {
         ),
         (preflight().header("content-type", "application/grpc"), ""),
         (preflight().header("te", "trailers"), ""),
-        // A wrong key is a wrong key.
+        // Invalid keys are rejected.
         (preflight().header("x-api-key", "nonsense"), ""),
     ] {
         let shown = format!("{request:?} {body}");
@@ -618,20 +627,20 @@ async fn preflights_need_a_key_unless_the_application_lets_them_pass() {
             "{shown}"
         );
     }
-    // A key is accounted for as ever.
+    // A preflight with a valid key is recorded as usual.
     let request = preflight().header("x-api-key", &secret);
     assert_eq!(allowed.send(request).await.status, 405);
     assert_eq!(allowed.events().await.len(), 1);
 }
 
 #[tokio::test]
-async fn anonymous_requests_pass_where_they_may_and_wrong_keys_do_not() {
-    let greet = |caller: Option<Caller>| async move {
-        caller.map_or("nobody".to_owned(), |caller| caller.name.clone())
+async fn allow_anonymous_admits_requests_without_a_key_but_not_wrong_keys() {
+    let caller_name = |caller: Option<Caller>| async move {
+        caller.map_or("anonymous".to_owned(), |caller| caller.name.clone())
     };
-    let routes = Router::new().route("/", get(greet));
+    let routes = Router::new().route("/", get(caller_name));
     let service = Service::start(routes, ApiKeyLayer::allow_anonymous).await;
-    assert_eq!(service.send(Request::get("/")).await.body, "nobody");
+    assert_eq!(service.send(Request::get("/")).await.body, "anonymous");
     let issued = service.key().await;
     assert_eq!(service.get("/", issued.secret.expose()).await.body, "test");
     assert_eq!(
@@ -644,12 +653,13 @@ async fn anonymous_requests_pass_where_they_may_and_wrong_keys_do_not() {
 }
 
 #[tokio::test]
-async fn rule_1_secrets_in_other_schemes_reach_nothing_inside() {
+async fn rule_1_secrets_in_other_authorization_schemes_are_removed() {
     let basic = |text: String| format!("Basic {}", base64(text.as_bytes()));
     let anonymous = Service::start(routes(), ApiKeyLayer::allow_anonymous).await;
     let reading = Service::start(routes(), |layer| {
-        let layer = layer.basic().authorization_scheme("Token");
-        layer.allow_anonymous()
+        let schemes = [CredentialSource::Basic, CredentialSource::scheme("Token")];
+        let sources = CredentialSource::DEFAULT.into_iter().chain(schemes);
+        layer.credential_sources(sources).allow_anonymous()
     });
     let reading = reading.await;
     for (service, reads) in [(&anonymous, false), (&reading, true)] {
@@ -664,24 +674,24 @@ async fn rule_1_secrets_in_other_schemes_reach_nothing_inside() {
             (format!("Bearer\t{secret}"), false),
         ] {
             let request = Request::get("/headers").header("authorization", &value);
-            let answer = service.send(request).await;
+            let response = service.send(request).await;
             let passes = reads && is_source;
-            assert_eq!(answer.status, if passes { 200 } else { 401 }, "{value}");
-            let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+            assert_eq!(response.status, if passes { 200 } else { 401 }, "{value}");
+            let seen = String::from_utf8(response.body.to_vec()).unwrap();
             assert!(!seen.contains("authorization"), "{seen}");
         }
-        // What is no secret is somebody else's.
+        // Credentials that are no API keys belong to another scheme.
         for value in ["Token abc", &basic("user:password".into())] {
             let request = Request::get("/headers").header("authorization", value);
-            let answer = service.send(request).await;
+            let response = service.send(request).await;
             let passes = !reads;
-            assert_eq!(answer.status, if passes { 200 } else { 401 }, "{value}");
+            assert_eq!(response.status, if passes { 200 } else { 401 }, "{value}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_foreign_bearer_token_goes_on_beside_a_good_key_where_that_is_allowed() {
+async fn foreign_bearer_token_is_forwarded_beside_a_valid_key_when_allowed() {
     let strict = Service::plain(routes()).await;
     let sharing = Service::start(routes(), ApiKeyLayer::allow_foreign_authorization).await;
     for (service, status) in [(&strict, 401), (&sharing, 200)] {
@@ -689,9 +699,9 @@ async fn a_foreign_bearer_token_goes_on_beside_a_good_key_where_that_is_allowed(
         let request = Request::get("/headers")
             .header("authorization", "Bearer eyJhbGciOiJub25lIn0.e30.x")
             .header("x-api-key", &secret);
-        let answer = service.send(request).await;
-        assert_eq!(answer.status, status);
-        let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+        let response = service.send(request).await;
+        assert_eq!(response.status, status);
+        let seen = String::from_utf8(response.body.to_vec()).unwrap();
         assert_eq!(seen.contains("eyJhbGciOiJub25lIn0"), status == 200);
         assert!(!seen.contains(&secret));
         let alone = Request::get("/headers").header("authorization", "Bearer e30.e30.x");
@@ -700,7 +710,7 @@ async fn a_foreign_bearer_token_goes_on_beside_a_good_key_where_that_is_allowed(
 }
 
 #[tokio::test]
-async fn responses_are_private_where_that_is_asked_for() {
+async fn private_responses_sets_cache_control_private() {
     let routes = || {
         let cached = [("cache-control", "public, max-age=60")];
         Router::new()
@@ -711,22 +721,22 @@ async fn responses_are_private_where_that_is_asked_for() {
     let private = Service::start(routes(), ApiKeyLayer::private_responses).await;
     for (service, expected) in [(&plain, None), (&private, Some("private"))] {
         let secret = service.key().await.secret.expose().to_owned();
-        let answer = service.get("/", &secret).await;
-        assert_eq!(answer.header("cache-control"), expected);
-        let answer = service.get("/cached", &secret).await;
-        assert_eq!(answer.header("cache-control"), Some("public, max-age=60"));
-        let refused = service.get("/", "wrong").await;
-        assert_eq!(refused.header("cache-control"), Some("no-store"));
+        let response = service.get("/", &secret).await;
+        assert_eq!(response.header("cache-control"), expected);
+        let response = service.get("/cached", &secret).await;
+        assert_eq!(response.header("cache-control"), Some("public, max-age=60"));
+        let rejected = service.get("/", "wrong").await;
+        assert_eq!(rejected.header("cache-control"), Some("no-store"));
     }
 }
 
 #[tokio::test]
-async fn anonymous_requests_have_a_limit_for_each_client_where_one_is_set() {
+async fn anonymous_limit_applies_per_client_ip() {
     let proxies = AddressList::parse(["127.0.0.0/8"]).unwrap();
     let service = Service::start(routes(), |layer| {
         let layer = layer.trust_forwarded(ForwardedHeader::XForwardedFor, proxies);
         let limit = RateLimit::per_hour(3);
-        layer.allow_anonymous().anonymous_limit(limit).unwrap()
+        layer.allow_anonymous().anonymous_limit(limit)
     });
     let service = service.await;
     let secret = service.key().await.secret.expose().to_owned();
@@ -737,17 +747,17 @@ async fn anonymous_requests_have_a_limit_for_each_client_where_one_is_set() {
     for (client, same_network) in [
         ("203.0.113.7", "203.0.113.7"),
         ("2001:db8::1", "2001:db8::2"),
-        // An unreadable hop: no address is known.
+        // The forwarded address is unreadable, so the client IP is unknown.
         ("unknown", "unknown"),
     ] {
         for _ in 0..3 {
             assert_eq!(ask(client).await.status, 200);
         }
-        let refused = ask(same_network).await;
-        assert_eq!(refused.status, 429, "{client}");
-        let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        let rejected = ask(same_network).await;
+        assert_eq!(rejected.status, 429, "{client}");
+        let wait: u64 = rejected.header("retry-after").unwrap().parse().unwrap();
         assert!((1_100..=1_200).contains(&wait), "{wait}");
-        let detail = problem(&refused)["detail"].to_string();
+        let detail = problem(&rejected)["detail"].to_string();
         assert!(detail.contains("without an API key"), "{detail}");
         let with_key = Request::get("/v1/postings/7")
             .header("x-forwarded-for", client)
@@ -760,24 +770,24 @@ async fn anonymous_requests_have_a_limit_for_each_client_where_one_is_set() {
         events.iter().filter(|event| event.key.is_none()).count(),
         10
     );
-    let refused = service.recorder.stats().refused;
+    let rejected = service.recorder.stats().rejected;
     assert!(
-        refused.contains(&(RejectionReason::RateLimited, 3)),
-        "{refused:?}"
+        rejected.contains(&(RejectionReason::RateLimited, 3)),
+        "{rejected:?}"
     );
 }
 
-struct Down;
+struct FailingStore;
 
 #[keytally::async_trait]
-impl KeyStore for Down {
+impl KeyStore for FailingStore {
     async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         Err(StoreError::unavailable("password=hunter2 host=db"))
     }
 }
 
 #[tokio::test]
-async fn rule_14_the_stores_own_words_stay_out_of_answers() {
+async fn rule_14_store_error_text_never_reaches_clients() {
     let secret = Service::plain(routes())
         .await
         .key()
@@ -785,7 +795,7 @@ async fn rule_14_the_stores_own_words_stay_out_of_answers() {
         .secret
         .expose()
         .to_owned();
-    let layer = ApiKeyLayer::new(Down);
+    let layer = ApiKeyLayer::new(FailingStore);
     for content_type in ["application/json", "application/grpc"] {
         let request = support::post("/", &secret).header("content-type", content_type);
         let service = tower::service_fn(|_: Request<String>| async {
@@ -793,19 +803,19 @@ async fn rule_14_the_stores_own_words_stay_out_of_answers() {
         });
         let request = request.body(String::new()).unwrap();
         let response = layer.layer(service).oneshot(request).await.unwrap();
-        // Outer layers are told why, not in the store's words either.
-        let told = format!("{:?} {:?}", response.headers(), response.extensions());
+        // Outer layers see the rejection reason, not the store's error text.
+        let head = format!("{:?} {:?}", response.headers(), response.extensions());
         let reason = response.extensions().get::<Rejection>().unwrap();
         let reason = format!("{reason:?} {}", reason.reason);
         let body = Answer::of(response).await.body;
-        for text in [&*told, &*reason, &String::from_utf8_lossy(&body)] {
+        for text in [&*head, &*reason, &String::from_utf8_lossy(&body)] {
             assert!(!text.contains("hunter2"), "{text}");
         }
     }
 }
 
 #[tokio::test]
-async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
+async fn rule_5_store_outage_is_503_by_default() {
     let routes = || {
         let marked = |unverified: Option<axum::Extension<Unverified>>| async move {
             if unverified.is_some() {
@@ -823,30 +833,30 @@ async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
         .secret
         .expose()
         .to_owned();
-    let refusing = ApiKeyLayer::new(Down);
-    let address = support::serve(routes().layer(refusing.clone())).await;
+    let rejecting = ApiKeyLayer::new(FailingStore);
+    let address = support::serve(routes().layer(rejecting.clone())).await;
     let service = Service::plain(routes()).await;
     let ask = async |address| {
         let request = support::get(&format!("http://{address}/"), &some_key);
         let request = request.body(http_body_util::Full::default()).unwrap();
         Answer::of(service.client.request(request).await.unwrap()).await
     };
-    let answer = ask(address).await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    let response = ask(address).await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.header("retry-after"), Some("1"));
     assert_eq!(
-        refusing
+        rejecting
             .stats()
-            .refused_for(RejectionReason::StoreUnavailable),
+            .rejected_for(RejectionReason::StoreUnavailable),
         1
     );
 
-    let passing = ApiKeyLayer::new(Down).on_store_failure(StoreFailure::Pass);
+    let passing = ApiKeyLayer::new(FailingStore).on_store_failure(StoreFailure::Admit);
     let address = support::serve(routes().layer(passing.clone())).await;
     assert_eq!(ask(address).await.body, "unverified");
     assert_eq!(passing.stats().unverified, 1);
 
-    // The service sees no more of a key that could not be checked than of others.
+    // The secret of an unverified key is removed as well.
     let shown =
         |headers: http::HeaderMap| async move { format!("{:?}", headers.get("authorization")) };
     let routes = Router::new().route("/", get(shown));
@@ -857,7 +867,7 @@ async fn rule_5_a_store_outage_is_503_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn imported_keys_are_found_by_the_same_path() {
+async fn imported_keys_authenticate_like_issued_keys() {
     let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();
     let secret = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
@@ -887,11 +897,14 @@ async fn imported_keys_are_found_by_the_same_path() {
             .status,
         StatusCode::UNAUTHORIZED
     );
-    let (native, _) = issuer.prepare(NewKey::new("elsewhere")).unwrap();
+    let (issued_elsewhere, _) = issuer.prepare(NewKey::new("elsewhere")).unwrap();
     let new = NewKey::new("moved");
-    let moved = issuer.import_secret(&service.backend, new, native.expose());
-    assert_eq!(moved.await.unwrap().id, native.id());
-    assert_eq!(service.get("/me", native.expose()).await.body, "moved");
+    let moved = issuer.import_secret(&service.backend, new, issued_elsewhere.expose());
+    assert_eq!(moved.await.unwrap().id, issued_elsewhere.id());
+    assert_eq!(
+        service.get("/me", issued_elsewhere.expose()).await.body,
+        "moved"
+    );
     let plain = Service::plain(routes()).await;
     assert_eq!(
         plain.get("/me", secret).await.status,
@@ -900,7 +913,7 @@ async fn imported_keys_are_found_by_the_same_path() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_shares_what_is_spent_with_the_one_it_took_over_from() {
+async fn rotated_key_shares_rate_limit_state_with_its_predecessor() {
     let service = Service::plain(routes()).await;
     let new = NewKey::new("x").limit(RateLimit::per_hour(3));
     let old = service.issue(new).await;
@@ -924,8 +937,8 @@ async fn a_rotated_key_shares_what_is_spent_with_the_one_it_took_over_from() {
         StatusCode::OK
     );
     for issued in [&old, &new] {
-        let answer = service.get("/me", issued.secret.expose()).await;
-        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        let response = service.get("/me", issued.secret.expose()).await;
+        assert_eq!(response.status, StatusCode::TOO_MANY_REQUESTS);
     }
     let at_once = issuer
         .rotate(&service.backend, new.key.id, Duration::ZERO)
@@ -942,13 +955,12 @@ async fn a_rotated_key_shares_what_is_spent_with_the_one_it_took_over_from() {
 }
 
 #[tokio::test]
-async fn rejections_can_have_bodies_of_ones_own() {
+async fn on_rejection_can_replace_the_body_and_status() {
     let service = Service::start(routes(), |layer| {
         layer
             .realm("postings")
-            .unwrap()
             .on_rejection(|rejection, mut response| {
-                *response.body_mut() = format!("no: {}", rejection.status()).into();
+                *response.body_mut() = format!("rejected: {}", rejection.status()).into();
                 if rejection.reason == RejectionReason::Disabled {
                     *response.status_mut() = StatusCode::NOT_FOUND;
                 }
@@ -956,24 +968,24 @@ async fn rejections_can_have_bodies_of_ones_own() {
             })
     })
     .await;
-    let answer = service.send(Request::get("/me")).await;
-    assert_eq!(answer.body, "no: 401 Unauthorized");
+    let response = service.send(Request::get("/me")).await;
+    assert_eq!(response.body, "rejected: 401 Unauthorized");
     assert_eq!(
-        answer.header("www-authenticate"),
+        response.header("www-authenticate"),
         Some(r#"Bearer realm="postings""#)
     );
-    // The event tells what the client got.
+    // The event has the status and size that the client received.
     let hidden = service.key().await;
     service.backend.disable(hidden.key.id).await.unwrap();
-    let answer = service.get("/me", hidden.secret.expose()).await;
-    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    let response = service.get("/me", hidden.secret.expose()).await;
+    assert_eq!(response.status, StatusCode::NOT_FOUND);
     let event = &service.events().await[0];
     assert_eq!(event.status, Status::Http(404));
-    assert_eq!(event.response_bytes, answer.body.len() as u64);
+    assert_eq!(event.response_bytes, response.body.len() as u64);
 }
 
 #[tokio::test]
-async fn rule_12_what_clients_make_up_is_counted_together() {
+async fn rule_12_client_chosen_paths_and_methods_are_grouped() {
     let service = Service::start(routes(), |layer| {
         layer.endpoint(|head| Some(head.uri().path().into()))
     })

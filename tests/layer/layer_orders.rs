@@ -1,5 +1,5 @@
-//! Layers of tower-http outside of the API key layer and inside of it, in every combination: what clients get, and
-//! what is recorded. The guide's table of the recommended order has its reasons here.
+//! tower-http layers outside and inside the API key layer, in every combination: what clients receive and what is
+//! recorded. These tests back the guide's table of the recommended layer order.
 use crate::support;
 
 use std::convert::Infallible;
@@ -32,7 +32,7 @@ use tower_http::trace::TraceLayer;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Bits of a combination: set where the layer is outside of the API key layer.
+/// Bits of a combination: set if the layer is outside the API key layer.
 const NORMALIZE_PATH: u8 = 1;
 const CORS: u8 = 2;
 const REQUEST_ID: u8 = 4;
@@ -65,7 +65,7 @@ fn routes() -> Router {
 }
 
 async fn panics() -> &'static str {
-    panic!("a handler that panics, on purpose")
+    panic!("simulated handler panic")
 }
 
 /// A service with one combination of layers.
@@ -85,7 +85,7 @@ impl Ordered {
         let traced = Arc::new(AtomicUsize::new(0));
         let inner = layers(routes(), !outside & !NORMALIZE_PATH, &traced);
         let inner = match outside & NORMALIZE_PATH {
-            // What axum does with a layer: it routes first.
+            // A layer of an axum router runs after routing.
             0 => inner.layer(NormalizePathLayer::trim_trailing_slash()),
             _ => inner,
         };
@@ -113,7 +113,13 @@ impl Ordered {
         Answer::of(response.unwrap()).await
     }
 
-    async fn ask(&self, method: Method, path: &str, with_key: bool, body: &'static str) -> Answer {
+    async fn request_to(
+        &self,
+        method: Method,
+        path: &str,
+        with_key: bool,
+        body: &'static str,
+    ) -> Answer {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -129,10 +135,10 @@ impl Ordered {
     }
 
     async fn get(&self, path: &str) -> Answer {
-        self.ask(Method::GET, path, true, "").await
+        self.request_to(Method::GET, path, true, "").await
     }
 
-    /// The events of what was just done.
+    /// The events recorded since the last call.
     async fn events(&self, seen: &mut usize) -> Vec<UsageEvent> {
         self.recorder.flush().await;
         let page = self.backend.requests(&LogQuery::default()).await.unwrap();
@@ -142,9 +148,9 @@ impl Ordered {
     }
 }
 
-/// Puts layers around a router, the first of them outermost.
-fn layers(mut router: Router, which: u8, traced: &Arc<AtomicUsize>) -> Router {
-    let has = |layer| which & layer != 0;
+/// Adds the selected layers to a router; those added last are outermost.
+fn layers(mut router: Router, selected: u8, traced: &Arc<AtomicUsize>) -> Router {
+    let has = |layer| selected & layer != 0;
     if has(CATCH_PANIC) {
         router = router.layer(CatchPanicLayer::new());
     }
@@ -178,137 +184,143 @@ fn layers(mut router: Router, which: u8, traced: &Arc<AtomicUsize>) -> Router {
 }
 
 #[track_caller]
-fn one(events: Vec<UsageEvent>, what: &str) -> UsageEvent {
-    assert_eq!(events.len(), 1, "{what}: {events:?}");
+fn single(events: Vec<UsageEvent>, combination: &str) -> UsageEvent {
+    assert_eq!(events.len(), 1, "{combination}: {events:?}");
     events.into_iter().next().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_each_order_of_layers_does() {
+async fn every_layer_order_has_its_documented_effects() {
     static LARGE: [u8; 4_096] = [b'x'; 4_096];
     let large = std::str::from_utf8(&LARGE).unwrap();
     for outside in 0..=u8::MAX {
-        let is_out = |layer| outside & layer != 0;
-        let what = format!("{outside:08b}");
+        let is_outside = |layer| outside & layer != 0;
+        let combination = format!("{outside:08b}");
         let service = Ordered::new(outside).await;
         let seen = &mut 0;
 
-        // A request that is admitted: its bytes are those on the wire where compression is inside.
-        let answer = service.get("/v1/postings").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.headers["content-encoding"], "gzip");
-        assert!(answer.headers.contains_key("ratelimit"));
-        assert!(answer.headers.contains_key("access-control-allow-origin"));
-        let event = one(service.events(seen).await, &what);
+        // An admitted request: compressed bytes are counted if compression is inside.
+        let response = service.get("/v1/postings").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.headers["content-encoding"], "gzip");
+        assert!(response.headers.contains_key("ratelimit"));
+        assert!(response.headers.contains_key("access-control-allow-origin"));
+        let event = single(service.events(seen).await, &combination);
         assert_eq!(
             (event.outcome, event.status),
             (Outcome::Completed, Status::Http(200))
         );
         assert_eq!(&*event.endpoint, "/v1/postings");
-        let (plain, wire) = (TEXT.len() as u64 * 200, answer.body.len() as u64);
+        let (plain, wire) = (TEXT.len() as u64 * 200, response.body.len() as u64);
         assert!(wire < plain);
         assert_eq!(
             event.response_bytes,
-            if is_out(COMPRESSION) { plain } else { wire }
+            if is_outside(COMPRESSION) { plain } else { wire }
         );
 
-        // The id that the client sees is the event's and, where it is set outside, the handler's.
-        let answer = service.get("/id").await;
-        let event = one(service.events(seen).await, &what);
-        let id = answer.header("x-request-id").unwrap();
-        assert_eq!(event.wire_id(), id, "{what}");
+        // The client's request id is the event's and, if it is set outside, also the handler's.
+        let response = service.get("/id").await;
+        let event = single(service.events(seen).await, &combination);
+        let id = response.header("x-request-id").unwrap();
+        assert_eq!(event.request_id_or_id(), id, "{combination}");
         assert_eq!(
-            answer.header("x-handled-id") == Some(id),
-            is_out(REQUEST_ID),
-            "{what}"
+            response.header("x-handled-id") == Some(id),
+            is_outside(REQUEST_ID),
+            "{combination}"
         );
 
-        // Browsers read a refusal only where CORS is outside, and traces have it only where they are.
+        // Browsers can read rejections only if CORS is outside; they are traced only if tracing is outside.
         let traced = service.traced.load(Ordering::Relaxed);
-        let answer = service.ask(Method::GET, "/v1/postings", false, "").await;
-        assert_eq!(answer.status, 401);
-        let readable = answer.headers.contains_key("access-control-allow-origin");
-        assert_eq!(readable, is_out(CORS), "{what}");
-        let exposed = answer.header("access-control-expose-headers");
+        let response = service
+            .request_to(Method::GET, "/v1/postings", false, "")
+            .await;
+        assert_eq!(response.status, 401);
+        let readable = response.headers.contains_key("access-control-allow-origin");
+        assert_eq!(readable, is_outside(CORS), "{combination}");
+        let exposed = response.header("access-control-expose-headers");
         assert_eq!(
             exposed.is_some_and(|names| names.contains("retry-after")),
-            is_out(CORS)
+            is_outside(CORS)
         );
         assert_eq!(
             service.traced.load(Ordering::Relaxed) > traced,
-            is_out(TRACE)
+            is_outside(TRACE)
         );
         assert!(service.events(seen).await.is_empty());
 
-        // A preflight has no key.
+        // Preflights carry no key: they succeed only if CORS is outside.
         let preflight = Request::options("/v1/postings")
             .header("origin", "https://app.example")
             .header("access-control-request-method", "GET");
-        let answer = service.send(preflight.body(Body::empty()).unwrap()).await;
+        let response = service.send(preflight.body(Body::empty()).unwrap()).await;
         assert_eq!(
-            answer.status,
-            if is_out(CORS) { 200 } else { 401 },
-            "{what}"
+            response.status,
+            if is_outside(CORS) { 200 } else { 401 },
+            "{combination}"
         );
         assert!(service.events(seen).await.is_empty());
 
-        // A panic is an event with the status of what catches it, in both orders.
-        let answer = service.get("/panic").await;
-        assert_eq!(answer.status, 500);
+        // A panic is recorded as 500 in both orders.
+        let response = service.get("/panic").await;
+        assert_eq!(response.status, 500);
         assert_eq!(
-            answer.headers.contains_key("ratelimit"),
-            !is_out(CATCH_PANIC),
-            "{what}"
+            response.headers.contains_key("ratelimit"),
+            !is_outside(CATCH_PANIC),
+            "{combination}"
         );
-        let event = one(service.events(seen).await, &what);
-        assert_eq!(event.status, Status::Http(500), "{what}");
+        let event = single(service.events(seen).await, &combination);
+        assert_eq!(event.status, Status::Http(500), "{combination}");
         assert_eq!(event.cause, Some(Cause::ServerError));
 
-        // A timeout outside ends the request as a client does that goes away.
-        let answer = service.get("/slow").await;
-        assert_eq!(answer.status, 504);
+        // An outer timeout is recorded like a client disconnect.
+        let response = service.get("/slow").await;
+        assert_eq!(response.status, 504);
         assert_eq!(
-            answer.headers.contains_key("ratelimit"),
-            !is_out(TIMEOUT),
-            "{what}"
+            response.headers.contains_key("ratelimit"),
+            !is_outside(TIMEOUT),
+            "{combination}"
         );
-        let event = one(service.events(seen).await, &what);
-        let expected = match is_out(TIMEOUT) {
+        let event = single(service.events(seen).await, &combination);
+        let expected = match is_outside(TIMEOUT) {
             true => (Status::None, Some(Cause::Cancelled)),
             false => (Status::Http(504), Some(Cause::ServerError)),
         };
-        assert_eq!((event.status, event.cause), expected, "{what}");
+        assert_eq!((event.status, event.cause), expected, "{combination}");
 
-        // A body limit outside tells clients without a key apart, and accounts for nothing.
+        // An outer body limit rejects requests before the key is checked, and such requests are not recorded.
         for with_key in [true, false] {
-            let answer = service
-                .ask(Method::POST, "/v1/upload", with_key, large)
+            let response = service
+                .request_to(Method::POST, "/v1/upload", with_key, large)
                 .await;
-            let refused = !with_key && !is_out(BODY_LIMIT);
-            assert_eq!(answer.status, if refused { 401 } else { 413 }, "{what}");
+            let unauthorized = !with_key && !is_outside(BODY_LIMIT);
+            assert_eq!(
+                response.status,
+                if unauthorized { 401 } else { 413 },
+                "{combination}"
+            );
             let events = service.events(seen).await;
-            if with_key && !is_out(BODY_LIMIT) {
-                let event = one(events, &what);
+            if with_key && !is_outside(BODY_LIMIT) {
+                let event = single(events, &combination);
                 assert_eq!(event.status, Status::Http(413));
                 assert_eq!(event.cause, Some(Cause::ClientError));
             } else {
-                assert!(events.is_empty(), "{what}: {events:?}");
+                assert!(events.is_empty(), "{combination}: {events:?}");
             }
         }
 
-        // A path is normalized before it is routed only outside of the router.
-        let answer = service.get("/v1/postings/").await;
-        let event = one(service.events(seen).await, &what);
-        match is_out(NORMALIZE_PATH) {
+        // Paths are normalized before routing only if the layer is outside the router.
+        let response = service.get("/v1/postings/").await;
+        let event = single(service.events(seen).await, &combination);
+        match is_outside(NORMALIZE_PATH) {
             true => {
-                assert_eq!(answer.status, 200);
+                assert_eq!(response.status, 200);
                 assert_eq!(
                     (&*event.endpoint, &*event.path),
                     ("/v1/postings", "/v1/postings")
                 );
             }
             false => {
-                assert_eq!(answer.status, 404);
+                assert_eq!(response.status, 404);
                 assert_eq!(
                     (&*event.endpoint, &*event.path),
                     (UNMATCHED, "/v1/postings/")
@@ -319,7 +331,7 @@ async fn what_each_order_of_layers_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_recommended_order_every_response_is_whole_and_every_event_right() {
+async fn recommended_order_gives_complete_responses_and_correct_events() {
     let service = Ordered::new(RECOMMENDED).await;
     for (path, status) in [
         ("/v1/postings", 200),
@@ -328,17 +340,17 @@ async fn in_the_recommended_order_every_response_is_whole_and_every_event_right(
         ("/panic", 500),
         ("/slow", 504),
     ] {
-        let answer = service.get(path).await;
-        assert_eq!(answer.status, status);
+        let response = service.get(path).await;
+        assert_eq!(response.status, status);
         for name in [
             "x-request-id",
             "ratelimit",
             "ratelimit-policy",
             "access-control-allow-origin",
         ] {
-            assert!(answer.headers.contains_key(name), "{path}: {name}");
+            assert!(response.headers.contains_key(name), "{path}: {name}");
         }
-        let exposed = answer.header("access-control-expose-headers").unwrap();
+        let exposed = response.header("access-control-expose-headers").unwrap();
         for name in &RESPONSE_HEADERS {
             assert!(exposed.contains(name.as_str()), "{name}");
         }
@@ -351,12 +363,12 @@ async fn in_the_recommended_order_every_response_is_whole_and_every_event_right(
         .unwrap();
     let statuses: Vec<_> = page.items.iter().rev().map(|event| event.status).collect();
     assert_eq!(statuses, [200, 200, 404, 500, 504].map(Status::Http));
-    let blamed = |cause| {
+    let count_by_cause = |cause| {
         page.items
             .iter()
             .filter(|event| event.cause == Some(cause))
             .count()
     };
-    assert_eq!(blamed(Cause::ServerError), 2);
-    assert_eq!(blamed(Cause::Cancelled), 0);
+    assert_eq!(count_by_cause(Cause::ServerError), 2);
+    assert_eq!(count_by_cause(Cause::Cancelled), 0);
 }

@@ -1,5 +1,4 @@
-//! Conservation under load: what the clients counted, what was recorded and what is summed up agree
-//! to the last request.
+//! Conservation under load: client tallies, recorded events and summaries agree exactly.
 use crate::support;
 
 use std::collections::BTreeMap;
@@ -26,15 +25,15 @@ const EACH: usize = 3_125;
 
 #[derive(Default)]
 struct Tally {
-    answers: BTreeMap<u16, u64>,
-    dropped: u64,
+    responses: BTreeMap<u16, u64>,
+    abandoned: u64,
 }
 
-/// What one connection asks for, in turn.
+/// The paths that each connection requests in turn.
 const PATHS: [&str; 5] = ["/ok", "/created", "/missing", "/failing", "/ok"];
 
 fn routes() -> Router {
-    let slow = || async {
+    let never_ending = || async {
         let first = tokio_stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"first"))]);
         let never = tokio_stream::StreamExt::chain(first, tokio_stream::pending());
         Body::from_stream(never)
@@ -50,15 +49,15 @@ fn routes() -> Router {
             "/failing",
             get(|| async { StatusCode::INTERNAL_SERVER_ERROR }),
         )
-        .route("/slow", get(slow))
+        .route("/never_ending", get(never_ending))
 }
 
-/// One connection after another until the share is done: every hundredth request is dropped half
-/// way, which ends its connection; every fiftieth has no good key.
+/// Sends `EACH` requests. Every hundredth response is abandoned after its first chunk, which closes the
+/// connection; every fiftieth request has a malformed key.
 async fn client(
     number: usize,
     address: std::net::SocketAddr,
-    good: String,
+    unlimited: String,
     limited: String,
 ) -> Tally {
     let mut tally = Tally::default();
@@ -71,28 +70,31 @@ async fn client(
         while sent < EACH {
             let turn = number + sent;
             sent += 1;
-            let dropped = turn.is_multiple_of(100);
+            let abandoned = turn.is_multiple_of(100);
             let (path, secret) = match turn {
-                _ if dropped => ("/slow", &good),
+                _ if abandoned => ("/never_ending", &unlimited),
                 _ if turn.is_multiple_of(50) => ("/ok", &"acme_test_nonsense".to_owned()),
                 _ if turn.is_multiple_of(10) => ("/ok", &limited),
-                _ => (PATHS[turn % PATHS.len()], &good),
+                _ => (PATHS[turn % PATHS.len()], &unlimited),
             };
             let request = support::get(path, secret).header("host", "x");
             let request = request.body(Empty::<Bytes>::new()).unwrap();
             sender.ready().await.unwrap();
             let response = sender.send_request(request).await.unwrap();
-            if dropped {
+            if abandoned {
                 let mut body = response.into_body();
                 assert_eq!(
                     body.frame().await.unwrap().unwrap().into_data().unwrap(),
                     "first"
                 );
-                tally.dropped += 1;
+                tally.abandoned += 1;
                 connection.abort();
                 break;
             }
-            *tally.answers.entry(response.status().as_u16()).or_default() += 1;
+            *tally
+                .responses
+                .entry(response.status().as_u16())
+                .or_default() += 1;
             response.into_body().collect().await.unwrap();
         }
     }
@@ -105,63 +107,63 @@ async fn rule_9_every_request_is_accounted_for_exactly_once() {
     let recorder = Recorder::builder(backend.clone()).capacity(100_000).start();
     let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let address = support::serve(routes().layer(layer)).await;
-    let good = support::issue(&backend, NewKey::new("good")).await;
+    let unlimited = support::issue(&backend, NewKey::new("unlimited")).await;
     let rate = RateLimit::per_second(100).with_burst(50);
     let limited = support::issue(&backend, NewKey::new("limited").limit(rate)).await;
 
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..CONNECTIONS {
-        let (good, limited) = (
-            good.secret.expose().to_owned(),
+        let (unlimited, limited) = (
+            unlimited.secret.expose().to_owned(),
             limited.secret.expose().to_owned(),
         );
-        clients.spawn(client(number, address, good, limited));
+        clients.spawn(client(number, address, unlimited, limited));
     }
     let mut total = Tally::default();
     while let Some(tally) = clients.join_next().await {
         let tally = tally.unwrap();
-        total.dropped += tally.dropped;
-        for (status, count) in tally.answers {
-            *total.answers.entry(status).or_default() += count;
+        total.abandoned += tally.abandoned;
+        for (status, count) in tally.responses {
+            *total.responses.entry(status).or_default() += count;
         }
     }
     support::until(|| recorder.stats().open == 0).await;
     let report = recorder.shutdown(Duration::from_secs(30)).await;
 
-    let strangers = total.answers.remove(&401).unwrap();
+    let malformed = total.responses.remove(&401).unwrap();
     let sent = (CONNECTIONS * EACH) as u64;
     assert_eq!(
-        total.answers.values().sum::<u64>() + total.dropped + strangers,
+        total.responses.values().sum::<u64>() + total.abandoned + malformed,
         sent
     );
     let stats = recorder.stats();
-    assert_eq!(stats.refused_for(RejectionReason::Malformed), strangers);
+    assert_eq!(stats.rejected_for(RejectionReason::Malformed), malformed);
     assert_eq!(
         (stats.accepted, stats.queued, stats.open),
-        (sent - strangers, 0, 0)
+        (sent - malformed, 0, 0)
     );
-    assert_eq!((report.written, report.lost), (sent - strangers, 0));
+    assert_eq!((report.written, report.lost), (sent - malformed, 0));
 
     let query = SummaryQuery::default();
     let summary = backend.summary(&query).await.unwrap();
     let totals = &summary.totals;
-    assert_eq!(totals.total(), sent - strangers);
-    assert_eq!(totals.failed_by(Cause::Cancelled), total.dropped);
-    assert_eq!(totals.rate_limited(), total.answers[&429]);
-    assert!(total.answers[&429] > 0 && total.dropped > 0 && strangers > 0);
-    for (&status, &count) in &total.answers {
-        let summed = summary.by_status[&Status::Http(status)].total();
-        // Dropped requests had the head of a 200.
-        let heads = if status == 200 { total.dropped } else { 0 };
-        assert_eq!(summed, count + heads, "{status}");
+    assert_eq!(totals.total(), sent - malformed);
+    assert_eq!(totals.failed_by(Cause::Cancelled), total.abandoned);
+    assert_eq!(totals.rate_limited(), total.responses[&429]);
+    assert!(total.responses[&429] > 0 && total.abandoned > 0 && malformed > 0);
+    for (&status, &count) in &total.responses {
+        let summarized = summary.by_status[&Status::Http(status)].total();
+        // Abandoned responses had status 200.
+        let abandoned = if status == 200 { total.abandoned } else { 0 };
+        assert_eq!(summarized, count + abandoned, "{status}");
         let filter = LogFilter::new().status(Status::Http(status));
         let logged = backend.count(&filter).await.unwrap();
-        assert_eq!(logged, Count::Exactly(count + heads), "{status}");
+        assert_eq!(logged, Count::Exactly(count + abandoned), "{status}");
     }
-    for key in [good.key.id, limited.key.id] {
+    for key in [unlimited.key.id, limited.key.id] {
         let range = SummaryQuery::new(UsageRange::new().key(key), Default::default());
-        let summed = backend.summary(&range).await.unwrap().totals.total();
+        let summarized = backend.summary(&range).await.unwrap().totals.total();
         let logged = backend.count(&LogFilter::new().key(key)).await.unwrap();
-        assert_eq!(logged, Count::Exactly(summed));
+        assert_eq!(logged, Count::Exactly(summarized));
     }
 }

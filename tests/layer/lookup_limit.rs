@@ -1,4 +1,4 @@
-//! What strangers can make a layer ask of its store.
+//! The per-IP lookup limit: failed store lookups are bounded and reveal nothing about keys.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -19,23 +19,23 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{LogQuery, Recorder, RejectionReason, UsageReader, WhenFull};
-use keytally::{ApiKeyLayer, Clock, KeyId, PeerIp, Rejection, ResponseBody, StoreFailure};
+use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress, Rejection, ResponseBody, StoreFailure};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 
-/// Counts how often it is asked; takes its time or fails when it is told to.
+/// Counts lookups; delays or fails them on demand.
 #[derive(Clone, Default)]
-struct Counted {
+struct CountingStore {
     keys: MemoryBackend,
-    asked: Arc<AtomicU64>,
+    lookups: Arc<AtomicU64>,
     seconds: Arc<AtomicU64>,
     fails: Arc<AtomicBool>,
 }
 
 #[async_trait]
-impl KeyStore for Counted {
+impl KeyStore for CountingStore {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.lookups.fetch_add(1, Ordering::SeqCst);
         if let seconds @ 1.. = self.seconds.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
         }
@@ -46,22 +46,25 @@ impl KeyStore for Counted {
     }
 }
 
-type Answer = Response<ResponseBody<Full<Bytes>>>;
+type LayerResponse = Response<ResponseBody<Full<Bytes>>>;
 
 struct Setup {
-    store: Counted,
+    store: CountingStore,
     clock: Clock,
     layer: ApiKeyLayer,
 }
 
 impl Setup {
-    /// Ten look-ups a minute.
+    /// A limit of ten failed lookups per minute.
     fn new() -> Self {
-        Self::with(|layer| layer.lookup_limit(RateLimit::per_minute(10)).unwrap())
+        Self::with(|layer| layer.lookup_limit(RateLimit::per_minute(10)))
     }
 
     fn with(configure: impl FnOnce(ApiKeyLayer) -> ApiKeyLayer) -> Self {
-        let (store, clock) = (Counted::default(), Clock::manual(Timestamp::UNIX_EPOCH));
+        let (store, clock) = (
+            CountingStore::default(),
+            Clock::manual(Timestamp::UNIX_EPOCH),
+        );
         let layer = ApiKeyLayer::new(store.clone())
             .clock(clock.clone())
             .cache(CacheConfig::new().ttl(Duration::from_secs(30)));
@@ -78,7 +81,7 @@ impl Setup {
         issuer.issue(&self.store.keys, key).await.unwrap()
     }
 
-    /// A secret of the right form that is not the one of its key.
+    /// A well-formed secret whose digest does not match that of its key.
     async fn wrong(&self) -> Secret {
         let issuer = Issuer::new("acme").unwrap();
         let (secret, mut record) = issuer.prepare(NewKey::new("test")).unwrap();
@@ -92,49 +95,54 @@ impl Setup {
         from: &str,
         secret: &Secret,
         content_type: &str,
-    ) -> impl Future<Output = Answer> + Send + use<> {
+    ) -> impl Future<Output = LayerResponse> + Send + use<> {
         let mut request = Request::post("/")
             .header("x-api-key", secret.expose())
             .header("content-type", content_type)
             .body(String::new())
             .unwrap();
-        let from: IpAddr = from.parse().unwrap();
-        request.extensions_mut().insert(PeerIp(from));
-        call(&self.layer, request)
+        let client_ip: IpAddr = from.parse().unwrap();
+        request.extensions_mut().insert(PeerAddress(client_ip));
+        send_to(&self.layer, request)
     }
 
-    /// Asks with what no key has until the budget is used up: how often that was looked up.
-    async fn use_up(&self, from: &str) -> usize {
+    /// Sends unknown keys until the lookup limit is exhausted; returns how many were looked up.
+    async fn exhaust_limit(&self, from: &str) -> usize {
         for n in 0..2_000 {
-            match self.ask(from, &unknown()).await.as_u16() {
+            match self.status_of(from, &unknown()).await.as_u16() {
                 401 => {}
                 429 => return n,
                 status => panic!("{status}"),
             }
         }
-        panic!("it does not end");
+        panic!("the lookup limit is never exhausted");
     }
 
-    async fn ask(&self, from: &str, secret: &Secret) -> StatusCode {
+    async fn status_of(&self, from: &str, secret: &Secret) -> StatusCode {
         self.send(from, secret, "text/plain").await.status()
     }
 
-    /// So many ask for it at one time.
-    async fn ask_at_once(&self, from: &str, secret: &Secret, times: usize) -> Vec<StatusCode> {
-        let asks = (0..times).map(|_| self.send(from, secret, "text/plain"));
-        let answers = asks.collect::<JoinSet<_>>().join_all().await;
-        answers.iter().map(Response::status).collect()
+    /// The statuses of `times` concurrent requests with this secret.
+    async fn concurrent_statuses(
+        &self,
+        from: &str,
+        secret: &Secret,
+        times: usize,
+    ) -> Vec<StatusCode> {
+        let requests = (0..times).map(|_| self.send(from, secret, "text/plain"));
+        let responses = requests.collect::<JoinSet<_>>().join_all().await;
+        responses.iter().map(Response::status).collect()
     }
 
-    fn asked(&self) -> u64 {
-        self.store.asked.swap(0, Ordering::SeqCst)
+    fn take_lookups(&self) -> u64 {
+        self.store.lookups.swap(0, Ordering::SeqCst)
     }
 }
 
-fn call(
+fn send_to(
     layer: &ApiKeyLayer,
     request: Request<String>,
-) -> impl Future<Output = Answer> + Send + use<> {
+) -> impl Future<Output = LayerResponse> + Send + use<> {
     let service = layer.layer(tower::service_fn(async |_: Request<String>| {
         Ok::<_, Infallible>(Response::new(Full::default()))
     }));
@@ -145,149 +153,162 @@ fn unknown() -> Secret {
     Secret::generate(&Prefix::new("acme").unwrap()).unwrap()
 }
 
-const HERE: &str = "192.0.2.1";
+const CLIENT_IP: &str = "192.0.2.1";
 
 #[tokio::test]
-async fn an_address_has_so_many_look_ups_that_come_to_nothing() {
+async fn failed_lookups_are_limited_per_client_ip() {
     let setup = Setup::new();
-    let good = setup.issue().await;
-    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
-    assert_eq!(setup.asked(), 1);
+    let valid = setup.issue().await;
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
+    assert_eq!(setup.take_lookups(), 1);
 
     for n in 0..1_000 {
         let status = if n < 10 { 401 } else { 429 };
-        assert_eq!(setup.ask(HERE, &unknown()).await, status, "{n}");
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, status, "{n}");
     }
-    assert_eq!(setup.asked(), 10);
-    let refused = |reason| setup.layer.stats().refused_for(reason);
-    assert_eq!(refused(RejectionReason::Unknown), 10);
-    assert_eq!(refused(RejectionReason::LookupLimit), 990);
+    assert_eq!(setup.take_lookups(), 10);
+    let rejected = |reason| setup.layer.stats().rejected_for(reason);
+    assert_eq!(rejected(RejectionReason::Unknown), 10);
+    assert_eq!(rejected(RejectionReason::LookupLimit), 990);
 
-    // A key that is held passes all the while, also when it has to be looked up again.
-    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+    // A cached key is admitted meanwhile, and again after its cache entry expires.
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
     setup.clock.advance(Duration::from_secs(4));
-    assert_eq!(setup.ask(HERE, &unknown()).await, 429);
-    assert_eq!(setup.asked(), 0);
+    assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
+    assert_eq!(setup.take_lookups(), 0);
     setup.clock.advance(Duration::from_secs(27));
     for _ in 0..5 {
-        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
     }
-    assert_eq!(setup.ask(HERE, &unknown()).await, 429);
-    assert_eq!(setup.asked(), 5);
-    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
-    assert_eq!(setup.asked(), 1);
+    assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
+    assert_eq!(setup.take_lookups(), 5);
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
+    assert_eq!(setup.take_lookups(), 1);
 
-    assert_eq!(setup.use_up(HERE).await, 0);
+    assert_eq!(setup.exhaust_limit(CLIENT_IP).await, 0);
 
-    // Another address has its own, as does each network of IPv6.
-    assert_eq!(setup.use_up("192.0.2.2").await, 10);
-    assert_eq!(setup.use_up("2001:db8::1").await, 10);
-    assert_eq!(setup.use_up("2001:db8::ffff:ffff:ffff:ffff").await, 0);
-    assert_eq!(setup.use_up("2001:db8:0:1::1").await, 10);
-    // Without a known address there is none.
+    // Limits are per IPv4 address and per IPv6 network.
+    assert_eq!(setup.exhaust_limit("192.0.2.2").await, 10);
+    assert_eq!(setup.exhaust_limit("2001:db8::1").await, 10);
+    assert_eq!(
+        setup.exhaust_limit("2001:db8::ffff:ffff:ffff:ffff").await,
+        0
+    );
+    assert_eq!(setup.exhaust_limit("2001:db8:0:1::1").await, 10);
+    // Requests without a known client IP are not limited.
     for n in 0..20 {
         let request = Request::get("/").header("x-api-key", unknown().expose());
-        let answer = call(&setup.layer, request.body(String::new()).unwrap()).await;
-        assert_eq!(answer.status(), 401, "{n}");
+        let response = send_to(&setup.layer, request.body(String::new()).unwrap()).await;
+        assert_eq!(response.status(), 401, "{n}");
     }
 }
 
 #[tokio::test]
-async fn a_good_key_that_is_not_cached_waits_until_its_address_may_look_up_again() {
+async fn uncached_valid_key_gets_429_until_the_lookup_limit_refills() {
     let setup = Setup::new();
-    let good = setup.issue().await;
-    setup.use_up(HERE).await;
-    assert_eq!(setup.ask(HERE, &good.secret).await, 429);
-    assert_eq!(setup.ask("192.0.2.2", &good.secret).await, 200);
-    // Now it is cached.
-    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+    let valid = setup.issue().await;
+    setup.exhaust_limit(CLIENT_IP).await;
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 429);
+    assert_eq!(setup.status_of("192.0.2.2", &valid.secret).await, 200);
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
     setup.layer.key_cache().invalidate_all();
-    assert_eq!(setup.ask(HERE, &good.secret).await, 429);
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 429);
     setup.clock.advance(Duration::from_secs(6));
-    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
 }
 
 #[tokio::test]
-async fn the_wait_that_is_told_suffices() {
+async fn retry_after_of_the_lookup_limit_is_sufficient() {
     let setup = Setup::new();
-    setup.use_up(HERE).await;
-    let refused = setup.send(HERE, &unknown(), "text/plain").await;
-    let rejection = refused.extensions().get::<Rejection>().unwrap();
+    setup.exhaust_limit(CLIENT_IP).await;
+    let rejected = setup.send(CLIENT_IP, &unknown(), "text/plain").await;
+    let rejection = rejected.extensions().get::<Rejection>().unwrap();
     assert_eq!(rejection.reason, RejectionReason::LookupLimit);
-    assert_eq!(refused.headers()["retry-after"], "6");
+    assert_eq!(rejected.headers()["retry-after"], "6");
     assert_eq!(
-        refused.headers()["content-type"],
+        rejected.headers()["content-type"],
         "application/problem+json"
     );
-    let refused = setup.send(HERE, &unknown(), "application/grpc").await;
-    assert_eq!(refused.status(), 200);
-    assert_eq!(refused.headers()["grpc-status"], "8");
-    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], "-1");
-    assert_eq!(refused.headers()["retry-after"], "6");
+    let rejected = setup.send(CLIENT_IP, &unknown(), "application/grpc").await;
+    assert_eq!(rejected.status(), 200);
+    assert_eq!(rejected.headers()["grpc-status"], "8");
+    assert_eq!(rejected.headers()["grpc-retry-pushback-ms"], "-1");
+    assert_eq!(rejected.headers()["retry-after"], "6");
     setup.clock.advance(Duration::from_secs(6));
-    assert_eq!(setup.ask(HERE, &unknown()).await, 401);
-    assert_eq!(setup.ask(HERE, &unknown()).await, 429);
+    assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
+    assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
 }
 
 #[tokio::test]
-async fn good_keys_and_outages_are_not_charged() {
+async fn valid_keys_and_store_outages_do_not_count_as_failed_lookups() {
     let setup = Setup::new();
     for _ in 0..100 {
         let key = setup.issue().await;
-        assert_eq!(setup.ask(HERE, &key.secret).await, 200);
+        assert_eq!(setup.status_of(CLIENT_IP, &key.secret).await, 200);
     }
     setup.store.fails.store(true, Ordering::SeqCst);
     for _ in 0..100 {
-        assert_eq!(setup.ask(HERE, &unknown()).await, 503);
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 503);
     }
     setup.store.fails.store(false, Ordering::SeqCst);
-    assert_eq!(setup.use_up(HERE).await, 10);
+    assert_eq!(setup.exhaust_limit(CLIENT_IP).await, 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_with_others_for_a_look_up_pays_nothing() {
+async fn waiters_of_a_shared_lookup_are_not_charged() {
     let setup = Setup::new();
-    let good = setup.issue().await;
+    let valid = setup.issue().await;
     setup.store.seconds.store(1, Ordering::SeqCst);
-    assert_eq!(setup.ask_at_once(HERE, &good.secret, 100).await, [200; 100]);
     assert_eq!(
-        setup.ask_at_once(HERE, &unknown(), 100).await,
+        setup
+            .concurrent_statuses(CLIENT_IP, &valid.secret, 100)
+            .await,
+        [200; 100]
+    );
+    assert_eq!(
+        setup.concurrent_statuses(CLIENT_IP, &unknown(), 100).await,
         [401_u16; 100]
     );
-    assert_eq!(setup.asked(), 2);
+    assert_eq!(setup.take_lookups(), 2);
     setup.store.seconds.store(6, Ordering::SeqCst);
-    let good = setup.issue().await;
-    assert_eq!(setup.ask_at_once(HERE, &good.secret, 100).await, [503; 100]);
+    let valid = setup.issue().await;
+    assert_eq!(
+        setup
+            .concurrent_statuses(CLIENT_IP, &valid.secret, 100)
+            .await,
+        [503; 100]
+    );
     setup.store.seconds.store(0, Ordering::SeqCst);
-    assert_eq!(setup.use_up(HERE).await, 9);
+    assert_eq!(setup.exhaust_limit(CLIENT_IP).await, 9);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_goes_on_with_what_another_left_pays_for_it() {
+async fn taking_over_an_abandoned_lookup_is_charged() {
     let setup = Setup::new();
     setup.store.seconds.store(1, Ordering::SeqCst);
-    let (secret, mut asks) = (unknown(), Vec::new());
+    let (secret, mut requests) = (unknown(), Vec::new());
     for _ in 0..30 {
-        asks.push(tokio::spawn(setup.send(HERE, &secret, "text/plain")));
+        requests.push(tokio::spawn(setup.send(CLIENT_IP, &secret, "text/plain")));
         tokio::task::yield_now().await;
     }
     let elsewhere = tokio::spawn(setup.send("192.0.2.2", &secret, "text/plain"));
     tokio::task::yield_now().await;
-    // Each begins when the one before hangs up: when the budget is used up, the others are refused.
-    for ask in asks.drain(..20) {
-        ask.abort();
+    // Each takes over the lookup when its predecessor disconnects, until the limit is exhausted.
+    for request in requests.drain(..20) {
+        request.abort();
         tokio::task::yield_now().await;
     }
-    for ask in asks {
-        assert_eq!(ask.await.unwrap().status(), 429);
+    for request in requests {
+        assert_eq!(request.await.unwrap().status(), 429);
     }
-    // Somebody else who waits with them goes on.
+    // A waiter from another client IP takes over the lookup.
     assert_eq!(elsewhere.await.unwrap().status(), 401);
-    assert_eq!(setup.asked(), 11);
+    assert_eq!(setup.take_lookups(), 11);
 }
 
 #[tokio::test]
-async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none() {
+async fn rule_2_rejected_and_unknown_keys_are_indistinguishable_when_the_lookup_limit_is_exhausted()
+{
     let setup = Setup::new();
     let (revoked, disabled, expired) = (
         setup.issue().await,
@@ -299,86 +320,89 @@ async fn rule_2_without_a_budget_no_key_that_does_not_let_in_is_told_from_none()
     keys.disable(disabled.key.id).await.unwrap();
     let at_once = KeyUpdate::default().expires_at(Some(Timestamp::UNIX_EPOCH));
     keys.update(expired.key.id, at_once).await.unwrap();
-    let told = async |secret: &Secret| {
-        let answer = setup.send(HERE, secret, "text/plain").await;
-        let (mut head, body) = answer.into_parts();
+    let response_text = async |secret: &Secret| {
+        let response = setup.send(CLIENT_IP, secret, "text/plain").await;
+        let (mut head, body) = response.into_parts();
         head.headers.remove("x-request-id");
         let body = body.collect().await.unwrap().to_bytes();
         format!("{} {:?} {body:?}", head.status, head.headers)
     };
-    let theirs = [&revoked.secret, &disabled.secret, &expired.secret];
+    let rejected_secrets = [&revoked.secret, &disabled.secret, &expired.secret];
     let mut used = 0;
-    for secret in theirs {
-        assert_eq!(told(secret).await, told(&unknown()).await);
+    for secret in rejected_secrets {
+        assert_eq!(response_text(secret).await, response_text(&unknown()).await);
         used += 2;
     }
-    // Held they cost nothing, and looked up as much as a guess.
-    for secret in theirs {
-        assert!(told(secret).await.starts_with("401"));
+    // While cached, they are not charged.
+    for secret in rejected_secrets {
+        assert!(response_text(secret).await.starts_with("401"));
     }
-    assert_eq!(used + setup.use_up(HERE).await, 10);
-    let refused = told(&unknown()).await;
-    assert!(refused.starts_with("429"));
-    for secret in theirs {
-        assert_eq!(told(secret).await, refused);
+    assert_eq!(used + setup.exhaust_limit(CLIENT_IP).await, 10);
+    let rejected = response_text(&unknown()).await;
+    assert!(rejected.starts_with("429"));
+    for secret in rejected_secrets {
+        assert_eq!(response_text(secret).await, rejected);
     }
-    // Nor does the last look-up that an address has tell one from the other.
-    for secret in [theirs[0], &unknown()] {
+    // The last available lookup does not distinguish them either.
+    for secret in [rejected_secrets[0], &unknown()] {
         setup.clock.advance(Duration::from_secs(31));
-        setup.use_up(HERE).await;
+        setup.exhaust_limit(CLIENT_IP).await;
         setup.clock.advance(Duration::from_secs(6));
-        assert!(told(secret).await.starts_with("401"));
-        assert!(told(secret).await.starts_with("429"));
+        assert!(response_text(secret).await.starts_with("401"));
+        assert!(response_text(secret).await.starts_with("429"));
     }
-    // Looked up again they cost as much again, and without a budget they are not looked up.
+    // After expiry they are charged again; once the limit is exhausted they are not looked up.
     setup.clock.advance(Duration::from_secs(31));
-    for secret in theirs {
-        assert!(told(secret).await.starts_with("401"));
+    for secret in rejected_secrets {
+        assert!(response_text(secret).await.starts_with("401"));
     }
-    // Five had come back.
-    assert_eq!(theirs.len() + setup.use_up(HERE).await, 5);
+    // Five lookups had been refilled.
+    assert_eq!(
+        rejected_secrets.len() + setup.exhaust_limit(CLIENT_IP).await,
+        5
+    );
     setup.clock.advance(Duration::from_secs(30));
-    setup.use_up(HERE).await;
-    setup.asked();
-    for secret in theirs {
-        assert!(told(secret).await.starts_with("429"));
+    setup.exhaust_limit(CLIENT_IP).await;
+    setup.take_lookups();
+    for secret in rejected_secrets {
+        assert!(response_text(secret).await.starts_with("429"));
     }
-    assert_eq!(setup.asked(), 0);
+    assert_eq!(setup.take_lookups(), 0);
 }
 
 #[tokio::test]
-async fn rule_2_a_full_recorder_does_not_tell_a_key_that_does_not_let_in_from_none() {
+async fn rule_2_full_recorder_does_not_distinguish_revoked_from_unknown_keys() {
     let memory = MemoryBackend::new();
     let recorder = Recorder::builder(memory.clone())
         .capacity(1)
-        .when_full(WhenFull::Refuse)
+        .when_full(WhenFull::Reject)
         .start();
     let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
-    let (good, revoked) = (setup.issue().await, setup.issue().await);
+    let (valid, revoked) = (setup.issue().await, setup.issue().await);
     setup.store.keys.revoke(revoked.key.id).await.unwrap();
-    // An answer that is not read to its end is open, and takes all the room there is.
-    let _open = setup.send(HERE, &good.secret, "text/plain").await;
+    // The unread response stays open and occupies the recorder's only slot.
+    let _open = setup.send(CLIENT_IP, &valid.secret, "text/plain").await;
     for _ in 0..2 {
-        assert_eq!(setup.ask(HERE, &good.secret).await, 503);
-        assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
-        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
+        assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 503);
+        assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
     }
     recorder.flush().await;
     let events = memory.requests(&LogQuery::default()).await.unwrap().items;
     let events = events
         .iter()
         .filter(|event| event.rejection_reason.is_some());
-    let counted = setup.layer.stats().refused_for(RejectionReason::Revoked);
+    let counted = setup.layer.stats().rejected_for(RejectionReason::Revoked);
     assert_eq!(events.count() as u64 + counted, 2);
 }
 
-/// A store that announces nothing, as that of another process.
+/// The store sends no invalidations, like one that another process changes.
 #[tokio::test]
-async fn rule_2_a_key_that_has_worked_is_not_told_from_none_either() {
+async fn rule_2_formerly_valid_and_unknown_keys_are_indistinguishable() {
     for change in ["revoke", "disable", "delete"] {
         let setup = Setup::new();
         let key = setup.issue().await;
-        assert_eq!(setup.ask(HERE, &key.secret).await, 200);
+        assert_eq!(setup.status_of(CLIENT_IP, &key.secret).await, 200);
         let keys = &setup.store.keys;
         match change {
             "revoke" => keys.revoke(key.key.id).await.map(drop).unwrap(),
@@ -386,17 +410,25 @@ async fn rule_2_a_key_that_has_worked_is_not_told_from_none_either() {
             _ => keys.delete(key.key.id).await.unwrap(),
         }
         setup.clock.advance(Duration::from_secs(31));
-        setup.use_up(HERE).await;
-        assert_eq!(setup.ask(HERE, &unknown()).await, 429);
-        assert_eq!(setup.ask(HERE, &key.secret).await, 429, "{change}");
-        // With a budget, both are 401.
+        setup.exhaust_limit(CLIENT_IP).await;
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
+        assert_eq!(
+            setup.status_of(CLIENT_IP, &key.secret).await,
+            429,
+            "{change}"
+        );
+        // Once the limit is refilled, both are 401.
         setup.clock.advance(Duration::from_secs(60));
-        assert_eq!(setup.ask(HERE, &unknown()).await, 401);
-        assert_eq!(setup.ask(HERE, &key.secret).await, 401, "{change}");
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
+        assert_eq!(
+            setup.status_of(CLIENT_IP, &key.secret).await,
+            401,
+            "{change}"
+        );
     }
 }
 
-/// Invariant 6: what a rejected key leaves in the log is bounded, whatever it sends, and takes no room of others.
+/// Invariant 6: events of rejected keys are bounded and use no recorder capacity of other requests.
 mod rejected_keys_do_not_fill_the_log {
     use keytally::key::AddressList;
     use keytally::usage::{Batch, LogFilter, SinkError, UsageSink};
@@ -436,27 +468,27 @@ mod rejected_keys_do_not_fill_the_log {
             (&revoked, RejectionReason::Revoked, 401),
             (&disabled, RejectionReason::Disabled, 401),
             (&expired, RejectionReason::Expired, 401),
-            (&elsewhere, RejectionReason::Address, 403),
+            (&elsewhere, RejectionReason::ClientIp, 403),
         ] {
             for _ in 0..200 {
-                assert_eq!(setup.ask(HERE, &key.secret).await, status);
+                assert_eq!(setup.status_of(CLIENT_IP, &key.secret).await, status);
             }
             assert_eq!(events_of(&recorder, &memory, reason).await, 10, "{reason}");
-            assert_eq!(recorder.stats().refused_for(reason), 190);
-            // Another address has its own, and a key so many from all of them.
+            assert_eq!(recorder.stats().rejected_for(reason), 190);
+            // The limit is per client IP, with a total per key.
             for n in 0..20 {
                 for _ in 0..20 {
                     setup
-                        .ask(&format!("192.0.2.{}", 100 + n), &key.secret)
+                        .status_of(&format!("192.0.2.{}", 100 + n), &key.secret)
                         .await;
                 }
             }
             assert_eq!(events_of(&recorder, &memory, reason).await, 100, "{reason}");
-            assert_eq!(recorder.stats().refused_for(reason), 500);
+            assert_eq!(recorder.stats().rejected_for(reason), 500);
         }
-        // They come back, as all of their kind do, in time.
+        // The limit refills over time.
         setup.clock.advance(Duration::from_secs(3_600));
-        setup.ask(HERE, &revoked.secret).await;
+        setup.status_of(CLIENT_IP, &revoked.secret).await;
         assert_eq!(
             events_of(&recorder, &memory, RejectionReason::Revoked).await,
             101
@@ -465,7 +497,7 @@ mod rejected_keys_do_not_fill_the_log {
         assert_eq!((stats.lost, stats.open, stats.accepted), (0, 0, 401));
     }
 
-    /// Clones of a layer that hand events to another recorder use up none of this one's.
+    /// Clones of a layer with another recorder do not use up this recorder's limit.
     #[tokio::test]
     async fn each_recorder_has_its_own_limit() {
         let memory = MemoryBackend::new();
@@ -476,11 +508,11 @@ mod rejected_keys_do_not_fill_the_log {
         let layer = setup.layer.clone();
         setup.layer = layer.clone().recorder(Recorder::counting());
         for _ in 0..50 {
-            assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+            assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
         }
         setup.layer = layer;
         for _ in 0..50 {
-            assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+            assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
         }
         assert_eq!(
             events_of(&recorder, &memory, RejectionReason::Revoked).await,
@@ -488,11 +520,11 @@ mod rejected_keys_do_not_fill_the_log {
         );
     }
 
-    /// Takes no batch until it is told to.
-    struct Stuck(MemoryBackend, Arc<AtomicBool>);
+    /// A sink that blocks until it is released.
+    struct BlockedSink(MemoryBackend, Arc<AtomicBool>);
 
     #[async_trait]
-    impl UsageSink for Stuck {
+    impl UsageSink for BlockedSink {
         async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
             while !self.1.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -503,115 +535,119 @@ mod rejected_keys_do_not_fill_the_log {
 
     #[tokio::test]
     async fn rejected_keys_use_no_recorder_capacity() {
-        for when_full in [WhenFull::Refuse, WhenFull::Drop] {
-            let (memory, goes_on) = (MemoryBackend::new(), Arc::new(AtomicBool::new(false)));
-            let recorder = Recorder::builder(Stuck(memory.clone(), goes_on.clone()))
+        for when_full in [WhenFull::Reject, WhenFull::Drop] {
+            let (memory, released) = (MemoryBackend::new(), Arc::new(AtomicBool::new(false)));
+            let recorder = Recorder::builder(BlockedSink(memory.clone(), released.clone()))
                 .capacity(64)
                 .when_full(when_full)
                 .start();
             let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
-            let good = setup.issue().await;
+            let valid = setup.issue().await;
             for _ in 0..10 {
                 let revoked = setup.issue().await;
                 setup.store.keys.revoke(revoked.key.id).await.unwrap();
                 for _ in 0..10 {
-                    assert_eq!(setup.ask(HERE, &revoked.secret).await, 401);
+                    assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
                 }
             }
             for _ in 0..64 {
-                assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+                assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
             }
             assert_eq!(recorder.stats().lost, 0);
-            let refused = setup.ask(HERE, &good.secret).await;
+            let rejected = setup.status_of(CLIENT_IP, &valid.secret).await;
             match when_full {
-                WhenFull::Refuse => assert_eq!(refused, 503),
+                WhenFull::Reject => assert_eq!(rejected, 503),
                 WhenFull::Drop => assert_eq!(recorder.stats().lost, 1),
             }
-            goes_on.store(true, Ordering::SeqCst);
-            // A sixteenth of the capacity waited beside.
+            released.store(true, Ordering::SeqCst);
+            // Events of rejected keys have a queue of their own, a sixteenth of the capacity.
             assert_eq!(
                 events_of(&recorder, &memory, RejectionReason::Revoked).await,
                 4
             );
-            assert_eq!(recorder.stats().refused_for(RejectionReason::Revoked), 96);
+            assert_eq!(recorder.stats().rejected_for(RejectionReason::Revoked), 96);
             let stats = recorder.stats();
             assert_eq!((stats.written, stats.open, stats.queued), (68, 0, 0));
-            assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+            assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
         }
     }
 }
 
 #[tokio::test]
-async fn rule_2_without_a_budget_all_that_is_wrong_gets_one_answer() {
+async fn rule_2_unknown_key_and_wrong_secret_are_indistinguishable_when_the_lookup_limit_is_exhausted()
+ {
     let setup = Setup::new();
-    let (good, wrong, gone) = (setup.issue().await, setup.wrong().await, unknown());
-    assert_eq!(setup.ask(HERE, &good.secret).await, 200);
+    let (valid, wrong, unknown_secret) = (setup.issue().await, setup.wrong().await, unknown());
+    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
     for _ in 0..100 {
-        // What is cached costs nothing, be the key unknown or the secret wrong.
-        assert_eq!(setup.ask(HERE, &wrong).await, 401);
-        assert_eq!(setup.ask(HERE, &gone).await, 401);
+        // Cached results are not charged, for unknown keys and wrong secrets alike.
+        assert_eq!(setup.status_of(CLIENT_IP, &wrong).await, 401);
+        assert_eq!(setup.status_of(CLIENT_IP, &unknown_secret).await, 401);
     }
-    assert_eq!(setup.asked(), 3);
-    setup.use_up(HERE).await;
-    for secret in [&wrong, &gone, &unknown()] {
-        assert_eq!(setup.ask(HERE, secret).await, 429);
+    assert_eq!(setup.take_lookups(), 3);
+    setup.exhaust_limit(CLIENT_IP).await;
+    for secret in [&wrong, &unknown_secret, &unknown()] {
+        assert_eq!(setup.status_of(CLIENT_IP, secret).await, 429);
     }
-    // A wrong secret of a key whose time is over is a stranger's.
+    // After its cache entry expires, a wrong secret is treated like an unknown key.
     setup.clock.advance(Duration::from_secs(31));
-    setup.use_up(HERE).await;
-    setup.asked();
-    assert_eq!(setup.ask(HERE, &wrong).await, 429);
-    assert_eq!(setup.asked(), 0);
+    setup.exhaust_limit(CLIENT_IP).await;
+    setup.take_lookups();
+    assert_eq!(setup.status_of(CLIENT_IP, &wrong).await, 429);
+    assert_eq!(setup.take_lookups(), 0);
 }
 
 #[tokio::test]
-async fn a_look_up_is_paid_for_by_whoever_does_not_wait_for_it_too() {
+async fn abandoned_lookups_are_charged() {
     let setup = Setup::new();
     setup.store.seconds.store(1, Ordering::SeqCst);
     for _ in 0..10 {
-        let mut asking = Box::pin(setup.send(HERE, &unknown(), "text/plain"));
+        let mut pending = Box::pin(setup.send(CLIENT_IP, &unknown(), "text/plain"));
         let noop = &mut Context::from_waker(Waker::noop());
-        assert!(asking.as_mut().poll(noop).is_pending());
+        assert!(pending.as_mut().poll(noop).is_pending());
     }
-    assert_eq!(setup.ask(HERE, &unknown()).await, 429);
-    assert_eq!(setup.asked(), 10);
+    assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
+    assert_eq!(setup.take_lookups(), 10);
 }
 
 #[tokio::test]
-async fn there_is_a_budget_unless_told_otherwise() {
-    assert_eq!(Setup::with(|layer| layer).use_up(HERE).await, 1_000);
-    let boundless = Setup::with(ApiKeyLayer::no_lookup_limit);
+async fn lookup_limit_is_on_by_default_and_can_be_disabled() {
+    assert_eq!(
+        Setup::with(|layer| layer).exhaust_limit(CLIENT_IP).await,
+        1_000
+    );
+    let unlimited = Setup::with(ApiKeyLayer::no_lookup_limit);
     for n in 0..2_000 {
-        assert_eq!(boundless.ask(HERE, &unknown()).await, 401, "{n}");
+        assert_eq!(unlimited.status_of(CLIENT_IP, &unknown()).await, 401, "{n}");
     }
     let invalid = ApiKeyLayer::new(MemoryBackend::new()).lookup_limit(RateLimit::per_minute(0));
-    assert!(invalid.is_err());
+    assert_eq!(invalid.build().unwrap_err().field, "lookup_limit");
 }
 
 #[tokio::test(start_paused = true)]
-async fn rule_5_nobody_gets_in_by_asking_for_too_much_at_once() {
-    /// Answers late.
-    struct Slow;
+async fn rule_5_excess_concurrent_lookups_are_rejected_even_with_store_failure_pass() {
+    /// Responds after four seconds.
+    struct SlowStore;
 
     #[async_trait]
-    impl KeyStore for Slow {
+    impl KeyStore for SlowStore {
         async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
             tokio::time::sleep(Duration::from_secs(4)).await;
             Ok(None)
         }
     }
 
-    let layer = ApiKeyLayer::new(Slow)
+    let layer = ApiKeyLayer::new(SlowStore)
         .cache(CacheConfig::new().uncached_lookups(10))
-        .on_store_failure(StoreFailure::Pass);
-    let mut asks = JoinSet::new();
+        .on_store_failure(StoreFailure::Admit);
+    let mut requests = JoinSet::new();
     for _ in 0..100 {
         let request = Request::get("/").header("x-api-key", unknown().expose());
-        asks.spawn(call(&layer, request.body(String::new()).unwrap()));
+        requests.spawn(send_to(&layer, request.body(String::new()).unwrap()));
     }
-    let answers = asks.join_all().await;
-    let count = |status| answers.iter().filter(|it| it.status() == status).count();
-    // Ten are asked for and ten more begin within the five seconds, which are late. The others have no turn.
+    let responses = requests.join_all().await;
+    let count = |status| responses.iter().filter(|it| it.status() == status).count();
+    // Ten lookups complete, ten more start within the five-second timeout but finish late, and the rest never start.
     assert_eq!(count(StatusCode::UNAUTHORIZED), 10);
     assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 90);
 }

@@ -1,4 +1,4 @@
-//! The layer in front of services.
+//! `ApiKeyLayer` in front of axum, tonic and plain tower services.
 
 #[cfg(feature = "axum")]
 mod bodies;

@@ -1,4 +1,4 @@
-//! Layers behind layers.
+//! Several API key layers around one service.
 use crate::support;
 
 use axum::Router;
@@ -10,7 +10,7 @@ use keytally::limit::RateLimit;
 use keytally::usage::{
     Cause, LogFilter, LogQuery, Outcome, Recorder, Status, UsageReader, WhenFull,
 };
-use keytally::{ApiKeyLayer, Caller, KeyId, StoreFailure, async_trait};
+use keytally::{ApiKeyLayer, Caller, CredentialSource, KeyId, StoreFailure, async_trait};
 use support::{Answer, Service};
 
 const TENANT_KEY: HeaderName = HeaderName::from_static("x-tenant-key");
@@ -23,11 +23,11 @@ fn routes() -> Router {
 }
 
 #[tokio::test]
-async fn stacked_layers_check_each_and_count_once() {
+async fn nested_layers_each_check_and_record_once() {
     let service = Service::plain(routes()).await;
     let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
     let limits = [RateLimit::per_hour(2).with_name("inner")];
-    let inner = outer.clone().default_limits(limits).unwrap();
+    let inner = outer.clone().default_limits(limits);
     let address = support::serve(routes().layer(inner).layer(outer)).await;
     let secret = service.key().await.secret.expose().to_owned();
     let ask = async || {
@@ -50,7 +50,7 @@ async fn stacked_layers_check_each_and_count_once() {
 }
 
 #[tokio::test]
-async fn layers_with_recorders_of_their_own_each_count() {
+async fn nested_layers_with_separate_recorders_each_record() {
     let service = Service::plain(routes()).await;
     let backend = MemoryBackend::new();
     let own = Recorder::new(backend.clone());
@@ -60,8 +60,8 @@ async fn layers_with_recorders_of_their_own_each_count() {
     let secret = service.key().await.secret.expose().to_owned();
     let request = support::get(&format!("http://{address}/me"), &secret);
     let request = request.body(http_body_util::Full::default()).unwrap();
-    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-    assert_eq!(answer.body, "test");
+    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(response.body, "test");
     own.flush().await;
     let query = LogQuery::new(LogFilter::new());
     let [inner] = &*backend.requests(&query).await.unwrap().items else {
@@ -71,11 +71,11 @@ async fn layers_with_recorders_of_their_own_each_count() {
         panic!("one event of the outer layer")
     };
     assert_eq!(inner.key, outer.key);
-    assert_eq!(inner.wire_id(), outer.wire_id());
+    assert_eq!(inner.request_id_or_id(), outer.request_id_or_id());
 }
 
 #[tokio::test]
-async fn stacked_layers_count_an_anonymous_request_once() {
+async fn nested_layers_record_an_anonymous_request_once() {
     let service = Service::plain(routes()).await;
     let layer = ApiKeyLayer::new(service.backend.clone())
         .recorder(service.recorder.clone())
@@ -84,24 +84,23 @@ async fn stacked_layers_count_an_anonymous_request_once() {
     let address = support::serve(routes.layer(layer.clone()).layer(layer)).await;
     let request = Request::get(format!("http://{address}/"));
     let request = request.body(http_body_util::Full::default()).unwrap();
-    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(response.status, StatusCode::OK);
     assert_eq!(service.events().await.len(), 1);
 }
 
 #[tokio::test]
-async fn an_inner_layer_with_a_place_of_its_own_asks_for_a_key_of_its_own() {
+async fn inner_layer_with_its_own_header_requires_its_own_key() {
     let service = Service::plain(routes()).await;
-    let platform = service.key().await.secret.expose().to_owned();
+    let platform_secret = service.key().await.secret.expose().to_owned();
     let tenants = MemoryBackend::new();
     let tenant = support::issue(&tenants, NewKey::new("tenant")).await;
-    let inner = ApiKeyLayer::new(tenants)
-        .no_credential_sources()
-        .header(TENANT_KEY);
+    let inner =
+        ApiKeyLayer::new(tenants).credential_sources([CredentialSource::Header(TENANT_KEY)]);
     let outer = ApiKeyLayer::new(service.backend.clone());
     let address = support::serve(routes().layer(inner).layer(outer)).await;
     let ask = async |tenant: Option<&str>| {
-        let mut request = support::get(&format!("http://{address}/me"), &platform);
+        let mut request = support::get(&format!("http://{address}/me"), &platform_secret);
         if let Some(tenant) = tenant {
             request = request.header("x-tenant-key", tenant);
         }
@@ -112,18 +111,18 @@ async fn an_inner_layer_with_a_place_of_its_own_asks_for_a_key_of_its_own() {
     assert_eq!((both.status, &*both.body), (StatusCode::OK, &b"tenant"[..]));
     let without = ask(None).await;
     assert_eq!(without.status, StatusCode::UNAUTHORIZED);
-    // No credential came where this layer looks, so there is no error to name.
+    // The request has no credential for the inner layer, so the challenge has no error code.
     let challenge = without.header("www-authenticate");
     assert_eq!(challenge, Some(r#"Bearer realm="api""#));
 }
 
 #[tokio::test]
-async fn an_inner_layer_that_finds_a_key_tells_of_the_request_instead() {
+async fn inner_layer_that_finds_a_key_records_the_request() {
     let service = Service::plain(routes()).await;
     let key = service.key().await;
     let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
     let outer = layer().allow_anonymous();
-    let inner = layer().no_credential_sources().header(TENANT_KEY);
+    let inner = layer().credential_sources([CredentialSource::Header(TENANT_KEY)]);
     let address = support::serve(routes().layer(inner).layer(outer)).await;
     for secret in [key.secret.expose(), "nonsense"] {
         let request = Request::get(format!("http://{address}/me")).header("x-tenant-key", secret);
@@ -131,82 +130,85 @@ async fn an_inner_layer_that_finds_a_key_tells_of_the_request_instead() {
         Answer::of(service.client.request(request).await.unwrap()).await;
     }
     let events = service.events().await;
-    let told: Vec<_> = events
+    let recorded: Vec<_> = events
         .iter()
         .rev()
         .map(|event| (event.key, event.status))
         .collect();
-    let (known, stranger) = (
+    let (authenticated, unknown) = (
         (Some(key.key.id), Status::Http(200)),
         (None, Status::Http(401)),
     );
-    assert_eq!(told, [known, stranger]);
+    assert_eq!(recorded, [authenticated, unknown]);
     let stats = service.recorder.stats();
     assert_eq!((stats.accepted, stats.open), (2, 0));
 }
 
 #[tokio::test]
-async fn an_outer_key_is_told_of_once_when_the_inner_layer_lets_anyone_pass() {
+async fn outer_key_is_recorded_once_when_the_inner_layer_allows_anonymous() {
     let service = Service::plain(routes()).await;
     let key = service.key().await;
     let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
-    let elsewhere = |head: keytally::RequestParts<'_>| {
+    let from_custom_header = |head: keytally::RequestParts<'_>| {
         Some(head.headers().get("x-own")?.to_str().ok()?.to_owned())
     };
-    let outer = layer().credential(elsewhere);
+    let outer = layer().credential_sources([CredentialSource::function(from_custom_header)]);
     let address = support::serve(routes().layer(layer().allow_anonymous()).layer(outer)).await;
     let request = Request::get(format!("http://{address}/me")).header("x-own", key.secret.expose());
     let request = request.body(http_body_util::Full::default()).unwrap();
-    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-    assert_eq!(answer.body, "test");
+    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(response.body, "test");
     let events = service.events().await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].key, Some(key.key.id));
 }
 
 #[tokio::test]
-async fn the_clients_request_id_names_the_event_whoever_tells_of_it() {
+async fn response_request_id_matches_the_event_whichever_layer_records_it() {
     let service = Service::plain(routes()).await;
     let key = service.key().await;
     let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
-    let inner = layer().no_credential_sources().header(TENANT_KEY);
+    let inner = layer().credential_sources([CredentialSource::Header(TENANT_KEY)]);
     for outer in [layer().allow_anonymous(), layer().exempt("/me")] {
         let address = support::serve(routes().layer(inner.clone()).layer(outer)).await;
         let request = Request::get(format!("http://{address}/me"))
             .header("x-tenant-key", key.secret.expose())
             .body(http_body_util::Full::default())
             .unwrap();
-        let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-        assert_eq!(answer.status, StatusCode::OK);
+        let response = Answer::of(service.client.request(request).await.unwrap()).await;
+        assert_eq!(response.status, StatusCode::OK);
         let event = &service.events().await[0];
-        assert_eq!(answer.header("x-request-id"), Some(&*event.wire_id()));
+        assert_eq!(
+            response.header("x-request-id"),
+            Some(&*event.request_id_or_id())
+        );
     }
     assert_eq!(service.events().await.len(), 2);
 }
 
 #[tokio::test]
-async fn a_key_that_came_in_two_places_is_found_in_either() {
+async fn key_sent_in_two_places_is_found_by_both_layers() {
     let service = Service::plain(routes()).await;
     let secret = service.key().await.secret.expose().to_owned();
     let layer = || ApiKeyLayer::new(service.backend.clone());
     let x_api_key = HeaderName::from_static("x-api-key");
-    let inner = layer().no_credential_sources().header(x_api_key);
+    let inner = layer().credential_sources([CredentialSource::Header(x_api_key)]);
     let address = support::serve(routes().layer(inner).layer(layer())).await;
     let request = support::get(&format!("http://{address}/me"), &secret)
         .header("x-api-key", &secret)
         .body(http_body_util::Full::default())
         .unwrap();
-    let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    assert_eq!(response.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn the_recorders_last_place_is_enough_for_stacked_layers() {
+async fn nested_layers_need_only_one_recorder_slot() {
     let backend = MemoryBackend::new();
     let issued = support::issue(&backend, NewKey::new("x")).await;
     let recorder = Recorder::builder(backend.clone())
         .capacity(1)
-        .when_full(WhenFull::Refuse)
+        .when_full(WhenFull::Reject)
         .start();
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
     let service = Service::plain(routes()).await;
@@ -214,23 +216,22 @@ async fn the_recorders_last_place_is_enough_for_stacked_layers() {
     for _ in 0..3 {
         let request = support::get(&format!("http://{address}/me"), issued.secret.expose());
         let request = request.body(http_body_util::Full::default()).unwrap();
-        let answer = Answer::of(service.client.request(request).await.unwrap()).await;
-        assert_eq!(answer.status, StatusCode::OK);
+        let response = Answer::of(service.client.request(request).await.unwrap()).await;
+        assert_eq!(response.status, StatusCode::OK);
         recorder.flush().await;
     }
     assert_eq!(recorder.stats().written, 3);
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_leaves_no_request_untold() {
+async fn panicking_hook_still_records_the_request() {
     let service = Service::plain(routes()).await;
     let key = service.key().await;
     let layer = || ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
     let outer = layer().allow_anonymous();
     let inner = layer()
-        .no_credential_sources()
-        .header(TENANT_KEY)
-        .resource_id(|_| panic!("a hook that panics, on purpose"));
+        .credential_sources([CredentialSource::Header(TENANT_KEY)])
+        .resource_id(|_| panic!("simulated hook panic"));
     let address = support::serve(routes().layer(inner).layer(outer)).await;
     let request = Request::get(format!("http://{address}/me"))
         .header("x-tenant-key", key.secret.expose())
@@ -243,28 +244,27 @@ async fn a_hook_that_panics_leaves_no_request_untold() {
         (events.len(), events[0].cause),
         (1, Some(Cause::ServerError))
     );
-    // The key's own event could not be made: that is not hidden.
+    // The inner layer's event could not be created and is counted as lost.
     assert_eq!(service.recorder.stats().lost, 1);
 }
 
-struct Failing;
+struct FailingStore;
 
 #[async_trait]
-impl KeyStore for Failing {
+impl KeyStore for FailingStore {
     async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         Err(StoreError::unavailable("down"))
     }
 }
 
-/// The key that was sent to the inner layer is not verified, whoever an outer layer let in.
+/// The key for the inner layer is unverified, even though the outer layer authenticated another one.
 #[tokio::test]
-async fn an_unverified_request_has_no_caller_of_an_outer_layer() {
+async fn unverified_request_does_not_inherit_the_outer_caller() {
     let service = Service::plain(routes()).await;
     let outer = ApiKeyLayer::new(service.backend.clone()).recorder(service.recorder.clone());
-    let inner = ApiKeyLayer::new(Failing)
-        .no_credential_sources()
-        .header(TENANT_KEY)
-        .on_store_failure(StoreFailure::Pass)
+    let inner = ApiKeyLayer::new(FailingStore)
+        .credential_sources([CredentialSource::Header(TENANT_KEY)])
+        .on_store_failure(StoreFailure::Admit)
         .allow_anonymous();
     let address = support::serve(routes().layer(inner).layer(outer)).await;
     let secret = service.key().await.secret.expose().to_owned();
@@ -276,9 +276,9 @@ async fn an_unverified_request_has_no_caller_of_an_outer_layer() {
         let request = request.body(http_body_util::Full::default()).unwrap();
         Answer::of(service.client.request(request).await.unwrap()).await
     };
-    // Without a key for it, the inner layer does not apply.
+    // Without a tenant key, the inner layer passes the request on as anonymous.
     assert_eq!(ask(None).await.body, "test");
     assert_eq!(ask(Some(&secret)).await.status, StatusCode::UNAUTHORIZED);
-    // Both are requests of the outer key.
+    // Both events belong to the outer key.
     assert_eq!(service.events().await.len(), 2);
 }

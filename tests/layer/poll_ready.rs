@@ -1,4 +1,4 @@
-//! tower's contract: a service is called only after it was polled ready, and it is the one that was.
+//! tower's contract: only the service instance that was polled ready is called.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use keytally::key::{Issuer, NewKey};
 use keytally::{ApiKeyLayer, RequireScope};
 use tower::{Layer, Service, ServiceExt};
 
-/// Panics when it is called without having been polled ready itself. A clone was not.
+/// Panics if called before `poll_ready`. Clones start unready.
 struct Strict {
     ready: bool,
 }
@@ -33,21 +33,21 @@ impl Service<Request<String>> for Strict {
     }
 
     fn call(&mut self, _: Request<String>) -> Self::Future {
-        assert!(std::mem::take(&mut self.ready), "called unready");
+        assert!(std::mem::take(&mut self.ready), "called before poll_ready");
         std::future::ready(Ok(Response::new(Full::from("ok"))))
     }
 }
 
 #[tokio::test]
-async fn the_service_that_was_ready_is_the_one_that_is_called() {
+async fn the_service_polled_ready_is_the_one_called() {
     let backend = MemoryBackend::new();
     let issuer = Issuer::new("acme").unwrap();
     let new = NewKey::new("x").scope("read");
     let issued = issuer.issue(&backend, new).await.unwrap();
     let layer = ApiKeyLayer::new(backend);
     let mut service = layer.layer(RequireScope::new("read").layer(Strict { ready: false }));
-    // The first request waits for the store, the others find the key in memory, and after it was
-    // dropped one waits again.
+    // The first request waits for the store, the others hit the cache; after an invalidation, one
+    // waits again.
     for round in 0..6 {
         let request = Request::get("/").header("x-api-key", issued.secret.expose());
         let request = request.body(String::new()).unwrap();
@@ -62,7 +62,7 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
     assert_eq!(layer.cache_stats().lookups, 2);
 }
 
-/// Invariant 18: waiting for a decision holds no permit of the inner service.
+/// Invariant 18: a request that waits for a decision holds no permit of the inner service.
 mod waiting_holds_nothing {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -82,15 +82,15 @@ mod waiting_holds_nothing {
 
     use super::*;
 
-    /// Hangs whenever it is asked for a key that it does not have.
-    struct Hanging(MemoryBackend);
+    /// Hangs on lookups of unknown keys.
+    struct HangingStore(MemoryBackend);
 
     #[async_trait]
-    impl KeyStore for Hanging {
+    impl KeyStore for HangingStore {
         async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
             match self.0.find(id).await {
                 Ok(None) => std::future::pending().await,
-                found => found,
+                result => result,
             }
         }
     }
@@ -101,7 +101,7 @@ mod waiting_holds_nothing {
         issued.unwrap().secret.expose().to_owned()
     }
 
-    /// The secret of a key that no store has.
+    /// The secret of an unknown key.
     async fn unknown() -> String {
         issue(&MemoryBackend::new()).await
     }
@@ -115,9 +115,9 @@ mod waiting_holds_nothing {
         Ok(Response::new(Full::from("ok")))
     }
 
-    /// Sends requests of unknown keys that wait for the store, and then one of a cached key, which waits for
-    /// nothing: time stands still.
-    async fn a_cached_key_passes_at_once<S, F>(inner: S)
+    /// Starts requests with unknown keys, which wait for the store, and asserts that requests with a cached key
+    /// complete without any time passing on the paused clock.
+    async fn assert_cached_key_does_not_wait<S, F>(inner: S)
     where
         S: Service<Request<String>, Response = Response<Full<Bytes>>, Future = F>,
         S: Clone + Send + 'static,
@@ -126,7 +126,7 @@ mod waiting_holds_nothing {
     {
         let backend = MemoryBackend::new();
         let good = issue(&backend).await;
-        let layer = ApiKeyLayer::new(Hanging(backend));
+        let layer = ApiKeyLayer::new(HangingStore(backend));
         let service = layer.layer(inner);
         let status = service
             .clone()
@@ -140,54 +140,54 @@ mod waiting_holds_nothing {
             let secret = unknown().await;
             tokio::spawn(async move { service.oneshot(request(&secret)).await });
         }
-        // One step of the clock lets all of them begin to wait.
+        // Advances the paused clock once all of them are waiting.
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let began = tokio::time::Instant::now();
+        let start = tokio::time::Instant::now();
         for _ in 0..100 {
-            let answer = service.clone().oneshot(request(&good)).await.unwrap();
-            assert_eq!(answer.status(), 200);
+            let response = service.clone().oneshot(request(&good)).await.unwrap();
+            assert_eq!(response.status(), 200);
         }
-        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_concurrency_limit() {
+    async fn pending_lookups_hold_no_concurrency_permit() {
         for permits in [1, 100] {
             let limit = GlobalConcurrencyLimitLayer::new(permits);
-            a_cached_key_passes_at_once(limit.layer(tower::service_fn(hello))).await;
+            assert_cached_key_does_not_wait(limit.layer(tower::service_fn(hello))).await;
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_buffer() {
+    async fn pending_lookups_hold_no_buffer_slot() {
         let inner = ServiceBuilder::new()
             .map_err(|error: BoxError| panic!("{error}"))
             .buffer(1)
             .service_fn(hello);
-        a_cached_key_passes_at_once::<_, _>(inner.map_err(|never: Infallible| never)).await;
+        assert_cached_key_does_not_wait::<_, _>(inner.map_err(|never: Infallible| never)).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_concurrency_limit_within_a_buffer() {
+    async fn pending_lookups_hold_no_permit_inside_a_buffer() {
         let limited = ServiceBuilder::new().concurrency_limit(1).service_fn(hello);
         let buffer = Buffer::new(limited, 4).map_err(|error| panic!("{error}"));
-        a_cached_key_passes_at_once::<_, _>(buffer.map_err(|never: Infallible| never)).await;
+        assert_cached_key_does_not_wait::<_, _>(buffer.map_err(|never: Infallible| never)).await;
     }
 
-    /// Answers once there is a permit, or at once if set.
+    /// Decides once there is a permit, or immediately if `immediate` is set.
     #[derive(Clone, Debug)]
     struct RemoteLimiter {
-        asked: Arc<AtomicUsize>,
+        acquisitions: Arc<AtomicUsize>,
         permits: Arc<Semaphore>,
-        at_once: Arc<AtomicBool>,
+        immediate: Arc<AtomicBool>,
     }
 
     impl RemoteLimiter {
         fn new() -> Self {
             Self {
-                asked: Arc::default(),
+                acquisitions: Arc::default(),
                 permits: Arc::new(Semaphore::new(0)),
-                at_once: Arc::default(),
+                immediate: Arc::default(),
             }
         }
     }
@@ -205,10 +205,10 @@ mod waiting_holds_nothing {
 
     impl LimitHandle for RemoteLimiter {
         fn acquire(&self, _: u32, _: Now) -> LimitResponse {
-            if self.at_once.load(Ordering::SeqCst) {
+            if self.immediate.load(Ordering::SeqCst) {
                 return LimitResponse::Ready(Decision::default());
             }
-            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.acquisitions.fetch_add(1, Ordering::SeqCst);
             let permits = self.permits.clone();
             LimitResponse::Pending(Box::pin(async move {
                 let _permit = permits.acquire().await;
@@ -218,37 +218,36 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn for_a_remote_limiter() {
+    async fn pending_limiter_decisions_hold_no_permit() {
         let backend = MemoryBackend::new();
         let good = issue(&backend).await;
         let limiter = RemoteLimiter::new();
         let layer = ApiKeyLayer::new(backend)
             .default_limits([RateLimit::per_second(1)])
-            .unwrap()
             .limiter(limiter.clone());
         let limit = GlobalConcurrencyLimitLayer::new(1);
         let service = layer.layer(limit.layer(tower::service_fn(hello)));
-        let mut asked = Vec::new();
+        let mut calls = Vec::new();
         for _ in 0..10 {
-            asked.push(tokio::spawn(service.clone().oneshot(request(&good))));
+            calls.push(tokio::spawn(service.clone().oneshot(request(&good))));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(limiter.asked.load(Ordering::SeqCst), 10);
-        limiter.at_once.store(true, Ordering::SeqCst);
-        let began = tokio::time::Instant::now();
-        let answer = service.oneshot(request(&good)).await.unwrap();
+        assert_eq!(limiter.acquisitions.load(Ordering::SeqCst), 10);
+        limiter.immediate.store(true, Ordering::SeqCst);
+        let start = tokio::time::Instant::now();
+        let response = service.oneshot(request(&good)).await.unwrap();
         assert_eq!(
-            (answer.status(), began.elapsed()),
+            (response.status(), start.elapsed()),
             (http::StatusCode::OK, Duration::ZERO)
         );
-        for asked in asked {
-            assert_eq!(asked.await.unwrap().unwrap().status(), 503);
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap().status(), 503);
         }
     }
 
-    /// A connection that keeps its service, and sends nothing after a refusal.
+    /// A connection that keeps its service after a rejection but sends nothing more.
     #[tokio::test]
-    async fn after_a_refusal() {
+    async fn rejections_release_the_permit() {
         let backend = MemoryBackend::new();
         let good = issue(&backend).await;
         let permits = Arc::new(Semaphore::new(1));
@@ -256,26 +255,26 @@ mod waiting_holds_nothing {
         let layer = ApiKeyLayer::new(backend);
         let service = layer.layer(limit.layer(tower::service_fn(hello)));
         let scoped = RequireScope::new("read").layer(limit.layer(tower::service_fn(hello)));
-        let (mut refused, mut unscoped) = (service.clone(), scoped);
-        let answer = refused
+        let (mut authenticating, mut unscoped) = (service.clone(), scoped);
+        let response = authenticating
             .ready()
             .await
             .unwrap()
             .call(request("nonsense"))
             .await;
-        assert_eq!(answer.unwrap().status(), 401);
+        assert_eq!(response.unwrap().status(), 401);
         assert_eq!(permits.available_permits(), 1);
-        let answer = unscoped.ready().await.unwrap().call(request(&good)).await;
-        assert_eq!(answer.unwrap().status(), 401);
+        let response = unscoped.ready().await.unwrap().call(request(&good)).await;
+        assert_eq!(response.unwrap().status(), 401);
         assert_eq!(permits.available_permits(), 1);
         assert_eq!(service.oneshot(request(&good)).await.unwrap().status(), 200);
     }
 
-    /// Becomes ready or fails on demand.
+    /// Becomes ready, fails or panics on demand.
     #[derive(Clone)]
     struct OnDemand(Arc<Semaphore>, Arc<AtomicUsize>);
 
-    const BREAKS: usize = 1;
+    const FAILS: usize = 1;
     const PANICS: usize = 2;
 
     impl Service<Request<String>> for OnDemand {
@@ -285,15 +284,15 @@ mod waiting_holds_nothing {
 
         fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
             match self.1.load(Ordering::SeqCst) {
-                BREAKS => return Poll::Ready(Err("broken")),
-                PANICS => panic!("a service that panics, on purpose"),
+                FAILS => return Poll::Ready(Err("broken")),
+                PANICS => panic!("simulated service panic"),
                 _ => {}
             }
             let mut permit = std::pin::pin!(self.0.acquire());
             match std::future::Future::poll(permit.as_mut(), cx) {
                 Poll::Ready(_) => Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    // Nothing else wakes it: the semaphore forgets who is dropped.
+                    // Dropping the `Acquire` future removes its waker, so another task has to wake this one.
                     let (waker, permits) = (cx.waker().clone(), self.0.clone());
                     tokio::spawn(async move {
                         let _ = permits.acquire().await;
@@ -309,7 +308,7 @@ mod waiting_holds_nothing {
         }
     }
 
-    /// A request that has waited for its lookup, and then for a service that is not ready.
+    /// A request whose lookup is done and that waits for a service that is not ready.
     struct Admitted {
         backend: MemoryBackend,
         recorder: Recorder,
@@ -318,8 +317,8 @@ mod waiting_holds_nothing {
         call: tokio::task::JoinHandle<Result<u16, &'static str>>,
     }
 
-    /// Runs `then` after the lookup of an admitted request, and returns its one event.
-    async fn after_its_lookup(then: impl AsyncFnOnce(Admitted)) -> UsageEvent {
+    /// Runs `then` after the lookup of a request and returns the request's only event.
+    async fn event_after_lookup(then: impl AsyncFnOnce(Admitted)) -> UsageEvent {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
         let issued = issuer.issue(&backend, NewKey::new("x")).await.unwrap();
@@ -332,18 +331,18 @@ mod waiting_holds_nothing {
             .layer(service.clone())
             .call(request(issued.secret.expose()));
         let call = tokio::spawn(async move {
-            let answer = call.await?;
-            let status = answer.status().as_u16();
-            assert!(answer.into_body().collect().await.is_ok());
+            let response = call.await?;
+            let status = response.status().as_u16();
+            assert!(response.into_body().collect().await.is_ok());
             Ok(status)
         });
-        let waits = async {
+        let lookup_done = async {
             while recorder.stats().open == 0 || layer.cache_stats().lookups == 0 {
                 tokio::task::yield_now().await;
             }
         };
-        let waits = tokio::time::timeout(Duration::from_secs(10), waits).await;
-        waits.expect("it is looked up");
+        let waits = tokio::time::timeout(Duration::from_secs(10), lookup_done).await;
+        waits.expect("the key is not looked up in time");
         then(Admitted {
             backend: backend.clone(),
             recorder: recorder.clone(),
@@ -360,8 +359,8 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn it_is_called_once_the_service_is_ready() {
-        let event = after_its_lookup(async |it| {
+    async fn admitted_request_is_sent_once_the_service_is_ready() {
+        let event = event_after_lookup(async |it| {
             assert!(!it.call.is_finished());
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(200));
@@ -370,9 +369,9 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_service_that_breaks_meanwhile_is_its_failure() {
-        let event = after_its_lookup(async |it| {
-            it.service.1.store(BREAKS, Ordering::SeqCst);
+    async fn readiness_error_while_waiting_is_a_server_error() {
+        let event = event_after_lookup(async |it| {
+            it.service.1.store(FAILS, Ordering::SeqCst);
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Err("broken"));
         });
@@ -380,8 +379,8 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_service_that_panics_meanwhile_is_its_failure() {
-        let event = after_its_lookup(async |it| {
+    async fn readiness_panic_while_waiting_is_a_server_error() {
+        let event = event_after_lookup(async |it| {
             it.service.1.store(PANICS, Ordering::SeqCst);
             it.service.0.add_permits(1);
             assert!(it.call.await.unwrap_err().is_panic());
@@ -390,8 +389,8 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_shutdown_meanwhile_is_its_one_event() {
-        let event = after_its_lookup(async |it| {
+    async fn shutdown_while_waiting_records_one_cancelled_event() {
+        let event = event_after_lookup(async |it| {
             let report = it.recorder.shutdown(Duration::from_secs(10)).await;
             assert_eq!((report.written, report.lost), (1, 0));
             it.service.0.add_permits(1);
@@ -401,8 +400,8 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_client_that_leaves_meanwhile_is_an_event() {
-        let event = after_its_lookup(async |it| {
+    async fn client_disconnect_while_waiting_is_recorded_as_cancelled() {
+        let event = event_after_lookup(async |it| {
             it.call.abort();
             assert!(it.call.await.unwrap_err().is_cancelled());
         });
@@ -410,14 +409,14 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_key_that_is_revoked_meanwhile_is_refused() {
-        let event = after_its_lookup(async |it| {
+    async fn key_revoked_or_deleted_while_waiting_is_rejected() {
+        let event = event_after_lookup(async |it| {
             it.backend.revoke(it.key).await.unwrap();
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(401));
         });
         assert_eq!(event.await.rejection_reason, Some(RejectionReason::Revoked));
-        let event = after_its_lookup(async |it| {
+        let event = event_after_lookup(async |it| {
             it.backend.delete(it.key).await.unwrap();
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(401));
@@ -426,8 +425,8 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_key_that_is_edited_meanwhile_passes() {
-        let event = after_its_lookup(async |it| {
+    async fn key_edited_while_waiting_is_admitted() {
+        let event = event_after_lookup(async |it| {
             let update = KeyUpdate::new().name("y");
             it.backend.update(it.key, update).await.unwrap();
             it.service.0.add_permits(1);
@@ -436,9 +435,9 @@ mod waiting_holds_nothing {
         assert_eq!(event.await.rejection_reason, None);
     }
 
-    /// The service has no permit left: requests that are not admitted do not wait for one.
+    /// The service has no permit left; rejected requests do not wait for one.
     #[tokio::test]
-    async fn a_saturated_service_keeps_nobody_waiting_who_is_refused() {
+    async fn rejected_requests_do_not_wait_for_a_saturated_service() {
         let backend = MemoryBackend::new();
         let good = issue(&backend).await;
         let permits = Arc::new(Semaphore::new(1));
@@ -448,16 +447,16 @@ mod waiting_holds_nothing {
         let permit = permits.clone().acquire_owned().await.unwrap();
         let mut waiting = tokio::spawn(service.clone().oneshot(request(&good)));
         for secret in ["nonsense", &unknown().await] {
-            let refused = service.clone().oneshot(request(secret)).await.unwrap();
-            assert_eq!(refused.status(), 401);
+            let rejected = service.clone().oneshot(request(secret)).await.unwrap();
+            assert_eq!(rejected.status(), 401);
         }
-        assert!(futures_ready(&mut waiting).is_none());
+        assert!(poll_once(&mut waiting).is_none());
         drop(permit);
         assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
         assert_eq!(permits.available_permits(), 1);
     }
 
-    fn futures_ready<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         let mut context = Context::from_waker(std::task::Waker::noop());
         match std::pin::Pin::new(future).poll(&mut context) {
             Poll::Ready(output) => Some(output),
@@ -466,18 +465,17 @@ mod waiting_holds_nothing {
     }
 
     #[tokio::test]
-    async fn a_key_that_is_revoked_while_a_limiter_answers_is_refused() {
+    async fn key_revoked_while_the_limiter_decides_is_rejected() {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
         let issued = issuer.issue(&backend, NewKey::new("x")).await.unwrap();
         let limiter = RemoteLimiter::new();
         let layer = ApiKeyLayer::new(backend.clone())
             .default_limits([RateLimit::per_second(1)])
-            .unwrap()
             .limiter(limiter.clone());
         let service = layer.layer(tower::service_fn(hello));
         let call = tokio::spawn(service.oneshot(request(issued.secret.expose())));
-        while limiter.asked.load(Ordering::SeqCst) == 0 {
+        while limiter.acquisitions.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
         backend.revoke(issued.key.id).await.unwrap();
@@ -487,7 +485,7 @@ mod waiting_holds_nothing {
 }
 
 #[tokio::test]
-async fn a_service_that_refused_is_polled_ready_again() {
+async fn service_is_usable_after_a_rejection() {
     let mut service = ApiKeyLayer::new(MemoryBackend::new()).layer(Strict { ready: false });
     for _ in 0..2 {
         let request = Request::get("/").body(String::new()).unwrap();

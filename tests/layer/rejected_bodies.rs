@@ -1,4 +1,4 @@
-//! Bodies of refused requests: a client keeps its connection.
+//! Request bodies of rejected requests: they are drained so that clients keep their connection.
 use crate::support;
 
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn routes() -> Router {
     )
 }
 
-/// A client that sends a request's head and body one after the other, as Python's `http.client` does.
+/// A client that sends the head and the body of a request separately, as Python's `http.client` does.
 struct Client {
     connection: TcpStream,
     received: Vec<u8>,
@@ -49,13 +49,13 @@ impl Client {
     async fn send(&mut self, path: &str, headers: &str, body: &[u8]) -> Option<Response> {
         let length = format!("content-length: {}\r\n", body.len());
         self.head(path, &format!("{headers}{length}")).await;
-        // The server has the head before the body is there.
+        // The server receives the head before the body is sent.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let _ = self.connection.write_all(body).await;
         self.response().await
     }
 
-    /// The response, unless the connection ends before.
+    /// The next response; `None` if the connection ends first.
     async fn response(&mut self) -> Option<Response> {
         loop {
             let text = String::from_utf8_lossy(&self.received).into_owned();
@@ -90,7 +90,7 @@ fn with(secret: &str) -> String {
 }
 
 #[tokio::test]
-async fn connections_outlive_refusals_of_small_bodies() {
+async fn small_rejected_bodies_keep_the_connection_open() {
     let service = support::Service::plain(routes()).await;
     let limited = NewKey::new("limited").limit(RateLimit::per_hour(1));
     let limited = service.issue(limited).await.secret.expose().to_owned();
@@ -117,7 +117,7 @@ async fn connections_outlive_refusals_of_small_bodies() {
             }
         }
     }
-    // In chunks, and one after the other without waiting for responses.
+    // Chunked bodies.
     for _ in 0..5 {
         client.head("/", "transfer-encoding: chunked\r\n").await;
         for chunk in [&b"5\r\nhello\r\n"[..], b"0\r\n\r\n"] {
@@ -126,34 +126,39 @@ async fn connections_outlive_refusals_of_small_bodies() {
         }
         assert_eq!(client.response().await.unwrap().status, 401);
     }
-    let twice = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc".repeat(2);
-    client.connection.write_all(twice.as_bytes()).await.unwrap();
+    // Pipelined requests.
+    let pipelined = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc".repeat(2);
+    client
+        .connection
+        .write_all(pipelined.as_bytes())
+        .await
+        .unwrap();
     for _ in 0..2 {
         assert_eq!(client.response().await.unwrap().status, 401);
     }
 }
 
 #[tokio::test]
-async fn larger_bodies_and_late_ones_are_refused_with_connection_close() {
+async fn large_or_slow_rejected_bodies_close_the_connection() {
     let service = support::Service::start(routes(), |layer| {
-        layer.refused_body_timeout(Duration::from_millis(200))
+        layer.rejected_body_timeout(Duration::from_millis(200))
     });
     let service = service.await;
     for (headers, sent) in [
         ("content-length: 65537\r\n", &b""[..]),
         ("content-length: 10000000000\r\n", b""),
         ("content-length: 5\r\nexpect: 100-continue\r\n", b""),
-        // What does not arrive in time.
+        // Incomplete when the timeout expires.
         ("content-length: 5\r\n", b"hell"),
         ("transfer-encoding: chunked\r\n", b"5\r\nhello\r\n"),
-        // A chunk without an end, and what is no chunk.
+        // An unfinished chunk and an invalid one.
         ("transfer-encoding: chunked\r\n", b"fffff\r\n"),
         ("transfer-encoding: chunked\r\n", b"x\r\n"),
     ] {
         let mut client = Client::connect(&service).await;
         client.head("/", headers).await;
         client.connection.write_all(sent).await.unwrap();
-        let began = Instant::now();
+        let start = Instant::now();
         let response = client.response().await.unwrap();
         assert_eq!(response.status, 401, "{headers}");
         assert!(
@@ -162,9 +167,9 @@ async fn larger_bodies_and_late_ones_are_refused_with_connection_close() {
             response.head
         );
         assert!(client.is_closed().await, "{headers}");
-        assert!(began.elapsed() < Duration::from_secs(20), "{headers}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{headers}");
     }
-    let endless = async {
+    let oversized = async {
         let mut client = Client::connect(&service).await;
         client.head("/", "transfer-encoding: chunked\r\n").await;
         let chunk = [b"1000\r\n", &[b'x'; 0x1000][..], b"\r\n"].concat();
@@ -173,18 +178,18 @@ async fn larger_bodies_and_late_ones_are_refused_with_connection_close() {
         }
         client.response().await.unwrap()
     };
-    let response = endless.await;
+    let response = oversized.await;
     assert!(response.head.contains("connection: close"));
 }
 
 #[tokio::test]
-async fn the_limit_can_be_set() {
-    let configure = |layer: ApiKeyLayer| layer.refused_body_limit(0);
+async fn rejected_body_limit_is_configurable() {
+    let configure = |layer: ApiKeyLayer| layer.rejected_body_limit(0);
     let none = support::Service::start(routes(), configure).await;
     let mut client = Client::connect(&none).await;
     let response = client.send("/", "", b"x").await.unwrap();
     assert!(response.head.contains("connection: close"));
-    let large = support::Service::start(routes(), |layer| layer.refused_body_limit(1 << 20)).await;
+    let large = support::Service::start(routes(), |layer| layer.rejected_body_limit(1 << 20)).await;
     let mut client = Client::connect(&large).await;
     for _ in 0..3 {
         let response = client.send("/", "", &vec![b'x'; 1 << 20]).await.unwrap();

@@ -1,4 +1,4 @@
-//! What layers share, and with whom: limits, caches and clocks, without a socket.
+//! Limiters, caches and clocks of layers, and how layers share them; without sockets.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use keytally::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit}
 use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope};
 use tower::{Layer, Service};
 
-/// A store that announces nothing.
+/// A store without an invalidation feed.
 struct Silent(MemoryBackend);
 
 #[async_trait]
@@ -52,13 +52,13 @@ impl KeyAdmin for Silent {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+type InnerResponse = Response<Full<Bytes>>;
 
-async fn hello(_: Request<String>) -> Result<Answer, Infallible> {
+async fn ok_response(_: Request<String>) -> Result<InnerResponse, Infallible> {
     Ok(Response::default())
 }
 
-/// Sends a request with this key.
+/// Sends a request with this key through the service.
 async fn send<S, B>(mut service: S, issued: &Issued) -> Response<B>
 where
     S: Service<Request<String>, Response = Response<B>, Error = Infallible>,
@@ -70,9 +70,9 @@ where
         .unwrap()
 }
 
-/// The status that a request with this key is answered with.
-async fn ask(layer: &ApiKeyLayer, issued: &Issued) -> StatusCode {
-    let service = layer.layer(tower::service_fn(hello));
+/// The response status of a request with this key.
+async fn status_of(layer: &ApiKeyLayer, issued: &Issued) -> StatusCode {
+    let service = layer.layer(tower::service_fn(ok_response));
     send(service, issued).await.status()
 }
 
@@ -90,24 +90,24 @@ async fn issue(store: &impl KeyAdmin, clock: &Clock) -> Issued {
 }
 
 #[tokio::test]
-async fn rule_4_a_layer_that_is_made_late_goes_by_its_caches_clock() {
+async fn rule_4_layer_created_later_uses_the_clock_of_its_cache() {
     let (clock, backend) = (clock(), MemoryBackend::new());
     let ttl = Duration::from_secs(30);
     let config = CacheConfig::new().ttl(ttl);
-    let store = CachedStore::with(Silent(backend.clone()), config, clock.clone());
+    let store = CachedStore::with_config(Silent(backend.clone()), config, clock.clone());
     let issued = issue(&backend, &clock).await;
     clock.advance(Duration::from_secs(36_000));
     let layer = ApiKeyLayer::new(store);
-    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
     backend.revoke(issued.key.id).await.unwrap();
     clock.advance(ttl - Duration::from_nanos(1));
-    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
     clock.advance(Duration::from_nanos(1));
-    assert_eq!(ask(&layer, &issued).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(status_of(&layer, &issued).await, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn rule_4_a_layers_own_cache_hears_of_changes_through_a_cached_store() {
+async fn rule_4_layer_cache_receives_invalidations_through_a_cached_store() {
     let clock = clock();
     let store = CachedStore::new(Silent(MemoryBackend::new()));
     let layers = [
@@ -119,44 +119,41 @@ async fn rule_4_a_layers_own_cache_hears_of_changes_through_a_cached_store() {
     ];
     let issued = issue(&store, &clock).await;
     for layer in &layers {
-        assert_eq!(ask(layer, &issued).await, StatusCode::OK);
+        assert_eq!(status_of(layer, &issued).await, StatusCode::OK);
     }
     store.revoke(issued.key.id).await.unwrap();
     for layer in &layers {
-        assert_eq!(ask(layer, &issued).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(status_of(layer, &issued).await, StatusCode::UNAUTHORIZED);
     }
 }
 
 #[tokio::test]
-async fn stacked_layers_enforce_each_its_own_default_limits() {
+async fn nested_layers_each_enforce_their_default_limits() {
     let (clock, backend) = (clock(), MemoryBackend::new());
     let base = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
-    let hourly = base
-        .clone()
-        .default_limits([RateLimit::per_hour(3)])
-        .unwrap();
-    let by_second = base.default_limits([RateLimit::per_second(5)]).unwrap();
-    let stack = hourly.layer(by_second.layer(tower::service_fn(hello)));
+    let hourly = base.clone().default_limits([RateLimit::per_hour(3)]);
+    let by_second = base.default_limits([RateLimit::per_second(5)]);
+    let stack = hourly.layer(by_second.layer(tower::service_fn(ok_response)));
     let issued = issue(&backend, &clock).await;
     for _ in 0..3 {
-        let answer = send(stack.clone(), &issued).await;
-        assert_eq!(answer.status(), StatusCode::OK);
+        let response = send(stack.clone(), &issued).await;
+        assert_eq!(response.status(), StatusCode::OK);
         clock.advance(Duration::from_secs(1));
     }
-    let refused = send(stack, &issued).await;
-    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-    let rejection = refused.extensions().get::<Rejection>().unwrap();
-    assert_eq!(*rejection.violated(), [Arc::from("hour")]);
+    let rejected = send(stack, &issued).await;
+    assert_eq!(rejected.status(), StatusCode::TOO_MANY_REQUESTS);
+    let rejection = rejected.extensions().get::<Rejection>().unwrap();
+    assert_eq!(*rejection.violated_limits(), [Arc::from("hour")]);
 }
 
 #[tokio::test]
-async fn both_keys_of_a_rotation_keep_their_limits_and_share_what_is_spent() {
+async fn rotated_keys_keep_their_own_limits_and_share_rate_limit_state() {
     let (clock, backend) = (clock(), MemoryBackend::new());
     let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
     let new = NewKey::new("test").limit(RateLimit::per_hour(4));
     let old = issuer(&clock).issue(&backend, new).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(ask(&layer, &old).await, StatusCode::OK);
+        assert_eq!(status_of(&layer, &old).await, StatusCode::OK);
     }
     let grace = Duration::from_secs(600);
     let new = issuer(&clock)
@@ -166,36 +163,35 @@ async fn both_keys_of_a_rotation_keep_their_limits_and_share_what_is_spent() {
     let update = KeyUpdate::new().limits(vec![RateLimit::per_hour(8)]);
     backend.update(new.key.id, update).await.unwrap();
     for key in [&new, &old, &new, &new] {
-        // Each key's limits are read anew.
+        // Reload the keys and their limits.
         layer.key_cache().invalidate_all();
-        assert_eq!(ask(&layer, key).await, StatusCode::OK);
+        assert_eq!(status_of(&layer, key).await, StatusCode::OK);
     }
-    // Six are spent: more than the old key may, and less than the new one.
-    assert_eq!(ask(&layer, &old).await, StatusCode::TOO_MANY_REQUESTS);
+    // Six requests are used: above the old key's limit of four and below the new key's eight.
+    assert_eq!(status_of(&layer, &old).await, StatusCode::TOO_MANY_REQUESTS);
     for _ in 0..2 {
-        assert_eq!(ask(&layer, &new).await, StatusCode::OK);
+        assert_eq!(status_of(&layer, &new).await, StatusCode::OK);
     }
-    assert_eq!(ask(&layer, &new).await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(status_of(&layer, &new).await, StatusCode::TOO_MANY_REQUESTS);
 }
 
 #[tokio::test]
-async fn standings_are_looked_at_without_spending() {
+async fn limit_statuses_consume_nothing() {
     let (clock, backend) = (clock(), MemoryBackend::new());
     let limiter = Arc::new(LocalLimiter::new());
     let layer = ApiKeyLayer::new(backend.clone())
         .clock(clock.clone())
         .limiter(limiter.clone())
-        .default_limits([RateLimit::per_minute(60).with_burst(5)])
-        .unwrap();
+        .default_limits([RateLimit::per_minute(60).with_burst(5)]);
     let issued = issue(&backend, &clock).await;
-    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
     for _ in 0..3 {
-        let standings = layer.limit_statuses(&issued.key).await.unwrap();
-        let [(limit, standing)] = &*standings else {
+        let statuses = layer.limit_statuses(&issued.key).await.unwrap();
+        let [(limit, status)] = &*statuses else {
             panic!("one limit")
         };
         assert_eq!((limit.name(), limit.burst()), ("minute", 5));
-        assert_eq!((standing.remaining, standing.reset_secs), (4, 1));
+        assert_eq!((status.remaining, status.reset_secs), (4, 1));
     }
     assert_eq!(limiter.accounts(), 1);
     let unlimited = ApiKeyLayer::new(backend).limiter(limiter);
@@ -208,82 +204,81 @@ async fn standings_are_looked_at_without_spending() {
     );
 }
 
-/// A limiter that fails when it is asked first.
+/// A limiter whose first call fails.
 #[derive(Default)]
-struct Hiccup {
-    asked: AtomicBool,
+struct FlakyLimiter {
+    called: AtomicBool,
     limiter: LocalLimiter,
 }
 
-impl Limiter for Hiccup {
+impl Limiter for FlakyLimiter {
     fn attach(
         &self,
         subject: KeyId,
         limits: &[RateLimit],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        if !self.asked.swap(true, Ordering::Relaxed) {
-            return Err(LimitError::Unavailable("for a moment".into()));
+        if !self.called.swap(true, Ordering::Relaxed) {
+            return Err(LimitError::Unavailable("simulated outage".into()));
         }
         self.limiter.attach(subject, limits, now)
     }
 }
 
 #[tokio::test]
-async fn a_limiter_that_failed_is_asked_again() {
+async fn failed_limiter_attach_is_retried() {
     let clock = clock();
     let backend = MemoryBackend::new();
     let issued = issue(&backend, &clock).await;
     let layer = ApiKeyLayer::new(backend)
         .clock(clock)
-        .limiter(Hiccup::default())
-        .default_limits([RateLimit::per_second(5)])
-        .unwrap();
-    let first = send(layer.layer(tower::service_fn(hello)), &issued).await;
+        .limiter(FlakyLimiter::default())
+        .default_limits([RateLimit::per_second(5)]);
+    let first = send(layer.layer(tower::service_fn(ok_response)), &issued).await;
     assert_eq!(first.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(first.headers()["retry-after"], "1");
-    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
     let stats = layer.cache_stats();
     assert_eq!((stats.lookups, stats.failures), (1, 0));
 }
 
 #[tokio::test]
-async fn a_refusal_tells_which_key_lacks_which_scope() {
+async fn rejection_names_the_key_and_the_missing_scope() {
     let clock = clock();
     let backend = MemoryBackend::new();
     let issued = issue(&backend, &clock).await;
     let layer = ApiKeyLayer::new(backend).clock(clock);
-    let scoped = RequireScope::new("write").layer(tower::service_fn(hello));
+    let scoped = RequireScope::new("write").layer(tower::service_fn(ok_response));
     let response = send(layer.layer(scoped), &issued).await;
     let rejection = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(rejection.key, Some(issued.key.id));
     assert_eq!(rejection.scope.as_deref(), Some("write"));
 }
 
-/// Decides as the limiter of this process does, but not at once.
+/// A limiter that decides like `LocalLimiter`, but asynchronously.
 #[derive(Debug, Default)]
-struct Remote(LocalLimiter);
+struct AsyncLimiter(LocalLimiter);
 
 #[derive(Debug)]
-struct Held(Arc<dyn LimitHandle>);
+struct RemoteHandle(Arc<dyn LimitHandle>);
 
-impl Limiter for Remote {
+impl Limiter for AsyncLimiter {
     fn attach(
         &self,
         subject: KeyId,
         limits: &[RateLimit],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        Ok(Arc::new(Held(self.0.attach(subject, limits, now)?)))
+        Ok(Arc::new(RemoteHandle(self.0.attach(subject, limits, now)?)))
     }
 }
 
-impl LimitHandle for Held {
+impl LimitHandle for RemoteHandle {
     fn acquire(&self, cost: u32, now: Now) -> keytally::limit::LimitResponse {
-        let answer = self.0.acquire(cost, now);
+        let response = self.0.acquire(cost, now);
         keytally::limit::LimitResponse::Pending(Box::pin(async move {
             tokio::task::yield_now().await;
-            match answer {
+            match response {
                 keytally::limit::LimitResponse::Ready(decision) => Ok(decision),
                 keytally::limit::LimitResponse::Pending(decision) => decision.await,
             }
@@ -292,26 +287,25 @@ impl LimitHandle for Held {
 }
 
 #[tokio::test]
-async fn a_limiter_that_answers_later_counts_like_any_other() {
+async fn asynchronous_limiter_enforces_limits() {
     let clock = clock();
     let backend = MemoryBackend::new();
     let issued = issue(&backend, &clock).await;
     let layer = ApiKeyLayer::new(backend)
         .clock(clock.clone())
-        .limiter(Remote::default())
-        .default_limits([RateLimit::per_minute(2)])
-        .unwrap();
+        .limiter(AsyncLimiter::default())
+        .default_limits([RateLimit::per_minute(2)]);
     for (left, status, wait) in [(1, 200, None), (0, 200, None), (0, 429, Some("30"))] {
-        let response = send(layer.layer(tower::service_fn(hello)), &issued).await;
+        let response = send(layer.layer(tower::service_fn(ok_response)), &issued).await;
         assert_eq!(response.status(), status);
-        let standing = response.headers()["ratelimit"].to_str().unwrap();
+        let rate_limit = response.headers()["ratelimit"].to_str().unwrap();
         assert!(
-            standing.starts_with(&format!("\"minute\";r={left};")),
-            "{standing}"
+            rate_limit.starts_with(&format!("\"minute\";r={left};")),
+            "{rate_limit}"
         );
-        let told = response.headers().get("retry-after");
-        assert_eq!(told.map(|wait| wait.to_str().unwrap()), wait);
+        let retry_after = response.headers().get("retry-after");
+        assert_eq!(retry_after.map(|wait| wait.to_str().unwrap()), wait);
     }
     clock.advance(Duration::from_secs(30));
-    assert_eq!(ask(&layer, &issued).await, StatusCode::OK);
+    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
 }

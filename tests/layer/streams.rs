@@ -1,4 +1,4 @@
-//! Streams of keys that stop working while they run.
+//! Response streams whose key is revoked, disabled, deleted or expires meanwhile.
 use crate::support;
 
 use std::convert::Infallible;
@@ -23,21 +23,21 @@ use tower::{Layer, ServiceExt};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-type Frames = tokio_stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>;
+type Chunks = tokio_stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>;
 type Ticks = StreamBody<
     std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>,
 >;
 
-/// A body with a piece each 100 ms, without end.
+/// An endless body with a chunk every 100 ms.
 fn ticks() -> Ticks {
-    let pieces = tokio_stream::iter(std::iter::repeat_with(|| Bytes::from_static(b"tick")));
-    let pieces = pieces.map(|piece| Ok(Frame::data(piece)));
-    StreamBody::new(Box::pin(pieces.throttle(SECOND / 10)))
+    let chunks = tokio_stream::iter(std::iter::repeat_with(|| Bytes::from_static(b"tick")));
+    let chunks = chunks.map(|chunk| Ok(Frame::data(chunk)));
+    StreamBody::new(Box::pin(chunks.throttle(SECOND / 10)))
 }
 
-/// One piece and then nothing for ever.
-fn silence() -> Ticks {
-    let first: Frames = tokio_stream::iter(vec![Ok(Frame::data(Bytes::from_static(b"tick")))]);
+/// A body that sends one chunk and then stalls.
+fn stalled() -> Ticks {
+    let first: Chunks = tokio_stream::iter(vec![Ok(Frame::data(Bytes::from_static(b"tick")))]);
     StreamBody::new(Box::pin(first.chain(tokio_stream::pending())))
 }
 
@@ -56,12 +56,12 @@ async fn open(
     response.unwrap().into_body()
 }
 
-/// How a body ends, and when: its trailers or its error.
+/// How a body ends (trailers or error) and after how long; `None` if it does not end in time.
 async fn end(
     mut body: ResponseBody<Ticks>,
     within: Duration,
 ) -> Option<(Result<HeaderMap, BodyError<Infallible>>, Duration)> {
-    let began = Instant::now();
+    let start = Instant::now();
     let ended = tokio::time::timeout(within, async {
         loop {
             match body.frame().await {
@@ -76,11 +76,11 @@ async fn end(
                     assert!(body.frame().await.is_none());
                     return Err(error);
                 }
-                None => panic!("it ended as if it were whole"),
+                None => panic!("the body ended without an error"),
             }
         }
     });
-    Some((ended.await.ok()?, began.elapsed()))
+    Some((ended.await.ok()?, start.elapsed()))
 }
 
 async fn issue(backend: &MemoryBackend) -> Issued {
@@ -88,7 +88,7 @@ async fn issue(backend: &MemoryBackend) -> Issued {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_outlives_its_key_unless_that_is_set() {
+async fn streams_outlive_revocation_by_default() {
     let backend = MemoryBackend::new();
     let key = issue(&backend).await;
     let layer = ApiKeyLayer::new(backend.clone());
@@ -98,13 +98,13 @@ async fn a_stream_outlives_its_key_unless_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_end_within_the_time_that_is_set() {
+async fn streams_end_within_the_configured_interval_after_revocation() {
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
     let layer = ApiKeyLayer::new(backend.clone())
         .recorder(recorder.clone())
         .end_streams_on_revocation(2 * SECOND);
-    for body in [ticks, silence] {
+    for body in [ticks, stalled] {
         for (content_type, grpc) in [
             ("text/event-stream", false),
             ("application/grpc+proto", true),
@@ -117,7 +117,7 @@ async fn streams_end_within_the_time_that_is_set() {
                 backend.revoke(key.key.id).await.unwrap();
             };
             let (ended, ()) = tokio::join!(end(body, 60 * SECOND), revoke);
-            let (ended, after) = ended.expect("it ends");
+            let (ended, after) = ended.expect("the stream ends");
             assert!((5 * SECOND..=7 * SECOND).contains(&after), "{after:?}");
             match ended {
                 Ok(trailers) => {
@@ -150,42 +150,42 @@ async fn streams_end_when_their_key_is_disabled_expires_or_is_deleted() {
     let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
     let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
     let layer = layer.end_streams_on_revocation(SECOND);
-    for way in ["disabled", "expired", "deleted", "nothing"] {
-        let new = NewKey::new(way).expires_at(clock.now().timestamp() + 3_600 * SECOND);
+    for change in ["disabled", "expired", "deleted", "nothing"] {
+        let new = NewKey::new(change).expires_at(clock.now().timestamp() + 3_600 * SECOND);
         let key = support::issue(&backend, new).await;
-        let body = open(&layer, &key, "text/plain", silence).await;
-        match way {
+        let body = open(&layer, &key, "text/plain", stalled).await;
+        match change {
             "disabled" => drop(backend.disable(key.key.id).await.unwrap()),
             "expired" => clock.advance(3_600 * SECOND),
             "deleted" => backend.delete(key.key.id).await.unwrap(),
             _ => {}
         }
         let ended = end(body, 10 * SECOND).await;
-        assert_eq!(ended.is_some(), way != "nothing", "{way}");
+        assert_eq!(ended.is_some(), change != "nothing", "{change}");
     }
 }
 
-/// A store of another instance: nobody hears of its changes.
+/// A store that another instance changes: no invalidations arrive here.
 #[derive(Clone)]
-struct Elsewhere {
+struct RemoteStore {
     inner: MemoryBackend,
     is_down: Arc<AtomicBool>,
 }
 
 #[keytally::async_trait]
-impl KeyStore for Elsewhere {
+impl KeyStore for RemoteStore {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         if self.is_down.load(Ordering::Relaxed) {
-            return Err(StoreError::unavailable("down, on purpose"));
+            return Err(StoreError::unavailable("simulated outage"));
         }
         self.inner.find(id).await
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn elsewhere_streams_end_after_the_caches_time_to_live_and_not_for_an_outage() {
+async fn revocation_on_another_instance_ends_streams_after_the_cache_ttl_but_an_outage_does_not() {
     let inner = MemoryBackend::new();
-    let store = Elsewhere {
+    let store = RemoteStore {
         inner: inner.clone(),
         is_down: Arc::default(),
     };
@@ -194,35 +194,35 @@ async fn elsewhere_streams_end_after_the_caches_time_to_live_and_not_for_an_outa
         .clock(clock.clone())
         .cache(CacheConfig::new().ttl(10 * SECOND))
         .end_streams_on_revocation(SECOND);
-    let tick = |clock: Clock| async move {
+    let advance = |clock: Clock| async move {
         loop {
             tokio::time::sleep(SECOND / 10).await;
             clock.advance(SECOND / 10);
         }
     };
     let key = support::issue(&inner, NewKey::new("watching")).await;
-    let ticking = tokio::spawn(tick(clock.clone()));
-    let body = open(&layer, &key, "text/plain", silence).await;
+    let clock_task = tokio::spawn(advance(clock.clone()));
+    let body = open(&layer, &key, "text/plain", stalled).await;
     inner.revoke(key.key.id).await.unwrap();
-    let (_, after) = end(body, 60 * SECOND).await.expect("it ends");
+    let (_, after) = end(body, 60 * SECOND).await.expect("the stream ends");
     assert!((10 * SECOND..=12 * SECOND).contains(&after), "{after:?}");
 
     let key = support::issue(&inner, NewKey::new("watching")).await;
-    let body = open(&layer, &key, "text/plain", silence).await;
+    let body = open(&layer, &key, "text/plain", stalled).await;
     store.is_down.store(true, Ordering::Relaxed);
     inner.revoke(key.key.id).await.unwrap();
-    let up = async {
+    let recovery = async {
         tokio::time::sleep(60 * SECOND).await;
         store.is_down.store(false, Ordering::Relaxed);
     };
-    let (ended, ()) = tokio::join!(end(body, 120 * SECOND), up);
-    let (_, after) = ended.expect("it ends");
+    let (ended, ()) = tokio::join!(end(body, 120 * SECOND), recovery);
+    let (_, after) = ended.expect("the stream ends");
     assert!((60 * SECOND..=75 * SECOND).contains(&after), "{after:?}");
-    ticking.abort();
+    clock_task.abort();
 }
 
 #[tokio::test]
-async fn a_client_notices_that_a_stream_was_broken_off() {
+async fn client_sees_an_error_when_its_stream_is_ended() {
     let routes = Router::new().route("/watch", get(async || Body::new(ticks())));
     let configure = |layer: ApiKeyLayer| layer.end_streams_on_revocation(SECOND / 20);
     let service = support::Service::start(routes, configure).await;
@@ -233,14 +233,14 @@ async fn a_client_notices_that_a_stream_was_broken_off() {
     let mut body = service.client.request(request).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().is_ok());
     service.backend.revoke(key.key.id).await.unwrap();
-    let broken = tokio::time::timeout(10 * SECOND, async {
+    let error = tokio::time::timeout(10 * SECOND, async {
         loop {
             match body.frame().await {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return error,
-                None => panic!("it ended as if it were whole"),
+                None => panic!("the body ended without an error"),
             }
         }
     });
-    broken.await.expect("it ends");
+    error.await.expect("the stream ends");
 }

@@ -1,4 +1,4 @@
-//! The helpers for testing one's own services do what they promise.
+//! `keytally::testing`: the helpers for testing services that use the layer.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use keytally::testing::{FailingStore, Fixture};
 use keytally::usage::{Outcome, RejectionReason, SummaryQuery, UsageReader};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// Answers with the number in the path.
+/// Responds with the status code given in the path.
 async fn handle(request: Request<String>) -> Result<Response<String>, Infallible> {
     let status = request.uri().path().trim_start_matches('/').parse();
     let mut response = Response::new(String::new());
@@ -19,7 +19,7 @@ async fn handle(request: Request<String>) -> Result<Response<String>, Infallible
     Ok(response)
 }
 
-async fn ask<S, B>(app: &S, path: &str, bearer: Option<http::HeaderValue>) -> StatusCode
+async fn status_of<S, B>(app: &S, path: &str, bearer: Option<http::HeaderValue>) -> StatusCode
 where
     S: Service<Request<String>, Response = Response<B>, Error = Infallible> + Clone,
 {
@@ -32,24 +32,24 @@ where
 }
 
 #[tokio::test]
-async fn events_come_in_order_although_the_clock_stands_still() {
+async fn events_keep_their_order_while_the_manual_clock_stands_still() {
     let test = Fixture::new();
     let key = test.issue(NewKey::new("t").owner("o")).await;
     let app = test.layer().layer(service_fn(handle));
     let statuses: Vec<u16> = (0..50).map(|n| 200 + n).collect();
     for status in &statuses {
         assert_eq!(
-            ask(&app, &format!("/{status}"), Some(key.bearer())).await,
+            status_of(&app, &format!("/{status}"), Some(key.bearer())).await,
             *status
         );
     }
     let events = test.events().await;
-    let told: Vec<_> = events
+    let recorded: Vec<_> = events
         .iter()
         .map(|event| event.status.to_string())
         .collect();
-    let asked: Vec<_> = statuses.iter().map(ToString::to_string).collect();
-    assert_eq!(told, asked);
+    let expected: Vec<_> = statuses.iter().map(ToString::to_string).collect();
+    assert_eq!(recorded, expected);
     assert!(
         events
             .iter()
@@ -69,39 +69,48 @@ async fn events_come_in_order_although_the_clock_stands_still() {
 }
 
 #[tokio::test]
-async fn refusals_without_a_key_are_counted() {
+async fn requests_without_a_key_are_counted_as_missing() {
     let test = Fixture::new();
     let app = test.layer().layer(service_fn(handle));
-    assert_eq!(ask(&app, "/", None).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(status_of(&app, "/", None).await, StatusCode::UNAUTHORIZED);
     assert!(test.events().await.is_empty());
-    assert_eq!(test.stats().await.refused_for(RejectionReason::Missing), 1);
+    assert_eq!(test.stats().await.rejected_for(RejectionReason::Missing), 1);
 }
 
 #[tokio::test]
-async fn expiry_and_outages_follow_the_clock() {
+async fn key_expiry_and_cache_ttl_follow_the_manual_clock() {
     let test = Fixture::new();
     let minute = Duration::from_secs(60);
     let key = test.issue(NewKey::new("t").expires_in(2 * minute)).await;
     let app = test.layer().layer(service_fn(handle));
-    assert_eq!(ask(&app, "/", Some(key.bearer())).await, StatusCode::OK);
+    assert_eq!(
+        status_of(&app, "/", Some(key.bearer())).await,
+        StatusCode::OK
+    );
 
     test.store().fail();
-    assert_eq!(ask(&app, "/", Some(key.bearer())).await, StatusCode::OK);
+    assert_eq!(
+        status_of(&app, "/", Some(key.bearer())).await,
+        StatusCode::OK
+    );
     test.advance(minute);
-    let outage = ask(&app, "/", Some(key.bearer())).await;
-    assert_eq!(outage, StatusCode::SERVICE_UNAVAILABLE);
+    let during_outage = status_of(&app, "/", Some(key.bearer())).await;
+    assert_eq!(during_outage, StatusCode::SERVICE_UNAVAILABLE);
 
     test.store().recover();
-    assert_eq!(ask(&app, "/", Some(key.bearer())).await, StatusCode::OK);
+    assert_eq!(
+        status_of(&app, "/", Some(key.bearer())).await,
+        StatusCode::OK
+    );
     test.advance(minute);
     assert_eq!(
-        ask(&app, "/", Some(key.bearer())).await,
+        status_of(&app, "/", Some(key.bearer())).await,
         StatusCode::UNAUTHORIZED
     );
 }
 
 #[tokio::test]
-async fn revocation_follows_the_clock() {
+async fn revoked_at_follows_the_manual_clock() {
     let test = Fixture::new();
     let key = test.issue(NewKey::new("t")).await;
     let hour = Duration::from_secs(3_600);
@@ -116,19 +125,22 @@ async fn revocation_follows_the_clock() {
 }
 
 #[tokio::test]
-async fn layers_of_one_fixture_share_what_is_spent() {
+async fn layers_of_one_fixture_share_rate_limit_state() {
     let test = Fixture::new();
     let limit = keytally::limit::RateLimit::per_minute(1);
     let key = test.issue(NewKey::new("t").limit(limit)).await;
     let first = test.layer().layer(service_fn(handle));
     let second = test.layer().exempt("/health").layer(service_fn(handle));
-    assert_eq!(ask(&first, "/", Some(key.bearer())).await, StatusCode::OK);
-    let spent = ask(&second, "/", Some(key.bearer())).await;
-    assert_eq!(spent, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        status_of(&first, "/", Some(key.bearer())).await,
+        StatusCode::OK
+    );
+    let second_status = status_of(&second, "/", Some(key.bearer())).await;
+    assert_eq!(second_status, StatusCode::TOO_MANY_REQUESTS);
 }
 
 #[tokio::test]
-async fn rule_1_a_keys_bearer_is_not_printed() {
+async fn rule_1_debug_output_does_not_contain_the_secret() {
     let key = Fixture::new().issue(NewKey::new("t")).await;
     let secret = key.secret.expose();
     for text in [format!("{key:?}"), format!("{:?}", key.bearer())] {
@@ -138,32 +150,32 @@ async fn rule_1_a_keys_bearer_is_not_printed() {
 
 #[cfg(feature = "conformance")]
 #[tokio::test]
-async fn a_failing_store_that_works_is_a_store() {
+async fn failing_store_passes_conformance_while_healthy() {
     keytally::conformance::key_admin(&FailingStore::new(MemoryBackend::new())).await;
 }
 
 #[tokio::test]
-async fn a_store_that_fails_fails_in_everything() {
+async fn failing_store_fails_every_operation_until_it_recovers() {
     use keytally::key::{AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStore, StoreError};
 
     let store = FailingStore::new(MemoryBackend::new());
     let issuer = Issuer::new("t").unwrap();
     let id = issuer.issue(&store, NewKey::new("t")).await.unwrap().key.id;
-    let acting = store.acting_as("anna").unwrap();
+    let as_anna = store.acting_as("anna").unwrap();
     store.clone().fail();
-    let answers = [
+    let results = [
         store.find(id).await.map(drop),
         store.get(id).await.map(drop),
         store.list(&KeyQuery::new()).await.map(drop),
         store.disable(id).await.map(drop),
         store.delete(id).await,
         store.audit(&AuditQuery::new()).await.map(drop),
-        acting.disable(id).await.map(drop),
+        as_anna.disable(id).await.map(drop),
     ];
-    for answer in answers {
+    for result in results {
         assert!(
-            matches!(answer, Err(StoreError::Unavailable(_))),
-            "{answer:?}"
+            matches!(result, Err(StoreError::Unavailable(_))),
+            "{result:?}"
         );
     }
     store.recover();

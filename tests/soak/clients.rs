@@ -1,4 +1,4 @@
-//! Clients, and what they remember of what they asked for and how it was answered.
+//! Clients, which remember every request and its outcome.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,45 +21,45 @@ use crate::clock::SteppedClock;
 use crate::keys::{Closed, Keys, Kind};
 use crate::server::{STALE, TTL};
 
-/// A request, by its place in its client's list.
+/// A sent request. Its request id is the client's number and its index in the client's list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sent {
-    /// The key's number.
+    /// The index of the key.
     pub(crate) key: u32,
     pub(crate) method: u8,
     pub(crate) end: End,
 }
 
-/// What became of a request, as far as its client can tell.
+/// The outcome of a request, as far as its client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Answered with this status; the refusal if it was one of a known key.
+    /// A response with this status; with the rejection reason if a known key was rejected.
     Event(u16, Option<RejectionReason>),
-    /// Refused without a known key: counted, and no event.
+    /// Rejected without a known key: counted, without an event.
     Counted(RejectionReason),
-    /// Left by the client in the middle of an answer of 200.
+    /// The client disconnected in the middle of a 200 response.
     Cut,
-    /// Its connection was gone before there was an answer: an event, if it arrived.
+    /// The connection ended before a response; recorded if the request arrived.
     Unknown,
 }
 
 pub(crate) const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
 
-/// What all clients of a run share.
+/// State shared by all clients of a run.
 pub(crate) struct Crowd<B> {
     pub(crate) address: SocketAddr,
     pub(crate) keys: Keys<B>,
     pub(crate) clock: SteppedClock,
     pub(crate) stop: AtomicBool,
     pub(crate) sent: AtomicU64,
-    /// Connections that broke although nobody meant them to.
+    /// Connections that broke unexpectedly.
     pub(crate) broken: AtomicU64,
-    /// Secrets of no form that a key has.
+    /// Requests with a malformed key.
     pub(crate) malformed: AtomicU64,
     pub(crate) longest_us: AtomicU64,
 }
 
-/// One of them.
+/// A client.
 pub(crate) struct Client<B> {
     pub(crate) number: usize,
     crowd: Arc<Crowd<B>>,
@@ -68,11 +68,10 @@ pub(crate) struct Client<B> {
     connection: Option<SendRequest<Empty<Bytes>>>,
 }
 
-/// Every how many requests a client leaves in the middle of an answer, hangs up at once, and sends
-/// what is no key.
-const CUT: usize = 101;
-const HANG_UP: usize = 211;
-const MALFORMED: usize = 53;
+/// The intervals, in requests, at which a client abandons a response, disconnects at once, and sends a malformed key.
+const ABANDON_EVERY: usize = 101;
+const DISCONNECT_EVERY: usize = 211;
+const MALFORMED_EVERY: usize = 53;
 
 impl<B: KeyAdmin> Client<B> {
     pub(crate) fn new(number: usize, crowd: Arc<Crowd<B>>) -> Self {
@@ -85,12 +84,12 @@ impl<B: KeyAdmin> Client<B> {
         }
     }
 
-    /// Every fourth client asks the router that does not outlive the database.
+    /// Every fourth client uses the router that does not serve stale keys.
     fn is_strict(&self) -> bool {
         self.number.is_multiple_of(4)
     }
 
-    /// Asks at this pace until all stop, and answers what it remembers.
+    /// Sends requests at this pace until the run stops.
     pub(crate) async fn run(mut self, pace: Duration) -> Self {
         let mut pace = tokio::time::interval(pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -100,14 +99,14 @@ impl<B: KeyAdmin> Client<B> {
                 break;
             }
             self.crowd.sent.fetch_add(1, Ordering::Relaxed);
-            if turn.is_multiple_of(CUT) {
-                self.leave_half_way().await;
-            } else if turn.is_multiple_of(HANG_UP) {
-                self.hang_up().await;
-            } else if turn.is_multiple_of(MALFORMED) {
-                self.ask_with_nonsense().await;
+            if turn.is_multiple_of(ABANDON_EVERY) {
+                self.abandon_response().await;
+            } else if turn.is_multiple_of(DISCONNECT_EVERY) {
+                self.disconnect().await;
+            } else if turn.is_multiple_of(MALFORMED_EVERY) {
+                self.send_malformed_key().await;
             } else {
-                self.ask().await;
+                self.send_request().await;
             }
         }
         self.connection = None;
@@ -119,7 +118,7 @@ impl<B: KeyAdmin> Client<B> {
         format!("/{router}/v1/{rest}")
     }
 
-    /// The request id of the next one.
+    /// The id of the next request.
     fn next_id(&self) -> String {
         format!("{}-{}", self.number, self.sent.len())
     }
@@ -144,12 +143,12 @@ impl<B: KeyAdmin> Client<B> {
             self.connection = Some(sender);
         }
         let connection = self.connection.as_mut()?;
-        let began = Instant::now();
+        let start = Instant::now();
         connection.ready().await.ok()?;
-        let answer = connection.send_request(request).await.ok()?;
-        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let response = connection.send_request(request).await.ok()?;
+        let took = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.crowd.longest_us.fetch_max(took, Ordering::Relaxed);
-        Some(answer)
+        Some(response)
     }
 
     fn remember(&mut self, key: u32, method: usize, end: End) {
@@ -157,7 +156,7 @@ impl<B: KeyAdmin> Client<B> {
         self.sent.push(Sent { key, method, end });
     }
 
-    async fn ask(&mut self) {
+    async fn send_request(&mut self) {
         let number = self.crowd.keys.some(&mut self.random);
         let subject = self.crowd.keys.get(number);
         let method = self.random.usize(..METHODS.len());
@@ -165,12 +164,12 @@ impl<B: KeyAdmin> Client<B> {
         let path = self.path(&format!("postings/{posting}"));
         let request = self.request(&METHODS[method], &path, &subject.secret);
         let (closed, settled) = (subject.closed(), self.crowd.clock.settled());
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let end = match self.send(request).await {
-            Some(answer) => {
-                let end = end_of(&answer);
-                // To its end, so that the connection can be used again.
-                if answer.into_body().collect().await.is_ok() {
+            Some(response) => {
+                let end = end_of(&response);
+                // Read completely, so that the connection can be reused.
+                if response.into_body().collect().await.is_ok() {
                     end
                 } else {
                     self.break_off()
@@ -181,34 +180,40 @@ impl<B: KeyAdmin> Client<B> {
         self.remember(number, method, end);
         if subject.closed() == closed
             && let Some(closed) = closed
-            && asked > self.bound_of(closed)
+            && sent_at > self.bound_of(closed)
         {
-            assert!(ends(end), "a key that has ended was let in: {end:?}");
+            assert!(
+                may_be_invalid(end),
+                "an invalidated key was admitted: {end:?}"
+            );
         }
-        let works = match subject.kind {
+        let is_valid = match subject.kind {
             Kind::Mortal => !subject.may_end.load(Ordering::SeqCst),
             Kind::Timed => settled.is_some_and(|(offset, _)| offset <= 0),
             Kind::Steady | Kind::Limited => true,
         };
-        let still = self.crowd.clock.settled() == settled;
-        if works && still {
-            let fine = !ends(end)
+        let clock_unchanged = self.crowd.clock.settled() == settled;
+        if is_valid && clock_unchanged {
+            let expected = !may_be_invalid(end)
                 || matches!(
                     end,
                     End::Counted(RejectionReason::StoreUnavailable) | End::Unknown
                 );
             assert!(
-                fine,
-                "a key that works was refused: {end:?}, {:?}",
+                expected,
+                "a valid key was rejected: {end:?}, {:?}",
                 subject.kind
             );
         }
-        if subject.kind == Kind::Timed && still && settled.is_some_and(|(offset, _)| offset > 0) {
-            assert!(ends(end), "a key whose time is over was let in: {end:?}");
+        if subject.kind == Kind::Timed
+            && clock_unchanged
+            && settled.is_some_and(|(offset, _)| offset > 0)
+        {
+            assert!(may_be_invalid(end), "an expired key was admitted: {end:?}");
         }
     }
 
-    /// From when on a key that has ended must not be let in.
+    /// The time from which an invalidated key must be rejected.
     fn bound_of(&self, closed: Closed) -> Instant {
         closed.at
             + match (closed.here, self.is_strict()) {
@@ -224,31 +229,31 @@ impl<B: KeyAdmin> Client<B> {
         End::Unknown
     }
 
-    /// Reads the beginning of an answer that has no end.
-    async fn leave_half_way(&mut self) {
+    /// Reads the first chunk of an endless response and disconnects.
+    async fn abandon_response(&mut self) {
         let steady = self.crowd.keys.steady();
         let subject = self.crowd.keys.get(steady);
         let request = self.request(&Method::GET, &self.path("endless"), &subject.secret);
         let end = match self.send(request).await {
-            Some(answer) => match end_of(&answer) {
-                End::Event(200, None) => match answer.into_body().frame().await {
+            Some(response) => match end_of(&response) {
+                End::Event(200, None) => match response.into_body().frame().await {
                     Some(Ok(_)) => End::Cut,
                     _ => self.break_off(),
                 },
                 end => {
-                    let _ = answer.into_body().collect().await;
+                    let _ = response.into_body().collect().await;
                     end
                 }
             },
             None => self.break_off(),
         };
-        // Which ends it.
+        // Closes the connection.
         self.connection = None;
         self.remember(steady, 0, end);
     }
 
-    /// Sends a request and waits for nothing.
-    async fn hang_up(&mut self) {
+    /// Sends a request and disconnects without waiting for the response.
+    async fn disconnect(&mut self) {
         let steady = self.crowd.keys.steady();
         let subject = self.crowd.keys.get(steady);
         let (path, id) = (self.path("postings/1"), self.next_id());
@@ -262,12 +267,12 @@ impl<B: KeyAdmin> Client<B> {
         self.remember(steady, 0, End::Unknown);
     }
 
-    async fn ask_with_nonsense(&mut self) {
+    async fn send_malformed_key(&mut self) {
         let request = self.request(&Method::GET, &self.path("postings/1"), "soak_nonsense");
         match self.send(request).await {
-            Some(answer) => {
-                assert_eq!(end_of(&answer), End::Counted(RejectionReason::Malformed));
-                let _ = answer.into_body().collect().await;
+            Some(response) => {
+                assert_eq!(end_of(&response), End::Counted(RejectionReason::Malformed));
+                let _ = response.into_body().collect().await;
                 self.crowd.malformed.fetch_add(1, Ordering::Relaxed);
             }
             None => drop(self.break_off()),
@@ -275,12 +280,12 @@ impl<B: KeyAdmin> Client<B> {
     }
 }
 
-/// Whether it was refused as one whose key does not work.
-fn ends(end: End) -> bool {
+/// Whether the outcome is consistent with an invalidated key.
+fn may_be_invalid(end: End) -> bool {
     match end {
-        End::Event(_, refusal) => {
+        End::Event(_, rejection) => {
             matches!(
-                refusal,
+                rejection,
                 Some(
                     RejectionReason::Revoked | RejectionReason::Disabled | RejectionReason::Expired
                 )
@@ -290,19 +295,19 @@ fn ends(end: End) -> bool {
             reason,
             RejectionReason::Unknown | RejectionReason::StoreUnavailable
         ),
-        // Nothing is known of it.
+        // The outcome is unknown.
         End::Cut | End::Unknown => true,
     }
 }
 
-fn end_of<T>(answer: &Response<T>) -> End {
-    let reason = answer.headers().get("x-refusal");
+fn end_of<T>(response: &Response<T>) -> End {
+    let reason = response.headers().get("x-rejection");
     let reason = reason.map(|reason| {
         let reason = serde_json::Value::from(reason.to_str().unwrap());
         serde_json::from_value(reason).unwrap()
     });
     match reason {
-        Some(reason) if !answer.headers().contains_key("x-event") => End::Counted(reason),
-        reason => End::Event(answer.status().as_u16(), reason),
+        Some(reason) if !response.headers().contains_key("x-event") => End::Counted(reason),
+        reason => End::Event(response.status().as_u16(), reason),
     }
 }

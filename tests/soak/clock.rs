@@ -1,5 +1,5 @@
-//! The clock of the process under test, which is stepped: libfaketime reads the offset from a file. What
-//! has passed since is never wrong there, and the database and this process have the true time.
+//! The stepped wall clock of the process under test: libfaketime reads its offset from a file. The monotonic clock is
+//! not affected, nor are the database and this process.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,12 +13,12 @@ use crate::wire::Control;
 pub(crate) struct SteppedClock {
     file: PathBuf,
     library: PathBuf,
-    /// The offset in seconds, and how often it was changed; nothing while it changes.
+    /// The offset in seconds and the number of steps so far; `None` during a step.
     settled: Mutex<Option<(i64, u64)>>,
     pub(crate) steps: AtomicU64,
 }
 
-/// The offsets, in turn.
+/// The offsets in seconds, in turn.
 const OFFSETS: [i64; 4] = [3_600, 0, -3_600, 0];
 
 impl SteppedClock {
@@ -33,7 +33,7 @@ impl SteppedClock {
         clock
     }
 
-    /// The environment of a process that goes by this clock.
+    /// The environment variables of a process that uses this clock.
     pub(crate) fn environment(&self) -> [(&str, &str); 5] {
         [
             ("LD_PRELOAD", self.library.to_str().unwrap()),
@@ -51,12 +51,12 @@ impl SteppedClock {
         std::fs::rename(new, &self.file).unwrap();
     }
 
-    /// The offset in seconds and a number that is another one after every step.
+    /// The offset in seconds and a number that changes with every step; `None` during a step.
     pub(crate) fn settled(&self) -> Option<(i64, u64)> {
         *self.settled.lock().unwrap()
     }
 
-    /// Steps the clock again and again, and sees to it that the other process follows.
+    /// Steps the clock periodically, waiting each time for the other process to follow.
     pub(crate) async fn step(&self, every: Duration, control: &Control, stop: &AtomicBool) {
         let mut due = Instant::now() + every;
         for offset in OFFSETS.into_iter().cycle() {
@@ -74,15 +74,15 @@ impl SteppedClock {
     pub(crate) async fn go_to(&self, offset: i64, control: &Control) {
         *self.settled.lock().unwrap() = None;
         self.set(offset);
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             let ahead = control.about().await.wall.duration_since(Timestamp::now());
             if (ahead - SignedDuration::from_secs(offset)).abs() < SignedDuration::from_secs(60) {
                 break;
             }
             assert!(
-                began.elapsed() < Duration::from_secs(30),
-                "the clock is not stepped: it is {ahead:?} ahead instead of {offset} s"
+                start.elapsed() < Duration::from_secs(30),
+                "the clock has not stepped: it is {ahead:?} ahead instead of {offset} s"
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -91,13 +91,13 @@ impl SteppedClock {
     }
 }
 
-/// Where Debian has the library.
+/// The path of the library on Debian.
 fn library() -> PathBuf {
-    let places = std::fs::read_dir("/usr/lib")
+    let folders = std::fs::read_dir("/usr/lib")
         .into_iter()
         .flatten()
         .flatten();
-    let mut found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
-    let found = found.find(|file| file.exists());
-    found.expect("libfaketime is not installed (Debian: faketime)")
+    let mut paths = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let library = paths.find(|file| file.exists());
+    library.expect("libfaketime is missing: install Debian's package `faketime`")
 }

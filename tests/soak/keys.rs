@@ -1,5 +1,5 @@
-//! The keys of a run: made, changed, rotated, switched off, revoked and deleted all the while, in the
-//! process under test and in this one.
+//! The keys of a run: created, changed, rotated, disabled, revoked and deleted continuously, by the process under test
+//! and by this one.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,29 +17,29 @@ pub(crate) struct Subject {
     pub(crate) id: KeyId,
     pub(crate) secret: String,
     pub(crate) kind: Kind,
-    /// It may be refused from some time on: set before anything is done to it.
+    /// Set before any change after which the key may be rejected.
     pub(crate) may_end: AtomicBool,
-    /// Since when it is known to have ended.
+    /// When the key is known to have been invalidated.
     closed: Mutex<Option<Closed>>,
 }
 
-/// What a key is there for.
+/// The purpose of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It works all the time.
+    /// Always valid.
     Steady,
-    /// It works all the time, within [`LIMIT`].
+    /// Always valid, with the rate limit [`LIMIT`].
     Limited,
-    /// It works until a time that is less than an hour away.
+    /// Expires in less than an hour.
     Timed,
-    /// Anything may happen to it.
+    /// May be changed or invalidated at any time.
     Mortal,
 }
 
-/// What the limited key may do each second, and at once.
+/// Requests per second and burst of the limited key.
 pub(crate) const LIMIT: (u32, u32) = (10, 20);
 
-/// When a key ended, and whether the process under test did it.
+/// When a key was invalidated, and whether the process under test did it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Closed {
     pub(crate) at: Instant,
@@ -61,25 +61,25 @@ impl Subject {
     }
 }
 
-/// All keys there ever were, and which of them clients ask with.
+/// All keys of the run, and those that clients use.
 pub(crate) struct Keys<B> {
     backend: B,
     issuer: Issuer,
     control: Control,
     all: Mutex<Vec<Arc<Subject>>>,
-    asked: Mutex<Asked>,
+    in_use: Mutex<InUse>,
     pub(crate) done: Done,
 }
 
 #[derive(Default)]
-struct Asked {
+struct InUse {
     lasting: Vec<u32>,
     mortal: Vec<u32>,
-    /// Those that have ended lately, oldest first.
+    /// Recently invalidated keys, oldest first.
     ended: Vec<u32>,
 }
 
-/// How often what was done.
+/// The number of changes by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) issued: AtomicU64,
@@ -88,15 +88,15 @@ pub(crate) struct Done {
     pub(crate) switched: AtomicU64,
     pub(crate) revoked: AtomicU64,
     pub(crate) deleted: AtomicU64,
-    /// What was tried again because the database did not answer.
+    /// Retries because the database was unavailable.
     pub(crate) repeated: AtomicU64,
 }
 
-/// Keys to which anything may happen, at a time.
+/// The number of keys in use that may be changed or invalidated.
 const MORTAL: usize = 48;
-/// Keys that have ended and are asked with still.
+/// The number of invalidated keys that clients still use.
 const ENDED: usize = 64;
-/// Those that nothing happens to.
+/// The keys that are never changed.
 const LASTING: [Kind; 8] = [
     Kind::Limited,
     Kind::Timed,
@@ -115,16 +115,16 @@ impl<B: KeyAdmin> Keys<B> {
             issuer: Issuer::new("soak").unwrap(),
             control,
             all: Mutex::default(),
-            asked: Mutex::default(),
+            in_use: Mutex::default(),
             done: Done::default(),
         };
         for kind in LASTING {
             let number = keys.issue(kind).await;
-            keys.asked.lock().unwrap().lasting.push(number);
+            keys.in_use.lock().unwrap().lasting.push(number);
         }
         for _ in 0..MORTAL {
             let number = keys.issue(Kind::Mortal).await;
-            keys.asked.lock().unwrap().mortal.push(number);
+            keys.in_use.lock().unwrap().mortal.push(number);
         }
         keys
     }
@@ -137,23 +137,23 @@ impl<B: KeyAdmin> Keys<B> {
         self.all.lock().unwrap().len()
     }
 
-    /// Some key to ask with: half of the time one that lasts, now and then one that has ended.
+    /// A random key: half of the time one that stays valid, occasionally an invalidated one.
     pub(crate) fn some(&self, random: &mut fastrand::Rng) -> u32 {
-        let asked = self.asked.lock().unwrap();
-        let among = match random.u8(0..10) {
-            0 if !asked.ended.is_empty() => &asked.ended,
-            0..5 => &asked.mortal,
-            _ => &asked.lasting,
+        let in_use = self.in_use.lock().unwrap();
+        let candidates = match random.u8(0..10) {
+            0 if !in_use.ended.is_empty() => &in_use.ended,
+            0..5 => &in_use.mortal,
+            _ => &in_use.lasting,
         };
-        among[random.usize(..among.len())]
+        candidates[random.usize(..candidates.len())]
     }
 
-    /// One that works all the time.
+    /// A key that is always valid.
     pub(crate) fn steady(&self) -> u32 {
-        self.asked.lock().unwrap().lasting[2]
+        self.in_use.lock().unwrap().lasting[2]
     }
 
-    /// Something happens to some key, again and again until this is set.
+    /// Changes random keys until `stop` is set.
     pub(crate) async fn live(
         &self,
         every: Duration,
@@ -164,19 +164,19 @@ impl<B: KeyAdmin> Keys<B> {
         while !stop.load(Ordering::Relaxed) {
             pace.tick().await;
             let slot = random.usize(..MORTAL);
-            let number = self.asked.lock().unwrap().mortal[slot];
+            let number = self.in_use.lock().unwrap().mortal[slot];
             let subject = self.get(number);
             match random.u8(0..10) {
                 0..3 => self.update(&subject, random).await,
                 3..5 => self.rotate(&subject, slot, number).await,
                 5..7 => self.end("revoke", number, slot, random.bool()).await,
                 7..9 => self.end("delete", number, slot, random.bool()).await,
-                _ => self.switch(&subject, random.bool()).await,
+                _ => self.disable_temporarily(&subject, random.bool()).await,
             }
         }
     }
 
-    /// Issues a key, however often it takes.
+    /// Issues a key, retrying until the store is available.
     async fn issue(&self, kind: Kind) -> u32 {
         let new = match kind {
             Kind::Limited => {
@@ -184,22 +184,22 @@ impl<B: KeyAdmin> Keys<B> {
             }
             Kind::Timed => NewKey::new("Timed").expires_in(Duration::from_secs(50 * 60)),
             Kind::Steady => NewKey::new("Steady").owner("customer-17"),
-            // Longer than any clock here is ahead.
+            // Longer than the clock is ever ahead.
             Kind::Mortal => NewKey::new("Mortal").expires_in(Duration::from_secs(4 * 3_600)),
         };
         let (secret, record) = self.issuer.prepare(new).unwrap();
         let id = record.key.id;
-        self.insist(async || match self.backend.create(record.clone()).await {
-            // It was made, and the answer got lost.
+        self.retry(async || match self.backend.create(record.clone()).await {
+            // Created by an earlier attempt whose response was lost.
             Err(StoreError::Conflict(_)) => Ok(()),
             other => other,
         })
         .await;
         self.done.issued.fetch_add(1, Ordering::Relaxed);
-        self.known(id, secret.expose(), kind)
+        self.add(id, secret.expose(), kind)
     }
 
-    fn known(&self, id: KeyId, secret: &str, kind: Kind) -> u32 {
+    fn add(&self, id: KeyId, secret: &str, kind: Kind) -> u32 {
         let mut all = self.all.lock().unwrap();
         all.push(Arc::new(Subject {
             id,
@@ -214,20 +214,20 @@ impl<B: KeyAdmin> Keys<B> {
     async fn update(&self, subject: &Subject, random: &mut fastrand::Rng) {
         let limit = RateLimit::per_second(random.u32(200..1_000)).with_burst(1_000);
         let update = KeyUpdate::new().limits([limit]);
-        self.insist(async || self.backend.update(subject.id, update.clone()).await)
+        self.retry(async || self.backend.update(subject.id, update.clone()).await)
             .await;
         self.done.updated.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The old key has some time left, by the clock of whoever looks at it.
+    /// Rotates a key with a grace period of five seconds.
     async fn rotate(&self, subject: &Subject, slot: usize, number: u32) {
         subject.may_end.store(true, Ordering::SeqCst);
         let grace = Duration::from_secs(5);
         let mut new = None;
-        self.insist(async || {
+        self.retry(async || {
             match self.issuer.rotate(&self.backend, subject.id, grace).await {
                 Ok(issued) => new = Some(issued),
-                // It was rotated, the answer got lost, and the time is over.
+                // Rotated by an earlier attempt whose response was lost, and expired since.
                 Err(IssueError::Store(StoreError::Unusable { .. })) => {}
                 Err(IssueError::Store(error)) => return Err(error),
                 Err(error) => panic!("{error}"),
@@ -238,27 +238,27 @@ impl<B: KeyAdmin> Keys<B> {
         let new = match new {
             Some(issued) => {
                 self.done.rotated.fetch_add(1, Ordering::Relaxed);
-                self.known(issued.key.id, issued.secret.expose(), Kind::Mortal)
+                self.add(issued.key.id, issued.secret.expose(), Kind::Mortal)
             }
             None => self.issue(Kind::Mortal).await,
         };
         self.replace(slot, number, new);
     }
 
-    /// Ends a key for good, in this process or in the one under test, and puts a new one in its place.
+    /// Revokes or deletes a key, in this process or in the one under test, and replaces it with a new one.
     async fn end(&self, how: &str, number: u32, slot: usize, here: bool) {
         let new = self.issue(Kind::Mortal).await;
         let subject = self.get(number);
         subject.may_end.store(true, Ordering::SeqCst);
         self.replace(slot, number, new);
         match (here, how) {
-            (true, _) => self.change_there(how, subject.id).await,
+            (true, _) => self.change_remotely(how, subject.id).await,
             (false, "revoke") => {
-                self.insist(async || self.backend.revoke(subject.id).await)
+                self.retry(async || self.backend.revoke(subject.id).await)
                     .await;
             }
             (false, _) => {
-                self.insist(async || match self.backend.delete(subject.id).await {
+                self.retry(async || match self.backend.delete(subject.id).await {
                     Err(StoreError::NotFound(_)) => Ok(()),
                     other => other,
                 })
@@ -273,42 +273,42 @@ impl<B: KeyAdmin> Keys<B> {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Switches a key off for a while.
-    async fn switch(&self, subject: &Subject, here: bool) {
+    /// Disables a key for 200 ms.
+    async fn disable_temporarily(&self, subject: &Subject, here: bool) {
         subject.may_end.store(true, Ordering::SeqCst);
         if here {
-            self.change_there("disable", subject.id).await;
+            self.change_remotely("disable", subject.id).await;
         } else {
-            self.insist(async || self.backend.disable(subject.id).await)
+            self.retry(async || self.backend.disable(subject.id).await)
                 .await;
         }
         subject.close(here);
         tokio::time::sleep(Duration::from_millis(200)).await;
         subject.open();
-        self.insist(async || self.backend.enable(subject.id).await)
+        self.retry(async || self.backend.enable(subject.id).await)
             .await;
         self.done.switched.fetch_add(1, Ordering::Relaxed);
     }
 
     fn replace(&self, slot: usize, old: u32, new: u32) {
-        let mut asked = self.asked.lock().unwrap();
-        asked.mortal[slot] = new;
-        asked.ended.push(old);
-        if asked.ended.len() > ENDED {
-            asked.ended.remove(0);
+        let mut in_use = self.in_use.lock().unwrap();
+        in_use.mortal[slot] = new;
+        in_use.ended.push(old);
+        if in_use.ended.len() > ENDED {
+            in_use.ended.remove(0);
         }
     }
 
-    /// Has the process under test change a key.
-    async fn change_there(&self, what: &str, id: KeyId) {
+    /// Changes a key through the process under test.
+    async fn change_remotely(&self, what: &str, id: KeyId) {
         let path = format!("/keys/{what}/{id}");
         while self.control.post(&path).await != StatusCode::NO_CONTENT {
             self.pause().await;
         }
     }
 
-    /// Does something until the database has it.
-    async fn insist<T>(&self, mut what: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
+    /// Retries an operation until the store is available.
+    async fn retry<T>(&self, mut what: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
         loop {
             match what().await {
                 Ok(done) => return done,

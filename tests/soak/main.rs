@@ -1,9 +1,8 @@
-//! A service in a process of its own, asked at a steady rate while keys are made, changed, rotated,
-//! revoked and deleted, its database is restarted and its clock stepped back and forth by an hour:
-//! conservation holds to the last event, memory, handles and tasks end where they began.
+//! Soak test: a service in its own process under steady load, while keys are created, changed, rotated, revoked and
+//! deleted, its database restarts and its clock steps back and forth by an hour. No event is lost or duplicated, and
+//! memory, file descriptors and tasks return to their initial level.
 //!
-//! A short form runs with all other tests; `scripts/soak` runs the long one. Needs PostgreSQL and
-//! libfaketime.
+//! A short version runs with all other tests; `scripts/soak` runs the long one. Needs PostgreSQL and libfaketime.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,26 +35,26 @@ use server::{Farewell, Told};
 use truth::Memory;
 use wire::Control;
 
-/// How long a run is, and how much happens in it.
+/// The parameters of a run.
 struct Plan {
     warm_up: Duration,
     load: Duration,
-    /// Requests a second.
+    /// Requests per second.
     rate: u32,
-    /// How often something happens to a key, the clock and the database.
+    /// The intervals of key changes, clock steps and database outages.
     key_every: Duration,
     step_every: Duration,
     outage_every: Duration,
     outage: Duration,
 }
 
-/// As many ask at the same time.
+/// The number of concurrent clients.
 const CLIENTS: u32 = 32;
-/// How much larger than after its warm-up the process may be at the end, whatever it has done meanwhile.
+/// How much the process may grow between the end of the warm-up and the end of the run.
 const GROWTH_KIB: u64 = 12 << 10;
 
 impl Plan {
-    /// For every day.
+    /// The run within the normal test suite.
     fn short(seconds: u64) -> Self {
         Self {
             warm_up: Duration::from_secs(10),
@@ -68,7 +67,7 @@ impl Plan {
         }
     }
 
-    /// The one that `KEYTALLY_SOAK_SECONDS` asks for.
+    /// The run selected by `KEYTALLY_SOAK_SECONDS`.
     fn long(seconds: u64) -> Self {
         Self {
             warm_up: Duration::from_secs(130),
@@ -86,19 +85,19 @@ fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
         text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number")),
+            .unwrap_or_else(|_| panic!("{name} is not a number")),
     )
 }
 
-/// The process under test, run by the tests below.
+/// Helper process: the service under test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the tests below, in a process of its own"]
+#[ignore = "a helper process of the tests below"]
 async fn serve() {
     server::serve().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_left_while_postgres_restarts_and_the_clock_is_stepped() {
+async fn nothing_is_lost_or_leaked_while_postgres_restarts_and_the_clock_is_stepped() {
     let plan = match variable("KEYTALLY_SOAK_SECONDS") {
         Some(seconds) => Plan::long(seconds),
         None => Plan::short(30),
@@ -125,26 +124,26 @@ async fn nothing_is_lost_or_left_while_postgres_restarts_and_the_clock_is_steppe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_left_while_sqlite_is_locked_and_the_clock_is_stepped() {
+async fn nothing_is_lost_or_leaked_while_sqlite_is_locked_and_the_clock_is_stepped() {
     let folder = Folder::new();
     let file = folder.0.join("keys.db");
     let backend = SqliteBackend::open(&file).await.unwrap();
     backend.migrate().await.unwrap();
     let url = file.to_str().unwrap();
-    // Another one writes, for longer than anybody waits for it.
+    // Another connection locks the database for longer than the busy timeout.
     soak(backend, url, Plan::short(22), async |_, _| {
-        let mut other = SqliteConnection::connect(url).await.unwrap();
+        let mut blocker = SqliteConnection::connect(url).await.unwrap();
         sqlx::raw_sql("BEGIN IMMEDIATE")
-            .execute(&mut other)
+            .execute(&mut blocker)
             .await
             .unwrap();
         tokio::time::sleep(Duration::from_secs(6)).await;
-        other.close().await.unwrap();
+        blocker.close().await.unwrap();
     })
     .await;
 }
 
-/// A folder that is gone with this.
+/// A temporary folder that is removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -164,7 +163,7 @@ impl Drop for Folder {
     }
 }
 
-/// Carries out the plan; `outage` takes the database away for a while.
+/// Runs the plan; `outage` makes the database unavailable for the given time.
 async fn soak<B>(backend: B, url: &str, plan: Plan, outage: impl AsyncFn(Duration, u64))
 where
     B: KeyAdmin + UsageReader + Clone,
@@ -192,10 +191,10 @@ where
     };
     let mut clients = run.load(plan.warm_up, 0, &outage).await;
     let before = run.settle(None).await;
-    println!("after the warm-up: {}", line(&before));
+    println!("after the warm-up: {}", summary_line(&before));
     clients.extend(run.load(plan.load, clients.len(), &outage).await);
     let after = run.settle(Some(&before)).await;
-    println!("at the end: {}", line(&after));
+    println!("at the end: {}", summary_line(&after));
     let (took, outages) = (run.began.elapsed().as_secs_f64(), run.outages);
 
     process.tell("stop");
@@ -204,33 +203,33 @@ where
     let tasks = process.says("tasks ");
     process.finish();
     let mut memory = Memory::of(clients);
-    let found = truth::compare(&backend, &mut memory, &crowd, &farewell).await;
+    let results = truth::compare(&backend, &mut memory, &crowd, &farewell).await;
     let sent = crowd.sent.load(Ordering::Relaxed);
     println!(
-        "{sent} requests in {took:.0} s, {:.0} a second; {outages} outages of the database, {} steps of \
-        the clock, {} retries; longest answer {} ms\n{} keys: {:?}\n{}",
+        "{sent} requests in {took:.0} s, {:.0} per second; {outages} database outages, {} clock steps, \
+        {} retries; longest response {} ms\n{} keys: {:?}\n{}",
         sent as f64 / took,
         crowd.clock.steps.load(Ordering::Relaxed),
         farewell.stats.retries,
         crowd.longest_us.load(Ordering::Relaxed) / 1_000,
         crowd.keys.count(),
         crowd.keys.done,
-        found.line(),
+        results.line(),
     );
-    assert_eq!(tasks, "0", "tasks are left");
+    assert_eq!(tasks, "0", "tasks are still running");
     assert_eq!((after.tasks, after.handles), (before.tasks, before.handles));
     let grown = after.resident_kib.saturating_sub(before.resident_kib);
-    assert!(grown < GROWTH_KIB, "it has grown by {grown} KiB");
+    assert!(grown < GROWTH_KIB, "the process has grown by {grown} KiB");
     assert_eq!(crowd.broken.load(Ordering::Relaxed), 0);
-    assert!(farewell.stats.retries > 0, "no outage was felt");
-    // Events have followed the clock, to both sides.
-    let span = found.last.duration_since(found.first);
+    assert!(farewell.stats.retries > 0, "no write was retried");
+    // Event times have followed the clock in both directions.
+    let span = results.last.duration_since(results.first);
     assert!(span > SignedDuration::from_mins(90), "{span:?}");
     let (most, least) = truth::limited_within(took);
-    let limited = found.limited as f64;
+    let limited = results.limited as f64;
     assert!(
         (least..=most).contains(&limited),
-        "{limited} of {least} to {most}"
+        "{limited} admitted, expected {least} to {most}"
     );
 }
 
@@ -244,7 +243,7 @@ fn start(folder: &Path, url: &str, clock: &SteppedClock) -> Process {
     Process::start(module_path!(), "serve", &variables)
 }
 
-/// What of a run goes on from its warm-up to its end.
+/// The state of a run, from the warm-up to the end.
 struct Run<'a, B> {
     plan: &'a Plan,
     crowd: &'a Arc<Crowd<B>>,
@@ -254,7 +253,7 @@ struct Run<'a, B> {
 }
 
 impl<B: KeyAdmin + Clone> Run<'_, B> {
-    /// Everything at once for so long; answers the clients, who are numbered from `first` on.
+    /// Runs all load for the given time; returns the clients, numbered from `first`.
     async fn load(
         &mut self,
         length: Duration,
@@ -285,64 +284,64 @@ impl<B: KeyAdmin + Clone> Run<'_, B> {
             stop.store(true, Ordering::SeqCst);
         };
         tokio::join!(keys, steps, samples, outages);
-        // With the true time again.
+        // Back to the true time.
         crowd.clock.go_to(0, self.control).await;
-        let mut ended = Vec::new();
+        let mut finished = Vec::new();
         for client in clients {
-            ended.push(client.await.unwrap());
+            finished.push(client.await.unwrap());
         }
-        ended
+        finished
     }
 
-    /// Waits until nothing is under way, and all is as it was once, if it comes to that.
+    /// Waits until the process is idle, and for up to a minute until its tasks and file descriptors are as `before`.
     async fn settle(&self, before: Option<&Told>) -> Told {
         let began = Instant::now();
         loop {
-            // Longer than it takes to write what is there and to close what is left open.
+            // Long enough to write queued events and to close connections.
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let told = self.control.about_whole().await;
-            let stats = &told.stats;
-            let quiet = stats.open + stats.queued + stats.spooled == 0;
-            let alike =
-                before.is_none_or(|it| it.tasks == told.tasks && it.handles == told.handles);
-            if quiet && alike || began.elapsed() > Duration::from_secs(60) {
-                assert!(quiet, "it does not come to rest: {told:?}");
-                return told;
+            let report = self.control.about_whole().await;
+            let stats = &report.stats;
+            let idle = stats.open + stats.queued + stats.spooled == 0;
+            let unchanged =
+                before.is_none_or(|it| it.tasks == report.tasks && it.handles == report.handles);
+            if idle && unchanged || began.elapsed() > Duration::from_secs(60) {
+                assert!(idle, "the process does not become idle: {report:?}");
+                return report;
             }
         }
     }
 }
 
-/// Tells now and then how it goes; what is recorded adds up all the while.
+/// Prints the progress every ten seconds and asserts that the recorder's counters add up.
 async fn sample<B>(began: Instant, end: Instant, crowd: &Crowd<B>, control: &Control) {
     while Instant::now() < end {
-        let told = control.about().await;
-        let stats = &told.stats;
-        let sum = stats.written + stats.lost + stats.queued + stats.spooled;
-        assert_eq!(stats.accepted, sum, "{stats:?}");
+        let report = control.about().await;
+        let stats = &report.stats;
+        let total = stats.written + stats.lost + stats.queued + stats.spooled;
+        assert_eq!(stats.accepted, total, "{stats:?}");
         let (now, sent) = (
             began.elapsed().as_secs(),
             crowd.sent.load(Ordering::Relaxed),
         );
-        println!("{now} s: {sent} sent, {}", line(&told));
+        println!("{now} s: {sent} sent, {}", summary_line(&report));
         let next = (Instant::now() + Duration::from_secs(10)).min(end);
         sleep_until(next).await;
     }
 }
 
-fn line(told: &Told) -> String {
-    let (stats, wall) = (&told.stats, told.wall);
+fn summary_line(report: &Told) -> String {
+    let (stats, wall) = (&report.stats, report.wall);
     format!(
-        "{} written, {} lost, {} queued, {} spooled, {} open, {} retries, {} KiB, {} handles, {} tasks, at {wall:.0}",
+        "{} written, {} lost, {} queued, {} spooled, {} open, {} retries, {} KiB, {} file descriptors, {} tasks, clock at {wall:.0}",
         stats.written,
         stats.lost,
         stats.queued,
         stats.spooled,
         stats.open,
         stats.retries,
-        told.resident_kib,
-        told.handles,
-        told.tasks
+        report.resident_kib,
+        report.handles,
+        report.tasks
     )
 }
 

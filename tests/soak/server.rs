@@ -1,5 +1,5 @@
-//! The process under test: a service of two routers with one recorder, which tells about itself and
-//! ends when it is told to.
+//! The process under test: a service with two routers and one recorder, which reports its status and stops on
+//! request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,19 +24,19 @@ use tokio::runtime::Handle;
 
 use crate::children::given;
 
-/// A cache's time to live.
+/// The TTL of the caches.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
-/// For how long one of the routers serves known keys while the database is gone.
+/// How long the `/stale` router serves expired cache entries during an outage.
 pub(crate) const STALE: Duration = Duration::from_secs(20);
-/// Fewer keys than there come to be, so that the caches are full all the time.
+/// The cache capacity: less than the number of keys, so that entries are evicted.
 const CACHED: usize = 128;
-/// Connections to PostgreSQL.
+/// The maximum number of PostgreSQL connections.
 const CONNECTIONS: u32 = 6;
 
-/// What the process tells about itself.
+/// The status of the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Told {
-    /// The time by which the layers go.
+    /// The wall clock of the layers.
     pub(crate) wall: Timestamp,
     pub(crate) resident_kib: u64,
     pub(crate) handles: usize,
@@ -44,7 +44,7 @@ pub(crate) struct Told {
     pub(crate) stats: RecorderStats,
 }
 
-/// What it says at its end.
+/// The final report.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Farewell {
     pub(crate) report: ShutdownReport,
@@ -64,7 +64,7 @@ pub(crate) async fn serve() {
     } else {
         serve_with(SqliteBackend::open(url).await.unwrap(), None).await;
     }
-    // Tasks end by themselves once nothing is there that they are for.
+    // Background tasks end once their owners are dropped.
     for _ in 0..200 {
         if tasks() == 0 {
             break;
@@ -85,7 +85,7 @@ where
         .spool(spool)
         .write_timeout(Duration::from_secs(5))
         .start();
-    // What keys have spent is shared by both routers.
+    // Both routers share the limiter.
     let limiter = Arc::new(LocalLimiter::new());
     let layer = |cache: CacheConfig| {
         ApiKeyLayer::new(backend.clone())
@@ -98,13 +98,13 @@ where
     let app = Router::new()
         .nest("/strict", routes().layer(strict))
         .nest("/stale", routes().layer(stale))
-        .layer(middleware::map_response(tell))
-        .merge(changes(backend))
-        .merge(about(recorder.clone(), pool.clone()));
+        .layer(middleware::map_response(add_rejection_headers))
+        .merge(key_routes(backend))
+        .merge(status_routes(recorder.clone(), pool.clone()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nserving {}", listener.local_addr().unwrap());
     axum::serve(listener, app)
-        .with_graceful_shutdown(told_to_stop())
+        .with_graceful_shutdown(stop_signal())
         .await
         .unwrap();
     let report = recorder.shutdown(Duration::from_secs(40)).await;
@@ -116,17 +116,17 @@ where
     }
 }
 
-/// Waits for a line, or for the other process's end: then nobody needs this one any more.
-async fn told_to_stop() {
-    let (told, stop) = tokio::sync::oneshot::channel();
+/// Waits for a line on stdin, or for its end, when the parent process has ended.
+async fn stop_signal() {
+    let (sender, stop) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_line(&mut String::new());
-        let _ = told.send(());
+        let _ = sender.send(());
     });
     let _ = stop.await;
 }
 
-/// What the layers protect.
+/// The protected routes.
 fn routes() -> Router {
     let endless = || async {
         let first = tokio_stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"first"))]);
@@ -142,12 +142,12 @@ fn routes() -> Router {
         .route("/v1/endless", get(endless))
 }
 
-/// Tells the client what only outer layers learn: why it was refused, and whether that is an event.
-async fn tell(mut response: Response) -> Response {
+/// Adds headers with the rejection reason and whether the rejection is an event.
+async fn add_rejection_headers(mut response: Response) -> Response {
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         let (reason, known) = (rejection.reason.as_str(), rejection.key.is_some());
         let headers = response.headers_mut();
-        headers.insert("x-refusal", reason.parse().unwrap());
+        headers.insert("x-rejection", reason.parse().unwrap());
         if known {
             headers.insert("x-event", "yes".parse().unwrap());
         }
@@ -155,32 +155,32 @@ async fn tell(mut response: Response) -> Response {
     response
 }
 
-/// Changes of keys through the process's own store.
-fn changes<B: KeyAdmin + Clone>(backend: B) -> Router {
-    let change = async |State(store): State<B>, Path((what, id)): Path<(String, KeyId)>| {
-        let done = match &*what {
+/// Routes that change keys through this process's store.
+fn key_routes<B: KeyAdmin + Clone>(backend: B) -> Router {
+    let change_key = async |State(store): State<B>, Path((change, id)): Path<(String, KeyId)>| {
+        let result = match &*change {
             "revoke" => store.revoke(id).await.map(drop),
             "disable" => store.disable(id).await.map(drop),
             "delete" => store.delete(id).await,
             _ => return StatusCode::NOT_FOUND,
         };
-        match done {
-            // Or before, when its answer was lost.
+        match result {
+            // `NotFound`: deleted by an earlier attempt whose response was lost.
             Ok(()) | Err(StoreError::NotFound(_)) => StatusCode::NO_CONTENT,
             Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     };
     Router::new()
-        .route("/keys/{what}/{id}", post(change))
+        .route("/keys/{change}/{id}", post(change_key))
         .with_state(backend)
 }
 
-fn about(recorder: Recorder, pool: Option<PgPool>) -> Router {
+fn status_routes(recorder: Recorder, pool: Option<PgPool>) -> Router {
     let whole = async |State((recorder, pool)): State<(Recorder, Option<PgPool>)>| {
-        Json(told(&recorder, pool.as_ref()).await).into_response()
+        Json(status(&recorder, pool.as_ref()).await).into_response()
     };
     let quick = async |State((recorder, _)): State<(Recorder, Option<PgPool>)>| {
-        Json(told(&recorder, None).await).into_response()
+        Json(status(&recorder, None).await).into_response()
     };
     Router::new()
         .route("/about", get(quick))
@@ -188,16 +188,18 @@ fn about(recorder: Recorder, pool: Option<PgPool>) -> Router {
         .with_state((recorder, pool))
 }
 
-async fn told(recorder: &Recorder, pool: Option<&PgPool>) -> Told {
-    // As many connections as there may be, so that their number is no matter of chance.
-    let mut held = Vec::new();
+async fn status(recorder: &Recorder, pool: Option<&PgPool>) -> Told {
+    // Open all connections, so that their number is deterministic.
+    let mut connections = Vec::new();
     if let Some(pool) = pool {
         for _ in 0..CONNECTIONS {
-            held.push(pool.acquire().await);
+            connections.push(pool.acquire().await);
         }
     }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let proc_status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = proc_status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"));
     let resident_kib = resident.and_then(|it| it.trim().strip_suffix(" kB")?.trim().parse().ok());
     Told {
         wall: Clock::system().now().timestamp(),

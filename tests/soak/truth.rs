@@ -1,4 +1,4 @@
-//! What the clients remember beside what was kept: to the last request.
+//! Compares every request that clients remember with what was recorded.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use crate::clients::{Client, Crowd, End, METHODS, Sent};
 use crate::keys::{Keys, Kind, LIMIT};
 use crate::server::Farewell;
 
-/// What the clients remember, with what was found of it.
+/// The requests that clients remember, and whether each was found in the request log.
 pub(crate) struct Memory {
-    /// Of each client by its number, in the order in which it asked.
+    /// By client number, in the order in which the requests were sent.
     sent: Vec<Vec<(Sent, bool)>>,
 }
 
-/// How many requests there are of a key, method and status.
+/// The number of requests by key, method and status.
 type Tally = BTreeMap<(KeyId, Method, Status), u64>;
 
 impl Memory {
@@ -45,12 +45,15 @@ impl Memory {
             .count() as u64
     }
 
-    /// Finds the request that an event tells of, and compares the two.
+    /// Finds the request that an event records, and compares the two.
     fn find<B: KeyAdmin>(&mut self, event: &UsageEvent, keys: &Keys<B>) {
-        let id = event.request_id.as_deref().expect("all have an id");
-        let (client, place) = id.split_once('-').unwrap();
-        let (client, place): (usize, usize) = (client.parse().unwrap(), place.parse().unwrap());
-        let (sent, found) = &mut self.sent[client][place];
+        let id = event
+            .request_id
+            .as_deref()
+            .expect("every request has an id");
+        let (client, index) = id.split_once('-').unwrap();
+        let (client, index): (usize, usize) = (client.parse().unwrap(), index.parse().unwrap());
+        let (sent, found) = &mut self.sent[client][index];
         assert!(!std::mem::replace(found, true), "{id} is in the log twice");
         assert_eq!(event.key, Some(keys.get(sent.key).id), "{id}");
         assert_eq!(
@@ -59,13 +62,13 @@ impl Memory {
             "{id}"
         );
         match sent.end {
-            End::Event(status, refusal) => {
+            End::Event(status, rejection_reason) => {
                 assert_eq!(
                     (event.status, event.rejection_reason),
-                    (Status::Http(status), refusal),
+                    (Status::Http(status), rejection_reason),
                     "{id}"
                 );
-                let (outcome, _) = match refusal {
+                let (outcome, _) = match rejection_reason {
                     Some(RejectionReason::RateLimited) => (Outcome::RateLimited, None),
                     Some(_) => (Outcome::Failed, Some(Cause::Refused)),
                     None => Outcome::of(event.status),
@@ -73,20 +76,20 @@ impl Memory {
                 assert_eq!(event.outcome, outcome, "{id}");
             }
             End::Cut => {
-                let cut = (Status::Http(200), Some(Cause::Cancelled));
-                assert_eq!((event.status, event.cause), cut, "{id}");
+                let cancelled = (Status::Http(200), Some(Cause::Cancelled));
+                assert_eq!((event.status, event.cause), cancelled, "{id}");
             }
             End::Unknown => {}
-            End::Counted(reason) => panic!("{id} was refused without a key: {reason}"),
+            End::Counted(reason) => panic!("{id} was rejected without a known key: {reason}"),
         }
     }
 }
 
-/// Sums of a run.
+/// The totals of a run.
 pub(crate) struct Found {
     pub(crate) events: u64,
     pub(crate) cut: u64,
-    /// Requests whose clients hung up at once: those that arrived, and all.
+    /// Requests without a known outcome: those that arrived, and all.
     pub(crate) hung_up: (u64, u64),
     pub(crate) counted: BTreeMap<RejectionReason, u64>,
     pub(crate) first: Timestamp,
@@ -98,14 +101,14 @@ impl Found {
     pub(crate) fn line(&self) -> String {
         let (arrived, hung_up) = self.hung_up;
         format!(
-            "{} events, {} left half way; of {hung_up} that hung up {arrived} arrived; counted \
-            only: {:?}; times from {:.0} to {:.0}",
+            "{} events, {} abandoned; {arrived} of {hung_up} requests without a response arrived; only \
+            counted: {:?}; times from {:.0} to {:.0}",
             self.events, self.cut, self.counted, self.first, self.last
         )
     }
 }
 
-/// Reads everything that was kept, and compares.
+/// Reads the request log, rollups and summaries, and compares them with the requests of the clients.
 pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     backend: &B,
     memory: &mut Memory,
@@ -115,9 +118,9 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     let (first, last, log) = read_log(backend, memory, &crowd.keys).await;
     let events: u64 = log.values().sum();
 
-    // Whatever was answered is there, but for refusals of rejected keys beyond the limit on their events, and
-    // whatever is there was asked for.
-    let told = |end: End| matches!(end, End::Event(..) | End::Cut);
+    // Every request with a response is in the log, except rejections beyond the limit on events of rejected keys;
+    // every logged request was sent.
+    let is_recorded = |end: End| matches!(end, End::Event(..) | End::Cut);
     let is_rejected = |reason| {
         matches!(
             reason,
@@ -131,15 +134,15 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
             End::Event(_, Some(reason)) if is_rejected(reason) && !found => {
                 *counted.entry(reason).or_default() += 1;
             }
-            end => assert!(*found || !told(end), "{end:?} is not in the log"),
+            end => assert!(*found || !is_recorded(end), "{end:?} is not in the log"),
         }
     }
     let unknown = memory.count(|sent, _| sent.end == End::Unknown);
     let arrived = memory.count(|sent, found| sent.end == End::Unknown && found);
-    let answered = memory.count(|sent, found| told(sent.end) && found);
+    let answered = memory.count(|sent, found| is_recorded(sent.end) && found);
     assert_eq!(answered + arrived, events);
 
-    // The recorder says the same.
+    // The recorder's counters agree.
     let (stats, report) = (&farewell.stats, &farewell.report);
     assert_eq!(
         (report.written, report.lost, report.spooled),
@@ -157,23 +160,23 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     let malformed = crowd.malformed.load(std::sync::atomic::Ordering::Relaxed);
     counted.insert(RejectionReason::Malformed, malformed);
     for reason in RejectionReason::ALL {
-        let (there, here) = (
-            stats.refused_for(reason),
+        let (counted_there, counted_here) = (
+            stats.rejected_for(reason),
             counted.get(&reason).copied().unwrap_or(0),
         );
-        // Nobody has seen how those who hung up were refused.
+        // Clients that disconnected did not see their rejections.
         let unseen = if reason == RejectionReason::StoreUnavailable || is_rejected(reason) {
             unknown - arrived
         } else {
             0
         };
         assert!(
-            (here..=here + unseen).contains(&there),
-            "{reason}: {here}, {there}"
+            (counted_here..=counted_here + unseen).contains(&counted_there),
+            "{reason}: {counted_here} seen by clients, {counted_there} counted"
         );
     }
 
-    compare_sums(backend, &log).await;
+    compare_rollups(backend, &log).await;
     let limited = memory.count(|sent, _| {
         let passed = matches!(sent.end, End::Event(_, None));
         passed && crowd.keys.get(sent.key).kind == Kind::Limited
@@ -189,7 +192,7 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     }
 }
 
-/// The first and the last time in the log, and how many requests it has of what.
+/// The first and the last time in the request log, and its tally.
 async fn read_log<B: KeyAdmin + UsageReader>(
     backend: &B,
     memory: &mut Memory,
@@ -204,8 +207,8 @@ async fn read_log<B: KeyAdmin + UsageReader>(
         for event in &page.items {
             memory.find(event, keys);
             (first, last) = (first.min(event.time), last.max(event.time));
-            let what = (event.key.unwrap(), event.method, event.status);
-            *log.entry(what).or_default() += 1;
+            let group = (event.key.unwrap(), event.method, event.status);
+            *log.entry(group).or_default() += 1;
         }
         after = page.next;
         if after.is_none() {
@@ -214,23 +217,23 @@ async fn read_log<B: KeyAdmin + UsageReader>(
     }
 }
 
-/// Hours and minutes are made of what the log has.
-async fn compare_sums<B: UsageReader>(backend: &B, log: &Tally) {
+/// Compares rollups and summaries with the tally of the request log.
+async fn compare_rollups<B: UsageReader>(backend: &B, log: &Tally) {
     let mut minutes = Tally::new();
-    // On a full minute: one that a range cuts counts where it starts.
+    // Aligned to whole minutes, since a rollup counts in the range in which it starts.
     let start = Granularity::Hour.floor(Timestamp::now()) - SignedDuration::from_hours(3);
     for quarter in 0..32 {
-        // Some at a time: there are many.
+        // In steps of 15 minutes, since there are many.
         let from = start + SignedDuration::from_mins(15) * quarter;
         let range = UsageRange::new()
             .from(from)
             .to(from + SignedDuration::from_mins(15));
-        for sum in backend.rollups(&range).await.unwrap() {
-            let what = (sum.key.unwrap(), sum.method, sum.status);
-            *minutes.entry(what).or_default() += sum.count;
+        for rollup in backend.rollups(&range).await.unwrap() {
+            let group = (rollup.key.unwrap(), rollup.method, rollup.status);
+            *minutes.entry(group).or_default() += rollup.count;
         }
     }
-    assert_eq!(&minutes, log, "minutes differ from the log");
+    assert_eq!(&minutes, log, "rollups differ from the request log");
 
     let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().by_key());
     let summary = backend.summary(&query).await.unwrap();
@@ -242,22 +245,27 @@ async fn compare_sums<B: UsageReader>(backend: &B, log: &Tally) {
         *statuses.entry(status).or_insert(0) += count;
     }
     let by_key = summary.by_key.unwrap();
-    assert!(by_key.iter().map(|(key, sum)| (*key, sum.total())).eq(keys));
+    assert!(
+        by_key
+            .iter()
+            .map(|(key, totals)| (*key, totals.total()))
+            .eq(keys)
+    );
     let by_method = summary.by_method.iter();
     assert!(
         by_method
-            .map(|(method, sum)| (*method, sum.total()))
+            .map(|(method, totals)| (*method, totals.total()))
             .eq(methods)
     );
     let by_status = summary.by_status.iter();
     assert!(
         by_status
-            .map(|(status, sum)| (*status, sum.total()))
+            .map(|(status, totals)| (*status, totals.total()))
             .eq(statuses)
     );
 }
 
-/// So many a limit lets pass in this time, at most and at least, where more is asked for all the while.
+/// The maximum and the minimum number of requests that the limit admits in this time under excess load.
 pub(crate) fn limited_within(seconds: f64) -> (f64, f64) {
     let (rate, burst) = (f64::from(LIMIT.0), f64::from(LIMIT.1));
     (burst + rate * seconds, rate * seconds / 2.0)

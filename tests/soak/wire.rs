@@ -1,4 +1,4 @@
-//! How this process speaks with the one under test, beside what its clients ask.
+//! The control connection to the process under test.
 
 use std::net::SocketAddr;
 
@@ -19,37 +19,37 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        // A connection for each question: none is left open there.
+        // A connection per request, so that none stays open.
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .build_http();
         Self { address, client }
     }
 
-    async fn ask(&self, request: http::request::Builder, path: &str) -> (StatusCode, Bytes) {
+    async fn request(&self, request: http::request::Builder, path: &str) -> (StatusCode, Bytes) {
         let request = request.uri(format!("http://{}{path}", self.address));
         let request = request.body(Full::default()).unwrap();
-        let answer = self.client.request(request).await.unwrap();
-        let status = answer.status();
+        let response = self.client.request(request).await.unwrap();
+        let status = response.status();
         (
             status,
-            answer.into_body().collect().await.unwrap().to_bytes(),
+            response.into_body().collect().await.unwrap().to_bytes(),
         )
     }
 
     pub(crate) async fn post(&self, path: &str) -> StatusCode {
-        self.ask(Request::post("/"), path).await.0
+        self.request(Request::post("/"), path).await.0
     }
 
-    /// What the process tells about itself.
+    /// The status of the process.
     pub(crate) async fn about(&self) -> Told {
-        let (_, text) = self.ask(Request::get("/"), "/about").await;
+        let (_, text) = self.request(Request::get("/"), "/about").await;
         serde_json::from_slice(&text).unwrap()
     }
 
-    /// The same with all connections to the database that it may have.
+    /// The status of the process while all its database connections are open.
     pub(crate) async fn about_whole(&self) -> Told {
-        let (_, text) = self.ask(Request::get("/"), "/about/whole").await;
+        let (_, text) = self.request(Request::get("/"), "/about/whole").await;
         serde_json::from_slice(&text).unwrap()
     }
 }

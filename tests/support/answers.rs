@@ -1,4 +1,4 @@
-//! Any events and any questions about them, and what the pure functions answer.
+//! Property tests that compare a backend's query results with the pure functions of the crate.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -14,8 +14,8 @@ use keytally::usage::{
 };
 use proptest::prelude::*;
 
-/// Moments at which some zone's clocks change: in New York in spring and in autumn, on Lord Howe
-/// Island, by half an hour, in autumn and in spring; and one at which none does, in 1969.
+/// UTC offset changes: New York in spring and autumn, Lord Howe Island (by half an hour) in autumn and
+/// spring; and an instant in 1969 without any change.
 const CHANGES: [&str; 5] = [
     "2026-03-08T07:00:00Z",
     "2026-11-01T06:00:00Z",
@@ -31,14 +31,14 @@ const ZONES: [&str; 4] = [
     "UTC",
 ];
 
-/// Microseconds of two days.
+/// Two days in microseconds.
 const TWO_DAYS: i64 = 2 * 86_400_000_000;
 
 fn change() -> impl Strategy<Value = Timestamp> {
     (0..CHANGES.len()).prop_map(|n| CHANGES[n].parse().unwrap())
 }
 
-/// Microseconds from the change: days or minutes away, and often on a full minute or hour.
+/// An offset from the change in microseconds: days or minutes away, often on a full minute or hour.
 fn away() -> impl Strategy<Value = i64> {
     prop_oneof![
         -TWO_DAYS..TWO_DAYS,
@@ -113,7 +113,7 @@ prop_compose! {
         outcome in 0..Outcome::ALL.len(),
         endpoint in 0..3_usize,
     ) -> LogFilter {
-        // Each field now and then, and those that few events match least often.
+        // Most fields are set in a quarter of the filters, so that many filters match some events.
         let set = |n: u32| fields >> (2 * n) & 3 == 3;
         let nanos = SignedDuration::from_nanos(nanos - 1);
         let mut filter = LogFilter::new();
@@ -155,7 +155,7 @@ prop_compose! {
     }
 }
 
-/// Batches of events of some days, and questions about them.
+/// Batches of events within some days, and queries about them.
 #[derive(Debug, Clone)]
 pub struct Case {
     pub batches: Vec<Vec<UsageEvent>>,
@@ -171,7 +171,7 @@ pub fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Writes the events, each batch twice, and asks: every answer is that of the pure functions.
+/// Writes each batch twice and asserts that every query returns what the pure functions compute.
 pub async fn answers_equal_the_pure_functions<B>(
     backend: &B,
     case: &Case,
@@ -198,15 +198,15 @@ where
         let mut range = UsageRange::new();
         (range.key, range.owner) = (filter.key, filter.owner.clone());
         (range.from, range.to) = (filter.from, filter.to);
-        // A minute that the range cuts counts where it starts.
+        // A minute on the edge of the range counts entirely where it starts.
         let counts = |event: &&UsageEvent| range.includes(&Rollup::of(event, Granularity::Minute));
         let within: Vec<&UsageEvent> = events.iter().filter(counts).collect();
         let query = SummaryQuery::new(range.clone(), spec.clone());
         let summary = backend.summary(&query).await.unwrap();
         let mut expected = spec.summarize(within.iter().copied());
-        // A backend need not know that a minute that is cut has no requests.
+        // A backend may report an inexact summary even if that minute has no requests.
         let minutes = Rollup::of_events(&events, Granularity::Minute);
-        let is_cut = minutes.iter().any(|minute| range.cuts(minute));
+        let is_cut = minutes.iter().any(|minute| range.splits(minute));
         prop_assert!(!(is_cut && summary.exact));
         expected.exact = summary.exact;
         prop_assert_eq!(&summary, &expected);
@@ -216,7 +216,7 @@ where
         of_rollups.exact = summary.exact;
         prop_assert_eq!(of_rollups, summary);
         let by_key = |mut rollups: Vec<Rollup>| {
-            rollups.sort_by_key(|sum| format!("{:?}", (sum.start, sum.key, sum)));
+            rollups.sort_by_key(|it| format!("{:?}", (it.start, it.key, it)));
             rollups
         };
         let expected = Rollup::of_events(within.iter().copied(), Granularity::Minute);
@@ -230,15 +230,15 @@ pub async fn all_requests<B>(backend: &B, filter: &LogFilter) -> Vec<UsageEvent>
 where
     B: UsageReader + ?Sized,
 {
-    let (mut found, mut after) = (Vec::new(), None);
+    let (mut events, mut after) = (Vec::new(), None);
     loop {
         let mut query = LogQuery::new(filter.clone()).limit(7);
         query.after = after;
         let page = backend.requests(&query).await.unwrap();
-        found.extend(page.items);
+        events.extend(page.items);
         after = page.next;
         if after.is_none() {
-            return found;
+            return events;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What every database has to stand, whichever it is.
+//! Tests that every database backend runs.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -19,26 +19,26 @@ use keytally::usage::{
 };
 use keytally::{KeyId, PageToken};
 
-/// A key whose sealed secret is these bytes.
-pub async fn recoverable<B: KeyAdmin>(backend: &B, sealed: &[u8]) -> KeyId {
+/// Creates a recoverable key with this encrypted secret.
+pub async fn recoverable<B: KeyAdmin>(backend: &B, encrypted_secret: &[u8]) -> KeyId {
     let (_, mut record) = Issuer::new("test")
         .unwrap()
         .prepare(NewKey::new("Recoverable"))
         .unwrap();
     record.key.recoverable = true;
-    record.encrypted_secret = Some(EncryptedSecret::from_bytes(sealed));
+    record.encrypted_secret = Some(EncryptedSecret::from_bytes(encrypted_secret));
     let id = record.key.id;
     backend.create(record).await.unwrap();
     id
 }
 
-/// How often the audit tells that a key's secret was read.
+/// The number of audit entries for reveals of a key's secret.
 pub async fn readings<B: KeyAdmin>(backend: &B, id: KeyId) -> usize {
     let query = AuditQuery::new().key(id).action(AuditAction::Revealed);
     backend.audit(&query).await.unwrap().unwrap().items.len()
 }
 
-/// All that a backend does.
+/// Everything a backend implements, as one object-safe trait.
 pub trait Backend: KeyAdmin + UsageSink + UsageReader {}
 
 impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
@@ -46,7 +46,7 @@ impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
 /// 2026-11-01T12:00:00Z.
 pub const NOON: i64 = 1_793_534_400;
 
-/// One of some events of these keys, the same for the same number but for its id.
+/// The `n`th of a deterministic series of events of these keys; only ids are random.
 pub fn event(keys: &[KeyId], n: usize) -> UsageEvent {
     let second = i64::try_from(n * 7_919 % 7_200).unwrap();
     let mut event = UsageEvent::at(Timestamp::from_second(NOON + second).unwrap());
@@ -61,7 +61,7 @@ pub fn event(keys: &[KeyId], n: usize) -> UsageEvent {
     event
 }
 
-/// Keys of customer-17.
+/// Issues keys owned by `customer-17`.
 pub async fn keys<B: Backend>(backend: &B, count: usize) -> Vec<KeyId> {
     let issuer = Issuer::new("test").unwrap();
     let mut keys = Vec::new();
@@ -72,7 +72,7 @@ pub async fn keys<B: Backend>(backend: &B, count: usize) -> Vec<KeyId> {
     keys
 }
 
-/// Two that write the same batches at the same time count each of them once.
+/// Batches that two backends write at the same time count once.
 pub async fn a_batch_from_two_at_once_counts_once<B: Backend + Clone>(one: &B, two: &B) {
     let keys = keys(one, 2).await;
     let rounds = 40;
@@ -94,15 +94,15 @@ pub async fn a_batch_from_two_at_once_counts_once<B: Backend + Clone>(one: &B, t
     assert_eq!(count, Count::Exactly(total));
 }
 
-/// Many that write the same series, sums and keys at once, in other orders: nobody fails because of
-/// another, and every sum is what the events add up to.
+/// Concurrent writers of the same series and keys, in different orders, all succeed, and the totals are
+/// those of the events.
 pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     let keys = keys(&writers[0], 6).await;
     let (batches, size) = (50, 40);
     let mut all = Vec::new();
     let mut runs = Vec::new();
     for (w, writer) in writers.iter().enumerate() {
-        let mut own = Vec::new();
+        let mut own_batches = Vec::new();
         for b in 0..batches {
             let mut events: Vec<_> = (0..size)
                 .map(|n| event(&keys, (w * batches + b) * size + n))
@@ -111,11 +111,11 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
                 events.reverse();
             }
             all.extend(events.iter().cloned());
-            own.push(Batch::new(events));
+            own_batches.push(Batch::new(events));
         }
         let writer = writer.clone();
         runs.push(tokio::spawn(async move {
-            for batch in &own {
+            for batch in &own_batches {
                 writer.write(batch).await.unwrap();
             }
         }));
@@ -133,14 +133,14 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     for &key in &keys {
         let of_key = all.iter().filter(|event| event.key == Some(key));
         let last = of_key.clone().map(|event| event.time).max();
-        let found = reader.get(key).await.unwrap().unwrap();
-        assert_eq!(found.last_used_at, last);
+        let record = reader.get(key).await.unwrap().unwrap();
+        assert_eq!(record.last_used_at, last);
         let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
         assert_eq!(count, Count::Exactly(of_key.count() as u64));
     }
 }
 
-/// A poller reads every event once while many write, each event with a time of its own.
+/// A poller reads every event exactly once while several writers record events in any order of time.
 pub async fn a_poller_reads_every_event_once<B: Backend + Clone>(writers: Vec<B>) {
     let reader = writers[0].clone();
     let keys = keys(&reader, 3).await;
@@ -151,7 +151,7 @@ pub async fn a_poller_reads_every_event_once<B: Backend + Clone>(writers: Vec<B>
             let events = (0..1 + b % 7).map(|n| {
                 let n = w * 1_000 + b * 10 + n;
                 let mut event = event(&keys, n);
-                // Over some days, and often in no order.
+                // Spread over some days, in no particular order.
                 event.time -= SignedDuration::from_secs((n as i64 * 7_919) % 200_000);
                 event
             });
@@ -188,7 +188,7 @@ pub async fn a_poller_reads_every_event_once<B: Backend + Clone>(writers: Vec<B>
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), all);
 }
 
-/// All that is recorded after a cursor, and the cursor behind it.
+/// All events recorded after a cursor, and the cursor after the last of them.
 pub async fn recorded_after<B: UsageReader>(
     backend: &B,
     mut cursor: LogCursor,
@@ -205,7 +205,8 @@ pub async fn recorded_after<B: UsageReader>(
     }
 }
 
-/// A key was last used by now at the latest, so that its next use is noted too.
+/// An event from a clock that is ahead sets `last_used_at` to the current time at most, so that the
+/// next use is recorded too.
 pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
     let key = keys(backend, 1).await[0];
     let mut last = Timestamp::MIN;
@@ -226,14 +227,14 @@ pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
     }
 }
 
-/// Text of this length that no database packs.
+/// Random text, which databases cannot compress.
 fn random(length: usize) -> String {
     std::iter::repeat_with(fastrand::alphanumeric)
         .take(length)
         .collect()
 }
 
-/// In an empty database: what is odd is kept, or finds nothing.
+/// In an empty database, edge-case values are stored unchanged, and as filters they match nothing.
 pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
     let long = random(10_000);
     let mut event = UsageEvent::at(Timestamp::MIN);
@@ -258,8 +259,8 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
     let page = backend.requests(&LogQuery::default()).await.unwrap();
     assert_eq!(page.items, *events);
     assert!(events[2].path.starts_with("/\u{fffd}/é/%FF"));
-    let most = i64::MAX.cast_unsigned();
-    assert_eq!(events[2].latency_us, most);
+    let max = i64::MAX.cast_unsigned();
+    assert_eq!(events[2].latency_us, max);
     for (filter, count) in [
         (LogFilter::new().request_id("\u{fffd}"), 2),
         (LogFilter::new().request_id(long.clone()), 1),
@@ -274,8 +275,8 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
         (LogFilter::new().from(Timestamp::MIN).to(Timestamp::MIN), 0),
         (LogFilter::new().from(Timestamp::MAX).to(Timestamp::MIN), 0),
     ] {
-        let found = backend.count(&filter).await.unwrap();
-        assert_eq!(found, Count::Exactly(count), "{filter:?}");
+        let actual = backend.count(&filter).await.unwrap();
+        assert_eq!(actual, Count::Exactly(count), "{filter:?}");
         let page = backend.requests(&LogQuery::new(filter)).await.unwrap();
         assert_eq!(page.items.len() as u64, count);
     }
@@ -297,14 +298,14 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
         let rollups = backend.rollups(&range).await.unwrap();
         assert_eq!(spec.summarize(&rollups), summary, "{range:?}");
     }
-    // Once more, so that sums are at their end.
+    // Write them again, so that totals saturate.
     let again = events.iter().cloned().map(|mut event| {
         event.id = UsageEvent::at(event.time).id;
         event
     });
     backend.write(&Batch::new(again.collect())).await.unwrap();
     let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
-    assert_eq!(summary.totals.request_bytes(), most);
+    assert_eq!(summary.totals.request_bytes(), max);
     assert_eq!(summary.totals.total(), 6);
     let by_id = LogFilter::new().request_id(events[0].id.to_string().to_uppercase());
     assert_eq!(backend.count(&by_id).await.unwrap(), Count::Exactly(1));
@@ -340,10 +341,10 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
             assert!(keys.unwrap().items.is_empty());
         }
     }
-    tokens_of_other_lists_are_refused(backend).await;
+    assert_foreign_page_tokens_are_errors(backend).await;
 }
 
-async fn tokens_of_other_lists_are_refused<B: Backend>(backend: &B) {
+async fn assert_foreign_page_tokens_are_errors<B: Backend>(backend: &B) {
     let tokens = [
         "5.not-an-id",
         "5.",
@@ -360,7 +361,7 @@ async fn tokens_of_other_lists_are_refused<B: Backend>(backend: &B) {
             let audit = AuditQuery::new().after(token.clone());
             let audit = backend.audit(&audit).await;
             assert!(matches!(audit, Err(StoreError::Page(_))));
-            // Also where nothing can match.
+            // The same for a filter that cannot match anything.
             let nothing = LogQuery::new(LogFilter::new().owner("\0")).after(token.clone());
             let log = backend.requests(&nothing).await;
             assert!(matches!(log, Err(ReadError::Page(_))));
@@ -372,8 +373,7 @@ async fn tokens_of_other_lists_are_refused<B: Backend>(backend: &B) {
     }
 }
 
-/// Of a database without the tables, or one that is gone: every answer is an error, and none of them
-/// says anything of tables or statements.
+/// Without tables or a connection, every operation fails, and no error mentions tables or statements.
 pub async fn errors_say_nothing_of_the_database<B: Backend>(bare: &B) {
     let id: KeyId = "3fK9aB0000zzZZ19".parse().unwrap();
     let issuer = Issuer::new("test").unwrap();
@@ -412,7 +412,7 @@ pub async fn errors_say_nothing_of_the_database<B: Backend>(bare: &B) {
     }
 }
 
-/// All that an error says, in every form, and what is behind it.
+/// An error and its sources in every format.
 pub fn all_texts(error: &dyn Error) -> String {
     let mut texts = format!("{error} {error:?} {error:#?}");
     let mut source = error.source();

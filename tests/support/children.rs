@@ -1,4 +1,4 @@
-//! Processes of this test binary's own, each of which runs one of its ignored tests.
+//! Child processes of the test binary, each running one of its ignored tests.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -10,19 +10,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// A process that is killed with this.
+/// A child process that is killed on drop.
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
 }
 
-/// How long it may be silent when something is expected of it.
+/// How long to wait for an expected line of output.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Process {
-    /// Runs an ignored test of this module, with these variables in its environment.
+    /// Runs an ignored test of this module with additional environment variables.
     pub fn start(module: &str, test: &str, variables: &[(&str, &str)]) -> Self {
-        // The path of a test lacks the name of its crate.
+        // The test harness expects a path without the crate name.
         let path = format!("{module}::{test}");
         let test = path.split_once("::").map_or(test, |(_, test)| test);
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -42,36 +42,39 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Waits for a line that begins so, and answers the rest of it.
-    pub fn says(&self, beginning: &str) -> String {
+    /// Waits for a line with this prefix and returns the rest of it.
+    pub fn says(&self, prefix: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    if let Some(rest) = line.strip_prefix(beginning) {
+                    if let Some(rest) = line.strip_prefix(prefix) {
                         return rest.into();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("it did not say {beginning:?} in time"),
-                Err(RecvTimeoutError::Disconnected) => panic!("it ended without {beginning:?}"),
+                Err(RecvTimeoutError::Timeout) => panic!("timed out waiting for {prefix:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the process ended before it printed {prefix:?}")
+                }
             }
         }
     }
 
+    /// Writes a line to its standard input.
     pub fn tell(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}").unwrap();
         stdin.flush().unwrap();
     }
 
-    /// Kills it without a warning, and answers all it had still said.
+    /// Kills the process and returns the remaining lines of its output.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        // Its end of the pipe is closed, so that this ends too.
+        // The process has closed its end of the pipe, so that this terminates.
         self.lines.iter().collect()
     }
 
-    /// Waits until it ends well, and answers all it had still said.
+    /// Waits for a successful exit and returns the remaining lines of its output.
     pub fn finish(mut self) -> Vec<String> {
         let lines = self.lines.iter().collect();
         assert!(self.child.wait().unwrap().success());
@@ -86,12 +89,12 @@ impl Drop for Process {
     }
 }
 
-/// A variable that the other process was given.
+/// An environment variable that the parent process has set.
 pub fn given(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: this is run by another test"))
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: another test runs this one"))
 }
 
-/// Some pause up to this one.
-pub fn some(longest: Duration) -> Duration {
-    longest.mul_f64(fastrand::f64())
+/// A random pause of at most `max`.
+pub fn some(max: Duration) -> Duration {
+    max.mul_f64(fastrand::f64())
 }

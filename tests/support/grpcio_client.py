@@ -1,6 +1,7 @@
-"""A gRPC client with a retry policy, as applications configure it: ADDRESS SECRET METHOD CALLS.
+"""A gRPC client with a typical retry policy. Arguments: ADDRESS SECRET METHOD CALLS.
 
-Makes calls with a deadline of 8 s each until the first error; prints the last call's code and milliseconds.
+Makes up to CALLS calls with a deadline of 8 s each and stops at the first error. Prints the status code of
+the last call and its duration in milliseconds.
 """
 
 import json
@@ -25,11 +26,11 @@ with grpc.insecure_channel(address, options) as channel:
     call = channel.unary_unary(method, lambda message: message, lambda message: message)
     code = "OK"
     for _ in range(int(calls)):
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            # A message whose first field is 1.
+            # A protobuf message with the varint 1 as field 1.
             call(b"\x08\x01", timeout=8, metadata=metadata)
         except grpc.RpcError as error:
             code = error.code().name
             break
-    print(code, round((time.monotonic() - began) * 1000))
+    print(code, round((time.monotonic() - start) * 1000))

@@ -1,4 +1,4 @@
-//! A protected axum service on a real socket, and a client for it.
+//! A protected axum service on a TCP socket, and a client for it.
 #![allow(dead_code, unreachable_pub, reason = "each test uses what it needs")]
 
 use std::net::SocketAddr;
@@ -27,12 +27,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves the routes behind the layer as it is.
+    /// Serves the routes behind the layer with its default settings.
     pub async fn plain(routes: Router) -> Self {
         Self::start(routes, |layer| layer).await
     }
 
-    /// Serves the routes behind the layer that `configure` makes of the default one.
+    /// Serves the routes behind the layer as configured by `configure`.
     pub async fn start(routes: Router, configure: impl FnOnce(ApiKeyLayer) -> ApiKeyLayer) -> Self {
         let backend = MemoryBackend::new();
         let recorder = Recorder::new(backend.clone());
@@ -65,7 +65,7 @@ impl Service {
         Answer::of(self.client.request(request).await.unwrap()).await
     }
 
-    /// Asks for a path with a key.
+    /// Sends a `GET` request with a key.
     pub async fn get(&self, path: &str, secret: &str) -> Answer {
         self.send(get(path, secret)).await
     }
@@ -87,7 +87,7 @@ impl Service {
         self.backend.summary(&query).await.unwrap()
     }
 
-    /// Waits until so many requests are open.
+    /// Waits until exactly this many requests are in flight.
     pub async fn until_open(&self, count: u64) {
         until(|| self.recorder.stats().open == count).await;
     }
@@ -106,7 +106,7 @@ pub fn post(path: &str, secret: &str) -> http::request::Builder {
     get(path, secret).method(Method::POST)
 }
 
-/// Serves a router on a free port for as long as the test runs.
+/// Serves a router on a free port until the test ends.
 pub async fn serve(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -115,7 +115,7 @@ pub async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-/// Waits for something that is bound to happen.
+/// Polls the condition until it is true; panics after ten seconds.
 pub async fn until(condition: impl Fn() -> bool) {
     for _ in 0..2_000 {
         if condition() {
@@ -123,7 +123,7 @@ pub async fn until(condition: impl Fn() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("it did not happen");
+    panic!("timed out waiting for a condition");
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! A real PostgreSQL server for tests, on a socket in a folder of its own.
+//! A PostgreSQL server for tests, on a Unix socket in a temporary directory.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -14,28 +14,28 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use keytally::backend::PostgresBackend;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 
-/// A server that is gone, and its folder with it, as soon as this process is, however it ends.
+/// A server that is stopped and deleted on drop, and also if this process crashes.
 pub struct Cluster {
-    folder: PathBuf,
+    dir: PathBuf,
     bin: PathBuf,
     settings: &'static str,
-    /// Reads from a pipe whose other end this process holds.
+    /// A shell that cleans up as soon as this process closes its end of a pipe.
     janitor: Child,
 }
 
-/// The settings that every server has.
+/// The settings of every server.
 const SETTINGS: &str = "-c listen_addresses='' -c max_connections=200 -c logging_collector=off";
 
-/// Those of tests: none waits for a disk, since no test pulls the plug.
+/// Additional settings for tests that need no durability.
 const FOR_TESTS: &str = "-c fsync=off -c full_page_writes=off -c deadlock_timeout=100ms";
 
 impl Cluster {
-    /// Makes a server and starts it.
+    /// Creates and starts a server that does not sync to disk.
     pub fn start() -> Self {
         Self::with(FOR_TESTS)
     }
 
-    /// One that keeps what it has committed, as servers do.
+    /// Creates and starts a server with full durability.
     pub fn durable() -> Self {
         Self::with("")
     }
@@ -44,12 +44,12 @@ impl Cluster {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keytally-pg-{}-{n}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
+        let dir = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
         let bin = bin();
         if as_other_user() {
-            let done = Command::new("chown").arg("postgres").arg(&folder).status();
+            let done = Command::new("chown").arg("postgres").arg(&dir).status();
             assert!(done.unwrap().success(), "chown");
         }
         let janitor = Command::new("sh")
@@ -57,8 +57,8 @@ impl Cluster {
             .arg(format!(
                 "read _; {} stop -D {}/data -m immediate >/dev/null 2>&1; rm -rf {}",
                 pg_ctl(&bin).join(" "),
-                folder.display(),
-                folder.display()
+                dir.display(),
+                dir.display()
             ))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -66,82 +66,82 @@ impl Cluster {
             .spawn()
             .unwrap();
         let cluster = Self {
-            folder,
+            dir,
             bin,
             settings,
             janitor,
         };
         let initdb = cluster.bin.join("initdb");
-        let data = cluster.folder.join("data");
-        let made = as_server(&initdb)
+        let data = cluster.dir.join("data");
+        let output = as_server(&initdb)
             .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"])
             .args(["--locale=C.UTF-8", "-D"])
             .arg(data)
             .output();
-        succeeded("initdb", made.unwrap());
+        assert_success("initdb", output.unwrap());
         cluster.go_on();
         cluster
     }
 
     /// Starts the server again.
     pub fn go_on(&self) {
-        let settings = format!("-k {} {SETTINGS} {}", self.folder.display(), self.settings);
+        let settings = format!("-k {} {SETTINGS} {}", self.dir.display(), self.settings);
         let started = self.pg_ctl(&["start", "-w", "-t", "60", "-o", &settings]);
-        succeeded("pg_ctl start", started);
+        assert_success("pg_ctl start", started);
     }
 
-    /// Stops the server: `fast` ends its sessions, `immediate` its processes.
+    /// Stops the server: `fast` terminates its sessions, `immediate` skips the shutdown checkpoint.
     pub fn stop(&self, mode: &str) {
-        succeeded("pg_ctl stop", self.pg_ctl(&["stop", "-w", "-m", mode]));
+        assert_success("pg_ctl stop", self.pg_ctl(&["stop", "-w", "-m", mode]));
     }
 
     fn pg_ctl(&self, arguments: &[&str]) -> Output {
-        let log = self.folder.join("log");
+        let log = self.dir.join("log");
         let pg_ctl = pg_ctl(&self.bin);
         let (program, first) = pg_ctl.split_first().unwrap();
         Command::new(program)
             .args(first)
             .arg("-D")
-            .arg(self.folder.join("data"))
+            .arg(self.dir.join("data"))
             .arg("-l")
             .arg(log)
             .args(arguments)
             .stdin(Stdio::null())
-            // A pipe would stay open as long as the server has it.
+            // The server would inherit a pipe and keep it open.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .output()
             .unwrap()
     }
 
-    /// Lets this role in with its password only, once the server has read its settings again.
+    /// Requires a password from this role, once the configuration is reloaded.
     pub fn ask_for_password(&self, role: &str) {
         self.add_rule(&format!("local all {role} scram-sha-256"));
     }
 
-    /// Does not let this role in, once the server has read its settings again.
+    /// Rejects logins of this role, once the configuration is reloaded.
     pub fn shut_out(&self, role: &str) {
         self.add_rule(&format!("local all {role} reject"));
     }
 
     fn add_rule(&self, rule: &str) {
-        let file = self.folder.join("data/pg_hba.conf");
+        let file = self.dir.join("data/pg_hba.conf");
         let rules = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("{rule}\n{rules}")).unwrap();
     }
 
     pub fn url(&self, database: &str) -> String {
-        let folder = self.folder.display();
-        format!("postgres:///{database}?host={folder}&user=postgres")
+        let dir = self.dir.display();
+        format!("postgres:///{database}?host={dir}&user=postgres")
     }
 
-    /// An empty database's URL.
+    /// Creates an empty database and returns its URL.
     pub async fn database(&self) -> String {
         let name = fresh_name();
         let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
-        let make = format!("CREATE DATABASE {name}");
-        let made = sqlx::query(AssertSqlSafe(make)).execute(&mut admin).await;
-        made.unwrap();
+        let sql = format!("CREATE DATABASE {name}");
+        let result = sqlx::query(AssertSqlSafe(sql)).execute(&mut admin).await;
+        result.unwrap();
         self.url(&name)
     }
 }
@@ -161,35 +161,34 @@ fn fresh_name() -> String {
     format!("keytally_test_{}_{n}", std::process::id())
 }
 
-fn succeeded(what: &str, output: Output) {
+fn assert_success(command: &str, output: Output) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{what}: {text}");
+    assert!(output.status.success(), "{command}: {text}");
 }
 
-/// Where the server's programs are.
+/// The directory of the server's executables.
 fn bin() -> PathBuf {
-    let mut places: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+    let mut candidates: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|versions| {
             let versions = versions.flatten();
             versions.map(|version| version.path().join("bin")).collect()
         })
         .unwrap_or_default();
-    places.sort();
+    candidates.sort();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    places.extend(std::env::split_paths(&path));
-    let found = places
+    candidates.extend(std::env::split_paths(&path));
+    let bin = candidates
         .into_iter()
-        .find(|place| place.join("initdb").exists());
-    found
-        .expect("PostgreSQL is not installed (Debian: postgresql), or its programs are not in PATH")
+        .find(|candidate| candidate.join("initdb").exists());
+    bin.expect("PostgreSQL not found: install it (Debian: postgresql) or add its binaries to PATH")
 }
 
-/// One of the server's programs.
+/// The path of one of the server's executables.
 pub fn program(name: &str) -> PathBuf {
     bin().join(name)
 }
 
-/// The server does not run as root.
+/// Whether to run as another user, since PostgreSQL refuses to run as root.
 fn as_other_user() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     id.stdout == b"0\n"
@@ -213,8 +212,8 @@ fn pg_ctl(bin: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The URL of an empty database, on the server that `KEYTALLY_TEST_POSTGRES_URL` names or else on one
-/// for this run.
+/// Creates an empty database and returns its URL. It is on the server that `KEYTALLY_TEST_POSTGRES_URL`
+/// names, or otherwise on one for this process.
 pub async fn database() -> String {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     match std::env::var("KEYTALLY_TEST_POSTGRES_URL") {
@@ -240,7 +239,7 @@ pub async fn database() -> String {
     }
 }
 
-/// A backend with its tables in an empty database, and that one's URL.
+/// A migrated backend in an empty database, and the URL of that database.
 pub async fn backend() -> (PostgresBackend, String) {
     let url = database().await;
     let backend = PostgresBackend::connect(&url).await.unwrap();
@@ -248,12 +247,12 @@ pub async fn backend() -> (PostgresBackend, String) {
     (backend, url)
 }
 
-/// The application's own connections.
+/// A separate pool for the same database.
 pub async fn pool(url: &str) -> PgPool {
     PgPool::connect(url).await.unwrap()
 }
 
-/// A number that the database tells.
+/// The number that a query returns.
 pub async fn number(pool: &PgPool, sql: &str) -> i64 {
     let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(pool).await;
     row.unwrap().get(0)

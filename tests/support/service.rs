@@ -1,4 +1,4 @@
-//! A protected service in this process.
+//! A protected in-process service.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -17,7 +17,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use uuid::Uuid;
 
-/// Answers every request that the layer lets through.
+/// A service that responds to every admitted request.
 #[derive(Clone)]
 pub struct Service(BoxCloneSyncService<String, (StatusCode, Uuid), Infallible>);
 
@@ -26,7 +26,7 @@ impl Service {
         let service = ServiceBuilder::new()
             .layer(layer)
             .service_fn(async |_: Request<String>| {
-                Ok::<_, Infallible>(Response::new(String::from("here it is")))
+                Ok::<_, Infallible>(Response::new(String::from("ok")))
             });
         Self(BoxCloneSyncService::new(service_fn(
             move |secret: String| {
@@ -43,10 +43,10 @@ impl Service {
         )))
     }
 
-    /// The status of the answer to a request with this secret, and the request's id.
+    /// Sends a request with this secret; returns the response's status and the request id.
     pub async fn ask(&self, secret: &str) -> (StatusCode, Uuid) {
         match self.0.clone().oneshot(secret.into()).await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(never) => match never {},
         }
     }
@@ -57,7 +57,7 @@ pub async fn issue(backend: &impl KeyAdmin, name: &str) -> Issued {
     issuer.issue(backend, NewKey::new(name)).await.unwrap()
 }
 
-/// The ids of all requests in the log; none of them is there twice, and the sums are made of as many.
+/// The ids of all requests in the log. Panics if one is there twice or rollups have another total.
 pub async fn logged_once(backend: &impl UsageReader) -> BTreeSet<Uuid> {
     use keytally::usage::{LogQuery, Summary, SummaryQuery, UsageRange, summary::totals};
 
@@ -73,15 +73,15 @@ pub async fn logged_once(backend: &impl UsageReader) -> BTreeSet<Uuid> {
             break;
         }
     }
-    assert_eq!(rows, ids.len(), "a request is in the log twice");
-    // The one is made of hours, the other of minutes.
+    assert_eq!(rows, ids.len(), "a request is in the log more than once");
+    // The summary is read from hours, the rollups are minutes.
     let summary: Summary = backend.summary(&SummaryQuery::default()).await.unwrap();
     let minutes = backend.rollups(&UsageRange::new()).await.unwrap();
-    for (sums, count) in [
+    for (source, count) in [
         ("hours", summary.totals.total()),
         ("minutes", totals(&minutes).total()),
     ] {
-        assert_eq!(count, rows as u64, "{sums} differ from the log");
+        assert_eq!(count, rows as u64, "{source} differ from the log");
     }
     ids
 }

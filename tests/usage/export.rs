@@ -1,4 +1,4 @@
-//! The request log as a file.
+//! Exports of the request log as CSV and JSON Lines.
 
 use std::future::Future;
 use std::pin::pin;
@@ -23,7 +23,7 @@ fn events(count: usize) -> Vec<UsageEvent> {
     let start: Timestamp = "2026-11-01T10:00:00Z".parse().unwrap();
     (0..count)
         .map(|n| {
-            // Ten of each microsecond, so that pages end in the middle of one.
+            // Ten events per microsecond, so that pages end within one.
             let mut event = UsageEvent::at(start + SignedDuration::from_micros(n as i64 / 10));
             event.method = Method::ALL[n % Method::ALL.len()];
             event.response_bytes = n as u64;
@@ -38,7 +38,7 @@ fn newest_first(events: &[UsageEvent]) -> Vec<UsageEvent> {
     events
 }
 
-async fn holding(events: &[UsageEvent]) -> MemoryBackend {
+async fn with_events(events: &[UsageEvent]) -> MemoryBackend {
     let backend = MemoryBackend::new();
     backend.write(&Batch::new(events.to_vec())).await.unwrap();
     backend
@@ -61,7 +61,7 @@ fn lines(file: &[u8]) -> Vec<UsageEvent> {
         .collect()
 }
 
-/// The header and the rows, as another implementation reads them.
+/// The header and the rows, as read by the `csv` crate.
 fn cells(file: &[u8]) -> (Vec<String>, Vec<Vec<String>>) {
     let owned = |row: &csv::StringRecord| row.iter().map(str::to_owned).collect::<Vec<_>>();
     let mut reader = csv::Reader::from_reader(file);
@@ -83,19 +83,19 @@ const COLUMNS: [&str; 18] = [
     "status",
     "outcome",
     "cause",
-    "refusal",
+    "rejection_reason",
     "cost",
     "latency_us",
     "request_bytes",
     "response_bytes",
-    "client_address",
+    "client_ip",
 ];
 
-fn shown<T: ToString>(value: Option<T>) -> String {
+fn or_empty<T: ToString>(value: Option<T>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// Whether a cell is the text but for apostrophes that defuse it.
+/// Whether a cell equals the text, ignoring apostrophes added against formula injection.
 fn is_defused(cell: &str, text: &str) -> bool {
     let mut rest = cell.chars();
     let mut next = |c| rest.by_ref().find(|&next| next == c || next != '\'');
@@ -115,7 +115,7 @@ fn assert_rows(rows: &[Vec<String>], events: &[UsageEvent]) {
     }
 }
 
-/// Whether a spreadsheet of any locale may find a formula: `separator` is what separates its cells.
+/// Whether a spreadsheet may find a formula if `separator` separates its cells, as in some locales.
 fn has_formula(file: &str, separator: char) -> bool {
     let blank = |c: char| c.is_whitespace() || c.is_control() || "\"\u{feff}\u{200b}".contains(c);
     let mut cells = file.split(['\r', '\n', separator]);
@@ -128,31 +128,31 @@ fn has_formula(file: &str, separator: char) -> bool {
 fn row_of(event: &UsageEvent) -> Vec<String> {
     [
         event.id.to_string(),
-        event.wire_id().to_string(),
+        event.request_id_or_id().to_string(),
         event.time.to_string(),
-        shown(event.key),
-        shown(event.owner.as_deref()),
+        or_empty(event.key),
+        or_empty(event.owner.as_deref()),
         event.method.to_string(),
         event.endpoint.to_string(),
         event.path.to_string(),
-        shown(event.resource_id.as_deref()),
+        or_empty(event.resource_id.as_deref()),
         event.status.to_string(),
         event.outcome.to_string(),
-        shown(event.cause),
-        shown(event.rejection_reason),
+        or_empty(event.cause),
+        or_empty(event.rejection_reason),
         event.cost.to_string(),
         event.latency_us.to_string(),
         event.request_bytes.to_string(),
         event.response_bytes.to_string(),
-        shown(event.client_ip),
+        or_empty(event.client_ip),
     ]
     .into()
 }
 
 #[tokio::test]
-async fn an_export_is_the_whole_log_in_chunks_of_a_page() {
+async fn export_contains_the_whole_log_with_one_chunk_per_page() {
     let events = events(2_500);
-    let backend = holding(&events).await;
+    let backend = with_events(&events).await;
     let expected = newest_first(&events);
 
     let json = chunks(Export::json_lines(backend.clone(), LogFilter::new())).await;
@@ -176,18 +176,18 @@ async fn an_export_is_the_whole_log_in_chunks_of_a_page() {
 }
 
 #[tokio::test]
-async fn where_nothing_matches_csv_has_its_header() {
-    let nobody = LogFilter::new().owner("nobody");
-    let backend = holding(&events(3)).await;
-    let csv = chunks(Export::csv(backend.clone(), nobody.clone())).await;
+async fn empty_csv_export_has_its_header() {
+    let no_match = LogFilter::new().owner("nobody");
+    let backend = with_events(&events(3)).await;
+    let csv = chunks(Export::csv(backend.clone(), no_match.clone())).await;
     assert_eq!(csv, [format!("{}\r\n", COLUMNS.join(","))]);
-    let json = chunks(Export::json_lines(backend, nobody)).await;
+    let json = chunks(Export::json_lines(backend, no_match)).await;
     assert!(json.is_empty());
 }
 
 #[tokio::test]
-async fn csv_begins_with_a_byte_order_mark_where_it_is_asked_for() {
-    let backend = holding(&events(1_001)).await;
+async fn byte_order_mark_is_written_to_csv_only() {
+    let backend = with_events(&events(1_001)).await;
     let filter = LogFilter::new();
     let without = chunks(Export::csv(backend.clone(), filter.clone())).await;
     let with = chunks(Export::csv(backend.clone(), filter.clone()).byte_order_mark()).await;
@@ -200,7 +200,7 @@ async fn csv_begins_with_a_byte_order_mark_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn in_the_order_of_recording_each_row_has_its_cursor() {
+async fn after_cursor_exports_in_recording_order_with_a_cursor_per_row() {
     let events = events(2_500);
     let backend = MemoryBackend::new();
     // The newest are written first.
@@ -213,7 +213,7 @@ async fn in_the_order_of_recording_each_row_has_its_cursor() {
         .await
         .concat();
     assert_eq!(lines(&file), recorded);
-    // A file that broke off is continued after its last whole row.
+    // An interrupted file is continued after its last complete row.
     let rows: Vec<_> = std::str::from_utf8(&file).unwrap().lines().collect();
     let last: serde_json::Value = serde_json::from_str(rows[1_233]).unwrap();
     let cursor: LogCursor = last["cursor"].as_str().unwrap().parse().unwrap();
@@ -221,9 +221,9 @@ async fn in_the_order_of_recording_each_row_has_its_cursor() {
     assert_eq!(lines(&rest), recorded[1_234..]);
 
     let filter = LogFilter::new().method(Method::Post);
-    // Where nothing matches, there is a cursor too.
-    let nobody = LogFilter::new().owner("nobody");
-    let mut none = Export::json_lines(backend.clone(), nobody).after_cursor(cursor);
+    // An export without matching rows also advances the cursor.
+    let no_match = LogFilter::new().owner("nobody");
+    let mut none = Export::json_lines(backend.clone(), no_match).after_cursor(cursor);
     assert_eq!(none.cursor(), Some(cursor));
     assert!(none.next_chunk().await.is_none());
     let end = none.cursor().unwrap();
@@ -244,7 +244,7 @@ async fn in_the_order_of_recording_each_row_has_its_cursor() {
 }
 
 #[test]
-fn each_form_has_its_media_type() {
+fn each_format_has_its_media_type() {
     let backend = MemoryBackend::new();
     let csv = Export::csv(backend.clone(), LogFilter::new());
     assert_eq!(
@@ -257,23 +257,23 @@ fn each_form_has_its_media_type() {
 }
 
 #[tokio::test]
-async fn axum_answers_with_it() {
+async fn export_is_a_valid_axum_body_stream() {
     let events = events(1_500);
-    let export = Export::json_lines(holding(&events).await, LogFilter::new());
+    let export = Export::json_lines(with_events(&events).await, LogFilter::new());
     let body = axum::body::Body::from_stream(export);
     let file = body.collect().await.unwrap().to_bytes();
     assert_eq!(lines(&file), newest_first(&events));
 }
 
 #[tokio::test]
-async fn requests_that_arrive_meanwhile_neither_skip_nor_repeat_others() {
+async fn concurrent_writes_neither_skip_nor_repeat_rows() {
     let events = events(2_500);
-    let backend = holding(&events).await;
+    let backend = with_events(&events).await;
     let mut export = Export::json_lines(backend.clone(), LogFilter::new());
     let mut file = Vec::new();
     while let Some(chunk) = export.next_chunk().await {
         file.extend_from_slice(&chunk.unwrap());
-        // Newer than all, and older than all.
+        // One newer and one older than all others.
         for time in ["2026-12-01T00:00:00Z", "2026-10-01T00:00:00Z"] {
             let late = UsageEvent::at(time.parse().unwrap());
             backend.write(&Batch::new(vec![late])).await.unwrap();
@@ -285,30 +285,30 @@ async fn requests_that_arrive_meanwhile_neither_skip_nor_repeat_others() {
     assert_eq!(logged, newest_first(&logged));
 }
 
-/// Fails or takes its time, and counts the pages asked for.
+/// A reader that counts page reads, yields before each, and fails at one of them.
 #[derive(Clone)]
-struct Odd {
+struct UnreliableReader {
     inner: MemoryBackend,
-    asked: Arc<AtomicUsize>,
+    pages_read: Arc<AtomicUsize>,
     fails_at: usize,
 }
 
-impl Odd {
-    async fn holding(events: &[UsageEvent], fails_at: usize) -> Self {
+impl UnreliableReader {
+    async fn with_events(events: &[UsageEvent], fails_at: usize) -> Self {
         Self {
-            inner: holding(events).await,
-            asked: Arc::default(),
+            inner: with_events(events).await,
+            pages_read: Arc::default(),
             fails_at,
         }
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    fn pages_read(&self) -> usize {
+        self.pages_read.load(Ordering::Relaxed)
     }
 }
 
 #[async_trait]
-impl UsageReader for Odd {
+impl UsageReader for UnreliableReader {
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
         self.inner.summary(query).await
     }
@@ -318,10 +318,10 @@ impl UsageReader for Odd {
     }
 
     async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
-        let page = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let page = self.pages_read.fetch_add(1, Ordering::Relaxed) + 1;
         tokio::task::yield_now().await;
         if page == self.fails_at {
-            return Err(ReadError::unavailable("not now"));
+            return Err(ReadError::unavailable("simulated outage"));
         }
         self.inner.requests(query).await
     }
@@ -332,44 +332,44 @@ impl UsageReader for Odd {
 }
 
 #[tokio::test]
-async fn the_first_error_ends_it() {
-    let reader = Odd::holding(&events(2_500), 2).await;
+async fn first_error_ends_the_export() {
+    let reader = UnreliableReader::with_events(&events(2_500), 2).await;
     let mut export = Export::csv(reader.clone(), LogFilter::new());
     assert!(export.next_chunk().await.unwrap().is_ok());
     let error = export.next_chunk().await.unwrap().unwrap_err();
     assert!(matches!(error, ReadError::Unavailable(_)));
     assert!(export.next_chunk().await.is_none());
     assert!(export.next_chunk().await.is_none());
-    assert_eq!(reader.asked(), 2);
+    assert_eq!(reader.pages_read(), 2);
 
-    let at_once = Odd::holding(&events(1), 1).await;
+    let at_once = UnreliableReader::with_events(&events(1), 1).await;
     let mut export = Export::csv(at_once, LogFilter::new());
     assert!(export.next_chunk().await.unwrap().is_err());
     assert!(export.next_chunk().await.is_none());
 }
 
 #[tokio::test]
-async fn a_page_is_read_when_it_is_asked_for_and_only_once() {
+async fn pages_are_read_lazily_and_only_once() {
     let events = events(2_500);
-    let reader = Odd::holding(&events, usize::MAX).await;
+    let reader = UnreliableReader::with_events(&events, usize::MAX).await;
     let mut export = Export::json_lines(reader.clone(), LogFilter::new());
-    assert_eq!(reader.asked(), 0);
+    assert_eq!(reader.pages_read(), 0);
     let mut file = Vec::new();
     for page in 1..=3 {
-        // A caller that waits for a while only, and comes again.
+        // Cancelled while the page is being read, then called again.
         {
-            let waiting = pin!(export.next_chunk());
+            let cancelled = pin!(export.next_chunk());
             let mut context = Context::from_waker(Waker::noop());
-            assert!(matches!(waiting.poll(&mut context), Poll::Pending));
+            assert!(matches!(cancelled.poll(&mut context), Poll::Pending));
         }
         file.extend(export.next_chunk().await.unwrap().unwrap());
-        assert_eq!(reader.asked(), page);
+        assert_eq!(reader.pages_read(), page);
     }
     assert!(export.next_chunk().await.is_none());
     assert_eq!(lines(&file), newest_first(&events));
 }
 
-/// Texts of what means something to CSV or to spreadsheets.
+/// Text with characters that are special in CSV or spreadsheets.
 fn texts() -> impl Strategy<Value = String> {
     let part = select(vec![
         "",
@@ -406,7 +406,7 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 prop_compose! {
-    fn hostile()(
+    fn hostile_events()(
         texts in proptest::collection::vec(texts(), 5),
         some in any::<[bool; 5]>(),
         status in prop_oneof![
@@ -415,7 +415,7 @@ prop_compose! {
             (0..17_u8).prop_map(Status::Grpc),
         ],
         (outcome, cause) in (select(&Outcome::ALL[..]), select(&Cause::ALL[..])),
-        refusal in select(&RejectionReason::ALL[..]),
+        rejection_reason in select(&RejectionReason::ALL[..]),
         micros in -62_135_596_800_000_000..253_402_207_200_000_000_i64,
         numbers in any::<[u64; 3]>(),
         cost in any::<u32>(),
@@ -430,7 +430,7 @@ prop_compose! {
         event.key = some[3].then(|| "3fK9aB0000zzZZ19".parse().unwrap());
         (event.status, event.outcome) = (status, outcome);
         event.cause = some[4].then_some(cause);
-        event.rejection_reason = some[3].then_some(refusal);
+        event.rejection_reason = some[3].then_some(rejection_reason);
         [event.latency_us, event.request_bytes, event.response_bytes] = numbers;
         event.cost = cost;
         event.client_ip = some[4].then_some(address);
@@ -442,7 +442,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn hostile_texts_read_back(events in proptest::collection::vec(hostile(), 0..8)) {
+    fn hostile_text_round_trips_and_contains_no_formulas(events in proptest::collection::vec(hostile_events(), 0..8)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let batch = Batch::new(events);

@@ -1,4 +1,4 @@
-//! Summaries, ranges and exports of usage.
+//! Usage summaries, time ranges and exports.
 
 mod export;
 mod ranges;

@@ -1,4 +1,4 @@
-//! The ranges that a page offers: their widths, their zones' days, and what is not over yet.
+//! The time ranges of the dashboard: granularities, day buckets in time zones, and unfinished buckets.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use keytally::usage::{Granularity, SummarySpec, UsageEvent};
 
 const ZONES: [&str; 4] = ["UTC", "Asia/Kathmandu", "America/New_York", "Pacific/Apia"];
 
-/// Hours back from now, and the width for them.
+/// Lengths of ranges in hours up to now, and the granularity for each.
 const RANGES: [(f64, Granularity); 7] = [
     (0.25, Granularity::Minute),
     (1.0, Granularity::Minute),
@@ -28,11 +28,11 @@ fn zone(name: &str) -> TimeZone {
     TimeZone::get(name).unwrap()
 }
 
-fn back(now: Timestamp, hours: f64) -> Range<Timestamp> {
+fn last_hours(now: Timestamp, hours: f64) -> Range<Timestamp> {
     now - SignedDuration::from_secs_f64(hours * 3_600.0)..now
 }
 
-/// One event every seven minutes, and the chart of them.
+/// The granularity, event count and filled buckets for one event every seven minutes.
 fn chart(
     range: Range<Timestamp>,
     name: &str,
@@ -47,14 +47,18 @@ fn chart(
     let over_time = spec.summarize(&events).over_time.unwrap();
     assert_eq!(over_time.zone, zone(name));
     let filled = over_time.filled(range, now).unwrap();
-    (over_time.width, events.len() as u64, filled)
+    (over_time.granularity, events.len() as u64, filled)
 }
 
 #[test]
-fn each_range_has_its_width() {
+fn each_range_length_has_its_granularity() {
     let now = at("2026-11-01T15:07:23Z");
     for (hours, width) in RANGES {
-        assert_eq!(Granularity::fitting(back(now, hours)), width, "{hours} h");
+        assert_eq!(
+            Granularity::for_range(last_hours(now, hours)),
+            width,
+            "{hours} h"
+        );
     }
     let second = 1.0 / 3_600.0;
     for (hours, width) in [
@@ -65,10 +69,14 @@ fn each_range_has_its_width() {
         (25.0 + second, Granularity::Hour),
         (7.0 * 24.0 + 1.0 + second, Granularity::Day),
     ] {
-        assert_eq!(Granularity::fitting(back(now, hours)), width, "{hours} h");
+        assert_eq!(
+            Granularity::for_range(last_hours(now, hours)),
+            width,
+            "{hours} h"
+        );
     }
     assert_eq!(
-        Granularity::fitting(Timestamp::MIN..Timestamp::MAX),
+        Granularity::for_range(Timestamp::MIN..Timestamp::MAX),
         Granularity::Day
     );
 }
@@ -77,37 +85,37 @@ fn each_range_has_its_width() {
 fn only_the_last_bucket_is_unfinished() {
     for now in [
         "2026-11-01T15:07:23Z",
-        // In the hours that New York has twice, and as Samoa leaves out a day.
+        // In New York's repeated hour, and as Samoa skips a day.
         "2026-11-01T06:31:01.5Z",
         "2011-12-30T10:00:00.000001Z",
     ] {
         let now = at(now);
         for (name, (hours, expected)) in ZONES.iter().flat_map(|name| RANGES.map(|it| (*name, it)))
         {
-            let (width, events, filled) = chart(back(now, hours), name, now);
+            let (width, events, filled) = chart(last_hours(now, hours), name, now);
             assert_eq!(width, expected);
             let (last, earlier) = filled.split_last().unwrap();
             assert!(
                 last.start < now && now < last.end,
                 "{name}, {hours} h: {last:?}"
             );
-            assert!(last.unfinished);
-            assert!(earlier.iter().all(|bucket| !bucket.unfinished));
+            assert!(last.is_partial);
+            assert!(earlier.iter().all(|bucket| !bucket.is_partial));
             let shown: u64 = filled.iter().map(|bucket| bucket.totals.total()).sum();
             assert_eq!(shown, events, "{name}, {hours} h");
         }
     }
-    // A bucket that ends now is over.
+    // A bucket that ends exactly now is finished.
     let now = at("2026-11-01T15:00:00Z");
-    let (_, _, filled) = chart(back(now, 6.0), "UTC", now);
-    assert!(filled.iter().all(|bucket| !bucket.unfinished));
+    let (_, _, filled) = chart(last_hours(now, 6.0), "UTC", now);
+    assert!(filled.iter().all(|bucket| !bucket.is_partial));
 }
 
 #[test]
-fn days_are_those_of_the_zone() {
+fn day_buckets_follow_the_time_zone() {
     let dates = |name: &str, now: &str| -> Vec<(String, i64)> {
         let now = at(now);
-        let (width, _, filled) = chart(back(now, 8.0 * 24.0), name, now);
+        let (width, _, filled) = chart(last_hours(now, 8.0 * 24.0), name, now);
         assert_eq!(width, Granularity::Day);
         filled
             .iter()
@@ -123,7 +131,7 @@ fn days_are_those_of_the_zone() {
     let days = dates("Asia/Kathmandu", "2026-11-01T18:15:01Z");
     assert_eq!(days.last().unwrap().0, "2026-11-02T00:00:00");
 
-    // The clocks go back on 2026-11-01 and ahead on 2026-03-08.
+    // Daylight saving time ends on 2026-11-01 and starts on 2026-03-08.
     let days = dates("America/New_York", "2026-11-04T03:00:00Z");
     assert_eq!(days.len(), 9);
     assert!(days.contains(&("2026-11-01T00:00:00".into(), 25)));
@@ -131,7 +139,7 @@ fn days_are_those_of_the_zone() {
     let days = dates("America/New_York", "2026-03-11T03:00:00Z");
     assert!(days.contains(&("2026-03-08T00:00:00".into(), 23)));
 
-    // There was no 2011-12-30 in Samoa.
+    // Samoa skipped 2011-12-30.
     let days = dates("Pacific/Apia", "2012-01-02T03:00:00Z");
     let shown: Vec<_> = days.iter().map(|(start, _)| &start[8..10]).collect();
     assert_eq!(
@@ -141,7 +149,7 @@ fn days_are_those_of_the_zone() {
 }
 
 #[test]
-fn a_day_of_25_hours_is_drawn_as_a_day() {
+fn a_25_hour_day_gets_the_granularity_of_a_day() {
     let day = Granularity::Day.bucket(at("2026-11-01T12:00:00Z"), &zone("America/New_York"));
     let (width, _, filled) = chart(day.clone(), "America/New_York", day.end);
     assert_eq!((width, filled.len()), (Granularity::QuarterHour, 100));

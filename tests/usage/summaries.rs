@@ -1,4 +1,4 @@
-//! What holds for summaries of any events: they merge, and rollups count as their events.
+//! Properties of summaries: they merge in any order, and rollups summarize like their events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Half hours and three quarters, clocks that move by half an hour, at midnight and at one minute
-/// past it, and a day that was left out.
+/// Zones with offsets of half and three-quarter hours, half-hour DST shifts, shifts at or just after midnight, and
+/// a skipped day.
 const ZONES: [&str; 9] = [
     "UTC",
     "Europe/Berlin",
@@ -28,7 +28,7 @@ const ZONES: [&str; 9] = [
     "Pacific/Chatham",
 ];
 
-/// Around changes of the clocks of those zones, the epoch, and a time long before.
+/// Offset changes of those zones, the Unix epoch, and a time long before.
 const MOMENTS: [&str; 10] = [
     "1890-01-01T00:00:00Z",
     "1969-12-31T23:59:59.9999995Z",
@@ -57,14 +57,14 @@ fn times() -> impl Strategy<Value = Timestamp> {
     prop_oneof![200 => near, 1 => ends]
 }
 
-/// Times whose zones have offsets of whole minutes, so that minutes fit every bucket.
+/// Times since 1970, when these zones have whole-minute offsets, so that minutes fit into every bucket.
 fn modern_times() -> impl Strategy<Value = Timestamp> {
     times().prop_filter("since 1970", |time| {
         *time >= Timestamp::UNIX_EPOCH && *time < Timestamp::MAX
     })
 }
 
-/// Sums by the plainest code there is.
+/// A naive implementation: count, cost, request bytes and response bytes by group.
 fn naive(events: &[UsageEvent]) -> BTreeMap<(Method, Status, String), [u128; 4]> {
     let mut sums = BTreeMap::<_, [u128; 4]>::new();
     for event in events {
@@ -97,11 +97,11 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
         Some("0000000000000001"),
     ]);
     let causes = select(vec![None, Some(Cause::Refused), Some(Cause::Cancelled)]);
-    let who = (keys, select(vec![None, Some("acme"), Some("zen")]));
-    let what = (select(&Method::ALL[..]), 0..6_usize, statuses());
+    let caller = (keys, select(vec![None, Some("acme"), Some("zen")]));
+    let endpoint = (select(&Method::ALL[..]), 0..6_usize, statuses());
     let outcome = (select(&Outcome::ALL[..]), causes, 0..10_u32);
     let sizes = (large_or_small(), large_or_small(), large_or_small());
-    let event = (times, who, what, outcome, sizes).prop_map(
+    let event = (times, caller, endpoint, outcome, sizes).prop_map(
         |(time, (key, owner), (method, endpoint, status), (outcome, cause, cost), sizes)| {
             let mut event = UsageEvent::at(time);
             event.key = key.map(|key| key.parse().unwrap());
@@ -115,7 +115,7 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
         },
     );
     vec(event, 0..80).prop_map(|mut events| {
-        // Half of the events share their endpoint's text, as the layer's do.
+        // Half of the events share the `Arc` of their endpoint, as the layer's events do.
         let texts: BTreeMap<_, _> = events
             .iter()
             .map(|event| (event.endpoint.to_string(), event.endpoint.clone()))
@@ -129,14 +129,14 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
 
 fn specs() -> impl Strategy<Value = SummarySpec> {
     (select(&Granularity::ALL[..]), select(&ZONES[..]))
-        .prop_map(|(width, name)| whole().over_time(width, zone(name)))
+        .prop_map(|(width, name)| full_spec().over_time(width, zone(name)))
 }
 
-fn whole() -> SummarySpec {
+fn full_spec() -> SummarySpec {
     SummarySpec::new().by_key().latency()
 }
 
-/// The summary's parts are what the functions of one question each answer.
+/// Asserts that the parts of a summary equal the results of the individual functions.
 fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
     assert_eq!(summary.totals, summary::totals(items));
     assert_eq!(summary.by_method, summary::by_method(items));
@@ -145,7 +145,7 @@ fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
     assert_eq!(summary.by_key, Some(summary::by_key(items)));
     assert_eq!(summary.latency, Some(summary::latency(items)));
     let over_time = summary.over_time.as_ref().unwrap();
-    let again = summary::over_time(items, over_time.width, &over_time.zone);
+    let again = summary::over_time(items, over_time.granularity, &over_time.zone);
     assert_eq!(*over_time, again);
     let top = summary.top_endpoints(3).into_iter();
     let top: Vec<_> = top
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn a_summary_is_its_parts_and_survives_json(spec in specs(), events in events_at(times())) {
+    fn summary_matches_its_parts_and_round_trips_through_json(spec in specs(), events in events_at(times())) {
         let summary = spec.summarize(&events);
         check_parts(&summary, &events);
         prop_assert_eq!(summary.totals.total(), events.len() as u64);
@@ -188,16 +188,16 @@ proptest! {
     }
 
     #[test]
-    fn sums_are_those_of_plain_code(events in events_at(times())) {
-        let summary = whole().summarize(&events);
+    fn totals_match_a_naive_implementation(events in events_at(times())) {
+        let summary = full_spec().summarize(&events);
         let naive = naive(&events);
         let check = |totals: &Totals, of: &dyn Fn(&(Method, Status, String)) -> bool| {
             let sum = |index: usize| -> u128 {
                 naive.iter().filter(|(group, _)| of(group)).map(|(_, sums)| sums[index]).sum()
             };
-            let told = [totals.total(), totals.cost(), totals.request_bytes(), totals.response_bytes()];
-            let most = u128::from(i64::MAX.cast_unsigned());
-            assert_eq!(told.map(u128::from), [0, 1, 2, 3].map(|index| sum(index).min(most)));
+            let actual = [totals.total(), totals.cost(), totals.request_bytes(), totals.response_bytes()];
+            let max = u128::from(i64::MAX.cast_unsigned());
+            assert_eq!(actual.map(u128::from), [0, 1, 2, 3].map(|index| sum(index).min(max)));
         };
         check(&summary.totals, &|_| true);
         summary.by_method.iter().for_each(|(name, totals)| check(totals, &|group| group.0 == *name));
@@ -207,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn rollups_count_as_their_events(
+    fn rollups_summarize_like_their_events(
         spec in specs(), a in events_at(modern_times()), b in events_at(modern_times()),
     ) {
         let whole = spec.summarize(a.iter().chain(&b));
@@ -225,17 +225,17 @@ proptest! {
     }
 
     #[test]
-    fn rollups_of_utc_fit_wider_buckets_of_utc(
+    fn utc_rollups_fit_wider_utc_buckets(
         narrow in 0..5_usize, wide in 0..5_usize, events in events_at(times()),
     ) {
         let (narrow, wide) = (Granularity::ALL[narrow.min(wide)], Granularity::ALL[narrow.max(wide)]);
-        let spec = whole().over_time(wide, TimeZone::UTC);
+        let spec = full_spec().over_time(wide, TimeZone::UTC);
         let rollups = Rollup::of_events(&events, narrow);
         prop_assert_eq!(spec.summarize(&rollups), spec.summarize(&events));
     }
 
     #[test]
-    fn folding_is_rolling_up_wider(
+    fn folding_equals_rolling_up_at_a_wider_granularity(
         events in events_at(times()), before in times(), wide in select(&Granularity::ALL[..]),
     ) {
         let mut folded = RollupStore::new();
@@ -290,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn filling_keeps_every_count(
+    fn filled_buckets_keep_every_count(
         events in events_at(modern_times()), name in select(&ZONES[..]), back in 0..72_i64,
     ) {
         let over_time = summary::over_time(&events, Granularity::Hour, &zone(name));
@@ -302,11 +302,11 @@ proptest! {
         let counted = over_time.buckets.range(first..to.max(first));
         prop_assert_eq!(shown, counted.map(|(_, totals)| totals.total()).sum::<u64>());
         prop_assert!(filled.windows(2).all(|pair| pair[0].end == pair[1].start));
-        prop_assert!(filled.iter().all(|bucket| bucket.unfinished == (to < bucket.end)));
+        prop_assert!(filled.iter().all(|bucket| bucket.is_partial == (to < bucket.end)));
     }
 }
 
-fn four_events() -> Vec<UsageEvent> {
+fn sample_events() -> Vec<UsageEvent> {
     let endpoint: Arc<str> = "/v1/postings".into();
     [
         ("2026-11-01T05:30:00Z", Method::Get, 200, 10, 100),
@@ -331,9 +331,9 @@ fn four_events() -> Vec<UsageEvent> {
 }
 
 #[test]
-fn four_events_by_hand() {
-    let events = four_events();
-    let summary = whole().summarize(&events);
+fn summary_of_four_known_events_is_exact() {
+    let events = sample_events();
+    let summary = full_spec().summarize(&events);
     let totals = &summary.totals;
     assert_eq!((totals.total(), totals.completed()), (4, 2));
     assert_eq!((totals.failed(), totals.rate_limited()), (1, 1));
@@ -353,8 +353,12 @@ fn four_events_by_hand() {
 
 #[test]
 fn the_day_the_clocks_go_back_has_25_hours() {
-    // New York leaves summer time on 2026-11-01 at 06:00 UTC.
-    let over_time = summary::over_time(&four_events(), Granularity::Day, &zone("America/New_York"));
+    // Daylight saving time ends in New York on 2026-11-01 at 06:00 UTC.
+    let over_time = summary::over_time(
+        &sample_events(),
+        Granularity::Day,
+        &zone("America/New_York"),
+    );
     let now = at("2026-11-02T05:00:00Z");
     let days = over_time
         .filled(at("2026-10-31T12:00:00Z")..at("2026-11-03T00:00:00Z"), now)
@@ -365,7 +369,7 @@ fn the_day_the_clocks_go_back_has_25_hours() {
             (
                 (day.end - day.start).as_hours(),
                 day.totals.total(),
-                day.unfinished,
+                day.is_partial,
             )
         })
         .collect();
@@ -374,10 +378,10 @@ fn the_day_the_clocks_go_back_has_25_hours() {
 }
 
 #[test]
-fn hours_follow_the_zones_clocks() {
+fn hour_and_day_buckets_follow_offset_changes() {
     let starts = |name: &str, width: Granularity, from: &str, to: &str| -> Vec<String> {
-        let nothing: [UsageEvent; 0] = [];
-        let over_time = summary::over_time(&nothing, width, &zone(name));
+        let no_events: [UsageEvent; 0] = [];
+        let over_time = summary::over_time(&no_events, width, &zone(name));
         let filled = over_time.filled(at(from)..at(to), at(to)).unwrap();
         filled
             .iter()
@@ -397,7 +401,7 @@ fn hours_follow_the_zones_clocks() {
             "2026-01-01T01:15:00Z"
         ],
     );
-    // Lord Howe goes from +10:30 to +11:00 on 2026-10-04 at 2:00, which cuts an hour in two.
+    // Lord Howe moves from +10:30 to +11:00 on 2026-10-04 at 2:00, which leaves half an hour.
     assert_eq!(
         starts(
             "Australia/Lord_Howe",
@@ -411,7 +415,7 @@ fn hours_follow_the_zones_clocks() {
             "2026-10-03T16:00:00Z"
         ],
     );
-    // Samoa went without 2011-12-30.
+    // Samoa skipped 2011-12-30.
     assert_eq!(
         starts(
             "Pacific/Apia",
@@ -421,8 +425,8 @@ fn hours_follow_the_zones_clocks() {
         ),
         ["2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"],
     );
-    // Newfoundland went from 0:01 back to 23:01: the day before had its last hour twice, of which
-    // the second belongs to the day that had begun.
+    // Newfoundland moved from 0:01 back to 23:01: the repeated hour of the previous day counts towards the
+    // day that had already begun.
     assert_eq!(
         starts(
             "America/St_Johns",
@@ -435,16 +439,22 @@ fn hours_follow_the_zones_clocks() {
 }
 
 #[test]
-fn a_chart_has_a_bound() {
-    let nothing: [UsageEvent; 0] = [];
-    let over_time = summary::over_time(&nothing, Granularity::Minute, &TimeZone::UTC);
+fn number_of_filled_buckets_is_bounded() {
+    let no_events: [UsageEvent; 0] = [];
+    let over_time = summary::over_time(&no_events, Granularity::Minute, &TimeZone::UTC);
     let now = at("2026-01-01T00:00:00Z");
-    let ask = |from, to| over_time.filled(from..to, now).map(|filled| filled.len());
-    assert_eq!(ask(now, now), Ok(0));
-    assert_eq!(ask(now, now - SignedDuration::from_hours(1)), Ok(0));
-    let most = SignedDuration::from_mins(OverTime::MAX_BUCKETS as i64);
-    assert_eq!(ask(now, now + most), Ok(OverTime::MAX_BUCKETS));
-    assert_eq!(ask(Timestamp::MIN, Timestamp::MAX), Err(TooManyBuckets));
+    let bucket_count = |from, to| over_time.filled(from..to, now).map(|filled| filled.len());
+    assert_eq!(bucket_count(now, now), Ok(0));
+    assert_eq!(
+        bucket_count(now, now - SignedDuration::from_hours(1)),
+        Ok(0)
+    );
+    let longest = SignedDuration::from_mins(OverTime::MAX_BUCKETS as i64);
+    assert_eq!(bucket_count(now, now + longest), Ok(OverTime::MAX_BUCKETS));
+    assert_eq!(
+        bucket_count(Timestamp::MIN, Timestamp::MAX),
+        Err(TooManyBuckets)
+    );
 }
 
 #[test]
@@ -455,7 +465,7 @@ fn the_keys_with_the_most_requests_come_first() {
         event.key = key;
         event
     });
-    let summary = whole().summarize(&events);
+    let summary = full_spec().summarize(&events);
     let top = |n| -> Vec<_> {
         let top = summary.top_keys(n).into_iter();
         top.map(|(key, totals)| (key, totals.total())).collect()
@@ -487,10 +497,10 @@ fn ties_among_endpoints_are_ordered_by_name() {
 }
 
 #[test]
-fn parts_that_only_one_side_has_are_left_out() {
-    let events = four_events();
+fn merge_omits_parts_that_only_one_side_has() {
+    let events = sample_events();
     let hours = |name| {
-        whole()
+        full_spec()
             .over_time(Granularity::Hour, zone(name))
             .summarize(&events)
     };
@@ -529,9 +539,9 @@ fn many_endpoints_and_statuses_are_all_kept() {
 }
 
 #[test]
-fn threads_share_the_work() {
-    let events: Vec<_> = four_events().into_iter().cycle().take(100_000).collect();
-    let spec = whole().over_time(Granularity::Hour, TimeZone::UTC);
+fn parallel_summary_equals_the_sequential_one() {
+    let events: Vec<_> = sample_events().into_iter().cycle().take(100_000).collect();
+    let spec = full_spec().over_time(Granularity::Hour, TimeZone::UTC);
     let one = spec.summarize(&events);
     for threads in [0, 1, 2, 3, 1_000] {
         assert_eq!(spec.summarize_parallel(&events, threads), one);

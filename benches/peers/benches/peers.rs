@@ -19,22 +19,22 @@ macro_rules! case {
     ($group:expr, $name:expr, $service:expr, $status:expr) => {{
         let template = Template::default();
         let mut service = $service;
-        drive(&mut service, template.get()); // The quota that refuses takes one.
+        drive(&mut service, template.get()); // Uses up the quota of one request, where there is one.
         $group.bench_function($name, |b| {
             b.iter(|| assert_eq!(drive(&mut service, template.get()), $status))
         });
     }};
 }
 
-/// `accounted!(group, "name", keytally, service, template, status)`: one request per iteration, the
-/// recorder emptied between chunks of them and not in the figure.
+/// `accounted!(group, "name", keytally, service, template, status)`: one request per iteration. The recorder is
+/// flushed between chunks of iterations, which is not measured.
 macro_rules! accounted {
     ($group:expr, $name:expr, $keytally:expr, $service:expr, $template:ident, $status:expr) => {{
         let keytally: &Keytally = &$keytally;
-        // For the timers of look-ups, when a key's time to live is over.
+        // Provides timers for lookups after a cache entry has expired.
         let _context = keytally.runtime.enter();
         let mut service = $service;
-        // The first request asks the store, the limit that refuses takes one.
+        // The first request looks up the key and uses up the limit of one request.
         for _ in 0..2 {
             keytally.runtime.block_on(async {
                 let request = keytally.$template.get();
@@ -172,8 +172,8 @@ fn routes(c: &mut Criterion) {
     let router = bare_router().layer(keytally.layer.clone());
     accounted!(group, "keytally", keytally, router, allowed, 200);
 
-    // The usage writer runs on this thread and only between chunks: neither
-    // its time nor its wake-ups are in the figure.
+    // The usage writer runs on this thread, and only between chunks: neither
+    // its time nor its wake-ups are measured.
     let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

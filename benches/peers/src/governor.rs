@@ -1,4 +1,4 @@
-//! tower_governor: layers that never refuse and layers that always do.
+//! tower_governor: layers that never reject and layers that always do.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ pub use ::governor::middleware::{NoOpMiddleware, StateInformationMiddleware};
 pub type Plain<K = PeerIpKeyExtractor> = GovernorLayer<K, NoOpMiddleware, Body>;
 pub type Headers<K = PeerIpKeyExtractor> = GovernorLayer<K, StateInformationMiddleware, Body>;
 
-/// How often one request is given back, and how many may be made at once.
+/// The refill interval of one request, and the burst.
 #[derive(Clone, Copy)]
 pub struct Quota(Duration, u32);
 
 /// Refilled faster than any loop can drain it. The product, ten seconds, must
 /// exceed the longest time a thread may sleep between reading the clock and
-/// updating its key's state, or governor refuses it.
+/// updating its key's state, or governor rejects the request.
 pub const NEVER_REFUSES: Quota = Quota(Duration::from_nanos(100), 100_000_000);
-/// Refuses all but the first request of an hour.
+/// Rejects all but the first request of an hour.
 pub const REFUSES: Quota = Quota(Duration::from_secs(3_600), 1);
 
 /// Keyed by peer IP address (the default), without headers.
@@ -47,7 +47,7 @@ pub fn headers(Quota(period, burst): Quota) -> Headers {
     GovernorLayer::new(config.unwrap())
 }
 
-/// Keyed by bearer token, with headers: the nearest to limits per API key.
+/// Keyed by bearer token, with headers: the closest equivalent of limits per API key.
 pub fn bearer_headers(Quota(period, burst): Quota) -> Headers<BearerKey> {
     let config = GovernorConfigBuilder::default()
         .period(period)

@@ -1,5 +1,5 @@
-//! keytally with everything on: one limit, headers, an event for each request to a recorder over the
-//! memory backend.
+//! keytally with all features in use: one rate limit, headers, and an event per request, recorded into the memory
+//! backend.
 
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::Template;
 
-/// Requests between two flushes of the recorder: less than it has room for.
+/// Requests between two flushes of the recorder: fewer than fit into its queue.
 pub const CHUNK: u64 = 16_384;
 
 pub struct Keytally {
@@ -20,18 +20,18 @@ pub struct Keytally {
     pub limited: Template,
     pub unknown: Template,
     pub malformed: Template,
-    /// The secret of the key that is allowed.
+    /// The secret of the `allowed` key.
     pub secret: String,
     pub runtime: Runtime,
 }
 
 impl Keytally {
-    /// Waits until every event so far is written.
+    /// Waits until all events recorded so far are written.
     pub fn drain(&self) {
         self.runtime.block_on(self.recorder.flush());
     }
 
-    /// Every request was accounted for: a figure that loses events would be none.
+    /// Checks that every request was recorded: a measurement that loses events would be invalid.
     pub fn assert_nothing_lost(&self) {
         self.drain();
         let stats = self.recorder.stats();

@@ -1,5 +1,5 @@
-//! What the benchmark, the allocation count and the loopback run share: one
-//! request, one inner service, one way to drive a service, and the peers.
+//! Shared by the criterion benchmark and the binaries: the request, the inner
+//! service, a driver for services, and the peers.
 
 pub mod governor;
 pub mod keytally;
@@ -30,7 +30,7 @@ pub const ROUTE: &str = "/v1/postings/{id}";
 /// The presented credential: 64 hexadecimal characters.
 pub const TOKEN: &str = "4b6579746f6b656e2d666f722d7468652d70656572732d62656e63682d303031";
 
-/// Builds the request every case answers. The URI and the header value are
+/// Builds the request of every case. The URI and the header value are
 /// cloned, as a server slices them out of its read buffer without copying.
 #[derive(Clone)]
 pub struct Template {
@@ -50,7 +50,7 @@ impl Default for Template {
 }
 
 impl Template {
-    /// With another credential.
+    /// A template with another credential.
     pub fn presenting(secret: &str) -> Self {
         Self {
             authorization: format!("Bearer {secret}").parse().unwrap(),
@@ -58,7 +58,7 @@ impl Template {
         }
     }
 
-    /// A GET from a peer address, as axum hands it on.
+    /// A GET request with the peer address, as axum provides it.
     pub fn get(&self) -> Request {
         self.build(Method::GET, ConnectInfo(self.peer))
     }
@@ -79,7 +79,7 @@ impl Template {
     }
 }
 
-/// Answers `200 ok`, with a `content-type` header or with no header at all.
+/// Responds with `200 ok`, with a `content-type` header or without any headers.
 #[derive(Clone, Copy)]
 pub struct NoOp {
     pub content_type: bool,
@@ -106,12 +106,12 @@ impl Service<Request> for NoOp {
     }
 }
 
-/// The bare axum application, for GET and POST alike.
+/// The bare axum application, for both GET and POST.
 pub fn bare_router() -> Router {
     Router::new().route(ROUTE, get(|| async { "ok" }).post(|| async { "ok" }))
 }
 
-/// Makes one request and reads the response to its end, without a runtime.
+/// Sends one request and reads the response to its end, without a runtime.
 pub fn drive<S, B>(service: &mut S, request: Request) -> StatusCode
 where
     S: Service<Request, Response = http::Response<B>, Error = Infallible>,
@@ -120,7 +120,7 @@ where
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(service.poll_ready(cx).is_ready());
     let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(cx) else {
-        panic!("the service is not ready at once");
+        panic!("the service did not respond immediately");
     };
     let (parts, body) = response.into_parts();
     let mut body = pin!(body);

@@ -1,4 +1,4 @@
-//! Tollgate as its axum guide wires it: one in-memory store in all three
+//! Tollgate, set up as in its axum guide: one in-memory store in all three
 //! control-plane roles, a running `InstanceRuntime`, bearer credentials.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
@@ -28,9 +28,9 @@ use crate::{ROUTE, TOKEN, Template};
 pub use tollgate_auth::SessionCredential;
 pub use tollgate_axum::TollgateConnection;
 
-/// How many credentials the registry holds, `TOKEN` among them.
+/// The number of credentials in the registry, including `TOKEN`.
 pub const CREDENTIALS: usize = 1_000;
-/// Usage events the queue holds before it refuses requests.
+/// The number of usage events that the queue holds before requests are rejected.
 pub const QUEUE: usize = 4_096;
 
 const CALL: PermissionBits = PermissionBits::bit(0);
@@ -61,7 +61,7 @@ pub struct App {
 }
 
 impl App {
-    /// The route is a POST: the adapter offers no other method.
+    /// A POST request: the adapter supports no other method.
     pub fn request(&self, template: &Template) -> Request {
         template.build(Method::POST, self.connection.clone())
     }
@@ -142,7 +142,7 @@ pub async fn app(queue: usize) -> App {
     }
 }
 
-/// The guide's values, but for larger grants and a shorter flush interval.
+/// The guide's values, except for larger grants and a shorter flush interval.
 fn config(caller: tollgate_core::Principal, queue: usize) -> InstanceRuntimeConfig {
     InstanceRuntimeConfig {
         snapshots: SnapshotManagerConfig {

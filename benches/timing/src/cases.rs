@@ -1,4 +1,4 @@
-//! The cases, each of two classes that must not be told apart, unless it says so.
+//! The cases. The two classes of each must be indistinguishable, unless documented otherwise.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::harness::{KEYS, Round, refuse, refuse_after, time};
 use crate::secrets::{issued, mistyped, other, sha256, stored, under_pepper};
 
 pub const ALL: [(&str, BenchFn); 11] = [
-    ("planted_early_exit", planted_early_exit),
-    ("planted_before_the_layer", planted_before_the_layer),
-    ("nothing_to_find", nothing_to_find),
+    ("leaky_early_exit", leaky_early_exit),
+    ("leaky_rejection", leaky_rejection),
+    ("control_without_difference", control_without_difference),
     ("digest_first_or_last_byte", digest_first_or_last_byte),
     ("known_or_unknown_cached", known_or_unknown_cached),
     (
@@ -38,7 +38,7 @@ pub const ALL: [(&str, BenchFn); 11] = [
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A layer that asks for a key once.
+/// A layer that looks up each key once.
 fn layer(records: impl IntoIterator<Item = KeyRecord>) -> ApiKeyLayer {
     let cached = CacheConfig::new().ttl(DAY).unknown_ttl(DAY);
     ApiKeyLayer::new(store(records)).cache(cached)
@@ -48,7 +48,7 @@ fn store(records: impl IntoIterator<Item = KeyRecord>) -> MemoryBackend {
     let store = MemoryBackend::new();
     let context = tokio::runtime::Handle::current();
     for record in records {
-        context.block_on(store.create(record)).expect("it is new");
+        context.block_on(store.create(record)).expect("a new key");
     }
     store
 }
@@ -57,7 +57,7 @@ fn unknown() -> String {
     issued().0.expose().to_owned()
 }
 
-/// Keys that exist, and a wrong secret of each.
+/// Existing keys, and a wrong secret for each.
 fn known(rng: &mut BenchRng) -> (Vec<KeyRecord>, Vec<String>) {
     (0..KEYS)
         .map(|_| issued())
@@ -65,7 +65,7 @@ fn known(rng: &mut BenchRng) -> (Vec<KeyRecord>, Vec<String>) {
         .unzip()
 }
 
-/// What no comparison may be.
+/// A comparison that is not constant-time.
 #[inline(never)]
 fn early_exit(one: &[u8; 32], other: &[u8; 32]) -> bool {
     for (one, other) in one.iter().zip(other) {
@@ -76,7 +76,7 @@ fn early_exit(one: &[u8; 32], other: &[u8; 32]) -> bool {
     true
 }
 
-/// A digest and another, which differs in the first byte or in the last only.
+/// Two digests that differ in the first byte only, or in the last byte only.
 fn pair(first: bool, rng: &mut BenchRng) -> ([u8; 32], [u8; 32]) {
     let one: [u8; 32] = rng.random();
     let mut other = one;
@@ -84,13 +84,13 @@ fn pair(first: bool, rng: &mut BenchRng) -> ([u8; 32], [u8; 32]) {
     (one, other)
 }
 
-/// To be found: an early exit alone.
-fn planted_early_exit(runner: &mut CtRunner, rng: &mut BenchRng) {
+/// Must be detected: an early exit on its own.
+fn leaky_early_exit(runner: &mut CtRunner, rng: &mut BenchRng) {
     time(runner, rng, pair, |(one, other)| early_exit(one, other));
 }
 
-/// To be found: the same early exit with all the noise of a refusal.
-fn planted_before_the_layer(runner: &mut CtRunner, rng: &mut BenchRng) {
+/// Must be detected: the same early exit within the noise of a rejection.
+fn leaky_rejection(runner: &mut CtRunner, rng: &mut BenchRng) {
     let pairs = [true, false].map(|first| pair(first, rng));
     let round = |rng: &mut BenchRng| {
         let (records, secrets) = known(rng);
@@ -106,8 +106,8 @@ fn planted_before_the_layer(runner: &mut CtRunner, rng: &mut BenchRng) {
     });
 }
 
-/// Unknown ids in both classes.
-fn nothing_to_find(runner: &mut CtRunner, rng: &mut BenchRng) {
+/// The control: unknown ids in both classes.
+fn control_without_difference(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |_| Round {
         layer: layer([]),
         left: (0..KEYS).map(|_| unknown()).collect(),
@@ -115,8 +115,8 @@ fn nothing_to_find(runner: &mut CtRunner, rng: &mut BenchRng) {
     });
 }
 
-/// Wrong secrets of the same keys: a digest that differs from the stored one in its first byte, and
-/// one that differs in the last bit of the last byte.
+/// Wrong secrets of the same keys, whose digest differs from the stored one in the first byte, or only in the
+/// last bit of the last byte.
 fn digest_first_or_last_byte(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |rng| {
         let (mut records, mut left, mut right) = (Vec::new(), Vec::new(), Vec::new());
@@ -138,7 +138,7 @@ fn digest_first_or_last_byte(runner: &mut CtRunner, rng: &mut BenchRng) {
     });
 }
 
-/// Wrong secrets of keys that exist, and ids that do not; the cache knows of both.
+/// Wrong secrets of existing keys, and unknown ids, both cached.
 fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |rng| {
         let (records, left) = known(rng);
@@ -151,30 +151,29 @@ fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
     });
 }
 
-/// The same where digests are made under a pepper.
+/// The same with peppered digests.
 fn known_or_unknown_with_peppers(runner: &mut CtRunner, rng: &mut BenchRng) {
     beside_peppers(runner, rng, |digest| under_pepper("one", digest));
 }
 
-/// The same where the pepper has changed since the keys were made.
+/// The same with digests under a previous pepper. May be distinguishable.
 fn known_or_unknown_of_an_older_pepper(runner: &mut CtRunner, rng: &mut BenchRng) {
     beside_peppers(runner, rng, |digest| under_pepper("two", digest));
 }
 
-/// The same where the keys were made before there were peppers.
+/// The same with digests from before peppers were configured.
 fn known_or_unknown_plain_beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng) {
     beside_peppers(runner, rng, Digest::clone);
 }
 
-fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, kept: fn(&Digest) -> Digest) {
-    let peppers = Peppers::none()
-        .with("one", b"0123456789abcdef")
+fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, stored: fn(&Digest) -> Digest) {
+    let peppers = Peppers::new([("one", &b"0123456789abcdef"[..])])
         .and_then(|peppers| peppers.with("two", b"fedcba9876543210"))
         .expect("two peppers");
     refuse(runner, rng, |rng| {
         let (mut records, left) = known(rng);
         for record in &mut records {
-            record.digest = kept(&record.digest);
+            record.digest = stored(&record.digest);
         }
         let right = (0..KEYS).map(|_| unknown()).collect();
         Round {
@@ -185,8 +184,8 @@ fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, kept: fn(&Digest) -
     });
 }
 
-/// The same where nothing is cached, so that the store is asked for each: to be found, since it finds
-/// a record to copy, or none.
+/// The same without caching, so that each request looks up the key. May be distinguishable, since the store
+/// copies a record only if it finds one.
 fn known_or_unknown_uncached(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |rng| {
         let (records, left) = known(rng);
@@ -219,8 +218,8 @@ fn checksum_first_or_last_digit(runner: &mut CtRunner, rng: &mut BenchRng) {
     });
 }
 
-/// Secrets whose checksum is wrong, and ids that do not exist: to be found, since the first are
-/// refused before anything is hashed. Who made them up knows the checksum as well.
+/// Secrets with a wrong checksum, and unknown ids. May be distinguishable, since the former are rejected before
+/// anything is hashed. An attacker who makes up secrets can compute the checksum, too.
 fn malformed_or_unknown(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |_| {
         let secrets: Vec<Secret> = (0..KEYS).map(|_| issued().0).collect();

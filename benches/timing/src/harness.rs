@@ -1,4 +1,4 @@
-//! How two classes of requests are timed.
+//! Times two classes of requests.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -16,19 +16,19 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use keytally::{ApiKeyLayer, ApiKeyService, PeerAddress};
 use tower::{Layer, Service};
 
-/// Of each class.
+/// The number of samples of each class.
 pub static SAMPLES: OnceLock<usize> = OnceLock::new();
 
-/// Timed of both classes together before the keys change: few, since what is timed of one key depends on
-/// where in memory it is.
+/// Samples of both classes before the keys are replaced. Kept low, since the timing of a key depends on its
+/// location in memory.
 const ROUND: usize = 500;
-/// Keys of each class.
+/// The number of keys of each class.
 pub const KEYS: usize = 16;
 
-/// Rounds whose memory is in use.
-const KEPT: usize = 8;
+/// The number of past rounds whose memory stays allocated.
+const RETAINED: usize = 8;
 
-/// What refuses everything; behind it is nothing.
+/// The service behind the layer, which no request reaches.
 #[derive(Clone)]
 pub struct Behind;
 
@@ -46,14 +46,14 @@ impl Service<Request<String>> for Behind {
     }
 }
 
-/// The secrets of two classes in front of one layer.
+/// A layer and the secrets of two classes to present to it.
 pub struct Round {
     pub layer: ApiKeyLayer,
     pub left: Vec<String>,
     pub right: Vec<String>,
 }
 
-/// Times as many requests as were asked for, whose keys change between rounds.
+/// Times the configured number of rejected requests, with new keys in each round.
 pub fn refuse(
     runner: &mut CtRunner,
     rng: &mut BenchRng,
@@ -62,7 +62,7 @@ pub fn refuse(
     refuse_after(runner, rng, round, |_| ());
 }
 
-/// The same with something that is done before each, and timed.
+/// The same with a timed action before each request.
 pub fn refuse_after(
     runner: &mut CtRunner,
     rng: &mut BenchRng,
@@ -71,7 +71,7 @@ pub fn refuse_after(
 ) {
     let mut tally = Tally::default();
     let mut left = 2 * SAMPLES.get().expect("set in main");
-    let mut kept = Vec::new();
+    let mut retained = Vec::new();
     while left > 0 {
         let Round {
             layer,
@@ -84,38 +84,38 @@ pub fn refuse_after(
         for (is_left, secrets) in [(true, first), (false, second)] {
             presented.extend(secrets.iter().map(|secret| Presented::new(secret, is_left)));
         }
-        // Mixed before anything is made of them, so that no class has a place in memory of its own.
+        // Shuffled before use, so that neither class occupies its own region of memory.
         presented.shuffle(rng);
-        // What is kept of each is on pages of its own, as far apart for both.
+        // Spreads the cache entries over separate pages, with the same distances for both classes.
         let mut apart: Vec<Vec<u8>> = Vec::with_capacity(presented.len());
         for each in &presented {
             apart.push(vec![0; rng.random_range(4_096..8_192)]);
-            let answer = drive(&mut service.borrow_mut(), each.request());
-            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+            let response = drive(&mut service.borrow_mut(), each.request());
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
         }
         let count = left.min(ROUND);
         for _ in 0..count {
             let each = &presented[rng.random_range(0..presented.len())];
             let request = Cell::new(Some(each.request()));
-            let answer = Cell::new(None);
+            let response = Cell::new(None);
             tally.run_one(runner, each.is_left, || {
                 before(each.is_left);
-                let request = request.take().expect("asked once");
-                answer.set(Some(drive(&mut service.borrow_mut(), request)));
+                let request = request.take().expect("runs once");
+                response.set(Some(drive(&mut service.borrow_mut(), request)));
             });
-            assert!(answer.take().is_some());
+            assert!(response.take().is_some());
         }
         left -= count;
-        // Some rounds' memory stays for a while, so that the next is not laid out as the last was.
-        if kept.len() == KEPT {
-            kept.swap_remove(rng.random_range(0..KEPT));
+        // Keeps the memory of some rounds allocated, so that the memory layout differs between rounds.
+        if retained.len() == RETAINED {
+            retained.swap_remove(rng.random_range(0..RETAINED));
         }
-        kept.push((service, apart));
+        retained.push((service, apart));
     }
     tally.print();
 }
 
-/// Times a function of whether it is the left class.
+/// Times a function on inputs of both classes.
 pub fn time<T>(
     runner: &mut CtRunner,
     rng: &mut BenchRng,
@@ -131,7 +131,7 @@ pub fn time<T>(
     tally.print();
 }
 
-/// What a request presents, in as much memory whatever it is.
+/// A credential to present, in a buffer of fixed size.
 struct Presented {
     bearer: [u8; 80],
     len: usize,
@@ -149,7 +149,7 @@ impl Presented {
         }
     }
 
-    /// A request whose header is copied to where the one before was.
+    /// Builds a request. Its header is allocated where that of the previous one was.
     fn request(&self) -> Request<String> {
         let value = HeaderValue::from_bytes(&self.bearer[..self.len]).expect("digits");
         let mut request = Request::new(String::new());
@@ -167,11 +167,11 @@ fn drive(
     let cx = &mut Context::from_waker(Waker::noop());
     match pin!(service.call(request)).poll(cx) {
         Poll::Ready(Ok(response)) => response,
-        _ => panic!("the service is not ready at once"),
+        _ => panic!("the service did not respond immediately"),
     }
 }
 
-/// How often what took so many nanoseconds, for the size of an effect.
+/// Histograms of the durations in nanoseconds, to estimate the size of an effect.
 struct Tally([Vec<u64>; 2]);
 
 impl Default for Tally {
@@ -183,21 +183,21 @@ impl Default for Tally {
 impl Tally {
     const MOST: usize = 20_000;
 
-    /// Times a function twice over: for the test, and within that for the size.
+    /// Times a function for the statistical test and, within that, for the histogram.
     fn run_one<T>(&mut self, runner: &mut CtRunner, is_left: bool, timed: impl Fn() -> T) {
         let taken = Cell::new(Duration::ZERO);
         let class = if is_left { Class::Left } else { Class::Right };
         runner.run_one(class, || {
             let start = Instant::now();
-            let done = timed();
+            let result = timed();
             taken.set(start.elapsed());
-            done
+            result
         });
         let nanos = usize::try_from(taken.get().as_nanos()).unwrap_or(usize::MAX);
         self.0[usize::from(!is_left)][nanos.min(Self::MOST)] += 1;
     }
 
-    /// The means of the fastest nine tenths of each class, with what timing takes.
+    /// Prints the means of the fastest 90% of each class, including the overhead of timing.
     fn print(&self) {
         let [left, right] = self.0.each_ref().map(|counts| {
             let all: u64 = counts.iter().sum();
@@ -211,7 +211,7 @@ impl Tally {
             sum as f64 / (all / 10 * 9) as f64
         });
         print!(
-            "{left:.2} ns and {right:.2} ns, apart {:+.2} ns",
+            "{left:.2} ns and {right:.2} ns, difference {:+.2} ns",
             left - right
         );
     }

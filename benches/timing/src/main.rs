@@ -1,18 +1,18 @@
-//! Rule 3, measured: what the time of a refusal tells.
+//! Measures rule 3: whether the response time of a rejection reveals what is wrong with a key.
 //!
 //! ```text
 //! timing [SAMPLES] [CASE]
 //! ```
 //!
-//! Each case refuses requests of two classes, so many of each, and prints the largest t of Welch's
-//! test over all crops: below 5 the classes cannot be told apart. `planted_…` are those that must be
-//! told apart, and `nothing_to_find` is what the harness shows where there is no difference.
+//! Each case sends rejected requests of two classes, `SAMPLES` of each, and prints the largest t of Welch's
+//! t-test over all percentile crops. Below 5, the classes are indistinguishable. The cases named `leaky_…` must
+//! be distinguishable; `control_without_difference` is the control without any difference.
 //!
-//! - The classes come in random order, and a request is made just before it is timed, in the same
-//!   memory for both.
-//! - Every round has fresh keys and a fresh cache, so that it is not the places of a few in a table
-//!   that are measured; all are asked for once before.
-//! - A round's keys are as many of one class as of the other, or the same for both.
+//! - The classes are interleaved at random. A request is built just before it is timed, in the same memory for
+//!   both.
+//! - Every round has new keys and a new cache, so that the positions of a few keys in a table do not determine the
+//!   result. Each key is looked up once before it is timed.
+//! - The classes of a round have the same number of keys, or the same keys.
 
 mod cases;
 mod harness;
@@ -36,7 +36,7 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
-    // For the timers of look-ups.
+    // Provides timers for lookups.
     let _context = runtime.enter();
     run_benches_console(options, benches.collect())
 }

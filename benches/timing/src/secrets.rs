@@ -1,22 +1,22 @@
-//! Secrets that are wrong in a known way.
+//! Secrets that are invalid in a known way.
 
 use dudect_bencher::BenchRng;
 use dudect_bencher::rand::RngExt;
 use keytally::key::{Issuer, KeyRecord, NewKey, Secret};
 use sha2::{Digest, Sha256};
 
-/// Characters at the end: of the secret and of the checksum.
+/// Lengths of the secret part and of the checksum, at the end of a secret.
 const SECRET: usize = 32;
 const CHECKSUM: usize = 6;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A secret and its record, as they are issued.
+/// A newly issued secret and its record.
 pub fn issued() -> (Secret, KeyRecord) {
     let issuer = Issuer::new("acme_live").expect("a prefix");
     issuer.prepare(NewKey::new("x")).expect("randomness")
 }
 
-/// Another secret of the same id, whose checksum is right.
+/// Another secret with the same id and a valid checksum.
 pub fn other(secret: &Secret, rng: &mut BenchRng) -> String {
     let text = secret.expose();
     let starts = text.len() - SECRET - CHECKSUM;
@@ -27,7 +27,7 @@ pub fn other(secret: &Secret, rng: &mut BenchRng) -> String {
     other
 }
 
-/// The secret with another digit of its checksum: the first or the last.
+/// The secret with a wrong first or last digit of its checksum.
 pub fn mistyped(secret: &Secret, last: bool) -> String {
     let text = secret.expose();
     let at = if last {
@@ -45,13 +45,13 @@ pub fn sha256(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// A digest as a store keeps it.
+/// A digest as stored.
 pub fn stored(digest: &[u8; 32]) -> keytally::key::Digest {
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     keytally::key::Digest::from_sha256_hex(&hex).expect("hexadecimal digits")
 }
 
-/// The digest's bytes as if they had been made under a pepper.
+/// The same digest bytes, marked as computed under a pepper.
 pub fn under_pepper(name: &str, digest: &keytally::key::Digest) -> keytally::key::Digest {
     let text = digest
         .to_string()

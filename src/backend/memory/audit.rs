@@ -1,4 +1,4 @@
-//! Who did what to which key, in memory.
+//! The audit log of the in-memory backend.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::key::{AuditEntry, AuditQuery, StoreError};
 use crate::page::Page;
 
-/// The newest entries in the order in which they were made.
+/// The most recent entries, oldest first.
 pub(super) struct Audit {
     entries: VecDeque<AuditEntry>,
     capacity: usize,
@@ -45,7 +45,7 @@ impl Audit {
             .filter(|entry| before.is_none_or(|before| place(entry) < before))
             .filter(|entry| query.matches(entry))
             .collect();
-        // Made in another order only where the clock was set back.
+        // Entries are out of order only if the clock was set back.
         matching.sort_by_key(|entry| Reverse(place(entry)));
         let limit = query.page_size();
         let items = matching.into_iter().take(limit + 1).cloned().collect();

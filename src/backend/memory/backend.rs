@@ -1,4 +1,4 @@
-//! The memory backend.
+//! The in-memory backend.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +9,16 @@ use super::usage::Usage;
 use crate::clock::Clock;
 use crate::key::InvalidationFeed;
 
-/// Keys and usage in memory: [`KeyAdmin`](crate::key::KeyAdmin),
+/// Stores keys and usage in memory. Implements [`KeyAdmin`](crate::key::KeyAdmin),
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
-/// Clones share what they keep. It is all gone with the process. The request log keeps the newest
-/// requests up to a bound, and the audit the newest changes of keys; sums are kept for
-/// [longer](MemoryConfig::hours_kept), and are exact whatever the log has forgotten.
+/// Clones share their data, which is lost when the process exits. The request log and the audit log keep the most
+/// recent entries, up to a limit. Rollups are kept [longer](MemoryConfig::hours_kept) and are exact regardless of
+/// the request log.
 #[derive(Clone)]
 pub struct MemoryBackend {
     pub(super) shared: Arc<Shared>,
-    /// Who makes the changes that go through this handle, where that is known.
+    /// The actor of changes made through this handle, for the audit log.
     pub(super) actor: Option<Arc<str>>,
 }
 
@@ -30,17 +30,17 @@ pub(super) struct Shared {
 }
 
 impl MemoryBackend {
-    /// An empty backend with the defaults.
+    /// Creates an empty backend with the default configuration.
     pub fn new() -> Self {
         Self::with_config(MemoryConfig::default())
     }
 
-    /// An empty backend.
+    /// Creates an empty backend.
     pub fn with_config(config: MemoryConfig) -> Self {
         Self::with_clock(config, Clock::system())
     }
 
-    /// An empty backend that revokes keys, and says when they were changed, by this clock.
+    /// Creates an empty backend that takes the time of revocations, audit entries and retention from this clock.
     pub fn with_clock(config: MemoryConfig, clock: Clock) -> Self {
         let shared = Arc::new(Shared {
             keys: Mutex::new(Keys::new(config.audit_capacity)),

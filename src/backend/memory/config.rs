@@ -1,4 +1,4 @@
-//! Bounds of a memory backend.
+//! Configuration of the in-memory backend.
 
 use std::time::Duration;
 
@@ -6,25 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::usage::LogSampling;
 
-/// How much a [`MemoryBackend`](super::MemoryBackend) keeps.
+/// The capacity and retention of a [`MemoryBackend`](super::MemoryBackend).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct MemoryConfig {
-    /// Requests in the log at most: 100,000 unless set. One takes some 300 bytes.
+    /// The maximum number of requests in the request log. 100,000 by default, at about 300 bytes each; 0 disables
+    /// the log.
     pub log_capacity: usize,
-    /// Which requests the log keeps: all unless set.
-    pub log: LogSampling,
-    /// How long sums are kept by the minute: seven days unless set. Older ones are folded into quarters
-    /// of an hour, and no sum changes.
-    pub minutes_kept: Duration,
-    /// How long sums are kept by the quarter of an hour: 400 days unless set. Older ones are folded into
-    /// hours of UTC, and days of zones such as `+05:45` turn approximate.
-    pub quarters_kept: Duration,
-    /// How long sums are kept at all: 400 days unless set.
-    pub hours_kept: Duration,
-    /// Entries in the audit of keys at most: 10,000 unless set. One holds a key twice, as it was before
-    /// and after.
+    /// The sampling of the request log. All requests by default.
+    pub log_sampling: LogSampling,
+    /// How long rollups are kept by minute. Seven days by default. Older ones are merged into quarters of an hour;
+    /// totals do not change.
+    pub minutes: Duration,
+    /// How long rollups are kept by quarter of an hour. 400 days by default. Older ones are merged into UTC hours,
+    /// which makes days approximate in time zones such as `+05:45`.
+    pub quarters: Duration,
+    /// How long rollups are kept. 400 days by default.
+    pub hours: Duration,
+    /// The maximum number of entries in the audit log. 10,000 by default; 0 disables the audit log. An entry holds
+    /// the key before and after the change.
     pub audit_capacity: usize,
 }
 
@@ -32,22 +33,22 @@ impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
             log_capacity: 100_000,
-            log: LogSampling::All,
-            minutes_kept: Duration::from_secs(7 * 24 * 3_600),
-            quarters_kept: Duration::from_secs(400 * 24 * 3_600),
-            hours_kept: Duration::from_secs(400 * 24 * 3_600),
+            log_sampling: LogSampling::All,
+            minutes: Duration::from_secs(7 * 24 * 3_600),
+            quarters: Duration::from_secs(400 * 24 * 3_600),
+            hours: Duration::from_secs(400 * 24 * 3_600),
             audit_capacity: 10_000,
         }
     }
 }
 
 impl MemoryConfig {
-    /// The defaults.
+    /// Creates a configuration with the defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets [`log_capacity`](Self::log_capacity); zero keeps no log.
+    /// Sets [`log_capacity`](Self::log_capacity). Zero disables the request log.
     #[must_use]
     pub fn log_capacity(mut self, requests: usize) -> Self {
         self.log_capacity = requests;
@@ -56,35 +57,35 @@ impl MemoryConfig {
 
     /// Sets [`log`](Self::log).
     #[must_use]
-    pub fn log(mut self, keep: LogSampling) -> Self {
-        self.log = keep;
+    pub fn log_sampling(mut self, keep: LogSampling) -> Self {
+        self.log_sampling = keep;
         self
     }
 
     /// Sets [`minutes_kept`](Self::minutes_kept).
     #[must_use]
-    pub fn minutes_kept(mut self, time: Duration) -> Self {
-        self.minutes_kept = time;
+    pub fn minutes(mut self, time: Duration) -> Self {
+        self.minutes = time;
         self
     }
 
-    /// Sets [`quarters_kept`](Self::quarters_kept): as long as [`minutes_kept`](Self::minutes_kept) or
-    /// shorter keeps none.
+    /// Sets [`quarters_kept`](Self::quarters_kept). If it is not longer than [`minutes_kept`](Self::minutes_kept),
+    /// minutes are merged into hours directly.
     #[must_use]
-    pub fn quarters_kept(mut self, time: Duration) -> Self {
-        self.quarters_kept = time;
+    pub fn quarters(mut self, time: Duration) -> Self {
+        self.quarters = time;
         self
     }
 
     /// Sets [`hours_kept`](Self::hours_kept).
     #[must_use]
-    pub fn hours_kept(mut self, time: Duration) -> Self {
-        self.hours_kept = time;
+    pub fn hours(mut self, time: Duration) -> Self {
+        self.hours = time;
         self
     }
 
-    /// Sets [`audit_capacity`](Self::audit_capacity); zero keeps no audit, and then no
-    /// [sealed secrets](crate::key::KeyAdmin::reveal) either.
+    /// Sets [`audit_capacity`](Self::audit_capacity). Zero disables the audit log, and with it
+    /// [encrypted secrets](crate::key::KeyAdmin::reveal).
     #[must_use]
     pub fn audit_capacity(mut self, entries: usize) -> Self {
         self.audit_capacity = entries;

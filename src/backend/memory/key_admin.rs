@@ -1,4 +1,4 @@
-//! Keys of a memory backend.
+//! Key administration in the in-memory backend.
 
 use std::sync::Arc;
 
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_audit_keeps_the_newest_entries_by_the_backends_clock() {
+    async fn audit_log_keeps_the_newest_entries_by_the_backends_clock() {
         let clock = Clock::manual(Timestamp::UNIX_EPOCH);
         let config = MemoryConfig::new().audit_capacity(3);
         let backend = MemoryBackend::with_clock(config, clock.clone());
@@ -160,27 +160,27 @@ mod tests {
         clock.advance(Duration::from_micros(1));
         backend.enable(id).await.unwrap();
         let audit = backend.audit(&AuditQuery::new()).await.unwrap().unwrap();
-        let told: Vec<_> = audit
+        let entries: Vec<_> = audit
             .items
             .iter()
             .map(|entry| (entry.action, entry.time.as_microsecond()))
             .collect();
         let (on, off) = (AuditAction::Enabled, AuditAction::Disabled);
-        assert_eq!(told, [(on, 1), (off, 0), (off, 0)]);
+        assert_eq!(entries, [(on, 1), (off, 0), (off, 0)]);
     }
 
     #[tokio::test]
-    async fn without_room_no_audit_is_kept() {
+    async fn zero_audit_capacity_disables_audit_log_and_encrypted_secrets() {
         let backend = MemoryBackend::with_config(MemoryConfig::new().audit_capacity(0));
         backend.create(record()).await.unwrap();
         assert_eq!(backend.audit(&AuditQuery::new()).await.unwrap(), None);
         assert!(backend.acting_as("anna").is_none());
-        // Nor are secrets, whose reading could not be noted.
+        // Encrypted secrets are rejected, since revealing them could not be audited.
         let mut record = record();
         record.key.recoverable = true;
         record.encrypted_secret = Some(EncryptedSecret::from_bytes([1]));
-        let refused = backend.create(record.clone()).await;
-        assert!(matches!(refused, Err(StoreError::KeepsNoSecrets)));
+        let result = backend.create(record.clone()).await;
+        assert!(matches!(result, Err(StoreError::SecretsNotSupported)));
         assert_eq!(backend.find(record.key.id).await.unwrap(), None);
     }
 }

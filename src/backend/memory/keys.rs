@@ -1,4 +1,4 @@
-//! Keys in memory.
+//! The keys of the in-memory backend.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,9 +11,9 @@ use crate::page::Page;
 
 pub(super) struct Keys {
     pub(super) records: HashMap<KeyId, KeyRecord>,
-    /// The order of the list, from the oldest.
+    /// The listing order, oldest first.
     pub(super) order: BTreeSet<(Timestamp, KeyId)>,
-    /// Here, so that an entry is there exactly when its change is.
+    /// Under the same lock as the keys, so that a change and its entry are written together.
     pub(super) audit: Audit,
 }
 
@@ -30,7 +30,7 @@ impl Keys {
         self.records.len()
     }
 
-    /// A key was used at this time; one that no key may have does not count.
+    /// Updates the last use of a key. Ignores times that are out of range for a key.
     pub(super) fn touch(&mut self, id: KeyId, time: Timestamp) {
         if let Some(record) = self.records.get_mut(&id)
             && within_bounds(time).is_ok()
@@ -43,13 +43,13 @@ impl Keys {
         self.records.get_mut(&id).ok_or(StoreError::NotFound(id))
     }
 
-    /// Adds a key and answers it as it is kept.
+    /// Inserts a key and returns it as stored.
     pub(super) fn insert(&mut self, record: KeyRecord) -> Result<Key, StoreError> {
         let id = record.key.id;
         record.validate()?;
-        // What could not be noted could not be revealed either.
+        // No secret is revealed unless its audit entry is written.
         if record.encrypted_secret.is_some() && !self.audit.is_kept() {
-            return Err(StoreError::KeepsNoSecrets);
+            return Err(StoreError::SecretsNotSupported);
         }
         let record = record.in_whole_micros();
         if self.records.contains_key(&id) {

@@ -1,4 +1,4 @@
-//! Keys and usage in the memory of the process.
+//! The in-memory backend.
 
 mod audit;
 mod backend;

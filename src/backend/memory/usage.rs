@@ -1,4 +1,4 @@
-//! Usage in memory.
+//! The usage data of the in-memory backend.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,22 +17,21 @@ pub(super) struct Usage {
     config: MemoryConfig,
     pub(super) log: Log,
     pub(super) rollups: RollupStore,
-    /// The batches written last: a batch is tried again before many others are.
+    /// The ids of recently written batches, to detect retries.
     applied: VecDeque<Uuid>,
-    /// The newest event's time when minutes were folded last.
+    /// The time of the newest event when rollups were last merged and pruned.
     folded_at: Timestamp,
 }
 
-/// The newest requests in the order in which they were written: the batches as they came, so that
-/// keeping one costs nothing.
+/// The request log: the most recent batches in recording order. Batches are shared, not copied.
 #[derive(Default)]
 pub(super) struct Log {
     batches: VecDeque<Arc<[UsageEvent]>>,
-    /// Events of the batches before these.
+    /// The number of events in removed batches.
     before: u64,
-    /// Events of all the batches.
+    /// The number of events in `batches`.
     held: usize,
-    /// The oldest of them, which count no more.
+    /// The number of events at the front that exceed the capacity.
     skipped: usize,
 }
 
@@ -59,29 +58,29 @@ impl Log {
         events.skip(self.skipped)
     }
 
-    /// Events in the order of recording. The place of each is its number, counted from 1.
+    /// The events after a cursor, in recording order. The position of an event is its number, counted from 1.
     pub(super) fn recorded(
         &self,
         after: LogCursor,
         wanted: usize,
     ) -> Result<Scanned, InvalidLogCursor> {
         let end = self.before + self.held as u64;
-        let seen = after.place().checked_sub(self.before);
+        let seen = after.position().checked_sub(self.before);
         let seen = seen.map_or(self.skipped, |seen| self.skipped.max(seen as usize));
-        if after.place() > end || after.event().is_some() {
+        if after.position() > end || after.event().is_some() {
             return Err(InvalidLogCursor);
         }
         let events = self.batches.iter().flat_map(|batch| batch.iter());
-        let places = (self.before + 1)..;
-        let read = places.zip(events).skip(seen).take(wanted);
+        let positions = (self.before + 1)..;
+        let read = positions.zip(events).skip(seen).take(wanted);
         let events: Vec<_> = read
-            .map(|(place, event)| RecordedEvent {
+            .map(|(position, event)| RecordedEvent {
                 event: event.clone(),
-                cursor: LogCursor::new(place),
+                cursor: LogCursor::new(position),
             })
             .collect();
         let cursor = events.last().map_or(after, |last| last.cursor);
-        let is_all = events.is_empty() || cursor.place() == end;
+        let is_all = events.is_empty() || cursor.position() == end;
         Ok(Scanned {
             events,
             cursor,
@@ -91,10 +90,10 @@ impl Log {
     }
 }
 
-/// Ids of batches remembered, so that a batch counts once. The oldest is forgotten for another: a batch that is
-/// tried again after so many others, as from a spool, counts twice.
+/// The number of batch ids to remember. A batch that is retried after more than this many others, for instance
+/// from a spool, is counted twice.
 const APPLIED: usize = 1_024;
-/// How often minutes are folded, by the events' own time.
+/// How often rollups are merged and pruned, in event time.
 const FOLD_EVERY: SignedDuration = SignedDuration::from_mins(10);
 
 impl Usage {
@@ -108,7 +107,7 @@ impl Usage {
         }
     }
 
-    /// Writes a batch unless it was written; whether it was new.
+    /// Writes a batch unless it was already written. Returns whether it was new.
     pub(super) fn write(&mut self, batch: &Batch, now: Timestamp) -> bool {
         if self.applied.contains(&batch.id) {
             return false;
@@ -118,7 +117,7 @@ impl Usage {
         }
         self.applied.push_back(batch.id);
         self.rollups.add_events(&batch.events, Granularity::Minute);
-        let keep = self.config.log;
+        let keep = self.config.log_sampling;
         let logged = match batch.events.iter().all(|event| keep.keeps(event)) {
             true => batch.events.clone(),
             false => {
@@ -128,7 +127,7 @@ impl Usage {
         };
         self.log.add(logged, self.config.log_capacity);
         if let Some(newest) = batch.events.iter().map(|event| event.time).max() {
-            // An event of the future must not make all others old.
+            // An event in the future must not age the others.
             self.fold(newest.min(now));
         }
         true
@@ -144,22 +143,23 @@ impl Usage {
                 .checked_sub(SignedDuration::try_from(kept).ok()?)
                 .ok()
         };
-        let minutes = self.config.minutes_kept;
-        let quarters = self.config.quarters_kept.max(minutes);
+        let minutes = self.config.minutes;
+        let quarters = self.config.quarters.max(minutes);
         if let Some(before) = before(minutes).filter(|_| minutes < quarters) {
             self.rollups.fold(before, Granularity::QuarterHour);
         }
         if let Some(before) = before(quarters) {
             self.rollups.fold(before, Granularity::Hour);
         }
-        if let Some(before) = before(self.config.hours_kept) {
+        if let Some(before) = before(self.config.hours) {
             self.rollups.prune(before);
         }
     }
 
-    /// The sums that may belong to a range, to be added up without the lock held.
+    /// A snapshot of the rollups that may belong to a range, so that they can be aggregated without holding the
+    /// lock.
     pub(super) fn around(&self, range: &UsageRange) -> RollupStore {
-        // The widest bucket that may hold the range's beginning starts an hour before it at most.
+        // The widest bucket that can contain the start of the range starts at most an hour earlier.
         let hour = SignedDuration::from_hours(1);
         let from = range.from.map_or(Timestamp::MIN, |from| {
             from.checked_sub(hour).unwrap_or(Timestamp::MIN)

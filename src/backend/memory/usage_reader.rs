@@ -1,4 +1,4 @@
-//! Usage of a memory backend.
+//! Writing and reading usage in the in-memory backend.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::summary::by_key;
 use crate::usage::{
-    Batch, Count, Filling, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup,
+    Batch, Count, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage, RecordedQuery, Rollup,
     SinkError, Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 
@@ -39,15 +39,15 @@ impl UsageSink for MemoryBackend {
 #[async_trait]
 impl UsageReader for MemoryBackend {
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
-        let held = self.usage().around(&query.range);
-        let matching = held.iter().filter(|rollup| query.range.includes(rollup));
+        let rollups = self.usage().around(&query.range);
+        let matching = rollups.iter().filter(|rollup| query.range.includes(rollup));
         let mut summary = query.spec.summarize(matching);
-        // What is to come cannot have been counted.
+        // An end in the future cannot cut a rollup.
         let now = self.shared.clock.now().timestamp();
         let mut range = query.range.clone();
         range.to = range.to.filter(|to| *to < now);
-        let is_cut = |rollup: &Rollup| range.cuts(rollup) || query.spec.cuts(rollup);
-        summary.exact = !held.iter().any(is_cut);
+        let is_cut = |rollup: &Rollup| range.splits(rollup) || query.spec.cuts(rollup);
+        summary.exact = !rollups.iter().any(is_cut);
         Ok(summary)
     }
 
@@ -55,13 +55,14 @@ impl UsageReader for MemoryBackend {
         &self,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
-        let held = self.usage().around(range);
-        Ok(by_key(held.iter().filter(|rollup| range.includes(rollup))))
+        let rollups = self.usage().around(range);
+        let matching = rollups.iter().filter(|rollup| range.includes(rollup));
+        Ok(by_key(matching))
     }
 
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
-        let held = self.usage().around(range);
-        let matching = held.iter().filter(|rollup| range.includes(rollup));
+        let snapshot = self.usage().around(range);
+        let matching = snapshot.iter().filter(|rollup| range.includes(rollup));
         let mut rollups: Vec<Rollup> = matching.cloned().collect();
         rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
         Ok(rollups)
@@ -77,9 +78,9 @@ impl UsageReader for MemoryBackend {
         Ok(Count::Exactly(matching.count() as u64))
     }
 
-    /// Cursors end with the process.
+    /// Cursors are valid only within the process.
     async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
-        let mut filling = Filling::new(query);
+        let mut filling = PageBuilder::new(query);
         let usage = self.usage();
         loop {
             let scanned = usage.log.recorded(filling.cursor(), filling.wanted())?;
@@ -122,12 +123,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_bucket_at_a_ranges_edge_counts_where_it_starts() {
-        let backend = backend(
-            MemoryConfig::new()
-                .minutes_kept(HOUR)
-                .quarters_kept(3 * HOUR),
-        );
+    async fn rollup_at_the_edge_of_a_range_counts_where_it_starts() {
+        let backend = backend(MemoryConfig::new().minutes(HOUR).quarters(3 * HOUR));
         for time in ["2026-11-01T10:05:00Z", "2026-11-01T10:55:00Z"] {
             write(&backend, time).await;
         }
@@ -135,7 +132,7 @@ mod tests {
         let (later, earlier) = (UsageRange::new().from(half), UsageRange::new().to(half));
         assert_eq!(count(&backend, later.clone()).await, 1);
         assert_eq!(count(&backend, earlier.clone()).await, 1);
-        // Minutes that are old enough become quarters of an hour, and those an hour.
+        // Old minutes are merged into quarters of an hour, and those into hours.
         write(&backend, "2026-11-01T12:30:00Z").await;
         let exact = async |range: UsageRange| {
             let query = SummaryQuery::new(range, SummarySpec::new());
@@ -154,8 +151,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hours_are_forgotten_in_the_end() {
-        let backend = backend(MemoryConfig::new().hours_kept(48 * HOUR));
+    async fn hours_are_pruned() {
+        let backend = backend(MemoryConfig::new().hours(48 * HOUR));
         write(&backend, "2026-11-01T10:05:00Z").await;
         write(&backend, "2026-11-03T10:05:00Z").await;
         assert_eq!(count(&backend, UsageRange::new()).await, 2);
@@ -165,8 +162,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_of_the_future_makes_nothing_old() {
-        let backend = backend(MemoryConfig::new().hours_kept(48 * HOUR));
+    async fn future_event_does_not_age_others() {
+        let backend = backend(MemoryConfig::new().hours(48 * HOUR));
         write(&backend, "2026-11-09T10:05:00Z").await;
         write(&backend, "2099-01-01T00:00:00Z").await;
         assert_eq!(count(&backend, UsageRange::new()).await, 2);

@@ -1,32 +1,32 @@
-//! Rows in PostgreSQL's binary form of `COPY`
+//! The binary format of `COPY`
 //! (<https://www.postgresql.org/docs/current/sql-copy.html>).
 
 use std::net::IpAddr;
 
 use super::types::{Time, push_address};
 
-/// Rows on their way into a table.
+/// An encoder for rows.
 #[derive(Debug)]
 pub(super) struct Copy(Vec<u8>);
 
 impl Copy {
-    /// With room for rows of some 160 bytes.
+    /// Creates an encoder with capacity for rows of about 160 bytes.
     pub(super) fn new(rows: usize) -> Self {
         let mut bytes = Vec::with_capacity(64 + rows * 160);
         bytes.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-        // No flags, and no extension of the header.
+        // No flags, no header extension.
         bytes.extend_from_slice(&[0; 8]);
         Self(bytes)
     }
 
-    /// Begins a row of so many columns.
+    /// Starts a row with this number of columns.
     pub(super) fn row(&mut self, columns: i16) -> &mut Self {
         self.0.extend_from_slice(&columns.to_be_bytes());
         self
     }
 
     pub(super) fn bytes(&mut self, bytes: Option<&[u8]>) -> &mut Self {
-        // Longer than all that the server takes is refused by it.
+        // The server rejects a value that is too long.
         let length = bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).unwrap_or(i32::MAX));
         self.0.extend_from_slice(&length.to_be_bytes());
         self.0.extend_from_slice(bytes.unwrap_or_default());
@@ -53,7 +53,7 @@ impl Copy {
         self.bytes(address.map(|_| &*bytes))
     }
 
-    /// All rows and the end.
+    /// Appends the trailer and returns the encoded rows.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&(-1_i16).to_be_bytes());
         self.0

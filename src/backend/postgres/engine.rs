@@ -1,4 +1,4 @@
-//! PostgreSQL as a database that keys and usage can be kept in.
+//! The PostgreSQL implementation of [`Engine`].
 
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
@@ -22,7 +22,7 @@ pub(in crate::backend) struct PostgresEngine {
     pub(super) names: Names,
     pub(super) known: SeriesCache,
     pub(super) known_days: KnownDays,
-    /// Hears of changes that other processes make; `None` where nobody shall.
+    /// Listens for changes by other processes; `None` if disabled.
     pub(super) listener: Option<Listener>,
 }
 
@@ -40,26 +40,26 @@ impl PostgresSession {
     }
 }
 
-/// The advisory locks of these tables.
+/// Advisory locks, per set of tables.
 #[derive(Clone, Copy)]
 pub(super) enum LockKey {
-    /// Held while tables are made.
+    /// Held while tables and partitions are created.
     Schema = 0,
-    /// Held by a batch that has its place in the log until it is committed.
+    /// Held by a batch from getting its position in the log until its commit.
     LogOrder = 1,
 }
 
-/// How long a lock is waited for.
-pub(super) const PATIENCE: &str = "2s";
+/// The default lock timeout.
+pub(super) const LOCK_TIMEOUT: &str = "2s";
 
-/// Lets the transaction wait so long for each lock.
+/// Sets the lock timeout of the transaction.
 pub(super) fn lock_timeout(time: &str) -> String {
     format!("SET LOCAL lock_timeout = '{time}'")
 }
 
 impl PostgresEngine {
-    /// Digits that stand for these tables wherever the whole database has one space of names, in SQL: the
-    /// same for those who name their schema and those who find it by `search_path`.
+    /// An SQL expression for an identifier of this set of tables, in hexadecimal digits, for database-wide
+    /// namespaces. It is the same for a configured schema and for one found by the `search_path`.
     fn digits(&self) -> String {
         let schema = self.names.schema_in_sql();
         let name = format!("'\"' || coalesce({schema}, '') || '\".¶'");
@@ -67,7 +67,7 @@ impl PostgresEngine {
         self.names.sql(&digits)
     }
 
-    /// The key of an advisory lock, in SQL.
+    /// An SQL expression for the key of an advisory lock.
     pub(super) fn lock_key(&self, key: LockKey) -> String {
         format!(
             "('x' || {})::bit(64)::bigint # {}",
@@ -76,19 +76,19 @@ impl PostgresEngine {
         )
     }
 
-    /// A transaction that one process has at a time. It waits so long for the others, and not long for
-    /// what else it needs: who waits for it holds a connection that look-ups may need.
-    pub(super) async fn alone(&self, wait: &str) -> Result<PostgresSession, SqlError> {
+    /// A transaction that is exclusive across processes. `wait` is the timeout for the exclusive lock. Other locks
+    /// have the default timeout, since waiting processes occupy connections that lookups may need.
+    pub(super) async fn exclusive(&self, wait: &str) -> Result<PostgresSession, SqlError> {
         let mut session = self.writer().await?;
-        session.script(&lock_timeout(wait)).await?;
+        session.execute_script(&lock_timeout(wait)).await?;
         let key = self.lock_key(LockKey::Schema);
         let lock = format!("SELECT pg_advisory_xact_lock({key})");
-        session.script(&lock).await?;
-        session.script(&lock_timeout(PATIENCE)).await?;
+        session.execute_script(&lock).await?;
+        session.execute_script(&lock_timeout(LOCK_TIMEOUT)).await?;
         Ok(session)
     }
 
-    /// Where changes of keys are told of, in SQL.
+    /// An SQL expression for the notification channel for changed keys.
     pub(super) fn channel(&self) -> String {
         format!("'keytally_' || {}", self.digits())
     }
@@ -106,11 +106,11 @@ impl Engine for PostgresEngine {
     }
 
     async fn snapshot(&self) -> Result<PostgresSession, SqlError> {
-        // Answers take milliseconds, and compiling a statement takes hundreds: for a log of many
-        // partitions, the server would.
+        // With many partitions, the planner would choose JIT compilation, which takes hundreds of milliseconds for
+        // queries that take a few.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off";
-        let begun = self.pool.begin_with(begin).await;
-        begun.map(PostgresSession::Transaction)
+        let transaction = self.pool.begin_with(begin).await;
+        transaction.map(PostgresSession::Transaction)
     }
 
     async fn writer(&self) -> Result<PostgresSession, SqlError> {
@@ -118,41 +118,41 @@ impl Engine for PostgresEngine {
     }
 
     async fn migrator(&self) -> Result<PostgresSession, SqlError> {
-        // Another process may have a lot to change.
-        let mut session = self.alone("1min").await?;
+        // A migration in another process may take long.
+        let mut session = self.exclusive("1min").await?;
         if let Some(schema) = self.names.schema() {
-            // Asking first: who may not make schemas may well have one.
-            let found = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
-            let found = Statement::new(&self.names, found).bind(schema);
-            if session.rows(found).await?.is_empty() {
+            // Checked first, since the user may lack the privilege to create a schema that already exists.
+            let exists = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+            let exists = Statement::new(&self.names, exists).bind(schema);
+            if session.fetch(exists).await?.is_empty() {
                 session
-                    .script(&format!("CREATE SCHEMA \"{schema}\""))
+                    .execute_script(&format!("CREATE SCHEMA \"{schema}\""))
                     .await?;
             }
         }
         Ok(session)
     }
 
-    /// The server's: a process whose clock is wrong must not drop what others need.
+    /// The time of the server, so that a process with a wrong clock does not prune usage too early.
     async fn now(&self) -> Result<Timestamp, SqlError> {
         let now = Statement::new(&self.names, "SELECT now() AS now");
-        let rows = self.reader().await?.rows(now).await?;
+        let rows = self.reader().await?.fetch(now).await?;
         let now = rows.first().map(|row| Row::time(row, "now")).transpose()?;
         timestamp(now.flatten().ok_or(SqlError::RowNotFound)?)
     }
 
     async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
-        self.drop_partitions(before).await
+        self.prune_partitions(before).await
     }
 
     async fn announce(&self, session: &mut PostgresSession, id: KeyId) -> Result<(), SqlError> {
-        let tell = format!("SELECT pg_notify({}, $1)", self.channel());
-        let tell = Statement::new(&self.names, &tell).bind(id);
-        session.run(tell).await?;
+        let notify = format!("SELECT pg_notify({}, $1)", self.channel());
+        let notify = Statement::new(&self.names, &notify).bind(id);
+        session.execute(notify).await?;
         Ok(())
     }
 
-    fn about_to_look_up(&self, changes: &InvalidationFeed) {
+    fn before_lookup(&self, changes: &InvalidationFeed) {
         if let Some(listener) = &self.listener {
             listener.ensure(&self.pool, || self.channel(), changes);
         }
@@ -162,18 +162,18 @@ impl Engine for PostgresEngine {
 impl Session for PostgresSession {
     type Row = PgRow;
 
-    async fn rows(&mut self, statement: Statement) -> Result<Vec<PgRow>, SqlError> {
+    async fn fetch(&mut self, statement: Statement) -> Result<Vec<PgRow>, SqlError> {
         let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
         query.fetch_all(self.connection()).await
     }
 
-    async fn run(&mut self, statement: Statement) -> Result<u64, SqlError> {
+    async fn execute(&mut self, statement: Statement) -> Result<u64, SqlError> {
         let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
         let done = query.execute(self.connection()).await?;
         Ok(done.rows_affected())
     }
 
-    async fn script(&mut self, text: &str) -> Result<(), SqlError> {
+    async fn execute_script(&mut self, text: &str) -> Result<(), SqlError> {
         let script = sqlx::raw_sql(AssertSqlSafe(text));
         script.execute(self.connection()).await?;
         Ok(())
@@ -216,7 +216,7 @@ impl Row for PgRow {
         if value.is_null() {
             return Ok(None);
         }
-        // Of either size.
+        // A `bigint` or an `integer`.
         let bytes = value.as_bytes().map_err(decode)?;
         if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
             return Ok(Some(i64::from_be_bytes(bytes)));
@@ -253,8 +253,8 @@ impl Row for PgRow {
         if value.is_null() {
             return Ok(None);
         }
-        let found = address(value.as_bytes().map_err(decode)?);
-        let found = found.ok_or_else(|| decode("not an address"))?;
-        Ok(Some(found.to_string()))
+        let ip = address(value.as_bytes().map_err(decode)?);
+        let ip = ip.ok_or_else(|| decode("malformed inet value"))?;
+        Ok(Some(ip.to_string()))
     }
 }

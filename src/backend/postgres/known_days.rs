@@ -1,4 +1,4 @@
-//! The days whose partitions are known to exist.
+//! A cache of the days that have a partition.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -15,13 +15,13 @@ impl KnownDays {
         days.difference(&known).copied().collect()
     }
 
-    pub(super) fn learn(&self, days: BTreeSet<Date>) {
+    pub(super) fn insert(&self, days: BTreeSet<Date>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(days);
     }
 
-    /// Forgets all: some may have been dropped.
-    pub(super) fn forget(&self) {
+    /// Clears the cache, since partitions may have been dropped.
+    pub(super) fn clear(&self) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,9 +1,8 @@
-//! Hears of keys that other processes change.
+//! Listens for changes of keys by other processes.
 //!
-//! What is told while nobody listens is lost. Whenever listening begins, at first and after the
-//! connection was lost, the caches drop all they hold: what they read from then on is as new as what
-//! they will be told. Without a listener, or while it is cut off, a change is seen within a cache's time
-//! to live.
+//! Notifications are lost while no connection listens. Whenever listening starts, including after a lost
+//! connection, the caches are cleared, so that they hold nothing older than the first notification. Without a
+//! listener, or while it is disconnected, changes take effect when cache entries expire.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,18 +15,18 @@ use tokio::time::{sleep, timeout};
 
 use crate::key::InvalidationFeed;
 
-/// The task that listens, once it is needed.
+/// The background task that listens, started on first use.
 #[derive(Debug, Default)]
 pub(super) struct Listener(Mutex<Option<JoinHandle<()>>>);
 
-/// How long a connection may be silent before it is asked whether it is there.
-const SILENCE: Duration = Duration::from_secs(15);
-/// How long it has to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take from connecting to listening.
-const TO_LISTEN: Duration = Duration::from_secs(10);
-/// Pauses between attempts to connect: the first and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The time without notifications after which the connection is checked.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// The timeout of such a check.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout for connecting and `LISTEN`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Backoff between attempts to connect: starts at the first value, doubles up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 impl Drop for Listener {
     fn drop(&mut self) {
@@ -39,7 +38,7 @@ impl Drop for Listener {
 }
 
 impl Listener {
-    /// Starts the task unless it runs: before the first key is read that a cache may hold.
+    /// Starts the task unless it is running. To be called before the first lookup whose result may be cached.
     pub(super) fn ensure(
         &self,
         pool: &PgPool,
@@ -47,7 +46,7 @@ impl Listener {
         changes: &InvalidationFeed,
     ) {
         let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // It ends only with the runtime that it was started on.
+        // It finishes only if its runtime shuts down.
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(run(pool.clone(), channel(), changes.clone())));
         }
@@ -55,19 +54,19 @@ impl Listener {
 }
 
 async fn run(pool: PgPool, channel: String, changes: InvalidationFeed) {
-    let mut pause = PAUSES.0;
+    let mut pause = BACKOFF.0;
     loop {
-        // It ends when it fails or is cut off: then once more from the beginning.
+        // Returns on errors and when the connection is lost.
         let _ = listen(&pool, &channel, &changes, &mut pause).await;
         sleep(pause).await;
-        pause = pause.saturating_mul(2).min(PAUSES.1);
+        pause = pause.saturating_mul(2).min(BACKOFF.1);
     }
 }
 
-/// A connection that listens, as the application's pool connects by now. It is none of the pool's, which
-/// may be small.
+/// Opens a connection with the current options of the application's pool, and listens. It is not taken from the
+/// pool, which may be small.
 async fn connect(pool: &PgPool, channel: &str) -> Result<PgListener, SqlError> {
-    // As those know it that tell of changes.
+    // Evaluated by the server, as for `pg_notify`.
     let channel = AssertSqlSafe(format!("SELECT {channel}"));
     let channel: String = sqlx::query_scalar(channel).fetch_one(pool).await?;
     let own = PgPoolOptions::new()
@@ -77,7 +76,7 @@ async fn connect(pool: &PgPool, channel: &str) -> Result<PgListener, SqlError> {
         .connect_with((*pool.connect_options()).clone())
         .await?;
     let mut listener = PgListener::connect_with(&own).await?;
-    // After a pause, and not as often as it is cut off: each time, all that caches hold is dropped.
+    // Reconnect with backoff instead: each reconnection clears the caches.
     listener.eager_reconnect(false);
     listener.listen(&channel).await?;
     Ok(listener)
@@ -89,27 +88,29 @@ async fn listen(
     changes: &InvalidationFeed,
     pause: &mut Duration,
 ) -> Result<(), SqlError> {
-    let connected = timeout(TO_LISTEN, connect(pool, channel)).await;
-    let mut listener = connected.map_err(too_late)??;
+    let connected = timeout(CONNECT_TIMEOUT, connect(pool, channel)).await;
+    let mut listener = connected.map_err(timed_out)??;
     changes.publish_all();
-    *pause = PAUSES.0;
+    *pause = BACKOFF.0;
     loop {
-        match timeout(SILENCE, listener.try_recv()).await {
-            Ok(told) => match told?.map(|told| told.payload().parse()) {
+        match timeout(KEEPALIVE, listener.try_recv()).await {
+            Ok(received) => match received?.map(|notification| notification.payload().parse()) {
                 Some(Ok(id)) => changes.publish(id),
-                // It was told what it does not know.
+                // Not a key id.
                 Some(Err(_)) => changes.publish_all(),
-                // It was cut off.
+                // The connection was lost.
                 None => return Ok(()),
             },
             Err(_) => {
-                let asked = sqlx::query("SELECT 1").execute(&mut listener);
-                timeout(PATIENCE, asked).await.map_err(too_late)??;
+                let check = sqlx::query("SELECT 1").execute(&mut listener);
+                timeout(KEEPALIVE_TIMEOUT, check)
+                    .await
+                    .map_err(timed_out)??;
             }
         }
     }
 }
 
-fn too_late(late: Elapsed) -> SqlError {
-    SqlError::Io(late.into())
+fn timed_out(elapsed: Elapsed) -> SqlError {
+    SqlError::Io(elapsed.into())
 }

@@ -1,33 +1,34 @@
-//! The schema, step by step.
+//! Schema migrations.
 
 use super::PostgresBackend;
-use crate::backend::sql::{BackendError, Engine, Migration, migrate, steps};
+use crate::backend::sql::{BackendError, Engine, Migration, migrate, migrations};
 
-const STEPS: [Migration; 3] = steps([
+const MIGRATIONS: [Migration; 3] = migrations([
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
 ]);
 
 impl PostgresBackend {
-    /// Makes the tables, or brings them up to this version of the crate; the schema too, if
-    /// [one was named](Self::with_schema) and is not there.
+    /// Creates the tables, or migrates them to the schema of this version of the crate. Also creates the
+    /// [configured schema](Self::with_schema) if it does not exist.
     ///
-    /// It can run at every start, in many processes at once: each step is one transaction and is applied
-    /// once. Other tables are left alone, those of the application's own migrations included.
+    /// Can be called on every start and from several processes at once: each migration runs in its own transaction
+    /// and is applied once. Other tables, such as those of the application's own migrations, are left untouched.
     ///
     /// # Errors
     ///
-    /// [`BackendError::NewerSchema`] when a newer version of the crate made the tables,
-    /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Denied`] when the
-    /// user may not make tables, [`BackendError::Encoding`] when texts cannot all be kept, or
-    /// [`BackendError::Unavailable`], also when another process has been migrating for a minute, or
-    /// somebody holds a lock that is needed.
+    /// - [`BackendError::NewerSchema`] if a newer version of the crate has migrated the tables.
+    /// - [`BackendError::OtherSchema`] if an applied migration differs from the one in this crate.
+    /// - [`BackendError::Denied`] if the user may not create tables.
+    /// - [`BackendError::Encoding`] if the encoding of the database is not UTF-8.
+    /// - [`BackendError::Unavailable`] if the database cannot be reached, if another process is still migrating
+    ///   after a minute, or if a required lock is held elsewhere.
     pub async fn migrate(&self) -> Result<(), BackendError> {
         let engine = &*self.0.engine;
-        migrate(engine, &STEPS).await?;
-        // Before the first look-up: caches drop what they hold when listening begins.
-        engine.about_to_look_up(&self.0.changes);
+        migrate(engine, &MIGRATIONS).await?;
+        // Before the first lookup: starting to listen clears the caches.
+        engine.before_lookup(&self.0.changes);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and usage in a PostgreSQL database.
+//! The PostgreSQL backend.
 
 mod copy;
 mod engine;
@@ -23,10 +23,11 @@ use self::engine::PostgresEngine;
 use self::known_days::KnownDays;
 use self::listener::Listener;
 use super::sql::{
-    BackendError, Dialect, InvalidTablePrefix, Maintenance, Names, PruneReport, Retention,
-    SeriesCache, SqlBackend, keep_in_sql,
+    BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SeriesCache, SqlBackend,
+    keep_in_sql,
 };
 use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
 use crate::key::{
     AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, Rotation, StoreError,
@@ -37,12 +38,12 @@ use crate::usage::{
     Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
 };
 
-/// Keys and usage in a PostgreSQL database (tested with version 15): [`KeyAdmin`], `UsageSink` and
-/// [`UsageReader`].
+/// Stores keys and usage in a PostgreSQL database (tested with version 15). Implements [`KeyAdmin`],
+/// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`].
 ///
-/// Any number of processes may share one. What one of them changes about a key is seen by the caches of
-/// the others as soon as they are told (`LISTEN`), and within their time to live if they cannot be.
-/// Clones share their connections.
+/// Any number of processes can share a database. A change of a key invalidates the caches of all processes through
+/// `LISTEN` and `NOTIFY`; without a connection to listen on, it takes effect when cache entries expire. Clones
+/// share their connections.
 ///
 /// ```no_run
 /// use keytally::ApiKeyLayer;
@@ -63,61 +64,60 @@ use crate::usage::{
 /// # Ok(()) }
 /// ```
 ///
-/// # What a crash leaves
+/// # Durability
 ///
-/// A batch is one transaction, and its id is kept: a batch that is written again, since nobody knows
-/// what became of it, counts once. How much of what was committed survives the machine is up to the
-/// server's `synchronous_commit`.
+/// Each batch is written in one transaction together with its id, so a batch that is retried because its outcome
+/// is unknown is counted once. The server's `synchronous_commit` determines whether committed data survives a
+/// crash of the server.
 ///
 /// # Tables
 ///
-/// They are made to be read with other tools too: [`schema`](super::schema) tells what is where.
+/// The tables can be queried with other tools; [`schema`](super::schema) documents them.
 #[derive(Clone)]
 pub struct PostgresBackend(SqlBackend<PostgresEngine>);
 
 keep_in_sql!(PostgresBackend);
 
-/// Connections of a backend that has its own.
-const CONNECTIONS: u32 = 10;
-/// How long to wait for one of them.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The size of the pool that `connect` creates.
+const MAX_CONNECTIONS: u32 = 10;
+/// How long to wait for a connection of that pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl PostgresBackend {
-    /// Connects to the database of a URL (`postgres://user:password@host/database`).
-    /// [`migrate`](Self::migrate) makes the tables.
+    /// Connects to a database by its URL (`postgres://user:password@host/database`). Call
+    /// [`migrate`](Self::migrate) to create the tables.
     ///
-    /// It has up to ten connections, and one more to listen on. Encryption comes with a feature of your
-    /// own dependency on `sqlx` (`tls-rustls`, `tls-native-tls`).
+    /// Uses up to ten connections, and one more to listen for changes of keys. For TLS, enable a feature of `sqlx`
+    /// (`tls-rustls`, `tls-native-tls`) in your own dependencies.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Url`] when that is not the URL of a PostgreSQL database,
-    /// [`BackendError::Denied`] when it does not let the user in, [`BackendError::Unavailable`] when it
-    /// cannot be reached within five seconds.
+    /// [`BackendError::Url`] if the URL is not a PostgreSQL URL, [`BackendError::Denied`] if authentication fails,
+    /// and [`BackendError::Unavailable`] if the server cannot be reached within five seconds.
     pub async fn connect(url: &str) -> Result<Self, BackendError> {
-        // The parser takes any scheme, and would ask a server of another kind.
+        // The parser of sqlx accepts any scheme.
         if !["postgres:", "postgresql:"]
             .iter()
             .any(|it| url.starts_with(it))
         {
-            let error = "the scheme is not that of PostgreSQL";
+            let error = "the URL scheme must be `postgres` or `postgresql`";
             return Err(BackendError::of_url(SqlError::Configuration(error.into())));
         }
         let options: PgConnectOptions = url.parse().map_err(BackendError::of_url)?;
         let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.clone())
             .await;
         match pool {
             Ok(pool) => Ok(Self::from_pool(pool)),
-            Err(SqlError::PoolTimedOut) => Err(why_timed_out(&options).await.into()),
+            Err(SqlError::PoolTimedOut) => Err(timeout_cause(&options).await.into()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Uses connections that the application has, and one more to listen on.
-    /// [`migrate`](Self::migrate) makes the tables.
+    /// Uses an existing connection pool, and one more connection to listen for changes of keys. Call
+    /// [`migrate`](Self::migrate) to create the tables.
     pub fn from_pool(pool: PgPool) -> Self {
         Self(SqlBackend::new(PostgresEngine {
             pool,
@@ -128,63 +128,70 @@ impl PostgresBackend {
         }))
     }
 
-    /// Puts the tables into this schema, instead of the one that `search_path` names first. Say so before
-    /// anything else: clones that were made earlier keep to theirs.
+    /// Sets the schema of the tables. The first schema of the `search_path` by default. Set it before using or
+    /// cloning the backend: existing clones keep their schema.
     ///
-    /// One that names it and one whose `search_path` names it first have the same tables, and are told of
-    /// each other's changes. Name it where somebody may make another schema in front of it: without a
-    /// name the tables would be made anew there.
+    /// A backend with an explicit schema and one that finds the same schema by its `search_path` share their
+    /// tables and notify each other of changes. Set the schema explicitly if someone could create another schema
+    /// earlier in the `search_path`: otherwise, `migrate` would create new tables there.
     ///
     /// # Errors
     ///
-    /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with `pg_`.
-    pub fn with_schema(self, schema: &str) -> Result<Self, InvalidTablePrefix> {
+    /// Returns an error unless the name has 1 to 32 characters of `a-z`, `0-9` and `_`, does not start with a
+    /// digit and does not start with a reserved prefix (`sqlite_`, `pg_`).
+    pub fn with_schema(self, schema: &str) -> Result<Self, InvalidConfig> {
         let names = self.0.engine.names.clone().with_schema(schema)?;
         Ok(self.with(|engine| engine.names = names))
     }
 
-    /// Lets the names of the tables begin with this instead of `keytally_`. Say so before anything
-    /// else: clones that were made earlier keep to theirs.
+    /// Sets the prefix of the table names. `keytally_` by default. Set it before using or cloning the backend:
+    /// existing clones keep their prefix.
     ///
     /// # Errors
     ///
-    /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with what
-    /// databases keep for themselves (`sqlite_`, `pg_`).
-    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidTablePrefix> {
+    /// Returns an error unless the prefix has 1 to 32 characters of `a-z`, `0-9` and `_`, does not start with a
+    /// digit and does not start with a reserved prefix (`sqlite_`, `pg_`).
+    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidConfig> {
         let names = self.0.engine.names.clone().with_prefix(prefix)?;
         Ok(self.with(|engine| engine.names = names))
     }
 
-    /// Does not listen for changes that other processes make, which are then seen within a cache's time
-    /// to live: behind a pooler that cannot `LISTEN`, such as PgBouncer in its transaction mode.
+    /// Disables listening for changes that other processes make. They then take effect when cache entries expire.
+    ///
+    /// Use this with a connection pooler that does not support `LISTEN`, such as PgBouncer in transaction mode.
     #[must_use]
     pub fn without_notifications(self) -> Self {
         self.with(|engine| engine.listener = None)
     }
 
-    /// Keeps these requests in the log; sums are made of all. Every one, unless set.
+    /// Sets the sampling of the request log. All requests are logged by default. Rollups always include all
+    /// requests.
     #[must_use]
-    pub fn with_log(mut self, keep: LogSampling) -> Self {
-        self.0.keep = keep;
+    pub fn with_log_sampling(mut self, keep: LogSampling) -> Self {
+        self.0.sampling = keep;
         self
     }
 
-    /// Drops what is too old, now and every ten minutes, as long as the answer is held. One process of
-    /// several is enough, and more do no harm. Without it, everything is kept.
+    /// Starts a background task that prunes old usage, at once and then about every ten minutes, until the
+    /// returned handle is dropped. Without it, all usage is kept.
+    ///
+    /// It is enough to run it in one of several processes; running it in all of them is harmless.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// Panics if called outside a tokio runtime.
     pub fn maintain(&self, retention: Retention) -> Maintenance {
         self.0.maintain(retention)
     }
 
-    /// Drops what is too old at this time, once: for those who have a scheduler of their own. A few
-    /// thousand rows at a time, so that nobody waits for long.
+    /// Prunes usage that is too old at the time `now`, once. For applications with their own scheduler.
+    ///
+    /// Drops partitions of the request log, and deletes other rows a few thousand per transaction, so that it does
+    /// not block writers for long.
     ///
     /// # Errors
     ///
-    /// The first one, where there were several; all else is dropped.
+    /// If a step fails, the others still run, and the first error is returned.
     pub async fn prune(
         &self,
         retention: &Retention,
@@ -203,7 +210,7 @@ impl PostgresBackend {
             }
             change(changed);
         }
-        other.with_log(self.0.keep)
+        other.with_log_sampling(self.0.sampling)
     }
 }
 
@@ -214,8 +221,9 @@ impl fmt::Debug for PostgresBackend {
             .finish_non_exhaustive()
     }
 }
-/// Why no connection could be made: the pool tries again and again, and then tells of the time alone.
-async fn why_timed_out(options: &PgConnectOptions) -> SqlError {
+
+/// The error behind a timeout of the pool, which retries failed connections without reporting why they failed.
+async fn timeout_cause(options: &PgConnectOptions) -> SqlError {
     let attempt = tokio::time::timeout(Duration::from_secs(1), PgConnection::connect_with(options));
     match attempt.await {
         Ok(Err(error)) => error,

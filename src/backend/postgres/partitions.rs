@@ -1,4 +1,4 @@
-//! The request log's partitions, one for each day of UTC.
+//! The partitions of the request log, one per day (UTC).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,60 +9,62 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
-use super::engine::{PATIENCE, PostgresEngine, lock_timeout};
+use super::engine::{LOCK_TIMEOUT, PostgresEngine, lock_timeout};
 use crate::backend::sql::{
-    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_by, timestamp,
+    Engine, FirstFailure, Row, Session, Statement, Value, as_micros, decode, delete_in_batches,
+    timestamp,
 };
 use crate::telemetry;
 
-/// Today and days ahead that get one, so that no write at midnight waits for it.
+/// The number of days to create partitions for in advance, including today, so that no write at midnight waits for
+/// it.
 const AHEAD: usize = 3;
 
-/// Names that are tried for the partition of a day.
-const MOST_NAMES: u8 = 9;
+/// The maximum number of names to try for the partition of a day.
+const MAX_NAMES: u8 = 9;
 
-/// A lock could not be had in time.
+/// `lock_not_available`: a lock timed out.
 const LOCKED: &str = "55P03";
 
-/// How long each of the others is waited for, once one could not be had.
-const LITTLE_PATIENCE: &str = "100ms";
+/// The lock timeout of further partitions after the first one timed out.
+const SHORT_TIMEOUT: &str = "100ms";
 
-/// There is a table of this name.
+/// `duplicate_table`.
 const NAME_TAKEN: &str = "42P07";
 
-/// There is no such table or partition.
+/// `undefined_table`: there is no such table or partition.
 const NO_TABLE: &str = "42P01";
 
-/// Another partition has a part of the day.
+/// `invalid_object_definition`: the bounds overlap those of another partition.
 const OVERLAPS: &str = "42P17";
 
-/// There is no partition for a row, or it does not take it; or a default partition has rows that would
-/// belong to a new one.
-pub(super) const NO_PARTITION: &str = "23514";
+/// `check_violation`: there is no partition for a row, a constraint rejects it, or a default partition has rows
+/// that belong to a new partition.
+pub(super) const CHECK_VIOLATION: &str = "23514";
 
-/// The day of UTC that a time is on.
+/// The day of a time (UTC).
 pub(super) fn day(time: Timestamp) -> Date {
     TimeZone::UTC.to_datetime(time).date()
 }
 
-/// Today and the days that come.
+/// Today and the next days.
 fn days_ahead() -> impl Iterator<Item = Date> {
     let today = day(Timestamp::now());
     today.series(jiff::Span::new().days(1)).take(AHEAD)
 }
 
-/// A partition that the log has.
+/// A partition of the request log.
 struct Partition {
-    /// As it can stand in SQL.
+    /// The quoted, qualified name.
     name: String,
-    /// Whether its name is one that this crate gives.
+    /// Whether the name follows the pattern of partitions that this crate creates.
     own: bool,
-    /// From when to when, in microseconds.
+    /// The bounds, in microseconds since 1970.
     times: Range<i64>,
 }
 
 impl PostgresEngine {
-    /// Makes the partitions of these days, unless they are there; answers the days that cannot have one.
+    /// Creates the partitions of these days unless they exist. Returns the days for which that is impossible.
     pub(super) async fn ensure_partitions(
         &self,
         days: &BTreeSet<Date>,
@@ -73,54 +75,55 @@ impl PostgresEngine {
             return Ok(without);
         }
         missing.extend(days_ahead());
-        // One at a time in all processes, and in a transaction of its own: it does not wait for a batch
-        // that is being written, nor undo what it made with it.
-        let mut session = self.alone(PATIENCE).await?;
+        // Under a lock across processes, and in its own transaction, which does not wait for batches and is not
+        // rolled back with one.
+        let mut session = self.exclusive(LOCK_TIMEOUT).await?;
         for &day in &missing {
-            match self.make_partition(&mut session, day).await {
+            match self.create_partition(&mut session, day).await {
                 Ok(()) => {}
-                // Those ahead have time.
-                Err(error) if is_in_the_way(&error) || !days.contains(&day) => {
-                    report_without(day, &error);
+                // Future days can be retried later.
+                Err(error) if is_conflict(&error) || !days.contains(&day) => {
+                    warn_no_partition(day, &error);
                     without.insert(day);
                 }
                 Err(error) => return Err(error),
             }
         }
         session.commit().await?;
-        self.known_days.learn(&missing - &without);
+        self.known_days.insert(&missing - &without);
         Ok(&without & days)
     }
 
-    /// Makes the partition of a day, unless one has the day; leaves the transaction as it was if that
-    /// fails.
-    async fn make_partition(
+    /// Creates the partition of a day, unless existing partitions cover the day. On failure, the transaction stays
+    /// usable.
+    async fn create_partition(
         &self,
         session: &mut <Self as Engine>::Session,
         day: Date,
     ) -> Result<(), SqlError> {
         let next = day.tomorrow().map_err(decode)?;
         let first = format!("§requests_{}", day.strftime("%Y%m%d"));
-        // A partition that was detached keeps its name, and any table may have it.
-        let others = (2..=MOST_NAMES).map(|n| format!("{first}_{n}"));
+        // The name may be taken by a detached partition or any other table.
+        let others = (2..=MAX_NAMES).map(|n| format!("{first}_{n}"));
         let mut taken = Ok(());
         for name in std::iter::once(first.clone()).chain(others) {
             if self.has_partition(session, day).await? {
                 return Ok(());
             }
-            // Made by itself and then attached, a partition does not keep readers and writers of the
-            // others waiting.
-            let make = format!(
+            // Creating a table and attaching it does not block readers and writers of the other partitions.
+            let create = format!(
                 "CREATE TABLE {name} (LIKE §requests INCLUDING DEFAULTS INCLUDING CONSTRAINTS
                     INCLUDING INDEXES INCLUDING STORAGE);
                 ALTER TABLE §requests ATTACH PARTITION {name}
                     FOR VALUES FROM ('{day} 00:00:00+00') TO ('{next} 00:00:00+00')"
             );
-            session.script("SAVEPOINT making").await?;
-            let Err(error) = session.script(&self.names.sql(&make)).await else {
+            session.execute_script("SAVEPOINT making").await?;
+            let Err(error) = session.execute_script(&self.names.sql(&create)).await else {
                 return Ok(());
             };
-            session.script("ROLLBACK TO SAVEPOINT making").await?;
+            session
+                .execute_script("ROLLBACK TO SAVEPOINT making")
+                .await?;
             if code(&error).as_deref() != Some(NAME_TAKEN) {
                 return Err(error);
             }
@@ -129,7 +132,7 @@ impl PostgresEngine {
         taken
     }
 
-    /// Whether there are partitions for the whole of a day.
+    /// Whether partitions cover the whole day.
     async fn has_partition(
         &self,
         session: &mut <Self as Engine>::Session,
@@ -138,25 +141,25 @@ impl PostgresEngine {
         let start = start_of(day)?;
         let end = start + 24 * 3_600 * 1_000_000;
         let partitions = self.partitions(session).await?;
-        // In the order in which they begin; a default one takes all that no other does.
-        let reached = partitions.iter().fold(start, |reached, it| {
-            if it.times.start <= reached {
-                reached.max(it.times.end)
+        // Partitions are ordered by start. A default partition covers everything.
+        let covered = partitions.iter().fold(start, |covered, it| {
+            if it.times.start <= covered {
+                covered.max(it.times.end)
             } else {
-                reached
+                covered
             }
         });
-        Ok(reached >= end)
+        Ok(covered >= end)
     }
 
-    /// The partitions that take requests.
+    /// The attached partitions.
     async fn partitions(
         &self,
         session: &mut <Self as Engine>::Session,
     ) -> Result<Vec<Partition>, SqlError> {
-        // Bounds are told as the session's settings have it.
-        let plain = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'";
-        session.script(plain).await?;
+        // `pg_get_expr` formats the bounds according to the settings of the session.
+        let settings = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'";
+        session.execute_script(settings).await?;
         let bound = |word: &str, default: &str| {
             format!(
                 "CASE bound WHEN 'DEFAULT' THEN '{default}' ELSE replace(replace(
@@ -176,7 +179,7 @@ impl PostgresEngine {
             bound("FROM", "-infinity"),
             bound("TO", "infinity")
         );
-        let rows = session.rows(Statement::new(&self.names, &list)).await?;
+        let rows = session.fetch(Statement::new(&self.names, &list)).await?;
         let partitions = rows.iter().map(|row| {
             let start = Row::time(row, "begins")?.unwrap_or(i64::MAX);
             let end = Row::time(row, "ends")?.unwrap_or(i64::MAX);
@@ -189,10 +192,11 @@ impl PostgresEngine {
         partitions.collect()
     }
 
-    /// Drops the partitions that end before a time, in microseconds, and makes those of the next days.
-    pub(super) async fn drop_partitions(&self, before: i64) -> Result<u64, SqlError> {
+    /// Drops the partitions that end before a time, in microseconds since 1970, and creates those of the next
+    /// days.
+    pub(super) async fn prune_partitions(&self, before: i64) -> Result<u64, SqlError> {
         let mut failure = FirstFailure::default();
-        failure.of(self.ensure_partitions(&days_ahead().collect()).await);
+        failure.record(self.ensure_partitions(&days_ahead().collect()).await);
         let end = start_of(day(timestamp(before)?))?;
         let mut session = self.writer().await?;
         let partitions = self.partitions(&mut session).await?;
@@ -200,39 +204,39 @@ impl PostgresEngine {
         let is_old = |it: &Partition| it.own && it.times.end <= end;
         let old: Vec<_> = partitions.into_iter().filter(is_old).collect();
         if !old.is_empty() {
-            // Before anything is dropped, so that no reader misses requests without notice.
-            self.note_dropped(end).await?;
+            // Before anything is dropped, so that readers detect the gap.
+            self.record_pruned(end).await?;
         }
-        let (mut dropped, mut patience) = (0, PATIENCE);
+        let (mut dropped, mut timeout) = (0, LOCK_TIMEOUT);
         for partition in old {
-            match self.drop_partition(&partition, patience).await {
+            match self.drop_partition(&partition, timeout).await {
                 Ok(()) => dropped += 1,
-                // Somebody has detached it meanwhile, to keep it.
+                // It was detached in the meantime.
                 Err(error) if code(&error).as_deref() == Some(NO_TABLE) => {}
-                // Others read it for long, and maybe all of them: they are tried again at the next pass.
-                Err(error) if code(&error).as_deref() == Some(LOCKED) => patience = LITTLE_PATIENCE,
-                Err(error) => failure.of(Err(error)),
+                // A long query may lock all partitions. The next pass tries again.
+                Err(error) if code(&error).as_deref() == Some(LOCKED) => timeout = SHORT_TIMEOUT,
+                Err(error) => failure.record(Err(error)),
             }
         }
         if dropped > 0 {
-            self.known_days.forget();
+            self.known_days.clear();
         }
-        failure.of(self.drop_log_batches(end).await);
-        failure.or(dropped)
+        failure.record(self.prune_log_batches(end).await);
+        failure.into_result(dropped)
     }
 
-    /// Notes up to which place batches have requests from before a time.
-    async fn note_dropped(&self, before: i64) -> Result<(), SqlError> {
-        let note = "UPDATE §log_pruned SET position = greatest(position,
+    /// Records the highest position of a batch with requests before a time.
+    async fn record_pruned(&self, before: i64) -> Result<(), SqlError> {
+        let update = "UPDATE §log_pruned SET position = greatest(position,
             (SELECT max(position) FROM §log_batches WHERE first < $1))";
-        let note = Statement::new(&self.names, note).bind(Value::Time(Some(before)));
+        let update = Statement::new(&self.names, update).bind(Value::Time(Some(before)));
         let mut session = self.writer().await?;
-        session.run(note).await?;
+        session.execute(update).await?;
         session.commit().await
     }
 
-    /// Deletes the batches of the log of which no request is left, some at a time.
-    async fn drop_log_batches(&self, before: i64) -> Result<u64, SqlError> {
+    /// Deletes the batches that have no requests left in the log, in small transactions.
+    async fn prune_log_batches(&self, before: i64) -> Result<u64, SqlError> {
         let delete =
             "DELETE FROM §log_batches WHERE position IN (SELECT b.position FROM §log_batches b
             WHERE b.first < $1 AND b.last < $1
@@ -241,17 +245,17 @@ impl PostgresEngine {
                 AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
                     WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
             ORDER BY b.first LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        delete_by(self, delete, Value::Time(Some(before))).await
+        delete_in_batches(self, delete, Value::Time(Some(before))).await
     }
 
-    async fn drop_partition(&self, partition: &Partition, patience: &str) -> Result<(), SqlError> {
+    async fn drop_partition(&self, partition: &Partition, timeout: &str) -> Result<(), SqlError> {
         let mut session = self.writer().await?;
-        // Whoever comes meanwhile waits behind this, and so it does not wait for long itself.
-        session.script(&lock_timeout(patience)).await?;
-        // Detached first, which fails where it is no partition any more.
+        // Other queries queue behind the lock request, so the timeout is short.
+        session.execute_script(&lock_timeout(timeout)).await?;
+        // Detaching first fails if the table is not a partition anymore.
         let name = &partition.name;
         let drop = format!("ALTER TABLE §requests DETACH PARTITION {name}; DROP TABLE {name}");
-        session.script(&self.names.sql(&drop)).await?;
+        session.execute_script(&self.names.sql(&drop)).await?;
         session.commit().await
     }
 }
@@ -262,24 +266,24 @@ fn start_of(day: Date) -> Result<i64, SqlError> {
     start.map(as_micros).map_err(decode)
 }
 
-/// The code of an error that the server has told.
+/// The SQLSTATE of an error from the server.
 pub(super) fn code(error: &SqlError) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
 
-/// Whether a partition cannot be made because of what is there: all its names are taken, others take a
-/// part of the day, or a default partition has requests of it. Trying again would not help.
-fn is_in_the_way(error: &SqlError) -> bool {
+/// Whether existing tables prevent the creation of a partition: all names are taken, other partitions overlap the
+/// day, or a default partition has requests of the day. Retrying would not help.
+fn is_conflict(error: &SqlError) -> bool {
     matches!(
         code(error).as_deref(),
-        Some(NAME_TAKEN | OVERLAPS | NO_PARTITION)
+        Some(NAME_TAKEN | OVERLAPS | CHECK_VIOLATION)
     )
 }
 
-fn report_without(day: Date, error: &SqlError) {
+fn warn_no_partition(day: Date, error: &SqlError) {
     telemetry::warn!(
         %day,
         error = error as &dyn std::error::Error,
-        "a day of the request log has no partition"
+        "cannot create a partition of the request log"
     );
 }

@@ -1,5 +1,5 @@
-//! Values in PostgreSQL's own types, written and read in its binary form, without the features of sqlx
-//! that would change the types in an application's own queries.
+//! PostgreSQL types in binary format. Implemented here because the corresponding features of sqlx would change the
+//! types in the application's own queries.
 
 use std::net::IpAddr;
 
@@ -9,10 +9,10 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 
-/// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
+/// The epoch of PostgreSQL, 2000-01-01, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// The earliest time that PostgreSQL has, in 4714 BC, in microseconds since 2000.
+/// The earliest timestamp of PostgreSQL, in 4714 BC, in microseconds since 2000.
 const EARLIEST: i64 = -211_813_488_000_000_000;
 
 /// `timestamptz`: microseconds since 1970.
@@ -20,7 +20,7 @@ const EARLIEST: i64 = -211_813_488_000_000_000;
 pub(super) struct Time(pub(super) i64);
 
 impl Time {
-    /// In PostgreSQL's own form; what is earlier than all it has is its minus infinity.
+    /// The binary representation. Earlier times than PostgreSQL supports become `-infinity`.
     pub(super) fn to_postgres(self) -> i64 {
         let time = self.0.saturating_sub(EPOCH);
         if time < EARLIEST { i64::MIN } else { time }
@@ -35,7 +35,7 @@ pub(super) struct Id(pub(super) [u8; 16]);
 #[derive(Debug, Clone)]
 pub(super) struct Json<T>(pub(super) T);
 
-/// The version of `jsonb` in binary form.
+/// The version of the binary format of `jsonb`.
 const JSONB: u8 = 1;
 
 macro_rules! oids {
@@ -54,7 +54,7 @@ macro_rules! oids {
     )*};
 }
 
-// As `pg_type` of every version has them.
+// The OIDs in `pg_type`, which are the same in all versions.
 oids! {
     Time: 1184, 1185;
     Id: 2950, 2951;
@@ -84,10 +84,10 @@ impl Encode<'_, Postgres> for Json<String> {
     }
 }
 
-/// What a value of a fixed size holds.
+/// The bytes of a value of fixed size.
 fn fixed<const N: usize>(value: PgValueRef<'_>) -> Result<[u8; N], BoxDynError> {
     if value.format() != PgValueFormat::Binary {
-        return Err("a value in text form".into());
+        return Err("unexpected value in text format".into());
     }
     Ok(value.as_bytes()?.try_into()?)
 }
@@ -110,11 +110,11 @@ impl<'r> Decode<'r, Postgres> for Json<&'r str> {
         let text = value.as_str()?;
         let text = text.strip_prefix(char::from(JSONB));
         text.map(Self)
-            .ok_or_else(|| "jsonb of another version".into())
+            .ok_or_else(|| "unsupported jsonb version".into())
     }
 }
 
-/// An `inet` in binary form: family, bits of the network, whether it is a `cidr`, length, bytes.
+/// Appends an `inet` in binary format: family, network bits, whether it is a `cidr`, length, bytes.
 pub(super) fn push_address(bytes: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
@@ -128,7 +128,7 @@ pub(super) fn push_address(bytes: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// The address of an `inet` in binary form.
+/// Parses the address of an `inet` in binary format.
 pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     let (_, address) = bytes.split_at_checked(4)?;
     if let Ok(address) = <[u8; 4]>::try_from(address) {
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_read_back() {
+    fn addresses_round_trip() {
         for text in ["203.0.113.7", "2001:db8::1"] {
             let mut bytes = Vec::new();
             push_address(&mut bytes, text.parse().unwrap());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_early_is_before_everything() {
+    fn unsupported_early_times_are_minus_infinity() {
         assert_eq!(Time(0).to_postgres(), -EPOCH);
         assert_eq!(Time(i64::MIN).to_postgres(), i64::MIN);
     }

@@ -1,4 +1,4 @@
-//! Keys in any database.
+//! Key administration.
 
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
@@ -13,7 +13,7 @@ use crate::key::{
 };
 use crate::page::Page;
 
-/// A key that is being changed: the transaction, and what it does so far.
+/// A transaction that changes keys.
 struct Change<'a, E: Engine> {
     backend: &'a SqlBackend<E>,
     session: E::Session,
@@ -24,29 +24,30 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         id: KeyId,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        self.engine.about_to_look_up(&self.changes);
-        let found = async {
+        self.engine.before_lookup(&self.changes);
+        let record = async {
             let mut session = self.engine.reader().await?;
-            let rows = session.rows(keys::find(self.names(), id)).await?;
+            let rows = session.fetch(keys::find(self.names(), id)).await?;
             rows.first().map(keys::record_of).transpose()
         };
-        found.await.map_err(StoreError::unavailable)
+        record.await.map_err(StoreError::unavailable)
     }
 
     pub(in crate::backend) async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
+        // Stored texts never contain U+0000, which PostgreSQL rejects.
         let nul = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains('\0'));
         let statement = keys::list(self.names(), query)?;
         if nul(&query.owner) || nul(&query.name) {
             return Ok(Page::empty());
         }
-        let listed = async {
-            let rows = self.engine.reader().await?.rows(statement).await?;
+        let keys = async {
+            let rows = self.engine.reader().await?.fetch(statement).await?;
             let records = rows.iter().map(keys::record_of);
             records
                 .map(|record| record.map(|record| record.key))
                 .collect::<Result<_, SqlError>>()
         };
-        let keys = listed.await.map_err(StoreError::unavailable)?;
+        let keys = keys.await.map_err(StoreError::unavailable)?;
         Ok(Page::from_surplus(keys, query.page_size(), KeyQuery::place))
     }
 
@@ -57,7 +58,9 @@ impl<E: Engine> SqlBackend<E> {
         change.insert(&record).await?;
         let (actor, now) = (self.actor.as_deref(), Timestamp::now());
         let (id, key) = (record.key.id, record.key);
-        change.note(AuditEntry::created(actor, key, now)).await?;
+        change
+            .record_audit(AuditEntry::created(actor, key, now))
+            .await?;
         change.commit(&[id]).await
     }
 
@@ -67,13 +70,13 @@ impl<E: Engine> SqlBackend<E> {
         what: KeyChange,
     ) -> Result<Key, StoreError> {
         let mut change = self.begin().await?;
-        let mut record = change.hold(id).await?;
+        let mut record = change.lock(id).await?;
         let before = record.key.clone();
         record.apply(&what)?;
         change.update(&record).await?;
         let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());
         let entry = AuditEntry::changed(actor, &what, before, key, now);
-        change.note(entry).await?;
+        change.record_audit(entry).await?;
         change.commit(&[id]).await?;
         Ok(record.key)
     }
@@ -84,14 +87,14 @@ impl<E: Engine> SqlBackend<E> {
         rotation: Rotation,
     ) -> Result<Key, StoreError> {
         let mut change = self.begin().await?;
-        let mut old = change.hold(id).await?;
+        let mut old = change.lock(id).await?;
         let before = old.key.clone();
         let new = old.rotate(&rotation)?;
         change.insert(&new).await?;
         change.update(&old).await?;
         let (actor, now) = (self.actor.as_deref(), Timestamp::now());
         for entry in AuditEntry::rotated(actor, before, old.key, new.key.clone(), now) {
-            change.note(entry).await?;
+            change.record_audit(entry).await?;
         }
         change.commit(&[id, new.key.id]).await?;
         Ok(new.key)
@@ -99,11 +102,11 @@ impl<E: Engine> SqlBackend<E> {
 
     pub(in crate::backend) async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
         let mut change = self.begin().await?;
-        let record = change.hold(id).await?;
+        let record = change.lock(id).await?;
         change.run(keys::delete(self.names(), id)).await?;
         let (actor, now) = (self.actor.as_deref(), Timestamp::now());
         change
-            .note(AuditEntry::deleted(actor, record.key, now))
+            .record_audit(AuditEntry::deleted(actor, record.key, now))
             .await?;
         change.commit(&[id]).await
     }
@@ -113,14 +116,16 @@ impl<E: Engine> SqlBackend<E> {
         id: KeyId,
     ) -> Result<Option<KeyRecord>, StoreError> {
         let mut change = self.begin().await?;
-        let mut record = change.hold(id).await?;
-        record.encrypted_secret = change.sealed(id).await?;
+        let mut record = change.lock(id).await?;
+        record.encrypted_secret = change.encrypted_secret(id).await?;
         if record.encrypted_secret.is_none() {
             return Ok(None);
         }
         let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());
-        change.note(AuditEntry::revealed(actor, key, now)).await?;
-        // No cache has to be told: the key is what it was.
+        change
+            .record_audit(AuditEntry::revealed(actor, key, now))
+            .await?;
+        // The key is unchanged, so caches need no invalidation.
         change.commit(&[]).await?;
         Ok(Some(record))
     }
@@ -137,13 +142,13 @@ impl<E: Engine> SqlBackend<E> {
         {
             return Ok(Page::empty());
         }
-        let listed = async {
-            let rows = self.engine.reader().await?.rows(statement).await?;
+        let entries = async {
+            let rows = self.engine.reader().await?.fetch(statement).await?;
             rows.iter()
                 .map(audit::entry_of)
                 .collect::<Result<_, SqlError>>()
         };
-        let entries = listed.await.map_err(StoreError::unavailable)?;
+        let entries = entries.await.map_err(StoreError::unavailable)?;
         Ok(Page::from_surplus(
             entries,
             query.page_size(),
@@ -161,31 +166,35 @@ impl<E: Engine> SqlBackend<E> {
 }
 
 impl<E: Engine> Change<'_, E> {
-    /// The key's record, held until the transaction ends.
-    async fn hold(&mut self, id: KeyId) -> Result<KeyRecord, StoreError> {
-        let found = async {
+    /// Reads the record of a key and locks it until the transaction ends.
+    async fn lock(&mut self, id: KeyId) -> Result<KeyRecord, StoreError> {
+        let record = async {
             let statement = keys::lock_key(self.backend.names(), id);
-            let rows = self.session.rows(statement).await?;
+            let rows = self.session.fetch(statement).await?;
             rows.first().map(keys::record_of).transpose()
         };
-        let found = found.await.map_err(StoreError::unavailable)?;
-        found.ok_or(StoreError::NotFound(id))
+        let record = record.await.map_err(StoreError::unavailable)?;
+        record.ok_or(StoreError::NotFound(id))
     }
 
-    async fn sealed(&mut self, id: KeyId) -> Result<Option<EncryptedSecret>, StoreError> {
-        let found = async {
-            let statement = keys::sealed(self.backend.names(), id);
-            let rows = self.session.rows(statement).await?;
-            Ok(rows.first().map(keys::sealed_of).transpose()?.flatten())
+    async fn encrypted_secret(&mut self, id: KeyId) -> Result<Option<EncryptedSecret>, StoreError> {
+        let secret = async {
+            let statement = keys::encrypted_secret(self.backend.names(), id);
+            let rows = self.session.fetch(statement).await?;
+            Ok(rows
+                .first()
+                .map(keys::encrypted_secret_of)
+                .transpose()?
+                .flatten())
         };
-        found
+        secret
             .await
             .map_err(|error: SqlError| StoreError::unavailable(error))
     }
 
     async fn insert(&mut self, record: &KeyRecord) -> Result<(), StoreError> {
-        let added = self.run(keys::insert(self.backend.names(), record)).await?;
-        if added == 0 {
+        let inserted = self.run(keys::insert(self.backend.names(), record)).await?;
+        if inserted == 0 {
             return Err(StoreError::Conflict(record.key.id));
         }
         Ok(())
@@ -196,44 +205,44 @@ impl<E: Engine> Change<'_, E> {
         Ok(())
     }
 
-    async fn note(&mut self, entry: AuditEntry) -> Result<(), StoreError> {
+    async fn record_audit(&mut self, entry: AuditEntry) -> Result<(), StoreError> {
         self.run(audit::insert(self.backend.names(), &entry))
             .await?;
         Ok(())
     }
 
     async fn run(&mut self, statement: Statement) -> Result<u64, StoreError> {
-        let written = self.session.run(statement).await;
-        written.map_err(StoreError::unavailable)
+        let rows = self.session.execute(statement).await;
+        rows.map_err(StoreError::unavailable)
     }
 
-    /// Ends the transaction and tells of the keys, also when nobody waits for it any more.
+    /// Commits and announces the changed keys, even if the caller is cancelled.
     async fn commit(mut self, ids: &[KeyId]) -> Result<(), StoreError> {
-        let told = async {
+        let announced = async {
             for &id in ids {
                 let engine = &self.backend.engine;
                 engine.announce(&mut self.session, id).await?;
             }
             Ok::<_, SqlError>(())
         };
-        told.await.map_err(StoreError::unavailable)?;
+        announced.await.map_err(StoreError::unavailable)?;
         let announce = Announce(self.backend.changes.clone(), ids.to_vec());
         let session = self.session;
-        // Of its own: who asked may go away while the database commits, and the caches have to be told
-        // behind that, not before.
+        // In its own task: the caller may be cancelled during the commit, and caches must be invalidated after it,
+        // not before.
         let committing = tokio::spawn(async move {
             let _announce = announce;
             session.commit().await
         });
         match committing.await {
             Ok(committed) => committed.map_err(StoreError::unavailable),
-            Err(stopped) => Err(StoreError::unavailable(stopped)),
+            Err(cancelled) => Err(StoreError::unavailable(cancelled)),
         }
     }
 }
 
-/// Tells the caches of this process of keys when it is dropped: whether a commit that failed took place
-/// cannot be told.
+/// Invalidates the keys in the caches of this process when dropped. Also after a failed commit, which may have
+/// taken effect.
 struct Announce(InvalidationFeed, Vec<KeyId>);
 
 impl Drop for Announce {

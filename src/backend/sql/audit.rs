@@ -1,11 +1,13 @@
-//! What was done to keys, in a table.
+//! Statements for the audit log.
 
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
 use super::engine::{Row, Statement, Value};
 use super::names::Names;
-use super::value::{as_micros, ceil_micros, from_json, named, parsed, there, time, to_json};
+use super::value::{
+    as_micros, ceil_micros, from_json, parse_name, parsed, required, time, to_json,
+};
 use crate::key::{AuditEntry, AuditQuery, StoreError};
 
 const INSERT: &str = "INSERT INTO §audit_log (id, time, actor, action, key_id, before, after)
@@ -22,7 +24,7 @@ pub(super) fn insert(names: &Names, entry: &AuditEntry) -> Statement {
         .bind(Value::Json(entry.after.as_ref().map(to_json)))
 }
 
-/// A page of entries and one more.
+/// Selects a page of entries, and one more to detect the last page.
 pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, StoreError> {
     let mut sql = Statement::new(names, "SELECT * FROM §audit_log WHERE TRUE");
     if let Some(key) = query.key {
@@ -56,8 +58,8 @@ pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, Store
 }
 
 pub(super) fn entry_of(row: &impl Row) -> Result<AuditEntry, SqlError> {
-    let key = parsed(there(row.text("key_id")?)?)?;
-    let action = named(there(row.text("action")?)?)?;
+    let key = parsed(required(row.text("key_id")?)?)?;
+    let action = parse_name(required(row.text("action")?)?)?;
     let mut entry = AuditEntry::new(action, key, time(row, "time")?);
     entry.id = row.uuid("id")?;
     entry.actor = row.text("actor")?.map(Into::into);

@@ -1,4 +1,4 @@
-//! Keys and usage in any database.
+//! The shared SQL backend.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use super::names::Names;
 use crate::key::{AuditEntry, InvalidationFeed};
 use crate::usage::LogSampling;
 
-/// A database, and what all clones of a backend share.
+/// A database and the state that all clones of a backend share.
 #[derive(Debug)]
 pub(in crate::backend) struct SqlBackend<E> {
     pub(in crate::backend) engine: Arc<E>,
     pub(in crate::backend) changes: InvalidationFeed,
-    pub(in crate::backend) keep: LogSampling,
+    pub(in crate::backend) sampling: LogSampling,
     pub(super) actor: Option<Arc<str>>,
 }
 
@@ -21,7 +21,7 @@ impl<E> Clone for SqlBackend<E> {
         Self {
             engine: self.engine.clone(),
             changes: self.changes.clone(),
-            keep: self.keep,
+            sampling: self.sampling,
             actor: self.actor.clone(),
         }
     }
@@ -32,7 +32,7 @@ impl<E: Engine> SqlBackend<E> {
         Self {
             engine: Arc::new(engine),
             changes: InvalidationFeed::new(),
-            keep: LogSampling::All,
+            sampling: LogSampling::All,
             actor: None,
         }
     }
@@ -49,7 +49,7 @@ impl<E: Engine> SqlBackend<E> {
     }
 }
 
-/// Implements the traits of keys and of reading usage for a backend that holds a [`SqlBackend`].
+/// Implements the traits for keys and for reading usage by delegating to the [`SqlBackend`] in a backend.
 macro_rules! keep_in_sql {
     ($backend:ident) => {
         #[async_trait]

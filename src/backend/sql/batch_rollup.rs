@@ -1,8 +1,8 @@
-//! A batch as tables take it: events with the series that they belong to, and the sums of these.
+//! A batch prepared for writing: its events grouped into series, and their rollups.
 //!
-//! What many events have in common (key, owner, method, endpoint, status, outcome and cause) is their
-//! series. It is written once; an event and a sum have its number. That keeps the log narrow, and
-//! makes one index, on series and time, serve every question about it.
+//! A series is a combination of key, owner, method, endpoint, status, outcome and cause. It is stored once; events
+//! and rollups reference it by id. This keeps the request log compact, and a single index on series and time
+//! serves all filters.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,65 +16,64 @@ use super::value::{as_micros, status_codes};
 use crate::id::KeyId;
 use crate::usage::{Granularity, Rollup, UsageEvent};
 
-/// Names a series: 128 bits of the SHA-256 over its parts. Columns that may be empty, or longer than
-/// an index takes, cannot be a key themselves.
+/// A unique key of a series: the first 128 bits of the SHA-256 of its columns. The columns themselves cannot be
+/// one, since they may be `NULL` or too long for an index.
 pub(in crate::backend) type Hash = [u8; 16];
 
-/// A batch in groups.
+/// A batch grouped into series and rollups.
 #[derive(Debug)]
 pub(in crate::backend) struct BatchRollup<'a> {
-    /// In the order of their hashes, the same in every process: whoever writes several of them at
-    /// once locks them in this order.
+    /// The series, ordered by hash. All processes lock rows in this order, which prevents deadlocks.
     pub(in crate::backend) series: Vec<Series<'a>>,
-    /// The place in `series` of each event.
-    pub(in crate::backend) of_event: Vec<usize>,
-    /// Sums by the minute.
-    pub(in crate::backend) minutes: Vec<Sum>,
-    /// Sums by the hour.
-    pub(in crate::backend) hours: Vec<Sum>,
-    /// Sums by the day of UTC.
-    pub(in crate::backend) days: Vec<Sum>,
-    /// Sums by the minute, by key and outcome alone.
-    pub(in crate::backend) key_minutes: Vec<KeySum>,
-    /// Sums by the hour, by key and outcome alone.
-    pub(in crate::backend) key_hours: Vec<KeySum>,
-    /// When each key was last used.
-    pub(in crate::backend) used: BTreeMap<KeyId, i64>,
+    /// The index in `series` of each event.
+    pub(in crate::backend) series_of_event: Vec<usize>,
+    /// Rollups by minute.
+    pub(in crate::backend) minutes: Vec<SeriesRollup>,
+    /// Rollups by hour.
+    pub(in crate::backend) hours: Vec<SeriesRollup>,
+    /// Rollups by day (UTC).
+    pub(in crate::backend) days: Vec<SeriesRollup>,
+    /// Rollups by minute, key, owner, outcome and cause.
+    pub(in crate::backend) key_minutes: Vec<KeyRollup>,
+    /// Rollups by hour, key, owner, outcome and cause.
+    pub(in crate::backend) key_hours: Vec<KeyRollup>,
+    /// When each key was last used, in microseconds since 1970.
+    pub(in crate::backend) last_used: BTreeMap<KeyId, i64>,
 }
 
-/// What events of one kind have in common.
+/// A series of events.
 #[derive(Debug)]
 pub(in crate::backend) struct Series<'a> {
     pub(in crate::backend) hash: Hash,
-    /// Any of its events.
+    /// One of its events, for the shared attributes.
     pub(in crate::backend) event: &'a UsageEvent,
 }
 
-/// What the events of a series add up to in a bucket of time.
+/// The rollup of a series in a time bucket.
 #[derive(Debug)]
-pub(in crate::backend) struct Sum {
-    /// The place of its series.
+pub(in crate::backend) struct SeriesRollup {
+    /// The index of the series.
     pub(in crate::backend) series: usize,
-    /// Whose `start` is the bucket's, and whose sums are these.
+    /// Its `start` is that of the bucket.
     pub(in crate::backend) rollup: Rollup,
 }
 
-/// What the events of a key with one outcome add up to in a bucket of time.
+/// The rollup of a key, owner, outcome and cause in a time bucket.
 #[derive(Debug)]
-pub(in crate::backend) struct KeySum {
-    /// Names its key, owner, outcome and cause.
-    pub(in crate::backend) line: Hash,
-    /// Whose `start`, key, owner, outcome, cause and sums are these.
+pub(in crate::backend) struct KeyRollup {
+    /// The hash of key, owner, outcome and cause.
+    pub(in crate::backend) hash: Hash,
+    /// Only `start`, key, owner, outcome, cause and the amounts are meaningful.
     pub(in crate::backend) rollup: Rollup,
 }
 
 impl<'a> BatchRollup<'a> {
     pub(in crate::backend) fn new(events: &'a [UsageEvent]) -> Self {
-        // A text's address stands for it while the events are borrowed; equal texts at several
-        // addresses come together by their hashes.
+        // Texts are compared by address first, which is cheap. Equal texts at different addresses get the same
+        // hash and therefore the same series.
         let address = |text: &Arc<str>| text.as_ptr().addr();
         let mut kinds: HashMap<_, usize, RandomState> = HashMap::default();
-        let mut places: BTreeMap<Hash, usize> = BTreeMap::new();
+        let mut indexes: BTreeMap<Hash, usize> = BTreeMap::new();
         let mut series: Vec<Series<'a>> = Vec::new();
         let mut of_event = Vec::with_capacity(events.len());
         let mut used = BTreeMap::new();
@@ -88,72 +87,73 @@ impl<'a> BatchRollup<'a> {
                 event.outcome,
                 event.cause,
             );
-            let place = *kinds.entry(kind).or_insert_with(|| {
+            let index = *kinds.entry(kind).or_insert_with(|| {
                 let hash = hash(event);
-                *places.entry(hash).or_insert_with(|| {
+                *indexes.entry(hash).or_insert_with(|| {
                     series.push(Series { hash, event });
                     series.len() - 1
                 })
             });
-            of_event.push(place);
+            of_event.push(index);
             if let Some(key) = event.key {
                 let time = as_micros(event.time);
                 let last = used.entry(key).or_insert(time);
                 *last = time.max(*last);
             }
         }
-        // From the order in which they turned up to that of their hashes.
+        // Reorder the series by hash, and map the indexes.
         let mut sorted = vec![0; series.len()];
-        for (place, &found) in places.values().enumerate() {
-            sorted[found] = place;
+        for (index, &unsorted) in indexes.values().enumerate() {
+            sorted[unsorted] = index;
         }
         series.sort_unstable_by_key(|series| series.hash);
-        for place in &mut of_event {
-            *place = sorted[*place];
+        for index in &mut of_event {
+            *index = sorted[*index];
         }
-        let minutes = sums(events, &of_event);
-        let hours = folded(&minutes, Granularity::Hour);
-        let days = folded(&hours, Granularity::Day);
+        let minutes = rollups(events, &of_event);
+        let hours = coarser(&minutes, Granularity::Hour);
+        let days = coarser(&hours, Granularity::Day);
         Self {
             series,
-            of_event,
+            series_of_event: of_event,
             key_minutes: by_key(&minutes),
             key_hours: by_key(&hours),
             minutes,
             hours,
             days,
-            used,
+            last_used: used,
         }
     }
 }
 
-/// Sums by the minute, ordered by series and time.
-fn sums(events: &[UsageEvent], of_event: &[usize]) -> Vec<Sum> {
-    let mut sums: HashMap<(usize, i64), Rollup, RandomState> = HashMap::default();
+/// Rollups by minute, ordered by series and time.
+fn rollups(events: &[UsageEvent], of_event: &[usize]) -> Vec<SeriesRollup> {
+    let mut rollups: HashMap<(usize, i64), Rollup, RandomState> = HashMap::default();
     for (event, &series) in events.iter().zip(of_event) {
         let start = as_micros(Granularity::Minute.floor(event.time));
-        sums.entry((series, start))
-            .and_modify(|sum| sum.add(event))
+        rollups
+            .entry((series, start))
+            .and_modify(|rollup| rollup.add(event))
             .or_insert_with(|| Rollup::of(event, Granularity::Minute));
     }
-    let sums = sums.into_iter();
-    let mut sums: Vec<Sum> = sums
-        .map(|((series, _), rollup)| Sum { series, rollup })
+    let rollups = rollups.into_iter();
+    let mut rollups: Vec<SeriesRollup> = rollups
+        .map(|((series, _), rollup)| SeriesRollup { series, rollup })
         .collect();
-    sums.sort_unstable_by_key(|sum| (sum.series, sum.rollup.start));
-    sums
+    rollups.sort_unstable_by_key(|sum| (sum.series, sum.rollup.start));
+    rollups
 }
 
-/// Sums of a wider width, from narrower ones that are ordered by series and time.
-fn folded(narrow: &[Sum], width: Granularity) -> Vec<Sum> {
-    let mut wide: Vec<Sum> = Vec::new();
-    for Sum { series, rollup } in narrow {
+/// Merges rollups, ordered by series and time, into wider time buckets.
+fn coarser(narrow: &[SeriesRollup], width: Granularity) -> Vec<SeriesRollup> {
+    let mut wide: Vec<SeriesRollup> = Vec::new();
+    for SeriesRollup { series, rollup } in narrow {
         let start = width.floor(rollup.start);
         match wide.last_mut() {
             Some(last) if (last.series, last.rollup.start) == (*series, start) => {
                 last.rollup.merge(rollup);
             }
-            _ => wide.push(Sum {
+            _ => wide.push(SeriesRollup {
                 series: *series,
                 rollup: Rollup {
                     start,
@@ -166,24 +166,24 @@ fn folded(narrow: &[Sum], width: Granularity) -> Vec<Sum> {
     wide
 }
 
-/// The same sums by key, owner, outcome and cause alone, ordered by time and line.
-fn by_key(sums: &[Sum]) -> Vec<KeySum> {
-    let mut by_key: BTreeMap<(Timestamp, Hash), KeySum> = BTreeMap::new();
-    for Sum { rollup, .. } in sums {
-        let line = line(rollup);
+/// Merges rollups by key, owner, outcome and cause, ordered by time and hash.
+fn by_key(sums: &[SeriesRollup]) -> Vec<KeyRollup> {
+    let mut by_key: BTreeMap<(Timestamp, Hash), KeyRollup> = BTreeMap::new();
+    for SeriesRollup { rollup, .. } in sums {
+        let hash = key_hash(rollup);
         by_key
-            .entry((rollup.start, line))
+            .entry((rollup.start, hash))
             .and_modify(|sum| sum.rollup.merge(rollup))
-            .or_insert_with(|| KeySum {
-                line,
+            .or_insert_with(|| KeyRollup {
+                hash,
                 rollup: rollup.clone(),
             });
     }
     by_key.into_values().collect()
 }
 
-/// Names a key, owner, outcome and cause.
-fn line(rollup: &Rollup) -> Hash {
+/// The hash of key, owner, outcome and cause.
+fn key_hash(rollup: &Rollup) -> Hash {
     hash_of(&[
         rollup.key.as_ref().map(KeyId::as_str),
         rollup.owner.as_deref(),
@@ -192,13 +192,14 @@ fn line(rollup: &Rollup) -> Hash {
     ])
 }
 
-/// Whether an event's id does not tell its time: it can then not be found by that.
-pub(in crate::backend) fn is_apart(event: &UsageEvent) -> bool {
-    millisecond_of(event.id) != Some(as_micros(event.time).div_euclid(1_000))
+/// Whether the time in an event's id differs from the event's time, so that the event cannot be found by that
+/// time.
+pub(in crate::backend) fn id_time_differs(event: &UsageEvent) -> bool {
+    uuid_millis(event.id) != Some(as_micros(event.time).div_euclid(1_000))
 }
 
-/// The millisecond since 1970 that a UUID of version 7 tells.
-pub(super) fn millisecond_of(id: Uuid) -> Option<i64> {
+/// The time of a UUIDv7, in milliseconds since 1970 (RFC 9562).
+pub(super) fn uuid_millis(id: Uuid) -> Option<i64> {
     let (high, _) = id.as_u64_pair();
     (id.get_version_num() == 7).then_some((high >> 16).cast_signed())
 }
@@ -220,7 +221,7 @@ fn hash(event: &UsageEvent) -> Hash {
 fn hash_of(parts: &[Option<&str>]) -> Hash {
     let mut hash = Sha256::new();
     for part in parts {
-        // Lengths keep apart what would read the same when put together.
+        // Length prefixes make the concatenation unambiguous.
         let length = part.map_or(u64::MAX, |text| text.len() as u64);
         hash.update(length.to_be_bytes());
         hash.update(part.unwrap_or_default());
@@ -235,7 +236,7 @@ mod tests {
     use crate::usage::RollupStore;
 
     #[test]
-    fn equal_texts_at_several_addresses_are_one_series() {
+    fn equal_texts_at_different_addresses_share_a_series() {
         let times = [
             "2026-11-01T10:00:10Z",
             "2026-11-01T10:00:20Z",
@@ -247,10 +248,10 @@ mod tests {
         events[0].owner = Some("".into());
         let grouped = BatchRollup::new(&events);
         assert_eq!(grouped.series.len(), 2);
-        assert_ne!(grouped.of_event[0], grouped.of_event[1]);
-        assert_eq!(grouped.of_event[1], grouped.of_event[2]);
+        assert_ne!(grouped.series_of_event[0], grouped.series_of_event[1]);
+        assert_eq!(grouped.series_of_event[1], grouped.series_of_event[2]);
         assert!(grouped.series.is_sorted_by_key(|series| series.hash));
-        for (event, &series) in events.iter().zip(&grouped.of_event) {
+        for (event, &series) in events.iter().zip(&grouped.series_of_event) {
             assert_eq!(grouped.series[series].hash, hash(event));
         }
         for (sums, width) in [

@@ -1,6 +1,6 @@
-//! What databases say in words of their own; all other SQL is the same for each.
+//! Differences between the SQL dialects. All other SQL is shared.
 
-/// Which words a database understands.
+/// The SQL dialect of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) enum Dialect {
     #[cfg(feature = "_sqlite")]
@@ -9,8 +9,8 @@ pub(in crate::backend) enum Dialect {
     Postgres,
 }
 
-/// Chooses by dialect, where only those that are built in are known.
-macro_rules! say {
+/// Selects an expression by dialect. Only the variants of enabled features exist.
+macro_rules! by_dialect {
     ($dialect:expr, sqlite: $sqlite:expr, postgres: $postgres:expr $(,)?) => {
         match $dialect {
             #[cfg(feature = "_sqlite")]
@@ -22,32 +22,32 @@ macro_rules! say {
 }
 
 impl Dialect {
-    /// Behind a `SELECT`: holds what is read until the transaction ends. SQLite has one writer, which
-    /// holds everything.
+    /// A suffix of a `SELECT` that locks the rows until the end of the transaction. Not needed in SQLite, which
+    /// has a single writer.
     pub(super) fn lock_rows(self) -> &'static str {
-        say!(self, sqlite: "", postgres: " FOR UPDATE")
+        by_dialect!(self, sqlite: "", postgres: " FOR UPDATE")
     }
 
-    /// Passes over rows that others hold.
+    /// A suffix of a `SELECT` that locks the rows and skips those that are locked by others.
     pub(super) fn skip_locked(self) -> &'static str {
-        say!(self, sqlite: "", postgres: " FOR UPDATE SKIP LOCKED")
+        by_dialect!(self, sqlite: "", postgres: " FOR UPDATE SKIP LOCKED")
     }
 
-    /// Where a text stands in a column, counted from 1: what comes before the text's place and what
-    /// comes after it.
+    /// An expression for the position of a text in a column, counted from 1, or 0 if it does not occur: the SQL
+    /// before and after the placeholder of the text.
     pub(super) fn position(self, column: &str) -> (String, &'static str) {
-        say!(
+        by_dialect!(
             self,
             sqlite: (format!("instr({column}, "), ")"),
             postgres: (format!("strpos({column}, "), ")"),
         )
     }
 
-    /// A sum that stops at 2⁶³ - 1. SQLite has no wider number than that and fails beyond it, so the
-    /// halves are summed up.
+    /// A sum that saturates at 2⁶³ - 1. SQLite reports an error on overflow, so it adds up the upper and lower 32
+    /// bits separately.
     pub(super) fn capped_sum(self, column: &str) -> String {
         let most = i64::MAX;
-        say!(
+        by_dialect!(
             self,
             sqlite: format!(
                 "CASE WHEN sum({column} >> 32) + (sum({column} & 4294967295) >> 32) >= 2147483648
@@ -57,7 +57,7 @@ impl Dialect {
         )
     }
 
-    /// Adds to a column what comes in, up to 2⁶³ - 1; `t` is the table.
+    /// An assignment for an upsert that adds to a column and saturates at 2⁶³ - 1. `t` is the table.
     pub(in crate::backend) fn capped_add(self, column: &str) -> String {
         let most = i64::MAX;
         format!(
@@ -66,50 +66,50 @@ impl Dialect {
         )
     }
 
-    /// Adds to the column of latencies what comes in; `t` is the table.
+    /// An assignment for an upsert that merges latency histograms. `t` is the table.
     pub(in crate::backend) fn add_latency(self) -> &'static str {
-        say!(
+        by_dialect!(
             self,
             sqlite: "latency = CAST(t.latency || excluded.latency AS BLOB)",
             postgres: "latency = t.latency || excluded.latency",
         )
     }
 
-    /// A column's bytes of all rows, one behind the other.
-    pub(super) fn joined(self, column: &str) -> String {
-        say!(
+    /// An aggregate that concatenates the bytes of a column.
+    pub(super) fn concat_bytes(self, column: &str) -> String {
+        by_dialect!(
             self,
             sqlite: format!("CAST(group_concat({column}, '') AS BLOB)"),
             postgres: format!("string_agg({column}, ''::bytea)"),
         )
     }
 
-    /// The whole seconds of a time since 1970.
+    /// A time column in whole seconds since 1970.
     pub(super) fn seconds(self, column: &str) -> String {
-        say!(
+        by_dialect!(
             self,
             sqlite: format!("({column} / 1000000)"),
             postgres: format!("extract(epoch FROM {column})::bigint"),
         )
     }
 
-    /// Whether each day of the log is a table of its own.
-    pub(super) fn has_log_in_days(self) -> bool {
-        say!(self, sqlite: false, postgres: true)
+    /// Whether the request log is partitioned by day.
+    pub(super) fn has_partitioned_log(self) -> bool {
+        by_dialect!(self, sqlite: false, postgres: true)
     }
 
-    /// The encoding of texts in the database.
+    /// A query for the text encoding of the database.
     pub(super) fn encoding(self) -> &'static str {
-        say!(
+        by_dialect!(
             self,
             sqlite: "SELECT encoding FROM pragma_encoding",
             postgres: "SELECT current_setting('server_encoding') AS encoding",
         )
     }
 
-    /// Makes the table of the steps that were applied.
-    pub(super) fn migrations(self) -> &'static str {
-        say!(
+    /// Creates the migrations table.
+    pub(super) fn create_migrations_table(self) -> &'static str {
+        by_dialect!(
             self,
             sqlite: "CREATE TABLE IF NOT EXISTS §migrations (
                 version INTEGER NOT NULL PRIMARY KEY,
@@ -126,24 +126,24 @@ impl Dialect {
         )
     }
 
-    /// A column whose index would find all that matches, where another finds the newest first. SQLite
-    /// does not know how much matches.
-    pub(super) fn not_looked_up(self, column: &str) -> String {
-        say!(self, sqlite: format!("+{column}"), postgres: column.into())
+    /// A column whose index must not be used, since another index returns the newest rows first. SQLite cannot
+    /// estimate the number of matches.
+    pub(super) fn without_index(self, column: &str) -> String {
+        by_dialect!(self, sqlite: format!("+{column}"), postgres: column.into())
     }
 
-    /// A sum of whole numbers that cannot grow too large.
+    /// A sum of integers that cannot overflow.
     pub(super) fn sum(self, column: &str) -> String {
-        say!(
+        by_dialect!(
             self,
             sqlite: format!("sum({column})"),
             postgres: format!("sum({column})::bigint"),
         )
     }
 
-    /// Whether a text that can be of any length is this one: by what its index holds, and then whole.
-    pub(super) fn is_text(self, column: &str, place: &str) -> String {
-        say!(
+    /// A condition that compares a text of any length. In PostgreSQL, the index holds the first 64 characters.
+    pub(super) fn text_equals(self, column: &str, place: &str) -> String {
+        by_dialect!(
             self,
             sqlite: format!("{column} = {place}"),
             postgres: format!(
@@ -152,12 +152,11 @@ impl Dialect {
         )
     }
 
-    /// The requests `r` whose text in a column is that of a place, up to the `WHERE` and what it says of
-    /// that, read by the column's index. In SQLite that has a part for each block of rows, and each of
-    /// them is looked into; else a text would be put anywhere in an index of the whole log, and a batch
-    /// would touch a page for each.
+    /// The requests `r` whose column has the text at a placeholder, read by the index on the column. Ends in the
+    /// `WHERE` clause. In SQLite the index is divided into blocks of rows, and each block is searched: in an
+    /// undivided index, a batch would insert each text into a different page.
     pub(super) fn with_text(self, column: &str, place: &str) -> String {
-        say!(
+        by_dialect!(
             self,
             sqlite: format!(
                 "(WITH RECURSIVE blocks(block) AS (
@@ -167,8 +166,8 @@ impl Dialect {
                 SELECT block FROM blocks) one CROSS JOIN §requests r
                 WHERE r.row >> 16 = one.block AND r.{column} = {place}"
             ),
-            // An equality would let it leave the text out of the order, and read all there is by time
-            // until enough of it have this text.
+            // With an equality, the planner could ignore the column in `ORDER BY`, and scan the whole log by time
+            // until it has found enough matches.
             postgres: format!(
                 "§requests r WHERE left({column}, 64) >= left({place}::text, 64)
                 AND left({column}, 64) <= left({place}::text, 64) AND {column} = {place}"
@@ -176,7 +175,7 @@ impl Dialect {
         )
     }
 
-    /// `columns` of the newest of such requests that fulfil `which`, up to `limit`.
+    /// Selects `columns` of the newest of these requests that match `which`, up to `limit`.
     pub(super) fn newest_with_text(
         self,
         columns: &str,
@@ -186,7 +185,7 @@ impl Dialect {
         limit: &str,
     ) -> String {
         let with_text = self.with_text(column, place);
-        say!(
+        by_dialect!(
             self,
             sqlite: format!(
                 "SELECT {columns} FROM {with_text}{which} AND r.time >= coalesce(
@@ -202,11 +201,10 @@ impl Dialect {
         )
     }
 
-    /// The series `s` and what a table `t` has of each that fulfils `which`, read series by series: each
-    /// has its rows side by side. PostgreSQL would read the rows of all series, where it does not
-    /// expect many.
-    pub(super) fn series_and(self, table: &str, which: &str) -> String {
-        say!(
+    /// The series `s`, joined with their rows in a table `t` that match `which`, read series by series, since the
+    /// rows of a series are adjacent. Without the lateral join, PostgreSQL may read the rows of all series.
+    pub(super) fn join_series(self, table: &str, which: &str) -> String {
+        by_dialect!(
             self,
             sqlite: format!(
                 "§series s CROSS JOIN {table} t WHERE t.series_id = s.id AND {which}"
@@ -219,9 +217,9 @@ impl Dialect {
         )
     }
 
-    /// `columns` of the requests `r` that fulfil `which`, of each of the series that `series` selects as
-    /// `series_id`, read series by series. PostgreSQL is given a limit to each, which is that to all.
-    pub(super) fn of_each_series(
+    /// Selects `columns` of the requests `r` that match `which`, for each `series_id` that `series` selects, read
+    /// series by series. In PostgreSQL, the overall limit also applies to each series.
+    pub(super) fn for_each_series(
         self,
         columns: &str,
         series: &str,
@@ -229,7 +227,7 @@ impl Dialect {
         order: &str,
         limit: &str,
     ) -> String {
-        say!(
+        by_dialect!(
             self,
             sqlite: {
                 let _ = limit;
@@ -246,10 +244,10 @@ impl Dialect {
         )
     }
 
-    /// The time of the last one of so many newest requests of all these series. Told by the index alone:
-    /// most of what would otherwise be read of each series is older than that.
+    /// The time of the last of the `limit` newest requests of all these series. An index-only query: it saves
+    /// reading rows of each series that are older than that.
     pub(super) fn time_of_last(self, series: &str, which: &str, limit: &str) -> String {
-        let newest = say!(
+        let newest = by_dialect!(
             self,
             sqlite: format!(
                 "SELECT r.time AS time FROM ({series}) one CROSS JOIN §requests r

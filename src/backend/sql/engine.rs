@@ -1,4 +1,4 @@
-//! What a database has to offer so that keys and usage can be kept in it.
+//! The interface between the shared SQL implementation and a database.
 
 use std::future::Future;
 
@@ -10,35 +10,35 @@ use super::names::Names;
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
 
-/// A database and its pools.
+/// A database and its connection pools.
 pub(in crate::backend) trait Engine: Send + Sync + 'static {
     type Session: Session;
 
-    /// The names of the tables, and in which words the database wants to be asked.
+    /// The table names and the SQL dialect.
     fn names(&self) -> &Names;
 
-    /// A connection for one question.
+    /// A connection for a single query.
     fn reader(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
-    /// A transaction whose questions all see the database as it is at the first of them.
+    /// A read transaction whose queries all see the same snapshot.
     fn snapshot(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
-    /// A transaction that writes. When it is dropped without [`Session::commit`], nothing is written.
+    /// A write transaction. Dropping it without [`Session::commit`] rolls it back.
     fn writer(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
-    /// A transaction that changes the schema, while no other process does.
+    /// A transaction for schema migrations, exclusive across processes.
     fn migrator(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
-    /// The time by which usage grows old.
+    /// The current time for pruning.
     fn now(&self) -> impl Future<Output = Result<Timestamp, SqlError>> + Send;
 
-    /// Drops what the log has from before a time, in microseconds; how much that was.
+    /// Prunes the request log before a time, in microseconds since 1970. Returns the number of rows or partitions.
     fn prune_log(&self, before: i64) -> impl Future<Output = Result<u64, SqlError>> + Send;
 
-    /// A key is about to be read for a cache that wants to know when it changes.
-    fn about_to_look_up(&self, _changes: &InvalidationFeed) {}
+    /// Called before a lookup whose result may be cached, to start listening for changes.
+    fn before_lookup(&self, _changes: &InvalidationFeed) {}
 
-    /// Lets other processes know, once the transaction is committed, that a key was changed.
+    /// Notifies other processes of a changed key when the transaction commits.
     fn announce(
         &self,
         session: &mut Self::Session,
@@ -50,21 +50,24 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
 pub(in crate::backend) trait Session: Send {
     type Row: Row;
 
-    fn rows(
+    fn fetch(
         &mut self,
         statement: Statement,
     ) -> impl Future<Output = Result<Vec<Self::Row>, SqlError>> + Send;
 
-    /// How many rows were written.
-    fn run(&mut self, statement: Statement) -> impl Future<Output = Result<u64, SqlError>> + Send;
+    /// Executes a statement. Returns the number of affected rows.
+    fn execute(
+        &mut self,
+        statement: Statement,
+    ) -> impl Future<Output = Result<u64, SqlError>> + Send;
 
-    /// Runs statements of this crate's that have no values.
-    fn script(&mut self, text: &str) -> impl Future<Output = Result<(), SqlError>> + Send;
+    /// Executes several statements without parameters.
+    fn execute_script(&mut self, text: &str) -> impl Future<Output = Result<(), SqlError>> + Send;
 
     fn commit(self) -> impl Future<Output = Result<(), SqlError>> + Send;
 }
 
-/// One row of an answer, by its columns' names.
+/// A row of a result, accessed by column name.
 pub(in crate::backend) trait Row: Send {
     fn text(&self, column: &str) -> Result<Option<&str>, SqlError>;
     fn integer(&self, column: &str) -> Result<Option<i64>, SqlError>;
@@ -79,7 +82,7 @@ pub(in crate::backend) trait Row: Send {
     fn address(&self, column: &str) -> Result<Option<String>, SqlError>;
 }
 
-/// A value on its way into a statement.
+/// A parameter of a statement.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::backend) enum Value {
     Text(Option<String>),
@@ -123,7 +126,7 @@ impl From<Uuid> for Value {
     }
 }
 
-/// A statement and its values, which its text names `$1`, `$2` and so on.
+/// An SQL statement and its parameters, numbered `$1`, `$2` and so on.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::backend) struct Statement {
     pub(in crate::backend) text: String,
@@ -131,7 +134,7 @@ pub(in crate::backend) struct Statement {
 }
 
 impl Statement {
-    /// Begins with this text, with the tables' names in it.
+    /// Creates a statement from a template with placeholders for table names; see [`Names::sql`].
     pub(in crate::backend) fn new(names: &Names, template: &str) -> Self {
         Self {
             text: names.sql(template),
@@ -139,13 +142,13 @@ impl Statement {
         }
     }
 
-    /// Goes on with this text, which comes from this crate alone.
+    /// Appends SQL text. Must not contain untrusted input.
     pub(in crate::backend) fn push(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);
         self
     }
 
-    /// Puts the place of a value there.
+    /// Adds a parameter and appends its placeholder.
     pub(in crate::backend) fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
         self.text.push('$');
@@ -153,19 +156,19 @@ impl Statement {
         self
     }
 
-    /// Goes on with text that has tables' names in it.
+    /// Appends a template with placeholders for table names.
     pub(in crate::backend) fn push_sql(&mut self, names: &Names, template: &str) -> &mut Self {
         self.text.push_str(&names.sql(template));
         self
     }
 
-    /// Notes a value and says what stands for it, in as many places as need it.
-    pub(in crate::backend) fn place(&mut self, value: impl Into<Value>) -> String {
+    /// Adds a parameter and returns its placeholder, which can be used several times.
+    pub(in crate::backend) fn placeholder(&mut self, value: impl Into<Value>) -> String {
         self.values.push(value.into());
         format!("${}", self.values.len())
     }
 
-    /// Gives the next of the values that the text names already.
+    /// Adds the next parameter for a placeholder that is already in the text.
     #[must_use]
     pub(in crate::backend) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());

@@ -1,43 +1,46 @@
-//! What can go wrong when a database is opened.
+//! Errors of opening, migrating and pruning a database.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use sqlx::Error as SqlError;
 
-/// Why a database could not be opened or migrated. The text of the database's own error is in the
-/// `source`, for logs only.
+/// An error from opening, migrating or pruning a database. The database's own error is in the
+/// [`source`](Error::source); it is meant for logs, not for clients.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// The database cannot be reached, opened or written.
+    /// The database cannot be reached, opened or written to.
     #[error("the database is unavailable")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
-    /// The text is not the URL of such a database.
-    #[error("not the URL of a database")]
+    /// The URL is not a valid database URL for this backend.
+    #[error("invalid database URL")]
     Url(#[source] Arc<dyn Error + Send + Sync>),
-    /// The database does not let this user in, or not do that; or its file is for reading only.
-    #[error("the database does not permit it")]
-    Denied(#[source] Arc<dyn Error + Send + Sync>),
-    /// The file is no database, or a damaged one.
-    #[error("the file is not a database, or it is damaged")]
-    Damaged(#[source] Arc<dyn Error + Send + Sync>),
-    /// The database has another encoding than UTF-8, in which not all texts can be kept; nothing was
-    /// changed.
-    #[error("the database's encoding is {0}, not UTF-8")]
+    /// Authentication failed, the user lacks a privilege, or the database or its file is read-only.
+    #[error("permission denied by the database")]
+    PermissionDenied(#[source] Arc<dyn Error + Send + Sync>),
+    /// The file is not a database, or it is corrupt.
+    #[error("the file is not a database or is corrupt")]
+    Corrupt(#[source] Arc<dyn Error + Send + Sync>),
+    /// The encoding of the database is not UTF-8, so it cannot store all text. Nothing was changed.
+    #[error("the database encoding is {0}; UTF-8 is required")]
     Encoding(String),
-    /// The tables were made by a newer version of this crate; nothing was changed.
-    #[error("the tables are of schema {found}, and this version knows schemas up to {known}")]
+    /// The tables were created or migrated by a newer version of this crate. Nothing was changed.
+    #[error(
+        "the database has schema version {found}, but this version of keytally supports versions up to {known}"
+    )]
     NewerSchema {
-        /// The schema's version in the database.
+        /// The schema version of the database.
         found: i64,
-        /// The newest version that this crate knows.
+        /// The newest schema version that this crate supports.
         known: i64,
     },
-    /// A step that was applied is not the one that this crate has under its version.
-    #[error("schema {version} in the database is not the one that this version knows")]
-    OtherSchema {
-        /// The step's version.
+    /// An applied schema migration differs from the one of this crate with the same version.
+    #[error(
+        "schema migration {version} in the database differs from that of this version of keytally"
+    )]
+    MigrationMismatch {
+        /// The version of the migration.
         version: i64,
     },
 }
@@ -62,17 +65,17 @@ impl From<SqlError> for BackendError {
         };
         let error = Arc::new(error);
         match &*code {
-            // PostgreSQL's invalid authorization and password, insufficient privilege, and server for
-            // reading only (its manual, appendix A).
-            "28000" | "28P01" | "42501" | "25006" => return Self::Denied(error),
-            // All of its codes have five characters, and none of SQLite's has.
+            // PostgreSQL: invalid_authorization_specification, invalid_password, insufficient_privilege and
+            // read_only_sql_transaction (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+            "28000" | "28P01" | "42501" | "25006" => return Self::PermissionDenied(error),
+            // Any other PostgreSQL code: they have five characters, SQLite's are shorter.
             code if code.len() == 5 => return Self::Unavailable(error),
             _ => {}
         }
-        // SQLite's result codes, without what extends them (<https://sqlite.org/rescode.html>).
+        // SQLite's primary result codes, the low byte of extended ones (<https://sqlite.org/rescode.html>).
         match code.parse::<i64>().map(|code| code & 0xff) {
-            Ok(SQLITE_PERM | SQLITE_READONLY) => Self::Denied(error),
-            Ok(SQLITE_CORRUPT | SQLITE_NOTADB) => Self::Damaged(error),
+            Ok(SQLITE_PERM | SQLITE_READONLY) => Self::PermissionDenied(error),
+            Ok(SQLITE_CORRUPT | SQLITE_NOTADB) => Self::Corrupt(error),
             _ => Self::Unavailable(error),
         }
     }

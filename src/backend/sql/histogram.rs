@@ -1,10 +1,9 @@
-//! Latencies in a column.
+//! The binary format of latency histograms in the database.
 //!
-//! A histogram is written as pairs of numbers, each in LEB128 as DWARF defines it (seven bits a byte,
-//! the lowest first, the highest bit set where another byte follows): the bucket's place counted from
-//! 1, and how many latencies it has. What makes this form worth having is that two of them, one behind
-//! the other, are their sum: databases add them up by joining bytes. Neither number is ever zero, so
-//! that no byte is.
+//! A histogram is a sequence of pairs of unsigned LEB128 numbers as defined by DWARF (seven bits per byte, least
+//! significant first, with the highest bit set on all bytes but the last): a bucket index counted from 1, and its
+//! count. The database merges histograms by concatenating their bytes. Neither number is ever zero, so no byte is
+//! zero.
 
 use sqlx::Error as SqlError;
 
@@ -20,18 +19,18 @@ pub(in crate::backend) fn to_bytes(histogram: &LatencyHistogram) -> Vec<u8> {
     bytes
 }
 
-/// Reads one histogram, or the sum of several that stand one behind the other.
+/// Decodes a histogram, or several concatenated ones into their sum.
 pub(in crate::backend) fn from_bytes(mut bytes: &[u8]) -> Result<LatencyHistogram, SqlError> {
     let pair = || {
         if bytes.is_empty() {
             return None;
         }
         let pair = pull(&mut bytes).zip(pull(&mut bytes));
-        let pair = pair.and_then(|(place, count)| Some((place.checked_sub(1)? as usize, count)));
-        Some(pair.ok_or_else(|| decode("half a histogram")))
+        let pair = pair.and_then(|(index, count)| Some((index.checked_sub(1)? as usize, count)));
+        Some(pair.ok_or_else(|| decode("malformed histogram")))
     };
     let histogram = LatencyHistogram::from_buckets(pair)?;
-    histogram.ok_or_else(|| decode("a histogram of another kind"))
+    histogram.ok_or_else(|| decode("histogram bucket out of range"))
 }
 
 fn push(bytes: &mut Vec<u8>, mut number: u64) {
@@ -61,7 +60,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_no_histogram_is_an_error() {
+    fn malformed_histograms_are_errors() {
         for bytes in [
             &b"\x01"[..],
             b"\x80",
@@ -75,7 +74,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_behind_the_other_is_the_sum(
+        fn concatenated_histograms_are_their_sum(
             a in proptest::collection::vec(any::<u64>(), 0..50),
             b in proptest::collection::vec(0..100_000_u64, 0..50),
         ) {

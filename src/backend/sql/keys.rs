@@ -1,23 +1,23 @@
-//! Keys in tables.
+//! Statements for keys.
 
 use sqlx::Error as SqlError;
 
 use super::engine::{Row, Statement, Value};
 use super::names::Names;
 use super::value::{
-    as_micros, ceil_micros, floor_micros, from_json, optional_time, parsed, text, there, time,
+    as_micros, ceil_micros, floor_micros, from_json, optional_time, parsed, required, text, time,
     to_json,
 };
 use crate::id::KeyId;
 use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreError};
 
-/// Does not read the sealed secret, but whether it is there.
+/// Does not read the encrypted secret, only whether there is one.
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
     created_at, expires_at, disabled, revoked_at, rotated_from, lineage, last_used_at, hint, digest,
     encrypted_secret IS NOT NULL AS recoverable
     FROM §keys";
 
-const SELECT_SEALED: &str = "SELECT encrypted_secret FROM §keys WHERE id = $1";
+const SELECT_ENCRYPTED_SECRET: &str = "SELECT encrypted_secret FROM §keys WHERE id = $1";
 
 const INSERT: &str = "INSERT INTO §keys (id, name, name_lower, owner, environment, scopes, limits,
     addresses, metadata, expires_at, disabled, revoked_at, created_at, rotated_from, lineage, last_used_at, hint,
@@ -25,8 +25,8 @@ const INSERT: &str = "INSERT INTO §keys (id, name, name_lower, owner, environme
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
     ON CONFLICT DO NOTHING";
 
-/// What changes of a key after it was issued, but for its last use, which the sink writes. The sealed
-/// secret can only go.
+/// Updates the mutable columns except `last_used_at`, which the sink writes. The encrypted secret can only be
+/// removed.
 const UPDATE: &str = "UPDATE §keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
     scopes = $6, limits = $7, addresses = $8, metadata = $9, expires_at = $10, disabled = $11,
     revoked_at = $12, encrypted_secret = CASE WHEN $13 THEN encrypted_secret END
@@ -38,7 +38,7 @@ pub(super) fn find(names: &Names, id: KeyId) -> Statement {
     sql
 }
 
-/// Finds a key that is going to be written.
+/// Selects a key and locks its row for an update.
 pub(super) fn lock_key(names: &Names, id: KeyId) -> Statement {
     let mut sql = find(names, id);
     sql.push(names.dialect.lock_rows());
@@ -47,30 +47,30 @@ pub(super) fn lock_key(names: &Names, id: KeyId) -> Statement {
 
 pub(super) fn insert(names: &Names, record: &KeyRecord) -> Statement {
     let key = &record.key;
-    let sealed = record.encrypted_secret.as_ref();
-    let sealed = sealed.map(|sealed| sealed.as_bytes().to_vec());
-    bind_changing(Statement::new(names, INSERT), key)
+    let encrypted = record.encrypted_secret.as_ref();
+    let encrypted = encrypted.map(|encrypted| encrypted.as_bytes().to_vec());
+    bind_mutable(Statement::new(names, INSERT), key)
         .bind(Value::Time(Some(as_micros(key.created_at))))
         .bind(key.rotated_from.as_ref().map(KeyId::as_str))
         .bind(key.lineage)
         .bind(Value::Time(key.last_used_at.map(as_micros)))
         .bind(&*key.hint)
         .bind(&*record.digest.to_string())
-        .bind(Value::Bytes(sealed))
+        .bind(Value::Bytes(encrypted))
 }
 
-/// The sealed secret of a key that is held.
-pub(super) fn sealed(names: &Names, id: KeyId) -> Statement {
-    Statement::new(names, SELECT_SEALED).bind(id)
+/// Selects the encrypted secret of a key.
+pub(super) fn encrypted_secret(names: &Names, id: KeyId) -> Statement {
+    Statement::new(names, SELECT_ENCRYPTED_SECRET).bind(id)
 }
 
 pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
     let key = &record.key;
-    bind_changing(Statement::new(names, UPDATE), key).bind(Value::Boolean(key.recoverable))
+    bind_mutable(Statement::new(names, UPDATE), key).bind(Value::Boolean(key.recoverable))
 }
 
-/// The columns that both statements begin with.
-fn bind_changing(sql: Statement, key: &Key) -> Statement {
+/// Binds the id and the mutable columns, with which both statements begin.
+fn bind_mutable(sql: Statement, key: &Key) -> Statement {
     sql.bind(key.id)
         .bind(&*key.name)
         .bind(&*key.name.to_lowercase())
@@ -89,7 +89,7 @@ pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
     Statement::new(names, "DELETE FROM §keys WHERE id = $1").bind(id)
 }
 
-/// Lists a page of keys and one more.
+/// Selects a page of keys, and one more to detect the last page.
 pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreError> {
     let mut sql = Statement::new(names, SELECT);
     sql.push(" WHERE TRUE");
@@ -118,7 +118,7 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
         };
     }
     if let Some(ids) = query.wanted_ids() {
-        // A list in SQL has one member at least, and this one is no id.
+        // `IN` needs at least one element; no key has an empty id.
         sql.push(" AND id IN (''");
         for &id in ids {
             sql.push(", ").push_bind(id);
@@ -150,23 +150,23 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
 }
 
 pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
-    let id: KeyId = parsed(there(row.text("id")?)?)?;
+    let id: KeyId = parsed(required(row.text("id")?)?)?;
     let mut key = Key::new(id, text(row, "name")?, time(row, "created_at")?);
     key.owner = row.text("owner")?.map(Into::into);
     key.environment = row.text("environment")?.map(Into::into);
-    key.scopes = from_json(there(row.json("scopes")?)?)?;
-    key.limits = from_json(there(row.json("limits")?)?)?;
-    key.addresses = from_json(there(row.json("addresses")?)?)?;
-    key.metadata = from_json(there(row.json("metadata")?)?)?;
+    key.scopes = from_json(required(row.json("scopes")?)?)?;
+    key.limits = from_json(required(row.json("limits")?)?)?;
+    key.addresses = from_json(required(row.json("addresses")?)?)?;
+    key.metadata = from_json(required(row.json("metadata")?)?)?;
     key.expires_at = optional_time(row, "expires_at")?;
     key.disabled = row.boolean("disabled")?;
     key.revoked_at = optional_time(row, "revoked_at")?;
     key.rotated_from = row.text("rotated_from")?.map(parsed).transpose()?;
-    key.lineage = parsed(there(row.text("lineage")?)?)?;
+    key.lineage = parsed(required(row.text("lineage")?)?)?;
     key.last_used_at = optional_time(row, "last_used_at")?;
     key.hint = text(row, "hint")?;
     key.recoverable = row.boolean("recoverable")?;
-    let digest = parsed(there(row.text("digest")?)?)?;
+    let digest = parsed(required(row.text("digest")?)?)?;
     Ok(KeyRecord {
         key,
         digest,
@@ -174,7 +174,7 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     })
 }
 
-pub(super) fn sealed_of(row: &impl Row) -> Result<Option<EncryptedSecret>, SqlError> {
+pub(super) fn encrypted_secret_of(row: &impl Row) -> Result<Option<EncryptedSecret>, SqlError> {
     Ok(row
         .bytes("encrypted_secret")?
         .map(EncryptedSecret::from_bytes))

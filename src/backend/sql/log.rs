@@ -1,27 +1,27 @@
-//! Questions about the request log.
+//! Queries of the request log.
 //!
-//! Each is served by an index, whatever the filter: what a filter says of a key, a method, a status and
-//! so on picks series, and the log is indexed by series and time. Where few series match, their newest
-//! requests are merged; where many match, requests that match are frequent, and the log is read by
-//! time. Ids on the wire and of resources have indexes of their own.
+//! Every filter uses an index. Conditions on key, method, status and so on select series, and the log is indexed
+//! by series and time. If few series match, their newest requests are merged. If many match, matching requests are
+//! frequent, and the log is scanned by time. Request ids and resource ids have their own indexes.
 
 use jiff::{SignedDuration, Timestamp};
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
-use super::batch_rollup::millisecond_of;
+use super::batch_rollup::uuid_millis;
 use super::engine::{Row, Statement, Value};
 use super::names::Names;
 use super::value::{
-    as_micros, ceil_micros, decode, named, number, parsed, status, status_codes, text, there, time,
+    as_micros, ceil_micros, decode, number, parse_name, parsed, required, status, status_codes,
+    text, time,
 };
 use crate::page::PageToken;
 use crate::usage::{LogFilter, LogQuery, ReadError, UsageEvent};
 
-/// Requests are counted up to this many.
-pub(super) const MOST_COUNTED: u64 = 10_000;
+/// The maximum number of requests to count.
+pub(super) const MAX_COUNT: u64 = 10_000;
 
-/// Series whose requests are read one by one; where more match, time is the better index.
+/// The maximum number of series to read one by one. If more match, the log is scanned by time.
 pub(super) const FEW_SERIES: i64 = 500;
 
 pub(super) const COLUMNS: &str =
@@ -32,7 +32,7 @@ pub(super) const SERIES_COLUMNS: &str =
     "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
     s.outcome, s.cause";
 
-/// Whether nothing can match, since no text that is kept holds U+0000.
+/// Whether nothing can match: stored texts never contain U+0000, which PostgreSQL rejects.
 pub(super) fn matches_nothing(filter: &LogFilter) -> bool {
     [
         &filter.owner,
@@ -45,8 +45,8 @@ pub(super) fn matches_nothing(filter: &LogFilter) -> bool {
     .any(|text| text.contains('\0'))
 }
 
-/// Whether series are picked by the filter, and not only requests by their time and ids.
-pub(super) fn picks_series(filter: &LogFilter) -> bool {
+/// Whether the filter has conditions on series, not only on time and ids.
+pub(super) fn filters_series(filter: &LogFilter) -> bool {
     let LogFilter {
         key,
         owner,
@@ -75,7 +75,7 @@ fn picks_ids(filter: &LogFilter) -> bool {
     filter.request_id.is_some() || filter.resource_id.is_some()
 }
 
-/// How many series match, as far as it matters.
+/// Counts the matching series, up to [`FEW_SERIES`] + 1.
 pub(super) fn count_series(names: &Names, filter: &LogFilter) -> Statement {
     let mut sql = Statement::new(
         names,
@@ -87,11 +87,11 @@ pub(super) fn count_series(names: &Names, filter: &LogFilter) -> Statement {
     sql
 }
 
-/// What a filter says of series.
+/// The `WHERE` clause for series.
 fn series_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     let mut condition = String::from(" WHERE TRUE");
     if let Some(key) = filter.key {
-        condition.push_str(&format!(" AND key_id = {}", sql.place(key)));
+        condition.push_str(&format!(" AND key_id = {}", sql.placeholder(key)));
     }
     for (column, value) in [
         ("owner", filter.owner.as_deref()),
@@ -102,14 +102,14 @@ fn series_condition(sql: &mut Statement, filter: &LogFilter) -> String {
         ("status_class", filter.status_class.map(|it| it.as_str())),
     ] {
         if let Some(value) = value {
-            condition.push_str(&format!(" AND {column} = {}", sql.place(value)));
+            condition.push_str(&format!(" AND {column} = {}", sql.placeholder(value)));
         }
     }
     if let Some(status) = filter.status {
         let (http, grpc) = status_codes(status);
         for (column, code) in [("http_status", http), ("grpc_status", grpc)] {
             let is = match code {
-                Some(code) => format!(" AND {column} = {}", sql.place(code)),
+                Some(code) => format!(" AND {column} = {}", sql.placeholder(code)),
                 None => format!(" AND {column} IS NULL"),
             };
             condition.push_str(&is);
@@ -118,15 +118,15 @@ fn series_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     condition
 }
 
-/// What to look at, one after the other until enough is found: where the log is in days, the newest of
-/// them first. Looking at all there are locks each, and takes time for each.
+/// The filters to query in turn until there are enough results. In a partitioned log, the most recent days come
+/// first: a query of all partitions has to plan for and lock each of them.
 pub(super) fn subqueries(
     names: &Names,
     filter: &LogFilter,
     after: Option<&PageToken>,
 ) -> Vec<LogFilter> {
-    let mut looks = Vec::new();
-    if names.dialect.has_log_in_days() {
+    let mut filters = Vec::new();
+    if names.dialect.has_partitioned_log() {
         let ends = [after.map(PageToken::time), filter.to];
         let ends = ends.into_iter().flatten();
         let end = ends.fold(Timestamp::now(), Timestamp::min);
@@ -135,32 +135,32 @@ pub(super) fn subqueries(
             if let Ok(from) = from
                 && filter.from.is_none_or(|it| it < from)
             {
-                looks.push(LogFilter {
+                filters.push(LogFilter {
                     from: Some(from),
                     ..filter.clone()
                 });
             }
         }
     }
-    looks.push(filter.clone());
-    looks
+    filters.push(filter.clone());
+    filters
 }
 
-/// What a filter says of the time of requests.
+/// The conditions on the time of requests.
 fn time_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     let mut condition = String::new();
     if let Some(from) = filter.from {
-        let place = sql.place(Value::Time(Some(ceil_micros(from))));
+        let place = sql.placeholder(Value::Time(Some(ceil_micros(from))));
         condition.push_str(&format!(" AND time >= {place}"));
     }
     if let Some(to) = filter.to {
-        let place = sql.place(Value::Time(Some(ceil_micros(to))));
+        let place = sql.placeholder(Value::Time(Some(ceil_micros(to))));
         condition.push_str(&format!(" AND time < {place}"));
     }
     condition
 }
 
-/// The places of the time and the id of the last request seen.
+/// The placeholders for time and id of the last request of the previous page.
 fn last_seen(
     sql: &mut Statement,
     after: Option<&PageToken>,
@@ -169,13 +169,14 @@ fn last_seen(
         return Ok(None);
     };
     let id: Uuid = token.id()?;
-    let time = sql.place(Value::Time(Some(as_micros(token.time()))));
-    Ok(Some((time, sql.place(id))))
+    let time = sql.placeholder(Value::Time(Some(as_micros(token.time()))));
+    Ok(Some((time, sql.placeholder(id))))
 }
 
 const NEWEST_FIRST: &str = "ORDER BY time DESC, id DESC";
 
-/// A page of requests and one more. `series` tells how many series match, if the filter picks any.
+/// Selects a page of requests, and one more to detect the last page. `series` is the number of matching series, if
+/// the filter has conditions on series.
 pub(super) fn page(
     names: &Names,
     query: &LogQuery,
@@ -183,42 +184,42 @@ pub(super) fn page(
 ) -> Result<Statement, ReadError> {
     let filter = &query.filter;
     let mut sql = Statement::new(names, "");
-    let limit = sql.place(query.page_size() as i64 + 1);
+    let limit = sql.placeholder(query.page_size() as i64 + 1);
     let within = time_condition(&mut sql, filter);
     let last = last_seen(&mut sql, query.after.as_ref())?;
-    let behind = last
+    let after = last
         .as_ref()
-        // The time by itself tells PostgreSQL which days are to be read.
+        // The condition on the time alone lets PostgreSQL exclude partitions.
         .map(|(time, id)| format!(" AND time <= {time} AND (time, id) < ({time}, {id})"));
-    let which = within.clone() + &behind.unwrap_or_default();
-    let found = match series {
+    let which = within.clone() + &after.unwrap_or_default();
+    let requests = match series {
         Some(matching) if matching <= FEW_SERIES && !picks_ids(filter) => {
-            let series = picked(&mut sql, filter);
-            // Those of the very time of the last one seen are not counted, but read.
+            let series = matching_series(&mut sql, filter);
+            // Requests at exactly the time of the last one are read, but not counted for the cutoff.
             let earlier = last.as_ref().map(|(time, _)| format!(" AND time < {time}"));
             let earlier = within + &earlier.unwrap_or_default();
-            let cut = names.dialect.time_of_last(&series, &earlier, &limit);
-            let cut = match &last {
-                Some((time, _)) => format!("coalesce(({cut}), {time})"),
-                None => format!("({cut})"),
+            let cutoff = names.dialect.time_of_last(&series, &earlier, &limit);
+            let cutoff = match &last {
+                Some((time, _)) => format!("coalesce(({cutoff}), {time})"),
+                None => format!("({cutoff})"),
             };
-            let which = format!("{which} AND time >= {cut}");
+            let which = format!("{which} AND time >= {cutoff}");
             names
                 .dialect
-                .of_each_series(COLUMNS, &series, &which, NEWEST_FIRST, &limit)
+                .for_each_series(COLUMNS, &series, &which, NEWEST_FIRST, &limit)
         }
         _ => {
-            let which = of_matching_series(&mut sql, names, filter) + &which;
-            let ways = found_by(&mut sql, filter, &which);
-            let newest = |way: &Way| way.newest(names, COLUMNS, &limit);
-            joined(ways.iter().map(newest))
+            let which = in_matching_series(&mut sql, names, filter) + &which;
+            let paths = access_paths(&mut sql, filter, &which);
+            let newest = |path: &AccessPath| path.newest(names, COLUMNS, &limit);
+            union(paths.iter().map(newest))
         }
     };
     sql.push_sql(
         names,
         &format!(
             "SELECT {COLUMNS}, {SERIES_COLUMNS}
-            FROM (SELECT * FROM ({found}) AS found {NEWEST_FIRST} LIMIT {limit}) r
+            FROM (SELECT * FROM ({requests}) AS found {NEWEST_FIRST} LIMIT {limit}) r
             JOIN §series s ON s.id = r.series_id
             ORDER BY r.time DESC, r.id DESC"
         ),
@@ -226,62 +227,64 @@ pub(super) fn page(
     Ok(sql)
 }
 
-/// How many requests match, as far as they are counted.
+/// Counts the matching requests, up to [`MOST_COUNTED`] + 1.
 pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
     let mut sql = Statement::new(names, "");
-    let limit = sql.place(MOST_COUNTED.cast_signed() + 1);
+    let limit = sql.placeholder(MAX_COUNT.cast_signed() + 1);
     let which = time_condition(&mut sql, filter);
-    let found = if picks_series(filter) && !picks_ids(filter) {
-        let series = picked(&mut sql, filter);
+    let requests = if filters_series(filter) && !picks_ids(filter) {
+        let series = matching_series(&mut sql, filter);
         names
             .dialect
-            .of_each_series("1", &series, &which, "", &limit)
+            .for_each_series("1", &series, &which, "", &limit)
     } else {
-        let which = of_matching_series(&mut sql, names, filter) + &which;
-        let ways = found_by(&mut sql, filter, &which);
-        joined(ways.iter().map(|way| way.any(names, "id", &limit)))
+        let which = in_matching_series(&mut sql, names, filter) + &which;
+        let paths = access_paths(&mut sql, filter, &which);
+        union(paths.iter().map(|path| path.any(names, "id", &limit)))
     };
     sql.push_sql(
         names,
         &format!(
-            "SELECT count(*) AS count FROM (SELECT 1 FROM ({found}) AS found LIMIT {limit}) n"
+            "SELECT count(*) AS count FROM (SELECT 1 FROM ({requests}) AS found LIMIT {limit}) n"
         ),
     );
     sql
 }
 
-/// Requests that are found in several ways, each of them once.
-fn joined(parts: impl Iterator<Item = String>) -> String {
-    parts
-        .reduce(|found, part| {
-            format!("SELECT * FROM ({found}) AS one UNION SELECT * FROM ({part}) AS other")
+/// The union of several queries, without duplicates.
+fn union(queries: impl Iterator<Item = String>) -> String {
+    queries
+        .reduce(|union, query| {
+            format!("SELECT * FROM ({union}) AS one UNION SELECT * FROM ({query}) AS other")
         })
         .unwrap_or_default()
 }
 
-/// The series that a filter picks.
-fn picked(sql: &mut Statement, filter: &LogFilter) -> String {
+/// Selects the series that match a filter.
+fn matching_series(sql: &mut Statement, filter: &LogFilter) -> String {
     let condition = series_condition(sql, filter);
     format!("SELECT id AS series_id FROM §series{condition}")
 }
 
-fn of_matching_series(sql: &mut Statement, names: &Names, filter: &LogFilter) -> String {
-    if !picks_series(filter) {
+/// A condition on requests that their series matches a filter.
+fn in_matching_series(sql: &mut Statement, names: &Names, filter: &LogFilter) -> String {
+    if !filters_series(filter) {
         return String::new();
     }
     let condition = series_condition(sql, filter);
-    let number = names.dialect.not_looked_up("series_id");
+    let number = names.dialect.without_index("series_id");
     format!(" AND {number} IN (SELECT id FROM §series{condition})")
 }
 
-/// A way in which requests are found.
-struct Way {
-    /// The column whose text is that of a place, where there is one; else they are found by time.
+/// A way to find requests: by the text of a column, or by time.
+struct AccessPath {
+    /// The column and the placeholder of its text; `None` to scan by time.
     text: Option<(&'static str, String)>,
+    /// The remaining conditions.
     which: String,
 }
 
-impl Way {
+impl AccessPath {
     fn newest(&self, names: &Names, columns: &str, limit: &str) -> String {
         let which = &self.which;
         match &self.text {
@@ -306,14 +309,14 @@ impl Way {
     }
 }
 
-/// The ways in which requests are found that `which` is true of: by an id, of which there may be
-/// several; by a resource; or by time.
-fn found_by(sql: &mut Statement, filter: &LogFilter, which: &str) -> Vec<Way> {
+/// The access paths to requests that match `which`: by request id, of which there are several kinds, by resource
+/// id, or by time.
+fn access_paths(sql: &mut Statement, filter: &LogFilter, which: &str) -> Vec<AccessPath> {
     let mut resource = String::new();
     if let Some(id) = filter.resource_id.as_deref() {
-        let place = sql.place(id);
+        let place = sql.placeholder(id);
         if filter.request_id.is_none() {
-            return vec![Way {
+            return vec![AccessPath {
                 text: Some(("resource_id", place)),
                 which: which.into(),
             }];
@@ -321,35 +324,35 @@ fn found_by(sql: &mut Statement, filter: &LogFilter, which: &str) -> Vec<Way> {
         resource = format!(" AND resource_id = {place}");
     }
     let Some(id) = filter.request_id.as_deref() else {
-        return vec![Way {
+        return vec![AccessPath {
             text: None,
             which: which.into(),
         }];
     };
-    let mut ways = vec![Way {
-        text: Some(("request_id", sql.place(id))),
+    let mut paths = vec![AccessPath {
+        text: Some(("request_id", sql.placeholder(id))),
         which: format!("{resource}{which}"),
     }];
-    // An event is found by its own id too, however that is written.
+    // The request id may also be an event id, in any UUID notation.
     if let Ok(id) = id.parse::<Uuid>() {
-        let place = sql.place(id);
-        let mut way = |condition: String| {
-            ways.push(Way {
+        let place = sql.placeholder(id);
+        let mut add = |condition: String| {
+            paths.push(AccessPath {
                 text: None,
                 which: format!(" AND id = {place}{condition}{resource}{which}"),
             });
         };
-        if let Some(millisecond) = millisecond_of(id) {
-            // Nearly every id tells when its request came, which needs no index of its own.
-            let from = sql.place(Value::Time(Some(millisecond * 1_000)));
-            let to = sql.place(Value::Time(Some(millisecond * 1_000 + 1_000)));
-            way(format!(
+        if let Some(millisecond) = uuid_millis(id) {
+            // Nearly all event ids contain the time of the request, so the index on the time is enough.
+            let from = sql.placeholder(Value::Time(Some(millisecond * 1_000)));
+            let to = sql.placeholder(Value::Time(Some(millisecond * 1_000 + 1_000)));
+            add(format!(
                 " AND time >= {from} AND time < {to} AND id_time_differs IS NULL"
             ));
         }
-        way(" AND id_time_differs IS NOT NULL".into());
+        add(" AND id_time_differs IS NOT NULL".into());
     }
-    ways
+    paths
 }
 
 pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
@@ -358,14 +361,14 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.request_id = row.text("request_id")?.map(Into::into);
     event.key = row.text("key_id")?.map(parsed).transpose()?;
     event.owner = row.text("owner")?.map(Into::into);
-    event.method = parsed(there(row.text("method")?)?)?;
-    event.endpoint = there(row.text("endpoint")?)?.into();
+    event.method = parsed(required(row.text("method")?)?)?;
+    event.endpoint = required(row.text("endpoint")?)?.into();
     event.path = text(row, "path")?.into();
     event.resource_id = row.text("resource_id")?.map(Into::into);
     event.status = status(row)?;
-    event.outcome = named(there(row.text("outcome")?)?)?;
-    event.cause = row.text("cause")?.map(named).transpose()?;
-    event.rejection_reason = row.text("rejection_reason")?.map(named).transpose()?;
+    event.outcome = parse_name(required(row.text("outcome")?)?)?;
+    event.cause = row.text("cause")?.map(parse_name).transpose()?;
+    event.rejection_reason = row.text("rejection_reason")?.map(parse_name).transpose()?;
     event.cost = number(row, "cost")?.try_into().map_err(decode)?;
     event.latency_us = number(row, "latency_us")?;
     event.request_bytes = number(row, "request_bytes")?;

@@ -1,4 +1,4 @@
-//! Steps of a schema. Each is applied once, in order, in a transaction of its own.
+//! Schema migrations. Each is applied once, in order, in its own transaction.
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -6,33 +6,35 @@ use sqlx::Error as SqlError;
 
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
-use super::value::{as_micros, text, there};
+use super::value::{as_micros, required, text};
 
-/// A step of the schema. Once released, its text never changes.
+/// A schema migration. Once released, its SQL never changes.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::backend) struct Migration {
-    /// Its place, counted from 1.
+    /// The version of the schema after the migration, counted from 1.
     pub(in crate::backend) version: i64,
-    /// What it is for.
+    /// A short description.
     pub(in crate::backend) name: &'static str,
-    /// Its statements; `§` stands for the tables' prefix and schema, `¶` for the prefix.
+    /// The statements. `§` stands for schema and table prefix, `¶` for the prefix alone.
     pub(in crate::backend) sql: &'static str,
 }
 
 impl Migration {
-    /// Tells whether the text is the one that was applied.
+    /// The SHA-256 of the SQL, to detect changes of an applied migration.
     fn checksum(&self) -> String {
         let digest = Sha256::digest(self.sql.as_bytes());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// The steps of every database, each in its own SQL.
-pub(in crate::backend) const fn steps([first, second, third]: [&'static str; 3]) -> [Migration; 3] {
+/// The migrations of a backend, from their SQL in the database's dialect.
+pub(in crate::backend) const fn migrations(
+    [first, second, third]: [&'static str; 3],
+) -> [Migration; 3] {
     [
         Migration {
             version: 1,
-            name: "keys, the request log and its sums",
+            name: "keys, request log and rollups",
             sql: first,
         },
         Migration {
@@ -48,87 +50,88 @@ pub(in crate::backend) const fn steps([first, second, third]: [&'static str; 3])
     ]
 }
 
-/// Applies the steps that are missing, each in a transaction of its own.
+/// Applies the pending migrations, each in its own transaction.
 pub(in crate::backend) async fn migrate<E: Engine>(
     engine: &E,
-    steps: &[Migration],
+    migrations: &[Migration],
 ) -> Result<(), BackendError> {
     let names = engine.names();
     let encoding = Statement::new(names, names.dialect.encoding());
-    let rows = engine.reader().await?.rows(encoding).await?;
-    let encoding = text(there(rows.first())?, "encoding")?;
+    let rows = engine.reader().await?.fetch(encoding).await?;
+    let encoding = text(required(rows.first())?, "encoding")?;
     if !matches!(&*encoding, "UTF8" | "UTF-8") {
         return Err(BackendError::Encoding(encoding));
     }
-    while apply_next(engine, steps).await? {}
+    while apply_next(engine, migrations).await? {}
     Ok(())
 }
 
-/// Applies the next step; whether there was one.
-async fn apply_next<E: Engine>(engine: &E, steps: &[Migration]) -> Result<bool, BackendError> {
+/// Applies the next pending migration. Returns whether there was one.
+async fn apply_next<E: Engine>(engine: &E, migrations: &[Migration]) -> Result<bool, BackendError> {
     let names = engine.names();
     let mut session = engine.migrator().await?;
     let applied = applied(engine, &mut session).await?;
-    let Some(step) = next_step(steps, &applied)? else {
+    let Some(migration) = next_migration(migrations, &applied)? else {
         return Ok(false);
     };
-    session.script(&names.sql(step.sql)).await?;
-    let add = "INSERT INTO §migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
-    let add = Statement::new(names, add)
-        .bind(step.version)
-        .bind(step.name)
-        .bind(&*step.checksum())
+    session.execute_script(&names.sql(migration.sql)).await?;
+    let insert =
+        "INSERT INTO §migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
+    let insert = Statement::new(names, insert)
+        .bind(migration.version)
+        .bind(migration.name)
+        .bind(&*migration.checksum())
         .bind(Value::Time(Some(as_micros(Timestamp::now()))));
-    session.run(add).await?;
+    session.execute(insert).await?;
     session.commit().await?;
     Ok(true)
 }
 
-/// The steps that were applied, in order.
+/// The applied migrations as version and checksum, in order.
 async fn applied<E: Engine>(
     engine: &E,
     session: &mut E::Session,
 ) -> Result<Vec<(i64, String)>, SqlError> {
     let names = engine.names();
-    // Asking first: who may not make tables may well have them.
-    let found = Statement::new(names, &names.has_migrations());
-    if session.rows(found).await?.is_empty() {
-        let make = names.sql(names.dialect.migrations());
-        session.script(&make).await?;
+    // Checked first, since the user may lack the privilege to create tables that already exist.
+    let exists = Statement::new(names, &names.has_migrations());
+    if session.fetch(exists).await?.is_empty() {
+        let create = names.sql(names.dialect.create_migrations_table());
+        session.execute_script(&create).await?;
     }
     let list = "SELECT version, checksum FROM §migrations ORDER BY version";
-    let rows = session.rows(Statement::new(names, list)).await?;
+    let rows = session.fetch(Statement::new(names, list)).await?;
     rows.iter()
-        .map(|row| Ok((there(row.integer("version")?)?, text(row, "checksum")?)))
+        .map(|row| Ok((required(row.integer("version")?)?, text(row, "checksum")?)))
         .collect()
 }
 
-/// The step that follows those that were applied, given as version and checksum in order; `None` when
-/// there is none left.
-fn next_step<'a>(
-    steps: &'a [Migration],
+/// The migration that follows the applied ones, which are given as version and checksum in order. `None` if all
+/// are applied.
+fn next_migration<'a>(
+    migrations: &'a [Migration],
     applied: &[(i64, String)],
 ) -> Result<Option<&'a Migration>, BackendError> {
-    let known = steps.last().map_or(0, |step| step.version);
+    let known = migrations.last().map_or(0, |last| last.version);
     if let Some(&(found, _)) = applied.last()
         && found > known
     {
         return Err(BackendError::NewerSchema { found, known });
     }
     for (index, (version, checksum)) in applied.iter().enumerate() {
-        let same = |step: &Migration| step.version == *version && step.checksum() == *checksum;
-        if !steps.get(index).is_some_and(same) {
-            return Err(BackendError::OtherSchema { version: *version });
+        let is_same = |it: &Migration| it.version == *version && it.checksum() == *checksum;
+        if !migrations.get(index).is_some_and(is_same) {
+            return Err(BackendError::MigrationMismatch { version: *version });
         }
     }
-    Ok(steps.get(applied.len()))
+    Ok(migrations.get(applied.len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STEPS: [Migration; 2] = [
+    const MIGRATIONS: [Migration; 2] = [
         Migration {
             version: 1,
             name: "one",
@@ -142,28 +145,34 @@ mod tests {
     ];
 
     #[test]
-    fn steps_follow_each_other() {
+    fn migrations_follow_each_other() {
         let mut applied = Vec::new();
-        while let Some(step) = next_step(&STEPS, &applied).unwrap() {
-            assert_eq!(step.version, applied.len() as i64 + 1);
-            applied.push((step.version, step.checksum()));
+        while let Some(next) = next_migration(&MIGRATIONS, &applied).unwrap() {
+            assert_eq!(next.version, applied.len() as i64 + 1);
+            applied.push((next.version, next.checksum()));
         }
         assert_eq!(applied.len(), 2);
     }
 
     #[test]
-    fn what_is_newer_or_other_is_refused() {
-        let mut applied = vec![(1, STEPS[0].checksum()), (2, STEPS[1].checksum())];
-        let newer = next_step(&STEPS[..1], &applied).unwrap_err();
+    fn newer_and_changed_migrations_are_errors() {
+        let mut applied = vec![(1, MIGRATIONS[0].checksum()), (2, MIGRATIONS[1].checksum())];
+        let newer = next_migration(&MIGRATIONS[..1], &applied).unwrap_err();
         assert!(matches!(
             newer,
             BackendError::NewerSchema { found: 2, known: 1 }
         ));
         applied[0].1 = "else".into();
-        let other = next_step(&STEPS, &applied).unwrap_err();
-        assert!(matches!(other, BackendError::OtherSchema { version: 1 }));
-        // The first one is missing.
-        let other = next_step(&STEPS, &[(2, STEPS[1].checksum())]).unwrap_err();
-        assert!(matches!(other, BackendError::OtherSchema { version: 2 }));
+        let other = next_migration(&MIGRATIONS, &applied).unwrap_err();
+        assert!(matches!(
+            other,
+            BackendError::MigrationMismatch { version: 1 }
+        ));
+        // The first migration is missing.
+        let other = next_migration(&MIGRATIONS, &[(2, MIGRATIONS[1].checksum())]).unwrap_err();
+        assert!(matches!(
+            other,
+            BackendError::MigrationMismatch { version: 2 }
+        ));
     }
 }

@@ -1,11 +1,12 @@
-//! The names of a backend's tables.
+//! Table names.
 
 use std::fmt;
 
 use super::dialect::Dialect;
+use crate::invalid_config::InvalidConfig;
 
-/// What the names of the tables begin with, and the schema they are in. Checked, so that they can
-/// stand in SQL as they are.
+/// The prefix of the table names and the schema that they are in. Both are validated, so they are safe to use in
+/// SQL without quoting.
 #[derive(Clone)]
 pub(in crate::backend) struct Names {
     schema: Option<Box<str>>,
@@ -13,15 +14,8 @@ pub(in crate::backend) struct Names {
     pub(in crate::backend) dialect: Dialect,
 }
 
-/// A text that names of tables cannot begin with, or that cannot be a schema's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a table prefix or a schema is 1 to 32 characters of a-z, 0-9 and `_`, and does not begin with a digit"
-)]
-pub struct InvalidTablePrefix;
-
 impl Names {
-    /// Names that begin with `keytally_`.
+    /// Names with the prefix `keytally_`.
     pub(in crate::backend) fn new(dialect: Dialect) -> Self {
         Self {
             schema: None,
@@ -30,15 +24,15 @@ impl Names {
         }
     }
 
-    /// Names that begin with this.
-    pub(in crate::backend) fn with_prefix(self, text: &str) -> Result<Self, InvalidTablePrefix> {
+    /// Names with this prefix.
+    pub(in crate::backend) fn with_prefix(self, text: &str) -> Result<Self, InvalidConfig> {
         let prefix = checked(text)?;
         Ok(Self { prefix, ..self })
     }
 
     /// Names in this schema.
     #[cfg(feature = "postgres")]
-    pub(in crate::backend) fn with_schema(self, text: &str) -> Result<Self, InvalidTablePrefix> {
+    pub(in crate::backend) fn with_schema(self, text: &str) -> Result<Self, InvalidConfig> {
         let schema = Some(checked(text)?);
         Ok(Self { schema, ..self })
     }
@@ -48,7 +42,7 @@ impl Names {
         self.schema.as_deref()
     }
 
-    /// The schema's name, in SQL: where none was chosen, the one in which tables are made.
+    /// An SQL expression for the schema name. Without a configured schema, the one in which tables are created.
     #[cfg(feature = "postgres")]
     pub(in crate::backend) fn schema_in_sql(&self) -> String {
         match &self.schema {
@@ -57,14 +51,14 @@ impl Names {
         }
     }
 
-    /// Selects a row if the table of applied migrations exists.
+    /// A query that returns a row if the migrations table exists.
     pub(super) fn has_migrations(&self) -> String {
         match self.dialect {
             #[cfg(feature = "_sqlite")]
             Dialect::Sqlite => {
                 "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '¶migrations'".into()
             }
-            // Not one that `search_path` finds elsewhere.
+            // Only in this schema, not elsewhere on the `search_path`.
             #[cfg(feature = "postgres")]
             Dialect::Postgres => format!(
                 "SELECT 1 FROM pg_tables WHERE tablename = '¶migrations' AND schemaname = {}",
@@ -73,8 +67,8 @@ impl Names {
         }
     }
 
-    /// A statement with the names in it: `§keys` stands for `keytally_keys` in its schema, `¶keys` for
-    /// the name without the schema.
+    /// Replaces placeholders by table names: `§keys` by the qualified name `keytally_keys`, `¶keys` by the name
+    /// without the schema.
     pub(in crate::backend) fn sql(&self, template: &str) -> String {
         let qualified = match &self.schema {
             Some(schema) => format!("\"{schema}\".{}", self.prefix),
@@ -84,18 +78,21 @@ impl Names {
     }
 }
 
-fn checked(text: &str) -> Result<Box<str>, InvalidTablePrefix> {
+fn checked(text: &str) -> Result<Box<str>, InvalidConfig> {
     let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
     let valid = (1..=32).contains(&text.len())
         && text.bytes().all(fits)
         && !text.starts_with(|c: char| c.is_ascii_digit())
-        // SQLite keeps these names for itself, PostgreSQL those that begin with `pg_`.
+        // Reserved by SQLite and PostgreSQL.
         && !text.starts_with("sqlite_")
         && !text.starts_with("pg_");
     if valid {
         Ok(text.into())
     } else {
-        Err(InvalidTablePrefix)
+        Err(InvalidConfig::new(
+            "table prefix or schema",
+            "1 to 32 characters of a-z, 0-9 and _, not beginning with a digit",
+        ))
     }
 }
 
@@ -112,7 +109,7 @@ mod tests {
     const ANY: Dialect = Dialect::Postgres;
 
     #[test]
-    fn only_plain_names_are_prefixes_and_schemas() {
+    fn prefixes_and_schemas_are_plain_identifiers() {
         for text in ["keytally_", "_", "a1", &"a".repeat(32)] {
             assert_eq!(Names::new(ANY).with_prefix(text).unwrap().sql("¶"), text);
             let schema = Names::new(ANY).with_schema(text).unwrap();
@@ -134,14 +131,22 @@ mod tests {
             &"a".repeat(33),
         ] {
             let prefix = Names::new(ANY).with_prefix(text);
-            assert_eq!(prefix.unwrap_err(), InvalidTablePrefix, "{text}");
+            assert_eq!(
+                prefix.unwrap_err().field,
+                "table prefix or schema",
+                "{text}"
+            );
             let schema = Names::new(ANY).with_schema(text);
-            assert_eq!(schema.unwrap_err(), InvalidTablePrefix, "{text}");
+            assert_eq!(
+                schema.unwrap_err().field,
+                "table prefix or schema",
+                "{text}"
+            );
         }
     }
 
     #[test]
-    fn every_table_of_a_statement_gets_its_name() {
+    fn table_placeholders_are_replaced() {
         let names = Names::new(ANY).with_prefix("app_").unwrap();
         assert_eq!(
             names.sql("SELECT * FROM §keys, §batches"),

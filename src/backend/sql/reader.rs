@@ -1,16 +1,16 @@
-//! Reading usage from any database.
+//! Reading usage.
 
 use std::collections::BTreeMap;
 
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement};
-use super::value::there;
+use super::value::required;
 use super::{log, recorded, rollup_query};
 use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::{
-    Count, Filling, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup, Summary,
-    SummaryQuery, Totals, UsageEvent, UsageRange,
+    Count, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage, RecordedQuery, Rollup,
+    Summary, SummaryQuery, Totals, UsageEvent, UsageRange,
 };
 
 impl<E: Engine> SqlBackend<E> {
@@ -18,7 +18,7 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         query: &LogQuery,
     ) -> Result<Page<UsageEvent>, ReadError> {
-        // A token of another list is refused whatever else is asked.
+        // Reject a page token of another list before returning an empty page.
         log::page(self.names(), query, None)?;
         if log::matches_nothing(&query.filter) {
             return Ok(Page::empty());
@@ -26,17 +26,17 @@ impl<E: Engine> SqlBackend<E> {
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
         let mut matching = None;
-        if log::picks_series(&query.filter) {
+        if log::filters_series(&query.filter) {
             let count = log::count_series(self.names(), &query.filter);
             matching = Some(self.counted(&mut session, count).await?);
         }
         let mut rows = Vec::new();
         for filter in log::subqueries(self.names(), &query.filter, query.after.as_ref()) {
-            let mut look = query.clone();
-            look.filter = filter;
-            let statement = log::page(self.names(), &look, matching)?;
-            let found = session.rows(statement).await;
-            rows = found.map_err(ReadError::unavailable)?;
+            let mut subquery = query.clone();
+            subquery.filter = filter;
+            let statement = log::page(self.names(), &subquery, matching)?;
+            let result = session.fetch(statement).await;
+            rows = result.map_err(ReadError::unavailable)?;
             if rows.len() > query.page_size() {
                 break;
             }
@@ -57,15 +57,15 @@ impl<E: Engine> SqlBackend<E> {
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
         let mut count = 0;
-        for look in log::subqueries(self.names(), filter, None) {
-            let statement = log::count(self.names(), &look);
+        for filter in log::subqueries(self.names(), filter, None) {
+            let statement = log::count(self.names(), &filter);
             count = self.counted(&mut session, statement).await?.cast_unsigned();
-            if count > log::MOST_COUNTED {
+            if count > log::MAX_COUNT {
                 break;
             }
         }
-        Ok(if count > log::MOST_COUNTED {
-            Count::MoreThan(log::MOST_COUNTED)
+        Ok(if count > log::MAX_COUNT {
+            Count::MoreThan(log::MAX_COUNT)
         } else {
             Count::Exactly(count)
         })
@@ -77,7 +77,7 @@ impl<E: Engine> SqlBackend<E> {
     ) -> Result<RecordedPage, ReadError> {
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
-        let mut filling = Filling::new(query);
+        let mut filling = PageBuilder::new(query);
         loop {
             let (after, wanted) = (filling.cursor(), filling.wanted());
             let scanned = recorded::scan(&mut session, self.names(), after, wanted).await;
@@ -93,9 +93,9 @@ impl<E: Engine> SqlBackend<E> {
         statement: Statement,
     ) -> Result<i64, ReadError> {
         let counted = async {
-            let rows = session.rows(statement).await?;
-            let row = there(rows.first())?;
-            there(row.integer("count")?)
+            let rows = session.fetch(statement).await?;
+            let row = required(rows.first())?;
+            required(row.integer("count")?)
         };
         counted.await.map_err(ReadError::unavailable)
     }
@@ -120,7 +120,7 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         range: &UsageRange,
     ) -> Result<Vec<Rollup>, ReadError> {
-        let rollups = rollup_query::each(&*self.engine, range).await;
+        let rollups = rollup_query::rollups(&*self.engine, range).await;
         rollups.map_err(ReadError::unavailable)
     }
 }

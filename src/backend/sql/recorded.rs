@@ -1,8 +1,8 @@
-//! The request log in the order of recording.
+//! The request log in recording order.
 //!
-//! SQLite has one writer, so that the numbers of rows are in the order of commits. In PostgreSQL each batch takes its
-//! place in `log_batches` at the end of its transaction, under a lock that is held until its commit: a reader that sees
-//! a place sees all lower ones.
+//! SQLite has a single writer, so row numbers are in commit order. In PostgreSQL, each batch gets its position in
+//! `log_batches` at the end of its transaction, under a lock that is held until the commit: a reader that sees a
+//! position sees all lower ones.
 
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
@@ -11,20 +11,20 @@ use uuid::Uuid;
 use super::engine::{Row, Session, Statement, Value};
 use super::log::{COLUMNS, SERIES_COLUMNS, event_of};
 use super::names::Names;
-use super::value::{as_micros, number, there, time};
+use super::value::{as_micros, number, required, time};
 use crate::usage::{InvalidLogCursor, LogCursor, RecordedEvent, Scanned, UsageEvent};
 
-/// Batches to read at once.
+/// The maximum number of batches to read at once.
 const BATCHES: i64 = 64;
 
-/// Reads the events that follow a cursor: this many, those of whole batches, or all there are.
+/// Reads the events after a cursor: up to `wanted`, or more to complete a batch.
 pub(super) async fn scan<S: Session>(
     session: &mut S,
     names: &Names,
     after: LogCursor,
     wanted: usize,
 ) -> Result<Result<Scanned, InvalidLogCursor>, SqlError> {
-    let has_batches = names.dialect.has_log_in_days();
+    let has_batches = names.dialect.has_partitioned_log();
     let highest = if has_batches {
         "SELECT (SELECT coalesce(max(position), 0) FROM §log_batches) AS highest,
             (SELECT position FROM §log_pruned) AS dropped"
@@ -32,11 +32,11 @@ pub(super) async fn scan<S: Session>(
         "SELECT (SELECT coalesce(max(row), 0) FROM §requests) AS highest,
             (SELECT position FROM §log_pruned) AS dropped"
     };
-    let rows = session.rows(Statement::new(names, highest)).await?;
-    let row = there(rows.first())?;
+    let rows = session.fetch(Statement::new(names, highest)).await?;
+    let row = required(rows.first())?;
     let (highest, dropped): (u64, u64) = (number(row, "highest")?, number(row, "dropped")?);
-    // A place that was never given is of another log, or of this one before it was restored from a backup.
-    if after.place() > highest.max(dropped) || (!has_batches && after.event().is_some()) {
+    // A position beyond the end comes from another log, or from this one before it was restored from a backup.
+    if after.position() > highest.max(dropped) || (!has_batches && after.event().is_some()) {
         return Ok(Err(InvalidLogCursor));
     }
     let mut scanned = if has_batches {
@@ -48,7 +48,7 @@ pub(super) async fn scan<S: Session>(
     Ok(Ok(scanned))
 }
 
-/// Where each row has its place.
+/// Scans a log that is ordered by row number.
 async fn scan_rows<S: Session>(
     session: &mut S,
     names: &Names,
@@ -61,9 +61,9 @@ async fn scan_rows<S: Session>(
         WHERE r.row > $1 ORDER BY r.row LIMIT $2"
     );
     let rows = Statement::new(names, &rows)
-        .bind(after.place().cast_signed())
+        .bind(after.position().cast_signed())
         .bind(wanted as i64);
-    let rows = session.rows(rows).await?;
+    let rows = session.fetch(rows).await?;
     let recorded = |row: &S::Row| {
         Ok(RecordedEvent {
             event: event_of(row)?,
@@ -79,24 +79,24 @@ async fn scan_rows<S: Session>(
     })
 }
 
-/// A batch of the log.
+/// A batch of the request log.
 struct LogBatch {
-    place: u64,
-    /// The number that its events have; none for events from before batches were numbered.
+    position: u64,
+    /// The batch number of its events; `None` for the events written under schema version 1.
     number: Option<i64>,
     first: i64,
     last: i64,
     events: u64,
 }
 
-/// Where each batch has its place.
+/// Scans a log that is ordered by batch position.
 async fn scan_batches<S: Session>(
     session: &mut S,
     names: &Names,
     after: LogCursor,
     wanted: usize,
 ) -> Result<Scanned, SqlError> {
-    let from = after.place() + u64::from(after.event().is_none());
+    let from = after.position() + u64::from(after.event().is_none());
     let batches = batches_from(session, names, from).await?;
     let mut scanned = Scanned {
         events: Vec::new(),
@@ -108,16 +108,16 @@ async fn scan_batches<S: Session>(
         return Ok(scanned);
     };
     if first.number.is_none() {
-        let last = after.event().filter(|_| first.place == after.place());
+        let last = after.event().filter(|_| first.position == after.position());
         let events = unnumbered(session, names, first, last, wanted).await?;
         let is_whole = events.len() < wanted;
         scanned.events = events
             .into_iter()
-            .map(|event| recorded(first.place, event))
+            .map(|event| recorded(first.position, event))
             .collect();
         scanned.cursor = match scanned.events.last() {
             Some(last) if !is_whole => last.cursor,
-            _ => LogCursor::new(first.place),
+            _ => LogCursor::new(first.position),
         };
         return Ok(scanned);
     }
@@ -130,25 +130,25 @@ async fn scan_batches<S: Session>(
     let read = &batches[..batches.iter().take_while(is_read).count()];
     let mut events = numbered(session, names, read).await?;
     if let Some(seen) = after.event() {
-        let is_new = |&(place, ref event): &(u64, UsageEvent)| {
-            place > after.place() || (event.time, event.id) > seen
+        let is_new = |&(position, ref event): &(u64, UsageEvent)| {
+            position > after.position() || (event.time, event.id) > seen
         };
         events.retain(is_new);
     }
-    events.sort_by_key(|(place, event)| (*place, event.time, event.id));
-    let last = read.last().map_or(after.place(), |batch| batch.place);
+    events.sort_by_key(|(position, event)| (*position, event.time, event.id));
+    let last = read.last().map_or(after.position(), |batch| batch.position);
     scanned.is_all = read.len() == batches.len() && (batches.len() as i64) < BATCHES;
     scanned.cursor = LogCursor::new(last);
     let events = events.into_iter();
     scanned.events = events
-        .map(|(place, event)| recorded(place, event))
+        .map(|(position, event)| recorded(position, event))
         .collect();
     Ok(scanned)
 }
 
-fn recorded(place: u64, event: UsageEvent) -> RecordedEvent {
+fn recorded(position: u64, event: UsageEvent) -> RecordedEvent {
     RecordedEvent {
-        cursor: LogCursor::within(place, &event),
+        cursor: LogCursor::within(position, &event),
         event,
     }
 }
@@ -156,17 +156,17 @@ fn recorded(place: u64, event: UsageEvent) -> RecordedEvent {
 async fn batches_from<S: Session>(
     session: &mut S,
     names: &Names,
-    place: u64,
+    position: u64,
 ) -> Result<Vec<LogBatch>, SqlError> {
     let batches = "SELECT position, number, first, last, events FROM §log_batches
         WHERE position >= $1 ORDER BY position LIMIT $2";
     let batches = Statement::new(names, batches)
-        .bind(place.cast_signed())
+        .bind(position.cast_signed())
         .bind(BATCHES);
-    let rows = session.rows(batches).await?;
+    let rows = session.fetch(batches).await?;
     let batch = |row: &S::Row| {
         Ok(LogBatch {
-            place: number(row, "position")?,
+            position: number(row, "position")?,
             number: row.integer("number")?,
             first: as_micros(time(row, "first")?),
             last: as_micros(time(row, "last")?),
@@ -176,22 +176,25 @@ async fn batches_from<S: Session>(
     rows.iter().map(batch).collect()
 }
 
-/// The events of these batches, each with its batch's place, in no order.
+/// The events of these batches, each with the position of its batch, unordered.
 async fn numbered<S: Session>(
     session: &mut S,
     names: &Names,
     batches: &[LogBatch],
 ) -> Result<Vec<(u64, UsageEvent)>, SqlError> {
     let mut sql = Statement::new(names, "");
-    // By time too, so that few days are read.
+    // The time bounds limit the partitions that are read.
     let first = batches.iter().map(|batch| batch.first).min();
     let last = batches.iter().map(|batch| batch.last).max();
-    let (first, last) = (sql.place(Value::Time(first)), sql.place(Value::Time(last)));
-    let places: Vec<_> = batches
+    let (first, last) = (
+        sql.placeholder(Value::Time(first)),
+        sql.placeholder(Value::Time(last)),
+    );
+    let values: Vec<_> = batches
         .iter()
         .map(|batch| {
-            let number = sql.place(Value::Integer(batch.number));
-            format!("({number}::bigint, {}::bigint)", batch.place)
+            let number = sql.placeholder(Value::Integer(batch.number));
+            format!("({number}::bigint, {}::bigint)", batch.position)
         })
         .collect();
     sql.push_sql(
@@ -201,15 +204,15 @@ async fn numbered<S: Session>(
             FROM (VALUES {}) AS b (number, position)
             JOIN §requests r ON r.batch = b.number AND r.time >= {first} AND r.time <= {last}
             JOIN §series s ON s.id = r.series_id",
-            places.join(", ")
+            values.join(", ")
         ),
     );
-    let rows = session.rows(sql).await?;
+    let rows = session.fetch(sql).await?;
     let event = |row: &S::Row| Ok((number(row, "position")?, event_of(row)?));
     rows.iter().map(event).collect()
 }
 
-/// Events from before batches were numbered, by time and id.
+/// Events written under schema version 1, which have no batch number, ordered by time and id.
 async fn unnumbered<S: Session>(
     session: &mut S,
     names: &Names,
@@ -232,6 +235,6 @@ async fn unnumbered<S: Session>(
         .bind(Value::Time(Some(batch.last)))
         .bind(id)
         .bind(wanted as i64);
-    let rows = session.rows(events).await?;
+    let rows = session.fetch(events).await?;
     rows.iter().map(event_of).collect()
 }

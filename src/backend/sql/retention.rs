@@ -1,4 +1,4 @@
-//! How long usage is kept, and dropping what is older.
+//! Retention and pruning of usage.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -9,20 +9,19 @@ use sqlx::Error as SqlError;
 use tokio::task::JoinHandle;
 
 use super::backend::SqlBackend;
+use super::batched::{FirstFailure, delete_in_batches, write};
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
-use super::portions::{FirstFailure, delete_by, write};
-use super::quarters::fold_minutes;
+use super::merge_minutes::merge_minutes;
 use super::series_cache::day_of;
 use super::value::as_micros;
 use crate::telemetry;
 use crate::usage::Granularity;
 
-/// How long usage is kept in a database.
+/// How long a database keeps usage.
 ///
-/// Usage turns coarser with age, and no sum of what is left changes: minutes are added to quarters of an
-/// hour, and where those are dropped too, hours and days answer. Dropping requests from the log changes no
-/// sum.
+/// Rollups become coarser with age, without changing totals: minutes are merged into quarters of an hour, and when
+/// those are pruned, queries use hours and days. Pruning the request log does not change rollups.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,20 +35,19 @@ use crate::usage::Granularity;
 #[serde(default)]
 #[non_exhaustive]
 pub struct Retention {
-    /// How long requests stay in the log: 30 days unless set. PostgreSQL drops whole days.
+    /// How long requests stay in the request log. 30 days by default. PostgreSQL prunes whole days (UTC).
     pub log: Duration,
-    /// How long sums are kept by the minute: 7 days unless set, and never longer than by the hour. Older
-    /// ones are kept by the quarter of an hour.
+    /// How long rollups are kept by minute. 7 days by default; at most as long as `hours`. Older ones are merged
+    /// into quarters of an hour.
     pub minutes: Duration,
-    /// How long sums are kept by the quarter of an hour: 400 days unless set, and never longer than by the
-    /// hour. Days and hours of zones such as `+05:30`, which begin within an hour of UTC, are exact for as
-    /// long.
+    /// How long rollups are kept by quarter of an hour. 400 days by default; at most as long as `hours`. Hours and
+    /// days in time zones such as `+05:30`, whose boundaries are within a UTC hour, are exact for this long.
     pub quarters: Duration,
-    /// How long sums are kept by the hour and by the day: 400 days unless set.
+    /// How long rollups are kept by hour and by day. 400 days by default.
     pub hours: Duration,
-    /// How long the ids of batches are kept, after which one that is written again counts again: 7 days
-    /// before the newest one, unless set. Longer than a [spool](crate::usage::RecorderBuilder) may wait
-    /// for the database.
+    /// How long batch ids are kept, relative to the newest batch. 7 days by default. A batch that is retried later
+    /// than this is counted twice, so it should exceed the longest time that a
+    /// [spool](crate::usage::RecorderBuilder) may hold a batch while the database is down.
     pub batches: Duration,
 }
 
@@ -68,12 +66,12 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// The defaults.
+    /// Creates a retention with the defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets [`log`](Self::log); [`Duration::MAX`] keeps it for good.
+    /// Sets [`log`](Self::log). [`Duration::MAX`] disables pruning.
     #[must_use]
     pub fn log(mut self, time: Duration) -> Self {
         self.log = time;
@@ -87,14 +85,15 @@ impl Retention {
         self
     }
 
-    /// Sets [`quarters`](Self::quarters): as long as [`minutes`](Self::minutes) or shorter keeps none.
+    /// Sets [`quarters`](Self::quarters). If it is not longer than [`minutes`](Self::minutes), there are no
+    /// rollups by quarter of an hour: older minutes are pruned, and queries use hours.
     #[must_use]
     pub fn quarters(mut self, time: Duration) -> Self {
         self.quarters = time;
         self
     }
 
-    /// Sets [`hours`](Self::hours); [`Duration::MAX`] keeps them for good.
+    /// Sets [`hours`](Self::hours). [`Duration::MAX`] disables pruning.
     #[must_use]
     pub fn hours(mut self, time: Duration) -> Self {
         self.hours = time;
@@ -109,25 +108,25 @@ impl Retention {
     }
 }
 
-/// What was dropped in one pass.
+/// The rows that a pruning pass removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PruneReport {
-    /// Requests of the log; in PostgreSQL days of it.
+    /// Requests of the request log. In PostgreSQL, the number of days.
     pub log: u64,
-    /// Sums by the minute that became part of a quarter of an hour.
+    /// Rollups by minute that were merged into a quarter of an hour.
     pub minutes: u64,
-    /// Sums by the minute or by the quarter of an hour, which hours stand for from now on.
+    /// Rollups by minute or by quarter of an hour. Queries use hours in their place.
     pub quarters: u64,
-    /// Sums by the hour.
+    /// Rollups by hour.
     pub hours: u64,
-    /// Ids of batches.
+    /// Batch ids.
     pub batches: u64,
 }
 
-/// Drops what is too old, every ten minutes, until it is dropped itself.
+/// A background task that prunes old usage about every ten minutes. Dropping this handle stops the task.
 #[derive(Debug)]
-#[must_use = "it ends when it is dropped"]
+#[must_use = "dropping it stops the task"]
 pub struct Maintenance(JoinHandle<()>);
 
 impl Drop for Maintenance {
@@ -136,14 +135,14 @@ impl Drop for Maintenance {
     }
 }
 
-/// Pauses between passes, jittered so that many processes do not begin at once.
+/// The interval between passes, before jitter, which keeps processes from running at the same time.
 const EVERY: Duration = Duration::from_secs(600);
 
 impl<E: Engine> SqlBackend<E> {
-    /// Starts the task that drops what is too old.
+    /// Starts the pruning task.
     pub(in crate::backend) fn maintain(&self, retention: Retention) -> Maintenance {
         let engine = std::sync::Arc::downgrade(&self.engine);
-        Maintenance(tokio::spawn(tend(engine, retention)))
+        Maintenance(tokio::spawn(prune_periodically(engine, retention)))
     }
 
     pub(in crate::backend) async fn prune(
@@ -155,18 +154,18 @@ impl<E: Engine> SqlBackend<E> {
     }
 }
 
-async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
+async fn prune_periodically<E: Engine>(engine: Weak<E>, retention: Retention) {
     loop {
-        // What could not be dropped this time is next time.
+        // After a failure, the next pass prunes the rest.
         match engine.upgrade() {
             None => return,
             Some(engine) => {
-                let dropped = async { prune(&*engine, &retention, engine.now().await?).await };
-                match dropped.await {
-                    Ok(report) => telemetry::debug!(?report, "old usage pruned"),
+                let pruned = async { prune(&*engine, &retention, engine.now().await?).await };
+                match pruned.await {
+                    Ok(report) => telemetry::debug!(?report, "pruned old usage"),
                     Err(error) => telemetry::warn!(
                         error = &error as &dyn std::error::Error,
-                        "old usage could not be pruned"
+                        "failed to prune old usage"
                     ),
                 }
             }
@@ -175,15 +174,15 @@ async fn tend<E: Engine>(engine: Weak<E>, retention: Retention) {
     }
 }
 
-/// Drops all that is too old at this time, as far as that can be done.
+/// Runs one pass. A failed step does not prevent the others; the first error is returned.
 async fn prune<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,
 ) -> Result<PruneReport, SqlError> {
-    let (mut dropped, mut failure) = (PruneReport::default(), FirstFailure::default());
+    let (mut pruned, mut failure) = (PruneReport::default(), FirstFailure::default());
     if let Some(before) = before(now, retention.log) {
-        dropped.log = failure.of(engine.prune_log(as_micros(before)).await);
+        pruned.log = failure.record(engine.prune_log(as_micros(before)).await);
     }
     let quarters = retention
         .quarters
@@ -191,54 +190,54 @@ async fn prune<E: Engine>(
         .min(retention.hours);
     if let Some(before) = before(now, quarters) {
         let before = as_micros(Granularity::Hour.floor(before));
-        dropped.quarters = failure.of(prune_minutes(engine, before).await);
+        pruned.quarters = failure.record(prune_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.minutes).filter(|_| retention.minutes < quarters) {
         let before = as_micros(Granularity::Hour.floor(before));
-        dropped.minutes = failure.of(fold_minutes(engine, before).await);
+        pruned.minutes = failure.record(merge_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.hours) {
         let before = as_micros(Granularity::Day.floor(before));
-        dropped.hours = failure.of(prune_hours(engine, before).await);
+        pruned.hours = failure.record(prune_hours(engine, before).await);
     }
-    dropped.batches = failure.of(prune_batches(engine, retention, now).await);
-    failure.of(prune_series(engine, retention, now).await);
-    failure.or(dropped)
+    pruned.batches = failure.record(prune_batches(engine, retention, now).await);
+    failure.record(prune_series(engine, retention, now).await);
+    failure.into_result(pruned)
 }
 
-/// Drops minutes and quarters of hours that are wholly past, and not before everybody knows: from then on
-/// the hours answer for them.
+/// Prunes minutes and quarters of an hour, after recording it: readers must use hours before the first row is
+/// deleted.
 async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    let note = "INSERT INTO §pruned AS d (kind, before) VALUES ('minutes', $1)
+    let upsert = "INSERT INTO §pruned AS d (kind, before) VALUES ('minutes', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
-    write(engine, note, &[Value::Time(Some(before))]).await?;
+    write(engine, upsert, &[Value::Time(Some(before))]).await?;
     let mut failure = FirstFailure::default();
-    let dropped = delete(engine, "§minutes", "series_id, start", "start", before).await;
-    let dropped = failure.of(dropped);
-    failure.of(delete(engine, "§key_minutes", "start, hash", "start", before).await);
-    failure.or(dropped)
+    let pruned = delete(engine, "§minutes", "series_id, start", "start", before).await;
+    let pruned = failure.record(pruned);
+    failure.record(delete(engine, "§key_minutes", "start, hash", "start", before).await);
+    failure.into_result(pruned)
 }
 
-/// Drops hours and days. Nobody counts those that are left meanwhile: what is made of hours has to agree
-/// with what is made of days.
+/// Prunes hours and days. Readers ignore the remaining ones meanwhile, so that results from hours agree with those
+/// from days.
 async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    // A clock that was ahead must not hide what comes later: the mark may be an earlier one again.
+    // The mark may move back, so that a clock that was ahead does not hide later rollups.
     let mark = "INSERT INTO §pruned (kind, before) VALUES ('hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
     write(engine, mark, &[Value::Time(Some(before))]).await?;
     let mut failure = FirstFailure::default();
-    failure.of(delete(engine, "§days", "series_id, start", "start", before).await);
-    let dropped = delete(engine, "§hours", "series_id, start", "start", before).await;
-    let dropped = failure.of(dropped);
-    failure.of(delete(engine, "§key_hours", "start, hash", "start", before).await);
-    let dropped = failure.or(dropped)?;
-    // What is written of that time from now on counts. Rows that a batch held are left for the next pass.
+    failure.record(delete(engine, "§days", "series_id, start", "start", before).await);
+    let pruned = delete(engine, "§hours", "series_id, start", "start", before).await;
+    let pruned = failure.record(pruned);
+    failure.record(delete(engine, "§key_hours", "start, hash", "start", before).await);
+    let pruned = failure.into_result(pruned)?;
+    // Later writes to that time are counted again. Rows that a batch had locked are left for the next pass.
     let done = "DELETE FROM §pruned WHERE kind = 'hours' AND before <= $1
         AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
         AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
         AND NOT EXISTS (SELECT 1 FROM §key_hours WHERE start < $1)";
     write(engine, done, &[Value::Time(Some(before))]).await?;
-    Ok(dropped)
+    Ok(pruned)
 }
 
 async fn prune_batches<E: Engine>(
@@ -249,20 +248,20 @@ async fn prune_batches<E: Engine>(
     let Some(newest) = newest_batch(engine).await? else {
         return Ok(0);
     };
-    // A process whose clock is ahead must not make the others' old.
+    // A batch from a process whose clock is ahead must not age the others.
     let Some(before) = before(newest.min(now), retention.batches) else {
         return Ok(0);
     };
     delete(engine, "§batches", "id", "applied_at", as_micros(before)).await
 }
 
-/// The time before which all is too old; `None` if nothing is.
+/// The time before which rows are pruned; `None` to keep all.
 fn before(now: Timestamp, kept: Duration) -> Option<Timestamp> {
     let kept = SignedDuration::try_from(kept).ok()?;
     now.checked_sub(kept).ok()
 }
 
-/// Deletes the rows of a table whose time is too early, some at a time.
+/// Deletes the rows of a table before a time, in small transactions.
 async fn delete<E: Engine>(
     engine: &E,
     table: &str,
@@ -275,13 +274,15 @@ async fn delete<E: Engine>(
         "DELETE FROM {table} WHERE ({key}) IN
         (SELECT {key} FROM {table} WHERE {time} < $1 ORDER BY {time} LIMIT $2{skip})"
     );
-    delete_by(engine, &template, Value::Time(Some(before))).await
+    delete_in_batches(engine, &template, Value::Time(Some(before))).await
 }
 
 async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlError> {
     let newest = "SELECT max(applied_at) AS newest FROM §batches";
     let mut session = engine.reader().await?;
-    let rows = session.rows(Statement::new(engine.names(), newest)).await?;
+    let rows = session
+        .fetch(Statement::new(engine.names(), newest))
+        .await?;
     let newest = rows.first().map(|row| row.time("newest"));
     newest
         .transpose()?
@@ -290,8 +291,8 @@ async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlErr
         .transpose()
 }
 
-/// Deletes series that nothing has any more: not until days after the last sum of theirs is gone, so
-/// that no process that has seen them lately may still write one.
+/// Deletes unreferenced series, with a delay of days after their last rollup, so that no process still has them in
+/// its cache and writes to them.
 async fn prune_series<E: Engine>(
     engine: &E,
     retention: &Retention,
@@ -304,7 +305,7 @@ async fn prune_series<E: Engine>(
     else {
         return Ok(());
     };
-    // In the order in which writers hold them.
+    // In the order in which writers lock them.
     let skip = engine.names().dialect.skip_locked();
     let template = format!(
         "DELETE FROM §series WHERE id IN
@@ -314,6 +315,6 @@ async fn prune_series<E: Engine>(
             ORDER BY s.hash LIMIT $2{skip})
         AND last_seen_day < $1"
     );
-    delete_by(engine, &template, Value::Integer(Some(before))).await?;
+    delete_in_batches(engine, &template, Value::Integer(Some(before))).await?;
     Ok(())
 }

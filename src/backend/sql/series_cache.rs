@@ -1,4 +1,4 @@
-//! The numbers of series that this process has seen.
+//! A cache of series ids.
 
 use std::collections::HashMap;
 use std::mem;
@@ -9,40 +9,40 @@ use jiff::Timestamp;
 
 use super::batch_rollup::{Hash, Series};
 
-/// Which number the database has given to a series, and the day on which it was last noted there that
-/// the series is in use. That day is noted again on every day of use, and series are dropped only
-/// after many days without, so that what is known here is there.
+/// Caches the database id of a series, and the day that was last written to its `last_seen_day`. The column is
+/// updated on every day of use, and series are pruned only many days later, so a cached series exists in the
+/// database.
 #[derive(Debug, Default)]
 pub(in crate::backend) struct SeriesCache(Mutex<Generations>);
 
-/// What was used lately, and what was before that: where more series are in use than are kept, the
-/// frequent ones stay.
+/// Recently used entries and older ones, so that frequent series stay cached if there are more series than fit.
 #[derive(Debug, Default)]
 struct Generations {
-    new: Numbers,
-    old: Numbers,
+    new: Entries,
+    old: Entries,
 }
 
-type Numbers = HashMap<Hash, (i64, i64), RandomState>;
+/// Ids and days by hash.
+type Entries = HashMap<Hash, (i64, i64), RandomState>;
 
-/// How many a generation has before the next one begins.
-const MOST: usize = 1 << 16;
+/// The number of entries after which a new generation starts.
+const MAX_ENTRIES: usize = 1 << 16;
 
 impl Generations {
     fn get(&mut self, hash: &Hash) -> Option<(i64, i64)> {
-        if let Some(&found) = self.new.get(hash) {
-            return Some(found);
+        if let Some(&entry) = self.new.get(hash) {
+            return Some(entry);
         }
-        let found = self.old.remove(hash)?;
-        self.insert(*hash, found);
-        Some(found)
+        let entry = self.old.remove(hash)?;
+        self.insert(*hash, entry);
+        Some(entry)
     }
 
-    fn insert(&mut self, hash: Hash, number: (i64, i64)) {
-        if self.new.len() >= MOST {
+    fn insert(&mut self, hash: Hash, entry: (i64, i64)) {
+        if self.new.len() >= MAX_ENTRIES {
             self.old = mem::take(&mut self.new);
         }
-        self.new.insert(hash, number);
+        self.new.insert(hash, entry);
     }
 }
 
@@ -57,30 +57,30 @@ pub(super) fn day_of(time: Timestamp) -> i64 {
 }
 
 impl SeriesCache {
-    /// The numbers of these series, as far as they were noted today.
+    /// The ids of these series; `None` for one that is not cached, or whose `last_seen_day` is not today.
     pub(in crate::backend) fn of(&self, series: &[Series<'_>], today: i64) -> Vec<Option<i64>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |series: &Series<'_>| {
-            let (id, day) = known.get(&series.hash)?;
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = |series: &Series<'_>| {
+            let (id, day) = entries.get(&series.hash)?;
             (day == today).then_some(id)
         };
-        series.iter().map(of).collect()
+        series.iter().map(id).collect()
     }
 
-    /// These series have these numbers, which is committed.
-    pub(in crate::backend) fn learn(
+    /// Caches the ids of series. To be called after their transaction is committed.
+    pub(in crate::backend) fn insert(
         &self,
         series: impl IntoIterator<Item = (Hash, i64)>,
         today: i64,
     ) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (hash, id) in series {
-            known.insert(hash, (id, today));
+            entries.insert(hash, (id, today));
         }
     }
 
-    /// Forgets all.
-    pub(in crate::backend) fn forget(&self) {
+    /// Clears the cache.
+    pub(in crate::backend) fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Generations::default();
     }
 }

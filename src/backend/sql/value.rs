@@ -1,4 +1,4 @@
-//! Values of columns, and back.
+//! Conversions between Rust values and columns.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -12,12 +12,12 @@ use sqlx::Error as SqlError;
 use super::engine::Row;
 use crate::usage::Status;
 
-/// A column holds what no version of this crate has written.
+/// The error for a column value that this crate did not write.
 pub(in crate::backend) fn decode(error: impl Into<Box<dyn Error + Send + Sync>>) -> SqlError {
     SqlError::Decode(error.into())
 }
 
-/// Reads a text back.
+/// Parses a text column.
 pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T, SqlError>
 where
     T::Err: Into<Box<dyn Error + Send + Sync>>,
@@ -25,13 +25,13 @@ where
     text.parse().map_err(decode)
 }
 
-/// Reads the name of a member of a closed set.
-pub(super) fn named<'de, T: Deserialize<'de>>(name: &'de str) -> Result<T, SqlError> {
+/// Parses the serialized name of an enum variant.
+pub(super) fn parse_name<'de, T: Deserialize<'de>>(name: &'de str) -> Result<T, SqlError> {
     let name: StrDeserializer<'de, NameError> = name.into_deserializer();
     T::deserialize(name).map_err(decode)
 }
 
-/// As JSON; for types that always have one.
+/// Serializes a type that cannot fail to serialize.
 pub(super) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -40,17 +40,17 @@ pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, SqlError> 
     serde_json::from_str(text).map_err(decode)
 }
 
-/// A time that is kept in whole microseconds.
+/// A time in microseconds since 1970. Stored times are whole microseconds.
 pub(in crate::backend) fn as_micros(time: Timestamp) -> i64 {
     time.as_microsecond()
 }
 
-/// The last whole microsecond up to a time.
+/// Rounds a time down to microseconds.
 pub(super) fn floor_micros(time: Timestamp) -> i64 {
     i64::try_from(time.as_nanosecond().div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 
-/// The first whole microsecond from a time on.
+/// Rounds a time up to microseconds.
 pub(super) fn ceil_micros(time: Timestamp) -> i64 {
     let floor = floor_micros(time);
     floor + i64::from(time.as_nanosecond().rem_euclid(1_000) > 0)
@@ -60,7 +60,7 @@ pub(in crate::backend) fn timestamp(micros: i64) -> Result<Timestamp, SqlError> 
     Timestamp::from_microsecond(micros).map_err(decode)
 }
 
-/// A status as the code of HTTP or that of gRPC; neither where there was no answer.
+/// The HTTP status and the gRPC code of a status; neither without a response.
 pub(in crate::backend) fn status_codes(status: Status) -> (Option<i64>, Option<i64>) {
     match status {
         Status::None => (None, None),
@@ -69,33 +69,33 @@ pub(in crate::backend) fn status_codes(status: Status) -> (Option<i64>, Option<i
     }
 }
 
-/// The status that a row has.
+/// The status of a row.
 pub(super) fn status(row: &impl Row) -> Result<Status, SqlError> {
     Ok(
         match (row.integer("http_status")?, row.integer("grpc_status")?) {
             (None, None) => Status::None,
             (Some(code), None) => Status::Http(u16::try_from(code).map_err(decode)?),
             (None, Some(code)) => Status::Grpc(u8::try_from(code).map_err(decode)?),
-            (Some(_), Some(_)) => return Err(decode("a status of both HTTP and gRPC")),
+            (Some(_), Some(_)) => return Err(decode("a row has both an HTTP and a gRPC status")),
         },
     )
 }
 
-/// What a column that is never empty has.
-pub(super) fn there<T>(value: Option<T>) -> Result<T, SqlError> {
-    value.ok_or_else(|| decode("a column is empty"))
+/// The value of a column or row that must not be missing.
+pub(super) fn required<T>(value: Option<T>) -> Result<T, SqlError> {
+    value.ok_or_else(|| decode("unexpected NULL or missing row"))
 }
 
 pub(super) fn text(row: &impl Row, column: &str) -> Result<String, SqlError> {
-    Ok(there(row.text(column)?)?.into())
+    Ok(required(row.text(column)?)?.into())
 }
 
 pub(super) fn number(row: &impl Row, column: &str) -> Result<u64, SqlError> {
-    u64::try_from(there(row.integer(column)?)?).map_err(decode)
+    u64::try_from(required(row.integer(column)?)?).map_err(decode)
 }
 
 pub(super) fn time(row: &impl Row, column: &str) -> Result<Timestamp, SqlError> {
-    timestamp(there(row.time(column)?)?)
+    timestamp(required(row.time(column)?)?)
 }
 
 pub(super) fn optional_time(row: &impl Row, column: &str) -> Result<Option<Timestamp>, SqlError> {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_are_cut_the_right_way_before_1970_too() {
+    fn floor_and_ceil_are_correct_before_1970() {
         for (nanos, floor, ceil) in [
             (-1_001, -2, -1),
             (-1_000, -1, -1),

@@ -1,4 +1,4 @@
-//! SQLite as a database that keys and usage can be kept in.
+//! The SQLite implementation of [`Engine`].
 
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
@@ -7,18 +7,18 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Trans
 use uuid::Uuid;
 
 use crate::backend::sql::{
-    Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, delete_by,
+    Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, delete_in_batches,
 };
 use crate::id::KeyId;
 
 pub(super) struct SqliteEngine {
-    /// SQLite has one writer: whoever waits for it waits here, not within SQLite.
+    /// A single connection, since SQLite has a single writer: writers queue for it in the pool, not in SQLite.
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
     pub(super) known: SeriesCache,
-    /// Holds a database in memory, which is gone with its last connection: those of a pool end when
-    /// somebody who waits for one goes away.
+    /// Keeps an in-memory database alive, which is deleted with its last connection: the pool may close
+    /// connections when an acquire is cancelled.
     pub(super) keeper: Option<SqlitePool>,
 }
 
@@ -63,11 +63,11 @@ impl Engine for SqliteEngine {
         self.readers.begin().await.map(SqliteSession::Transaction)
     }
 
-    /// Holds SQLite's one place to write from its beginning: a transaction that asks for it later
-    /// fails without waiting when another has written meanwhile.
+    /// Takes the write lock at the start. A transaction that upgrades to it later fails without waiting if another
+    /// has written in the meantime.
     async fn writer(&self) -> Result<SqliteSession, SqlError> {
-        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
-        begun.map(SqliteSession::Transaction)
+        let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        transaction.map(SqliteSession::Transaction)
     }
 
     async fn migrator(&self) -> Result<SqliteSession, SqlError> {
@@ -81,10 +81,10 @@ impl Engine for SqliteEngine {
     async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
         let template = "DELETE FROM §requests WHERE row IN
             (SELECT row FROM §requests WHERE time < $1 ORDER BY time LIMIT $2)";
-        delete_by(self, template, Value::Time(Some(before))).await
+        delete_in_batches(self, template, Value::Time(Some(before))).await
     }
 
-    /// Other processes see it within their caches' time to live.
+    /// Does nothing: other processes see the change when their cache entries expire.
     async fn announce(&self, _: &mut SqliteSession, _: KeyId) -> Result<(), SqlError> {
         Ok(())
     }
@@ -93,18 +93,18 @@ impl Engine for SqliteEngine {
 impl Session for SqliteSession {
     type Row = SqliteRow;
 
-    async fn rows(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, SqlError> {
+    async fn fetch(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, SqlError> {
         let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
         query.fetch_all(self.connection()).await
     }
 
-    async fn run(&mut self, statement: Statement) -> Result<u64, SqlError> {
+    async fn execute(&mut self, statement: Statement) -> Result<u64, SqlError> {
         let query = sqlx::query_with(AssertSqlSafe(statement.text), bound(statement.values)?);
         let done = query.execute(self.connection()).await?;
         Ok(done.rows_affected())
     }
 
-    async fn script(&mut self, text: &str) -> Result<(), SqlError> {
+    async fn execute_script(&mut self, text: &str) -> Result<(), SqlError> {
         let script = sqlx::raw_sql(AssertSqlSafe(text));
         script.execute(self.connection()).await?;
         Ok(())

@@ -1,26 +1,27 @@
-//! The schema, step by step.
+//! Schema migrations.
 
 use super::SqliteBackend;
-use crate::backend::sql::{BackendError, Migration, migrate, steps};
+use crate::backend::sql::{BackendError, Migration, migrate, migrations};
 
-const STEPS: [Migration; 3] = steps([
+const MIGRATIONS: [Migration; 3] = migrations([
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
 ]);
 
 impl SqliteBackend {
-    /// Makes the tables, or brings them up to this version of the crate.
+    /// Creates the tables, or migrates them to the schema of this version of the crate.
     ///
-    /// It can run at every start, in many processes at once: each step is one transaction and is applied
-    /// once. Other tables are left alone, those of the application's own migrations included.
+    /// Can be called on every start and from several processes at once: each migration runs in its own transaction
+    /// and is applied once. Other tables, such as those of the application's own migrations, are left untouched.
     ///
     /// # Errors
     ///
-    /// [`BackendError::NewerSchema`] when a newer version of the crate made the tables,
-    /// [`BackendError::OtherSchema`] when a step is not what it was, [`BackendError::Encoding`] when the
-    /// application made its database with UTF-16, or [`BackendError::Unavailable`].
+    /// - [`BackendError::NewerSchema`] if a newer version of the crate has migrated the tables.
+    /// - [`BackendError::OtherSchema`] if an applied migration differs from the one in this crate.
+    /// - [`BackendError::Encoding`] if the encoding of the database is UTF-16.
+    /// - [`BackendError::Unavailable`] if the database cannot be read or written to.
     pub async fn migrate(&self) -> Result<(), BackendError> {
-        migrate(&*self.0.engine, &STEPS).await
+        migrate(&*self.0.engine, &MIGRATIONS).await
     }
 }

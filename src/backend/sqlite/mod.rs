@@ -1,4 +1,4 @@
-//! Keys and usage in a SQLite database.
+//! The SQLite backend.
 
 mod engine;
 mod file;
@@ -18,10 +18,10 @@ use sqlx::SqlitePool;
 use self::engine::{SqliteEngine, SqliteSession};
 pub use self::spool::SqliteSpool;
 use super::sql::{
-    BackendError, Dialect, InvalidTablePrefix, Maintenance, Names, PruneReport, Retention,
-    SqlBackend, keep_in_sql,
+    BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SqlBackend, keep_in_sql,
 };
 use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
 use crate::key::{
     AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, Rotation, StoreError,
@@ -32,11 +32,11 @@ use crate::usage::{
     Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
 };
 
-/// Keys and usage in a SQLite database: [`KeyAdmin`](crate::key::KeyAdmin),
+/// Stores keys and usage in a SQLite database. Implements [`KeyAdmin`](crate::key::KeyAdmin),
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
-/// Clones share their connections. Changes made through one are seen at once by every cache in front
-/// of it; other processes see them within their caches' time to live.
+/// Clones share their connections. A change made through one of them invalidates all caches in this process at
+/// once; other processes see it when their cache entries expire.
 ///
 /// ```
 /// use keytally::ApiKeyLayer;
@@ -61,15 +61,15 @@ use crate::usage::{
 /// # Ok(()) }
 /// ```
 ///
-/// # What a crash leaves
+/// # Durability
 ///
-/// A batch is one transaction, and its id is kept: a batch that is written again counts once. A file
-/// that [`open`](Self::open) has opened is synced with every commit, so that what was written survives
-/// the process and the machine.
+/// Each batch is written in one transaction together with its id, so a retried batch is counted once. A file
+/// opened with [`open`](Self::open) is synced on every commit (`synchronous = FULL`), so committed data survives a
+/// crash of the process and of the machine.
 ///
 /// # Tables
 ///
-/// They are made to be read with other tools too: [`schema`](super::schema) tells what is where.
+/// The tables can be queried with other tools; [`schema`](super::schema) documents them.
 #[derive(Clone)]
 pub struct SqliteBackend(SqlBackend<SqliteEngine>);
 
@@ -78,31 +78,32 @@ keep_in_sql!(SqliteBackend);
 const READERS: u32 = 4;
 
 impl SqliteBackend {
-    /// Opens a database file, and makes it if there is none. [`migrate`](Self::migrate) makes its
+    /// Opens a database file, creating it if it does not exist. Call [`migrate`](Self::migrate) to create the
     /// tables.
     ///
-    /// The file is put into write-ahead mode, so that reading and writing do not wait for each other. On
-    /// Unix, a new one can be read and written by its owner alone, unless a URI
-    /// (`file:`) or a link to nothing names it.
+    /// The file uses write-ahead logging, so that readers and writers do not block each other. On Unix, a new file
+    /// is readable and writable by its owner only (mode `0600`), unless the path is a URI (`file:`) or a dangling
+    /// symbolic link.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] when the file cannot be opened, [`BackendError::Damaged`] when it is
-    /// not a database.
+    /// [`BackendError::Unavailable`] if the file cannot be opened, [`BackendError::Damaged`] if it is not a
+    /// database.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
         let options = file::options(path.as_ref());
-        // One after the other: the first sets the file's mode.
+        // In sequence, since the first connection sets the journal mode of the file.
         let writer = file::pool(options.clone(), 1).await?;
         let readers = file::pool(options, READERS).await?;
-        Ok(Self::of(writer, readers))
+        Ok(Self::from_pools(writer, readers))
     }
 
-    /// An empty database in memory, with its tables: up to 1 GiB, unless the application set another
-    /// limit for SQLite. It is gone with the last clone.
+    /// Creates an empty in-memory database with all tables. It is deleted when the last clone is dropped.
+    ///
+    /// SQLite limits it to 1 GiB, unless the application configured another limit.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] when there is no memory for it.
+    /// [`BackendError::Unavailable`] if there is not enough memory.
     pub async fn in_memory() -> Result<Self, BackendError> {
         let (pool, keeper) = file::in_memory().await?;
         let mut engine = SqliteEngine::new(pool.clone(), pool, Names::new(Dialect::Sqlite));
@@ -112,59 +113,63 @@ impl SqliteBackend {
         Ok(backend)
     }
 
-    /// Uses connections that the application has. [`migrate`](Self::migrate) makes the tables.
+    /// Uses an existing connection pool. Call [`migrate`](Self::migrate) to create the tables.
     ///
-    /// The application's settings hold: give it write-ahead mode and a `busy_timeout`, and know what
-    /// its `synchronous` keeps through a power failure.
+    /// The pool's settings apply. Enable write-ahead logging and set a `busy_timeout`; `synchronous` determines
+    /// whether committed data survives a power failure.
     pub fn from_pool(pool: SqlitePool) -> Self {
-        Self::of(pool.clone(), pool)
+        Self::from_pools(pool.clone(), pool)
     }
 
-    fn of(writer: SqlitePool, readers: SqlitePool) -> Self {
+    fn from_pools(writer: SqlitePool, readers: SqlitePool) -> Self {
         let names = Names::new(Dialect::Sqlite);
         Self(SqlBackend::new(SqliteEngine::new(writer, readers, names)))
     }
 
-    /// Lets the names of the tables begin with this instead of `keytally_`. Say so before anything
-    /// else: clones that were made earlier keep to theirs.
+    /// Sets the prefix of the table names. `keytally_` by default. Set it before using or cloning the backend:
+    /// existing clones keep their prefix.
     ///
     /// # Errors
     ///
-    /// When it is not 1 to 32 characters of `a-z`, `0-9` and `_`, begins with a digit or with what
-    /// databases keep for themselves (`sqlite_`, `pg_`).
-    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidTablePrefix> {
+    /// Returns an error unless the prefix has 1 to 32 characters of `a-z`, `0-9` and `_`, does not start with a
+    /// digit and does not start with a reserved prefix (`sqlite_`, `pg_`).
+    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidConfig> {
         let engine = &self.0.engine;
         let names = engine.names.clone().with_prefix(prefix)?;
         let (writer, readers) = (engine.writer.clone(), engine.readers.clone());
         let mut other = SqliteEngine::new(writer, readers, names);
         other.keeper = engine.keeper.clone();
         let other = Self(SqlBackend::new(other));
-        Ok(other.with_log(self.0.keep))
+        Ok(other.with_log_sampling(self.0.sampling))
     }
 
-    /// Keeps these requests in the log; sums are made of all. Every one, unless set.
+    /// Sets the sampling of the request log. All requests are logged by default. Rollups always include all
+    /// requests.
     #[must_use]
-    pub fn with_log(mut self, keep: LogSampling) -> Self {
-        self.0.keep = keep;
+    pub fn with_log_sampling(mut self, keep: LogSampling) -> Self {
+        self.0.sampling = keep;
         self
     }
 
-    /// Drops what is too old, now and every ten minutes, as long as the answer is held. One process of
-    /// several is enough, and more do no harm. Without it, everything is kept.
+    /// Starts a background task that prunes old usage, at once and then about every ten minutes, until the
+    /// returned handle is dropped. Without it, all usage is kept.
+    ///
+    /// It is enough to run it in one of several processes; running it in all of them is harmless.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// Panics if called outside a tokio runtime.
     pub fn maintain(&self, retention: Retention) -> Maintenance {
         self.0.maintain(retention)
     }
 
-    /// Drops what is too old at this time, once: for those who have a scheduler of their own. A few
-    /// thousand rows at a time, so that nobody waits for long.
+    /// Prunes usage that is too old at the time `now`, once. For applications with their own scheduler.
+    ///
+    /// Deletes a few thousand rows per transaction, so that it does not block writers for long.
     ///
     /// # Errors
     ///
-    /// The first one, where there were several; all else is dropped.
+    /// If a step fails, the others still run, and the first error is returned.
     pub async fn prune(
         &self,
         retention: &Retention,

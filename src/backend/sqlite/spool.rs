@@ -1,4 +1,4 @@
-//! A spool in a SQLite file.
+//! A spool backed by a SQLite file.
 
 use std::fmt;
 use std::path::Path;
@@ -15,25 +15,25 @@ use super::file;
 use crate::backend::sql::{BackendError, Dialect, Migration, Names, decode, migrate};
 use crate::usage::{Batch, Spool, SpoolError, Spooled};
 
-const STEPS: [Migration; 1] = [Migration {
+const MIGRATIONS: [Migration; 1] = [Migration {
     version: 1,
-    name: "the line of batches",
+    name: "the queue of batches",
     sql: include_str!("migrations/spool_1.sql"),
 }];
 
-/// What the names of its tables begin with: other than those of a backend, which may share the file.
+/// The table prefix. Differs from that of a backend, which may use the same file.
 const PREFIX: &str = "keytally_spool_";
 
-/// How long giving back disk may hold up what comes next.
-const SHRINKING: Duration = Duration::from_secs(1);
+/// The maximum duration of one attempt to shrink the file, which blocks other operations.
+const MAX_SHRINK_TIME: Duration = Duration::from_secs(1);
 
-/// Free pages that are given back; fewer are used again soon.
-const WORTHWHILE: i64 = 256;
+/// The minimum number of free pages to shrink the file. Fewer are soon reused.
+const MIN_FREE_PAGES: i64 = 256;
 
-/// A [`Spool`] in a SQLite file on the service's own machine, which outlives the process and the
-/// outage of any database.
+/// A [`Spool`] in a local SQLite file, which keeps batches through restarts of the process and outages of the
+/// database.
 ///
-/// Clones share the connection. Every batch is synced to the disk before it counts as spooled.
+/// Clones share the connection. A batch counts as spooled once it is synced to disk.
 ///
 /// ```
 /// use keytally::backend::{SqliteBackend, SqliteSpool};
@@ -52,47 +52,48 @@ const WORTHWHILE: i64 = 256;
 /// # Ok(()) }
 /// ```
 ///
-/// # What goes wrong
+/// # Corruption and sharing
 ///
-/// A batch that cannot be read back is put into the table `keytally_spool_unreadable`, its events
-/// count as lost, and those behind it are drained. Processes of one version may share a file: each
-/// writes what it finds, and a batch that two of them write counts once, by its id.
+/// A batch that cannot be read back is moved to the table `keytally_spool_unreadable`. Its events count as lost,
+/// and the batches after it are drained. Processes that run the same version of the crate can share a file: each
+/// of them drains it, and a batch that two of them write is counted once, by its id.
 ///
 /// # Tables
 ///
-/// `keytally_spool_batches`, `keytally_spool_unreadable` and `keytally_spool_migrations`. A file of its own
-/// shrinks to a megabyte again once it is drained.
+/// `keytally_spool_batches`, `keytally_spool_unreadable` and `keytally_spool_migrations`. A dedicated file shrinks
+/// to about a megabyte when it is drained.
 #[derive(Clone)]
 pub struct SqliteSpool(Arc<SqliteEngine>);
 
 impl SqliteSpool {
-    /// Opens a file, or makes it if there is none, with its tables. On Unix, a new one can be read and
-    /// written by its owner alone, unless a URI
-    /// (`file:`) or a link to nothing names it.
+    /// Opens a spool file, creating the file and its tables if they do not exist.
+    ///
+    /// On Unix, a new file is readable and writable by its owner only (mode `0600`), unless the path is a URI
+    /// (`file:`) or a dangling symbolic link.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] when the file cannot be opened, [`BackendError::Damaged`] when it is
-    /// not a database,
-    /// [`BackendError::NewerSchema`] when a newer version of the crate made its tables, or
-    /// [`BackendError::OtherSchema`].
+    /// - [`BackendError::Unavailable`] if the file cannot be opened.
+    /// - [`BackendError::Damaged`] if it is not a database.
+    /// - [`BackendError::NewerSchema`] if a newer version of the crate has migrated its tables.
+    /// - [`BackendError::OtherSchema`] if an applied migration differs from the one in this crate.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
         let options = file::options(path.as_ref()).auto_vacuum(SqliteAutoVacuum::Incremental);
         let pool = file::pool(options, 1).await?;
         let names = Names::new(Dialect::Sqlite).with_prefix(PREFIX);
         let names = names.map_err(BackendError::unavailable)?;
         let engine = SqliteEngine::new(pool.clone(), pool, names);
-        migrate(&engine, &STEPS).await?;
+        migrate(&engine, &MIGRATIONS).await?;
         let spool = Self(Arc::new(engine));
         let _ = spool.shrink().await;
         Ok(spool)
     }
 
-    /// How many events wait in it.
+    /// Returns the number of spooled events.
     ///
     /// # Errors
     ///
-    /// [`SpoolError`] when the file cannot be read.
+    /// [`SpoolError`] if the file cannot be read.
     pub async fn events(&self) -> Result<u64, SpoolError> {
         let sql = "SELECT coalesce(sum(events), 0) FROM §batches";
         let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer);
@@ -120,7 +121,7 @@ impl SqliteSpool {
     }
 
     async fn oldest(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, sqlx::Error> {
-        // As bytes: what is no text any more must come out all the same.
+        // As bytes, since a corrupt batch may not be valid text.
         let sql = "SELECT id, events, checksum, CAST(batch AS BLOB) FROM §batches
             WHERE place > coalesce((SELECT place FROM §batches WHERE id = ?), 0)
             ORDER BY place LIMIT 1";
@@ -136,29 +137,29 @@ impl SqliteSpool {
             .bind(&id.as_bytes()[..])
             .execute(&self.0.writer)
             .await?;
-        // Whether that works out is of no weight.
+        // Failing to shrink the file is harmless.
         let _ = self.shrink().await;
         Ok(())
     }
 
-    /// Gives back an outage's worth of disk once all is drained: as much as takes little time, the rest
-    /// when the file is next empty or opened.
+    /// Returns disk space to the file system once the spool is empty. Stops after [`MAX_SHRINK_TIME`]; continues
+    /// when the spool is next emptied or opened.
     async fn shrink(&self) -> Result<(), sqlx::Error> {
         let sql =
             "SELECT EXISTS (SELECT 1 FROM §batches), freelist_count FROM pragma_freelist_count";
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut before = i64::MAX;
         loop {
             let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer).await?;
-            let (waiting, free): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
-            // A file of somebody else's may not be one that shrinks.
-            if waiting || free < WORTHWHILE || free == before {
+            let (has_batches, free): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
+            // A file that was created elsewhere may not support incremental vacuum.
+            if has_batches || free < MIN_FREE_PAGES || free == before {
                 return Ok(());
             }
             before = free;
             let shrink = "PRAGMA incremental_vacuum(1024); PRAGMA wal_checkpoint(TRUNCATE)";
             sqlx::raw_sql(shrink).fetch_all(&self.0.writer).await?;
-            if begun.elapsed() > SHRINKING {
+            if started.elapsed() > MAX_SHRINK_TIME {
                 return Ok(());
             }
         }

@@ -1,13 +1,13 @@
-//! Telling who did what to which key.
+//! The audit log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::steps::{create, found, got};
-use crate::conformance::assert::{done, holds, refused, same};
-use crate::conformance::fixture::{Fixture, hostile_texts, id, too_early};
+use super::steps::{create, find_key, get_key};
+use crate::conformance::assert::{equal, fails_with, holds, succeeds};
+use crate::conformance::fixture::{Fixture, id, too_early, tricky_strings};
 use crate::id::KeyId;
 use crate::key::{
     AuditAction, AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyRecord, KeyUpdate, Rotation,
@@ -15,110 +15,114 @@ use crate::key::{
 };
 use crate::page::PageToken;
 
-/// Checks the audit of a store that keeps one.
+/// Checks the audit log of a store that has one.
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let query = AuditQuery::new().limit(1);
-    if done(store.audit(&query).await, "an audit answers").is_none() {
+    if succeeds(store.audit(&query).await, "an audit query succeeds").is_none() {
         return;
     }
-    let fresh = Fixture::new();
-    let mut entries = every_change_is_told(store, &fresh, None).await;
+    let fixture = Fixture::new();
+    let mut entries = every_change_has_an_entry(store, &fixture, None).await;
     for name in ["anna", "Anna"] {
-        let actor = format!("{name}-{}", fresh.tag);
+        let actor = format!("{name}-{}", fixture.tag);
         let acting = acting_as(store, &actor);
-        entries.extend(every_change_is_told(&acting, &fresh, Some(&actor)).await);
+        entries.extend(every_change_has_an_entry(&acting, &fixture, Some(&actor)).await);
     }
     filters_agree_with_matches(store, &entries).await;
-    filters_hold_alone(store, &entries).await;
-    limits_are_kept(store, &entries).await;
-    actors_are_brought_into_bounds(store, &fresh).await;
-    the_store_is_shared(store, &fresh).await;
-    what_fails_is_not_told(store, &fresh).await;
-    foreign_tokens_are_refused(store, &fresh).await;
-    pages_stay_whole(store, &fresh).await;
+    filters_work_alone(store, &entries).await;
+    page_sizes_are_clamped(store, &entries).await;
+    actors_are_normalized(store, &fixture).await;
+    acting_as_shares_the_store(store, &fixture).await;
+    failed_changes_have_no_entry(store, &fixture).await;
+    foreign_page_tokens_are_rejected(store, &fixture).await;
+    paging_is_stable(store, &fixture).await;
 }
 
 fn acting_as<S: KeyAdmin + ?Sized>(store: &S, actor: &str) -> Arc<dyn KeyAdmin> {
     match store.acting_as(actor) {
         Some(acting) => acting,
         None => {
-            panic!("broken rule: a store that keeps an audit acts as whom it is told to: {actor}")
+            panic!("broken rule: a store with an audit log supports acting_as: {actor}")
         }
     }
 }
 
-/// Does to a key all that can be done, and answers the entries of the two keys that this takes.
-async fn every_change_is_told<S: KeyAdmin + ?Sized>(
+/// Makes every possible change to a key, and returns the audit entries of the key and of its successor.
+async fn every_change_has_an_entry<S: KeyAdmin + ?Sized>(
     store: &S,
-    fresh: &Fixture,
+    fixture: &Fixture,
     actor: Option<&str>,
 ) -> Vec<AuditEntry> {
-    let first = create(store, fresh.record("Audited")).await.key;
+    let first = create(store, fixture.record("Audited")).await.key;
     let id = first.id;
     let mut steps = vec![(AuditAction::Created, Some(first))];
     let mut step = |action, key| steps.push((action, Some(key)));
     let update = KeyUpdate::new().name("Renamed").scopes(["read"]);
-    let answer = done(store.update(id, update).await, "a key is updated");
-    step(AuditAction::Updated, answer);
-    // The second time nothing changes, but somebody did it.
+    let key = succeeds(store.update(id, update).await, "updating a key succeeds");
+    step(AuditAction::Updated, key);
+    // The second call changes nothing, but has an entry of its own.
     for _ in 0..2 {
-        let answer = done(store.disable(id).await, "a key is switched off");
-        step(AuditAction::Disabled, answer);
+        let key = succeeds(store.disable(id).await, "disabling a key succeeds");
+        step(AuditAction::Disabled, key);
     }
     for _ in 0..2 {
-        let answer = done(store.enable(id).await, "a key is switched on");
-        step(AuditAction::Enabled, answer);
+        let key = succeeds(store.enable(id).await, "enabling a key succeeds");
+        step(AuditAction::Enabled, key);
     }
-    let new = store.rotate(id, rotation(fresh)).await;
-    let new = done(new, "a key that works is rotated");
-    steps.push((AuditAction::Rotated, got(store, id).await));
+    let new = store.rotate(id, rotation(fixture)).await;
+    let new = succeeds(new, "rotating an active key succeeds");
+    steps.push((AuditAction::Rotated, get_key(store, id).await));
     for _ in 0..2 {
-        let answer = done(store.revoke(id).await, "a key is revoked");
-        steps.push((AuditAction::Revoked, Some(answer)));
+        let key = succeeds(store.revoke(id).await, "revoking a key succeeds");
+        steps.push((AuditAction::Revoked, Some(key)));
     }
-    done(store.delete(id).await, "a key is deleted");
+    succeeds(store.delete(id).await, "deleting a key succeeds");
     steps.push((AuditAction::Deleted, None));
 
-    let mut entries = tells(store, id, actor, &steps).await;
+    let mut entries = expect_entries(store, id, actor, &steps).await;
     let begin = [(AuditAction::Created, Some(new.clone()))];
-    entries.extend(tells(store, new.id, actor, &begin).await);
+    entries.extend(expect_entries(store, new.id, actor, &begin).await);
     entries
 }
 
-fn rotation(fresh: &Fixture) -> Rotation {
-    let KeyRecord { key, digest, .. } = fresh.record("Only for its secret");
+fn rotation(fixture: &Fixture) -> Rotation {
+    let KeyRecord { key, digest, .. } = fixture.record("Source of a secret");
     Rotation {
         id: key.id,
         digest,
         hint: key.hint,
-        sealed: None,
-        rotated_at: fresh.now,
-        old_expires_at: fresh.after(Duration::from_secs(3_600)),
+        encrypted_secret: None,
+        rotated_at: fixture.now,
+        old_expires_at: fixture.after(Duration::from_secs(3_600)),
     }
 }
 
-/// The audit tells exactly this of a key: what was done and what the key was then, in turn.
-async fn tells<S: KeyAdmin + ?Sized>(
+/// Checks that the audit log has exactly these entries of a key: the actions and the key after each, in order.
+async fn expect_entries<S: KeyAdmin + ?Sized>(
     store: &S,
     id: KeyId,
     actor: Option<&str>,
     steps: &[(AuditAction, Option<Key>)],
 ) -> Vec<AuditEntry> {
-    let entries = walk(store, AuditQuery::new().key(id), None).await;
-    let told: Vec<_> = entries.iter().rev().map(|entry| entry.action).collect();
-    let done: Vec<_> = steps.iter().map(|(action, _)| *action).collect();
-    let rule = "every change has one entry, in the order of the changes, also when the key is gone";
-    same(&told, &done, rule);
+    let entries = read_all(store, AuditQuery::new().key(id), None).await;
+    let actions: Vec<_> = entries.iter().rev().map(|entry| entry.action).collect();
+    let expected: Vec<_> = steps.iter().map(|(action, _)| *action).collect();
+    let rule = "every change has exactly one entry, in the order of the changes, and entries outlive their key";
+    equal(&actions, &expected, rule);
     let mut before = &None;
     for (entry, (_, after)) in entries.iter().rev().zip(steps) {
-        let rule = format!("an entry names who made the change: {entry:?}");
-        same(&entry.actor.as_deref(), &actor, rule);
-        let rule = "an entry has the key as it was before";
-        same(&entry.before, before, rule);
-        same(&entry.after, after, "an entry has the key as it was after");
-        let place = AuditQuery::place(entry);
+        let rule = format!("an entry names the actor of the change: {entry:?}");
+        equal(&entry.actor.as_deref(), &actor, rule);
+        let rule = "an entry holds the key as it was before the change";
+        equal(&entry.before, before, rule);
+        equal(
+            &entry.after,
+            after,
+            "an entry holds the key as it was after the change",
+        );
+        let position = AuditQuery::place(entry);
         let rule = "an entry's time is in whole microseconds";
-        same(&entry.time, &place.time(), rule);
+        equal(&entry.time, &position.time(), rule);
         before = after;
     }
     entries
@@ -147,9 +151,10 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(store: &S, entries: &[
         }
     }
     for query in queries {
-        let rule = format!("an audit agrees with AuditQuery::matches, newest first: {query:?}");
-        let told = walk(store, query.clone(), None).await;
-        same(&ids(&told), &ids(&expected(entries, &query)), rule);
+        let rule =
+            format!("the audit log agrees with AuditQuery::matches, newest first: {query:?}");
+        let listed = read_all(store, query.clone(), None).await;
+        equal(&ids(&listed), &ids(&expected(entries, &query)), rule);
     }
     let Some(actor) = entries.iter().find_map(|entry| entry.actor.as_ref()) else {
         return;
@@ -157,13 +162,13 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(store: &S, entries: &[
     for page in [1, 2, 3, 7] {
         let query = AuditQuery::new().actor(actor).limit(page);
         let rule = format!("pages of {page} neither skip nor repeat entries");
-        let told = walk(store, query.clone(), None).await;
-        same(&told, &expected(entries, &query), rule);
+        let listed = read_all(store, query.clone(), None).await;
+        equal(&listed, &expected(entries, &query), rule);
     }
 }
 
-/// Without a key or an actor, where the audit may have other people's entries too.
-async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]) {
+/// Filters without a key or an actor, where the audit log may have unrelated entries.
+async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]) {
     let times = || entries.iter().map(|entry| entry.time);
     let mut queries = vec![AuditQuery::new()];
     queries.extend(AuditAction::ALL.map(|action| AuditQuery::new().action(action)));
@@ -171,95 +176,98 @@ async fn filters_hold_alone<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEnt
     queries.extend(times().max().map(|time| AuditQuery::new().to(time)));
     for query in queries {
         let query = query.limit(AuditQuery::MAX_LIMIT);
-        let mut told = walk(store, query.clone(), times().min()).await;
-        told.retain(|entry| entries.iter().any(|own| own.id == entry.id));
-        let rule = format!("every filter holds alone too: {query:?}");
-        same(&ids(&told), &ids(&expected(entries, &query)), rule);
+        let mut listed = read_all(store, query.clone(), times().min()).await;
+        listed.retain(|entry| entries.iter().any(|own| own.id == entry.id));
+        let rule = format!("every filter works on its own: {query:?}");
+        equal(&ids(&listed), &ids(&expected(entries, &query)), rule);
     }
 }
 
-async fn limits_are_kept<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]) {
+async fn page_sizes_are_clamped<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]) {
     let query = AuditQuery::new().key(entries[0].key);
     let all = expected(entries, &query).len();
     for (limit, rule) in [
-        (0, "a limit of zero is one"),
-        (all, "a page may be exactly full"),
-        (usize::MAX, "a limit beyond the largest is the largest"),
+        (0, "a page size of 0 is raised to 1"),
+        (all, "a page can be exactly full"),
+        (
+            usize::MAX,
+            "a page size above the maximum is reduced to the maximum",
+        ),
     ] {
-        let page = done(store.audit(&query.clone().limit(limit)).await, rule);
-        let (told, next) = page.map_or((0, None), |page| (page.items.len(), page.next));
-        same(&told, &limit.clamp(1, all), rule);
-        let rule = "there is a next page exactly when there is more";
-        same(&next.is_some(), &(told < all), rule);
+        let page = succeeds(store.audit(&query.clone().limit(limit)).await, rule);
+        let (listed, next) = page.map_or((0, None), |page| (page.items.len(), page.next));
+        equal(&listed, &limit.clamp(1, all), rule);
+        let rule = "there is a next page token if and only if more items follow";
+        equal(&next.is_some(), &(listed < all), rule);
     }
 }
 
-async fn actors_are_brought_into_bounds<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let id = create(store, fresh.record("Handed round")).await.key.id;
-    let mut actors = hostile_texts();
+async fn actors_are_normalized<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let id = create(store, fixture.record("Many actors")).await.key.id;
+    let mut actors = tricky_strings();
     actors.extend(["ä".repeat(200), "ö".repeat(201), "nul \0, line\r\n".into()]);
     for text in &actors {
-        let answer = acting_as(store, text).disable(id).await;
-        done(answer, "anybody can switch off a key");
-        let told = walk(store, AuditQuery::new().key(id).actor(text), None).await;
-        let named: Vec<_> = told.iter().map(|entry| entry.actor.clone()).collect();
-        let rule = "an actor is kept as AuditEntry::actor_of brings it into bounds";
-        same(&named, &vec![AuditEntry::actor_of(text)], rule);
+        let disabled = acting_as(store, text).disable(id).await;
+        succeeds(disabled, "any actor can disable a key");
+        let listed = read_all(store, AuditQuery::new().key(id).actor(text), None).await;
+        let named: Vec<_> = listed.iter().map(|entry| entry.actor.clone()).collect();
+        let rule = "an actor is stored as normalized by AuditEntry::actor_of";
+        equal(&named, &vec![AuditEntry::actor_of(text)], rule);
     }
-    done(
+    succeeds(
         acting_as(store, "").enable(id).await,
-        "a key is switched on",
+        "enabling a key succeeds",
     );
-    let told = walk(store, AuditQuery::new().key(id), None).await;
-    let last = told.first().map(|entry| (entry.action, &entry.actor));
-    let rule = "an empty actor names nobody";
-    same(&last, &Some((AuditAction::Enabled, &None)), rule);
+    let listed = read_all(store, AuditQuery::new().key(id), None).await;
+    let last = listed.first().map(|entry| (entry.action, &entry.actor));
+    let rule = "an empty actor is stored as None";
+    equal(&last, &Some((AuditAction::Enabled, &None)), rule);
 }
 
-async fn the_store_is_shared<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let rule = "who acts as somebody shares the store";
-    let (anna, ben) = (format!("a-{}", fresh.tag), format!("b-{}", fresh.tag));
+async fn acting_as_shares_the_store<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let rule = "a store returned by acting_as shares the keys";
+    let (anna, ben) = (format!("a-{}", fixture.tag), format!("b-{}", fixture.tag));
     let acting = acting_as(store, &anna);
-    let mut record = create(&acting, fresh.record("Shared")).await;
+    let mut record = create(&acting, fixture.record("Shared")).await;
     let id = record.key.id;
-    same(&found(store, id).await, &Some(record.clone()), rule);
+    equal(&find_key(store, id).await, &Some(record.clone()), rule);
     let again = acting_as(&acting, &ben);
-    done(again.disable(id).await, "a key is switched off");
+    succeeds(again.disable(id).await, "disabling a key succeeds");
     record.key.disabled = true;
-    for seen in [found(store, id).await, found(&acting, id).await] {
-        same(&seen, &Some(record.clone()), rule);
+    for seen in [find_key(store, id).await, find_key(&acting, id).await] {
+        equal(&seen, &Some(record.clone()), rule);
     }
     let query = AuditQuery::new().key(id);
-    let told = walk(store, query.clone(), None).await;
-    same(&walk(&again, query, None).await, &told, rule);
-    let actors: Vec<_> = told.iter().map(|entry| entry.actor.clone()).collect();
-    let rule = "who was told last to act as somebody acts as that";
-    same(&actors, &vec![Some(ben), Some(anna)], rule);
+    let listed = read_all(store, query.clone(), None).await;
+    equal(&read_all(&again, query, None).await, &listed, rule);
+    let actors: Vec<_> = listed.iter().map(|entry| entry.actor.clone()).collect();
+    let rule = "the last call of acting_as determines the actor";
+    equal(&actors, &vec![Some(ben), Some(anna)], rule);
 }
 
-async fn what_fails_is_not_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
+async fn failed_changes_have_no_entry<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let unknown = id();
-    let rotation = rotation(fresh);
-    let mut nameless = fresh.record("x");
-    nameless.key.name.clear();
-    let taken = create(store, fresh.record("Taken")).await;
-    let off = create(store, fresh.record("Switched off")).await.key.id;
-    done(store.disable(off).await, "a key is switched off");
-    let to_taken = Rotation {
-        id: taken.key.id,
+    let rotation = rotation(fixture);
+    let mut unnamed = fixture.record("x");
+    unnamed.key.name.clear();
+    let existing = create(store, fixture.record("Existing")).await;
+    let disabled_id = create(store, fixture.record("Disabled")).await.key.id;
+    succeeds(store.disable(disabled_id).await, "disabling a key succeeds");
+    let to_existing = Rotation {
+        id: existing.key.id,
         ..rotation.clone()
     };
     let out_of_bounds = KeyUpdate::new().name("");
     let too_early = KeyChange::Revoke {
         revoked_at: too_early(),
     };
-    let failed = [
-        store.create(nameless.clone()).await,
-        store.create(taken.clone()).await,
-        store.update(taken.key.id, out_of_bounds).await.map(drop),
-        store.change(taken.key.id, too_early).await.map(drop),
-        store.rotate(taken.key.id, to_taken).await.map(drop),
-        store.rotate(off, rotation.clone()).await.map(drop),
+    let results = [
+        store.create(unnamed.clone()).await,
+        store.create(existing.clone()).await,
+        store.update(existing.key.id, out_of_bounds).await.map(drop),
+        store.change(existing.key.id, too_early).await.map(drop),
+        store.rotate(existing.key.id, to_existing).await.map(drop),
+        store.rotate(disabled_id, rotation.clone()).await.map(drop),
         store.rotate(unknown, rotation.clone()).await.map(drop),
         store.update(unknown, KeyUpdate::new()).await.map(drop),
         store.disable(unknown).await.map(drop),
@@ -267,64 +275,64 @@ async fn what_fails_is_not_told<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture
         store.delete(unknown).await,
     ];
     let (created, disabled) = (AuditAction::Created, AuditAction::Disabled);
-    let rule = "a change that fails leaves no entry";
-    for answer in failed {
-        holds(answer.is_err(), "what cannot be done fails");
+    let rule = "a failed change has no audit entry";
+    for result in results {
+        holds(result.is_err(), "an invalid change fails");
     }
-    for (id, done) in [
-        (nameless.key.id, vec![]),
-        (taken.key.id, vec![created]),
-        (off, vec![disabled, created]),
+    for (id, actions) in [
+        (unnamed.key.id, vec![]),
+        (existing.key.id, vec![created]),
+        (disabled_id, vec![disabled, created]),
         (rotation.id, vec![]),
         (unknown, vec![]),
     ] {
-        let told = walk(store, AuditQuery::new().key(id), None).await;
-        let told: Vec<_> = told.iter().map(|entry| entry.action).collect();
-        same(&told, &done, rule);
+        let entries = read_all(store, AuditQuery::new().key(id), None).await;
+        let recorded: Vec<_> = entries.iter().map(|entry| entry.action).collect();
+        equal(&recorded, &actions, rule);
     }
 }
 
-async fn foreign_tokens_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    for place in ["1", fresh.tag.as_str()] {
-        let query = AuditQuery::new().after(PageToken::new(fresh.now, place));
-        refused(
+async fn foreign_page_tokens_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    for item_id in ["1", fixture.tag.as_str()] {
+        let query = AuditQuery::new().after(PageToken::new(fixture.now, item_id));
+        fails_with(
             store.audit(&query).await,
             "StoreError::Page",
             |error| matches!(error, StoreError::Page(_)),
-            "a page token of another list is StoreError::Page, in the audit too",
+            "a page token of another list fails with StoreError::Page, in the audit log too",
         );
     }
 }
 
-/// Entries come while somebody turns the pages.
-async fn pages_stay_whole<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let id = create(store, fresh.record("Busy")).await.key.id;
+/// Entries are added while a client pages through the audit log.
+async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let id = create(store, fixture.record("Busy")).await.key.id;
     for _ in 0..5 {
-        done(store.disable(id).await, "a key is switched off");
-        done(store.enable(id).await, "a key is switched on");
+        succeeds(store.disable(id).await, "disabling a key succeeds");
+        succeeds(store.enable(id).await, "enabling a key succeeds");
     }
     let mut query = AuditQuery::new().key(id);
-    let there = walk(store, query.clone(), None).await;
+    let existing = read_all(store, query.clone(), None).await;
     query.limit = 2;
-    let mut told = Vec::new();
-    for _ in 0..=there.len() {
-        let page = done(
+    let mut listed = Vec::new();
+    for _ in 0..=existing.len() {
+        let page = succeeds(
             store.audit(&query).await,
-            "an audit goes on while entries come",
+            "paging through the audit log succeeds while entries are added",
         );
         let Some(page) = page else { break };
-        told.extend(page.items);
-        done(store.disable(id).await, "a key is switched off");
+        listed.extend(page.items);
+        succeeds(store.disable(id).await, "disabling a key succeeds");
         query.after = page.next;
         if query.after.is_none() {
             break;
         }
     }
-    let rule = "pages neither skip nor repeat entries while others come";
-    same(&ids(&told), &ids(&there), rule);
+    let rule = "pages neither skip nor repeat entries while others are added";
+    equal(&ids(&listed), &ids(&existing), rule);
 }
 
-/// What the pure filter leaves, in the order of the audit.
+/// The entries that match according to [`AuditQuery::matches`], in the order of the audit log.
 fn expected(entries: &[AuditEntry], query: &AuditQuery) -> Vec<AuditEntry> {
     let mut entries: Vec<_> = entries
         .iter()
@@ -339,57 +347,59 @@ fn ids(entries: &[AuditEntry]) -> Vec<uuid::Uuid> {
     entries.iter().map(|entry| entry.id).collect()
 }
 
-/// Turns all pages, or those down to the oldest entry of interest.
-async fn walk<S>(store: &S, mut query: AuditQuery, oldest: Option<Timestamp>) -> Vec<AuditEntry>
+/// Reads all pages, or those down to the oldest entry of interest.
+async fn read_all<S>(store: &S, mut query: AuditQuery, oldest: Option<Timestamp>) -> Vec<AuditEntry>
 where
     S: KeyAdmin + ?Sized,
 {
-    let mut told = Vec::new();
+    let mut listed = Vec::new();
     loop {
         let page = store.audit(&query).await;
-        let Some(page) = done(page, format_args!("an audit answers: {query:?}")) else {
-            panic!("broken rule: a store that keeps an audit always has one: {query:?}");
+        let Some(page) = succeeds(page, format_args!("an audit query succeeds: {query:?}")) else {
+            panic!(
+                "broken rule: a store with an audit log never returns None from audit: {query:?}"
+            );
         };
         holds(
             page.items.len() <= query.page_size(),
-            "a page has at most as many entries as asked for",
+            "a page has at most the requested number of entries",
         );
         holds(
             page.next.is_none() || !page.items.is_empty(),
-            "no page but the last is empty",
+            "only the last page can be empty",
         );
         holds(
             page.items.iter().all(|entry| query.matches(entry)),
-            format_args!("an audit has only entries that match: {query:?}"),
+            format_args!("an audit query returns only matching entries: {query:?}"),
         );
-        let before = told.len().saturating_sub(1);
-        told.extend(page.items);
-        in_order(&told[before..]);
+        let before = listed.len().saturating_sub(1);
+        listed.extend(page.items);
+        check_order(&listed[before..]);
         let Some(next) = page.next else { break };
         if oldest.is_some_and(|oldest| next.time() < oldest) {
             break;
         }
         query.after = next.to_string().parse().ok();
-        same(
+        equal(
             &query.after,
             &Some(next),
-            "a page token can be sent as text",
+            "a page token round-trips through its text form",
         );
     }
-    told
+    listed
 }
 
-/// Nothing comes twice, and newer entries come first.
-fn in_order(told: &[AuditEntry]) {
-    let place = |entry: &AuditEntry| (entry.time, entry.id);
-    for pair in told.windows(2) {
+/// Checks that entries are ordered newest first, without duplicates.
+fn check_order(listed: &[AuditEntry]) {
+    let position = |entry: &AuditEntry| (entry.time, entry.id);
+    for pair in listed.windows(2) {
         holds(
-            place(&pair[0]) > place(&pair[1]),
+            position(&pair[0]) > position(&pair[1]),
             format_args!(
-                "an audit is ordered by time and then by id from high to low, and repeats nothing\n  \
+                "the audit log is ordered by time and then by id, newest first, without duplicates\n  \
                  {:?} came before\n  {:?}",
-                place(&pair[0]),
-                place(&pair[1])
+                position(&pair[0]),
+                position(&pair[1])
             ),
         );
     }

@@ -1,62 +1,69 @@
-//! Telling caches in this process of changes.
+//! Invalidation of caches in the same process.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::steps::create;
-use crate::conformance::assert::{done, holds};
+use crate::conformance::assert::{holds, succeeds};
 use crate::conformance::fixture::Fixture;
 use crate::id::KeyId;
 use crate::key::{Invalidate, KeyAdmin};
 
-/// Checks the feed of a store that has one.
+/// Checks the invalidation feed of a store that has one.
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let Some(feed) = store.invalidations() else {
         return;
     };
-    let heard = Arc::new(Heard::default());
-    let weak = Arc::downgrade(&heard);
+    let invalidated = Arc::new(Invalidated::default());
+    let weak = Arc::downgrade(&invalidated);
     feed.subscribe(weak);
-    every_change_rings(store, &heard).await;
+    every_change_is_published(store, &invalidated).await;
     if let Some(acting) = store.acting_as("conformance") {
-        every_change_rings(&acting, &heard).await;
+        every_change_is_published(&acting, &invalidated).await;
     }
 }
 
-async fn every_change_rings<S: KeyAdmin + ?Sized>(store: &S, heard: &Heard) {
-    let fresh = Fixture::new();
-    let id = create(store, fresh.record("Announced")).await.key.id;
-    heard.expect(
+async fn every_change_is_published<S: KeyAdmin + ?Sized>(store: &S, invalidated: &Invalidated) {
+    let fixture = Fixture::new();
+    let id = create(store, fixture.record("Published")).await.key.id;
+    invalidated.expect(
         id,
-        "creating rings the feed: the id may be remembered as unknown",
+        "creating a key publishes an invalidation, since the id may be cached as unknown",
     );
-    done(store.disable(id).await, "a key is switched off");
-    heard.expect(id, "switching off rings the feed");
-    done(store.enable(id).await, "a key is switched on");
-    heard.expect(id, "switching on rings the feed");
-    let new = fresh
+    succeeds(store.disable(id).await, "disabling a key succeeds");
+    invalidated.expect(id, "disabling a key publishes an invalidation");
+    succeeds(store.enable(id).await, "enabling a key succeeds");
+    invalidated.expect(id, "enabling a key publishes an invalidation");
+    let new = fixture
         .issuer()
         .rotate(store, id, Duration::from_secs(60))
         .await;
-    let new = done(new, "a key is rotated").key.id;
-    heard.expect(id, "rotating rings the feed for the old key");
-    done(store.revoke(new).await, "a key is revoked");
-    heard.expect(new, "revoking rings the feed");
-    done(store.delete(id).await, "a key is deleted");
-    heard.expect(id, "deleting rings the feed");
+    let new = succeeds(new, "rotating a key succeeds").key.id;
+    invalidated.expect(
+        id,
+        "rotating a key publishes an invalidation of the old key",
+    );
+    succeeds(store.revoke(new).await, "revoking a key succeeds");
+    invalidated.expect(new, "revoking a key publishes an invalidation");
+    succeeds(store.delete(id).await, "deleting a key succeeds");
+    invalidated.expect(id, "deleting a key publishes an invalidation");
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<Option<KeyId>>>);
+struct Invalidated(Mutex<Vec<Option<KeyId>>>);
 
-impl Heard {
-    /// The bell was rung for this key, or for all, since this was asked last.
+impl Invalidated {
+    /// Checks that this key, or all keys, were invalidated since the last check.
     fn expect(&self, id: KeyId, rule: &str) {
-        let heard = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        holds(heard.contains(&Some(id)) || heard.contains(&None), rule);
+        let invalidated =
+            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        holds(
+            invalidated.contains(&Some(id)) || invalidated.contains(&None),
+            rule,
+        );
     }
 
-    fn note(&self, id: Option<KeyId>) {
+    fn push(&self, id: Option<KeyId>) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -64,12 +71,12 @@ impl Heard {
     }
 }
 
-impl Invalidate for Heard {
+impl Invalidate for Invalidated {
     fn remove(&self, id: KeyId) {
-        self.note(Some(id));
+        self.push(Some(id));
     }
 
     fn clear(&self) {
-        self.note(None);
+        self.push(None);
     }
 }

@@ -1,22 +1,21 @@
-//! Looking keys up: what the request path needs.
+//! Key lookups, as needed on the request path.
 
-use super::steps::{expect, found};
-use crate::conformance::assert::same;
+use super::steps::{expect, find_key};
+use crate::conformance::assert::equal;
 use crate::conformance::fixture;
 use crate::id::KeyId;
 use crate::key::{KeyRecord, KeyStore};
 
-/// Checks a store that keys are only looked up in. It must hold this record, and nobody may change
-/// it meanwhile.
+/// Checks a store that supports lookups only. It must hold `record`, which must not change meanwhile.
 ///
 /// # Panics
 ///
-/// When the store breaks one of these rules:
+/// If the store breaks one of these rules:
 ///
-/// - A key is found by its id, with all its fields and its digest, as often as it is asked for; without its
-///   [sealed secret](KeyRecord::sealed), if it has one.
-/// - An unknown id is `None`, not an error.
-/// - Ids are compared exactly: another case is another id.
+/// - Every lookup of a key by its id returns all fields and the digest, but not the
+///   [encrypted secret](KeyRecord::encrypted_secret).
+/// - Looking up an unknown id returns `None`, not an error.
+/// - Ids are compared exactly, including case.
 pub async fn key_store<S: KeyStore + ?Sized>(store: &S, record: &KeyRecord) {
     for _ in 0..2 {
         expect(
@@ -25,17 +24,21 @@ pub async fn key_store<S: KeyStore + ?Sized>(store: &S, record: &KeyRecord) {
             "a key is found by its id, with all its fields",
         )
         .await;
-        let unknown = found(store, fixture::id()).await;
-        same(&unknown, &None, "an unknown id is None, not an error");
+        let unknown = find_key(store, fixture::id()).await;
+        equal(
+            &unknown,
+            &None,
+            "looking up an unknown id returns None, not an error",
+        );
     }
-    for other in look_alikes(record.key.id) {
-        let answer = found(store, other).await;
-        same(&answer, &None, "ids are compared exactly, case included");
+    for other in similar_ids(record.key.id) {
+        let found = find_key(store, other).await;
+        equal(&found, &None, "ids are compared exactly, including case");
     }
 }
 
-/// Ids that differ in one digit, or in the case of their letters.
-fn look_alikes(id: KeyId) -> Vec<KeyId> {
+/// Ids that differ in one digit or in the case of their letters.
+fn similar_ids(id: KeyId) -> Vec<KeyId> {
     let swap_case = |b: u8| match b {
         b if b.is_ascii_lowercase() => b.to_ascii_uppercase(),
         b => b.to_ascii_lowercase(),

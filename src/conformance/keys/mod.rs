@@ -1,4 +1,4 @@
-//! Suites for stores of keys.
+//! Suites for key stores.
 
 mod audit;
 mod change;
@@ -17,35 +17,36 @@ use crate::key::KeyAdmin;
 
 pub use find::key_store;
 
-/// Checks a store that keys can be administered in.
+/// Checks a store in which keys can be administered.
 ///
 /// # Panics
 ///
-/// When the store breaks one of these rules:
+/// If the store breaks one of these rules:
 ///
-/// - Creating keeps every field as it is, texts of any script and times to the microsecond, and never
-///   overwrites a key.
-/// - Finding and listing tell the same. Lists are ordered by creation and then by id, newest first;
-///   their pages neither skip nor repeat while keys come and go; filters agree with
+/// - Creating a key stores every field unchanged, including strings in any script and times to the microsecond,
+///   and never overwrites a key.
+/// - Lookups and lists return the same keys. Lists are ordered by creation time and then by id, newest first.
+///   Pages neither skip nor repeat keys while others are created or deleted. Filters agree with
 ///   [`KeyQuery::matches`](crate::key::KeyQuery::matches).
-/// - Changing agrees with [`KeyRecord::apply`](crate::key::KeyRecord::apply), in one step: what is out of bounds changes nothing, and
-///   changes at the same time do not undo each other. The first revocation counts.
-/// - Rotating agrees with [`KeyRecord::rotate`](crate::key::KeyRecord::rotate), in one step: both keys or neither.
-/// - Deleting removes the record. Unknown ids are [`StoreError::NotFound`](crate::key::StoreError)
-///   wherever something is changed, and `None` where something is looked up.
-/// - An [audit](KeyAdmin::audit), if there is one, tells of every change by whom it was made and what the
-///   key was before and after, of no other, and also when the key is gone. It is ordered by time and
-///   then by id, newest first, a key's entries as it was changed; filters agree with
+/// - Changes agree with [`KeyRecord::apply`](crate::key::KeyRecord::apply) and are atomic: an invalid change
+///   changes nothing, and concurrent changes do not overwrite each other. The first revocation time is kept.
+/// - Rotations agree with [`KeyRecord::rotate`](crate::key::KeyRecord::rotate) and are atomic: they write both
+///   keys or neither.
+/// - Deleting a key removes its record. Operations that change or reveal a key fail with
+///   [`StoreError::NotFound`](crate::key::StoreError) for unknown ids; lookups return `None`.
+/// - An [audit log](KeyAdmin::audit), if there is one, has exactly one entry per change, with the actor and the
+///   key before and after. Entries outlive their key. They are ordered by time and then by id, newest first,
+///   and those of one key follow the order of its changes. Filters agree with
 ///   [`AuditQuery::matches`](crate::key::AuditQuery::matches).
-/// - A sealed secret is kept byte for byte and given back by [`reveal`](KeyAdmin::reveal) alone, each time
-///   with an entry in the audit; it goes when its key is revoked or deleted, and its successor has one only
-///   where it was there. Or none is kept: then a key that has one is
-///   [refused](crate::key::StoreError::KeepsNoSecrets).
-/// - Other keys stay what they are, and a [feed](crate::key::KeyStore::invalidations), if there is one, is rung for every
-///   change.
+/// - An encrypted secret is kept byte for byte and returned by [`reveal`](KeyAdmin::reveal) only, with one
+///   audit entry each time. Revoking or deleting its key removes it. After a rotation, the successor has an
+///   encrypted secret only if its predecessor has one. A store that keeps no encrypted secrets instead rejects
+///   keys that have one with [`StoreError::KeepsNoSecrets`](crate::key::StoreError::KeepsNoSecrets).
+/// - Other keys stay unchanged, and every change is published to the
+///   [invalidation feed](crate::key::KeyStore::invalidations), if there is one.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fixture::new();
-    let bystander = create(store, fresh.record("Bystander")).await;
+    let fixture = Fixture::new();
+    let bystander = create(store, fixture.record("Bystander")).await;
     create::suite(store).await;
     list::suite(store).await;
     change::suite(store).await;
@@ -57,7 +58,7 @@ pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     expect(
         store,
         &bystander,
-        "a key stays what it is while others change",
+        "changes to other keys leave a key unchanged",
     )
     .await;
 }

@@ -1,11 +1,11 @@
-//! Putting a new key in a key's place.
+//! Rotating keys.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::steps::{create, expect, found, got, unchanged};
-use crate::conformance::assert::{done, refused, same, together};
+use super::steps::{create, expect, expect_unchanged, find_key, get_key};
+use crate::conformance::assert::{equal, fails_with, join_all, succeeds};
 use crate::conformance::fixture::{Fixture, id, too_early};
 use crate::id::KeyId;
 use crate::key::{
@@ -16,125 +16,126 @@ use crate::limit::RateLimit;
 const GRACE: Duration = Duration::from_micros(3_600_000_001);
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let fresh = Fixture::new();
-    everything_carries_over(store, &fresh).await;
-    an_earlier_end_stays(store, &fresh).await;
-    unusable_keys_are_refused(store, &fresh).await;
-    taken_ids_change_nothing(store, &fresh).await;
-    bounds_change_nothing(store, &fresh).await;
-    unknown_ids_are_not_found(store, &fresh).await;
-    once_without_grace(store, &fresh).await;
+    let fixture = Fixture::new();
+    settings_are_inherited(store, &fixture).await;
+    earlier_expiry_is_kept(store, &fixture).await;
+    inactive_keys_are_rejected(store, &fixture).await;
+    existing_ids_change_nothing(store, &fixture).await;
+    invalid_times_change_nothing(store, &fixture).await;
+    unknown_ids_are_not_found(store, &fixture).await;
+    concurrent_rotations_without_grace(store, &fixture).await;
 }
 
-fn rotation(fresh: &Fixture, at: Timestamp, grace: Duration) -> Rotation {
-    let KeyRecord { key, digest, .. } = fresh.record("Only for its secret");
+fn rotation(fixture: &Fixture, at: Timestamp, grace: Duration) -> Rotation {
+    let KeyRecord { key, digest, .. } = fixture.record("Source of a secret");
     Rotation {
         id: key.id,
         digest,
         hint: key.hint,
-        sealed: None,
+        encrypted_secret: None,
         rotated_at: at,
         old_expires_at: at + grace,
     }
 }
 
-async fn everything_carries_over<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
+async fn settings_are_inherited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let networks = AddressList::parse(["10.0.0.0/8"]).unwrap_or_default();
     let new = NewKey::new("Rotated")
-        .owner(fresh.owner.as_str())
+        .owner(fixture.owner.as_str())
         .environment("live")
         .scopes(["read", "write"])
         .limit(RateLimit::per_minute(60).with_burst(10).with_name("burst"))
         .addresses(networks)
         .metadata("plan", "pro");
-    let mut record = fresh.record_of(new);
-    record.key.last_used_at = Some(fresh.now);
+    let mut record = fixture.record_of(new);
+    record.key.last_used_at = Some(fixture.now);
     let first = create(store, record).await;
     let mut old = first.clone();
     for step in 1..=3 {
-        let at = fresh.after(Duration::from_secs(step));
-        let rotation = rotation(fresh, at, GRACE);
-        let expected = done(old.rotate(&rotation), "the suite's keys can be rotated");
-        let rule = "the new key has all that the old one had: owner, scopes, limits and the rest";
-        let key = done(
+        let at = fixture.after(Duration::from_secs(step));
+        let rotation = rotation(fixture, at, GRACE);
+        let expected = succeeds(old.rotate(&rotation), "the suite's keys can be rotated");
+        let rule =
+            "the new key inherits owner, scopes, limits and all other settings of the old one";
+        let key = succeeds(
             store.rotate(old.key.id, rotation).await,
-            "a key that works is rotated",
+            "rotating an active key succeeds",
         );
-        same(
+        equal(
             &key.rotated_from,
             &Some(old.key.id),
             "the new key names the old one",
         );
-        same(
+        equal(
             &key.lineage,
             &first.key.id,
-            "rotations keep the line of the first key",
+            "rotations keep the lineage of the first key",
         );
-        same(&key, &expected.key, rule);
-        unchanged(store, &expected, "the new key has the new secret's digest").await;
-        unchanged(
+        equal(&key, &expected.key, rule);
+        expect_unchanged(store, &expected, "the new key has the new secret's digest").await;
+        expect_unchanged(
             store,
             &old,
-            "the old key works until its grace is over, and no longer",
+            "the old key expires at the end of the grace period",
         )
         .await;
         old = expected;
     }
-    let issued = fresh.issuer().rotate(store, old.key.id, GRACE).await;
-    let issued = done(issued, "an issuer rotates a key");
-    same(
+    let issued = fixture.issuer().rotate(store, old.key.id, GRACE).await;
+    let issued = succeeds(issued, "rotating a key with an issuer succeeds");
+    equal(
         &issued.key.id,
         &issued.secret.id(),
-        "the new key is the new secret's",
+        "the new key has the id of the new secret",
     );
-    let now = got(store, issued.key.id).await;
-    same(
-        &now,
+    let stored = get_key(store, issued.key.id).await;
+    equal(
+        &stored,
         &Some(issued.key),
-        "the store has the key that the issuer answered",
+        "the store holds the key that the issuer returned",
     );
 }
 
-async fn an_earlier_end_stays<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let end = fresh.after(Duration::from_secs(1));
-    let new = NewKey::new("Ends soon")
-        .owner(fresh.owner.as_str())
+async fn earlier_expiry_is_kept<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let end = fixture.after(Duration::from_secs(1));
+    let new = NewKey::new("Expires soon")
+        .owner(fixture.owner.as_str())
         .expires_at(end);
-    let record = create(store, fresh.record_of(new)).await;
-    let rotation = rotation(fresh, fresh.now, GRACE);
+    let record = create(store, fixture.record_of(new)).await;
+    let rotation = rotation(fixture, fixture.now, GRACE);
     let key = store.rotate(record.key.id, rotation).await;
-    let key = done(key, "a key that ends later is rotated");
-    unchanged(
+    let key = succeeds(key, "rotating a key that expires later succeeds");
+    expect_unchanged(
         store,
         &record,
-        "grace does not prolong a key that ends earlier",
+        "the grace period does not extend an earlier expiry",
     )
     .await;
-    same(
+    equal(
         &key.expires_at,
         &Some(end),
-        "the new key ends when the old one was to end",
+        "the new key inherits the expiry of the old one",
     );
 }
 
-async fn unusable_keys_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let model = || fresh.record("Unusable");
-    let mut disabled = model();
+async fn inactive_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let template = || fixture.record("Unusable");
+    let mut disabled = template();
     disabled.key.disabled = true;
-    let mut revoked = model();
-    revoked.key.revoked_at = Some(fresh.now);
-    let mut expired = model();
-    expired.key.expires_at = Some(fresh.now);
+    let mut revoked = template();
+    revoked.key.revoked_at = Some(fixture.now);
+    let mut expired = template();
+    expired.key.expires_at = Some(fixture.now);
     for (record, expected) in [
         (disabled, KeyStatus::Disabled),
         (revoked, KeyStatus::Revoked),
         (expired, KeyStatus::Expired),
     ] {
         let record = create(store, record).await;
-        let rotation = rotation(fresh, fresh.now, GRACE);
+        let rotation = rotation(fixture, fixture.now, GRACE);
         let new = rotation.id;
-        let rule = format!("a key that is {expected:?} cannot be rotated");
-        refused(
+        let rule = format!("a key with the status {expected:?} cannot be rotated");
+        fails_with(
             store.rotate(record.key.id, rotation).await,
             "StoreError::Unusable",
             |error| {
@@ -143,89 +144,89 @@ async fn unusable_keys_are_refused<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixt
             },
             &rule,
         );
-        nothing_happened(store, &record, new).await;
+        expect_not_rotated(store, &record, new).await;
     }
 }
 
-async fn taken_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let record = create(store, fresh.record("Rotated")).await;
-    let taken = create(store, fresh.record("There before")).await;
-    let mut rotation = rotation(fresh, fresh.now, GRACE);
-    rotation.id = taken.key.id;
-    refused(
+async fn existing_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let record = create(store, fixture.record("Rotated")).await;
+    let existing = create(store, fixture.record("Existing")).await;
+    let mut rotation = rotation(fixture, fixture.now, GRACE);
+    rotation.id = existing.key.id;
+    fails_with(
         store.rotate(record.key.id, rotation).await,
         "StoreError::Conflict",
-        |error| matches!(error, StoreError::Conflict(of) if *of == taken.key.id),
-        "rotating to a taken id is a conflict",
+        |error| matches!(error, StoreError::Conflict(of) if *of == existing.key.id),
+        "rotating to an existing id fails with StoreError::Conflict",
     );
-    let rule = "a rotation is one step: where it is refused, both keys stay as they were";
-    unchanged(store, &record, rule).await;
-    unchanged(store, &taken, rule).await;
+    let rule = "a rotation is atomic: if it is rejected, both keys stay unchanged";
+    expect_unchanged(store, &record, rule).await;
+    expect_unchanged(store, &existing, rule).await;
 }
 
-async fn bounds_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let record = create(store, fresh.record("Rotated")).await;
-    let mut before_time = rotation(fresh, fresh.now, GRACE);
-    before_time.rotated_at = too_early();
-    let mut ended_before_time = rotation(fresh, fresh.now, GRACE);
-    ended_before_time.old_expires_at = too_early();
-    for rotation in [before_time, ended_before_time] {
+async fn invalid_times_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let record = create(store, fixture.record("Rotated")).await;
+    let mut early_rotation = rotation(fixture, fixture.now, GRACE);
+    early_rotation.rotated_at = too_early();
+    let mut early_expiry = rotation(fixture, fixture.now, GRACE);
+    early_expiry.old_expires_at = too_early();
+    for rotation in [early_rotation, early_expiry] {
         let new = rotation.id;
-        refused(
+        fails_with(
             store.rotate(record.key.id, rotation).await,
             "StoreError::Invalid",
             |error| matches!(error, StoreError::Invalid(InvalidKey::Time)),
-            "a rotation at a time out of bounds is refused",
+            "a rotation at an out-of-range time is rejected",
         );
-        nothing_happened(store, &record, new).await;
+        expect_not_rotated(store, &record, new).await;
     }
 }
 
-async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
+async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let unknown = id();
-    let rotation = rotation(fresh, fresh.now, GRACE);
+    let rotation = rotation(fixture, fixture.now, GRACE);
     let new = rotation.id;
-    refused(
+    fails_with(
         store.rotate(unknown, rotation).await,
         "StoreError::NotFound",
         |error| matches!(error, StoreError::NotFound(of) if *of == unknown),
-        "rotating an unknown id is StoreError::NotFound",
+        "rotating an unknown id fails with StoreError::NotFound",
     );
-    same(
-        &found(store, new).await,
+    equal(
+        &find_key(store, new).await,
         &None,
-        "what cannot be rotated has no new key",
+        "a failed rotation creates no key",
     );
 }
 
-/// Two people press the button at once.
-async fn once_without_grace<S: KeyAdmin + ?Sized>(store: &S, fresh: &Fixture) {
-    let record = create(store, fresh.record("Leaked")).await;
+/// Several rotations of one key run concurrently.
+async fn concurrent_rotations_without_grace<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let record = create(store, fixture.record("Leaked")).await;
     let rotations: Vec<_> = (0..4)
-        .map(|_| rotation(fresh, fresh.now, Duration::ZERO))
+        .map(|_| rotation(fixture, fixture.now, Duration::ZERO))
         .collect();
-    let answers = rotations
+    let results = rotations
         .iter()
         .map(|rotation| store.rotate(record.key.id, rotation.clone()));
-    let answers = together(answers).await;
-    let rule = "of rotations without grace at the same time exactly one succeeds";
-    same(
-        &answers.iter().filter(|answer| answer.is_ok()).count(),
+    let results = join_all(results).await;
+    let rule = "of several concurrent rotations without a grace period, exactly one succeeds";
+    equal(
+        &results.iter().filter(|result| result.is_ok()).count(),
         &1,
         rule,
     );
-    for (rotation, answer) in rotations.iter().zip(answers) {
-        let there = found(store, rotation.id).await.map(|record| record.key);
-        same(
-            &there,
-            &answer.ok(),
-            "a new key is there exactly when its rotation succeeded",
+    for (rotation, result) in rotations.iter().zip(results) {
+        let new = find_key(store, rotation.id).await.map(|record| record.key);
+        equal(
+            &new,
+            &result.ok(),
+            "a new key exists if and only if its rotation succeeded",
         );
     }
 }
 
-async fn nothing_happened<S: KeyAdmin + ?Sized>(store: &S, old: &KeyRecord, new: KeyId) {
-    let rule = "a rotation that is refused changes nothing";
+async fn expect_not_rotated<S: KeyAdmin + ?Sized>(store: &S, old: &KeyRecord, new: KeyId) {
+    let rule = "a rejected rotation changes nothing";
     expect(store, old, rule).await;
-    same(&found(store, new).await, &None, rule);
+    equal(&find_key(store, new).await, &None, rule);
 }

@@ -1,39 +1,43 @@
-//! Steps that several suites have in common.
+//! Steps shared by several suites.
 
-use crate::conformance::assert::{done, same};
+use crate::conformance::assert::{equal, succeeds};
 use crate::id::KeyId;
 use crate::key::{Key, KeyAdmin, KeyRecord, KeyStore};
 
-/// Adds a record and gives it back.
+/// Creates a key and returns its record.
 pub(super) async fn create<S: KeyAdmin + ?Sized>(store: &S, record: KeyRecord) -> KeyRecord {
     let created = store.create(record.clone()).await;
-    done(
+    succeeds(
         created,
-        format_args!("a valid key is created: {:?}", record.key),
+        format_args!("creating a valid key succeeds: {:?}", record.key),
     );
     record
 }
 
-/// The store has exactly this record.
+/// Checks that the store holds exactly this record.
 pub(super) async fn expect<S: KeyStore + ?Sized>(store: &S, record: &KeyRecord, rule: &str) {
-    let found = found(store, record.key.id).await;
-    same(&found, &Some(record.clone()), rule);
+    let found = find_key(store, record.key.id).await;
+    equal(&found, &Some(record.clone()), rule);
 }
 
-pub(super) async fn found<S: KeyStore + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecord> {
-    done(store.find(id).await, "looking up answers")
+pub(super) async fn find_key<S: KeyStore + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecord> {
+    succeeds(store.find(id).await, "a key lookup succeeds")
 }
 
-/// A key's record is as it was, and the key as `get` has it too.
-pub(super) async fn unchanged<S: KeyAdmin + ?Sized>(store: &S, record: &KeyRecord, rule: &str) {
+/// Checks that a key is unchanged, both as returned by `find` and by `get`.
+pub(super) async fn expect_unchanged<S: KeyAdmin + ?Sized>(
+    store: &S,
+    record: &KeyRecord,
+    rule: &str,
+) {
     expect(store, record, rule).await;
-    same(
-        &got(store, record.key.id).await,
+    equal(
+        &get_key(store, record.key.id).await,
         &Some(record.key.clone()),
         rule,
     );
 }
 
-pub(super) async fn got<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<Key> {
-    done(store.get(id).await, "getting a key answers")
+pub(super) async fn get_key<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<Key> {
+    succeeds(store.get(id).await, "getting a key succeeds")
 }

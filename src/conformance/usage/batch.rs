@@ -1,9 +1,9 @@
-//! Writing: all of a batch, and once.
+//! Batches are written completely and exactly once.
 
-use super::log::{count_is, walk};
+use super::log::{expect_count, read_log};
 use super::steps::write;
 use super::traffic::Traffic;
-use crate::conformance::assert::{done, same, together};
+use crate::conformance::assert::{equal, join_all, succeeds};
 use crate::usage::{
     Batch, LogFilter, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
     UsageSink,
@@ -11,41 +11,35 @@ use crate::usage::{
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     write(backend, Vec::new()).await;
-    again_counts_once(backend).await;
-    at_the_same_time_counts_once(backend).await;
-    large_batches_are_whole(backend).await;
+    repeated_batch_counts_once(backend).await;
+    concurrent_batch_counts_once(backend).await;
+    large_batches_are_complete(backend).await;
 }
 
-async fn again_counts_once<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+async fn repeated_batch_counts_once<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     let mut traffic = Traffic::new(1);
     let batch = Batch::new(traffic.events(20));
     let other = Batch::new(traffic.events(5));
     for batch in [&batch, &batch, &other, &batch] {
-        done(backend.write(batch).await, "a batch may be written again");
+        succeeds(backend.write(batch).await, "writing a batch again succeeds");
     }
     let all = [batch.events, other.events].concat();
-    counted_once(
-        backend,
-        &traffic,
-        &all,
-        "a batch that is written twice counts once",
-    )
-    .await;
+    counted_once(backend, &traffic, &all, "a batch written twice counts once").await;
 }
 
-async fn at_the_same_time_counts_once<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+async fn concurrent_batch_counts_once<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     let mut traffic = Traffic::new(2);
     let batch = Batch::new(traffic.events(20));
-    let answers = together((0..4).map(|_| backend.write(&batch))).await;
-    let rule = "a batch that is written twice at the same time counts once";
-    if answers.iter().any(Result::is_err) {
-        // One may lose against the other; the recorder tries it again then.
-        done(backend.write(&batch).await, rule);
+    let results = join_all((0..4).map(|_| backend.write(&batch))).await;
+    let rule = "a batch written twice concurrently counts once";
+    if results.iter().any(Result::is_err) {
+        // A concurrent write may fail; the recorder would retry it.
+        succeeds(backend.write(&batch).await, rule);
     }
     counted_once(backend, &traffic, &batch.events, rule).await;
 }
 
-async fn large_batches_are_whole<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+async fn large_batches_are_complete<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     let mut traffic = Traffic::new(3);
     let events = traffic.events(3_000);
     write(backend, events.clone()).await;
@@ -53,12 +47,12 @@ async fn large_batches_are_whole<B: UsageSink + UsageReader + ?Sized>(backend: &
         backend,
         &traffic,
         &events,
-        "a batch of thousands is written whole",
+        "a batch of thousands of events is written completely",
     )
     .await;
 }
 
-/// In the log and in the sums.
+/// Checks that the request log and the summaries count each event once.
 async fn counted_once<B>(backend: &B, traffic: &Traffic, events: &[UsageEvent], rule: &str)
 where
     B: UsageReader + ?Sized,
@@ -66,19 +60,23 @@ where
     for &key in &traffic.keys {
         let filter = LogFilter::new().key(key);
         let expected = events.iter().filter(|event| event.key == Some(key)).count();
-        count_is(backend, &filter, expected, rule).await;
-        let logged = walk(backend, filter, 1_000, None).await;
-        same(&logged.len(), &expected, format_args!("{rule}: in the log"));
-        let summary = sum_of(backend, UsageRange::new().key(key)).await;
-        same(
+        expect_count(backend, &filter, expected, rule).await;
+        let logged = read_log(backend, filter, 1_000, None).await;
+        equal(
+            &logged.len(),
+            &expected,
+            format_args!("{rule}, in the request log"),
+        );
+        let summary = summary_of(backend, UsageRange::new().key(key)).await;
+        equal(
             &summary.totals.total(),
             &(expected as u64),
-            format_args!("{rule}: in the sums"),
+            format_args!("{rule}, in summaries"),
         );
     }
 }
 
-async fn sum_of<B: UsageReader + ?Sized>(backend: &B, range: UsageRange) -> Summary {
+async fn summary_of<B: UsageReader + ?Sized>(backend: &B, range: UsageRange) -> Summary {
     let query = SummaryQuery::new(range, SummarySpec::new());
-    done(backend.summary(&query).await, "a summary answers")
+    succeeds(backend.summary(&query).await, "a summary query succeeds")
 }

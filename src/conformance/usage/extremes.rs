@@ -1,8 +1,8 @@
-//! What lies at the bounds of a batch: the largest numbers, and texts with U+0000.
+//! Extreme values: the largest numbers, and text with U+0000.
 
-use super::log::{agrees, expected, walk};
+use super::log::{expected, filter_agrees, read_log};
 use super::traffic::Traffic;
-use crate::conformance::assert::{done, same};
+use crate::conformance::assert::{equal, succeeds};
 use crate::usage::{
     Batch, LogFilter, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
@@ -11,15 +11,15 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     let mut traffic = Traffic::new(8);
     traffic.keys.truncate(1);
     let time = traffic.start;
-    let mut model = traffic.event(time);
+    let mut template = traffic.event(time);
     let owner = format!("{}\0", traffic.owners[0]);
     let endpoint = format!("{}\0", traffic.endpoints[0]);
-    model.owner = Some(owner.as_str().into());
-    model.endpoint = endpoint.as_str().into();
-    model.path = "\0/\0".into();
-    (model.latency_us, model.request_bytes) = (u64::MAX, u64::MAX);
-    model.response_bytes = 1 << 62;
-    // One group of a sum, whose parts come in batches of their own.
+    template.owner = Some(owner.as_str().into());
+    template.endpoint = endpoint.as_str().into();
+    template.path = "\0/\0".into();
+    (template.latency_us, template.request_bytes) = (u64::MAX, u64::MAX);
+    template.response_bytes = 1 << 62;
+    // One rollup group, with each event in a batch of its own.
     let mut events = Vec::new();
     for _ in 0..3 {
         let id = traffic.event(time).id;
@@ -28,16 +28,16 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
             id,
             request_id: Some(text.as_str().into()),
             resource_id: Some(text.into()),
-            ..model.clone()
+            ..template.clone()
         }]);
-        done(backend.write(&batch).await, "a batch is written");
+        succeeds(backend.write(&batch).await, "writing a batch succeeds");
         events.extend(batch.events.iter().cloned());
     }
-    texts_are_found_as_they_are_kept(backend, &events, [&owner, &endpoint]).await;
-    sums_stop(backend, &events).await;
+    text_is_found_as_stored(backend, &events, [&owner, &endpoint]).await;
+    sums_saturate(backend, &events).await;
 }
 
-async fn texts_are_found_as_they_are_kept<B>(
+async fn text_is_found_as_stored<B>(
     backend: &B,
     events: &[UsageEvent],
     [owner, endpoint]: [&str; 2],
@@ -48,9 +48,9 @@ async fn texts_are_found_as_they_are_kept<B>(
         key: events[0].key,
         ..LogFilter::default()
     };
-    let logged = walk(backend, of_key.clone(), 2, None).await;
-    let rule = "texts and numbers are kept as the batch has them";
-    same(&logged, &expected(events, &of_key), rule);
+    let logged = read_log(backend, of_key.clone(), 2, None).await;
+    let rule = "text and numbers are stored as they are in the batch";
+    equal(&logged, &expected(events, &of_key), rule);
     let mut filters = vec![
         LogFilter::new().owner(owner),
         LogFilter::new().endpoint(endpoint),
@@ -59,31 +59,31 @@ async fn texts_are_found_as_they_are_kept<B>(
     ];
     for event in events {
         filters.push(LogFilter::new().endpoint(&*event.endpoint));
-        filters.push(LogFilter::new().request_id(event.wire_id()));
+        filters.push(LogFilter::new().request_id(event.request_id_or_id()));
         filters.extend(event.owner.as_deref().map(|it| LogFilter::new().owner(it)));
         let resource = event.resource_id.as_deref();
         filters.extend(resource.map(|it| LogFilter::new().resource_id(it)));
     }
     for filter in filters {
-        agrees(backend, events, filter).await;
+        filter_agrees(backend, events, filter).await;
     }
     let query = SummaryQuery::new(UsageRange::new().owner(owner), SummarySpec::new());
-    let summary = done(backend.summary(&query).await, "a summary answers");
-    let rule = "nobody has an owner with U+0000";
-    same(&summary, &SummarySpec::new().empty(), rule);
+    let summary = succeeds(backend.summary(&query).await, "a summary query succeeds");
+    let rule = "a query for an owner with U+0000 matches nothing";
+    equal(&summary, &SummarySpec::new().empty(), rule);
 }
 
-async fn sums_stop<B: UsageReader + ?Sized>(backend: &B, events: &[UsageEvent]) {
-    let rule = "sums stop at 2⁶³ − 1";
+async fn sums_saturate<B: UsageReader + ?Sized>(backend: &B, events: &[UsageEvent]) {
+    let rule = "sums saturate at 2⁶³ − 1";
     let range = UsageRange {
         key: events[0].key,
         ..UsageRange::default()
     };
     let spec = SummarySpec::new().by_key().latency();
     let expected = spec.summarize(events);
-    let rollups = done(backend.rollups(&range).await, "rollups answer");
-    same(&spec.summarize(&rollups), &expected, rule);
+    let rollups = succeeds(backend.rollups(&range).await, "a rollup query succeeds");
+    equal(&spec.summarize(&rollups), &expected, rule);
     let query = SummaryQuery::new(range, spec);
-    let summary = done(backend.summary(&query).await, "a summary answers");
-    same(&summary, &expected, rule);
+    let summary = succeeds(backend.summary(&query).await, "a summary query succeeds");
+    equal(&summary, &expected, rule);
 }

@@ -8,27 +8,27 @@ use uuid::Uuid;
 
 use super::steps::{write, write_all};
 use super::traffic::Traffic;
-use crate::conformance::assert::{done, holds, same};
+use crate::conformance::assert::{equal, holds, succeeds};
 use crate::usage::{Count, LogFilter, LogQuery, StatusClass, UsageEvent, UsageReader, UsageSink};
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     let mut traffic = Traffic::new(4);
     let mut events = traffic.events(250);
-    // Requests that were let in without a key.
+    // Requests admitted without a key.
     for event in events.iter_mut().step_by(11) {
         (event.key, event.owner) = (None, None);
     }
     write_all(backend, &events).await;
-    each_filter_holds_alone(backend, &traffic, &events).await;
-    filters_hold_together(backend, &mut traffic, &events).await;
+    filters_work_alone(backend, &traffic, &events).await;
+    filters_work_combined(backend, &mut traffic, &events).await;
     both_ids_are_found(backend, &mut traffic).await;
 }
 
-async fn each_filter_holds_alone<B>(backend: &B, traffic: &Traffic, events: &[UsageEvent])
+async fn filters_work_alone<B>(backend: &B, traffic: &Traffic, events: &[UsageEvent])
 where
     B: UsageReader + ?Sized,
 {
-    // Names of this run: only its own events match.
+    // Values unique to this run: only its own events match.
     let mut own: Vec<LogFilter> = Vec::new();
     own.extend(traffic.keys.iter().map(|&key| LogFilter::new().key(key)));
     own.extend(
@@ -50,7 +50,7 @@ where
                 .as_deref()
                 .map(|id| LogFilter::new().resource_id(id)),
         );
-        own.push(LogFilter::new().request_id(event.wire_id()));
+        own.push(LogFilter::new().request_id(event.request_id_or_id()));
     }
     own.extend([
         LogFilter::new().owner(""),
@@ -60,10 +60,10 @@ where
         LogFilter::new().request_id("'"),
     ]);
     for filter in own {
-        agrees(backend, events, filter).await;
+        filter_agrees(backend, events, filter).await;
     }
 
-    // Names that others use too: what is not of this run is overlooked.
+    // Values that other runs share: their events are ignored.
     let ids: HashSet<Uuid> = events.iter().map(|event| event.id).collect();
     let oldest = events.iter().map(|event| event.time).min();
     let middle = traffic.start + 1.hour();
@@ -80,24 +80,24 @@ where
         shared.extend(event.cause.map(|cause| LogFilter::new().cause(cause)));
     }
     shared.extend(StatusClass::ALL.map(|class| LogFilter::new().status_class(class)));
-    let mut tried: Vec<LogFilter> = Vec::new();
+    let mut checked: Vec<LogFilter> = Vec::new();
     for filter in shared {
-        if tried.contains(&filter) {
+        if checked.contains(&filter) {
             continue;
         }
-        let mut logged = walk(backend, filter.clone(), LogQuery::MAX_LIMIT, oldest).await;
+        let mut logged = read_log(backend, filter.clone(), LogQuery::MAX_LIMIT, oldest).await;
         logged.retain(|event| ids.contains(&event.id));
-        same_events(&logged, &expected(events, &filter), &filter);
-        tried.push(filter);
+        expect_log(&logged, &expected(events, &filter), &filter);
+        checked.push(filter);
     }
 }
 
-async fn filters_hold_together<B>(backend: &B, traffic: &mut Traffic, events: &[UsageEvent])
+async fn filters_work_combined<B>(backend: &B, traffic: &mut Traffic, events: &[UsageEvent])
 where
     B: UsageReader + ?Sized,
 {
     for _ in 0..150 {
-        // Mostly what some events have, now and then what no two filters of have in common.
+        // Mostly the values of one event, sometimes mixed with those of another.
         let rng = &mut traffic.rng;
         let model = &events[rng.usize(..events.len())];
         let other = match rng.u8(..4) {
@@ -122,24 +122,24 @@ where
             .as_deref()
             .filter(|_| on())
             .map(Into::into);
-        filter.request_id = (on() && on()).then(|| model.wire_id().into());
+        filter.request_id = (on() && on()).then(|| model.request_id_or_id().into());
         if filter.endpoint.is_none() && on() {
             filter.endpoint = Some(model.endpoint.as_ref().into());
         }
-        agrees(backend, events, filter).await;
+        filter_agrees(backend, events, filter).await;
     }
 }
 
-/// The log has what the filter matches, and counts it.
-pub(super) async fn agrees<B>(backend: &B, events: &[UsageEvent], filter: LogFilter)
+/// Checks that the log and its count agree with a filter.
+pub(super) async fn filter_agrees<B>(backend: &B, events: &[UsageEvent], filter: LogFilter)
 where
     B: UsageReader + ?Sized,
 {
     let expected = expected(events, &filter);
-    let logged = walk(backend, filter.clone(), 40, None).await;
-    same_events(&logged, &expected, &filter);
+    let logged = read_log(backend, filter.clone(), 40, None).await;
+    expect_log(&logged, &expected, &filter);
     let rule = "a count agrees with LogFilter::matches";
-    count_is(backend, &filter, expected.len(), rule).await;
+    expect_count(backend, &filter, expected.len(), rule).await;
 }
 
 async fn both_ids_are_found<B>(backend: &B, traffic: &mut Traffic)
@@ -152,7 +152,7 @@ where
         request_id: None,
         ..traffic.event(time)
     };
-    // A client that sends another event's id as its own finds both.
+    // A client may send another event's id as its request id. Both events are found by it.
     let echo = UsageEvent {
         request_id: Some(silent.id.to_string().into()),
         ..traffic.event(time)
@@ -162,53 +162,53 @@ where
     write(backend, events.to_vec()).await;
     for (id, rule) in [
         (
-            named.wire_id().into_owned(),
-            "an event is found by its id on the wire",
+            named.request_id_or_id().into_owned(),
+            "an event is found by its request id",
         ),
         (
             named.id.to_string(),
-            "an event is found by its own id beside that on the wire",
+            "an event is found by its own id as well as by its request id",
         ),
         (
             echo.id.to_string(),
-            "an event is found by its own id beside that on the wire",
+            "an event is found by its own id as well as by its request id",
         ),
         (
             silent.id.to_string(),
-            "an id finds who has it as its own and who has it on the wire",
+            "an id finds the event with that id and the events with that request id",
         ),
         (
             silent.id.simple().to_string(),
-            "an event id is an id, however it is written",
+            "an event id is accepted in any UUID notation",
         ),
         (
             silent.id.to_string().to_uppercase(),
-            "an event id is an id, however it is written",
+            "an event id is accepted in any UUID notation",
         ),
     ] {
         let filter = LogFilter::new().request_id(id);
-        let logged = walk(backend, filter.clone(), 40, None).await;
-        same(&logged, &expected(&events, &filter), rule);
+        let logged = read_log(backend, filter.clone(), 40, None).await;
+        equal(&logged, &expected(&events, &filter), rule);
     }
 }
 
-/// A count tells how many there are, or that there are more than it cares to count.
-pub(super) async fn count_is<B>(backend: &B, filter: &LogFilter, expected: usize, rule: &str)
+/// Checks a count, which is either exact or a lower bound.
+pub(super) async fn expect_count<B>(backend: &B, filter: &LogFilter, expected: usize, rule: &str)
 where
     B: UsageReader + ?Sized,
 {
-    let count = done(backend.count(filter).await, "a count answers");
-    let fits = match count {
+    let count = succeeds(backend.count(filter).await, "a count query succeeds");
+    let agrees = match count {
         Count::Exactly(count) => count == expected as u64,
         Count::MoreThan(count) => count < expected as u64,
     };
     holds(
-        fits,
+        agrees,
         format_args!("{rule}\n  filter: {filter:?}\n  expected: {expected}\n  got: {count:?}"),
     );
 }
 
-/// What the pure filter leaves, in the order of the log.
+/// The events that match according to [`LogFilter::matches`], in the order of the log.
 pub(super) fn expected(events: &[UsageEvent], filter: &LogFilter) -> Vec<UsageEvent> {
     let mut events: Vec<_> = events
         .iter()
@@ -219,22 +219,26 @@ pub(super) fn expected(events: &[UsageEvent], filter: &LogFilter) -> Vec<UsageEv
     events
 }
 
-fn same_events(logged: &[UsageEvent], expected: &[UsageEvent], filter: &LogFilter) {
+fn expect_log(logged: &[UsageEvent], expected: &[UsageEvent], filter: &LogFilter) {
     let rule = format_args!("the log agrees with LogFilter::matches, newest first: {filter:?}");
-    same_log(logged, expected, rule);
+    equal_events(logged, expected, rule);
 }
 
-/// These events in this order, as the rule says, and each as it was written.
-pub(super) fn same_log(logged: &[UsageEvent], expected: &[UsageEvent], rule: impl Display) {
+/// Checks that the log has these events in this order, each as it was written.
+pub(super) fn equal_events(logged: &[UsageEvent], expected: &[UsageEvent], rule: impl Display) {
     let ids = |events: &[UsageEvent]| events.iter().map(|event| event.id).collect::<Vec<_>>();
-    same(&ids(logged), &ids(expected), rule);
+    equal(&ids(logged), &ids(expected), rule);
     for (logged, expected) in logged.iter().zip(expected) {
-        same(logged, expected, "the log has an event as it was written");
+        equal(
+            logged,
+            expected,
+            "the log holds each event as it was written",
+        );
     }
 }
 
-/// Turns all pages, or those down to the oldest event of interest.
-pub(super) async fn walk<B>(
+/// Reads all pages, or those down to the oldest event of interest.
+pub(super) async fn read_log<B>(
     backend: &B,
     filter: LogFilter,
     limit: usize,
@@ -247,48 +251,51 @@ where
     let mut logged = Vec::new();
     loop {
         let page = backend.requests(&query).await;
-        let page = done(page, format_args!("the log answers: {query:?}"));
+        let page = succeeds(page, format_args!("a log query succeeds: {query:?}"));
         holds(
             page.items.len() <= query.page_size(),
-            "a page has at most as many events as asked for",
+            "a page has at most the requested number of events",
         );
         holds(
             page.next.is_none() || !page.items.is_empty(),
-            "no page but the last is empty",
+            "only the last page can be empty",
         );
         let matches = page.items.iter().all(|event| query.filter.matches(event));
         holds(
             matches,
-            format_args!("the log has only events that match: {:?}", query.filter),
+            format_args!(
+                "a log query returns only matching events: {:?}",
+                query.filter
+            ),
         );
         let before = logged.len().saturating_sub(1);
         logged.extend(page.items);
-        in_order(&logged[before..]);
+        check_order(&logged[before..]);
         let Some(next) = page.next else { break };
         if oldest.is_some_and(|oldest| next.time() < oldest) {
             break;
         }
         query.after = next.to_string().parse().ok();
-        same(
+        equal(
             &query.after,
             &Some(next),
-            "a page token can be sent as text",
+            "a page token round-trips through its text form",
         );
     }
     logged
 }
 
-/// Nothing comes twice, and newer events come first.
-pub(super) fn in_order(logged: &[UsageEvent]) {
-    let place = |event: &UsageEvent| (event.time, event.id);
+/// Checks that events are ordered newest first, without duplicates.
+pub(super) fn check_order(logged: &[UsageEvent]) {
+    let position = |event: &UsageEvent| (event.time, event.id);
     for pair in logged.windows(2) {
         holds(
-            place(&pair[0]) > place(&pair[1]),
+            position(&pair[0]) > position(&pair[1]),
             format_args!(
-                "the log is ordered by time and then by id from high to low, and repeats nothing\n  \
+                "the log is ordered by time and then by id, newest first, without duplicates\n  \
                  {:?} came before\n  {:?}",
-                place(&pair[0]),
-                place(&pair[1])
+                position(&pair[0]),
+                position(&pair[1])
             ),
         );
     }

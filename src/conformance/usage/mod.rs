@@ -1,4 +1,4 @@
-//! Suites for who keeps usage and reads it.
+//! Suites for usage storage.
 
 mod batch;
 mod extremes;
@@ -11,26 +11,27 @@ mod traffic;
 
 use crate::usage::{UsageReader, UsageSink};
 
-/// Checks a backend of usage: what is written into it is what is read from it.
+/// Checks a usage backend: events that are written can be read as log entries, rollups and summaries.
 ///
 /// # Panics
 ///
-/// When the backend breaks one of these rules:
+/// If the backend breaks one of these rules:
 ///
-/// - A batch that is written again under its id, later or at the same time, counts once. An empty batch
-///   and one of thousands are batches.
-/// - The log has every event as it was written. Each filter, alone and with others, agrees with
-///   [`LogFilter::matches`](crate::usage::LogFilter::matches); an event is found by its id on the wire
-///   and by its own. Counts agree with the log.
-/// - The log is ordered by time and then by id, newest first; its pages neither skip nor repeat while
-///   events arrive. An export has all of it.
-/// - In the order of recording, the log has every event once, in the order in which readers can see them, whatever
-///   their times and however many write at the same time. A backend whose
-///   [`recorded`](UsageReader::recorded) is [`ReadError::Unsupported`](crate::usage::ReadError::Unsupported) passes.
+/// - A batch written again under its id, later or concurrently, counts once. A batch can be empty or have
+///   thousands of events.
+/// - The request log holds every event as it was written. Each filter, alone or combined, agrees with
+///   [`LogFilter::matches`](crate::usage::LogFilter::matches). An event is found by its request id and by its
+///   own id. Counts agree with the log.
+/// - The log is ordered by time and then by id, newest first. Pages neither skip nor repeat events while others
+///   arrive. An export contains the whole log.
+/// - In recording order, the log has every event exactly once, in the order in which events become visible to
+///   readers, whatever their times and however many writers are active. A backend passes if its
+///   [`recorded`](UsageReader::recorded) returns
+///   [`ReadError::Unsupported`](crate::usage::ReadError::Unsupported).
 /// - A summary, by key, owner and range, equals
-///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to
-///   the events. Sums stop at 2⁶³ − 1, whatever order and batches their parts come in.
-/// - Texts are kept and found as the batch has them; one that is asked for with U+0000 is nowhere.
+///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to the
+///   events. Sums saturate at 2⁶³ − 1, however their parts are ordered and batched.
+/// - Text is stored and found as it is in the batch. A query for text with U+0000 matches nothing.
 pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     batch::suite(backend).await;
     log::suite(backend).await;

@@ -1,4 +1,4 @@
-//! The log in the order of recording.
+//! The request log in recording order.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
-use super::log::same_log;
+use super::log::equal_events;
 use super::steps::write;
 use super::traffic::Traffic;
-use crate::conformance::assert::{done, holds, together};
+use crate::conformance::assert::{holds, join_all, succeeds};
 use crate::usage::{
     LogCursor, LogFilter, ReadError, RecordedEvent, RecordedPage, RecordedQuery, UsageEvent,
     UsageReader, UsageSink,
@@ -21,14 +21,14 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
         return;
     }
     let end = end(backend, LogCursor::START).await;
-    late_events_come_last(backend, end).await;
-    writers_at_the_same_time(backend, end).await;
+    late_events_are_appended(backend, end).await;
+    concurrent_writers(backend, end).await;
 }
 
 async fn page<B: UsageReader + ?Sized>(backend: &B, query: &RecordedQuery) -> RecordedPage {
-    let page = done(
+    let page = succeeds(
         backend.recorded(query).await,
-        "the log is read in the order of recording",
+        "reading the log in recording order succeeds",
     );
     let last = page.items.last().map(|item| item.cursor);
     let is_full = page.items.len() == query.page_size();
@@ -39,7 +39,7 @@ async fn page<B: UsageReader + ?Sized>(backend: &B, query: &RecordedQuery) -> Re
     page
 }
 
-/// The cursor behind all that is recorded.
+/// The cursor after everything recorded so far.
 async fn end<B: UsageReader + ?Sized>(backend: &B, mut cursor: LogCursor) -> LogCursor {
     loop {
         let page = page(backend, &RecordedQuery::after(cursor)).await;
@@ -50,8 +50,8 @@ async fn end<B: UsageReader + ?Sized>(backend: &B, mut cursor: LogCursor) -> Log
     }
 }
 
-/// All that is recorded after a cursor; what is not of these events is overlooked.
-async fn walk<B: UsageReader + ?Sized>(
+/// Reads everything recorded after a cursor, and ignores events with other ids.
+async fn read_recorded<B: UsageReader + ?Sized>(
     backend: &B,
     query: &RecordedQuery,
     ids: &HashSet<Uuid>,
@@ -60,9 +60,9 @@ async fn walk<B: UsageReader + ?Sized>(
     let mut found = Vec::new();
     loop {
         let page = page(backend, &query).await;
-        // As it comes back from a client.
+        // Sent as text, as by a client.
         let cursor = page.cursor.to_string().parse();
-        query.after = done(cursor, "a cursor is read from its text");
+        query.after = succeeds(cursor, "a cursor round-trips through its text form");
         found.extend(page.items);
         if !page.more {
             found.retain(|item| ids.contains(&item.event.id));
@@ -80,40 +80,40 @@ fn sorted(mut events: Vec<UsageEvent>) -> Vec<UsageEvent> {
     events
 }
 
-async fn late_events_come_last<B>(backend: &B, start: LogCursor)
+async fn late_events_are_appended<B>(backend: &B, start: LogCursor)
 where
     B: UsageSink + UsageReader + ?Sized,
 {
     let mut traffic = Traffic::new(8);
     let mut written = traffic.events(60);
-    // Each batch is of an earlier time than the one before.
+    // The events of each batch are older than those of the batch before.
     written.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
     let ids: HashSet<_> = written.iter().map(|event| event.id).collect();
     let mut cursor = start;
     let mut in_order = Vec::new();
     for batch in written.chunks(7) {
         write(backend, batch.to_vec()).await;
-        let new = walk(backend, &RecordedQuery::after(cursor), &ids).await;
-        same_log(
+        let new = read_recorded(backend, &RecordedQuery::after(cursor), &ids).await;
+        equal_events(
             &sorted(events(&new)),
             &sorted(batch.to_vec()),
-            "a batch comes after all that were written before, whatever its events' times",
+            "a batch follows all batches written before, whatever the times of its events",
         );
         cursor = end(backend, cursor).await;
         in_order.extend(new);
     }
     for size in [1, 7, 1_000] {
         let query = RecordedQuery::after(start).limit(size);
-        let all = walk(backend, &query, &ids).await;
+        let all = read_recorded(backend, &query, &ids).await;
         let rule = format!("pages of {size} neither skip nor repeat recorded events");
-        same_log(&events(&all), &events(&in_order), rule);
+        equal_events(&events(&all), &events(&in_order), rule);
     }
     for (nth, item) in in_order.iter().enumerate().step_by(5) {
-        let rest = walk(backend, &RecordedQuery::after(item.cursor), &ids).await;
-        same_log(
+        let rest = read_recorded(backend, &RecordedQuery::after(item.cursor), &ids).await;
+        equal_events(
             &events(&rest),
             &events(&in_order[nth + 1..]),
-            "an event's cursor continues after that event",
+            "reading from an event's cursor continues after that event",
         );
     }
     let filter = LogFilter {
@@ -121,10 +121,10 @@ where
         ..LogFilter::default()
     };
     let matching = RecordedQuery::after(start).filter(filter.clone()).limit(3);
-    let matching = walk(backend, &matching, &ids).await;
+    let matching = read_recorded(backend, &matching, &ids).await;
     let mut expected = events(&in_order);
     expected.retain(|event| filter.matches(event));
-    same_log(
+    equal_events(
         &events(&matching),
         &expected,
         "recorded events agree with LogFilter::matches",
@@ -133,7 +133,7 @@ where
 
 type Running<'a> = Pin<Box<dyn Future<Output = Vec<RecordedEvent>> + Send + 'a>>;
 
-async fn writers_at_the_same_time<B>(backend: &B, start: LogCursor)
+async fn concurrent_writers<B>(backend: &B, start: LogCursor)
 where
     B: UsageSink + UsageReader + ?Sized,
 {
@@ -169,10 +169,10 @@ where
             tokio::task::yield_now().await;
         }
     }));
-    let polled = together(running).await.concat();
-    same_log(
+    let polled = join_all(running).await.concat();
+    equal_events(
         &sorted(events(&polled)),
         &sorted(written.concat()),
-        "a poller reads every event once while several write",
+        "a poller reads every event exactly once while several writers are active",
     );
 }

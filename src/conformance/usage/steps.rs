@@ -1,19 +1,19 @@
-//! Steps that several suites have in common.
+//! Steps shared by several suites.
 
-use crate::conformance::assert::done;
+use crate::conformance::assert::succeeds;
 use crate::usage::{Batch, UsageEvent, UsageSink};
 
 pub(in crate::conformance) async fn write<B: UsageSink + ?Sized>(
     backend: &B,
     events: Vec<UsageEvent>,
 ) {
-    done(
+    succeeds(
         backend.write(&Batch::new(events)).await,
-        "a batch is written",
+        "writing a batch succeeds",
     );
 }
 
-/// Writes events in batches of several sizes.
+/// Writes events in batches of various sizes.
 pub(super) async fn write_all<B: UsageSink + ?Sized>(backend: &B, mut events: &[UsageEvent]) {
     for size in [1, 2, 7, 40].into_iter().cycle() {
         if events.is_empty() {

@@ -7,7 +7,7 @@ use jiff::tz::{Offset, TimeZone};
 
 use super::steps::write_all;
 use super::traffic::Traffic;
-use crate::conformance::assert::{done, holds, same};
+use crate::conformance::assert::{equal, holds, succeeds};
 use crate::usage::summary::by_key;
 use crate::usage::{
     Granularity, Rollup, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
@@ -24,32 +24,32 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
         let mut specs = specs().into_iter().cycle();
         for range in ranges(&mut traffic) {
             for spec in specs.by_ref().take(2) {
-                a_summary_is_the_pure_one(backend, &events, &range, spec).await;
+                summary_equals_summarize(backend, &events, &range, spec).await;
             }
-            totals_by_key_are_those_of_the_summary(backend, &events, &range).await;
+            totals_by_key_equal_summarize(backend, &events, &range).await;
             rollups_add_up(backend, &events, &range).await;
         }
-        everybodys_summary_has_ours(backend, &traffic, &events).await;
+        summary_of_all_keys_includes_run(backend, &traffic, &events).await;
     }
 }
 
-/// By key, by owner, by both, each for all time and cut at full minutes and in between.
+/// Ranges by key, by owner and by both, each unbounded, and bounded at full minutes and between them.
 fn ranges(traffic: &mut Traffic) -> Vec<UsageRange> {
-    let mut whose = Vec::new();
+    let mut filters = Vec::new();
     for &key in &traffic.keys {
-        whose.push(UsageRange::new().key(key));
+        filters.push(UsageRange::new().key(key));
         for owner in traffic.owners.iter().take(2) {
-            whose.push(UsageRange::new().key(key).owner(&**owner));
+            filters.push(UsageRange::new().key(key).owner(&**owner));
         }
     }
     for owner in &traffic.owners {
-        whose.push(UsageRange::new().owner(&**owner));
-        whose.push(UsageRange::new().owner(owner.to_uppercase()));
+        filters.push(UsageRange::new().owner(&**owner));
+        filters.push(UsageRange::new().owner(owner.to_uppercase()));
     }
-    whose.push(UsageRange::new().owner(""));
+    filters.push(UsageRange::new().owner(""));
     let hour = traffic.start + 1.hour();
     let mut ranges = Vec::new();
-    for range in whose {
+    for range in filters {
         let (one, two) = (traffic.time(), traffic.time());
         ranges.extend([
             range.clone().from(hour),
@@ -64,7 +64,7 @@ fn ranges(traffic: &mut Traffic) -> Vec<UsageRange> {
 }
 
 fn specs() -> [SummarySpec; 5] {
-    // Where hours begin at a quarter past.
+    // UTC+05:45, where hours start at a quarter past.
     let kathmandu = Offset::from_seconds(20_700).map_or(TimeZone::UTC, TimeZone::fixed);
     [
         SummarySpec::new(),
@@ -80,13 +80,13 @@ fn specs() -> [SummarySpec; 5] {
     ]
 }
 
-/// The events that count for a range: those of the minutes that start in it.
+/// The events that count towards a range: those in minutes that start within it.
 fn within<'a>(events: &'a [UsageEvent], range: &UsageRange) -> Vec<&'a UsageEvent> {
     let counts = |event: &&UsageEvent| range.includes(&Rollup::of(event, Granularity::Minute));
     events.iter().filter(counts).collect()
 }
 
-async fn a_summary_is_the_pure_one<B>(
+async fn summary_equals_summarize<B>(
     backend: &B,
     events: &[UsageEvent],
     range: &UsageRange,
@@ -97,51 +97,51 @@ async fn a_summary_is_the_pure_one<B>(
     let mut expected = spec.summarize(within(events, range));
     let query = SummaryQuery::new(range.clone(), spec);
     let summary = backend.summary(&query).await;
-    let summary = done(summary, format_args!("a summary answers: {query:?}"));
+    let summary = succeeds(summary, format_args!("a summary query succeeds: {query:?}"));
     let minutes = Rollup::of_events(events, Granularity::Minute);
-    if minutes.iter().any(|minute| range.cuts(minute)) {
-        let rule = format!("a summary whose range cuts a minute is not exact: {query:?}");
+    if minutes.iter().any(|minute| range.splits(minute)) {
+        let rule = format!("a summary whose range splits a minute is not exact: {query:?}");
         holds(!summary.exact, rule);
     }
-    // A backend need not know that nothing happened in a minute that is cut.
+    // A backend need not know whether a split minute is empty.
     expected.exact = summary.exact;
     let rule = format!("a summary equals SummarySpec::summarize over the events: {query:?}");
-    same(&summary, &expected, rule);
+    equal(&summary, &expected, rule);
 }
 
-async fn totals_by_key_are_those_of_the_summary<B>(
-    backend: &B,
-    events: &[UsageEvent],
-    range: &UsageRange,
-) where
+async fn totals_by_key_equal_summarize<B>(backend: &B, events: &[UsageEvent], range: &UsageRange)
+where
     B: UsageReader + ?Sized,
 {
     let totals = backend.totals_by_key(range).await;
-    let totals = done(totals, format_args!("totals by key answer: {range:?}"));
+    let totals = succeeds(
+        totals,
+        format_args!("a query for totals by key succeeds: {range:?}"),
+    );
     let expected = by_key(within(events, range));
-    let rule = format!("totals by key equal the pure function over the events: {range:?}");
-    same(&totals, &expected, rule);
+    let rule = format!("totals by key equal those computed from the events: {range:?}");
+    equal(&totals, &expected, rule);
 }
 
 async fn rollups_add_up<B>(backend: &B, events: &[UsageEvent], range: &UsageRange)
 where
     B: UsageReader + ?Sized,
 {
-    let rollups = done(
+    let rollups = succeeds(
         backend.rollups(range).await,
-        format_args!("rollups answer: {range:?}"),
+        format_args!("a rollup query succeeds: {range:?}"),
     );
-    let rule = |what: &str| format!("{what}: {range:?}");
+    let rule = |text: &str| format!("{text}: {range:?}");
     for rollup in &rollups {
         holds(
             range.includes(rollup),
-            rule("every rollup belongs to the range"),
+            rule("every rollup lies within the range"),
         );
         let start = rollup.granularity.floor(rollup.start);
-        same(
+        equal(
             &rollup.start,
             &start,
-            rule("a rollup starts with a bucket of its width"),
+            rule("a rollup starts at a time bucket of its granularity"),
         );
     }
     let ordered = rollups.is_sorted_by_key(|rollup| rollup.start);
@@ -152,7 +152,7 @@ where
         .by_key()
         .latency()
         .over_time(Granularity::Hour, TimeZone::UTC);
-    same(
+    equal(
         &spec.summarize(&rollups),
         &spec.summarize(events.iter().copied()),
         rule("rollups add up to the events"),
@@ -180,15 +180,15 @@ where
         let group = (group, rollup.status, rollup.outcome, rollup.cause);
         *counted.entry(group).or_default() += rollup.count;
     }
-    same(
+    equal(
         &counted,
         &expected,
-        rule("rollups add up to the events, group by group"),
+        rule("rollups add up to the events in each group"),
     );
 }
 
-/// Without a key and an owner the summary has other people's requests too, and anonymous ones.
-async fn everybodys_summary_has_ours<B>(backend: &B, traffic: &Traffic, events: &[UsageEvent])
+/// Without a key and an owner, a summary includes anonymous and unrelated requests.
+async fn summary_of_all_keys_includes_run<B>(backend: &B, traffic: &Traffic, events: &[UsageEvent])
 where
     B: UsageReader + ?Sized,
 {
@@ -196,24 +196,27 @@ where
     let spec = SummarySpec::new().by_key();
     let expected = spec.summarize(events);
     let totals = backend.totals_by_key(&range).await;
-    let totals = Some(done(totals, "everybody's totals by key answer"));
+    let totals = Some(succeeds(totals, "a query for totals of all keys succeeds"));
     let query = SummaryQuery::new(range, spec);
-    let summary = done(backend.summary(&query).await, "everybody's summary answers");
-    let rule = "everybody's summary has the requests of each";
+    let summary = succeeds(
+        backend.summary(&query).await,
+        "a summary query for all keys succeeds",
+    );
+    let rule = "a summary of all keys includes the requests of each key";
     for key in traffic.keys.iter().map(|&key| Some(key)) {
         let of = |by_key: &Option<BTreeMap<_, _>>| {
             by_key.as_ref().and_then(|keys| keys.get(&key).cloned())
         };
-        same(&of(&summary.by_key), &of(&expected.by_key), rule);
-        same(
+        equal(&of(&summary.by_key), &of(&expected.by_key), rule);
+        equal(
             &of(&totals),
             &of(&expected.by_key),
-            "everybody's totals by key have those of each",
+            "totals of all keys include each key",
         );
     }
-    let rule = "everybody's summary has anonymous requests too";
+    let rule = "a summary of all keys includes anonymous requests";
     for endpoint in &traffic.endpoints {
-        let ours = summary.by_endpoint.get(endpoint);
-        same(&ours, &expected.by_endpoint.get(endpoint), rule);
+        let totals = summary.by_endpoint.get(endpoint);
+        equal(&totals, &expected.by_endpoint.get(endpoint), rule);
     }
 }

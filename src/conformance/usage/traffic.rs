@@ -1,11 +1,11 @@
-//! Events of all kinds, by chance but always the same.
+//! Random but reproducible events of all kinds.
 
 use std::sync::Arc;
 
 use fastrand::Rng;
 use jiff::Timestamp;
 
-use crate::conformance::fixture::{Fixture, hostile_texts, id, micros};
+use crate::conformance::fixture::{Fixture, id, micros, tricky_strings};
 use crate::id::KeyId;
 use crate::usage::{
     Cause, Method, OTHER_ENDPOINTS, Outcome, RejectionReason, Status, UNMATCHED, UsageEvent,
@@ -13,13 +13,13 @@ use crate::usage::{
 
 const HOUR: i64 = 3_600_000_000;
 
-/// What one run's events are made of.
+/// Generates the events of one run.
 pub(in crate::conformance) struct Traffic {
     pub(super) rng: Rng,
     pub(super) keys: Vec<KeyId>,
     pub(super) owners: Vec<Arc<str>>,
     pub(super) endpoints: Vec<Arc<str>>,
-    /// The full hour, two or three hours ago, with which the events begin; they end two hours later.
+    /// The full hour, two to three hours ago, at which the events start. They span two hours.
     pub(super) start: Timestamp,
     texts: Vec<String>,
     tag: KeyId,
@@ -28,9 +28,9 @@ pub(in crate::conformance) struct Traffic {
 
 impl Traffic {
     pub(in crate::conformance) fn new(seed: u64) -> Self {
-        let fresh = Fixture::new();
-        let tag = fresh.tag;
-        let hour = fresh.now.as_microsecond().div_euclid(HOUR) * HOUR;
+        let fixture = Fixture::new();
+        let tag = fixture.tag;
+        let hour = fixture.now.as_microsecond().div_euclid(HOUR) * HOUR;
         let endpoints = [
             format!("/{tag}/postings/{{id}}"),
             format!("/{tag}/'quoted' \"twice\" \\ %/_"),
@@ -41,11 +41,11 @@ impl Traffic {
             rng: Rng::with_seed(seed),
             keys: (0..3).map(|_| id()).collect(),
             owners: ["a", "A", "ü'\"\\%"]
-                .map(|who| format!("{}-{who}", fresh.owner).into())
+                .map(|who| format!("{}-{who}", fixture.owner).into())
                 .into(),
             endpoints: endpoints.map(Into::into).into(),
             start: micros(hour - 2 * HOUR),
-            texts: hostile_texts(),
+            texts: tricky_strings(),
             tag,
             made: 0,
         }
@@ -54,15 +54,15 @@ impl Traffic {
     pub(in crate::conformance) fn events(&mut self, count: usize) -> Vec<UsageEvent> {
         let mut events: Vec<UsageEvent> = Vec::with_capacity(count);
         for _ in 0..count {
-            let known = (!events.is_empty() && self.rng.u8(..4) == 0)
+            let reused = (!events.is_empty() && self.rng.u8(..4) == 0)
                 .then(|| events[self.rng.usize(..events.len())].time);
-            let time = known.unwrap_or_else(|| self.time());
+            let time = reused.unwrap_or_else(|| self.time());
             events.push(self.event(time));
         }
         events
     }
 
-    /// A time in the run's two hours; sometimes the first instant of a minute or the last.
+    /// A time within the two hours of the run, sometimes the first or last microsecond of a minute.
     pub(super) fn time(&mut self) -> Timestamp {
         let start = self.start.as_microsecond();
         let time = start + self.rng.i64(0..2 * HOUR);
@@ -74,7 +74,7 @@ impl Traffic {
         })
     }
 
-    /// An event of this time with something in every field.
+    /// An event at this time with random values in all fields.
     pub(super) fn event(&mut self, time: Timestamp) -> UsageEvent {
         self.made += 1;
         let mut event = UsageEvent::at(time);
@@ -90,7 +90,7 @@ impl Traffic {
         let text = &self.texts[rng.usize(..self.texts.len())];
         event.path = format!("/{text}").into();
         event.resource_id = maybe(rng, 5).then(|| format!("{}-{}", self.tag, rng.u8(..5)).into());
-        // Some come again: a client may send one id as often as it likes.
+        // Some repeat: a client may send the same id any number of times.
         let number = rng.u32(self.made / 2..=self.made);
         event.request_id = maybe(rng, 5).then(|| format!("{}/{number}/{text}", self.tag).into());
         event.status = match rng.u8(..6) {
@@ -107,11 +107,11 @@ impl Traffic {
             ),
             1 => {
                 let cause = Cause::ALL[rng.usize(..Cause::ALL.len())];
-                let refusal = RejectionReason::ALL[rng.usize(..RejectionReason::ALL.len())];
+                let reason = RejectionReason::ALL[rng.usize(..RejectionReason::ALL.len())];
                 (
                     Outcome::Failed,
                     Some(cause),
-                    (cause == Cause::Refused).then_some(refusal),
+                    (cause == Cause::Refused).then_some(reason),
                 )
             }
             2 => (Outcome::Failed, None, None),
@@ -130,13 +130,13 @@ impl Traffic {
     }
 }
 
-/// Anything below so many bits: often small, now and then large.
+/// A random number with fewer bits than this, often small and sometimes large.
 fn amount(rng: &mut Rng, bits: u32) -> u64 {
     let bits = rng.u32(1..bits);
     rng.u64(..1 << bits)
 }
 
-/// True `eighths` times out of eight.
+/// True with a probability of `eighths` in eight.
 fn maybe(rng: &mut Rng, eighths: u8) -> bool {
     rng.u8(..8) < eighths
 }

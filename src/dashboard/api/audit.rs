@@ -1,4 +1,4 @@
-//! What was done to keys.
+//! The audit log.
 
 use std::sync::Arc;
 
@@ -17,29 +17,29 @@ use crate::web::Problem;
 use crate::web::schema::{AuditEntry, Page, names};
 use crate::web::{Query, at_most, in_order};
 
-/// Which entries; all that is given has to hold.
+/// Filters of the audit log, combined with AND.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// Those about this key.
+    /// Only entries about this key.
     #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
-    /// Those of what this one did.
+    /// Only entries by this actor.
     actor: Option<String>,
-    /// Those of this being done.
+    /// Only entries with this action.
     #[param(inline, value_type = Option<names::AuditAction>)]
     action: Option<AuditAction>,
-    /// Those from then on.
+    /// Only entries at or after this time.
     #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
-    /// Those before then.
+    /// Only entries before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
-    /// How many at most; 50 unless told.
+    /// The maximum number of entries to return. 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// The `next` of the page before.
+    /// The page token: `next` of the previous page.
     #[param(value_type = Option<String>)]
     after: Option<PageToken>,
 }
@@ -65,7 +65,7 @@ impl TryFrom<Wanted> for AuditQuery {
     }
 }
 
-/// Lists who did what to which key, the newest first.
+/// Lists audit log entries, newest first.
 #[utoipa::path(
     get, path = "/audit",
     operation_id = "list_audit_entries",
@@ -81,6 +81,11 @@ pub(super) async fn entries(
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
     let entries = shared.backend.audit(&wanted.try_into()?).await?;
-    let none = || Problem::new(StatusCode::NOT_FOUND, "This store keeps no audit.");
+    let none = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "This store does not keep an audit log.",
+        )
+    };
     Ok(Json(Page::of(entries.ok_or_else(none)?, AuditEntry::from)))
 }

@@ -1,5 +1,5 @@
-//! The header `Idempotency-Key`, of [draft-ietf-httpapi-idempotency-key-header-07][draft]; callers may also
-//! send it without quotes.
+//! The `Idempotency-Key` header ([draft-ietf-httpapi-idempotency-key-header-07][draft]). The value is also accepted
+//! without quotes.
 //!
 //! [draft]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07
 
@@ -14,10 +14,10 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use crate::dashboard::idempotency::{HEADER, IdempotencyError};
 use crate::web::Problem;
 
-/// The longest key.
+/// The maximum length of an idempotency key.
 const LONGEST: usize = 255;
 
-/// What a caller says in order to be able to ask again, if they do.
+/// The idempotency key, if the request has one.
 pub(super) struct IdempotencyKey(pub(super) Option<String>);
 
 impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
@@ -36,8 +36,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
         let text = quoted.unwrap_or(text);
         let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
         if more.is_some() || !(1..=LONGEST).contains(&text.len()) || !text.bytes().all(plain) {
-            let detail =
-                "This is one text of 1 to 255 visible ASCII characters, no quote or backslash.";
+            let detail = "Send one value of 1 to 255 visible ASCII characters, without quotes or backslashes.";
             return Err(Problem::header(StatusCode::BAD_REQUEST, HEADER, detail));
         }
         Ok(Self(Some(text.to_owned())))
@@ -46,9 +45,9 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let description = "Makes it safe to ask again: what is asked for with the same text is done \
-            once. For ten minutes, or until a thousand others are known, the answer is the same; later \
-            it tells which key was made.";
+        let description = "Makes retries safe: requests with the same idempotency key create one key \
+            only. For ten minutes, or until about a thousand later requests, a retry returns the first \
+            response. After that, it returns 409 with the id of the key that was created.";
         let text = ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some(r#"^[!#-\[\]-~]{1,255}$"#));

@@ -1,4 +1,4 @@
-//! Keys: which there are, and what is changed about them.
+//! Lists, reads and changes keys.
 
 use std::sync::Arc;
 
@@ -17,28 +17,28 @@ use crate::web::Problem;
 use crate::web::schema::{self, Key, Page, names};
 use crate::web::{Body, KeyInPath, Query, at_most};
 
-/// Which keys to list; all that is given has to hold.
+/// Filters of keys, combined with AND.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// A part of the name, in any case.
+    /// Only keys whose name contains this text, case-insensitively.
     name: Option<String>,
-    /// The whole owner.
+    /// Only keys with exactly this owner.
     owner: Option<String>,
-    /// Whether it works now.
+    /// Only keys with this status.
     #[param(inline, value_type = Option<names::KeyStatus>)]
     status: Option<KeyStatus>,
-    /// Made before this time, and not used from it on.
+    /// Only keys created before this time and not used since.
     #[param(value_type = Option<String>, format = DateTime)]
     unused_since: Option<Timestamp>,
-    /// With an end before this time.
+    /// Only keys that expire before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     expires_before: Option<Timestamp>,
-    /// How many at most; 50 unless told.
+    /// The maximum number of keys to return. 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// The `next` of the page before.
+    /// The page token: `next` of the previous page.
     #[param(value_type = Option<String>)]
     after: Option<PageToken>,
 }
@@ -61,7 +61,7 @@ impl TryFrom<Wanted> for KeyQuery {
     }
 }
 
-/// Lists keys, the newest first.
+/// Lists keys, newest first.
 #[utoipa::path(
     get, path = "/keys",
     operation_id = "list_keys",
@@ -80,7 +80,7 @@ pub(super) async fn list(
     Ok(Json(Page::of(keys, Key::from)))
 }
 
-/// Tells what is known of a key.
+/// Returns a key.
 #[utoipa::path(
     get, path = "/keys/{id}",
     operation_id = "get_key",
@@ -100,7 +100,7 @@ pub(super) async fn read(
     Ok(Json(key.into()))
 }
 
-/// Changes some of a key's fields.
+/// Updates fields of a key.
 #[utoipa::path(
     patch, path = "/keys/{id}",
     operation_id = "update_key",
@@ -108,97 +108,97 @@ pub(super) async fn read(
     params(KeyInPath),
     request_body = schema::KeyUpdate,
     responses(
-        (status = 200, description = "The key as it became", body = Key),
+        (status = 200, description = "The updated key", body = Key),
         Problem,
     ),
 )]
 pub(super) async fn update(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
     Body(update, _): Body<schema::KeyUpdate>,
 ) -> Result<Json<Key>, Problem> {
     let update = KeyUpdate::try_from(update)?;
-    let key = visit.keys(&shared).update(id, update).await?;
+    let key = context.keys(&shared).update(id, update).await?;
     Ok(Json(key.into()))
 }
 
-/// Deletes a key for good: it stops working at once. What it was used for stays.
+/// Permanently deletes a key. Requests with it are rejected immediately. Its usage data is kept.
 #[utoipa::path(
     delete, path = "/keys/{id}",
     operation_id = "delete_key",
     tag = "keys",
     params(KeyInPath),
     responses(
-        (status = 204, description = "There is no such key any more"),
+        (status = 204, description = "The key was deleted"),
         Problem,
     ),
 )]
 pub(super) async fn delete(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<StatusCode, Problem> {
-    visit.keys(&shared).delete(id).await?;
+    context.keys(&shared).delete(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Switches a key off for now.
+/// Disables a key. Requests with it are rejected until it is enabled again.
 #[utoipa::path(
     post, path = "/keys/{id}/disable",
     operation_id = "disable_key",
     tag = "keys",
     params(KeyInPath),
     responses(
-        (status = 200, description = "The key as it became", body = Key),
+        (status = 200, description = "The updated key", body = Key),
         Problem,
     ),
 )]
 pub(super) async fn disable(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = visit.keys(&shared).disable(id).await?;
+    let key = context.keys(&shared).disable(id).await?;
     Ok(Json(key.into()))
 }
 
-/// Switches a key on again.
+/// Enables a disabled key.
 #[utoipa::path(
     post, path = "/keys/{id}/enable",
     operation_id = "enable_key",
     tag = "keys",
     params(KeyInPath),
     responses(
-        (status = 200, description = "The key as it became", body = Key),
+        (status = 200, description = "The updated key", body = Key),
         Problem,
     ),
 )]
 pub(super) async fn enable(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = visit.keys(&shared).enable(id).await?;
+    let key = context.keys(&shared).enable(id).await?;
     Ok(Json(key.into()))
 }
 
-/// Revokes a key for good, and keeps its record.
+/// Permanently revokes a key. Its record and usage data are kept.
 #[utoipa::path(
     post, path = "/keys/{id}/revoke",
     operation_id = "revoke_key",
     tag = "keys",
     params(KeyInPath),
     responses(
-        (status = 200, description = "The key as it became", body = Key),
+        (status = 200, description = "The updated key", body = Key),
         Problem,
     ),
 )]
 pub(super) async fn revoke(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = visit.keys(&shared).revoke(id).await?;
+    let key = context.keys(&shared).revoke(id).await?;
     Ok(Json(key.into()))
 }

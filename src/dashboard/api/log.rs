@@ -1,4 +1,4 @@
-//! The request log, its count and its export.
+//! Lists, counts and exports requests.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ use crate::web::Problem;
 use crate::web::schema::{Page, RecordedPage, Request, names};
 use crate::web::{Query, at_most, in_order};
 
-/// A query that filters the log, and what else it has. Serde could take the filter in by itself, but
-/// would no longer tell which field is wrong.
+/// A query with the filters of the request log and other fields. Not `#[serde(flatten)]`, with which errors do not name
+/// the field.
 macro_rules! filtered {
     ($(#[$doc:meta])* $query:ident { $($rest:tt)* }) => {
         $(#[$doc])*
@@ -31,37 +31,37 @@ macro_rules! filtered {
         #[serde(deny_unknown_fields)]
         #[into_params(parameter_in = Query)]
         pub(super) struct $query {
-            /// Those with this key.
+            /// Only requests with this key.
             #[param(inline, value_type = Option<names::KeyId>)]
             key: Option<KeyId>,
-            /// Those of this owner's keys.
+            /// Only requests with keys of this owner.
             owner: Option<String>,
-            /// Those that began then or later.
+            /// Only requests that started at or after this time.
             #[param(value_type = Option<String>, format = DateTime)]
             from: Option<Timestamp>,
-            /// Those that began before.
+            /// Only requests that started before this time.
             #[param(value_type = Option<String>, format = DateTime)]
             to: Option<Timestamp>,
-            /// Those of which this came.
+            /// Only requests with this outcome.
             #[param(inline, value_type = Option<names::Outcome>)]
             outcome: Option<Outcome>,
-            /// Those that failed for this cause.
+            /// Only requests that failed with this cause.
             #[param(inline, value_type = Option<names::Cause>)]
             cause: Option<Cause>,
-            /// Those of this method.
+            /// Only requests with this method.
             #[param(inline, value_type = Option<names::Method>)]
             method: Option<Method>,
-            /// Those of this endpoint.
+            /// Only requests to this endpoint.
             endpoint: Option<String>,
-            /// Those answered with this code: of HTTP, of gRPC, or none.
+            /// Only responses with this status: an HTTP or gRPC code, or `none`.
             #[param(inline, value_type = Option<names::Status>)]
             status: Option<Status>,
-            /// Those whose answers are of this class.
+            /// Only responses with a status of this class.
             #[param(inline, value_type = Option<names::StatusClass>)]
             status_class: Option<StatusClass>,
-            /// Those about this.
+            /// Only requests about this resource.
             resource_id: Option<String>,
-            /// The one with this id, on the wire or its own.
+            /// Only the request with this `x-request-id` or event id.
             request_id: Option<String>,
             $($rest)*
         }
@@ -89,29 +89,29 @@ macro_rules! filtered {
 }
 
 filtered! {
-    /// Which requests; all that is given has to hold.
+    /// Filters of requests, combined with AND.
     Wanted {}
 }
 
 filtered! {
-    /// Which requests, and which page of them; all that is given has to hold.
+    /// Filters of requests, combined with AND, and the page to return.
     WantedPage {
-        /// How many at most; 50 unless told.
+        /// The maximum number of requests to return. 50 by default.
         #[param(minimum = 1, maximum = 1000)]
         limit: Option<usize>,
-        /// The `next` of the page before.
+        /// The page token: `next` of the previous page.
         #[param(value_type = Option<String>)]
         after: Option<PageToken>,
     }
 }
 
 filtered! {
-    /// Which requests, and which page of them in the order of recording; all that is given has to hold.
+    /// Filters of requests, combined with AND, and the page to return, in recording order.
     WantedRecorded {
-        /// The most to answer; 1,000 unless set.
+        /// The maximum number of requests to return. 1,000 by default.
         #[param(minimum = 1, maximum = 1000)]
         limit: Option<usize>,
-        /// The `cursor` of the page before, or that of its last item. From the beginning of the log unless set.
+        /// The `cursor` of the previous page or of any item. By default, starts at the beginning of the log.
         #[serde(default)]
         #[param(required = false, value_type = Option<String>)]
         after_cursor: LogCursor,
@@ -119,20 +119,20 @@ filtered! {
 }
 
 filtered! {
-    /// Which requests, and what their file is like; all that is given has to hold.
+    /// Filters of requests, combined with AND, and options of the file.
     WantedFile {
-        /// Requests in the order of recording, from after this cursor, each with a cursor to continue after. `0` is the
-        /// beginning of the log. The newest first unless set.
+        /// Exports requests in recording order after this cursor, each with its own cursor. `0` is the beginning of the
+        /// log. By default, exports requests newest first.
         #[param(value_type = Option<String>)]
         after_cursor: Option<LogCursor>,
-        /// Whether CSV begins with a byte order mark, from which Excel tells UTF-8. No unless set.
+        /// Whether CSV starts with a byte order mark, which Excel needs to detect UTF-8. `false` by default.
         #[serde(default)]
         #[param(required = false)]
         bom: bool,
     }
 }
 
-/// Lists requests, the newest first.
+/// Lists requests, newest first.
 #[utoipa::path(
     get, path = "/log",
     operation_id = "list_requests",
@@ -156,8 +156,8 @@ pub(super) async fn requests(
     Ok(Json(Page::of(page, Request::from)))
 }
 
-/// Lists requests in the order of recording, for syncing them into another system: every request comes once,
-/// whenever it began. Save the cursor with what was synced, and continue after it.
+/// Lists requests in recording order, to sync them to another system. Every request is returned once, regardless of when
+/// it started. Store the cursor with the synced data, and continue after it.
 #[utoipa::path(
     get, path = "/log/recorded",
     operation_id = "list_recorded_requests",
@@ -180,12 +180,12 @@ pub(super) async fn recorded(
     Ok(Json(page.into()))
 }
 
-/// How many requests there are.
+/// A number of requests.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Count {
-    /// How many.
+    /// The number of requests.
     count: u64,
-    /// Whether those are all: counting ends where it would take too long.
+    /// Whether the count is exact. If `false`, there are more: counting stopped at a limit.
     exact: bool,
 }
 
@@ -206,7 +206,7 @@ impl From<usage::Count> for Count {
     tag = "usage",
     params(Wanted),
     responses(
-        (status = 200, description = "How many there are", body = Count),
+        (status = 200, description = "The number of requests", body = Count),
         Problem,
     ),
 )]
@@ -218,12 +218,12 @@ pub(super) async fn count(
     Ok(Json(count.into()))
 }
 
-/// Exports requests as a file, the newest first or in the order of recording.
+/// Exports requests as a file, newest first or in recording order.
 #[utoipa::path(
     get, path = "/log/export/{format}",
     operation_id = "export_requests",
     tag = "usage",
-    params(("format" = inline(Format), Path, description = "What the file is like"), WantedFile),
+    params(("format" = inline(Format), Path, description = "The file format"), WantedFile),
     responses(
         (
             status = 200,
@@ -235,11 +235,11 @@ pub(super) async fn count(
 )]
 pub(super) async fn export(
     State(shared): State<Arc<Shared>>,
-    wanted_as: Result<Path<As>, PathRejection>,
+    path: Result<Path<As>, PathRejection>,
     Query(wanted): Query<WantedFile>,
 ) -> Result<Response, Problem> {
-    let Ok(Path(As { format })) = wanted_as else {
-        return Err(Problem::parameter("format", "This is csv or jsonl."));
+    let Ok(Path(As { format })) = path else {
+        return Err(Problem::parameter("format", "Must be `csv` or `jsonl`."));
     };
     let filter = wanted.filter()?;
     let mut export = export_as(format, shared.backend.clone(), filter);

@@ -1,7 +1,7 @@
-//! All that the pages do, for programs: JSON over HTTP, described by OpenAPI 3.1.
+//! The JSON API, described by OpenAPI 3.1.
 //!
-//! A handler's attributes are its description, and one list makes both the routes and the document, so
-//! that neither can have what the other lacks.
+//! Handlers are annotated with their description. Routes and document are built from the same list, so they cannot
+//! diverge.
 
 mod audit;
 mod idempotency;
@@ -37,20 +37,20 @@ use crate::web::{Problem, method_not_allowed, not_found};
 #[openapi(
     info(
         title = "keytally",
-        description = "API keys and what they are used for. Times are RFC 3339; errors are problem \
-            details (RFC 9457) that name the field.",
+        description = "Manage API keys and inspect their usage. Times are in RFC 3339 format. Errors are \
+            problem details (RFC 9457) that name the invalid field.",
     ),
     tags(
-        (name = "keys", description = "Keys, and what they may do"),
-        (name = "usage", description = "What keys were used for"),
-        (name = "audit", description = "Who did what to which key"),
+        (name = "keys", description = "Manage API keys"),
+        (name = "usage", description = "Usage summaries and the request log"),
+        (name = "audit", description = "The audit log"),
     ),
     components(schemas(Problem)),
     modifiers(&Credentials),
 )]
 struct Described;
 
-/// How callers show who they are, with the guard that is ready made.
+/// The security schemes of [`BearerToken`](crate::dashboard::BearerToken).
 struct Credentials;
 
 impl Modify for Credentials {
@@ -65,7 +65,7 @@ impl Modify for Credentials {
     }
 }
 
-/// The routes below [`PATH`], and what describes them.
+/// The routes below [`PATH`] and the document that describes them.
 fn described() -> (Router<Arc<Shared>>, Document) {
     OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(keys::list, secrets::create))
@@ -87,7 +87,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .split_for_parts()
 }
 
-/// The answer to whom the guard does not let in.
+/// The response to a request that the guard denies.
 pub(super) fn denied(denied: Denied) -> Response {
     let status = match denied {
         Denied::Unauthenticated => StatusCode::UNAUTHORIZED,
@@ -96,9 +96,9 @@ pub(super) fn denied(denied: Denied) -> Response {
     Problem::new(status, denied.to_string()).into_response()
 }
 
-/// The answer to a browser that another site sent.
+/// The response to a cross-site request.
 pub(super) fn of_another_site() -> Response {
-    let detail = "Another site sent this.";
+    let detail = "Cross-site requests are not allowed.";
     Problem::new(StatusCode::FORBIDDEN, detail).into_response()
 }
 
@@ -112,17 +112,17 @@ pub(super) fn router() -> Router<Arc<Shared>> {
 }
 
 async fn openapi(
-    visit: PageContext,
+    context: PageContext,
     Extension(document): Extension<Arc<Document>>,
 ) -> Json<Document> {
     let mut document = Document::clone(&document);
-    // Only a request knows where the pages were nested.
-    let server = ServerBuilder::new().url(visit.at(PATH)).build();
+    // The base path depends on the request.
+    let server = ServerBuilder::new().url(context.at(PATH)).build();
     document.servers = Some(vec![server]);
     Json(document)
 }
 
-/// The paths of the API as axum has them, for whoever walks all routes.
+/// The paths of all API routes, in axum's syntax.
 #[cfg(test)]
 pub(super) fn paths() -> Vec<String> {
     let document = described().1;

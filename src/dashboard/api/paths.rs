@@ -1,9 +1,9 @@
-//! Where the API is.
+//! The path of the API.
 
-/// Its path below that of the pages.
+/// The path of the API, relative to the dashboard.
 pub(in crate::dashboard) const PATH: &str = "/api";
 
-/// Whether an address below where the pages are is the API's.
+/// Whether a path, relative to the dashboard, is part of the API.
 pub(in crate::dashboard) fn is_at(path: &str) -> bool {
     let rest = path.strip_prefix(PATH);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

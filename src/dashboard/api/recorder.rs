@@ -1,4 +1,4 @@
-//! What the recorder of this process has to write.
+//! Recorder statistics.
 
 use std::sync::Arc;
 
@@ -13,31 +13,31 @@ use crate::dashboard::state::Shared;
 use crate::usage::RecorderStats;
 use crate::web::Problem;
 
-/// What the recorder of this process has seen since it was made.
+/// Statistics of the recorder in this process since it started.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
-    /// Events handed to it.
+    /// Events accepted by the recorder.
     accepted: u64,
-    /// Events that were written.
+    /// Events written.
     written: u64,
-    /// Events that were not written and never will be.
+    /// Events lost: they were not written and never will be.
     lost: u64,
-    /// Events that wait to be written.
+    /// Events waiting to be written.
     queued: u64,
-    /// Bytes that they take.
+    /// Size of the queued events in bytes.
     queued_bytes: u64,
-    /// Events that are in the spool and will be written from there.
+    /// Events in the spool that will be written later.
     spooled: u64,
-    /// Events of earlier processes that were in the spool and are written now.
+    /// Events spooled by earlier processes that have been written.
     recovered: u64,
-    /// Events of earlier processes that were in the spool and are lost.
+    /// Events spooled by earlier processes that were lost.
     unrecovered: u64,
-    /// When events were last written; `null` before the first.
+    /// The time of the last successful write; `null` before the first one.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_written: Option<Timestamp>,
-    /// Requests under way.
+    /// Requests in flight.
     open: u64,
-    /// Writes that failed and were tried again.
+    /// Failed writes that were retried.
     retries: u64,
 }
 
@@ -59,18 +59,23 @@ impl From<RecorderStats> for Health {
     }
 }
 
-/// Tells whether usage is written, and what was lost.
+/// Returns recorder statistics, including queued and lost events.
 #[utoipa::path(
     get, path = "/recorder",
     operation_id = "get_recorder",
     tag = "usage",
     responses(
-        (status = 200, description = "What it has seen", body = Health),
+        (status = 200, description = "The statistics", body = Health),
         Problem,
     ),
 )]
 pub(super) async fn stats(State(shared): State<Arc<Shared>>) -> Result<Json<Health>, Problem> {
-    let none = || Problem::new(StatusCode::NOT_FOUND, "The dashboard knows of no recorder.");
+    let none = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "No recorder is configured for this dashboard.",
+        )
+    };
     let recorder = shared.recorder.as_ref().ok_or_else(none)?;
     Ok(Json(recorder.stats().into()))
 }

@@ -1,4 +1,4 @@
-//! What makes and tells secrets: creating keys, rotating them, revealing what is kept.
+//! Endpoints that return secrets: creating, rotating and revealing keys.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::web::Problem;
 use crate::web::schema::{self, Issued, Revealed};
 use crate::web::{Body, KeyInPath};
 
-/// Makes a key. Its secret is in the answer, and nowhere else.
+/// Creates a key. The response contains its secret, which cannot be retrieved later unless the key is recoverable.
 #[utoipa::path(
     post, path = "/keys",
     operation_id = "create_key",
@@ -31,29 +31,34 @@ use crate::web::{Body, KeyInPath};
             status = 201,
             description = "The key and its secret",
             body = Issued<'_>,
-            headers(("location" = String, description = "The key's address")),
+            headers(("location" = String, description = "The URL of the key")),
         ),
         Problem,
     ),
 )]
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::NewKey>,
 ) -> Result<Response, Problem> {
     let new = body.into_new(Timestamp::now())?;
-    let store = visit.keys(&shared);
-    let asked = RequestKey::at("/keys", visit.admin.name(), name.as_deref(), fingerprint);
+    let store = context.keys(&shared);
+    let request_key = RequestKey::at("/keys", context.admin.name(), name.as_deref(), fingerprint);
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;
     let issued = shared
         .idempotent_requests
-        .once(asked, shared.issuer.clone(), shared.backend.clone(), issue)
+        .once(
+            request_key,
+            shared.issuer.clone(),
+            shared.backend.clone(),
+            issue,
+        )
         .await?;
-    Ok(made(&visit, &issued))
+    Ok(created(&context, &issued))
 }
 
-/// Makes a new secret for a key, which takes its place under an id of its own.
+/// Rotates a key: creates a new key with the same settings. The old key expires after the grace period.
 #[utoipa::path(
     post, path = "/keys/{id}/rotate",
     operation_id = "rotate_key",
@@ -63,32 +68,37 @@ pub(super) async fn create(
     responses(
         (
             status = 201,
-            description = "The key that took over, and its secret",
+            description = "The new key and its secret",
             body = Issued<'_>,
-            headers(("location" = String, description = "The new key's address")),
+            headers(("location" = String, description = "The URL of the new key")),
         ),
         Problem,
     ),
 )]
 pub(super) async fn rotate(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
     IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::Rotation>,
 ) -> Result<Response, Problem> {
-    let store = visit.keys(&shared);
+    let store = context.keys(&shared);
     let path = format!("/keys/{id}/rotate");
-    let asked = RequestKey::at(&path, visit.admin.name(), name.as_deref(), fingerprint);
+    let request_key = RequestKey::at(&path, context.admin.name(), name.as_deref(), fingerprint);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
     let issued = shared
         .idempotent_requests
-        .once(asked, shared.issuer.clone(), shared.backend.clone(), rotate)
+        .once(
+            request_key,
+            shared.issuer.clone(),
+            shared.backend.clone(),
+            rotate,
+        )
         .await?;
-    Ok(made(&visit, &issued))
+    Ok(created(&context, &issued))
 }
 
-/// Tells the secret of a recoverable key once more; the audit has who asked.
+/// Reveals the secret of a recoverable key. Each reveal is recorded in the audit log.
 #[utoipa::path(
     post, path = "/keys/{id}/reveal",
     operation_id = "reveal_secret",
@@ -101,18 +111,23 @@ pub(super) async fn rotate(
 )]
 pub(super) async fn reveal(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Response, Problem> {
     let issuer = shared.issuer.as_ref().ok_or(IdempotencyError::NoIssuer)?;
-    let secret = issuer.reveal(&*visit.keys(&shared), id).await?;
-    let not_kept = || Problem::new(StatusCode::NOT_FOUND, "The secret of this key is not kept.");
+    let secret = issuer.reveal(&*context.keys(&shared), id).await?;
+    let not_kept = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "The secret of this key is not stored.",
+        )
+    };
     let secret = secret.ok_or_else(not_kept)?;
     Ok(Json(Revealed::from(&secret)).into_response())
 }
 
-fn made(visit: &PageContext, issued: &key::Issued) -> Response {
-    let address = visit.at(&format!("{PATH}/keys/{}", issued.key.id));
+fn created(context: &PageContext, issued: &key::Issued) -> Response {
+    let url = context.at(&format!("{PATH}/keys/{}", issued.key.id));
     let body = Json(Issued::from(issued));
-    (StatusCode::CREATED, [(LOCATION, address)], body).into_response()
+    (StatusCode::CREATED, [(LOCATION, url)], body).into_response()
 }

@@ -1,4 +1,4 @@
-//! What keys were used for, summed up.
+//! Usage summaries.
 
 use std::sync::Arc;
 
@@ -17,40 +17,40 @@ use crate::web::Problem;
 use crate::web::schema::{OverTime, Spikes, Summary, names};
 use crate::web::{Query, at_most, in_order};
 
-/// Endpoints and keys in a summary, unless told.
+/// The default maximum number of endpoints and keys in a summary.
 const TOP: usize = 10;
 
 const LARGEST_TOP: usize = 1_000;
 
-/// The requests to sum up; all that is given has to hold.
+/// Filters of a summary, combined with AND.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// Those with this key.
+    /// Only requests with this key.
     #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
-    /// Those of this owner's keys.
+    /// Only requests with keys of this owner.
     owner: Option<String>,
-    /// Those from then on.
+    /// Only requests that started at or after this time.
     #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
-    /// Those before then.
+    /// Only requests that started before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
-    /// How many endpoints and keys at most; 10 unless told.
+    /// The maximum number of endpoints and keys. 10 by default.
     #[param(minimum = 1, maximum = 1000)]
     top: Option<usize>,
 }
 
-/// Sums requests up: totals, breakdowns, top endpoints and keys, latency.
+/// Summarizes usage: totals, breakdowns, top endpoints and keys, and latency.
 #[utoipa::path(
     get, path = "/usage",
     operation_id = "summarize_usage",
     tag = "usage",
     params(Wanted),
     responses(
-        (status = 200, description = "The sums", body = Summary),
+        (status = 200, description = "The summary", body = Summary),
         Problem,
     ),
 )]
@@ -73,38 +73,38 @@ pub(super) async fn summary(
     Ok(Json(Summary::of(&summary, top)))
 }
 
-/// The requests to sum up over time; all that is given has to hold.
+/// Filters of a summary over time, combined with AND.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WantedOverTime {
-    /// Those with this key.
+    /// Only requests with this key.
     #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
-    /// Those of this owner's keys.
+    /// Only requests with keys of this owner.
     owner: Option<String>,
-    /// Those from then on.
+    /// The start of the range, inclusive.
     #[param(value_type = String, format = DateTime)]
     from: Timestamp,
-    /// Those before then; now unless told.
+    /// The end of the range, exclusive. The current time by default.
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
-    /// How wide a bucket is; what fits the time unless told.
+    /// The width of a time bucket. By default, selected for the length of the range.
     #[param(inline, value_type = Option<names::Granularity>)]
     width: Option<Granularity>,
-    /// The time zone whose days and hours are meant, by its IANA name; UTC unless told.
+    /// The IANA time zone for bucket boundaries. UTC by default.
     #[param(example = "Europe/Berlin")]
     zone: Option<String>,
 }
 
-/// Sums requests up by bucket of time, for a chart.
+/// Summarizes usage by time bucket, for charts.
 #[utoipa::path(
     get, path = "/usage/over-time",
     operation_id = "summarize_usage_over_time",
     tag = "usage",
     params(WantedOverTime),
     responses(
-        (status = 200, description = "The sums", body = OverTime),
+        (status = 200, description = "The summary", body = OverTime),
         Problem,
     ),
 )]
@@ -120,46 +120,46 @@ pub(super) async fn over_time(
     let zone = zone.map_err(|error| Problem::parameter("zone", error.to_string()))?;
     let width = wanted
         .width
-        .unwrap_or_else(|| Granularity::fitting(times.clone()));
+        .unwrap_or_else(|| Granularity::for_range(times.clone()));
     let mut range = UsageRange::new().from(times.start).to(times.end);
     range.key = wanted.key;
     range.owner = wanted.owner;
     let spec = SummarySpec::new().over_time(width, zone.clone());
-    // First the frame, so that nothing is read for one that is too large.
-    let frame = spec.empty().over_time.ok_or_else(Problem::broken)?;
+    // Check the number of buckets before reading any usage.
+    let empty = spec.empty().over_time.ok_or_else(Problem::broken)?;
     let too_many = |error: TooManyBuckets| Problem::parameter("width", error.to_string());
-    frame.filled(times.clone(), now).map_err(too_many)?;
+    empty.filled(times.clone(), now).map_err(too_many)?;
     let summary = shared
         .backend
         .summary(&SummaryQuery::new(range, spec))
         .await?;
-    let found = summary.over_time.ok_or_else(Problem::broken)?;
-    let buckets = found.filled(times, now).map_err(too_many)?;
+    let over_time = summary.over_time.ok_or_else(Problem::broken)?;
+    let buckets = over_time.filled(times, now).map_err(too_many)?;
     Ok(Json(OverTime::new(width, name, buckets, summary.exact)))
 }
 
-/// The time to compare with that before it.
+/// The period to compare with the previous one.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WantedSpikes {
-    /// Its beginning. As long a time before it is what it is compared with.
+    /// The start of the period. It is compared with the period of the same length before it.
     #[param(value_type = String, format = DateTime)]
     from: Timestamp,
-    /// Its end; now unless told.
+    /// The end of the period. The current time by default.
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
 }
 
-/// Finds the keys of which many more requests failed, or were refused by a rate limit, than before: at
-/// least 20, of a share at least 2 times that of before and at least 5 percentage points above it.
+/// Finds keys with a spike in failed or rate-limited requests compared to the previous period: at least 20 requests,
+/// with a share at least 2 times that of the previous period and at least 5 percentage points higher.
 #[utoipa::path(
     get, path = "/usage/spikes",
     operation_id = "find_spikes",
     tag = "usage",
     params(WantedSpikes),
     responses(
-        (status = 200, description = "The keys", body = Spikes),
+        (status = 200, description = "The keys with spikes", body = Spikes),
         Problem,
     ),
 )]

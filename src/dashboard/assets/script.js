@@ -1,11 +1,11 @@
-// What a page cannot do without: copying, the reader's clock, and the choice of columns.
+// Progressive enhancements: copy buttons, times in the browser's time zone, and the choice of columns.
 "use strict";
 
 const remember = (name, value) => {
   document.cookie = `${name}=${encodeURIComponent(value)}; path=/; max-age=31536000; samesite=strict`;
 };
 
-// The server draws charts and reads dates on this clock from the next page on.
+// From the next page on, the server renders charts and parses dates in this time zone.
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 if (zone) remember("keytally_zone", zone);
 
@@ -19,11 +19,11 @@ for (const time of document.querySelectorAll("time[datetime]")) {
   }
 }
 
-// A button's label is read out, but not its change.
-const told = document.createElement("p");
-told.className = "unseen";
-told.setAttribute("role", "status");
-document.body.append(told);
+// Screen readers do not announce a change of a button's label.
+const announcer = document.createElement("p");
+announcer.className = "unseen";
+announcer.setAttribute("role", "status");
+document.body.append(announcer);
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   const label = button.querySelector("span");
@@ -36,11 +36,11 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
       await navigator.clipboard.writeText(button.dataset.copy);
       copied = true;
     } catch {}
-    told.textContent = label.textContent = copied ? "Copied" : "Not copied";
+    announcer.textContent = label.textContent = copied ? "Copied" : "Copy failed";
     button.classList.add(copied ? "copied" : "failed");
     clearTimeout(timer);
     timer = setTimeout(() => {
-      told.textContent = "";
+      announcer.textContent = "";
       label.textContent = usual;
       button.classList.remove("copied", "failed");
     }, 2000);

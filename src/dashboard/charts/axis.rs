@@ -1,4 +1,4 @@
-//! Round numbers for an axis.
+//! An axis with round numbers.
 
 /// An axis from 0 up, in equal steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Three to five steps of 1, 2 or 5 and zeros that reach this number.
+    /// Three to five steps of 1, 2 or 5 times a power of ten that reach this number.
     pub(super) fn up_to(most: u64) -> Self {
         let sizes = (0..=18).map(|zeros| 10_u64.pow(zeros));
         let mut steps = sizes.flat_map(|size| [size, 2 * size, 5 * size]);
@@ -22,7 +22,7 @@ impl Axis {
         self.step.saturating_mul(self.steps)
     }
 
-    /// Every line with its part of this height from the ground up.
+    /// The value of every grid line and its distance from the bottom, for a plot of this height.
     pub(super) fn lines(self, height: u64) -> impl Iterator<Item = (u64, u64)> {
         let lines = 0..=self.steps;
         lines.map(move |line| (self.step.saturating_mul(line), height * line / self.steps))
@@ -54,13 +54,13 @@ mod tests {
         for most in (0..10_000).chain((0..63).map(|bit| 1 << bit)) {
             let axis = Axis::up_to(most);
             assert!((3..=5).contains(&axis.steps) && axis.top() >= most);
-            // No more than needed is left free above the largest.
+            // Less than one step of free space above the maximum.
             assert!(most < 3 || axis.top() - most < axis.step);
         }
     }
 
     #[test]
-    fn lines_go_from_the_ground_to_the_top() {
+    fn lines_span_the_full_height() {
         let lines: Vec<_> = Axis::up_to(30).lines(180).collect();
         assert_eq!(lines, [(0, 0), (10, 60), (20, 120), (30, 180)]);
     }

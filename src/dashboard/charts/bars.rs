@@ -1,11 +1,11 @@
-//! A table of the largest, with bars. It is its own text alternative.
+//! A table with bars, which is its own text alternative.
 
 use maud::{Markup, html};
 
 use super::number::{count, share};
 use super::{empty, label};
 
-/// The shortest bar in hundredths of a percent: about a pixel.
+/// The minimum length of a nonzero bar in hundredths of a percent: about a pixel.
 const LEAST: u128 = 40;
 
 /// A row.
@@ -13,12 +13,12 @@ const LEAST: u128 = 40;
 pub(in crate::dashboard) struct Bar {
     pub(in crate::dashboard) label: String,
     pub(in crate::dashboard) count: u64,
-    /// Where its requests are shown; only links that stay on this server are taken.
+    /// The link to its requests. Links to other hosts are dropped.
     pub(in crate::dashboard) href: Option<String>,
 }
 
-/// Rows in their order, with shares of all there is (of which they may be a part). The head of the
-/// labels says what they are.
+/// A table of rows with their shares of `all`, which may include requests in no row. `head` is the head of the label
+/// column.
 pub(in crate::dashboard) fn bars(title: &str, head: &str, rows: &[Bar], all: u64) -> Markup {
     let most = rows.iter().map(|row| row.count).max().unwrap_or(0);
     html! {
@@ -50,7 +50,7 @@ fn line(row: &Bar, most: u64, all: u64) -> Markup {
     }
 }
 
-/// A bar whose full length is the largest row's.
+/// A bar, relative to the longest one.
 fn bar(n: u64, most: u64) -> Markup {
     html! {
         svg.bar width="100%" height="6" aria-hidden="true" {
@@ -59,7 +59,7 @@ fn bar(n: u64, most: u64) -> Markup {
     }
 }
 
-/// A part of the whole length; what is not nothing is seen.
+/// The relative length; at least [`LEAST`] unless zero.
 fn length(n: u64, most: u64) -> String {
     let hundredths = match n {
         0 => 0,
@@ -90,16 +90,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_to_be_nothing() {
+    fn without_requests_there_is_a_notice_instead_of_a_chart() {
         for rows in [vec![], vec![bar("/a", 0, None)]] {
             let page = chart(&rows, 0);
-            assert!(page.contains("No requests in this time"));
+            assert!(page.contains("No requests in this period"));
             assert!(!page.contains("<svg"));
         }
     }
 
     #[test]
-    fn bars_are_as_long_as_their_part_of_the_largest() {
+    fn bar_lengths_are_relative_to_the_largest() {
         let page = chart(
             &[bar("/a", 1_200, Some("?endpoint=/a")), bar("/b", 300, None)],
             3_000,
@@ -108,8 +108,8 @@ mod tests {
             r#"width="100.00%""#,
             r#"width="25.00%""#,
             ">1,200<",
-            "40.0\u{a0}%",
-            "10.0\u{a0}%",
+            "40.0%",
+            "10.0%",
         ] {
             assert!(page.contains(part), "{part} in {page}");
         }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_are_escaped() {
+    fn hostile_text_is_escaped() {
         let rows = [
             bar(HOSTILE, 1, Some("javascript:alert(1)")),
             bar("/", MOST, Some("?a=\"<script>")),

@@ -1,4 +1,4 @@
-//! The shapes of stacked columns, in a `viewBox` of their own that stretches with the chart.
+//! Stacked columns, drawn in their own `viewBox`, which stretches with the chart.
 
 use std::fmt::Write as _;
 
@@ -7,29 +7,29 @@ use maud::{Markup, html};
 use super::axis::Axis;
 use crate::usage::summary::{TimeBucket, Totals};
 
-/// The height of the columns' own `viewBox`.
+/// The height of the `viewBox`.
 pub(super) const UNITS: u128 = 1_000;
 
-/// The least height of what is not nothing: about a pixel.
+/// The minimum height of a nonzero count: about a pixel.
 const LEAST: u128 = 6;
 
-/// Outcomes from the ground up: the class and the name.
+/// Outcomes from bottom to top: CSS class and name.
 pub(super) const OUTCOMES: [(&str, &str); 3] = [
     ("completed", "Completed"),
     ("limited", "Rate limited"),
     ("failed", "Failed"),
 ];
 
-/// How many requests had each outcome, in the same order.
+/// The number of requests by outcome, in the order of [`OUTCOMES`].
 pub(super) fn outcomes(totals: &Totals) -> [u64; OUTCOMES.len()] {
     [totals.completed(), totals.rate_limited(), totals.failed()]
 }
 
-/// Where columns are in their `viewBox`.
+/// The horizontal layout of columns in the `viewBox`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Columns {
     many: usize,
-    /// From one column to the next.
+    /// The distance from one column to the next.
     slot: usize,
     column: usize,
 }
@@ -37,7 +37,7 @@ pub(super) struct Columns {
 impl Columns {
     pub(super) fn of(many: usize) -> Self {
         let (slot, column) = match many {
-            // A few columns would be as wide as walls.
+            // Keep a few columns from filling the whole width.
             0..10 => (100, 8 * many),
             10..80 => (10, 8),
             _ => (10, 9),
@@ -53,7 +53,7 @@ impl Columns {
         column * self.slot + (self.slot - self.column) / 2
     }
 
-    /// How wide a column's part of the plot is.
+    /// The width of a column with its gap.
     pub(super) fn slot(self) -> usize {
         self.slot
     }
@@ -66,7 +66,7 @@ impl Columns {
     pub(super) fn shapes(self, buckets: &[TimeBucket], axis: Axis, unfinished: bool) -> Markup {
         let mut paths = [const { String::new() }; OUTCOMES.len()];
         for (column, bucket) in buckets.iter().enumerate() {
-            if bucket.unfinished == unfinished {
+            if bucket.is_partial == unfinished {
                 self.add(&mut paths, column, &bucket.totals, axis);
             }
         }
@@ -84,17 +84,17 @@ impl Columns {
         for (path, height) in paths.iter_mut().zip(heights(totals, axis)) {
             y = y.saturating_sub(height);
             if height > 0 {
-                // Writing to a text cannot fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(path, "M{x} {y}h{width}v{height}h-{width}");
             }
         }
     }
 }
 
-/// Heights of the outcomes, which fit into the plot together.
+/// The heights of the outcomes, which together fit into the plot.
 fn heights(totals: &Totals, axis: Axis) -> [u128; OUTCOMES.len()] {
     let outcomes = outcomes(totals).map(u128::from);
-    // Outcomes that stop at the largest number may add up to more than the total.
+    // Saturated counts may add up to more than the total.
     let top = outcomes.iter().sum::<u128>().max(axis.top().into()).max(1);
     let mut heights = outcomes.map(|n| match n {
         0 => 0,
@@ -124,7 +124,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn little_is_seen_beside_much_and_all_fits() {
+    fn small_counts_stay_visible_and_all_heights_fit() {
         for (totals, expected) in [
             (totals(1_500_000, 1, 0), [994, 6, 0]),
             (totals(1, 0, 1_499_999), [6, 0, 994]),

@@ -1,4 +1,4 @@
-//! Parts of a whole as a ring.
+//! Donut charts.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -9,7 +9,7 @@ use maud::{Markup, html};
 use super::number::{compact, count, share};
 use super::{MOST_ROWS, empty, label, local, numbers, swatch};
 
-/// The most slices that can be told apart.
+/// The maximum number of distinguishable slices.
 const MOST_SLICES: usize = 6;
 
 /// The ring in its `viewBox` of 120 by 120.
@@ -17,21 +17,21 @@ const CENTER: f64 = 60.0;
 const OUTER: f64 = 56.0;
 const INNER: f64 = 38.0;
 
-/// From here on there is no room for all digits in the middle.
+/// Totals from here on are abbreviated in the middle of the ring.
 const COMPACT: u128 = 1_000_000;
 
-/// A part of a whole.
+/// A slice of a donut.
 #[derive(Debug, Clone)]
 pub(in crate::dashboard) struct Slice {
     pub(in crate::dashboard) label: String,
     pub(in crate::dashboard) count: u64,
-    /// The class that names its colour.
+    /// The CSS class for its colour.
     pub(in crate::dashboard) class: &'static str,
-    /// Where its requests are shown; only links that stay on this server are taken.
+    /// The link to its requests. Links to other hosts are dropped.
     pub(in crate::dashboard) href: Option<String>,
 }
 
-/// A slice that may stand for several.
+/// One slice, or several folded into "Other".
 #[derive(Debug, Clone)]
 struct Part<'a> {
     label: Cow<'a, str>,
@@ -40,7 +40,7 @@ struct Part<'a> {
     href: Option<&'a str>,
 }
 
-/// A ring of slices in their order; `id` must be the page's only one.
+/// A donut chart with slices in the given order. `id` must be unique on the page.
 pub(in crate::dashboard) fn donut(id: &str, title: &str, slices: &[Slice]) -> Markup {
     let parts = folded(slices, MOST_SLICES);
     let total = parts.iter().map(|part| part.count).sum();
@@ -58,7 +58,7 @@ pub(in crate::dashboard) fn donut(id: &str, title: &str, slices: &[Slice]) -> Ma
     }
 }
 
-/// At most so many parts: the largest ones in their order, and all others as one.
+/// At most this many parts: the largest slices in the given order, and all others folded into one.
 fn folded(slices: &[Slice], most: usize) -> Vec<Part<'_>> {
     let mut by_size: Vec<_> = (0..slices.len()).collect();
     by_size.sort_by_key(|&slice| Reverse(slices[slice].count));
@@ -106,9 +106,9 @@ fn ring(id: &str, parts: &[Part<'_>], total: u128) -> Markup {
         compact(total)
     };
     html! {
-        // An image would have no links in it.
+        // Not `role="img"`: screen readers do not see links in images.
         svg.ring role="group" aria-labelledby={ (id) "-title " (id) "-desc" } viewBox="0 0 120 120" {
-            desc id={ (id) "-desc" } { "A ring of " (count(total)) " requests: " (description(parts, total)) }
+            desc id={ (id) "-desc" } { "Donut chart of " (count(total)) " requests: " (description(parts, total)) }
             @for arc in arcs { (arc) }
             text.total aria-hidden="true" x="60" y="62" text-anchor="middle" { (middle) }
             text.unit aria-hidden="true" x="60" y="75" text-anchor="middle" { (if total == 1 { "request" } else { "requests" }) }
@@ -139,9 +139,9 @@ fn arc(part: &Part<'_>, ends: [u128; 2], total: u128) -> Markup {
     }
 }
 
-/// A piece of the ring between two parts of a turn.
+/// The path of a ring sector between two angles, in turns.
 fn sector([start, end]: [f64; 2]) -> String {
-    // Drawn by halves, since an arc that comes back to where it began would be none.
+    // Drawn in halves: SVG omits an arc whose end points coincide.
     let middle = f64::midpoint(start, end);
     format!(
         "M{}{}{}L{}{}{}Z",
@@ -154,7 +154,7 @@ fn sector([start, end]: [f64; 2]) -> String {
     )
 }
 
-/// The full ring, without a seam.
+/// The path of the full ring, without a seam.
 fn circles() -> String {
     let circle = |radius, sweep| {
         format!(
@@ -164,11 +164,11 @@ fn circles() -> String {
             to(radius, sweep, 0.0)
         )
     };
-    // Going round the other way makes the inner one a hole.
+    // The inner circle runs the other way, which makes it a hole.
     circle(OUTER, 1) + &circle(INNER, 0)
 }
 
-/// An arc of at most half a turn to this part of a turn.
+/// An arc of at most half a turn to this angle, in turns.
 fn to(radius: f64, sweep: u8, turn: f64) -> String {
     format!("A{radius} {radius} 0 0 {sweep} {}", point(radius, turn))
 }
@@ -204,9 +204,9 @@ fn table(parts: &[Part<'_>], total: u128) -> Markup {
     };
     let rows = html! {
         @for part in parts { (row(&part.label, part.count)) }
-        (row("All", total))
+        (row("Total", total))
     };
-    numbers(&["Part", "Requests", "Share"], rows)
+    numbers(&["Category", "Requests", "Share"], rows)
 }
 
 #[cfg(test)]
@@ -234,40 +234,40 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_to_be_nothing() {
+    fn without_requests_there_is_a_notice_instead_of_a_chart() {
         for slices in [slices(&[]), slices(&[0, 0])] {
             let page = chart(&slices);
-            assert!(page.contains("No requests in this time"));
+            assert!(page.contains("No requests in this period"));
             assert!(!page.contains("<svg"));
         }
     }
 
     #[test]
-    fn a_slice_of_all_is_a_full_ring() {
+    fn a_single_slice_is_a_full_ring() {
         let page = chart(&slices(&[0, 7]));
         let ring = "M60.00 4.00A56 56 0 0 1 60.00 116.00A56 56 0 0 1 60.00 4.00ZM60.00 22.00";
         assert!(page.contains(ring), "{page}");
         assert_eq!(page.matches("<path").count(), 1);
-        assert!(page.contains("100\u{a0}%"));
+        assert!(page.contains("100%"));
     }
 
     #[test]
-    fn a_slice_of_almost_all_goes_round_too() {
+    fn a_slice_of_almost_everything_is_drawn() {
         let path = sector([0.0, 1.0 - 1e-12]);
         assert!(path.starts_with("M60.00 4.00A56 56 0 0 1 60.00 116.00A"));
         let page = chart(&slices(&[MOST, 1]));
-        assert!(page.contains("&gt;99.9\u{a0}%"));
-        assert!(page.contains("&lt;0.1\u{a0}%"));
+        assert!(page.contains("&gt;99.9%"));
+        assert!(page.contains("&lt;0.1%"));
     }
 
     #[test]
-    fn quarters_are_quarters() {
+    fn a_quarter_ends_at_a_right_angle() {
         let path = sector([0.0, 0.25]);
         assert!(path.starts_with("M60.00 4.00A") && path.contains("116.00 60.00L98.00 60.00A"));
     }
 
     #[test]
-    fn too_many_slices_are_folded_but_told() {
+    fn excess_slices_are_folded_but_listed_in_the_table() {
         let page = chart(&slices(&[1, 9, 2, 8, 3, 7, 5, 6]));
         assert_eq!(page.matches("<path").count(), 6);
         assert_eq!(page.matches("<li>").count(), 6);
@@ -284,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_numbers_add_up() {
+    fn the_largest_counts_do_not_overflow() {
         let page = chart(&slices(&[MOST; 7]));
         assert!(page.contains("64,563,604,257,983,430,649"));
-        assert!(page.contains("64.6\u{a0}E"));
+        assert!(page.contains("64.6E"));
     }
 
     #[test]
-    fn hostile_texts_are_escaped() {
+    fn hostile_text_is_escaped() {
         let mut slices = slices(&[3, 4]);
         slices[0].label = HOSTILE.to_owned();
         slices[0].href = Some("javascript:alert(1)".to_owned());

@@ -1,24 +1,24 @@
-//! Charts drawn by the server: inline SVG and plain HTML, without scripts.
+//! Server-rendered charts: inline SVG and plain HTML, without scripts.
 //!
-//! The page's policy allows no inline styles. Shapes are placed by attributes; colours and fonts
-//! come from the classes that the stylesheet must have:
+//! The content security policy allows no inline styles. Shapes are positioned with attributes; colours and fonts come
+//! from these classes of the style sheet:
 //!
-//! | class | on |
+//! | class | used for |
 //! |---|---|
 //! | `completed`, `limited`, `failed` | shapes of an outcome: `fill` |
 //! | `c1` to `c6`, `other` | shapes of a slice: `fill` |
-//! | `unfinished` | a group of columns whose time is not over: paler |
+//! | `unfinished` | a group of columns of time buckets that have not ended: paler |
 //! | `chart`, with `over-time`, `donut` or `bars` | the figure or table |
-//! | `plot` | the SVG over time: room for labels to the left (52 px) and right (12 px), `overflow: visible` |
-//! | `grid`, `base`, `axis` | its grid lines, its ground line and its labels (11 px) |
-//! | `narrow`, `wide` | labels only for a chart below 720 px, and only for one from there on |
-//! | `hits` | unseen strips that show a column's title; `.hits path:hover` may have a `stroke` |
-//! | `ring`, `total`, `unit` | the SVG of a donut, the number in its middle and the word below it |
-//! | `legend`, `swatch` | a list of what the colours stand for, and a piece of a colour |
+//! | `plot` | the SVG over time: padding for labels on the left (52 px) and right (12 px), `overflow: visible` |
+//! | `grid`, `base`, `axis` | its grid lines, its base line and its labels (11 px) |
+//! | `narrow`, `wide` | labels of charts below 720 px only, and of charts from 720 px only |
+//! | `hits` | invisible strips with the title of a column; `.hits path:hover` may have a `stroke` |
+//! | `ring`, `total`, `unit` | the SVG of a donut, the number in its middle and the unit below it |
+//! | `legend`, `swatch` | the legend, and a colour sample |
 //! | `bar` | the SVG of a bar, whose `rect` needs a `fill` |
-//! | `clip` | a label that may be too long: cut with an ellipsis; its title is whole |
-//! | `number` | a number in a table or legend: to the right, figures of equal width |
-//! | `empty` | what stands in place of a chart without requests |
+//! | `clip` | a label, cut off with an ellipsis; the full text is its title |
+//! | `number` | a number in a table or legend: right-aligned, tabular figures |
+//! | `empty` | the notice in place of a chart without requests |
 
 mod axis;
 mod bars;
@@ -39,15 +39,15 @@ pub(in crate::dashboard) use {
     times::Times,
 };
 
-/// The most rows of a table that tells a chart's numbers.
+/// The maximum number of rows of a chart's table.
 const MOST_ROWS: usize = 60;
 
-/// What stands in place of a chart.
+/// The notice in place of a chart without requests.
 fn empty() -> Markup {
-    html! { p.empty { "No requests in this time." } }
+    html! { p.empty { "No requests in this period." } }
 }
 
-/// A piece of a colour, for legends.
+/// A colour sample for legends.
 fn swatch(class: &str) -> Markup {
     html! {
         svg.swatch width="10" height="10" aria-hidden="true" {
@@ -56,10 +56,10 @@ fn swatch(class: &str) -> Markup {
     }
 }
 
-/// The most characters of a label: more are on no screen.
+/// The maximum number of characters of a label: no screen fits more.
 const LONGEST: usize = 300;
 
-/// A label that may be cut, and that is a link if there is one. Its direction is its own.
+/// A label, cut off if too long, with an optional link. Isolated from the direction of the text around it.
 fn label(text: &str, href: Option<&str>) -> Markup {
     let text: String = text.chars().take(LONGEST).collect();
     let title = &text;
@@ -71,25 +71,25 @@ fn label(text: &str, href: Option<&str>) -> Markup {
     }
 }
 
-/// The link if it stays on this server: escaping alone would let `javascript:` through.
+/// The link if it is relative to this server. Escaping alone would not stop `javascript:`.
 fn local(href: Option<&str>) -> Option<&str> {
     href.filter(|href| {
-        // Browsers drop white space and take a backslash for a slash.
+        // Browsers ignore white space and treat a backslash as a slash.
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
         let first = href.split(['/', '?', '#']).next().unwrap_or_default();
         !href.contains(odd) && !href.starts_with("//") && !first.contains(':')
     })
 }
 
-/// A chart's numbers as a table for those who do not see it.
+/// The numbers of a chart as a table, its text alternative.
 fn numbers(heads: &[&str], rows: Markup) -> Markup {
     html! {
         details {
-            summary { "As a table" }
+            summary { "View as table" }
             table {
                 thead {
                     tr {
-                        // All but the first are of numbers.
+                        // All columns but the first are numeric.
                         @for (column, head) in heads.iter().enumerate() {
                             th.number[column > 0] scope="col" { (head) }
                         }
@@ -105,10 +105,10 @@ fn numbers(heads: &[&str], rows: Markup) -> Markup {
 mod tests {
     use super::*;
 
-    /// What must never reach a page as it is.
+    /// Text that must never appear unescaped.
     pub(super) const HOSTILE: &str = r#"</title><script>alert("1")</script>'&"#;
 
-    /// Fails if a chart has hostile text in it unescaped, or anything that the policy forbids.
+    /// Panics if a chart has unescaped hostile text, or anything that the content security policy forbids.
     pub(super) fn check(page: &str) {
         for bad in ["<script", "<style", " style=", "\"1\")", "'&\"", " onload"] {
             assert!(!page.contains(bad), "{bad} in {page}");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn only_links_that_stay_here_are_links() {
+    fn only_relative_links_are_kept() {
         for good in [
             "/keys?q=a:b",
             "?from=10:15",
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_escaped_in_texts_and_attributes() {
+    fn labels_are_escaped_in_text_and_attributes() {
         let page = label(HOSTILE, Some("?a=\"&b=<")).into_string();
         check(&page);
         assert!(page.contains(r#"href="?a=&quot;&amp;b=&lt;""#), "{page}");

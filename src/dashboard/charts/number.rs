@@ -1,9 +1,9 @@
-//! Numbers as people read them. A no-break space keeps a number and its unit together.
+//! Number formats.
 
-/// Units of a thousand each.
+/// Prefixes for powers of a thousand.
 const UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
-/// All digits, with separators: `1,204,331`.
+/// All digits, with thousands separators: `1,204,331`.
 pub(in crate::dashboard) fn count(n: impl Into<u128>) -> String {
     let digits = n.into().to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
@@ -16,7 +16,7 @@ pub(in crate::dashboard) fn count(n: impl Into<u128>) -> String {
     grouped
 }
 
-/// Two or three digits, for where there is little room: `1.2 M`.
+/// Two or three digits with a prefix, for axes: `1.2M`.
 pub(in crate::dashboard) fn compact(n: impl Into<u128>) -> String {
     let n = n.into();
     if n < 1_000 {
@@ -29,36 +29,36 @@ pub(in crate::dashboard) fn compact(n: impl Into<u128>) -> String {
         match whole {
             1_000.. => {}
             _ if tenths >= 1_000 || tenths.is_multiple_of(10) => {
-                return format!("{whole}\u{a0}{unit}");
+                return format!("{whole}{unit}");
             }
-            _ => return format!("{}\u{a0}{unit}", tenth(tenths)),
+            _ => return format!("{}{unit}", tenth(tenths)),
         }
     }
     count(n)
 }
 
-/// A part of a whole: `12.4 %`. Neither all nor nothing unless it is.
+/// A percentage: `12.4%`. Never rounded to `0%` or `100%`.
 pub(in crate::dashboard) fn share(part: impl Into<u128>, whole: impl Into<u128>) -> String {
     let (part, whole) = (part.into(), whole.into());
     if part == 0 {
-        return "0\u{a0}%".to_owned();
+        return "0%".to_owned();
     }
     if part >= whole {
-        return "100\u{a0}%".to_owned();
+        return "100%".to_owned();
     }
     match rounded(part.saturating_mul(1_000), whole) {
-        0 => "<0.1\u{a0}%".to_owned(),
-        1_000.. => ">99.9\u{a0}%".to_owned(),
-        tenths => format!("{}\u{a0}%", tenth(tenths)),
+        0 => "<0.1%".to_owned(),
+        1_000.. => ">99.9%".to_owned(),
+        tenths => format!("{}%", tenth(tenths)),
     }
 }
 
-/// How much more or less than before: `+12 %`, `−3 %`, `±0 %`, or `new` where nothing was before.
+/// The relative change: `+12%`, `−3%`, `±0%`, or `new` if the previous number is zero.
 ///
-/// Nothing but equal numbers are `±0 %`, and nothing but none is `−100 %`.
+/// Never rounded to `±0%` or `−100%`.
 pub(in crate::dashboard) fn change(now: u64, before: u64) -> String {
     if now == before {
-        return "±0\u{a0}%".to_owned();
+        return "±0%".to_owned();
     }
     if before == 0 {
         return "new".to_owned();
@@ -73,7 +73,7 @@ pub(in crate::dashboard) fn change(now: u64, before: u64) -> String {
         1_000.. => ">999".to_owned(),
         percent => percent.to_string(),
     };
-    format!("{sign}{percent}\u{a0}%")
+    format!("{sign}{percent}%")
 }
 
 /// A quotient, rounded half up.
@@ -90,10 +90,6 @@ mod tests {
     use super::*;
 
     const MOST: u64 = i64::MAX.cast_unsigned();
-
-    fn plain(text: String) -> String {
-        text.replace('\u{a0}', " ")
-    }
 
     #[test]
     fn counts_have_separators() {
@@ -115,69 +111,69 @@ mod tests {
         let cases = [
             (0_u64, "0"),
             (999, "999"),
-            (1_000, "1 k"),
-            (1_204, "1.2 k"),
-            (12_040, "12 k"),
-            (12_500, "12.5 k"),
-            (99_940, "99.9 k"),
-            (99_960, "100 k"),
-            (120_400, "120 k"),
-            (999_499, "999 k"),
-            (999_500, "1 M"),
-            (1_204_331, "1.2 M"),
-            (1_000_000_000, "1 G"),
-            (MOST, "9.2 E"),
-            (u64::MAX, "18.4 E"),
+            (1_000, "1k"),
+            (1_204, "1.2k"),
+            (12_040, "12k"),
+            (12_500, "12.5k"),
+            (99_940, "99.9k"),
+            (99_960, "100k"),
+            (120_400, "120k"),
+            (999_499, "999k"),
+            (999_500, "1M"),
+            (1_204_331, "1.2M"),
+            (1_000_000_000, "1G"),
+            (MOST, "9.2E"),
+            (u64::MAX, "18.4E"),
         ];
         for (n, text) in cases {
-            assert_eq!(plain(compact(n)), text);
+            assert_eq!(compact(n), text);
         }
         assert!(compact(u128::MAX).ends_with(",455"));
     }
 
     #[test]
-    fn shares_are_all_or_nothing_only_if_they_are() {
+    fn shares_are_never_rounded_to_zero_or_one_hundred() {
         let cases = [
-            (0, 0, "0 %"),
-            (0, 5, "0 %"),
-            (5, 5, "100 %"),
-            (124, 1_000, "12.4 %"),
-            (1, 2, "50.0 %"),
-            (1, 1_000, "0.1 %"),
-            (4, 10_000, "<0.1 %"),
-            (1, MOST, "<0.1 %"),
-            (9_994, 10_000, "99.9 %"),
-            (9_996, 10_000, ">99.9 %"),
-            (MOST - 1, MOST, ">99.9 %"),
-            (MOST, MOST, "100 %"),
+            (0, 0, "0%"),
+            (0, 5, "0%"),
+            (5, 5, "100%"),
+            (124, 1_000, "12.4%"),
+            (1, 2, "50.0%"),
+            (1, 1_000, "0.1%"),
+            (4, 10_000, "<0.1%"),
+            (1, MOST, "<0.1%"),
+            (9_994, 10_000, "99.9%"),
+            (9_996, 10_000, ">99.9%"),
+            (MOST - 1, MOST, ">99.9%"),
+            (MOST, MOST, "100%"),
         ];
         for (part, whole, text) in cases {
-            assert_eq!(plain(share(part, whole)), text);
+            assert_eq!(share(part, whole), text);
         }
     }
 
     #[test]
-    fn changes_are_equal_or_gone_only_if_they_are() {
+    fn changes_are_never_rounded_to_none_or_all() {
         let cases = [
-            (0, 0, "±0 %"),
-            (7, 7, "±0 %"),
+            (0, 0, "±0%"),
+            (7, 7, "±0%"),
             (7, 0, "new"),
-            (0, 7, "−100 %"),
-            (112, 100, "+12 %"),
-            (97, 100, "−3 %"),
-            (1_004, 1_000, "+0.4 %"),
-            (996, 1_000, "−0.4 %"),
-            (100_001, 100_000, "+<0.1 %"),
-            (1, 1_000, "−>99 %"),
-            (2, 1, "+100 %"),
-            (1_099, 100, "+999 %"),
-            (1_100, 100, "+>999 %"),
-            (MOST, 1, "+>999 %"),
-            (1, MOST, "−>99 %"),
-            (u64::MAX, u64::MAX - 1, "+<0.1 %"),
+            (0, 7, "−100%"),
+            (112, 100, "+12%"),
+            (97, 100, "−3%"),
+            (1_004, 1_000, "+0.4%"),
+            (996, 1_000, "−0.4%"),
+            (100_001, 100_000, "+<0.1%"),
+            (1, 1_000, "−>99%"),
+            (2, 1, "+100%"),
+            (1_099, 100, "+999%"),
+            (1_100, 100, "+>999%"),
+            (MOST, 1, "+>999%"),
+            (1, MOST, "−>99%"),
+            (u64::MAX, u64::MAX - 1, "+<0.1%"),
         ];
         for (now, before, text) in cases {
-            assert_eq!(plain(change(now, before)), text, "{now} after {before}");
+            assert_eq!(change(now, before), text, "{now} after {before}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Columns over time, stacked by outcome.
 //!
-//! Only the columns stretch with the chart's width (a nested `viewBox`); texts keep their size, so that
-//! they can be read on small and on large screens.
+//! Only the columns, in a nested `viewBox`, stretch with the chart's width. Text keeps its size and stays readable on
+//! all screens.
 
 use std::fmt::Write as _;
 
@@ -15,13 +15,13 @@ use super::times::Times;
 use super::{MOST_ROWS, empty, local, numbers, swatch};
 use crate::usage::summary::{TimeBucket, Totals};
 
-/// Where columns are, in pixels from the top, and where labels below them are.
+/// The vertical layout in pixels: top and height of the columns, base line of the labels, and total height.
 const TOP: u64 = 8;
 const HEIGHT: u64 = 180;
 const LABELS: u64 = 206;
 const WHOLE: u64 = 214;
 
-/// A chart of buckets in the order of time; `id` must be the page's only one.
+/// A chart of time buckets in order. `id` must be unique on the page.
 pub(in crate::dashboard) fn over_time(
     id: &str,
     title: &str,
@@ -51,7 +51,7 @@ fn plot(id: &str, buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) ->
     let axis = Axis::up_to(most.unwrap_or(0));
     let columns = Columns::of(buckets.len());
     html! {
-        // An image would have no links in it.
+        // Not `role="img"`: screen readers do not see links in images.
         svg.plot role="group" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
             desc id={ (id) "-desc" } { (description(buckets, totals, times)) }
             (grid(axis))
@@ -67,11 +67,11 @@ fn plot(id: &str, buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) ->
 }
 
 fn description(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> String {
-    let mut text = format!("Columns stacked by outcome: {}.", amounts(totals));
+    let mut text = format!("Column chart stacked by outcome: {}.", amounts(totals));
     let busiest = buckets.iter().rev().max_by_key(|b| b.totals.total());
     if let Some(busiest) = busiest {
         let most = count(busiest.totals.total());
-        let _ = write!(text, " The most, {most}, in {}.", (times.span)(busiest));
+        let _ = write!(text, " Peak: {most} ({}).", (times.span)(busiest));
     }
     text
 }
@@ -102,13 +102,13 @@ fn labels(ticks: &[Tick], columns: usize) -> Markup {
     }
 }
 
-/// The middle of a column in hundredths of a percent of the plot.
+/// The horizontal center of a column as a percentage of the plot.
 fn middle(column: usize, columns: usize) -> String {
     let hundredths = (2 * column + 1) * 5_000 / columns.max(1);
     format!("{}.{:02}%", hundredths / 100, hundredths % 100)
 }
 
-/// Unseen strips over the whole height, so that small columns have titles that can be reached.
+/// Invisible strips over the whole height, so that the tooltips of small columns can be reached.
 fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
     html! {
         g.hits fill="none" stroke="none" stroke-width=(columns.slot()) pointer-events="stroke" {
@@ -116,7 +116,7 @@ fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
                 @let title = html! { title { (name(bucket, times)) ": " (amounts(&bucket.totals)) } };
                 @let strip = format!("M{} 0v{UNITS}", columns.middle(column));
                 @match local(link(bucket, times).as_deref()) {
-                    // The table has the same links for keyboards, where it has these columns.
+                    // Keyboard users reach the same links in the table.
                     Some(href) => a href=(href) tabindex="-1" { (title) path d=(strip) {} },
                     None => path d=(strip) { (title) },
                 }
@@ -125,7 +125,7 @@ fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
     }
 }
 
-/// Where there is nothing, nothing is to be seen.
+/// The link to a bucket's requests, unless it is empty.
 fn link(bucket: &TimeBucket, times: &Times<'_>) -> Option<String> {
     let any = bucket.totals.total() > 0;
     any.then(|| (times.href)(bucket)).flatten()
@@ -133,7 +133,7 @@ fn link(bucket: &TimeBucket, times: &Times<'_>) -> Option<String> {
 
 fn legend(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
     let outcomes = outcomes(totals);
-    let unfinished = buckets.iter().find(|bucket| bucket.unfinished);
+    let unfinished = buckets.iter().find(|bucket| bucket.is_partial);
     html! {
         ul.legend {
             @for ((class, outcome), n) in OUTCOMES.into_iter().zip(outcomes) {
@@ -149,13 +149,13 @@ fn legend(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup 
     }
 }
 
-/// Every bucket, or the totals alone where those would be too many.
+/// All buckets, or the totals only if there are too many.
 fn table(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
     let rows = html! {
         @if buckets.len() <= MOST_ROWS {
             @for bucket in buckets { (row(&name(bucket, times), &bucket.totals, link(bucket, times))) }
         }
-        (row("All", totals, None))
+        (row("Total", totals, None))
     };
     let heads = ["Time", "Requests", "Completed", "Rate limited", "Failed"];
     numbers(&heads, rows)
@@ -174,23 +174,23 @@ fn row(name: &str, totals: &Totals, href: Option<String>) -> Markup {
 }
 
 fn name(bucket: &TimeBucket, times: &Times<'_>) -> String {
-    let so_far = if bucket.unfinished { " so far" } else { "" };
+    let so_far = if bucket.is_partial { " so far" } else { "" };
     (times.span)(bucket) + so_far
 }
 
-/// Such as `1,204 requests, 3 failed, 12 rate limited`.
+/// Counts as text: `1,204 requests, 3 failed, 12 rate limited`.
 fn amounts(totals: &Totals) -> String {
     let mut text = match totals.total() {
         0 => return "no requests".to_owned(),
         1 => "1 request".to_owned(),
         n => format!("{} requests", count(n)),
     };
-    for (n, what) in [
+    for (n, outcome) in [
         (totals.failed(), "failed"),
         (totals.rate_limited(), "rate limited"),
     ] {
         if n > 0 {
-            let _ = write!(text, ", {} {what}", count(n));
+            let _ = write!(text, ", {} {outcome}", count(n));
         }
     }
     text
@@ -215,7 +215,7 @@ mod tests {
         let bucket = |i: i32| TimeBucket {
             start: first + length * i,
             end: first + length * (i + 1),
-            unfinished: i == many - 1,
+            is_partial: i == many - 1,
             totals: totals(i.unsigned_abs().into()),
         };
         (0..many).map(bucket).collect()
@@ -235,10 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_to_be_nothing() {
+    fn without_requests_there_is_a_notice_instead_of_a_chart() {
         for buckets in [vec![], buckets(7, |_| Totals::default())] {
             let page = chart(&buckets);
-            assert!(page.contains("No requests in this time"));
+            assert!(page.contains("No requests in this period"));
             assert!(!page.contains("<svg"));
         }
     }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_of_something_lead_to_it() {
+    fn only_nonempty_columns_are_links() {
         let page = chart(&buckets(3, |i| totals(i, 0, 0)));
         assert_eq!(
             page.matches(r#"<a href="?since=2026-11-01T10:30:00Z""#)
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_column_stands_in_the_middle_and_is_not_wide() {
+    fn a_single_column_is_centered_and_narrow() {
         let page = chart(&buckets(1, |_| totals(3, 0, 0)));
         assert!(page.contains(r#"viewBox="0 0 100 1000""#), "{page}");
         assert!(page.contains(r#"d="M46 0h8v1000h-8""#), "{page}");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn many_columns_are_small() {
+    fn charts_with_many_columns_stay_small() {
         let large = chart(&buckets(200, |i| totals(1_204_331 + i, 204_331, 104_331)));
         assert!(large.len() < 60_000, "{}", large.len());
         assert_eq!(large.matches("<tr>").count(), 2);
@@ -282,13 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn few_columns_are_all_in_the_table() {
+    fn the_table_lists_up_to_sixty_columns() {
         let page = chart(&buckets(60, |_| totals(1, 0, 0)));
         assert_eq!(page.matches("<tr>").count(), 62);
     }
 
     #[test]
-    fn the_largest_numbers_are_drawn() {
+    fn the_largest_counts_are_drawn() {
         for many in [1, 3, 200] {
             let page = chart(&buckets(many, |_| totals(MOST, MOST, MOST)));
             assert!(page.contains("9,223,372,036,854,775,807"));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_are_escaped() {
+    fn hostile_text_is_escaped() {
         let times = Times {
             zone: &TimeZone::UTC,
             tick: &|_| HOSTILE.to_owned(),

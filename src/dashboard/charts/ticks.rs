@@ -1,7 +1,7 @@
-//! Labels under the columns of a chart over time.
+//! Axis labels of a chart over time.
 //!
-//! How wide the chart will be is not known here. Labels are chosen for a narrow and for a wide one, and
-//! the stylesheet shows those that fit.
+//! The server does not know the width of the chart. It selects labels for a narrow and for a wide chart, and the style
+//! sheet shows those that fit.
 
 use jiff::civil::{DateTime, date};
 use jiff::tz::TimeZone;
@@ -9,16 +9,15 @@ use jiff::tz::TimeZone;
 use super::times::Times;
 use crate::usage::summary::TimeBucket;
 
-/// The narrowest plots that labels are chosen for, in pixels: of a chart of 328 (on a screen of 360)
-/// and of 720.
+/// Plot widths in pixels that labels are selected for: of charts of 328 px (on a 360 px screen) and 720 px.
 const NARROW: usize = 264;
 const WIDE: usize = 656;
 
-/// Room for labels beyond the plot.
+/// Space for labels outside the plot, in pixels.
 const LEFT: usize = 52;
 const RIGHT: usize = 12;
 
-/// Pixels at the most of a letter of 11 pixels, of others, and between labels.
+/// Upper bounds at a font size of 11 px: the width of an ASCII character and of others; and the gap between labels.
 const LETTER: usize = 7;
 const OTHER: usize = 13;
 const GAP: usize = 12;
@@ -26,7 +25,7 @@ const GAP: usize = 12;
 const HOUR: i64 = 60;
 const DAY: i64 = 24 * HOUR;
 
-/// Minutes that clocks and calendars make look round; beyond, there are multiples of four weeks.
+/// Round steps in minutes. Longer steps are multiples of four weeks.
 const ROUND: [i64; 17] = [
     1,
     2,
@@ -47,15 +46,15 @@ const ROUND: [i64; 17] = [
     21 * DAY,
 ];
 
-/// A Monday before all round times of interest, so that weeks begin on Mondays.
+/// A Monday from which steps are counted, so that weeks start on Mondays.
 const ORIGIN: DateTime = date(1969, 12, 29).at(0, 0, 0, 0);
 
-/// A label of a column.
+/// The label of a column.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tick {
     pub(super) column: usize,
     pub(super) label: String,
-    /// Which chart has it, unless all have.
+    /// `narrow` or `wide` if only such charts show it.
     pub(super) class: Option<&'static str>,
 }
 
@@ -80,7 +79,7 @@ pub(super) fn ticks(buckets: &[TimeBucket], times: &Times<'_>) -> Vec<Tick> {
     ticks.collect()
 }
 
-/// The columns at round times that have room for labels of this width.
+/// The columns at round times with space for labels of this width.
 fn columns(buckets: &[TimeBucket], zone: &TimeZone, label: usize, plot: usize) -> Vec<usize> {
     let many = buckets.len().max(1);
     let apart = ((label + GAP) * many).div_ceil(plot);
@@ -89,7 +88,7 @@ fn columns(buckets: &[TimeBucket], zone: &TimeZone, label: usize, plot: usize) -
     let mut chosen = Vec::new();
     for (column, bucket) in buckets.iter().enumerate() {
         let minutes = minutes(bucket, zone);
-        // The first one of a step, since clocks that change may leave out the round time itself.
+        // The first bucket of a step: clock changes may skip the round time itself.
         let round = match before.replace(minutes.div_euclid(step)) {
             Some(before) => minutes.div_euclid(step) > before,
             None => minutes.rem_euclid(step) == 0,
@@ -104,12 +103,12 @@ fn columns(buckets: &[TimeBucket], zone: &TimeZone, label: usize, plot: usize) -
     chosen
 }
 
-/// The least round number of minutes that is so many columns.
+/// The smallest round step in minutes that spans at least this many columns.
 fn step(buckets: &[TimeBucket], columns: usize) -> i64 {
     let length = buckets.first().map_or(1, |bucket| {
         bucket.end.duration_since(bucket.start).as_mins().max(1)
     });
-    // A day of 23 hours is a day.
+    // Clock changes make days of 23 hours.
     let length = if length > 22 * HOUR { DAY } else { length };
     let least = length.saturating_mul(i64::try_from(columns).unwrap_or(i64::MAX));
     let mut round = ROUND.into_iter();
@@ -119,13 +118,13 @@ fn step(buckets: &[TimeBucket], columns: usize) -> i64 {
     })
 }
 
-/// When a bucket starts by its zone's clocks.
+/// The start of a bucket in local time, in minutes since [`ORIGIN`].
 fn minutes(bucket: &TimeBucket, zone: &TimeZone) -> i64 {
     let local = zone.to_datetime(bucket.start);
     local.duration_since(ORIGIN).as_secs().div_euclid(60)
 }
 
-/// About how wide a text is, rather too wide.
+/// An upper estimate of the width of a text in pixels.
 fn width(label: &str) -> usize {
     let letters = label.chars();
     letters
@@ -150,7 +149,7 @@ mod tests {
         let zone = TimeZone::get(zone).unwrap();
         let start: Timestamp = start.parse().unwrap();
         let over_time = OverTime {
-            width,
+            granularity: width,
             zone: zone.clone(),
             buckets: [].into(),
         };
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_stand_at_round_times_of_the_zone() {
+    fn labels_are_at_round_times_of_the_zone() {
         let (zone, day) = buckets(
             Granularity::QuarterHour,
             "Asia/Kathmandu",
@@ -214,7 +213,7 @@ mod tests {
             (Granularity::Day, 24 * 8),
             (Granularity::Day, 24 * 400),
         ] {
-            // Clocks change in this range.
+            // The range includes a clock change.
             let (zone, buckets) = buckets(width, "Europe/Berlin", "2026-03-28T20:37:00Z", hours);
             for label in [7, 35, 49, 130] {
                 for plot in [NARROW, WIDE] {
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_without_room_are_left_out() {
+    fn labels_without_space_are_omitted() {
         let (zone, hour) = buckets(Granularity::Minute, "UTC", "2026-11-01T03:20:00Z", 1);
         assert!(columns(&hour, &zone, 10_000, NARROW).is_empty());
         assert!(columns(&[], &zone, 35, NARROW).is_empty());

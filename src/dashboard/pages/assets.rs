@@ -1,5 +1,5 @@
-//! The style sheet, the script and the icon. Their addresses name what is in them, so that browsers keep them for
-//! good and still have those of a new version at once.
+//! The style sheet, the script and the icon. Their URLs contain a digest of the content, so that browsers can cache them
+//! indefinitely.
 
 use std::sync::LazyLock;
 
@@ -29,7 +29,7 @@ pub(super) static ICON: Asset = Asset {
     version: LazyLock::new(|| version(include_str!("../assets/icon.svg"))),
 };
 
-/// A file that pages load.
+/// A static file.
 pub(super) struct Asset {
     path: &'static str,
     kind: &'static str,
@@ -37,7 +37,7 @@ pub(super) struct Asset {
     version: LazyLock<String>,
 }
 
-/// The first half of a digest: enough to tell texts apart.
+/// The first 8 bytes of the SHA-256 digest, in hexadecimal.
 fn version(text: &str) -> String {
     let digest = Sha256::digest(text);
     digest[..8]
@@ -47,16 +47,16 @@ fn version(text: &str) -> String {
 }
 
 impl Asset {
-    /// Its address within the pages.
+    /// The URL, relative to the base path.
     pub(super) fn address(&self) -> String {
         format!("{}?v={}", self.path, *self.version)
     }
 
     fn answer(&self, uri: &Uri, headers: &HeaderMap) -> Response {
         let tag = format!("\"{}\"", *self.version);
-        // Only what was asked for by its version stays what it is.
-        let named = uri.query() == Some(&format!("v={}", *self.version));
-        let keep = if named {
+        // Only a URL with the version is immutable.
+        let is_versioned = uri.query() == Some(&format!("v={}", *self.version));
+        let cache_control = if is_versioned {
             "public, max-age=31536000, immutable"
         } else {
             "no-cache"
@@ -64,13 +64,13 @@ impl Asset {
         let known = headers.get_all(IF_NONE_MATCH).iter();
         let known = known.filter_map(|tags| tags.to_str().ok());
         let mut known = known.flat_map(|tags| tags.split(',')).map(str::trim);
-        // What compresses answers on their way makes tags weak.
+        // Compressing proxies weaken the tag.
         let is_known = known.any(|known| known.strip_prefix("W/").unwrap_or(known) == tag);
-        let about = [(CACHE_CONTROL, keep), (ETAG, &*tag)];
+        let headers = [(CACHE_CONTROL, cache_control), (ETAG, &*tag)];
         if is_known {
-            return (StatusCode::NOT_MODIFIED, about).into_response();
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
-        (about, [(CONTENT_TYPE, self.kind)], self.text).into_response()
+        (headers, [(CONTENT_TYPE, self.kind)], self.text).into_response()
     }
 }
 

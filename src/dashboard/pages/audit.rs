@@ -1,4 +1,4 @@
-//! Who did what to which key.
+//! The audit log.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const FILTERS: [&str; 3] = ["actor", "key", "action"];
 
 pub(in crate::dashboard) async fn page_of(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     fields: FormFields,
 ) -> Response {
     let mut query = AuditQuery::new().limit(50);
@@ -27,13 +27,16 @@ pub(in crate::dashboard) async fn page_of(
     }
     let mut wrong = FieldErrors::default();
     let key = fields.get("key").map(str::parse).transpose();
-    query.key = wrong.take("key", key.map_err(|_| "This is not the id of a key."));
+    query.key = wrong.take("key", key.map_err(|_| "Enter a valid key ID."));
     let action = fields.get("action").map(str::parse).transpose();
-    query.action = wrong.take("action", action.map_err(|_| "Nobody can do that to a key."));
+    query.action = wrong.take(
+        "action",
+        action.map_err(|_| "Choose an action from the list."),
+    );
     let after = fields.get("after").map(str::parse).transpose();
     query.after = wrong.take(
         "after",
-        after.map_err(|_| "There is no such place in the list."),
+        after.map_err(|_| "Invalid page token. Start again from the first page."),
     );
     let entries = if wrong.is_empty() {
         shared.backend.audit(&query).await
@@ -45,16 +48,16 @@ pub(in crate::dashboard) async fn page_of(
     };
     match entries {
         Ok(entries) => page(
-            &visit,
-            "Audit",
-            &content(&visit, &fields, entries.as_ref(), &wrong),
+            &context,
+            "Audit log",
+            &content(&context, &fields, entries.as_ref(), &wrong),
         ),
-        Err(error) => Failure::from(error).page(&visit),
+        Err(error) => Failure::from(error).page(&context),
     }
 }
 
 fn content(
-    visit: &PageContext,
+    context: &PageContext,
     fields: &FormFields,
     entries: Option<&Page<AuditEntry>>,
     wrong: &FieldErrors,
@@ -63,7 +66,7 @@ fn content(
     let kept = fields.only(&FILTERS);
     let to = |place: &str| {
         let query = kept.with([("after", place)]).query();
-        format!("{}?{query}", visit.at("/audit"))
+        format!("{}?{query}", context.at("/audit"))
     };
     let field = |name, label| {
         let value = fields.get(name).unwrap_or_default();
@@ -71,30 +74,30 @@ fn content(
     };
     let actions = AuditAction::ALL.map(|action| (action.as_str(), action.as_str()));
     html! {
-        h1 { "Audit" }
-        form .filters method="get" action=(visit.at("/audit")) role="search" aria-label="Filter the audit" {
+        h1 { "Audit log" }
+        form .filters method="get" action=(context.at("/audit")) role="search" aria-label="Filter audit log" {
             (components::alert(wrong, "after"))
-            (field("actor", "Who").text())
-            (field("key", "Key id").text())
-            (components::choice_or("action", "What", fields.get("action"),
-                [("", "any")].into_iter().chain(actions), wrong.get("action")))
+            (field("actor", "Actor").text())
+            (field("key", "Key ID").text())
+            (components::choice_or("action", "Action", fields.get("action"),
+                [("", "Any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }
-            @if filtered { a .button href=(visit.at("/audit")) { "Clear filters" } }
+            @if filtered { a .button href=(context.at("/audit")) { "Clear filters" } }
         }
         @match entries {
-            None => p .empty { "This store does not keep who did what." }
+            None => p .empty { "This store does not keep an audit log." }
             Some(_) if !wrong.is_empty() => {}
             Some(entries) if entries.items.is_empty() => p .empty {
-                @if filtered { "Nothing that was done matches. " a href=(visit.at("/audit")) { "Clear filters" } }
-                @else { "Nothing was done to keys yet. Whatever is done to them from now on is told here." }
+                @if filtered { "No entries match your filters. " a href=(context.at("/audit")) { "Clear filters" } }
+                @else { "No entries yet. Changes to API keys will appear here." }
             }
             Some(entries) => {
-                .scroll .panel tabindex="0" role="region" aria-label="Changes" { table .stacked {
-                    (caption("What was done to keys, newest first"))
-                    thead { tr { @for name in ["When", "Who", "What", "Key", "Key id"] { th scope="col" { (name) } } } }
-                    tbody { @for entry in &entries.items { (row(visit, entry)) } }
+                .scroll .panel tabindex="0" role="region" aria-label="Audit log" { table .stacked {
+                    (caption("Audit log, newest first"))
+                    thead { tr { @for name in ["Time", "Actor", "Action", "Key", "Key ID"] { th scope="col" { (name) } } } }
+                    tbody { @for entry in &entries.items { (row(context, entry)) } }
                 } }
-                (components::pages("Pages of the audit", &[
+                (components::pages("Audit log pages", &[
                     ("Newest", fields.get("after").map(|_| to(""))),
                     ("Older", entries.next.as_ref().map(|next| to(&next.to_string()))),
                 ]))
@@ -103,20 +106,20 @@ fn content(
     }
 }
 
-fn row(visit: &PageContext, entry: &AuditEntry) -> Markup {
-    let called = entry
+fn row(context: &PageContext, entry: &AuditEntry) -> Markup {
+    let name = entry
         .after
         .as_ref()
         .or(entry.before.as_ref())
         .map(|key| &*key.name);
-    let at = visit.at(&format!("/keys/{}", entry.key));
+    let at = context.at(&format!("/keys/{}", entry.key));
     html! {
         tr {
-            td data-label="When" { (time(visit, entry.time)) }
-            td data-label="Who" { (line_or_none(entry.actor.as_deref())) }
-            td data-label="What" { (entry.action.as_str()) }
-            td data-label="Key" { @match called { Some(called) => (line_to(&at, called)), None => a href=(at) { (none()) } } }
-            td data-label="Key id" { code { (entry.key) } }
+            td data-label="Time" { (time(context, entry.time)) }
+            td data-label="Actor" { (line_or_none(entry.actor.as_deref())) }
+            td data-label="Action" { (entry.action.as_str()) }
+            td data-label="Key" { @match name { Some(name) => (line_to(&at, name)), None => a href=(at) { (none()) } } }
+            td data-label="Key ID" { code { (entry.key) } }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Usage summed up, as cards and charts, each of whose parts leads to its requests in the log.
+//! Usage summaries as cards and charts, linked to the matching requests in the log.
 
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
@@ -11,28 +11,28 @@ use crate::dashboard::page_context::PageContext;
 use crate::usage::Summary;
 use crate::usage::summary::{TimeBucket, Totals};
 
-/// Endpoints that are shown.
+/// The number of endpoints shown.
 const TOP: usize = 10;
 
-/// The most columns over time: two years of days, and no screen is as wide.
+/// The maximum number of columns over time: more than two years of days, and wider than any screen.
 const MOST_COLUMNS: usize = 800;
 
-/// Where requests are shown.
+/// Builds links to the request log.
 pub(super) struct Links {
-    /// The page that has the log.
+    /// The URL of the page with the log.
     pub(super) at: String,
-    /// What stays of its fields.
+    /// The fields that links keep.
     pub(super) kept: FormFields,
 }
 
 impl Links {
-    /// The log with these filters more.
+    /// The log with additional filters.
     pub(super) fn with<'a>(&self, filters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
         format!("{}?{}#log", self.at, self.kept.with(filters).query())
     }
 }
 
-/// How many requests had each outcome, and how many there were in the range before.
+/// Cards with the number of requests by outcome, compared to the previous period.
 pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
     let all = totals.total();
     let card = |name: &str, class: &str, outcome: &str, count: u64, earlier: u64| {
@@ -42,8 +42,8 @@ pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
                 p .number { a href=(links.with([("outcome", outcome)])) { (charts::count(count)) } }
                 p .more {
                     @if !outcome.is_empty() { (charts::share(count, all)) " · " }
-                    span title="against the range before" {
-                        (charts::change(count, earlier)) span .unseen { " against the range before" }
+                    span title="vs. previous period" {
+                        (charts::change(count, earlier)) span .unseen { " vs. previous period" }
                     }
                 }
             }
@@ -62,21 +62,21 @@ pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
     }
 }
 
-/// A note where a summary is not exact.
+/// A notice if a summary is not exact.
 pub(super) fn exactness(summary: &Summary) -> Markup {
     html! {
         @if !summary.exact {
             p .warning {
-                "Totals are approximate at the boundaries: older usage is kept by the quarter of an hour or by the hour. "
-                "A period that a boundary splits is counted where it starts."
+                "Totals are approximate: older usage is stored per 15 minutes or per hour. "
+                "A bucket that crosses the start or end of the range is counted where it starts."
             }
         }
     }
 }
 
-/// Requests over time.
+/// The chart of requests over time.
 pub(super) fn chart(
-    visit: &PageContext,
+    context: &PageContext,
     picked: &Picked,
     summary: &Summary,
     links: &Links,
@@ -85,16 +85,16 @@ pub(super) fn chart(
     let buckets = buckets.and_then(|it| it.filled(picked.range.clone(), Timestamp::now()).ok());
     let buckets = buckets.filter(|it| it.len() <= MOST_COLUMNS);
     html! {
-        section .panel aria-label="Over time" {
+        section .panel aria-label="Requests over time" {
             @match buckets {
-                Some(buckets) => (over_time(visit, &buckets, links)),
-                None => p .empty { "The range is too long for a chart." }
+                Some(buckets) => (over_time(context, &buckets, links)),
+                None => p .empty { "This range is too long to chart. Choose a shorter one." }
             }
         }
     }
 }
 
-/// Requests by method and by status, and how long they took.
+/// Requests by method and by status, and their latency.
 pub(super) fn panels(summary: &Summary, links: &Links) -> Markup {
     let methods = summary.by_method.iter().enumerate();
     let methods = methods.map(|(n, (method, totals))| Slice {
@@ -123,7 +123,7 @@ pub(super) fn panels(summary: &Summary, links: &Links) -> Markup {
     }
 }
 
-/// The endpoints that were asked most.
+/// The endpoints with the most requests.
 pub(super) fn endpoints(summary: &Summary, links: &Links) -> Markup {
     let endpoints = summary.top_endpoints(TOP).into_iter();
     let endpoints = endpoints.map(|(endpoint, totals)| Bar {
@@ -139,9 +139,9 @@ pub(super) fn endpoints(summary: &Summary, links: &Links) -> Markup {
     }
 }
 
-fn over_time(visit: &PageContext, buckets: &[TimeBucket], links: &Links) -> Markup {
+fn over_time(context: &PageContext, buckets: &[TimeBucket], links: &Links) -> Markup {
     let on_clock =
-        |time: Timestamp, format: &str| visit.zone.to_datetime(time).strftime(format).to_string();
+        |time: Timestamp, format: &str| context.zone.to_datetime(time).strftime(format).to_string();
     let days = buckets
         .first()
         .is_some_and(|it| it.end.duration_since(it.start) > A_DAY / 2);
@@ -162,19 +162,19 @@ fn over_time(visit: &PageContext, buckets: &[TimeBucket], links: &Links) -> Mark
         Some(links.with([("since", &*since), ("until", &until)]))
     };
     let times = Times {
-        zone: &visit.zone,
+        zone: &context.zone,
         tick: &tick,
         span: &span,
         href: &href,
     };
-    charts::over_time("over-time", "Over time", buckets, &times)
+    charts::over_time("over-time", "Requests over time", buckets, &times)
 }
 
 const A_DAY: SignedDuration = SignedDuration::from_hours(24);
 
 const COLOURS: [&str; 6] = ["c1", "c2", "c3", "c4", "c5", "c6"];
 
-/// A status is not an outcome: of 4xx, some are failures and some were rate limited.
+/// The class of a status. 4xx includes both failed and rate-limited requests, so it has no outcome's colour.
 fn class_of(status: &str) -> &'static str {
     match status {
         "2xx" => "completed",
@@ -191,7 +191,7 @@ fn latencies(summary: &Summary) -> Markup {
         section .panel aria-label="Latency" {
             h2 { "Latency" }
             @match quantiles {
-                None => p .empty { "No requests in this time." }
+                None => p .empty { "No requests in this period." }
                 Some(latency) => dl .latency {
                     @for (name, q) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
                         div {

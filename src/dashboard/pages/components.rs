@@ -1,4 +1,4 @@
-//! Pieces of pages.
+//! Components of pages.
 
 use std::borrow::Cow;
 
@@ -10,19 +10,19 @@ use crate::dashboard::page_context::PageContext;
 use crate::id::uuid_at;
 use crate::key::Key;
 
-/// A time on the reader's clock; the script makes it the browser's own, and UTC is told on hover.
-pub(super) fn time(visit: &PageContext, time: Timestamp) -> Markup {
-    html! { time datetime=(time) title=(time) { (visit.clock(time)) } }
+/// A time in the browser's time zone, with UTC in the tooltip. The script formats it for the browser's locale.
+pub(super) fn time(context: &PageContext, time: Timestamp) -> Markup {
+    html! { time datetime=(time) title=(time) { (context.clock(time)) } }
 }
 
-/// The same without seconds.
-pub(super) fn minute(visit: &PageContext, time: Timestamp) -> Markup {
-    html! { time .minute datetime=(time) title=(time) { (visit.clock(time)) } }
+/// [`time`] without seconds.
+pub(super) fn minute(context: &PageContext, time: Timestamp) -> Markup {
+    html! { time .minute datetime=(time) title=(time) { (context.clock(time)) } }
 }
 
-/// A day on the reader's calendar.
-pub(super) fn date(visit: &PageContext, time: Timestamp) -> Markup {
-    let day = visit.zone.to_datetime(time).date();
+/// A date in the browser's time zone.
+pub(super) fn date(context: &PageContext, time: Timestamp) -> Markup {
+    let day = context.zone.to_datetime(time).date();
     html! { time .date datetime=(time) title=(time) { (day) } }
 }
 
@@ -31,43 +31,43 @@ pub(super) fn badge(key: &Key) -> Markup {
     html! { span class={ "badge " (name) } { (name) } }
 }
 
-/// A text of somebody's, whose direction is its own: it cannot turn round what stands beside it.
+/// User-provided text, isolated so that its direction cannot affect the text around it.
 pub(super) fn name(text: &str) -> Markup {
     html! { bdi { (text) } }
 }
 
-/// The same, or a dash.
+/// [`name`], or a dash.
 pub(super) fn name_or_none(text: Option<&str>) -> Markup {
     html! { @match text { Some(text) => (name(text)), None => (none()) } }
 }
 
-/// Stands for what there is not.
+/// A dash for a missing value.
 pub(super) fn none() -> Markup {
     html! { span .none { "–" } }
 }
 
-/// A text on one line of a table: what has no room is told on hover.
+/// Text on one line, cut off with the full text in the tooltip.
 pub(super) fn line(text: &str) -> Markup {
     html! { span .clip title=(text) { (name(text)) } }
 }
 
-/// The same, or a dash.
+/// [`line`], or a dash.
 pub(super) fn line_or_none(text: Option<&str>) -> Markup {
     html! { @match text { Some(text) => (line(text)), None => (none()) } }
 }
 
-/// The same as a link.
+/// [`line`] as a link.
 pub(super) fn line_to(href: &str, text: &str) -> Markup {
     html! { a .clip href=(href) title=(text) { (name(text)) } }
 }
 
-/// The most characters of a text in a cell.
+/// The maximum number of characters in a cell.
 const MOST_SHOWN: usize = 150;
 
-/// The most bytes of a text that is bound to be seen whole.
+/// The maximum length in bytes of text that always fits and needs no tooltip.
 const SEEN_WHOLE: usize = 36;
 
-/// A text on one line that may be as long as a client likes.
+/// Text from clients, of any length, on one line.
 pub(super) fn clipped(text: &str) -> Markup {
     let shown: Cow<'_, str> = match text.char_indices().nth(MOST_SHOWN) {
         None => text.into(),
@@ -77,16 +77,16 @@ pub(super) fn clipped(text: &str) -> Markup {
     html! { span .clip title=[title] { (name(&shown)) } }
 }
 
-/// What a table tells, for those who do not see what stands above it.
+/// The caption of a table for screen readers.
 pub(super) fn caption(text: &str) -> Markup {
     html! { caption { span .unseen { (text) } } }
 }
 
-/// A link to the next page and one to the first, if there are such.
+/// Links to other pages of a list; nothing if there are none.
 pub(super) fn pages(label: &str, links: &[(&str, Option<String>)]) -> Markup {
-    let there = links.iter().any(|(_, href)| href.is_some());
+    let any = links.iter().any(|(_, href)| href.is_some());
     html! {
-        @if there {
+        @if any {
             nav .pages aria-label=(label) {
                 @for (text, href) in links {
                     @if let Some(href) = href { a href=(href) { (text) } }
@@ -96,7 +96,7 @@ pub(super) fn pages(label: &str, links: &[(&str, Option<String>)]) -> Markup {
     }
 }
 
-/// A button that copies a text; without the script the text can be marked by hand.
+/// A button that copies text. Hidden without the script.
 pub(super) fn copy(text: &str, what: &str) -> Markup {
     html! {
         button type="button" .copy data-copy=(text) aria-label={ "Copy " (what) } title={ "Copy " (what) } hidden {
@@ -105,7 +105,7 @@ pub(super) fn copy(text: &str, what: &str) -> Markup {
     }
 }
 
-/// Small pictures, beside words or in their place.
+/// Icons of buttons and links.
 #[derive(Clone, Copy)]
 pub(super) enum Icon {
     Chart,
@@ -117,7 +117,7 @@ pub(super) enum Icon {
     Delete,
 }
 
-/// It is only seen; what it means is told by the label of what it is in.
+/// An icon, hidden from screen readers: the element around it has a label.
 pub(super) fn icon(icon: Icon) -> Markup {
     let (name, path) = match icon {
         Icon::Chart => ("chart", "M2 2v12h12M5 11V8m3 3V5m3 6V7m3 4V3"),
@@ -139,12 +139,11 @@ pub(super) fn icon(icon: Icon) -> Markup {
     }
 }
 
-pub(super) fn token(visit: &PageContext) -> Markup {
-    html! { input type="hidden" name="token" value=(visit.token); }
+pub(super) fn token(context: &PageContext) -> Markup {
+    html! { input type="hidden" name="token" value=(context.token); }
 }
 
-/// The field of a form that makes a key, by which it is known when it is sent again: by a second click,
-/// or when its answer is loaded again.
+/// The field with the idempotency key of a form, so that a double click or a reload creates one key only.
 pub(super) const ONCE: &str = "once";
 
 pub(super) fn once() -> Markup {
@@ -152,7 +151,7 @@ pub(super) fn once() -> Markup {
     html! { input type="hidden" name=(ONCE) value=(id); }
 }
 
-/// A labelled field of a form.
+/// A labelled input of a form.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
     name: &'a str,
@@ -173,12 +172,12 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// What to type.
+    /// The hint below the input.
     pub(super) fn hint(self, hint: &'a str) -> Self {
         Self { hint, ..self }
     }
 
-    /// What is wrong with what was typed.
+    /// The error below the input.
     pub(super) fn wrong(self, wrong: Option<&'a str>) -> Self {
         Self { wrong, ..self }
     }
@@ -197,7 +196,7 @@ impl<'a> Input<'a> {
 
     fn of(self, kind: &str, required: bool) -> Markup {
         let Self { name, value, .. } = self;
-        // Without a step, browsers refuse times with seconds.
+        // Without a step, browsers reject times with seconds.
         let step = (kind == "datetime-local").then_some("1");
         let described = [
             (!self.hint.is_empty()).then(|| format!("{name}-hint")),
@@ -217,19 +216,18 @@ impl<'a> Input<'a> {
     }
 }
 
-/// What stands above a form with something wrong in it: what is wrong with the whole of it, which has
-/// this name, or where to look.
+/// The alert above a form with errors: the error under the name `whole`, or a pointer to the fields.
 pub(super) fn alert(wrong: &FieldErrors, whole: &str) -> Markup {
     html! {
         @if !wrong.is_empty() {
             p .error .column role="alert" {
-                @match wrong.get(whole) { Some(why) => (why), None => "See what is said beside the fields." }
+                @match wrong.get(whole) { Some(why) => (why), None => "Fix the errors below and try again." }
             }
         }
     }
 }
 
-/// A choice of a form: values and what they are called.
+/// A select of a form, with values and labels.
 pub(super) fn choice<'a>(
     name: &str,
     label: &str,
@@ -239,7 +237,7 @@ pub(super) fn choice<'a>(
     choice_or(name, label, chosen, choices, None)
 }
 
-/// A choice of which something else may have been sent, and what to say then.
+/// [`choice`] with an error.
 pub(super) fn choice_or<'a>(
     name: &str,
     label: &str,

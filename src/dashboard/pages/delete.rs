@@ -1,4 +1,4 @@
-//! Deleting a key, for whoever knows its name.
+//! Deletes a key, confirmed by typing its name.
 
 use std::sync::Arc;
 
@@ -15,23 +15,26 @@ use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::state::Shared;
 use crate::key::Key;
 
-pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {
-    page(&visit, "Delete a key", &content(&visit, &key, None))
+pub(in crate::dashboard) async fn form(
+    context: PageContext,
+    KeyInPath(key): KeyInPath,
+) -> Response {
+    page(&context, "Delete API key", &content(&context, &key, None))
 }
 
-fn content(visit: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
-    let input = Input::new("name", "The key's name", "").wrong(wrong);
-    let at = visit.at(&format!("/keys/{}", key.id));
+fn content(context: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
+    let input = Input::new("name", "Key name", "").wrong(wrong);
+    let at = context.at(&format!("/keys/{}", key.id));
     html! {
-        p { a href=(at) { "Back to the key" } }
+        p { a href=(at) { "Back to API key" } }
         h1 { "Delete " (name(&key.name)) "?" }
-        @if wrong.is_some() { p .error .column role="alert" { "Nothing was deleted." } }
+        @if wrong.is_some() { p .error .column role="alert" { "The key was not deleted." } }
         form .column .panel method="post" action={ (at) "/delete" } {
-            (components::token(visit))
+            (components::token(context))
             p .warning {
-                "Integrations that use it stop at once, and it cannot be undone. What it was used for stays in the usage."
+                "Requests with this key will be rejected immediately. This cannot be undone. Its usage data is kept."
             }
-            p { "To delete it, type its name: " strong { (name(&key.name)) } }
+            p { "To confirm, type the key's name: " strong { (name(&key.name)) } }
             (input.required())
             button type="submit" .danger { "Delete" }
             " " a .button href=(at) { "Cancel" }
@@ -41,18 +44,18 @@ fn content(visit: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
 
 pub(in crate::dashboard) async fn delete(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
-    // Blanks around a name are not seen.
+    // Surrounding whitespace is not visible on the page.
     if fields.get("name").unwrap_or_default() != key.name.trim() {
-        let again = content(&visit, &key, Some("That is not its name."));
-        let again = page(&visit, "Delete a key", &again);
+        let again = content(&context, &key, Some("The name does not match."));
+        let again = page(&context, "Delete API key", &again);
         return (StatusCode::UNPROCESSABLE_ENTITY, again).into_response();
     }
-    match visit.keys(&shared).delete(key.id).await {
-        Ok(()) => see(visit.at("/keys")),
-        Err(error) => Failure::from(error).page(&visit),
+    match context.keys(&shared).delete(key.id).await {
+        Ok(()) => see(context.at("/keys")),
+        Err(error) => Failure::from(error).page(&context),
     }
 }

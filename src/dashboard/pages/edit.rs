@@ -1,4 +1,4 @@
-//! Other values for a key's fields.
+//! The form to edit a key.
 
 use std::sync::Arc;
 
@@ -17,28 +17,31 @@ use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyUpdate, StoreError};
 
-/// Before the names of fields that tell what the form said when it was shown.
+/// Prefixes the hidden fields with the values when the form was rendered.
 const WAS: &str = "was-";
 
-pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {
-    let fields = fields_of(&visit, &key);
-    shown(&visit, &key, &fields, &fields, &FieldErrors::default())
+pub(in crate::dashboard) async fn form(
+    context: PageContext,
+    KeyInPath(key): KeyInPath,
+) -> Response {
+    let fields = fields_of(&context, &key);
+    shown(&context, &key, &fields, &fields, &FieldErrors::default())
 }
 
 fn shown(
-    visit: &PageContext,
+    context: &PageContext,
     key: &Key,
     fields: &FormFields,
     was: &FormFields,
     wrong: &FieldErrors,
 ) -> Response {
-    let at = visit.at(&format!("/keys/{}", key.id));
+    let at = context.at(&format!("/keys/{}", key.id));
     let content = html! {
-        p { a href=(at) { "Back to the key" } }
+        p { a href=(at) { "Back to API key" } }
         h1 { "Edit " (name(&key.name)) }
         (components::alert(wrong, ""))
         form .column .panel method="post" action={ (at) "/edit" } {
-            (key_form::inputs(visit, fields, wrong))
+            (key_form::inputs(context, fields, wrong))
             @for (name, value) in was.iter() {
                 input type="hidden" name={ (WAS) (name) } value=(value);
             }
@@ -46,16 +49,16 @@ fn shown(
             " " a .button href=(at) { "Cancel" }
         }
     };
-    page(visit, "Edit a key", &content)
+    page(context, "Edit API key", &content)
 }
 
 pub(in crate::dashboard) async fn save(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
-    let now = fields_of(&visit, &key);
+    let now = fields_of(&context, &key);
     let was: Vec<_> = now.iter().map(|(name, _)| name).collect();
     let was = was.into_iter().map(|name| {
         let was = fields.get(&format!("{WAS}{name}"));
@@ -64,30 +67,30 @@ pub(in crate::dashboard) async fn save(
     let was: FormFields = was.collect();
     let changed = |name: &str| fields.get(name) != was.get(name);
     let again = |wrong: &FieldErrors| {
-        let page = shown(&visit, &key, &fields, &was, wrong);
+        let page = shown(&context, &key, &fields, &was, wrong);
         (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
     };
-    let described = match Described::read(&visit, &fields) {
+    let described = match Described::read(&context, &fields) {
         Ok(described) => described,
         Err(wrong) => return again(&wrong),
     };
-    // What somebody else has changed since the form was shown is not overwritten unseen.
+    // Do not overwrite a concurrent change of the same field.
     let mut names = now.iter().map(|(name, _)| name);
     if names.any(|name| changed(name) && was.get(name) != now.get(name)) {
         let mut wrong = FieldErrors::default();
         wrong.add(
             "",
-            "Somebody else has changed this key meanwhile. It is shown as it is now.",
+            "The key was changed after you opened this form. Review the current values and make your changes again.",
         );
-        let page = shown(&visit, &key, &now, &now, &wrong);
+        let page = shown(&context, &key, &now, &now, &wrong);
         return (StatusCode::CONFLICT, page).into_response();
     }
     let update = described.into_update(changed);
-    let at = visit.at(&format!("/keys/{}", key.id));
+    let at = context.at(&format!("/keys/{}", key.id));
     if update == KeyUpdate::new() {
         return see(at);
     }
-    match visit.keys(&shared).update(key.id, update).await {
+    match context.keys(&shared).update(key.id, update).await {
         Ok(_) => see(at),
         Err(StoreError::Invalid(error)) => {
             let mut wrong = FieldErrors::default();
@@ -95,6 +98,6 @@ pub(in crate::dashboard) async fn save(
             wrong.add(field, error.to_string());
             again(&wrong)
         }
-        Err(error) => Failure::from(error).page(&visit),
+        Err(error) => Failure::from(error).page(&context),
     }
 }

@@ -1,4 +1,4 @@
-//! Generating a key, and showing its secret once.
+//! The form to generate a key, and the page that shows its secret once.
 
 use std::sync::Arc;
 
@@ -18,65 +18,70 @@ use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::key::{IssueError, Issued, Issuer, StoreError};
 
-/// The field of the box that says so.
+/// The name of the checkbox.
 const RECOVERABLE: &str = "recoverable";
 
 pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
-        return no_issuer(&visit);
+        return no_issuer(&context);
     };
     let content = content(
         issuer,
-        &visit,
+        &context,
         &FormFields::default(),
         &FieldErrors::default(),
     );
-    page(&visit, "Generate API key", &content)
+    page(&context, "Generate API key", &content)
 }
 
-pub(super) fn no_issuer(visit: &PageContext) -> Response {
-    let why = "This service has not told the dashboard how keys are made.";
-    refused(visit, StatusCode::NOT_FOUND, "Not here", why)
+pub(super) fn no_issuer(context: &PageContext) -> Response {
+    let why = "Configure an issuer for the dashboard to generate, rotate and reveal API keys.";
+    refused(context, StatusCode::NOT_FOUND, "No issuer configured", why)
 }
 
 pub(in crate::dashboard) async fn generate(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     PostedForm(fields): PostedForm,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
-        return no_issuer(&visit);
+        return no_issuer(&context);
     };
-    let described = match Described::read(&visit, &fields) {
+    let described = match Described::read(&context, &fields) {
         Ok(described) => described,
-        Err(wrong) => return again(issuer, &visit, &fields, &wrong),
+        Err(wrong) => return again(issuer, &context, &fields, &wrong),
     };
     if described.is_over(Timestamp::now()) {
         let mut wrong = FieldErrors::default();
-        wrong.add("expires", "This time is over.");
-        return again(issuer, &visit, &fields, &wrong);
+        wrong.add("expires", "Enter a time in the future.");
+        return again(issuer, &context, &fields, &wrong);
     }
-    let keys = visit.keys(&shared);
+    let keys = context.keys(&shared);
     let mut new = described.into_new();
     if fields.get(RECOVERABLE).is_some() {
         new = new.recoverable();
     }
-    let asked = RequestKey::at(
+    let request_key = RequestKey::at(
         "/keys/new",
-        visit.admin.name(),
+        context.admin.name(),
         fields.get(ONCE),
         fields.fingerprint(),
     );
     let issue = async move |issuer: Issuer| issuer.issue(&*keys, new).await;
     match shared
         .idempotent_requests
-        .once(asked, shared.issuer.clone(), shared.backend.clone(), issue)
+        .once(
+            request_key,
+            shared.issuer.clone(),
+            shared.backend.clone(),
+            issue,
+        )
         .await
     {
-        Ok(issued) => shown(&visit, &issued, "The key was generated"),
+        Ok(issued) => shown(&context, &issued, "API key generated"),
         Err(error) => {
             let field = match &error {
                 IdempotencyError::Failed(
@@ -88,9 +93,9 @@ pub(in crate::dashboard) async fn generate(
                 Failure::Refused(why) => {
                     let mut wrong = FieldErrors::default();
                     wrong.add(field.unwrap_or_default(), why);
-                    again(issuer, &visit, &fields, &wrong)
+                    again(issuer, &context, &fields, &wrong)
                 }
-                failure => failure.page(&visit),
+                failure => failure.page(&context),
             }
         }
     }
@@ -98,28 +103,28 @@ pub(in crate::dashboard) async fn generate(
 
 fn again(
     issuer: &Issuer,
-    visit: &PageContext,
+    context: &PageContext,
     fields: &FormFields,
     wrong: &FieldErrors,
 ) -> Response {
-    let content = content(issuer, visit, fields, wrong);
-    let page = page(visit, "Generate API key", &content);
+    let content = content(issuer, context, fields, wrong);
+    let page = page(context, "Generate API key", &content);
     (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
 }
 
 fn content(
     issuer: &Issuer,
-    visit: &PageContext,
+    context: &PageContext,
     fields: &FormFields,
     wrong: &FieldErrors,
 ) -> Markup {
     html! {
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        p { a href=(context.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
         (components::alert(wrong, ""))
-        form .column .panel method="post" action=(visit.at("/keys/new")) {
+        form .column .panel method="post" action=(context.at("/keys/new")) {
             (components::once())
-            (key_form::inputs(visit, fields, wrong))
+            (key_form::inputs(context, fields, wrong))
             @if issuer.has_vault() { (recoverable(fields)) }
             button type="submit" .primary { "Generate" }
         }
@@ -131,32 +136,32 @@ fn recoverable(fields: &FormFields) -> Markup {
         p .field .check {
             input type="checkbox" id=(RECOVERABLE) name=(RECOVERABLE) value="yes"
                 checked[fields.get(RECOVERABLE).is_some()] aria-describedby="recoverable-hint";
-            label for=(RECOVERABLE) { "Keep the secret, encrypted" }
+            label for=(RECOVERABLE) { "Store the secret, encrypted" }
             small #recoverable-hint {
-                "So that it can be copied again; the audit has who did. A secret that is shown once is the safer one."
+                "Lets you reveal it again later; each reveal is recorded in the audit log. For best security, leave unchecked."
             }
         }
     }
 }
 
-/// The secret, this once, unless it is kept.
-pub(super) fn shown(visit: &PageContext, issued: &Issued, title: &str) -> Response {
+/// The page that shows the secret of a new key.
+pub(super) fn shown(context: &PageContext, issued: &Issued, title: &str) -> Response {
     let secret = issued.secret.expose();
     let content = html! {
         h1 { (title) }
         p { strong { (name(&issued.key.name)) } }
-        p .secret { code #secret { (secret) } " " (copy(secret, "the key")) }
+        p .secret { code #secret { (secret) } " " (copy(secret, "API key")) }
         @if issued.key.recoverable {
-            p .warning .column role="alert" { "Copy it now. It is kept encrypted, and each time that it is shown again is noted." }
+            p .warning .column role="alert" { "Copy it now. You can reveal it again later; each reveal is recorded in the audit log." }
         } @else {
             p .warning .column role="alert" {
-                "Copy it now. It is shown this once and kept nowhere: whoever loses it needs another."
+                "Copy it now. You won't be able to see it again. If you lose it, rotate the key."
             }
         }
         p {
-            a href=(visit.at(&format!("/keys/{}", issued.key.id))) { "Usage of this key" } " · "
-            a href=(visit.at("/keys")) { "Back to API keys" }
+            a href=(context.at(&format!("/keys/{}", issued.key.id))) { "View usage" } " · "
+            a href=(context.at("/keys")) { "Back to API keys" }
         }
     };
-    page(visit, title, &content)
+    page(context, title, &content)
 }

@@ -1,4 +1,4 @@
-//! What can be said of a key: the form with which keys are generated and edited.
+//! The fields of the forms to generate and edit keys.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -10,7 +10,7 @@ use crate::dashboard::page_context::PageContext;
 use crate::key::{AddressList, InvalidKey, Key, KeyUpdate, NewKey};
 use crate::limit::RateLimit;
 
-/// What a form says of a key.
+/// The parsed fields of a key.
 pub(super) struct Described {
     name: String,
     owner: Option<String>,
@@ -22,8 +22,8 @@ pub(super) struct Described {
 }
 
 impl Described {
-    /// What was sent, or what is wrong with it.
-    pub(super) fn read(visit: &PageContext, fields: &FormFields) -> Result<Self, FieldErrors> {
+    /// Parses the submitted fields.
+    pub(super) fn read(context: &PageContext, fields: &FormFields) -> Result<Self, FieldErrors> {
         let mut wrong = FieldErrors::default();
         let text = |name| fields.get(name).map(String::from);
         let limits = words(fields.get("limits")).map(limit_text::read);
@@ -37,10 +37,10 @@ impl Described {
             scopes: words(fields.get("scopes")).map(Into::into).collect(),
             limits: wrong.take("limits", limits).unwrap_or_default(),
             addresses: wrong.take("addresses", addresses).unwrap_or_default(),
-            expires: wrong.take("expires", fields.time(visit, "expires")),
+            expires: wrong.take("expires", fields.time(context, "expires")),
         };
         if described.name.is_empty() {
-            wrong.add("name", "Give it a name by which people know it.");
+            wrong.add("name", "Enter a name.");
         }
         if wrong.is_empty() {
             Ok(described)
@@ -49,7 +49,7 @@ impl Described {
         }
     }
 
-    /// Whether a key of this would not work any more.
+    /// Whether the key would already be expired.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|end| end <= now)
     }
@@ -69,8 +69,8 @@ impl Described {
         self.limits.into_iter().fold(new, NewKey::limit)
     }
 
-    /// Other values for the fields that were changed on the form, and no others: somebody else may have
-    /// changed those meanwhile, and not everything can be told on a form to the last.
+    /// An update of only the fields that were changed on the form. The others may have been changed concurrently, and
+    /// some, such as times, lose precision in the form.
     pub(super) fn into_update(self, changed: impl Fn(&str) -> bool) -> KeyUpdate {
         let mut update = KeyUpdate::new();
         if changed("name") {
@@ -98,11 +98,11 @@ impl Described {
     }
 }
 
-/// The form's fields as they stand for a key.
-pub(super) fn fields_of(visit: &PageContext, key: &Key) -> FormFields {
+/// The form fields with the values of a key.
+pub(super) fn fields_of(context: &PageContext, key: &Key) -> FormFields {
     let joined = |words: Vec<String>| words.join(" ");
     let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
-    let expires = key.expires_at.map(|end| visit.field(end));
+    let expires = key.expires_at.map(|end| context.field(end));
     [
         ("name", key.name.clone()),
         ("owner", optional(key.owner.as_deref())),
@@ -122,7 +122,7 @@ pub(super) fn fields_of(visit: &PageContext, key: &Key) -> FormFields {
     .collect()
 }
 
-/// The field that a store's refusal is about.
+/// The form field that an error is about.
 pub(super) fn field_of(error: &InvalidKey) -> Option<&'static str> {
     match error {
         InvalidKey::Name => Some("name"),
@@ -136,7 +136,7 @@ pub(super) fn field_of(error: &InvalidKey) -> Option<&'static str> {
     }
 }
 
-/// Words with blanks or commas between them.
+/// Splits words at whitespace and commas.
 fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
     let text = text.unwrap_or_default();
     text.split([',', ' ', '\n', '\t'])
@@ -144,24 +144,24 @@ fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// The form's inputs; around them belong a form and its button.
-pub(super) fn inputs(visit: &PageContext, fields: &FormFields, wrong: &FieldErrors) -> Markup {
+/// The inputs of the form, without the form element and its button.
+pub(super) fn inputs(context: &PageContext, fields: &FormFields, wrong: &FieldErrors) -> Markup {
     let input = |name, label, hint| {
         let value = fields.get(name).unwrap_or_default();
         Input::new(name, label, value)
             .hint(hint)
             .wrong(wrong.get(name))
     };
-    let zone = visit.zone_name();
+    let zone = context.zone_name();
     html! {
-        (components::token(visit))
+        (components::token(context))
         input type="hidden" name="zone" value=(zone);
-        (input("name", "Name", "Who uses it: PowerAutomate, Zapier Integration").required())
-        (input("owner", "Owner", "Whose it is, in your own terms").text())
-        (input("environment", "Environment", "Such as live or test").text())
-        (input("scopes", "Scopes", "What it may do: read, orders:write").text())
-        (input("limits", "Limits", "How fast: 20/s, 600/min, 600/min:100 for at most 100 at once. Empty: the service's own").text())
-        (input("addresses", "Addresses", "From where alone: 203.0.113.0/24. Empty: everywhere").text())
-        (input("expires", "Expires", &format!("In {zone}. Empty: never")).moment())
+        (input("name", "Name", "A label for the integration, such as Zapier").required())
+        (input("owner", "Owner", "The customer or account that the key belongs to").text())
+        (input("environment", "Environment", "For example, live or test").text())
+        (input("scopes", "Scopes", "Permissions, separated by spaces: read orders:write").text())
+        (input("limits", "Rate limits", "For example, 20/s, 600/min, or 600/min:100 for a burst of 100. Leave empty for the service defaults.").text())
+        (input("addresses", "Allowed IPs", "Client IPs or networks, such as 203.0.113.0/24. Leave empty to allow any.").text())
+        (input("expires", "Expires", &format!("In {zone}. Leave empty for no expiry.")).moment())
     }
 }

@@ -1,4 +1,4 @@
-//! The key that an address names.
+//! Extracts the key named in the path.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::Key;
 
-/// The key whose id is in the path, as the store has it now; else a page says that there is none.
+/// The key with the id in the path, read from the store. Rejects with an error page if there is none.
 pub(in crate::dashboard) struct KeyInPath(pub(super) Key);
 
-/// By its name: where the pages are nested may have parameters of its own.
+/// Extracted by name, since the path at which the dashboard is nested may have captures too.
 #[derive(Deserialize)]
 struct Id {
     id: KeyId,
@@ -26,8 +26,8 @@ impl FromRequestParts<Arc<Shared>> for KeyInPath {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
-        let visit = PageContext::from_request_parts(parts, shared).await;
-        let visit = visit.map_err(IntoResponse::into_response)?;
+        let context = PageContext::from_request_parts(parts, shared).await;
+        let context = context.map_err(IntoResponse::into_response)?;
         let id = Path::<Id>::from_request_parts(parts, shared).await;
         let id = id.ok().map(|Path(Id { id })| id);
         let found = match id {
@@ -36,8 +36,8 @@ impl FromRequestParts<Arc<Shared>> for KeyInPath {
         };
         match found {
             Ok(Some(key)) => Ok(Self(key)),
-            Ok(None) => Err(no_key(&visit, id)),
-            Err(failure) => Err(failure.page(&visit)),
+            Ok(None) => Err(no_key(&context, id)),
+            Err(failure) => Err(failure.page(&context)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The table of all keys.
+//! The list of keys.
 
 use std::sync::Arc;
 
@@ -19,31 +19,31 @@ use crate::page::Page;
 
 pub(in crate::dashboard) async fn list(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     fields: FormFields,
 ) -> Response {
     let (query, wrong) = query(&fields);
-    // What cannot be understood shows nothing, rather than what was not asked for.
+    // With an invalid filter, show no keys rather than unfiltered ones.
     let keys = match wrong.is_empty() {
         true => shared.backend.list(&query).await.map(Some),
         false => Ok(None),
     };
     match keys {
         Ok(keys) => {
-            let content = content(&shared, &visit, &fields, keys.as_ref(), &wrong);
-            page(&visit, "API keys", &content)
+            let content = content(&shared, &context, &fields, keys.as_ref(), &wrong);
+            page(&context, "API keys", &content)
         }
-        Err(error) => Failure::from(error).page(&visit),
+        Err(error) => Failure::from(error).page(&context),
     }
 }
 
 const FILTERS: [&str; 4] = ["name", "owner", "status", "show"];
 
-/// What else can be asked for: keys that want attention.
+/// Choices of the `show` filter.
 const SHOWN: [(&str, &str); 3] = [
-    ("", "all"),
-    ("unused", "unused for long"),
-    ("expiring", "expiring soon"),
+    ("", "All"),
+    ("unused", "Unused"),
+    ("expiring", "Expiring soon"),
 ];
 
 fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
@@ -53,7 +53,7 @@ fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
         Some("unused") => overview::unused(now),
         Some("expiring") => overview::expiring(now),
         Some(_) => {
-            wrong.add("show", "There is nothing of that name to be shown.");
+            wrong.add("show", "Choose an option from the list.");
             KeyQuery::new()
         }
     };
@@ -63,20 +63,20 @@ fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
         let mut known = KeyStatus::ALL.into_iter();
         match known.find(|status| status.as_str() == name) {
             Some(status) => query.status = Some((status, now)),
-            None => wrong.add("status", "There is no such status."),
+            None => wrong.add("status", "Choose a status from the list."),
         }
     }
     let after = fields.get("after").map(str::parse).transpose();
     query.after = wrong.take(
         "after",
-        after.map_err(|_| "There is no such place in the list."),
+        after.map_err(|_| "Invalid page token. Start again from the first page."),
     );
     (query, wrong)
 }
 
 fn content(
     shared: &Shared,
-    visit: &PageContext,
+    context: &PageContext,
     fields: &FormFields,
     keys: Option<&Page<Key>>,
     wrong: &FieldErrors,
@@ -85,25 +85,25 @@ fn content(
     let kept = fields.only(&FILTERS);
     let to = |place: &str| {
         let query = kept.with([("after", place)]).query();
-        format!("{}?{query}", visit.at("/keys"))
+        format!("{}?{query}", context.at("/keys"))
     };
     html! {
         .head {
             h1 { "API keys" }
             @if shared.issuer.is_some() {
-                a .button .primary href=(visit.at("/keys/new")) { "Generate API key" }
+                a .button .primary href=(context.at("/keys/new")) { "Generate API key" }
             }
         }
-        (filters(visit, fields, filtered, wrong))
+        (filters(context, fields, filtered, wrong))
         @match keys {
             None => {}
             Some(keys) if keys.items.is_empty() => p .empty {
-                @if filtered { "No key matches. " a href=(visit.at("/keys")) { "Show all keys" } }
-                @else { "There are no keys yet." @if shared.issuer.is_some() { " Generate one and give it to whom it is for." } }
+                @if filtered { "No API keys match your filters. " a href=(context.at("/keys")) { "Show all keys" } }
+                @else { "No API keys yet." @if shared.issuer.is_some() { " Generate one to get started." } }
             },
-            Some(keys) => (table(shared, visit, &keys.items)),
+            Some(keys) => (table(shared, context, &keys.items)),
         }
-        (components::pages("Pages of keys", &[
+        (components::pages("API key pages", &[
             ("Newest", fields.get("after").map(|_| to(""))),
             ("Older", keys.and_then(|keys| keys.next.as_ref()).map(|next| to(&next.to_string()))),
         ]))
@@ -111,7 +111,7 @@ fn content(
 }
 
 fn filters(
-    visit: &PageContext,
+    context: &PageContext,
     fields: &FormFields,
     filtered: bool,
     wrong: &FieldErrors,
@@ -122,21 +122,21 @@ fn filters(
         components::choice_or(name, label, fields.get(name), choices, wrong.get(name))
     };
     let statuses = KeyStatus::ALL.map(|status| (status.as_str(), status.as_str()));
-    let statuses: Vec<_> = [("", "any")].into_iter().chain(statuses).collect();
+    let statuses: Vec<_> = [("", "Any")].into_iter().chain(statuses).collect();
     html! {
-        form .filters method="get" action=(visit.at("/keys")) role="search" aria-label="Filter the keys" {
+        form .filters method="get" action=(context.at("/keys")) role="search" aria-label="Filter API keys" {
             (components::alert(wrong, "after"))
             (field("name", "Name").text())
             (field("owner", "Owner").text())
             (choice("status", "Status", &statuses))
             (choice("show", "Show", &SHOWN))
             button type="submit" { "Apply" }
-            @if filtered { a .button href=(visit.at("/keys")) { "Clear filters" } }
+            @if filtered { a .button href=(context.at("/keys")) { "Clear filters" } }
         }
     }
 }
 
-fn table(shared: &Shared, visit: &PageContext, keys: &[Key]) -> Markup {
+fn table(shared: &Shared, context: &PageContext, keys: &[Key]) -> Markup {
     html! {
         .scroll .panel tabindex="0" role="region" aria-label="API keys" { table .keys {
             (caption("API keys, newest first"))
@@ -146,32 +146,32 @@ fn table(shared: &Shared, visit: &PageContext, keys: &[Key]) -> Markup {
                 }
                 th scope="col" { span .unseen { "Actions" } }
             } }
-            tbody { @for key in keys { (row(shared, visit, key)) } }
+            tbody { @for key in keys { (row(shared, context, key)) } }
         } }
     }
 }
 
-fn row(shared: &Shared, visit: &PageContext, key: &Key) -> Markup {
-    let at = visit.at(&format!("/keys/{}", key.id));
+fn row(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
+    let at = context.at(&format!("/keys/{}", key.id));
     html! {
         tr {
             th .name scope="row" { (line_to(&at, &key.name)) }
-            td .hint { code { (key.hint) } " " (copy(key.id.as_str(), "the key's id")) }
+            td .hint { code { (key.hint) } " " (copy(key.id.as_str(), "key ID")) }
             td .owner { (line_or_none(key.owner.as_deref())) }
             td .environment { (line_or_none(key.environment.as_deref())) }
             td .status { (badge(key)) }
-            td data-label="Created" { (date(visit, key.created_at)) }
-            td data-label="Expires" { @if let Some(end) = key.expires_at { (date(visit, end)) } @else { "never" } }
+            td data-label="Created" { (date(context, key.created_at)) }
+            td data-label="Expires" { @if let Some(end) = key.expires_at { (date(context, end)) } @else { "Never" } }
             td data-label="Last used" {
-                @if let Some(used) = key.last_used_at { (minute(visit, used)) }
-                @else { strong .never { "never" } }
+                @if let Some(used) = key.last_used_at { (minute(context, used)) }
+                @else { strong .never { "Never" } }
             }
             td .actions { (actions(shared, key, &at)) }
         }
     }
 }
 
-/// What is done often, each in a place of its own; the rest is on the key's page.
+/// Icon links for frequent actions, in fixed columns. The others are on the key's page.
 fn actions(shared: &Shared, key: &Key, at: &str) -> Markup {
     let status = key.status(Timestamp::now());
     let rotate = status == KeyStatus::Active && shared.issuer.is_some();

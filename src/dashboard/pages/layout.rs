@@ -1,4 +1,4 @@
-//! The frame of the pages, and the pages of errors.
+//! The page layout and the error pages.
 
 use std::error::Error;
 
@@ -16,40 +16,40 @@ use crate::telemetry;
 use crate::usage::ReadError;
 use crate::web::challenge;
 
-/// A page for somebody who was let in.
-pub(in crate::dashboard) fn page(visit: &PageContext, title: &str, content: &Markup) -> Response {
-    let there = [
-        (visit.home(), "Overview"),
-        (visit.at("/keys"), "API keys"),
-        (visit.at("/log"), "Request log"),
-        (visit.at("/audit"), "Audit"),
+/// A page for an authenticated administrator.
+pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &Markup) -> Response {
+    let links = [
+        (context.home(), "Overview"),
+        (context.at("/keys"), "API keys"),
+        (context.at("/log"), "Request log"),
+        (context.at("/audit"), "Audit log"),
     ];
     let frame = html! {
-        a .skip href="#content" { "To the content" }
+        a .skip href="#content" { "Skip to content" }
         header .top {
-            a .brand href=(visit.home()) {
-                img src={ (visit.base) (assets::ICON.address()) } width="18" height="18" alt="";
+            a .brand href=(context.home()) {
+                img src={ (context.base) (assets::ICON.address()) } width="18" height="18" alt="";
                 "keytally"
             }
-            nav aria-label="Pages" {
-                @for (href, name) in there {
+            nav aria-label="Main" {
+                @for (href, name) in links {
                     a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
                 }
             }
-            @let name = html! { span .clip { (components::name(visit.admin.name())) } };
-            @match &visit.sign_out {
+            @let name = html! { span .clip { (components::name(context.admin.name())) } };
+            @match &context.sign_out {
                 Some(address) => a .who href=(address) { (name) span { "Sign out" } },
                 None => span .who { (name) },
             }
         }
         main #content {
-            @if let Some(zone) = &visit.unknown_zone {
-                p .warning { "Times are in UTC: the server does not know the time zone " (components::clipped(zone)) "." }
+            @if let Some(zone) = &context.unknown_zone {
+                p .warning { "Times are shown in UTC: unknown time zone " (components::clipped(zone)) "." }
             }
             (content)
         }
     };
-    document(&visit.base, title, &frame)
+    document(&context.base, title, &frame)
 }
 
 pub(in crate::dashboard) fn document(base: &str, title: &str, body: &Markup) -> Response {
@@ -71,9 +71,9 @@ pub(in crate::dashboard) fn document(base: &str, title: &str, body: &Markup) -> 
     Html(page.into_string()).into_response()
 }
 
-/// A page that says why there is no other.
+/// An error page.
 pub(in crate::dashboard) fn refused(
-    visit: &PageContext,
+    context: &PageContext,
     status: StatusCode,
     title: &str,
     why: &str,
@@ -81,34 +81,38 @@ pub(in crate::dashboard) fn refused(
     let content = html! {
         h1 { (title) }
         p { (why) }
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        p { a href=(context.at("/keys")) { "Back to API keys" } }
     };
-    (status, page(visit, title, &content)).into_response()
+    (status, page(context, title, &content)).into_response()
 }
 
-/// There is no key with this id, if it is one; what it was used for may be in the log.
-pub(in crate::dashboard) fn no_key(visit: &PageContext, id: Option<KeyId>) -> Response {
+/// The error page for an unknown key. With a valid key id, it links to the key's requests, which outlive the key.
+pub(in crate::dashboard) fn no_key(context: &PageContext, id: Option<KeyId>) -> Response {
     let content = html! {
-        h1 { "No such key" }
-        p { "There is no such key. It may have been deleted." }
+        h1 { "API key not found" }
+        p { "The key does not exist or has been deleted." }
         @if let Some(id) = id {
             p {
-                a href=(visit.at(&format!("/log?key={id}"))) { "Its requests" } " and "
-                a href=(visit.at(&format!("/audit?key={id}"))) { "what was done to it" }
-                " are there as long as the store keeps them."
+                a href=(context.at(&format!("/log?key={id}"))) { "Its requests" } " and "
+                a href=(context.at(&format!("/audit?key={id}"))) { "audit log entries" }
+                " remain available until they are pruned."
             }
         }
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        p { a href=(context.at("/keys")) { "Back to API keys" } }
     };
-    (StatusCode::NOT_FOUND, page(visit, "No such key", &content)).into_response()
+    (
+        StatusCode::NOT_FOUND,
+        page(context, "API key not found", &content),
+    )
+        .into_response()
 }
 
-/// For those who were not let in: it tells nothing of what is here.
+/// The plain response to unauthenticated requests and denied ones. It reveals nothing about the dashboard.
 pub(in crate::dashboard) fn sign_in_required(status: StatusCode) -> Response {
     let why = if status == StatusCode::UNAUTHORIZED {
-        "Sign in first."
+        "Sign in to continue."
     } else {
-        "This is not for you, or it was sent from another site."
+        "Access denied."
     };
     let mut response = (status, why).into_response();
     if status == StatusCode::UNAUTHORIZED {
@@ -117,39 +121,47 @@ pub(in crate::dashboard) fn sign_in_required(status: StatusCode) -> Response {
     response
 }
 
-pub(in crate::dashboard) async fn not_found(visit: PageContext) -> Response {
-    let why = "There is no such page.";
-    refused(&visit, StatusCode::NOT_FOUND, "Not found", why)
+pub(in crate::dashboard) async fn not_found(context: PageContext) -> Response {
+    let why = "Check the address and try again.";
+    refused(&context, StatusCode::NOT_FOUND, "Page not found", why)
 }
 
 pub(in crate::dashboard) fn see(to: String) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
 }
 
-/// What went wrong, for a page: no text of the backend's own gets there.
+/// An error to show on a page. Backend errors never reach clients.
 pub(in crate::dashboard) enum Failure {
     NotFound,
-    /// What was asked for cannot be done, and why.
+    /// The request is invalid, with the reason.
     Refused(String),
     Down,
 }
 
 impl Failure {
     pub(super) fn down(error: &(dyn Error + 'static)) -> Self {
-        telemetry::error!(error, "the store failed");
+        telemetry::error!(error, "store unavailable");
         Self::Down
     }
 
-    pub(in crate::dashboard) fn page(self, visit: &PageContext) -> Response {
+    pub(in crate::dashboard) fn page(self, context: &PageContext) -> Response {
         match self {
-            Self::NotFound => no_key(visit, None),
-            Self::Refused(why) => {
-                refused(visit, StatusCode::UNPROCESSABLE_ENTITY, "Not done", &why)
-            }
+            Self::NotFound => no_key(context, None),
+            Self::Refused(why) => refused(
+                context,
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Request failed",
+                &why,
+            ),
             Self::Down => {
-                // What timed out may have been done.
-                let why = "The store does not answer. Try again in a moment; if something was to be changed, look first whether it was.";
-                let page = refused(visit, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", why);
+                // A change that timed out may still have been applied.
+                let why = "The store is unavailable. Try again in a moment. If you were making a change, first check whether it was saved.";
+                let page = refused(
+                    context,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Service unavailable",
+                    why,
+                );
                 ([(RETRY_AFTER, "5")], page).into_response()
             }
         }

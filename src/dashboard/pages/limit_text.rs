@@ -1,13 +1,12 @@
-//! Limits as people type and read them: `600/min`, `20/s`, `burst=100/5min:20`.
+//! The text form of rate limits: `[name=]requests/period[:burst]`, such as `600/min`, `20/s` or `slow=100/5min:20`.
 //!
-//! Before the number may stand a name, behind it stand the period and how many may come at once, where
-//! that is not as many as the number. What is left out is what the constructors of [`RateLimit`] have.
+//! Without a name or burst, the defaults of the [`RateLimit`] constructors apply: the burst is the number of requests.
 
 use std::time::Duration;
 
 use crate::limit::RateLimit;
 
-/// Units of a period, the longest first: nanoseconds, and the name of a limit of so many each unit.
+/// Units of a period, longest first: unit, nanoseconds, and the default name of a limit with a period of one unit.
 const UNITS: [(&str, u64, &str); 7] = [
     ("d", 24 * 3_600 * SECOND, "rate"),
     ("h", 3_600 * SECOND, "hour"),
@@ -20,7 +19,7 @@ const UNITS: [(&str, u64, &str); 7] = [
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What a limit is called by [`read`] where its text has no name.
+/// The name that [`read`] gives to a limit without one.
 fn usual_name(count: u64, unit: &str) -> &'static str {
     let mut known = UNITS.iter().filter(|(name, ..)| *name == unit);
     match known.next() {
@@ -29,7 +28,7 @@ fn usual_name(count: u64, unit: &str) -> &'static str {
     }
 }
 
-/// A limit's text, which reads back as the same limit.
+/// Formats a limit. [`read`] parses the text into the same limit.
 pub(super) fn of(limit: &RateLimit) -> String {
     let nanos = u64::try_from(limit.period().as_nanos()).unwrap_or(u64::MAX);
     let fits = |(_, size, _): &&(&str, u64, &str)| nanos > 0 && nanos.is_multiple_of(*size);
@@ -50,15 +49,15 @@ pub(super) fn of(limit: &RateLimit) -> String {
     text
 }
 
-/// The limit that a text tells of.
+/// Parses a limit.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// A message for the form.
 pub(super) fn read(text: &str) -> Result<RateLimit, String> {
     let limit = parsed(text).ok_or_else(|| {
         let text: String = text.chars().take(40).collect();
-        format!("“{text}” is not a limit. Say 600/min, or s, h, d for min; 600/min:100 for at most 100 at once.")
+        format!("“{text}” is not a rate limit. Use a format like 600/min (or s, h, d), or 600/min:100 for a burst of 100.")
     })?;
     limit.validate().map_err(|error| error.to_string())?;
     Ok(limit)
@@ -91,7 +90,7 @@ fn parsed(text: &str) -> Option<RateLimit> {
     })
 }
 
-/// Digits alone: `u32` also reads "+5".
+/// Parses digits only: `u32::from_str` also accepts "+5".
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_read_and_nonsense_is_told() {
+    fn valid_limits_are_parsed_and_invalid_ones_are_errors() {
         for (text, limit) in [
             ("600/min", RateLimit::per_minute(600)),
             ("20/s", RateLimit::per_second(20)),
@@ -141,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_limit_that_can_be_kept_reads_back(
+        fn every_valid_limit_round_trips(
             requests in 1_u32..,
             burst in 1_u32..,
             period in prop_oneof![1_u64..10_000, (1_u64..400).prop_map(|n| n * 3_600 * SECOND), 1_u64..],

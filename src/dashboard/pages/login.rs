@@ -1,4 +1,4 @@
-//! Signing in and out.
+//! Sign-in and sign-out.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::dashboard::state::Shared;
 use crate::telemetry;
 use crate::web::challenge;
 
-/// Redirects a person to where they sign in; programs get the status.
+/// Redirects browsers to the sign-in page; other clients receive a 401.
 pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
     let accepts = parts
         .headers
@@ -74,8 +74,8 @@ pub(in crate::dashboard) async fn sign_in(
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
     let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
-        telemetry::warn!("a sign-in to the dashboard failed");
-        let form = shown(&base, Some("That is not the token."));
+        telemetry::warn!("dashboard sign-in failed");
+        let form = shown(&base, Some("Invalid admin token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
         challenge(form.headers_mut());
         return form;
@@ -86,31 +86,31 @@ pub(in crate::dashboard) async fn sign_in(
 
 pub(in crate::dashboard) async fn out(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
 ) -> Response {
     if shared.guard.login().is_none() {
-        return not_found(visit).await;
+        return not_found(context).await;
     }
     let content = html! {
         h1 { "Sign out" }
-        p { "You are signed in as " strong { (visit.admin.name()) } "." }
-        form method="post" action=(visit.at("/logout")) {
-            (components::token(&visit))
+        p { "You are signed in as " strong { (context.admin.name()) } "." }
+        form method="post" action=(context.at("/logout")) {
+            (components::token(&context))
             button type="submit" .primary { "Sign out" }
         }
     };
-    page(&visit, "Sign out", &content)
+    page(&context, "Sign out", &content)
 }
 
 pub(in crate::dashboard) async fn sign_out(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     headers: HeaderMap,
     _: PostedForm,
 ) -> Response {
     if shared.guard.login().is_none() {
-        return not_found(visit).await;
+        return not_found(context).await;
     }
-    let cookie = shared.signer.end(&headers, &visit.base);
-    ([(SET_COOKIE, cookie)], see(visit.at("/login"))).into_response()
+    let cookie = shared.signer.end(&headers, &context.base);
+    ([(SET_COOKIE, cookie)], see(context.at("/login"))).into_response()
 }

@@ -1,4 +1,4 @@
-//! The pages, a file each.
+//! The HTML pages.
 
 pub(super) mod assets;
 pub(super) mod audit;

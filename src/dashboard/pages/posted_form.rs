@@ -12,26 +12,37 @@ use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 
-/// The fields of a form that was sent from one of these pages.
+/// The fields of a submitted form with a valid form token.
 pub(in crate::dashboard) struct PostedForm(pub(super) FormFields);
 
 impl FromRequest<Arc<Shared>> for PostedForm {
     type Rejection = Response;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Response> {
-        let visit = request.extensions().get::<PageContext>().cloned();
-        let Some(visit) = visit else {
+        let context = request.extensions().get::<PageContext>().cloned();
+        let Some(context) = context else {
             return Err(StatusCode::UNAUTHORIZED.into_response());
         };
         let form = request.extract::<Form<Vec<(String, String)>>, _>().await;
-        let unreadable = "The form could not be read.";
-        let Form(fields) =
-            form.map_err(|_| refused(&visit, StatusCode::BAD_REQUEST, "Not a form", unreadable))?;
+        let unreadable = "The form could not be read. Go back and submit it again.";
+        let Form(fields) = form.map_err(|_| {
+            refused(
+                &context,
+                StatusCode::BAD_REQUEST,
+                "Invalid form",
+                unreadable,
+            )
+        })?;
         let fields = FormFields(fields);
         let token = fields.get("token").unwrap_or_default();
-        if !shared.signer.is_form_token(&visit.admin, token) {
-            let old = "The form is an old one. Go back, reload the page and send it again.";
-            return Err(refused(&visit, StatusCode::FORBIDDEN, "Not this form", old));
+        if !shared.signer.is_form_token(&context.admin, token) {
+            let expired = "This form has expired. Go back, reload the page and submit it again.";
+            return Err(refused(
+                &context,
+                StatusCode::FORBIDDEN,
+                "Form expired",
+                expired,
+            ));
         }
         Ok(Self(fields))
     }

@@ -1,4 +1,4 @@
-//! The range of time that a page is about.
+//! The time range of a page.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// Ranges to pick: what the address says, what the page says, and how many seconds.
+/// Ranges to pick: the value in the URL, the label and the length in seconds.
 const RANGES: [(&str, &str, i64); 6] = [
     ("15m", "15 minutes", 15 * MINUTE),
     ("1h", "1 hour", HOUR),
@@ -24,16 +24,16 @@ const RANGES: [(&str, &str, i64); 6] = [
     ("30d", "30 days", 30 * DAY),
 ];
 
-/// The one that is picked where nobody did.
+/// The default range.
 const USUAL: (&str, i64) = ("24h", DAY);
 
-/// The name of a range that is told by its ends.
+/// The value of a range with explicit start and end.
 pub(super) const CUSTOM: &str = "custom";
 
-/// The fields that tell of a range.
+/// The fields of a range.
 pub(super) const FIELDS: [&str; 4] = ["range", "from", "to", "zone"];
 
-/// A range of time, and the one before it of the same length.
+/// A time range, and the previous one of the same length.
 pub(super) struct Picked {
     name: &'static str,
     pub(super) range: Range<Timestamp>,
@@ -42,26 +42,26 @@ pub(super) struct Picked {
 }
 
 impl Picked {
-    pub(super) fn of(visit: &PageContext, fields: &FormFields) -> Self {
+    pub(super) fn of(context: &PageContext, fields: &FormFields) -> Self {
         let now = next_second();
         let mut wrong = FieldErrors::default();
-        let wanted = fields.get("range").unwrap_or(USUAL.0);
-        if wanted == CUSTOM {
-            let from = wrong.take("from", fields.time(visit, "from"));
-            let to = wrong.take("to", fields.time(visit, "to")).unwrap_or(now);
+        let range = fields.get("range").unwrap_or(USUAL.0);
+        if range == CUSTOM {
+            let from = wrong.take("from", fields.time(context, "from"));
+            let to = wrong.take("to", fields.time(context, "to")).unwrap_or(now);
             match from {
                 Some(from) if from < to && wrong.is_empty() => {
                     return Self::new(CUSTOM, from..to, wrong);
                 }
-                Some(_) if wrong.is_empty() => wrong.add("to", "The end is not after the start."),
-                None if wrong.is_empty() => wrong.add("from", "Say when it starts."),
+                Some(_) if wrong.is_empty() => wrong.add("to", "The end must be after the start."),
+                None if wrong.is_empty() => wrong.add("from", "Enter a start time."),
                 _ => {}
             }
         }
         let mut known = RANGES.iter().map(|(name, _, seconds)| (*name, *seconds));
-        let (name, seconds) = known.find(|(name, _)| *name == wanted).unwrap_or(USUAL);
+        let (name, seconds) = known.find(|(name, _)| *name == range).unwrap_or(USUAL);
         let from = now.saturating_sub(SignedDuration::from_secs(seconds));
-        // By whole minutes, and long ones by whole hours, as usage is kept.
+        // Align to stored rollups: minutes, and hours for long ranges.
         let width = if seconds > DAY {
             Granularity::Hour
         } else {
@@ -82,10 +82,10 @@ impl Picked {
         }
     }
 
-    /// The choice of ranges, on the page at this address; these fields stay as they are.
+    /// Renders the range picker for the page at this URL; its links keep these fields.
     pub(super) fn choice(
         &self,
-        visit: &PageContext,
+        context: &PageContext,
         at: &str,
         fields: &FormFields,
         kept: &[&str],
@@ -93,8 +93,8 @@ impl Picked {
         let kept = fields.only(kept);
         let custom = self.name == CUSTOM || !self.wrong.is_empty();
         let value = |name: &'static str| {
-            let time = fields.time(visit, name).ok().flatten();
-            time.map(|time| visit.field(time)).unwrap_or_default()
+            let time = fields.time(context, name).ok().flatten();
+            time.map(|time| context.field(time)).unwrap_or_default()
         };
         let input = |name, label, value: &str| {
             let input = Input::new(name, label, value).wrong(self.wrong.get(name));
@@ -102,17 +102,17 @@ impl Picked {
         };
         html! {
             .picker {
-            nav .ranges aria-label="Range of time" {
+            nav .ranges aria-label="Time range" {
                 @for (name, text, _) in RANGES {
                     a href={ (at) "?" (kept.with([("range", name)]).query()) }
                         aria-current=[(self.name == name).then_some("true")] { (text) }
                 }
             }
             details .custom open[custom] {
-                summary { "Another range" }
+                summary { "Custom range" }
                 form .filters method="get" action=(at) {
                     input type="hidden" name="range" value=(CUSTOM);
-                    input type="hidden" name="zone" value=(visit.zone_name());
+                    input type="hidden" name="zone" value=(context.zone_name());
                     @for (name, value) in kept.iter() { input type="hidden" name=(name) value=(value); }
                     (input("from", "From", &value("from")))
                     (input("to", "To", &value("to")))
@@ -124,8 +124,7 @@ impl Picked {
     }
 }
 
-/// The end of the second that it is: what is later has not happened, and fields for times know no
-/// parts of seconds.
+/// The end of the current second: form fields have no fractions of seconds, and the range must include this one.
 pub(super) fn next_second() -> Timestamp {
     let second = Timestamp::now().as_second().saturating_add(1);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)

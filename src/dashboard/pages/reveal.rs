@@ -1,4 +1,4 @@
-//! Showing a secret again that was kept for that.
+//! Reveals the secret of a recoverable key.
 
 use std::sync::Arc;
 
@@ -16,59 +16,59 @@ use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Issuer, Key};
 
-/// Whether there is something to show, and what to open it with.
+/// Whether the encrypted secret is stored and the issuer has a vault to decrypt it.
 pub(super) fn can(shared: &Shared, key: &Key) -> bool {
     key.recoverable && shared.issuer.as_ref().is_some_and(Issuer::has_vault)
 }
 
-/// A page in between: what only follows a link must not read secrets.
+/// The confirmation page, so that following a link does not reveal a secret.
 pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
 ) -> Response {
     if !can(&shared, &key) {
-        return not_kept(&visit);
+        return not_kept(&context);
     }
-    let at = visit.at(&format!("/keys/{}", key.id));
+    let at = context.at(&format!("/keys/{}", key.id));
     let content = html! {
-        p { a href=(at) { "Back to the key" } }
-        h1 { "Show the secret of " (name(&key.name)) "?" }
+        p { a href=(at) { "Back to API key" } }
+        h1 { "Reveal the secret of " (name(&key.name)) "?" }
         form .column .panel method="post" action={ (at) "/reveal" } {
-            (components::token(&visit))
-            p { "Whoever sees it can use the key. The audit notes that you have seen it." }
-            button type="submit" .primary { "Show" }
+            (components::token(&context))
+            p { "Anyone with the secret can use the key. The audit log will record that you revealed it." }
+            button type="submit" .primary { "Reveal" }
             " " a .button href=(at) { "Cancel" }
         }
     };
-    page(&visit, "Show a secret", &content)
+    page(&context, "Reveal secret", &content)
 }
 
-fn not_kept(visit: &PageContext) -> Response {
-    let why = "The secret of this key is not kept. Rotate the key to get another.";
-    refused(visit, StatusCode::NOT_FOUND, "Not kept", why)
+fn not_kept(context: &PageContext) -> Response {
+    let why = "The secret of this key is not stored. Rotate the key to get a new one.";
+    refused(context, StatusCode::NOT_FOUND, "Secret not available", why)
 }
 
 pub(in crate::dashboard) async fn reveal(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(_): PostedForm,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
-        return no_issuer(&visit);
+        return no_issuer(&context);
     };
-    let secret = match issuer.reveal(&*visit.keys(&shared), key.id).await {
+    let secret = match issuer.reveal(&*context.keys(&shared), key.id).await {
         Ok(Some(secret)) => secret,
-        Ok(None) => return not_kept(&visit),
-        Err(error) => return Failure::from(error).page(&visit),
+        Ok(None) => return not_kept(&context),
+        Err(error) => return Failure::from(error).page(&context),
     };
     let secret = secret.expose();
     let content = html! {
-        h1 { "The secret of " (name(&key.name)) }
-        p .secret { code #secret { (secret) } " " (copy(secret, "the key")) }
-        p .warning .column role="alert" { "Whoever has it can use the key. That it was shown is in the audit." }
-        p { a href=(visit.at(&format!("/keys/{}", key.id))) { "Back to the key" } }
+        h1 { "Secret of " (name(&key.name)) }
+        p .secret { code #secret { (secret) } " " (copy(secret, "API key")) }
+        p .warning .column role="alert" { "Anyone with the secret can use the key. This reveal is recorded in the audit log." }
+        p { a href=(context.at(&format!("/keys/{}", key.id))) { "Back to API key" } }
     };
-    page(&visit, "A secret", &content)
+    page(&context, "Secret", &content)
 }

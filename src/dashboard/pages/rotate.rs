@@ -1,4 +1,4 @@
-//! A new secret in a key's place.
+//! Rotates a key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,55 +21,58 @@ use crate::key::{Issuer, Key};
 
 const HOUR: u64 = 3_600;
 
-/// How long the old secret may go on working.
+/// Grace periods for the old secret.
 const GRACES: [(&str, &str, u64); 4] = [
-    ("now", "Not at all: it stops now", 0),
+    ("now", "None (expires immediately)", 0),
     ("1h", "1 hour", HOUR),
     ("24h", "24 hours", 24 * HOUR),
     ("7d", "7 days", 7 * 24 * HOUR),
 ];
 
-pub(in crate::dashboard) async fn form(visit: PageContext, KeyInPath(key): KeyInPath) -> Response {
-    shown_form(&visit, &key, &FormFields::default(), None)
+pub(in crate::dashboard) async fn form(
+    context: PageContext,
+    KeyInPath(key): KeyInPath,
+) -> Response {
+    shown_form(&context, &key, &FormFields::default(), None)
 }
 
 fn shown_form(
-    visit: &PageContext,
+    context: &PageContext,
     key: &Key,
     fields: &FormFields,
     wrong: Option<&str>,
 ) -> Response {
     let hours = fields.get("hours").unwrap_or_default();
     let hours = Input::new("hours", "Hours", hours);
-    let hours = hours.hint("Where you chose your own").wrong(wrong);
+    let hours = hours.hint("Only for a custom grace period").wrong(wrong);
     let graces = GRACES.map(|(value, text, _)| (value, text));
-    let at = visit.at(&format!("/keys/{}", key.id));
+    let at = context.at(&format!("/keys/{}", key.id));
     let content = html! {
-        p { a href=(at) { "Back to the key" } }
+        p { a href=(at) { "Back to API key" } }
         h1 { "Rotate " (name(&key.name)) }
-        @if wrong.is_some() { p .error .column role="alert" { "Nothing was rotated." } }
+        @if wrong.is_some() { p .error .column role="alert" { "The key was not rotated." } }
         form .column .panel method="post" action={ (at) "/rotate" } {
-            (components::token(visit))
+            (components::token(context))
             (components::once())
-            p { "A new secret takes this key's place, with the same owner, scopes and limits." }
-            (components::choice("grace", "How long the old one goes on working", fields.get("grace").or(Some("24h")),
-                graces.into_iter().chain([("custom", "so many hours")])))
+            p { "Generates a new key with the same owner, scopes and rate limits. The old key works until its grace period ends." }
+            (components::choice("grace", "Grace period", fields.get("grace").or(Some("24h")),
+                graces.into_iter().chain([("custom", "Custom")])))
             (hours.text())
             button type="submit" .primary { "Rotate" }
             " " a .button href=(at) { "Cancel" }
         }
     };
-    page(visit, "Rotate a key", &content)
+    page(context, "Rotate API key", &content)
 }
 
 pub(in crate::dashboard) async fn rotate(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
     if shared.issuer.is_none() {
-        return no_issuer(&visit);
+        return no_issuer(&context);
     }
     let grace = fields.get("grace");
     let seconds = match GRACES.iter().find(|(name, ..)| Some(*name) == grace) {
@@ -81,26 +84,31 @@ pub(in crate::dashboard) async fn rotate(
         None => None,
     };
     let Some(seconds) = seconds else {
-        let why = "Say for how many whole hours the old secret goes on working.";
-        let form = shown_form(&visit, &key, &fields, Some(why));
+        let why = "Enter a whole number of hours.";
+        let form = shown_form(&context, &key, &fields, Some(why));
         return (StatusCode::UNPROCESSABLE_ENTITY, form).into_response();
     };
     let grace = Duration::from_secs(seconds);
     let path = format!("/keys/{}/rotate", key.id);
-    let asked = RequestKey::at(
+    let request_key = RequestKey::at(
         &path,
-        visit.admin.name(),
+        context.admin.name(),
         fields.get(ONCE),
         fields.fingerprint(),
     );
-    let keys = visit.keys(&shared);
+    let keys = context.keys(&shared);
     let rotate = async move |issuer: Issuer| issuer.rotate(&*keys, key.id, grace).await;
     match shared
         .idempotent_requests
-        .once(asked, shared.issuer.clone(), shared.backend.clone(), rotate)
+        .once(
+            request_key,
+            shared.issuer.clone(),
+            shared.backend.clone(),
+            rotate,
+        )
         .await
     {
-        Ok(issued) => shown(&visit, &issued, "The key was rotated"),
-        Err(error) => Failure::from(error).page(&visit),
+        Ok(issued) => shown(&context, &issued, "API key rotated"),
+        Err(error) => Failure::from(error).page(&context),
     }
 }

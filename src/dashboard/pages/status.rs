@@ -1,4 +1,4 @@
-//! Switching a key off and on, and ending it for good.
+//! Disables, enables and revokes keys.
 
 use std::sync::Arc;
 
@@ -15,47 +15,47 @@ use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Key, StoreError};
 
-/// The value of the field `back` for those who came from the overview.
+/// The value of the `back` field that returns to the overview.
 pub(super) const OVERVIEW: &str = "overview";
 
 pub(in crate::dashboard) async fn form(
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     fields: FormFields,
 ) -> Response {
     let (action, label, what) = if key.disabled {
-        let what = "Requests with it are served again at once.";
+        let what = "Requests with this key will be accepted again immediately.";
         ("enable", "Enable", what)
     } else {
-        let what = "Requests with it are refused until it is enabled again.";
+        let what = "Requests with this key will be rejected until you enable it again.";
         ("disable", "Disable", what)
     };
-    let content = question(&visit, &key, &fields, [action, label, what]);
-    page(&visit, "Switch a key", &content)
+    let content = question(&context, &key, &fields, [action, label, what]);
+    page(&context, "Change API key status", &content)
 }
 
 pub(in crate::dashboard) async fn revoke_form(
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     fields: FormFields,
 ) -> Response {
-    let what = "Requests with it are refused for good: it cannot be undone. Its record and its usage stay.";
-    let content = question(&visit, &key, &fields, ["revoke", "Revoke", what]);
-    page(&visit, "Revoke a key", &content)
+    let what = "Requests with this key will be rejected permanently. This cannot be undone. Its record and usage data are kept.";
+    let content = question(&context, &key, &fields, ["revoke", "Revoke", what]);
+    page(&context, "Revoke API key", &content)
 }
 
 fn question(
-    visit: &PageContext,
+    context: &PageContext,
     key: &Key,
     fields: &FormFields,
     [action, label, what]: [&str; 3],
 ) -> Markup {
-    let at = visit.at(&format!("/keys/{}", key.id));
+    let at = context.at(&format!("/keys/{}", key.id));
     html! {
-        p { a href=(at) { "Back to the key" } }
+        p { a href=(at) { "Back to API key" } }
         h1 { (label) " " (name(&key.name)) "?" }
         form .column .panel method="post" action={ (at) "/" (action) } {
-            (components::token(visit))
+            (components::token(context))
             p { (what) }
             @if let Some(back) = fields.get("back") { input type="hidden" name="back" value=(back); }
             button type="submit" class=(if action == "enable" { "primary" } else { "danger" }) { (label) }
@@ -66,35 +66,47 @@ fn question(
 
 pub(in crate::dashboard) async fn disable(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
-    done(&visit, &fields, visit.keys(&shared).disable(key.id).await)
+    done(
+        &context,
+        &fields,
+        context.keys(&shared).disable(key.id).await,
+    )
 }
 
 pub(in crate::dashboard) async fn enable(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
-    done(&visit, &fields, visit.keys(&shared).enable(key.id).await)
+    done(
+        &context,
+        &fields,
+        context.keys(&shared).enable(key.id).await,
+    )
 }
 
 pub(in crate::dashboard) async fn revoke(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
-    done(&visit, &fields, visit.keys(&shared).revoke(key.id).await)
+    done(
+        &context,
+        &fields,
+        context.keys(&shared).revoke(key.id).await,
+    )
 }
 
-fn done(visit: &PageContext, fields: &FormFields, changed: Result<Key, StoreError>) -> Response {
+fn done(context: &PageContext, fields: &FormFields, changed: Result<Key, StoreError>) -> Response {
     match changed {
-        Ok(_) if fields.get("back") == Some(OVERVIEW) => see(visit.home()),
-        Ok(_) => see(visit.at("/keys")),
-        Err(error) => Failure::from(error).page(visit),
+        Ok(_) if fields.get("back") == Some(OVERVIEW) => see(context.home()),
+        Ok(_) => see(context.at("/keys")),
+        Err(error) => Failure::from(error).page(context),
     }
 }

@@ -1,4 +1,4 @@
-//! What a key was used for: what it is, cards, breakdowns and, under them, the request log.
+//! The page of a key: details, usage and request log.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,57 +22,57 @@ use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
 
 pub(in crate::dashboard) async fn of_key(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     KeyInPath(key): KeyInPath,
     fields: FormFields,
 ) -> Response {
-    match shown(&shared, &visit, &key, &fields).await {
-        Ok(content) => page(&visit, "Usage", &content),
-        Err(failure) => failure.page(&visit),
+    match shown(&shared, &context, &key, &fields).await {
+        Ok(content) => page(&context, "Usage", &content),
+        Err(failure) => failure.page(&context),
     }
 }
 
 async fn shown(
     shared: &Shared,
-    visit: &PageContext,
+    context: &PageContext,
     key: &Key,
     fields: &FormFields,
 ) -> Result<Markup, Failure> {
-    let picked = Picked::of(visit, fields);
+    let picked = Picked::of(context, fields);
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().key(key.id);
         range.from(times.start).to(times.end)
     };
     let spec = SummarySpec::new()
         .latency()
-        .over_range(picked.range.clone(), visit.zone.clone());
+        .over_range(picked.range.clone(), context.zone.clone());
     let now = SummaryQuery::new(range(&picked.range), spec);
     let summary = shared.backend.summary(&now).await?;
     let before = shared.backend.totals_by_key(&range(&picked.before)).await?;
     let before = before.values().sum();
-    let at = visit.at(&format!("/keys/{}", key.id));
+    let at = context.at(&format!("/keys/{}", key.id));
     let log = Log {
         at: at.clone(),
         key: Some(key),
         picked: Some(&picked),
     };
-    let log = log.section(shared, visit, fields).await?;
-    // The log below is filtered further by whatever is clicked.
+    let log = log.section(shared, context, fields).await?;
+    // Links in cards and charts add filters to the log below.
     let links = Links {
         kept: fields.only(&[&range::FIELDS[..], &log::FILTERS].concat()),
         at,
     };
     Ok(html! {
-        p { a href=(visit.at("/keys")) { "Back to API keys" } }
+        p { a href=(context.at("/keys")) { "Back to API keys" } }
         .head {
             h1 { (name(&key.name)) " " (badge(key)) }
-            p { code { (key.id) } " " (copy(key.id.as_str(), "the key's id")) }
+            p { code { (key.id) } " " (copy(key.id.as_str(), "key ID")) }
         }
-        (details::of_key(shared, visit, key))
-        (picked.choice(visit, &links.at, fields, &log::KEPT))
+        (details::of_key(shared, context, key))
+        (picked.choice(context, &links.at, fields, &log::KEPT))
         (breakdowns::exactness(&summary))
         (breakdowns::cards(&summary.totals, &before, &links))
-        (breakdowns::chart(visit, &picked, &summary, &links))
+        (breakdowns::chart(context, &picked, &summary, &links))
         (breakdowns::panels(&summary, &links))
         (breakdowns::endpoints(&summary, &links))
         (log)

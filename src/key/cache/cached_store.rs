@@ -60,11 +60,11 @@ impl<S> Clone for CachedStore<S> {
 impl<S: KeyStore> CachedStore<S> {
     /// Caches a store's answers in the default way.
     pub fn new(store: S) -> Self {
-        Self::with(store, CacheConfig::default(), Clock::system())
+        Self::with_config(store, CacheConfig::default(), Clock::system())
     }
 
     /// Caches a store's answers in this way, with ages told by this clock.
-    pub fn with(store: S, config: CacheConfig, clock: Clock) -> Self {
+    pub fn with_config(store: S, config: CacheConfig, clock: Clock) -> Self {
         let store = Arc::new(store);
         let cache = KeyCache::over(store.clone(), config, clock);
         Self { store, cache }

@@ -26,3 +26,19 @@ pub(crate) struct CachedKey {
     /// Until when it is used without asking again because the store failed; zero unless it did.
     pub(super) retry_at: AtomicU64,
 }
+
+#[cfg(feature = "testing")]
+impl CachedKey {
+    /// A key whose secret nobody knows.
+    pub(crate) fn new(key: Key) -> Self {
+        Self {
+            exists: true,
+            key: Arc::new(key),
+            digest: Digest::dummy(),
+            limits: OnceLock::new(),
+            fresh_until: 0,
+            stale_until: 0,
+            retry_at: AtomicU64::new(0),
+        }
+    }
+}

@@ -166,7 +166,7 @@ impl KeyCache {
     /// Asks the store, or waits with others for its answer. Nobody waits for a store that failed
     /// before as long as there is something to serve: it is asked behind the request.
     pub(crate) async fn lookup(&self, id: KeyId) -> Found {
-        let Ok(found) = self.lookup_paid(id, is_failed_lookup).await;
+        let Ok(found) = self.lookup_charged(id, is_failed_lookup).await;
         found
     }
 
@@ -175,7 +175,7 @@ impl KeyCache {
     /// # Errors
     ///
     /// Those of paying.
-    pub(crate) async fn lookup_paid<E>(
+    pub(crate) async fn lookup_charged<E>(
         &self,
         id: KeyId,
         pay: impl FnMut() -> Result<(), E>,

@@ -365,7 +365,7 @@ async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
     let Setup {
         store, clock, id, ..
     } = Setup::new(config());
-    let cached = CachedStore::with(store, config(), clock.clone());
+    let cached = CachedStore::with_config(store, config(), clock.clone());
     let caches = [
         cached.cache().unwrap().clone(),
         cached.cache().unwrap().fresh(config(), clock.clone()),

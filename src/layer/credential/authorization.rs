@@ -1,4 +1,4 @@
-//! Credentials in headers: lists of equal values, schemes of `Authorization`, and secrets that no source reads.
+//! Parsing of credentials in headers: repeated values, `Authorization` schemes, and detection of unread secrets.
 
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::key::{holds_secret, searched};
 
-/// The text without blanks around it; of a list of equal texts, as some clients join a header that they send
-/// twice, one of them.
+/// The trimmed value. A comma-separated list of equal values, as produced by joining a repeated header, counts as
+/// one value.
 #[inline]
 pub(super) fn one_of_equal(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
@@ -17,7 +17,7 @@ pub(super) fn one_of_equal(value: &[u8]) -> &[u8] {
         return value;
     }
     let parts = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
-    // RFC 9110 §5.6.1.2: empty elements count for nothing.
+    // RFC 9110 §5.6.1.2: empty elements are ignored.
     let mut parts = parts.filter(|part| !part.is_empty());
     let first = parts.next().unwrap_or_default();
     if parts.all(|part| part == first) {
@@ -27,22 +27,22 @@ pub(super) fn one_of_equal(value: &[u8]) -> &[u8] {
     }
 }
 
-/// The token of a scheme of `Authorization`, whose name is written in any case (RFC 9110 §11.1).
+/// The token of an `Authorization` scheme, whose name is case-insensitive (RFC 9110 §11.1).
 #[inline]
 pub(super) fn token_of<'a>(scheme: &str, value: &'a [u8]) -> Option<&'a [u8]> {
     let (name, rest) = value.split_at_checked(scheme.len())?;
     let token = rest.trim_ascii();
-    let is_its = name.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');
-    (is_its && !token.is_empty()).then_some(token)
+    let is_scheme = name.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');
+    (is_scheme && !token.is_empty()).then_some(token)
 }
 
-/// The user name and the password of the `Basic` scheme (RFC 7617), with the colon between them.
+/// The decoded `user:password` of the `Basic` scheme (RFC 7617).
 #[cold]
 fn basic(value: &[u8]) -> Option<Vec<u8>> {
     decoded(token_of("basic", value)?)
 }
 
-/// The user name of the `Basic` scheme; the password counts for nothing.
+/// The user name of the `Basic` scheme. The password is ignored.
 #[cold]
 pub(super) fn basic_user(value: &[u8]) -> Option<Vec<u8>> {
     let mut user = basic(value)?;
@@ -51,28 +51,28 @@ pub(super) fn basic_user(value: &[u8]) -> Option<Vec<u8>> {
     (!user.is_empty()).then_some(user)
 }
 
-/// Takes the values of `Authorization` away that are ours, and answers the first of them.
+/// Removes the matching values of `Authorization` and returns the first of them.
 pub(super) fn remove_authorization(
     headers: &mut HeaderMap,
-    is_ours: impl Fn(&HeaderValue) -> bool,
+    is_own: impl Fn(&HeaderValue) -> bool,
 ) -> Option<HeaderValue> {
     let values: Vec<HeaderValue> = headers.get_all(AUTHORIZATION).iter().cloned().collect();
     headers.remove(AUTHORIZATION);
-    let (ours, others): (Vec<_>, Vec<_>) = values.into_iter().partition(is_ours);
+    let (own, others): (Vec<_>, Vec<_>) = values.into_iter().partition(is_own);
     for other in others {
         headers.append(AUTHORIZATION, other);
     }
-    ours.into_iter().next()
+    own.into_iter().next()
 }
 
-/// Whether a header's value has a secret, as it is or in a word in base64, as `Basic` and others have it.
+/// Whether a header value contains a secret, either verbatim or in a base64-encoded word, as in `Basic`.
 pub(super) fn has_unread_secret(value: &[u8]) -> bool {
     let value = searched(value);
     let mut words = value.split(|b| b" \t,;:\"'".contains(b));
     holds_secret(value) || words.any(|word| decoded(word).is_some_and(|text| holds_secret(&text)))
 }
 
-/// A word of base64 in either alphabet (RFC 4648), padded or not.
+/// Decodes base64 in either alphabet of RFC 4648, with or without padding.
 fn decoded(word: &[u8]) -> Option<Vec<u8>> {
     let end = word
         .iter()

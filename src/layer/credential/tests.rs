@@ -1,8 +1,13 @@
 use super::*;
 
 fn sources() -> CredentialSources {
+    with([CredentialSource::insecure_query_parameter("key")])
+}
+
+/// The default sources plus these.
+fn with<const N: usize>(more: [CredentialSource; N]) -> CredentialSources {
     let mut sources = CredentialSources::default();
-    sources.push(CredentialSource::Query("key".into()));
+    sources.set(CredentialSource::DEFAULT.into_iter().chain(more));
     sources
 }
 
@@ -14,42 +19,42 @@ fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
-fn look(request: &Request<()>) -> Credential<'_> {
-    look_in(&sources(), request)
+fn read(request: &Request<()>) -> Credential<'_> {
+    read_from(&sources(), request)
 }
 
-fn look_in<'a>(sources: &CredentialSources, request: &'a Request<()>) -> Credential<'a> {
-    let mut found = Credential::default();
+fn read_from<'a>(sources: &CredentialSources, request: &'a Request<()>) -> Credential<'a> {
+    let mut credential = Credential::default();
     for (name, value) in request.headers() {
-        found.scan(sources, name, value);
+        credential.scan(sources, name, value);
     }
-    found.scan_uri(sources, RequestParts::of(request));
-    found
+    credential.scan_uri(sources, RequestParts::of(request));
+    credential
 }
 
-fn found(request: &Request<()>) -> String {
-    shown(look(request).presented)
+fn presented(request: &Request<()>) -> String {
+    describe(read(request).presented)
 }
 
-fn shown(presented: Presented<'_>) -> String {
+fn describe(presented: Presented<'_>) -> String {
     match presented {
-        Presented::Missing => "nothing".into(),
+        Presented::Missing => "missing".into(),
         Presented::Secret(secret) => String::from_utf8(secret.into_owned()).unwrap(),
-        Presented::Malformed => "garbled".into(),
+        Presented::Malformed => "malformed".into(),
         Presented::Ambiguous => "ambiguous".into(),
     }
 }
 
 #[test]
-fn keys_are_found_where_they_may_be() {
-    for (headers, what) in [
-        (&[][..], "nothing"),
+fn keys_are_read_from_the_configured_sources() {
+    for (headers, expected) in [
+        (&[][..], "missing"),
         (&[("authorization", "Bearer abc")], "abc"),
         (&[("authorization", "bEARER   abc ")], "abc"),
-        (&[("authorization", "Basic abc")], "nothing"),
-        (&[("authorization", "Bearerabc")], "nothing"),
-        (&[("authorization", "Bearer")], "nothing"),
-        (&[("authorization", "Bearer \u{e9}")], "garbled"),
+        (&[("authorization", "Basic abc")], "missing"),
+        (&[("authorization", "Bearerabc")], "missing"),
+        (&[("authorization", "Bearer")], "missing"),
+        (&[("authorization", "Bearer \u{e9}")], "malformed"),
         (&[("x-api-key", "abc")], "abc"),
         (&[("x-api-key", " abc ")], "abc"),
         (&[("x-api-key", "abc, abc,abc")], "abc"),
@@ -62,14 +67,14 @@ fn keys_are_found_where_they_may_be() {
             &[("authorization", "Bearer abc, Bearer abd")],
             "abc, Bearer abd",
         ),
-        (&[("x-api-key", "")], "nothing"),
-        (&[("x-api-key", " , ")], "nothing"),
+        (&[("x-api-key", "")], "missing"),
+        (&[("x-api-key", " , ")], "missing"),
         (&[("authorization", "Bearer abc"), ("x-api-key", "")], "abc"),
         (&[("authorization", "Bearer"), ("x-api-key", "abc")], "abc"),
-        (&[("x-api-key", "\u{e9}")], "garbled"),
+        (&[("x-api-key", "\u{e9}")], "malformed"),
         (&[("authorization", "Basic abc"), ("x-api-key", "k")], "k"),
-        (&[("proxy-authorization", "Bearer abc")], "nothing"),
-        (&[("x-other", "abc")], "nothing"),
+        (&[("proxy-authorization", "Bearer abc")], "missing"),
+        (&[("x-other", "abc")], "missing"),
         (&[("authorization", "Bearer a"), ("x-api-key", "a")], "a"),
         (
             &[("authorization", "Bearer a"), ("x-api-key", "b")],
@@ -80,11 +85,11 @@ fn keys_are_found_where_they_may_be() {
             "ambiguous",
         ),
     ] {
-        assert_eq!(found(&request("/", headers)), what, "{headers:?}");
+        assert_eq!(presented(&request("/", headers)), expected, "{headers:?}");
     }
-    assert_eq!(found(&request("/?a=1&key=abc", &[])), "abc");
-    assert_eq!(found(&request("/?key=abc&key=abd", &[])), "ambiguous");
-    assert_eq!(found(&request("/?monkey=abc", &[])), "nothing");
+    assert_eq!(presented(&request("/?a=1&key=abc", &[])), "abc");
+    assert_eq!(presented(&request("/?key=abc&key=abd", &[])), "ambiguous");
+    assert_eq!(presented(&request("/?monkey=abc", &[])), "missing");
 }
 
 fn secret() -> String {
@@ -107,12 +112,10 @@ fn url_safe(text: &str) -> String {
 
 #[test]
 fn basic_and_other_schemes_are_read_and_removed() {
-    let mut sources = CredentialSources::default();
-    sources.push(CredentialSource::Basic);
-    sources.push(CredentialSource::Scheme("Token".into()));
+    let sources = with([CredentialSource::Basic, CredentialSource::scheme("Token")]);
     let key = secret();
     let bare = basic_of(&key);
-    for (value, what) in [
+    for (value, expected) in [
         (basic_of(&format!("{key}:")), &*key),
         (basic_of(&format!("{key}:password")), &key),
         (basic_of(&format!("{key}::")), &key),
@@ -123,34 +126,36 @@ fn basic_and_other_schemes_are_read_and_removed() {
         (format!("Token {key}"), &key),
         (format!("TOKEN   {key} "), &key),
         (format!("Bearer {key}"), &key),
-        (bare, "nothing"),
-        (basic_of(":password"), "nothing"),
-        (basic_of("é:"), "garbled"),
-        ("Basic %%%".into(), "nothing"),
-        ("Tokens abc".into(), "nothing"),
+        (bare, "missing"),
+        (basic_of(":password"), "missing"),
+        (basic_of("é:"), "malformed"),
+        ("Basic %%%".into(), "missing"),
+        ("Tokens abc".into(), "missing"),
     ] {
         let mut request = request("/", &[("authorization", &*value)]);
-        let found = look_in(&sources, &request);
-        let places = found.places;
-        assert_eq!(shown(found.presented), what, "{value}");
-        let taken = remove(&sources, places, &mut request);
-        assert_eq!(taken.len(), usize::from(what != "nothing"), "{value}");
-        assert_eq!(request.headers().is_empty(), what != "nothing", "{value}");
-        if what == key {
-            assert_eq!(*taken[0].secret(), *key.as_bytes());
-            assert!(sources.list.iter().any(|source| taken[0].is_from(source)));
+        let credential = read_from(&sources, &request);
+        let places = credential.sources;
+        assert_eq!(describe(credential.presented), expected, "{value}");
+        let stripped = remove(&sources, places, &mut request);
+        let has_credential = expected != "missing";
+        assert_eq!(stripped.len(), usize::from(has_credential), "{value}");
+        assert_eq!(request.headers().is_empty(), has_credential, "{value}");
+        if expected == key {
+            assert_eq!(*stripped[0].secret(), *key.as_bytes());
+            let mut sources = sources.list.iter();
+            assert!(sources.any(|source| stripped[0].is_from(source)));
         }
     }
     let basic = basic_of(&format!("{key}:"));
     let both = [("authorization", &*basic), ("x-api-key", &key)];
     assert_eq!(
-        shown(look_in(&sources, &request("/", &both)).presented),
+        describe(read_from(&sources, &request("/", &both)).presented),
         key
     );
 }
 
 #[test]
-fn secrets_that_no_source_reads_are_noticed() {
+fn unread_secrets_are_detected() {
     let key = secret();
     let mistyped = format!("{}0", &key[..key.len() - 1]);
     let mistyped = if mistyped == key {
@@ -190,39 +195,37 @@ fn secrets_that_no_source_reads_are_noticed() {
         ),
     ] {
         let request = request("/", &[("authorization", &*value)]);
-        let found = look(&request);
-        assert_eq!(found.has_unread(), is_unread, "{value}");
-        let mut passing = sources();
-        passing.unread_secrets = true;
-        let found = look_in(&passing, &request);
-        assert!(!found.has_unread(), "{value}");
+        let credential = read(&request);
+        assert_eq!(credential.has_unread(), is_unread, "{value}");
+        let mut allowing = sources();
+        allowing.unread_secrets = true;
+        let credential = read_from(&allowing, &request);
+        assert!(!credential.has_unread(), "{value}");
     }
-    // Where it is no source, and what is read is read.
+    // In `x-api-key`, which only the default sources read.
     let mut bearer = CredentialSources::default();
-    bearer.clear();
-    bearer.push(CredentialSource::Bearer);
+    bearer.set([CredentialSource::Bearer]);
     for (value, is_unread) in [(&*key, true), ("abc", false)] {
         let request = request("/", &[("x-api-key", value)]);
-        assert_eq!(look_in(&bearer, &request).has_unread(), is_unread);
-        assert!(!look(&request).has_unread());
+        assert_eq!(read_from(&bearer, &request).has_unread(), is_unread);
+        assert!(!read(&request).has_unread());
     }
-    // A function that reads another scheme.
-    let mut function = CredentialSources::default();
-    function.push(CredentialSource::Function(Arc::new(|head| {
-        let value = head.headers().get(AUTHORIZATION)?.to_str().ok()?;
+    // With a function that reads another scheme.
+    let function = with([CredentialSource::function(|parts| {
+        let value = parts.headers().get(AUTHORIZATION)?.to_str().ok()?;
         Some(value.strip_prefix("Token ")?.into())
-    })));
+    })]);
     for (value, is_unread) in [
         (format!("Token {key}"), false),
         (format!("Api-Key {key}"), true),
     ] {
         let request = request("/", &[("authorization", &*value)]);
-        assert_eq!(look_in(&function, &request).has_unread(), is_unread);
+        assert_eq!(read_from(&function, &request).has_unread(), is_unread);
     }
 }
 
 #[test]
-fn foreign_authorization_tokens_are_no_credentials_where_they_are_allowed() {
+fn allowed_foreign_authorization_is_ignored_and_forwarded() {
     let sources = CredentialSources {
         foreign_authorization: true,
         ..CredentialSources::default()
@@ -232,15 +235,15 @@ fn foreign_authorization_tokens_are_no_credentials_where_they_are_allowed() {
     let own = ("x-api-key", &*key);
     let bearer = format!("Bearer {key}");
     let mut both = request("/", &[jwt, own]);
-    let found = look_in(&sources, &both);
-    assert!(!found.has_unread());
-    let places = found.places;
-    assert_eq!(shown(found.presented), key);
+    let credential = read_from(&sources, &both);
+    assert!(!credential.has_unread());
+    let places = credential.sources;
+    assert_eq!(describe(credential.presented), key);
     remove(&sources, places, &mut both);
     assert_eq!(both.headers().len(), 1);
     assert_eq!(both.headers()[AUTHORIZATION], jwt.1);
-    for (headers, what) in [
-        (&[jwt][..], "nothing"),
+    for (headers, expected) in [
+        (&[jwt][..], "missing"),
         (&[("authorization", &*bearer)], &key),
         (&[("authorization", &bearer), own], &key),
         (
@@ -250,23 +253,23 @@ fn foreign_authorization_tokens_are_no_credentials_where_they_are_allowed() {
         (&[jwt, ("authorization", &bearer)], &key),
     ] {
         let request = request("/", headers);
-        let found = look_in(&sources, &request);
-        assert!(!found.has_unread());
-        assert_eq!(shown(found.presented), what, "{headers:?}");
+        let credential = read_from(&sources, &request);
+        assert!(!credential.has_unread());
+        assert_eq!(describe(credential.presented), expected, "{headers:?}");
     }
     assert_eq!(
-        shown(look(&request("/", &[jwt, own])).presented),
+        describe(read(&request("/", &[jwt, own])).presented),
         "ambiguous"
     );
     let mut several = request("/", &[jwt, ("authorization", &bearer)]);
-    let places = look_in(&sources, &several).places;
+    let places = read_from(&sources, &several).sources;
     remove(&sources, places, &mut several);
     assert_eq!(several.headers().len(), 1);
     assert_eq!(several.headers()[AUTHORIZATION], jwt.1);
 }
 
 #[test]
-fn rule_1_keys_are_removed_and_nothing_else() {
+fn rule_1_only_keys_are_removed() {
     let mut full = request(
         "/p?a=1&key=k&b=2",
         &[
@@ -276,16 +279,20 @@ fn rule_1_keys_are_removed_and_nothing_else() {
             ("x-other", "stays"),
         ],
     );
-    let places = look(&full).places;
-    let taken = remove(&sources(), places, &mut full);
-    assert_eq!(taken.len(), 3);
-    assert!(taken.iter().all(|taken| *taken.secret() == *b"k"));
+    let places = read(&full).sources;
+    let stripped = remove(&sources(), places, &mut full);
+    assert_eq!(stripped.len(), 3);
+    assert!(
+        stripped
+            .iter()
+            .all(|credential| *credential.secret() == *b"k")
+    );
     assert_eq!(full.uri(), "/p?a=1&b=2");
     assert_eq!(full.headers().len(), 2);
     assert_eq!(full.headers()[AUTHORIZATION], "Basic other");
     let other = [("authorization", "Basic other"), ("x-api-key", "k")];
     let mut other = request("/", &other);
-    let places = look(&other).places;
+    let places = read(&other).sources;
     remove(&sources(), places, &mut other);
     assert_eq!(other.headers().len(), 1);
     assert_eq!(other.headers()[AUTHORIZATION], "Basic other");
@@ -296,51 +303,57 @@ fn rule_1_keys_are_removed_and_nothing_else() {
 }
 
 #[test]
-fn places_are_remembered_up_to_the_eighth() {
-    for found in 0..12 {
+fn source_set_tracks_the_first_eight_sources() {
+    for added in 0..12 {
         let mut places = SourceSet::default();
-        places.add(found);
+        places.add(added);
         places.add(0);
         for index in 0..12 {
-            let has = index == found || index == 0 || index >= 8;
-            assert_eq!(places.has(index), has, "{index} of {found}");
+            let has = index == added || index == 0 || index >= 8;
+            assert_eq!(places.has(index), has, "{index} of {added}");
         }
     }
     assert!((0..12).all(|index| SourceSet::all().has(index)));
 }
 
 #[test]
-fn only_what_says_the_same_goes_together() {
-    let make = |what| match what {
-        "nothing" => Presented::Missing,
-        "garbled" => Presented::Malformed,
+fn different_credentials_are_ambiguous() {
+    let presented = |name| match name {
+        "missing" => Presented::Missing,
+        "malformed" => Presented::Malformed,
         "ambiguous" => Presented::Ambiguous,
         secret => Presented::text(secret.as_bytes()),
     };
-    let all = ["nothing", "a", "b", "garbled", "ambiguous"];
+    let all = ["missing", "a", "b", "malformed", "ambiguous"];
     let expected = [
         all,
         ["a", "a", "ambiguous", "ambiguous", "ambiguous"],
         ["b", "ambiguous", "b", "ambiguous", "ambiguous"],
-        ["garbled", "ambiguous", "ambiguous", "garbled", "ambiguous"],
+        [
+            "malformed",
+            "ambiguous",
+            "ambiguous",
+            "malformed",
+            "ambiguous",
+        ],
         ["ambiguous"; 5],
     ];
     for (first, expected) in all.into_iter().zip(expected) {
-        let together = all.map(|second| shown(make(first).and(make(second))));
-        assert_eq!(together, expected, "{first}");
+        let combined = all.map(|second| describe(presented(first).and(presented(second))));
+        assert_eq!(combined, expected, "{first}");
     }
 }
 
-/// Layers further in look only where they would have found it themselves.
+/// Nested layers only see credentials that were sent in one of their own sources.
 #[test]
-fn what_was_taken_counts_in_its_place_alone() {
+fn stripped_credentials_match_their_own_source_only() {
     let header = |name: &'static str| CredentialSource::Header(HeaderName::from_static(name));
     let places = [
         CredentialSource::Bearer,
         header("x-api-key"),
         header("x-other"),
-        CredentialSource::Query("key".into()),
-        CredentialSource::Query("other".into()),
+        CredentialSource::insecure_query_parameter("key"),
+        CredentialSource::insecure_query_parameter("other"),
         CredentialSource::Function(Arc::new(|_| None)),
         CredentialSource::Scheme("Token".into()),
         CredentialSource::Scheme("Other".into()),
@@ -348,18 +361,21 @@ fn what_was_taken_counts_in_its_place_alone() {
     ];
     let value = HeaderValue::from_static("Bearer k");
     for (from, place) in places.iter().enumerate() {
-        let taken = match place {
+        let stripped = match place {
             CredentialSource::Bearer => Stripped::Bearer(value.clone()),
             other => Stripped::from(other, Some(value.clone())).unwrap(),
         };
         for (other, place) in places.iter().enumerate() {
-            // A function takes nothing away.
+            // Credentials of functions are not removed.
             let own = from == other && from != 5;
-            assert_eq!(taken.is_from(place), own, "{from} {other}");
+            assert_eq!(stripped.is_from(place), own, "{from} {other}");
         }
-        let mut found = Credential::default();
-        found.add_stripped(&CredentialSources::default(), std::slice::from_ref(&taken));
-        let expected = ["k", "Bearer k"].get(from).copied().unwrap_or("nothing");
-        assert_eq!(shown(found.presented), expected);
+        let mut credential = Credential::default();
+        credential.add_stripped(
+            &CredentialSources::default(),
+            std::slice::from_ref(&stripped),
+        );
+        let expected = ["k", "Bearer k"].get(from).copied().unwrap_or("missing");
+        assert_eq!(describe(credential.presented), expected);
     }
 }

@@ -2,34 +2,34 @@ use http::Request;
 
 use super::*;
 
-fn answer(rejection: Rejection, content_type: &str) -> Response<Bytes> {
+fn respond(rejection: Rejection, content_type: &str) -> Response<Bytes> {
     let request = Request::post("/")
         .header(CONTENT_TYPE, content_type)
         .body(())
         .unwrap();
-    Rejections::default().answer(rejection, RequestParts::of(&request))
+    Rejections::default().response(rejection, RequestParts::of(&request))
 }
 
 #[test]
-fn every_reason_has_valid_answers() {
+fn every_reason_has_valid_http_and_grpc_responses() {
     for reason in RejectionReason::ALL {
         let rejection = Rejection {
             retry_after_secs: Some(3),
             violated: Some(["burst".into(), "day".into()].into()),
             ..Rejection::new(reason)
         };
-        let http = answer(rejection.clone(), "application/json");
+        let http = respond(rejection.clone(), "application/json");
         let problem: serde_json::Value = serde_json::from_slice(http.body()).unwrap();
         assert_eq!(problem["status"], http.status().as_u16());
         assert_eq!(http.extensions().get(), Some(&rejection));
-        let grpc = answer(rejection, "application/grpc");
+        let grpc = respond(rejection, "application/grpc");
         assert_eq!(grpc.status(), StatusCode::OK);
         assert!(grpc.body().is_empty());
     }
 }
 
 #[test]
-fn answers_say_what_is_wrong_as_far_as_a_stranger_may_know() {
+fn responses_reveal_no_details_about_the_key() {
     use RejectionReason::*;
     for (reasons, status, grpc, detail) in [
         (
@@ -45,34 +45,29 @@ fn answers_say_what_is_wrong_as_far_as_a_stranger_may_know() {
             "a valid API key is required",
         ),
         (
-            &[Address],
+            &[ClientIp],
             403,
             "7",
-            "this API key may not be used from here",
+            "this API key is not allowed from this IP address",
         ),
-        (
-            &[Scope],
-            403,
-            "7",
-            "this API key lacks a scope that is required",
-        ),
+        (&[Scope], 403, "7", "this API key lacks a required scope"),
         (
             &[RateLimited],
             429,
             "8",
-            "a rate limit of this API key is reached",
+            "the rate limit of this API key is exceeded",
         ),
         (
             &[LookupLimit],
             429,
             "8",
-            "too many API keys that do not work came from this address",
+            "too many invalid API keys from this IP address",
         ),
         (
             &[StoreUnavailable, LimiterUnavailable, RecorderFull],
             503,
             "14",
-            "the request could not be checked",
+            "the request could not be authorized",
         ),
     ] {
         for &reason in reasons {
@@ -81,31 +76,33 @@ fn answers_say_what_is_wrong_as_far_as_a_stranger_may_know() {
                 key: Some("3fK9aB0000zzZZ19".parse().unwrap()),
                 ..Rejection::new(reason)
             };
-            let grpc_answer = answer(rejection.clone(), "application/grpc");
-            assert_eq!(grpc_answer.headers()[grpc::GRPC_STATUS], grpc, "{reason}");
-            assert_eq!(grpc_answer.headers()[grpc::GRPC_MESSAGE], detail);
-            let http = answer(rejection, "application/json");
+            let grpc_response = respond(rejection.clone(), "application/grpc");
+            assert_eq!(grpc_response.headers()[grpc::GRPC_STATUS], grpc, "{reason}");
+            assert_eq!(grpc_response.headers()[grpc::GRPC_MESSAGE], detail);
+            let http = respond(rejection, "application/json");
             assert_eq!(http.status(), status, "{reason}");
             let problem: serde_json::Value = serde_json::from_slice(http.body()).unwrap();
-            let told = problem["detail"].as_str().unwrap();
+            let http_detail = problem["detail"].as_str().unwrap();
             assert!(
-                told.to_lowercase().starts_with(&detail.to_lowercase()),
-                "{told}"
+                http_detail
+                    .to_lowercase()
+                    .starts_with(&detail.to_lowercase()),
+                "{http_detail}"
             );
         }
     }
 }
 
-/// A6: a negative pushback where no wait suffices, none where nothing is known.
+/// gRFC A6: a negative pushback disables retries, and no pushback leaves them to the client.
 #[test]
-fn pushbacks_are_milliseconds_or_never() {
+fn pushback_is_milliseconds_or_negative() {
     let pushback = |reason, retry_after_secs| {
         let rejection = Rejection {
             retry_after_secs,
             ..Rejection::new(reason)
         };
-        let answer = answer(rejection, "application/grpc");
-        let pushback = answer.headers().get(grpc::GRPC_PUSHBACK)?;
+        let response = respond(rejection, "application/grpc");
+        let pushback = response.headers().get(grpc::GRPC_PUSHBACK)?;
         Some(pushback.to_str().unwrap().to_owned())
     };
     assert_eq!(
@@ -128,9 +125,9 @@ fn pushbacks_are_milliseconds_or_never() {
 }
 
 #[test]
-fn rule_2_all_that_does_not_let_in_looks_the_same() {
-    let seen = |reason| {
-        let response = answer(Rejection::new(reason), "x/y");
+fn rule_2_rejected_credentials_are_indistinguishable() {
+    let response_to = |reason| {
+        let response = respond(Rejection::new(reason), "x/y");
         (
             response.status(),
             response.headers().clone(),
@@ -140,7 +137,7 @@ fn rule_2_all_that_does_not_let_in_looks_the_same() {
     for reason in RejectionReason::ALL {
         let same = (RejectionReason::Malformed..=RejectionReason::Expired).contains(&reason);
         assert_eq!(
-            seen(reason) == seen(RejectionReason::Unknown),
+            response_to(reason) == response_to(RejectionReason::Unknown),
             same,
             "{reason}"
         );
@@ -148,7 +145,7 @@ fn rule_2_all_that_does_not_let_in_looks_the_same() {
 }
 
 #[test]
-fn answers_of_ones_own_keep_to_the_protocol() {
+fn customized_responses_conform_to_the_protocol() {
     let rejections = Rejections {
         customize: Some(Arc::new(|_, mut response| {
             *response.body_mut() = Bytes::from_static(b"no");
@@ -163,26 +160,26 @@ fn answers_of_ones_own_keep_to_the_protocol() {
             .body(())
             .unwrap();
         let rejection = Rejection::new(RejectionReason::Unknown);
-        let response = rejections.answer(rejection, RequestParts::of(&request));
+        let response = rejections.response(rejection, RequestParts::of(&request));
         assert!(!response.headers().contains_key(CONTENT_LENGTH));
         assert_eq!(response.body(), body);
     }
 }
 
 #[test]
-fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
+fn challenges_contain_the_realm_and_quotable_scopes() {
     let challenge = |scope: &str| {
         let rejection = Rejection {
             scope: Some(scope.into()),
             ..Rejection::new(RejectionReason::Scope)
         };
-        let response = answer(rejection, "x/y");
+        let response = respond(rejection, "x/y");
         response.headers()[WWW_AUTHENTICATE]
             .to_str()
             .unwrap()
             .to_owned()
     };
-    let own = Rejections::default().realm("my api").unwrap();
+    let rejections = Rejections::default().realm("my api").unwrap();
     let request = Request::get("/").body(()).unwrap();
     for (reason, error) in [
         (RejectionReason::Missing, ""),
@@ -196,7 +193,7 @@ fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
             scope: (reason == RejectionReason::Scope).then(|| "a".into()),
             ..Rejection::new(reason)
         };
-        let response = own.answer(rejection, RequestParts::of(&request));
+        let response = rejections.response(rejection, RequestParts::of(&request));
         let expected = format!(r#"Bearer realm="my api"{error}"#);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], expected);
     }
@@ -208,10 +205,10 @@ fn challenges_name_the_realm_and_a_scope_that_can_be_said() {
 }
 
 #[test]
-fn realms_that_cannot_stand_in_a_header_are_refused() {
+fn invalid_realms_are_rejected() {
     assert!(Rejections::default().realm(&"a".repeat(100)).is_ok());
     for realm in ["", "a\"b", "a\\b", "a\nb", "é", &"a".repeat(101)] {
         let error = Rejections::default().realm(realm).err();
-        assert_eq!(error, Some(InvalidRealm), "{realm}");
+        assert_eq!(error.unwrap().field, "realm", "{realm}");
     }
 }

@@ -70,7 +70,7 @@ impl GcraState {
         // governor multiplies the cost unchecked: beyond the burst, the product may wrap around.
         if cost > self.quota.burst_size() {
             decision.push(self.standing(now));
-            return decision.refuse(None);
+            return decision.deny(None);
         }
         match self.limiter(now, spend).check_n(cost) {
             Ok(Ok(spent)) if spend == Spend::Yes => decision.push(LimitStatus {
@@ -80,11 +80,11 @@ impl GcraState {
             Ok(Ok(_fits)) => decision.push(self.standing(now)),
             Ok(Err(not_until)) => {
                 decision.push(self.standing(now));
-                decision.refuse(Some(not_until.wait_time_from(Nanos::default())));
+                decision.deny(Some(not_until.wait_time_from(Nanos::default())));
             }
             Err(_beyond_the_burst) => {
                 decision.push(self.standing(now));
-                decision.refuse(None);
+                decision.deny(None);
             }
         }
     }

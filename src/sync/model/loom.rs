@@ -1,4 +1,4 @@
-//! Loom's part.
+//! Primitives for loom.
 
 use std::convert::Infallible;
 use std::env;
@@ -14,12 +14,15 @@ use super::time::TIME;
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 pub(crate) use loom::thread::spawn as thread;
 
-/// Tries a model in every order in which threads are interrupted `KEYTALLY_INTERRUPTIONS` times at most: two
-/// unless set.
+/// Explores every schedule of a model with at most `KEYTALLY_INTERRUPTIONS` preemptions, 2 by default.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
-    let most = env::var("KEYTALLY_INTERRUPTIONS").map(|most| most.parse().expect("a number"));
+    let bound = env::var("KEYTALLY_INTERRUPTIONS").map(|bound| {
+        bound
+            .parse()
+            .expect("KEYTALLY_INTERRUPTIONS is not a number")
+    });
     let mut checker = loom::model::Builder::new();
-    checker.preemption_bound = Some(most.unwrap_or(2));
+    checker.preemption_bound = Some(bound.unwrap_or(2));
     checker.max_branches = 10_000;
     TIME.with(|time| {
         let _entered = time.enter();
@@ -27,7 +30,7 @@ pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
     });
 }
 
-/// Drives a future on this thread.
+/// Runs a future to completion on this thread.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Signal(Notify);
     impl Wake for Signal {
@@ -35,7 +38,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
             self.0.notify();
         }
     }
-    // Loom's own waker is a step wherever it is cloned, and tokio clones some while it holds a lock.
+    // Cloning loom's own waker is a step, and tokio clones wakers while it holds a lock.
     let signal = Arc::new(Signal(Notify::new()));
     let waker = signal.clone().into();
     let mut future = pin!(future);
@@ -47,7 +50,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Loom has no tasks: this one runs in whoever waits for it.
+/// Loom has no tasks: the future runs on the thread that awaits the handle.
 pub(crate) struct JoinHandle<T>(Pin<Box<dyn Future<Output = T> + Send>>);
 
 #[derive(Debug)]
@@ -77,8 +80,7 @@ impl<T> Future for JoinHandle<T> {
     }
 }
 
-/// Loom takes `SeqCst` for little more than `AcqRel`, except in fences, so each access that has it gets the
-/// fences that make it so.
+/// Loom treats `SeqCst` accesses as little more than `AcqRel`, so each of them is surrounded by `SeqCst` fences.
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::{Ordering, fence};
 
@@ -86,11 +88,11 @@ pub(crate) mod atomic {
         if order == Ordering::SeqCst {
             fence(order);
         }
-        let answer = access();
+        let result = access();
         if order == Ordering::SeqCst {
             fence(order);
         }
-        answer
+        result
     }
 
     macro_rules! atomics {
@@ -98,7 +100,7 @@ pub(crate) mod atomic {
             #[derive(Debug, Default)]
             pub(crate) struct $name(loom::sync::atomic::$name);
 
-            #[allow(dead_code, reason = "each is only used in some of these ways")]
+            #[allow(dead_code, reason = "not every method of every type is used")]
             impl $name {
                 pub(crate) fn new(value: $value) -> Self {
                     Self(loom::sync::atomic::$name::new(value))

@@ -1,4 +1,4 @@
-//! Shuttle's part.
+//! Primitives for shuttle.
 
 use std::env;
 use std::sync::Arc;
@@ -12,25 +12,26 @@ pub(crate) use ::shuttle::future::{AbortHandle, JoinHandle, block_on, spawn};
 pub(crate) use ::shuttle::sync::{Mutex, MutexGuard, atomic};
 pub(crate) use ::shuttle::thread::spawn as thread;
 
-/// Tries a model in random orders, half of them such that threads are rarely interrupted.
+/// Runs a model under random schedules, half of them with few preemptions.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);
-    let half = orders().div_ceil(2);
+    let half = schedules().div_ceil(2);
     let again = model.clone();
     run(RandomScheduler::new(half), move || again());
     run(PctScheduler::new(3, half), move || model());
 }
 
-/// Tries a model in every order; it must be a small one.
+/// Runs a model, which must be small, under every schedule.
 pub(crate) fn check_all(model: impl Fn() + Send + Sync + 'static) {
-    let tried = run(DfsScheduler::new(None, false), model);
-    println!("all {tried} orders");
+    let count = run(DfsScheduler::new(None, false), model);
+    println!("explored all {count} schedules");
 }
 
-/// `KEYTALLY_ORDERS`: a thousand unless set.
-fn orders() -> usize {
-    let orders = env::var("KEYTALLY_ORDERS").map(|orders| orders.parse().expect("a number"));
-    orders.unwrap_or(1_000)
+/// The number of random schedules: `KEYTALLY_ORDERS`, 1,000 by default.
+fn schedules() -> usize {
+    let schedules = env::var("KEYTALLY_ORDERS")
+        .map(|schedules| schedules.parse().expect("KEYTALLY_ORDERS is not a number"));
+    schedules.unwrap_or(1_000)
 }
 
 fn run(scheduler: impl Scheduler + 'static, model: impl Fn() + Send + Sync + 'static) -> usize {

@@ -1,12 +1,12 @@
-//! Time that stands still unless a model lets some pass.
+//! Simulated time, which stands still unless a model advances it.
 
 use tokio::runtime::{Builder, Runtime};
 
 thread_local! {
-    /// The clock of timeouts.
+    /// Provides the clock for timeouts.
     pub(super) static TIME: Runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
-        .expect("a runtime for its clock");
+        .expect("a runtime");
 }

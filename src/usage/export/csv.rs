@@ -1,4 +1,4 @@
-//! Rows of CSV (RFC 4180), which spreadsheets may open without harm.
+//! CSV rows (RFC 4180) that are safe to open in spreadsheets.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -6,18 +6,18 @@ use std::io::Write;
 use crate::usage::{LogCursor, UsageEvent};
 
 const COLUMNS: &str = "id,request_id,time,key,owner,method,endpoint,path,resource_id,status,\
-                       outcome,cause,refusal,cost,latency_us,request_bytes,response_bytes,\
-                       client_address";
+                       outcome,cause,rejection_reason,cost,latency_us,request_bytes,response_bytes,\
+                       client_ip";
 
 pub(super) fn header(has_cursor: bool, rows: &mut Vec<u8>) {
     rows.extend_from_slice(COLUMNS.as_bytes());
     rows.extend_from_slice(if has_cursor { b",cursor\r\n" } else { b"\r\n" });
 }
 
-/// Adds an event's row.
+/// Appends the row of an event.
 pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<u8>) {
     plain(&event.id, rows);
-    text(&event.wire_id(), rows);
+    text(&event.request_id_or_id(), rows);
     plain(&event.time, rows);
     maybe(event.key, rows);
     maybe_text(event.owner.as_deref(), rows);
@@ -37,14 +37,14 @@ pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<
     if let Some(cursor) = cursor {
         plain(&cursor, rows);
     }
-    // In place of the last comma.
+    // Replace the last comma.
     rows.pop();
     rows.extend_from_slice(b"\r\n");
 }
 
-/// Adds a cell of a closed set's names, of digits or of what else needs no care, and a comma.
+/// Appends an unquoted cell and a comma. The value must not contain characters that need quoting.
 fn plain(value: &impl Display, rows: &mut Vec<u8>) {
-    // Nothing fails in writing to memory.
+    // Writing to a `Vec` cannot fail.
     let _ = write!(rows, "{value},");
 }
 
@@ -62,14 +62,14 @@ fn maybe_text(cell: Option<&str>, rows: &mut Vec<u8>) {
     }
 }
 
-/// Adds a quoted cell of any text, and a comma. Where a spreadsheet may begin a cell with a formula, an apostrophe
-/// comes before it.
+/// Appends a quoted cell and a comma, with an apostrophe before anything that a spreadsheet may interpret as a
+/// formula.
 fn text(text: &str, rows: &mut Vec<u8>) {
     rows.push(b'"');
     if text.starts_with(['\t', '\r', '\n']) {
         rows.push(b'\'');
     }
-    // Programs that separate cells by these ignore quotes within a cell of theirs.
+    // Programs that separate cells by these characters ignore the quotes.
     for part in text.split_inclusive([';', '\t', '\r', '\n', '|']) {
         if is_formula(part) {
             rows.push(b'\'');
@@ -84,16 +84,16 @@ fn text(text: &str, rows: &mut Vec<u8>) {
     rows.extend_from_slice(b"\",");
 }
 
-/// Whether a spreadsheet may take a cell for a formula, which it does after characters that it drops too.
+/// Returns whether a spreadsheet may interpret a cell as a formula, ignoring leading characters that it strips.
 fn is_formula(cell: &str) -> bool {
     const STARTS: [char; 13] = [
         '=', '+', '-', '@', '＝', '＋', '－', '＠', '﹦', '﹢', '﹣', '﹫', '−',
     ];
-    let dropped = |c: char| c.is_whitespace() || c.is_control() || c == '"' || is_invisible(c);
-    cell.trim_start_matches(dropped).starts_with(STARTS)
+    let stripped = |c: char| c.is_whitespace() || c.is_control() || c == '"' || is_invisible(c);
+    cell.trim_start_matches(stripped).starts_with(STARTS)
 }
 
-/// Whether a character has no width.
+/// Returns whether a character has zero width.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_by_hand() {
+    fn formulas_are_escaped_in_cells() {
         for (cell, written) in [
             ("", ""),
             ("plain text's", "plain text's"),
@@ -124,18 +124,18 @@ mod tests {
             ("-1", "'-1"),
             ("+1", "'+1"),
             ("é\u{1f511}", "é\u{1f511}"),
-            // Where cells are separated otherwise.
+            // Other cell separators.
             ("/v1/x;=1+1;", "/v1/x;'=1+1;"),
             ("a;\"=1\"", "a;'\"\"=1\"\""),
             ("a;b\t=1", "a;b\t'=1"),
             ("a\n=1", "a\n'=1"),
             ("a|@x", "a|'@x"),
-            // What is dropped before a formula.
+            // Characters that are stripped before a formula.
             ("  =1", "'  =1"),
             ("\u{a0}=1", "'\u{a0}=1"),
             ("\u{feff}\0=1", "'\u{feff}\0=1"),
             ("a;\u{3000}=1", "a;'\u{3000}=1"),
-            // In full width and as signs of their own.
+            // Full-width forms and the minus sign.
             ("＝1+1", "'＝1+1"),
             ("－1", "'－1"),
             ("\u{2212}1", "'\u{2212}1"),

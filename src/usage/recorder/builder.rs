@@ -1,4 +1,4 @@
-//! How a recorder works, and its start.
+//! Configuration of the recorder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,21 @@ use crate::usage::pending_event::EVENT_BYTES;
 use crate::usage::sink::UsageSink;
 use crate::usage::spool::Spool;
 
-/// What happens to a request whose event the recorder has no room for.
+/// The behavior for requests whose event does not fit into the recorder's capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// It is served; its event is dropped and counted as lost.
+    /// Serve the request and count its event as lost. The default.
     #[default]
     Drop,
-    /// It is refused with 503 before the work: nothing is served that cannot be accounted for. So is
-    /// every request that begins when the recorder is shut down or its runtime is gone. A key that does
-    /// not let in gets the answer that it would get anyway, and is counted without an event.
-    Refuse,
+    /// Reject the request with 503 before it reaches the service, so that nothing is served without being
+    /// accounted for. This also applies to every request that begins after the recorder was shut down or its
+    /// runtime dropped. Requests with a rejected key get their usual response and are counted without an event.
+    Reject,
 }
 
-/// How a [`Recorder`](super::Recorder) works; made by [`Recorder::builder`](super::Recorder::builder).
+/// Configures and starts a [`Recorder`](super::Recorder). Created by
+/// [`Recorder::builder`](super::Recorder::builder).
 pub struct RecorderBuilder {
     pub(super) sink: Arc<dyn UsageSink>,
     pub(super) capacity: usize,
@@ -42,7 +43,7 @@ pub struct RecorderBuilder {
 type Classify = dyn Fn(&UsageEvent) -> Option<(Outcome, Option<Cause>)> + Send + Sync;
 
 impl RecorderBuilder {
-    /// Events go to this sink; the rest is what the setters call "unless set".
+    /// Creates a builder with the defaults documented at the setters.
     pub(super) fn new(sink: Arc<dyn UsageSink>) -> Self {
         Self {
             sink,
@@ -59,33 +60,37 @@ impl RecorderBuilder {
         }
     }
 
-    /// Events that may wait to be written, those that are being written included: 65,536 unless set.
-    /// What they may take is bounded by [`capacity_bytes`](Self::capacity_bytes) too, whichever is
-    /// reached first.
+    /// The maximum number of events in memory, including those being written. 65,536 by default; at least 1.
     ///
-    /// Refusals of revoked, disabled and expired keys, and of keys from a wrong address, do not count against this:
-    /// up to a sixteenth as many, at most 256, are queued in addition.
+    /// [`capacity_bytes`](Self::capacity_bytes) limits them too; the limit that is reached first applies.
+    ///
+    /// Events for revoked, disabled and expired keys, and for keys used from a client IP that is not allowed, do
+    /// not count against this capacity. They have an extra capacity of a sixteenth of it, at most 256 events.
     #[must_use]
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events.max(1);
         self
     }
 
-    /// Bytes that waiting events may take: 32 MiB unless set.
+    /// The maximum memory for events, in bytes. 32 MiB by default; at least 256.
     ///
-    /// An event counts 256 bytes, and what its path, request id and resource id take beyond 64 bytes. The texts of
-    /// rejected keys' events are not counted: there are at most 256 of these, with texts of some 2 KB.
-    /// Ordinary events reach the bound in events first; this one is for clients that send paths of
-    /// 8 KB. With [`WhenFull::Refuse`] it is looked at when a request begins, so that the texts of
-    /// those that are under way may pass it.
+    /// An event counts as 256 bytes, plus the combined length of its path, request id and resource id beyond 64
+    /// bytes. The strings of rejected keys' events are not counted: there are at most 256 such events, with about
+    /// 2 KB of strings each.
+    ///
+    /// Typical events reach [`capacity`](Self::capacity) first; this limit protects against clients that send 8 KB
+    /// paths. With [`WhenFull::Refuse`] it is checked when a request begins, so the strings of open requests can
+    /// exceed it.
     #[must_use]
     pub fn capacity_bytes(mut self, bytes: u64) -> Self {
         self.capacity_bytes = bytes.max(EVENT_BYTES);
         self
     }
 
-    /// Events in one batch at most. Unless set, 2,048 make a batch, and up to 16,384 go together where so
-    /// many have gathered while another one was written: databases take them for less.
+    /// The maximum number of events per batch; at least 1.
+    ///
+    /// By default a batch is written once it has 2,048 events, and takes up to 16,384 if that many have
+    /// accumulated during the previous write, since larger batches are cheaper per event.
     #[must_use]
     pub fn batch_size(mut self, events: usize) -> Self {
         self.batch_size = events.max(1);
@@ -93,51 +98,56 @@ impl RecorderBuilder {
         self
     }
 
-    /// How long an event waits at most for its batch to fill: 250 ms unless set.
+    /// The maximum time that an event waits for its batch to fill. 250 ms by default.
     #[must_use]
     pub fn batch_age(mut self, age: Duration) -> Self {
         self.batch_age = age;
         self
     }
 
-    /// How long one write may take before it is tried again: 30 seconds unless set.
+    /// The timeout of one write attempt, after which it is retried. 30 seconds by default.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;
         self
     }
 
-    /// The first pause before a batch is tried again, and the longest; pauses double in between and
-    /// are jittered. 50 ms and 5 s unless set.
+    /// The backoff between retries of a batch: starts at `first` and doubles up to `longest`, with jitter of
+    /// ±50%. 50 ms and 5 s by default.
     #[must_use]
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = (first, longest);
         self
     }
 
-    /// What happens when there is no room: [`WhenFull::Drop`] unless set.
+    /// The behavior when the recorder is full. [`WhenFull::Drop`] by default.
     #[must_use]
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
         self
     }
 
-    /// Lets events wait in a file when the sink is slow or dead: nothing is lost as long as the file
-    /// takes them, and little when the process is killed. Without one they wait in memory alone.
+    /// Stores events on disk while the sink is slow or unavailable. None by default: events wait in memory only.
     ///
-    /// Batches go there while the sink fails, and while it is slow as soon as half of the capacity is
-    /// used. The sink gets them in the order in which they were recorded, those that an earlier process
-    /// left first, and each under its id: once. What [`shutdown`](super::Recorder::shutdown) cannot write in
-    /// time goes there too. A spool that fails is like none, and is asked again later: what is in memory
-    /// is then written past it, and what finds no room there is lost.
+    /// With a spool, no events are lost during an outage while the spool accepts writes, and few if the process is
+    /// killed.
+    ///
+    /// Batches are spooled while the sink fails, or once half of the capacity is used if it is slow, and when
+    /// [`shutdown`](super::Recorder::shutdown) cannot write them in time. They are then written in recording
+    /// order, starting with those of earlier processes, and each under its id, so that the sink counts it once.
+    ///
+    /// If the spool fails, it is retried with a backoff. In the meantime the recorder works as without a spool: it
+    /// writes from memory, and events that exceed the capacity are lost.
     #[must_use]
     pub fn spool(mut self, spool: impl Spool) -> Self {
         self.spool = Some(Arc::new(spool));
         self
     }
 
-    /// Classifies events otherwise than by their status; `None` leaves the usual outcome. It runs
-    /// in the background and is not asked about refusals.
+    /// A hook that overrides the outcome and cause of an event; `None` keeps those derived from the status.
+    ///
+    /// It runs in the background, and is not called for requests that the layer rejected. If it panics, the event
+    /// keeps its outcome.
     ///
     /// ```
     /// # use keytally::backend::MemoryBackend;
@@ -145,7 +155,7 @@ impl RecorderBuilder {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// # let backend = MemoryBackend::new();
-    /// // Not finding a posting is a good answer here.
+    /// // For this service, 404 is not a failure.
     /// let recorder = Recorder::builder(backend)
     ///     .classify(|event| (event.status == Status::Http(404)).then_some((Outcome::Completed, None)))
     ///     .start();

@@ -1,22 +1,22 @@
-//! Takes events off the request path and writes them in batches.
+//! Moves events off the request path and writes them in batches.
 //!
-//! A request pushes its event into a bounded queue without waiting for anyone. One task empties the
-//! queue into batches, by size or by age, and tries each batch under one id until it is written, the
-//! sink says never, or shutdown's time is up. Every event is counted on its way in and on its way
-//! out, so that `accepted = written + lost + spooled` at the end.
+//! A request pushes its event into a bounded queue without blocking. A single task drains the queue into
+//! batches, by size or by age, and retries each batch under one id until it is written, the sink rejects it, or
+//! the shutdown timeout elapses. Events are counted when they enter and when they leave, so that in the end
+//! `accepted = written + lost + spooled`.
 //!
 //! # With a spool
 //!
-//! 1. The line is: the batch in flight, the spool's from the oldest on, then the queue.
-//! 2. A batch whose first try fails goes to the spool, and so does all that comes after it, by size or by
-//!    age as usual. While a write is slow rather than failing, that begins when half of the capacity is
-//!    used. What is in flight goes before what came later, and is tried all the while.
-//! 3. A batch leaves the spool when the sink has it or rejects it. In between its id makes it count once.
-//!    What cannot be removed, as on a full disk, does not keep back what is behind it.
-//! 4. A spool that fails is left alone for a while, as if there were none. When it cannot be read, or
-//!    takes no more while memory fills up, what is in memory is written past it. What it has taken
-//!    although it seemed to fail is recognized by its id when it comes out.
-//! 5. Shutdown keeps a quarter of its time to spool what is left.
+//! 1. Write order: the batch in flight, then the spool from oldest to newest, then the queue.
+//! 2. If the first attempt to write a batch fails, it goes to the spool, as do all later batches, filled by size
+//!    or by age as usual. If a write is merely slow, spooling starts when half of the capacity is used. The batch
+//!    in flight is spooled first and keeps being retried.
+//! 3. A batch leaves the spool when the sink has written or rejected it. Its id keeps a retry from counting it
+//!    twice. A batch that cannot be removed, as on a full disk, does not block the ones behind it.
+//! 4. A failing spool is skipped until a backoff has elapsed. If it cannot be read, or rejects writes while memory
+//!    fills up, batches in memory are written before those in the spool. A batch that was stored although its push
+//!    reported an error is recognized by its id when it is read back.
+//! 5. Shutdown reserves a quarter of its timeout for spooling.
 
 mod builder;
 mod pipeline;
@@ -41,15 +41,14 @@ use super::sink::UsageSink;
 use super::stats::RecorderStats;
 use crate::sync;
 
-/// Hands events to a [`UsageSink`] in the background. A clone is a handle to the same recorder.
+/// Writes events to a [`UsageSink`] in the background. Clones are handles to the same recorder.
 ///
-/// Call [`shutdown`](Self::shutdown) before the process ends. When the last handle is dropped
-/// without it, what is queued is still written as long as the runtime lives, but nobody learns
-/// whether it was.
+/// Call [`shutdown`](Self::shutdown) before the process exits. If the last handle is dropped without it, the
+/// queued events are still written while the runtime is alive, but the result is not reported.
 #[derive(Clone, Debug)]
 pub struct Recorder(Arc<Handle>);
 
-/// Ends the task when the last handle is gone.
+/// Closes the recorder when the last handle is dropped.
 #[derive(Debug)]
 struct Handle(Arc<Inner>);
 
@@ -60,11 +59,11 @@ impl Drop for Handle {
 }
 
 impl RecorderBuilder {
-    /// Starts the recorder's task on the current tokio runtime.
+    /// Starts the recorder's task on the current Tokio runtime.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// Panics if called outside a Tokio runtime.
     pub fn start(self) -> Recorder {
         let queue = Queue::new(&self);
         let inner = Arc::new(Inner::new(Some(queue), self.when_full));
@@ -76,53 +75,53 @@ impl RecorderBuilder {
     }
 }
 
-/// What became of all events when a recorder was shut down.
+/// The result of [`Recorder::shutdown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[must_use = "lost events are worth a line in the log"]
+#[must_use = "log the number of lost events"]
 pub struct ShutdownReport {
-    /// Events that the sink has written since the recorder was made.
+    /// The number of events written by the sink since the recorder was started.
     pub written: u64,
-    /// All other requests that began since the recorder was made: events that were lost, those that
-    /// came too late, and requests that were under way still and could not be ended. A batch whose
-    /// write was cut off by the timeout counts as lost, although the sink may have it, unless the spool
-    /// has it.
+    /// The number of all other requests since the recorder was started: lost events, events recorded after
+    /// shutdown, and open requests that could not be ended. A batch whose write was interrupted by the timeout
+    /// counts as lost unless it is in the spool, although the sink may have written it.
     pub lost: u64,
-    /// Events that are left in the spool, where there is one, for the next process to write.
+    /// The number of events left in the spool for the next process. 0 without a spool.
     pub spooled: u64,
 }
 
-/// How long a task that was aborted may take to stop.
+/// How long to wait for an aborted task to stop.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Recorder {
-    /// A recorder with the defaults; its task runs on the current tokio runtime.
+    /// Starts a recorder with default settings on the current Tokio runtime.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// Panics if called outside a Tokio runtime.
     pub fn new(sink: impl UsageSink) -> Self {
         Self::builder(sink).start()
     }
 
-    /// Configures a recorder.
+    /// Returns a builder to configure a recorder.
     pub fn builder(sink: impl UsageSink) -> RecorderBuilder {
         RecorderBuilder::new(Arc::new(sink))
     }
 
-    /// A recorder that keeps nothing but the counters of [`stats`](Self::stats); events count as
-    /// written until it is shut down.
+    /// Creates a recorder without a sink, which only maintains the counters in [`stats`](Self::stats). Events
+    /// count as written until it is shut down.
     pub fn counting() -> Self {
         let inner = Inner::new(None, WhenFull::Drop);
         Self(Arc::new(Handle(Arc::new(inner))))
     }
 
-    /// What came in, what was written, what was lost, what is open: now.
+    /// Returns the current counters.
     pub fn stats(&self) -> RecorderStats {
         self.0.0.counters.snapshot()
     }
 
-    /// Waits until everything that was recorded before is written, lost, as all is when the task's
-    /// runtime is gone, or safe in the spool, where there is one.
+    /// Waits until all events recorded before this call are written, spooled or lost.
+    ///
+    /// Does not wait if the recorder's runtime has been dropped: its events are lost.
     pub async fn flush(&self) {
         let Some(queue) = &self.0.0.queue else { return };
         let counters = &self.0.0.counters;
@@ -132,15 +131,16 @@ impl Recorder {
         queue.until(|| counters.settled() >= target).await;
     }
 
-    /// Records requests that are still open as cancelled, writes what is queued and spooled within the
-    /// timeout, and tells what became of everything. Where there is a spool, a quarter of the timeout
-    /// is kept to put there what could not be written. What is recorded afterwards counts as lost.
+    /// Shuts the recorder down: records open requests as cancelled, writes queued and spooled events within the
+    /// timeout, and reports the result. Events recorded later are lost.
     ///
-    /// Stop the server first: its last requests are then recorded as they ended. It may be called again,
-    /// at the same time too: each call answers when all is settled, and the shortest timeout counts.
+    /// With a spool, a quarter of the timeout is reserved to spool the events that could not be written.
     ///
-    /// It answers within the timeout and a second: when the recorder's runtime exists but is not
-    /// driven, nothing settles, and what is not written counts as lost in the report.
+    /// Stop the server first, so that its last requests are recorded with their actual outcome. Further and
+    /// concurrent calls are allowed: each returns when all events are settled, and the shortest timeout applies.
+    ///
+    /// Returns at most one second after the timeout. If the recorder's runtime exists but is not being driven,
+    /// events that are not yet written are reported as lost.
     pub async fn shutdown(&self, timeout: Duration) -> ShutdownReport {
         let inner = &self.0.0;
         inner.open.abandon_all();
@@ -156,8 +156,8 @@ impl Recorder {
                 queue.hurry();
                 if !queue.spools || late(to_spool).await {
                     queue.abort();
-                    // Not before it has stopped: it may be about to count a batch as written. That is a
-                    // matter of moments, unless nobody drives its runtime.
+                    // Wait for it to stop, since it may be about to count a batch as written. This is quick
+                    // unless its runtime is not being driven.
                     late(GRACE).await;
                 }
             }
@@ -165,21 +165,21 @@ impl Recorder {
         let stats = inner.counters.snapshot();
         ShutdownReport {
             written: stats.written,
-            // Whatever is under way still comes too late.
+            // Requests that are still open will end too late.
             lost: stats.lost + stats.queued + stats.open,
             spooled: stats.spooled,
         }
     }
 
-    /// A request begins; `false` if the recorder has no room for its event, or takes in no more, and
-    /// refuses.
+    /// Counts a request as begun. Returns `false` if the request must be rejected: the recorder is full or closed
+    /// and uses [`WhenFull::Refuse`].
     #[inline]
     pub(crate) fn reserve(&self) -> bool {
         let inner = &*self.0.0;
-        let begun = inner.counters.begun.0.fetch_add(1, Relaxed);
-        if inner.when_full == WhenFull::Refuse
+        let started = inner.counters.begun.0.fetch_add(1, Relaxed);
+        if inner.when_full == WhenFull::Reject
             && let Some(queue) = &inner.queue
-            && !inner.has_room(queue, begun)
+            && !inner.has_room(queue, started)
         {
             inner.counters.begun.0.fetch_sub(1, Relaxed);
             return false;
@@ -187,7 +187,8 @@ impl Recorder {
         true
     }
 
-    /// A request of a rejected key begins; `false` if no place is left for its event outside of the capacity.
+    /// Counts a request of a rejected key as begun. Returns `false` if the extra capacity for such events is used
+    /// up.
     pub(crate) fn reserve_rejected(&self) -> bool {
         let inner = &*self.0.0;
         let reserved = inner.reserve_rejected();
@@ -197,37 +198,37 @@ impl Recorder {
         reserved
     }
 
-    /// A request of a rejected key has no event after all.
+    /// Releases the reservation for a rejected key's event that will not be recorded.
     pub(crate) fn release_rejected(&self) {
         self.0.0.release_rejected();
     }
 
-    /// A request that began turned out not to be accounted for here.
+    /// Undoes [`reserve`](Self::reserve) for a request that is not accounted for here.
     pub(crate) fn release(&self) {
         self.0.0.counters.begun.0.fetch_sub(1, Relaxed);
     }
 
-    /// A request that began cannot be told of.
-    pub(crate) fn lose(&self) {
+    /// Counts the event of a request that began as lost.
+    pub(crate) fn count_lost(&self) {
         self.0.0.drop_one();
     }
 
-    /// Tells one recorder from another.
+    /// An id that distinguishes live recorders.
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.0.0).addr()
     }
 
-    /// A request that began has ended.
+    /// Records the event of a request that has ended.
     #[inline]
-    pub(crate) fn record(&self, draft: PendingEvent) {
-        self.0.0.record(draft);
+    pub(crate) fn record(&self, event: PendingEvent) {
+        self.0.0.record(event);
     }
 
     pub(crate) fn open(&self) -> &InFlight {
         &self.0.0.open
     }
 
-    pub(crate) fn count_refusal(&self, reason: RejectionReason) {
+    pub(crate) fn count_rejection(&self, reason: RejectionReason) {
         self.0.0.counters.refused[reason as usize].fetch_add(1, Relaxed);
     }
 

@@ -1,36 +1,36 @@
-//! Models of the queue, the task and their end: what holds whoever comes first.
+//! Model checks of the queue and the task under all thread interleavings.
 
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
 use super::queue::{EMPTY, FILLING, HALF, Queue};
-use super::tests::{draft, long_draft};
+use super::tests::{long_pending, pending};
 use super::writer::Writer;
 use super::*;
 use crate::sync::model::{block_on, check, thread};
 use crate::usage::{Batch, SinkError};
 
-/// A sink that takes everything.
+/// A sink that accepts everything and counts the events.
 #[derive(Clone, Default)]
-struct Takes(Arc<std::sync::atomic::AtomicU64>);
+struct Counting(Arc<std::sync::atomic::AtomicU64>);
 
 #[async_trait]
-impl UsageSink for Takes {
+impl UsageSink for Counting {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         self.0.fetch_add(batch.events.len() as u64, SeqCst);
         Ok(())
     }
 }
 
-impl Takes {
+impl Counting {
     fn events(&self) -> u64 {
         self.0.load(SeqCst)
     }
 }
 
-/// A recorder without its task, and the task.
-fn apart(builder: RecorderBuilder) -> (Recorder, Writer) {
+/// A recorder and its writer, which is not running.
+fn with_writer(builder: RecorderBuilder) -> (Recorder, Writer) {
     let inner = Inner::new(Some(Queue::new(&builder)), builder.when_full);
     let inner = Arc::new(inner);
     let writer = Writer::new(inner.clone(), builder);
@@ -42,11 +42,11 @@ fn queue(recorder: &Recorder) -> &Queue {
 }
 
 fn record(recorder: &Recorder) {
-    assert!(recorder.begin());
-    recorder.record(draft());
+    assert!(recorder.reserve());
+    recorder.record(pending());
 }
 
-/// Rule 9, once the task has ended.
+/// Asserts invariant 9 after the task has ended.
 fn assert_conserved(inner: &Inner, accepted: u64) -> RecorderStats {
     let stats = inner.counters.snapshot();
     assert_eq!(stats.accepted, accepted, "{stats:?}");
@@ -64,13 +64,13 @@ fn assert_conserved(inner: &Inner, accepted: u64) -> RecorderStats {
 }
 
 #[test]
-fn rule_9_what_is_recorded_while_the_task_ends_is_lost_and_counted() {
+fn rule_9_events_recorded_while_the_task_ends_count_as_lost() {
     check(|| {
-        let (recorder, writer) = apart(Recorder::builder(Takes::default()));
+        let (recorder, writer) = with_writer(Recorder::builder(Counting::default()));
         let inner = recorder.0.0.clone();
         let recording = thread(move || {
-            assert!(recorder.begin());
-            recorder.record(long_draft(7));
+            assert!(recorder.reserve());
+            recorder.record(long_pending(7));
         });
         drop(writer);
         recording.join().unwrap();
@@ -79,10 +79,10 @@ fn rule_9_what_is_recorded_while_the_task_ends_is_lost_and_counted() {
 }
 
 #[test]
-fn rule_9_what_is_recorded_before_the_last_handle_goes_is_written() {
+fn rule_9_events_recorded_before_the_last_handle_is_dropped_are_written() {
     check(|| {
-        let sink = Takes::default();
-        let (recorder, writer) = apart(Recorder::builder(sink.clone()));
+        let sink = Counting::default();
+        let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
         let inner = recorder.0.0.clone();
         let task = thread(|| block_on(writer.run()));
         let other = recorder.clone();
@@ -97,10 +97,10 @@ fn rule_9_what_is_recorded_before_the_last_handle_goes_is_written() {
 }
 
 #[test]
-fn rule_9_what_is_recorded_during_a_shutdown_is_written_or_lost() {
+fn rule_9_events_recorded_during_shutdown_are_written_or_lost() {
     check(|| {
-        let sink = Takes::default();
-        let (recorder, writer) = apart(Recorder::builder(sink.clone()));
+        let sink = Counting::default();
+        let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
         let inner = recorder.0.0.clone();
         let task = thread(|| block_on(writer.run()));
         let other = recorder.clone();
@@ -118,9 +118,9 @@ fn rule_9_what_is_recorded_during_a_shutdown_is_written_or_lost() {
 }
 
 #[test]
-fn no_wake_up_is_lost_for_the_first_event() {
+fn the_first_event_wakes_the_task() {
     check(|| {
-        let (recorder, _writer) = apart(Recorder::builder(Takes::default()));
+        let (recorder, _writer) = with_writer(Recorder::builder(Counting::default()));
         let other = recorder.clone();
         let recording = thread(move || record(&other));
         let queue = queue(&recorder);
@@ -131,9 +131,9 @@ fn no_wake_up_is_lost_for_the_first_event() {
 }
 
 #[test]
-fn no_wake_up_is_lost_for_a_batch() {
+fn a_full_batch_wakes_the_task() {
     check(|| {
-        let (recorder, writer) = apart(Recorder::builder(Takes::default()).batch_size(2));
+        let (recorder, writer) = with_writer(Recorder::builder(Counting::default()).batch_size(2));
         let other = recorder.clone();
         let recording = thread(move || record(&other));
         let another = recorder.clone();
@@ -147,9 +147,9 @@ fn no_wake_up_is_lost_for_a_batch() {
 }
 
 #[test]
-fn no_wake_up_is_lost_for_half_of_the_capacity() {
+fn half_of_the_capacity_wakes_the_task() {
     check(|| {
-        let (recorder, _writer) = apart(Recorder::builder(Takes::default()).capacity(4));
+        let (recorder, _writer) = with_writer(Recorder::builder(Counting::default()).capacity(4));
         let other = recorder.clone();
         let recording = thread(move || record(&other));
         let another = recorder.clone();
@@ -161,12 +161,12 @@ fn no_wake_up_is_lost_for_half_of_the_capacity() {
     });
 }
 
-/// By nothing but the event: nobody asks for it, and the task is never told to end.
+/// Without a flush or shutdown.
 #[test]
-fn an_event_is_written_by_itself() {
+fn recording_an_event_is_enough_to_write_it() {
     check(|| {
-        let sink = Takes::default();
-        let (recorder, writer) = apart(Recorder::builder(sink.clone()).batch_size(1));
+        let sink = Counting::default();
+        let (recorder, writer) = with_writer(Recorder::builder(sink.clone()).batch_size(1));
         let task = thread(|| block_on(writer.run()));
         let other = recorder.clone();
         let recording = thread(move || record(&other));
@@ -180,10 +180,10 @@ fn an_event_is_written_by_itself() {
 }
 
 #[test]
-fn a_flush_answers_once_all_is_written_that_was_recorded_before() {
+fn flush_returns_after_all_earlier_events_are_written() {
     check(|| {
-        let sink = Takes::default();
-        let (recorder, writer) = apart(Recorder::builder(sink.clone()));
+        let sink = Counting::default();
+        let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
         let task = thread(|| block_on(writer.run()));
         let done = Arc::new(AtomicBool::new(false));
         let (other, flag) = (recorder.clone(), done.clone());
@@ -202,11 +202,11 @@ fn a_flush_answers_once_all_is_written_that_was_recorded_before() {
     });
 }
 
-/// Requests that end at the very same moment may both find the last place.
+/// Requests that end concurrently can all see the last free place.
 #[test]
-fn no_more_events_wait_than_there_is_room_and_threads() {
+fn the_capacity_is_exceeded_by_at_most_one_event_per_thread() {
     check(|| {
-        let (recorder, _writer) = apart(Recorder::builder(Takes::default()).capacity(1));
+        let (recorder, _writer) = with_writer(Recorder::builder(Counting::default()).capacity(1));
         let threads = [(); 2].map(|()| {
             let recorder = recorder.clone();
             thread(move || {

@@ -1,4 +1,4 @@
-//! The line in which batches stand once they are out of the queue.
+//! The state of batches after they leave the queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,34 +9,34 @@ use uuid::Uuid;
 
 use crate::usage::sink::Batch;
 
-/// What the task knows of the batches: in flight, then the spool's, then what is held for it, then the
-/// queue.
+/// The batches known to the task. Write order: the batch in flight, then the spool, then the batch held for the
+/// spool, then the queue.
 #[derive(Debug, Default)]
 pub(super) struct Pipeline {
-    /// The batch that is being written.
+    /// The batch in flight.
     pub(super) head: Option<PendingBatch>,
-    /// A batch that was taken out of the queue for the spool, and is not in it yet.
+    /// A batch that was taken out of the queue for the spool but is not in the spool yet.
     pub(super) held: Option<PendingBatch>,
-    /// Since when the queue has something for the next batch.
+    /// When the first event of the next batch was seen in the queue.
     pub(super) filling_since: Option<Instant>,
-    /// The sink's last answer was that it is unavailable.
+    /// Whether the sink's last result was [`SinkError::Unavailable`](crate::usage::SinkError::Unavailable).
     pub(super) failing: bool,
-    /// The spool may hold batches, which come before those in the queue.
+    /// Whether the spool may hold batches, which come before the queue.
     pub(super) behind: bool,
-    /// What this recorder has pushed to the spool.
+    /// The batches that this recorder has pushed to the spool.
     pub(super) own: HashMap<Uuid, SpoolState>,
-    /// Events that came out of the spool since it was empty last.
+    /// The number of events drained from the spool since it was last empty.
     pub(super) came_out: u64,
-    /// What is settled and in the spool still, oldest first.
+    /// Settled batches that are still in the spool, oldest first.
     pub(super) leftovers: VecDeque<PendingDelete>,
-    /// The last of them that was come upon: what is behind it is next.
+    /// The last leftover that was read; reading continues after it.
     pub(super) past: Option<Uuid>,
-    /// How the spool gets on, apart: a full disk has no room for what is pushed, perhaps none to clear
-    /// away either, and can be read all the same.
+    /// The health of the spool's operations. Separate, since a full disk can fail pushes, and perhaps removals,
+    /// but not reads.
     pub(super) pushing: Health,
     pub(super) asking: Health,
     pub(super) clearing: Health,
-    /// The task knows that there is no more time than to spool the rest.
+    /// Whether the task has noticed `Queue::hurry`.
     pub(super) hurried: bool,
 }
 
@@ -44,39 +44,39 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 pub(super) struct PendingBatch {
     pub(super) batch: Arc<Batch>,
-    /// What its events take beyond their fixed size.
+    /// The extra bytes of its events.
     pub(super) extra: u64,
-    /// How many of its events are of rejected keys.
+    /// The number of its events with rejected keys.
     pub(super) rejected: u64,
-    /// It is in the spool too, and counted there.
+    /// Whether it is also in the spool and counted as spooled.
     pub(super) spooled: bool,
 }
 
-/// How far the counting of a batch is that was pushed to the spool.
+/// How a batch that was pushed to the spool is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpoolState {
-    /// The push failed, or is not over: the spool may have it or not, and memory has it.
+    /// The push failed or is in progress. The batch is in memory, and may be in the spool too.
     Doubtful,
-    /// So many events count as spooled.
+    /// This number of events counts as spooled.
     Waiting(u64),
-    /// Written or lost: whatever is left of it in the spool counts no more.
+    /// Already counted as written or lost, although it may still be in the spool.
     Counted,
 }
 
-/// A batch to be cleared away.
+/// A batch to remove from the spool.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PendingDelete {
     pub(super) id: Uuid,
-    /// Set aside rather than removed.
+    /// Set the batch aside instead of removing it.
     pub(super) unreadable: bool,
 }
 
-/// Whether the spool is worth asking.
+/// The health of a spool operation.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// It has failed, and is left alone until then.
+    /// After a failure, the time of the next attempt.
     pub(super) rest: Option<Instant>,
-    /// How often it has failed in a row.
+    /// The number of consecutive failures.
     pub(super) failures: u32,
 }
 
@@ -93,30 +93,30 @@ impl PendingBatch {
 }
 
 impl Pipeline {
-    /// Whether there is a batch that only memory has.
+    /// Whether there is a batch that is only in memory.
     pub(super) fn is_in_memory(&self) -> bool {
         self.held.is_some() || self.head.as_ref().is_some_and(|head| !head.spooled)
     }
 
-    /// The batch that the spool takes next. What is in flight comes first: it is the oldest.
+    /// The next batch to spool: the batch in flight, which is the oldest, or else the held one.
     pub(super) fn next_to_spool(&self) -> Option<&PendingBatch> {
         let head = self.head.as_ref().filter(|head| !head.spooled);
         head.or(self.held.as_ref())
     }
 
-    /// Until when the batch that is filling may wait for more.
+    /// The deadline until which the next batch may wait for more events.
     pub(super) fn filled_by(&mut self, age: Duration) -> Option<Instant> {
         let since = *self.filling_since.get_or_insert_with(Instant::now);
         since.checked_add(age)
     }
 
-    /// What there is of a settled batch in the spool counts no more, and can go.
+    /// Marks a settled batch as counted and schedules its removal from the spool.
     pub(super) fn leave(&mut self, id: Uuid, unreadable: bool) {
         self.own.insert(id, SpoolState::Counted);
         self.leftovers.push_back(PendingDelete { id, unreadable });
     }
 
-    /// When there is something to do although nothing happens.
+    /// The time of the next attempt to read from or clear the spool, if one is due.
     pub(super) fn wakes(&self) -> Option<Instant> {
         let asking = self.asking.rest.filter(|_| self.behind);
         let clearing = self.clearing.rest.filter(|_| !self.leftovers.is_empty());

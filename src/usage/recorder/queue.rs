@@ -1,4 +1,4 @@
-//! What the handles of a recorder and its task share: the queue between them, and who waits for whom.
+//! The state shared by the handles of a recorder and its task: counters, the queue and wake-ups.
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -18,56 +18,57 @@ use crate::usage::stats::Counters;
 pub(super) struct Inner {
     pub(super) counters: Counters,
     pub(super) open: InFlight,
-    /// A recorder without a sink has none.
+    /// `None` for a recorder without a sink.
     pub(super) queue: Option<Queue>,
     pub(super) when_full: WhenFull,
     pub(super) closed: AtomicBool,
     drops: LogThrottle,
 }
 
-/// What waits to be written, and what wakes the task that writes it.
+/// The events to be written, and the state to wake the task that writes them.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Without bounds of its own: a ring would go through all of its memory time and again, where
-    /// little of it is ever in use.
+    /// Unbounded; `capacity` is enforced by the counters. A ring buffer would cycle through its whole memory
+    /// although little of it is in use.
     pub(super) drafts: SegQueue<PendingEvent>,
     pub(super) capacity: usize,
     pub(super) capacity_bytes: u64,
-    /// As many make a batch.
+    /// The number of events at which a batch is written.
     pub(super) batch_size: usize,
-    /// As many are one at most.
+    /// The maximum number of events in a batch.
     pub(super) largest_batch: usize,
-    /// There is a spool for what cannot be written in time.
+    /// Whether there is a spool.
     pub(super) spools: bool,
-    /// What the task waits for: [`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]; or that it does no more: [`ENDED`],
-    /// [`SETTLED`].
+    /// What the task is waiting for ([`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]), or that it has ended
+    /// ([`ENDED`] or [`SETTLED`]).
     waiting: AtomicU8,
     pub(super) wake: Notify,
-    /// Events that were queued when somebody last asked for a flush.
+    /// The number of events that had entered the queue at the last call of `flush`.
     pub(super) flush_to: AtomicU64,
-    /// No time for more than to spool the rest.
+    /// The shutdown timeout only allows spooling the remaining events.
     pub(super) hurry: AtomicBool,
     pub(super) settled: Notify,
-    /// Events of the batch that is being written, and their extra bytes.
+    /// Events taken out of the queue but still in memory, and their extra bytes.
     pub(super) in_flight: AtomicU64,
     pub(super) in_flight_extra: AtomicU64,
     task: OnceLock<AbortHandle>,
 }
 
-/// Events of rejected keys that wait at most, however large the capacity: what their texts take is bounded by
-/// their number alone.
+/// The maximum number of queued events of rejected keys, for any capacity. The memory for their strings is bounded
+/// by this number alone.
 const MAX_REJECTED: u64 = 256;
 
+/// Not waiting for events.
 pub(super) const BUSY: u8 = 0;
-/// For the first event.
+/// Waiting for the first event.
 pub(super) const EMPTY: u8 = 1;
-/// For as many as make a batch.
+/// Waiting for a full batch.
 pub(super) const FILLING: u8 = 2;
-/// For half of the capacity to be used.
+/// Waiting until half of the capacity is used.
 pub(super) const HALF: u8 = 3;
-/// The task has ended: nobody empties the queue any more.
+/// The task has ended and does not drain the queue.
 const ENDED: u8 = 4;
-/// And what it left behind is counted.
+/// The task has ended and the remaining events are counted as lost.
 const SETTLED: u8 = 5;
 
 impl Inner {
@@ -83,36 +84,38 @@ impl Inner {
     }
 
     #[inline]
-    pub(super) fn record(&self, draft: PendingEvent) {
-        if !self.admit(&draft) {
-            if draft.is_rejected {
+    pub(super) fn record(&self, event: PendingEvent) {
+        if !self.admit(&event) {
+            if event.is_rejected {
                 self.release_rejected();
             }
             return self.drop_one();
         }
         match &self.queue {
-            Some(queue) => self.push(queue, draft),
+            Some(queue) => self.push(queue, event),
             None => {
                 self.counters.written.fetch_add(1, Relaxed);
-                if draft.is_rejected {
+                if event.is_rejected {
                     self.release_rejected();
                 }
             }
         }
     }
 
-    /// Counts an event in, if there is room for it and its extra bytes. Before it is pushed: whoever counts what is queued, as a
-    /// flush does, misses none that is ahead of another in the queue.
+    /// Counts an event as queued if there is room for it and its extra bytes.
+    ///
+    /// Called before the event is pushed, so that the count includes all events in the queue. `flush` relies on
+    /// this.
     #[inline]
-    pub(super) fn admit(&self, draft: &PendingEvent) -> bool {
+    pub(super) fn admit(&self, event: &PendingEvent) -> bool {
         if self.closed.load(SeqCst) {
             return false;
         }
         if let Some(queue) = &self.queue {
-            let extra = draft.extra_bytes();
-            // With `Refuse` there was room when the request began, and a rejected key has reserved its own.
-            let has_place = self.when_full == WhenFull::Refuse || draft.is_rejected;
-            if !has_place && !self.has_room_now(queue, extra) {
+            let extra = event.extra_bytes();
+            // `WhenFull::Refuse` and rejected keys have reserved room when the request began.
+            let is_reserved = self.when_full == WhenFull::Reject || event.is_rejected;
+            if !is_reserved && !self.has_room_now(queue, extra) {
                 return false;
             }
             if extra > 0 {
@@ -123,29 +126,28 @@ impl Inner {
         true
     }
 
-    /// Whether there is room for an event. Requests that end at the very same moment may both find the last
-    /// place.
+    /// Whether there is room for an event. Approximate: concurrent calls can all see the last free place.
     #[inline]
     fn has_room_now(&self, queue: &Queue, extra: u64) -> bool {
-        // Before what is settled: a batch that is settled in between must not count twice.
+        // Read before the settled events, so that a batch settled in between is not subtracted twice.
         let rejected = self.counters.rejected.load(Acquire);
         let waiting = self.waiting().saturating_sub(rejected);
         let bytes = self.counters.bytes_of(waiting + 1).saturating_add(extra);
         waiting < queue.capacity as u64 && bytes <= queue.capacity_bytes
     }
 
-    /// Whether a request that begins will find room for its event.
+    /// Whether there will be room for the event of a request that begins, if `started` requests began before it.
     #[inline]
-    pub(super) fn has_room(&self, queue: &Queue, begun: u64) -> bool {
+    pub(super) fn has_room(&self, queue: &Queue, started: u64) -> bool {
         let rejected = self.counters.rejected.load(Acquire);
         let gone = self.counters.settled() + self.counters.dropped.load(Relaxed);
-        let unsettled = begun.saturating_sub(gone).saturating_sub(rejected);
+        let unsettled = started.saturating_sub(gone).saturating_sub(rejected);
         unsettled < queue.capacity as u64
             && self.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes
             && !self.closed.load(Relaxed)
     }
 
-    /// Reserves a place for an event of a rejected key, outside of the capacity, if there is one left.
+    /// Reserves a place in the extra capacity for events of rejected keys, if one is left.
     pub(super) fn reserve_rejected(&self) -> bool {
         let places = self.queue.as_ref().map_or(u64::MAX, Queue::rejected_places);
         let next = |reserved| (reserved < places).then_some(reserved + 1);
@@ -161,14 +163,14 @@ impl Inner {
         self.counters.rejected.fetch_sub(1, Relaxed);
     }
 
-    /// Events that wait to be written, those in flight included.
+    /// The number of events in memory, including the batch in flight.
     #[inline]
     fn waiting(&self) -> u64 {
         let queued = self.counters.queued.events.load(Relaxed);
         queued.saturating_sub(self.counters.settled())
     }
 
-    /// Whether what waits takes half of the bytes that it may take: no time to wait for more.
+    /// Whether half of the capacity in bytes is used, so that a batch should not wait to fill.
     #[inline]
     pub(super) fn is_heavy(&self, queue: &Queue) -> bool {
         self.counters.bytes_of(self.waiting()) >= queue.capacity_bytes.div_ceil(2)
@@ -180,20 +182,20 @@ impl Inner {
         self.waiting() >= (queue.capacity as u64).div_ceil(2) || self.is_heavy(queue)
     }
 
-    /// Hands over an event that was counted.
+    /// Pushes an event that has been counted by [`admit`](Self::admit).
     #[inline]
-    pub(super) fn push(&self, queue: &Queue, draft: PendingEvent) {
-        queue.drafts.push(draft);
-        self.pushed(queue);
+    pub(super) fn push(&self, queue: &Queue, event: PendingEvent) {
+        queue.drafts.push(event);
+        self.wake_task(queue);
         if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
-            // The task has looked for the last time before this event was there.
-            self.give_up(queue);
+            // The task drained the queue for the last time before this event was pushed.
+            self.discard_remaining(queue);
         }
     }
 
-    /// Wakes the task if it waits for this event.
+    /// Wakes the task if it is waiting for the pushed event.
     #[inline]
-    fn pushed(&self, queue: &Queue) {
+    fn wake_task(&self, queue: &Queue) {
         let waiting = queue.waiting.load(SeqCst);
         let due = match waiting {
             EMPTY => true,
@@ -201,7 +203,7 @@ impl Inner {
             HALF => self.is_crowded(queue),
             _ => false,
         };
-        // It may have gone on meanwhile, or have ended, which must stay visible.
+        // The task may have continued in the meantime, or ended, which must not be overwritten.
         let claim = |to| queue.waiting.compare_exchange(waiting, to, SeqCst, SeqCst);
         if due && claim(BUSY).is_ok() {
             queue.wake.notify_one();
@@ -226,24 +228,24 @@ impl Inner {
         }
     }
 
-    /// The task is gone, however it ended: nothing more is taken in, and what it left behind is lost.
+    /// Closes the recorder after its task has ended for any reason, and counts the remaining events as lost.
     pub(super) fn end(&self) {
         let Some(queue) = &self.queue else { return };
         self.closed.store(true, SeqCst);
-        // Whoever pushes an event from here on sees this afterwards, and gives it up itself.
+        // A push from here on sees this state and discards its event itself.
         queue.waiting.store(ENDED, SeqCst);
-        self.give_up(queue);
+        self.discard_remaining(queue);
         queue.waiting.store(SETTLED, SeqCst);
         queue.settled.notify_waiters();
     }
 
-    /// Counts what the task left behind as lost; the task must have ended.
-    fn give_up(&self, queue: &Queue) {
+    /// Counts the remaining events as lost. The task must have ended.
+    fn discard_remaining(&self, queue: &Queue) {
         let mut lost = queue.in_flight.swap(0, SeqCst);
         let mut extra = queue.in_flight_extra.swap(0, SeqCst);
-        while let Some(draft) = queue.drafts.pop() {
+        while let Some(event) = queue.drafts.pop() {
             lost += 1;
-            extra += draft.extra_bytes();
+            extra += event.extra_bytes();
         }
         self.counters.queued.extra_bytes.fetch_sub(extra, Relaxed);
         if lost > 0 {
@@ -274,18 +276,20 @@ impl Queue {
         }
     }
 
-    /// Events of rejected keys that wait at most.
+    /// The maximum number of queued events of rejected keys.
     fn rejected_places(&self) -> u64 {
         (self.capacity as u64 / 16).clamp(1, MAX_REJECTED)
     }
 
     pub(super) fn started(&self, task: AbortHandle) {
         let first = self.task.set(task);
-        debug_assert!(first.is_ok(), "a queue has one task");
+        debug_assert!(first.is_ok(), "the queue already has a task");
     }
 
-    /// For the task: waits until `due` holds or `end` has come. Whoever makes it hold reads `waiting`
-    /// afterwards, and it is checked again after `waiting` was written: one of the two sees the other.
+    /// For the task: waits until `due` returns true or the deadline `end` has passed.
+    ///
+    /// No wake-up is missed: `due` is checked after `waiting` is written, and code that makes `due` true reads
+    /// `waiting` afterwards, so at least one side sees the other's change.
     pub(super) async fn wait(&self, what: u8, end: Option<Instant>, due: impl Fn() -> bool) {
         loop {
             self.waiting.store(what, SeqCst);
@@ -308,7 +312,7 @@ impl Queue {
         self.waiting.store(BUSY, SeqCst);
     }
 
-    /// Waits until something is settled that `done` waits for.
+    /// Waits until `done` returns true, checking it whenever events are settled.
     pub(super) async fn until(&self, done: impl Fn() -> bool) {
         loop {
             let settled = self.settled.notified();
@@ -321,18 +325,18 @@ impl Queue {
         }
     }
 
-    /// Waits until the task has ended and what it left behind is counted.
+    /// Waits until the task has ended and the remaining events are counted.
     pub(super) async fn ended(&self) {
         self.until(|| self.waiting.load(SeqCst) == SETTLED).await;
     }
 
-    /// Lets the task spool what it has, and end.
+    /// Tells the task to spool the remaining events and end.
     pub(super) fn hurry(&self) {
         self.hurry.store(true, SeqCst);
         self.wake.notify_one();
     }
 
-    /// Ends the task where it stands.
+    /// Aborts the task.
     pub(super) fn abort(&self) {
         if let Some(task) = self.task.get() {
             task.abort();

@@ -1,4 +1,4 @@
-//! Two things at once in one task.
+//! Polling two futures concurrently in one task.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -9,36 +9,37 @@ pub(super) enum First<A, B> {
     Other(B),
 }
 
-/// The answer of the one that is ready first; the other is dropped, unless it is the work.
+/// Returns the output of the future that completes first. `other` is dropped if `work` completes first; `work` can
+/// be polled again otherwise.
 pub(super) async fn first_of<A, B>(
     mut work: Pin<&mut impl Future<Output = A>>,
     other: impl Future<Output = B>,
 ) -> First<A, B> {
     let mut other = pin!(other);
     poll_fn(|context| {
-        if let Poll::Ready(answer) = work.as_mut().poll(context) {
-            return Poll::Ready(First::Work(answer));
+        if let Poll::Ready(output) = work.as_mut().poll(context) {
+            return Poll::Ready(First::Work(output));
         }
         other.as_mut().poll(context).map(First::Other)
     })
     .await
 }
 
-/// Goes on with the work until the other is done; the work's answer if there was one.
+/// Polls `work` until `other` completes. Returns the output of `work` if it has completed.
 pub(super) async fn meanwhile<A>(
     mut work: Pin<&mut impl Future<Output = A>>,
     other: impl Future<Output = ()>,
 ) -> Option<A> {
     let mut other = pin!(other);
-    let mut answer = None;
+    let mut output = None;
     poll_fn(|context| {
-        if answer.is_none()
+        if output.is_none()
             && let Poll::Ready(ready) = work.as_mut().poll(context)
         {
-            answer = Some(ready);
+            output = Some(ready);
         }
         other.as_mut().poll(context)
     })
     .await;
-    answer
+    output
 }

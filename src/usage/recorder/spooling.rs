@@ -1,4 +1,4 @@
-//! The spool's part in the recorder's task: what goes into it, and what comes out of it.
+//! The part of the recorder's task that writes to and drains the spool.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use super::writer::{Writer, guarded, jittered};
 use crate::telemetry;
 use crate::usage::spool::{Spool, SpoolError, Spooled};
 
-/// How long a spool may take for one answer.
+/// The timeout of one spool operation.
 const SPOOL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest that a spool which failed is left alone.
+/// The maximum backoff after a spool failure.
 const LONGEST_REST: Duration = Duration::from_secs(3_600);
 
 impl Writer {
-    /// Does some work for the sink, and lets the spool take meanwhile what memory should not keep;
-    /// `None` when there is no more time for the work, and the spool has everything.
+    /// Runs `work` for the sink and concurrently spools batches that should not stay in memory. Returns `None` if
+    /// the shutdown timeout leaves no time for the work and all batches are in the spool.
     pub(super) async fn beside<T>(
         &self,
         queue: &Queue,
-        line: &mut Pipeline,
+        pipeline: &mut Pipeline,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         if self.builder.spool.is_none() {
@@ -35,54 +35,54 @@ impl Writer {
         }
         let mut work = pin!(work);
         loop {
-            match first_of(work.as_mut(), self.overflow(queue, line)).await {
-                First::Work(answer) => return Some(answer),
+            match first_of(work.as_mut(), self.overflow(queue, pipeline)).await {
+                First::Work(output) => return Some(output),
                 First::Other(true) => {}
                 First::Other(false) => return None,
             }
-            let push = self.push_next(queue, line);
-            if let Some(answer) = meanwhile(work.as_mut(), push).await {
-                return Some(answer);
+            let push = self.push_next(queue, pipeline);
+            if let Some(output) = meanwhile(work.as_mut(), push).await {
+                return Some(output);
             }
         }
     }
 
-    /// Waits until the spool should take a batch; `false` when it has everything and there is no more
-    /// time.
-    async fn overflow(&self, queue: &Queue, line: &mut Pipeline) -> bool {
+    /// Waits until a batch should be spooled. Returns `false` if everything is spooled and the shutdown timeout
+    /// leaves no time to wait.
+    async fn overflow(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
         let hurry = || queue.hurry.load(SeqCst);
         loop {
             if hurry() {
-                if !line.is_in_memory() && queue.drafts.is_empty() {
+                if !pipeline.is_in_memory() && queue.drafts.is_empty() {
                     return false;
                 }
-                if !line.hurried {
-                    line.hurried = true;
-                    line.pushing.rest = None;
+                if !pipeline.hurried {
+                    pipeline.hurried = true;
+                    pipeline.pushing.rest = None;
                 }
             }
-            if let Some(rest) = line.pushing.rest {
-                let hurried = line.hurried;
+            if let Some(rest) = pipeline.pushing.rest {
+                let hurried = pipeline.hurried;
                 queue.wait(BUSY, Some(rest), || hurry() && !hurried).await;
-                if !line.pushing.is_resting() {
-                    line.pushing.rest = None;
+                if !pipeline.pushing.is_resting() {
+                    pipeline.pushing.rest = None;
                 }
                 continue;
             }
-            if !(line.behind || line.failing || hurry()) {
-                // The first try of a batch with none before it: that is how it goes every day.
+            if !(pipeline.behind || pipeline.failing || hurry()) {
+                // The normal case: the first attempt to write a batch, with nothing in the spool.
                 let crowded = || !queue.drafts.is_empty() && self.inner.is_crowded(queue);
                 queue.wait(HALF, None, || crowded() || hurry()).await;
                 if crowded() {
                     return true;
                 }
-            } else if line.is_in_memory() {
+            } else if pipeline.is_in_memory() {
                 return true;
             } else if queue.drafts.is_empty() {
                 let awake = || !queue.drafts.is_empty() || hurry();
                 queue.wait(EMPTY, None, awake).await;
             } else {
-                let end = line.filled_by(self.builder.batch_age);
+                let end = pipeline.filled_by(self.builder.batch_age);
                 let due = || self.is_due(queue) || hurry();
                 queue.wait(FILLING, end, due).await;
                 return true;
@@ -90,80 +90,81 @@ impl Writer {
         }
     }
 
-    /// Pushes the oldest batch to the spool that only memory has.
-    async fn push_next(&self, queue: &Queue, line: &mut Pipeline) {
-        if !line.is_in_memory() {
-            line.held = self.take(queue, line);
+    /// Pushes the oldest batch that is only in memory to the spool.
+    async fn push_next(&self, queue: &Queue, pipeline: &mut Pipeline) {
+        if !pipeline.is_in_memory() {
+            pipeline.held = self.take(queue, pipeline);
         }
-        let Some(taken) = line.next_to_spool() else {
+        let Some(taken) = pipeline.next_to_spool() else {
             return;
         };
         let batch = taken.batch.clone();
         let id = batch.id;
-        line.own.insert(id, SpoolState::Doubtful);
-        let push = self.ask(&mut line.pushing, |spool| async move {
+        pipeline.own.insert(id, SpoolState::Doubtful);
+        let push = self.call_spool(&mut pipeline.pushing, |spool| async move {
             spool.push(&batch).await
         });
         if push.await.is_none() {
             return;
         }
-        if !line.behind {
-            line.behind = true;
-            telemetry::warn!("usage events go to the spool");
+        if !pipeline.behind {
+            pipeline.behind = true;
+            telemetry::warn!("started spooling usage events");
         }
-        let head = line.head.as_mut().filter(|head| head.batch.id == id);
+        let head = pipeline.head.as_mut().filter(|head| head.batch.id == id);
         if let Some(head) = head {
             head.spooled = true;
             let n = head.events();
             self.left_memory(queue, head, &self.inner.counters.spooled);
-            line.own.insert(id, SpoolState::Waiting(n));
-        } else if let Some(held) = line.held.take() {
-            self.now_spooled(queue, line, &held);
+            pipeline.own.insert(id, SpoolState::Waiting(n));
+        } else if let Some(held) = pipeline.held.take() {
+            self.mark_spooled(queue, pipeline, &held);
         }
     }
 
-    fn now_spooled(&self, queue: &Queue, line: &mut Pipeline, taken: &PendingBatch) {
+    /// Counts a batch as spooled.
+    fn mark_spooled(&self, queue: &Queue, pipeline: &mut Pipeline, taken: &PendingBatch) {
         self.left_memory(queue, taken, &self.inner.counters.spooled);
-        line.own
+        pipeline
+            .own
             .insert(taken.batch.id, SpoolState::Waiting(taken.events()));
     }
 
-    /// Puts the spool's oldest batch at the head of the line; `false` when there is none, or the spool
-    /// does not tell.
-    pub(super) async fn next_of_spool(&self, queue: &Queue, line: &mut Pipeline) -> bool {
+    /// Makes the spool's oldest batch the next one to write. Returns `false` if there is none or the spool fails.
+    pub(super) async fn next_of_spool(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
         loop {
-            self.clear_away(line).await;
-            let past = line.past;
+            self.clear_away(pipeline).await;
+            let past = pipeline.past;
             let next = move |spool: Arc<dyn Spool>| async move { spool.next(past).await };
-            let Some(next) = self.ask(&mut line.asking, next).await else {
+            let Some(next) = self.call_spool(&mut pipeline.asking, next).await else {
                 return false;
             };
             match next {
                 None => {
-                    self.now_empty(queue, line);
+                    self.mark_empty(queue, pipeline);
                     return false;
                 }
                 Some(Spooled::Unreadable { id, events }) => {
-                    if line.own.get(&id) != Some(&SpoolState::Counted) {
+                    if pipeline.own.get(&id) != Some(&SpoolState::Counted) {
                         telemetry::error!(
                             events,
                             batch = %id,
-                            "usage events lost: the spool cannot read them back"
+                            "usage events lost: the spool cannot read a batch"
                         );
-                        self.count_spooled(line, id, events, false);
-                        line.leave(id, true);
+                        self.count_spooled(pipeline, id, events, false);
+                        pipeline.leave(id, true);
                         queue.settled.notify_waiters();
                     }
-                    line.past = Some(id);
+                    pipeline.past = Some(id);
                 }
                 Some(Spooled::Batch(batch)) => {
                     let id = batch.id;
-                    // Its push was done, although it seemed to fail.
-                    if let Some(held) = line.held.take_if(|held| held.batch.id == id) {
-                        self.now_spooled(queue, line, &held);
+                    // Its push took effect although it returned an error.
+                    if let Some(held) = pipeline.held.take_if(|held| held.batch.id == id) {
+                        self.mark_spooled(queue, pipeline, &held);
                     }
-                    if line.own.get(&id) != Some(&SpoolState::Counted) {
-                        line.head = Some(PendingBatch {
+                    if pipeline.own.get(&id) != Some(&SpoolState::Counted) {
+                        pipeline.head = Some(PendingBatch {
                             batch: batch.into(),
                             extra: 0,
                             rejected: 0,
@@ -171,16 +172,16 @@ impl Writer {
                         });
                         return true;
                     }
-                    line.past = Some(id);
+                    pipeline.past = Some(id);
                 }
             }
         }
     }
 
-    /// Lets the spool forget what is settled.
-    pub(super) async fn clear_away(&self, line: &mut Pipeline) {
-        while let Some(&PendingDelete { id, unreadable }) = line.leftovers.front()
-            && !line.clearing.is_resting()
+    /// Removes settled batches from the spool.
+    pub(super) async fn clear_away(&self, pipeline: &mut Pipeline) {
+        while let Some(&PendingDelete { id, unreadable }) = pipeline.leftovers.front()
+            && !pipeline.clearing.is_resting()
         {
             let clear = move |spool: Arc<dyn Spool>| async move {
                 if unreadable {
@@ -189,82 +190,90 @@ impl Writer {
                     spool.remove(id).await
                 }
             };
-            if self.ask(&mut line.clearing, clear).await.is_some() {
-                line.leftovers.pop_front();
-                line.own.remove(&id);
+            if self
+                .call_spool(&mut pipeline.clearing, clear)
+                .await
+                .is_some()
+            {
+                pipeline.leftovers.pop_front();
+                pipeline.own.remove(&id);
             }
         }
-        if line.leftovers.is_empty() {
-            line.past = None;
+        if pipeline.leftovers.is_empty() {
+            pipeline.past = None;
         }
     }
 
-    /// What this recorder has pushed and did not see again, another process has taken out.
-    fn now_empty(&self, queue: &Queue, line: &mut Pipeline) {
-        line.behind = false;
+    /// Handles an empty spool. Batches that this recorder pushed and did not read back were drained by another
+    /// process and count as written.
+    fn mark_empty(&self, queue: &Queue, pipeline: &mut Pipeline) {
+        pipeline.behind = false;
         let mut drained = 0;
-        line.own.retain(|_, fate| match *fate {
+        pipeline.own.retain(|_, state| match *state {
             SpoolState::Waiting(events) => {
                 drained += events;
                 false
             }
             SpoolState::Counted | SpoolState::Doubtful => true,
         });
-        if line.came_out + drained > 0 {
-            telemetry::info!(
-                events = line.came_out + drained,
-                "the usage spool is empty again"
-            );
-            line.came_out = 0;
+        if pipeline.came_out + drained > 0 {
+            telemetry::info!(events = pipeline.came_out + drained, "usage spool drained");
+            pipeline.came_out = 0;
         }
         self.inner.counters.drained.fetch_add(drained, SeqCst);
         queue.settled.notify_waiters();
     }
 
-    /// Counts a batch of the spool that the sink has, or that is lost.
-    pub(super) fn count_spooled(&self, line: &mut Pipeline, id: Uuid, events: u64, written: bool) {
+    /// Counts a batch from the spool as written or lost.
+    pub(super) fn count_spooled(
+        &self,
+        pipeline: &mut Pipeline,
+        id: Uuid,
+        events: u64,
+        written: bool,
+    ) {
         let counters = &self.inner.counters;
-        let (counter, events) = match (line.own.get(&id), written) {
+        let (counter, events) = match (pipeline.own.get(&id), written) {
             (Some(&SpoolState::Waiting(events)), true) => (&counters.drained, events),
             (Some(&SpoolState::Waiting(events)), false) => (&counters.spoiled, events),
             (None, true) => (&counters.recovered, events),
             (None, false) => (&counters.unrecovered, events),
-            // Memory has it, and counts it, or it was counted.
+            // It is counted as in memory, or was counted before.
             (Some(SpoolState::Doubtful | SpoolState::Counted), _) => return,
         };
-        line.came_out += events;
+        pipeline.came_out += events;
         counter.fetch_add(events, SeqCst);
     }
 
-    /// Asks the spool; `None` when it fails, and is to be left alone for a while.
-    async fn ask<T, F>(
+    /// Calls the spool. On failure, starts a backoff and returns `None`.
+    async fn call_spool<T, F>(
         &self,
         health: &mut Health,
-        ask: impl FnOnce(Arc<dyn Spool>) -> F,
+        call: impl FnOnce(Arc<dyn Spool>) -> F,
     ) -> Option<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, SpoolError>> + Send + 'static,
     {
-        let asked = Instant::now();
-        let answer = ask(self.builder.spool.clone()?);
-        match guarded(SPOOL_TIMEOUT, answer, SpoolError::new).await {
-            Ok(answer) => {
+        let start = Instant::now();
+        let operation = call(self.builder.spool.clone()?);
+        match guarded(SPOOL_TIMEOUT, operation, SpoolError::new).await {
+            Ok(output) => {
                 *health = Health::default();
-                Some(answer)
+                Some(output)
             }
             Err(error) => {
                 telemetry::error!(
                     error = &error as &dyn std::error::Error,
-                    "usage spool failed, trying again later"
+                    "usage spool failed, retrying later"
                 );
                 let (first, longest) = self.builder.backoff;
                 let pause = first
                     .saturating_mul(1 << health.failures.min(16))
                     .min(longest);
                 health.failures += 1;
-                // A spool that hangs takes half of the task's time at most.
-                let rest = jittered(pause).max(asked.elapsed()).min(LONGEST_REST);
+                // A hanging spool takes at most half of the task's time.
+                let rest = jittered(pause).max(start.elapsed()).min(LONGEST_REST);
                 health.rest = Some(Instant::now() + rest);
                 None
             }

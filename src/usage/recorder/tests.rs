@@ -39,19 +39,19 @@ pub(in crate::usage) fn pending() -> PendingEvent {
     }
 }
 
-/// A sink that does what its script says, batch after batch, and then writes.
+/// A sink that performs one scripted step per write and then succeeds.
 #[derive(Clone, Default)]
 struct Scripted {
-    script: Arc<Mutex<Vec<Turn>>>,
+    script: Arc<Mutex<Vec<Step>>>,
     calls: Arc<Mutex<Vec<Uuid>>>,
     batches: Arc<Mutex<Vec<usize>>>,
     events: Arc<Mutex<HashSet<Uuid>>>,
 }
 
 #[derive(Clone, Copy)]
-enum Turn {
+enum Step {
     Fail,
-    /// Writes, and says that it did not.
+    /// Writes the batch but returns an error.
     WriteAndFail,
     Reject,
     Panic,
@@ -59,7 +59,7 @@ enum Turn {
 }
 
 impl Scripted {
-    fn with(script: &[Turn]) -> Self {
+    fn with(script: &[Step]) -> Self {
         let sink = Self::default();
         sink.script.lock().unwrap().extend(script.iter().rev());
         sink
@@ -88,17 +88,17 @@ impl Scripted {
 impl UsageSink for Scripted {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         self.calls.lock().unwrap().push(batch.id);
-        let turn = self.script.lock().unwrap().pop();
-        match turn {
+        let step = self.script.lock().unwrap().pop();
+        match step {
             None => self.keep(batch),
-            Some(Turn::Fail) => return Err(SinkError::unavailable("down")),
-            Some(Turn::WriteAndFail) => {
+            Some(Step::Fail) => return Err(SinkError::unavailable("down")),
+            Some(Step::WriteAndFail) => {
                 self.keep(batch);
-                return Err(SinkError::unavailable("the answer got lost"));
+                return Err(SinkError::unavailable("connection lost after the write"));
             }
-            Some(Turn::Reject) => return Err(SinkError::rejected("nonsense")),
-            Some(Turn::Panic) => panic!("a sink that panics, on purpose"),
-            Some(Turn::Hang) => std::future::pending().await,
+            Some(Step::Reject) => return Err(SinkError::rejected("invalid batch")),
+            Some(Step::Panic) => panic!("intentional panic of a sink"),
+            Some(Step::Hang) => std::future::pending().await,
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ fn record(recorder: &Recorder, events: usize) {
     }
 }
 
-/// Rule 9, once nothing is queued.
+/// Asserts invariant 9 when nothing is queued.
 fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
     let stats = recorder.stats();
     assert_eq!((stats.written, stats.lost), (written, lost), "{stats:?}");
@@ -123,14 +123,14 @@ fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
     assert_eq!(stats.queued_bytes, 0);
 }
 
-/// An event whose path takes so many bytes beyond the usual.
+/// An event with this number of extra bytes.
 pub(super) fn long_pending(extra: usize) -> PendingEvent {
-    let draft = PendingEvent {
+    let event = PendingEvent {
         path: Path::from_vec(vec![b'x'; extra + 64]),
         ..pending()
     };
-    assert_eq!(draft.extra_bytes(), extra as u64);
-    draft
+    assert_eq!(event.extra_bytes(), extra as u64);
+    event
 }
 
 fn record_long(recorder: &Recorder, events: usize, extra: usize) {
@@ -143,7 +143,7 @@ fn record_long(recorder: &Recorder, events: usize, extra: usize) {
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_written_when_it_is_old_enough() {
+async fn a_batch_is_written_at_its_maximum_age() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
         .batch_age(Duration::from_millis(300))
@@ -157,7 +157,7 @@ async fn a_batch_is_written_when_it_is_old_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_written_when_it_is_large_enough() {
+async fn a_batch_is_written_at_its_maximum_size() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
         .batch_size(10)
@@ -172,8 +172,8 @@ async fn a_batch_is_written_when_it_is_large_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rule_10_a_batch_is_tried_again_under_its_id() {
-    let sink = Scripted::with(&[Turn::Fail, Turn::WriteAndFail, Turn::Panic, Turn::Hang]);
+async fn rule_10_a_batch_is_retried_under_its_id() {
+    let sink = Scripted::with(&[Step::Fail, Step::WriteAndFail, Step::Panic, Step::Hang]);
     let recorder = Recorder::builder(sink.clone()).start();
     record(&recorder, 7);
     recorder.flush().await;
@@ -187,8 +187,8 @@ async fn rule_10_a_batch_is_tried_again_under_its_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_takes_too_long_is_let_go() {
-    /// Hangs for ever, but remembers that somebody waits.
+async fn a_write_that_times_out_is_dropped() {
+    /// Hangs forever. Each pending write holds a reference.
     #[derive(Default)]
     struct Endless(Arc<()>);
     #[async_trait]
@@ -207,7 +207,7 @@ async fn a_write_that_takes_too_long_is_let_go() {
 }
 
 #[test]
-fn pauses_are_half_as_long_to_one_and_a_half_times_as_long() {
+fn backoff_has_a_jitter_of_50_percent() {
     let pause = Duration::from_secs(100);
     let mut pauses: Vec<_> = (0..1_000).map(|_| super::writer::jittered(pause)).collect();
     pauses.sort();
@@ -217,8 +217,8 @@ fn pauses_are_half_as_long_to_one_and_a_half_times_as_long() {
 }
 
 #[tokio::test]
-async fn rule_9_what_the_sink_rejects_is_counted_as_lost() {
-    let sink = Scripted::with(&[Turn::Reject]);
+async fn rule_9_rejected_batches_count_as_lost() {
+    let sink = Scripted::with(&[Step::Reject]);
     let recorder = Recorder::builder(sink.clone()).start();
     record(&recorder, 4);
     recorder.flush().await;
@@ -228,13 +228,13 @@ async fn rule_9_what_the_sink_rejects_is_counted_as_lost() {
     assert_conserved(&recorder, 2, 4);
 }
 
-/// Polls once, with the waker of the task that asks.
+/// Polls once, with the waker of the current task.
 async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
 #[tokio::test]
-async fn a_flush_waits_for_what_is_on_its_way_into_the_queue() {
+async fn flush_waits_for_an_admitted_event_that_is_not_pushed_yet() {
     let sink = Scripted::default();
     let recorder = Recorder::new(sink.clone());
     let inner = &recorder.0.0;
@@ -261,8 +261,8 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_pauses_are_no_panic() {
-    let recorder = Recorder::builder(Scripted::with(&[Turn::Fail]))
+async fn maximum_durations_do_not_panic() {
+    let recorder = Recorder::builder(Scripted::with(&[Step::Fail]))
         .backoff(Duration::MAX, Duration::MAX)
         .batch_age(Duration::MAX)
         .write_timeout(Duration::MAX)
@@ -276,36 +276,35 @@ async fn endless_pauses_are_no_panic() {
     assert_eq!((report.written, report.lost), (0, 3));
 }
 
-/// The numbers of events that `tracing` was told are lost.
 #[cfg(feature = "tracing")]
 #[tokio::test]
-async fn lost_events_are_told_once_a_second() {
-    let told = crate::test_tracing::CapturedEvents::default();
-    let _listening = told.capture();
-    let sink = Scripted::with(&[Turn::Hang]);
+async fn lost_events_are_logged_at_most_once_per_second() {
+    let log = crate::test_tracing::CapturedEvents::default();
+    let _guard = log.capture();
+    let sink = Scripted::with(&[Step::Hang]);
     let recorder = Recorder::builder(sink).capacity(10).start();
     record(&recorder, 25);
-    assert_eq!(told.values_of("events"), ["1"]);
+    assert_eq!(log.values_of("events"), ["1"]);
     std::thread::sleep(Duration::from_millis(1_010));
     record(&recorder, 1);
-    assert_eq!(told.values_of("events"), ["1", "15"]);
+    assert_eq!(log.values_of("events"), ["1", "15"]);
     let report = recorder.shutdown(Duration::from_millis(50)).await;
     assert_eq!(report.lost, 26);
-    assert_eq!(told.values_of("events"), ["1", "15", "10"]);
-    // Of one that loses nothing there is nothing to tell.
+    assert_eq!(log.values_of("events"), ["1", "15", "10"]);
+    // A recorder that loses nothing logs nothing.
     let recorder = Recorder::new(Scripted::default());
     record(&recorder, 1);
     assert_eq!(recorder.shutdown(SOON).await.lost, 0);
-    assert_eq!(told.values_of("events").len(), 3);
+    assert_eq!(log.values_of("events").len(), 3);
 }
 
 #[tokio::test]
-async fn a_hook_classifies_and_its_panics_do_no_harm() {
+async fn classify_overrides_the_outcome_and_may_panic() {
     let backend = crate::backend::MemoryBackend::new();
     let recorder = Recorder::builder(backend.clone())
         .classify(|event| match event.latency_us {
             1 => Some((Outcome::Failed, Some(Cause::ServerError))),
-            _ => panic!("a hook that panics, on purpose"),
+            _ => panic!("intentional panic of a hook"),
         })
         .start();
     record(&recorder, 1);
@@ -324,17 +323,17 @@ async fn a_hook_classifies_and_its_panics_do_no_harm() {
 }
 
 #[tokio::test]
-async fn without_a_sink_events_are_only_counted() {
+async fn a_recorder_without_a_sink_only_counts() {
     let recorder = Recorder::counting();
     record(&recorder, 5);
-    recorder.count_refusal(RejectionReason::Malformed);
+    recorder.count_rejection(RejectionReason::Malformed);
     recorder.flush().await;
     assert_conserved(&recorder, 5, 0);
     recorder.count_unverified();
     let stats = recorder.stats();
-    assert_eq!(stats.refused, [(RejectionReason::Malformed, 1)]);
-    assert_eq!(stats.refused_for(RejectionReason::Malformed), 1);
-    assert_eq!(stats.refused_for(RejectionReason::Unknown), 0);
+    assert_eq!(stats.rejected, [(RejectionReason::Malformed, 1)]);
+    assert_eq!(stats.rejected_for(RejectionReason::Malformed), 1);
+    assert_eq!(stats.rejected_for(RejectionReason::Unknown), 0);
     assert_eq!(stats.unverified, 1);
     assert_ne!(recorder.id(), Recorder::counting().id());
     let report = recorder.shutdown(SOON).await;

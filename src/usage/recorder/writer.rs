@@ -1,4 +1,4 @@
-//! The recorder's task: makes batches and writes them.
+//! The recorder's task, which builds batches and writes them.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ pub(super) struct Writer {
     unmatched: Arc<str>,
 }
 
-/// However the task ends: by itself, aborted, by a panic or with its runtime, before it began even.
+/// Runs however the task ends: normally, aborted, by a panic or with its runtime, even before its first poll.
 impl Drop for Writer {
     fn drop(&mut self) {
         self.inner.end();
@@ -43,51 +43,51 @@ impl Writer {
         let Some(queue) = &self.inner.queue else {
             return;
         };
-        let mut line = Pipeline {
-            // An earlier process may have left some.
+        let mut pipeline = Pipeline {
+            // An earlier process may have left batches in the spool.
             behind: self.builder.spool.is_some(),
             ..Pipeline::default()
         };
-        while self.next(queue, &mut line).await && self.write(queue, &mut line).await {}
+        while self.next(queue, &mut pipeline).await && self.write(queue, &mut pipeline).await {}
     }
 
-    /// Puts the batch at the head of the line that is to be written next; `false` when there is none
-    /// and will be none, or no time for it.
-    async fn next(&self, queue: &Queue, line: &mut Pipeline) -> bool {
+    /// Waits for the next batch and makes it the head. Returns `false` if there will be none, or no time to write
+    /// it.
+    async fn next(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
         let closed = || self.inner.closed.load(SeqCst);
         loop {
-            if queue.hurry.load(SeqCst) && line.held.is_none() && queue.drafts.is_empty() {
+            if queue.hurry.load(SeqCst) && pipeline.held.is_none() && queue.drafts.is_empty() {
                 return false;
             }
-            self.clear_away(line).await;
-            // Memory that fills up and cannot be spooled is written past the spool.
-            let waits = line.held.is_some() || !queue.drafts.is_empty();
-            let pressed = waits && line.pushing.is_resting() && self.inner.is_crowded(queue);
-            let spool_first = line.behind && !line.asking.is_resting() && !pressed;
-            if spool_first && self.next_of_spool(queue, line).await {
+            self.clear_away(pipeline).await;
+            // If memory fills up and the spool rejects writes, write from memory before draining the spool.
+            let waits = pipeline.held.is_some() || !queue.drafts.is_empty();
+            let pressed = waits && pipeline.pushing.is_resting() && self.inner.is_crowded(queue);
+            let spool_first = pipeline.behind && !pipeline.asking.is_resting() && !pressed;
+            if spool_first && self.next_of_spool(queue, pipeline).await {
                 return true;
             }
-            if let Some(held) = line.held.take() {
-                line.head = Some(held);
+            if let Some(held) = pipeline.held.take() {
+                pipeline.head = Some(held);
                 return true;
             }
-            // Asked before the queue is looked at: what was recorded before it closed is in there.
+            // Read before checking the queue: all events recorded before it was closed are then in the queue.
             let was_closed = closed();
             if !queue.drafts.is_empty() {
-                let end = line.filled_by(self.builder.batch_age);
+                let end = pipeline.filled_by(self.builder.batch_age);
                 queue.wait(FILLING, end, || self.is_due(queue)).await;
-                line.head = self.take(queue, line);
+                pipeline.head = self.take(queue, pipeline);
                 return true;
             }
-            if was_closed && (line.asking.is_resting() || !line.behind) {
+            if was_closed && (pipeline.asking.is_resting() || !pipeline.behind) {
                 return false;
             }
             let awake = || !queue.drafts.is_empty() || closed();
-            queue.wait(EMPTY, line.wakes(), awake).await;
+            queue.wait(EMPTY, pipeline.wakes(), awake).await;
         }
     }
 
-    /// Whether what is in the queue is to be written, although more may come.
+    /// Whether the queued events should be written without waiting for more.
     pub(super) fn is_due(&self, queue: &Queue) -> bool {
         queue.drafts.len() >= queue.batch_size
             || self.inner.is_heavy(queue)
@@ -95,20 +95,20 @@ impl Writer {
             || self.inner.closed.load(SeqCst)
     }
 
-    /// Takes a batch out of the queue, if there is anything in it.
-    pub(super) fn take(&self, queue: &Queue, line: &mut Pipeline) -> Option<PendingBatch> {
-        line.filling_since = None;
+    /// Takes a batch out of the queue; `None` if the queue is empty.
+    pub(super) fn take(&self, queue: &Queue, pipeline: &mut Pipeline) -> Option<PendingBatch> {
+        pipeline.filling_since = None;
         let (mut extra, mut rejected) = (0, 0);
         let count = queue.drafts.len().min(queue.largest_batch);
         let events = (0..count).map(|_| {
-            // Nobody else takes any, so there are as many as were counted.
-            let draft = queue.drafts.pop().expect("a draft that was counted");
-            // Counted at once, so that an abort in between loses no count.
+            // This task is the only consumer, so the queue has at least `count` events.
+            let event = queue.drafts.pop().expect("the queue has `count` events");
+            // Count it immediately, so that an abort in between loses no count.
             queue.in_flight.fetch_add(1, SeqCst);
-            queue.in_flight_extra.fetch_add(draft.extra_bytes(), SeqCst);
-            extra += draft.extra_bytes();
-            rejected += u64::from(draft.is_rejected);
-            self.classified(draft.into_event(&self.unmatched))
+            queue.in_flight_extra.fetch_add(event.extra_bytes(), SeqCst);
+            extra += event.extra_bytes();
+            rejected += u64::from(event.is_rejected);
+            self.classified(event.into_event(&self.unmatched))
         });
         let batch = Arc::new(Batch::of(events.collect()));
         (count > 0).then_some(PendingBatch {
@@ -119,62 +119,66 @@ impl Writer {
         })
     }
 
-    /// Writes the batch at the head of the line, however often it takes, under its one id; `false`
-    /// when there is no more time, and the spool has it.
-    async fn write(&self, queue: &Queue, line: &mut Pipeline) -> bool {
-        let Some(head) = &line.head else { return true };
+    /// Writes the head, retrying under the same id until it is written or rejected. Returns `false` if time has
+    /// run out and the batch is in the spool.
+    async fn write(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
+        let Some(head) = &pipeline.head else {
+            return true;
+        };
         let batch = head.batch.clone();
         let (mut pause, longest) = self.builder.backoff;
         loop {
-            let Some(answer) = self.beside(queue, line, self.try_write(&batch)).await else {
+            let Some(result) = self.beside(queue, pipeline, self.try_write(&batch)).await else {
                 return false;
             };
-            line.failing = matches!(answer, Err(SinkError::Unavailable(_)));
-            match answer {
+            pipeline.failing = matches!(result, Err(SinkError::Unavailable(_)));
+            match result {
                 Ok(()) => {
                     let now = Timestamp::now().as_microsecond();
                     self.inner.counters.last_written.store(now, Relaxed);
-                    self.settle(queue, line, true);
+                    self.settle(queue, pipeline, true);
                     return true;
                 }
                 Err(error @ SinkError::Rejected(_)) => {
                     telemetry::error!(
                         events = batch.events.len(),
                         error = &error as &dyn std::error::Error,
-                        "usage events lost"
+                        "usage events lost: the sink rejected a batch"
                     );
-                    self.settle(queue, line, false);
+                    self.settle(queue, pipeline, false);
                     return true;
                 }
                 Err(error) => telemetry::warn!(
                     events = batch.events.len(),
                     error = &error as &dyn std::error::Error,
-                    "usage write failed, trying again"
+                    "usage write failed, retrying"
                 ),
             }
             self.inner.counters.retries.fetch_add(1, Relaxed);
             let pausing = tokio::time::sleep(jittered(pause));
-            if self.beside(queue, line, pausing).await.is_none() {
+            if self.beside(queue, pipeline, pausing).await.is_none() {
                 return false;
             }
             pause = pause.saturating_mul(2).min(longest);
         }
     }
 
-    /// Writes a batch once.
+    /// Attempts to write a batch once.
     async fn try_write(&self, batch: &Arc<Batch>) -> Result<(), SinkError> {
         let (sink, batch) = (self.builder.sink.clone(), batch.clone());
         let write = async move { sink.write(&batch).await };
         guarded(self.builder.write_timeout, write, SinkError::unavailable).await
     }
 
-    /// Counts the batch at the head of the line, and lets go of it.
-    fn settle(&self, queue: &Queue, line: &mut Pipeline, written: bool) {
-        let Some(head) = line.head.take() else { return };
+    /// Counts the head as written or lost and removes it.
+    fn settle(&self, queue: &Queue, pipeline: &mut Pipeline, written: bool) {
+        let Some(head) = pipeline.head.take() else {
+            return;
+        };
         let id = head.batch.id;
         if head.spooled {
-            self.count_spooled(line, id, head.events(), written);
-            line.leave(id, false);
+            self.count_spooled(pipeline, id, head.events(), written);
+            pipeline.leave(id, false);
             queue.settled.notify_waiters();
             return;
         }
@@ -185,13 +189,13 @@ impl Writer {
             &counters.failed
         };
         self.left_memory(queue, &head, counter);
-        if line.own.contains_key(&id) {
-            // A push that failed may have been done all the same.
-            line.leave(id, false);
+        if pipeline.own.contains_key(&id) {
+            // A push that failed may have taken effect.
+            pipeline.leave(id, false);
         }
     }
 
-    /// Counts where the events of a batch went.
+    /// Removes the events of a batch from the in-memory counters and adds them to `counter`.
     pub(super) fn left_memory(&self, queue: &Queue, taken: &PendingBatch, counter: &AtomicU64) {
         queue.in_flight.fetch_sub(taken.events(), SeqCst);
         queue.in_flight_extra.fetch_sub(taken.extra, SeqCst);
@@ -215,7 +219,7 @@ impl Writer {
     }
 }
 
-/// Runs in a task of its own: what panics or hangs does no more harm than what fails.
+/// Runs `work` in its own task with a timeout, so that panics and hangs become errors.
 pub(super) async fn guarded<T: Send + 'static, E: Send + 'static>(
     time: Duration,
     work: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -223,13 +227,13 @@ pub(super) async fn guarded<T: Send + 'static, E: Send + 'static>(
 ) -> Result<T, E> {
     let mut task = AbortOnDrop(spawn(work));
     match tokio::time::timeout(time, &mut task.0).await {
-        Ok(Ok(answer)) => answer,
+        Ok(Ok(result)) => result,
         Ok(Err(panicked)) => Err(failed(panicked.into())),
         Err(late) => Err(failed(late.into())),
     }
 }
 
-/// Half as long to one and a half times as long, so that many do not try again at once.
+/// Applies a jitter of ±50%, so that instances do not retry at the same time.
 pub(super) fn jittered(pause: Duration) -> Duration {
     let secs = pause.as_secs_f64() * (0.5 + fastrand::f64());
     Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX)

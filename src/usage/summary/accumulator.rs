@@ -1,8 +1,8 @@
-//! The hot part of a pass: one cell of sums per endpoint and kind of request.
+//! The hot path of a pass: one cell per endpoint and kind of request.
 //!
-//! Adding each item to its method's, its status's and its endpoint's totals would touch three places
-//! per item. A cell for the combination is one place; the totals are added up from the cells in the
-//! end, when there are thousands of cells instead of millions of items.
+//! Adding each item to the totals of its method, status and endpoint would write to three places. Instead, items
+//! are added to one cell for the combination. At the end, the totals are computed from the cells: thousands
+//! instead of millions of items.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,25 +14,25 @@ use super::groups::{Groups, Methods};
 use super::totals::Amounts;
 use crate::usage::{Cause, Method, Outcome, Status};
 
-/// Where more cells than this would be needed (4 MiB), those so far are added up first: enough for a
-/// thousand endpoints with a hundred kinds of request each.
+/// The maximum number of cells (4 MiB), enough for a thousand endpoints with a hundred kinds of requests each. If
+/// more are needed, the existing cells are added to the totals first.
 const MOST_CELLS: usize = 1 << 17;
 
-/// Cells of an endpoint to begin with.
+/// The initial number of cells per endpoint.
 const FIRST_STRIDE: usize = 16;
 
-/// What one pass knows about methods, statuses and endpoints.
+/// Aggregates by method, status and endpoint.
 #[derive(Debug)]
 pub(super) struct Accumulator<'a> {
     kinds: Names<Kind, u64>,
     endpoints: Names<&'a Arc<str>, (usize, usize)>,
-    /// Cells of one endpoint; at least as many as there are kinds.
+    /// The number of cells per endpoint; at least the number of kinds.
     stride: usize,
     cells: Vec<Cell>,
     sums: Sums<'a>,
 }
 
-/// Totals of a pass.
+/// The totals of a pass.
 #[derive(Debug)]
 pub(super) struct Sums<'a> {
     pub(super) methods: Methods,
@@ -85,8 +85,7 @@ impl<'a> Accumulator<'a> {
             outcome: amounts.outcome,
             cause: amounts.cause,
         };
-        // An address is told apart only while the items that own the text are borrowed (`'a`), so
-        // nothing else can come to stand there.
+        // The address identifies the string while the items that own it are borrowed (`'a`).
         let address = (Arc::as_ptr(endpoint).cast::<u8>().addr(), endpoint.len());
         let mut column = self.kinds.slot(kind.packed(), kind);
         let mut row = self.endpoints.slot(address, endpoint);
@@ -98,19 +97,19 @@ impl<'a> Accumulator<'a> {
             self.grow();
         }
         let cell = &mut self.cells[row * self.stride + column];
-        // Totals stop where all sums stop; until then it is enough not to overflow.
+        // The totals are capped later; here it is enough not to overflow.
         cell.count = cell.count.saturating_add(amounts.count);
         cell.cost = cell.cost.saturating_add(amounts.cost);
         cell.request_bytes = cell.request_bytes.saturating_add(amounts.request_bytes);
         cell.response_bytes = cell.response_bytes.saturating_add(amounts.response_bytes);
     }
 
-    /// Makes cells for all names there are; `false` when those would be too many.
+    /// Grows the cells to fit all kinds and endpoints. Returns `false` if there would be too many.
     #[cold]
     #[inline(never)]
     fn grow(&mut self) -> bool {
         let stride = self.kinds.len().next_power_of_two().max(self.stride);
-        // Room for as many endpoints again, so that each new one is not another copy.
+        // Round up, so that not every new endpoint copies the cells.
         let rows = self.endpoints.len().next_power_of_two();
         if stride * rows > MOST_CELLS {
             return false;
@@ -124,7 +123,7 @@ impl<'a> Accumulator<'a> {
         true
     }
 
-    /// Adds all cells to the sums and begins anew.
+    /// Adds all cells to the totals and clears them.
     #[cold]
     #[inline(never)]
     fn add_up(&mut self) {
@@ -157,7 +156,7 @@ impl<'a> Accumulator<'a> {
 }
 
 impl Kind {
-    /// The kind as a number of its own.
+    /// A unique number for the kind.
     #[inline]
     fn packed(self) -> u64 {
         let status = match self.status {
@@ -170,13 +169,13 @@ impl Kind {
     }
 }
 
-/// Numbers for names in the order in which they turn up.
+/// Assigns consecutive numbers to names.
 ///
-/// A token is a quick stand-in for a name: of equal tokens, the names are equal.
+/// A token is a cheap proxy for a name: names with equal tokens are equal.
 #[derive(Debug)]
 struct Names<N, T> {
-    /// The latest token at each place of a few bits of its hash: mostly right, and never large, even
-    /// if every item has a token of its own.
+    /// A cache of the latest token and its slot, indexed by the token's hash. Of fixed size, even if every item
+    /// has a different token.
     latest: Box<[Option<(T, usize)>; LATEST]>,
     slots: HashMap<N, usize, RandomState>,
     names: Vec<N>,
@@ -217,13 +216,13 @@ impl<N: Copy + Eq + Hash, T: Token> Names<N, T> {
 
     #[inline]
     fn slot(&mut self, token: T, name: N) -> usize {
-        // Fibonacci hashing: the highest bits of the product depend on all bits of the number.
+        // Fibonacci hashing: the high bits of the product depend on all bits of the number.
         let hash = token.number().wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let latest = (hash >> (64 - LATEST.ilog2())) as usize;
         match self.latest[latest] {
             Some((seen, slot)) if seen == token => slot,
             _ => {
-                let slot = self.look_up(name);
+                let slot = self.lookup(name);
                 self.latest[latest] = Some((token, slot));
                 slot
             }
@@ -231,14 +230,14 @@ impl<N: Copy + Eq + Hash, T: Token> Names<N, T> {
     }
 
     #[inline(never)]
-    fn look_up(&mut self, name: N) -> usize {
+    fn lookup(&mut self, name: N) -> usize {
         *self.slots.entry(name).or_insert_with(|| {
             self.names.push(name);
             self.names.len() - 1
         })
     }
 
-    /// Forgets and returns all names.
+    /// Clears and returns all names.
     fn take(&mut self) -> Vec<N> {
         self.latest.fill(None);
         self.slots.clear();
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_kind_of_request_to_a_new_endpoint_does_not_pass_the_bound() {
+    fn a_new_kind_and_a_new_endpoint_do_not_exceed_the_maximum() {
         let half = MOST_CELLS / 2 / FIRST_STRIDE;
         let endpoints = endpoints(half + 1);
         let mut cells = Accumulator::new();
@@ -275,14 +274,14 @@ mod tests {
             cells.add(Method::Get, Status::Grpc(code), &endpoints[0], &AMOUNTS);
         }
         assert_eq!(cells.cells.len(), MOST_CELLS / 2);
-        // Twice as many of both would be four times as many cells.
+        // Doubling both would need four times as many cells.
         cells.add(Method::Post, Status::None, &endpoints[half], &AMOUNTS);
         assert!(cells.cells.len() <= MOST_CELLS);
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "three hundred thousand cells take too long")]
-    fn however_many_names_there_are_cells_are_few_and_sums_exact() {
+    #[cfg_attr(miri, ignore = "too slow with 300,000 cells")]
+    fn cells_are_bounded_and_totals_exact_for_many_names() {
         let endpoints = endpoints(3_000);
         let mut cells = Accumulator::new();
         for code in 0..100 {

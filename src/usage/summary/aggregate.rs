@@ -1,10 +1,10 @@
-//! What can be summed up: events and rollups, seen alike.
+//! A common interface to events and rollups.
 
 use crate::usage::{Rollup, UsageEvent};
 
-/// What can be summed up: a [`UsageEvent`] or a [`Rollup`].
+/// An item that can be summarized: a [`UsageEvent`] or a [`Rollup`].
 ///
-/// Sealed: a rollup counts as the events that it was made from, and all answers rest on that.
+/// This trait is sealed, since summaries rely on a rollup counting the same as its events.
 pub trait Aggregate: sealed::Parts {}
 
 impl Aggregate for UsageEvent {}

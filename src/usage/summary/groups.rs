@@ -1,4 +1,4 @@
-//! Totals by a name, found fast: what one pass over many events keeps.
+//! Totals grouped by a name, with fast lookup for passes over many events.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use super::aggregate::Aggregate;
 use super::totals::{Amounts, Totals};
 use crate::usage::Method;
 
-/// Totals by any small name.
+/// Totals grouped by a cheap-to-hash name.
 #[derive(Debug)]
 pub(super) struct Groups<K> {
     slots: HashMap<K, usize, RandomState>,
@@ -40,7 +40,7 @@ impl<K: Eq + Hash + Ord> Groups<K> {
     }
 }
 
-/// A name is there because something was counted under it, never because of an empty rollup.
+/// Removes names without any counts, as from empty rollups.
 pub(super) fn counted<K: Ord>(
     totals: impl IntoIterator<Item = (K, Totals)>,
 ) -> BTreeMap<K, Totals> {
@@ -49,7 +49,7 @@ pub(super) fn counted<K: Ord>(
     totals.filter(|(_, totals)| *totals != nothing).collect()
 }
 
-/// Totals by method: few enough for an array.
+/// Totals by method, in an array since there are few.
 #[derive(Debug, Default)]
 pub(super) struct Methods([Totals; Method::ALL.len()]);
 
@@ -64,7 +64,7 @@ impl Methods {
     }
 }
 
-/// Adds up items of one kind by a name of theirs.
+/// The totals of items grouped by a name.
 pub(super) fn group<'a, T: Aggregate + 'a, K: Eq + Hash + Ord>(
     items: impl IntoIterator<Item = &'a T>,
     name: impl Fn(&T) -> K,

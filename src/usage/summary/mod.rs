@@ -1,7 +1,7 @@
-//! Usage summed up by pure functions: what a page shows.
+//! Summaries of usage, as pure functions over events or rollups.
 //!
-//! All of them take events or rollups alike and give the same answer for both. A whole [`Summary`]
-//! is made in one pass by a [`SummarySpec`]; the functions of this module answer one question each.
+//! All functions accept both events and rollups and return the same result for either. [`SummarySpec::summarize`]
+//! computes a whole [`Summary`] in one pass; the functions in this module compute one part each.
 //!
 //! ```
 //! use keytally::usage::{SummarySpec, UsageEvent, Granularity};
@@ -13,20 +13,20 @@
 //! let spec = SummarySpec::new().over_time(Granularity::Hour, zone);
 //! let summary = spec.summarize(&events);
 //! assert_eq!(summary.totals.completed(), 2);
-//! // Hours of Kathmandu start at a quarter past those of UTC.
+//! // In Kathmandu (UTC+05:45), hours start at a quarter past the hour in UTC.
 //! assert_eq!(summary.over_time.unwrap().buckets.len(), 1);
 //! ```
 //!
-//! # What always holds
+//! # Guarantees
 //!
-//! - Summaries merge: the summaries of two sets, merged, are the summary of both sets, in any order.
-//! - A rollup counts as its events. Over time it counts in the bucket that its start falls into, which
-//!   is theirs whenever the bucket asked for is made of whole buckets of the rollup's width: minutes
-//!   fit every bucket of every zone since 1972, quarters of an hour every hour and day of today's zones,
-//!   hours only zones of whole hours, and days only UTC.
-//! - Methods, statuses and classes are closed sets. Endpoints are kept all, so that merging is exact:
-//!   who makes the events bounds their number. The layer knows 1,024 endpoints by name and counts
-//!   the rest as [`OTHER_ENDPOINTS`](super::OTHER_ENDPOINTS).
+//! - Summaries merge: merging the summaries of two sets, in any order, gives the summary of their union.
+//! - A rollup counts the same as its events. Over time, it counts in the bucket that contains its start. This is
+//!   exact if each bucket consists of whole rollup buckets: rollups of a minute fit all zones since 1972, those of
+//!   a quarter of an hour fit hours and days of all current zones, those of an hour fit zones with an offset of
+//!   whole hours, and those of a day fit UTC only.
+//! - The number of methods, statuses and status classes is bounded. All endpoints are kept, so that merging is
+//!   exact; the source of the events must bound their number. The layer tracks 1,024 endpoints by name and counts
+//!   the others as [`OTHER_ENDPOINTS`](super::OTHER_ENDPOINTS).
 
 mod accumulator;
 mod aggregate;
@@ -53,32 +53,33 @@ use crate::id::KeyId;
 use groups::{Groups, Methods, group};
 use over_time::Buckets;
 
-/// Requests summed up; made by a [`SummarySpec`].
+/// A summary of requests, computed by [`SummarySpec::summarize`] or
+/// [`UsageReader::summary`](super::UsageReader::summary).
 ///
-/// Every map has only the names under which something was counted.
+/// The maps only have entries with at least one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Summary {
-    /// All requests.
+    /// The totals of all requests.
     pub totals: Totals,
-    /// By method.
+    /// The totals by method.
     pub by_method: BTreeMap<Method, Totals>,
-    /// By status; [`Summary::by_status_class`] has the classes.
+    /// The totals by status. See also [`Summary::by_status_class`].
     pub by_status: BTreeMap<Status, Totals>,
-    /// By endpoint; [`Summary::top_endpoints`] has those asked most.
+    /// The totals by endpoint. See also [`Summary::top_endpoints`].
     pub by_endpoint: BTreeMap<Arc<str>, Totals>,
-    /// By key, if asked for; `None` as a key stands for anonymous requests.
+    /// The totals by key, if [requested](SummarySpec::by_key). The key `None` stands for anonymous requests.
     #[serde(default, with = "by_key_as_list")]
     pub by_key: Option<BTreeMap<Option<KeyId>, Totals>>,
-    /// Over time, if asked for.
+    /// The totals over time, if [requested](SummarySpec::over_time).
     #[serde(default)]
     pub over_time: Option<OverTime>,
-    /// Latencies, if asked for.
+    /// The latencies, if [requested](SummarySpec::latency).
     #[serde(default)]
     pub latency: Option<LatencyHistogram>,
-    /// Whether it has exactly the requests of its range that the backend still keeps, and its part over time those of
-    /// each bucket. `false` where a minute or an hour that is kept as one rollup is cut by an edge: it is counted where it
-    /// starts.
+    /// Whether the summary, and each of its time buckets, counts exactly the requests of its range that the
+    /// backend has not pruned. `false` if a range or bucket boundary falls within a rollup, which then counts
+    /// where it starts.
     #[serde(default = "exact")]
     pub exact: bool,
 }
@@ -88,10 +89,10 @@ fn exact() -> bool {
 }
 
 impl Summary {
-    /// Adds the summary of other requests.
+    /// Merges the summary of other requests into this one.
     ///
-    /// A part that only one of the two has would be half a truth and is left out, and so are parts
-    /// over time of different widths or zones. To begin with nothing, take [`SummarySpec::empty`].
+    /// Optional parts that only one of the two has are removed, since they would be incomplete; so are totals over
+    /// time with different widths or zones. Use [`SummarySpec::empty`] as the initial value.
     pub fn merge(&mut self, other: Self) {
         self.totals.merge(&other.totals);
         merge_maps(&mut self.by_method, other.by_method);
@@ -100,15 +101,15 @@ impl Summary {
         self.by_key = both(self.by_key.take(), other.by_key, |mine, theirs| {
             merge_maps(mine, theirs);
         });
-        let alike = |mine: &OverTime, theirs: &OverTime| {
-            (mine.width, &mine.zone) == (theirs.width, &theirs.zone)
+        let is_compatible = |mine: &OverTime, theirs: &OverTime| {
+            (mine.granularity, &mine.zone) == (theirs.granularity, &theirs.zone)
         };
         self.over_time =
             self.over_time
                 .take()
                 .zip(other.over_time)
                 .and_then(|(mut mine, theirs)| {
-                    alike(&mine, &theirs).then(|| {
+                    is_compatible(&mine, &theirs).then(|| {
                         merge_maps(&mut mine.buckets, theirs.buckets);
                         mine
                     })
@@ -119,25 +120,25 @@ impl Summary {
         });
     }
 
-    /// The `n` endpoints with the most requests, most first; those with equally many by name.
+    /// The `n` endpoints with the most requests, in descending order; ties are ordered by name.
     pub fn top_endpoints(&self, n: usize) -> Vec<(&Arc<str>, &Totals)> {
         top(self.by_endpoint.iter(), n)
     }
 
-    /// The `n` keys with the most requests, most first; none where the summary is not
-    /// [by key](SummarySpec::by_key). `None` stands for anonymous requests.
+    /// The `n` keys with the most requests, in descending order. `None` stands for anonymous requests. Empty
+    /// unless the summary is [by key](SummarySpec::by_key).
     pub fn top_keys(&self, n: usize) -> Vec<(Option<KeyId>, &Totals)> {
         let keys = self.by_key.iter().flatten();
         top(keys.map(|(key, totals)| (*key, totals)), n)
     }
 
-    /// By the class of the status.
+    /// The totals by status class.
     pub fn by_status_class(&self) -> BTreeMap<StatusClass, Totals> {
         classes(&self.by_status)
     }
 }
 
-/// All items added up.
+/// The totals of all items.
 pub fn totals<'a, T: Aggregate + 'a>(items: impl IntoIterator<Item = &'a T>) -> Totals {
     let mut totals = Totals::default();
     for item in items {
@@ -146,7 +147,7 @@ pub fn totals<'a, T: Aggregate + 'a>(items: impl IntoIterator<Item = &'a T>) -> 
     totals
 }
 
-/// Totals by method.
+/// The totals by method.
 pub fn by_method<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Method, Totals> {
@@ -157,21 +158,21 @@ pub fn by_method<'a, T: Aggregate + 'a>(
     methods.finish()
 }
 
-/// Totals by status.
+/// The totals by status.
 pub fn by_status<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Status, Totals> {
     group(items, |item| item.status())
 }
 
-/// Totals by the class of the status.
+/// The totals by status class.
 pub fn by_status_class<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<StatusClass, Totals> {
     classes(&by_status(items))
 }
 
-/// The `n` endpoints with the most requests, most first; those with equally many by name.
+/// The `n` endpoints with the most requests, in descending order; ties are ordered by name.
 pub fn top_endpoints<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
     n: usize,
@@ -188,14 +189,14 @@ pub fn top_endpoints<'a, T: Aggregate + 'a>(
     top(owned(cells.finish().endpoints), n)
 }
 
-/// Totals by key; `None` stands for anonymous requests.
+/// The totals by key. `None` stands for anonymous requests.
 pub fn by_key<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Option<KeyId>, Totals> {
     group(items, |item| item.key())
 }
 
-/// Totals over time, in buckets of this width that follow the zone's clocks.
+/// The totals over time, in buckets of this width in the zone's local time.
 pub fn over_time<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
     width: Granularity,
@@ -208,7 +209,7 @@ pub fn over_time<'a, T: Aggregate + 'a>(
     buckets.finish()
 }
 
-/// Latencies, whose quantiles can be asked for.
+/// The histogram of latencies.
 pub fn latency<'a, T: Aggregate + 'a>(items: impl IntoIterator<Item = &'a T>) -> LatencyHistogram {
     let mut histogram = LatencyHistogram::new();
     for item in items {
@@ -244,7 +245,7 @@ fn classes(by_status: &BTreeMap<Status, Totals>) -> BTreeMap<StatusClass, Totals
     classes
 }
 
-/// The `n` largest of totals in the order of their names: a stable sort keeps that order in ties.
+/// The `n` largest totals. The input is ordered by name, and the stable sort keeps that order for ties.
 fn top<K, V: std::borrow::Borrow<Totals>>(
     named: impl IntoIterator<Item = (K, V)>,
     n: usize,
@@ -255,7 +256,7 @@ fn top<K, V: std::borrow::Borrow<Totals>>(
     all
 }
 
-/// JSON has no object whose names may be absent, as that of anonymous requests is.
+/// Serializes as a list, since a JSON object cannot have a null key for anonymous requests.
 mod by_key_as_list {
     use std::collections::BTreeMap;
 

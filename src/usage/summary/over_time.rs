@@ -1,4 +1,4 @@
-//! Totals by bucket of time.
+//! Totals by time bucket.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,54 +11,54 @@ use super::groups::counted;
 use super::totals::{Amounts, Totals};
 use crate::usage::Granularity;
 
-/// Totals by bucket of a zone's time: minutes, hours or calendar days (see [`Granularity::bucket`]).
+/// Totals by time bucket in a zone's local time (see [`Granularity::bucket`]).
 ///
-/// A zone without a name, a fixed offset or a POSIX rule cannot be serialized (this happens to
-/// [`TimeZone::system`] where `/etc/localtime` is a bare copy).
+/// Serialization fails for a zone that has neither an IANA name, a fixed offset nor a POSIX rule. This can be the
+/// case for [`TimeZone::system`] if `/etc/localtime` is a copy rather than a symbolic link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OverTime {
-    /// How wide the buckets are.
-    pub width: Granularity,
-    /// Whose clocks they follow.
+    /// The width of the buckets.
+    pub granularity: Granularity,
+    /// The time zone of the buckets.
     #[serde(with = "jiff::fmt::serde::tz::required")]
     pub zone: TimeZone,
-    /// Totals by the bucket's start, where anything was counted; [`OverTime::filled`] has the empty
-    /// ones too.
+    /// The totals by the start of the bucket. Empty buckets are absent; [`OverTime::filled`] includes them.
     pub buckets: BTreeMap<Timestamp, Totals>,
 }
 
-/// One point of a chart.
+/// One time bucket, for a chart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TimeBucket {
-    /// The bucket's first instant.
+    /// The start of the bucket, inclusive.
     pub start: Timestamp,
-    /// The first instant after it.
+    /// The end of the bucket, exclusive.
     pub end: Timestamp,
-    /// Whether it is not over yet, so that its totals may still grow.
-    pub unfinished: bool,
-    /// What was counted.
+    /// Whether the bucket has not ended yet, so that its totals may still grow.
+    pub is_partial: bool,
+    /// The totals of the bucket.
     pub totals: Totals,
 }
 
-/// A range of time of more than [`OverTime::MAX_BUCKETS`] buckets.
+/// The error for a range that has more than [`OverTime::MAX_BUCKETS`] buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a range of more than {} buckets of time", OverTime::MAX_BUCKETS)]
+#[error("the range has more than {} time buckets", OverTime::MAX_BUCKETS)]
 pub struct TooManyBuckets;
 
 impl OverTime {
-    /// The most buckets that [`OverTime::filled`] makes: a month of minutes is 44,640.
+    /// The maximum number of buckets that [`OverTime::filled`] returns, 50,000. A month has 44,640 minutes.
     pub const MAX_BUCKETS: usize = 50_000;
 
-    /// Every bucket that overlaps the range, in order, with zeros where nothing was counted.
+    /// Returns all buckets that overlap the range, in order, including empty ones.
     ///
-    /// The first and the last bucket may reach beyond the range. None is left out or counted twice
-    /// where the clocks change. An empty or backward range has no buckets.
+    /// The first and the last bucket may extend beyond the range. The buckets are contiguous, also across daylight
+    /// saving transitions. An empty or reversed range has no buckets. Buckets that end after `now` are marked as
+    /// [`unfinished`](TimeBucket::unfinished).
     ///
     /// # Errors
     ///
-    /// [`TooManyBuckets`] rather than a list of more than [`OverTime::MAX_BUCKETS`].
+    /// [`TooManyBuckets`] if the range has more than [`OverTime::MAX_BUCKETS`] buckets.
     pub fn filled(
         &self,
         range: Range<Timestamp>,
@@ -70,11 +70,11 @@ impl OverTime {
             if filled.len() == Self::MAX_BUCKETS {
                 return Err(TooManyBuckets);
             }
-            let Range { start, end } = self.width.bucket(time, &self.zone);
+            let Range { start, end } = self.granularity.bucket(time, &self.zone);
             filled.push(TimeBucket {
                 start,
                 end,
-                unfinished: now < end,
+                is_partial: now < end,
                 totals: self.buckets.get(&start).cloned().unwrap_or_default(),
             });
             time = end;
@@ -83,14 +83,14 @@ impl OverTime {
     }
 }
 
-/// Adds up by time. Items mostly come in order, so the latest bucket is asked first.
+/// Aggregates totals by time. Items mostly arrive in order, so the latest bucket is tried first.
 #[derive(Debug)]
 pub(super) struct Buckets {
     width: Granularity,
     zone: TimeZone,
     latest: Range<Timestamp>,
     latest_slot: usize,
-    /// Ends and slots by start.
+    /// The end and slot of each bucket, by its start.
     slots: BTreeMap<Timestamp, (Timestamp, usize)>,
     totals: Vec<Totals>,
 }
@@ -136,7 +136,7 @@ impl Buckets {
         let starts = self.slots.into_iter();
         let buckets = starts.map(|(start, (_, slot))| (start, std::mem::take(&mut totals[slot])));
         OverTime {
-            width: self.width,
+            granularity: self.width,
             zone: self.zone,
             buckets: counted(buckets),
         }

@@ -1,4 +1,4 @@
-//! What a summary is to hold, and the one pass that makes it.
+//! The parts of a summary and the pass that computes it.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ use super::{Summary, Totals};
 use crate::id::KeyId;
 use crate::usage::{Granularity, LatencyHistogram, Rollup};
 
-/// Which parts a [`Summary`] has beside its totals, methods, statuses and endpoints.
+/// The optional parts of a [`Summary`], besides totals overall and by method, status and endpoint.
 ///
-/// The default has none of them: they cost time, and by key there may be very many. Only zones that
-/// [`OverTime`](super::OverTime) can tell of can be serialized.
+/// By default a summary has none of them, since they take extra time, and totals by key may be numerous.
+/// Serialization fails for zones that [`OverTime`](super::OverTime) cannot serialize.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[must_use]
@@ -27,7 +27,7 @@ pub struct SummarySpec {
     latency: bool,
 }
 
-/// Buckets of a zone's time.
+/// Time buckets of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Grid {
     width: Granularity,
@@ -36,44 +36,44 @@ struct Grid {
 }
 
 impl SummarySpec {
-    /// Totals, methods, statuses and endpoints.
+    /// Creates a spec without optional parts.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Also totals by key, in [`Summary::by_key`].
+    /// Adds totals by key, in [`Summary::by_key`].
     pub fn by_key(mut self) -> Self {
         self.by_key = true;
         self
     }
 
-    /// Also totals over time in buckets of this width and zone, in [`Summary::over_time`].
+    /// Adds totals over time in buckets of this width and zone, in [`Summary::over_time`].
     pub fn over_time(mut self, width: Granularity, zone: TimeZone) -> Self {
         self.over_time = Some(Grid { width, zone });
         self
     }
 
-    /// Also totals over time in buckets of the width that fits this range ([`Granularity::fitting`]), and of this
-    /// zone, in [`Summary::over_time`].
+    /// Adds totals over time in [`Summary::over_time`], in buckets of this zone and of a width that suits the
+    /// range ([`Granularity::fitting`]).
     ///
-    /// The range decides on the width alone; what is summed up is up to the caller.
+    /// The range only determines the width; it does not filter the items.
     pub fn over_range(self, range: Range<Timestamp>, zone: TimeZone) -> Self {
-        self.over_time(Granularity::fitting(range), zone)
+        self.over_time(Granularity::for_range(range), zone)
     }
 
-    /// Also latencies, in [`Summary::latency`].
+    /// Adds latencies, in [`Summary::latency`].
     pub fn latency(mut self) -> Self {
         self.latency = true;
         self
     }
 
-    /// The buckets that totals over time are asked for in.
+    /// The requested buckets for totals over time.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn grid(&self) -> Option<(Granularity, &TimeZone)> {
         self.over_time.as_ref().map(|grid| (grid.width, &grid.zone))
     }
 
-    /// The same but for totals over time.
+    /// The same spec without totals over time.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn without_grid(&self) -> Self {
         Self {
@@ -82,19 +82,19 @@ impl SummarySpec {
         }
     }
 
-    /// Whether totals by key are asked for.
+    /// Whether totals by key are requested.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_keys(&self) -> bool {
         self.by_key
     }
 
-    /// Whether latencies are asked for.
+    /// Whether latencies are requested.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_latency(&self) -> bool {
         self.latency
     }
 
-    /// Whether a rollup of more than a minute is partly in one bucket and partly in another.
+    /// Whether a rollup wider than a minute spans several of the requested buckets.
     pub(crate) fn cuts(&self, rollup: &Rollup) -> bool {
         let Some(grid) = self.over_time.as_ref() else {
             return false;
@@ -105,12 +105,12 @@ impl SummarySpec {
             && grid.width.bucket(rollup.start, &grid.zone).end < end
     }
 
-    /// The summary of nothing, to merge others into.
+    /// An empty summary to merge others into.
     pub fn empty(&self) -> Summary {
         Pass::new(self).finish()
     }
 
-    /// Sums up events or rollups in one pass.
+    /// Summarizes events or rollups in one pass.
     pub fn summarize<'a, T: Aggregate + 'a>(
         &self,
         items: impl IntoIterator<Item = &'a T>,
@@ -122,12 +122,12 @@ impl SummarySpec {
         pass.finish()
     }
 
-    /// Sums up a slice on up to this many threads, the calling one among them.
+    /// Summarizes a slice on up to this many threads, including the calling one.
     ///
-    /// The answer is that of [`SummarySpec::summarize`]. A short slice takes fewer threads, and so
-    /// does a system that cannot start more.
+    /// The result equals that of [`SummarySpec::summarize`]. Uses fewer threads for short slices (16,384 items per
+    /// thread) or if the system cannot start more.
     pub fn summarize_parallel<T: Aggregate + Sync>(&self, items: &[T], threads: usize) -> Summary {
-        /// Below this many items a thread costs more than it saves.
+        /// For fewer items, starting a thread costs more than it saves.
         const WORTH_A_THREAD: usize = 1 << 14;
         let share = items.len().div_ceil(threads.max(1)).max(WORTH_A_THREAD);
         let mut shares = items.chunks(share);
@@ -154,7 +154,7 @@ impl SummarySpec {
     }
 }
 
-/// What one pass adds up.
+/// The state of one pass.
 struct Pass<'a> {
     cells: Accumulator<'a>,
     keys: Option<Groups<Option<KeyId>>>,
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backends_see_what_is_asked_for() {
+    fn requested_parts_are_reported() {
         let nothing = SummarySpec::new();
         assert_eq!(nothing.grid(), None);
         assert!(!nothing.has_keys() && !nothing.has_latency());

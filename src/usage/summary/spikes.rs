@@ -1,4 +1,4 @@
-//! Keys that fare worse than before.
+//! Detection of keys with more failures or rate limiting than before.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,57 +9,57 @@ use super::Totals;
 use crate::id::KeyId;
 use crate::usage::Outcome;
 
-/// A key of which many more requests failed, or reached a limit, than before; see [`spikes`].
+/// A key whose share of failed or rate-limited requests has risen sharply; see [`spikes`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Spike {
     /// The key; `None` stands for anonymous requests.
     pub key: Option<KeyId>,
-    /// What came of the requests: [`Outcome::Failed`] or [`Outcome::RateLimited`].
+    /// The outcome with the spike: [`Outcome::Failed`] or [`Outcome::RateLimited`].
     pub outcome: Outcome,
-    /// Its requests now.
-    pub now: Totals,
-    /// Its requests before.
-    pub before: Totals,
+    /// The key's totals in the current range.
+    pub current: Totals,
+    /// The key's totals in the previous range.
+    pub previous: Totals,
 }
 
 impl Spike {
-    /// How many requests must have had the outcome: fewer may be chance.
-    pub const LEAST: u64 = 20;
-    /// How many times the share before the share now must be.
-    pub const FACTOR: u64 = 2;
-    /// By how many percentage points the share must have risen.
-    pub const POINTS: u64 = 5;
+    /// The minimum number of requests with the outcome, 20. Fewer may be chance.
+    pub const MIN_REQUESTS: u64 = 20;
+    /// The minimum factor by which the share must have risen, 2.
+    pub const MIN_FACTOR: u64 = 2;
+    /// The minimum number of percentage points by which the share must have risen, 5.
+    pub const MIN_PERCENTAGE_POINTS: u64 = 5;
 
-    /// How many requests had the outcome now.
+    /// The number of requests with the outcome in the current range.
     pub fn count(&self) -> u64 {
-        count(&self.now, self.outcome)
+        count(&self.current, self.outcome)
     }
 
-    /// How many requests had the outcome before.
-    pub fn count_before(&self) -> u64 {
-        count(&self.before, self.outcome)
+    /// The number of requests with the outcome in the previous range.
+    pub fn previous_count(&self) -> u64 {
+        count(&self.previous, self.outcome)
     }
 
-    /// The rule. Where sums are beyond 2⁵⁶, the points are not told apart any more.
+    /// Applies the thresholds. Percentage points are imprecise for totals above 2⁵⁶.
     fn is_spike(&self) -> bool {
         let [now, all, before, all_before] = [
             self.count(),
-            self.now.total(),
-            self.count_before(),
-            // Of no requests at all, none failed.
-            self.before.total().max(1),
+            self.current.total(),
+            self.previous_count(),
+            // Without requests, the share is 0.
+            self.previous.total().max(1),
         ]
         .map(u128::from);
-        let more_often = now * all_before >= u128::from(Self::FACTOR) * before * all;
+        let more_often = now * all_before >= u128::from(Self::MIN_FACTOR) * before * all;
         // now / all ≥ before / all_before + POINTS / 100
-        let points = u128::from(Self::POINTS);
+        let points = u128::from(Self::MIN_PERCENTAGE_POINTS);
         let risen = now.saturating_mul(100 * all_before)
             >= before
                 .saturating_mul(100)
                 .saturating_add(points * all_before)
                 .saturating_mul(all);
-        self.count() >= Self::LEAST && more_often && risen
+        self.count() >= Self::MIN_REQUESTS && more_often && risen
     }
 }
 
@@ -71,13 +71,13 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
     }
 }
 
-/// Keys whose failures or refusals by a limit spiked between two ranges of the same length, as
-/// [`Summary::by_key`](super::Summary::by_key) has them: most of them first.
+/// Finds keys whose failures or rate-limited requests spiked between two ranges of the same length. Takes the
+/// totals by key ([`Summary::by_key`](super::Summary::by_key)) of the current and the previous range, and returns
+/// the spikes by descending number of requests.
 ///
-/// The share of a key's requests that failed (or that a limit refused) has spiked when at least
-/// [`Spike::LEAST`] did, and the share is at least [`Spike::FACTOR`] times what it was and at least
-/// [`Spike::POINTS`] percentage points above that. A key without requests before had a share of nothing.
-/// One key may be there twice, once for each outcome.
+/// An outcome has spiked if at least [`Spike::LEAST`] requests have it, and its share of the key's requests is at
+/// least [`Spike::FACTOR`] times the previous share and at least [`Spike::POINTS`] percentage points above it. The
+/// previous share of a key without previous requests is 0. A key can be returned twice, once for each outcome.
 ///
 /// ```
 /// use keytally::usage::summary::{by_key, spikes};
@@ -101,12 +101,12 @@ pub fn spikes(
         outcomes.map(|outcome| Spike {
             key: *key,
             outcome,
-            now: totals.clone(),
-            before: earlier.cloned().unwrap_or_default(),
+            current: totals.clone(),
+            previous: earlier.cloned().unwrap_or_default(),
         })
     });
     let mut spikes: Vec<_> = all.filter(Spike::is_spike).collect();
-    // A stable sort keeps the order of the keys in ties.
+    // The stable sort keeps ties in key order.
     spikes.sort_by_key(|spike| Reverse(spike.count()));
     spikes
 }
@@ -134,18 +134,18 @@ mod tests {
     }
 
     #[test]
-    fn a_spike_is_often_enough_twice_as_much_and_five_points_more() {
+    fn a_spike_needs_20_requests_twice_the_share_and_5_points_more() {
         let failed = vec![Outcome::Failed];
-        // Twenty at least.
+        // At least 20 requests.
         assert_eq!(found([80, 20, 0], [100, 0, 0]), failed);
         assert_eq!(found([76, 19, 0], [100, 0, 0]), []);
-        // Twice the share at least.
+        // At least twice the share.
         assert_eq!(found([60, 40, 0], [80, 20, 0]), failed);
         assert_eq!(found([61, 39, 0], [80, 20, 0]), []);
-        // Five points at least.
+        // At least five percentage points more.
         assert_eq!(found([930, 70, 0], [980, 20, 0]), failed);
         assert_eq!(found([931, 69, 0], [980, 20, 0]), []);
-        // More failures among more requests are no larger share.
+        // More failures, but the same share.
         assert_eq!(found([9_000, 1_000, 0], [90, 10, 0]), []);
         assert_eq!(found([100, 0, 25], [100, 25, 0]), [Outcome::RateLimited]);
         assert_eq!(
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_sums_are_compared() {
+    fn the_largest_totals_do_not_overflow() {
         assert_eq!(found([0, MOST, 0], [MOST, 0, 0]), [Outcome::Failed]);
         assert_eq!(found([0, MOST, 0], [0, MOST, 0]), []);
         assert_eq!(found([MOST, 0, 0], [0, MOST, 0]), []);

@@ -1,21 +1,21 @@
-//! Sums over a set of requests.
+//! Totals over a set of requests.
 
 use serde::{Deserialize, Serialize};
 
 use crate::usage::saturating::{self, add};
 use crate::usage::{Cause, Outcome};
 
-/// How many requests there were, what came of them and what they took.
+/// The number of requests by outcome, with their total cost and body sizes.
 ///
-/// The total is always the sum of the outcomes: it is not kept, but added up when asked for. Sums
-/// stop at 2⁶³ − 1, the largest number that every database holds, instead of overflowing, so that
-/// adding up in any order gives the same.
+/// [`total`](Self::total) is computed from the outcomes, so they always add up. Instead of overflowing, numbers
+/// saturate at 2⁶³ − 1, the largest number that every database can store, so the order of additions does not
+/// matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Shown", from = "Shown")]
 pub struct Totals {
     completed: u64,
     rate_limited: u64,
-    /// By [`Cause`], then those without any.
+    /// Indexed by [`Cause`]; the last element counts failures without a cause.
     failed: [u64; FAILURES],
     cost: u64,
     request_bytes: u64,
@@ -25,7 +25,7 @@ pub struct Totals {
 const FAILURES: usize = Cause::ALL.len() + 1;
 const NO_CAUSE: usize = Cause::ALL.len();
 
-/// The sums that one event or rollup adds.
+/// The amounts that one event or rollup contributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Amounts {
     pub(super) outcome: Outcome,
@@ -37,47 +37,47 @@ pub struct Amounts {
 }
 
 impl Totals {
-    /// All requests.
+    /// The number of all requests.
     pub fn total(&self) -> u64 {
         saturating::total([self.completed, self.rate_limited, self.failed()])
     }
 
-    /// The requests that were completed.
+    /// The number of completed requests.
     pub fn completed(&self) -> u64 {
         self.completed
     }
 
-    /// The requests that a limit refused.
+    /// The number of requests rejected by a rate limit or quota.
     pub fn rate_limited(&self) -> u64 {
         self.rate_limited
     }
 
-    /// The requests that failed, for whatever cause.
+    /// The number of failed requests, for any cause.
     pub fn failed(&self) -> u64 {
         saturating::total(self.failed)
     }
 
-    /// The requests that failed for this cause (`None`: for none that was told).
+    /// The number of requests that failed for this cause; `None` for failures without a cause.
     pub fn failed_by(&self, cause: impl Into<Option<Cause>>) -> u64 {
         self.failed[cause.into().map_or(NO_CAUSE, |cause| cause as usize)]
     }
 
-    /// What the requests cost of their keys' limits.
+    /// The total cost charged to the keys' rate limits and quotas.
     pub fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Bytes of the requests' bodies.
+    /// The total size of the request bodies in bytes.
     pub fn request_bytes(&self) -> u64 {
         self.request_bytes
     }
 
-    /// Bytes of the responses' bodies.
+    /// The total size of the response bodies in bytes.
     pub fn response_bytes(&self) -> u64 {
         self.response_bytes
     }
 
-    /// Adds the sums of other requests.
+    /// Adds the totals of other requests.
     pub fn merge(&mut self, other: &Self) {
         add(&mut self.completed, other.completed);
         add(&mut self.rate_limited, other.rate_limited);
@@ -114,7 +114,7 @@ impl<'a> std::iter::Sum<&'a Self> for Totals {
     }
 }
 
-/// Totals as JSON shows them; `total` and `failed` are not read back, but added up again.
+/// The JSON representation. `total` and `failed` are computed; deserialization ignores them.
 #[derive(Serialize, Deserialize)]
 struct Shown {
     #[serde(default)]
@@ -177,7 +177,7 @@ impl From<Shown> for Totals {
             request_bytes: shown.request_bytes,
             response_bytes: shown.response_bytes,
         };
-        // What stands in a text may be beyond where sums stop.
+        // The input may exceed the maximum; merging saturates.
         let mut totals = Self::default();
         totals.merge(&read);
         totals
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_shows_what_is_added_up_and_round_trips() {
+    fn json_has_computed_totals_and_round_trips() {
         let mut totals = Totals::default();
         totals.add(&amounts(Outcome::Failed, Some(Cause::Cancelled), 2));
         totals.add(&amounts(Outcome::Completed, None, 1));
@@ -239,14 +239,14 @@ mod tests {
             serde_json::from_value::<Totals>(value.clone()).unwrap(),
             totals
         );
-        let mut beyond = value;
-        beyond["cost"] = u64::MAX.into();
-        let read = serde_json::from_value::<Totals>(beyond).unwrap();
+        let mut too_large = value;
+        too_large["cost"] = u64::MAX.into();
+        let read = serde_json::from_value::<Totals>(too_large).unwrap();
         assert_eq!(read.cost(), MOST);
     }
 
     #[test]
-    fn a_cause_without_a_failure_does_not_count_as_one() {
+    fn a_cause_without_a_failure_is_ignored() {
         let mut totals = Totals::default();
         totals.add(&amounts(Outcome::Completed, Some(Cause::Refused), 1));
         assert_eq!((totals.completed(), totals.failed()), (1, 0));

@@ -1,4 +1,4 @@
-//! What was done to keys.
+//! Audit log entries.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,26 +9,26 @@ use super::{Key, names};
 use crate::id::KeyId;
 use crate::key::{self, AuditAction};
 
-/// Who did what to which key, and when.
+/// An entry of the audit log.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AuditEntry {
-    /// The entry's own id.
+    /// The id of the entry.
     #[schema(value_type = String, format = "uuid")]
     id: Uuid,
-    /// When.
+    /// When the action was performed.
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
-    /// Who; `null` where the application did not say.
+    /// Who performed the action; `null` if the application did not provide an actor.
     actor: Option<String>,
-    /// What.
+    /// The action.
     #[schema(value_type = names::AuditAction)]
     action: AuditAction,
-    /// The key.
+    /// The id of the key.
     #[schema(value_type = names::KeyId)]
     key: KeyId,
-    /// The key as it was, with its status then.
+    /// The key before the action, with its status at that time.
     before: Option<Key>,
-    /// The key as it became, with its status then.
+    /// The key after the action, with its status at that time.
     after: Option<Key>,
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_have_the_status_that_they_had() {
+    fn keys_have_their_status_at_the_time_of_the_entry() {
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
         let mut key = key::Key::new(id, "a", time("2020-01-01T00:00:00Z"));

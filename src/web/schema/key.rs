@@ -1,4 +1,4 @@
-//! Keys, as they are shown.
+//! Keys in responses.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,48 +13,48 @@ use crate::limit::RateLimit;
 /// A key, without its secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Key {
-    /// The public part of its secret.
+    /// The key id, which is also part of the secret.
     #[schema(value_type = names::KeyId)]
     id: KeyId,
-    /// What people call it.
+    /// The display name.
     name: String,
-    /// Whoever it belongs to, in the application's own terms.
+    /// The owner, such as a customer or account.
     owner: Option<String>,
     /// A tag such as `live` or `test`.
     environment: Option<String>,
-    /// What people recognize its secret by.
+    /// The visible part of the secret, to recognize it by.
     hint: String,
-    /// Whether it works; what is worse wins where several things hold.
+    /// The current status. If several apply, the most severe one.
     #[schema(value_type = names::KeyStatus)]
     status: KeyStatus,
-    /// Whether it is switched off for now.
+    /// Whether the key is disabled.
     disabled: bool,
-    /// What it may do, in the application's own terms.
+    /// The scopes granted to the key.
     scopes: Vec<String>,
-    /// Its own rate limits; without any, the service's defaults hold.
+    /// Rate limits of the key. If empty, the service defaults apply.
     limits: Vec<Limit>,
-    /// The networks from which it may be used; everywhere if empty.
+    /// The client networks allowed to use the key. If empty, any.
     addresses: Vec<String>,
-    /// Whatever else the application keeps with it.
+    /// Metadata of the application.
     metadata: Map<String, Value>,
-    /// When it was issued.
+    /// When the key was created.
     #[schema(value_type = String, format = DateTime)]
     created: Timestamp,
-    /// From when on it no longer works.
+    /// When the key expires.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires: Option<Timestamp>,
-    /// When it was revoked, for good.
+    /// When the key was revoked.
     #[schema(value_type = Option<String>, format = DateTime)]
     revoked: Option<Timestamp>,
-    /// When it was last used, as far as the usage written so far tells.
+    /// When the key was last used, according to the usage written so far.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used: Option<Timestamp>,
-    /// Whether its secret is kept, encrypted, and can be revealed.
+    /// Whether the encrypted secret is stored and can be revealed.
     recoverable: bool,
-    /// The key that it took over from.
+    /// The key that this key was rotated from.
     #[schema(value_type = Option<names::KeyId>)]
     rotated_from: Option<KeyId>,
-    /// The first key of its line: itself, or where its rotations began.
+    /// The lineage: the first key in the chain of rotated keys, or the key itself.
     #[schema(value_type = names::KeyId)]
     line: KeyId,
 }
@@ -66,7 +66,7 @@ impl From<key::Key> for Key {
 }
 
 impl Key {
-    /// As it is, or was, at this time.
+    /// The key with its status at this time.
     pub(crate) fn at(time: Timestamp, key: key::Key) -> Self {
         Self {
             status: key.status(time),
@@ -94,13 +94,13 @@ impl Key {
 /// A rate limit.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Limit {
-    /// Its name among the key's limits.
+    /// The name, unique among the limits of the key.
     name: String,
-    /// How many requests come back in a period.
+    /// The number of requests per period.
     requests: u32,
     /// The period in seconds.
     period_seconds: f64,
-    /// How many requests may come at once.
+    /// The maximum burst in requests.
     burst: u32,
 }
 
@@ -115,10 +115,10 @@ impl From<&RateLimit> for Limit {
     }
 }
 
-/// A key that was just made, with its secret.
+/// A new key with its secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Issued<'a> {
-    /// The plain text; there is no second chance to read it, unless the key is recoverable.
+    /// The secret in plain text. It cannot be retrieved later unless the key is recoverable.
     secret: &'a str,
     /// The key.
     key: Key,
@@ -133,10 +133,10 @@ impl<'a> From<&'a key::Issued> for Issued<'a> {
     }
 }
 
-/// A secret that was kept.
+/// A revealed secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Revealed<'a> {
-    /// The plain text.
+    /// The secret in plain text.
     secret: &'a str,
 }
 

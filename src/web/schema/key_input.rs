@@ -1,4 +1,4 @@
-//! Keys, as callers describe them.
+//! Keys in request bodies.
 
 use std::time::Duration;
 
@@ -14,39 +14,39 @@ use super::names;
 use crate::key::{self, AddressList};
 use crate::limit::RateLimit;
 
-/// What a key is to be; everything but the name may be left out.
+/// A key to create. Only the name is required.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewKey {
-    /// What people call it: 1 to 100 characters without control characters, not only blanks.
+    /// The display name: 1 to 100 characters without control characters, not only whitespace.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
-    /// Whoever it belongs to, in the application's own terms: 1 to 200 characters.
+    /// The owner, such as a customer or account: 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200)]
     owner: Option<String>,
     /// A tag such as `live` or `test`.
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
     environment: Option<String>,
-    /// What it may do, in the application's own terms.
+    /// The scopes to grant.
     #[serde(default)]
     #[schema(value_type = HashSet<names::Scope>, max_items = 64)]
     scopes: Vec<String>,
-    /// Its own rate limits; without any, the service's defaults hold.
+    /// Rate limits of the key. If empty, the service defaults apply.
     #[serde(default)]
     #[schema(value_type = Vec<NewLimit>, required = false, max_items = 8)]
     limits: Vec<Object<NewLimit>>,
-    /// The networks from which it may be used, such as `203.0.113.0/24`; everywhere if empty.
+    /// The client IPs and networks allowed to use the key, such as `203.0.113.0/24`. If empty, any.
     #[serde(default)]
     #[schema(max_items = 100)]
     addresses: Vec<String>,
-    /// Whatever else is to be kept with it: at most 8 KiB as JSON.
+    /// Metadata of the application: at most 8 KiB as JSON.
     #[serde(default)]
     metadata: Map<String, Value>,
-    /// From when on it no longer works: a time to come.
+    /// When the key expires: a time in the future.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires: Option<Timestamp>,
-    /// Whether its secret is to be kept, encrypted, so that it can be revealed. Only where the service
-    /// has an encryption key.
+    /// Whether to store the encrypted secret, so that it can be revealed later. Requires an encryption key to be
+    /// configured.
     #[serde(default)]
     recoverable: bool,
 }
@@ -70,7 +70,7 @@ impl NewKey {
         }
         if let Some(end) = self.expires {
             if end <= now {
-                return Err(Problem::field("/expires", "This time is over."));
+                return Err(Problem::field("/expires", "Must be in the future."));
             }
             new = new.expires_at(end);
         }
@@ -81,45 +81,45 @@ impl NewKey {
     }
 }
 
-/// Other values for the fields of a key; what is absent stays, and `null` takes away.
+/// Fields of a key to update. Absent fields are unchanged; `null` clears a field.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeyUpdate {
-    /// Another name: 1 to 100 characters without control characters, not only blanks.
+    /// The new name: 1 to 100 characters without control characters, not only whitespace.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = String, required = false, min_length = 1, max_length = 100)]
     name: Option<String>,
-    /// Another owner: 1 to 200 characters; `null` for none.
+    /// The new owner: 1 to 200 characters; `null` for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     owner: Option<Option<String>>,
-    /// Another environment; `null` for none.
+    /// The new environment; `null` for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9_-]{1,32}$")]
     environment: Option<Option<String>>,
-    /// These scopes instead of those it has.
+    /// The new scopes, which replace all current ones.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = HashSet<names::Scope>, required = false, max_items = 64)]
     scopes: Option<Vec<String>>,
-    /// These limits instead of those it has; what is spent is kept, by the limits' names.
+    /// The new rate limits, which replace all current ones. Limits with the same name keep their consumption.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Vec<NewLimit>, required = false, max_items = 8)]
     limits: Option<Vec<Object<NewLimit>>>,
-    /// These networks instead of those it has.
+    /// The new client IPs and networks, which replace all current ones.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Vec<String>, required = false, max_items = 100)]
     addresses: Option<Vec<String>>,
-    /// This metadata instead of what it has.
+    /// The new metadata, which replaces all current metadata.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Object, required = false)]
     metadata: Option<Map<String, Value>>,
-    /// Another end; `null` for none.
+    /// The new expiry; `null` for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires: Option<Option<Timestamp>>,
 }
 
-/// Tells a field that is there from one that is absent: `null` is for those alone that know it.
+/// Distinguishes a present field from an absent one. `null` is an error unless `T` accepts it.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -143,21 +143,21 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
     }
 }
 
-/// A rate limit that a key is to have.
+/// A rate limit of a key.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewLimit {
-    /// Its name among the key's limits; else `second`, `minute` or `hour` where that is the period,
-    /// and `rate` for others.
+    /// The name, unique among the limits of the key. By default `second`, `minute` or `hour` for such periods, else
+    /// `rate`.
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
     name: Option<String>,
-    /// How many requests come back in a period.
+    /// The number of requests per period.
     #[schema(value_type = u32, minimum = 1)]
     requests: Integer<u32>,
     /// The period in seconds.
     #[schema(exclusive_minimum = 0)]
     period_seconds: f64,
-    /// How many requests may come at once; as many as in a period unless told.
+    /// The maximum burst in requests. Equal to `requests` by default.
     #[schema(value_type = Option<u32>, minimum = 1)]
     burst: Option<Integer<u32>>,
 }
@@ -204,11 +204,11 @@ fn networks(texts: &[String]) -> Result<AddressList, Problem> {
     AddressList::parse(texts).map_err(|error| Problem::field("/addresses", error.to_string()))
 }
 
-/// How a key is to be rotated.
+/// Options of a rotation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotation {
-    /// For how many seconds the old secret goes on working.
+    /// How long the old key keeps working, in seconds.
     #[schema(value_type = u64)]
     grace_seconds: Integer<u64>,
 }

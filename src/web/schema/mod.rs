@@ -1,7 +1,6 @@
-//! What goes over the wire, and how the OpenAPI document describes it.
+//! The types of requests and responses, with their OpenAPI schemas.
 //!
-//! The core's types are the application's to use; these are the API's, so that a change of one is no
-//! change of the other by accident.
+//! They are separate from the crate's public types, so that neither API changes by accident with the other.
 
 mod audit;
 mod key;
@@ -27,7 +26,7 @@ use crate::page;
 pub(crate) struct Page<T> {
     /// The items, newest first.
     items: Vec<T>,
-    /// Where the next page begins: give it back as `after`. `null` on the last one.
+    /// The page token of the next page, to pass as `after`. `null` on the last page.
     next: Option<String>,
 }
 

@@ -1,8 +1,6 @@
-//! Texts that are of a form or of a closed set, for the document: the sets are the lists that the code
-//! itself goes by.
+//! Schemas of strings with a pattern or a closed set of values. The sets come from the types themselves.
 //!
-//! The core's types stay without a description of their own, which would make the library that makes the
-//! document a part of the public interface.
+//! The public types do not implement utoipa's traits, which would make utoipa part of the public API.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Requests of the log.
+//! Requests of the request log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,64 +14,64 @@ use crate::usage::{
     self, Cause, Method, Outcome, RecordedEvent, RejectionReason, Status, UsageEvent,
 };
 
-/// An accounted request.
+/// A recorded request.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Request {
-    /// The event's own id.
+    /// The id of the event.
     #[schema(value_type = String, format = "uuid")]
     id: Uuid,
-    /// The id on the wire, in `x-request-id`.
+    /// The request id in the `x-request-id` header.
     request_id: String,
-    /// When the request began.
+    /// When the request started.
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
-    /// The key it was sent with.
+    /// The key of the request.
     #[schema(value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
-    /// The key's owner then.
+    /// The owner of the key at the time of the request.
     #[schema(value_type = Option<String>)]
     owner: Option<Arc<str>>,
     /// The HTTP method.
     #[schema(value_type = names::Method)]
     method: Method,
-    /// The endpoint: the route, without what differs from request to request.
+    /// The endpoint: the route pattern, without variable parts of the path.
     #[schema(value_type = String)]
     endpoint: Arc<str>,
-    /// The path as it was asked for.
+    /// The path of the request.
     #[schema(value_type = String)]
     path: Box<str>,
-    /// What the request was about, where the application tells.
+    /// The resource of the request, if the application sets it.
     #[schema(value_type = Option<String>)]
     resource_id: Option<Box<str>>,
-    /// The code of the answer: of HTTP, of gRPC, or none.
+    /// The status of the response: an HTTP or gRPC code, or `none`.
     #[schema(value_type = names::Status)]
     status: Status,
-    /// What came of it.
+    /// The outcome.
     #[schema(value_type = names::Outcome)]
     outcome: Outcome,
-    /// Why it failed.
+    /// Why the request failed.
     #[schema(value_type = Option<names::Cause>)]
     cause: Option<Cause>,
-    /// Why it was refused.
+    /// Why the layer rejected the request.
     #[schema(value_type = Option<names::RejectionReason>)]
-    refusal: Option<RejectionReason>,
-    /// What it cost of the key's limits.
+    rejection_reason: Option<RejectionReason>,
+    /// The cost in units of the rate limits.
     cost: u32,
-    /// Microseconds until the end of the answer.
+    /// The time until the end of the response, in microseconds.
     latency_us: u64,
-    /// Bytes of its body.
+    /// The size of the request body in bytes.
     request_bytes: u64,
-    /// Bytes of the answer's body.
+    /// The size of the response body in bytes.
     response_bytes: u64,
-    /// Whence it came.
+    /// The client IP.
     #[schema(value_type = Option<String>)]
-    client_address: Option<IpAddr>,
+    client_ip: Option<IpAddr>,
 }
 
 impl From<UsageEvent> for Request {
     fn from(event: UsageEvent) -> Self {
         Self {
-            request_id: event.wire_id().into_owned(),
+            request_id: event.request_id_or_id().into_owned(),
             id: event.id,
             time: event.time,
             key: event.key,
@@ -83,35 +83,35 @@ impl From<UsageEvent> for Request {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
-            refusal: event.rejection_reason,
+            rejection_reason: event.rejection_reason,
             cost: event.cost,
             latency_us: event.latency_us,
             request_bytes: event.request_bytes,
             response_bytes: event.response_bytes,
-            client_address: event.client_ip,
+            client_ip: event.client_ip,
         }
     }
 }
 
-/// An accounted request in the order of recording.
+/// A request in recording order.
 #[derive(Serialize, ToSchema)]
 struct RecordedRequest {
     #[serde(flatten)]
     request: Request,
-    /// Continue after this request with it, as `after_cursor`.
+    /// The cursor of this request. Pass it as `after_cursor` to continue after it.
     cursor: String,
 }
 
-/// Requests in the order of recording.
+/// A page of requests in recording order.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RecordedPage {
     /// The requests in recording order, oldest first.
     items: Vec<RecordedRequest>,
-    /// Give it back as `after_cursor` to continue, also where there are no items.
+    /// The cursor to pass as `after_cursor` for the next page, even if `items` is empty.
     cursor: String,
-    /// Whether more requests may be available now. A page with few items or none may have more behind it.
+    /// Whether more requests may be available. Can be `true` even if `items` is empty.
     more: bool,
-    /// Whether requests after `after_cursor` may have been dropped from the log before this page was read.
+    /// Whether requests after `after_cursor` may have been pruned from the log before this page was read.
     has_gap: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Usage, summed up.
+//! Usage summaries.
 
 use std::sync::Arc;
 
@@ -13,39 +13,39 @@ use crate::usage::{
     Cause, Granularity, LatencyHistogram, LatencyQuantiles, Method, Outcome, Status, StatusClass,
 };
 
-/// Sums over requests.
+/// Totals over requests.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Totals {
-    /// All requests.
+    /// The number of requests.
     total: u64,
-    /// Those that the service answered as asked.
+    /// Requests that completed successfully.
     completed: u64,
-    /// Those that failed, for whatever cause.
+    /// Requests that failed, for any cause.
     failed: u64,
-    /// Those that a rate limit refused.
+    /// Requests rejected by a rate limit.
     rate_limited: u64,
-    /// The failed ones by cause.
+    /// Failed requests by cause.
     failures: Failures,
-    /// What they cost of the keys' limits.
+    /// The total cost in units of the rate limits.
     cost: u64,
-    /// Bytes of their bodies.
+    /// The total size of the request bodies in bytes.
     request_bytes: u64,
-    /// Bytes of the answers' bodies.
+    /// The total size of the response bodies in bytes.
     response_bytes: u64,
 }
 
 /// Failed requests by cause.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Failures {
-    /// The layer refused them.
+    /// Rejected by the layer, for example for an invalid key.
     refused: u64,
-    /// The answer says that the client was wrong.
+    /// The response has a client error status.
     client_error: u64,
-    /// The answer says that the service was wrong.
+    /// The response has a server error status.
     server_error: u64,
-    /// The client left before the end of the answer.
+    /// The client disconnected before the end of the response.
     cancelled: u64,
-    /// Of no known cause.
+    /// Unknown cause.
     other: u64,
 }
 
@@ -77,7 +77,7 @@ macro_rules! rows {
         pub(crate) struct $row {
             $(#[$field_doc])*
             $name: $type,
-            /// Their sums.
+            /// The totals.
             totals: Totals,
         }
 
@@ -90,62 +90,62 @@ macro_rules! rows {
 }
 
 rows! {
-    /// Requests of a method.
+    /// Requests with this method.
     MethodRow {
         /// The HTTP method.
         #[schema(value_type = names::Method)]
         method: Method
     }
-    /// Requests that were answered with a code.
+    /// Requests with this response status.
     StatusRow {
-        /// The code of the answer: of HTTP, of gRPC, or none.
+        /// The status of the response: an HTTP or gRPC code, or `none`.
         #[schema(value_type = names::Status)]
         status: Status
     }
-    /// Requests whose answers are of a class.
+    /// Requests with a response status of this class.
     StatusClassRow {
-        /// The class.
+        /// The class of the status.
         #[schema(value_type = names::StatusClass)]
         class: StatusClass
     }
-    /// Requests of an endpoint.
+    /// Requests to this endpoint.
     EndpointRow {
         /// The endpoint.
         #[schema(value_type = String)]
         endpoint: Arc<str>
     }
-    /// Requests with a key.
+    /// Requests with this key.
     KeyRow {
-        /// The key; `null` for requests without one.
+        /// The key id; `null` for requests without a key.
         #[schema(value_type = Option<names::KeyId>)]
         key: Option<KeyId>
     }
 }
 
-/// What requests come to.
+/// A usage summary.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Summary {
-    /// Of all of them.
+    /// Totals over all requests.
     totals: Totals,
-    /// By HTTP method.
+    /// Totals by HTTP method.
     by_method: Vec<MethodRow>,
-    /// By the code of the answer.
+    /// Totals by response status.
     by_status: Vec<StatusRow>,
-    /// By the class of the answer's code.
+    /// Totals by class of the response status.
     by_status_class: Vec<StatusClassRow>,
-    /// The endpoints with the most requests, those first.
+    /// The endpoints with the most requests, in descending order.
     top_endpoints: Vec<EndpointRow>,
-    /// The keys with the most requests, those first; none where one key was asked for.
+    /// The keys with the most requests, in descending order. Empty if the summary is for one key.
     top_keys: Vec<KeyRow>,
-    /// How long the requests took.
+    /// The latency of the requests.
     latency: Latency,
-    /// Whether these are exactly the requests of the range. If not, its ends lie within minutes, or within hours where
-    /// minutes are no longer kept: those are counted where they start.
+    /// Whether the summary covers exactly the range. If `false`, a rollup (of a minute, or of 15 minutes or an hour for
+    /// older usage) crosses the start or end of the range, and is counted where it starts.
     exact: bool,
 }
 
 impl Summary {
-    /// With this many endpoints and keys.
+    /// A summary with at most `top` endpoints and keys.
     pub(crate) fn of(summary: &summary::Summary, top: usize) -> Self {
         fn rows<'a, N, R: From<(N, &'a summary::Totals)>>(
             all: impl IntoIterator<Item = (N, &'a summary::Totals)>,
@@ -169,14 +169,14 @@ impl Summary {
     }
 }
 
-/// How long requests took, in microseconds; `null` where there were none. At most 6 % off.
+/// Latency quantiles in microseconds, with a relative error of at most 6%; `null` without requests.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Latency {
-    /// Half of them took no longer.
+    /// The median.
     p50_us: Option<u64>,
-    /// 95 in 100 took no longer.
+    /// The 95th percentile.
     p95_us: Option<u64>,
-    /// 99 in 100 took no longer.
+    /// The 99th percentile.
     p99_us: Option<u64>,
 }
 
@@ -190,18 +190,18 @@ impl From<LatencyQuantiles> for Latency {
     }
 }
 
-/// Requests by bucket of time, those without any included.
+/// A usage summary by time bucket, including empty buckets.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OverTime {
-    /// How wide a bucket is.
+    /// The width of a bucket.
     #[schema(value_type = names::Granularity)]
     width: Granularity,
-    /// The time zone whose days and hours they are.
+    /// The time zone of the bucket boundaries.
     zone: String,
-    /// The buckets, the earliest first.
+    /// The buckets, oldest first.
     buckets: Vec<Bucket>,
-    /// Whether these are exactly the requests of each bucket. If not, the range's ends or the zone's hours lie within
-    /// minutes or hours that are kept as one: those are counted where they start.
+    /// Whether every bucket covers exactly its time. If `false`, a stored rollup crosses a bucket boundary or an end of
+    /// the range, and is counted where it starts.
     exact: bool,
 }
 
@@ -221,18 +221,18 @@ impl OverTime {
     }
 }
 
-/// Requests of some time.
+/// A time bucket.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Bucket {
-    /// Its first instant.
+    /// The start, inclusive.
     #[schema(value_type = String, format = DateTime)]
     start: Timestamp,
-    /// The first instant after it.
+    /// The end, exclusive.
     #[schema(value_type = String, format = DateTime)]
     end: Timestamp,
-    /// Whether more may come.
+    /// Whether the bucket has not ended yet.
     unfinished: bool,
-    /// Its sums.
+    /// The totals of the bucket.
     totals: Totals,
 }
 
@@ -241,24 +241,24 @@ impl From<TimeBucket> for Bucket {
         Self {
             start: bucket.start,
             end: bucket.end,
-            unfinished: bucket.unfinished,
+            unfinished: bucket.is_partial,
             totals: (&bucket.totals).into(),
         }
     }
 }
 
-/// A key of which many more requests failed, or were refused by a rate limit, than before.
+/// A key with a spike in failed or rate-limited requests.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Spike {
-    /// The key; `null` for requests without one.
+    /// The key id; `null` for requests without a key.
     #[schema(value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
-    /// What came of the requests.
+    /// The outcome that spiked.
     #[schema(value_type = names::Outcome)]
     outcome: Outcome,
-    /// The sums of the time.
+    /// The totals of the period.
     now: Totals,
-    /// The sums of the time before.
+    /// The totals of the previous period.
     before: Totals,
 }
 
@@ -267,16 +267,16 @@ impl From<summary::Spike> for Spike {
         Self {
             key: spike.key,
             outcome: spike.outcome,
-            now: (&spike.now).into(),
-            before: (&spike.before).into(),
+            now: (&spike.current).into(),
+            before: (&spike.previous).into(),
         }
     }
 }
 
-/// Keys of which many more requests failed, or were refused by a rate limit, than before.
+/// Keys with a spike in failed or rate-limited requests.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Spikes {
-    /// The keys.
+    /// The keys with spikes.
     spikes: Vec<Spike>,
 }
 

@@ -1,4 +1,4 @@
-//! A backend that breaks one rule.
+//! A backend that violates a single rule of the conformance suites.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use keytally::usage::{
 };
 use keytally::{KeyId, Page};
 
-/// Declares faults with the rule that each breaks.
+/// Declares the faults, each with the rule it violates.
 macro_rules! faults {
     ($($name:ident => $rule:literal,)*) => {
         #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,79 +29,79 @@ macro_rules! faults {
 }
 
 faults! {
-    FindsNothingLoudly => "looking up answers",
-    FindsInAnyCase => "ids are compared exactly",
-    ForgetsTheDigest => "a key is found by its id, with all its fields",
-    KeepsNanoseconds => "times are cut to whole microseconds",
-    TakesAnyMetadata => "a key out of bounds is not created",
-    Overwrites => "creating never overwrites a key",
-    CreatesLate => "exactly one succeeds",
-    TrimsNames => "every text is kept as it is",
-    ListsTwice => "a list is ordered",
-    SkipsKeys => "neither skip nor repeat keys",
-    SearchesByCase => "a list agrees with KeyQuery::matches",
-    IgnoresIds => "a list agrees with KeyQuery::matches",
-    IgnoresEnds => "a list agrees with KeyQuery::matches",
-    CallsYoungKeysUnused => "a list agrees with KeyQuery::matches",
-    ListsByIdOnly => "a list is ordered",
-    TakesAnyToken => "a page token of another list is StoreError::Page",
-    WritesHalf => "a refused update changes nothing",
-    LosesUpdates => "changes at the same time do not undo each other",
-    RevokesBeforeTime => "a revocation at a time out of bounds is refused",
-    RevokesAnew => "the first revocation counts",
-    ChangesGhosts => "changing an unknown id is StoreError::NotFound",
-    LosesTheLine => "rotations keep the line of the first key",
-    KeepsTheOldKey => "the old key works until its grace is over",
-    RotatesByHalves => "a rotation is one step",
-    DeletesNothing => "a deleted key is gone",
-    DeletesGhosts => "deleting an unknown id is StoreError::NotFound",
-    KeepsSilent => "creating rings the feed",
-    ActsAsNobody => "an entry names who made the change",
-    CannotAct => "a store that keeps an audit acts as whom it is told to",
-    TellsOfFailures => "a change that fails leaves no entry",
-    TellsOfEffectsOnly => "every change has one entry",
-    TellsOfLivingKeysOnly => "also when the key is gone",
-    ForgetsBefore => "an entry has the key as it was before",
-    TellsOldNews => "an entry has the key as it was after",
-    MixesUpActors => "an audit has only entries that match",
-    LosesLastEntries => "an audit agrees with AuditQuery::matches",
-    SkipsEntries => "neither skip nor repeat entries",
-    TellsTheOldestFirst => "an audit is ordered",
-    TakesAnyAuditToken => "a page token of another list is StoreError::Page, in the audit too",
-    LosesSealedSecrets => "a sealed secret is kept byte for byte and given back, or its key is refused",
-    CutsSealedSecrets => "a sealed secret is kept byte for byte",
-    FindsSealedSecrets => "looked up without its sealed secret",
-    TakesUnsealed => "a key is recoverable exactly where its sealed secret is kept",
-    KeepsSecretsOfRevoked => "a revoked key's sealed secret is gone",
-    SealsSuccessors => "a successor is recoverable only where the old key is",
-    RevealsGhosts => "revealing an unknown id is StoreError::NotFound",
-    RevealsSilently => "every reading of a sealed secret has one entry",
-    TellsOfNothing => "where nothing is revealed, nothing is told",
-    CountsTwice => "a batch that is written twice counts once",
-    RecordsNoLateEvents => "a batch comes after all that were written before",
-    SkipsRecorded => "neither skip nor repeat recorded events",
-    RepeatsRecorded => "a batch comes after all that were written before",
-    RecordsAnybodys => "recorded events agree with LogFilter::matches",
-    SkipsWhileOthersWrite => "a poller reads every event once while several write",
-    WritesTheFirstThousand => "a batch of thousands is written whole",
-    LosesAddresses => "the log has an event as it was written",
-    IgnoresCauses => "the log has only events that match",
-    SkipsEvents => "the log agrees with LogFilter::matches",
-    KnowsWireIdsOnly => "an event is found by its own id",
-    MiscountsClasses => "a count agrees with LogFilter::matches",
-    TakesAnyLogToken => "a page token of another list is ReadError::Page",
-    SumsBeyondTheEnd => "a summary equals SummarySpec::summarize",
-    CountsKeysBeyondTheEnd => "totals by key equal the pure function",
-    ForgetsOwners => "a summary equals SummarySpec::summarize",
-    WrapsSums => "sums stop at 2⁶³ − 1",
-    ShowsQuestionMarks => "texts and numbers are kept as the batch has them",
+    LookupOfUnknownKeyFails => "a key lookup succeeds",
+    LookupIgnoresCase => "ids are compared exactly",
+    LosesDigest => "a key is found by its id, with all its fields",
+    KeepsNanoseconds => "times are truncated to whole microseconds",
+    AcceptsInvalidMetadata => "an invalid key is not created",
+    CreateOverwrites => "creating never overwrites a key",
+    CreateIsRacy => "exactly one succeeds",
+    TrimsNames => "every string is kept unchanged",
+    ListRepeatsKeys => "a list is ordered",
+    ListSkipsKeys => "neither skip nor repeat keys",
+    NameFilterIsCaseSensitive => "a list agrees with KeyQuery::matches",
+    IgnoresIdFilter => "a list agrees with KeyQuery::matches",
+    IgnoresExpiryFilter => "a list agrees with KeyQuery::matches",
+    TreatsNewKeysAsUnused => "a list agrees with KeyQuery::matches",
+    ListOrderedByIdOnly => "a list is ordered",
+    AcceptsForeignKeyPageToken => "a page token of another list fails with StoreError::Page",
+    UpdateIsNotAtomic => "a rejected update changes nothing",
+    LosesUpdates => "concurrent changes do not overwrite each other",
+    AcceptsOutOfRangeRevocation => "a revocation at an out-of-range time is rejected",
+    OverwritesRevocationTime => "the first revocation time is kept",
+    ChangeOfUnknownKeySucceeds => "changing an unknown id fails with StoreError::NotFound",
+    LosesLineage => "rotations keep the lineage of the first key",
+    RotationKeepsOldKey => "the old key expires at the end of the grace period",
+    RotationIsNotAtomic => "a rotation is atomic",
+    DeleteKeepsKey => "a deleted key is not found",
+    DeleteOfUnknownKeySucceeds => "deleting an unknown id fails with StoreError::NotFound",
+    NoInvalidations => "creating a key publishes an invalidation",
+    LosesActor => "an entry names the actor of the change",
+    NoActingAs => "a store with an audit log supports acting_as",
+    AuditsFailedChanges => "a failed change has no audit entry",
+    AuditOmitsNoOpChanges => "every change has exactly one entry",
+    AuditOmitsDeletedKeys => "entries outlive their key",
+    AuditLosesBefore => "an entry holds the key as it was before the change",
+    AuditAfterEqualsBefore => "an entry holds the key as it was after the change",
+    IgnoresActorFilter => "an audit query returns only matching entries",
+    AuditOmitsLastEntry => "the audit log agrees with AuditQuery::matches",
+    AuditSkipsEntries => "neither skip nor repeat entries",
+    AuditOldestFirst => "the audit log is ordered",
+    AcceptsForeignAuditPageToken => "a page token of another list fails with StoreError::Page, in the audit log too",
+    LosesEncryptedSecrets => "an encrypted secret is kept byte for byte and revealed, or its key is rejected",
+    TruncatesEncryptedSecrets => "an encrypted secret is kept byte for byte",
+    LookupReturnsEncryptedSecrets => "looked up without its encrypted secret",
+    AcceptsRecoverableWithoutSecret => "a key is recoverable if and only if it has an encrypted secret",
+    KeepsSecretsOfRevokedKeys => "revoking a key removes its encrypted secret",
+    SuccessorsAlwaysRecoverable => "a successor is recoverable only if its predecessor is",
+    RevealOfUnknownKeySucceeds => "revealing an unknown id fails with StoreError::NotFound",
+    RevealIsNotAudited => "every reveal of a secret has exactly one audit entry",
+    AuditsEmptyReveals => "a reveal that returns nothing has no audit entry",
+    CountsTwice => "a batch written twice counts once",
+    RecordedOmitsLateEvents => "a batch follows all batches written before",
+    RecordedSkipsEvents => "neither skip nor repeat recorded events",
+    RecordedRepeatsEvents => "a batch follows all batches written before",
+    RecordedIgnoresFilter => "recorded events agree with LogFilter::matches",
+    RecordedSkipsUnderConcurrency => "a poller reads every event exactly once while several writers are active",
+    TruncatesLargeBatches => "a batch of thousands of events is written completely",
+    LosesClientIps => "the log holds each event as it was written",
+    IgnoresCauseFilter => "a log query returns only matching events",
+    LogSkipsEvents => "the log agrees with LogFilter::matches",
+    IgnoresEventIds => "an event is found by its own id",
+    CountIgnoresStatusClass => "a count agrees with LogFilter::matches",
+    AcceptsForeignLogPageToken => "a page token of another list fails with ReadError::Page",
+    SummaryIgnoresEnd => "a summary equals SummarySpec::summarize",
+    TotalsByKeyIgnoreEnd => "totals by key equal those computed from the events",
+    SummaryIgnoresOwner => "a summary equals SummarySpec::summarize",
+    TotalsWrapAround => "sums saturate at 2⁶³ − 1",
+    ReplacesInvalidCharacters => "text and numbers are stored as they are in the batch",
     MixesRollups => "rollups add up to the events",
-    NeverUsed => "a key was last used at the newest time of its events",
+    LosesLastUse => "a key's last use is the time of its newest event",
 }
 
 pub(crate) struct Faulty {
     inner: MemoryBackend,
-    /// The same, or that acting as somebody.
+    /// `inner`, or a handle of it that acts on behalf of an actor.
     keys: Arc<dyn KeyAdmin>,
     fault: Option<Fault>,
     silent: InvalidationFeed,
@@ -122,7 +122,7 @@ impl Faulty {
         self.fault == Some(fault)
     }
 
-    /// Puts a record in another's place, without any care.
+    /// Replaces a record, neither validated nor atomic.
     async fn put(&self, record: KeyRecord) -> Result<(), StoreError> {
         self.keys.delete(record.key.id).await.ok();
         self.keys.create(record).await
@@ -132,37 +132,37 @@ impl Faulty {
 #[async_trait]
 impl KeyStore for Faulty {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let mut found = self.keys.find(id).await?;
-        if self.has(Fault::FindsInAnyCase) && found.is_none() {
+        let mut result = self.keys.find(id).await?;
+        if self.has(Fault::LookupIgnoresCase) && result.is_none() {
             let swap = |c: char| match c.is_ascii_lowercase() {
                 true => c.to_ascii_uppercase(),
                 false => c.to_ascii_lowercase(),
             };
             let swapped: String = id.as_str().chars().map(swap).collect();
-            found = self.keys.find(swapped.parse().unwrap()).await?;
+            result = self.keys.find(swapped.parse().unwrap()).await?;
         }
-        if let Some(record) = &mut found {
-            if self.has(Fault::ForgetsTheDigest) {
+        if let Some(record) = &mut result {
+            if self.has(Fault::LosesDigest) {
                 record.digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
             }
             if self.has(Fault::KeepsNanoseconds) && record.key.name == "Nanoseconds" {
                 record.key.created_at += jiff::SignedDuration::from_nanos(1);
             }
-            if self.has(Fault::FindsSealedSecrets) && record.key.recoverable {
+            if self.has(Fault::LookupReturnsEncryptedSecrets) && record.key.recoverable {
                 record.encrypted_secret = Some(EncryptedSecret::from_bytes([1]));
             }
-            if self.has(Fault::NeverUsed) && record.key.name == "Used" {
+            if self.has(Fault::LosesLastUse) && record.key.name == "Used" {
                 record.key.last_used_at = None;
             }
-        } else if self.has(Fault::FindsNothingLoudly) {
+        } else if self.has(Fault::LookupOfUnknownKeyFails) {
             return Err(StoreError::NotFound(id));
         }
-        Ok(found)
+        Ok(result)
     }
 
     fn invalidations(&self) -> Option<&InvalidationFeed> {
         match self.fault {
-            Some(Fault::KeepsSilent) => Some(&self.silent),
+            Some(Fault::NoInvalidations) => Some(&self.silent),
             _ => self.inner.invalidations(),
         }
     }
@@ -172,8 +172,8 @@ impl KeyStore for Faulty {
 impl KeyAdmin for Faulty {
     async fn create(&self, mut record: KeyRecord) -> Result<(), StoreError> {
         match self.fault {
-            Some(Fault::Overwrites) => return self.put(record).await,
-            Some(Fault::CreatesLate) => {
+            Some(Fault::CreateOverwrites) => return self.put(record).await,
+            Some(Fault::CreateIsRacy) => {
                 let id = record.key.id;
                 if self.keys.find(id).await?.is_some() {
                     return Err(StoreError::Conflict(id));
@@ -182,16 +182,16 @@ impl KeyAdmin for Faulty {
                 record.key.validate()?;
                 return self.put(record).await;
             }
-            Some(Fault::TakesAnyMetadata)
+            Some(Fault::AcceptsInvalidMetadata)
                 if record.key.validate() == Err(InvalidKey::MetadataDepth) =>
             {
                 record.key.metadata.clear();
             }
-            Some(Fault::LosesSealedSecrets) if record.validate().is_ok() => {
+            Some(Fault::LosesEncryptedSecrets) if record.validate().is_ok() => {
                 record.key.recoverable = false;
                 record.encrypted_secret = None;
             }
-            Some(Fault::TakesUnsealed)
+            Some(Fault::AcceptsRecoverableWithoutSecret)
                 if record.key.recoverable && record.encrypted_secret.is_none() =>
             {
                 record.key.recoverable = false;
@@ -204,7 +204,7 @@ impl KeyAdmin for Faulty {
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         let mut query = query.clone();
-        if self.has(Fault::TakesAnyToken)
+        if self.has(Fault::AcceptsForeignKeyPageToken)
             && query
                 .after
                 .as_ref()
@@ -212,34 +212,36 @@ impl KeyAdmin for Faulty {
         {
             query.after = None;
         }
-        if self.has(Fault::ListsTwice) {
+        if self.has(Fault::ListRepeatsKeys) {
             query.after = None;
         }
-        if self.has(Fault::IgnoresIds) {
+        if self.has(Fault::IgnoresIdFilter) {
             query.ids = None;
         }
-        if self.has(Fault::IgnoresEnds) {
+        if self.has(Fault::IgnoresExpiryFilter) {
             query.expires_before = None;
         }
         let mut unused_since = None;
-        if self.has(Fault::CallsYoungKeysUnused) {
+        if self.has(Fault::TreatsNewKeysAsUnused) {
             unused_since = query.unused_since.take();
         }
         let later = query.after.is_some();
         let mut page = self.keys.list(&query).await?;
         match self.fault {
-            Some(Fault::SkipsKeys) if later && page.items.len() > 1 => drop(page.items.remove(0)),
-            Some(Fault::SearchesByCase) => {
+            Some(Fault::ListSkipsKeys) if later && page.items.len() > 1 => {
+                drop(page.items.remove(0))
+            }
+            Some(Fault::NameFilterIsCaseSensitive) => {
                 if let Some(part) = &query.name {
                     page.items.retain(|key| key.name.contains(part));
                 }
             }
-            Some(Fault::CallsYoungKeysUnused) => {
+            Some(Fault::TreatsNewKeysAsUnused) => {
                 let used =
                     |key: &Key| unused_since.is_some_and(|time| key.last_used_at >= Some(time));
                 page.items.retain(|key| !used(key));
             }
-            Some(Fault::ListsByIdOnly) => page.items.sort_by_key(|key| key.id),
+            Some(Fault::ListOrderedByIdOnly) => page.items.sort_by_key(|key| key.id),
             _ => {}
         }
         Ok(page)
@@ -247,41 +249,41 @@ impl KeyAdmin for Faulty {
 
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
         match (self.fault, &change) {
-            (Some(Fault::TellsOfFailures), KeyChange::Update(update)) => {
+            (Some(Fault::AuditsFailedChanges), KeyChange::Update(update)) => {
                 let name = update.name.as_deref();
                 if name.is_some_and(str::is_empty) {
                     self.keys.update(id, KeyUpdate::new()).await?;
                 }
             }
-            (Some(Fault::WritesHalf), KeyChange::Update(update)) => {
+            (Some(Fault::UpdateIsNotAtomic), KeyChange::Update(update)) => {
                 if let Some(scopes) = &update.scopes {
                     let first = KeyUpdate::new().scopes(scopes.clone());
                     self.keys.update(id, first).await.ok();
                 }
             }
             (Some(Fault::LosesUpdates), _) => {
-                let found = self.keys.find(id).await?;
-                let mut record = found.ok_or(StoreError::NotFound(id))?;
+                let record = self.keys.find(id).await?;
+                let mut record = record.ok_or(StoreError::NotFound(id))?;
                 tokio::task::yield_now().await;
                 record.apply(&change)?;
                 let key = record.key.clone();
                 self.put(record).await?;
                 return Ok(key);
             }
-            (Some(Fault::RevokesBeforeTime), KeyChange::Revoke { revoked_at }) => {
+            (Some(Fault::AcceptsOutOfRangeRevocation), KeyChange::Revoke { revoked_at }) => {
                 let at = (*revoked_at).max(Timestamp::UNIX_EPOCH);
                 return self
                     .keys
                     .change(id, KeyChange::Revoke { revoked_at: at })
                     .await;
             }
-            (Some(Fault::RevokesAnew), KeyChange::Revoke { .. }) => {
+            (Some(Fault::OverwritesRevocationTime), KeyChange::Revoke { .. }) => {
                 if let Some(mut record) = self.keys.find(id).await? {
                     record.key.revoked_at = None;
                     self.put(record).await?;
                 }
             }
-            (Some(Fault::ChangesGhosts), _) if self.keys.find(id).await?.is_none() => {
+            (Some(Fault::ChangeOfUnknownKeySucceeds), _) if self.keys.find(id).await?.is_none() => {
                 let issuer = keytally::key::Issuer::new("ghost").unwrap();
                 let ghost = keytally::key::NewKey::new("Ghost");
                 return Ok(issuer.prepare(ghost).unwrap().1.key);
@@ -293,7 +295,7 @@ impl KeyAdmin for Faulty {
 
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
         let before = self.keys.find(id).await?;
-        if self.has(Fault::RotatesByHalves)
+        if self.has(Fault::RotationIsNotAtomic)
             && let Some(mut old) = before.clone()
         {
             let new = old.rotate(&rotation)?;
@@ -302,22 +304,22 @@ impl KeyAdmin for Faulty {
             self.keys.create(new).await?;
             return Ok(key);
         }
-        let sealed = rotation.sealed.clone();
+        let sealed = rotation.encrypted_secret.clone();
         let mut key = self.keys.rotate(id, rotation).await?;
-        if self.has(Fault::LosesTheLine) {
+        if self.has(Fault::LosesLineage) {
             let mut record = self.keys.find(key.id).await?.unwrap();
             record.key.lineage = key.id;
             key = record.key.clone();
             self.put(record).await?;
         }
-        if self.has(Fault::SealsSuccessors) && sealed.is_some() {
+        if self.has(Fault::SuccessorsAlwaysRecoverable) && sealed.is_some() {
             let mut record = self.keys.find(key.id).await?.unwrap();
             record.encrypted_secret = sealed;
             record.key.recoverable = true;
             key = record.key.clone();
             self.put(record).await?;
         }
-        if self.has(Fault::KeepsTheOldKey) {
+        if self.has(Fault::RotationKeepsOldKey) {
             self.put(before.unwrap()).await?;
         }
         Ok(key)
@@ -325,8 +327,8 @@ impl KeyAdmin for Faulty {
 
     async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
         match self.fault {
-            Some(Fault::DeletesNothing) if self.keys.find(id).await?.is_some() => Ok(()),
-            Some(Fault::DeletesGhosts) => {
+            Some(Fault::DeleteKeepsKey) if self.keys.find(id).await?.is_some() => Ok(()),
+            Some(Fault::DeleteOfUnknownKeySucceeds) => {
                 self.keys.delete(id).await.ok();
                 Ok(())
             }
@@ -337,12 +339,14 @@ impl KeyAdmin for Faulty {
     async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let mut revealed = self.keys.reveal(id).await;
         match (self.fault, &mut revealed) {
-            (Some(Fault::RevealsGhosts), Err(StoreError::NotFound(_))) => return Ok(None),
-            (Some(Fault::CutsSealedSecrets), Ok(Some(record))) => {
+            (Some(Fault::RevealOfUnknownKeySucceeds), Err(StoreError::NotFound(_))) => {
+                return Ok(None);
+            }
+            (Some(Fault::TruncatesEncryptedSecrets), Ok(Some(record))) => {
                 let bytes = record.encrypted_secret.take().unwrap().as_bytes()[..255].to_vec();
                 record.encrypted_secret = Some(EncryptedSecret::from_bytes(bytes));
             }
-            (Some(Fault::KeepsSecretsOfRevoked), Ok(None)) => {
+            (Some(Fault::KeepsSecretsOfRevokedKeys), Ok(None)) => {
                 let record = self.keys.find(id).await?;
                 return Ok(record.filter(|record| record.key.revoked_at.is_some()));
             }
@@ -354,8 +358,10 @@ impl KeyAdmin for Faulty {
     async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
         let mut query = query.clone();
         match (self.fault, &query.after) {
-            (Some(Fault::MixesUpActors), _) => query.actor = None,
-            (Some(Fault::TakesAnyAuditToken), Some(place)) if place.id::<KeyId>().is_ok() => {
+            (Some(Fault::IgnoresActorFilter), _) => query.actor = None,
+            (Some(Fault::AcceptsForeignAuditPageToken), Some(place))
+                if place.id::<KeyId>().is_ok() =>
+            {
                 query.after = None;
             }
             _ => {}
@@ -365,31 +371,35 @@ impl KeyAdmin for Faulty {
         };
         let entries = &mut page.items;
         match self.fault {
-            Some(Fault::TellsOfEffectsOnly) => entries.retain(|entry| entry.before != entry.after),
-            Some(Fault::TellsOfLivingKeysOnly) if query.key.is_some() => {
+            Some(Fault::AuditOmitsNoOpChanges) => {
+                entries.retain(|entry| entry.before != entry.after)
+            }
+            Some(Fault::AuditOmitsDeletedKeys) if query.key.is_some() => {
                 let gone = entries.iter().any(|entry| entry.after.is_none());
                 entries.retain(|_| !gone);
             }
-            Some(Fault::ForgetsBefore) => entries.iter_mut().for_each(|entry| entry.before = None),
-            Some(Fault::TellsOldNews) => {
+            Some(Fault::AuditLosesBefore) => {
+                entries.iter_mut().for_each(|entry| entry.before = None)
+            }
+            Some(Fault::AuditAfterEqualsBefore) => {
                 let entries = entries.iter_mut().filter(|entry| entry.before.is_some());
                 entries.for_each(|entry| entry.after = entry.before.clone());
             }
-            Some(Fault::RevealsSilently) => {
+            Some(Fault::RevealIsNotAudited) => {
                 entries.retain(|entry| entry.action != AuditAction::Revealed);
             }
-            Some(Fault::TellsOfNothing) if query.key.is_some() => {
+            Some(Fault::AuditsEmptyReveals) if query.key.is_some() => {
                 let id = query.key.unwrap();
-                let found = self.keys.find(id).await?;
-                if found.is_some_and(|record| record.key.name == "Plain") {
+                let record = self.keys.find(id).await?;
+                if record.is_some_and(|record| record.key.name == "Plain") {
                     entries.push(AuditEntry::new(AuditAction::Revealed, id, Timestamp::now()));
                 }
             }
-            Some(Fault::LosesLastEntries) if query.to.is_some() => drop(entries.pop()),
-            Some(Fault::SkipsEntries) if query.after.is_some() && entries.len() > 1 => {
+            Some(Fault::AuditOmitsLastEntry) if query.to.is_some() => drop(entries.pop()),
+            Some(Fault::AuditSkipsEntries) if query.after.is_some() && entries.len() > 1 => {
                 drop(entries.remove(0));
             }
-            Some(Fault::TellsTheOldestFirst) => entries.reverse(),
+            Some(Fault::AuditOldestFirst) => entries.reverse(),
             _ => {}
         }
         Ok(Some(page))
@@ -397,8 +407,8 @@ impl KeyAdmin for Faulty {
 
     fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
         let actor = match self.fault {
-            Some(Fault::CannotAct) => return None,
-            Some(Fault::ActsAsNobody) => "",
+            Some(Fault::NoActingAs) => return None,
+            Some(Fault::LosesActor) => "",
             _ => actor,
         };
         Some(Arc::new(Self {
@@ -416,10 +426,10 @@ impl UsageSink for Faulty {
         let mut batch = batch.clone();
         match self.fault {
             Some(Fault::CountsTwice) => batch = Batch::new(batch.events.to_vec()),
-            Some(Fault::WritesTheFirstThousand) => {
+            Some(Fault::TruncatesLargeBatches) => {
                 batch.events = batch.events.iter().take(1_000).cloned().collect();
             }
-            Some(Fault::LosesAddresses) => {
+            Some(Fault::LosesClientIps) => {
                 let events = Arc::make_mut(&mut batch.events).iter_mut();
                 events.for_each(|event| event.client_ip = None);
             }
@@ -434,8 +444,8 @@ impl UsageReader for Faulty {
     async fn summary(&self, query: &SummaryQuery) -> Result<Summary, ReadError> {
         let mut query = query.clone();
         match self.fault {
-            Some(Fault::SumsBeyondTheEnd) => query.range.to = None,
-            Some(Fault::ForgetsOwners) => query.range.owner = None,
+            Some(Fault::SummaryIgnoresEnd) => query.range.to = None,
+            Some(Fault::SummaryIgnoresOwner) => query.range.owner = None,
             _ => {}
         }
         self.inner.summary(&query).await
@@ -446,7 +456,7 @@ impl UsageReader for Faulty {
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
         let mut range = range.clone();
-        if self.has(Fault::CountsKeysBeyondTheEnd) {
+        if self.has(Fault::TotalsByKeyIgnoreEnd) {
             range.to = None;
         }
         self.inner.totals_by_key(&range).await
@@ -461,7 +471,7 @@ impl UsageReader for Faulty {
             std::mem::swap(&mut first.cause, &mut second.cause);
             std::mem::swap(&mut first.endpoint, &mut second.endpoint);
         }
-        if self.has(Fault::WrapsSums) {
+        if self.has(Fault::TotalsWrapAround) {
             let full = |rollup: &&mut Rollup| rollup.request_bytes == i64::MAX.cast_unsigned();
             rollups
                 .iter_mut()
@@ -473,28 +483,28 @@ impl UsageReader for Faulty {
 
     async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
         let mut query = query.clone();
-        if self.has(Fault::IgnoresCauses) {
+        if self.has(Fault::IgnoresCauseFilter) {
             query.filter.cause = None;
         }
-        if self.has(Fault::TakesAnyLogToken)
+        if self.has(Fault::AcceptsForeignLogPageToken)
             && let Some(place) = &query.after
             && place.id::<KeyId>().is_ok()
         {
             query.after = None;
         }
         let mut page = self.inner.requests(&query).await?;
-        let skips = self.has(Fault::SkipsEvents) && query.limit < 100 && query.after.is_some();
+        let skips = self.has(Fault::LogSkipsEvents) && query.limit < 100 && query.after.is_some();
         if skips && page.items.len() > 1 {
             page.items.remove(0);
         }
-        if self.has(Fault::ShowsQuestionMarks) {
+        if self.has(Fault::ReplacesInvalidCharacters) {
             let paths = page.items.iter_mut().map(|event| &mut event.path);
             paths.for_each(|path| *path = path.replace('\u{fffd}', "?").into());
         }
-        if self.has(Fault::KnowsWireIdsOnly)
+        if self.has(Fault::IgnoresEventIds)
             && let Some(id) = &query.filter.request_id
         {
-            page.items.retain(|event| event.wire_id() == *id);
+            page.items.retain(|event| event.request_id_or_id() == *id);
         }
         Ok(page)
     }
@@ -502,26 +512,28 @@ impl UsageReader for Faulty {
     async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
         let mut query = query.clone();
         match self.fault {
-            Some(Fault::RecordsAnybodys) => query.filter = LogFilter::new(),
-            Some(Fault::RepeatsRecorded) if query.limit == 1_000 => {
-                let before = query.after.place().saturating_sub(1);
+            Some(Fault::RecordedIgnoresFilter) => query.filter = LogFilter::new(),
+            Some(Fault::RecordedRepeatsEvents) if query.limit == 1_000 => {
+                let before = query.after.position().saturating_sub(1);
                 query.after = LogCursor::new(before);
             }
             _ => {}
         }
         let mut page = self.inner.recorded(&query).await?;
         match self.fault {
-            Some(Fault::RecordsNoLateEvents) => {
+            Some(Fault::RecordedOmitsLateEvents) => {
                 let mut newest = Timestamp::MIN;
                 page.items.retain(|item| {
                     newest = newest.max(item.event.time);
                     item.event.time == newest
                 });
             }
-            Some(Fault::SkipsRecorded) if query.limit == 7 && page.items.len() > 1 => {
+            Some(Fault::RecordedSkipsEvents) if query.limit == 7 && page.items.len() > 1 => {
                 page.items.remove(0);
             }
-            Some(Fault::SkipsWhileOthersWrite) if query.limit == 11 && page.items.len() > 1 => {
+            Some(Fault::RecordedSkipsUnderConcurrency)
+                if query.limit == 11 && page.items.len() > 1 =>
+            {
                 page.items.remove(0);
             }
             _ => {}
@@ -531,7 +543,7 @@ impl UsageReader for Faulty {
 
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
         let mut filter = filter.clone();
-        if self.has(Fault::MiscountsClasses) {
+        if self.has(Fault::CountIgnoresStatusClass) {
             filter.status_class = None;
         }
         self.inner.count(&filter).await

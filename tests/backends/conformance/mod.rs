@@ -1,4 +1,4 @@
-//! The conformance suites pass for what keeps the rules and fail for what breaks one.
+//! The conformance suites pass for correct backends and fail for a backend that violates any rule.
 
 mod faulty;
 
@@ -11,18 +11,18 @@ use keytally::usage::{UsageReader, UsageSink};
 
 use faulty::{Fault, Faulty};
 
-/// All that a backend does, behind one pointer.
+/// Everything a backend implements, as one object-safe trait.
 trait Backend: KeyAdmin + UsageSink + UsageReader {}
 
 impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
 
 #[tokio::test]
-async fn memory_passes_as_its_own_type() {
+async fn memory_backend_passes_as_concrete_type() {
     conformance::backend(&MemoryBackend::new()).await;
 }
 
 #[tokio::test]
-async fn memory_passes_behind_pointers() {
+async fn memory_backend_passes_as_trait_object() {
     let shared: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
     conformance::backend(&shared).await;
     conformance::backend(&*shared).await;
@@ -33,14 +33,14 @@ async fn memory_passes_behind_pointers() {
 }
 
 #[tokio::test]
-async fn a_cached_store_passes() {
+async fn cached_store_passes() {
     conformance::key_admin(&CachedStore::new(MemoryBackend::new())).await;
     let inner: Arc<dyn KeyAdmin> = Arc::new(MemoryBackend::new());
     conformance::key_admin(&CachedStore::new(inner)).await;
 }
 
 #[tokio::test]
-async fn a_store_for_looking_up_passes() {
+async fn lookup_only_store_passes() {
     let backend = MemoryBackend::new();
     let issuer = Issuer::new("test").unwrap();
     let (_, record) = issuer.prepare(NewKey::new("Known")).unwrap();
@@ -50,7 +50,7 @@ async fn a_store_for_looking_up_passes() {
 }
 
 #[tokio::test]
-async fn other_rows_are_overlooked() {
+async fn suite_ignores_existing_rows() {
     let backend = MemoryBackend::new();
     for _ in 0..2 {
         conformance::backend(&backend).await;
@@ -58,7 +58,7 @@ async fn other_rows_are_overlooked() {
 }
 
 #[tokio::test]
-async fn suites_can_run_at_once() {
+async fn suites_can_run_concurrently() {
     let backend = MemoryBackend::new();
     let runs: Vec<_> = (0..3)
         .map(|_| {
@@ -72,24 +72,24 @@ async fn suites_can_run_at_once() {
 }
 
 #[tokio::test]
-async fn without_a_fault_nothing_is_broken() {
+async fn faulty_backend_without_a_fault_passes() {
     conformance::backend(&Faulty::new(None)).await;
 }
 
 #[tokio::test]
-async fn every_fault_is_found_and_named() {
+async fn each_fault_fails_with_the_rule_it_violates() {
     for (fault, rule) in Fault::ALL {
         let run = tokio::spawn(async move {
             conformance::backend(&Faulty::new(Some(fault))).await;
         });
         let panic = match run.await {
-            Ok(()) => panic!("{fault:?} was not found"),
+            Ok(()) => panic!("{fault:?} was not detected"),
             Err(error) => error.into_panic(),
         };
-        let message = panic.downcast_ref::<String>().expect("a message");
+        let message = panic.downcast_ref::<String>().expect("a panic message");
         assert!(
             message.starts_with("broken rule: ") && message.contains(rule),
-            "{fault:?} was taken for another fault: {message}"
+            "{fault:?} was reported as another violation: {message}"
         );
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Api;
 
 #[tokio::test]
-async fn the_document_describes_the_api_where_it_is() {
+async fn the_document_lists_all_operations_and_the_server() {
     let document = Api::new().get("/openapi.json").await.with(200);
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["servers"], json!([{"url": "/admin/api"}]));
@@ -43,12 +43,16 @@ async fn the_document_describes_the_api_where_it_is() {
 }
 
 #[tokio::test]
-async fn the_rule_of_spikes_is_told_as_it_is() {
+async fn the_document_states_the_thresholds_of_spikes() {
     let document = Api::new().get("/openapi.json").await.with(200);
     let told = document["paths"]["/usage/spikes"]["get"]
         .to_string()
         .replace("\\n", " ");
-    let [least, factor, points] = [Spike::LEAST, Spike::FACTOR, Spike::POINTS];
+    let [least, factor, points] = [
+        Spike::MIN_REQUESTS,
+        Spike::MIN_FACTOR,
+        Spike::MIN_PERCENTAGE_POINTS,
+    ];
     assert!(told.contains(&format!("at least {least}, ")), "{told}");
     assert!(told.contains(&format!("at least {factor} times")), "{told}");
     assert!(
@@ -58,14 +62,14 @@ async fn the_rule_of_spikes_is_told_as_it_is() {
 }
 
 #[tokio::test]
-async fn every_part_of_the_document_is_there_and_explained() {
+async fn the_document_describes_every_property_and_parameter() {
     let document = Api::new().get("/openapi.json").await.with(200);
     walk(&document, &document, "#");
 }
 
 fn walk(document: &Value, value: &Value, at: &str) {
     if let Some(reference) = value["$ref"].as_str() {
-        let pointer = reference.strip_prefix('#').expect("a reference within");
+        let pointer = reference.strip_prefix('#').expect("a local reference");
         assert!(document.pointer(pointer).is_some(), "{at}: {reference}");
     }
     for name in ["properties", "parameters"] {
@@ -75,12 +79,12 @@ fn walk(document: &Value, value: &Value, at: &str) {
             _ => Vec::new(),
         };
         for (part, schema) in parts {
-            // What may be null is explained with what it is else.
-            let either = schema["oneOf"].as_array().into_iter().flatten();
-            let explained = either
+            // Nullable schemas have the description in a variant.
+            let variants = schema["oneOf"].as_array().into_iter().flatten();
+            let is_described = variants
                 .chain([schema])
                 .any(|it| it["description"].is_string());
-            assert!(explained, "{at}: {part} is not explained");
+            assert!(is_described, "{at}: {part} has no description");
         }
     }
     let children: Vec<(String, &Value)> = match value {

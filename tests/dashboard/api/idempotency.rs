@@ -1,4 +1,4 @@
-//! What is asked for twice is done once.
+//! Idempotent creation and rotation of keys.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ impl Api {
 const BODY: &str = r#"{"name":"a"}"#;
 
 #[tokio::test]
-async fn a_repeated_creation_gets_the_first_answer() {
+async fn a_retry_receives_the_first_response() {
     let api = Api::new();
     let first = api.once("/keys", "try-1", BODY).await.with(201);
-    // With the quotes of a structured field, too.
+    // Also with the quotes of a structured field.
     for again in ["try-1", r#""try-1""#] {
         assert_eq!(api.once("/keys", again, BODY).await.with(201), first);
     }
@@ -40,21 +40,21 @@ async fn a_repeated_creation_gets_the_first_answer() {
 }
 
 #[tokio::test]
-async fn one_of_many_at_once_is_done() {
+async fn concurrent_requests_create_one_key() {
     let api = Api::new();
     let api = Arc::new(api);
-    let mut asking = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let api = api.clone();
-        asking.spawn(async move { api.once("/keys", "try-1", BODY).await });
+        requests.spawn(async move { api.once("/keys", "try-1", BODY).await });
     }
-    let answers = asking.join_all().await;
-    let made: Vec<Value> = answers
+    let answers = requests.join_all().await;
+    let created: Vec<Value> = answers
         .iter()
         .filter(|answer| answer.status == 201)
         .map(Answer::json)
         .collect();
-    assert!(made.iter().all(|answer| *answer == made[0]));
+    assert!(created.iter().all(|answer| *answer == created[0]));
     assert!(
         answers
             .iter()
@@ -64,15 +64,15 @@ async fn one_of_many_at_once_is_done() {
 }
 
 #[tokio::test]
-async fn what_another_process_has_done_is_told() {
+async fn a_retry_at_another_process_names_the_created_key() {
     let first = Api::new();
-    let made = first.once("/keys", "try-1", BODY).await.with(201);
-    let id = made["key"]["id"].as_str().unwrap();
+    let created = first.once("/keys", "try-1", BODY).await.with(201);
+    let id = created["key"]["id"].as_str().unwrap();
     let rotate = format!("/keys/{id}/rotate");
     let grace = r#"{"grace_seconds":60}"#;
     let new = first.once(&rotate, "try-1", grace).await.with(201);
 
-    // Another one over the same store remembers nothing.
+    // Another process with the same store has no stored responses.
     let second = Api::over(first.backend.clone());
     let (detail, _) = second.once("/keys", "try-1", BODY).await.problem(409);
     assert!(detail.contains(id), "{detail}");
@@ -85,7 +85,7 @@ async fn what_another_process_has_done_is_told() {
 }
 
 #[tokio::test]
-async fn a_rotation_without_grace_is_not_refused_for_having_been_done() {
+async fn a_rotation_without_grace_can_be_retried() {
     let api = Api::new();
     let id = api.issue(NewKey::new("a")).await.key.id;
     let rotate = format!("/keys/{id}/rotate");
@@ -96,34 +96,34 @@ async fn a_rotation_without_grace_is_not_refused_for_having_been_done() {
         .once(&rotate, "try-1", now)
         .await
         .problem(409);
-    assert!(detail.contains("done before"), "{detail}");
+    assert!(detail.contains("already created"), "{detail}");
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_finds_the_answer_when_it_asks_again() {
+async fn a_retry_after_a_disconnect_receives_the_response() {
     let api = Api::new();
-    let mut asking = Box::pin(api.once("/keys", "try-1", BODY));
-    let waits = std::future::poll_fn(|context| {
-        let asked = asking.as_mut().poll(context);
-        std::task::Poll::Ready(asked.is_pending())
+    let mut request = Box::pin(api.once("/keys", "try-1", BODY));
+    let is_pending = std::future::poll_fn(|context| {
+        let poll = request.as_mut().poll(context);
+        std::task::Poll::Ready(poll.is_pending())
     });
-    assert!(waits.await);
-    drop(asking);
+    assert!(is_pending.await);
+    drop(request);
     tokio::task::yield_now().await;
-    let made = api.once("/keys", "try-1", BODY).await.with(201);
-    assert_eq!(api.once("/keys", "try-1", BODY).await.with(201), made);
+    let created = api.once("/keys", "try-1", BODY).await.with(201);
+    assert_eq!(api.once("/keys", "try-1", BODY).await.with(201), created);
     assert_eq!(api.keys().await, 1);
 }
 
 #[tokio::test]
-async fn many_can_be_made_and_none_of_them_twice() {
+async fn evicted_responses_do_not_allow_duplicates() {
     let api = Api::new();
     let first = api.once("/keys", "try-0", BODY).await.with(201);
     for n in 1..1_030 {
         api.once("/keys", &format!("try-{n}"), BODY).await.with(201);
     }
     api.once("/keys", "try-1029", BODY).await.with(201);
-    // The first answers have made room.
+    // The first responses have been evicted.
     let (detail, _) = api.once("/keys", "try-0", BODY).await.problem(409);
     assert!(detail.contains(first["key"]["id"].as_str().unwrap()));
     assert!(!detail.contains(first["secret"].as_str().unwrap()));
@@ -137,7 +137,7 @@ async fn many_can_be_made_and_none_of_them_twice() {
 }
 
 #[tokio::test]
-async fn what_failed_may_be_tried_again() {
+async fn failed_requests_can_be_retried() {
     let api = Api::new();
     api.once("/keys", "try-1", r#"{"name":""}"#)
         .await
@@ -152,7 +152,7 @@ async fn what_failed_may_be_tried_again() {
 }
 
 #[tokio::test]
-async fn keys_of_no_form_are_refused() {
+async fn malformed_idempotency_keys_are_rejected() {
     let api = Api::new();
     let long = "a".repeat(256);
     for key in ["", "\"\"", " ", "a b", "\"a", "a\\b", "a\"b", "ä", &long] {
@@ -167,12 +167,12 @@ async fn keys_of_no_form_are_refused() {
 }
 
 #[tokio::test]
-async fn a_deleted_key_does_not_come_back() {
+async fn a_retry_does_not_recreate_a_deleted_key() {
     let api = Api::new();
-    let made = api.once("/keys", "try-1", BODY).await.with(201);
-    let id = made["key"]["id"].as_str().unwrap();
+    let created = api.once("/keys", "try-1", BODY).await.with(201);
+    let id = created["key"]["id"].as_str().unwrap();
     api.delete(&format!("/keys/{id}")).await.with(204);
-    // Where the answer is not known any more.
+    // At a process without the stored response.
     let other = Api::over(api.backend.clone());
     let (detail, _) = other.once("/keys", "try-1", BODY).await.problem(409);
     assert!(detail.contains("deleted"), "{detail}");

@@ -1,4 +1,4 @@
-//! Keys from their making to their end.
+//! Key management with the JSON API.
 
 use axum::Router;
 use axum::body::Body;
@@ -13,9 +13,9 @@ use serde_json::json;
 use super::{Api, ask};
 
 #[tokio::test]
-async fn a_key_is_created_as_it_was_described_and_its_secret_is_told_once() {
+async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
     let api = Api::new();
-    let described = json!({
+    let body = json!({
         "name": "Zapier integration",
         "owner": "customer-17",
         "environment": "live",
@@ -28,14 +28,14 @@ async fn a_key_is_created_as_it_was_described_and_its_secret_is_told_once() {
         "metadata": {"plan": {"name": "pro"}},
         "expires": "2031-01-01T01:00:00+01:00",
     });
-    let answer = api.post("/keys", &described.to_string()).await;
-    let made = answer.with(201);
+    let answer = api.post("/keys", &body.to_string()).await;
+    let created = answer.with(201);
     assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
-    let (secret, key) = (made["secret"].as_str().unwrap(), &made["key"]);
-    let address = format!("/admin/api/keys/{}", key["id"].as_str().unwrap());
-    assert_eq!(answer.headers[LOCATION], address);
+    let (secret, key) = (created["secret"].as_str().unwrap(), &created["key"]);
+    let url = format!("/admin/api/keys/{}", key["id"].as_str().unwrap());
+    assert_eq!(answer.headers[LOCATION], url);
     for field in ["name", "owner", "environment", "scopes", "metadata"] {
-        assert_eq!(key[field], described[field], "{field}");
+        assert_eq!(key[field], body[field], "{field}");
     }
     let limits = json!([
         {"name": "minute", "requests": 600, "period_seconds": 60.0, "burst": 600},
@@ -56,9 +56,9 @@ async fn a_key_is_created_as_it_was_described_and_its_secret_is_told_once() {
         .route("/", get(|| async { "in" }))
         .layer(ApiKeyLayer::new(api.backend.clone()));
     let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {secret}"));
-    // From elsewhere than the key may be used.
-    let refused = ask(&protected, request.body(Body::empty()).unwrap()).await;
-    assert_eq!(refused.status, 403, "{}", refused.text);
+    // The client IP is not allowed.
+    let rejected = ask(&protected, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(rejected.status, 403, "{}", rejected.text);
     let read = api.get(&format!("/keys/{id}")).await;
     assert_eq!(&read.with(200), key);
     assert!(!read.text.contains(secret));
@@ -69,7 +69,7 @@ fn id_of(secret: &str) -> KeyId {
 }
 
 #[tokio::test]
-async fn a_key_changes_as_it_is_told_and_the_audit_knows_by_whom() {
+async fn changes_of_a_key_are_applied_and_audited() {
     let api = Api::new();
     let new = NewKey::new("a")
         .owner("b")
@@ -150,9 +150,9 @@ async fn a_key_changes_as_it_is_told_and_the_audit_knows_by_whom() {
     );
 }
 
-/// As JSON Schema 2020-12 has them, and as some languages write all numbers.
+/// As in JSON Schema 2020-12. Some languages write all numbers with a fraction.
 #[tokio::test]
-async fn numbers_without_a_fraction_are_integers() {
+async fn numbers_with_a_zero_fraction_are_integers() {
     let api = Api::new();
     let body = r#"{"name":"a","limits":[{"requests":600.0,"period_seconds":60,"burst":1e2}]}"#;
     let made = api.post("/keys", body).await.with(201);
@@ -171,7 +171,7 @@ async fn numbers_without_a_fraction_are_integers() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_works_for_its_grace_and_the_new_one_takes_over() {
+async fn a_rotated_key_expires_after_its_grace_period() {
     let api = Api::new();
     let old = api.issue(NewKey::new("a").scope("read")).await.key;
     let body = r#"{"grace_seconds":3600}"#;
@@ -193,7 +193,7 @@ async fn a_rotated_key_works_for_its_grace_and_the_new_one_takes_over() {
 }
 
 #[tokio::test]
-async fn lists_are_filtered_and_continue_where_they_ended() {
+async fn lists_are_filtered_and_paginated() {
     let api = Api::new();
     for n in 0..5 {
         let owner = if n % 2 == 0 { "even" } else { "odd" };
@@ -234,7 +234,7 @@ async fn lists_are_filtered_and_continue_where_they_ended() {
 }
 
 #[tokio::test]
-async fn a_secret_is_revealed_where_it_is_kept_and_that_is_noted() {
+async fn a_recoverable_secret_is_revealed_and_audited() {
     let backend = MemoryBackend::new();
     let vault = Vault::new([7; 32]);
     let issuer = Issuer::new("acme_live").unwrap().vault(vault);
@@ -246,15 +246,15 @@ async fn a_secret_is_revealed_where_it_is_kept_and_that_is_noted() {
     let revealed = api.post(&format!("{at}/reveal"), "").await;
     assert_eq!(revealed.with(200), json!({"secret": made["secret"]}));
     assert_eq!(revealed.headers[CACHE_CONTROL], "no-store");
-    let noted = api.get("/audit?action=revealed").await.with(200);
-    assert_eq!(noted["items"][0]["actor"], "Ada");
+    let audit = api.get("/audit?action=revealed").await.with(200);
+    assert_eq!(audit["items"][0]["actor"], "Ada");
 
     let plain = api.post("/keys", r#"{"name":"b"}"#).await.with(201);
     assert_eq!(plain["key"]["recoverable"], false);
     let plain = format!("/keys/{}/reveal", plain["key"]["id"].as_str().unwrap());
     api.post(&plain, "").await.problem(404);
 
-    // Without the encryption key, nothing can be kept or told.
+    // Without the encryption key, secrets cannot be stored or revealed.
     let without = Api::over(api.backend.clone());
     let (_, wrong) = without.post("/keys", body).await.problem(422);
     assert_eq!(wrong["pointer"], "#/recoverable");

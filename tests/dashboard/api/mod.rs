@@ -1,4 +1,4 @@
-//! The dashboard's JSON API and that for key holders, asked as their clients ask.
+//! The dashboard's JSON API and the self-service API.
 
 use crate::children;
 mod document;
@@ -38,7 +38,7 @@ impl Answer {
         serde_json::from_str(&self.text).expect("JSON")
     }
 
-    /// The JSON of an answer that has to have this status.
+    /// Asserts the status and returns the JSON body.
     #[track_caller]
     fn with(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text);
@@ -48,7 +48,7 @@ impl Answer {
         }
     }
 
-    /// The detail of a problem, and what it names.
+    /// Asserts a problem with this status. Returns its detail and first error.
     #[track_caller]
     fn problem(&self, status: u16) -> (String, Value) {
         let problem = self.with(status);

@@ -1,4 +1,4 @@
-//! What is not done, and how that is told.
+//! Rejected requests and their problem details.
 
 use axum::Router;
 use axum::body::Body;
@@ -11,7 +11,7 @@ use keytally::key::{KeyAdmin, KeyQuery, NewKey};
 use super::{Api, TOKEN, ask};
 
 #[tokio::test]
-async fn what_is_wrong_in_a_body_is_named() {
+async fn errors_in_a_body_name_the_field() {
     let api = Api::new();
     for (field, body) in [
         ("#/name", r#"{"name":""}"#),
@@ -96,12 +96,12 @@ async fn what_is_wrong_in_a_body_is_named() {
             .await
             .problem(415);
     }
-    // A form of another site's can look like JSON, but cannot say that it is.
+    // A cross-site form can send JSON text, but not with the content type of JSON.
     let text = [("content-type", "text/plain")];
     api.send(Method::POST, "/keys", &text, r#"{"name":"a"}"#)
         .await
         .problem(415);
-    // Metadata is replaced, which a merge patch (RFC 7396) would not do.
+    // Not a merge patch (RFC 7396), since metadata is replaced.
     let patch = [("content-type", "application/merge-patch+json")];
     api.send(Method::PATCH, &format!("/keys/{id}"), &patch, "{}")
         .await
@@ -113,7 +113,7 @@ async fn what_is_wrong_in_a_body_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_in_a_query_is_named() {
+async fn errors_in_a_query_name_the_parameter() {
     let api = Api::new();
     for (name, path) in [
         ("limit", "/keys?limit=0"),
@@ -121,7 +121,7 @@ async fn what_is_wrong_in_a_query_is_named() {
         ("limit", "/log?limit=many"),
         ("status", "/keys?status=Active"),
         ("after", "/keys?after=x"),
-        // The token of another list.
+        // A page token of another list.
         (
             "after",
             "/keys?after=1.00000000-0000-0000-0000-000000000000",
@@ -150,7 +150,7 @@ async fn what_is_wrong_in_a_query_is_named() {
         let (_, wrong) = api.get(path).await.problem(400);
         assert_eq!(wrong["parameter"], name, "{path}: {wrong}");
     }
-    let turned = "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
+    let reversed = "from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
     for path in [
         "usage",
         "usage/over-time",
@@ -160,7 +160,7 @@ async fn what_is_wrong_in_a_query_is_named() {
         "log/export/csv",
         "audit",
     ] {
-        let (_, wrong) = api.get(&format!("/{path}?{turned}")).await.problem(400);
+        let (_, wrong) = api.get(&format!("/{path}?{reversed}")).await.problem(400);
         assert_eq!(wrong["parameter"], "to", "{path}: {wrong}");
     }
     let (_, wrong) = api.get("/log/export/xlsx").await.problem(400);
@@ -175,14 +175,14 @@ async fn what_is_wrong_in_a_query_is_named() {
 }
 
 #[tokio::test]
-async fn strangers_and_other_sites_get_nothing() {
+async fn unauthenticated_and_cross_site_requests_are_rejected() {
     let api = Api::new();
     let body = || Body::from(r#"{"name":"a"}"#);
     let post = || Request::post("/admin/api/keys").header("content-type", "application/json");
-    let stranger = ask(&api.router, post().body(body()).unwrap()).await;
-    stranger.problem(401);
+    let unauthenticated = ask(&api.router, post().body(body()).unwrap()).await;
+    unauthenticated.problem(401);
     assert_eq!(
-        stranger.headers[WWW_AUTHENTICATE],
+        unauthenticated.headers[WWW_AUTHENTICATE],
         r#"Bearer realm="keytally""#
     );
     let signed_in = post().header(AUTHORIZATION, format!("Bearer {TOKEN}"));
@@ -195,7 +195,7 @@ async fn strangers_and_other_sites_get_nothing() {
 }
 
 #[tokio::test]
-async fn without_an_issuer_or_a_recorder_that_is_told() {
+async fn a_missing_issuer_is_a_501_and_a_missing_recorder_a_404() {
     let dashboard = Dashboard::new(MemoryBackend::new(), AllowEveryone).unwrap();
     let router = Router::new().nest("/admin", dashboard.into_router());
     let post = Request::post("/admin/api/keys").header("content-type", "application/json");
@@ -209,7 +209,7 @@ async fn without_an_issuer_or_a_recorder_that_is_told() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn a_store_that_is_down_is_told_without_its_own_words() {
+async fn store_errors_are_503_and_reveal_no_details() {
     let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.unwrap();
     let backend = keytally::backend::SqliteBackend::from_pool(pool.clone());
     backend.migrate().await.unwrap();

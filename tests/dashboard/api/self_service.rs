@@ -1,4 +1,4 @@
-//! What key holders may ask about their own key.
+//! The self-service API.
 
 use axum::Router;
 use axum::body::Body;
@@ -52,11 +52,11 @@ impl Service {
 }
 
 #[tokio::test]
-async fn holders_see_their_own_key_and_spend_nothing() {
+async fn reading_the_limits_consumes_nothing() {
     let service = Service::new().await;
     let [mine, _] = &service.secrets;
     for left in [3, 2, 1, 0] {
-        // Twice: the first look spends nothing.
+        // Twice: the first request consumes nothing.
         for _ in 0..2 {
             let limits = service.ask("/me/limits", mine).await;
             assert_eq!(limits.headers[CACHE_CONTROL], "no-store");
@@ -72,7 +72,7 @@ async fn holders_see_their_own_key_and_spend_nothing() {
 }
 
 #[tokio::test]
-async fn holders_see_what_their_own_key_was_used_for() {
+async fn usage_covers_the_callers_own_key_only() {
     let service = Service::new().await;
     let [mine, other] = &service.secrets;
     for status in [200, 200, 200, 429] {
@@ -87,7 +87,7 @@ async fn holders_see_what_their_own_key_was_used_for() {
     assert_eq!(usage["top_endpoints"][0]["endpoint"], "/v1/orders");
     let others = service.ask("/me/usage", other).await.with(200);
     assert_eq!(others["totals"]["total"], 0);
-    // Nor is asking accounted.
+    // Self-service requests are not recorded.
     assert_eq!(service.recorder.stats().accepted, 4);
     let later = "/me/usage?from=2126-01-01T00:00:00Z";
     assert_eq!(
@@ -95,8 +95,8 @@ async fn holders_see_what_their_own_key_was_used_for() {
         0
     );
     service.ask("/me/usage?from=soon", mine).await.problem(400);
-    let turned = "/me/usage?from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
-    service.ask(turned, mine).await.problem(400);
+    let reversed = "/me/usage?from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z";
+    service.ask(reversed, mine).await.problem(400);
     service
         .ask("/me/usage?key=3fK9aB0000zzZZ19", mine)
         .await
@@ -105,7 +105,7 @@ async fn holders_see_what_their_own_key_was_used_for() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_to_change() {
+async fn other_methods_are_not_allowed() {
     let service = Service::new().await;
     let [mine, _] = &service.secrets;
     let post = Request::post("/me/usage").header(AUTHORIZATION, format!("Bearer {mine}"));
@@ -115,7 +115,7 @@ async fn there_is_nothing_to_change() {
 }
 
 #[tokio::test]
-async fn nobody_is_told_anything_without_a_key_whom_the_layer_lets_pass() {
+async fn requests_without_a_key_are_rejected_even_if_the_layer_admits_them() {
     let backend = MemoryBackend::new();
     let open = || ApiKeyLayer::new(backend.clone()).allow_anonymous();
     let router = |layer: &ApiKeyLayer| SelfServiceApi::new(layer, backend.clone()).into_router();
@@ -127,11 +127,11 @@ async fn nobody_is_told_anything_without_a_key_whom_the_layer_lets_pass() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_does_not_make_a_key_a_wrong_one() {
+async fn an_unavailable_store_is_a_503() {
     let store = FailingStore::new(MemoryBackend::new());
     let issuer = Issuer::new("acme_live").unwrap();
     let secret = issuer.prepare(NewKey::new("mine")).unwrap().0;
-    let layer = ApiKeyLayer::new(store.clone()).on_store_failure(StoreFailure::Pass);
+    let layer = ApiKeyLayer::new(store.clone()).on_store_failure(StoreFailure::Admit);
     let router = SelfServiceApi::new(&layer, MemoryBackend::new()).into_router();
     store.fail();
     let get = Request::get("/limits").header(AUTHORIZATION, format!("Bearer {}", secret.expose()));
@@ -141,19 +141,19 @@ async fn a_store_that_is_down_does_not_make_a_key_a_wrong_one() {
 }
 
 #[tokio::test]
-async fn nobody_asks_without_end() {
+async fn requests_are_rate_limited_per_key() {
     let service = Service::new().await;
     let [mine, other] = &service.secrets;
-    let mut refused = None;
+    let mut rejected = None;
     for _ in 0..100 {
         let answer = service.ask("/me/limits", mine).await;
         if answer.status == 429 {
-            refused = Some(answer);
+            rejected = Some(answer);
             break;
         }
     }
-    let refused = refused.expect("an end");
-    refused.problem(429);
-    assert_eq!(refused.headers[RETRY_AFTER], "1");
+    let rejected = rejected.expect("a rejection");
+    rejected.problem(429);
+    assert_eq!(rejected.headers[RETRY_AFTER], "1");
     service.ask("/me/limits", other).await.with(200);
 }

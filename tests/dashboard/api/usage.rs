@@ -1,4 +1,4 @@
-//! What keys were used for.
+//! Usage summaries, the request log and recorder statistics.
 
 use axum::Router;
 use axum::body::Body;
@@ -16,7 +16,7 @@ use super::{Api, ask};
 
 const KEY: &str = "3fK9aB0000zzZZ19";
 
-/// Ten requests of one key, a minute apart, and one of another.
+/// Ten requests with one key, one per minute, and one with another.
 async fn used() -> Api {
     let events = (0..10).map(|n| {
         let mut event = UsageEvent::at(format!("2026-11-01T10:{n:02}:00Z").parse().unwrap());
@@ -53,7 +53,7 @@ async fn used() -> Api {
 }
 
 #[tokio::test]
-async fn a_summary_adds_up_what_is_asked_for() {
+async fn a_summary_covers_the_filtered_requests() {
     let api = used().await;
     let all = api.get("/usage?top=1").await.with(200);
     assert_eq!(all["totals"]["total"], 11);
@@ -85,7 +85,7 @@ async fn a_summary_adds_up_what_is_asked_for() {
 }
 
 #[tokio::test]
-async fn keys_that_fare_worse_than_before_are_found() {
+async fn spikes_are_found() {
     let events = (0..200).map(|n| {
         let hour = n / 100;
         let mut event = UsageEvent::at(format!("2026-11-01T{hour:02}:30:00Z").parse().unwrap());
@@ -114,7 +114,7 @@ async fn keys_that_fare_worse_than_before_are_found() {
 }
 
 #[tokio::test]
-async fn time_is_shown_without_gaps() {
+async fn empty_buckets_are_included() {
     let api = used().await;
     let query = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z&width=quarter_hour";
     let path = format!("/usage/over-time?key={KEY}&zone=Asia/Kathmandu&{query}");
@@ -133,9 +133,9 @@ async fn time_is_shown_without_gaps() {
     assert_eq!(buckets[0]["end"], buckets[1]["start"]);
 }
 
-/// A child process whose time zone database has one zone.
+/// Runs a child process whose system time zone database has one zone.
 #[test]
-fn time_zones_need_no_database_of_the_machine() {
+fn time_zones_do_not_need_a_system_database() {
     let folder = std::env::temp_dir().join(format!("keytally-zones-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     // TZif, version 1: one type, UTC.
@@ -151,7 +151,7 @@ fn time_zones_need_no_database_of_the_machine() {
 }
 
 #[tokio::test]
-#[ignore = "run by time_zones_need_no_database_of_the_machine"]
+#[ignore = "run by time_zones_do_not_need_a_system_database"]
 async fn in_a_process_with_one_zone() {
     assert!(jiff::tz::TimeZone::get("Asia/Kathmandu").is_err());
     let api = used().await;
@@ -171,7 +171,7 @@ async fn in_a_process_with_one_zone() {
 }
 
 #[tokio::test]
-async fn the_log_is_filtered_counted_and_exported_alike() {
+async fn filters_apply_to_list_count_and_export() {
     let api = used().await;
     for (filter, found) in [
         ("", 11),
@@ -205,7 +205,7 @@ async fn the_log_is_filtered_counted_and_exported_alike() {
     let one = api.get("/log?request_id=wire-3").await.with(200)["items"][0].clone();
     assert_eq!(one["request_id"], "wire-3");
     assert_eq!(one["latency_us"], 1_000);
-    // Whoever sent no id finds the request by the one it was given.
+    // Without a client-provided request id, the event id is the request id.
     let page = api.get("/log?limit=1").await.with(200);
     let item = &page["items"][0];
     assert_eq!(item["request_id"], item["id"]);
@@ -219,7 +219,7 @@ async fn the_log_is_filtered_counted_and_exported_alike() {
 }
 
 #[tokio::test]
-async fn the_recorder_tells_what_it_has_seen() {
+async fn recorder_statistics_are_returned() {
     let backend = MemoryBackend::new();
     let recorder = Recorder::new(backend.clone());
     let api = Api::recording(backend, recorder.clone());
@@ -244,7 +244,7 @@ async fn the_recorder_tells_what_it_has_seen() {
 }
 
 #[tokio::test]
-async fn the_log_is_synced_by_cursors() {
+async fn the_log_can_be_synced_with_cursors() {
     let api = used().await;
     let page = api.get("/log/recorded?limit=4").await.with(200);
     let items = page["items"].as_array().unwrap();
@@ -259,7 +259,7 @@ async fn the_log_is_synced_by_cursors() {
     assert_eq!((seen.len(), &rest["more"]), (11, &json!(false)));
     let end = rest["cursor"].as_str().unwrap();
 
-    // A request that began before all others and took long.
+    // A long request that started before all others.
     let mut late = UsageEvent::at("2026-11-01T09:00:00Z".parse().unwrap());
     late.latency_us = 7_200_000_000;
     let id = late.id.to_string();

@@ -1,5 +1,5 @@
-//! Parts that go wrong as they are told: the store by the key that is looked up, the limiter by what a request
-//! costs, the sink at random.
+//! Components with injected faults: the store selects them by key, the limiter by the cost of a request, the sink at
+//! random.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -28,7 +28,7 @@ impl KeyStore for Store {
         let fault = self.faults.lock().unwrap().get(&id).copied();
         match fault {
             Some(Fault::StoreHangs) => pending().await,
-            Some(Fault::StorePanics) => panic!("a store that panics, on purpose"),
+            Some(Fault::StorePanics) => panic!("simulated store panic"),
             Some(Fault::AnothersRecord) => {
                 let mut faults = self.faults.lock().unwrap().clone().into_keys();
                 let another = faults.find(|other| *other != id).unwrap();
@@ -39,13 +39,13 @@ impl KeyStore for Store {
     }
 }
 
-/// The cost by which the allowance knows what to do.
+/// The cost that selects this fault in the limiter.
 pub(crate) fn cost_of(fault: Fault) -> u32 {
     1 + Fault::ALL.iter().position(|it| *it == fault).unwrap() as u32
 }
 
 pub(crate) struct Moody {
-    /// The key whose limits it cannot keep without a panic.
+    /// `attach` panics for this key.
     pub(crate) cursed: KeyId,
 }
 
@@ -56,7 +56,7 @@ impl Limiter for Moody {
         _: &[RateLimit],
         _: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        assert!(subject != self.cursed, "a limiter that panics, on purpose");
+        assert!(subject != self.cursed, "simulated limiter panic");
         Ok(Arc::new(Mood))
     }
 }
@@ -69,10 +69,10 @@ impl LimitHandle for Mood {
         let mut allowed = Decision::default();
         allowed.push(LimitStatus::default());
         match Fault::ALL[cost as usize - 1] {
-            Fault::Take => panic!("an allowance that panics, on purpose"),
+            Fault::Take => panic!("simulated acquire panic"),
             Fault::Later => LimitResponse::Pending(Box::pin(async {
                 tokio::task::yield_now().await;
-                panic!("a decision that panics, on purpose")
+                panic!("simulated decision panic")
             })),
             Fault::Late => LimitResponse::Pending(Box::pin(async move {
                 tokio::task::yield_now().await;
@@ -80,23 +80,23 @@ impl LimitHandle for Mood {
             })),
             Fault::LimiterHangs => LimitResponse::Pending(Box::pin(pending())),
             Fault::LimiterFails => LimitResponse::Pending(Box::pin(async {
-                Err(LimitError::Unavailable("for a moment".into()))
+                Err(LimitError::Unavailable("simulated outage".into()))
             })),
             _ => LimitResponse::Ready(allowed),
         }
     }
 }
 
-/// How a write goes.
+/// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
     Well,
     Fails,
     Panics,
     Hangs,
-    /// It is done, and its answer gets lost.
+    /// The batch is written, but the write returns an error.
     DoneAndFails,
-    /// It is done long after nobody waits for it any more, and its retry too.
+    /// The write hangs; the batch is stored later, even if a retry has been written meanwhile.
     DoneLate,
     Rejects,
 }
@@ -108,7 +108,7 @@ pub(crate) struct Sink(pub(crate) Arc<Mutex<Kept>>);
 pub(crate) struct Kept {
     pub(crate) random: Option<fastrand::Rng>,
     pub(crate) batches: BTreeMap<Uuid, Vec<UsageEvent>>,
-    /// Batches whose write was answered well, in that order.
+    /// Batches whose write succeeded, in that order.
     pub(crate) answered: Vec<Uuid>,
     /// Events of batches that were rejected.
     pub(crate) rejected: u64,
@@ -120,7 +120,7 @@ impl Kept {
         let kept = self.batches.insert(batch.id, batch.events.to_vec());
         assert!(
             kept.is_none_or(|kept| kept == *batch.events),
-            "another batch under its id"
+            "the batch differs from an earlier one with the same id"
         );
     }
 
@@ -138,7 +138,7 @@ impl Kept {
 impl UsageSink for Sink {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         use Write::*;
-        let how = {
+        let outcome = {
             let mut kept = self.0.lock().unwrap();
             let modes = [
                 Well,
@@ -151,18 +151,18 @@ impl UsageSink for Sink {
                 DoneLate,
                 Rejects,
             ];
-            let random = kept.random.as_mut();
-            random.map_or(Well, |random| modes[random.usize(..modes.len())])
+            let rng = kept.random.as_mut();
+            rng.map_or(Well, |rng| modes[rng.usize(..modes.len())])
         };
         {
             let mut kept = self.0.lock().unwrap();
-            match how {
+            match outcome {
                 Well | DoneAndFails => kept.keep(batch),
                 DoneLate => kept.late.push(batch.clone()),
                 _ => {}
             }
-            // What was cut off earlier happens now, after what came behind it.
-            if how == Well {
+            // Delayed writes complete now, after later batches.
+            if outcome == Well {
                 for late in std::mem::take(&mut kept.late) {
                     kept.keep(&late);
                 }
@@ -170,17 +170,17 @@ impl UsageSink for Sink {
                     kept.answered.push(batch.id);
                 }
             }
-            if how == Rejects && !kept.batches.contains_key(&batch.id) {
+            if outcome == Rejects && !kept.batches.contains_key(&batch.id) {
                 kept.late.retain(|late| late.id != batch.id);
                 kept.rejected += batch.events.len() as u64;
-                return Err(SinkError::rejected("never, on purpose"));
+                return Err(SinkError::rejected("simulated rejection"));
             }
         }
-        match how {
+        match outcome {
             Well => Ok(()),
-            Panics => panic!("a sink that panics, on purpose"),
+            Panics => panic!("simulated sink panic"),
             Hangs | DoneLate => pending().await,
-            Fails | DoneAndFails | Rejects => Err(SinkError::unavailable("not now, on purpose")),
+            Fails | DoneAndFails | Rejects => Err(SinkError::unavailable("simulated outage")),
         }
     }
 }

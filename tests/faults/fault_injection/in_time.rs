@@ -1,4 +1,4 @@
-//! In time that only passes when nothing else happens, and without sockets.
+//! Timeouts and late results: mostly on tokio's paused clock, and without sockets.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -19,20 +19,20 @@ use uuid::Uuid;
 use super::faulty::{Moody, Store, cost_of};
 use super::{Fault, support};
 
-/// A service without a socket.
+/// The status of the response of a service behind the layer, and how long it took.
 pub(crate) async fn status_of(layer: ApiKeyLayer, secret: &str) -> (StatusCode, Duration) {
     let service = layer.layer(service_fn(async |_: Request<String>| {
         Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
     }));
     let request = support::get("/", secret).body(String::new()).unwrap();
-    let began = tokio::time::Instant::now();
-    let answered = tokio::time::timeout(Duration::from_secs(60), service.oneshot(request)).await;
-    let answer = answered.expect("an answer in time").unwrap();
-    (answer.status(), began.elapsed())
+    let start = tokio::time::Instant::now();
+    let response = tokio::time::timeout(Duration::from_secs(60), service.oneshot(request)).await;
+    let response = response.expect("no response in time").unwrap();
+    (response.status(), start.elapsed())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_and_a_limiter_that_hang_are_waited_for_as_long_as_was_said() {
+async fn hanging_store_and_limiter_time_out_as_configured() {
     let backend = MemoryBackend::new();
     let issued = support::issue(&backend, NewKey::new("x")).await;
     let (id, secret) = (issued.key.id, issued.secret.expose());
@@ -44,23 +44,23 @@ async fn a_store_and_a_limiter_that_hang_are_waited_for_as_long_as_was_said() {
         let cursed = "0000000000000000".parse().unwrap();
         let limits = [RateLimit::per_second(1)];
         let layer = layer.limiter(Moody { cursed }).default_limits(limits);
-        layer.unwrap().cost(|_| cost_of(Fault::LimiterHangs))
+        layer.cost(|_| cost_of(Fault::LimiterHangs))
     };
     let store = || ApiKeyLayer::new(hanging.clone());
     let limiter = || limited(ApiKeyLayer::new(backend.clone()));
-    let brief = Duration::from_millis(70);
+    let short_timeout = Duration::from_millis(70);
     for (layer, time) in [
         (store(), Duration::from_secs(5)),
         (
-            store().cache(CacheConfig::new().lookup_timeout(brief)),
-            brief,
+            store().cache(CacheConfig::new().lookup_timeout(short_timeout)),
+            short_timeout,
         ),
         (limiter(), Duration::from_secs(1)),
-        (limiter().limiter_timeout(brief), brief),
+        (limiter().limiter_timeout(short_timeout), short_timeout),
     ] {
         let (status, took) = status_of(layer, secret).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        // Timers go by the millisecond.
+        // Timers have millisecond resolution.
         assert!(
             (time..=time + Duration::from_millis(1)).contains(&took),
             "{took:?}"
@@ -69,10 +69,10 @@ async fn a_store_and_a_limiter_that_hang_are_waited_for_as_long_as_was_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_limits_stand_is_waited_for_as_long_too() {
+async fn limit_statuses_time_out_when_the_limiter_hangs() {
     #[derive(Debug)]
-    struct Silent;
-    impl Limiter for Silent {
+    struct HangingLimiter;
+    impl Limiter for HangingLimiter {
         fn attach(
             &self,
             _: KeyId,
@@ -82,7 +82,7 @@ async fn where_limits_stand_is_waited_for_as_long_too() {
             Ok(Arc::new(Self))
         }
     }
-    impl LimitHandle for Silent {
+    impl LimitHandle for HangingLimiter {
         fn acquire(&self, _: u32, _: Now) -> LimitResponse {
             LimitResponse::Pending(Box::pin(pending()))
         }
@@ -90,18 +90,17 @@ async fn where_limits_stand_is_waited_for_as_long_too() {
     let backend = MemoryBackend::new();
     let key = support::issue(&backend, NewKey::new("x")).await.key;
     let layer = ApiKeyLayer::new(backend)
-        .limiter(Silent)
-        .default_limits([RateLimit::per_second(1)])
-        .unwrap();
-    let asked = tokio::time::timeout(Duration::from_secs(2), layer.limit_statuses(&key)).await;
-    assert_eq!(asked.unwrap(), Err(LimitError::Timeout));
+        .limiter(HangingLimiter)
+        .default_limits([RateLimit::per_second(1)]);
+    let statuses = tokio::time::timeout(Duration::from_secs(2), layer.limit_statuses(&key)).await;
+    assert_eq!(statuses.unwrap(), Err(LimitError::Timeout));
 }
 
-/// Decides as it is told, once it is told to.
+/// A limiter that returns the given decision once it is notified.
 #[derive(Debug, Clone)]
-struct InTheEnd(Result<Decision, LimitError>, Arc<Notify>);
+struct DelayedLimiter(Result<Decision, LimitError>, Arc<Notify>);
 
-impl Limiter for InTheEnd {
+impl Limiter for DelayedLimiter {
     fn attach(
         &self,
         _: KeyId,
@@ -112,48 +111,47 @@ impl Limiter for InTheEnd {
     }
 }
 
-impl LimitHandle for InTheEnd {
+impl LimitHandle for DelayedLimiter {
     fn acquire(&self, _: u32, _: Now) -> LimitResponse {
-        let Self(decision, told) = self.clone();
+        let Self(decision, notify) = self.clone();
         LimitResponse::Pending(Box::pin(async move {
-            told.notified().await;
+            notify.notified().await;
             decision
         }))
     }
 }
 
 #[tokio::test]
-async fn rule_9_a_decision_that_comes_after_the_shutdown_is_told_of_once() {
+async fn rule_9_request_decided_after_the_shutdown_is_recorded_once() {
     let backend = MemoryBackend::new();
     let issued = support::issue(&backend, NewKey::new("x")).await;
     let mut allowed = Decision::default();
     allowed.push(LimitStatus::default());
-    let mut refused = allowed;
-    refused.refuse(None);
-    let failed = LimitError::Unavailable("for a moment".into());
-    for (decision, status) in [(Ok(allowed), 200), (Ok(refused), 429), (Err(failed), 503)] {
-        let told = Arc::new(Notify::new());
+    let mut rejected = allowed;
+    rejected.deny(None);
+    let failed = LimitError::Unavailable("simulated outage".into());
+    for (decision, status) in [(Ok(allowed), 200), (Ok(rejected), 429), (Err(failed), 503)] {
+        let notify = Arc::new(Notify::new());
         let recorder = Recorder::new(backend.clone());
         let layer = ApiKeyLayer::new(backend.clone())
-            .limiter(InTheEnd(decision, told.clone()))
+            .limiter(DelayedLimiter(decision, notify.clone()))
             .default_limits([RateLimit::per_second(1)])
-            .unwrap()
             .recorder(recorder.clone());
         let secret = issued.secret.expose().to_owned();
-        let asked = tokio::spawn(async move { status_of(layer, &secret).await });
+        let response = tokio::spawn(async move { status_of(layer, &secret).await });
         support::until(|| recorder.stats().open == 1).await;
         let report = recorder.shutdown(Duration::from_secs(30)).await;
         assert_eq!((report.written, report.lost), (1, 0));
-        told.notify_one();
-        assert_eq!(asked.await.unwrap().0, status);
-        // The shutdown has told of it.
+        notify.notify_one();
+        assert_eq!(response.await.unwrap().0, status);
+        // The shutdown has recorded the request; it is not counted again.
         let stats = recorder.stats();
         let counted = (stats.accepted, stats.written, stats.lost, stats.open);
         assert_eq!(counted, (1, 1, 0, 0), "{status}");
     }
 }
 
-/// A sink whose first write is done and answered only after its retry and another batch.
+/// A sink whose first write completes only after its retry and another batch.
 #[derive(Clone, Default)]
 struct OutOfOrder(Arc<Mutex<Vec<(Uuid, usize)>>>, Arc<Mutex<u32>>);
 
@@ -166,19 +164,19 @@ impl UsageSink for OutOfOrder {
             *calls == 1
         };
         let (order, done) = (self.0.clone(), (batch.id, batch.events.len()));
-        let keep = async move {
+        let write = async move {
             if first {
                 tokio::time::sleep(Duration::from_secs(100)).await;
             }
             order.lock().unwrap().push(done);
         };
-        // Whoever writes it goes on although nobody waits any more.
-        tokio::spawn(keep).await.map_err(SinkError::unavailable)
+        // The write continues after the recorder has given up on it.
+        tokio::spawn(write).await.map_err(SinkError::unavailable)
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn rule_10_a_write_that_is_done_after_its_retry_counts_once() {
+async fn rule_10_write_completed_after_its_retry_counts_once() {
     let backend = MemoryBackend::new();
     let issued = support::issue(&backend, NewKey::new("x")).await;
     let sink = OutOfOrder::default();
@@ -194,7 +192,7 @@ async fn rule_10_a_write_that_is_done_after_its_retry_counts_once() {
     let [retried, second, late] = order[..] else {
         panic!("three writes: {order:?}")
     };
-    // The sink is told by its id that it is the same one.
+    // The retry has the same batch id, so the sink can deduplicate it.
     assert_eq!(late, retried);
     assert!(second.0 != retried.0);
     let report = recorder.shutdown(Duration::from_secs(1)).await;

@@ -1,5 +1,5 @@
-//! The parts that an application brings along fail: hooks, the limiter, the store and the sink, each
-//! alone and all at once, and what is told of it is the truth.
+//! Fault injection: application hooks, the limiter, the store and the sink fail, one at a time and all at once, and
+//! every request is still recorded or counted correctly.
 #![cfg(feature = "axum")]
 
 mod faulty;
@@ -9,7 +9,7 @@ mod whole;
 
 use keytally::RequestParts;
 
-/// What goes wrong with a request: its client says so in `x-fault`.
+/// The fault injected into a request, selected by its `x-fault` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     None,
@@ -19,7 +19,7 @@ enum Fault {
     ResourceId,
     PeerAddress,
     Classify,
-    /// The answer of the refusal of a revoked key cannot be made.
+    /// The `on_rejection` hook panics for a revoked key.
     OnRejection,
     Attach,
     Take,
@@ -58,12 +58,12 @@ impl Fault {
         number.map_or(Self::None, |it| Self::ALL[it.parse::<usize>().unwrap()])
     }
 
-    /// Panics if this is what goes wrong.
-    fn strikes(self, head: RequestParts<'_>) {
-        assert!(Self::of(head) != self, "{self:?} panics, on purpose");
+    /// Panics if the request selects this fault.
+    fn inject(self, head: RequestParts<'_>) {
+        assert!(Self::of(head) != self, "simulated {self:?} panic");
     }
 
-    /// Whether its limiter is waited for.
+    /// Whether the request waits for the limiter.
     fn waits(self) -> bool {
         matches!(
             self,
@@ -71,34 +71,34 @@ impl Fault {
         )
     }
 
-    /// What its client gets, and what is told of the request.
-    fn expected(self) -> (Option<u16>, Told) {
+    /// The status that the client receives (`None` if the connection breaks), and how the request is recorded.
+    fn expected(self) -> (Option<u16>, Recorded) {
         match self {
-            Self::None | Self::Late | Self::Classify => (Some(200), Told::Event(Some(200))),
-            // Before anything is known of a key.
-            Self::Credential => (None, Told::Nothing),
-            // The event could not be made: that is not hidden.
+            Self::None | Self::Late | Self::Classify => (Some(200), Recorded::Event(Some(200))),
+            // Fails before the key is known.
+            Self::Credential => (None, Recorded::Nothing),
+            // The event cannot be created and is counted as lost.
             Self::Cost
             | Self::Endpoint
             | Self::ResourceId
             | Self::PeerAddress
             | Self::OnRejection
             | Self::Attach
-            | Self::Take => (None, Told::Lost),
-            Self::Later => (None, Told::Event(Some(500))),
-            Self::LimiterHangs | Self::LimiterFails => (Some(503), Told::Event(Some(503))),
+            | Self::Take => (None, Recorded::Lost),
+            Self::Later => (None, Recorded::Event(Some(500))),
+            Self::LimiterHangs | Self::LimiterFails => (Some(503), Recorded::Event(Some(503))),
             Self::StoreHangs | Self::StorePanics | Self::AnothersRecord => {
-                (Some(503), Told::Counted)
+                (Some(503), Recorded::Counted)
             }
         }
     }
 }
 
-/// What is told of a request.
+/// How a request is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Recorded {
     Nothing,
-    /// Refused without a known key.
+    /// Only counted: rejected without a known key.
     Counted,
     Lost,
     Event(Option<u16>),

@@ -1,4 +1,4 @@
-//! Requests over HTTP/1.1, byte by byte.
+//! Raw HTTP/1.1 requests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{Case, GOOD, Secrets};
 
-/// The request's lines, and its body behind an empty one.
+/// The request's header lines; a blank line separates the body.
 type Text = &'static str;
 
 const NONE: &str = "";
@@ -16,7 +16,7 @@ const ANONYMOUS: &str = "a";
 const EXEMPT: &str = "ea";
 const PREFLIGHT: &str = "ap";
 const FAILING: &str = "f";
-/// Looked for by one of the settings, and none by the others.
+/// Read as a key by the `SOURCES` setting; no key at all for the others.
 const SOURCES: &str = "as";
 
 pub(crate) fn cases() -> Vec<Case<Text>> {
@@ -77,7 +77,7 @@ const PREFLIGHTS: List = &[
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\naccess-control-request-headers: x-api-key",
     ),
     (
-        "a preflight of length zero",
+        "a preflight with Content-Length: 0",
         PREFLIGHT,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\ncontent-length: 0",
     ),
@@ -87,22 +87,22 @@ const PREFLIGHTS: List = &[
         "OPTIONS {path} HTTP/1.1\nhost: x\naccess-control-request-method: POST",
     ),
     (
-        "a preflight of an empty origin",
+        "a preflight with an empty origin",
         ANONYMOUS,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin:\naccess-control-request-method: POST",
     ),
     (
-        "a preflight of two origins",
+        "a preflight with two origins",
         ANONYMOUS,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\norigin: https://b\naccess-control-request-method: POST",
     ),
     (
-        "a preflight for no method",
+        "a preflight without a requested method",
         ANONYMOUS,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a",
     ),
     (
-        "a preflight for two methods",
+        "a preflight with two requested methods",
         ANONYMOUS,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\naccess-control-request-method: PUT",
     ),
@@ -122,22 +122,22 @@ const PREFLIGHTS: List = &[
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\ncontent-type: application/grpc",
     ),
     (
-        "a preflight that takes trailers",
+        "a preflight with TE: trailers",
         ANONYMOUS,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\nte: trailers",
     ),
     (
-        "a preflight that upgrades",
+        "a preflight with an upgrade",
         ANONYMOUS,
         "OPTIONS {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\nconnection: upgrade\nupgrade: websocket",
     ),
     (
-        "a preflight by POST",
+        "a preflight with POST",
         ANONYMOUS,
         "POST {path} HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST\ncontent-length: 0",
     ),
     (
-        "a preflight for the server",
+        "a preflight for *",
         ANONYMOUS,
         "OPTIONS * HTTP/1.1\nhost: x\norigin: https://a\naccess-control-request-method: POST",
     ),
@@ -164,29 +164,25 @@ const PREFLIGHTS: List = &[
 ];
 
 const TARGETS: List = &[
-    (
-        "OPTIONS for the server",
-        ANONYMOUS,
-        "OPTIONS * HTTP/1.1\nhost: x",
-    ),
-    ("GET for the server", ANONYMOUS, "GET * HTTP/1.1\nhost: x"),
+    ("OPTIONS *", ANONYMOUS, "OPTIONS * HTTP/1.1\nhost: x"),
+    ("GET *", ANONYMOUS, "GET * HTTP/1.1\nhost: x"),
     (
         "CONNECT",
         ANONYMOUS,
         "CONNECT example.com:443 HTTP/1.1\nhost: x",
     ),
     (
-        "the absolute form",
+        "absolute form",
         ANONYMOUS,
         "GET http://example.com{path} HTTP/1.1\nhost: x",
     ),
     (
-        "the absolute form of a host named like an exempt path",
+        "absolute form with a host named like an exempt path",
         ANONYMOUS,
         "GET http://health HTTP/1.1\nhost: x",
     ),
     (
-        "the absolute form of an exempt path",
+        "absolute form of an exempt path",
         EXEMPT,
         "GET http://example.com/health HTTP/1.1\nhost: x",
     ),
@@ -196,7 +192,7 @@ const TARGETS: List = &[
         "GET {path} HTTP/1.1\nhost: /health",
     ),
     (
-        "an exempt path in headers of proxies",
+        "an exempt path in proxy headers",
         ANONYMOUS,
         "GET {path} HTTP/1.1\nhost: x\nx-original-url: /health\nx-rewrite-url: /health\nx-forwarded-uri: /health\nx-forwarded-prefix: /health",
     ),
@@ -210,7 +206,7 @@ const TARGETS: List = &[
 const PATHS: List = &[
     ("an exempt path", EXEMPT, "GET /health HTTP/1.1\nhost: x"),
     (
-        "an exempt path by POST",
+        "an exempt path with POST",
         EXEMPT,
         "POST /health HTTP/1.1\nhost: x\ncontent-length: 0",
     ),
@@ -225,17 +221,17 @@ const PATHS: List = &[
         "GET /health HTTP/1.1\nhost: x\nx-api-key: x",
     ),
     (
-        "an exempt path and a slash",
+        "an exempt path with a trailing slash",
         ANONYMOUS,
         "GET /health/ HTTP/1.1\nhost: x",
     ),
     (
-        "an exempt path and an encoded slash",
+        "an exempt path with an encoded trailing slash",
         ANONYMOUS,
         "GET /health%2f HTTP/1.1\nhost: x",
     ),
     (
-        "an exempt path and a parameter",
+        "an exempt path with a path parameter",
         ANONYMOUS,
         "GET /health;a HTTP/1.1\nhost: x",
     ),
@@ -245,12 +241,12 @@ const PATHS: List = &[
         "GET /HEALTH HTTP/1.1\nhost: x",
     ),
     (
-        "an exempt path behind two slashes",
+        "an exempt path after two slashes",
         ANONYMOUS,
         "GET //health HTTP/1.1\nhost: x",
     ),
     (
-        "an exempt path, encoded",
+        "a percent-encoded exempt path",
         ANONYMOUS,
         "GET /%68ealth HTTP/1.1\nhost: x",
     ),
@@ -270,62 +266,62 @@ const PATHS: List = &[
         "GET /public HTTP/1.1\nhost: x",
     ),
     (
-        "beside an exempt prefix",
+        "a path that only starts like an exempt prefix",
         ANONYMOUS,
         "GET /publicity HTTP/1.1\nhost: x",
     ),
     (
-        "out by dots",
+        "traversal with dots",
         ANONYMOUS,
         "GET /public/..{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by encoded dots",
+        "traversal with encoded dots",
         ANONYMOUS,
         "GET /public/%2e%2E{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by dots that are encoded twice",
+        "traversal with double-encoded dots",
         ANONYMOUS,
         "GET /public/%252e%252e{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by overlong dots",
+        "traversal with overlong UTF-8 dots",
         ANONYMOUS,
         "GET /public/%c0%ae%c0%ae{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by an encoded slash",
+        "traversal with an encoded slash",
         ANONYMOUS,
         "GET /public/..%2f..{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by a backslash",
+        "traversal with a backslash",
         ANONYMOUS,
         "GET /public/..\\..{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by an encoded backslash",
+        "traversal with an encoded backslash",
         ANONYMOUS,
         "GET /public/..%5c{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by a path parameter",
+        "traversal with a path parameter",
         ANONYMOUS,
         "GET /public/..;{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by an encoded path parameter",
+        "traversal with an encoded path parameter",
         ANONYMOUS,
         "GET /public/..%3b{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by NUL",
+        "traversal with a NUL",
         ANONYMOUS,
         "GET /public/..%00{path} HTTP/1.1\nhost: x",
     ),
     (
-        "out by an empty segment",
+        "an empty segment below an exempt prefix",
         ANONYMOUS,
         "GET /public/{path} HTTP/1.1\nhost: x",
     ),
@@ -333,22 +329,22 @@ const PATHS: List = &[
 
 const CREDENTIALS: List = &[
     (
-        "a good key",
+        "a valid key",
         GOOD,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}",
     ),
     (
-        "a good bearer",
+        "a valid bearer token",
         GOOD,
         "GET {path} HTTP/1.1\nhost: x\nauthorization: bearer  {good} ",
     ),
     (
-        "a good bearer beside another scheme",
+        "a valid bearer token beside another scheme",
         GOOD,
         "GET {path} HTTP/1.1\nhost: x\nauthorization: Basic eDp5\nauthorization: Bearer {good}",
     ),
     (
-        "a good key twice",
+        "a valid key twice",
         GOOD,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}\nauthorization: Bearer {good}",
     ),
@@ -368,7 +364,7 @@ const CREDENTIALS: List = &[
         "GET {path} HTTP/1.1\nhost: x\nx-api-key:",
     ),
     (
-        "a key of other bytes",
+        "a key with non-ASCII bytes",
         NONE,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: \u{e9}\u{e9}",
     ),
@@ -393,7 +389,7 @@ const CREDENTIALS: List = &[
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {unknown}",
     ),
     (
-        "another secret of a good key",
+        "a wrong secret for a valid key id",
         FAILING,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {wrong}",
     ),
@@ -403,17 +399,17 @@ const CREDENTIALS: List = &[
         "GET {path} HTTP/1.1\nhost: x\nauthorization: Bearer {revoked}",
     ),
     (
-        "a good and an unknown key",
+        "a valid and an unknown key",
         NONE,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {unknown}\nauthorization: Bearer {good}",
     ),
     (
-        "a good and a malformed key",
+        "a valid and a malformed key",
         NONE,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}\nx-api-key: nonsense",
     ),
     (
-        "an empty bearer",
+        "an empty bearer token",
         ANONYMOUS,
         "GET {path} HTTP/1.1\nhost: x\nauthorization: Bearer",
     ),
@@ -423,17 +419,17 @@ const CREDENTIALS: List = &[
         "GET {path} HTTP/1.1\nhost: x\nauthorization: Basic eDp5",
     ),
     (
-        "a good key in another scheme",
+        "a valid key in another scheme",
         NONE,
         "GET {path} HTTP/1.1\nhost: x\nauthorization: Token {good}",
     ),
     (
-        "a good key and another in another scheme",
+        "a valid key, repeated in another scheme",
         NONE,
         "GET {path} HTTP/1.1\nhost: x\nx-api-key: {good}\nauthorization: Token {good}",
     ),
     (
-        "a good key with a tab",
+        "a valid key after a tab",
         NONE,
         "GET {path} HTTP/1.1\nhost: x\nauthorization: Bearer\t{good}",
     ),
@@ -481,7 +477,7 @@ const MESSAGES: List = &[
         "GET {path} HTTP/1.1\nhost: x\nconnection: upgrade, http2-settings\nupgrade: h2c\nhttp2-settings: AAMAAABkAAQAAP__",
     ),
     (
-        "a body that is expected to be asked for",
+        "a body with Expect: 100-continue",
         ANONYMOUS,
         "POST {path} HTTP/1.1\nhost: x\nexpect: 100-continue\ncontent-length: 2\n\n{}",
     ),
@@ -491,42 +487,42 @@ const MESSAGES: List = &[
         "POST {path} HTTP/1.1\nhost: x\ntransfer-encoding: chunked\ntrailer: x-api-key\n\n2\r\n{}\r\n0\r\nx-api-key: {good}\r\n\r\n",
     ),
     (
-        "a key that a connection option names",
+        "a key header named in Connection",
         GOOD,
         "GET {path} HTTP/1.1\nhost: x\nconnection: x-api-key\nx-api-key: {good}",
     ),
     (
-        "a request within the body of an exempt one",
+        "a request smuggled in the body of an exempt one",
         EXEMPT,
         "POST /health HTTP/1.1\nhost: x\ncontent-length: 54\nconnection: close\n\nGET /postings.v1.Postings/Get HTTP/1.1\r\nhost: xxxx\r\n\r\n",
     ),
 ];
 
-/// The status that the request is answered with, if it is answered.
+/// The status line of the response.
 pub(crate) async fn send(address: SocketAddr, text: &Text, secrets: &Secrets) -> Option<String> {
     let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
     let head = secrets.fill(head).replace('\n', "\r\n");
-    // What is no ASCII goes as one byte of Latin-1.
+    // Latin-1: characters outside ASCII are sent as a single byte.
     let head = head.chars().map(|c| c as u8);
     let mut bytes: Vec<u8> = head.collect();
     bytes.extend(b"\r\n\r\n");
     bytes.extend(secrets.fill(body).bytes());
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let read = async {
         let mut part = [0; 4_096];
-        // To the end where the connection is closed behind the answer, so that nothing comes after it.
+        // With `connection: close`, read to the end, so that a smuggled second request would be noticed.
         let closes = text.contains("connection: close");
-        while closes || !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        while closes || !response.windows(4).any(|end| end == b"\r\n\r\n") {
             match stream.read(&mut part).await {
                 Ok(0) | Err(_) => break,
-                Ok(len) => answer.extend(&part[..len]),
+                Ok(len) => response.extend(&part[..len]),
             }
         }
     };
     let read = tokio::time::timeout(Duration::from_secs(10), read).await;
-    read.expect("it is answered");
-    let answer = String::from_utf8_lossy(&answer);
-    Some(answer.lines().next().unwrap_or("nothing").to_owned())
+    read.expect("no response in time");
+    let response = String::from_utf8_lossy(&response);
+    Some(response.lines().next().unwrap_or("nothing").to_owned())
 }

@@ -1,4 +1,4 @@
-//! Requests over HTTP/2, frame by frame.
+//! HTTP/2 requests, built from individual frames.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const ANONYMOUS: &str = "a";
 const EXEMPT: &str = "ea";
 const PREFLIGHT: &str = "ap";
 const FAILING: &str = "f";
-/// Looked for by one of the settings, and none by the others.
+/// Read as a key by the `SOURCES` setting; no key at all for the others.
 const SOURCES: &str = "as";
 
 const ORIGIN: (&str, &str) = ("origin", "https://a");
@@ -24,18 +24,18 @@ const REQUEST_METHOD: (&str, &str) = ("access-control-request-method", "POST");
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 const TRAILERS: (&str, &str) = ("te", "trailers");
 
-/// What comes behind the headers.
+/// What follows the headers.
 #[derive(Clone, Copy)]
 enum Rest {
     /// The headers end the stream.
     Nothing,
-    /// A frame without data ends it, later.
+    /// An empty DATA frame ends the stream after a delay.
     Late,
-    /// A message of gRPC.
+    /// A gRPC message, which ends the stream.
     Message,
-    /// A message, and these trailers.
+    /// A gRPC message followed by a trailer.
     Trailers(&'static str, &'static str),
-    /// A message, and an end much later.
+    /// A gRPC message; the stream ends after a delay.
     Open,
 }
 
@@ -88,12 +88,12 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             frames("POST", PATH, &[GRPC, TRAILERS], Message),
         ),
         (
-            "a gRPC call by PUT",
+            "a gRPC call with PUT",
             ANONYMOUS,
             frames("PUT", PATH, &[GRPC, TRAILERS], Message),
         ),
         (
-            "a gRPC call by GET",
+            "a gRPC call with GET",
             ANONYMOUS,
             frames("GET", PATH, &[GRPC, TRAILERS], Message),
         ),
@@ -108,7 +108,7 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             ),
         ),
         (
-            "a gRPC call without content type",
+            "a gRPC call without a content type",
             ANONYMOUS,
             frames("POST", PATH, &[], Message),
         ),
@@ -164,7 +164,7 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             frames("OPTIONS", PATH, &[ORIGIN, REQUEST_METHOD, GRPC], Nothing),
         ),
         (
-            "a preflight that takes trailers",
+            "a preflight with TE: trailers",
             ANONYMOUS,
             frames(
                 "OPTIONS",
@@ -174,7 +174,7 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             ),
         ),
         (
-            "a preflight of two origins",
+            "a preflight with two origins",
             ANONYMOUS,
             frames(
                 "OPTIONS",
@@ -183,13 +183,9 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
                 Nothing,
             ),
         ),
+        ("OPTIONS *", ANONYMOUS, frames("OPTIONS", "*", &[], Nothing)),
         (
-            "OPTIONS for the server",
-            ANONYMOUS,
-            frames("OPTIONS", "*", &[], Nothing),
-        ),
-        (
-            "a preflight for the server",
+            "a preflight for *",
             ANONYMOUS,
             frames("OPTIONS", "*", preflight, Nothing),
         ),
@@ -199,11 +195,7 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             frames("CONNECT", "example.com:443", &[], Open),
         ),
         ("CONNECT for a WebSocket", ANONYMOUS, connect("websocket")),
-        (
-            "CONNECT for HTTP in datagrams",
-            ANONYMOUS,
-            connect("connect-udp"),
-        ),
+        ("CONNECT for UDP", ANONYMOUS, connect("connect-udp")),
         (
             "an exempt path",
             EXEMPT,
@@ -225,22 +217,22 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             frames("GET", "http://health{path}", &[], Nothing),
         ),
         (
-            "out by dots",
+            "traversal with dots",
             ANONYMOUS,
             frames("GET", "http://x/public/../a", &[], Nothing),
         ),
         (
-            "out by a path parameter",
+            "traversal with a path parameter",
             ANONYMOUS,
             frames("GET", "http://x/public/..;/a", &[], Nothing),
         ),
         (
-            "out by dots that are encoded twice",
+            "traversal with double-encoded dots",
             ANONYMOUS,
             frames("GET", "http://x/public/%252e%252e/a", &[], Nothing),
         ),
         (
-            "out by NUL",
+            "traversal with a NUL",
             ANONYMOUS,
             frames("GET", "http://x/public/..%00/a", &[], Nothing),
         ),
@@ -270,17 +262,17 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             ),
         ),
         (
-            "metadata in binary",
+            "a key in binary metadata",
             ANONYMOUS,
             frames("POST", PATH, &[GRPC, ("x-api-key-bin", "{good}")], Message),
         ),
         (
-            "a good key",
+            "a valid key",
             GOOD,
             frames("POST", PATH, &[GRPC, ("x-api-key", "{good}")], Message),
         ),
         (
-            "a good bearer by OPTIONS",
+            "a valid bearer token with OPTIONS",
             GOOD,
             frames(
                 "OPTIONS",
@@ -310,12 +302,12 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
             frames("POST", PATH, &[GRPC, ("x-api-key", "{revoked}")], Message),
         ),
         (
-            "another secret of a good key",
+            "a wrong secret for a valid key id",
             FAILING,
             frames("POST", PATH, &[GRPC, ("x-api-key", "{wrong}")], Message),
         ),
         (
-            "a good and an unknown key",
+            "a valid and an unknown key",
             NONE,
             frames(
                 "POST",
@@ -337,14 +329,15 @@ pub(crate) fn cases() -> Vec<Case<Frames>> {
     .into()
 }
 
-/// The status that the request is answered with; `None` if the server does not take its protocol.
+/// The status of the response; `None` if the server does not support the extended CONNECT protocol.
 pub(crate) async fn send(
     address: SocketAddr,
     frames: &Frames,
     secrets: &Secrets,
 ) -> Option<String> {
-    let answer = tokio::time::timeout(Duration::from_secs(10), exchange(address, frames, secrets));
-    match answer.await.expect("it is answered") {
+    let response =
+        tokio::time::timeout(Duration::from_secs(10), exchange(address, frames, secrets));
+    match response.await.expect("no response in time") {
         Ok(status) => status.map(|status| status.to_string()),
         Err(error) => Some(error.to_string()),
     }
@@ -360,7 +353,7 @@ async fn exchange(
     let mut ping_pong = connection.ping_pong().unwrap();
     let connection = tokio::spawn(connection);
     if frames.protocol.is_some() {
-        // The server's settings come before its answer.
+        // The server's settings arrive before the pong.
         ping_pong.ping(Ping::opaque()).await?;
         if !client.is_extended_connect_protocol_enabled() {
             return Ok(None);
@@ -380,16 +373,16 @@ async fn exchange(
             .insert(Protocol::from_static(protocol));
     }
     let ends = matches!(frames.rest, Rest::Nothing);
-    let (mut answer, mut body) = client.send_request(request, ends)?;
+    let (mut response, mut body) = client.send_request(request, ends)?;
     let message = Bytes::from_static(&[0, 0, 0, 0, 2, 8, 7]);
-    // A server that has refused resets the stream: that is no failure.
+    // A server that has rejected the request may reset the stream.
     let _ = match frames.rest {
         Rest::Nothing => Ok(()),
         Rest::Late => {
-            // Long after the request has reached whatever it reaches.
-            let wait = tokio::time::timeout(Duration::from_millis(20), &mut answer);
-            if let Ok(answer) = wait.await {
-                return Ok(Some(answer?.status()));
+            // Long enough for the headers alone to reach the inner service.
+            let wait = tokio::time::timeout(Duration::from_millis(20), &mut response);
+            if let Ok(response) = wait.await {
+                return Ok(Some(response?.status()));
             }
             body.send_data(Bytes::new(), true)
         }
@@ -402,13 +395,13 @@ async fn exchange(
         }),
     };
     if matches!(frames.rest, Rest::Open) {
-        let wait = tokio::time::timeout(Duration::from_millis(20), &mut answer);
-        if let Ok(answer) = wait.await {
-            return Ok(Some(answer?.status()));
+        let wait = tokio::time::timeout(Duration::from_millis(20), &mut response);
+        if let Ok(response) = wait.await {
+            return Ok(Some(response?.status()));
         }
         let _ = body.send_data(Bytes::new(), true);
     }
-    let status = answer.await?.status();
+    let status = response.await?.status();
     drop((body, client));
     connection.abort();
     Ok(Some(status))

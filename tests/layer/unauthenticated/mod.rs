@@ -1,7 +1,7 @@
-//! Invariant 18: nothing unauthenticated reaches the inner service unless the application named it.
+//! Invariant 18: no unauthenticated request reaches the inner service unless the application allows it explicitly.
 //!
-//! Every configuration that lets requests pass, in front of axum, tonic and bare hyper, asked over HTTP/1.1 and
-//! HTTP/2. What passes is a list written by hand.
+//! Every configuration that admits such requests is tested in front of axum, tonic and plain hyper, over HTTP/1.1 and
+//! HTTP/2. The expected results are written by hand.
 
 mod http1;
 mod http2;
@@ -19,26 +19,26 @@ use http::HeaderName;
 use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
 use keytally::usage::Recorder;
-use keytally::{ApiKeyLayer, KeyId, StoreFailure, async_trait};
+use keytally::{ApiKeyLayer, CredentialSource, KeyId, StoreFailure, async_trait};
 
-/// A configuration of the layer, and the letter that stands for it in the lists.
+/// A configuration of the layer, and the letter that identifies it in the case lists.
 struct Setting {
     letter: char,
     store: Store,
     configure: fn(ApiKeyLayer) -> ApiKeyLayer,
 }
 
-/// With exempt paths.
+/// Exempt paths.
 const EXEMPT: char = 'e';
-/// With anonymous requests allowed.
+/// Anonymous requests allowed.
 const ANONYMOUS: char = 'a';
-/// With preflights allowed.
+/// CORS preflights allowed.
 const PREFLIGHT: char = 'p';
-/// While the store fails, hangs or panics, with requests let pass meanwhile.
+/// `StoreFailure::Pass`, with a store that fails, hangs or panics.
 const FAILING: char = 'f';
-/// With keys in the query and in a header of the application's.
+/// Keys in the query string and in a custom header.
 const SOURCES: char = 's';
-/// With all that lets requests pass at once.
+/// All settings that admit requests without a key, combined, with a failing store.
 const ALL: char = '*';
 
 const fn setting(letter: char, store: Store, configure: fn(ApiKeyLayer) -> ApiKeyLayer) -> Setting {
@@ -53,7 +53,7 @@ const SETTINGS: [Setting; 12] = [
     setting('d', Store::Works, |layer| layer),
     setting(EXEMPT, Store::Works, exempt),
     setting(ANONYMOUS, Store::Works, ApiKeyLayer::allow_anonymous),
-    setting(PREFLIGHT, Store::Works, ApiKeyLayer::allow_preflight),
+    setting(PREFLIGHT, Store::Works, ApiKeyLayer::allow_preflights),
     setting(FAILING, Store::Fails, pass),
     setting(FAILING, Store::Hangs, pass),
     setting(FAILING, Store::Panics, pass),
@@ -63,30 +63,33 @@ const SETTINGS: [Setting; 12] = [
         layer.keep_credential().without_grpc()
     }),
     setting(SOURCES, Store::Works, |layer| {
-        let header = HeaderName::from_static("x-custom");
-        layer.header(header).insecure_query_parameter("x-api-key")
+        let more = [
+            CredentialSource::Header(HeaderName::from_static("x-custom")),
+            CredentialSource::insecure_query_parameter("x-api-key"),
+        ];
+        layer.credential_sources(CredentialSource::DEFAULT.into_iter().chain(more))
     }),
     setting(ALL, Store::Fails, |layer| {
-        pass(exempt(layer)).allow_anonymous().allow_preflight()
+        pass(exempt(layer)).allow_anonymous().allow_preflights()
     }),
 ];
 
 fn pass(layer: ApiKeyLayer) -> ApiKeyLayer {
     let config = CacheConfig::new().lookup_timeout(Duration::from_millis(20));
-    layer.on_store_failure(StoreFailure::Pass).cache(config)
+    layer.on_store_failure(StoreFailure::Admit).cache(config)
 }
 
-/// The letters of a request with a good key: it passes unless the store fails and refuses.
+/// The settings that admit a request with a valid key: all but a failing store without `StoreFailure::Pass`.
 const GOOD: &str = "deapfiks";
 
 fn exempt(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer.exempt("/health").exempt("/public/*")
 }
 
-/// A path that every server handles.
+/// A path with a handler on every server.
 const PATH: &str = "/postings.v1.Postings/Get";
 
-/// A request, and the letters of the settings that let it pass.
+/// A request, and the letters of the settings that admit it.
 struct Case<R> {
     name: &'static str,
     letters: &'static str,
@@ -102,12 +105,12 @@ impl<R> Case<R> {
     }
 }
 
-/// Secrets for requests.
+/// Secrets that replace placeholders in requests.
 struct Secrets {
     good: String,
     revoked: String,
     unknown: String,
-    /// The id of the good key with another secret.
+    /// The valid key's id with a wrong secret.
     wrong: String,
 }
 
@@ -135,7 +138,7 @@ impl Secrets {
     }
 }
 
-/// What a store does when it is asked.
+/// How the store behaves on lookup.
 #[derive(Clone, Copy)]
 enum Store {
     Works,
@@ -153,12 +156,12 @@ impl KeyStore for Keys {
             Store::Works => self.0.find(id).await,
             Store::Fails => Err(StoreError::unavailable("down")),
             Store::Hangs => std::future::pending().await,
-            Store::Panics => panic!("a store that panics, on purpose"),
+            Store::Panics => panic!("simulated store panic"),
         }
     }
 }
 
-/// Counts what reaches the service within.
+/// Counts requests that reach the inner service.
 #[derive(Clone, Default)]
 struct Reached(Arc<AtomicU64>);
 
@@ -168,13 +171,15 @@ impl Reached {
     }
 }
 
-/// Sends a list of requests to every server in every setting, and holds what was reached against it.
+/// Sends every request to every server in every setting and compares which ones reach the inner service.
+///
+/// Returns the letters of the settings that admitted an unauthenticated request.
 async fn compare<R>(
     cases: &[Case<R>],
     send: impl AsyncFn(SocketAddr, &R, &Secrets) -> Option<String>,
 ) -> BTreeSet<char> {
-    let mut wrong = Vec::new();
-    let mut ways = BTreeSet::new();
+    let mut failures = Vec::new();
+    let mut admitting = BTreeSet::new();
     for setting in &SETTINGS {
         for (server, serve) in servers::ALL {
             let backend = MemoryBackend::new();
@@ -186,39 +191,39 @@ async fn compare<R>(
             let reached = Reached::default();
             let address = serve((setting.configure)(layer), reached.clone()).await;
             for case in cases {
-                let answer = send(address, &case.request, &secrets).await;
-                // Not all servers take all requests.
-                let passes = case.passes(setting) && answer.is_some();
+                let response = send(address, &case.request, &secrets).await;
+                // Not every server supports every request.
+                let passes = case.passes(setting) && response.is_some();
                 let (times, expected) = (reached.take(), u64::from(passes));
                 if times != expected {
                     let (letter, name) = (setting.letter, case.name);
-                    wrong.push(format!(
-                        "{name} ({letter}, {server}): {times} for {expected}, answered {answer:?}"
+                    failures.push(format!(
+                        "{name} ({letter}, {server}): reached {times} times, expected {expected}, response {response:?}"
                     ));
                 }
                 if expected > 0 && case.letters != GOOD {
-                    ways.insert(setting.letter);
+                    admitting.insert(setting.letter);
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    ways
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    admitting
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_1_every_way_past_is_named() {
-    let ways = compare(&http1::cases(), http1::send).await;
-    assert_eq!(ways, ways_past());
+async fn http_1_requests_pass_without_a_key_only_where_configured() {
+    let admitting = compare(&http1::cases(), http1::send).await;
+    assert_eq!(admitting, bypass_settings());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_2_every_way_past_is_named() {
-    let ways = compare(&http2::cases(), http2::send).await;
-    assert_eq!(ways, ways_past());
+async fn http_2_requests_pass_without_a_key_only_where_configured() {
+    let admitting = compare(&http2::cases(), http2::send).await;
+    assert_eq!(admitting, bypass_settings());
 }
 
-/// Each way to pass without a key, and a key that only some settings look for.
-fn ways_past() -> BTreeSet<char> {
+/// The settings that admit requests without a key, and the one that reads keys from other places.
+fn bypass_settings() -> BTreeSet<char> {
     BTreeSet::from([EXEMPT, ANONYMOUS, PREFLIGHT, FAILING, SOURCES, ALL])
 }

@@ -1,4 +1,4 @@
-//! What the layer stands in front of: three servers that execute whatever reaches them.
+//! The servers behind the layer: each counts every request that reaches it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -65,7 +65,7 @@ async fn tonic(layer: ApiKeyLayer, reached: Reached) -> SocketAddr {
     address
 }
 
-/// Answers everything with 200.
+/// Responds to every request with 200.
 async fn hyper(layer: ApiKeyLayer, reached: Reached) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Heap allocations of one request, and those a layer adds to the bare service.
+//! Heap allocations per request, and those that a layer adds to the bare service.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -57,7 +57,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Calls of `alloc`, `alloc_zeroed` and `realloc`, how many of them were
-/// `realloc`, and the bytes asked for.
+/// `realloc`, and the bytes requested.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Count {
     calls: i64,
@@ -85,7 +85,7 @@ impl Sub for Count {
     }
 }
 
-/// The least and the most that one of 1000 warmed calls allocates.
+/// The minimum and maximum allocations of 1,000 calls after a warm-up.
 fn measure(mut call: impl FnMut()) -> (Count, Count) {
     (0..100).for_each(|_| call());
     let counts: Vec<Count> = (0..1_000)
@@ -101,7 +101,7 @@ fn measure(mut call: impl FnMut()) -> (Count, Count) {
 fn print(name: &str, (least, most): (Count, Count), bare: Count) {
     let added = least - bare;
     let note = if least == most {
-        String::from("every request alike")
+        String::from("same for every request")
     } else {
         format!("at most {} calls, {} bytes", most.calls, most.bytes)
     };
@@ -115,7 +115,7 @@ fn main() {
     let template = Template::default();
     let get = || template.get();
     println!(
-        "  {:26} calls reallocs  bytes   added: the same over bare",
+        "  {:26} calls reallocs  bytes   added to bare: the same columns",
         ""
     );
     for content_type in [true, false] {
@@ -148,7 +148,7 @@ fn main() {
         let keytally = keytally::keytally();
         let mut service = keytally.layer.layer(inner);
         keytally.runtime.block_on(async {
-            // The first request asks the store.
+            // The first request looks up the key.
             tower::Service::call(&mut service, keytally.allowed.get())
                 .await
                 .unwrap();
@@ -199,6 +199,6 @@ where
             Error = std::convert::Infallible,
         >,
 {
-    let _ = drive(&mut service, request()); // The quota that refuses takes one.
+    let _ = drive(&mut service, request()); // Uses up the quota of one request, where there is one.
     measure(|| assert_eq!(drive(&mut service, request()), status))
 }

@@ -1,8 +1,9 @@
-//! Requests per second over loopback, two variants in turn.
+//! Requests per second over loopback, alternating between two variants.
 //!
 //! `loopback [A] [B] [rounds] [seconds] [server threads]`; a variant is one of
 //! `bare`, `governor`, `governor_headers`, `governor_bearer_headers`,
-//! `keytally`, `keytally_counting` (nobody to hand events to), `tollgate`. `loopback bare bare` shows the noise.
+//! `keytally`, `keytally_counting` (a recorder without a sink), `tollgate`.
+//! `loopback bare bare` shows the noise.
 
 use std::{
     env,
@@ -37,7 +38,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const CONNECTIONS: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// A served application: where it listens and the method it answers.
+/// A served application: its address, the method of its route, and a valid secret.
 #[derive(Clone)]
 struct Target {
     address: SocketAddr,
@@ -56,14 +57,14 @@ async fn start(variant: &str) -> Result<Target> {
         "governor_headers" => bare_router().layer(governor::headers(NEVER_REFUSES)),
         "governor_bearer_headers" => bare_router().layer(governor::bearer_headers(NEVER_REFUSES)),
         "keytally" | "keytally_counting" => {
-            // It waits for its runtime, which this one's threads must not do.
+            // It blocks on its own runtime, which is not allowed on this runtime's threads.
             let mut keytally = std::thread::spawn(keytally).join().unwrap();
             if variant == "keytally_counting" {
                 keytally.layer = keytally.layer.recorder(Recorder::counting());
             }
             let router = bare_router().layer(keytally.layer.clone());
             secret = keytally.secret.clone();
-            // Its recorder works as long as the process.
+            // Keeps the recorder running until the process exits.
             std::mem::forget(keytally);
             router
         }
@@ -92,8 +93,8 @@ async fn start(variant: &str) -> Result<Target> {
     })
 }
 
-/// One keep-alive connection: requests one after another until `end`. Returns
-/// how many were answered after `begin`.
+/// Sends requests one after another over a keep-alive connection until `end`.
+/// Returns the number of responses after `begin`.
 async fn connection(target: Target, begin: Instant, end: Instant) -> Result<u64> {
     let stream = TcpStream::connect(target.address).await?;
     stream.set_nodelay(true)?;
@@ -105,19 +106,19 @@ async fn connection(target: Target, begin: Instant, end: Instant) -> Result<u64>
         .header(header::HOST, target.address.to_string())
         .header(header::AUTHORIZATION, format!("Bearer {}", target.secret))
         .body(Empty::<Bytes>::new())?;
-    let mut answered = 0;
+    let mut completed = 0;
     loop {
         sender.ready().await?;
         let response = sender.send_request(request.clone()).await?;
         if response.status() != StatusCode::OK {
-            return Err(format!("answered {}", response.status()).into());
+            return Err(format!("unexpected status {}", response.status()).into());
         }
         response.into_body().collect().await?;
         let now = Instant::now();
         if now >= end {
-            return Ok(answered);
+            return Ok(completed);
         }
-        answered += u64::from(now >= begin);
+        completed += u64::from(now >= begin);
     }
 }
 
@@ -129,11 +130,11 @@ async fn round(target: &Target, length: Duration) -> Result<f64> {
     for _ in 0..CONNECTIONS {
         tasks.spawn(connection(target.clone(), begin, end));
     }
-    let mut answered = 0;
+    let mut completed = 0;
     while let Some(task) = tasks.join_next().await {
-        answered += task??;
+        completed += task??;
     }
-    Ok(answered as f64 / length.as_secs_f64())
+    Ok(completed as f64 / length.as_secs_f64())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,7 +1,7 @@
-//! What layers add to one request, variants in turn.
+//! The overhead of layers per request, alternating between variants.
 //!
-//! `turns [rounds] [requests a round]`. A round takes every variant once, so that whatever else the
-//! machine does falls on all of them; the medians over the rounds are printed.
+//! `turns [rounds] [requests per round]`. Each round runs every variant once, so that other load on the machine
+//! affects all of them. Prints the medians over the rounds.
 
 use std::{
     convert::Infallible,
@@ -38,7 +38,7 @@ where
 {
     let round = move |requests| {
         if let Some(keytally) = keytally {
-            // Asks the store where a key's time to live is over, and empties the recorder.
+            // Refreshes an expired cache entry and flushes the recorder.
             keytally.runtime.block_on(async {
                 let _ = service.call(template.get()).await;
             });
@@ -98,7 +98,7 @@ fn main() {
     let keytally = keytally::keytally();
     let _context = keytally.runtime.enter();
     let own = Some(&keytally);
-    // The same without anybody to hand events to.
+    // The same with a recorder without a sink.
     let mut counting = keytally::keytally();
     counting.layer = counting.layer.recorder(Recorder::counting());
     for (group, content_type) in [("with content-type", true), ("without headers", false)] {
@@ -128,7 +128,7 @@ fn main() {
         run(group, &mut variants, rounds, requests);
     }
     // The usage writer runs on this thread and only between rounds: neither its time nor its
-    // wake-ups are in the figure.
+    // wake-ups are measured.
     let executor = Builder::new_current_thread().enable_all().build().unwrap();
     let mut app = executor.block_on(tollgate::app(16 * tollgate::QUEUE));
     let template = Template::default();

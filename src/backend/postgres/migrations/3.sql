@@ -22,7 +22,7 @@ COMMENT ON COLUMN §keys.revoked_at IS 'When the key was revoked.';
 COMMENT ON COLUMN §keys.rotated_from IS 'The id of the key that this one replaced.';
 COMMENT ON COLUMN §keys.lineage IS 'The id of the first key in a chain of rotations. Rate limits are kept under it.';
 COMMENT ON COLUMN §keys.last_used_at IS 'When the key was last used, according to recorded usage.';
-COMMENT ON COLUMN §keys.hint IS 'The beginning and end of the secret, for display.';
+COMMENT ON COLUMN §keys.hint IS 'The beginning of the secret, for display.';
 COMMENT ON COLUMN §keys.digest IS 'The digest of the secret, with its algorithm.';
 COMMENT ON COLUMN §keys.encrypted_secret IS 'The encrypted secret of a recoverable key.';
 
@@ -57,6 +57,7 @@ ALTER TABLE §requests RENAME COLUMN id_apart TO id_time_differs;
 ALTER TABLE §requests RENAME COLUMN refusal TO rejection_reason;
 ALTER TABLE §requests RENAME COLUMN client_address TO client_ip;
 UPDATE §requests SET rejection_reason = 'lookup_limit' WHERE rejection_reason = 'lookup_budget';
+UPDATE §requests SET rejection_reason = 'client_ip' WHERE rejection_reason = 'address';
 ALTER VIEW §request_log RENAME COLUMN refusal TO rejection_reason;
 ALTER VIEW §request_log RENAME COLUMN client_address TO client_ip;
 COMMENT ON TABLE §requests IS 'The request log, partitioned by day. The view ¶request_log adds the attributes of the series.';
@@ -68,7 +69,7 @@ COMMENT ON COLUMN §requests.request_id IS 'The request id on the wire, if it is
 COMMENT ON COLUMN §requests.path IS 'The path as received, without the query.';
 COMMENT ON COLUMN §requests.resource_id IS 'The resource that the request was about, as set by the application.';
 COMMENT ON COLUMN §requests.rejection_reason IS 'Why the request was rejected. NULL unless it was.';
-COMMENT ON COLUMN §requests.cost IS 'The units charged to the key''s rate limits.';
+COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits and quotas.';
 COMMENT ON COLUMN §requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
 COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request.';
 COMMENT ON COLUMN §requests.response_bytes IS 'Bytes of the response body that were sent.';
@@ -85,7 +86,7 @@ COMMENT ON TABLE §key_hours IS 'Rollups of all requests by hour (UTC), key and 
 COMMENT ON COLUMN §minutes.series_id IS 'References the series table.';
 COMMENT ON COLUMN §minutes.start IS 'The start of the minute.';
 COMMENT ON COLUMN §minutes.count IS 'The number of requests.';
-COMMENT ON COLUMN §minutes.cost IS 'The units charged to the keys'' rate limits.';
+COMMENT ON COLUMN §minutes.cost IS 'The units charged to rate limits and quotas.';
 COMMENT ON COLUMN §minutes.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN §minutes.response_bytes IS 'Bytes of response bodies that were sent.';
 COMMENT ON COLUMN §minutes.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';

@@ -1,7 +1,7 @@
 //! Writing usage to PostgreSQL.
 
+mod rollups;
 mod series;
-mod sums;
 
 use std::collections::BTreeSet;
 
@@ -13,44 +13,46 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Executor, Postgres};
 use super::PostgresBackend;
 use super::copy::Copy;
 use super::engine::{LockKey, PostgresEngine};
-use super::partitions::{NO_PARTITION, code, day};
+use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::{Id, Time};
-use crate::backend::sql::{BatchRollup, Hash, as_micros, is_apart, today};
+use crate::backend::sql::{BatchRollup, Hash, as_micros, id_time_differs, today};
 use crate::telemetry;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
-/// Whether a text cannot be kept in the database's encoding (`character_not_in_repertoire` and
-/// `untranslatable_character`). Trying again would not help, and would hold up all that comes behind.
-fn is_unfit(code: &str) -> bool {
+/// Whether the encoding of the database cannot represent a text (`character_not_in_repertoire` and
+/// `untranslatable_character`). Retrying would not help, and would block later batches.
+fn is_encoding_error(code: &str) -> bool {
     matches!(code, "22021" | "22P05")
 }
 
-/// Requests for the log, each with the place of its series.
+/// Requests to log, each with the index of its series.
 type Logged<'a> = Vec<(&'a UsageEvent, usize)>;
 
 #[async_trait]
 impl UsageSink for PostgresBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let mut written = self.write_once(batch, true).await;
-        if is_misplaced(&written) {
-            // The partition was dropped after this process had seen it.
-            self.0.engine.known_days.forget();
+        if is_partition_error(&written) {
+            // A partition was dropped after this process had cached its existence.
+            self.0.engine.known_days.clear();
             written = self.write_once(batch, true).await;
         }
         if let Err(error) = &written
-            && is_misplaced(&written)
+            && is_partition_error(&written)
         {
-            // Sums do not depend on the log, and all that comes behind waits for this batch.
-            report_unlogged(batch.events.len(), error);
+            // Write rollups only: they do not depend on the log, and later batches wait for this one.
+            warn_not_logged(batch.events.len(), error);
             written = self.write_once(batch, false).await;
         }
         if written.is_err() {
-            // Whatever went wrong, the database may not be the one that told the numbers.
-            self.0.engine.known.forget();
-            self.0.engine.known_days.forget();
+            // The cached ids may be from another database, for instance after a restore or a failover.
+            self.0.engine.known.clear();
+            self.0.engine.known_days.clear();
         }
         written.map_err(|error| match &error {
-            SqlError::Database(database) if is_unfit(&database.code().unwrap_or_default()) => {
+            SqlError::Database(database)
+                if is_encoding_error(&database.code().unwrap_or_default()) =>
+            {
                 SinkError::rejected(error)
             }
             _ => SinkError::unavailable(error),
@@ -58,28 +60,31 @@ impl UsageSink for PostgresBackend {
     }
 }
 
-/// Whether there was no partition for a request.
-fn is_misplaced(written: &Result<(), SqlError>) -> bool {
+/// Whether the log could not store a request.
+fn is_partition_error(written: &Result<(), SqlError>) -> bool {
     let error = written.as_ref().err();
-    error.is_some_and(|error| code(error).as_deref() == Some(NO_PARTITION))
+    error.is_some_and(|error| code(error).as_deref() == Some(CHECK_VIOLATION))
 }
 
-fn report_unlogged(events: usize, error: &SqlError) {
+fn warn_not_logged(events: usize, error: &SqlError) {
     telemetry::warn!(
         events,
         error = error as &dyn std::error::Error,
-        "the request log does not take a batch: only sums are made of it"
+        "cannot write a batch to the request log; only rollups are written"
     );
 }
 
 impl PostgresBackend {
-    /// `logs` tells whether requests go to the log, and not only into sums.
+    /// Writes rollups, and also the request log if `logs` is set.
     async fn write_once(&self, batch: &Batch, logs: bool) -> Result<(), SqlError> {
         let engine = &*self.0.engine;
         let grouped = BatchRollup::new(&batch.events);
-        let rows = batch.events.iter().zip(grouped.of_event.iter().copied());
+        let rows = batch
+            .events
+            .iter()
+            .zip(grouped.series_of_event.iter().copied());
         let mut logged: Logged<'_> = rows
-            .filter(|(event, _)| logs && self.0.keep.keeps(event))
+            .filter(|(event, _)| logs && self.0.sampling.keeps(event))
             .collect();
         let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
         let without = engine.ensure_partitions(&days).await?;
@@ -88,26 +93,26 @@ impl PostgresBackend {
         }
 
         let today = today();
-        let mut held = CutOff::new(engine.pool.acquire().await?);
-        let learnt = write(engine, held.connection(), batch, &grouped, &logged, today).await?;
-        held.release();
-        engine.known.learn(learnt, today);
+        let mut guard = CloseGuard::new(engine.pool.acquire().await?);
+        let ids = write(engine, guard.connection(), batch, &grouped, &logged, today).await?;
+        guard.release();
+        engine.known.insert(ids, today);
         Ok(())
     }
 }
 
-/// Closes its connection when it is dropped half way, which also ends its transaction: one that was cut off while
-/// it copied rows is not worth mending.
-struct CutOff {
+/// Closes the connection, and so rolls back its transaction, unless it is released. A connection that was
+/// interrupted during `COPY` cannot be reused.
+struct CloseGuard {
     connection: PoolConnection<Postgres>,
-    whole: bool,
+    released: bool,
 }
 
-impl CutOff {
+impl CloseGuard {
     fn new(connection: PoolConnection<Postgres>) -> Self {
         Self {
             connection,
-            whole: false,
+            released: false,
         }
     }
 
@@ -116,22 +121,21 @@ impl CutOff {
     }
 
     fn release(mut self) {
-        self.whole = true;
+        self.released = true;
     }
 }
 
-impl Drop for CutOff {
+impl Drop for CloseGuard {
     fn drop(&mut self) {
-        if !self.whole {
+        if !self.released {
             self.connection.close_on_drop();
         }
     }
 }
 
-/// Writes a batch in one transaction; answers the series that were looked up.
+/// Writes a batch in one transaction. Returns the series ids that were not cached.
 ///
-/// All processes write the same tables in the same order, and the rows of each in the same order, so
-/// that none waits for another that waits for it.
+/// All processes write tables and rows in the same order, which prevents deadlocks.
 async fn write(
     engine: &PostgresEngine,
     connection: &mut PgConnection,
@@ -151,31 +155,33 @@ async fn write(
         connection.execute("ROLLBACK").await?;
         return Ok(Vec::new());
     };
-    let mut writing = Writing { engine, connection };
-    let (ids, learnt) = writing.number(&grouped.series, today).await?;
+    let mut writing = BatchWriter { engine, connection };
+    let (ids, new_ids) = writing.series_ids(&grouped.series, today).await?;
     writing.log(number, logged, &ids).await?;
-    writing.add("§minutes", &grouped.minutes, &ids).await?;
-    writing.add("§hours", &grouped.hours, &ids).await?;
-    writing.add("§days", &grouped.days, &ids).await?;
+    writing
+        .add_rollups("§minutes", &grouped.minutes, &ids)
+        .await?;
+    writing.add_rollups("§hours", &grouped.hours, &ids).await?;
+    writing.add_rollups("§days", &grouped.days, &ids).await?;
     let by_key = [
         ("§key_minutes", &grouped.key_minutes),
         ("§key_hours", &grouped.key_hours),
     ];
     for (table, sums) in by_key {
-        writing.add_by_key(table, sums).await?;
+        writing.add_key_rollups(table, sums).await?;
     }
-    writing.touch(grouped).await?;
+    writing.update_last_used(grouped).await?;
     writing.commit(number, logged).await?;
-    Ok(learnt)
+    Ok(new_ids)
 }
 
-/// A batch on its way.
-struct Writing<'a> {
+/// A transaction that writes a batch.
+struct BatchWriter<'a> {
     engine: &'a PostgresEngine,
     connection: &'a mut PgConnection,
 }
 
-impl Writing<'_> {
+impl BatchWriter<'_> {
     fn sql(&self, template: &str) -> AssertSqlSafe<String> {
         AssertSqlSafe(self.engine.names.sql(template))
     }
@@ -189,12 +195,12 @@ impl Writing<'_> {
             rows.row(14)
                 .time(as_micros(event.time))
                 .bytes(Some(event.id.as_bytes()))
-                .bytes(is_apart(event).then_some(&[1]))
+                .bytes(id_time_differs(event).then_some(&[1]))
                 .integer(ids[series])
                 .text(event.request_id.as_deref())
                 .text(Some(&event.path))
                 .text(event.resource_id.as_deref())
-                .text(event.rejection_reason.map(|refusal| refusal.as_str()))
+                .text(event.rejection_reason.map(|reason| reason.as_str()))
                 .integer(event.cost.into())
                 .integer(event.latency_us.cast_signed())
                 .integer(event.request_bytes.cast_signed())
@@ -213,8 +219,8 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Gives the batch its place in the order of commits, and commits it: in one message, since all other batches
-    /// wait for the lock meanwhile.
+    /// Assigns the batch its position in commit order and commits, in one message, since other batches wait for
+    /// the lock meanwhile.
     async fn commit(self, batch: i64, logged: &Logged<'_>) -> Result<(), SqlError> {
         let times = || logged.iter().map(|(event, _)| event.time);
         let mut script = String::new();
@@ -234,13 +240,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
-    async fn touch(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
-        if grouped.used.is_empty() {
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
+    async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
+        if grouped.last_used.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = grouped.used.keys().map(|key| key.as_str()).collect();
-        let times: Vec<_> = grouped.used.values().map(|&time| Time(time)).collect();
+        let keys: Vec<_> = grouped.last_used.keys().map(|key| key.as_str()).collect();
+        let times: Vec<_> = grouped.last_used.values().map(|&time| Time(time)).collect();
         let touch = self.sql(
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),

@@ -1,4 +1,4 @@
-//! How SQLite goes about each question, by its own account.
+//! The query plans of SQLite for each filter.
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqlitePoolOptions;
@@ -32,7 +32,7 @@ const FIELDS: [(&str, Set); 13] = [
     ("event", |it| it.request_id = Some(Uuid::nil().to_string())),
 ];
 
-/// All filters of no field, of each alone, and of every two.
+/// Filters with no field, with each single field, and with each pair of fields.
 fn filters() -> Vec<(String, LogFilter)> {
     let mut filters = vec![("nothing".into(), LogFilter::new())];
     for (n, (one, set)) in FIELDS.iter().enumerate() {
@@ -54,7 +54,7 @@ async fn tables() -> SqlitePool {
     pool
 }
 
-/// The steps that read the log.
+/// The steps of the query plan that read the log.
 async fn steps(pool: &SqlitePool, statement: &Statement) -> Vec<String> {
     let explain = format!("EXPLAIN QUERY PLAN {}", statement.text);
     let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(pool).await;
@@ -64,27 +64,27 @@ async fn steps(pool: &SqlitePool, statement: &Statement) -> Vec<String> {
             .map(|row| (row.get("parent"), row.get("detail")))
     };
     let steps: Vec<(i64, &str)> = steps().collect();
-    // What a step before has made is called as the log is in it.
-    let made = |&(parent, step): &(i64, &str)| {
-        let makes = |verb| steps.contains(&(parent, &*format!("{verb} r")));
-        step == "SCAN r" && (makes("CO-ROUTINE") || makes("MATERIALIZE"))
+    // A subquery with the alias `r` is not the log.
+    let is_subquery = |&(parent, step): &(i64, &str)| {
+        let has_step = |verb| steps.contains(&(parent, &*format!("{verb} r")));
+        step == "SCAN r" && (has_step("CO-ROUTINE") || has_step("MATERIALIZE"))
     };
     let reads = |(_, step): &(i64, &str)| {
         let mut words = step.split(' ');
         matches!(words.next(), Some("SCAN" | "SEARCH"))
             && matches!(words.next(), Some("r" | "keytally_requests"))
     };
-    // The first and the last row are at the table's ends.
+    // Finding the first and the last row takes no index.
     let ends = |(_, step): &(i64, &str)| *step == "SEARCH keytally_requests";
     let reading = steps.iter();
-    let reading = reading.filter(|step| reads(step) && !made(step) && !ends(step));
+    let reading = reading.filter(|step| reads(step) && !is_subquery(step) && !ends(step));
     let reading: Vec<_> = reading.map(|(_, step)| (*step).into()).collect();
     assert!(!reading.is_empty(), "{steps:?}");
     reading
 }
 
 #[tokio::test]
-async fn every_filter_is_served_by_an_index() {
+async fn every_filter_uses_an_index() {
     let names = Names::new(Dialect::Sqlite);
     let pool = tables().await;
     let token = PageToken::new(Timestamp::UNIX_EPOCH, Uuid::nil());
@@ -94,26 +94,26 @@ async fn every_filter_is_served_by_an_index() {
             LogQuery::new(filter.clone()),
             LogQuery::new(filter.clone()).after(token.clone()),
         ] {
-            // Where no, few or many series match.
+            // No conditions on series, and no, few or many matching series.
             for series in [None, Some(0), Some(FEW_SERIES), Some(FEW_SERIES + 1)] {
-                if series.is_some() == picks_series(&filter) {
+                if series.is_some() == filters_series(&filter) {
                     statements.push((series, page(&names, &query, series).unwrap()));
                 }
             }
         }
         for (series, statement) in statements {
             let steps = steps(&pool, &statement).await;
-            let told = format!("{name}, {series:?} series: {steps:?}\n{}", statement.text);
+            let message = format!("{name}, {series:?} series: {steps:?}\n{}", statement.text);
             let mut indexed = steps.iter().map(|step| step.contains(" USING "));
-            // Where any request will do, those that come first are counted.
+            // Without a filter, counting scans the first rows.
             assert!(
                 indexed.all(|indexed| indexed) || name == "nothing",
-                "{told}"
+                "{message}"
             );
-            // As much of the log is read as there is to be found, and not all that matches.
+            // With many matching series, the scan by time stops when the page is full.
             let newest_first = series == Some(FEW_SERIES + 1) && !picks_ids(&filter);
             let by_time = steps[0].contains("keytally_requests_by_time");
-            assert!(!newest_first || by_time, "{told}");
+            assert!(!newest_first || by_time, "{message}");
         }
     }
 }

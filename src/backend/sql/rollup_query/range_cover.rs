@@ -1,4 +1,4 @@
-//! Which sums make up a range of time.
+//! The rollups that cover a range of time.
 
 use std::ops::Range;
 
@@ -10,23 +10,23 @@ pub(in crate::backend::sql) const QUARTER: i64 = 15 * MINUTE;
 pub(in crate::backend::sql) const HOUR: i64 = 60 * MINUTE;
 pub(in crate::backend::sql) const DAY: i64 = 24 * HOUR;
 
-/// Up to when narrow sums have been made part of wider ones.
+/// The times before which narrow rollups were replaced by wider ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Coarse {
-    /// Before it, hours are the narrowest.
+pub(super) struct PrunedBefore {
+    /// Before this time, hours are the narrowest rollups.
     pub(super) hours: i64,
-    /// Before it, quarters of an hour are the narrowest. No earlier than `hours`.
+    /// Before this time, quarters of an hour are the narrowest rollups. Not earlier than `hours`.
     pub(super) quarters: i64,
 }
 
-impl Coarse {
+impl PrunedBefore {
     pub(super) fn new(hours: Option<i64>, quarters: Option<i64>) -> Self {
         let hours = hours.unwrap_or(i64::MIN);
         let quarters = quarters.map_or(hours, |quarters| quarters.max(hours));
         Self { hours, quarters }
     }
 
-    /// The width of the narrowest sums at a time.
+    /// The width of the narrowest rollups at a time.
     pub(super) fn narrowest(&self, time: i64) -> Granularity {
         if time < self.hours {
             Granularity::Hour
@@ -38,15 +38,15 @@ impl Coarse {
     }
 }
 
-/// Sums of one width whose buckets start in a range, in microseconds.
+/// Rollups of one width whose buckets start in a range, in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct RangePart {
     pub(super) width: Granularity,
     pub(super) starts: Range<i64>,
 }
 
-/// The starts of the minutes of a range. Where it goes beyond all there is, it ends with a day:
-/// that whole bucket is one row instead of many.
+/// The minute starts of a range. An end of the range beyond all rollups is extended to the end of a day, so that a
+/// day is read instead of many smaller buckets.
 pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
     let from = range.from.map_or(i64::MIN, ceil_micros);
     let from = if from <= first {
@@ -63,8 +63,8 @@ pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
     from..to
 }
 
-/// Whether a range begins and ends where buckets do, or beyond all there is.
-pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, coarse: Coarse) -> bool {
+/// Whether a range starts and ends at bucket boundaries, or beyond all rollups.
+pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, coarse: PrunedBefore) -> bool {
     let mut edges = range.from.into_iter().chain(range.to);
     edges.all(|edge| {
         let edge = ceil_micros(edge);
@@ -81,15 +81,24 @@ fn ceil(time: i64, width: i64) -> i64 {
     floor(time.saturating_add(width - 1), width)
 }
 
-/// Which sums make up a range: the widest within, up to this width, and narrower ones at its ends.
-/// A sum that is wider than a minute counts as a whole if it starts in the range.
-pub(super) fn parts(starts: &Range<i64>, widest: Granularity, coarse: Coarse) -> Vec<Part> {
+/// The rollups that cover a range: the widest inside, up to this width, and narrower ones at its ends. A rollup
+/// that is wider than a minute is included as a whole if it starts in the range.
+pub(super) fn cover_range(
+    starts: &Range<i64>,
+    widest: Granularity,
+    coarse: PrunedBefore,
+) -> Vec<RangePart> {
     let mut parts = Vec::new();
     cover(starts.clone(), widest, coarse, &mut parts);
     parts
 }
 
-fn cover(starts: Range<i64>, widest: Granularity, coarse: Coarse, parts: &mut Vec<Part>) {
+fn cover(
+    starts: Range<i64>,
+    widest: Granularity,
+    coarse: PrunedBefore,
+    parts: &mut Vec<RangePart>,
+) {
     if starts.is_empty() {
         return;
     }
@@ -101,7 +110,7 @@ fn cover(starts: Range<i64>, widest: Granularity, coarse: Coarse, parts: &mut Ve
     let (from, to) = (ceil(starts.start, length), floor(starts.end, length));
     if from < to {
         cover(starts.start..from, narrower, coarse, parts);
-        parts.push(Part {
+        parts.push(RangePart {
             width: widest,
             starts: from..to,
         });
@@ -111,8 +120,8 @@ fn cover(starts: Range<i64>, widest: Granularity, coarse: Coarse, parts: &mut Ve
     }
 }
 
-fn cover_narrowest(starts: Range<i64>, coarse: Coarse, parts: &mut Vec<Part>) {
-    let zones = [
+fn cover_narrowest(starts: Range<i64>, coarse: PrunedBefore, parts: &mut Vec<RangePart>) {
+    let periods = [
         (Granularity::Hour, HOUR, i64::MIN..coarse.hours),
         (
             Granularity::QuarterHour,
@@ -121,12 +130,12 @@ fn cover_narrowest(starts: Range<i64>, coarse: Coarse, parts: &mut Vec<Part>) {
         ),
         (Granularity::Minute, MINUTE, coarse.quarters..i64::MAX),
     ];
-    for (width, length, zone) in zones {
-        let (start, end) = (starts.start.max(zone.start), starts.end.min(zone.end));
+    for (width, length, period) in periods {
+        let (start, end) = (starts.start.max(period.start), starts.end.min(period.end));
         if start < end {
             let starts = ceil(start, length)..ceil(end, length);
             if !starts.is_empty() {
-                parts.push(Part { width, starts });
+                parts.push(RangePart { width, starts });
             }
         }
     }
@@ -142,7 +151,7 @@ mod tests {
     const DAYS: Granularity = Granularity::Day;
 
     const QUARTERS: Granularity = Granularity::QuarterHour;
-    const NARROW: Coarse = Coarse {
+    const NARROW: PrunedBefore = PrunedBefore {
         hours: i64::MIN,
         quarters: i64::MIN,
     };
@@ -150,9 +159,9 @@ mod tests {
     fn all(
         starts: Range<i64>,
         widest: Granularity,
-        coarse: Coarse,
+        coarse: PrunedBefore,
     ) -> Vec<(Granularity, i64, i64)> {
-        let parts = parts(&starts, widest, coarse);
+        let parts = cover_range(&starts, widest, coarse);
         parts
             .iter()
             .map(|part| (part.width, part.starts.start, part.starts.end))
@@ -160,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_are_read_within_and_narrower_ones_at_the_ends() {
+    fn widest_rollups_cover_the_inside_and_narrower_ones_the_ends() {
         let starts = 30 * MINUTE..2 * DAY + 3 * HOUR + 5 * MINUTE;
         let (from, to) = (starts.start, starts.end);
         let expected = [
@@ -187,25 +196,25 @@ mod tests {
     }
 
     #[test]
-    fn hours_stand_for_minutes_that_were_dropped() {
+    fn hours_replace_pruned_minutes() {
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
         let end = starts.end;
-        let dropped = |hours: i64| Coarse::new(Some(hours * HOUR), None);
+        let pruned = |hours: i64| PrunedBefore::new(Some(hours * HOUR), None);
         let expected = [(HOURS, HOUR, 5 * HOUR), (MINUTES, 5 * HOUR, end)];
-        assert_eq!(all(starts.clone(), DAYS, dropped(2)), expected);
+        assert_eq!(all(starts.clone(), DAYS, pruned(2)), expected);
         let expected = [(HOURS, HOUR, 2 * HOUR), (MINUTES, 2 * HOUR, end)];
-        assert_eq!(all(starts.clone(), MINUTES, dropped(2)), expected);
+        assert_eq!(all(starts.clone(), MINUTES, pruned(2)), expected);
         assert_eq!(
-            all(starts.clone(), MINUTES, dropped(9)),
+            all(starts.clone(), MINUTES, pruned(9)),
             [(HOURS, HOUR, 6 * HOUR)]
         );
         let expected = [(HOURS, HOUR, 5 * HOUR), (HOURS, 5 * HOUR, 6 * HOUR)];
-        assert_eq!(all(starts, HOURS, dropped(9)), expected);
+        assert_eq!(all(starts, HOURS, pruned(9)), expected);
     }
 
     #[test]
-    fn quarters_of_an_hour_stand_for_minutes_between() {
-        let coarse = Coarse::new(Some(2 * HOUR), Some(4 * HOUR));
+    fn quarters_of_an_hour_replace_merged_minutes() {
+        let coarse = PrunedBefore::new(Some(2 * HOUR), Some(4 * HOUR));
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
         let end = starts.end;
         let expected = [
@@ -230,11 +239,11 @@ mod tests {
         assert!(is_exact(starts.clone()) && !is_exact(cut));
         assert!(is_exact(HOUR..starts.end) && !is_exact(HOUR + QUARTER..starts.end));
         assert!(is_exact(starts.start..5 * HOUR + MINUTE));
-        assert_eq!(Coarse::new(Some(HOUR), Some(0)).quarters, HOUR);
+        assert_eq!(PrunedBefore::new(Some(HOUR), Some(0)).quarters, HOUR);
     }
 
     #[test]
-    fn what_goes_beyond_all_there_is_ends_with_a_day() {
+    fn ends_beyond_all_rollups_are_extended_to_days() {
         let micros = |n| Timestamp::from_microsecond(n).unwrap();
         let (first, last) = (DAY + HOUR, 2 * DAY + 5 * MINUTE);
         let all = UsageRange::new();

@@ -1,4 +1,4 @@
-//! Rows of sums, read back.
+//! Decoding rows of rollups.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use sqlx::Error as SqlError;
 
 use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
-use crate::backend::sql::value::{named, number, parsed, status, there, time};
+use crate::backend::sql::value::{number, parse_name, parsed, required, status, time};
 use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
-/// What rollups of one series have in common: a rollup of nothing.
+/// The attributes of a series, as an empty rollup.
 pub(super) struct Kind(Rollup);
 
-/// Series by their numbers. Texts that several of them have are there once.
+/// Series by id. Equal texts share their memory.
 pub(super) fn kinds_of<R: Row>(rows: &[R]) -> Result<HashMap<i64, Kind>, SqlError> {
     let mut texts: HashSet<Arc<str>> = HashSet::new();
     let mut shared = |text: &str| match texts.get(text) {
-        Some(held) => held.clone(),
+        Some(shared) => shared.clone(),
         None => {
-            let held: Arc<str> = text.into();
-            texts.insert(held.clone());
-            held
+            let shared: Arc<str> = text.into();
+            texts.insert(shared.clone());
+            shared
         }
     };
     let kinds = rows.iter().map(|row| {
-        let number = there(row.integer("series_id")?)?;
-        Ok((number, kind_of(row, &mut shared)?))
+        let id = required(row.integer("series_id")?)?;
+        Ok((id, kind_of(row, &mut shared)?))
     });
     kinds.collect()
 }
@@ -36,15 +36,15 @@ fn kind_of(row: &impl Row, mut text: impl FnMut(&str) -> Arc<str>) -> Result<Kin
     Ok(Kind(Rollup {
         key: row.text("key_id")?.map(parsed).transpose()?,
         owner: row.text("owner")?.map(&mut text),
-        method: parsed(there(row.text("method")?)?)?,
-        endpoint: text(there(row.text("endpoint")?)?),
+        method: parsed(required(row.text("method")?)?)?,
+        endpoint: text(required(row.text("endpoint")?)?),
         status: status(row)?,
-        ..nothing(row)?
+        ..empty_rollup(row)?
     }))
 }
 
-/// A rollup of nothing, with the outcome and the cause that every row of sums has.
-fn nothing(row: &impl Row) -> Result<Rollup, SqlError> {
+/// An empty rollup with the outcome and the cause of a row.
+fn empty_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     Ok(Rollup {
         key: None,
         start: Timestamp::UNIX_EPOCH,
@@ -53,8 +53,8 @@ fn nothing(row: &impl Row) -> Result<Rollup, SqlError> {
         method: Method::Other,
         endpoint: "".into(),
         status: Status::None,
-        outcome: named(there(row.text("outcome")?)?)?,
-        cause: row.text("cause")?.map(named).transpose()?,
+        outcome: parse_name(required(row.text("outcome")?)?)?,
+        cause: row.text("cause")?.map(parse_name).transpose()?,
         count: 0,
         cost: 0,
         request_bytes: 0,
@@ -63,7 +63,7 @@ fn nothing(row: &impl Row) -> Result<Rollup, SqlError> {
     })
 }
 
-/// A kind with the amounts of a row, but for its latencies.
+/// Adds the amounts of a row, except for latencies.
 fn with_amounts(kind: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
     Ok(Rollup {
         start: time(row, "start")?,
@@ -85,13 +85,13 @@ fn with_latency(rollup: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
     })
 }
 
-/// A sum of one of these kinds; `None` for a series that came after they were read.
+/// The rollup of a row with a series id; `None` if the series was created after `kinds` was read.
 pub(super) fn rollup_of(
     row: &impl Row,
     kinds: &HashMap<i64, Kind>,
     width: Granularity,
 ) -> Result<Option<Rollup>, SqlError> {
-    let Some(Kind(kind)) = kinds.get(&there(row.integer("series_id")?)?) else {
+    let Some(Kind(kind)) = kinds.get(&required(row.integer("series_id")?)?) else {
         return Ok(None);
     };
     let kind = Rollup {
@@ -101,17 +101,17 @@ pub(super) fn rollup_of(
     with_latency(with_amounts(kind, row)?, row).map(Some)
 }
 
-/// A sum by kind.
-pub(super) fn sum_of_kind(row: &impl Row) -> Result<Rollup, SqlError> {
+/// The rollup of a row with the columns of its series.
+pub(super) fn kind_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     let Kind(kind) = kind_of(row, |text| text.into())?;
     with_latency(with_amounts(kind, row)?, row)
 }
 
-/// A sum by outcome, and by key if it has one, which tells no more of its requests than that.
-pub(super) fn sum_of_key(row: &impl Row) -> Result<Rollup, SqlError> {
+/// The rollup of a row with outcome, cause and possibly a key. Its other attributes are not meaningful.
+pub(super) fn key_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     let kind = Rollup {
         key: row.text("key_id")?.map(parsed).transpose()?,
-        ..nothing(row)?
+        ..empty_rollup(row)?
     };
     with_amounts(kind, row)
 }

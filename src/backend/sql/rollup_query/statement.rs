@@ -1,13 +1,13 @@
-//! Questions about sums.
+//! Queries of rollups.
 
-use super::range_cover::{Coarse, Part, parts};
-use super::time_buckets::{Grid, Section, bucket};
+use super::range_cover::{PrunedBefore, RangePart, cover_range};
+use super::time_buckets::{Section, TimeBuckets, bucket};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::usage::{Granularity, UsageRange};
 
-/// From when to when there is anything, up to when minutes have been dropped or folded into quarters of
-/// an hour, and up to when all else is being dropped.
+/// The time range of all rollups, and the times before which minutes were pruned, minutes were merged into
+/// quarters of an hour, and hours and days are being pruned.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
@@ -18,42 +18,42 @@ pub(super) fn extent(names: &Names) -> Statement {
     Statement::new(names, template)
 }
 
-/// Whose sums: a condition on the columns of a table.
-fn whose(sql: &mut Statement, names: &Names, table: &str, range: &UsageRange) -> String {
-    let mut condition = String::new();
+/// The conditions on key and owner.
+fn condition(sql: &mut Statement, names: &Names, table: &str, range: &UsageRange) -> String {
+    let mut text = String::new();
     if let Some(key) = range.key {
-        condition.push_str(&format!(" AND {table}.key_id = {}", sql.place(key)));
+        text.push_str(&format!(" AND {table}.key_id = {}", sql.placeholder(key)));
     }
     if let Some(owner) = range.owner.as_deref() {
-        let place = sql.place(owner);
-        let is = names.dialect.is_text(&format!("{table}.owner"), &place);
-        condition.push_str(&format!(" AND {is}"));
+        let place = sql.placeholder(owner);
+        let is = names.dialect.text_equals(&format!("{table}.owner"), &place);
+        text.push_str(&format!(" AND {is}"));
     }
-    condition
+    text
 }
 
-fn starting_in(sql: &mut Statement, part: &Part) -> String {
-    let from = sql.place(Value::Time(Some(part.starts.start)));
-    let to = sql.place(Value::Time(Some(part.starts.end)));
+fn starting_in(sql: &mut Statement, part: &RangePart) -> String {
+    let from = sql.placeholder(Value::Time(Some(part.starts.start)));
+    let to = sql.placeholder(Value::Time(Some(part.starts.end)));
     format!("t.start >= {from} AND t.start < {to}")
 }
 
-/// What series have in common with rollups.
+/// The columns of a series.
 const SERIES: &str = "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
     s.outcome, s.cause";
 
-/// The series of a range.
+/// Selects the series of a range.
 pub(super) fn series(names: &Names, range: &UsageRange) -> Statement {
     let mut sql = Statement::new(names, "");
-    let whose = whose(&mut sql, names, "s", range);
+    let condition = condition(&mut sql, names, "s", range);
     sql.push_sql(
         names,
-        &format!("SELECT s.id AS series_id, {SERIES} FROM §series s WHERE TRUE{whose}"),
+        &format!("SELECT s.id AS series_id, {SERIES} FROM §series s WHERE TRUE{condition}"),
     );
     sql
 }
 
-/// The amounts of sums, added up.
+/// Aggregates for the amounts of rollups.
 fn amounts(names: &Names) -> String {
     let dialect = names.dialect;
     format!(
@@ -65,17 +65,17 @@ fn amounts(names: &Names) -> String {
     )
 }
 
-/// The sums of a range added up by series and grid.
+/// Rollups of a range by series and time bucket.
 pub(super) fn by_series(
     names: &Names,
     range: &UsageRange,
-    parts: &[Part],
-    grid: &Grid,
+    parts: &[RangePart],
+    grid: &TimeBuckets,
     latency: bool,
 ) -> Statement {
     let mut sql = Statement::new(names, "");
-    let whose = whose(&mut sql, names, "s", range);
-    let joined = names.dialect.joined("t.latency");
+    let condition = condition(&mut sql, names, "s", range);
+    let joined = names.dialect.concat_bytes("t.latency");
     let joined = if latency { &joined } else { "NULL" };
     let amounts = amounts(names);
     let bucket = bucket(names, grid);
@@ -86,15 +86,15 @@ pub(super) fn by_series(
             _ => "§days",
         };
         let starting = starting_in(&mut sql, part);
-        if whose.is_empty() {
+        if condition.is_empty() {
             return format!(
                 "SELECT t.series_id, {amounts}, {joined} AS latency FROM {table} t
                 WHERE {starting} GROUP BY t.series_id{bucket}"
             );
         }
-        let from = names.dialect.series_and(table, &starting);
+        let from = names.dialect.join_series(table, &starting);
         format!(
-            "SELECT s.id AS series_id, {amounts}, {joined} AS latency FROM {from}{whose}
+            "SELECT s.id AS series_id, {amounts}, {joined} AS latency FROM {from}{condition}
             GROUP BY s.id{bucket}"
         )
     });
@@ -103,20 +103,20 @@ pub(super) fn by_series(
     sql
 }
 
-/// Into how many values the latencies of a kind are joined: all in one, those of very many keys would be
-/// more than databases take, which is 1 GB.
+/// The maximum number of values into which the latencies of a kind are split. The concatenated histograms of very
+/// many keys could otherwise exceed the maximum value size of the databases, 1 GB.
 const SHARES: u8 = 64;
 
-/// Everybody's sums added up by all that series have in common with rollups but for whose they are:
-/// there may be any number of keys, but not of these. With latencies, each kind has up to [`SHARES`] sums.
+/// Rollups of a range by all attributes of series except key and owner, since there may be any number of keys.
+/// With latencies, there are up to [`SHARES`] rows per combination.
 pub(super) fn by_kind(
     names: &Names,
     range: &UsageRange,
-    parts: &[Part],
+    parts: &[RangePart],
     latency: bool,
 ) -> Statement {
-    let each = by_series(names, range, parts, &Grid::None, latency);
-    let joined = names.dialect.joined("t.latency");
+    let each = by_series(names, range, parts, &TimeBuckets::None, latency);
+    let joined = names.dialect.concat_bytes("t.latency");
     let joined = if latency { &joined } else { "NULL" };
     let share = if latency {
         format!(", t.series_id % {SHARES}")
@@ -138,37 +138,37 @@ pub(super) fn by_kind(
     sql
 }
 
-/// The sums of a range added up by outcome, cause and the grid of each section.
+/// Rollups of a range by outcome, cause and the time buckets of each section.
 pub(super) fn by_outcome(
     names: &Names,
     range: &UsageRange,
     sections: &[Section],
-    coarse: Coarse,
+    coarse: PrunedBefore,
 ) -> Statement {
     let parts = sections.iter().flat_map(|section| {
-        let parts = parts(&section.starts, section.widest, coarse);
+        let parts = cover_range(&section.starts, section.widest, coarse);
         let bucket = bucket(names, &section.grid);
         parts.into_iter().map(move |part| (part, bucket.clone()))
     });
     of_keys(names, range, "NULL AS key_id", parts)
 }
 
-/// The sums of a range added up by key, outcome and cause.
-pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<Part>) -> Statement {
+/// Rollups of a range by key, outcome and cause.
+pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
     let by_key = ", t.key_id".to_owned();
     let parts = parts.into_iter().map(|part| (part, by_key.clone()));
     of_keys(names, range, "t.key_id", parts)
 }
 
-/// Sums by key and outcome, added up by outcome, cause and by what stands beside each part.
+/// Rollups from the tables by key, grouped by outcome, cause and the expression of each part.
 fn of_keys(
     names: &Names,
     range: &UsageRange,
     key: &str,
-    parts: impl Iterator<Item = (Part, String)>,
+    parts: impl Iterator<Item = (RangePart, String)>,
 ) -> Statement {
     let mut sql = Statement::new(names, "");
-    let whose = whose(&mut sql, names, "t", range);
+    let condition = condition(&mut sql, names, "t", range);
     let amounts = amounts(names);
     let read = parts.map(|(part, by)| {
         let table = match part.width {
@@ -178,7 +178,7 @@ fn of_keys(
         let starting = starting_in(&mut sql, &part);
         format!(
             "SELECT {key}, t.outcome, t.cause, {amounts} FROM {table} t
-            WHERE {starting}{whose} GROUP BY t.outcome, t.cause{by}"
+            WHERE {starting}{condition} GROUP BY t.outcome, t.cause{by}"
         )
     });
     let read: Vec<_> = read.collect();

@@ -1,4 +1,4 @@
-//! What SQLite answers to questions about sums.
+//! Summaries from a SQLite database.
 
 use jiff::ToSpan;
 use jiff::tz::TimeZone;
@@ -12,7 +12,7 @@ use crate::backend::sql::{Dialect, Names, Value};
 use crate::usage::{Batch, SummaryQuery, UsageEvent, UsageReader, UsageSink};
 
 #[tokio::test]
-async fn the_latencies_of_many_keys_are_not_one_value() {
+async fn latencies_of_many_keys_are_split_into_several_values() {
     let pool = SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect("sqlite::memory:").await.unwrap();
     let backend = SqliteBackend::from_pool(pool.clone());
@@ -30,7 +30,7 @@ async fn the_latencies_of_many_keys_are_not_one_value() {
 
     let names = Names::new(Dialect::Sqlite);
     let day = start.as_microsecond()..start.as_microsecond() + 24 * HOUR;
-    let parts = parts(&day, Granularity::Day, Coarse::new(None, None));
+    let parts = cover_range(&day, Granularity::Day, PrunedBefore::new(None, None));
     let lengths = async |latency: bool| {
         let statement = by_kind(&names, &UsageRange::new(), &parts, latency);
         let mut query = sqlx::query(AssertSqlSafe(statement.text));
@@ -56,7 +56,7 @@ async fn the_latencies_of_many_keys_are_not_one_value() {
 }
 
 #[tokio::test]
-async fn clocks_that_are_far_away_change_no_answer() {
+async fn distant_timestamps_do_not_change_summaries() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     let times = ["0001-01-03T12:00:00Z", "1970-01-01T00:00:01Z"]
         .into_iter()
@@ -66,7 +66,7 @@ async fn clocks_that_are_far_away_change_no_answer() {
         .collect();
     let now = Timestamp::now();
     let recent = (0..500).map(|n| UsageEvent::at(now - (n * 20_011).seconds()));
-    // Once at the edges of what is near.
+    // Around the boundaries between the sections.
     let edges = [10, -1].map(|years| now - (years * 365 * 24).hours());
     let edges = edges.into_iter().flat_map(|edge| {
         let hours = -30..30;

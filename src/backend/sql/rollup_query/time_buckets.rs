@@ -1,4 +1,4 @@
-//! By which buckets of time sums are added up, where the database knows no zones or other ones.
+//! Time buckets in SQL, without relying on the time zones of the database.
 
 use std::ops::Range;
 
@@ -13,31 +13,31 @@ use crate::usage::{Granularity, offsets_within};
 
 const YEAR: i64 = 365 * DAY;
 
-/// How sums are added up by time.
+/// How rollups are grouped by time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Grid {
-    /// All together.
+pub(super) enum TimeBuckets {
+    /// Not at all: a single group.
     None,
-    /// By the buckets of a width, in seconds, at these offsets from UTC: each from a second on.
+    /// By buckets of a width in seconds. Each UTC offset applies from a second since 1970, given first.
     Buckets {
         seconds: i64,
         offsets: Vec<(i64, i64)>,
     },
-    /// Not at all.
+    /// By the start of each rollup.
     Each,
 }
 
-/// A range of time whose sums are added up in one way.
+/// A range of time with its grouping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Section {
     pub(super) starts: Range<i64>,
-    pub(super) grid: Grid,
-    /// The widest sums that fit the grid.
+    pub(super) grid: TimeBuckets,
+    /// The widest rollups that align with the time buckets.
     pub(super) widest: Granularity,
 }
 
 impl Section {
-    fn new(starts: Range<i64>, grid: Grid, widest: Granularity) -> Self {
+    fn new(starts: Range<i64>, grid: TimeBuckets, widest: Granularity) -> Self {
         Self {
             starts,
             grid,
@@ -46,10 +46,10 @@ impl Section {
     }
 }
 
-/// How totals over time are added up.
+/// The sections of a range for totals over time.
 ///
-/// A single request of a clock that is decades ahead or behind lets the range have more changes of the
-/// zone's clocks than a statement may tell of. Then only what is that far away is not added up.
+/// A single request with a timestamp decades off extends the range to more UTC offset transitions than a statement
+/// can list. In this case, rollups that far away are grouped by start.
 pub(super) fn sections(
     width: Granularity,
     zone: &TimeZone,
@@ -61,7 +61,7 @@ pub(super) fn sections(
     }
     let cut = |time: i64| floor(time, DAY).clamp(starts.start, starts.end);
     let (from, to) = (cut(now - 10 * YEAR), cut(now + YEAR));
-    let each = |starts| Section::new(starts, Grid::Each, Granularity::Minute);
+    let each = |starts| Section::new(starts, TimeBuckets::Each, Granularity::Minute);
     let near = match grid(width, zone, &(from..to))? {
         Some((grid, widest)) => Section::new(from..to, grid, widest),
         None => each(from..to),
@@ -71,13 +71,14 @@ pub(super) fn sections(
     Ok(sections)
 }
 
-/// The grid of totals over time, and the widest sums that fit it; `None` where the clocks change too often.
+/// The time buckets of a range, and the widest rollups that align with them; `None` if there are too many UTC
+/// offset transitions.
 fn grid(
     width: Granularity,
     zone: &TimeZone,
     starts: &Range<i64>,
-) -> Result<Option<(Grid, Granularity)>, SqlError> {
-    // The last day there is ends after the last time there is.
+) -> Result<Option<(TimeBuckets, Granularity)>, SqlError> {
+    // The last day ends after the maximum timestamp.
     let end = timestamp(starts.end).unwrap_or(Timestamp::MAX);
     let range = timestamp(starts.start)?..end;
     let Some(pieces) = offsets_within(range, zone) else {
@@ -87,30 +88,30 @@ fn grid(
     let offsets: Vec<(i64, i64)> = pieces
         .map(|(from, offset)| (from.as_second(), offset.into()))
         .collect();
-    let fits = |sums: &Granularity| {
-        let whole = |seconds: i64| seconds % sums.seconds() == 0;
+    let fits = |wide: &Granularity| {
+        let whole = |seconds: i64| seconds % wide.seconds() == 0;
         let mut pieces = offsets.iter().enumerate();
-        width >= *sums
+        width >= *wide
             && pieces.all(|(n, (from, offset))| whole(*offset) && (n == 0 || whole(*from)))
     };
     let wider = [Granularity::Hour, Granularity::QuarterHour];
     let widest = wider.into_iter().find(fits).unwrap_or(Granularity::Minute);
     let seconds = width.seconds();
-    Ok(Some((Grid::Buckets { seconds, offsets }, widest)))
+    Ok(Some((TimeBuckets::Buckets { seconds, offsets }, widest)))
 }
 
-/// By what sums are added up beside their series.
-pub(super) fn bucket(names: &Names, grid: &Grid) -> String {
+/// The `GROUP BY` expression of the time bucket, with a leading comma.
+pub(super) fn bucket(names: &Names, grid: &TimeBuckets) -> String {
     let (width, offsets) = match grid {
-        Grid::None => return String::new(),
-        Grid::Each => return ", t.start".into(),
-        Grid::Buckets { seconds, offsets } => (seconds, offsets),
+        TimeBuckets::None => return String::new(),
+        TimeBuckets::Each => return ", t.start".into(),
+        TimeBuckets::Buckets { seconds, offsets } => (seconds, offsets),
     };
-    // Divisions cut towards zero, so that all numbers are made positive: by whole days, and by more of
-    // them than lie between the year 1 and 1970.
-    const UPWARDS: i64 = 86_400 * 1_000_000;
+    // Division truncates towards zero, so all numbers are made positive by adding whole days, more than there are
+    // between the years 1 and 1970.
+    const SHIFT: i64 = 86_400 * 1_000_000;
     let second = names.dialect.seconds("t.start");
-    let number = |offset: i64| format!("({second} + {}) / {width}", offset + UPWARDS);
+    let number = |offset: i64| format!("({second} + {}) / {width}", offset + SHIFT);
     let mut pieces = offsets.windows(2).enumerate();
     let last = offsets.last().map_or(0, |&(_, offset)| offset);
     let until = pieces.by_ref().map(|(piece, pair)| {
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_far_away_leaves_what_is_near_added_up() {
+    fn distant_timestamps_do_not_affect_recent_sections() {
         let berlin = TimeZone::get("Europe/Berlin").unwrap();
         let now = micros("2026-11-25T10:00:00Z");
         let sections = |from: &str, to: &str| {
@@ -151,11 +152,11 @@ mod tests {
             let pairs = sections.windows(2);
             let mut pairs = pairs.map(|pair| (pair[0].starts.end, pair[1].starts.start));
             assert!(pairs.all(|(end, start)| end == start && end % DAY == 0));
-            let told = sections.iter().map(|section| match section.grid {
-                Grid::Each => ("each", section.widest),
+            let groupings = sections.iter().map(|section| match section.grid {
+                TimeBuckets::Each => ("each", section.widest),
                 _ => ("buckets", section.widest),
             });
-            told.collect::<Vec<_>>()
+            groupings.collect::<Vec<_>>()
         };
         let (near, far) = (
             ("buckets", Granularity::Hour),

@@ -25,6 +25,7 @@ CREATE VIEW §request_log AS
         r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip
     FROM §requests r JOIN §series s ON s.id = r.series_id;
 UPDATE §requests SET rejection_reason = 'lookup_limit' WHERE rejection_reason = 'lookup_budget';
+UPDATE §requests SET rejection_reason = 'client_ip' WHERE rejection_reason = 'address';
 
 ALTER TABLE §key_minutes RENAME COLUMN line TO hash;
 ALTER TABLE §key_hours RENAME COLUMN line TO hash;

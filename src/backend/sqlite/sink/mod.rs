@@ -1,10 +1,10 @@
 //! Writing usage to SQLite.
 //!
-//! Statements of many rows say `OR FAIL`: SQLite then keeps no journal of what one of them has written
-//! so far. A batch that fails is undone as a whole.
+//! Statements with many rows use `OR FAIL`, which saves SQLite a statement journal. If a batch fails, the whole
+//! transaction is rolled back.
 
+mod rollups;
 mod series;
-mod sums;
 mod values;
 
 use async_trait::async_trait;
@@ -14,10 +14,12 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 
 use self::values::Values;
 use super::{SqliteBackend, SqliteSession};
-use crate::backend::sql::{BatchRollup, Engine, Session, Statement, as_micros, is_apart, today};
+use crate::backend::sql::{
+    BatchRollup, Engine, Session, Statement, as_micros, id_time_differs, today,
+};
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
-/// Rows in one statement: enough that the statement's own cost does not count.
+/// The maximum number of rows per statement: enough to make the overhead of a statement negligible.
 const ROWS: usize = 128;
 
 #[async_trait]
@@ -25,8 +27,8 @@ impl UsageSink for SqliteBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let written = self.write_once(batch).await;
         if written.is_err() {
-            // Whatever went wrong, the database may not be the one that told the numbers.
-            self.0.engine.known.forget();
+            // The cached ids may be from another database, if the file was replaced.
+            self.0.engine.known.clear();
         }
         written.map_err(SinkError::unavailable)
     }
@@ -41,39 +43,43 @@ impl SqliteBackend {
         let claim = Statement::new(&engine.names, claim)
             .bind(batch.id)
             .bind(as_micros(Timestamp::now()));
-        if session.run(claim).await? == 0 {
+        if session.execute(claim).await? == 0 {
             return Ok(());
         }
-        let mut writing = Writing {
+        let mut writing = BatchWriter {
             backend: self,
             session,
             today: today(),
         };
-        let (ids, learnt) = writing.number(&grouped).await?;
+        let (ids, new_ids) = writing.series_ids(&grouped).await?;
         writing.log(&batch.events, &grouped, &ids).await?;
-        writing.add("§minutes", &grouped.minutes, &ids).await?;
-        writing.add("§hours", &grouped.hours, &ids).await?;
-        writing.add("§days", &grouped.days, &ids).await?;
         writing
-            .add_by_key("§key_minutes", &grouped.key_minutes)
+            .add_rollups("§minutes", &grouped.minutes, &ids)
             .await?;
-        writing.add_by_key("§key_hours", &grouped.key_hours).await?;
-        writing.touch(&grouped).await?;
+        writing.add_rollups("§hours", &grouped.hours, &ids).await?;
+        writing.add_rollups("§days", &grouped.days, &ids).await?;
+        writing
+            .add_key_rollups("§key_minutes", &grouped.key_minutes)
+            .await?;
+        writing
+            .add_key_rollups("§key_hours", &grouped.key_hours)
+            .await?;
+        writing.update_last_used(&grouped).await?;
         let today = writing.today;
         writing.session.commit().await?;
-        engine.known.learn(learnt, today);
+        engine.known.insert(new_ids, today);
         Ok(())
     }
 }
 
-/// A batch on its way.
-struct Writing<'a> {
+/// A transaction that writes a batch.
+struct BatchWriter<'a> {
     backend: &'a SqliteBackend,
     session: SqliteSession,
     today: i64,
 }
 
-impl Writing<'_> {
+impl BatchWriter<'_> {
     fn connection(&mut self) -> &mut SqliteConnection {
         self.session.connection()
     }
@@ -92,10 +98,10 @@ impl Writing<'_> {
             "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, series_id, request_id, path, resource_id, rejection_reason,
                 cost, latency_us, request_bytes, response_bytes, client_ip) VALUES ",
         );
-        let keep = self.backend.0.keep;
-        let rows = events.iter().zip(&grouped.of_event);
+        let keep = self.backend.0.sampling;
+        let rows = events.iter().zip(&grouped.series_of_event);
         let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
-        // No number is given twice, for cursors.
+        // Cursors require that row numbers are never reused.
         let last = self.sql(
             "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT position FROM §log_pruned))",
         );
@@ -110,19 +116,19 @@ impl Writing<'_> {
                     .add(row)?
                     .add(as_micros(event.time))?
                     .add(&event.id.as_bytes()[..])?
-                    .add(is_apart(event).then_some(true))?
+                    .add(id_time_differs(event).then_some(true))?
                     .add(ids[series])?
                     .add(event.request_id.as_deref())?
                     .add(&*event.path)?
                     .add(event.resource_id.as_deref())?
-                    .add(event.rejection_reason.map(|refusal| refusal.as_str()))?
+                    .add(event.rejection_reason.map(|reason| reason.as_str()))?
                     .add(i64::from(event.cost))?
                     .add(event.latency_us.cast_signed())?
                     .add(event.request_bytes.cast_signed())?
                     .add(event.response_bytes.cast_signed())?
                     .add(event.client_ip.map(|address| address.to_string()))?;
             }
-            let sql = format!("{insert}{}", values.places);
+            let sql = format!("{insert}{}", values.placeholders);
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .execute(self.connection())
                 .await?;
@@ -130,20 +136,23 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Notes when keys were last used: by now, whatever a clock that is ahead tells.
-    async fn touch(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
+    async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         let touch = self.sql(
             ") UPDATE §keys AS k SET last_used_at = used.time FROM used
             WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
         );
         let now = as_micros(Timestamp::now());
-        let used: Vec<_> = grouped.used.iter().collect();
+        let used: Vec<_> = grouped.last_used.iter().collect();
         for used in used.chunks(ROWS) {
             let mut values = Values::new(used.len(), 2);
             for &(key, &last) in used {
                 values.add(key.as_str())?.add(last.min(now))?;
             }
-            let sql = format!("WITH used(id, time) AS (VALUES {}{touch}", values.places);
+            let sql = format!(
+                "WITH used(id, time) AS (VALUES {}{touch}",
+                values.placeholders
+            );
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .execute(self.connection())
                 .await?;

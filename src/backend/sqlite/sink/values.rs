@@ -1,11 +1,11 @@
-//! Many rows in one statement.
+//! `VALUES` lists for statements with many rows.
 
 use sqlx::Error as SqlError;
 use sqlx::sqlite::SqliteArguments;
 
-/// Rows of values, and the places for them.
+/// Placeholders and arguments of a `VALUES` list.
 pub(super) struct Values {
-    pub(super) places: String,
+    pub(super) placeholders: String,
     pub(super) arguments: SqliteArguments,
 }
 
@@ -13,7 +13,7 @@ impl Values {
     pub(super) fn new(rows: usize, columns: usize) -> Self {
         let row = format!("({})", vec!["?"; columns].join(","));
         Self {
-            places: vec![&*row; rows].join(","),
+            placeholders: vec![&*row; rows].join(","),
             arguments: SqliteArguments::default(),
         }
     }

@@ -1,4 +1,4 @@
-//! The log as a file.
+//! Exports the request log as a file.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::{Failure, not_found};
 use crate::dashboard::state::Shared;
 
-/// What is filtered, all of it.
+/// Exports all requests that match the filter.
 pub(in crate::dashboard) async fn export(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
-    wanted: Result<Path<As>, PathRejection>,
+    context: PageContext,
+    path: Result<Path<As>, PathRejection>,
     fields: FormFields,
 ) -> Response {
-    let Ok(Path(As { format })) = wanted else {
-        return not_found(visit).await;
+    let Ok(Path(As { format })) = path else {
+        return not_found(context).await;
     };
-    // A file has all pages.
+    // A file includes all pages.
     let fields = fields.with([("after", "")]);
-    let Filtered { filter, wrong, .. } = Filtered::read(&visit, &fields, None, None);
+    let Filtered { filter, wrong, .. } = Filtered::read(&context, &fields, None, None);
     if let Some((_, why)) = wrong.first() {
-        return Failure::Refused(why.into()).page(&visit);
+        return Failure::Refused(why.into()).page(&context);
     }
-    // For people, who open CSV with a spreadsheet.
+    // Spreadsheets need the byte order mark to detect UTF-8.
     download(export_as(format, shared.backend.clone(), filter).byte_order_mark())
 }

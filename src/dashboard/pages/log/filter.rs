@@ -1,4 +1,4 @@
-//! What of the log is asked for.
+//! Parses the filter of the request log.
 
 use jiff::Timestamp;
 
@@ -15,15 +15,15 @@ pub(in crate::dashboard::pages) const FILTERS: [&str; 10] = [
     "request",
 ];
 
-/// All fields of a page with a log but its place in the log.
+/// All fields of a page with a log, except for the page tokens.
 pub(super) const FIELDS: [&str; 14] = [
     "resource", "key", "owner", "since", "until", "outcome", "method", "endpoint", "code",
     "request", "range", "from", "to", "zone",
 ];
 
-pub(super) const NO_PLACE: &str = "There is no such place in the log.";
+pub(super) const NO_PLACE: &str = "Invalid page token. Start again from the newest requests.";
 
-/// What is asked for, or what of it cannot be understood.
+/// The parsed filter and its errors.
 pub(super) struct Filtered {
     pub(super) filter: LogFilter,
     pub(super) after: Option<PageToken>,
@@ -33,21 +33,22 @@ pub(super) struct Filtered {
 }
 
 impl Filtered {
-    /// Of this key, if the page is about one; times within the page's range, unless there are others.
+    /// Parses the filter fields. A given `key` overrides the key and owner fields, and the page's range is the default
+    /// of the time fields.
     pub(super) fn read(
-        visit: &PageContext,
+        context: &PageContext,
         fields: &FormFields,
         key: Option<KeyId>,
         picked: Option<&Picked>,
     ) -> Self {
         let mut wrong = FieldErrors::default();
-        let since = wrong.take("since", fields.time(visit, "since"));
+        let since = wrong.take("since", fields.time(context, "since"));
         let since = since.or(picked.map(|picked| picked.range.start));
-        let until = wrong.take("until", fields.time(visit, "until"));
+        let until = wrong.take("until", fields.time(context, "until"));
         let until = until.or(picked.map(|picked| picked.range.end));
         let until = until.unwrap_or_else(next_second);
         if since.is_some_and(|since| since >= until) && wrong.is_empty() {
-            wrong.add("until", "The end is not after the start.");
+            wrong.add("until", "The end must be after the start.");
         }
         let text = |name| fields.get(name).map(String::from);
         let mut filter = LogFilter::new().to(until);
@@ -57,18 +58,18 @@ impl Filtered {
         filter.endpoint = text("endpoint");
         filter.method = wrong.take(
             "method",
-            known(fields, "method", "There is no such method."),
+            known(fields, "method", "Choose a method from the list."),
         );
         filter.outcome = wrong.take("outcome", outcome(fields));
         filter.status_class = fields.get("code").and_then(class);
         if filter.status_class.is_none() {
-            let why = "A response status is a code such as 404, or a class such as 4xx.";
+            let why = "Enter a code such as 404, or a class such as 4xx.";
             filter.status = wrong.take("code", known(fields, "code", why));
         }
         if key.is_some() {
             filter.key = key;
         } else {
-            let why = "This is not the id of a key.";
+            let why = "Enter a valid key ID.";
             filter.key = wrong.take("key", known(fields, "key", why));
             filter.owner = text("owner");
         }
@@ -82,7 +83,7 @@ impl Filtered {
     }
 }
 
-/// What a field says, if it says anything.
+/// Parses a field if it is present.
 fn known<T: std::str::FromStr>(
     fields: &FormFields,
     name: &str,
@@ -98,11 +99,11 @@ fn outcome(fields: &FormFields) -> Result<Option<Outcome>, &'static str> {
     };
     let mut known = Outcome::ALL.into_iter();
     let known = known.find(|outcome| outcome.as_str() == name);
-    known.map(Some).ok_or("There is no such status.")
+    known.map(Some).ok_or("Choose a status from the list.")
 }
 
 fn class(code: &str) -> Option<StatusClass> {
-    // `none` is a status too, and its class has no other.
+    // `none` is both a status and a class, with the same requests.
     let mut classes = StatusClass::ALL.into_iter();
     classes.find(|class| class.as_str().eq_ignore_ascii_case(code))
 }

@@ -1,4 +1,4 @@
-//! The form that filters the log.
+//! The filter form of the request log.
 
 use maud::{Markup, html};
 
@@ -9,17 +9,17 @@ use crate::dashboard::pages::components::{self, Input, line};
 use crate::usage::Method;
 
 const OUTCOMES: [(&str, &str); 4] = [
-    ("", "any"),
+    ("", "Any"),
     ("completed", "Completed"),
     ("failed", "Failed"),
     ("rate_limited", "Rate limited"),
 ];
 
 impl Log<'_> {
-    /// The form that filters.
+    /// Renders the filter form.
     pub(super) fn form(
         &self,
-        visit: &PageContext,
+        context: &PageContext,
         fields: &FormFields,
         wrong: &FieldErrors,
     ) -> Markup {
@@ -28,8 +28,8 @@ impl Log<'_> {
             input.hint(hint).wrong(wrong.get(name)).text()
         };
         let moment = |name, label, hint| {
-            let time = fields.time(visit, name).ok().flatten();
-            let value = time.map(|time| visit.field(time)).unwrap_or_default();
+            let time = fields.time(context, name).ok().flatten();
+            let value = time.map(|time| context.field(time)).unwrap_or_default();
             let input = Input::new(name, label, &value);
             input.hint(hint).wrong(wrong.get(name)).moment()
         };
@@ -43,11 +43,11 @@ impl Log<'_> {
             )
         };
         let methods = Method::ALL.map(|method| (method.as_str(), method.as_str()));
-        let methods: Vec<_> = [("", "any")].into_iter().chain(methods).collect();
-        // Times of the page's range are told in full, since the form tells its own in this zone.
-        let range = |name| fields.time(visit, name).ok().flatten();
+        let methods: Vec<_> = [("", "Any")].into_iter().chain(methods).collect();
+        // Times of the page's range are sent in UTC, since `zone` applies to the fields of this form.
+        let range = |name| fields.time(context, name).ok().flatten();
         html! {
-            form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter the log" {
+            form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter request log" {
                 (components::alert(wrong, "after"))
                 @if let Some(range) = fields.get("range").filter(|_| self.picked.is_some()) {
                     input type="hidden" name="range" value=(range);
@@ -57,25 +57,25 @@ impl Log<'_> {
                         input type="hidden" name=(name) value=(time);
                     }
                 }
-                input type="hidden" name="zone" value=(visit.zone_name());
-                (text("resource", "Resource id", ""))
+                input type="hidden" name="zone" value=(context.zone_name());
+                (text("resource", "Resource ID", ""))
                 @match self.key {
                     Some(key) => p .field {
                         span .label { "API key" }
-                        span .fixed { (line(&key.name)) " " a href=(visit.at("/log")) { "All keys" } }
+                        span .fixed { (line(&key.name)) " " a href=(context.at("/log")) { "All keys" } }
                     },
                     None => {
-                        (text("key", "API key", "Its id"))
+                        (text("key", "API key", "Key ID"))
                         (text("owner", "Owner", ""))
                     }
                 }
-                (moment("since", "Date from", if self.picked.is_some() { "Empty: as above" } else { "" }))
+                (moment("since", "Date from", if self.picked.is_some() { "Defaults to the range above" } else { "" }))
                 (moment("until", "Date to", ""))
                 (choice("outcome", "Status", &OUTCOMES))
                 (choice("method", "HTTP method", &methods))
                 (text("endpoint", "API endpoint", ""))
                 (text("code", "Response status", "404 or 4xx"))
-                (text("request", "Request id", ""))
+                (text("request", "Request ID", ""))
                 p .buttons .alone[self.key.is_none()] {
                     button type="submit" .primary { "Apply" }
                     a .button href=(self.cleared(fields)) { "Clear filters" }
@@ -84,10 +84,10 @@ impl Log<'_> {
         }
     }
 
-    /// The page without any filter of the log's.
+    /// The URL of the page without log filters.
     pub(super) fn cleared(&self, fields: &FormFields) -> String {
         let kept = fields.only(&["range", "from", "to"]);
-        // The zone belongs to times, and these may be left.
+        // The remaining times may depend on the zone.
         let zone = if kept.has_any(&["from", "to"]) {
             fields.get("zone")
         } else {

@@ -1,4 +1,4 @@
-//! The request log: under a key's usage, and over all keys on a page of its own.
+//! The request log: a section of a key's page, and a page for all keys.
 
 mod export;
 mod filter;
@@ -26,38 +26,38 @@ use crate::key::{Key, KeyQuery};
 use crate::page::Page;
 use crate::usage::{Count, LogQuery, ReadError, UsageEvent};
 
-/// What another range of time leaves of the filters: all but times.
+/// The filters that a change of the time range keeps: all but the times.
 pub(super) const KEPT: [&str; 6] = [
     "resource", "outcome", "method", "endpoint", "code", "request",
 ];
 
-/// A log, and the page that it is on.
+/// A request log and the page that it is part of.
 pub(super) struct Log<'a> {
-    /// The page's address.
+    /// The URL of the page.
     pub(super) at: String,
-    /// The key that the page is about.
+    /// The key of the page; `None` for all keys.
     pub(super) key: Option<&'a Key>,
-    /// The range that the page is about; the log's own times go before it.
+    /// The time range of the page. The log's own time fields override it.
     pub(super) picked: Option<&'a Picked>,
 }
 
 pub(in crate::dashboard) async fn of_all(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     fields: FormFields,
 ) -> Response {
     let log = Log {
-        at: visit.at("/log"),
+        at: context.at("/log"),
         key: None,
         picked: None,
     };
-    match log.section(&shared, &visit, &fields).await {
+    match log.section(&shared, &context, &fields).await {
         Ok(section) => page(
-            &visit,
+            &context,
             "Request log",
             &html! { h1 { "Request log" } (section) },
         ),
-        Err(failure) => failure.page(&visit),
+        Err(failure) => failure.page(&context),
     }
 }
 
@@ -65,11 +65,11 @@ impl Log<'_> {
     pub(super) async fn section(
         &self,
         shared: &Shared,
-        visit: &PageContext,
+        context: &PageContext,
         fields: &FormFields,
     ) -> Result<Markup, Failure> {
         let key = self.key.map(|key| key.id);
-        let mut filtered = Filtered::read(visit, fields, key, self.picked);
+        let mut filtered = Filtered::read(context, fields, key, self.picked);
         let found = page_of(shared, &mut filtered).await?;
         let keys = match &found {
             Some((requests, _)) if self.key.is_none() => keys_of(shared, &requests.items).await?,
@@ -82,16 +82,16 @@ impl Log<'_> {
                     h2 { @if self.picked.is_some() { "Request log" } @else { "Requests" } }
                     @if let Some((_, count)) = &found {
                         p { (number_of(*count)) }
-                        p { (self.exports(visit, &fixed)) }
+                        p { (self.exports(context, &fixed)) }
                     }
                 }
-                (self.form(visit, fields, &filtered.wrong))
-                @if let Some((requests, _)) = &found { (self.found(visit, fields, &fixed, requests, &keys)) }
+                (self.form(context, fields, &filtered.wrong))
+                @if let Some((requests, _)) = &found { (self.found(context, fields, &fixed, requests, &keys)) }
             }
         })
     }
 
-    /// What links say: the times that were meant, so that they always show the same rows.
+    /// The fields for links, with absolute times so that a link always shows the same rows.
     fn fixed(&self, fields: &FormFields, filtered: &Filtered) -> FormFields {
         let since = filtered.since.map(|time| time.to_string());
         let fixed = fields.only(&FIELDS).with([
@@ -110,28 +110,28 @@ impl Log<'_> {
 
     fn found(
         &self,
-        visit: &PageContext,
+        context: &PageContext,
         fields: &FormFields,
         fixed: &FormFields,
         requests: &Page<UsageEvent>,
         keys: &[Key],
     ) -> Markup {
-        let href = |turned: FormFields| format!("{}?{}#log", self.at, turned.query());
+        let href = |fields: FormFields| format!("{}?{}#log", self.at, fields.query());
         html! {
             @if requests.items.is_empty() {
                 p .empty {
                     @if fields.has_any(&FILTERS) {
-                        "No request matches. " a href=(self.cleared(fields)) { "Clear filters" }
+                        "No requests match your filters. " a href=(self.cleared(fields)) { "Clear filters" }
                     } @else if self.picked.is_some() {
-                        "No requests in this time. Pick a longer one, or call the service with this key and reload the page."
+                        "No requests in this period. Choose a longer one, or send a request with this key and reload the page."
                     } @else {
-                        "No requests yet. Call the service with a key, then reload the page."
+                        "No requests yet. Send a request with an API key, then reload the page."
                     }
                 }
             } @else {
-                (rows::table(visit, &requests.items, self.key.is_none().then_some(keys)))
+                (rows::table(context, &requests.items, self.key.is_none().then_some(keys)))
             }
-            (components::pages("Pages of requests", &[
+            (components::pages("Request log pages", &[
                 ("Newest", pagination::newest(fixed, fields).map(href)),
                 ("Newer", pagination::newer(fixed, fields).map(href)),
                 ("Older", pagination::older(fixed, fields, requests.next.as_ref()).map(href)),
@@ -139,20 +139,19 @@ impl Log<'_> {
         }
     }
 
-    fn exports(&self, visit: &PageContext, fixed: &FormFields) -> Markup {
+    fn exports(&self, context: &PageContext, fixed: &FormFields) -> Markup {
         let of_key = self.key.map(|key| fixed.with([("key", key.id.as_str())]));
         let query = of_key.as_ref().unwrap_or(fixed).only(&FILTERS).query();
-        let export = |format: &str| format!("{}?{query}", visit.at(&format!("/log/{format}")));
+        let export = |format: &str| format!("{}?{query}", context.at(&format!("/log/{format}")));
         html! {
             a .button href=(export("csv")) { "Export CSV" } " "
-            a .button href=(export("jsonl")) { "Export JSON lines" } " "
+            a .button href=(export("jsonl")) { "Export JSON Lines" } " "
             a href={ (self.at) "?" (fixed.query()) "#log" } { "Link to these rows" }
         }
     }
 }
 
-/// A page of requests and how many there are. What cannot be understood shows nothing, rather than what
-/// was not asked for.
+/// A page of requests and their count. `None` for an invalid filter, rather than unfiltered requests.
 async fn page_of(
     shared: &Shared,
     filtered: &mut Filtered,
@@ -175,7 +174,7 @@ async fn page_of(
     }
 }
 
-/// The keys of requests, by which they are named; those that are gone are not among them.
+/// The keys of these requests, to show their names. Deleted keys are missing.
 async fn keys_of(shared: &Shared, events: &[UsageEvent]) -> Result<Vec<Key>, Failure> {
     let mut ids: Vec<_> = events.iter().filter_map(|event| event.key).collect();
     ids.sort_unstable();

@@ -1,19 +1,20 @@
-//! Turning the pages of the log. Its own pages only lead to older ones: an address remembers the
-//! places that it came from, so that it also leads back.
+//! Pagination of the request log.
+//!
+//! Page tokens lead to older requests only. To link back to newer pages, the URL carries the tokens of the pages before.
 
 use crate::dashboard::form::FormFields;
 use crate::page::PageToken;
 
-/// Places that an address remembers at most: some thousand requests back.
+/// The maximum number of tokens in a URL: about two thousand requests.
 const MOST: usize = 40;
 
-/// Stands for places that were forgotten.
+/// Replaces older tokens that were dropped.
 const FORGOTTEN: &str = "-";
 
-/// Between two places; no place has it.
+/// Separates tokens; not part of any.
 const BETWEEN: char = '~';
 
-/// The places before this one, the first page not among them.
+/// The tokens of the pages before this one, without the first page.
 fn behind(fields: &FormFields) -> Vec<&str> {
     let behind = fields.get("newer").unwrap_or_default().split(BETWEEN);
     behind.filter(|place| !place.is_empty()).collect()
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_turned_is_turned_back() {
+    fn newer_links_lead_back_to_the_pages_before() {
         let token = |n: i64| PageToken::new(Timestamp::from_second(n).unwrap(), "a-b");
         let fixed: FormFields = [("method", "GET".to_owned())].into_iter().collect();
         let mut pages = vec![fixed.clone()];
@@ -69,7 +70,7 @@ mod tests {
             pages.push(page);
         }
         assert_eq!(older(&fixed, &pages[5], None).map(|it| it.query()), None);
-        // From the start of the log all the way back; further on as far as is remembered.
+        // Up to `MOST` pages back to the first page; beyond that, as far as tokens are kept.
         for n in 1..MOST {
             let back = newer(&fixed, &pages[n]).unwrap();
             assert_eq!(back.query(), pages[n - 1].query());

@@ -1,4 +1,4 @@
-//! Whether usage is being written.
+//! The state of the recorder.
 
 use maud::{Markup, html};
 
@@ -7,38 +7,38 @@ use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::components::time;
 use crate::usage::RecorderStats;
 
-/// What the recorder of this process has to write, and what it has lost.
-pub(super) fn section(visit: &PageContext, stats: Option<&RecorderStats>) -> Markup {
+/// The statistics of the recorder in this process.
+pub(super) fn section(context: &PageContext, stats: Option<&RecorderStats>) -> Markup {
     html! {
         section .panel aria-labelledby="health" {
             h2 #health { "Recorder" }
             @match stats {
-                None => p .empty { "This service has not told the dashboard of its recorder." },
-                Some(stats) => (numbers(visit, stats)),
+                None => p .empty { "No recorder configured. Pass one to the dashboard to see its statistics." },
+                Some(stats) => (numbers(context, stats)),
             }
         }
     }
 }
 
-fn numbers(visit: &PageContext, stats: &RecorderStats) -> Markup {
+fn numbers(context: &PageContext, stats: &RecorderStats) -> Markup {
     let numbers = [
         ("Written", stats.written),
-        ("In the queue", stats.queued),
-        ("In the spool", stats.spooled),
+        ("Queued", stats.queued),
+        ("Spooled", stats.spooled),
         ("Lost", stats.lost + stats.unrecovered),
-        ("Tries that failed", stats.retries),
-        ("Requests under way", stats.open),
+        ("Retries", stats.retries),
+        ("In-flight requests", stats.open),
     ];
     html! {
         dl .facts .row {
-            @for (what, count) in numbers {
-                div { dt { (what) } dd class=[(what == "Lost" && count > 0).then_some("failed")] { (charts::count(count)) } }
+            @for (label, count) in numbers {
+                div { dt { (label) } dd class=[(label == "Lost" && count > 0).then_some("failed")] { (charts::count(count)) } }
             }
             div {
-                dt { "Last success" }
-                dd { @match stats.last_written { Some(at) => (time(visit, at)), None => "none yet" } }
+                dt { "Last written" }
+                dd { @match stats.last_written { Some(at) => (time(context, at)), None => "Never" } }
             }
         }
-        p .rule { "Of this process, since it started." }
+        p .rule { "For this process, since it started." }
     }
 }

@@ -1,4 +1,4 @@
-//! All keys at a glance: what they were used for, and which of them want attention.
+//! The overview: usage of all keys, and the keys that need attention.
 
 mod health;
 mod tables;
@@ -25,42 +25,42 @@ use crate::page::Page;
 use crate::usage::summary::{Spike, Totals, spikes};
 use crate::usage::{Summary, SummaryQuery, SummarySpec, UsageRange};
 
-/// The most keys that are ordered by their end.
+/// The maximum number of keys that are sorted by expiry.
 const EXPIRING: usize = 200;
 
 type ByKey = BTreeMap<Option<KeyId>, Totals>;
 
 pub(in crate::dashboard) async fn overview(
     State(shared): State<Arc<Shared>>,
-    visit: PageContext,
+    context: PageContext,
     fields: FormFields,
 ) -> Response {
-    let picked = Picked::of(&visit, &fields);
-    match Overview::read(&shared, &visit, &picked).await {
+    let picked = Picked::of(&context, &fields);
+    match Overview::read(&shared, &context, &picked).await {
         Ok(overview) => page(
-            &visit,
+            &context,
             "Overview",
-            &overview.content(&shared, &visit, &picked, &fields),
+            &overview.content(&shared, &context, &picked, &fields),
         ),
-        Err(failure) => failure.page(&visit),
+        Err(failure) => failure.page(&context),
     }
 }
 
-/// Keys that were not used for a long time, though they work.
+/// Active keys without recent use.
 pub(super) fn unused(now: Timestamp) -> KeyQuery {
     let since = now.saturating_sub(SignedDuration::from_hours(24 * UNUSED_DAYS));
     let query = KeyQuery::new().status(KeyStatus::Active, now);
     query.unused_since(since.unwrap_or(Timestamp::MIN))
 }
 
-/// Keys that work, but not for long.
+/// Active keys that expire soon.
 pub(super) fn expiring(now: Timestamp) -> KeyQuery {
     let end = now.saturating_add(SignedDuration::from_hours(24 * EXPIRING_DAYS));
     let query = KeyQuery::new().status(KeyStatus::Active, now);
     query.expires_before(end.unwrap_or(Timestamp::MAX))
 }
 
-/// What the page tells.
+/// The data of the page.
 struct Overview {
     summary: Summary,
     before: Totals,
@@ -68,23 +68,27 @@ struct Overview {
     busiest: Vec<(Option<KeyId>, Totals)>,
     spikes: Vec<Spike>,
     unused: Page<Key>,
-    /// Those that end first before the others.
+    /// Sorted by expiry.
     expiring: Page<Key>,
-    /// The keys that are named above, if they are still there.
+    /// The keys in `busiest` and `spikes` that still exist.
     named: Vec<Key>,
     has_keys: bool,
 }
 
 impl Overview {
-    /// Asks the store six times at most.
-    async fn read(shared: &Shared, visit: &PageContext, picked: &Picked) -> Result<Self, Failure> {
+    /// Queries the store at most six times.
+    async fn read(
+        shared: &Shared,
+        context: &PageContext,
+        picked: &Picked,
+    ) -> Result<Self, Failure> {
         let (store, now) = (&shared.backend, Timestamp::now());
         let range = &picked.before;
         let range = UsageRange::new().from(range.start).to(range.end);
         let before = store.totals_by_key(&range).await?;
         let range = &picked.range;
         let spec = SummarySpec::new().by_key().latency();
-        let spec = spec.over_range(range.clone(), visit.zone.clone());
+        let spec = spec.over_range(range.clone(), context.zone.clone());
         let range = UsageRange::new().from(range.start).to(range.end);
         let summary = store.summary(&SummaryQuery::new(range, spec)).await?;
         let none = ByKey::new();
@@ -129,54 +133,54 @@ impl Overview {
     fn content(
         &self,
         shared: &Shared,
-        visit: &PageContext,
+        context: &PageContext,
         picked: &Picked,
         fields: &FormFields,
     ) -> Markup {
-        let home = visit.home();
+        let home = context.home();
         let (since, until) = (picked.range.start.to_string(), picked.range.end.to_string());
         let kept = FormFields::default().with([("since", &*since), ("until", &until)]);
         let links = Links {
-            at: visit.at("/log"),
+            at: context.at("/log"),
             kept,
         };
         html! {
             .head {
                 h1 { "Overview" }
                 @if shared.issuer.is_some() {
-                    a .button .primary href=(visit.at("/keys/new")) { "Generate API key" }
+                    a .button .primary href=(context.at("/keys/new")) { "Generate API key" }
                 }
             }
-            @if !self.has_keys { (first_steps(shared, visit)) }
-            (picked.choice(visit, &home, fields, &[]))
+            @if !self.has_keys { (first_steps(shared, context)) }
+            (picked.choice(context, &home, fields, &[]))
             (breakdowns::exactness(&self.summary))
             (breakdowns::cards(&self.summary.totals, &self.before, &links))
-            (breakdowns::chart(visit, picked, &self.summary, &links))
-            (tables::spikes(visit, &self.spikes, &self.named))
+            (breakdowns::chart(context, picked, &self.summary, &links))
+            (tables::spikes(context, &self.spikes, &self.named))
             .panels .wide {
-                (tables::busiest(visit, &self.busiest, &self.named, self.summary.totals.total()))
+                (tables::busiest(context, &self.busiest, &self.named, self.summary.totals.total()))
                 (breakdowns::endpoints(&self.summary, &links))
             }
             (breakdowns::panels(&self.summary, &links))
             .panels .wide {
-                (tables::expiring(visit, &self.expiring))
-                (tables::unused(visit, &self.unused))
+                (tables::expiring(context, &self.expiring))
+                (tables::unused(context, &self.unused))
             }
-            (health::section(visit, shared.recorder.as_ref().map(|it| it.stats()).as_ref()))
+            (health::section(context, shared.recorder.as_ref().map(|it| it.stats()).as_ref()))
         }
     }
 }
 
-/// What to do where there is nothing yet.
-fn first_steps(shared: &Shared, visit: &PageContext) -> Markup {
+/// Instructions if there are no keys.
+fn first_steps(shared: &Shared, context: &PageContext) -> Markup {
     html! {
-        section .panel aria-label="First steps" {
-            h2 { "There are no keys yet" }
+        section .panel aria-label="Get started" {
+            h2 { "No API keys yet" }
             @if shared.issuer.is_some() {
-                p { a href=(visit.at("/keys/new")) { "Generate an API key" }
-                    ", and call the service with it: what it is used for is shown here." }
+                p { a href=(context.at("/keys/new")) { "Generate an API key" }
+                    " and send a request with it. Its usage will appear here." }
             } @else {
-                p { "Once the service issues keys, what they are used for is shown here." }
+                p { "Usage will appear here once the service issues API keys." }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Keys that want attention.
+//! Tables of keys on the overview.
 
 use maud::{Markup, html};
 
@@ -12,17 +12,17 @@ use crate::page::Page;
 use crate::usage::Outcome;
 use crate::usage::summary::{Spike, Totals};
 
-/// Days after which a key that nobody used is called unused.
+/// Days without a request after which a key counts as unused.
 pub(in crate::dashboard::pages) const UNUSED_DAYS: i64 = 90;
 
-/// Days before its end in which a key is said to expire soon.
+/// Days before expiry in which a key counts as expiring soon.
 pub(in crate::dashboard::pages) const EXPIRING_DAYS: i64 = 30;
 
-/// The most rows of a table.
+/// The maximum number of rows of a table.
 pub(in crate::dashboard::pages) const ROWS: usize = 10;
 
 pub(super) fn busiest(
-    visit: &PageContext,
+    context: &PageContext,
     busiest: &[(Option<KeyId>, Totals)],
     keys: &[Key],
     all: u64,
@@ -31,10 +31,10 @@ pub(super) fn busiest(
         label: match (id, id.and_then(|id| named(keys, id))) {
             (_, Some(key)) => key.name.clone(),
             (Some(id), None) => format!("{id} (deleted)"),
-            (None, _) => "Without a key".into(),
+            (None, _) => "No key".into(),
         },
         count: totals.total(),
-        href: id.map(|id| link(visit, id, keys)),
+        href: id.map(|id| link(context, id, keys)),
     });
     html! {
         section .panel aria-label="Keys by traffic" {
@@ -47,73 +47,71 @@ fn named(keys: &[Key], id: KeyId) -> Option<&Key> {
     keys.iter().find(|key| key.id == id)
 }
 
-/// A key's page; what one that was deleted did is in the log alone.
-fn link(visit: &PageContext, id: KeyId, keys: &[Key]) -> String {
+/// The page of a key, or the log if the key was deleted.
+fn link(context: &PageContext, id: KeyId, keys: &[Key]) -> String {
     match named(keys, id) {
-        Some(_) => visit.at(&format!("/keys/{id}")),
-        None => visit.at(&format!("/log?key={id}")),
+        Some(_) => context.at(&format!("/keys/{id}")),
+        None => context.at(&format!("/log?key={id}")),
     }
 }
 
-pub(super) fn spikes(visit: &PageContext, spikes: &[Spike], keys: &[Key]) -> Markup {
+pub(super) fn spikes(context: &PageContext, spikes: &[Spike], keys: &[Key]) -> Markup {
     let share = |part, all| html! { (charts::count(part)) " of " (charts::count(all)) " (" (charts::share(part, all)) ")" };
     let key = |spike: &Spike| {
         html! {
             @match spike.key {
                 Some(id) => {
                     @match named(keys, id) {
-                        Some(key) => (line_to(&link(visit, id, keys), &key.name)),
-                        None => a href=(link(visit, id, keys)) { code { (id) } },
+                        Some(key) => (line_to(&link(context, id, keys), &key.name)),
+                        None => a href=(link(context, id, keys)) { code { (id) } },
                     }
                 }
-                None => "Without a key",
+                None => "No key",
             }
         }
     };
     html! {
         section .panel aria-labelledby="spikes" {
-            h2 #spikes { "More failures or refusals than before" }
+            h2 #spikes { "Spikes in failed or rate-limited requests" }
             @if spikes.is_empty() {
-                p .empty { "No key fares worse than in the range before." }
+                p .empty { "No spikes compared to the previous period." }
             } @else {
                 .scroll { table .stacked aria-labelledby="spikes" {
-                    thead { tr { @for head in ["Key", "What", "Now", "Before"] { th scope="col" { (head) } } } }
+                    thead { tr { @for head in ["Key", "Outcome", "This period", "Previous period"] { th scope="col" { (head) } } } }
                     tbody { @for spike in spikes { tr {
                         th scope="row" { (key(spike)) }
-                        td data-label="What" {
+                        td data-label="Outcome" {
                             @if spike.outcome == Outcome::RateLimited { span .badge .limited { "rate limited" } }
                             @else { span .badge .failed { "failed" } }
                         }
-                        td data-label="Now" { (share(spike.count(), spike.now.total())) }
-                        td data-label="Before" { (share(spike.count_before(), spike.before.total())) }
+                        td data-label="This period" { (share(spike.count(), spike.current.total())) }
+                        td data-label="Previous period" { (share(spike.previous_count(), spike.previous.total())) }
                     } } }
                 } }
             }
             p .rule {
-                "Shown are keys of which at least " (Spike::LEAST) " requests failed, or were refused by a rate limit, if their share is at least "
-                (Spike::FACTOR) " times that of the range before and at least " (Spike::POINTS) " percentage points above it."
+                "Keys with at least " (Spike::MIN_REQUESTS) " requests that failed or were rate limited, if their share is at least "
+                (Spike::MIN_FACTOR) " times that of the previous period and at least " (Spike::MIN_PERCENTAGE_POINTS) " percentage points higher."
             }
         }
     }
 }
 
-pub(super) fn unused(visit: &PageContext, keys: &Page<Key>) -> Markup {
+pub(super) fn unused(context: &PageContext, keys: &Page<Key>) -> Markup {
     let rows = html! {
         @for key in &keys.items {
-            @let at = visit.at(&format!("/keys/{}", key.id));
+            @let at = context.at(&format!("/keys/{}", key.id));
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
-                td data-label="Last used" { @if let Some(used) = key.last_used_at { (date(visit, used)) } @else { strong .never { "never" } } }
+                td data-label="Last used" { @if let Some(used) = key.last_used_at { (date(context, used)) } @else { strong .never { "Never" } } }
                 td { a href={ (at) "/disable?back=" (OVERVIEW) } aria-label={ "Disable " (key.name) } { "Disable" } }
             }
         }
     };
-    let more = keys.next.is_some().then(|| visit.at("/keys?show=unused"));
-    let nothing = format!(
-        "Every key that works is younger than {UNUSED_DAYS} days, or was used in that time."
-    );
-    let title = format!("Not used for {UNUSED_DAYS} days");
+    let more = keys.next.is_some().then(|| context.at("/keys?show=unused"));
+    let nothing = format!("No active key has been unused for {UNUSED_DAYS} days.");
+    let title = format!("Unused for {UNUSED_DAYS} days");
     let heads = ["Key", "Owner", "Last used"];
     table(
         "unused",
@@ -126,23 +124,23 @@ pub(super) fn unused(visit: &PageContext, keys: &Page<Key>) -> Markup {
     )
 }
 
-pub(super) fn expiring(visit: &PageContext, keys: &Page<Key>) -> Markup {
+pub(super) fn expiring(context: &PageContext, keys: &Page<Key>) -> Markup {
     let shown = keys.items.iter().take(ROWS);
     let rows = html! {
         @for key in shown {
-            @let at = visit.at(&format!("/keys/{}", key.id));
+            @let at = context.at(&format!("/keys/{}", key.id));
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
-                td data-label="Expires" { @if let Some(end) = key.expires_at { (date(visit, end)) } }
+                td data-label="Expires" { @if let Some(end) = key.expires_at { (date(context, end)) } }
                 td { a href={ (at) "/edit" } aria-label={ "Edit " (key.name) } { "Edit" } }
             }
         }
     };
     let more = keys.next.is_some() || keys.items.len() > ROWS;
-    let more = more.then(|| visit.at("/keys?show=expiring"));
-    let nothing = format!("No key ends in the next {EXPIRING_DAYS} days.");
-    let title = format!("Expiring in {EXPIRING_DAYS} days");
+    let more = more.then(|| context.at("/keys?show=expiring"));
+    let nothing = format!("No active keys expire in the next {EXPIRING_DAYS} days.");
+    let title = format!("Expiring within {EXPIRING_DAYS} days");
     let heads = ["Key", "Owner", "Expires"];
     table(
         "expiring",
@@ -155,7 +153,7 @@ pub(super) fn expiring(visit: &PageContext, keys: &Page<Key>) -> Markup {
     )
 }
 
-/// A section with a table, whose last column is of what can be done.
+/// A section with a table whose last column has actions.
 fn table(
     id: &str,
     title: &str,

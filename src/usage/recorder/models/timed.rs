@@ -1,4 +1,4 @@
-//! With time that passes at any moment: what a shutdown cuts off, and what the spool takes.
+//! Model checks of shutdown and the spool, in which timeouts can elapse at any point.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -12,24 +12,24 @@ use crate::sync::model::pass;
 use crate::usage::{Spool, SpoolError, Spooled};
 
 #[derive(Clone, Copy)]
-enum Turn {
+enum Step {
     Fail,
     Reject,
     Hang,
-    /// Writes, and says that it did not.
+    /// Writes the batch but returns an error.
     WriteAndFail,
 }
-use Turn::{Fail, Hang, Reject, WriteAndFail};
+use Step::{Fail, Hang, Reject, WriteAndFail};
 
-/// A sink that does what it was told to, try after try, and then writes.
+/// A sink that performs one scripted step per write and then succeeds.
 #[derive(Clone)]
 struct Scripted {
-    script: Arc<Mutex<VecDeque<Turn>>>,
+    script: Arc<Mutex<VecDeque<Step>>>,
     batches: Arc<Mutex<HashMap<Uuid, u64>>>,
 }
 
 impl Scripted {
-    fn with(script: &[Turn]) -> Self {
+    fn with(script: &[Step]) -> Self {
         Self {
             script: Arc::new(Mutex::new(script.iter().copied().collect())),
             batches: Arc::default(),
@@ -40,17 +40,17 @@ impl Scripted {
 #[async_trait]
 impl UsageSink for Scripted {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        let turn = self.script.lock().unwrap().pop_front();
-        match turn {
+        let step = self.script.lock().unwrap().pop_front();
+        match step {
             Some(Fail) => return Err(SinkError::unavailable("down")),
-            Some(Reject) => return Err(SinkError::rejected("nonsense")),
+            Some(Reject) => return Err(SinkError::rejected("invalid batch")),
             Some(Hang) => std::future::pending().await,
             Some(WriteAndFail) | None => {}
         }
         let events = batch.events.len() as u64;
         self.batches.lock().unwrap().insert(batch.id, events);
-        match turn {
-            Some(_) => Err(SinkError::unavailable("the answer got lost")),
+        match step {
+            Some(_) => Err(SinkError::unavailable("connection lost after the write")),
             None => Ok(()),
         }
     }
@@ -58,19 +58,19 @@ impl UsageSink for Scripted {
 
 /// A spool in memory.
 #[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<VecDeque<Batch>>>);
+struct MemorySpool(Arc<Mutex<VecDeque<Batch>>>);
 
 #[async_trait]
-impl Spool for Shelf {
+impl Spool for MemorySpool {
     async fn push(&self, batch: &Batch) -> Result<(), SpoolError> {
         self.0.lock().unwrap().push_back(batch.clone());
         Ok(())
     }
 
     async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError> {
-        let line = self.0.lock().unwrap();
-        let after = behind.and_then(|id| line.iter().position(|batch| batch.id == id));
-        let next = line.get(after.map_or(0, |index| index + 1));
+        let batches = self.0.lock().unwrap();
+        let after = behind.and_then(|id| batches.iter().position(|batch| batch.id == id));
+        let next = batches.get(after.map_or(0, |index| index + 1));
         Ok(next.cloned().map(Spooled::Batch))
     }
 
@@ -84,7 +84,7 @@ impl Spool for Shelf {
     }
 }
 
-/// Two threads that record, one that asks for a flush, and a shutdown; the task is at any point of it.
+/// Runs two recording threads, a flush and a shutdown concurrently with the task.
 fn shut_down(recorder: Recorder) -> (ShutdownReport, RecorderStats) {
     let inner = recorder.0.0.clone();
     let over = Arc::new(AtomicBool::new(false));
@@ -113,6 +113,7 @@ fn shut_down(recorder: Recorder) -> (ShutdownReport, RecorderStats) {
     (report, assert_conserved(&inner, 2))
 }
 
+/// Sets timeouts of seconds, the resolution of modeled time.
 fn seconds(builder: RecorderBuilder) -> RecorderBuilder {
     let second = Duration::from_secs(1);
     builder
@@ -123,7 +124,7 @@ fn seconds(builder: RecorderBuilder) -> RecorderBuilder {
 }
 
 #[test]
-fn rule_9_what_a_shutdown_cuts_off_is_counted() {
+fn rule_9_events_interrupted_by_shutdown_are_counted() {
     for script in [
         &[][..],
         &[Fail],
@@ -143,7 +144,7 @@ fn rule_9_what_a_shutdown_cuts_off_is_counted() {
 }
 
 #[test]
-fn rule_9_what_is_not_lost_is_in_the_sink_or_in_the_spool() {
+fn rule_9_events_that_are_not_lost_are_in_the_sink_or_the_spool() {
     for script in [
         &[][..],
         &[Fail, Fail],
@@ -152,11 +153,11 @@ fn rule_9_what_is_not_lost_is_in_the_sink_or_in_the_spool() {
         &[WriteAndFail],
     ] {
         check(move || {
-            let (sink, shelf) = (Scripted::with(script), Shelf::default());
-            let builder = seconds(Recorder::builder(sink.clone())).spool(shelf.clone());
+            let (sink, spool) = (Scripted::with(script), MemorySpool::default());
+            let builder = seconds(Recorder::builder(sink.clone())).spool(spool.clone());
             let (_, stats) = shut_down(builder.start());
             let mut kept = sink.batches.lock().unwrap().clone();
-            for batch in &*shelf.0.lock().unwrap() {
+            for batch in &*spool.0.lock().unwrap() {
                 kept.insert(batch.id, batch.events.len() as u64);
             }
             let kept: u64 = kept.values().sum();

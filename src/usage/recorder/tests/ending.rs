@@ -1,15 +1,15 @@
-//! How a recorder ends: shut down, dropped, or with its runtime.
+//! The end of a recorder: by shutdown, by dropping the last handle, or with its runtime.
 
 use super::*;
 
 #[tokio::test]
-async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
+async fn rule_9_open_requests_at_shutdown_count_as_lost() {
     let recorder = Recorder::new(Scripted::default());
     record(&recorder, 2);
     assert!(recorder.reserve());
     let report = recorder.shutdown(SOON).await;
     assert_eq!((report.written, report.lost), (2, 1));
-    // Whether it has not ended yet, is on its way into the queue, or came too late.
+    // The report is the same if the request is open, being queued, or recorded too late.
     recorder.0.0.counters.queued.events.fetch_add(1, SeqCst);
     assert_eq!(recorder.shutdown(SOON).await, report);
     recorder.0.0.counters.queued.events.fetch_sub(1, SeqCst);
@@ -19,7 +19,7 @@ async fn rule_9_what_is_under_way_at_shutdown_is_lost() {
 }
 
 #[tokio::test]
-async fn rule_9_what_is_pushed_after_the_end_is_lost() {
+async fn rule_9_events_pushed_after_the_end_count_as_lost() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
     assert!(recorder.reserve());
@@ -31,7 +31,7 @@ async fn rule_9_what_is_pushed_after_the_end_is_lost() {
 }
 
 #[tokio::test]
-async fn what_is_pushed_before_the_end_is_written() {
+async fn events_pushed_before_the_end_are_written() {
     let recorder = Recorder::new(Scripted::default());
     let inner = &recorder.0.0;
     assert!(recorder.reserve());
@@ -43,8 +43,8 @@ async fn what_is_pushed_before_the_end_is_written() {
 }
 
 #[tokio::test]
-async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
-    let sink = Scripted::with(&[Turn::Fail]);
+async fn shutdown_writes_queued_events_and_counts_later_ones_as_lost() {
+    let sink = Scripted::with(&[Step::Fail]);
     let recorder = Recorder::builder(sink.clone())
         .batch_age(SOON * 100)
         .start();
@@ -71,8 +71,8 @@ async fn shutdown_writes_what_is_queued_and_counts_what_comes_late() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_when_its_time_is_up() {
-    let sink = Scripted::with(&[Turn::Hang]);
+async fn shutdown_returns_after_its_timeout() {
+    let sink = Scripted::with(&[Step::Hang]);
     let recorder = Recorder::builder(sink.clone()).batch_size(10).start();
     record(&recorder, 25);
     let report = recorder.shutdown(Duration::from_millis(100)).await;
@@ -88,8 +88,8 @@ async fn shutdown_ends_when_its_time_is_up() {
 }
 
 #[tokio::test]
-async fn every_shutdown_waits_until_all_is_settled() {
-    let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));
+async fn every_shutdown_waits_until_all_events_are_settled() {
+    let recorder = Recorder::new(Scripted::with(&[Step::Hang]));
     record(&recorder, 5);
     let time = Duration::from_millis(100);
     let (first, second) = tokio::join!(recorder.shutdown(time), recorder.shutdown(SOON * 100));
@@ -97,15 +97,15 @@ async fn every_shutdown_waits_until_all_is_settled() {
     assert_eq!(recorder.stats().last_written, None);
     assert_eq!(first, second);
 
-    let recorder = Recorder::new(Scripted::with(&[Turn::Hang]));
+    let recorder = Recorder::new(Scripted::with(&[Step::Hang]));
     record(&recorder, 5);
-    let cut_off = tokio::time::timeout(time, recorder.shutdown(SOON * 100)).await;
-    assert!(cut_off.is_err());
+    let dropped = tokio::time::timeout(time, recorder.shutdown(SOON * 100)).await;
+    assert!(dropped.is_err());
     assert_eq!(recorder.shutdown(time).await, first);
 }
 
 #[test]
-fn shutdown_does_not_wait_for_a_runtime_that_nobody_drives() {
+fn shutdown_does_not_wait_for_an_idle_runtime() {
     let idle = runtime();
     let recorder = idle.block_on(async {
         let recorder = Recorder::new(Scripted::default());
@@ -120,14 +120,14 @@ fn shutdown_does_not_wait_for_a_runtime_that_nobody_drives() {
         tokio::time::timeout(SOON * 2, shutdown).await.unwrap()
     });
     assert_eq!((report.written, report.lost), (0, 4));
-    // Driven again, the task comes to its end.
+    // The task ends when its runtime is driven again.
     idle.block_on(tokio::task::yield_now());
     recorder.release();
     assert_conserved(&recorder, 0, 3);
 }
 
 #[test]
-fn without_its_runtime_a_recorder_loses_what_it_has_and_waits_for_nothing() {
+fn a_recorder_without_its_runtime_loses_events_and_does_not_wait() {
     for started in [false, true] {
         let gone = runtime();
         let recorder = gone.block_on(async {
@@ -145,7 +145,7 @@ fn without_its_runtime_a_recorder_loses_what_it_has_and_waits_for_nothing() {
         record(&recorder, 2);
         runtime().block_on(async {
             let flushed = tokio::time::timeout(SOON, recorder.flush()).await;
-            assert!(flushed.is_ok(), "a flush waits for a task that is gone");
+            assert!(flushed.is_ok(), "flush waits for a dropped task");
             assert_eq!(recorder.shutdown(SOON).await.lost, 5);
         });
         assert_conserved(&recorder, 0, 5);
@@ -153,7 +153,7 @@ fn without_its_runtime_a_recorder_loses_what_it_has_and_waits_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_nothing_slips_through_a_shutdown() {
+async fn rule_9_events_recorded_during_shutdown_are_counted() {
     for _ in 0..if cfg!(miri) { 1 } else { 200 } {
         let sink = Scripted::default();
         let recorder = Recorder::builder(sink.clone()).batch_size(7).start();
@@ -180,7 +180,7 @@ async fn rule_9_nothing_slips_through_a_shutdown() {
 }
 
 #[tokio::test]
-async fn the_last_handle_ends_the_task() {
+async fn dropping_the_last_handle_writes_queued_events() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
         .batch_age(SOON * 100)
@@ -193,11 +193,11 @@ async fn the_last_handle_ends_the_task() {
         }
         tokio::task::yield_now().await;
     }
-    panic!("what was queued was not written");
+    panic!("queued events were not written");
 }
 
 #[tokio::test]
-async fn open_requests_are_ended_by_shutdown() {
+async fn shutdown_ends_open_requests() {
     struct Open(Recorder, AtomicU32);
     impl Abandon for Open {
         fn abandon(&self) {

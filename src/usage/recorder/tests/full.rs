@@ -1,12 +1,12 @@
-//! A recorder that has no room, or little.
+//! A recorder at or near its capacity.
 
 use super::*;
 
 #[tokio::test]
-async fn rule_9_what_finds_no_room_is_counted_as_lost() {
-    let sink = Scripted::with(&[Turn::Hang]);
+async fn rule_9_events_beyond_the_capacity_count_as_lost() {
+    let sink = Scripted::with(&[Step::Hang]);
     let recorder = Recorder::builder(sink.clone()).capacity(10).start();
-    // Nothing runs in between: the task has no chance to take anything out.
+    // Without an `await` in between, the task cannot drain the queue.
     record(&recorder, 25);
     let stats = recorder.stats();
     assert_eq!((stats.accepted, stats.lost, stats.queued), (25, 15, 10));
@@ -23,8 +23,8 @@ async fn rule_9_what_finds_no_room_is_counted_as_lost() {
 }
 
 #[tokio::test]
-async fn long_texts_fill_it_early_and_give_the_room_back() {
-    let sink = Scripted::with(&[Turn::Hang]);
+async fn long_strings_use_capacity_until_written() {
+    let sink = Scripted::with(&[Step::Hang]);
     let recorder = Recorder::builder(sink.clone())
         .capacity_bytes(4 * 1_256 + 255)
         .write_timeout(Duration::from_millis(10))
@@ -34,12 +34,12 @@ async fn long_texts_fill_it_early_and_give_the_room_back() {
     assert_eq!((stats.queued, stats.lost), (4, 1));
     assert_eq!(stats.queued_bytes, 4 * 1_256);
     tokio::task::yield_now().await;
-    // In flight they still take it.
+    // They still count while in flight.
     record(&recorder, 1);
     assert_eq!(recorder.stats().lost, 2);
     recorder.flush().await;
     assert_conserved(&recorder, 4, 2);
-    // Twenty of the ordinary ones.
+    // The capacity holds 20 typical events.
     record(&recorder, 21);
     assert_eq!(recorder.stats().queued, 20);
     recorder.flush().await;
@@ -62,7 +62,7 @@ async fn the_event_that_fills_a_batch_wakes_the_task() {
 }
 
 #[tokio::test]
-async fn the_last_byte_can_be_taken() {
+async fn the_whole_byte_capacity_can_be_used() {
     let recorder = Recorder::builder(Scripted::default())
         .capacity_bytes(2 * 256)
         .start();
@@ -72,7 +72,7 @@ async fn the_last_byte_can_be_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_of_long_texts_does_not_wait_for_more() {
+async fn a_batch_is_written_at_half_of_the_byte_capacity() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
         .capacity_bytes(10_000)
@@ -87,8 +87,8 @@ async fn a_batch_of_long_texts_does_not_wait_for_more() {
 }
 
 #[tokio::test]
-async fn what_is_lost_gives_its_bytes_back() {
-    let recorder = Recorder::builder(Scripted::with(&[Turn::Reject, Turn::Hang]))
+async fn lost_events_release_their_bytes() {
+    let recorder = Recorder::builder(Scripted::with(&[Step::Reject, Step::Hang]))
         .batch_size(2)
         .start();
     record_long(&recorder, 2, 500);
@@ -101,16 +101,16 @@ async fn what_is_lost_gives_its_bytes_back() {
 }
 
 #[tokio::test]
-async fn a_recorder_that_refuses_when_full_looks_at_the_bytes_too() {
+async fn when_full_refuse_checks_the_byte_capacity() {
     let recorder = Recorder::builder(Scripted::default())
         .capacity_bytes(1_000)
-        .when_full(WhenFull::Refuse)
+        .when_full(WhenFull::Reject)
         .start();
     for _ in 0..3 {
         assert!(recorder.reserve());
     }
     assert!(!recorder.reserve());
-    // What was let in is accounted for, however long its texts.
+    // Admitted requests are recorded, even with long strings.
     for _ in 0..3 {
         recorder.record(long_pending(8_000));
     }
@@ -124,16 +124,16 @@ async fn a_recorder_that_refuses_when_full_looks_at_the_bytes_too() {
 }
 
 #[tokio::test]
-async fn a_recorder_that_refuses_when_full_loses_nothing() {
+async fn when_full_refuse_loses_nothing() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
         .capacity(10)
-        .when_full(WhenFull::Refuse)
+        .when_full(WhenFull::Reject)
         .start();
     for _ in 0..10 {
         assert!(recorder.reserve());
     }
-    // As many requests are under way as there is room for events.
+    // There are as many open requests as there is room for events.
     assert!(!recorder.reserve());
     for _ in 0..10 {
         recorder.record(pending());
@@ -146,21 +146,21 @@ async fn a_recorder_that_refuses_when_full_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_of_gives_its_place_back() {
+async fn lost_events_release_their_reservation() {
     let recorder = Recorder::builder(Scripted::default())
         .capacity(2)
-        .when_full(WhenFull::Refuse)
+        .when_full(WhenFull::Reject)
         .start();
     for _ in 0..5 {
         assert!(recorder.reserve());
-        recorder.lose();
+        recorder.count_lost();
     }
     assert_conserved(&recorder, 0, 5);
 }
 
 #[tokio::test]
-async fn a_recorder_that_refuses_when_full_refuses_when_it_is_shut_down() {
-    for when_full in [WhenFull::Refuse, WhenFull::Drop] {
+async fn when_full_refuse_rejects_requests_after_shutdown() {
+    for when_full in [WhenFull::Reject, WhenFull::Drop] {
         let recorder = Recorder::builder(Scripted::default())
             .when_full(when_full)
             .start();
@@ -172,11 +172,11 @@ async fn a_recorder_that_refuses_when_full_refuses_when_it_is_shut_down() {
 }
 
 #[test]
-fn a_recorder_that_refuses_when_full_refuses_without_its_runtime() {
+fn when_full_refuse_rejects_requests_without_a_runtime() {
     let gone = runtime();
     let recorder = gone.block_on(async {
         let builder = Recorder::builder(Scripted::default());
-        builder.when_full(WhenFull::Refuse).start()
+        builder.when_full(WhenFull::Reject).start()
     });
     assert!(recorder.reserve());
     drop(gone);

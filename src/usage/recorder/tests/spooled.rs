@@ -1,4 +1,4 @@
-//! The recorder with a spool.
+//! A recorder with a spool.
 
 mod parts;
 #[cfg(feature = "tracing")]
@@ -24,7 +24,7 @@ fn builder(database: &Database, shelf: &Shelf) -> RecorderBuilder {
         .spool(shelf.clone())
 }
 
-/// Records events with these numbers.
+/// Records events with these numbers as their latency.
 fn record(recorder: &Recorder, numbers: std::ops::Range<u64>) {
     for number in numbers {
         assert!(recorder.reserve());
@@ -35,20 +35,20 @@ fn record(recorder: &Recorder, numbers: std::ops::Range<u64>) {
     }
 }
 
-/// Waits, in paused time, for what is bound to happen.
+/// Waits, in paused time, until the condition holds.
 async fn until(condition: impl Fn() -> bool) {
-    // Looking is what takes long under Miri.
-    let look_every = Duration::from_millis(if cfg!(miri) { 50 } else { 1 });
+    // Checking the condition is slow under Miri.
+    let interval = Duration::from_millis(if cfg!(miri) { 50 } else { 1 });
     for _ in 0..100_000 {
         if condition() {
             return;
         }
-        tokio::time::sleep(look_every).await;
+        tokio::time::sleep(interval).await;
     }
-    panic!("it did not happen");
+    panic!("timed out waiting for a condition");
 }
 
-/// Rule 9, once nothing is queued.
+/// Asserts invariant 9 when nothing is queued.
 fn assert_conserved(recorder: &Recorder, written: u64, lost: u64, spooled: u64) -> RecorderStats {
     let stats = recorder.stats();
     assert_eq!(
@@ -70,14 +70,14 @@ fn counted_to(end: u64) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-#[cfg_attr(miri, ignore = "thousands of events take too long")]
-async fn a_long_outage_loses_nothing_and_keeps_the_order() {
+#[cfg_attr(miri, ignore = "too slow with thousands of events")]
+async fn a_long_outage_loses_no_events_and_keeps_their_order() {
     for mode in [Fails, Hangs] {
         let (database, shelf) = (Database::new(mode), Shelf::new());
         let recorder = builder(&database, &shelf).start();
         for round in 0..100 {
             record(&recorder, round * 30..(round + 1) * 30);
-            // As long as a disk may take.
+            // Time for the spool to write.
             tokio::time::sleep(Duration::from_millis(40)).await;
         }
         if mode == Fails {
@@ -90,7 +90,7 @@ async fn a_long_outage_loses_nothing_and_keeps_the_order() {
         assert_conserved(&recorder, 3_000, 0, 0);
         until(|| shelf.events() == 0).await;
         assert_eq!(database.numbers(), counted_to(3_000), "{mode:?}");
-        // Then it is as it was before.
+        // Later events are not spooled.
         let pushes = shelf.pushes();
         record(&recorder, 3_000..3_010);
         recorder.flush().await;
@@ -100,7 +100,7 @@ async fn a_long_outage_loses_nothing_and_keeps_the_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_sink_works_nothing_is_spooled() {
+async fn nothing_is_spooled_while_the_sink_works() {
     let (database, shelf) = (Database::new(Works), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     for round in 0..20 {
@@ -113,7 +113,7 @@ async fn while_the_sink_works_nothing_is_spooled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_write_waits_in_memory_until_half_of_it_is_used() {
+async fn a_slow_write_is_spooled_at_half_of_the_capacity() {
     let (database, shelf) = (Database::new(Hangs), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..49);
@@ -121,7 +121,7 @@ async fn a_slow_write_waits_in_memory_until_half_of_it_is_used() {
     assert_eq!((recorder.stats().queued, shelf.events()), (49, 0));
     record(&recorder, 49..50);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // What is in flight went first.
+    // The batch in flight was spooled first.
     assert_conserved(&recorder, 0, 0, 50);
     assert_eq!(shelf.events(), 50);
     database.switch.set(Works);
@@ -132,13 +132,13 @@ async fn a_slow_write_waits_in_memory_until_half_of_it_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_bytes_is_as_good_as_half_of_the_events() {
+async fn a_slow_write_is_spooled_at_half_of_the_byte_capacity() {
     let (database, shelf) = (Database::new(Hangs), Shelf::new());
     let builder = builder(&database, &shelf).capacity(100_000);
     let recorder = builder.batch_size(2).capacity_bytes(40_000).start();
     super::record_long(&recorder, 40, 1_000);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // As much as there was room for.
+    // The capacity holds 31 events.
     assert_conserved(&recorder, 0, 9, 31);
     database.switch.set(Works);
     until(|| shelf.events() == 0).await;
@@ -146,7 +146,7 @@ async fn half_of_the_bytes_is_as_good_as_half_of_the_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_in_an_outage_leaves_it_to_the_next_process() {
+async fn shutdown_during_an_outage_leaves_events_to_the_next_process() {
     for mode in [Fails, DoesAndFails, Hangs] {
         let (database, shelf) = (Database::new(mode), Shelf::new());
         let recorder = builder(&database, &shelf).start();
@@ -169,23 +169,23 @@ async fn shutdown_in_an_outage_leaves_it_to_the_next_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_keeps_a_quarter_of_its_time_to_spool() {
+async fn shutdown_reserves_a_quarter_of_its_timeout_to_spool() {
     let (database, shelf) = (Database::new(Hangs), Shelf::new());
     let time = SOON * 4;
     for (spool, lost, spooled, least) in [(Works, 0, 5, SOON * 3), (Hangs, 5, 0, time)] {
         shelf.push.set(spool);
         let recorder = builder(&database, &shelf).start();
         record(&recorder, 0..5);
-        let began = tokio::time::Instant::now();
+        let start = tokio::time::Instant::now();
         let report = recorder.shutdown(time).await;
         assert_eq!((report.lost, report.spooled), (lost, spooled));
-        let taken = began.elapsed();
+        let taken = start.elapsed();
         assert!(taken >= least && taken < least + SOON, "{taken:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_drains_what_it_has_the_time_for() {
+async fn shutdown_drains_the_spool() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..95);
@@ -198,7 +198,7 @@ async fn shutdown_drains_what_it_has_the_time_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spool_that_fails_is_like_none() {
+async fn a_failing_spool_behaves_like_none() {
     for mode in [Fails, Hangs] {
         let (database, shelf) = (Database::new(Fails), Shelf::new());
         for switch in [&shelf.push, &shelf.next, &shelf.remove] {
@@ -220,7 +220,7 @@ async fn a_spool_that_fails_is_like_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_with_everything_broken_counts_what_is_lost() {
+async fn shutdown_counts_lost_events_if_sink_and_spool_fail() {
     for sink in [Fails, Hangs] {
         for spool in [Fails, Hangs] {
             let (database, shelf) = (Database::new(sink), Shelf::new());
@@ -236,7 +236,7 @@ async fn shutdown_with_everything_broken_counts_what_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spool_that_comes_back_takes_what_is_left() {
+async fn a_recovered_spool_takes_the_remaining_events() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     shelf.push.set(Fails);
     let recorder = builder(&database, &shelf).start();
@@ -251,7 +251,7 @@ async fn a_spool_that_comes_back_takes_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_that_cannot_be_spooled_is_written_past_the_spool() {
+async fn full_memory_is_written_before_the_spool_if_pushes_fail() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..40);
@@ -265,16 +265,16 @@ async fn memory_that_cannot_be_spooled_is_written_past_the_spool() {
     until(|| recorder.stats().written == 130).await;
     assert_conserved(&recorder, 130, 0, 0);
     let mut numbers = database.numbers();
-    // What was in flight, then out of memory until half of it was free, then the spool's; a batch
-    // earlier or later if two random pauses end at once.
+    // The batch in flight comes first, then batches from memory until half of it is free, then the spool. The
+    // position varies by a batch if two random backoffs end at the same time.
     let first_spooled = numbers.iter().position(|number| *number == 10);
-    assert!(first_spooled.is_some_and(|place| (50..=70).contains(&place)));
+    assert!(first_spooled.is_some_and(|index| (50..=70).contains(&index)));
     numbers.sort_unstable();
     assert_eq!(numbers, counted_to(130));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_spooled_is_written_behind_what_was() {
+async fn events_that_could_not_be_spooled_are_written_after_the_spool() {
     for push in [Fails, DoesAndFails] {
         let (database, shelf) = (Database::new(Fails), Shelf::new());
         let recorder = builder(&database, &shelf).start();
@@ -293,7 +293,7 @@ async fn what_could_not_be_spooled_is_written_behind_what_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_that_fills_up_waits_for_a_spool_that_works() {
+async fn full_memory_waits_for_a_working_spool() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..40);
@@ -306,8 +306,8 @@ async fn memory_that_fills_up_waits_for_a_spool_that_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_push_that_seemed_to_fail_counts_once() {
-    // It comes out of the spool while memory has it too, or after it was written from there.
+async fn a_push_that_failed_but_took_effect_counts_once() {
+    // The batch is read back while it is in memory too, or after it was written from memory.
     for next in [Works, Fails] {
         let (database, shelf) = (Database::new(Fails), Shelf::new());
         shelf.push.set(DoesAndFails);
@@ -329,20 +329,20 @@ async fn a_push_that_seemed_to_fail_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spool_that_goes_on_failing_is_asked_less_and_less() {
+async fn a_failing_spool_is_retried_with_backoff() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     shelf.push.set(DoesAndFails);
     shelf.next.set(Fails);
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..50);
-    // At first after 50 ms, then every five seconds.
+    // From 50 ms at first to five seconds.
     tokio::time::sleep(Duration::from_secs(60)).await;
     let pushes = shelf.pushes();
     assert!((10..60).contains(&pushes), "{pushes}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_removed_is_written_once() {
+async fn a_batch_that_cannot_be_removed_is_written_once() {
     for mode in [Fails, DoesAndFails, Hangs] {
         let (database, shelf) = (Database::new(Fails), Shelf::new());
         let recorder = builder(&database, &shelf).start();
@@ -351,7 +351,7 @@ async fn what_cannot_be_removed_is_written_once() {
         assert_conserved(&recorder, 0, 0, 50);
         shelf.remove.set(mode);
         database.switch.set(Works);
-        // What is behind it is written all the same.
+        // The batches behind it are written anyway.
         until(|| recorder.stats().written == 50).await;
         record(&recorder, 50..60);
         until(|| recorder.stats().written == 60).await;
@@ -365,7 +365,7 @@ async fn what_cannot_be_removed_is_written_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_sink_rejects_does_not_block_the_rest() {
+async fn a_rejected_batch_does_not_block_others() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let first = builder(&database, &shelf).start();
     record(&first, 0..20);
@@ -385,7 +385,7 @@ async fn what_the_sink_rejects_does_not_block_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_back_does_not_block_the_rest() {
+async fn an_unreadable_batch_does_not_block_others() {
     for remove in [Works, DoesAndFails] {
         let (database, shelf) = (Database::new(Fails), Shelf::new());
         let first = builder(&database, &shelf).start();
@@ -411,7 +411,7 @@ async fn what_cannot_be_read_back_does_not_block_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_process_drains_counts_as_written() {
+async fn batches_drained_by_another_process_count_as_written() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let working = Database::new(Works);
     let recorder = builder(&database, &shelf).start();
@@ -426,7 +426,7 @@ async fn what_another_process_drains_counts_as_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_process_left_goes_first() {
+async fn batches_of_an_earlier_process_are_written_first() {
     let (database, shelf) = (Database::new(Works), Shelf::new());
     let old = (0..3).map(|number| {
         let mut event = UsageEvent::at(jiff::Timestamp::UNIX_EPOCH);
@@ -446,7 +446,7 @@ async fn what_an_earlier_process_left_goes_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_handle_leaves_nothing_undone() {
+async fn dropping_the_last_handle_spools_and_writes_queued_events() {
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..30);
@@ -457,10 +457,10 @@ async fn the_last_handle_leaves_nothing_undone() {
     assert_eq!(database.numbers(), counted_to(30));
 }
 
-/// Sink and spool change their minds at random while events come in, on two threads.
+/// Sink and spool switch modes at random while events are recorded, on two threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_nothing_slips_through_a_spool() {
-    // Miri takes its time: what is too slow for every limit is never written.
+async fn rule_9_all_events_are_counted_with_a_spool() {
+    // Miri is slow: a write that exceeds every timeout never succeeds.
     let (seeds, events, pace) = if cfg!(miri) {
         (2, 100, 200)
     } else {
@@ -529,8 +529,8 @@ async fn rule_9_nothing_slips_through_a_spool() {
         let mut sorted = numbers.clone();
         sorted.sort_unstable();
         sorted.dedup();
-        assert_eq!(sorted.len(), numbers.len(), "{seed}: twice");
-        // What was cut off counts as lost, although the sink may have it.
+        assert_eq!(sorted.len(), numbers.len(), "{seed}: written twice");
+        // Interrupted writes count as lost, although the sink may have the events.
         assert!(
             numbers.len() as u64 + stats.lost >= events,
             "{seed}: {stats:?}"

@@ -1,4 +1,4 @@
-//! A database and a spool that can be put out of order.
+//! A database and a spool with fault injection.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -9,19 +9,19 @@ use uuid::Uuid;
 
 use crate::usage::{Batch, SinkError, Spool, SpoolError, Spooled, UsageSink};
 
-/// What something that can be out of order does.
+/// The behavior of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Works,
     Fails,
-    /// Does it, and says that it did not.
+    /// Takes effect but returns an error.
     DoesAndFails,
     Hangs,
     Rejects,
 }
 use Mode::{DoesAndFails, Fails, Hangs, Rejects, Works};
 
-/// A mode that can be changed under whoever hangs.
+/// A mode that can be changed while operations hang.
 #[derive(Clone)]
 pub(super) struct Switch(Arc<watch::Sender<Mode>>);
 
@@ -40,7 +40,7 @@ impl Switch {
     }
 }
 
-/// A sink that counts a batch once, and remembers the order of what was new.
+/// A sink that counts each batch once and keeps the numbers of its events in order.
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) switch: Switch,
@@ -78,17 +78,17 @@ impl UsageSink for Database {
         let mode = self.switch.mode().await;
         match mode {
             Fails => return Err(SinkError::unavailable("down")),
-            Rejects => return Err(SinkError::rejected("nonsense")),
+            Rejects => return Err(SinkError::rejected("invalid batch")),
             _ => self.keep(batch),
         }
         if mode == DoesAndFails {
-            return Err(SinkError::unavailable("the answer got lost"));
+            return Err(SinkError::unavailable("connection lost after the write"));
         }
         Ok(())
     }
 }
 
-/// A spool in memory, which outlives the recorder.
+/// An in-memory spool that outlives the recorder.
 #[derive(Clone)]
 pub(super) struct Shelf {
     pub(super) push: Switch,
@@ -119,8 +119,8 @@ impl Shelf {
     }
 
     pub(super) fn events(&self) -> u64 {
-        let line = self.line.lock().unwrap();
-        let events = line.iter().map(|spooled| match spooled {
+        let batches = self.line.lock().unwrap();
+        let events = batches.iter().map(|spooled| match spooled {
             Spooled::Batch(batch) => batch.events.len() as u64,
             Spooled::Unreadable { events, .. } => *events,
         });
@@ -132,17 +132,17 @@ impl Shelf {
     }
 
     pub(super) fn spoil(&self, index: usize) {
-        let mut line = self.line.lock().unwrap();
-        let Spooled::Batch(batch) = &line[index] else {
-            panic!("spoiled already");
+        let mut batches = self.line.lock().unwrap();
+        let Spooled::Batch(batch) = &batches[index] else {
+            panic!("the batch is already unreadable");
         };
-        line[index] = Spooled::Unreadable {
+        batches[index] = Spooled::Unreadable {
             id: batch.id,
             events: batch.events.len() as u64,
         };
     }
 
-    /// Does it, or not, as the mode says.
+    /// Performs an operation according to the mode.
     pub(super) async fn with<T>(
         &self,
         switch: &Switch,
@@ -152,7 +152,7 @@ impl Shelf {
             Fails => Err(SpoolError::new("broken")),
             DoesAndFails => {
                 act();
-                Err(SpoolError::new("the answer got lost"))
+                Err(SpoolError::new("connection lost after the write"))
             }
             _ => Ok(act()),
         }
@@ -164,9 +164,9 @@ impl Spool for Shelf {
     async fn push(&self, batch: &Batch) -> Result<(), SpoolError> {
         self.with(&self.push, || {
             *self.pushes.lock().unwrap() += 1;
-            let mut line = self.line.lock().unwrap();
-            if line.iter().all(|it| id_of(it) != batch.id) {
-                line.push_back(Spooled::Batch(batch.clone()));
+            let mut batches = self.line.lock().unwrap();
+            if batches.iter().all(|it| id_of(it) != batch.id) {
+                batches.push_back(Spooled::Batch(batch.clone()));
             }
         })
         .await
@@ -174,9 +174,9 @@ impl Spool for Shelf {
 
     async fn next(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, SpoolError> {
         let next = || {
-            let line = self.line.lock().unwrap();
-            let place = line.iter().position(|it| Some(id_of(it)) == behind);
-            line.get(place.map_or(0, |place| place + 1)).cloned()
+            let batches = self.line.lock().unwrap();
+            let index = batches.iter().position(|it| Some(id_of(it)) == behind);
+            batches.get(index.map_or(0, |index| index + 1)).cloned()
         };
         self.with(&self.next, next).await
     }

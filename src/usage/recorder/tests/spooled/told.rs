@@ -1,12 +1,12 @@
-//! What operators are told.
+//! Log messages about the spool.
 
 use super::*;
 use crate::test_tracing::CapturedEvents;
 
 #[tokio::test(start_paused = true)]
-async fn operators_are_told_what_becomes_of_usage() {
-    let told = CapturedEvents::default();
-    let _listening = told.capture();
+async fn failures_and_lost_events_are_logged() {
+    let log = CapturedEvents::default();
+    let _guard = log.capture();
     let (database, shelf) = (Database::new(Fails), Shelf::new());
     let recorder = builder(&database, &shelf).start();
     record(&recorder, 0..20);
@@ -22,30 +22,30 @@ async fn operators_are_told_what_becomes_of_usage() {
     recorder.flush().await;
     assert_conserved(&recorder, 10, 20, 0);
 
-    let mut messages = told.values_of("message");
+    let mut messages = log.values_of("message");
     messages.dedup();
     let seen = |text: &str| messages.iter().filter(|message| *message == text).count();
     let [failed, spooling] = [
-        "usage write failed, trying again",
-        "usage events go to the spool",
+        "usage write failed, retrying",
+        "started spooling usage events",
     ];
     let [unreadable, empty] = [
-        "usage events lost: the spool cannot read them back",
-        "the usage spool is empty again",
+        "usage events lost: the spool cannot read a batch",
+        "usage spool drained",
     ];
     assert_eq!(messages[..2], [failed, spooling]);
-    // Once, and not when it was found empty at the beginning.
+    // Once each. The spool that is empty at the start is not logged.
     assert_eq!([spooling, unreadable, empty].map(seen), [1, 1, 1]);
-    assert!(seen("usage spool failed, trying again later") > 0);
+    assert!(seen("usage spool failed, retrying later") > 0);
     assert_eq!(
         messages.last().map(String::as_str),
-        Some("usage events lost")
+        Some("usage events lost: the sink rejected a batch")
     );
-    let events = told.values_of("events");
+    let events = log.values_of("events");
     assert!(events.contains(&"20".to_owned()), "{events:?}");
     assert_eq!(events.last().map(String::as_str), Some("10"));
-    let errors = told.values_of("error");
-    for cause in ["down", "broken", "nonsense"] {
+    let errors = log.values_of("error");
+    for cause in ["down", "broken", "invalid batch"] {
         assert!(errors.iter().any(|error| error == cause), "{errors:?}");
     }
 }

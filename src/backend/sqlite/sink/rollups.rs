@@ -1,16 +1,16 @@
-//! Adding to sums.
+//! Writing rollups.
 
 use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
 use super::values::Values;
-use super::{ROWS, Writing};
-use crate::backend::sql::{Dialect, KeySum, Sum, as_micros, from_bytes, to_bytes};
+use super::{BatchWriter, ROWS};
+use crate::backend::sql::{Dialect, KeyRollup, SeriesRollup, as_micros, from_bytes, to_bytes};
 
-impl Writing<'_> {
-    pub(super) async fn add(
+impl BatchWriter<'_> {
+    pub(super) async fn add_rollups(
         &mut self,
         table: &str,
-        sums: &[Sum],
+        sums: &[SeriesRollup],
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let insert = self.sql(&format!(
@@ -24,7 +24,7 @@ impl Writing<'_> {
         );
         for sums in sums.chunks(ROWS) {
             let mut values = Values::new(sums.len(), 7);
-            for Sum { series, rollup } in sums {
+            for SeriesRollup { series, rollup } in sums {
                 values
                     .add(ids[*series])?
                     .add(as_micros(rollup.start))?
@@ -34,22 +34,22 @@ impl Writing<'_> {
                     .add(rollup.response_bytes.cast_signed())?
                     .add(to_bytes(&rollup.latency))?;
             }
-            let sql = format!("{insert}{}{update}", values.places);
+            let sql = format!("{insert}{}{update}", values.placeholders);
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .execute(self.connection())
                 .await?;
         }
-        // By chance: whatever the pattern of batches, each sum has its turn.
+        // At random, so that every rollup is compacted eventually, whatever the pattern of batches.
         if fastrand::u8(..16) == 0 {
-            self.tidy(table, sums, ids).await?;
+            self.compact_histograms(table, sums, ids).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn add_by_key(
+    pub(super) async fn add_key_rollups(
         &mut self,
         table: &str,
-        sums: &[KeySum],
+        sums: &[KeyRollup],
     ) -> Result<(), SqlError> {
         let insert = self.sql(&format!(
             "INSERT OR FAIL INTO {table} AS t (start, hash, key_id, owner, outcome, cause, count, cost,
@@ -58,7 +58,7 @@ impl Writing<'_> {
         let update = format!(" ON CONFLICT (start, hash) DO UPDATE SET {}", amounts());
         for sums in sums.chunks(ROWS) {
             let mut values = Values::new(sums.len(), 10);
-            for KeySum { line, rollup } in sums {
+            for KeyRollup { hash: line, rollup } in sums {
                 values
                     .add(as_micros(rollup.start))?
                     .add(&line[..])?
@@ -71,7 +71,7 @@ impl Writing<'_> {
                     .add(rollup.request_bytes.cast_signed())?
                     .add(rollup.response_bytes.cast_signed())?;
             }
-            let sql = format!("{insert}{}{update}", values.places);
+            let sql = format!("{insert}{}{update}", values.placeholders);
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .execute(self.connection())
                 .await?;
@@ -79,8 +79,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Makes one histogram of those that have gathered in a sum, one behind the other.
-    async fn tidy(&mut self, table: &str, sums: &[Sum], ids: &[i64]) -> Result<(), SqlError> {
+    /// Compacts concatenated histograms.
+    async fn compact_histograms(
+        &mut self,
+        table: &str,
+        sums: &[SeriesRollup],
+        ids: &[i64],
+    ) -> Result<(), SqlError> {
         let read = self.sql(&format!(
             ") SELECT t.series_id, t.start, t.latency FROM one CROSS JOIN {table} t
             WHERE t.series_id = one.series_id AND t.start = one.start AND length(t.latency) > 256"
@@ -92,12 +97,12 @@ impl Writing<'_> {
         let update = " ON CONFLICT (series_id, start) DO UPDATE SET latency = excluded.latency";
         for sums in sums.chunks(ROWS) {
             let mut values = Values::new(sums.len(), 2);
-            for Sum { series, rollup } in sums {
+            for SeriesRollup { series, rollup } in sums {
                 values.add(ids[*series])?.add(as_micros(rollup.start))?;
             }
             let sql = format!(
                 "WITH one(series_id, start) AS (VALUES {}{read}",
-                values.places
+                values.placeholders
             );
             let rows = sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .fetch_all(self.connection())
@@ -117,7 +122,7 @@ impl Writing<'_> {
                     .add(0)?
                     .add(to_bytes(&latency))?;
             }
-            let sql = format!("{write}{}{update}", values.places);
+            let sql = format!("{write}{}{update}", values.placeholders);
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .execute(self.connection())
                 .await?;
@@ -126,7 +131,7 @@ impl Writing<'_> {
     }
 }
 
-/// Adds all amounts of a sum to those that are there.
+/// Assignments for an upsert that adds all amounts.
 fn amounts() -> String {
     let add = |column| Dialect::Sqlite.capped_add(column);
     ["count", "cost", "request_bytes", "response_bytes"]

@@ -1,17 +1,17 @@
-//! Adding to sums.
+//! Writing rollups.
 
 use sqlx::{Error as SqlError, Row};
 
-use super::Writing;
+use super::BatchWriter;
 use crate::backend::postgres::types::Time;
-use crate::backend::sql::{Dialect, KeySum, Sum, as_micros, from_bytes, to_bytes};
+use crate::backend::sql::{Dialect, KeyRollup, SeriesRollup, as_micros, from_bytes, to_bytes};
 use crate::usage::Rollup;
 
-impl Writing<'_> {
-    pub(super) async fn add(
+impl BatchWriter<'_> {
+    pub(super) async fn add_rollups(
         &mut self,
         table: &str,
-        sums: &[Sum],
+        sums: &[SeriesRollup],
         ids: &[i64],
     ) -> Result<(), SqlError> {
         let mut sums: Vec<_> = sums
@@ -43,21 +43,21 @@ impl Writing<'_> {
             .bind(latencies)
             .execute(&mut *self.connection)
             .await?;
-        // By chance: whatever the pattern of batches, each sum has its turn.
+        // At random, so that every rollup is compacted eventually, whatever the pattern of batches.
         if fastrand::u8(..16) == 0 {
-            self.tidy(table, &series, &starts).await?;
+            self.compact_histograms(table, &series, &starts).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn add_by_key(
+    pub(super) async fn add_key_rollups(
         &mut self,
         table: &str,
-        sums: &[KeySum],
+        sums: &[KeyRollup],
     ) -> Result<(), SqlError> {
         let rollups = || sums.iter().map(|sum| &sum.rollup);
         let starts: Vec<Time> = rollups().map(|sum| Time(as_micros(sum.start))).collect();
-        let lines: Vec<&[u8]> = sums.iter().map(|sum| &sum.line[..]).collect();
+        let hashes: Vec<&[u8]> = sums.iter().map(|sum| &sum.hash[..]).collect();
         let keys: Vec<_> = rollups()
             .map(|sum| sum.key.map(|key| key.to_string()))
             .collect();
@@ -75,7 +75,7 @@ impl Writing<'_> {
         let number = |amount: fn(&Rollup) -> u64| numbers(rollups(), amount);
         sqlx::query(insert)
             .bind(starts)
-            .bind(lines)
+            .bind(hashes)
             .bind(keys)
             .bind(owners)
             .bind(outcomes)
@@ -89,9 +89,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Makes one histogram of those that have gathered in a sum, one behind the other. The sums were
-    /// just written, so that this transaction holds them.
-    async fn tidy(&mut self, table: &str, series: &[i64], starts: &[Time]) -> Result<(), SqlError> {
+    /// Compacts concatenated histograms. The rows were just written, so this transaction has them locked.
+    async fn compact_histograms(
+        &mut self,
+        table: &str,
+        series: &[i64],
+        starts: &[Time],
+    ) -> Result<(), SqlError> {
         let read = self.sql(&format!(
             "SELECT t.series_id, t.start, t.latency FROM {table} t
             JOIN UNNEST($1::bigint[], $2::timestamptz[]) AS one(series_id, start)
@@ -127,7 +131,7 @@ impl Writing<'_> {
     }
 }
 
-/// Adds all amounts of a sum to those that are there.
+/// Assignments for an upsert that adds all amounts.
 fn amounts() -> String {
     let add = |column| Dialect::Postgres.capped_add(column);
     ["count", "cost", "request_bytes", "response_bytes"]

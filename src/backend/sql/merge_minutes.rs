@@ -1,20 +1,19 @@
-//! Folding sums by the minute into sums by the quarter of an hour.
+//! Merging rollups by minute into quarters of an hour.
 //!
-//! Both are rows of the same tables: a row that starts before the mark `quarter_hours` of §pruned
-//! stands for its quarter of an hour. A row written after its quarter was folded stays a row of its
-//! own, which every sum counts all the same.
+//! Both are rows of the same tables: a row that starts before the mark `quarter_hours` in §pruned covers its
+//! quarter of an hour. A row that is written after its quarter was merged stays a separate row; totals still
+//! include it.
 
 use sqlx::Error as SqlError;
 
+use super::batched::{FirstFailure, MAX_ROWS, PAUSE, write};
 use super::dialect::Dialect;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::histogram::{from_bytes, to_bytes};
-use super::portions::{FirstFailure, ROWS, TURN, write};
 use super::rollup_query::{DAY, HOUR, QUARTER, floor};
-use super::value::there;
+use super::value::required;
 
-/// A table of sums by the minute: its name, primary key, the columns that rows of one sum share, and
-/// whether it has latencies.
+/// A table of rollups by minute: its name, its primary key, the columns to group by, and whether it has latencies.
 type Table = (&'static str, &'static str, &'static str, bool);
 
 const TABLES: [Table; 2] = [
@@ -29,45 +28,45 @@ const TABLES: [Table; 2] = [
 
 const AMOUNTS: [&str; 4] = ["count", "cost", "request_bytes", "response_bytes"];
 
-/// Longer columns of latencies are written anew, with one pair of numbers for each bucket.
-const LONG: i64 = 256;
+/// The length of a histogram, in bytes, above which it is compacted to one pair per bucket.
+const MAX_LATENCY_LEN: i64 = 256;
 
-/// Folds the minutes of hours that are over by `before`, which is a full hour; how many there were.
-pub(super) async fn fold_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+/// Merges the minutes of all hours that end by `before`, which is a full hour. Returns the number of merged rows.
+pub(super) async fn merge_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     let mut hour = match mark(engine).await? {
-        // An earlier pass may have been cut off.
+        // An earlier pass may have been interrupted.
         Some(mark) => mark - DAY,
         None => i64::MIN,
     };
     let (mut folded, mut failure) = (0, FirstFailure::default());
     while let Some(first) = first_minute(engine, hour, before).await? {
         hour = floor(first, HOUR) + HOUR;
-        // Before any is folded, so that nobody takes a quarter of an hour for a minute.
-        note(engine, hour).await?;
+        // Before the rows are merged, so that readers do not mistake a quarter of an hour for a minute.
+        set_mark(engine, hour).await?;
         for quarter in (hour - HOUR..hour).step_by(QUARTER as usize) {
             for table in TABLES {
-                folded += failure.of(fold_quarter(engine, table, quarter).await);
+                folded += failure.record(fold_quarter(engine, table, quarter).await);
             }
         }
     }
-    failure.or(folded)
+    failure.into_result(folded)
 }
 
 async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
     let mark = "SELECT before FROM §pruned WHERE kind = 'quarter_hours'";
     let mut session = engine.reader().await?;
-    let rows = session.rows(Statement::new(engine.names(), mark)).await?;
+    let rows = session.fetch(Statement::new(engine.names(), mark)).await?;
     rows.first()
-        .map_or(Ok(None), |row| there(row.time("before")?).map(Some))
+        .map_or(Ok(None), |row| required(row.time("before")?).map(Some))
 }
 
-async fn note<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
-    let note = "INSERT INTO §pruned AS d (kind, before) VALUES ('quarter_hours', $1)
+async fn set_mark<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
+    let upsert = "INSERT INTO §pruned AS d (kind, before) VALUES ('quarter_hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
-    write(engine, note, &[Value::Time(Some(before))]).await
+    write(engine, upsert, &[Value::Time(Some(before))]).await
 }
 
-/// When the first sum of a time starts.
+/// The start of the first rollup in a range.
 async fn first_minute<E: Engine>(
     engine: &E,
     from: i64,
@@ -78,8 +77,8 @@ async fn first_minute<E: Engine>(
         .bind(Value::Time(Some(from)))
         .bind(Value::Time(Some(before)));
     let mut session = engine.reader().await?;
-    let rows = session.rows(first).await?;
-    there(rows.first())?.time("first")
+    let rows = session.fetch(first).await?;
+    required(rows.first())?.time("first")
 }
 
 async fn fold_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Result<u64, SqlError> {
@@ -89,18 +88,18 @@ async fn fold_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Resu
         let rows = fold_some(engine, &mut session, table, quarter).await?;
         session.commit().await?;
         folded += rows;
-        if rows < ROWS.cast_unsigned() {
+        if rows < MAX_ROWS.cast_unsigned() {
             break;
         }
-        tokio::time::sleep(TURN).await;
+        tokio::time::sleep(PAUSE).await;
     }
     if folded > 0 && table.3 {
-        tidy(engine, table.0, quarter).await?;
+        compact_histograms(engine, table.0, quarter).await?;
     }
     Ok(folded)
 }
 
-/// Folds up to [`ROWS`] rows of a quarter; how many there were.
+/// Merges up to [`ROWS`] rows of a quarter. Returns the number of merged rows.
 async fn fold_some<E: Engine>(
     engine: &E,
     session: &mut E::Session,
@@ -119,7 +118,7 @@ async fn fold_some<E: Engine>(
     let mut added = AMOUNTS.map(|column| dialect.capped_add(column)).join(", ");
     if has_latency {
         columns.push_str(", latency");
-        sums.push_str(&format!(", {}", dialect.joined("latency")));
+        sums.push_str(&format!(", {}", dialect.concat_bytes("latency")));
         added.push_str(&format!(", {}", dialect.add_latency()));
     }
     let fold = |from: &str| {
@@ -134,10 +133,10 @@ async fn fold_some<E: Engine>(
         Statement::new(engine.names(), template)
             .bind(Value::Time(Some(quarter)))
             .bind(Value::Time(Some(quarter + QUARTER)))
-            .bind(ROWS)
+            .bind(MAX_ROWS)
     };
     match dialect {
-        // One statement: rows that come meanwhile must not be deleted without being added.
+        // In one statement, so that rows written concurrently are not deleted without being merged.
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
             let both = format!(
@@ -145,26 +144,30 @@ async fn fold_some<E: Engine>(
                 SELECT count(*) AS rows FROM gone",
                 fold("gone")
             );
-            let rows = session.rows(statement(&both)).await?;
-            let rows = there(there(rows.first())?.integer("rows")?)?;
+            let rows = session.fetch(statement(&both)).await?;
+            let rows = required(required(rows.first())?.integer("rows")?)?;
             Ok(rows.cast_unsigned())
         }
-        // It has one writer, and no statement that does both.
+        // SQLite has a single writer, so two statements are safe.
         #[cfg(feature = "_sqlite")]
         Dialect::Sqlite => {
             let some = format!("(SELECT * FROM {table} WHERE ({key}) IN ({some}))");
-            session.run(statement(&fold(&some))).await?;
-            session.run(statement(&delete)).await
+            session.execute(statement(&fold(&some))).await?;
+            session.execute(statement(&delete)).await
         }
     }
 }
 
-/// Makes one histogram of those that stand one behind the other in a quarter's rows.
-async fn tidy<E: Engine>(engine: &E, table: &str, quarter: i64) -> Result<(), SqlError> {
+/// Compacts concatenated histograms in the rows of a quarter.
+async fn compact_histograms<E: Engine>(
+    engine: &E,
+    table: &str,
+    quarter: i64,
+) -> Result<(), SqlError> {
     let lock = engine.names().dialect.lock_rows();
     let read = format!(
         "SELECT series_id, latency FROM {table} WHERE start = $1 AND series_id > $2
-        AND length(latency) > {LONG} ORDER BY series_id LIMIT 200{lock}"
+        AND length(latency) > {MAX_LATENCY_LEN} ORDER BY series_id LIMIT 200{lock}"
     );
     let update = format!("UPDATE {table} SET latency = $3 WHERE start = $1 AND series_id = $2");
     let mut last = i64::MIN;
@@ -175,25 +178,25 @@ async fn tidy<E: Engine>(engine: &E, table: &str, quarter: i64) -> Result<(), Sq
                 .bind(Value::Time(Some(quarter)))
                 .bind(series)
         };
-        let rows = session.rows(statement(&read, last)).await?;
-        let rows: Vec<_> = rows.iter().map(tidied).collect::<Result<_, _>>()?;
+        let rows = session.fetch(statement(&read, last)).await?;
+        let rows: Vec<_> = rows.iter().map(compacted).collect::<Result<_, _>>()?;
         let Some(&(end, _)) = rows.last() else {
             return Ok(());
         };
         last = end;
         for (series, latency) in rows {
             session
-                .run(statement(&update, series).bind(latency))
+                .execute(statement(&update, series).bind(latency))
                 .await?;
         }
         session.commit().await?;
-        tokio::time::sleep(TURN).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// A series, and its histograms as one.
-fn tidied(row: &impl Row) -> Result<(i64, Value), SqlError> {
-    let latency = from_bytes(there(row.bytes("latency")?)?)?;
-    let series = there(row.integer("series_id")?)?;
+/// A series id and its compacted histogram.
+fn compacted(row: &impl Row) -> Result<(i64, Value), SqlError> {
+    let latency = from_bytes(required(row.bytes("latency")?)?)?;
+    let series = required(row.integer("series_id")?)?;
     Ok((series, Value::Bytes(Some(to_bytes(&latency)))))
 }
