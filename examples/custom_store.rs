@@ -173,7 +173,11 @@ impl KeyAdmin for MyStore {
         }
         keys.sort_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
         // A surplus key only signals that another page follows.
-        Ok(Page::from_surplus(keys, query.page_size(), KeyQuery::place))
+        Ok(Page::from_surplus(
+            keys,
+            query.page_size(),
+            KeyQuery::page_token,
+        ))
     }
 
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {

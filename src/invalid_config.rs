@@ -1,15 +1,15 @@
-//! The error of configuration.
+//! The error type of configuration.
 
 use std::borrow::Cow;
 
-/// A setting with an invalid value.
+/// A setting has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {field}: {reason}")]
 #[non_exhaustive]
 pub struct InvalidConfig {
-    /// The setting.
+    /// The name of the setting.
     pub field: &'static str,
-    /// What a valid value is.
+    /// The constraint that the value violates, or a description of valid values.
     pub reason: Cow<'static, str>,
 }
 

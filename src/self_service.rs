@@ -45,16 +45,16 @@ use crate::{ApiKeyLayer, Caller, StoreFailure};
 /// them, it covers all usage that the backend retains. Errors are problem details (RFC 9457).
 pub struct SelfServiceApi {
     layer: ApiKeyLayer,
-    about: About,
+    service: SelfService,
 }
 
 /// The state of the handlers.
 #[derive(Clone)]
-struct About {
+struct SelfService {
     /// The layer whose limiter holds the rate limits.
     layer: ApiKeyLayer,
     reader: Arc<dyn UsageReader>,
-    asking: Arc<LocalLimiter>,
+    limiter: Arc<LocalLimiter>,
 }
 
 /// The maximum number of endpoints in a summary.
@@ -70,10 +70,10 @@ impl SelfServiceApi {
                 .cost(|_| 0)
                 // A request without a verified key has no usage to return.
                 .on_store_failure(StoreFailure::Reject),
-            about: About {
+            service: SelfService {
                 layer: layer.clone(),
                 reader: Arc::new(reader),
-                asking: Arc::default(),
+                limiter: Arc::default(),
             },
         }
     }
@@ -84,13 +84,13 @@ impl SelfServiceApi {
             .route("/usage", get(usage))
             .route("/limits", get(limits))
             .method_not_allowed_fallback(async || method_not_allowed())
-            .layer(from_fn_with_state(self.about.clone(), throttle))
+            .layer(from_fn_with_state(self.service.clone(), throttle))
             .layer(self.layer)
             .layer(map_response(async |mut response: Response| {
                 protect(response.headers_mut());
                 response
             }))
-            .with_state(self.about)
+            .with_state(self.service)
     }
 }
 
@@ -101,12 +101,12 @@ impl std::fmt::Debug for SelfServiceApi {
 }
 
 async fn throttle(
-    State(about): State<About>,
+    State(service): State<SelfService>,
     caller: Caller,
     request: Request,
     next: Next,
 ) -> Response {
-    match about.authenticate(&caller).await {
+    match service.acquire(&caller).await {
         Some(decision) if decision.is_allowed() => next.run(request).await,
         decision => {
             let retry_after = decision.and_then(|decision| decision.retry_after_secs());
@@ -119,11 +119,11 @@ async fn throttle(
     }
 }
 
-impl About {
-    async fn authenticate(&self, caller: &Caller) -> Option<Decision> {
+impl SelfService {
+    async fn acquire(&self, caller: &Caller) -> Option<Decision> {
         let limit = RateLimit::per_second(2).with_burst(10);
         let now = Clock::system().now();
-        let allowance = self.asking.attach(caller.lineage, &[limit], now).ok()?;
+        let allowance = self.limiter.attach(caller.lineage, &[limit], now).ok()?;
         match allowance.acquire(1, now) {
             LimitResponse::Ready(decision) => Some(decision),
             LimitResponse::Pending(decision) => decision.await.ok(),
@@ -139,7 +139,7 @@ struct Times {
 }
 
 async fn usage(
-    State(about): State<About>,
+    State(service): State<SelfService>,
     caller: Caller,
     Query(times): Query<Times>,
 ) -> Result<Json<Summary>, Problem> {
@@ -147,7 +147,7 @@ async fn usage(
     let mut range = UsageRange::new().key(caller.id);
     (range.from, range.to) = (times.from, times.to);
     let query = SummaryQuery::new(range, SummarySpec::new().latency());
-    let summary = about.reader.summary(&query).await?;
+    let summary = service.reader.summary(&query).await?;
     Ok(Json(Summary::of(&summary, TOP)))
 }
 
@@ -166,8 +166,11 @@ struct LimitNow {
     reset_seconds: u32,
 }
 
-async fn limits(State(about): State<About>, caller: Caller) -> Result<Json<Limits>, Problem> {
-    let statuses = about.layer.limit_statuses(&caller).await.map_err(|_| {
+async fn limits(
+    State(service): State<SelfService>,
+    caller: Caller,
+) -> Result<Json<Limits>, Problem> {
+    let statuses = service.layer.limit_statuses(&caller).await.map_err(|_| {
         let detail = "The rate limiter is unavailable. Try again later.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;

@@ -1,6 +1,6 @@
-//! Texts.
+//! Text utilities.
 
-/// The last character boundary up to an index. `str::floor_char_boundary` needs Rust 1.91.
+/// The last character boundary at or before `max`. `str::floor_char_boundary` requires Rust 1.91.
 pub(crate) fn floor_char_boundary(text: &str, max: usize) -> usize {
     let end = max.min(text.len());
     (0..=end)

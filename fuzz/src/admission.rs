@@ -134,7 +134,7 @@ impl Layers {
                 layer = layer.allow_preflight();
             }
             if is(PASSES) {
-                layer = layer.on_store_failure(StoreFailure::Pass);
+                layer = layer.on_store_failure(StoreFailure::Admit);
             }
             layer.layer(Inner)
         };

@@ -13,7 +13,7 @@ pub(super) struct BasePath(pub(super) Arc<str>);
 
 impl BasePath {
     /// Parses a path. `None` unless it begins with exactly one slash and has unreserved characters only.
-    pub(super) fn read(path: &str) -> Option<Self> {
+    pub(super) fn parse(path: &str) -> Option<Self> {
         let plain = |b: u8| b == b'/' || is_plain(b);
         // Browsers read two leading slashes as a host name.
         let is_path = path.starts_with('/') && !path.starts_with("//") && path.bytes().all(plain);
@@ -28,7 +28,7 @@ impl BasePath {
             let original = parts.extensions.get::<OriginalUri>();
             resolve(nested.as_str(), original?.path())
         });
-        path.and_then(|path| Self::read(&path))
+        path.and_then(|path| Self::parse(&path))
             .unwrap_or(Self("".into()))
     }
 }
@@ -78,7 +78,7 @@ mod tests {
             ("/a/b-c/", "/a/b-c"),
             ("/%7Ea", "/%7Ea"),
         ] {
-            let BasePath(base) = BasePath::read(path).expect(path);
+            let BasePath(base) = BasePath::parse(path).expect(path);
             assert_eq!(&*base, read);
         }
         for path in [
@@ -93,7 +93,7 @@ mod tests {
             "/a?b",
             "/a#b",
         ] {
-            assert!(BasePath::read(path).is_none(), "{path}");
+            assert!(BasePath::parse(path).is_none(), "{path}");
         }
     }
 

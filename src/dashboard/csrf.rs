@@ -6,7 +6,7 @@ use http::request::Parts;
 
 /// Whether an unsafe request is same-origin, or not sent by a browser. Browsers send `Sec-Fetch-Site`
 /// ([Fetch Metadata](https://www.w3.org/TR/fetch-metadata/)), and older ones `Origin`.
-pub(super) fn is_of_this_site(parts: &Parts) -> bool {
+pub(super) fn is_same_origin(parts: &Parts) -> bool {
     let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
     if let Some(site) = header("sec-fetch-site") {
         return site == b"same-origin";
@@ -34,7 +34,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        is_of_this_site(&request.body(()).unwrap().into_parts().0)
+        is_same_origin(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
         let post = |origin| {
             let request = http::Request::post("https://keys.example:8443/keys");
             let request = request.header(ORIGIN, origin).body(()).unwrap();
-            is_of_this_site(&request.into_parts().0)
+            is_same_origin(&request.into_parts().0)
         };
         assert!(post("https://keys.example:8443"));
         assert!(!post("https://evil.example"));

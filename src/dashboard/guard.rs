@@ -59,8 +59,6 @@ pub trait Guard: Send + Sync + 'static {
 }
 
 /// Verifies the token submitted with the dashboard's sign-in form.
-///
-/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`).
 pub trait Login: Send + Sync {
     /// Returns the administrator that the token belongs to, or `None` if it is invalid.
     ///
@@ -107,18 +105,21 @@ pub struct BearerToken {
 
 impl BearerToken {
     /// The minimum length of a token in characters.
-    pub const SHORTEST: usize = 16;
+    pub const MIN_LENGTH: usize = 16;
 
     /// Creates a guard with this token, which should be random. Surrounding whitespace, such as a trailing newline, is
     /// ignored. The administrator's name is `admin` by default.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`] when it has fewer than [`SHORTEST`](Self::SHORTEST) characters.
+    /// [`InvalidConfig`] if the token has fewer than [`SHORTEST`](Self::SHORTEST) characters.
     pub fn new(token: &str) -> Result<Self, InvalidConfig> {
         let token = token.trim();
-        if token.chars().count() < Self::SHORTEST {
-            return Err(InvalidConfig::new("token", "it has at least 16 characters"));
+        if token.chars().count() < Self::MIN_LENGTH {
+            return Err(InvalidConfig::new(
+                "token",
+                "must have at least 16 characters",
+            ));
         }
         Ok(Self {
             digest: Sha256::digest(token).into(),

@@ -55,20 +55,20 @@ pub(super) enum IdempotencyError {
     #[error("No issuer is configured for this dashboard.")]
     NoIssuer,
     #[error("This request was already submitted with different parameters.")]
-    OtherDetails,
+    ParametersDiffer,
     #[error("This request is still being processed. Try again in a moment.")]
-    UnderWay,
+    InProgress,
     #[error("Too many requests are being processed. Try again in a moment.")]
-    NoRoom,
+    TooMany,
     #[error(
         "This request already created key {id} ({hint}). Its secret was in the first response. \
         If you lost it, rotate the key."
     )]
-    Before { id: KeyId, hint: String },
+    AlreadyCreated { id: KeyId, hint: String },
     #[error("This request already created a key, which has since been deleted.")]
-    BeforeAndDeleted,
+    AlreadyDeleted,
     #[error("Internal error. Try again later.")]
-    Broken,
+    Internal,
     #[error(transparent)]
     Failed(#[from] IssueError),
 }
@@ -77,9 +77,9 @@ pub(super) enum IdempotencyError {
 #[derive(Clone, Default)]
 pub(super) struct IdempotentRequests(Arc<Mutex<All>>);
 
-type All = HashMap<KeyId, Known>;
+type All = HashMap<KeyId, Entry>;
 
-struct Known {
+struct Entry {
     details: Fingerprint,
     /// `None` while the request is in progress.
     answer: Option<Answer>,
@@ -114,7 +114,7 @@ impl IdempotentRequests {
         // In its own task, so that a client that disconnects and retries receives the response.
         let task = tokio::spawn(async move {
             if was_deleted(&*store, id).await? {
-                return Err(IdempotencyError::BeforeAndDeleted);
+                return Err(IdempotencyError::AlreadyDeleted);
             }
             match issuing.await {
                 Ok(issued) => {
@@ -123,12 +123,14 @@ impl IdempotentRequests {
                     Ok(issued)
                 }
                 Err(error) => match store.get(id).await {
-                    Ok(Some(Key { hint, .. })) => Err(IdempotencyError::Before { id, hint }),
+                    Ok(Some(Key { hint, .. })) => {
+                        Err(IdempotencyError::AlreadyCreated { id, hint })
+                    }
                     _ => Err(error.into()),
                 },
             }
         });
-        task.await.unwrap_or(Err(IdempotencyError::Broken))
+        task.await.unwrap_or(Err(IdempotencyError::Internal))
     }
 
     async fn begin_patiently(
@@ -139,7 +141,7 @@ impl IdempotentRequests {
         let since = Instant::now();
         loop {
             match self.begin(id, details) {
-                Err(IdempotencyError::UnderWay) if since.elapsed() < PATIENCE => {
+                Err(IdempotencyError::InProgress) if since.elapsed() < PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 result => return result,
@@ -150,16 +152,16 @@ impl IdempotentRequests {
     fn begin(&self, id: KeyId, details: Fingerprint) -> Result<Claim, IdempotencyError> {
         let mut known = self.known();
         match known.get(&id) {
-            Some(other) if other.details != details => Err(IdempotencyError::OtherDetails),
-            Some(Known { answer: None, .. }) => Err(IdempotencyError::UnderWay),
-            Some(Known {
+            Some(other) if other.details != details => Err(IdempotencyError::ParametersDiffer),
+            Some(Entry { answer: None, .. }) => Err(IdempotencyError::InProgress),
+            Some(Entry {
                 answer: Some(answer),
                 ..
             }) => Ok(Claim::Again(answer.issued.clone())),
             None => {
                 make_room(&mut known)?;
                 let answer = None;
-                known.insert(id, Known { details, answer });
+                known.insert(id, Entry { details, answer });
                 let requests = self.clone();
                 Ok(Claim::First(UnderWay { requests, id }))
             }
@@ -180,7 +182,7 @@ fn make_room(known: &mut All) -> Result<(), IdempotencyError> {
     let answered = known
         .iter()
         .filter_map(|(id, known)| Some((known.answer.as_ref()?.since, *id)));
-    let (_, oldest) = answered.min().ok_or(IdempotencyError::NoRoom)?;
+    let (_, oldest) = answered.min().ok_or(IdempotencyError::TooMany)?;
     known.remove(&oldest);
     Ok(())
 }

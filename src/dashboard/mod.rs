@@ -135,19 +135,19 @@ impl Dashboard {
         self
     }
 
-    /// The path at which browsers find the pages, such as `/internal/keys`. By default, the path at which axum nests the
-    /// pages. Set it if a proxy or a layer that rewrites paths removes a part of it. Links, forms, redirects and the
-    /// cookie's path begin with it.
+    /// The path of the dashboard as seen by browsers, such as `/internal/keys`. Defaults to the path at which axum
+    /// nests the router. Set it if a proxy or layer rewrites the path. Links, forms, redirects and the path of the
+    /// cookie start with it.
     ///
     /// # Panics
     ///
-    /// If the path does not begin with exactly one slash, or has other characters than `/`, `-`, `.`, `_`, `~`, `%` and
-    /// ASCII letters and digits.
+    /// If the path does not start with exactly one slash, or contains characters other than ASCII letters, digits and
+    /// `/`, `-`, `.`, `_`, `~`, `%`.
     #[must_use]
     pub fn public_path(mut self, path: &str) -> Self {
-        let base = BasePath::read(path);
+        let base = BasePath::parse(path);
         self.0.public_path =
-            Some(base.expect("a public path begins with one slash and has no query"));
+            Some(base.expect("the public path must start with one slash and have no query"));
         self
     }
 

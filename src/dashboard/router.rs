@@ -12,7 +12,7 @@ use http::header::AUTHORIZATION;
 
 use super::api;
 use super::base_path::BasePath;
-use super::csrf::is_of_this_site;
+use super::csrf::is_same_origin;
 use super::guard::Denied;
 use super::page_context::PageContext;
 use super::pages::{self, login};
@@ -60,7 +60,7 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/log/{format}", get(log::export)),
         ("/audit", get(audit::page_of)),
         ("/login", get(login::form).post(login::sign_in)),
-        ("/logout", get(login::out).post(login::sign_out)),
+        ("/logout", get(login::sign_out_form).post(login::sign_out)),
         ("/assets/style.css", get(assets::style)),
         ("/assets/script.js", get(assets::script)),
         ("/assets/icon.svg", get(assets::icon)),
@@ -81,16 +81,20 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> R
         .route(&format!("{}/", api::PATH), any(async || not_found()))
         .fallback(pages::not_found)
         // Covers all routes but the open ones, and the fallback, so that no new route can bypass the guard.
-        .layer(from_fn_with_state(shared.clone(), admit))
+        .layer(from_fn_with_state(shared.clone(), authenticate))
         .merge(open)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
-        .layer(from_fn(keep_safe))
-        .layer(from_fn_with_state(shared.clone(), locate))
+        .layer(from_fn(add_security_headers))
+        .layer(from_fn_with_state(shared.clone(), insert_base_path))
         .with_state(shared)
 }
 
 /// Stores the base path in the request extensions.
-async fn locate(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+async fn insert_base_path(
+    State(shared): State<Arc<Shared>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let (parts, body) = request.into_parts();
     let base = shared.public_path.clone();
     let base = base.unwrap_or_else(|| BasePath::nested(&parts));
@@ -101,7 +105,7 @@ async fn locate(State(shared): State<Arc<Shared>>, mut request: Request, next: N
 }
 
 /// Authenticates the request, and stores the [`PageContext`] in its extensions.
-async fn admit(
+async fn authenticate(
     State(shared): State<Arc<Shared>>,
     base: BasePath,
     request: Request,
@@ -136,25 +140,25 @@ async fn admit(
                 None => shared.guard.sign_in_url().map(String::from),
             };
             match url {
-                Some(url) => login::ask(&parts, url),
-                None => pages::sign_in_required(StatusCode::UNAUTHORIZED),
+                Some(url) => login::redirect_to_sign_in(&parts, url),
+                None => pages::access_denied(StatusCode::UNAUTHORIZED),
             }
         }
-        Err(Denied::Forbidden) => pages::sign_in_required(StatusCode::FORBIDDEN),
+        Err(Denied::Forbidden) => pages::access_denied(StatusCode::FORBIDDEN),
     };
     Drain::before(Request::from_parts(parts, body), rejection).await
 }
 
 /// Rejects cross-site requests and adds the security headers.
-async fn keep_safe(request: Request, next: Next) -> Response {
+async fn add_security_headers(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let mut response = if parts.method.is_safe() || is_of_this_site(&parts) {
+    let mut response = if parts.method.is_safe() || is_same_origin(&parts) {
         next.run(Request::from_parts(parts, body)).await
     } else {
         let rejection = if api::is_at(parts.uri.path()) {
-            api::of_another_site()
+            api::cross_site_rejected()
         } else {
-            pages::sign_in_required(StatusCode::FORBIDDEN)
+            pages::access_denied(StatusCode::FORBIDDEN)
         };
         Drain::before(Request::from_parts(parts, body), rejection).await
     };

@@ -114,7 +114,7 @@ impl Signer {
     }
 
     /// Signs out the sessions in these headers. Returns the `Set-Cookie` header that deletes the cookie.
-    pub(super) fn end(&self, headers: &HeaderMap, path: &str) -> String {
+    pub(super) fn sign_out(&self, headers: &HeaderMap, path: &str) -> String {
         let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
         self.signed_out().extend(sessions, Timestamp::now());
         cookie("", 0, headers, path)
@@ -252,14 +252,14 @@ mod tests {
             let set = signer.session(&ada, &none, "");
             headers(COOKIE, set.split(';').next().unwrap())
         });
-        assert!(signer.end(&mine, "").contains("=; Path=/; Max-Age=0;"));
+        assert!(signer.sign_out(&mine, "").contains("=; Path=/; Max-Age=0;"));
         assert_eq!(signer.admin(&mine), None);
         assert_eq!(signer.admin(&other), Some(ada));
         let chosen = "/a;Domain=example/admin";
-        assert!(signer.end(&none, chosen).contains("; Path=/; Max-Age"));
+        assert!(signer.sign_out(&none, chosen).contains("; Path=/; Max-Age"));
         // Sessions with an invalid signature are not added to the list.
         let forged = "keytally_session=416461.99999999999.7.00";
-        signer.end(&headers(COOKIE, forged), "");
+        signer.sign_out(&headers(COOKIE, forged), "");
         assert_eq!(signer.signed_out().sessions.len(), 1);
     }
 
@@ -310,7 +310,7 @@ mod tests {
                 let value = value.parse().unwrap();
                 (name.clone(), value)
             });
-            signer.end(&HeaderMap::from_iter(headers), "")
+            signer.sign_out(&HeaderMap::from_iter(headers), "")
         };
         for host in ["localhost:3000", "127.0.0.1", "[::1]:80"] {
             assert!(!ended(&[(HOST, host)]).contains("Secure"), "{host}");

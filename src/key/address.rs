@@ -1,4 +1,4 @@
-//! The networks from which a key may be used.
+//! IP allowlists of keys.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,24 +6,25 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Networks in CIDR notation, of IPv4 and IPv6. As a key's list, an empty one allows every address.
+/// A list of IPv4 and IPv6 networks in CIDR notation. As the allowlist of a key, an empty list allows every
+/// address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Box<str>>", into = "Vec<String>")]
 pub struct AddressList(Vec<IpNet>);
 
-/// A text that is neither an address nor a network.
+/// The text is neither an IP address nor a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither an IP address nor a network such as 10.0.0.0/8 or 2001:db8::/32")]
+#[error("`{0}` is not an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32")]
 pub struct InvalidNetwork(Box<str>);
 
 impl AddressList {
-    /// Reads addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`. Those of IPv4
-    /// that were mapped into IPv6 (`::ffff:10.0.0.0/104`) are taken as what they are.
+    /// Parses addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`. IPv4-mapped IPv6 networks
+    /// (`::ffff:10.0.0.0/104`) are converted to IPv4.
     ///
     /// # Errors
     ///
-    /// The first text that is neither. A network with bits set behind its length, such as
-    /// `10.0.0.1/8`, is refused: nobody can tell which half was meant.
+    /// [`InvalidNetwork`] for the first invalid text. A network with host bits set, such as `10.0.0.1/8`, is
+    /// ambiguous and rejected.
     pub fn parse<T: AsRef<str>>(
         texts: impl IntoIterator<Item = T>,
     ) -> Result<Self, InvalidNetwork> {
@@ -34,24 +35,23 @@ impl AddressList {
             .map(Self)
     }
 
-    /// Whether one of the networks holds the address. An IPv4 address that was mapped into IPv6
-    /// counts as what it is.
+    /// Whether one of the networks contains the address. IPv4-mapped IPv6 addresses are converted to IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether there is no network on the list.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many networks are on the list.
+    /// The number of networks.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The networks.
+    /// Iterates over the networks in CIDR notation.
     pub fn iter(&self) -> impl Iterator<Item = impl fmt::Display + '_> + '_ {
         self.0.iter()
     }
@@ -69,13 +69,13 @@ fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
     Ok(canonical(network))
 }
 
-/// Whether the network's address is written as addresses are: others take `010.0.0.0` for 8.0.0.0.
+/// Whether the address has no leading zeros: some parsers read `010.0.0.0` as octal, 8.0.0.0.
 fn is_plain(text: &str, network: &IpNet) -> bool {
     let address = text.split('/').next().and_then(|text| text.parse().ok());
     address == Some(network.addr())
 }
 
-/// A network of IPv4 that was mapped into IPv6 as what it is.
+/// Converts IPv4-mapped IPv6 networks to IPv4.
 fn canonical(network: IpNet) -> IpNet {
     let mapped = || {
         let length = network.prefix_len().checked_sub(96)?;
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_found_in_their_networks() {
+    fn networks_contain_their_addresses() {
         let list = AddressList::parse(["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]).unwrap();
         for text in ["10.255.0.1", "192.0.2.7", "::ffff:10.1.2.3", "2001:db8::1"] {
             assert!(list.contains(text.parse().unwrap()), "{text}");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_mapped_into_ipv6_are_those_of_ipv4() {
+    fn ipv4_mapped_networks_equal_ipv4_networks() {
         let texts = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.7", "::ffff:0:0/96"];
         let list = AddressList::parse(texts).unwrap();
         let plain = AddressList::parse(["10.0.0.0/8", "192.0.2.7", "0.0.0.0/0"]).unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_typed_errors() {
+    fn invalid_networks_are_rejected() {
         for text in [
             "",
             "10.0.0.0/33",
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_round_trips_as_texts() {
+    fn list_round_trips_through_json() {
         let list = AddressList::parse(["10.0.0.0/8", "::1"]).unwrap();
         assert_eq!((list.len(), list.is_empty()), (2, false));
         let none = AddressList::default();

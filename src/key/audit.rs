@@ -1,4 +1,4 @@
-//! Who did what to which key, and when: entries, and what can be asked about them.
+//! Audit log entries and queries.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,15 +13,13 @@ use super::record::{Key, KeyChange};
 use crate::id::{KeyId, uuid_at};
 use crate::page::{PageToken, whole_micros};
 
-/// What somebody did to a key, and what the key was before and after.
+/// An entry of the audit log: an action on a key, by whom and when, and the key before and after.
 ///
-/// A [`Key`] holds neither its secret, encrypted or not, nor a digest, and so no entry does. What else the
-/// application puts into keys, metadata included, is in their entries too, and stays there when a key is
-/// deleted.
+/// Entries contain neither secrets, encrypted or not, nor digests, because a [`Key`] does not. They do contain
+/// everything else that the application stores in keys, including metadata, and stay when the key is deleted.
 ///
-/// Stores make an entry in one step with the change that it tells of: it is there exactly when the
-/// change took place. A change that leaves a key as it was, such as switching off what is off, has an
-/// entry too: somebody did something.
+/// A store writes an entry in the same transaction as the change: the entry exists if and only if the change took
+/// place. A change without effect, such as disabling a disabled key, has an entry as well.
 ///
 /// ```
 /// use keytally::key::{AuditAction, AuditEntry, Key};
@@ -36,27 +34,27 @@ use crate::page::{PageToken, whole_micros};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AuditEntry {
-    /// The entry's own id, a UUID of version 7. Of entries that one process makes for the same time,
-    /// the later one has the higher id.
+    /// The id of the entry, a UUIDv7. For entries of one process with the same time, ids increase in the order of
+    /// creation.
     pub id: Uuid,
-    /// When it was done, in whole microseconds.
+    /// The time of the action, in whole microseconds.
     pub time: Timestamp,
-    /// Who did it, in the application's own terms, as
-    /// [`KeyAdmin::acting_as`](super::KeyAdmin::acting_as) was told; `None` if it was not.
+    /// The actor, as passed to [`KeyAdmin::acting_as`](super::KeyAdmin::acting_as); `None` if the change was not
+    /// made through it.
     pub actor: Option<String>,
-    /// What was done.
+    /// The action.
     pub action: AuditAction,
-    /// To which key.
+    /// The key that the action applies to.
     pub key: KeyId,
-    /// The key before; `None` where it was created.
+    /// The key before the action; `None` if it was created.
     pub before: Option<Key>,
-    /// The key after; `None` where it was deleted.
+    /// The key after the action; `None` if it was deleted.
     pub after: Option<Key>,
 }
 
 impl AuditEntry {
-    /// An entry that does not tell by whom, nor what the key was: where a store that keeps entries in
-    /// columns of its own begins to build them again, to set the other fields, the id among them.
+    /// An entry without actor and keys, with a new id. Stores with a schema of their own reconstruct entries from
+    /// it and set the remaining fields, including the id.
     pub fn new(action: AuditAction, key: KeyId, time: Timestamp) -> Self {
         let time = whole_micros(time);
         Self {
@@ -70,7 +68,7 @@ impl AuditEntry {
         }
     }
 
-    /// A key was created; as the store has it now.
+    /// An entry for a key that was created.
     pub fn created(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
         Self {
             actor: actor.and_then(Self::actor_of),
@@ -79,7 +77,7 @@ impl AuditEntry {
         }
     }
 
-    /// A key was changed.
+    /// An entry for a key that was changed.
     pub fn changed(
         actor: Option<&str>,
         change: &KeyChange,
@@ -90,8 +88,8 @@ impl AuditEntry {
         Self::between(actor, AuditAction::of(change), before, after, time)
     }
 
-    /// A key was rotated: the entry of the old key, whose end has changed, and that of the new one,
-    /// which was created.
+    /// The two entries of a rotation: [`AuditAction::Rotated`] for the old key, whose expiry changed, and
+    /// [`AuditAction::Created`] for the new one.
     pub fn rotated(
         actor: Option<&str>,
         before: Key,
@@ -103,12 +101,12 @@ impl AuditEntry {
         [old, Self::created(actor, new, time)]
     }
 
-    /// A key's secret was read; the key stays what it is.
+    /// An entry for a secret that was revealed, which leaves the key unchanged.
     pub fn revealed(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
         Self::between(actor, AuditAction::Revealed, key.clone(), key, time)
     }
 
-    /// A key was deleted; as the store had it last.
+    /// An entry for a key that was deleted.
     pub fn deleted(actor: Option<&str>, key: Key, time: Timestamp) -> Self {
         Self {
             actor: actor.and_then(Self::actor_of),
@@ -132,8 +130,8 @@ impl AuditEntry {
         }
     }
 
-    /// An actor as entries have it, for it may come from a request: its first 200 characters, with
-    /// U+FFFD for control characters. `None` if it is empty.
+    /// An actor as stored in entries, which may come from a request: the first 200 characters, with control
+    /// characters replaced by U+FFFD. `None` if it is empty.
     ///
     /// ```
     /// # use keytally::key::AuditEntry;
@@ -147,23 +145,23 @@ impl AuditEntry {
     }
 }
 
-/// An id above all that this process has made for the same time: a counter stands before the random
-/// bits, which begins anywhere in its lower half (RFC 9562, §6.2).
+/// A UUIDv7 greater than all others of this process with the same time: a counter with a random start in its lower
+/// half precedes the random bits (RFC 9562, §6.2).
 fn next_id(time: Timestamp) -> Uuid {
-    static MADE: LazyLock<AtomicU64> =
+    static COUNTER: LazyLock<AtomicU64> =
         LazyLock::new(|| AtomicU64::new(first_count(uuid_at(0).as_u64_pair().1)));
     counted(
         uuid_at(time.as_microsecond()),
-        MADE.fetch_add(1, Ordering::Relaxed),
+        COUNTER.fetch_add(1, Ordering::Relaxed),
     )
 }
 
-/// Where the counter begins: far from its end, or it would soon start again from nothing.
+/// The start of the counter: in its lower half, far from overflow.
 fn first_count(random: u64) -> u64 {
     random & ((1 << 41) - 1)
 }
 
-/// The id with a counter in the 12 bits behind its version and in the first 30 behind its variant.
+/// Replaces the 12 bits after the version and the first 30 bits after the variant with the counter.
 fn counted(id: Uuid, count: u64) -> Uuid {
     let (high, low) = (0xfff, 0x3fff_ffff);
     let counter = u128::from((count >> 30) & high) << 64 | u128::from(count & low) << 32;
@@ -171,31 +169,31 @@ fn counted(id: Uuid, count: u64) -> Uuid {
     Uuid::from_u128(id.as_u128() & !mask | counter)
 }
 
-/// What can be done to a key.
+/// An action on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AuditAction {
-    /// It was added: issued, imported or put in another's place.
+    /// The key was created: issued, imported or the successor in a rotation.
     Created,
-    /// Its fields were given other values.
+    /// Fields of the key were updated.
     Updated,
-    /// It was switched off.
+    /// The key was disabled.
     Disabled,
-    /// It was switched on.
+    /// The key was enabled.
     Enabled,
-    /// It was ended for good.
+    /// The key was revoked.
     Revoked,
-    /// Another was put in its place. The new key has an entry of its own, [`AuditAction::Created`].
+    /// The key was replaced by a new one, which has an entry of its own, [`AuditAction::Created`].
     Rotated,
-    /// Its secret was [read again](super::KeyAdmin::reveal).
+    /// The secret was [revealed](super::KeyAdmin::reveal).
     Revealed,
-    /// Its record was removed.
+    /// The key was deleted.
     Deleted,
 }
 
 impl AuditAction {
-    /// Every action there is, in the order of the enum.
+    /// All actions, in declaration order.
     pub const ALL: [Self; 8] = [
         Self::Created,
         Self::Updated,
@@ -207,7 +205,7 @@ impl AuditAction {
         Self::Deleted,
     ];
 
-    /// The name in `snake_case`.
+    /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -221,7 +219,7 @@ impl AuditAction {
         }
     }
 
-    /// What a change does.
+    /// The action of a change.
     pub fn of(change: &KeyChange) -> Self {
         match change {
             KeyChange::Update(_) => Self::Updated,
@@ -238,9 +236,9 @@ impl fmt::Display for AuditAction {
     }
 }
 
-/// A text that is not the name of an [`AuditAction`].
+/// The text is not the name of an [`AuditAction`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the name of an audit action")]
+#[error("unknown audit action")]
 pub struct InvalidAuditAction;
 
 impl FromStr for AuditAction {
@@ -254,24 +252,24 @@ impl FromStr for AuditAction {
     }
 }
 
-/// Which entries of the audit: all that match every filter that is set.
+/// A query for audit entries. Matches the entries that pass every filter that is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct AuditQuery {
-    /// Of this key.
+    /// Only entries of this key.
     pub key: Option<KeyId>,
-    /// Of what this actor did.
+    /// Only entries of this actor.
     pub actor: Option<String>,
-    /// Of this action.
+    /// Only entries of this action.
     pub action: Option<AuditAction>,
-    /// From this time on.
+    /// Only entries at or after this time.
     pub from: Option<Timestamp>,
-    /// Before this time.
+    /// Only entries before this time.
     pub to: Option<Timestamp>,
-    /// At most this many; `0` and more than [`AuditQuery::MAX_LIMIT`] are brought into bounds.
+    /// The page size, clamped to 1 to [`AuditQuery::MAX_LIMIT`]. 50 by default.
     pub limit: usize,
-    /// After this place.
+    /// The page token at which to continue.
     pub after: Option<PageToken>,
 }
 
@@ -290,70 +288,70 @@ impl Default for AuditQuery {
 }
 
 impl AuditQuery {
-    /// Entries on one page at most.
+    /// The maximum page size.
     pub const MAX_LIMIT: usize = 1_000;
 
-    /// All entries, fifty a page.
+    /// A query for all entries, with 50 entries per page.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Entries of this key.
+    /// Lists only entries of this key.
     #[must_use]
     pub fn key(mut self, key: KeyId) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// Entries of what this actor did, who is [brought into bounds](AuditEntry::actor_of) as in the
-    /// entries. An empty actor has none.
+    /// Lists only entries of this actor, [normalized](AuditEntry::actor_of) as in entries. An empty actor matches
+    /// nothing.
     #[must_use]
     pub fn actor(mut self, actor: impl AsRef<str>) -> Self {
         self.actor = Some(AuditEntry::actor_of(actor.as_ref()).unwrap_or_default());
         self
     }
 
-    /// Entries of this action.
+    /// Lists only entries of this action.
     #[must_use]
     pub fn action(mut self, action: AuditAction) -> Self {
         self.action = Some(action);
         self
     }
 
-    /// Entries from this time on.
+    /// Lists only entries at or after this time.
     #[must_use]
     pub fn from(mut self, time: Timestamp) -> Self {
         self.from = Some(time);
         self
     }
 
-    /// Entries before this time.
+    /// Lists only entries before this time.
     #[must_use]
     pub fn to(mut self, time: Timestamp) -> Self {
         self.to = Some(time);
         self
     }
 
-    /// So many entries a page.
+    /// Sets the page size.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page behind this place.
+    /// Continues after this page token.
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
         self.after = Some(token);
         self
     }
 
-    /// The number of entries to put on a page.
+    /// The page size, clamped to 1 to [`AuditQuery::MAX_LIMIT`].
     pub fn page_size(&self) -> usize {
         self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
-    /// Whether an entry passes every filter.
+    /// Whether an entry passes every filter. The page token is not considered.
     pub fn matches(&self, entry: &AuditEntry) -> bool {
         self.key.is_none_or(|key| entry.key == key)
             && self
@@ -365,8 +363,8 @@ impl AuditQuery {
             && self.to.is_none_or(|to| entry.time < to)
     }
 
-    /// An entry's place in the audit: newest first, then by id from high to low.
-    pub fn place(entry: &AuditEntry) -> PageToken {
+    /// The page token of an entry. The audit log is sorted by time, newest first, then by id in descending order.
+    pub fn page_token(entry: &AuditEntry) -> PageToken {
         PageToken::new(entry.time, entry.id)
     }
 }
@@ -386,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn names_agree_with_serde() {
+    fn action_names_match_serde() {
         for (index, action) in AuditAction::ALL.into_iter().enumerate() {
             assert_eq!(serde_json::to_value(action).unwrap(), action.as_str());
             assert_eq!(action.to_string().parse(), Ok(action));
@@ -398,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_tell_what_was_before_and_after() {
+    fn entries_have_the_key_before_and_after() {
         let now = at("2026-11-01T10:00:00.123456789Z");
         let created = AuditEntry::created(Some("anna"), key("a"), now);
         assert_eq!(created.time, at("2026-11-01T10:00:00.123456Z"));
@@ -431,8 +429,8 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "ten thousand ids take too long")]
-    fn ids_of_one_time_are_in_the_order_in_which_they_were_made() {
+    #[cfg_attr(miri, ignore = "too slow under Miri")]
+    fn ids_with_the_same_time_increase() {
         let now = at("2026-11-01T10:00:00.123Z");
         let ids: Vec<_> = (0..10_000).map(|_| next_id(now)).collect();
         assert!(ids.is_sorted_by(|earlier, later| earlier < later));
@@ -442,13 +440,13 @@ mod tests {
             let (seconds, nanos) = id.get_timestamp().unwrap().to_unix();
             assert_eq!((seconds, nanos), (now.as_second() as u64, 123_000_000));
         }
-        // What a process cannot know of another is left to chance.
+        // The last bits are random, for uniqueness across processes.
         let last = |id: &Uuid| id.as_u128() as u32;
         assert_ne!(last(&ids[0]), last(&ids[1]));
     }
 
     #[test]
-    fn a_counter_begins_anywhere_in_its_lower_half() {
+    fn counter_starts_in_its_lower_half() {
         let half = 1 << 41;
         assert_eq!(first_count(u64::MAX), half - 1);
         assert_eq!(first_count(half), 0);
@@ -458,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_takes_its_own_bits_alone() {
+    fn counter_leaves_other_bits_unchanged() {
         let all: Uuid = "ffffffff-ffff-7fff-bfff-ffffffffffff".parse().unwrap();
         let none: Uuid = "00000000-0000-7000-8000-000000000000".parse().unwrap();
         for (count, ones, zeros) in [
@@ -468,7 +466,7 @@ mod tests {
                 "ffffffff-ffff-7009-8000-0005ffffffff",
                 "00000000-0000-7009-8000-000500000000".into(),
             ),
-            // The upper 22 of 64 bits have no place.
+            // The upper 22 of the 64 bits are not used.
             (
                 u64::MAX,
                 &*all.to_string(),
@@ -481,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn actors_are_brought_into_bounds() {
+    fn actors_are_truncated_and_sanitized() {
         let long = "ä".repeat(300);
         assert_eq!(AuditEntry::actor_of(&long), Some("ä".repeat(200)));
         let odd = AuditEntry::actor_of("a\0b\r\n\u{85} c");
@@ -492,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn every_filter_has_to_match() {
+    fn entry_matches_only_if_every_filter_matches() {
         let time = at("2026-11-01T10:00:00Z");
         let entry = AuditEntry::created(Some("anna"), key("a"), time);
         let all = AuditQuery::new()

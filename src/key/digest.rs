@@ -1,12 +1,11 @@
-//! What a store keeps instead of a secret, and how the two are compared.
+//! Digests of secrets, and their verification.
 //!
-//! A digest is the SHA-256 of the whole secret, or its HMAC-SHA-256 under a pepper: a text that the
-//! application keeps outside the database, so that a stolen database alone cannot even be searched
-//! for a known secret. A slow password hash would buy nothing: nobody can try 2¹⁹⁰ secrets, but every
-//! request would pay.
+//! A digest is the SHA-256 of the whole secret, or its HMAC-SHA-256 under a pepper: a value that the application
+//! keeps outside the database, so that a stolen database alone cannot be used to verify guesses. A slow password
+//! hash adds nothing, because 190 random bits cannot be brute-forced, but it would cost time on every request.
 //!
-//! A pepper protects the digest. The id of an imported key is no digest, but 95 bits of the plain
-//! SHA-256 of its secret: enough to search for a secret that people could guess.
+//! A pepper protects the digest only. The id of an imported key is 95 bits of the plain SHA-256 of its secret,
+//! which is enough to brute-force a guessable secret.
 
 use std::array;
 use std::fmt;
@@ -20,26 +19,26 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 
-/// The digest of a secret, as a store keeps it.
+/// The digest of a secret, as held by a store.
 ///
-/// As text: `sha256:<hex>`, or `hmac-sha256:<pepper>:<hex>`. `Debug` shows the kind only.
+/// As text: `sha256:<hex>`, or `hmac-sha256:<pepper>:<hex>`. `Debug` shows only the algorithm and the pepper name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     pepper: PepperName,
     bytes: [u8; 32],
 }
 
-/// A text that is not a digest.
+/// The text is not a valid digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a digest")]
+#[error("invalid digest: a SHA-256 or HMAC-SHA-256 is 64 hexadecimal digits")]
 pub struct InvalidDigest;
 
 impl Digest {
-    /// The digest that another system kept: a SHA-256 in 64 hexadecimal digits.
+    /// A plain SHA-256 digest, such as one from another system, in 64 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// [`InvalidDigest`] for every other text.
+    /// [`InvalidDigest`] for any other text.
     pub fn from_sha256_hex(text: &str) -> Result<Self, InvalidDigest> {
         Ok(Self {
             pepper: PepperName::NONE,
@@ -47,18 +46,18 @@ impl Digest {
         })
     }
 
-    /// The name of the pepper under which it was made, if one was.
+    /// The name of the pepper that it was computed with, if any.
     pub fn pepper(&self) -> Option<&str> {
         Some(self.pepper.as_str()).filter(|name| !name.is_empty())
     }
 
-    /// The id of a key whose secret has another format: made from the SHA-256 of the secret, so
-    /// that importing needs no more than that and the request path finds it again.
+    /// The id of an imported key, derived from the SHA-256 of its secret, so that both the import of a digest and
+    /// a lookup by secret can compute it.
     pub(crate) fn imported_id(&self) -> KeyId {
         KeyId::from_sha256(&self.bytes)
     }
 
-    /// The plain one that no secret has.
+    /// A placeholder digest that no secret has.
     pub(crate) fn dummy() -> Self {
         Self {
             pepper: PepperName::NONE,
@@ -140,21 +139,22 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// The application's peppers: the first makes new digests, every one checks those made under it.
+/// The application's peppers. The first computes new digests; all verify the digests computed with them.
 ///
-/// To change the pepper, put the new one first; when every key was rotated or has expired, drop the
-/// old one. Without any pepper, digests are plain SHA-256.
+/// To replace the pepper, put the new one first; remove the old one when all its keys are rotated or expired.
+/// Without peppers, digests are plain SHA-256.
 ///
-/// A pepper keeps a stolen database from being searched for secrets, but not for those of another form
-/// that were [imported](super::Issuer::import_secret): their ids are made from the plain SHA-256.
+/// A pepper prevents guesses from being verified with a stolen database, except for
+/// [imported](super::Issuer::import_secret) secrets in another format: their ids are derived from the plain
+/// SHA-256.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use keytally::key::Peppers;
 ///
 /// let peppers = Peppers::new([
-///     ("2026", &b"thirty-two random bytes, say, from env"[..]),
-///     ("2025", b"the one before, until its keys are gone"),
+///     ("2026", &b"32 random bytes from the environment"[..]),
+///     ("2025", b"the previous one, until its keys expire"),
 /// ])?;
 /// # Ok(()) }
 /// ```
@@ -162,18 +162,18 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
 pub struct Peppers(Vec<(PepperName, Hmac<Sha256>)>);
 
 impl Peppers {
-    /// No pepper: digests are plain SHA-256.
+    /// No peppers: digests are plain SHA-256.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Peppers by name. The first one is used for new keys; the others verify keys that were created under them. The
-    /// name is stored with every digest.
+    /// Peppers by name. The first one is used for new keys; the others verify keys that were created with them.
+    /// The name is stored with every digest.
     ///
     /// # Errors
     ///
-    /// If a name is not 1 to 32 characters of `a-z`, `0-9` and `-`, or is there twice, or a pepper is shorter than 16
-    /// bytes.
+    /// Returns an error if a name is not 1 to 32 characters of `a-z`, `0-9` and `-` or is not unique, or a pepper
+    /// is shorter than 16 bytes.
     pub fn new<'a>(
         peppers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Self, InvalidConfig> {
@@ -181,17 +181,17 @@ impl Peppers {
         for (name, pepper) in peppers {
             let name = PepperName::new(name).ok_or(InvalidConfig::new(
                 "pepper",
-                "a name is 1 to 32 characters of a-z, 0-9 and -",
+                "a name must be 1 to 32 characters of a-z, 0-9 and -",
             ))?;
             if all.0.iter().any(|(other, _)| *other == name) {
                 return Err(InvalidConfig::new("pepper", "names must be unique"));
             }
-            let short = InvalidConfig::new("pepper", "a pepper has at least 16 bytes");
+            let short = InvalidConfig::new("pepper", "a pepper must have at least 16 bytes");
             if pepper.len() < 16 {
                 return Err(short);
             }
-            let prepared = Hmac::new_from_slice(pepper).map_err(|_| short)?;
-            all.0.push((name, prepared));
+            let keyed = Hmac::new_from_slice(pepper).map_err(|_| short)?;
+            all.0.push((name, keyed));
         }
         Ok(all)
     }
@@ -199,38 +199,38 @@ impl Peppers {
     /// The digest of a new secret.
     pub(crate) fn digest(&self, secret: &[u8]) -> Digest {
         match self.0.first() {
-            Some((name, prepared)) => Digest {
+            Some((name, keyed)) => Digest {
                 pepper: *name,
-                bytes: hmac(prepared, secret),
+                bytes: hmac(keyed, secret),
             },
             None => Digest::sha256(secret),
         }
     }
 
-    /// Whether the secret has this digest, with the same work whatever the secret and the digest. A
-    /// digest under a pepper that is not here matches nothing.
+    /// Whether the secret has this digest. Takes the same work for every secret and digest. A digest with an
+    /// unknown pepper matches nothing.
     ///
-    /// Nor does anything match where there is no such key: the work is that for one made under the
-    /// first pepper, and the digest is read all the same.
+    /// If `exists` is false, nothing matches: the work is that for a digest with the first pepper, and `digest` is
+    /// read anyway.
     #[inline]
     pub(crate) fn verify(&self, secret: &[u8], digest: &Digest, exists: bool) -> bool {
         let exists = Choice::from(u8::from(exists));
-        // Copied, so that it lies in one place, whichever it is.
+        // Copied, so that the following reads do not depend on which one is chosen.
         let name = self.0.first().map_or(digest.pepper, |(first, _)| {
             PepperName::conditional_select(first, &digest.pepper, exists)
         });
-        // Looked for among all of them: the time must not tell which one it is.
+        // Compares all names: the time must not depend on the position.
         let (mut place, mut named) = (0, Choice::from(0));
         for (nth, (known, _)) in (0_u32..).zip(&self.0) {
             let is_this = known.ct_eq(&name);
             place.conditional_assign(&nth, is_this);
             named |= is_this;
         }
-        // Where there are peppers, both are computed for every digest: nor must it tell a plain one, or
-        // one under a pepper that is gone, from another.
+        // With peppers, both digests are always computed: the time must not distinguish plain digests or unknown
+        // peppers.
         let mut computed = words(&sha256(secret));
-        if let Some((_, prepared)) = self.0.get(place as usize) {
-            let peppered = words(&hmac(prepared, secret));
+        if let Some((_, keyed)) = self.0.get(place as usize) {
+            let peppered = words(&hmac(keyed, secret));
             computed = select(&computed, &peppered, named);
         }
         let equal = computed.ct_eq(&words(&digest.bytes));
@@ -246,7 +246,7 @@ impl fmt::Debug for Peppers {
     }
 }
 
-/// Four words compare in an eighth of the steps that their bytes take.
+/// Comparing four words takes an eighth of the steps of comparing bytes.
 fn words(bytes: &[u8; 32]) -> [u64; 4] {
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
@@ -259,18 +259,18 @@ fn select(one: &[u64; 4], other: &[u64; 4], choice: Choice) -> [u64; 4] {
     array::from_fn(|nth| u64::conditional_select(&one[nth], &other[nth], choice))
 }
 
-/// What a pepper is called, within the digest: to read it, nothing else of a key has to be read.
+/// The name of a pepper, stored inline so that comparing it reads no other memory of the key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PepperName {
     /// 0 for a plain digest.
     len: u8,
-    bytes: [u8; Self::LONGEST],
+    bytes: [u8; Self::MAX_LEN],
 }
 
 impl ConditionallySelectable for PepperName {
     #[inline]
     fn conditional_select(one: &Self, other: &Self, choice: Choice) -> Self {
-        let mut bytes = [0; Self::LONGEST];
+        let mut bytes = [0; Self::MAX_LEN];
         let chosen = select(&words(&one.bytes), &words(&other.bytes), choice);
         for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(chosen) {
             *bytes = word.to_ne_bytes();
@@ -283,25 +283,25 @@ impl ConditionallySelectable for PepperName {
 impl ConstantTimeEq for PepperName {
     #[inline]
     fn ct_eq(&self, other: &Self) -> Choice {
-        // No name has a byte of 0, with which the rest is filled: the length is in them.
+        // Names have no zero bytes, which pad the rest, so that comparing the bytes compares the length.
         words(&self.bytes).ct_eq(&words(&other.bytes))
     }
 }
 
 impl PepperName {
-    const LONGEST: usize = 32;
-    /// That of no pepper.
+    const MAX_LEN: usize = 32;
+    /// The name of plain digests.
     const NONE: Self = Self {
         len: 0,
-        bytes: [0; Self::LONGEST],
+        bytes: [0; Self::MAX_LEN],
     };
 
     fn new(name: &str) -> Option<Self> {
-        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !(1..=Self::LONGEST).contains(&name.len()) || !name.bytes().all(fits) {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=Self::MAX_LEN).contains(&name.len()) || !name.bytes().all(allowed) {
             return None;
         }
-        let mut bytes = [0; Self::LONGEST];
+        let mut bytes = [0; Self::MAX_LEN];
         bytes[..name.len()].copy_from_slice(name.as_bytes());
         Some(Self {
             len: name.len() as u8,
@@ -310,7 +310,7 @@ impl PepperName {
     }
 
     fn as_str(&self) -> &str {
-        // Always text: it was made of some.
+        // Valid UTF-8: constructed from a `&str`.
         str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 }
@@ -321,10 +321,10 @@ fn sha256(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-fn hmac(prepared: &Hmac<Sha256>, secret: &[u8]) -> [u8; 32] {
+fn hmac(keyed: &Hmac<Sha256>, secret: &[u8]) -> [u8; 32] {
     #[cfg(test)]
     tests::COMPUTED.with_borrow_mut(|computed| computed.hmac += 1);
-    let mut mac = prepared.clone();
+    let mut mac = keyed.clone();
     mac.update(secret);
     mac.finalize().into_bytes().into()
 }
@@ -335,7 +335,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Digests computed by the thread.
+    /// The number of digests computed by this thread.
     #[derive(Debug, Default, PartialEq, Eq)]
     pub(crate) struct Computed {
         pub(crate) sha256: usize,
@@ -348,7 +348,7 @@ pub(crate) mod tests {
 
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-    fn two() -> Peppers {
+    fn two_peppers() -> Peppers {
         let peppers = [
             ("new", &b"0123456789abcdef"[..]),
             ("old", b"fedcba9876543210"),
@@ -375,18 +375,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_retired_pepper_still_checks_but_makes_no_digests() {
+    fn previous_pepper_verifies_but_is_not_used_for_new_digests() {
         let old_only = Peppers::new([("old", &b"fedcba9876543210"[..])]).unwrap();
         let digest = old_only.digest(b"secret");
-        assert!(two().verify(b"secret", &digest, true));
-        assert!(!two().verify(b"secreT", &digest, true));
-        assert_eq!(two().digest(b"secret").pepper(), Some("new"));
+        assert!(two_peppers().verify(b"secret", &digest, true));
+        assert!(!two_peppers().verify(b"secreT", &digest, true));
+        assert_eq!(two_peppers().digest(b"secret").pepper(), Some("new"));
         assert!(!Peppers::none().verify(b"secret", &digest, true));
     }
 
     #[test]
-    fn nothing_matches_where_there_is_no_key() {
-        for peppers in [Peppers::none(), two()] {
+    fn missing_key_matches_no_secret() {
+        for peppers in [Peppers::none(), two_peppers()] {
             let digest = peppers.digest(b"secret");
             assert!(peppers.verify(b"secret", &digest, true));
             assert!(!peppers.verify(b"secret", &digest, false));
@@ -395,7 +395,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_of_many_peppers_checks_what_was_made_under_it() {
+    fn every_pepper_verifies_its_digests() {
         let peppers = [0_u8, 1, 2, 3, 4].map(|nth| (format!("p{nth}"), [nth; 16]));
         let peppers = peppers.iter().map(|(name, pepper)| (&**name, &pepper[..]));
         let all = Peppers::new(peppers).unwrap();
@@ -404,14 +404,14 @@ pub(crate) mod tests {
             assert!(all.verify(b"secret", &digest, true));
             assert!(!all.verify(b"secreT", &digest, true));
         }
-        // One name begins like another.
-        let gone = Peppers::new([("p", &[0; 16][..])]).unwrap();
-        assert!(!all.verify(b"secret", &gone.digest(b"secret"), true));
+        // Its name is a prefix of the others.
+        let unknown = Peppers::new([("p", &[0; 16][..])]).unwrap();
+        assert!(!all.verify(b"secret", &unknown.digest(b"secret"), true));
         assert!(all.verify(b"secret", &Digest::sha256(b"secret"), true));
     }
 
     #[test]
-    fn the_name_that_is_chosen_is_whole() {
+    fn conditional_select_returns_the_whole_name() {
         let longest = PepperName::new("abcdefghijklmnopqrstuvwxyz-01234").unwrap();
         for (exists, chosen) in [(0, PepperName::NONE), (1, longest)] {
             let name = PepperName::conditional_select(&PepperName::NONE, &longest, exists.into());
@@ -420,19 +420,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn rule_3_every_digest_takes_the_same_work() {
-        let gone = Digest {
-            pepper: PepperName::new("gone").unwrap(),
+    fn rule_3_verification_work_is_independent_of_the_digest() {
+        let unknown = Digest {
+            pepper: PepperName::new("unknown").unwrap(),
             ..Digest::dummy()
         };
-        let old = two().0.pop().map(|pepper| Peppers(vec![pepper])).unwrap();
-        for (peppers, hmac) in [(Peppers::none(), 0), (two(), 1)] {
+        let old = two_peppers()
+            .0
+            .pop()
+            .map(|pepper| Peppers(vec![pepper]))
+            .unwrap();
+        for (peppers, hmac) in [(Peppers::none(), 0), (two_peppers(), 1)] {
             for digest in [
                 Digest::dummy(),
                 peppers.digest(b"secret"),
                 Peppers::none().digest(b"secret"),
                 old.digest(b"secret"),
-                gone.clone(),
+                unknown.clone(),
             ] {
                 for secret in [b"secret", b"secreT"] {
                     COMPUTED.take();
@@ -447,7 +451,7 @@ pub(crate) mod tests {
 
     #[test]
     fn digests_round_trip_as_text() {
-        for digest in [Peppers::none().digest(b"a"), two().digest(b"a")] {
+        for digest in [Peppers::none().digest(b"a"), two_peppers().digest(b"a")] {
             assert_eq!(digest.to_string().parse(), Ok(digest));
         }
         let hex = "0".repeat(64);
@@ -465,8 +469,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn rule_1_debug_shows_neither_digest_nor_pepper() {
-        let debug = format!("{:?} {:?}", two().digest(b"a"), two());
+    fn rule_1_debug_output_has_neither_digest_nor_pepper() {
+        let debug = format!("{:?} {:?}", two_peppers().digest(b"a"), two_peppers());
         assert_eq!(debug, r#"Digest(hmac-sha256:new) ["new", "old"]"#);
     }
 

@@ -49,10 +49,9 @@ impl<'de> Deserialize<'de> for EncryptedSecret {
         let digit = |b: u8| char::from(b).to_digit(16);
         let byte = |[high, low]: &[u8; 2]| Some((digit(*high)? * 16 + digit(*low)?) as u8);
         let bytes = pairs.iter().map(byte).collect::<Option<Box<[u8]>>>();
-        bytes
-            .filter(|_| rest.is_empty())
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("expected an even number of hexadecimal digits"))
+        bytes.filter(|_| rest.is_empty()).map(Self).ok_or_else(|| {
+            serde::de::Error::custom("expected an even number of hexadecimal digits")
+        })
     }
 }
 

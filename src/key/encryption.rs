@@ -1,15 +1,16 @@
-//! Encrypts secrets that are to be read again.
+//! Encryption of recoverable secrets.
 //!
 //! ```text
-//!  1 byte   24 bytes   as many as the secret has   16 bytes
+//!  1 byte   24 bytes      length of the secret       16 bytes
 //! ╭───────╮╭────────╮╭───────────────────────────╮╭────────╮
 //! │ 0x01  ││ nonce  ││        ciphertext         ││  tag   │
 //! ╰───────╯╰────────╯╰───────────────────────────╯╰────────╯
 //! ```
 //!
-//! XChaCha20-Poly1305 ([draft-irtf-cfrg-xchacha](https://datatracker.ietf.org/doc/html/draft-irtf-cfrg-xchacha-03)),
-//! whose nonces are long enough to be random. The version in front and the id of the key are its
-//! associated data: what was sealed for one key cannot be opened for another.
+//! XChaCha20-Poly1305
+//! ([draft-irtf-cfrg-xchacha](https://datatracker.ietf.org/doc/html/draft-irtf-cfrg-xchacha-03)), whose nonces are
+//! long enough to be random. The first byte is the version. Version and key id are the associated data, so that a
+//! ciphertext cannot be decrypted for another key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,20 +31,19 @@ const KEY_LEN: usize = 32;
 const NONCE_LEN: usize = 24;
 const TAG_LEN: usize = 16;
 
-/// The application's encryption keys: the first seals new secrets, every one opens those that were
-/// sealed under it.
+/// The encryption keys of the application. The first encrypts new secrets; all decrypt the secrets encrypted with
+/// them.
 ///
-/// Give it to an [`Issuer`](super::Issuer::vault), and secrets can be read again where a key
-/// [is to be so](super::NewKey::recoverable). Who has both the database and the encryption key has the
-/// secrets: keep them apart, the key in the environment or a secret manager, never in the database or
-/// its backups.
+/// Pass it to [`Issuer::vault`](super::Issuer::vault) to issue [recoverable](super::NewKey::recoverable) keys.
+/// Database and encryption key together reveal the secrets: keep the key in the environment or a secret manager,
+/// never in the database or its backups.
 ///
-/// As text, an encryption key is 64 hexadecimal digits, or base64 in either alphabet, with or without
-/// `=` at its end. `openssl rand -base64 32` makes one. `Debug` shows nothing of it, and the memory is
-/// wiped on drop.
+/// Parsed from 64 hexadecimal digits, or from base64 in the standard or URL-safe alphabet, with or without
+/// padding. Generate one with `openssl rand -base64 32`. `Debug` shows nothing of it, and the memory is zeroed on
+/// drop.
 ///
-/// To change the encryption key, put the new one first; when every recoverable key was rotated, revoked
-/// or deleted, drop the old one.
+/// To replace the encryption key, make the old one a [previous key](Self::with_previous_key); remove it when all
+/// its recoverable keys are rotated, revoked or deleted.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,9 +51,9 @@ const TAG_LEN: usize = 16;
 ///
 /// use keytally::key::Vault;
 ///
-/// let mut vault: Vault = var("VAULT_KEY")?.parse()?;
-/// if let Ok(old) = var("VAULT_KEY_BEFORE") {
-///     vault = vault.with_previous_key(old.parse()?);
+/// let mut vault: Vault = var("ENCRYPTION_KEY")?.parse()?;
+/// if let Ok(previous) = var("PREVIOUS_ENCRYPTION_KEY") {
+///     vault = vault.with_previous_key(previous.parse()?);
 /// }
 /// # Ok(()) }
 /// ```
@@ -67,14 +67,14 @@ impl Vault {
         Self(vec![Arc::new(XChaCha20Poly1305::new((&*key).into()))])
     }
 
-    /// Opens what was sealed under these keys too; seals nothing under them.
+    /// Also decrypts secrets encrypted with these keys. They do not encrypt new secrets.
     #[must_use]
-    pub fn with_previous_key(mut self, old: Self) -> Self {
-        self.0.extend(old.0);
+    pub fn with_previous_key(mut self, previous: Self) -> Self {
+        self.0.extend(previous.0);
         self
     }
 
-    /// Seals a secret for the key that it belongs to.
+    /// Encrypts a secret for its key, with a random nonce.
     pub(super) fn seal(&self, secret: &Secret) -> Result<EncryptedSecret, getrandom::Error> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce)?;
@@ -93,16 +93,16 @@ impl Vault {
         bytes.extend_from_slice(text.as_bytes());
         let buffer = &mut bytes[1 + NONCE_LEN..];
         let tag = self.0[0]
-            .encrypt_inout_detached(&XNonce::from(nonce), &associated(id), buffer.into())
-            .unwrap_or_else(|_| unreachable!("a secret is far shorter than 256 GiB"));
+            .encrypt_inout_detached(&XNonce::from(nonce), &associated_data(id), buffer.into())
+            .unwrap_or_else(|_| unreachable!("secrets are shorter than 256 GiB"));
         bytes.extend_from_slice(&tag);
         EncryptedSecret::from_bytes(&bytes[..])
     }
 
-    /// Opens what was sealed for this key. `None` if that is not what it is: sealed for another key,
-    /// under an encryption key that is not here, in another form, or changed since.
-    pub(super) fn open(&self, sealed: &EncryptedSecret, id: KeyId) -> Option<Zeroizing<String>> {
-        let (&version, rest) = sealed.as_bytes().split_first()?;
+    /// Decrypts the secret of a key. `None` if it was encrypted for another key, with an unknown encryption key or
+    /// in another format, or was modified.
+    pub(super) fn open(&self, encrypted: &EncryptedSecret, id: KeyId) -> Option<Zeroizing<String>> {
+        let (&version, rest) = encrypted.as_bytes().split_first()?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
         let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
         if version != VERSION {
@@ -112,15 +112,15 @@ impl Vault {
         self.0.iter().find_map(|cipher| {
             let mut text = Zeroizing::new(text.to_vec());
             cipher
-                .decrypt_inout_detached(&nonce, &associated(id), (&mut text[..]).into(), &tag)
+                .decrypt_inout_detached(&nonce, &associated_data(id), (&mut text[..]).into(), &tag)
                 .ok()?;
             Some(Zeroizing::new(str::from_utf8(&text).ok()?.to_owned()))
         })
     }
 }
 
-/// What is not encrypted but has to be the same again.
-fn associated(id: KeyId) -> [u8; 1 + KeyId::LEN] {
+/// The associated data: version and key id.
+fn associated_data(id: KeyId) -> [u8; 1 + KeyId::LEN] {
     let mut data = [VERSION; 1 + KeyId::LEN];
     data[1..].copy_from_slice(id.as_str().as_bytes());
     data
@@ -132,20 +132,21 @@ impl FromStr for Vault {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let key = from_hex(text).or_else(|| from_base64(text));
         key.map(Self::new).ok_or(InvalidConfig::new(
-            "vault key",
+            "encryption key",
             "32 bytes: 64 hexadecimal digits, or 43 characters of base64",
         ))
     }
 }
 
-/// 32 bytes in base64 ([RFC 4648](https://www.rfc-editor.org/rfc/rfc4648#section-4)) in either alphabet.
+/// Decodes 32 bytes of base64 ([RFC 4648](https://www.rfc-editor.org/rfc/rfc4648#section-4)) in the standard or
+/// URL-safe alphabet.
 fn from_base64(text: &str) -> Option<[u8; KEY_LEN]> {
     let digits = text.strip_suffix('=').unwrap_or(text).as_bytes();
     if digits.len() != 43 {
         return None;
     }
     let mut key = Zeroizing::new([0; KEY_LEN]);
-    // Bits that were read and are not yet written.
+    // Bits that are read but not yet written.
     let (mut bits, mut count) = (0u32, 0);
     let mut bytes = key.iter_mut();
     for &digit in digits {
@@ -165,7 +166,7 @@ fn from_base64(text: &str) -> Option<[u8; KEY_LEN]> {
             bits &= (1 << count) - 1;
         }
     }
-    // Two bits are left over: others than zeros would be another text for the same key.
+    // The two remaining bits must be zero, so that each key has one encoding.
     (bits == 0).then_some(*key)
 }
 
@@ -196,12 +197,12 @@ mod tests {
         Secret::generate(&Prefix::new("acme_live").unwrap()).unwrap()
     }
 
-    fn opened(vault: &Vault, sealed: &EncryptedSecret, id: KeyId) -> Option<String> {
-        vault.open(sealed, id).map(|text| text.to_string())
+    fn decrypted(vault: &Vault, encrypted: &EncryptedSecret, id: KeyId) -> Option<String> {
+        vault.open(encrypted, id).map(|text| text.to_string())
     }
 
     #[test]
-    fn secrets_are_sealed_in_the_documented_form() {
+    fn secrets_are_encrypted_in_the_documented_format() {
         // Encrypted with libsodium.
         let bytes = "404142434445464748494a4b4c4d4e4f5051525354555657\
             b55a68158f8c1060eaabb4d8e4a504c6e38a9a887e0124a83a54c82d5f6071fb\
@@ -213,84 +214,94 @@ mod tests {
         let id = Secret::parse(text).unwrap().id();
         let nonce = std::array::from_fn(|index| index as u8 + 64);
         assert_eq!(vault().seal_with(nonce, id, text), known);
-        assert_eq!(opened(&vault(), &known, id).as_deref(), Some(text));
+        assert_eq!(decrypted(&vault(), &known, id).as_deref(), Some(text));
     }
 
     #[test]
-    fn what_is_sealed_can_be_opened_and_is_never_the_same() {
+    fn encryption_round_trips_and_is_not_deterministic() {
         let secret = secret();
         let [first, second] = [(); 2].map(|()| vault().seal(&secret).unwrap());
         assert_ne!(first, second);
-        for sealed in [first, second] {
-            let text = opened(&vault(), &sealed, secret.id());
+        for encrypted in [first, second] {
+            let text = decrypted(&vault(), &encrypted, secret.id());
             assert_eq!(text.as_deref(), Some(secret.expose()));
         }
     }
 
     #[test]
-    fn what_is_sealed_for_one_key_does_not_open_for_another() {
-        let [mine, yours] = [secret(), secret()];
-        let sealed = vault().seal(&yours).unwrap();
-        assert_eq!(opened(&vault(), &sealed, mine.id()), None);
+    fn encrypted_secret_does_not_decrypt_for_another_key() {
+        let [first, second] = [secret(), secret()];
+        let encrypted = vault().seal(&first).unwrap();
+        assert_eq!(decrypted(&vault(), &encrypted, second.id()), None);
     }
 
     #[test]
-    fn old_encryption_keys_open_but_do_not_seal() {
+    fn previous_keys_decrypt_but_do_not_encrypt() {
         let secret = secret();
         let id = secret.id();
         let before = vault().seal(&secret).unwrap();
-        assert_eq!(opened(&other(), &before, id), None);
+        assert_eq!(decrypted(&other(), &before, id), None);
         let both = other().with_previous_key(vault());
-        assert!(opened(&both, &before, id).is_some());
+        assert!(decrypted(&both, &before, id).is_some());
         let after = both.seal(&secret).unwrap();
-        assert_eq!(opened(&vault(), &after, id), None);
-        assert!(opened(&other(), &after, id).is_some());
+        assert_eq!(decrypted(&vault(), &after, id), None);
+        assert!(decrypted(&other(), &after, id).is_some());
         let three = Vault::new([8; 32]).with_previous_key(both);
-        assert!(opened(&three, &before, id).is_some());
-        assert!(opened(&three, &after, id).is_some());
+        assert!(decrypted(&three, &before, id).is_some());
+        assert!(decrypted(&three, &after, id).is_some());
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "so many decryptions take too long")]
-    fn what_was_changed_does_not_open() {
+    #[cfg_attr(miri, ignore = "too slow under Miri")]
+    fn modified_encrypted_secret_does_not_decrypt() {
         let secret = secret();
-        let sealed = vault().seal(&secret).unwrap();
-        let bytes = sealed.as_bytes();
+        let encrypted = vault().seal(&secret).unwrap();
+        let bytes = encrypted.as_bytes();
         for at in 0..bytes.len() {
             for bit in 0..8 {
                 let mut changed = bytes.to_vec();
                 changed[at] ^= 1 << bit;
                 let changed = EncryptedSecret::from_bytes(changed);
-                assert_eq!(opened(&vault(), &changed, secret.id()), None, "{at}.{bit}");
+                assert_eq!(
+                    decrypted(&vault(), &changed, secret.id()),
+                    None,
+                    "{at}.{bit}"
+                );
             }
             let cut = EncryptedSecret::from_bytes(&bytes[..at]);
-            assert_eq!(opened(&vault(), &cut, secret.id()), None, "{at}");
+            assert_eq!(decrypted(&vault(), &cut, secret.id()), None, "{at}");
         }
         let longer = EncryptedSecret::from_bytes([bytes, &[0]].concat());
-        assert_eq!(opened(&vault(), &longer, secret.id()), None);
+        assert_eq!(decrypted(&vault(), &longer, secret.id()), None);
     }
 
     #[test]
-    fn encryption_keys_are_read_from_hexadecimal_digits_and_base64() {
+    fn encryption_keys_parse_from_hexadecimal_and_base64() {
         let secret = secret();
         let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
         for text in [HEX, &HEX.to_uppercase(), base64, &format!("{base64}=")] {
-            let sealed = text.parse::<Vault>().unwrap().seal(&secret).unwrap();
-            assert!(opened(&vault(), &sealed, secret.id()).is_some(), "{text}");
+            let encrypted = text.parse::<Vault>().unwrap().seal(&secret).unwrap();
+            assert!(
+                decrypted(&vault(), &encrypted, secret.id()).is_some(),
+                "{text}"
+            );
         }
-        // Each alphabet has its own two last digits.
-        let sealed = Vault::new([0xfb, 0xff, 0xfe].repeat(11)[..32].try_into().unwrap())
+        // The alphabets differ in their last two digits.
+        let encrypted = Vault::new([0xfb, 0xff, 0xfe].repeat(11)[..32].try_into().unwrap())
             .seal(&secret)
             .unwrap();
         for digits in ["+//+", "-__-"] {
             let text = format!("{}{}8=", digits.repeat(10), &digits[..2]);
             let vault = text.parse::<Vault>().unwrap();
-            assert!(opened(&vault, &sealed, secret.id()).is_some(), "{text}");
+            assert!(
+                decrypted(&vault, &encrypted, secret.id()).is_some(),
+                "{text}"
+            );
         }
     }
 
     #[test]
-    fn other_texts_are_no_encryption_keys() {
+    fn malformed_encryption_keys_are_rejected() {
         let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         for text in [
             "",
@@ -313,12 +324,12 @@ mod tests {
             &base64.replace("AA", "é"),
         ] {
             let error = text.parse::<Vault>().unwrap_err();
-            assert_eq!(error.field, "vault key", "{text}");
+            assert_eq!(error.field, "encryption key", "{text}");
         }
     }
 
     #[test]
-    fn rule_1_debug_shows_no_encryption_key() {
+    fn rule_1_debug_output_has_no_encryption_key() {
         assert_eq!(
             format!("{:?}", vault().with_previous_key(other())),
             "Vault(..)"
@@ -328,9 +339,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn opening_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decrypting_arbitrary_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let id = secret().id();
-            prop_assert_eq!(opened(&vault(), &EncryptedSecret::from_bytes(bytes), id), None);
+            prop_assert_eq!(decrypted(&vault(), &EncryptedSecret::from_bytes(bytes), id), None);
         }
     }
 }

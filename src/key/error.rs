@@ -1,4 +1,4 @@
-//! Errors of keys and of their stores.
+//! Errors of keys and key stores.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,59 +10,59 @@ use crate::id::KeyId;
 use crate::limit::InvalidLimit;
 use crate::page::{InvalidPageToken, MIN_TIME};
 
-/// A field of a key that is out of bounds.
+/// A field of a key is out of bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// The name is empty or nothing but blanks, longer than 100 characters or has control characters.
-    #[error("a key's name is 1 to 100 characters without control characters, and not only blanks")]
+    /// The name is empty, only whitespace, longer than 100 characters or contains control characters.
+    #[error(
+        "the name must be 1 to 100 characters without control characters, and not only whitespace"
+    )]
     Name,
-    /// The owner is empty, longer than 200 characters or has control characters.
-    #[error("a key's owner is 1 to 200 characters without control characters")]
+    /// The owner is empty, longer than 200 characters or contains control characters.
+    #[error("the owner must be 1 to 200 characters without control characters")]
     Owner,
     /// The environment is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
-    #[error("a key's environment is 1 to 32 characters of a-z, 0-9, `_` and `-`")]
+    #[error("the environment must be 1 to 32 characters of a-z, 0-9, `_` and `-`")]
     Environment,
-    /// A scope is not 1 to 100 printable characters of ASCII without space, `"` and `\`
-    /// ([RFC 6749 §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)), or is there twice.
+    /// A scope is not 1 to 100 printable ASCII characters without space, `"` and `\` ([RFC 6749
+    /// §3.3](https://www.rfc-editor.org/rfc/rfc6749#section-3.3)), or is a duplicate.
     #[error(
-        "a scope is 1 to 100 printable ASCII characters without space, quote and backslash, and stands once"
+        "a scope must be unique, and 1 to 100 printable ASCII characters without space, quote and backslash"
     )]
     Scope,
-    /// More than 64 scopes.
-    #[error("a key has at most 64 scopes")]
+    /// The key has more than 64 scopes.
+    #[error("a key can have at most 64 scopes")]
     TooManyScopes,
-    /// More than 100 networks.
-    #[error("a key has at most 100 networks")]
+    /// The key has more than 100 networks.
+    #[error("a key can have at most 100 networks")]
     TooManyAddresses,
     /// The metadata is longer than 8 KiB as JSON.
-    #[error("a key's metadata has at most 8 KiB as JSON")]
+    #[error("the metadata must not exceed 8 KiB of JSON")]
     Metadata,
-    /// The metadata is nested deeper than 32 levels, itself being the first.
-    #[error("a key's metadata is nested 32 levels deep at most")]
+    /// The metadata is nested deeper than 32 levels, the outermost object included.
+    #[error("the metadata must not be nested deeper than 32 levels")]
     MetadataDepth,
-    /// A text of the metadata, or the name of a member, holds U+0000.
-    #[error("a key's metadata has no U+0000 in its texts and names")]
+    /// A string or object key in the metadata contains U+0000.
+    #[error("the metadata must not contain U+0000")]
     MetadataNul,
-    /// The hint is longer than 64 characters or has control characters.
-    #[error("a key's hint has at most 64 characters and no control characters")]
+    /// The hint is longer than 64 characters or contains control characters.
+    #[error("the hint must be at most 64 characters without control characters")]
     Hint,
-    /// A key is said to be recoverable without its sealed secret, has one without being so, or is revoked
-    /// and has one.
+    /// `recoverable` does not match the presence of an encrypted secret, or the key is revoked and has one.
     #[error(
-        "a key is recoverable exactly where its sealed secret is kept, and never once it is revoked"
+        "a recoverable key needs an encrypted secret; other and revoked keys must not have one"
     )]
     Recoverable,
-    /// A time lies before the year 1. Nor may one lie after the year 9999: there is no such
-    /// [`Timestamp`].
-    #[error("a key's times lie in the years 1 to 9999")]
+    /// A time is before the year 1. The upper bound, the year 9999, is that of [`Timestamp`].
+    #[error("times must be within the years 1 to 9999")]
     Time,
-    /// A limit cannot be kept.
+    /// A rate limit is invalid.
     #[error(transparent)]
     Limit(#[from] InvalidLimit),
 }
 
-/// A time of a key lies in the years 1 to 9999; jiff has none after those.
+/// Checks that a time is within the years 1 to 9999; jiff has no later ones.
 pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
     if time < MIN_TIME {
         return Err(InvalidKey::Time);
@@ -70,47 +70,47 @@ pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
     Ok(())
 }
 
-/// What a store could not do. The text of a backend's own error is in its `source`, for logs only.
+/// An error of a key store. Details of the backend are only in the error's `source`, for logs.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// There is no key with this id.
-    #[error("no key {0}")]
+    #[error("key {0} not found")]
     NotFound(KeyId),
-    /// There already is a key with this id.
-    #[error("key {0} exists already")]
+    /// A key with this id already exists.
+    #[error("key {0} already exists")]
     Conflict(KeyId),
-    /// The key does not work any more, so that it cannot be rotated.
-    #[error("key {id} is {status:?}")]
+    /// The key is not active, so that it cannot be rotated.
+    #[error("key {id} is {status}")]
     Unusable {
         /// The key.
         id: KeyId,
-        /// Why it does not work.
+        /// The status of the key.
         status: KeyStatus,
     },
-    /// The key is to be recoverable, and the store keeps no sealed secrets.
-    #[error("the store keeps no secrets that could be read again")]
+    /// The record has an encrypted secret, which the store does not support.
+    #[error("the store does not support recoverable secrets")]
     SecretsNotSupported,
     /// A field is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),
-    /// The page token is not one of this list.
+    /// The page token is invalid.
     #[error(transparent)]
     Page(#[from] InvalidPageToken),
-    /// The store answered too late.
-    #[error("the key store did not answer in time")]
+    /// The store did not respond within the lookup timeout.
+    #[error("the key store timed out")]
     Timeout,
-    /// The store was not asked, or with too little of the time left: others were being looked up, or
-    /// the look-up had to be begun again.
-    #[error("the key store could not be asked in time")]
+    /// The lookup did not complete in time for reasons other than the store: it waited for other lookups, or was
+    /// restarted because the key kept changing.
+    #[error("the key lookup did not complete in time")]
     Busy,
-    /// The store cannot answer, or answered nonsense.
+    /// The store failed or returned an invalid response.
     #[error("the key store is unavailable")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
 }
 
 impl StoreError {
-    /// Wraps a backend's own error.
+    /// Wraps an error of the backend.
     pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Arc::from(error.into()))
     }

@@ -1,4 +1,4 @@
-//! How a store tells the caches in its process that a key was changed.
+//! Notifies the caches in this process of changed keys.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
@@ -6,31 +6,32 @@ use std::sync::{Arc, PoisonError, Weak};
 use crate::id::KeyId;
 use crate::sync::Mutex;
 
-/// Whoever keeps answers of a store and has to drop them.
+/// A holder of cached lookups.
 pub(crate) trait Invalidate: Send + Sync {
     fn remove(&self, id: KeyId);
     fn clear(&self);
 }
 
-/// The bell that a store rings after a change was committed and before it answers.
+/// The channel on which a store announces changed keys to the caches in this process, after a change is committed
+/// and before the call that made it returns.
 ///
-/// Clones ring the same bell. A store of one's own holds one, gives it out by
-/// [`KeyStore::invalidations`](super::KeyStore::invalidations) and rings it after every write.
+/// Clones share one channel. A custom store holds a feed, returns it from
+/// [`KeyStore::invalidations`](super::KeyStore::invalidations) and publishes to it after every write.
 #[derive(Clone, Default)]
 pub struct InvalidationFeed(Arc<Mutex<Vec<Weak<dyn Invalidate>>>>);
 
 impl InvalidationFeed {
-    /// A feed that nobody listens to yet.
+    /// A feed without subscribers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A key was added, changed or removed.
+    /// Announces that a key was created, changed or deleted.
     pub fn publish(&self, id: KeyId) {
         self.each(|holder| holder.remove(id));
     }
 
-    /// Any key may have been changed: drop everything.
+    /// Announces that any key may have changed: caches evict everything.
     pub fn publish_all(&self) {
         self.each(|holder| holder.clear());
     }
@@ -42,7 +43,7 @@ impl InvalidationFeed {
     }
 
     fn each(&self, act: impl Fn(&dyn Invalidate)) {
-        // Called without the lock held: a holder may be dropped by it.
+        // Called without holding the lock: `act` may drop a holder.
         let holders = self
             .0
             .lock()
@@ -67,12 +68,12 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Heard {
+    struct Recorded {
         ids: AtomicUsize,
         all: AtomicUsize,
     }
 
-    impl Invalidate for Heard {
+    impl Invalidate for Recorded {
         fn remove(&self, _: KeyId) {
             self.ids.fetch_add(1, Ordering::Relaxed);
         }
@@ -83,25 +84,25 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_still_there_hears_of_changes() {
+    fn live_subscribers_are_notified() {
         let feed = InvalidationFeed::new();
-        let holders: [Arc<Heard>; 2] = Default::default();
+        let holders: [Arc<Recorded>; 2] = Default::default();
         for holder in &holders {
             for _ in 0..10 {
-                let gone: Arc<dyn Invalidate> = Arc::new(Heard::default());
-                feed.subscribe(Arc::downgrade(&gone));
+                let dropped: Arc<dyn Invalidate> = Arc::new(Recorded::default());
+                feed.subscribe(Arc::downgrade(&dropped));
             }
             let holder: Arc<dyn Invalidate> = holder.clone();
             feed.subscribe(Arc::downgrade(&holder));
         }
-        // Those who went leave nothing behind.
+        // Dropped subscribers are removed.
         assert_eq!(feed.0.lock().unwrap().len(), 2);
         feed.publish("3fK9aB0000zzZZ19".parse().unwrap());
         feed.clone().publish_all();
         feed.publish_all();
         for holder in holders {
-            let heard = [&holder.ids, &holder.all].map(|heard| heard.load(Ordering::Relaxed));
-            assert_eq!(heard, [1, 2]);
+            let counts = [&holder.ids, &holder.all].map(|count| count.load(Ordering::Relaxed));
+            assert_eq!(counts, [1, 2]);
         }
     }
 }

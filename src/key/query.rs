@@ -144,7 +144,7 @@ impl KeyQuery {
     }
 
     /// The page token of a key. Lists are sorted by creation time, newest first, then by id in descending order.
-    pub fn place(key: &Key) -> PageToken {
+    pub fn page_token(key: &Key) -> PageToken {
         PageToken::new(key.created_at, key.id)
     }
 }

@@ -1,4 +1,4 @@
-//! Secrets in texts that clients choose: what is kept of those must have none.
+//! Redaction of secrets in client-controlled texts before they are stored.
 
 use crate::text::floor_char_boundary;
 use std::borrow::Cow;
@@ -6,16 +6,16 @@ use std::ops::Range;
 
 use super::secret::{BODY_LEN, HINT_LEN, MAX_PREFIX_LEN, id_of};
 
-/// Levels of percent-encoding that are decoded.
+/// The number of levels of percent-encoding that are decoded.
 const MAX_DECODINGS: usize = 3;
-/// The longest text of a secret: each level of percent-encoding triples it at most.
+/// The maximum length of an encoded secret: each level of percent-encoding triples it at most.
 const MAX_SECRET_LEN: usize = (MAX_PREFIX_LEN + 1 + BODY_LEN) * 3_usize.pow(MAX_DECODINGS as u32);
 
-/// The first `max_len` bytes of a text, in which every secret is reduced to its hint.
+/// The first `max_len` bytes of a text, with every secret reduced to its hint.
 ///
-/// A secret is found by its checksum whatever stands around it, percent-encoded or not. A standalone word of a
-/// secret's form counts as one, so that a mistyped secret is not kept either. The work does not grow with
-/// what is cut off.
+/// Secrets are detected by their checksum, whatever surrounds them, percent-encoded or not. A standalone word in
+/// the format of a secret is redacted even if its checksum is wrong, so that mistyped secrets are not stored
+/// either. The cost does not depend on the length of the part that is cut off.
 #[inline]
 pub(crate) fn without_secrets(text: &str, max_len: usize) -> Cow<'_, str> {
     if text.len() <= BODY_LEN.min(max_len) {
@@ -32,7 +32,7 @@ pub(crate) fn has_secret(text: &str) -> bool {
 
 fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
     let kept = &text[..floor_char_boundary(text, max_len)];
-    // A secret that begins in what is kept ends in here.
+    // A secret that starts in `kept` ends in `searched`.
     let searched = &text[..floor_char_boundary(text, max_len.saturating_add(MAX_SECRET_LEN))];
     let mut found = Vec::new();
     find_secrets(searched.as_bytes(), |range| found.push(range));
@@ -53,7 +53,7 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
     let mut redacted = String::new();
     let mut done = 0;
     for range in found {
-        // Otherwise it was found again in what was decoded.
+        // Overlapping matches are those of other decoding levels.
         if range.start >= done {
             redacted.push_str(&kept[done..range.start]);
             redacted.push('…');
@@ -65,10 +65,10 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
     Cow::Owned(redacted)
 }
 
-/// Whether a credential contains a secret, found by its checksum, or has a word that looks like a mistyped or truncated
-/// one. Unlike [`has_secret`], it takes no part of a longer random token, such as a JWT, for one.
+/// Whether a credential contains a secret, detected by its checksum, or a word that resembles a mistyped or
+/// truncated secret. Unlike [`has_secret`], it does not match parts of longer random tokens such as JWTs.
 ///
-/// Nothing beyond 16 KiB is searched: clients without a key choose how long it is.
+/// Only the first 16 KiB are searched, because unauthenticated clients choose the length.
 pub(crate) fn holds_secret(credential: &[u8]) -> bool {
     let credential = searched(credential);
     let mut words = credential.split(|b| b" \t,;:=\"'".contains(b));
@@ -80,7 +80,7 @@ pub(crate) fn searched(credential: &[u8]) -> &[u8] {
     &credential[..credential.len().min(16 << 10)]
 }
 
-/// Whether a word is a prefix and a body whose length differs by no more than this.
+/// Whether a word is a prefix and a body of approximately the right length.
 fn is_almost_secret(word: &[u8]) -> bool {
     const LENGTHS: Range<usize> = BODY_LEN - 10..BODY_LEN + 9;
     let Some(underscore) = word.iter().rposition(|b| *b == b'_') else {
@@ -94,7 +94,7 @@ fn is_almost_secret(word: &[u8]) -> bool {
         && body.iter().all(u8::is_ascii_alphanumeric)
 }
 
-/// The part of each secret that must not be kept: its body behind the hint.
+/// Reports the part of each secret that must not be stored: the body after the hint.
 fn find_secrets(bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
     for body in bodies(bytes) {
         if body.is_alone() || body.has_checksum() {
@@ -103,10 +103,10 @@ fn find_secrets(bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
     }
 }
 
-/// What has the form of a secret's prefix and body.
+/// A candidate: text in the format of prefix and body of a secret.
 struct Body<'a> {
     text: &'a [u8],
-    /// The longest prefix's beginning.
+    /// The earliest possible start of the prefix.
     start: usize,
     underscore: usize,
     end: usize,
@@ -130,7 +130,7 @@ fn bodies(text: &[u8]) -> impl Iterator<Item = Body<'_>> {
 }
 
 impl Body<'_> {
-    /// Whether it ends a word.
+    /// Whether the body is followed by a word boundary.
     fn is_alone(&self) -> bool {
         let next = self.text.get(self.end);
         !next.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
@@ -142,10 +142,10 @@ impl Body<'_> {
     }
 }
 
-/// A text without its percent-encodings, and where each byte began in the original.
+/// A decoded text, and the original position of each byte.
 struct Decoded {
     bytes: Vec<u8>,
-    /// One more than there are bytes: the original's end.
+    /// Has one more element than `bytes`: the end of the original.
     starts: Vec<usize>,
 }
 
@@ -159,7 +159,7 @@ impl Decoded {
         }
     }
 
-    /// Decodes one level, in place; false if there is nothing to decode.
+    /// Decodes one level in place; `false` if there is nothing to decode.
     fn decode(&mut self) -> bool {
         let (mut read, mut written) = (0, 0);
         while read < self.bytes.len() {
@@ -179,7 +179,7 @@ impl Decoded {
     }
 }
 
-/// The byte that a text begins with, percent-encoded (RFC 3986 §2.1).
+/// The percent-encoded byte at the start of a text (RFC 3986 §2.1).
 fn percent_encoded(text: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = text else {
         return None;
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_1_only_hints_are_left_of_secrets_in_a_text() {
+    fn rule_1_secrets_in_texts_are_reduced_to_hints() {
         for prefix in ["a", "acme_live", "a1_2b"] {
             let secret = Secret::generate(&Prefix::new(prefix).unwrap()).unwrap();
             let (text, hint) = (secret.expose(), secret.hint());
@@ -220,16 +220,16 @@ mod tests {
                     format!("{before}{hint}{after}")
                 );
             }
-            // The longest encoding of each character, and of the characters of that.
+            // Encodes every character, repeatedly.
             let encode = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect();
             let mut encoded: String = text.into();
             for _ in 0..3 {
                 encoded = encode(&encoded);
                 let redacted = without_secrets(&format!("/{encoded}/x"));
-                let end = redacted.find('…').expect("it is redacted");
+                let end = redacted.find('…').expect("the secret is redacted");
                 assert!(encoded.starts_with(&redacted[1..end]));
                 assert_eq!(&redacted[end..], "…/x");
-                // As much as the hint is left.
+                // The length of the encoded hint remains.
                 let unit = encoded.len() / text.len();
                 assert_eq!(end - 1, unit * (hint.len() - '…'.len_utf8()));
             }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_stay_as_they_are() {
+    fn other_texts_are_unchanged() {
         let digits = "0".repeat(BODY_LEN);
         for text in [
             String::new(),

@@ -1,4 +1,4 @@
-//! Reads secrets again that were kept for that.
+//! Reveals the secrets of recoverable keys.
 
 use super::encryption::Vault;
 use super::error::StoreError;
@@ -7,60 +7,53 @@ use super::secret::Secret;
 use super::store::KeyAdmin;
 use crate::id::KeyId;
 
-/// A secret that could not be read again.
+/// An error from revealing a secret.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RevealError {
-    /// The issuer has no vault to open it with.
-    #[error("secrets can be read again only where an encryption key is configured")]
+    /// The issuer has no vault.
+    #[error("revealing secrets requires an encryption key; configure one on the issuer")]
     NoVault,
-    /// It was sealed under an encryption key that the vault does not have, or for another key, or it was
-    /// changed since.
+    /// The secret was encrypted with an encryption key that the vault does not have or for another key, or was
+    /// modified.
     #[error("the secret of key {0} cannot be decrypted with the configured encryption keys")]
     Closed(KeyId),
-    /// What was sealed is not the secret that the key's digest is of: the record was changed, or the pepper
-    /// of the digest is gone.
-    #[error("what is kept as the secret of key {0} is not its secret")]
+    /// The decrypted secret does not match the digest of the key: the record was modified, or the pepper of the
+    /// digest is not configured.
+    #[error("the decrypted secret of key {0} does not match its digest")]
     Mismatch(KeyId),
-    /// The store could not do it.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Issuer {
-    /// Keeps secrets sealed in this vault where a key is [to be recoverable](super::NewKey::recoverable).
+    /// Sets the vault that encrypts the secrets of [recoverable](super::NewKey::recoverable) keys. None by
+    /// default.
     #[must_use]
     pub fn vault(mut self, vault: Vault) -> Self {
         self.vault = Some(vault);
         self
     }
 
-    /// Whether there is a vault, so that keys can be made recoverable.
+    /// Whether the issuer has a vault, so that it can issue recoverable keys.
     pub fn has_vault(&self) -> bool {
         self.vault.is_some()
     }
 
-    /// The secret of a key that is [recoverable](super::Key::recoverable); `None` where it is not.
+    /// Reveals the secret of a [recoverable](super::Key::recoverable) key; `None` if the key is not recoverable.
     ///
-    /// The store notes in its [audit](KeyAdmin::audit) that it was read, before it can be; to have it
-    /// noted by whom, give a store that is [acting as](KeyAdmin::acting_as) them. That it is noted does not
-    /// tell that the secret could be opened.
+    /// The store writes an [audit](KeyAdmin::audit) entry before it returns the encrypted secret; pass a store
+    /// that is [acting as](KeyAdmin::acting_as) a user to record the actor. An entry does not imply that
+    /// decryption succeeded.
     ///
     /// ```
     /// use keytally::backend::MemoryBackend;
     /// use keytally::key::{Issuer, KeyAdmin, NewKey, Vault};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let store = MemoryBackend::new();
-    /// // Yours comes from the environment or a secret manager.
-    /// let mut key = [0; 32];
-    /// getrandom::fill(&mut key)?;
-    /// let issuer = Issuer::new("acme_live")?.vault(Vault::new(key));
-    /// let new = NewKey::new("Zapier integration").recoverable();
-    /// let issued = issuer.issue(&store, new).await?;
+    /// In production, load it from the environment or a secret manager.
     ///
-    /// let anna = store.acting_as("anna@example.com").ok_or("no audit")?;
+    /// let anna = store.acting_as("anna@example.com").ok_or("the store has no audit log")?;
     /// let secret = issuer.reveal(&anna, issued.key.id).await?;
     /// assert_eq!(secret, Some(issued.secret));
     /// # Ok(()) }
@@ -68,8 +61,8 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// [`RevealError::NoVault`] without asking the store; the others of [`RevealError`] when it cannot be
-    /// opened, is not the key's, or there is no such key.
+    /// [`RevealError::NoVault`] if there is no vault, without a store call. Otherwise, an error if the secret
+    /// cannot be decrypted or does not match the digest, the key does not exist, or the store fails.
     pub async fn reveal<S>(&self, store: &S, id: KeyId) -> Result<Option<Secret>, RevealError>
     where
         S: KeyAdmin + ?Sized,
@@ -78,15 +71,15 @@ impl Issuer {
         let Some(record) = store.reveal(id).await? else {
             return Ok(None);
         };
-        let Some(sealed) = &record.encrypted_secret else {
+        let Some(encrypted) = &record.encrypted_secret else {
             return Ok(None);
         };
-        let text = vault.open(sealed, id).ok_or(RevealError::Closed(id))?;
-        // Who can write to the database must not be able to have another secret copied in its place.
+        let text = vault.open(encrypted, id).ok_or(RevealError::Closed(id))?;
+        // Prevents an attacker with write access to the database from substituting another secret.
         let secret = Secret::parse(&text).map_err(|_| RevealError::Mismatch(id))?;
-        let its_own =
+        let matches =
             secret.id() == id && self.peppers.verify(text.as_bytes(), &record.digest, true);
-        its_own
+        matches
             .then_some(Some(secret))
             .ok_or(RevealError::Mismatch(id))
     }
@@ -107,15 +100,15 @@ mod tests {
         Issuer::new("acme").unwrap().vault(Vault::new([1; 32]))
     }
 
-    fn new() -> NewKey {
+    fn recoverable_key() -> NewKey {
         NewKey::new("test").recoverable()
     }
 
     async fn issue(store: &MemoryBackend, issuer: &Issuer) -> Issued {
-        issuer.issue(store, new()).await.unwrap()
+        issuer.issue(store, recoverable_key()).await.unwrap()
     }
 
-    /// Changes a record as somebody would who can write to the database.
+    /// Modifies a record like an attacker with write access to the database.
     async fn tamper(store: &MemoryBackend, id: KeyId, change: impl FnOnce(&mut KeyRecord)) {
         let mut record = store.reveal(id).await.unwrap().unwrap();
         store.delete(id).await.unwrap();
@@ -123,7 +116,7 @@ mod tests {
         store.create(record).await.unwrap();
     }
 
-    async fn mismatches(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
+    async fn assert_mismatch(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
         let error = issuer.reveal(store, id).await.unwrap_err();
         assert!(
             matches!(error, RevealError::Mismatch(of) if of == id),
@@ -131,7 +124,7 @@ mod tests {
         );
     }
 
-    async fn stays_closed(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
+    async fn assert_not_decrypted(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
         let error = issuer.reveal(store, id).await.unwrap_err();
         assert!(
             matches!(error, RevealError::Closed(of) if of == id),
@@ -139,13 +132,13 @@ mod tests {
         );
     }
 
-    async fn readings(store: &MemoryBackend, id: KeyId) -> usize {
+    async fn reveal_entries(store: &MemoryBackend, id: KeyId) -> usize {
         let query = AuditQuery::new().key(id).action(AuditAction::Revealed);
         store.audit(&query).await.unwrap().unwrap().items.len()
     }
 
     #[tokio::test]
-    async fn only_keys_that_are_to_be_recoverable_are_so() {
+    async fn only_keys_issued_as_recoverable_can_be_revealed() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let plain = issuer.issue(&store, NewKey::new("plain")).await.unwrap();
         assert!(!plain.key.recoverable);
@@ -154,36 +147,40 @@ mod tests {
         assert!(issued.key.recoverable);
         let secret = issuer.reveal(&store, issued.key.id).await.unwrap();
         assert_eq!(secret, Some(issued.secret));
-        assert_eq!(readings(&store, issued.key.id).await, 1);
+        assert_eq!(reveal_entries(&store, issued.key.id).await, 1);
         store.revoke(issued.key.id).await.unwrap();
         assert_eq!(issuer.reveal(&store, issued.key.id).await.unwrap(), None);
     }
 
     #[tokio::test]
-    async fn without_a_vault_no_key_is_made_recoverable_and_none_is_asked_for() {
+    async fn without_a_vault_nothing_is_issued_or_revealed() {
         let store = MemoryBackend::new();
         let id = issue(&store, &issuer()).await.key.id;
         let without = Issuer::new("acme").unwrap();
         assert!(!without.has_vault() && issuer().has_vault());
-        let error = without.issue(&store, new()).await.unwrap_err();
+        let error = without.issue(&store, recoverable_key()).await.unwrap_err();
         assert!(matches!(error, IssueError::NoVault));
         let error = without.reveal(&store, id).await.unwrap_err();
         assert!(matches!(error, RevealError::NoVault));
-        assert_eq!(readings(&store, id).await, 0);
+        assert_eq!(reveal_entries(&store, id).await, 0);
     }
 
     #[tokio::test]
     async fn imported_keys_are_not_recoverable() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let secret = "sk-from-another-system";
-        let error = issuer.import_secret(&store, new(), secret).await;
+        let error = issuer
+            .import_secret(&store, recoverable_key(), secret)
+            .await;
         assert!(matches!(error, Err(IssueError::Imported)));
-        let error = issuer.import_sha256(&store, new(), &"0".repeat(64)).await;
+        let error = issuer
+            .import_sha256(&store, recoverable_key(), &"0".repeat(64))
+            .await;
         assert!(matches!(error, Err(IssueError::Imported)));
     }
 
     #[tokio::test]
-    async fn rotations_stay_recoverable_while_there_is_a_vault() {
+    async fn rotated_keys_stay_recoverable_while_there_is_a_vault() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let hour = Duration::from_secs(3_600);
         let first = issue(&store, &issuer).await;
@@ -201,25 +198,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_keys_sealed_secret_does_not_open() {
+    async fn copied_encrypted_secret_of_another_key_does_not_decrypt() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
-        let [mine, yours] = [issue(&store, &issuer).await, issue(&store, &issuer).await];
-        let theirs = store.reveal(yours.key.id).await.unwrap().unwrap();
-        // The digest may even be copied with it.
-        tamper(&store, mine.key.id, |record| {
-            record.encrypted_secret = theirs.encrypted_secret;
-            record.digest = theirs.digest;
+        let [target, source] = [issue(&store, &issuer).await, issue(&store, &issuer).await];
+        let copied = store.reveal(source.key.id).await.unwrap().unwrap();
+        // The attacker may copy the digest as well.
+        tamper(&store, target.key.id, |record| {
+            record.encrypted_secret = copied.encrypted_secret;
+            record.digest = copied.digest;
         })
         .await;
-        stays_closed(&store, &issuer, mine.key.id).await;
+        assert_not_decrypted(&store, &issuer, target.key.id).await;
     }
 
     #[tokio::test]
-    async fn a_changed_sealed_secret_and_a_foreign_encryption_key_do_not_open() {
+    async fn modified_secret_or_unknown_encryption_key_does_not_decrypt() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let id = issue(&store, &issuer).await.key.id;
         let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
-        stays_closed(&store, &other, id).await;
+        assert_not_decrypted(&store, &other, id).await;
         let both = Vault::new([2; 32]).with_previous_key(Vault::new([1; 32]));
         let other = other.vault(both);
         assert!(other.reveal(&store, id).await.unwrap().is_some());
@@ -229,20 +226,20 @@ mod tests {
             record.encrypted_secret = Some(EncryptedSecret::from_bytes(bytes));
         })
         .await;
-        stays_closed(&store, &issuer, id).await;
+        assert_not_decrypted(&store, &issuer, id).await;
     }
 
     #[tokio::test]
-    async fn what_is_sealed_has_to_be_the_secret_that_the_digest_is_of() {
+    async fn decrypted_secret_must_match_the_digest() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let issued = issue(&store, &issuer).await;
         tamper(&store, issued.key.id, |record| {
             record.digest = Digest::sha256(b"another secret");
         })
         .await;
-        mismatches(&store, &issuer, issued.key.id).await;
+        assert_mismatch(&store, &issuer, issued.key.id).await;
 
-        // Rightly sealed, but not a secret of this id.
+        // Encrypted correctly, but not a secret with this id.
         let other = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
         for text in [other.expose(), "hello"] {
             let id = issue(&store, &issuer).await.key.id;
@@ -251,16 +248,16 @@ mod tests {
                 record.digest = Digest::sha256(text.as_bytes());
             })
             .await;
-            mismatches(&store, &issuer, id).await;
+            assert_mismatch(&store, &issuer, id).await;
         }
     }
 
     #[tokio::test]
-    async fn peppers_are_needed_to_know_a_secret_again() {
+    async fn revealing_requires_the_pepper_of_the_digest() {
         let store = MemoryBackend::new();
         let peppers = || Peppers::new([("2026", &[9; 16][..])]).unwrap();
         let issued = issue(&store, &issuer().peppers(peppers())).await;
-        mismatches(&store, &issuer(), issued.key.id).await;
+        assert_mismatch(&store, &issuer(), issued.key.id).await;
         let after = Peppers::new([("2027", &[8; 16][..]), ("2026", &[9; 16])]).unwrap();
         let issuer = issuer().peppers(after);
         let secret = issuer.reveal(&store, issued.key.id).await.unwrap();
@@ -268,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rule_1_neither_debug_nor_json_nor_errors_show_the_secret() {
+    async fn rule_1_debug_json_and_errors_have_no_secret() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let issued = issue(&store, &issuer).await;
         let id = issued.key.id;
@@ -277,9 +274,9 @@ mod tests {
         let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
         let error = other.reveal(&store, id).await.unwrap_err();
         let private = &issued.secret.expose()["acme_".len() + KeyId::LEN..];
-        let sealed = serde_json::to_string(&record.encrypted_secret).unwrap();
-        let sealed = sealed.trim_matches('"');
-        for (shown, with_sealed) in [
+        let encrypted = serde_json::to_string(&record.encrypted_secret).unwrap();
+        let encrypted = encrypted.trim_matches('"');
+        for (shown, has_encrypted) in [
             (format!("{record:?} {issued:?} {issuer:?}"), false),
             (format!("{audit:?} {error:?} {error}"), false),
             (serde_json::to_string(&record.key).unwrap(), false),
@@ -287,7 +284,7 @@ mod tests {
             (serde_json::to_string(&record).unwrap(), true),
         ] {
             assert!(!shown.contains(private), "{shown}");
-            assert_eq!(shown.contains(sealed), with_sealed, "{shown}");
+            assert_eq!(shown.contains(encrypted), has_encrypted, "{shown}");
         }
     }
 }

@@ -231,7 +231,11 @@ fn push_random_digits(text: &mut String, count: usize) -> Result<(), getrandom::
     let mut random = Zeroizing::new([0; 64]);
     while remaining > 0 {
         getrandom::fill(&mut *random)?;
-        for &byte in random.iter().filter(|&&byte| byte < UNBIASED).take(remaining) {
+        for &byte in random
+            .iter()
+            .filter(|&&byte| byte < UNBIASED)
+            .take(remaining)
+        {
             text.push(char::from(BASE62[usize::from(byte % 62)]));
             remaining -= 1;
         }
@@ -318,7 +322,10 @@ mod tests {
     #[cfg_attr(miri, ignore = "too slow under Miri")]
     fn patterns_match_secrets_in_any_context() {
         const ANY: &str = "[a-z][a-z0-9]*(_[a-z0-9]+)*_[0-9A-Za-z]{54}";
-        for text in [include_str!("../guide/security.md"), include_str!("secret.rs")] {
+        for text in [
+            include_str!("../guide/security.md"),
+            include_str!("secret.rs"),
+        ] {
             assert!(
                 text.lines()
                     .any(|line| line.trim_start_matches("//! ") == ANY)

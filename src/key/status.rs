@@ -1,28 +1,28 @@
-//! Whether a key is accepted.
+//! The status of a key.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a key works.
+/// The status of a key at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyStatus {
-    /// It works.
+    /// The key is accepted.
     Active,
-    /// It is switched off for now.
+    /// The key is disabled and can be enabled again.
     Disabled,
-    /// Its time is over.
+    /// The key has expired.
     Expired,
-    /// It was revoked, for good.
+    /// The key is permanently revoked.
     Revoked,
 }
 
 impl KeyStatus {
-    /// Every status there is, in the order of the enum.
+    /// All statuses, in declaration order.
     pub const ALL: [Self; 4] = [Self::Active, Self::Disabled, Self::Expired, Self::Revoked];
 
-    /// The name in `snake_case`.
+    /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",

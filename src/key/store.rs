@@ -1,4 +1,4 @@
-//! What the request path and what administration need of a store.
+//! Store traits: [`KeyStore`] for lookups on the request path and [`KeyAdmin`] for administration.
 
 use std::sync::Arc;
 
@@ -15,7 +15,10 @@ use super::update::KeyUpdate;
 use crate::id::KeyId;
 use crate::page::Page;
 
-/// Where keys are looked up: all that the request path needs. One method makes a store.
+/// A store of keys that the request path looks up.
+///
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). Only [`find`](Self::find) is
+/// required.
 ///
 /// ```
 /// use keytally::async_trait;
@@ -33,81 +36,83 @@ use crate::page::Page;
 /// ```
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The record with this id, whatever its status, [without](KeyRecord::redacted) its sealed secret;
-    /// `None` if there is none.
+    /// The record with this id, whatever its status, and [without](KeyRecord::redacted) its encrypted secret.
+    /// `None` if there is no such key.
     ///
     /// # Errors
     ///
-    /// When the store cannot tell. "Not there" is an answer, not an error.
+    /// Returns an error if the lookup fails. A missing key is `Ok(None)`, not an error.
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError>;
 
-    /// Where the store tells of keys that were changed through it, so that caches in this process
-    /// drop them at once. Without it, a change is seen within a cache's time to live.
+    /// The feed on which the store announces changed keys, so that caches in this process evict them immediately.
+    /// `None` by default: caches then notice changes within their TTL.
     fn invalidations(&self) -> Option<&InvalidationFeed> {
         None
     }
 
-    /// The cache that this store already has, which others then use instead of putting one in
-    /// front of it.
+    /// The cache in front of this store, if it has one. A layer shares it instead of creating another. `None` by
+    /// default.
     fn cache(&self) -> Option<&KeyCache> {
         None
     }
 }
 
-/// A store that keys can be administered in. What it promises is checked by
-/// `keytally::conformance`.
+/// A store in which keys can be administered.
+///
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). Required are `create`, `list`,
+/// `change`, `rotate` and `delete`; a store with encrypted secrets or an audit log also implements `reveal`,
+/// `audit` and `acting_as`. The test suite in `keytally::conformance` verifies an implementation.
 #[async_trait]
 pub trait KeyAdmin: KeyStore {
-    /// Adds a key, [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites one.
+    /// Creates a key, with times [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites an existing
+    /// key.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`] when the id is taken, [`StoreError::Invalid`] when a field is
-    /// [out of bounds](KeyRecord::validate), [`StoreError::KeepsNoSecrets`] when there is a sealed secret that
-    /// the store does not keep.
+    /// [`StoreError::Conflict`] if the id exists; [`StoreError::Invalid`] if a field is [out of
+    /// bounds](KeyRecord::validate); [`StoreError::SecretsNotSupported`] if the record has an encrypted secret and
+    /// the store does not support them.
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError>;
 
     /// Lists keys, newest first.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Page`] when the page token is not one of this list.
+    /// [`StoreError::Page`] if the page token is invalid.
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError>;
 
-    /// Changes a key in one step, by [`KeyRecord::apply`], and answers what it is then.
+    /// Changes a key atomically, by [`KeyRecord::apply`], and returns the changed key.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`], or [`StoreError::Invalid`] with nothing changed.
+    /// [`StoreError::NotFound`]; [`StoreError::Invalid`] if a field would be out of bounds, with nothing changed.
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError>;
 
-    /// Puts a new key in a key's place in one step, by [`KeyRecord::rotate`], and answers the new
-    /// one.
+    /// Rotates a key atomically, by [`KeyRecord::rotate`], and returns the new key.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`], [`StoreError::Unusable`] when the old key does not work any more,
-    /// [`StoreError::Conflict`] when the new id is taken, [`StoreError::Invalid`] when the new hint or a
-    /// time is out of bounds.
+    /// [`StoreError::NotFound`]; [`StoreError::Unusable`] if the old key is not active; [`StoreError::Conflict`]
+    /// if the new id exists; [`StoreError::Invalid`] if the new hint or a time is out of bounds.
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError>;
 
-    /// Removes a key's record; its usage stays.
+    /// Deletes the record of a key. Its usage and audit entries stay.
     ///
     /// # Errors
     ///
     /// [`StoreError::NotFound`].
     async fn delete(&self, id: KeyId) -> Result<(), StoreError>;
 
-    /// The key as the store has it now, past every cache.
+    /// The key as currently stored, bypassing caches. `None` if there is no such key.
     ///
     /// # Errors
     ///
-    /// When the store cannot tell.
+    /// Returns an error if the lookup fails.
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
         Ok(self.find(id).await?.map(|record| record.key))
     }
 
-    /// Gives a key's fields other values.
+    /// Updates the fields of a key.
     ///
     /// # Errors
     ///
@@ -116,7 +121,7 @@ pub trait KeyAdmin: KeyStore {
         self.change(id, KeyChange::Update(Box::new(update))).await
     }
 
-    /// Switches a key off.
+    /// Disables a key.
     ///
     /// # Errors
     ///
@@ -125,7 +130,7 @@ pub trait KeyAdmin: KeyStore {
         self.change(id, KeyChange::Disable).await
     }
 
-    /// Switches a key on again.
+    /// Enables a disabled key.
     ///
     /// # Errors
     ///
@@ -134,8 +139,8 @@ pub trait KeyAdmin: KeyStore {
         self.change(id, KeyChange::Enable).await
     }
 
-    /// Ends a key for good, from now on, and keeps its record. Now is what the machine's clock says,
-    /// unless the store has a [`Clock`](crate::Clock) of its own.
+    /// Revokes a key permanently and keeps its record. The time of revocation is that of the system clock, unless
+    /// the store has its own [`Clock`](crate::Clock).
     ///
     /// # Errors
     ///
@@ -145,37 +150,37 @@ pub trait KeyAdmin: KeyStore {
         self.change(id, KeyChange::Revoke { revoked_at: at }).await
     }
 
-    /// The record of a [recoverable](Key::recoverable) key with its [sealed secret](KeyRecord::sealed), which
-    /// only an [`Issuer`](super::Issuer) with the application's vault can open: ask that one. `None` where the
-    /// key is not recoverable. A key that is disabled or has expired can be, since it can be made to work
-    /// again.
+    /// The record of a [recoverable](Key::recoverable) key with its [encrypted
+    /// secret](KeyRecord::encrypted_secret); `None` if the key is not recoverable. To decrypt it, call
+    /// `Issuer::reveal` instead, which needs the vault of the application. Disabled and expired keys can be
+    /// revealed, since they can be made active again.
     ///
-    /// In one step with an entry of the [audit](Self::audit): nothing is revealed that is not noted. So a
-    /// store that keeps no audit keeps no sealed secrets either, and takes no key that has one. What is left
-    /// is this method as it is.
+    /// The record is returned only if an [audit](Self::audit) entry is written in the same transaction. A store
+    /// without an audit log therefore does not support encrypted secrets: it rejects them in
+    /// [`create`](Self::create) and keeps this default implementation.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`], where the store keeps sealed secrets.
+    /// [`StoreError::NotFound`], if the store supports encrypted secrets.
     async fn reveal(&self, _id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         Ok(None)
     }
 
-    /// One page of what was done to keys, newest first; `None` where the store does not keep that.
-    /// What was done to a key that was deleted is there as long as any other entry.
+    /// A page of the audit log, newest first; `None` if the store has no audit log (the default). Entries of a key
+    /// stay when it is deleted.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Page`] when the page token is not one of this list.
+    /// [`StoreError::Page`] if the page token is invalid.
     async fn audit(&self, _query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
         Ok(None)
     }
 
-    /// This store for what somebody in particular does: the [entries](Self::audit) of changes that are
-    /// made through it name the actor, [within bounds](AuditEntry::actor_of). An empty one names
-    /// nobody. All else is shared with this one, caches and the change feed included.
+    /// This store on behalf of an actor: [audit](Self::audit) entries of changes made through it name the actor,
+    /// [within bounds](AuditEntry::actor_of). An empty actor is none. Everything else is shared with this store,
+    /// including caches and the invalidation feed.
     ///
-    /// `None` where the store does not keep who did what.
+    /// `None` if the store has no audit log (the default).
     fn acting_as(&self, _actor: &str) -> Option<Arc<dyn KeyAdmin>> {
         None
     }
@@ -267,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_announces_nothing_unless_it_says_so() {
+    fn store_has_no_invalidation_feed_by_default() {
         struct Plain;
         #[async_trait]
         impl KeyStore for Plain {

@@ -1,4 +1,4 @@
-//! The bounds of a key's fields.
+//! Validation of key fields.
 
 use serde_json::Value;
 
@@ -7,14 +7,14 @@ use super::record::Key;
 use crate::limit::RateLimit;
 
 impl Key {
-    /// Whether every field is within its bounds.
+    /// Checks that every field is within its bounds; [`InvalidKey`] lists them.
     ///
     /// # Errors
     ///
-    /// The first bound that is broken.
+    /// The first violation found.
     pub fn validate(&self) -> Result<(), InvalidKey> {
-        let text = |text: &str, most: usize| {
-            !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control)
+        let text = |text: &str, max: usize| {
+            !text.is_empty() && text.chars().count() <= max && !text.chars().any(char::is_control)
         };
         let tag = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
         let scope_char = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
@@ -41,15 +41,19 @@ impl Key {
         if self.addresses.len() > 100 {
             return Err(InvalidKey::TooManyAddresses);
         }
-        // First the depth: what is nested without end cannot be written as JSON.
-        if self.metadata.values().any(|value| !fits_in(value, 31)) {
+        // Checks the depth first: deeply nested values may overflow the stack when serialized.
+        if self
+            .metadata
+            .values()
+            .any(|value| !is_nested_within(value, 31))
+        {
             return Err(InvalidKey::MetadataDepth);
         }
         if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
             return Err(InvalidKey::Metadata);
         }
-        // SQL databases keep such texts cut, or not at all.
-        let has_nul = |(name, value): (&String, _)| name.contains('\0') || holds_nul(value);
+        // SQL databases truncate or reject such strings.
+        let has_nul = |(name, value): (&String, _)| name.contains('\0') || contains_nul(value);
         if self.metadata.iter().any(has_nul) {
             return Err(InvalidKey::MetadataNul);
         }
@@ -67,9 +71,9 @@ impl Key {
     }
 }
 
-/// Whether a value is nested within so many levels.
-fn fits_in(value: &Value, levels: u32) -> bool {
-    let fit = |value| fits_in(value, levels - 1);
+/// Whether a value is nested at most this many levels deep.
+fn is_nested_within(value: &Value, levels: u32) -> bool {
+    let fit = |value| is_nested_within(value, levels - 1);
     match value {
         Value::Array(values) => levels > 0 && values.iter().all(fit),
         Value::Object(values) => levels > 0 && values.values().all(fit),
@@ -77,14 +81,14 @@ fn fits_in(value: &Value, levels: u32) -> bool {
     }
 }
 
-/// Whether a text or a name within a value holds U+0000.
-fn holds_nul(value: &Value) -> bool {
+/// Whether a string or object key within a value contains U+0000.
+fn contains_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Array(values) => values.iter().any(contains_nul),
         Value::Object(values) => values
             .iter()
-            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
+            .any(|(name, value)| name.contains('\0') || contains_nul(value)),
         _ => false,
     }
 }
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_within_their_bounds() {
+    fn text_fields_are_bounded() {
         type Set = fn(&mut Key, String);
         let fields: [(Set, usize, InvalidKey); 3] = [
             (|key, text| key.name = text, 100, InvalidKey::Name),
@@ -116,19 +120,19 @@ mod tests {
             ),
             (|key, text| key.hint = text, 64, InvalidKey::Hint),
         ];
-        for (set, most, error) in fields {
+        for (set, max, error) in fields {
             let validate = |text: &str| {
                 let mut key = key();
                 set(&mut key, text.to_owned());
                 key.validate()
             };
-            for fits in ["a", "ä b", &"ä".repeat(most)] {
+            for fits in ["a", "ä b", &"ä".repeat(max)] {
                 assert_eq!(validate(fits), Ok(()), "{fits}");
             }
-            for other in ["a\0", "a\n", "\u{85}", &"a".repeat(most + 1)] {
+            for other in ["a\0", "a\n", "\u{85}", &"a".repeat(max + 1)] {
                 assert_eq!(validate(other), Err(error.clone()), "{other:?}");
             }
-            // A hint may be missing.
+            // The hint may be empty.
             let empty = if error == InvalidKey::Hint {
                 Ok(())
             } else {
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn environments_and_scopes_have_an_alphabet() {
+    fn environments_and_scopes_have_restricted_characters() {
         let validate = |environment: Option<&str>, scopes: &[&str]| {
             let mut key = key();
             key.environment = environment.map(Into::into);
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_so_many_at_most() {
+    fn number_of_addresses_is_bounded() {
         let mut key = key();
         let networks: Vec<_> = (0..101).map(|n| format!("10.0.0.{n}")).collect();
         key.addresses = AddressList::parse(&networks[1..]).unwrap();
@@ -195,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_so_long_and_so_deep_at_most() {
+    fn metadata_length_and_depth_are_bounded() {
         let validate = |value: Value| {
             let mut key = key();
             key.metadata.insert("a".into(), value);
             key.validate()
         };
-        // With `{"a":""}` around it.
+        // Plus the 8 bytes of `{"a":""}`.
         assert_eq!(validate("x".repeat(8_192 - 8).into()), Ok(()));
         assert_eq!(
             validate("x".repeat(8_192 - 7).into()),
@@ -209,7 +213,7 @@ mod tests {
         );
         for wrap in [|value| json!([value]), |value| json!({ "b": value })] {
             let nested = |levels: usize| (0..levels).fold(json!(1), |value, _| wrap(value));
-            // The metadata is a level itself.
+            // The metadata itself is a level.
             assert_eq!(validate(nested(31)), Ok(()));
             assert_eq!(validate(nested(32)), Err(InvalidKey::MetadataDepth));
             assert_eq!(
@@ -218,7 +222,7 @@ mod tests {
             );
             assert_eq!(validate(json!([1, nested(30), "a", null])), Ok(()));
         }
-        // Empty ones are levels as well.
+        // Empty arrays and objects are levels as well.
         let deep = |innermost: Value| (0..31).fold(innermost, |value, _| json!([value]));
         for empty in [json!([]), json!({})] {
             assert_eq!(validate(deep(empty)), Err(InvalidKey::MetadataDepth));
@@ -226,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_looked_at() {
+    fn rate_limits_are_validated() {
         let mut key = key();
         key.limits = vec![RateLimit::per_second(0)];
         assert_eq!(key.validate(), Err(InvalidLimit::Zero.into()));
     }
 
     #[test]
-    fn what_no_database_keeps_is_out_of_bounds() {
+    fn values_that_databases_cannot_store_are_rejected() {
         let id = "3fK9aB0000zzZZ19".parse().unwrap();
         let first: Timestamp = "0001-01-01T00:00:00Z".parse().unwrap();
         let before = first - jiff::SignedDuration::from_micros(1);

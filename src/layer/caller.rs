@@ -97,7 +97,7 @@ impl fmt::Debug for Caller {
 pub(super) struct OuterCaller(pub(super) Caller);
 
 /// Marks a request that was admitted without verifying its key, because the store failed and
-/// [`StoreFailure::Pass`](super::StoreFailure::Pass) is set. Inserted into the request's extensions.
+/// [`StoreFailure::Admit`](super::StoreFailure::Admit) is set. Inserted into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unverified;
 

@@ -403,7 +403,7 @@ impl ApiKeyLayer {
         self.with(|config| config.preflight = true)
     }
 
-    /// The handling of requests whose key cannot be looked up because the store fails. [`StoreFailure::Refuse`] by
+    /// The handling of requests whose key cannot be looked up because the store fails. [`StoreFailure::Reject`] by
     /// default.
     pub fn on_store_failure(self, behavior: StoreFailure) -> Self {
         self.with(|config| config.store_failure = behavior)

@@ -175,7 +175,7 @@ impl LogQuery {
     }
 
     /// The page token of an event's position. The log is sorted by time and then by event id, both descending.
-    pub fn place(event: &UsageEvent) -> PageToken {
+    pub fn page_token(event: &UsageEvent) -> PageToken {
         PageToken::new(event.time, event.id)
     }
 }
@@ -288,7 +288,7 @@ pub(super) mod tests {
             [0, 1, 7, 1_001].map(|limit| of(limit).page_size()),
             [1, 1, 7, 1_000]
         );
-        let token = LogQuery::place(&event());
+        let token = LogQuery::page_token(&event());
         assert_eq!(of(7).after(token.clone()).after, Some(token));
     }
 }

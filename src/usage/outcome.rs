@@ -68,7 +68,7 @@ pub enum RejectionReason {
     StoreUnavailable,
     /// The limiter is unavailable or cannot track another key.
     LimiterUnavailable,
-    /// The recorder is full or shut down and uses [`WhenFull::Refuse`](super::WhenFull::Refuse).
+    /// The recorder is full or shut down and uses [`WhenFull::Reject`](super::WhenFull::Reject).
     RecorderFull,
     /// The client IP exceeded the lookup limit. Events with this reason belong to a disabled, revoked or expired
     /// key.

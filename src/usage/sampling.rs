@@ -113,7 +113,7 @@ mod tests {
             (LogSampling::All, "\"all\""),
             (one_in(100), "{\"one_in\":100}"),
             (LogSampling::KeysOnly, "\"keys_only\""),
-            (LogSampling::None, "\"nothing\""),
+            (LogSampling::None, "\"none\""),
         ] {
             assert_eq!(serde_json::to_string(&keep).unwrap(), text);
             assert_eq!(serde_json::from_str::<LogSampling>(text).unwrap(), keep);

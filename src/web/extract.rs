@@ -141,7 +141,7 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyInPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = Path::<Id>::from_request_parts(parts, state).await;
         let id = id.map(|Path(Id { id })| Self(id));
-        id.map_err(|_| Problem::no_such_key())
+        id.map_err(|_| Problem::key_not_found())
     }
 }
 

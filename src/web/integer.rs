@@ -1,6 +1,6 @@
 //! Integers as defined by JSON Schema 2020-12
-//! ([§4.2.3](https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3)): numbers with a zero fraction, such as
-//! `600.0`, are integers.
+//! ([§4.2.3](https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3)): numbers with a zero fraction, such
+//! as `600.0`, are integers.
 
 use std::fmt;
 use std::marker::PhantomData;

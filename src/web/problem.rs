@@ -33,12 +33,12 @@ pub(crate) struct Problem {
     /// The invalid parts of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    errors: Vec<Wrong>,
+    errors: Vec<ErrorDetail>,
 }
 
 /// An invalid part of a request.
 #[derive(Debug, Serialize, ToSchema)]
-struct Wrong {
+struct ErrorDetail {
     /// A human-readable explanation.
     detail: String,
     /// The invalid field of the body, as a JSON Pointer in URI fragment form (RFC 6901 §6).
@@ -52,7 +52,7 @@ struct Wrong {
     header: Option<&'static str>,
 }
 
-impl Wrong {
+impl ErrorDetail {
     fn because(detail: impl Into<String>) -> Self {
         Self {
             detail: detail.into(),
@@ -74,7 +74,7 @@ impl Problem {
         }
     }
 
-    fn naming(status: StatusCode, wrong: Wrong) -> Self {
+    fn naming(status: StatusCode, wrong: ErrorDetail) -> Self {
         Self {
             errors: vec![wrong],
             ..Self::new(status, "The request is invalid. See `errors` for details.")
@@ -83,9 +83,9 @@ impl Problem {
 
     /// An invalid query or path parameter.
     pub(crate) fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        let wrong = Wrong {
+        let wrong = ErrorDetail {
             parameter: Some(name.into()),
-            ..Wrong::because(detail)
+            ..ErrorDetail::because(detail)
         };
         Self::naming(StatusCode::BAD_REQUEST, wrong)
     }
@@ -96,33 +96,33 @@ impl Problem {
         name: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        let wrong = Wrong {
+        let wrong = ErrorDetail {
             header: Some(name),
-            ..Wrong::because(detail)
+            ..ErrorDetail::because(detail)
         };
         Self::naming(status, wrong)
     }
 
     /// An invalid field of the body. `pointer` has no leading `#`.
     pub(crate) fn field(pointer: &str, detail: impl Into<String>) -> Self {
-        let wrong = Wrong {
+        let wrong = ErrorDetail {
             pointer: Some(format!("#{pointer}")),
-            ..Wrong::because(detail)
+            ..ErrorDetail::because(detail)
         };
         Self::naming(StatusCode::UNPROCESSABLE_ENTITY, wrong)
     }
 
-    pub(crate) fn no_such_key() -> Self {
+    pub(crate) fn key_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "API key not found.")
     }
 
-    fn down(error: &(dyn Error + 'static)) -> Self {
+    fn unavailable(error: &(dyn Error + 'static)) -> Self {
         telemetry::error!(error, "store unavailable");
         let detail = "The store is unavailable. Try again later.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    pub(crate) fn broken() -> Self {
+    pub(crate) fn internal() -> Self {
         let detail = "Internal error. Try again later.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
@@ -161,7 +161,7 @@ impl IntoResponses for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotFound(_) => Self::no_such_key(),
+            StoreError::NotFound(_) => Self::key_not_found(),
             StoreError::Conflict(_) | StoreError::Unusable { .. } => {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
@@ -169,7 +169,7 @@ impl From<StoreError> for Problem {
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
             StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_) => {
-                Self::down(&error)
+                Self::unavailable(&error)
             }
         }
     }
@@ -184,7 +184,7 @@ impl From<ReadError> for Problem {
                 let detail = "The usage backend does not support this operation.";
                 Self::new(StatusCode::NOT_IMPLEMENTED, detail)
             }
-            ReadError::Unavailable(_) => Self::down(&error),
+            ReadError::Unavailable(_) => Self::unavailable(&error),
         }
     }
 }
@@ -195,7 +195,7 @@ impl From<IssueError> for Problem {
             IssueError::Invalid(error) => error.into(),
             IssueError::Store(error) => error.into(),
             IssueError::NoVault => Self::field("/recoverable", error.to_string()),
-            _ => Self::broken(),
+            _ => Self::internal(),
         }
     }
 }
@@ -224,7 +224,7 @@ impl From<InvalidKey> for Problem {
             InvalidKey::Time => "/expires",
             InvalidKey::Limit(_) => "/limits",
             InvalidKey::Recoverable => "/recoverable",
-            InvalidKey::Hint => return Self::broken(),
+            InvalidKey::Hint => return Self::internal(),
         };
         Self::field(field, error.to_string())
     }

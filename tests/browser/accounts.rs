@@ -1,4 +1,4 @@
-//! Who gets in, and what gets out.
+//! Sign-in, content security policy, escaping and keyboard navigation.
 
 use fantoccini::key::Key;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::pages::{Pages, until};
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn only_who_has_the_token_signs_in_until_signing_out() {
+async fn a_session_lasts_from_sign_in_to_sign_out() {
     visitor(Scripts::On, async |pages: &Pages| {
         pages.open("/audit").await;
         assert_eq!(pages.heading().await, "Sign in");
@@ -19,7 +19,7 @@ async fn only_who_has_the_token_signs_in_until_signing_out() {
         pages.sign_in().await;
         pages.open("/audit").await;
         assert_eq!(pages.heading().await, "Audit log");
-        // No script can take it away.
+        // The session cookie is not readable by scripts.
         let seen = pages.ask("return document.cookie", vec![]).await;
         assert!(!seen.as_str().unwrap().contains("session"), "{seen}");
 
@@ -34,7 +34,7 @@ async fn only_who_has_the_token_signs_in_until_signing_out() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn what_gets_into_a_page_does_not_run() {
+async fn injected_scripts_and_styles_are_blocked() {
     const INJECT: &str = r#"
         const script = document.createElement('script');
         script.textContent = 'window.ran = true';
@@ -47,7 +47,7 @@ async fn what_gets_into_a_page_does_not_run() {
         pages.open("/keys").await;
         let colour = pages.ask(INJECT, vec![]).await;
         assert_ne!(colour, json!("rgb(255, 0, 0)"));
-        // The script, the handler, which has to fail to load its image first, and the style.
+        // The script, the style, and the event handler, which runs once the image fails to load.
         let complaints = std::cell::RefCell::new(Vec::new());
         until(async || {
             let more = pages.browser.complaints().await;
@@ -65,7 +65,7 @@ async fn what_gets_into_a_page_does_not_run() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn texts_of_others_are_only_texts() {
+async fn hostile_text_is_escaped() {
     const HOSTILE: &str = "<img src=x onerror=alert(1)>'=cmd() \u{202e}gnp";
 
     signed_in(async |pages: &Pages| {
@@ -92,21 +92,24 @@ async fn texts_of_others_are_only_texts() {
     .await;
 }
 
-/// No element came from a text.
+/// Asserts that the hostile text created no elements.
 async fn only_texts(pages: &Pages) {
-    let made = "return document.querySelectorAll('img:not(.brand img), main script').length";
-    assert_eq!(pages.ask(made, vec![]).await, json!(0));
+    let injected = "return document.querySelectorAll('img:not(.brand img), main script').length";
+    assert_eq!(pages.ask(injected, vec![]).await, json!(0));
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn the_keyboard_alone_gets_to_the_content() {
+async fn the_skip_link_moves_focus_to_the_content() {
     signed_in(async |pages: &Pages| {
         pages.open("/keys").await;
         pages.press(Key::Tab).await;
         let focused = "return document.activeElement.textContent";
         assert_eq!(pages.ask(focused, vec![]).await, json!("Skip to content"));
-        assert!(pages.has_link("Skip to content").await, "it is seen");
+        assert!(
+            pages.has_link("Skip to content").await,
+            "the link is visible"
+        );
         pages.press(Key::Enter).await;
         pages.press(Key::Tab).await;
         let within = "return document.activeElement.closest('main') !== null";

@@ -1,4 +1,4 @@
-//! What is told of all keys: the overview, the log over all of them, and what is changed of one.
+//! The overview, the request log of all keys, editing and revoking.
 
 use http::StatusCode;
 use jiff::tz::TimeZone;
@@ -7,12 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::journey::signed_in;
 use crate::pages::Pages;
 
-/// What the demo has asked for before anybody came.
+/// The number of requests that the demo sends at startup.
 const SEEDED: u64 = 400;
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn the_overview_counts_all_keys_and_leads_to_their_requests() {
+async fn the_overview_covers_all_keys_and_links_to_their_requests() {
     signed_in(async |pages: &Pages| {
         let secret = pages.generate("Courier", &[("Rate limits", "2/d")]).await;
         for path in ["/v1/postings/7", "/v1/postings/none", "/v1/postings"] {
@@ -76,7 +76,7 @@ async fn the_log_of_all_keys_is_filtered_by_key_owner_and_time() {
             pages.clear_filters().await;
             assert_eq!(pages.logged().await, all);
         }
-        // Rows tell whose they are, and lead there.
+        // Rows show the key.
         assert_eq!(pages.log().await[0]["Key"], "Courier");
 
         let clock = |minutes| {
@@ -108,7 +108,7 @@ async fn the_log_of_all_keys_is_filtered_by_key_owner_and_time() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_key_that_was_edited_is_served_as_edited() {
+async fn edits_of_a_key_take_effect() {
     signed_in(async |pages: &Pages| {
         let fields = [("Owner", "customer-5"), ("Rate limits", "9/d")];
         let secret = pages.generate("Courier", &fields).await;
@@ -143,14 +143,14 @@ async fn a_key_that_was_edited_is_served_as_edited() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_revoked_key_is_refused_for_good() {
+async fn a_revoked_key_is_rejected() {
     signed_in(async |pages: &Pages| {
         let secret = pages.generate("Courier", &[]).await;
         pages.open_key("Usage of", "Courier").await;
         pages.follow("Revoke").await;
         pages.send("Revoke").await;
-        let refused = StatusCode::UNAUTHORIZED;
-        assert_eq!(pages.demo.get("/v1/postings", &secret).await, refused);
+        let status = pages.demo.get("/v1/postings", &secret).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
         pages.open("/keys").await;
         assert!(!pages.has_link("Enable Courier").await);
         let rows = pages.rows("Owner").await;

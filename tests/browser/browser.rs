@@ -1,4 +1,4 @@
-//! A browser of its own for every test.
+//! Starts a browser for every test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::program::Program;
 
-/// No sandbox, since tests run as root in containers; and nothing that browsers do by themselves.
+/// No sandbox, since tests run as root in containers, and no background activity.
 const ARGUMENTS: [&str; 12] = [
     "--headless=new",
     "--no-sandbox",
@@ -22,9 +22,9 @@ const ARGUMENTS: [&str; 12] = [
     "--disable-component-update",
     "--disable-sync",
     "--lang=en-US",
-    // It ends with chromedriver, however that ends.
+    // Chromium exits with chromedriver, even if that is killed.
     "--remote-debugging-pipe",
-    // There is no other site.
+    // No network access.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ];
 
@@ -35,7 +35,7 @@ pub(crate) enum Scripts {
     Off,
 }
 
-/// Chromium, driven by a chromedriver that is killed with this.
+/// Chromium, driven by a chromedriver that is killed when dropped.
 pub(crate) struct Browser {
     pub(crate) client: Client,
     pub(crate) downloads: PathBuf,
@@ -43,7 +43,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts one that has nothing of others, and keeps what it has in this folder.
+    /// Starts a browser with a fresh profile in this directory.
     pub(crate) async fn start(folder: &Path, scripts: Scripts) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stderr(Stdio::null());
@@ -57,9 +57,9 @@ impl Browser {
         let downloads = folder.join("downloads");
         let profile = format!("--user-data-dir={}", folder.join("profile").display());
         let arguments: Vec<_> = ARGUMENTS.into_iter().chain([&*profile]).collect();
-        // As people set it: allowed or blocked.
+        // The values of the content setting: allowed or blocked.
         let javascript = if scripts == Scripts::On { 1 } else { 2 };
-        let wanted = json!({
+        let capabilities = json!({
             "goog:loggingPrefs": { "browser": "ALL" },
             "goog:chromeOptions": {
                 "args": arguments,
@@ -70,23 +70,23 @@ impl Browser {
                 },
             },
         });
-        let wanted: Capabilities = serde_json::from_value(wanted).unwrap();
+        let capabilities: Capabilities = serde_json::from_value(capabilities).unwrap();
         let mut builder = ClientBuilder::new(HttpConnector::new());
-        let client = builder.capabilities(wanted).connect(&address).await;
+        let client = builder.capabilities(capabilities).connect(&address).await;
         Self {
-            client: client.expect("Chromium does not start"),
+            client: client.expect("Chromium starts"),
             downloads,
             _driver: driver,
         }
     }
 
-    /// What WebDriver has no words for, in the DevTools protocol's.
+    /// Sends a command of the DevTools protocol.
     pub(crate) async fn devtools(&self, cmd: &str, params: Value) -> Value {
         let body = json!({ "cmd": cmd, "params": params });
         self.extra("goog/cdp/execute", body).await
     }
 
-    /// What the pages have complained of, but for statuses of errors, which tests ask for.
+    /// Warnings and errors in the console, except for error statuses, which tests provoke.
     pub(crate) async fn complaints(&self) -> Vec<String> {
         let logged = self.extra("se/log", json!({ "type": "browser" })).await;
         let logged = logged.as_array().into_iter().flatten();
@@ -98,13 +98,13 @@ impl Browser {
             .collect()
     }
 
-    /// What a script answers, which may be a promise.
+    /// Runs a script and returns its result, which may be a promise.
     pub(crate) async fn ask(&self, script: &str, arguments: Vec<Value>) -> Value {
-        let answer = self.client.execute(script, arguments).await;
-        answer.unwrap_or_else(|error| panic!("{script}: {error}"))
+        let response = self.client.execute(script, arguments).await;
+        response.unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
-    /// Leaves a picture of where a test has failed.
+    /// Prints where a test failed, and takes a screenshot.
     pub(crate) async fn tell_what_is_seen(&self, picture: &Path) {
         if let Ok(url) = self.client.current_url().await {
             eprintln!("failed at {url}; see {}", picture.display());
@@ -112,23 +112,23 @@ impl Browser {
         if let Ok(png) = self.client.screenshot().await {
             let _ = std::fs::write(picture, png);
         }
-        eprintln!("the browser complains of {:?}", self.complaints().await);
+        eprintln!("console messages: {:?}", self.complaints().await);
     }
 
-    /// Ends it well.
+    /// Closes the browser.
     pub(crate) async fn close(self) {
         let closed = self.client.close().await;
-        closed.expect("Chromium does not end");
+        closed.expect("Chromium exits");
     }
 
     async fn extra(&self, path: &'static str, body: Value) -> Value {
         let command = Extra { path, body };
-        let answer = self.client.issue_cmd(command).await;
-        answer.unwrap_or_else(|error| panic!("{path}: {error}"))
+        let response = self.client.issue_cmd(command).await;
+        response.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 }
 
-/// A command of chromedriver's own.
+/// A vendor command of chromedriver.
 #[derive(Debug)]
 struct Extra {
     path: &'static str,

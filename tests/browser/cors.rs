@@ -1,4 +1,4 @@
-//! Scripts of another origin, with the examples' orders of layers.
+//! Cross-origin requests, with the layer orders of the examples.
 
 use axum::response::Html;
 use axum::routing::get;
@@ -26,7 +26,7 @@ mod cors_outside;
 #[allow(dead_code, reason = "an example has a main function")]
 mod grpc_web;
 
-/// Serves a router; its origin.
+/// Serves a router and returns its origin.
 async fn start(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -34,7 +34,7 @@ async fn start(router: Router) -> String {
     format!("http://{address}")
 }
 
-/// A page whose scripts are of another origin than any API; the origin.
+/// Opens a page of another origin than any API, and returns its origin.
 async fn page(browser: &Browser) -> String {
     let page = Html("<!doctype html><title>An application</title>");
     let origin = start(Router::new().route("/", get(async move || page))).await;
@@ -45,12 +45,12 @@ async fn page(browser: &Browser) -> String {
 const FETCH: &str = "
     const [url, options, body] = arguments;
     if (body) options.body = new Uint8Array(body);
-    const answer = async (response) => ({
+    const read = async (response) => ({
         status: response.status,
         headers: Object.fromEntries(response.headers),
         body: [...new Uint8Array(await response.arrayBuffer())],
     });
-    return fetch(url, options).then(answer, (error) => ({ error: String(error) }));
+    return fetch(url, options).then(read, (error) => ({ error: String(error) }));
 ";
 
 async fn fetch(browser: &Browser, url: &str, headers: Value) -> Value {
@@ -65,7 +65,7 @@ async fn key(backend: &MemoryBackend) -> String {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn scripts_of_another_origin_read_refusals_where_cors_is_outside() {
+async fn with_cors_outside_cross_origin_scripts_can_read_rejections() {
     with_browser(async |browser: &Browser| {
         let origin: HeaderValue = page(browser).await.parse().unwrap();
         let backend = MemoryBackend::new();
@@ -85,11 +85,11 @@ async fn scripts_of_another_origin_read_refusals_where_cors_is_outside() {
         assert_eq!(limited["status"], 429, "{limited}");
         assert!(limited["headers"]["retry-after"].is_string(), "{limited}");
         for headers in [json!({}), json!({ "x-api-key": "wrong" })] {
-            let refused = fetch(browser, &url, headers).await;
-            assert_eq!(refused["status"], 401, "{refused}");
+            let rejected = fetch(browser, &url, headers).await;
+            assert_eq!(rejected["status"], 401, "{rejected}");
             assert!(
-                refused["headers"]["www-authenticate"].is_string(),
-                "{refused}"
+                rejected["headers"]["www-authenticate"].is_string(),
+                "{rejected}"
             );
         }
     })
@@ -98,7 +98,7 @@ async fn scripts_of_another_origin_read_refusals_where_cors_is_outside() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn scripts_of_another_origin_pass_where_cors_is_inside_and_preflights_are_allowed() {
+async fn with_cors_inside_only_admitted_requests_are_readable() {
     with_browser(async |browser: &Browser| {
         let origin: HeaderValue = page(browser).await.parse().unwrap();
         let backend = MemoryBackend::new();
@@ -107,15 +107,15 @@ async fn scripts_of_another_origin_pass_where_cors_is_inside_and_preflights_are_
         let url = format!("{api}/v1/postings");
         let allowed = fetch(browser, &url, json!({ "x-api-key": key })).await;
         assert_eq!(allowed["status"], 200, "{allowed}");
-        // Without a key, and beyond the limit.
+        // Without a key, and rate limited.
         for headers in [json!({}), json!({ "x-api-key": key })] {
-            let refused = fetch(browser, &url, headers).await;
+            let rejected = fetch(browser, &url, headers).await;
             assert!(
-                refused["error"]
+                rejected["error"]
                     .as_str()
                     .unwrap()
                     .contains("Failed to fetch"),
-                "{refused}"
+                "{rejected}"
             );
         }
     })
@@ -123,11 +123,11 @@ async fn scripts_of_another_origin_pass_where_cors_is_inside_and_preflights_are_
 }
 
 /// The status in the trailers at the end of a gRPC-Web body, or in the headers.
-fn grpc_status(answer: &Value) -> String {
-    if let Some(status) = answer["headers"]["grpc-status"].as_str() {
+fn grpc_status(response: &Value) -> String {
+    if let Some(status) = response["headers"]["grpc-status"].as_str() {
         return status.into();
     }
-    let body = answer["body"].as_array().unwrap();
+    let body = response["body"].as_array().unwrap();
     let body: Vec<_> = body
         .iter()
         .map(|byte| byte.as_u64().unwrap() as u8)
@@ -135,13 +135,13 @@ fn grpc_status(answer: &Value) -> String {
     let text = String::from_utf8_lossy(&body);
     let (_, status) = text
         .split_once("grpc-status:")
-        .unwrap_or_else(|| panic!("{answer}"));
+        .unwrap_or_else(|| panic!("{response}"));
     status.trim_start().split("\r\n").next().unwrap().into()
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn scripts_of_another_origin_call_grpc_web() {
+async fn cross_origin_scripts_can_call_grpc_web() {
     with_browser(async |browser: &Browser| {
         let origin: HeaderValue = page(browser).await.parse().unwrap();
         let backend = MemoryBackend::new();
@@ -160,11 +160,11 @@ async fn scripts_of_another_origin_call_grpc_web() {
                 headers["authorization"] = format!("Bearer {key}").into();
             }
             let options = json!({ "method": "POST", "headers": headers });
-            // A frame of two bytes: field 1 is the id.
+            // A frame with a message of two bytes: field 1 is the id.
             let body = json!([0, 0, 0, 0, 2, 8, id]);
-            let answer = browser.ask(FETCH, vec![json!(url), options, body]).await;
-            assert_eq!(answer["status"], 200, "{answer}");
-            grpc_status(&answer)
+            let response = browser.ask(FETCH, vec![json!(url), options, body]).await;
+            assert_eq!(response["status"], 200, "{response}");
+            grpc_status(&response)
         };
         assert_eq!(call(Some(&key), 1).await, "0");
         assert_eq!(call(Some(&key), 0).await, "5");

@@ -1,4 +1,4 @@
-//! The demo, built and run as people run it.
+//! Builds and runs the demo.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -15,26 +15,26 @@ use hyper_util::rt::TokioExecutor;
 use crate::program::Program;
 use crate::support::Answer;
 
-/// What the demo has asked for before it prints its addresses.
+/// The number of requests that the demo sends at startup.
 const SEEDED: u64 = 400;
 
-/// A key of the demo's that has been used, and one that has not.
+/// A used key of the demo, and an unused one.
 pub(crate) const USED: &str = "PowerAutomate";
 pub(crate) const UNUSED: &str = "Nightly export";
 
-/// A demo that is killed with this.
+/// A running demo, killed when dropped.
 pub(crate) struct Demo {
     program: Program,
-    /// Where it serves, without a slash at the end.
+    /// The origin, without a trailing slash.
     pub(crate) origin: String,
-    /// What lets people in.
+    /// The admin token.
     pub(crate) token: String,
     client: Client<HttpConnector, Full<Bytes>>,
     served: Cell<u64>,
 }
 
 impl Demo {
-    /// Starts one with a database of its own in this folder.
+    /// Starts a demo with its own database in this directory.
     pub(crate) fn start(folder: &Path) -> Self {
         let mut command = Command::new(built());
         command
@@ -42,9 +42,9 @@ impl Demo {
             .env("PORT", "0")
             .env("FILE", folder.join("demo.db"))
             .env_remove("ADMIN_TOKEN");
-        let mut program = Program::start(&mut command).expect("the demo does not start");
+        let mut program = Program::start(&mut command).expect("the demo starts");
         let pages = program.says("pages:");
-        let origin = pages.strip_suffix("/admin").expect("where the pages are");
+        let origin = pages.strip_suffix("/admin").expect("the URL of the pages");
         Self {
             origin: origin.into(),
             token: program.says("token:"),
@@ -54,7 +54,7 @@ impl Demo {
         }
     }
 
-    /// An address of the pages.
+    /// The URL of a page.
     pub(crate) fn page(&self, path: &str) -> String {
         format!("{}/admin{path}", self.origin)
     }
@@ -65,12 +65,12 @@ impl Demo {
             .method(method)
             .uri(format!("{}{path}", self.origin))
             .header("authorization", format!("Bearer {secret}"));
-        let answer = self.send(request).await;
-        // Keys that are not known are refused without a trace.
-        if answer.status != StatusCode::UNAUTHORIZED {
+        let response = self.send(request).await;
+        // Requests with unknown keys are not recorded.
+        if response.status != StatusCode::UNAUTHORIZED {
             self.served.set(self.served.get() + 1);
         }
-        answer
+        response
     }
 
     pub(crate) async fn get(&self, path: &str, secret: &str) -> StatusCode {
@@ -82,25 +82,25 @@ impl Demo {
         Answer::of(self.client.request(request).await.unwrap()).await
     }
 
-    /// Tells whether it still runs.
+    /// Prints whether the demo is still running.
     pub(crate) fn tell(mut self) {
         eprintln!("the demo: {}", self.program.state());
     }
 
-    /// Stops it as Ctrl-C does: all that was asked for is written.
+    /// Stops the demo with SIGINT, which writes all pending usage.
     pub(crate) fn stop(self) {
         let last = self.program.interrupt();
         let numbers = last
             .strip_prefix("written: ")
             .and_then(|numbers| numbers.split_once(", lost: "))
-            .unwrap_or_else(|| panic!("the demo's last words were {last:?}"));
-        assert_eq!(numbers.1, "0", "the demo has lost usage");
+            .unwrap_or_else(|| panic!("the last line of the demo was {last:?}"));
+        assert_eq!(numbers.1, "0", "the demo lost usage");
         let written: u64 = numbers.0.parse().unwrap();
-        assert!(written >= self.served.get(), "the demo has written {last}");
+        assert!(written >= self.served.get(), "the demo wrote {last}");
     }
 }
 
-/// Where the demo is; it is built first.
+/// Builds the demo once, and returns its path.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -112,20 +112,20 @@ fn built() -> &'static Path {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(std::process::Stdio::inherit())
             .output()
-            .expect("cargo does not start");
-        assert!(output.status.success(), "the demo cannot be built");
+            .expect("cargo starts");
+        assert!(output.status.success(), "the demo does not build");
         let messages = String::from_utf8(output.stdout).unwrap();
         messages
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|message| message["target"]["name"] == "demo")
             .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .expect("cargo does not tell where the demo is")
+            .expect("the path of the executable")
     })
 }
 
-/// The folder of what is built.
+/// The target directory.
 pub(crate) fn target() -> &'static Path {
-    let within = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    within.parent().expect("a folder in the target folder")
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    tmp.parent().expect("the target directory")
 }

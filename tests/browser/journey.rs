@@ -1,4 +1,4 @@
-//! A test's frame: a browser, a demo, and what has to be true at the end of every test.
+//! Test fixture: a browser, a demo, and the checks after every test.
 
 use std::ops::AsyncFnOnce;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use crate::browser::{Browser, Scripts};
 use crate::demo::{Demo, target};
 use crate::pages::Pages;
 
-/// A browser is many processes: a few of them at the same time are enough.
+/// Limits the number of browsers, which start many processes.
 static ROOM: Semaphore = Semaphore::const_new(2);
 
-/// Lets somebody who has signed in do something, and sees to it that everything ends.
+/// Runs a test with a signed-in browser.
 pub(crate) async fn signed_in(test: impl AsyncFnOnce(&Pages) + 'static) {
     visitor(Scripts::On, async |pages: &Pages| {
         pages.sign_in().await;
@@ -24,28 +24,28 @@ pub(crate) async fn signed_in(test: impl AsyncFnOnce(&Pages) + 'static) {
     .await;
 }
 
-/// The same for somebody who has only opened the browser.
+/// Runs a test with a browser that is not signed in.
 pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + 'static) {
     let _room = ROOM.acquire().await.unwrap();
     let test_name = std::thread::current()
         .name()
         .unwrap_or_default()
         .replace("::", "-");
-    let picture = pictures().join(format!("failed-{test_name}.png"));
-    let _ = std::fs::remove_file(&picture);
+    let screenshot = pictures().join(format!("failed-{test_name}.png"));
+    let _ = std::fs::remove_file(&screenshot);
     let folder = Folder::new();
     let demo = Demo::start(&folder.0);
     let browser = Browser::start(&folder.0, scripts).await;
     let pages = Rc::new(Pages::new(browser, Rc::new(demo)));
-    let visited = pages.clone();
-    // A task of its own, so that what it panics with can wait until everything has ended.
+    let test_pages = pages.clone();
+    // In its own task, so that a panic is resumed after the cleanup.
     let tasks = LocalSet::new();
-    let task = tasks.spawn_local(async move { test(&visited).await });
+    let task = tasks.spawn_local(async move { test(&test_pages).await });
     let outcome = tasks.run_until(task).await;
     let Pages { browser, demo } = Rc::into_inner(pages).expect("the test has ended");
     let demo = Rc::into_inner(demo).expect("the test has ended");
     if let Err(failed) = outcome {
-        browser.tell_what_is_seen(&picture).await;
+        browser.tell_what_is_seen(&screenshot).await;
         demo.tell();
         std::panic::resume_unwind(failed.into_panic());
     }
@@ -53,7 +53,7 @@ pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + '
     demo.stop();
 }
 
-/// A browser without the demo; what its pages complain of is the test's to judge.
+/// Runs a test with a browser but no demo. Console messages are not checked.
 pub(crate) async fn with_browser(test: impl AsyncFnOnce(&Browser) + 'static) {
     let _room = ROOM.acquire().await.unwrap();
     let folder = Folder::new();
@@ -72,7 +72,7 @@ pub(crate) async fn with_browser(test: impl AsyncFnOnce(&Browser) + 'static) {
     }
 }
 
-/// Lets somebody else do something, who has just opened a browser elsewhere.
+/// Runs a part of a test with a second browser.
 pub(crate) async fn elsewhere(pages: &Pages, test: impl AsyncFnOnce(&Pages)) {
     let folder = Folder::new();
     let browser = Browser::start(&folder.0, Scripts::On).await;
@@ -84,10 +84,10 @@ pub(crate) async fn elsewhere(pages: &Pages, test: impl AsyncFnOnce(&Pages)) {
 async fn end(browser: Browser) {
     let complaints = browser.complaints().await;
     browser.close().await;
-    assert_eq!(complaints, [""; 0], "the browser complains");
+    assert_eq!(complaints, [""; 0], "console messages");
 }
 
-/// A folder that is removed with this.
+/// A temporary directory, removed when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -108,7 +108,7 @@ impl Drop for Folder {
     }
 }
 
-/// Where pictures are kept.
+/// The directory for screenshots.
 pub(crate) fn pictures() -> PathBuf {
     let folder = target().join("screenshots");
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! A key's life, on the pages and at the API that it opens.
+//! Key management, and its effect on requests with the keys.
 
 use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -9,9 +9,9 @@ use crate::journey::signed_in;
 use crate::pages::{Pages, until};
 
 const OK: StatusCode = StatusCode::OK;
-const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
+const REJECTED: StatusCode = StatusCode::UNAUTHORIZED;
 
-/// What was copied. Only now may the page's script read it, so that copying was a person's.
+/// Reads the clipboard. The permission is granted for reading only, so that copying worked without it.
 pub(crate) async fn clipboard(pages: &Pages) -> String {
     let browser = &pages.browser;
     let may = json!({ "origin": pages.demo.origin, "permissions": ["clipboardReadWrite"] });
@@ -27,7 +27,7 @@ pub(crate) async fn clipboard(pages: &Pages) -> String {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
+async fn a_generated_key_can_be_copied_and_used() {
     signed_in(async |pages: &Pages| {
         let shown = pages.generate("Courier", &[("Owner", "customer-5")]).await;
         assert!(pages.alert().await.contains("Copy it now"));
@@ -50,10 +50,10 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
         assert_eq!(pages.card("Completed").await, 2);
         assert_eq!(pages.logged().await, 2);
 
-        let answer = demo
+        let response = demo
             .call(Method::GET, "/v1/postings/missing", &copied)
             .await;
-        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+        assert_eq!(response.status, StatusCode::NOT_FOUND);
         pages.until_counted(3).await;
         let cards = [("Completed", 2), ("Failed", 1), ("Rate limited", 0)];
         for (card, count) in cards {
@@ -62,12 +62,15 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
         let log = pages.log().await;
         assert_eq!(log.len(), 3);
         let newest = &log[0];
-        assert_eq!(newest["Request ID"], answer.header("x-request-id").unwrap());
+        assert_eq!(
+            newest["Request ID"],
+            response.header("x-request-id").unwrap()
+        );
         assert_eq!(newest["Method"], "GET");
         assert_eq!(newest["Endpoint"], "/v1/postings/{id}");
         assert_eq!((&*newest["Status"], &*newest["Code"]), ("failed", "404"));
 
-        // The secret is nowhere any more, and the id can be copied.
+        // The secret is not shown again; the key id can be copied.
         let id = pages
             .url()
             .await
@@ -100,7 +103,7 @@ async fn a_key_that_was_generated_and_copied_opens_the_api_and_is_counted() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn what_is_wrong_in_the_form_is_told_and_what_was_typed_stays() {
+async fn an_invalid_form_has_an_error_and_keeps_its_values() {
     signed_in(async |pages: &Pages| {
         pages.open("/keys/new").await;
         pages.fill("Name", "Courier").await;
@@ -119,7 +122,7 @@ async fn what_is_wrong_in_the_form_is_told_and_what_was_typed_stays() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_rotated_key_goes_on_for_its_grace() {
+async fn a_rotated_key_works_until_its_grace_period_ends() {
     signed_in(async |pages: &Pages| {
         let demo = &pages.demo;
         let first = pages.generate("Courier", &[]).await;
@@ -130,7 +133,7 @@ async fn a_rotated_key_goes_on_for_its_grace() {
         for secret in [&first, &second] {
             assert_eq!(demo.get("/v1/postings", secret).await, OK);
         }
-        // The first one ends with its grace.
+        // The old key expires after the grace period.
         pages.open("/keys").await;
         let times = pages.times().await;
         let ends: Vec<_> = times
@@ -146,7 +149,7 @@ async fn a_rotated_key_goes_on_for_its_grace() {
 
         let alone = pages.generate("Alone", &[]).await;
         let next = pages.rotate("Alone", "None (expires immediately)").await;
-        assert_eq!(demo.get("/v1/postings", &alone).await, REFUSED);
+        assert_eq!(demo.get("/v1/postings", &alone).await, REJECTED);
         assert_eq!(demo.get("/v1/postings", &next).await, OK);
     })
     .await;
@@ -154,7 +157,7 @@ async fn a_rotated_key_goes_on_for_its_grace() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_deleted_key_is_refused_from_then_on() {
+async fn a_deleted_key_is_rejected() {
     signed_in(async |pages: &Pages| {
         let secret = pages.generate("Courier", &[]).await;
         assert_eq!(pages.demo.get("/v1/postings", &secret).await, OK);
@@ -169,27 +172,27 @@ async fn a_deleted_key_is_refused_from_then_on() {
         pages.send("Delete").await;
         assert_eq!(pages.heading().await, "API keys");
         assert!(!pages.has_link("Courier").await);
-        assert_eq!(pages.demo.get("/v1/postings", &secret).await, REFUSED);
+        assert_eq!(pages.demo.get("/v1/postings", &secret).await, REJECTED);
 
         pages.follow("Audit log").await;
         let audit = pages.rows("Actor").await;
-        let done: Vec<_> = audit
+        let entries: Vec<_> = audit
             .iter()
             .filter(|row| row["Key"].starts_with("Courier"))
             .collect();
-        let what: Vec<_> = done.iter().map(|row| &*row["Action"]).collect();
-        assert_eq!(what, ["deleted", "created"]);
-        assert!(done.iter().all(|row| row["Actor"] == "admin"));
+        let actions: Vec<_> = entries.iter().map(|row| &*row["Action"]).collect();
+        assert_eq!(actions, ["deleted", "created"]);
+        assert!(entries.iter().all(|row| row["Actor"] == "admin"));
     })
     .await;
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_disabled_key_is_refused_until_it_is_enabled() {
+async fn a_disabled_key_is_rejected_until_it_is_enabled() {
     signed_in(async |pages: &Pages| {
         let secret = pages.generate("Courier", &[]).await;
-        for (action, status) in [("Disable", REFUSED), ("Enable", OK)] {
+        for (action, status) in [("Disable", REJECTED), ("Enable", OK)] {
             pages.open_key(action, "Courier").await;
             pages.send(action).await;
             assert_eq!(pages.heading().await, "API keys");
@@ -205,7 +208,7 @@ async fn a_disabled_key_is_refused_until_it_is_enabled() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn keys_are_found_by_name_owner_and_status() {
+async fn keys_are_filtered_by_name_owner_and_status() {
     signed_in(async |pages: &Pages| {
         pages.open_key("Disable", UNUSED).await;
         pages.send("Disable").await;

@@ -1,4 +1,4 @@
-//! The request log: its filters, its columns, its pages and its exports.
+//! The request log: filters, columns, pagination and exports.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use crate::demo::USED;
 use crate::journey::{elsewhere, signed_in};
 use crate::pages::{Pages, Row};
 
-/// What is asked for with a key that has nine requests a day.
-const ASKED: [(Method, &str, u16); 11] = [
+/// Requests with a key that is limited to nine per day.
+const REQUESTS: [(Method, &str, u16); 11] = [
     (Method::GET, "/v1/postings", 200),
     (Method::GET, "/v1/postings", 200),
     (Method::GET, "/v1/postings", 200),
@@ -24,16 +24,16 @@ const ASKED: [(Method, &str, u16); 11] = [
     (Method::POST, "/v1/postings", 429),
 ];
 
-/// Makes a key, asks for all that, opens the key's usage, and answers the ids of the requests.
+/// Generates a key, sends [`REQUESTS`], opens the page of the key, and returns the request ids.
 async fn used_key(pages: &Pages) -> Vec<String> {
     let secret = pages.generate("Courier", &[("Rate limits", "9/d")]).await;
     let mut ids = Vec::new();
-    for (method, path, status) in ASKED {
-        let answer = pages.demo.call(method, path, &secret).await;
-        assert_eq!(answer.status, StatusCode::from_u16(status).unwrap());
-        ids.push(answer.header("x-request-id").unwrap().into());
+    for (method, path, status) in REQUESTS {
+        let response = pages.demo.call(method, path, &secret).await;
+        assert_eq!(response.status, StatusCode::from_u16(status).unwrap());
+        ids.push(response.header("x-request-id").unwrap().into());
     }
-    pages.open_usage("Courier", ASKED.len() as u64).await;
+    pages.open_usage("Courier", REQUESTS.len() as u64).await;
     ids
 }
 
@@ -43,12 +43,12 @@ fn ids(rows: &[Row]) -> BTreeSet<String> {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn each_filter_shows_what_it_names_and_nothing_else() {
+async fn each_filter_shows_exactly_the_matching_requests() {
     signed_in(async |pages: &Pages| {
-        let asked = used_key(pages).await;
+        let sent = used_key(pages).await;
         assert_eq!(pages.logged().await, 11);
-        type Wanted = fn(usize) -> bool;
-        let cases: [(&str, &str, Wanted); 11] = [
+        type Matches = fn(usize) -> bool;
+        let cases: [(&str, &str, Matches); 11] = [
             ("Resource ID", "8", |n| matches!(n, 6 | 7 | 9)),
             ("Status", "Completed", |n| n < 8),
             ("Status", "Failed", |n| n == 8),
@@ -58,36 +58,36 @@ async fn each_filter_shows_what_it_names_and_nothing_else() {
             ("Response status", "404", |n| n == 8),
             ("Response status", "2xx", |n| n < 8),
             ("Response status", "4xx", |n| n >= 8),
-            ("Request ID", &asked[5], |n| n == 5),
+            ("Request ID", &sent[5], |n| n == 5),
             ("Resource ID", "nothing", |_| false),
         ];
-        for (label, value, wanted) in cases {
+        for (label, value, matches) in cases {
             pages.filter(label, value).await;
             let found = ids(&pages.log().await);
-            let wanted = (0..asked.len()).filter(|&n| wanted(n));
-            let wanted: BTreeSet<_> = wanted.map(|n| asked[n].clone()).collect();
-            assert_eq!(found, wanted, "{label}: {value}");
+            let expected = (0..sent.len()).filter(|&n| matches(n));
+            let expected: BTreeSet<_> = expected.map(|n| sent[n].clone()).collect();
+            assert_eq!(found, expected, "{label}: {value}");
             assert_eq!(
                 pages.logged().await,
-                wanted.len() as u64,
+                expected.len() as u64,
                 "{label}: {value}"
             );
-            // It stays in the form and in the address, and can be taken away.
-            let said = pages.filtered_by(label).await.to_lowercase();
+            // The filter is shown in the form and the URL, and can be cleared.
+            let shown = pages.filtered_by(label).await.to_lowercase();
             assert_eq!(
-                said.replace('_', " "),
+                shown.replace('_', " "),
                 value.to_lowercase().replace('_', " ")
             );
             let url = pages.url().await;
             assert!(
-                url.query_pairs().any(|(_, it)| *it == said || it == value),
+                url.query_pairs().any(|(_, it)| *it == shown || it == value),
                 "{url}"
             );
             pages.clear_filters().await;
             assert_eq!(pages.logged().await, 11, "{label}: {value}");
             assert_eq!(ids(&pages.log().await).len(), 11);
         }
-        // Several at once.
+        // Combined filters.
         pages.filter("HTTP method", "GET").await;
         pages.filter("Response status", "4xx").await;
         assert_eq!(pages.logged().await, 2);
@@ -97,13 +97,13 @@ async fn each_filter_shows_what_it_names_and_nothing_else() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn nonsense_in_a_filter_is_told() {
+async fn an_invalid_filter_has_an_error() {
     signed_in(async |pages: &Pages| {
         used_key(pages).await;
         pages.filter("Response status", "9zz").await;
         pages.alert().await;
-        let told = pages.text().await;
-        assert!(told.contains("Enter a code such as 404"), "{told}");
+        let text = pages.text().await;
+        assert!(text.contains("Enter a code such as 404"), "{text}");
         assert_eq!(pages.filtered_by("Response status").await, "9zz");
     })
     .await;
@@ -111,7 +111,7 @@ async fn nonsense_in_a_filter_is_told() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_link_with_filters_shows_the_same_rows_to_somebody_else() {
+async fn a_link_with_filters_shows_the_same_rows_in_another_session() {
     signed_in(async |pages: &Pages| {
         used_key(pages).await;
         pages.filter("HTTP method", "POST").await;
@@ -119,7 +119,7 @@ async fn a_link_with_filters_shows_the_same_rows_to_somebody_else() {
         let (link, rows) = (pages.url().await, ids(&pages.log().await));
         assert_eq!(rows.len(), 2);
         elsewhere(pages, async |other: &Pages| {
-            // Who has not signed in sees nothing of it.
+            // Requires a session.
             other.go(link.as_str()).await;
             assert_eq!(other.heading().await, "Sign in");
             other.sign_in().await;
@@ -134,7 +134,7 @@ async fn a_link_with_filters_shows_the_same_rows_to_somebody_else() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn what_is_clicked_in_a_chart_filters_the_log() {
+async fn chart_links_filter_the_log() {
     signed_in(async |pages: &Pages| {
         used_key(pages).await;
         for (chart, part, label, count) in [
@@ -164,12 +164,12 @@ async fn what_is_clicked_in_a_chart_filters_the_log() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn columns_that_were_chosen_are_remembered() {
+async fn the_choice_of_columns_is_remembered() {
     signed_in(async |pages: &Pages| {
         used_key(pages).await;
         let shown = async || -> Vec<String> { pages.log().await[0].keys().cloned().collect() };
-        let usual = shown().await;
-        assert!(!usual.contains(&"Path".into()) && usual.contains(&"Endpoint".into()));
+        let default = shown().await;
+        assert!(!default.contains(&"Path".into()) && default.contains(&"Endpoint".into()));
         pages
             .edit_columns(&["Path", "Latency", "Client IP", "Endpoint"])
             .await;
@@ -186,20 +186,20 @@ async fn columns_that_were_chosen_are_remembered() {
         chosen().await;
         pages.reload().await;
         chosen().await;
-        // On the pages of another key, too.
+        // Also on the page of another key.
         pages.open_key("Usage of", USED).await;
         assert!(pages.log().await[0].contains_key("Path"));
         pages
             .edit_columns(&["Path", "Latency", "Client IP", "Endpoint"])
             .await;
-        assert_eq!(shown().await, usual);
+        assert_eq!(shown().await, default);
     })
     .await;
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn what_is_filtered_is_exported() {
+async fn exports_contain_the_filtered_requests() {
     signed_in(async |pages: &Pages| {
         used_key(pages).await;
         pages.filter("HTTP method", "POST").await;
@@ -234,7 +234,7 @@ async fn what_is_filtered_is_exported() {
     .await;
 }
 
-/// The id on the wire: an event's own, unless it came with another.
+/// The request id: the event id by default.
 fn request_id(event: &Value) -> &str {
     let given = event["request_id"].as_str();
     given.or(event["id"].as_str()).expect("an id")
@@ -242,7 +242,7 @@ fn request_id(event: &Value) -> &str {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn older_pages_go_through_the_whole_log() {
+async fn older_links_cover_the_whole_log() {
     signed_in(async |pages: &Pages| {
         pages.open_key("Usage of", USED).await;
         let all = pages.logged().await;

@@ -1,4 +1,4 @@
-//! How the pages look: pictures of each, and what axe-core finds on them.
+//! Screenshots of every page, and accessibility checks with axe-core.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,25 +11,25 @@ use crate::demo::{UNUSED, USED, target};
 use crate::journey::{pictures, visitor};
 use crate::pages::Pages;
 
-/// Widths of a window: of a desk and of a phone.
+/// Window sizes of a desktop and a phone.
 const WIDTHS: [(u32, u32); 2] = [(1280, 800), (390, 844)];
 
 #[tokio::test]
 #[ignore = "needs Chromium and axe-core: see scripts/test"]
-async fn every_page_is_usable_in_light() {
-    every_page_is_usable("light").await;
+async fn every_page_is_accessible_in_the_light_scheme() {
+    check_every_page("light").await;
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium and axe-core: see scripts/test"]
-async fn every_page_is_usable_in_the_dark() {
-    every_page_is_usable("dark").await;
+async fn every_page_is_accessible_in_the_dark_scheme() {
+    check_every_page("dark").await;
 }
 
-async fn every_page_is_usable(scheme: &'static str) {
+async fn check_every_page(scheme: &'static str) {
     visitor(Scripts::On, async move |pages: &Pages| {
-        let wanted = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        let media = json!({ "features": wanted });
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let media = json!({ "features": features });
         pages
             .browser
             .devtools("Emulation.setEmulatedMedia", media)
@@ -47,7 +47,7 @@ async fn every_page_is_usable(scheme: &'static str) {
     .await;
 }
 
-/// Goes to every page there is, and looks.
+/// Visits and checks every page.
 async fn all_pages(look: &mut Look<'_>) {
     let pages = look.pages;
     pages.open("/login").await;
@@ -100,7 +100,7 @@ async fn all_pages(look: &mut Look<'_>) {
     look.at("usage-of-a-long-name").await;
     pages.open_key("Usage of", USED).await;
     look.at("usage").await;
-    // All that is folded up, and all columns.
+    // Expand all details, and show all columns.
     let open = "document.querySelectorAll('details').forEach((it) => { it.open = true; });
         document.querySelectorAll('details input[type=checkbox]:not(:checked)')
             .forEach((it) => it.click());";
@@ -127,7 +127,7 @@ async fn all_pages(look: &mut Look<'_>) {
     pages.open_key("Enable", UNUSED).await;
     look.at("enable").await;
 
-    // Whatever else they lead to.
+    // The remaining linked pages.
     while let Some((path, link)) = look.unseen() {
         pages.go(&link).await;
         look.at(&path.trim_start_matches("/admin/").replace('/', "-"))
@@ -136,19 +136,19 @@ async fn all_pages(look: &mut Look<'_>) {
     }
 }
 
-/// Looks at pages one by one, in a colour scheme.
+/// Checks pages in a colour scheme.
 struct Look<'a> {
     pages: &'a Pages,
     scheme: &'static str,
     bad: Vec<String>,
-    /// The paths of the pages that were looked at.
+    /// The paths of checked pages.
     seen: BTreeSet<String>,
-    /// The paths of those that they lead to, and a link to each.
+    /// The paths of linked pages, with a link to each.
     linked: BTreeMap<String, String>,
 }
 
 impl Look<'_> {
-    /// Takes pictures of the page, and notes what is wrong with it.
+    /// Takes screenshots of the page and collects violations.
     async fn at(&mut self, name: &str) {
         let links = "return [...document.links].map((it) => it.href)";
         let links = self.pages.ask(links, vec![]).await;
@@ -161,19 +161,18 @@ impl Look<'_> {
             let picture = format!("{name}-{}-{width}", self.scheme);
             self.resize(width, height).await;
             self.bad.extend(self.violations(&picture).await);
-            // What is too wide has to scroll within itself.
+            // Wide content must scroll inside of its container.
             let across = "return document.documentElement.scrollWidth";
             let across = self.pages.ask(across, vec![]).await;
             if across.as_u64() > Some(width.into()) {
                 self.bad.push(format!("{picture}: {across} pixels wide"));
             }
-            // Tables fit, but for one with all of its columns on a desk.
+            // Tables fit, except for one with all columns on a desktop.
             let cut = "return [...document.querySelectorAll('.scroll')]
                 .filter((it) => it.scrollWidth > it.clientWidth).length";
             let cut = self.pages.ask(cut, vec![]).await;
             if cut != 0 && (name, width) != ("usage-unfolded", 1280) {
-                self.bad
-                    .push(format!("{picture}: a table has to be scrolled"));
+                self.bad.push(format!("{picture}: a table overflows"));
             }
             let whole = "return document.documentElement.scrollHeight";
             let whole = self.pages.ask(whole, vec![]).await.as_u64().unwrap();
@@ -187,7 +186,7 @@ impl Look<'_> {
         self.pages.browser.devtools(clear, usual).await;
     }
 
-    /// A page that nobody has looked at, and a link to it.
+    /// A page that was not checked yet, and a link to it.
     fn unseen(&self) -> Option<(String, String)> {
         let linked = self.linked.iter();
         let mut unseen = linked.filter(|(path, _)| {
@@ -209,7 +208,7 @@ impl Look<'_> {
         self.pages.browser.devtools(resize, size).await;
     }
 
-    /// What axe-core calls serious or critical, a line each.
+    /// Serious and critical violations found by axe-core, one per line.
     async fn violations(&self, picture: &str) -> Vec<String> {
         const RUN: &str = "
             return axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations
@@ -218,13 +217,13 @@ impl Look<'_> {
         let script = format!("{}\n{RUN}", axe());
         let found = self.pages.ask(&script, vec![]).await;
         let Value::Array(found) = found else {
-            panic!("axe-core answered {found}");
+            panic!("axe-core returned {found}");
         };
         found.iter().map(|it| format!("{picture}: {it}")).collect()
     }
 }
 
-/// Where an address leads, whichever key it is about.
+/// The path of a URL, with key ids replaced.
 fn path(url: &str) -> String {
     let url: Url = url.parse().unwrap();
     let parts = url
@@ -237,7 +236,7 @@ fn path(url: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// The text of axe-core.
+/// The source of axe-core.
 fn axe() -> String {
     let file = target().join("npm/node_modules/axe-core/axe.min.js");
     let text = std::fs::read_to_string(&file);

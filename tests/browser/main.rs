@@ -1,11 +1,11 @@
-//! The dashboard in a real browser, over the demo: what a person does on its pages, and how they look.
+//! End-to-end tests of the dashboard in Chromium, with the demo as the backend.
 //!
 //! ```text
 //! cargo test --features full --test browser -- --ignored
 //! ```
 //!
 //! Needs Debian's `chromium` and `chromium-driver`, and axe-core from npm; `scripts/test` installs
-//! them. Leaves pictures of every page in `target/screenshots`.
+//! them. Writes screenshots of every page to `target/screenshots`.
 
 mod accounts;
 mod all_keys;

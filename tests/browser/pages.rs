@@ -1,5 +1,4 @@
-//! The pages as a person knows them. What is found where is here alone: by its text, its label or
-//! what it is.
+//! Page objects: all selectors are here, by text, label or role.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use crate::browser::Browser;
 use crate::demo::Demo;
 
-/// How long anything may take that is bound to happen.
+/// The timeout of [`until`].
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Pages {
@@ -23,7 +22,7 @@ pub(crate) struct Pages {
     pub(crate) demo: Rc<Demo>,
 }
 
-/// A row of a table: what is seen under each head.
+/// A row of a table: visible text by column.
 pub(crate) type Row = BTreeMap<String, String>;
 
 impl Pages {
@@ -31,7 +30,7 @@ impl Pages {
         Self { browser, demo }
     }
 
-    // --- Moving about ---
+    // --- Navigation ---
 
     pub(crate) async fn open(&self, path: &str) {
         self.go(&self.demo.page(path)).await;
@@ -58,25 +57,25 @@ impl Pages {
         self.browser.client.current_url().await.unwrap()
     }
 
-    /// Clicks a link, by its text or its label, and waits for where it leads.
+    /// Clicks a link, by its text or label, and waits for the next page.
     pub(crate) async fn follow(&self, link: &str) {
         self.leave_by(self.link(link).await).await;
     }
 
-    /// Presses a button that sends a form, and waits for the answer.
+    /// Clicks a submit button, and waits for the next page.
     pub(crate) async fn send(&self, button: &str) {
         self.leave_by(self.button(button).await).await;
     }
 
     async fn leave_by(&self, element: Element) {
-        let left = self.find("//html").await;
+        let old_page = self.find("//html").await;
         element.click().await.unwrap();
-        until(async || left.tag_name().await.is_err()).await;
+        until(async || old_page.tag_name().await.is_err()).await;
         let ready = async || self.ask("return document.readyState", vec![]).await == "complete";
         until(ready).await;
     }
 
-    // --- What is on a page ---
+    // --- Elements ---
 
     pub(crate) async fn link(&self, text: &str) -> Element {
         let text = quoted(text);
@@ -107,7 +106,7 @@ impl Pages {
             .len()
     }
 
-    /// What a label belongs to: around it or by its id.
+    /// The input of a label, by id or inside of it.
     pub(crate) async fn field(&self, label: &str) -> Element {
         let label = format!("//label[normalize-space()={}]", quoted(label));
         self.find(&format!("//*[@id={label}/@for] | {label}//input"))
@@ -120,7 +119,7 @@ impl Pages {
         field.send_keys(text).await.unwrap();
     }
 
-    /// Ticks a box.
+    /// Clicks a checkbox.
     pub(crate) async fn check(&self, label: &str) {
         self.field(label).await.click().await.unwrap();
     }
@@ -134,17 +133,17 @@ impl Pages {
         self.find("//h1").await.text().await.unwrap()
     }
 
-    /// What a person is warned of.
+    /// The text of the alert.
     pub(crate) async fn alert(&self) -> String {
         self.find("//*[@role='alert']").await.text().await.unwrap()
     }
 
-    /// All that is seen.
+    /// The visible text.
     pub(crate) async fn text(&self) -> String {
         self.find("//body").await.text().await.unwrap()
     }
 
-    /// The rows of the table that has such a head.
+    /// The rows of the first table with this column.
     pub(crate) async fn rows(&self, head: &str) -> Vec<Row> {
         const ROWS: &str = "
             for (const table of document.querySelectorAll('table')) {
@@ -175,14 +174,14 @@ impl Pages {
         seen
     }
 
-    /// The only one of its kind that is seen.
+    /// The only visible element.
     async fn find(&self, path: &str) -> Element {
         let mut seen = self.seen(path).await;
         assert_eq!(seen.len(), 1, "{path} at {}", self.url().await);
         seen.remove(0)
     }
 
-    // --- What a person does ---
+    // --- Actions ---
 
     pub(crate) async fn sign_in(&self) {
         self.open("/login").await;
@@ -190,7 +189,7 @@ impl Pages {
         self.send("Sign in").await;
     }
 
-    /// Makes a key whose fields have these texts, and answers its secret.
+    /// Generates a key with these fields, and returns its secret.
     pub(crate) async fn generate(&self, name: &str, others: &[(&str, &str)]) -> String {
         self.open("/keys").await;
         self.follow("Generate API key").await;
@@ -203,18 +202,18 @@ impl Pages {
         self.secret().await
     }
 
-    /// The secret that is shown.
+    /// The secret on the page.
     pub(crate) async fn secret(&self) -> String {
         self.find("//*[@id='secret']").await.text().await.unwrap()
     }
 
-    /// Opens a page about a key: `Usage of`, `Rotate`, `Delete` and so on.
+    /// Opens a page of a key: `Usage of`, `Rotate`, `Delete` and so on.
     pub(crate) async fn open_key(&self, action: &str, name: &str) {
         self.open("/keys").await;
         self.follow(&format!("{action} {name}")).await;
     }
 
-    /// Replaces a key's secret, and answers the new one.
+    /// Rotates a key, and returns the new secret.
     pub(crate) async fn rotate(&self, name: &str, grace: &str) -> String {
         self.open_key("Rotate", name).await;
         self.choose("Grace period", grace).await;
@@ -223,13 +222,13 @@ impl Pages {
         self.secret().await
     }
 
-    /// Opens the usage of a key once so many requests are counted.
+    /// Opens the page of a key, and waits until it shows this number of requests.
     pub(crate) async fn open_usage(&self, name: &str, count: u64) {
         self.open_key("Usage of", name).await;
         self.until_counted(count).await;
     }
 
-    /// Reloads a key's usage until so many requests are counted.
+    /// Reloads the page until it shows this number of requests.
     pub(crate) async fn until_counted(&self, count: u64) {
         until(async || {
             self.reload().await;
@@ -249,7 +248,7 @@ impl Pages {
         let text = text.as_str().unwrap();
         let number = text.lines().map(|line| line.replace(',', ""));
         let number = number.filter_map(|line| line.trim().parse().ok()).next();
-        number.unwrap_or_else(|| panic!("there is no number in {text:?}"))
+        number.unwrap_or_else(|| panic!("no number in {text:?}"))
     }
 
     // --- The request log ---
@@ -258,7 +257,7 @@ impl Pages {
         self.rows("Request ID").await
     }
 
-    /// How many requests the log says that there are.
+    /// The number of requests that the log shows.
     pub(crate) async fn logged(&self) -> u64 {
         const LOG: &str = "
             const heads = [...document.querySelectorAll('h1, h2, h3')];
@@ -300,7 +299,7 @@ impl Pages {
         self.leave_by(self.find(&apply).await).await;
     }
 
-    /// What stands in a field of the log's filter.
+    /// The value of a field of the log's filter.
     pub(crate) async fn filtered_by(&self, label: &str) -> String {
         let field = self.in_filter(label).await;
         field.prop("value").await.unwrap().unwrap_or_default()
@@ -319,7 +318,7 @@ impl Pages {
         .await;
     }
 
-    /// Shows what of these columns is hidden, and hides the others.
+    /// Toggles columns of the log.
     pub(crate) async fn edit_columns(&self, names: &[&str]) {
         const EDIT: &str = "//details[summary[normalize-space()='Edit columns']]";
         self.find(&format!("{EDIT}/summary"))
@@ -338,11 +337,11 @@ impl Pages {
             .unwrap();
     }
 
-    /// Downloads what a link leads to, and answers what is in the file.
+    /// Downloads a file, and returns its content.
     pub(crate) async fn download(&self, link: &str) -> String {
         self.link(link).await.click().await.unwrap();
-        // Until it is whole, it grows in a file with another ending.
-        let whole = || {
+        // Incomplete downloads have another extension.
+        let complete = || {
             let files = std::fs::read_dir(&self.browser.downloads)
                 .into_iter()
                 .flatten();
@@ -350,19 +349,19 @@ impl Pages {
             let (file, None) = (files.next()?, files.next()) else {
                 return None;
             };
-            let growing = file.extension().is_some_and(|it| it == "crdownload");
+            let is_partial = file.extension().is_some_and(|it| it == "crdownload");
             let text = std::fs::read_to_string(&file).ok()?;
-            (!growing && !text.is_empty()).then_some((text, file))
+            (!is_partial && !text.is_empty()).then_some((text, file))
         };
-        until(async || whole().is_some()).await;
-        let (text, file) = whole().unwrap();
+        until(async || complete().is_some()).await;
+        let (text, file) = complete().unwrap();
         std::fs::remove_file(file).unwrap();
         text
     }
 
     // --- Charts ---
 
-    /// The numbers that a chart's table tells, by what they are of.
+    /// The numbers in a chart's table, by label.
     pub(crate) async fn numbers(&self, chart: &str) -> BTreeMap<String, u64> {
         const NUMBERS: &str = "
             const heads = [...document.querySelectorAll('figcaption, caption, h2')];
@@ -388,7 +387,7 @@ impl Pages {
         self.leave_by(self.find(&path).await).await;
     }
 
-    /// Where the slices of a chart lead, and where its labels do.
+    /// The links of a chart's slices, and those of its labels.
     pub(crate) async fn leads(&self, chart: &str) -> [Vec<String>; 2] {
         const LEADS: &str = "
             const heads = [...document.querySelectorAll('figcaption')];
@@ -401,7 +400,7 @@ impl Pages {
 
     // --- Times ---
 
-    /// Every time on the page: the moment, what is seen, and what is told on hover.
+    /// Every time on the page.
     pub(crate) async fn times(&self) -> Vec<Time> {
         const TIMES: &str = "
             return [...document.querySelectorAll('main time')].filter((it) => it.checkVisibility())
@@ -409,7 +408,7 @@ impl Pages {
         serde_json::from_value(self.ask(TIMES, vec![]).await).unwrap()
     }
 
-    /// Shows what lies between two readings of a clock, such as `2026-11-01T10:00`.
+    /// Selects a custom range of local times, such as `2026-11-01T10:00`.
     pub(crate) async fn show_between(&self, from: &str, to: &str) {
         let range = "//summary[normalize-space()='Custom range']";
         if let [range] = &*self.seen(range).await
@@ -426,7 +425,7 @@ impl Pages {
         self.send("Show").await;
     }
 
-    /// Sets a field for a time: what keys have to be typed depends on the browser's language.
+    /// Sets a time field with a script, since the keys to type depend on the browser's locale.
     async fn set(&self, field: Element, value: &str) {
         let field = serde_json::to_value(field).unwrap();
         let set = "arguments[0].value = arguments[1]";
@@ -434,21 +433,21 @@ impl Pages {
     }
 }
 
-/// A moment, what is seen of it, and what is told on hover.
+/// A time, its text and its tooltip.
 pub(crate) type Time = (Timestamp, String, String);
 
 const FILTER: &str = "//form[@aria-label='Filter request log']";
 
-/// Waits for something that is bound to happen.
+/// Waits for a condition.
 pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while !condition().await {
-        assert!(tokio::time::Instant::now() < end, "it did not happen");
+        assert!(tokio::time::Instant::now() < end, "timed out");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// A text in XPath, which knows no escapes.
+/// A string literal in XPath, which has no escapes.
 fn quoted(text: &str) -> String {
     assert!(!text.contains('"'), "{text}");
     format!("\"{text}\"")

@@ -1,14 +1,14 @@
-//! Programs that run beside a test.
+//! Child processes of a test.
 
 use std::io::{self, BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// How long a program may be silent when something is expected of it.
+/// How long to wait for a line of output.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program that is killed with this.
+/// A child process, killed when dropped.
 pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
@@ -28,49 +28,49 @@ impl Program {
         Ok(Self { child, lines })
     }
 
-    /// Waits for a line that begins so, and answers the rest of it.
-    pub(crate) fn says(&mut self, beginning: &str) -> String {
-        let mut said = Vec::new();
+    /// Waits for a line with this prefix, and returns the rest of it.
+    pub(crate) fn says(&mut self, prefix: &str) -> String {
+        let mut output = Vec::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    if let Some(rest) = line.strip_prefix(beginning) {
+                    if let Some(rest) = line.strip_prefix(prefix) {
                         return rest.trim().into();
                     }
-                    said.push(line);
+                    output.push(line);
                 }
                 Err(error) => panic!(
-                    "it did not say {beginning:?} ({error}) but {said:#?}; {}",
+                    "no line with {prefix:?} ({error}) in {output:#?}; {}",
                     self.state()
                 ),
             }
         }
     }
 
-    /// Whether it runs, for messages.
+    /// The state of the process, for messages.
     pub(crate) fn state(&mut self) -> String {
         match self.child.try_wait() {
-            Ok(None) => "it runs".into(),
-            Ok(Some(status)) => format!("it has ended: {status}"),
+            Ok(None) => "still running".into(),
+            Ok(Some(status)) => format!("exited: {status}"),
             Err(error) => error.to_string(),
         }
     }
 
-    /// Interrupts it as Ctrl-C does, waits until it has ended well, and answers its last line.
+    /// Sends SIGINT, waits for a successful exit, and returns the last line of output.
     pub(crate) fn interrupt(mut self) -> String {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
         assert!(sent.success(), "kill");
         let mut last = String::new();
-        // Its end of the pipe is closed when it ends.
+        // The pipe is closed when the process exits.
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => last = line,
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(error) => panic!("it did not end: {error}"),
+                Err(error) => panic!("the process did not exit: {error}"),
             }
         }
-        assert!(self.child.wait().unwrap().success(), "it ended badly");
+        assert!(self.child.wait().unwrap().success(), "the process failed");
         last
     }
 }

@@ -1,4 +1,4 @@
-//! Where the reader is, and what the reader's browser can do.
+//! Time zones of the browser, and pages without JavaScript.
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -9,12 +9,12 @@ use crate::demo::USED;
 use crate::journey::{signed_in, visitor};
 use crate::pages::Pages;
 
-/// Five hours and three quarters before UTC: no clock here can be taken for one there.
+/// UTC+05:45, which differs from the system's time zone even in minutes.
 const ZONE: &str = "Asia/Kathmandu";
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn times_are_the_readers_and_utc_is_told_on_hover() {
+async fn times_are_local_with_utc_in_the_tooltip() {
     signed_in(async |pages: &Pages| {
         let zone = in_kathmandu(pages).await;
         let secret = pages.generate("Courier", &[]).await;
@@ -32,14 +32,14 @@ async fn times_are_the_readers_and_utc_is_told_on_hover() {
         pages.open("/audit").await;
         let changes = pages.times().await;
         assert!(changes.len() >= 4, "{changes:?}");
-        for (time, seen, hover) in times.into_iter().chain(changes) {
-            let clock = zone
+        for (time, text, tooltip) in times.into_iter().chain(changes) {
+            let local = zone
                 .to_datetime(time)
                 .strftime("%-d, %Y, %-I:%M")
                 .to_string();
-            assert!(seen.contains(&clock), "{seen:?} is not {clock}");
-            assert!(hover.ends_with('Z'), "{hover}");
-            assert_eq!(hover.parse::<Timestamp>().unwrap(), time);
+            assert!(text.contains(&local), "{text:?} is not {local}");
+            assert!(tooltip.ends_with('Z'), "{tooltip}");
+            assert_eq!(tooltip.parse::<Timestamp>().unwrap(), time);
         }
     })
     .await;
@@ -47,7 +47,7 @@ async fn times_are_the_readers_and_utc_is_told_on_hover() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn times_that_are_typed_are_the_readers() {
+async fn entered_times_are_local() {
     signed_in(async |pages: &Pages| {
         let zone = in_kathmandu(pages).await;
         let secret = pages.generate("Courier", &[]).await;
@@ -72,26 +72,26 @@ async fn times_that_are_typed_are_the_readers() {
     .await;
 }
 
-/// Takes the reader there, and answers that zone.
+/// Sets the browser's time zone, and returns it.
 async fn in_kathmandu(pages: &Pages) -> TimeZone {
-    let there = json!({ "timezoneId": ZONE });
+    let zone = json!({ "timezoneId": ZONE });
     pages
         .browser
-        .devtools("Emulation.setTimezoneOverride", there)
+        .devtools("Emulation.setTimezoneOverride", zone)
         .await;
-    // From the next page on, the server knows.
+    // Sets the cookie with the time zone for the next page.
     pages.open("/keys").await;
     TimeZone::get(ZONE).unwrap()
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn all_but_conveniences_works_without_scripts() {
+async fn pages_work_without_javascript() {
     visitor(Scripts::Off, async |pages: &Pages| {
         let demo = &pages.demo;
         pages.sign_in().await;
         let first = pages.generate("Courier", &[("Rate limits", "3/d")]).await;
-        // A button that could do nothing is not there.
+        // Copy buttons are hidden.
         assert_eq!(pages.buttons("Copy").await, 0);
         for status in [200, 200, 200, 429] {
             assert_eq!(demo.get("/v1/postings/7", &first).await, status);
@@ -107,10 +107,10 @@ async fn all_but_conveniences_works_without_scripts() {
             "{log:?}"
         );
         assert!(!pages.text().await.contains("Edit columns"));
-        // Without the script, nobody knows where the reader is.
-        for (time, seen, hover) in pages.times().await {
-            assert_eq!(seen, time.strftime("%Y-%m-%d %H:%M").to_string());
-            assert_eq!(hover.parse::<Timestamp>().unwrap(), time);
+        // Without the script, times are in UTC.
+        for (time, text, tooltip) in pages.times().await {
+            assert_eq!(text, time.strftime("%Y-%m-%d %H:%M").to_string());
+            assert_eq!(tooltip.parse::<Timestamp>().unwrap(), time);
         }
         let csv = pages.download("Export CSV").await;
         assert_eq!(csv.lines().count(), 4, "{csv}");
@@ -132,7 +132,7 @@ async fn all_but_conveniences_works_without_scripts() {
         pages.fill("Key name", USED).await;
         pages.send("Delete").await;
         assert!(!pages.text().await.contains(USED));
-        // It is let in, and has what is left of the old one's limit.
+        // The new key is valid, and shares the exhausted rate limit of the old one.
         assert_eq!(demo.get("/v1/postings", &second).await, 429);
     })
     .await;

@@ -1,4 +1,4 @@
-//! Secrets that are kept, and shown again.
+//! Revealing secrets.
 
 use http::StatusCode;
 
@@ -9,7 +9,7 @@ use crate::pages::{Pages, until};
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn a_kept_secret_is_shown_again_copied_and_opens_the_api() {
+async fn a_recoverable_secret_is_revealed_and_copied() {
     signed_in(async |pages: &Pages| {
         pages.open("/keys/new").await;
         pages.fill("Name", "Courier").await;
@@ -20,7 +20,7 @@ async fn a_kept_secret_is_shown_again_copied_and_opens_the_api() {
 
         pages.open_key("Usage of", "Courier").await;
         pages.follow("Reveal secret").await;
-        // A look at the question is none at the secret.
+        // The confirmation page does not show the secret.
         assert!(!source(pages).await.contains(&first));
         pages.send("Reveal").await;
         assert!(pages.alert().await.contains("in the audit"));
@@ -33,27 +33,27 @@ async fn a_kept_secret_is_shown_again_copied_and_opens_the_api() {
             StatusCode::OK
         );
 
-        // The page cannot be had again without asking again.
-        pages.follow("Back to the key").await;
+        // The key's page does not show the secret.
+        pages.follow("Back to API key").await;
         assert!(!source(pages).await.contains(&first));
         pages.follow("View audit log").await;
-        let what = pages.rows("Actor").await;
-        let what: Vec<_> = what
+        let entries = pages.rows("Actor").await;
+        let entries: Vec<_> = entries
             .iter()
             .map(|row| (&*row["Action"], &*row["Actor"]))
             .collect();
-        assert_eq!(what, [("revealed", "admin"), ("created", "admin")]);
+        assert_eq!(entries, [("revealed", "admin"), ("created", "admin")]);
     })
     .await;
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
-async fn only_kept_secrets_can_be_shown() {
+async fn only_recoverable_secrets_can_be_revealed() {
     signed_in(async |pages: &Pages| {
-        for (name, kept) in [(USED, true), (UNUSED, false)] {
+        for (name, recoverable) in [(USED, true), (UNUSED, false)] {
             pages.open_key("Usage of", name).await;
-            assert_eq!(pages.has_link("Reveal secret").await, kept, "{name}");
+            assert_eq!(pages.has_link("Reveal secret").await, recoverable, "{name}");
         }
         let url = pages.url().await;
         pages.go(&format!("{url}/reveal")).await;

@@ -28,17 +28,17 @@ async fn submitting_an_unchanged_form_changes_nothing() {
             key.expires_at = Some("2999-01-01T10:00:00.123456Z".parse().unwrap());
         })
         .await;
-    let answer = pages.change(&at(&key, "edit"), &[]).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    let response = pages.change(&at(&key, "edit"), &[]).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text);
     assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(key.clone()));
     let query = AuditQuery::new().action(AuditAction::Updated);
     let audit = pages.backend.audit(&query).await.unwrap().unwrap();
     assert!(audit.items.is_empty());
     // Only the changed field is updated; the others keep their full precision.
-    let answer = pages
+    let response = pages
         .change(&at(&key, "edit"), &[("owner", "customer-18")])
         .await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text);
     let mut expected = key.clone();
     expected.owner = Some("customer-18".into());
     assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(expected));
@@ -57,10 +57,10 @@ async fn every_field_can_be_changed_and_cleared() {
         ("addresses", "203.0.113.0/24"),
         ("expires", "2999-01-01T10:00"),
     ];
-    let answer = pages.change(&at(&key, "edit"), &fields).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    let response = pages.change(&at(&key, "edit"), &fields).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text);
     assert_eq!(
-        answer.headers["location"],
+        response.headers["location"],
         format!("/admin/keys/{}", key.id)
     );
     let now = pages.backend.get(key.id).await.unwrap().unwrap();
@@ -116,17 +116,17 @@ async fn invalid_fields_have_an_error_and_nothing_changes() {
         ("addresses", "10.0.0.1/8"),
         ("expires", "soon"),
     ] {
-        let answer = pages.change(&at(&key, "edit"), &[(name, value)]).await;
+        let response = pages.change(&at(&key, "edit"), &[(name, value)]).await;
         assert_eq!(
-            answer.status,
+            response.status,
             StatusCode::UNPROCESSABLE_ENTITY,
             "{name} {value}"
         );
         assert!(
-            answer.text.contains(&format!("id=\"{name}-wrong\"")),
+            response.text.contains(&format!("id=\"{name}-wrong\"")),
             "{name} {value}"
         );
-        assert_eq!(answer.count("aria-invalid"), 1, "{name} {value}");
+        assert_eq!(response.count("aria-invalid"), 1, "{name} {value}");
         assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(key.clone()));
     }
 }
@@ -150,12 +150,12 @@ async fn concurrent_changes_are_not_overwritten() {
         ];
         pages.post(&path, &fields, &[]).await
     };
-    let answer = send("mine", "").await;
-    assert_eq!(answer.status, StatusCode::CONFLICT);
-    assert!(answer.text.contains("value=\"theirs\""));
+    let response = send("mine", "").await;
+    assert_eq!(response.status, StatusCode::CONFLICT);
+    assert!(response.text.contains("value=\"theirs\""));
     // Changing another field does not conflict.
-    let answer = send("", "read").await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let response = send("", "read").await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
     let now = pages.backend.get(key.id).await.unwrap().unwrap();
     assert_eq!(
         (&*now.name, now.owner.as_deref(), now.scopes.len()),
@@ -174,8 +174,8 @@ async fn a_revoked_key_stays_revoked() {
             .text
             .contains("cannot be undone")
     );
-    let answer = pages.send(&at(&key, "revoke"), &[]).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let response = pages.send(&at(&key, "revoke"), &[]).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
     let now = pages.backend.get(key.id).await.unwrap().unwrap();
     assert_eq!(now.status(jiff::Timestamp::now()), KeyStatus::Revoked);
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await;

@@ -127,12 +127,12 @@ impl Shown {
         ] {
             paths.push(at(within));
         }
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for path in paths {
             let and = if path.contains('?') { '&' } else { '?' };
             for query in ["", &query, &found] {
                 let path = format!("/admin{path}{and}{query}");
-                answers.push((path.clone(), self.pages.get(&path).await));
+                responses.push((path.clone(), self.pages.get(&path).await));
             }
         }
         let fields = [
@@ -164,7 +164,7 @@ impl Shown {
                 .copied()
                 .filter(|(name, _)| !(path.ends_with("delete") && *name == "name"))
                 .collect();
-            answers.push((
+            responses.push((
                 format!("POST {path}"),
                 self.pages.send(&path, &fields).await,
             ));
@@ -178,14 +178,14 @@ impl Shown {
             let path = format!("/admin{path}");
             let done = self.pages.send(&path, fields).await;
             assert_eq!(done.status, StatusCode::OK, "{path}");
-            answers.push((format!("POST {path}"), done));
+            responses.push((format!("POST {path}"), done));
         }
         let wrong = self
             .pages
             .post("/admin/login", &[("secret", text)], &[])
             .await;
-        answers.push(("POST /admin/login".into(), wrong));
-        answers
+        responses.push(("POST /admin/login".into(), wrong));
+        responses
     }
 }
 
@@ -228,12 +228,12 @@ async fn hostile_text_is_unchanged_in_json_and_no_formula_in_csv() {
     for text in hostile() {
         let Shown { pages, key, .. } = shown(&text).await;
         let json = async |path: &str| -> Value {
-            let answer = pages.get(&format!("/admin{path}")).await;
-            assert_eq!(answer.status, StatusCode::OK, "{path}");
-            let kind = answer.headers["content-type"].to_str().unwrap();
+            let response = pages.get(&format!("/admin{path}")).await;
+            assert_eq!(response.status, StatusCode::OK, "{path}");
+            let kind = response.headers["content-type"].to_str().unwrap();
             assert_eq!(kind, "application/json", "{path}");
-            assert_eq!(answer.headers["x-content-type-options"], "nosniff");
-            serde_json::from_str(&answer.text).unwrap()
+            assert_eq!(response.headers["x-content-type-options"], "nosniff");
+            serde_json::from_str(&response.text).unwrap()
         };
         let one = json(&format!("/api/keys/{key}")).await;
         assert_eq!(one["name"], cut(&text, 100));

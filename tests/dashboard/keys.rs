@@ -16,12 +16,12 @@ async fn a_key_is_generated_disabled_rotated_and_deleted() {
         ("addresses", "203.0.113.0/24"),
         ("expires", "2999-01-01T10:00"),
     ];
-    let answer = pages.send("/admin/keys/new", &fields).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    assert_eq!(answer.headers["cache-control"], "no-store");
+    let response = pages.send("/admin/keys/new", &fields).await;
+    assert_eq!(response.status, StatusCode::OK, "{}", response.text);
+    assert_eq!(response.headers["cache-control"], "no-store");
     let all = pages.backend.list(&KeyQuery::new()).await.unwrap().items;
     let key = &all[0];
-    assert!(answer.text.contains(&format!("acme_live_{}", key.id)));
+    assert!(response.text.contains(&format!("acme_live_{}", key.id)));
     assert_eq!(
         (&*key.name, key.owner.as_deref()),
         ("Zapier Integration", Some("customer-17"))
@@ -107,13 +107,13 @@ async fn an_invalid_form_has_an_error_and_creates_no_key() {
         vec![("name", "a"), ("owner", &*long)],
         vec![("name", "a\0b")],
     ] {
-        let answer = pages.send("/admin/keys/new", &fields).await;
+        let response = pages.send("/admin/keys/new", &fields).await;
         assert_eq!(
-            answer.status,
+            response.status,
             StatusCode::UNPROCESSABLE_ENTITY,
             "{fields:?}"
         );
-        assert!(answer.text.contains("role=\"alert\""), "{fields:?}");
+        assert!(response.text.contains("role=\"alert\""), "{fields:?}");
     }
     assert!(
         pages

@@ -46,9 +46,9 @@ async fn filled() -> (Pages, Key, Key) {
     (pages, zapier, other)
 }
 
-fn found(answer: &Answer) -> usize {
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    let numbers = answer
+fn found(response: &Answer) -> usize {
+    assert_eq!(response.status, StatusCode::OK, "{}", response.text);
+    let numbers = response
         .text
         .split("<p>")
         .filter_map(|it| it.split_once(" request"));
@@ -82,8 +82,8 @@ async fn every_filter_selects_the_matching_requests() {
         ("until=2020-01-01T00:00:00Z".into(), 0),
         ("since=2020-01-01T00:00:00Z".into(), 120),
     ] {
-        let answer = pages.get(&format!("/admin/log?{query}")).await;
-        assert_eq!(found(&answer), expected, "{query}");
+        let response = pages.get(&format!("/admin/log?{query}")).await;
+        assert_eq!(found(&response), expected, "{query}");
     }
     // The page of a key only has requests of the key.
     for (query, expected) in [
@@ -98,11 +98,11 @@ async fn every_filter_selects_the_matching_requests() {
             100,
         ),
     ] {
-        let answer = pages.get(&format!("/admin/keys/{id}?{query}")).await;
-        assert_eq!(found(&answer), expected, "{query}");
+        let response = pages.get(&format!("/admin/keys/{id}?{query}")).await;
+        assert_eq!(found(&response), expected, "{query}");
         let other = format!("key={other_id}&owner=nobody&{query}");
-        let answer = pages.get(&format!("/admin/keys/{id}?{other}")).await;
-        assert_eq!(found(&answer), expected, "{other}");
+        let response = pages.get(&format!("/admin/keys/{id}?{other}")).await;
+        assert_eq!(found(&response), expected, "{other}");
     }
 }
 
@@ -129,9 +129,9 @@ async fn an_invalid_filter_has_an_error_and_shows_no_requests() {
             "/admin/log".to_owned(),
             format!("/admin/keys/{}", zapier.id),
         ] {
-            let answer = pages.get(&format!("{at}?{since}{name}={value}")).await;
-            assert_eq!(answer.status, StatusCode::OK);
-            let (_, log) = answer.text.split_once("id=\"log\"").unwrap();
+            let response = pages.get(&format!("{at}?{since}{name}={value}")).await;
+            assert_eq!(response.status, StatusCode::OK);
+            let (_, log) = response.text.split_once("id=\"log\"").unwrap();
             assert!(log.contains("role=\"alert\""), "{name}={value}");
             assert!(!log.contains("<tbody>"), "{name}={value}");
             let has_error = name == "after" || log.contains(&format!("id=\"{name}-wrong\""));
@@ -147,8 +147,8 @@ async fn an_invalid_filter_has_an_error_and_shows_no_requests() {
         };
         assert_eq!(file.status, expected, "{name}={value}");
     }
-    let answer = pages.get("/admin/log?key=x").await;
-    assert!(answer.text.contains("id=\"key-wrong\""));
+    let response = pages.get("/admin/log?key=x").await;
+    assert!(response.text.contains("id=\"key-wrong\""));
 }
 
 #[tokio::test]
@@ -161,8 +161,8 @@ async fn pagination_works_both_ways_and_is_stable() {
     let third = pages.get(&second.link("Older")).await;
     assert_eq!((second.count("<tr>"), third.count("<tr>")), (51, 11));
     assert!(!third.text.contains(">Older</a>"));
-    let rows = |answer: &Answer| {
-        let (_, rows) = answer.text.split_once("<tbody>").unwrap();
+    let rows = |response: &Answer| {
+        let (_, rows) = response.text.split_once("<tbody>").unwrap();
         rows.split_once("</tbody>").unwrap().0.to_owned()
     };
     // Later requests are on none of these pages.

@@ -34,18 +34,18 @@ async fn an_unavailable_store_is_a_503_page() {
         "/keys/ID/delete",
     ] {
         let path = format!("/admin{}", path.replace("ID", id.as_str()));
-        let answer = pages.get(&path).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert!(answer.text.contains("The store is unavailable"), "{path}");
-        assert!(answer.headers.contains_key("retry-after"), "{path}");
+        let response = pages.get(&path).await;
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(response.text.contains("The store is unavailable"), "{path}");
+        assert!(response.headers.contains_key("retry-after"), "{path}");
         // Backend errors never reach clients.
-        assert!(!answer.text.to_lowercase().contains("pool"), "{path}");
+        assert!(!response.text.to_lowercase().contains("pool"), "{path}");
     }
     let fields = [("name", "Other"), ("token", &token)];
     for path in [&edit, "/admin/keys/new"] {
-        let answer = pages.post(path, &fields, &[]).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert!(answer.text.contains("first check whether"), "{path}");
+        let response = pages.post(path, &fields, &[]).await;
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(response.text.contains("first check whether"), "{path}");
     }
     // Pages that need no store still work.
     assert_eq!(pages.get("/admin/keys/new").await.status, StatusCode::OK);
@@ -58,17 +58,17 @@ async fn an_unknown_key_is_a_404_page_with_links_to_its_history() {
     for action in [
         "", "/edit", "/rotate", "/disable", "/enable", "/revoke", "/delete",
     ] {
-        let answer = pages.get(&format!("/admin/keys/{id}{action}")).await;
-        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{action}");
-        assert!(answer.text.contains("API key not found"));
+        let response = pages.get(&format!("/admin/keys/{id}{action}")).await;
+        assert_eq!(response.status, StatusCode::NOT_FOUND, "{action}");
+        assert!(response.text.contains("API key not found"));
         for (link, to) in [("Its requests", "log"), ("audit log entries", "audit")] {
-            let href = answer.link(link);
+            let href = response.link(link);
             assert_eq!(href, format!("/admin/{to}?key={id}"));
             assert_eq!(pages.get(&href).await.status, StatusCode::OK);
         }
-        assert_eq!(answer.link("Back to API keys"), "/admin/keys");
+        assert_eq!(response.link("Back to API keys"), "/admin/keys");
     }
-    let answer = pages.get("/admin/keys/%3Cb%3E").await;
-    assert_eq!(answer.status, StatusCode::NOT_FOUND);
-    assert!(!answer.text.contains("Its requests"));
+    let response = pages.get("/admin/keys/%3Cb%3E").await;
+    assert_eq!(response.status, StatusCode::NOT_FOUND);
+    assert!(!response.text.contains("Its requests"));
 }

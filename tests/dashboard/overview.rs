@@ -133,9 +133,9 @@ async fn unused_keys_can_be_disabled_from_the_overview() {
     );
     let at = format!("/admin/keys/{}/disable?back=overview", unused.id);
     assert!(shown.contains(&at), "{shown}");
-    let answer = pages.change(&at, &[]).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
-    assert_eq!(answer.headers["location"], "/admin");
+    let response = pages.change(&at, &[]).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
+    assert_eq!(response.headers["location"], "/admin");
     assert!(
         pages
             .backend

@@ -55,19 +55,19 @@ async fn every_route_requires_authentication() {
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
-                let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
-                assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
-                assert!(answer.headers.contains_key(WWW_AUTHENTICATE), "{path}");
-                assert!(!answer.text.contains("Watched"), "{method} {path}");
+                let response = pages.ask(request.body(Body::empty()).unwrap()).await;
+                assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+                assert!(response.headers.contains_key(WWW_AUTHENTICATE), "{path}");
+                assert!(!response.text.contains("Watched"), "{method} {path}");
             }
         }
     }
     assert!(pages.backend.find(id).await.unwrap().is_some());
     // Browsers are redirected to the sign-in page.
     let request = Request::get("/admin/keys").header("accept", "text/html,*/*");
-    let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
-    assert_eq!(answer.headers[LOCATION], "/admin/login");
+    let response = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
+    assert_eq!(response.headers[LOCATION], "/admin/login");
 }
 
 #[tokio::test]
@@ -91,9 +91,9 @@ async fn a_session_lasts_from_sign_in_to_sign_out() {
     }
     let value = cookie.split(';').next().unwrap();
     let request = Request::get("/admin/keys").header(COOKIE, value);
-    let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    assert!(answer.text.contains("Ada"));
+    let response = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status, StatusCode::OK);
+    assert!(response.text.contains("Ada"));
 
     let ask = async |request: http::request::Builder, body: String| {
         let request = request.header(COOKIE, value);
@@ -114,8 +114,8 @@ async fn a_session_lasts_from_sign_in_to_sign_out() {
     let again = pages.ask(sign_in(TOKEN)).await;
     let again = again.headers[SET_COOKIE].to_str().unwrap();
     let request = Request::get("/admin/keys").header(COOKIE, again.split(';').next().unwrap());
-    let answer = pages.ask(request.body(Body::empty()).unwrap()).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = pages.ask(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -137,9 +137,9 @@ async fn cross_site_requests_and_expired_forms_change_nothing() {
         (&[("token", "")], &[]),
         (&[("token", "00")], &[]),
     ] {
-        let answer = pages.post(&path, fields, headers).await;
+        let response = pages.post(&path, fields, headers).await;
         assert_eq!(
-            answer.status,
+            response.status,
             StatusCode::FORBIDDEN,
             "{fields:?} {headers:?}"
         );
@@ -321,10 +321,10 @@ async fn sign_out_is_only_offered_if_the_guard_supports_it() {
                 None => request,
             };
             let request = request.body(Body::empty()).unwrap();
-            let answer = router.clone().oneshot(request).await.unwrap();
-            let to = answer.headers().get(LOCATION).cloned();
-            let status = answer.status();
-            let body = axum::body::to_bytes(answer.into_body(), 1 << 20)
+            let response = router.clone().oneshot(request).await.unwrap();
+            let to = response.headers().get(LOCATION).cloned();
+            let status = response.status();
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20)
                 .await
                 .unwrap();
             (status, to, String::from_utf8(body.into()).unwrap())
@@ -367,8 +367,8 @@ async fn authentication_depends_on_the_route_and_not_on_the_path() {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let request = request.body(Body::empty()).unwrap();
-            let answer = router.clone().oneshot(request).await.unwrap();
-            assert_eq!(answer.status(), status, "{path} {token:?}");
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path} {token:?}");
         }
     }
 }
@@ -388,7 +388,7 @@ async fn no_redirect_leads_to_another_host() {
     let router = axum::Router::new().fallback_service(service);
     let body = format!("secret={}", token.replace(' ', "+"));
     let mut redirects = 0;
-    for asked in [
+    for base in [
         "//evil.example/",
         "//evil.example//",
         "/%2F/evil.example/",
@@ -396,15 +396,15 @@ async fn no_redirect_leads_to_another_host() {
         "/",
     ] {
         for path in ["/", "/keys", "/login"] {
-            let address = format!("{asked}?{path}");
+            let address = format!("{base}?{path}");
             let get = Request::get(&address).header("accept", "text/html");
             let post = Request::post(&address)
                 .header("sec-fetch-site", "same-origin")
                 .header("content-type", "application/x-www-form-urlencoded");
             for request in [get.body(Body::empty()), post.body(body.clone().into())] {
-                let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
+                let response = router.clone().oneshot(request.unwrap()).await.unwrap();
                 for name in ["location", "set-cookie"] {
-                    if let Some(value) = answer.headers().get(name) {
+                    if let Some(value) = response.headers().get(name) {
                         let value = value.to_str().unwrap();
                         assert!(
                             !value.contains("evil") && !value.contains("Domain"),
@@ -413,7 +413,7 @@ async fn no_redirect_leads_to_another_host() {
                         assert!(!value.starts_with("//"), "{address} {value}");
                     }
                 }
-                redirects += u32::from(answer.status() == StatusCode::SEE_OTHER);
+                redirects += u32::from(response.status() == StatusCode::SEE_OTHER);
             }
         }
     }
@@ -438,8 +438,8 @@ async fn invalid_queries_and_paths_are_no_server_errors() {
         "%ff=%00&&&=",
         "method=STEAL",
     ] {
-        let answer = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
-        assert_eq!(answer.status, StatusCode::OK, "{query}");
+        let response = pages.get(&format!("/admin/keys/{}?{query}", key.id)).await;
+        assert_eq!(response.status, StatusCode::OK, "{query}");
     }
     for path in [
         "/keys?status=odd",
@@ -449,13 +449,13 @@ async fn invalid_queries_and_paths_are_no_server_errors() {
         "/audit?action=odd",
         "/audit?after=nonsense",
     ] {
-        let answer = pages.get(&format!("/admin{path}")).await;
-        assert_eq!(answer.status, StatusCode::OK, "{path}");
-        assert!(answer.text.contains("role=\"alert\""), "{path}");
-        assert!(!answer.text.contains("<tbody>"), "{path}");
+        let response = pages.get(&format!("/admin{path}")).await;
+        assert_eq!(response.status, StatusCode::OK, "{path}");
+        assert!(response.text.contains("role=\"alert\""), "{path}");
+        assert!(!response.text.contains("<tbody>"), "{path}");
     }
     for id in ["x", "%00", "0000000000000000", "..%2f..%2fetc"] {
-        let answer = pages.get(&format!("/admin/keys/{id}")).await;
-        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{id}");
+        let response = pages.get(&format!("/admin/keys/{id}")).await;
+        assert_eq!(response.status, StatusCode::NOT_FOUND, "{id}");
     }
 }

@@ -76,8 +76,8 @@ async fn client(address: SocketAddr, number: usize, secrets: Vec<String>) -> Vec
             .header("x-api-key", &secrets[secret])
             .body(Full::default())
             .unwrap();
-        let answer = Answer::of(client.request(request).await.unwrap()).await;
-        let row = (method.into(), endpoint.into(), answer.status.as_u16());
+        let response = Answer::of(client.request(request).await.unwrap()).await;
+        let row = (method.into(), endpoint.into(), response.status.as_u16());
         *tallies[secret].entry(row).or_default() += 1;
     }
     tallies
@@ -148,7 +148,7 @@ async fn totals_on_the_pages_match_the_clients_counts() {
     for (key, counted) in keys.iter().zip(&mut counted).take(4).skip(2) {
         let events = exported(address, key.key.id.as_str()).await;
         let reason = match &*key.key.name {
-            "Stranger" => RejectionReason::ClientIp,
+            "Other network" => RejectionReason::ClientIp,
             _ => RejectionReason::Disabled,
         };
         let all = sum(counted, |_, _, _| true);
@@ -187,8 +187,8 @@ async fn totals_on_the_pages_match_the_clients_counts() {
 
 /// Compares the counts of filtered logs.
 async fn filtered(address: SocketAddr, key: &str, counted: &Tally) {
-    type Wanted = fn(&str, &str, u16) -> bool;
-    let filters: [(&str, Wanted); 7] = [
+    type Matches = fn(&str, &str, u16) -> bool;
+    let filters: [(&str, Matches); 7] = [
         ("method=POST", |method, _, _| method == "POST"),
         ("outcome=completed", |_, _, status| status < 400),
         ("outcome=rate_limited", |_, _, status| status == 429),
@@ -201,10 +201,10 @@ async fn filtered(address: SocketAddr, key: &str, counted: &Tally) {
             method == "GET" && status >= 500
         }),
     ];
-    for (filter, wanted) in filters {
+    for (filter, matches) in filters {
         let page = Page::get(address, &format!("/admin/keys/{key}?{filter}")).await;
-        let wanted = sum(counted, wanted);
-        assert_eq!(page.logged(), wanted, "{filter}");
+        let expected = sum(counted, matches);
+        assert_eq!(page.logged(), expected, "{filter}");
     }
 }
 
@@ -224,11 +224,11 @@ async fn exported(address: SocketAddr, key: &str) -> Tally {
     tally
 }
 
-fn sum(counted: &Tally, wanted: impl Fn(&str, &str, u16) -> bool) -> u64 {
+fn sum(counted: &Tally, matches: impl Fn(&str, &str, u16) -> bool) -> u64 {
     let counted = counted.iter();
-    let wanted =
-        counted.filter(|((method, endpoint, status), _)| wanted(method, endpoint, *status));
-    wanted.map(|(_, count)| count).sum()
+    let matching =
+        counted.filter(|((method, endpoint, status), _)| matches(method, endpoint, *status));
+    matching.map(|(_, count)| count).sum()
 }
 
 /// The body of a page.
@@ -243,9 +243,9 @@ impl Page {
             .header("authorization", format!("Bearer {TOKEN}"))
             .body(Full::default())
             .unwrap();
-        let answer = Answer::of(client.request(request).await.unwrap()).await;
-        assert_eq!(answer.status, StatusCode::OK, "{path}");
-        Self(String::from_utf8(answer.body.into()).unwrap())
+        let response = Answer::of(client.request(request).await.unwrap()).await;
+        assert_eq!(response.status, StatusCode::OK, "{path}");
+        Self(String::from_utf8(response.body.into()).unwrap())
     }
 
     /// Compares all cards and charts.

@@ -489,7 +489,7 @@ async fn rule_5_store_failure_is_unavailable() {
     );
     assert!(api.events().await.is_empty());
 
-    // `StoreFailure::Pass` admits them as unverified.
+    // `StoreFailure::Admit` admits them as unverified.
     let (incoming, channel) = socket();
     let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
         assert!(request.extensions().get::<Unverified>().is_some());

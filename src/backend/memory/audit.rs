@@ -49,6 +49,6 @@ impl Audit {
         matching.sort_by_key(|entry| Reverse(place(entry)));
         let limit = query.page_size();
         let items = matching.into_iter().take(limit + 1).cloned().collect();
-        Ok(Page::from_surplus(items, limit, AuditQuery::place))
+        Ok(Page::from_surplus(items, limit, AuditQuery::page_token))
     }
 }

@@ -77,6 +77,6 @@ impl Keys {
             .take(limit + 1)
             .cloned()
             .collect();
-        Ok(Page::from_surplus(matching, limit, KeyQuery::place))
+        Ok(Page::from_surplus(matching, limit, KeyQuery::page_token))
     }
 }

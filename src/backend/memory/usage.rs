@@ -187,6 +187,6 @@ impl Usage {
         }
         matching.sort_unstable_by_key(|event| std::cmp::Reverse(place(event)));
         let items = matching.into_iter().cloned().collect();
-        Ok(Page::from_surplus(items, limit, LogQuery::place))
+        Ok(Page::from_surplus(items, limit, LogQuery::page_token))
     }
 }

@@ -48,7 +48,11 @@ impl<E: Engine> SqlBackend<E> {
                 .collect::<Result<_, SqlError>>()
         };
         let keys = keys.await.map_err(StoreError::unavailable)?;
-        Ok(Page::from_surplus(keys, query.page_size(), KeyQuery::place))
+        Ok(Page::from_surplus(
+            keys,
+            query.page_size(),
+            KeyQuery::page_token,
+        ))
     }
 
     pub(in crate::backend) async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
@@ -152,7 +156,7 @@ impl<E: Engine> SqlBackend<E> {
         Ok(Page::from_surplus(
             entries,
             query.page_size(),
-            AuditQuery::place,
+            AuditQuery::page_token,
         ))
     }
 

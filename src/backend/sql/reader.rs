@@ -46,7 +46,7 @@ impl<E: Engine> SqlBackend<E> {
         Ok(Page::from_surplus(
             events,
             query.page_size(),
-            LogQuery::place,
+            LogQuery::page_token,
         ))
     }
 

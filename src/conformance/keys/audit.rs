@@ -120,7 +120,7 @@ async fn expect_entries<S: KeyAdmin + ?Sized>(
             after,
             "an entry holds the key as it was after the change",
         );
-        let position = AuditQuery::place(entry);
+        let position = AuditQuery::page_token(entry);
         let rule = "an entry's time is in whole microseconds";
         equal(&entry.time, &position.time(), rule);
         before = after;

@@ -4,9 +4,9 @@ mod batch;
 mod extremes;
 mod log;
 mod pages;
-mod recorded;
+mod recording_order;
 mod steps;
-mod sums;
+mod summaries;
 mod traffic;
 
 use crate::usage::{UsageReader, UsageSink};
@@ -36,7 +36,7 @@ pub async fn usage<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     batch::suite(backend).await;
     log::suite(backend).await;
     pages::suite(backend).await;
-    recorded::suite(backend).await;
-    sums::suite(backend).await;
+    recording_order::suite(backend).await;
+    summaries::suite(backend).await;
     extremes::suite(backend).await;
 }

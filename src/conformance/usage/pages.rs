@@ -48,7 +48,7 @@ async fn page_sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
         equal(&page.items.len(), &size, rule);
         equal(
             &page.next,
-            &Some(LogQuery::place(&all[size - 1])),
+            &Some(LogQuery::page_token(&all[size - 1])),
             "the next page token is the position of the last item",
         );
     }

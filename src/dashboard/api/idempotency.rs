@@ -65,16 +65,16 @@ impl From<IdempotencyError> for Problem {
     fn from(error: IdempotencyError) -> Self {
         let status = match error {
             IdempotencyError::Failed(error) => return error.into(),
-            IdempotencyError::OtherDetails => {
+            IdempotencyError::ParametersDiffer => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 return Self::header(status, HEADER, error.to_string());
             }
             IdempotencyError::NoIssuer => StatusCode::NOT_IMPLEMENTED,
-            IdempotencyError::UnderWay
-            | IdempotencyError::Before { .. }
-            | IdempotencyError::BeforeAndDeleted => StatusCode::CONFLICT,
-            IdempotencyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
-            IdempotencyError::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            IdempotencyError::InProgress
+            | IdempotencyError::AlreadyCreated { .. }
+            | IdempotencyError::AlreadyDeleted => StatusCode::CONFLICT,
+            IdempotencyError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+            IdempotencyError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

@@ -96,7 +96,7 @@ pub(super) async fn read(
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
     let key = shared.backend.get(id).await?;
-    let key = key.ok_or_else(Problem::no_such_key)?;
+    let key = key.ok_or_else(Problem::key_not_found)?;
     Ok(Json(key.into()))
 }
 

@@ -97,7 +97,7 @@ pub(super) fn denied(denied: Denied) -> Response {
 }
 
 /// The response to a cross-site request.
-pub(super) fn of_another_site() -> Response {
+pub(super) fn cross_site_rejected() -> Response {
     let detail = "Cross-site requests are not allowed.";
     Problem::new(StatusCode::FORBIDDEN, detail).into_response()
 }

@@ -116,13 +116,13 @@ pub(super) async fn reveal(
 ) -> Result<Response, Problem> {
     let issuer = shared.issuer.as_ref().ok_or(IdempotencyError::NoIssuer)?;
     let secret = issuer.reveal(&*context.keys(&shared), id).await?;
-    let not_kept = || {
+    let not_stored = || {
         Problem::new(
             StatusCode::NOT_FOUND,
             "The secret of this key is not stored.",
         )
     };
-    let secret = secret.ok_or_else(not_kept)?;
+    let secret = secret.ok_or_else(not_stored)?;
     Ok(Json(Revealed::from(&secret)).into_response())
 }
 

@@ -126,14 +126,14 @@ pub(super) async fn over_time(
     range.owner = wanted.owner;
     let spec = SummarySpec::new().over_time(width, zone.clone());
     // Check the number of buckets before reading any usage.
-    let empty = spec.empty().over_time.ok_or_else(Problem::broken)?;
+    let empty = spec.empty().over_time.ok_or_else(Problem::internal)?;
     let too_many = |error: TooManyBuckets| Problem::parameter("width", error.to_string());
     empty.filled(times.clone(), now).map_err(too_many)?;
     let summary = shared
         .backend
         .summary(&SummaryQuery::new(range, spec))
         .await?;
-    let over_time = summary.over_time.ok_or_else(Problem::broken)?;
+    let over_time = summary.over_time.ok_or_else(Problem::internal)?;
     let buckets = over_time.filled(times, now).map_err(too_many)?;
     Ok(Json(OverTime::new(width, name, buckets, summary.exact)))
 }

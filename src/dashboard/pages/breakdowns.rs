@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::components::milliseconds;
-use super::range::Picked;
+use super::range::TimeRange;
 use crate::dashboard::charts::{self, Bar, Slice, Times};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
@@ -77,7 +77,7 @@ pub(super) fn exactness(summary: &Summary) -> Markup {
 /// The chart of requests over time.
 pub(super) fn chart(
     context: &PageContext,
-    picked: &Picked,
+    picked: &TimeRange,
     summary: &Summary,
     links: &Links,
 ) -> Markup {

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::components::{self, Input, name};
 use super::posted_form::PostedForm;
-use super::{Failure, page, see};
+use super::{Failure, page, redirect};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::state::Shared;
@@ -55,7 +55,7 @@ pub(in crate::dashboard) async fn delete(
         return (StatusCode::UNPROCESSABLE_ENTITY, again).into_response();
     }
     match context.keys(&shared).delete(key.id).await {
-        Ok(()) => see(context.at("/keys")),
+        Ok(()) => redirect(context.at("/keys")),
         Err(error) => Failure::from(error).page(&context),
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
             }
         }
     };
-    let limits = key.limits.iter().map(limit_text::of);
+    let limits = key.limits.iter().map(limit_text::format);
     let addresses = key.addresses.iter().map(|it| it.to_string());
     let moment = |time_of: Option<Timestamp>, none: &str| {
         html! { @match time_of { Some(it) => (minute(context, it)), None => (none) } }
@@ -58,7 +58,7 @@ fn actions(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
     let actions = [
         ("edit", "Edit", true),
         ("rotate", "Rotate", active && shared.issuer.is_some()),
-        ("reveal", "Reveal secret", reveal::can(shared, key)),
+        ("reveal", "Reveal secret", reveal::can_reveal(shared, key)),
         ("disable", "Disable", active),
         ("enable", "Enable", status == KeyStatus::Disabled),
         ("revoke", "Revoke", status != KeyStatus::Revoked),

@@ -8,9 +8,9 @@ use http::StatusCode;
 use maud::html;
 
 use super::components::{self, name};
-use super::key_form::{self, Described, fields_of};
+use super::key_form::{self, KeyFields, fields_of};
 use super::posted_form::PostedForm;
-use super::{Failure, page, see};
+use super::{Failure, page, redirect};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
@@ -70,7 +70,7 @@ pub(in crate::dashboard) async fn save(
         let page = shown(&context, &key, &fields, &was, wrong);
         (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
     };
-    let described = match Described::read(&context, &fields) {
+    let described = match KeyFields::read(&context, &fields) {
         Ok(described) => described,
         Err(wrong) => return again(&wrong),
     };
@@ -88,10 +88,10 @@ pub(in crate::dashboard) async fn save(
     let update = described.into_update(changed);
     let at = context.at(&format!("/keys/{}", key.id));
     if update == KeyUpdate::new() {
-        return see(at);
+        return redirect(at);
     }
     match context.keys(&shared).update(key.id, update).await {
-        Ok(_) => see(at),
+        Ok(_) => redirect(at),
         Err(StoreError::Invalid(error)) => {
             let mut wrong = FieldErrors::default();
             let field = key_form::field_of(&error).unwrap_or_default();

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{self, ONCE, copy, name};
-use super::key_form::{self, Described};
+use super::key_form::{self, KeyFields};
 use super::posted_form::PostedForm;
-use super::{Failure, page, refused};
+use super::{Failure, error_page, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
 use crate::dashboard::page_context::PageContext;
@@ -39,7 +39,7 @@ pub(in crate::dashboard) async fn form(
 
 pub(super) fn no_issuer(context: &PageContext) -> Response {
     let why = "Configure an issuer for the dashboard to generate, rotate and reveal API keys.";
-    refused(context, StatusCode::NOT_FOUND, "No issuer configured", why)
+    error_page(context, StatusCode::NOT_FOUND, "No issuer configured", why)
 }
 
 pub(in crate::dashboard) async fn generate(
@@ -50,7 +50,7 @@ pub(in crate::dashboard) async fn generate(
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&context);
     };
-    let described = match Described::read(&context, &fields) {
+    let described = match KeyFields::read(&context, &fields) {
         Ok(described) => described,
         Err(wrong) => return again(issuer, &context, &fields, &wrong),
     };
@@ -90,7 +90,7 @@ pub(in crate::dashboard) async fn generate(
                 _ => None,
             };
             match error.into() {
-                Failure::Refused(why) => {
+                Failure::Invalid(why) => {
                     let mut wrong = FieldErrors::default();
                     wrong.add(field.unwrap_or_default(), why);
                     again(issuer, &context, &fields, &wrong)

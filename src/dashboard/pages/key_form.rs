@@ -11,7 +11,7 @@ use crate::key::{AddressList, InvalidKey, Key, KeyUpdate, NewKey};
 use crate::limit::RateLimit;
 
 /// The parsed fields of a key.
-pub(super) struct Described {
+pub(super) struct KeyFields {
     name: String,
     owner: Option<String>,
     environment: Option<String>,
@@ -21,12 +21,12 @@ pub(super) struct Described {
     expires: Option<Timestamp>,
 }
 
-impl Described {
+impl KeyFields {
     /// Parses the submitted fields.
     pub(super) fn read(context: &PageContext, fields: &FormFields) -> Result<Self, FieldErrors> {
         let mut wrong = FieldErrors::default();
         let text = |name| fields.get(name).map(String::from);
-        let limits = words(fields.get("limits")).map(limit_text::read);
+        let limits = words(fields.get("limits")).map(limit_text::parse);
         let limits = limits.collect::<Result<_, _>>().map(Some);
         let addresses = AddressList::parse(words(fields.get("addresses")));
         let addresses = addresses.map(Some).map_err(|error| error.to_string());
@@ -110,7 +110,7 @@ pub(super) fn fields_of(context: &PageContext, key: &Key) -> FormFields {
         ("scopes", joined(key.scopes.clone())),
         (
             "limits",
-            joined(key.limits.iter().map(limit_text::of).collect()),
+            joined(key.limits.iter().map(limit_text::format).collect()),
         ),
         (
             "addresses",

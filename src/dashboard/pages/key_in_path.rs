@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use serde::Deserialize;
 
-use super::layout::{Failure, no_key};
+use super::layout::{Failure, key_not_found};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
@@ -36,7 +36,7 @@ impl FromRequestParts<Arc<Shared>> for KeyInPath {
         };
         match found {
             Ok(Some(key)) => Ok(Self(key)),
-            Ok(None) => Err(no_key(&context, id)),
+            Ok(None) => Err(key_not_found(&context, id)),
             Err(failure) => Err(failure.page(&context)),
         }
     }

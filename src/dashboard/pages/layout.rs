@@ -49,10 +49,10 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
             (content)
         }
     };
-    document(&context.base, title, &frame)
+    html_document(&context.base, title, &frame)
 }
 
-pub(in crate::dashboard) fn document(base: &str, title: &str, body: &Markup) -> Response {
+pub(in crate::dashboard) fn html_document(base: &str, title: &str, body: &Markup) -> Response {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -72,7 +72,7 @@ pub(in crate::dashboard) fn document(base: &str, title: &str, body: &Markup) -> 
 }
 
 /// An error page.
-pub(in crate::dashboard) fn refused(
+pub(in crate::dashboard) fn error_page(
     context: &PageContext,
     status: StatusCode,
     title: &str,
@@ -87,7 +87,7 @@ pub(in crate::dashboard) fn refused(
 }
 
 /// The error page for an unknown key. With a valid key id, it links to the key's requests, which outlive the key.
-pub(in crate::dashboard) fn no_key(context: &PageContext, id: Option<KeyId>) -> Response {
+pub(in crate::dashboard) fn key_not_found(context: &PageContext, id: Option<KeyId>) -> Response {
     let content = html! {
         h1 { "API key not found" }
         p { "The key does not exist or has been deleted." }
@@ -108,7 +108,7 @@ pub(in crate::dashboard) fn no_key(context: &PageContext, id: Option<KeyId>) -> 
 }
 
 /// The plain response to unauthenticated requests and denied ones. It reveals nothing about the dashboard.
-pub(in crate::dashboard) fn sign_in_required(status: StatusCode) -> Response {
+pub(in crate::dashboard) fn access_denied(status: StatusCode) -> Response {
     let why = if status == StatusCode::UNAUTHORIZED {
         "Sign in to continue."
     } else {
@@ -123,10 +123,10 @@ pub(in crate::dashboard) fn sign_in_required(status: StatusCode) -> Response {
 
 pub(in crate::dashboard) async fn not_found(context: PageContext) -> Response {
     let why = "Check the address and try again.";
-    refused(&context, StatusCode::NOT_FOUND, "Page not found", why)
+    error_page(&context, StatusCode::NOT_FOUND, "Page not found", why)
 }
 
-pub(in crate::dashboard) fn see(to: String) -> Response {
+pub(in crate::dashboard) fn redirect(to: String) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
 }
 
@@ -134,29 +134,29 @@ pub(in crate::dashboard) fn see(to: String) -> Response {
 pub(in crate::dashboard) enum Failure {
     NotFound,
     /// The request is invalid, with the reason.
-    Refused(String),
-    Down,
+    Invalid(String),
+    Unavailable,
 }
 
 impl Failure {
     pub(super) fn down(error: &(dyn Error + 'static)) -> Self {
         telemetry::error!(error, "store unavailable");
-        Self::Down
+        Self::Unavailable
     }
 
     pub(in crate::dashboard) fn page(self, context: &PageContext) -> Response {
         match self {
-            Self::NotFound => no_key(context, None),
-            Self::Refused(why) => refused(
+            Self::NotFound => key_not_found(context, None),
+            Self::Invalid(why) => error_page(
                 context,
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "Request failed",
                 &why,
             ),
-            Self::Down => {
+            Self::Unavailable => {
                 // A change that timed out may still have been applied.
                 let why = "The store is unavailable. Try again in a moment. If you were making a change, first check whether it was saved.";
-                let page = refused(
+                let page = error_page(
                     context,
                     StatusCode::SERVICE_UNAVAILABLE,
                     "Service unavailable",
@@ -172,7 +172,7 @@ impl From<IdempotencyError> for Failure {
     fn from(error: IdempotencyError) -> Self {
         match error {
             IdempotencyError::Failed(error) => error.into(),
-            error => Self::Refused(error.to_string()),
+            error => Self::Invalid(error.to_string()),
         }
     }
 }
@@ -181,7 +181,7 @@ impl From<RevealError> for Failure {
     fn from(error: RevealError) -> Self {
         match error {
             RevealError::Store(error) => error.into(),
-            error => Self::Refused(error.to_string()),
+            error => Self::Invalid(error.to_string()),
         }
     }
 }
@@ -191,7 +191,7 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::NotFound(_) => Self::NotFound,
             StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
-            error => Self::Refused(error.to_string()),
+            error => Self::Invalid(error.to_string()),
         }
     }
 }
@@ -199,7 +199,7 @@ impl From<StoreError> for Failure {
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Page(error) => Self::Refused(error.to_string()),
+            ReadError::Page(error) => Self::Invalid(error.to_string()),
             _ => Self::down(&error),
         }
     }
@@ -209,7 +209,7 @@ impl From<IssueError> for Failure {
     fn from(error: IssueError) -> Self {
         match error {
             IssueError::Store(error) => error.into(),
-            error => Self::Refused(error.to_string()),
+            error => Self::Invalid(error.to_string()),
         }
     }
 }

@@ -29,7 +29,7 @@ fn usual_name(count: u64, unit: &str) -> &'static str {
 }
 
 /// Formats a limit. [`read`] parses the text into the same limit.
-pub(super) fn of(limit: &RateLimit) -> String {
+pub(super) fn format(limit: &RateLimit) -> String {
     let nanos = u64::try_from(limit.period().as_nanos()).unwrap_or(u64::MAX);
     let fits = |(_, size, _): &&(&str, u64, &str)| nanos > 0 && nanos.is_multiple_of(*size);
     let (unit, size, _) = UNITS.iter().find(fits).unwrap_or(&UNITS[UNITS.len() - 1]);
@@ -54,7 +54,7 @@ pub(super) fn of(limit: &RateLimit) -> String {
 /// # Errors
 ///
 /// A message for the form.
-pub(super) fn read(text: &str) -> Result<RateLimit, String> {
+pub(super) fn parse(text: &str) -> Result<RateLimit, String> {
     let limit = parsed(text).ok_or_else(|| {
         let text: String = text.chars().take(40).collect();
         format!("“{text}” is not a rate limit. Use a format like 600/min (or s, h, d), or 600/min:100 for a burst of 100.")
@@ -112,8 +112,8 @@ mod tests {
             ("1/d", RateLimit::per(1, Duration::from_secs(86_400))),
             ("7/90s", RateLimit::per(7, Duration::from_secs(90))),
         ] {
-            assert_eq!(read(text), Ok(limit.clone()));
-            assert_eq!(of(&limit), text);
+            assert_eq!(parse(text), Ok(limit.clone()));
+            assert_eq!(format(&limit), text);
         }
         for text in [
             "600",
@@ -133,9 +133,9 @@ mod tests {
             "1/99999999999999999999d",
             "1/367d",
         ] {
-            assert!(read(text).is_err(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
-        assert!(read(&"x".repeat(10_000)).unwrap_err().len() < 300);
+        assert!(parse(&"x".repeat(10_000)).unwrap_err().len() < 300);
     }
 
     proptest! {
@@ -149,7 +149,7 @@ mod tests {
             let limit = RateLimit::per(requests, Duration::from_nanos(period));
             let limit = limit.with_burst(burst).with_name(name);
             prop_assume!(limit.validate().is_ok());
-            prop_assert_eq!(read(&of(&limit)), Ok(limit));
+            prop_assert_eq!(parse(&format(&limit)), Ok(limit));
         }
     }
 }

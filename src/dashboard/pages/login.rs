@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use maud::html;
 
 use super::posted_form::PostedForm;
-use super::{assets, document, not_found, page, see, sign_in_required};
+use super::{access_denied, assets, html_document, not_found, page, redirect};
 use crate::dashboard::base_path::BasePath;
 use crate::dashboard::page_context::{PageContext, home};
 use crate::dashboard::pages::components;
@@ -21,15 +21,15 @@ use crate::telemetry;
 use crate::web::challenge;
 
 /// Redirects browsers to the sign-in page; other clients receive a 401.
-pub(in crate::dashboard) fn ask(parts: &Parts, address: String) -> Response {
+pub(in crate::dashboard) fn redirect_to_sign_in(parts: &Parts, address: String) -> Response {
     let accepts = parts
         .headers
         .get(ACCEPT)
         .and_then(|accept| accept.to_str().ok());
     if parts.method.is_safe() && accepts.is_some_and(|accept| accept.contains("text/html")) {
-        see(address)
+        redirect(address)
     } else {
-        sign_in_required(StatusCode::UNAUTHORIZED)
+        access_denied(StatusCode::UNAUTHORIZED)
     }
 }
 
@@ -38,7 +38,7 @@ pub(in crate::dashboard) async fn form(
     base: BasePath,
 ) -> Response {
     if shared.guard.login().is_none() {
-        return sign_in_required(StatusCode::NOT_FOUND);
+        return access_denied(StatusCode::NOT_FOUND);
     }
     shown(&base.0, None)
 }
@@ -59,7 +59,7 @@ fn shown(base: &str, wrong: Option<&str>) -> Response {
             }
         }
     };
-    document(base, "Sign in", &content)
+    html_document(base, "Sign in", &content)
 }
 
 pub(in crate::dashboard) async fn sign_in(
@@ -69,7 +69,7 @@ pub(in crate::dashboard) async fn sign_in(
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
     let Some(login) = shared.guard.login() else {
-        return sign_in_required(StatusCode::NOT_FOUND);
+        return access_denied(StatusCode::NOT_FOUND);
     };
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
@@ -81,10 +81,10 @@ pub(in crate::dashboard) async fn sign_in(
         return form;
     };
     let cookie = shared.signer.session(&admin, &headers, &base);
-    ([(SET_COOKIE, cookie)], see(home(&base))).into_response()
+    ([(SET_COOKIE, cookie)], redirect(home(&base))).into_response()
 }
 
-pub(in crate::dashboard) async fn out(
+pub(in crate::dashboard) async fn sign_out_form(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
 ) -> Response {
@@ -111,6 +111,6 @@ pub(in crate::dashboard) async fn sign_out(
     if shared.guard.login().is_none() {
         return not_found(context).await;
     }
-    let cookie = shared.signer.end(&headers, &context.base);
-    ([(SET_COOKIE, cookie)], see(context.at("/login"))).into_response()
+    let cookie = shared.signer.sign_out(&headers, &context.base);
+    ([(SET_COOKIE, cookie)], redirect(context.at("/login"))).into_response()
 }

@@ -23,4 +23,6 @@ pub(super) mod rotate;
 pub(super) mod status;
 pub(super) mod usage;
 
-pub(super) use self::layout::{Failure, document, not_found, page, refused, see, sign_in_required};
+pub(super) use self::layout::{
+    Failure, access_denied, error_page, html_document, not_found, page, redirect,
+};

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Form, RequestExt};
 use http::StatusCode;
 
-use super::layout::refused;
+use super::layout::error_page;
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
@@ -26,7 +26,7 @@ impl FromRequest<Arc<Shared>> for PostedForm {
         let form = request.extract::<Form<Vec<(String, String)>>, _>().await;
         let unreadable = "The form could not be read. Go back and submit it again.";
         let Form(fields) = form.map_err(|_| {
-            refused(
+            error_page(
                 &context,
                 StatusCode::BAD_REQUEST,
                 "Invalid form",
@@ -37,7 +37,7 @@ impl FromRequest<Arc<Shared>> for PostedForm {
         let token = fields.get("token").unwrap_or_default();
         if !shared.signer.is_form_token(&context.admin, token) {
             let expired = "This form has expired. Go back, reload the page and submit it again.";
-            return Err(refused(
+            return Err(error_page(
                 &context,
                 StatusCode::FORBIDDEN,
                 "Form expired",

@@ -34,14 +34,14 @@ pub(super) const CUSTOM: &str = "custom";
 pub(super) const FIELDS: [&str; 4] = ["range", "from", "to", "zone"];
 
 /// A time range, and the previous one of the same length.
-pub(super) struct Picked {
+pub(super) struct TimeRange {
     name: &'static str,
     pub(super) range: Range<Timestamp>,
     pub(super) before: Range<Timestamp>,
     wrong: FieldErrors,
 }
 
-impl Picked {
+impl TimeRange {
     pub(super) fn of(context: &PageContext, fields: &FormFields) -> Self {
         let now = next_second();
         let mut wrong = FieldErrors::default();

@@ -10,14 +10,14 @@ use maud::html;
 use super::components::{self, copy, name};
 use super::generate::no_issuer;
 use super::posted_form::PostedForm;
-use super::{Failure, page, refused};
+use super::{Failure, error_page, page};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Issuer, Key};
 
 /// Whether the encrypted secret is stored and the issuer has a vault to decrypt it.
-pub(super) fn can(shared: &Shared, key: &Key) -> bool {
+pub(super) fn can_reveal(shared: &Shared, key: &Key) -> bool {
     key.recoverable && shared.issuer.as_ref().is_some_and(Issuer::has_vault)
 }
 
@@ -27,8 +27,8 @@ pub(in crate::dashboard) async fn form(
     context: PageContext,
     KeyInPath(key): KeyInPath,
 ) -> Response {
-    if !can(&shared, &key) {
-        return not_kept(&context);
+    if !can_reveal(&shared, &key) {
+        return not_stored(&context);
     }
     let at = context.at(&format!("/keys/{}", key.id));
     let content = html! {
@@ -44,9 +44,9 @@ pub(in crate::dashboard) async fn form(
     page(&context, "Reveal secret", &content)
 }
 
-fn not_kept(context: &PageContext) -> Response {
+fn not_stored(context: &PageContext) -> Response {
     let why = "The secret of this key is not stored. Rotate the key to get a new one.";
-    refused(context, StatusCode::NOT_FOUND, "Secret not available", why)
+    error_page(context, StatusCode::NOT_FOUND, "Secret not available", why)
 }
 
 pub(in crate::dashboard) async fn reveal(
@@ -60,7 +60,7 @@ pub(in crate::dashboard) async fn reveal(
     };
     let secret = match issuer.reveal(&*context.keys(&shared), key.id).await {
         Ok(Some(secret)) => secret,
-        Ok(None) => return not_kept(&context),
+        Ok(None) => return not_stored(&context),
         Err(error) => return Failure::from(error).page(&context),
     };
     let secret = secret.expose();

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::components::{self, name};
 use super::posted_form::PostedForm;
-use super::{Failure, page, see};
+use super::{Failure, page, redirect};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
@@ -105,8 +105,8 @@ pub(in crate::dashboard) async fn revoke(
 
 fn done(context: &PageContext, fields: &FormFields, changed: Result<Key, StoreError>) -> Response {
     match changed {
-        Ok(_) if fields.get("back") == Some(OVERVIEW) => see(context.home()),
-        Ok(_) => see(context.at("/keys")),
+        Ok(_) if fields.get("back") == Some(OVERVIEW) => redirect(context.home()),
+        Ok(_) => redirect(context.at("/keys")),
         Err(error) => Failure::from(error).page(context),
     }
 }

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use super::breakdowns::{self, Links};
 use super::components::{badge, copy, name};
 use super::log::{self, Log};
-use super::range::{self, Picked};
+use super::range::{self, TimeRange};
 use super::{Failure, details, page};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
@@ -38,7 +38,7 @@ async fn shown(
     key: &Key,
     fields: &FormFields,
 ) -> Result<Markup, Failure> {
-    let picked = Picked::of(context, fields);
+    let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().key(key.id);
         range.from(times.start).to(times.end)

@@ -1,4 +1,4 @@
-//! A store and its cache as one store.
+//! A store combined with its cache.
 
 use std::fmt;
 use std::future::Future;
@@ -31,18 +31,19 @@ impl<S: KeyStore> Source for S {
 }
 
 impl KeyCache {
-    /// A cache in front of a store, which it listens to where the store announces changes.
+    /// A cache in front of a store. Subscribes to the [invalidation feed](KeyStore::invalidations) of the store,
+    /// if it has one.
     pub fn new(store: impl KeyStore, config: CacheConfig, clock: Clock) -> Self {
         Self::over(Arc::new(store), config, clock)
     }
 }
 
-/// A store with a cache in front of it, itself a store.
+/// A store with a cache in front of it.
 ///
-/// Changes that go through it, or that the store behind it [announces](KeyStore::invalidations), are seen
-/// at once by everyone who shares it and by every cache in front of it; others within
-/// [`CacheConfig::ttl`]. [`ApiKeyLayer::new`](crate::ApiKeyLayer::new) caches by itself: make one
-/// by hand to share a cache between layers or to invalidate it yourself.
+/// Changes made through it or [announced](KeyStore::invalidations) by the inner store are visible immediately to
+/// all its users and to all caches in front of it; other changes within [`CacheConfig::ttl`].
+/// [`ApiKeyLayer::new`](crate::ApiKeyLayer::new) creates a cache automatically; construct one explicitly to share
+/// it between layers or to invalidate it manually.
 pub struct CachedStore<S> {
     store: Arc<S>,
     cache: KeyCache,
@@ -58,25 +59,25 @@ impl<S> Clone for CachedStore<S> {
 }
 
 impl<S: KeyStore> CachedStore<S> {
-    /// Caches a store's answers in the default way.
+    /// A cached store with the default configuration and the system clock.
     pub fn new(store: S) -> Self {
         Self::with_config(store, CacheConfig::default(), Clock::system())
     }
 
-    /// Caches a store's answers in this way, with ages told by this clock.
+    /// A cached store with this configuration and clock.
     pub fn with_config(store: S, config: CacheConfig, clock: Clock) -> Self {
         let store = Arc::new(store);
         let cache = KeyCache::over(store.clone(), config, clock);
         Self { store, cache }
     }
 
-    /// The store behind the cache.
+    /// The inner store.
     pub fn store(&self) -> &S {
         &self.store
     }
 
-    /// Drops the key when this is dropped: also when the change that it guards was abandoned half
-    /// way, since nobody knows then what the store made of it.
+    /// A guard that evicts the key when dropped, even if the guarded change is cancelled: its outcome is unknown
+    /// then.
     pub(super) fn fence(&self, id: KeyId) -> impl Drop + '_ {
         struct Fence<'a>(&'a KeyCache, KeyId);
         impl Drop for Fence<'_> {
@@ -100,18 +101,18 @@ impl<S> fmt::Debug for CachedStore<S> {
 #[deny(clippy::missing_trait_methods)]
 impl<S: KeyStore> KeyStore for CachedStore<S> {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let found = match self.cache.get(id, self.cache.clock().now()) {
+        let entry = match self.cache.get(id, self.cache.clock().now()) {
             CacheLookup::Held(entry) => Some(entry).filter(|entry| entry.exists),
             CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(id).await?,
         };
-        Ok(found.map(|entry| KeyRecord {
+        Ok(entry.map(|entry| KeyRecord {
             key: Key::clone(&entry.key),
             digest: entry.digest.clone(),
             encrypted_secret: None,
         }))
     }
 
-    /// The feed of the store behind it, or one of its own where that has none.
+    /// The feed of the inner store, or a feed of its own if that has none.
     fn invalidations(&self) -> Option<&InvalidationFeed> {
         Some(self.cache.invalidations())
     }
@@ -180,7 +181,7 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
         self.store.audit(query).await
     }
 
-    /// Another store behind the same cache.
+    /// Shares the cache of this store.
     fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
         let store = Arc::new(self.store.acting_as(actor)?);
         let cache = self.cache.clone();

@@ -1,34 +1,33 @@
-//! What can be set about a cache, and what it tells about itself.
+//! Configuration and statistics of key caches.
 
 use std::time::Duration;
 
-/// How a cache keeps a store's answers.
+/// Configuration of a key cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheConfig {
-    /// How long a key may be used after the look-up that found it began: the bound on revocation.
-    /// Zero asks the store on every request. Thirty seconds unless set.
+    /// The TTL of a cached key, counted from the start of its lookup. Bounds the time until a revocation takes
+    /// effect. 30 seconds by default; zero looks the key up on every request.
     pub ttl: Duration,
-    /// Keys held at most. 65,536 unless set. A key and its digest take about 800 bytes, and some
-    /// 400 more with a rate limit; metadata adds what it takes in memory, which is 700 bytes for one
-    /// field and several times its length as JSON for many.
+    /// The maximum number of cached keys. 65,536 by default. A key and its digest take about 800 bytes, and some
+    /// 400 more with a rate limit. Metadata adds its size in memory: 700 bytes for one field, and several times
+    /// its length as JSON for many.
     pub capacity: usize,
-    /// How long an unknown id is remembered. Five seconds unless set.
+    /// The TTL of unknown ids (negative cache). 5 seconds by default.
     pub unknown_ttl: Duration,
-    /// Unknown ids remembered at most. 16,384 unless set.
+    /// The maximum number of cached unknown ids. 16,384 by default.
     pub unknown_capacity: usize,
-    /// How long a look-up may take, waiting included. Five seconds unless set, and never more than the
-    /// time to live. Where the store was not asked in the first half of it, the request is refused,
-    /// whatever [`StoreFailure`](crate::StoreFailure) says.
+    /// The timeout of a lookup, including the time that it waits for other lookups. 5 seconds by default, and at
+    /// most `ttl` unless that is zero. If the store is not called within the first half of it, the request is
+    /// rejected regardless of [`StoreFailure`](crate::StoreFailure).
     pub lookup_timeout: Duration,
-    /// Look-ups of ids that the cache does not hold, under way at one time at most. 64 unless set.
-    /// More wait for their turn; so what anybody makes up cannot use up the store, and keys that are
-    /// held are looked up again without waiting for it.
+    /// The maximum number of concurrent lookups of ids that are not cached; others wait. 64 by default. Requests
+    /// with made-up ids thus cannot exhaust the store, and refreshing cached keys does not wait for them.
     pub uncached_lookups: usize,
-    /// For how long after its time to live a known key is still served while the store fails. Zero,
-    /// which is never, unless set. It adds to the bound on revocation by other processes. One
-    /// request waits to see the store fail; then it is asked again behind those that are served, at
-    /// most once a second for each key.
+    /// How long a cached key is served after its TTL while the store fails. Zero (never) by default. It is added
+    /// to the time until a revocation in another process takes effect. The first request waits for the store to
+    /// fail; after that, stale keys are served immediately and the store is retried in the background, at most
+    /// once per second and key.
     pub serve_stale: Duration,
 }
 
@@ -47,7 +46,7 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
-    /// The defaults.
+    /// The default configuration.
     pub fn new() -> Self {
         Self::default()
     }
@@ -89,27 +88,27 @@ impl CacheConfig {
 
     /// Sets [`uncached_lookups`](Self::uncached_lookups).
     #[must_use]
-    pub fn uncached_lookups(mut self, at_once: usize) -> Self {
-        self.uncached_lookups = at_once;
+    pub fn uncached_lookups(mut self, lookups: usize) -> Self {
+        self.uncached_lookups = lookups;
         self
     }
 
     /// Sets [`serve_stale`](Self::serve_stale).
     #[must_use]
-    pub fn serve_stale(mut self, bound: Duration) -> Self {
-        self.serve_stale = bound;
+    pub fn serve_stale(mut self, max_age: Duration) -> Self {
+        self.serve_stale = max_age;
         self
     }
 }
 
-/// What a cache did so far.
+/// Statistics of a key cache since its creation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// How often the store was asked.
+    /// Store calls.
     pub lookups: u64,
-    /// Look-ups that failed, came too late, or had no turn in time.
+    /// Lookups that failed, timed out, or did not reach the store in time.
     pub failures: u64,
-    /// Times a known key was served past its time to live because the store failed.
+    /// Requests for which a stale key was served because the store failed.
     pub served_stale: u64,
 }

@@ -1,4 +1,4 @@
-//! A cached key.
+//! Cache entries.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -9,27 +9,27 @@ use crate::limit::AttachedLimits;
 /// The result of a lookup: `None` if there is no such key.
 pub(super) type Found = Result<Option<Arc<CachedKey>>, StoreError>;
 
-/// A record as the cache holds it, and what a layer made of it. An id that no key has is held as one
-/// too, so that it is found and refused by the same steps as a wrong secret.
+/// A cache entry: a key, or the knowledge that there is none. Unknown ids have the same representation, so that
+/// they are rejected by the same steps as wrong secrets.
 #[derive(Debug)]
 pub(crate) struct CachedKey {
-    /// Whether there is such a key; if not, `key` is nobody's and no secret has the digest.
+    /// Whether the key exists. If not, `key` is a placeholder and no secret matches the digest.
     pub(crate) exists: bool,
     pub(crate) key: Arc<Key>,
     pub(crate) digest: Digest,
-    /// The key's limits as layers attached them, kept as long as the entry is.
+    /// The attached limits of the key, as long as the entry lives.
     pub(crate) limits: OnceLock<Box<AttachedLimits>>,
-    /// Nanoseconds of the clock until which it may be used without asking again.
+    /// When the TTL ends, in nanoseconds of the clock.
     pub(super) fresh_until: u64,
-    /// Until when it may be used while the store fails.
+    /// Until when the entry may be served while the store fails.
     pub(super) stale_until: u64,
-    /// Until when it is used without asking again because the store failed; zero unless it did.
+    /// When to retry the store after a failure; zero if it did not fail. Served without a lookup until then.
     pub(super) retry_at: AtomicU64,
 }
 
 #[cfg(feature = "testing")]
 impl CachedKey {
-    /// A key whose secret nobody knows.
+    /// An entry whose digest matches no secret.
     pub(crate) fn new(key: Key) -> Self {
         Self {
             exists: true,

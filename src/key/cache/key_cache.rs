@@ -1,4 +1,4 @@
-//! The cache and its look-ups.
+//! The cache and its lookups.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,30 +22,30 @@ use crate::key::invalidation::{Invalidate, InvalidationFeed};
 use crate::key::{Digest, Key, KeyRecord, StoreError};
 use crate::sync;
 
-/// What the cache knows without asking.
+/// The result of a cache lookup that does not call the store.
 pub(crate) enum CacheLookup {
-    /// What it knows: a key, or that there is none.
+    /// A valid entry: a key, or an unknown id.
     Held(Arc<CachedKey>),
-    /// The store has to be asked again about a key that was known.
+    /// The TTL of a cached key has ended; a store lookup is required.
     Stale(Arc<CachedKey>),
-    /// The store has to be asked.
+    /// Not cached; a store lookup is required.
     Ask,
 }
 
-/// The cache itself: a handle, clones of which share one cache.
+/// A cache of keys. Clones are handles to the same cache.
 #[derive(Clone)]
 pub struct KeyCache(Arc<Inner>);
 
 type Entry = Arc<CachedKey>;
 
-type Entries = Cache<KeyId, Entry, Room, RandomState, DefaultLifecycle<KeyId, Entry>>;
+type Entries = Cache<KeyId, Entry, KeyWeighter, RandomState, DefaultLifecycle<KeyId, Entry>>;
 
-/// The room that entries take from each other: those without a key none, and so they are pushed out
-/// by none. There are no more of them than `unknown` has.
+/// Weighs keys as one and unknown ids as zero, so that unknown ids evict nothing. Their number is bounded by
+/// `Inner::unknown`.
 #[derive(Clone)]
-struct Room;
+struct KeyWeighter;
 
-impl Weighter<KeyId, Entry> for Room {
+impl Weighter<KeyId, Entry> for KeyWeighter {
     fn weight(&self, _: &KeyId, entry: &Entry) -> u64 {
         entry.exists.into()
     }
@@ -53,12 +53,12 @@ impl Weighter<KeyId, Entry> for Room {
 
 struct Inner {
     source: Loader,
-    /// The store's own feed, or one for the changes that go through a cached store.
+    /// The feed of the store, or one for changes made through a cached store.
     changes: InvalidationFeed,
     config: CacheConfig,
     clock: Clock,
     entries: Entries,
-    /// The ids among them that no key has, from the oldest, and some that have changed since.
+    /// Unknown ids in `entries`, oldest first, including some that have since become known.
     unknown: Mutex<VecDeque<KeyId>>,
     nobody: Arc<Key>,
     flights: SingleFlight,
@@ -66,26 +66,26 @@ struct Inner {
     served_stale: AtomicU64,
 }
 
-/// How often a look-up is begun, anew when a change overtook it, before giving up.
-const ATTEMPTS: usize = 8;
-/// As long as any look-up may take, so that no time overflows.
-const A_DAY: Duration = Duration::from_secs(86_400);
-/// How long a store that failed is left alone.
-const RETRY: Duration = Duration::from_secs(1);
+/// The maximum number of attempts of a lookup that is restarted by concurrent changes.
+const MAX_ATTEMPTS: usize = 8;
+/// The maximum lookup timeout, so that times do not overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+/// The interval between retries of a failed store.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl KeyCache {
     pub(super) fn over(source: Arc<dyn Source>, config: CacheConfig, clock: Clock) -> Self {
         let changes = source.invalidations().cloned().unwrap_or_default();
-        Self::listening(source, changes, config, clock)
+        Self::with_feed(source, changes, config, clock)
     }
 
-    /// Another cache over the same store, which hears of the same changes.
+    /// A separate cache in front of the same store, with the same invalidation feed.
     pub(crate) fn fresh(&self, config: CacheConfig, clock: Clock) -> Self {
         let (source, changes) = (self.0.source.store().clone(), self.0.changes.clone());
-        Self::listening(source, changes, config, clock)
+        Self::with_feed(source, changes, config, clock)
     }
 
-    fn listening(
+    fn with_feed(
         source: Arc<dyn Source>,
         changes: InvalidationFeed,
         config: CacheConfig,
@@ -108,19 +108,17 @@ impl KeyCache {
         Self(inner)
     }
 
-    /// Drops what is held about a key, look-ups under way included: here and in every cache that
-    /// hears of the same changes.
+    /// Evicts a key and discards its pending lookups, in all caches with the same invalidation feed.
     pub fn invalidate(&self, id: KeyId) {
         self.0.changes.publish(id);
     }
 
-    /// Drops everything, look-ups under way included: here and in every cache that hears of the
-    /// same changes.
+    /// Evicts everything and discards all pending lookups, in all caches with the same invalidation feed.
     pub fn invalidate_all(&self) {
         self.0.changes.publish_all();
     }
 
-    /// What the cache did so far.
+    /// Statistics since the creation of the cache.
     pub fn stats(&self) -> CacheStats {
         CacheStats {
             lookups: self.0.source.is_called(),
@@ -129,7 +127,7 @@ impl KeyCache {
         }
     }
 
-    /// The configuration it was made with.
+    /// The configuration of the cache.
     pub fn config(&self) -> &CacheConfig {
         &self.0.config
     }
@@ -138,12 +136,12 @@ impl KeyCache {
         &self.0.clock
     }
 
-    /// Where changes are announced that this cache hears of.
+    /// The feed that invalidates this cache.
     pub(super) fn invalidations(&self) -> &InvalidationFeed {
         &self.0.changes
     }
 
-    /// What is known without asking the store, at this time of the cache's clock.
+    /// The cached entry at this time of the clock of the cache.
     #[inline]
     pub(crate) fn get(&self, id: KeyId, now: Now) -> CacheLookup {
         let now = now.elapsed_nanos();
@@ -163,32 +161,32 @@ impl KeyCache {
         CacheLookup::Ask
     }
 
-    /// Asks the store, or waits with others for its answer. Nobody waits for a store that failed
-    /// before as long as there is something to serve: it is asked behind the request.
+    /// Looks a key up in the store, or joins a pending lookup. If the store failed before and a stale key may be
+    /// served, returns it immediately and retries the store in the background.
     pub(crate) async fn lookup(&self, id: KeyId) -> Found {
-        let Ok(found) = self.lookup_charged(id, is_failed_lookup).await;
+        let Ok(found) = self.lookup_charged(id, no_charge).await;
         found
     }
 
-    /// The same for one who has to pay before asking the store, and not for waiting with others.
+    /// Like [`lookup`](Self::lookup), with a charge before a store call. Joining a pending lookup is free.
     ///
     /// # Errors
     ///
-    /// Those of paying.
+    /// The error of `charge`.
     pub(crate) async fn lookup_charged<E>(
         &self,
         id: KeyId,
-        pay: impl FnMut() -> Result<(), E>,
+        charge: impl FnMut() -> Result<(), E>,
     ) -> Result<Found, E> {
-        if let Some((entry, retry)) = self.0.known_in_outage(id) {
+        if let Some((entry, retry)) = self.0.stale_entry(id) {
             if retry {
                 let cache = self.clone();
-                sync::spawn(async move { cache.0.lookup(id, is_failed_lookup).await });
+                sync::spawn(async move { cache.0.lookup(id, no_charge).await });
             }
             self.0.count_stale();
             return Ok(Ok(Some(entry)));
         }
-        let found = self.0.lookup(id, pay).await?;
+        let found = self.0.lookup(id, charge).await?;
         if let Ok(Some(entry)) = &found
             && entry.retry_at.load(Ordering::Relaxed) > 0
         {
@@ -208,8 +206,8 @@ impl KeyCache {
     }
 }
 
-/// What those pay who have nothing to pay.
-fn is_failed_lookup() -> Result<(), Infallible> {
+/// The charge of lookups that are free.
+fn no_charge() -> Result<(), Infallible> {
     Ok(())
 }
 
@@ -220,7 +218,7 @@ fn entries(config: &CacheConfig) -> Entries {
             .saturating_add(config.unknown_capacity)
             .max(1),
         config.capacity.max(1) as u64,
-        Room,
+        KeyWeighter,
         RandomState::default(),
         DefaultLifecycle::default(),
     )
@@ -230,13 +228,13 @@ impl Inner {
     async fn lookup<E>(
         &self,
         id: KeyId,
-        mut pay: impl FnMut() -> Result<(), E>,
+        mut charge: impl FnMut() -> Result<(), E>,
     ) -> Result<Found, E> {
-        let deadline = Deadline::after(self.patience().min(A_DAY));
-        for _ in 0..ATTEMPTS {
+        let deadline = Deadline::after(self.effective_timeout().min(MAX_TIMEOUT));
+        for _ in 0..MAX_ATTEMPTS {
             let waiter = self.flights.join(id);
             let fetch = async || {
-                pay()?;
+                charge()?;
                 Ok(self.fetch(&waiter, deadline).await)
             };
             if let Some(found) = waiter.found(fetch).await? {
@@ -247,50 +245,50 @@ impl Inner {
     }
 
     async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> Found {
-        let (id, began) = (waiter.id(), self.clock.now());
-        let answer = self.load(id, began, deadline).await;
-        let landed = waiter.complete(|| self.insert(id, answer, began));
-        // Nobody uses what a change overtook.
-        landed.unwrap_or(Ok(None))
+        let (id, started) = (waiter.id(), self.clock.now());
+        let result = self.load(id, started, deadline).await;
+        let completed = waiter.complete(|| self.insert(id, result, started));
+        // The result is discarded if the key changed meanwhile.
+        completed.unwrap_or(Ok(None))
     }
 
     async fn load(
         &self,
         id: KeyId,
-        began: Now,
+        started: Now,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        let answer = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
+        let result = if self.entries.peek(&id).is_some_and(|entry| entry.exists) {
             self.source.retry(id, deadline).await
         } else {
             self.source.load(id, deadline).await
         };
         let ttl = self.config.ttl;
-        // An answer that could not be used any more is none.
-        let late = !ttl.is_zero() && self.clock.now().since(began) > ttl;
-        match answer {
+        // A result that is already past its TTL cannot be used.
+        let late = !ttl.is_zero() && self.clock.now().since(started) > ttl;
+        match result {
             Ok(_) if late => Err(StoreError::Busy),
-            answer => answer,
+            result => result,
         }
     }
 
-    /// How long a look-up may take, its turn and all attempts included.
-    fn patience(&self) -> Duration {
+    /// The lookup timeout, at most the TTL, for waiting and all attempts together.
+    fn effective_timeout(&self) -> Duration {
         match self.config.lookup_timeout {
             timeout if self.config.ttl.is_zero() => timeout,
             timeout => timeout.min(self.config.ttl),
         }
     }
 
-    /// Keeps a look-up's answer, and tells what is to be made of it.
+    /// Caches the result of a lookup and returns the entry to use.
     fn insert(
         &self,
         id: KeyId,
-        answer: Result<Option<KeyRecord>, StoreError>,
-        began: Now,
+        result: Result<Option<KeyRecord>, StoreError>,
+        started: Now,
     ) -> Found {
-        let until = |ttl| began.elapsed_nanos().saturating_add(nanos(ttl));
-        match answer {
+        let until = |ttl| started.elapsed_nanos().saturating_add(nanos(ttl));
+        match result {
             Ok(Some(KeyRecord { key, digest, .. })) => {
                 let fresh_until = until(self.config.ttl);
                 let entry = Arc::new(CachedKey {
@@ -317,7 +315,7 @@ impl Inner {
                     Some(entry) => {
                         entry
                             .retry_at
-                            .store(entry.after(now, RETRY), Ordering::Relaxed);
+                            .store(entry.after(now, RETRY_INTERVAL), Ordering::Relaxed);
                         Ok(Some(entry))
                     }
                     None => Err(error),
@@ -326,7 +324,7 @@ impl Inner {
         }
     }
 
-    /// Remembers that no key has an id, in the place of the oldest such id where there are enough.
+    /// Caches an unknown id, evicting the oldest one if the capacity is reached.
     fn insert_unknown(&self, id: KeyId, until: u64) {
         let mut unknown = self.unknown_ids();
         while unknown.len() >= self.config.unknown_capacity.max(1) {
@@ -351,22 +349,21 @@ impl Inner {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A key that may be served because the store failed, and whether it is this request's turn to
-    /// have the store asked again.
-    fn known_in_outage(&self, id: KeyId) -> Option<(Arc<CachedKey>, bool)> {
+    /// A stale key that may be served because the store failed, and whether this request should trigger the retry.
+    fn stale_entry(&self, id: KeyId) -> Option<(Arc<CachedKey>, bool)> {
         let entry = self.entries.get(&id)?;
         let now = self.clock.now().elapsed_nanos();
-        let due = entry.retry_at.load(Ordering::Relaxed);
-        if due == 0 || now >= entry.stale_until {
+        let retry_at = entry.retry_at.load(Ordering::Relaxed);
+        if retry_at == 0 || now >= entry.stale_until {
             return None;
         }
-        let next = entry.after(now, self.patience().saturating_add(RETRY));
-        let turn = now >= due
+        let next = entry.after(now, self.effective_timeout().saturating_add(RETRY_INTERVAL));
+        let retry = now >= retry_at
             && entry
                 .retry_at
-                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(retry_at, next, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
-        Some((entry, turn))
+        Some((entry, retry))
     }
 
     fn count_stale(&self) {
@@ -375,12 +372,12 @@ impl Inner {
 }
 
 impl CachedKey {
-    /// Whether it may be used without asking the store, or could so long ago.
+    /// Whether the entry is within its TTL, or was within `grace` ago.
     pub(crate) fn is_fresh(&self, now: Now, grace: Duration) -> bool {
         now.elapsed_nanos() < self.fresh_until.saturating_add(nanos(grace))
     }
 
-    /// So long after now, but within the time in which it may be used at all.
+    /// `now + wait`, at most `stale_until`.
     fn after(&self, now: u64, wait: Duration) -> u64 {
         now.saturating_add(nanos(wait)).min(self.stale_until)
     }

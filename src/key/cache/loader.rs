@@ -1,4 +1,4 @@
-//! The store as a cache asks it: for so long, for few ids at a time that are not held, whatever it does.
+//! Bounded store access: timeout, concurrency limit, panic isolation.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::id::KeyId;
 use crate::key::{InvalidationFeed, KeyRecord, StoreError};
 
-/// What a cache needs of a store.
+/// The operations of a store that a cache needs.
 pub(super) trait Source: Send + Sync {
     fn find(
         &self,
@@ -24,8 +24,8 @@ pub(super) trait Source: Send + Sync {
     fn invalidations(&self) -> Option<&InvalidationFeed>;
 }
 
-/// The time that a look-up has. A store that is asked when half of it is gone is not late, but was asked
-/// too late: asking for too much at once must not look like a store that fails.
+/// The deadline of a lookup. A store that is called when less than half of the time is left has not timed out:
+/// overload must not look like a store failure.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
@@ -33,10 +33,10 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    pub(super) fn after(patience: Duration) -> Self {
+    pub(super) fn after(timeout: Duration) -> Self {
         Self {
-            end: Instant::now() + patience,
-            enough: patience / 2,
+            end: Instant::now() + timeout,
+            enough: timeout / 2,
         }
     }
 
@@ -47,9 +47,9 @@ impl Deadline {
 
 pub(super) struct Loader {
     store: Arc<dyn Source>,
-    /// Of look-ups of ids that are not held: what anybody makes up must not use up the store.
+    /// Limits concurrent lookups of uncached ids: made-up ids must not exhaust the store.
     turns: Semaphore,
-    /// How often the store was asked.
+    /// The number of store calls.
     asked: AtomicU64,
 }
 
@@ -70,7 +70,7 @@ impl Loader {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Asks about an id that is held, which is never kept waiting by those that are not.
+    /// Refreshes a cached id, without waiting for lookups of uncached ids.
     pub(super) async fn retry(
         &self,
         id: KeyId,
@@ -79,45 +79,43 @@ impl Loader {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let left = deadline.left();
         match timeout_at(deadline.end, self.find(id)).await {
-            Ok(answer) => answer,
+            Ok(result) => result,
             Err(_late) if left <= deadline.enough => Err(StoreError::Busy),
             Err(_late) => Err(StoreError::Timeout),
         }
     }
 
-    /// Asks about any id, in turn.
+    /// Looks up any id, subject to the concurrency limit.
     pub(super) async fn load(
         &self,
         id: KeyId,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        let turn = timeout_at(deadline.end, self.turns.acquire()).await;
-        let _turn = turn.map_err(|_late| StoreError::Busy)?;
-        // A turn that comes with the end of the time is of no use.
+        let permit = timeout_at(deadline.end, self.turns.acquire()).await;
+        let _permit = permit.map_err(|_late| StoreError::Busy)?;
+        // A permit at the deadline leaves no time for the call.
         if deadline.left().is_zero() {
             return Err(StoreError::Busy);
         }
         self.retry(id, deadline).await
     }
 
-    /// What the store finds, if it is what was asked for. A panic of the store's is one of its
-    /// failures: it must not take along those who wait for the same key.
+    /// Calls the store and verifies the id of the record. A panic of the store is turned into an error, so that it
+    /// does not affect other requests that wait for the key.
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let mut find = pin!(async { self.store.find(id).await });
-        let answer = std::future::poll_fn(|cx| {
+        let result = std::future::poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| find.as_mut().poll(cx))) {
                 Ok(polled) => polled,
-                Err(_told_by_its_hook) => {
-                    Poll::Ready(Err(StoreError::unavailable("the key store panicked")))
-                }
+                Err(_panic) => Poll::Ready(Err(StoreError::unavailable("the key store panicked"))),
             }
         })
         .await;
-        match answer {
+        match result {
             Ok(Some(record)) if record.key.id != id => Err(StoreError::unavailable(
-                "the store answered with another key's record",
+                "the key store returned the record of another key",
             )),
-            answer => answer,
+            result => result,
         }
     }
 }

@@ -1,19 +1,17 @@
 //! A bounded cache in front of a store.
 //!
-//! 1. An entry's age counts from the moment its look-up **began** and is never renewed by reads: a
-//!    key that is revoked elsewhere stops working here within the time to live.
-//! 2. However many requests wait for a key, the store is asked once.
-//! 3. Every look-up is registered under a lock before the store is asked. Whoever drops a key takes
-//!    its look-up off the register under the same lock, so a slow answer that began before can
-//!    neither enter the cache nor be used by anyone.
-//! 4. Unknown ids are held beside the keys, so that both are found by the same steps; briefly, and in
-//!    room of their own: a flood of them cannot push out keys that exist. Look-ups of ids that are not
-//!    held take turns, those of held keys never wait.
-//! 5. A look-up ends within its time: a store that hangs, panics or answers with somebody else's record
-//!    is one that fails.
-//! 6. An outage of the store is an error, unless serving what was known is asked for, with a bound.
-//!    Then one look-up waits to see the store fail; after that what is known is served at once and
-//!    the store is asked behind the requests.
+//! 1. The age of an entry counts from the **start** of its lookup and is not extended by reads: a key that is
+//!    revoked in another process stops working here within the TTL.
+//! 2. Concurrent requests for a key share one store lookup (single flight).
+//! 3. Every lookup is registered under a lock before the store is called. Invalidation removes it from the register
+//!    under the same lock, so that the result of a slow lookup that started earlier is neither cached nor returned.
+//! 4. Unknown ids are cached next to the keys, so that both are found by the same steps, but briefly and with their
+//!    own capacity: a flood of unknown ids cannot evict keys. The number of concurrent lookups of uncached ids is
+//!    limited; lookups of cached keys do not wait for them.
+//! 5. A lookup ends within its timeout: a store that hangs, panics or returns the record of another key counts as
+//!    failed.
+//! 6. A store outage is an error unless stale keys may be served, for a bounded time. One lookup then waits for the
+//!    store to fail; after that, stale keys are served immediately and the store is retried in the background.
 
 mod cached_store;
 mod config;

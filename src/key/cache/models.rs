@@ -1,4 +1,4 @@
-//! Models of the cache: what a change overtakes, and who asks the store.
+//! Model tests of the cache: invalidation and single flight under every interleaving.
 
 use std::future::Future;
 use std::pin::pin;
@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use async_trait::async_trait;
 
 use super::entry::Found;
-use super::flight::{Flights, Waiter};
+use super::single_flight::{SingleFlight, Waiter};
 use super::tests::{config, record};
 use super::*;
 use crate::clock::Clock;
@@ -19,14 +19,14 @@ use crate::sync::Notify;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::model::{block_on, check, thread};
 
-/// A key that is revoked while it is looked up.
+/// A store whose key is revoked during lookups.
 struct Revoked {
     record: KeyRecord,
     is_revoked: AtomicBool,
-    /// Opened once, for all.
+    /// Opened once, for all lookups.
     gate: Notify,
-    asking: AtomicUsize,
-    asked_at_once: AtomicUsize,
+    in_flight: AtomicUsize,
+    max_concurrent: AtomicUsize,
 }
 
 impl Revoked {
@@ -35,8 +35,8 @@ impl Revoked {
             record: record.clone(),
             is_revoked: AtomicBool::new(false),
             gate: Notify::default(),
-            asking: AtomicUsize::new(0),
-            asked_at_once: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            max_concurrent: AtomicUsize::new(0),
         })
     }
 
@@ -48,20 +48,20 @@ impl Revoked {
 #[async_trait]
 impl KeyStore for Arc<Revoked> {
     async fn find(&self, _id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        /// Also when it is dropped half way.
-        struct Asking<'a>(&'a AtomicUsize);
-        impl Drop for Asking<'_> {
+        /// Also decrements if the lookup is cancelled.
+        struct InFlight<'a>(&'a AtomicUsize);
+        impl Drop for InFlight<'_> {
             fn drop(&mut self) {
                 self.0.fetch_sub(1, SeqCst);
             }
         }
-        let asking = self.asking.fetch_add(1, SeqCst) + 1;
-        let _asking = Asking(&self.asking);
-        self.asked_at_once.fetch_max(asking, SeqCst);
-        // Read first, answer later: what a slow store does.
+        let in_flight = self.in_flight.fetch_add(1, SeqCst) + 1;
+        let _guard = InFlight(&self.in_flight);
+        self.max_concurrent.fetch_max(in_flight, SeqCst);
+        // Reads before it waits, like a slow store.
         let mut record = self.record.clone();
         if self.is_revoked.load(SeqCst) {
-            record.key.revoked = Some(jiff::Timestamp::UNIX_EPOCH);
+            record.key.revoked_at = Some(jiff::Timestamp::UNIX_EPOCH);
         }
         self.gate.notified().await;
         self.gate.notify_one();
@@ -86,17 +86,17 @@ impl Setup {
         self.store.record.key.id
     }
 
-    fn peek(&self) -> Peek {
-        self.cache.peek(self.id(), self.cache.clock().now())
+    fn cached(&self) -> CacheLookup {
+        self.cache.get(self.id(), self.cache.clock().now())
     }
 
-    /// Whether the key is found, and is not revoked.
-    async fn is_good(&self) -> bool {
-        let found = match self.peek() {
-            Peek::Held(entry) => Some(entry).filter(|entry| entry.exists),
-            Peek::Stale(_) | Peek::Ask => self.cache.lookup(self.id()).await.unwrap(),
+    /// Whether the key is found and not revoked.
+    async fn is_usable(&self) -> bool {
+        let found = match self.cached() {
+            CacheLookup::Held(entry) => Some(entry).filter(|entry| entry.exists),
+            CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(self.id()).await.unwrap(),
         };
-        found.is_some_and(|entry| entry.key.revoked.is_none())
+        found.is_some_and(|entry| entry.key.revoked_at.is_none())
     }
 
     fn revoke(&self) {
@@ -106,7 +106,7 @@ impl Setup {
 }
 
 #[test]
-fn rule_4_no_look_up_brings_a_key_back_that_was_revoked() {
+fn rule_4_no_lookup_restores_a_revoked_key() {
     let record = record();
     check(move || {
         let setup = Setup::new(&record);
@@ -116,27 +116,27 @@ fn rule_4_no_look_up_brings_a_key_back_that_was_revoked() {
             let (setup, revoked) = (setup.clone(), revoked.clone());
             thread(move || {
                 let late = revoked.load(SeqCst);
-                let good = block_on(setup.is_good());
-                assert!(!(late && good), "it was revoked before anybody asked");
+                let usable = block_on(setup.is_usable());
+                assert!(!(late && usable), "the key was revoked before the lookup");
             })
         });
         setup.revoke();
         revoked.store(true, SeqCst);
-        assert!(!block_on(setup.is_good()));
+        assert!(!block_on(setup.is_usable()));
         for reader in readers {
             reader.join().unwrap();
         }
-        assert!(!block_on(setup.is_good()));
+        assert!(!block_on(setup.is_usable()));
         assert!(setup.cache.is_idle());
     });
 }
 
-/// One that has waited with others, and learns of the answer only after the key was revoked.
+/// A waiter may observe the result only after the key is revoked.
 #[test]
-fn rule_4_nobody_is_handed_what_was_found_before_the_revocation() {
+fn rule_4_no_waiter_gets_a_result_from_before_the_revocation() {
     check(|| {
         let id = KeyId::from_number(1);
-        let flights = Arc::new(Flights::default());
+        let flights = Arc::new(SingleFlight::default());
         let [is_revoked, revoked] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         let readers = [(); 2].map(|()| {
             let flights = flights.clone();
@@ -145,11 +145,11 @@ fn rule_4_nobody_is_handed_what_was_found_before_the_revocation() {
                 let waiter = flights.join(id);
                 let late = revoked.load(SeqCst);
                 let found = block_on(waiter.find(async || fetch(&waiter, &is_revoked).await));
-                assert!(!(late && found.as_ref().is_some_and(is_good)));
+                assert!(!(late && found.as_ref().is_some_and(is_usable)));
             })
         });
         is_revoked.store(true, SeqCst);
-        flights.overtake(id, || ());
+        flights.invalidate(id, || ());
         revoked.store(true, SeqCst);
         for reader in readers {
             reader.join().unwrap();
@@ -158,8 +158,8 @@ fn rule_4_nobody_is_handed_what_was_found_before_the_revocation() {
     });
 }
 
-/// A good key is told from a revoked one by an error here.
-fn is_good(found: &Found) -> bool {
+/// Here, a usable key is represented by an error and a revoked one by `None`.
+fn is_usable(found: &Found) -> bool {
     matches!(found, Err(StoreError::Timeout))
 }
 
@@ -169,46 +169,46 @@ async fn fetch(waiter: &Waiter<'_>, is_revoked: &AtomicBool) -> Found {
     } else {
         Err(StoreError::Timeout)
     };
-    waiter.land(|| found).unwrap_or(Ok(None))
+    waiter.complete(|| found).unwrap_or(Ok(None))
 }
 
 #[test]
-fn rule_6_a_store_is_asked_once_at_a_time_for_a_key() {
+fn rule_6_a_key_has_one_store_lookup_at_a_time() {
     let record = record();
     check(move || {
         let setup = Setup::new(&record);
         let readers = [(); 2].map(|()| {
             let setup = setup.clone();
-            thread(move || assert!(block_on(setup.is_good())))
+            thread(move || assert!(block_on(setup.is_usable())))
         });
         setup.store.open();
-        assert!(block_on(setup.is_good()));
+        assert!(block_on(setup.is_usable()));
         for reader in readers {
             reader.join().unwrap();
         }
-        assert_eq!(setup.store.asked_at_once.load(SeqCst), 1);
+        assert_eq!(setup.store.max_concurrent.load(SeqCst), 1);
         assert!(setup.cache.is_idle());
     });
 }
 
 #[test]
-fn rule_6_a_look_up_that_is_dropped_is_taken_over_and_leaves_nothing() {
+fn rule_6_cancelled_lookup_is_taken_over_and_leaves_no_state() {
     let record = record();
     check(move || {
         let setup = Setup::new(&record);
         let dropped = setup.clone();
         let dropped = thread(move || {
-            let mut asking = pin!(dropped.is_good());
-            let _ = asking
+            let mut in_flight = pin!(dropped.is_usable());
+            let _ = in_flight
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()));
         });
         let other = setup.clone();
-        let other = thread(move || assert!(block_on(other.is_good())));
+        let other = thread(move || assert!(block_on(other.is_usable())));
         setup.store.open();
         dropped.join().unwrap();
         other.join().unwrap();
-        assert_eq!(setup.store.asked_at_once.load(SeqCst), 1);
+        assert_eq!(setup.store.max_concurrent.load(SeqCst), 1);
         assert!(setup.cache.is_idle());
     });
 }

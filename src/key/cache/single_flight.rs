@@ -1,4 +1,4 @@
-//! Look-ups under way: one for each key that is asked for, however many wait for it.
+//! Single flight: one pending lookup per key, however many requests wait for it.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -11,23 +11,22 @@ use crate::id::KeyId;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard, OnceCell};
 
-/// The register of look-ups. What a cache holds changes only under its lock.
+/// The pending lookups. A cache is modified only while this lock is held.
 #[derive(Default)]
 pub(super) struct SingleFlight(Mutex<HashMap<KeyId, Registered, RandomState>>);
 
-/// A key's look-ups since it last changed.
+/// The lookups of a key since its last change.
 #[derive(Default)]
 struct Registered {
-    /// Whether the key changed since: all who wait for any of them share it.
+    /// Whether the key has changed; shared with all waiters.
     overtaken: Arc<AtomicBool>,
-    /// The one under way.
+    /// The pending lookup.
     flight: Option<Arc<Flight>>,
-    /// Those who wait for the one under way, or have not yet seen that theirs has landed.
+    /// The number of waiters, including those that have not yet observed a completed lookup.
     waiters: usize,
 }
 
-/// A look-up. Whoever comes first carries it out; when that request is dropped, the next in line
-/// begins again.
+/// A lookup, run by its first waiter. If that is cancelled, the next waiter starts it again.
 type Flight = OnceCell<Found>;
 
 impl SingleFlight {
@@ -35,7 +34,7 @@ impl SingleFlight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a key's look-up with all others who do.
+    /// Joins the pending lookup of a key, or registers a new one.
     pub(super) fn join(&self, id: KeyId) -> Waiter<'_> {
         let mut flights = self.lock();
         let registered = flights.entry(id).or_default();
@@ -48,23 +47,23 @@ impl SingleFlight {
         }
     }
 
-    /// A key may have changed: what its look-ups found must not be used any more, those included that
-    /// landed and that somebody has still to wake up for.
-    pub(super) fn invalidate(&self, id: KeyId, forget: impl FnOnce()) {
+    /// Discards the lookups of a key that may have changed, including completed ones whose waiters have not
+    /// resumed, and evicts the key.
+    pub(super) fn invalidate(&self, id: KeyId, evict: impl FnOnce()) {
         let mut flights = self.lock();
         if let Some(registered) = flights.remove(&id) {
             registered.overtaken.store(true, Ordering::Release);
         }
-        forget();
+        evict();
     }
 
-    /// Any key may have changed.
-    pub(super) fn invalidate_all(&self, forget: impl FnOnce()) {
+    /// Discards all lookups and evicts everything.
+    pub(super) fn invalidate_all(&self, evict: impl FnOnce()) {
         let mut flights = self.lock();
         for (_, registered) in flights.drain() {
             registered.overtaken.store(true, Ordering::Release);
         }
-        forget();
+        evict();
     }
 
     #[cfg(test)]
@@ -73,7 +72,7 @@ impl SingleFlight {
     }
 }
 
-/// One of those who wait for a look-up. The last of a key's takes its look-ups off the register.
+/// A waiter of a lookup. The last waiter of a key removes it from the register.
 pub(super) struct Waiter<'a> {
     flights: &'a SingleFlight,
     id: KeyId,
@@ -86,11 +85,11 @@ impl Waiter<'_> {
         self.id
     }
 
-    /// What is found by whoever comes first; `None` if a change overtook it.
+    /// Runs the lookup or waits for it. `None` if the key changed meanwhile.
     ///
     /// # Errors
     ///
-    /// What keeps this one from carrying it out: then the next in line does.
+    /// The error of `fetch`, if this waiter runs it; the next waiter then takes over.
     pub(super) async fn found<E, F: Future<Output = Result<Found, E>>>(
         &self,
         fetch: impl FnOnce() -> F,
@@ -99,9 +98,9 @@ impl Waiter<'_> {
         Ok((!self.is_invalidated()).then_some(found))
     }
 
-    /// Ends the look-up and keeps what was found; `None` if a change overtook it. Whoever comes from
-    /// here on begins another.
-    pub(super) fn complete(&self, keep: impl FnOnce() -> Found) -> Option<Found> {
+    /// Completes the lookup and caches the result; `None` if the key changed meanwhile. Later requests start a new
+    /// lookup.
+    pub(super) fn complete(&self, insert: impl FnOnce() -> Found) -> Option<Found> {
         let mut flights = self.flights.lock();
         if self.is_invalidated() {
             return None;
@@ -109,7 +108,7 @@ impl Waiter<'_> {
         if let Some(registered) = flights.get_mut(&self.id) {
             registered.flight = None;
         }
-        Some(keep())
+        Some(insert())
     }
 
     fn is_invalidated(&self) -> bool {
@@ -120,7 +119,7 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
-        // Others may have taken the place of look-ups that a change overtook.
+        // After an invalidation, the register may have a newer entry for the key.
         if let Some(registered) = flights.get_mut(&self.id)
             && Arc::ptr_eq(&registered.overtaken, &self.overtaken)
         {
@@ -134,7 +133,7 @@ impl Drop for Waiter<'_> {
 
 #[cfg(test)]
 impl Waiter<'_> {
-    /// The same for one whom nothing keeps from it.
+    /// Like [`found`](Self::found), for a `fetch` that cannot fail.
     pub(super) async fn find(&self, fetch: impl AsyncFnOnce() -> Found) -> Option<Found> {
         let fetch = async || Ok::<_, std::convert::Infallible>(fetch().await);
         let Ok(found) = self.found(fetch).await;
@@ -147,14 +146,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rule_6_the_last_waiter_takes_its_look_up_along() {
+    fn rule_6_last_waiter_removes_its_lookup() {
         let flights = SingleFlight::default();
         let (first, second) = (
             flights.join(KeyId::from_number(1)),
             flights.join(KeyId::from_number(1)),
         );
-        // Held a moment longer than the waiters, as when both are dropped at once.
-        let _held = (first.flight.clone(), second.flight.clone());
+        // Held longer than the waiters, as if both were dropped concurrently.
+        let _flights = (first.flight.clone(), second.flight.clone());
         drop(first);
         assert!(!flights.is_empty());
         drop(second);
@@ -162,15 +161,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rule_4_a_change_overtakes_those_who_wake_up_late() {
+    async fn rule_4_invalidation_discards_results_of_late_waiters() {
         let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
         let (first, late) = (flights.join(id), flights.join(id));
-        let landed = first
+        let completed = first
             .find(async || first.complete(|| Ok(None)).unwrap())
             .await;
-        assert!(landed.is_some());
+        assert!(completed.is_some());
         drop(first);
-        // It has landed: whoever comes now looks anew, and the change overtakes both.
+        // The lookup is complete: new requests start another, and the invalidation discards both.
         let next = flights.join(id);
         assert!(!Arc::ptr_eq(&next.flight, &late.flight));
         flights.invalidate(id, || ());
@@ -178,13 +177,13 @@ mod tests {
         for waiter in [&late, &next] {
             let fetch = async || {
                 waiter
-                    .complete(|| panic!("it was overtaken"))
+                    .complete(|| panic!("the lookup was invalidated"))
                     .unwrap_or(Ok(None))
             };
             assert!(waiter.find(fetch).await.is_none());
         }
         drop((late, next));
-        // Those who left belonged to look-ups before the change.
+        // The dropped waiters belonged to lookups before the invalidation.
         assert!(!flights.is_empty());
         assert!(after.find(async || Ok(None)).await.is_some());
         drop(after);
@@ -192,15 +191,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rule_6_look_ups_that_landed_leave_with_their_last_waiter() {
+    async fn rule_6_completed_lookups_are_removed_with_their_last_waiter() {
         let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
         let mut waiters = Vec::new();
         for _ in 0..10 {
             let waiter = flights.join(id);
-            let landed = waiter
+            let completed = waiter
                 .find(async || waiter.complete(|| Ok(None)).unwrap())
                 .await;
-            assert!(landed.is_some());
+            assert!(completed.is_some());
             waiters.push(waiter);
         }
         assert_eq!(flights.lock().len(), 1);

@@ -18,7 +18,7 @@ use crate::key::{
 };
 use crate::page::Page;
 
-/// A store that answers what it is told to, when it is told to.
+/// A store whose responses are controlled by the test.
 struct Scripted {
     record: Mutex<Option<KeyRecord>>,
     fails: AtomicBool,
@@ -31,7 +31,7 @@ struct Scripted {
 impl KeyStore for Arc<Scripted> {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        // Read first, answer later: what a slow store does.
+        // Reads before it waits, like a slow store.
         let record = self.record.lock().unwrap().clone();
         self.entered.notify_one();
         self.gate.acquire().await.unwrap().forget();
@@ -70,15 +70,15 @@ impl Setup {
         }
     }
 
-    async fn ask(&self) -> Found {
+    async fn lookup(&self) -> Found {
         match self.cache.get(self.id, self.clock.now()) {
             CacheLookup::Held(entry) => Ok(Some(entry).filter(|entry| entry.exists)),
             CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(self.id).await,
         }
     }
 
-    /// Looks the key up in a task of its own.
-    fn look_up_behind(&self) -> JoinHandle<Found> {
+    /// Looks the key up in a separate task.
+    fn spawn_lookup(&self) -> JoinHandle<Found> {
         let (cache, id) = (self.cache.clone(), self.id);
         tokio::spawn(async move { cache.lookup(id).await })
     }
@@ -87,7 +87,7 @@ impl Setup {
         self.store.calls.load(Ordering::SeqCst)
     }
 
-    fn hold(&self) {
+    fn block(&self) {
         self.store.gate.forget_permits(1_000);
     }
 }
@@ -105,16 +105,16 @@ pub(super) fn config() -> CacheConfig {
 }
 
 #[tokio::test]
-async fn a_key_is_asked_for_once_within_its_time() {
+async fn key_is_looked_up_once_within_its_ttl() {
     let setup = Setup::new(config());
     for _ in 0..5 {
-        assert!(setup.ask().await.unwrap().is_some());
+        assert!(setup.lookup().await.unwrap().is_some());
         setup.clock.advance(Duration::from_millis(5_990));
     }
     assert_eq!(setup.calls(), 1);
-    // Reads did not extend it: the sixth comes after thirty seconds.
+    // Reads did not extend the TTL: the sixth is after 30 seconds.
     setup.clock.advance(Duration::from_millis(50));
-    assert!(setup.ask().await.unwrap().is_some());
+    assert!(setup.lookup().await.unwrap().is_some());
     assert_eq!(setup.calls(), 2);
     let lookups = CacheStats {
         lookups: 2,
@@ -124,11 +124,11 @@ async fn a_key_is_asked_for_once_within_its_time() {
 }
 
 #[tokio::test]
-async fn everything_that_is_held_can_be_dropped() {
+async fn invalidate_all_evicts_keys_and_unknown_ids() {
     let setup = Setup::new(config());
     let unknown = KeyId::from_number(1);
     for round in 1..4 {
-        assert!(setup.ask().await.unwrap().is_some());
+        assert!(setup.lookup().await.unwrap().is_some());
         assert!(setup.cache.lookup(unknown).await.unwrap().is_none());
         assert_eq!(setup.cache.unknown(), 1);
         setup.cache.invalidate_all();
@@ -141,7 +141,7 @@ async fn everything_that_is_held_can_be_dropped() {
 }
 
 #[test]
-fn a_cache_is_what_it_was_configured_to_be() {
+fn cache_has_the_given_configuration() {
     let secs = Duration::from_secs;
     let config = CacheConfig::new()
         .ttl(secs(1))
@@ -168,11 +168,11 @@ fn a_cache_is_what_it_was_configured_to_be() {
 }
 
 #[tokio::test]
-async fn many_waiters_share_one_look_up() {
+async fn concurrent_lookups_share_one_store_call() {
     let setup = Setup::new(config());
-    setup.hold();
-    let asks = ask_at_once(&setup, 50);
-    let (found, ()) = tokio::join!(asks, async {
+    setup.block();
+    let lookups = concurrent_lookups(&setup, 50);
+    let (found, ()) = tokio::join!(lookups, async {
         setup.store.entered.notified().await;
         setup.store.gate.add_permits(1);
     });
@@ -180,8 +180,8 @@ async fn many_waiters_share_one_look_up() {
     assert_eq!(setup.calls(), 1);
 }
 
-/// Fifty questions at once, and how many found the key.
-async fn ask_at_once(setup: &Setup, count: usize) -> usize {
+/// Runs concurrent lookups and returns how many found the key.
+async fn concurrent_lookups(setup: &Setup, count: usize) -> usize {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..count {
         let (cache, id) = (setup.cache.clone(), setup.id);
@@ -196,12 +196,12 @@ async fn ask_at_once(setup: &Setup, count: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
+async fn cancelled_lookup_is_taken_over_and_leaves_no_state() {
     let setup = Setup::new(config());
-    setup.hold();
-    let first = setup.look_up_behind();
+    setup.block();
+    let first = setup.spawn_lookup();
     setup.store.entered.notified().await;
-    let second = setup.look_up_behind();
+    let second = setup.spawn_lookup();
     tokio::task::yield_now().await;
     first.abort();
     setup.store.entered.notified().await;
@@ -210,7 +210,7 @@ async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
     assert!(setup.cache.is_idle());
 
     setup.cache.invalidate_all();
-    let alone = setup.look_up_behind();
+    let alone = setup.spawn_lookup();
     setup.store.entered.notified().await;
     alone.abort();
     assert!(alone.await.unwrap_err().is_cancelled());
@@ -218,12 +218,12 @@ async fn a_dropped_look_up_is_taken_over_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn rule_4_a_slow_look_up_cannot_bring_a_key_back() {
+async fn rule_4_slow_lookup_does_not_restore_a_revoked_key() {
     let setup = Setup::new(config());
-    setup.hold();
-    let slow = setup.look_up_behind();
+    setup.block();
+    let slow = setup.spawn_lookup();
     setup.store.entered.notified().await;
-    // The slow look-up has read the key as it was; now it is revoked.
+    // The slow lookup read the key before it is revoked here.
     setup
         .store
         .record
@@ -237,16 +237,25 @@ async fn rule_4_a_slow_look_up_cannot_bring_a_key_back() {
     setup.store.gate.add_permits(10);
     let found = slow.await.unwrap().unwrap().unwrap();
     assert!(found.key.revoked_at.is_some());
-    assert!(setup.ask().await.unwrap().unwrap().key.revoked_at.is_some());
+    assert!(
+        setup
+            .lookup()
+            .await
+            .unwrap()
+            .unwrap()
+            .key
+            .revoked_at
+            .is_some()
+    );
     assert_eq!(setup.calls(), 2);
 }
 
 #[tokio::test]
-async fn rule_4_an_answer_older_than_its_time_to_live_is_no_answer() {
+async fn rule_4_lookup_that_takes_longer_than_the_ttl_fails() {
     for (nanos, in_time) in [(0, true), (1, false)] {
         let setup = Setup::new(config());
-        setup.hold();
-        let slow = setup.look_up_behind();
+        setup.block();
+        let slow = setup.spawn_lookup();
         setup.store.entered.notified().await;
         setup.clock.advance(Duration::new(30, nanos));
         setup.store.gate.add_permits(1);
@@ -258,31 +267,31 @@ async fn rule_4_an_answer_older_than_its_time_to_live_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_unknown_at_first_is_held_like_any_other() {
+async fn key_that_was_unknown_before_is_cached_like_others() {
     let setup = Setup::new(config().unknown_capacity(2));
     let record = setup.store.record.lock().unwrap().take();
-    assert!(setup.ask().await.unwrap().is_none());
+    assert!(setup.lookup().await.unwrap().is_none());
     *setup.store.record.lock().unwrap() = record;
     setup.cache.invalidate(setup.id);
-    assert!(setup.ask().await.unwrap().is_some());
+    assert!(setup.lookup().await.unwrap().is_some());
     for n in 0..10 {
         let unknown = KeyId::from_number(n);
         assert!(setup.cache.lookup(unknown).await.unwrap().is_none());
     }
     let calls = setup.calls();
-    assert!(setup.ask().await.unwrap().is_some());
+    assert!(setup.lookup().await.unwrap().is_some());
     assert_eq!(setup.calls(), calls);
 }
 
 #[tokio::test]
-#[cfg_attr(miri, ignore = "ten thousand look-ups take a quarter of an hour")]
-async fn unknown_ids_are_remembered_briefly_and_boundedly() {
+#[cfg_attr(miri, ignore = "too slow under Miri")]
+async fn unknown_ids_are_cached_up_to_their_ttl_and_capacity() {
     let setup = Setup::new(
         config()
             .unknown_capacity(100)
             .unknown_ttl(Duration::from_secs(5)),
     );
-    assert!(setup.ask().await.unwrap().is_some());
+    assert!(setup.lookup().await.unwrap().is_some());
     setup.store.gate.add_permits(10_000);
     for n in 0..10_000 {
         assert!(
@@ -301,15 +310,15 @@ async fn unknown_ids_are_remembered_briefly_and_boundedly() {
     };
     let unknown = KeyId::from_number(9_999);
     assert_eq!(held(unknown), Some(false));
-    // The key that exists was not pushed out.
+    // The key is not evicted.
     assert_eq!(held(setup.id), Some(true));
     setup.clock.advance(Duration::from_secs(5));
     assert_eq!(held(unknown), None);
 }
 
 #[tokio::test]
-#[cfg_attr(miri, ignore = "a thousand look-ups take minutes")]
-async fn keys_are_held_up_to_the_capacity() {
+#[cfg_attr(miri, ignore = "too slow under Miri")]
+async fn cached_keys_are_bounded_by_the_capacity() {
     let backend = MemoryBackend::new();
     let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
     let cache = KeyCache::new(backend.clone(), config().capacity(100), clock.clone());
@@ -321,13 +330,13 @@ async fn keys_are_held_up_to_the_capacity() {
         cache.lookup(held[held.len() - 1]).await.unwrap();
     }
     held.retain(|id| matches!(cache.get(*id, clock.now()), CacheLookup::Held(_)));
-    // Shards round up.
+    // Shards round the capacity up.
     assert!((80..=120).contains(&held.len()), "{}", held.len());
 }
 
 #[tokio::test]
-#[cfg_attr(miri, ignore = "ten thousand look-ups take a quarter of an hour")]
-async fn a_flood_of_unknown_ids_takes_no_room_of_keys_that_fill_theirs() {
+#[cfg_attr(miri, ignore = "too slow under Miri")]
+async fn unknown_ids_do_not_evict_keys_at_capacity() {
     let backend = MemoryBackend::new();
     let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
     let config = config().capacity(1_000).unknown_capacity(100);
@@ -352,16 +361,16 @@ async fn a_flood_of_unknown_ids_takes_no_room_of_keys_that_fill_theirs() {
 }
 
 #[tokio::test]
-async fn without_a_time_to_live_the_store_is_always_asked() {
+async fn zero_ttl_calls_the_store_every_time() {
     let setup = Setup::new(config().ttl(Duration::ZERO));
     for calls in 1..4 {
-        assert!(setup.ask().await.unwrap().is_some());
+        assert!(setup.lookup().await.unwrap().is_some());
         assert_eq!(setup.calls(), calls);
     }
 }
 
 #[tokio::test]
-async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
+async fn rule_4_changes_through_a_cached_store_invalidate_all_its_caches() {
     let Setup {
         store, clock, id, ..
     } = Setup::new(config());
@@ -380,19 +389,19 @@ async fn rule_4_every_cache_over_a_cached_store_hears_of_changes_through_it() {
     }
 }
 
-/// A store without a feed, so that only fences drop what a cache holds of its keys.
+/// A store without an invalidation feed, so that only the guards of the cached store invalidate its keys.
 #[derive(Clone)]
-struct Quiet(Arc<dyn KeyAdmin>);
+struct WithoutFeed(Arc<dyn KeyAdmin>);
 
 #[async_trait]
-impl KeyStore for Quiet {
+impl KeyStore for WithoutFeed {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         self.0.find(id).await
     }
 }
 
 #[async_trait]
-impl KeyAdmin for Quiet {
+impl KeyAdmin for WithoutFeed {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
         self.0.create(record).await
     }
@@ -419,10 +428,10 @@ impl KeyAdmin for Quiet {
 }
 
 #[tokio::test]
-async fn rule_4_what_somebody_changes_is_dropped_from_the_shared_cache() {
+async fn rule_4_changes_by_an_actor_invalidate_the_shared_cache() {
     let record = record();
     let id = record.key.id;
-    let cached = CachedStore::new(Quiet(Arc::new(MemoryBackend::new())));
+    let cached = CachedStore::new(WithoutFeed(Arc::new(MemoryBackend::new())));
     cached.create(record).await.unwrap();
     let acting = cached.acting_as("anna").unwrap();
     assert!(acting.find(id).await.unwrap().is_some());

@@ -79,7 +79,7 @@ impl RecorderBuilder {
     /// 2 KB of strings each.
     ///
     /// Typical events reach [`capacity`](Self::capacity) first; this limit protects against clients that send 8 KB
-    /// paths. With [`WhenFull::Refuse`] it is checked when a request begins, so the strings of open requests can
+    /// paths. With [`WhenFull::Reject`] it is checked when a request begins, so the strings of open requests can
     /// exceed it.
     #[must_use]
     pub fn capacity_bytes(mut self, bytes: u64) -> Self {

@@ -172,7 +172,7 @@ impl Recorder {
     }
 
     /// Counts a request as begun. Returns `false` if the request must be rejected: the recorder is full or closed
-    /// and uses [`WhenFull::Refuse`].
+    /// and uses [`WhenFull::Reject`].
     #[inline]
     pub(crate) fn reserve(&self) -> bool {
         let inner = &*self.0.0;

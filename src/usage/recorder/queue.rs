@@ -113,7 +113,7 @@ impl Inner {
         }
         if let Some(queue) = &self.queue {
             let extra = event.extra_bytes();
-            // `WhenFull::Refuse` and rejected keys have reserved room when the request began.
+            // `WhenFull::Reject` and rejected keys have reserved room when the request began.
             let is_reserved = self.when_full == WhenFull::Reject || event.is_rejected;
             if !is_reserved && !self.has_room_now(queue, extra) {
                 return false;

@@ -56,7 +56,7 @@ pub(crate) struct Key {
     rotated_from: Option<KeyId>,
     /// The lineage: the first key in the chain of rotated keys, or the key itself.
     #[schema(value_type = names::KeyId)]
-    line: KeyId,
+    lineage: KeyId,
 }
 
 impl From<key::Key> for Key {
@@ -86,7 +86,7 @@ impl Key {
             last_used: key.last_used_at,
             recoverable: key.recoverable,
             rotated_from: key.rotated_from,
-            line: key.lineage,
+            lineage: key.lineage,
         }
     }
 }

@@ -231,7 +231,7 @@ pub(crate) struct Bucket {
     #[schema(value_type = String, format = DateTime)]
     end: Timestamp,
     /// Whether the bucket has not ended yet.
-    unfinished: bool,
+    is_partial: bool,
     /// The totals of the bucket.
     totals: Totals,
 }
@@ -241,7 +241,7 @@ impl From<TimeBucket> for Bucket {
         Self {
             start: bucket.start,
             end: bucket.end,
-            unfinished: bucket.is_partial,
+            is_partial: bucket.is_partial,
             totals: (&bucket.totals).into(),
         }
     }

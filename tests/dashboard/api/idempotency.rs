@@ -48,15 +48,15 @@ async fn concurrent_requests_create_one_key() {
         let api = api.clone();
         requests.spawn(async move { api.once("/keys", "try-1", BODY).await });
     }
-    let answers = requests.join_all().await;
-    let created: Vec<Value> = answers
+    let responses = requests.join_all().await;
+    let created: Vec<Value> = responses
         .iter()
-        .filter(|answer| answer.status == 201)
+        .filter(|response| response.status == 201)
         .map(Answer::json)
         .collect();
-    assert!(created.iter().all(|answer| *answer == created[0]));
+    assert!(created.iter().all(|response| *response == created[0]));
     assert!(
-        answers
+        responses
             .iter()
             .all(|it| [201, 409].contains(&it.status.as_u16()))
     );

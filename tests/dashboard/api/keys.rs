@@ -28,12 +28,12 @@ async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
         "metadata": {"plan": {"name": "pro"}},
         "expires": "2031-01-01T01:00:00+01:00",
     });
-    let answer = api.post("/keys", &body.to_string()).await;
-    let created = answer.with(201);
-    assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
+    let response = api.post("/keys", &body.to_string()).await;
+    let created = response.with(201);
+    assert_eq!(response.headers[CACHE_CONTROL], "no-store");
     let (secret, key) = (created["secret"].as_str().unwrap(), &created["key"]);
     let url = format!("/admin/api/keys/{}", key["id"].as_str().unwrap());
-    assert_eq!(answer.headers[LOCATION], url);
+    assert_eq!(response.headers[LOCATION], url);
     for field in ["name", "owner", "environment", "scopes", "metadata"] {
         assert_eq!(key[field], body[field], "{field}");
     }
@@ -106,12 +106,12 @@ async fn changes_of_a_key_are_applied_and_audited() {
         .problem(409);
     api.delete(&at).await.with(204);
     assert_eq!(api.backend.get(id).await.unwrap(), None);
-    for answer in [
+    for response in [
         api.get(&at).await,
         api.delete(&at).await,
         api.patch(&at, "{}").await,
     ] {
-        answer.problem(404);
+        response.problem(404);
     }
 
     let entries = api
@@ -155,13 +155,13 @@ async fn changes_of_a_key_are_applied_and_audited() {
 async fn numbers_with_a_zero_fraction_are_integers() {
     let api = Api::new();
     let body = r#"{"name":"a","limits":[{"requests":600.0,"period_seconds":60,"burst":1e2}]}"#;
-    let made = api.post("/keys", body).await.with(201);
-    let limit = &made["key"]["limits"][0];
+    let created = api.post("/keys", body).await.with(201);
+    let limit = &created["key"]["limits"][0];
     assert_eq!(
         (&limit["requests"], &limit["burst"]),
         (&600.into(), &100.into())
     );
-    let rotate = format!("/keys/{}/rotate", made["key"]["id"].as_str().unwrap());
+    let rotate = format!("/keys/{}/rotate", created["key"]["id"].as_str().unwrap());
     api.post(&rotate, r#"{"grace_seconds":60.0}"#)
         .await
         .with(201);
@@ -175,15 +175,18 @@ async fn a_rotated_key_expires_after_its_grace_period() {
     let api = Api::new();
     let old = api.issue(NewKey::new("a").scope("read")).await.key;
     let body = r#"{"grace_seconds":3600}"#;
-    let made = api
+    let created = api
         .post(&format!("/keys/{}/rotate", old.id), body)
         .await
         .with(201);
-    let new = &made["key"];
+    let new = &created["key"];
     assert_eq!(new["rotated_from"], old.id.as_str());
     assert_eq!(new["line"], old.id.as_str());
     assert_eq!(new["scopes"], json!(["read"]));
-    assert_eq!(new["id"], id_of(made["secret"].as_str().unwrap()).as_str());
+    assert_eq!(
+        new["id"],
+        id_of(created["secret"].as_str().unwrap()).as_str()
+    );
     let old = api.get(&format!("/keys/{}", old.id)).await.with(200);
     let end: jiff::Timestamp = old["expires"].as_str().unwrap().parse().unwrap();
     let left = end.duration_since(jiff::Timestamp::now()).as_secs();
@@ -240,11 +243,11 @@ async fn a_recoverable_secret_is_revealed_and_audited() {
     let issuer = Issuer::new("acme_live").unwrap().vault(vault);
     let api = Api::with(backend, issuer);
     let body = r#"{"name":"a","recoverable":true}"#;
-    let made = api.post("/keys", body).await.with(201);
-    assert_eq!(made["key"]["recoverable"], true);
-    let at = format!("/keys/{}", made["key"]["id"].as_str().unwrap());
+    let created = api.post("/keys", body).await.with(201);
+    assert_eq!(created["key"]["recoverable"], true);
+    let at = format!("/keys/{}", created["key"]["id"].as_str().unwrap());
     let revealed = api.post(&format!("{at}/reveal"), "").await;
-    assert_eq!(revealed.with(200), json!({"secret": made["secret"]}));
+    assert_eq!(revealed.with(200), json!({"secret": created["secret"]}));
     assert_eq!(revealed.headers[CACHE_CONTROL], "no-store");
     let audit = api.get("/audit?action=revealed").await.with(200);
     assert_eq!(audit["items"][0]["actor"], "Ada");

@@ -169,9 +169,9 @@ async fn errors_in_a_query_name_the_parameter() {
     api.get("/").await.problem(404);
     api.get("/nothing").await.problem(404);
     api.post("/log", "").await.problem(405);
-    let answer = api.send(Method::PUT, "/keys", &[], "").await;
-    answer.problem(405);
-    assert_eq!(answer.headers[ALLOW], "GET,HEAD,POST");
+    let response = api.send(Method::PUT, "/keys", &[], "").await;
+    response.problem(405);
+    assert_eq!(response.headers[ALLOW], "GET,HEAD,POST");
 }
 
 #[tokio::test]
@@ -227,13 +227,13 @@ async fn store_errors_are_503_and_reveal_no_details() {
         let get = Request::get(format!("/admin/api/{path}"))
             .body(Body::empty())
             .unwrap();
-        let answer = ask(&router, get).await;
-        answer.problem(503);
-        assert_eq!(answer.headers["retry-after"], "1");
+        let response = ask(&router, get).await;
+        response.problem(503);
+        assert_eq!(response.headers["retry-after"], "1");
         assert!(
-            !answer.text.to_lowercase().contains("sql"),
+            !response.text.to_lowercase().contains("sql"),
             "{}",
-            answer.text
+            response.text
         );
     }
 }

@@ -146,9 +146,9 @@ async fn requests_are_rate_limited_per_key() {
     let [mine, other] = &service.secrets;
     let mut rejected = None;
     for _ in 0..100 {
-        let answer = service.ask("/me/limits", mine).await;
-        if answer.status == 429 {
-            rejected = Some(answer);
+        let response = service.ask("/me/limits", mine).await;
+        if response.status == 429 {
+            rejected = Some(response);
             break;
         }
     }

@@ -118,12 +118,12 @@ async fn empty_buckets_are_included() {
     let api = used().await;
     let query = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z&width=quarter_hour";
     let path = format!("/usage/over-time?key={KEY}&zone=Asia/Kathmandu&{query}");
-    let answer = api.get(&path).await.with(200);
+    let response = api.get(&path).await.with(200);
     assert_eq!(
-        (&answer["width"], &answer["zone"]),
+        (&response["width"], &response["zone"]),
         (&json!("quarter_hour"), &json!("Asia/Kathmandu"))
     );
-    let buckets = answer["buckets"].as_array().unwrap();
+    let buckets = response["buckets"].as_array().unwrap();
     let totals: Vec<_> = buckets
         .iter()
         .map(|it| it["totals"]["total"].as_u64().unwrap())
@@ -158,9 +158,9 @@ async fn in_a_process_with_one_zone() {
     let range = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z";
     for zone in ["", "&zone=UTC", "&zone=Asia/Kathmandu"] {
         let path = format!("/usage/over-time?{range}{zone}");
-        let answer = api.get(&path).await.with(200);
+        let response = api.get(&path).await.with(200);
         let zone = zone.strip_prefix("&zone=").unwrap_or("UTC");
-        assert_eq!(answer["zone"], zone);
+        assert_eq!(response["zone"], zone);
     }
     let path = format!("/usage/over-time?{range}&zone=Mars/Olympus");
     let unknown = api.get(&path);

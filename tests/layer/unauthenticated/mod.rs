@@ -34,7 +34,7 @@ const EXEMPT: char = 'e';
 const ANONYMOUS: char = 'a';
 /// CORS preflights allowed.
 const PREFLIGHT: char = 'p';
-/// `StoreFailure::Pass`, with a store that fails, hangs or panics.
+/// `StoreFailure::Admit`, with a store that fails, hangs or panics.
 const FAILING: char = 'f';
 /// Keys in the query string and in a custom header.
 const SOURCES: char = 's';
@@ -79,7 +79,7 @@ fn pass(layer: ApiKeyLayer) -> ApiKeyLayer {
     layer.on_store_failure(StoreFailure::Admit).cache(config)
 }
 
-/// The settings that admit a request with a valid key: all but a failing store without `StoreFailure::Pass`.
+/// The settings that admit a request with a valid key: all but a failing store without `StoreFailure::Admit`.
 const GOOD: &str = "deapfiks";
 
 fn exempt(layer: ApiKeyLayer) -> ApiKeyLayer {

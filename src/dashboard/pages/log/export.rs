@@ -27,7 +27,7 @@ pub(in crate::dashboard) async fn export(
     let fields = fields.with([("after", "")]);
     let Filtered { filter, wrong, .. } = Filtered::read(&context, &fields, None, None);
     if let Some((_, why)) = wrong.first() {
-        return Failure::Refused(why.into()).page(&context);
+        return Failure::Invalid(why.into()).page(&context);
     }
     // Spreadsheets need the byte order mark to detect UTF-8.
     download(export_as(format, shared.backend.clone(), filter).byte_order_mark())

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
-use crate::dashboard::pages::range::{Picked, next_second};
+use crate::dashboard::pages::range::{TimeRange, next_second};
 use crate::id::KeyId;
 use crate::page::PageToken;
 use crate::usage::{LogFilter, Outcome, StatusClass};
@@ -39,7 +39,7 @@ impl Filtered {
         context: &PageContext,
         fields: &FormFields,
         key: Option<KeyId>,
-        picked: Option<&Picked>,
+        picked: Option<&TimeRange>,
     ) -> Self {
         let mut wrong = FieldErrors::default();
         let since = wrong.take("since", fields.time(context, "since"));

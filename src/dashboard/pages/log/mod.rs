@@ -16,7 +16,7 @@ pub(in crate::dashboard) use self::export::export;
 pub(super) use self::filter::FILTERS;
 use self::filter::{FIELDS, Filtered};
 use super::components;
-use super::range::{CUSTOM, Picked};
+use super::range::{CUSTOM, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
@@ -38,7 +38,7 @@ pub(super) struct Log<'a> {
     /// The key of the page; `None` for all keys.
     pub(super) key: Option<&'a Key>,
     /// The time range of the page. The log's own time fields override it.
-    pub(super) picked: Option<&'a Picked>,
+    pub(super) picked: Option<&'a TimeRange>,
 }
 
 pub(in crate::dashboard) async fn of_all(
@@ -98,7 +98,7 @@ impl Log<'_> {
             ("since", &*since.unwrap_or_default()),
             ("until", &filtered.until.to_string()),
         ]);
-        let Some(Picked { range, .. }) = self.picked else {
+        let Some(TimeRange { range, .. }) = self.picked else {
             return fixed;
         };
         fixed.with([

@@ -14,7 +14,7 @@ use maud::{Markup, html};
 use self::tables::ROWS;
 pub(super) use self::tables::{EXPIRING_DAYS, UNUSED_DAYS};
 use super::breakdowns::{self, Links};
-use super::range::Picked;
+use super::range::TimeRange;
 use super::{Failure, page};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
@@ -35,7 +35,7 @@ pub(in crate::dashboard) async fn overview(
     context: PageContext,
     fields: FormFields,
 ) -> Response {
-    let picked = Picked::of(&context, &fields);
+    let picked = TimeRange::of(&context, &fields);
     match Overview::read(&shared, &context, &picked).await {
         Ok(overview) => page(
             &context,
@@ -80,7 +80,7 @@ impl Overview {
     async fn read(
         shared: &Shared,
         context: &PageContext,
-        picked: &Picked,
+        picked: &TimeRange,
     ) -> Result<Self, Failure> {
         let (store, now) = (&shared.backend, Timestamp::now());
         let range = &picked.before;
@@ -134,7 +134,7 @@ impl Overview {
         &self,
         shared: &Shared,
         context: &PageContext,
-        picked: &Picked,
+        picked: &TimeRange,
         fields: &FormFields,
     ) -> Markup {
         let home = context.home();
