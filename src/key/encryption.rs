@@ -34,13 +34,13 @@ const TAG_LEN: usize = 16;
 /// The encryption keys of the application. The first encrypts new secrets; all decrypt the secrets encrypted with
 /// them.
 ///
-/// Pass it to [`Issuer::vault`](super::Issuer::vault) to issue [recoverable](super::NewKey::recoverable) keys.
-/// Database and encryption key together reveal the secrets: keep the key in the environment or a secret manager,
-/// never in the database or its backups.
+/// Pass a vault to [`Issuer::vault`](super::Issuer::vault) to issue [recoverable](super::NewKey::recoverable)
+/// keys. Database and encryption key together reveal the secrets: keep the key in the environment or a secret
+/// manager, never in the database or its backups.
 ///
 /// Parsed from 64 hexadecimal digits, or from base64 in the standard or URL-safe alphabet, with or without
-/// padding. Generate one with `openssl rand -base64 32`. `Debug` shows nothing of it, and the memory is zeroed on
-/// drop.
+/// padding. Generate a key with `openssl rand -base64 32`. `Debug` shows nothing of the keys, and their memory is
+/// zeroed on drop.
 ///
 /// To replace the encryption key, make the old one a [previous key](Self::with_previous_key); remove it when all
 /// its recoverable keys are rotated, revoked or deleted.

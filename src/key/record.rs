@@ -163,7 +163,8 @@ pub struct Rotation {
     pub digest: Digest,
     /// The hint of the new secret.
     pub hint: String,
-    /// The encrypted new secret. Ignored unless the old key is recoverable; without it, the new key is not.
+    /// The encrypted new secret. Ignored unless the old key is recoverable. If `None`, the new key is not
+    /// recoverable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encrypted_secret: Option<EncryptedSecret>,
     /// When the rotation takes place.

@@ -51,7 +51,15 @@ impl Issuer {
     /// use keytally::backend::MemoryBackend;
     /// use keytally::key::{Issuer, KeyAdmin, NewKey, Vault};
     ///
-    /// In production, load it from the environment or a secret manager.
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryBackend::new();
+    /// // In production, load it from the environment or a secret manager.
+    /// let mut key = [0; 32];
+    /// getrandom::fill(&mut key)?;
+    /// let issuer = Issuer::new("acme_live")?.vault(Vault::new(key));
+    /// let new = NewKey::new("Zapier integration").recoverable();
+    /// let issued = issuer.issue(&store, new).await?;
     ///
     /// let anna = store.acting_as("anna@example.com").ok_or("the store has no audit log")?;
     /// let secret = issuer.reveal(&anna, issued.key.id).await?;

@@ -59,9 +59,9 @@ pub trait KeyStore: Send + Sync + 'static {
 
 /// A store in which keys can be administered.
 ///
-/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). Required are `create`, `list`,
-/// `change`, `rotate` and `delete`; a store with encrypted secrets or an audit log also implements `reveal`,
-/// `audit` and `acting_as`. The test suite in `keytally::conformance` verifies an implementation.
+/// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). `create`, `list`, `change`, `rotate`
+/// and `delete` are required; a store with encrypted secrets or an audit log also implements `reveal`, `audit` and
+/// `acting_as`. The test suite in `keytally::conformance` verifies an implementation.
 #[async_trait]
 pub trait KeyAdmin: KeyStore {
     /// Creates a key, with times [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites an existing

@@ -96,8 +96,8 @@ impl KeyUpdate {
         self
     }
 
-    /// Replaces all rate limits. Usage is kept by name: a limit with the name of an earlier one inherits what is
-    /// spent.
+    /// Replaces all rate limits. Usage is kept by name: a limit with the name of an earlier one inherits its
+    /// usage.
     #[must_use]
     pub fn limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
         self.limits = Some(limits.into_iter().collect());

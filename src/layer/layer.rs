@@ -355,7 +355,7 @@ impl ApiKeyLayer {
     /// [while the store is down](Self::on_store_failure) are not limited.
     ///
     /// Above the limit, requests are rejected with 429 and `Retry-After`, and counted in
-    /// [`RecorderStats::refused`](crate::usage::RecorderStats::refused) without an event. Responses have no rate
+    /// [`RecorderStats::rejected`](crate::usage::RecorderStats::rejected) without an event. Responses have no rate
     /// limit headers. All clients with an [unknown IP](Self::peer_address) share one limit, and so do all behind a
     /// proxy that is not [trusted](Self::trust_forwarded).
     ///
@@ -431,7 +431,7 @@ impl ApiKeyLayer {
     }
 
     /// The maximum time to read a rejected request's body. One second by default. A body that takes longer is
-    /// treated like one above the [limit](Self::refused_body_limit).
+    /// treated like one above the [limit](Self::rejected_body_limit).
     pub fn rejected_body_timeout(self, time: Duration) -> Self {
         self.with(|config| config.drain_limits.time = time)
     }

@@ -1,4 +1,4 @@
-//! A key's limits, attached to a limiter and kept with the cached key.
+//! Attached rate limits, stored with the cached key.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,25 +10,26 @@ use super::rate_limit::RateLimit;
 use crate::clock::Now;
 use crate::id::KeyId;
 
-/// The limits of one key as one layer configuration attached them.
+/// The limits of a key, as attached by one layer configuration.
 #[derive(Debug)]
 pub(crate) struct AttachedLimits {
-    /// The configuration: another one may have other default limits and another limiter.
+    /// The id of the configuration. Others may have different default limits and limiters.
     config: u64,
     /// `None` for a key without limits.
     pub(crate) handle: Option<Arc<dyn LimitHandle>>,
     headers: Option<LimitHeaders>,
     names: Arc<[Arc<str>]>,
-    /// Those of the next configuration that uses the same cached key: few layers are nested.
+    /// The limits of the next configuration that uses the same cached key. A list suffices, because few layers are
+    /// nested.
     next: OnceLock<Box<Self>>,
 }
 
 impl AttachedLimits {
-    /// Attaches a subject's limits.
+    /// Attaches the limits of a subject.
     ///
     /// # Errors
     ///
-    /// The limiter's error.
+    /// The error of the limiter.
     #[cold]
     pub(crate) fn attach(
         config: u64,
@@ -52,11 +53,11 @@ impl AttachedLimits {
         })
     }
 
-    /// The limits of this configuration, attached if they are not yet. A failure is not kept.
+    /// The limits of this configuration, attached if necessary. Errors are not cached.
     ///
     /// # Errors
     ///
-    /// That of `attach`.
+    /// The error of `attach`.
     #[inline]
     pub(crate) fn get_or_attach(
         first: &OnceLock<Box<Self>>,
@@ -104,7 +105,7 @@ impl AttachedLimits {
 #[derive(Debug)]
 pub(crate) struct LimitHeaders {
     pub(crate) policy: HeaderValue,
-    /// `"burst";r=` of each limit.
+    /// `"burst";r=` for each limit.
     pub(crate) items: Vec<Box<str>>,
     pub(crate) bursts: Vec<u32>,
 }
@@ -116,7 +117,7 @@ impl LimitHeaders {
             format!("\"{name}\";q={q};w={w}")
         });
         let policy = Bytes::from(policies.collect::<Vec<_>>().join(", "));
-        // Shared from the start, so that handing it to a response allocates nothing.
+        // `Bytes` allocates on the first clone; this avoids it on responses.
         drop(policy.clone());
         Some(Self {
             policy: HeaderValue::from_maybe_shared(policy).ok()?,

@@ -1,4 +1,4 @@
-//! What the request path asks of a limiter.
+//! The limiter traits and their decisions.
 
 use std::fmt;
 use std::future::Future;
@@ -12,21 +12,25 @@ use super::rate_limit::{InvalidLimit, RateLimit};
 use crate::clock::Now;
 use crate::id::KeyId;
 
-/// Keeps what keys have spent of their limits.
+/// Tracks the rate limit usage of keys.
 ///
-/// The layer attaches a key's limits when it reads the key from the store and asks the
-/// [`LimitHandle`] on every request. Everything about a key that was rotated goes on under the id of
-/// the first key of its line, so that rotation neither resets nor doubles what is left.
+/// Implement [`attach`](Self::attach), and [`LimitHandle`] for the handle that it returns. Neither trait is async:
+/// a handle with remote state returns [`LimitResponse::Pending`] with a boxed future.
+///
+/// The layer attaches the limits of a key when it loads the key from the store, and calls the [`LimitHandle`] on
+/// every request. The subject is the [lineage](crate::key::Key::lineage) of the key, so that rotation neither
+/// resets nor doubles its usage.
 pub trait Limiter: Send + Sync + 'static {
-    /// The allowance of this subject under these limits.
+    /// Attaches limits to a subject.
     ///
-    /// What is spent belongs to the subject and is kept by the limits' names: whoever holds limits
-    /// of one name shares it, counted in requests where their rates differ. The limits belong to
-    /// the holder: attaching changes nothing for those who hold others.
+    /// Usage belongs to the subject and is kept by limit name: handles with limits of the same name share it,
+    /// counted in requests if their rates differ. The limits belong to the handle: attaching does not affect other
+    /// handles.
     ///
     /// # Errors
     ///
-    /// When a limit cannot be kept or there is no room for another subject.
+    /// [`LimitError::Invalid`] if a limit is invalid; [`LimitError::Full`] if there is no capacity for another
+    /// subject.
     fn attach(
         &self,
         subject: KeyId,
@@ -35,13 +39,13 @@ pub trait Limiter: Send + Sync + 'static {
     ) -> Result<Arc<dyn LimitHandle>, LimitError>;
 }
 
-/// What one subject may still spend of the limits it was attached with.
+/// The attached limits of a subject. Only [`acquire`](Self::acquire) is required.
 pub trait LimitHandle: Send + Sync + fmt::Debug {
-    /// Spends `cost` of every limit, and of what other holders have of the same names; or of none
-    /// when one of the own limits refuses. A cost of zero spends nothing and is never refused.
+    /// Consumes `cost` from every limit, and from limits of the same names in other handles; or from none if one
+    /// of the limits of this handle is exceeded. A cost of zero consumes nothing and is always allowed.
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse;
 
-    /// Where the limits stand, without spending.
+    /// The status of the limits, without consuming anything.
     fn peek(&self, now: Now) -> LimitResponse {
         self.acquire(0, now)
     }
@@ -65,83 +69,82 @@ macro_rules! forward_to_pointee {
 
 forward_to_pointee!(Arc, Box);
 
-/// A limiter's answer: at once where the state is in the process, later where it has to be asked.
+/// The response of a limiter: immediate if its state is in the process, or a future.
 pub enum LimitResponse {
     /// The decision.
     Ready(Decision),
-    /// The decision, once it is there. Nobody waits for it longer than
-    /// [`ApiKeyLayer::limiter_timeout`](crate::ApiKeyLayer::limiter_timeout); it is dropped then.
+    /// A future decision. It is dropped after
+    /// [`ApiKeyLayer::limiter_timeout`](crate::ApiKeyLayer::limiter_timeout).
     Pending(PendingDecision),
 }
 
-/// A decision that is still to come.
+/// A future that resolves to a decision.
 pub type PendingDecision = Pin<Box<dyn Future<Output = Result<Decision, LimitError>> + Send>>;
 
 impl fmt::Debug for LimitResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ready(decision) => f.debug_tuple("Now").field(decision).finish(),
-            Self::Pending(_) => f.write_str("Later"),
+            Self::Ready(decision) => f.debug_tuple("Ready").field(decision).finish(),
+            Self::Pending(_) => f.write_str("Pending"),
         }
     }
 }
 
-/// Why a limiter has no answer.
+/// An error of a limiter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitError {
-    /// One of the limits cannot be kept.
+    /// A limit is invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidLimit),
-    /// As many subjects as the limiter has room for have something spent, or one subject has
-    /// something spent of as many different limits as it has room for.
-    #[error("the limiter has no room")]
+    /// The capacity for subjects with usage, or for different limits of one subject, is exhausted.
+    #[error("the limiter is at capacity")]
     Full,
-    /// The limiter's own store does not answer.
+    /// The backend of the limiter failed.
     #[error("the limiter is unavailable: {0}")]
     Unavailable(Arc<str>),
-    /// The limiter answered too late.
-    #[error("the limiter did not answer in time")]
+    /// The limiter did not respond within the timeout.
+    #[error("the limiter timed out")]
     Timeout,
 }
 
-/// Where one limit stands.
+/// The status of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LimitStatus {
-    /// How much can be spent right now.
+    /// The cost that can be consumed immediately.
     pub remaining: u32,
-    /// Seconds until all of it can be spent again if nothing is; rounded up.
+    /// Seconds until the limit is fully restored, rounded up.
     pub reset_secs: u32,
 }
 
-/// Whether a request may pass, and where its limits stand after that.
+/// The decision on a request, and the status of each limit after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Decision {
     statuses: [LimitStatus; RateLimit::MAX_PER_KEY],
     len: u8,
-    /// A bit for each limit that refuses.
+    /// A bit for each exceeded limit.
     violated: u8,
-    /// Of the limits that refuse, the one with the longest wait.
+    /// The exceeded limit with the longest wait.
     longest: u8,
     wait: Option<Duration>,
 }
 
 impl Decision {
-    /// Adds the standing of the next limit, in the order in which the limits were attached. More
-    /// than [`RateLimit::MAX_PER_KEY`] are ignored.
-    pub fn push(&mut self, standing: LimitStatus) {
+    /// Appends the status of the next limit, in the order in which the limits were attached. Statuses beyond
+    /// [`RateLimit::MAX_PER_KEY`] are ignored.
+    pub fn push(&mut self, status: LimitStatus) {
         if let Some(slot) = self.statuses.get_mut(usize::from(self.len)) {
-            *slot = standing;
+            *slot = status;
             self.len += 1;
         }
     }
 
-    /// Refuses the request because of the limit that was pushed last; `wait` is the time after
-    /// which it would pass, `None` if it never would.
+    /// Rejects the request because of the limit pushed last. `wait` is the time after which it would be allowed,
+    /// `None` if never.
     pub fn deny(&mut self, wait: Option<Duration>) {
         let index = self.len.saturating_sub(1);
-        // No wait at all is the longest.
+        // `None`, never, is the longest wait.
         let is_longest = match (self.wait, wait) {
             _ if self.violated == 0 => true,
             (Some(longest), Some(wait)) => wait > longest,
@@ -155,51 +158,51 @@ impl Decision {
         }
     }
 
-    /// Whether every limit lets the request pass.
+    /// Whether every limit allows the request.
     pub fn is_allowed(&self) -> bool {
         self.violated == 0
     }
 
-    /// The standings, in the order of the limits.
+    /// The statuses, in the order of the limits.
     pub fn statuses(&self) -> &[LimitStatus] {
         &self.statuses[..usize::from(self.len)]
     }
 
-    /// The limit that a client should go by, and its place: of those that refuse, the one with the longest wait;
-    /// else the one with the least left, and of several the one that takes the longest to reset.
+    /// The limit to report to clients, and its index: of the exceeded limits, the one with the longest wait;
+    /// otherwise the one with the least remaining and, among those, the longest reset.
     pub(crate) fn tightest(&self) -> Option<(usize, LimitStatus)> {
-        let mut standings = self.statuses().iter().copied().enumerate();
+        let mut statuses = self.statuses().iter().copied().enumerate();
         if self.is_allowed() {
-            standings.min_by_key(|(_, it)| (it.remaining, std::cmp::Reverse(it.reset_secs)))
+            statuses.min_by_key(|(_, it)| (it.remaining, std::cmp::Reverse(it.reset_secs)))
         } else {
-            standings.nth(self.longest.into())
+            statuses.nth(self.longest.into())
         }
     }
 
-    /// Whether the limit at this place refuses.
+    /// Whether the limit at this index is exceeded.
     pub fn is_violated(&self, index: usize) -> bool {
         index < RateLimit::MAX_PER_KEY && self.violated & (1 << index) != 0
     }
 
-    /// After which time the request would pass, if nothing else is spent; `None` when it may pass
-    /// now or never will.
+    /// The time after which the request would be allowed if nothing else is consumed. `None` if it is allowed or
+    /// never will be.
     pub fn wait(&self) -> Option<Duration> {
         self.wait
     }
 
-    /// The wait in whole seconds as `Retry-After` says it: rounded up and at least one.
+    /// The wait as `Retry-After`: in whole seconds, rounded up, at least 1.
     pub fn retry_after_secs(&self) -> Option<u64> {
         self.wait.map(whole_secs)
     }
 }
 
-/// A wait in whole seconds: rounded up and at least one.
+/// A wait in whole seconds, rounded up, at least 1.
 pub(crate) fn whole_secs(wait: Duration) -> u64 {
     let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     whole.max(1)
 }
 
-/// A decision as it is serialized.
+/// The serialized form of a decision.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     standings: Vec<LimitStatus>,
@@ -224,7 +227,7 @@ impl From<Wire> for Decision {
     fn from(wire: Wire) -> Self {
         let mut decision = Self::default();
         wire.standings.into_iter().for_each(|it| decision.push(it));
-        // Only what `refuse` can have made; without any limit, it has the first bit.
+        // Only states that `deny` can produce; it sets the first bit if there are no limits.
         decision.violated = wire.violated & (u8::MAX >> (8 - decision.len.max(1)));
         decision.wait = wire.wait.filter(|_| !decision.is_allowed());
         let longest = usize::from(wire.longest);
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_wait_counts_and_never_beats_all() {
+    fn wait_is_the_longest_and_never_is_longer_than_any() {
         let mut decision = Decision::default();
         for wait in [Some(5), Some(9), Some(7)] {
             decision.push(LimitStatus::default());
@@ -266,15 +269,15 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_limit_refuses_longest_or_has_the_least_left() {
+    fn tightest_limit_has_the_longest_wait_or_the_least_remaining() {
         let decide = |limits: &[(u32, u32, Option<Option<u64>>)]| {
             let mut decision = Decision::default();
-            for &(remaining, reset_secs, refuses) in limits {
+            for &(remaining, reset_secs, exceeded) in limits {
                 decision.push(LimitStatus {
                     remaining,
                     reset_secs,
                 });
-                if let Some(wait) = refuses {
+                if let Some(wait) = exceeded {
                     decision.deny(wait.map(Duration::from_secs));
                 }
             }
@@ -285,7 +288,7 @@ mod tests {
         assert_eq!(decide(&[]), None);
         assert_eq!(decide(&[(3, 9, None), (2, 1, None), (4, 0, None)]), Some(1));
         assert_eq!(decide(&[(2, 1, None), (2, 9, None)]), Some(1));
-        // Five a second and five an hour, and the sixth request.
+        // The sixth request with 5 per second and 5 per hour.
         let sixth = [(0, 1, Some(Some(1))), (0, 3_600, Some(Some(720)))];
         assert_eq!(decide(&sixth), Some(1));
         assert_eq!(decide(&[(0, 9, None), (1, 2, Some(Some(1)))]), Some(1));
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_round_trips_through_json() {
+    fn decision_round_trips_through_json() {
         let mut decision = Decision::default();
         decision.push(LimitStatus {
             remaining: 3,
@@ -310,7 +313,7 @@ mod tests {
         decision.deny(Some(Duration::from_millis(1_500)));
         let json = serde_json::to_string(&decision).unwrap();
         assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), decision);
-        // More limits than there can be are cut off.
+        // Excess limits are cut off.
         let many =
             serde_json::json!({ "standings": vec![LimitStatus::default(); 99], "violated": 0 });
         let many: Decision = serde_json::from_value(many).unwrap();
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_not_there_violate_nothing() {
+    fn violations_of_missing_limits_are_ignored() {
         let read = |len, violated: u8| {
             let standings = vec![LimitStatus::default(); len];
             let wait = Some(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Limits kept in the process, on governor's arithmetic.
+//! The in-process limiter, on the arithmetic of governor.
 
 mod account;
 mod gcra;
@@ -14,15 +14,15 @@ use crate::clock::Now;
 use crate::id::KeyId;
 use crate::sync::Mutex;
 
-/// A [`Limiter`] whose state lives in this process.
+/// A [`Limiter`] with its state in this process.
 ///
-/// It holds an account for each key that has something spent or is in use. When room is needed,
-/// those with nothing spent that nobody uses are dropped, which changes no decision. When that gives
-/// no room, further keys are refused rather than let through unlimited.
+/// It has an account for each key with usage or in use. When the capacity is reached, idle accounts without usage
+/// are removed, which changes no decision. If none can be removed, further keys are rejected instead of being
+/// admitted without limits.
 ///
-/// An account remembers what is spent by the limits' names, and up to 32 different limits of a key
-/// for as long as they are in use or have something spent. Then limits that are not in use make room
-/// where another of their name knows what is spent; without any such, more are refused.
+/// An account tracks usage by limit name, for up to 32 different limits of a key while they are in use or have
+/// usage. Beyond that, a limit that is not in use is replaced if another limit of the same name has its usage;
+/// otherwise, new limits are rejected.
 #[derive(Debug)]
 pub struct LocalLimiter {
     shards: Box<[Mutex<Shard>]>,
@@ -32,7 +32,7 @@ pub struct LocalLimiter {
 #[derive(Debug, Default)]
 struct Shard {
     accounts: HashMap<KeyId, Arc<Account>, foldhash::fast::RandomState>,
-    /// Accounts at which idle ones are looked for, so that the search costs little per account.
+    /// The number of accounts at which idle ones are removed next, which keeps the amortized cost low.
     sweep_at: usize,
 }
 
@@ -40,15 +40,15 @@ const SHARDS: usize = 64;
 const FIRST_SWEEP: usize = 64;
 
 impl LocalLimiter {
-    /// A limiter with room for a million keys that have something spent.
+    /// A limiter with capacity for 1,000,000 keys with usage.
     pub fn new() -> Self {
         Self::with_capacity(1_000_000)
     }
 
-    /// A limiter with room for about this many keys that have something spent and are not in use;
-    /// an account takes some 200 bytes.
+    /// A limiter with capacity for about this many keys that have usage but are not in use. An account takes some
+    /// 200 bytes.
     ///
-    /// Those in use come on top. A layer uses the accounts of the keys in its cache: up to
+    /// Accounts in use are not counted. A layer uses the accounts of the keys in its cache, up to
     /// [`CacheConfig::capacity`](crate::key::CacheConfig::capacity).
     pub fn with_capacity(keys: usize) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl LocalLimiter {
         }
     }
 
-    /// Accounts held right now.
+    /// The current number of accounts.
     pub fn accounts(&self) -> usize {
         self.shards
             .iter()
@@ -66,10 +66,10 @@ impl LocalLimiter {
     }
 
     fn shard(&self, subject: KeyId) -> &Mutex<Shard> {
-        // Ids are random digits; the last two spread evenly enough.
+        // Key ids are random; their last two digits distribute evenly enough.
         let digits = subject.as_str().as_bytes();
-        let spread = usize::from(digits[KeyId::LEN - 1]) + 7 * usize::from(digits[KeyId::LEN - 2]);
-        &self.shards[spread % self.shards.len()]
+        let hash = usize::from(digits[KeyId::LEN - 1]) + 7 * usize::from(digits[KeyId::LEN - 2]);
+        &self.shards[hash % self.shards.len()]
     }
 }
 
@@ -105,9 +105,9 @@ impl Limiter for LocalLimiter {
 }
 
 impl Shard {
-    /// Drops what nobody uses and has nothing spent; the number of those that stay only because
-    /// they have. The next sweep comes when there are twice as many, or when the room may be used
-    /// up; then too only after as many have come as are in use now.
+    /// Removes accounts that are neither in use nor have usage. Returns the number of accounts kept only because
+    /// of their usage. The next sweep is due when the number of accounts has doubled, or when the capacity may be
+    /// reached, but then only after as many new accounts as are currently in use.
     fn sweep(&mut self, room: usize, now: Now) -> usize {
         let mut in_use = 0;
         self.accounts.retain(|_, account| {
@@ -121,7 +121,7 @@ impl Shard {
     }
 }
 
-/// Nothing in here panics while it holds a lock, so a poisoned one is whole.
+/// Nothing panics while it holds a lock, so that poisoned locks hold consistent data.
 #[cfg(all(test, keytally_shuttle))]
 mod models;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How fast a key may be used.
+//! Rate limits and limiters.
 
 mod attached;
 mod limiter;

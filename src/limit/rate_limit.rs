@@ -1,4 +1,4 @@
-//! A rate limit: what it allows, its name, and the bounds it has to keep.
+//! Rate limits and their validation.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Requests per short window, with a burst: the generic cell rate algorithm.
+/// A rate limit: requests per period, with a burst, by the [generic cell rate
+/// algorithm](https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm) (GCRA).
 ///
-/// `RateLimit::per_minute(60)` lets sixty requests through at once and gives one back each second;
-/// `.with_burst(10)` lets only ten through at once at the same pace. Requests may cost more than one.
+/// `RateLimit::per_minute(60)` admits 60 requests at once and restores one each second; `.with_burst(10)` admits
+/// only 10 at once, at the same rate. A request may cost more than one.
 ///
 /// ```
 /// use keytally::limit::RateLimit;
@@ -30,59 +31,59 @@ pub struct RateLimit {
     burst: u32,
 }
 
-/// A rate limit that cannot be kept.
+/// A rate limit is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidLimit {
-    /// No requests, no burst or no period.
+    /// Requests, burst or period are zero.
     #[error("a rate limit's requests, burst and period must be greater than zero")]
     Zero,
     /// The window (`burst × period ÷ requests`) is longer than [`RateLimit::MAX_WINDOW`].
-    #[error("a rate limit's burst must come back within 366 days")]
+    #[error("the burst of a rate limit must be restored within 366 days")]
     Window,
-    /// More requests each nanosecond than one.
-    #[error("a rate limit must not exceed one request each nanosecond")]
+    /// The rate exceeds one request per nanosecond.
+    #[error("a rate limit must not exceed one request per nanosecond")]
     TooFast,
     /// The name is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
-    #[error("a rate limit's name is 1 to 32 characters of a-z, 0-9, `_` and `-`")]
+    #[error("the name of a rate limit must be 1 to 32 characters of a-z, 0-9, `_` and `-`")]
     Name,
-    /// Two limits of one key have the same name.
-    #[error("two rate limits of one key have the same name")]
+    /// Two limits of a key have the same name.
+    #[error("the rate limits of a key must have different names")]
     Duplicate,
-    /// One key has more than [`RateLimit::MAX_PER_KEY`] limits.
-    #[error("a key has at most {} rate limits", RateLimit::MAX_PER_KEY)]
+    /// The key has more than [`RateLimit::MAX_PER_KEY`] limits.
+    #[error("a key can have at most {} rate limits", RateLimit::MAX_PER_KEY)]
     TooMany,
 }
 
 const SECOND: u64 = 1_000_000_000;
 
 impl RateLimit {
-    /// Limits that one key can have.
+    /// The maximum number of limits per key.
     pub const MAX_PER_KEY: usize = 8;
-    /// The longest time in which an empty limit may become whole again.
+    /// The maximum [window](Self::window): 366 days.
     pub const MAX_WINDOW: Duration = Duration::from_secs(366 * 24 * 3_600);
 
-    /// `requests` each second, and as many at once.
+    /// `requests` per second, all of them at once; named `second`.
     pub fn per_second(requests: u32) -> Self {
         Self::per(requests, Duration::from_secs(1)).with_name("second")
     }
 
-    /// `requests` each minute, and as many at once.
+    /// `requests` per minute, all of them at once; named `minute`.
     pub fn per_minute(requests: u32) -> Self {
         Self::per(requests, Duration::from_secs(60)).with_name("minute")
     }
 
-    /// `requests` each hour, and as many at once.
+    /// `requests` per hour, all of them at once; named `hour`.
     pub fn per_hour(requests: u32) -> Self {
         Self::per(requests, Duration::from_secs(3_600)).with_name("hour")
     }
 
-    /// `requests` each day, and as many at once.
+    /// `requests` per day, all of them at once; named `day`.
     pub fn per_day(requests: u32) -> Self {
         Self::per(requests, Duration::from_secs(24 * 3_600)).with_name("day")
     }
 
-    /// `requests` each `period`, and as many at once; named `rate`.
+    /// `requests` per `period`, all of them at once; named `rate`.
     pub fn per(requests: u32, period: Duration) -> Self {
         Self {
             name: "rate".into(),
@@ -92,27 +93,27 @@ impl RateLimit {
         }
     }
 
-    /// How many requests may come at once.
+    /// Sets the burst: the number of requests admitted at once. The requests per period by default.
     #[must_use]
     pub fn with_burst(mut self, burst: u32) -> Self {
         self.burst = burst;
         self
     }
 
-    /// The name under which clients see the limit, unique within its key. What was spent is kept
-    /// under this name when the limit changes.
+    /// Sets the name under which clients see the limit, unique within its key. Usage is kept by name when a limit
+    /// changes.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// The limit's name.
+    /// The name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many requests each period lets through.
+    /// The number of requests per period.
     pub fn requests(&self) -> u32 {
         self.requests
     }
@@ -122,32 +123,32 @@ impl RateLimit {
         Duration::from_nanos(self.period)
     }
 
-    /// How many requests may come at once.
+    /// The number of requests admitted at once.
     pub fn burst(&self) -> u32 {
         self.burst
     }
 
-    /// The time in which an empty limit becomes whole again, unless requests come.
+    /// The time in which an exhausted limit is fully restored: `burst × period ÷ requests`.
     pub fn window(&self) -> Duration {
         let nanos =
             u128::from(self.period) * u128::from(self.burst) / u128::from(self.requests.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Whether the limit can be kept.
+    /// Checks that the limit is valid.
     ///
     /// # Errors
     ///
-    /// The bound that it breaks.
+    /// The first violation found.
     pub fn validate(&self) -> Result<(), InvalidLimit> {
         self.quota().map(drop)
     }
 
-    /// Whether a key can have these limits together.
+    /// Checks that a key can have these limits together.
     ///
     /// # Errors
     ///
-    /// The bound that one of them breaks, or that there are too many or two of one name.
+    /// The first violation found: an invalid limit, too many limits, or a duplicate name.
     pub fn validate_all(limits: &[Self]) -> Result<(), InvalidLimit> {
         if limits.len() > Self::MAX_PER_KEY {
             return Err(InvalidLimit::TooMany);
@@ -161,14 +162,14 @@ impl RateLimit {
         Ok(())
     }
 
-    /// The limit in governor's terms.
+    /// The limit as a quota of governor.
     pub(super) fn quota(&self) -> Result<governor::Quota, InvalidLimit> {
-        let name_fits = (1..=32).contains(&self.name.len())
+        let valid_name = (1..=32).contains(&self.name.len())
             && self
                 .name
                 .bytes()
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-        if !name_fits {
+        if !valid_name {
             return Err(InvalidLimit::Name);
         }
         let requests = NonZeroU32::new(self.requests).ok_or(InvalidLimit::Zero)?;
@@ -186,10 +187,10 @@ impl RateLimit {
         .ok_or(InvalidLimit::TooFast)
     }
 
-    /// The limit as `RateLimit-Policy` has it: `q` requests each `w` seconds, the true rate in whole seconds,
-    /// and with `q` no smaller than the burst where the window allows it.
+    /// The limit as `q` and `w` of `RateLimit-Policy`: `q` requests per `w` seconds. This is the exact rate in
+    /// whole seconds, with `q` at least the burst if the maximum window permits.
     ///
-    /// A rate of which no window of up to a year is whole is approximated, to less than a request a year.
+    /// If no window of up to a year is whole, the rate is approximated to within one request per year.
     pub(crate) fn policy(&self) -> (u64, u64) {
         const MAX_WINDOW: u64 = RateLimit::MAX_WINDOW.as_secs();
         let per_period = u64::from(self.requests) * SECOND;
@@ -200,8 +201,8 @@ impl RateLimit {
     }
 }
 
-/// The fraction with a denominator of at most `max` that is closest to `n / d`, or equal to it: a convergent of
-/// its continued fraction.
+/// The closest convergent of the continued fraction of `n / d` with a denominator of at most `max`; exact if
+/// possible.
 fn approximate(mut n: u64, mut d: u64, max: u64) -> (u64, u64) {
     // The last two convergents.
     let (mut last, mut before) = ((1_u64, 0_u64), (0_u64, 1_u64));
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn n_per_minute_means_n_each_minute() {
+    fn per_minute_admits_n_requests_per_minute() {
         let limit = RateLimit::per_minute(30);
         assert_eq!(limit.window(), Duration::from_secs(60));
         assert_eq!((limit.requests(), limit.period()), (30, limit.window()));
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_has_the_true_rate_in_whole_seconds() {
+    fn policy_is_the_exact_rate_in_whole_seconds() {
         let per = |requests, millis, burst| {
             RateLimit::per(requests, Duration::from_millis(millis)).with_burst(burst)
         };
@@ -253,9 +254,9 @@ mod tests {
             (per(1, 1_500, 5), (6, 9)),
             (per(1, 1, 1), (1_000, 1)),
             (per(3, 31_622_400_000, 3), (3, 31_622_400)),
-            // A burst larger than a year of the rate.
+            // The burst exceeds the requests of a year.
             (per(1, 20_000_000_000, 5), (1, 20_000_000)),
-            // No window of up to a year is whole in the first.
+            // The first has no whole window of up to a year.
             (
                 RateLimit::per(1, Duration::from_nanos(1_000_000_007)),
                 (1, 1),
@@ -271,21 +272,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn policies_are_no_further_from_the_rate_than_a_request_a_year(
+        fn policy_deviates_by_at_most_one_request_per_year(
             requests in 1u32.., period in 1u64..40_000_000_000_000_000, burst in 1u32..,
         ) {
             let limit = RateLimit::per(requests, Duration::from_nanos(period)).with_burst(burst);
             prop_assume!(limit.validate().is_ok());
             let (q, w) = limit.policy();
             prop_assert!(w > 0 && w <= RateLimit::MAX_WINDOW.as_secs());
-            // Within a request in the window, by exact arithmetic: q / w ≈ requests / period.
+            // Within one request per window, in exact arithmetic: q / w ≈ requests / period.
             let (q, w) = (u128::from(q) * u128::from(period), u128::from(w) * u128::from(requests) * 1_000_000_000);
             prop_assert!(q.abs_diff(w) <= u128::from(period), "{limit:?}");
         }
     }
 
     #[test]
-    fn what_reaches_a_bound_is_within_it() {
+    fn bounds_are_inclusive() {
         let year = Duration::from_secs(366 * 86_400);
         assert_eq!(RateLimit::per(1, year).validate(), Ok(()));
         let longer = year + Duration::from_nanos(1);
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_typed_errors() {
+    fn out_of_bounds_limits_are_rejected() {
         let cases = [
             (RateLimit::per_second(0), InvalidLimit::Zero),
             (RateLimit::per_second(1).with_burst(0), InvalidLimit::Zero),

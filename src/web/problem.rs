@@ -221,7 +221,7 @@ impl From<InvalidKey> for Problem {
             InvalidKey::Metadata | InvalidKey::MetadataDepth | InvalidKey::MetadataNul => {
                 "/metadata"
             }
-            InvalidKey::Time => "/expires",
+            InvalidKey::Time => "/expires_at",
             InvalidKey::Limit(_) => "/limits",
             InvalidKey::Recoverable => "/recoverable",
             InvalidKey::Hint => return Self::internal(),

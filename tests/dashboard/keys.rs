@@ -83,7 +83,7 @@ async fn a_key_is_generated_disabled_rotated_and_deleted() {
     for action in ["created", "disabled", "enabled", "rotated", "deleted"] {
         assert!(
             audit.contains(&format!(
-                "<bdi>Ada</bdi></span></td><td data-label=\"What\">{action}</td>"
+                "<bdi>Ada</bdi></span></td><td data-label=\"Action\">{action}</td>"
             )),
             "{action}"
         );

@@ -13,7 +13,7 @@ use crate::key::InvalidationFeed;
 /// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share their data, which is lost when the process exits. The request log and the audit log keep the most
-/// recent entries, up to a limit. Rollups are kept [longer](MemoryConfig::hours_kept) and are exact regardless of
+/// recent entries, up to a limit. Rollups are kept [longer](MemoryConfig::hours) and are exact regardless of
 /// the request log.
 #[derive(Clone)]
 pub struct MemoryBackend {

@@ -55,21 +55,21 @@ impl MemoryConfig {
         self
     }
 
-    /// Sets [`log`](Self::log).
+    /// Sets [`log_sampling`](Self::log_sampling).
     #[must_use]
     pub fn log_sampling(mut self, keep: LogSampling) -> Self {
         self.log_sampling = keep;
         self
     }
 
-    /// Sets [`minutes_kept`](Self::minutes_kept).
+    /// Sets [`minutes`](Self::minutes).
     #[must_use]
     pub fn minutes(mut self, time: Duration) -> Self {
         self.minutes = time;
         self
     }
 
-    /// Sets [`quarters_kept`](Self::quarters_kept). If it is not longer than [`minutes_kept`](Self::minutes_kept),
+    /// Sets [`quarters`](Self::quarters). If it is not longer than [`minutes`](Self::minutes),
     /// minutes are merged into hours directly.
     #[must_use]
     pub fn quarters(mut self, time: Duration) -> Self {
@@ -77,7 +77,7 @@ impl MemoryConfig {
         self
     }
 
-    /// Sets [`hours_kept`](Self::hours_kept).
+    /// Sets [`hours`](Self::hours).
     #[must_use]
     pub fn hours(mut self, time: Duration) -> Self {
         self.hours = time;

@@ -19,8 +19,8 @@ impl PostgresBackend {
     /// # Errors
     ///
     /// - [`BackendError::NewerSchema`] if a newer version of the crate has migrated the tables.
-    /// - [`BackendError::OtherSchema`] if an applied migration differs from the one in this crate.
-    /// - [`BackendError::Denied`] if the user may not create tables.
+    /// - [`BackendError::MigrationMismatch`] if an applied migration differs from the one in this crate.
+    /// - [`BackendError::PermissionDenied`] if the user may not create tables.
     /// - [`BackendError::Encoding`] if the encoding of the database is not UTF-8.
     /// - [`BackendError::Unavailable`] if the database cannot be reached, if another process is still migrating
     ///   after a minute, or if a required lock is held elsewhere.

@@ -18,7 +18,7 @@ impl SqliteBackend {
     /// # Errors
     ///
     /// - [`BackendError::NewerSchema`] if a newer version of the crate has migrated the tables.
-    /// - [`BackendError::OtherSchema`] if an applied migration differs from the one in this crate.
+    /// - [`BackendError::MigrationMismatch`] if an applied migration differs from the one in this crate.
     /// - [`BackendError::Encoding`] if the encoding of the database is UTF-16.
     /// - [`BackendError::Unavailable`] if the database cannot be read or written to.
     pub async fn migrate(&self) -> Result<(), BackendError> {

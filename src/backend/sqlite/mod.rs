@@ -87,7 +87,7 @@ impl SqliteBackend {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] if the file cannot be opened, [`BackendError::Damaged`] if it is not a
+    /// [`BackendError::Unavailable`] if the file cannot be opened, [`BackendError::Corrupt`] if it is not a
     /// database.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
         let options = file::options(path.as_ref());

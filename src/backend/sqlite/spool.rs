@@ -74,9 +74,9 @@ impl SqliteSpool {
     /// # Errors
     ///
     /// - [`BackendError::Unavailable`] if the file cannot be opened.
-    /// - [`BackendError::Damaged`] if it is not a database.
+    /// - [`BackendError::Corrupt`] if it is not a database.
     /// - [`BackendError::NewerSchema`] if a newer version of the crate has migrated its tables.
-    /// - [`BackendError::OtherSchema`] if an applied migration differs from the one in this crate.
+    /// - [`BackendError::MigrationMismatch`] if an applied migration differs from the one in this crate.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, BackendError> {
         let options = file::options(path.as_ref()).auto_vacuum(SqliteAutoVacuum::Incremental);
         let pool = file::pool(options, 1).await?;

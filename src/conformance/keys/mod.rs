@@ -41,7 +41,7 @@ pub use find::key_store;
 /// - An encrypted secret is kept byte for byte and returned by [`reveal`](KeyAdmin::reveal) only, with one
 ///   audit entry each time. Revoking or deleting its key removes it. After a rotation, the successor has an
 ///   encrypted secret only if its predecessor has one. A store that keeps no encrypted secrets instead rejects
-///   keys that have one with [`StoreError::KeepsNoSecrets`](crate::key::StoreError::KeepsNoSecrets).
+///   keys that have one with [`StoreError::SecretsNotSupported`](crate::key::StoreError::SecretsNotSupported).
 /// - Other keys stay unchanged, and every change is published to the
 ///   [invalidation feed](crate::key::KeyStore::invalidations), if there is one.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {

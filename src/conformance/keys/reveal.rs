@@ -21,7 +21,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
         }
         created => succeeds(
             created,
-            "a key with an encrypted secret is created, or fails with StoreError::KeepsNoSecrets",
+            "a key with an encrypted secret is created, or fails with StoreError::SecretsNotSupported",
         ),
     }
     secret_is_revealed(store, &fixture, record).await;

@@ -1,4 +1,4 @@
-//! Model tests of the cache: invalidation and single flight under every interleaving.
+//! Model tests of the cache: invalidation and single flight in concurrent interleavings.
 
 use std::future::Future;
 use std::pin::pin;

@@ -1,8 +1,8 @@
-//! What one key has spent, and the limits under which somebody spends of it.
+//! The usage of one key, and the handles that share it.
 //!
-//! Each different limit has a slot of its own, so that a holder's limits are kept whatever others
-//! hold. What is spent under one is counted in all of its name: when a key's limits change, or
-//! differ from layer to layer, nothing is forgiven.
+//! Each different limit has a slot of its own, so that handles do not affect each other's limits. Consumption
+//! under one limit counts for all limits of the same name, so that usage is not lost when the limits of a key
+//! change or differ between layers.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError};
@@ -18,16 +18,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one key has spent. The lock is held for some nanoseconds: it makes a request spend of all
-/// limits or of none.
+/// The usage of one key. The lock is held for nanoseconds; it makes a request consume from all limits or from
+/// none.
 #[derive(Debug, Default)]
 pub(super) struct Account(Mutex<Slots>);
 
 type Slots = SmallVec<[GcraState; 1]>;
 
 impl Account {
-    /// Different limits that are in use or have something spent. Beyond these, what is spent under a
-    /// limit that is not in use is known by others of its name only.
+    /// The maximum number of different limits that are in use or have usage. Beyond that, the usage of a limit
+    /// that is not in use is tracked only by others of its name.
     pub(super) const MAX_SLOTS: usize = 4 * RateLimit::MAX_PER_KEY;
 
     pub(super) fn hold(
@@ -38,7 +38,7 @@ impl Account {
         let mut slots = lock(&self.0);
         let places = limits
             .iter()
-            .map(|limit| place(&mut slots, limit, now.elapsed_nanos()))
+            .map(|limit| find_or_insert(&mut slots, limit, now.elapsed_nanos()))
             .collect::<Result<_, _>>()?;
         drop(slots);
         Ok(Held {
@@ -53,8 +53,8 @@ impl Account {
     }
 }
 
-/// The limit's slot, made in the place of one that is missed least or behind all others.
-fn place(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitError> {
+/// Finds the slot of a limit, or creates it: in place of a replaceable slot, or at the end.
+fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitError> {
     let (name, quota) = (limit.name(), limit.quota()?);
     let index = match slots.iter().position(|slot| slot.is(name, quota)) {
         Some(index) => index,
@@ -63,7 +63,7 @@ fn place(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitE
             let free = slots.iter().position(|slot| slot.is_free(now));
             let index = match free {
                 None if slots.len() < Account::MAX_SLOTS => None,
-                None => Some(carried_by_others(slots, name, now).ok_or(LimitError::Full)?),
+                None => Some(replaceable(slots, name, now).ok_or(LimitError::Full)?),
                 free => free,
             };
             match index {
@@ -79,27 +79,27 @@ fn place(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitE
     })
 }
 
-/// A slot that nobody holds, where another of its name, or the new one, knows what is spent: the one
-/// with the least, so that the most is remembered whatever limit comes back.
-fn carried_by_others(slots: &Slots, new: &str, now: u64) -> Option<usize> {
-    let named_so = |name: &str| slots.iter().filter(|slot| **slot.name() == *name).count();
-    let carried = |slot: &GcraState| **slot.name() == *new || named_so(slot.name()) > 1;
+/// A slot that is not in use and whose usage is tracked by another slot of its name, or the new one. Of these, the
+/// slot with the least usage, so that the most is retained for limits that return.
+fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
+    let same_name = |name: &str| slots.iter().filter(|slot| **slot.name() == *name).count();
+    let is_redundant = |slot: &GcraState| **slot.name() == *new || same_name(slot.name()) > 1;
     slots
         .iter()
         .enumerate()
-        .filter(|(_, slot)| !slot.is_held() && carried(slot))
+        .filter(|(_, slot)| !slot.is_held() && is_redundant(slot))
         .min_by_key(|(_, slot)| slot.spent_requests(now))
         .map(|(index, _)| index)
 }
 
-/// One holder's limits.
+/// The limits of one handle.
 #[derive(Debug)]
 pub(super) struct Held {
     account: Arc<Account>,
     places: SmallVec<[Place; 1]>,
 }
 
-/// Where a limit's slot is: there it stays for as long as its name is held.
+/// The index of a slot, stable while its name is held.
 #[derive(Debug)]
 struct Place {
     index: usize,
@@ -113,7 +113,7 @@ impl LimitHandle for Held {
         match NonZeroU32::new(cost) {
             Some(cost) => self.spend(&slots, cost, now, &mut decision),
             None => self
-                .own(&slots)
+                .own_slots(&slots)
                 .for_each(|slot| decision.push(slot.standing(now))),
         }
         LimitResponse::Ready(decision)
@@ -122,15 +122,15 @@ impl LimitHandle for Held {
 
 impl Held {
     #[inline]
-    fn own<'a>(&self, slots: &'a [GcraState]) -> impl Iterator<Item = &'a GcraState> {
+    fn own_slots<'a>(&self, slots: &'a [GcraState]) -> impl Iterator<Item = &'a GcraState> {
         self.places.iter().map(|place| &slots[place.index])
     }
 
     #[inline]
     fn spend(&self, slots: &[GcraState], cost: NonZeroU32, now: u64, decision: &mut Decision) {
-        // One limit can be asked and spent of in one go.
+        // A single limit is checked and consumed in one step.
         if self.places.len() > 1 {
-            for slot in self.own(slots) {
+            for slot in self.own_slots(slots) {
                 slot.check(now, cost, Spend::No, decision);
             }
             if !decision.is_allowed() {
@@ -138,23 +138,23 @@ impl Held {
             }
             *decision = Decision::default();
         }
-        for slot in self.own(slots) {
+        for slot in self.own_slots(slots) {
             slot.check(now, cost, Spend::Yes, decision);
         }
         if slots.len() > self.places.len() && decision.is_allowed() {
-            self.tell_others(slots, cost, now);
+            self.charge_others(slots, cost, now);
         }
     }
 
-    /// Counts what was spent in the slots of other limits that have one of the names.
+    /// Consumes from the slots of other limits with the same names.
     #[cold]
-    fn tell_others(&self, slots: &[GcraState], cost: NonZeroU32, now: u64) {
+    fn charge_others(&self, slots: &[GcraState], cost: NonZeroU32, now: u64) {
         for (index, slot) in slots.iter().enumerate() {
-            let mut namesakes = self
+            let mut same_name = self
                 .places
                 .iter()
                 .filter(|place| place.name == *slot.name());
-            if namesakes.next().is_some_and(|own| own.index != index) {
+            if same_name.next().is_some_and(|own| own.index != index) {
                 slot.count(cost, now);
             }
         }

@@ -1,4 +1,4 @@
-//! What is spent of one limit, on governor's arithmetic.
+//! The usage of one limit, on the arithmetic of governor.
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
@@ -14,12 +14,11 @@ use crate::limit::{Decision, LimitStatus};
 
 #[derive(Debug)]
 pub(super) struct GcraState {
-    /// The limit's name. Whoever holds the limit holds this, so that a count of one tells that
-    /// nobody does.
+    /// The name of the limit. Handles hold clones, so that a reference count of one means that the limit is not in
+    /// use.
     name: Arc<str>,
     quota: Quota,
-    /// The theoretical arrival time of GCRA, in the clock's nanoseconds: at most the whole burst
-    /// from now.
+    /// The theoretical arrival time of GCRA, in nanoseconds of the clock. At most the whole burst from now.
     arrival: Cell<u64>,
 }
 
@@ -30,15 +29,15 @@ pub(super) enum Spend {
 }
 
 impl GcraState {
-    /// A slot that starts with what is spent of this name in others.
+    /// A slot that starts with the usage of other limits of this name.
     pub(super) fn beside(others: &[Self], name: &str, quota: Quota, now: u64) -> Self {
         let slot = Self {
             name: name.into(),
             quota,
             arrival: Cell::new(now),
         };
-        let named_so = others.iter().filter(|other| *other.name == *name);
-        let spent = named_so.map(|other| other.carried_to(&quota, now)).max();
+        let same_name = others.iter().filter(|other| *other.name == *name);
+        let spent = same_name.map(|other| other.converted_to(&quota, now)).max();
         slot.add(spent.unwrap_or(0), now);
         slot
     }
@@ -51,7 +50,7 @@ impl GcraState {
         *self.name == *name && self.quota == quota
     }
 
-    /// Whether nothing is spent.
+    /// Whether there is no usage.
     pub(super) fn is_whole(&self, now: u64) -> bool {
         self.arrival.get() <= now
     }
@@ -60,14 +59,14 @@ impl GcraState {
         Arc::strong_count(&self.name) > 1
     }
 
-    /// Whether nobody would miss it.
+    /// Whether the slot can be removed without effect.
     pub(super) fn is_free(&self, now: u64) -> bool {
         !self.is_held() && self.is_whole(now)
     }
 
     #[inline]
     pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
-        // governor multiplies the cost unchecked: beyond the burst, the product may wrap around.
+        // governor multiplies the cost without overflow check: a cost beyond the burst may wrap around.
         if cost > self.quota.burst_size() {
             decision.push(self.standing(now));
             return decision.deny(None);
@@ -97,7 +96,7 @@ impl GcraState {
         }
     }
 
-    /// Counts what was spent under another limit of this name.
+    /// Consumes what was consumed from another limit of this name.
     pub(super) fn count(&self, cost: NonZeroU32, now: u64) {
         self.add(
             u64::from(cost.get()).saturating_mul(per_request(&self.quota)),
@@ -105,19 +104,19 @@ impl GcraState {
         );
     }
 
-    /// A check by governor at this moment: the limiter is made for the one check, with its time
-    /// beginning now, so that the request's one reading of the clock serves here too.
+    /// A limiter of governor for a single check, whose time starts now, so that the request reads the clock only
+    /// once.
     fn limiter(
         &self,
         now: u64,
         spend: Spend,
-    ) -> RateLimiter<NotKeyed, Arrival<'_>, Standstill, StateInformationMiddleware> {
+    ) -> RateLimiter<NotKeyed, Arrival<'_>, FrozenClock, StateInformationMiddleware> {
         let arrival = Arrival {
             stored: &self.arrival,
             now,
             spend,
         };
-        RateLimiter::new(self.quota, arrival, Standstill)
+        RateLimiter::new(self.quota, arrival, FrozenClock)
     }
 
     fn reset_secs(&self, now: u64) -> u32 {
@@ -125,24 +124,24 @@ impl GcraState {
         u32::try_from(nanos).unwrap_or(u32::MAX)
     }
 
-    /// What is spent, as the nanoseconds in which it comes back.
+    /// The usage, as nanoseconds until it is restored.
     fn spent(&self, now: u64) -> u64 {
         self.arrival.get().saturating_sub(now)
     }
 
-    /// What is spent, in requests.
+    /// The usage in requests.
     pub(super) fn spent_requests(&self, now: u64) -> u64 {
         self.spent(now).div_ceil(per_request(&self.quota))
     }
 
-    /// As many requests as are spent here, in another limit's time.
-    fn carried_to(&self, quota: &Quota, now: u64) -> u64 {
+    /// The usage in requests, converted to nanoseconds of another limit.
+    fn converted_to(&self, quota: &Quota, now: u64) -> u64 {
         let nanos = u128::from(self.spent(now)) * u128::from(per_request(quota));
         let nanos = nanos.div_ceil(u128::from(per_request(&self.quota)));
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
-    /// Spends so much, but not more than there is.
+    /// Consumes this much, at most what remains.
     fn add(&self, nanos: u64, now: u64) {
         let all = u64::from(self.quota.burst_size().get()).saturating_mul(per_request(&self.quota));
         let before = self.spent(now);
@@ -157,8 +156,7 @@ fn per_request(quota: &Quota) -> u64 {
         .max(1)
 }
 
-/// Governor's state for one check, told in time since now; a check that is not to spend is not
-/// written back.
+/// The state of governor for one check, relative to now. Checks that consume nothing are not written back.
 struct Arrival<'a> {
     stored: &'a Cell<u64>,
     now: u64,
@@ -181,10 +179,10 @@ impl StateStore for Arrival<'_> {
     }
 }
 
-/// A clock for a limiter that lives for one check.
-struct Standstill;
+/// A clock that stands still, for limiters that live for one check.
+struct FrozenClock;
 
-impl Clock for Standstill {
+impl Clock for FrozenClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {

@@ -1,11 +1,11 @@
-//! Models of accounts: what is spent is neither forgotten nor spent in part, whoever comes first.
+//! Model tests of accounts: usage is neither lost nor consumed in part, in concurrent interleavings.
 
 use super::*;
 use crate::clock::Clock;
-use crate::limit::{Answer, Decision};
+use crate::limit::{Decision, LimitResponse};
 use crate::sync::model::{check, check_all, thread};
 
-/// A limiter that looks for idle accounts at every key that comes, as all of these fall into one shard.
+/// A limiter that sweeps on every attach of a new key, because all keys are in the same shard.
 struct Setup {
     limiter: LocalLimiter,
     clock: Clock,
@@ -30,69 +30,69 @@ impl Setup {
         self.limiter.attach(self.ids[key], limits, self.clock.now())
     }
 
-    fn take(&self, allowance: &dyn LimitHandle, cost: u32) -> Decision {
-        match allowance.take(cost, self.clock.now()) {
+    fn acquire(&self, handle: &dyn LimitHandle, cost: u32) -> Decision {
+        match handle.acquire(cost, self.clock.now()) {
             LimitResponse::Ready(decision) => decision,
-            LimitResponse::Pending(_) => unreachable!("the local limiter answers at once"),
+            LimitResponse::Pending(_) => unreachable!("the local limiter responds immediately"),
         }
     }
 
-    /// Requests that pass, of so many by a holder that then leaves.
-    fn pass(&self, key: usize, limits: &[RateLimit], requests: u32) -> u32 {
-        let allowance = self.attach(key, limits).unwrap();
+    /// The number of admitted requests, of this many through a new handle.
+    fn admitted(&self, key: usize, limits: &[RateLimit], requests: u32) -> u32 {
+        let handle = self.attach(key, limits).unwrap();
         (0..requests)
-            .map(|_| u32::from(self.take(&*allowance, 1).is_allowed()))
+            .map(|_| u32::from(self.acquire(&*handle, 1).is_allowed()))
             .sum()
     }
 
     fn remaining(&self, key: usize, limits: &[RateLimit]) -> Vec<u32> {
-        let decision = self.take(&*self.attach(key, limits).unwrap(), 0);
-        let standings = decision.standings().iter();
-        standings.map(|standing| standing.remaining).collect()
+        let decision = self.acquire(&*self.attach(key, limits).unwrap(), 0);
+        let statuses = decision.statuses().iter();
+        statuses.map(|status| status.remaining).collect()
     }
 }
 
 #[test]
-fn rule_7_dropping_idle_accounts_grants_no_request() {
+fn rule_7_removing_idle_accounts_admits_no_request() {
     check_all(|| {
         let setup = Setup::new();
         let limits = [RateLimit::per_hour(2)];
-        let sweeping = setup.clone();
-        let sweeping = thread(move || {
-            // There is no room for it once the other has something spent and is not in use.
-            drop(sweeping.attach(1, &[RateLimit::per_hour(1)]));
+        let sweeper = setup.clone();
+        let sweeper = thread(move || {
+            // It exceeds the capacity once the other key has usage and is not in use.
+            drop(sweeper.attach(1, &[RateLimit::per_hour(1)]));
         });
-        assert_eq!(setup.pass(0, &limits, 1), 1);
+        assert_eq!(setup.admitted(0, &limits, 1), 1);
         assert_eq!(setup.remaining(0, &limits), [1]);
-        sweeping.join().unwrap();
-        assert_eq!(setup.pass(0, &limits, 3), 1);
+        sweeper.join().unwrap();
+        assert_eq!(setup.admitted(0, &limits, 3), 1);
     });
 }
 
 #[test]
-fn rule_7_holders_that_come_and_go_share_what_there_is() {
+fn rule_7_short_lived_handles_share_one_limit() {
     check(|| {
         let setup = Setup::new();
         let limits = [RateLimit::per_hour(3)];
-        let spending = [(); 2].map(|()| {
+        let spenders = [(); 2].map(|()| {
             let (setup, limits) = (setup.clone(), limits.clone());
-            thread(move || setup.pass(0, &limits, 1) + setup.pass(0, &limits, 2))
+            thread(move || setup.admitted(0, &limits, 1) + setup.admitted(0, &limits, 2))
         });
-        let sweeping = setup.clone();
-        let sweeping = thread(move || {
+        let sweeper = setup.clone();
+        let sweeper = thread(move || {
             for key in [1, 2, 1] {
-                drop(sweeping.attach(key, &[RateLimit::per_hour(1)]));
+                drop(sweeper.attach(key, &[RateLimit::per_hour(1)]));
             }
         });
-        let passed = spending.map(|spending| spending.join().unwrap());
-        sweeping.join().unwrap();
-        assert_eq!(passed.iter().sum::<u32>(), 3);
+        let total = spenders.map(|spenders| spenders.join().unwrap());
+        sweeper.join().unwrap();
+        assert_eq!(total.iter().sum::<u32>(), 3);
         assert_eq!(setup.remaining(0, &limits), [0]);
     });
 }
 
 #[test]
-fn rule_7_a_request_spends_of_all_limits_or_of_none() {
+fn rule_7_request_consumes_all_limits_or_none() {
     check_all(|| {
         let setup = Setup::new();
         let limits = [
@@ -100,45 +100,45 @@ fn rule_7_a_request_spends_of_all_limits_or_of_none() {
             RateLimit::per_hour(1).with_name("narrow"),
         ];
         let (other, same) = (setup.clone(), limits.clone());
-        let other = thread(move || other.pass(0, &same, 1));
-        let passed = setup.pass(0, &limits, 1) + other.join().unwrap();
-        assert_eq!(passed, 1);
+        let other = thread(move || other.admitted(0, &same, 1));
+        let total = setup.admitted(0, &limits, 1) + other.join().unwrap();
+        assert_eq!(total, 1);
         assert_eq!(setup.remaining(0, &limits), [4, 0]);
     });
 }
 
 #[test]
-fn rule_7_a_change_of_limits_forgives_nothing() {
+fn rule_7_changed_limits_keep_usage() {
     check_all(|| {
         let setup = Setup::new();
         let narrow = [RateLimit::per_hour(2).with_name("rate")];
         let wide = [RateLimit::per_hour(4).with_name("rate")];
         let other = setup.clone();
-        let other = thread(move || other.pass(0, &narrow, 1));
-        let passed = setup.pass(0, &wide, 1) + other.join().unwrap();
-        assert_eq!(passed, 2);
+        let other = thread(move || other.admitted(0, &narrow, 1));
+        let total = setup.admitted(0, &wide, 1) + other.join().unwrap();
+        assert_eq!(total, 2);
         assert_eq!(setup.remaining(0, &wide), [2]);
     });
 }
 
 #[test]
-fn rule_6_accounts_stay_within_their_room() {
+fn rule_6_accounts_stay_within_capacity() {
     check(|| {
         let setup = Setup::new();
         let limits = [RateLimit::per_hour(1)];
-        let spending = [0, 1, 2].map(|key| {
+        let spenders = [0, 1, 2].map(|key| {
             let (setup, limits) = (setup.clone(), limits.clone());
             thread(move || match setup.attach(key, &limits) {
-                Ok(allowance) => u32::from(setup.take(&*allowance, 1).is_allowed()),
+                Ok(handle) => u32::from(setup.acquire(&*handle, 1).is_allowed()),
                 Err(LimitError::Full) => 0,
                 Err(error) => panic!("{error}"),
             })
         });
-        let passed: u32 = spending.map(|thread| thread.join().unwrap()).iter().sum();
-        // An account for each that has something spent, and for no other.
-        assert_eq!(setup.limiter.accounts(), passed as usize);
-        // Nobody uses one any more, and one is what there is room for.
+        let total: u32 = spenders.map(|thread| thread.join().unwrap()).iter().sum();
+        // One account for each key with usage, and no others.
+        assert_eq!(setup.limiter.accounts(), total as usize);
+        // No account is in use, and the capacity is one.
         assert_eq!(setup.attach(3, &limits).unwrap_err(), LimitError::Full);
-        assert_eq!(setup.limiter.accounts(), passed as usize);
+        assert_eq!(setup.limiter.accounts(), total as usize);
     });
 }

@@ -54,7 +54,7 @@ impl OverTime {
     ///
     /// The first and the last bucket may extend beyond the range. The buckets are contiguous, also across daylight
     /// saving transitions. An empty or reversed range has no buckets. Buckets that end after `now` are marked as
-    /// [`unfinished`](TimeBucket::unfinished).
+    /// [`unfinished`](TimeBucket::is_partial).
     ///
     /// # Errors
     ///

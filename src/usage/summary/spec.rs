@@ -54,7 +54,7 @@ impl SummarySpec {
     }
 
     /// Adds totals over time in [`Summary::over_time`], in buckets of this zone and of a width that suits the
-    /// range ([`Granularity::fitting`]).
+    /// range ([`Granularity::for_range`]).
     ///
     /// The range only determines the width; it does not filter the items.
     pub fn over_range(self, range: Range<Timestamp>, zone: TimeZone) -> Self {

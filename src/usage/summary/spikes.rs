@@ -75,8 +75,8 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
 /// totals by key ([`Summary::by_key`](super::Summary::by_key)) of the current and the previous range, and returns
 /// the spikes by descending number of requests.
 ///
-/// An outcome has spiked if at least [`Spike::LEAST`] requests have it, and its share of the key's requests is at
-/// least [`Spike::FACTOR`] times the previous share and at least [`Spike::POINTS`] percentage points above it. The
+/// An outcome has spiked if at least [`Spike::MIN_REQUESTS`] requests have it, and its share of the key's requests is at
+/// least [`Spike::MIN_FACTOR`] times the previous share and at least [`Spike::MIN_PERCENTAGE_POINTS`] percentage points above it. The
 /// previous share of a key without previous requests is 0. A key can be returned twice, once for each outcome.
 ///
 /// ```
@@ -89,7 +89,7 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
 /// let before = by_key(&vec![event; 30]);
 /// let now = by_key(&vec![failed; 30]);
 /// let spikes = spikes(&now, &before);
-/// assert_eq!((spikes[0].count(), spikes[0].count_before()), (30, 0));
+/// assert_eq!((spikes[0].count(), spikes[0].previous_count()), (30, 0));
 /// ```
 pub fn spikes(
     now: &BTreeMap<Option<KeyId>, Totals>,

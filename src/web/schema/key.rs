@@ -39,16 +39,16 @@ pub(crate) struct Key {
     metadata: Map<String, Value>,
     /// When the key was created.
     #[schema(value_type = String, format = DateTime)]
-    created: Timestamp,
+    created_at: Timestamp,
     /// When the key expires.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
     /// When the key was revoked.
     #[schema(value_type = Option<String>, format = DateTime)]
-    revoked: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
     /// When the key was last used, according to the usage written so far.
     #[schema(value_type = Option<String>, format = DateTime)]
-    last_used: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
     /// Whether the encrypted secret is stored and can be revealed.
     recoverable: bool,
     /// The key that this key was rotated from.
@@ -80,10 +80,10 @@ impl Key {
             disabled: key.disabled,
             scopes: key.scopes,
             metadata: key.metadata,
-            created: key.created_at,
-            expires: key.expires_at,
-            revoked: key.revoked_at,
-            last_used: key.last_used_at,
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            revoked_at: key.revoked_at,
+            last_used_at: key.last_used_at,
             recoverable: key.recoverable,
             rotated_from: key.rotated_from,
             lineage: key.lineage,

@@ -44,7 +44,7 @@ pub(crate) struct NewKey {
     metadata: Map<String, Value>,
     /// When the key expires: a time in the future.
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
     /// Whether to store the encrypted secret, so that it can be revealed later. Requires an encryption key to be
     /// configured.
     #[serde(default)]
@@ -68,9 +68,9 @@ impl NewKey {
         if let Some(environment) = self.environment {
             new = new.environment(environment);
         }
-        if let Some(end) = self.expires {
+        if let Some(end) = self.expires_at {
             if end <= now {
-                return Err(Problem::field("/expires", "Must be in the future."));
+                return Err(Problem::field("/expires_at", "Must be in the future."));
             }
             new = new.expires_at(end);
         }
@@ -116,7 +116,7 @@ pub(crate) struct KeyUpdate {
     /// The new expiry; `null` for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires: Option<Option<Timestamp>>,
+    expires_at: Option<Option<Timestamp>>,
 }
 
 /// Distinguishes a present field from an absent one. `null` is an error unless `T` accepts it.
@@ -138,7 +138,7 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
         update.limits = body.limits.map(limits).transpose()?;
         update.addresses = body.addresses.as_deref().map(networks).transpose()?;
         update.metadata = body.metadata;
-        update.expires_at = body.expires;
+        update.expires_at = body.expires_at;
         Ok(update)
     }
 }

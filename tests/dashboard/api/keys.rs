@@ -26,7 +26,7 @@ async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
         ],
         "addresses": ["203.0.113.0/24", "2001:db8::1"],
         "metadata": {"plan": {"name": "pro"}},
-        "expires": "2031-01-01T01:00:00+01:00",
+        "expires_at": "2031-01-01T01:00:00+01:00",
     });
     let response = api.post("/keys", &body.to_string()).await;
     let created = response.with(201);
@@ -46,9 +46,9 @@ async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
         key["addresses"],
         json!(["203.0.113.0/24", "2001:db8::1/128"])
     );
-    assert_eq!(key["expires"], "2031-01-01T00:00:00Z");
+    assert_eq!(key["expires_at"], "2031-01-01T00:00:00Z");
     assert_eq!(key["status"], "active");
-    let nothing = [&key["revoked"], &key["last_used"], &key["rotated_from"]];
+    let nothing = [&key["revoked_at"], &key["last_used_at"], &key["rotated_from"]];
     assert_eq!(nothing, [&json!(null); 3]);
 
     let id = id_of(secret);
@@ -181,14 +181,14 @@ async fn a_rotated_key_expires_after_its_grace_period() {
         .with(201);
     let new = &created["key"];
     assert_eq!(new["rotated_from"], old.id.as_str());
-    assert_eq!(new["line"], old.id.as_str());
+    assert_eq!(new["lineage"], old.id.as_str());
     assert_eq!(new["scopes"], json!(["read"]));
     assert_eq!(
         new["id"],
         id_of(created["secret"].as_str().unwrap()).as_str()
     );
     let old = api.get(&format!("/keys/{}", old.id)).await.with(200);
-    let end: jiff::Timestamp = old["expires"].as_str().unwrap().parse().unwrap();
+    let end: jiff::Timestamp = old["expires_at"].as_str().unwrap().parse().unwrap();
     let left = end.duration_since(jiff::Timestamp::now()).as_secs();
     assert!((3_500..=3_600).contains(&left), "{left}");
     let gone = format!("/keys/{}/rotate", "0".repeat(16));

@@ -56,10 +56,10 @@ async fn errors_in_a_body_name_the_field() {
         ),
         ("#/limits/0", r#"{"name":"a","limits":[[null,5,1.0,null]]}"#),
         ("#", r#"["a",null,null,[],[],[],{},null,false]"#),
-        ("#/expires", r#"{"name":"a","expires":"tomorrow"}"#),
+        ("#/expires_at", r#"{"name":"a","expires_at":"tomorrow"}"#),
         (
-            "#/expires",
-            r#"{"name":"a","expires":"2020-01-01T00:00:00Z"}"#,
+            "#/expires_at",
+            r#"{"name":"a","expires_at":"2020-01-01T00:00:00Z"}"#,
         ),
         ("#/metadata", r#"{"name":"a","metadata":[]}"#),
         ("#/secret", r#"{"name":"a","secret":"mine"}"#),
