@@ -131,7 +131,7 @@ impl Layers {
                 layer = layer.allow_anonymous();
             }
             if is(PREFLIGHT) {
-                layer = layer.allow_preflight();
+                layer = layer.allow_preflights();
             }
             if is(PASSES) {
                 layer = layer.on_store_failure(StoreFailure::Admit);

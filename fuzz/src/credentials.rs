@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, Empty};
 use keytally::backend::MemoryBackend;
 use keytally::key::{Issuer, KeyAdmin, NewKey, Secret};
 use keytally::usage::{Recorder, RejectionReason};
-use keytally::{ApiKeyLayer, ApiKeyService, Caller, Clock, Rejection};
+use keytally::{ApiKeyLayer, ApiKeyService, Caller, Clock, CredentialSource, Rejection};
 use tokio::runtime::{Builder, Runtime};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -145,8 +145,10 @@ impl Layers {
             .recorder(recorder.clone());
         let all = usual
             .clone()
-            .header(X_CUSTOM)
-            .insecure_query_parameter(PARAMETER);
+            .credential_sources(CredentialSource::DEFAULT.into_iter().chain([
+                CredentialSource::Header(X_CUSTOM),
+                CredentialSource::insecure_query_parameter(PARAMETER),
+            ]));
         let services = [
             usual.clone(),
             all.clone(),
@@ -226,7 +228,7 @@ impl Layers {
     }
 
     fn rejected(&self) -> u64 {
-        let rejected = self.recorder.stats().refused;
+        let rejected = self.recorder.stats().rejected;
         rejected.iter().map(|(_, count)| count).sum()
     }
 }
@@ -243,7 +245,9 @@ fn comparable<B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>>(
 fn check_id(request: &HeaderMap, response: &HeaderMap) {
     let id = response[X_REQUEST_ID].to_str().unwrap();
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@~".contains(c);
-    let sent = request.get(X_REQUEST_ID).and_then(|sent| sent.to_str().ok());
+    let sent = request
+        .get(X_REQUEST_ID)
+        .and_then(|sent| sent.to_str().ok());
     let fits = |sent: &&str| (1..=128).contains(&sent.len()) && sent.chars().all(allowed);
     match sent.filter(fits).filter(|sent| !has_secret(sent)) {
         Some(sent) => assert_eq!(id, sent),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keytally::usage::{
-    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, RejectionReason, Rollup,
-    Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader,
+    Batch, Cause, Count, Export, LogFilter, LogQuery, Method, Outcome, ReadError, RejectionReason,
+    Rollup, Status, Summary, SummaryQuery, UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{Page, async_trait};
 use uuid::Uuid;
@@ -106,7 +106,7 @@ impl UsageReader for Log {
             None => 0,
         };
         let surplus = self.0[start..].iter().take(2).cloned().collect();
-        Ok(Page::from_surplus(surplus, 1, LogQuery::place))
+        Ok(Page::from_surplus(surplus, 1, LogQuery::page_token))
     }
 
     async fn count(&self, _: &LogFilter) -> Result<Count, ReadError> {

@@ -14,8 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::{AllowEveryone, Dashboard};
 use keytally::usage::{
-    Batch, Cause, Count, LogFilter, Method, Outcome, RejectionReason, Status, StatusClass, UsageEvent,
-    UsageReader, UsageSink,
+    Batch, Cause, Count, LogFilter, Method, Outcome, RejectionReason, Status, StatusClass,
+    UsageEvent, UsageReader, UsageSink,
 };
 use keytally::{Clock, KeyId, PageToken};
 use serde_json::Value;
@@ -315,7 +315,10 @@ impl Fixture {
     fn check_export(&self, query: &str) {
         // These parameters change the format of the file.
         let skipped = ["bom", "after_cursor"];
-        if fields(query).iter().any(|(name, _)| skipped.contains(&&**name)) {
+        if fields(query)
+            .iter()
+            .any(|(name, _)| skipped.contains(&&**name))
+        {
             return;
         }
         let (status, body) = self.get("/api/log/export/jsonl", query);

@@ -87,7 +87,7 @@ impl Lists {
             now(backend.create(KeyRecord {
                 key,
                 digest,
-                sealed: None,
+                encrypted_secret: None,
             }))
             .unwrap();
             keys.push((at(micros), id));
@@ -118,7 +118,7 @@ fn check_keys(lists: &Lists, token: &PageToken, id: &str) {
     loop {
         let page = now(lists.backend.list(&query)).unwrap();
         assert!(page.items.len() <= 3);
-        found.extend(page.items.iter().map(|key| (key.created, key.id)));
+        found.extend(page.items.iter().map(|key| (key.created_at, key.id)));
         let Some(next) = page.next else { break };
         query.after = Some(next);
     }

@@ -110,7 +110,7 @@ impl IdempotentRequests {
             Claim::Again(issued) => return Ok(issued),
             Claim::First(in_progress) => in_progress,
         };
-        let issuing = issue(issuer.under(id));
+        let issuing = issue(issuer.with_id(id));
         // In its own task, so that a client that disconnects and retries receives the response.
         let task = tokio::spawn(async move {
             if was_deleted(&*store, id).await? {

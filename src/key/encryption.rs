@@ -75,13 +75,13 @@ impl Vault {
     }
 
     /// Encrypts a secret for its key, with a random nonce.
-    pub(super) fn seal(&self, secret: &Secret) -> Result<EncryptedSecret, getrandom::Error> {
+    pub(super) fn encrypt(&self, secret: &Secret) -> Result<EncryptedSecret, getrandom::Error> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce)?;
-        Ok(self.seal_with(nonce, secret.id(), secret.expose()))
+        Ok(self.encrypt_with(nonce, secret.id(), secret.expose()))
     }
 
-    pub(super) fn seal_with(
+    pub(super) fn encrypt_with(
         &self,
         nonce: [u8; NONCE_LEN],
         id: KeyId,
@@ -101,7 +101,11 @@ impl Vault {
 
     /// Decrypts the secret of a key. `None` if it was encrypted for another key, with an unknown encryption key or
     /// in another format, or was modified.
-    pub(super) fn open(&self, encrypted: &EncryptedSecret, id: KeyId) -> Option<Zeroizing<String>> {
+    pub(super) fn decrypt(
+        &self,
+        encrypted: &EncryptedSecret,
+        id: KeyId,
+    ) -> Option<Zeroizing<String>> {
         let (&version, rest) = encrypted.as_bytes().split_first()?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
         let (text, tag) = rest.split_last_chunk::<TAG_LEN>()?;
@@ -198,7 +202,7 @@ mod tests {
     }
 
     fn decrypted(vault: &Vault, encrypted: &EncryptedSecret, id: KeyId) -> Option<String> {
-        vault.open(encrypted, id).map(|text| text.to_string())
+        vault.decrypt(encrypted, id).map(|text| text.to_string())
     }
 
     #[test]
@@ -213,14 +217,14 @@ mod tests {
         let text = "acme_live_3fK9aTq07LmXw2Pe5hVdRk8sYz1BnQc4JtGu6oEiAbCdEfGh1vYXrz";
         let id = Secret::parse(text).unwrap().id();
         let nonce = std::array::from_fn(|index| index as u8 + 64);
-        assert_eq!(vault().seal_with(nonce, id, text), known);
+        assert_eq!(vault().encrypt_with(nonce, id, text), known);
         assert_eq!(decrypted(&vault(), &known, id).as_deref(), Some(text));
     }
 
     #[test]
     fn encryption_round_trips_and_is_not_deterministic() {
         let secret = secret();
-        let [first, second] = [(); 2].map(|()| vault().seal(&secret).unwrap());
+        let [first, second] = [(); 2].map(|()| vault().encrypt(&secret).unwrap());
         assert_ne!(first, second);
         for encrypted in [first, second] {
             let text = decrypted(&vault(), &encrypted, secret.id());
@@ -231,7 +235,7 @@ mod tests {
     #[test]
     fn encrypted_secret_does_not_decrypt_for_another_key() {
         let [first, second] = [secret(), secret()];
-        let encrypted = vault().seal(&first).unwrap();
+        let encrypted = vault().encrypt(&first).unwrap();
         assert_eq!(decrypted(&vault(), &encrypted, second.id()), None);
     }
 
@@ -239,11 +243,11 @@ mod tests {
     fn previous_keys_decrypt_but_do_not_encrypt() {
         let secret = secret();
         let id = secret.id();
-        let before = vault().seal(&secret).unwrap();
+        let before = vault().encrypt(&secret).unwrap();
         assert_eq!(decrypted(&other(), &before, id), None);
         let both = other().with_previous_key(vault());
         assert!(decrypted(&both, &before, id).is_some());
-        let after = both.seal(&secret).unwrap();
+        let after = both.encrypt(&secret).unwrap();
         assert_eq!(decrypted(&vault(), &after, id), None);
         assert!(decrypted(&other(), &after, id).is_some());
         let three = Vault::new([8; 32]).with_previous_key(both);
@@ -255,7 +259,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "too slow under Miri")]
     fn modified_encrypted_secret_does_not_decrypt() {
         let secret = secret();
-        let encrypted = vault().seal(&secret).unwrap();
+        let encrypted = vault().encrypt(&secret).unwrap();
         let bytes = encrypted.as_bytes();
         for at in 0..bytes.len() {
             for bit in 0..8 {
@@ -280,7 +284,7 @@ mod tests {
         let secret = secret();
         let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
         for text in [HEX, &HEX.to_uppercase(), base64, &format!("{base64}=")] {
-            let encrypted = text.parse::<Vault>().unwrap().seal(&secret).unwrap();
+            let encrypted = text.parse::<Vault>().unwrap().encrypt(&secret).unwrap();
             assert!(
                 decrypted(&vault(), &encrypted, secret.id()).is_some(),
                 "{text}"
@@ -288,7 +292,7 @@ mod tests {
         }
         // The alphabets differ in their last two digits.
         let encrypted = Vault::new([0xfb, 0xff, 0xfe].repeat(11)[..32].try_into().unwrap())
-            .seal(&secret)
+            .encrypt(&secret)
             .unwrap();
         for digits in ["+//+", "-__-"] {
             let text = format!("{}{}8=", digits.repeat(10), &digits[..2]);

@@ -63,7 +63,7 @@ pub enum InvalidKey {
 }
 
 /// Checks that a time is within the years 1 to 9999; jiff has no later ones.
-pub(crate) fn within_bounds(time: Timestamp) -> Result<(), InvalidKey> {
+pub(crate) fn check_time(time: Timestamp) -> Result<(), InvalidKey> {
     if time < MIN_TIME {
         return Err(InvalidKey::Time);
     }
@@ -82,7 +82,7 @@ pub enum StoreError {
     Conflict(KeyId),
     /// The key is not active, so that it cannot be rotated.
     #[error("key {id} is {status}")]
-    Unusable {
+    NotActive {
         /// The key.
         id: KeyId,
         /// The status of the key.

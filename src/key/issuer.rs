@@ -64,13 +64,13 @@ pub enum IssueError {
     Digest(#[from] InvalidDigest),
     /// The secret to import is shorter than 16 or longer than 512 bytes, or not printable ASCII.
     #[error("the secret to import must be 16 to 512 printable ASCII characters")]
-    Secret,
+    InvalidSecret,
     /// The key should be recoverable, but the issuer has no vault to encrypt its secret.
     #[error("recoverable keys require an encryption key; configure one on the issuer")]
-    NoVault,
+    NoEncryptionKey,
     /// An imported key cannot be recoverable.
     #[error("imported keys cannot be recoverable")]
-    Imported,
+    ImportedRecoverable,
     /// The operating system provided no randomness.
     #[error("the operating system provided no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -113,7 +113,7 @@ impl Issuer {
 
     /// The same issuer for a single key with this id instead of a random one.
     #[cfg(feature = "dashboard")]
-    pub(crate) fn under(self, id: KeyId) -> Self {
+    pub(crate) fn with_id(self, id: KeyId) -> Self {
         Self {
             id: Some(id),
             ..self
@@ -152,7 +152,7 @@ impl Issuer {
         let secret = self.secret()?;
         let now = self.clock.now().timestamp();
         let encrypted_secret = match new.recoverable {
-            true => Some(self.seal(&secret)?.ok_or(IssueError::NoVault)?),
+            true => Some(self.encrypt(&secret)?.ok_or(IssueError::NoEncryptionKey)?),
             false => None,
         };
         let key = new.into_key(secret.id(), secret.hint(), now)?;
@@ -167,13 +167,13 @@ impl Issuer {
 
     /// The encrypted secret, if there is a vault.
     #[cfg(feature = "recoverable")]
-    fn seal(&self, secret: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
+    fn encrypt(&self, secret: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
         let vault = self.vault.as_ref();
-        vault.map(|vault| vault.seal(secret)).transpose()
+        vault.map(|vault| vault.encrypt(secret)).transpose()
     }
 
     #[cfg(not(feature = "recoverable"))]
-    fn seal(&self, _: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
+    fn encrypt(&self, _: &Secret) -> Result<Option<EncryptedSecret>, getrandom::Error> {
         Ok(None)
     }
 
@@ -201,7 +201,7 @@ impl Issuer {
             id: secret.id(),
             digest: self.peppers.digest(secret.expose().as_bytes()),
             hint: secret.hint(),
-            encrypted_secret: self.seal(&secret)?,
+            encrypted_secret: self.encrypt(&secret)?,
             rotated_at: now,
             old_expires_at: after(now, grace),
         };
@@ -229,7 +229,7 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        let id = KeyId::of_secret(secret).ok_or(IssueError::Secret)?;
+        let id = KeyId::of_secret(secret).ok_or(IssueError::InvalidSecret)?;
         let digest = self.peppers.digest(secret.as_bytes());
         self.import(store, new, id, digest).await
     }
@@ -267,7 +267,7 @@ impl Issuer {
         S: KeyAdmin + ?Sized,
     {
         if new.recoverable {
-            return Err(IssueError::Imported);
+            return Err(IssueError::ImportedRecoverable);
         }
         // From the id: no part of the secret may be stored.
         let hint = format!("imported {}…", &id.as_str()[..4]);

@@ -45,9 +45,9 @@ pub use update::KeyUpdate;
 pub(crate) use cache::{CacheLookup, CachedKey};
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
-pub(crate) use error::within_bounds;
+pub(crate) use error::check_time;
 #[cfg(feature = "conformance")]
 pub(crate) use invalidation::Invalidate;
 pub(crate) use issuer::is_importable;
-pub(crate) use redact::{has_secret, holds_secret, searched, without_secrets};
+pub(crate) use redact::{credential_has_secret, has_secret, redact_secrets, truncate_for_search};
 pub(crate) use secret::id_of;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::address::AddressList;
 use super::digest::Digest;
 use super::encrypted_secret::EncryptedSecret;
-use super::error::{InvalidKey, StoreError, within_bounds};
+use super::error::{InvalidKey, StoreError, check_time};
 use super::status::KeyStatus;
 use super::update::KeyUpdate;
 use crate::id::KeyId;
@@ -240,7 +240,7 @@ impl KeyRecord {
             KeyChange::Enable => self.key.disabled = false,
             KeyChange::Revoke { revoked_at: at } => {
                 // Checks nothing else: a key must be revocable even if another field is out of bounds.
-                within_bounds(*at)?;
+                check_time(*at)?;
                 self.key.revoked_at.get_or_insert(whole_micros(*at));
                 self.key.recoverable = false;
                 self.encrypted_secret = None;
@@ -261,7 +261,7 @@ impl KeyRecord {
         let status = self.key.status(rotation.rotated_at);
         if status != KeyStatus::Active {
             let id = self.key.id;
-            return Err(StoreError::Unusable { id, status });
+            return Err(StoreError::NotActive { id, status });
         }
         let encrypted_secret = rotation
             .encrypted_secret
@@ -279,7 +279,7 @@ impl KeyRecord {
         key.validate()?;
         key.created_at = whole_micros(key.created_at);
         let old_expires = rotation.old_expires_at;
-        within_bounds(old_expires).map_err(StoreError::Invalid)?;
+        check_time(old_expires).map_err(StoreError::Invalid)?;
         let old_expires = whole_micros(old_expires);
         let expires_at = self
             .key

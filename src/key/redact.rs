@@ -17,7 +17,7 @@ const MAX_SECRET_LEN: usize = (MAX_PREFIX_LEN + 1 + BODY_LEN) * 3_usize.pow(MAX_
 /// the format of a secret is redacted even if its checksum is wrong, so that mistyped secrets are not stored
 /// either. The cost does not depend on the length of the part that is cut off.
 #[inline]
-pub(crate) fn without_secrets(text: &str, max_len: usize) -> Cow<'_, str> {
+pub(crate) fn redact_secrets(text: &str, max_len: usize) -> Cow<'_, str> {
     if text.len() <= BODY_LEN.min(max_len) {
         Cow::Borrowed(text)
     } else {
@@ -27,7 +27,7 @@ pub(crate) fn without_secrets(text: &str, max_len: usize) -> Cow<'_, str> {
 
 /// Whether the text contains a secret.
 pub(crate) fn has_secret(text: &str) -> bool {
-    matches!(without_secrets(text, text.len()), Cow::Owned(_))
+    matches!(redact_secrets(text, text.len()), Cow::Owned(_))
 }
 
 fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
@@ -69,14 +69,14 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
 /// truncated secret. Unlike [`has_secret`], it does not match parts of longer random tokens such as JWTs.
 ///
 /// Only the first 16 KiB are searched, because unauthenticated clients choose the length.
-pub(crate) fn holds_secret(credential: &[u8]) -> bool {
-    let credential = searched(credential);
+pub(crate) fn credential_has_secret(credential: &[u8]) -> bool {
+    let credential = truncate_for_search(credential);
     let mut words = credential.split(|b| b" \t,;:=\"'".contains(b));
     words.any(is_almost_secret) || bodies(credential).any(|body| body.has_checksum())
 }
 
 /// The part of a credential that is searched for secrets.
-pub(crate) fn searched(credential: &[u8]) -> &[u8] {
+pub(crate) fn truncate_for_search(credential: &[u8]) -> &[u8] {
     &credential[..credential.len().min(16 << 10)]
 }
 
@@ -194,7 +194,7 @@ mod tests {
     use crate::key::{Prefix, Secret};
 
     fn without_secrets(text: &str) -> String {
-        super::without_secrets(text, usize::MAX).into_owned()
+        super::redact_secrets(text, usize::MAX).into_owned()
     }
 
     #[test]

@@ -13,11 +13,11 @@ use crate::id::KeyId;
 pub enum RevealError {
     /// The issuer has no vault.
     #[error("revealing secrets requires an encryption key; configure one on the issuer")]
-    NoVault,
+    NoEncryptionKey,
     /// The secret was encrypted with an encryption key that the vault does not have or for another key, or was
     /// modified.
     #[error("the secret of key {0} cannot be decrypted with the configured encryption keys")]
-    Closed(KeyId),
+    Undecryptable(KeyId),
     /// The decrypted secret does not match the digest of the key: the record was modified, or the pepper of the
     /// digest is not configured.
     #[error("the decrypted secret of key {0} does not match its digest")]
@@ -75,14 +75,16 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        let vault = self.vault.as_ref().ok_or(RevealError::NoVault)?;
+        let vault = self.vault.as_ref().ok_or(RevealError::NoEncryptionKey)?;
         let Some(record) = store.reveal(id).await? else {
             return Ok(None);
         };
         let Some(encrypted) = &record.encrypted_secret else {
             return Ok(None);
         };
-        let text = vault.open(encrypted, id).ok_or(RevealError::Closed(id))?;
+        let text = vault
+            .decrypt(encrypted, id)
+            .ok_or(RevealError::Undecryptable(id))?;
         // Prevents an attacker with write access to the database from substituting another secret.
         let secret = Secret::parse(&text).map_err(|_| RevealError::Mismatch(id))?;
         let matches =
@@ -135,7 +137,7 @@ mod tests {
     async fn assert_not_decrypted(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
         let error = issuer.reveal(store, id).await.unwrap_err();
         assert!(
-            matches!(error, RevealError::Closed(of) if of == id),
+            matches!(error, RevealError::Undecryptable(of) if of == id),
             "{error:?}"
         );
     }
@@ -167,9 +169,9 @@ mod tests {
         let without = Issuer::new("acme").unwrap();
         assert!(!without.has_vault() && issuer().has_vault());
         let error = without.issue(&store, recoverable_key()).await.unwrap_err();
-        assert!(matches!(error, IssueError::NoVault));
+        assert!(matches!(error, IssueError::NoEncryptionKey));
         let error = without.reveal(&store, id).await.unwrap_err();
-        assert!(matches!(error, RevealError::NoVault));
+        assert!(matches!(error, RevealError::NoEncryptionKey));
         assert_eq!(reveal_entries(&store, id).await, 0);
     }
 
@@ -180,11 +182,11 @@ mod tests {
         let error = issuer
             .import_secret(&store, recoverable_key(), secret)
             .await;
-        assert!(matches!(error, Err(IssueError::Imported)));
+        assert!(matches!(error, Err(IssueError::ImportedRecoverable)));
         let error = issuer
             .import_sha256(&store, recoverable_key(), &"0".repeat(64))
             .await;
-        assert!(matches!(error, Err(IssueError::Imported)));
+        assert!(matches!(error, Err(IssueError::ImportedRecoverable)));
     }
 
     #[tokio::test]
@@ -252,7 +254,7 @@ mod tests {
         for text in [other.expose(), "hello"] {
             let id = issue(&store, &issuer).await.key.id;
             tamper(&store, id, |record| {
-                record.encrypted_secret = Some(Vault::new([1; 32]).seal_with([0; 24], id, text));
+                record.encrypted_secret = Some(Vault::new([1; 32]).encrypt_with([0; 24], id, text));
                 record.digest = Digest::sha256(text.as_bytes());
             })
             .await;

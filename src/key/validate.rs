@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::error::{InvalidKey, within_bounds};
+use super::error::{InvalidKey, check_time};
 use super::record::Key;
 use crate::limit::RateLimit;
 
@@ -66,7 +66,7 @@ impl Key {
             self.revoked_at,
             self.last_used_at,
         ];
-        times.into_iter().flatten().try_for_each(within_bounds)?;
+        times.into_iter().flatten().try_for_each(check_time)?;
         Ok(RateLimit::validate_all(&self.limits)?)
     }
 }

@@ -74,10 +74,10 @@ impl Config {
             return self.reject_unauthenticated(RejectionReason::Malformed, context);
         };
         match self.cache.get(id, context.began) {
-            CacheLookup::Held(entry) if self.verify(&secret, &entry) => {
+            CacheLookup::Hit(entry) if self.verify(&secret, &entry) => {
                 self.authorize(entry, KnownFrom::Cache, context)
             }
-            CacheLookup::Held(entry) => {
+            CacheLookup::Hit(entry) => {
                 // Indexed instead of branched, so that timing does not distinguish the reasons.
                 let reasons = [RejectionReason::Unknown, RejectionReason::WrongSecret];
                 self.reject_unverified(reasons[usize::from(entry.exists)], context)
@@ -88,7 +88,7 @@ impl Config {
             {
                 self.look_up(id, secret.into_owned(), None, context.began)
             }
-            CacheLookup::Stale(_) | CacheLookup::Ask => match self.lookup_client(context) {
+            CacheLookup::Stale(_) | CacheLookup::Miss => match self.lookup_client(context) {
                 Ok(payer) => self.look_up(id, secret.into_owned(), Some(payer), context.began),
                 Err(wait) => self.reject_lookup_limited(wait, context),
             },

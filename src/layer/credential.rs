@@ -15,7 +15,7 @@ use self::authorization::{
     basic_user, has_unread_secret, one_of_equal, remove_authorization, token_of,
 };
 use super::request_parts::RequestParts;
-use crate::key::holds_secret;
+use crate::key::credential_has_secret;
 
 /// The default header source.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -350,7 +350,9 @@ impl CredentialSources {
     #[inline]
     fn read_authorization<'a>(&self, source: &CredentialSource, value: &'a [u8]) -> Presented<'a> {
         match source.read(value) {
-            Presented::Secret(token) if self.foreign_authorization && !holds_secret(&token) => {
+            Presented::Secret(token)
+                if self.foreign_authorization && !credential_has_secret(&token) =>
+            {
                 Presented::Missing
             }
             Presented::Malformed if self.foreign_authorization => Presented::Missing,

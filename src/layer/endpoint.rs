@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use foldhash::fast::RandomState;
 
 use super::request_parts::RequestParts;
-use crate::key::without_secrets;
+use crate::key::redact_secrets;
 use crate::text::floor_char_boundary;
 use crate::usage::OTHER_ENDPOINTS;
 
@@ -70,7 +70,7 @@ impl Endpoints {
         if let Some(known) = self.known(name) {
             return known;
         }
-        let name = &*without_secrets(name, MAX_LEN);
+        let name = &*redact_secrets(name, MAX_LEN);
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = names.get(name) {
             return known.clone();

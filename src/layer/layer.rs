@@ -129,7 +129,7 @@ impl ApiKeyLayer {
     /// This replaces the current cache, including the store's own, with a new one that receives the same
     /// invalidations.
     pub fn cache(self, cache: CacheConfig) -> Self {
-        self.with(|config| config.cache = config.cache.fresh(cache, config.clock.clone()))
+        self.with(|config| config.cache = config.cache.separate(cache, config.clock.clone()))
     }
 
     /// The peppers to verify digests with. None by default. Use the same ones in the
@@ -479,7 +479,7 @@ impl ApiKeyLayer {
         self.with(|config| {
             config.cache = config
                 .cache
-                .fresh(config.cache.config().clone(), clock.clone());
+                .separate(config.cache.config().clone(), clock.clone());
             config.clock = clock;
         })
     }

@@ -35,13 +35,13 @@ impl Config {
         };
         let (entry, now) = (&caller.entry, self.clock.now());
         let known = match self.cache.get(entry.key.id, now) {
-            CacheLookup::Held(known) => Some(known),
+            CacheLookup::Hit(known) => Some(known),
             CacheLookup::Stale(known)
                 if Arc::ptr_eq(&known, entry) && known.is_fresh(now, GRACE) =>
             {
                 Some(known)
             }
-            CacheLookup::Stale(_) | CacheLookup::Ask => None,
+            CacheLookup::Stale(_) | CacheLookup::Miss => None,
         };
         if let Some(known) = known {
             return match rejected(&known, entry, now) {

@@ -51,10 +51,8 @@ pub struct Rejection {
 
 /// Logs a rejected request.
 pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
-    match key {
-        Some(key) => telemetry::debug!(%reason, %key, "request rejected"),
-        None => telemetry::debug!(%reason, "request rejected"),
-    }
+    let key = key.as_ref().map(KeyId::as_str);
+    telemetry::debug!(%reason, key, "request rejected");
 }
 
 impl Rejection {

@@ -17,7 +17,7 @@ use super::response_headers::{
 };
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::key::{CachedKey, without_secrets};
+use crate::key::{CachedKey, redact_secrets};
 use crate::limit::{Decision, LimitHeaders};
 use crate::usage::{Attribution, Method, Outcome, Path, PendingEvent, Status, event_id};
 
@@ -176,7 +176,7 @@ fn outer_caller(extensions: &Extensions) -> Option<&Caller> {
 /// Truncates a text of the client to one kilobyte and redacts secrets.
 #[inline]
 fn bounded(text: &str) -> Cow<'_, str> {
-    without_secrets(text, 1_024)
+    redact_secrets(text, 1_024)
 }
 
 /// The `Content-Length`, capped at 1 TiB: clients can claim any length, and totals must not overflow.

@@ -54,8 +54,8 @@ impl Watch {
                     ready!(self.sleep.as_mut().poll(cx));
                     let (id, cache) = (self.entry.key.id, &self.config.cache);
                     match cache.get(id, self.config.clock.now()) {
-                        CacheLookup::Held(known) => Some(known),
-                        CacheLookup::Stale(_) | CacheLookup::Ask => {
+                        CacheLookup::Hit(known) => Some(known),
+                        CacheLookup::Stale(_) | CacheLookup::Miss => {
                             let cache = cache.clone();
                             let lookup = async move { cache.lookup(id).await };
                             self.lookup = Some(Mutex::new(Box::pin(lookup)));

@@ -33,7 +33,7 @@ impl Limiter for Full {
         _: &[RateLimit],
         _: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        Err(LimitError::Full)
+        Err(LimitError::AtCapacity)
     }
 }
 
@@ -67,7 +67,7 @@ async fn rejections_and_failures_are_logged() {
     let reasons = ["store_unavailable", "limiter_unavailable", "unknown"];
     assert_eq!(events.values_of("reason"), reasons);
     assert_eq!(events.values_of("key"), [issued.key.id.as_str()]);
-    let limiter_full = LimitError::Full.to_string();
+    let limiter_full = LimitError::AtCapacity.to_string();
     assert_eq!(
         events.values_of("error"),
         ["connection reset", &limiter_full]

@@ -91,7 +91,7 @@ impl AttachedLimits {
 
     /// The names of the limits that a decision found exceeded.
     pub(crate) fn violated(&self, decision: &Decision) -> Arc<[Arc<str>]> {
-        let violated = |&index: &usize| decision.is_violated(index);
+        let violated = |&index: &usize| decision.is_exceeded(index);
         let count = (0..self.names.len()).filter(violated).count();
         if count == self.names.len() {
             return self.names.clone();

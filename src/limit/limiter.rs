@@ -99,7 +99,7 @@ pub enum LimitError {
     Invalid(#[from] InvalidLimit),
     /// The capacity for subjects with usage, or for different limits of one subject, is exhausted.
     #[error("the limiter is at capacity")]
-    Full,
+    AtCapacity,
     /// The backend of the limiter failed.
     #[error("the limiter is unavailable: {0}")]
     Unavailable(Arc<str>),
@@ -180,7 +180,7 @@ impl Decision {
     }
 
     /// Whether the limit at this index is exceeded.
-    pub fn is_violated(&self, index: usize) -> bool {
+    pub fn is_exceeded(&self, index: usize) -> bool {
         index < RateLimit::MAX_PER_KEY && self.violated & (1 << index) != 0
     }
 
@@ -231,7 +231,7 @@ impl From<Wire> for Decision {
         decision.violated = wire.violated & (u8::MAX >> (8 - decision.len.max(1)));
         decision.wait = wire.wait.filter(|_| !decision.is_allowed());
         let longest = usize::from(wire.longest);
-        decision.longest = if decision.is_violated(longest) {
+        decision.longest = if decision.is_exceeded(longest) {
             wire.longest
         } else {
             decision.violated.trailing_zeros() as u8 & 7
@@ -265,7 +265,7 @@ mod tests {
         decision.push(LimitStatus::default());
         decision.deny(None);
         assert_eq!(decision.wait(), None);
-        assert!(!decision.is_allowed() && decision.is_violated(3) && !decision.is_violated(4));
+        assert!(!decision.is_allowed() && decision.is_exceeded(3) && !decision.is_exceeded(4));
     }
 
     #[test]
@@ -331,11 +331,11 @@ mod tests {
             serde_json::from_value::<Decision>(json).unwrap()
         };
         let two = read(2, 0b1111_1110);
-        assert!(!two.is_allowed() && !two.is_violated(0) && two.is_violated(1));
-        assert!((2..RateLimit::MAX_PER_KEY).all(|index| !two.is_violated(index)));
+        assert!(!two.is_allowed() && !two.is_exceeded(0) && two.is_exceeded(1));
+        assert!((2..RateLimit::MAX_PER_KEY).all(|index| !two.is_exceeded(index)));
         let all = read(99, u8::MAX);
-        assert!((0..RateLimit::MAX_PER_KEY).all(|index| all.is_violated(index)));
-        assert!(!all.is_violated(RateLimit::MAX_PER_KEY));
+        assert!((0..RateLimit::MAX_PER_KEY).all(|index| all.is_exceeded(index)));
+        assert!(!all.is_exceeded(RateLimit::MAX_PER_KEY));
         for allowed in [read(2, 0b0000_0100), read(2, 0), read(0, 0b0000_0010)] {
             assert!(allowed.is_allowed());
             assert_eq!((allowed.wait(), allowed.retry_after_secs()), (None, None));

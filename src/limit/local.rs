@@ -89,16 +89,16 @@ impl Limiter for LocalLimiter {
         RateLimit::validate_all(limits)?;
         let mut shard = lock(self.shard(subject));
         if let Some(account) = shard.accounts.get(&subject) {
-            return Ok(Arc::new(account.clone().hold(limits, now)?));
+            return Ok(Arc::new(account.clone().attach(limits, now)?));
         }
         if shard.accounts.len() >= shard.sweep_at {
             let spent = shard.sweep(self.room_per_shard, now);
             if spent >= self.room_per_shard {
-                return Err(LimitError::Full);
+                return Err(LimitError::AtCapacity);
             }
         }
         let account = Arc::new(Account::default());
-        let held = account.clone().hold(limits, now)?;
+        let held = account.clone().attach(limits, now)?;
         shard.accounts.insert(subject, account);
         Ok(Arc::new(held))
     }

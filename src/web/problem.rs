@@ -162,7 +162,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound(_) => Self::key_not_found(),
-            StoreError::Conflict(_) | StoreError::Unusable { .. } => {
+            StoreError::Conflict(_) | StoreError::NotActive { .. } => {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
             StoreError::SecretsNotSupported => Self::field("/recoverable", error.to_string()),
@@ -194,7 +194,7 @@ impl From<IssueError> for Problem {
         match error {
             IssueError::Invalid(error) => error.into(),
             IssueError::Store(error) => error.into(),
-            IssueError::NoVault => Self::field("/recoverable", error.to_string()),
+            IssueError::NoEncryptionKey => Self::field("/recoverable", error.to_string()),
             _ => Self::internal(),
         }
     }
@@ -204,7 +204,9 @@ impl From<RevealError> for Problem {
     fn from(error: RevealError) -> Self {
         match error {
             RevealError::Store(error) => error.into(),
-            RevealError::NoVault => Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string()),
+            RevealError::NoEncryptionKey => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
+            }
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }

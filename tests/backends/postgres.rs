@@ -121,7 +121,7 @@ async fn concurrent_migrations_apply_once_and_keep_application_tables() {
         }
         let schema = schema.unwrap_or("public");
         let steps = format!("SELECT count(*) FROM {schema}.keytally_migrations");
-        assert_eq!(number(&db, &steps).await, 2);
+        assert_eq!(number(&db, &steps).await, 3);
         let application = "SELECT version FROM _sqlx_migrations";
         assert_eq!(number(&db, application).await, 7);
     }
@@ -204,7 +204,7 @@ async fn newer_or_altered_schema_is_an_error() {
     run(&db, newer).await;
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::NewerSchema { found: 9, known: 2 }),
+        matches!(error, BackendError::NewerSchema { found: 9, known: 3 }),
         "{error}"
     );
     let other = "DELETE FROM keytally_migrations WHERE version = 9;
@@ -227,7 +227,7 @@ async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
     let first = connect(&format!("{url}&options=-csearch_path%3Dfirst%2Cother")).await;
     first.migrate().await.unwrap();
     let steps = "SELECT count(*) FROM first.keytally_migrations";
-    assert_eq!(number(&db, steps).await, 2);
+    assert_eq!(number(&db, steps).await, 3);
     let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
     first.write(&batch).await.unwrap();
     let rows = "SELECT count(*) FROM first.keytally_requests";
@@ -475,7 +475,7 @@ async fn revoking_a_key_erases_its_encrypted_secret() {
     ];
     backend.disable(first).await.unwrap();
     backend.revoke(second).await.unwrap();
-    let stored = "SELECT convert_from(sealed, 'UTF8') FROM keytally_keys WHERE sealed IS NOT NULL";
+    let stored = "SELECT convert_from(encrypted_secret, 'UTF8') FROM keytally_keys WHERE encrypted_secret IS NOT NULL";
     assert_eq!(texts(&db, stored).await, ["first"]);
 }
 

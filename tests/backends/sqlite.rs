@@ -210,7 +210,7 @@ async fn concurrent_migrations_apply_once_and_keep_application_tables() {
         run.await.unwrap();
     }
     let steps = "SELECT count(*) FROM keytally_migrations";
-    assert_eq!(number(&db, steps).await, 2);
+    assert_eq!(number(&db, steps).await, 3);
     assert_eq!(number(&db, "SELECT version FROM _sqlx_migrations").await, 7);
 }
 
@@ -238,7 +238,7 @@ async fn newer_or_altered_schema_is_an_error() {
     sqlx::query(sql).execute(&db).await.unwrap();
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::NewerSchema { found: 9, known: 2 }),
+        matches!(error, BackendError::NewerSchema { found: 9, known: 3 }),
         "{error}"
     );
     sqlx::raw_sql("DELETE FROM keytally_migrations WHERE version = 9; UPDATE keytally_migrations SET checksum = 'x'")
@@ -523,10 +523,10 @@ async fn reveal_fails_when_its_audit_entry_cannot_be_written() {
                 .unwrap()
         }
     };
-    rename("key_changes", "away").await;
+    rename("audit_log", "away").await;
     let result = backend.reveal(id).await;
     assert!(matches!(result, Err(StoreError::Unavailable(_))));
-    rename("away", "key_changes").await;
+    rename("away", "audit_log").await;
     assert_eq!(checks::readings(&backend, id).await, 0);
     assert!(backend.reveal(id).await.unwrap().is_some());
     assert_eq!(checks::readings(&backend, id).await, 1);
@@ -548,7 +548,7 @@ async fn rule_1_secrets_are_stored_encrypted_and_removed_with_their_key() {
         secrets.push(issued.secret);
     }
     let db = pool(&dir.file()).await;
-    let stored = "SELECT count(sealed) FROM keytally_keys";
+    let stored = "SELECT count(encrypted_secret) FROM keytally_keys";
     assert_eq!(number(&db, stored).await, 3);
     backend.revoke(secrets[0].id()).await.unwrap();
     assert_eq!(number(&db, stored).await, 2);

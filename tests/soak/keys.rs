@@ -228,7 +228,7 @@ impl<B: KeyAdmin> Keys<B> {
             match self.issuer.rotate(&self.backend, subject.id, grace).await {
                 Ok(issued) => new = Some(issued),
                 // Rotated by an earlier attempt whose response was lost, and expired since.
-                Err(IssueError::Store(StoreError::Unusable { .. })) => {}
+                Err(IssueError::Store(StoreError::NotActive { .. })) => {}
                 Err(IssueError::Store(error)) => return Err(error),
                 Err(error) => panic!("{error}"),
             }

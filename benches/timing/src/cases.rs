@@ -167,9 +167,11 @@ fn known_or_unknown_plain_beside_peppers(runner: &mut CtRunner, rng: &mut BenchR
 }
 
 fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, stored: fn(&Digest) -> Digest) {
-    let peppers = Peppers::new([("one", &b"0123456789abcdef"[..])])
-        .and_then(|peppers| peppers.with("two", b"fedcba9876543210"))
-        .expect("two peppers");
+    let peppers = [
+        ("one", &b"0123456789abcdef"[..]),
+        ("two", b"fedcba9876543210"),
+    ];
+    let peppers = Peppers::new(peppers).expect("two peppers");
     refuse(runner, rng, |rng| {
         let (mut records, left) = known(rng);
         for record in &mut records {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::audit::Audit;
 use crate::id::KeyId;
-use crate::key::{Key, KeyQuery, KeyRecord, StoreError, within_bounds};
+use crate::key::{Key, KeyQuery, KeyRecord, StoreError, check_time};
 use crate::page::Page;
 
 pub(super) struct Keys {
@@ -33,7 +33,7 @@ impl Keys {
     /// Updates the last use of a key. Ignores times that are out of range for a key.
     pub(super) fn touch(&mut self, id: KeyId, time: Timestamp) {
         if let Some(record) = self.records.get_mut(&id)
-            && within_bounds(time).is_ok()
+            && check_time(time).is_ok()
         {
             record.key.last_used_at = record.key.last_used_at.max(Some(time));
         }

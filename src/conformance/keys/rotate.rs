@@ -139,7 +139,7 @@ async fn inactive_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &F
             store.rotate(record.key.id, rotation).await,
             "StoreError::Unusable",
             |error| {
-                matches!(error, StoreError::Unusable { id, status }
+                matches!(error, StoreError::NotActive { id, status }
                     if *id == record.key.id && *status == expected)
             },
             &rule,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::loader::Source;
+use super::loader::LookupSource;
 use super::{CacheConfig, CacheLookup, KeyCache};
 use crate::clock::Clock;
 use crate::id::KeyId;
@@ -17,7 +17,7 @@ use crate::key::{
 };
 use crate::page::Page;
 
-impl<S: KeyStore> Source for S {
+impl<S: KeyStore> LookupSource for S {
     fn find(
         &self,
         id: KeyId,
@@ -34,7 +34,7 @@ impl KeyCache {
     /// A cache in front of a store. Subscribes to the [invalidation feed](KeyStore::invalidations) of the store,
     /// if it has one.
     pub fn new(store: impl KeyStore, config: CacheConfig, clock: Clock) -> Self {
-        Self::over(Arc::new(store), config, clock)
+        Self::with_source(Arc::new(store), config, clock)
     }
 }
 
@@ -67,7 +67,7 @@ impl<S: KeyStore> CachedStore<S> {
     /// A cached store with this configuration and clock.
     pub fn with_config(store: S, config: CacheConfig, clock: Clock) -> Self {
         let store = Arc::new(store);
-        let cache = KeyCache::over(store.clone(), config, clock);
+        let cache = KeyCache::with_source(store.clone(), config, clock);
         Self { store, cache }
     }
 
@@ -78,7 +78,7 @@ impl<S: KeyStore> CachedStore<S> {
 
     /// A guard that evicts the key when dropped, even if the guarded change is cancelled: its outcome is unknown
     /// then.
-    pub(super) fn fence(&self, id: KeyId) -> impl Drop + '_ {
+    pub(super) fn invalidate_on_drop(&self, id: KeyId) -> impl Drop + '_ {
         struct Fence<'a>(&'a KeyCache, KeyId);
         impl Drop for Fence<'_> {
             fn drop(&mut self) {
@@ -102,8 +102,8 @@ impl<S> fmt::Debug for CachedStore<S> {
 impl<S: KeyStore> KeyStore for CachedStore<S> {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let entry = match self.cache.get(id, self.cache.clock().now()) {
-            CacheLookup::Held(entry) => Some(entry).filter(|entry| entry.exists),
-            CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(id).await?,
+            CacheLookup::Hit(entry) => Some(entry).filter(|entry| entry.exists),
+            CacheLookup::Stale(_) | CacheLookup::Miss => self.cache.lookup(id).await?,
         };
         Ok(entry.map(|entry| KeyRecord {
             key: Key::clone(&entry.key),
@@ -126,7 +126,7 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
 #[deny(clippy::missing_trait_methods)]
 impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
     async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        let _fence = self.fence(record.key.id);
+        let _fence = self.invalidate_on_drop(record.key.id);
         self.store.create(record).await
     }
 
@@ -135,17 +135,20 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
     }
 
     async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        let _fence = self.fence(id);
+        let _fence = self.invalidate_on_drop(id);
         self.store.change(id, change).await
     }
 
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        let _fences = (self.fence(id), self.fence(rotation.id));
+        let _fences = (
+            self.invalidate_on_drop(id),
+            self.invalidate_on_drop(rotation.id),
+        );
         self.store.rotate(id, rotation).await
     }
 
     async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-        let _fence = self.fence(id);
+        let _fence = self.invalidate_on_drop(id);
         self.store.delete(id).await
     }
 
@@ -154,22 +157,22 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
     }
 
     async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
-        let _fence = self.fence(id);
+        let _fence = self.invalidate_on_drop(id);
         self.store.update(id, update).await
     }
 
     async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
-        let _fence = self.fence(id);
+        let _fence = self.invalidate_on_drop(id);
         self.store.disable(id).await
     }
 
     async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
-        let _fence = self.fence(id);
+        let _fence = self.invalidate_on_drop(id);
         self.store.enable(id).await
     }
 
     async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
-        let _fence = self.fence(id);
+        let _fence = self.invalidate_on_drop(id);
         self.store.revoke(id).await
     }
 

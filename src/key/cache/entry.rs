@@ -7,7 +7,7 @@ use crate::key::{Digest, Key, StoreError};
 use crate::limit::AttachedLimits;
 
 /// The result of a lookup: `None` if there is no such key.
-pub(super) type Found = Result<Option<Arc<CachedKey>>, StoreError>;
+pub(super) type LookupResult = Result<Option<Arc<CachedKey>>, StoreError>;
 
 /// A cache entry: a key, or the knowledge that there is none. Unknown ids have the same representation, so that
 /// they are rejected by the same steps as wrong secrets.

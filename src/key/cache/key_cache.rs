@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
-use super::entry::{CachedKey, Found};
-use super::loader::{Deadline, Loader, Source};
+use super::entry::{CachedKey, LookupResult};
+use super::loader::{Deadline, Loader, LookupSource};
 use super::single_flight::{SingleFlight, Waiter};
 use super::{CacheConfig, CacheStats};
 use crate::clock::{Clock, Now};
@@ -25,11 +25,11 @@ use crate::sync;
 /// The result of a cache lookup that does not call the store.
 pub(crate) enum CacheLookup {
     /// A valid entry: a key, or an unknown id.
-    Held(Arc<CachedKey>),
+    Hit(Arc<CachedKey>),
     /// The TTL of a cached key has ended; a store lookup is required.
     Stale(Arc<CachedKey>),
     /// Not cached; a store lookup is required.
-    Ask,
+    Miss,
 }
 
 /// A cache of keys. Clones are handles to the same cache.
@@ -59,8 +59,8 @@ struct Inner {
     clock: Clock,
     entries: Entries,
     /// Unknown ids in `entries`, oldest first, including some that have since become known.
-    unknown: Mutex<VecDeque<KeyId>>,
-    nobody: Arc<Key>,
+    unknown_ids: Mutex<VecDeque<KeyId>>,
+    placeholder: Arc<Key>,
     flights: SingleFlight,
     failures: AtomicU64,
     served_stale: AtomicU64,
@@ -74,27 +74,31 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl KeyCache {
-    pub(super) fn over(source: Arc<dyn Source>, config: CacheConfig, clock: Clock) -> Self {
+    pub(super) fn with_source(
+        source: Arc<dyn LookupSource>,
+        config: CacheConfig,
+        clock: Clock,
+    ) -> Self {
         let changes = source.invalidations().cloned().unwrap_or_default();
         Self::with_feed(source, changes, config, clock)
     }
 
     /// A separate cache in front of the same store, with the same invalidation feed.
-    pub(crate) fn fresh(&self, config: CacheConfig, clock: Clock) -> Self {
+    pub(crate) fn separate(&self, config: CacheConfig, clock: Clock) -> Self {
         let (source, changes) = (self.0.source.store().clone(), self.0.changes.clone());
         Self::with_feed(source, changes, config, clock)
     }
 
     fn with_feed(
-        source: Arc<dyn Source>,
+        source: Arc<dyn LookupSource>,
         changes: InvalidationFeed,
         config: CacheConfig,
         clock: Clock,
     ) -> Self {
         let inner = Arc::new(Inner {
             entries: entries(&config),
-            unknown: Mutex::default(),
-            nobody: Arc::new(Key::new(KeyId::from_number(0), "", Timestamp::UNIX_EPOCH)),
+            unknown_ids: Mutex::default(),
+            placeholder: Arc::new(Key::new(KeyId::from_number(0), "", Timestamp::UNIX_EPOCH)),
             source: Loader::new(source, config.uncached_lookups),
             changes,
             config,
@@ -121,7 +125,7 @@ impl KeyCache {
     /// Statistics since the creation of the cache.
     pub fn stats(&self) -> CacheStats {
         CacheStats {
-            lookups: self.0.source.is_called(),
+            lookups: self.0.source.lookup_count(),
             failures: self.0.failures.load(Ordering::Relaxed),
             served_stale: self.0.served_stale.load(Ordering::Relaxed),
         }
@@ -146,24 +150,24 @@ impl KeyCache {
     pub(crate) fn get(&self, id: KeyId, now: Now) -> CacheLookup {
         let now = now.elapsed_nanos();
         let Some(entry) = self.0.entries.get(&id) else {
-            return CacheLookup::Ask;
+            return CacheLookup::Miss;
         };
         if now < entry.fresh_until {
-            return CacheLookup::Held(entry);
+            return CacheLookup::Hit(entry);
         }
         if now < entry.retry_at.load(Ordering::Relaxed) {
             self.0.count_stale();
-            return CacheLookup::Held(entry);
+            return CacheLookup::Hit(entry);
         }
         if entry.exists {
             return CacheLookup::Stale(entry);
         }
-        CacheLookup::Ask
+        CacheLookup::Miss
     }
 
     /// Looks a key up in the store, or joins a pending lookup. If the store failed before and a stale key may be
     /// served, returns it immediately and retries the store in the background.
-    pub(crate) async fn lookup(&self, id: KeyId) -> Found {
+    pub(crate) async fn lookup(&self, id: KeyId) -> LookupResult {
         let Ok(found) = self.lookup_charged(id, no_charge).await;
         found
     }
@@ -177,7 +181,7 @@ impl KeyCache {
         &self,
         id: KeyId,
         charge: impl FnMut() -> Result<(), E>,
-    ) -> Result<Found, E> {
+    ) -> Result<LookupResult, E> {
         if let Some((entry, retry)) = self.0.stale_entry(id) {
             if retry {
                 let cache = self.clone();
@@ -229,7 +233,7 @@ impl Inner {
         &self,
         id: KeyId,
         mut charge: impl FnMut() -> Result<(), E>,
-    ) -> Result<Found, E> {
+    ) -> Result<LookupResult, E> {
         let deadline = Deadline::after(self.effective_timeout().min(MAX_TIMEOUT));
         for _ in 0..MAX_ATTEMPTS {
             let waiter = self.flights.join(id);
@@ -244,7 +248,7 @@ impl Inner {
         Ok(Err(StoreError::Busy))
     }
 
-    async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> Found {
+    async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> LookupResult {
         let (id, started) = (waiter.id(), self.clock.now());
         let result = self.load(id, started, deadline).await;
         let completed = waiter.complete(|| self.insert(id, result, started));
@@ -286,7 +290,7 @@ impl Inner {
         id: KeyId,
         result: Result<Option<KeyRecord>, StoreError>,
         started: Now,
-    ) -> Found {
+    ) -> LookupResult {
         let until = |ttl| started.elapsed_nanos().saturating_add(nanos(ttl));
         match result {
             Ok(Some(KeyRecord { key, digest, .. })) => {
@@ -335,7 +339,7 @@ impl Inner {
         unknown.push_back(id);
         let entry = CachedKey {
             exists: false,
-            key: self.nobody.clone(),
+            key: self.placeholder.clone(),
             digest: Digest::dummy(),
             limits: OnceLock::new(),
             fresh_until: until,
@@ -346,7 +350,9 @@ impl Inner {
     }
 
     fn unknown_ids(&self) -> MutexGuard<'_, VecDeque<KeyId>> {
-        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unknown_ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A stale key that may be served because the store failed, and whether this request should trigger the retry.

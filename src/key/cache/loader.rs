@@ -15,7 +15,7 @@ use crate::id::KeyId;
 use crate::key::{InvalidationFeed, KeyRecord, StoreError};
 
 /// The operations of a store that a cache needs.
-pub(super) trait Source: Send + Sync {
+pub(super) trait LookupSource: Send + Sync {
     fn find(
         &self,
         id: KeyId,
@@ -29,14 +29,14 @@ pub(super) trait Source: Send + Sync {
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
-    enough: Duration,
+    half: Duration,
 }
 
 impl Deadline {
     pub(super) fn after(timeout: Duration) -> Self {
         Self {
             end: Instant::now() + timeout,
-            enough: timeout / 2,
+            half: timeout / 2,
         }
     }
 
@@ -46,28 +46,28 @@ impl Deadline {
 }
 
 pub(super) struct Loader {
-    store: Arc<dyn Source>,
+    store: Arc<dyn LookupSource>,
     /// Limits concurrent lookups of uncached ids: made-up ids must not exhaust the store.
-    turns: Semaphore,
+    permits: Semaphore,
     /// The number of store calls.
-    asked: AtomicU64,
+    lookups: AtomicU64,
 }
 
 impl Loader {
-    pub(super) fn new(store: Arc<dyn Source>, turns: usize) -> Self {
+    pub(super) fn new(store: Arc<dyn LookupSource>, turns: usize) -> Self {
         Self {
             store,
-            turns: Semaphore::new(turns.clamp(1, Semaphore::MAX_PERMITS)),
-            asked: AtomicU64::new(0),
+            permits: Semaphore::new(turns.clamp(1, Semaphore::MAX_PERMITS)),
+            lookups: AtomicU64::new(0),
         }
     }
 
-    pub(super) fn store(&self) -> &Arc<dyn Source> {
+    pub(super) fn store(&self) -> &Arc<dyn LookupSource> {
         &self.store
     }
 
-    pub(super) fn is_called(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+    pub(super) fn lookup_count(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
     }
 
     /// Refreshes a cached id, without waiting for lookups of uncached ids.
@@ -76,11 +76,11 @@ impl Loader {
         id: KeyId,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let left = deadline.left();
         match timeout_at(deadline.end, self.find(id)).await {
             Ok(result) => result,
-            Err(_late) if left <= deadline.enough => Err(StoreError::Busy),
+            Err(_late) if left <= deadline.half => Err(StoreError::Busy),
             Err(_late) => Err(StoreError::Timeout),
         }
     }
@@ -91,7 +91,7 @@ impl Loader {
         id: KeyId,
         deadline: Deadline,
     ) -> Result<Option<KeyRecord>, StoreError> {
-        let permit = timeout_at(deadline.end, self.turns.acquire()).await;
+        let permit = timeout_at(deadline.end, self.permits.acquire()).await;
         let _permit = permit.map_err(|_late| StoreError::Busy)?;
         // A permit at the deadline leaves no time for the call.
         if deadline.left().is_zero() {

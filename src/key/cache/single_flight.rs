@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::entry::Found;
+use super::entry::LookupResult;
 use crate::id::KeyId;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard, OnceCell};
@@ -19,7 +19,7 @@ pub(super) struct SingleFlight(Mutex<HashMap<KeyId, Registered, RandomState>>);
 #[derive(Default)]
 struct Registered {
     /// Whether the key has changed; shared with all waiters.
-    overtaken: Arc<AtomicBool>,
+    invalidated: Arc<AtomicBool>,
     /// The pending lookup.
     flight: Option<Arc<Flight>>,
     /// The number of waiters, including those that have not yet observed a completed lookup.
@@ -27,7 +27,7 @@ struct Registered {
 }
 
 /// A lookup, run by its first waiter. If that is cancelled, the next waiter starts it again.
-type Flight = OnceCell<Found>;
+type Flight = OnceCell<LookupResult>;
 
 impl SingleFlight {
     fn lock(&self) -> MutexGuard<'_, HashMap<KeyId, Registered, RandomState>> {
@@ -42,7 +42,7 @@ impl SingleFlight {
         Waiter {
             flights: self,
             id,
-            overtaken: registered.overtaken.clone(),
+            overtaken: registered.invalidated.clone(),
             flight: registered.flight.get_or_insert_default().clone(),
         }
     }
@@ -52,7 +52,7 @@ impl SingleFlight {
     pub(super) fn invalidate(&self, id: KeyId, evict: impl FnOnce()) {
         let mut flights = self.lock();
         if let Some(registered) = flights.remove(&id) {
-            registered.overtaken.store(true, Ordering::Release);
+            registered.invalidated.store(true, Ordering::Release);
         }
         evict();
     }
@@ -61,7 +61,7 @@ impl SingleFlight {
     pub(super) fn invalidate_all(&self, evict: impl FnOnce()) {
         let mut flights = self.lock();
         for (_, registered) in flights.drain() {
-            registered.overtaken.store(true, Ordering::Release);
+            registered.invalidated.store(true, Ordering::Release);
         }
         evict();
     }
@@ -90,17 +90,17 @@ impl Waiter<'_> {
     /// # Errors
     ///
     /// The error of `fetch`, if this waiter runs it; the next waiter then takes over.
-    pub(super) async fn found<E, F: Future<Output = Result<Found, E>>>(
+    pub(super) async fn found<E, F: Future<Output = Result<LookupResult, E>>>(
         &self,
         fetch: impl FnOnce() -> F,
-    ) -> Result<Option<Found>, E> {
+    ) -> Result<Option<LookupResult>, E> {
         let found = self.flight.get_or_try_init(fetch).await?.clone();
         Ok((!self.is_invalidated()).then_some(found))
     }
 
     /// Completes the lookup and caches the result; `None` if the key changed meanwhile. Later requests start a new
     /// lookup.
-    pub(super) fn complete(&self, insert: impl FnOnce() -> Found) -> Option<Found> {
+    pub(super) fn complete(&self, insert: impl FnOnce() -> LookupResult) -> Option<LookupResult> {
         let mut flights = self.flights.lock();
         if self.is_invalidated() {
             return None;
@@ -121,7 +121,7 @@ impl Drop for Waiter<'_> {
         let mut flights = self.flights.lock();
         // After an invalidation, the register may have a newer entry for the key.
         if let Some(registered) = flights.get_mut(&self.id)
-            && Arc::ptr_eq(&registered.overtaken, &self.overtaken)
+            && Arc::ptr_eq(&registered.invalidated, &self.overtaken)
         {
             registered.waiters -= 1;
             if registered.waiters == 0 {
@@ -134,7 +134,10 @@ impl Drop for Waiter<'_> {
 #[cfg(test)]
 impl Waiter<'_> {
     /// Like [`found`](Self::found), for a `fetch` that cannot fail.
-    pub(super) async fn find(&self, fetch: impl AsyncFnOnce() -> Found) -> Option<Found> {
+    pub(super) async fn run(
+        &self,
+        fetch: impl AsyncFnOnce() -> LookupResult,
+    ) -> Option<LookupResult> {
         let fetch = async || Ok::<_, std::convert::Infallible>(fetch().await);
         let Ok(found) = self.found(fetch).await;
         found
@@ -165,7 +168,7 @@ mod tests {
         let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
         let (first, late) = (flights.join(id), flights.join(id));
         let completed = first
-            .find(async || first.complete(|| Ok(None)).unwrap())
+            .run(async || first.complete(|| Ok(None)).unwrap())
             .await;
         assert!(completed.is_some());
         drop(first);
@@ -180,12 +183,12 @@ mod tests {
                     .complete(|| panic!("the lookup was invalidated"))
                     .unwrap_or(Ok(None))
             };
-            assert!(waiter.find(fetch).await.is_none());
+            assert!(waiter.run(fetch).await.is_none());
         }
         drop((late, next));
         // The dropped waiters belonged to lookups before the invalidation.
         assert!(!flights.is_empty());
-        assert!(after.find(async || Ok(None)).await.is_some());
+        assert!(after.run(async || Ok(None)).await.is_some());
         drop(after);
         assert!(flights.is_empty());
     }
@@ -197,7 +200,7 @@ mod tests {
         for _ in 0..10 {
             let waiter = flights.join(id);
             let completed = waiter
-                .find(async || waiter.complete(|| Ok(None)).unwrap())
+                .run(async || waiter.complete(|| Ok(None)).unwrap())
                 .await;
             assert!(completed.is_some());
             waiters.push(waiter);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::entry::Found;
+use super::entry::LookupResult;
 use super::*;
 use crate::backend::MemoryBackend;
 use crate::clock::Clock;
@@ -70,15 +70,15 @@ impl Setup {
         }
     }
 
-    async fn lookup(&self) -> Found {
+    async fn lookup(&self) -> LookupResult {
         match self.cache.get(self.id, self.clock.now()) {
-            CacheLookup::Held(entry) => Ok(Some(entry).filter(|entry| entry.exists)),
-            CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(self.id).await,
+            CacheLookup::Hit(entry) => Ok(Some(entry).filter(|entry| entry.exists)),
+            CacheLookup::Stale(_) | CacheLookup::Miss => self.cache.lookup(self.id).await,
         }
     }
 
     /// Looks the key up in a separate task.
-    fn spawn_lookup(&self) -> JoinHandle<Found> {
+    fn spawn_lookup(&self) -> JoinHandle<LookupResult> {
         let (cache, id) = (self.cache.clone(), self.id);
         tokio::spawn(async move { cache.lookup(id).await })
     }
@@ -134,7 +134,7 @@ async fn invalidate_all_evicts_keys_and_unknown_ids() {
         setup.cache.invalidate_all();
         assert!(matches!(
             setup.cache.get(unknown, setup.clock.now()),
-            CacheLookup::Ask
+            CacheLookup::Miss
         ));
         assert_eq!((setup.cache.unknown(), setup.calls()), (0, 2 * round));
     }
@@ -305,8 +305,8 @@ async fn unknown_ids_are_cached_up_to_their_ttl_and_capacity() {
     }
     assert!(setup.cache.unknown() <= 100);
     let held = |id| match setup.cache.get(id, setup.clock.now()) {
-        CacheLookup::Held(entry) => Some(entry.exists),
-        CacheLookup::Stale(_) | CacheLookup::Ask => None,
+        CacheLookup::Hit(entry) => Some(entry.exists),
+        CacheLookup::Stale(_) | CacheLookup::Miss => None,
     };
     let unknown = KeyId::from_number(9_999);
     assert_eq!(held(unknown), Some(false));
@@ -329,7 +329,7 @@ async fn cached_keys_are_bounded_by_the_capacity() {
         backend.create(record).await.unwrap();
         cache.lookup(held[held.len() - 1]).await.unwrap();
     }
-    held.retain(|id| matches!(cache.get(*id, clock.now()), CacheLookup::Held(_)));
+    held.retain(|id| matches!(cache.get(*id, clock.now()), CacheLookup::Hit(_)));
     // Shards round the capacity up.
     assert!((80..=120).contains(&held.len()), "{}", held.len());
 }
@@ -349,7 +349,7 @@ async fn unknown_ids_do_not_evict_keys_at_capacity() {
         cache.lookup(ids[ids.len() - 1]).await.unwrap();
     }
     let held = || {
-        let is_held = |id: &&KeyId| matches!(cache.get(**id, clock.now()), CacheLookup::Held(_));
+        let is_held = |id: &&KeyId| matches!(cache.get(**id, clock.now()), CacheLookup::Hit(_));
         ids.iter().filter(is_held).count()
     };
     let before = held();
@@ -377,15 +377,15 @@ async fn rule_4_changes_through_a_cached_store_invalidate_all_its_caches() {
     let cached = CachedStore::with_config(store, config(), clock.clone());
     let caches = [
         cached.cache().unwrap().clone(),
-        cached.cache().unwrap().fresh(config(), clock.clone()),
+        cached.cache().unwrap().separate(config(), clock.clone()),
         KeyCache::new(cached.clone(), config(), clock.clone()),
     ];
     for cache in &caches {
         assert!(cache.lookup(id).await.unwrap().is_some());
     }
-    drop(cached.fence(id));
+    drop(cached.invalidate_on_drop(id));
     for cache in &caches {
-        assert!(matches!(cache.get(id, clock.now()), CacheLookup::Ask));
+        assert!(matches!(cache.get(id, clock.now()), CacheLookup::Miss));
     }
 }
 

@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, Engine};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
-use crate::key::{holds_secret, searched};
+use crate::key::{credential_has_secret, truncate_for_search};
 
 /// The trimmed value. A comma-separated list of equal values, as produced by joining a repeated header, counts as
 /// one value.
@@ -67,9 +67,10 @@ pub(super) fn remove_authorization(
 
 /// Whether a header value contains a secret, either verbatim or in a base64-encoded word, as in `Basic`.
 pub(super) fn has_unread_secret(value: &[u8]) -> bool {
-    let value = searched(value);
+    let value = truncate_for_search(value);
     let mut words = value.split(|b| b" \t,;:\"'".contains(b));
-    holds_secret(value) || words.any(|word| decoded(word).is_some_and(|text| holds_secret(&text)))
+    credential_has_secret(value)
+        || words.any(|word| decoded(word).is_some_and(|text| credential_has_secret(&text)))
 }
 
 /// Decodes base64 in either alphabet of RFC 4648, with or without padding.

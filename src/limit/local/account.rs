@@ -30,18 +30,18 @@ impl Account {
     /// that is not in use is tracked only by others of its name.
     pub(super) const MAX_SLOTS: usize = 4 * RateLimit::MAX_PER_KEY;
 
-    pub(super) fn hold(
+    pub(super) fn attach(
         self: Arc<Self>,
         limits: &[RateLimit],
         now: Now,
-    ) -> Result<Held, LimitError> {
+    ) -> Result<AccountHandle, LimitError> {
         let mut slots = lock(&self.0);
         let places = limits
             .iter()
             .map(|limit| find_or_insert(&mut slots, limit, now.elapsed_nanos()))
             .collect::<Result<_, _>>()?;
         drop(slots);
-        Ok(Held {
+        Ok(AccountHandle {
             account: self,
             places,
         })
@@ -49,7 +49,7 @@ impl Account {
 
     pub(super) fn is_whole(&self, now: Now) -> bool {
         let now = now.elapsed_nanos();
-        lock(&self.0).iter().all(|slot| slot.is_whole(now))
+        lock(&self.0).iter().all(|slot| slot.is_unused(now))
     }
 }
 
@@ -59,11 +59,11 @@ fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Plac
     let index = match slots.iter().position(|slot| slot.is(name, quota)) {
         Some(index) => index,
         None => {
-            let slot = GcraState::beside(slots, name, quota, now);
-            let free = slots.iter().position(|slot| slot.is_free(now));
+            let slot = GcraState::with_usage_of(slots, name, quota, now);
+            let free = slots.iter().position(|slot| slot.is_removable(now));
             let index = match free {
                 None if slots.len() < Account::MAX_SLOTS => None,
-                None => Some(replaceable(slots, name, now).ok_or(LimitError::Full)?),
+                None => Some(replaceable(slots, name, now).ok_or(LimitError::AtCapacity)?),
                 free => free,
             };
             match index {
@@ -87,14 +87,14 @@ fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
     slots
         .iter()
         .enumerate()
-        .filter(|(_, slot)| !slot.is_held() && is_redundant(slot))
-        .min_by_key(|(_, slot)| slot.spent_requests(now))
+        .filter(|(_, slot)| !slot.in_use() && is_redundant(slot))
+        .min_by_key(|(_, slot)| slot.usage_in_requests(now))
         .map(|(index, _)| index)
 }
 
 /// The limits of one handle.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct AccountHandle {
     account: Arc<Account>,
     places: SmallVec<[Place; 1]>,
 }
@@ -106,7 +106,7 @@ struct Place {
     name: Arc<str>,
 }
 
-impl LimitHandle for Held {
+impl LimitHandle for AccountHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
         let (slots, now) = (lock(&self.account.0), now.elapsed_nanos());
         let mut decision = Decision::default();
@@ -114,13 +114,13 @@ impl LimitHandle for Held {
             Some(cost) => self.spend(&slots, cost, now, &mut decision),
             None => self
                 .own_slots(&slots)
-                .for_each(|slot| decision.push(slot.standing(now))),
+                .for_each(|slot| decision.push(slot.status(now))),
         }
         LimitResponse::Ready(decision)
     }
 }
 
-impl Held {
+impl AccountHandle {
     #[inline]
     fn own_slots<'a>(&self, slots: &'a [GcraState]) -> impl Iterator<Item = &'a GcraState> {
         self.places.iter().map(|place| &slots[place.index])
@@ -155,7 +155,7 @@ impl Held {
                 .iter()
                 .filter(|place| place.name == *slot.name());
             if same_name.next().is_some_and(|own| own.index != index) {
-                slot.count(cost, now);
+                slot.consume(cost, now);
             }
         }
     }

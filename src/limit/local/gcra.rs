@@ -30,7 +30,7 @@ pub(super) enum Spend {
 
 impl GcraState {
     /// A slot that starts with the usage of other limits of this name.
-    pub(super) fn beside(others: &[Self], name: &str, quota: Quota, now: u64) -> Self {
+    pub(super) fn with_usage_of(others: &[Self], name: &str, quota: Quota, now: u64) -> Self {
         let slot = Self {
             name: name.into(),
             quota,
@@ -51,24 +51,24 @@ impl GcraState {
     }
 
     /// Whether there is no usage.
-    pub(super) fn is_whole(&self, now: u64) -> bool {
+    pub(super) fn is_unused(&self, now: u64) -> bool {
         self.arrival.get() <= now
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    pub(super) fn in_use(&self) -> bool {
         Arc::strong_count(&self.name) > 1
     }
 
     /// Whether the slot can be removed without effect.
-    pub(super) fn is_free(&self, now: u64) -> bool {
-        !self.is_held() && self.is_whole(now)
+    pub(super) fn is_removable(&self, now: u64) -> bool {
+        !self.in_use() && self.is_unused(now)
     }
 
     #[inline]
     pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
         // governor multiplies the cost without overflow check: a cost beyond the burst may wrap around.
         if cost > self.quota.burst_size() {
-            decision.push(self.standing(now));
+            decision.push(self.status(now));
             return decision.deny(None);
         }
         match self.limiter(now, spend).check_n(cost) {
@@ -76,19 +76,19 @@ impl GcraState {
                 remaining: spent.remaining_burst_capacity(),
                 reset_secs: self.reset_secs(now),
             }),
-            Ok(Ok(_fits)) => decision.push(self.standing(now)),
+            Ok(Ok(_fits)) => decision.push(self.status(now)),
             Ok(Err(not_until)) => {
-                decision.push(self.standing(now));
+                decision.push(self.status(now));
                 decision.deny(Some(not_until.wait_time_from(Nanos::default())));
             }
             Err(_beyond_the_burst) => {
-                decision.push(self.standing(now));
+                decision.push(self.status(now));
                 decision.deny(None);
             }
         }
     }
 
-    pub(super) fn standing(&self, now: u64) -> LimitStatus {
+    pub(super) fn status(&self, now: u64) -> LimitStatus {
         let one_less = self.limiter(now, Spend::No).check();
         LimitStatus {
             remaining: one_less.map_or(0, |snapshot| snapshot.remaining_burst_capacity() + 1),
@@ -97,7 +97,7 @@ impl GcraState {
     }
 
     /// Consumes what was consumed from another limit of this name.
-    pub(super) fn count(&self, cost: NonZeroU32, now: u64) {
+    pub(super) fn consume(&self, cost: NonZeroU32, now: u64) {
         self.add(
             u64::from(cost.get()).saturating_mul(per_request(&self.quota)),
             now,
@@ -130,7 +130,7 @@ impl GcraState {
     }
 
     /// The usage in requests.
-    pub(super) fn spent_requests(&self, now: u64) -> u64 {
+    pub(super) fn usage_in_requests(&self, now: u64) -> u64 {
         self.spent(now).div_ceil(per_request(&self.quota))
     }
 

@@ -61,7 +61,7 @@ fn rule_7_rejected_request_consumes_nothing() {
     assert!(acquire(&key, 1, &clock).is_allowed());
     for _ in 0..10 {
         let rejected = acquire(&key, 1, &clock);
-        assert!(!rejected.is_violated(0) && rejected.is_violated(1));
+        assert!(!rejected.is_exceeded(0) && rejected.is_exceeded(1));
     }
     let status = acquire(&key, 0, &clock);
     assert!(status.is_allowed());
@@ -191,7 +191,7 @@ fn number_of_different_limits_per_key_is_bounded() {
     for n in 0..Account::MAX_SLOTS {
         assert!(acquire(&attach(n).unwrap(), 1, &clock).is_allowed());
     }
-    assert_eq!(attach(100).unwrap_err(), LimitError::Full);
+    assert_eq!(attach(100).unwrap_err(), LimitError::AtCapacity);
     // Existing limits still work and keep their usage.
     assert_eq!(
         acquire(&attach(0).unwrap(), 1, &clock).statuses()[0].remaining,
@@ -201,7 +201,7 @@ fn number_of_different_limits_per_key_is_bounded() {
     let handles: Vec<_> = (100..100 + Account::MAX_SLOTS).map(attach).collect();
     assert!(handles.iter().all(Result::is_ok));
     // Limits in use are not replaced, even without usage.
-    assert_eq!(attach(0).unwrap_err(), LimitError::Full);
+    assert_eq!(attach(0).unwrap_err(), LimitError::AtCapacity);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn slot_in_use_or_unique_by_name_is_not_replaced() {
     }
     let handles = [10, 20].map(|per_hour| attach("rate".into(), per_hour).unwrap());
     assert!(acquire(&handles[0], 10, &clock).is_allowed());
-    let full = |result: Result<_, _>| result.is_err_and(|error| error == LimitError::Full);
+    let full = |result: Result<_, _>| result.is_err_and(|error| error == LimitError::AtCapacity);
     assert!(full(attach("rate".into(), 30)));
     drop(handles);
     // One of the two is replaced; the other has its usage.
@@ -369,7 +369,7 @@ fn keys_beyond_capacity_are_rejected() {
         match limiter.attach(id(n), &limits, clock.now()) {
             Ok(key) => assert!(acquire(&key, 1, &clock).is_allowed()),
             Err(error) => {
-                assert_eq!(error, LimitError::Full);
+                assert_eq!(error, LimitError::AtCapacity);
                 full += 1;
             }
         }

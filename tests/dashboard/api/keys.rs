@@ -48,7 +48,11 @@ async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
     );
     assert_eq!(key["expires_at"], "2031-01-01T00:00:00Z");
     assert_eq!(key["status"], "active");
-    let nothing = [&key["revoked_at"], &key["last_used_at"], &key["rotated_from"]];
+    let nothing = [
+        &key["revoked_at"],
+        &key["last_used_at"],
+        &key["rotated_from"],
+    ];
     assert_eq!(nothing, [&json!(null); 3]);
 
     let id = id_of(secret);

@@ -109,7 +109,7 @@ async fn uncached_lookups_are_limited_and_cached_keys_do_not_wait_for_them() {
     known.abort();
     // The other lookups never reached the store; the two timed out.
     let errors: Vec<_> = uncached.join_all().await;
-    let busy = |found: &&Found| matches!(found, Err(StoreError::Busy));
+    let busy = |found: &&LookupResult| matches!(found, Err(StoreError::Busy));
     assert_eq!(errors.iter().filter(busy).count(), 8);
     assert_eq!(setup.calls(), 1 + 2 + 1);
     assert_eq!(setup.cache.stats().lookups, 1 + 2 + 1);
@@ -148,7 +148,7 @@ async fn rule_5_panicking_store_counts_as_failed() {
             lookups.spawn(async move { cache.lookup(KeyId::from_number(1)).await });
         }
         let results = lookups.join_all().await;
-        let failed = |found: &Found| matches!(found, Err(StoreError::Unavailable(_)));
+        let failed = |found: &LookupResult| matches!(found, Err(StoreError::Unavailable(_)));
         assert!(results.len() == 10 && results.iter().all(failed));
         assert!(cache.is_idle());
     }
