@@ -42,7 +42,7 @@ impl SingleFlight {
         Waiter {
             flights: self,
             id,
-            overtaken: registered.invalidated.clone(),
+            invalidated: registered.invalidated.clone(),
             flight: registered.flight.get_or_insert_default().clone(),
         }
     }
@@ -76,7 +76,7 @@ impl SingleFlight {
 pub(super) struct Waiter<'a> {
     flights: &'a SingleFlight,
     id: KeyId,
-    overtaken: Arc<AtomicBool>,
+    invalidated: Arc<AtomicBool>,
     flight: Arc<Flight>,
 }
 
@@ -112,7 +112,7 @@ impl Waiter<'_> {
     }
 
     fn is_invalidated(&self) -> bool {
-        self.overtaken.load(Ordering::Acquire)
+        self.invalidated.load(Ordering::Acquire)
     }
 }
 
@@ -121,7 +121,7 @@ impl Drop for Waiter<'_> {
         let mut flights = self.flights.lock();
         // After an invalidation, the register may have a newer entry for the key.
         if let Some(registered) = flights.get_mut(&self.id)
-            && Arc::ptr_eq(&registered.invalidated, &self.overtaken)
+            && Arc::ptr_eq(&registered.invalidated, &self.invalidated)
         {
             registered.waiters -= 1;
             if registered.waiters == 0 {

@@ -4,7 +4,7 @@ use crate::children;
 mod document;
 mod idempotency;
 mod keys;
-mod refusals;
+mod problems;
 mod self_service;
 mod usage;
 
