@@ -119,6 +119,7 @@ mod test_tracing;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+mod unknown_name;
 pub mod usage;
 #[cfg(feature = "dashboard")]
 mod web;
@@ -138,6 +139,8 @@ pub use page::{InvalidPageToken, Page, PageToken};
 #[cfg(feature = "dashboard")]
 pub use self_service::SelfServiceApi;
 pub use {http, jiff};
+
+pub use unknown_name::UnknownName;
 
 /// Compiles the examples of the README.
 #[cfg(all(

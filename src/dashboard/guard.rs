@@ -21,7 +21,7 @@ use subtle::ConstantTimeEq;
 ///
 /// #[async_trait]
 /// impl Guard for Proxy {
-///     async fn admit(&self, parts: &http::request::Parts) -> Result<Admin, Denied> {
+///     async fn authenticate(&self, parts: &http::request::Parts) -> Result<Admin, Denied> {
 ///         let user = parts.headers.get("x-forwarded-user").and_then(|user| user.to_str().ok());
 ///         user.map(Admin::new).ok_or(Denied::Unauthenticated)
 ///     }
@@ -34,7 +34,7 @@ pub trait Guard: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Denied`] if the request is not authenticated, or its sender is not an administrator.
-    async fn admit(&self, parts: &Parts) -> Result<Admin, Denied>;
+    async fn authenticate(&self, parts: &Parts) -> Result<Admin, Denied>;
 
     /// The sign-in form of the dashboard. None by default.
     ///
@@ -137,7 +137,7 @@ impl BearerToken {
 
 #[async_trait]
 impl Guard for BearerToken {
-    async fn admit(&self, parts: &Parts) -> Result<Admin, Denied> {
+    async fn authenticate(&self, parts: &Parts) -> Result<Admin, Denied> {
         let token = parts.headers.get(AUTHORIZATION);
         let token = token.and_then(|value| value.to_str().ok());
         let (scheme, token) = token
@@ -170,7 +170,7 @@ pub struct AllowEveryone;
 
 #[async_trait]
 impl Guard for AllowEveryone {
-    async fn admit(&self, _: &Parts) -> Result<Admin, Denied> {
+    async fn authenticate(&self, _: &Parts) -> Result<Admin, Denied> {
         Ok(Admin::new("anyone"))
     }
 }
@@ -193,7 +193,7 @@ mod tests {
             let header = header.parse().unwrap();
             request.headers_mut().insert(AUTHORIZATION, header);
         }
-        guard.admit(&request.into_parts().0).await
+        guard.authenticate(&request.into_parts().0).await
     }
 
     #[tokio::test]

@@ -118,7 +118,7 @@ async fn authenticate(
         .and(shared.signer.admin(&parts.headers));
     let admitted = match signed_in {
         Some(admin) => Ok(admin),
-        None => shared.guard.admit(&parts).await,
+        None => shared.guard.authenticate(&parts).await,
     };
     if admitted.is_err() && parts.headers.contains_key(AUTHORIZATION) {
         // Requests without credentials are no failed attempts.
@@ -182,7 +182,7 @@ mod tests {
 
     #[async_trait]
     impl Guard for DenyEveryone {
-        async fn admit(&self, _: &http::request::Parts) -> Result<Admin, Denied> {
+        async fn authenticate(&self, _: &http::request::Parts) -> Result<Admin, Denied> {
             Err(Denied::Forbidden)
         }
     }

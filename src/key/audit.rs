@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::record::{Key, KeyChange};
 use crate::id::{KeyId, uuid_at};
 use crate::page::{PageToken, whole_micros};
+use crate::unknown_name::UnknownName;
 
 /// An entry of the audit log: an action on a key, by whom and when, and the key before and after.
 ///
@@ -236,19 +237,14 @@ impl fmt::Display for AuditAction {
     }
 }
 
-/// The text is not the name of an [`AuditAction`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("unknown audit action")]
-pub struct InvalidAuditAction;
-
 impl FromStr for AuditAction {
-    type Err = InvalidAuditAction;
+    type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
             .find(|action| action.as_str() == text)
-            .ok_or(InvalidAuditAction)
+            .ok_or_else(|| UnknownName::new("audit action", text))
     }
 }
 
@@ -391,7 +387,7 @@ mod tests {
             assert_eq!(action as usize, index);
         }
         for text in ["", "Created", "created "] {
-            assert_eq!(text.parse::<AuditAction>(), Err(InvalidAuditAction));
+            assert!(text.parse::<AuditAction>().is_err());
         }
     }
 

@@ -43,7 +43,7 @@ pub use sink::{Batch, SinkError, UsageSink};
 pub use spool::{Spool, SpoolError, Spooled};
 pub use stats::RecorderStats;
 pub use summary::{Summary, SummarySpec, Totals};
-pub use wire::{Method, Status, StatusClass, UnknownName};
+pub use wire::{Method, Status, StatusClass};
 
 pub(crate) use event::event_id;
 #[cfg(feature = "conformance")]

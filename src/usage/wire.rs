@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::unknown_name::UnknownName;
+
 /// A request method: a common HTTP method, or [`Method::Other`].
 ///
 /// HTTP allows any token as a method (RFC 9110 §9.1). Mapping the others to one value bounds the number of
@@ -91,23 +93,6 @@ impl From<&http::Method> for Method {
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
-    }
-}
-
-/// The error returned when a string is not a valid [`Method`], [`Status`], [`StatusClass`] or
-/// [`Granularity`](super::Granularity).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a {what}")]
-pub struct UnknownName {
-    what: &'static str,
-    text: Box<str>,
-}
-
-impl UnknownName {
-    pub(crate) fn new(what: &'static str, text: &str) -> Self {
-        // The text comes from clients: bound what the error retains and logs.
-        let text = text.chars().take(40).collect::<String>().into();
-        Self { what, text }
     }
 }
 

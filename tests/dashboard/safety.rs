@@ -291,7 +291,7 @@ async fn sign_out_is_only_offered_if_the_guard_supports_it() {
 
     #[keytally::async_trait]
     impl Guard for Own {
-        async fn admit(&self, parts: &http::request::Parts) -> Result<Admin, Denied> {
+        async fn authenticate(&self, parts: &http::request::Parts) -> Result<Admin, Denied> {
             let user = parts
                 .headers
                 .get("x-user")
