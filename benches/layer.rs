@@ -152,7 +152,7 @@ fn layer(c: &mut Criterion) {
         });
         runtime.block_on(recorder.flush());
         let stats = recorder.stats();
-        assert_eq!((stats.lost, stats.queued, stats.open), (0, 0, 0));
+        assert_eq!((stats.lost, stats.queued, stats.in_flight), (0, 0, 0));
     }
     group.finish();
 }

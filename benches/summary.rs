@@ -49,7 +49,7 @@ fn events(count: usize, days: u64, keys: u64, endpoints: u64) -> impl Iterator<I
     (0..count as u64).map(move |n| {
         let micros = START * 1_000_000 + (n * step) as i64;
         let time = Timestamp::from_microsecond(micros).expect("in range");
-        let mut event = UsageEvent::at(time);
+        let mut event = UsageEvent::new(time);
         event.key = Some(*numbers.one_of(&keys));
         event.owner = Some(owner.clone());
         event.method = *numbers.one_of(methods);

@@ -40,7 +40,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Events left in the spool by an earlier process are written first.
     let spool = SqliteSpool::open(spool).await?;
-    println!("{} events are waiting in the spool", spool.events().await?);
+    println!(
+        "{} events are waiting in the spool",
+        spool.event_count().await?
+    );
     let recorder = Recorder::builder(backend.clone()).spool(spool).start();
 
     let new = NewKey::new("Zapier integration").owner("customer-17");

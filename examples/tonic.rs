@@ -92,7 +92,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let Some(posting) = watch.message().await? {
         println!("  {}", posting.title);
     }
-    println!("  open requests: {}", recorder.stats().open);
+    println!("  open requests: {}", recorder.stats().in_flight);
     drop(watch);
 
     println!("\nGet until the rate limit is exceeded");

@@ -1,4 +1,4 @@
-//! API keys, rate limits, quotas and usage accounting for [tower](https://docs.rs/tower) services.
+//! API keys, rate limits and usage accounting for [tower](https://docs.rs/tower) services.
 //!
 //! [`ApiKeyLayer`] wraps an axum router, a tonic server or a bare hyper service. It authenticates every request by
 //! an API key, of which only a digest is stored, applies per-key rate limits and reports them in standard headers,
@@ -58,7 +58,7 @@
 //! | crate root | The middleware: [`ApiKeyLayer`] with its [request lifecycle](ApiKeyLayer#request-lifecycle) and [layer order](ApiKeyLayer#layer-order); [`RequireScope`]; [`Caller`] for handlers; [`Rejection`] for outer layers |
 //! | [`guide`] | The user guide |
 //! | [`key`] | Keys: [`Key`](key::Key), [`Secret`](key::Secret), [`Issuer`](key::Issuer); stores: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); the audit log: [`AuditEntry`](key::AuditEntry) |
-//! | [`limit`] | Rate limits and quotas: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
+//! | [`limit`] | Rate limits: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
 //! | [`usage`] | Usage accounting: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
 //! | [`backend`] | Storage for keys and usage: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`; their tables: `backend::schema` |
 //! | `dashboard` | The web dashboard and its JSON API: `Dashboard`, and `Guard`, which authenticates its users. `SelfServiceApi` in the crate root is a JSON API for callers to inspect their own key |
@@ -67,7 +67,7 @@
 //!
 //! # Features
 //!
-//! No feature is enabled by default, and features only add items.
+//! No feature is enabled by default. All features are additive.
 //!
 //! | feature | adds |
 //! |---|---|

@@ -41,6 +41,10 @@ impl CapturedEvents {
 }
 
 impl Visit for CapturedEvents {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_value(field, value.to_owned());
+    }
+
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.record_value(field, value.to_string());
     }

@@ -4,7 +4,7 @@
 /// [`Status`](crate::usage::Status), a [`StatusClass`](crate::usage::StatusClass), a
 /// [`Granularity`](crate::usage::Granularity) or an [`AuditAction`](crate::key::AuditAction).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a {what}")]
+#[error("unknown {what} `{text}`")]
 pub struct UnknownName {
     what: &'static str,
     text: Box<str>,

@@ -38,7 +38,7 @@ impl Traffic {
     }
 
     fn event(&mut self, time: Timestamp) -> UsageEvent {
-        let mut event = UsageEvent::at(time);
+        let mut event = UsageEvent::new(time);
         let key = self.skewed(self.keys.len());
         let endpoint = self.skewed(self.endpoints.len());
         event.key = Some(self.keys[key].0);

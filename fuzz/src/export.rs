@@ -40,7 +40,7 @@ pub fn check(input: &[u8]) {
 fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
     let micros = input.number() as i64;
     let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
-    let mut event = UsageEvent::at(time);
+    let mut event = UsageEvent::new(time);
     event.id = Uuid::from_u128(nth as u128);
     event.request_id = input.maybe_text().map(Into::into);
     event.owner = input.maybe_text().map(Into::into);

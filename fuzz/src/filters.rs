@@ -384,7 +384,7 @@ fn events() -> Vec<UsageEvent> {
     ];
     let mut events = Vec::new();
     for nth in 0..12 {
-        let mut event = UsageEvent::at(start + SignedDuration::from_secs(nth as i64 / 2));
+        let mut event = UsageEvent::new(start + SignedDuration::from_secs(nth as i64 / 2));
         event.id = Uuid::from_u128(nth as u128);
         event.key = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"]
             .get(nth % 3)

@@ -287,7 +287,7 @@ impl Fixture {
         );
         assert_eq!(event.response_bytes, tracker.bytes);
         assert_eq!((event.key.is_some(), event.rejection_reason), (true, None));
-        assert_eq!(self.recorded.recorder.stats().open, 0);
+        assert_eq!(self.recorded.recorder.stats().in_flight, 0);
     }
 }
 

@@ -131,7 +131,10 @@ impl Fixture {
         };
         let Some(id) = id else {
             let rejected = imported(&self.plain);
-            assert!(matches!(rejected, Err(IssueError::InvalidSecret)), "{rejected:?}");
+            assert!(
+                matches!(rejected, Err(IssueError::InvalidSecret)),
+                "{rejected:?}"
+            );
             return;
         };
         let key = imported(&self.peppered).unwrap();

@@ -91,7 +91,7 @@ impl Lists {
             }))
             .unwrap();
             keys.push((at(micros), id));
-            let mut event = UsageEvent::at(at(micros));
+            let mut event = UsageEvent::new(at(micros));
             event.id = Uuid::from_u128(nth as u128);
             requests.push((event.time, event.id));
             events.push(event);

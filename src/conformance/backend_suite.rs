@@ -41,7 +41,7 @@ where
     }
     let id = used.key.id;
     let event = |key, seconds| {
-        let mut event = UsageEvent::at(fixture.before(Duration::from_secs(seconds)));
+        let mut event = UsageEvent::new(fixture.before(Duration::from_secs(seconds)));
         event.key = Some(key);
         event
     };

@@ -112,7 +112,7 @@ impl BearerToken {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`] if the token has fewer than [`SHORTEST`](Self::MIN_LENGTH) characters.
+    /// [`InvalidConfig`] if the token has fewer than [`MIN_LENGTH`](Self::MIN_LENGTH) characters.
     pub fn new(token: &str) -> Result<Self, InvalidConfig> {
         let token = token.trim();
         if token.chars().count() < Self::MIN_LENGTH {

@@ -13,13 +13,13 @@ use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, IssueError, Issued, Issuer, Key, KeyAdmin, StoreError};
 
 /// How long a response is kept.
-const KNOWN_FOR: Duration = Duration::from_secs(600);
+const RESPONSE_TTL: Duration = Duration::from_secs(600);
 
 /// The maximum number of kept responses. Beyond it, the oldest is evicted.
-const MOST: usize = 1_024;
+const MAX_RESPONSES: usize = 1_024;
 
 /// How long a retry waits for the first request to complete.
-const PATIENCE: Duration = Duration::from_secs(5);
+const IN_PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The header with the idempotency key.
 pub(super) const HEADER: &str = "Idempotency-Key";
@@ -75,17 +75,17 @@ pub(super) enum IdempotencyError {
 
 /// Requests in progress and recent responses.
 #[derive(Clone, Default)]
-pub(super) struct IdempotentRequests(Arc<Mutex<All>>);
+pub(super) struct IdempotentRequests(Arc<Mutex<Entries>>);
 
-type All = HashMap<KeyId, Entry>;
+type Entries = HashMap<KeyId, Entry>;
 
 struct Entry {
     details: Fingerprint,
     /// `None` while the request is in progress.
-    answer: Option<Answer>,
+    answer: Option<CachedResponse>,
 }
 
-struct Answer {
+struct CachedResponse {
     issued: Arc<Issued>,
     since: Instant,
 }
@@ -106,7 +106,7 @@ impl IdempotentRequests {
         let Some(id) = request_key.id else {
             return Ok(Arc::new(issue(issuer).await?));
         };
-        let in_progress = match self.begin_patiently(id, request_key.details).await? {
+        let in_progress = match self.begin_or_wait(id, request_key.details).await? {
             Claim::Again(issued) => return Ok(issued),
             Claim::First(in_progress) => in_progress,
         };
@@ -133,7 +133,7 @@ impl IdempotentRequests {
         task.await.unwrap_or(Err(IdempotencyError::Internal))
     }
 
-    async fn begin_patiently(
+    async fn begin_or_wait(
         &self,
         id: KeyId,
         details: Fingerprint,
@@ -141,7 +141,7 @@ impl IdempotentRequests {
         let since = Instant::now();
         loop {
             match self.begin(id, details) {
-                Err(IdempotencyError::InProgress) if since.elapsed() < PATIENCE => {
+                Err(IdempotencyError::InProgress) if since.elapsed() < IN_PROGRESS_TIMEOUT => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 result => return result,
@@ -163,20 +163,20 @@ impl IdempotentRequests {
                 let answer = None;
                 known.insert(id, Entry { details, answer });
                 let requests = self.clone();
-                Ok(Claim::First(UnderWay { requests, id }))
+                Ok(Claim::First(InProgressGuard { requests, id }))
             }
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, All> {
+    fn known(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Evicts the oldest response if the map is full. A later retry creates no second key, since it conflicts with the
 /// existing one.
-fn make_room(known: &mut All) -> Result<(), IdempotencyError> {
-    if known.len() < MOST {
+fn make_room(known: &mut Entries) -> Result<(), IdempotencyError> {
+    if known.len() < MAX_RESPONSES {
         return Ok(());
     }
     let answered = known
@@ -201,30 +201,30 @@ impl From<StoreError> for IdempotencyError {
 }
 
 enum Claim {
-    First(UnderWay),
+    First(InProgressGuard),
     Again(Arc<Issued>),
 }
 
 /// A request in progress. Dropping it removes the entry: after a failure, or when the response expires.
-struct UnderWay {
+struct InProgressGuard {
     requests: IdempotentRequests,
     id: KeyId,
 }
 
-impl UnderWay {
+impl InProgressGuard {
     fn keep(self, issued: Arc<Issued>) {
         if let Some(known) = self.requests.known().get_mut(&self.id) {
             let since = Instant::now();
-            known.answer = Some(Answer { issued, since });
+            known.answer = Some(CachedResponse { issued, since });
         }
         tokio::spawn(async move {
-            tokio::time::sleep(KNOWN_FOR).await;
+            tokio::time::sleep(RESPONSE_TTL).await;
             drop(self);
         });
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InProgressGuard {
     fn drop(&mut self) {
         self.requests.known().remove(&self.id);
     }

@@ -22,7 +22,7 @@ use crate::telemetry;
 use crate::web::{not_found, protect};
 
 /// The maximum size of a request body. The fields of a key are far smaller.
-const LARGEST_FORM: usize = 64 << 10;
+const MAX_FORM_BYTES: usize = 64 << 10;
 
 /// Routes that do not require authentication.
 const OPEN: [&str; 4] = [
@@ -83,7 +83,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> R
         // Covers all routes but the open ones, and the fallback, so that no new route can bypass the guard.
         .layer(from_fn_with_state(shared.clone(), authenticate))
         .merge(open)
-        .layer(DefaultBodyLimit::max(LARGEST_FORM))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(from_fn(add_security_headers))
         .layer(from_fn_with_state(shared.clone(), insert_base_path))
         .with_state(shared)

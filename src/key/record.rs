@@ -255,7 +255,7 @@ impl KeyRecord {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] if the key is not active; [`StoreError::Invalid`] if the new hint or a time is out
+    /// [`StoreError::NotActive`] if the key is not active; [`StoreError::Invalid`] if the new hint or a time is out
     /// of bounds. The record is unchanged then.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.rotated_at);

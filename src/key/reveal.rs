@@ -69,7 +69,7 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// [`RevealError::NoVault`] if there is no vault, without a store call. Otherwise, an error if the secret
+    /// [`RevealError::NoEncryptionKey`] if there is no vault, without a store call. Otherwise, an error if the secret
     /// cannot be decrypted or does not match the digest, the key does not exist, or the store fails.
     pub async fn reveal<S>(&self, store: &S, id: KeyId) -> Result<Option<Secret>, RevealError>
     where

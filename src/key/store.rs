@@ -92,7 +92,7 @@ pub trait KeyAdmin: KeyStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`]; [`StoreError::Unusable`] if the old key is not active; [`StoreError::Conflict`]
+    /// [`StoreError::NotFound`]; [`StoreError::NotActive`] if the old key is not active; [`StoreError::Conflict`]
     /// if the new id exists; [`StoreError::Invalid`] if the new hint or a time is out of bounds.
     async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError>;
 

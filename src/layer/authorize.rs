@@ -43,10 +43,10 @@ impl Config {
         credential: &mut Credential<'a>,
         is_preflight: bool,
     ) -> Admission {
-        if self.is_exempt(context.head) {
+        if self.is_exempt(context.parts) {
             return self.pass_exempt(context);
         }
-        credential.scan_uri(&self.sources, context.head);
+        credential.scan_uri(&self.sources, context.parts);
         if let Some(outer) = context.outer {
             credential.add_stripped(&self.sources, &outer.stripped);
         }
@@ -240,7 +240,7 @@ impl Config {
         } else {
             return self.reject_unauthenticated(RejectionReason::RecorderFull, context);
         };
-        let cost = self.cost.as_ref().map_or(1, |cost| cost(context.head));
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(context.parts));
         let attached = match self.attached(&entry, context.began) {
             Ok(attached) => attached,
             Err(error) => {
@@ -279,7 +279,7 @@ impl Config {
             KeyStatus::Expired => return Some(RejectionReason::Expired),
         }
         let allowed = &entry.key.addresses;
-        let client_ip = || self.client_ip.of(context.head);
+        let client_ip = || self.client_ip.of(context.parts);
         let is_rejected =
             !allowed.is_empty() && !client_ip().is_some_and(|address| allowed.contains(address));
         is_rejected.then_some(RejectionReason::ClientIp)
@@ -362,7 +362,7 @@ impl Config {
         }
         let permit = RecorderPermit::with(&self.recorder);
         if let Some(limit) = limit {
-            let client = self.client_ip.rate_limit_address(context.head);
+            let client = self.client_ip.rate_limit_address(context.parts);
             if let Err(wait) = limit.charge(client, context.began) {
                 return self.reject_anonymous(wait, context);
             }

@@ -312,7 +312,7 @@ impl ApiKeyLayer {
     }
 
     /// Disables the [lookup limit](Self::lookup_limit).
-    pub fn no_lookup_limit(self) -> Self {
+    pub fn without_lookup_limit(self) -> Self {
         self.with(|config| config.lookup_limit = None)
     }
 
@@ -456,7 +456,8 @@ impl ApiKeyLayer {
     /// by default; zero disables retries.
     ///
     /// If the wait is longer, or exceeds the call's own `grpc-timeout`, the pushback is `-1` and the call fails
-    /// immediately. The wait is always in `retry-after` and in the `google.rpc.RetryInfo` of the status details.
+    /// immediately. If there is a wait, it is also in `retry-after` and in the `google.rpc.RetryInfo` of the
+    /// status details. There is none if the cost of the call exceeds the burst.
     ///
     /// [gRFC A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
     pub fn max_grpc_pushback(self, max: Duration) -> Self {

@@ -34,7 +34,7 @@ impl Config {
         let Some(limit) = &self.lookup_limit else {
             return Ok(None);
         };
-        let Some(address) = self.client_ip.rate_limit_address(context.head) else {
+        let Some(address) = self.client_ip.rate_limit_address(context.parts) else {
             self.missing_client_ip.record();
             return Ok(None);
         };
@@ -118,7 +118,7 @@ impl Config {
     ) -> Admission {
         self.recorder.count_rejection(rejection.reason);
         log_rejection(rejection.reason, rejection.key);
-        let mut response = self.rejections.response(rejection, context.head);
+        let mut response = self.rejections.response(rejection, context.parts);
         let mut headers = context.response_headers(HeaderStyle::None, None);
         headers.apply(response.headers_mut());
         Admission::Rejected(response)
@@ -137,7 +137,7 @@ impl Config {
         let permit = if self.is_recorded_by_outer(context) {
             RecorderPermit::none()
         } else {
-            let address = self.client_ip.rate_limit_address(context.head);
+            let address = self.client_ip.rate_limit_address(context.parts);
             // Reserve first: a full recorder must not use up the limits.
             let permit = self.recorder.reserve_rejected();
             let permit = permit.then(|| RecorderPermit::rejected(&self.recorder));
@@ -171,7 +171,7 @@ impl Config {
         event.rejection_reason = Some(rejection.reason);
         event.is_rejected = permit.is_rejected();
         (event.outcome, event.cause) = Outcome::of_rejection(rejection.reason);
-        let mut response = self.rejections.response(rejection, context.head);
+        let mut response = self.rejections.response(rejection, context.parts);
         event.status = Protocol::of_response(response.headers()).status_of(&response);
         event.response_bytes = response.body().len() as u64;
         event.latency_us = self.clock.now().micros_since(context.began);

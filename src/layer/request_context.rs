@@ -22,7 +22,7 @@ use crate::limit::{Decision, LimitHeaders};
 use crate::usage::{Attribution, Method, Outcome, Path, PendingEvent, Status, event_id};
 
 pub(super) struct RequestContext<'a> {
-    pub(super) head: RequestParts<'a>,
+    pub(super) parts: RequestParts<'a>,
     pub(super) began: Now,
     /// The caller admitted by an outer layer.
     pub(super) outer: Option<&'a Caller>,
@@ -82,7 +82,7 @@ impl<'a> RequestContext<'a> {
             first.get_or_insert(value);
         }
         Self {
-            head,
+            parts: head,
             began,
             outer: outer_caller(head.extensions()),
             anonymous: head.extensions().get(),
@@ -119,7 +119,7 @@ impl<'a> RequestContext<'a> {
         limited: Option<(&LimitHeaders, &Decision)>,
     ) -> ResponseHeaders {
         // Responses to other methods are not cached.
-        let is_cached = matches!(*self.head.method(), http::Method::GET | http::Method::HEAD);
+        let is_cached = matches!(*self.parts.method(), http::Method::GET | http::Method::HEAD);
         let vary = config.vary.as_ref().filter(|_| is_cached);
         self.response_headers(config.header_style, limited)
             .for_authenticated(vary, config.private)
@@ -133,7 +133,7 @@ impl<'a> RequestContext<'a> {
         config: &Config,
         key: Option<&Arc<CachedKey>>,
     ) -> (PendingEvent, bool) {
-        let head = self.head;
+        let head = self.parts;
         let endpoint = config.endpoints.of(head);
         let event = PendingEvent {
             id: self.id,

@@ -77,7 +77,7 @@ async fn rejections_and_failures_are_logged() {
 #[tokio::test]
 async fn unknown_client_ips_are_logged_once() {
     let layer = ApiKeyLayer::new(MemoryBackend::new());
-    let unlimited = ApiKeyLayer::new(MemoryBackend::new()).no_lookup_limit();
+    let unlimited = ApiKeyLayer::new(MemoryBackend::new()).without_lookup_limit();
     let events = CapturedEvents::default();
     let _capture = events.capture();
     let send = async |layer: &ApiKeyLayer, peer: Option<PeerAddress>| {

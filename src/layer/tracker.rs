@@ -91,7 +91,7 @@ impl Registered {
     fn take(&self) -> Option<Box<Tracked>> {
         let tracked = self.lock().take()?;
         if let Some(place) = self.place.get() {
-            tracked.config.recorder.open().leave(*place);
+            tracked.config.recorder.in_flight().leave(*place);
         }
         Some(tracked)
     }
@@ -178,7 +178,7 @@ impl RequestTracker {
             place: OnceLock::new(),
         });
         let weak = Arc::downgrade(&registered);
-        let place = config.recorder.open().enter(weak);
+        let place = config.recorder.in_flight().enter(weak);
         let _ = registered.place.set(place);
         self.0 = State::Shared(registered);
     }

@@ -29,7 +29,7 @@ pub trait Limiter: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`LimitError::Invalid`] if a limit is invalid; [`LimitError::Full`] if there is no capacity for another
+    /// [`LimitError::Invalid`] if a limit is invalid; [`LimitError::AtCapacity`] if there is no capacity for another
     /// subject.
     fn attach(
         &self,

@@ -58,7 +58,7 @@ impl LocalLimiter {
     }
 
     /// The current number of accounts.
-    pub fn accounts(&self) -> usize {
+    pub fn tracked_keys(&self) -> usize {
         self.shards
             .iter()
             .map(|shard| lock(shard).accounts.len())

@@ -117,7 +117,7 @@ impl Fixture {
     ///
     /// A request is recorded when its response body has been read to the end or is dropped; if dropped before the
     /// end, it is recorded as cancelled. Requests whose response is still held are not included, but counted in
-    /// [`RecorderStats::open`].
+    /// [`RecorderStats::in_flight`].
     pub async fn events(&self) -> Vec<UsageEvent> {
         self.recorder.flush().await;
         let mut events = self.tape.events();

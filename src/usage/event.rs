@@ -23,7 +23,7 @@ pub const OTHER_ENDPOINTS: &str = "(other)";
 /// One recorded request: its key, endpoint, time, status, outcome, cost and latency.
 ///
 /// The layer creates an event when a request ends. To build one yourself, start from
-/// [`UsageEvent::at`] and set its fields; [`Batch`](super::Batch) normalizes them for storage.
+/// [`UsageEvent::new`] and set its fields; [`Batch`](super::Batch) normalizes them for storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UsageEvent {
@@ -56,7 +56,7 @@ pub struct UsageEvent {
     /// The rejection reason, if the layer rejected the request.
     #[serde(alias = "refusal")]
     pub rejection_reason: Option<RejectionReason>,
-    /// The cost charged to the key's rate limits and quotas; `0` if the layer rejected the request.
+    /// The cost charged to the key's rate limits; `0` if the layer rejected the request.
     pub cost: u32,
     /// The time from the request's arrival to the end of the response, in microseconds.
     pub latency_us: u64,
@@ -73,7 +73,7 @@ impl UsageEvent {
     /// Creates an event with a new id for a completed `GET` request to [`UNMATCHED`] with status 200.
     ///
     /// The time is truncated to whole microseconds and clamped to the years 1 to 9999.
-    pub fn at(time: Timestamp) -> Self {
+    pub fn new(time: Timestamp) -> Self {
         Self {
             id: event_id(time.as_microsecond()),
             request_id: None,
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_event_round_trips_through_json() {
-        let mut event = UsageEvent::at("2026-11-01T10:00:00.5Z".parse().unwrap());
+        let mut event = UsageEvent::new("2026-11-01T10:00:00.5Z".parse().unwrap());
         event.key = Some("3fK9aB0000zzZZ19".parse().unwrap());
         event.status = Status::Grpc(7);
         let text = serde_json::to_string(&event).unwrap();

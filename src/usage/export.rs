@@ -52,7 +52,7 @@ use super::recorded::{LogCursor, RecordedQuery};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let backend = MemoryBackend::new();
-/// let mut event = UsageEvent::at("2026-11-01T10:00:00Z".parse()?);
+/// let mut event = UsageEvent::new("2026-11-01T10:00:00Z".parse()?);
 /// event.owner = Some("=1+1".into());
 /// backend.write(&Batch::new(vec![event])).await?;
 ///

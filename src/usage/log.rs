@@ -203,7 +203,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::usage) fn event() -> UsageEvent {
-        let mut event = UsageEvent::at("2026-11-01T10:00:30Z".parse().unwrap());
+        let mut event = UsageEvent::new("2026-11-01T10:00:30Z".parse().unwrap());
         event.key = Some(key("a"));
         event.owner = Some("customer-17".into());
         (event.outcome, event.cause) = (Outcome::Failed, Some(Cause::ServerError));
@@ -277,7 +277,7 @@ pub(super) mod tests {
         }
         let by_own_id = LogFilter::new().request_id(event.id.to_string());
         assert!(by_own_id.matches(&event));
-        let bare = UsageEvent::at(event.time);
+        let bare = UsageEvent::new(event.time);
         assert!(LogFilter::new().matches(&bare) && !by_own_id.matches(&bare));
     }
 

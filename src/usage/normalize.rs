@@ -16,7 +16,7 @@ pub(super) fn normalize(events: &mut [UsageEvent]) {
             &mut event.request_bytes,
             &mut event.response_bytes,
         ] {
-            *number = (*number).min(saturating::MOST);
+            *number = (*number).min(saturating::MAX);
         }
         without_nul(&mut event.endpoint);
         without_nul(&mut event.path);
@@ -43,7 +43,7 @@ mod tests {
     use crate::usage::{Batch, Status};
 
     fn not_normalized() -> UsageEvent {
-        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        let mut event = UsageEvent::new(Timestamp::UNIX_EPOCH);
         event.time = "2026-11-01T10:00:00.123456789Z".parse().unwrap();
         event.owner = Some("\0".into());
         event.endpoint = "/a\0/\0b".into();
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(event.request_id.as_deref(), Some("é\u{fffd}"));
         assert_eq!(event.resource_id.as_deref(), Some("\u{fffd}\u{fffd}"));
         let numbers = [event.latency_us, event.request_bytes, event.response_bytes];
-        assert_eq!(numbers, [saturating::MOST; 3]);
+        assert_eq!(numbers, [saturating::MAX; 3]);
         assert_eq!(
             (event.status, event.cost),
             (Status::Http(u16::MAX), u32::MAX)
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn times_are_clamped_to_the_years_1_to_9999() {
         let at = |time| {
-            let mut event = UsageEvent::at(time);
+            let mut event = UsageEvent::new(time);
             event.time = time;
             Batch::new(vec![event]).events[0].time
         };
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn normalized_events_are_not_copied() {
-        let mut event = UsageEvent::at(Timestamp::now());
+        let mut event = UsageEvent::new(Timestamp::now());
         event.owner = Some("customer-17".into());
         event.request_id = Some("wire".into());
         event.resource_id = Some("r1".into());

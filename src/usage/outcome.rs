@@ -14,7 +14,7 @@ pub enum Outcome {
     Completed,
     /// Any other result; [`Cause`] classifies it.
     Failed,
-    /// Rejected because the key exceeded a rate limit or quota.
+    /// Rejected because the key exceeded a rate limit.
     RateLimited,
 }
 
@@ -23,7 +23,7 @@ pub enum Outcome {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
-    /// Rejected by the layer for a reason other than a rate limit or quota; see [`RejectionReason`].
+    /// Rejected by the layer for a reason other than a rate limit; see [`RejectionReason`].
     Refused,
     /// A 4xx status or a gRPC code for a client error.
     ClientError,
@@ -62,7 +62,7 @@ pub enum RejectionReason {
     ClientIp,
     /// The key lacks a scope that the route requires.
     Scope,
-    /// The key exceeded one of its rate limits or quotas.
+    /// The key exceeded one of its rate limits.
     RateLimited,
     /// The key store is unavailable.
     StoreUnavailable,

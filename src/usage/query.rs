@@ -365,7 +365,7 @@ mod tests {
         let query = SummaryQuery::new(UsageRange::new().owner("customer-17"), spec);
         let json = serde_json::to_string(&query).unwrap();
         assert_eq!(serde_json::from_str::<SummaryQuery>(&json).unwrap(), query);
-        let batch = Batch::new(vec![UsageEvent::at(Timestamp::UNIX_EPOCH)]);
+        let batch = Batch::new(vec![UsageEvent::new(Timestamp::UNIX_EPOCH)]);
         let json = serde_json::to_string(&batch).unwrap();
         assert_eq!(serde_json::from_str::<Batch>(&json).unwrap(), batch);
         assert_eq!(

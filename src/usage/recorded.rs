@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn only_canonical_cursors_parse() {
-        let event = UsageEvent::at("2026-11-01T10:00:00.123456789Z".parse().unwrap());
+        let event = UsageEvent::new("2026-11-01T10:00:00.123456789Z".parse().unwrap());
         let cursors = [
             LogCursor::START,
             LogCursor::new(7),
@@ -303,7 +303,7 @@ mod tests {
             cursor: LogCursor::new(*places.end()),
             events: places
                 .map(|place| RecordedEvent {
-                    event: UsageEvent::at(Timestamp::UNIX_EPOCH),
+                    event: UsageEvent::new(Timestamp::UNIX_EPOCH),
                     cursor: LogCursor::new(place),
                 })
                 .collect(),
@@ -320,7 +320,7 @@ mod tests {
             (3, LogCursor::new(3), true)
         );
 
-        let event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        let event = UsageEvent::new(Timestamp::UNIX_EPOCH);
         for (after, has_gap) in [
             (LogCursor::START, false),
             (LogCursor::new(4), true),

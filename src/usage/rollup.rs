@@ -41,7 +41,7 @@ pub struct Rollup {
     pub cause: Option<Cause>,
     /// The number of requests.
     pub count: u64,
-    /// The total cost charged to the key's rate limits and quotas.
+    /// The total cost charged to the key's rate limits.
     pub cost: u64,
     /// The total size of the request bodies in bytes.
     pub request_bytes: u64,
@@ -95,10 +95,10 @@ impl Rollup {
     /// Caps the numbers at the maximum, which a rollup built by a user may exceed.
     pub(super) fn bounded(self) -> Self {
         Self {
-            count: self.count.min(saturating::MOST),
-            cost: self.cost.min(saturating::MOST),
-            request_bytes: self.request_bytes.min(saturating::MOST),
-            response_bytes: self.response_bytes.min(saturating::MOST),
+            count: self.count.min(saturating::MAX),
+            cost: self.cost.min(saturating::MAX),
+            request_bytes: self.request_bytes.min(saturating::MAX),
+            response_bytes: self.response_bytes.min(saturating::MAX),
             ..self
         }
     }

@@ -15,7 +15,7 @@ use super::event::UsageEvent;
 ///
 /// use keytally::usage::{LogSampling, UsageEvent};
 ///
-/// let event = UsageEvent::at(jiff::Timestamp::UNIX_EPOCH);
+/// let event = UsageEvent::new(jiff::Timestamp::UNIX_EPOCH);
 /// assert!(LogSampling::default().keeps(&event));
 /// let sample = LogSampling::OneIn(NonZeroU32::new(100).unwrap());
 /// assert_eq!(sample.keeps(&event), sample.keeps(&event.clone()));
@@ -67,7 +67,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "too slow with 100,000 events")]
     fn one_in_n_keeps_about_one_in_n() {
         let events: Vec<_> = (0..100_000)
-            .map(|_| UsageEvent::at(Timestamp::UNIX_EPOCH))
+            .map(|_| UsageEvent::new(Timestamp::UNIX_EPOCH))
             .collect();
         let kept = |keep: LogSampling| events.iter().filter(|event| keep.keeps(event)).count();
         assert_eq!(kept(LogSampling::All), 100_000);
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn sampling_depends_on_the_id_only() {
-        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        let mut event = UsageEvent::new(Timestamp::UNIX_EPOCH);
         // The time, version and variant bits are not random and must not matter.
         for (id, kept) in [
             ("01890a5d-ac96-774b-bcce-b302099a8057", false),
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn keys_only_skips_anonymous_requests() {
-        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        let mut event = UsageEvent::new(Timestamp::UNIX_EPOCH);
         assert!(!LogSampling::KeysOnly.keeps(&event));
         event.key = Some("3fK9aB0000zzZZ19".parse().unwrap());
         assert!(LogSampling::KeysOnly.keeps(&event));

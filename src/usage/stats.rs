@@ -34,12 +34,12 @@ pub struct RecorderStats {
     /// rejected them. Not included in the other counters.
     pub unrecovered: u64,
     /// Requests that have begun and not ended, including long-lived streams.
-    pub open: u64,
+    pub in_flight: u64,
     /// Failed writes that were retried.
     pub retries: u64,
     /// The time of the sink's last successful write; `None` if there was none.
     #[serde(default)]
-    pub last_written: Option<Timestamp>,
+    pub last_written_at: Option<Timestamp>,
     /// Rejections that are not recorded as events, by reason; only reasons that occurred. These are requests
     /// without a known key, and those of rejected keys beyond the [limits on such
     /// events](crate::ApiKeyLayer#events-of-rejected-keys).
@@ -61,7 +61,7 @@ impl RecorderStats {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) begun: Padded,
+    pub(super) started: Padded,
     pub(super) queued: Queued,
     /// Events of rejected keys that are reserved or queued; included in `begun` and `queued`.
     pub(super) rejected: AtomicU64,
@@ -76,7 +76,7 @@ pub(super) struct Counters {
     /// Events written from the spool.
     pub(super) drained: AtomicU64,
     /// Events lost from the spool.
-    pub(super) spoiled: AtomicU64,
+    pub(super) spool_lost: AtomicU64,
     pub(super) recovered: AtomicU64,
     pub(super) unrecovered: AtomicU64,
     pub(super) retries: AtomicU64,
@@ -117,7 +117,7 @@ impl Counters {
     pub(super) fn snapshot(&self) -> RecorderStats {
         // Read the counters in the reverse order of an event's life, so that no total is less than its parts.
         let drained = self.drained.load(Relaxed);
-        let spoiled = self.spoiled.load(Relaxed);
+        let spoiled = self.spool_lost.load(Relaxed);
         let spooled = self.spooled.load(Relaxed).max(drained + spoiled);
         let written = self.written.load(Relaxed);
         let failed = self.failed.load(Relaxed);
@@ -139,9 +139,9 @@ impl Counters {
             spooled: spooled - drained - spoiled,
             recovered: self.recovered.load(Relaxed),
             unrecovered: self.unrecovered.load(Relaxed),
-            open: self.begun.0.load(Relaxed).saturating_sub(accepted),
+            in_flight: self.started.0.load(Relaxed).saturating_sub(accepted),
             retries: self.retries.load(Relaxed),
-            last_written: Some(self.last_written.load(Relaxed))
+            last_written_at: Some(self.last_written.load(Relaxed))
                 .filter(|micros| *micros != 0)
                 .and_then(|micros| Timestamp::from_microsecond(micros).ok()),
             rejected: refused.filter(|(_, count)| *count > 0).collect(),

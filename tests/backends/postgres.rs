@@ -228,7 +228,7 @@ async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
     first.migrate().await.unwrap();
     let steps = "SELECT count(*) FROM first.keytally_migrations";
     assert_eq!(number(&db, steps).await, 3);
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     first.write(&batch).await.unwrap();
     let rows = "SELECT count(*) FROM first.keytally_requests";
     assert_eq!(number(&db, rows).await, 1);
@@ -238,7 +238,7 @@ async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
 async fn views_return_written_events_and_every_column_has_a_comment() {
     let (backend, url) = backend().await;
     let db = pool(&url).await;
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     backend.write(&batch).await.unwrap();
     for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
         let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
@@ -304,7 +304,9 @@ async fn rule_10_failed_batch_is_rolled_back_completely() {
         CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes
             FOR EACH ROW EXECUTE FUNCTION fail()";
     run(&db, fail).await;
-    let events = (0..200).map(|_| UsageEvent::at(Timestamp::now())).collect();
+    let events = (0..200)
+        .map(|_| UsageEvent::new(Timestamp::now()))
+        .collect();
     let batch = Batch::new(events);
     let error = backend.write(&batch).await.unwrap_err();
     assert!(matches!(error, SinkError::Unavailable(_)));
@@ -492,7 +494,7 @@ async fn rule_14_errors_reveal_nothing_about_the_database() {
 /// The `n`th of 200,000 requests, spread over three days and many series.
 fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
     let time = checks::NOON * 1_000_000 + n as i64 * 3 * 86_400 * 1_000_000 / 200_000;
-    let mut event = UsageEvent::at(Timestamp::from_microsecond(time).unwrap());
+    let mut event = UsageEvent::new(Timestamp::from_microsecond(time).unwrap());
     let key = n * 7 % keys.len();
     event.key = Some(keys[key]);
     event.owner = Some(format!("owner-{}", key % 10).into());
@@ -746,7 +748,7 @@ async fn failed_logins_and_missing_privileges_are_access_errors() {
         reader.delete(id).await,
         Err(StoreError::NotFound(_) | StoreError::Unavailable(_))
     ));
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     assert!(matches!(
         reader.write(&batch).await,
         Err(SinkError::Unavailable(_))
@@ -797,7 +799,7 @@ async fn user_without_create_privilege_can_use_existing_tables() {
 async fn batch_ids_expire_by_the_server_clock() {
     let (backend, url) = backend().await;
     let db = pool(&url).await;
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     backend.write(&batch).await.unwrap();
     // From an instance whose clock is a year ahead.
     let ahead =
@@ -815,7 +817,7 @@ async fn restored_database_does_not_reuse_cached_series_ids() {
     let (backend, url) = backend().await;
     let db = pool(&url).await;
     let of = |path: &str| {
-        let mut event = UsageEvent::at(Timestamp::now());
+        let mut event = UsageEvent::new(Timestamp::now());
         event.path = path.into();
         Batch::new(vec![event])
     };
@@ -836,7 +838,7 @@ async fn restored_database_does_not_reuse_cached_series_ids() {
 // --- Partitions ---------------------------------------------------------------------------------
 
 fn at(time: &str) -> UsageEvent {
-    UsageEvent::at(time.parse().unwrap())
+    UsageEvent::new(time.parse().unwrap())
 }
 
 /// The number of requests in the rollups and in the log.

@@ -65,7 +65,7 @@ fn events(end: Timestamp) -> Vec<UsageEvent> {
     quarters
         .map(|n| {
             let time = end - (n * 15).minutes() - (n % 13).seconds();
-            let mut event = UsageEvent::at(time);
+            let mut event = UsageEvent::new(time);
             event.key = (n % 3 > 0).then(key);
             event.method = Method::ALL[n as usize % 3];
             event.latency_us = n as u64;
@@ -117,7 +117,7 @@ async fn pruning_preserves_summaries<B: Backend>(backend: &B) {
     let retention = Retention::new()
         .log(2 * DAY)
         .minutes(DAY)
-        .quarters(3 * DAY)
+        .quarter_hours(3 * DAY)
         .hours(30 * DAY);
     let report = backend.prune(&retention, end).await.unwrap();
     assert!(report.log > 0, "{report:?}");
@@ -160,7 +160,7 @@ async fn pruning_preserves_summaries<B: Backend>(backend: &B) {
 
     // Events that are recorded days late are counted as well.
     let late = [99, 50].map(|hours| {
-        let mut event = UsageEvent::at(end - hours.hours() + 7.minutes());
+        let mut event = UsageEvent::new(end - hours.hours() + 7.minutes());
         event.key = Some(key());
         event
     });
@@ -234,7 +234,7 @@ async fn no_request_counts_in_two_adjacent_days<B: Backend>(backend: &B) {
         assert!(!chart(zone, Granularity::FiveMinutes).await.exact);
     }
     // With hours, no request counts twice.
-    let retention = retention.quarters(Duration::ZERO);
+    let retention = retention.quarter_hours(Duration::ZERO);
     backend.prune(&retention, end).await.unwrap();
     let after = summaries("Asia/Kolkata").await;
     assert_eq!(sum(&after), 960);
@@ -255,7 +255,7 @@ async fn quarter_hour_rollups_equal_their_minutes<B: Backend>(backend: &B) {
     let start = noon() - 50.hours();
     let events: Vec<UsageEvent> = (0..6_000_i64)
         .map(|n| {
-            let mut event = UsageEvent::at(start + (n % 15).minutes());
+            let mut event = UsageEvent::new(start + (n % 15).minutes());
             event.endpoint = format!("/v1/{}", n / 15 % 200).into();
             event.key = (n % 7 > 0).then(key);
             event.latency_us = 1 << (n % 25);
@@ -266,7 +266,7 @@ async fn quarter_hour_rollups_equal_their_minutes<B: Backend>(backend: &B) {
     // One endpoint with many latencies, written in consecutive batches.
     let busy: Vec<UsageEvent> = (0..140_i64)
         .map(|n| {
-            let mut event = UsageEvent::at(start + (1 + n % 14).minutes());
+            let mut event = UsageEvent::new(start + (1 + n % 14).minutes());
             event.latency_us = n as u64 % 10 * 1_000;
             event
         })
@@ -377,11 +377,11 @@ async fn cursors_stay_valid_after_pruning<B: Backend>(backend: &B) {
 async fn pruned_events_are_reported_as_a_gap<B: Backend>(backend: &B) {
     let end = noon();
     backend
-        .write(&Batch::new(vec![UsageEvent::at(end)]))
+        .write(&Batch::new(vec![UsageEvent::new(end)]))
         .await
         .unwrap();
     let (_, cursor) = recorded_after(backend, LogCursor::START).await;
-    let days = [end - (20 * 24).hours(), end].map(UsageEvent::at);
+    let days = [end - (20 * 24).hours(), end].map(UsageEvent::new);
     backend.write(&Batch::new(days.into())).await.unwrap();
     let (_, seen) = recorded_after(backend, cursor).await;
     backend
@@ -457,7 +457,7 @@ async fn daily_partitions_are_created_ahead_and_dropped_whole() {
     let report = other.prune(&retention, end).await.unwrap();
     assert!((7..=8).contains(&report.log), "{report:?}");
     // The first instance does not know about it when a late event of such a day arrives.
-    let late = Batch::new(vec![UsageEvent::at(end - 120.hours())]);
+    let late = Batch::new(vec![UsageEvent::new(end - 120.hours())]);
     backend.write(&late).await.unwrap();
     let query = LogQuery::new(LogFilter::new().to(end - 119.hours()));
     let page = backend.requests(&query).await.unwrap();
@@ -557,7 +557,7 @@ async fn failure_to_prune_one_table_does_not_stop_the_others() {
     backend.write(&Batch::new(events(end))).await.unwrap();
     let old = "UPDATE keytally_batches SET applied_at = applied_at - interval '99 days'";
     run(&db, old).await;
-    let another = Batch::new(vec![UsageEvent::at(end)]);
+    let another = Batch::new(vec![UsageEvent::new(end)]);
     backend.write(&another).await.unwrap();
     run(&db, &forbid_deletes("keytally_minutes")).await;
     run(&db, &forbid_deletes("keytally_days")).await;
@@ -626,7 +626,7 @@ async fn totals_agree_after_partial_pruning<B: Backend>(
         assert_totals_agree(backend, kept(days)).await;
     }
     // An event that late counts until the next pruning.
-    let late = UsageEvent::at(end - 200.hours());
+    let late = UsageEvent::new(end - 200.hours());
     backend.write(&Batch::new(vec![late])).await.unwrap();
     assert_totals_agree(backend, kept(4) + 1).await;
     backend.prune(&retention(4), end).await.unwrap();
@@ -674,7 +674,7 @@ async fn pruning_skips_series_locked_by_a_writer() {
     let (backend, url) = support::backend().await;
     let db = support::pool(&url).await;
     let events = (0..20).map(|n| {
-        let mut event = UsageEvent::at(noon());
+        let mut event = UsageEvent::new(noon());
         event.endpoint = format!("/v1/{n}").into();
         event
     });

@@ -192,7 +192,7 @@ async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Con
     // New events are appended.
     let more = events.iter().step_by(3).map(|event| {
         let mut event = event.clone();
-        event.id = UsageEvent::at(event.time).id;
+        event.id = UsageEvent::new(event.time).id;
         event
     });
     let more = Batch::new(more.collect());

@@ -182,12 +182,12 @@ async fn until(condition: impl AsyncFn() -> bool) {
 
 async fn until_drained(spool: &Path) {
     let spool = SqliteSpool::open(spool).await.unwrap();
-    until(async || spool.events().await.unwrap() == 0).await;
+    until(async || spool.event_count().await.unwrap() == 0).await;
 }
 
 fn assert_conserved(stats: &RecorderStats) {
     assert_eq!(
-        (stats.accepted, stats.queued, stats.open),
+        (stats.accepted, stats.queued, stats.in_flight),
         (stats.written + stats.lost + stats.spooled, 0, 0),
         "{stats:?}"
     );
@@ -199,7 +199,7 @@ fn numbers_below(end: u64) -> Vec<u64> {
 
 fn batch(events: usize) -> Batch {
     let event = || {
-        let mut event = UsageEvent::at("2026-11-01T10:00:00.5Z".parse().unwrap());
+        let mut event = UsageEvent::new("2026-11-01T10:00:00.5Z".parse().unwrap());
         event.path = "/7".into();
         event
     };
@@ -234,7 +234,7 @@ async fn batches_are_returned_in_order_and_survive_reopening() {
     drop(spool);
 
     let spool = SqliteSpool::open(dir.spool()).await.unwrap();
-    assert_eq!(spool.events().await.unwrap(), 8);
+    assert_eq!(spool.event_count().await.unwrap(), 8);
     for batch in &batches {
         assert_eq!(first(&spool).await.as_ref(), Some(batch));
         for _ in 0..2 {
@@ -243,7 +243,7 @@ async fn batches_are_returned_in_order_and_survive_reopening() {
         }
     }
     assert!(first(&spool).await.is_none());
-    assert_eq!(spool.events().await.unwrap(), 0);
+    assert_eq!(spool.event_count().await.unwrap(), 0);
     // A batch that was removed and pushed again goes to the end of the queue.
     for batch in [&batches[2], &batches[0]] {
         spool.push(batch).await.unwrap();

@@ -118,7 +118,7 @@ async fn data_survives_reopening_the_file() {
     let issuer = Issuer::new("test").unwrap();
     let issued = issuer.issue(&backend, NewKey::new("Kept").owner("customer-17"));
     let issued = issued.await.unwrap();
-    let mut event = UsageEvent::at(Timestamp::now());
+    let mut event = UsageEvent::new(Timestamp::now());
     event.key = Some(issued.key.id);
     event.owner = issued.key.owner.clone();
     let batch = Batch::new(vec![event.clone()]);
@@ -361,7 +361,7 @@ async fn read_only_file_serves_reads_and_fails_writes() {
     assert!(read_only.find(keys[0]).await.unwrap().is_some());
     let error = read_only.revoke(keys[0]).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)));
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     let error = read_only.write(&batch).await.unwrap_err();
     assert!(matches!(error, SinkError::Unavailable(_)));
 }
@@ -378,7 +378,7 @@ async fn views_return_written_events() {
     let dir = TempDir::new();
     let backend = open(&dir.file()).await;
     let db = pool(&dir.file()).await;
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     backend.write(&batch).await.unwrap();
     for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
         let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
@@ -453,7 +453,9 @@ async fn rule_10_failed_batch_is_rolled_back_completely() {
     let db = pool(&dir.file()).await;
     let fail = "CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes BEGIN SELECT raise(ABORT, 'no'); END";
     sqlx::query(fail).execute(&db).await.unwrap();
-    let events = (0..200).map(|_| UsageEvent::at(Timestamp::now())).collect();
+    let events = (0..200)
+        .map(|_| UsageEvent::new(Timestamp::now()))
+        .collect();
     let batch = Batch::new(events);
     backend.write(&batch).await.unwrap_err();
     for table in ["requests", "minutes", "batches"] {
@@ -569,7 +571,7 @@ async fn log_count_is_capped_at_ten_thousand() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     for events in [9_999, 1, 1] {
         let events = (0..events)
-            .map(|_| UsageEvent::at(Timestamp::now()))
+            .map(|_| UsageEvent::new(Timestamp::now()))
             .collect();
         backend.write(&Batch::new(events)).await.unwrap();
     }
@@ -642,7 +644,7 @@ proptest! {
 async fn write_until_killed() {
     let backend = open(Path::new(&given("KEYTALLY_TEST_FILE"))).await;
     for written in 1.. {
-        let events = (0..50).map(|_| UsageEvent::at(Timestamp::now())).collect();
+        let events = (0..50).map(|_| UsageEvent::new(Timestamp::now())).collect();
         let batch = Batch::new(events);
         for _ in 0..2 {
             backend.write(&batch).await.unwrap();

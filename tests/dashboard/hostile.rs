@@ -80,7 +80,7 @@ async fn shown(text: &str) -> Shown {
     let [key, gone] = ids[..] else { unreachable!() };
     store.delete(gone).await.unwrap();
     let event = |n: i64| {
-        let mut event = UsageEvent::at(now - SignedDuration::from_secs(60 + n));
+        let mut event = UsageEvent::new(now - SignedDuration::from_secs(60 + n));
         event.key = Some(if n < 40 { key } else { gone });
         event.owner = Some(text.into());
         event.endpoint = text.into();

@@ -55,7 +55,7 @@ impl Pages {
         set: impl Fn(u64, &mut UsageEvent),
     ) {
         let event = |n| {
-            let mut event = UsageEvent::at(Timestamp::now() - ago);
+            let mut event = UsageEvent::new(Timestamp::now() - ago);
             event.key = Some(key.id);
             event.owner = key.owner.clone();
             event.endpoint = "/v1/postings".into();

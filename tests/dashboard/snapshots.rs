@@ -84,7 +84,7 @@ async fn filled() -> Pages {
 }
 
 fn event(n: i32) -> UsageEvent {
-    let mut event = UsageEvent::at(start() + SignedDuration::from_secs(17) * n);
+    let mut event = UsageEvent::new(start() + SignedDuration::from_secs(17) * n);
     let (key, owner) = match n {
         20 => (GONE, None),
         _ if n % 3 == 0 => (LIMITED, Some("customer-17")),

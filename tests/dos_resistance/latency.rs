@@ -172,7 +172,7 @@ async fn cached_keys_are_served_while_unknown_ones_wait() {
     let flood = Flood::begin("cached keys beside waiting unknown keys", 40 * MIB).await;
     let backend = MemoryBackend::new();
     let valid = support::issue(&backend, NewKey::new("valid")).await;
-    let layer = ApiKeyLayer::new(HangingStore(backend)).no_lookup_limit();
+    let layer = ApiKeyLayer::new(HangingStore(backend)).without_lookup_limit();
     let layer = layer.cache(CacheConfig::new().lookup_timeout(Duration::from_secs(3_600)));
     let service = layer.layer(
         GlobalConcurrencyLimitLayer::new(100).layer(tower::service_fn(

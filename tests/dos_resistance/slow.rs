@@ -80,7 +80,7 @@ async fn slow_bodies_use_bounded_memory_and_are_all_recorded() {
         for stream in &mut uploads {
             stream.write_all(b"x").await.unwrap();
         }
-        assert!(round == ROUNDS || service.recorder.stats().open == 2 * each);
+        assert!(round == ROUNDS || service.recorder.stats().in_flight == 2 * each);
     }
     for stream in &mut uploads {
         let mut start = [0; 12];
@@ -133,14 +133,14 @@ async fn idle_http2_streams_use_bounded_memory_and_are_all_recorded() {
         held.push((sender, bodies, connection));
         flood.check();
     }
-    assert_eq!(service.recorder.stats().open, all);
+    assert_eq!(service.recorder.stats().in_flight, all);
     // Other requests are served meanwhile.
     assert_eq!(service.get("/", valid.secret.expose()).await.status, 200);
     flood.check();
     for (_, _, connection) in held {
         connection.abort();
     }
-    until(|| service.recorder.stats().open == 0).await;
+    until(|| service.recorder.stats().in_flight == 0).await;
     service.recorder.flush().await;
     let totals = service
         .backend

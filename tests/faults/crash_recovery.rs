@@ -292,7 +292,7 @@ async fn rule_9_full_disk_loses_only_events_counted_as_lost() {
     assert_eq!(full.accepted, full.written + full.lost + full.queued);
     let batch = Batch::new(
         (0..2_000)
-            .map(|_| UsageEvent::at(Timestamp::now()))
+            .map(|_| UsageEvent::new(Timestamp::now()))
             .collect(),
     );
     let error = backend.write(&batch).await.unwrap_err();

@@ -142,7 +142,7 @@ async fn rule_9_stream_stays_open_until_its_client_disconnects() {
     for _ in 0..3 {
         body.frame().await.unwrap().unwrap();
     }
-    assert_eq!(service.recorder.stats().open, 1);
+    assert_eq!(service.recorder.stats().in_flight, 1);
     assert!(service.events().await.is_empty());
     drop(body);
     service.until_open(0).await;
@@ -178,7 +178,7 @@ async fn rule_9_open_requests_are_recorded_as_cancelled_at_shutdown() {
     hanging.abort();
     drop(body);
     let stats = service.recorder.stats();
-    assert_eq!((stats.accepted, stats.open), (2, 0));
+    assert_eq!((stats.accepted, stats.in_flight), (2, 0));
     let causes: Vec<_> = service
         .events()
         .await

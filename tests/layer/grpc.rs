@@ -68,7 +68,7 @@ impl Api {
     /// Waits until no request is open and every event is written.
     async fn settle(&self) {
         let settled = async {
-            while self.recorder.stats().open > 0 {
+            while self.recorder.stats().in_flight > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             self.recorder.flush().await;
@@ -595,7 +595,7 @@ async fn rule_9_open_streams_are_counted_and_recorded_as_cancelled_at_shutdown()
         assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
         assert_eq!(watch.message().await.unwrap().unwrap().id, 2);
         streams.push(watch);
-        assert_eq!(api.recorder.stats().open, open);
+        assert_eq!(api.recorder.stats().in_flight, open);
     }
     client
         .get(with(&secret, GetRequest { id: 1 }))
@@ -603,7 +603,7 @@ async fn rule_9_open_streams_are_counted_and_recorded_as_cancelled_at_shutdown()
         .unwrap();
     api.recorder.flush().await;
     let stats = api.recorder.stats();
-    assert_eq!((stats.open, stats.written), (3, 1));
+    assert_eq!((stats.in_flight, stats.written), (3, 1));
 
     let report = api.recorder.shutdown(Duration::from_secs(20)).await;
     assert_eq!((report.written, report.lost), (4, 0));
@@ -785,7 +785,7 @@ async fn rule_9_nested_layers_with_one_recorder_record_a_call_once() {
     );
     assert_eq!(events[0].status, Answered::Grpc(8));
     let stats = api.recorder.stats();
-    assert_eq!((stats.accepted, stats.open), (3, 0));
+    assert_eq!((stats.accepted, stats.in_flight), (3, 0));
 }
 
 #[tokio::test]
@@ -1076,7 +1076,7 @@ async fn rule_9_client_tallies_match_the_summary() {
 
     let stats = api.recorder.stats();
     assert_eq!(stats.rejected_for(RejectionReason::Missing), missing);
-    assert_eq!((stats.open, stats.queued, stats.lost), (0, 0, 0));
+    assert_eq!((stats.in_flight, stats.queued, stats.lost), (0, 0, 0));
     assert_eq!(stats.accepted + unrecorded, events.values().sum::<u64>());
     assert_eq!(stats.written, stats.accepted);
 }

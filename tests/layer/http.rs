@@ -245,7 +245,7 @@ async fn rule_2_rejected_credentials_are_indistinguishable() {
     assert_eq!(stats.rejected_for(RejectionReason::Malformed), 2);
     assert_eq!(stats.rejected_for(RejectionReason::Unknown), 1);
     assert_eq!(stats.rejected_for(RejectionReason::WrongSecret), 2);
-    assert_eq!(stats.open, 0);
+    assert_eq!(stats.in_flight, 0);
     let response = service.get("/v1/postings/1", good.secret.expose()).await;
     assert_eq!(response.status, StatusCode::OK);
 }

@@ -127,7 +127,7 @@ async fn rule_9_every_request_is_accounted_for_exactly_once() {
             *total.responses.entry(status).or_default() += count;
         }
     }
-    support::until(|| recorder.stats().open == 0).await;
+    support::until(|| recorder.stats().in_flight == 0).await;
     let report = recorder.shutdown(Duration::from_secs(30)).await;
 
     let malformed = total.responses.remove(&401).unwrap();
@@ -139,7 +139,7 @@ async fn rule_9_every_request_is_accounted_for_exactly_once() {
     let stats = recorder.stats();
     assert_eq!(stats.rejected_for(RejectionReason::Malformed), malformed);
     assert_eq!(
-        (stats.accepted, stats.queued, stats.open),
+        (stats.accepted, stats.queued, stats.in_flight),
         (sent - malformed, 0, 0)
     );
     assert_eq!((report.written, report.lost), (sent - malformed, 0));

@@ -494,7 +494,7 @@ mod rejected_keys_do_not_fill_the_log {
             101
         );
         let stats = recorder.stats();
-        assert_eq!((stats.lost, stats.open, stats.accepted), (0, 0, 401));
+        assert_eq!((stats.lost, stats.in_flight, stats.accepted), (0, 0, 401));
     }
 
     /// Clones of a layer with another recorder do not use up this recorder's limit.
@@ -567,7 +567,7 @@ mod rejected_keys_do_not_fill_the_log {
             );
             assert_eq!(recorder.stats().rejected_for(RejectionReason::Revoked), 96);
             let stats = recorder.stats();
-            assert_eq!((stats.written, stats.open, stats.queued), (68, 0, 0));
+            assert_eq!((stats.written, stats.in_flight, stats.queued), (68, 0, 0));
             assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
         }
     }
@@ -616,7 +616,7 @@ async fn lookup_limit_is_on_by_default_and_can_be_disabled() {
         Setup::with(|layer| layer).exhaust_limit(CLIENT_IP).await,
         1_000
     );
-    let unlimited = Setup::with(ApiKeyLayer::no_lookup_limit);
+    let unlimited = Setup::with(ApiKeyLayer::without_lookup_limit);
     for n in 0..2_000 {
         assert_eq!(unlimited.status_of(CLIENT_IP, &unknown()).await, 401, "{n}");
     }

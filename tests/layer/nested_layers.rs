@@ -141,7 +141,7 @@ async fn inner_layer_that_finds_a_key_records_the_request() {
     );
     assert_eq!(recorded, [authenticated, unknown]);
     let stats = service.recorder.stats();
-    assert_eq!((stats.accepted, stats.open), (2, 0));
+    assert_eq!((stats.accepted, stats.in_flight), (2, 0));
 }
 
 #[tokio::test]

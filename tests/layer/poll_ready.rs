@@ -337,7 +337,7 @@ mod waiting_holds_nothing {
             Ok(status)
         });
         let lookup_done = async {
-            while recorder.stats().open == 0 || layer.cache_stats().lookups == 0 {
+            while recorder.stats().in_flight == 0 || layer.cache_stats().lookups == 0 {
                 tokio::task::yield_now().await;
             }
         };
@@ -354,7 +354,7 @@ mod waiting_holds_nothing {
         recorder.flush().await;
         let events = backend.requests(&LogQuery::new(LogFilter::new())).await;
         let mut events = events.unwrap().items;
-        assert_eq!((events.len(), recorder.stats().open), (1, 0));
+        assert_eq!((events.len(), recorder.stats().in_flight), (1, 0));
         events.remove(0)
     }
 

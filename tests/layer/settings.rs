@@ -193,7 +193,7 @@ async fn limit_statuses_consume_nothing() {
         assert_eq!((limit.name(), limit.burst()), ("minute", 5));
         assert_eq!((status.remaining, status.reset_secs), (4, 1));
     }
-    assert_eq!(limiter.accounts(), 1);
+    assert_eq!(limiter.tracked_keys(), 1);
     let unlimited = ApiKeyLayer::new(backend).limiter(limiter);
     assert!(
         unlimited

@@ -301,7 +301,7 @@ impl<B: KeyAdmin + Clone> Run<'_, B> {
             tokio::time::sleep(Duration::from_secs(2)).await;
             let report = self.control.about_whole().await;
             let stats = &report.stats;
-            let idle = stats.open + stats.queued + stats.spooled == 0;
+            let idle = stats.in_flight + stats.queued + stats.spooled == 0;
             let unchanged =
                 before.is_none_or(|it| it.tasks == report.tasks && it.handles == report.handles);
             if idle && unchanged || began.elapsed() > Duration::from_secs(60) {
@@ -337,7 +337,7 @@ fn summary_line(report: &Told) -> String {
         stats.lost,
         stats.queued,
         stats.spooled,
-        stats.open,
+        stats.in_flight,
         stats.retries,
         report.resident_kib,
         report.handles,

@@ -150,7 +150,7 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     );
     assert_eq!((stats.accepted, stats.written), (events, events));
     assert_eq!(
-        (stats.lost, stats.queued, stats.spooled, stats.open),
+        (stats.lost, stats.queued, stats.spooled, stats.in_flight),
         (0, 0, 0, 0)
     );
     assert_eq!(

@@ -77,7 +77,7 @@ prop_compose! {
         resource in 0..3_usize,
         address in 0..3_usize,
     ) -> UsageEvent {
-        let mut event = UsageEvent::at(at(change, away));
+        let mut event = UsageEvent::new(at(change, away));
         event.key = key_of(key);
         event.owner = [None, Some("a"), Some("b"), Some("a")][key].map(Into::into);
         event.method = Method::ALL[method];

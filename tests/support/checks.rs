@@ -49,7 +49,7 @@ pub const NOON: i64 = 1_793_534_400;
 /// The `n`th of a deterministic series of events of these keys; only ids are random.
 pub fn event(keys: &[KeyId], n: usize) -> UsageEvent {
     let second = i64::try_from(n * 7_919 % 7_200).unwrap();
-    let mut event = UsageEvent::at(Timestamp::from_second(NOON + second).unwrap());
+    let mut event = UsageEvent::new(Timestamp::from_second(NOON + second).unwrap());
     event.key = Some(keys[n % keys.len()]);
     event.owner = Some("customer-17".into());
     event.endpoint = format!("/v1/{}", n / 7 % 5).into();
@@ -212,7 +212,7 @@ pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
     let mut last = Timestamp::MIN;
     for ahead in [3_600, 0, 7_200] {
         let time = Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
-        let mut event = UsageEvent::at(time);
+        let mut event = UsageEvent::new(time);
         event.key = Some(key);
         backend.write(&Batch::new(vec![event])).await.unwrap();
         let used = backend
@@ -237,7 +237,7 @@ fn random(length: usize) -> String {
 /// In an empty database, edge-case values are stored unchanged, and as filters they match nothing.
 pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
     let long = random(10_000);
-    let mut event = UsageEvent::at(Timestamp::MIN);
+    let mut event = UsageEvent::new(Timestamp::MIN);
     event.path = format!("/\0/é/%FF/{long}").into();
     event.endpoint = long.as_str().into();
     event.owner = Some("".into());
@@ -245,14 +245,14 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
     event.request_id = Some("\0".into());
     (event.latency_us, event.request_bytes, event.response_bytes) = (u64::MAX, u64::MAX, u64::MAX);
     (event.status, event.cost) = (Status::Http(u16::MAX), u32::MAX);
-    let mut before_1970 = UsageEvent::at("1969-12-31T23:59:59.999999Z".parse().unwrap());
+    let mut before_1970 = UsageEvent::new("1969-12-31T23:59:59.999999Z".parse().unwrap());
     before_1970.owner = Some(long.as_str().into());
     before_1970.resource_id = Some(long.as_str().into());
     before_1970.request_id = Some(long.as_str().into());
     before_1970.status = Status::Grpc(u8::MAX);
     let mut last = event.clone();
-    last.id = UsageEvent::at(Timestamp::MAX).id;
-    last.time = UsageEvent::at(Timestamp::MAX).time;
+    last.id = UsageEvent::new(Timestamp::MAX).id;
+    last.time = UsageEvent::new(Timestamp::MAX).time;
     let batch = Batch::new(vec![last, before_1970, event]);
     backend.write(&batch).await.unwrap();
     let events = batch.events;
@@ -300,7 +300,7 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
     }
     // Write them again, so that totals saturate.
     let again = events.iter().cloned().map(|mut event| {
-        event.id = UsageEvent::at(event.time).id;
+        event.id = UsageEvent::new(event.time).id;
         event
     });
     backend.write(&Batch::new(again.collect())).await.unwrap();
@@ -392,7 +392,7 @@ pub async fn errors_say_nothing_of_the_database<B: Backend>(bare: &B) {
         bare.requests(&LogQuery::default()).await.unwrap_err(),
         bare.count(&LogFilter::new()).await.unwrap_err(),
     ];
-    let batch = Batch::new(vec![UsageEvent::at(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     let write = bare.write(&batch).await.unwrap_err();
     let mut errors: Vec<&dyn Error> = vec![&write];
     for error in &store {

@@ -89,7 +89,7 @@ impl Service {
 
     /// Waits until exactly this many requests are in flight.
     pub async fn until_open(&self, count: u64) {
-        until(|| self.recorder.stats().open == count).await;
+        until(|| self.recorder.stats().in_flight == count).await;
     }
 }
 

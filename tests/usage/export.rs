@@ -24,7 +24,7 @@ fn events(count: usize) -> Vec<UsageEvent> {
     (0..count)
         .map(|n| {
             // Ten events per microsecond, so that pages end within one.
-            let mut event = UsageEvent::at(start + SignedDuration::from_micros(n as i64 / 10));
+            let mut event = UsageEvent::new(start + SignedDuration::from_micros(n as i64 / 10));
             event.method = Method::ALL[n % Method::ALL.len()];
             event.response_bytes = n as u64;
             event
@@ -275,7 +275,7 @@ async fn concurrent_writes_neither_skip_nor_repeat_rows() {
         file.extend_from_slice(&chunk.unwrap());
         // One newer and one older than all others.
         for time in ["2026-12-01T00:00:00Z", "2026-10-01T00:00:00Z"] {
-            let late = UsageEvent::at(time.parse().unwrap());
+            let late = UsageEvent::new(time.parse().unwrap());
             backend.write(&Batch::new(vec![late])).await.unwrap();
         }
     }
@@ -421,7 +421,7 @@ prop_compose! {
         cost in any::<u32>(),
         address in any::<std::net::IpAddr>(),
     ) -> UsageEvent {
-        let mut event = UsageEvent::at(Timestamp::from_microsecond(micros).unwrap());
+        let mut event = UsageEvent::new(Timestamp::from_microsecond(micros).unwrap());
         event.owner = some[0].then(|| texts[0].as_str().into());
         event.endpoint = texts[1].as_str().into();
         event.path = texts[2].as_str().into();

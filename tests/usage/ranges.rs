@@ -41,7 +41,7 @@ fn chart(
     let times = (0..).map(|n| range.start + SignedDuration::from_mins(7 * n));
     let events: Vec<_> = times
         .take_while(|time| *time < range.end)
-        .map(UsageEvent::at)
+        .map(UsageEvent::new)
         .collect();
     let spec = SummarySpec::new().over_range(range.clone(), zone(name));
     let over_time = spec.summarize(&events).over_time.unwrap();

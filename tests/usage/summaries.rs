@@ -103,7 +103,7 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
     let sizes = (large_or_small(), large_or_small(), large_or_small());
     let event = (times, caller, endpoint, outcome, sizes).prop_map(
         |(time, (key, owner), (method, endpoint, status), (outcome, cause, cost), sizes)| {
-            let mut event = UsageEvent::at(time);
+            let mut event = UsageEvent::new(time);
             event.key = key.map(|key| key.parse().unwrap());
             event.owner = owner.map(Arc::from);
             event.method = method;
@@ -315,7 +315,7 @@ fn sample_events() -> Vec<UsageEvent> {
         ("2026-11-02T04:59:59Z", Method::Get, 429, 1, 5),
     ]
     .map(|(time, method, code, latency_us, bytes)| {
-        let mut event = UsageEvent::at(at(time));
+        let mut event = UsageEvent::new(at(time));
         event.method = method;
         event.status = Status::Http(code);
         (event.outcome, event.cause) = Outcome::of(event.status);
@@ -461,7 +461,7 @@ fn number_of_filled_buckets_is_bounded() {
 fn the_keys_with_the_most_requests_come_first() {
     let [one, two] = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"].map(|id| id.parse().unwrap());
     let events = [Some(two), None, Some(one), Some(two)].map(|key| {
-        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        let mut event = UsageEvent::new(Timestamp::UNIX_EPOCH);
         event.key = key;
         event
     });
@@ -481,7 +481,7 @@ fn ties_among_endpoints_are_ordered_by_name() {
     let events: Vec<_> = names
         .iter()
         .map(|name| {
-            let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+            let mut event = UsageEvent::new(Timestamp::UNIX_EPOCH);
             event.endpoint = Arc::from(*name);
             event
         })
@@ -517,7 +517,7 @@ fn merge_omits_parts_that_only_one_side_has() {
 fn many_endpoints_and_statuses_are_all_kept() {
     let mut events = Vec::new();
     for n in 0..30_000_u32 {
-        let mut event = UsageEvent::at(Timestamp::UNIX_EPOCH);
+        let mut event = UsageEvent::new(Timestamp::UNIX_EPOCH);
         event.endpoint = format!("/{}", n % 10_000).into();
         event.status = Status::Http(100 + (n % 700) as u16);
         event.method = Method::ALL[n as usize % Method::ALL.len()];

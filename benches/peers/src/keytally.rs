@@ -35,7 +35,7 @@ impl Keytally {
     pub fn assert_nothing_lost(&self) {
         self.drain();
         let stats = self.recorder.stats();
-        assert_eq!((stats.lost, stats.queued, stats.open), (0, 0, 0));
+        assert_eq!((stats.lost, stats.queued, stats.in_flight), (0, 0, 0));
         assert_eq!(stats.accepted, stats.written);
     }
 }

@@ -197,7 +197,7 @@ fn known_or_unknown_uncached(runner: &mut CtRunner, rng: &mut BenchRng) {
             .unknown_ttl(Duration::ZERO);
         let layer = ApiKeyLayer::new(store(records))
             .cache(always)
-            .no_lookup_limit();
+            .without_lookup_limit();
         Round { layer, left, right }
     });
 }

@@ -21,7 +21,7 @@ pub struct MemoryConfig {
     pub minutes: Duration,
     /// How long rollups are kept by quarter of an hour. 400 days by default. Older ones are merged into UTC hours,
     /// which makes days approximate in time zones such as `+05:45`.
-    pub quarters: Duration,
+    pub quarter_hours: Duration,
     /// How long rollups are kept. 400 days by default.
     pub hours: Duration,
     /// The maximum number of entries in the audit log. 10,000 by default; 0 disables the audit log. An entry holds
@@ -35,7 +35,7 @@ impl Default for MemoryConfig {
             log_capacity: 100_000,
             log_sampling: LogSampling::All,
             minutes: Duration::from_secs(7 * 24 * 3_600),
-            quarters: Duration::from_secs(400 * 24 * 3_600),
+            quarter_hours: Duration::from_secs(400 * 24 * 3_600),
             hours: Duration::from_secs(400 * 24 * 3_600),
             audit_capacity: 10_000,
         }
@@ -69,11 +69,11 @@ impl MemoryConfig {
         self
     }
 
-    /// Sets [`quarters`](Self::quarters). If it is not longer than [`minutes`](Self::minutes),
+    /// Sets [`quarter_hours`](Self::quarter_hours). If it is not longer than [`minutes`](Self::minutes),
     /// minutes are merged into hours directly.
     #[must_use]
-    pub fn quarters(mut self, time: Duration) -> Self {
-        self.quarters = time;
+    pub fn quarter_hours(mut self, time: Duration) -> Self {
+        self.quarter_hours = time;
         self
     }
 

@@ -144,7 +144,7 @@ impl Usage {
                 .ok()
         };
         let minutes = self.config.minutes;
-        let quarters = self.config.quarters.max(minutes);
+        let quarters = self.config.quarter_hours.max(minutes);
         if let Some(before) = before(minutes).filter(|_| minutes < quarters) {
             self.rollups.fold(before, Granularity::QuarterHour);
         }

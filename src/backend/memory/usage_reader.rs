@@ -107,7 +107,7 @@ mod tests {
     }
 
     async fn write(backend: &MemoryBackend, time: &str) {
-        let batch = Batch::new(vec![UsageEvent::at(at(time))]);
+        let batch = Batch::new(vec![UsageEvent::new(at(time))]);
         backend.write(&batch).await.unwrap();
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn rollup_at_the_edge_of_a_range_counts_where_it_starts() {
-        let backend = backend(MemoryConfig::new().minutes(HOUR).quarters(3 * HOUR));
+        let backend = backend(MemoryConfig::new().minutes(HOUR).quarter_hours(3 * HOUR));
         for time in ["2026-11-01T10:05:00Z", "2026-11-01T10:55:00Z"] {
             write(&backend, time).await;
         }

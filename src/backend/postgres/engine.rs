@@ -8,8 +8,8 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::known_days::KnownDays;
 use super::listener::Listener;
+use super::partition_cache::PartitionCache;
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
     Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, timestamp,
@@ -20,8 +20,8 @@ use crate::key::InvalidationFeed;
 pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
-    pub(super) known: SeriesCache,
-    pub(super) known_days: KnownDays,
+    pub(super) series_cache: SeriesCache,
+    pub(super) partition_cache: PartitionCache,
     /// Listens for changes by other processes; `None` if disabled.
     pub(super) listener: Option<Listener>,
 }

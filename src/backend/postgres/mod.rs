@@ -2,9 +2,9 @@
 
 mod copy;
 mod engine;
-mod known_days;
 mod listener;
 mod migrate;
+mod partition_cache;
 mod partitions;
 mod sink;
 mod types;
@@ -20,8 +20,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Error as SqlError, PgConnection, PgPool};
 
 use self::engine::PostgresEngine;
-use self::known_days::KnownDays;
 use self::listener::Listener;
+use self::partition_cache::PartitionCache;
 use super::sql::{
     BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SeriesCache, SqlBackend,
     keep_in_sql,
@@ -122,8 +122,8 @@ impl PostgresBackend {
         Self(SqlBackend::new(PostgresEngine {
             pool,
             names: Names::new(Dialect::Postgres),
-            known: SeriesCache::default(),
-            known_days: KnownDays::default(),
+            series_cache: SeriesCache::default(),
+            partition_cache: PartitionCache::default(),
             listener: Some(Listener::default()),
         }))
     }

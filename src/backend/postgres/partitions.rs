@@ -69,7 +69,7 @@ impl PostgresEngine {
         &self,
         days: &BTreeSet<Date>,
     ) -> Result<BTreeSet<Date>, SqlError> {
-        let mut missing = self.known_days.missing(days);
+        let mut missing = self.partition_cache.missing(days);
         let mut without = BTreeSet::new();
         if missing.is_empty() {
             return Ok(without);
@@ -90,7 +90,7 @@ impl PostgresEngine {
             }
         }
         session.commit().await?;
-        self.known_days.insert(&missing - &without);
+        self.partition_cache.insert(&missing - &without);
         Ok(&without & days)
     }
 
@@ -219,7 +219,7 @@ impl PostgresEngine {
             }
         }
         if dropped > 0 {
-            self.known_days.clear();
+            self.partition_cache.clear();
         }
         failure.record(self.prune_log_batches(end).await);
         failure.into_result(dropped)

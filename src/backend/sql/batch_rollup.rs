@@ -243,7 +243,7 @@ mod tests {
             "2026-11-01T11:00:00Z",
         ];
         let mut events: Vec<_> = times
-            .map(|time| UsageEvent::at(time.parse().unwrap()))
+            .map(|time| UsageEvent::new(time.parse().unwrap()))
             .into();
         events[0].owner = Some("".into());
         let grouped = BatchRollup::new(&events);

@@ -227,7 +227,7 @@ pub(super) fn page(
     Ok(sql)
 }
 
-/// Counts the matching requests, up to [`MOST_COUNTED`] + 1.
+/// Counts the matching requests, up to [`MAX_COUNT`] + 1.
 pub(super) fn count(names: &Names, filter: &LogFilter) -> Statement {
     let mut sql = Statement::new(names, "");
     let limit = sql.placeholder(MAX_COUNT.cast_signed() + 1);
@@ -356,7 +356,7 @@ fn access_paths(sql: &mut Statement, filter: &LogFilter, which: &str) -> Vec<Acc
 }
 
 pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
-    let mut event = UsageEvent::at(time(row, "time")?);
+    let mut event = UsageEvent::new(time(row, "time")?);
     event.id = row.uuid("id")?;
     event.request_id = row.text("request_id")?.map(Into::into);
     event.key = row.text("key_id")?.map(parsed).transpose()?;

@@ -99,7 +99,7 @@ async fn fold_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Resu
     Ok(folded)
 }
 
-/// Merges up to [`ROWS`] rows of a quarter. Returns the number of merged rows.
+/// Merges up to [`MAX_ROWS`] rows of a quarter. Returns the number of merged rows.
 async fn fold_some<E: Engine>(
     engine: &E,
     session: &mut E::Session,

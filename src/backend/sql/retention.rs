@@ -42,7 +42,7 @@ pub struct Retention {
     pub minutes: Duration,
     /// How long rollups are kept by quarter of an hour. 400 days by default; at most as long as `hours`. Hours and
     /// days in time zones such as `+05:30`, whose boundaries are within a UTC hour, are exact for this long.
-    pub quarters: Duration,
+    pub quarter_hours: Duration,
     /// How long rollups are kept by hour and by day. 400 days by default.
     pub hours: Duration,
     /// How long batch ids are kept, relative to the newest batch. 7 days by default. A batch that is retried later
@@ -58,7 +58,7 @@ impl Default for Retention {
         Self {
             log: 30 * DAY,
             minutes: 7 * DAY,
-            quarters: 400 * DAY,
+            quarter_hours: 400 * DAY,
             hours: 400 * DAY,
             batches: 7 * DAY,
         }
@@ -85,11 +85,11 @@ impl Retention {
         self
     }
 
-    /// Sets [`quarters`](Self::quarters). If it is not longer than [`minutes`](Self::minutes), there are no
+    /// Sets [`quarter_hours`](Self::quarter_hours). If it is not longer than [`minutes`](Self::minutes), there are no
     /// rollups by quarter of an hour: older minutes are pruned, and queries use hours.
     #[must_use]
-    pub fn quarters(mut self, time: Duration) -> Self {
-        self.quarters = time;
+    pub fn quarter_hours(mut self, time: Duration) -> Self {
+        self.quarter_hours = time;
         self
     }
 
@@ -185,7 +185,7 @@ async fn prune<E: Engine>(
         pruned.log = failure.record(engine.prune_log(as_micros(before)).await);
     }
     let quarters = retention
-        .quarters
+        .quarter_hours
         .max(retention.minutes)
         .min(retention.hours);
     if let Some(before) = before(now, quarters) {

@@ -16,7 +16,7 @@ pub(super) struct SqliteEngine {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
-    pub(super) known: SeriesCache,
+    pub(super) series_cache: SeriesCache,
     /// Keeps an in-memory database alive, which is deleted with its last connection: the pool may close
     /// connections when an acquire is cancelled.
     pub(super) keeper: Option<SqlitePool>,
@@ -33,7 +33,7 @@ impl SqliteEngine {
             writer,
             readers,
             names,
-            known: SeriesCache::default(),
+            series_cache: SeriesCache::default(),
             keeper: None,
         }
     }

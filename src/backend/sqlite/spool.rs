@@ -94,7 +94,7 @@ impl SqliteSpool {
     /// # Errors
     ///
     /// [`SpoolError`] if the file cannot be read.
-    pub async fn events(&self) -> Result<u64, SpoolError> {
+    pub async fn event_count(&self) -> Result<u64, SpoolError> {
         let sql = "SELECT coalesce(sum(events), 0) FROM §batches";
         let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer);
         let events: Result<i64, _> = row.await.and_then(|row| row.try_get(0));

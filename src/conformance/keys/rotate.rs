@@ -137,7 +137,7 @@ async fn inactive_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &F
         let rule = format!("a key with the status {expected:?} cannot be rotated");
         fails_with(
             store.rotate(record.key.id, rotation).await,
-            "StoreError::Unusable",
+            "StoreError::NotActive",
             |error| {
                 matches!(error, StoreError::NotActive { id, status }
                     if *id == record.key.id && *status == expected)

@@ -77,7 +77,7 @@ impl Traffic {
     /// An event at this time with random values in all fields.
     pub(super) fn event(&mut self, time: Timestamp) -> UsageEvent {
         self.made += 1;
-        let mut event = UsageEvent::at(time);
+        let mut event = UsageEvent::new(time);
         let rng = &mut self.rng;
         event.key = Some(self.keys[rng.usize(..self.keys.len())]);
         event.owner = maybe(rng, 7).then(|| self.owners[rng.usize(..self.owners.len())].clone());

@@ -10,12 +10,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::dashboard::state::Shared;
-use crate::usage::RecorderStats;
+use crate::usage;
 use crate::web::Problem;
 
 /// Statistics of the recorder in this process since it started.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Health {
+pub(super) struct RecorderStats {
     /// Events accepted by the recorder.
     accepted: u64,
     /// Events written.
@@ -34,15 +34,15 @@ pub(super) struct Health {
     unrecovered: u64,
     /// The time of the last successful write; `null` before the first one.
     #[schema(value_type = Option<String>, format = DateTime)]
-    last_written: Option<Timestamp>,
+    last_written_at: Option<Timestamp>,
     /// Requests in flight.
-    open: u64,
+    in_flight: u64,
     /// Failed writes that were retried.
     retries: u64,
 }
 
-impl From<RecorderStats> for Health {
-    fn from(stats: RecorderStats) -> Self {
+impl From<usage::RecorderStats> for RecorderStats {
+    fn from(stats: usage::RecorderStats) -> Self {
         Self {
             accepted: stats.accepted,
             written: stats.written,
@@ -52,8 +52,8 @@ impl From<RecorderStats> for Health {
             spooled: stats.spooled,
             recovered: stats.recovered,
             unrecovered: stats.unrecovered,
-            last_written: stats.last_written,
-            open: stats.open,
+            last_written_at: stats.last_written_at,
+            in_flight: stats.in_flight,
             retries: stats.retries,
         }
     }
@@ -65,11 +65,13 @@ impl From<RecorderStats> for Health {
     operation_id = "get_recorder",
     tag = "usage",
     responses(
-        (status = 200, description = "The statistics", body = Health),
+        (status = 200, description = "The statistics", body = RecorderStats),
         Problem,
     ),
 )]
-pub(super) async fn stats(State(shared): State<Arc<Shared>>) -> Result<Json<Health>, Problem> {
+pub(super) async fn stats(
+    State(shared): State<Arc<Shared>>,
+) -> Result<Json<RecorderStats>, Problem> {
     let none = || {
         Problem::new(
             StatusCode::NOT_FOUND,

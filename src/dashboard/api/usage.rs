@@ -20,7 +20,7 @@ use crate::web::{Query, at_most, in_order};
 /// The default maximum number of endpoints and keys in a summary.
 const TOP: usize = 10;
 
-const LARGEST_TOP: usize = 1_000;
+const MAX_TOP: usize = 1_000;
 
 /// Filters of a summary, combined with AND.
 #[derive(Deserialize, IntoParams)]
@@ -59,7 +59,7 @@ pub(super) async fn summary(
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Summary>, Problem> {
     in_order(wanted.from, wanted.to)?;
-    let top = at_most(LARGEST_TOP, "top", wanted.top)?.unwrap_or(TOP);
+    let top = at_most(MAX_TOP, "top", wanted.top)?.unwrap_or(TOP);
     let mut spec = SummarySpec::new().latency();
     if wanted.key.is_none() {
         spec = spec.by_key();

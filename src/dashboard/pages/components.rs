@@ -65,7 +65,7 @@ pub(super) fn line_to(href: &str, text: &str) -> Markup {
 const MOST_SHOWN: usize = 150;
 
 /// The maximum length in bytes of text that always fits and needs no tooltip.
-const SEEN_WHOLE: usize = 36;
+const MAX_UNTRUNCATED: usize = 36;
 
 /// Text from clients, of any length, on one line.
 pub(super) fn clipped(text: &str) -> Markup {
@@ -73,7 +73,7 @@ pub(super) fn clipped(text: &str) -> Markup {
         None => text.into(),
         Some((end, _)) => format!("{}…", &text[..end]).into(),
     };
-    let title = (shown.len() > SEEN_WHOLE).then_some(&*shown);
+    let title = (shown.len() > MAX_UNTRUNCATED).then_some(&*shown);
     html! { span .clip title=[title] { (name(&shown)) } }
 }
 

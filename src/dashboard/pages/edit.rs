@@ -18,7 +18,7 @@ use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyUpdate, StoreError};
 
 /// Prefixes the hidden fields with the values when the form was rendered.
-const WAS: &str = "was-";
+const PREVIOUS_PREFIX: &str = "was-";
 
 pub(in crate::dashboard) async fn form(
     context: PageContext,
@@ -43,7 +43,7 @@ fn shown(
         form .column .panel method="post" action={ (at) "/edit" } {
             (key_form::inputs(context, fields, wrong))
             @for (name, value) in was.iter() {
-                input type="hidden" name={ (WAS) (name) } value=(value);
+                input type="hidden" name={ (PREVIOUS_PREFIX) (name) } value=(value);
             }
             button type="submit" .primary { "Save" }
             " " a .button href=(at) { "Cancel" }
@@ -61,7 +61,7 @@ pub(in crate::dashboard) async fn save(
     let now = fields_of(&context, &key);
     let was: Vec<_> = now.iter().map(|(name, _)| name).collect();
     let was = was.into_iter().map(|name| {
-        let was = fields.get(&format!("{WAS}{name}"));
+        let was = fields.get(&format!("{PREVIOUS_PREFIX}{name}"));
         (name, was.unwrap_or_default().to_owned())
     });
     let was: FormFields = was.collect();

@@ -190,7 +190,9 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound(_) => Self::NotFound,
-            StoreError::Timeout | StoreError::Unavailable(_) => Self::down(&error),
+            StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_) => {
+                Self::down(&error)
+            }
             error => Self::Invalid(error.to_string()),
         }
     }

@@ -130,7 +130,7 @@ fn rule_6_accounts_stay_within_capacity() {
             let (setup, limits) = (setup.clone(), limits.clone());
             thread(move || match setup.attach(key, &limits) {
                 Ok(handle) => u32::from(setup.acquire(&*handle, 1).is_allowed()),
-                Err(LimitError::Full) => 0,
+                Err(LimitError::AtCapacity) => 0,
                 Err(error) => panic!("{error}"),
             })
         });
@@ -138,7 +138,10 @@ fn rule_6_accounts_stay_within_capacity() {
         // One account for each key with usage, and no others.
         assert_eq!(setup.limiter.accounts(), total as usize);
         // No account is in use, and the capacity is one.
-        assert_eq!(setup.attach(3, &limits).unwrap_err(), LimitError::Full);
+        assert_eq!(
+            setup.attach(3, &limits).unwrap_err(),
+            LimitError::AtCapacity
+        );
         assert_eq!(setup.limiter.accounts(), total as usize);
     });
 }

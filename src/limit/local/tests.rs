@@ -293,7 +293,7 @@ fn sweeps_are_amortized() {
         }
         // Ten doublings from one account to some 312 per shard, and one sweep of the empty shard.
         assert!(sweeps <= SHARDS * 11, "{sweeps}");
-        assert_eq!(limiter.accounts(), 20_000);
+        assert_eq!(limiter.tracked_keys(), 20_000);
     }
 }
 
@@ -350,7 +350,7 @@ fn rule_7_removing_idle_accounts_keeps_usage() {
     for n in 2..100_000 {
         limiter.attach(id(n), &limits, clock.now()).unwrap();
     }
-    assert!(limiter.accounts() <= SHARDS * FIRST_SWEEP);
+    assert!(limiter.tracked_keys() <= SHARDS * FIRST_SWEEP);
     assert!(acquire(&unspent, 1, &clock).is_allowed());
     for n in [0, 1] {
         let again = limiter.attach(id(n), &limits, clock.now()).unwrap();
@@ -374,8 +374,8 @@ fn keys_beyond_capacity_are_rejected() {
             }
         }
     }
-    assert_eq!(limiter.accounts(), 10_000 - full);
-    assert!(limiter.accounts() <= SHARDS);
+    assert_eq!(limiter.tracked_keys(), 10_000 - full);
+    assert!(limiter.tracked_keys() <= SHARDS);
     // After an hour, all limits are restored and capacity is available.
     clock.advance(Duration::from_secs(3_600));
     assert!(limiter.attach(id(10_001), &limits, clock.now()).is_ok());

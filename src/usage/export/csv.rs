@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_row_has_a_cell_for_each_column() {
-        let mut event = UsageEvent::at("2026-11-01T10:00:00.5Z".parse().unwrap());
+        let mut event = UsageEvent::new("2026-11-01T10:00:00.5Z".parse().unwrap());
         event.id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
         let mut rows = Vec::new();
         header(false, &mut rows);

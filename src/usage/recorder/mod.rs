@@ -143,10 +143,10 @@ impl Recorder {
     /// events that are not yet written are reported as lost.
     pub async fn shutdown(&self, timeout: Duration) -> ShutdownReport {
         let inner = &self.0.0;
-        inner.open.abandon_all();
+        inner.in_flight.abandon_all();
         inner.close();
         if let Some(queue) = &inner.queue {
-            let to_spool = if queue.spools {
+            let to_spool = if queue.has_spool {
                 timeout / 4
             } else {
                 Duration::ZERO
@@ -154,7 +154,7 @@ impl Recorder {
             let late = async |time| tokio::time::timeout(time, queue.ended()).await.is_err();
             if late(timeout - to_spool).await {
                 queue.hurry();
-                if !queue.spools || late(to_spool).await {
+                if !queue.has_spool || late(to_spool).await {
                     queue.abort();
                     // Wait for it to stop, since it may be about to count a batch as written. This is quick
                     // unless its runtime is not being driven.
@@ -166,7 +166,7 @@ impl Recorder {
         ShutdownReport {
             written: stats.written,
             // Requests that are still open will end too late.
-            lost: stats.lost + stats.queued + stats.open,
+            lost: stats.lost + stats.queued + stats.in_flight,
             spooled: stats.spooled,
         }
     }
@@ -176,12 +176,12 @@ impl Recorder {
     #[inline]
     pub(crate) fn reserve(&self) -> bool {
         let inner = &*self.0.0;
-        let started = inner.counters.begun.0.fetch_add(1, Relaxed);
+        let started = inner.counters.started.0.fetch_add(1, Relaxed);
         if inner.when_full == WhenFull::Reject
             && let Some(queue) = &inner.queue
             && !inner.has_room(queue, started)
         {
-            inner.counters.begun.0.fetch_sub(1, Relaxed);
+            inner.counters.started.0.fetch_sub(1, Relaxed);
             return false;
         }
         true
@@ -193,7 +193,7 @@ impl Recorder {
         let inner = &*self.0.0;
         let reserved = inner.reserve_rejected();
         if reserved {
-            inner.counters.begun.0.fetch_add(1, Relaxed);
+            inner.counters.started.0.fetch_add(1, Relaxed);
         }
         reserved
     }
@@ -205,7 +205,7 @@ impl Recorder {
 
     /// Undoes [`reserve`](Self::reserve) for a request that is not accounted for here.
     pub(crate) fn release(&self) {
-        self.0.0.counters.begun.0.fetch_sub(1, Relaxed);
+        self.0.0.counters.started.0.fetch_sub(1, Relaxed);
     }
 
     /// Counts the event of a request that began as lost.
@@ -224,8 +224,8 @@ impl Recorder {
         self.0.0.record(event);
     }
 
-    pub(crate) fn open(&self) -> &InFlight {
-        &self.0.0.open
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.0.0.in_flight
     }
 
     pub(crate) fn count_rejection(&self, reason: RejectionReason) {

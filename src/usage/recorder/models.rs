@@ -56,7 +56,7 @@ fn assert_conserved(inner: &Inner, accepted: u64) -> RecorderStats {
         "{stats:?}"
     );
     assert_eq!(
-        (stats.queued, stats.queued_bytes, stats.open),
+        (stats.queued, stats.queued_bytes, stats.in_flight),
         (0, 0, 0),
         "{stats:?}"
     );

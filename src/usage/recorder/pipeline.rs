@@ -22,20 +22,20 @@ pub(super) struct Pipeline {
     /// Whether the sink's last result was [`SinkError::Unavailable`](crate::usage::SinkError::Unavailable).
     pub(super) failing: bool,
     /// Whether the spool may hold batches, which come before the queue.
-    pub(super) behind: bool,
+    pub(super) spool_in_use: bool,
     /// The batches that this recorder has pushed to the spool.
     pub(super) own: HashMap<Uuid, SpoolState>,
     /// The number of events drained from the spool since it was last empty.
-    pub(super) came_out: u64,
+    pub(super) drained: u64,
     /// Settled batches that are still in the spool, oldest first.
-    pub(super) leftovers: VecDeque<PendingDelete>,
+    pub(super) pending_deletes: VecDeque<PendingDelete>,
     /// The last leftover that was read; reading continues after it.
-    pub(super) past: Option<Uuid>,
+    pub(super) read_after: Option<Uuid>,
     /// The health of the spool's operations. Separate, since a full disk can fail pushes, and perhaps removals,
     /// but not reads.
-    pub(super) pushing: Health,
-    pub(super) asking: Health,
-    pub(super) clearing: Health,
+    pub(super) pushing: Backoff,
+    pub(super) reads: Backoff,
+    pub(super) deletes: Backoff,
     /// Whether the task has noticed `Queue::hurry`.
     pub(super) hurried: bool,
 }
@@ -56,7 +56,7 @@ pub(super) struct PendingBatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpoolState {
     /// The push failed or is in progress. The batch is in memory, and may be in the spool too.
-    Doubtful,
+    Unconfirmed,
     /// This number of events counts as spooled.
     Waiting(u64),
     /// Already counted as written or lost, although it may still be in the spool.
@@ -73,16 +73,16 @@ pub(super) struct PendingDelete {
 
 /// The health of a spool operation.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(super) struct Backoff {
     /// After a failure, the time of the next attempt.
-    pub(super) rest: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     /// The number of consecutive failures.
     pub(super) failures: u32,
 }
 
-impl Health {
+impl Backoff {
     pub(super) fn is_resting(&self) -> bool {
-        self.rest.is_some_and(|until| Instant::now() < until)
+        self.retry_at.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -111,15 +111,19 @@ impl Pipeline {
     }
 
     /// Marks a settled batch as counted and schedules its removal from the spool.
-    pub(super) fn leave(&mut self, id: Uuid, unreadable: bool) {
+    pub(super) fn settle(&mut self, id: Uuid, unreadable: bool) {
         self.own.insert(id, SpoolState::Counted);
-        self.leftovers.push_back(PendingDelete { id, unreadable });
+        self.pending_deletes
+            .push_back(PendingDelete { id, unreadable });
     }
 
     /// The time of the next attempt to read from or clear the spool, if one is due.
     pub(super) fn wakes(&self) -> Option<Instant> {
-        let asking = self.asking.rest.filter(|_| self.behind);
-        let clearing = self.clearing.rest.filter(|_| !self.leftovers.is_empty());
+        let asking = self.reads.retry_at.filter(|_| self.spool_in_use);
+        let clearing = self
+            .deletes
+            .retry_at
+            .filter(|_| !self.pending_deletes.is_empty());
         asking.into_iter().chain(clearing).min()
     }
 }

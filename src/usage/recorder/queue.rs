@@ -17,7 +17,7 @@ use crate::usage::stats::Counters;
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) counters: Counters,
-    pub(super) open: InFlight,
+    pub(super) in_flight: InFlight,
     /// `None` for a recorder without a sink.
     pub(super) queue: Option<Queue>,
     pub(super) when_full: WhenFull,
@@ -30,7 +30,7 @@ pub(super) struct Inner {
 pub(super) struct Queue {
     /// Unbounded; `capacity` is enforced by the counters. A ring buffer would cycle through its whole memory
     /// although little of it is in use.
-    pub(super) drafts: SegQueue<PendingEvent>,
+    pub(super) pending: SegQueue<PendingEvent>,
     pub(super) capacity: usize,
     pub(super) capacity_bytes: u64,
     /// The number of events at which a batch is written.
@@ -38,7 +38,7 @@ pub(super) struct Queue {
     /// The maximum number of events in a batch.
     pub(super) largest_batch: usize,
     /// Whether there is a spool.
-    pub(super) spools: bool,
+    pub(super) has_spool: bool,
     /// What the task is waiting for ([`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]), or that it has ended
     /// ([`ENDED`] or [`SETTLED`]).
     waiting: AtomicU8,
@@ -46,7 +46,7 @@ pub(super) struct Queue {
     /// The number of events that had entered the queue at the last call of `flush`.
     pub(super) flush_to: AtomicU64,
     /// The shutdown timeout only allows spooling the remaining events.
-    pub(super) hurry: AtomicBool,
+    pub(super) drain_now: AtomicBool,
     pub(super) settled: Notify,
     /// Events taken out of the queue but still in memory, and their extra bytes.
     pub(super) in_flight: AtomicU64,
@@ -75,7 +75,7 @@ impl Inner {
     pub(super) fn new(queue: Option<Queue>, when_full: WhenFull) -> Self {
         Self {
             counters: Counters::default(),
-            open: InFlight::default(),
+            in_flight: InFlight::default(),
             queue,
             when_full,
             closed: AtomicBool::new(false),
@@ -185,7 +185,7 @@ impl Inner {
     /// Pushes an event that has been counted by [`admit`](Self::admit).
     #[inline]
     pub(super) fn push(&self, queue: &Queue, event: PendingEvent) {
-        queue.drafts.push(event);
+        queue.pending.push(event);
         self.wake_task(queue);
         if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
             // The task drained the queue for the last time before this event was pushed.
@@ -199,7 +199,7 @@ impl Inner {
         let waiting = queue.waiting.load(SeqCst);
         let due = match waiting {
             EMPTY => true,
-            FILLING => queue.drafts.len() >= queue.batch_size || self.is_heavy(queue),
+            FILLING => queue.pending.len() >= queue.batch_size || self.is_heavy(queue),
             HALF => self.is_crowded(queue),
             _ => false,
         };
@@ -243,7 +243,7 @@ impl Inner {
     fn discard_remaining(&self, queue: &Queue) {
         let mut lost = queue.in_flight.swap(0, SeqCst);
         let mut extra = queue.in_flight_extra.swap(0, SeqCst);
-        while let Some(event) = queue.drafts.pop() {
+        while let Some(event) = queue.pending.pop() {
             lost += 1;
             extra += event.extra_bytes();
         }
@@ -259,16 +259,16 @@ impl Inner {
 impl Queue {
     pub(super) fn new(builder: &RecorderBuilder) -> Self {
         Self {
-            drafts: SegQueue::default(),
+            pending: SegQueue::default(),
             capacity: builder.capacity,
             capacity_bytes: builder.capacity_bytes,
             batch_size: builder.batch_size.min(builder.capacity),
             largest_batch: builder.largest_batch,
-            spools: builder.spool.is_some(),
+            has_spool: builder.spool.is_some(),
             waiting: AtomicU8::new(BUSY),
             wake: Notify::default(),
             flush_to: AtomicU64::new(0),
-            hurry: AtomicBool::new(false),
+            drain_now: AtomicBool::new(false),
             settled: Notify::default(),
             in_flight: AtomicU64::new(0),
             in_flight_extra: AtomicU64::new(0),
@@ -332,7 +332,7 @@ impl Queue {
 
     /// Tells the task to spool the remaining events and end.
     pub(super) fn hurry(&self) {
-        self.hurry.store(true, SeqCst);
+        self.drain_now.store(true, SeqCst);
         self.wake.notify_one();
     }
 

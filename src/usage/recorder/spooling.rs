@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::pipeline::{Health, PendingBatch, PendingDelete, Pipeline, SpoolState};
+use super::pipeline::{Backoff, PendingBatch, PendingDelete, Pipeline, SpoolState};
 use super::queue::{BUSY, EMPTY, FILLING, HALF, Queue};
 use super::select::{First, first_of, meanwhile};
 use super::writer::{Writer, guarded, jittered};
@@ -19,12 +19,12 @@ use crate::usage::spool::{Spool, SpoolError, Spooled};
 const SPOOL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The maximum backoff after a spool failure.
-const LONGEST_REST: Duration = Duration::from_secs(3_600);
+const MAX_BACKOFF: Duration = Duration::from_secs(3_600);
 
 impl Writer {
     /// Runs `work` for the sink and concurrently spools batches that should not stay in memory. Returns `None` if
     /// the shutdown timeout leaves no time for the work and all batches are in the spool.
-    pub(super) async fn beside<T>(
+    pub(super) async fn spool_while<T>(
         &self,
         queue: &Queue,
         pipeline: &mut Pipeline,
@@ -35,7 +35,12 @@ impl Writer {
         }
         let mut work = pin!(work);
         loop {
-            match first_of(work.as_mut(), self.overflow(queue, pipeline)).await {
+            match first_of(
+                work.as_mut(),
+                self.wait_until_spooling_is_due(queue, pipeline),
+            )
+            .await
+            {
                 First::Work(output) => return Some(output),
                 First::Other(true) => {}
                 First::Other(false) => return None,
@@ -49,37 +54,37 @@ impl Writer {
 
     /// Waits until a batch should be spooled. Returns `false` if everything is spooled and the shutdown timeout
     /// leaves no time to wait.
-    async fn overflow(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
-        let hurry = || queue.hurry.load(SeqCst);
+    async fn wait_until_spooling_is_due(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
+        let hurry = || queue.drain_now.load(SeqCst);
         loop {
             if hurry() {
-                if !pipeline.is_in_memory() && queue.drafts.is_empty() {
+                if !pipeline.is_in_memory() && queue.pending.is_empty() {
                     return false;
                 }
                 if !pipeline.hurried {
                     pipeline.hurried = true;
-                    pipeline.pushing.rest = None;
+                    pipeline.pushing.retry_at = None;
                 }
             }
-            if let Some(rest) = pipeline.pushing.rest {
+            if let Some(rest) = pipeline.pushing.retry_at {
                 let hurried = pipeline.hurried;
                 queue.wait(BUSY, Some(rest), || hurry() && !hurried).await;
                 if !pipeline.pushing.is_resting() {
-                    pipeline.pushing.rest = None;
+                    pipeline.pushing.retry_at = None;
                 }
                 continue;
             }
-            if !(pipeline.behind || pipeline.failing || hurry()) {
+            if !(pipeline.spool_in_use || pipeline.failing || hurry()) {
                 // The normal case: the first attempt to write a batch, with nothing in the spool.
-                let crowded = || !queue.drafts.is_empty() && self.inner.is_crowded(queue);
+                let crowded = || !queue.pending.is_empty() && self.inner.is_crowded(queue);
                 queue.wait(HALF, None, || crowded() || hurry()).await;
                 if crowded() {
                     return true;
                 }
             } else if pipeline.is_in_memory() {
                 return true;
-            } else if queue.drafts.is_empty() {
-                let awake = || !queue.drafts.is_empty() || hurry();
+            } else if queue.pending.is_empty() {
+                let awake = || !queue.pending.is_empty() || hurry();
                 queue.wait(EMPTY, None, awake).await;
             } else {
                 let end = pipeline.filled_by(self.builder.batch_age);
@@ -100,15 +105,15 @@ impl Writer {
         };
         let batch = taken.batch.clone();
         let id = batch.id;
-        pipeline.own.insert(id, SpoolState::Doubtful);
+        pipeline.own.insert(id, SpoolState::Unconfirmed);
         let push = self.call_spool(&mut pipeline.pushing, |spool| async move {
             spool.push(&batch).await
         });
         if push.await.is_none() {
             return;
         }
-        if !pipeline.behind {
-            pipeline.behind = true;
+        if !pipeline.spool_in_use {
+            pipeline.spool_in_use = true;
             telemetry::warn!("started spooling usage events");
         }
         let head = pipeline.head.as_mut().filter(|head| head.batch.id == id);
@@ -131,12 +136,12 @@ impl Writer {
     }
 
     /// Makes the spool's oldest batch the next one to write. Returns `false` if there is none or the spool fails.
-    pub(super) async fn next_of_spool(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
+    pub(super) async fn next_from_spool(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
         loop {
-            self.clear_away(pipeline).await;
-            let past = pipeline.past;
+            self.remove_settled(pipeline).await;
+            let past = pipeline.read_after;
             let next = move |spool: Arc<dyn Spool>| async move { spool.next(past).await };
-            let Some(next) = self.call_spool(&mut pipeline.asking, next).await else {
+            let Some(next) = self.call_spool(&mut pipeline.reads, next).await else {
                 return false;
             };
             match next {
@@ -152,10 +157,10 @@ impl Writer {
                             "usage events lost: the spool cannot read a batch"
                         );
                         self.count_spooled(pipeline, id, events, false);
-                        pipeline.leave(id, true);
+                        pipeline.settle(id, true);
                         queue.settled.notify_waiters();
                     }
-                    pipeline.past = Some(id);
+                    pipeline.read_after = Some(id);
                 }
                 Some(Spooled::Batch(batch)) => {
                     let id = batch.id;
@@ -172,16 +177,16 @@ impl Writer {
                         });
                         return true;
                     }
-                    pipeline.past = Some(id);
+                    pipeline.read_after = Some(id);
                 }
             }
         }
     }
 
     /// Removes settled batches from the spool.
-    pub(super) async fn clear_away(&self, pipeline: &mut Pipeline) {
-        while let Some(&PendingDelete { id, unreadable }) = pipeline.leftovers.front()
-            && !pipeline.clearing.is_resting()
+    pub(super) async fn remove_settled(&self, pipeline: &mut Pipeline) {
+        while let Some(&PendingDelete { id, unreadable }) = pipeline.pending_deletes.front()
+            && !pipeline.deletes.is_resting()
         {
             let clear = move |spool: Arc<dyn Spool>| async move {
                 if unreadable {
@@ -191,34 +196,34 @@ impl Writer {
                 }
             };
             if self
-                .call_spool(&mut pipeline.clearing, clear)
+                .call_spool(&mut pipeline.deletes, clear)
                 .await
                 .is_some()
             {
-                pipeline.leftovers.pop_front();
+                pipeline.pending_deletes.pop_front();
                 pipeline.own.remove(&id);
             }
         }
-        if pipeline.leftovers.is_empty() {
-            pipeline.past = None;
+        if pipeline.pending_deletes.is_empty() {
+            pipeline.read_after = None;
         }
     }
 
     /// Handles an empty spool. Batches that this recorder pushed and did not read back were drained by another
     /// process and count as written.
     fn mark_empty(&self, queue: &Queue, pipeline: &mut Pipeline) {
-        pipeline.behind = false;
+        pipeline.spool_in_use = false;
         let mut drained = 0;
         pipeline.own.retain(|_, state| match *state {
             SpoolState::Waiting(events) => {
                 drained += events;
                 false
             }
-            SpoolState::Counted | SpoolState::Doubtful => true,
+            SpoolState::Counted | SpoolState::Unconfirmed => true,
         });
-        if pipeline.came_out + drained > 0 {
-            telemetry::info!(events = pipeline.came_out + drained, "usage spool drained");
-            pipeline.came_out = 0;
+        if pipeline.drained + drained > 0 {
+            telemetry::info!(events = pipeline.drained + drained, "usage spool drained");
+            pipeline.drained = 0;
         }
         self.inner.counters.drained.fetch_add(drained, SeqCst);
         queue.settled.notify_waiters();
@@ -235,20 +240,20 @@ impl Writer {
         let counters = &self.inner.counters;
         let (counter, events) = match (pipeline.own.get(&id), written) {
             (Some(&SpoolState::Waiting(events)), true) => (&counters.drained, events),
-            (Some(&SpoolState::Waiting(events)), false) => (&counters.spoiled, events),
+            (Some(&SpoolState::Waiting(events)), false) => (&counters.spool_lost, events),
             (None, true) => (&counters.recovered, events),
             (None, false) => (&counters.unrecovered, events),
             // It is counted as in memory, or was counted before.
-            (Some(SpoolState::Doubtful | SpoolState::Counted), _) => return,
+            (Some(SpoolState::Unconfirmed | SpoolState::Counted), _) => return,
         };
-        pipeline.came_out += events;
+        pipeline.drained += events;
         counter.fetch_add(events, SeqCst);
     }
 
     /// Calls the spool. On failure, starts a backoff and returns `None`.
     async fn call_spool<T, F>(
         &self,
-        health: &mut Health,
+        health: &mut Backoff,
         call: impl FnOnce(Arc<dyn Spool>) -> F,
     ) -> Option<T>
     where
@@ -259,7 +264,7 @@ impl Writer {
         let operation = call(self.builder.spool.clone()?);
         match guarded(SPOOL_TIMEOUT, operation, SpoolError::new).await {
             Ok(output) => {
-                *health = Health::default();
+                *health = Backoff::default();
                 Some(output)
             }
             Err(error) => {
@@ -273,8 +278,8 @@ impl Writer {
                     .min(longest);
                 health.failures += 1;
                 // A hanging spool takes at most half of the task's time.
-                let rest = jittered(pause).max(start.elapsed()).min(LONGEST_REST);
-                health.rest = Some(Instant::now() + rest);
+                let rest = jittered(pause).max(start.elapsed()).min(MAX_BACKOFF);
+                health.retry_at = Some(Instant::now() + rest);
                 None
             }
         }

@@ -116,7 +116,7 @@ fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
     let stats = recorder.stats();
     assert_eq!((stats.written, stats.lost), (written, lost), "{stats:?}");
     assert_eq!(
-        (stats.accepted, stats.queued, stats.open),
+        (stats.accepted, stats.queued, stats.in_flight),
         (written + lost, 0, 0),
         "{stats:?}"
     );
@@ -182,7 +182,7 @@ async fn rule_10_a_batch_is_retried_under_its_id() {
     assert!(calls.iter().all(|id| *id == calls[0]));
     assert_eq!(sink.events(), 7);
     assert_eq!(recorder.stats().retries, 4);
-    assert!(recorder.stats().last_written.is_some());
+    assert!(recorder.stats().last_written_at.is_some());
     assert_conserved(&recorder, 7, 0);
 }
 

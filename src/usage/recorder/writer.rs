@@ -45,7 +45,7 @@ impl Writer {
         };
         let mut pipeline = Pipeline {
             // An earlier process may have left batches in the spool.
-            behind: self.builder.spool.is_some(),
+            spool_in_use: self.builder.spool.is_some(),
             ..Pipeline::default()
         };
         while self.next(queue, &mut pipeline).await && self.write(queue, &mut pipeline).await {}
@@ -56,15 +56,15 @@ impl Writer {
     async fn next(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
         let closed = || self.inner.closed.load(SeqCst);
         loop {
-            if queue.hurry.load(SeqCst) && pipeline.held.is_none() && queue.drafts.is_empty() {
+            if queue.drain_now.load(SeqCst) && pipeline.held.is_none() && queue.pending.is_empty() {
                 return false;
             }
-            self.clear_away(pipeline).await;
+            self.remove_settled(pipeline).await;
             // If memory fills up and the spool rejects writes, write from memory before draining the spool.
-            let waits = pipeline.held.is_some() || !queue.drafts.is_empty();
+            let waits = pipeline.held.is_some() || !queue.pending.is_empty();
             let pressed = waits && pipeline.pushing.is_resting() && self.inner.is_crowded(queue);
-            let spool_first = pipeline.behind && !pipeline.asking.is_resting() && !pressed;
-            if spool_first && self.next_of_spool(queue, pipeline).await {
+            let spool_first = pipeline.spool_in_use && !pipeline.reads.is_resting() && !pressed;
+            if spool_first && self.next_from_spool(queue, pipeline).await {
                 return true;
             }
             if let Some(held) = pipeline.held.take() {
@@ -73,23 +73,23 @@ impl Writer {
             }
             // Read before checking the queue: all events recorded before it was closed are then in the queue.
             let was_closed = closed();
-            if !queue.drafts.is_empty() {
+            if !queue.pending.is_empty() {
                 let end = pipeline.filled_by(self.builder.batch_age);
                 queue.wait(FILLING, end, || self.is_due(queue)).await;
                 pipeline.head = self.take(queue, pipeline);
                 return true;
             }
-            if was_closed && (pipeline.asking.is_resting() || !pipeline.behind) {
+            if was_closed && (pipeline.reads.is_resting() || !pipeline.spool_in_use) {
                 return false;
             }
-            let awake = || !queue.drafts.is_empty() || closed();
+            let awake = || !queue.pending.is_empty() || closed();
             queue.wait(EMPTY, pipeline.wakes(), awake).await;
         }
     }
 
     /// Whether the queued events should be written without waiting for more.
     pub(super) fn is_due(&self, queue: &Queue) -> bool {
-        queue.drafts.len() >= queue.batch_size
+        queue.pending.len() >= queue.batch_size
             || self.inner.is_heavy(queue)
             || queue.flush_to.load(SeqCst) > self.inner.counters.settled()
             || self.inner.closed.load(SeqCst)
@@ -99,10 +99,10 @@ impl Writer {
     pub(super) fn take(&self, queue: &Queue, pipeline: &mut Pipeline) -> Option<PendingBatch> {
         pipeline.filling_since = None;
         let (mut extra, mut rejected) = (0, 0);
-        let count = queue.drafts.len().min(queue.largest_batch);
+        let count = queue.pending.len().min(queue.largest_batch);
         let events = (0..count).map(|_| {
             // This task is the only consumer, so the queue has at least `count` events.
-            let event = queue.drafts.pop().expect("the queue has `count` events");
+            let event = queue.pending.pop().expect("the queue has `count` events");
             // Count it immediately, so that an abort in between loses no count.
             queue.in_flight.fetch_add(1, SeqCst);
             queue.in_flight_extra.fetch_add(event.extra_bytes(), SeqCst);
@@ -128,7 +128,10 @@ impl Writer {
         let batch = head.batch.clone();
         let (mut pause, longest) = self.builder.backoff;
         loop {
-            let Some(result) = self.beside(queue, pipeline, self.try_write(&batch)).await else {
+            let Some(result) = self
+                .spool_while(queue, pipeline, self.try_write(&batch))
+                .await
+            else {
                 return false;
             };
             pipeline.failing = matches!(result, Err(SinkError::Unavailable(_)));
@@ -156,7 +159,7 @@ impl Writer {
             }
             self.inner.counters.retries.fetch_add(1, Relaxed);
             let pausing = tokio::time::sleep(jittered(pause));
-            if self.beside(queue, pipeline, pausing).await.is_none() {
+            if self.spool_while(queue, pipeline, pausing).await.is_none() {
                 return false;
             }
             pause = pause.saturating_mul(2).min(longest);
@@ -178,7 +181,7 @@ impl Writer {
         let id = head.batch.id;
         if head.spooled {
             self.count_spooled(pipeline, id, head.events(), written);
-            pipeline.leave(id, false);
+            pipeline.settle(id, false);
             queue.settled.notify_waiters();
             return;
         }
@@ -191,7 +194,7 @@ impl Writer {
         self.left_memory(queue, &head, counter);
         if pipeline.own.contains_key(&id) {
             // A push that failed may have taken effect.
-            pipeline.leave(id, false);
+            pipeline.settle(id, false);
         }
     }
 

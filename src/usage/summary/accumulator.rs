@@ -29,12 +29,12 @@ pub(super) struct Accumulator<'a> {
     /// The number of cells per endpoint; at least the number of kinds.
     stride: usize,
     cells: Vec<Cell>,
-    sums: Sums<'a>,
+    sums: GroupTotals<'a>,
 }
 
 /// The totals of a pass.
 #[derive(Debug)]
-pub(super) struct Sums<'a> {
+pub(super) struct GroupTotals<'a> {
     pub(super) methods: Methods,
     pub(super) statuses: Groups<Status>,
     pub(super) endpoints: Groups<&'a Arc<str>>,
@@ -63,7 +63,7 @@ impl<'a> Accumulator<'a> {
             endpoints: Names::new(),
             stride: FIRST_STRIDE,
             cells: Vec::new(),
-            sums: Sums {
+            sums: GroupTotals {
                 methods: Methods::default(),
                 statuses: Groups::new(),
                 endpoints: Groups::new(),
@@ -149,7 +149,7 @@ impl<'a> Accumulator<'a> {
         self.stride = FIRST_STRIDE;
     }
 
-    pub(super) fn finish(mut self) -> Sums<'a> {
+    pub(super) fn finish(mut self) -> GroupTotals<'a> {
         self.add_up();
         self.sums
     }

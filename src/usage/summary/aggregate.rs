@@ -5,7 +5,7 @@ use crate::usage::{Rollup, UsageEvent};
 /// An item that can be summarized: a [`UsageEvent`] or a [`Rollup`].
 ///
 /// This trait is sealed, since summaries rely on a rollup counting the same as its events.
-pub trait Aggregate: sealed::Parts {}
+pub trait Aggregate: sealed::Sealed {}
 
 impl Aggregate for UsageEvent {}
 impl Aggregate for Rollup {}
@@ -19,7 +19,7 @@ pub(super) mod sealed {
     use crate::usage::summary::totals::Amounts;
     use crate::usage::{LatencyHistogram, Method, Rollup, Status, UsageEvent};
 
-    pub trait Parts {
+    pub trait Sealed {
         fn time(&self) -> Timestamp;
         fn key(&self) -> Option<KeyId>;
         fn method(&self) -> Method;
@@ -29,7 +29,7 @@ pub(super) mod sealed {
         fn add_latency(&self, histogram: &mut LatencyHistogram);
     }
 
-    impl Parts for UsageEvent {
+    impl Sealed for UsageEvent {
         #[inline]
         fn time(&self) -> Timestamp {
             self.time
@@ -73,7 +73,7 @@ pub(super) mod sealed {
         }
     }
 
-    impl Parts for Rollup {
+    impl Sealed for Rollup {
         fn time(&self) -> Timestamp {
             self.start
         }

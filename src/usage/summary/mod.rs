@@ -7,7 +7,7 @@
 //! use keytally::usage::{SummarySpec, UsageEvent, Granularity};
 //!
 //! let events: Vec<_> = ["2026-11-01T09:59:59Z", "2026-11-01T10:00:00Z"]
-//!     .map(|time| UsageEvent::at(time.parse().unwrap()))
+//!     .map(|time| UsageEvent::new(time.parse().unwrap()))
 //!     .into();
 //! let zone = jiff::tz::TimeZone::get("Asia/Kathmandu").unwrap();
 //! let spec = SummarySpec::new().over_time(Granularity::Hour, zone);

@@ -83,7 +83,7 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
 /// use keytally::usage::summary::{by_key, spikes};
 /// use keytally::usage::{Outcome, UsageEvent};
 ///
-/// let event = UsageEvent::at("2026-11-01T10:00:00Z".parse().unwrap());
+/// let event = UsageEvent::new("2026-11-01T10:00:00Z".parse().unwrap());
 /// let mut failed = event.clone();
 /// failed.outcome = Outcome::Failed;
 /// let before = by_key(&vec![event; 30]);

@@ -47,7 +47,7 @@ impl Totals {
         self.completed
     }
 
-    /// The number of requests rejected by a rate limit or quota.
+    /// The number of requests rejected by a rate limit.
     pub fn rate_limited(&self) -> u64 {
         self.rate_limited
     }
@@ -62,7 +62,7 @@ impl Totals {
         self.failed[cause.into().map_or(NO_CAUSE, |cause| cause as usize)]
     }
 
-    /// The total cost charged to the keys' rate limits and quotas.
+    /// The total cost charged to the keys' rate limits.
     pub fn cost(&self) -> u64 {
         self.cost
     }
@@ -187,7 +187,7 @@ impl From<Shown> for Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::saturating::MOST;
+    use crate::usage::saturating::MAX;
 
     fn amounts(outcome: Outcome, cause: Option<Cause>, count: u64) -> Amounts {
         Amounts {
@@ -196,7 +196,7 @@ mod tests {
             count,
             cost: 2,
             request_bytes: 3,
-            response_bytes: MOST / 2,
+            response_bytes: MAX / 2,
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!((totals.failed(), totals.failed_by(None)), (9, 5));
         assert_eq!(totals.total(), 16);
         assert_eq!((totals.cost(), totals.request_bytes()), (14, 21));
-        assert_eq!(totals.response_bytes(), MOST);
+        assert_eq!(totals.response_bytes(), MAX);
     }
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
         let mut too_large = value;
         too_large["cost"] = u64::MAX.into();
         let read = serde_json::from_value::<Totals>(too_large).unwrap();
-        assert_eq!(read.cost(), MOST);
+        assert_eq!(read.cost(), MAX);
     }
 
     #[test]

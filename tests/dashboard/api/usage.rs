@@ -19,7 +19,7 @@ const KEY: &str = "3fK9aB0000zzZZ19";
 /// Ten requests with one key, one per minute, and one with another.
 async fn used() -> Api {
     let events = (0..10).map(|n| {
-        let mut event = UsageEvent::at(format!("2026-11-01T10:{n:02}:00Z").parse().unwrap());
+        let mut event = UsageEvent::new(format!("2026-11-01T10:{n:02}:00Z").parse().unwrap());
         event.key = Some(KEY.parse().unwrap());
         event.owner = Some("customer-17".into());
         event.endpoint = if n < 6 {
@@ -42,7 +42,7 @@ async fn used() -> Api {
         }
         event
     });
-    let mut other = UsageEvent::at("2026-11-01T10:30:00Z".parse().unwrap());
+    let mut other = UsageEvent::new("2026-11-01T10:30:00Z".parse().unwrap());
     other.key = Some("3fK9aB0000zzZZ20".parse().unwrap());
     let backend = MemoryBackend::new();
     backend
@@ -88,7 +88,7 @@ async fn a_summary_covers_the_filtered_requests() {
 async fn spikes_are_found() {
     let events = (0..200).map(|n| {
         let hour = n / 100;
-        let mut event = UsageEvent::at(format!("2026-11-01T{hour:02}:30:00Z").parse().unwrap());
+        let mut event = UsageEvent::new(format!("2026-11-01T{hour:02}:30:00Z").parse().unwrap());
         event.key = Some(KEY.parse().unwrap());
         if hour == 1 && n % 4 == 0 {
             event.status = Status::Http(503);
@@ -225,7 +225,7 @@ async fn recorder_statistics_are_returned() {
     let api = Api::recording(backend, recorder.clone());
     let nothing = api.get("/recorder").await.with(200);
     assert_eq!(
-        (&nothing["accepted"], &nothing["last_written"]),
+        (&nothing["accepted"], &nothing["last_written_at"]),
         (&json!(0), &json!(null))
     );
     let secret = api.issue(NewKey::new("a")).await.secret;
@@ -240,7 +240,7 @@ async fn recorder_statistics_are_returned() {
     for (name, count) in [("accepted", 1), ("written", 1), ("queued", 0), ("lost", 0)] {
         assert_eq!(health[name], count, "{name}");
     }
-    assert!(health["last_written"].is_string());
+    assert!(health["last_written_at"].is_string());
 }
 
 #[tokio::test]
@@ -260,7 +260,7 @@ async fn the_log_can_be_synced_with_cursors() {
     let end = rest["cursor"].as_str().unwrap();
 
     // A long request that started before all others.
-    let mut late = UsageEvent::at("2026-11-01T09:00:00Z".parse().unwrap());
+    let mut late = UsageEvent::new("2026-11-01T09:00:00Z".parse().unwrap());
     late.latency_us = 7_200_000_000;
     let id = late.id.to_string();
     let batch = Batch::new(vec![late]);

@@ -139,14 +139,14 @@ async fn rule_9_request_decided_after_the_shutdown_is_recorded_once() {
             .recorder(recorder.clone());
         let secret = issued.secret.expose().to_owned();
         let response = tokio::spawn(async move { status_of(layer, &secret).await });
-        support::until(|| recorder.stats().open == 1).await;
+        support::until(|| recorder.stats().in_flight == 1).await;
         let report = recorder.shutdown(Duration::from_secs(30)).await;
         assert_eq!((report.written, report.lost), (1, 0));
         notify.notify_one();
         assert_eq!(response.await.unwrap().0, status);
         // The shutdown has recorded the request; it is not counted again.
         let stats = recorder.stats();
-        let counted = (stats.accepted, stats.written, stats.lost, stats.open);
+        let counted = (stats.accepted, stats.written, stats.lost, stats.in_flight);
         assert_eq!(counted, (1, 1, 0, 0), "{status}");
     }
 }

@@ -163,7 +163,7 @@ async fn each_single_fault_is_recorded_with_its_actual_outcome() {
     for fault in Fault::ALL {
         let service = FaultyService::start(None).await;
         service.send(fault, "the-one").await;
-        support::until(|| service.recorder.stats().open == 0).await;
+        support::until(|| service.recorder.stats().in_flight == 0).await;
         let report = service.recorder.shutdown(Duration::from_secs(30)).await;
         let stats = service.recorder.stats();
         let (_, recorded) = fault.expected();
@@ -256,7 +256,7 @@ async fn rule_9_shutdown_report_is_exact_under_random_faults() {
         for client in clients.join_all().await {
             sent.extend(client);
         }
-        support::until(|| service.recorder.stats().open == 0).await;
+        support::until(|| service.recorder.stats().in_flight == 0).await;
 
         let stats = service.recorder.stats();
         let count = |of: Range<u64>, matches: fn(Recorded) -> bool| {

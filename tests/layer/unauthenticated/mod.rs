@@ -187,7 +187,7 @@ async fn compare<R>(
             let recorder = Recorder::new(backend.clone());
             let layer = ApiKeyLayer::new(Keys(backend, setting.store))
                 .recorder(recorder.clone())
-                .no_lookup_limit();
+                .without_lookup_limit();
             let reached = Reached::default();
             let address = serve((setting.configure)(layer), reached.clone()).await;
             for case in cases {

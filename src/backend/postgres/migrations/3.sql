@@ -5,6 +5,7 @@ ALTER TABLE §keys RENAME COLUMN revoked TO revoked_at;
 ALTER TABLE §keys RENAME COLUMN line TO lineage;
 ALTER TABLE §keys RENAME COLUMN last_used TO last_used_at;
 ALTER TABLE §keys RENAME COLUMN sealed TO encrypted_secret;
+ALTER INDEX §keys_by_created RENAME TO ¶keys_by_created_at;
 COMMENT ON TABLE §keys IS 'API keys. Secrets are stored as digests; recoverable ones also encrypted.';
 COMMENT ON COLUMN §keys.id IS 'The public part of the secret. Safe to log and display.';
 COMMENT ON COLUMN §keys.name IS 'The display name.';
@@ -27,6 +28,7 @@ COMMENT ON COLUMN §keys.digest IS 'The digest of the secret, with its algorithm
 COMMENT ON COLUMN §keys.encrypted_secret IS 'The encrypted secret of a recoverable key.';
 
 ALTER TABLE §key_changes RENAME TO ¶audit_log;
+ALTER INDEX §key_changes_pkey RENAME TO ¶audit_log_pkey;
 ALTER INDEX §key_changes_by_time RENAME TO ¶audit_log_by_time;
 ALTER INDEX §key_changes_by_key RENAME TO ¶audit_log_by_key;
 COMMENT ON TABLE §audit_log IS 'The audit log of changes to keys. Contains no secrets and no digests.';
@@ -69,7 +71,7 @@ COMMENT ON COLUMN §requests.request_id IS 'The request id on the wire, if it is
 COMMENT ON COLUMN §requests.path IS 'The path as received, without the query.';
 COMMENT ON COLUMN §requests.resource_id IS 'The resource that the request was about, as set by the application.';
 COMMENT ON COLUMN §requests.rejection_reason IS 'Why the request was rejected. NULL unless it was.';
-COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits and quotas.';
+COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits.';
 COMMENT ON COLUMN §requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
 COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request.';
 COMMENT ON COLUMN §requests.response_bytes IS 'Bytes of the response body that were sent.';
@@ -86,7 +88,7 @@ COMMENT ON TABLE §key_hours IS 'Rollups of all requests by hour (UTC), key and 
 COMMENT ON COLUMN §minutes.series_id IS 'References the series table.';
 COMMENT ON COLUMN §minutes.start IS 'The start of the minute.';
 COMMENT ON COLUMN §minutes.count IS 'The number of requests.';
-COMMENT ON COLUMN §minutes.cost IS 'The units charged to rate limits and quotas.';
+COMMENT ON COLUMN §minutes.cost IS 'The units charged to rate limits.';
 COMMENT ON COLUMN §minutes.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN §minutes.response_bytes IS 'Bytes of response bodies that were sent.';
 COMMENT ON COLUMN §minutes.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
@@ -96,11 +98,13 @@ COMMENT ON VIEW §usage_by_minute IS 'Rollups by minute with the attributes of t
 COMMENT ON VIEW §usage_by_hour IS 'Rollups by hour with the attributes of the series.';
 
 ALTER TABLE §batches RENAME COLUMN applied TO applied_at;
+ALTER INDEX §batches_by_applied RENAME TO ¶batches_by_applied_at;
 COMMENT ON TABLE §batches IS 'Ids of written batches, so that a retried batch is not counted twice.';
 COMMENT ON COLUMN §batches.id IS 'The batch id, a UUIDv7.';
 COMMENT ON COLUMN §batches.applied_at IS 'When the batch was written.';
 
 ALTER TABLE §dropped RENAME TO ¶pruned;
+ALTER INDEX §dropped_pkey RENAME TO ¶pruned_pkey;
 ALTER TABLE §pruned RENAME COLUMN what TO kind;
 COMMENT ON TABLE §pruned IS 'How far rollups were pruned.';
 COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. hours: hours and days are being deleted.';
@@ -108,6 +112,7 @@ COMMENT ON COLUMN §pruned.before IS 'Applies to rollups that start before this 
 
 ALTER TABLE §log_batches RENAME COLUMN place TO position;
 ALTER TABLE §log_end RENAME TO ¶log_pruned;
+ALTER INDEX §log_end_pkey RENAME TO ¶log_pruned_pkey;
 ALTER TABLE §log_pruned RENAME COLUMN place TO position;
 COMMENT ON COLUMN §log_batches.position IS 'Higher than that of every batch that was committed before.';
 COMMENT ON TABLE §log_pruned IS 'How far the request log was pruned.';

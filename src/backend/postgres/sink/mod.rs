@@ -34,7 +34,7 @@ impl UsageSink for PostgresBackend {
         let mut written = self.write_once(batch, true).await;
         if is_partition_error(&written) {
             // A partition was dropped after this process had cached its existence.
-            self.0.engine.known_days.clear();
+            self.0.engine.partition_cache.clear();
             written = self.write_once(batch, true).await;
         }
         if let Err(error) = &written
@@ -46,8 +46,8 @@ impl UsageSink for PostgresBackend {
         }
         if written.is_err() {
             // The cached ids may be from another database, for instance after a restore or a failover.
-            self.0.engine.known.clear();
-            self.0.engine.known_days.clear();
+            self.0.engine.series_cache.clear();
+            self.0.engine.partition_cache.clear();
         }
         written.map_err(|error| match &error {
             SqlError::Database(database)
@@ -96,7 +96,7 @@ impl PostgresBackend {
         let mut guard = CloseGuard::new(engine.pool.acquire().await?);
         let ids = write(engine, guard.connection(), batch, &grouped, &logged, today).await?;
         guard.release();
-        engine.known.insert(ids, today);
+        engine.series_cache.insert(ids, today);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ impl BatchWriter<'_> {
         series: &[Series<'_>],
         today: i64,
     ) -> Result<(Vec<i64>, Vec<(Hash, i64)>), SqlError> {
-        let mut ids = self.engine.known.of(series, today);
+        let mut ids = self.engine.series_cache.of(series, today);
         self.check(series, &mut ids).await?;
         let unknown = series.iter().zip(&ids);
         let unknown: Vec<_> = unknown

@@ -20,7 +20,7 @@ async fn latencies_of_many_keys_are_split_into_several_values() {
     let start = "2026-11-01T00:00:00Z".parse().unwrap();
     let events: Vec<_> = (0..1_000)
         .map(|n| {
-            let mut event = UsageEvent::at(start);
+            let mut event = UsageEvent::new(start);
             event.key = format!("{n:016}").parse().ok();
             event.latency_us = n * 100;
             event
@@ -62,15 +62,15 @@ async fn distant_timestamps_do_not_change_summaries() {
         .into_iter()
         .chain(["2031-06-01T22:30:00Z", "9999-12-01T23:30:00Z"]);
     let mut events: Vec<_> = times
-        .map(|time| UsageEvent::at(time.parse().unwrap()))
+        .map(|time| UsageEvent::new(time.parse().unwrap()))
         .collect();
     let now = Timestamp::now();
-    let recent = (0..500).map(|n| UsageEvent::at(now - (n * 20_011).seconds()));
+    let recent = (0..500).map(|n| UsageEvent::new(now - (n * 20_011).seconds()));
     // Around the boundaries between the sections.
     let edges = [10, -1].map(|years| now - (years * 365 * 24).hours());
     let edges = edges.into_iter().flat_map(|edge| {
         let hours = -30..30;
-        hours.map(move |n| UsageEvent::at(edge + (n * 3_607).seconds()))
+        hours.map(move |n| UsageEvent::new(edge + (n * 3_607).seconds()))
     });
     events.extend(recent.chain(edges));
     for events in events.chunks(100) {

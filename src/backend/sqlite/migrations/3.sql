@@ -6,6 +6,9 @@ ALTER TABLE §keys RENAME COLUMN line TO lineage;
 ALTER TABLE §keys RENAME COLUMN last_used TO last_used_at;
 ALTER TABLE §keys RENAME COLUMN sealed TO encrypted_secret;
 
+DROP INDEX §keys_by_created;
+CREATE INDEX §keys_by_created_at ON §keys (created_at, id);
+
 ALTER TABLE §key_changes RENAME TO §audit_log;
 DROP INDEX §key_changes_by_time;
 DROP INDEX §key_changes_by_key;
@@ -31,6 +34,8 @@ ALTER TABLE §key_minutes RENAME COLUMN line TO hash;
 ALTER TABLE §key_hours RENAME COLUMN line TO hash;
 
 ALTER TABLE §batches RENAME COLUMN applied TO applied_at;
+DROP INDEX §batches_by_applied;
+CREATE INDEX §batches_by_applied_at ON §batches (applied_at);
 
 ALTER TABLE §dropped RENAME TO §pruned;
 ALTER TABLE §pruned RENAME COLUMN what TO kind;

@@ -28,7 +28,7 @@ impl UsageSink for SqliteBackend {
         let written = self.write_once(batch).await;
         if written.is_err() {
             // The cached ids may be from another database, if the file was replaced.
-            self.0.engine.known.clear();
+            self.0.engine.series_cache.clear();
         }
         written.map_err(SinkError::unavailable)
     }
@@ -67,7 +67,7 @@ impl SqliteBackend {
         writing.update_last_used(&grouped).await?;
         let today = writing.today;
         writing.session.commit().await?;
-        engine.known.insert(new_ids, today);
+        engine.series_cache.insert(new_ids, today);
         Ok(())
     }
 }

@@ -14,7 +14,12 @@ impl BatchWriter<'_> {
         &mut self,
         grouped: &BatchRollup<'_>,
     ) -> Result<(Vec<i64>, Vec<(Hash, i64)>), SqlError> {
-        let mut cached = self.backend.0.engine.known.of(&grouped.series, self.today);
+        let mut cached = self
+            .backend
+            .0
+            .engine
+            .series_cache
+            .of(&grouped.series, self.today);
         self.check(&grouped.series, &mut cached).await?;
         let unknown = grouped.series.iter().zip(&cached);
         let unknown: Vec<_> = unknown

@@ -21,7 +21,8 @@ pub(super) const FIELDS: [&str; 14] = [
     "request", "range", "from", "to", "zone",
 ];
 
-pub(super) const NO_PLACE: &str = "Invalid page token. Start again from the newest requests.";
+pub(super) const INVALID_PAGE_TOKEN: &str =
+    "Invalid page token. Start again from the newest requests.";
 
 /// The parsed filter and its errors.
 pub(super) struct Filtered {
@@ -75,7 +76,7 @@ impl Filtered {
         }
         Self {
             filter,
-            after: wrong.take("after", known(fields, "after", NO_PLACE)),
+            after: wrong.take("after", known(fields, "after", INVALID_PAGE_TOKEN)),
             since,
             until,
             wrong,

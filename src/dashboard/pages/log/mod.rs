@@ -167,7 +167,7 @@ async fn page_of(
             Ok(Some((requests, count)))
         }
         Err(ReadError::Page(_)) => {
-            filtered.wrong.add("after", filter::NO_PLACE);
+            filtered.wrong.add("after", filter::INVALID_PAGE_TOKEN);
             Ok(None)
         }
         Err(error) => Err(error.into()),

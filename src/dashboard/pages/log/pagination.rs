@@ -6,22 +6,22 @@ use crate::dashboard::form::FormFields;
 use crate::page::PageToken;
 
 /// The maximum number of tokens in a URL: about two thousand requests.
-const MOST: usize = 40;
+const MAX_TOKENS: usize = 40;
 
 /// Replaces older tokens that were dropped.
-const FORGOTTEN: &str = "-";
+const DROPPED: &str = "-";
 
 /// Separates tokens; not part of any.
-const BETWEEN: char = '~';
+const SEPARATOR: char = '~';
 
 /// The tokens of the pages before this one, without the first page.
 fn behind(fields: &FormFields) -> Vec<&str> {
-    let behind = fields.get("newer").unwrap_or_default().split(BETWEEN);
+    let behind = fields.get("newer").unwrap_or_default().split(SEPARATOR);
     behind.filter(|place| !place.is_empty()).collect()
 }
 
 fn at(fixed: &FormFields, place: &str, behind: &[&str]) -> FormFields {
-    let behind = behind.join(&BETWEEN.to_string());
+    let behind = behind.join(&SEPARATOR.to_string());
     fixed.with([("after", place), ("newer", &*behind)])
 }
 
@@ -33,7 +33,7 @@ pub(super) fn newer(fixed: &FormFields, fields: &FormFields) -> Option<FormField
     fields.get("after")?;
     let mut behind = behind(fields);
     match behind.pop() {
-        Some(FORGOTTEN) => None,
+        Some(DROPPED) => None,
         Some(place) => Some(at(fixed, place, &behind)),
         None => Some(at(fixed, "", &[])),
     }
@@ -46,9 +46,9 @@ pub(super) fn older(
 ) -> Option<FormFields> {
     let mut behind = behind(fields);
     behind.extend(fields.get("after"));
-    if behind.len() > MOST {
-        behind.drain(..behind.len() - MOST);
-        behind[0] = FORGOTTEN;
+    if behind.len() > MAX_TOKENS {
+        behind.drain(..behind.len() - MAX_TOKENS);
+        behind[0] = DROPPED;
     }
     next.map(|next| at(fixed, &next.to_string(), &behind))
 }
@@ -71,7 +71,7 @@ mod tests {
         }
         assert_eq!(older(&fixed, &pages[5], None).map(|it| it.query()), None);
         // Up to `MOST` pages back to the first page; beyond that, as far as tokens are kept.
-        for n in 1..MOST {
+        for n in 1..MAX_TOKENS {
             let back = newer(&fixed, &pages[n]).unwrap();
             assert_eq!(back.query(), pages[n - 1].query());
         }
@@ -82,7 +82,7 @@ mod tests {
             page = back;
             assert_eq!(page.get("after"), pages[99 - turned].get("after"));
         }
-        assert_eq!(turned, MOST - 1);
+        assert_eq!(turned, MAX_TOKENS - 1);
         assert_eq!(newest(&fixed, &page).unwrap().query(), "method=GET");
         assert!(newest(&fixed, &pages[0]).is_none() && newer(&fixed, &pages[0]).is_none());
     }

@@ -27,7 +27,7 @@ fn numbers(context: &PageContext, stats: &RecorderStats) -> Markup {
         ("Spooled", stats.spooled),
         ("Lost", stats.lost + stats.unrecovered),
         ("Retries", stats.retries),
-        ("In-flight requests", stats.open),
+        ("In-flight requests", stats.in_flight),
     ];
     html! {
         dl .facts .row {
@@ -36,7 +36,7 @@ fn numbers(context: &PageContext, stats: &RecorderStats) -> Markup {
             }
             div {
                 dt { "Last written" }
-                dd { @match stats.last_written { Some(at) => (time(context, at)), None => "Never" } }
+                dd { @match stats.last_written_at { Some(at) => (time(context, at)), None => "Never" } }
             }
         }
         p .rule { "For this process, since it started." }

@@ -94,7 +94,7 @@ async fn every_shutdown_waits_until_all_events_are_settled() {
     let time = Duration::from_millis(100);
     let (first, second) = tokio::join!(recorder.shutdown(time), recorder.shutdown(SOON * 100));
     assert_eq!((first.written, first.lost), (0, 5));
-    assert_eq!(recorder.stats().last_written, None);
+    assert_eq!(recorder.stats().last_written_at, None);
     assert_eq!(first, second);
 
     let recorder = Recorder::new(Scripted::with(&[Step::Hang]));
@@ -170,7 +170,7 @@ async fn rule_9_events_recorded_during_shutdown_are_counted() {
         let last = recorder.shutdown(SOON).await;
         assert_eq!((last.written, last.lost), (stats.written, stats.lost));
         assert_eq!(
-            (stats.accepted, stats.queued, stats.open),
+            (stats.accepted, stats.queued, stats.in_flight),
             (500, 0, 0),
             "{stats:?}"
         );
@@ -211,8 +211,8 @@ async fn shutdown_ends_open_requests() {
     assert!(recorder.reserve());
     let open = Arc::new(Open(recorder.clone(), AtomicU32::new(0)));
     let weak = Arc::downgrade(&open);
-    let _place = recorder.open().enter(weak);
-    assert_eq!(recorder.stats().open, 1);
+    let _place = recorder.in_flight().enter(weak);
+    assert_eq!(recorder.stats().in_flight, 1);
     let report = recorder.shutdown(SOON).await;
     assert_eq!(
         report,

@@ -181,5 +181,5 @@ fn when_full_refuse_rejects_requests_without_a_runtime() {
     assert!(recorder.reserve());
     drop(gone);
     assert!(!recorder.reserve());
-    assert_eq!(recorder.stats().open, 1);
+    assert_eq!(recorder.stats().in_flight, 1);
 }

@@ -1,16 +1,16 @@
 //! A recorder with a spool.
 
-mod parts;
+mod fault_injection;
 #[cfg(feature = "tracing")]
-mod told;
+mod logging;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use parts::Mode::{DoesAndFails, Fails, Hangs, Rejects, Works};
-use parts::{Database, Shelf};
+use fault_injection::Mode::{DoesAndFails, Fails, Hangs, Rejects, Works};
+use fault_injection::{Database, Shelf};
 
 use super::{PendingEvent, SOON, pending};
 use crate::usage::recorder::{Recorder, RecorderBuilder, RecorderStats};
@@ -57,7 +57,7 @@ fn assert_conserved(recorder: &Recorder, written: u64, lost: u64, spooled: u64) 
         "{stats:?}"
     );
     assert_eq!(
-        (stats.accepted, stats.queued, stats.open),
+        (stats.accepted, stats.queued, stats.in_flight),
         (written + lost + spooled, 0, 0),
         "{stats:?}"
     );
@@ -429,7 +429,7 @@ async fn batches_drained_by_another_process_count_as_written() {
 async fn batches_of_an_earlier_process_are_written_first() {
     let (database, shelf) = (Database::new(Works), Shelf::new());
     let old = (0..3).map(|number| {
-        let mut event = UsageEvent::at(jiff::Timestamp::UNIX_EPOCH);
+        let mut event = UsageEvent::new(jiff::Timestamp::UNIX_EPOCH);
         event.latency_us = number;
         Batch::new(vec![event])
     });

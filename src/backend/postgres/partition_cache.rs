@@ -7,9 +7,9 @@ use jiff::civil::Date;
 
 /// The days that are known to have a partition.
 #[derive(Debug, Default)]
-pub(super) struct KnownDays(Mutex<BTreeSet<Date>>);
+pub(super) struct PartitionCache(Mutex<BTreeSet<Date>>);
 
-impl KnownDays {
+impl PartitionCache {
     pub(super) fn missing(&self, days: &BTreeSet<Date>) -> BTreeSet<Date> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         days.difference(&known).copied().collect()
