@@ -38,7 +38,7 @@ pub trait Guard: Send + Sync + 'static {
 
     /// The sign-in form of the dashboard. None by default.
     ///
-    /// A successful sign-in sets a session cookie, which replaces [`admit`](Self::authenticate) until the user signs out, for
+    /// A successful sign-in sets a session cookie, which replaces [`authenticate`](Self::authenticate) until the user signs out, for
     /// twelve hours at most. Sessions end with the process unless the dashboard has a
     /// [signing key](super::Dashboard::signing_key).
     fn login(&self) -> Option<&dyn Login> {

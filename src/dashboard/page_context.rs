@@ -113,7 +113,7 @@ impl<S: Sync> FromRequestParts<S> for PageContext {
     type Rejection = http::StatusCode;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        // Inserted by the `admit` middleware. Fail closed without it.
+        // Inserted by the `authenticate` middleware. Fail closed without it.
         let context = parts.extensions.get::<Self>().cloned();
         context.ok_or(http::StatusCode::UNAUTHORIZED)
     }
