@@ -123,7 +123,8 @@ pub(super) async fn update(
     Ok(Json(key.into()))
 }
 
-/// Permanently deletes a key. Requests with it are rejected immediately. Its usage data is kept.
+/// Permanently deletes a key. Requests with it are rejected; other instances may accept it for up to 30 seconds. Its
+/// usage data is kept.
 #[utoipa::path(
     delete, path = "/keys/{id}",
     operation_id = "delete_key",

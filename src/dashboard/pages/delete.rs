@@ -32,7 +32,7 @@ fn content(context: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
         form .column .panel method="post" action={ (at) "/delete" } {
             (components::token(context))
             p .warning {
-                "Requests with this key will be rejected immediately. This cannot be undone. Its usage data is kept."
+                "Requests with this key will be rejected. Other instances may accept it for up to 30 seconds. This cannot be undone. Its usage data is kept."
             }
             p { "To confirm, type the key's name: " strong { (name(&key.name)) } }
             (input.required())

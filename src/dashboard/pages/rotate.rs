@@ -54,7 +54,7 @@ fn shown_form(
         form .column .panel method="post" action={ (at) "/rotate" } {
             (components::token(context))
             (components::once())
-            p { "Generates a new key with the same owner, scopes and rate limits. The old key works until its grace period ends." }
+            p { "Generates a new secret under a new key ID. All settings and the expiration time stay the same. The old key works until its grace period ends." }
             (components::choice("grace", "Grace period", fields.get("grace").or(Some("24h")),
                 graces.into_iter().chain([("custom", "Custom")])))
             (hours.text())

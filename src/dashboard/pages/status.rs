@@ -24,7 +24,7 @@ pub(in crate::dashboard) async fn form(
     fields: FormFields,
 ) -> Response {
     let (action, label, what) = if key.disabled {
-        let what = "Requests with this key will be accepted again immediately.";
+        let what = "Requests with this key will be accepted again. Other instances may reject it for up to 30 seconds.";
         ("enable", "Enable", what)
     } else {
         let what = "Requests with this key will be rejected until you enable it again.";
