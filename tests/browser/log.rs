@@ -216,11 +216,7 @@ async fn exports_contain_the_filtered_requests() {
         let statuses: Vec<_> = lines.iter().map(|line| &*line["status"]).collect();
         assert_eq!(statuses, ["429", "200", "200"]);
         assert!(lines.iter().all(|line| line["method"] == "POST"));
-        assert!(
-            lines
-                .iter()
-                .all(|line| line["client_address"] == "127.0.0.1")
-        );
+        assert!(lines.iter().all(|line| line["client_ip"] == "127.0.0.1"));
 
         let jsonl = pages.download("Export JSON Lines").await;
         let lines = jsonl
