@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 
 use async_trait::async_trait;
 
-use super::entry::Found;
+use super::entry::LookupResult;
 use super::single_flight::{SingleFlight, Waiter};
 use super::tests::{config, record};
 use super::*;
@@ -93,8 +93,10 @@ impl Setup {
     /// Whether the key is found and not revoked.
     async fn is_usable(&self) -> bool {
         let found = match self.cached() {
-            CacheLookup::Held(entry) => Some(entry).filter(|entry| entry.exists),
-            CacheLookup::Stale(_) | CacheLookup::Ask => self.cache.lookup(self.id()).await.unwrap(),
+            CacheLookup::Hit(entry) => Some(entry).filter(|entry| entry.exists),
+            CacheLookup::Stale(_) | CacheLookup::Miss => {
+                self.cache.lookup(self.id()).await.unwrap()
+            }
         };
         found.is_some_and(|entry| entry.key.revoked_at.is_none())
     }
@@ -144,7 +146,7 @@ fn rule_4_no_waiter_gets_a_result_from_before_the_revocation() {
             thread(move || {
                 let waiter = flights.join(id);
                 let late = revoked.load(SeqCst);
-                let found = block_on(waiter.find(async || fetch(&waiter, &is_revoked).await));
+                let found = block_on(waiter.run(async || fetch(&waiter, &is_revoked).await));
                 assert!(!(late && found.as_ref().is_some_and(is_usable)));
             })
         });
@@ -159,11 +161,11 @@ fn rule_4_no_waiter_gets_a_result_from_before_the_revocation() {
 }
 
 /// Here, a usable key is represented by an error and a revoked one by `None`.
-fn is_usable(found: &Found) -> bool {
+fn is_usable(found: &LookupResult) -> bool {
     matches!(found, Err(StoreError::Timeout))
 }
 
-async fn fetch(waiter: &Waiter<'_>, is_revoked: &AtomicBool) -> Found {
+async fn fetch(waiter: &Waiter<'_>, is_revoked: &AtomicBool) -> LookupResult {
     let found = if is_revoked.load(SeqCst) {
         Ok(None)
     } else {

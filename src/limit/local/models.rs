@@ -136,12 +136,12 @@ fn rule_6_accounts_stay_within_capacity() {
         });
         let total: u32 = spenders.map(|thread| thread.join().unwrap()).iter().sum();
         // One account for each key with usage, and no others.
-        assert_eq!(setup.limiter.accounts(), total as usize);
+        assert_eq!(setup.limiter.tracked_keys(), total as usize);
         // No account is in use, and the capacity is one.
         assert_eq!(
             setup.attach(3, &limits).unwrap_err(),
             LimitError::AtCapacity
         );
-        assert_eq!(setup.limiter.accounts(), total as usize);
+        assert_eq!(setup.limiter.tracked_keys(), total as usize);
     });
 }

@@ -124,8 +124,8 @@ fn the_first_event_wakes_the_task() {
         let other = recorder.clone();
         let recording = thread(move || record(&other));
         let queue = queue(&recorder);
-        block_on(queue.wait(EMPTY, None, || !queue.drafts.is_empty()));
-        assert_eq!(queue.drafts.len(), 1);
+        block_on(queue.wait(EMPTY, None, || !queue.pending.is_empty()));
+        assert_eq!(queue.pending.len(), 1);
         recording.join().unwrap();
     });
 }
@@ -140,7 +140,7 @@ fn a_full_batch_wakes_the_task() {
         let recording_too = thread(move || record(&another));
         let queue = queue(&recorder);
         block_on(queue.wait(FILLING, None, || writer.is_due(queue)));
-        assert_eq!(queue.drafts.len(), 2);
+        assert_eq!(queue.pending.len(), 2);
         recording.join().unwrap();
         recording_too.join().unwrap();
     });
