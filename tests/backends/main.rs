@@ -16,7 +16,9 @@ mod answers;
 mod checks;
 #[path = "../support/children.rs"]
 mod children;
+#[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+#[cfg(feature = "postgres")]
 #[path = "../support/service.rs"]
 mod service;
