@@ -11,9 +11,9 @@ mod measure;
 #[path = "../support/secrets.rs"]
 mod secrets;
 mod slow;
-mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod unknown_keys;
 mod variety;
 
 use std::convert::Infallible;

@@ -22,7 +22,7 @@ pub struct CacheConfig {
     /// rejected regardless of [`StoreFailure`](crate::StoreFailure).
     pub lookup_timeout: Duration,
     /// The maximum number of concurrent lookups of ids that are not cached; others wait. 64 by default. Requests
-    /// with made-up ids thus cannot exhaust the store, and refreshing cached keys does not wait for them.
+    /// with random ids thus cannot exhaust the store, and refreshing cached keys does not wait for them.
     pub uncached_lookups: usize,
     /// How long a cached key is served after its TTL while the store fails. Zero (never) by default. It is added
     /// to the time until a revocation in another process takes effect. The first request waits for the store to

@@ -47,7 +47,7 @@ impl Deadline {
 
 pub(super) struct Loader {
     store: Arc<dyn LookupSource>,
-    /// Limits concurrent lookups of uncached ids: made-up ids must not exhaust the store.
+    /// Limits concurrent lookups of uncached ids: random ids must not exhaust the store.
     permits: Semaphore,
     /// The number of store calls.
     lookups: AtomicU64,
