@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
 use keytally::backend::{PostgresBackend, SqliteBackend};
-use keytally::key::{Issuer, KeyQuery, NewKey};
+use keytally::key::{Actor, Issuer, KeyQuery, NewKey};
 use keytally::usage::{
     Batch, LogFilter, LogQuery, Method, Status, StatusClass, SummaryQuery, SummarySpec, UsageRange,
     UsageSink,
@@ -303,7 +303,7 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
     }
     let issuer = Issuer::new("bench").expect("a prefix");
     let issued = issuer
-        .issue(backend, NewKey::new("Looked up"))
+        .issue(backend, NewKey::new("Looked up"), Actor::SYSTEM)
         .await
         .expect("issued");
     timed("cache miss", 200, || backend.find(issued.key.id)).await;
@@ -311,7 +311,10 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
     let keys = (sizes[0] / 10).min(100_000);
     for n in 0..keys {
         let new = NewKey::new(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));
-        issuer.issue(backend, new).await.expect("issued");
+        issuer
+            .issue(backend, new, Actor::SYSTEM)
+            .await
+            .expect("issued");
     }
     let list = KeyQuery::new().limit(50);
     println!(" {keys} keys");

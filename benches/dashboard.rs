@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::dashboard::{AllowEveryone, Dashboard};
-use keytally::key::{Digest, Key, KeyRecord};
+use keytally::key::{Actor, Digest, Key, KeyRecord};
 use tower::ServiceExt;
 
 #[path = "../tests/support/postgres.rs"]
@@ -58,11 +58,14 @@ async fn pages(backend: impl Backend + Clone, events: usize) {
         key.owner = Some(owner.clone());
         let digest = Digest::from_sha256_hex(&"0".repeat(64)).expect("a digest");
         let created = backend
-            .create(KeyRecord {
-                key,
-                digest,
-                encrypted_secret: None,
-            })
+            .create(
+                KeyRecord {
+                    key,
+                    digest,
+                    encrypted_secret: None,
+                },
+                Actor::SYSTEM,
+            )
             .await;
         created.expect("created");
     }

@@ -12,7 +12,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::routing::get;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::{ApiKeyLayer, RESPONSE_HEADERS};
 use tower_http::cors::CorsLayer;
 
@@ -37,7 +37,9 @@ pub(crate) fn app(backend: MemoryBackend, origin: HeaderValue) -> Router {
 async fn main() -> Result<(), Box<dyn Error>> {
     let backend = MemoryBackend::new();
     let new = NewKey::new("Single-page application");
-    let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+    let issued = Issuer::new("acme_live")?
+        .issue(&backend, new, Actor::SYSTEM)
+        .await?;
     let app = app(backend, HeaderValue::from_static("http://localhost:5173"));
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());

@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use keytally::key::{
-    AddressList, InvalidationFeed, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore,
-    NewKey, Rotation, StoreError,
+    Actor, AddressList, InvalidationFeed, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, NewKey, Rotation, StoreError,
 };
 use keytally::{ApiKeyLayer, KeyId, Page, async_trait, conformance};
 
@@ -139,7 +139,7 @@ impl KeyStore for MyStore {
 
 #[async_trait]
 impl KeyAdmin for MyStore {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+    async fn create(&self, record: KeyRecord, _: Actor<'_>) -> Result<(), StoreError> {
         let id = record.key.id;
         record.validate()?;
         // Revealing a secret requires an audit entry, and this store has no audit log.
@@ -180,7 +180,7 @@ impl KeyAdmin for MyStore {
         ))
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+    async fn change(&self, id: KeyId, change: KeyChange, _: Actor<'_>) -> Result<Key, StoreError> {
         let key = {
             let mut rows = self.begin();
             let mut record = existing(&rows, id)?;
@@ -192,7 +192,7 @@ impl KeyAdmin for MyStore {
         Ok(key)
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+    async fn rotate(&self, id: KeyId, rotation: Rotation, _: Actor<'_>) -> Result<Key, StoreError> {
         let key = {
             let mut rows = self.begin();
             let mut old = existing(&rows, id)?;
@@ -211,7 +211,7 @@ impl KeyAdmin for MyStore {
         Ok(key)
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+    async fn delete(&self, id: KeyId, _: Actor<'_>) -> Result<(), StoreError> {
         let removed = self.begin().remove(&id);
         removed.ok_or(StoreError::NotFound(id))?;
         self.changes.publish(id);
@@ -226,7 +226,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("the store passes the conformance suite");
 
     let issued = Issuer::new("acme_live")?
-        .issue(&store, NewKey::new("Zapier integration"))
+        .issue(&store, NewKey::new("Zapier integration"), Actor::SYSTEM)
         .await?;
     println!("issued {}", issued.key.hint);
     let _layer = ApiKeyLayer::new(store);

@@ -22,7 +22,7 @@ use axum::routing::get;
 use jiff::Timestamp;
 use keytally::backend::{Retention, SqliteBackend};
 use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Secret, Vault};
+use keytally::key::{Actor, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey, Secret, Vault};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
 use keytally::{ApiKeyLayer, SelfServiceApi};
@@ -119,11 +119,9 @@ async fn existing_secret(
     let Some(key) = keys.iter().find(|key| key.recoverable) else {
         return Ok(None);
     };
-    let demo = backend
-        .acting_as("demo")
-        .ok_or("the backend has no audit log")?;
     // Fails if the encryption key was deleted.
-    Ok(issuer.reveal(&*demo, key.id).await.ok().flatten())
+    let secret = issuer.reveal(backend, key.id, Actor::SYSTEM).await;
+    Ok(secret.ok().flatten())
 }
 
 /// Issues the demo key. In an empty database, also issues two more keys and sends some traffic.
@@ -135,17 +133,17 @@ async fn seed(
 ) -> Result<Secret, Box<dyn Error>> {
     let is_fresh = backend.list(&KeyQuery::new()).await?.items.is_empty();
     let new = NewKey::new(DEMO_KEY).owner("customer-17").recoverable();
-    let secret = issuer.issue(backend, new).await?.secret;
+    let secret = issuer.issue(backend, new, Actor::SYSTEM).await?.secret;
     if is_fresh {
         let limited = NewKey::new("Zapier Integration")
             .owner("customer-17")
             .environment("live")
             .limit(RateLimit::per_minute(60).with_burst(20));
-        let limited = issuer.issue(backend, limited).await?.secret;
+        let limited = issuer.issue(backend, limited, Actor::SYSTEM).await?.secret;
         let unused = NewKey::new("Nightly export")
             .owner("customer-4")
             .scope("read");
-        issuer.issue(backend, unused).await?;
+        issuer.issue(backend, unused, Actor::SYSTEM).await?;
         send_traffic(api, &[&secret, &limited]).await?;
         recorder.flush().await;
     }

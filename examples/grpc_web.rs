@@ -15,7 +15,7 @@ use std::future::Future;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::usage::Recorder;
 use keytally::{ApiKeyLayer, RESPONSE_HEADERS};
 use postings::PostingsServer;
@@ -66,7 +66,9 @@ pub(crate) fn serve(
 async fn main() -> Result<(), Box<dyn Error>> {
     let backend = MemoryBackend::new();
     let new = NewKey::new("Single-page application");
-    let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+    let issued = Issuer::new("acme_live")?
+        .issue(&backend, new, Actor::SYSTEM)
+        .await?;
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let incoming = TcpIncoming::bind(format!("127.0.0.1:{port}").parse()?)?;

@@ -17,7 +17,7 @@ use axum::Router;
 use axum::routing::get;
 use keytally::ApiKeyLayer;
 use keytally::backend::{PostgresBackend, Retention, SqliteSpool};
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::usage::{Recorder, SummaryQuery, UsageReader};
 
 #[tokio::main]
@@ -47,7 +47,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let recorder = Recorder::builder(backend.clone()).spool(spool).start();
 
     let new = NewKey::new("Zapier integration").owner("customer-17");
-    let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+    let issued = Issuer::new("acme_live")?
+        .issue(&backend, new, Actor::SYSTEM)
+        .await?;
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
     let app = Router::new()
         .route("/v1/postings", get(|| async { "a baker, a joiner" }))

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::{
     LogFilter, LogQuery, Recorder, SummaryQuery, SummarySpec, UsageRange, UsageReader,
@@ -53,7 +53,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let new = NewKey::new("Zapier integration")
         .owner("customer-17")
         .limit(RateLimit::per_second(5).with_burst(10).with_name("burst"));
-    let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+    let issued = Issuer::new("acme_live")?
+        .issue(&backend, new, Actor::SYSTEM)
+        .await?;
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;

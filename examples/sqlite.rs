@@ -15,7 +15,7 @@ use axum::Router;
 use axum::routing::get;
 use keytally::ApiKeyLayer;
 use keytally::backend::{Retention, SqliteBackend};
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::usage::{Recorder, SummaryQuery, UsageReader};
 
 #[tokio::main]
@@ -29,7 +29,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{path} has counted {} requests", so_far.total());
 
     let new = NewKey::new("Zapier integration").owner("customer-17");
-    let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+    let issued = Issuer::new("acme_live")?
+        .issue(&backend, new, Actor::SYSTEM)
+        .await?;
 
     let recorder = Recorder::new(backend.clone());
     let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::{Recorder, SummaryQuery, SummarySpec, Totals, UsageRange, UsageReader};
 use keytally::{ApiKeyLayer, RequireScope};
@@ -46,8 +46,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let reader = NewKey::new("Zapier integration")
         .scope("postings:read")
         .limit(RateLimit::per_hour(6));
-    let reader = issuer.issue(&backend, reader).await?;
-    let writer = issuer.issue(&backend, NewKey::new("importer")).await?;
+    let reader = issuer.issue(&backend, reader, Actor::SYSTEM).await?;
+    let writer = issuer
+        .issue(&backend, NewKey::new("importer"), Actor::SYSTEM)
+        .await?;
     let secret = reader.secret.expose();
 
     let channel = Channel::from_shared(format!("http://{address}"))?;

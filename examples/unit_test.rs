@@ -15,7 +15,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use keytally::Caller;
-use keytally::key::{KeyAdmin, NewKey};
+use keytally::key::{Actor, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::testing::{Fixture, TestKey};
 use keytally::usage::{Outcome, RejectionReason};
@@ -57,7 +57,7 @@ async fn revoked_key_is_rejected_immediately() -> Result<(), Box<dyn Error>> {
     let app = service().layer(test.layer());
 
     assert_eq!(send(&app, &key).await?, StatusCode::OK);
-    test.backend().revoke(key.id).await?;
+    test.backend().revoke(key.id, Actor::SYSTEM).await?;
     assert_eq!(send(&app, &key).await?, StatusCode::UNAUTHORIZED);
     assert_eq!(
         test.events().await[1].rejection_reason,

@@ -14,7 +14,7 @@
 //! use http::{Request, Response};
 //! use http_body_util::BodyExt;
 //! use keytally::backend::MemoryBackend;
-//! use keytally::key::{Issuer, NewKey};
+//! use keytally::key::{Actor, Issuer, NewKey};
 //! use keytally::limit::RateLimit;
 //! use keytally::usage::{Recorder, SummaryQuery, UsageReader};
 //! use keytally::{ApiKeyLayer, Caller};
@@ -24,7 +24,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let backend = MemoryBackend::new();
 //! let new = NewKey::new("Zapier integration").limit(RateLimit::per_minute(600).with_burst(100));
-//! let issued = Issuer::new("acme_live")?.issue(&backend, new).await?;
+//! let issued = Issuer::new("acme_live")?.issue(&backend, new, Actor::SYSTEM).await?;
 //!
 //! let recorder = Recorder::new(backend.clone());
 //! let service = ServiceBuilder::new()

@@ -18,7 +18,7 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// An empty last page.
-    #[cfg(feature = "_sql")]
+    #[cfg(any(feature = "_sql", feature = "dashboard"))]
     pub(crate) fn empty() -> Self {
         Self {
             items: Vec::new(),

@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
 use keytally::{ApiKeyLayer, PeerAddress};
@@ -70,7 +70,7 @@ async fn added_allocations(content_type: bool) -> usize {
     let new = NewKey::new("x").owner("customer-17").limit(limit);
     let issued = Issuer::new("acme_live")
         .unwrap()
-        .issue(&backend, new)
+        .issue(&backend, new, Actor::SYSTEM)
         .await
         .unwrap();
     let layer = ApiKeyLayer::new(backend.clone()).recorder(Recorder::new(backend));

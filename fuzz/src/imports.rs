@@ -7,7 +7,7 @@ use std::cell::LazyCell;
 
 use keytally::backend::{MemoryBackend, MemoryConfig};
 use keytally::key::{
-    Digest, IssueError, Issuer, Key, KeyAdmin, KeyStore, NewKey, Peppers, StoreError,
+    Actor, Digest, IssueError, Issuer, Key, KeyAdmin, KeyStore, NewKey, Peppers, StoreError,
 };
 use keytally::{Clock, KeyId};
 use sha2::{Digest as _, Sha256};
@@ -101,7 +101,9 @@ impl Fixture {
 
     /// Checks that a valid hash is imported as the key's digest, and an invalid one is rejected.
     fn check_hash(&self, hex: &str) {
-        let imported = self.plain.import_sha256(&self.store, NewKey::new("a"), hex);
+        let imported = self
+            .plain
+            .import_sha256(&self.store, NewKey::new("a"), hex, Actor::SYSTEM);
         match now(imported) {
             Ok(key) => {
                 assert!(is_hex(hex), "{hex}");
@@ -127,7 +129,7 @@ impl Fixture {
 
         let imported = |issuer: &Issuer| {
             let new = NewKey::new("a");
-            now(issuer.import_secret(&self.store, new, secret))
+            now(issuer.import_secret(&self.store, new, secret, Actor::SYSTEM))
         };
         let Some(id) = id else {
             let rejected = imported(&self.plain);
@@ -155,9 +157,10 @@ impl Fixture {
         assert!(again.is_err_and(|error| conflict(&error)));
         self.delete(&key);
 
-        let by_hash = now(self
-            .plain
-            .import_sha256(&self.store, NewKey::new("a"), &hex));
+        let by_hash =
+            now(self
+                .plain
+                .import_sha256(&self.store, NewKey::new("a"), &hex, Actor::SYSTEM));
         let by_hash = by_hash.unwrap();
         // Secrets in this crate's format are looked up by the id they contain, which a hash does not reveal.
         if !is_secret(secret) {
@@ -168,7 +171,7 @@ impl Fixture {
     }
 
     fn delete(&self, key: &Key) {
-        now(self.store.delete(key.id)).unwrap();
+        now(self.store.delete(key.id, Actor::SYSTEM)).unwrap();
     }
 }
 

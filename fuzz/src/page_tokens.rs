@@ -7,7 +7,7 @@ use std::cell::LazyCell;
 
 use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Digest, Key, KeyAdmin, KeyQuery, KeyRecord, StoreError};
+use keytally::key::{Actor, Digest, Key, KeyAdmin, KeyQuery, KeyRecord, StoreError};
 use keytally::usage::{Batch, LogFilter, LogQuery, ReadError, UsageEvent, UsageReader, UsageSink};
 use keytally::{Clock, KeyId, PageToken};
 use uuid::Uuid;
@@ -84,11 +84,14 @@ impl Lists {
             let id: KeyId = format!("{nth:a>16}").parse().unwrap();
             let key = Key::new(id, format!("key {nth}"), at(micros));
             let digest = Digest::from_sha256_hex(&"0".repeat(64)).unwrap();
-            now(backend.create(KeyRecord {
-                key,
-                digest,
-                encrypted_secret: None,
-            }))
+            now(backend.create(
+                KeyRecord {
+                    key,
+                    digest,
+                    encrypted_secret: None,
+                },
+                Actor::SYSTEM,
+            ))
             .unwrap();
             keys.push((at(micros), id));
             let mut event = UsageEvent::new(at(micros));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::assert::{equal, succeeds};
 use super::fixture::Fixture;
 use super::{key_admin, usage};
-use crate::key::{KeyAdmin, KeyUpdate};
+use crate::key::{Actor, KeyAdmin, KeyUpdate};
 use crate::usage::{
     Batch, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
@@ -35,7 +35,7 @@ where
     let unknown = fixture.record("Never created").key.id;
     for record in [&used, &unused] {
         succeeds(
-            backend.create(record.clone()).await,
+            backend.create(record.clone(), Actor::SYSTEM).await,
             "creating a valid key succeeds",
         );
     }
@@ -67,7 +67,9 @@ where
         equal(&found, &Some(used.clone()), rule);
     }
     used.key.name = "Renamed".into();
-    let renamed = backend.update(id, KeyUpdate::new().name("Renamed")).await;
+    let renamed = backend
+        .update(id, KeyUpdate::new().name("Renamed"), Actor::SYSTEM)
+        .await;
     equal(
         &succeeds(renamed, "updating a key succeeds"),
         &used.key,
@@ -78,7 +80,10 @@ where
     let found = succeeds(backend.find(unused.key.id).await, "a key lookup succeeds");
     equal(&found, &Some(unused), "an unused key has no last use");
 
-    succeeds(backend.delete(id).await, "deleting a key succeeds");
+    succeeds(
+        backend.delete(id, Actor::SYSTEM).await,
+        "deleting a key succeeds",
+    );
     for (key, count) in [(id, 5), (unknown, 2)] {
         let query = SummaryQuery::new(UsageRange::new().key(key), SummarySpec::new());
         let summary = succeeds(backend.summary(&query).await, "a summary query succeeds");

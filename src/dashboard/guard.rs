@@ -1,11 +1,13 @@
 //! Access control of the dashboard.
 
-use crate::InvalidConfig;
 use async_trait::async_trait;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::InvalidConfig;
+use crate::key::Actor;
 
 /// Authenticates requests to the dashboard.
 ///
@@ -82,6 +84,11 @@ impl Admin {
     /// The name of the administrator.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The administrator as the actor of changes.
+    pub(super) fn actor(&self) -> Actor<'_> {
+        Actor::new(&self.name)
     }
 }
 

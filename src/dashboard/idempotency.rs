@@ -190,8 +190,11 @@ fn make_room(known: &mut Entries) -> Result<(), IdempotencyError> {
 /// Whether the audit log has the deletion of this key. A new key must not take over its usage.
 async fn was_deleted(store: &dyn KeyAdmin, id: KeyId) -> Result<bool, StoreError> {
     let deleted = AuditQuery::new().key(id).action(AuditAction::Deleted);
-    let entries = store.audit(&deleted.limit(1)).await?;
-    Ok(entries.is_some_and(|page| !page.items.is_empty()))
+    let Some(log) = store.audit_log() else {
+        return Ok(false);
+    };
+    let entries = log.audit_entries(&deleted.limit(1)).await?;
+    Ok(!entries.items.is_empty())
 }
 
 impl From<StoreError> for IdempotencyError {

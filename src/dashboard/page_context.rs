@@ -11,7 +11,6 @@ use super::base_path::BasePath;
 use super::guard::Admin;
 use super::session::cookies;
 use super::state::Shared;
-use crate::key::KeyAdmin;
 
 /// The context of an authenticated request.
 #[derive(Clone)]
@@ -73,12 +72,6 @@ impl PageContext {
     pub(super) fn clock(&self, time: Timestamp) -> String {
         let time = self.zone.to_datetime(time);
         time.strftime("%Y-%m-%d %H:%M").to_string()
-    }
-
-    /// The store, with the administrator as the actor in the audit log.
-    pub(super) fn keys(&self, shared: &Shared) -> Arc<dyn KeyAdmin> {
-        let store = shared.backend.acting_as(self.admin.name());
-        store.unwrap_or_else(|| shared.backend.clone())
     }
 }
 

@@ -176,7 +176,7 @@ mod tests {
     use crate::async_trait;
     use crate::backend::MemoryBackend;
     use crate::dashboard::{Admin, BearerToken, Dashboard, Guard};
-    use crate::key::{Issuer, NewKey};
+    use crate::key::{Actor, Issuer, NewKey};
 
     struct DenyEveryone;
 
@@ -201,7 +201,11 @@ mod tests {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme_live").unwrap();
         let new = NewKey::new("Confidential");
-        let key = issuer.issue(&backend, new).await.unwrap().key;
+        let key = issuer
+            .issue(&backend, new, Actor::SYSTEM)
+            .await
+            .unwrap()
+            .key;
         let dashboard = Dashboard::new(backend, guard).unwrap().issuer(issuer);
         let router = dashboard.into_router();
         let pages = pages().into_iter().map(|(path, _)| path.to_owned());

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::base_path::BasePath;
 use super::guard::Guard;
-use super::idempotency::IdempotentRequests;
+use super::idempotency::{IdempotencyError, IdempotentRequests, RequestKey};
 use super::session::Signer;
-use crate::key::{Issuer, KeyAdmin};
+use crate::key::{IssueError, Issued, Issuer, KeyAdmin};
 use crate::log_throttle::LogThrottle;
 use crate::usage::{Recorder, UsageReader};
 
@@ -20,6 +20,22 @@ pub(super) struct Shared {
     pub(super) idempotent_requests: IdempotentRequests,
     pub(super) rejected_credentials: LogThrottle,
     pub(super) public_path: Option<BasePath>,
+}
+
+impl Shared {
+    /// Issues a key, or returns the response to an earlier request with the same idempotency key.
+    pub(super) async fn issue_once<F>(
+        &self,
+        request_key: RequestKey,
+        issue: impl FnOnce(Issuer) -> F,
+    ) -> Result<Arc<Issued>, IdempotencyError>
+    where
+        F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
+    {
+        let (issuer, store) = (self.issuer.clone(), self.backend.clone());
+        let requests = &self.idempotent_requests;
+        requests.once(request_key, issuer, store, issue).await
+    }
 }
 
 pub(super) trait Backend: KeyAdmin + UsageReader {}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::audit::Actor;
 use super::digest::{Digest, InvalidDigest, Peppers};
 use super::encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
@@ -30,13 +31,13 @@ pub struct Issued {
 ///
 /// ```
 /// use keytally::backend::MemoryBackend;
-/// use keytally::key::{Issuer, NewKey};
+/// use keytally::key::{Actor, Issuer, NewKey};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = MemoryBackend::new();
 /// let issued = Issuer::new("acme_live")?
-///     .issue(&store, NewKey::new("Zapier integration"))
+///     .issue(&store, NewKey::new("Zapier integration"), Actor::SYSTEM)
 ///     .await?;
 /// println!("your key, shown once: {}", issued.secret.expose());
 /// # Ok(()) }
@@ -133,13 +134,18 @@ impl Issuer {
     ///
     /// Returns an error if a field is out of bounds, the key should be recoverable and there is no vault, or the
     /// store fails. No key is created then.
-    pub async fn issue<S>(&self, store: &S, new: NewKey) -> Result<Issued, IssueError>
+    pub async fn issue<S>(
+        &self,
+        store: &S,
+        new: NewKey,
+        actor: Actor<'_>,
+    ) -> Result<Issued, IssueError>
     where
         S: KeyAdmin + ?Sized,
     {
         let (secret, record) = self.prepare(new)?;
         let key = record.key.clone();
-        store.create(record).await?;
+        store.create(record, actor).await?;
         Ok(Issued { secret, key })
     }
 
@@ -191,6 +197,7 @@ impl Issuer {
         store: &S,
         id: KeyId,
         grace: Duration,
+        actor: Actor<'_>,
     ) -> Result<Issued, IssueError>
     where
         S: KeyAdmin + ?Sized,
@@ -205,7 +212,7 @@ impl Issuer {
             rotated_at: now,
             old_expires_at: after(now, grace),
         };
-        let key = store.rotate(id, rotation).await?;
+        let key = store.rotate(id, rotation, actor).await?;
         Ok(Issued { secret, key })
     }
 
@@ -225,13 +232,14 @@ impl Issuer {
         store: &S,
         new: NewKey,
         secret: &str,
+        actor: Actor<'_>,
     ) -> Result<Key, IssueError>
     where
         S: KeyAdmin + ?Sized,
     {
         let id = KeyId::of_secret(secret).ok_or(IssueError::InvalidSecret)?;
         let digest = self.peppers.digest(secret.as_bytes());
-        self.import(store, new, id, digest).await
+        self.import(store, new, id, digest, actor).await
     }
 
     /// Imports a key of another system from the SHA-256 of its secret in hexadecimal digits. Peppers do not apply
@@ -248,12 +256,14 @@ impl Issuer {
         store: &S,
         new: NewKey,
         hex: &str,
+        actor: Actor<'_>,
     ) -> Result<Key, IssueError>
     where
         S: KeyAdmin + ?Sized,
     {
         let digest = Digest::from_sha256_hex(hex)?;
-        self.import(store, new, digest.imported_id(), digest).await
+        self.import(store, new, digest.imported_id(), digest, actor)
+            .await
     }
 
     async fn import<S>(
@@ -262,6 +272,7 @@ impl Issuer {
         new: NewKey,
         id: KeyId,
         digest: Digest,
+        actor: Actor<'_>,
     ) -> Result<Key, IssueError>
     where
         S: KeyAdmin + ?Sized,
@@ -278,7 +289,7 @@ impl Issuer {
             digest,
             encrypted_secret: None,
         };
-        store.create(record).await?;
+        store.create(record, actor).await?;
         Ok(imported)
     }
 }

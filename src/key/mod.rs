@@ -23,7 +23,7 @@ mod update;
 mod validate;
 
 pub use address::{AddressList, InvalidNetwork};
-pub use audit::{AuditAction, AuditEntry, AuditQuery};
+pub use audit::{Actor, AuditAction, AuditEntry, AuditLog, AuditQuery};
 pub use cache::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use digest::{Digest, InvalidDigest, Peppers};
 pub use encrypted_secret::EncryptedSecret;

@@ -1,5 +1,6 @@
 //! Reveals the secrets of recoverable keys.
 
+use super::audit::Actor;
 use super::encryption::Vault;
 use super::error::StoreError;
 use super::issuer::Issuer;
@@ -43,13 +44,12 @@ impl Issuer {
 
     /// Reveals the secret of a [recoverable](super::Key::recoverable) key; `None` if the key is not recoverable.
     ///
-    /// The store writes an [audit](KeyAdmin::audit) entry before it returns the encrypted secret; pass a store
-    /// that is [acting as](KeyAdmin::acting_as) a user to record the actor. An entry does not imply that
-    /// decryption succeeded.
+    /// The store writes an [audit](KeyAdmin::audit_log) entry with the actor before it returns the encrypted secret.
+    /// An entry does not imply that decryption succeeded.
     ///
     /// ```
     /// use keytally::backend::MemoryBackend;
-    /// use keytally::key::{Issuer, KeyAdmin, NewKey, Vault};
+    /// use keytally::key::{Actor, Issuer, NewKey, Vault};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,10 +59,10 @@ impl Issuer {
     /// getrandom::fill(&mut key)?;
     /// let issuer = Issuer::new("acme_live")?.vault(Vault::new(key));
     /// let new = NewKey::new("Zapier integration").recoverable();
-    /// let issued = issuer.issue(&store, new).await?;
+    /// let anna = Actor::new("anna@example.com");
+    /// let issued = issuer.issue(&store, new, anna).await?;
     ///
-    /// let anna = store.acting_as("anna@example.com").ok_or("the store has no audit log")?;
-    /// let secret = issuer.reveal(&anna, issued.key.id).await?;
+    /// let secret = issuer.reveal(&store, issued.key.id, anna).await?;
     /// assert_eq!(secret, Some(issued.secret));
     /// # Ok(()) }
     /// ```
@@ -71,12 +71,17 @@ impl Issuer {
     ///
     /// [`RevealError::NoEncryptionKey`] if there is no vault, without a store call. Otherwise, an error if the secret
     /// cannot be decrypted or does not match the digest, the key does not exist, or the store fails.
-    pub async fn reveal<S>(&self, store: &S, id: KeyId) -> Result<Option<Secret>, RevealError>
+    pub async fn reveal<S>(
+        &self,
+        store: &S,
+        id: KeyId,
+        actor: Actor<'_>,
+    ) -> Result<Option<Secret>, RevealError>
     where
         S: KeyAdmin + ?Sized,
     {
         let vault = self.vault.as_ref().ok_or(RevealError::NoEncryptionKey)?;
-        let Some(record) = store.reveal(id).await? else {
+        let Some(record) = store.reveal(id, actor).await? else {
             return Ok(None);
         };
         let Some(encrypted) = &record.encrypted_secret else {
@@ -102,8 +107,8 @@ mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
     use crate::key::{
-        AuditAction, AuditQuery, Digest, EncryptedSecret, IssueError, Issued, KeyRecord, NewKey,
-        Peppers, Prefix,
+        AuditAction, AuditLog, AuditQuery, Digest, EncryptedSecret, IssueError, Issued, KeyRecord,
+        NewKey, Peppers, Prefix,
     };
 
     fn issuer() -> Issuer {
@@ -115,19 +120,22 @@ mod tests {
     }
 
     async fn issue(store: &MemoryBackend, issuer: &Issuer) -> Issued {
-        issuer.issue(store, recoverable_key()).await.unwrap()
+        issuer
+            .issue(store, recoverable_key(), Actor::SYSTEM)
+            .await
+            .unwrap()
     }
 
     /// Modifies a record like an attacker with write access to the database.
     async fn tamper(store: &MemoryBackend, id: KeyId, change: impl FnOnce(&mut KeyRecord)) {
-        let mut record = store.reveal(id).await.unwrap().unwrap();
-        store.delete(id).await.unwrap();
+        let mut record = store.reveal(id, Actor::SYSTEM).await.unwrap().unwrap();
+        store.delete(id, Actor::SYSTEM).await.unwrap();
         change(&mut record);
-        store.create(record).await.unwrap();
+        store.create(record, Actor::SYSTEM).await.unwrap();
     }
 
     async fn assert_mismatch(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
-        let error = issuer.reveal(store, id).await.unwrap_err();
+        let error = issuer.reveal(store, id, Actor::SYSTEM).await.unwrap_err();
         assert!(
             matches!(error, RevealError::Mismatch(of) if of == id),
             "{error:?}"
@@ -135,7 +143,7 @@ mod tests {
     }
 
     async fn assert_not_decrypted(store: &MemoryBackend, issuer: &Issuer, id: KeyId) {
-        let error = issuer.reveal(store, id).await.unwrap_err();
+        let error = issuer.reveal(store, id, Actor::SYSTEM).await.unwrap_err();
         assert!(
             matches!(error, RevealError::Undecryptable(of) if of == id),
             "{error:?}"
@@ -144,22 +152,40 @@ mod tests {
 
     async fn reveal_entries(store: &MemoryBackend, id: KeyId) -> usize {
         let query = AuditQuery::new().key(id).action(AuditAction::Revealed);
-        store.audit(&query).await.unwrap().unwrap().items.len()
+        store.audit_entries(&query).await.unwrap().items.len()
     }
 
     #[tokio::test]
     async fn only_keys_issued_as_recoverable_can_be_revealed() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
-        let plain = issuer.issue(&store, NewKey::new("plain")).await.unwrap();
+        let plain = issuer
+            .issue(&store, NewKey::new("plain"), Actor::SYSTEM)
+            .await
+            .unwrap();
         assert!(!plain.key.recoverable);
-        assert_eq!(issuer.reveal(&store, plain.key.id).await.unwrap(), None);
+        assert_eq!(
+            issuer
+                .reveal(&store, plain.key.id, Actor::SYSTEM)
+                .await
+                .unwrap(),
+            None
+        );
         let issued = issue(&store, &issuer).await;
         assert!(issued.key.recoverable);
-        let secret = issuer.reveal(&store, issued.key.id).await.unwrap();
+        let secret = issuer
+            .reveal(&store, issued.key.id, Actor::SYSTEM)
+            .await
+            .unwrap();
         assert_eq!(secret, Some(issued.secret));
         assert_eq!(reveal_entries(&store, issued.key.id).await, 1);
-        store.revoke(issued.key.id).await.unwrap();
-        assert_eq!(issuer.reveal(&store, issued.key.id).await.unwrap(), None);
+        store.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
+        assert_eq!(
+            issuer
+                .reveal(&store, issued.key.id, Actor::SYSTEM)
+                .await
+                .unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
@@ -168,9 +194,12 @@ mod tests {
         let id = issue(&store, &issuer()).await.key.id;
         let without = Issuer::new("acme").unwrap();
         assert!(!without.has_vault() && issuer().has_vault());
-        let error = without.issue(&store, recoverable_key()).await.unwrap_err();
+        let error = without
+            .issue(&store, recoverable_key(), Actor::SYSTEM)
+            .await
+            .unwrap_err();
         assert!(matches!(error, IssueError::NoEncryptionKey));
-        let error = without.reveal(&store, id).await.unwrap_err();
+        let error = without.reveal(&store, id, Actor::SYSTEM).await.unwrap_err();
         assert!(matches!(error, RevealError::NoEncryptionKey));
         assert_eq!(reveal_entries(&store, id).await, 0);
     }
@@ -180,11 +209,11 @@ mod tests {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let secret = "sk-from-another-system";
         let error = issuer
-            .import_secret(&store, recoverable_key(), secret)
+            .import_secret(&store, recoverable_key(), secret, Actor::SYSTEM)
             .await;
         assert!(matches!(error, Err(IssueError::ImportedRecoverable)));
         let error = issuer
-            .import_sha256(&store, recoverable_key(), &"0".repeat(64))
+            .import_sha256(&store, recoverable_key(), &"0".repeat(64), Actor::SYSTEM)
             .await;
         assert!(matches!(error, Err(IssueError::ImportedRecoverable)));
     }
@@ -194,16 +223,34 @@ mod tests {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let hour = Duration::from_secs(3_600);
         let first = issue(&store, &issuer).await;
-        let second = issuer.rotate(&store, first.key.id, hour).await.unwrap();
+        let second = issuer
+            .rotate(&store, first.key.id, hour, Actor::SYSTEM)
+            .await
+            .unwrap();
         for issued in [&first, &second] {
-            let secret = issuer.reveal(&store, issued.key.id).await.unwrap();
+            let secret = issuer
+                .reveal(&store, issued.key.id, Actor::SYSTEM)
+                .await
+                .unwrap();
             assert_eq!(secret.as_ref(), Some(&issued.secret));
         }
         let without = Issuer::new("acme").unwrap();
-        let third = without.rotate(&store, second.key.id, hour).await.unwrap();
+        let third = without
+            .rotate(&store, second.key.id, hour, Actor::SYSTEM)
+            .await
+            .unwrap();
         assert!(!third.key.recoverable);
-        assert_eq!(issuer.reveal(&store, third.key.id).await.unwrap(), None);
-        let fourth = issuer.rotate(&store, third.key.id, hour).await.unwrap();
+        assert_eq!(
+            issuer
+                .reveal(&store, third.key.id, Actor::SYSTEM)
+                .await
+                .unwrap(),
+            None
+        );
+        let fourth = issuer
+            .rotate(&store, third.key.id, hour, Actor::SYSTEM)
+            .await
+            .unwrap();
         assert!(!fourth.key.recoverable);
     }
 
@@ -211,7 +258,11 @@ mod tests {
     async fn copied_encrypted_secret_of_another_key_does_not_decrypt() {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let [target, source] = [issue(&store, &issuer).await, issue(&store, &issuer).await];
-        let copied = store.reveal(source.key.id).await.unwrap().unwrap();
+        let copied = store
+            .reveal(source.key.id, Actor::SYSTEM)
+            .await
+            .unwrap()
+            .unwrap();
         // The attacker may copy the digest as well.
         tamper(&store, target.key.id, |record| {
             record.encrypted_secret = copied.encrypted_secret;
@@ -229,7 +280,13 @@ mod tests {
         assert_not_decrypted(&store, &other, id).await;
         let both = Vault::new([2; 32]).with_previous_key(Vault::new([1; 32]));
         let other = other.vault(both);
-        assert!(other.reveal(&store, id).await.unwrap().is_some());
+        assert!(
+            other
+                .reveal(&store, id, Actor::SYSTEM)
+                .await
+                .unwrap()
+                .is_some()
+        );
         tamper(&store, id, |record| {
             let mut bytes = record.encrypted_secret.take().unwrap().as_bytes().to_vec();
             *bytes.last_mut().unwrap() ^= 1;
@@ -270,7 +327,10 @@ mod tests {
         assert_mismatch(&store, &issuer(), issued.key.id).await;
         let after = Peppers::new([("2027", &[8; 16][..]), ("2026", &[9; 16])]).unwrap();
         let issuer = issuer().peppers(after);
-        let secret = issuer.reveal(&store, issued.key.id).await.unwrap();
+        let secret = issuer
+            .reveal(&store, issued.key.id, Actor::SYSTEM)
+            .await
+            .unwrap();
         assert_eq!(secret, Some(issued.secret));
     }
 
@@ -279,10 +339,10 @@ mod tests {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let issued = issue(&store, &issuer).await;
         let id = issued.key.id;
-        let record = store.reveal(id).await.unwrap().unwrap();
-        let audit = store.audit(&AuditQuery::new()).await.unwrap().unwrap();
+        let record = store.reveal(id, Actor::SYSTEM).await.unwrap().unwrap();
+        let audit = store.audit_entries(&AuditQuery::new()).await.unwrap();
         let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
-        let error = other.reveal(&store, id).await.unwrap_err();
+        let error = other.reveal(&store, id, Actor::SYSTEM).await.unwrap_err();
         let private = &issued.secret.expose()["acme_".len() + KeyId::LEN..];
         let encrypted = serde_json::to_string(&record.encrypted_secret).unwrap();
         let encrypted = encrypted.trim_matches('"');

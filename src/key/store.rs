@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::audit::{AuditEntry, AuditQuery};
+use super::audit::{Actor, AuditLog};
 use super::cache::KeyCache;
 use super::error::StoreError;
 use super::invalidation::InvalidationFeed;
@@ -59,9 +59,11 @@ pub trait KeyStore: Send + Sync + 'static {
 
 /// A store in which keys can be administered.
 ///
+/// Every change has an [`Actor`], which a store with an [audit log](Self::audit_log) records.
+///
 /// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). `create`, `list`, `change`, `rotate`
-/// and `delete` are required; a store with encrypted secrets or an audit log also implements `reveal`, `audit` and
-/// `acting_as`. The test suite in `keytally::conformance` verifies an implementation.
+/// and `delete` are required; a store with an audit log also implements `audit_log` and, for encrypted secrets,
+/// `reveal`. The test suite in `keytally::conformance` verifies an implementation.
 #[async_trait]
 pub trait KeyAdmin: KeyStore {
     /// Creates a key, with times [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites an existing
@@ -72,7 +74,7 @@ pub trait KeyAdmin: KeyStore {
     /// [`StoreError::Conflict`] if the id exists; [`StoreError::Invalid`] if a field is [out of
     /// bounds](KeyRecord::validate); [`StoreError::SecretsNotSupported`] if the record has an encrypted secret and
     /// the store does not support them.
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError>;
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError>;
 
     /// Lists keys, newest first.
     ///
@@ -86,7 +88,12 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// [`StoreError::NotFound`]; [`StoreError::Invalid`] if a field would be out of bounds, with nothing changed.
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError>;
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError>;
 
     /// Rotates a key atomically, by [`KeyRecord::rotate`], and returns the new key.
     ///
@@ -94,14 +101,19 @@ pub trait KeyAdmin: KeyStore {
     ///
     /// [`StoreError::NotFound`]; [`StoreError::NotActive`] if the old key is not active; [`StoreError::Conflict`]
     /// if the new id exists; [`StoreError::Invalid`] if the new hint or a time is out of bounds.
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError>;
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError>;
 
     /// Deletes the record of a key. Its usage and audit entries stay.
     ///
     /// # Errors
     ///
     /// [`StoreError::NotFound`].
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError>;
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError>;
 
     /// The key as currently stored, bypassing caches. `None` if there is no such key.
     ///
@@ -117,8 +129,14 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// As [`change`](Self::change).
-    async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
-        self.change(id, KeyChange::Update(Box::new(update))).await
+    async fn update(
+        &self,
+        id: KeyId,
+        update: KeyUpdate,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.change(id, KeyChange::Update(Box::new(update)), actor)
+            .await
     }
 
     /// Disables a key.
@@ -126,8 +144,8 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// As [`change`](Self::change).
-    async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.change(id, KeyChange::Disable).await
+    async fn disable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+        self.change(id, KeyChange::Disable, actor).await
     }
 
     /// Enables a disabled key.
@@ -135,8 +153,8 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// As [`change`](Self::change).
-    async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.change(id, KeyChange::Enable).await
+    async fn enable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+        self.change(id, KeyChange::Enable, actor).await
     }
 
     /// Revokes a key permanently and keeps its record. The time of revocation is that of the system clock, unless
@@ -145,9 +163,10 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// As [`change`](Self::change).
-    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+    async fn revoke(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
         let at = Timestamp::now();
-        self.change(id, KeyChange::Revoke { revoked_at: at }).await
+        self.change(id, KeyChange::Revoke { revoked_at: at }, actor)
+            .await
     }
 
     /// The record of a [recoverable](Key::recoverable) key with its [encrypted
@@ -155,33 +174,19 @@ pub trait KeyAdmin: KeyStore {
     /// `Issuer::reveal` instead, which needs the vault of the application. Disabled and expired keys can be
     /// revealed, since they can be made active again.
     ///
-    /// The record is returned only if an [audit](Self::audit) entry is written in the same transaction. A store
+    /// The record is returned only if an [audit](Self::audit_log) entry is written in the same transaction. A store
     /// without an audit log therefore does not support encrypted secrets: it rejects them in
     /// [`create`](Self::create) and keeps this default implementation.
     ///
     /// # Errors
     ///
     /// [`StoreError::NotFound`], if the store supports encrypted secrets.
-    async fn reveal(&self, _id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+    async fn reveal(&self, _id: KeyId, _actor: Actor<'_>) -> Result<Option<KeyRecord>, StoreError> {
         Ok(None)
     }
 
-    /// A page of the audit log, newest first; `None` if the store has no audit log (the default). Entries of a key
-    /// stay when it is deleted.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Page`] if the page token is invalid.
-    async fn audit(&self, _query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
-        Ok(None)
-    }
-
-    /// This store on behalf of an actor: [audit](Self::audit) entries of changes made through it name the actor,
-    /// [within bounds](AuditEntry::actor_of). An empty actor is none. Everything else is shared with this store,
-    /// including caches and the invalidation feed.
-    ///
-    /// `None` if the store has no audit log (the default).
-    fn acting_as(&self, _actor: &str) -> Option<Arc<dyn KeyAdmin>> {
+    /// The audit log of this store, which names the actor of each change. `None` if it has none (the default).
+    fn audit_log(&self) -> Option<&dyn AuditLog> {
         None
     }
 }
@@ -207,59 +212,52 @@ macro_rules! forward_to_pointee {
         #[async_trait]
         #[deny(clippy::missing_trait_methods)]
         impl<S: KeyAdmin + ?Sized> KeyAdmin for $pointer<S> {
-            async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-                (**self).create(record).await
+            async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
+                (**self).create(record, actor).await
             }
 
             async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
                 (**self).list(query).await
             }
 
-            async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-                (**self).change(id, change).await
+            async fn change(&self, id: KeyId, change: KeyChange, actor: Actor<'_>) -> Result<Key, StoreError> {
+                (**self).change(id, change, actor).await
             }
 
-            async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-                (**self).rotate(id, rotation).await
+            async fn rotate(&self, id: KeyId, rotation: Rotation, actor: Actor<'_>) -> Result<Key, StoreError> {
+                (**self).rotate(id, rotation, actor).await
             }
 
-            async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-                (**self).delete(id).await
+            async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
+                (**self).delete(id, actor).await
             }
 
             async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
                 (**self).get(id).await
             }
 
-            async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
-                (**self).update(id, update).await
+            async fn update(&self, id: KeyId, update: KeyUpdate, actor: Actor<'_>) -> Result<Key, StoreError> {
+                (**self).update(id, update, actor).await
             }
 
-            async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
-                (**self).disable(id).await
+            async fn disable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+                (**self).disable(id, actor).await
             }
 
-            async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
-                (**self).enable(id).await
+            async fn enable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+                (**self).enable(id, actor).await
             }
 
-            async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
-                (**self).revoke(id).await
+            async fn revoke(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+                (**self).revoke(id, actor).await
             }
 
-            async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-                (**self).reveal(id).await
+            async fn reveal(&self, id: KeyId, actor: Actor<'_>) -> Result<Option<KeyRecord>, StoreError> {
+                (**self).reveal(id, actor).await
             }
 
-            async fn audit(
-                &self,
-                query: &AuditQuery,
-            ) -> Result<Option<Page<AuditEntry>>, StoreError> {
-                (**self).audit(query).await
-            }
-
-            fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-                (**self).acting_as(actor)
+            fn audit_log(&self) -> Option<&dyn AuditLog> {
+                (**self).audit_log()
             }
         }
     )*};

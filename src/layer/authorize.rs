@@ -438,7 +438,9 @@ mod tests {
 
     use crate::ApiKeyLayer;
     use crate::backend::MemoryBackend;
-    use crate::key::{COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret};
+    use crate::key::{
+        Actor, COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret,
+    };
 
     #[tokio::test]
     async fn rule_3_rejections_take_the_same_work_for_known_and_unknown_keys() {
@@ -450,7 +452,7 @@ mod tests {
         let wrong = {
             let (secret, mut record) = issuer.prepare(NewKey::new("wrong")).unwrap();
             record.digest = issuer.prepare(NewKey::new("other")).unwrap().1.digest;
-            keys.create(record).await.unwrap();
+            keys.create(record, Actor::SYSTEM).await.unwrap();
             secret
         };
         // First from the store, then from the cache.

@@ -8,7 +8,7 @@ use tower::{Layer, ServiceExt};
 use crate::backend::MemoryBackend;
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::key::{Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
+use crate::key::{Actor, Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
 use crate::layer::{ApiKeyLayer, PeerAddress};
 use crate::limit::{LimitError, LimitHandle, Limiter, RateLimit};
 use crate::test_tracing::CapturedEvents;
@@ -52,7 +52,7 @@ async fn rejections_and_failures_are_logged() {
     let new = NewKey::new("test").limit(RateLimit::per_minute(1));
     let issued = Issuer::new("acme")
         .unwrap()
-        .issue(&backend, new)
+        .issue(&backend, new, Actor::SYSTEM)
         .await
         .unwrap();
     let events = CapturedEvents::default();

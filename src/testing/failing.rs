@@ -8,8 +8,8 @@ use async_trait::async_trait;
 
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyCache, KeyChange, KeyQuery,
-    KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
+    Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyCache, KeyChange,
+    KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -57,7 +57,7 @@ impl<S> FailingStore<S> {
 
     fn store(&self) -> Result<&S, StoreError> {
         if self.off.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("simulated outage"));
+            return Err(outage());
         }
         Ok(&self.store)
     }
@@ -100,58 +100,88 @@ impl<S: KeyStore> KeyStore for FailingStore<S> {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.store()?.create(record).await
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.store()?.create(record, actor).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.store()?.list(query).await
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        self.store()?.change(id, change).await
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.store()?.change(id, change, actor).await
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        self.store()?.rotate(id, rotation).await
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.store()?.rotate(id, rotation, actor).await
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-        self.store()?.delete(id).await
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.store()?.delete(id, actor).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
         self.store()?.get(id).await
     }
 
-    async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
-        self.store()?.update(id, update).await
+    async fn update(
+        &self,
+        id: KeyId,
+        update: KeyUpdate,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.store()?.update(id, update, actor).await
     }
 
-    async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.store()?.disable(id).await
+    async fn disable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+        self.store()?.disable(id, actor).await
     }
 
-    async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.store()?.enable(id).await
+    async fn enable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+        self.store()?.enable(id, actor).await
     }
 
-    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
-        self.store()?.revoke(id).await
+    async fn revoke(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+        self.store()?.revoke(id, actor).await
     }
 
-    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.store()?.reveal(id).await
+    async fn reveal(&self, id: KeyId, actor: Actor<'_>) -> Result<Option<KeyRecord>, StoreError> {
+        self.store()?.reveal(id, actor).await
     }
 
-    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
-        self.store()?.audit(query).await
+    fn audit_log(&self) -> Option<&dyn AuditLog> {
+        let log = self.store.audit_log()?;
+        Some(if self.store().is_ok() { log } else { &Outage })
     }
+}
 
-    /// The returned store shares the outage.
-    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-        let store = Arc::new(self.store.acting_as(actor)?);
-        let off = self.off.clone();
-        Some(Arc::new(FailingStore { store, off }))
+#[async_trait]
+impl<S: AuditLog> AuditLog for FailingStore<S> {
+    async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
+        self.store()?.audit_entries(query).await
     }
+}
+
+/// An audit log during an outage.
+struct Outage;
+
+#[async_trait]
+impl AuditLog for Outage {
+    async fn audit_entries(&self, _: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
+        Err(outage())
+    }
+}
+
+fn outage() -> StoreError {
+    StoreError::unavailable("simulated outage")
 }

@@ -10,7 +10,7 @@ use super::failing::FailingStore;
 use super::tape::Tape;
 use crate::backend::{MemoryBackend, MemoryConfig};
 use crate::clock::Clock;
-use crate::key::{Issued, Issuer, Key, NewKey, Secret};
+use crate::key::{Actor, Issued, Issuer, Key, NewKey, Secret};
 use crate::layer::ApiKeyLayer;
 use crate::usage::{Recorder, RecorderStats, UsageEvent};
 
@@ -67,7 +67,7 @@ impl Fixture {
     ///
     /// If a field of `new` is invalid.
     pub async fn issue(&self, new: NewKey) -> TestKey {
-        match self.issuer.issue(&self.backend, new).await {
+        match self.issuer.issue(&self.backend, new, Actor::SYSTEM).await {
             Ok(Issued { secret, key }) => TestKey { key, secret },
             Err(error) => panic!("failed to issue the key: {error}"),
         }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::{BackendError, PostgresBackend, Retention};
 use keytally::conformance;
-use keytally::key::{CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
+use keytally::key::{Actor, CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
 use keytally::usage::{
     Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, SinkError, Status, StatusClass,
     UsageEvent, UsageReader, UsageSink,
@@ -459,11 +459,11 @@ async fn reveal_fails_when_its_audit_entry_cannot_be_written() {
     let db = pool(&url).await;
     let id = checks::recoverable(&backend, b"sealed").await;
     run(&db, "ALTER TABLE keytally_audit_log RENAME TO away").await;
-    let result = backend.reveal(id).await;
+    let result = backend.reveal(id, Actor::SYSTEM).await;
     assert!(matches!(result, Err(StoreError::Unavailable(_))));
     run(&db, "ALTER TABLE away RENAME TO keytally_audit_log").await;
     assert_eq!(checks::readings(&backend, id).await, 0);
-    assert!(backend.reveal(id).await.unwrap().is_some());
+    assert!(backend.reveal(id, Actor::SYSTEM).await.unwrap().is_some());
     assert_eq!(checks::readings(&backend, id).await, 1);
 }
 
@@ -475,8 +475,8 @@ async fn revoking_a_key_erases_its_encrypted_secret() {
         checks::recoverable(&backend, b"first").await,
         checks::recoverable(&backend, b"second").await,
     ];
-    backend.disable(first).await.unwrap();
-    backend.revoke(second).await.unwrap();
+    backend.disable(first, Actor::SYSTEM).await.unwrap();
+    backend.revoke(second, Actor::SYSTEM).await.unwrap();
     let stored = "SELECT convert_from(encrypted_secret, 'UTF8') FROM keytally_keys WHERE encrypted_secret IS NOT NULL";
     assert_eq!(texts(&db, stored).await, ["first"]);
 }
@@ -745,7 +745,7 @@ async fn failed_logins_and_missing_privileges_are_access_errors() {
     let id = "3fK9aB0000zzZZ19".parse().unwrap();
     assert!(reader.find(id).await.unwrap().is_none());
     assert!(matches!(
-        reader.delete(id).await,
+        reader.delete(id, Actor::SYSTEM).await,
         Err(StoreError::NotFound(_) | StoreError::Unavailable(_))
     ));
     let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
@@ -1084,7 +1084,7 @@ async fn explicit_and_default_schema_share_invalidations() {
         until_listening(&db, "", 2).await;
         // This entry was loaded after the cache began to listen.
         assert!(cache.find(id).await.unwrap().is_some());
-        admin.revoke(id).await.unwrap();
+        admin.revoke(id, Actor::SYSTEM).await.unwrap();
         let revoked = async || {
             let record = cache.find(id).await.unwrap().unwrap();
             record.key.revoked_at.is_some()

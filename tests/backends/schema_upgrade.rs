@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::key::{
-    AddressList, AuditEntry, AuditQuery, EncryptedSecret, Issuer, Key, KeyAdmin, KeyChange,
-    KeyQuery, NewKey, Rotation,
+    Actor, AddressList, AuditEntry, AuditQuery, EncryptedSecret, Issuer, Key, KeyChange, KeyQuery,
+    NewKey, Rotation,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -102,16 +102,16 @@ async fn fill(backends: [&dyn Backend; 2]) -> Content {
     let batches: Vec<_> = (0..3).map(|n| Batch::new(events(&ids, n))).collect();
     let mut contents = Vec::new();
     for backend in backends {
-        let actor = backend.acting_as("ops@example.com").unwrap();
+        let ops = Actor::new("ops@example.com");
         for (_, record) in &prepared {
-            actor.create(record.clone()).await.unwrap();
+            backend.create(record.clone(), ops).await.unwrap();
         }
         let at = time("2026-11-01T10:00:00.5Z");
         let change = KeyChange::Revoke { revoked_at: at };
-        backend.change(ids[2], change).await.unwrap();
-        backend.disable(ids[3]).await.unwrap();
-        actor.rotate(ids[4], rotation.clone()).await.unwrap();
-        actor.delete(ids[5]).await.unwrap();
+        backend.change(ids[2], change, Actor::SYSTEM).await.unwrap();
+        backend.disable(ids[3], Actor::SYSTEM).await.unwrap();
+        backend.rotate(ids[4], rotation.clone(), ops).await.unwrap();
+        backend.delete(ids[5], ops).await.unwrap();
         for batch in &batches {
             backend.write(batch).await.unwrap();
         }
@@ -161,7 +161,7 @@ async fn all_keys(backend: &dyn Backend) -> Vec<Key> {
 
 async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
     let query = AuditQuery::new().limit(AuditQuery::MAX_LIMIT);
-    let page = backend.audit(&query).await.unwrap().unwrap();
+    let page = backend.audit_entries(&query).await.unwrap();
     let entry = |entry: AuditEntry| (entry.action.as_str().into(), entry.key, entry.actor);
     page.items.into_iter().map(entry).collect()
 }
@@ -171,7 +171,7 @@ async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Con
     assert_eq!(all_keys(backend).await, content.keys);
     assert_eq!(audit(backend).await, content.audit);
     let (id, sealed) = &content.sealed;
-    let revealed = backend.reveal(*id).await.unwrap().unwrap();
+    let revealed = backend.reveal(*id, Actor::SYSTEM).await.unwrap().unwrap();
     assert_eq!(revealed.encrypted_secret.as_ref(), Some(sealed));
     let service = Service::behind(ApiKeyLayer::new(backend.clone()));
     assert_eq!(service.ask(&content.works).await.0, 200);
@@ -204,7 +204,10 @@ async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Con
     assert_eq!(sorted(&recorded[events.len()..]), sorted(&more.events));
     events.extend(more.events.iter().cloned());
     assert_queries_match(backend, &mut events).await;
-    backend.revoke(content.keys[0].id).await.unwrap();
+    backend
+        .revoke(content.keys[0].id, Actor::SYSTEM)
+        .await
+        .unwrap();
     assert_eq!(audit(backend).await.len(), content.audit.len() + 2);
 }
 

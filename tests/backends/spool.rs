@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use keytally::ApiKeyLayer;
 use keytally::backend::{MemoryBackend, SqliteBackend, SqliteSpool};
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::usage::{
     Batch, LogFilter, LogQuery, Recorder, RecorderBuilder, RecorderStats, SinkError, Spool,
     Spooled, SummaryQuery, UsageEvent, UsageReader, UsageSink,
@@ -133,7 +133,10 @@ impl Service {
     async fn start(recorder: Recorder) -> Self {
         let keys = MemoryBackend::new();
         let issuer = Issuer::new("test").unwrap();
-        let issued = issuer.issue(&keys, NewKey::new("x")).await.unwrap();
+        let issued = issuer
+            .issue(&keys, NewKey::new("x"), Actor::SYSTEM)
+            .await
+            .unwrap();
         let inner = tower::service_fn(|_: Request<String>| async {
             Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
         });

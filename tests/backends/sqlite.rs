@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use keytally::KeyId;
 use keytally::backend::{BackendError, SqliteBackend};
 use keytally::conformance;
-use keytally::key::{CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError};
+use keytally::key::{
+    Actor, CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError,
+};
 use keytally::usage::{
     Batch, Count, LogFilter, LogQuery, ReadError, Recorder, SinkError, SummaryQuery, UsageEvent,
     UsageReader, UsageSink,
@@ -116,7 +118,11 @@ async fn data_survives_reopening_the_file() {
     let dir = TempDir::new();
     let backend = open(&dir.file()).await;
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Kept").owner("customer-17"));
+    let issued = issuer.issue(
+        &backend,
+        NewKey::new("Kept").owner("customer-17"),
+        Actor::SYSTEM,
+    );
     let issued = issued.await.unwrap();
     let mut event = UsageEvent::new(Timestamp::now());
     event.key = Some(issued.key.id);
@@ -135,7 +141,7 @@ async fn data_survives_reopening_the_file() {
     let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
     assert_eq!(summary.totals.total(), 1);
     // No file contains any part of the secret beyond its hint.
-    backend.revoke(issued.key.id).await.unwrap();
+    backend.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
     drop(backend);
     for entry in std::fs::read_dir(&dir.0).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -172,7 +178,7 @@ async fn change_invalidates_the_caches_of_all_clones_immediately() {
     let dir = TempDir::new();
     let backend = open(&dir.file()).await;
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Revoked"));
+    let issued = issuer.issue(&backend, NewKey::new("Revoked"), Actor::SYSTEM);
     let id = issued.await.unwrap().key.id;
     let cached = CachedStore::new(backend.clone());
     let status = async || {
@@ -185,7 +191,7 @@ async fn change_invalidates_the_caches_of_all_clones_immediately() {
             .status(Timestamp::now())
     };
     assert_eq!(status().await, KeyStatus::Active);
-    backend.clone().revoke(id).await.unwrap();
+    backend.clone().revoke(id, Actor::SYSTEM).await.unwrap();
     assert_eq!(status().await, KeyStatus::Revoked);
 }
 
@@ -359,7 +365,7 @@ async fn read_only_file_serves_reads_and_fails_writes() {
         "{error:?}"
     );
     assert!(read_only.find(keys[0]).await.unwrap().is_some());
-    let error = read_only.revoke(keys[0]).await.unwrap_err();
+    let error = read_only.revoke(keys[0], Actor::SYSTEM).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)));
     let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     let error = read_only.write(&batch).await.unwrap_err();
@@ -482,7 +488,7 @@ async fn rule_9_recorder_writes_every_accepted_event() {
     let backend = open(&dir.file()).await;
     let recorder = Recorder::new(backend.clone());
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Busy"));
+    let issued = issuer.issue(&backend, NewKey::new("Busy"), Actor::SYSTEM);
     let issued = issued.await.unwrap();
     let layer = keytally::ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let service =
@@ -526,11 +532,11 @@ async fn reveal_fails_when_its_audit_entry_cannot_be_written() {
         }
     };
     rename("audit_log", "away").await;
-    let result = backend.reveal(id).await;
+    let result = backend.reveal(id, Actor::SYSTEM).await;
     assert!(matches!(result, Err(StoreError::Unavailable(_))));
     rename("away", "audit_log").await;
     assert_eq!(checks::readings(&backend, id).await, 0);
-    assert!(backend.reveal(id).await.unwrap().is_some());
+    assert!(backend.reveal(id, Actor::SYSTEM).await.unwrap().is_some());
     assert_eq!(checks::readings(&backend, id).await, 1);
 }
 
@@ -544,17 +550,26 @@ async fn rule_1_secrets_are_stored_encrypted_and_removed_with_their_key() {
     let mut secrets = Vec::new();
     for _ in 0..3 {
         let new = NewKey::new("Recoverable").recoverable();
-        let issued = issuer.issue(&backend, new).await.unwrap();
-        let secret = issuer.reveal(&backend, issued.key.id).await.unwrap();
+        let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+        let secret = issuer
+            .reveal(&backend, issued.key.id, Actor::SYSTEM)
+            .await
+            .unwrap();
         assert_eq!(secret.as_ref(), Some(&issued.secret));
         secrets.push(issued.secret);
     }
     let db = pool(&dir.file()).await;
     let stored = "SELECT count(encrypted_secret) FROM keytally_keys";
     assert_eq!(number(&db, stored).await, 3);
-    backend.revoke(secrets[0].id()).await.unwrap();
+    backend
+        .revoke(secrets[0].id(), Actor::SYSTEM)
+        .await
+        .unwrap();
     assert_eq!(number(&db, stored).await, 2);
-    backend.delete(secrets[1].id()).await.unwrap();
+    backend
+        .delete(secrets[1].id(), Actor::SYSTEM)
+        .await
+        .unwrap();
     assert_eq!(number(&db, stored).await, 1);
     for entry in std::fs::read_dir(&dir.0).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -693,13 +708,15 @@ async fn killed_writer_leaves_only_complete_batches() {
 async fn rule_4_cancelled_revocation_leaves_no_stale_cache_entry() {
     let backend = SqliteBackend::in_memory().await.unwrap();
     let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Revoked")).await;
+    let issued = issuer
+        .issue(&backend, NewKey::new("Revoked"), Actor::SYSTEM)
+        .await;
     let id = issued.unwrap().key.id;
     let cached = CachedStore::new(backend.clone());
     // However far the revocation gets before it is cancelled, the cache agrees with the store.
     for polls in 1..200 {
         cached.find(id).await.unwrap();
-        let mut revoking = Box::pin(backend.revoke(id));
+        let mut revoking = Box::pin(backend.revoke(id, Actor::SYSTEM));
         let waker = std::task::Waker::noop();
         let mut context = std::task::Context::from_waker(waker);
         for _ in 0..polls {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use keytally::key::{Actor, Rotation, StoreError};
 use keytally::key::{Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey};
-use keytally::key::{Rotation, StoreError};
 use keytally::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
 use keytally::usage::{Batch, Recorder, SinkError, UsageSink};
 use keytally::{ApiKeyLayer, KeyId, Now, Page};
@@ -29,7 +29,7 @@ impl KeyStore for Minimal {
 
 #[keytally::async_trait]
 impl KeyAdmin for Minimal {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+    async fn create(&self, record: KeyRecord, _: Actor<'_>) -> Result<(), StoreError> {
         self.records.lock().unwrap().insert(record.key.id, record);
         Ok(())
     }
@@ -38,15 +38,15 @@ impl KeyAdmin for Minimal {
         Err(StoreError::unavailable("not implemented"))
     }
 
-    async fn change(&self, _: KeyId, _: KeyChange) -> Result<Key, StoreError> {
+    async fn change(&self, _: KeyId, _: KeyChange, _: Actor<'_>) -> Result<Key, StoreError> {
         Err(StoreError::unavailable("not implemented"))
     }
 
-    async fn rotate(&self, _: KeyId, _: Rotation) -> Result<Key, StoreError> {
+    async fn rotate(&self, _: KeyId, _: Rotation, _: Actor<'_>) -> Result<Key, StoreError> {
         Err(StoreError::unavailable("not implemented"))
     }
 
-    async fn delete(&self, _: KeyId) -> Result<(), StoreError> {
+    async fn delete(&self, _: KeyId, _: Actor<'_>) -> Result<(), StoreError> {
         Err(StoreError::unavailable("not implemented"))
     }
 }
@@ -85,7 +85,7 @@ async fn rule_13_minimal_trait_implementations_work_with_any_features() {
     let new = NewKey::new("x").limit(RateLimit::per_second(1));
     let issued = Issuer::new("acme")
         .unwrap()
-        .issue(&minimal, new)
+        .issue(&minimal, new, Actor::SYSTEM)
         .await
         .unwrap();
     let recorder = Recorder::new(minimal.clone());

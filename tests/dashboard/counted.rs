@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, Rotation,
-    StoreError,
+    Actor, AuditEntry, AuditLog, AuditQuery, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    KeyStore, Rotation, StoreError,
 };
 use keytally::usage::{
     Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals, UsageEvent,
@@ -50,28 +50,45 @@ impl KeyStore for Counted {
 
 #[async_trait]
 impl KeyAdmin for Counted {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.counted().create(record).await
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.counted().create(record, actor).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.counted().list(query).await
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        self.counted().change(id, change).await
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.counted().change(id, change, actor).await
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        self.counted().rotate(id, rotation).await
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.counted().rotate(id, rotation, actor).await
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-        self.counted().delete(id).await
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.counted().delete(id, actor).await
     }
 
-    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
-        self.counted().audit(query).await
+    fn audit_log(&self) -> Option<&dyn AuditLog> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl AuditLog for Counted {
+    async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
+        self.counted().audit_entries(query).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Editing and revoking keys.
 
 use http::StatusCode;
-use keytally::key::{AuditAction, AuditQuery, KeyAdmin, KeyStatus, KeyUpdate};
+use keytally::key::{Actor, AuditAction, AuditLog, AuditQuery, KeyAdmin, KeyStatus, KeyUpdate};
 use keytally::limit::RateLimit;
 
 use crate::pages::Pages;
@@ -32,7 +32,7 @@ async fn submitting_an_unchanged_form_changes_nothing() {
     assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text);
     assert_eq!(pages.backend.get(key.id).await.unwrap(), Some(key.clone()));
     let query = AuditQuery::new().action(AuditAction::Updated);
-    let audit = pages.backend.audit(&query).await.unwrap().unwrap();
+    let audit = pages.backend.audit_entries(&query).await.unwrap();
     assert!(audit.items.is_empty());
     // Only the changed field is updated; the others keep their full precision.
     let response = pages
@@ -138,7 +138,11 @@ async fn concurrent_changes_are_not_overwritten() {
     let path = at(&key, "edit");
     let token = pages.token(&path).await;
     let update = KeyUpdate::new().owner(Some("theirs")).name("Renamed");
-    pages.backend.update(key.id, update).await.unwrap();
+    pages
+        .backend
+        .update(key.id, update, Actor::SYSTEM)
+        .await
+        .unwrap();
     // The form as rendered before the concurrent change.
     let send = async |owner: &'static str, scopes: &'static str| {
         let fields = [

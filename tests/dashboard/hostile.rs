@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{Issuer, KeyAdmin, NewKey, Vault};
+use keytally::key::{Actor, Issuer, KeyAdmin, NewKey, Vault};
 use keytally::usage::{Batch, Granularity, UsageEvent, UsageSink};
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ async fn shown(text: &str) -> Shown {
         backend: backend.clone(),
         router: axum::Router::new().nest_service("/admin", router),
     };
-    let store = backend.acting_as(text).unwrap();
+    let actor = Actor::new(text);
     let now = Timestamp::now();
     let mut ids = Vec::new();
     for _ in 0..2 {
@@ -75,10 +75,10 @@ async fn shown(text: &str) -> Shown {
         record.key.created_at = now - SignedDuration::from_hours(24 * 91);
         record.key.hint = cut(text, 64);
         ids.push(record.key.id);
-        store.create(record).await.unwrap();
+        backend.create(record, actor).await.unwrap();
     }
     let [key, gone] = ids[..] else { unreachable!() };
-    store.delete(gone).await.unwrap();
+    backend.delete(gone, actor).await.unwrap();
     let event = |n: i64| {
         let mut event = UsageEvent::new(now - SignedDuration::from_secs(60 + n));
         event.key = Some(if n < 40 { key } else { gone });

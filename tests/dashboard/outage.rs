@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use keytally::backend::SqliteBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 
 use crate::pages::Pages;
 
@@ -14,7 +14,9 @@ async fn an_unavailable_store_is_a_503_page() {
     let backend = SqliteBackend::from_pool(pool.clone());
     backend.migrate().await.unwrap();
     let issuer = Issuer::new("acme_live").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Existing")).await;
+    let issued = issuer
+        .issue(&backend, NewKey::new("Existing"), Actor::SYSTEM)
+        .await;
     let id = issued.unwrap().key.id;
     let pages = Pages::over(backend);
     let edit = format!("/admin/keys/{id}/edit");

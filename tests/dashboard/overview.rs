@@ -3,7 +3,7 @@
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use keytally::backend::MemoryBackend;
-use keytally::key::KeyAdmin;
+use keytally::key::{Actor, KeyAdmin};
 use keytally::usage::{Cause, Outcome, Recorder, Status};
 
 use crate::pages::Pages;
@@ -56,7 +56,7 @@ async fn cards_and_charts_cover_all_keys() {
     pages.requests(&gone, 6, MINUTE, |_, _| ()).await;
     // In the previous period only.
     pages.requests(&calm, 24, days(1) + MINUTE, |_, _| ()).await;
-    pages.backend.delete(gone.id).await.unwrap();
+    pages.backend.delete(gone.id, Actor::SYSTEM).await.unwrap();
     let page = pages.get("/admin").await;
     assert!(page.text.contains(">48</a></p>"), "{}", page.text);
     assert!(page.text.contains("+100%"));

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{Issuer, Key, KeyAdmin, NewKey};
+use keytally::key::{Actor, Issuer, Key, KeyAdmin, NewKey};
 use keytally::usage::{Batch, UsageEvent, UsageReader, UsageSink};
 use tower::ServiceExt;
 
@@ -42,7 +42,7 @@ impl Pages {
         let (_, mut record) = prepared.unwrap();
         set(&mut record.key);
         let key = record.key.clone();
-        self.backend.create(record).await.unwrap();
+        self.backend.create(record, Actor::SYSTEM).await.unwrap();
         key
     }
 

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use keytally::backend::MemoryBackend;
-use keytally::key::{AuditAction, AuditQuery, Issuer, KeyAdmin, KeyQuery, Vault};
+use keytally::key::{AuditAction, AuditLog, AuditQuery, Issuer, KeyAdmin, KeyQuery, Vault};
 
 use crate::pages::Pages;
 
@@ -43,7 +43,7 @@ async fn revealing_a_secret_is_audited() {
     let confirmation = pages.get(&path).await;
     assert!(!confirmation.text.contains(secret(&created.text)));
     let query = AuditQuery::new().action(AuditAction::Revealed);
-    let reveals = async || pages.backend.audit(&query).await.unwrap().unwrap().items;
+    let reveals = async || pages.backend.audit_entries(&query).await.unwrap().items;
     assert_eq!(reveals().await.len(), 0);
 
     // Neither do cross-site requests, and those without a form token.

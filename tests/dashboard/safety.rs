@@ -5,7 +5,7 @@ use http::header::{COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
 use keytally::dashboard::{Admin, AllowEveryone, BearerToken, Dashboard, Denied, Guard};
-use keytally::key::{Issuer, KeyAdmin, KeyStore, NewKey};
+use keytally::key::{Actor, Issuer, KeyAdmin, KeyStore, NewKey};
 use keytally::usage::UsageEvent;
 use tower::{Layer, ServiceExt};
 
@@ -246,7 +246,9 @@ async fn the_router_can_be_nested_or_served_at_the_root() {
 async fn the_router_can_be_nested_at_a_path_with_captures() {
     let backend = keytally::backend::MemoryBackend::new();
     let issuer = Issuer::new("acme_live").unwrap();
-    let key = issuer.issue(&backend, NewKey::new("Watched")).await;
+    let key = issuer
+        .issue(&backend, NewKey::new("Watched"), Actor::SYSTEM)
+        .await;
     let id = key.unwrap().key.id;
     let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
     let pages = Pages {

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use keytally::ApiKeyLayer;
 use keytally::backend::SqliteBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{AddressList, Issuer, KeyAdmin, NewKey};
+use keytally::key::{Actor, AddressList, Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::{Recorder, RejectionReason};
 use support::{Answer, serve};
@@ -108,10 +108,13 @@ async fn totals_on_the_pages_match_the_clients_counts() {
         NewKey::new("Disabled"),
         NewKey::new("Deleted"),
     ] {
-        keys.push(issuer.issue(&backend, new).await.unwrap());
+        keys.push(issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap());
     }
-    backend.disable(keys[3].key.id).await.unwrap();
-    backend.delete(keys[4].key.id).await.unwrap();
+    backend
+        .disable(keys[3].key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
+    backend.delete(keys[4].key.id, Actor::SYSTEM).await.unwrap();
     let secrets: Vec<String> = keys.iter().map(|key| key.secret.expose().into()).collect();
 
     let clients = (0..CLIENTS).map(|n| tokio::spawn(client(address, n, secrets.clone())));

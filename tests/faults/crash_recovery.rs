@@ -10,7 +10,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use keytally::ApiKeyLayer;
 use keytally::backend::{PostgresBackend, SqliteBackend};
-use keytally::key::{CacheConfig, KeyAdmin, StoreError};
+use keytally::key::{Actor, CacheConfig, KeyAdmin, StoreError};
 use keytally::usage::{
     Batch, Recorder, SinkError, SummaryQuery, UsageEvent, UsageReader, UsageSink,
 };
@@ -304,7 +304,7 @@ async fn rule_9_full_disk_loses_only_events_counted_as_lost() {
         let (_, record) = issuer
             .prepare(keytally::key::NewKey::new("x".repeat(100)))
             .unwrap();
-        if let Err(error) = backend.create(record).await {
+        if let Err(error) = backend.create(record, Actor::SYSTEM).await {
             break error;
         }
     };

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::key::{
-    CacheConfig, CachedStore, InvalidationFeed, Issued, KeyAdmin, KeyRecord, KeyStore, StoreError,
+    Actor, CacheConfig, CachedStore, InvalidationFeed, Issued, KeyAdmin, KeyRecord, KeyStore,
+    StoreError,
 };
 use keytally::{ApiKeyLayer, Clock, KeyId};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -249,7 +250,7 @@ async fn delays(trial: Trial, admin: &impl KeyAdmin, url: &str) -> Delays {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut revoked = HashMap::new();
     for key in &keys {
-        admin.revoke(key.key.id).await.unwrap();
+        admin.revoke(key.key.id, Actor::SYSTEM).await.unwrap();
         revoked.insert(key.secret.expose(), micros());
         tokio::time::sleep(trial.pause).await;
     }

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    AddressList, Issued, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError,
+    Actor, AddressList, Issued, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -56,7 +56,10 @@ impl Api {
 
     async fn issue(&self, new: NewKey) -> Issued {
         let issuer = Issuer::new("acme_test").unwrap();
-        issuer.issue(&self.backend, new).await.unwrap()
+        issuer
+            .issue(&self.backend, new, Actor::SYSTEM)
+            .await
+            .unwrap()
     }
 
     /// The secret of a new key without limits.
@@ -221,8 +224,11 @@ async fn rule_2_rejected_credentials_are_indistinguishable() {
         .get(with(&revoked, GetRequest { id: 1 }))
         .await
         .unwrap();
-    api.backend.revoke(revoked_id).await.unwrap();
-    api.backend.disable(disabled_id).await.unwrap();
+    api.backend.revoke(revoked_id, Actor::SYSTEM).await.unwrap();
+    api.backend
+        .disable(disabled_id, Actor::SYSTEM)
+        .await
+        .unwrap();
     let unknown = Api::new().key().await;
     let wrong = secrets::with_a_wrong_secret(&disabled);
 
@@ -569,7 +575,10 @@ async fn stream_ends_as_unauthenticated_when_its_key_is_revoked() {
     let mut watch = watch.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
     assert_eq!(watch.message().await.unwrap().unwrap().id, 2);
-    api.backend.revoke(issued.key.id).await.unwrap();
+    api.backend
+        .revoke(issued.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(20), watch.message());
     let status = ended.await.expect("the stream ends").unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
@@ -1009,7 +1018,7 @@ async fn rule_9_client_tallies_match_the_summary() {
     let (limited_id, limited) = issue(scoped("limited").limit(limit)).await;
     let (_, unscoped) = issue(NewKey::new("unscoped")).await;
     let (revoked_id, revoked) = issue(scoped("revoked")).await;
-    api.backend.revoke(revoked_id).await.unwrap();
+    api.backend.revoke(revoked_id, Actor::SYSTEM).await.unwrap();
     let secrets = Secrets {
         free,
         limited,

@@ -9,7 +9,9 @@ use axum::Router;
 use axum::extract::OriginalUri;
 use axum::routing::{get, post};
 use http::{Request, StatusCode};
-use keytally::key::{AddressList, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError};
+use keytally::key::{
+    Actor, AddressList, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError,
+};
 use keytally::limit::RateLimit;
 use keytally::usage::{
     Cause, LogFilter, Method, OTHER_ENDPOINTS, Outcome, RejectionReason, Status, StatusClass,
@@ -182,9 +184,21 @@ async fn rule_2_rejected_credentials_are_indistinguishable() {
         (issue().await, issue().await, issue().await, issue().await);
     let expired = NewKey::new("x").expires_at(jiff::Timestamp::UNIX_EPOCH);
     let expired = service.issue(expired).await;
-    service.backend.disable(disabled.key.id).await.unwrap();
-    service.backend.revoke(revoked.key.id).await.unwrap();
-    service.backend.delete(deleted.key.id).await.unwrap();
+    service
+        .backend
+        .disable(disabled.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
+    service
+        .backend
+        .revoke(revoked.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
+    service
+        .backend
+        .delete(deleted.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
     // The id of one key with the secret part and checksum of another.
     let mixed = format!(
         "{}{}",
@@ -300,7 +314,11 @@ async fn rule_4_revocation_is_immediate_in_the_revoking_process() {
         service.get("/v1/postings/1", secret).await.status,
         StatusCode::OK
     );
-    service.backend.revoke(issued.key.id).await.unwrap();
+    service
+        .backend
+        .revoke(issued.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
     assert_eq!(
         service.get("/v1/postings/1", secret).await.status,
         StatusCode::UNAUTHORIZED
@@ -871,7 +889,8 @@ async fn imported_keys_authenticate_like_issued_keys() {
     let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();
     let secret = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
-    let imported = issuer.import_secret(&service.backend, NewKey::new("old"), secret);
+    let imported =
+        issuer.import_secret(&service.backend, NewKey::new("old"), secret, Actor::SYSTEM);
     let imported = imported.await.unwrap();
     assert_eq!(keytally::KeyId::of_secret(secret), Some(imported.id));
     // Rule 1: no part of the secret is stored.
@@ -880,7 +899,7 @@ async fn imported_keys_authenticate_like_issued_keys() {
     assert_eq!(service.get("/me", secret).await.body, "old");
     // SHA-256 of "another-old-secret-0001".
     let hex = "70f79a201405a075c465d4e68ab1522a4baf1b26e510ca5ee1c42f2a1eb9f742";
-    let by_hash = issuer.import_sha256(&service.backend, NewKey::new("hashed"), hex);
+    let by_hash = issuer.import_sha256(&service.backend, NewKey::new("hashed"), hex, Actor::SYSTEM);
     assert_eq!(by_hash.await.unwrap().name, "hashed");
     assert_eq!(
         service.get("/me", "another-old-secret-0001").await.body,
@@ -899,7 +918,12 @@ async fn imported_keys_authenticate_like_issued_keys() {
     );
     let (issued_elsewhere, _) = issuer.prepare(NewKey::new("elsewhere")).unwrap();
     let new = NewKey::new("moved");
-    let moved = issuer.import_secret(&service.backend, new, issued_elsewhere.expose());
+    let moved = issuer.import_secret(
+        &service.backend,
+        new,
+        issued_elsewhere.expose(),
+        Actor::SYSTEM,
+    );
     assert_eq!(moved.await.unwrap().id, issued_elsewhere.id());
     assert_eq!(
         service.get("/me", issued_elsewhere.expose()).await.body,
@@ -924,7 +948,7 @@ async fn rotated_key_shares_rate_limit_state_with_its_predecessor() {
     );
     let grace = Duration::from_secs(3_600);
     let new = issuer
-        .rotate(&service.backend, old.key.id, grace)
+        .rotate(&service.backend, old.key.id, grace, Actor::SYSTEM)
         .await
         .unwrap();
     assert_eq!(new.key.rotated_from, Some(old.key.id));
@@ -941,7 +965,7 @@ async fn rotated_key_shares_rate_limit_state_with_its_predecessor() {
         assert_eq!(response.status, StatusCode::TOO_MANY_REQUESTS);
     }
     let at_once = issuer
-        .rotate(&service.backend, new.key.id, Duration::ZERO)
+        .rotate(&service.backend, new.key.id, Duration::ZERO, Actor::SYSTEM)
         .await
         .unwrap();
     assert_eq!(
@@ -976,7 +1000,11 @@ async fn on_rejection_can_replace_the_body_and_status() {
     );
     // The event has the status and size that the client received.
     let hidden = service.key().await;
-    service.backend.disable(hidden.key.id).await.unwrap();
+    service
+        .backend
+        .disable(hidden.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
     let response = service.get("/me", hidden.secret.expose()).await;
     assert_eq!(response.status, StatusCode::NOT_FOUND);
     let event = &service.events().await[0];

@@ -14,8 +14,8 @@ use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    CacheConfig, Issued, Issuer, KeyAdmin, KeyRecord, KeyStore, KeyUpdate, NewKey, Prefix, Secret,
-    StoreError,
+    Actor, CacheConfig, Issued, Issuer, KeyAdmin, KeyRecord, KeyStore, KeyUpdate, NewKey, Prefix,
+    Secret, StoreError,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{LogQuery, Recorder, RejectionReason, UsageReader, WhenFull};
@@ -78,7 +78,10 @@ impl Setup {
     async fn issue(&self) -> Issued {
         let issuer = Issuer::new("acme").unwrap();
         let key = NewKey::new("test");
-        issuer.issue(&self.store.keys, key).await.unwrap()
+        issuer
+            .issue(&self.store.keys, key, Actor::SYSTEM)
+            .await
+            .unwrap()
     }
 
     /// A well-formed secret whose digest does not match that of its key.
@@ -86,7 +89,7 @@ impl Setup {
         let issuer = Issuer::new("acme").unwrap();
         let (secret, mut record) = issuer.prepare(NewKey::new("test")).unwrap();
         record.digest = issuer.prepare(NewKey::new("other")).unwrap().1.digest;
-        self.store.keys.create(record).await.unwrap();
+        self.store.keys.create(record, Actor::SYSTEM).await.unwrap();
         secret
     }
 
@@ -316,10 +319,12 @@ async fn rule_2_rejected_and_unknown_keys_are_indistinguishable_when_the_lookup_
         setup.issue().await,
     );
     let keys = &setup.store.keys;
-    keys.revoke(revoked.key.id).await.unwrap();
-    keys.disable(disabled.key.id).await.unwrap();
+    keys.revoke(revoked.key.id, Actor::SYSTEM).await.unwrap();
+    keys.disable(disabled.key.id, Actor::SYSTEM).await.unwrap();
     let at_once = KeyUpdate::default().expires_at(Some(Timestamp::UNIX_EPOCH));
-    keys.update(expired.key.id, at_once).await.unwrap();
+    keys.update(expired.key.id, at_once, Actor::SYSTEM)
+        .await
+        .unwrap();
     let response_text = async |secret: &Secret| {
         let response = setup.send(CLIENT_IP, secret, "text/plain").await;
         let (mut head, body) = response.into_parts();
@@ -379,7 +384,12 @@ async fn rule_2_full_recorder_does_not_distinguish_revoked_from_unknown_keys() {
         .start();
     let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
     let (valid, revoked) = (setup.issue().await, setup.issue().await);
-    setup.store.keys.revoke(revoked.key.id).await.unwrap();
+    setup
+        .store
+        .keys
+        .revoke(revoked.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
     // The unread response stays open and occupies the recorder's only slot.
     let _open = setup.send(CLIENT_IP, &valid.secret, "text/plain").await;
     for _ in 0..2 {
@@ -405,9 +415,17 @@ async fn rule_2_formerly_valid_and_unknown_keys_are_indistinguishable() {
         assert_eq!(setup.status_of(CLIENT_IP, &key.secret).await, 200);
         let keys = &setup.store.keys;
         match change {
-            "revoke" => keys.revoke(key.key.id).await.map(drop).unwrap(),
-            "disable" => keys.disable(key.key.id).await.map(drop).unwrap(),
-            _ => keys.delete(key.key.id).await.unwrap(),
+            "revoke" => keys
+                .revoke(key.key.id, Actor::SYSTEM)
+                .await
+                .map(drop)
+                .unwrap(),
+            "disable" => keys
+                .disable(key.key.id, Actor::SYSTEM)
+                .await
+                .map(drop)
+                .unwrap(),
+            _ => keys.delete(key.key.id, Actor::SYSTEM).await.unwrap(),
         }
         setup.clock.advance(Duration::from_secs(31));
         setup.exhaust_limit(CLIENT_IP).await;
@@ -456,11 +474,11 @@ mod rejected_keys_do_not_fill_the_log {
         let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
         let keys = &setup.store.keys;
         let revoked = setup.issue().await;
-        keys.revoke(revoked.key.id).await.unwrap();
+        keys.revoke(revoked.key.id, Actor::SYSTEM).await.unwrap();
         let disabled = setup.issue().await;
-        keys.disable(disabled.key.id).await.unwrap();
+        keys.disable(disabled.key.id, Actor::SYSTEM).await.unwrap();
         let issuer = Issuer::new("acme").unwrap();
-        let issue = async |new| issuer.issue(keys, new).await.unwrap();
+        let issue = async |new| issuer.issue(keys, new, Actor::SYSTEM).await.unwrap();
         let expired = issue(NewKey::new("x").expires_at(Timestamp::UNIX_EPOCH)).await;
         let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
         let elsewhere = issue(NewKey::new("x").addresses(elsewhere)).await;
@@ -504,7 +522,12 @@ mod rejected_keys_do_not_fill_the_log {
         let recorder = Recorder::new(memory.clone());
         let mut setup = Setup::with(|layer| layer.recorder(recorder.clone()));
         let revoked = setup.issue().await;
-        setup.store.keys.revoke(revoked.key.id).await.unwrap();
+        setup
+            .store
+            .keys
+            .revoke(revoked.key.id, Actor::SYSTEM)
+            .await
+            .unwrap();
         let layer = setup.layer.clone();
         setup.layer = layer.clone().recorder(Recorder::counting());
         for _ in 0..50 {
@@ -545,7 +568,12 @@ mod rejected_keys_do_not_fill_the_log {
             let valid = setup.issue().await;
             for _ in 0..10 {
                 let revoked = setup.issue().await;
-                setup.store.keys.revoke(revoked.key.id).await.unwrap();
+                setup
+                    .store
+                    .keys
+                    .revoke(revoked.key.id, Actor::SYSTEM)
+                    .await
+                    .unwrap();
                 for _ in 0..10 {
                     assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
                 }

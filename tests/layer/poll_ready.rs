@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::{ApiKeyLayer, RequireScope};
 use tower::{Layer, Service, ServiceExt};
 
@@ -43,7 +43,7 @@ async fn the_service_polled_ready_is_the_one_called() {
     let backend = MemoryBackend::new();
     let issuer = Issuer::new("acme").unwrap();
     let new = NewKey::new("x").scope("read");
-    let issued = issuer.issue(&backend, new).await.unwrap();
+    let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
     let layer = ApiKeyLayer::new(backend);
     let mut service = layer.layer(RequireScope::new("read").layer(Strict { ready: false }));
     // The first request waits for the store, the others hit the cache; after an invalidation, one
@@ -97,7 +97,9 @@ mod waiting_holds_nothing {
 
     async fn issue(backend: &MemoryBackend) -> String {
         let issuer = Issuer::new("acme").unwrap();
-        let issued = issuer.issue(backend, NewKey::new("x").scope("read")).await;
+        let issued = issuer
+            .issue(backend, NewKey::new("x").scope("read"), Actor::SYSTEM)
+            .await;
         issued.unwrap().secret.expose().to_owned()
     }
 
@@ -321,7 +323,10 @@ mod waiting_holds_nothing {
     async fn event_after_lookup(then: impl AsyncFnOnce(Admitted)) -> UsageEvent {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
-        let issued = issuer.issue(&backend, NewKey::new("x")).await.unwrap();
+        let issued = issuer
+            .issue(&backend, NewKey::new("x"), Actor::SYSTEM)
+            .await
+            .unwrap();
         let recorder = Recorder::new(backend.clone());
         let layer = ApiKeyLayer::new(backend.clone())
             .clock(Clock::manual(jiff::Timestamp::now()))
@@ -411,13 +416,13 @@ mod waiting_holds_nothing {
     #[tokio::test]
     async fn key_revoked_or_deleted_while_waiting_is_rejected() {
         let event = event_after_lookup(async |it| {
-            it.backend.revoke(it.key).await.unwrap();
+            it.backend.revoke(it.key, Actor::SYSTEM).await.unwrap();
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(401));
         });
         assert_eq!(event.await.rejection_reason, Some(RejectionReason::Revoked));
         let event = event_after_lookup(async |it| {
-            it.backend.delete(it.key).await.unwrap();
+            it.backend.delete(it.key, Actor::SYSTEM).await.unwrap();
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(401));
         });
@@ -428,7 +433,10 @@ mod waiting_holds_nothing {
     async fn key_edited_while_waiting_is_admitted() {
         let event = event_after_lookup(async |it| {
             let update = KeyUpdate::new().name("y");
-            it.backend.update(it.key, update).await.unwrap();
+            it.backend
+                .update(it.key, update, Actor::SYSTEM)
+                .await
+                .unwrap();
             it.service.0.add_permits(1);
             assert_eq!(it.call.await.unwrap(), Ok(200));
         });
@@ -468,7 +476,10 @@ mod waiting_holds_nothing {
     async fn key_revoked_while_the_limiter_decides_is_rejected() {
         let backend = MemoryBackend::new();
         let issuer = Issuer::new("acme").unwrap();
-        let issued = issuer.issue(&backend, NewKey::new("x")).await.unwrap();
+        let issued = issuer
+            .issue(&backend, NewKey::new("x"), Actor::SYSTEM)
+            .await
+            .unwrap();
         let limiter = RemoteLimiter::new();
         let layer = ApiKeyLayer::new(backend.clone())
             .default_limits([RateLimit::per_second(1)])
@@ -478,7 +489,7 @@ mod waiting_holds_nothing {
         while limiter.acquisitions.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        backend.revoke(issued.key.id).await.unwrap();
+        backend.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
         limiter.permits.add_permits(1);
         assert_eq!(call.await.unwrap().unwrap().status(), 401);
     }

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
+    Actor, CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
 use keytally::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit};
@@ -31,24 +31,34 @@ impl KeyStore for Silent {
 
 #[async_trait]
 impl KeyAdmin for Silent {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.0.create(record).await
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.0.create(record, actor).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.0.list(query).await
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        self.0.change(id, change).await
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.0.change(id, change, actor).await
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        self.0.rotate(id, rotation).await
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.0.rotate(id, rotation, actor).await
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-        self.0.delete(id).await
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.0.delete(id, actor).await
     }
 }
 
@@ -86,7 +96,10 @@ fn issuer(clock: &Clock) -> Issuer {
 
 async fn issue(store: &impl KeyAdmin, clock: &Clock) -> Issued {
     let new = NewKey::new("test");
-    issuer(clock).issue(store, new).await.unwrap()
+    issuer(clock)
+        .issue(store, new, Actor::SYSTEM)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -99,7 +112,7 @@ async fn rule_4_layer_created_later_uses_the_clock_of_its_cache() {
     clock.advance(Duration::from_secs(36_000));
     let layer = ApiKeyLayer::new(store);
     assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
-    backend.revoke(issued.key.id).await.unwrap();
+    backend.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
     clock.advance(ttl - Duration::from_nanos(1));
     assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
     clock.advance(Duration::from_nanos(1));
@@ -121,7 +134,7 @@ async fn rule_4_layer_cache_receives_invalidations_through_a_cached_store() {
     for layer in &layers {
         assert_eq!(status_of(layer, &issued).await, StatusCode::OK);
     }
-    store.revoke(issued.key.id).await.unwrap();
+    store.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
     for layer in &layers {
         assert_eq!(status_of(layer, &issued).await, StatusCode::UNAUTHORIZED);
     }
@@ -151,17 +164,23 @@ async fn rotated_keys_keep_their_own_limits_and_share_rate_limit_state() {
     let (clock, backend) = (clock(), MemoryBackend::new());
     let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
     let new = NewKey::new("test").limit(RateLimit::per_hour(4));
-    let old = issuer(&clock).issue(&backend, new).await.unwrap();
+    let old = issuer(&clock)
+        .issue(&backend, new, Actor::SYSTEM)
+        .await
+        .unwrap();
     for _ in 0..2 {
         assert_eq!(status_of(&layer, &old).await, StatusCode::OK);
     }
     let grace = Duration::from_secs(600);
     let new = issuer(&clock)
-        .rotate(&backend, old.key.id, grace)
+        .rotate(&backend, old.key.id, grace, Actor::SYSTEM)
         .await
         .unwrap();
     let update = KeyUpdate::new().limits(vec![RateLimit::per_hour(8)]);
-    backend.update(new.key.id, update).await.unwrap();
+    backend
+        .update(new.key.id, update, Actor::SYSTEM)
+        .await
+        .unwrap();
     for key in [&new, &old, &new, &new] {
         // Reload the keys and their limits.
         layer.key_cache().invalidate_all();

@@ -14,7 +14,9 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keytally::backend::MemoryBackend;
-use keytally::key::{CacheConfig, Issued, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
+use keytally::key::{
+    Actor, CacheConfig, Issued, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError,
+};
 use keytally::usage::{Cause, LogQuery, Outcome, Recorder, RejectionReason, Status, UsageReader};
 use keytally::{ApiKeyLayer, BodyError, Clock, KeyId, ResponseBody};
 use tokio::time::Instant;
@@ -93,7 +95,7 @@ async fn streams_outlive_revocation_by_default() {
     let key = issue(&backend).await;
     let layer = ApiKeyLayer::new(backend.clone());
     let body = open(&layer, &key, "text/plain", ticks).await;
-    backend.revoke(key.key.id).await.unwrap();
+    backend.revoke(key.key.id, Actor::SYSTEM).await.unwrap();
     assert!(end(body, 3_600 * SECOND).await.is_none());
 }
 
@@ -114,7 +116,7 @@ async fn streams_end_within_the_configured_interval_after_revocation() {
             let body = open(&layer, &key, content_type, body).await;
             let revoke = async {
                 tokio::time::sleep(5 * SECOND).await;
-                backend.revoke(key.key.id).await.unwrap();
+                backend.revoke(key.key.id, Actor::SYSTEM).await.unwrap();
             };
             let (ended, ()) = tokio::join!(end(body, 60 * SECOND), revoke);
             let (ended, after) = ended.expect("the stream ends");
@@ -155,9 +157,9 @@ async fn streams_end_when_their_key_is_disabled_expires_or_is_deleted() {
         let key = support::issue(&backend, new).await;
         let body = open(&layer, &key, "text/plain", stalled).await;
         match change {
-            "disabled" => drop(backend.disable(key.key.id).await.unwrap()),
+            "disabled" => drop(backend.disable(key.key.id, Actor::SYSTEM).await.unwrap()),
             "expired" => clock.advance(3_600 * SECOND),
-            "deleted" => backend.delete(key.key.id).await.unwrap(),
+            "deleted" => backend.delete(key.key.id, Actor::SYSTEM).await.unwrap(),
             _ => {}
         }
         let ended = end(body, 10 * SECOND).await;
@@ -203,14 +205,14 @@ async fn revocation_on_another_instance_ends_streams_after_the_cache_ttl_but_an_
     let key = support::issue(&inner, NewKey::new("watching")).await;
     let clock_task = tokio::spawn(advance(clock.clone()));
     let body = open(&layer, &key, "text/plain", stalled).await;
-    inner.revoke(key.key.id).await.unwrap();
+    inner.revoke(key.key.id, Actor::SYSTEM).await.unwrap();
     let (_, after) = end(body, 60 * SECOND).await.expect("the stream ends");
     assert!((10 * SECOND..=12 * SECOND).contains(&after), "{after:?}");
 
     let key = support::issue(&inner, NewKey::new("watching")).await;
     let body = open(&layer, &key, "text/plain", stalled).await;
     store.is_down.store(true, Ordering::Relaxed);
-    inner.revoke(key.key.id).await.unwrap();
+    inner.revoke(key.key.id, Actor::SYSTEM).await.unwrap();
     let recovery = async {
         tokio::time::sleep(60 * SECOND).await;
         store.is_down.store(false, Ordering::Relaxed);
@@ -232,7 +234,11 @@ async fn client_sees_an_error_when_its_stream_is_ended() {
     let request = request.body(Default::default()).unwrap();
     let mut body = service.client.request(request).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().is_ok());
-    service.backend.revoke(key.key.id).await.unwrap();
+    service
+        .backend
+        .revoke(key.key.id, Actor::SYSTEM)
+        .await
+        .unwrap();
     let error = tokio::time::timeout(10 * SECOND, async {
         loop {
             match body.frame().await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
 use keytally::backend::MemoryBackend;
-use keytally::key::{KeyAdmin, NewKey};
+use keytally::key::{Actor, KeyAdmin, NewKey};
 use keytally::testing::{FailingStore, Fixture};
 use keytally::usage::{Outcome, RejectionReason, SummaryQuery, UsageReader};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -116,8 +116,8 @@ async fn revoked_at_follows_the_manual_clock() {
     let hour = Duration::from_secs(3_600);
     test.advance(hour);
     for revoked in [
-        test.backend().revoke(key.id).await,
-        test.store().revoke(key.id).await,
+        test.backend().revoke(key.id, Actor::SYSTEM).await,
+        test.store().revoke(key.id, Actor::SYSTEM).await,
     ] {
         let revoked = revoked.unwrap().revoked_at.unwrap();
         assert_eq!(revoked, key.created_at + hour);
@@ -156,21 +156,30 @@ async fn failing_store_passes_conformance_while_healthy() {
 
 #[tokio::test]
 async fn failing_store_fails_every_operation_until_it_recovers() {
-    use keytally::key::{AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStore, StoreError};
+    use keytally::key::{AuditLog, AuditQuery, Issuer, KeyAdmin, KeyQuery, KeyStore, StoreError};
 
     let store = FailingStore::new(MemoryBackend::new());
     let issuer = Issuer::new("t").unwrap();
-    let id = issuer.issue(&store, NewKey::new("t")).await.unwrap().key.id;
-    let as_anna = store.acting_as("anna").unwrap();
+    let id = issuer
+        .issue(&store, NewKey::new("t"), Actor::SYSTEM)
+        .await
+        .unwrap()
+        .key
+        .id;
     store.clone().fail();
     let results = [
         store.find(id).await.map(drop),
         store.get(id).await.map(drop),
         store.list(&KeyQuery::new()).await.map(drop),
-        store.disable(id).await.map(drop),
-        store.delete(id).await,
-        store.audit(&AuditQuery::new()).await.map(drop),
-        as_anna.disable(id).await.map(drop),
+        store.disable(id, Actor::SYSTEM).await.map(drop),
+        store.delete(id, Actor::SYSTEM).await,
+        store.audit_entries(&AuditQuery::new()).await.map(drop),
+        store
+            .audit_log()
+            .unwrap()
+            .audit_entries(&AuditQuery::new())
+            .await
+            .map(drop),
     ];
     for result in results {
         assert!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use keytally::KeyId;
-use keytally::key::{IssueError, Issuer, KeyAdmin, KeyUpdate, NewKey, StoreError};
+use keytally::key::{Actor, IssueError, Issuer, KeyAdmin, KeyUpdate, NewKey, StoreError};
 use keytally::limit::RateLimit;
 
 use crate::wire::Control;
@@ -189,11 +189,13 @@ impl<B: KeyAdmin> Keys<B> {
         };
         let (secret, record) = self.issuer.prepare(new).unwrap();
         let id = record.key.id;
-        self.retry(async || match self.backend.create(record.clone()).await {
-            // Created by an earlier attempt whose response was lost.
-            Err(StoreError::Conflict(_)) => Ok(()),
-            other => other,
-        })
+        self.retry(
+            async || match self.backend.create(record.clone(), Actor::SYSTEM).await {
+                // Created by an earlier attempt whose response was lost.
+                Err(StoreError::Conflict(_)) => Ok(()),
+                other => other,
+            },
+        )
         .await;
         self.done.issued.fetch_add(1, Ordering::Relaxed);
         self.add(id, secret.expose(), kind)
@@ -214,8 +216,12 @@ impl<B: KeyAdmin> Keys<B> {
     async fn update(&self, subject: &Subject, random: &mut fastrand::Rng) {
         let limit = RateLimit::per_second(random.u32(200..1_000)).with_burst(1_000);
         let update = KeyUpdate::new().limits([limit]);
-        self.retry(async || self.backend.update(subject.id, update.clone()).await)
-            .await;
+        self.retry(async || {
+            self.backend
+                .update(subject.id, update.clone(), Actor::SYSTEM)
+                .await
+        })
+        .await;
         self.done.updated.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -225,7 +231,11 @@ impl<B: KeyAdmin> Keys<B> {
         let grace = Duration::from_secs(5);
         let mut new = None;
         self.retry(async || {
-            match self.issuer.rotate(&self.backend, subject.id, grace).await {
+            match self
+                .issuer
+                .rotate(&self.backend, subject.id, grace, Actor::SYSTEM)
+                .await
+            {
                 Ok(issued) => new = Some(issued),
                 // Rotated by an earlier attempt whose response was lost, and expired since.
                 Err(IssueError::Store(StoreError::NotActive { .. })) => {}
@@ -254,14 +264,16 @@ impl<B: KeyAdmin> Keys<B> {
         match (here, how) {
             (true, _) => self.change_remotely(how, subject.id).await,
             (false, "revoke") => {
-                self.retry(async || self.backend.revoke(subject.id).await)
+                self.retry(async || self.backend.revoke(subject.id, Actor::SYSTEM).await)
                     .await;
             }
             (false, _) => {
-                self.retry(async || match self.backend.delete(subject.id).await {
-                    Err(StoreError::NotFound(_)) => Ok(()),
-                    other => other,
-                })
+                self.retry(
+                    async || match self.backend.delete(subject.id, Actor::SYSTEM).await {
+                        Err(StoreError::NotFound(_)) => Ok(()),
+                        other => other,
+                    },
+                )
                 .await;
             }
         }
@@ -279,13 +291,13 @@ impl<B: KeyAdmin> Keys<B> {
         if here {
             self.change_remotely("disable", subject.id).await;
         } else {
-            self.retry(async || self.backend.disable(subject.id).await)
+            self.retry(async || self.backend.disable(subject.id, Actor::SYSTEM).await)
                 .await;
         }
         subject.close(here);
         tokio::time::sleep(Duration::from_millis(200)).await;
         subject.open();
-        self.retry(async || self.backend.enable(subject.id).await)
+        self.retry(async || self.backend.enable(subject.id, Actor::SYSTEM).await)
             .await;
         self.done.switched.fetch_add(1, Ordering::Relaxed);
     }

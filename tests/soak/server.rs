@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use keytally::backend::{PostgresBackend, SqliteBackend, SqliteSpool};
-use keytally::key::{CacheConfig, KeyAdmin, StoreError};
+use keytally::key::{Actor, CacheConfig, KeyAdmin, StoreError};
 use keytally::limit::LocalLimiter;
 use keytally::usage::{Recorder, RecorderStats, ShutdownReport, UsageSink};
 use keytally::{ApiKeyLayer, Clock, KeyId, Rejection};
@@ -159,9 +159,9 @@ async fn add_rejection_headers(mut response: Response) -> Response {
 fn key_routes<B: KeyAdmin + Clone>(backend: B) -> Router {
     let change_key = async |State(store): State<B>, Path((change, id)): Path<(String, KeyId)>| {
         let result = match &*change {
-            "revoke" => store.revoke(id).await.map(drop),
-            "disable" => store.disable(id).await.map(drop),
-            "delete" => store.delete(id).await,
+            "revoke" => store.revoke(id, Actor::SYSTEM).await.map(drop),
+            "disable" => store.disable(id, Actor::SYSTEM).await.map(drop),
+            "delete" => store.delete(id, Actor::SYSTEM).await,
             _ => return StatusCode::NOT_FOUND,
         };
         match result {

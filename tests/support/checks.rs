@@ -10,8 +10,8 @@ use std::error::Error;
 
 use jiff::{SignedDuration, Timestamp};
 use keytally::key::{
-    AuditAction, AuditQuery, EncryptedSecret, Issuer, KeyAdmin, KeyQuery, KeyStatus, NewKey,
-    StoreError,
+    Actor, AuditAction, AuditLog, AuditQuery, EncryptedSecret, Issuer, KeyAdmin, KeyQuery,
+    KeyStatus, NewKey, StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError, RecordedQuery,
@@ -28,20 +28,20 @@ pub async fn recoverable<B: KeyAdmin>(backend: &B, encrypted_secret: &[u8]) -> K
     record.key.recoverable = true;
     record.encrypted_secret = Some(EncryptedSecret::from_bytes(encrypted_secret));
     let id = record.key.id;
-    backend.create(record).await.unwrap();
+    backend.create(record, Actor::SYSTEM).await.unwrap();
     id
 }
 
 /// The number of audit entries for reveals of a key's secret.
-pub async fn readings<B: KeyAdmin>(backend: &B, id: KeyId) -> usize {
+pub async fn readings<B: AuditLog>(backend: &B, id: KeyId) -> usize {
     let query = AuditQuery::new().key(id).action(AuditAction::Revealed);
-    backend.audit(&query).await.unwrap().unwrap().items.len()
+    backend.audit_entries(&query).await.unwrap().items.len()
 }
 
 /// Everything a backend implements, as one object-safe trait.
-pub trait Backend: KeyAdmin + UsageSink + UsageReader {}
+pub trait Backend: KeyAdmin + AuditLog + UsageSink + UsageReader {}
 
-impl<T: KeyAdmin + UsageSink + UsageReader> Backend for T {}
+impl<T: KeyAdmin + AuditLog + UsageSink + UsageReader> Backend for T {}
 
 /// 2026-11-01T12:00:00Z.
 pub const NOON: i64 = 1_793_534_400;
@@ -67,7 +67,14 @@ pub async fn keys<B: Backend>(backend: &B, count: usize) -> Vec<KeyId> {
     let mut keys = Vec::new();
     for n in 0..count {
         let new = NewKey::new(format!("Key {n}")).owner("customer-17");
-        keys.push(issuer.issue(backend, new).await.unwrap().key.id);
+        keys.push(
+            issuer
+                .issue(backend, new, Actor::SYSTEM)
+                .await
+                .unwrap()
+                .key
+                .id,
+        );
     }
     keys
 }
@@ -325,8 +332,11 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
         for query in [KeyQuery::new().name(text), KeyQuery::new().owner(text)] {
             assert!(backend.list(&query).await.unwrap().items.is_empty());
         }
-        let entries = backend.audit(&AuditQuery::new().actor(text)).await.unwrap();
-        assert!(entries.unwrap().items.is_empty());
+        let entries = backend
+            .audit_entries(&AuditQuery::new().actor(text))
+            .await
+            .unwrap();
+        assert!(entries.items.is_empty());
         let query = SummaryQuery::new(UsageRange::new().owner(text), spec.clone());
         assert_eq!(backend.summary(&query).await.unwrap(), spec.empty());
     }
@@ -359,7 +369,7 @@ async fn assert_foreign_page_tokens_are_errors<B: Backend>(backend: &B) {
             let log = backend.requests(&log).await;
             assert!(matches!(log, Err(ReadError::Page(_))));
             let audit = AuditQuery::new().after(token.clone());
-            let audit = backend.audit(&audit).await;
+            let audit = backend.audit_entries(&audit).await;
             assert!(matches!(audit, Err(StoreError::Page(_))));
             // The same for a filter that cannot match anything.
             let nothing = LogQuery::new(LogFilter::new().owner("\0")).after(token.clone());
@@ -381,10 +391,10 @@ pub async fn errors_say_nothing_of_the_database<B: Backend>(bare: &B) {
     let store = [
         bare.find(id).await.unwrap_err(),
         bare.list(&KeyQuery::new()).await.unwrap_err(),
-        bare.audit(&AuditQuery::new()).await.unwrap_err(),
-        bare.create(record).await.unwrap_err(),
-        bare.revoke(id).await.unwrap_err(),
-        bare.delete(id).await.unwrap_err(),
+        bare.audit_entries(&AuditQuery::new()).await.unwrap_err(),
+        bare.create(record, Actor::SYSTEM).await.unwrap_err(),
+        bare.revoke(id, Actor::SYSTEM).await.unwrap_err(),
+        bare.delete(id, Actor::SYSTEM).await.unwrap_err(),
     ];
     let read = [
         bare.summary(&SummaryQuery::default()).await.unwrap_err(),

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issued, Issuer, NewKey};
+use keytally::key::{Actor, Issued, Issuer, NewKey};
 use keytally::usage::{
     LogFilter, LogQuery, Recorder, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
     UsageReader,
@@ -95,7 +95,7 @@ impl Service {
 
 pub async fn issue(backend: &MemoryBackend, new: NewKey) -> Issued {
     let issuer = Issuer::new("acme_test").unwrap();
-    issuer.issue(backend, new).await.unwrap()
+    issuer.issue(backend, new, Actor::SYSTEM).await.unwrap()
 }
 
 pub fn get(path: &str, secret: &str) -> http::request::Builder {

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use keytally::ApiKeyLayer;
-use keytally::key::{Issued, Issuer, KeyAdmin, NewKey};
+use keytally::key::{Actor, Issued, Issuer, KeyAdmin, NewKey};
 use keytally::usage::UsageReader;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -54,7 +54,10 @@ impl Service {
 
 pub async fn issue(backend: &impl KeyAdmin, name: &str) -> Issued {
     let issuer = Issuer::new("test").unwrap();
-    issuer.issue(backend, NewKey::new(name)).await.unwrap()
+    issuer
+        .issue(backend, NewKey::new(name), Actor::SYSTEM)
+        .await
+        .unwrap()
 }
 
 /// The ids of all requests in the log. Panics if one is there twice or rollups have another total.

@@ -3,7 +3,7 @@
 
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, KeyAdmin, NewKey};
+use keytally::key::{Actor, Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
 use tokio::runtime::Runtime;
@@ -56,13 +56,17 @@ pub fn keytally() -> Keytally {
     let issuer = Issuer::new("acme_live").unwrap();
     let issue = |name, limit| {
         let new = NewKey::new(name).owner("customer-17").limit(limit);
-        runtime.block_on(issuer.issue(&backend, new)).unwrap()
+        runtime
+            .block_on(issuer.issue(&backend, new, Actor::SYSTEM))
+            .unwrap()
     };
     let wide = RateLimit::per_second(10_000_000).with_burst(100_000_000);
     let allowed = issue("allowed", wide.clone());
     let limited = issue("limited", RateLimit::per_hour(1));
     let deleted = issue("deleted", wide);
-    runtime.block_on(backend.delete(deleted.key.id)).unwrap();
+    runtime
+        .block_on(backend.delete(deleted.key.id, Actor::SYSTEM))
+        .unwrap();
     let malformed = format!("{}0", &allowed.secret.expose()[..63]);
     Keytally {
         layer,

@@ -8,7 +8,7 @@ use dudect_bencher::rand::RngExt;
 use dudect_bencher::{BenchRng, CtRunner};
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
-use keytally::key::{CacheConfig, Digest, KeyAdmin, KeyRecord, Peppers, Secret};
+use keytally::key::{Actor, CacheConfig, Digest, KeyAdmin, KeyRecord, Peppers, Secret};
 
 use crate::harness::{KEYS, Round, refuse, refuse_after, time};
 use crate::secrets::{issued, mistyped, other, sha256, stored, under_pepper};
@@ -48,7 +48,9 @@ fn store(records: impl IntoIterator<Item = KeyRecord>) -> MemoryBackend {
     let store = MemoryBackend::new();
     let context = tokio::runtime::Handle::current();
     for record in records {
-        context.block_on(store.create(record)).expect("a new key");
+        context
+            .block_on(store.create(record, Actor::SYSTEM))
+            .expect("a new key");
     }
     store
 }

@@ -10,7 +10,8 @@ use crate::clock::Clock;
 use crate::key::InvalidationFeed;
 
 /// Stores keys and usage in memory. Implements [`KeyAdmin`](crate::key::KeyAdmin),
-/// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
+/// [`AuditLog`](crate::key::AuditLog), [`UsageSink`](crate::usage::UsageSink) and
+/// [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share their data, which is lost when the process exits. The request log and the audit log keep the most
 /// recent entries, up to a limit. Rollups are kept [longer](MemoryConfig::hours) and are exact regardless of
@@ -18,8 +19,6 @@ use crate::key::InvalidationFeed;
 #[derive(Clone)]
 pub struct MemoryBackend {
     pub(super) shared: Arc<Shared>,
-    /// The actor of changes made through this handle, for the audit log.
-    pub(super) actor: Option<Arc<str>>,
 }
 
 pub(super) struct Shared {
@@ -48,10 +47,7 @@ impl MemoryBackend {
             usage: Mutex::new(Usage::new(config)),
             clock,
         });
-        Self {
-            shared,
-            actor: None,
-        }
+        Self { shared }
     }
 
     pub(super) fn keys(&self) -> MutexGuard<'_, Keys> {

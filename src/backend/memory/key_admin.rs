@@ -1,23 +1,17 @@
 //! Key administration in the in-memory backend.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::backend::MemoryBackend;
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
-    KeyStore, Rotation, StoreError,
+    Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
+    KeyRecord, KeyStore, Rotation, StoreError,
 };
 use crate::page::Page;
 
 impl MemoryBackend {
-    fn actor(&self) -> Option<&str> {
-        self.actor.as_deref()
-    }
-
     fn time(&self) -> Timestamp {
         self.shared.clock.now().timestamp()
     }
@@ -37,12 +31,12 @@ impl KeyStore for MemoryBackend {
 
 #[async_trait]
 impl KeyAdmin for MemoryBackend {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
         let id = record.key.id;
         {
             let mut keys = self.keys();
             let key = keys.insert(record)?;
-            let entry = AuditEntry::created(self.actor(), key, self.time());
+            let entry = AuditEntry::created(actor, key, self.time());
             keys.audit.add(entry);
         }
         self.shared.changes.publish(id);
@@ -53,15 +47,19 @@ impl KeyAdmin for MemoryBackend {
         self.keys().list(query)
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
         let key = {
             let mut keys = self.keys();
             let record = keys.find(id)?;
             let before = record.key.clone();
             record.apply(&change)?;
             let key = record.key.clone();
-            let (actor, time) = (self.actor(), self.time());
-            let entry = AuditEntry::changed(actor, &change, before, key.clone(), time);
+            let entry = AuditEntry::changed(actor, &change, before, key.clone(), self.time());
             keys.audit.add(entry);
             key
         };
@@ -69,7 +67,12 @@ impl KeyAdmin for MemoryBackend {
         Ok(key)
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
         let key = {
             let mut keys = self.keys();
             let mut old = keys.find(id)?.clone();
@@ -78,8 +81,7 @@ impl KeyAdmin for MemoryBackend {
             let key = keys.insert(new)?;
             let after = old.key.clone();
             *keys.find(id)? = old;
-            let (actor, time) = (self.actor(), self.time());
-            let entries = AuditEntry::rotated(actor, before, after, key.clone(), time);
+            let entries = AuditEntry::rotated(actor, before, after, key.clone(), self.time());
             entries.into_iter().for_each(|entry| keys.audit.add(entry));
             key
         };
@@ -88,47 +90,46 @@ impl KeyAdmin for MemoryBackend {
         Ok(key)
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
         {
             let mut keys = self.keys();
             let removed = keys.records.remove(&id).ok_or(StoreError::NotFound(id))?;
             keys.order.remove(&(removed.key.created_at, id));
-            let entry = AuditEntry::deleted(self.actor(), removed.key, self.time());
+            let entry = AuditEntry::deleted(actor, removed.key, self.time());
             keys.audit.add(entry);
         }
         self.shared.changes.publish(id);
         Ok(())
     }
 
-    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
-        let at = self.time();
-        self.change(id, KeyChange::Revoke { revoked_at: at }).await
+    async fn revoke(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
+        let change = KeyChange::Revoke {
+            revoked_at: self.time(),
+        };
+        self.change(id, change, actor).await
     }
 
-    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+    async fn reveal(&self, id: KeyId, actor: Actor<'_>) -> Result<Option<KeyRecord>, StoreError> {
         let mut keys = self.keys();
         let record = keys.find(id)?.clone();
         if record.encrypted_secret.is_none() {
             return Ok(None);
         }
-        let (actor, time) = (self.actor(), self.time());
-        let entry = AuditEntry::revealed(actor, record.key.clone(), time);
+        let entry = AuditEntry::revealed(actor, record.key.clone(), self.time());
         keys.audit.add(entry);
         Ok(Some(record))
     }
 
-    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
-        let keys = self.keys();
-        let kept = keys.audit.is_kept().then_some(&keys.audit);
-        kept.map(|audit| audit.page(query)).transpose()
+    fn audit_log(&self) -> Option<&dyn AuditLog> {
+        let is_kept = self.keys().audit.is_kept();
+        is_kept.then_some(self)
     }
+}
 
-    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-        self.keys().audit.is_kept().then(|| {
-            let actor = AuditEntry::actor_of(actor).map(Arc::from);
-            let shared = self.shared.clone();
-            Arc::new(Self { shared, actor }) as Arc<dyn KeyAdmin>
-        })
+#[async_trait]
+impl AuditLog for MemoryBackend {
+    async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
+        self.keys().audit.page(query)
     }
 }
 
@@ -153,13 +154,13 @@ mod tests {
         let backend = MemoryBackend::with_clock(config, clock.clone());
         let record = record();
         let id = record.key.id;
-        backend.create(record).await.unwrap();
+        backend.create(record, Actor::SYSTEM).await.unwrap();
         for _ in 0..2 {
-            backend.disable(id).await.unwrap();
+            backend.disable(id, Actor::SYSTEM).await.unwrap();
         }
         clock.advance(Duration::from_micros(1));
-        backend.enable(id).await.unwrap();
-        let audit = backend.audit(&AuditQuery::new()).await.unwrap().unwrap();
+        backend.enable(id, Actor::SYSTEM).await.unwrap();
+        let audit = backend.audit_entries(&AuditQuery::new()).await.unwrap();
         let entries: Vec<_> = audit
             .items
             .iter()
@@ -172,14 +173,15 @@ mod tests {
     #[tokio::test]
     async fn zero_audit_capacity_disables_audit_log_and_encrypted_secrets() {
         let backend = MemoryBackend::with_config(MemoryConfig::new().audit_capacity(0));
-        backend.create(record()).await.unwrap();
-        assert_eq!(backend.audit(&AuditQuery::new()).await.unwrap(), None);
-        assert!(backend.acting_as("anna").is_none());
+        backend.create(record(), Actor::SYSTEM).await.unwrap();
+        assert!(backend.audit_log().is_none());
+        let entries = backend.audit_entries(&AuditQuery::new()).await.unwrap();
+        assert_eq!(entries.items, []);
         // Encrypted secrets are rejected, since revealing them could not be audited.
         let mut record = record();
         record.key.recoverable = true;
         record.encrypted_secret = Some(EncryptedSecret::from_bytes([1]));
-        let result = backend.create(record.clone()).await;
+        let result = backend.create(record.clone(), Actor::SYSTEM).await;
         assert!(matches!(result, Err(StoreError::SecretsNotSupported)));
         assert_eq!(backend.find(record.key.id).await.unwrap(), None);
     }

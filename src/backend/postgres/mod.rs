@@ -29,8 +29,8 @@ use super::sql::{
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{
-    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
-    KeyStore, Rotation, StoreError,
+    Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
+    KeyRecord, KeyStore, Rotation, StoreError,
 };
 use crate::page::Page;
 use crate::usage::{
@@ -48,7 +48,7 @@ use crate::usage::{
 /// ```no_run
 /// use keytally::ApiKeyLayer;
 /// use keytally::backend::PostgresBackend;
-/// use keytally::key::{Issuer, NewKey};
+/// use keytally::key::{Actor, Issuer, NewKey};
 /// use keytally::usage::Recorder;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -56,7 +56,7 @@ use crate::usage::{
 /// let backend = PostgresBackend::connect("postgres://localhost/app").await?;
 /// backend.migrate().await?;
 /// let issued = Issuer::new("acme_live")?
-///     .issue(&backend, NewKey::new("Zapier integration"))
+///     .issue(&backend, NewKey::new("Zapier integration"), Actor::SYSTEM)
 ///     .await?;
 /// let recorder = Recorder::new(backend.clone());
 /// let layer = ApiKeyLayer::new(backend).recorder(recorder);

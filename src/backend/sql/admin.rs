@@ -8,8 +8,8 @@ use super::engine::{Engine, Session, Statement};
 use super::{audit, keys};
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, EncryptedSecret, InvalidationFeed, Key, KeyChange, KeyQuery, KeyRecord,
-    Rotation, StoreError,
+    Actor, AuditEntry, AuditQuery, EncryptedSecret, InvalidationFeed, Key, KeyChange, KeyQuery,
+    KeyRecord, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -55,12 +55,16 @@ impl<E: Engine> SqlBackend<E> {
         ))
     }
 
-    pub(in crate::backend) async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+    pub(in crate::backend) async fn create(
+        &self,
+        record: KeyRecord,
+        actor: Actor<'_>,
+    ) -> Result<(), StoreError> {
         record.validate()?;
         let record = record.in_whole_micros();
         let mut change = self.begin().await?;
         change.insert(&record).await?;
-        let (actor, now) = (self.actor.as_deref(), Timestamp::now());
+        let now = Timestamp::now();
         let (id, key) = (record.key.id, record.key);
         change
             .record_audit(AuditEntry::created(actor, key, now))
@@ -72,13 +76,14 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         id: KeyId,
         what: KeyChange,
+        actor: Actor<'_>,
     ) -> Result<Key, StoreError> {
         let mut change = self.begin().await?;
         let mut record = change.lock(id).await?;
         let before = record.key.clone();
         record.apply(&what)?;
         change.update(&record).await?;
-        let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());
+        let (now, key) = (Timestamp::now(), record.key.clone());
         let entry = AuditEntry::changed(actor, &what, before, key, now);
         change.record_audit(entry).await?;
         change.commit(&[id]).await?;
@@ -89,6 +94,7 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         id: KeyId,
         rotation: Rotation,
+        actor: Actor<'_>,
     ) -> Result<Key, StoreError> {
         let mut change = self.begin().await?;
         let mut old = change.lock(id).await?;
@@ -96,7 +102,7 @@ impl<E: Engine> SqlBackend<E> {
         let new = old.rotate(&rotation)?;
         change.insert(&new).await?;
         change.update(&old).await?;
-        let (actor, now) = (self.actor.as_deref(), Timestamp::now());
+        let now = Timestamp::now();
         for entry in AuditEntry::rotated(actor, before, old.key, new.key.clone(), now) {
             change.record_audit(entry).await?;
         }
@@ -104,11 +110,15 @@ impl<E: Engine> SqlBackend<E> {
         Ok(new.key)
     }
 
-    pub(in crate::backend) async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+    pub(in crate::backend) async fn delete(
+        &self,
+        id: KeyId,
+        actor: Actor<'_>,
+    ) -> Result<(), StoreError> {
         let mut change = self.begin().await?;
         let record = change.lock(id).await?;
         change.run(keys::delete(self.names(), id)).await?;
-        let (actor, now) = (self.actor.as_deref(), Timestamp::now());
+        let now = Timestamp::now();
         change
             .record_audit(AuditEntry::deleted(actor, record.key, now))
             .await?;
@@ -118,6 +128,7 @@ impl<E: Engine> SqlBackend<E> {
     pub(in crate::backend) async fn reveal(
         &self,
         id: KeyId,
+        actor: Actor<'_>,
     ) -> Result<Option<KeyRecord>, StoreError> {
         let mut change = self.begin().await?;
         let mut record = change.lock(id).await?;
@@ -125,7 +136,7 @@ impl<E: Engine> SqlBackend<E> {
         if record.encrypted_secret.is_none() {
             return Ok(None);
         }
-        let (actor, now, key) = (self.actor.as_deref(), Timestamp::now(), record.key.clone());
+        let (now, key) = (Timestamp::now(), record.key.clone());
         change
             .record_audit(AuditEntry::revealed(actor, key, now))
             .await?;
@@ -134,7 +145,7 @@ impl<E: Engine> SqlBackend<E> {
         Ok(Some(record))
     }
 
-    pub(in crate::backend) async fn audit(
+    pub(in crate::backend) async fn audit_entries(
         &self,
         query: &AuditQuery,
     ) -> Result<Page<AuditEntry>, StoreError> {

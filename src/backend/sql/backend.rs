@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::names::Names;
-use crate::key::{AuditEntry, InvalidationFeed};
+use crate::key::InvalidationFeed;
 use crate::usage::LogSampling;
 
 /// A database and the state that all clones of a backend share.
@@ -13,7 +13,6 @@ pub(in crate::backend) struct SqlBackend<E> {
     pub(in crate::backend) engine: Arc<E>,
     pub(in crate::backend) changes: InvalidationFeed,
     pub(in crate::backend) sampling: LogSampling,
-    pub(super) actor: Option<Arc<str>>,
 }
 
 impl<E> Clone for SqlBackend<E> {
@@ -22,7 +21,6 @@ impl<E> Clone for SqlBackend<E> {
             engine: self.engine.clone(),
             changes: self.changes.clone(),
             sampling: self.sampling,
-            actor: self.actor.clone(),
         }
     }
 }
@@ -33,19 +31,11 @@ impl<E: Engine> SqlBackend<E> {
             engine: Arc::new(engine),
             changes: InvalidationFeed::new(),
             sampling: LogSampling::All,
-            actor: None,
         }
     }
 
     pub(super) fn names(&self) -> &Names {
         self.engine.names()
-    }
-
-    pub(in crate::backend) fn acting_as(&self, actor: &str) -> Self {
-        Self {
-            actor: AuditEntry::actor_of(actor).map(Into::into),
-            ..self.clone()
-        }
     }
 }
 
@@ -65,39 +55,56 @@ macro_rules! keep_in_sql {
 
         #[async_trait]
         impl KeyAdmin for $backend {
-            async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-                self.0.create(record).await
+            async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
+                self.0.create(record, actor).await
             }
 
             async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
                 self.0.list(query).await
             }
 
-            async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-                self.0.change(id, change).await
+            async fn change(
+                &self,
+                id: KeyId,
+                change: KeyChange,
+                actor: Actor<'_>,
+            ) -> Result<Key, StoreError> {
+                self.0.change(id, change, actor).await
             }
 
-            async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-                self.0.rotate(id, rotation).await
+            async fn rotate(
+                &self,
+                id: KeyId,
+                rotation: Rotation,
+                actor: Actor<'_>,
+            ) -> Result<Key, StoreError> {
+                self.0.rotate(id, rotation, actor).await
             }
 
-            async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-                self.0.delete(id).await
+            async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
+                self.0.delete(id, actor).await
             }
 
-            async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-                self.0.reveal(id).await
+            async fn reveal(
+                &self,
+                id: KeyId,
+                actor: Actor<'_>,
+            ) -> Result<Option<KeyRecord>, StoreError> {
+                self.0.reveal(id, actor).await
             }
 
-            async fn audit(
+            fn audit_log(&self) -> Option<&dyn AuditLog> {
+                Some(self)
+            }
+        }
+
+        #[async_trait]
+        impl AuditLog for $backend {
+            async fn audit_entries(
                 &self,
                 query: &AuditQuery,
-            ) -> Result<Option<Page<AuditEntry>>, StoreError> {
-                self.0.audit(query).await.map(Some)
-            }
-
-            fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-                Some(Arc::new(Self(self.0.acting_as(actor))))
+            ) -> Result<Page<AuditEntry>, StoreError> {
+                self.0.audit_entries(query).await
             }
         }
 

@@ -9,7 +9,6 @@ mod spool;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -23,8 +22,8 @@ use super::sql::{
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{
-    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
-    KeyStore, Rotation, StoreError,
+    Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
+    KeyRecord, KeyStore, Rotation, StoreError,
 };
 use crate::page::Page;
 use crate::usage::{
@@ -41,7 +40,7 @@ use crate::usage::{
 /// ```
 /// use keytally::ApiKeyLayer;
 /// use keytally::backend::SqliteBackend;
-/// use keytally::key::{Issuer, NewKey};
+/// use keytally::key::{Actor, Issuer, NewKey};
 /// use keytally::usage::Recorder;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -52,7 +51,7 @@ use crate::usage::{
 /// let backend = SqliteBackend::open(path).await?;
 /// backend.migrate().await?;
 /// let issued = Issuer::new("acme_live")?
-///     .issue(&backend, NewKey::new("Zapier integration"))
+///     .issue(&backend, NewKey::new("Zapier integration"), Actor::SYSTEM)
 ///     .await?;
 /// let recorder = Recorder::new(backend.clone());
 /// let layer = ApiKeyLayer::new(backend).recorder(recorder);

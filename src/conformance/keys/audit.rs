@@ -1,82 +1,72 @@
 //! The audit log.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::steps::{create, find_key, get_key};
+use super::steps::{audit_log, create, create_as, get_key};
 use crate::conformance::assert::{equal, fails_with, holds, succeeds};
 use crate::conformance::fixture::{Fixture, id, too_early, tricky_strings};
 use crate::id::KeyId;
 use crate::key::{
-    AuditAction, AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyRecord, KeyUpdate, Rotation,
-    StoreError,
+    Actor, AuditAction, AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyRecord, KeyUpdate,
+    Rotation, StoreError,
 };
 use crate::page::PageToken;
 
 /// Checks the audit log of a store that has one.
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
-    let query = AuditQuery::new().limit(1);
-    if succeeds(store.audit(&query).await, "an audit query succeeds").is_none() {
+    if store.audit_log().is_none() {
         return;
     }
     let fixture = Fixture::new();
-    let mut entries = every_change_has_an_entry(store, &fixture, None).await;
+    let mut entries = every_change_has_an_entry(store, &fixture, Actor::SYSTEM).await;
     for name in ["anna", "Anna"] {
         let actor = format!("{name}-{}", fixture.tag);
-        let acting = acting_as(store, &actor);
-        entries.extend(every_change_has_an_entry(&acting, &fixture, Some(&actor)).await);
+        entries.extend(every_change_has_an_entry(store, &fixture, Actor::new(&actor)).await);
     }
     filters_agree_with_matches(store, &entries).await;
     filters_work_alone(store, &entries).await;
     page_sizes_are_clamped(store, &entries).await;
     actors_are_normalized(store, &fixture).await;
-    acting_as_shares_the_store(store, &fixture).await;
     failed_changes_have_no_entry(store, &fixture).await;
     foreign_page_tokens_are_rejected(store, &fixture).await;
     paging_is_stable(store, &fixture).await;
-}
-
-fn acting_as<S: KeyAdmin + ?Sized>(store: &S, actor: &str) -> Arc<dyn KeyAdmin> {
-    match store.acting_as(actor) {
-        Some(acting) => acting,
-        None => {
-            panic!("broken rule: a store with an audit log supports acting_as: {actor}")
-        }
-    }
 }
 
 /// Makes every possible change to a key, and returns the audit entries of the key and of its successor.
 async fn every_change_has_an_entry<S: KeyAdmin + ?Sized>(
     store: &S,
     fixture: &Fixture,
-    actor: Option<&str>,
+    actor: Actor<'_>,
 ) -> Vec<AuditEntry> {
-    let first = create(store, fixture.record("Audited")).await.key;
+    let first = create_as(store, fixture.record("Audited"), actor).await.key;
     let id = first.id;
     let mut steps = vec![(AuditAction::Created, Some(first))];
     let mut step = |action, key| steps.push((action, Some(key)));
     let update = KeyUpdate::new().name("Renamed").scopes(["read"]);
-    let key = succeeds(store.update(id, update).await, "updating a key succeeds");
+    let key = succeeds(
+        store.update(id, update, actor).await,
+        "updating a key succeeds",
+    );
     step(AuditAction::Updated, key);
     // The second call changes nothing, but has an entry of its own.
     for _ in 0..2 {
-        let key = succeeds(store.disable(id).await, "disabling a key succeeds");
+        let key = succeeds(store.disable(id, actor).await, "disabling a key succeeds");
         step(AuditAction::Disabled, key);
     }
     for _ in 0..2 {
-        let key = succeeds(store.enable(id).await, "enabling a key succeeds");
+        let key = succeeds(store.enable(id, actor).await, "enabling a key succeeds");
         step(AuditAction::Enabled, key);
     }
-    let new = store.rotate(id, rotation(fixture)).await;
+    let new = store.rotate(id, rotation(fixture), actor).await;
     let new = succeeds(new, "rotating an active key succeeds");
     steps.push((AuditAction::Rotated, get_key(store, id).await));
     for _ in 0..2 {
-        let key = succeeds(store.revoke(id).await, "revoking a key succeeds");
+        let key = succeeds(store.revoke(id, actor).await, "revoking a key succeeds");
         steps.push((AuditAction::Revoked, Some(key)));
     }
-    succeeds(store.delete(id).await, "deleting a key succeeds");
+    succeeds(store.delete(id, actor).await, "deleting a key succeeds");
     steps.push((AuditAction::Deleted, None));
 
     let mut entries = expect_entries(store, id, actor, &steps).await;
@@ -101,7 +91,7 @@ fn rotation(fixture: &Fixture) -> Rotation {
 async fn expect_entries<S: KeyAdmin + ?Sized>(
     store: &S,
     id: KeyId,
-    actor: Option<&str>,
+    actor: Actor<'_>,
     steps: &[(AuditAction, Option<Key>)],
 ) -> Vec<AuditEntry> {
     let entries = read_all(store, AuditQuery::new().key(id), None).await;
@@ -112,7 +102,7 @@ async fn expect_entries<S: KeyAdmin + ?Sized>(
     let mut before = &None;
     for (entry, (_, after)) in entries.iter().rev().zip(steps) {
         let rule = format!("an entry names the actor of the change: {entry:?}");
-        equal(&entry.actor.as_deref(), &actor, rule);
+        equal(&entry.actor, &actor.to_name(), rule);
         let rule = "an entry holds the key as it was before the change";
         equal(&entry.before, before, rule);
         equal(
@@ -194,11 +184,12 @@ async fn page_sizes_are_clamped<S: KeyAdmin + ?Sized>(store: &S, entries: &[Audi
             "a page size above the maximum is reduced to the maximum",
         ),
     ] {
-        let page = succeeds(store.audit(&query.clone().limit(limit)).await, rule);
-        let (listed, next) = page.map_or((0, None), |page| (page.items.len(), page.next));
+        let query = query.clone().limit(limit);
+        let page = succeeds(audit_log(store).audit_entries(&query).await, rule);
+        let listed = page.items.len();
         equal(&listed, &limit.clamp(1, all), rule);
         let rule = "there is a next page token if and only if more items follow";
-        equal(&next.is_some(), &(listed < all), rule);
+        equal(&page.next.is_some(), &(listed < all), rule);
     }
 }
 
@@ -207,42 +198,21 @@ async fn actors_are_normalized<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtur
     let mut actors = tricky_strings();
     actors.extend(["ä".repeat(200), "ö".repeat(201), "nul \0, line\r\n".into()]);
     for text in &actors {
-        let disabled = acting_as(store, text).disable(id).await;
+        let disabled = store.disable(id, Actor::new(text)).await;
         succeeds(disabled, "any actor can disable a key");
         let listed = read_all(store, AuditQuery::new().key(id).actor(text), None).await;
         let named: Vec<_> = listed.iter().map(|entry| entry.actor.clone()).collect();
-        let rule = "an actor is stored as normalized by AuditEntry::actor_of";
-        equal(&named, &vec![AuditEntry::actor_of(text)], rule);
+        let rule = "an actor is stored as normalized by Actor::to_name";
+        equal(&named, &vec![Actor::new(text).to_name()], rule);
     }
     succeeds(
-        acting_as(store, "").enable(id).await,
+        store.enable(id, Actor::SYSTEM).await,
         "enabling a key succeeds",
     );
     let listed = read_all(store, AuditQuery::new().key(id), None).await;
     let last = listed.first().map(|entry| (entry.action, &entry.actor));
-    let rule = "an empty actor is stored as None";
+    let rule = "the system actor is stored as None";
     equal(&last, &Some((AuditAction::Enabled, &None)), rule);
-}
-
-async fn acting_as_shares_the_store<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
-    let rule = "a store returned by acting_as shares the keys";
-    let (anna, ben) = (format!("a-{}", fixture.tag), format!("b-{}", fixture.tag));
-    let acting = acting_as(store, &anna);
-    let mut record = create(&acting, fixture.record("Shared")).await;
-    let id = record.key.id;
-    equal(&find_key(store, id).await, &Some(record.clone()), rule);
-    let again = acting_as(&acting, &ben);
-    succeeds(again.disable(id).await, "disabling a key succeeds");
-    record.key.disabled = true;
-    for seen in [find_key(store, id).await, find_key(&acting, id).await] {
-        equal(&seen, &Some(record.clone()), rule);
-    }
-    let query = AuditQuery::new().key(id);
-    let listed = read_all(store, query.clone(), None).await;
-    equal(&read_all(&again, query, None).await, &listed, rule);
-    let actors: Vec<_> = listed.iter().map(|entry| entry.actor.clone()).collect();
-    let rule = "the last call of acting_as determines the actor";
-    equal(&actors, &vec![Some(ben), Some(anna)], rule);
 }
 
 async fn failed_changes_have_no_entry<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
@@ -252,7 +222,10 @@ async fn failed_changes_have_no_entry<S: KeyAdmin + ?Sized>(store: &S, fixture: 
     unnamed.key.name.clear();
     let existing = create(store, fixture.record("Existing")).await;
     let disabled_id = create(store, fixture.record("Disabled")).await.key.id;
-    succeeds(store.disable(disabled_id).await, "disabling a key succeeds");
+    succeeds(
+        store.disable(disabled_id, Actor::SYSTEM).await,
+        "disabling a key succeeds",
+    );
     let to_existing = Rotation {
         id: existing.key.id,
         ..rotation.clone()
@@ -262,17 +235,35 @@ async fn failed_changes_have_no_entry<S: KeyAdmin + ?Sized>(store: &S, fixture: 
         revoked_at: too_early(),
     };
     let results = [
-        store.create(unnamed.clone()).await,
-        store.create(existing.clone()).await,
-        store.update(existing.key.id, out_of_bounds).await.map(drop),
-        store.change(existing.key.id, too_early).await.map(drop),
-        store.rotate(existing.key.id, to_existing).await.map(drop),
-        store.rotate(disabled_id, rotation.clone()).await.map(drop),
-        store.rotate(unknown, rotation.clone()).await.map(drop),
-        store.update(unknown, KeyUpdate::new()).await.map(drop),
-        store.disable(unknown).await.map(drop),
-        store.revoke(unknown).await.map(drop),
-        store.delete(unknown).await,
+        store.create(unnamed.clone(), Actor::SYSTEM).await,
+        store.create(existing.clone(), Actor::SYSTEM).await,
+        store
+            .update(existing.key.id, out_of_bounds, Actor::SYSTEM)
+            .await
+            .map(drop),
+        store
+            .change(existing.key.id, too_early, Actor::SYSTEM)
+            .await
+            .map(drop),
+        store
+            .rotate(existing.key.id, to_existing, Actor::SYSTEM)
+            .await
+            .map(drop),
+        store
+            .rotate(disabled_id, rotation.clone(), Actor::SYSTEM)
+            .await
+            .map(drop),
+        store
+            .rotate(unknown, rotation.clone(), Actor::SYSTEM)
+            .await
+            .map(drop),
+        store
+            .update(unknown, KeyUpdate::new(), Actor::SYSTEM)
+            .await
+            .map(drop),
+        store.disable(unknown, Actor::SYSTEM).await.map(drop),
+        store.revoke(unknown, Actor::SYSTEM).await.map(drop),
+        store.delete(unknown, Actor::SYSTEM).await,
     ];
     let (created, disabled) = (AuditAction::Created, AuditAction::Disabled);
     let rule = "a failed change has no audit entry";
@@ -296,7 +287,7 @@ async fn foreign_page_tokens_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixtu
     for item_id in ["1", fixture.tag.as_str()] {
         let query = AuditQuery::new().after(PageToken::new(fixture.now, item_id));
         fails_with(
-            store.audit(&query).await,
+            audit_log(store).audit_entries(&query).await,
             "StoreError::Page",
             |error| matches!(error, StoreError::Page(_)),
             "a page token of another list fails with StoreError::Page, in the audit log too",
@@ -308,8 +299,14 @@ async fn foreign_page_tokens_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixtu
 async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let id = create(store, fixture.record("Busy")).await.key.id;
     for _ in 0..5 {
-        succeeds(store.disable(id).await, "disabling a key succeeds");
-        succeeds(store.enable(id).await, "enabling a key succeeds");
+        succeeds(
+            store.disable(id, Actor::SYSTEM).await,
+            "disabling a key succeeds",
+        );
+        succeeds(
+            store.enable(id, Actor::SYSTEM).await,
+            "enabling a key succeeds",
+        );
     }
     let mut query = AuditQuery::new().key(id);
     let existing = read_all(store, query.clone(), None).await;
@@ -317,12 +314,14 @@ async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let mut listed = Vec::new();
     for _ in 0..=existing.len() {
         let page = succeeds(
-            store.audit(&query).await,
+            audit_log(store).audit_entries(&query).await,
             "paging through the audit log succeeds while entries are added",
         );
-        let Some(page) = page else { break };
         listed.extend(page.items);
-        succeeds(store.disable(id).await, "disabling a key succeeds");
+        succeeds(
+            store.disable(id, Actor::SYSTEM).await,
+            "disabling a key succeeds",
+        );
         query.after = page.next;
         if query.after.is_none() {
             break;
@@ -354,12 +353,10 @@ where
 {
     let mut listed = Vec::new();
     loop {
-        let page = store.audit(&query).await;
-        let Some(page) = succeeds(page, format_args!("an audit query succeeds: {query:?}")) else {
-            panic!(
-                "broken rule: a store with an audit log never returns None from audit: {query:?}"
-            );
-        };
+        let page = succeeds(
+            audit_log(store).audit_entries(&query).await,
+            format_args!("an audit query succeeds: {query:?}"),
+        );
         holds(
             page.items.len() <= query.page_size(),
             "a page has at most the requested number of entries",

@@ -9,7 +9,7 @@ use super::steps::{create, expect_unchanged, find_key, get_key};
 use crate::conformance::assert::{equal, fails_with, join_all, succeeds};
 use crate::conformance::fixture::{Fixture, id, micros, too_early, tricky_strings};
 use crate::key::{
-    AddressList, InvalidKey, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate, NewKey,
+    Actor, AddressList, InvalidKey, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate, NewKey,
     StoreError,
 };
 use crate::limit::RateLimit;
@@ -31,7 +31,12 @@ async fn updates_agree_with_apply<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fix
     let mut record = create(store, fixture.record_of(new)).await;
     for update in updates(fixture) {
         let rule = format!("an update agrees with KeyRecord::apply: {update:?}");
-        let result = succeeds(store.update(record.key.id, update.clone()).await, &rule);
+        let result = succeeds(
+            store
+                .update(record.key.id, update.clone(), Actor::SYSTEM)
+                .await,
+            &rule,
+        );
         let applied = record.apply(&KeyChange::Update(Box::new(update)));
         succeeds(applied, "the suite's updates are valid");
         equal(&result, &record.key, &rule);
@@ -97,7 +102,9 @@ async fn invalid_changes_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture
         valid.clone().expires_at(Some(too_early())),
     ] {
         fails_with(
-            store.update(record.key.id, update.clone()).await,
+            store
+                .update(record.key.id, update.clone(), Actor::SYSTEM)
+                .await,
             "StoreError::Invalid",
             |error| matches!(error, StoreError::Invalid(_)),
             format_args!("an invalid update is rejected: {update:?}"),
@@ -108,7 +115,7 @@ async fn invalid_changes_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture
         revoked_at: too_early(),
     };
     fails_with(
-        store.change(record.key.id, revoke).await,
+        store.change(record.key.id, revoke, Actor::SYSTEM).await,
         "StoreError::Invalid",
         |error| matches!(error, StoreError::Invalid(InvalidKey::Time)),
         "a revocation at an out-of-range time is rejected",
@@ -121,13 +128,19 @@ async fn disabling_and_enabling<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtu
     let id = record.key.id;
     for _ in 0..2 {
         record.key.disabled = true;
-        let result = succeeds(store.disable(id).await, "disabling a key succeeds");
+        let result = succeeds(
+            store.disable(id, Actor::SYSTEM).await,
+            "disabling a key succeeds",
+        );
         equal(&result, &record.key, "disabling a key changes nothing else");
         expect_unchanged(store, &record, "a disabled key stays disabled").await;
     }
     for _ in 0..2 {
         record.key.disabled = false;
-        let result = succeeds(store.enable(id).await, "enabling a key succeeds");
+        let result = succeeds(
+            store.enable(id, Actor::SYSTEM).await,
+            "enabling a key succeeds",
+        );
         equal(&result, &record.key, "enabling a key changes nothing else");
         expect_unchanged(store, &record, "an enabled key stays enabled").await;
     }
@@ -139,20 +152,32 @@ async fn first_revocation_time_is_kept<S: KeyAdmin + ?Sized>(store: &S, fixture:
     let id = record.key.id;
     let first = fixture.before(Duration::from_micros(10));
     for at in [first, fixture.now, fixture.before(Duration::from_secs(60))] {
-        let result = store.change(id, KeyChange::Revoke { revoked_at: at }).await;
+        let result = store
+            .change(id, KeyChange::Revoke { revoked_at: at }, Actor::SYSTEM)
+            .await;
         record.key.revoked_at = Some(first);
         equal(&succeeds(result, rule), &record.key, rule);
         expect_unchanged(store, &record, rule).await;
     }
-    equal(&succeeds(store.revoke(id).await, rule), &record.key, rule);
-    let enabled = succeeds(store.enable(id).await, "enabling a revoked key succeeds");
+    equal(
+        &succeeds(store.revoke(id, Actor::SYSTEM).await, rule),
+        &record.key,
+        rule,
+    );
+    let enabled = succeeds(
+        store.enable(id, Actor::SYSTEM).await,
+        "enabling a revoked key succeeds",
+    );
     equal(
         &enabled.status(fixture.now),
         &KeyStatus::Revoked,
         "enabling a revoked key does not reactivate it",
     );
     let now = create(store, fixture.record("Revoked now")).await;
-    let revoked = succeeds(store.revoke(now.key.id).await, "revoking a key succeeds");
+    let revoked = succeeds(
+        store.revoke(now.key.id, Actor::SYSTEM).await,
+        "revoking a key succeeds",
+    );
     equal(
         &revoked.status(fixture.now),
         &KeyStatus::Revoked,
@@ -180,7 +205,7 @@ async fn concurrent_changes_are_all_applied<S: KeyAdmin + ?Sized>(store: &S, fix
     let results = join_all(
         changes
             .iter()
-            .map(|change| store.change(id, change.clone())),
+            .map(|change| store.change(id, change.clone(), Actor::SYSTEM)),
     )
     .await;
     let rule = "concurrent changes do not overwrite each other";
@@ -203,14 +228,14 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S) {
     let rule = "changing an unknown id fails with StoreError::NotFound";
     let is_not_found = |error: &StoreError| matches!(error, StoreError::NotFound(of) if *of == id);
     for change in changes {
-        let result = store.change(id, change).await;
+        let result = store.change(id, change, Actor::SYSTEM).await;
         fails_with(result, "StoreError::NotFound", is_not_found, rule);
     }
     let shortcuts = [
-        store.update(id, KeyUpdate::new()).await,
-        store.disable(id).await,
-        store.enable(id).await,
-        store.revoke(id).await,
+        store.update(id, KeyUpdate::new(), Actor::SYSTEM).await,
+        store.disable(id, Actor::SYSTEM).await,
+        store.enable(id, Actor::SYSTEM).await,
+        store.revoke(id, Actor::SYSTEM).await,
     ];
     for result in shortcuts {
         fails_with(result, "StoreError::NotFound", is_not_found, rule);

@@ -10,7 +10,8 @@ use super::steps::{create, expect_unchanged, find_key};
 use crate::conformance::assert::{equal, fails_with, join_all, succeeds};
 use crate::conformance::fixture::{Fixture, first, id, micros, too_early, tricky_strings};
 use crate::key::{
-    AddressList, Digest, InvalidKey, IssueError, Key, KeyAdmin, KeyRecord, NewKey, StoreError,
+    Actor, AddressList, Digest, InvalidKey, IssueError, Key, KeyAdmin, KeyRecord, NewKey,
+    StoreError,
 };
 use crate::limit::RateLimit;
 
@@ -109,13 +110,13 @@ async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let rule = "creating never overwrites a key: an existing id fails with StoreError::Conflict";
     let is_conflict = |error: &StoreError| matches!(error, StoreError::Conflict(of) if *of == id);
     fails_with(
-        store.create(second).await,
+        store.create(second, Actor::SYSTEM).await,
         "StoreError::Conflict",
         is_conflict,
         rule,
     );
     fails_with(
-        store.create(first.clone()).await,
+        store.create(first.clone(), Actor::SYSTEM).await,
         "StoreError::Conflict",
         is_conflict,
         rule,
@@ -133,7 +134,7 @@ async fn never_overwrites<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let results = join_all(
         candidates
             .iter()
-            .map(|candidate| store.create(candidate.clone())),
+            .map(|candidate| store.create(candidate.clone(), Actor::SYSTEM)),
     )
     .await;
     let created: Vec<_> = candidates
@@ -161,7 +162,7 @@ async fn invalid_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fi
         make_invalid(&mut record.key);
         let id = record.key.id;
         fails_with(
-            store.create(record).await,
+            store.create(record, Actor::SYSTEM).await,
             "StoreError::Invalid",
             |got| matches!(got, StoreError::Invalid(got) if *got == error),
             format_args!("an invalid key is not created: {error}"),
@@ -210,7 +211,9 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let secret = format!("legacy-{}", fixture.tag);
     let new = || NewKey::new("Imported").owner(fixture.owner.as_str());
     let issuer = fixture.issuer();
-    let key = issuer.import_secret(store, new(), &secret).await;
+    let key = issuer
+        .import_secret(store, new(), &secret, Actor::SYSTEM)
+        .await;
     let key = succeeds(key, "importing a secret of another system succeeds");
     let digest = Digest::sha256(secret.as_bytes()).to_string();
     let hex = digest.trim_start_matches("sha256:");
@@ -221,7 +224,7 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
         "an imported key is found by the id derived from its secret",
     );
     fails_with(
-        issuer.import_sha256(store, new(), hex).await,
+        issuer.import_sha256(store, new(), hex, Actor::SYSTEM).await,
         "StoreError::Conflict",
         |error| matches!(error, IssueError::Store(StoreError::Conflict(of)) if *of == key.id),
         "a secret can be imported only once, as text or as hash",
@@ -231,7 +234,9 @@ async fn imports<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     }
 
     let (secret, _) = succeeds(issuer.prepare(new()), "the suite's keys are valid");
-    let key = issuer.import_secret(store, new(), secret.expose()).await;
+    let key = issuer
+        .import_secret(store, new(), secret.expose(), Actor::SYSTEM)
+        .await;
     equal(
         &succeeds(key, "importing a secret in this crate's format succeeds").id,
         &secret.id(),

@@ -5,7 +5,7 @@ use super::steps::{create, expect_unchanged, find_key, get_key};
 use crate::conformance::assert::{equal, fails_with, succeeds};
 use crate::conformance::fixture::{Fixture, id};
 use crate::id::KeyId;
-use crate::key::{KeyAdmin, KeyQuery, StoreError};
+use crate::key::{Actor, KeyAdmin, KeyQuery, StoreError};
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let fixture = Fixture::new();
@@ -15,7 +15,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     // Looked up first, so that a caching store has an entry to invalidate.
     expect_unchanged(store, &removed, "a created key is found").await;
     succeeds(
-        store.delete(removed.key.id).await,
+        store.delete(removed.key.id, Actor::SYSTEM).await,
         "deleting a key succeeds",
     );
     let rule = "a deleted key is not found";
@@ -35,7 +35,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
 
 async fn not_found<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) {
     fails_with(
-        store.delete(id).await,
+        store.delete(id, Actor::SYSTEM).await,
         "StoreError::NotFound",
         |error| matches!(error, StoreError::NotFound(of) if *of == id),
         "deleting an unknown id fails with StoreError::NotFound",

@@ -8,7 +8,7 @@ use super::steps::create;
 use crate::conformance::assert::{equal, fails_with, holds, succeeds};
 use crate::conformance::fixture::{Fixture, id, tricky_strings};
 use crate::id::KeyId;
-use crate::key::{Key, KeyAdmin, KeyQuery, KeyRecord, KeyStatus, StoreError};
+use crate::key::{Actor, Key, KeyAdmin, KeyQuery, KeyRecord, KeyStatus, StoreError};
 use crate::page::PageToken;
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
@@ -270,7 +270,10 @@ async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S) {
         // The key at the position of the page token may be deleted.
         if step % 3 == 0 && step < 10 {
             let seen = listed.last().map_or_else(id, |key| key.id);
-            succeeds(store.delete(seen).await, "deleting a key succeeds");
+            succeeds(
+                store.delete(seen, Actor::SYSTEM).await,
+                "deleting a key succeeds",
+            );
         }
         if step > 20 {
             break;

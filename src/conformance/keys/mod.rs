@@ -34,7 +34,7 @@ pub use find::key_store;
 ///   keys or neither.
 /// - Deleting a key removes its record. Operations that change or reveal a key fail with
 ///   [`StoreError::NotFound`](crate::key::StoreError) for unknown ids; lookups return `None`.
-/// - An [audit log](KeyAdmin::audit), if there is one, has exactly one entry per change, with the actor and the
+/// - An [audit log](KeyAdmin::audit_log), if there is one, has exactly one entry per change, with the actor and the
 ///   key before and after. Entries outlive their key. They are ordered by time and then by id, newest first,
 ///   and those of one key follow the order of its changes. Filters agree with
 ///   [`AuditQuery::matches`](crate::key::AuditQuery::matches).

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::steps::{create, expect, expect_unchanged, find_key, get_key};
+use super::steps::{audit_log, create, expect, expect_unchanged, find_key, get_key};
 use crate::conformance::assert::{equal, fails_with, holds, join_all, succeeds};
 use crate::conformance::fixture::{Fixture, id};
 use crate::id::KeyId;
 use crate::key::{
-    AuditAction, AuditEntry, AuditQuery, EncryptedSecret, InvalidKey, KeyAdmin, KeyQuery,
+    Actor, AuditAction, AuditEntry, AuditQuery, EncryptedSecret, InvalidKey, KeyAdmin, KeyQuery,
     KeyRecord, KeyUpdate, Rotation, StoreError,
 };
 
@@ -15,7 +15,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let fixture = Fixture::new();
     inconsistent_records_are_rejected(store, &fixture).await;
     let record = recoverable(&fixture);
-    match store.create(record.clone()).await {
+    match store.create(record.clone(), Actor::SYSTEM).await {
         Err(StoreError::SecretsNotSupported) => {
             return no_secret_is_kept(store, &fixture, &record).await;
         }
@@ -30,9 +30,6 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     unknown_ids_are_not_found(store).await;
     every_reveal_is_audited(store, &fixture).await;
     concurrent_reveals_are_audited(store, &fixture).await;
-    if let Some(acting) = store.acting_as("conformance") {
-        every_reveal_is_audited(&acting, &fixture).await;
-    }
 }
 
 /// A key with an encrypted secret. To the store, it can be any bytes.
@@ -56,7 +53,10 @@ fn rotation_to(new: &KeyRecord, fixture: &Fixture) -> Rotation {
 }
 
 async fn reveal<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<KeyRecord> {
-    succeeds(store.reveal(id).await, "revealing a secret succeeds")
+    succeeds(
+        store.reveal(id, Actor::SYSTEM).await,
+        "revealing a secret succeeds",
+    )
 }
 
 async fn inconsistent_records_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
@@ -69,7 +69,7 @@ async fn inconsistent_records_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixt
     for record in [without, not_recoverable, revoked] {
         let id = record.key.id;
         fails_with(
-            store.create(record).await,
+            store.create(record, Actor::SYSTEM).await,
             "StoreError::Invalid",
             |error| matches!(error, StoreError::Invalid(InvalidKey::Recoverable)),
             "a key is recoverable if and only if it has an encrypted secret, and a revoked key never is",
@@ -90,7 +90,9 @@ async fn no_secret_is_kept<S: KeyAdmin + ?Sized>(
     let rule = "a store that keeps no encrypted secrets reveals none";
     equal(&reveal(store, plain.key.id).await, &None, rule);
     let new = recoverable(fixture);
-    let rotated = store.rotate(plain.key.id, rotation_to(&new, fixture)).await;
+    let rotated = store
+        .rotate(plain.key.id, rotation_to(&new, fixture), Actor::SYSTEM)
+        .await;
     let key = succeeds(rotated, "rotating an active key succeeds");
     holds(!key.recoverable, rule);
     equal(&reveal(store, key.id).await, &None, rule);
@@ -121,8 +123,14 @@ async fn secret_is_revealed<S: KeyAdmin + ?Sized>(
     let expired = KeyUpdate::new()
         .name("Expired")
         .expires_at(Some(fixture.now));
-    succeeds(store.update(id, expired).await, "updating a key succeeds");
-    succeeds(store.disable(id).await, "disabling a key succeeds");
+    succeeds(
+        store.update(id, expired, Actor::SYSTEM).await,
+        "updating a key succeeds",
+    );
+    succeeds(
+        store.disable(id, Actor::SYSTEM).await,
+        "disabling a key succeeds",
+    );
     (record.key.name, record.key.expires_at) = ("Expired".into(), Some(fixture.now));
     record.key.disabled = true;
     let rule = "an expired or disabled key keeps its encrypted secret";
@@ -135,18 +143,27 @@ async fn secret_is_removed_with_its_key<S: KeyAdmin + ?Sized>(store: &S, fixture
     let id = record.key.id;
     for _ in 0..2 {
         let rule = "revoking a key removes its encrypted secret";
-        let key = succeeds(store.revoke(id).await, "revoking a key succeeds");
+        let key = succeeds(
+            store.revoke(id, Actor::SYSTEM).await,
+            "revoking a key succeeds",
+        );
         holds(!key.recoverable, rule);
         equal(&reveal(store, id).await, &None, rule);
         equal(&get_key(store, id).await, &Some(key), rule);
     }
-    succeeds(store.enable(id).await, "enabling a revoked key succeeds");
+    succeeds(
+        store.enable(id, Actor::SYSTEM).await,
+        "enabling a revoked key succeeds",
+    );
     let rule = "enabling a revoked key does not restore its encrypted secret";
     equal(&reveal(store, id).await, &None, rule);
 
     let record = create(store, recoverable(fixture)).await;
     let id = record.key.id;
-    succeeds(store.delete(id).await, "deleting a key succeeds");
+    succeeds(
+        store.delete(id, Actor::SYSTEM).await,
+        "deleting a key succeeds",
+    );
     let mut again = record.redacted();
     again.key.recoverable = false;
     create(store, again).await;
@@ -159,7 +176,7 @@ async fn rotation_keeps_recoverability<S: KeyAdmin + ?Sized>(store: &S, fixture:
     let new = recoverable(fixture);
     let rotation = rotation_to(&new, fixture);
     let expected = succeeds(old.rotate(&rotation), "the suite's keys can be rotated");
-    let key = store.rotate(old.key.id, rotation).await;
+    let key = store.rotate(old.key.id, rotation, Actor::SYSTEM).await;
     let key = succeeds(key, "rotating an active key succeeds");
     let rule = "the successor of a recoverable key is recoverable";
     equal(&key, &expected.key, rule);
@@ -170,7 +187,7 @@ async fn rotation_keeps_recoverability<S: KeyAdmin + ?Sized>(store: &S, fixture:
 
     let mut without_secret = rotation_to(&recoverable(fixture), fixture);
     without_secret.encrypted_secret = None;
-    let key = store.rotate(key.id, without_secret).await;
+    let key = store.rotate(key.id, without_secret, Actor::SYSTEM).await;
     let key = succeeds(
         key,
         "rotating a recoverable key without an encrypted secret succeeds",
@@ -180,7 +197,7 @@ async fn rotation_keeps_recoverability<S: KeyAdmin + ?Sized>(store: &S, fixture:
     equal(&reveal(store, key.id).await, &None, rule);
 
     let with_secret = rotation_to(&recoverable(fixture), fixture);
-    let key = store.rotate(key.id, with_secret).await;
+    let key = store.rotate(key.id, with_secret, Actor::SYSTEM).await;
     let key = succeeds(key, "rotating a key with an encrypted secret succeeds");
     let rule = "a successor is recoverable only if its predecessor is";
     holds(!key.recoverable, rule);
@@ -191,7 +208,7 @@ async fn rotation_keeps_recoverability<S: KeyAdmin + ?Sized>(store: &S, fixture:
 async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S) {
     let id = id();
     fails_with(
-        store.reveal(id).await,
+        store.reveal(id, Actor::SYSTEM).await,
         "StoreError::NotFound",
         |error| matches!(error, StoreError::NotFound(of) if *of == id),
         "revealing an unknown id fails with StoreError::NotFound",
@@ -201,11 +218,15 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S) {
 async fn every_reveal_is_audited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let record = create(store, recoverable(fixture)).await;
     let id = record.key.id;
-    for count in 1..=2 {
-        reveal(store, id).await;
+    let actors = [Actor::SYSTEM, Actor::new("conformance")];
+    for (index, actor) in actors.into_iter().enumerate() {
+        let revealed = store.reveal(id, actor).await;
+        succeeds(revealed, "revealing a secret succeeds");
         let rule = "every reveal of a secret has exactly one audit entry";
         let entries = reveal_entries(store, id).await;
-        equal(&entries.len(), &count, rule);
+        equal(&entries.len(), &(index + 1), rule);
+        let rule = "the entry of a reveal names the actor";
+        equal(&entries[0].actor, &actor.to_name(), rule);
         for entry in entries {
             let rule = "the entry of a reveal holds the unchanged key as before and after";
             let key = Some(record.key.clone());
@@ -214,7 +235,10 @@ async fn every_reveal_is_audited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixt
     }
     let plain = create(store, fixture.record("Plain")).await.key.id;
     reveal(store, plain).await;
-    succeeds(store.revoke(id).await, "revoking a key succeeds");
+    succeeds(
+        store.revoke(id, Actor::SYSTEM).await,
+        "revoking a key succeeds",
+    );
     reveal(store, id).await;
     let rule = "a reveal that returns nothing has no audit entry";
     equal(&reveal_entries(store, plain).await.len(), &0, rule);
@@ -227,7 +251,10 @@ async fn concurrent_reveals_are_audited<S: KeyAdmin + ?Sized>(store: &S, fixture
     let id = record.key.id;
     let steps = (0..8).map(async |step| match step {
         4 => {
-            succeeds(store.revoke(id).await, "revoking a key succeeds");
+            succeeds(
+                store.revoke(id, Actor::SYSTEM).await,
+                "revoking a key succeeds",
+            );
             None
         }
         _ => reveal(store, id).await,
@@ -245,8 +272,6 @@ async fn concurrent_reveals_are_audited<S: KeyAdmin + ?Sized>(store: &S, fixture
 
 async fn reveal_entries<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Vec<AuditEntry> {
     let query = AuditQuery::new().key(id).action(AuditAction::Revealed);
-    match succeeds(store.audit(&query).await, "an audit query succeeds") {
-        Some(page) => page.items,
-        None => panic!("broken rule: a store that keeps encrypted secrets has an audit log"),
-    }
+    let page = audit_log(store).audit_entries(&query).await;
+    succeeds(page, "an audit query succeeds").items
 }

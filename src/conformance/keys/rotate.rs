@@ -9,7 +9,7 @@ use crate::conformance::assert::{equal, fails_with, join_all, succeeds};
 use crate::conformance::fixture::{Fixture, id, too_early};
 use crate::id::KeyId;
 use crate::key::{
-    AddressList, InvalidKey, KeyAdmin, KeyRecord, KeyStatus, NewKey, Rotation, StoreError,
+    Actor, AddressList, InvalidKey, KeyAdmin, KeyRecord, KeyStatus, NewKey, Rotation, StoreError,
 };
 use crate::limit::RateLimit;
 
@@ -58,7 +58,7 @@ async fn settings_are_inherited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtu
         let rule =
             "the new key inherits owner, scopes, limits and all other settings of the old one";
         let key = succeeds(
-            store.rotate(old.key.id, rotation).await,
+            store.rotate(old.key.id, rotation, Actor::SYSTEM).await,
             "rotating an active key succeeds",
         );
         equal(
@@ -81,7 +81,10 @@ async fn settings_are_inherited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtu
         .await;
         old = expected;
     }
-    let issued = fixture.issuer().rotate(store, old.key.id, GRACE).await;
+    let issued = fixture
+        .issuer()
+        .rotate(store, old.key.id, GRACE, Actor::SYSTEM)
+        .await;
     let issued = succeeds(issued, "rotating a key with an issuer succeeds");
     equal(
         &issued.key.id,
@@ -103,7 +106,7 @@ async fn earlier_expiry_is_kept<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtu
         .expires_at(end);
     let record = create(store, fixture.record_of(new)).await;
     let rotation = rotation(fixture, fixture.now, GRACE);
-    let key = store.rotate(record.key.id, rotation).await;
+    let key = store.rotate(record.key.id, rotation, Actor::SYSTEM).await;
     let key = succeeds(key, "rotating a key that expires later succeeds");
     expect_unchanged(
         store,
@@ -136,7 +139,7 @@ async fn inactive_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &F
         let new = rotation.id;
         let rule = format!("a key with the status {expected:?} cannot be rotated");
         fails_with(
-            store.rotate(record.key.id, rotation).await,
+            store.rotate(record.key.id, rotation, Actor::SYSTEM).await,
             "StoreError::NotActive",
             |error| {
                 matches!(error, StoreError::NotActive { id, status }
@@ -154,7 +157,7 @@ async fn existing_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture: &
     let mut rotation = rotation(fixture, fixture.now, GRACE);
     rotation.id = existing.key.id;
     fails_with(
-        store.rotate(record.key.id, rotation).await,
+        store.rotate(record.key.id, rotation, Actor::SYSTEM).await,
         "StoreError::Conflict",
         |error| matches!(error, StoreError::Conflict(of) if *of == existing.key.id),
         "rotating to an existing id fails with StoreError::Conflict",
@@ -173,7 +176,7 @@ async fn invalid_times_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture: 
     for rotation in [early_rotation, early_expiry] {
         let new = rotation.id;
         fails_with(
-            store.rotate(record.key.id, rotation).await,
+            store.rotate(record.key.id, rotation, Actor::SYSTEM).await,
             "StoreError::Invalid",
             |error| matches!(error, StoreError::Invalid(InvalidKey::Time)),
             "a rotation at an out-of-range time is rejected",
@@ -187,7 +190,7 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fi
     let rotation = rotation(fixture, fixture.now, GRACE);
     let new = rotation.id;
     fails_with(
-        store.rotate(unknown, rotation).await,
+        store.rotate(unknown, rotation, Actor::SYSTEM).await,
         "StoreError::NotFound",
         |error| matches!(error, StoreError::NotFound(of) if *of == unknown),
         "rotating an unknown id fails with StoreError::NotFound",
@@ -207,7 +210,7 @@ async fn concurrent_rotations_without_grace<S: KeyAdmin + ?Sized>(store: &S, fix
         .collect();
     let results = rotations
         .iter()
-        .map(|rotation| store.rotate(record.key.id, rotation.clone()));
+        .map(|rotation| store.rotate(record.key.id, rotation.clone(), Actor::SYSTEM));
     let results = join_all(results).await;
     let rule = "of several concurrent rotations without a grace period, exactly one succeeds";
     equal(

@@ -2,11 +2,19 @@
 
 use crate::conformance::assert::{equal, succeeds};
 use crate::id::KeyId;
-use crate::key::{Key, KeyAdmin, KeyRecord, KeyStore};
+use crate::key::{Actor, AuditLog, Key, KeyAdmin, KeyRecord, KeyStore};
 
 /// Creates a key and returns its record.
 pub(super) async fn create<S: KeyAdmin + ?Sized>(store: &S, record: KeyRecord) -> KeyRecord {
-    let created = store.create(record.clone()).await;
+    create_as(store, record, Actor::SYSTEM).await
+}
+
+/// Creates a key as this actor and returns its record.
+pub(super) async fn create_as<S>(store: &S, record: KeyRecord, actor: Actor<'_>) -> KeyRecord
+where
+    S: KeyAdmin + ?Sized,
+{
+    let created = store.create(record.clone(), actor).await;
     succeeds(
         created,
         format_args!("creating a valid key succeeds: {:?}", record.key),
@@ -40,4 +48,12 @@ pub(super) async fn expect_unchanged<S: KeyAdmin + ?Sized>(
 
 pub(super) async fn get_key<S: KeyAdmin + ?Sized>(store: &S, id: KeyId) -> Option<Key> {
     succeeds(store.get(id).await, "getting a key succeeds")
+}
+
+/// The audit log of a store that must have one.
+pub(super) fn audit_log<S: KeyAdmin + ?Sized>(store: &S) -> &dyn AuditLog {
+    match store.audit_log() {
+        Some(log) => log,
+        None => panic!("broken rule: a store that keeps encrypted secrets has an audit log"),
+    }
 }

@@ -80,12 +80,14 @@ pub(super) async fn entries(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
-    let entries = shared.backend.audit(&wanted.try_into()?).await?;
+    let query = wanted.try_into()?;
     let none = || {
         Problem::new(
             StatusCode::NOT_FOUND,
             "This store does not keep an audit log.",
         )
     };
-    Ok(Json(Page::of(entries.ok_or_else(none)?, AuditEntry::from)))
+    let log = shared.backend.audit_log().ok_or_else(none)?;
+    let entries = log.audit_entries(&query).await?;
+    Ok(Json(Page::of(entries, AuditEntry::from)))
 }

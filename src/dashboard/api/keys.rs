@@ -119,7 +119,10 @@ pub(super) async fn update(
     Body(update, _): Body<schema::KeyUpdate>,
 ) -> Result<Json<Key>, Problem> {
     let update = KeyUpdate::try_from(update)?;
-    let key = context.keys(&shared).update(id, update).await?;
+    let key = shared
+        .backend
+        .update(id, update, context.admin.actor())
+        .await?;
     Ok(Json(key.into()))
 }
 
@@ -140,7 +143,7 @@ pub(super) async fn delete(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<StatusCode, Problem> {
-    context.keys(&shared).delete(id).await?;
+    shared.backend.delete(id, context.admin.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -160,7 +163,7 @@ pub(super) async fn disable(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = context.keys(&shared).disable(id).await?;
+    let key = shared.backend.disable(id, context.admin.actor()).await?;
     Ok(Json(key.into()))
 }
 
@@ -180,7 +183,7 @@ pub(super) async fn enable(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = context.keys(&shared).enable(id).await?;
+    let key = shared.backend.enable(id, context.admin.actor()).await?;
     Ok(Json(key.into()))
 }
 
@@ -200,6 +203,6 @@ pub(super) async fn revoke(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = context.keys(&shared).revoke(id).await?;
+    let key = shared.backend.revoke(id, context.admin.actor()).await?;
     Ok(Json(key.into()))
 }

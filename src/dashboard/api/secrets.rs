@@ -43,18 +43,10 @@ pub(super) async fn create(
     Body(body, fingerprint): Body<schema::NewKey>,
 ) -> Result<Response, Problem> {
     let new = body.into_new(Timestamp::now())?;
-    let store = context.keys(&shared);
+    let (store, admin) = (shared.backend.clone(), context.admin.clone());
     let request_key = RequestKey::at("/keys", context.admin.name(), name.as_deref(), fingerprint);
-    let issue = async move |issuer: Issuer| issuer.issue(&*store, new).await;
-    let issued = shared
-        .idempotent_requests
-        .once(
-            request_key,
-            shared.issuer.clone(),
-            shared.backend.clone(),
-            issue,
-        )
-        .await?;
+    let issue = async move |issuer: Issuer| issuer.issue(&*store, new, admin.actor()).await;
+    let issued = shared.issue_once(request_key, issue).await?;
     Ok(created(&context, &issued))
 }
 
@@ -82,19 +74,15 @@ pub(super) async fn rotate(
     IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::Rotation>,
 ) -> Result<Response, Problem> {
-    let store = context.keys(&shared);
+    let (store, admin) = (shared.backend.clone(), context.admin.clone());
     let path = format!("/keys/{id}/rotate");
     let request_key = RequestKey::at(&path, context.admin.name(), name.as_deref(), fingerprint);
-    let rotate = async move |issuer: Issuer| issuer.rotate(&*store, id, body.grace()).await;
-    let issued = shared
-        .idempotent_requests
-        .once(
-            request_key,
-            shared.issuer.clone(),
-            shared.backend.clone(),
-            rotate,
-        )
-        .await?;
+    let rotate = async move |issuer: Issuer| {
+        issuer
+            .rotate(&*store, id, body.grace(), admin.actor())
+            .await
+    };
+    let issued = shared.issue_once(request_key, rotate).await?;
     Ok(created(&context, &issued))
 }
 
@@ -115,7 +103,9 @@ pub(super) async fn reveal(
     KeyInPath(id): KeyInPath,
 ) -> Result<Response, Problem> {
     let issuer = shared.issuer.as_ref().ok_or(IdempotencyError::NoIssuer)?;
-    let secret = issuer.reveal(&*context.keys(&shared), id).await?;
+    let secret = issuer
+        .reveal(&*shared.backend, id, context.admin.actor())
+        .await?;
     let not_stored = || {
         Problem::new(
             StatusCode::NOT_FOUND,

@@ -38,13 +38,10 @@ pub(in crate::dashboard) async fn page_of(
         "after",
         after.map_err(|_| "Invalid page token. Start again from the first page."),
     );
-    let entries = if wrong.is_empty() {
-        shared.backend.audit(&query).await
-    } else {
-        Ok(Some(Page {
-            items: Vec::new(),
-            next: None,
-        }))
+    let entries = match shared.backend.audit_log() {
+        Some(log) if wrong.is_empty() => log.audit_entries(&query).await.map(Some),
+        Some(_) => Ok(Some(Page::empty())),
+        None => Ok(None),
     };
     match entries {
         Ok(entries) => page(

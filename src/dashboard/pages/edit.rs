@@ -90,7 +90,11 @@ pub(in crate::dashboard) async fn save(
     if update == KeyUpdate::new() {
         return redirect(at);
     }
-    match context.keys(&shared).update(key.id, update).await {
+    match shared
+        .backend
+        .update(key.id, update, context.admin.actor())
+        .await
+    {
         Ok(_) => redirect(at),
         Err(StoreError::Invalid(error)) => {
             let mut wrong = FieldErrors::default();

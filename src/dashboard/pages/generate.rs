@@ -59,7 +59,7 @@ pub(in crate::dashboard) async fn generate(
         wrong.add("expires", "Enter a time in the future.");
         return again(issuer, &context, &fields, &wrong);
     }
-    let keys = context.keys(&shared);
+    let (store, admin) = (shared.backend.clone(), context.admin.clone());
     let mut new = described.into_new();
     if fields.get(RECOVERABLE).is_some() {
         new = new.recoverable();
@@ -70,17 +70,8 @@ pub(in crate::dashboard) async fn generate(
         fields.get(ONCE),
         fields.fingerprint(),
     );
-    let issue = async move |issuer: Issuer| issuer.issue(&*keys, new).await;
-    match shared
-        .idempotent_requests
-        .once(
-            request_key,
-            shared.issuer.clone(),
-            shared.backend.clone(),
-            issue,
-        )
-        .await
-    {
+    let issue = async move |issuer: Issuer| issuer.issue(&*store, new, admin.actor()).await;
+    match shared.issue_once(request_key, issue).await {
         Ok(issued) => shown(&context, &issued, "API key generated"),
         Err(error) => {
             let field = match &error {

@@ -58,7 +58,10 @@ pub(in crate::dashboard) async fn reveal(
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&context);
     };
-    let secret = match issuer.reveal(&*context.keys(&shared), key.id).await {
+    let secret = match issuer
+        .reveal(&*shared.backend, key.id, context.admin.actor())
+        .await
+    {
         Ok(Some(secret)) => secret,
         Ok(None) => return not_stored(&context),
         Err(error) => return Failure::from(error).page(&context),

@@ -96,18 +96,10 @@ pub(in crate::dashboard) async fn rotate(
         fields.get(ONCE),
         fields.fingerprint(),
     );
-    let keys = context.keys(&shared);
-    let rotate = async move |issuer: Issuer| issuer.rotate(&*keys, key.id, grace).await;
-    match shared
-        .idempotent_requests
-        .once(
-            request_key,
-            shared.issuer.clone(),
-            shared.backend.clone(),
-            rotate,
-        )
-        .await
-    {
+    let (store, admin) = (shared.backend.clone(), context.admin.clone());
+    let rotate =
+        async move |issuer: Issuer| issuer.rotate(&*store, key.id, grace, admin.actor()).await;
+    match shared.issue_once(request_key, rotate).await {
         Ok(issued) => shown(&context, &issued, "API key rotated"),
         Err(error) => Failure::from(error).page(&context),
     }

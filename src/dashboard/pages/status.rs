@@ -73,7 +73,7 @@ pub(in crate::dashboard) async fn disable(
     done(
         &context,
         &fields,
-        context.keys(&shared).disable(key.id).await,
+        shared.backend.disable(key.id, context.admin.actor()).await,
     )
 }
 
@@ -86,7 +86,7 @@ pub(in crate::dashboard) async fn enable(
     done(
         &context,
         &fields,
-        context.keys(&shared).enable(key.id).await,
+        shared.backend.enable(key.id, context.admin.actor()).await,
     )
 }
 
@@ -99,7 +99,7 @@ pub(in crate::dashboard) async fn revoke(
     done(
         &context,
         &fields,
-        context.keys(&shared).revoke(key.id).await,
+        shared.backend.revoke(key.id, context.admin.actor()).await,
     )
 }
 

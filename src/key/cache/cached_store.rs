@@ -12,8 +12,8 @@ use super::{CacheConfig, CacheLookup, KeyCache};
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
-    AuditEntry, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
-    KeyStore, KeyUpdate, Rotation, StoreError,
+    Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
+    KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -125,69 +125,84 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
         let _fence = self.invalidate_on_drop(record.key.id);
-        self.store.create(record).await
+        self.store.create(record, actor).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.store.list(query).await
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
         let _fence = self.invalidate_on_drop(id);
-        self.store.change(id, change).await
+        self.store.change(id, change, actor).await
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
         let _fences = (
             self.invalidate_on_drop(id),
             self.invalidate_on_drop(rotation.id),
         );
-        self.store.rotate(id, rotation).await
+        self.store.rotate(id, rotation, actor).await
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
         let _fence = self.invalidate_on_drop(id);
-        self.store.delete(id).await
+        self.store.delete(id, actor).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
         self.store.get(id).await
     }
 
-    async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, StoreError> {
+    async fn update(
+        &self,
+        id: KeyId,
+        update: KeyUpdate,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
         let _fence = self.invalidate_on_drop(id);
-        self.store.update(id, update).await
+        self.store.update(id, update, actor).await
     }
 
-    async fn disable(&self, id: KeyId) -> Result<Key, StoreError> {
+    async fn disable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
         let _fence = self.invalidate_on_drop(id);
-        self.store.disable(id).await
+        self.store.disable(id, actor).await
     }
 
-    async fn enable(&self, id: KeyId) -> Result<Key, StoreError> {
+    async fn enable(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
         let _fence = self.invalidate_on_drop(id);
-        self.store.enable(id).await
+        self.store.enable(id, actor).await
     }
 
-    async fn revoke(&self, id: KeyId) -> Result<Key, StoreError> {
+    async fn revoke(&self, id: KeyId, actor: Actor<'_>) -> Result<Key, StoreError> {
         let _fence = self.invalidate_on_drop(id);
-        self.store.revoke(id).await
+        self.store.revoke(id, actor).await
     }
 
-    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        self.store.reveal(id).await
+    async fn reveal(&self, id: KeyId, actor: Actor<'_>) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.reveal(id, actor).await
     }
 
-    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
-        self.store.audit(query).await
+    fn audit_log(&self) -> Option<&dyn AuditLog> {
+        self.store.audit_log()
     }
+}
 
-    /// Shares the cache of this store.
-    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-        let store = Arc::new(self.store.acting_as(actor)?);
-        let cache = self.cache.clone();
-        Some(Arc::new(CachedStore { store, cache }))
+#[async_trait]
+impl<S: KeyStore + AuditLog> AuditLog for CachedStore<S> {
+    async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
+        self.store.audit_entries(query).await
     }
 }

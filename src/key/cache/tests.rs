@@ -14,7 +14,8 @@ use crate::backend::MemoryBackend;
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
-    Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey, Rotation, StoreError,
+    Actor, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey, Rotation,
+    StoreError,
 };
 use crate::page::Page;
 
@@ -326,7 +327,7 @@ async fn cached_keys_are_bounded_by_the_capacity() {
     for _ in 0..1_000 {
         let record = record();
         held.push(record.key.id);
-        backend.create(record).await.unwrap();
+        backend.create(record, Actor::SYSTEM).await.unwrap();
         cache.lookup(held[held.len() - 1]).await.unwrap();
     }
     held.retain(|id| matches!(cache.get(*id, clock.now()), CacheLookup::Hit(_)));
@@ -345,7 +346,7 @@ async fn unknown_ids_do_not_evict_keys_at_capacity() {
     for _ in 0..1_000 {
         let record = record();
         ids.push(record.key.id);
-        backend.create(record).await.unwrap();
+        backend.create(record, Actor::SYSTEM).await.unwrap();
         cache.lookup(ids[ids.len() - 1]).await.unwrap();
     }
     let held = || {
@@ -402,43 +403,47 @@ impl KeyStore for WithoutFeed {
 
 #[async_trait]
 impl KeyAdmin for WithoutFeed {
-    async fn create(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.0.create(record).await
+    async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.0.create(record, actor).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.0.list(query).await
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
-        self.0.change(id, change).await
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.0.change(id, change, actor).await
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        self.0.rotate(id, rotation).await
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        self.0.rotate(id, rotation, actor).await
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
-        self.0.delete(id).await
-    }
-
-    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-        Some(Arc::new(Self(self.0.acting_as(actor)?)))
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.0.delete(id, actor).await
     }
 }
 
 #[tokio::test]
-async fn rule_4_changes_by_an_actor_invalidate_the_shared_cache() {
+async fn rule_4_changes_through_a_cached_store_invalidate_its_cache() {
     let record = record();
     let id = record.key.id;
     let cached = CachedStore::new(WithoutFeed(Arc::new(MemoryBackend::new())));
-    cached.create(record).await.unwrap();
-    let acting = cached.acting_as("anna").unwrap();
-    assert!(acting.find(id).await.unwrap().is_some());
+    cached.create(record, Actor::SYSTEM).await.unwrap();
     let lookups = || cached.cache().unwrap().stats().lookups;
     assert!(cached.find(id).await.unwrap().is_some());
     assert_eq!(lookups(), 1);
-    acting.revoke(id).await.unwrap();
+    cached.revoke(id, Actor::SYSTEM).await.unwrap();
     let found = cached.find(id).await.unwrap().unwrap();
     assert!(found.key.revoked_at.is_some());
     assert_eq!(lookups(), 2);

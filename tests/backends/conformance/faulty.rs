@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    AuditAction, AuditEntry, AuditQuery, EncryptedSecret, InvalidKey, InvalidationFeed, Key,
-    KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
+    Actor, AuditAction, AuditEntry, AuditLog, AuditQuery, EncryptedSecret, InvalidKey,
+    InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation,
+    StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogCursor, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup,
@@ -57,7 +58,6 @@ faults! {
     DeleteOfUnknownKeySucceeds => "deleting an unknown id fails with StoreError::NotFound",
     NoInvalidations => "creating a key publishes an invalidation",
     LosesActor => "an entry names the actor of the change",
-    NoActingAs => "a store with an audit log supports acting_as",
     AuditsFailedChanges => "a failed change has no audit entry",
     AuditOmitsNoOpChanges => "every change has exactly one entry",
     AuditOmitsDeletedKeys => "entries outlive their key",
@@ -101,18 +101,14 @@ faults! {
 
 pub(crate) struct Faulty {
     inner: MemoryBackend,
-    /// `inner`, or a handle of it that acts on behalf of an actor.
-    keys: Arc<dyn KeyAdmin>,
     fault: Option<Fault>,
     silent: InvalidationFeed,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Option<Fault>) -> Self {
-        let inner = MemoryBackend::new();
         Self {
-            keys: Arc::new(inner.clone()),
-            inner,
+            inner: MemoryBackend::new(),
             fault,
             silent: InvalidationFeed::new(),
         }
@@ -124,22 +120,22 @@ impl Faulty {
 
     /// Replaces a record, neither validated nor atomic.
     async fn put(&self, record: KeyRecord) -> Result<(), StoreError> {
-        self.keys.delete(record.key.id).await.ok();
-        self.keys.create(record).await
+        self.inner.delete(record.key.id, Actor::SYSTEM).await.ok();
+        self.inner.create(record, Actor::SYSTEM).await
     }
 }
 
 #[async_trait]
 impl KeyStore for Faulty {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let mut result = self.keys.find(id).await?;
+        let mut result = self.inner.find(id).await?;
         if self.has(Fault::LookupIgnoresCase) && result.is_none() {
             let swap = |c: char| match c.is_ascii_lowercase() {
                 true => c.to_ascii_uppercase(),
                 false => c.to_ascii_lowercase(),
             };
             let swapped: String = id.as_str().chars().map(swap).collect();
-            result = self.keys.find(swapped.parse().unwrap()).await?;
+            result = self.inner.find(swapped.parse().unwrap()).await?;
         }
         if let Some(record) = &mut result {
             if self.has(Fault::LosesDigest) {
@@ -170,12 +166,12 @@ impl KeyStore for Faulty {
 
 #[async_trait]
 impl KeyAdmin for Faulty {
-    async fn create(&self, mut record: KeyRecord) -> Result<(), StoreError> {
+    async fn create(&self, mut record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
         match self.fault {
             Some(Fault::CreateOverwrites) => return self.put(record).await,
             Some(Fault::CreateIsRacy) => {
                 let id = record.key.id;
-                if self.keys.find(id).await?.is_some() {
+                if self.inner.find(id).await?.is_some() {
                     return Err(StoreError::Conflict(id));
                 }
                 tokio::task::yield_now().await;
@@ -199,7 +195,7 @@ impl KeyAdmin for Faulty {
             Some(Fault::TrimsNames) => record.key.name = record.key.name.trim().into(),
             _ => {}
         }
-        self.keys.create(record).await
+        self.inner.create(record, actor).await
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
@@ -226,7 +222,7 @@ impl KeyAdmin for Faulty {
             unused_since = query.unused_since.take();
         }
         let later = query.after.is_some();
-        let mut page = self.keys.list(&query).await?;
+        let mut page = self.inner.list(&query).await?;
         match self.fault {
             Some(Fault::ListSkipsKeys) if later && page.items.len() > 1 => {
                 drop(page.items.remove(0))
@@ -247,22 +243,29 @@ impl KeyAdmin for Faulty {
         Ok(page)
     }
 
-    async fn change(&self, id: KeyId, change: KeyChange) -> Result<Key, StoreError> {
+    async fn change(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
         match (self.fault, &change) {
             (Some(Fault::AuditsFailedChanges), KeyChange::Update(update)) => {
                 let name = update.name.as_deref();
                 if name.is_some_and(str::is_empty) {
-                    self.keys.update(id, KeyUpdate::new()).await?;
+                    self.inner
+                        .update(id, KeyUpdate::new(), Actor::SYSTEM)
+                        .await?;
                 }
             }
             (Some(Fault::UpdateIsNotAtomic), KeyChange::Update(update)) => {
                 if let Some(scopes) = &update.scopes {
                     let first = KeyUpdate::new().scopes(scopes.clone());
-                    self.keys.update(id, first).await.ok();
+                    self.inner.update(id, first, Actor::SYSTEM).await.ok();
                 }
             }
             (Some(Fault::LosesUpdates), _) => {
-                let record = self.keys.find(id).await?;
+                let record = self.inner.find(id).await?;
                 let mut record = record.ok_or(StoreError::NotFound(id))?;
                 tokio::task::yield_now().await;
                 record.apply(&change)?;
@@ -273,47 +276,54 @@ impl KeyAdmin for Faulty {
             (Some(Fault::AcceptsOutOfRangeRevocation), KeyChange::Revoke { revoked_at }) => {
                 let at = (*revoked_at).max(Timestamp::UNIX_EPOCH);
                 return self
-                    .keys
-                    .change(id, KeyChange::Revoke { revoked_at: at })
+                    .inner
+                    .change(id, KeyChange::Revoke { revoked_at: at }, Actor::SYSTEM)
                     .await;
             }
             (Some(Fault::OverwritesRevocationTime), KeyChange::Revoke { .. }) => {
-                if let Some(mut record) = self.keys.find(id).await? {
+                if let Some(mut record) = self.inner.find(id).await? {
                     record.key.revoked_at = None;
                     self.put(record).await?;
                 }
             }
-            (Some(Fault::ChangeOfUnknownKeySucceeds), _) if self.keys.find(id).await?.is_none() => {
+            (Some(Fault::ChangeOfUnknownKeySucceeds), _)
+                if self.inner.find(id).await?.is_none() =>
+            {
                 let issuer = keytally::key::Issuer::new("ghost").unwrap();
                 let ghost = keytally::key::NewKey::new("Ghost");
                 return Ok(issuer.prepare(ghost).unwrap().1.key);
             }
             _ => {}
         }
-        self.keys.change(id, change).await
+        self.inner.change(id, change, actor).await
     }
 
-    async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<Key, StoreError> {
-        let before = self.keys.find(id).await?;
+    async fn rotate(
+        &self,
+        id: KeyId,
+        rotation: Rotation,
+        actor: Actor<'_>,
+    ) -> Result<Key, StoreError> {
+        let before = self.inner.find(id).await?;
         if self.has(Fault::RotationIsNotAtomic)
             && let Some(mut old) = before.clone()
         {
             let new = old.rotate(&rotation)?;
             self.put(old).await?;
             let key = new.key.clone();
-            self.keys.create(new).await?;
+            self.inner.create(new, Actor::SYSTEM).await?;
             return Ok(key);
         }
         let sealed = rotation.encrypted_secret.clone();
-        let mut key = self.keys.rotate(id, rotation).await?;
+        let mut key = self.inner.rotate(id, rotation, actor).await?;
         if self.has(Fault::LosesLineage) {
-            let mut record = self.keys.find(key.id).await?.unwrap();
+            let mut record = self.inner.find(key.id).await?.unwrap();
             record.key.lineage = key.id;
             key = record.key.clone();
             self.put(record).await?;
         }
         if self.has(Fault::SuccessorsAlwaysRecoverable) && sealed.is_some() {
-            let mut record = self.keys.find(key.id).await?.unwrap();
+            let mut record = self.inner.find(key.id).await?.unwrap();
             record.encrypted_secret = sealed;
             record.key.recoverable = true;
             key = record.key.clone();
@@ -325,19 +335,19 @@ impl KeyAdmin for Faulty {
         Ok(key)
     }
 
-    async fn delete(&self, id: KeyId) -> Result<(), StoreError> {
+    async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
         match self.fault {
-            Some(Fault::DeleteKeepsKey) if self.keys.find(id).await?.is_some() => Ok(()),
+            Some(Fault::DeleteKeepsKey) if self.inner.find(id).await?.is_some() => Ok(()),
             Some(Fault::DeleteOfUnknownKeySucceeds) => {
-                self.keys.delete(id).await.ok();
+                self.inner.delete(id, actor).await.ok();
                 Ok(())
             }
-            _ => self.keys.delete(id).await,
+            _ => self.inner.delete(id, actor).await,
         }
     }
 
-    async fn reveal(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let mut revealed = self.keys.reveal(id).await;
+    async fn reveal(&self, id: KeyId, actor: Actor<'_>) -> Result<Option<KeyRecord>, StoreError> {
+        let mut revealed = self.inner.reveal(id, actor).await;
         match (self.fault, &mut revealed) {
             (Some(Fault::RevealOfUnknownKeySucceeds), Err(StoreError::NotFound(_))) => {
                 return Ok(None);
@@ -347,7 +357,7 @@ impl KeyAdmin for Faulty {
                 record.encrypted_secret = Some(EncryptedSecret::from_bytes(bytes));
             }
             (Some(Fault::KeepsSecretsOfRevokedKeys), Ok(None)) => {
-                let record = self.keys.find(id).await?;
+                let record = self.inner.find(id).await?;
                 return Ok(record.filter(|record| record.key.revoked_at.is_some()));
             }
             _ => {}
@@ -355,7 +365,14 @@ impl KeyAdmin for Faulty {
         revealed
     }
 
-    async fn audit(&self, query: &AuditQuery) -> Result<Option<Page<AuditEntry>>, StoreError> {
+    fn audit_log(&self) -> Option<&dyn AuditLog> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl AuditLog for Faulty {
+    async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
         let mut query = query.clone();
         match (self.fault, &query.after) {
             (Some(Fault::IgnoresActorFilter), _) => query.actor = None,
@@ -366,11 +383,10 @@ impl KeyAdmin for Faulty {
             }
             _ => {}
         }
-        let Some(mut page) = self.keys.audit(&query).await? else {
-            return Ok(None);
-        };
+        let mut page = self.inner.audit_entries(&query).await?;
         let entries = &mut page.items;
         match self.fault {
+            Some(Fault::LosesActor) => entries.iter_mut().for_each(|entry| entry.actor = None),
             Some(Fault::AuditOmitsNoOpChanges) => {
                 entries.retain(|entry| entry.before != entry.after)
             }
@@ -390,7 +406,7 @@ impl KeyAdmin for Faulty {
             }
             Some(Fault::AuditsEmptyReveals) if query.key.is_some() => {
                 let id = query.key.unwrap();
-                let record = self.keys.find(id).await?;
+                let record = self.inner.find(id).await?;
                 if record.is_some_and(|record| record.key.name == "Plain") {
                     entries.push(AuditEntry::new(AuditAction::Revealed, id, Timestamp::now()));
                 }
@@ -402,21 +418,7 @@ impl KeyAdmin for Faulty {
             Some(Fault::AuditOldestFirst) => entries.reverse(),
             _ => {}
         }
-        Ok(Some(page))
-    }
-
-    fn acting_as(&self, actor: &str) -> Option<Arc<dyn KeyAdmin>> {
-        let actor = match self.fault {
-            Some(Fault::NoActingAs) => return None,
-            Some(Fault::LosesActor) => "",
-            _ => actor,
-        };
-        Some(Arc::new(Self {
-            inner: self.inner.clone(),
-            keys: self.keys.acting_as(actor)?,
-            fault: self.fault,
-            silent: self.silent.clone(),
-        }))
+        Ok(page)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keytally::backend::MemoryBackend;
 use keytally::conformance;
-use keytally::key::{CachedStore, Issuer, KeyAdmin, KeyStore, NewKey};
+use keytally::key::{Actor, CachedStore, Issuer, KeyAdmin, KeyStore, NewKey};
 use keytally::usage::{UsageReader, UsageSink};
 
 use faulty::{Fault, Faulty};
@@ -44,7 +44,7 @@ async fn lookup_only_store_passes() {
     let backend = MemoryBackend::new();
     let issuer = Issuer::new("test").unwrap();
     let (_, record) = issuer.prepare(NewKey::new("Known")).unwrap();
-    backend.create(record.clone()).await.unwrap();
+    backend.create(record.clone(), Actor::SYSTEM).await.unwrap();
     let store: Box<dyn KeyStore> = Box::new(backend);
     conformance::key_store(&store, &record).await;
 }

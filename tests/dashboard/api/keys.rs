@@ -6,7 +6,7 @@ use axum::routing::get;
 use http::Request;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION};
 use keytally::backend::MemoryBackend;
-use keytally::key::{AuditAction, AuditQuery, Issuer, KeyAdmin, NewKey, Vault};
+use keytally::key::{Actor, AuditAction, AuditLog, AuditQuery, Issuer, KeyAdmin, NewKey, Vault};
 use keytally::{ApiKeyLayer, KeyId};
 use serde_json::json;
 
@@ -143,13 +143,7 @@ async fn changes_of_a_key_are_applied_and_audited() {
     );
     let query = AuditQuery::new().key(id).action(AuditAction::Revoked);
     assert_eq!(
-        api.backend
-            .audit(&query)
-            .await
-            .unwrap()
-            .unwrap()
-            .items
-            .len(),
+        api.backend.audit_entries(&query).await.unwrap().items.len(),
         1
     );
 }
@@ -209,7 +203,7 @@ async fn lists_are_filtered_and_paginated() {
             .await
             .key;
         if n == 4 {
-            api.backend.disable(key.id).await.unwrap();
+            api.backend.disable(key.id, Actor::SYSTEM).await.unwrap();
         }
     }
     let names = async |query: &str| -> Vec<String> {

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{Issued, Issuer, NewKey};
+use keytally::key::{Actor, Issued, Issuer, NewKey};
 use keytally::usage::Recorder;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -87,7 +87,10 @@ impl Api {
 
     async fn issue(&self, new: NewKey) -> Issued {
         let issuer = Issuer::new("acme_live").unwrap();
-        issuer.issue(&self.backend, new).await.unwrap()
+        issuer
+            .issue(&self.backend, new, Actor::SYSTEM)
+            .await
+            .unwrap()
     }
 
     async fn send(

@@ -7,7 +7,7 @@ use http::Request;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
 use keytally::SelfServiceApi;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey};
 use keytally::limit::RateLimit;
 use keytally::testing::FailingStore;
 use keytally::usage::Recorder;
@@ -28,7 +28,7 @@ impl Service {
         let mut secrets = Vec::new();
         for name in ["mine", "another's"] {
             let new = NewKey::new(name).limit(RateLimit::per_hour(3));
-            let issued = issuer.issue(&backend, new).await.unwrap();
+            let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
             secrets.push(issued.secret.expose().to_owned());
         }
         let recorder = Recorder::new(backend.clone());

@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use keytally::backend::MemoryBackend;
-use keytally::key::{CacheConfig, Issued, KeyAdmin, NewKey};
+use keytally::key::{Actor, CacheConfig, Issued, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::{Cause, Outcome, Recorder, RejectionReason, Status, UsageEvent};
 use keytally::{ApiKeyLayer, CredentialSource, Rejection};
@@ -45,7 +45,7 @@ impl FaultyService {
             keys.insert(fault, issued);
         }
         let revoked = keys[&Fault::OnRejection].key.id;
-        backend.revoke(revoked).await.unwrap();
+        backend.revoke(revoked, Actor::SYSTEM).await.unwrap();
         let faults = keys.iter().map(|(fault, issued)| (issued.key.id, *fault));
         let store = Store {
             backend,

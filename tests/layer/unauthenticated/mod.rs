@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 use keytally::backend::MemoryBackend;
-use keytally::key::{CacheConfig, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError};
+use keytally::key::{
+    Actor, CacheConfig, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError,
+};
 use keytally::usage::Recorder;
 use keytally::{ApiKeyLayer, CredentialSource, KeyId, StoreFailure, async_trait};
 
@@ -117,9 +119,14 @@ struct Secrets {
 impl Secrets {
     async fn new(backend: &MemoryBackend) -> Self {
         let issuer = Issuer::new("acme_test").unwrap();
-        let issue = async |backend| issuer.issue(backend, NewKey::new("x")).await.unwrap();
+        let issue = async |backend| {
+            issuer
+                .issue(backend, NewKey::new("x"), Actor::SYSTEM)
+                .await
+                .unwrap()
+        };
         let (good, revoked) = (issue(backend).await, issue(backend).await);
-        backend.revoke(revoked.key.id).await.unwrap();
+        backend.revoke(revoked.key.id, Actor::SYSTEM).await.unwrap();
         let unknown = issue(&MemoryBackend::new()).await;
         Self {
             wrong: secrets::with_a_wrong_secret(good.secret.expose()),

@@ -1,0 +1,13 @@
+//! The audit log: who changed which key, and when.
+
+mod action;
+mod actor;
+mod entry;
+mod log;
+mod query;
+
+pub use action::AuditAction;
+pub use actor::Actor;
+pub use entry::AuditEntry;
+pub use log::AuditLog;
+pub use query::AuditQuery;

@@ -1,0 +1,168 @@
+//! Queries for the audit log.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::action::AuditAction;
+use super::actor::Actor;
+use super::entry::AuditEntry;
+use crate::id::KeyId;
+use crate::page::PageToken;
+
+/// A query for audit entries. Matches the entries that pass every filter that is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct AuditQuery {
+    /// Only entries of this key.
+    pub key: Option<KeyId>,
+    /// Only entries of this actor.
+    pub actor: Option<String>,
+    /// Only entries of this action.
+    pub action: Option<AuditAction>,
+    /// Only entries at or after this time.
+    pub from: Option<Timestamp>,
+    /// Only entries before this time.
+    pub to: Option<Timestamp>,
+    /// The page size, clamped to 1 to [`AuditQuery::MAX_LIMIT`]. 50 by default.
+    pub limit: usize,
+    /// The page token at which to continue.
+    pub after: Option<PageToken>,
+}
+
+impl Default for AuditQuery {
+    fn default() -> Self {
+        Self {
+            key: None,
+            actor: None,
+            action: None,
+            from: None,
+            to: None,
+            limit: 50,
+            after: None,
+        }
+    }
+}
+
+impl AuditQuery {
+    /// The maximum page size.
+    pub const MAX_LIMIT: usize = 1_000;
+
+    /// A query for all entries, with 50 entries per page.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lists only entries of this key.
+    #[must_use]
+    pub fn key(mut self, key: KeyId) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Lists only entries of this actor, [normalized](Actor::to_name) as in entries. An empty actor matches
+    /// nothing.
+    #[must_use]
+    pub fn actor(mut self, actor: impl AsRef<str>) -> Self {
+        self.actor = Some(Actor::new(actor.as_ref()).to_name().unwrap_or_default());
+        self
+    }
+
+    /// Lists only entries of this action.
+    #[must_use]
+    pub fn action(mut self, action: AuditAction) -> Self {
+        self.action = Some(action);
+        self
+    }
+
+    /// Lists only entries at or after this time.
+    #[must_use]
+    pub fn from(mut self, time: Timestamp) -> Self {
+        self.from = Some(time);
+        self
+    }
+
+    /// Lists only entries before this time.
+    #[must_use]
+    pub fn to(mut self, time: Timestamp) -> Self {
+        self.to = Some(time);
+        self
+    }
+
+    /// Sets the page size.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Continues after this page token.
+    #[must_use]
+    pub fn after(mut self, token: PageToken) -> Self {
+        self.after = Some(token);
+        self
+    }
+
+    /// The page size, clamped to 1 to [`AuditQuery::MAX_LIMIT`].
+    pub fn page_size(&self) -> usize {
+        self.limit.clamp(1, Self::MAX_LIMIT)
+    }
+
+    /// Whether an entry passes every filter. The page token is not considered.
+    pub fn matches(&self, entry: &AuditEntry) -> bool {
+        self.key.is_none_or(|key| entry.key == key)
+            && self
+                .actor
+                .as_deref()
+                .is_none_or(|actor| entry.actor.as_deref() == Some(actor))
+            && self.action.is_none_or(|action| entry.action == action)
+            && self.from.is_none_or(|from| entry.time >= from)
+            && self.to.is_none_or(|to| entry.time < to)
+    }
+
+    /// The page token of an entry. The audit log is sorted by time, newest first, then by id in descending order.
+    pub fn page_token(entry: &AuditEntry) -> PageToken {
+        PageToken::new(entry.time, entry.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn entry_matches_only_if_every_filter_matches() {
+        let time = at("2026-11-01T10:00:00Z");
+        let key = Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "a", time);
+        let entry = AuditEntry::created(Actor::new("anna"), key, time);
+        let all = AuditQuery::new()
+            .key(entry.key)
+            .actor("anna")
+            .action(AuditAction::Created)
+            .from(time)
+            .to(at("2026-11-01T10:00:00.000001Z"));
+        assert!(all.matches(&entry));
+        for other in [
+            all.clone().key("3fK9aB0000zzZZ20".parse().unwrap()),
+            all.clone().actor("Anna"),
+            all.clone().action(AuditAction::Updated),
+            all.clone().from(at("2026-11-01T10:00:00.000001Z")),
+            all.clone().to(time),
+        ] {
+            assert!(!other.matches(&entry), "{other:?}");
+        }
+        let json = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<AuditQuery>(&json).unwrap(), all);
+        let none: AuditQuery = serde_json::from_str("{}").unwrap();
+        assert_eq!(none, AuditQuery::new());
+        assert_eq!(none.limit(0).page_size(), 1);
+        let place = PageToken::new(time, entry.id);
+        assert_eq!(all.clone().after(place.clone()).after, Some(place));
+        assert_eq!(all.limit(2_000).page_size(), AuditQuery::MAX_LIMIT);
+    }
+}
