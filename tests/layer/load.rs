@@ -21,7 +21,7 @@ use keytally::usage::{
 };
 
 const CONNECTIONS: usize = 64;
-const EACH: usize = 3_125;
+const EACH: usize = 400;
 
 #[derive(Default)]
 struct Tally {
