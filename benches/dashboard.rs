@@ -70,7 +70,7 @@ async fn pages(backend: impl Backend + Clone, events: usize) {
         created.expect("created");
     }
     let key = traffic.keys[3].0;
-    let dashboard = Dashboard::new(backend, AllowEveryone).expect("randomness");
+    let dashboard = Dashboard::new(backend, AllowEveryone);
     let router = Router::new().nest_service("/admin", dashboard.into_router());
     for (name, path) in [
         ("usage of a key, 24 hours", format!("/keys/{key}")),

@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let token = admin_token()?;
     let self_service = SelfServiceApi::new(&layer, backend.clone());
-    let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)?
+    let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)
         .issuer(issuer)
         .recorder(recorder.clone());
     let app = api

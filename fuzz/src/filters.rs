@@ -249,7 +249,7 @@ impl Fixture {
         let backend = MemoryBackend::with_clock(Default::default(), clock);
         let events = events();
         now(backend.write(&Batch::new(events.clone()))).unwrap();
-        let dashboard = Dashboard::new(backend.clone(), AllowEveryone).unwrap();
+        let dashboard = Dashboard::new(backend.clone(), AllowEveryone);
         let mut router = dashboard.signing_key([7; 32]).into_router();
         let get = move |uri: &str| {
             let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();

@@ -12,7 +12,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let backend = MemoryBackend::new();
 //! let guard = BearerToken::new("a token of at least 16 characters")?;
-//! let dashboard = Dashboard::new(backend, guard)?.issuer(Issuer::new("acme_live")?);
+//! let dashboard = Dashboard::new(backend, guard).issuer(Issuer::new("acme_live")?);
 //! let app: Router = Router::new().nest_service("/admin", dashboard.into_router());
 //! # drop(app);
 //! # Ok(()) }
@@ -88,31 +88,23 @@ use crate::usage::{Recorder, UsageReader};
 /// The dashboard; see the [module](self).
 pub struct Dashboard(Shared);
 
-/// The operating system provided no randomness.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the operating system provided no randomness for the dashboard's signing key")]
-pub struct NoRandomness(#[source] getrandom::Error);
-
 impl Dashboard {
     /// Creates a dashboard over a backend, protected by a guard.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// [`NoRandomness`] if the operating system cannot provide a random signing key.
-    pub fn new(
-        backend: impl KeyAdmin + UsageReader,
-        guard: impl Guard,
-    ) -> Result<Self, NoRandomness> {
-        Ok(Self(Shared {
+    /// If the operating system provides no randomness, which the default [signing key](Self::signing_key) needs.
+    pub fn new(backend: impl KeyAdmin + UsageReader, guard: impl Guard) -> Self {
+        Self(Shared {
             backend: Arc::new(backend),
             guard: Arc::new(guard),
             issuer: None,
             recorder: None,
-            signer: Signer::new().map_err(NoRandomness)?,
+            signer: Signer::new(),
             idempotent_requests: IdempotentRequests::default(),
             rejected_credentials: LogThrottle::default(),
             public_path: None,
-        }))
+        })
     }
 
     /// The issuer of new keys. Use the peppers that the layer verifies with. None by default: keys cannot be generated,

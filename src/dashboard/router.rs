@@ -206,7 +206,7 @@ mod tests {
             .await
             .unwrap()
             .key;
-        let dashboard = Dashboard::new(backend, guard).unwrap().issuer(issuer);
+        let dashboard = Dashboard::new(backend, guard).issuer(issuer);
         let router = dashboard.into_router();
         let pages = pages().into_iter().map(|(path, _)| path.to_owned());
         let missing = ["/nowhere", "/api", "/api/", "/api/nowhere"].map(String::from);

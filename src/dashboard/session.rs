@@ -59,10 +59,13 @@ impl SignedOut {
 type Session = (i64, Uuid);
 
 impl Signer {
-    pub(super) fn new() -> Result<Self, getrandom::Error> {
+    /// A signer with a random key. Panics if the operating system provides no randomness.
+    pub(super) fn new() -> Self {
         let mut key = [0; 32];
-        getrandom::fill(&mut key)?;
-        Ok(Self::with(key))
+        if let Err(error) = getrandom::fill(&mut key) {
+            panic!("the operating system provided no randomness: {error}");
+        }
+        Self::with(key)
     }
 
     pub(super) fn with(key: [u8; 32]) -> Self {
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn sessions_and_form_tokens_cannot_be_forged() {
-        let (signer, other) = (Signer::new().unwrap(), Signer::new().unwrap());
+        let (signer, other) = (Signer::new(), Signer::new());
         let ada = Admin::new("Ada; Löve.lace=");
         let set = signer.session(&ada, &headers(HOST, "keys.example"), "/admin");
         assert!(set.ends_with("; Path=/admin; Max-Age=43200; HttpOnly; SameSite=Strict; Secure"));
@@ -245,7 +248,7 @@ mod tests {
 
     #[test]
     fn signing_out_ends_one_session() {
-        let signer = Signer::new().unwrap();
+        let signer = Signer::new();
         let ada = Admin::new("Ada");
         let none = HeaderMap::new();
         let [mine, other] = [(); 2].map(|()| {
@@ -304,7 +307,7 @@ mod tests {
 
     #[test]
     fn cookies_are_secure_except_on_localhost() {
-        let signer = Signer::new().unwrap();
+        let signer = Signer::new();
         let ended = |headers: &[(HeaderName, &str)]| {
             let headers = headers.iter().map(|(name, value)| {
                 let value = value.parse().unwrap();

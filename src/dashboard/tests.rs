@@ -28,7 +28,7 @@ fn store_errors_are_logged_but_never_sent_to_clients() {
 #[tokio::test]
 async fn rejected_credentials_are_logged() {
     let guard = BearerToken::new("a token of sixteen or more").unwrap();
-    let dashboard = Dashboard::new(MemoryBackend::new(), guard).unwrap();
+    let dashboard = Dashboard::new(MemoryBackend::new(), guard);
     let router = dashboard.into_router();
     let events = CapturedEvents::default();
     let _capture = events.capture();

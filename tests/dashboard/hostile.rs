@@ -51,7 +51,7 @@ async fn shown(text: &str) -> Shown {
     let guard = BearerToken::new(TOKEN).unwrap().with_admin_name(text);
     let vault = Vault::new([7; 32]);
     let issuer = Issuer::new("acme_live").unwrap().vault(vault);
-    let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
+    let dashboard = Dashboard::new(backend.clone(), guard);
     let router = dashboard.issuer(issuer.clone()).into_router();
     let pages = Pages {
         backend: backend.clone(),

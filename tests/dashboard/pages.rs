@@ -78,7 +78,7 @@ impl<B: KeyAdmin + UsageReader + Clone> Pages<B> {
 
     pub(crate) fn with(backend: B, set: impl FnOnce(Dashboard) -> Dashboard) -> Self {
         let guard = BearerToken::new(TOKEN).unwrap().with_admin_name("Ada");
-        let dashboard = set(Dashboard::new(backend.clone(), guard).unwrap());
+        let dashboard = set(Dashboard::new(backend.clone(), guard));
         let router = Router::new().nest_service("/admin", dashboard.into_router());
         Self { backend, router }
     }

@@ -215,11 +215,7 @@ async fn long_text_is_truncated_on_pages_but_not_in_exports() {
 #[tokio::test]
 async fn the_router_can_be_nested_or_served_at_the_root() {
     let backend = keytally::backend::MemoryBackend::new();
-    let dashboard = || {
-        Dashboard::new(backend.clone(), AllowEveryone)
-            .unwrap()
-            .into_router()
-    };
+    let dashboard = || Dashboard::new(backend.clone(), AllowEveryone).into_router();
     let nested = axum::Router::new().nest("/a/b", dashboard());
     let served = axum::Router::new().nest_service("/a/b", dashboard());
     for (router, base, paths) in [
@@ -250,7 +246,7 @@ async fn the_router_can_be_nested_at_a_path_with_captures() {
         .issue(&backend, NewKey::new("Watched"), Actor::SYSTEM)
         .await;
     let id = key.unwrap().key.id;
-    let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
+    let dashboard = Dashboard::new(backend, AllowEveryone);
     let pages = Pages {
         backend: (),
         router: axum::Router::new().nest_service("/{tenant}/admin", dashboard.into_router()),
@@ -270,7 +266,7 @@ async fn the_router_can_be_nested_at_a_path_with_captures() {
 #[tokio::test]
 async fn links_use_the_public_path() {
     let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), AllowEveryone);
-    let dashboard = dashboard.unwrap().public_path("/internal/keys/");
+    let dashboard = dashboard.public_path("/internal/keys/");
     let pages = Pages {
         backend: (),
         router: axum::Router::new().nest_service("/keys", dashboard.into_router()),
@@ -312,7 +308,7 @@ async fn sign_out_is_only_offered_if_the_guard_supports_it() {
 
     for own in [None, Some("/app/logout")] {
         let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), Own(own));
-        let router = dashboard.unwrap().into_router();
+        let router = dashboard.into_router();
         let ask = async |method, path, user: Option<&str>| {
             let request = Request::builder().method(method).uri(path);
             let request = request
@@ -355,7 +351,7 @@ async fn sign_out_is_only_offered_if_the_guard_supports_it() {
 #[tokio::test]
 async fn authentication_depends_on_the_route_and_not_on_the_path() {
     let guard = BearerToken::new(TOKEN).unwrap();
-    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard).unwrap();
+    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard);
     let router = axum::Router::new().nest("/admin", dashboard.into_router());
     for (path, with_token, without) in [
         ("/admin/login", 200, 200),
@@ -380,7 +376,7 @@ async fn authentication_depends_on_the_route_and_not_on_the_path() {
 async fn no_redirect_leads_to_another_host() {
     let token = TOKEN;
     let guard = BearerToken::new(token).unwrap();
-    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard).unwrap();
+    let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard);
     let rewrite = |mut request: axum::extract::Request| {
         let query = request.uri().query().unwrap_or("/").to_owned();
         *request.uri_mut() = query.parse().unwrap();

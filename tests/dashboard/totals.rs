@@ -91,7 +91,7 @@ async fn totals_on_the_pages_match_the_clients_counts() {
     let recorder = Recorder::new(backend.clone());
     let issuer = Issuer::new("acme_live").unwrap();
     let guard = BearerToken::new(TOKEN).unwrap();
-    let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
+    let dashboard = Dashboard::new(backend.clone(), guard);
     let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
     let pages = dashboard.issuer(issuer.clone()).recorder(recorder.clone());
     let app = routes().layer(layer).nest("/admin", pages.into_router());

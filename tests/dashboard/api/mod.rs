@@ -79,7 +79,7 @@ impl Api {
 
     fn of(backend: MemoryBackend, issuer: Issuer, recorder: Recorder) -> Self {
         let guard = BearerToken::new(TOKEN).unwrap().with_admin_name("Ada");
-        let dashboard = Dashboard::new(backend.clone(), guard).unwrap();
+        let dashboard = Dashboard::new(backend.clone(), guard);
         let dashboard = dashboard.issuer(issuer).recorder(recorder);
         let router = Router::new().nest("/admin", dashboard.into_router());
         Self { backend, router }

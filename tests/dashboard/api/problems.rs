@@ -196,7 +196,7 @@ async fn unauthenticated_and_cross_site_requests_are_rejected() {
 
 #[tokio::test]
 async fn a_missing_issuer_is_a_501_and_a_missing_recorder_a_404() {
-    let dashboard = Dashboard::new(MemoryBackend::new(), AllowEveryone).unwrap();
+    let dashboard = Dashboard::new(MemoryBackend::new(), AllowEveryone);
     let router = Router::new().nest("/admin", dashboard.into_router());
     let post = Request::post("/admin/api/keys").header("content-type", "application/json");
     let post = post.body(Body::from(r#"{"name":"a"}"#)).unwrap();
@@ -213,7 +213,7 @@ async fn store_errors_are_503_and_reveal_no_details() {
     let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.unwrap();
     let backend = keytally::backend::SqliteBackend::from_pool(pool.clone());
     backend.migrate().await.unwrap();
-    let dashboard = Dashboard::new(backend, AllowEveryone).unwrap();
+    let dashboard = Dashboard::new(backend, AllowEveryone);
     let router = Router::new().nest("/admin", dashboard.into_router());
     pool.close().await;
     for path in [
