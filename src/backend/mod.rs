@@ -17,7 +17,7 @@ pub use memory::{MemoryBackend, MemoryConfig};
 pub use postgres::PostgresBackend;
 #[cfg(feature = "_sql")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
-pub use sql::{BackendError, Maintenance, PruneReport, Retention};
+pub use sql::{BackendError, Maintenance, PruneReport, Retention, SqlName};
 #[cfg(feature = "_sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{SqliteBackend, SqliteSpool};

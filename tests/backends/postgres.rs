@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use keytally::async_trait;
-use keytally::backend::{BackendError, PostgresBackend, Retention};
+use keytally::backend::{BackendError, PostgresBackend, Retention, SqlName};
 use keytally::conformance;
 use keytally::key::{Actor, CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
 use keytally::usage::{
@@ -62,10 +62,8 @@ async fn application_pool_with_schema_and_prefix_passes_as_trait_object() {
     let url = database().await;
     let db = pool(&url).await;
     let backend = PostgresBackend::from_pool(db.clone())
-        .with_schema("gateway")
-        .unwrap()
-        .with_table_prefix("api_")
-        .unwrap();
+        .with_schema(SqlName::new("gateway").unwrap())
+        .with_table_prefix(SqlName::new("api_").unwrap());
     backend.migrate().await.unwrap();
     let shared: Arc<dyn Backend> = Arc::new(backend.clone());
     conformance::backend(&shared).await;
@@ -92,7 +90,7 @@ async fn concurrent_migrations_apply_once_and_keep_application_tables() {
                     for _ in 0..3 {
                         let backend = connect(&url).await;
                         let backend = match schema {
-                            Some(schema) => backend.with_schema(schema).unwrap(),
+                            Some(schema) => backend.with_schema(SqlName::new(schema).unwrap()),
                             None => backend,
                         };
                         backend.migrate().await.unwrap();
@@ -138,8 +136,9 @@ async fn migrate_until_killed() {
     println!();
     for n in first.. {
         println!("begins {n}");
-        let backend = backend.clone().with_table_prefix(&format!("t{n}_"));
-        backend.unwrap().migrate().await.unwrap();
+        let prefix = SqlName::new(&format!("t{n}_")).unwrap();
+        let backend = backend.clone().with_table_prefix(prefix);
+        backend.migrate().await.unwrap();
     }
 }
 
@@ -147,7 +146,9 @@ async fn migrate_until_killed() {
 async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     let url = database().await;
     let (db, backend) = (pool(&url).await, connect(&url).await);
-    let complete = backend.clone().with_table_prefix("whole_").unwrap();
+    let complete = backend
+        .clone()
+        .with_table_prefix(SqlName::new("whole_").unwrap());
     complete.migrate().await.unwrap();
     let expected = schema_of(&db, "whole_").await;
     assert!(expected.len() > 80, "{expected:?}");
@@ -172,7 +173,9 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
                 .next_back()
                 .unwrap_or(*next);
             let prefix = format!("t{last}_");
-            let again = backend.clone().with_table_prefix(&prefix).unwrap();
+            let again = backend
+                .clone()
+                .with_table_prefix(SqlName::new(&prefix).unwrap());
             again.migrate().await.unwrap();
             assert_eq!(schema_of(&db, &prefix).await, expected);
             *next = last + 1;
@@ -206,7 +209,9 @@ async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
     let url = database().await;
     let db = pool(&url).await;
     run(&db, "CREATE SCHEMA first; CREATE SCHEMA other").await;
-    let other = connect(&url).await.with_schema("other").unwrap();
+    let other = connect(&url)
+        .await
+        .with_schema(SqlName::new("other").unwrap());
     other.migrate().await.unwrap();
     let first = connect(&format!("{url}&options=-csearch_path%3Dfirst%2Cother")).await;
     first.migrate().await.unwrap();
@@ -425,7 +430,7 @@ proptest! {
             let prefix = format!("run{}_", RUNS.fetch_add(1, Ordering::Relaxed));
             let db = PgPoolOptions::new().max_connections(1);
             let db = db.connect(URL.get().unwrap()).await.unwrap();
-            let backend = PostgresBackend::from_pool(db).with_table_prefix(&prefix).unwrap();
+            let backend = PostgresBackend::from_pool(db).with_table_prefix(SqlName::new(&prefix).unwrap());
             backend.migrate().await.unwrap();
             answers::answers_equal_the_pure_functions(&backend, &case).await
         })?;
@@ -673,13 +678,6 @@ async fn unusable_urls_and_invalid_names_are_errors() {
     let text = checks::all_texts(&error);
     assert!(text.contains("refused"), "{text}");
     assert!(!text.contains("pool timed out"), "{text}");
-    for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "pg_x"] {
-        let backend = connect(&database().await).await;
-        let schema = backend.clone().with_schema(name).unwrap_err();
-        assert_eq!(schema.field, "table prefix or schema");
-        let prefix = backend.with_table_prefix(name).unwrap_err();
-        assert_eq!(prefix.field, "table prefix or schema");
-    }
 }
 
 #[tokio::test]
@@ -1055,7 +1053,9 @@ async fn unresponsive_listener_connection_is_replaced() {
 #[tokio::test]
 async fn explicit_and_default_schema_share_invalidations() {
     let (one, url) = backend().await;
-    let two = connect(&url).await.with_schema("public").unwrap();
+    let two = connect(&url)
+        .await
+        .with_schema(SqlName::new("public").unwrap());
     let db = pool(&url).await;
     until_listening(&db, "", 1).await;
     for (admin, other) in [(&one, &two), (&two, &one)] {

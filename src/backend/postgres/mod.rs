@@ -24,10 +24,9 @@ use self::listener::Listener;
 use self::partition_cache::PartitionCache;
 use super::sql::{
     BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SeriesCache, SqlBackend,
-    keep_in_sql,
+    SqlName, keep_in_sql,
 };
 use crate::id::KeyId;
-use crate::invalid_config::InvalidConfig;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
     KeyRecord, KeyStore, Rotation, StoreError,
@@ -134,26 +133,18 @@ impl PostgresBackend {
     /// A backend with an explicit schema and one that finds the same schema by its `search_path` share their
     /// tables and notify each other of changes. Set the schema explicitly if someone could create another schema
     /// earlier in the `search_path`: otherwise, `migrate` would create new tables there.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error unless the name has 1 to 32 characters of `a-z`, `0-9` and `_`, does not start with a
-    /// digit and does not start with a reserved prefix (`sqlite_`, `pg_`).
-    pub fn with_schema(self, schema: &str) -> Result<Self, InvalidConfig> {
-        let names = self.0.engine.names.clone().with_schema(schema)?;
-        Ok(self.with(|engine| engine.names = names))
+    #[must_use]
+    pub fn with_schema(self, schema: SqlName) -> Self {
+        let names = self.0.engine.names.clone().with_schema(schema);
+        self.with(|engine| engine.names = names)
     }
 
     /// Sets the prefix of the table names. `keytally_` by default. Set it before using or cloning the backend:
     /// existing clones keep their prefix.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error unless the prefix has 1 to 32 characters of `a-z`, `0-9` and `_`, does not start with a
-    /// digit and does not start with a reserved prefix (`sqlite_`, `pg_`).
-    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidConfig> {
-        let names = self.0.engine.names.clone().with_prefix(prefix)?;
-        Ok(self.with(|engine| engine.names = names))
+    #[must_use]
+    pub fn with_table_prefix(self, prefix: SqlName) -> Self {
+        let names = self.0.engine.names.clone().with_prefix(prefix);
+        self.with(|engine| engine.names = names)
     }
 
     /// Disables listening for changes that other processes make. They then take effect when cache entries expire.

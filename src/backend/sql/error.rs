@@ -45,13 +45,8 @@ pub enum BackendError {
     },
 }
 
+#[cfg(feature = "postgres")]
 impl BackendError {
-    #[cfg(feature = "_sqlite")]
-    pub(in crate::backend) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Unavailable(Arc::from(error.into()))
-    }
-
-    #[cfg(feature = "postgres")]
     pub(in crate::backend) fn of_url(error: SqlError) -> Self {
         Self::Url(Arc::new(error))
     }

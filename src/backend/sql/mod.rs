@@ -34,6 +34,7 @@ pub use error::BackendError;
 pub(super) use histogram::{from_bytes, to_bytes};
 pub(super) use migration::{Migration, migrate, migrations};
 pub(super) use names::Names;
+pub use names::SqlName;
 pub use retention::{Maintenance, PruneReport, Retention};
 pub(super) use series_cache::{SeriesCache, today};
 #[cfg(feature = "postgres")]

@@ -1,16 +1,57 @@
 //! Table names.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::dialect::Dialect;
 use crate::invalid_config::InvalidConfig;
 
+/// The name of a database schema, or a prefix of table names.
+///
+/// ```
+/// use keytally::backend::SqlName;
+///
+/// assert!(SqlName::new("gateway").is_ok());
+/// assert!(SqlName::new("Robert'); DROP TABLE keys; --").is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SqlName(Cow<'static, str>);
+
+impl SqlName {
+    /// A name that is known to be valid.
+    pub(in crate::backend) const fn from_static(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
+    /// A name with 1 to 32 characters of `a-z`, `0-9` and `_`. SQL keywords are valid, since names are quoted where
+    /// needed.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] for any other text, and for names that begin with a digit, `sqlite_` or `pg_`.
+    pub fn new(name: &str) -> Result<Self, InvalidConfig> {
+        let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        let valid = (1..=32).contains(&name.len())
+            && name.bytes().all(fits)
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            // Reserved by SQLite and PostgreSQL.
+            && !name.starts_with("sqlite_")
+            && !name.starts_with("pg_");
+        if !valid {
+            let reason =
+                "1 to 32 characters of a-z, 0-9 and _, not beginning with a digit, sqlite_ or pg_";
+            return Err(InvalidConfig::new("table prefix or schema", reason));
+        }
+        Ok(Self(Cow::Owned(name.into())))
+    }
+}
+
 /// The prefix of the table names and the schema that they are in. Both are validated, so they are safe to use in
 /// SQL without quoting.
 #[derive(Clone)]
 pub(in crate::backend) struct Names {
-    schema: Option<Box<str>>,
-    prefix: Box<str>,
+    schema: Option<SqlName>,
+    prefix: SqlName,
     pub(in crate::backend) dialect: Dialect,
 }
 
@@ -19,34 +60,33 @@ impl Names {
     pub(in crate::backend) fn new(dialect: Dialect) -> Self {
         Self {
             schema: None,
-            prefix: "keytally_".into(),
+            prefix: SqlName::from_static("keytally_"),
             dialect,
         }
     }
 
     /// Names with this prefix.
-    pub(in crate::backend) fn with_prefix(self, text: &str) -> Result<Self, InvalidConfig> {
-        let prefix = checked(text)?;
-        Ok(Self { prefix, ..self })
+    pub(in crate::backend) fn with_prefix(self, prefix: SqlName) -> Self {
+        Self { prefix, ..self }
     }
 
     /// Names in this schema.
     #[cfg(feature = "postgres")]
-    pub(in crate::backend) fn with_schema(self, text: &str) -> Result<Self, InvalidConfig> {
-        let schema = Some(checked(text)?);
-        Ok(Self { schema, ..self })
+    pub(in crate::backend) fn with_schema(self, schema: SqlName) -> Self {
+        let schema = Some(schema);
+        Self { schema, ..self }
     }
 
     #[cfg(feature = "postgres")]
     pub(in crate::backend) fn schema(&self) -> Option<&str> {
-        self.schema.as_deref()
+        self.schema.as_ref().map(|schema| &*schema.0)
     }
 
     /// An SQL expression for the schema name. Without a configured schema, the one in which tables are created.
     #[cfg(feature = "postgres")]
     pub(in crate::backend) fn schema_in_sql(&self) -> String {
         match &self.schema {
-            Some(schema) => format!("'{schema}'"),
+            Some(SqlName(schema)) => format!("'{schema}'"),
             None => "current_schema()".into(),
         }
     }
@@ -71,28 +111,12 @@ impl Names {
     /// without the schema.
     pub(in crate::backend) fn sql(&self, template: &str) -> String {
         let qualified = match &self.schema {
-            Some(schema) => format!("\"{schema}\".{}", self.prefix),
-            None => self.prefix.to_string(),
+            Some(SqlName(schema)) => format!("\"{schema}\".{}", self.prefix.0),
+            None => self.prefix.0.to_string(),
         };
-        template.replace('§', &qualified).replace('¶', &self.prefix)
-    }
-}
-
-fn checked(text: &str) -> Result<Box<str>, InvalidConfig> {
-    let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    let valid = (1..=32).contains(&text.len())
-        && text.bytes().all(fits)
-        && !text.starts_with(|c: char| c.is_ascii_digit())
-        // Reserved by SQLite and PostgreSQL.
-        && !text.starts_with("sqlite_")
-        && !text.starts_with("pg_");
-    if valid {
-        Ok(text.into())
-    } else {
-        Err(InvalidConfig::new(
-            "table prefix or schema",
-            "1 to 32 characters of a-z, 0-9 and _, not beginning with a digit",
-        ))
+        template
+            .replace('§', &qualified)
+            .replace('¶', &self.prefix.0)
     }
 }
 
@@ -111,8 +135,9 @@ mod tests {
     #[test]
     fn prefixes_and_schemas_are_plain_identifiers() {
         for text in ["keytally_", "_", "a1", &"a".repeat(32)] {
-            assert_eq!(Names::new(ANY).with_prefix(text).unwrap().sql("¶"), text);
-            let schema = Names::new(ANY).with_schema(text).unwrap();
+            let name = SqlName::new(text).unwrap();
+            assert_eq!(Names::new(ANY).with_prefix(name.clone()).sql("¶"), text);
+            let schema = Names::new(ANY).with_schema(name);
             assert_eq!(schema.sql("§x"), format!("\"{text}\".keytally_x"));
         }
         for text in [
@@ -130,29 +155,19 @@ mod tests {
             "pg_x",
             &"a".repeat(33),
         ] {
-            let prefix = Names::new(ANY).with_prefix(text);
-            assert_eq!(
-                prefix.unwrap_err().field,
-                "table prefix or schema",
-                "{text}"
-            );
-            let schema = Names::new(ANY).with_schema(text);
-            assert_eq!(
-                schema.unwrap_err().field,
-                "table prefix or schema",
-                "{text}"
-            );
+            let error = SqlName::new(text).unwrap_err();
+            assert_eq!(error.field, "table prefix or schema", "{text}");
         }
     }
 
     #[test]
     fn table_placeholders_are_replaced() {
-        let names = Names::new(ANY).with_prefix("app_").unwrap();
+        let names = Names::new(ANY).with_prefix(SqlName::from_static("app_"));
         assert_eq!(
             names.sql("SELECT * FROM §keys, §batches"),
             "SELECT * FROM app_keys, app_batches"
         );
-        let names = names.with_schema("gateway").unwrap();
+        let names = names.with_schema(SqlName::from_static("gateway"));
         assert_eq!(
             names.sql("CREATE INDEX ¶by ON §keys"),
             "CREATE INDEX app_by ON \"gateway\".app_keys"

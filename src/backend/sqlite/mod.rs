@@ -17,10 +17,10 @@ use sqlx::SqlitePool;
 use self::engine::{SqliteEngine, SqliteSession};
 pub use self::spool::SqliteSpool;
 use super::sql::{
-    BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SqlBackend, keep_in_sql,
+    BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SqlBackend, SqlName,
+    keep_in_sql,
 };
 use crate::id::KeyId;
-use crate::invalid_config::InvalidConfig;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
     KeyRecord, KeyStore, Rotation, StoreError,
@@ -127,19 +127,15 @@ impl SqliteBackend {
 
     /// Sets the prefix of the table names. `keytally_` by default. Set it before using or cloning the backend:
     /// existing clones keep their prefix.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error unless the prefix has 1 to 32 characters of `a-z`, `0-9` and `_`, does not start with a
-    /// digit and does not start with a reserved prefix (`sqlite_`, `pg_`).
-    pub fn with_table_prefix(self, prefix: &str) -> Result<Self, InvalidConfig> {
+    #[must_use]
+    pub fn with_table_prefix(self, prefix: SqlName) -> Self {
         let engine = &self.0.engine;
-        let names = engine.names.clone().with_prefix(prefix)?;
+        let names = engine.names.clone().with_prefix(prefix);
         let (writer, readers) = (engine.writer.clone(), engine.readers.clone());
         let mut other = SqliteEngine::new(writer, readers, names);
         other.keeper = engine.keeper.clone();
         let other = Self(SqlBackend::new(other));
-        Ok(other.with_log_sampling(self.0.sampling))
+        other.with_log_sampling(self.0.sampling)
     }
 
     /// Sets the sampling of the request log. All requests are logged by default. Rollups always include all

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::engine::SqliteEngine;
 use super::file;
-use crate::backend::sql::{BackendError, Dialect, Migration, Names, decode, migrate};
+use crate::backend::sql::{BackendError, Dialect, Migration, Names, SqlName, decode, migrate};
 use crate::usage::{Batch, Spool, SpoolError, Spooled};
 
 const MIGRATIONS: [Migration; 1] = [Migration {
@@ -22,7 +22,7 @@ const MIGRATIONS: [Migration; 1] = [Migration {
 }];
 
 /// The table prefix. Differs from that of a backend, which may use the same file.
-const PREFIX: &str = "keytally_spool_";
+const PREFIX: SqlName = SqlName::from_static("keytally_spool_");
 
 /// The maximum duration of one attempt to shrink the file, which blocks other operations.
 const MAX_SHRINK_TIME: Duration = Duration::from_secs(1);
@@ -81,7 +81,6 @@ impl SqliteSpool {
         let options = file::options(path.as_ref()).auto_vacuum(SqliteAutoVacuum::Incremental);
         let pool = file::pool(options, 1).await?;
         let names = Names::new(Dialect::Sqlite).with_prefix(PREFIX);
-        let names = names.map_err(BackendError::unavailable)?;
         let engine = SqliteEngine::new(pool.clone(), pool, names);
         migrate(&engine, &MIGRATIONS).await?;
         let spool = Self(Arc::new(engine));
