@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::parse_error::ParseError;
+
 /// The digits of base62 in the order of their values: `0-9A-Za-z`.
 pub(crate) const BASE62: &[u8; 62] =
     b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -68,16 +70,13 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// The text is not a key id, which consists of sixteen base62 digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("invalid key id: expected {} base62 digits", KeyId::LEN)]
-pub struct InvalidKeyId;
+const INVALID: ParseError = ParseError::new("invalid key id: expected 16 base62 digits");
 
 impl FromStr for KeyId {
-    type Err = InvalidKeyId;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::from_digits(text.as_bytes()).ok_or(InvalidKeyId)
+        Self::from_digits(text.as_bytes()).ok_or(INVALID)
     }
 }
 
@@ -134,7 +133,7 @@ mod tests {
             "3fK9aB0000zzZZ19a",
             "ééééffff",
         ] {
-            assert_eq!(text.parse::<KeyId>(), Err(InvalidKeyId), "{text}");
+            assert_eq!(text.parse::<KeyId>(), Err(INVALID), "{text}");
         }
     }
 

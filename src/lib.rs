@@ -110,6 +110,7 @@ mod layer;
 pub mod limit;
 mod log_throttle;
 mod page;
+mod parse_error;
 #[cfg(feature = "dashboard")]
 mod self_service;
 mod sync;
@@ -119,14 +120,13 @@ mod test_tracing;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
-mod unknown_name;
 pub mod usage;
 #[cfg(feature = "dashboard")]
 mod web;
 
 pub use async_trait::async_trait;
 pub use clock::{Clock, Now};
-pub use id::{InvalidKeyId, KeyId};
+pub use id::KeyId;
 pub use invalid_config::InvalidConfig;
 #[cfg(feature = "axum")]
 pub use layer::NoCaller;
@@ -140,7 +140,7 @@ pub use page::{InvalidPageToken, Page, PageToken};
 pub use self_service::SelfServiceApi;
 pub use {http, jiff};
 
-pub use unknown_name::UnknownName;
+pub use parse_error::ParseError;
 
 /// Compiles the examples of the README.
 #[cfg(all(

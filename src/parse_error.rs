@@ -1,19 +1,32 @@
-//! The error of names.
+//! The error of parsing.
 
-/// The error returned when a string is not the name of a [`Method`](crate::usage::Method), a
-/// [`Status`](crate::usage::Status), a [`StatusClass`](crate::usage::StatusClass), a
-/// [`Granularity`](crate::usage::Granularity) or an [`AuditAction`](crate::key::AuditAction).
+use std::borrow::Cow;
+
+/// A text is not a valid value of its type, such as a malformed key id or an unknown status. The message never
+/// contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {what} `{text}`")]
-pub struct UnknownName {
-    what: &'static str,
-    text: Box<str>,
+#[error("{message}")]
+pub struct ParseError {
+    message: Cow<'static, str>,
 }
 
-impl UnknownName {
-    pub(crate) fn new(what: &'static str, text: &str) -> Self {
-        // The text comes from clients: bound what the error retains and logs.
-        let text = text.chars().take(40).collect::<String>().into();
-        Self { what, text }
+impl ParseError {
+    pub(crate) const fn new(message: &'static str) -> Self {
+        Self {
+            message: Cow::Borrowed(message),
+        }
+    }
+
+    /// An error that quotes the text, which is not the name of a `what`.
+    pub(crate) fn unknown(what: &str, text: &str) -> Self {
+        Self::quoting(text, |text| format!("unknown {what} `{text}`"))
+    }
+
+    /// An error with a message about the text. The text comes from clients: the message gets the first 60 characters.
+    pub(crate) fn quoting(text: &str, message: impl FnOnce(&str) -> String) -> Self {
+        let text: String = text.chars().take(60).collect();
+        Self {
+            message: message(&text).into(),
+        }
     }
 }

@@ -6,16 +6,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::parse_error::ParseError;
+
 /// A list of IPv4 and IPv6 networks in CIDR notation. As the allowlist of a key, an empty list allows every
 /// address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Box<str>>", into = "Vec<String>")]
 pub struct AddressList(Vec<IpNet>);
-
-/// The text is neither an IP address nor a network.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32")]
-pub struct InvalidNetwork(Box<str>);
 
 impl AddressList {
     /// Parses addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`. IPv4-mapped IPv6 networks
@@ -23,11 +20,9 @@ impl AddressList {
     ///
     /// # Errors
     ///
-    /// [`InvalidNetwork`] for the first invalid text. A network with host bits set, such as `10.0.0.1/8`, is
+    /// [`ParseError`] for the first invalid text. A network with host bits set, such as `10.0.0.1/8`, is
     /// ambiguous and rejected.
-    pub fn parse<T: AsRef<str>>(
-        texts: impl IntoIterator<Item = T>,
-    ) -> Result<Self, InvalidNetwork> {
+    pub fn parse<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self, ParseError> {
         texts
             .into_iter()
             .map(|text| network(text.as_ref()))
@@ -57,16 +52,22 @@ impl AddressList {
     }
 }
 
-fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
+fn network(text: &str) -> Result<IpNet, ParseError> {
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => text
             .parse()
             .ok()
             .filter(|network: &IpNet| *network == network.trunc() && is_plain(text, network))
-            .ok_or_else(|| InvalidNetwork(text.chars().take(60).collect::<String>().into()))?,
+            .ok_or_else(|| unknown_network(text))?,
     };
     Ok(canonical(network))
+}
+
+fn unknown_network(text: &str) -> ParseError {
+    ParseError::quoting(text, |text| {
+        format!("`{text}` is not an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32")
+    })
 }
 
 /// Whether the address has no leading zeros: some parsers read `010.0.0.0` as octal, 8.0.0.0.
@@ -91,7 +92,7 @@ fn canonical(network: IpNet) -> IpNet {
 }
 
 impl TryFrom<Vec<Box<str>>> for AddressList {
-    type Error = InvalidNetwork;
+    type Error = ParseError;
 
     fn try_from(texts: Vec<Box<str>>) -> Result<Self, Self::Error> {
         Self::parse(texts)

@@ -18,6 +18,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
+use crate::parse_error::ParseError;
 
 /// The digest of a secret, as held by a store.
 ///
@@ -28,21 +29,19 @@ pub struct Digest {
     bytes: [u8; 32],
 }
 
-/// The text is not a valid digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("invalid digest: a SHA-256 or HMAC-SHA-256 is 64 hexadecimal digits")]
-pub struct InvalidDigest;
+const INVALID: ParseError =
+    ParseError::new("invalid digest: a SHA-256 or HMAC-SHA-256 is 64 hexadecimal digits");
 
 impl Digest {
     /// A plain SHA-256 digest, such as one from another system, in 64 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// [`InvalidDigest`] for any other text.
-    pub fn from_sha256_hex(text: &str) -> Result<Self, InvalidDigest> {
+    /// [`ParseError`] for any other text.
+    pub fn from_sha256_hex(text: &str) -> Result<Self, ParseError> {
         Ok(Self {
             pepper: PepperName::NONE,
-            bytes: from_hex(text).ok_or(InvalidDigest)?,
+            bytes: from_hex(text).ok_or(INVALID)?,
         })
     }
 
@@ -96,7 +95,7 @@ impl fmt::Debug for Digest {
 }
 
 impl FromStr for Digest {
-    type Err = InvalidDigest;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(hex) = text.strip_prefix("sha256:") {
@@ -105,10 +104,10 @@ impl FromStr for Digest {
         let (pepper, hex) = text
             .strip_prefix("hmac-sha256:")
             .and_then(|rest| rest.split_once(':'))
-            .ok_or(InvalidDigest)?;
+            .ok_or(INVALID)?;
         Ok(Self {
-            pepper: PepperName::new(pepper).ok_or(InvalidDigest)?,
-            bytes: from_hex(hex).ok_or(InvalidDigest)?,
+            pepper: PepperName::new(pepper).ok_or(INVALID)?,
+            bytes: from_hex(hex).ok_or(INVALID)?,
         })
     }
 }
@@ -464,7 +463,7 @@ pub(crate) mod tests {
             format!("hmac-sha256:A:{hex}"),
             format!("sha256:{}é", &hex[2..]),
         ] {
-            assert_eq!(text.parse::<Digest>(), Err(InvalidDigest), "{text}");
+            assert_eq!(text.parse::<Digest>(), Err(INVALID), "{text}");
         }
     }
 

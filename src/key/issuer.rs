@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::audit::Actor;
-use super::digest::{Digest, InvalidDigest, Peppers};
+use super::digest::{Digest, Peppers};
 use super::encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
 use super::encryption::Vault;
@@ -16,6 +16,7 @@ use super::store::KeyAdmin;
 use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
+use crate::parse_error::ParseError;
 
 /// A newly created key and its secret. Show the secret to the owner and discard it.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub enum IssueError {
     Invalid(#[from] InvalidKey),
     /// The digest to import is not a SHA-256 in hexadecimal digits.
     #[error(transparent)]
-    Digest(#[from] InvalidDigest),
+    Digest(#[from] ParseError),
     /// The secret to import is shorter than 16 or longer than 512 bytes, or not printable ASCII.
     #[error("the secret to import must be 16 to 512 printable ASCII characters")]
     InvalidSecret,
@@ -315,7 +316,7 @@ impl KeyId {
     pub fn of_secret(text: &str) -> Option<Self> {
         let text = text.as_bytes();
         let imported = || is_importable(text).then(|| Digest::sha256(text).imported_id());
-        id_of(text).ok().or_else(imported)
+        id_of(text).or_else(imported)
     }
 }
 

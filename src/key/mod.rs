@@ -22,10 +22,10 @@ mod store;
 mod update;
 mod validate;
 
-pub use address::{AddressList, InvalidNetwork};
+pub use address::AddressList;
 pub use audit::{Actor, AuditAction, AuditEntry, AuditLog, AuditQuery};
 pub use cache::{CacheConfig, CacheStats, CachedStore, KeyCache};
-pub use digest::{Digest, InvalidDigest, Peppers};
+pub use digest::{Digest, Peppers};
 pub use encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
 pub use encryption::Vault;
@@ -37,7 +37,7 @@ pub use query::KeyQuery;
 pub use record::{Key, KeyChange, KeyRecord, Rotation};
 #[cfg(feature = "recoverable")]
 pub use reveal::RevealError;
-pub use secret::{MalformedSecret, Prefix, Secret};
+pub use secret::{Prefix, Secret};
 pub use status::KeyStatus;
 pub use store::{KeyAdmin, KeyStore};
 pub use update::KeyUpdate;

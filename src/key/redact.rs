@@ -138,7 +138,7 @@ impl Body<'_> {
 
     fn has_checksum(&self) -> bool {
         let mut starts = self.start..self.underscore;
-        starts.any(|start| id_of(&self.text[start..self.end]).is_ok())
+        starts.any(|start| id_of(&self.text[start..self.end]).is_some())
     }
 }
 

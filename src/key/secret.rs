@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::id::{BASE62, KeyId, is_base62};
 use crate::invalid_config::InvalidConfig;
+use crate::parse_error::ParseError;
 
 const SECRET_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
@@ -42,10 +43,7 @@ pub struct Secret {
     id: KeyId,
 }
 
-/// The text is not a secret in the format of this crate: wrong length, alphabet or checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("malformed API key")]
-pub struct MalformedSecret;
+const MALFORMED: ParseError = ParseError::new("malformed API key");
 
 impl Secret {
     /// Generates a secret from the randomness of the operating system: 95 bits of id and 190 bits of secret.
@@ -76,7 +74,7 @@ impl Secret {
         }
         Ok(Self {
             id: id_of(text.as_bytes())
-                .unwrap_or_else(|_| unreachable!("generated secrets are well-formed")),
+                .unwrap_or_else(|| unreachable!("generated secrets are well-formed")),
             text,
         })
     }
@@ -85,9 +83,9 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// [`MalformedSecret`] for any other text.
-    pub fn parse(text: &str) -> Result<Self, MalformedSecret> {
-        let id = id_of(text.as_bytes())?;
+    /// [`ParseError`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let id = id_of(text.as_bytes()).ok_or(MALFORMED)?;
         Ok(Self {
             text: Zeroizing::new(text.to_owned()),
             id,
@@ -178,20 +176,20 @@ fn is_prefix(text: &[u8]) -> bool {
 
 /// The key id in a secret, if format and checksum are valid.
 #[inline]
-pub(crate) fn id_of(bytes: &[u8]) -> Result<KeyId, MalformedSecret> {
-    let body_starts = bytes.len().checked_sub(BODY_LEN).ok_or(MalformedSecret)?;
+pub(crate) fn id_of(bytes: &[u8]) -> Option<KeyId> {
+    let body_starts = bytes.len().checked_sub(BODY_LEN)?;
     let (head, body) = bytes.split_at(body_starts);
-    let prefix = head.strip_suffix(b"_").ok_or(MalformedSecret)?;
-    let id = KeyId::from_digits(&body[..KeyId::LEN]).ok_or(MalformedSecret)?;
+    let prefix = head.strip_suffix(b"_")?;
+    let id = KeyId::from_digits(&body[..KeyId::LEN])?;
     let digits = &body[KeyId::LEN..];
     if !is_prefix(prefix) || !is_base62(digits) {
-        return Err(MalformedSecret);
+        return None;
     }
     let (checked, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
     if base62_value(checksum) != u64::from(crc32fast::hash(checked)) {
-        return Err(MalformedSecret);
+        return None;
     }
-    Ok(id)
+    Some(id)
 }
 
 /// The number encoded by base62 digits.
@@ -313,7 +311,7 @@ mod tests {
             format!("acme_{}-", &digits[1..]),
         ] {
             let text = with_checksum(start);
-            assert_eq!(Secret::parse(&text), Err(MalformedSecret), "{text}");
+            assert_eq!(Secret::parse(&text), Err(MALFORMED), "{text}");
         }
     }
 
@@ -391,12 +389,12 @@ mod tests {
             prop_assume!(chars[at] != to);
             chars[at] = to;
             let text: String = chars.into_iter().collect();
-            prop_assert_eq!(Secret::parse(&text), Err(MalformedSecret));
+            prop_assert_eq!(Secret::parse(&text), Err(MALFORMED));
         }
 
         #[test]
         fn arbitrary_texts_are_rejected_without_panic(text in any::<String>()) {
-            prop_assert_eq!(Secret::parse(&text), Err(MalformedSecret));
+            prop_assert_eq!(Secret::parse(&text), Err(MALFORMED));
         }
 
         #[test]

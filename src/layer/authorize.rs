@@ -194,11 +194,11 @@ impl Config {
     #[inline]
     fn id_of(&self, secret: &[u8]) -> Option<KeyId> {
         match id_of(secret) {
-            Ok(id) => Some(id),
-            Err(_) if self.accept_imported && is_importable(secret) => {
+            Some(id) => Some(id),
+            None if self.accept_imported && is_importable(secret) => {
                 Some(Digest::sha256(secret).imported_id())
             }
-            Err(_) => None,
+            None => None,
         }
     }
 

@@ -9,7 +9,7 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
-use crate::unknown_name::UnknownName;
+use crate::parse_error::ParseError;
 
 /// The width of a time bucket. Each width is a multiple of the smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,13 +178,13 @@ impl fmt::Display for Granularity {
 }
 
 impl FromStr for Granularity {
-    type Err = UnknownName;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
             .find(|width| width.as_str() == text)
-            .ok_or_else(|| UnknownName::new("granularity", text))
+            .ok_or_else(|| ParseError::unknown("granularity", text))
     }
 }
 

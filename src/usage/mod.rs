@@ -34,7 +34,7 @@ pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use log::{Count, LogFilter, LogQuery};
 pub use outcome::{Cause, Outcome, RejectionReason};
 pub use query::{ReadError, SummaryQuery, UsageRange, UsageReader};
-pub use recorded::{InvalidLogCursor, LogCursor, RecordedEvent, RecordedPage, RecordedQuery};
+pub use recorded::{LogCursor, RecordedEvent, RecordedPage, RecordedQuery};
 pub use recorder::{Recorder, RecorderBuilder, ShutdownReport, WhenFull};
 pub use rollup::Rollup;
 pub use rollup_store::RollupStore;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
 use super::log::{Count, LogFilter, LogQuery};
-use super::recorded::{InvalidLogCursor, RecordedPage, RecordedQuery};
+use super::recorded::{RecordedPage, RecordedQuery};
 use super::rollup::Rollup;
 use super::summary::{Summary, SummarySpec, Totals};
 use crate::id::KeyId;
@@ -225,8 +225,8 @@ pub enum ReadError {
     #[error(transparent)]
     Page(#[from] InvalidPageToken),
     /// The cursor is invalid for this log.
-    #[error(transparent)]
-    Cursor(#[from] InvalidLogCursor),
+    #[error("invalid cursor for this log")]
+    Cursor,
     /// The backend does not support this query.
     #[error("the usage backend does not support this query")]
     Unsupported,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::event::UsageEvent;
 use super::log::{LogFilter, LogQuery};
 use crate::page::whole_micros;
+use crate::parse_error::ParseError;
 
 /// A position in the recording order of the request log, for
 /// [`UsageReader::recorded`](super::UsageReader::recorded).
@@ -21,10 +22,7 @@ pub struct LogCursor {
     within: Option<(Timestamp, Uuid)>,
 }
 
-/// The error for a malformed cursor, or a cursor of another log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("invalid cursor for this log")]
-pub struct InvalidLogCursor;
+const INVALID: ParseError = ParseError::new("invalid cursor");
 
 impl LogCursor {
     /// The position before the first event.
@@ -69,9 +67,9 @@ impl fmt::Display for LogCursor {
 }
 
 impl FromStr for LogCursor {
-    type Err = InvalidLogCursor;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidLogCursor> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut parts = text.splitn(3, '.');
         let mut part = || parts.next();
         let place = part().and_then(|place| place.parse().ok());
@@ -79,16 +77,16 @@ impl FromStr for LogCursor {
             (None, _) => None,
             (Some(micros), Some(id)) => {
                 let time = micros.parse().ok().map(Timestamp::from_microsecond);
-                let time = time.and_then(Result::ok).ok_or(InvalidLogCursor)?;
-                Some((time, id.parse().map_err(|_| InvalidLogCursor)?))
+                let time = time.and_then(Result::ok).ok_or(INVALID)?;
+                Some((time, id.parse().map_err(|_| INVALID)?))
             }
-            _ => return Err(InvalidLogCursor),
+            _ => return Err(INVALID),
         };
-        let place = place.ok_or(InvalidLogCursor)?;
+        let place = place.ok_or(INVALID)?;
         let cursor = Self { place, within };
         // Accept the canonical form only. Databases cannot store numbers above `i64::MAX`.
         let is_valid = cursor.to_string() == text && i64::try_from(place).is_ok();
-        is_valid.then_some(cursor).ok_or(InvalidLogCursor)
+        is_valid.then_some(cursor).ok_or(INVALID)
     }
 }
 
@@ -293,7 +291,7 @@ mod tests {
             "1.05.01890a5d-ac96-774b-bcce-b302099a8057",
             "1.5.01890A5D-AC96-774B-BCCE-B302099A8057",
         ] {
-            assert_eq!(text.parse::<LogCursor>(), Err(InvalidLogCursor), "{text}");
+            assert_eq!(text.parse::<LogCursor>(), Err(INVALID), "{text}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::unknown_name::UnknownName;
+use crate::parse_error::ParseError;
 
 /// A request method: a common HTTP method, or [`Method::Other`].
 ///
@@ -97,13 +97,13 @@ impl fmt::Display for Method {
 }
 
 impl FromStr for Method {
-    type Err = UnknownName;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
             .find(|method| method.as_str().eq_ignore_ascii_case(text))
-            .ok_or_else(|| UnknownName::new("method", text))
+            .ok_or_else(|| ParseError::unknown("method", text))
     }
 }
 
@@ -153,10 +153,10 @@ impl fmt::Display for Status {
 }
 
 impl FromStr for Status {
-    type Err = UnknownName;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unknown = || UnknownName::new("status", text);
+        let unknown = || ParseError::unknown("status", text);
         let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then_some(());
         if text == "none" {
             return Ok(Self::None);
@@ -222,13 +222,13 @@ impl fmt::Display for StatusClass {
 }
 
 impl FromStr for StatusClass {
-    type Err = UnknownName;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
             .find(|class| class.as_str() == text)
-            .ok_or_else(|| UnknownName::new("status class", text))
+            .ok_or_else(|| ParseError::unknown("status class", text))
     }
 }
 

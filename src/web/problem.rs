@@ -179,7 +179,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Page(error) => Self::parameter("after", error.to_string()),
-            ReadError::Cursor(error) => Self::parameter("after_cursor", error.to_string()),
+            ReadError::Cursor => Self::parameter("after_cursor", error.to_string()),
             ReadError::Unsupported => {
                 let detail = "The usage backend does not support this operation.";
                 Self::new(StatusCode::NOT_IMPLEMENTED, detail)

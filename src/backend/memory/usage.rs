@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::config::MemoryConfig;
 use crate::page::Page;
 use crate::usage::{
-    Batch, Granularity, InvalidLogCursor, LogCursor, LogQuery, ReadError, RecordedEvent,
-    RollupStore, Scanned, UsageEvent, UsageRange,
+    Batch, Granularity, LogCursor, LogQuery, ReadError, RecordedEvent, RollupStore, Scanned,
+    UsageEvent, UsageRange,
 };
 
 pub(super) struct Usage {
@@ -59,16 +59,12 @@ impl Log {
     }
 
     /// The events after a cursor, in recording order. The position of an event is its number, counted from 1.
-    pub(super) fn recorded(
-        &self,
-        after: LogCursor,
-        wanted: usize,
-    ) -> Result<Scanned, InvalidLogCursor> {
+    pub(super) fn recorded(&self, after: LogCursor, wanted: usize) -> Result<Scanned, ReadError> {
         let end = self.before + self.held as u64;
         let seen = after.position().checked_sub(self.before);
         let seen = seen.map_or(self.skipped, |seen| self.skipped.max(seen as usize));
         if after.position() > end || after.event().is_some() {
-            return Err(InvalidLogCursor);
+            return Err(ReadError::Cursor);
         }
         let events = self.batches.iter().flat_map(|batch| batch.iter());
         let positions = (self.before + 1)..;

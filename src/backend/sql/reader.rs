@@ -81,7 +81,8 @@ impl<E: Engine> SqlBackend<E> {
         loop {
             let (after, wanted) = (filling.cursor(), filling.wanted());
             let scanned = recorded::scan(&mut session, self.names(), after, wanted).await;
-            if filling.add(scanned.map_err(ReadError::unavailable)??) {
+            let scanned = scanned.map_err(ReadError::unavailable)?;
+            if filling.add(scanned.ok_or(ReadError::Cursor)?) {
                 return Ok(filling.page());
             }
         }

@@ -12,18 +12,19 @@ use super::engine::{Row, Session, Statement, Value};
 use super::log::{COLUMNS, SERIES_COLUMNS, event_of};
 use super::names::Names;
 use super::value::{as_micros, number, required, time};
-use crate::usage::{InvalidLogCursor, LogCursor, RecordedEvent, Scanned, UsageEvent};
+use crate::usage::{LogCursor, RecordedEvent, Scanned, UsageEvent};
 
 /// The maximum number of batches to read at once.
 const BATCHES: i64 = 64;
 
-/// Reads the events after a cursor: up to `wanted`, or more to complete a batch.
+/// Reads the events after a cursor: up to `wanted`, or more to complete a batch. `None` if the cursor is of another
+/// log.
 pub(super) async fn scan<S: Session>(
     session: &mut S,
     names: &Names,
     after: LogCursor,
     wanted: usize,
-) -> Result<Result<Scanned, InvalidLogCursor>, SqlError> {
+) -> Result<Option<Scanned>, SqlError> {
     let has_batches = names.dialect.has_partitioned_log();
     let highest = if has_batches {
         "SELECT (SELECT coalesce(max(position), 0) FROM §log_batches) AS highest,
@@ -37,7 +38,7 @@ pub(super) async fn scan<S: Session>(
     let (highest, dropped): (u64, u64) = (number(row, "highest")?, number(row, "dropped")?);
     // A position beyond the end comes from another log, or from this one before it was restored from a backup.
     if after.position() > highest.max(dropped) || (!has_batches && after.event().is_some()) {
-        return Ok(Err(InvalidLogCursor));
+        return Ok(None);
     }
     let mut scanned = if has_batches {
         scan_batches(session, names, after, wanted).await?
@@ -45,7 +46,7 @@ pub(super) async fn scan<S: Session>(
         scan_rows(session, names, after, wanted).await?
     };
     scanned.dropped = dropped;
-    Ok(Ok(scanned))
+    Ok(Some(scanned))
 }
 
 /// Scans a log that is ordered by row number.

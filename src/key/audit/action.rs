@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::key::KeyChange;
-use crate::unknown_name::UnknownName;
+use crate::parse_error::ParseError;
 
 /// An action on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,13 +76,13 @@ impl fmt::Display for AuditAction {
 }
 
 impl FromStr for AuditAction {
-    type Err = UnknownName;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
             .find(|action| action.as_str() == text)
-            .ok_or_else(|| UnknownName::new("audit action", text))
+            .ok_or_else(|| ParseError::unknown("audit action", text))
     }
 }
 
