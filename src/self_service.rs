@@ -4,33 +4,33 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state, map_response};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use http::StatusCode;
-use http::header::RETRY_AFTER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit};
-use crate::usage::{Recorder, SummaryQuery, SummarySpec, UsageRange, UsageReader};
+use crate::usage::{Recorder, RejectionReason, SummaryQuery, SummarySpec, UsageRange, UsageReader};
 use crate::web::{Limit, Problem, Query, Summary, in_order, method_not_allowed, protect};
-use crate::{ApiKeyLayer, Caller, StoreFailure};
+use crate::{ApiKeyLayer, Caller, Rejection, RequestParts, StoreFailure};
 
 /// A JSON API for callers to inspect their own key: `GET /usage` returns its usage summary, and `GET /limits` the state
 /// of its rate limits.
 ///
 /// Requests are authenticated with the key. They consume none of its rate limits, are answered when these are
-/// exhausted, and are not recorded as usage. Each key is limited to 2 requests per second, with bursts of 10.
+/// exhausted, and are not recorded as usage. Each key is limited to 2 requests per second, with bursts of 10. The layer's
+/// [`on_rejection`](ApiKeyLayer::on_rejection) also customizes the rejections of this API.
 ///
 /// ```
 /// use axum::Router;
 /// use axum::routing::get;
-/// use keytally::ApiKeyLayer;
 /// use keytally::backend::MemoryBackend;
-/// use keytally::SelfServiceApi;
+/// use keytally::{ApiKeyLayer, SelfServiceApi};
 ///
 /// let backend = MemoryBackend::new();
 /// let layer = ApiKeyLayer::new(backend.clone());
@@ -56,6 +56,9 @@ struct SelfService {
     reader: Arc<dyn UsageReader>,
     limiter: Arc<LocalLimiter>,
 }
+
+/// The name of the API's own rate limit.
+const LIMIT: &str = "self-service";
 
 /// The maximum number of endpoints in a summary.
 const TOP: usize = 100;
@@ -110,18 +113,21 @@ async fn throttle(
         Some(decision) if decision.is_allowed() => next.run(request).await,
         decision => {
             let retry_after = decision.and_then(|decision| decision.retry_after_secs());
-            let seconds = retry_after.unwrap_or(1);
-            let detail = format!("Too many requests. Retry in {seconds} s.");
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
-            let headers = [(RETRY_AFTER, seconds.to_string())];
-            (headers, problem).into_response()
+            let rejection = Rejection {
+                key: Some(caller.id),
+                retry_after_secs: Some(retry_after.unwrap_or(1)),
+                violated: Some([Arc::from(LIMIT)].into()),
+                ..Rejection::new(RejectionReason::RateLimited)
+            };
+            let parts = RequestParts::of(&request);
+            service.layer.rejection(rejection, parts).map(Body::from)
         }
     }
 }
 
 impl SelfService {
     async fn acquire(&self, caller: &Caller) -> Option<Decision> {
-        let limit = RateLimit::per_second(2).with_burst(10);
+        let limit = RateLimit::per_second(2).with_burst(10).with_name(LIMIT);
         let now = Clock::system().now();
         let allowance = self.limiter.attach(caller.lineage, &[limit], now).ok()?;
         match allowance.acquire(1, now) {

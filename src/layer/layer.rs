@@ -102,6 +102,16 @@ impl ApiKeyLayer {
         RequireScope::with_rejections(scope, self.config.rejections.clone())
     }
 
+    /// The response to a request that another part of the crate rejects, with this layer's settings.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn rejection(
+        &self,
+        rejection: Rejection,
+        parts: RequestParts<'_>,
+    ) -> Response<Bytes> {
+        self.config.rejections.response(rejection, parts)
+    }
+
     /// Applies a valid setting; records the first invalid one for [`build`](Self::build).
     fn checked(
         self,

@@ -3,8 +3,8 @@
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
-use http::Request;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
+use http::{Request, StatusCode};
 use keytally::SelfServiceApi;
 use keytally::backend::MemoryBackend;
 use keytally::key::{Actor, Issuer, NewKey};
@@ -153,7 +153,39 @@ async fn requests_are_rate_limited_per_key() {
         }
     }
     let rejected = rejected.expect("a rejection");
-    rejected.problem(429);
+    let problem = rejected.with(429);
+    assert_eq!(problem["violated-policies"][0], "self-service");
     assert_eq!(rejected.headers[RETRY_AFTER], "1");
     service.ask("/me/limits", other).await.with(200);
+}
+
+#[tokio::test]
+async fn the_layer_customizes_rejections() {
+    let backend = MemoryBackend::new();
+    let issuer = Issuer::new("acme_live").unwrap();
+    let new = NewKey::new("mine");
+    let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+    let layer = ApiKeyLayer::new(backend.clone()).on_rejection(|rejection, mut response| {
+        *response.status_mut() = StatusCode::IM_A_TEAPOT;
+        response.map(|_| rejection.violated_limits().join(",").into())
+    });
+    let router = SelfServiceApi::new(&layer, backend).into_router();
+    let missing = Request::get("/limits").body(Body::empty()).unwrap();
+    let missing = ask(&router, missing).await;
+    assert_eq!(
+        (missing.status, &*missing.text),
+        (StatusCode::IM_A_TEAPOT, "")
+    );
+    for _ in 0..100 {
+        let get = Request::get("/limits").header("x-api-key", issued.secret.expose());
+        let response = ask(&router, get.body(Body::empty()).unwrap()).await;
+        if response.status != 200 {
+            assert_eq!(
+                (response.status, &*response.text),
+                (StatusCode::IM_A_TEAPOT, "self-service")
+            );
+            return;
+        }
+    }
+    panic!("no request was rejected");
 }
