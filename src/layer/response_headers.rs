@@ -319,15 +319,13 @@ mod tests {
             RateLimit::per_hour(1_000).with_name("hourly"),
         ];
         let headers = LimitHeaders::new(&limits).unwrap();
-        let mut decision = Decision::default();
-        decision.push(LimitStatus {
-            remaining: 19,
-            reset_secs: 1,
-        });
-        decision.push(LimitStatus {
-            remaining: 7,
-            reset_secs: 3_575,
-        });
+        let decision =
+            Decision::new(
+                [(19, 1), (7, 3_575)].map(|(remaining, reset_secs)| LimitStatus {
+                    remaining,
+                    reset_secs,
+                }),
+            );
         let limited = Some((&headers, &decision));
         let mut response_headers =
             ResponseHeaders::new(WireId::Client("id"), HeaderStyle::Draft, limited);

@@ -131,19 +131,45 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Appends the status of the next limit, in the order in which the limits were attached. Statuses beyond
-    /// [`RateLimit::MAX_PER_KEY`] are ignored.
-    pub fn push(&mut self, status: LimitStatus) {
-        if let Some(slot) = self.statuses.get_mut(usize::from(self.len)) {
+    /// Allows the request. The statuses are those of the limits after it, in the order in which they were attached;
+    /// those beyond [`RateLimit::MAX_PER_KEY`] are ignored.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use keytally::limit::{Decision, LimitStatus};
+    ///
+    /// let minute = LimitStatus { remaining: 0, reset_secs: 12 };
+    /// let day = LimitStatus { remaining: 40, reset_secs: 80_000 };
+    /// let mut decision = Decision::new([minute, day]);
+    /// assert!(decision.is_allowed());
+    /// decision.deny(0, Some(Duration::from_secs(12)));
+    /// assert!(decision.is_exceeded(0) && !decision.is_exceeded(1));
+    /// assert_eq!(decision.retry_after_secs(), Some(12));
+    /// ```
+    pub fn new(statuses: impl IntoIterator<Item = LimitStatus>) -> Self {
+        let mut decision = Self::default();
+        for status in statuses.into_iter().take(RateLimit::MAX_PER_KEY) {
+            decision.push(status);
+        }
+        decision
+    }
+
+    /// Appends the status of the next limit and returns its index.
+    pub(crate) fn push(&mut self, status: LimitStatus) -> usize {
+        let index = usize::from(self.len);
+        if let Some(slot) = self.statuses.get_mut(index) {
             *slot = status;
             self.len += 1;
         }
+        index
     }
 
-    /// Rejects the request because of the limit pushed last. `wait` is the time after which it would be allowed,
-    /// `None` if never.
-    pub fn deny(&mut self, wait: Option<Duration>) {
-        let index = self.len.saturating_sub(1);
+    /// Denies the request because of the limit at this index; the last one if there is none at it. `wait` is the time
+    /// after which the limit would allow it, `None` if never.
+    pub fn deny(&mut self, index: usize, wait: Option<Duration>) {
+        let last = self.len.saturating_sub(1);
+        let index = u8::try_from(index).map_or(last, |index| index.min(last));
         // `None`, never, is the longest wait.
         let is_longest = match (self.wait, wait) {
             _ if self.violated == 0 => true,
@@ -205,7 +231,7 @@ pub(crate) fn whole_secs(wait: Duration) -> u64 {
 /// The serialized form of a decision.
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    standings: Vec<LimitStatus>,
+    statuses: Vec<LimitStatus>,
     violated: u8,
     #[serde(default)]
     longest: u8,
@@ -215,7 +241,7 @@ struct Wire {
 impl From<Decision> for Wire {
     fn from(decision: Decision) -> Self {
         Self {
-            standings: decision.statuses().into(),
+            statuses: decision.statuses().into(),
             violated: decision.violated,
             longest: decision.longest,
             wait: decision.wait,
@@ -225,8 +251,7 @@ impl From<Decision> for Wire {
 
 impl From<Wire> for Decision {
     fn from(wire: Wire) -> Self {
-        let mut decision = Self::default();
-        wire.standings.into_iter().for_each(|it| decision.push(it));
+        let mut decision = Self::new(wire.statuses);
         // Only states that `deny` can produce; it sets the first bit if there are no limits.
         decision.violated = wire.violated & (u8::MAX >> (8 - decision.len.max(1)));
         decision.wait = wire.wait.filter(|_| !decision.is_allowed());
@@ -247,9 +272,8 @@ mod tests {
     #[test]
     fn rule_8_retry_after_is_rounded_up_and_at_least_one() {
         for (nanos, secs) in [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
-            let mut decision = Decision::default();
-            decision.push(LimitStatus::default());
-            decision.deny(Some(Duration::from_nanos(nanos)));
+            let mut decision = Decision::new([LimitStatus::default()]);
+            decision.deny(0, Some(Duration::from_nanos(nanos)));
             assert_eq!(decision.retry_after_secs(), Some(secs), "{nanos}");
         }
     }
@@ -258,12 +282,12 @@ mod tests {
     fn wait_is_the_longest_and_never_is_longer_than_any() {
         let mut decision = Decision::default();
         for wait in [Some(5), Some(9), Some(7)] {
-            decision.push(LimitStatus::default());
-            decision.deny(wait.map(Duration::from_secs));
+            let index = decision.push(LimitStatus::default());
+            decision.deny(index, wait.map(Duration::from_secs));
         }
         assert_eq!(decision.wait(), Some(Duration::from_secs(9)));
-        decision.push(LimitStatus::default());
-        decision.deny(None);
+        let index = decision.push(LimitStatus::default());
+        decision.deny(index, None);
         assert_eq!(decision.wait(), None);
         assert!(!decision.is_allowed() && decision.is_exceeded(3) && !decision.is_exceeded(4));
     }
@@ -273,12 +297,12 @@ mod tests {
         let decide = |limits: &[(u32, u32, Option<Option<u64>>)]| {
             let mut decision = Decision::default();
             for &(remaining, reset_secs, exceeded) in limits {
-                decision.push(LimitStatus {
+                let index = decision.push(LimitStatus {
                     remaining,
                     reset_secs,
                 });
                 if let Some(wait) = exceeded {
-                    decision.deny(wait.map(Duration::from_secs));
+                    decision.deny(index, wait.map(Duration::from_secs));
                 }
             }
             let json = serde_json::to_string(&decision).unwrap();
@@ -304,18 +328,17 @@ mod tests {
 
     #[test]
     fn decision_round_trips_through_json() {
-        let mut decision = Decision::default();
-        decision.push(LimitStatus {
+        let first = LimitStatus {
             remaining: 3,
             reset_secs: 7,
-        });
-        decision.push(LimitStatus::default());
-        decision.deny(Some(Duration::from_millis(1_500)));
+        };
+        let mut decision = Decision::new([first, LimitStatus::default()]);
+        decision.deny(1, Some(Duration::from_millis(1_500)));
         let json = serde_json::to_string(&decision).unwrap();
         assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), decision);
         // Excess limits are cut off.
         let many =
-            serde_json::json!({ "standings": vec![LimitStatus::default(); 99], "violated": 0 });
+            serde_json::json!({ "statuses": vec![LimitStatus::default(); 99], "violated": 0 });
         let many: Decision = serde_json::from_value(many).unwrap();
         assert_eq!(many.statuses().len(), RateLimit::MAX_PER_KEY);
     }
@@ -323,10 +346,10 @@ mod tests {
     #[test]
     fn violations_of_missing_limits_are_ignored() {
         let read = |len, violated: u8| {
-            let standings = vec![LimitStatus::default(); len];
+            let statuses = vec![LimitStatus::default(); len];
             let wait = Some(Duration::from_secs(1));
             let json = serde_json::json!({
-                "standings": standings, "violated": violated, "wait": wait,
+                "statuses": statuses, "violated": violated, "wait": wait,
             });
             serde_json::from_value::<Decision>(json).unwrap()
         };
@@ -341,7 +364,7 @@ mod tests {
             assert_eq!((allowed.wait(), allowed.retry_after_secs()), (None, None));
         }
         let mut bare = Decision::default();
-        bare.deny(None);
+        bare.deny(0, None);
         let json = serde_json::to_string(&bare).unwrap();
         assert_eq!(serde_json::from_str::<Decision>(&json).unwrap(), bare);
     }

@@ -68,22 +68,26 @@ impl GcraState {
     pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
         // governor multiplies the cost without overflow check: a cost beyond the burst may wrap around.
         if cost > self.quota.burst_size() {
-            decision.push(self.status(now));
-            return decision.deny(None);
+            let index = decision.push(self.status(now));
+            return decision.deny(index, None);
         }
         match self.limiter(now, spend).check_n(cost) {
-            Ok(Ok(spent)) if spend == Spend::Yes => decision.push(LimitStatus {
-                remaining: spent.remaining_burst_capacity(),
-                reset_secs: self.reset_secs(now),
-            }),
-            Ok(Ok(_fits)) => decision.push(self.status(now)),
-            Ok(Err(not_until)) => {
+            Ok(Ok(spent)) if spend == Spend::Yes => {
+                decision.push(LimitStatus {
+                    remaining: spent.remaining_burst_capacity(),
+                    reset_secs: self.reset_secs(now),
+                });
+            }
+            Ok(Ok(_fits)) => {
                 decision.push(self.status(now));
-                decision.deny(Some(not_until.wait_time_from(Nanos::default())));
+            }
+            Ok(Err(not_until)) => {
+                let index = decision.push(self.status(now));
+                decision.deny(index, Some(not_until.wait_time_from(Nanos::default())));
             }
             Err(_beyond_the_burst) => {
-                decision.push(self.status(now));
-                decision.deny(None);
+                let index = decision.push(self.status(now));
+                decision.deny(index, None);
             }
         }
     }

@@ -66,8 +66,7 @@ pub(crate) struct Mood;
 
 impl LimitHandle for Mood {
     fn acquire(&self, cost: u32, _: Now) -> LimitResponse {
-        let mut allowed = Decision::default();
-        allowed.push(LimitStatus::default());
+        let allowed = Decision::new([LimitStatus::default()]);
         match Fault::ALL[cost as usize - 1] {
             Fault::Take => panic!("simulated acquire panic"),
             Fault::Later => LimitResponse::Pending(Box::pin(async {

@@ -125,10 +125,9 @@ impl LimitHandle for DelayedLimiter {
 async fn rule_9_request_decided_after_the_shutdown_is_recorded_once() {
     let backend = MemoryBackend::new();
     let issued = support::issue(&backend, NewKey::new("x")).await;
-    let mut allowed = Decision::default();
-    allowed.push(LimitStatus::default());
+    let allowed = Decision::new([LimitStatus::default()]);
     let mut rejected = allowed;
-    rejected.deny(None);
+    rejected.deny(0, None);
     let failed = LimitError::Unavailable("simulated outage".into());
     for (decision, status) in [(Ok(allowed), 200), (Ok(rejected), 429), (Err(failed), 503)] {
         let notify = Arc::new(Notify::new());
