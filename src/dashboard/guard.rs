@@ -12,7 +12,7 @@ use crate::key::Actor;
 /// Authenticates requests to the dashboard.
 ///
 /// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). The guard runs before every page, export
-/// and API call, except for browsers with a [session](Self::login).
+/// and API call, except for browsers with a [session](Self::sign_in_form).
 ///
 /// ```
 /// use keytally::async_trait;
@@ -40,28 +40,28 @@ pub trait Guard: Send + Sync + 'static {
 
     /// The sign-in form of the dashboard. None by default.
     ///
-    /// A successful sign-in sets a session cookie, which replaces [`authenticate`](Self::authenticate) until the user signs out, for
-    /// twelve hours at most. Sessions end with the process unless the dashboard has a
+    /// A successful sign-in sets a session cookie, which replaces [`authenticate`](Self::authenticate) until the user
+    /// signs out, for twelve hours at most. Sessions end with the process unless the dashboard has a
     /// [signing key](super::Dashboard::signing_key).
-    fn login(&self) -> Option<&dyn Login> {
+    fn sign_in_form(&self) -> Option<&dyn SignIn> {
         None
     }
 
-    /// The URL of the application's own sign-in page, for guards without a [`login`](Self::login). Browsers without
-    /// valid credentials are redirected there. None by default: they receive a plain 401.
+    /// The URL of the application's own sign-in page, for guards without a [`sign_in_form`](Self::sign_in_form).
+    /// Browsers without valid credentials are redirected there. None by default: they receive a plain 401.
     fn sign_in_url(&self) -> Option<&str> {
         None
     }
 
-    /// The URL at which the application signs users out, for guards without a [`login`](Self::login). None by default:
-    /// the pages have no "Sign out" link.
+    /// The URL at which the application signs users out, for guards without a [`sign_in_form`](Self::sign_in_form).
+    /// None by default: the pages have no "Sign out" link.
     fn sign_out_url(&self) -> Option<&str> {
         None
     }
 }
 
 /// Verifies the token submitted with the dashboard's sign-in form.
-pub trait Login: Send + Sync {
+pub trait SignIn: Send + Sync {
     /// Returns the administrator that the token belongs to, or `None` if it is invalid.
     ///
     /// Compare tokens in constant time. Attempts are not rate limited, so tokens must be random. For passwords, use
@@ -156,12 +156,12 @@ impl Guard for BearerToken {
         self.sign_in(token.trim()).ok_or(Denied::Unauthenticated)
     }
 
-    fn login(&self) -> Option<&dyn Login> {
+    fn sign_in_form(&self) -> Option<&dyn SignIn> {
         Some(self)
     }
 }
 
-impl Login for BearerToken {
+impl SignIn for BearerToken {
     fn sign_in(&self, token: &str) -> Option<Admin> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         bool::from(digest.ct_eq(&self.digest)).then(|| Admin::new(&*self.name))

@@ -77,7 +77,7 @@ use std::sync::Arc;
 use axum::Router;
 
 use self::base_path::BasePath;
-pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, Login};
+pub use self::guard::{Admin, AllowEveryone, BearerToken, Denied, Guard, SignIn};
 use self::idempotency::IdempotentRequests;
 use self::session::Signer;
 use self::state::Shared;

@@ -36,8 +36,8 @@ impl PageContext {
         let known = zone.as_deref().map(zone_named).transpose();
         Self {
             token: shared.signer.form_token(&admin),
-            sign_out: match shared.guard.login() {
-                Some(_) => Some(format!("{}/logout", base.0)),
+            sign_out: match shared.guard.sign_in_form() {
+                Some(_) => Some(format!("{}/sign-out", base.0)),
                 None => shared.guard.sign_out_url().map(String::from),
             },
             base: base.0.clone(),

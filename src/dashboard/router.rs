@@ -15,7 +15,7 @@ use super::base_path::BasePath;
 use super::csrf::is_same_origin;
 use super::guard::Denied;
 use super::page_context::PageContext;
-use super::pages::{self, login};
+use super::pages::{self, sign_in};
 use super::state::Shared;
 use crate::drain::Drain;
 use crate::telemetry;
@@ -26,7 +26,7 @@ const MAX_FORM_BYTES: usize = 64 << 10;
 
 /// Routes that do not require authentication.
 const OPEN: [&str; 4] = [
-    "/login",
+    "/sign-in",
     "/assets/style.css",
     "/assets/script.js",
     "/assets/icon.svg",
@@ -59,8 +59,11 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/log", get(log::of_all)),
         ("/log/{format}", get(log::export)),
         ("/audit", get(audit::page_of)),
-        ("/login", get(login::form).post(login::sign_in)),
-        ("/logout", get(login::sign_out_form).post(login::sign_out)),
+        ("/sign-in", get(sign_in::form).post(sign_in::sign_in)),
+        (
+            "/sign-out",
+            get(sign_in::sign_out_form).post(sign_in::sign_out),
+        ),
         ("/assets/style.css", get(assets::style)),
         ("/assets/script.js", get(assets::script)),
         ("/assets/icon.svg", get(assets::icon)),
@@ -114,7 +117,7 @@ async fn authenticate(
     let (mut parts, body) = request.into_parts();
     let signed_in = shared
         .guard
-        .login()
+        .sign_in_form()
         .and(shared.signer.admin(&parts.headers));
     let admitted = match signed_in {
         Some(admin) => Ok(admin),
@@ -134,13 +137,13 @@ async fn authenticate(
         }
         Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
         Err(Denied::Unauthenticated) => {
-            let login_page = || format!("{}/login", base.0);
-            let url = match shared.guard.login() {
-                Some(_) => Some(login_page()),
+            let sign_in_page = || format!("{}/sign-in", base.0);
+            let url = match shared.guard.sign_in_form() {
+                Some(_) => Some(sign_in_page()),
                 None => shared.guard.sign_in_url().map(String::from),
             };
             match url {
-                Some(url) => login::redirect_to_sign_in(&parts, url),
+                Some(url) => sign_in::redirect_to_sign_in(&parts, url),
                 None => pages::access_denied(StatusCode::UNAUTHORIZED),
             }
         }

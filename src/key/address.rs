@@ -1,4 +1,4 @@
-//! IP allowlists of keys.
+//! Address lists of keys.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::parse_error::ParseError;
 
-/// A list of IPv4 and IPv6 networks in CIDR notation. As the allowlist of a key, an empty list allows every
+/// A list of IPv4 and IPv6 networks in CIDR notation. As the address list of a key, an empty list allows every
 /// address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Box<str>>", into = "Vec<String>")]

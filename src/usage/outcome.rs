@@ -57,7 +57,7 @@ pub enum RejectionReason {
     Revoked,
     /// The key has expired.
     Expired,
-    /// The client IP is unknown or not in the key's allowlist.
+    /// The client IP is unknown or not in the key's address list.
     #[serde(alias = "address")]
     ClientIp,
     /// The key lacks a scope that the route requires.

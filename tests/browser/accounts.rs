@@ -23,7 +23,7 @@ async fn a_session_lasts_from_sign_in_to_sign_out() {
         let seen = pages.ask("return document.cookie", vec![]).await;
         assert!(!seen.as_str().unwrap().contains("session"), "{seen}");
 
-        pages.open("/logout").await;
+        pages.open("/sign-out").await;
         pages.send("Sign out").await;
         assert_eq!(pages.heading().await, "Sign in");
         pages.open("/audit").await;

@@ -50,7 +50,7 @@ async fn check_every_page(scheme: &'static str) {
 /// Visits and checks every page.
 async fn all_pages(look: &mut Look<'_>) {
     let pages = look.pages;
-    pages.open("/login").await;
+    pages.open("/sign-in").await;
     look.at("sign-in").await;
     pages.fill("Admin token", "another").await;
     pages.send("Sign in").await;
@@ -88,7 +88,7 @@ async fn all_pages(look: &mut Look<'_>) {
         ("keys-none-found", "/keys?name=nobody"),
         ("audit", "/audit"),
         ("audit-none-found", "/audit?actor=nobody"),
-        ("sign-out", "/logout"),
+        ("sign-out", "/sign-out"),
         ("no-such-page", "/nowhere"),
         ("no-such-key", "/keys/0000000000000000"),
     ] {

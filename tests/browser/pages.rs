@@ -184,7 +184,7 @@ impl Pages {
     // --- Actions ---
 
     pub(crate) async fn sign_in(&self) {
-        self.open("/login").await;
+        self.open("/sign-in").await;
         self.fill("Admin token", &self.demo.token).await;
         self.send("Sign in").await;
     }

@@ -116,7 +116,7 @@ impl Shown {
             "/keys/new",
             "/log",
             "/audit",
-            "/logout",
+            "/sign-out",
             "/nowhere",
         ]
         .map(String::from)
@@ -182,9 +182,9 @@ impl Shown {
         }
         let wrong = self
             .pages
-            .post("/admin/login", &[("secret", text)], &[])
+            .post("/admin/sign-in", &[("secret", text)], &[])
             .await;
-        responses.push(("POST /admin/login".into(), wrong));
+        responses.push(("POST /admin/sign-in".into(), wrong));
         responses
     }
 }

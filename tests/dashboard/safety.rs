@@ -31,9 +31,9 @@ async fn every_route_requires_authentication() {
         "/admin/log/csv",
         "/admin/log/jsonl",
         "/admin/audit",
-        "/admin/logout",
+        "/admin/sign-out",
         "/admin/nowhere",
-        "/admin/login/",
+        "/admin/sign-in/",
         "/admin//keys",
         "/admin/assets/other.css",
     ];
@@ -67,7 +67,7 @@ async fn every_route_requires_authentication() {
     let request = Request::get("/admin/keys").header("accept", "text/html,*/*");
     let response = pages.ask(request.body(Body::empty()).unwrap()).await;
     assert_eq!(response.status, StatusCode::SEE_OTHER);
-    assert_eq!(response.headers[LOCATION], "/admin/login");
+    assert_eq!(response.headers[LOCATION], "/admin/sign-in");
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_session_lasts_from_sign_in_to_sign_out() {
     let pages = Pages::new();
     let sign_in = |secret: &str| {
         let body = encoded(&[("secret", secret)]);
-        Request::post("/admin/login")
+        Request::post("/admin/sign-in")
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Body::from(body))
             .unwrap()
@@ -100,10 +100,12 @@ async fn a_session_lasts_from_sign_in_to_sign_out() {
         let form = request.header("content-type", "application/x-www-form-urlencoded");
         pages.ask(form.body(Body::from(body)).unwrap()).await
     };
-    let form = ask(Request::get("/admin/logout"), String::new()).await.text;
+    let form = ask(Request::get("/admin/sign-out"), String::new())
+        .await
+        .text;
     let (_, token) = form.split_once("name=\"token\" value=\"").unwrap();
     let token = encoded(&[("token", token.split('"').next().unwrap())]);
-    let out = ask(Request::post("/admin/logout"), token).await;
+    let out = ask(Request::post("/admin/sign-out"), token).await;
     assert_eq!(out.status, StatusCode::SEE_OTHER);
     let cookie = out.headers[SET_COOKIE].to_str().unwrap();
     assert!(cookie.contains("Max-Age=0") && cookie.contains("Path=/admin"));
@@ -278,7 +280,7 @@ async fn links_use_the_public_path() {
     let request = Request::get("/keys/api/openapi.json");
     let document = pages.ask(request.body(Body::empty()).unwrap()).await;
     assert!(document.text.contains(r#"{"url":"/internal/keys/api"}"#));
-    let session = Request::get("/keys/login").body(Body::empty()).unwrap();
+    let session = Request::get("/keys/sign-in").body(Body::empty()).unwrap();
     assert!(!pages.ask(session).await.text.contains("\"/keys/"));
 }
 
@@ -306,7 +308,7 @@ async fn sign_out_is_only_offered_if_the_guard_supports_it() {
         }
     }
 
-    for own in [None, Some("/app/logout")] {
+    for own in [None, Some("/app/sign-out")] {
         let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), Own(own));
         let router = dashboard.into_router();
         let ask = async |method, path, user: Option<&str>| {
@@ -330,10 +332,10 @@ async fn sign_out_is_only_offered_if_the_guard_supports_it() {
         let (status, _, page) = ask(Method::GET, "/", Some("Ada")).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(page.contains("Sign out"), own.is_some());
-        assert_eq!(page.contains("href=\"/app/logout\""), own.is_some());
+        assert_eq!(page.contains("href=\"/app/sign-out\""), own.is_some());
         assert!(page.contains("Ada"));
         for method in [Method::GET, Method::POST] {
-            let (status, to, _) = ask(method, "/logout", Some("Ada")).await;
+            let (status, to, _) = ask(method, "/sign-out", Some("Ada")).await;
             assert!(status.is_client_error() && to.is_none(), "{status}");
         }
         let (status, to, _) = ask(Method::GET, "/keys", None).await;
@@ -354,9 +356,9 @@ async fn authentication_depends_on_the_route_and_not_on_the_path() {
     let dashboard = Dashboard::new(keytally::backend::MemoryBackend::new(), guard);
     let router = axum::Router::new().nest("/admin", dashboard.into_router());
     for (path, with_token, without) in [
-        ("/admin/login", 200, 200),
-        ("/admin//login", 404, 401),
-        ("/admin/login/", 404, 401),
+        ("/admin/sign-in", 200, 200),
+        ("/admin//sign-in", 404, 401),
+        ("/admin/sign-in/", 404, 401),
         ("/admin//assets/style.css", 404, 401),
     ] {
         for (token, status) in [(Some(TOKEN), with_token), (None, without)] {
@@ -393,7 +395,7 @@ async fn no_redirect_leads_to_another_host() {
         "/a;Domain=b/",
         "/",
     ] {
-        for path in ["/", "/keys", "/login"] {
+        for path in ["/", "/keys", "/sign-in"] {
             let address = format!("{base}?{path}");
             let get = Request::get(&address).header("accept", "text/html");
             let post = Request::post(&address)

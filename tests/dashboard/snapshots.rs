@@ -230,8 +230,8 @@ async fn action_pages() {
         ("revoke", format!("/keys/{BUSY}/revoke")),
         ("delete", format!("/keys/{BUSY}/delete")),
         ("generate", "/keys/new".into()),
-        ("sign-in", "/login".into()),
-        ("sign-out", "/logout".into()),
+        ("sign-in", "/sign-in".into()),
+        ("sign-out", "/sign-out".into()),
     ] {
         assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
@@ -263,18 +263,18 @@ async fn error_pages() {
     let pages = filled().await;
     for (name, path) in [
         (
-            "refused-range",
+            "rejected-range",
             format!(
                 "/keys/{UNUSED}?range=custom&from=x&to=y&since=2025-03-04T10:00&until=2025-03-04T09:00"
             ),
         ),
-        ("refused-keys", "/keys?status=odd&show=odd&after=x".into()),
-        ("refused-audit", "/audit?key=x&action=odd&after=x".into()),
+        ("rejected-keys", "/keys?status=odd&show=odd&after=x".into()),
+        ("rejected-audit", "/audit?key=x&action=odd&after=x".into()),
         (
-            "refused-log",
+            "rejected-log",
             format!("/log?{TIMES}&key=x&code=never&method=STEAL&outcome=odd&after=x"),
         ),
-        ("refused-reveal", format!("/keys/{BUSY}/reveal")),
+        ("rejected-reveal", format!("/keys/{BUSY}/reveal")),
         ("missing-key", format!("/keys/{GONE}")),
         ("missing-page", "/nowhere".into()),
     ] {
@@ -283,7 +283,7 @@ async fn error_pages() {
     let key = |action: &str| format!("/admin/keys/{BUSY}/{action}");
     for (name, path, fields) in [
         (
-            "refused-generate",
+            "rejected-generate",
             "/admin/keys/new".into(),
             &[
                 ("limits", "plenty"),
@@ -292,26 +292,26 @@ async fn error_pages() {
             ][..],
         ),
         (
-            "refused-edit-of-another-form",
+            "rejected-edit-of-another-form",
             key("edit"),
             &[("name", "a"), ("scopes", "read")],
         ),
         (
-            "refused-rotate",
+            "rejected-rotate",
             key("rotate"),
             &[("grace", "custom"), ("hours", "few")],
         ),
-        ("refused-delete", key("delete"), &[("name", "Zapier")]),
+        ("rejected-delete", key("delete"), &[("name", "Zapier")]),
     ] {
         assert_snapshot(name, &pages.send(&path, fields).await);
     }
     let changed = [("name", ""), ("scopes", "not\"this"), ("limits", "0/s")];
     let edited = pages.change(&key("edit"), &changed).await;
-    assert_snapshot("refused-edit", &edited);
+    assert_snapshot("rejected-edit", &edited);
     let rejected = pages
-        .post("/admin/login", &[("secret", "another")], &[])
+        .post("/admin/sign-in", &[("secret", "another")], &[])
         .await;
-    assert_snapshot("refused-sign-in", &rejected);
+    assert_snapshot("rejected-sign-in", &rejected);
 }
 
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn pages_without_a_store_issuer_or_recorder() {
     let overview = bare.get(&format!("/admin?{RANGE}")).await;
     assert_snapshot("overview-without-issuer", &overview);
     assert_snapshot(
-        "refused-generate-without-issuer",
+        "rejected-generate-without-issuer",
         &bare.get("/admin/keys/new").await,
     );
 }

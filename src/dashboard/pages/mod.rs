@@ -14,12 +14,12 @@ pub(super) mod keys;
 mod layout;
 mod limit_text;
 pub(super) mod log;
-pub(super) mod login;
 pub(super) mod overview;
 mod posted_form;
 mod range;
 pub(super) mod reveal;
 pub(super) mod rotate;
+pub(super) mod sign_in;
 pub(super) mod status;
 pub(super) mod usage;
 

@@ -37,7 +37,7 @@ pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
     base: BasePath,
 ) -> Response {
-    if shared.guard.login().is_none() {
+    if shared.guard.sign_in_form().is_none() {
         return access_denied(StatusCode::NOT_FOUND);
     }
     shown(&base.0, None)
@@ -49,7 +49,7 @@ fn shown(base: &str, wrong: Option<&str>) -> Response {
             p .brand { img src={ (base) (assets::ICON.address()) } width="18" height="18" alt=""; "keytally" }
             h1 { "Sign in" }
             @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
-            form .panel method="post" action={ (base) "/login" } {
+            form .panel method="post" action={ (base) "/sign-in" } {
                 p .field {
                     label for="secret" { "Admin token" }
                     input type="password" id="secret" name="secret" required autofocus
@@ -68,12 +68,12 @@ pub(in crate::dashboard) async fn sign_in(
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    let Some(login) = shared.guard.login() else {
+    let Some(tokens) = shared.guard.sign_in_form() else {
         return access_denied(StatusCode::NOT_FOUND);
     };
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
-    let Some(admin) = secret.and_then(|(_, secret)| login.sign_in(secret.trim())) else {
+    let Some(admin) = secret.and_then(|(_, secret)| tokens.sign_in(secret.trim())) else {
         telemetry::warn!("dashboard sign-in failed");
         let form = shown(&base, Some("Invalid admin token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
@@ -88,13 +88,13 @@ pub(in crate::dashboard) async fn sign_out_form(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
 ) -> Response {
-    if shared.guard.login().is_none() {
+    if shared.guard.sign_in_form().is_none() {
         return not_found(context).await;
     }
     let content = html! {
         h1 { "Sign out" }
         p { "You are signed in as " strong { (context.admin.name()) } "." }
-        form method="post" action=(context.at("/logout")) {
+        form method="post" action=(context.at("/sign-out")) {
             (components::token(&context))
             button type="submit" .primary { "Sign out" }
         }
@@ -108,9 +108,9 @@ pub(in crate::dashboard) async fn sign_out(
     headers: HeaderMap,
     _: PostedForm,
 ) -> Response {
-    if shared.guard.login().is_none() {
+    if shared.guard.sign_in_form().is_none() {
         return not_found(context).await;
     }
     let cookie = shared.signer.sign_out(&headers, &context.base);
-    ([(SET_COOKIE, cookie)], redirect(context.at("/login"))).into_response()
+    ([(SET_COOKIE, cookie)], redirect(context.at("/sign-in"))).into_response()
 }
