@@ -1,7 +1,7 @@
 //! Summaries of usage, as pure functions over events or rollups.
 //!
 //! All functions accept both events and rollups and return the same result for either. [`SummarySpec::summarize`]
-//! computes a whole [`Summary`] in one pass; the functions in this module compute one part each.
+//! computes a whole [`Summary`] in one pass; the functions in this module compute one of its parts each.
 //!
 //! ```
 //! use keytally::usage::{SummarySpec, UsageEvent, Granularity};
@@ -39,7 +39,6 @@ mod totals;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub use aggregate::Aggregate;
@@ -48,10 +47,9 @@ pub use spec::SummarySpec;
 pub use spikes::{Spike, spikes};
 pub use totals::Totals;
 
-use super::{Granularity, LatencyHistogram, Method, Status, StatusClass};
+use super::{LatencyHistogram, Method, Status, StatusClass};
 use crate::id::KeyId;
 use groups::{Groups, Methods, group};
-use over_time::Buckets;
 
 /// A summary of requests, computed by [`SummarySpec::summarize`] or
 /// [`UsageReader::summary`](super::UsageReader::summary).
@@ -165,13 +163,6 @@ pub fn by_status<'a, T: Aggregate + 'a>(
     group(items, |item| item.status())
 }
 
-/// The totals by status class.
-pub fn by_status_class<'a, T: Aggregate + 'a>(
-    items: impl IntoIterator<Item = &'a T>,
-) -> BTreeMap<StatusClass, Totals> {
-    classes(&by_status(items))
-}
-
 /// The `n` endpoints with the most requests, in descending order; ties are ordered by name.
 pub fn top_endpoints<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
@@ -194,28 +185,6 @@ pub fn by_key<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Option<KeyId>, Totals> {
     group(items, |item| item.key())
-}
-
-/// The totals over time, in buckets of this width in the zone's local time.
-pub fn over_time<'a, T: Aggregate + 'a>(
-    items: impl IntoIterator<Item = &'a T>,
-    width: Granularity,
-    zone: &TimeZone,
-) -> OverTime {
-    let mut buckets = Buckets::new(width, zone);
-    for item in items {
-        buckets.add(item.time(), &item.amounts());
-    }
-    buckets.finish()
-}
-
-/// The histogram of latencies.
-pub fn latency<'a, T: Aggregate + 'a>(items: impl IntoIterator<Item = &'a T>) -> LatencyHistogram {
-    let mut histogram = LatencyHistogram::new();
-    for item in items {
-        item.add_latency(&mut histogram);
-    }
-    histogram
 }
 
 fn owned(endpoints: Groups<&Arc<str>>) -> BTreeMap<Arc<str>, Totals> {
