@@ -10,9 +10,9 @@ use http::{HeaderMap, Response};
 use zeroize::Zeroizing;
 
 use super::caller::AnonymousMark;
+use super::request_context::RequestMetadata;
 use super::response_headers::ResponseHeaders;
 use super::tracker::RequestTracker;
-use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Charge, Decision, LimitError};
 use crate::usage::RejectionReason;
@@ -21,7 +21,8 @@ use crate::usage::RejectionReason;
 pub(super) enum Step {
     Admit(Admitted),
     Reject(Response<Bytes>),
-    Wait(Wait),
+    /// Waits with what was read of the request; `None` for a recheck, which needs none of it.
+    Wait(Wait, Option<Box<RequestMetadata>>),
 }
 
 /// The state of an admitted request. Kept small because it is moved often.
@@ -93,13 +94,9 @@ pub(super) enum Admission {
 }
 
 /// A pending operation of the store or the limiter.
-pub(super) type Wait = Pin<Box<dyn Future<Output = Waited> + Send>>;
+pub(super) type Wait = Pin<Box<dyn Future<Output = Resumed> + Send>>;
 
-pub(super) struct Waited {
-    pub(super) began: Now,
-    pub(super) resumed: Resumed,
-}
-
+/// The result of a pending operation, with which the decision continues.
 pub(super) enum Resumed {
     /// The store lookup completed.
     LookedUp {

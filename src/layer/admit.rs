@@ -6,12 +6,12 @@ use http::Request;
 use http_body::Body;
 use uuid::Uuid;
 
-use super::admission::{Admission, Resumed, Step, Waited};
+use super::admission::{Admission, Resumed, Step};
 use super::caller::{Caller, OuterCaller, Unverified};
 use super::config::Config;
 use super::credential::{self, Credential, SourceSet, StrippedCredentials};
 use super::exempt::is_preflight;
-use super::request_context::RequestContext;
+use super::request_context::{RequestContext, RequestMetadata};
 use super::request_parts::RequestParts;
 
 impl Config {
@@ -28,30 +28,40 @@ impl Config {
             &mut credential,
         );
         let admission = self.decide(&context, &mut credential, is_preflight);
-        let places = credential.sources;
-        let id = context.id;
-        self.apply(admission, places, id, request)
+        let (sources, id) = (credential.sources, context.id);
+        match admission {
+            Admission::Pending(wait) => Step::Wait(wait, Some(context.to_metadata(sources))),
+            admission => self.apply(admission, sources, id, request),
+        }
     }
 
     /// Continues with a request after a wait.
-    pub(super) fn resume<B>(self: &Arc<Self>, waited: Waited, request: &mut Request<B>) -> Step {
-        if let Resumed::Rechecked {
-            found,
-            entry,
-            admitted,
-        } = waited.resumed
-        {
-            return self.rechecked(found, &entry, admitted, request);
-        }
-        let head = RequestParts::of(request);
-        let context = RequestContext::resumed(head, waited.began);
-        let admission = match waited.resumed {
+    pub(super) fn resume<B>(
+        self: &Arc<Self>,
+        resumed: Resumed,
+        metadata: Option<Box<RequestMetadata>>,
+        request: &mut Request<B>,
+    ) -> Step {
+        let (metadata, resumed) = match (metadata, resumed) {
+            (
+                _,
+                Resumed::Rechecked {
+                    found,
+                    entry,
+                    admitted,
+                },
+            ) => return self.rechecked(found, &entry, admitted, request),
+            (Some(metadata), resumed) => (metadata, resumed),
+            (None, _) => unreachable!("only a recheck waits without metadata"),
+        };
+        let context = RequestContext::resumed(RequestParts::of(request), &metadata);
+        let admission = match resumed {
             Resumed::LookedUp {
                 found,
                 secret,
                 charge,
-                limit_checked: had_budget,
-            } => self.key_looked_up(found, &secret, charge, had_budget, &context),
+                limit_checked,
+            } => self.key_looked_up(found, &secret, charge, limit_checked, &context),
             Resumed::LookupLimited { wait } => self.reject_lookup_limited(wait, &context),
             Resumed::Decided {
                 entry,
@@ -61,8 +71,10 @@ impl Config {
             } => self.limiter_decided(entry, decision, cost, tracker.cancel(), &context),
             Resumed::Rechecked { .. } => unreachable!("handled above"),
         };
-        let id = context.id;
-        self.apply(admission, SourceSet::all(), id, request)
+        match admission {
+            Admission::Pending(wait) => Step::Wait(wait, Some(metadata)),
+            admission => self.apply(admission, metadata.sources, metadata.id, request),
+        }
     }
 
     /// Applies the decision to the request.
@@ -70,7 +82,7 @@ impl Config {
     fn apply<B>(
         &self,
         admission: Admission,
-        places: SourceSet,
+        sources: SourceSet,
         id: Uuid,
         request: &mut Request<B>,
     ) -> Step {
@@ -80,7 +92,7 @@ impl Config {
                 let mut stripped = if self.keep_credential {
                     StrippedCredentials::new()
                 } else {
-                    credential::remove(&self.sources, places, request)
+                    credential::remove(&self.sources, sources, request)
                 };
                 let mut event_id = id;
                 if let Some(outer) = request.extensions().get::<Caller>() {
@@ -106,7 +118,7 @@ impl Config {
             }
             Admission::Unverified(admitted, mark) => {
                 if !self.keep_credential {
-                    credential::remove(&self.sources, places, request);
+                    credential::remove(&self.sources, sources, request);
                 }
                 let extensions = request.extensions_mut();
                 extensions.insert(Unverified);
@@ -120,7 +132,7 @@ impl Config {
                 Step::Admit(admitted)
             }
             Admission::Rejected(response) => Step::Reject(response),
-            Admission::Pending(wait) => Step::Wait(wait),
+            Admission::Pending(_) => unreachable!("waited for by the callers"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 
-use super::admission::{Admission, Resumed, Waited};
+use super::admission::{Admission, Resumed};
 use super::config::Config;
 use super::recorder_permit::RecorderPermit;
 use super::rejection::Rejection;
@@ -34,18 +34,14 @@ impl Config {
             self.track(context, &entry, 0, None, permit)
         };
         tracker.pending();
-        let (began, config) = (context.began, self.clone());
+        let config = self.clone();
         Admission::Pending(Box::pin(async move {
             let decision = config.with_timeout(decision).await;
-            let what = Resumed::Decided {
+            Resumed::Decided {
                 entry,
                 decision,
                 cost,
                 tracker,
-            };
-            Waited {
-                began,
-                resumed: what,
             }
         }))
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::Response;
 use zeroize::Zeroizing;
 
-use super::admission::{Admission, Admitted, Resumed, Waited};
+use super::admission::{Admission, Admitted, Resumed};
 use super::caller::AnonymousMark;
 use super::client_limit::ClientLimit;
 use super::config::{Config, StoreFailure};
@@ -105,7 +105,7 @@ impl Config {
         payer: Option<Option<(IpAddr, &Arc<ClientLimit>)>>,
         began: Now,
     ) -> Admission {
-        let had_budget = payer.is_some();
+        let limit_checked = payer.is_some();
         let payer = payer
             .flatten()
             .map(|(address, limit)| (address, limit.clone()));
@@ -119,18 +119,14 @@ impl Config {
                 }
                 Ok(())
             };
-            let what = match cache.lookup_charged(id, pay).await {
+            match cache.lookup_charged(id, pay).await {
                 Ok(found) => Resumed::LookedUp {
                     found,
                     secret,
                     charge,
-                    limit_checked: had_budget,
+                    limit_checked,
                 },
                 Err(wait) => Resumed::LookupLimited { wait },
-            };
-            Waited {
-                began,
-                resumed: what,
             }
         }))
     }
@@ -143,11 +139,11 @@ impl Config {
         found: Result<Option<Arc<CachedKey>>, StoreError>,
         secret: &[u8],
         charge: Option<Charge>,
-        had_budget: bool,
+        limit_checked: bool,
         context: &RequestContext<'_>,
     ) -> Admission {
         let reject = |reason| {
-            if had_budget {
+            if limit_checked {
                 self.reject_unauthenticated(reason, context)
             } else {
                 self.reject_unverified(reason, context)
@@ -158,7 +154,7 @@ impl Config {
                 if is_active(&entry, context.began) {
                     self.refund(charge);
                 }
-                let known = if had_budget {
+                let known = if limit_checked {
                     KnownFrom::Store
                 } else {
                     KnownFrom::Cache
@@ -178,8 +174,8 @@ impl Config {
     }
 
     #[inline]
-    fn is_exempt(&self, head: RequestParts<'_>) -> bool {
-        let path = head.uri().path();
+    fn is_exempt(&self, parts: RequestParts<'_>) -> bool {
+        let path = parts.uri().path();
         self.exempt.iter().any(|pattern| matches(pattern, path))
     }
 

@@ -65,8 +65,8 @@ enum ClientIp {
 
 impl ClientIpExtractor {
     /// The client IP, if known.
-    pub(crate) fn of(&self, head: RequestParts<'_>) -> Option<IpAddr> {
-        match self.client_ip(head) {
+    pub(crate) fn of(&self, parts: RequestParts<'_>) -> Option<IpAddr> {
+        match self.client_ip(parts) {
             ClientIp::Known(address) => Some(address),
             ClientIp::Unreadable(_) | ClientIp::NoPeer => None,
         }
@@ -74,26 +74,26 @@ impl ClientIpExtractor {
 
     /// The address for rate limits: the last readable hop if the client IP is unknown, so that an unreadable hop
     /// does not evade them.
-    pub(crate) fn rate_limit_address(&self, head: RequestParts<'_>) -> Option<IpAddr> {
-        match self.client_ip(head) {
+    pub(crate) fn rate_limit_address(&self, parts: RequestParts<'_>) -> Option<IpAddr> {
+        match self.client_ip(parts) {
             ClientIp::Known(address) => Some(address),
             ClientIp::Unreadable(nearest) => nearest,
             ClientIp::NoPeer => None,
         }
     }
 
-    fn client_ip(&self, head: RequestParts<'_>) -> ClientIp {
+    fn client_ip(&self, parts: RequestParts<'_>) -> ClientIp {
         let peer = match &self.peer {
-            Some(peer) => peer(head),
-            None => peer_address(head),
+            Some(peer) => peer(parts),
+            None => peer_address(parts),
         };
         let peer = peer.map(|peer| peer.to_canonical());
         match (peer, &self.trusted) {
             (Some(peer), Some((trusted, header))) if trusted.contains(peer) => {
-                behind(Some(peer), trusted, header, head)
+                behind(Some(peer), trusted, header, parts)
             }
             (None, Some((trusted, header))) if self.trust_unix_peer => {
-                behind(None, trusted, header, head)
+                behind(None, trusted, header, parts)
             }
             (Some(peer), _) => ClientIp::Known(peer),
             (None, _) => ClientIp::NoPeer,
@@ -110,15 +110,15 @@ fn behind(
     peer: Option<IpAddr>,
     trusted: &AddressList,
     header: &ForwardedHeader,
-    head: RequestParts<'_>,
+    parts: RequestParts<'_>,
 ) -> ClientIp {
     let name = match header {
         ForwardedHeader::XForwardedFor => &X_FORWARDED_FOR,
         ForwardedHeader::Forwarded => &FORWARDED,
-        ForwardedHeader::Single(name) => return single(peer, name, head),
+        ForwardedHeader::Single(name) => return single(peer, name, parts),
     };
     let quotes = *header == ForwardedHeader::Forwarded;
-    let lines = head.headers().get_all(name).iter().rev();
+    let lines = parts.headers().get_all(name).iter().rev();
     let hops = lines
         .flat_map(|line| rsplit_unquoted(line.as_bytes(), b',', quotes))
         // Empty elements of a list are ignored (RFC 9110 §5.6.1.2).
@@ -145,8 +145,8 @@ fn behind(
 }
 
 /// The client IP from a header with a single address.
-fn single(peer: Option<IpAddr>, name: &HeaderName, head: RequestParts<'_>) -> ClientIp {
-    let mut values = head.headers().get_all(name).iter();
+fn single(peer: Option<IpAddr>, name: &HeaderName, parts: RequestParts<'_>) -> ClientIp {
+    let mut values = parts.headers().get_all(name).iter();
     let (first, second) = (values.next(), values.next());
     match (first, second) {
         (Some(value), None) => {
@@ -231,15 +231,18 @@ fn is_obfuscated(port: &str) -> bool {
     !port.is_empty() && port.bytes().all(allowed)
 }
 
-fn peer_address(head: RequestParts<'_>) -> Option<IpAddr> {
+fn peer_address(parts: RequestParts<'_>) -> Option<IpAddr> {
     #[cfg(feature = "axum")]
-    if let Some(axum::extract::ConnectInfo(address)) = head
+    if let Some(axum::extract::ConnectInfo(address)) = parts
         .extensions()
         .get::<axum::extract::ConnectInfo<SocketAddr>>()
     {
         return Some(address.ip());
     }
-    head.extensions().get().map(|PeerAddress(address)| *address)
+    parts
+        .extensions()
+        .get()
+        .map(|PeerAddress(address)| *address)
 }
 
 impl fmt::Debug for ClientIpExtractor {
@@ -452,9 +455,9 @@ mod tests {
             request
                 .headers_mut()
                 .insert(X_FORWARDED_FOR, value.parse().unwrap());
-            let head = RequestParts::of(&request);
+            let parts = RequestParts::of(&request);
             assert_eq!(
-                address.rate_limit_address(head),
+                address.rate_limit_address(parts),
                 Some(limited.parse().unwrap()),
                 "{value}"
             );

@@ -190,14 +190,6 @@ pub(crate) struct SourceSet {
 }
 
 impl SourceSet {
-    /// All sources.
-    pub(crate) fn all() -> Self {
-        Self {
-            bits: u8::MAX,
-            mixed: true,
-        }
-    }
-
     #[inline]
     fn add(&mut self, index: usize) {
         self.bits |= 1_u8.checked_shl(index as u32).unwrap_or(0);
@@ -299,12 +291,12 @@ impl<'a> Credential<'a> {
 
     /// Reads the sources that are not headers.
     #[inline]
-    pub(crate) fn scan_uri(&mut self, sources: &CredentialSources, head: RequestParts<'a>) {
+    pub(crate) fn scan_uri(&mut self, sources: &CredentialSources, parts: RequestParts<'a>) {
         for (index, source) in sources.list.iter().enumerate() {
             let presented = match source {
-                CredentialSource::InsecureQueryParameter(name) => in_query(head.uri(), name),
+                CredentialSource::InsecureQueryParameter(name) => in_query(parts.uri(), name),
                 CredentialSource::Function(extract) => {
-                    extract(head).map_or(Presented::Missing, |secret| {
+                    extract(parts).map_or(Presented::Missing, |secret| {
                         self.by_function = true;
                         Presented::Secret(secret.into_bytes().into())
                     })
@@ -365,16 +357,16 @@ impl CredentialSources {
 #[inline]
 pub(crate) fn remove<B>(
     sources: &CredentialSources,
-    places: SourceSet,
+    found_in: SourceSet,
     request: &mut Request<B>,
 ) -> StrippedCredentials {
     let mut stripped = StrippedCredentials::new();
     for (index, source) in sources.list.iter().enumerate() {
-        if !places.has(index) {
+        if !found_in.has(index) {
             continue;
         }
         let removed = match source {
-            CredentialSource::Bearer if !places.mixed => {
+            CredentialSource::Bearer if !found_in.mixed => {
                 let value = request.headers_mut().remove(AUTHORIZATION);
                 value.map(Stripped::Bearer)
             }

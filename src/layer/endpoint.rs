@@ -44,15 +44,15 @@ impl Endpoints {
     }
 
     #[inline]
-    pub(crate) fn of(&self, head: RequestParts<'_>) -> Endpoint {
+    pub(crate) fn of(&self, parts: RequestParts<'_>) -> Endpoint {
         if let Some(name) = &self.name {
             return Endpoint {
-                name: name(head).map(|name| self.intern(&name)),
+                name: name(parts).map(|name| self.intern(&name)),
                 may_be_grpc: false,
             };
         }
         #[cfg(feature = "axum")]
-        if let Some(route) = head.extensions().get::<axum::extract::MatchedPath>() {
+        if let Some(route) = parts.extensions().get::<axum::extract::MatchedPath>() {
             let route = route.as_str();
             return Endpoint {
                 name: Some(self.intern(route)),

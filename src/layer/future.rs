@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::admission::{Admitted, Step, Wait};
 use super::body::ResponseBody;
 use super::config::Config;
+use super::request_context::RequestMetadata;
 use super::tracker::{End, PanicGuard};
 use crate::drain::{Drain, DrainLimits};
 
@@ -50,6 +51,8 @@ pub(super) struct Held<S, B> {
     pub(super) config: Option<Arc<Config>>,
     pub(super) service: S,
     pub(super) request: Request<B>,
+    /// What was read of the request, while it waits for a decision.
+    pub(super) metadata: Option<Box<RequestMetadata>>,
     /// The number of rechecks that looked the key up in the store.
     pub(super) rechecks: u8,
 }
@@ -82,6 +85,7 @@ where
                     config: config.cloned(),
                     service: std::mem::replace(service, fresh),
                     request,
+                    metadata: None,
                     rechecks: 0,
                 };
                 State::Readying {
@@ -130,7 +134,7 @@ where
     }
 
     /// The next state after a decision about a request that has waited.
-    fn after(step: Step, held: Box<Held<S, B>>) -> Self {
+    fn after(step: Step, mut held: Box<Held<S, B>>) -> Self {
         match step {
             Step::Admit(admitted) => Self::Readying {
                 held: Some(held),
@@ -140,10 +144,13 @@ where
                 let limits = held.config.as_ref().map(|config| config.drain_limits);
                 Self::answered(response, held.request, limits.unwrap_or_default())
             }
-            Step::Wait(wait) => Self::Waiting {
-                wait,
-                held: Some(held),
-            },
+            Step::Wait(wait, metadata) => {
+                held.metadata = metadata;
+                Self::Waiting {
+                    wait,
+                    held: Some(held),
+                }
+            }
         }
     }
 }
@@ -202,13 +209,14 @@ where
                     return Poll::Ready(Err(error));
                 }
                 StateProjection::Waiting { wait, held } => {
-                    let waited = ready!(wait.as_mut().poll(cx));
+                    let resumed = ready!(wait.as_mut().poll(cx));
                     let mut held = held.take().expect("polled after completion");
                     let config = held
                         .config
                         .clone()
                         .expect("only a config returns Step::Wait");
-                    let step = config.resume(waited, &mut held.request);
+                    let metadata = held.metadata.take();
+                    let step = config.resume(resumed, metadata, &mut held.request);
                     this.state.set(State::after(step, held));
                 }
             }

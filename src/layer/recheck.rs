@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Request;
 
-use super::admission::{Admitted, Resumed, Step, Waited};
+use super::admission::{Admitted, Resumed, Step};
 use super::caller::Caller;
 use super::config::{Config, StoreFailure};
 use super::rejection::{Rejection, log_rejection};
@@ -54,18 +54,15 @@ impl Config {
         }
         *lookups += 1;
         let (cache, entry) = (self.cache.clone(), entry.clone());
-        Step::Wait(Box::pin(async move {
+        let wait = Box::pin(async move {
             let found = cache.lookup(entry.key.id).await;
-            let what = Resumed::Rechecked {
+            Resumed::Rechecked {
                 found,
                 entry,
                 admitted,
-            };
-            Waited {
-                began: now,
-                resumed: what,
             }
-        }))
+        });
+        Step::Wait(wait, None)
     }
 
     /// Continues after the lookup of a recheck.

@@ -187,11 +187,15 @@ impl Rejections {
     }
 
     /// The response to a rejected request, with the rejection in its extensions.
-    pub(crate) fn response(&self, rejection: Rejection, head: RequestParts<'_>) -> Response<Bytes> {
-        let may_be_grpc = !self.without_grpc && !has_http_route(head);
-        let grpc_content_type = || grpc::claimed(head.method(), head.headers());
+    pub(crate) fn response(
+        &self,
+        rejection: Rejection,
+        parts: RequestParts<'_>,
+    ) -> Response<Bytes> {
+        let may_be_grpc = !self.without_grpc && !has_http_route(parts);
+        let grpc_content_type = || grpc::claimed(parts.method(), parts.headers());
         let mut response = match may_be_grpc.then(grpc_content_type).flatten() {
-            Some(content_type) => self.trailers_only(&rejection, content_type, head.headers()),
+            Some(content_type) => self.trailers_only(&rejection, content_type, parts.headers()),
             None => self.problem(&rejection),
         };
         if let Some(customize) = &self.customize {
@@ -296,9 +300,9 @@ impl std::fmt::Debug for Rejections {
 
 /// Whether axum matched a route without a catch-all, so that the request is not for tonic's router.
 #[cfg_attr(not(feature = "axum"), expect(unused_variables))]
-fn has_http_route(head: RequestParts<'_>) -> bool {
+fn has_http_route(parts: RequestParts<'_>) -> bool {
     #[cfg(feature = "axum")]
-    if let Some(route) = head.extensions().get::<axum::extract::MatchedPath>() {
+    if let Some(route) = parts.extensions().get::<axum::extract::MatchedPath>() {
         return !route.as_str().contains("/{*");
     }
     false

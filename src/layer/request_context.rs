@@ -1,16 +1,17 @@
-//! [`RequestContext`]: the parts of a request that are read once and used in several places.
+//! [`RequestContext`]: the parts of a request that are read once and used in several places, and
+//! [`RequestMetadata`]: the part of it that outlives a wait.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
-use http::{Extensions, HeaderName, HeaderValue};
+use http::{Extensions, HeaderValue};
 use uuid::Uuid;
 
 use super::caller::AnonymousMark;
 use super::caller::{Caller, OuterCaller};
 use super::config::Config;
-use super::credential::{Credential, CredentialSources};
+use super::credential::{Credential, CredentialSources, SourceSet};
 use super::request_parts::RequestParts;
 use super::response_headers::{
     HeaderStyle, ResponseHeaders, WireId, X_REQUEST_ID, valid_request_id,
@@ -35,6 +36,16 @@ pub(super) struct RequestContext<'a> {
     content_length: u64,
 }
 
+/// What was read of a request that waits, so that its headers are read once.
+pub(super) struct RequestMetadata {
+    pub(super) id: Uuid,
+    /// The sources in which a credential was found.
+    pub(super) sources: SourceSet,
+    began: Now,
+    sent_id: Option<Box<str>>,
+    content_length: u64,
+}
+
 impl Attribution for CachedKey {
     fn key(&self) -> KeyId {
         self.key.id
@@ -49,31 +60,14 @@ impl<'a> RequestContext<'a> {
     /// Reads the headers of a request in one pass, including the credentials in these sources.
     #[inline]
     pub(super) fn new(
-        head: RequestParts<'a>,
+        parts: RequestParts<'a>,
         began: Now,
         sources: &CredentialSources,
         credential: &mut Credential<'a>,
     ) -> Self {
-        Self::read(head, began, |name, value| {
-            credential.scan(sources, name, value)
-        })
-    }
-
-    /// Reads the headers again after a wait, without credentials.
-    #[cold]
-    pub(super) fn resumed(head: RequestParts<'a>, began: Now) -> Self {
-        Self::read(head, began, |_, _| {})
-    }
-
-    #[inline]
-    fn read(
-        head: RequestParts<'a>,
-        began: Now,
-        mut scan: impl FnMut(&'a HeaderName, &'a HeaderValue),
-    ) -> Self {
         let (mut sent_id, mut length) = (None, None);
-        for (name, value) in head.headers() {
-            scan(name, value);
+        for (name, value) in parts.headers() {
+            credential.scan(sources, name, value);
             let first: &mut Option<&'a HeaderValue> = match name {
                 _ if name == CONTENT_LENGTH => &mut length,
                 _ if name == X_REQUEST_ID => &mut sent_id,
@@ -82,13 +76,39 @@ impl<'a> RequestContext<'a> {
             first.get_or_insert(value);
         }
         Self {
-            parts: head,
+            parts,
             began,
-            outer: outer_caller(head.extensions()),
-            anonymous: head.extensions().get(),
+            outer: outer_caller(parts.extensions()),
+            anonymous: parts.extensions().get(),
             id: event_id(began.micros()),
             sent_id: sent_id.and_then(valid_request_id),
             content_length: length.map_or(0, announced_length),
+        }
+    }
+
+    /// Copies what is needed after a wait.
+    #[cold]
+    pub(super) fn to_metadata(&self, sources: SourceSet) -> Box<RequestMetadata> {
+        Box::new(RequestMetadata {
+            id: self.id,
+            sources,
+            began: self.began,
+            sent_id: self.sent_id.map(Into::into),
+            content_length: self.content_length,
+        })
+    }
+
+    /// The context of a request that has waited.
+    #[cold]
+    pub(super) fn resumed(parts: RequestParts<'a>, metadata: &'a RequestMetadata) -> Self {
+        Self {
+            parts,
+            began: metadata.began,
+            outer: outer_caller(parts.extensions()),
+            anonymous: parts.extensions().get(),
+            id: metadata.id,
+            sent_id: metadata.sent_id.as_deref(),
+            content_length: metadata.content_length,
         }
     }
 
@@ -133,12 +153,12 @@ impl<'a> RequestContext<'a> {
         config: &Config,
         key: Option<&Arc<CachedKey>>,
     ) -> (PendingEvent, bool) {
-        let head = self.parts;
-        let endpoint = config.endpoints.of(head);
+        let parts = self.parts;
+        let endpoint = config.endpoints.of(parts);
         let event = PendingEvent {
             id: self.id,
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
-            path: Path::from_slice(bounded(head.uri().path()).as_bytes()),
+            path: Path::from_slice(bounded(parts.uri().path()).as_bytes()),
             request_id: match self.wire_id() {
                 WireId::Client(id) => Some(id.into()),
                 WireId::Generated(id) if id != self.id => Some(id.to_string().into()),
@@ -148,15 +168,15 @@ impl<'a> RequestContext<'a> {
             resource_id: config
                 .resource_id
                 .as_ref()
-                .and_then(|hook| Some((*bounded(&hook(head)?)).into())),
-            client_ip: config.client_ip.of(head),
+                .and_then(|hook| Some((*bounded(&hook(parts)?)).into())),
+            client_ip: config.client_ip.of(parts),
             time: self.began.micros(),
             latency_us: 0,
             request_bytes: self.content_length,
             response_bytes: 0,
             cost: 0,
             status: Status::None,
-            method: Method::from(head.method()),
+            method: Method::from(parts.method()),
             outcome: Outcome::Failed,
             cause: None,
             rejection_reason: None,

@@ -113,8 +113,8 @@ where
             },
             None => Rejection::new(RejectionReason::Missing),
         };
-        let head = RequestParts::of(&request);
-        let response = self.requirement.rejections.response(rejection, head);
+        let parts = RequestParts::of(&request);
+        let response = self.requirement.rejections.response(rejection, parts);
         ResponseFuture::rejected(response, request, DrainLimits::default())
     }
 }

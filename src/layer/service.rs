@@ -57,11 +57,12 @@ where
             Step::Reject(response) => {
                 ResponseFuture::rejected(response, request, self.config.drain_limits)
             }
-            Step::Wait(wait) => {
+            Step::Wait(wait, metadata) => {
                 let held = Held {
                     config: Some(self.config.clone()),
                     service: self.inner.clone(),
                     request,
+                    metadata,
                     rechecks: 0,
                 };
                 ResponseFuture::waiting(wait, held)
