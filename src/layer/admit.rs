@@ -29,10 +29,9 @@ impl Config {
         );
         let admission = self.decide(&context, &mut credential, is_preflight);
         let (sources, id) = (credential.sources, context.id);
-        match admission {
-            Admission::Pending(wait) => Step::Wait(wait, Some(context.to_metadata(sources))),
-            admission => self.apply(admission, sources, id, request),
-        }
+        let is_pending = matches!(admission, Admission::Pending(_));
+        let metadata = is_pending.then(|| context.to_metadata(sources));
+        self.apply(admission, sources, id, metadata, request)
     }
 
     /// Continues with a request after a wait.
@@ -71,10 +70,8 @@ impl Config {
             } => self.limiter_decided(entry, decision, cost, tracker.cancel(), &context),
             Resumed::Rechecked { .. } => unreachable!("handled above"),
         };
-        match admission {
-            Admission::Pending(wait) => Step::Wait(wait, Some(metadata)),
-            admission => self.apply(admission, metadata.sources, metadata.id, request),
-        }
+        let (sources, id) = (metadata.sources, metadata.id);
+        self.apply(admission, sources, id, Some(metadata), request)
     }
 
     /// Applies the decision to the request.
@@ -84,6 +81,7 @@ impl Config {
         admission: Admission,
         sources: SourceSet,
         id: Uuid,
+        metadata: Option<Box<RequestMetadata>>,
         request: &mut Request<B>,
     ) -> Step {
         match admission {
@@ -132,7 +130,7 @@ impl Config {
                 Step::Admit(admitted)
             }
             Admission::Rejected(response) => Step::Reject(response),
-            Admission::Pending(_) => unreachable!("waited for by the callers"),
+            Admission::Pending(wait) => Step::Wait(wait, metadata),
         }
     }
 }

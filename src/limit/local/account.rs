@@ -109,14 +109,11 @@ struct Place {
 impl LimitHandle for AccountHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
         let (slots, now) = (lock(&self.account.0), now.elapsed_nanos());
-        let decision = match NonZeroU32::new(cost) {
-            Some(cost) => {
-                let mut decision = Decision::default();
-                self.spend(&slots, cost, now, &mut decision);
-                decision
-            }
-            None => Decision::new(self.own_slots(&slots).map(|slot| slot.status(now))),
-        };
+        let mut decision = Decision::default();
+        match NonZeroU32::new(cost) {
+            Some(cost) => self.spend(&slots, cost, now, &mut decision),
+            None => decision = Decision::new(self.own_slots(&slots).map(|slot| slot.status(now))),
+        }
         LimitResponse::Ready(decision)
     }
 }
