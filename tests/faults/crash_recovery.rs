@@ -21,10 +21,12 @@ use uuid::Uuid;
 use crate::children;
 use crate::postgres_server as postgres;
 use crate::service;
+use crate::support;
 
 use children::{Process, given, some};
 use postgres::{Cluster, number};
 use service::{Service, issue, logged_once};
+use support::until;
 
 fn micros() -> i64 {
     Timestamp::now().as_microsecond()
@@ -49,7 +51,6 @@ async fn serve_until_killed() {
         .start();
     let service = Service::behind(ApiKeyLayer::new(backend).recorder(recorder.clone()));
     println!();
-    // Every other process flushes regularly; the others never do.
     let flushes = given("KEYTALLY_TEST_FLUSHES") == "yes";
     for n in 1.. {
         for _ in 0..5 {
@@ -57,36 +58,52 @@ async fn serve_until_killed() {
             assert_eq!(status, StatusCode::OK);
             println!("answered {id} {}", micros());
         }
-        if flushes && n % 40 == 0 {
+        if flushes && n % 10 == 0 {
             recorder.flush().await;
             println!("flushed");
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Leave CPU time to the other processes.
+        tokio::time::sleep(Duration::from_millis(4)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_process_loses_at_most_one_batch_age_of_events() {
+    const PROCESSES: u32 = 6;
+    // An event waits for its batch, plus the time that the write takes.
+    const LIMIT: Duration = BATCH_AGE.saturating_add(Duration::from_secs(1));
+    // The oldest processes live longer than the limit, so that it can be exceeded.
+    const LIFETIME: Duration = Duration::from_secs(2);
+
     let (backend, url) = postgres::backend().await;
     let own = postgres::pool(&url).await;
     let issued = issue(&backend, "Busy").await;
-    let (mut before, mut total, mut lost_by_round) = (BTreeSet::new(), 0, Vec::new());
-    let mut oldest = Duration::ZERO;
-    for round in 0..20 {
-        let variables = [
-            ("KEYTALLY_TEST_URL", &*url),
-            ("KEYTALLY_TEST_SECRET", issued.secret.expose()),
-            (
-                "KEYTALLY_TEST_FLUSHES",
-                if round % 2 == 0 { "yes" } else { "no" },
-            ),
-        ];
-        let child = Process::start(module_path!(), "serve_until_killed", &variables);
-        child.says("answered ");
-        std::thread::sleep(some(Duration::from_millis(2_000)));
-        let killed = micros();
-        let lines = child.kill();
-        // Its last batch may still be being written.
+    let (mut before, mut total) = (BTreeSet::new(), 0);
+    for _ in 0..2 {
+        let start = |n| {
+            // Every other process flushes regularly; the others, among them the oldest, never do.
+            let flushes = if n % 2 == 0 { "yes" } else { "no" };
+            let variables = [
+                ("KEYTALLY_TEST_URL", &*url),
+                ("KEYTALLY_TEST_SECRET", issued.secret.expose()),
+                ("KEYTALLY_TEST_FLUSHES", flushes),
+            ];
+            Process::start(module_path!(), "serve_until_killed", &variables)
+        };
+        let processes: Vec<_> = (0..PROCESSES).map(start).collect();
+        for process in &processes {
+            process.says("answered ");
+        }
+        // Kill them at various moments.
+        let step = LIFETIME / PROCESSES;
+        let started = tokio::time::Instant::now();
+        let mut outputs = Vec::new();
+        for (n, process) in (0..PROCESSES).zip(processes) {
+            tokio::time::sleep_until(started + step * n + some(step)).await;
+            let killed = micros();
+            outputs.push((killed, process.kill()));
+        }
+        // Their last batches may still be being written.
         let active_sessions =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
             AND state <> 'idle' AND pid <> pg_backend_pid()";
@@ -96,51 +113,45 @@ async fn killed_process_loses_at_most_one_batch_age_of_events() {
         let logged = logged_once(&backend).await;
         assert!(
             logged.is_superset(&before),
-            "events of earlier rounds are missing"
+            "events of earlier processes are missing"
         );
-
-        let flushed = lines.iter().rposition(|line| line == "flushed");
-        let mut answered = Vec::new();
-        for (place, line) in lines.iter().enumerate() {
-            if let ["answered", id, time] = line.split(' ').collect::<Vec<_>>()[..] {
-                let (id, time): (Uuid, i64) = (id.parse().unwrap(), time.parse().unwrap());
-                answered.push((id, time));
-                assert!(
-                    flushed.is_none_or(|it| place > it) || logged.contains(&id),
-                    "a flushed event is missing"
-                );
+        for (killed, lines) in outputs {
+            let flushed = lines.iter().rposition(|line| line == "flushed");
+            let mut answered = Vec::new();
+            for (place, line) in lines.iter().enumerate() {
+                if let ["answered", id, time] = line.split(' ').collect::<Vec<_>>()[..] {
+                    let (id, time): (Uuid, i64) = (id.parse().unwrap(), time.parse().unwrap());
+                    answered.push((id, time));
+                    assert!(
+                        flushed.is_none_or(|it| place > it) || logged.contains(&id),
+                        "a flushed event is missing"
+                    );
+                }
             }
+            let written = answered
+                .iter()
+                .filter(|(id, _)| logged.contains(id))
+                .count();
+            let lost = &answered[written..];
+            assert!(
+                lost.iter().all(|(id, _)| !logged.contains(id)),
+                "an event is missing although a later one was written"
+            );
+            if let Some(&(_, first)) = lost.first() {
+                let age = Duration::from_micros(u64::try_from(killed - first).unwrap_or(0));
+                assert!(age < LIMIT, "an event of age {age:?} was lost");
+            }
+            total += answered.len();
         }
-        let written = answered
-            .iter()
-            .filter(|(id, _)| logged.contains(id))
-            .count();
-        let lost = &answered[written..];
-        assert!(
-            lost.iter().all(|(id, _)| !logged.contains(id)),
-            "an event is missing although a later one was written"
-        );
-        if let Some(&(_, first)) = lost.first() {
-            let age = Duration::from_micros(u64::try_from(killed - first).unwrap_or(0));
-            oldest = oldest.max(age);
-        }
-        total += answered.len();
-        lost_by_round.push(lost.len());
         before = logged;
     }
-    println!(
-        "{} of {total} requests lost, by process: {lost_by_round:?}; the oldest was {oldest:?} old",
-        lost_by_round.iter().sum::<usize>()
-    );
-    assert!(total > 1_000);
-    // An event waits for its batch, plus the time that the write takes.
-    assert!(oldest < BATCH_AGE + Duration::from_secs(1));
+    assert!(total > 1_000, "only {total} requests");
 }
 
-/// The length of the database outage: `KEYTALLY_TEST_OUTAGE_SECONDS`, 30 s by default.
+/// The minimum length of the database outage: `KEYTALLY_TEST_OUTAGE_SECONDS`, 2 s by default.
 fn outage() -> Duration {
     let seconds = std::env::var("KEYTALLY_TEST_OUTAGE_SECONDS");
-    Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
+    Duration::from_secs(seconds.map_or(2, |seconds| seconds.parse().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +162,14 @@ async fn rule_5_database_outage_loses_no_events_and_admits_no_uncached_keys() {
     backend.migrate().await.unwrap();
     let known = issue(&backend, "Known").await;
     let new = issue(&backend, "New").await;
-    let recorder = Recorder::builder(backend.clone()).capacity(1 << 17).start();
+    let recorder = Recorder::builder(backend.clone())
+        .capacity(1 << 17)
+        // A write waits for a connection until this timeout.
+        .write_timeout(Duration::from_secs(1))
+        .batch_size(512)
+        .batch_age(Duration::from_millis(50))
+        .backoff(Duration::from_millis(50), Duration::from_millis(500))
+        .start();
     let config = CacheConfig::new()
         .ttl(outage() + Duration::from_secs(120))
         .lookup_timeout(Duration::from_millis(500));
@@ -179,34 +197,32 @@ async fn rule_5_database_outage_loses_no_events_and_admits_no_uncached_keys() {
             (answered, rejected)
         }
     });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    recorder.flush().await;
-    let written = recorder.stats().written;
-    assert!(written > 0);
+    until(|| recorder.stats().written > 100).await;
 
     let start = Instant::now();
     cluster.stop("immediate");
-    let mut unavailable = 0;
-    while start.elapsed() < outage() {
+    let retries = recorder.stats().retries;
+    while start.elapsed() < outage() || recorder.stats().retries < retries + 2 {
         let (status, _) = service.ask(new.secret.expose()).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        unavailable += 1;
+        assert!(
+            start.elapsed() < outage() + Duration::from_secs(30),
+            "writes are not retried"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let during = recorder.stats();
-    assert!(during.queued > 0 && during.retries > 0, "{during:?}");
+    assert!(during.queued > 0, "{during:?}");
     cluster.go_on();
-    let restarted = Instant::now();
     let first = loop {
         match service.ask(new.secret.expose()).await {
             (StatusCode::OK, id) => break id,
             (status, _) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
         }
     };
-    let admitted_after = restarted.elapsed();
     recorder.flush().await;
-    let written_after = restarted.elapsed();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = recorder.stats();
+    until(|| recorder.stats().written > after.written + 100).await;
     stop.store(true, Ordering::Relaxed);
     let (mut answered, rejected) = load.await.unwrap();
     assert!(
@@ -215,14 +231,6 @@ async fn rule_5_database_outage_loses_no_events_and_admits_no_uncached_keys() {
     );
     answered.insert(first);
     let report = recorder.shutdown(Duration::from_secs(60)).await;
-    println!(
-        "{} requests, {} before the outage of {:?}, {unavailable} rejected with 503; after the restart, a new key \
-        was admitted after {admitted_after:?} and all events were written after {written_after:?}; {} retries",
-        answered.len(),
-        written,
-        outage(),
-        recorder.stats().retries
-    );
     assert_eq!((report.written, report.lost), (answered.len() as u64, 0));
     assert_eq!(logged_once(&backend).await, answered);
 }
@@ -319,13 +327,6 @@ async fn rule_9_full_disk_loses_only_events_counted_as_lost() {
     send(500).await;
     let report = recorder.shutdown(Duration::from_secs(60)).await;
     let stats = recorder.stats();
-    println!(
-        "{} requests, {} written, {} lost, {} retries",
-        answered.len(),
-        stats.written,
-        stats.lost,
-        stats.retries
-    );
     assert_eq!(stats.accepted, answered.len() as u64);
     assert_eq!(stats.accepted, stats.written + stats.lost);
     assert_eq!((report.written, report.lost), (stats.written, stats.lost));

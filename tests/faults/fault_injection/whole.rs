@@ -222,97 +222,101 @@ const CLIENTS: u64 = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_9_shutdown_report_is_exact_under_random_faults() {
-    for seed in 0..6 {
-        // Two seeds send nothing during the shutdown, so that its report is exact.
-        let during_shutdown = if seed < 4 { EACH } else { 0 };
-        let service = Arc::new(FaultyService::start(Some(seed)).await);
-        let half = Arc::new(tokio::sync::Barrier::new(CLIENTS as usize + 1));
-        let mut clients = tokio::task::JoinSet::new();
-        for client in 0..CLIENTS {
-            let (service, half) = (service.clone(), half.clone());
-            clients.spawn(async move {
-                let mut random = fastrand::Rng::with_seed(seed * CLIENTS + client);
-                let mut sent = Vec::new();
-                for n in 0..EACH + during_shutdown {
-                    if n == EACH {
-                        half.wait().await;
-                    }
-                    let fault = Fault::ALL[random.usize(..Fault::ALL.len())];
-                    service.send(fault, &format!("{client}-{n}")).await;
-                    sent.push((format!("{client}-{n}"), fault));
-                }
-                if during_shutdown == 0 {
+    let mut runs: tokio::task::JoinSet<_> = (0..6).map(report_is_exact).collect();
+    while let Some(run) = runs.join_next().await {
+        run.unwrap();
+    }
+}
+
+async fn report_is_exact(seed: u64) {
+    // Two seeds send nothing during the shutdown, so that its report is exact.
+    let during_shutdown = if seed < 4 { EACH } else { 0 };
+    let service = Arc::new(FaultyService::start(Some(seed)).await);
+    let half = Arc::new(tokio::sync::Barrier::new(CLIENTS as usize + 1));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let (service, half) = (service.clone(), half.clone());
+        clients.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed * CLIENTS + client);
+            let mut sent = Vec::new();
+            for n in 0..EACH + during_shutdown {
+                if n == EACH {
                     half.wait().await;
                 }
-                sent
-            });
-        }
-        let waited = tokio::time::timeout(Duration::from_secs(60), half.wait()).await;
-        waited.expect("clients did not get this far in time");
-        // A few write timeouts: too short for some seeds, long enough for others.
-        let time = Duration::from_millis(30 << (2 * (seed % 4)));
-        let report = service.recorder.shutdown(time).await;
-        let mut sent = BTreeMap::new();
-        for client in clients.join_all().await {
-            sent.extend(client);
-        }
-        support::until(|| service.recorder.stats().in_flight == 0).await;
-
-        let stats = service.recorder.stats();
-        let count = |of: Range<u64>, matches: fn(Recorded) -> bool| {
-            let number = |id: &str| id.split_once('-').unwrap().1.parse().unwrap();
-            let sent = sent.iter().filter(|(id, _)| of.contains(&number(id)));
-            sent.filter(|(_, fault)| matches(fault.expected().1))
-                .count() as u64
-        };
-        let is_accepted = |it| matches!(it, Recorded::Lost | Recorded::Event(_));
-        // Beyond the limit on events of rejected keys, and once the recorder is closed, rejections are only counted.
-        let unrecorded = stats.rejected_for(RejectionReason::Revoked);
-        let rejections = sent.values().filter(|fault| **fault == Fault::OnRejection);
-        assert!(unrecorded <= rejections.count() as u64, "seed {seed}");
-        let accepted = count(0..u64::MAX, is_accepted) - unrecorded;
-        assert_eq!((stats.accepted, stats.queued), (accepted, 0), "seed {seed}");
-        assert_eq!(stats.written + stats.lost, accepted, "seed {seed}");
-        let counted = count(0..u64::MAX, |it| it == Recorded::Counted);
-        assert_eq!(
-            stats.rejected_for(RejectionReason::StoreUnavailable),
-            counted
-        );
-        // Nothing is written after the report; later events are lost.
-        assert_eq!(report.written, stats.written, "seed {seed}");
-        assert!(report.lost <= stats.lost, "seed {seed}");
-        assert!(
-            report.written + report.lost + unrecorded >= count(0..EACH, is_accepted),
-            "seed {seed}"
-        );
-        if during_shutdown == 0 {
-            assert_eq!(report.written + report.lost, accepted, "seed {seed}");
-        }
-
-        let kept = service.sink.0.lock().unwrap();
-        let (mut seen, mut cancelled) = (BTreeSet::new(), 0);
-        for event in kept.events() {
-            let id = event.request_id.as_deref().unwrap();
-            // Requests that waited for the limiter were cancelled by the shutdown.
-            if event.cause == Some(Cause::Cancelled) {
-                assert!(sent[id].waits(), "{id}: {:?}", sent[id]);
-                cancelled += 1;
-            } else {
-                assert_expected(event, sent[id]);
+                let fault = Fault::ALL[random.usize(..Fault::ALL.len())];
+                service.send(fault, &format!("{client}-{n}")).await;
+                sent.push((format!("{client}-{n}"), fault));
             }
-            assert!(seen.insert(id), "{id} is recorded twice");
-        }
-        assert!(cancelled <= CLIENTS, "seed {seed}");
-        // Successful writes count as written, except for a batch whose result arrived as the shutdown ended.
-        let answered = kept.events_of(&kept.answered);
-        let last = kept.answered.split_last();
-        let without_last = last.map_or(0, |(_, others)| kept.events_of(others));
-        let written = report.written;
-        assert!(
-            written == answered || written == without_last,
-            "{written} of {answered}"
-        );
-        assert!(report.lost >= kept.rejected, "seed {seed}");
-        println!("seed {seed}: {accepted} accepted, {report:?}, {answered} confirmed by the sink");
+            if during_shutdown == 0 {
+                half.wait().await;
+            }
+            sent
+        });
     }
+    let waited = tokio::time::timeout(Duration::from_secs(60), half.wait()).await;
+    waited.expect("clients did not get this far in time");
+    // A few write timeouts: too short for some seeds, long enough for others.
+    let time = Duration::from_millis(30 << (2 * (seed % 4)));
+    let report = service.recorder.shutdown(time).await;
+    let mut sent = BTreeMap::new();
+    for client in clients.join_all().await {
+        sent.extend(client);
+    }
+    support::until(|| service.recorder.stats().in_flight == 0).await;
+
+    let stats = service.recorder.stats();
+    let count = |of: Range<u64>, matches: fn(Recorded) -> bool| {
+        let number = |id: &str| id.split_once('-').unwrap().1.parse().unwrap();
+        let sent = sent.iter().filter(|(id, _)| of.contains(&number(id)));
+        sent.filter(|(_, fault)| matches(fault.expected().1))
+            .count() as u64
+    };
+    let is_accepted = |it| matches!(it, Recorded::Lost | Recorded::Event(_));
+    // Beyond the limit on events of rejected keys, and once the recorder is closed, rejections are only counted.
+    let unrecorded = stats.rejected_for(RejectionReason::Revoked);
+    let rejections = sent.values().filter(|fault| **fault == Fault::OnRejection);
+    assert!(unrecorded <= rejections.count() as u64, "seed {seed}");
+    let accepted = count(0..u64::MAX, is_accepted) - unrecorded;
+    assert_eq!((stats.accepted, stats.queued), (accepted, 0), "seed {seed}");
+    assert_eq!(stats.written + stats.lost, accepted, "seed {seed}");
+    let counted = count(0..u64::MAX, |it| it == Recorded::Counted);
+    assert_eq!(
+        stats.rejected_for(RejectionReason::StoreUnavailable),
+        counted
+    );
+    // Nothing is written after the report; later events are lost.
+    assert_eq!(report.written, stats.written, "seed {seed}");
+    assert!(report.lost <= stats.lost, "seed {seed}");
+    assert!(
+        report.written + report.lost + unrecorded >= count(0..EACH, is_accepted),
+        "seed {seed}"
+    );
+    if during_shutdown == 0 {
+        assert_eq!(report.written + report.lost, accepted, "seed {seed}");
+    }
+
+    let kept = service.sink.0.lock().unwrap();
+    let (mut seen, mut cancelled) = (BTreeSet::new(), 0);
+    for event in kept.events() {
+        let id = event.request_id.as_deref().unwrap();
+        // Requests that waited for the limiter were cancelled by the shutdown.
+        if event.cause == Some(Cause::Cancelled) {
+            assert!(sent[id].waits(), "{id}: {:?}", sent[id]);
+            cancelled += 1;
+        } else {
+            assert_expected(event, sent[id]);
+        }
+        assert!(seen.insert(id), "{id} is recorded twice");
+    }
+    assert!(cancelled <= CLIENTS, "seed {seed}");
+    // Successful writes count as written, except for a batch whose result arrived as the shutdown ended.
+    let answered = kept.events_of(&kept.answered);
+    let last = kept.answered.split_last();
+    let without_last = last.map_or(0, |(_, others)| kept.events_of(others));
+    let written = report.written;
+    assert!(
+        written == answered || written == without_last,
+        "{written} of {answered}"
+    );
+    assert!(report.lost >= kept.rejected, "seed {seed}");
 }
