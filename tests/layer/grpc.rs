@@ -369,8 +369,7 @@ async fn retrying_client_is_not_delayed_beyond_its_deadline() {
             .trim()
             .split_once(' ')
             .unwrap_or_else(|| panic!("{errors}"));
-        println!("{code} after {millis} ms");
-        assert_eq!(code, expected);
+        assert_eq!(code, expected, "after {millis} ms");
         let events = api.events().await;
         let limited = |event: &&UsageEvent| event.outcome == Outcome::RateLimited;
         let rejected = events.iter().filter(limited).count();
