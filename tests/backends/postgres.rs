@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::answers;
@@ -153,33 +154,32 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     let expected = schema_of(&db, "whole_").await;
     assert!(expected.len() > 80, "{expected:?}");
     // Several processes at once, with distinct prefixes, since the critical moments are short.
-    let mut next = [0, 1_000, 2_000, 3_000];
-    for _ in 0..10 {
-        let children = next.map(|first| {
-            let first = first.to_string();
-            let variables = [
-                ("KEYTALLY_TEST_URL", &*url),
-                ("KEYTALLY_TEST_FIRST", &*first),
-            ];
-            Process::start(module_path!(), "migrate_until_killed", &variables)
-        });
-        for (next, child) in next.iter_mut().zip(children) {
-            child.says("begins ");
-            std::thread::sleep(some(Duration::from_millis(60)));
-            let lines = child.kill();
-            let started = lines.iter().filter_map(|line| line.strip_prefix("begins "));
-            let last = started
-                .map(|n| n.parse().unwrap())
-                .next_back()
-                .unwrap_or(*next);
-            let prefix = format!("t{last}_");
-            let again = backend
-                .clone()
-                .with_table_prefix(SqlName::new(&prefix).unwrap());
-            again.migrate().await.unwrap();
-            assert_eq!(schema_of(&db, &prefix).await, expected);
-            *next = last + 1;
-        }
+    let children = std::array::from_fn::<_, 6, _>(|n| {
+        let first = n * 1_000;
+        let variables = [
+            ("KEYTALLY_TEST_URL", &*url),
+            ("KEYTALLY_TEST_FIRST", &*first.to_string()),
+        ];
+        let child = Process::start(module_path!(), "migrate_until_killed", &variables);
+        (first, child)
+    });
+    let killed = children.map(|(first, child)| {
+        child.says("begins ");
+        std::thread::sleep(some(Duration::from_millis(60)));
+        (first, child.kill())
+    });
+    for (first, lines) in killed {
+        let started = lines.iter().filter_map(|line| line.strip_prefix("begins "));
+        let last = started
+            .map(|n| n.parse().unwrap())
+            .next_back()
+            .unwrap_or(first);
+        let prefix = format!("t{last}_");
+        let again = backend
+            .clone()
+            .with_table_prefix(SqlName::new(&prefix).unwrap());
+        again.migrate().await.unwrap();
+        assert_eq!(schema_of(&db, &prefix).await, expected);
     }
 }
 
@@ -363,7 +363,7 @@ async fn rule_10_terminated_sessions_neither_lose_nor_duplicate_events() {
     let issued = issue(&backend, "Busy").await;
     let sink = LosesAcknowledgements(connect(&url).await, AtomicU64::new(0));
     let recorder = Recorder::builder(sink)
-        .batch_size(256)
+        .batch_size(64)
         .batch_age(Duration::from_millis(5))
         .backoff(Duration::from_millis(1), Duration::from_millis(20))
         .start();
@@ -379,36 +379,44 @@ async fn rule_10_terminated_sessions_neither_lose_nor_duplicate_events() {
     request_ids.insert(id);
 
     let stop = Arc::new(AtomicBool::new(false));
+    let terminated = Arc::new(AtomicI64::new(0));
     let terminating = tokio::spawn({
-        let (stop, url) = (stop.clone(), url.clone());
+        let (stop, terminated, url) = (stop.clone(), terminated.clone(), url.clone());
+        let recorder = recorder.clone();
         async move {
             let db = pool(&url).await;
             let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid()
                     AND backend_type = 'client backend'";
-            let mut sessions = 0;
             while !stop.load(Ordering::Relaxed) {
-                sessions += number(&db, cut).await;
-                tokio::time::sleep(some(Duration::from_millis(40))).await;
+                terminated.fetch_add(number(&db, cut).await, Ordering::Relaxed);
+                // Let a batch succeed before the next cut, so that the test ends on a busy machine.
+                let before = recorder.stats().written;
+                let end = tokio::time::Instant::now() + Duration::from_millis(500);
+                while recorder.stats().written == before && tokio::time::Instant::now() < end {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                tokio::time::sleep(some(Duration::from_millis(20))).await;
             }
-            sessions
         }
     });
-    for n in 1..20_000 {
+    while request_ids.len() < 1_000
+        || terminated.load(Ordering::Relaxed) < 10
+        || recorder.stats().retries < 10
+    {
+        assert!(request_ids.len() < 60_000, "nothing was retried");
         let (status, id) = service.ask(issued.secret.expose()).await;
         assert_eq!(status, 200);
         request_ids.insert(id);
-        if n % 40 == 0 {
+        if request_ids.len().is_multiple_of(10) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
     let report = recorder.shutdown(Duration::from_secs(120)).await;
     stop.store(true, Ordering::Relaxed);
-    let sessions = terminating.await.unwrap();
-    let retries = recorder.stats().retries;
-    println!("{sessions} sessions terminated, {retries} batches retried");
-    assert!(sessions > 10 && retries > 10);
-    assert_eq!((report.written, report.lost), (20_000, 0));
+    terminating.await.unwrap();
+    let sent = request_ids.len() as u64;
+    assert_eq!((report.written, report.lost), (sent, 0));
     assert_eq!(logged_once(&connect(&url).await).await, request_ids);
 }
 
@@ -662,6 +670,18 @@ async fn unusable_urls_and_invalid_names_are_errors() {
         let error = connect_error(url).await;
         assert!(matches!(error, BackendError::Url(_)), "{url}: {error:?}");
     }
+    let backend = connect(&database().await).await;
+    for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "pg_x"] {
+        let schema = backend.clone().with_schema(name).unwrap_err();
+        assert_eq!(schema.field, "table prefix or schema");
+        let prefix = backend.clone().with_table_prefix(name).unwrap_err();
+        assert_eq!(prefix.field, "table prefix or schema");
+    }
+}
+
+/// The paused clock skips the timeout of the pool, which repeats failed attempts to connect.
+#[tokio::test(start_paused = true)]
+async fn error_of_an_unreachable_server_has_the_cause() {
     for url in [
         "postgres://user:pa55w0rd@127.0.0.1:1/app",
         "postgres://user:pa55w0rd@no-such-host.invalid/app",
@@ -673,7 +693,7 @@ async fn unusable_urls_and_invalid_names_are_errors() {
             "{url}: {error:?}"
         );
     }
-    // The error has the cause, not just the pool's timeout.
+    // Not just the pool's timeout.
     let error = connect_error("postgres://user:pa55w0rd@127.0.0.1:1/app").await;
     let text = checks::all_texts(&error);
     assert!(text.contains("refused"), "{text}");
@@ -1003,16 +1023,19 @@ async fn listener_reconnects_with_the_current_pool_options() {
     until_listening(&db, "after", 1).await;
 }
 
-/// A TCP proxy for the server's socket that stops forwarding at the first `LISTEN`; returns its port.
-async fn stalling_proxy(socket: std::path::PathBuf) -> u16 {
+/// A TCP proxy for the server's socket that stops forwarding at the first `LISTEN`; returns its port, and
+/// notifies when it stops.
+async fn stalling_proxy(socket: std::path::PathBuf) -> (u16, Arc<Notify>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let held = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::new(Notify::new());
+    let notify = stopped.clone();
     tokio::spawn(async move {
         loop {
             let (client, _) = listener.accept().await.unwrap();
             let server = tokio::net::UnixStream::connect(&socket).await.unwrap();
-            let held = held.clone();
+            let (held, notify) = (held.clone(), notify.clone());
             tokio::spawn(async move {
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
@@ -1023,6 +1046,7 @@ async fn stalling_proxy(socket: std::path::PathBuf) -> u16 {
                 while let Ok(n @ 1..) = from_client.read(&mut bytes).await {
                     let listens = bytes[..n].windows(6).any(|word| word == b"LISTEN");
                     if listens && !held.swap(true, Ordering::SeqCst) {
+                        notify.notify_one();
                         std::future::pending::<()>().await;
                     }
                     let _ = to_server.write_all(&bytes[..n]).await;
@@ -1030,7 +1054,7 @@ async fn stalling_proxy(socket: std::path::PathBuf) -> u16 {
             });
         }
     });
-    port
+    (port, stopped)
 }
 
 #[tokio::test]
@@ -1041,12 +1065,19 @@ async fn unresponsive_listener_connection_is_replaced() {
     let db = pool(&url).await;
     let socket = (*db.connect_options()).clone();
     let socket = socket.get_socket().unwrap().join(".s.PGSQL.5432");
-    let port = stalling_proxy(socket).await;
+    let (port, stopped) = stalling_proxy(socket).await;
     let (name, _) = url.split_once('?').unwrap();
     let name = name.trim_start_matches("postgres:///");
     let url = format!("postgres://postgres@127.0.0.1:{port}/{name}?application_name=behind");
     let backend = connect(&url).await;
     backend.migrate().await.unwrap();
+    let limit = Duration::from_secs(30);
+    let stops = tokio::time::timeout(limit, stopped.notified()).await;
+    stops.expect("the backend listens");
+    // Skip the timeout of the listener.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
     until_listening(&db, "behind", 1).await;
 }
 

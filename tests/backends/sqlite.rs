@@ -395,9 +395,8 @@ async fn schema_of(pool: &SqlitePool, prefix: &str) -> Vec<String> {
 async fn migrate_until_killed() {
     let path = given("KEYTALLY_TEST_FILE");
     let backend = SqliteBackend::open(Path::new(&path)).await.unwrap();
-    let first: u32 = given("KEYTALLY_TEST_FIRST").parse().unwrap();
     println!();
-    for n in first.. {
+    for n in 0.. {
         println!("begins {n}");
         let prefix = SqlName::new(&format!("t{n}_")).unwrap();
         let backend = backend.clone().with_table_prefix(prefix);
@@ -414,28 +413,29 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     complete.migrate().await.unwrap();
     let expected = schema_of(&pool(&path).await, "whole_").await;
     assert!(expected.len() > 20, "{expected:?}");
-    let mut next = 0;
-    for _ in 0..10 {
-        let first = next.to_string();
-        let variables = [
-            ("KEYTALLY_TEST_FILE", path.to_str().unwrap()),
-            ("KEYTALLY_TEST_FIRST", &*first),
-        ];
+    // Several processes at once, each with a file of its own.
+    let children = [(); 10].map(|()| {
+        let dir = TempDir::new();
+        let variables = [("KEYTALLY_TEST_FILE", dir.file())];
+        let variables = variables
+            .each_ref()
+            .map(|(name, file)| (*name, file.to_str().unwrap()));
         let child = Process::start(module_path!(), "migrate_until_killed", &variables);
-        child.says("begins ");
+        (dir, child)
+    });
+    let killed = children.map(|(dir, child)| {
+        let first = child.says("begins ");
         std::thread::sleep(some(std::time::Duration::from_millis(60)));
-        let lines = child.kill();
-        let started = lines.iter().filter_map(|line| line.strip_prefix("begins "));
-        let last = started
-            .map(|n| n.parse().unwrap())
-            .next_back()
-            .unwrap_or(next);
+        (dir, first, child.kill())
+    });
+    for (dir, first, lines) in killed {
+        let mut started = lines.iter().filter_map(|line| line.strip_prefix("begins "));
+        let last = started.next_back().unwrap_or(&first);
         let prefix = format!("t{last}_");
-        let again = SqliteBackend::open(&path).await.unwrap();
+        let again = SqliteBackend::open(&dir.file()).await.unwrap();
         let again = again.with_table_prefix(SqlName::new(&prefix).unwrap());
         again.migrate().await.unwrap();
-        assert_eq!(schema_of(&pool(&path).await, &prefix).await, expected);
-        next = last + 1;
+        assert_eq!(schema_of(&pool(&dir.file()).await, &prefix).await, expected);
     }
 }
 
