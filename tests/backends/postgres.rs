@@ -662,7 +662,7 @@ async fn connect_error(url: &str) -> BackendError {
 }
 
 #[tokio::test]
-async fn unusable_urls_and_invalid_names_are_errors() {
+async fn unusable_urls_are_errors() {
     for url in [
         "",
         "not a URL",
@@ -675,13 +675,6 @@ async fn unusable_urls_and_invalid_names_are_errors() {
     ] {
         let error = connect_error(url).await;
         assert!(matches!(error, BackendError::Url(_)), "{url}: {error:?}");
-    }
-    let backend = connect(&database().await).await;
-    for name in ["a\"b", "a'; DROP TABLE x; --", "", "A", "pg_x"] {
-        let schema = backend.clone().with_schema(name).unwrap_err();
-        assert_eq!(schema.field, "table prefix or schema");
-        let prefix = backend.clone().with_table_prefix(name).unwrap_err();
-        assert_eq!(prefix.field, "table prefix or schema");
     }
 }
 
