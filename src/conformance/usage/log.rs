@@ -96,7 +96,7 @@ async fn filters_work_combined<B>(backend: &B, traffic: &mut Traffic, events: &[
 where
     B: UsageReader + ?Sized,
 {
-    for _ in 0..150 {
+    for _ in 0..100 {
         // Mostly the values of one event, sometimes mixed with those of another.
         let rng = &mut traffic.rng;
         let model = &events[rng.usize(..events.len())];

@@ -14,23 +14,21 @@ use crate::usage::{
 };
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
-    for seed in 10..12 {
-        let mut traffic = Traffic::new(seed);
-        let mut events = traffic.events(200);
-        for event in events.iter_mut().step_by(13) {
-            (event.key, event.owner) = (None, None);
-        }
-        write_all(backend, &events).await;
-        let mut specs = specs().into_iter().cycle();
-        for range in ranges(&mut traffic) {
-            for spec in specs.by_ref().take(2) {
-                summary_equals_summarize(backend, &events, &range, spec).await;
-            }
-            totals_by_key_equal_summarize(backend, &events, &range).await;
-            rollups_add_up(backend, &events, &range).await;
-        }
-        summary_of_all_keys_includes_run(backend, &traffic, &events).await;
+    let mut traffic = Traffic::new(10);
+    let mut events = traffic.events(250);
+    for event in events.iter_mut().step_by(13) {
+        (event.key, event.owner) = (None, None);
     }
+    write_all(backend, &events).await;
+    let mut specs = specs().into_iter().cycle();
+    for range in ranges(&mut traffic) {
+        for spec in specs.by_ref().take(2) {
+            summary_equals_summarize(backend, &events, &range, spec).await;
+        }
+        totals_by_key_equal_summarize(backend, &events, &range).await;
+        rollups_add_up(backend, &events, &range).await;
+    }
+    summary_of_all_keys_includes_run(backend, &traffic, &events).await;
 }
 
 /// Ranges by key, by owner and by both, each unbounded, and bounded at full minutes and between them.
