@@ -136,6 +136,8 @@ pub(in crate::dashboard) enum Failure {
     /// The request is invalid, with the reason.
     Invalid(String),
     Unavailable,
+    /// The server failed, with what to tell the administrator.
+    Internal(String),
 }
 
 impl Failure {
@@ -151,6 +153,12 @@ impl Failure {
                 context,
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "Request failed",
+                &why,
+            ),
+            Self::Internal(why) => error_page(
+                context,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Internal error",
                 &why,
             ),
             Self::Unavailable => {
@@ -172,6 +180,7 @@ impl From<IdempotencyError> for Failure {
     fn from(error: IdempotencyError) -> Self {
         match error {
             IdempotencyError::Failed(error) => error.into(),
+            IdempotencyError::Internal => Self::Internal(error.to_string()),
             error => Self::Invalid(error.to_string()),
         }
     }
@@ -181,7 +190,10 @@ impl From<RevealError> for Failure {
     fn from(error: RevealError) -> Self {
         match error {
             RevealError::Store(error) => error.into(),
-            error => Self::Invalid(error.to_string()),
+            RevealError::NoEncryptionKey => Self::Invalid(error.to_string()),
+            RevealError::Undecryptable(_) | RevealError::Mismatch(_) => {
+                Self::Internal(error.to_string())
+            }
         }
     }
 }
@@ -211,6 +223,10 @@ impl From<IssueError> for Failure {
     fn from(error: IssueError) -> Self {
         match error {
             IssueError::Store(error) => error.into(),
+            IssueError::Random(_) => {
+                telemetry::error!(%error, "key generation failed");
+                Self::Internal("The key could not be generated. Try again later.".into())
+            }
             error => Self::Invalid(error.to_string()),
         }
     }
