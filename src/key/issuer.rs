@@ -63,7 +63,7 @@ pub enum IssueError {
     Invalid(#[from] InvalidKey),
     /// The digest to import is not a SHA-256 in hexadecimal digits.
     #[error(transparent)]
-    Digest(#[from] ParseError),
+    Digest(ParseError),
     /// The secret to import is shorter than 16 or longer than 512 bytes, or not printable ASCII.
     #[error("the secret to import must be 16 to 512 printable ASCII characters")]
     InvalidSecret,
@@ -262,7 +262,7 @@ impl Issuer {
     where
         S: KeyAdmin + ?Sized,
     {
-        let digest = Digest::from_sha256_hex(hex)?;
+        let digest = Digest::from_sha256_hex(hex).map_err(IssueError::Digest)?;
         self.import(store, new, digest.imported_id(), digest, actor)
             .await
     }
