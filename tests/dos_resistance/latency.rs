@@ -217,7 +217,7 @@ async fn cached_keys_are_served_while_unknown_ones_wait() {
         latencies.sort_unstable();
         let at = |share: usize| latencies[latencies.len() * share / 1_000].as_nanos();
         let (p50, p99) = (at(500), at(990));
-        println!("cached keys {name}: p50 {p50} ns, p99 {p99} ns");
+        println!("figure: cached keys {name}: p50 {p50} ns, p99 {p99} ns");
     }
     // All requests with unknown keys are still waiting.
     assert!(waiting.try_join_next().is_none());
@@ -280,7 +280,7 @@ async fn valid_keys_are_served_during_a_flood_of_unknown_ones() {
             setup.sent.load(Ordering::Relaxed),
         );
         println!(
-            "valid keys {name}: p50 {} µs, p99 {} µs, p99.9 {} µs; {:.0} valid and {:.0} other requests per second",
+            "figure: valid keys {name}: p50 {} µs, p99 {} µs, p99.9 {} µs; {:.0} valid and {:.0} other requests per second",
             at(500),
             at(990),
             at(999),

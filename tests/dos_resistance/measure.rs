@@ -70,7 +70,7 @@ impl Flood {
         let [before, most, bound, resident] =
             [self.live, self.most, self.bound, resident].map(|bytes| bytes as f64 / MIB as f64);
         println!(
-            "{}: {requests} requests in {secs:.1} s; {before:.1} MiB in use before, at most {most:.1} MiB more (bound: \
+            "figure: {}: {requests} requests in {secs:.1} s; {before:.1} MiB in use before, at most {most:.1} MiB more (bound: \
              {bound:.1} MiB); {resident:+.1} MiB resident",
             self.name
         );

@@ -76,7 +76,7 @@ impl SteppedClock {
         self.set(offset);
         let start = Instant::now();
         loop {
-            let ahead = control.about().await.wall.duration_since(Timestamp::now());
+            let ahead = control.status().await.wall.duration_since(Timestamp::now());
             if (ahead - SignedDuration::from_secs(offset)).abs() < SignedDuration::from_secs(60) {
                 break;
             }

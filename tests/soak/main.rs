@@ -31,7 +31,7 @@ use clients::{Client, Crowd};
 use clock::SteppedClock;
 use keys::Keys;
 use postgres::Cluster;
-use server::{Farewell, Told};
+use server::{FinalReport, ServerStatus};
 use truth::Memory;
 use wire::Control;
 
@@ -191,26 +191,26 @@ where
     };
     let mut clients = run.load(plan.warm_up, 0, &outage).await;
     let before = run.settle(None).await;
-    println!("after the warm-up: {}", summary_line(&before));
+    println!("figure: after the warm-up: {}", summary_line(&before));
     clients.extend(run.load(plan.load, clients.len(), &outage).await);
     let after = run.settle(Some(&before)).await;
-    println!("at the end: {}", summary_line(&after));
+    println!("figure: at the end: {}", summary_line(&after));
     let (took, outages) = (run.began.elapsed().as_secs_f64(), run.outages);
 
     process.tell("stop");
-    let farewell = process.says("farewell ");
-    let farewell: Farewell = serde_json::from_str(&farewell).unwrap();
+    let final_report = process.says("final_report ");
+    let final_report: FinalReport = serde_json::from_str(&final_report).unwrap();
     let tasks = process.says("tasks ");
     process.finish();
     let mut memory = Memory::of(clients);
-    let results = truth::compare(&backend, &mut memory, &crowd, &farewell).await;
+    let results = truth::compare(&backend, &mut memory, &crowd, &final_report).await;
     let sent = crowd.sent.load(Ordering::Relaxed);
     println!(
-        "{sent} requests in {took:.0} s, {:.0} per second; {outages} database outages, {} clock steps, \
-        {} retries; longest response {} ms\n{} keys: {:?}\n{}",
+        "figure: {sent} requests in {took:.0} s, {:.0} per second; {outages} database outages, {} clock steps, \
+        {} retries; longest response {} ms\nfigure: {} keys: {:?}\nfigure: {}",
         sent as f64 / took,
         crowd.clock.steps.load(Ordering::Relaxed),
-        farewell.stats.retries,
+        final_report.stats.retries,
         crowd.longest_us.load(Ordering::Relaxed) / 1_000,
         crowd.keys.count(),
         crowd.keys.done,
@@ -221,7 +221,7 @@ where
     let grown = after.resident_kib.saturating_sub(before.resident_kib);
     assert!(grown < GROWTH_KIB, "the process has grown by {grown} KiB");
     assert_eq!(crowd.broken.load(Ordering::Relaxed), 0);
-    assert!(farewell.stats.retries > 0, "no write was retried");
+    assert!(final_report.stats.retries > 0, "no write was retried");
     // Event times have followed the clock in both directions.
     let span = results.last.duration_since(results.first);
     assert!(span > SignedDuration::from_mins(90), "{span:?}");
@@ -294,12 +294,12 @@ impl<B: KeyAdmin + Clone> Run<'_, B> {
     }
 
     /// Waits until the process is idle, and for up to a minute until its tasks and file descriptors are as `before`.
-    async fn settle(&self, before: Option<&Told>) -> Told {
+    async fn settle(&self, before: Option<&ServerStatus>) -> ServerStatus {
         let began = Instant::now();
         loop {
             // Long enough to write queued events and to close connections.
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let report = self.control.about_whole().await;
+            let report = self.control.whole_status().await;
             let stats = &report.stats;
             let idle = stats.in_flight + stats.queued + stats.spooled == 0;
             let unchanged =
@@ -315,7 +315,7 @@ impl<B: KeyAdmin + Clone> Run<'_, B> {
 /// Prints the progress every ten seconds and asserts that the recorder's counters add up.
 async fn sample<B>(began: Instant, end: Instant, crowd: &Crowd<B>, control: &Control) {
     while Instant::now() < end {
-        let report = control.about().await;
+        let report = control.status().await;
         let stats = &report.stats;
         let total = stats.written + stats.lost + stats.queued + stats.spooled;
         assert_eq!(stats.accepted, total, "{stats:?}");
@@ -329,7 +329,7 @@ async fn sample<B>(began: Instant, end: Instant, crowd: &Crowd<B>, control: &Con
     }
 }
 
-fn summary_line(report: &Told) -> String {
+fn summary_line(report: &ServerStatus) -> String {
     let (stats, wall) = (&report.stats, report.wall);
     format!(
         "{} written, {} lost, {} queued, {} spooled, {} open, {} retries, {} KiB, {} file descriptors, {} tasks, clock at {wall:.0}",

@@ -35,7 +35,7 @@ const CONNECTIONS: u32 = 6;
 
 /// The status of the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct ServerStatus {
     /// The wall clock of the layers.
     pub(crate) wall: Timestamp,
     pub(crate) resident_kib: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Told {
 
 /// The final report.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Farewell {
+pub(crate) struct FinalReport {
     pub(crate) report: ShutdownReport,
     pub(crate) stats: RecorderStats,
 }
@@ -109,8 +109,8 @@ where
         .unwrap();
     let report = recorder.shutdown(Duration::from_secs(40)).await;
     let stats = recorder.stats();
-    let farewell = serde_json::to_string(&Farewell { report, stats });
-    println!("farewell {}", farewell.unwrap());
+    let final_report = serde_json::to_string(&FinalReport { report, stats });
+    println!("final_report {}", final_report.unwrap());
     if let Some(pool) = pool {
         pool.close().await;
     }
@@ -188,7 +188,7 @@ fn status_routes(recorder: Recorder, pool: Option<PgPool>) -> Router {
         .with_state((recorder, pool))
 }
 
-async fn status(recorder: &Recorder, pool: Option<&PgPool>) -> Told {
+async fn status(recorder: &Recorder, pool: Option<&PgPool>) -> ServerStatus {
     // Open all connections, so that their number is deterministic.
     let mut connections = Vec::new();
     if let Some(pool) = pool {
@@ -201,7 +201,7 @@ async fn status(recorder: &Recorder, pool: Option<&PgPool>) -> Told {
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"));
     let resident_kib = resident.and_then(|it| it.trim().strip_suffix(" kB")?.trim().parse().ok());
-    Told {
+    ServerStatus {
         wall: Clock::system().now().timestamp(),
         resident_kib: resident_kib.unwrap(),
         handles: std::fs::read_dir("/proc/self/fd").unwrap().count(),

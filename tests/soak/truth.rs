@@ -12,7 +12,7 @@ use keytally::usage::{
 
 use crate::clients::{Client, Crowd, End, METHODS, Sent};
 use crate::keys::{Keys, Kind, LIMIT};
-use crate::server::Farewell;
+use crate::server::FinalReport;
 
 /// The requests that clients remember, and whether each was found in the request log.
 pub(crate) struct Memory {
@@ -113,7 +113,7 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     backend: &B,
     memory: &mut Memory,
     crowd: &Crowd<B>,
-    farewell: &Farewell,
+    final_report: &FinalReport,
 ) -> Found {
     let (first, last, log) = read_log(backend, memory, &crowd.keys).await;
     let events: u64 = log.values().sum();
@@ -143,7 +143,7 @@ pub(crate) async fn compare<B: KeyAdmin + UsageReader>(
     assert_eq!(answered + arrived, events);
 
     // The recorder's counters agree.
-    let (stats, report) = (&farewell.stats, &farewell.report);
+    let (stats, report) = (&final_report.stats, &final_report.report);
     assert_eq!(
         (report.written, report.lost, report.spooled),
         (events, 0, 0)

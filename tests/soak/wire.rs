@@ -9,7 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use crate::server::Told;
+use crate::server::ServerStatus;
 
 #[derive(Clone)]
 pub(crate) struct Control {
@@ -42,13 +42,13 @@ impl Control {
     }
 
     /// The status of the process.
-    pub(crate) async fn about(&self) -> Told {
+    pub(crate) async fn status(&self) -> ServerStatus {
         let (_, text) = self.request(Request::get("/"), "/about").await;
         serde_json::from_slice(&text).unwrap()
     }
 
     /// The status of the process while all its database connections are open.
-    pub(crate) async fn about_whole(&self) -> Told {
+    pub(crate) async fn whole_status(&self) -> ServerStatus {
         let (_, text) = self.request(Request::get("/"), "/about/whole").await;
         serde_json::from_slice(&text).unwrap()
     }
