@@ -120,7 +120,7 @@ async fn existing_secret(
         return Ok(None);
     };
     // Fails if the encryption key was deleted.
-    let secret = issuer.reveal(backend, key.id, Actor::SYSTEM).await;
+    let secret = issuer.reveal(backend, key.id, Actor::new("demo")).await;
     Ok(secret.ok().flatten())
 }
 

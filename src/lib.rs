@@ -136,11 +136,10 @@ pub use layer::{
     RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
 };
 pub use page::{InvalidPageToken, Page, PageToken};
+pub use parse_error::ParseError;
 #[cfg(feature = "dashboard")]
 pub use self_service::SelfServiceApi;
 pub use {http, jiff};
-
-pub use parse_error::ParseError;
 
 /// Compiles the examples of the README.
 #[cfg(all(

@@ -23,8 +23,8 @@ use crate::{ApiKeyLayer, Caller, Rejection, RequestParts, StoreFailure};
 /// of its rate limits.
 ///
 /// Requests are authenticated with the key. They consume none of its rate limits, are answered when these are
-/// exhausted, and are not recorded as usage. Each key is limited to 2 requests per second, with bursts of 10. The layer's
-/// [`on_rejection`](ApiKeyLayer::on_rejection) also customizes the rejections of this API.
+/// exhausted, and are not recorded as usage. Each key is limited to 2 requests per second, with bursts of 10.
+/// Beyond that, it answers 429, with `self-service` as the [violated limit](Rejection::violated_limits).
 ///
 /// ```
 /// use axum::Router;
@@ -42,7 +42,10 @@ use crate::{ApiKeyLayer, Caller, Rejection, RequestParts, StoreFailure};
 /// ```
 ///
 /// `GET /usage` takes the optional query parameters `from` (inclusive) and `to` (exclusive), RFC 3339 times. Without
-/// them, it covers all usage that the backend retains. Errors are problem details (RFC 9457).
+/// them, it covers all usage that the backend retains.
+///
+/// The layer's [`on_rejection`](ApiKeyLayer::on_rejection) customizes the responses to rejected requests: invalid keys,
+/// and too many requests to this API. Other errors are problem details (RFC 9457).
 pub struct SelfServiceApi {
     layer: ApiKeyLayer,
     service: SelfService,
@@ -115,7 +118,7 @@ async fn throttle(
             let retry_after = decision.and_then(|decision| decision.retry_after_secs());
             let rejection = Rejection {
                 key: Some(caller.id),
-                retry_after_secs: Some(retry_after.unwrap_or(1)),
+                retry_after_secs: retry_after.or(Some(1)),
                 violated: Some([Arc::from(LIMIT)].into()),
                 ..Rejection::new(RejectionReason::RateLimited)
             };

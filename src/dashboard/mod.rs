@@ -93,7 +93,7 @@ impl Dashboard {
     ///
     /// # Panics
     ///
-    /// If the operating system provides no randomness, which the default [signing key](Self::signing_key) needs.
+    /// If the operating system provides no randomness, even if a [signing key](Self::signing_key) is set later.
     pub fn new(backend: impl KeyAdmin + UsageReader, guard: impl Guard) -> Self {
         Self(Shared {
             backend: Arc::new(backend),

@@ -174,7 +174,7 @@ pub trait KeyAdmin: KeyStore {
     /// `Issuer::reveal` instead, which needs the vault of the application. Disabled and expired keys can be
     /// revealed, since they can be made active again.
     ///
-    /// The record is returned only if an [audit](Self::audit_log) entry is written in the same transaction. A store
+    /// The record is returned only if an [audit log](Self::audit_log) entry is written in the same transaction. A store
     /// without an audit log therefore does not support encrypted secrets: it rejects them in
     /// [`create`](Self::create) and keeps this default implementation.
     ///
@@ -185,7 +185,7 @@ pub trait KeyAdmin: KeyStore {
         Ok(None)
     }
 
-    /// The audit log of this store, which names the actor of each change. `None` if it has none (the default).
+    /// The audit log of this store. `None` by default: changes are not recorded, and their actors are ignored.
     fn audit_log(&self) -> Option<&dyn AuditLog> {
         None
     }

@@ -21,7 +21,7 @@ use crate::usage::RejectionReason;
 pub(super) enum Step {
     Admit(Admitted),
     Reject(Response<Bytes>),
-    /// Waits with what was read of the request; `None` for a recheck, which needs none of it.
+    /// A pending operation, with what has been read from the request. `None` for a recheck, which needs none of it.
     Wait(Wait, Option<Box<RequestMetadata>>),
 }
 

@@ -41,18 +41,15 @@ impl Config {
         metadata: Option<Box<RequestMetadata>>,
         request: &mut Request<B>,
     ) -> Step {
-        let (metadata, resumed) = match (metadata, resumed) {
-            (
-                _,
-                Resumed::Rechecked {
-                    found,
-                    entry,
-                    admitted,
-                },
-            ) => return self.rechecked(found, &entry, admitted, request),
-            (Some(metadata), resumed) => (metadata, resumed),
-            (None, _) => unreachable!("only a recheck waits without metadata"),
-        };
+        if let Resumed::Rechecked {
+            found,
+            entry,
+            admitted,
+        } = resumed
+        {
+            return self.rechecked(found, &entry, admitted, request);
+        }
+        let metadata = metadata.expect("only a recheck waits without metadata");
         let context = RequestContext::resumed(RequestParts::of(request), &metadata);
         let admission = match resumed {
             Resumed::LookedUp {

@@ -51,7 +51,7 @@ pub(super) struct Held<S, B> {
     pub(super) config: Option<Arc<Config>>,
     pub(super) service: S,
     pub(super) request: Request<B>,
-    /// What was read of the request, while it waits for a decision.
+    /// What has been read from the request, while it waits for a decision.
     pub(super) metadata: Option<Box<RequestMetadata>>,
     /// The number of rechecks that looked the key up in the store.
     pub(super) rechecks: u8,

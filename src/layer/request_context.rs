@@ -1,5 +1,5 @@
-//! [`RequestContext`]: the parts of a request that are read once and used in several places, and
-//! [`RequestMetadata`]: the part of it that outlives a wait.
+//! [`RequestContext`]: the parts of a request that are read once and used in several places.
+//! [`RequestMetadata`]: what is kept of it while the request waits.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(super) struct RequestContext<'a> {
     content_length: u64,
 }
 
-/// What was read of a request that waits, so that its headers are read once.
+/// What has been read from the headers of a waiting request.
 pub(super) struct RequestMetadata {
     pub(super) id: Uuid,
     /// The sources in which a credential was found.

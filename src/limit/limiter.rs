@@ -131,8 +131,8 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Allows the request. The statuses are those of the limits after it, in the order in which they were attached;
-    /// those beyond [`RateLimit::MAX_PER_KEY`] are ignored.
+    /// A decision that allows the request, with the status of each limit after it, in the order in which the limits
+    /// were attached. Statuses beyond [`RateLimit::MAX_PER_KEY`] are ignored.
     ///
     /// ```
     /// use std::time::Duration;
@@ -155,7 +155,7 @@ impl Decision {
         decision
     }
 
-    /// Appends the status of the next limit and returns its index.
+    /// Appends the status of the next limit and returns its index. At capacity, the status is dropped.
     pub(crate) fn push(&mut self, status: LimitStatus) -> usize {
         let index = usize::from(self.len);
         if let Some(slot) = self.statuses.get_mut(index) {
@@ -165,8 +165,9 @@ impl Decision {
         index
     }
 
-    /// Denies the request because of the limit at this index; the last one if there is none at it. `wait` is the time
-    /// after which the limit would allow it, `None` if never.
+    /// Denies the request because the limit at this index is exceeded. An index out of range counts as the last limit,
+    /// so that the request is denied in any case. `wait` is the time until the limit would allow the request; `None` if
+    /// it never would.
     pub fn deny(&mut self, index: usize, wait: Option<Duration>) {
         let last = self.len.saturating_sub(1);
         let index = u8::try_from(index).map_or(last, |index| index.min(last));

@@ -434,7 +434,7 @@ async fn missing_scope_is_permission_denied() {
 }
 
 #[tokio::test]
-async fn client_ip_outside_the_allowlist_is_permission_denied() {
+async fn client_ip_outside_the_address_list_is_permission_denied() {
     let api = Api::new();
     let from = |network: &str| {
         let addresses = AddressList::parse([network]).unwrap();
@@ -449,7 +449,7 @@ async fn client_ip_outside_the_allowlist_is_permission_denied() {
     let status = client.get(request).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 
-    // Without a peer address, a key with an allowlist is rejected.
+    // Without a peer address, a key with an address list is rejected.
     let (mut client, _) = serve(api.layer());
     let request = with(allowed.secret.expose(), GetRequest { id: 1 });
     let status = client.get(request).await.unwrap_err();

@@ -574,7 +574,7 @@ async fn http_route_rejects_with_an_http_status_despite_a_grpc_content_type() {
 }
 
 #[tokio::test]
-async fn key_with_an_allowlist_is_rejected_when_the_client_ip_is_unreadable() {
+async fn key_with_an_address_list_is_rejected_when_the_client_ip_is_unreadable() {
     let networks = AddressList::parse(["127.0.0.0/8", "203.0.113.0/24"]).unwrap();
     let proxies = AddressList::parse(["127.0.0.0/8"]).unwrap();
     let service = Service::start(routes(), |layer| {

@@ -18,7 +18,7 @@ use crate::invalid_config::InvalidConfig;
 pub struct SqlName(Cow<'static, str>);
 
 impl SqlName {
-    /// A name that is known to be valid.
+    /// A name that the caller knows to be valid: it is not checked.
     pub(in crate::backend) const fn from_static(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))
     }
@@ -44,10 +44,15 @@ impl SqlName {
         }
         Ok(Self(Cow::Owned(name.into())))
     }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-/// The prefix of the table names and the schema that they are in. Both are validated, so they are safe to use in
-/// SQL without quoting.
+/// The prefix of the table names and the schema that they are in. Both are validated, so they need no
+/// escaping.
 #[derive(Clone)]
 pub(in crate::backend) struct Names {
     schema: Option<SqlName>,
@@ -79,7 +84,7 @@ impl Names {
 
     #[cfg(feature = "postgres")]
     pub(in crate::backend) fn schema(&self) -> Option<&str> {
-        self.schema.as_ref().map(|schema| &*schema.0)
+        self.schema.as_ref().map(SqlName::as_str)
     }
 
     /// An SQL expression for the schema name. Without a configured schema, the one in which tables are created.

@@ -68,12 +68,12 @@ pub(in crate::dashboard) async fn sign_in(
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    let Some(tokens) = shared.guard.sign_in_form() else {
+    let Some(sign_in_form) = shared.guard.sign_in_form() else {
         return access_denied(StatusCode::NOT_FOUND);
     };
     let fields = form.map(|Form(fields)| fields).unwrap_or_default();
     let secret = fields.iter().find(|(name, _)| name == "secret");
-    let Some(admin) = secret.and_then(|(_, secret)| tokens.sign_in(secret.trim())) else {
+    let Some(admin) = secret.and_then(|(_, secret)| sign_in_form.sign_in(secret.trim())) else {
         telemetry::warn!("dashboard sign-in failed");
         let form = shown(&base, Some("Invalid admin token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();

@@ -1,7 +1,7 @@
 //! Summaries of usage, as pure functions over events or rollups.
 //!
 //! All functions accept both events and rollups and return the same result for either. [`SummarySpec::summarize`]
-//! computes a whole [`Summary`] in one pass; the functions in this module compute one of its parts each.
+//! computes a whole [`Summary`] in one pass; the functions in this module each compute one of its parts.
 //!
 //! ```
 //! use keytally::usage::{SummarySpec, UsageEvent, Granularity};
