@@ -38,18 +38,18 @@ pub(super) async fn merge_minutes<E: Engine>(engine: &E, before: i64) -> Result<
         Some(mark) => mark - DAY,
         None => i64::MIN,
     };
-    let (mut folded, mut failure) = (0, FirstFailure::default());
+    let (mut merged, mut failure) = (0, FirstFailure::default());
     while let Some(first) = first_minute(engine, hour, before).await? {
         hour = floor(first, HOUR) + HOUR;
         // Before the rows are merged, so that readers do not mistake a quarter of an hour for a minute.
         set_mark(engine, hour).await?;
         for quarter in (hour - HOUR..hour).step_by(QUARTER as usize) {
             for table in TABLES {
-                folded += failure.record(fold_quarter(engine, table, quarter).await);
+                merged += failure.record(merge_quarter(engine, table, quarter).await);
             }
         }
     }
-    failure.into_result(folded)
+    failure.into_result(merged)
 }
 
 async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
@@ -81,26 +81,26 @@ async fn first_minute<E: Engine>(
     required(rows.first())?.time("first")
 }
 
-async fn fold_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Result<u64, SqlError> {
-    let mut folded = 0;
+async fn merge_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Result<u64, SqlError> {
+    let mut merged = 0;
     loop {
         let mut session = engine.writer().await?;
-        let rows = fold_some(engine, &mut session, table, quarter).await?;
+        let rows = merge_some(engine, &mut session, table, quarter).await?;
         session.commit().await?;
-        folded += rows;
+        merged += rows;
         if rows < MAX_ROWS.cast_unsigned() {
             break;
         }
         tokio::time::sleep(PAUSE).await;
     }
-    if folded > 0 && table.3 {
+    if merged > 0 && table.3 {
         compact_histograms(engine, table.0, quarter).await?;
     }
-    Ok(folded)
+    Ok(merged)
 }
 
 /// Merges up to [`MAX_ROWS`] rows of a quarter. Returns the number of merged rows.
-async fn fold_some<E: Engine>(
+async fn merge_some<E: Engine>(
     engine: &E,
     session: &mut E::Session,
     (table, key, shared, has_latency): Table,
@@ -121,7 +121,7 @@ async fn fold_some<E: Engine>(
         sums.push_str(&format!(", {}", dialect.concat_bytes("latency")));
         added.push_str(&format!(", {}", dialect.add_latency()));
     }
-    let fold = |from: &str| {
+    let merge = |from: &str| {
         format!(
             "INSERT INTO {table} AS t (start, {shared}{columns})
             SELECT $1, {shared}{sums} FROM {from} GROUP BY {shared} ORDER BY {shared}
@@ -140,9 +140,9 @@ async fn fold_some<E: Engine>(
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
             let both = format!(
-                "WITH gone AS ({delete} RETURNING *), folded AS ({})
+                "WITH gone AS ({delete} RETURNING *), merged AS ({})
                 SELECT count(*) AS rows FROM gone",
-                fold("gone")
+                merge("gone")
             );
             let rows = session.fetch(statement(&both)).await?;
             let rows = required(required(rows.first())?.integer("rows")?)?;
@@ -152,7 +152,7 @@ async fn fold_some<E: Engine>(
         #[cfg(feature = "_sqlite")]
         Dialect::Sqlite => {
             let some = format!("(SELECT * FROM {table} WHERE ({key}) IN ({some}))");
-            session.execute(statement(&fold(&some))).await?;
+            session.execute(statement(&merge(&some))).await?;
             session.execute(statement(&delete)).await
         }
     }
