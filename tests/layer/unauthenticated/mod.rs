@@ -9,10 +9,13 @@ use crate::postings;
 use crate::secrets;
 mod servers;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -185,37 +188,49 @@ async fn compare<R>(
     cases: &[Case<R>],
     send: impl AsyncFn(SocketAddr, &R, &Secrets) -> Option<String>,
 ) -> BTreeSet<char> {
-    let mut failures = Vec::new();
-    let mut admitting = BTreeSet::new();
-    for setting in &SETTINGS {
-        for (server, serve) in servers::ALL {
-            let backend = MemoryBackend::new();
-            let secrets = Secrets::new(&backend).await;
-            let recorder = Recorder::new(backend.clone());
-            let layer = ApiKeyLayer::new(Keys(backend, setting.store))
-                .recorder(recorder.clone())
-                .without_lookup_limit();
-            let reached = Reached::default();
-            let address = serve((setting.configure)(layer), reached.clone()).await;
-            for case in cases {
-                let response = send(address, &case.request, &secrets).await;
-                // Not every server supports every request.
-                let passes = case.passes(setting) && response.is_some();
-                let (times, expected) = (reached.take(), u64::from(passes));
-                if times != expected {
-                    let (letter, name) = (setting.letter, case.name);
-                    failures.push(format!(
-                        "{name} ({letter}, {server}): reached {times} times, expected {expected}, response {response:?}"
-                    ));
-                }
-                if expected > 0 && case.letters != GOOD {
-                    admitting.insert(setting.letter);
-                }
+    let failures = RefCell::new(Vec::new());
+    let admitting = RefCell::new(BTreeSet::new());
+    let compare_one = async |setting: &Setting, server, serve: servers::Serve| {
+        let backend = MemoryBackend::new();
+        let secrets = Secrets::new(&backend).await;
+        let recorder = Recorder::new(backend.clone());
+        let layer = ApiKeyLayer::new(Keys(backend, setting.store))
+            .recorder(recorder.clone())
+            .without_lookup_limit();
+        let reached = Reached::default();
+        let address = serve((setting.configure)(layer), reached.clone()).await;
+        for case in cases {
+            let response = send(address, &case.request, &secrets).await;
+            // Not every server supports every request.
+            let passes = case.passes(setting) && response.is_some();
+            let (times, expected) = (reached.take(), u64::from(passes));
+            if times != expected {
+                let (letter, name) = (setting.letter, case.name);
+                failures.borrow_mut().push(format!(
+                    "{name} ({letter}, {server}): reached {times} times, expected {expected}, response {response:?}"
+                ));
+            }
+            if expected > 0 && case.letters != GOOD {
+                admitting.borrow_mut().insert(setting.letter);
             }
         }
-    }
+    };
+    // Concurrently, since some requests wait.
+    let servers = SETTINGS.iter().flat_map(|setting| {
+        servers::ALL.map(|(server, serve)| compare_one(setting, server, serve))
+    });
+    let mut running: Vec<_> = servers.map(Box::pin).collect();
+    poll_fn(|cx| {
+        running.retain_mut(|one| one.as_mut().poll(cx).is_pending());
+        match running.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    let failures = failures.take();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    admitting
+    admitting.take()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

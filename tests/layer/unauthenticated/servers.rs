@@ -23,7 +23,7 @@ use tower::{Layer, service_fn};
 use super::Reached;
 use super::postings::PostingsServer;
 
-type Serve = fn(ApiKeyLayer, Reached) -> Pin<Box<dyn Future<Output = SocketAddr>>>;
+pub(crate) type Serve = fn(ApiKeyLayer, Reached) -> Pin<Box<dyn Future<Output = SocketAddr>>>;
 
 pub(crate) const ALL: [(&str, Serve); 3] = [
     ("axum", |layer, reached| Box::pin(axum(layer, reached))),
