@@ -18,7 +18,7 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// An empty last page.
-    #[cfg(any(feature = "_sql", feature = "dashboard"))]
+    #[cfg(any(feature = "_sql", feature = "dashboard", feature = "testing"))]
     pub(crate) fn empty() -> Self {
         Self {
             items: Vec::new(),

@@ -169,10 +169,7 @@ impl<S: KeyAdmin> AuditLog for FailingStore<S> {
     async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
         match self.store()?.audit_log() {
             Some(log) => log.audit_entries(query).await,
-            None => Ok(Page {
-                items: Vec::new(),
-                next: None,
-            }),
+            None => Ok(Page::empty()),
         }
     }
 }
