@@ -16,6 +16,8 @@ mod answers;
 mod checks;
 #[path = "../support/children.rs"]
 mod children;
+#[path = "../support/outages.rs"]
+mod outages;
 #[cfg(feature = "postgres")]
 #[path = "../support/postgres.rs"]
 mod postgres_server;

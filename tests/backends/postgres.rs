@@ -29,7 +29,7 @@ use crate::postgres_server as support;
 use crate::service;
 
 use checks::Backend;
-use children::{Process, given, some};
+use children::{Process, some};
 use service::{Service, issue, logged_once};
 use support::{Cluster, backend, database, number, pool};
 
@@ -128,21 +128,6 @@ async fn schema_of(pool: &PgPool, prefix: &str) -> Vec<String> {
     texts(pool, &sql).await
 }
 
-/// A helper process: migrates one table prefix after another until it is killed.
-#[tokio::test]
-#[ignore = "started as a helper process by the test below"]
-async fn migrate_until_killed() {
-    let backend = connect(&given("KEYTALLY_TEST_URL")).await;
-    let first: u32 = given("KEYTALLY_TEST_FIRST").parse().unwrap();
-    println!();
-    for n in first.. {
-        println!("begins {n}");
-        let prefix = SqlName::new(&format!("t{n}_")).unwrap();
-        let backend = backend.clone().with_table_prefix(prefix);
-        backend.migrate().await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     let url = database().await;
@@ -160,7 +145,7 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
             ("KEYTALLY_TEST_URL", &*url),
             ("KEYTALLY_TEST_FIRST", &*first.to_string()),
         ];
-        let child = Process::start(module_path!(), "migrate_until_killed", &variables);
+        let child = Process::start("migrate_until_killed", &variables);
         (first, child)
     });
     let killed = children.map(|(first, child)| {

@@ -1,27 +1,18 @@
 //! The SQLite spool, between a recorder and a database with outages.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use keytally::ApiKeyLayer;
-use keytally::backend::{MemoryBackend, SqliteBackend, SqliteSpool};
-use keytally::key::{Actor, Issuer, NewKey};
-use keytally::usage::{
-    Batch, LogFilter, LogQuery, Recorder, RecorderBuilder, RecorderStats, SinkError, Spool,
-    Spooled, SummaryQuery, UsageEvent, UsageReader, UsageSink,
-};
+use keytally::backend::SqliteSpool;
+use keytally::usage::{Batch, RecorderStats, Spool, Spooled, UsageEvent, UsageSink};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use tower::util::BoxCloneSyncService;
-use tower::{Layer, ServiceExt};
+
+use crate::children::Process;
+use crate::outages::{Database, Service, builder, until};
 
 /// A temporary directory that is removed on drop.
 struct TempDir(PathBuf);
@@ -49,138 +40,6 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-/// A database that can be switched off or slowed down, and that remembers the order of its events.
-#[derive(Clone)]
-struct Database {
-    backend: SqliteBackend,
-    off: Arc<AtomicBool>,
-    /// The extra latency of each write, in milliseconds.
-    slow: Arc<AtomicU64>,
-    seen: Arc<Mutex<(HashSet<uuid::Uuid>, Vec<u64>)>>,
-}
-
-impl Database {
-    async fn open(path: &Path) -> Self {
-        let backend = SqliteBackend::open(path).await.unwrap();
-        backend.migrate().await.unwrap();
-        Self {
-            backend,
-            off: Arc::default(),
-            slow: Arc::default(),
-            seen: Arc::default(),
-        }
-    }
-
-    fn switch(&self, on: bool) {
-        self.off.store(!on, SeqCst);
-    }
-
-    /// The request numbers, in the order in which they were first written.
-    fn order(&self) -> Vec<u64> {
-        self.seen.lock().unwrap().1.clone()
-    }
-
-    /// All request numbers in the log in ascending order, duplicates included.
-    async fn numbers(&self) -> Vec<u64> {
-        let mut numbers = Vec::new();
-        let mut query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
-        loop {
-            let page = self.backend.requests(&query).await.unwrap();
-            numbers.extend(page.items.iter().map(number));
-            let Some(next) = page.next else { break };
-            query = query.after(next);
-        }
-        numbers.sort_unstable();
-        let summary = self.backend.summary(&SummaryQuery::default()).await;
-        assert_eq!(summary.unwrap().totals.total(), numbers.len() as u64);
-        numbers
-    }
-}
-
-#[keytally::async_trait]
-impl UsageSink for Database {
-    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        let slow = self.slow.load(SeqCst);
-        if slow > 0 {
-            tokio::time::sleep(Duration::from_millis(slow)).await;
-        }
-        if self.off.load(SeqCst) {
-            return Err(SinkError::unavailable("switched off by a test"));
-        }
-        self.backend.write(batch).await?;
-        let (ids, order) = &mut *self.seen.lock().unwrap();
-        if ids.insert(batch.id) {
-            order.extend(batch.events.iter().map(number));
-        }
-        Ok(())
-    }
-}
-
-fn number(event: &UsageEvent) -> u64 {
-    event.path.trim_start_matches('/').parse().unwrap()
-}
-
-/// A protected service; the path of each request is its number.
-struct Service {
-    recorder: Recorder,
-    service: BoxCloneSyncService<Request<String>, Response<Full<bytes::Bytes>>, Infallible>,
-    secret: String,
-}
-
-impl Service {
-    async fn start(recorder: Recorder) -> Self {
-        let keys = MemoryBackend::new();
-        let issuer = Issuer::new("test").unwrap();
-        let issued = issuer
-            .issue(&keys, NewKey::new("x"), Actor::SYSTEM)
-            .await
-            .unwrap();
-        let inner = tower::service_fn(|_: Request<String>| async {
-            Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
-        });
-        let layered = ApiKeyLayer::new(keys)
-            .recorder(recorder.clone())
-            .layer(inner);
-        let layered = layered.map_response(|response| response.map(|_| Full::default()));
-        Self {
-            recorder,
-            service: BoxCloneSyncService::new(layered),
-            secret: issued.secret.expose().to_owned(),
-        }
-    }
-
-    async fn send(&self, numbers: std::ops::Range<u64>) {
-        for number in numbers {
-            let request = Request::get(format!("/{number}")).header("x-api-key", &self.secret);
-            let request = request.body(String::new()).unwrap();
-            let response = self.service.clone().oneshot(request).await.unwrap();
-            assert_eq!(response.status(), 200);
-            response.into_body().collect().await.unwrap();
-        }
-    }
-}
-
-async fn builder(database: &Database, spool: &Path) -> RecorderBuilder {
-    let spool = SqliteSpool::open(spool).await.unwrap();
-    Recorder::builder(database.clone())
-        .capacity(200)
-        .batch_size(20)
-        .batch_age(Duration::from_millis(5))
-        .backoff(Duration::from_millis(5), Duration::from_millis(50))
-        .spool(spool)
-}
-
-/// Polls the condition until it is true; panics after a minute.
-async fn until(condition: impl AsyncFn() -> bool) {
-    for _ in 0..12_000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("timed out waiting for a condition");
 }
 
 async fn until_drained(spool: &Path) {
@@ -462,65 +321,25 @@ async fn events_lost_to_a_full_disk_are_counted() {
     assert_eq!(distinct.len(), numbers.len());
 }
 
-/// A helper process: serves requests, numbered from a given start, while its database is switched on
-/// and off, and prints how many of them are written or spooled, until it is killed.
-#[tokio::test]
-#[ignore = "started as a helper process by the test below"]
-async fn serve_until_killed() {
-    let dir = PathBuf::from(std::env::var("KEYTALLY_TEST_FOLDER").unwrap());
-    let start: u64 = std::env::var("KEYTALLY_TEST_START")
-        .unwrap()
-        .parse()
-        .unwrap();
-    let database = Database::open(&dir.join("usage.db")).await;
-    database.switch(!start.is_multiple_of(2));
-    let recorder = builder(&database, &dir.join("spool.db")).await.start();
-    let service = Service::start(recorder).await;
-    for round in 0.. {
-        service
-            .send(start + round * 10..start + round * 10 + 10)
-            .await;
-        until(async || service.recorder.stats().queued < 100).await;
-        let stats = service.recorder.stats();
-        assert_eq!(stats.lost, 0);
-        println!("\nsafe {}", stats.written + stats.spooled);
-        if round % 7 == 0 {
-            database.switch(round % 3 == 0);
-        }
-    }
-}
-
 #[tokio::test]
 async fn killed_process_loses_only_its_latest_events() {
     let dir = TempDir::new();
     let database = Database::open(&dir.database()).await;
     let (mut start, mut missing) = (0, HashSet::new());
     for round in 0..10_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "spool::serve_until_killed",
-                "--exact",
-                "--ignored",
-                "--nocapture",
-            ])
-            .env("KEYTALLY_TEST_FOLDER", &dir.0)
-            .env("KEYTALLY_TEST_START", start.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut safe = lines.map_while(Result::ok).filter_map(|line| {
-            let number = line.strip_prefix("safe ")?;
-            number.parse::<u64>().ok()
-        });
+        let process = Process::start(
+            "record_until_killed",
+            &[
+                ("KEYTALLY_TEST_FOLDER", dir.0.to_str().unwrap()),
+                ("KEYTALLY_TEST_START", &start.to_string()),
+            ],
+        );
         // Kill it at various moments, but not before it serves requests.
-        let before = safe
-            .next()
-            .unwrap_or_else(|| panic!("the process ended before it served a request"));
+        let before = process.says("safe ");
         std::thread::sleep(Duration::from_millis(round * 37 % 150));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let confirmed = safe.last().unwrap_or(before);
+        let lines = process.kill();
+        let mut safe = lines.iter().filter_map(|line| line.strip_prefix("safe "));
+        let confirmed: u64 = safe.next_back().unwrap_or(&before).parse().unwrap();
 
         // The next process drains what it left.
         let recorder = builder(&database, &dir.spool()).await.start();

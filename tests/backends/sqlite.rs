@@ -25,7 +25,7 @@ use crate::checks;
 use crate::children;
 
 use checks::Backend;
-use children::{Process, given, some};
+use children::{Process, some};
 
 /// A temporary directory that is removed on drop.
 struct TempDir(PathBuf);
@@ -388,21 +388,6 @@ async fn schema_of(pool: &SqlitePool, prefix: &str) -> Vec<String> {
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// A helper process: migrates one table prefix after another until it is killed.
-#[tokio::test]
-#[ignore = "started as a helper process by the test below"]
-async fn migrate_until_killed() {
-    let path = given("KEYTALLY_TEST_FILE");
-    let backend = SqliteBackend::open(Path::new(&path)).await.unwrap();
-    println!();
-    for n in 0.. {
-        println!("begins {n}");
-        let prefix = SqlName::new(&format!("t{n}_")).unwrap();
-        let backend = backend.clone().with_table_prefix(prefix);
-        backend.migrate().await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     let dir = TempDir::new();
@@ -415,11 +400,12 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     // Several processes at once, each with a file of its own.
     let children = [(); 10].map(|()| {
         let dir = TempDir::new();
-        let variables = [("KEYTALLY_TEST_FILE", dir.file())];
-        let variables = variables
-            .each_ref()
-            .map(|(name, file)| (*name, file.to_str().unwrap()));
-        let child = Process::start(module_path!(), "migrate_until_killed", &variables);
+        let file = dir.file();
+        let variables = [
+            ("KEYTALLY_TEST_URL", file.to_str().unwrap()),
+            ("KEYTALLY_TEST_FIRST", "0"),
+        ];
+        let child = Process::start("migrate_until_killed", &variables);
         (dir, child)
     });
     let killed = children.map(|(dir, child)| {
@@ -638,30 +624,14 @@ proptest! {
     }
 }
 
-/// A helper process: writes batches to the given file, each of them twice, and prints the number of
-/// acknowledged events, until it is killed.
-#[tokio::test]
-#[ignore = "started as a helper process by the test below"]
-async fn write_until_killed() {
-    let backend = open(Path::new(&given("KEYTALLY_TEST_FILE"))).await;
-    for written in 1.. {
-        let events = (0..50).map(|_| UsageEvent::new(Timestamp::now())).collect();
-        let batch = Batch::new(events);
-        for _ in 0..2 {
-            backend.write(&batch).await.unwrap();
-        }
-        println!("\nwritten {}", written * 50);
-    }
-}
-
 #[tokio::test]
 async fn killed_writer_leaves_only_complete_batches() {
     let dir = TempDir::new();
     let file = dir.file();
     let mut confirmed = 0;
     for round in 0..20_u64 {
-        let variables = [("KEYTALLY_TEST_FILE", file.to_str().unwrap())];
-        let child = Process::start(module_path!(), "write_until_killed", &variables);
+        let variables = [("KEYTALLY_TEST_URL", file.to_str().unwrap())];
+        let child = Process::start("write_until_killed", &variables);
         // Kill it at various moments: before the schema exists, or in the middle of a batch.
         std::thread::sleep(std::time::Duration::from_millis(round * 37 % 150));
         let lines = child.kill();

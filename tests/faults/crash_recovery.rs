@@ -23,7 +23,7 @@ use crate::postgres_server as postgres;
 use crate::service;
 use crate::support;
 
-use children::{Process, given, some};
+use children::{Process, some};
 use postgres::{Cluster, number};
 use service::{Service, issue, logged_once};
 use support::until;
@@ -34,38 +34,6 @@ fn micros() -> i64 {
 
 /// The maximum time that an event waits for its batch to be written.
 const BATCH_AGE: Duration = Duration::from_millis(100);
-
-/// Helper process: serves requests until it is killed. Prints a line for each response, and one whenever all events
-/// so far have been flushed.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a helper process of the test below"]
-async fn serve_until_killed() {
-    let backend = PostgresBackend::connect(&given("KEYTALLY_TEST_URL"))
-        .await
-        .unwrap();
-    let secret = given("KEYTALLY_TEST_SECRET");
-    let recorder = Recorder::builder(backend.clone())
-        .batch_age(BATCH_AGE)
-        // Large enough that batches are written by age only.
-        .batch_size(1 << 14)
-        .start();
-    let service = Service::behind(ApiKeyLayer::new(backend).recorder(recorder.clone()));
-    println!();
-    let flushes = given("KEYTALLY_TEST_FLUSHES") == "yes";
-    for n in 1.. {
-        for _ in 0..5 {
-            let (status, id) = service.ask(&secret).await;
-            assert_eq!(status, StatusCode::OK);
-            println!("answered {id} {}", micros());
-        }
-        if flushes && n % 10 == 0 {
-            recorder.flush().await;
-            println!("flushed");
-        }
-        // Leave CPU time to the other processes.
-        tokio::time::sleep(Duration::from_millis(4)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_process_loses_at_most_one_batch_age_of_events() {
@@ -87,8 +55,12 @@ async fn killed_process_loses_at_most_one_batch_age_of_events() {
                 ("KEYTALLY_TEST_URL", &*url),
                 ("KEYTALLY_TEST_SECRET", issued.secret.expose()),
                 ("KEYTALLY_TEST_FLUSHES", flushes),
+                (
+                    "KEYTALLY_TEST_BATCH_AGE",
+                    &*BATCH_AGE.as_millis().to_string(),
+                ),
             ];
-            Process::start(module_path!(), "serve_until_killed", &variables)
+            Process::start("serve_until_killed", &variables)
         };
         let processes: Vec<_> = (0..PROCESSES).map(start).collect();
         for process in &processes {

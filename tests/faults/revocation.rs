@@ -7,13 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use keytally::async_trait;
-use keytally::backend::{PostgresBackend, SqliteBackend};
-use keytally::key::{
-    Actor, CacheConfig, CachedStore, InvalidationFeed, Issued, KeyAdmin, KeyRecord, KeyStore,
-    StoreError,
-};
-use keytally::{ApiKeyLayer, Clock, KeyId};
+use keytally::backend::SqliteBackend;
+use keytally::key::{Actor, Issued, KeyAdmin};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
 
@@ -21,8 +16,8 @@ use crate::children;
 use crate::postgres_server as postgres;
 use crate::service;
 
-use children::{Process, given, some};
-use service::{Service, issue};
+use children::Process;
+use service::issue;
 
 const TTL: Duration = Duration::from_secs(1);
 const PROCESSES: usize = 3;
@@ -35,142 +30,6 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn micros() -> i64 {
     Timestamp::now().as_microsecond()
-}
-
-/// A store that delays its results.
-struct DelayedStore<S>(S, Duration);
-
-#[async_trait]
-impl<S: KeyStore> KeyStore for DelayedStore<S> {
-    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let result = self.0.find(id).await;
-        tokio::time::sleep(some(self.1)).await;
-        result
-    }
-
-    fn invalidations(&self) -> Option<&InvalidationFeed> {
-        self.0.invalidations()
-    }
-}
-
-/// Helper process: sends requests with all active keys in a loop, and with one rejected key at a time. Prints when each
-/// key was last admitted, and every key that was admitted again after a rejection.
-#[tokio::test]
-#[ignore = "a helper process of the tests below"]
-async fn send_until_all_keys_are_rejected() {
-    let slowness = Duration::from_millis(given("KEYTALLY_TEST_SLOWNESS").parse().unwrap());
-    let url = given("KEYTALLY_TEST_URL");
-    let config = CacheConfig::new().ttl(TTL);
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let backend = SqliteBackend::open(path).await.unwrap();
-        send_requests(CachedStore::with_config(
-            DelayedStore(backend, slowness),
-            config,
-            Clock::system(),
-        ))
-        .await;
-    } else {
-        let mut backend = PostgresBackend::connect(&url).await.unwrap();
-        if given("KEYTALLY_TEST_LISTENING") == "no" {
-            backend = backend.without_notifications();
-        }
-        send_requests(CachedStore::with_config(
-            DelayedStore(backend, slowness),
-            config,
-            Clock::system(),
-        ))
-        .await;
-    }
-}
-
-async fn send_requests(store: impl KeyStore) {
-    let service = Service::behind(ApiKeyLayer::new(store));
-    let keys = std::fs::read_to_string(given("KEYTALLY_TEST_KEYS")).unwrap();
-    let mut active: Vec<&str> = keys.lines().collect();
-    let mut rejected = Vec::new();
-    let mut last: HashMap<&str, i64> = HashMap::new();
-    let (mut ready, mut turn) = (false, 0);
-    let start = Instant::now();
-    println!();
-    while !active.is_empty() {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "{} keys are still admitted",
-            active.len()
-        );
-        // Concurrently, so that no request waits for another one's slow lookup.
-        let requests = active.iter().map(|&secret| {
-            let service = service.clone();
-            async move { (secret, service.ask(secret).await.0, micros()) }
-        });
-        let mut still_active = Vec::new();
-        for (secret, status, time) in join_all(requests).await {
-            match status.as_u16() {
-                200 => {
-                    last.insert(secret, time);
-                    still_active.push(secret);
-                }
-                401 => rejected.push(secret),
-                _ => panic!("{status}"),
-            }
-        }
-        active = still_active;
-        if let Some(&secret) = rejected.get(turn % rejected.len().max(1)) {
-            turn += 1;
-            if service.ask(secret).await.0 == 200 {
-                println!("again {secret}");
-            }
-        }
-        if !ready {
-            println!("ready");
-            ready = true;
-        }
-        // Leave CPU time to the other processes.
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    // Long enough for a stale cache entry to reappear.
-    let end = Instant::now() + TTL / 2;
-    while Instant::now() < end {
-        let requests = rejected.iter().map(|&secret| {
-            let service = service.clone();
-            async move { (secret, service.ask(secret).await.0) }
-        });
-        for (secret, status) in join_all(requests).await {
-            if status == 200 {
-                println!("again {secret}");
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    for (secret, time) in last {
-        println!("last {secret} {time}");
-    }
-}
-
-/// Polls all futures concurrently and returns their outputs in order.
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut pending: Vec<_> = futures.map(|it| (Box::pin(it), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut ready = true;
-        for (future, output) in &mut pending {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(it) => *output = Some(it),
-                    std::task::Poll::Pending => ready = false,
-                }
-            }
-        }
-        if ready {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    pending
-        .into_iter()
-        .filter_map(|(_, output)| output)
-        .collect()
 }
 
 /// The parameters of a test.
@@ -205,7 +64,7 @@ impl std::fmt::Display for Delays {
     }
 }
 
-/// Revokes keys one by one while helper processes use them, once `begin` returns. Panics if a key is admitted again
+/// Revokes keys one by one while processes use them, once `begin` returns. Panics if a key is admitted again
 /// after a rejection.
 async fn delays(
     trial: Trial,
@@ -224,6 +83,7 @@ async fn delays(
     let variables = [
         ("KEYTALLY_TEST_URL", url.to_owned()),
         ("KEYTALLY_TEST_KEYS", file.to_str().unwrap().to_owned()),
+        ("KEYTALLY_TEST_TTL", TTL.as_millis().to_string()),
         (
             "KEYTALLY_TEST_SLOWNESS",
             trial.slowness.as_millis().to_string(),
@@ -237,13 +97,7 @@ async fn delays(
         .iter()
         .map(|(name, value)| (*name, &**value))
         .collect();
-    let start = || {
-        Process::start(
-            module_path!(),
-            "send_until_all_keys_are_rejected",
-            &variables,
-        )
-    };
+    let start = || Process::start("send_until_rejected", &variables);
     let processes: Vec<_> = std::iter::repeat_with(start).take(PROCESSES).collect();
     for process in &processes {
         process.says("ready");
@@ -282,7 +136,7 @@ async fn delays(
     Delays(delays)
 }
 
-/// Waits until all helper processes listen.
+/// Waits until all processes listen.
 async fn until_listening(own: &PgPool) {
     let listening = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND query ILIKE 'LISTEN%'";

@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock::SteppedClock;
 use crate::keys::{Closed, Keys, Kind};
-use crate::server::{STALE, TTL};
+use crate::status::{STALE, TTL};
 
 /// A sent request. Its request id is the client's number and its index in the client's list.
 #[derive(Debug, Clone, Copy)]

@@ -22,7 +22,7 @@ mod clock;
 mod keys;
 #[path = "../support/postgres.rs"]
 mod postgres;
-mod server;
+mod status;
 mod truth;
 mod wire;
 
@@ -31,7 +31,7 @@ use clients::{Client, Crowd};
 use clock::SteppedClock;
 use keys::Keys;
 use postgres::Cluster;
-use server::{FinalReport, ServerStatus};
+use status::{FinalReport, ServerStatus};
 use truth::Memory;
 use wire::Control;
 
@@ -87,13 +87,6 @@ fn variable(name: &str) -> Option<u64> {
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is not a number")),
     )
-}
-
-/// Helper process: the service under test.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a helper process of the tests below"]
-async fn serve() {
-    server::serve().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,7 +233,7 @@ fn start(folder: &Path, url: &str, clock: &SteppedClock) -> Process {
         ("KEYTALLY_TEST_SPOOL", spool.to_str().unwrap()),
     ];
     variables.extend(clock.environment());
-    Process::start(module_path!(), "serve", &variables)
+    Process::start("serve_until_stopped", &variables)
 }
 
 /// The state of a run, from the warm-up to the end.

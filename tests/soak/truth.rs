@@ -12,7 +12,7 @@ use keytally::usage::{
 
 use crate::clients::{Client, Crowd, End, METHODS, Sent};
 use crate::keys::{Keys, Kind, LIMIT};
-use crate::server::FinalReport;
+use crate::status::FinalReport;
 
 /// The requests that clients remember, and whether each was found in the request log.
 pub(crate) struct Memory {

@@ -9,7 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use crate::server::ServerStatus;
+use crate::status::ServerStatus;
 
 #[derive(Clone)]
 pub(crate) struct Control {

@@ -1,14 +1,19 @@
-//! Child processes of the test binary, each running one of its ignored tests.
+//! The child processes of `tests/processes`.
 #![allow(
     dead_code,
     unreachable_pub,
     reason = "each test binary uses a part of it"
 )]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
+
+use serde_json::Value;
 
 /// A child process that is killed on drop.
 pub struct Process {
@@ -20,13 +25,10 @@ pub struct Process {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Process {
-    /// Runs an ignored test of this module with additional environment variables.
-    pub fn start(module: &str, test: &str, variables: &[(&str, &str)]) -> Self {
-        // The test harness expects a path without the crate name.
-        let path = format!("{module}::{test}");
-        let test = path.split_once("::").map_or(test, |(_, test)| test);
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([test, "--exact", "--ignored", "--nocapture"])
+    /// Starts one of `tests/processes` with additional environment variables.
+    pub fn start(name: &str, variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program())
+            .arg(name)
             .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -89,9 +91,50 @@ impl Drop for Process {
     }
 }
 
-/// An environment variable that the parent process has set.
-pub fn given(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: another test runs this one"))
+/// The program `tests/processes`, which Cargo builds first if it is out of date.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(build)
+}
+
+/// Builds `tests/processes` with the features, profile and target directory of this test.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile_dir = test.parent().and_then(Path::parent).unwrap();
+    let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
+        Some("debug") => "dev",
+        profile => profile.unwrap(),
+    };
+    let features = [
+        ("full", cfg!(feature = "full")),
+        ("dashboard", cfg!(feature = "dashboard")),
+        ("postgres", cfg!(feature = "postgres")),
+        ("sqlite", cfg!(feature = "sqlite")),
+        ("sqlite-unbundled", cfg!(feature = "sqlite-unbundled")),
+    ];
+    let features = features.iter().filter(|(_, enabled)| *enabled);
+    let features: Vec<_> = features.map(|(feature, _)| *feature).collect();
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .args([
+            "build",
+            "--quiet",
+            "--message-format=json",
+            "--test=processes",
+        ])
+        .args(["--features", &features.join(","), "--profile", profile])
+        .arg("--target-dir")
+        .arg(profile_dir.parent().unwrap())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "tests/processes cannot be built");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find_map(|message| Some(message["executable"].as_str()?.into()))
+        .expect("an executable")
 }
 
 /// A random pause of at most `max`.

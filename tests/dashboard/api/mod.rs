@@ -1,6 +1,5 @@
 //! The dashboard's JSON API and the self-service API.
 
-use crate::children;
 mod document;
 mod idempotency;
 mod keys;

@@ -9,10 +9,10 @@ use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::NewKey;
 use keytally::usage::{Batch, Method, Outcome, Recorder, Status, UsageEvent, UsageSink};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::children::Process;
 use super::{Api, ask};
+use crate::children::Process;
 
 const KEY: &str = "3fK9aB0000zzZZ19";
 
@@ -133,7 +133,6 @@ async fn empty_buckets_are_included() {
     assert_eq!(buckets[0]["end"], buckets[1]["start"]);
 }
 
-/// Runs a child process whose system time zone database has one zone.
 #[test]
 fn time_zones_do_not_need_a_system_database() {
     let folder = std::env::temp_dir().join(format!("keytally-zones-{}", std::process::id()));
@@ -141,33 +140,24 @@ fn time_zones_do_not_need_a_system_database() {
     // TZif, version 1: one type, UTC.
     let zone = b"TZif\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0\0\0\0UTC\0";
     std::fs::write(folder.join("Only"), zone).unwrap();
-    let child = Process::start(
-        module_path!(),
-        "in_a_process_with_one_zone",
-        &[("TZDIR", folder.to_str().unwrap())],
-    );
-    child.finish();
-    std::fs::remove_dir_all(folder).unwrap();
-}
-
-#[tokio::test]
-#[ignore = "run by time_zones_do_not_need_a_system_database"]
-async fn in_a_process_with_one_zone() {
-    assert!(jiff::tz::TimeZone::get("Asia/Kathmandu").is_err());
-    let api = used().await;
-    let range = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z";
+    let variables = [("TZDIR", folder.to_str().unwrap())];
+    let mut process = Process::start("answer_with_one_zone", &variables);
+    let ask = |process: &mut Process, zone: &str| {
+        let range = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z";
+        process.tell(&format!("/api/usage/over-time?{range}{zone}"));
+    };
     for zone in ["", "&zone=UTC", "&zone=Asia/Kathmandu"] {
-        let path = format!("/usage/over-time?{range}{zone}");
-        let response = api.get(&path).await.with(200);
+        ask(&mut process, zone);
         let zone = zone.strip_prefix("&zone=").unwrap_or("UTC");
-        assert_eq!(response["zone"], zone);
+        let body: Value = serde_json::from_str(&process.says("200 ")).unwrap();
+        assert_eq!(body["zone"], zone);
     }
-    let path = format!("/usage/over-time?{range}&zone=Mars/Olympus");
-    let unknown = api.get(&path);
-    let (detail, error) = unknown.await.problem(400);
-    assert_eq!(error["parameter"], "zone");
-    let all = format!("{detail} {error}");
-    assert!(all.contains("Unknown time zone: Mars/Olympus"), "{all}");
+    ask(&mut process, "&zone=Mars/Olympus");
+    let problem: Value = serde_json::from_str(&process.says("400 ")).unwrap();
+    assert_eq!(problem["errors"][0]["parameter"], "zone");
+    let text = problem.to_string();
+    assert!(text.contains("Unknown time zone: Mars/Olympus"), "{text}");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test]

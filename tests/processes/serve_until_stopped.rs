@@ -11,47 +11,28 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
 use http::StatusCode;
-use jiff::Timestamp;
 use keytally::backend::{PostgresBackend, SqliteBackend, SqliteSpool};
 use keytally::key::{Actor, CacheConfig, KeyAdmin, StoreError};
 use keytally::limit::LocalLimiter;
-use keytally::usage::{Recorder, RecorderStats, ShutdownReport, UsageSink};
+use keytally::usage::{Recorder, UsageSink};
 use keytally::{ApiKeyLayer, Clock, KeyId, Rejection};
-use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Handle;
 
-use crate::children::given;
+use crate::given;
 
-/// The TTL of the caches.
-pub(crate) const TTL: Duration = Duration::from_secs(2);
-/// How long the `/stale` router serves expired cache entries during an outage.
-pub(crate) const STALE: Duration = Duration::from_secs(20);
+#[path = "../soak/status.rs"]
+mod status;
+
+use status::{FinalReport, STALE, ServerStatus, TTL};
+
 /// The cache capacity: less than the number of keys, so that entries are evicted.
 const CACHED: usize = 128;
 /// The maximum number of PostgreSQL connections.
 const CONNECTIONS: u32 = 6;
 
-/// The status of the process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ServerStatus {
-    /// The wall clock of the layers.
-    pub(crate) wall: Timestamp,
-    pub(crate) resident_kib: u64,
-    pub(crate) handles: usize,
-    pub(crate) tasks: usize,
-    pub(crate) stats: RecorderStats,
-}
-
-/// The final report.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct FinalReport {
-    pub(crate) report: ShutdownReport,
-    pub(crate) stats: RecorderStats,
-}
-
-pub(crate) async fn serve() {
+pub(crate) async fn run() {
     let url = given("KEYTALLY_TEST_URL");
     if url.starts_with("postgres:") {
         let pool = PgPoolOptions::new()
@@ -102,7 +83,7 @@ where
         .merge(key_routes(backend))
         .merge(status_routes(recorder.clone(), pool.clone()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("\nserving {}", listener.local_addr().unwrap());
+    println!("serving {}", listener.local_addr().unwrap());
     axum::serve(listener, app)
         .with_graceful_shutdown(stop_signal())
         .await
