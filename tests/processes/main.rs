@@ -44,6 +44,7 @@ fn given(name: &str) -> String {
 }
 
 /// A duration in milliseconds that the parent process has set.
+#[cfg(feature = "postgres")]
 fn given_millis(name: &str) -> std::time::Duration {
     std::time::Duration::from_millis(given(name).parse().unwrap())
 }
