@@ -293,12 +293,12 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
             backend.requests(&resource)
         })
         .await;
-        let mut page = LogQuery::new(LogFilter::new().key(key));
+        let mut query = LogQuery::new(LogFilter::new().key(key));
         for _ in 1..1_000 {
-            let next = backend.requests(&page).await.expect("a page").next;
-            page.after = next;
+            let next = backend.requests(&query).await.expect("a page").next;
+            query.page.after = next;
         }
-        timed("page 1,000 of one key", 15, || backend.requests(&page)).await;
+        timed("page 1,000 of one key", 15, || backend.requests(&query)).await;
         timed("count, three filters", 15, || backend.count(&three)).await;
     }
     let issuer = Issuer::new("bench").expect("a prefix");

@@ -159,7 +159,7 @@ impl KeyAdmin for MyStore {
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
-        let before = match &query.after {
+        let before = match &query.page.after {
             Some(token) => Some((token.time(), token.id::<KeyId>()?)),
             None => None,
         };
@@ -175,7 +175,7 @@ impl KeyAdmin for MyStore {
         // A surplus key only signals that another page follows.
         Ok(Page::from_surplus(
             keys,
-            query.page_size(),
+            query.page.size(),
             KeyQuery::page_token,
         ))
     }

@@ -116,7 +116,7 @@ async fn usage(
     let summary = SummaryQuery::new(range, SummarySpec::new().latency());
     let summary = backend.summary(&summary).await.map_err(failed)?;
     let mut query = LogQuery::new(LogFilter::new().key(caller.id)).limit(20);
-    query.after = page.after;
+    query.page.after = page.after;
     let requests = backend.requests(&query).await.map_err(failed)?;
     Ok(Json(json!({ "summary": summary, "requests": requests })))
 }

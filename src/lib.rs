@@ -135,7 +135,7 @@ pub use layer::{
     KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
     RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
 };
-pub use page::{InvalidPageToken, Page, PageToken};
+pub use page::{InvalidPageToken, Page, PageRequest, PageToken};
 pub use parse_error::ParseError;
 #[cfg(feature = "dashboard")]
 pub use self_service::SelfServiceApi;

@@ -46,6 +46,36 @@ impl<T> Page<T> {
     }
 }
 
+/// Which page of a list to read. The first 50 items by default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct PageRequest {
+    /// The maximum number of items, clamped to 1 to [`PageRequest::MAX_LIMIT`].
+    pub limit: usize,
+    /// The token from the previous page; `None` for the first page.
+    pub after: Option<PageToken>,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self {
+            limit: 50,
+            after: None,
+        }
+    }
+}
+
+impl PageRequest {
+    /// The maximum page size, 1,000.
+    pub const MAX_LIMIT: usize = 1_000;
+
+    /// The page size: [`limit`](Self::limit) clamped to 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
+    pub fn size(&self) -> usize {
+        self.limit.clamp(1, Self::MAX_LIMIT)
+    }
+}
+
 /// The position of an item in a list ordered by time and then by id, newest first. Times are in whole
 /// microseconds within the years 1 to 9999.
 ///
@@ -184,6 +214,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PageToken>(), Err(InvalidPageToken), "{text}");
         }
+    }
+
+    #[test]
+    fn page_size_is_clamped() {
+        let size = |limit| PageRequest { limit, after: None }.size();
+        assert_eq!([0, 1, 7, 1_001].map(size), [1, 1, 7, 1_000]);
+        assert_eq!(PageRequest::default().size(), 50);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl UsageReader for Log {
     }
 
     async fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
-        let start = match &query.after {
+        let start = match &query.page.after {
             Some(token) => token.id::<Uuid>()?.as_u128() as usize + 1,
             None => 0,
         };

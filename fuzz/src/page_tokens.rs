@@ -123,7 +123,7 @@ fn check_keys(lists: &Lists, token: &PageToken, id: &str) {
         assert!(page.items.len() <= 3);
         found.extend(page.items.iter().map(|key| (key.created_at, key.id)));
         let Some(next) = page.next else { break };
-        query.after = Some(next);
+        query.page.after = Some(next);
     }
     let expected = lists
         .keys
@@ -147,7 +147,7 @@ fn check_requests(lists: &Lists, token: &PageToken, id: &str) {
         assert!(page.items.len() <= 3);
         found.extend(page.items.iter().map(|event| (event.time, event.id)));
         let Some(next) = page.next else { break };
-        query.after = Some(next);
+        query.page.after = Some(next);
     }
     let expected = lists
         .requests

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::record::Key;
 use super::status::KeyStatus;
 use crate::id::KeyId;
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 
 /// A query for keys. Matches the keys that pass every filter that is set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct KeyQuery {
@@ -19,37 +19,18 @@ pub struct KeyQuery {
     pub status: Option<(KeyStatus, Timestamp)>,
     /// Only keys whose name contains this text, ignoring case.
     pub name: Option<String>,
-    /// Only keys with one of these ids. Ids after the first [`KeyQuery::MAX_LIMIT`] are ignored.
+    /// Only keys with one of these ids. Ids after the first [`PageRequest::MAX_LIMIT`] are ignored.
     pub ids: Option<Vec<KeyId>>,
     /// Only keys created before this time and not used since.
     pub unused_since: Option<Timestamp>,
     /// Only keys that expire before this time.
     pub expires_before: Option<Timestamp>,
-    /// The page size, clamped to 1 to [`KeyQuery::MAX_LIMIT`]. 50 by default.
-    pub limit: usize,
-    /// The page token at which to continue.
-    pub after: Option<PageToken>,
-}
-
-impl Default for KeyQuery {
-    fn default() -> Self {
-        Self {
-            owner: None,
-            status: None,
-            name: None,
-            ids: None,
-            unused_since: None,
-            expires_before: None,
-            limit: 50,
-            after: None,
-        }
-    }
+    /// The page to read.
+    #[serde(flatten)]
+    pub page: PageRequest,
 }
 
 impl KeyQuery {
-    /// The maximum page size.
-    pub const MAX_LIMIT: usize = 1_000;
-
     /// A query for all keys, with 50 keys per page.
     pub fn new() -> Self {
         Self::default()
@@ -100,20 +81,15 @@ impl KeyQuery {
     /// Sets the page size.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
+        self.page.limit = limit;
         self
     }
 
     /// Continues after this page token.
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
-        self.after = Some(token);
+        self.page.after = Some(token);
         self
-    }
-
-    /// The page size, clamped to 1 to [`KeyQuery::MAX_LIMIT`].
-    pub fn page_size(&self) -> usize {
-        self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
     /// Whether a key passes every filter. The page token is not considered.
@@ -137,10 +113,10 @@ impl KeyQuery {
                 .is_none_or(|time| key.expires_at.is_some_and(|expires_at| expires_at < time))
     }
 
-    /// The ids, at most [`KeyQuery::MAX_LIMIT`] of them.
+    /// The ids, at most [`PageRequest::MAX_LIMIT`] of them.
     pub(crate) fn wanted_ids(&self) -> Option<&[KeyId]> {
         let ids = self.ids.as_deref();
-        ids.map(|ids| &ids[..ids.len().min(Self::MAX_LIMIT)])
+        ids.map(|ids| &ids[..ids.len().min(PageRequest::MAX_LIMIT)])
     }
 
     /// The page token of a key. Lists are sorted by creation time, newest first, then by id in descending order.
@@ -206,12 +182,12 @@ mod tests {
     fn page_size_and_ids_are_bounded() {
         let place = PageToken::new(Timestamp::UNIX_EPOCH, "a");
         let query = KeyQuery::new().limit(7).after(place.clone());
-        assert_eq!((query.page_size(), query.after), (7, Some(place)));
-        assert_eq!(KeyQuery::new().page_size(), 50);
-        assert_eq!(KeyQuery::new().limit(0).page_size(), 1);
+        assert_eq!((query.page.size(), query.page.after), (7, Some(place)));
+        assert_eq!(KeyQuery::new().page.size(), 50);
+        assert_eq!(KeyQuery::new().limit(0).page.size(), 1);
         assert_eq!(
-            KeyQuery::new().limit(2_000).page_size(),
-            KeyQuery::MAX_LIMIT
+            KeyQuery::new().limit(2_000).page.size(),
+            PageRequest::MAX_LIMIT
         );
         let ids = |count: usize| (0..count as u128).map(KeyId::from_number);
         assert_eq!(KeyQuery::new().wanted_ids(), None);

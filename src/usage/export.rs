@@ -15,10 +15,11 @@ use serde::Serialize;
 use super::log::{LogFilter, LogQuery};
 use super::query::{ReadError, UsageReader};
 use super::recorded::{LogCursor, RecordedQuery};
+use crate::page::PageRequest;
 
 /// A streaming export of the request log as CSV or JSON Lines, newest first.
 ///
-/// Yields one chunk for each page of [`LogQuery::MAX_LIMIT`] requests and holds at most one page in memory.
+/// Yields one chunk for each page of [`PageRequest::MAX_LIMIT`] requests and holds at most one page in memory.
 /// Requests recorded during the export do not cause others to be skipped or repeated. The stream ends after the
 /// first error. The error is an item of the stream, so a response body made from it fails instead of ending early.
 ///
@@ -127,7 +128,7 @@ impl Export {
             reading: None,
         };
         export.read(Next::Requests(
-            LogQuery::new(filter).limit(LogQuery::MAX_LIMIT),
+            LogQuery::new(filter).limit(PageRequest::MAX_LIMIT),
         ));
         export
     }
@@ -255,7 +256,7 @@ impl Format {
     ) -> Result<Chunk, ReadError> {
         let page = reader.requests(&query).await?;
         let mut bytes = Vec::with_capacity(page.items.len() * 256);
-        if self == Self::Csv && query.after.is_none() {
+        if self == Self::Csv && query.page.after.is_none() {
             csv::header(false, &mut bytes);
         }
         for event in &page.items {
@@ -264,8 +265,8 @@ impl Format {
                 Self::JsonLines => json_line(event, &mut bytes)?,
             }
         }
-        query.after = page.next;
-        let next = query.after.is_some().then_some(Next::Requests(query));
+        query.page.after = page.next;
+        let next = query.page.after.is_some().then_some(Next::Requests(query));
         Ok(Chunk {
             bytes,
             next,

@@ -7,7 +7,7 @@ use super::event::UsageEvent;
 use super::outcome::{Cause, Outcome};
 use super::wire::{Method, Status, StatusClass};
 use crate::id::KeyId;
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 
 /// A filter for requests in the log. A request must match every field that is set.
 ///
@@ -121,32 +121,18 @@ impl LogFilter {
 }
 
 /// A query for one page of the request log, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LogQuery {
     /// The requests to include. All by default.
     pub filter: LogFilter,
-    /// The maximum number of requests per page. 50 by default; clamped to 1 to [`LogQuery::MAX_LIMIT`].
-    pub limit: usize,
-    /// The page token from the previous page; `None` for the first page.
-    pub after: Option<PageToken>,
-}
-
-impl Default for LogQuery {
-    fn default() -> Self {
-        Self {
-            filter: LogFilter::default(),
-            limit: 50,
-            after: None,
-        }
-    }
+    /// The page to read.
+    #[serde(flatten)]
+    pub page: PageRequest,
 }
 
 impl LogQuery {
-    /// The maximum number of requests per page, 1,000.
-    pub const MAX_LIMIT: usize = 1_000;
-
     /// Creates a query for the newest 50 requests that match the filter.
     pub fn new(filter: LogFilter) -> Self {
         Self {
@@ -158,20 +144,15 @@ impl LogQuery {
     /// Sets the maximum number of requests per page.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
+        self.page.limit = limit;
         self
     }
 
     /// Continues after the page that returned this token.
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
-        self.after = Some(token);
+        self.page.after = Some(token);
         self
-    }
-
-    /// The effective page size: [`limit`](Self::limit) clamped to 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
-    pub fn page_size(&self) -> usize {
-        self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
     /// The page token of an event's position. The log is sorted by time and then by event id, both descending.
@@ -279,16 +260,5 @@ pub(super) mod tests {
         assert!(by_own_id.matches(&event));
         let bare = UsageEvent::new(event.time);
         assert!(LogFilter::new().matches(&bare) && !by_own_id.matches(&bare));
-    }
-
-    #[test]
-    fn page_size_is_clamped() {
-        let of = |limit| LogQuery::new(LogFilter::new()).limit(limit);
-        assert_eq!(
-            [0, 1, 7, 1_001].map(|limit| of(limit).page_size()),
-            [1, 1, 7, 1_000]
-        );
-        let token = LogQuery::page_token(&event());
-        assert_eq!(of(7).after(token.clone()).after, Some(token));
     }
 }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::UsageEvent;
-use super::log::{LogFilter, LogQuery};
-use crate::page::whole_micros;
+use super::log::LogFilter;
+use crate::page::{PageRequest, whole_micros};
 use crate::parse_error::ParseError;
 
 /// A position in the recording order of the request log, for
@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for LogCursor {
 pub struct RecordedQuery {
     /// The events to include. All by default.
     pub filter: LogFilter,
-    /// The maximum number of events per page. 1,000 by default; clamped to 1 to [`LogQuery::MAX_LIMIT`].
+    /// The maximum number of events per page. 1,000 by default; clamped to 1 to [`PageRequest::MAX_LIMIT`].
     pub limit: usize,
     /// The cursor of the previous page. [`LogCursor::START`] by default.
     pub after: LogCursor,
@@ -120,7 +120,7 @@ impl Default for RecordedQuery {
     fn default() -> Self {
         Self {
             filter: LogFilter::default(),
-            limit: LogQuery::MAX_LIMIT,
+            limit: PageRequest::MAX_LIMIT,
             after: LogCursor::START,
         }
     }
@@ -149,9 +149,9 @@ impl RecordedQuery {
         self
     }
 
-    /// The effective page size: [`limit`](Self::limit) clamped to 1 to [`LogQuery::MAX_LIMIT`].
+    /// The effective page size: [`limit`](Self::limit) clamped to 1 to [`PageRequest::MAX_LIMIT`].
     pub fn page_size(&self) -> usize {
-        self.limit.clamp(1, LogQuery::MAX_LIMIT)
+        self.limit.clamp(1, PageRequest::MAX_LIMIT)
     }
 }
 
@@ -225,7 +225,7 @@ impl<'a> PageBuilder<'a> {
         if self.query.filter == LogFilter::default() {
             self.query.page_size() - self.page.items.len()
         } else {
-            LogQuery::MAX_LIMIT
+            PageRequest::MAX_LIMIT
         }
     }
 

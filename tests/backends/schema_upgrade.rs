@@ -23,7 +23,7 @@ use keytally::usage::{
     Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, Outcome, Rollup, Status,
     SummaryQuery, SummarySpec, UsageEvent, UsageRange,
 };
-use keytally::{ApiKeyLayer, Clock, KeyId};
+use keytally::{ApiKeyLayer, Clock, KeyId, PageRequest};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Row};
@@ -155,12 +155,12 @@ fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
 }
 
 async fn all_keys(backend: &dyn Backend) -> Vec<Key> {
-    let query = KeyQuery::new().limit(KeyQuery::MAX_LIMIT);
+    let query = KeyQuery::new().limit(PageRequest::MAX_LIMIT);
     backend.list(&query).await.unwrap().items
 }
 
 async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
-    let query = AuditQuery::new().limit(AuditQuery::MAX_LIMIT);
+    let query = AuditQuery::new().limit(PageRequest::MAX_LIMIT);
     let page = backend.audit_entries(&query).await.unwrap();
     let entry = |entry: AuditEntry| (entry.action.as_str().into(), entry.key, entry.actor);
     page.items.into_iter().map(entry).collect()

@@ -20,8 +20,8 @@ use keytally::usage::{
     SummaryQuery, SummarySpec, UNMATCHED, UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{
-    ApiKeyLayer, Caller, Clock, KeyId, RequestParts, RequireScope, StoreFailure, Unverified,
-    async_trait,
+    ApiKeyLayer, Caller, Clock, KeyId, PageRequest, RequestParts, RequireScope, StoreFailure,
+    Unverified, async_trait,
 };
 use postings::{GetRequest, ListRequest, PostingsClient, PostingsServer, WatchRequest};
 use tokio_stream::StreamExt;
@@ -83,7 +83,7 @@ impl Api {
     /// All events, newest first, once no request is open.
     async fn events(&self) -> Vec<UsageEvent> {
         self.settle().await;
-        let query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
+        let query = LogQuery::new(LogFilter::new()).limit(PageRequest::MAX_LIMIT);
         self.backend.requests(&query).await.unwrap().items
     }
 

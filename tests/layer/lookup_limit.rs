@@ -19,7 +19,9 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{LogQuery, Recorder, RejectionReason, UsageReader, WhenFull};
-use keytally::{ApiKeyLayer, Clock, KeyId, PeerAddress, Rejection, ResponseBody, StoreFailure};
+use keytally::{
+    ApiKeyLayer, Clock, KeyId, PageRequest, PeerAddress, Rejection, ResponseBody, StoreFailure,
+};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 
@@ -459,7 +461,7 @@ mod rejected_keys_do_not_fill_the_log {
         reason: RejectionReason,
     ) -> usize {
         recorder.flush().await;
-        let query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
+        let query = LogQuery::new(LogFilter::new()).limit(PageRequest::MAX_LIMIT);
         let events = memory.requests(&query).await.unwrap().items;
         events
             .iter()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
+use keytally::PageRequest;
 use keytally::key::KeyAdmin;
 use keytally::usage::{
     Cause, Granularity, LogQuery, Method, Outcome, RejectionReason, Status, SummaryQuery,
@@ -201,8 +202,8 @@ async fn read_log<B: KeyAdmin + UsageReader>(
     let (mut first, mut last) = (Timestamp::MAX, Timestamp::MIN);
     let (mut log, mut after) = (Tally::new(), None);
     loop {
-        let mut query = LogQuery::default().limit(LogQuery::MAX_LIMIT);
-        query.after = after;
+        let mut query = LogQuery::default().limit(PageRequest::MAX_LIMIT);
+        query.page.after = after;
         let page = backend.requests(&query).await.unwrap();
         for event in &page.items {
             memory.find(event, keys);

@@ -233,7 +233,7 @@ where
     let (mut events, mut after) = (Vec::new(), None);
     loop {
         let mut query = LogQuery::new(filter.clone()).limit(7);
-        query.after = after;
+        query.page.after = after;
         let page = backend.requests(&query).await.unwrap();
         events.extend(page.items);
         after = page.next;

@@ -11,13 +11,13 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{Actor, Issued, Issuer, NewKey};
 use keytally::usage::{
     LogFilter, LogQuery, Recorder, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
     UsageReader,
 };
+use keytally::{ApiKeyLayer, PageRequest};
 
 pub struct Service {
     pub backend: MemoryBackend,
@@ -77,7 +77,7 @@ impl Service {
 
     pub async fn log(&self, filter: LogFilter) -> Vec<UsageEvent> {
         self.recorder.flush().await;
-        let query = LogQuery::new(filter).limit(LogQuery::MAX_LIMIT);
+        let query = LogQuery::new(filter).limit(PageRequest::MAX_LIMIT);
         self.backend.requests(&query).await.unwrap().items
     }
 

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use keytally::ApiKeyLayer;
 use keytally::backend::{MemoryBackend, SqliteBackend, SqliteSpool};
 use keytally::key::{Actor, Issuer, NewKey};
 use keytally::usage::{
     Batch, LogFilter, LogQuery, Recorder, RecorderBuilder, SinkError, SummaryQuery, UsageEvent,
     UsageReader, UsageSink,
 };
+use keytally::{ApiKeyLayer, PageRequest};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
 
@@ -58,7 +58,7 @@ impl Database {
     /// All request numbers in the log in ascending order, duplicates included.
     pub async fn numbers(&self) -> Vec<u64> {
         let mut numbers = Vec::new();
-        let mut query = LogQuery::new(LogFilter::new()).limit(LogQuery::MAX_LIMIT);
+        let mut query = LogQuery::new(LogFilter::new()).limit(PageRequest::MAX_LIMIT);
         loop {
             let page = self.backend.requests(&query).await.unwrap();
             numbers.extend(page.items.iter().map(number));

@@ -10,9 +10,9 @@ use std::convert::Infallible;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use keytally::ApiKeyLayer;
 use keytally::key::{Actor, Issued, Issuer, KeyAdmin, NewKey};
 use keytally::usage::UsageReader;
+use keytally::{ApiKeyLayer, PageRequest};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use uuid::Uuid;
@@ -66,8 +66,8 @@ pub async fn logged_once(backend: &impl UsageReader) -> BTreeSet<Uuid> {
 
     let (mut ids, mut rows, mut after) = (BTreeSet::new(), 0, None);
     loop {
-        let mut query = LogQuery::default().limit(LogQuery::MAX_LIMIT);
-        query.after = after;
+        let mut query = LogQuery::default().limit(PageRequest::MAX_LIMIT);
+        query.page.after = after;
         let page = backend.requests(&query).await.unwrap();
         rows += page.items.len();
         ids.extend(page.items.iter().map(|event| event.id));

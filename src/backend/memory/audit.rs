@@ -34,7 +34,7 @@ impl Audit {
     }
 
     pub(super) fn page(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
-        let before = match &query.after {
+        let before = match &query.page.after {
             Some(token) => Some((token.time(), token.id::<Uuid>()?)),
             None => None,
         };
@@ -47,7 +47,7 @@ impl Audit {
             .collect();
         // Entries are out of order only if the clock was set back.
         matching.sort_by_key(|entry| Reverse(place(entry)));
-        let limit = query.page_size();
+        let limit = query.page.size();
         let items = matching.into_iter().take(limit + 1).cloned().collect();
         Ok(Page::from_surplus(items, limit, AuditQuery::page_token))
     }

@@ -62,11 +62,11 @@ impl Keys {
     }
 
     pub(super) fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
-        let older_than = match &query.after {
+        let older_than = match &query.page.after {
             Some(token) => (token.time(), token.id()?),
             None => (Timestamp::MAX, KeyId::from_number(u128::MAX)),
         };
-        let limit = query.page_size();
+        let limit = query.page.size();
         let matching = self
             .order
             .range(..older_than)

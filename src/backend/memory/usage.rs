@@ -165,7 +165,7 @@ impl Usage {
     }
 
     pub(super) fn requests(&self, query: &LogQuery) -> Result<Page<UsageEvent>, ReadError> {
-        let before = match &query.after {
+        let before = match &query.page.after {
             Some(token) => Some((token.time(), token.id::<Uuid>()?)),
             None => None,
         };
@@ -176,7 +176,7 @@ impl Usage {
             .filter(|event| before.is_none_or(|before| place(event) < before))
             .filter(|event| query.filter.matches(event))
             .collect();
-        let limit = query.page_size();
+        let limit = query.page.size();
         if matching.len() > limit + 1 {
             matching.select_nth_unstable_by_key(limit, |event| std::cmp::Reverse(place(event)));
             matching.truncate(limit + 1);

@@ -50,7 +50,7 @@ impl<E: Engine> SqlBackend<E> {
         let keys = keys.await.map_err(StoreError::unavailable)?;
         Ok(Page::from_surplus(
             keys,
-            query.page_size(),
+            query.page.size(),
             KeyQuery::page_token,
         ))
     }
@@ -166,7 +166,7 @@ impl<E: Engine> SqlBackend<E> {
         let entries = entries.await.map_err(StoreError::unavailable)?;
         Ok(Page::from_surplus(
             entries,
-            query.page_size(),
+            query.page.size(),
             AuditQuery::page_token,
         ))
     }

@@ -44,7 +44,7 @@ pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, Store
         sql.push(" AND time < ")
             .push_bind(Value::Time(Some(ceil_micros(to))));
     }
-    if let Some(token) = &query.after {
+    if let Some(token) = &query.page.after {
         let id: Uuid = token.id()?;
         sql.push(" AND (time, id) < (")
             .push_bind(Value::Time(Some(as_micros(token.time()))))
@@ -53,7 +53,7 @@ pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, Store
             .push(")");
     }
     sql.push(" ORDER BY time DESC, id DESC LIMIT ")
-        .push_bind(query.page_size() as i64 + 1);
+        .push_bind(query.page.size() as i64 + 1);
     Ok(sql)
 }
 

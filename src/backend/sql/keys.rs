@@ -136,7 +136,7 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
         let time = Value::Time(Some(ceil_micros(time)));
         sql.push(" AND expires_at < ").push_bind(time);
     }
-    if let Some(token) = &query.after {
+    if let Some(token) = &query.page.after {
         let id: KeyId = token.id()?;
         sql.push(" AND (created_at, id) < (")
             .push_bind(Value::Time(Some(as_micros(token.time()))))
@@ -145,7 +145,7 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
             .push(")");
     }
     sql.push(" ORDER BY created_at DESC, id DESC LIMIT ")
-        .push_bind(query.page_size() as i64 + 1);
+        .push_bind(query.page.size() as i64 + 1);
     Ok(sql)
 }
 

@@ -184,9 +184,9 @@ pub(super) fn page(
 ) -> Result<Statement, ReadError> {
     let filter = &query.filter;
     let mut sql = Statement::new(names, "");
-    let limit = sql.placeholder(query.page_size() as i64 + 1);
+    let limit = sql.placeholder(query.page.size() as i64 + 1);
     let within = time_condition(&mut sql, filter);
-    let last = last_seen(&mut sql, query.after.as_ref())?;
+    let last = last_seen(&mut sql, query.page.after.as_ref())?;
     let after = last
         .as_ref()
         // The condition on the time alone lets PostgreSQL exclude partitions.

@@ -31,13 +31,13 @@ impl<E: Engine> SqlBackend<E> {
             matching = Some(self.counted(&mut session, count).await?);
         }
         let mut rows = Vec::new();
-        for filter in log::subqueries(self.names(), &query.filter, query.after.as_ref()) {
+        for filter in log::subqueries(self.names(), &query.filter, query.page.after.as_ref()) {
             let mut subquery = query.clone();
             subquery.filter = filter;
             let statement = log::page(self.names(), &subquery, matching)?;
             let result = session.fetch(statement).await;
             rows = result.map_err(ReadError::unavailable)?;
-            if rows.len() > query.page_size() {
+            if rows.len() > query.page.size() {
                 break;
             }
         }
@@ -45,7 +45,7 @@ impl<E: Engine> SqlBackend<E> {
         let events = events.map_err(ReadError::unavailable)?;
         Ok(Page::from_surplus(
             events,
-            query.page_size(),
+            query.page.size(),
             LogQuery::page_token,
         ))
     }

@@ -12,7 +12,7 @@ use crate::key::{
     Actor, AuditAction, AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyRecord, KeyUpdate,
     Rotation, StoreError,
 };
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 
 /// Checks the audit log of a store that has one.
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
@@ -165,7 +165,7 @@ async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEnt
     queries.extend(times().max().map(|time| AuditQuery::new().from(time)));
     queries.extend(times().max().map(|time| AuditQuery::new().to(time)));
     for query in queries {
-        let query = query.limit(AuditQuery::MAX_LIMIT);
+        let query = query.limit(PageRequest::MAX_LIMIT);
         let mut listed = read_all(store, query.clone(), times().min()).await;
         listed.retain(|entry| entries.iter().any(|own| own.id == entry.id));
         let rule = format!("every filter works on its own: {query:?}");
@@ -310,7 +310,7 @@ async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     }
     let mut query = AuditQuery::new().key(id);
     let existing = read_all(store, query.clone(), None).await;
-    query.limit = 2;
+    query.page.limit = 2;
     let mut listed = Vec::new();
     for _ in 0..=existing.len() {
         let page = succeeds(
@@ -322,8 +322,8 @@ async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
             store.disable(id, Actor::SYSTEM).await,
             "disabling a key succeeds",
         );
-        query.after = page.next;
-        if query.after.is_none() {
+        query.page.after = page.next;
+        if query.page.after.is_none() {
             break;
         }
     }
@@ -358,7 +358,7 @@ where
             format_args!("an audit query succeeds: {query:?}"),
         );
         holds(
-            page.items.len() <= query.page_size(),
+            page.items.len() <= query.page.size(),
             "a page has at most the requested number of entries",
         );
         holds(
@@ -376,9 +376,9 @@ where
         if oldest.is_some_and(|oldest| next.time() < oldest) {
             break;
         }
-        query.after = next.to_string().parse().ok();
+        query.page.after = next.to_string().parse().ok();
         equal(
-            &query.after,
+            &query.page.after,
             &Some(next),
             "a page token round-trips through its text form",
         );

@@ -9,7 +9,7 @@ use crate::conformance::assert::{equal, fails_with, holds, succeeds};
 use crate::conformance::fixture::{Fixture, id, tricky_strings};
 use crate::id::KeyId;
 use crate::key::{Actor, Key, KeyAdmin, KeyQuery, KeyRecord, KeyStatus, StoreError};
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let fixture = Fixture::new();
@@ -161,18 +161,18 @@ async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture, 
         "the ids filter works without an owner",
     );
     // Ids beyond the first thousand are ignored.
-    let many = std::iter::repeat_n(keys[0].id, KeyQuery::MAX_LIMIT);
+    let many = std::iter::repeat_n(keys[0].id, PageRequest::MAX_LIMIT);
     let query = KeyQuery::new().ids(many.chain([keys[1].id]));
     equal(
         &read_all(store, query.clone(), None).await,
         &expected(keys, &query),
-        "a list uses at most KeyQuery::MAX_LIMIT ids",
+        "a list uses at most PageRequest::MAX_LIMIT ids",
     );
     let oldest = keys.iter().map(|key| key.created_at).min();
     for status in [KeyStatus::Active, KeyStatus::Revoked] {
         let query = KeyQuery::new()
             .status(status, fixture.now)
-            .limit(KeyQuery::MAX_LIMIT);
+            .limit(PageRequest::MAX_LIMIT);
         let mut listed = read_all(store, query.clone(), oldest).await;
         holds(
             listed.iter().all(|key| query.matches(key)),
@@ -259,7 +259,7 @@ async fn paging_is_stable<S: KeyAdmin + ?Sized>(store: &S) {
         );
         listed.extend(page.items);
         let Some(next) = page.next else { break };
-        query.after = Some(next);
+        query.page.after = Some(next);
         create(store, new_record(step, "Newer")).await;
         create(store, new_record(200 + step, "Older")).await;
         if let Some(seen) = listed.iter().find(|key| key.name == "Newer") {
@@ -312,7 +312,7 @@ where
             format_args!("listing keys succeeds: {query:?}"),
         );
         holds(
-            page.items.len() <= query.page_size(),
+            page.items.len() <= query.page.size(),
             "a page has at most the requested number of keys",
         );
         holds(
@@ -325,9 +325,9 @@ where
         if oldest.is_some_and(|oldest| next.time() < oldest) {
             break;
         }
-        query.after = next.to_string().parse().ok();
+        query.page.after = next.to_string().parse().ok();
         equal(
-            &query.after,
+            &query.page.after,
             &Some(next),
             "a page token round-trips through its text form",
         );

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::steps::{write, write_all};
 use super::traffic::Traffic;
 use crate::conformance::assert::{equal, holds, succeeds};
+use crate::page::PageRequest;
 use crate::usage::{Count, LogFilter, LogQuery, StatusClass, UsageEvent, UsageReader, UsageSink};
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
@@ -85,7 +86,7 @@ where
         if checked.contains(&filter) {
             continue;
         }
-        let mut logged = read_log(backend, filter.clone(), LogQuery::MAX_LIMIT, oldest).await;
+        let mut logged = read_log(backend, filter.clone(), PageRequest::MAX_LIMIT, oldest).await;
         logged.retain(|event| ids.contains(&event.id));
         expect_log(&logged, &expected(events, &filter), &filter);
         checked.push(filter);
@@ -253,7 +254,7 @@ where
         let page = backend.requests(&query).await;
         let page = succeeds(page, format_args!("a log query succeeds: {query:?}"));
         holds(
-            page.items.len() <= query.page_size(),
+            page.items.len() <= query.page.size(),
             "a page has at most the requested number of events",
         );
         holds(
@@ -275,9 +276,9 @@ where
         if oldest.is_some_and(|oldest| next.time() < oldest) {
             break;
         }
-        query.after = next.to_string().parse().ok();
+        query.page.after = next.to_string().parse().ok();
         equal(
-            &query.after,
+            &query.page.after,
             &Some(next),
             "a page token round-trips through its text form",
         );

@@ -9,7 +9,7 @@ use super::steps::write;
 use super::traffic::Traffic;
 use crate::conformance::assert::{equal, fails_with, succeeds};
 use crate::conformance::fixture::{id, micros};
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 use crate::usage::{
     Format, LogFilter, LogQuery, Next, ReadError, UsageEvent, UsageReader, UsageSink,
 };
@@ -39,7 +39,7 @@ async fn page_sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
         (0, 1, "a page size of 0 is raised to 1"),
         (
             usize::MAX,
-            LogQuery::MAX_LIMIT,
+            PageRequest::MAX_LIMIT,
             "a page size above the maximum is reduced to the maximum",
         ),
     ] {
@@ -57,7 +57,7 @@ async fn page_sizes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
 /// Exports events and parses them back.
 async fn exported<B: UsageReader + ?Sized>(backend: &B, filter: LogFilter) -> Vec<UsageEvent> {
     let mut events = Vec::new();
-    let query = LogQuery::new(filter).limit(LogQuery::MAX_LIMIT);
+    let query = LogQuery::new(filter).limit(PageRequest::MAX_LIMIT);
     let mut next = Some(Next::Requests(query));
     while let Some(Next::Requests(query)) = next {
         let chunk = Format::JsonLines.chunk(backend, query).await;
@@ -124,7 +124,7 @@ async fn paging_is_stable<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
         );
         logged.extend(page.items);
         let Some(next) = page.next else { break };
-        query.after = Some(next);
+        query.page.after = Some(next);
         // Before, between and after the existing events.
         let new = [2_000 + step, 1_000 + step % 10, 999 - step].map(&mut at);
         write(backend, new.into()).await;

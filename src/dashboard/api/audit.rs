@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::{AuditAction, AuditQuery, KeyAdmin};
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 use crate::web::Problem;
 use crate::web::schema::{AuditEntry, Page, names};
 use crate::web::{Query, at_most, in_order};
@@ -50,8 +50,8 @@ impl TryFrom<Wanted> for AuditQuery {
     fn try_from(wanted: Wanted) -> Result<Self, Problem> {
         in_order(wanted.from, wanted.to)?;
         let mut query = Self::new();
-        if let Some(limit) = at_most(Self::MAX_LIMIT, "limit", wanted.limit)? {
-            query.limit = limit;
+        if let Some(limit) = at_most(PageRequest::MAX_LIMIT, "limit", wanted.limit)? {
+            query.page.limit = limit;
         }
         if let Some(actor) = wanted.actor {
             query = query.actor(actor);
@@ -60,7 +60,7 @@ impl TryFrom<Wanted> for AuditQuery {
         query.action = wanted.action;
         query.from = wanted.from;
         query.to = wanted.to;
-        query.after = wanted.after;
+        query.page.after = wanted.after;
         Ok(query)
     }
 }

@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::key::{KeyAdmin, KeyQuery, KeyStatus, KeyUpdate};
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 use crate::web::Problem;
 use crate::web::schema::{self, Key, Page, names};
 use crate::web::{Body, KeyInPath, Query, at_most};
@@ -48,15 +48,15 @@ impl TryFrom<Wanted> for KeyQuery {
 
     fn try_from(wanted: Wanted) -> Result<Self, Problem> {
         let mut query = Self::new();
-        if let Some(limit) = at_most(Self::MAX_LIMIT, "limit", wanted.limit)? {
-            query.limit = limit;
+        if let Some(limit) = at_most(PageRequest::MAX_LIMIT, "limit", wanted.limit)? {
+            query.page.limit = limit;
         }
         query.name = wanted.name;
         query.owner = wanted.owner;
         query.status = wanted.status.map(|status| (status, Timestamp::now()));
         query.unused_since = wanted.unused_since;
         query.expires_before = wanted.expires_before;
-        query.after = wanted.after;
+        query.page.after = wanted.after;
         Ok(query)
     }
 }

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::dashboard::download::{As, Format, download, export_as};
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 use crate::usage::{
     self, Cause, LogCursor, LogFilter, LogQuery, Method, Outcome, RecordedQuery, Status,
     StatusClass, UsageReader,
@@ -148,10 +148,10 @@ pub(super) async fn requests(
     Query(wanted): Query<WantedPage>,
 ) -> Result<Json<Page<Request>>, Problem> {
     let mut query = LogQuery::new(wanted.filter()?);
-    if let Some(limit) = at_most(LogQuery::MAX_LIMIT, "limit", wanted.limit)? {
-        query.limit = limit;
+    if let Some(limit) = at_most(PageRequest::MAX_LIMIT, "limit", wanted.limit)? {
+        query.page.limit = limit;
     }
-    query.after = wanted.after;
+    query.page.after = wanted.after;
     let page = shared.backend.requests(&query).await?;
     Ok(Json(Page::of(page, Request::from)))
 }
@@ -173,7 +173,7 @@ pub(super) async fn recorded(
     Query(wanted): Query<WantedRecorded>,
 ) -> Result<Json<RecordedPage>, Problem> {
     let mut query = RecordedQuery::after(wanted.after_cursor).filter(wanted.filter()?);
-    if let Some(limit) = at_most(LogQuery::MAX_LIMIT, "limit", wanted.limit)? {
+    if let Some(limit) = at_most(PageRequest::MAX_LIMIT, "limit", wanted.limit)? {
         query.limit = limit;
     }
     let page = shared.backend.recorded(&query).await?;

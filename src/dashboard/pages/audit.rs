@@ -34,7 +34,7 @@ pub(in crate::dashboard) async fn page_of(
         action.map_err(|_| "Choose an action from the list."),
     );
     let after = fields.get("after").map(str::parse).transpose();
-    query.after = wrong.take(
+    query.page.after = wrong.take(
         "after",
         after.map_err(|_| "Invalid page token. Start again from the first page."),
     );

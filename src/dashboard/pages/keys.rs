@@ -67,7 +67,7 @@ fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
         }
     }
     let after = fields.get("after").map(str::parse).transpose();
-    query.after = wrong.take(
+    query.page.after = wrong.take(
         "after",
         after.map_err(|_| "Invalid page token. Start again from the first page."),
     );

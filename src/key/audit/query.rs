@@ -7,10 +7,10 @@ use super::action::AuditAction;
 use super::actor::Actor;
 use super::entry::AuditEntry;
 use crate::id::KeyId;
-use crate::page::PageToken;
+use crate::page::{PageRequest, PageToken};
 
 /// A query for audit entries. Matches the entries that pass every filter that is set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct AuditQuery {
@@ -24,30 +24,12 @@ pub struct AuditQuery {
     pub from: Option<Timestamp>,
     /// Only entries before this time.
     pub to: Option<Timestamp>,
-    /// The page size, clamped to 1 to [`AuditQuery::MAX_LIMIT`]. 50 by default.
-    pub limit: usize,
-    /// The page token at which to continue.
-    pub after: Option<PageToken>,
-}
-
-impl Default for AuditQuery {
-    fn default() -> Self {
-        Self {
-            key: None,
-            actor: None,
-            action: None,
-            from: None,
-            to: None,
-            limit: 50,
-            after: None,
-        }
-    }
+    /// The page to read.
+    #[serde(flatten)]
+    pub page: PageRequest,
 }
 
 impl AuditQuery {
-    /// The maximum page size.
-    pub const MAX_LIMIT: usize = 1_000;
-
     /// A query for all entries, with 50 entries per page.
     pub fn new() -> Self {
         Self::default()
@@ -92,20 +74,15 @@ impl AuditQuery {
     /// Sets the page size.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
+        self.page.limit = limit;
         self
     }
 
     /// Continues after this page token.
     #[must_use]
     pub fn after(mut self, token: PageToken) -> Self {
-        self.after = Some(token);
+        self.page.after = Some(token);
         self
-    }
-
-    /// The page size, clamped to 1 to [`AuditQuery::MAX_LIMIT`].
-    pub fn page_size(&self) -> usize {
-        self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
     /// Whether an entry passes every filter. The page token is not considered.
@@ -160,9 +137,9 @@ mod tests {
         assert_eq!(serde_json::from_str::<AuditQuery>(&json).unwrap(), all);
         let none: AuditQuery = serde_json::from_str("{}").unwrap();
         assert_eq!(none, AuditQuery::new());
-        assert_eq!(none.limit(0).page_size(), 1);
+        assert_eq!(none.limit(0).page.size(), 1);
         let place = PageToken::new(time, entry.id);
-        assert_eq!(all.clone().after(place.clone()).after, Some(place));
-        assert_eq!(all.limit(2_000).page_size(), AuditQuery::MAX_LIMIT);
+        assert_eq!(all.clone().after(place.clone()).page.after, Some(place));
+        assert_eq!(all.limit(2_000).page.size(), PageRequest::MAX_LIMIT);
     }
 }

@@ -202,14 +202,14 @@ impl KeyAdmin for Faulty {
         let mut query = query.clone();
         if self.has(Fault::AcceptsForeignKeyPageToken)
             && query
-                .after
+                .page.after
                 .as_ref()
                 .is_some_and(|place| place.id::<KeyId>().is_err())
         {
-            query.after = None;
+            query.page.after = None;
         }
         if self.has(Fault::ListRepeatsKeys) {
-            query.after = None;
+            query.page.after = None;
         }
         if self.has(Fault::IgnoresIdFilter) {
             query.ids = None;
@@ -221,7 +221,7 @@ impl KeyAdmin for Faulty {
         if self.has(Fault::TreatsNewKeysAsUnused) {
             unused_since = query.unused_since.take();
         }
-        let later = query.after.is_some();
+        let later = query.page.after.is_some();
         let mut page = self.inner.list(&query).await?;
         match self.fault {
             Some(Fault::ListSkipsKeys) if later && page.items.len() > 1 => {
@@ -374,12 +374,12 @@ impl KeyAdmin for Faulty {
 impl AuditLog for Faulty {
     async fn audit_entries(&self, query: &AuditQuery) -> Result<Page<AuditEntry>, StoreError> {
         let mut query = query.clone();
-        match (self.fault, &query.after) {
+        match (self.fault, &query.page.after) {
             (Some(Fault::IgnoresActorFilter), _) => query.actor = None,
             (Some(Fault::AcceptsForeignAuditPageToken), Some(place))
                 if place.id::<KeyId>().is_ok() =>
             {
-                query.after = None;
+                query.page.after = None;
             }
             _ => {}
         }
@@ -412,7 +412,7 @@ impl AuditLog for Faulty {
                 }
             }
             Some(Fault::AuditOmitsLastEntry) if query.to.is_some() => drop(entries.pop()),
-            Some(Fault::AuditSkipsEntries) if query.after.is_some() && entries.len() > 1 => {
+            Some(Fault::AuditSkipsEntries) if query.page.after.is_some() && entries.len() > 1 => {
                 drop(entries.remove(0));
             }
             Some(Fault::AuditOldestFirst) => entries.reverse(),
@@ -489,13 +489,14 @@ impl UsageReader for Faulty {
             query.filter.cause = None;
         }
         if self.has(Fault::AcceptsForeignLogPageToken)
-            && let Some(place) = &query.after
+            && let Some(place) = &query.page.after
             && place.id::<KeyId>().is_ok()
         {
-            query.after = None;
+            query.page.after = None;
         }
         let mut page = self.inner.requests(&query).await?;
-        let skips = self.has(Fault::LogSkipsEvents) && query.limit < 100 && query.after.is_some();
+        let skips =
+            self.has(Fault::LogSkipsEvents) && query.page.limit < 100 && query.page.after.is_some();
         if skips && page.items.len() > 1 {
             page.items.remove(0);
         }

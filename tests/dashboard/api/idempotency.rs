@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use keytally::PageRequest;
 use keytally::key::{KeyAdmin, KeyQuery, NewKey};
 use serde_json::Value;
 
@@ -128,10 +129,10 @@ async fn evicted_responses_do_not_allow_duplicates() {
     assert!(detail.contains(first["key"]["id"].as_str().unwrap()));
     assert!(!detail.contains(first["secret"].as_str().unwrap()));
     api.once("/keys", "try-1030", BODY).await.with(201);
-    let query = KeyQuery::new().limit(KeyQuery::MAX_LIMIT);
+    let query = KeyQuery::new().limit(PageRequest::MAX_LIMIT);
     let page = api.backend.list(&query).await.unwrap();
     let mut rest = query.clone();
-    rest.after = page.next;
+    rest.page.after = page.next;
     let rest = api.backend.list(&rest).await.unwrap();
     assert_eq!(page.items.len() + rest.items.len(), 1_031);
 }

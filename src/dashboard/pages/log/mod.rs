@@ -160,7 +160,7 @@ async fn page_of(
         return Ok(None);
     }
     let mut query = LogQuery::new(filtered.filter.clone()).limit(50);
-    query.after = filtered.after.take();
+    query.page.after = filtered.after.take();
     match shared.backend.requests(&query).await {
         Ok(requests) => {
             let count = shared.backend.count(&query.filter).await?;
