@@ -60,7 +60,7 @@ where
         LogFilter::new().request_id("no such request"),
         LogFilter::new().request_id("'"),
     ]);
-    for filter in own {
+    for filter in distinct(own) {
         filter_agrees(backend, events, filter).await;
     }
 
@@ -81,16 +81,21 @@ where
         shared.extend(event.cause.map(|cause| LogFilter::new().cause(cause)));
     }
     shared.extend(StatusClass::ALL.map(|class| LogFilter::new().status_class(class)));
-    let mut checked: Vec<LogFilter> = Vec::new();
-    for filter in shared {
-        if checked.contains(&filter) {
-            continue;
-        }
+    for filter in distinct(shared) {
         let mut logged = read_log(backend, filter.clone(), PageRequest::MAX_LIMIT, oldest).await;
         logged.retain(|event| ids.contains(&event.id));
         expect_log(&logged, &expected(events, &filter), &filter);
-        checked.push(filter);
     }
+}
+
+fn distinct(filters: Vec<LogFilter>) -> Vec<LogFilter> {
+    let mut distinct = Vec::new();
+    for filter in filters {
+        if !distinct.contains(&filter) {
+            distinct.push(filter);
+        }
+    }
+    distinct
 }
 
 async fn filters_work_combined<B>(backend: &B, traffic: &mut Traffic, events: &[UsageEvent])

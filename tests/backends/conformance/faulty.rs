@@ -202,7 +202,8 @@ impl KeyAdmin for Faulty {
         let mut query = query.clone();
         if self.has(Fault::AcceptsForeignKeyPageToken)
             && query
-                .page.after
+                .page
+                .after
                 .as_ref()
                 .is_some_and(|place| place.id::<KeyId>().is_err())
         {
