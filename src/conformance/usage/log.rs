@@ -72,7 +72,7 @@ where
     for time in [middle, events[0].time] {
         shared.extend([LogFilter::new().from(time), LogFilter::new().to(time)]);
     }
-    for event in events.iter().take(40) {
+    for event in events.iter().take(15) {
         shared.extend([
             LogFilter::new().outcome(event.outcome),
             LogFilter::new().method(event.method),
