@@ -42,29 +42,34 @@ impl ParseError {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rule_1_long_texts_are_quoted_in_part() {
-        let error = ParseError::unknown("status", "ä".repeat(17).as_str());
-        assert_eq!(
-            error.to_string(),
-            format!("unknown status `{}…`", "ä".repeat(16))
-        );
-        let error = ParseError::unknown("status", "sixteen letters!");
-        assert_eq!(error.to_string(), "unknown status `sixteen letters!`");
-        // The shortest prefix, so that the quoted part is as long as possible.
-        let secret = crate::key::Secret::generate(&crate::key::Prefix::new("a").unwrap()).unwrap();
-        let public = format!("a_{}", secret.id());
-        for error in [
-            secret.expose().parse::<crate::usage::Status>().unwrap_err(),
-            secret
-                .expose()
-                .parse::<crate::usage::Granularity>()
-                .unwrap_err(),
-            crate::key::AddressList::parse([secret.expose()]).unwrap_err(),
-        ] {
-            let text = error.to_string();
-            let quoted = text.split('`').nth(1).unwrap().trim_end_matches('…');
-            assert!(public.starts_with(quoted), "{text}");
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn long_texts_are_quoted_in_part() {
+            let error = ParseError::unknown("status", "ä".repeat(17).as_str());
+            assert_eq!(
+                error.to_string(),
+                format!("unknown status `{}…`", "ä".repeat(16))
+            );
+            let error = ParseError::unknown("status", "sixteen letters!");
+            assert_eq!(error.to_string(), "unknown status `sixteen letters!`");
+            // The shortest prefix, so that the quoted part is as long as possible.
+            let secret =
+                crate::key::Secret::generate(&crate::key::Prefix::new("a").unwrap()).unwrap();
+            let public = format!("a_{}", secret.id());
+            for error in [
+                secret.expose().parse::<crate::usage::Status>().unwrap_err(),
+                secret
+                    .expose()
+                    .parse::<crate::usage::Granularity>()
+                    .unwrap_err(),
+                crate::key::AddressList::parse([secret.expose()]).unwrap_err(),
+            ] {
+                let text = error.to_string();
+                let quoted = text.split('`').nth(1).unwrap().trim_end_matches('…');
+                assert!(public.starts_with(quoted), "{text}");
+            }
         }
     }
 }

@@ -418,30 +418,34 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn rule_3_verification_work_is_independent_of_the_digest() {
-        let unknown = Digest {
-            pepper: PepperName::new("unknown").unwrap(),
-            ..Digest::dummy()
-        };
-        let old = two_peppers()
-            .0
-            .pop()
-            .map(|pepper| Peppers(vec![pepper]))
-            .unwrap();
-        for (peppers, hmac) in [(Peppers::none(), 0), (two_peppers(), 1)] {
-            for digest in [
-                Digest::dummy(),
-                peppers.digest(b"secret"),
-                Peppers::none().digest(b"secret"),
-                old.digest(b"secret"),
-                unknown.clone(),
-            ] {
-                for secret in [b"secret", b"secreT"] {
-                    COMPUTED.take();
-                    for exists in [true, false] {
-                        let _ = peppers.verify(secret, &digest, exists);
-                        assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac }, "{digest:?}");
+    mod constant_time_verification {
+        use super::*;
+
+        #[test]
+        fn verification_work_is_independent_of_the_digest() {
+            let unknown = Digest {
+                pepper: PepperName::new("unknown").unwrap(),
+                ..Digest::dummy()
+            };
+            let old = two_peppers()
+                .0
+                .pop()
+                .map(|pepper| Peppers(vec![pepper]))
+                .unwrap();
+            for (peppers, hmac) in [(Peppers::none(), 0), (two_peppers(), 1)] {
+                for digest in [
+                    Digest::dummy(),
+                    peppers.digest(b"secret"),
+                    Peppers::none().digest(b"secret"),
+                    old.digest(b"secret"),
+                    unknown.clone(),
+                ] {
+                    for secret in [b"secret", b"secreT"] {
+                        COMPUTED.take();
+                        for exists in [true, false] {
+                            let _ = peppers.verify(secret, &digest, exists);
+                            assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac }, "{digest:?}");
+                        }
                     }
                 }
             }
@@ -467,10 +471,14 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn rule_1_debug_output_has_neither_digest_nor_pepper() {
-        let debug = format!("{:?} {:?}", two_peppers().digest(b"a"), two_peppers());
-        assert_eq!(debug, r#"Digest(hmac-sha256:new) ["new", "old"]"#);
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn debug_output_has_neither_digest_nor_pepper() {
+            let debug = format!("{:?} {:?}", two_peppers().digest(b"a"), two_peppers());
+            assert_eq!(debug, r#"Digest(hmac-sha256:new) ["new", "old"]"#);
+        }
     }
 
     #[test]

@@ -77,9 +77,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn rule_1_debug_output_has_no_bytes() {
-        let encrypted = EncryptedSecret::from_bytes(vec![0xab; 128]);
-        assert_eq!(format!("{encrypted:?}"), "EncryptedSecret(128 bytes)");
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn debug_output_has_no_bytes() {
+            let encrypted = EncryptedSecret::from_bytes(vec![0xab; 128]);
+            assert_eq!(format!("{encrypted:?}"), "EncryptedSecret(128 bytes)");
+        }
     }
 }

@@ -332,13 +332,17 @@ mod tests {
         }
     }
 
-    #[test]
-    fn rule_1_debug_output_has_no_encryption_key() {
-        assert_eq!(
-            format!("{:?}", vault().with_previous_key(other())),
-            "Vault(..)"
-        );
-        assert_eq!(format!("{:#?}", vault()), "Vault(..)");
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn debug_output_has_no_encryption_key() {
+            assert_eq!(
+                format!("{:?}", vault().with_previous_key(other())),
+                "Vault(..)"
+            );
+            assert_eq!(format!("{:#?}", vault()), "Vault(..)");
+        }
     }
 
     proptest! {

@@ -197,51 +197,55 @@ mod tests {
         super::redact_secrets(text, usize::MAX).into_owned()
     }
 
-    #[test]
-    fn rule_1_secrets_in_texts_are_reduced_to_hints() {
-        for prefix in ["a", "acme_live", "a1_2b"] {
-            let secret = Secret::generate(&Prefix::new(prefix).unwrap()).unwrap();
-            let (text, hint) = (secret.expose(), secret.hint());
-            for (before, after) in [
-                ("", ""),
-                ("/v1/keys/", "/usage"),
-                ("é=", ".json"),
-                ("x_", "é"),
-                ("/f/", "_2024.csv"),
-                ("/f/", "x"),
-                ("/f/", "%41"),
-                ("", "_1"),
-                ("0", &*"z".repeat(54)),
-                ("A", "_"),
-                ("%5F", "%5F"),
-            ] {
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn secrets_in_texts_are_reduced_to_hints() {
+            for prefix in ["a", "acme_live", "a1_2b"] {
+                let secret = Secret::generate(&Prefix::new(prefix).unwrap()).unwrap();
+                let (text, hint) = (secret.expose(), secret.hint());
+                for (before, after) in [
+                    ("", ""),
+                    ("/v1/keys/", "/usage"),
+                    ("é=", ".json"),
+                    ("x_", "é"),
+                    ("/f/", "_2024.csv"),
+                    ("/f/", "x"),
+                    ("/f/", "%41"),
+                    ("", "_1"),
+                    ("0", &*"z".repeat(54)),
+                    ("A", "_"),
+                    ("%5F", "%5F"),
+                ] {
+                    assert_eq!(
+                        without_secrets(&format!("{before}{text}{after}")),
+                        format!("{before}{hint}{after}")
+                    );
+                }
+                // Encodes every character, repeatedly.
+                let encode = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect();
+                let mut encoded: String = text.into();
+                for _ in 0..3 {
+                    encoded = encode(&encoded);
+                    let redacted = without_secrets(&format!("/{encoded}/x"));
+                    let end = redacted.find('…').expect("the secret is redacted");
+                    assert!(encoded.starts_with(&redacted[1..end]));
+                    assert_eq!(&redacted[end..], "…/x");
+                    // The length of the encoded hint remains.
+                    let unit = encoded.len() / text.len();
+                    assert_eq!(end - 1, unit * (hint.len() - '…'.len_utf8()));
+                }
                 assert_eq!(
-                    without_secrets(&format!("{before}{text}{after}")),
-                    format!("{before}{hint}{after}")
+                    without_secrets(&format!("/{}", text.replace('_', "%5F"))),
+                    format!("/{}", hint.replace('_', "%5F"))
                 );
+                assert_eq!(
+                    without_secrets(&format!("/{text}/{text}")),
+                    format!("/{hint}/{hint}")
+                );
+                assert!(has_secret(text));
             }
-            // Encodes every character, repeatedly.
-            let encode = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect();
-            let mut encoded: String = text.into();
-            for _ in 0..3 {
-                encoded = encode(&encoded);
-                let redacted = without_secrets(&format!("/{encoded}/x"));
-                let end = redacted.find('…').expect("the secret is redacted");
-                assert!(encoded.starts_with(&redacted[1..end]));
-                assert_eq!(&redacted[end..], "…/x");
-                // The length of the encoded hint remains.
-                let unit = encoded.len() / text.len();
-                assert_eq!(end - 1, unit * (hint.len() - '…'.len_utf8()));
-            }
-            assert_eq!(
-                without_secrets(&format!("/{}", text.replace('_', "%5F"))),
-                format!("/{}", hint.replace('_', "%5F"))
-            );
-            assert_eq!(
-                without_secrets(&format!("/{text}/{text}")),
-                format!("/{hint}/{hint}")
-            );
-            assert!(has_secret(text));
         }
     }
 

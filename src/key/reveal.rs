@@ -334,27 +334,31 @@ mod tests {
         assert_eq!(secret, Some(issued.secret));
     }
 
-    #[tokio::test]
-    async fn rule_1_debug_json_and_errors_have_no_secret() {
-        let (store, issuer) = (MemoryBackend::new(), issuer());
-        let issued = issue(&store, &issuer).await;
-        let id = issued.key.id;
-        let record = store.reveal(id, Actor::SYSTEM).await.unwrap().unwrap();
-        let audit = store.audit_entries(&AuditQuery::new()).await.unwrap();
-        let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
-        let error = other.reveal(&store, id, Actor::SYSTEM).await.unwrap_err();
-        let private = &issued.secret.expose()["acme_".len() + KeyId::LEN..];
-        let encrypted = serde_json::to_string(&record.encrypted_secret).unwrap();
-        let encrypted = encrypted.trim_matches('"');
-        for (shown, has_encrypted) in [
-            (format!("{record:?} {issued:?} {issuer:?}"), false),
-            (format!("{audit:?} {error:?} {error}"), false),
-            (serde_json::to_string(&record.key).unwrap(), false),
-            (serde_json::to_string(&audit).unwrap(), false),
-            (serde_json::to_string(&record).unwrap(), true),
-        ] {
-            assert!(!shown.contains(private), "{shown}");
-            assert_eq!(shown.contains(encrypted), has_encrypted, "{shown}");
+    mod secret_confidentiality {
+        use super::*;
+
+        #[tokio::test]
+        async fn debug_json_and_errors_have_no_secret() {
+            let (store, issuer) = (MemoryBackend::new(), issuer());
+            let issued = issue(&store, &issuer).await;
+            let id = issued.key.id;
+            let record = store.reveal(id, Actor::SYSTEM).await.unwrap().unwrap();
+            let audit = store.audit_entries(&AuditQuery::new()).await.unwrap();
+            let other = Issuer::new("acme").unwrap().vault(Vault::new([2; 32]));
+            let error = other.reveal(&store, id, Actor::SYSTEM).await.unwrap_err();
+            let private = &issued.secret.expose()["acme_".len() + KeyId::LEN..];
+            let encrypted = serde_json::to_string(&record.encrypted_secret).unwrap();
+            let encrypted = encrypted.trim_matches('"');
+            for (shown, has_encrypted) in [
+                (format!("{record:?} {issued:?} {issuer:?}"), false),
+                (format!("{audit:?} {error:?} {error}"), false),
+                (serde_json::to_string(&record.key).unwrap(), false),
+                (serde_json::to_string(&audit).unwrap(), false),
+                (serde_json::to_string(&record).unwrap(), true),
+            ] {
+                assert!(!shown.contains(private), "{shown}");
+                assert_eq!(shown.contains(encrypted), has_encrypted, "{shown}");
+            }
         }
     }
 }

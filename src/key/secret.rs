@@ -287,12 +287,16 @@ mod tests {
         assert_eq!(text.len(), 200_000);
     }
 
-    #[test]
-    fn rule_1_debug_output_has_no_secret() {
-        let secret = Secret::generate(&prefix()).unwrap();
-        let hint = format!("acme_live_{}…", &secret.id().as_str()[..4]);
-        assert_eq!(secret.hint(), hint);
-        assert_eq!(format!("{secret:?}"), format!("Secret({hint})"));
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn debug_output_has_no_secret() {
+            let secret = Secret::generate(&prefix()).unwrap();
+            let hint = format!("acme_live_{}…", &secret.id().as_str()[..4]);
+            assert_eq!(secret.hint(), hint);
+            assert_eq!(format!("{secret:?}"), format!("Secret({hint})"));
+        }
     }
 
     #[test]

@@ -438,33 +438,37 @@ mod tests {
         Actor, COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret,
     };
 
-    #[tokio::test]
-    async fn rule_3_rejections_take_the_same_work_for_known_and_unknown_keys() {
-        let peppers = Peppers::new([("p", &b"0123456789abcdef"[..])]).unwrap();
-        let keys = MemoryBackend::new();
-        let issuer = Issuer::new("acme").unwrap().peppers(peppers.clone());
-        let layer = ApiKeyLayer::new(keys.clone()).peppers(peppers);
-        let unknown = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
-        let wrong = {
-            let (secret, mut record) = issuer.prepare(NewKey::new("wrong")).unwrap();
-            record.digest = issuer.prepare(NewKey::new("other")).unwrap().1.digest;
-            keys.create(record, Actor::SYSTEM).await.unwrap();
-            secret
-        };
-        // First from the store, then from the cache.
-        for _ in 0..2 {
-            for secret in [&unknown, &wrong] {
-                let service = layer.layer(tower::service_fn(async |_: Request<String>| {
-                    Ok::<_, Infallible>(Response::new(String::new()))
-                }));
-                let request = Request::get("/").header("x-api-key", secret.expose());
-                COMPUTED.take();
-                let response = service
-                    .oneshot(request.body(String::new()).unwrap())
-                    .await
-                    .unwrap();
-                assert_eq!(response.status(), 401);
-                assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac: 1 });
+    mod constant_time_verification {
+        use super::*;
+
+        #[tokio::test]
+        async fn rejections_take_the_same_work_for_known_and_unknown_keys() {
+            let peppers = Peppers::new([("p", &b"0123456789abcdef"[..])]).unwrap();
+            let keys = MemoryBackend::new();
+            let issuer = Issuer::new("acme").unwrap().peppers(peppers.clone());
+            let layer = ApiKeyLayer::new(keys.clone()).peppers(peppers);
+            let unknown = Secret::generate(&Prefix::new("acme").unwrap()).unwrap();
+            let wrong = {
+                let (secret, mut record) = issuer.prepare(NewKey::new("wrong")).unwrap();
+                record.digest = issuer.prepare(NewKey::new("other")).unwrap().1.digest;
+                keys.create(record, Actor::SYSTEM).await.unwrap();
+                secret
+            };
+            // First from the store, then from the cache.
+            for _ in 0..2 {
+                for secret in [&unknown, &wrong] {
+                    let service = layer.layer(tower::service_fn(async |_: Request<String>| {
+                        Ok::<_, Infallible>(Response::new(String::new()))
+                    }));
+                    let request = Request::get("/").header("x-api-key", secret.expose());
+                    COMPUTED.take();
+                    let response = service
+                        .oneshot(request.body(String::new()).unwrap())
+                        .await
+                        .unwrap();
+                    assert_eq!(response.status(), 401);
+                    assert_eq!(COMPUTED.take(), Computed { sha256: 1, hmac: 1 });
+                }
             }
         }
     }

@@ -102,27 +102,35 @@ impl fmt::Debug for Endpoints {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rule_12_endpoint_names_are_bounded() {
-        let endpoints = Endpoints::new(None);
-        for n in 0..5_000 {
-            let name = endpoints.intern(&format!("/{n}"));
-            assert_eq!(&*name == OTHER_ENDPOINTS, n >= MAX_NAMES);
+    mod bounded_cardinality {
+        use super::*;
+
+        #[test]
+        fn endpoint_names_are_bounded() {
+            let endpoints = Endpoints::new(None);
+            for n in 0..5_000 {
+                let name = endpoints.intern(&format!("/{n}"));
+                assert_eq!(&*name == OTHER_ENDPOINTS, n >= MAX_NAMES);
+            }
+            assert_eq!(&*endpoints.intern("/7"), "/7");
+            let long = "é".repeat(10_000);
+            let endpoints = Endpoints::new(None);
+            for _ in 0..2 {
+                assert_eq!(*endpoints.intern(&long), long[..MAX_LEN]);
+            }
+            assert_eq!(endpoints.names.read().unwrap().len(), 1);
+            assert_eq!(*endpoints.known(&long).unwrap(), long[..MAX_LEN]);
         }
-        assert_eq!(&*endpoints.intern("/7"), "/7");
-        let long = "é".repeat(10_000);
-        let endpoints = Endpoints::new(None);
-        for _ in 0..2 {
-            assert_eq!(*endpoints.intern(&long), long[..MAX_LEN]);
-        }
-        assert_eq!(endpoints.names.read().unwrap().len(), 1);
-        assert_eq!(*endpoints.known(&long).unwrap(), long[..MAX_LEN]);
     }
 
-    #[test]
-    fn rule_1_endpoint_names_contain_no_secrets() {
-        let digits = "0".repeat(54);
-        let name = Endpoints::new(None).intern(&format!("/hooks/acme_{digits}/x"));
-        assert_eq!(&*name, "/hooks/acme_0000…/x");
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn endpoint_names_contain_no_secrets() {
+            let digits = "0".repeat(54);
+            let name = Endpoints::new(None).intern(&format!("/hooks/acme_{digits}/x"));
+            assert_eq!(&*name, "/hooks/acme_0000…/x");
+        }
     }
 }

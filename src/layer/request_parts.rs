@@ -61,11 +61,17 @@ impl fmt::Debug for RequestParts<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rule_1_debug_shows_no_secret() {
-        let request = Request::get("/path?key=secret").header("x-api-key", "secret");
-        let debug = format!("{:?}", RequestParts::of(&request.body(()).unwrap()));
-        assert!(debug.contains("GET") && debug.contains("/path") && debug.contains("x-api-key"));
-        assert!(!debug.contains("secret"), "{debug}");
+    mod secret_confidentiality {
+        use super::*;
+
+        #[test]
+        fn debug_shows_no_secret() {
+            let request = Request::get("/path?key=secret").header("x-api-key", "secret");
+            let debug = format!("{:?}", RequestParts::of(&request.body(()).unwrap()));
+            assert!(
+                debug.contains("GET") && debug.contains("/path") && debug.contains("x-api-key")
+            );
+            assert!(!debug.contains("secret"), "{debug}");
+        }
     }
 }

@@ -270,12 +270,16 @@ impl From<Wire> for Decision {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rule_8_retry_after_is_rounded_up_and_at_least_one() {
-        for (nanos, secs) in [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
-            let mut decision = Decision::new([LimitStatus::default()]);
-            decision.deny(0, Some(Duration::from_nanos(nanos)));
-            assert_eq!(decision.retry_after_secs(), Some(secs), "{nanos}");
+    mod sufficient_retry_after {
+        use super::*;
+
+        #[test]
+        fn retry_after_is_rounded_up_and_at_least_one() {
+            for (nanos, secs) in [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
+                let mut decision = Decision::new([LimitStatus::default()]);
+                decision.deny(0, Some(Duration::from_nanos(nanos)));
+                assert_eq!(decision.retry_after_secs(), Some(secs), "{nanos}");
+            }
         }
     }
 

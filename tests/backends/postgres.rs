@@ -264,36 +264,109 @@ async fn postgres_and_sqlite_have_the_same_tables_and_columns() {
 
 // --- Writing ------------------------------------------------------------------------------------
 
-#[tokio::test]
-async fn rule_10_failed_batch_is_rolled_back_completely() {
-    let (backend, url) = backend().await;
-    let db = pool(&url).await;
-    let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-        CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes
-            FOR EACH ROW EXECUTE FUNCTION fail()";
-    run(&db, fail).await;
-    let events = (0..200)
-        .map(|_| UsageEvent::new(Timestamp::now()))
-        .collect();
-    let batch = Batch::new(events);
-    let error = backend.write(&batch).await.unwrap_err();
-    assert!(matches!(error, SinkError::Unavailable(_)));
-    for table in ["requests", "minutes", "hours", "batches", "series"] {
-        let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
-        assert_eq!(rows, 0, "{table}");
-    }
-    run(&db, "DROP TRIGGER fail ON keytally_minutes").await;
-    for _ in 0..2 {
-        backend.write(&batch).await.unwrap();
-    }
-    assert_eq!(logged_once(&backend).await.len(), 200);
-}
+mod batches_count_once {
+    use super::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_10_batch_written_concurrently_counts_once() {
-    let (backend, url) = backend().await;
-    checks::a_batch_from_two_at_once_counts_once(&backend, &connect(&url).await).await;
+    #[tokio::test]
+    async fn failed_batch_is_rolled_back_completely() {
+        let (backend, url) = backend().await;
+        let db = pool(&url).await;
+        let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+            CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes
+                FOR EACH ROW EXECUTE FUNCTION fail()";
+        run(&db, fail).await;
+        let events = (0..200)
+            .map(|_| UsageEvent::new(Timestamp::now()))
+            .collect();
+        let batch = Batch::new(events);
+        let error = backend.write(&batch).await.unwrap_err();
+        assert!(matches!(error, SinkError::Unavailable(_)));
+        for table in ["requests", "minutes", "hours", "batches", "series"] {
+            let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
+            assert_eq!(rows, 0, "{table}");
+        }
+        run(&db, "DROP TRIGGER fail ON keytally_minutes").await;
+        for _ in 0..2 {
+            backend.write(&batch).await.unwrap();
+        }
+        assert_eq!(logged_once(&backend).await.len(), 200);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn batch_written_concurrently_counts_once() {
+        let (backend, url) = backend().await;
+        checks::a_batch_from_two_at_once_counts_once(&backend, &connect(&url).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn terminated_sessions_neither_lose_nor_duplicate_events() {
+        let (backend, url) = backend().await;
+        let issued = issue(&backend, "Busy").await;
+        let sink = LosesAcknowledgements(connect(&url).await, AtomicU64::new(0));
+        let recorder = Recorder::builder(sink)
+            .batch_size(64)
+            .batch_age(Duration::from_millis(5))
+            .backoff(Duration::from_millis(1), Duration::from_millis(20))
+            .start();
+        let store = backend.clone().without_notifications();
+        let cache = CacheConfig::new().ttl(Duration::from_secs(3_600));
+        let layer = ApiKeyLayer::new(store)
+            .cache(cache)
+            .recorder(recorder.clone());
+        let service = Service::behind(layer);
+        let mut request_ids = BTreeSet::new();
+        let (status, id) = service.ask(issued.secret.expose()).await;
+        assert_eq!(status, 200);
+        request_ids.insert(id);
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let terminated = Arc::new(AtomicI64::new(0));
+        let terminating = tokio::spawn({
+            let (stop, terminated, url) = (stop.clone(), terminated.clone(), url.clone());
+            let recorder = recorder.clone();
+            async move {
+                let db = pool(&url).await;
+                let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()
+                        AND backend_type = 'client backend'";
+                while !stop.load(Ordering::Relaxed) {
+                    terminated.fetch_add(number(&db, cut).await, Ordering::Relaxed);
+                    // Let a batch succeed before the next cut, so that the test ends on a busy machine.
+                    let before = recorder.stats().written;
+                    let end = tokio::time::Instant::now() + Duration::from_millis(500);
+                    while recorder.stats().written == before && tokio::time::Instant::now() < end {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    tokio::time::sleep(some(Duration::from_millis(20))).await;
+                }
+            }
+        });
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+        while request_ids.len() < 1_000
+            || terminated.load(Ordering::Relaxed) < 10
+            || recorder.stats().retries < 10
+        {
+            let stats = recorder.stats();
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{terminated:?} sessions terminated: {stats:?}"
+            );
+            if stats.queued > 256 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                continue;
+            }
+            let (status, id) = service.ask(issued.secret.expose()).await;
+            assert_eq!(status, 200);
+            request_ids.insert(id);
+        }
+        let report = recorder.shutdown(Duration::from_secs(120)).await;
+        stop.store(true, Ordering::Relaxed);
+        terminating.await.unwrap();
+        let sent = request_ids.len() as u64;
+        assert_eq!((report.written, report.lost), (sent, 0));
+        assert_eq!(logged_once(&connect(&url).await).await, request_ids);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,97 +410,32 @@ impl UsageSink for LosesAcknowledgements {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_10_terminated_sessions_neither_lose_nor_duplicate_events() {
-    let (backend, url) = backend().await;
-    let issued = issue(&backend, "Busy").await;
-    let sink = LosesAcknowledgements(connect(&url).await, AtomicU64::new(0));
-    let recorder = Recorder::builder(sink)
-        .batch_size(64)
-        .batch_age(Duration::from_millis(5))
-        .backoff(Duration::from_millis(1), Duration::from_millis(20))
-        .start();
-    let store = backend.clone().without_notifications();
-    let cache = CacheConfig::new().ttl(Duration::from_secs(3_600));
-    let layer = ApiKeyLayer::new(store)
-        .cache(cache)
-        .recorder(recorder.clone());
-    let service = Service::behind(layer);
-    let mut request_ids = BTreeSet::new();
-    let (status, id) = service.ask(issued.secret.expose()).await;
-    assert_eq!(status, 200);
-    request_ids.insert(id);
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let terminated = Arc::new(AtomicI64::new(0));
-    let terminating = tokio::spawn({
-        let (stop, terminated, url) = (stop.clone(), terminated.clone(), url.clone());
-        let recorder = recorder.clone();
-        async move {
-            let db = pool(&url).await;
-            let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                WHERE datname = current_database() AND pid <> pg_backend_pid()
-                    AND backend_type = 'client backend'";
-            while !stop.load(Ordering::Relaxed) {
-                terminated.fetch_add(number(&db, cut).await, Ordering::Relaxed);
-                // Let a batch succeed before the next cut, so that the test ends on a busy machine.
-                let before = recorder.stats().written;
-                let end = tokio::time::Instant::now() + Duration::from_millis(500);
-                while recorder.stats().written == before && tokio::time::Instant::now() < end {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                tokio::time::sleep(some(Duration::from_millis(20))).await;
-            }
-        }
-    });
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
-    while request_ids.len() < 1_000
-        || terminated.load(Ordering::Relaxed) < 10
-        || recorder.stats().retries < 10
-    {
-        let stats = recorder.stats();
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{terminated:?} sessions terminated: {stats:?}"
-        );
-        if stats.queued > 256 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            continue;
-        }
-        let (status, id) = service.ask(issued.secret.expose()).await;
-        assert_eq!(status, 200);
-        request_ids.insert(id);
-    }
-    let report = recorder.shutdown(Duration::from_secs(120)).await;
-    stop.store(true, Ordering::Relaxed);
-    terminating.await.unwrap();
-    let sent = request_ids.len() as u64;
-    assert_eq!((report.written, report.lost), (sent, 0));
-    assert_eq!(logged_once(&connect(&url).await).await, request_ids);
-}
-
 // --- Reading ------------------------------------------------------------------------------------
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+mod backend_equivalence {
+    use super::*;
 
-    /// For any events and queries, PostgreSQL returns what the pure functions compute.
-    #[test]
-    fn rule_11_query_results_equal_the_pure_functions(case in answers::case()) {
-        static RUNS: AtomicU64 = AtomicU64::new(0);
-        static URL: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            if URL.get().is_none() {
-                let _ = URL.set(database().await);
-            }
-            let prefix = format!("run{}_", RUNS.fetch_add(1, Ordering::Relaxed));
-            let db = PgPoolOptions::new().max_connections(1);
-            let db = db.connect(URL.get().unwrap()).await.unwrap();
-            let backend = PostgresBackend::from_pool(db).with_table_prefix(SqlName::new(&prefix).unwrap());
-            backend.migrate().await.unwrap();
-            answers::answers_equal_the_pure_functions(&backend, &case).await
-        })?;
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// For any events and queries, PostgreSQL returns what the pure functions compute.
+        #[test]
+        fn query_results_equal_the_pure_functions(case in answers::case()) {
+            static RUNS: AtomicU64 = AtomicU64::new(0);
+            static URL: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                if URL.get().is_none() {
+                    let _ = URL.set(database().await);
+                }
+                let prefix = format!("run{}_", RUNS.fetch_add(1, Ordering::Relaxed));
+                let db = PgPoolOptions::new().max_connections(1);
+                let db = db.connect(URL.get().unwrap()).await.unwrap();
+                let backend = PostgresBackend::from_pool(db).with_table_prefix(SqlName::new(&prefix).unwrap());
+                backend.migrate().await.unwrap();
+                answers::answers_equal_the_pure_functions(&backend, &case).await
+            })?;
+        }
     }
 }
 
@@ -464,14 +472,18 @@ async fn revoking_a_key_erases_its_encrypted_secret() {
     assert_eq!(texts(&db, stored).await, ["first"]);
 }
 
-#[tokio::test]
-async fn rule_14_errors_reveal_nothing_about_the_database() {
-    let bare = connect(&database().await).await;
-    checks::errors_say_nothing_of_the_database(&bare).await;
-    let db = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
-    let unreachable = db.connect_lazy("postgres:///gone?host=/nowhere").unwrap();
-    let unreachable = PostgresBackend::from_pool(unreachable);
-    checks::errors_say_nothing_of_the_database(&unreachable).await;
+mod confined_backend_errors {
+    use super::*;
+
+    #[tokio::test]
+    async fn errors_reveal_nothing_about_the_database() {
+        let bare = connect(&database().await).await;
+        checks::errors_say_nothing_of_the_database(&bare).await;
+        let db = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50));
+        let unreachable = db.connect_lazy("postgres:///gone?host=/nowhere").unwrap();
+        let unreachable = PostgresBackend::from_pool(unreachable);
+        checks::errors_say_nothing_of_the_database(&unreachable).await;
+    }
 }
 
 /// The `n`th of 200,000 requests, spread over three days and many series.

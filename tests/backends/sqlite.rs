@@ -351,11 +351,15 @@ async fn read_only_file_serves_reads_and_fails_writes() {
     assert!(matches!(error, SinkError::Unavailable(_)));
 }
 
-#[tokio::test]
-async fn rule_14_errors_reveal_nothing_about_the_database() {
-    let dir = TempDir::new();
-    let bare = SqliteBackend::open(dir.file()).await.unwrap();
-    checks::errors_say_nothing_of_the_database(&bare).await;
+mod confined_backend_errors {
+    use super::*;
+
+    #[tokio::test]
+    async fn errors_reveal_nothing_about_the_database() {
+        let dir = TempDir::new();
+        let bare = SqliteBackend::open(dir.file()).await.unwrap();
+        checks::errors_say_nothing_of_the_database(&bare).await;
+    }
 }
 
 #[tokio::test]
@@ -418,67 +422,81 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
     }
 }
 
-#[tokio::test]
-async fn rule_10_failed_batch_is_rolled_back_completely() {
-    let dir = TempDir::new();
-    let backend = open(&dir.file()).await;
-    let db = pool(&dir.file()).await;
-    let fail = "CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes BEGIN SELECT raise(ABORT, 'no'); END";
-    sqlx::query(fail).execute(&db).await.unwrap();
-    let events = (0..200)
-        .map(|_| UsageEvent::new(Timestamp::now()))
-        .collect();
-    let batch = Batch::new(events);
-    backend.write(&batch).await.unwrap_err();
-    for table in ["requests", "minutes", "batches"] {
-        let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
-        assert_eq!(rows, 0, "{table}");
+mod batches_count_once {
+    use super::*;
+
+    #[tokio::test]
+    async fn failed_batch_is_rolled_back_completely() {
+        let dir = TempDir::new();
+        let backend = open(&dir.file()).await;
+        let db = pool(&dir.file()).await;
+        let fail = "CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes BEGIN SELECT raise(ABORT, 'no'); END";
+        sqlx::query(fail).execute(&db).await.unwrap();
+        let events = (0..200)
+            .map(|_| UsageEvent::new(Timestamp::now()))
+            .collect();
+        let batch = Batch::new(events);
+        backend.write(&batch).await.unwrap_err();
+        for table in ["requests", "minutes", "batches"] {
+            let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
+            assert_eq!(rows, 0, "{table}");
+        }
+        sqlx::query("DROP TRIGGER fail").execute(&db).await.unwrap();
+        for _ in 0..2 {
+            backend.write(&batch).await.unwrap();
+        }
+        assert_eq!(
+            number(&db, "SELECT count(*) FROM keytally_requests").await,
+            200
+        );
+        assert_eq!(
+            number(&db, "SELECT sum(count) FROM keytally_minutes").await,
+            200
+        );
     }
-    sqlx::query("DROP TRIGGER fail").execute(&db).await.unwrap();
-    for _ in 0..2 {
-        backend.write(&batch).await.unwrap();
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn batch_written_concurrently_counts_once() {
+        let dir = TempDir::new();
+        let (one, two) = (open(&dir.file()).await, open(&dir.file()).await);
+        checks::a_batch_from_two_at_once_counts_once(&one, &two).await;
     }
-    assert_eq!(
-        number(&db, "SELECT count(*) FROM keytally_requests").await,
-        200
-    );
-    assert_eq!(
-        number(&db, "SELECT sum(count) FROM keytally_minutes").await,
-        200
-    );
 }
 
-#[tokio::test]
-async fn rule_9_recorder_writes_every_accepted_event() {
-    let dir = TempDir::new();
-    let backend = open(&dir.file()).await;
-    let recorder = Recorder::new(backend.clone());
-    let issuer = Issuer::new("test").unwrap();
-    let issued = issuer.issue(&backend, NewKey::new("Busy"), Actor::SYSTEM);
-    let issued = issued.await.unwrap();
-    let layer = keytally::ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
-    let service =
-        tower::ServiceBuilder::new()
-            .layer(layer)
-            .service_fn(async |_: http::Request<String>| {
+mod complete_accounting {
+    use super::*;
+
+    #[tokio::test]
+    async fn recorder_writes_every_accepted_event() {
+        let dir = TempDir::new();
+        let backend = open(&dir.file()).await;
+        let recorder = Recorder::new(backend.clone());
+        let issuer = Issuer::new("test").unwrap();
+        let issued = issuer.issue(&backend, NewKey::new("Busy"), Actor::SYSTEM);
+        let issued = issued.await.unwrap();
+        let layer = keytally::ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+        let service = tower::ServiceBuilder::new().layer(layer).service_fn(
+            async |_: http::Request<String>| {
                 Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
-            });
-    for _ in 0..3_000 {
-        let request = http::Request::get("/v1/postings")
-            .header("x-api-key", issued.secret.expose())
-            .body(String::new())
-            .unwrap();
-        let response = tower::ServiceExt::oneshot(service.clone(), request)
-            .await
-            .unwrap();
-        assert_eq!(response.status(), 200);
+            },
+        );
+        for _ in 0..3_000 {
+            let request = http::Request::get("/v1/postings")
+                .header("x-api-key", issued.secret.expose())
+                .body(String::new())
+                .unwrap();
+            let response = tower::ServiceExt::oneshot(service.clone(), request)
+                .await
+                .unwrap();
+            assert_eq!(response.status(), 200);
+        }
+        let report = recorder.shutdown(std::time::Duration::from_secs(60)).await;
+        assert_eq!((report.written, report.lost), (3_000, 0));
+        let filter = LogFilter::new().key(issued.key.id);
+        assert_eq!(backend.count(&filter).await.unwrap(), Count::Exactly(3_000));
+        let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
+        assert_eq!(summary.totals.completed(), 3_000);
     }
-    let report = recorder.shutdown(std::time::Duration::from_secs(60)).await;
-    assert_eq!((report.written, report.lost), (3_000, 0));
-    let filter = LogFilter::new().key(issued.key.id);
-    assert_eq!(backend.count(&filter).await.unwrap(), Count::Exactly(3_000));
-    let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
-    assert_eq!(summary.totals.completed(), 3_000);
 }
 
 #[tokio::test]
@@ -506,43 +524,47 @@ async fn reveal_fails_when_its_audit_entry_cannot_be_written() {
     assert_eq!(checks::readings(&backend, id).await, 1);
 }
 
-#[cfg(feature = "recoverable")]
-#[tokio::test]
-async fn rule_1_secrets_are_stored_encrypted_and_removed_with_their_key() {
-    let dir = TempDir::new();
-    let backend = open(&dir.file()).await;
-    let vault = keytally::key::Vault::new([1; 32]);
-    let issuer = Issuer::new("test").unwrap().vault(vault);
-    let mut secrets = Vec::new();
-    for _ in 0..3 {
-        let new = NewKey::new("Recoverable").recoverable();
-        let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
-        let secret = issuer
-            .reveal(&backend, issued.key.id, Actor::SYSTEM)
+mod secret_confidentiality {
+    use super::*;
+
+    #[cfg(feature = "recoverable")]
+    #[tokio::test]
+    async fn secrets_are_stored_encrypted_and_removed_with_their_key() {
+        let dir = TempDir::new();
+        let backend = open(&dir.file()).await;
+        let vault = keytally::key::Vault::new([1; 32]);
+        let issuer = Issuer::new("test").unwrap().vault(vault);
+        let mut secrets = Vec::new();
+        for _ in 0..3 {
+            let new = NewKey::new("Recoverable").recoverable();
+            let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+            let secret = issuer
+                .reveal(&backend, issued.key.id, Actor::SYSTEM)
+                .await
+                .unwrap();
+            assert_eq!(secret.as_ref(), Some(&issued.secret));
+            secrets.push(issued.secret);
+        }
+        let db = pool(&dir.file()).await;
+        let stored = "SELECT count(encrypted_secret) FROM keytally_keys";
+        assert_eq!(number(&db, stored).await, 3);
+        backend
+            .revoke(secrets[0].id(), Actor::SYSTEM)
             .await
             .unwrap();
-        assert_eq!(secret.as_ref(), Some(&issued.secret));
-        secrets.push(issued.secret);
-    }
-    let db = pool(&dir.file()).await;
-    let stored = "SELECT count(encrypted_secret) FROM keytally_keys";
-    assert_eq!(number(&db, stored).await, 3);
-    backend
-        .revoke(secrets[0].id(), Actor::SYSTEM)
-        .await
-        .unwrap();
-    assert_eq!(number(&db, stored).await, 2);
-    backend
-        .delete(secrets[1].id(), Actor::SYSTEM)
-        .await
-        .unwrap();
-    assert_eq!(number(&db, stored).await, 1);
-    for entry in std::fs::read_dir(&dir.0).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        for secret in &secrets {
-            // The part after the prefix and the id.
-            let private = &secret.expose().as_bytes()["test_".len() + KeyId::LEN..];
-            assert!(!bytes.windows(private.len()).any(|part| part == private));
+        assert_eq!(number(&db, stored).await, 2);
+        backend
+            .delete(secrets[1].id(), Actor::SYSTEM)
+            .await
+            .unwrap();
+        assert_eq!(number(&db, stored).await, 1);
+        for entry in std::fs::read_dir(&dir.0).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            for secret in &secrets {
+                // The part after the prefix and the id.
+                let private = &secret.expose().as_bytes()["test_".len() + KeyId::LEN..];
+                assert!(!bytes.windows(private.len()).any(|part| part == private));
+            }
         }
     }
 }
@@ -572,13 +594,6 @@ async fn edge_case_values_round_trip_or_match_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rule_10_batch_written_concurrently_counts_once() {
-    let dir = TempDir::new();
-    let (one, two) = (open(&dir.file()).await, open(&dir.file()).await);
-    checks::a_batch_from_two_at_once_counts_once(&one, &two).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn concurrent_writers_lose_no_events() {
     let dir = TempDir::new();
     let mut writers = Vec::new();
@@ -604,17 +619,21 @@ async fn last_used_at_is_capped_at_the_current_time() {
     checks::a_clock_that_is_ahead_is_not_followed(&backend).await;
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+mod backend_equivalence {
+    use super::*;
 
-    /// For any events and queries, SQLite returns what the pure functions compute.
-    #[test]
-    fn rule_11_query_results_equal_the_pure_functions(case in answers::case()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let backend = SqliteBackend::in_memory().await.unwrap();
-            answers::answers_equal_the_pure_functions(&backend, &case).await
-        })?;
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// For any events and queries, SQLite returns what the pure functions compute.
+        #[test]
+        fn query_results_equal_the_pure_functions(case in answers::case()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let backend = SqliteBackend::in_memory().await.unwrap();
+                answers::answers_equal_the_pure_functions(&backend, &case).await
+            })?;
+        }
     }
 }
 
@@ -654,39 +673,43 @@ async fn killed_writer_leaves_only_complete_batches() {
     assert!(confirmed > 0);
 }
 
-#[tokio::test]
-async fn rule_4_cancelled_revocation_leaves_no_stale_cache_entry() {
-    let backend = SqliteBackend::in_memory().await.unwrap();
-    let issuer = Issuer::new("test").unwrap();
-    let issued = issuer
-        .issue(&backend, NewKey::new("Revoked"), Actor::SYSTEM)
-        .await;
-    let id = issued.unwrap().key.id;
-    let cached = CachedStore::new(backend.clone());
-    // However far the revocation gets before it is cancelled, the cache agrees with the store.
-    for polls in 1..200 {
-        cached.find(id).await.unwrap();
-        let mut revoking = Box::pin(backend.revoke(id, Actor::SYSTEM));
-        let waker = std::task::Waker::noop();
-        let mut context = std::task::Context::from_waker(waker);
-        for _ in 0..polls {
-            if revoking.as_mut().poll(&mut context).is_ready() {
-                break;
+mod prompt_revocation {
+    use super::*;
+
+    #[tokio::test]
+    async fn cancelled_revocation_leaves_no_stale_cache_entry() {
+        let backend = SqliteBackend::in_memory().await.unwrap();
+        let issuer = Issuer::new("test").unwrap();
+        let issued = issuer
+            .issue(&backend, NewKey::new("Revoked"), Actor::SYSTEM)
+            .await;
+        let id = issued.unwrap().key.id;
+        let cached = CachedStore::new(backend.clone());
+        // However far the revocation gets before it is cancelled, the cache agrees with the store.
+        for polls in 1..200 {
+            cached.find(id).await.unwrap();
+            let mut revoking = Box::pin(backend.revoke(id, Actor::SYSTEM));
+            let waker = std::task::Waker::noop();
+            let mut context = std::task::Context::from_waker(waker);
+            for _ in 0..polls {
+                if revoking.as_mut().poll(&mut context).is_ready() {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_micros(50)).await;
             }
-            tokio::time::sleep(std::time::Duration::from_micros(50)).await;
+            drop(revoking);
+            let stored = backend.find(id).await.unwrap().unwrap();
+            let seen = cached.find(id).await.unwrap().unwrap();
+            assert_eq!(
+                seen.key.revoked_at, stored.key.revoked_at,
+                "after {polls} polls"
+            );
+            if stored.key.revoked_at.is_some() {
+                return;
+            }
         }
-        drop(revoking);
-        let stored = backend.find(id).await.unwrap().unwrap();
-        let seen = cached.find(id).await.unwrap().unwrap();
-        assert_eq!(
-            seen.key.revoked_at, stored.key.revoked_at,
-            "after {polls} polls"
-        );
-        if stored.key.revoked_at.is_some() {
-            return;
-        }
+        panic!("the key was never revoked");
     }
-    panic!("the key was never revoked");
 }
 
 #[tokio::test]

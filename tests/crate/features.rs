@@ -79,32 +79,36 @@ impl LimitHandle for AlwaysAllow {
     }
 }
 
-#[tokio::test]
-async fn rule_13_minimal_trait_implementations_work_with_any_features() {
-    let minimal = Minimal::default();
-    let new = NewKey::new("x").limit(RateLimit::per_second(1));
-    let issued = Issuer::new("acme")
-        .unwrap()
-        .issue(&minimal, new, Actor::SYSTEM)
-        .await
-        .unwrap();
-    let recorder = Recorder::new(minimal.clone());
-    let service = ApiKeyLayer::new(minimal.clone())
-        .limiter(minimal.clone())
-        .recorder(recorder.clone())
-        .layer(tower::service_fn(|_: Request<String>| async {
-            Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
-        }));
-    let request = Request::get("/").header("x-api-key", issued.secret.expose());
-    let response = service
-        .oneshot(request.body(String::new()).unwrap())
-        .await
-        .unwrap();
-    assert_eq!(response.status(), 200);
-    drop(response);
-    recorder.flush().await;
-    assert_eq!(
-        minimal.written.lock().unwrap()[0].events[0].key,
-        Some(issued.key.id)
-    );
+mod additive_features {
+    use super::*;
+
+    #[tokio::test]
+    async fn minimal_trait_implementations_work_with_any_features() {
+        let minimal = Minimal::default();
+        let new = NewKey::new("x").limit(RateLimit::per_second(1));
+        let issued = Issuer::new("acme")
+            .unwrap()
+            .issue(&minimal, new, Actor::SYSTEM)
+            .await
+            .unwrap();
+        let recorder = Recorder::new(minimal.clone());
+        let service = ApiKeyLayer::new(minimal.clone())
+            .limiter(minimal.clone())
+            .recorder(recorder.clone())
+            .layer(tower::service_fn(|_: Request<String>| async {
+                Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+            }));
+        let request = Request::get("/").header("x-api-key", issued.secret.expose());
+        let response = service
+            .oneshot(request.body(String::new()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200);
+        drop(response);
+        recorder.flush().await;
+        assert_eq!(
+            minimal.written.lock().unwrap()[0].events[0].key,
+            Some(issued.key.id)
+        );
+    }
 }

@@ -79,26 +79,60 @@ fn request(secret: &Secret, from: Option<IpAddr>) -> Request<String> {
     request
 }
 
-#[tokio::test]
-async fn rule_6_unknown_keys_use_bounded_memory() {
-    let requests = many(60_000, 10_000_000);
-    let mut flood = Flood::begin("unknown keys, each looked up", BOUND).await;
-    let setup = Setup::new().await;
-    let mut service = protected_by(setup.layer.clone());
-    for n in 0..requests {
-        assert_eq!(status_of(&mut service, setup.unknown(None)).await, 401);
-        if n % 10_000 == 0 {
-            flood.check();
+mod bounded_unauthenticated_state {
+    use super::*;
+
+    #[tokio::test]
+    async fn unknown_keys_use_bounded_memory() {
+        let requests = many(60_000, 10_000_000);
+        let mut flood = Flood::begin("unknown keys, each looked up", BOUND).await;
+        let setup = Setup::new().await;
+        let mut service = protected_by(setup.layer.clone());
+        for n in 0..requests {
+            assert_eq!(status_of(&mut service, setup.unknown(None)).await, 401);
+            if n % 10_000 == 0 {
+                flood.check();
+            }
         }
+        // The client IP is unknown, so there is no lookup limit.
+        assert_eq!(setup.take_lookups(), requests);
+        let stats = setup.recorder.stats();
+        assert_eq!(
+            (stats.rejected_for(RejectionReason::Unknown), stats.accepted),
+            (requests, 0)
+        );
+        flood.end(requests);
     }
-    // The client IP is unknown, so there is no lookup limit.
-    assert_eq!(setup.take_lookups(), requests);
-    let stats = setup.recorder.stats();
-    assert_eq!(
-        (stats.rejected_for(RejectionReason::Unknown), stats.accepted),
-        (requests, 0)
-    );
-    flood.end(requests);
+
+    #[tokio::test]
+    async fn many_client_ips_use_bounded_memory() {
+        let requests = many(60_000, 1_000_000);
+        let mut flood = Flood::begin("unknown keys from distinct IPv6 networks", BOUND).await;
+        let setup = Setup::new().await;
+        let mut service = protected_by(setup.layer.clone());
+        let network = |n: u64| {
+            let bits = 0x2001_0db8_u128 << 96 | u128::from(n) << 64;
+            Some(IpAddr::from(Ipv6Addr::from_bits(bits)))
+        };
+        assert_eq!(
+            status_of(&mut service, request(&setup.valid.secret, network(0))).await,
+            200
+        );
+        for n in 0..requests {
+            // Each network has its own limit.
+            assert_eq!(
+                status_of(&mut service, setup.unknown(network(n))).await,
+                401
+            );
+            if n % 10_000 == 0 {
+                let valid = request(&setup.valid.secret, network(n));
+                assert_eq!(status_of(&mut service, valid).await, 200);
+                flood.check();
+            }
+        }
+        assert_eq!(setup.take_lookups(), requests + 1);
+        flood.end(requests);
+    }
 }
 
 #[tokio::test]
@@ -141,35 +175,5 @@ async fn unknown_keys_from_few_client_ips_stay_within_the_lookup_limit() {
         rejected(RejectionReason::Unknown) + rejected(RejectionReason::LookupLimit),
         requests + 2
     );
-    flood.end(requests);
-}
-
-#[tokio::test]
-async fn rule_6_many_client_ips_use_bounded_memory() {
-    let requests = many(60_000, 1_000_000);
-    let mut flood = Flood::begin("unknown keys from distinct IPv6 networks", BOUND).await;
-    let setup = Setup::new().await;
-    let mut service = protected_by(setup.layer.clone());
-    let network = |n: u64| {
-        let bits = 0x2001_0db8_u128 << 96 | u128::from(n) << 64;
-        Some(IpAddr::from(Ipv6Addr::from_bits(bits)))
-    };
-    assert_eq!(
-        status_of(&mut service, request(&setup.valid.secret, network(0))).await,
-        200
-    );
-    for n in 0..requests {
-        // Each network has its own limit.
-        assert_eq!(
-            status_of(&mut service, setup.unknown(network(n))).await,
-            401
-        );
-        if n % 10_000 == 0 {
-            let valid = request(&setup.valid.secret, network(n));
-            assert_eq!(status_of(&mut service, valid).await, 200);
-            flood.check();
-        }
-    }
-    assert_eq!(setup.take_lookups(), requests + 1);
     flood.end(requests);
 }

@@ -22,52 +22,56 @@ use super::{many, protected_by, secrets, status_of, support};
 /// The number of requests between two flushes; fewer than the recorder's capacity.
 const FLUSHED: u64 = 10_000;
 
-#[tokio::test]
-async fn rule_12_distinct_paths_and_methods_use_a_bounded_number_of_rollups() {
-    let requests = many(40_000, 10_000_000);
-    // A log of ten thousand requests, as many queued events, and a thousand rollups.
-    let mut flood = Flood::begin("paths and methods of one key", 12 * MIB).await;
-    let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(10_000));
-    let recorder = Recorder::new(backend.clone());
-    let valid = support::issue(&backend, NewKey::new("valid")).await;
-    // The worst case: the application treats each path as an endpoint. The clock stands still, since each minute
-    // has rollups of its own.
-    let layer = ApiKeyLayer::new(backend.clone())
-        .recorder(recorder.clone())
-        .clock(Clock::manual(Timestamp::UNIX_EPOCH))
-        .endpoint(|head| Some(head.uri().path().into()));
-    let mut service = protected_by(layer.clone());
-    for n in 0..requests {
-        let method = Method::from_bytes(format!("METHOD{n}").as_bytes()).unwrap();
-        let request = Request::get(format!("/v1/postings/{n}?page={n}"))
-            .method(method)
-            .header("x-api-key", valid.secret.expose())
-            .body(String::new())
-            .unwrap();
-        assert_eq!(status_of(&mut service, request).await, 200);
-        if n % FLUSHED == 0 {
-            recorder.flush().await;
-            flood.check();
+mod bounded_cardinality {
+    use super::*;
+
+    #[tokio::test]
+    async fn distinct_paths_and_methods_use_a_bounded_number_of_rollups() {
+        let requests = many(40_000, 10_000_000);
+        // A log of ten thousand requests, as many queued events, and a thousand rollups.
+        let mut flood = Flood::begin("paths and methods of one key", 12 * MIB).await;
+        let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(10_000));
+        let recorder = Recorder::new(backend.clone());
+        let valid = support::issue(&backend, NewKey::new("valid")).await;
+        // The worst case: the application treats each path as an endpoint. The clock stands still, since each minute
+        // has rollups of its own.
+        let layer = ApiKeyLayer::new(backend.clone())
+            .recorder(recorder.clone())
+            .clock(Clock::manual(Timestamp::UNIX_EPOCH))
+            .endpoint(|head| Some(head.uri().path().into()));
+        let mut service = protected_by(layer.clone());
+        for n in 0..requests {
+            let method = Method::from_bytes(format!("METHOD{n}").as_bytes()).unwrap();
+            let request = Request::get(format!("/v1/postings/{n}?page={n}"))
+                .method(method)
+                .header("x-api-key", valid.secret.expose())
+                .body(String::new())
+                .unwrap();
+            assert_eq!(status_of(&mut service, request).await, 200);
+            if n % FLUSHED == 0 {
+                recorder.flush().await;
+                flood.check();
+            }
         }
+        recorder.flush().await;
+        let stats = recorder.stats();
+        assert_eq!(
+            (stats.accepted, stats.written, stats.lost),
+            (requests, requests, 0)
+        );
+        let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
+        let summary = backend.summary(&query).await.unwrap();
+        assert_eq!(summary.totals.total(), requests);
+        let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
+        // 1,024 endpoints have their own rollup; all others and all unknown methods are grouped.
+        assert_eq!(rollups.len(), 1_025);
+        assert!(
+            rollups
+                .iter()
+                .all(|rollup| rollup.method == rollups[0].method)
+        );
+        flood.end(requests);
     }
-    recorder.flush().await;
-    let stats = recorder.stats();
-    assert_eq!(
-        (stats.accepted, stats.written, stats.lost),
-        (requests, requests, 0)
-    );
-    let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
-    let summary = backend.summary(&query).await.unwrap();
-    assert_eq!(summary.totals.total(), requests);
-    let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
-    // 1,024 endpoints have their own rollup; all others and all unknown methods are grouped.
-    assert_eq!(rollups.len(), 1_025);
-    assert!(
-        rollups
-            .iter()
-            .all(|rollup| rollup.method == rollups[0].method)
-    );
-    flood.end(requests);
 }
 
 /// A store that has a key for every id, with a secret derived from the id.

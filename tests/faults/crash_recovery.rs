@@ -126,85 +126,89 @@ fn outage() -> Duration {
     Duration::from_secs(seconds.map_or(2, |seconds| seconds.parse().unwrap()))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_5_database_outage_loses_no_events_and_admits_no_uncached_keys() {
-    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
-    let url = cluster.database().await;
-    let backend = PostgresBackend::connect(&url).await.unwrap();
-    backend.migrate().await.unwrap();
-    let known = issue(&backend, "Known").await;
-    let new = issue(&backend, "New").await;
-    let recorder = Recorder::builder(backend.clone())
-        .capacity(1 << 17)
-        // A write waits for a connection until this timeout.
-        .write_timeout(Duration::from_secs(1))
-        .batch_size(512)
-        .batch_age(Duration::from_millis(50))
-        .backoff(Duration::from_millis(50), Duration::from_millis(500))
-        .start();
-    let config = CacheConfig::new()
-        .ttl(outage() + Duration::from_secs(120))
-        .lookup_timeout(Duration::from_millis(500));
-    let layer = ApiKeyLayer::new(backend.clone())
-        .cache(config)
-        .recorder(recorder.clone());
-    let service = Service::behind(layer);
+mod fail_closed {
+    use super::*;
 
-    // Meanwhile, a cached key is used continuously.
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn({
-        let (service, stop) = (service.clone(), stop.clone());
-        async move {
-            let (mut answered, mut rejected) = (BTreeSet::new(), Vec::new());
-            while !stop.load(Ordering::Relaxed) {
-                for _ in 0..4 {
-                    let (status, id) = service.ask(known.secret.expose()).await;
-                    match status {
-                        StatusCode::OK => drop(answered.insert(id)),
-                        _ => rejected.push(status),
+    #[tokio::test(flavor = "multi_thread")]
+    async fn database_outage_loses_no_events_and_admits_no_uncached_keys() {
+        let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+        let url = cluster.database().await;
+        let backend = PostgresBackend::connect(&url).await.unwrap();
+        backend.migrate().await.unwrap();
+        let known = issue(&backend, "Known").await;
+        let new = issue(&backend, "New").await;
+        let recorder = Recorder::builder(backend.clone())
+            .capacity(1 << 17)
+            // A write waits for a connection until this timeout.
+            .write_timeout(Duration::from_secs(1))
+            .batch_size(512)
+            .batch_age(Duration::from_millis(50))
+            .backoff(Duration::from_millis(50), Duration::from_millis(500))
+            .start();
+        let config = CacheConfig::new()
+            .ttl(outage() + Duration::from_secs(120))
+            .lookup_timeout(Duration::from_millis(500));
+        let layer = ApiKeyLayer::new(backend.clone())
+            .cache(config)
+            .recorder(recorder.clone());
+        let service = Service::behind(layer);
+
+        // Meanwhile, a cached key is used continuously.
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = tokio::spawn({
+            let (service, stop) = (service.clone(), stop.clone());
+            async move {
+                let (mut answered, mut rejected) = (BTreeSet::new(), Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    for _ in 0..4 {
+                        let (status, id) = service.ask(known.secret.expose()).await;
+                        match status {
+                            StatusCode::OK => drop(answered.insert(id)),
+                            _ => rejected.push(status),
+                        }
                     }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                (answered, rejected)
             }
-            (answered, rejected)
-        }
-    });
-    until(|| recorder.stats().written > 100).await;
+        });
+        until(|| recorder.stats().written > 100).await;
 
-    let start = Instant::now();
-    cluster.stop("immediate");
-    let retries = recorder.stats().retries;
-    while start.elapsed() < outage() || recorder.stats().retries < retries + 2 {
-        let (status, _) = service.ask(new.secret.expose()).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(
-            start.elapsed() < outage() + Duration::from_secs(30),
-            "writes are not retried"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let during = recorder.stats();
-    assert!(during.queued > 0, "{during:?}");
-    cluster.go_on();
-    let first = loop {
-        match service.ask(new.secret.expose()).await {
-            (StatusCode::OK, id) => break id,
-            (status, _) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        let start = Instant::now();
+        cluster.stop("immediate");
+        let retries = recorder.stats().retries;
+        while start.elapsed() < outage() || recorder.stats().retries < retries + 2 {
+            let (status, _) = service.ask(new.secret.expose()).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert!(
+                start.elapsed() < outage() + Duration::from_secs(30),
+                "writes are not retried"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    };
-    recorder.flush().await;
-    let after = recorder.stats();
-    until(|| recorder.stats().written > after.written + 100).await;
-    stop.store(true, Ordering::Relaxed);
-    let (mut answered, rejected) = load.await.unwrap();
-    assert!(
-        rejected.is_empty(),
-        "a cached key was rejected: {rejected:?}"
-    );
-    answered.insert(first);
-    let report = recorder.shutdown(Duration::from_secs(60)).await;
-    assert_eq!((report.written, report.lost), (answered.len() as u64, 0));
-    assert_eq!(logged_once(&backend).await, answered);
+        let during = recorder.stats();
+        assert!(during.queued > 0, "{during:?}");
+        cluster.go_on();
+        let first = loop {
+            match service.ask(new.secret.expose()).await {
+                (StatusCode::OK, id) => break id,
+                (status, _) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+            }
+        };
+        recorder.flush().await;
+        let after = recorder.stats();
+        until(|| recorder.stats().written > after.written + 100).await;
+        stop.store(true, Ordering::Relaxed);
+        let (mut answered, rejected) = load.await.unwrap();
+        assert!(
+            rejected.is_empty(),
+            "a cached key was rejected: {rejected:?}"
+        );
+        answered.insert(first);
+        let report = recorder.shutdown(Duration::from_secs(60)).await;
+        assert_eq!((report.written, report.lost), (answered.len() as u64, 0));
+        assert_eq!(logged_once(&backend).await, answered);
+    }
 }
 
 // --- A full disk --------------------------------------------------------------------------------
@@ -236,86 +240,90 @@ async fn set_max_pages(pool: &SqlitePool, max: u32) {
         .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_9_full_disk_loses_only_events_counted_as_lost() {
-    let file = std::env::temp_dir().join(format!("keytally-full-{}.db", std::process::id()));
-    let (backend, own) = size_limited(&file).await;
-    let issued = issue(&backend, "Busy").await;
-    set_max_pages(&own, 150).await;
-    let recorder = Recorder::builder(backend.clone())
-        .capacity(2_000)
-        .batch_size(200)
-        .batch_age(Duration::from_millis(5))
-        .backoff(Duration::from_millis(5), Duration::from_millis(50))
-        .start();
-    let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
-    let service = Service::behind(layer);
-    let mut answered = BTreeSet::new();
-    let mut send = async |requests: usize| {
-        for n in 0..requests {
-            // Requests do not wait for the disk.
-            let (status, id) = service.ask(issued.secret.expose()).await;
-            assert_eq!(status, StatusCode::OK);
-            answered.insert(id);
-            if n % 50 == 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-    };
-    while recorder.stats().retries < 3 {
-        send(200).await;
-    }
-    // More than the recorder can hold in memory.
-    send(3_000).await;
-    let full = recorder.stats();
-    assert!(full.written > 0 && full.lost > 0, "{full:?}");
-    assert_eq!(full.accepted, full.written + full.lost + full.queued);
-    let batch = Batch::new(
-        (0..2_000)
-            .map(|_| UsageEvent::new(Timestamp::now()))
-            .collect(),
-    );
-    let error = backend.write(&batch).await.unwrap_err();
-    assert!(matches!(error, SinkError::Unavailable(_)));
-    assert_eq!(error.to_string(), "the usage sink is unavailable");
-    let error = loop {
-        // Free space in existing pages is used first.
-        let issuer = keytally::key::Issuer::new("test").unwrap();
-        let (_, record) = issuer
-            .prepare(keytally::key::NewKey::new("x".repeat(100)))
-            .unwrap();
-        if let Err(error) = backend.create(record, Actor::SYSTEM).await {
-            break error;
-        }
-    };
-    assert!(matches!(error, StoreError::Unavailable(_)));
-    assert_eq!(error.to_string(), "the key store is unavailable");
-    // Existing events can still be read.
-    let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
-    assert_eq!(summary.totals.total(), full.written);
+mod complete_accounting {
+    use super::*;
 
-    set_max_pages(&own, 1 << 20).await;
-    recorder.flush().await;
-    send(500).await;
-    let report = recorder.shutdown(Duration::from_secs(60)).await;
-    let stats = recorder.stats();
-    assert_eq!(stats.accepted, answered.len() as u64);
-    assert_eq!(stats.accepted, stats.written + stats.lost);
-    assert_eq!((report.written, report.lost), (stats.written, stats.lost));
-    assert_eq!(
-        stats.lost, full.lost,
-        "events were lost after space was available again"
-    );
-    let logged = logged_once(&backend).await;
-    assert_eq!(logged.len() as u64, stats.written);
-    assert!(logged.is_subset(&answered));
-    let check: String = sqlx::query_scalar("PRAGMA integrity_check")
-        .fetch_one(&own)
-        .await
-        .unwrap();
-    assert_eq!(check, "ok");
-    own.close().await;
-    for suffix in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{suffix}", file.display()));
+    #[tokio::test(flavor = "multi_thread")]
+    async fn full_disk_loses_only_events_counted_as_lost() {
+        let file = std::env::temp_dir().join(format!("keytally-full-{}.db", std::process::id()));
+        let (backend, own) = size_limited(&file).await;
+        let issued = issue(&backend, "Busy").await;
+        set_max_pages(&own, 150).await;
+        let recorder = Recorder::builder(backend.clone())
+            .capacity(2_000)
+            .batch_size(200)
+            .batch_age(Duration::from_millis(5))
+            .backoff(Duration::from_millis(5), Duration::from_millis(50))
+            .start();
+        let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+        let service = Service::behind(layer);
+        let mut answered = BTreeSet::new();
+        let mut send = async |requests: usize| {
+            for n in 0..requests {
+                // Requests do not wait for the disk.
+                let (status, id) = service.ask(issued.secret.expose()).await;
+                assert_eq!(status, StatusCode::OK);
+                answered.insert(id);
+                if n % 50 == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        };
+        while recorder.stats().retries < 3 {
+            send(200).await;
+        }
+        // More than the recorder can hold in memory.
+        send(3_000).await;
+        let full = recorder.stats();
+        assert!(full.written > 0 && full.lost > 0, "{full:?}");
+        assert_eq!(full.accepted, full.written + full.lost + full.queued);
+        let batch = Batch::new(
+            (0..2_000)
+                .map(|_| UsageEvent::new(Timestamp::now()))
+                .collect(),
+        );
+        let error = backend.write(&batch).await.unwrap_err();
+        assert!(matches!(error, SinkError::Unavailable(_)));
+        assert_eq!(error.to_string(), "the usage sink is unavailable");
+        let error = loop {
+            // Free space in existing pages is used first.
+            let issuer = keytally::key::Issuer::new("test").unwrap();
+            let (_, record) = issuer
+                .prepare(keytally::key::NewKey::new("x".repeat(100)))
+                .unwrap();
+            if let Err(error) = backend.create(record, Actor::SYSTEM).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, StoreError::Unavailable(_)));
+        assert_eq!(error.to_string(), "the key store is unavailable");
+        // Existing events can still be read.
+        let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
+        assert_eq!(summary.totals.total(), full.written);
+
+        set_max_pages(&own, 1 << 20).await;
+        recorder.flush().await;
+        send(500).await;
+        let report = recorder.shutdown(Duration::from_secs(60)).await;
+        let stats = recorder.stats();
+        assert_eq!(stats.accepted, answered.len() as u64);
+        assert_eq!(stats.accepted, stats.written + stats.lost);
+        assert_eq!((report.written, report.lost), (stats.written, stats.lost));
+        assert_eq!(
+            stats.lost, full.lost,
+            "events were lost after space was available again"
+        );
+        let logged = logged_once(&backend).await;
+        assert_eq!(logged.len() as u64, stats.written);
+        assert!(logged.is_subset(&answered));
+        let check: String = sqlx::query_scalar("PRAGMA integrity_check")
+            .fetch_one(&own)
+            .await
+            .unwrap();
+        assert_eq!(check, "ok");
+        own.close().await;
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", file.display()));
+        }
     }
 }

@@ -148,69 +148,87 @@ async fn until_listening(own: &PgPool) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_4_listening_processes_reject_a_revoked_key_at_once() {
-    let _alone = ALONE.lock().await;
-    let (admin, url) = postgres::backend().await;
-    let own = postgres::pool(&url).await;
-    let begin = async || until_listening(&own).await;
-    let delays = delays(Trial::new(true), &admin, &url, begin).await;
-    // On an idle machine, the target is 50 ms.
-    let p99 = delays.quantile(0.99);
-    assert!(p99 <= Duration::from_millis(500), "{delays}");
-    assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
+mod prompt_revocation {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn listening_processes_reject_a_revoked_key_at_once() {
+        let _alone = ALONE.lock().await;
+        let (admin, url) = postgres::backend().await;
+        let own = postgres::pool(&url).await;
+        let begin = async || until_listening(&own).await;
+        let delays = delays(Trial::new(true), &admin, &url, begin).await;
+        // On an idle machine, the target is 50 ms.
+        let p99 = delays.quantile(0.99);
+        assert!(p99 <= Duration::from_millis(500), "{delays}");
+        assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn slow_lookups_do_not_restore_a_revoked_key() {
+        let _alone = ALONE.lock().await;
+        let slow_lookups = |listening| Trial {
+            slowness: Duration::from_millis(300),
+            ..Trial::new(listening)
+        };
+        let (listening, others) = tokio::join!(
+            async {
+                let (admin, url) = postgres::backend().await;
+                let own = postgres::pool(&url).await;
+                let begin = async || until_listening(&own).await;
+                delays(slow_lookups(true), &admin, &url, begin).await
+            },
+            async {
+                let (admin, url) = postgres::backend().await;
+                delays(slow_lookups(false), &admin, &url, async || {}).await
+            },
+        );
+        for delays in [&listening, &others] {
+            assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
+        }
+        // Lookups in progress are restarted.
+        let p99 = listening.quantile(0.99);
+        assert!(p99 <= Duration::from_millis(500), "{listening}");
+        // Without notifications, the delay depends on the TTL.
+        assert!(others.quantile(0.5) > TTL / 8, "{others}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn disconnected_listeners_reject_a_revoked_key_within_the_ttl() {
+        let _alone = ALONE.lock().await;
+        let (admin, url) = postgres::backend().await;
+        let own = postgres::pool(&url).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut disconnecting = None;
+        let begin = async || {
+            until_listening(&own).await;
+            let task = disconnect_listeners(own.clone(), stop.clone());
+            disconnecting = Some(tokio::spawn(task));
+        };
+        let delays = delays(Trial::new(true), &admin, &url, begin).await;
+        stop.store(true, Ordering::Relaxed);
+        let disconnected = disconnecting.unwrap().await.unwrap();
+        assert!(disconnected > 3, "only {disconnected} times");
+        assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn processes_sharing_a_sqlite_file_reject_a_revoked_key_within_the_ttl() {
+        let _alone = ALONE.lock().await;
+        let path =
+            std::env::temp_dir().join(format!("keytally-revocation-{}.db", std::process::id()));
+        let admin = SqliteBackend::open(&path).await.unwrap();
+        admin.migrate().await.unwrap();
+        let url = format!("sqlite:{}", path.display());
+        let delays = delays(Trial::new(false), &admin, &url, async || {}).await;
+        assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
+        drop(admin);
+        remove(&path);
+    }
 }
 
 /// The delay beyond the TTL that is tolerated on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_4_slow_lookups_do_not_restore_a_revoked_key() {
-    let _alone = ALONE.lock().await;
-    let slow_lookups = |listening| Trial {
-        slowness: Duration::from_millis(300),
-        ..Trial::new(listening)
-    };
-    let (listening, others) = tokio::join!(
-        async {
-            let (admin, url) = postgres::backend().await;
-            let own = postgres::pool(&url).await;
-            let begin = async || until_listening(&own).await;
-            delays(slow_lookups(true), &admin, &url, begin).await
-        },
-        async {
-            let (admin, url) = postgres::backend().await;
-            delays(slow_lookups(false), &admin, &url, async || {}).await
-        },
-    );
-    for delays in [&listening, &others] {
-        assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
-    }
-    // Lookups in progress are restarted.
-    let p99 = listening.quantile(0.99);
-    assert!(p99 <= Duration::from_millis(500), "{listening}");
-    // Without notifications, the delay depends on the TTL.
-    assert!(others.quantile(0.5) > TTL / 8, "{others}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_4_disconnected_listeners_reject_a_revoked_key_within_the_ttl() {
-    let _alone = ALONE.lock().await;
-    let (admin, url) = postgres::backend().await;
-    let own = postgres::pool(&url).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut disconnecting = None;
-    let begin = async || {
-        until_listening(&own).await;
-        let task = disconnect_listeners(own.clone(), stop.clone());
-        disconnecting = Some(tokio::spawn(task));
-    };
-    let delays = delays(Trial::new(true), &admin, &url, begin).await;
-    stop.store(true, Ordering::Relaxed);
-    let disconnected = disconnecting.unwrap().await.unwrap();
-    assert!(disconnected > 3, "only {disconnected} times");
-    assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
-}
 
 async fn disconnect_listeners(own: PgPool, stop: Arc<AtomicBool>) -> i64 {
     // The last query of a listening session is either `LISTEN` or its keep-alive.
@@ -225,19 +243,6 @@ async fn disconnect_listeners(own: PgPool, stop: Arc<AtomicBool>) -> i64 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     sessions
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_4_processes_sharing_a_sqlite_file_reject_a_revoked_key_within_the_ttl() {
-    let _alone = ALONE.lock().await;
-    let path = std::env::temp_dir().join(format!("keytally-revocation-{}.db", std::process::id()));
-    let admin = SqliteBackend::open(&path).await.unwrap();
-    admin.migrate().await.unwrap();
-    let url = format!("sqlite:{}", path.display());
-    let delays = delays(Trial::new(false), &admin, &url, async || {}).await;
-    assert!(delays.quantile(1.0) <= TTL + SLACK, "{delays}");
-    drop(admin);
-    remove(&path);
 }
 
 fn remove(path: &Path) {

@@ -151,186 +151,417 @@ fn visible_parts(status: &Status) -> (Code, String, Vec<u8>, HeaderMap) {
     (status.code(), message, status.details().to_vec(), headers)
 }
 
-#[tokio::test]
-async fn rule_9_unary_call_is_recorded_as_one_event() {
-    let api = Api::new();
-    let issued = api.issue(NewKey::new("Zapier").owner("customer-17")).await;
-    let layer = api
-        .layer()
-        .peer_address(peer)
-        .resource_id(|_| Some("7".into()));
-    let (mut client, _) = serve(layer);
+mod complete_accounting {
+    use super::*;
 
-    let request = with(issued.secret.expose(), GetRequest { id: 7 });
-    let posting = client.get(request).await.unwrap().into_inner();
-    assert_eq!(posting.title, "Posting 7 for Zapier");
+    #[tokio::test]
+    async fn unary_call_is_recorded_as_one_event() {
+        let api = Api::new();
+        let issued = api.issue(NewKey::new("Zapier").owner("customer-17")).await;
+        let layer = api
+            .layer()
+            .peer_address(peer)
+            .resource_id(|_| Some("7".into()));
+        let (mut client, _) = serve(layer);
 
-    let event = api.event().await;
-    assert_eq!(event.key, Some(issued.key.id));
-    assert_eq!(event.owner.as_deref(), Some("customer-17"));
-    assert_eq!(event.method, Method::Post);
-    assert_eq!((&*event.endpoint, &*event.path), (GET, GET));
-    assert_eq!(event.resource_id.as_deref(), Some("7"));
-    assert_eq!(event.status, Answered::Grpc(0));
-    assert_eq!((event.outcome, event.cause), (Outcome::Completed, None));
-    assert_eq!((event.rejection_reason, event.cost), (None, 1));
-    assert_eq!(event.client_ip, Some([127, 0, 0, 1].into()));
-    // A gRPC message has a five-byte prefix.
-    let length = 5 + prost::Message::encoded_len(&posting) as u64;
-    assert_eq!(event.response_bytes, length);
-}
+        let request = with(issued.secret.expose(), GetRequest { id: 7 });
+        let posting = client.get(request).await.unwrap().into_inner();
+        assert_eq!(posting.title, "Posting 7 for Zapier");
 
-#[tokio::test]
-async fn rule_1_inner_service_never_sees_the_secret() {
-    let api = Api::new();
-    let secret = api.key().await;
-    let (incoming, channel) = socket();
-    let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
-        for value in request.headers().values() {
-            assert!(!String::from_utf8_lossy(value.as_bytes()).contains("acme_test_"));
+        let event = api.event().await;
+        assert_eq!(event.key, Some(issued.key.id));
+        assert_eq!(event.owner.as_deref(), Some("customer-17"));
+        assert_eq!(event.method, Method::Post);
+        assert_eq!((&*event.endpoint, &*event.path), (GET, GET));
+        assert_eq!(event.resource_id.as_deref(), Some("7"));
+        assert_eq!(event.status, Answered::Grpc(0));
+        assert_eq!((event.outcome, event.cause), (Outcome::Completed, None));
+        assert_eq!((event.rejection_reason, event.cost), (None, 1));
+        assert_eq!(event.client_ip, Some([127, 0, 0, 1].into()));
+        // A gRPC message has a five-byte prefix.
+        let length = 5 + prost::Message::encoded_len(&posting) as u64;
+        assert_eq!(event.response_bytes, length);
+    }
+
+    #[tokio::test]
+    async fn stream_is_recorded_once_with_the_status_of_its_trailers() {
+        let api = Api::new();
+        let secret = api.key().await;
+        let (mut client, _) = serve(api.layer());
+        for (count, items, code, outcome) in [
+            (0, 0, 0, (Outcome::Completed, None)),
+            (3, 3, 0, (Outcome::Completed, None)),
+            (13, 2, 13, (Outcome::Failed, Some(Cause::ServerError))),
+        ] {
+            let list = client.list(with(&secret, ListRequest { count })).await;
+            let list: Vec<_> = list.unwrap().into_inner().collect().await;
+            let error = list.last().and_then(|last| last.as_ref().err());
+            assert_eq!(list.iter().filter(|item| item.is_ok()).count(), items);
+            assert_eq!(error.map_or(0, |status| status.code() as u8), code);
+
+            let mut events = api.events().await;
+            // The newest first.
+            let event = events.swap_remove(0);
+            assert_eq!(
+                (&*event.endpoint, event.status),
+                (LIST, Answered::Grpc(code))
+            );
+            assert_eq!((event.outcome, event.cause), outcome);
+            assert!(event.response_bytes >= items as u64 * 10);
         }
-        assert!(request.extensions().get::<Caller>().is_some());
-        request
-    });
-    let server = Server::builder()
-        .layer(api.layer())
-        .layer(inspect)
-        .add_service(PostingsServer);
-    tokio::spawn(server.serve_with_incoming(incoming));
-    let mut client = PostingsClient::new(channel);
-    client
-        .get(with(&secret, GetRequest { id: 1 }))
-        .await
-        .unwrap();
-    let mut request = Request::new(GetRequest { id: 1 });
-    let metadata = request.metadata_mut();
-    metadata.insert("x-api-key", secret.parse().unwrap());
-    client.get(request).await.unwrap();
-}
-
-#[tokio::test]
-async fn rule_2_rejected_credentials_are_indistinguishable() {
-    let api = Api::new();
-    let (mut client, _) = serve(api.layer());
-    let secret = async |new| {
-        let issued = api.issue(new).await;
-        (issued.key.id, issued.secret.expose().to_owned())
-    };
-    let (_, expired) = secret(NewKey::new("expired").expires_at(Timestamp::UNIX_EPOCH)).await;
-    let (revoked_id, revoked) = secret(NewKey::new("revoked")).await;
-    let (disabled_id, disabled) = secret(NewKey::new("disabled")).await;
-    // It is valid at first, and cached.
-    client
-        .get(with(&revoked, GetRequest { id: 1 }))
-        .await
-        .unwrap();
-    api.backend.revoke(revoked_id, Actor::SYSTEM).await.unwrap();
-    api.backend
-        .disable(disabled_id, Actor::SYSTEM)
-        .await
-        .unwrap();
-    let unknown = Api::new().key().await;
-    let wrong = secrets::with_a_wrong_secret(&disabled);
-
-    let missing = client.get(GetRequest { id: 1 }).await.unwrap_err();
-    assert_eq!(missing.code(), Code::Unauthenticated);
-    for secret in [
-        "",
-        "nonsense",
-        &unknown[1..],
-        &unknown,
-        &wrong,
-        &revoked,
-        &disabled,
-        &expired,
-    ] {
-        let get = client.get(with(secret, GetRequest { id: 1 })).await;
-        assert_eq!(
-            visible_parts(&get.unwrap_err()),
-            visible_parts(&missing),
-            "{secret}"
-        );
-        let list = client.list(with(secret, ListRequest { count: 1 })).await;
-        assert_eq!(
-            visible_parts(&list.unwrap_err()),
-            visible_parts(&missing),
-            "{secret}"
-        );
+        assert_eq!(api.events().await.len(), 3);
     }
 
-    // Rejections of known keys are events; all others are only counted.
-    let mut events = HashMap::new();
-    for event in api.events().await {
-        *events
-            .entry((event.rejection_reason, event.status))
-            .or_insert(0) += 1;
+    #[tokio::test]
+    async fn stream_dropped_by_the_client_is_one_cancelled_event() {
+        let api = Api::new();
+        let secret = api.key().await;
+        let (mut client, _) = serve(api.layer());
+        let watch = client.watch(with(&secret, WatchRequest {})).await;
+        let mut watch = watch.unwrap().into_inner();
+        assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
+        drop(watch);
+        let event = api.event().await;
+        assert_eq!(event.status, Answered::Grpc(Code::Cancelled as u8));
+        assert_eq!(
+            (event.outcome, event.cause),
+            (Outcome::Failed, Some(Cause::Cancelled))
+        );
+        // The method never completed, but its response had started.
+        assert_eq!(&*event.endpoint, WATCH);
+        assert!(event.response_bytes > 0);
     }
-    let code = Answered::Grpc(Code::Unauthenticated as u8);
-    let expected = [
-        ((None, Answered::Grpc(0)), 1),
-        ((Some(RejectionReason::Revoked), code), 2),
-        ((Some(RejectionReason::Disabled), code), 2),
-        ((Some(RejectionReason::Expired), code), 2),
-    ];
-    assert_eq!(events, HashMap::from(expected));
-    let stats = api.recorder.stats();
-    // `Bearer` alone is no credential.
-    assert_eq!(stats.rejected_for(RejectionReason::Missing), 3);
-    assert_eq!(stats.rejected_for(RejectionReason::Malformed), 4);
-    assert_eq!(stats.rejected_for(RejectionReason::Unknown), 2);
-    assert_eq!(stats.rejected_for(RejectionReason::WrongSecret), 2);
-}
 
-#[tokio::test]
-async fn rule_8_rate_limited_call_is_resource_exhausted_and_its_retry_hint_is_sufficient() {
-    let api = Api::new();
-    let clock = Clock::manual(Timestamp::now());
-    let limit = RateLimit::per_hour(7).with_burst(1).with_name("burst");
-    let issued = api.issue(NewKey::new("limited").limit(limit)).await;
-    let secret = issued.secret.expose();
-    let (mut client, _) = serve(api.layer().clock(clock.clone()));
-
-    for _ in 0..3 {
-        let response = client
-            .get(with(secret, GetRequest { id: 1 }))
+    #[tokio::test]
+    async fn open_streams_are_counted_and_recorded_as_cancelled_at_shutdown() {
+        let api = Api::new();
+        let secret = api.key().await;
+        let (mut client, _) = serve(api.layer());
+        let mut streams = Vec::new();
+        for open in 1..=3 {
+            let watch = client.watch(with(&secret, WatchRequest {})).await;
+            let mut watch = watch.unwrap().into_inner();
+            assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
+            assert_eq!(watch.message().await.unwrap().unwrap().id, 2);
+            streams.push(watch);
+            assert_eq!(api.recorder.stats().in_flight, open);
+        }
+        client
+            .get(with(&secret, GetRequest { id: 1 }))
             .await
             .unwrap();
-        let rate_limit = response.metadata().get("ratelimit").unwrap();
-        assert_eq!(rate_limit, "\"burst\";r=0;t=515");
-        let policy = response.metadata().get("ratelimit-policy").unwrap();
-        assert_eq!(policy, "\"burst\";q=7;w=3600");
+        api.recorder.flush().await;
+        let stats = api.recorder.stats();
+        assert_eq!((stats.in_flight, stats.written), (3, 1));
 
-        let unary = client.get(with(secret, GetRequest { id: 1 })).await;
-        let stream = client.list(with(secret, ListRequest { count: 1 })).await;
-        let watch = client.watch(with(secret, WatchRequest {})).await;
-        for status in [unary.err(), stream.err(), watch.err()] {
-            let status = status.unwrap();
-            assert_eq!(status.code(), Code::ResourceExhausted);
-            let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
-            assert_eq!(pushback, "-1", "the wait is too long for a retry");
-            assert_eq!(status.metadata().get("retry-after").unwrap(), "515");
-            assert!(!status.details().is_empty());
-        }
-        // A seventh of an hour is 514.28… seconds.
-        clock.advance(Duration::from_secs(514));
-        let early = client
-            .get(with(secret, GetRequest { id: 1 }))
-            .await
-            .unwrap_err();
-        let pushback = early.metadata().get("grpc-retry-pushback-ms").unwrap();
-        assert_eq!(pushback, "1000");
-        clock.advance(Duration::from_secs(1));
+        let report = api.recorder.shutdown(Duration::from_secs(20)).await;
+        assert_eq!((report.written, report.lost), (4, 0));
+        let events = api.events().await;
+        let cancelled = events.iter().filter(|event| {
+            event.status == Answered::Grpc(Code::Cancelled as u8)
+                && event.cause == Some(Cause::Cancelled)
+                && &*event.endpoint == WATCH
+        });
+        assert_eq!((events.len(), cancelled.count()), (4, 3));
+
+        // The streams end after the shutdown and are not counted again.
+        drop(streams);
+        let response = client.get(with(&secret, GetRequest { id: 1 })).await;
+        response.unwrap();
+        api.settle().await;
+        let stats = api.recorder.stats();
+        assert_eq!((stats.accepted, stats.written, stats.lost), (5, 4, 1));
     }
 
-    let events = api.events().await;
-    assert_eq!(events.len(), 3 * 5);
-    let limited = events.iter().filter(|event| {
-        event.outcome == Outcome::RateLimited
-            && event.rejection_reason == Some(RejectionReason::RateLimited)
-            && event.status == Answered::Grpc(Code::ResourceExhausted as u8)
-            && (event.cause, event.cost) == (None, 0)
-    });
-    assert_eq!(limited.count(), 3 * 4);
+    #[tokio::test]
+    async fn nested_layers_with_one_recorder_record_a_call_once() {
+        let api = Api::new();
+        let secret = api.key().await;
+        let (incoming, channel) = socket();
+        let limit = RateLimit::per_hour(2).with_name("inner");
+        let inner = api.layer().default_limits([limit]);
+        let server = Server::builder()
+            .layer(api.layer())
+            .layer(inner)
+            .add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let mut client = PostingsClient::new(channel);
+
+        let response = client.get(with(&secret, GetRequest { id: 1 })).await;
+        let response = response.unwrap();
+        let event = api.event().await;
+        assert_eq!((&*event.endpoint, event.status), (GET, Answered::Grpc(0)));
+        let id = response.metadata().get("x-request-id").unwrap();
+        assert_eq!(id.to_str().unwrap(), event.id.to_string());
+        let list = client.list(with(&secret, ListRequest { count: 13 })).await;
+        let list: Vec<_> = list.unwrap().into_inner().collect().await;
+        assert_eq!(list.len(), 3);
+        assert_eq!(api.events().await.len(), 2);
+
+        // A rejection by the inner layer is one event too.
+        let status = client.get(with(&secret, GetRequest { id: 1 })).await;
+        assert_eq!(status.unwrap_err().code(), Code::ResourceExhausted);
+        let events = api.events().await;
+        assert_eq!(events.len(), 3);
+        assert_eq!(events[0].outcome, Outcome::RateLimited);
+        assert_eq!(
+            events[0].rejection_reason,
+            Some(RejectionReason::RateLimited)
+        );
+        assert_eq!(events[0].status, Answered::Grpc(8));
+        let stats = api.recorder.stats();
+        assert_eq!((stats.accepted, stats.in_flight), (3, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn client_tallies_match_the_summary() {
+        let api = Api::new();
+        let issue = async |new: NewKey| {
+            let issued = api.issue(new).await;
+            (issued.key.id, issued.secret.expose().to_owned())
+        };
+        let scoped = |name| NewKey::new(name).scope("postings:read");
+        let limit = RateLimit::per_hour(50);
+        let (_, free) = issue(scoped("free")).await;
+        let (limited_id, limited) = issue(scoped("limited").limit(limit)).await;
+        let (_, unscoped) = issue(NewKey::new("unscoped")).await;
+        let (revoked_id, revoked) = issue(scoped("revoked")).await;
+        api.backend.revoke(revoked_id, Actor::SYSTEM).await.unwrap();
+        let secrets = Secrets {
+            free,
+            limited,
+            unscoped,
+            revoked,
+        };
+        let secrets: &'static Secrets = Box::leak(Box::new(secrets));
+
+        let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let server = Server::builder()
+            .layer(api.layer())
+            .add_service(RequireScope::new("postings:read").named_layer(PostingsServer));
+        tokio::spawn(server.serve_with_incoming(incoming));
+
+        let tasks = (0..TASKS).map(|task| {
+            let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+            let channel = endpoint.connect_lazy();
+            tokio::spawn(async move {
+                let mut tally = HashMap::<_, u64>::new();
+                for n in 0..CALLS {
+                    let response = mixed_call(task * CALLS + n, &channel, secrets).await;
+                    *tally.entry(response).or_default() += 1;
+                }
+                tally
+            })
+        });
+        let mut events = BTreeMap::<Answered, u64>::new();
+        let mut missing = 0;
+        for task in tasks.collect::<Vec<_>>() {
+            for ((code, recorded), count) in task.await.unwrap() {
+                if recorded {
+                    *events.entry(Answered::Grpc(code as u8)).or_default() += count;
+                } else {
+                    assert_eq!(code, Code::Unauthenticated);
+                    missing += count;
+                }
+            }
+        }
+        assert_eq!(
+            missing + events.values().sum::<u64>(),
+            (TASKS * CALLS) as u64
+        );
+        assert_eq!(events.len(), 8, "not every status occurs: {events:?}");
+
+        api.settle().await;
+        let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().by_key());
+        let summary = api.backend.summary(&query).await.unwrap();
+        let counted = summary.by_status.iter();
+        let mut counted: BTreeMap<_, _> = counted.map(|(k, v)| (*k, v.total())).collect();
+        // Beyond the limit on events of rejected keys, rejections are only counted.
+        let unrecorded = api.recorder.stats().rejected_for(RejectionReason::Revoked);
+        assert_eq!(counted[&Answered::Grpc(16)], 10);
+        *counted.get_mut(&Answered::Grpc(16)).unwrap() += unrecorded;
+        assert_eq!(counted, events);
+        let by_key = summary.by_key.unwrap();
+        assert_eq!(
+            by_key[&Some(limited_id)].rate_limited(),
+            events[&Answered::Grpc(8)]
+        );
+        assert_eq!(by_key[&Some(revoked_id)].failed_by(Cause::Refused), 10);
+        let endpoints: Vec<_> = summary.by_endpoint.keys().map(|name| &**name).collect();
+        assert_eq!(endpoints, [UNMATCHED, GET, LIST, WATCH]);
+
+        let stats = api.recorder.stats();
+        assert_eq!(stats.rejected_for(RejectionReason::Missing), missing);
+        assert_eq!((stats.in_flight, stats.queued, stats.lost), (0, 0, 0));
+        assert_eq!(stats.accepted + unrecorded, events.values().sum::<u64>());
+        assert_eq!(stats.written, stats.accepted);
+    }
+}
+
+mod secret_confidentiality {
+    use super::*;
+
+    #[tokio::test]
+    async fn inner_service_never_sees_the_secret() {
+        let api = Api::new();
+        let secret = api.key().await;
+        let (incoming, channel) = socket();
+        let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
+            for value in request.headers().values() {
+                assert!(!String::from_utf8_lossy(value.as_bytes()).contains("acme_test_"));
+            }
+            assert!(request.extensions().get::<Caller>().is_some());
+            request
+        });
+        let server = Server::builder()
+            .layer(api.layer())
+            .layer(inspect)
+            .add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let mut client = PostingsClient::new(channel);
+        client
+            .get(with(&secret, GetRequest { id: 1 }))
+            .await
+            .unwrap();
+        let mut request = Request::new(GetRequest { id: 1 });
+        let metadata = request.metadata_mut();
+        metadata.insert("x-api-key", secret.parse().unwrap());
+        client.get(request).await.unwrap();
+    }
+}
+
+mod indistinguishable_rejections {
+    use super::*;
+
+    #[tokio::test]
+    async fn rejected_credentials_are_indistinguishable() {
+        let api = Api::new();
+        let (mut client, _) = serve(api.layer());
+        let secret = async |new| {
+            let issued = api.issue(new).await;
+            (issued.key.id, issued.secret.expose().to_owned())
+        };
+        let (_, expired) = secret(NewKey::new("expired").expires_at(Timestamp::UNIX_EPOCH)).await;
+        let (revoked_id, revoked) = secret(NewKey::new("revoked")).await;
+        let (disabled_id, disabled) = secret(NewKey::new("disabled")).await;
+        // It is valid at first, and cached.
+        client
+            .get(with(&revoked, GetRequest { id: 1 }))
+            .await
+            .unwrap();
+        api.backend.revoke(revoked_id, Actor::SYSTEM).await.unwrap();
+        api.backend
+            .disable(disabled_id, Actor::SYSTEM)
+            .await
+            .unwrap();
+        let unknown = Api::new().key().await;
+        let wrong = secrets::with_a_wrong_secret(&disabled);
+
+        let missing = client.get(GetRequest { id: 1 }).await.unwrap_err();
+        assert_eq!(missing.code(), Code::Unauthenticated);
+        for secret in [
+            "",
+            "nonsense",
+            &unknown[1..],
+            &unknown,
+            &wrong,
+            &revoked,
+            &disabled,
+            &expired,
+        ] {
+            let get = client.get(with(secret, GetRequest { id: 1 })).await;
+            assert_eq!(
+                visible_parts(&get.unwrap_err()),
+                visible_parts(&missing),
+                "{secret}"
+            );
+            let list = client.list(with(secret, ListRequest { count: 1 })).await;
+            assert_eq!(
+                visible_parts(&list.unwrap_err()),
+                visible_parts(&missing),
+                "{secret}"
+            );
+        }
+
+        // Rejections of known keys are events; all others are only counted.
+        let mut events = HashMap::new();
+        for event in api.events().await {
+            *events
+                .entry((event.rejection_reason, event.status))
+                .or_insert(0) += 1;
+        }
+        let code = Answered::Grpc(Code::Unauthenticated as u8);
+        let expected = [
+            ((None, Answered::Grpc(0)), 1),
+            ((Some(RejectionReason::Revoked), code), 2),
+            ((Some(RejectionReason::Disabled), code), 2),
+            ((Some(RejectionReason::Expired), code), 2),
+        ];
+        assert_eq!(events, HashMap::from(expected));
+        let stats = api.recorder.stats();
+        // `Bearer` alone is no credential.
+        assert_eq!(stats.rejected_for(RejectionReason::Missing), 3);
+        assert_eq!(stats.rejected_for(RejectionReason::Malformed), 4);
+        assert_eq!(stats.rejected_for(RejectionReason::Unknown), 2);
+        assert_eq!(stats.rejected_for(RejectionReason::WrongSecret), 2);
+    }
+}
+
+mod sufficient_retry_after {
+    use super::*;
+
+    #[tokio::test]
+    async fn rate_limited_call_is_resource_exhausted_and_its_retry_hint_is_sufficient() {
+        let api = Api::new();
+        let clock = Clock::manual(Timestamp::now());
+        let limit = RateLimit::per_hour(7).with_burst(1).with_name("burst");
+        let issued = api.issue(NewKey::new("limited").limit(limit)).await;
+        let secret = issued.secret.expose();
+        let (mut client, _) = serve(api.layer().clock(clock.clone()));
+
+        for _ in 0..3 {
+            let response = client
+                .get(with(secret, GetRequest { id: 1 }))
+                .await
+                .unwrap();
+            let rate_limit = response.metadata().get("ratelimit").unwrap();
+            assert_eq!(rate_limit, "\"burst\";r=0;t=515");
+            let policy = response.metadata().get("ratelimit-policy").unwrap();
+            assert_eq!(policy, "\"burst\";q=7;w=3600");
+
+            let unary = client.get(with(secret, GetRequest { id: 1 })).await;
+            let stream = client.list(with(secret, ListRequest { count: 1 })).await;
+            let watch = client.watch(with(secret, WatchRequest {})).await;
+            for status in [unary.err(), stream.err(), watch.err()] {
+                let status = status.unwrap();
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+                assert_eq!(pushback, "-1", "the wait is too long for a retry");
+                assert_eq!(status.metadata().get("retry-after").unwrap(), "515");
+                assert!(!status.details().is_empty());
+            }
+            // A seventh of an hour is 514.28… seconds.
+            clock.advance(Duration::from_secs(514));
+            let early = client
+                .get(with(secret, GetRequest { id: 1 }))
+                .await
+                .unwrap_err();
+            let pushback = early.metadata().get("grpc-retry-pushback-ms").unwrap();
+            assert_eq!(pushback, "1000");
+            clock.advance(Duration::from_secs(1));
+        }
+
+        let events = api.events().await;
+        assert_eq!(events.len(), 3 * 5);
+        let limited = events.iter().filter(|event| {
+            event.outcome == Outcome::RateLimited
+                && event.rejection_reason == Some(RejectionReason::RateLimited)
+                && event.status == Answered::Grpc(Code::ResourceExhausted as u8)
+                && (event.cause, event.cost) == (None, 0)
+        });
+        assert_eq!(limited.count(), 3 * 4);
+    }
 }
 
 /// A Python client that retries on `RESOURCE_EXHAUSTED`, with a deadline of 8 s.
@@ -473,94 +704,49 @@ impl KeyStore for FailingStore {
     }
 }
 
-#[tokio::test]
-async fn rule_5_store_failure_is_unavailable() {
-    let api = Api::new();
-    let secret = api.key().await;
-    let layer = ApiKeyLayer::new(FailingStore).recorder(api.recorder.clone());
-    let (mut client, _) = serve(layer.clone());
-    let status = client.get(with(&secret, GetRequest { id: 1 })).await;
-    let status = status.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    // Rule 14: the store's error text is not exposed.
-    assert!(!format!("{status:?}").contains("10.1.2.3"));
-    let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
-    assert_eq!(pushback, "1000");
-    assert_eq!(
-        api.recorder
-            .stats()
-            .rejected_for(RejectionReason::StoreUnavailable),
-        1
-    );
-    assert!(api.events().await.is_empty());
+mod fail_closed {
+    use super::*;
 
-    // `StoreFailure::Admit` admits them as unverified.
-    let (incoming, channel) = socket();
-    let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
-        assert!(request.extensions().get::<Unverified>().is_some());
-        request
-    });
-    let server = Server::builder()
-        .layer(layer.on_store_failure(StoreFailure::Admit))
-        .layer(inspect)
-        .add_service(PostingsServer);
-    tokio::spawn(server.serve_with_incoming(incoming));
-    let mut client = PostingsClient::new(channel);
-    client
-        .get(with(&secret, GetRequest { id: 1 }))
-        .await
-        .unwrap();
-    let event = api.event().await;
-    assert_eq!((event.key, event.status), (None, Answered::Grpc(0)));
-}
-
-#[tokio::test]
-async fn rule_9_stream_is_recorded_once_with_the_status_of_its_trailers() {
-    let api = Api::new();
-    let secret = api.key().await;
-    let (mut client, _) = serve(api.layer());
-    for (count, items, code, outcome) in [
-        (0, 0, 0, (Outcome::Completed, None)),
-        (3, 3, 0, (Outcome::Completed, None)),
-        (13, 2, 13, (Outcome::Failed, Some(Cause::ServerError))),
-    ] {
-        let list = client.list(with(&secret, ListRequest { count })).await;
-        let list: Vec<_> = list.unwrap().into_inner().collect().await;
-        let error = list.last().and_then(|last| last.as_ref().err());
-        assert_eq!(list.iter().filter(|item| item.is_ok()).count(), items);
-        assert_eq!(error.map_or(0, |status| status.code() as u8), code);
-
-        let mut events = api.events().await;
-        // The newest first.
-        let event = events.swap_remove(0);
+    #[tokio::test]
+    async fn store_failure_is_unavailable() {
+        let api = Api::new();
+        let secret = api.key().await;
+        let layer = ApiKeyLayer::new(FailingStore).recorder(api.recorder.clone());
+        let (mut client, _) = serve(layer.clone());
+        let status = client.get(with(&secret, GetRequest { id: 1 })).await;
+        let status = status.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        // Rule 14: the store's error text is not exposed.
+        assert!(!format!("{status:?}").contains("10.1.2.3"));
+        let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+        assert_eq!(pushback, "1000");
         assert_eq!(
-            (&*event.endpoint, event.status),
-            (LIST, Answered::Grpc(code))
+            api.recorder
+                .stats()
+                .rejected_for(RejectionReason::StoreUnavailable),
+            1
         );
-        assert_eq!((event.outcome, event.cause), outcome);
-        assert!(event.response_bytes >= items as u64 * 10);
-    }
-    assert_eq!(api.events().await.len(), 3);
-}
+        assert!(api.events().await.is_empty());
 
-#[tokio::test]
-async fn rule_9_stream_dropped_by_the_client_is_one_cancelled_event() {
-    let api = Api::new();
-    let secret = api.key().await;
-    let (mut client, _) = serve(api.layer());
-    let watch = client.watch(with(&secret, WatchRequest {})).await;
-    let mut watch = watch.unwrap().into_inner();
-    assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
-    drop(watch);
-    let event = api.event().await;
-    assert_eq!(event.status, Answered::Grpc(Code::Cancelled as u8));
-    assert_eq!(
-        (event.outcome, event.cause),
-        (Outcome::Failed, Some(Cause::Cancelled))
-    );
-    // The method never completed, but its response had started.
-    assert_eq!(&*event.endpoint, WATCH);
-    assert!(event.response_bytes > 0);
+        // `StoreFailure::Admit` admits them as unverified.
+        let (incoming, channel) = socket();
+        let inspect = MapRequestLayer::new(|request: http::Request<Body>| {
+            assert!(request.extensions().get::<Unverified>().is_some());
+            request
+        });
+        let server = Server::builder()
+            .layer(layer.on_store_failure(StoreFailure::Admit))
+            .layer(inspect)
+            .add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let mut client = PostingsClient::new(channel);
+        client
+            .get(with(&secret, GetRequest { id: 1 }))
+            .await
+            .unwrap();
+        let event = api.event().await;
+        assert_eq!((event.key, event.status), (None, Answered::Grpc(0)));
+    }
 }
 
 #[tokio::test]
@@ -592,47 +778,6 @@ async fn stream_ends_as_unauthenticated_when_its_key_is_revoked() {
 }
 
 #[tokio::test]
-async fn rule_9_open_streams_are_counted_and_recorded_as_cancelled_at_shutdown() {
-    let api = Api::new();
-    let secret = api.key().await;
-    let (mut client, _) = serve(api.layer());
-    let mut streams = Vec::new();
-    for open in 1..=3 {
-        let watch = client.watch(with(&secret, WatchRequest {})).await;
-        let mut watch = watch.unwrap().into_inner();
-        assert_eq!(watch.message().await.unwrap().unwrap().id, 1);
-        assert_eq!(watch.message().await.unwrap().unwrap().id, 2);
-        streams.push(watch);
-        assert_eq!(api.recorder.stats().in_flight, open);
-    }
-    client
-        .get(with(&secret, GetRequest { id: 1 }))
-        .await
-        .unwrap();
-    api.recorder.flush().await;
-    let stats = api.recorder.stats();
-    assert_eq!((stats.in_flight, stats.written), (3, 1));
-
-    let report = api.recorder.shutdown(Duration::from_secs(20)).await;
-    assert_eq!((report.written, report.lost), (4, 0));
-    let events = api.events().await;
-    let cancelled = events.iter().filter(|event| {
-        event.status == Answered::Grpc(Code::Cancelled as u8)
-            && event.cause == Some(Cause::Cancelled)
-            && &*event.endpoint == WATCH
-    });
-    assert_eq!((events.len(), cancelled.count()), (4, 3));
-
-    // The streams end after the shutdown and are not counted again.
-    drop(streams);
-    let response = client.get(with(&secret, GetRequest { id: 1 })).await;
-    response.unwrap();
-    api.settle().await;
-    let stats = api.recorder.stats();
-    assert_eq!((stats.accepted, stats.written, stats.lost), (5, 4, 1));
-}
-
-#[tokio::test]
 async fn not_found_is_recorded_as_a_client_error() {
     let api = Api::new();
     let secret = api.key().await;
@@ -649,57 +794,61 @@ async fn not_found_is_recorded_as_a_client_error() {
     );
 }
 
-#[tokio::test]
-async fn rule_12_unknown_methods_add_no_endpoints() {
-    let api = Api::new();
-    let issued = api.issue(NewKey::new("r").scope("postings:read")).await;
-    let other = api.issue(NewKey::new("o")).await;
-    let secret = issued.secret.expose();
-    let (incoming, channel) = socket();
-    let server = Server::builder()
-        .layer(api.layer())
-        .add_service(RequireScope::new("postings:read").named_layer(PostingsServer));
-    tokio::spawn(server.serve_with_incoming(incoming));
-    let mut client = PostingsClient::new(channel.clone());
+mod bounded_cardinality {
+    use super::*;
 
-    for n in 0..20 {
-        for path in [
-            format!("/postings.v1.Postings/Made{n}"),
-            format!("/made.up.v{n}.Service/Get"),
-        ] {
-            let response = raw(&channel, call(&path, secret)).await;
-            assert_eq!(response.headers()["grpc-status"], "12", "{path}");
-        }
-        // Rejections do not reveal whether the method exists.
-        let path = format!("/postings.v1.Postings/Made{n}");
-        let response = raw(&channel, call(&path, other.secret.expose())).await;
-        assert_eq!(response.headers()["grpc-status"], "7");
-    }
-    client
-        .get(with(secret, GetRequest { id: 1 }))
-        .await
-        .unwrap();
-    // The method is known once the service has handled it.
-    let response = raw(&channel, call(GET, other.secret.expose())).await;
-    assert_eq!(response.headers()["grpc-status"], "7");
+    #[tokio::test]
+    async fn unknown_methods_add_no_endpoints() {
+        let api = Api::new();
+        let issued = api.issue(NewKey::new("r").scope("postings:read")).await;
+        let other = api.issue(NewKey::new("o")).await;
+        let secret = issued.secret.expose();
+        let (incoming, channel) = socket();
+        let server = Server::builder()
+            .layer(api.layer())
+            .add_service(RequireScope::new("postings:read").named_layer(PostingsServer));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let mut client = PostingsClient::new(channel.clone());
 
-    let events = api.events().await;
-    assert_eq!(events.len(), 62);
-    let rejected = &events[0];
-    assert_eq!(
-        (&*rejected.endpoint, rejected.status),
-        (GET, Answered::Grpc(7))
-    );
-    for event in events.into_iter().skip(1) {
-        match event.status {
-            Answered::Grpc(12) => {
-                assert_eq!(
-                    (&*event.endpoint, event.cause),
-                    (UNMATCHED, Some(Cause::ServerError))
-                );
+        for n in 0..20 {
+            for path in [
+                format!("/postings.v1.Postings/Made{n}"),
+                format!("/made.up.v{n}.Service/Get"),
+            ] {
+                let response = raw(&channel, call(&path, secret)).await;
+                assert_eq!(response.headers()["grpc-status"], "12", "{path}");
             }
-            Answered::Grpc(7) => assert_eq!(&*event.endpoint, UNMATCHED),
-            _ => assert_eq!(&*event.endpoint, GET),
+            // Rejections do not reveal whether the method exists.
+            let path = format!("/postings.v1.Postings/Made{n}");
+            let response = raw(&channel, call(&path, other.secret.expose())).await;
+            assert_eq!(response.headers()["grpc-status"], "7");
+        }
+        client
+            .get(with(secret, GetRequest { id: 1 }))
+            .await
+            .unwrap();
+        // The method is known once the service has handled it.
+        let response = raw(&channel, call(GET, other.secret.expose())).await;
+        assert_eq!(response.headers()["grpc-status"], "7");
+
+        let events = api.events().await;
+        assert_eq!(events.len(), 62);
+        let rejected = &events[0];
+        assert_eq!(
+            (&*rejected.endpoint, rejected.status),
+            (GET, Answered::Grpc(7))
+        );
+        for event in events.into_iter().skip(1) {
+            match event.status {
+                Answered::Grpc(12) => {
+                    assert_eq!(
+                        (&*event.endpoint, event.cause),
+                        (UNMATCHED, Some(Cause::ServerError))
+                    );
+                }
+                Answered::Grpc(7) => assert_eq!(&*event.endpoint, UNMATCHED),
+                _ => assert_eq!(&*event.endpoint, GET),
+            }
         }
     }
 }
@@ -754,46 +903,6 @@ async fn request_id_is_echoed_and_searchable_in_the_request_log() {
         assert_eq!(id.to_str().unwrap(), event.id.to_string());
         assert_eq!(event.request_id, None);
     }
-}
-
-#[tokio::test]
-async fn rule_9_nested_layers_with_one_recorder_record_a_call_once() {
-    let api = Api::new();
-    let secret = api.key().await;
-    let (incoming, channel) = socket();
-    let limit = RateLimit::per_hour(2).with_name("inner");
-    let inner = api.layer().default_limits([limit]);
-    let server = Server::builder()
-        .layer(api.layer())
-        .layer(inner)
-        .add_service(PostingsServer);
-    tokio::spawn(server.serve_with_incoming(incoming));
-    let mut client = PostingsClient::new(channel);
-
-    let response = client.get(with(&secret, GetRequest { id: 1 })).await;
-    let response = response.unwrap();
-    let event = api.event().await;
-    assert_eq!((&*event.endpoint, event.status), (GET, Answered::Grpc(0)));
-    let id = response.metadata().get("x-request-id").unwrap();
-    assert_eq!(id.to_str().unwrap(), event.id.to_string());
-    let list = client.list(with(&secret, ListRequest { count: 13 })).await;
-    let list: Vec<_> = list.unwrap().into_inner().collect().await;
-    assert_eq!(list.len(), 3);
-    assert_eq!(api.events().await.len(), 2);
-
-    // A rejection by the inner layer is one event too.
-    let status = client.get(with(&secret, GetRequest { id: 1 })).await;
-    assert_eq!(status.unwrap_err().code(), Code::ResourceExhausted);
-    let events = api.events().await;
-    assert_eq!(events.len(), 3);
-    assert_eq!(events[0].outcome, Outcome::RateLimited);
-    assert_eq!(
-        events[0].rejection_reason,
-        Some(RejectionReason::RateLimited)
-    );
-    assert_eq!(events[0].status, Answered::Grpc(8));
-    let stats = api.recorder.stats();
-    assert_eq!((stats.accepted, stats.in_flight), (3, 0));
 }
 
 #[tokio::test]
@@ -1002,89 +1111,4 @@ async fn mixed_call(n: usize, channel: &Channel, secrets: &Secrets) -> (Code, bo
         }
     };
     (code(response), true)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_client_tallies_match_the_summary() {
-    let api = Api::new();
-    let issue = async |new: NewKey| {
-        let issued = api.issue(new).await;
-        (issued.key.id, issued.secret.expose().to_owned())
-    };
-    let scoped = |name| NewKey::new(name).scope("postings:read");
-    let limit = RateLimit::per_hour(50);
-    let (_, free) = issue(scoped("free")).await;
-    let (limited_id, limited) = issue(scoped("limited").limit(limit)).await;
-    let (_, unscoped) = issue(NewKey::new("unscoped")).await;
-    let (revoked_id, revoked) = issue(scoped("revoked")).await;
-    api.backend.revoke(revoked_id, Actor::SYSTEM).await.unwrap();
-    let secrets = Secrets {
-        free,
-        limited,
-        unscoped,
-        revoked,
-    };
-    let secrets: &'static Secrets = Box::leak(Box::new(secrets));
-
-    let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let address = incoming.local_addr().unwrap();
-    let server = Server::builder()
-        .layer(api.layer())
-        .add_service(RequireScope::new("postings:read").named_layer(PostingsServer));
-    tokio::spawn(server.serve_with_incoming(incoming));
-
-    let tasks = (0..TASKS).map(|task| {
-        let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-        let channel = endpoint.connect_lazy();
-        tokio::spawn(async move {
-            let mut tally = HashMap::<_, u64>::new();
-            for n in 0..CALLS {
-                let response = mixed_call(task * CALLS + n, &channel, secrets).await;
-                *tally.entry(response).or_default() += 1;
-            }
-            tally
-        })
-    });
-    let mut events = BTreeMap::<Answered, u64>::new();
-    let mut missing = 0;
-    for task in tasks.collect::<Vec<_>>() {
-        for ((code, recorded), count) in task.await.unwrap() {
-            if recorded {
-                *events.entry(Answered::Grpc(code as u8)).or_default() += count;
-            } else {
-                assert_eq!(code, Code::Unauthenticated);
-                missing += count;
-            }
-        }
-    }
-    assert_eq!(
-        missing + events.values().sum::<u64>(),
-        (TASKS * CALLS) as u64
-    );
-    assert_eq!(events.len(), 8, "not every status occurs: {events:?}");
-
-    api.settle().await;
-    let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().by_key());
-    let summary = api.backend.summary(&query).await.unwrap();
-    let counted = summary.by_status.iter();
-    let mut counted: BTreeMap<_, _> = counted.map(|(k, v)| (*k, v.total())).collect();
-    // Beyond the limit on events of rejected keys, rejections are only counted.
-    let unrecorded = api.recorder.stats().rejected_for(RejectionReason::Revoked);
-    assert_eq!(counted[&Answered::Grpc(16)], 10);
-    *counted.get_mut(&Answered::Grpc(16)).unwrap() += unrecorded;
-    assert_eq!(counted, events);
-    let by_key = summary.by_key.unwrap();
-    assert_eq!(
-        by_key[&Some(limited_id)].rate_limited(),
-        events[&Answered::Grpc(8)]
-    );
-    assert_eq!(by_key[&Some(revoked_id)].failed_by(Cause::Refused), 10);
-    let endpoints: Vec<_> = summary.by_endpoint.keys().map(|name| &**name).collect();
-    assert_eq!(endpoints, [UNMATCHED, GET, LIST, WATCH]);
-
-    let stats = api.recorder.stats();
-    assert_eq!(stats.rejected_for(RejectionReason::Missing), missing);
-    assert_eq!((stats.in_flight, stats.queued, stats.lost), (0, 0, 0));
-    assert_eq!(stats.accepted + unrecorded, events.values().sum::<u64>());
-    assert_eq!(stats.written, stats.accepted);
 }

@@ -101,69 +101,73 @@ async fn client(
     tally
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_every_request_is_accounted_for_exactly_once() {
-    let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(1_000_000));
-    let recorder = Recorder::builder(backend.clone()).capacity(100_000).start();
-    let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
-    let address = support::serve(routes().layer(layer)).await;
-    let unlimited = support::issue(&backend, NewKey::new("unlimited")).await;
-    let rate = RateLimit::per_second(100).with_burst(50);
-    let limited = support::issue(&backend, NewKey::new("limited").limit(rate)).await;
+mod complete_accounting {
+    use super::*;
 
-    let mut clients = tokio::task::JoinSet::new();
-    for number in 0..CONNECTIONS {
-        let (unlimited, limited) = (
-            unlimited.secret.expose().to_owned(),
-            limited.secret.expose().to_owned(),
-        );
-        clients.spawn(client(number, address, unlimited, limited));
-    }
-    let mut total = Tally::default();
-    while let Some(tally) = clients.join_next().await {
-        let tally = tally.unwrap();
-        total.abandoned += tally.abandoned;
-        for (status, count) in tally.responses {
-            *total.responses.entry(status).or_default() += count;
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_request_is_accounted_for_exactly_once() {
+        let backend = MemoryBackend::with_config(MemoryConfig::new().log_capacity(1_000_000));
+        let recorder = Recorder::builder(backend.clone()).capacity(100_000).start();
+        let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+        let address = support::serve(routes().layer(layer)).await;
+        let unlimited = support::issue(&backend, NewKey::new("unlimited")).await;
+        let rate = RateLimit::per_second(100).with_burst(50);
+        let limited = support::issue(&backend, NewKey::new("limited").limit(rate)).await;
+
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..CONNECTIONS {
+            let (unlimited, limited) = (
+                unlimited.secret.expose().to_owned(),
+                limited.secret.expose().to_owned(),
+            );
+            clients.spawn(client(number, address, unlimited, limited));
         }
-    }
-    support::until(|| recorder.stats().in_flight == 0).await;
-    let report = recorder.shutdown(Duration::from_secs(30)).await;
+        let mut total = Tally::default();
+        while let Some(tally) = clients.join_next().await {
+            let tally = tally.unwrap();
+            total.abandoned += tally.abandoned;
+            for (status, count) in tally.responses {
+                *total.responses.entry(status).or_default() += count;
+            }
+        }
+        support::until(|| recorder.stats().in_flight == 0).await;
+        let report = recorder.shutdown(Duration::from_secs(30)).await;
 
-    let malformed = total.responses.remove(&401).unwrap();
-    let sent = (CONNECTIONS * EACH) as u64;
-    assert_eq!(
-        total.responses.values().sum::<u64>() + total.abandoned + malformed,
-        sent
-    );
-    let stats = recorder.stats();
-    assert_eq!(stats.rejected_for(RejectionReason::Malformed), malformed);
-    assert_eq!(
-        (stats.accepted, stats.queued, stats.in_flight),
-        (sent - malformed, 0, 0)
-    );
-    assert_eq!((report.written, report.lost), (sent - malformed, 0));
+        let malformed = total.responses.remove(&401).unwrap();
+        let sent = (CONNECTIONS * EACH) as u64;
+        assert_eq!(
+            total.responses.values().sum::<u64>() + total.abandoned + malformed,
+            sent
+        );
+        let stats = recorder.stats();
+        assert_eq!(stats.rejected_for(RejectionReason::Malformed), malformed);
+        assert_eq!(
+            (stats.accepted, stats.queued, stats.in_flight),
+            (sent - malformed, 0, 0)
+        );
+        assert_eq!((report.written, report.lost), (sent - malformed, 0));
 
-    let query = SummaryQuery::default();
-    let summary = backend.summary(&query).await.unwrap();
-    let totals = &summary.totals;
-    assert_eq!(totals.total(), sent - malformed);
-    assert_eq!(totals.failed_by(Cause::Cancelled), total.abandoned);
-    assert_eq!(totals.rate_limited(), total.responses[&429]);
-    assert!(total.responses[&429] > 0 && total.abandoned > 0 && malformed > 0);
-    for (&status, &count) in &total.responses {
-        let summarized = summary.by_status[&Status::Http(status)].total();
-        // Abandoned responses had status 200.
-        let abandoned = if status == 200 { total.abandoned } else { 0 };
-        assert_eq!(summarized, count + abandoned, "{status}");
-        let filter = LogFilter::new().status(Status::Http(status));
-        let logged = backend.count(&filter).await.unwrap();
-        assert_eq!(logged, Count::Exactly(count + abandoned), "{status}");
-    }
-    for key in [unlimited.key.id, limited.key.id] {
-        let range = SummaryQuery::new(UsageRange::new().key(key), Default::default());
-        let summarized = backend.summary(&range).await.unwrap().totals.total();
-        let logged = backend.count(&LogFilter::new().key(key)).await.unwrap();
-        assert_eq!(logged, Count::Exactly(summarized));
+        let query = SummaryQuery::default();
+        let summary = backend.summary(&query).await.unwrap();
+        let totals = &summary.totals;
+        assert_eq!(totals.total(), sent - malformed);
+        assert_eq!(totals.failed_by(Cause::Cancelled), total.abandoned);
+        assert_eq!(totals.rate_limited(), total.responses[&429]);
+        assert!(total.responses[&429] > 0 && total.abandoned > 0 && malformed > 0);
+        for (&status, &count) in &total.responses {
+            let summarized = summary.by_status[&Status::Http(status)].total();
+            // Abandoned responses had status 200.
+            let abandoned = if status == 200 { total.abandoned } else { 0 };
+            assert_eq!(summarized, count + abandoned, "{status}");
+            let filter = LogFilter::new().status(Status::Http(status));
+            let logged = backend.count(&filter).await.unwrap();
+            assert_eq!(logged, Count::Exactly(count + abandoned), "{status}");
+        }
+        for key in [unlimited.key.id, limited.key.id] {
+            let range = SummaryQuery::new(UsageRange::new().key(key), Default::default());
+            let summarized = backend.summary(&range).await.unwrap().totals.total();
+            let logged = backend.count(&LogFilter::new().key(key)).await.unwrap();
+            assert_eq!(logged, Count::Exactly(summarized));
+        }
     }
 }

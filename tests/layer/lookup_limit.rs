@@ -311,140 +311,167 @@ async fn taking_over_an_abandoned_lookup_is_charged() {
     assert_eq!(setup.take_lookups(), 11);
 }
 
-#[tokio::test]
-async fn rule_2_rejected_and_unknown_keys_are_indistinguishable_when_the_lookup_limit_is_exhausted()
-{
-    let setup = Setup::new();
-    let (revoked, disabled, expired) = (
-        setup.issue().await,
-        setup.issue().await,
-        setup.issue().await,
-    );
-    let keys = &setup.store.keys;
-    keys.revoke(revoked.key.id, Actor::SYSTEM).await.unwrap();
-    keys.disable(disabled.key.id, Actor::SYSTEM).await.unwrap();
-    let at_once = KeyUpdate::default().expires_at(Some(Timestamp::UNIX_EPOCH));
-    keys.update(expired.key.id, at_once, Actor::SYSTEM)
-        .await
-        .unwrap();
-    let response_text = async |secret: &Secret| {
-        let response = setup.send(CLIENT_IP, secret, "text/plain").await;
-        let (mut head, body) = response.into_parts();
-        head.headers.remove("x-request-id");
-        let body = body.collect().await.unwrap().to_bytes();
-        format!("{} {:?} {body:?}", head.status, head.headers)
-    };
-    let rejected_secrets = [&revoked.secret, &disabled.secret, &expired.secret];
-    let mut used = 0;
-    for secret in rejected_secrets {
-        assert_eq!(response_text(secret).await, response_text(&unknown()).await);
-        used += 2;
-    }
-    // While cached, they are not charged.
-    for secret in rejected_secrets {
-        assert!(response_text(secret).await.starts_with("401"));
-    }
-    assert_eq!(used + setup.exhaust_limit(CLIENT_IP).await, 10);
-    let rejected = response_text(&unknown()).await;
-    assert!(rejected.starts_with("429"));
-    for secret in rejected_secrets {
-        assert_eq!(response_text(secret).await, rejected);
-    }
-    // The last available lookup does not distinguish them either.
-    for secret in [rejected_secrets[0], &unknown()] {
-        setup.clock.advance(Duration::from_secs(31));
-        setup.exhaust_limit(CLIENT_IP).await;
-        setup.clock.advance(Duration::from_secs(6));
-        assert!(response_text(secret).await.starts_with("401"));
-        assert!(response_text(secret).await.starts_with("429"));
-    }
-    // After expiry they are charged again; once the limit is exhausted they are not looked up.
-    setup.clock.advance(Duration::from_secs(31));
-    for secret in rejected_secrets {
-        assert!(response_text(secret).await.starts_with("401"));
-    }
-    // Five lookups had been refilled.
-    assert_eq!(
-        rejected_secrets.len() + setup.exhaust_limit(CLIENT_IP).await,
-        5
-    );
-    setup.clock.advance(Duration::from_secs(30));
-    setup.exhaust_limit(CLIENT_IP).await;
-    setup.take_lookups();
-    for secret in rejected_secrets {
-        assert!(response_text(secret).await.starts_with("429"));
-    }
-    assert_eq!(setup.take_lookups(), 0);
-}
+mod indistinguishable_rejections {
+    use super::*;
 
-#[tokio::test]
-async fn rule_2_full_recorder_does_not_distinguish_revoked_from_unknown_keys() {
-    let memory = MemoryBackend::new();
-    let recorder = Recorder::builder(memory.clone())
-        .capacity(1)
-        .when_full(WhenFull::Reject)
-        .start();
-    let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
-    let (valid, revoked) = (setup.issue().await, setup.issue().await);
-    setup
-        .store
-        .keys
-        .revoke(revoked.key.id, Actor::SYSTEM)
-        .await
-        .unwrap();
-    // The unread response stays open and occupies the recorder's only slot.
-    let _open = setup.send(CLIENT_IP, &valid.secret, "text/plain").await;
-    for _ in 0..2 {
-        assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 503);
-        assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
-        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
-    }
-    recorder.flush().await;
-    let events = memory.requests(&LogQuery::default()).await.unwrap().items;
-    let events = events
-        .iter()
-        .filter(|event| event.rejection_reason.is_some());
-    let counted = setup.layer.stats().rejected_for(RejectionReason::Revoked);
-    assert_eq!(events.count() as u64 + counted, 2);
-}
-
-/// The store sends no invalidations, like one that another process changes.
-#[tokio::test]
-async fn rule_2_formerly_valid_and_unknown_keys_are_indistinguishable() {
-    for change in ["revoke", "disable", "delete"] {
+    #[tokio::test]
+    async fn rejected_and_unknown_keys_are_indistinguishable_when_the_lookup_limit_is_exhausted() {
         let setup = Setup::new();
-        let key = setup.issue().await;
-        assert_eq!(setup.status_of(CLIENT_IP, &key.secret).await, 200);
+        let (revoked, disabled, expired) = (
+            setup.issue().await,
+            setup.issue().await,
+            setup.issue().await,
+        );
         let keys = &setup.store.keys;
-        match change {
-            "revoke" => keys
-                .revoke(key.key.id, Actor::SYSTEM)
-                .await
-                .map(drop)
-                .unwrap(),
-            "disable" => keys
-                .disable(key.key.id, Actor::SYSTEM)
-                .await
-                .map(drop)
-                .unwrap(),
-            _ => keys.delete(key.key.id, Actor::SYSTEM).await.unwrap(),
+        keys.revoke(revoked.key.id, Actor::SYSTEM).await.unwrap();
+        keys.disable(disabled.key.id, Actor::SYSTEM).await.unwrap();
+        let at_once = KeyUpdate::default().expires_at(Some(Timestamp::UNIX_EPOCH));
+        keys.update(expired.key.id, at_once, Actor::SYSTEM)
+            .await
+            .unwrap();
+        let response_text = async |secret: &Secret| {
+            let response = setup.send(CLIENT_IP, secret, "text/plain").await;
+            let (mut head, body) = response.into_parts();
+            head.headers.remove("x-request-id");
+            let body = body.collect().await.unwrap().to_bytes();
+            format!("{} {:?} {body:?}", head.status, head.headers)
+        };
+        let rejected_secrets = [&revoked.secret, &disabled.secret, &expired.secret];
+        let mut used = 0;
+        for secret in rejected_secrets {
+            assert_eq!(response_text(secret).await, response_text(&unknown()).await);
+            used += 2;
         }
+        // While cached, they are not charged.
+        for secret in rejected_secrets {
+            assert!(response_text(secret).await.starts_with("401"));
+        }
+        assert_eq!(used + setup.exhaust_limit(CLIENT_IP).await, 10);
+        let rejected = response_text(&unknown()).await;
+        assert!(rejected.starts_with("429"));
+        for secret in rejected_secrets {
+            assert_eq!(response_text(secret).await, rejected);
+        }
+        // The last available lookup does not distinguish them either.
+        for secret in [rejected_secrets[0], &unknown()] {
+            setup.clock.advance(Duration::from_secs(31));
+            setup.exhaust_limit(CLIENT_IP).await;
+            setup.clock.advance(Duration::from_secs(6));
+            assert!(response_text(secret).await.starts_with("401"));
+            assert!(response_text(secret).await.starts_with("429"));
+        }
+        // After expiry they are charged again; once the limit is exhausted they are not looked up.
+        setup.clock.advance(Duration::from_secs(31));
+        for secret in rejected_secrets {
+            assert!(response_text(secret).await.starts_with("401"));
+        }
+        // Five lookups had been refilled.
+        assert_eq!(
+            rejected_secrets.len() + setup.exhaust_limit(CLIENT_IP).await,
+            5
+        );
+        setup.clock.advance(Duration::from_secs(30));
+        setup.exhaust_limit(CLIENT_IP).await;
+        setup.take_lookups();
+        for secret in rejected_secrets {
+            assert!(response_text(secret).await.starts_with("429"));
+        }
+        assert_eq!(setup.take_lookups(), 0);
+    }
+
+    #[tokio::test]
+    async fn full_recorder_does_not_distinguish_revoked_from_unknown_keys() {
+        let memory = MemoryBackend::new();
+        let recorder = Recorder::builder(memory.clone())
+            .capacity(1)
+            .when_full(WhenFull::Reject)
+            .start();
+        let setup = Setup::with(|layer| layer.recorder(recorder.clone()));
+        let (valid, revoked) = (setup.issue().await, setup.issue().await);
+        setup
+            .store
+            .keys
+            .revoke(revoked.key.id, Actor::SYSTEM)
+            .await
+            .unwrap();
+        // The unread response stays open and occupies the recorder's only slot.
+        let _open = setup.send(CLIENT_IP, &valid.secret, "text/plain").await;
+        for _ in 0..2 {
+            assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 503);
+            assert_eq!(setup.status_of(CLIENT_IP, &revoked.secret).await, 401);
+            assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
+        }
+        recorder.flush().await;
+        let events = memory.requests(&LogQuery::default()).await.unwrap().items;
+        let events = events
+            .iter()
+            .filter(|event| event.rejection_reason.is_some());
+        let counted = setup.layer.stats().rejected_for(RejectionReason::Revoked);
+        assert_eq!(events.count() as u64 + counted, 2);
+    }
+
+    /// The store sends no invalidations, like one that another process changes.
+    #[tokio::test]
+    async fn formerly_valid_and_unknown_keys_are_indistinguishable() {
+        for change in ["revoke", "disable", "delete"] {
+            let setup = Setup::new();
+            let key = setup.issue().await;
+            assert_eq!(setup.status_of(CLIENT_IP, &key.secret).await, 200);
+            let keys = &setup.store.keys;
+            match change {
+                "revoke" => keys
+                    .revoke(key.key.id, Actor::SYSTEM)
+                    .await
+                    .map(drop)
+                    .unwrap(),
+                "disable" => keys
+                    .disable(key.key.id, Actor::SYSTEM)
+                    .await
+                    .map(drop)
+                    .unwrap(),
+                _ => keys.delete(key.key.id, Actor::SYSTEM).await.unwrap(),
+            }
+            setup.clock.advance(Duration::from_secs(31));
+            setup.exhaust_limit(CLIENT_IP).await;
+            assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
+            assert_eq!(
+                setup.status_of(CLIENT_IP, &key.secret).await,
+                429,
+                "{change}"
+            );
+            // Once the limit is refilled, both are 401.
+            setup.clock.advance(Duration::from_secs(60));
+            assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
+            assert_eq!(
+                setup.status_of(CLIENT_IP, &key.secret).await,
+                401,
+                "{change}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_key_and_wrong_secret_are_indistinguishable_when_the_lookup_limit_is_exhausted()
+    {
+        let setup = Setup::new();
+        let (valid, wrong, unknown_secret) = (setup.issue().await, setup.wrong().await, unknown());
+        assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
+        for _ in 0..100 {
+            // Cached results are not charged, for unknown keys and wrong secrets alike.
+            assert_eq!(setup.status_of(CLIENT_IP, &wrong).await, 401);
+            assert_eq!(setup.status_of(CLIENT_IP, &unknown_secret).await, 401);
+        }
+        assert_eq!(setup.take_lookups(), 3);
+        setup.exhaust_limit(CLIENT_IP).await;
+        for secret in [&wrong, &unknown_secret, &unknown()] {
+            assert_eq!(setup.status_of(CLIENT_IP, secret).await, 429);
+        }
+        // After its cache entry expires, a wrong secret is treated like an unknown key.
         setup.clock.advance(Duration::from_secs(31));
         setup.exhaust_limit(CLIENT_IP).await;
-        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 429);
-        assert_eq!(
-            setup.status_of(CLIENT_IP, &key.secret).await,
-            429,
-            "{change}"
-        );
-        // Once the limit is refilled, both are 401.
-        setup.clock.advance(Duration::from_secs(60));
-        assert_eq!(setup.status_of(CLIENT_IP, &unknown()).await, 401);
-        assert_eq!(
-            setup.status_of(CLIENT_IP, &key.secret).await,
-            401,
-            "{change}"
-        );
+        setup.take_lookups();
+        assert_eq!(setup.status_of(CLIENT_IP, &wrong).await, 429);
+        assert_eq!(setup.take_lookups(), 0);
     }
 }
 
@@ -604,30 +631,6 @@ mod rejected_keys_do_not_fill_the_log {
 }
 
 #[tokio::test]
-async fn rule_2_unknown_key_and_wrong_secret_are_indistinguishable_when_the_lookup_limit_is_exhausted()
- {
-    let setup = Setup::new();
-    let (valid, wrong, unknown_secret) = (setup.issue().await, setup.wrong().await, unknown());
-    assert_eq!(setup.status_of(CLIENT_IP, &valid.secret).await, 200);
-    for _ in 0..100 {
-        // Cached results are not charged, for unknown keys and wrong secrets alike.
-        assert_eq!(setup.status_of(CLIENT_IP, &wrong).await, 401);
-        assert_eq!(setup.status_of(CLIENT_IP, &unknown_secret).await, 401);
-    }
-    assert_eq!(setup.take_lookups(), 3);
-    setup.exhaust_limit(CLIENT_IP).await;
-    for secret in [&wrong, &unknown_secret, &unknown()] {
-        assert_eq!(setup.status_of(CLIENT_IP, secret).await, 429);
-    }
-    // After its cache entry expires, a wrong secret is treated like an unknown key.
-    setup.clock.advance(Duration::from_secs(31));
-    setup.exhaust_limit(CLIENT_IP).await;
-    setup.take_lookups();
-    assert_eq!(setup.status_of(CLIENT_IP, &wrong).await, 429);
-    assert_eq!(setup.take_lookups(), 0);
-}
-
-#[tokio::test]
 async fn abandoned_lookups_are_charged() {
     let setup = Setup::new();
     setup.store.seconds.store(1, Ordering::SeqCst);
@@ -654,30 +657,34 @@ async fn lookup_limit_is_on_by_default_and_can_be_disabled() {
     assert_eq!(invalid.build().unwrap_err().field, "lookup_limit");
 }
 
-#[tokio::test(start_paused = true)]
-async fn rule_5_excess_concurrent_lookups_are_rejected_even_with_store_failure_pass() {
-    /// Responds after four seconds.
-    struct SlowStore;
+mod fail_closed {
+    use super::*;
 
-    #[async_trait]
-    impl KeyStore for SlowStore {
-        async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-            tokio::time::sleep(Duration::from_secs(4)).await;
-            Ok(None)
+    #[tokio::test(start_paused = true)]
+    async fn excess_concurrent_lookups_are_rejected_even_with_store_failure_pass() {
+        /// Responds after four seconds.
+        struct SlowStore;
+
+        #[async_trait]
+        impl KeyStore for SlowStore {
+            async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                Ok(None)
+            }
         }
-    }
 
-    let layer = ApiKeyLayer::new(SlowStore)
-        .cache(CacheConfig::new().uncached_lookups(10))
-        .on_store_failure(StoreFailure::Admit);
-    let mut requests = JoinSet::new();
-    for _ in 0..100 {
-        let request = Request::get("/").header("x-api-key", unknown().expose());
-        requests.spawn(send_to(&layer, request.body(String::new()).unwrap()));
+        let layer = ApiKeyLayer::new(SlowStore)
+            .cache(CacheConfig::new().uncached_lookups(10))
+            .on_store_failure(StoreFailure::Admit);
+        let mut requests = JoinSet::new();
+        for _ in 0..100 {
+            let request = Request::get("/").header("x-api-key", unknown().expose());
+            requests.spawn(send_to(&layer, request.body(String::new()).unwrap()));
+        }
+        let responses = requests.join_all().await;
+        let count = |status| responses.iter().filter(|it| it.status() == status).count();
+        // Ten lookups complete, ten more start within the five-second timeout but finish late, and the rest never start.
+        assert_eq!(count(StatusCode::UNAUTHORIZED), 10);
+        assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 90);
     }
-    let responses = requests.join_all().await;
-    let count = |status| responses.iter().filter(|it| it.status() == status).count();
-    // Ten lookups complete, ten more start within the five-second timeout but finish late, and the rest never start.
-    assert_eq!(count(StatusCode::UNAUTHORIZED), 10);
-    assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 90);
 }

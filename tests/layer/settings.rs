@@ -102,41 +102,45 @@ async fn issue(store: &impl KeyAdmin, clock: &Clock) -> Issued {
         .unwrap()
 }
 
-#[tokio::test]
-async fn rule_4_layer_created_later_uses_the_clock_of_its_cache() {
-    let (clock, backend) = (clock(), MemoryBackend::new());
-    let ttl = Duration::from_secs(30);
-    let config = CacheConfig::new().ttl(ttl);
-    let store = CachedStore::with_config(Silent(backend.clone()), config, clock.clone());
-    let issued = issue(&backend, &clock).await;
-    clock.advance(Duration::from_secs(36_000));
-    let layer = ApiKeyLayer::new(store);
-    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
-    backend.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
-    clock.advance(ttl - Duration::from_nanos(1));
-    assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
-    clock.advance(Duration::from_nanos(1));
-    assert_eq!(status_of(&layer, &issued).await, StatusCode::UNAUTHORIZED);
-}
+mod prompt_revocation {
+    use super::*;
 
-#[tokio::test]
-async fn rule_4_layer_cache_receives_invalidations_through_a_cached_store() {
-    let clock = clock();
-    let store = CachedStore::new(Silent(MemoryBackend::new()));
-    let layers = [
-        ApiKeyLayer::new(store.clone()).cache(CacheConfig::new().capacity(10)),
-        ApiKeyLayer::new(store.clone()).clock(clock.clone()),
-        ApiKeyLayer::new(store.clone())
-            .clock(clock.clone())
-            .cache(CacheConfig::new()),
-    ];
-    let issued = issue(&store, &clock).await;
-    for layer in &layers {
-        assert_eq!(status_of(layer, &issued).await, StatusCode::OK);
+    #[tokio::test]
+    async fn layer_created_later_uses_the_clock_of_its_cache() {
+        let (clock, backend) = (clock(), MemoryBackend::new());
+        let ttl = Duration::from_secs(30);
+        let config = CacheConfig::new().ttl(ttl);
+        let store = CachedStore::with_config(Silent(backend.clone()), config, clock.clone());
+        let issued = issue(&backend, &clock).await;
+        clock.advance(Duration::from_secs(36_000));
+        let layer = ApiKeyLayer::new(store);
+        assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
+        backend.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
+        clock.advance(ttl - Duration::from_nanos(1));
+        assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
+        clock.advance(Duration::from_nanos(1));
+        assert_eq!(status_of(&layer, &issued).await, StatusCode::UNAUTHORIZED);
     }
-    store.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
-    for layer in &layers {
-        assert_eq!(status_of(layer, &issued).await, StatusCode::UNAUTHORIZED);
+
+    #[tokio::test]
+    async fn layer_cache_receives_invalidations_through_a_cached_store() {
+        let clock = clock();
+        let store = CachedStore::new(Silent(MemoryBackend::new()));
+        let layers = [
+            ApiKeyLayer::new(store.clone()).cache(CacheConfig::new().capacity(10)),
+            ApiKeyLayer::new(store.clone()).clock(clock.clone()),
+            ApiKeyLayer::new(store.clone())
+                .clock(clock.clone())
+                .cache(CacheConfig::new()),
+        ];
+        let issued = issue(&store, &clock).await;
+        for layer in &layers {
+            assert_eq!(status_of(layer, &issued).await, StatusCode::OK);
+        }
+        store.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
+        for layer in &layers {
+            assert_eq!(status_of(layer, &issued).await, StatusCode::UNAUTHORIZED);
+        }
     }
 }
 

@@ -139,12 +139,16 @@ async fn layers_of_one_fixture_share_rate_limit_state() {
     assert_eq!(second_status, StatusCode::TOO_MANY_REQUESTS);
 }
 
-#[tokio::test]
-async fn rule_1_debug_output_does_not_contain_the_secret() {
-    let key = Fixture::new().issue(NewKey::new("t")).await;
-    let secret = key.secret.expose();
-    for text in [format!("{key:?}"), format!("{:?}", key.bearer())] {
-        assert!(!text.contains(secret), "{text}");
+mod secret_confidentiality {
+    use super::*;
+
+    #[tokio::test]
+    async fn debug_output_does_not_contain_the_secret() {
+        let key = Fixture::new().issue(NewKey::new("t")).await;
+        let secret = key.secret.expose();
+        for text in [format!("{key:?}"), format!("{:?}", key.bearer())] {
+            assert!(!text.contains(secret), "{text}");
+        }
     }
 }
 

@@ -107,57 +107,61 @@ impl Setup {
     }
 }
 
-#[test]
-fn rule_4_no_lookup_restores_a_revoked_key() {
-    let record = record();
-    check(move || {
-        let setup = Setup::new(&record);
-        setup.store.open();
-        let revoked = Arc::new(AtomicBool::new(false));
-        let readers = [(); 2].map(|()| {
-            let (setup, revoked) = (setup.clone(), revoked.clone());
-            thread(move || {
-                let late = revoked.load(SeqCst);
-                let usable = block_on(setup.is_usable());
-                assert!(!(late && usable), "the key was revoked before the lookup");
-            })
-        });
-        setup.revoke();
-        revoked.store(true, SeqCst);
-        assert!(!block_on(setup.is_usable()));
-        for reader in readers {
-            reader.join().unwrap();
-        }
-        assert!(!block_on(setup.is_usable()));
-        assert!(setup.cache.is_idle());
-    });
-}
+mod prompt_revocation {
+    use super::*;
 
-/// A waiter may observe the result only after the key is revoked.
-#[test]
-fn rule_4_no_waiter_gets_a_result_from_before_the_revocation() {
-    check(|| {
-        let id = KeyId::from_number(1);
-        let flights = Arc::new(SingleFlight::default());
-        let [is_revoked, revoked] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
-        let readers = [(); 2].map(|()| {
-            let flights = flights.clone();
-            let (is_revoked, revoked) = (is_revoked.clone(), revoked.clone());
-            thread(move || {
-                let waiter = flights.join(id);
-                let late = revoked.load(SeqCst);
-                let found = block_on(waiter.run(async || fetch(&waiter, &is_revoked).await));
-                assert!(!(late && found.as_ref().is_some_and(is_usable)));
-            })
+    #[test]
+    fn no_lookup_restores_a_revoked_key() {
+        let record = record();
+        check(move || {
+            let setup = Setup::new(&record);
+            setup.store.open();
+            let revoked = Arc::new(AtomicBool::new(false));
+            let readers = [(); 2].map(|()| {
+                let (setup, revoked) = (setup.clone(), revoked.clone());
+                thread(move || {
+                    let late = revoked.load(SeqCst);
+                    let usable = block_on(setup.is_usable());
+                    assert!(!(late && usable), "the key was revoked before the lookup");
+                })
+            });
+            setup.revoke();
+            revoked.store(true, SeqCst);
+            assert!(!block_on(setup.is_usable()));
+            for reader in readers {
+                reader.join().unwrap();
+            }
+            assert!(!block_on(setup.is_usable()));
+            assert!(setup.cache.is_idle());
         });
-        is_revoked.store(true, SeqCst);
-        flights.invalidate(id, || ());
-        revoked.store(true, SeqCst);
-        for reader in readers {
-            reader.join().unwrap();
-        }
-        assert!(flights.is_empty());
-    });
+    }
+
+    /// A waiter may observe the result only after the key is revoked.
+    #[test]
+    fn no_waiter_gets_a_result_from_before_the_revocation() {
+        check(|| {
+            let id = KeyId::from_number(1);
+            let flights = Arc::new(SingleFlight::default());
+            let [is_revoked, revoked] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+            let readers = [(); 2].map(|()| {
+                let flights = flights.clone();
+                let (is_revoked, revoked) = (is_revoked.clone(), revoked.clone());
+                thread(move || {
+                    let waiter = flights.join(id);
+                    let late = revoked.load(SeqCst);
+                    let found = block_on(waiter.run(async || fetch(&waiter, &is_revoked).await));
+                    assert!(!(late && found.as_ref().is_some_and(is_usable)));
+                })
+            });
+            is_revoked.store(true, SeqCst);
+            flights.invalidate(id, || ());
+            revoked.store(true, SeqCst);
+            for reader in readers {
+                reader.join().unwrap();
+            }
+            assert!(flights.is_empty());
+        });
+    }
 }
 
 /// Here, a usable key is represented by an error and a revoked one by `None`.
@@ -174,43 +178,47 @@ async fn fetch(waiter: &Waiter<'_>, is_revoked: &AtomicBool) -> LookupResult {
     waiter.complete(|| found).unwrap_or(Ok(None))
 }
 
-#[test]
-fn rule_6_a_key_has_one_store_lookup_at_a_time() {
-    let record = record();
-    check(move || {
-        let setup = Setup::new(&record);
-        let readers = [(); 2].map(|()| {
-            let setup = setup.clone();
-            thread(move || assert!(block_on(setup.is_usable())))
-        });
-        setup.store.open();
-        assert!(block_on(setup.is_usable()));
-        for reader in readers {
-            reader.join().unwrap();
-        }
-        assert_eq!(setup.store.max_concurrent.load(SeqCst), 1);
-        assert!(setup.cache.is_idle());
-    });
-}
+mod bounded_unauthenticated_state {
+    use super::*;
 
-#[test]
-fn rule_6_cancelled_lookup_is_taken_over_and_leaves_no_state() {
-    let record = record();
-    check(move || {
-        let setup = Setup::new(&record);
-        let dropped = setup.clone();
-        let dropped = thread(move || {
-            let mut in_flight = pin!(dropped.is_usable());
-            let _ = in_flight
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
+    #[test]
+    fn a_key_has_one_store_lookup_at_a_time() {
+        let record = record();
+        check(move || {
+            let setup = Setup::new(&record);
+            let readers = [(); 2].map(|()| {
+                let setup = setup.clone();
+                thread(move || assert!(block_on(setup.is_usable())))
+            });
+            setup.store.open();
+            assert!(block_on(setup.is_usable()));
+            for reader in readers {
+                reader.join().unwrap();
+            }
+            assert_eq!(setup.store.max_concurrent.load(SeqCst), 1);
+            assert!(setup.cache.is_idle());
         });
-        let other = setup.clone();
-        let other = thread(move || assert!(block_on(other.is_usable())));
-        setup.store.open();
-        dropped.join().unwrap();
-        other.join().unwrap();
-        assert_eq!(setup.store.max_concurrent.load(SeqCst), 1);
-        assert!(setup.cache.is_idle());
-    });
+    }
+
+    #[test]
+    fn cancelled_lookup_is_taken_over_and_leaves_no_state() {
+        let record = record();
+        check(move || {
+            let setup = Setup::new(&record);
+            let dropped = setup.clone();
+            let dropped = thread(move || {
+                let mut in_flight = pin!(dropped.is_usable());
+                let _ = in_flight
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()));
+            });
+            let other = setup.clone();
+            let other = thread(move || assert!(block_on(other.is_usable())));
+            setup.store.open();
+            dropped.join().unwrap();
+            other.join().unwrap();
+            assert_eq!(setup.store.max_concurrent.load(SeqCst), 1);
+            assert!(setup.cache.is_idle());
+        });
+    }
 }

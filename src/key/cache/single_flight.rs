@@ -148,65 +148,73 @@ impl Waiter<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rule_6_last_waiter_removes_its_lookup() {
-        let flights = SingleFlight::default();
-        let (first, second) = (
-            flights.join(KeyId::from_number(1)),
-            flights.join(KeyId::from_number(1)),
-        );
-        // Held longer than the waiters, as if both were dropped concurrently.
-        let _flights = (first.flight.clone(), second.flight.clone());
-        drop(first);
-        assert!(!flights.is_empty());
-        drop(second);
-        assert!(flights.is_empty());
-    }
+    mod bounded_unauthenticated_state {
+        use super::*;
 
-    #[tokio::test]
-    async fn rule_4_invalidation_discards_results_of_late_waiters() {
-        let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
-        let (first, late) = (flights.join(id), flights.join(id));
-        let completed = first
-            .run(async || first.complete(|| Ok(None)).unwrap())
-            .await;
-        assert!(completed.is_some());
-        drop(first);
-        // The lookup is complete: new requests start another, and the invalidation discards both.
-        let next = flights.join(id);
-        assert!(!Arc::ptr_eq(&next.flight, &late.flight));
-        flights.invalidate(id, || ());
-        let after = flights.join(id);
-        for waiter in [&late, &next] {
-            let fetch = async || {
-                waiter
-                    .complete(|| panic!("the lookup was invalidated"))
-                    .unwrap_or(Ok(None))
-            };
-            assert!(waiter.run(fetch).await.is_none());
+        #[test]
+        fn last_waiter_removes_its_lookup() {
+            let flights = SingleFlight::default();
+            let (first, second) = (
+                flights.join(KeyId::from_number(1)),
+                flights.join(KeyId::from_number(1)),
+            );
+            // Held longer than the waiters, as if both were dropped concurrently.
+            let _flights = (first.flight.clone(), second.flight.clone());
+            drop(first);
+            assert!(!flights.is_empty());
+            drop(second);
+            assert!(flights.is_empty());
         }
-        drop((late, next));
-        // The dropped waiters belonged to lookups before the invalidation.
-        assert!(!flights.is_empty());
-        assert!(after.run(async || Ok(None)).await.is_some());
-        drop(after);
-        assert!(flights.is_empty());
+
+        #[tokio::test]
+        async fn completed_lookups_are_removed_with_their_last_waiter() {
+            let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
+            let mut waiters = Vec::new();
+            for _ in 0..10 {
+                let waiter = flights.join(id);
+                let completed = waiter
+                    .run(async || waiter.complete(|| Ok(None)).unwrap())
+                    .await;
+                assert!(completed.is_some());
+                waiters.push(waiter);
+            }
+            assert_eq!(flights.lock().len(), 1);
+            drop(waiters);
+            assert!(flights.is_empty());
+        }
     }
 
-    #[tokio::test]
-    async fn rule_6_completed_lookups_are_removed_with_their_last_waiter() {
-        let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
-        let mut waiters = Vec::new();
-        for _ in 0..10 {
-            let waiter = flights.join(id);
-            let completed = waiter
-                .run(async || waiter.complete(|| Ok(None)).unwrap())
+    mod prompt_revocation {
+        use super::*;
+
+        #[tokio::test]
+        async fn invalidation_discards_results_of_late_waiters() {
+            let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
+            let (first, late) = (flights.join(id), flights.join(id));
+            let completed = first
+                .run(async || first.complete(|| Ok(None)).unwrap())
                 .await;
             assert!(completed.is_some());
-            waiters.push(waiter);
+            drop(first);
+            // The lookup is complete: new requests start another, and the invalidation discards both.
+            let next = flights.join(id);
+            assert!(!Arc::ptr_eq(&next.flight, &late.flight));
+            flights.invalidate(id, || ());
+            let after = flights.join(id);
+            for waiter in [&late, &next] {
+                let fetch = async || {
+                    waiter
+                        .complete(|| panic!("the lookup was invalidated"))
+                        .unwrap_or(Ok(None))
+                };
+                assert!(waiter.run(fetch).await.is_none());
+            }
+            drop((late, next));
+            // The dropped waiters belonged to lookups before the invalidation.
+            assert!(!flights.is_empty());
+            assert!(after.run(async || Ok(None)).await.is_some());
+            drop(after);
+            assert!(flights.is_empty());
         }
-        assert_eq!(flights.lock().len(), 1);
-        drop(waiters);
-        assert!(flights.is_empty());
     }
 }

@@ -218,52 +218,91 @@ async fn cancelled_lookup_is_taken_over_and_leaves_no_state() {
     assert!(setup.cache.is_idle());
 }
 
-#[tokio::test]
-async fn rule_4_slow_lookup_does_not_restore_a_revoked_key() {
-    let setup = Setup::new(config());
-    setup.block();
-    let slow = setup.spawn_lookup();
-    setup.store.entered.notified().await;
-    // The slow lookup read the key before it is revoked here.
-    setup
-        .store
-        .record
-        .lock()
-        .unwrap()
-        .as_mut()
-        .unwrap()
-        .key
-        .revoked_at = Some(jiff::Timestamp::UNIX_EPOCH);
-    setup.cache.invalidate(setup.id);
-    setup.store.gate.add_permits(10);
-    let found = slow.await.unwrap().unwrap().unwrap();
-    assert!(found.key.revoked_at.is_some());
-    assert!(
-        setup
-            .lookup()
-            .await
-            .unwrap()
-            .unwrap()
-            .key
-            .revoked_at
-            .is_some()
-    );
-    assert_eq!(setup.calls(), 2);
-}
+mod prompt_revocation {
+    use super::*;
 
-#[tokio::test]
-async fn rule_4_lookup_that_takes_longer_than_the_ttl_fails() {
-    for (nanos, in_time) in [(0, true), (1, false)] {
+    #[tokio::test]
+    async fn slow_lookup_does_not_restore_a_revoked_key() {
         let setup = Setup::new(config());
         setup.block();
         let slow = setup.spawn_lookup();
         setup.store.entered.notified().await;
-        setup.clock.advance(Duration::new(30, nanos));
-        setup.store.gate.add_permits(1);
-        match slow.await.unwrap() {
-            Ok(found) => assert!(in_time && found.is_some()),
-            Err(error) => assert!(!in_time && matches!(error, StoreError::Busy)),
+        // The slow lookup read the key before it is revoked here.
+        setup
+            .store
+            .record
+            .lock()
+            .unwrap()
+            .as_mut()
+            .unwrap()
+            .key
+            .revoked_at = Some(jiff::Timestamp::UNIX_EPOCH);
+        setup.cache.invalidate(setup.id);
+        setup.store.gate.add_permits(10);
+        let found = slow.await.unwrap().unwrap().unwrap();
+        assert!(found.key.revoked_at.is_some());
+        assert!(
+            setup
+                .lookup()
+                .await
+                .unwrap()
+                .unwrap()
+                .key
+                .revoked_at
+                .is_some()
+        );
+        assert_eq!(setup.calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn lookup_that_takes_longer_than_the_ttl_fails() {
+        for (nanos, in_time) in [(0, true), (1, false)] {
+            let setup = Setup::new(config());
+            setup.block();
+            let slow = setup.spawn_lookup();
+            setup.store.entered.notified().await;
+            setup.clock.advance(Duration::new(30, nanos));
+            setup.store.gate.add_permits(1);
+            match slow.await.unwrap() {
+                Ok(found) => assert!(in_time && found.is_some()),
+                Err(error) => assert!(!in_time && matches!(error, StoreError::Busy)),
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn changes_through_a_cached_store_invalidate_all_its_caches() {
+        let Setup {
+            store, clock, id, ..
+        } = Setup::new(config());
+        let cached = CachedStore::with_config(store, config(), clock.clone());
+        let caches = [
+            cached.cache().unwrap().clone(),
+            cached.cache().unwrap().separate(config(), clock.clone()),
+            KeyCache::new(cached.clone(), config(), clock.clone()),
+        ];
+        for cache in &caches {
+            assert!(cache.lookup(id).await.unwrap().is_some());
+        }
+        drop(cached.invalidate_on_drop(id));
+        for cache in &caches {
+            assert!(matches!(cache.get(id, clock.now()), CacheLookup::Miss));
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_through_a_cached_store_invalidate_its_cache() {
+        let record = record();
+        let id = record.key.id;
+        let cached = CachedStore::new(WithoutFeed(Arc::new(MemoryBackend::new())));
+        cached.create(record, Actor::SYSTEM).await.unwrap();
+        let lookups = || cached.cache().unwrap().stats().lookups;
+        assert!(cached.find(id).await.unwrap().is_some());
+        assert_eq!(lookups(), 1);
+        cached.revoke(id, Actor::SYSTEM).await.unwrap();
+        let found = cached.find(id).await.unwrap().unwrap();
+        assert!(found.key.revoked_at.is_some());
+        assert_eq!(lookups(), 2);
     }
 }
 
@@ -370,26 +409,6 @@ async fn zero_ttl_calls_the_store_every_time() {
     }
 }
 
-#[tokio::test]
-async fn rule_4_changes_through_a_cached_store_invalidate_all_its_caches() {
-    let Setup {
-        store, clock, id, ..
-    } = Setup::new(config());
-    let cached = CachedStore::with_config(store, config(), clock.clone());
-    let caches = [
-        cached.cache().unwrap().clone(),
-        cached.cache().unwrap().separate(config(), clock.clone()),
-        KeyCache::new(cached.clone(), config(), clock.clone()),
-    ];
-    for cache in &caches {
-        assert!(cache.lookup(id).await.unwrap().is_some());
-    }
-    drop(cached.invalidate_on_drop(id));
-    for cache in &caches {
-        assert!(matches!(cache.get(id, clock.now()), CacheLookup::Miss));
-    }
-}
-
 /// A store without an invalidation feed, so that only the guards of the cached store invalidate its keys.
 #[derive(Clone)]
 struct WithoutFeed(Arc<dyn KeyAdmin>);
@@ -432,19 +451,4 @@ impl KeyAdmin for WithoutFeed {
     async fn delete(&self, id: KeyId, actor: Actor<'_>) -> Result<(), StoreError> {
         self.0.delete(id, actor).await
     }
-}
-
-#[tokio::test]
-async fn rule_4_changes_through_a_cached_store_invalidate_its_cache() {
-    let record = record();
-    let id = record.key.id;
-    let cached = CachedStore::new(WithoutFeed(Arc::new(MemoryBackend::new())));
-    cached.create(record, Actor::SYSTEM).await.unwrap();
-    let lookups = || cached.cache().unwrap().stats().lookups;
-    assert!(cached.find(id).await.unwrap().is_some());
-    assert_eq!(lookups(), 1);
-    cached.revoke(id, Actor::SYSTEM).await.unwrap();
-    let found = cached.find(id).await.unwrap().unwrap();
-    assert!(found.key.revoked_at.is_some());
-    assert_eq!(lookups(), 2);
 }

@@ -268,39 +268,43 @@ fn allowed_foreign_authorization_is_ignored_and_forwarded() {
     assert_eq!(several.headers()[AUTHORIZATION], jwt.1);
 }
 
-#[test]
-fn rule_1_only_keys_are_removed() {
-    let mut full = request(
-        "/p?a=1&key=k&b=2",
-        &[
-            ("authorization", "Bearer k"),
-            ("authorization", "Basic other"),
-            ("x-api-key", "k"),
-            ("x-other", "stays"),
-        ],
-    );
-    let found_in = read(&full).sources;
-    let stripped = remove(&sources(), found_in, &mut full);
-    assert_eq!(stripped.len(), 3);
-    assert!(
-        stripped
-            .iter()
-            .all(|credential| *credential.secret() == *b"k")
-    );
-    assert_eq!(full.uri(), "/p?a=1&b=2");
-    assert_eq!(full.headers().len(), 2);
-    assert_eq!(full.headers()[AUTHORIZATION], "Basic other");
-    let other = [("authorization", "Basic other"), ("x-api-key", "k")];
-    let mut other = request("/", &other);
-    let found_in = read(&other).sources;
-    remove(&sources(), found_in, &mut other);
-    assert_eq!(other.headers().len(), 1);
-    assert_eq!(other.headers()[AUTHORIZATION], "Basic other");
-    let mut alone = request("http://host/p?key=k", &[("authorization", "Bearer k")]);
-    let found_in = read(&alone).sources;
-    remove(&sources(), found_in, &mut alone);
-    assert_eq!(alone.uri(), "http://host/p");
-    assert!(alone.headers().is_empty());
+mod secret_confidentiality {
+    use super::*;
+
+    #[test]
+    fn only_keys_are_removed() {
+        let mut full = request(
+            "/p?a=1&key=k&b=2",
+            &[
+                ("authorization", "Bearer k"),
+                ("authorization", "Basic other"),
+                ("x-api-key", "k"),
+                ("x-other", "stays"),
+            ],
+        );
+        let found_in = read(&full).sources;
+        let stripped = remove(&sources(), found_in, &mut full);
+        assert_eq!(stripped.len(), 3);
+        assert!(
+            stripped
+                .iter()
+                .all(|credential| *credential.secret() == *b"k")
+        );
+        assert_eq!(full.uri(), "/p?a=1&b=2");
+        assert_eq!(full.headers().len(), 2);
+        assert_eq!(full.headers()[AUTHORIZATION], "Basic other");
+        let other = [("authorization", "Basic other"), ("x-api-key", "k")];
+        let mut other = request("/", &other);
+        let found_in = read(&other).sources;
+        remove(&sources(), found_in, &mut other);
+        assert_eq!(other.headers().len(), 1);
+        assert_eq!(other.headers()[AUTHORIZATION], "Basic other");
+        let mut alone = request("http://host/p?key=k", &[("authorization", "Bearer k")]);
+        let found_in = read(&alone).sources;
+        remove(&sources(), found_in, &mut alone);
+        assert_eq!(alone.uri(), "http://host/p");
+        assert!(alone.headers().is_empty());
+    }
 }
 
 #[test]

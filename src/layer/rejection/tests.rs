@@ -124,23 +124,27 @@ fn pushback_is_milliseconds_or_negative() {
     assert_eq!(pushback(RejectionReason::Unknown, None), None);
 }
 
-#[test]
-fn rule_2_rejected_credentials_are_indistinguishable() {
-    let response_to = |reason| {
-        let response = respond(Rejection::new(reason), "x/y");
-        (
-            response.status(),
-            response.headers().clone(),
-            response.into_body(),
-        )
-    };
-    for reason in RejectionReason::ALL {
-        let same = (RejectionReason::Malformed..=RejectionReason::Expired).contains(&reason);
-        assert_eq!(
-            response_to(reason) == response_to(RejectionReason::Unknown),
-            same,
-            "{reason}"
-        );
+mod indistinguishable_rejections {
+    use super::*;
+
+    #[test]
+    fn rejected_credentials_are_indistinguishable() {
+        let response_to = |reason| {
+            let response = respond(Rejection::new(reason), "x/y");
+            (
+                response.status(),
+                response.headers().clone(),
+                response.into_body(),
+            )
+        };
+        for reason in RejectionReason::ALL {
+            let same = (RejectionReason::Malformed..=RejectionReason::Expired).contains(&reason);
+            assert_eq!(
+                response_to(reason) == response_to(RejectionReason::Unknown),
+                same,
+                "{reason}"
+            );
+        }
     }
 }
 

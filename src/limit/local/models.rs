@@ -52,96 +52,104 @@ impl Setup {
     }
 }
 
-#[test]
-fn rule_7_removing_idle_accounts_admits_no_request() {
-    check_all(|| {
-        let setup = Setup::new();
-        let limits = [RateLimit::per_hour(2)];
-        let sweeper = setup.clone();
-        let sweeper = thread(move || {
-            // It exceeds the capacity once the other key has usage and is not in use.
-            drop(sweeper.attach(1, &[RateLimit::per_hour(1)]));
+mod rejections_spend_nothing {
+    use super::*;
+
+    #[test]
+    fn removing_idle_accounts_admits_no_request() {
+        check_all(|| {
+            let setup = Setup::new();
+            let limits = [RateLimit::per_hour(2)];
+            let sweeper = setup.clone();
+            let sweeper = thread(move || {
+                // It exceeds the capacity once the other key has usage and is not in use.
+                drop(sweeper.attach(1, &[RateLimit::per_hour(1)]));
+            });
+            assert_eq!(setup.admitted(0, &limits, 1), 1);
+            assert_eq!(setup.remaining(0, &limits), [1]);
+            sweeper.join().unwrap();
+            assert_eq!(setup.admitted(0, &limits, 3), 1);
         });
-        assert_eq!(setup.admitted(0, &limits, 1), 1);
-        assert_eq!(setup.remaining(0, &limits), [1]);
-        sweeper.join().unwrap();
-        assert_eq!(setup.admitted(0, &limits, 3), 1);
-    });
+    }
+
+    #[test]
+    fn short_lived_handles_share_one_limit() {
+        check(|| {
+            let setup = Setup::new();
+            let limits = [RateLimit::per_hour(3)];
+            let spenders = [(); 2].map(|()| {
+                let (setup, limits) = (setup.clone(), limits.clone());
+                thread(move || setup.admitted(0, &limits, 1) + setup.admitted(0, &limits, 2))
+            });
+            let sweeper = setup.clone();
+            let sweeper = thread(move || {
+                for key in [1, 2, 1] {
+                    drop(sweeper.attach(key, &[RateLimit::per_hour(1)]));
+                }
+            });
+            let total = spenders.map(|spenders| spenders.join().unwrap());
+            sweeper.join().unwrap();
+            assert_eq!(total.iter().sum::<u32>(), 3);
+            assert_eq!(setup.remaining(0, &limits), [0]);
+        });
+    }
+
+    #[test]
+    fn request_consumes_all_limits_or_none() {
+        check_all(|| {
+            let setup = Setup::new();
+            let limits = [
+                RateLimit::per_hour(5).with_name("wide"),
+                RateLimit::per_hour(1).with_name("narrow"),
+            ];
+            let (other, same) = (setup.clone(), limits.clone());
+            let other = thread(move || other.admitted(0, &same, 1));
+            let total = setup.admitted(0, &limits, 1) + other.join().unwrap();
+            assert_eq!(total, 1);
+            assert_eq!(setup.remaining(0, &limits), [4, 0]);
+        });
+    }
+
+    #[test]
+    fn changed_limits_keep_usage() {
+        check_all(|| {
+            let setup = Setup::new();
+            let narrow = [RateLimit::per_hour(2).with_name("rate")];
+            let wide = [RateLimit::per_hour(4).with_name("rate")];
+            let other = setup.clone();
+            let other = thread(move || other.admitted(0, &narrow, 1));
+            let total = setup.admitted(0, &wide, 1) + other.join().unwrap();
+            assert_eq!(total, 2);
+            assert_eq!(setup.remaining(0, &wide), [2]);
+        });
+    }
 }
 
-#[test]
-fn rule_7_short_lived_handles_share_one_limit() {
-    check(|| {
-        let setup = Setup::new();
-        let limits = [RateLimit::per_hour(3)];
-        let spenders = [(); 2].map(|()| {
-            let (setup, limits) = (setup.clone(), limits.clone());
-            thread(move || setup.admitted(0, &limits, 1) + setup.admitted(0, &limits, 2))
-        });
-        let sweeper = setup.clone();
-        let sweeper = thread(move || {
-            for key in [1, 2, 1] {
-                drop(sweeper.attach(key, &[RateLimit::per_hour(1)]));
-            }
-        });
-        let total = spenders.map(|spenders| spenders.join().unwrap());
-        sweeper.join().unwrap();
-        assert_eq!(total.iter().sum::<u32>(), 3);
-        assert_eq!(setup.remaining(0, &limits), [0]);
-    });
-}
+mod bounded_unauthenticated_state {
+    use super::*;
 
-#[test]
-fn rule_7_request_consumes_all_limits_or_none() {
-    check_all(|| {
-        let setup = Setup::new();
-        let limits = [
-            RateLimit::per_hour(5).with_name("wide"),
-            RateLimit::per_hour(1).with_name("narrow"),
-        ];
-        let (other, same) = (setup.clone(), limits.clone());
-        let other = thread(move || other.admitted(0, &same, 1));
-        let total = setup.admitted(0, &limits, 1) + other.join().unwrap();
-        assert_eq!(total, 1);
-        assert_eq!(setup.remaining(0, &limits), [4, 0]);
-    });
-}
-
-#[test]
-fn rule_7_changed_limits_keep_usage() {
-    check_all(|| {
-        let setup = Setup::new();
-        let narrow = [RateLimit::per_hour(2).with_name("rate")];
-        let wide = [RateLimit::per_hour(4).with_name("rate")];
-        let other = setup.clone();
-        let other = thread(move || other.admitted(0, &narrow, 1));
-        let total = setup.admitted(0, &wide, 1) + other.join().unwrap();
-        assert_eq!(total, 2);
-        assert_eq!(setup.remaining(0, &wide), [2]);
-    });
-}
-
-#[test]
-fn rule_6_accounts_stay_within_capacity() {
-    check(|| {
-        let setup = Setup::new();
-        let limits = [RateLimit::per_hour(1)];
-        let spenders = [0, 1, 2].map(|key| {
-            let (setup, limits) = (setup.clone(), limits.clone());
-            thread(move || match setup.attach(key, &limits) {
-                Ok(handle) => u32::from(setup.acquire(&*handle, 1).is_allowed()),
-                Err(LimitError::AtCapacity) => 0,
-                Err(error) => panic!("{error}"),
-            })
+    #[test]
+    fn accounts_stay_within_capacity() {
+        check(|| {
+            let setup = Setup::new();
+            let limits = [RateLimit::per_hour(1)];
+            let spenders = [0, 1, 2].map(|key| {
+                let (setup, limits) = (setup.clone(), limits.clone());
+                thread(move || match setup.attach(key, &limits) {
+                    Ok(handle) => u32::from(setup.acquire(&*handle, 1).is_allowed()),
+                    Err(LimitError::AtCapacity) => 0,
+                    Err(error) => panic!("{error}"),
+                })
+            });
+            let total: u32 = spenders.map(|thread| thread.join().unwrap()).iter().sum();
+            // One account for each key with usage, and no others.
+            assert_eq!(setup.limiter.tracked_keys(), total as usize);
+            // No account is in use, and the capacity is one.
+            assert_eq!(
+                setup.attach(3, &limits).unwrap_err(),
+                LimitError::AtCapacity
+            );
+            assert_eq!(setup.limiter.tracked_keys(), total as usize);
         });
-        let total: u32 = spenders.map(|thread| thread.join().unwrap()).iter().sum();
-        // One account for each key with usage, and no others.
-        assert_eq!(setup.limiter.tracked_keys(), total as usize);
-        // No account is in use, and the capacity is one.
-        assert_eq!(
-            setup.attach(3, &limits).unwrap_err(),
-            LimitError::AtCapacity
-        );
-        assert_eq!(setup.limiter.tracked_keys(), total as usize);
-    });
+    }
 }

@@ -48,24 +48,79 @@ fn burst_is_admitted_and_then_restored_at_the_rate() {
     assert!(!acquire(&key, 1, &clock).is_allowed());
 }
 
-#[test]
-fn rule_7_rejected_request_consumes_nothing() {
-    let clock = clock();
-    let limits = [
-        RateLimit::per_minute(60).with_burst(5).with_name("wide"),
-        RateLimit::per_minute(60).with_burst(1).with_name("narrow"),
-    ];
-    let key = LocalLimiter::new()
-        .attach(id(1), &limits, clock.now())
-        .unwrap();
-    assert!(acquire(&key, 1, &clock).is_allowed());
-    for _ in 0..10 {
-        let rejected = acquire(&key, 1, &clock);
-        assert!(!rejected.is_exceeded(0) && rejected.is_exceeded(1));
+mod rejections_spend_nothing {
+    use super::*;
+
+    #[test]
+    fn rejected_request_consumes_nothing() {
+        let clock = clock();
+        let limits = [
+            RateLimit::per_minute(60).with_burst(5).with_name("wide"),
+            RateLimit::per_minute(60).with_burst(1).with_name("narrow"),
+        ];
+        let key = LocalLimiter::new()
+            .attach(id(1), &limits, clock.now())
+            .unwrap();
+        assert!(acquire(&key, 1, &clock).is_allowed());
+        for _ in 0..10 {
+            let rejected = acquire(&key, 1, &clock);
+            assert!(!rejected.is_exceeded(0) && rejected.is_exceeded(1));
+        }
+        let status = acquire(&key, 0, &clock);
+        assert!(status.is_allowed());
+        assert_eq!(status.statuses()[0].remaining, 4);
     }
-    let status = acquire(&key, 0, &clock);
-    assert!(status.is_allowed());
-    assert_eq!(status.statuses()[0].remaining, 4);
+
+    #[test]
+    fn repeatedly_changed_limit_keeps_usage() {
+        let clock = clock();
+        let limiter = LocalLimiter::new();
+        let attach = |per_hour: u32| {
+            let limits = [RateLimit::per_hour(per_hour).with_name("rate")];
+            limiter.attach(id(1), &limits, clock.now()).unwrap()
+        };
+        let remaining = |handle: &_| acquire(handle, 0, &clock).statuses()[0].remaining;
+        assert!(acquire(&attach(1_000), 900, &clock).is_allowed());
+        let mut handle = attach(10);
+        for change in 1..=100 {
+            // Narrower than the first, all different, and all exhausted.
+            let per_hour = 10 + change * 37 % 101;
+            let changed = attach(per_hour);
+            assert_eq!(remaining(&changed), 0, "{per_hour}");
+            assert!(!acquire(&changed, 1, &clock).is_allowed());
+            // The previous handle is kept until here, as by pending requests.
+            assert!(!acquire(&handle, 1, &clock).is_allowed());
+            handle = changed;
+            clock.advance(Duration::from_secs(2));
+            assert_eq!(
+                acquire(&handle, 1, &clock).is_allowed(),
+                remaining(&handle) > 0
+            );
+        }
+        // Some 200 seconds restored 55.
+        assert!((100..160).contains(&remaining(&attach(1_000))));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too slow under Miri")]
+    fn removing_idle_accounts_keeps_usage() {
+        let clock = clock();
+        let limiter = LocalLimiter::with_capacity(SHARDS * FIRST_SWEEP);
+        let limits = [RateLimit::per_hour(1)];
+        let spent = limiter.attach(id(0), &limits, clock.now()).unwrap();
+        assert!(acquire(&spent, 1, &clock).is_allowed());
+        drop(spent);
+        let unspent = limiter.attach(id(1), &limits, clock.now()).unwrap();
+        for n in 2..100_000 {
+            limiter.attach(id(n), &limits, clock.now()).unwrap();
+        }
+        assert!(limiter.tracked_keys() <= SHARDS * FIRST_SWEEP);
+        assert!(acquire(&unspent, 1, &clock).is_allowed());
+        for n in [0, 1] {
+            let again = limiter.attach(id(n), &limits, clock.now()).unwrap();
+            assert!(!acquire(&again, 1, &clock).is_allowed());
+        }
+    }
 }
 
 #[test]
@@ -205,36 +260,6 @@ fn number_of_different_limits_per_key_is_bounded() {
 }
 
 #[test]
-fn rule_7_repeatedly_changed_limit_keeps_usage() {
-    let clock = clock();
-    let limiter = LocalLimiter::new();
-    let attach = |per_hour: u32| {
-        let limits = [RateLimit::per_hour(per_hour).with_name("rate")];
-        limiter.attach(id(1), &limits, clock.now()).unwrap()
-    };
-    let remaining = |handle: &_| acquire(handle, 0, &clock).statuses()[0].remaining;
-    assert!(acquire(&attach(1_000), 900, &clock).is_allowed());
-    let mut handle = attach(10);
-    for change in 1..=100 {
-        // Narrower than the first, all different, and all exhausted.
-        let per_hour = 10 + change * 37 % 101;
-        let changed = attach(per_hour);
-        assert_eq!(remaining(&changed), 0, "{per_hour}");
-        assert!(!acquire(&changed, 1, &clock).is_allowed());
-        // The previous handle is kept until here, as by pending requests.
-        assert!(!acquire(&handle, 1, &clock).is_allowed());
-        handle = changed;
-        clock.advance(Duration::from_secs(2));
-        assert_eq!(
-            acquire(&handle, 1, &clock).is_allowed(),
-            remaining(&handle) > 0
-        );
-    }
-    // Some 200 seconds restored 55.
-    assert!((100..160).contains(&remaining(&attach(1_000))));
-}
-
-#[test]
 fn slot_in_use_or_unique_by_name_is_not_replaced() {
     let clock = clock();
     let limiter = LocalLimiter::new();
@@ -335,27 +360,6 @@ fn limiter_works_behind_arc_and_box() {
     let second = boxed.attach(id(1), &limits, clock.now()).unwrap();
     assert!(acquire(&first, 1, &clock).is_allowed());
     assert!(!acquire(&second, 1, &clock).is_allowed());
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too slow under Miri")]
-fn rule_7_removing_idle_accounts_keeps_usage() {
-    let clock = clock();
-    let limiter = LocalLimiter::with_capacity(SHARDS * FIRST_SWEEP);
-    let limits = [RateLimit::per_hour(1)];
-    let spent = limiter.attach(id(0), &limits, clock.now()).unwrap();
-    assert!(acquire(&spent, 1, &clock).is_allowed());
-    drop(spent);
-    let unspent = limiter.attach(id(1), &limits, clock.now()).unwrap();
-    for n in 2..100_000 {
-        limiter.attach(id(n), &limits, clock.now()).unwrap();
-    }
-    assert!(limiter.tracked_keys() <= SHARDS * FIRST_SWEEP);
-    assert!(acquire(&unspent, 1, &clock).is_allowed());
-    for n in [0, 1] {
-        let again = limiter.attach(id(n), &limits, clock.now()).unwrap();
-        assert!(!acquire(&again, 1, &clock).is_allowed());
-    }
 }
 
 #[test]

@@ -63,58 +63,62 @@ fn assert_conserved(inner: &Inner, accepted: u64) -> RecorderStats {
     stats
 }
 
-#[test]
-fn rule_9_events_recorded_while_the_task_ends_count_as_lost() {
-    check(|| {
-        let (recorder, writer) = with_writer(Recorder::builder(Counting::default()));
-        let inner = recorder.0.0.clone();
-        let recording = thread(move || {
-            assert!(recorder.reserve());
-            recorder.record(long_pending(7));
+mod complete_accounting {
+    use super::*;
+
+    #[test]
+    fn events_recorded_while_the_task_ends_count_as_lost() {
+        check(|| {
+            let (recorder, writer) = with_writer(Recorder::builder(Counting::default()));
+            let inner = recorder.0.0.clone();
+            let recording = thread(move || {
+                assert!(recorder.reserve());
+                recorder.record(long_pending(7));
+            });
+            drop(writer);
+            recording.join().unwrap();
+            assert_eq!(assert_conserved(&inner, 1).lost, 1);
         });
-        drop(writer);
-        recording.join().unwrap();
-        assert_eq!(assert_conserved(&inner, 1).lost, 1);
-    });
-}
+    }
 
-#[test]
-fn rule_9_events_recorded_before_the_last_handle_is_dropped_are_written() {
-    check(|| {
-        let sink = Counting::default();
-        let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
-        let inner = recorder.0.0.clone();
-        let task = thread(|| block_on(writer.run()));
-        let other = recorder.clone();
-        let recording = thread(move || record(&other));
-        record(&recorder);
-        drop(recorder);
-        recording.join().unwrap();
-        task.join().unwrap();
-        assert_eq!(assert_conserved(&inner, 2).written, 2);
-        assert_eq!(sink.events(), 2);
-    });
-}
+    #[test]
+    fn events_recorded_before_the_last_handle_is_dropped_are_written() {
+        check(|| {
+            let sink = Counting::default();
+            let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
+            let inner = recorder.0.0.clone();
+            let task = thread(|| block_on(writer.run()));
+            let other = recorder.clone();
+            let recording = thread(move || record(&other));
+            record(&recorder);
+            drop(recorder);
+            recording.join().unwrap();
+            task.join().unwrap();
+            assert_eq!(assert_conserved(&inner, 2).written, 2);
+            assert_eq!(sink.events(), 2);
+        });
+    }
 
-#[test]
-fn rule_9_events_recorded_during_shutdown_are_written_or_lost() {
-    check(|| {
-        let sink = Counting::default();
-        let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
-        let inner = recorder.0.0.clone();
-        let task = thread(|| block_on(writer.run()));
-        let other = recorder.clone();
-        let recording = thread(move || record(&other));
-        let report = block_on(recorder.shutdown(Duration::from_secs(1)));
-        recording.join().unwrap();
-        task.join().unwrap();
-        let stats = assert_conserved(&inner, 1);
-        assert_eq!(
-            (report.written, sink.events()),
-            (stats.written, stats.written)
-        );
-        assert!(report.lost <= stats.lost);
-    });
+    #[test]
+    fn events_recorded_during_shutdown_are_written_or_lost() {
+        check(|| {
+            let sink = Counting::default();
+            let (recorder, writer) = with_writer(Recorder::builder(sink.clone()));
+            let inner = recorder.0.0.clone();
+            let task = thread(|| block_on(writer.run()));
+            let other = recorder.clone();
+            let recording = thread(move || record(&other));
+            let report = block_on(recorder.shutdown(Duration::from_secs(1)));
+            recording.join().unwrap();
+            task.join().unwrap();
+            let stats = assert_conserved(&inner, 1);
+            assert_eq!(
+                (report.written, sink.events()),
+                (stats.written, stats.written)
+            );
+            assert!(report.lost <= stats.lost);
+        });
+    }
 }
 
 #[test]

@@ -171,19 +171,23 @@ async fn a_batch_is_written_at_its_maximum_size() {
     assert_conserved(&recorder, 25, 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn rule_10_a_batch_is_retried_under_its_id() {
-    let sink = Scripted::with(&[Step::Fail, Step::WriteAndFail, Step::Panic, Step::Hang]);
-    let recorder = Recorder::builder(sink.clone()).start();
-    record(&recorder, 7);
-    recorder.flush().await;
-    let calls = sink.calls();
-    assert_eq!(calls.len(), 5);
-    assert!(calls.iter().all(|id| *id == calls[0]));
-    assert_eq!(sink.events(), 7);
-    assert_eq!(recorder.stats().retries, 4);
-    assert!(recorder.stats().last_written_at.is_some());
-    assert_conserved(&recorder, 7, 0);
+mod batches_count_once {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_retried_under_its_id() {
+        let sink = Scripted::with(&[Step::Fail, Step::WriteAndFail, Step::Panic, Step::Hang]);
+        let recorder = Recorder::builder(sink.clone()).start();
+        record(&recorder, 7);
+        recorder.flush().await;
+        let calls = sink.calls();
+        assert_eq!(calls.len(), 5);
+        assert!(calls.iter().all(|id| *id == calls[0]));
+        assert_eq!(sink.events(), 7);
+        assert_eq!(recorder.stats().retries, 4);
+        assert!(recorder.stats().last_written_at.is_some());
+        assert_conserved(&recorder, 7, 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,16 +220,20 @@ fn backoff_has_a_jitter_of_50_percent() {
     assert!(pauses[999] <= secs(150) && pauses[999] > secs(140));
 }
 
-#[tokio::test]
-async fn rule_9_rejected_batches_count_as_lost() {
-    let sink = Scripted::with(&[Step::Reject]);
-    let recorder = Recorder::builder(sink.clone()).start();
-    record(&recorder, 4);
-    recorder.flush().await;
-    assert_conserved(&recorder, 0, 4);
-    record(&recorder, 2);
-    recorder.flush().await;
-    assert_conserved(&recorder, 2, 4);
+mod complete_accounting {
+    use super::*;
+
+    #[tokio::test]
+    async fn rejected_batches_count_as_lost() {
+        let sink = Scripted::with(&[Step::Reject]);
+        let recorder = Recorder::builder(sink.clone()).start();
+        record(&recorder, 4);
+        recorder.flush().await;
+        assert_conserved(&recorder, 0, 4);
+        record(&recorder, 2);
+        recorder.flush().await;
+        assert_conserved(&recorder, 2, 4);
+    }
 }
 
 /// Polls once, with the waker of the current task.

@@ -121,32 +121,36 @@ impl LimitHandle for DelayedLimiter {
     }
 }
 
-#[tokio::test]
-async fn rule_9_request_decided_after_the_shutdown_is_recorded_once() {
-    let backend = MemoryBackend::new();
-    let issued = support::issue(&backend, NewKey::new("x")).await;
-    let allowed = Decision::new([LimitStatus::default()]);
-    let mut rejected = allowed;
-    rejected.deny(0, None);
-    let failed = LimitError::Unavailable("simulated outage".into());
-    for (decision, status) in [(Ok(allowed), 200), (Ok(rejected), 429), (Err(failed), 503)] {
-        let notify = Arc::new(Notify::new());
-        let recorder = Recorder::new(backend.clone());
-        let layer = ApiKeyLayer::new(backend.clone())
-            .limiter(DelayedLimiter(decision, notify.clone()))
-            .default_limits([RateLimit::per_second(1)])
-            .recorder(recorder.clone());
-        let secret = issued.secret.expose().to_owned();
-        let response = tokio::spawn(async move { status_of(layer, &secret).await });
-        support::until(|| recorder.stats().in_flight == 1).await;
-        let report = recorder.shutdown(Duration::from_secs(30)).await;
-        assert_eq!((report.written, report.lost), (1, 0));
-        notify.notify_one();
-        assert_eq!(response.await.unwrap().0, status);
-        // The shutdown has recorded the request; it is not counted again.
-        let stats = recorder.stats();
-        let counted = (stats.accepted, stats.written, stats.lost, stats.in_flight);
-        assert_eq!(counted, (1, 1, 0, 0), "{status}");
+mod complete_accounting {
+    use super::*;
+
+    #[tokio::test]
+    async fn request_decided_after_the_shutdown_is_recorded_once() {
+        let backend = MemoryBackend::new();
+        let issued = support::issue(&backend, NewKey::new("x")).await;
+        let allowed = Decision::new([LimitStatus::default()]);
+        let mut rejected = allowed;
+        rejected.deny(0, None);
+        let failed = LimitError::Unavailable("simulated outage".into());
+        for (decision, status) in [(Ok(allowed), 200), (Ok(rejected), 429), (Err(failed), 503)] {
+            let notify = Arc::new(Notify::new());
+            let recorder = Recorder::new(backend.clone());
+            let layer = ApiKeyLayer::new(backend.clone())
+                .limiter(DelayedLimiter(decision, notify.clone()))
+                .default_limits([RateLimit::per_second(1)])
+                .recorder(recorder.clone());
+            let secret = issued.secret.expose().to_owned();
+            let response = tokio::spawn(async move { status_of(layer, &secret).await });
+            support::until(|| recorder.stats().in_flight == 1).await;
+            let report = recorder.shutdown(Duration::from_secs(30)).await;
+            assert_eq!((report.written, report.lost), (1, 0));
+            notify.notify_one();
+            assert_eq!(response.await.unwrap().0, status);
+            // The shutdown has recorded the request; it is not counted again.
+            let stats = recorder.stats();
+            let counted = (stats.accepted, stats.written, stats.lost, stats.in_flight);
+            assert_eq!(counted, (1, 1, 0, 0), "{status}");
+        }
     }
 }
 
@@ -174,27 +178,31 @@ impl UsageSink for OutOfOrder {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn rule_10_write_completed_after_its_retry_counts_once() {
-    let backend = MemoryBackend::new();
-    let issued = support::issue(&backend, NewKey::new("x")).await;
-    let sink = OutOfOrder::default();
-    let recorder = Recorder::builder(sink.clone()).start();
-    let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
-    for _ in 0..2 {
-        let (status, _) = status_of(layer.clone(), issued.secret.expose()).await;
-        assert_eq!(status, StatusCode::OK);
-        recorder.flush().await;
+mod batches_count_once {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn write_completed_after_its_retry_counts_once() {
+        let backend = MemoryBackend::new();
+        let issued = support::issue(&backend, NewKey::new("x")).await;
+        let sink = OutOfOrder::default();
+        let recorder = Recorder::builder(sink.clone()).start();
+        let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
+        for _ in 0..2 {
+            let (status, _) = status_of(layer.clone(), issued.secret.expose()).await;
+            assert_eq!(status, StatusCode::OK);
+            recorder.flush().await;
+        }
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        let order = sink.0.lock().unwrap().clone();
+        let [retried, second, late] = order[..] else {
+            panic!("three writes: {order:?}")
+        };
+        // The retry has the same batch id, so the sink can deduplicate it.
+        assert_eq!(late, retried);
+        assert!(second.0 != retried.0);
+        let report = recorder.shutdown(Duration::from_secs(1)).await;
+        assert_eq!((report.written, report.lost), (2, 0));
+        assert_eq!(recorder.stats().retries, 1);
     }
-    tokio::time::sleep(Duration::from_secs(200)).await;
-    let order = sink.0.lock().unwrap().clone();
-    let [retried, second, late] = order[..] else {
-        panic!("three writes: {order:?}")
-    };
-    // The retry has the same batch id, so the sink can deduplicate it.
-    assert_eq!(late, retried);
-    assert!(second.0 != retried.0);
-    let report = recorder.shutdown(Duration::from_secs(1)).await;
-    assert_eq!((report.written, report.lost), (2, 0));
-    assert_eq!(recorder.stats().retries, 1);
 }

@@ -220,11 +220,15 @@ fn assert_expected(event: &UsageEvent, fault: Fault) {
 const EACH: u64 = 20;
 const CLIENTS: u64 = 8;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_shutdown_report_is_exact_under_random_faults() {
-    let mut runs: tokio::task::JoinSet<_> = (0..6).map(report_is_exact).collect();
-    while let Some(run) = runs.join_next().await {
-        run.unwrap();
+mod complete_accounting {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn shutdown_report_is_exact_under_random_faults() {
+        let mut runs: tokio::task::JoinSet<_> = (0..6).map(report_is_exact).collect();
+        while let Some(run) = runs.join_next().await {
+            run.unwrap();
+        }
     }
 }
 

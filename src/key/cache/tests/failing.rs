@@ -125,147 +125,155 @@ async fn uncached_lookups_are_limited_and_cached_keys_do_not_wait_for_them() {
     );
 }
 
-#[tokio::test]
-async fn rule_5_panicking_store_counts_as_failed() {
-    struct Panics(bool);
+mod fail_closed {
+    use super::*;
 
-    #[async_trait]
-    impl KeyStore for Panics {
-        async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
-            if self.0 {
-                tokio::task::yield_now().await;
+    #[tokio::test]
+    async fn panicking_store_counts_as_failed() {
+        struct Panics(bool);
+
+        #[async_trait]
+        impl KeyStore for Panics {
+            async fn find(&self, _: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+                if self.0 {
+                    tokio::task::yield_now().await;
+                }
+                panic!("store panic");
             }
-            panic!("store panic");
+        }
+
+        for late in [false, true] {
+            let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+            let cache = KeyCache::new(Panics(late), config(), clock);
+            let mut lookups = tokio::task::JoinSet::new();
+            for _ in 0..10 {
+                let cache = cache.clone();
+                lookups.spawn(async move { cache.lookup(KeyId::from_number(1)).await });
+            }
+            let results = lookups.join_all().await;
+            let failed = |found: &LookupResult| matches!(found, Err(StoreError::Unavailable(_)));
+            assert!(results.len() == 10 && results.iter().all(failed));
+            assert!(cache.is_idle());
         }
     }
 
-    for late in [false, true] {
-        let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
-        let cache = KeyCache::new(Panics(late), config(), clock);
-        let mut lookups = tokio::task::JoinSet::new();
-        for _ in 0..10 {
-            let cache = cache.clone();
-            lookups.spawn(async move { cache.lookup(KeyId::from_number(1)).await });
-        }
-        let results = lookups.join_all().await;
-        let failed = |found: &LookupResult| matches!(found, Err(StoreError::Unavailable(_)));
-        assert!(results.len() == 10 && results.iter().all(failed));
-        assert!(cache.is_idle());
+    #[tokio::test]
+    async fn store_outage_is_an_error() {
+        let setup = Setup::new(config());
+        assert!(setup.lookup().await.is_ok());
+        setup.store.fails.store(true, Ordering::SeqCst);
+        assert!(setup.lookup().await.is_ok());
+        setup.clock.advance(Duration::from_secs(30));
+        assert!(matches!(
+            setup.lookup().await,
+            Err(StoreError::Unavailable(_))
+        ));
     }
-}
 
-#[tokio::test]
-async fn rule_5_store_outage_is_an_error() {
-    let setup = Setup::new(config());
-    assert!(setup.lookup().await.is_ok());
-    setup.store.fails.store(true, Ordering::SeqCst);
-    assert!(setup.lookup().await.is_ok());
-    setup.clock.advance(Duration::from_secs(30));
-    assert!(matches!(
-        setup.lookup().await,
-        Err(StoreError::Unavailable(_))
-    ));
-}
-
-#[tokio::test]
-async fn rule_5_stale_keys_are_served_for_a_bounded_time() {
-    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
-    assert!(setup.lookup().await.is_ok());
-    setup.store.fails.store(true, Ordering::SeqCst);
-    setup.clock.advance(Duration::from_secs(31));
-    for _ in 0..3 {
-        assert!(setup.lookup().await.unwrap().is_some());
-    }
-    // The failing store is retried once a second, not on every request.
-    assert_eq!(setup.calls(), 2);
-    assert_eq!(setup.cache.stats().served_stale, 3);
-    setup.clock.advance(Duration::from_secs(59));
-    assert!(setup.lookup().await.is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn rule_5_failed_store_is_retried_once_per_second() {
-    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
-    assert!(setup.lookup().await.is_ok());
-    setup.store.fails.store(true, Ordering::SeqCst);
-    setup.clock.advance(Duration::from_secs(31));
-    assert!(setup.lookup().await.unwrap().is_some());
-    for (pause, calls) in [(0, 2), (999, 2), (1, 3), (0, 3)] {
-        setup.clock.advance(Duration::from_millis(pause));
-        // Also for lookups that skip the cache.
+    #[tokio::test]
+    async fn stale_keys_are_served_for_a_bounded_time() {
+        let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+        assert!(setup.lookup().await.is_ok());
+        setup.store.fails.store(true, Ordering::SeqCst);
+        setup.clock.advance(Duration::from_secs(31));
         for _ in 0..3 {
-            assert!(setup.cache.lookup(setup.id).await.unwrap().is_some());
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(setup.calls(), calls);
-    }
-    assert_eq!(setup.cache.stats().served_stale, 13);
-}
-
-#[tokio::test(start_paused = true)]
-async fn rule_5_only_the_first_request_waits_for_a_failing_store() {
-    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
-    assert!(setup.lookup().await.is_ok());
-    setup.block();
-    setup.clock.advance(Duration::from_secs(31));
-    let timeout = setup.cache.config().lookup_timeout;
-    let started = tokio::time::Instant::now();
-    assert!(setup.lookup().await.unwrap().is_some());
-    assert_eq!(started.elapsed(), timeout);
-    for retries in 1..4 {
-        setup.clock.advance(Duration::from_secs(2));
-        let started = tokio::time::Instant::now();
-        for _ in 0..10 {
             assert!(setup.lookup().await.unwrap().is_some());
         }
-        assert_eq!(started.elapsed(), Duration::ZERO);
-        // One lookup continues in the background and times out.
-        tokio::time::sleep(timeout * 2).await;
-        assert_eq!(setup.calls(), 2 + retries);
+        // The failing store is retried once a second, not on every request.
+        assert_eq!(setup.calls(), 2);
+        assert_eq!(setup.cache.stats().served_stale, 3);
+        setup.clock.advance(Duration::from_secs(59));
+        assert!(setup.lookup().await.is_err());
     }
-    assert_eq!(setup.cache.stats().served_stale, 31);
-    assert!(setup.cache.is_idle());
-    // The store has recovered: the next lookup refreshes the entry.
-    setup.store.gate.add_permits(1_000);
-    setup.clock.advance(Duration::from_secs(2));
-    assert!(setup.lookup().await.unwrap().is_some());
-    tokio::time::sleep(timeout).await;
-    let calls = setup.calls();
-    setup.clock.advance(Duration::from_secs(25));
-    assert!(setup.lookup().await.unwrap().is_some());
-    assert_eq!(
-        (setup.calls(), setup.cache.stats().served_stale),
-        (calls, 32)
-    );
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_store_is_retried_once_per_second() {
+        let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+        assert!(setup.lookup().await.is_ok());
+        setup.store.fails.store(true, Ordering::SeqCst);
+        setup.clock.advance(Duration::from_secs(31));
+        assert!(setup.lookup().await.unwrap().is_some());
+        for (pause, calls) in [(0, 2), (999, 2), (1, 3), (0, 3)] {
+            setup.clock.advance(Duration::from_millis(pause));
+            // Also for lookups that skip the cache.
+            for _ in 0..3 {
+                assert!(setup.cache.lookup(setup.id).await.unwrap().is_some());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(setup.calls(), calls);
+        }
+        assert_eq!(setup.cache.stats().served_stale, 13);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_request_waits_for_a_failing_store() {
+        let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+        assert!(setup.lookup().await.is_ok());
+        setup.block();
+        setup.clock.advance(Duration::from_secs(31));
+        let timeout = setup.cache.config().lookup_timeout;
+        let started = tokio::time::Instant::now();
+        assert!(setup.lookup().await.unwrap().is_some());
+        assert_eq!(started.elapsed(), timeout);
+        for retries in 1..4 {
+            setup.clock.advance(Duration::from_secs(2));
+            let started = tokio::time::Instant::now();
+            for _ in 0..10 {
+                assert!(setup.lookup().await.unwrap().is_some());
+            }
+            assert_eq!(started.elapsed(), Duration::ZERO);
+            // One lookup continues in the background and times out.
+            tokio::time::sleep(timeout * 2).await;
+            assert_eq!(setup.calls(), 2 + retries);
+        }
+        assert_eq!(setup.cache.stats().served_stale, 31);
+        assert!(setup.cache.is_idle());
+        // The store has recovered: the next lookup refreshes the entry.
+        setup.store.gate.add_permits(1_000);
+        setup.clock.advance(Duration::from_secs(2));
+        assert!(setup.lookup().await.unwrap().is_some());
+        tokio::time::sleep(timeout).await;
+        let calls = setup.calls();
+        setup.clock.advance(Duration::from_secs(25));
+        assert!(setup.lookup().await.unwrap().is_some());
+        assert_eq!(
+            (setup.calls(), setup.cache.stats().served_stale),
+            (calls, 32)
+        );
+    }
+
+    #[tokio::test]
+    async fn invalidated_key_is_not_served_stale() {
+        let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+        assert!(setup.lookup().await.is_ok());
+        setup.store.fails.store(true, Ordering::SeqCst);
+        setup.cache.invalidate(setup.id);
+        assert!(setup.lookup().await.is_err());
+    }
 }
 
-#[tokio::test(start_paused = true)]
-async fn rule_4_background_retry_does_not_restore_a_deleted_key() {
-    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
-    assert!(setup.lookup().await.is_ok());
-    setup.store.fails.store(true, Ordering::SeqCst);
-    setup.clock.advance(Duration::from_secs(31));
-    assert!(setup.lookup().await.is_ok());
-    setup.store.fails.store(false, Ordering::SeqCst);
-    setup.block();
-    setup.clock.advance(Duration::from_secs(2));
-    assert!(setup.lookup().await.unwrap().is_some());
-    setup.store.entered.notified().await;
-    setup.store.record.lock().unwrap().take();
-    setup.cache.invalidate(setup.id);
-    setup.store.gate.add_permits(10);
-    assert!(setup.lookup().await.unwrap().is_none());
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(setup.lookup().await.unwrap().is_none());
-}
+mod prompt_revocation {
+    use super::*;
 
-#[tokio::test]
-async fn rule_5_invalidated_key_is_not_served_stale() {
-    let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
-    assert!(setup.lookup().await.is_ok());
-    setup.store.fails.store(true, Ordering::SeqCst);
-    setup.cache.invalidate(setup.id);
-    assert!(setup.lookup().await.is_err());
+    #[tokio::test(start_paused = true)]
+    async fn background_retry_does_not_restore_a_deleted_key() {
+        let setup = Setup::new(config().serve_stale(Duration::from_secs(60)));
+        assert!(setup.lookup().await.is_ok());
+        setup.store.fails.store(true, Ordering::SeqCst);
+        setup.clock.advance(Duration::from_secs(31));
+        assert!(setup.lookup().await.is_ok());
+        setup.store.fails.store(false, Ordering::SeqCst);
+        setup.block();
+        setup.clock.advance(Duration::from_secs(2));
+        assert!(setup.lookup().await.unwrap().is_some());
+        setup.store.entered.notified().await;
+        setup.store.record.lock().unwrap().take();
+        setup.cache.invalidate(setup.id);
+        setup.store.gate.add_permits(10);
+        assert!(setup.lookup().await.unwrap().is_none());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(setup.lookup().await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]

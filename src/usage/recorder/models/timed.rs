@@ -123,45 +123,49 @@ fn seconds(builder: RecorderBuilder) -> RecorderBuilder {
         .backoff(second, second)
 }
 
-#[test]
-fn rule_9_events_interrupted_by_shutdown_are_counted() {
-    for script in [
-        &[][..],
-        &[Fail],
-        &[Hang, Hang, Hang],
-        &[Reject],
-        &[WriteAndFail],
-    ] {
-        check(move || {
-            let sink = Scripted::with(script);
-            let recorder = seconds(Recorder::builder(sink.clone())).start();
-            let (report, stats) = shut_down(recorder);
-            assert!(report.written <= stats.written, "{report:?} {stats:?}");
-            let written: u64 = sink.batches.lock().unwrap().values().sum();
-            assert!(written >= stats.written, "{stats:?}");
-        });
-    }
-}
+mod complete_accounting {
+    use super::*;
 
-#[test]
-fn rule_9_events_that_are_not_lost_are_in_the_sink_or_the_spool() {
-    for script in [
-        &[][..],
-        &[Fail, Fail],
-        &[Hang, Hang, Hang],
-        &[Reject],
-        &[WriteAndFail],
-    ] {
-        check(move || {
-            let (sink, spool) = (Scripted::with(script), MemorySpool::default());
-            let builder = seconds(Recorder::builder(sink.clone())).spool(spool.clone());
-            let (_, stats) = shut_down(builder.start());
-            let mut kept = sink.batches.lock().unwrap().clone();
-            for batch in &*spool.0.lock().unwrap() {
-                kept.insert(batch.id, batch.events.len() as u64);
-            }
-            let kept: u64 = kept.values().sum();
-            assert!(kept >= stats.written + stats.spooled, "{stats:?}");
-        });
+    #[test]
+    fn events_interrupted_by_shutdown_are_counted() {
+        for script in [
+            &[][..],
+            &[Fail],
+            &[Hang, Hang, Hang],
+            &[Reject],
+            &[WriteAndFail],
+        ] {
+            check(move || {
+                let sink = Scripted::with(script);
+                let recorder = seconds(Recorder::builder(sink.clone())).start();
+                let (report, stats) = shut_down(recorder);
+                assert!(report.written <= stats.written, "{report:?} {stats:?}");
+                let written: u64 = sink.batches.lock().unwrap().values().sum();
+                assert!(written >= stats.written, "{stats:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn events_that_are_not_lost_are_in_the_sink_or_the_spool() {
+        for script in [
+            &[][..],
+            &[Fail, Fail],
+            &[Hang, Hang, Hang],
+            &[Reject],
+            &[WriteAndFail],
+        ] {
+            check(move || {
+                let (sink, spool) = (Scripted::with(script), MemorySpool::default());
+                let builder = seconds(Recorder::builder(sink.clone())).spool(spool.clone());
+                let (_, stats) = shut_down(builder.start());
+                let mut kept = sink.batches.lock().unwrap().clone();
+                for batch in &*spool.0.lock().unwrap() {
+                    kept.insert(batch.id, batch.events.len() as u64);
+                }
+                let kept: u64 = kept.values().sum();
+                assert!(kept >= stats.written + stats.spooled, "{stats:?}");
+            });
+        }
     }
 }

@@ -2,32 +2,63 @@
 
 use super::*;
 
-#[tokio::test]
-async fn rule_9_open_requests_at_shutdown_count_as_lost() {
-    let recorder = Recorder::new(Scripted::default());
-    record(&recorder, 2);
-    assert!(recorder.reserve());
-    let report = recorder.shutdown(SOON).await;
-    assert_eq!((report.written, report.lost), (2, 1));
-    // The report is the same if the request is open, being queued, or recorded too late.
-    recorder.0.0.counters.queued.events.fetch_add(1, SeqCst);
-    assert_eq!(recorder.shutdown(SOON).await, report);
-    recorder.0.0.counters.queued.events.fetch_sub(1, SeqCst);
-    recorder.record(pending());
-    assert_eq!(recorder.shutdown(SOON).await, report);
-    assert_conserved(&recorder, 2, 1);
-}
+mod complete_accounting {
+    use super::*;
 
-#[tokio::test]
-async fn rule_9_events_pushed_after_the_end_count_as_lost() {
-    let recorder = Recorder::new(Scripted::default());
-    let inner = &recorder.0.0;
-    assert!(recorder.reserve());
-    assert!(inner.admit(&pending()));
-    let report = recorder.shutdown(SOON).await;
-    assert_eq!((report.written, report.lost), (0, 1));
-    inner.push(inner.queue.as_ref().unwrap(), pending());
-    assert_conserved(&recorder, 0, 1);
+    #[tokio::test]
+    async fn open_requests_at_shutdown_count_as_lost() {
+        let recorder = Recorder::new(Scripted::default());
+        record(&recorder, 2);
+        assert!(recorder.reserve());
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost), (2, 1));
+        // The report is the same if the request is open, being queued, or recorded too late.
+        recorder.0.0.counters.queued.events.fetch_add(1, SeqCst);
+        assert_eq!(recorder.shutdown(SOON).await, report);
+        recorder.0.0.counters.queued.events.fetch_sub(1, SeqCst);
+        recorder.record(pending());
+        assert_eq!(recorder.shutdown(SOON).await, report);
+        assert_conserved(&recorder, 2, 1);
+    }
+
+    #[tokio::test]
+    async fn events_pushed_after_the_end_count_as_lost() {
+        let recorder = Recorder::new(Scripted::default());
+        let inner = &recorder.0.0;
+        assert!(recorder.reserve());
+        assert!(inner.admit(&pending()));
+        let report = recorder.shutdown(SOON).await;
+        assert_eq!((report.written, report.lost), (0, 1));
+        inner.push(inner.queue.as_ref().unwrap(), pending());
+        assert_conserved(&recorder, 0, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn events_recorded_during_shutdown_are_counted() {
+        for _ in 0..if cfg!(miri) { 1 } else { 200 } {
+            let sink = Scripted::default();
+            let recorder = Recorder::builder(sink.clone()).batch_size(7).start();
+            let producer = tokio::task::spawn_blocking({
+                let recorder = recorder.clone();
+                move || record(&recorder, 500)
+            });
+            tokio::task::yield_now().await;
+            let report = recorder.shutdown(SOON).await;
+            producer.await.unwrap();
+            let stats = recorder.stats();
+            assert_eq!(report.written, stats.written);
+            assert!(report.lost <= stats.lost, "{report:?} {stats:?}");
+            let last = recorder.shutdown(SOON).await;
+            assert_eq!((last.written, last.lost), (stats.written, stats.lost));
+            assert_eq!(
+                (stats.accepted, stats.queued, stats.in_flight),
+                (500, 0, 0),
+                "{stats:?}"
+            );
+            assert_eq!(stats.written + stats.lost, 500, "{stats:?}");
+            assert_eq!(stats.written, sink.events());
+        }
+    }
 }
 
 #[tokio::test]
@@ -149,33 +180,6 @@ fn a_recorder_without_its_runtime_loses_events_and_does_not_wait() {
             assert_eq!(recorder.shutdown(SOON).await.lost, 5);
         });
         assert_conserved(&recorder, 0, 5);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_events_recorded_during_shutdown_are_counted() {
-    for _ in 0..if cfg!(miri) { 1 } else { 200 } {
-        let sink = Scripted::default();
-        let recorder = Recorder::builder(sink.clone()).batch_size(7).start();
-        let producer = tokio::task::spawn_blocking({
-            let recorder = recorder.clone();
-            move || record(&recorder, 500)
-        });
-        tokio::task::yield_now().await;
-        let report = recorder.shutdown(SOON).await;
-        producer.await.unwrap();
-        let stats = recorder.stats();
-        assert_eq!(report.written, stats.written);
-        assert!(report.lost <= stats.lost, "{report:?} {stats:?}");
-        let last = recorder.shutdown(SOON).await;
-        assert_eq!((last.written, last.lost), (stats.written, stats.lost));
-        assert_eq!(
-            (stats.accepted, stats.queued, stats.in_flight),
-            (500, 0, 0),
-            "{stats:?}"
-        );
-        assert_eq!(stats.written + stats.lost, 500, "{stats:?}");
-        assert_eq!(stats.written, sink.events());
     }
 }
 

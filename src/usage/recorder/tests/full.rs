@@ -2,24 +2,28 @@
 
 use super::*;
 
-#[tokio::test]
-async fn rule_9_events_beyond_the_capacity_count_as_lost() {
-    let sink = Scripted::with(&[Step::Hang]);
-    let recorder = Recorder::builder(sink.clone()).capacity(10).start();
-    // Without an `await` in between, the task cannot drain the queue.
-    record(&recorder, 25);
-    let stats = recorder.stats();
-    assert_eq!((stats.accepted, stats.lost, stats.queued), (25, 15, 10));
-    let report = recorder.shutdown(Duration::from_millis(50)).await;
-    assert_eq!(
-        report,
-        ShutdownReport {
-            written: 0,
-            lost: 25,
-            spooled: 0
-        }
-    );
-    assert_conserved(&recorder, 0, 25);
+mod complete_accounting {
+    use super::*;
+
+    #[tokio::test]
+    async fn events_beyond_the_capacity_count_as_lost() {
+        let sink = Scripted::with(&[Step::Hang]);
+        let recorder = Recorder::builder(sink.clone()).capacity(10).start();
+        // Without an `await` in between, the task cannot drain the queue.
+        record(&recorder, 25);
+        let stats = recorder.stats();
+        assert_eq!((stats.accepted, stats.lost, stats.queued), (25, 15, 10));
+        let report = recorder.shutdown(Duration::from_millis(50)).await;
+        assert_eq!(
+            report,
+            ShutdownReport {
+                written: 0,
+                lost: 25,
+                spooled: 0
+            }
+        );
+        assert_conserved(&recorder, 0, 25);
+    }
 }
 
 #[tokio::test]

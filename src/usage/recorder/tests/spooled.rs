@@ -457,86 +457,90 @@ async fn dropping_the_last_handle_spools_and_writes_queued_events() {
     assert_eq!(database.numbers(), counted_to(30));
 }
 
-/// Sink and spool switch modes at random while events are recorded, on two threads.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rule_9_all_events_are_counted_with_a_spool() {
-    // Miri is slow: a write that exceeds every timeout never succeeds.
-    let (seeds, events, pace) = if cfg!(miri) {
-        (2, 100, 200)
-    } else {
-        (60, 2_000, 1)
-    };
-    let micros = move |micros: u64| Duration::from_micros(micros * pace);
-    for seed in 0..seeds {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let (database, shelf) = (Database::new(Works), Shelf::new());
-        let reliable = seed % 2 == 0;
-        let start = || {
-            builder(&database, &shelf)
-                .capacity(100_000)
-                .batch_age(micros(1_000))
-                .write_timeout(micros(2_000))
-                .backoff(micros(100), micros(1_000))
-                .start()
+mod complete_accounting {
+    use super::*;
+
+    /// Sink and spool switch modes at random while events are recorded, on two threads.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn all_events_are_counted_with_a_spool() {
+        // Miri is slow: a write that exceeds every timeout never succeeds.
+        let (seeds, events, pace) = if cfg!(miri) {
+            (2, 100, 200)
+        } else {
+            (60, 2_000, 1)
         };
-        let recorder = start();
-        let done = Arc::new(AtomicBool::new(false));
-        let producer = tokio::task::spawn_blocking({
-            let (recorder, done) = (recorder.clone(), done.clone());
-            move || {
-                for number in 0..events {
-                    record(&recorder, number..number + 1);
-                    if number % 50 == 0 {
-                        std::thread::sleep(micros(300));
+        let micros = move |micros: u64| Duration::from_micros(micros * pace);
+        for seed in 0..seeds {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (database, shelf) = (Database::new(Works), Shelf::new());
+            let reliable = seed % 2 == 0;
+            let start = || {
+                builder(&database, &shelf)
+                    .capacity(100_000)
+                    .batch_age(micros(1_000))
+                    .write_timeout(micros(2_000))
+                    .backoff(micros(100), micros(1_000))
+                    .start()
+            };
+            let recorder = start();
+            let done = Arc::new(AtomicBool::new(false));
+            let producer = tokio::task::spawn_blocking({
+                let (recorder, done) = (recorder.clone(), done.clone());
+                move || {
+                    for number in 0..events {
+                        record(&recorder, number..number + 1);
+                        if number % 50 == 0 {
+                            std::thread::sleep(micros(300));
+                        }
+                    }
+                    done.store(true, SeqCst);
+                }
+            });
+            while !done.load(SeqCst) {
+                let modes = [Works, Fails, DoesAndFails, Hangs];
+                database.switch.set(*random.choice(&modes).unwrap());
+                if !reliable {
+                    for switch in [&shelf.push, &shelf.next, &shelf.remove] {
+                        let modes = [Works, Works, Fails, DoesAndFails];
+                        switch.set(*random.choice(&modes).unwrap());
                     }
                 }
-                done.store(true, SeqCst);
+                tokio::time::sleep(micros(random.u64(..1_000))).await;
             }
-        });
-        while !done.load(SeqCst) {
-            let modes = [Works, Fails, DoesAndFails, Hangs];
-            database.switch.set(*random.choice(&modes).unwrap());
-            if !reliable {
-                for switch in [&shelf.push, &shelf.next, &shelf.remove] {
-                    let modes = [Works, Works, Fails, DoesAndFails];
-                    switch.set(*random.choice(&modes).unwrap());
-                }
+            producer.await.unwrap();
+            for switch in [&shelf.push, &shelf.next, &shelf.remove] {
+                switch.set(Works);
             }
-            tokio::time::sleep(micros(random.u64(..1_000))).await;
-        }
-        producer.await.unwrap();
-        for switch in [&shelf.push, &shelf.next, &shelf.remove] {
-            switch.set(Works);
-        }
-        let report = recorder.shutdown(micros(random.u64(1_000..40_000))).await;
-        let stats = assert_conserved(&recorder, report.written, report.lost, report.spooled);
-        assert_eq!(stats.accepted, events);
-        assert_eq!((stats.recovered, stats.unrecovered), (0, 0), "{seed}");
+            let report = recorder.shutdown(micros(random.u64(1_000..40_000))).await;
+            let stats = assert_conserved(&recorder, report.written, report.lost, report.spooled);
+            assert_eq!(stats.accepted, events);
+            assert_eq!((stats.recovered, stats.unrecovered), (0, 0), "{seed}");
 
-        database.switch.set(Works);
-        let next = start();
-        let empty = || shelf.events() == 0;
-        for _ in 0..10_000 {
-            if empty() {
-                break;
+            database.switch.set(Works);
+            let next = start();
+            let empty = || shelf.events() == 0;
+            for _ in 0..10_000 {
+                if empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert!(empty(), "{seed}");
-        let _ = next.shutdown(SOON).await;
-        assert_eq!(next.stats().unrecovered, 0);
-        let numbers = database.numbers();
-        let mut sorted = numbers.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        assert_eq!(sorted.len(), numbers.len(), "{seed}: written twice");
-        // Interrupted writes count as lost, although the sink may have the events.
-        assert!(
-            numbers.len() as u64 + stats.lost >= events,
-            "{seed}: {stats:?}"
-        );
-        if reliable && stats.lost == 0 {
-            assert_eq!(numbers, counted_to(events), "{seed}");
+            assert!(empty(), "{seed}");
+            let _ = next.shutdown(SOON).await;
+            assert_eq!(next.stats().unrecovered, 0);
+            let numbers = database.numbers();
+            let mut sorted = numbers.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), numbers.len(), "{seed}: written twice");
+            // Interrupted writes count as lost, although the sink may have the events.
+            assert!(
+                numbers.len() as u64 + stats.lost >= events,
+                "{seed}: {stats:?}"
+            );
+            if reliable && stats.lost == 0 {
+                assert_eq!(numbers, counted_to(events), "{seed}");
+            }
         }
     }
 }
