@@ -174,6 +174,13 @@ fn is_prefix(text: &[u8]) -> bool {
     !after_separator && text[0].is_ascii_lowercase()
 }
 
+/// Whether the length and the end of the prefix are those of a secret.
+#[inline]
+pub(super) fn has_secret_shape(bytes: &[u8]) -> bool {
+    let prefix_len = bytes.len().wrapping_sub(BODY_LEN + 1);
+    (1..=MAX_PREFIX_LEN).contains(&prefix_len) && bytes[prefix_len] == b'_'
+}
+
 /// The key id in a secret, if format and checksum are valid.
 #[inline]
 pub(crate) fn id_of(bytes: &[u8]) -> Option<KeyId> {

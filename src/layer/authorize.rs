@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -23,7 +24,10 @@ use super::response_headers::HeaderStyle;
 use super::tracker::RequestTracker;
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::key::{CacheLookup, CachedKey, Digest, KeyStatus, StoreError, id_of, is_importable};
+use crate::key::{
+    CacheLookup, CachedKey, Digest, KeyStatus, StoreError, Tag, forget, id_of, is_importable,
+    recall, remember,
+};
 use crate::limit::{AttachedLimits, Charge, Decision, LimitHeaders, LimitResponse};
 use crate::telemetry;
 use crate::usage::{Recorder, RejectionReason};
@@ -70,11 +74,28 @@ impl Config {
             }
             Presented::Secret(secret) => secret,
         };
+        let tag = Tag::of(&secret);
+        if let Some(tag) = tag
+            && let Some(entry) = recall(self.verifier, tag)
+        {
+            if entry.is_fresh(context.began, Duration::ZERO)
+                && self.status_rejection(&entry, context).is_none()
+            {
+                return self.authorize_usable(entry, context);
+            }
+            // Rejections take the same steps whether the secret was verified before or not.
+            forget(tag);
+        }
         let Some(id) = self.id_of(&secret) else {
             return self.reject_unauthenticated(RejectionReason::Malformed, context);
         };
         match self.cache.get(id, context.began) {
             CacheLookup::Hit(entry) if self.verify(&secret, &entry) => {
+                if let Some(tag) = tag
+                    && is_active(&entry, context.began)
+                {
+                    remember(self.verifier, tag, &entry);
+                }
                 self.authorize(entry, KnownFrom::Cache, context)
             }
             CacheLookup::Hit(entry) => {
@@ -229,6 +250,16 @@ impl Config {
         if let Some(rejection) = rejection {
             return self.reject_unusable_key(&entry, rejection, context);
         }
+        self.authorize_usable(entry, context)
+    }
+
+    /// Checks the rate limits of a key with a valid status and client IP.
+    #[inline]
+    fn authorize_usable(
+        self: &Arc<Self>,
+        entry: Arc<CachedKey>,
+        context: &RequestContext<'_>,
+    ) -> Admission {
         let permit = if self.is_recorded_by_outer(context) {
             RecorderPermit::none()
         } else if self.recorder.reserve() {

@@ -51,6 +51,8 @@ pub enum StoreFailure {
 pub(crate) struct Config {
     /// The first invalid setting.
     pub(crate) invalid: Option<InvalidConfig>,
+    /// Identifies these settings, for the secrets that were verified with them.
+    pub(crate) verifier: u64,
     /// Identifies the combination of default limits and limiter, for the limits attached to cached keys.
     pub(crate) limits_id: u64,
     pub(crate) cache: KeyCache,
@@ -87,7 +89,7 @@ pub(crate) struct Config {
     pub(crate) store_failure: StoreFailure,
 }
 
-pub(crate) fn next_limits_id() -> u64 {
+pub(crate) fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

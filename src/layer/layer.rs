@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::client_ip::ForwardedHeader;
 use super::client_limit::ClientLimit;
-use super::config::{Config, StoreFailure, next_limits_id};
+use super::config::{Config, StoreFailure, next_id};
 use super::credential::{CredentialSource, CredentialSources};
 use super::endpoint::Endpoints;
 use super::rejected_events::RejectedEvents;
@@ -49,7 +49,8 @@ impl ApiKeyLayer {
         Self {
             config: Arc::new(Config {
                 invalid: None,
-                limits_id: next_limits_id(),
+                verifier: next_id(),
+                limits_id: next_id(),
                 clock: cache.clock().clone(),
                 cache,
                 peppers: Peppers::none(),
@@ -131,6 +132,7 @@ impl ApiKeyLayer {
     fn with(mut self, set: impl FnOnce(&mut Config)) -> Self {
         let config = Arc::make_mut(&mut self.config);
         set(config);
+        config.verifier = next_id();
         self
     }
 
@@ -163,7 +165,7 @@ impl ApiKeyLayer {
         let valid = RateLimit::validate_all(&limits);
         self.checked("default_limits", valid, |config| {
             config.default_limits = limits;
-            config.limits_id = next_limits_id();
+            config.limits_id = next_id();
         })
     }
 
@@ -185,7 +187,7 @@ impl ApiKeyLayer {
     pub fn limiter(self, limiter: impl Limiter) -> Self {
         self.with(|config| {
             config.limiter = Arc::new(limiter);
-            config.limits_id = next_limits_id();
+            config.limits_id = next_id();
         })
     }
 

@@ -10,15 +10,19 @@ use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{Actor, CacheConfig, Digest, KeyAdmin, KeyRecord, Peppers, Secret};
 
-use crate::harness::{KEYS, Round, refuse, refuse_after, time};
+use crate::harness::{KEYS, Round, refuse, refuse_after, time, verify};
 use crate::secrets::{issued, mistyped, other, sha256, stored, under_pepper};
 
-pub const ALL: [(&str, BenchFn); 11] = [
+pub const ALL: [(&str, BenchFn); 12] = [
     ("leaky_early_exit", leaky_early_exit),
     ("leaky_rejection", leaky_rejection),
     ("control_without_difference", control_without_difference),
     ("digest_first_or_last_byte", digest_first_or_last_byte),
     ("known_or_unknown_cached", known_or_unknown_cached),
+    (
+        "known_or_unknown_beside_verified",
+        known_or_unknown_beside_verified,
+    ),
     (
         "known_or_unknown_with_peppers",
         known_or_unknown_with_peppers,
@@ -145,6 +149,27 @@ fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
     refuse(runner, rng, |rng| {
         let (records, left) = known(rng);
         let right = (0..KEYS).map(|_| unknown()).collect();
+        Round {
+            layer: layer(records),
+            left,
+            right,
+        }
+    });
+}
+
+/// The same on a thread that has verified the right secrets of the keys, in another layer: keys in use are in the
+/// caches of the processor.
+fn known_or_unknown_beside_verified(runner: &mut CtRunner, rng: &mut BenchRng) {
+    refuse(runner, rng, |rng| {
+        let keys: Vec<_> = (0..KEYS).map(|_| issued()).collect();
+        let left = keys.iter().map(|(secret, _)| other(secret, rng)).collect();
+        let right = (0..KEYS).map(|_| unknown()).collect();
+        let (secrets, records): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+        let other = layer(records.clone());
+        // From the store, from the cache, and from the memory of the thread.
+        for _ in 0..3 {
+            secrets.iter().for_each(|secret| verify(&other, secret));
+        }
         Round {
             layer: layer(records),
             left,

@@ -13,6 +13,7 @@ use dudect_bencher::rand::seq::SliceRandom;
 use dudect_bencher::{BenchRng, Class, CtRunner};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, StatusCode};
+use keytally::key::Secret;
 use keytally::{ApiKeyLayer, ApiKeyService, PeerAddress};
 use tower::{Layer, Service};
 
@@ -28,7 +29,7 @@ pub const KEYS: usize = 16;
 /// The number of past rounds whose memory stays allocated.
 const RETAINED: usize = 8;
 
-/// The service behind the layer, which no request reaches.
+/// The service behind the layer, which no timed request reaches.
 #[derive(Clone)]
 pub struct Behind;
 
@@ -158,6 +159,13 @@ impl Presented {
         request.extensions_mut().insert(peer);
         request
     }
+}
+
+/// Sends a request with the right secret of a key.
+pub fn verify(layer: &ApiKeyLayer, secret: &Secret) {
+    let request = Presented::new(secret.expose(), true).request();
+    let response = drive(&mut layer.layer(Behind), request);
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 fn drive(

@@ -1,6 +1,6 @@
 //! Cache entries.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::key::{Digest, Key, StoreError};
@@ -25,6 +25,20 @@ pub(crate) struct CachedKey {
     pub(super) stale_until: u64,
     /// When to retry the store after a failure; zero if it did not fail. Served without a lookup until then.
     pub(super) retry_at: AtomicU64,
+    /// Whether the entry has left the cache, or was not admitted.
+    pub(super) is_evicted: AtomicBool,
+}
+
+impl CachedKey {
+    /// Whether the entry has left the cache: it was evicted, replaced or invalidated.
+    #[inline]
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.is_evicted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn evict(&self) {
+        self.is_evicted.store(true, Ordering::Release);
+    }
 }
 
 #[cfg(feature = "testing")]
@@ -39,6 +53,7 @@ impl CachedKey {
             fresh_until: 0,
             stale_until: 0,
             retry_at: AtomicU64::new(0),
+            is_evicted: AtomicBool::new(true),
         }
     }
 }

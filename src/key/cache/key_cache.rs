@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
-use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{Lifecycle, Weighter};
 
 use super::entry::{CachedKey, LookupResult};
 use super::loader::{Deadline, Loader, LookupSource};
@@ -38,7 +38,7 @@ pub struct KeyCache(Arc<Inner>);
 
 type Entry = Arc<CachedKey>;
 
-type Entries = Cache<KeyId, Entry, KeyWeighter, RandomState, DefaultLifecycle<KeyId, Entry>>;
+type Entries = Cache<KeyId, Entry, KeyWeighter, RandomState, MarkEvicted>;
 
 /// Weighs keys as one and unknown ids as zero, so that unknown ids evict nothing. Their number is bounded by
 /// `Inner::unknown`.
@@ -48,6 +48,19 @@ struct KeyWeighter;
 impl Weighter<KeyId, Entry> for KeyWeighter {
     fn weight(&self, _: &KeyId, entry: &Entry) -> u64 {
         entry.exists.into()
+    }
+}
+
+/// Marks entries that are evicted or replaced.
+#[derive(Clone, Default)]
+struct MarkEvicted(DefaultLifecycle<KeyId, Entry>);
+
+impl Lifecycle<KeyId, Entry> for MarkEvicted {
+    type RequestState = <DefaultLifecycle<KeyId, Entry> as Lifecycle<KeyId, Entry>>::RequestState;
+
+    fn on_evict(&self, state: &mut Self::RequestState, id: KeyId, entry: Entry) {
+        entry.evict();
+        self.0.on_evict(state, id, entry);
     }
 }
 
@@ -224,7 +237,7 @@ fn entries(config: &CacheConfig) -> Entries {
         config.capacity.max(1) as u64,
         KeyWeighter,
         RandomState::default(),
-        DefaultLifecycle::default(),
+        MarkEvicted::default(),
     )
 }
 
@@ -303,6 +316,7 @@ impl Inner {
                     fresh_until,
                     stale_until: fresh_until.saturating_add(nanos(self.config.serve_stale)),
                     retry_at: AtomicU64::new(0),
+                    is_evicted: AtomicBool::new(false),
                 });
                 self.entries.insert(id, entry.clone());
                 Ok(Some(entry))
@@ -345,6 +359,7 @@ impl Inner {
             fresh_until: until,
             stale_until: until,
             retry_at: AtomicU64::new(0),
+            is_evicted: AtomicBool::new(false),
         };
         self.entries.insert(id, Arc::new(entry));
     }
@@ -396,13 +411,18 @@ fn nanos(duration: Duration) -> u64 {
 impl Invalidate for Inner {
     fn remove(&self, id: KeyId) {
         self.flights.invalidate(id, || {
-            self.entries.remove(&id);
+            if let Some((_, entry)) = self.entries.remove(&id) {
+                entry.evict();
+            }
         });
     }
 
     fn clear(&self) {
         self.flights.invalidate_all(|| {
-            self.entries.clear();
+            self.entries.retain(|_, entry| {
+                entry.evict();
+                false
+            });
             self.unknown_ids().clear();
         });
     }
