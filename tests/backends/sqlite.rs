@@ -177,6 +177,23 @@ async fn change_invalidates_the_caches_of_all_clones_immediately() {
     assert_eq!(status().await, KeyStatus::Revoked);
 }
 
+/// Each switches the file to write-ahead mode.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn concurrent_first_opens_succeed() {
+    for _ in 0..50 {
+        let dir = TempDir::new();
+        let opens: Vec<_> = (0..8)
+            .map(|_| {
+                let path = dir.file();
+                tokio::spawn(async move { SqliteBackend::open(&path).await.map(drop) })
+            })
+            .collect();
+        for open in opens {
+            open.await.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn concurrent_migrations_apply_once_and_keep_application_tables() {
     let dir = TempDir::new();

@@ -1,7 +1,7 @@
 //! Opening database files.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sqlx::SqlitePool;
@@ -59,10 +59,24 @@ pub(super) async fn pool(
         .max_connections(connections)
         .acquire_timeout(BUSY)
         // A file cannot disconnect.
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await?;
-    Ok(pool)
+        .test_before_acquire(false);
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match pool.clone().connect_with(options.clone()).await {
+            // SQLite does not wait for a connection that switches to write-ahead mode at the same time.
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Whether another connection has a lock: `SQLITE_BUSY`, whose extended codes have it in the lowest byte.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let code: Option<u32> = code.and_then(|code| code.parse().ok());
+    code.is_some_and(|code| code & 0xff == 5)
 }
 
 /// Creates an empty in-memory database: a pool with one connection, and another that keeps the database alive.
