@@ -1,28 +1,60 @@
-//! The overhead of layers per request, alternating between variants.
+//! The CPU time that layers add per request, alternating between variants.
 //!
-//! `turns [rounds] [requests per round]`. Each round runs every variant once, so that other load on the machine
-//! affects all of them. Prints the medians over the rounds.
+//! `turns [rounds] [requests per round]`. Each round runs every variant once, so that other load on the machine affects
+//! all of them. Prints medians over the rounds: the CPU time of the thread that serves the requests, and that of the
+//! process, which includes the work of recorders in the background.
 
-use std::{
-    convert::Infallible,
-    env,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, env};
 
 use ::keytally::usage::Recorder;
-use axum::{extract::Request, http::Response};
+use axum::{Router, extract::Request, http::Response};
 use keytally_peers::{
     NoOp, Template, bare_router, drive,
     governor::{self, NEVER_REFUSES},
     keytally::{self, Keytally},
     tollgate,
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Builder;
 use tower::{Layer, Service};
 
+/// CPU times in nanoseconds.
+#[derive(Clone, Copy)]
+struct CpuTime {
+    thread: f64,
+    process: f64,
+}
+
+impl CpuTime {
+    fn now() -> Self {
+        let nanos = |clock| {
+            let time = clock_gettime(clock);
+            time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+        };
+        Self {
+            thread: nanos(ClockId::ThreadCPUTime),
+            process: nanos(ClockId::ProcessCPUTime),
+        }
+    }
+}
+
+/// Runs `requests`, then `finish`, and returns the CPU times of each request. The time of the thread does not include
+/// `finish`.
+fn measured(count: usize, requests: impl FnOnce(), finish: impl FnOnce()) -> CpuTime {
+    let start = CpuTime::now();
+    requests();
+    let thread = CpuTime::now().thread;
+    finish();
+    let process = CpuTime::now().process;
+    CpuTime {
+        thread: (thread - start.thread) / count as f64,
+        process: (process - start.process) / count as f64,
+    }
+}
+
 struct Variant<'a> {
     name: &'static str,
-    round: Box<dyn FnMut(usize) -> Duration + 'a>,
+    round: Box<dyn FnMut(usize) -> CpuTime + 'a>,
 }
 
 fn variant<'a, S, B>(
@@ -36,22 +68,24 @@ where
     S: Service<Request, Response = Response<B>, Error = Infallible> + 'a,
     B: axum::body::HttpBody<Error: std::fmt::Debug>,
 {
-    let round = move |requests| {
+    let drain = move || keytally.into_iter().for_each(Keytally::drain);
+    let round = move |count| {
         if let Some(keytally) = keytally {
-            // Refreshes an expired cache entry and flushes the recorder.
+            // Refreshes an expired cache entry.
             keytally.runtime.block_on(async {
                 let _ = service.call(template.get()).await;
             });
-            keytally.drain();
         }
-        for _ in 0..requests / 8 {
+        for _ in 0..count / 8 {
             drive(&mut service, template.get());
         }
-        let start = Instant::now();
-        for _ in 0..requests {
-            assert_eq!(drive(&mut service, template.get()), status);
-        }
-        start.elapsed()
+        drain();
+        let requests = || {
+            for _ in 0..count {
+                assert_eq!(drive(&mut service, template.get()), status);
+            }
+        };
+        measured(count, requests, drain)
     };
     Variant {
         name,
@@ -68,27 +102,36 @@ fn run(group: &str, variants: &mut [Variant<'_>], rounds: usize, requests: usize
     let mut times = vec![Vec::new(); variants.len()];
     for _ in 0..rounds {
         for (variant, times) in variants.iter_mut().zip(&mut times) {
-            times.push((variant.round)(requests).as_nanos() as f64 / requests as f64);
+            times.push((variant.round)(requests));
         }
     }
-    let bare = times[0].clone();
-    let added = |times: &[f64]| -> Vec<f64> {
-        let pairs = times.iter().zip(&bare);
-        pairs.map(|(time, bare)| time - bare).collect()
-    };
-    let governor = added(&times[1]);
-    println!("{group:22}   median ns      added   of governor's");
-    for (variant, times) in variants.iter().zip(&times) {
-        let added = added(times);
-        let ratios = added.iter().zip(&governor).map(|(a, g)| a / g).collect();
-        println!(
-            "  {:20}{:12.0}{:+11.0}{:13.2}",
-            variant.name,
-            median(times.clone()),
-            median(added),
-            median(ratios),
-        );
+    println!("{group:22}  thread ns   added  of governor's   process ns   added  of governor's");
+    for (variant, times_of) in variants.iter().zip(&times) {
+        print!("  {:20}", variant.name);
+        for of in [|time: &CpuTime| time.thread, |time: &CpuTime| time.process] {
+            let added = |times_of: &[CpuTime]| -> Vec<f64> {
+                let pairs = times_of.iter().zip(&times[0]);
+                pairs.map(|(time, bare)| of(time) - of(bare)).collect()
+            };
+            let ratios = added(times_of)
+                .iter()
+                .zip(added(&times[1]))
+                .map(|(added, governor)| added / governor)
+                .collect();
+            print!(
+                "{:11.0}{:+8.0}{:15.2}",
+                median(times_of.iter().map(of).collect()),
+                median(added(times_of)),
+                median(ratios),
+            );
+        }
+        println!();
     }
+}
+
+/// Without its state, axum rebuilds the layers of a router for each request.
+fn ready(router: Router) -> Router {
+    router.with_state(())
 }
 
 fn main() {
@@ -127,33 +170,33 @@ fn main() {
         ];
         run(group, &mut variants, rounds, requests);
     }
-    // The usage writer runs on this thread and only between rounds: neither its time nor its
-    // wake-ups are measured.
+    // The usage writer runs on this thread, after the requests.
     let executor = Builder::new_current_thread().enable_all().build().unwrap();
     let mut app = executor.block_on(tollgate::app(16 * tollgate::QUEUE));
     let template = Template::default();
-    let mut tollgate = |requests| {
+    let mut tollgate = |count| {
         executor.block_on(app.drain());
         let _context = executor.enter();
-        let mut router = app.router.clone();
-        let start = Instant::now();
-        for _ in 0..requests {
-            assert_eq!(drive(&mut router, app.request(&template)), 200);
-        }
-        start.elapsed()
+        let mut router = ready(app.router.clone());
+        let requests = || {
+            for _ in 0..count {
+                assert_eq!(drive(&mut router, app.request(&template)), 200);
+            }
+        };
+        measured(count, requests, || executor.block_on(app.drain()))
     };
     let mut variants = [
-        variant("bare", bare_router(), Template::default(), 200, None),
+        variant("bare", ready(bare_router()), Template::default(), 200, None),
         variant(
             "governor_headers",
-            bare_router().layer(governor::headers(NEVER_REFUSES)),
+            ready(bare_router().layer(governor::headers(NEVER_REFUSES))),
             Template::default(),
             200,
             None,
         ),
         variant(
             "keytally",
-            bare_router().layer(keytally.layer.clone()),
+            ready(bare_router().layer(keytally.layer.clone())),
             keytally.allowed.clone(),
             200,
             own,
