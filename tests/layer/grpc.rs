@@ -716,7 +716,7 @@ mod fail_closed {
         let status = client.get(with(&secret, GetRequest { id: 1 })).await;
         let status = status.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
-        // Rule 14: the store's error text is not exposed.
+        // Invariant 14: the store's error text is not exposed.
         assert!(!format!("{status:?}").contains("10.1.2.3"));
         let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
         assert_eq!(pushback, "1000");

@@ -913,7 +913,7 @@ async fn imported_keys_authenticate_like_issued_keys() {
         issuer.import_secret(&service.backend, NewKey::new("old"), secret, Actor::SYSTEM);
     let imported = imported.await.unwrap();
     assert_eq!(keytally::KeyId::of_secret(secret), Some(imported.id));
-    // Rule 1: no part of the secret is stored.
+    // Invariant 1: no part of the secret is stored.
     let id = &imported.id.as_str()[..4];
     assert_eq!(imported.hint, format!("imported {id}…"));
     assert_eq!(service.get("/me", secret).await.body, "old");

@@ -1,4 +1,4 @@
-//! Measures rule 3: whether the response time of a rejection reveals what is wrong with a key.
+//! Measures whether the response time of a rejection reveals what is wrong with a key (invariant 3).
 //!
 //! ```text
 //! timing [SAMPLES] [CASE]
