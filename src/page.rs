@@ -52,6 +52,7 @@ impl<T> Page<T> {
 #[non_exhaustive]
 pub struct PageRequest {
     /// The maximum number of items, clamped to 1 to [`PageRequest::MAX_LIMIT`].
+    #[serde(deserialize_with = "number")]
     pub limit: usize,
     /// The token from the previous page; `None` for the first page.
     pub after: Option<PageToken>,
@@ -73,6 +74,21 @@ impl PageRequest {
     /// The page size: [`limit`](Self::limit) clamped to 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub fn size(&self) -> usize {
         self.limit.clamp(1, Self::MAX_LIMIT)
+    }
+}
+
+/// Reads a number that may be text: in a query string, the values of flattened fields are.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number<'a> {
+        Value(usize),
+        #[serde(borrow)]
+        Text(std::borrow::Cow<'a, str>),
+    }
+    match Number::deserialize(deserializer)? {
+        Number::Value(value) => Ok(value),
+        Number::Text(text) => text.parse().map_err(serde::de::Error::custom),
     }
 }
 
@@ -221,6 +237,21 @@ mod tests {
         let size = |limit| PageRequest { limit, after: None }.size();
         assert_eq!([0, 1, 7, 1_001].map(size), [1, 1, 7, 1_000]);
         assert_eq!(PageRequest::default().size(), 50);
+    }
+
+    #[cfg(feature = "dashboard")]
+    #[test]
+    fn queries_are_read_from_query_strings_and_json() {
+        use crate::key::AuditQuery;
+
+        let token = PageToken::new(MIN_TIME, "abc-1");
+        let query = AuditQuery::new().actor("anna").limit(7).after(token);
+        let text = serde_urlencoded::to_string(&query).unwrap();
+        assert_eq!(text, "actor=anna&limit=7&after=-62135596800000000.abc-1");
+        assert_eq!(serde_urlencoded::from_str(&text), Ok(query.clone()));
+        let json = r#"{"actor":"anna","limit":7,"after":"-62135596800000000.abc-1"}"#;
+        assert_eq!(serde_json::from_str::<AuditQuery>(json).unwrap(), query);
+        assert!(serde_urlencoded::from_str::<AuditQuery>("limit=x").is_err());
     }
 
     #[test]
