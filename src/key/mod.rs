@@ -52,4 +52,4 @@ pub(crate) use invalidation::Invalidate;
 pub(crate) use issuer::is_importable;
 pub(crate) use redact::{credential_has_secret, has_secret, redact_secrets, truncate_for_search};
 pub(crate) use secret::id_of;
-pub(crate) use verified::{Tag, forget, recall, remember};
+pub(crate) use verified::{Recalled, Tag, forget, recall, remember};

@@ -1,9 +1,8 @@
 //! The secrets that a thread has verified, so that it does not hash them again.
 //!
 //! Each thread remembers up to [`SLOTS`] secrets, each by its [`Tag`], with the cache entry that it was verified
-//! against. A remembered secret counts as verified only while that entry is in the cache: evicting, replacing or
-//! invalidating it ends this at once, on all threads. Only verified secrets are remembered, so that all others take
-//! the same steps as without this table.
+//! against. Once the entry is evicted, replaced or invalidated, no thread accepts the secret without verifying it again.
+//! Unverified secrets are never remembered, so they are processed as if the table did not exist.
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,13 +13,14 @@ use subtle::ConstantTimeEq;
 use super::cache::CachedKey;
 use super::secret::has_secret_shape;
 
-/// The number of secrets that a thread remembers. Their table has 40 KiB.
+/// The number of secrets that a thread remembers. The table takes 40 KiB per thread, and keeps the allocations of up to
+/// as many evicted entries.
 const SLOTS: usize = 1 << 10;
 
 /// A secret as remembered: 96 bits of its SipHash-1-3, under a random key of the process.
 ///
-/// Without that key, another secret has the same tag with a probability of 2⁻⁹⁶. With it, as in a memory dump, the tag
-/// still leaves 94 of the 190 random bits of the secret open.
+/// To anyone without that key, a different secret collides with probability 2⁻⁹⁶. With it, as in a memory dump, the tag
+/// leaves 94 of the 190 random bits of the secret undetermined.
 #[derive(Clone, Copy)]
 pub(crate) struct Tag(u64, u32);
 
@@ -42,8 +42,9 @@ impl Tag {
         Some(Self(hash.h1, hash.h2 as u32))
     }
 
-    fn slot(self) -> usize {
-        self.0 as usize % SLOTS
+    /// The slot for these settings: nested layers verify the same secret.
+    fn slot(self, verifier: u64) -> usize {
+        (self.0 ^ verifier) as usize % SLOTS
     }
 
     fn is(self, other: Self) -> bool {
@@ -55,9 +56,9 @@ struct Verified {
     tag: Tag,
     /// The id of the settings that verified it.
     verifier: u64,
-    /// Keeps neither the key nor its limits alive, only the memory of the entry itself.
+    /// Weak, so that only the allocation of the entry outlives its eviction, not the key or its limits.
     entry: Weak<CachedKey>,
-    /// The number of uses, modulo 256.
+    /// The number of uses, wrapping.
     uses: Cell<u8>,
 }
 
@@ -66,45 +67,63 @@ thread_local! {
     static VERIFIED: RefCell<Vec<Option<Verified>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The entry against which this thread has verified the secret with these settings, if it is still in the cache.
+/// A remembered secret.
+pub(crate) struct Recalled {
+    /// The entry that the secret was verified against. It is still in the cache.
+    pub(crate) entry: Arc<CachedKey>,
+    /// Whether to read the entry from the cache, so that the cache counts it as used.
+    pub(crate) touch: bool,
+}
+
+/// The uses of a remembered secret that the cache counts as one.
+const USES_PER_TOUCH: u8 = 16;
+
+/// The secret with this tag, if this thread has verified it with these settings.
 #[inline]
-pub(crate) fn recall(verifier: u64, tag: Tag) -> Option<Arc<CachedKey>> {
-    VERIFIED.with_borrow(|verified| {
-        let found = verified.get(tag.slot())?.as_ref()?;
+pub(crate) fn recall(verifier: u64, tag: Tag) -> Option<Recalled> {
+    let recalled = VERIFIED.try_with(|verified| {
+        let verified = verified.borrow();
+        let found = verified.get(tag.slot(verifier))?.as_ref()?;
         if !found.tag.is(tag) || found.verifier != verifier {
             return None;
         }
-        // Now and then, the entry is read from the cache, which evicts unused ones.
         found.uses.set(found.uses.get().wrapping_add(1));
-        if found.uses.get() == 0 {
-            return None;
-        }
-        found.entry.upgrade().filter(|entry| !entry.is_evicted())
-    })
+        Some(Recalled {
+            entry: found.entry.upgrade()?,
+            touch: found.uses.get().is_multiple_of(USES_PER_TOUCH),
+        })
+    });
+    // Outside of the borrow, because dropping the last reference drops the handle of the limiter.
+    recalled
+        .ok()?
+        .filter(|recalled| !recalled.entry.is_evicted())
 }
 
 /// Remembers that the secret with this tag was verified against an entry that was read from the cache.
 pub(crate) fn remember(verifier: u64, tag: Tag, entry: &Arc<CachedKey>) {
-    VERIFIED.with_borrow_mut(|verified| {
-        if verified.is_empty() {
-            verified.resize_with(SLOTS, || None);
-        }
-        verified[tag.slot()] = Some(Verified {
-            tag,
-            verifier,
-            entry: Arc::downgrade(entry),
-            uses: Cell::new(0),
-        });
-    });
+    let verified = Verified {
+        tag,
+        verifier,
+        entry: Arc::downgrade(entry),
+        uses: Cell::new(0),
+    };
+    replace(tag.slot(verifier), Some(verified));
 }
 
 /// Forgets the secret with this tag.
 #[cold]
-pub(crate) fn forget(tag: Tag) {
-    VERIFIED.with_borrow_mut(|verified| {
-        if let Some(slot) = verified.get_mut(tag.slot()) {
-            *slot = None;
+pub(crate) fn forget(verifier: u64, tag: Tag) {
+    replace(tag.slot(verifier), None);
+}
+
+/// Does nothing while the thread ends.
+fn replace(slot: usize, with: Option<Verified>) {
+    let _ = VERIFIED.try_with(|verified| {
+        let mut verified = verified.borrow_mut();
+        if verified.is_empty() {
+            verified.resize_with(SLOTS, || None);
         }
+        verified[slot] = with;
     });
 }
 
@@ -141,10 +160,8 @@ mod tests {
         let (_, _, secret, entry) = cached().await;
         assert!(recall(1, tag(secret.expose())).is_none());
         remember(1, tag(secret.expose()), &entry);
-        assert!(Arc::ptr_eq(
-            &recall(1, tag(secret.expose())).unwrap(),
-            &entry
-        ));
+        let recalled = recall(1, tag(secret.expose())).unwrap();
+        assert!(Arc::ptr_eq(&recalled.entry, &entry));
         assert!(recall(2, tag(secret.expose())).is_none());
         for index in 0..secret.expose().len() {
             let mut other = secret.expose().as_bytes().to_vec();
@@ -174,12 +191,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_entry_is_read_from_the_cache_now_and_then() {
+    async fn every_sixteenth_use_is_counted_by_the_cache() {
         let (_, _, secret, entry) = cached().await;
         let tag = tag(secret.expose());
         remember(1, tag, &entry);
-        let recalled = (0..512).filter(|_| recall(1, tag).is_some()).count();
-        assert_eq!(recalled, 510);
+        let touched = (0..512).filter(|_| recall(1, tag).unwrap().touch).count();
+        assert_eq!(touched, 32);
     }
 
     mod prompt_revocation {

@@ -25,8 +25,8 @@ use super::tracker::RequestTracker;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{
-    CacheLookup, CachedKey, Digest, KeyStatus, StoreError, Tag, forget, id_of, is_importable,
-    recall, remember,
+    CacheLookup, CachedKey, Digest, KeyStatus, Recalled, StoreError, Tag, forget, id_of,
+    is_importable, recall, remember,
 };
 use crate::limit::{AttachedLimits, Charge, Decision, LimitHeaders, LimitResponse};
 use crate::telemetry;
@@ -76,27 +76,25 @@ impl Config {
         };
         let tag = Tag::of(&secret);
         if let Some(tag) = tag
-            && let Some(entry) = recall(self.verifier, tag)
+            && let Some(Recalled { entry, touch }) = recall(self.verifier, tag)
         {
+            if touch {
+                let _ = self.cache.get(entry.key.id, context.began);
+            }
             if entry.is_fresh(context.began, Duration::ZERO)
                 && self.status_rejection(&entry, context).is_none()
             {
                 return self.authorize_usable(entry, context);
             }
-            // Rejections take the same steps whether the secret was verified before or not.
-            forget(tag);
+            // So that further requests with this secret are processed like those with any other rejected secret.
+            forget(self.verifier, tag);
         }
         let Some(id) = self.id_of(&secret) else {
             return self.reject_unauthenticated(RejectionReason::Malformed, context);
         };
         match self.cache.get(id, context.began) {
             CacheLookup::Hit(entry) if self.verify(&secret, &entry) => {
-                if let Some(tag) = tag
-                    && is_active(&entry, context.began)
-                {
-                    remember(self.verifier, tag, &entry);
-                }
-                self.authorize(entry, KnownFrom::Cache, context)
+                self.authorize(entry, KnownFrom::Cache, tag, context)
             }
             CacheLookup::Hit(entry) => {
                 // Indexed instead of branched, so that timing does not distinguish the reasons.
@@ -180,7 +178,7 @@ impl Config {
                 } else {
                     KnownFrom::Cache
                 };
-                self.authorize(entry, known, context)
+                self.authorize(entry, known, None, context)
             }
             Ok(Some(_)) => reject(RejectionReason::WrongSecret),
             Ok(None) => {
@@ -232,12 +230,13 @@ impl Config {
         std::hint::black_box(self.peppers.verify(secret, &dummy, false));
     }
 
-    /// Checks the status, address list and rate limits of a verified key.
+    /// Checks the status, address list and rate limits of a verified key, and remembers the secret with this tag.
     #[inline]
     fn authorize(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
         known: KnownFrom,
+        tag: Option<Tag>,
         context: &RequestContext<'_>,
     ) -> Admission {
         let rejection = self
@@ -249,6 +248,11 @@ impl Config {
             });
         if let Some(rejection) = rejection {
             return self.reject_unusable_key(&entry, rejection, context);
+        }
+        if let Some(tag) = tag
+            && entry.is_fresh(context.began, Duration::ZERO)
+        {
+            remember(self.verifier, tag, &entry);
         }
         self.authorize_usable(entry, context)
     }
@@ -463,11 +467,49 @@ mod tests {
     use tower::ServiceExt;
     use tower_layer::Layer;
 
-    use crate::ApiKeyLayer;
-    use crate::backend::MemoryBackend;
+    use crate::backend::{MemoryBackend, MemoryConfig};
     use crate::key::{
-        Actor, COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret,
+        Actor, AddressList, COMPUTED, Computed, Issuer, KeyAdmin, NewKey, Peppers, Prefix, Secret,
     };
+    use crate::{ApiKeyLayer, Clock, PeerAddress};
+
+    /// The hashes that the layer computes for a request with this secret, and the status of its response.
+    async fn hashes(layer: &ApiKeyLayer, secret: &Secret, client: [u8; 4]) -> (usize, u16) {
+        let service = layer.layer(tower::service_fn(async |_: Request<String>| {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        }));
+        let request = Request::get("/").header("x-api-key", secret.expose());
+        let request = request.extension(PeerAddress(client.into()));
+        COMPUTED.take();
+        let response = service.oneshot(request.body(String::new()).unwrap());
+        let status = response.await.unwrap().status().as_u16();
+        (COMPUTED.take().sha256, status)
+    }
+
+    #[tokio::test]
+    async fn verified_secrets_are_hashed_again_only_for_expired_entries_and_rejections() {
+        const HERE: [u8; 4] = [203, 0, 113, 7];
+        let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+        let backend = MemoryBackend::with_clock(MemoryConfig::new(), clock.clone());
+        let new = NewKey::new("x").addresses(AddressList::parse(["203.0.113.0/24"]).unwrap());
+        let issuer = Issuer::new("acme").unwrap().clock(clock.clone());
+        let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+        let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
+        let ask = async |client| hashes(&layer, &issued.secret, client).await;
+        // From the store, from the cache, and from the table of the thread.
+        assert_eq!([ask(HERE).await, ask(HERE).await], [(1, 200); 2]);
+        assert_eq!(ask(HERE).await, (0, 200));
+        // From another client IP, and then verified anew.
+        let elsewhere = [198, 51, 100, 7];
+        assert_eq!([ask(elsewhere).await, ask(elsewhere).await], [(1, 403); 2]);
+        assert_eq!([ask(HERE).await, ask(HERE).await], [(1, 200), (0, 200)]);
+        // After the time to live of the entry.
+        clock.advance(std::time::Duration::from_secs(3_600));
+        assert!(ask(HERE).await.0 >= 1);
+        assert_eq!([ask(HERE).await, ask(HERE).await], [(1, 200), (0, 200)]);
+        backend.revoke(issued.key.id, Actor::SYSTEM).await.unwrap();
+        assert_eq!([ask(HERE).await, ask(HERE).await], [(1, 401); 2]);
+    }
 
     mod constant_time_verification {
         use super::*;
