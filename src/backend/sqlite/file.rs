@@ -72,11 +72,12 @@ pub(super) async fn pool(
     }
 }
 
-/// Whether another connection has a lock: `SQLITE_BUSY`, whose extended codes have it in the lowest byte.
+/// Whether the error is `SQLITE_BUSY` or one of its extended codes, whose low byte is the primary code.
 fn is_busy(error: &sqlx::Error) -> bool {
+    const SQLITE_BUSY: u32 = 5;
     let code = error.as_database_error().and_then(|error| error.code());
     let code: Option<u32> = code.and_then(|code| code.parse().ok());
-    code.is_some_and(|code| code & 0xff == 5)
+    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// Creates an empty in-memory database: a pool with one connection, and another that keeps the database alive.
