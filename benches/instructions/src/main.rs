@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -18,10 +19,12 @@ use http_body::Body;
 use http_body_util::{Empty, Full};
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Actor, Issued, Issuer, KeyAdmin, NewKey};
+use keytally::key::{Actor, CacheConfig, Issued, Issuer, KeyAdmin, NewKey};
 use keytally::limit::RateLimit;
 use keytally::usage::Recorder;
 use tower::{Layer, Service};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The service behind the layer.
 #[derive(Clone)]
@@ -151,7 +154,11 @@ fn run(
     count: usize,
 ) {
     let recorder = Recorder::new(backend.clone());
-    let layer = ApiKeyLayer::new(backend).recorder(recorder.clone());
+    // Callgrind is slow: entries must not expire.
+    let cache = CacheConfig::new().ttl(HOUR).unknown_ttl(HOUR);
+    let layer = ApiKeyLayer::new(backend)
+        .cache(cache)
+        .recorder(recorder.clone());
     let mut service = layer.layer(NoOp);
     // Fills the cache, and exceeds a limit of one request.
     let _ = runtime.block_on(async { service.call(requests.next()).await });

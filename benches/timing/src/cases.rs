@@ -166,7 +166,7 @@ fn known_or_unknown_beside_verified(runner: &mut CtRunner, rng: &mut BenchRng) {
         let right = (0..KEYS).map(|_| unknown()).collect();
         let (secrets, records): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
         let other = layer(records.clone());
-        // From the store, from the cache, and from the memory of the thread.
+        // Served by a store lookup, the cache and the table of the thread.
         for _ in 0..3 {
             secrets.iter().for_each(|secret| verify(&other, secret));
         }

@@ -106,22 +106,22 @@ fn run(group: &str, variants: &mut [Variant<'_>], rounds: usize, requests: usize
         }
     }
     println!("{group:22}  thread ns   added  of governor's   process ns   added  of governor's");
-    for (variant, times_of) in variants.iter().zip(&times) {
+    for (variant, samples) in variants.iter().zip(&times) {
         print!("  {:20}", variant.name);
         for of in [|time: &CpuTime| time.thread, |time: &CpuTime| time.process] {
-            let added = |times_of: &[CpuTime]| -> Vec<f64> {
-                let pairs = times_of.iter().zip(&times[0]);
+            let added = |samples: &[CpuTime]| -> Vec<f64> {
+                let pairs = samples.iter().zip(&times[0]);
                 pairs.map(|(time, bare)| of(time) - of(bare)).collect()
             };
-            let ratios = added(times_of)
+            let ratios = added(samples)
                 .iter()
                 .zip(added(&times[1]))
                 .map(|(added, governor)| added / governor)
                 .collect();
             print!(
                 "{:11.0}{:+8.0}{:15.2}",
-                median(times_of.iter().map(of).collect()),
-                median(added(times_of)),
+                median(samples.iter().map(of).collect()),
+                median(added(samples)),
                 median(ratios),
             );
         }
@@ -129,7 +129,7 @@ fn run(group: &str, variants: &mut [Variant<'_>], rounds: usize, requests: usize
     }
 }
 
-/// Without its state, axum rebuilds the layers of a router for each request.
+/// Calls `with_state`, without which axum reapplies the layers of a router on each request.
 fn ready(router: Router) -> Router {
     router.with_state(())
 }
