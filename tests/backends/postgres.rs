@@ -144,7 +144,7 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
         (first, child)
     });
     let killed = children.map(|(first, child)| {
-        child.says("begins ");
+        child.wait_for("begins ");
         std::thread::sleep(some(Duration::from_millis(60)));
         (first, child.kill())
     });

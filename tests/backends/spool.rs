@@ -335,7 +335,7 @@ async fn killed_process_loses_only_its_latest_events() {
             ],
         );
         // Kill it at various moments, but not before it serves requests.
-        let before = process.says("safe ");
+        let before = process.wait_for("safe ");
         std::thread::sleep(Duration::from_millis(round * 37 % 150));
         let lines = process.kill();
         let mut safe = lines.iter().filter_map(|line| line.strip_prefix("safe "));

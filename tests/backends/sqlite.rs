@@ -424,7 +424,7 @@ async fn killing_a_process_during_migration_leaves_no_partial_schema() {
         (dir, child)
     });
     let killed = children.map(|(dir, child)| {
-        let first = child.says("begins ");
+        let first = child.wait_for("begins ");
         std::thread::sleep(some(std::time::Duration::from_millis(60)));
         (dir, first, child.kill())
     });

@@ -52,7 +52,7 @@ impl Browser {
                 "chromedriver does not start ({error}): apt-get install chromium chromium-driver"
             )
         });
-        let port = driver.says("ChromeDriver was started successfully on port ");
+        let port = driver.wait_for("ChromeDriver was started successfully on port ");
         let address = format!("http://127.0.0.1:{}/", port.trim_end_matches('.'));
         let downloads = folder.join("downloads");
         let profile = format!("--user-data-dir={}", folder.join("profile").display());

@@ -43,11 +43,11 @@ impl Demo {
             .env("FILE", folder.join("demo.db"))
             .env_remove("ADMIN_TOKEN");
         let mut program = Program::start(&mut command).expect("the demo starts");
-        let pages = program.says("pages:");
+        let pages = program.wait_for("pages:");
         let origin = pages.strip_suffix("/admin").expect("the URL of the pages");
         Self {
             origin: origin.into(),
-            token: program.says("token:"),
+            token: program.wait_for("token:"),
             program,
             client: Client::builder(TokioExecutor::new()).build_http(),
             served: Cell::new(SEEDED),

@@ -29,7 +29,7 @@ impl Program {
     }
 
     /// Waits for a line with this prefix, and returns the rest of it.
-    pub(crate) fn says(&mut self, prefix: &str) -> String {
+    pub(crate) fn wait_for(&mut self, prefix: &str) -> String {
         let mut output = Vec::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {

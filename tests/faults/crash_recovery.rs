@@ -64,7 +64,7 @@ async fn killed_process_loses_at_most_one_batch_age_of_events() {
         };
         let processes: Vec<_> = (0..PROCESSES).map(start).collect();
         for process in &processes {
-            process.says("answered ");
+            process.wait_for("answered ");
         }
         // Kill them at various moments.
         let step = LIFETIME / PROCESSES;

@@ -100,7 +100,7 @@ async fn delays(
     let start = || Process::start("send_until_rejected", &variables);
     let processes: Vec<_> = std::iter::repeat_with(start).take(PROCESSES).collect();
     for process in &processes {
-        process.says("ready");
+        process.wait_for("ready");
     }
     begin().await;
     let mut revoked = HashMap::new();

@@ -1,5 +1,5 @@
-//! The processes that tests start, talk to and kill, by name: `tests/support/children.rs` builds and starts them.
-//! Environment variables configure them.
+//! Helper processes for tests, selected by the first argument and configured by environment variables.
+//! `tests/support/children.rs` builds and starts them.
 
 #[cfg(feature = "dashboard")]
 mod answer_with_one_zone;

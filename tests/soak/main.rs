@@ -164,7 +164,7 @@ where
     let folder = Folder::new();
     let clock = SteppedClock::new(&folder.0);
     let mut process = start(&folder.0, url, &clock);
-    let control = Control::new(process.says("serving ").parse().unwrap());
+    let control = Control::new(process.wait_for("serving ").parse().unwrap());
     let crowd = Arc::new(Crowd {
         address: control.address,
         keys: Keys::new(backend.clone(), control.clone()).await,
@@ -190,10 +190,10 @@ where
     println!("figure: at the end: {}", summary_line(&after));
     let (took, outages) = (run.began.elapsed().as_secs_f64(), run.outages);
 
-    process.tell("stop");
-    let final_report = process.says("final_report ");
+    process.write_line("stop");
+    let final_report = process.wait_for("final_report ");
     let final_report: FinalReport = serde_json::from_str(&final_report).unwrap();
-    let tasks = process.says("tasks ");
+    let tasks = process.wait_for("tasks ");
     process.finish();
     let mut memory = Memory::of(clients);
     let results = truth::compare(&backend, &mut memory, &crowd, &final_report).await;

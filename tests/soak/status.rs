@@ -1,4 +1,4 @@
-//! What the process under test reports, and its settings that the tests know.
+//! The reports of the process under test, and the settings that it shares with the tests.
 
 use std::time::Duration;
 

@@ -45,7 +45,7 @@ impl Process {
     }
 
     /// Waits for a line with this prefix and returns the rest of it.
-    pub fn says(&self, prefix: &str) -> String {
+    pub fn wait_for(&self, prefix: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
@@ -62,7 +62,7 @@ impl Process {
     }
 
     /// Writes a line to its standard input.
-    pub fn tell(&mut self, line: &str) {
+    pub fn write_line(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}").unwrap();
         stdin.flush().unwrap();
@@ -107,10 +107,15 @@ fn build() -> PathBuf {
     };
     let features = [
         ("full", cfg!(feature = "full")),
+        ("axum", cfg!(feature = "axum")),
+        ("conformance", cfg!(feature = "conformance")),
         ("dashboard", cfg!(feature = "dashboard")),
         ("postgres", cfg!(feature = "postgres")),
+        ("recoverable", cfg!(feature = "recoverable")),
         ("sqlite", cfg!(feature = "sqlite")),
         ("sqlite-unbundled", cfg!(feature = "sqlite-unbundled")),
+        ("testing", cfg!(feature = "testing")),
+        ("tracing", cfg!(feature = "tracing")),
     ];
     let features = features.iter().filter(|(_, enabled)| *enabled);
     let features: Vec<_> = features.map(|(feature, _)| *feature).collect();
@@ -118,6 +123,7 @@ fn build() -> PathBuf {
         .args([
             "build",
             "--quiet",
+            "--locked",
             "--message-format=json",
             "--test=processes",
         ])

@@ -1,4 +1,4 @@
-//! A recorder with a spool, before a database with outages.
+//! A recorder with a spool, and a database that can be made unavailable.
 #![allow(
     dead_code,
     unreachable_pub,

@@ -144,16 +144,16 @@ fn time_zones_do_not_need_a_system_database() {
     let mut process = Process::start("answer_with_one_zone", &variables);
     let ask = |process: &mut Process, zone: &str| {
         let range = "from=2026-11-01T10:00:00Z&to=2026-11-01T11:00:00Z";
-        process.tell(&format!("/api/usage/over-time?{range}{zone}"));
+        process.write_line(&format!("/api/usage/over-time?{range}{zone}"));
     };
     for zone in ["", "&zone=UTC", "&zone=Asia/Kathmandu"] {
         ask(&mut process, zone);
         let zone = zone.strip_prefix("&zone=").unwrap_or("UTC");
-        let body: Value = serde_json::from_str(&process.says("200 ")).unwrap();
+        let body: Value = serde_json::from_str(&process.wait_for("200 ")).unwrap();
         assert_eq!(body["zone"], zone);
     }
     ask(&mut process, "&zone=Mars/Olympus");
-    let problem: Value = serde_json::from_str(&process.says("400 ")).unwrap();
+    let problem: Value = serde_json::from_str(&process.wait_for("400 ")).unwrap();
     assert_eq!(problem["errors"][0]["parameter"], "zone");
     let text = problem.to_string();
     assert!(text.contains("Unknown time zone: Mars/Olympus"), "{text}");
