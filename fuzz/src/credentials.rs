@@ -216,7 +216,7 @@ impl Layers {
                 let counted = self.rejected() - rejected_before;
                 let recorded = self.recorder.stats().accepted - accepted_before;
                 assert_eq!((counted + recorded, known || recorded == 0), (1, true));
-                // Rule 2: the response does not reveal the reason.
+                // Invariant 2: the response does not reveal the reason.
                 assert_eq!(response.status().as_u16(), 401);
                 let expected = match reason {
                     RejectionReason::Missing => &self.missing,

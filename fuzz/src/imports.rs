@@ -55,7 +55,7 @@ fn check_digest(text: &str) {
     assert_eq!(printed.parse(), Ok(digest.clone()));
     let json = serde_json::to_string(&digest).unwrap();
     assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
-    // Rule 1: `Debug` output does not reveal the digest.
+    // Invariant 1: `Debug` output does not reveal the digest.
     let shown = match pepper {
         Some(pepper) => format!("Digest(hmac-sha256:{pepper})"),
         None => "Digest(sha256)".into(),

@@ -45,7 +45,7 @@ fn check_secret(text: &str) {
     let starts = text.len() - BODY;
     assert_eq!(secret.id().as_str(), &text[starts..starts + 16]);
     assert_eq!(KeyId::of_secret(text), Some(secret.id()));
-    // Rule 1: the hint shows the first four digits of the id and nothing after them.
+    // Invariant 1: the hint shows the first four digits of the id and nothing after them.
     let hint = format!("{}…", &text[..starts + 4]);
     assert_eq!(secret.hint(), hint);
     assert_eq!(format!("{secret:?}"), format!("Secret({hint})"));
