@@ -25,7 +25,7 @@ pub(crate) struct CachedKey {
     pub(super) stale_until: u64,
     /// When to retry the store after a failure; zero if it did not fail. Served without a lookup until then.
     pub(super) retry_at: AtomicU64,
-    /// Whether the entry has left the cache, or was not admitted.
+    /// Whether the entry of a key has left the cache, or was not admitted. Not set for unknown ids that make room.
     pub(super) is_evicted: AtomicBool,
 }
 
