@@ -50,7 +50,7 @@ async fn plain_sqlite(connection: &mut SqliteConnection, batch: &Batch) {
         .begin_with("BEGIN IMMEDIATE")
         .await
         .expect("begin");
-    for events in batch.events.chunks(128) {
+    for events in batch.events().chunks(128) {
         let row = format!("({})", vec!["?"; 17].join(","));
         let rows = vec![&*row; events.len()].join(",");
         let insert = format!("INSERT INTO plain VALUES {rows}");
@@ -82,7 +82,7 @@ async fn plain_sqlite(connection: &mut SqliteConnection, batch: &Batch) {
 
 async fn plain_postgres(connection: &mut PgConnection, batch: &Batch) {
     let mut rows = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
-    for event in batch.events.iter() {
+    for event in batch.events().iter() {
         fn field(rows: &mut Vec<u8>, bytes: Option<&[u8]>) {
             let length = bytes.map_or(-1, |bytes| bytes.len() as i32);
             rows.extend_from_slice(&length.to_be_bytes());
@@ -150,7 +150,7 @@ impl Load {
         let (mut spent, mut written) = (Duration::ZERO, 0);
         while spent.as_secs_f64() < self.seconds / TURNS as f64 {
             let batch = traffic.batch(self.batch, |_| Timestamp::now());
-            written += batch.events.len();
+            written += batch.len();
             let start = Instant::now();
             write(&batch).await;
             spent += start.elapsed();

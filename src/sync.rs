@@ -10,9 +10,26 @@ pub(crate) mod model;
 mod real {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
-    pub(crate) use crossbeam_queue::SegQueue;
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     pub(crate) use tokio::sync::{Notify, OnceCell};
     pub(crate) use tokio::task::{AbortHandle, JoinHandle, spawn};
+
+    /// The number of the current thread, in the order of their first calls.
+    #[inline]
+    pub(crate) fn thread_index() -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static INDEX: Cell<usize> = const { Cell::new(usize::MAX) };
+        }
+        INDEX.with(|index| {
+            if index.get() == usize::MAX {
+                index.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            }
+            index.get()
+        })
+    }
 }
 
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]

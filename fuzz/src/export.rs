@@ -25,12 +25,13 @@ pub fn check(input: &[u8]) {
     while events.len() < 2 && !input.is_empty() {
         events.push(event(&mut input, events.len()));
     }
-    let stored = Batch::new(events.clone()).events;
-    for (event, stored) in events.iter().zip(&*stored) {
+    let batch = Batch::new(events.clone());
+    let stored = batch.events();
+    for (event, stored) in events.iter().zip(stored) {
         check_batch(event, stored);
     }
-    let log = Log(stored.clone());
-    check_csv(&file(Export::csv(log.clone(), LogFilter::new())), &stored);
+    let log = Log(stored.into());
+    check_csv(&file(Export::csv(log.clone(), LogFilter::new())), stored);
     let lines = file(Export::json_lines(log, LogFilter::new()));
     let read: Result<Vec<UsageEvent>, _> = lines.lines().map(serde_json::from_str).collect();
     assert_eq!(read.unwrap(), *stored);

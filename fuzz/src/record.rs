@@ -18,7 +18,10 @@ struct Tape(Arc<Mutex<Vec<UsageEvent>>>);
 #[async_trait]
 impl UsageSink for Tape {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        self.0.lock().unwrap().extend(batch.events.iter().cloned());
+        self.0
+            .lock()
+            .unwrap()
+            .extend(batch.events().iter().cloned());
         Ok(())
     }
 }

@@ -168,19 +168,20 @@ impl Config {
         if is_open && let Some(method) = self.endpoints.known(event.path()) {
             event.endpoint = Some(method);
         }
-        event.rejection_reason = Some(rejection.reason);
-        event.is_rejected = permit.is_rejected();
-        (event.outcome, event.cause) = Outcome::of_rejection(rejection.reason);
+        let fields = &mut event.fields;
+        fields.rejection_reason = Some(rejection.reason);
+        fields.is_rejected = permit.is_rejected();
+        (fields.outcome, fields.cause) = Outcome::of_rejection(rejection.reason);
         let mut response = self.rejections.response(rejection, context.parts);
-        event.status = Protocol::of_response(response.headers()).status_of(&response);
-        event.response_bytes = response.body().len() as u64;
-        event.latency_us = self.clock.now().micros_since(context.began);
+        fields.status = Protocol::of_response(response.headers()).status_of(&response);
+        fields.response_bytes = response.body().len() as u64;
+        fields.latency_us = self.clock.now().micros_since(context.began);
         let mut headers = context.response_headers(self.header_style, limited);
         headers.apply(response.headers_mut());
         if !permit.is_none() {
             self.supersede_anonymous(context);
             permit.consume();
-            self.recorder.record(event);
+            self.recorder.record(&mut event);
         }
         response
     }

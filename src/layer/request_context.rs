@@ -20,7 +20,9 @@ use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CachedKey, redact_secrets};
 use crate::limit::{Decision, LimitHeaders};
-use crate::usage::{Attribution, Method, Outcome, Path, PendingEvent, Status, event_id};
+use crate::usage::{
+    Attribution, EventFields, Method, Outcome, Path, PendingEvent, Status, event_id,
+};
 
 pub(super) struct RequestContext<'a> {
     pub(super) parts: RequestParts<'a>,
@@ -156,7 +158,21 @@ impl<'a> RequestContext<'a> {
         let parts = self.parts;
         let endpoint = config.endpoints.of(parts);
         let event = PendingEvent {
-            id: self.id,
+            fields: EventFields {
+                id: self.id,
+                time: self.began.micros(),
+                latency_us: 0,
+                request_bytes: self.content_length,
+                response_bytes: 0,
+                client_ip: config.client_ip.of(parts),
+                cost: 0,
+                status: Status::None,
+                method: Method::from(parts.method()),
+                outcome: Outcome::Failed,
+                cause: None,
+                rejection_reason: None,
+                is_rejected: false,
+            },
             attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
             path: Path::from_slice(bounded(parts.uri().path()).as_bytes()),
             request_id: match self.wire_id() {
@@ -169,18 +185,6 @@ impl<'a> RequestContext<'a> {
                 .resource_id
                 .as_ref()
                 .and_then(|hook| Some((*bounded(&hook(parts)?)).into())),
-            client_ip: config.client_ip.of(parts),
-            time: self.began.micros(),
-            latency_us: 0,
-            request_bytes: self.content_length,
-            response_bytes: 0,
-            cost: 0,
-            status: Status::None,
-            method: Method::from(parts.method()),
-            outcome: Outcome::Failed,
-            cause: None,
-            rejection_reason: None,
-            is_rejected: false,
         };
         (event, endpoint.may_be_grpc)
     }

@@ -116,10 +116,11 @@ impl RequestTracker {
         cost: u32,
         limited: Option<(&LimitHeaders, &Decision)>,
     ) -> Self {
-        let (event, is_open) = context.pending_event(config, key);
+        let (mut event, is_open) = context.pending_event(config, key);
+        event.fields.cost = cost;
         Self(State::Own(Box::new(Tracked {
             config: config.clone(),
-            event: PendingEvent { cost, ..event },
+            event,
             began: context.began,
             protocol: None,
             is_open,
@@ -223,9 +224,9 @@ impl RequestTracker {
     pub(super) fn reject(&mut self, reason: RejectionReason) -> Option<HeaderMap> {
         let mut trailers = None;
         self.with(|tracked| {
-            tracked.event.rejection_reason = Some(reason);
+            tracked.event.fields.rejection_reason = Some(reason);
             if tracked.protocol == Some(Protocol::Grpc) {
-                tracked.event.status = Status::Grpc(grpc::UNAUTHENTICATED);
+                tracked.event.fields.status = Status::Grpc(grpc::UNAUTHENTICATED);
                 trailers = Some(grpc::rejected());
             }
         });
@@ -243,9 +244,9 @@ impl RequestTracker {
             tracked.headers.complete_rejection(response.headers_mut());
             let protocol = Protocol::of_response(response.headers());
             tracked.protocol = Some(protocol);
-            tracked.event.status = protocol.status_of(response);
-            tracked.event.rejection_reason = Some(reason);
-            tracked.event.response_bytes = response.body().len() as u64;
+            tracked.event.fields.status = protocol.status_of(response);
+            tracked.event.fields.rejection_reason = Some(reason);
+            tracked.event.fields.response_bytes = response.body().len() as u64;
         });
         self.finish(End::Completed);
     }
@@ -260,9 +261,9 @@ impl RequestTracker {
             // Without a known length, assume more data after the second frame.
             more = match tracked.expected {
                 Some(left) => left > 0,
-                None => tracked.event.response_bytes > 0,
+                None => tracked.event.fields.response_bytes > 0,
             };
-            tracked.event.response_bytes += bytes;
+            tracked.event.fields.response_bytes += bytes;
         });
         if more {
             // A slow client may delay the rest.
@@ -276,7 +277,7 @@ impl RequestTracker {
             if tracked.protocol == Some(Protocol::Grpc)
                 && let Some(code) = grpc::status(trailers)
             {
-                tracked.event.status = Status::Grpc(code);
+                tracked.event.fields.status = Status::Grpc(code);
             }
         });
     }
@@ -327,7 +328,7 @@ impl Tracked {
     #[inline]
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let code = response.status();
-        let head = self.event.method == Method::Head;
+        let head = self.event.fields.method == Method::Head;
         self.has_no_body = head
             || code.is_informational()
             || code == StatusCode::NO_CONTENT
@@ -339,20 +340,20 @@ impl Tracked {
         });
         let protocol = Protocol::of_response(response.headers());
         self.protocol = Some(protocol);
-        self.event.status = protocol.status_of(response);
-        if protocol != Protocol::Http && self.event.status == Status::Http(200) {
+        self.event.fields.status = protocol.status_of(response);
+        if protocol != Protocol::Http && self.event.fields.status == Status::Http(200) {
             // Only an implemented method starts a response without a status.
             self.name_by_path();
         }
         if let Some(rejection) = response.extensions().get::<Rejection>() {
-            self.event.rejection_reason = Some(rejection.reason);
+            self.event.fields.rejection_reason = Some(rejection.reason);
         }
     }
 
     /// Completes the event and records it.
     #[inline]
     fn end(mut self: Box<Self>, end: End) {
-        let event = &mut self.event;
+        let event = &mut self.event.fields;
         // A response without a body, or whose full length was passed on, is complete even if its body was not
         // polled to the end: hyper stops polling then, and some bodies are never read.
         let is_complete = end == End::Completed
@@ -393,8 +394,8 @@ impl Tracked {
         if self.superseded.as_ref().is_some_and(is_superseded) {
             return recorder.release();
         }
-        self.event.latency_us = self.config.clock.now().micros_since(self.began);
-        recorder.record(self.event);
+        self.event.fields.latency_us = self.config.clock.now().micros_since(self.began);
+        recorder.record(&mut self.event);
     }
 
     /// Uses the path as the endpoint, because the service has a gRPC method there.

@@ -20,29 +20,22 @@ pub(crate) use self::shuttle::*;
 use self::time::TIME;
 use atomic::{AtomicU64, Ordering};
 
-pub(crate) type SegQueue<T> = Step<crossbeam_queue::SegQueue<T>, false>;
-pub(crate) type Notify = Step<tokio::sync::Notify, true>;
-pub(crate) type OnceCell<T> = Step<tokio::sync::OnceCell<T>, true>;
+pub(crate) type Notify = Step<tokio::sync::Notify>;
+pub(crate) type OnceCell<T> = Step<tokio::sync::OnceCell<T>>;
 
 /// A primitive that is opaque to the checker. Each call is one step, which the checker interleaves with those
-/// of other threads. If `ORDERS` is set, writes before one step are visible after the next; the queue does not
-/// set it, since it guarantees its readers nothing beyond its contents.
+/// of other threads. Writes before one step are visible after the next.
 #[derive(Debug, Default)]
-pub(crate) struct Step<T, const ORDERS: bool> {
+pub(crate) struct Step<T> {
     steps: AtomicU64,
     inner: T,
 }
 
-impl<T, const ORDERS: bool> Deref for Step<T, ORDERS> {
+impl<T> Deref for Step<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        let order = if ORDERS {
-            Ordering::AcqRel
-        } else {
-            Ordering::Relaxed
-        };
-        self.steps.fetch_add(1, order);
+        self.steps.fetch_add(1, Ordering::AcqRel);
         &self.inner
     }
 }

@@ -38,7 +38,7 @@ impl UsageSink for Tape {
         self.events
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .extend(batch.events.iter().cloned());
+            .extend(batch.events().iter().cloned());
         Ok(())
     }
 }

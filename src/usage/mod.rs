@@ -4,12 +4,12 @@
 //! A [`UsageReader`] returns [summaries](Summary), [rollups](Rollup) and pages of the request log.
 
 mod event;
+mod event_rows;
 mod export;
 mod granularity;
 mod in_flight;
 mod latency;
 mod log;
-mod normalize;
 #[cfg(feature = "_sql")]
 mod offsets;
 mod outcome;
@@ -46,10 +46,11 @@ pub use summary::{Summary, SummarySpec, Totals};
 pub use wire::{Method, Status, StatusClass};
 
 pub(crate) use event::event_id;
+pub(crate) use event_rows::{EventRef, EventRows};
 #[cfg(feature = "conformance")]
 pub(crate) use export::{Format, Next};
 pub(crate) use in_flight::{Abandon, RegistrationId};
 #[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;
-pub(crate) use pending_event::{Attribution, Path, PendingEvent};
+pub(crate) use pending_event::{Attribution, EventFields, Path, PendingEvent};
 pub(crate) use recorded::{PageBuilder, Scanned};

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
+use super::event_rows::{EventRef, unmatched};
 use super::granularity::Granularity;
 use super::latency::LatencyHistogram;
 use super::outcome::{Cause, Outcome};
@@ -70,17 +71,46 @@ impl Rollup {
             response_bytes: 0,
             latency: LatencyHistogram::new(),
         };
-        rollup.add(event);
+        rollup.add_event(event);
         rollup
     }
 
+    /// Creates a rollup without events for the group of an event.
+    pub(super) fn empty(event: EventRef<'_>, width: Granularity) -> Self {
+        let fields = event.fields();
+        let attributed = event.attributed();
+        Self {
+            key: attributed.and_then(|it| it.key),
+            start: width.floor(event.time()),
+            granularity: width,
+            owner: attributed.and_then(|it| it.owner.clone()),
+            method: fields.method,
+            endpoint: event.endpoint().cloned().unwrap_or_else(unmatched),
+            status: fields.status,
+            outcome: fields.outcome,
+            cause: fields.cause,
+            count: 0,
+            cost: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            latency: LatencyHistogram::new(),
+        }
+    }
+
     /// Adds an event of the same group.
-    pub(crate) fn add(&mut self, event: &UsageEvent) {
+    pub(crate) fn add_event(&mut self, event: &UsageEvent) {
+        let bytes = [event.request_bytes, event.response_bytes];
+        self.add(event.cost, bytes, event.latency_us);
+    }
+
+    /// Adds an event of the same group, with these sizes of its request and response.
+    #[inline]
+    pub(super) fn add(&mut self, cost: u32, [request, response]: [u64; 2], latency_us: u64) {
         add(&mut self.count, 1);
-        add(&mut self.cost, event.cost.into());
-        add(&mut self.request_bytes, event.request_bytes);
-        add(&mut self.response_bytes, event.response_bytes);
-        self.latency.record(event.latency_us);
+        add(&mut self.cost, cost.into());
+        add(&mut self.request_bytes, request);
+        add(&mut self.response_bytes, response);
+        self.latency.record(latency_us);
     }
 
     /// Adds a rollup of the same group.

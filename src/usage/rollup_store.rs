@@ -1,7 +1,7 @@
 //! An in-memory store of rollups.
 
 use std::collections::btree_map::{self, Entry};
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
 use super::event::UsageEvent;
+use super::event_rows::Attributed;
 use super::granularity::Granularity;
 use super::outcome::{Cause, Outcome};
 use super::rollup::Rollup;
+use super::sink::Batch;
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
@@ -59,40 +61,56 @@ impl RollupStore {
             owner: event.owner.clone(),
         };
         match self.entry(event.key, width.floor(event.time), width, series) {
-            Entry::Occupied(mut held) => held.get_mut().add(event),
+            Entry::Occupied(mut held) => held.get_mut().add_event(event),
             Entry::Vacant(free) => {
                 free.insert(Rollup::of(event, width));
             }
         }
     }
 
-    /// Adds events to the rollups of their groups and this width.
+    /// Adds the events of a batch to the rollups of their groups and this width.
     ///
     /// Cheaper than adding them one by one: the events are aggregated first, since many events share a group.
-    pub fn add_events(&mut self, events: &[UsageEvent], width: Granularity) {
-        let mut rollups: HashMap<_, Rollup, RandomState> = HashMap::default();
-        for event in events {
-            // Compare strings by address, which is valid while the events are borrowed. Equal strings at different
-            // addresses are merged by `extend`.
-            let address = |text: &Arc<str>| text.as_ptr().addr();
-            let group = (
-                event.key,
-                event.owner.as_ref().map(address),
-                width.floor(event.time),
-                address(&event.endpoint),
-                event.method,
-                event.status,
-                event.outcome,
-                event.cause,
-            );
-            match rollups.entry(group) {
-                hash_map::Entry::Occupied(mut held) => held.get_mut().add(event),
-                hash_map::Entry::Vacant(free) => {
-                    free.insert(Rollup::of(event, width));
+    pub fn add_batch(&mut self, batch: &Batch, width: Granularity) {
+        let mut rollups: Vec<Rollup> = Vec::new();
+        let mut indices: HashMap<_, usize, RandomState> = HashMap::default();
+        // Consecutive events often belong to one group.
+        let mut last: Option<(_, Range<i64>, usize)> = None;
+        for event in batch.rows().iter() {
+            let (group, fields) = (event.group(), event.fields());
+            let index = match &last {
+                Some((same, times, index)) if *same == group && times.contains(&fields.time) => {
+                    *index
                 }
-            }
+                _ => {
+                    let start = width.floor(event.time());
+                    // Compare strings by address, which is valid while the batch is borrowed. Equal strings at
+                    // different addresses are merged by `extend`.
+                    let address = |text: &Arc<str>| text.as_ptr().addr();
+                    let owner = |it: &Attributed| (it.key, it.owner.as_ref().map(address));
+                    let group_in_batch = (
+                        event.attributed().map(owner),
+                        start,
+                        event.endpoint().map(address),
+                        (fields.method, fields.status),
+                        (fields.outcome, fields.cause),
+                    );
+                    let index = *indices.entry(group_in_batch).or_insert_with(|| {
+                        rollups.push(Rollup::empty(event, width));
+                        rollups.len() - 1
+                    });
+                    let first = start.as_microsecond();
+                    last = Some((group, first..first + width.seconds() * 1_000_000, index));
+                    index
+                }
+            };
+            rollups[index].add(
+                fields.cost,
+                [fields.request_bytes, fields.response_bytes],
+                fields.latency_us,
+            );
         }
-        self.extend(rollups.into_values());
+        self.extend(rollups);
     }
 
     /// Adds a rollup to that of its group and width.

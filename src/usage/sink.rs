@@ -1,51 +1,111 @@
 //! Batches of events and the sink that stores them.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use serde::{Deserialize, Deserializer, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::event::{UsageEvent, event_id};
-use super::normalize::normalize;
+use super::event_rows::EventRows;
 
 /// Events that are written together, normalized so that every database can store them.
 ///
 /// Events are normalized when the batch is created or deserialized: times are truncated to whole microseconds and
 /// clamped to the years 1 to 9999, latencies and byte counts are capped at 2⁶³ − 1, and U+0000 in strings is
 /// replaced with U+FFFD. Nothing else changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Batch {
     /// The batch id. Retries use the same id, so that the batch is counted once.
     pub id: Uuid,
-    /// The events, in no particular order. Shared, so that a sink can keep them without copying.
-    #[serde(deserialize_with = "read_storable")]
-    pub events: Arc<[UsageEvent]>,
+    /// Shared, so that a sink can keep them without copying.
+    rows: Arc<EventRows>,
+    events: OnceLock<Arc<[UsageEvent]>>,
 }
 
 impl Batch {
     /// Creates a batch of these events with a new id.
     pub fn new(events: Vec<UsageEvent>) -> Self {
-        Self::of(events.into())
+        let id = event_id(Timestamp::now().as_microsecond());
+        Self::with_id(id, events)
     }
 
-    /// As [`Batch::new`]. Copies the events only if they are shared.
-    pub(crate) fn of(mut events: Arc<[UsageEvent]>) -> Self {
-        normalize(Arc::make_mut(&mut events));
-        let micros = jiff::Timestamp::now().as_microsecond();
-        let id = event_id(micros);
-        Self { id, events }
+    /// Creates a batch of these events with the id of an earlier batch.
+    pub fn with_id(id: Uuid, events: Vec<UsageEvent>) -> Self {
+        Self::of_rows(id, events.into_iter().collect())
+    }
+
+    /// Creates a batch of normalized events.
+    pub(crate) fn of_rows(id: Uuid, rows: EventRows) -> Self {
+        Self {
+            id,
+            rows: Arc::new(rows),
+            events: OnceLock::new(),
+        }
+    }
+
+    /// The events, in no particular order. They are kept in a compact form and converted by the first call.
+    pub fn events(&self) -> &[UsageEvent] {
+        self.events.get_or_init(|| self.rows.to_events().into())
+    }
+
+    /// The number of events.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Returns whether there are no events.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The events in their compact form.
+    pub(crate) fn rows(&self) -> &Arc<EventRows> {
+        &self.rows
     }
 }
 
-fn read_storable<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Arc<[UsageEvent]>, D::Error> {
-    let mut events = Vec::<UsageEvent>::deserialize(deserializer)?;
-    normalize(&mut events);
-    Ok(events.into())
+impl PartialEq for Batch {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.events() == other.events()
+    }
+}
+
+impl Eq for Batch {}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("id", &self.id)
+            .field("events", &self.events())
+            .finish()
+    }
+}
+
+/// The serialized form of a batch.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "Batch")]
+struct Wire<E> {
+    id: Uuid,
+    events: E,
+}
+
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (id, events) = (self.id, self.events());
+        Wire { id, events }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Wire { id, events } = Wire::deserialize(deserializer)?;
+        Ok(Self::with_id(id, events))
+    }
 }
 
 /// Stores events as a request log, as rollups, or both.

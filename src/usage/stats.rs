@@ -61,8 +61,6 @@ impl RecorderStats {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) started: Padded,
-    pub(super) queued: Queued,
     /// Events of rejected keys that are reserved or queued; included in `begun` and `queued`.
     pub(super) rejected: AtomicU64,
     /// Events lost before they entered the queue.
@@ -86,19 +84,14 @@ pub(super) struct Counters {
     pub(super) refused: [AtomicU64; RejectionReason::ALL.len()],
 }
 
-/// A counter on its own cache line, since every request on every core writes to it.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct Padded(pub(super) AtomicU64);
-
-/// Counters of events that entered the queue, on their own cache line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct Queued {
+/// Counts of requests and events that entered the recorder.
+pub(super) struct Entered {
+    /// Requests that have begun.
+    pub(super) begun: u64,
     /// Events that entered the queue.
-    pub(super) events: AtomicU64,
-    /// Bytes of queued events beyond [`EVENT_BYTES`] each. Most events have none and do not write to it.
-    pub(super) extra_bytes: AtomicU64,
+    pub(super) accepted: u64,
+    /// Bytes of events in memory beyond [`EVENT_BYTES`] each.
+    pub(super) extra_bytes: u64,
 }
 
 impl Counters {
@@ -108,13 +101,7 @@ impl Counters {
         settled + self.spooled.load(Relaxed)
     }
 
-    /// The size of this number of queued events, in bytes.
-    pub(super) fn bytes_of(&self, events: u64) -> u64 {
-        let extra = self.queued.extra_bytes.load(Relaxed);
-        events.saturating_mul(EVENT_BYTES).saturating_add(extra)
-    }
-
-    pub(super) fn snapshot(&self) -> RecorderStats {
+    pub(super) fn snapshot(&self, entered: impl FnOnce() -> Entered) -> RecorderStats {
         // Read the counters in the reverse order of an event's life, so that no total is less than its parts.
         let drained = self.drained.load(Relaxed);
         let spoiled = self.spool_lost.load(Relaxed);
@@ -123,7 +110,8 @@ impl Counters {
         let failed = self.failed.load(Relaxed);
         let dropped = self.dropped.load(Relaxed);
         let settled = spooled + written + failed;
-        let queued = self.queued.events.load(Relaxed).max(settled);
+        let entered = entered();
+        let queued = entered.accepted.max(settled);
         let accepted = queued + dropped;
         let waiting = queued - settled;
         let refused = RejectionReason::ALL.into_iter().map(|reason| {
@@ -135,11 +123,11 @@ impl Counters {
             written: written + drained,
             lost: failed + spoiled + dropped,
             queued: waiting,
-            queued_bytes: self.bytes_of(waiting),
+            queued_bytes: waiting.saturating_mul(EVENT_BYTES) + entered.extra_bytes,
             spooled: spooled - drained - spoiled,
             recovered: self.recovered.load(Relaxed),
             unrecovered: self.unrecovered.load(Relaxed),
-            in_flight: self.started.0.load(Relaxed).saturating_sub(accepted),
+            in_flight: entered.begun.saturating_sub(accepted),
             retries: self.retries.load(Relaxed),
             last_written_at: Some(self.last_written.load(Relaxed))
                 .filter(|micros| *micros != 0)

@@ -221,7 +221,7 @@ async fn views_return_written_events_and_every_column_has_a_comment() {
     }
     let by_wire_id = format!(
         "SELECT count(*) FROM keytally_request_log WHERE request_id = '{}'",
-        batch.events[0].id
+        batch.events()[0].id
     );
     assert_eq!(number(&db, &by_wire_id).await, 1);
     let uncommented = "SELECT c.relname || coalesce('.' || a.attname, '') FROM pg_class c
@@ -531,7 +531,7 @@ async fn every_log_filter_uses_an_index() {
     for batch in 0..20 {
         let events = (0..5_000).map(|n| traffic(&keys, batch * 5_000 + n));
         let batch = Batch::new(events.collect());
-        some_id = batch.events[2_500].id;
+        some_id = batch.events()[2_500].id;
         backend.write(&batch).await.unwrap();
     }
     run(&db, "ANALYZE").await;

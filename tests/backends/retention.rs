@@ -335,7 +335,7 @@ async fn cursors_stay_valid_after_pruning<B: Backend>(backend: &B) {
         events.truncate(count);
         let batch = Batch::new(events);
         backend.write(&batch).await.unwrap();
-        batch.events.len()
+        batch.len()
     };
     let end = noon();
     let late = end - (20 * 24).hours();
@@ -461,7 +461,7 @@ async fn daily_partitions_are_created_ahead_and_dropped_whole() {
     backend.write(&late).await.unwrap();
     let query = LogQuery::new(LogFilter::new().to(end - 119.hours()));
     let page = backend.requests(&query).await.unwrap();
-    assert_eq!(page.items, late.events.to_vec());
+    assert_eq!(page.items, late.events().to_vec());
 }
 
 async fn assert_totals_match_events<B>(keep: LogSampling, backend: &B)

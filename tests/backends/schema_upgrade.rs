@@ -184,7 +184,7 @@ async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Con
     let mut events: Vec<_> = content
         .batches
         .iter()
-        .flat_map(|it| it.events.iter().cloned())
+        .flat_map(|it| it.events().iter().cloned())
         .collect();
     assert_queries_match(backend, &mut events).await;
     let (recorded, cursor) = checks::recorded_after(backend, LogCursor::START).await;
@@ -198,11 +198,11 @@ async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Con
     let more = Batch::new(more.collect());
     backend.write(&more).await.unwrap();
     let (recorded, _) = checks::recorded_after(backend, cursor).await;
-    assert_eq!(sorted(&recorded), sorted(&more.events));
+    assert_eq!(sorted(&recorded), sorted(more.events()));
     let (recorded, _) = checks::recorded_after(backend, LogCursor::START).await;
     assert_eq!(sorted(&recorded[..events.len()]), sorted(&events));
-    assert_eq!(sorted(&recorded[events.len()..]), sorted(&more.events));
-    events.extend(more.events.iter().cloned());
+    assert_eq!(sorted(&recorded[events.len()..]), sorted(more.events()));
+    events.extend(more.events().iter().cloned());
     assert_queries_match(backend, &mut events).await;
     backend
         .revoke(content.keys[0].id, Actor::SYSTEM)

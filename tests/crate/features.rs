@@ -107,7 +107,7 @@ mod additive_features {
         drop(response);
         recorder.flush().await;
         assert_eq!(
-            minimal.written.lock().unwrap()[0].events[0].key,
+            minimal.written.lock().unwrap()[0].events()[0].key,
             Some(issued.key.id)
         );
     }

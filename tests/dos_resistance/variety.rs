@@ -118,8 +118,7 @@ struct CountingSink(Arc<AtomicU64>);
 #[async_trait]
 impl UsageSink for CountingSink {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
-        self.0
-            .fetch_add(batch.events.len() as u64, Ordering::Relaxed);
+        self.0.fetch_add(batch.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -185,7 +185,7 @@ where
         for _ in 0..2 {
             backend.write(&batch).await.unwrap();
         }
-        events.extend(batch.events.iter().cloned());
+        events.extend(batch.events().iter().cloned());
     }
     events.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
     for (filter, spec) in &case.questions {

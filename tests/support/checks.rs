@@ -168,7 +168,7 @@ pub async fn a_poller_reads_every_event_once<B: Backend + Clone>(writers: Vec<B>
         all.extend(
             batches
                 .iter()
-                .flat_map(|it| it.events.iter().map(|event| event.id)),
+                .flat_map(|it| it.events().iter().map(|event| event.id)),
         );
         runs.push(tokio::spawn(async move {
             for batch in &batches {
@@ -262,7 +262,7 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
     last.time = UsageEvent::new(Timestamp::MAX).time;
     let batch = Batch::new(vec![last, before_1970, event]);
     backend.write(&batch).await.unwrap();
-    let events = batch.events;
+    let events = batch.events();
     let page = backend.requests(&LogQuery::default()).await.unwrap();
     assert_eq!(page.items, *events);
     assert!(events[2].path.starts_with("/\u{fffd}/é/%FF"));
@@ -291,7 +291,7 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
         SummarySpec::new().over_time(keytally::usage::Granularity::Day, jiff::tz::TimeZone::UTC);
     let spec = by_day.by_key().latency();
     for (range, of) in [
-        (UsageRange::new(), &events[..]),
+        (UsageRange::new(), events),
         (UsageRange::new().to(Timestamp::UNIX_EPOCH), &events[1..]),
         (UsageRange::new().from(Timestamp::UNIX_EPOCH), &events[..1]),
         (

@@ -85,7 +85,7 @@ impl UsageSink for Database {
         self.backend.write(batch).await?;
         let (ids, order) = &mut *self.seen.lock().unwrap();
         if ids.insert(batch.id) {
-            order.extend(batch.events.iter().map(number));
+            order.extend(batch.events().iter().map(number));
         }
         Ok(())
     }

@@ -448,7 +448,7 @@ proptest! {
             let batch = Batch::new(events);
             let backend = MemoryBackend::new();
             backend.write(&batch).await.unwrap();
-            let expected = newest_first(&batch.events);
+            let expected = newest_first(batch.events());
             let json = chunks(Export::json_lines(backend.clone(), LogFilter::new())).await.concat();
             prop_assert_eq!(&lines(&json), &expected);
             let export = Export::csv(backend, LogFilter::new()).byte_order_mark();

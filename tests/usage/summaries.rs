@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use keytally::usage::summary::{self, Aggregate, OverTime, TooManyBuckets};
 use keytally::usage::{
-    Cause, Granularity, LatencyHistogram, Method, Outcome, Rollup, RollupStore, Status, Summary,
-    SummarySpec, Totals, UsageEvent,
+    Batch, Cause, Granularity, LatencyHistogram, Method, Outcome, Rollup, RollupStore, Status,
+    Summary, SummarySpec, Totals, UsageEvent,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -253,7 +253,7 @@ proptest! {
         let mut folded = RollupStore::new();
         events.iter().for_each(|event| folded.add_event(event, Granularity::Minute));
         let mut together = RollupStore::new();
-        together.add_events(&events, Granularity::Minute);
+        together.add_batch(&Batch::new(events.clone()), Granularity::Minute);
         prop_assert_eq!(&together, &folded);
         folded.fold(before, wide);
         let end = wide.floor(before);

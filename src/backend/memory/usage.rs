@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::config::MemoryConfig;
 use crate::page::Page;
 use crate::usage::{
-    Batch, Granularity, LogCursor, LogQuery, ReadError, RecordedEvent, RollupStore, Scanned,
-    UsageEvent, UsageRange,
+    Batch, EventRef, EventRows, Granularity, LogCursor, LogFilter, LogQuery, LogSampling,
+    ReadError, RecordedEvent, RollupStore, Scanned, UsageEvent, UsageRange,
 };
 
 pub(super) struct Usage {
@@ -26,7 +26,7 @@ pub(super) struct Usage {
 /// The request log: the most recent batches in recording order. Batches are shared, not copied.
 #[derive(Default)]
 pub(super) struct Log {
-    batches: VecDeque<Arc<[UsageEvent]>>,
+    batches: VecDeque<Arc<EventRows>>,
     /// The number of events in removed batches.
     before: u64,
     /// The number of events in `batches`.
@@ -36,7 +36,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    fn add(&mut self, batch: Arc<[UsageEvent]>, capacity: usize) {
+    fn add(&mut self, batch: Arc<EventRows>, capacity: usize) {
         if batch.is_empty() {
             return;
         }
@@ -53,7 +53,7 @@ impl Log {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &UsageEvent> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = EventRef<'_>> {
         let events = self.batches.iter().flat_map(|batch| batch.iter());
         events.skip(self.skipped)
     }
@@ -71,7 +71,7 @@ impl Log {
         let read = positions.zip(events).skip(seen).take(wanted);
         let events: Vec<_> = read
             .map(|(position, event)| RecordedEvent {
-                event: event.clone(),
+                event: event.to_event(),
                 cursor: LogCursor::new(position),
             })
             .collect();
@@ -112,17 +112,18 @@ impl Usage {
             self.applied.pop_front();
         }
         self.applied.push_back(batch.id);
-        self.rollups.add_events(&batch.events, Granularity::Minute);
-        let keep = self.config.log_sampling;
-        let logged = match batch.events.iter().all(|event| keep.keeps(event)) {
-            true => batch.events.clone(),
-            false => {
-                let logged = batch.events.iter().filter(|event| keep.keeps(event));
-                logged.cloned().collect()
+        self.rollups.add_batch(batch, Granularity::Minute);
+        let (keep, rows) = (self.config.log_sampling, batch.rows());
+        let logged = match keep {
+            LogSampling::All => rows.clone(),
+            _ => {
+                let events = rows.iter().map(EventRef::to_event);
+                Arc::new(events.filter(|event| keep.keeps(event)).collect())
             }
         };
         self.log.add(logged, self.config.log_capacity);
-        if let Some(newest) = batch.events.iter().map(|event| event.time).max() {
+        if let Some(newest) = rows.iter().map(|event| event.fields().time).max() {
+            let newest = Timestamp::from_microsecond(newest).unwrap_or(now);
             // An event in the future must not age the others.
             self.fold(newest.min(now));
         }
@@ -170,11 +171,9 @@ impl Usage {
             None => None,
         };
         let place = |event: &UsageEvent| (event.time, event.id);
-        let mut matching: Vec<&UsageEvent> = self
-            .log
-            .iter()
+        let mut matching: Vec<UsageEvent> = self
+            .matching(&query.filter)
             .filter(|event| before.is_none_or(|before| place(event) < before))
-            .filter(|event| query.filter.matches(event))
             .collect();
         let limit = query.page.size();
         if matching.len() > limit + 1 {
@@ -182,7 +181,19 @@ impl Usage {
             matching.truncate(limit + 1);
         }
         matching.sort_unstable_by_key(|event| std::cmp::Reverse(place(event)));
-        let items = matching.into_iter().cloned().collect();
-        Ok(Page::from_surplus(items, limit, LogQuery::page_token))
+        Ok(Page::from_surplus(matching, limit, LogQuery::page_token))
+    }
+
+    /// The logged events that match a filter.
+    pub(super) fn matching(&self, filter: &LogFilter) -> impl Iterator<Item = UsageEvent> {
+        // Most filters select a key or a time range, which does not require converting every event.
+        let may_match = |event: &EventRef<'_>| {
+            let time = event.time();
+            filter.from.is_none_or(|from| time >= from)
+                && filter.to.is_none_or(|to| time < to)
+                && (filter.key.is_none() || event.attributed().and_then(|it| it.key) == filter.key)
+        };
+        let events = self.log.iter().filter(may_match).map(EventRef::to_event);
+        events.filter(|event| filter.matches(event))
     }
 }

@@ -11,8 +11,9 @@ use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::summary::by_key;
 use crate::usage::{
-    Batch, Count, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage, RecordedQuery, Rollup,
-    SinkError, Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Count, EventRef, EventRows, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage,
+    RecordedQuery, Rollup, SinkError, Summary, SummaryQuery, Totals, UsageEvent, UsageRange,
+    UsageReader, UsageSink,
 };
 
 #[async_trait]
@@ -20,15 +21,8 @@ impl UsageSink for MemoryBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let now = self.shared.clock.now().timestamp();
         if self.usage().write(batch, now) {
-            let mut used: HashMap<KeyId, Timestamp, RandomState> = HashMap::default();
-            for event in batch.events.iter() {
-                if let Some(key) = event.key {
-                    let last = used.entry(key).or_insert(event.time);
-                    *last = event.time.max(*last);
-                }
-            }
             let mut keys = self.keys();
-            for (key, last) in used {
+            for (key, last) in last_used(batch.rows()) {
                 keys.touch(key, last);
             }
         }
@@ -74,8 +68,7 @@ impl UsageReader for MemoryBackend {
 
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
         let usage = self.usage();
-        let matching = usage.log.iter().filter(|event| filter.matches(event));
-        Ok(Count::Exactly(matching.count() as u64))
+        Ok(Count::Exactly(usage.matching(filter).count() as u64))
     }
 
     /// Cursors are valid only within the process.
@@ -89,6 +82,25 @@ impl UsageReader for MemoryBackend {
             }
         }
     }
+}
+
+/// The time of the last event of each key.
+fn last_used(rows: &EventRows) -> HashMap<KeyId, Timestamp, RandomState> {
+    let mut used: HashMap<KeyId, Timestamp, RandomState> = HashMap::default();
+    let mut events = rows.iter().peekable();
+    while let Some(event) = events.next() {
+        let mut time = event.fields().time;
+        let same_key = |next: &EventRef<'_>| next.key_number() == event.key_number();
+        while let Some(next) = events.next_if(same_key) {
+            time = time.max(next.fields().time);
+        }
+        let time = Timestamp::from_microsecond(time);
+        if let (Some(key), Ok(time)) = (event.attributed().and_then(|it| it.key), time) {
+            let last = used.entry(key).or_insert(time);
+            *last = time.max(*last);
+        }
+    }
+    used
 }
 
 #[cfg(test)]

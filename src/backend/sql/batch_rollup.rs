@@ -133,7 +133,7 @@ fn rollups(events: &[UsageEvent], of_event: &[usize]) -> Vec<SeriesRollup> {
         let start = as_micros(Granularity::Minute.floor(event.time));
         rollups
             .entry((series, start))
-            .and_modify(|rollup| rollup.add(event))
+            .and_modify(|rollup| rollup.add_event(event))
             .or_insert_with(|| Rollup::of(event, Granularity::Minute));
     }
     let rollups = rollups.into_iter();

@@ -111,7 +111,7 @@ impl SqliteSpool {
             ON CONFLICT (id) DO NOTHING";
         sqlx::query(self.sql(sql))
             .bind(&batch.id.as_bytes()[..])
-            .bind(batch.events.len() as i64)
+            .bind(batch.len() as i64)
             .bind(i64::from(crc32fast::hash(text.as_bytes())))
             .bind(text)
             .execute(&self.0.writer)

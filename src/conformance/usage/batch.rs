@@ -23,7 +23,7 @@ async fn repeated_batch_counts_once<B: UsageSink + UsageReader + ?Sized>(backend
     for batch in [&batch, &batch, &other, &batch] {
         succeeds(backend.write(batch).await, "writing a batch again succeeds");
     }
-    let all = [batch.events, other.events].concat();
+    let all = [batch.events(), other.events()].concat();
     counted_once(backend, &traffic, &all, "a batch written twice counts once").await;
 }
 
@@ -36,7 +36,7 @@ async fn concurrent_batch_counts_once<B: UsageSink + UsageReader + ?Sized>(backe
         // A concurrent write may fail; the recorder would retry it.
         succeeds(backend.write(&batch).await, rule);
     }
-    counted_once(backend, &traffic, &batch.events, rule).await;
+    counted_once(backend, &traffic, batch.events(), rule).await;
 }
 
 async fn large_batches_are_complete<B: UsageSink + UsageReader + ?Sized>(backend: &B) {

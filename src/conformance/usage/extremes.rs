@@ -31,7 +31,7 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
             ..template.clone()
         }]);
         succeeds(backend.write(&batch).await, "writing a batch succeeds");
-        events.extend(batch.events.iter().cloned());
+        events.extend(batch.events().iter().cloned());
     }
     text_is_found_as_stored(backend, &events, [&owner, &endpoint]).await;
     sums_saturate(backend, &events).await;

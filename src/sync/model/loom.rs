@@ -14,6 +14,17 @@ use super::time::TIME;
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 pub(crate) use loom::thread::spawn as thread;
 
+/// The number of the current thread in the model.
+pub(crate) fn thread_index() -> usize {
+    // `ThreadId(Id { execution_id: .., id: .. })`; the id of the execution differs between schedules.
+    let id = format!("{:?}", loom::thread::current().id());
+    let numbers = id.split(|symbol: char| !symbol.is_ascii_digit());
+    numbers
+        .filter_map(|text| text.parse().ok())
+        .next_back()
+        .unwrap_or(0)
+}
+
 /// Explores every schedule of a model with at most `KEYTALLY_INTERRUPTIONS` preemptions, 2 by default.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
     let bound = env::var("KEYTALLY_INTERRUPTIONS").map(|bound| {
@@ -127,6 +138,7 @@ pub(crate) mod atomic {
         AtomicBool(bool) {}
         AtomicU8(u8) {}
         AtomicI64(i64) {}
+        AtomicUsize(usize) {}
         AtomicU64(u64) { fetch_add, fetch_sub, fetch_max, swap }
     }
 

@@ -12,6 +12,11 @@ pub(crate) use ::shuttle::future::{AbortHandle, JoinHandle, block_on, spawn};
 pub(crate) use ::shuttle::sync::{Mutex, MutexGuard, atomic};
 pub(crate) use ::shuttle::thread::spawn as thread;
 
+/// The number of the current thread in the model.
+pub(crate) fn thread_index() -> usize {
+    ::shuttle::current::get_current_task().map_or(0, usize::from)
+}
+
 /// Runs a model under random schedules, half of them with few preemptions.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);

@@ -74,7 +74,7 @@ impl RecorderBuilder {
 
     /// The maximum memory for events, in bytes. 32 MiB by default; at least 256.
     ///
-    /// An event counts as 256 bytes, plus the combined length of its path, request id and resource id beyond 64
+    /// An event counts as 256 bytes, plus the combined length of its path, request id and resource id beyond 96
     /// bytes. The strings of rejected keys' events are not counted: there are at most 256 such events, with about
     /// 2 KB of strings each.
     ///
@@ -89,7 +89,7 @@ impl RecorderBuilder {
 
     /// The maximum number of events per batch; at least 1.
     ///
-    /// By default a batch is written once it has 2,048 events, and takes up to 16,384 if that many have
+    /// By default a batch is written once it has about 2,048 events, and takes up to 16,384 if that many have
     /// accumulated during the previous write, since larger batches are cheaper per event.
     #[must_use]
     pub fn batch_size(mut self, events: usize) -> Self {

@@ -1,7 +1,7 @@
 //! Moves events off the request path and writes them in batches.
 //!
-//! A request pushes its event into a bounded queue without blocking. A single task drains the queue into
-//! batches, by size or by age, and retries each batch under one id until it is written, the sink rejects it, or
+//! A request adds its event to the lane of its thread, in a bounded queue, without blocking. A single task drains the
+//! lanes into batches, by size or by age, and retries each batch under one id until it is written, the sink rejects it, or
 //! the shutdown timeout elapses. Events are counted when they enter and when they leave, so that in the end
 //! `accepted = written + lost + spooled`.
 //!
@@ -19,6 +19,7 @@
 //! 5. Shutdown reserves a quarter of its timeout for spooling.
 
 mod builder;
+mod lanes;
 mod pipeline;
 mod queue;
 mod select;
@@ -32,7 +33,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::builder::{RecorderBuilder, WhenFull};
-use self::queue::{Inner, Queue};
+use self::queue::Inner;
 use self::writer::Writer;
 use super::in_flight::InFlight;
 use super::outcome::RejectionReason;
@@ -65,8 +66,7 @@ impl RecorderBuilder {
     ///
     /// Panics if called outside a Tokio runtime.
     pub fn start(self) -> Recorder {
-        let queue = Queue::new(&self);
-        let inner = Arc::new(Inner::new(Some(queue), self.when_full));
+        let inner = Arc::new(Inner::new(&self));
         let task = sync::spawn(Writer::new(inner.clone(), self).run());
         if let Some(queue) = &inner.queue {
             queue.started(task.abort_handle());
@@ -110,13 +110,13 @@ impl Recorder {
     /// Creates a recorder without a sink, which only maintains the counters in [`stats`](Self::stats). Events
     /// count as written until it is shut down.
     pub fn counting() -> Self {
-        let inner = Inner::new(None, WhenFull::Drop);
+        let inner = Inner::counting();
         Self(Arc::new(Handle(Arc::new(inner))))
     }
 
     /// Returns the current counters.
     pub fn stats(&self) -> RecorderStats {
-        self.0.0.counters.snapshot()
+        self.0.0.snapshot()
     }
 
     /// Waits until all events recorded before this call are written, spooled or lost.
@@ -125,7 +125,7 @@ impl Recorder {
     pub async fn flush(&self) {
         let Some(queue) = &self.0.0.queue else { return };
         let counters = &self.0.0.counters;
-        let target = counters.queued.events.load(SeqCst);
+        let target = self.0.0.lanes.gather();
         queue.flush_to.fetch_max(target, SeqCst);
         queue.wake.notify_one();
         queue.until(|| counters.settled() >= target).await;
@@ -162,7 +162,7 @@ impl Recorder {
                 }
             }
         }
-        let stats = inner.counters.snapshot();
+        let stats = inner.snapshot();
         ShutdownReport {
             written: stats.written,
             // Requests that are still open will end too late.
@@ -176,14 +176,10 @@ impl Recorder {
     #[inline]
     pub(crate) fn reserve(&self) -> bool {
         let inner = &*self.0.0;
-        let started = inner.counters.started.0.fetch_add(1, Relaxed);
-        if inner.when_full == WhenFull::Reject
-            && let Some(queue) = &inner.queue
-            && !inner.has_room(queue, started)
-        {
-            inner.counters.started.0.fetch_sub(1, Relaxed);
+        if inner.reserves() && inner.lanes.reserve().is_err() {
             return false;
         }
+        inner.lanes.begin();
         true
     }
 
@@ -193,7 +189,7 @@ impl Recorder {
         let inner = &*self.0.0;
         let reserved = inner.reserve_rejected();
         if reserved {
-            inner.counters.started.0.fetch_add(1, Relaxed);
+            inner.lanes.begin();
         }
         reserved
     }
@@ -205,12 +201,20 @@ impl Recorder {
 
     /// Undoes [`reserve`](Self::reserve) for a request that is not accounted for here.
     pub(crate) fn release(&self) {
-        self.0.0.counters.started.0.fetch_sub(1, Relaxed);
+        let inner = &*self.0.0;
+        if inner.reserves() {
+            inner.lanes.release();
+        }
+        inner.lanes.undo_begin();
     }
 
     /// Counts the event of a request that began as lost.
     pub(crate) fn count_lost(&self) {
-        self.0.0.drop_one();
+        let inner = &*self.0.0;
+        if inner.reserves() {
+            inner.lanes.release();
+        }
+        inner.drop_one();
     }
 
     /// An id that distinguishes live recorders.
@@ -218,9 +222,9 @@ impl Recorder {
         Arc::as_ptr(&self.0.0).addr()
     }
 
-    /// Records the event of a request that has ended.
+    /// Records the event of a request that has ended. Takes what can be moved out of it.
     #[inline]
-    pub(crate) fn record(&self, event: PendingEvent) {
+    pub(crate) fn record(&self, event: &mut PendingEvent) {
         self.0.0.record(event);
     }
 

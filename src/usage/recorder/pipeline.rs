@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::lanes::Size;
 use crate::usage::sink::Batch;
 
 /// The batches known to the task. Write order: the batch in flight, then the spool, then the batch held for the
@@ -44,10 +45,8 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 pub(super) struct PendingBatch {
     pub(super) batch: Arc<Batch>,
-    /// The extra bytes of its events.
-    pub(super) extra: u64,
-    /// The number of its events with rejected keys.
-    pub(super) rejected: u64,
+    /// The room of its events; none for a batch that was read from the spool.
+    pub(super) size: Size,
     /// Whether it is also in the spool and counted as spooled.
     pub(super) spooled: bool,
 }
@@ -88,7 +87,7 @@ impl Backoff {
 
 impl PendingBatch {
     pub(super) fn events(&self) -> u64 {
-        self.batch.events.len() as u64
+        self.batch.len() as u64
     }
 }
 

@@ -1,38 +1,36 @@
-//! The state shared by the handles of a recorder and its task: counters, the queue and wake-ups.
+//! The state shared by the handles of a recorder and its task: counters, the queued events and wake-ups.
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use tokio::time::Instant;
 
 use super::builder::{RecorderBuilder, WhenFull};
+use super::lanes::{Accepted, Lanes, NoRoom};
 use crate::log_throttle::LogThrottle;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
-use crate::sync::{AbortHandle, Notify, SegQueue};
+use crate::sync::{AbortHandle, Notify};
 use crate::telemetry;
 use crate::usage::in_flight::InFlight;
 use crate::usage::pending_event::PendingEvent;
-use crate::usage::stats::Counters;
+use crate::usage::stats::{Counters, Entered, RecorderStats};
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) counters: Counters,
     pub(super) in_flight: InFlight,
+    pub(super) lanes: Lanes,
     /// `None` for a recorder without a sink.
     pub(super) queue: Option<Queue>,
-    pub(super) when_full: WhenFull,
+    when_full: WhenFull,
     pub(super) closed: AtomicBool,
     drops: LogThrottle,
 }
 
-/// The events to be written, and the state to wake the task that writes them.
+/// The state to wake the task that writes the events.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Unbounded; `capacity` is enforced by the counters. A ring buffer would cycle through its whole memory
-    /// although little of it is in use.
-    pub(super) pending: SegQueue<PendingEvent>,
-    pub(super) capacity: usize,
-    pub(super) capacity_bytes: u64,
+    capacity: usize,
     /// The number of events at which a batch is written.
     pub(super) batch_size: usize,
     /// The maximum number of events in a batch.
@@ -40,17 +38,16 @@ pub(super) struct Queue {
     /// Whether there is a spool.
     pub(super) has_spool: bool,
     /// What the task is waiting for ([`BUSY`], [`EMPTY`], [`FILLING`] or [`HALF`]), or that it has ended
-    /// ([`ENDED`] or [`SETTLED`]).
+    /// ([`SETTLED`]).
     waiting: AtomicU8,
     pub(super) wake: Notify,
-    /// The number of events that had entered the queue at the last call of `flush`.
+    /// The number of events to be settled, as of the last call of `flush`.
     pub(super) flush_to: AtomicU64,
     /// The shutdown timeout only allows spooling the remaining events.
     pub(super) drain_now: AtomicBool,
     pub(super) settled: Notify,
-    /// Events taken out of the queue but still in memory, and their extra bytes.
+    /// Events taken out of the lanes but still in memory.
     pub(super) in_flight: AtomicU64,
-    pub(super) in_flight_extra: AtomicU64,
     task: OnceLock<AbortHandle>,
 }
 
@@ -66,16 +63,25 @@ pub(super) const EMPTY: u8 = 1;
 pub(super) const FILLING: u8 = 2;
 /// Waiting until half of the capacity is used.
 pub(super) const HALF: u8 = 3;
-/// The task has ended and does not drain the queue.
-const ENDED: u8 = 4;
 /// The task has ended and the remaining events are counted as lost.
-const SETTLED: u8 = 5;
+const SETTLED: u8 = 4;
 
 impl Inner {
-    pub(super) fn new(queue: Option<Queue>, when_full: WhenFull) -> Self {
+    pub(super) fn new(builder: &RecorderBuilder) -> Self {
+        let lanes = Lanes::new(builder.capacity, builder.capacity_bytes, builder.batch_size);
+        Self::with(lanes, Some(Queue::new(builder)), builder.when_full)
+    }
+
+    /// The state of a recorder without a sink.
+    pub(super) fn counting() -> Self {
+        Self::with(Lanes::new(0, 0, 0), None, WhenFull::Drop)
+    }
+
+    fn with(lanes: Lanes, queue: Option<Queue>, when_full: WhenFull) -> Self {
         Self {
             counters: Counters::default(),
             in_flight: InFlight::default(),
+            lanes,
             queue,
             when_full,
             closed: AtomicBool::new(false),
@@ -83,68 +89,32 @@ impl Inner {
         }
     }
 
+    /// Whether requests reserve room for their events when they begin.
     #[inline]
-    pub(super) fn record(&self, event: PendingEvent) {
-        if !self.admit(&event) {
-            if event.is_rejected {
+    pub(super) fn reserves(&self) -> bool {
+        self.when_full == WhenFull::Reject
+    }
+
+    #[inline]
+    pub(super) fn record(&self, event: &mut PendingEvent) {
+        let is_rejected = event.fields.is_rejected;
+        let Some(queue) = &self.queue else {
+            if is_rejected {
                 self.release_rejected();
             }
-            return self.drop_one();
-        }
-        match &self.queue {
-            Some(queue) => self.push(queue, event),
-            None => {
-                self.counters.written.fetch_add(1, Relaxed);
-                if event.is_rejected {
+            return self.lanes.count().unwrap_or_else(|_| self.drop_one());
+        };
+        let is_reserved = self.reserves() && !is_rejected;
+        match self.lanes.push(event, is_reserved) {
+            Ok(Accepted::InPlace) => {}
+            Ok(accepted) => self.wake_task(queue, accepted),
+            Err(NoRoom) => {
+                if is_rejected {
                     self.release_rejected();
                 }
+                self.drop_one();
             }
         }
-    }
-
-    /// Counts an event as queued if there is room for it and its extra bytes.
-    ///
-    /// Called before the event is pushed, so that the count includes all events in the queue. `flush` relies on
-    /// this.
-    #[inline]
-    pub(super) fn admit(&self, event: &PendingEvent) -> bool {
-        if self.closed.load(SeqCst) {
-            return false;
-        }
-        if let Some(queue) = &self.queue {
-            let extra = event.extra_bytes();
-            // `WhenFull::Reject` and rejected keys have reserved room when the request began.
-            let is_reserved = self.when_full == WhenFull::Reject || event.is_rejected;
-            if !is_reserved && !self.has_room_now(queue, extra) {
-                return false;
-            }
-            if extra > 0 {
-                self.counters.queued.extra_bytes.fetch_add(extra, SeqCst);
-            }
-        }
-        self.counters.queued.events.fetch_add(1, SeqCst);
-        true
-    }
-
-    /// Whether there is room for an event. Approximate: concurrent calls can all see the last free place.
-    #[inline]
-    fn has_room_now(&self, queue: &Queue, extra: u64) -> bool {
-        // Read before the settled events, so that a batch settled in between is not subtracted twice.
-        let rejected = self.counters.rejected.load(Acquire);
-        let waiting = self.waiting().saturating_sub(rejected);
-        let bytes = self.counters.bytes_of(waiting + 1).saturating_add(extra);
-        waiting < queue.capacity as u64 && bytes <= queue.capacity_bytes
-    }
-
-    /// Whether there will be room for the event of a request that begins, if `started` requests began before it.
-    #[inline]
-    pub(super) fn has_room(&self, queue: &Queue, started: u64) -> bool {
-        let rejected = self.counters.rejected.load(Acquire);
-        let gone = self.counters.settled() + self.counters.dropped.load(Relaxed);
-        let unsettled = started.saturating_sub(gone).saturating_sub(rejected);
-        unsettled < queue.capacity as u64
-            && self.counters.bytes_of(unsettled + 1) <= queue.capacity_bytes
-            && !self.closed.load(Relaxed)
     }
 
     /// Reserves a place in the extra capacity for events of rejected keys, if one is left.
@@ -163,49 +133,25 @@ impl Inner {
         self.counters.rejected.fetch_sub(1, Relaxed);
     }
 
-    /// The number of events in memory, including the batch in flight.
-    #[inline]
-    fn waiting(&self) -> u64 {
-        let queued = self.counters.queued.events.load(Relaxed);
-        queued.saturating_sub(self.counters.settled())
-    }
-
-    /// Whether half of the capacity in bytes is used, so that a batch should not wait to fill.
-    #[inline]
-    pub(super) fn is_heavy(&self, queue: &Queue) -> bool {
-        self.counters.bytes_of(self.waiting()) >= queue.capacity_bytes.div_ceil(2)
-    }
-
-    /// Whether half of the capacity is used, in events or in bytes.
-    #[inline]
-    pub(super) fn is_crowded(&self, queue: &Queue) -> bool {
-        self.waiting() >= (queue.capacity as u64).div_ceil(2) || self.is_heavy(queue)
-    }
-
-    /// Pushes an event that has been counted by [`admit`](Self::admit).
-    #[inline]
-    pub(super) fn push(&self, queue: &Queue, event: PendingEvent) {
-        queue.pending.push(event);
-        self.wake_task(queue);
-        if self.closed.load(SeqCst) && queue.waiting.load(SeqCst) >= ENDED {
-            // The task drained the queue for the last time before this event was pushed.
-            self.discard_remaining(queue);
-        }
-    }
-
-    /// Wakes the task if it is waiting for the pushed event.
-    #[inline]
-    fn wake_task(&self, queue: &Queue) {
+    /// Wakes the task if it may be waiting for the accepted event.
+    #[cold]
+    fn wake_task(&self, queue: &Queue, accepted: Accepted) {
+        // Together with the fence in `wait`: either the task sees the event, or this thread sees that it waits.
+        fence(SeqCst);
         let waiting = queue.waiting.load(SeqCst);
-        let due = match waiting {
-            EMPTY => true,
-            FILLING => queue.pending.len() >= queue.batch_size || self.is_heavy(queue),
-            HALF => self.is_crowded(queue),
-            _ => false,
-        };
+        let due = accepted == Accepted::First
+            || match waiting {
+                FILLING => self.lanes.len() >= queue.batch_size || self.lanes.is_heavy(),
+                HALF => self.lanes.is_crowded(),
+                _ => false,
+            };
         // The task may have continued in the meantime, or ended, which must not be overwritten.
-        let claim = |to| queue.waiting.compare_exchange(waiting, to, SeqCst, SeqCst);
-        if due && claim(BUSY).is_ok() {
+        let claim = || {
+            queue
+                .waiting
+                .compare_exchange(waiting, BUSY, SeqCst, SeqCst)
+        };
+        if due && waiting != SETTLED && claim().is_ok() {
             queue.wake.notify_one();
         }
     }
@@ -222,6 +168,8 @@ impl Inner {
     }
 
     pub(super) fn close(&self) {
+        self.lanes.close();
+        // Set afterwards: when the task sees it, no event is added any more.
         self.closed.store(true, SeqCst);
         if let Some(queue) = &self.queue {
             queue.wake.notify_one();
@@ -231,37 +179,35 @@ impl Inner {
     /// Closes the recorder after its task has ended for any reason, and counts the remaining events as lost.
     pub(super) fn end(&self) {
         let Some(queue) = &self.queue else { return };
-        self.closed.store(true, SeqCst);
-        // A push from here on sees this state and discards its event itself.
-        queue.waiting.store(ENDED, SeqCst);
-        self.discard_remaining(queue);
-        queue.waiting.store(SETTLED, SeqCst);
-        queue.settled.notify_waiters();
-    }
-
-    /// Counts the remaining events as lost. The task must have ended.
-    fn discard_remaining(&self, queue: &Queue) {
-        let mut lost = queue.in_flight.swap(0, SeqCst);
-        let mut extra = queue.in_flight_extra.swap(0, SeqCst);
-        while let Some(event) = queue.pending.pop() {
-            lost += 1;
-            extra += event.extra_bytes();
-        }
-        self.counters.queued.extra_bytes.fetch_sub(extra, Relaxed);
+        self.close();
+        let in_flight = queue.in_flight.swap(0, SeqCst);
+        let lost = in_flight + self.lanes.discard();
         if lost > 0 {
             self.counters.failed.fetch_add(lost, Relaxed);
             telemetry::error!(events = lost, "usage events lost: the recorder has ended");
         }
+        queue.waiting.store(SETTLED, SeqCst);
         queue.settled.notify_waiters();
+    }
+
+    pub(super) fn snapshot(&self) -> RecorderStats {
+        let mut stats = self.counters.snapshot(|| Entered {
+            extra_bytes: self.lanes.extra_bytes(),
+            accepted: self.lanes.accepted(),
+            begun: self.lanes.begun(),
+        });
+        if self.queue.is_none() {
+            stats.written = stats.queued;
+            (stats.queued, stats.queued_bytes) = (0, 0);
+        }
+        stats
     }
 }
 
 impl Queue {
     pub(super) fn new(builder: &RecorderBuilder) -> Self {
         Self {
-            pending: SegQueue::default(),
             capacity: builder.capacity,
-            capacity_bytes: builder.capacity_bytes,
             batch_size: builder.batch_size.min(builder.capacity),
             largest_batch: builder.largest_batch,
             has_spool: builder.spool.is_some(),
@@ -271,7 +217,6 @@ impl Queue {
             drain_now: AtomicBool::new(false),
             settled: Notify::default(),
             in_flight: AtomicU64::new(0),
-            in_flight_extra: AtomicU64::new(0),
             task: OnceLock::new(),
         }
     }
@@ -289,11 +234,21 @@ impl Queue {
     /// For the task: waits until `due` returns true or the deadline `end` has passed.
     ///
     /// No wake-up is missed: `due` is checked after `waiting` is written, and code that makes `due` true reads
-    /// `waiting` afterwards, so at least one side sees the other's change.
-    pub(super) async fn wait(&self, what: u8, end: Option<Instant>, due: impl Fn() -> bool) {
+    /// `waiting` afterwards, so at least one side sees the other's change. The first event in a lane is announced
+    /// under the lock of the lane instead.
+    pub(super) async fn wait(
+        &self,
+        lanes: &Lanes,
+        what: u8,
+        end: Option<Instant>,
+        due: impl Fn() -> bool,
+    ) {
         loop {
             self.waiting.store(what, SeqCst);
             fence(SeqCst);
+            if what == EMPTY {
+                lanes.await_first();
+            }
             if due() {
                 break;
             }

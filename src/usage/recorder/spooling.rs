@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::lanes::Size;
 use super::pipeline::{Backoff, PendingBatch, PendingDelete, Pipeline, SpoolState};
 use super::queue::{BUSY, EMPTY, FILLING, HALF, Queue};
 use super::select::{First, first_of, meanwhile};
@@ -58,7 +59,7 @@ impl Writer {
         let hurry = || queue.drain_now.load(SeqCst);
         loop {
             if hurry() {
-                if !pipeline.is_in_memory() && queue.pending.is_empty() {
+                if !pipeline.is_in_memory() && self.inner.lanes.is_empty() {
                     return false;
                 }
                 if !pipeline.hurried {
@@ -68,7 +69,9 @@ impl Writer {
             }
             if let Some(rest) = pipeline.pushing.retry_at {
                 let hurried = pipeline.hurried;
-                queue.wait(BUSY, Some(rest), || hurry() && !hurried).await;
+                queue
+                    .wait(&self.inner.lanes, BUSY, Some(rest), || hurry() && !hurried)
+                    .await;
                 if !pipeline.pushing.is_resting() {
                     pipeline.pushing.retry_at = None;
                 }
@@ -76,20 +79,22 @@ impl Writer {
             }
             if !(pipeline.spool_in_use || pipeline.failing || hurry()) {
                 // The normal case: the first attempt to write a batch, with nothing in the spool.
-                let crowded = || !queue.pending.is_empty() && self.inner.is_crowded(queue);
-                queue.wait(HALF, None, || crowded() || hurry()).await;
+                let crowded = || !self.inner.lanes.is_empty() && self.inner.lanes.is_crowded();
+                queue
+                    .wait(&self.inner.lanes, HALF, None, || crowded() || hurry())
+                    .await;
                 if crowded() {
                     return true;
                 }
             } else if pipeline.is_in_memory() {
                 return true;
-            } else if queue.pending.is_empty() {
-                let awake = || !queue.pending.is_empty() || hurry();
-                queue.wait(EMPTY, None, awake).await;
+            } else if self.inner.lanes.is_empty() {
+                let awake = || !self.inner.lanes.is_empty() || hurry();
+                queue.wait(&self.inner.lanes, EMPTY, None, awake).await;
             } else {
                 let end = pipeline.filled_by(self.builder.batch_age);
                 let due = || self.is_due(queue) || hurry();
-                queue.wait(FILLING, end, due).await;
+                queue.wait(&self.inner.lanes, FILLING, end, due).await;
                 return true;
             }
         }
@@ -171,8 +176,7 @@ impl Writer {
                     if pipeline.own.get(&id) != Some(&SpoolState::Counted) {
                         pipeline.head = Some(PendingBatch {
                             batch: batch.into(),
-                            extra: 0,
-                            rejected: 0,
+                            size: Size::default(),
                             spooled: true,
                         });
                         return true;

@@ -9,18 +9,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::builder::RecorderBuilder;
+use super::lanes::Size;
 use super::pipeline::{PendingBatch, Pipeline};
 use super::queue::{EMPTY, FILLING, Inner, Queue};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{JoinHandle, spawn};
 use crate::telemetry;
-use crate::usage::event::{UNMATCHED, UsageEvent};
+use crate::usage::event::event_id;
 use crate::usage::sink::{Batch, SinkError};
 
 pub(super) struct Writer {
     pub(super) inner: Arc<Inner>,
     pub(super) builder: RecorderBuilder,
-    unmatched: Arc<str>,
 }
 
 /// Runs however the task ends: normally, aborted, by a panic or with its runtime, even before its first poll.
@@ -32,11 +32,7 @@ impl Drop for Writer {
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, builder: RecorderBuilder) -> Self {
-        Self {
-            inner,
-            builder,
-            unmatched: UNMATCHED.into(),
-        }
+        Self { inner, builder }
     }
 
     pub(super) async fn run(self) {
@@ -56,13 +52,16 @@ impl Writer {
     async fn next(&self, queue: &Queue, pipeline: &mut Pipeline) -> bool {
         let closed = || self.inner.closed.load(SeqCst);
         loop {
-            if queue.drain_now.load(SeqCst) && pipeline.held.is_none() && queue.pending.is_empty() {
+            if queue.drain_now.load(SeqCst)
+                && pipeline.held.is_none()
+                && self.inner.lanes.is_empty()
+            {
                 return false;
             }
             self.remove_settled(pipeline).await;
             // If memory fills up and the spool rejects writes, write from memory before draining the spool.
-            let waits = pipeline.held.is_some() || !queue.pending.is_empty();
-            let pressed = waits && pipeline.pushing.is_resting() && self.inner.is_crowded(queue);
+            let waits = pipeline.held.is_some() || !self.inner.lanes.is_empty();
+            let pressed = waits && pipeline.pushing.is_resting() && self.inner.lanes.is_crowded();
             let spool_first = pipeline.spool_in_use && !pipeline.reads.is_resting() && !pressed;
             if spool_first && self.next_from_spool(queue, pipeline).await {
                 return true;
@@ -73,24 +72,28 @@ impl Writer {
             }
             // Read before checking the queue: all events recorded before it was closed are then in the queue.
             let was_closed = closed();
-            if !queue.pending.is_empty() {
+            if !self.inner.lanes.is_empty() {
                 let end = pipeline.filled_by(self.builder.batch_age);
-                queue.wait(FILLING, end, || self.is_due(queue)).await;
+                queue
+                    .wait(&self.inner.lanes, FILLING, end, || self.is_due(queue))
+                    .await;
                 pipeline.head = self.take(queue, pipeline);
                 return true;
             }
             if was_closed && (pipeline.reads.is_resting() || !pipeline.spool_in_use) {
                 return false;
             }
-            let awake = || !queue.pending.is_empty() || closed();
-            queue.wait(EMPTY, pipeline.wakes(), awake).await;
+            let awake = || !self.inner.lanes.is_empty() || closed();
+            queue
+                .wait(&self.inner.lanes, EMPTY, pipeline.wakes(), awake)
+                .await;
         }
     }
 
     /// Whether the queued events should be written without waiting for more.
     pub(super) fn is_due(&self, queue: &Queue) -> bool {
-        queue.pending.len() >= queue.batch_size
-            || self.inner.is_heavy(queue)
+        self.inner.lanes.len() >= queue.batch_size
+            || self.inner.lanes.is_heavy()
             || queue.flush_to.load(SeqCst) > self.inner.counters.settled()
             || self.inner.closed.load(SeqCst)
     }
@@ -98,23 +101,20 @@ impl Writer {
     /// Takes a batch out of the queue; `None` if the queue is empty.
     pub(super) fn take(&self, queue: &Queue, pipeline: &mut Pipeline) -> Option<PendingBatch> {
         pipeline.filling_since = None;
-        let (mut extra, mut rejected) = (0, 0);
-        let count = queue.pending.len().min(queue.largest_batch);
-        let events = (0..count).map(|_| {
-            // This task is the only consumer, so the queue has at least `count` events.
-            let event = queue.pending.pop().expect("the queue has `count` events");
-            // Count it immediately, so that an abort in between loses no count.
-            queue.in_flight.fetch_add(1, SeqCst);
-            queue.in_flight_extra.fetch_add(event.extra_bytes(), SeqCst);
-            extra += event.extra_bytes();
-            rejected += u64::from(event.is_rejected);
-            self.classified(event.into_event(&self.unmatched))
-        });
-        let batch = Arc::new(Batch::of(events.collect()));
-        (count > 0).then_some(PendingBatch {
-            batch,
-            extra,
-            rejected,
+        // Counted immediately, so that a panic in between loses no count.
+        let taken = |size: Size| {
+            queue.in_flight.fetch_add(size.events, SeqCst);
+        };
+        let (mut events, size) = self.inner.lanes.take(queue.largest_batch, taken);
+        if let Some(classify) = &self.builder.classify {
+            events.classify(|event| {
+                catch_unwind(AssertUnwindSafe(|| classify(event))).unwrap_or_default()
+            });
+        }
+        let id = event_id(Timestamp::now().as_microsecond());
+        (size.events > 0).then(|| PendingBatch {
+            batch: Arc::new(Batch::of_rows(id, events)),
+            size,
             spooled: false,
         })
     }
@@ -144,7 +144,7 @@ impl Writer {
                 }
                 Err(error @ SinkError::Rejected(_)) => {
                     telemetry::error!(
-                        events = batch.events.len(),
+                        events = batch.len(),
                         error = &error as &dyn std::error::Error,
                         "usage events lost: the sink rejected a batch"
                     );
@@ -152,7 +152,7 @@ impl Writer {
                     return true;
                 }
                 Err(error) => telemetry::warn!(
-                    events = batch.events.len(),
+                    events = batch.len(),
                     error = &error as &dyn std::error::Error,
                     "usage write failed, retrying"
                 ),
@@ -201,24 +201,11 @@ impl Writer {
     /// Removes the events of a batch from the in-memory counters and adds them to `counter`.
     pub(super) fn left_memory(&self, queue: &Queue, taken: &PendingBatch, counter: &AtomicU64) {
         queue.in_flight.fetch_sub(taken.events(), SeqCst);
-        queue.in_flight_extra.fetch_sub(taken.extra, SeqCst);
-        let extra_bytes = &self.inner.counters.queued.extra_bytes;
-        extra_bytes.fetch_sub(taken.extra, SeqCst);
         counter.fetch_add(taken.events(), SeqCst);
+        self.inner.lanes.give_back(taken.size);
         let rejected = &self.inner.counters.rejected;
-        rejected.fetch_sub(taken.rejected, SeqCst);
+        rejected.fetch_sub(taken.size.rejected, SeqCst);
         queue.settled.notify_waiters();
-    }
-
-    fn classified(&self, mut event: UsageEvent) -> UsageEvent {
-        if let Some(classify) = &self.builder.classify
-            && event.rejection_reason.is_none()
-            && let Ok(Some((outcome, cause))) = catch_unwind(AssertUnwindSafe(|| classify(&event)))
-        {
-            event.outcome = outcome;
-            event.cause = cause;
-        }
-        event
     }
 }
 

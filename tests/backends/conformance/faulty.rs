@@ -1,7 +1,6 @@
 //! A backend that violates a single rule of the conformance suites.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use keytally::async_trait;
@@ -428,13 +427,17 @@ impl UsageSink for Faulty {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let mut batch = batch.clone();
         match self.fault {
-            Some(Fault::CountsTwice) => batch = Batch::new(batch.events.to_vec()),
+            Some(Fault::CountsTwice) => batch = Batch::new(batch.events().to_vec()),
             Some(Fault::TruncatesLargeBatches) => {
-                batch.events = batch.events.iter().take(1_000).cloned().collect();
+                let first = batch.events().iter().take(1_000);
+                batch = Batch::with_id(batch.id, first.cloned().collect());
             }
             Some(Fault::LosesClientIps) => {
-                let events = Arc::make_mut(&mut batch.events).iter_mut();
-                events.for_each(|event| event.client_ip = None);
+                let mut events = batch.events().to_vec();
+                for event in &mut events {
+                    event.client_ip = None;
+                }
+                batch = Batch::with_id(batch.id, events);
             }
             _ => {}
         }

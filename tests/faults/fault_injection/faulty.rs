@@ -116,9 +116,9 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn keep(&mut self, batch: &Batch) {
-        let kept = self.batches.insert(batch.id, batch.events.to_vec());
+        let kept = self.batches.insert(batch.id, batch.events().to_vec());
         assert!(
-            kept.is_none_or(|kept| kept == *batch.events),
+            kept.is_none_or(|kept| kept == *batch.events()),
             "the batch differs from an earlier one with the same id"
         );
     }
@@ -171,7 +171,7 @@ impl UsageSink for Sink {
             }
             if outcome == Rejects && !kept.batches.contains_key(&batch.id) {
                 kept.late.retain(|late| late.id != batch.id);
-                kept.rejected += batch.events.len() as u64;
+                kept.rejected += batch.len() as u64;
                 return Err(SinkError::rejected("simulated rejection"));
             }
         }

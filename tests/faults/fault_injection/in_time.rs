@@ -166,7 +166,7 @@ impl UsageSink for OutOfOrder {
             *calls += 1;
             *calls == 1
         };
-        let (order, done) = (self.0.clone(), (batch.id, batch.events.len()));
+        let (order, done) = (self.0.clone(), (batch.id, batch.len()));
         let write = async move {
             if first {
                 tokio::time::sleep(Duration::from_secs(100)).await;

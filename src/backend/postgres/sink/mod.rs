@@ -41,7 +41,7 @@ impl UsageSink for PostgresBackend {
             && is_partition_error(&written)
         {
             // Write rollups only: they do not depend on the log, and later batches wait for this one.
-            warn_not_logged(batch.events.len(), error);
+            warn_not_logged(batch.len(), error);
             written = self.write_once(batch, false).await;
         }
         if written.is_err() {
@@ -78,11 +78,9 @@ impl PostgresBackend {
     /// Writes rollups, and also the request log if `logs` is set.
     async fn write_once(&self, batch: &Batch, logs: bool) -> Result<(), SqlError> {
         let engine = &*self.0.engine;
-        let grouped = BatchRollup::new(&batch.events);
-        let rows = batch
-            .events
-            .iter()
-            .zip(grouped.series_of_event.iter().copied());
+        let grouped = BatchRollup::new(batch.events());
+        let events = batch.events().iter();
+        let rows = events.zip(grouped.series_of_event.iter().copied());
         let mut logged: Logged<'_> = rows
             .filter(|(event, _)| logs && self.0.sampling.keeps(event))
             .collect();

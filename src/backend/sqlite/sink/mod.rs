@@ -36,7 +36,7 @@ impl UsageSink for SqliteBackend {
 
 impl SqliteBackend {
     async fn write_once(&self, batch: &Batch) -> Result<(), SqlError> {
-        let grouped = BatchRollup::new(&batch.events);
+        let grouped = BatchRollup::new(batch.events());
         let engine = &self.0.engine;
         let mut session = engine.writer().await?;
         let claim = "INSERT INTO §batches (id, applied_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -52,7 +52,7 @@ impl SqliteBackend {
             today: today(),
         };
         let (ids, new_ids) = writing.series_ids(&grouped).await?;
-        writing.log(&batch.events, &grouped, &ids).await?;
+        writing.log(batch.events(), &grouped, &ids).await?;
         writing
             .add_rollups("§minutes", &grouped.minutes, &ids)
             .await?;

@@ -47,7 +47,7 @@ impl UsageSink for Scripted {
             Some(Hang) => std::future::pending().await,
             Some(WriteAndFail) | None => {}
         }
-        let events = batch.events.len() as u64;
+        let events = batch.len() as u64;
         self.batches.lock().unwrap().insert(batch.id, events);
         match step {
             Some(_) => Err(SinkError::unavailable("connection lost after the write")),
@@ -161,7 +161,7 @@ mod complete_accounting {
                 let (_, stats) = shut_down(builder.start());
                 let mut kept = sink.batches.lock().unwrap().clone();
                 for batch in &*spool.0.lock().unwrap() {
-                    kept.insert(batch.id, batch.events.len() as u64);
+                    kept.insert(batch.id, batch.len() as u64);
                 }
                 let kept: u64 = kept.values().sum();
                 assert!(kept >= stats.written + stats.spooled, "{stats:?}");

@@ -116,7 +116,7 @@ async fn when_full_refuse_checks_the_byte_capacity() {
     assert!(!recorder.reserve());
     // Admitted requests are recorded, even with long strings.
     for _ in 0..3 {
-        recorder.record(long_pending(8_000));
+        recorder.record(&mut long_pending(8_000));
     }
     assert_eq!(recorder.stats().queued_bytes, 3 * 8_256);
     assert!(!recorder.reserve());
@@ -140,7 +140,7 @@ async fn when_full_refuse_loses_nothing() {
     // There are as many open requests as there is room for events.
     assert!(!recorder.reserve());
     for _ in 0..10 {
-        recorder.record(pending());
+        recorder.record(&mut pending());
     }
     assert!(!recorder.reserve());
     recorder.flush().await;

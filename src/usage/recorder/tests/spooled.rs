@@ -12,7 +12,7 @@ use std::time::Duration;
 use fault_injection::Mode::{DoesAndFails, Fails, Hangs, Rejects, Works};
 use fault_injection::{Database, Shelf};
 
-use super::{PendingEvent, SOON, pending};
+use super::{SOON, pending};
 use crate::usage::recorder::{Recorder, RecorderBuilder, RecorderStats};
 use crate::usage::{Batch, Spool, UsageEvent};
 
@@ -28,10 +28,9 @@ fn builder(database: &Database, shelf: &Shelf) -> RecorderBuilder {
 fn record(recorder: &Recorder, numbers: std::ops::Range<u64>) {
     for number in numbers {
         assert!(recorder.reserve());
-        recorder.record(PendingEvent {
-            latency_us: number,
-            ..pending()
-        });
+        let mut event = pending();
+        event.fields.latency_us = number;
+        recorder.record(&mut event);
     }
 }
 

@@ -66,7 +66,7 @@ impl Database {
         let times = batches.entry(batch.id).or_default();
         *times += 1;
         if *times == 1 {
-            let numbers = batch.events.iter().map(|event| event.latency_us);
+            let numbers = batch.events().iter().map(|event| event.latency_us);
             self.numbers.lock().unwrap().extend(numbers);
         }
     }
@@ -121,7 +121,7 @@ impl Shelf {
     pub(super) fn events(&self) -> u64 {
         let batches = self.line.lock().unwrap();
         let events = batches.iter().map(|spooled| match spooled {
-            Spooled::Batch(batch) => batch.events.len() as u64,
+            Spooled::Batch(batch) => batch.len() as u64,
             Spooled::Unreadable { events, .. } => *events,
         });
         events.sum()
@@ -138,7 +138,7 @@ impl Shelf {
         };
         batches[index] = Spooled::Unreadable {
             id: batch.id,
-            events: batch.events.len() as u64,
+            events: batch.len() as u64,
         };
     }
 
