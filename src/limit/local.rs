@@ -1,4 +1,4 @@
-//! The in-process limiter, on the arithmetic of governor.
+//! The in-process limiter.
 
 mod account;
 mod gcra;

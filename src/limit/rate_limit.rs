@@ -162,6 +162,11 @@ impl RateLimit {
         Ok(())
     }
 
+    /// The name, shared by all limits with the usage of this one.
+    pub(super) fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// The limit as a quota of governor.
     pub(super) fn quota(&self) -> Result<governor::Quota, InvalidLimit> {
         let valid_name = (1..=32).contains(&self.name.len())

@@ -9,21 +9,22 @@ use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
-use super::gcra::{GcraState, Spend};
+use super::gcra::{Exceeded, Rate, Slot};
 use crate::clock::Now;
-use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, RateLimit};
+use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, RateLimit};
 use crate::sync::{Mutex, MutexGuard};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The usage of one key. The lock is held for nanoseconds; it makes a request consume from all limits or from
-/// none.
+/// The usage of one key. The lock makes a request consume from all limits or from none. It is not needed while there is
+/// one slot.
 #[derive(Debug, Default)]
 pub(super) struct Account(Mutex<Slots>);
 
-type Slots = SmallVec<[GcraState; 1]>;
+/// Handles hold clones, so that a reference count of one means that the limit is not in use.
+type Slots = SmallVec<[Arc<Slot>; 1]>;
 
 impl Account {
     /// The maximum number of different limits that are in use or have usage. Beyond that, the usage of a limit
@@ -35,15 +36,15 @@ impl Account {
         limits: &[RateLimit],
         now: Now,
     ) -> Result<AccountHandle, LimitError> {
-        let mut slots = lock(&self.0);
-        let places = limits
+        let mut all = lock(&self.0);
+        let slots = limits
             .iter()
-            .map(|limit| find_or_insert(&mut slots, limit, now.elapsed_nanos()))
+            .map(|limit| find_or_insert(&mut all, limit, now.elapsed_nanos()))
             .collect::<Result<_, _>>()?;
-        drop(slots);
+        drop(all);
         Ok(AccountHandle {
             account: self,
-            places,
+            slots,
         })
     }
 
@@ -54,40 +55,45 @@ impl Account {
 }
 
 /// Finds the slot of a limit, or creates it: in place of a replaceable slot, or at the end.
-fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Place, LimitError> {
-    let (name, quota) = (limit.name(), limit.quota()?);
-    let index = match slots.iter().position(|slot| slot.is(name, quota)) {
-        Some(index) => index,
-        None => {
-            let slot = GcraState::with_usage_of(slots, name, quota, now);
-            let free = slots.iter().position(|slot| slot.is_removable(now));
-            let index = match free {
-                None if slots.len() < Account::MAX_SLOTS => None,
-                None => Some(replaceable(slots, name, now).ok_or(LimitError::AtCapacity)?),
-                free => free,
-            };
-            match index {
-                Some(index) => slots[index] = slot,
-                None => slots.push(slot),
-            }
-            index.unwrap_or(slots.len() - 1)
-        }
+fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Arc<Slot>, LimitError> {
+    let (name, rate) = (limit.shared_name(), Rate::of(limit)?);
+    let same = |slot: &&Arc<Slot>| slot.name() == name && slot.rate() == rate;
+    if let Some(slot) = slots.iter().find(same) {
+        return Ok(slot.clone());
+    }
+    let is_removable = |slot: &Arc<Slot>| !in_use(slot) && slot.is_unused(now);
+    let index = match slots.iter().position(is_removable) {
+        None if slots.len() < Account::MAX_SLOTS => None,
+        None => Some(replaceable(slots, name, now).ok_or(LimitError::AtCapacity)?),
+        free => free,
     };
-    Ok(Place {
-        index,
-        name: slots[index].name().clone(),
-    })
+    let is_only = slots.len() == usize::from(index.is_some());
+    if !is_only {
+        slots.iter().for_each(|slot| slot.lock());
+    }
+    let same_name = slots.iter().filter(|slot| slot.name() == name);
+    let usage = same_name.map(|slot| (slot.rate(), slot.usage(now)));
+    let slot = Arc::new(Slot::new(name, rate, is_only, usage, now));
+    match index {
+        Some(index) => slots[index] = slot.clone(),
+        None => slots.push(slot.clone()),
+    }
+    Ok(slot)
+}
+
+fn in_use(slot: &Arc<Slot>) -> bool {
+    Arc::strong_count(slot) > 1
 }
 
 /// A slot that is not in use and whose usage is tracked by another slot of its name, or the new one. Of these, the
 /// slot with the least usage, so that the most is retained for limits that return.
 fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
     let same_name = |name: &str| slots.iter().filter(|slot| **slot.name() == *name).count();
-    let is_redundant = |slot: &GcraState| **slot.name() == *new || same_name(slot.name()) > 1;
+    let is_redundant = |slot: &Slot| **slot.name() == *new || same_name(slot.name()) > 1;
     slots
         .iter()
         .enumerate()
-        .filter(|(_, slot)| !slot.in_use() && is_redundant(slot))
+        .filter(|(_, slot)| !in_use(slot) && is_redundant(slot))
         .min_by_key(|(_, slot)| slot.usage_in_requests(now))
         .map(|(index, _)| index)
 }
@@ -96,64 +102,67 @@ fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
 #[derive(Debug)]
 pub(super) struct AccountHandle {
     account: Arc<Account>,
-    places: SmallVec<[Place; 1]>,
-}
-
-/// The index of a slot, stable while its name is held.
-#[derive(Debug)]
-struct Place {
-    index: usize,
-    name: Arc<str>,
+    slots: Slots,
 }
 
 impl LimitHandle for AccountHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
-        let (slots, now) = (lock(&self.account.0), now.elapsed_nanos());
+        let now = now.elapsed_nanos();
+        let Some(cost) = NonZeroU32::new(cost) else {
+            let slots = lock(&self.account.0);
+            let decision = Decision::new(self.slots.iter().map(|slot| slot.status(now)));
+            drop(slots);
+            return LimitResponse::Ready(decision);
+        };
         let mut decision = Decision::default();
-        match NonZeroU32::new(cost) {
-            Some(cost) => self.spend(&slots, cost, now, &mut decision),
-            None => decision = Decision::new(self.own_slots(&slots).map(|slot| slot.status(now))),
+        if let [slot] = &self.slots[..]
+            && let Some(result) = slot.try_consume(cost, now)
+        {
+            record(&mut decision, result);
+        } else {
+            self.consume_all(cost, now, &mut decision);
         }
         LimitResponse::Ready(decision)
     }
 }
 
-impl AccountHandle {
-    #[inline]
-    fn own_slots<'a>(&self, slots: &'a [GcraState]) -> impl Iterator<Item = &'a GcraState> {
-        self.places.iter().map(|place| &slots[place.index])
+/// Adds the result for the next limit.
+#[inline]
+fn record(decision: &mut Decision, result: Result<LimitStatus, Exceeded>) {
+    match result {
+        Ok(status) => {
+            decision.push(status);
+        }
+        Err(exceeded) => {
+            let index = decision.push(exceeded.status);
+            decision.deny(index, exceeded.wait);
+        }
     }
+}
 
-    #[inline]
-    fn spend(&self, slots: &[GcraState], cost: NonZeroU32, now: u64, decision: &mut Decision) {
-        // A single limit is checked and consumed in one step.
-        if self.places.len() > 1 {
-            for slot in self.own_slots(slots) {
-                slot.check(now, cost, Spend::No, decision);
-            }
-            if !decision.is_allowed() {
-                return;
-            }
-            *decision = Decision::default();
+impl AccountHandle {
+    /// Consumes from all limits of the handle, and from others of the same names, or from none.
+    fn consume_all(&self, cost: NonZeroU32, now: u64, decision: &mut Decision) {
+        let all = lock(&self.account.0);
+        for slot in &self.slots {
+            record(decision, slot.check(cost, now).map(|()| slot.status(now)));
         }
-        for slot in self.own_slots(slots) {
-            slot.check(now, cost, Spend::Yes, decision);
+        if !decision.is_allowed() {
+            return;
         }
-        if slots.len() > self.places.len() && decision.is_allowed() {
-            self.charge_others(slots, cost, now);
+        *decision = Decision::new(self.slots.iter().map(|slot| slot.consume(cost, now)));
+        if all.len() > self.slots.len() {
+            self.charge_others(&all, cost, now);
         }
     }
 
     /// Consumes from the slots of other limits with the same names.
     #[cold]
-    fn charge_others(&self, slots: &[GcraState], cost: NonZeroU32, now: u64) {
-        for (index, slot) in slots.iter().enumerate() {
-            let mut same_name = self
-                .places
-                .iter()
-                .filter(|place| place.name == *slot.name());
-            if same_name.next().is_some_and(|own| own.index != index) {
-                slot.consume(cost, now);
+    fn charge_others(&self, all: &Slots, cost: NonZeroU32, now: u64) {
+        for other in all {
+            let mut same_name = self.slots.iter().filter(|own| own.name() == other.name());
+            if same_name.next().is_some_and(|own| !Arc::ptr_eq(own, other)) {
+                other.consume(cost, now);
             }
         }
     }

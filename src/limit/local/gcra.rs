@@ -1,195 +1,170 @@
-//! The usage of one limit, on the arithmetic of governor.
+//! The usage of one limit, by the generic cell rate algorithm (GCRA).
+//!
+//! The usage is the time until all of it is restored: a request adds the time in which one request is restored, and is
+//! allowed if the sum does not exceed that of the whole burst. The end of that time is the *theoretical arrival time*
+//! of ITU-T I.371, and all of the state.
 
-use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
-use governor::clock::Clock;
-use governor::middleware::StateInformationMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{NotKeyed, StateStore};
-use governor::{Quota, RateLimiter};
+use crate::limit::{InvalidLimit, LimitStatus, RateLimit};
+use crate::sync::atomic::AtomicU64;
 
-use crate::limit::{Decision, LimitStatus};
-
+/// A limit and its usage.
 #[derive(Debug)]
-pub(super) struct GcraState {
-    /// The name of the limit. Handles hold clones, so that a reference count of one means that the limit is not in
-    /// use.
+pub(super) struct Slot {
     name: Arc<str>,
-    quota: Quota,
-    /// The theoretical arrival time of GCRA, in nanoseconds of the clock. At most the whole burst from now.
-    arrival: Cell<u64>,
+    rate: Rate,
+    /// The theoretical arrival time, in nanoseconds of the clock, and [`LOCKED`]. At most the whole burst from now.
+    state: AtomicU64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Spend {
-    Yes,
-    No,
+/// Set if the state is only changed under the lock of the account.
+const LOCKED: u64 = 1 << 63;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate {
+    /// The nanoseconds in which one request is restored.
+    per_request: u64,
+    /// The nanoseconds in which the whole burst is restored.
+    burst: u64,
 }
 
-impl GcraState {
-    /// A slot that starts with the usage of other limits of this name.
-    pub(super) fn with_usage_of(others: &[Self], name: &str, quota: Quota, now: u64) -> Self {
-        let slot = Self {
-            name: name.into(),
-            quota,
-            arrival: Cell::new(now),
-        };
-        let same_name = others.iter().filter(|other| *other.name == *name);
-        let spent = same_name.map(|other| other.converted_to(&quota, now)).max();
-        slot.add(spent.unwrap_or(0), now);
-        slot
+/// The limit is exceeded.
+pub(super) struct Exceeded {
+    pub(super) status: LimitStatus,
+    /// The time until the request would be allowed; `None` if its cost exceeds the burst.
+    pub(super) wait: Option<Duration>,
+}
+
+impl Rate {
+    pub(super) fn of(limit: &RateLimit) -> Result<Self, InvalidLimit> {
+        let quota = limit.quota()?;
+        let per_request = quota.replenish_interval().as_nanos();
+        let per_request = u64::try_from(per_request).unwrap_or(u64::MAX).max(1);
+        Ok(Self {
+            per_request,
+            // A valid window is at most a year.
+            burst: per_request.saturating_mul(quota.burst_size().get().into()),
+        })
+    }
+
+    /// The usage after a request, in nanoseconds.
+    #[inline]
+    fn after(self, usage: u64, cost: NonZeroU32) -> Result<u64, Exceeded> {
+        let more = u64::from(cost.get()).saturating_mul(self.per_request);
+        let after = usage.saturating_add(more);
+        if after <= self.burst {
+            return Ok(after);
+        }
+        let wait = (more <= self.burst).then(|| Duration::from_nanos(after - self.burst));
+        let status = self.status(usage);
+        Err(Exceeded { status, wait })
+    }
+
+    #[inline]
+    fn status(self, usage: u64) -> LimitStatus {
+        let remaining = self.burst.saturating_sub(usage) / self.per_request;
+        LimitStatus {
+            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+            reset_secs: u32::try_from(usage.div_ceil(1_000_000_000)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The usage in requests, converted to nanoseconds of this rate.
+    fn converted(self, usage: u64, from: Self) -> u64 {
+        let nanos = u128::from(usage) * u128::from(self.per_request);
+        let nanos = nanos.div_ceil(u128::from(from.per_request));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+}
+
+impl Slot {
+    /// A slot with the usage of other limits of this name. `is_only` is whether it is the only slot of its account.
+    pub(super) fn new(
+        name: &Arc<str>,
+        rate: Rate,
+        is_only: bool,
+        usage: impl Iterator<Item = (Rate, u64)>,
+        now: u64,
+    ) -> Self {
+        let usage = usage.map(|(from, usage)| rate.converted(usage, from));
+        let usage = usage.max().unwrap_or(0).min(rate.burst);
+        let locked = if is_only { 0 } else { LOCKED };
+        Self {
+            name: name.clone(),
+            rate,
+            state: AtomicU64::new(now.saturating_add(usage) | locked),
+        }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    pub(super) fn is(&self, name: &str, quota: Quota) -> bool {
-        *self.name == *name && self.quota == quota
+    pub(super) fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// From now on, the usage is only changed under the lock of the account.
+    pub(super) fn lock(&self) {
+        self.state.fetch_or(LOCKED, SeqCst);
+    }
+
+    /// The usage, as nanoseconds until it is restored.
+    #[inline]
+    pub(super) fn usage(&self, now: u64) -> u64 {
+        (self.state.load(SeqCst) & !LOCKED).saturating_sub(now)
     }
 
     /// Whether there is no usage.
     pub(super) fn is_unused(&self, now: u64) -> bool {
-        self.arrival.get() <= now
-    }
-
-    pub(super) fn in_use(&self) -> bool {
-        Arc::strong_count(&self.name) > 1
-    }
-
-    /// Whether the slot can be removed without effect.
-    pub(super) fn is_removable(&self, now: u64) -> bool {
-        !self.in_use() && self.is_unused(now)
-    }
-
-    #[inline]
-    pub(super) fn check(&self, now: u64, cost: NonZeroU32, spend: Spend, decision: &mut Decision) {
-        // governor multiplies the cost without overflow check: a cost beyond the burst may wrap around.
-        if cost > self.quota.burst_size() {
-            let index = decision.push(self.status(now));
-            return decision.deny(index, None);
-        }
-        match self.limiter(now, spend).check_n(cost) {
-            Ok(Ok(spent)) if spend == Spend::Yes => {
-                decision.push(LimitStatus {
-                    remaining: spent.remaining_burst_capacity(),
-                    reset_secs: self.reset_secs(now),
-                });
-            }
-            Ok(Ok(_fits)) => {
-                decision.push(self.status(now));
-            }
-            Ok(Err(not_until)) => {
-                let index = decision.push(self.status(now));
-                decision.deny(index, Some(not_until.wait_time_from(Nanos::default())));
-            }
-            Err(_beyond_the_burst) => {
-                let index = decision.push(self.status(now));
-                decision.deny(index, None);
-            }
-        }
-    }
-
-    pub(super) fn status(&self, now: u64) -> LimitStatus {
-        let one_less = self.limiter(now, Spend::No).check();
-        LimitStatus {
-            remaining: one_less.map_or(0, |snapshot| snapshot.remaining_burst_capacity() + 1),
-            reset_secs: self.reset_secs(now),
-        }
-    }
-
-    /// Consumes what was consumed from another limit of this name.
-    pub(super) fn consume(&self, cost: NonZeroU32, now: u64) {
-        self.add(
-            u64::from(cost.get()).saturating_mul(per_request(&self.quota)),
-            now,
-        );
-    }
-
-    /// A limiter of governor for a single check, whose time starts now, so that the request reads the clock only
-    /// once.
-    fn limiter(
-        &self,
-        now: u64,
-        spend: Spend,
-    ) -> RateLimiter<NotKeyed, Arrival<'_>, FrozenClock, StateInformationMiddleware> {
-        let arrival = Arrival {
-            stored: &self.arrival,
-            now,
-            spend,
-        };
-        RateLimiter::new(self.quota, arrival, FrozenClock)
-    }
-
-    fn reset_secs(&self, now: u64) -> u32 {
-        let nanos = self.spent(now).div_ceil(1_000_000_000);
-        u32::try_from(nanos).unwrap_or(u32::MAX)
-    }
-
-    /// The usage, as nanoseconds until it is restored.
-    fn spent(&self, now: u64) -> u64 {
-        self.arrival.get().saturating_sub(now)
+        self.usage(now) == 0
     }
 
     /// The usage in requests.
     pub(super) fn usage_in_requests(&self, now: u64) -> u64 {
-        self.spent(now).div_ceil(per_request(&self.quota))
+        self.usage(now).div_ceil(self.rate.per_request)
     }
 
-    /// The usage in requests, converted to nanoseconds of another limit.
-    fn converted_to(&self, quota: &Quota, now: u64) -> u64 {
-        let nanos = u128::from(self.spent(now)) * u128::from(per_request(quota));
-        let nanos = nanos.div_ceil(u128::from(per_request(&self.quota)));
-        u64::try_from(nanos).unwrap_or(u64::MAX)
+    pub(super) fn status(&self, now: u64) -> LimitStatus {
+        self.rate.status(self.usage(now))
     }
 
-    /// Consumes this much, at most what remains.
-    fn add(&self, nanos: u64, now: u64) {
-        let all = u64::from(self.quota.burst_size().get()).saturating_mul(per_request(&self.quota));
-        let before = self.spent(now);
-        let spent = before.saturating_add(nanos).min(all).max(before);
-        self.arrival.set(now.saturating_add(spent));
+    /// Consumes without the lock of the account. `None` if it is required.
+    #[inline]
+    pub(super) fn try_consume(
+        &self,
+        cost: NonZeroU32,
+        now: u64,
+    ) -> Option<Result<LimitStatus, Exceeded>> {
+        let mut outcome = None;
+        let _ = self.state.fetch_update(SeqCst, SeqCst, |state| {
+            if state & LOCKED != 0 {
+                outcome = None;
+                return None;
+            }
+            let after = self.rate.after(state.saturating_sub(now), cost);
+            let next = after.as_ref().ok().map(|usage| now.saturating_add(*usage));
+            outcome = Some(after.map(|usage| self.rate.status(usage)));
+            next
+        });
+        outcome
     }
-}
 
-fn per_request(quota: &Quota) -> u64 {
-    u64::try_from(quota.replenish_interval().as_nanos())
-        .unwrap_or(u64::MAX)
-        .max(1)
-}
-
-/// The state of governor for one check, relative to now. Checks that consume nothing are not written back.
-struct Arrival<'a> {
-    stored: &'a Cell<u64>,
-    now: u64,
-    spend: Spend,
-}
-
-impl StateStore for Arrival<'_> {
-    type Key = NotKeyed;
-
-    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, f: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let since_now = self.stored.get().saturating_sub(self.now);
-        let (outcome, next) = f(Some(since_now.into()))?;
-        if self.spend == Spend::Yes {
-            self.stored.set(self.now + next.as_u64());
-        }
-        Ok(outcome)
+    /// Whether a request is allowed.
+    pub(super) fn check(&self, cost: NonZeroU32, now: u64) -> Result<(), Exceeded> {
+        self.rate.after(self.usage(now), cost).map(drop)
     }
-}
 
-/// A clock that stands still, for limiters that live for one check.
-struct FrozenClock;
-
-impl Clock for FrozenClock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::default()
+    /// Consumes at most what remains. Requires the lock of the account.
+    pub(super) fn consume(&self, cost: NonZeroU32, now: u64) -> LimitStatus {
+        let before = self.usage(now);
+        let more = u64::from(cost.get()).saturating_mul(self.rate.per_request);
+        let usage = before.saturating_add(more).min(self.rate.burst).max(before);
+        self.state.store(now.saturating_add(usage) | LOCKED, SeqCst);
+        self.rate.status(usage)
     }
 }

@@ -139,7 +139,7 @@ pub(crate) mod atomic {
         AtomicU8(u8) {}
         AtomicI64(i64) {}
         AtomicUsize(usize) {}
-        AtomicU64(u64) { fetch_add, fetch_sub, fetch_max, swap }
+        AtomicU64(u64) { fetch_add, fetch_max, fetch_or, fetch_sub, swap }
     }
 
     impl AtomicU64 {
