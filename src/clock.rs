@@ -46,6 +46,12 @@ pub struct Now {
 }
 
 impl Now {
+    /// The origin of a clock, at the Unix epoch.
+    pub(crate) const ORIGIN: Self = Self {
+        elapsed: 0,
+        wall: 0,
+    };
+
     /// Monotonic nanoseconds since the clock's origin: the creation of a manual clock, or the first use of
     /// the system clock in the process.
     pub fn elapsed_nanos(self) -> u64 {

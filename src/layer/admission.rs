@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::caller::AnonymousMark;
 use super::request_context::RequestMetadata;
-use super::response_headers::ResponseHeaders;
+use super::response_headers::{ResponseHeaders, add_request_id, add_to_nested};
 use super::tracker::RequestTracker;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Charge, Decision, LimitError};
@@ -31,12 +31,15 @@ pub(super) enum Admitted {
     /// A request recorded by this layer.
     Tracked(RequestTracker),
     /// A request not recorded by this layer, with the headers to add to its response.
-    Untracked(Option<Box<ResponseHeaders>>),
+    Untracked(Option<Box<HeaderMap>>),
 }
 
 impl Admitted {
-    pub(super) fn untracked(headers: ResponseHeaders) -> Self {
-        Self::Untracked(Some(Box::new(headers)))
+    #[cold]
+    pub(super) fn untracked(headers: ResponseHeaders<'_>) -> Self {
+        let mut added = HeaderMap::new();
+        headers.apply(&mut added);
+        Self::Untracked(Some(Box::new(added)))
     }
 
     /// Adds the headers to the response and returns the tracker for its body.
@@ -48,8 +51,8 @@ impl Admitted {
                 tracker
             }
             Self::Untracked(added) => {
-                if let Some(mut added) = added {
-                    added.complete(headers);
+                if let Some(added) = added {
+                    add_to_nested(*added, headers);
                 }
                 RequestTracker::disabled()
             }
@@ -61,8 +64,8 @@ impl Admitted {
         match self {
             Self::Tracked(tracker) => tracker.reject_admitted(reason, response),
             Self::Untracked(added) => {
-                if let Some(mut added) = added {
-                    added.complete_rejection(response.headers_mut());
+                if let Some(added) = added {
+                    add_request_id(*added, response.headers_mut());
                 }
             }
         }

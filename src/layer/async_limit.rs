@@ -31,7 +31,7 @@ impl Config {
         let mut tracker = if permit.is_none() {
             RequestTracker::disabled()
         } else {
-            self.track(context, &entry, 0, None, permit)
+            self.track(context, &entry, 0, &Decision::default(), permit)
         };
         tracker.pending();
         let config = self.clone();

@@ -20,7 +20,6 @@ use super::recorder_permit::RecorderPermit;
 use super::rejection::Rejection;
 use super::request_context::RequestContext;
 use super::request_parts::RequestParts;
-use super::response_headers::HeaderStyle;
 use super::tracker::RequestTracker;
 use crate::clock::Now;
 use crate::id::KeyId;
@@ -28,7 +27,7 @@ use crate::key::{
     CacheLookup, CachedKey, Digest, KeyStatus, Recalled, StoreError, Tag, forget, id_of,
     is_importable, recall, remember,
 };
-use crate::limit::{AttachedLimits, Charge, Decision, LimitHeaders, LimitResponse};
+use crate::limit::{AttachedLimits, Charge, Decision, LimitResponse};
 use crate::telemetry;
 use crate::usage::{Recorder, RejectionReason};
 
@@ -201,9 +200,7 @@ impl Config {
     /// Admits the request without a key and without an event.
     #[inline(never)]
     fn pass_exempt(&self, context: &RequestContext<'_>) -> Admission {
-        Admission::Unchanged(Admitted::untracked(
-            context.response_headers(HeaderStyle::None, None),
-        ))
+        Admission::Unchanged(Admitted::untracked(context.request_id_header()))
     }
 
     #[inline]
@@ -332,16 +329,16 @@ impl Config {
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
     ) -> Result<Admitted, Response<Bytes>> {
-        let limited = attached.reported(decision);
         if !decision.is_allowed() {
             let rejection = Rejection {
                 retry_after_secs: decision.retry_after_secs(),
                 violated: Some(attached.violated(decision)),
                 ..Rejection::new(RejectionReason::RateLimited)
             };
+            let limited = attached.reported(decision);
             return Err(self.reject_key(entry, rejection, limited, permit, context));
         }
-        Ok(self.admit_key(entry, limited, cost, permit, context))
+        Ok(self.admit_key(entry, attached, decision, cost, permit, context))
     }
 
     /// The `Admitted` of a request within the rate limits of its key.
@@ -349,15 +346,16 @@ impl Config {
     fn admit_key<R: Borrow<Recorder>>(
         self: &Arc<Self>,
         entry: &Arc<CachedKey>,
-        limited: Option<(&LimitHeaders, &Decision)>,
+        attached: &AttachedLimits,
+        decision: &Decision,
         cost: u32,
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
     ) -> Admitted {
         if permit.is_none() {
-            Admitted::untracked(context.admitted(self, limited))
+            Admitted::untracked(context.admitted_headers(self, attached.reported(decision)))
         } else {
-            Admitted::Tracked(self.track(context, entry, cost, limited, permit))
+            Admitted::Tracked(self.track(context, entry, cost, decision, permit))
         }
     }
 
@@ -368,11 +366,11 @@ impl Config {
         context: &RequestContext<'_>,
         entry: &Arc<CachedKey>,
         cost: u32,
-        limited: Option<(&LimitHeaders, &Decision)>,
+        decision: &Decision,
         permit: RecorderPermit<R>,
     ) -> RequestTracker {
         // The hooks called here may panic, so release the permit and the anonymous event only afterwards.
-        let tracker = RequestTracker::of(self, context, Some(entry), cost, limited);
+        let tracker = RequestTracker::of(self, context, Some(entry), cost, decision);
         self.supersede_anonymous(context);
         permit.consume();
         tracker
@@ -386,7 +384,7 @@ impl Config {
         context: &RequestContext<'_>,
     ) -> Admission {
         if self.is_recorded_by_outer(context) || self.anonymous_of(context).is_some() {
-            return Admission::Unchanged(Admitted::untracked(context.admitted(self, None)));
+            return Admission::Unchanged(Admitted::untracked(context.admitted_headers(self, None)));
         }
         if !self.recorder.reserve() {
             return self.reject_unauthenticated(RejectionReason::RecorderFull, context);
@@ -398,7 +396,7 @@ impl Config {
                 return self.reject_anonymous(wait, context);
             }
         }
-        let mut tracker = RequestTracker::of(self, context, None, 0, None);
+        let mut tracker = RequestTracker::of(self, context, None, 0, &Decision::default());
         permit.consume();
         let superseded = Arc::new(AtomicBool::new(false));
         tracker.supersede_by(superseded.clone());

@@ -15,10 +15,10 @@ use super::grpc::Protocol;
 use super::recorder_permit::RecorderPermit;
 use super::rejection::{Rejection, log_rejection};
 use super::request_context::RequestContext;
-use super::response_headers::HeaderStyle;
+use super::response_headers::ResponseHeaders;
 use crate::key::CachedKey;
 use crate::limit::{Charge, Decision, LimitHeaders, whole_secs};
-use crate::usage::{Outcome, Recorder, RejectionReason};
+use crate::usage::{Outcome, PendingEvent, Recorder, RejectionReason};
 
 impl Config {
     /// The client IP to charge for a lookup, and its limit. `None` without a lookup limit or a known client IP.
@@ -119,7 +119,7 @@ impl Config {
         self.recorder.count_rejection(rejection.reason);
         log_rejection(rejection.reason, rejection.key);
         let mut response = self.rejections.response(rejection, context.parts);
-        let mut headers = context.response_headers(HeaderStyle::None, None);
+        let headers = context.request_id_header();
         headers.apply(response.headers_mut());
         Admission::Rejected(response)
     }
@@ -164,7 +164,8 @@ impl Config {
         let id = entry.key.id;
         log_rejection(rejection.reason, Some(id));
         rejection.key = Some(id);
-        let (mut event, is_open) = context.pending_event(self, Some(entry));
+        let mut event = PendingEvent::empty();
+        let is_open = context.begin_event(self, &mut event);
         if is_open && let Some(method) = self.endpoints.known(event.path()) {
             event.endpoint = Some(method);
         }
@@ -176,11 +177,16 @@ impl Config {
         fields.status = Protocol::of_response(response.headers()).status_of(&response);
         fields.response_bytes = response.body().len() as u64;
         fields.latency_us = self.clock.now().micros_since(context.began);
-        let mut headers = context.response_headers(self.header_style, limited);
+        let headers = ResponseHeaders {
+            style: self.header_style,
+            limited,
+            ..context.request_id_header()
+        };
         headers.apply(response.headers_mut());
         if !permit.is_none() {
             self.supersede_anonymous(context);
             permit.consume();
+            event.attribution = Some(entry.clone());
             self.recorder.record(&mut event);
         }
         response

@@ -13,16 +13,12 @@ use super::caller::{Caller, OuterCaller};
 use super::config::Config;
 use super::credential::{Credential, CredentialSources, SourceSet};
 use super::request_parts::RequestParts;
-use super::response_headers::{
-    HeaderStyle, ResponseHeaders, WireId, X_REQUEST_ID, valid_request_id,
-};
+use super::response_headers::{ResponseHeaders, WireId, X_REQUEST_ID, valid_request_id};
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{CachedKey, redact_secrets};
 use crate::limit::{Decision, LimitHeaders};
-use crate::usage::{
-    Attribution, EventFields, Method, Outcome, Path, PendingEvent, Status, event_id,
-};
+use crate::usage::{Attribution, EventFields, Method, Outcome, PendingEvent, Status, event_id};
 
 pub(super) struct RequestContext<'a> {
     pub(super) parts: RequestParts<'a>,
@@ -123,70 +119,79 @@ impl<'a> RequestContext<'a> {
         WireId::Generated(outer.unwrap_or(self.id))
     }
 
-    /// The headers to add to the response: request id and rate limits.
-    #[inline]
-    pub(super) fn response_headers(
-        &self,
-        style: HeaderStyle,
-        limited: Option<(&LimitHeaders, &Decision)>,
-    ) -> ResponseHeaders {
-        ResponseHeaders::new(self.wire_id(), style, limited)
+    /// The headers to add to the response of a request without a key.
+    pub(super) fn request_id_header(&self) -> ResponseHeaders<'a> {
+        ResponseHeaders::request_id(self.wire_id())
     }
 
-    /// The headers to add to the response of an admitted request, including cache headers.
-    #[inline]
-    pub(super) fn admitted(
+    /// The headers to add to the response of an admitted request.
+    pub(super) fn admitted_headers<'b>(
         &self,
-        config: &Config,
-        limited: Option<(&LimitHeaders, &Decision)>,
-    ) -> ResponseHeaders {
-        // Responses to other methods are not cached.
-        let is_cached = matches!(*self.parts.method(), http::Method::GET | http::Method::HEAD);
-        let vary = config.vary.as_ref().filter(|_| is_cached);
-        self.response_headers(config.header_style, limited)
-            .for_authenticated(vary, config.private)
+        config: &'b Config,
+        limited: Option<(&'b LimitHeaders, &'b Decision)>,
+    ) -> ResponseHeaders<'b>
+    where
+        'a: 'b,
+    {
+        config.admitted_headers(self.wire_id(), Method::from(self.parts.method()), limited)
     }
 
-    /// The event as far as it is known before the response, and whether the response may still determine the
-    /// endpoint.
+    /// Writes the event as far as it is known before the response. Returns whether the response may still determine
+    /// the endpoint.
     #[inline]
-    pub(super) fn pending_event(
-        &self,
-        config: &Config,
-        key: Option<&Arc<CachedKey>>,
-    ) -> (PendingEvent, bool) {
+    pub(super) fn begin_event(&self, config: &Config, event: &mut PendingEvent) -> bool {
         let parts = self.parts;
         let endpoint = config.endpoints.of(parts);
-        let event = PendingEvent {
-            fields: EventFields {
-                id: self.id,
-                time: self.began.micros(),
-                latency_us: 0,
-                request_bytes: self.content_length,
-                response_bytes: 0,
-                client_ip: config.client_ip.of(parts),
-                cost: 0,
-                status: Status::None,
-                method: Method::from(parts.method()),
-                outcome: Outcome::Failed,
-                cause: None,
-                rejection_reason: None,
-                is_rejected: false,
-            },
-            attribution: key.map(|entry| entry.clone() as Arc<dyn Attribution>),
-            path: Path::from_slice(bounded(parts.uri().path()).as_bytes()),
-            request_id: match self.wire_id() {
-                WireId::Client(id) => Some(id.into()),
-                WireId::Generated(id) if id != self.id => Some(id.to_string().into()),
-                WireId::Generated(_) => None,
-            },
-            endpoint: endpoint.name,
-            resource_id: config
-                .resource_id
-                .as_ref()
-                .and_then(|hook| Some((*bounded(&hook(parts)?)).into())),
+        event.fields = EventFields {
+            id: self.id,
+            time: self.began.micros(),
+            latency_us: 0,
+            request_bytes: self.content_length,
+            response_bytes: 0,
+            client_ip: config.client_ip.of(parts),
+            cost: 0,
+            status: Status::None,
+            method: Method::from(parts.method()),
+            outcome: Outcome::Failed,
+            cause: None,
+            rejection_reason: None,
+            is_rejected: false,
         };
-        (event, endpoint.may_be_grpc)
+        event.path.clear();
+        let path = bounded(parts.uri().path());
+        event.path.extend_from_slice(path.as_bytes());
+        event.request_id = match self.wire_id() {
+            WireId::Client(id) => Some(id.into()),
+            WireId::Generated(id) if id != self.id => Some(id.to_string().into()),
+            WireId::Generated(_) => None,
+        };
+        event.endpoint = endpoint.name;
+        event.resource_id = config
+            .resource_id
+            .as_ref()
+            .and_then(|hook| Some((*bounded(&hook(parts)?)).into()));
+        endpoint.may_be_grpc
+    }
+}
+
+impl Config {
+    /// The headers to add to the response of an admitted request, including cache headers.
+    #[inline]
+    pub(super) fn admitted_headers<'a>(
+        &'a self,
+        request_id: WireId<'a>,
+        method: Method,
+        limited: Option<(&'a LimitHeaders, &'a Decision)>,
+    ) -> ResponseHeaders<'a> {
+        // Responses to other methods are not cached.
+        let is_cached = matches!(method, Method::Get | Method::Head);
+        ResponseHeaders {
+            request_id,
+            style: self.header_style,
+            limited,
+            vary: self.vary.as_ref().filter(|_| is_cached),
+            private: self.private,
+        }
     }
 }
 

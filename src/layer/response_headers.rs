@@ -166,132 +166,100 @@ pub(crate) fn valid_request_id(id: &HeaderValue) -> Option<&str> {
 }
 
 /// The headers to add to a response.
-#[derive(Debug)]
-pub(crate) struct ResponseHeaders {
-    /// The text that the ranges refer to.
-    text: Bytes,
-    request_id: TextRange,
-    limits: Limits,
+#[derive(Clone, Copy)]
+pub(crate) struct ResponseHeaders<'a> {
+    pub(crate) request_id: WireId<'a>,
+    pub(crate) style: HeaderStyle,
+    /// The status of the key's rate limits, if it has any.
+    pub(crate) limited: Option<(&'a LimitHeaders, &'a Decision)>,
     /// The value of `Vary`.
-    vary: Option<HeaderValue>,
+    pub(crate) vary: Option<&'a HeaderValue>,
     /// Whether to add `Cache-Control: private`.
-    private: bool,
+    pub(crate) private: bool,
 }
 
-#[derive(Debug)]
-enum Limits {
-    None,
-    Draft {
-        policy: HeaderValue,
-        status: TextRange,
-    },
-    XRateLimit {
-        limit: u32,
-        remaining: u32,
-        reset: u32,
-    },
-}
-
-impl ResponseHeaders {
-    /// The request id and, if the key has rate limits, their status.
-    #[inline]
-    pub(crate) fn new(
-        request_id: WireId<'_>,
-        style: HeaderStyle,
-        limited: Option<(&LimitHeaders, &Decision)>,
-    ) -> Self {
-        let mut text = HeaderText::new();
-        let request_id = match request_id {
-            WireId::Client(id) => text.push(id.as_bytes()),
-            WireId::Generated(id) => text.push_id(id),
-        };
-        let limits = match (style, limited) {
-            (HeaderStyle::None, _) | (_, None) => Limits::None,
-            (HeaderStyle::Draft, Some((headers, decision))) => Limits::Draft {
-                policy: headers.policy.clone(),
-                status: text.push_statuses(headers, decision),
-            },
-            (HeaderStyle::XRateLimit, Some((headers, decision))) => {
-                let tightest = decision.tightest().and_then(|(index, status)| {
-                    let &limit = headers.bursts.get(index)?;
-                    Some(Limits::XRateLimit {
-                        limit,
-                        remaining: status.remaining,
-                        reset: status.reset_secs,
-                    })
-                });
-                tightest.unwrap_or(Limits::None)
-            }
-        };
+impl<'a> ResponseHeaders<'a> {
+    /// The request id alone.
+    pub(crate) fn request_id(request_id: WireId<'a>) -> Self {
         Self {
-            text: text.into_bytes(),
             request_id,
-            limits,
+            style: HeaderStyle::None,
+            limited: None,
             vary: None,
             private: false,
         }
     }
 
-    /// Adds cache headers to the response of an admitted request; `vary` names the headers of the credential
-    /// sources.
+    /// Adds the headers to a response.
     #[inline]
-    pub(crate) fn for_authenticated(mut self, vary: Option<&HeaderValue>, private: bool) -> Self {
-        self.vary = vary.cloned();
-        self.private = private;
-        self
-    }
-
-    /// Adds the headers to the response of a request that is not recorded by this layer. Keeps the request id set
-    /// by a nested layer or the service.
-    pub(crate) fn complete(&mut self, headers: &mut HeaderMap) {
-        let own = headers.get(X_REQUEST_ID).cloned();
-        self.apply(headers);
-        if let Some(own) = own {
-            headers.insert(X_REQUEST_ID, own);
-        }
-    }
-
-    /// Adds the request id to the rejection of a request that was admitted before, without rate limit headers.
-    pub(crate) fn complete_rejection(&mut self, headers: &mut HeaderMap) {
-        self.limits = Limits::None;
-        (self.vary, self.private) = (None, false);
-        self.apply(headers);
-    }
-
-    /// Adds the headers to a response. Must be called once.
-    #[inline]
-    pub(crate) fn apply(&mut self, headers: &mut HeaderMap) {
-        if let Some(id) = header(self.text.clone(), self.request_id) {
+    pub(crate) fn apply(self, headers: &mut HeaderMap) {
+        let mut text = HeaderText::new();
+        let request_id = match self.request_id {
+            WireId::Client(id) => text.push(id.as_bytes()),
+            WireId::Generated(id) => text.push_id(id),
+        };
+        let draft = self
+            .limited
+            .filter(|_| self.style == HeaderStyle::Draft)
+            .map(|(limits, decision)| (&limits.policy, text.push_statuses(limits, decision)));
+        let text = text.into_bytes();
+        if let Some(id) = header(text.clone(), request_id) {
             headers.insert(X_REQUEST_ID, id);
         }
-        if let Some(vary) = self.vary.take() {
-            headers.append(VARY, vary);
+        if let Some(vary) = self.vary {
+            headers.append(VARY, vary.clone());
         }
         if self.private && !headers.contains_key(CACHE_CONTROL) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
         }
-        match std::mem::replace(&mut self.limits, Limits::None) {
-            Limits::None => {}
-            Limits::Draft {
-                policy,
-                status: standing,
-            } => {
-                // List headers: items of an inner layer are kept.
-                headers.append(RATELIMIT_POLICY, policy);
-                if let Some(standing) = header(std::mem::take(&mut self.text), standing) {
-                    headers.append(RATELIMIT, standing);
-                }
-            }
-            Limits::XRateLimit {
-                limit,
-                remaining,
-                reset,
-            } => {
-                headers.insert(X_RATELIMIT_LIMIT, limit.into());
-                headers.insert(X_RATELIMIT_REMAINING, remaining.into());
-                headers.insert(X_RATELIMIT_RESET, reset.into());
+        if let Some((policy, status)) = draft {
+            // List headers: items of an inner layer are kept.
+            headers.append(RATELIMIT_POLICY, policy.clone());
+            if let Some(status) = header(text, status) {
+                headers.append(RATELIMIT, status);
             }
         }
+        if self.style == HeaderStyle::XRateLimit
+            && let Some((limits, decision)) = self.limited
+        {
+            tightest(limits, decision, headers);
+        }
+    }
+}
+
+/// Adds the headers of [`HeaderStyle::XRateLimit`].
+fn tightest(limits: &LimitHeaders, decision: &Decision, headers: &mut HeaderMap) {
+    if let Some((index, status)) = decision.tightest()
+        && let Some(&limit) = limits.bursts.get(index)
+    {
+        headers.insert(X_RATELIMIT_LIMIT, limit.into());
+        headers.insert(X_RATELIMIT_REMAINING, status.remaining.into());
+        headers.insert(X_RATELIMIT_RESET, status.reset_secs.into());
+    }
+}
+
+/// Adds headers, from [`ResponseHeaders::apply`], to the response of a request that is not recorded by this layer. Keeps
+/// the request id set by a nested layer or the service.
+#[cold]
+pub(crate) fn add_to_nested(added: HeaderMap, headers: &mut HeaderMap) {
+    for (name, value) in added {
+        // Each name has one value.
+        let Some(name) = name else { continue };
+        if name == VARY || name == RATELIMIT || name == RATELIMIT_POLICY {
+            headers.append(name, value);
+        } else if name == X_REQUEST_ID || name == CACHE_CONTROL {
+            headers.entry(name).or_insert(value);
+        } else {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Adds the request id, of headers from [`ResponseHeaders::apply`], to the rejection of a request that was admitted
+/// before.
+pub(crate) fn add_request_id(added: HeaderMap, headers: &mut HeaderMap) {
+    if let Some(id) = added.get(X_REQUEST_ID) {
+        headers.insert(X_REQUEST_ID, id.clone());
     }
 }
 
@@ -326,9 +294,11 @@ mod tests {
                     reset_secs,
                 }),
             );
-        let limited = Some((&headers, &decision));
-        let mut response_headers =
-            ResponseHeaders::new(WireId::Client("id"), HeaderStyle::Draft, limited);
+        let response_headers = ResponseHeaders {
+            style: HeaderStyle::Draft,
+            limited: Some((&headers, &decision)),
+            ..ResponseHeaders::request_id(WireId::Client("id"))
+        };
         let mut map = HeaderMap::new();
         response_headers.apply(&mut map);
         assert_eq!(map["x-request-id"], "id");

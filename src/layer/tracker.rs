@@ -1,5 +1,6 @@
 //! [`RequestTracker`]: tracks a request to completion and passes exactly one event to the recorder.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -13,14 +14,14 @@ use super::grpc::{self, Protocol};
 use super::recorder_permit::RecorderPermit;
 use super::rejection::Rejection;
 use super::request_context::RequestContext;
-use super::response_headers::ResponseHeaders;
+use super::response_headers::{ResponseHeaders, WireId};
 use super::revocation::Watch;
 use crate::clock::Now;
 use crate::key::CachedKey;
-use crate::limit::{Decision, LimitHeaders};
+use crate::limit::{AttachedLimits, Decision};
 use crate::usage::{
-    Abandon, Cause, Method, Outcome, PendingEvent, Recorder, RegistrationId, RejectionReason,
-    Status,
+    Abandon, Attribution, Cause, Method, Outcome, PendingEvent, Recorder, RegistrationId,
+    RejectionReason, Status,
 };
 
 /// How a request ended.
@@ -50,16 +51,22 @@ enum State {
     /// Not recorded, or already recorded.
     #[default]
     Over,
-    /// Not registered. Boxed, so that moving it from future to body is cheap.
+    /// Not registered.
     Own(Box<Tracked>),
     /// Registered with the recorder.
     Shared(Arc<Registered>),
 }
 
+/// The state of a request in progress. Filled in place and reused by the thread on which the request ends.
 #[derive(Debug)]
 struct Tracked {
-    config: Arc<Config>,
+    /// `None` while it is not in use.
+    config: Option<Arc<Config>>,
+    /// The event, without its key.
     event: PendingEvent,
+    entry: Option<Arc<CachedKey>>,
+    /// The decision about the limits of the key.
+    decision: Decision,
     began: Now,
     /// The protocol of the response, once there is one.
     protocol: Option<Protocol>,
@@ -71,9 +78,14 @@ struct Tracked {
     expected: Option<u64>,
     /// Set when a nested layer records the request instead.
     superseded: Option<Arc<AtomicBool>>,
-    headers: ResponseHeaders,
-    /// The key, if it is checked while the body is streaming.
-    watched_key: Option<Arc<CachedKey>>,
+}
+
+/// The number of unused states that a thread keeps, of about 500 bytes each.
+const SPARE: usize = 32;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "states are moved in and out by pointer")]
+    static UNUSED: RefCell<Vec<Box<Tracked>>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Debug)]
@@ -90,8 +102,8 @@ impl Registered {
     /// Deregisters the request, unless a shutdown has ended it.
     fn take(&self) -> Option<Box<Tracked>> {
         let tracked = self.lock().take()?;
-        if let Some(place) = self.place.get() {
-            tracked.config.recorder.in_flight().leave(*place);
+        if let (Some(place), Some(config)) = (self.place.get(), &tracked.config) {
+            config.recorder.in_flight().leave(*place);
         }
         Some(tracked)
     }
@@ -114,28 +126,26 @@ impl RequestTracker {
         context: &RequestContext<'_>,
         key: Option<&Arc<CachedKey>>,
         cost: u32,
-        limited: Option<(&LimitHeaders, &Decision)>,
+        decision: &Decision,
     ) -> Self {
-        let (mut event, is_open) = context.pending_event(config, key);
-        event.fields.cost = cost;
-        Self(State::Own(Box::new(Tracked {
-            config: config.clone(),
-            event,
-            began: context.began,
-            protocol: None,
-            is_open,
-            has_no_body: false,
-            expected: None,
-            superseded: None,
-            headers: context.admitted(config, limited),
-            watched_key: config.stream_checks.and_then(|_| key.cloned()),
-        })))
+        let mut tracked = Tracked::take();
+        tracked.is_open = context.begin_event(config, &mut tracked.event);
+        tracked.event.fields.cost = cost;
+        tracked.entry = key.cloned();
+        tracked.decision = *decision;
+        tracked.began = context.began;
+        tracked.config = Some(config.clone());
+        Self(State::Own(tracked))
     }
 
     /// Adds the headers to the response.
     #[inline]
     pub(super) fn add_headers(&mut self, headers: &mut HeaderMap) {
-        self.with(|tracked| tracked.headers.apply(headers));
+        self.with(|tracked| {
+            if let Some(added) = tracked.headers() {
+                added.apply(headers);
+            }
+        });
     }
 
     /// Records the request only if this flag is not set when it ends.
@@ -155,8 +165,9 @@ impl RequestTracker {
             State::Own(tracked) => Some(tracked),
             State::Shared(registered) => registered.take(),
         };
-        tracked.map_or_else(RecorderPermit::none, |tracked| {
-            RecorderPermit::with(tracked.config.recorder.clone())
+        let config = tracked.and_then(|mut tracked| tracked.config.take());
+        config.map_or_else(RecorderPermit::none, |config| {
+            RecorderPermit::with(config.recorder.clone())
         })
     }
 
@@ -178,9 +189,11 @@ impl RequestTracker {
             tracked: Mutex::new(Some(tracked)),
             place: OnceLock::new(),
         });
-        let weak = Arc::downgrade(&registered);
-        let place = config.recorder.in_flight().enter(weak);
-        let _ = registered.place.set(place);
+        if let Some(config) = config {
+            let weak = Arc::downgrade(&registered);
+            let place = config.recorder.in_flight().enter(weak);
+            let _ = registered.place.set(place);
+        }
         self.0 = State::Shared(registered);
     }
 
@@ -210,10 +223,10 @@ impl RequestTracker {
     pub(super) fn stream_watch(&mut self) -> Option<Box<Watch>> {
         let mut watch = None;
         self.with(|tracked| {
-            if let (Some(key), Some(every)) =
-                (tracked.watched_key.take(), tracked.config.stream_checks)
+            if let (Some(config), Some(key)) = (&tracked.config, &tracked.entry)
+                && let Some(every) = config.stream_checks
             {
-                watch = Watch::new(tracked.config.clone(), key, every).map(Box::new);
+                watch = Watch::new(config.clone(), key.clone(), every).map(Box::new);
             }
         });
         watch
@@ -241,7 +254,7 @@ impl RequestTracker {
         response: &mut Response<Bytes>,
     ) {
         self.with(|tracked| {
-            tracked.headers.complete_rejection(response.headers_mut());
+            ResponseHeaders::request_id(tracked.wire_id()).apply(response.headers_mut());
             let protocol = Protocol::of_response(response.headers());
             tracked.protocol = Some(protocol);
             tracked.event.fields.status = protocol.status_of(response);
@@ -325,6 +338,61 @@ impl Drop for RequestTracker {
 }
 
 impl Tracked {
+    /// An unused state of this thread, or a new one.
+    #[inline]
+    fn take() -> Box<Self> {
+        let unused = UNUSED.try_with(|unused| unused.borrow_mut().pop());
+        unused.ok().flatten().unwrap_or_else(Self::new)
+    }
+
+    #[cold]
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            config: None,
+            event: PendingEvent::empty(),
+            entry: None,
+            decision: Decision::default(),
+            began: Now::ORIGIN,
+            protocol: None,
+            is_open: false,
+            has_no_body: false,
+            expected: None,
+            superseded: None,
+        })
+    }
+
+    /// Releases all references and keeps the memory for a later request of this thread.
+    #[inline]
+    fn give_back(mut self: Box<Self>) {
+        // Before borrowing: the last reference to a layer drops hooks of the application.
+        self.event.clear();
+        (self.entry, self.config, self.superseded) = (None, None, None);
+        (self.protocol, self.expected, self.has_no_body) = (None, None, false);
+        let _ = UNUSED.try_with(|unused| {
+            let mut unused = unused.borrow_mut();
+            if unused.len() < SPARE {
+                unused.push(self);
+            }
+        });
+    }
+
+    fn wire_id(&self) -> WireId<'_> {
+        match &self.event.request_id {
+            Some(id) => WireId::Client(id),
+            None => WireId::Generated(self.event.fields.id),
+        }
+    }
+
+    /// The headers to add to the response.
+    #[inline]
+    fn headers(&self) -> Option<ResponseHeaders<'_>> {
+        let config = self.config.as_ref()?;
+        let attached = self.entry.as_ref();
+        let attached = attached.and_then(|it| AttachedLimits::get(&it.limits, config.limits_id));
+        let limited = attached.and_then(|attached| attached.reported(&self.decision));
+        Some(config.admitted_headers(self.wire_id(), self.event.fields.method, limited))
+    }
+
     #[inline]
     fn answered<B: Body>(&mut self, response: &Response<B>) {
         let code = response.status();
@@ -343,7 +411,9 @@ impl Tracked {
         self.event.fields.status = protocol.status_of(response);
         if protocol != Protocol::Http && self.event.fields.status == Status::Http(200) {
             // Only an implemented method starts a response without a status.
-            self.name_by_path();
+            if let Some(config) = self.config.clone() {
+                self.name_by_path(&config);
+            }
         }
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             self.event.fields.rejection_reason = Some(rejection.reason);
@@ -382,26 +452,33 @@ impl Tracked {
             (false, End::Failed | End::Panicked) => (Outcome::Failed, Some(Cause::ServerError)),
             (false, _) => (Outcome::Failed, Some(Cause::Cancelled)),
         };
+        let Some(config) = self.config.take() else {
+            return;
+        };
         if event.rejection_reason.is_none() && proves(event.status) {
-            self.name_by_path();
+            self.name_by_path(&config);
         } else if self.is_open && self.protocol != Some(Protocol::Http) {
             // The method is unproven, or there is no response.
-            let endpoints = &self.config.endpoints;
-            self.event.endpoint = endpoints.known(self.event.path()).or(self.event.endpoint);
+            if let Some(known) = config.endpoints.known(self.event.path()) {
+                self.event.endpoint = Some(known);
+            }
         }
-        let recorder = &self.config.recorder;
         let is_superseded = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
         if self.superseded.as_ref().is_some_and(is_superseded) {
-            return recorder.release();
+            config.recorder.release();
+        } else {
+            self.event.fields.latency_us = config.clock.now().micros_since(self.began);
+            self.event.attribution = self.entry.take().map(|entry| entry as Arc<dyn Attribution>);
+            config.recorder.record(&mut self.event);
         }
-        self.event.fields.latency_us = self.config.clock.now().micros_since(self.began);
-        recorder.record(&mut self.event);
+        drop(config);
+        self.give_back();
     }
 
     /// Uses the path as the endpoint, because the service has a gRPC method there.
-    fn name_by_path(&mut self) {
+    fn name_by_path(&mut self, config: &Config) {
         if std::mem::take(&mut self.is_open) {
-            self.event.endpoint = Some(self.config.endpoints.intern(self.event.path()));
+            self.event.endpoint = Some(config.endpoints.intern(self.event.path()));
         }
     }
 }

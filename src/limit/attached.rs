@@ -80,6 +80,16 @@ impl AttachedLimits {
         }
     }
 
+    /// The limits of this configuration, if they are attached.
+    #[inline]
+    pub(crate) fn get(first: &OnceLock<Box<Self>>, config: u64) -> Option<&Self> {
+        let mut attached = first.get()?;
+        while attached.config != config {
+            attached = attached.next.get()?;
+        }
+        Some(attached)
+    }
+
     /// A decision about these limits, with the headers that report it; `None` for a key without limits.
     #[inline]
     pub(crate) fn reported<'a>(

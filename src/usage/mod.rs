@@ -52,5 +52,5 @@ pub(crate) use export::{Format, Next};
 pub(crate) use in_flight::{Abandon, RegistrationId};
 #[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;
-pub(crate) use pending_event::{Attribution, EventFields, Path, PendingEvent};
+pub(crate) use pending_event::{Attribution, EventFields, PendingEvent};
 pub(crate) use recorded::{PageBuilder, Scanned};

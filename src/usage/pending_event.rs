@@ -64,6 +64,43 @@ pub(crate) struct EventFields {
 }
 
 impl PendingEvent {
+    /// An event without any data.
+    pub(crate) fn empty() -> Self {
+        Self {
+            fields: EventFields {
+                id: Uuid::nil(),
+                time: 0,
+                latency_us: 0,
+                request_bytes: 0,
+                response_bytes: 0,
+                client_ip: None,
+                cost: 0,
+                status: Status::None,
+                method: Method::Other,
+                outcome: Outcome::Failed,
+                cause: None,
+                rejection_reason: None,
+                is_rejected: false,
+            },
+            attribution: None,
+            path: Path::new(),
+            request_id: None,
+            endpoint: None,
+            resource_id: None,
+        }
+    }
+
+    /// Releases what the event refers to and its long texts.
+    pub(crate) fn clear(&mut self) {
+        self.attribution = None;
+        if self.path.spilled() {
+            self.path = Path::new();
+        }
+        self.request_id = None;
+        self.endpoint = None;
+        self.resource_id = None;
+    }
+
     pub(crate) fn path(&self) -> &str {
         std::str::from_utf8(&self.path).unwrap_or_default()
     }

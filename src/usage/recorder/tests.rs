@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::usage::event::event_id;
-use crate::usage::pending_event::USUAL_TEXT_BYTES;
-use crate::usage::{Abandon, Batch, Cause, EventFields, Method, Outcome, Path, SinkError, Status};
+use crate::usage::pending_event::{Path, USUAL_TEXT_BYTES};
+use crate::usage::{Abandon, Batch, Cause, EventFields, Method, Outcome, SinkError, Status};
 
 pub(in crate::usage) fn pending() -> PendingEvent {
     PendingEvent {
