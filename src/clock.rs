@@ -1,7 +1,7 @@
 //! Wall-clock and monotonic time in a single reading.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,11 +21,18 @@ enum Source {
     Manual(Arc<ManualTime>),
 }
 
-/// Ties the wall clock to the monotonic clock, so that one reading serves both. Renewed every second.
+/// Ties the time stamp counter of the CPU to the clocks of the operating system, which are three times as expensive to
+/// read. The counter only measures the time since the last reading of those clocks, at most a second ago: that is how
+/// long an imprecise counter, or one that jumps when a virtual machine migrates, can matter.
 struct Anchor {
     origin: Instant,
-    /// Nanoseconds since the origin at which the wall clock is read again.
-    renew_at: AtomicU64,
+    counter: quanta::Clock,
+    /// Odd while the other fields are written.
+    version: AtomicU64,
+    /// The counter at the last reading.
+    counted: AtomicU64,
+    /// Nanoseconds since the origin at the last reading.
+    elapsed: AtomicU64,
     /// Microseconds since the Unix epoch minus monotonic microseconds since the origin.
     wall_offset: AtomicI64,
 }
@@ -36,7 +43,10 @@ struct ManualTime {
     wall: AtomicI64,
 }
 
+/// The time after which the clocks of the operating system are read again, in nanoseconds.
 const RENEW: u64 = 1_000_000_000;
+/// The time by which a counter may be behind the last reading, in nanoseconds.
+const TOLERANCE: u64 = 1_000_000;
 
 /// A reading of a [`Clock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +56,11 @@ pub struct Now {
 }
 
 impl Now {
+    fn new(elapsed: u64, wall_offset: i64) -> Self {
+        let wall = wall_offset + (elapsed / 1_000) as i64;
+        Self { elapsed, wall }
+    }
+
     /// The origin of a clock, at the Unix epoch.
     pub(crate) const ORIGIN: Self = Self {
         elapsed: 0,
@@ -82,11 +97,7 @@ impl Clock {
     /// The system clock. Its origin is shared within the process, so readings of different instances can be
     /// compared.
     pub fn system() -> Self {
-        static ANCHOR: LazyLock<Anchor> = LazyLock::new(|| Anchor {
-            origin: Instant::now(),
-            renew_at: AtomicU64::new(0),
-            wall_offset: AtomicI64::new(0),
-        });
+        static ANCHOR: LazyLock<Anchor> = LazyLock::new(Anchor::new);
         Self(Source::System(&ANCHOR))
     }
 
@@ -116,6 +127,7 @@ impl Clock {
     }
 
     /// Reads the clock.
+    #[inline]
     pub fn now(&self) -> Now {
         match &self.0 {
             Source::System(anchor) => anchor.now(),
@@ -128,21 +140,68 @@ impl Clock {
 }
 
 impl Anchor {
+    fn new() -> Self {
+        let anchor = Self {
+            origin: Instant::now(),
+            // Miri does not emulate the counter.
+            counter: if cfg!(miri) {
+                quanta::Clock::mock().0
+            } else {
+                quanta::Clock::new()
+            },
+            version: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            elapsed: AtomicU64::new(0),
+            wall_offset: AtomicI64::new(0),
+        };
+        anchor.renew();
+        anchor
+    }
+
     #[inline]
     fn now(&self) -> Now {
+        let version = self.version.load(Ordering::Acquire);
+        let counted = self.counted.load(Ordering::Relaxed);
+        let base = self.elapsed.load(Ordering::Relaxed);
+        let wall_offset = self.wall_offset.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let is_consistent =
+            version.is_multiple_of(2) && version == self.version.load(Ordering::Relaxed);
+        let count = self.counter.raw();
+        // A thread may read the counter just before another one renews the anchor.
+        let since = self.counter.delta_as_nanos(counted, count);
+        let is_recent = since < RENEW && self.counter.delta_as_nanos(count, counted) < TOLERANCE;
+        if is_consistent && is_recent && !cfg!(miri) {
+            Now::new(base + since, wall_offset)
+        } else {
+            self.renew()
+        }
+    }
+
+    /// Reads the clocks of the operating system.
+    #[cold]
+    fn renew(&self) -> Now {
         let elapsed = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let passed = (elapsed / 1_000) as i64;
-        if elapsed >= self.renew_at.load(Ordering::Acquire) {
-            let wall = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0));
-            self.wall_offset.store(wall - passed, Ordering::Release);
-            self.renew_at.store(elapsed + RENEW, Ordering::Release);
+        let count = self.counter.raw();
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0));
+        let wall_offset = wall - (elapsed / 1_000) as i64;
+        let version = self.version.load(Ordering::Acquire);
+        // One thread writes at a time; the others use what they have read.
+        let claim = |version| {
+            let (success, failure) = (Ordering::Acquire, Ordering::Relaxed);
+            self.version
+                .compare_exchange(version, version + 1, success, failure)
+        };
+        if version.is_multiple_of(2) && claim(version).is_ok() {
+            fence(Ordering::Release);
+            self.counted.store(count, Ordering::Relaxed);
+            self.elapsed.store(elapsed, Ordering::Relaxed);
+            self.wall_offset.store(wall_offset, Ordering::Relaxed);
+            self.version.store(version + 2, Ordering::Release);
         }
-        Now {
-            elapsed,
-            wall: self.wall_offset.load(Ordering::Acquire) + passed,
-        }
+        Now::new(elapsed, wall_offset)
     }
 }
 
@@ -179,6 +238,61 @@ mod tests {
         let before = early.now();
         let late = Clock::system().now();
         assert!(late.elapsed_nanos() >= before.elapsed_nanos());
+    }
+
+    #[test]
+    fn system_clock_agrees_with_the_clock_of_the_operating_system() {
+        let (clock, start) = (Clock::system(), Instant::now());
+        let first = clock.now();
+        for _ in 0..if cfg!(miri) { 2 } else { 30 } {
+            std::thread::sleep(Duration::from_millis(50));
+            let before = start.elapsed();
+            let since = clock.now().since(first);
+            let after = start.elapsed();
+            let error = Duration::from_millis(1);
+            assert!(
+                since + error >= before && since <= after + error,
+                "{since:?} {before:?}"
+            );
+        }
+    }
+
+    /// A counter that jumps, for instance because a virtual machine was moved.
+    #[test]
+    fn a_counter_that_jumps_is_not_followed() {
+        let anchor = Anchor::new();
+        let hour = Duration::from_secs(3_600).as_nanos() as u64;
+        for jump in [0, 1 << 62] {
+            anchor.counted.store(jump, Ordering::Relaxed);
+            let elapsed = anchor.now().elapsed_nanos();
+            assert!(elapsed < hour, "{elapsed}");
+            #[cfg(not(miri))]
+            assert_ne!(anchor.counted.load(Ordering::Relaxed), jump);
+        }
+    }
+
+    #[test]
+    fn concurrent_readings_are_consistent() {
+        let clock = Clock::system();
+        let Source::System(anchor) = &clock.0 else {
+            unreachable!()
+        };
+        let start = clock.now();
+        std::thread::scope(|threads| {
+            for _ in 0..3 {
+                threads.spawn(|| {
+                    for n in 0..if cfg!(miri) { 20 } else { 20_000 } {
+                        if n % 10 == 0 {
+                            anchor.renew();
+                        }
+                        let now = clock.now();
+                        let wall = Duration::from_micros((now.wall - start.wall).unsigned_abs());
+                        assert!(now.since(start).abs_diff(wall) < Duration::from_secs(1));
+                        assert!(wall < Duration::from_secs(60));
+                    }
+                });
+            }
+        });
     }
 
     #[test]

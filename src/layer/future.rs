@@ -71,13 +71,17 @@ where
         config: Option<&Arc<Config>>,
     ) -> Self {
         // If the service is not ready, it is polled again with the waker of the task that polls the future.
-        let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => State::Calling {
-                call: service.call(request),
-                admitted: Some(admitted),
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self {
+                state: State::Calling {
+                    call: service.call(request),
+                    admitted: Some(admitted),
+                },
             },
-            Poll::Ready(Err(error)) => State::Failed {
-                error: Some(fail(error, admitted)),
+            Poll::Ready(Err(error)) => Self {
+                state: State::Failed {
+                    error: Some(fail(error, admitted)),
+                },
             },
             Poll::Pending => {
                 let fresh = service.clone();
@@ -88,13 +92,14 @@ where
                     metadata: None,
                     rechecks: 0,
                 };
-                State::Readying {
-                    held: Some(Box::new(held)),
-                    admitted: Some(admitted),
+                Self {
+                    state: State::Readying {
+                        held: Some(Box::new(held)),
+                        admitted: Some(admitted),
+                    },
                 }
             }
-        };
-        Self { state }
+        }
     }
 }
 
@@ -168,13 +173,29 @@ where
             let mut this = self.as_mut().project();
             match this.state.as_mut().project() {
                 StateProjection::Calling { call, admitted } => {
-                    let (result, admitted) = ready!(poll_admitted(admitted, || call.poll(cx)));
-                    return Poll::Ready(complete(result, admitted));
+                    return match poll_admitted(admitted, || call.poll(cx)) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(Ok(response)) => {
+                            let admitted = admitted.take().expect("polled after completion");
+                            let (mut parts, body) = response.into_parts();
+                            let mut tracker = admitted.into_tracker(&mut parts.headers);
+                            if tracker.on_response(&parts, &body) {
+                                tracker.finish(End::Completed);
+                            }
+                            let body = ResponseBody::inner(body, tracker);
+                            Poll::Ready(Ok(Response::from_parts(parts, body)))
+                        }
+                        Poll::Ready(Err(error)) => {
+                            let admitted = admitted.take().expect("polled after completion");
+                            Poll::Ready(Err(fail(error, admitted)))
+                        }
+                    };
                 }
                 StateProjection::Readying { held, admitted } => {
                     let waiting = held.as_mut().expect("polled after completion");
                     let poll_ready = || waiting.service.poll_ready(cx);
-                    let (is_ready, admitted) = ready!(poll_admitted(admitted, poll_ready));
+                    let is_ready = ready!(poll_admitted(admitted, poll_ready));
+                    let admitted = admitted.take().expect("polled after completion");
                     if let Err(error) = is_ready {
                         return Poll::Ready(Err(fail(error, admitted)));
                     }
@@ -224,13 +245,10 @@ where
     }
 }
 
-/// Polls the service for an admitted request, and returns the result with the `Admitted`. A panic records the
-/// event as failed; a pending request is registered with the recorder.
+/// Polls the service for an admitted request. A panic records the event as failed; a pending request is registered with
+/// the recorder.
 #[inline]
-fn poll_admitted<T>(
-    admitted: &mut Option<Admitted>,
-    poll: impl FnOnce() -> Poll<T>,
-) -> Poll<(T, Admitted)> {
+fn poll_admitted<T>(admitted: &mut Option<Admitted>, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
     let current = admitted.as_mut().expect("polled after completion");
     let mut guarded = PanicGuard(current.tracker());
     let polled = poll();
@@ -239,8 +257,7 @@ fn poll_admitted<T>(
     {
         tracker.pending();
     }
-    drop(guarded);
-    polled.map(|result| (result, admitted.take().expect("checked above")))
+    polled
 }
 
 /// Records that the service returned an error.
@@ -250,23 +267,6 @@ fn fail<E>(error: E, admitted: Admitted) -> E {
         tracker.finish(End::Failed);
     }
     error
-}
-
-/// Adds the headers to the response and tracks its body.
-#[inline]
-fn complete<R: Body<Data = Bytes>, E>(
-    result: Result<Response<R>, E>,
-    admitted: Admitted,
-) -> Result<Response<ResponseBody<R>>, E> {
-    let mut response = match result {
-        Ok(response) => response,
-        Err(error) => return Err(fail(error, admitted)),
-    };
-    let mut tracker = admitted.into_tracker(response.headers_mut());
-    if tracker.on_response(&response) {
-        tracker.finish(End::Completed);
-    }
-    Ok(response.map(|body| ResponseBody::inner(body, tracker)))
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

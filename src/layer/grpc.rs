@@ -6,7 +6,7 @@
 //! [spec]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::usage::Status;
 
@@ -54,12 +54,12 @@ impl Protocol {
 
     /// The status in the head of a response: the gRPC status if it is already there.
     #[inline]
-    pub(super) fn status_of<B>(self, response: &Response<B>) -> Status {
-        let code = match self {
+    pub(super) fn status_of(self, code: StatusCode, headers: &HeaderMap) -> Status {
+        let grpc = match self {
             Self::Http => None,
-            Self::Grpc | Self::GrpcWeb => status(response.headers()),
+            Self::Grpc | Self::GrpcWeb => status(headers),
         };
-        code.map_or(Status::Http(response.status().as_u16()), Status::Grpc)
+        grpc.map_or(Status::Http(code.as_u16()), Status::Grpc)
     }
 }
 

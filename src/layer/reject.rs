@@ -174,7 +174,8 @@ impl Config {
         fields.is_rejected = permit.is_rejected();
         (fields.outcome, fields.cause) = Outcome::of_rejection(rejection.reason);
         let mut response = self.rejections.response(rejection, context.parts);
-        fields.status = Protocol::of_response(response.headers()).status_of(&response);
+        let protocol = Protocol::of_response(response.headers());
+        fields.status = protocol.status_of(response.status(), response.headers());
         fields.response_bytes = response.body().len() as u64;
         fields.latency_us = self.clock.now().micros_since(context.began);
         let headers = ResponseHeaders {

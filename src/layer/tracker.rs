@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
@@ -212,9 +213,9 @@ impl RequestTracker {
 
     /// Records the head of the response. Returns whether it has no body to wait for.
     #[inline]
-    pub(crate) fn on_response<B: Body>(&mut self, response: &Response<B>) -> bool {
-        let ended = response.body().is_end_stream();
-        self.with(|tracked| tracked.answered(response));
+    pub(crate) fn on_response<B: Body>(&mut self, response: &Parts, body: &B) -> bool {
+        let ended = body.is_end_stream();
+        self.with(|tracked| tracked.answered(response, body));
         ended
     }
 
@@ -257,7 +258,7 @@ impl RequestTracker {
             ResponseHeaders::request_id(tracked.wire_id()).apply(response.headers_mut());
             let protocol = Protocol::of_response(response.headers());
             tracked.protocol = Some(protocol);
-            tracked.event.fields.status = protocol.status_of(response);
+            tracked.event.fields.status = protocol.status_of(response.status(), response.headers());
             tracked.event.fields.rejection_reason = Some(reason);
             tracked.event.fields.response_bytes = response.body().len() as u64;
         });
@@ -394,28 +395,28 @@ impl Tracked {
     }
 
     #[inline]
-    fn answered<B: Body>(&mut self, response: &Response<B>) {
-        let code = response.status();
+    fn answered<B: Body>(&mut self, response: &Parts, body: &B) {
+        let code = response.status;
         let head = self.event.fields.method == Method::Head;
         self.has_no_body = head
             || code.is_informational()
             || code == StatusCode::NO_CONTENT
             || code == StatusCode::NOT_MODIFIED;
         // Servers stop polling the body after `Content-Length` bytes.
-        self.expected = response.body().size_hint().exact().or_else(|| {
-            let announced = response.headers().get(CONTENT_LENGTH)?;
+        self.expected = body.size_hint().exact().or_else(|| {
+            let announced = response.headers.get(CONTENT_LENGTH)?;
             announced.to_str().ok()?.parse().ok()
         });
-        let protocol = Protocol::of_response(response.headers());
+        let protocol = Protocol::of_response(&response.headers);
         self.protocol = Some(protocol);
-        self.event.fields.status = protocol.status_of(response);
+        self.event.fields.status = protocol.status_of(code, &response.headers);
         if protocol != Protocol::Http && self.event.fields.status == Status::Http(200) {
             // Only an implemented method starts a response without a status.
             if let Some(config) = self.config.clone() {
                 self.name_by_path(&config);
             }
         }
-        if let Some(rejection) = response.extensions().get::<Rejection>() {
+        if let Some(rejection) = response.extensions.get::<Rejection>() {
             self.event.fields.rejection_reason = Some(rejection.reason);
         }
     }
