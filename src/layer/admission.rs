@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderMap, Response};
+use http_body::Body;
 use zeroize::Zeroizing;
 
 use super::caller::AnonymousMark;
@@ -44,15 +46,15 @@ impl Admitted {
 
     /// Adds the headers to the response and returns the tracker for its body.
     #[inline]
-    pub(super) fn into_tracker(self, headers: &mut HeaderMap) -> RequestTracker {
+    pub(super) fn on_response(self, response: &mut Parts, body: &impl Body) -> RequestTracker {
         match self {
             Self::Tracked(mut tracker) => {
-                tracker.add_headers(headers);
+                tracker.on_response(response, body);
                 tracker
             }
             Self::Untracked(added) => {
                 if let Some(added) = added {
-                    add_to_nested(*added, headers);
+                    add_to_nested(*added, &mut response.headers);
                 }
                 RequestTracker::disabled()
             }

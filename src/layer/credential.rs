@@ -202,6 +202,7 @@ impl SourceSet {
 }
 
 impl<'a> Presented<'a> {
+    #[cold]
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Missing, other) => other,
@@ -330,10 +331,14 @@ impl<'a> Credential<'a> {
 
     #[inline]
     fn add(&mut self, index: usize, presented: Presented<'a>) {
-        if !matches!(presented, Presented::Missing) {
-            self.sources.add(index);
-            self.presented = std::mem::take(&mut self.presented).and(presented);
+        if matches!(presented, Presented::Missing) {
+            return;
         }
+        self.sources.add(index);
+        self.presented = match &self.presented {
+            Presented::Missing => presented,
+            _ => std::mem::take(&mut self.presented).and(presented),
+        };
     }
 }
 
@@ -390,7 +395,9 @@ pub(crate) fn remove<B>(
             // A function only reads the request, so its credential cannot be removed.
             CredentialSource::Function(_) => None,
         };
-        stripped.extend(removed);
+        if let Some(removed) = removed {
+            stripped.push(removed);
+        }
     }
     stripped
 }

@@ -1,6 +1,7 @@
 //! The endpoint of a request: the route template, never an arbitrary path.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,6 +26,16 @@ pub(crate) struct Endpoints {
 const MAX_NAMES: usize = 1_024;
 /// The maximum length of a name in bytes. Longer names are truncated.
 const MAX_LEN: usize = 256;
+
+/// The number of names that each thread remembers, so that it neither locks nor hashes for them.
+const RECENT_NAMES: usize = 32;
+
+/// A name, and the [id](Endpoints::id) of the names that it belongs to.
+type Recent = Option<(usize, Arc<str>)>;
+
+thread_local! {
+    static RECENT: RefCell<[Recent; RECENT_NAMES]> = const { RefCell::new([const { None }; RECENT_NAMES]) };
+}
 
 /// The endpoint of a request before its response.
 pub(crate) struct Endpoint {
@@ -66,7 +77,31 @@ impl Endpoints {
     }
 
     /// Interns a name.
+    #[inline]
     pub(crate) fn intern(&self, name: &str) -> Arc<str> {
+        let slot = name.bytes().rev().take(4).map(usize::from).sum::<usize>();
+        let slot = (slot + name.len()) % RECENT_NAMES;
+        let recent = RECENT.try_with(|recent| {
+            let recent = recent.borrow();
+            let (id, known) = recent[slot].as_ref()?;
+            (*id == self.id() && **known == *name).then(|| known.clone())
+        });
+        if let Ok(Some(known)) = recent {
+            return known;
+        }
+        let known = self.intern_shared(name);
+        let _ = RECENT.try_with(|recent| {
+            recent.borrow_mut()[slot] = Some((self.id(), known.clone()));
+        });
+        known
+    }
+
+    /// Distinguishes these names from those of other layers.
+    fn id(&self) -> usize {
+        self.other.as_ptr().addr()
+    }
+
+    fn intern_shared(&self, name: &str) -> Arc<str> {
         if let Some(known) = self.known(name) {
             return known;
         }

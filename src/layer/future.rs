@@ -178,10 +178,7 @@ where
                         Poll::Ready(Ok(response)) => {
                             let admitted = admitted.take().expect("polled after completion");
                             let (mut parts, body) = response.into_parts();
-                            let mut tracker = admitted.into_tracker(&mut parts.headers);
-                            if tracker.on_response(&parts, &body) {
-                                tracker.finish(End::Completed);
-                            }
+                            let tracker = admitted.on_response(&mut parts, &body);
                             let body = ResponseBody::inner(body, tracker);
                             Poll::Ready(Ok(Response::from_parts(parts, body)))
                         }

@@ -43,13 +43,19 @@ impl Protocol {
     /// Determines the protocol from the content type or, if there is none, from `grpc-status`.
     #[inline]
     pub(super) fn of_response(headers: &HeaderMap) -> Self {
-        match headers.get(CONTENT_TYPE) {
-            Some(value) if is_grpc(value) && has_trailers(value) => Self::Grpc,
-            Some(value) if is_grpc(value) => Self::GrpcWeb,
-            Some(_) => Self::Http,
-            None if headers.contains_key(GRPC_STATUS) => Self::Grpc,
-            None => Self::Http,
+        let mut has_status = false;
+        // Responses have few headers: comparing them is cheaper than hashing a name.
+        for (name, value) in headers {
+            if name == CONTENT_TYPE {
+                return match is_grpc(value) {
+                    true if has_trailers(value) => Self::Grpc,
+                    true => Self::GrpcWeb,
+                    false => Self::Http,
+                };
+            }
+            has_status |= name == GRPC_STATUS;
         }
+        if has_status { Self::Grpc } else { Self::Http }
     }
 
     /// The status in the head of a response: the gRPC status if it is already there.

@@ -65,6 +65,7 @@ pub(crate) enum WireId<'a> {
 pub(crate) struct HeaderText {
     short: [u8; Self::SHORT],
     len: usize,
+    /// The whole text, if it is longer.
     long: Vec<u8>,
 }
 
@@ -94,35 +95,47 @@ impl HeaderText {
         }
     }
 
-    pub(crate) fn push(&mut self, part: &[u8]) -> TextRange {
-        let start = self.len;
-        self.len += part.len();
-        match self.short.get_mut(start..self.len) {
-            Some(room) if self.long.is_empty() => room.copy_from_slice(part),
-            _ => {
-                if self.long.is_empty() {
-                    self.long.extend_from_slice(&self.short[..start]);
-                }
-                self.long.extend_from_slice(part);
-            }
+    #[inline]
+    pub(crate) fn push(&mut self, part: &[u8]) {
+        let end = self.len + part.len();
+        match self.short.get_mut(self.len..end) {
+            Some(room) => room.copy_from_slice(part),
+            None => self.push_long(part),
         }
+        self.len = end;
+    }
+
+    #[cold]
+    fn push_long(&mut self, part: &[u8]) {
+        if self.long.is_empty() {
+            let short = self.short.get(..self.len).unwrap_or_default();
+            self.long.extend_from_slice(short);
+        }
+        self.long.extend_from_slice(part);
+    }
+
+    /// The text since a start.
+    fn since(&self, start: usize) -> TextRange {
         TextRange {
             start: start as u16,
             end: self.len as u16,
         }
     }
 
+    #[inline]
     fn push_number(&mut self, number: u32) {
         self.push(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    pub(crate) fn push_id(&mut self, id: Uuid) -> TextRange {
+    #[inline]
+    pub(crate) fn push_id(&mut self, id: Uuid) {
         let mut digits = [0; uuid::fmt::Hyphenated::LENGTH];
         id.as_hyphenated().encode_lower(&mut digits);
-        self.push(&digits)
+        self.push(&digits);
     }
 
     /// `"burst";r=50;t=30, "day";r=900;t=4000`
+    #[inline]
     fn push_statuses(&mut self, headers: &LimitHeaders, decision: &Decision) -> TextRange {
         let start = self.len;
         for (index, (item, status)) in headers.items.iter().zip(decision.statuses()).enumerate() {
@@ -134,10 +147,7 @@ impl HeaderText {
             self.push(b";t=");
             self.push_number(status.reset_secs);
         }
-        TextRange {
-            start: start as u16,
-            end: self.len as u16,
-        }
+        self.since(start)
     }
 
     fn into_bytes(self) -> Bytes {
@@ -194,10 +204,11 @@ impl<'a> ResponseHeaders<'a> {
     #[inline]
     pub(crate) fn apply(self, headers: &mut HeaderMap) {
         let mut text = HeaderText::new();
-        let request_id = match self.request_id {
+        match self.request_id {
             WireId::Client(id) => text.push(id.as_bytes()),
             WireId::Generated(id) => text.push_id(id),
-        };
+        }
+        let request_id = text.since(0);
         let draft = self
             .limited
             .filter(|_| self.style == HeaderStyle::Draft)
@@ -272,8 +283,10 @@ mod tests {
     fn ranges_are_valid_for_short_and_long_texts() {
         for path in ["/short".to_owned(), "/l".repeat(300)] {
             let mut text = HeaderText::new();
-            let first = text.push(path.as_bytes());
-            let second = text.push(b"second");
+            text.push(path.as_bytes());
+            let first = text.since(0);
+            text.push(b"second");
+            let second = text.since(path.len());
             let bytes = text.into_bytes();
             assert_eq!(header(bytes.clone(), first).unwrap(), path);
             assert_eq!(header(bytes, second).unwrap(), "second");

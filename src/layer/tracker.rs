@@ -139,16 +139,6 @@ impl RequestTracker {
         Self(State::Own(tracked))
     }
 
-    /// Adds the headers to the response.
-    #[inline]
-    pub(super) fn add_headers(&mut self, headers: &mut HeaderMap) {
-        self.with(|tracked| {
-            if let Some(added) = tracked.headers() {
-                added.apply(headers);
-            }
-        });
-    }
-
     /// Records the request only if this flag is not set when it ends.
     pub(super) fn supersede_by(&mut self, superseded: Arc<AtomicBool>) {
         self.with(|tracked| tracked.superseded = Some(superseded));
@@ -211,12 +201,18 @@ impl RequestTracker {
         }
     }
 
-    /// Records the head of the response. Returns whether it has no body to wait for.
+    /// Records the head of the response and adds the headers to it. Ends the request if there is no body to wait for.
     #[inline]
-    pub(crate) fn on_response<B: Body>(&mut self, response: &Parts, body: &B) -> bool {
-        let ended = body.is_end_stream();
-        self.with(|tracked| tracked.answered(response, body));
-        ended
+    pub(super) fn on_response(&mut self, response: &mut Parts, body: &impl Body) {
+        self.with(|tracked| {
+            tracked.answered(response, body);
+            if let Some(added) = tracked.headers() {
+                added.apply(&mut response.headers);
+            }
+        });
+        if body.is_end_stream() {
+            self.finish(End::Completed);
+        }
     }
 
     /// Returns the watch that checks the key while the body is streaming, if enabled.
@@ -395,7 +391,7 @@ impl Tracked {
     }
 
     #[inline]
-    fn answered<B: Body>(&mut self, response: &Parts, body: &B) {
+    fn answered(&mut self, response: &Parts, body: &impl Body) {
         let code = response.status;
         let head = self.event.fields.method == Method::Head;
         self.has_no_body = head
