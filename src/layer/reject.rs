@@ -166,7 +166,7 @@ impl Config {
         rejection.key = Some(id);
         let mut event = PendingEvent::empty();
         let is_open = context.begin_event(self, &mut event);
-        if is_open && let Some(method) = self.endpoints.known(event.path()) {
+        if is_open && let Some(method) = self.endpoints.known(&context.path()) {
             event.endpoint = Some(method);
         }
         let fields = &mut event.fields;

@@ -119,6 +119,12 @@ impl<'a> RequestContext<'a> {
         WireId::Generated(outer.unwrap_or(self.id))
     }
 
+    /// The path of the event: redacted and truncated.
+    #[inline]
+    pub(super) fn path(&self) -> Cow<'a, str> {
+        bounded(self.parts.uri().path())
+    }
+
     /// The headers to add to the response of a request without a key.
     pub(super) fn request_id_header(&self) -> ResponseHeaders<'a> {
         ResponseHeaders::request_id(self.wire_id())
@@ -158,8 +164,7 @@ impl<'a> RequestContext<'a> {
             is_rejected: false,
         };
         event.path.clear();
-        let path = bounded(parts.uri().path());
-        event.path.extend_from_slice(path.as_bytes());
+        event.path.extend_from_slice(self.path().as_bytes());
         event.request_id = match self.wire_id() {
             WireId::Client(id) => Some(id.into()),
             WireId::Generated(id) if id != self.id => Some(id.to_string().into()),

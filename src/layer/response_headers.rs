@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 use http::header::{CACHE_CONTROL, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::key::has_secret;
 use crate::limit::{Decision, LimitHeaders};
@@ -129,7 +130,7 @@ impl HeaderText {
 
     #[inline]
     pub(crate) fn push_id(&mut self, id: Uuid) {
-        let mut digits = [0; uuid::fmt::Hyphenated::LENGTH];
+        let mut digits = [0; Hyphenated::LENGTH];
         id.as_hyphenated().encode_lower(&mut digits);
         self.push(&digits);
     }
@@ -203,19 +204,16 @@ impl<'a> ResponseHeaders<'a> {
     /// Adds the headers to a response.
     #[inline]
     pub(crate) fn apply(self, headers: &mut HeaderMap) {
-        let mut text = HeaderText::new();
-        match self.request_id {
-            WireId::Client(id) => text.push(id.as_bytes()),
-            WireId::Generated(id) => text.push_id(id),
-        }
-        let request_id = text.since(0);
-        let draft = self
-            .limited
-            .filter(|_| self.style == HeaderStyle::Draft)
-            .map(|(limits, decision)| (&limits.policy, text.push_statuses(limits, decision)));
-        let text = text.into_bytes();
-        if let Some(id) = header(text.clone(), request_id) {
-            headers.insert(X_REQUEST_ID, id);
+        match (self.style, self.limited) {
+            (HeaderStyle::Draft, Some((limits, decision))) => {
+                self.add_draft(limits, decision, headers);
+            }
+            (style, limited) => {
+                self.add_request_id(headers);
+                if let (HeaderStyle::XRateLimit, Some((limits, decision))) = (style, limited) {
+                    add_tightest(limits, decision, headers);
+                }
+            }
         }
         if let Some(vary) = self.vary {
             headers.append(VARY, vary.clone());
@@ -223,23 +221,45 @@ impl<'a> ResponseHeaders<'a> {
         if self.private && !headers.contains_key(CACHE_CONTROL) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
         }
-        if let Some((policy, status)) = draft {
-            // List headers: items of an inner layer are kept.
-            headers.append(RATELIMIT_POLICY, policy.clone());
-            if let Some(status) = header(text, status) {
-                headers.append(RATELIMIT, status);
+    }
+
+    fn add_request_id(self, headers: &mut HeaderMap) {
+        let id = match self.request_id {
+            WireId::Client(id) => HeaderValue::from_str(id),
+            WireId::Generated(id) => {
+                let mut digits = [0; Hyphenated::LENGTH];
+                HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut digits))
             }
+        };
+        if let Ok(id) = id {
+            headers.insert(X_REQUEST_ID, id);
         }
-        if self.style == HeaderStyle::XRateLimit
-            && let Some((limits, decision)) = self.limited
-        {
-            tightest(limits, decision, headers);
+    }
+
+    /// Adds the request id and the headers of [`HeaderStyle::Draft`].
+    #[inline]
+    fn add_draft(self, limits: &LimitHeaders, decision: &Decision, headers: &mut HeaderMap) {
+        let mut text = HeaderText::new();
+        match self.request_id {
+            WireId::Client(id) => text.push(id.as_bytes()),
+            WireId::Generated(id) => text.push_id(id),
+        }
+        let request_id = text.since(0);
+        let status = text.push_statuses(limits, decision);
+        let text = text.into_bytes();
+        if let Some(id) = header(text.clone(), request_id) {
+            headers.insert(X_REQUEST_ID, id);
+        }
+        // List headers: items of an inner layer are kept.
+        headers.append(RATELIMIT_POLICY, limits.policy.clone());
+        if let Some(status) = header(text, status) {
+            headers.append(RATELIMIT, status);
         }
     }
 }
 
 /// Adds the headers of [`HeaderStyle::XRateLimit`].
-fn tightest(limits: &LimitHeaders, decision: &Decision, headers: &mut HeaderMap) {
+fn add_tightest(limits: &LimitHeaders, decision: &Decision, headers: &mut HeaderMap) {
     if let Some((index, status)) = decision.tightest()
         && let Some(&limit) = limits.bursts.get(index)
     {

@@ -48,7 +48,7 @@ impl AttachedLimits {
             config,
             handle,
             headers,
-            names: limits.iter().map(|limit| limit.name().into()).collect(),
+            names: limits.iter().map(RateLimit::shared_name).cloned().collect(),
             next: OnceLock::new(),
         })
     }

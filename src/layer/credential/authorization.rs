@@ -13,7 +13,7 @@ use crate::key::{credential_has_secret, truncate_for_search};
 #[inline]
 pub(super) fn one_of_equal(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
-    if !value.contains(&b',') {
+    if memchr::memchr(b',', value).is_none() {
         return value;
     }
     let parts = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);

@@ -1,6 +1,8 @@
 //! Requests per second over loopback, alternating between two variants.
 //!
-//! `loopback [A] [B] [rounds] [seconds] [server threads]`; a variant is one of
+//! Each variant is served by a process of its own on the first core, by one thread; the client runs on the second core.
+//!
+//! `loopback [A] [B] [rounds] [seconds]`; a variant is one of
 //! `bare`, `governor`, `governor_headers`, `governor_bearer_headers`,
 //! `keytally`, `keytally_counting` (a recorder without a sink), `tollgate`.
 //! `loopback bare bare` shows the noise.
@@ -9,7 +11,9 @@ use std::{
     env,
     error::Error,
     future::IntoFuture,
+    io::{BufRead, BufReader},
     net::SocketAddr,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -27,6 +31,7 @@ use keytally_peers::{
     keytally::keytally,
     tollgate::{self, TollgateConnection},
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
@@ -147,26 +152,76 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// The processes that serve the variants are killed when it is dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Restricts this process to one core.
+fn pin_to(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    Ok(sched_setaffinity(None, &cores)?)
+}
+
+/// Starts a process that serves a variant.
+fn spawn(variant: &str) -> Result<(Server, Target)> {
+    let mut command = Command::new(env::current_exe()?);
+    let command = command.args([SERVE, variant]).stdout(Stdio::piped());
+    let mut server = Server(command.spawn()?);
+    let output = server.0.stdout.take().ok_or("no output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    let [address, method, secret] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+        return Err(format!("the server of {variant} did not start").into());
+    };
+    let target = Target {
+        address: address.parse()?,
+        method: method.parse()?,
+        secret: secret.to_owned(),
+    };
+    Ok((server, target))
+}
+
+/// Serves a variant until the process is killed.
+fn serve(variant: &str) -> Result<()> {
+    pin_to(0)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let target = runtime.block_on(start(variant))?;
+    println!("{} {} {}", target.address, target.method, target.secret);
+    runtime.block_on(std::future::pending())
+}
+
+const SERVE: &str = "serve";
+
 fn main() -> Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     let arg = |index: usize, default| args.get(index).map_or(default, String::as_str);
+    if arg(0, "") == SERVE {
+        return serve(arg(1, "bare"));
+    }
     let (a, b) = (arg(0, "bare"), arg(1, "governor_headers"));
     let rounds: usize = arg(2, "7").parse()?;
     let length = Duration::from_secs_f64(arg(3, "3").parse()?);
-    let mut server = Builder::new_multi_thread();
-    if let Some(threads) = args.get(4) {
-        server.worker_threads(threads.parse()?);
-    }
-    let server = server.enable_all().build()?;
-    let targets = (server.block_on(start(a))?, server.block_on(start(b))?);
+    let (_server_a, target_a) = spawn(a)?;
+    let (_server_b, target_b) = spawn(b)?;
+    pin_to(1)?;
     let client = Builder::new_current_thread().enable_all().build()?;
 
     println!("A = {a}, B = {b}, {CONNECTIONS} connections, {length:?} a round");
     println!("round         A/s         B/s     B/A");
     let mut results = Vec::new();
     for number in 1..=rounds {
-        let a = client.block_on(round(&targets.0, length))?;
-        let b = client.block_on(round(&targets.1, length))?;
+        let a = client.block_on(round(&target_a, length))?;
+        let b = client.block_on(round(&target_b, length))?;
         println!("{number:5}{a:12.0}{b:12.0}{:8.4}", b / a);
         results.push((a, b));
     }
@@ -177,7 +232,5 @@ fn main() -> Result<()> {
         column(|(_, b)| *b),
         column(|(a, b)| b / a)
     );
-    // Connections stay open until here; do not wait for them.
-    server.shutdown_background();
     Ok(())
 }
