@@ -84,26 +84,23 @@ impl Config {
         match admission {
             Admission::Unchanged(admitted) => Step::Admit(admitted),
             Admission::Authenticated(admitted, entry) => {
-                let mut stripped = if self.keep_credential {
-                    StrippedCredentials::new()
-                } else {
-                    credential::remove(&self.sources, sources, request)
-                };
-                let mut event_id = id;
-                if let Some(outer) = request.extensions().get::<Caller>() {
-                    // Nested layers may read any of the sources.
-                    stripped.extend(outer.stripped.iter().cloned());
-                    if outer.is_recorded_by(&self.recorder) {
-                        event_id = outer.event_id;
-                    }
-                }
-                let caller = Caller {
+                let mut caller = Caller {
                     entry,
-                    event_id,
-                    stripped,
+                    event_id: id,
+                    stripped: StrippedCredentials::new(),
                     recorder: self.recorder.id(),
                     admitted_by: self.limits_id,
                 };
+                if !self.keep_credential {
+                    credential::remove(&self.sources, sources, request, &mut caller.stripped);
+                }
+                if let Some(outer) = request.extensions().get::<Caller>() {
+                    // Nested layers may read any of the sources.
+                    caller.stripped.extend(outer.stripped.iter().cloned());
+                    if outer.is_recorded_by(&self.recorder) {
+                        caller.event_id = outer.event_id;
+                    }
+                }
                 request.extensions_mut().insert(caller);
                 Step::Admit(admitted)
             }
@@ -113,7 +110,8 @@ impl Config {
             }
             Admission::Unverified(admitted, mark) => {
                 if !self.keep_credential {
-                    credential::remove(&self.sources, sources, request);
+                    let mut stripped = StrippedCredentials::new();
+                    credential::remove(&self.sources, sources, request, &mut stripped);
                 }
                 let extensions = request.extensions_mut();
                 extensions.insert(Unverified);

@@ -358,14 +358,14 @@ impl CredentialSources {
     }
 }
 
-/// Removes the credentials from the request and returns them.
+/// Moves the credentials out of the request.
 #[inline]
 pub(crate) fn remove<B>(
     sources: &CredentialSources,
     found_in: SourceSet,
     request: &mut Request<B>,
-) -> StrippedCredentials {
-    let mut stripped = StrippedCredentials::new();
+    stripped: &mut StrippedCredentials,
+) {
     for (index, source) in sources.list.iter().enumerate() {
         if !found_in.has(index) {
             continue;
@@ -399,7 +399,6 @@ pub(crate) fn remove<B>(
             stripped.push(removed);
         }
     }
-    stripped
 }
 
 impl Stripped {

@@ -136,7 +136,8 @@ fn basic_and_other_schemes_are_read_and_removed() {
         let credential = read_from(&sources, &request);
         let found_in = credential.sources;
         assert_eq!(describe(credential.presented), expected, "{value}");
-        let stripped = remove(&sources, found_in, &mut request);
+        let mut stripped = StrippedCredentials::new();
+        remove(&sources, found_in, &mut request, &mut stripped);
         let has_credential = expected != "missing";
         assert_eq!(stripped.len(), usize::from(has_credential), "{value}");
         assert_eq!(request.headers().is_empty(), has_credential, "{value}");
@@ -239,7 +240,12 @@ fn allowed_foreign_authorization_is_ignored_and_forwarded() {
     assert!(!credential.has_unread());
     let found_in = credential.sources;
     assert_eq!(describe(credential.presented), key);
-    remove(&sources, found_in, &mut both);
+    remove(
+        &sources,
+        found_in,
+        &mut both,
+        &mut StrippedCredentials::new(),
+    );
     assert_eq!(both.headers().len(), 1);
     assert_eq!(both.headers()[AUTHORIZATION], jwt.1);
     for (headers, expected) in [
@@ -263,7 +269,12 @@ fn allowed_foreign_authorization_is_ignored_and_forwarded() {
     );
     let mut several = request("/", &[jwt, ("authorization", &bearer)]);
     let found_in = read_from(&sources, &several).sources;
-    remove(&sources, found_in, &mut several);
+    remove(
+        &sources,
+        found_in,
+        &mut several,
+        &mut StrippedCredentials::new(),
+    );
     assert_eq!(several.headers().len(), 1);
     assert_eq!(several.headers()[AUTHORIZATION], jwt.1);
 }
@@ -283,7 +294,8 @@ mod secret_confidentiality {
             ],
         );
         let found_in = read(&full).sources;
-        let stripped = remove(&sources(), found_in, &mut full);
+        let mut stripped = StrippedCredentials::new();
+        remove(&sources(), found_in, &mut full, &mut stripped);
         assert_eq!(stripped.len(), 3);
         assert!(
             stripped
@@ -296,12 +308,22 @@ mod secret_confidentiality {
         let other = [("authorization", "Basic other"), ("x-api-key", "k")];
         let mut other = request("/", &other);
         let found_in = read(&other).sources;
-        remove(&sources(), found_in, &mut other);
+        remove(
+            &sources(),
+            found_in,
+            &mut other,
+            &mut StrippedCredentials::new(),
+        );
         assert_eq!(other.headers().len(), 1);
         assert_eq!(other.headers()[AUTHORIZATION], "Basic other");
         let mut alone = request("http://host/p?key=k", &[("authorization", "Bearer k")]);
         let found_in = read(&alone).sources;
-        remove(&sources(), found_in, &mut alone);
+        remove(
+            &sources(),
+            found_in,
+            &mut alone,
+            &mut StrippedCredentials::new(),
+        );
         assert_eq!(alone.uri(), "http://host/p");
         assert!(alone.headers().is_empty());
     }
