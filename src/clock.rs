@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 /// A source of time: the system clock or, in tests, a manual clock that moves only when advanced.
 ///
-/// Clones share the same time, and all system clocks share one origin. The monotonic reading drives rate limits,
+/// Clones share the same time, and all system clocks share one origin. The first system clock of a process calibrates
+/// the time stamp counter, which usually takes less than a millisecond and at most 200. The monotonic reading drives rate limits,
 /// cache ages and latencies. The wall-clock reading drives expiry and event times, and follows adjustments of the
 /// system time within a second.
 #[derive(Clone)]
@@ -22,8 +23,8 @@ enum Source {
 }
 
 /// Ties the time stamp counter of the CPU to the clocks of the operating system, which are three times as expensive to
-/// read. The counter only measures the time since the last reading of those clocks, at most a second ago: that is how
-/// long an imprecise counter, or one that jumps when a virtual machine migrates, can matter.
+/// read. The counter only measures the time since the last reading of those clocks, at most a second ago, so the error
+/// of an imprecise counter, or of one that jumps when a virtual machine migrates, lasts at most a second.
 struct Anchor {
     origin: Instant,
     counter: quanta::Clock,
@@ -69,6 +70,9 @@ impl Now {
 
     /// Monotonic nanoseconds since the clock's origin: the creation of a manual clock, or the first use of
     /// the system clock in the process.
+    ///
+    /// The system clock is read every second and interpolated by the time stamp counter in between. When it is read,
+    /// the time can step back by the drift of the counter, some microseconds.
     pub fn elapsed_nanos(self) -> u64 {
         self.elapsed
     }
@@ -181,6 +185,7 @@ impl Anchor {
     /// Reads the clocks of the operating system.
     #[cold]
     fn renew(&self) -> Now {
+        let before = self.counter.raw();
         let elapsed = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let count = self.counter.raw();
         let wall = SystemTime::now()
@@ -194,7 +199,9 @@ impl Anchor {
             self.version
                 .compare_exchange(version, version + 1, success, failure)
         };
-        if version.is_multiple_of(2) && claim(version).is_ok() {
+        // If the thread was interrupted between the readings, they do not belong together.
+        let is_exact = self.counter.delta_as_nanos(before, count) < 20_000 || version == 0;
+        if is_exact && version.is_multiple_of(2) && claim(version).is_ok() {
             fence(Ordering::Release);
             self.counted.store(count, Ordering::Relaxed);
             self.elapsed.store(elapsed, Ordering::Relaxed);

@@ -17,6 +17,8 @@ use self::authorization::{
 use super::request_parts::RequestParts;
 use crate::key::credential_has_secret;
 
+/// The value of `Vary` for the default sources.
+const DEFAULT_VARY: &str = "authorization, x-api-key";
 /// The default header source.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -116,10 +118,19 @@ impl CredentialSources {
                 names.push(name.to_string());
             }
         }
-        let value = HeaderValue::from_maybe_shared(Bytes::from(names.join(", "))).ok()?;
-        // The first clone promotes the buffer to a shared one, so that later clones do not allocate.
-        drop(value.clone());
-        (!value.is_empty()).then_some(value)
+        let names = names.join(", ");
+        match &*names {
+            "" => None,
+            // The usual values have no reference count, on which all threads would contend.
+            DEFAULT_VARY => Some(HeaderValue::from_static(DEFAULT_VARY)),
+            "authorization" => Some(HeaderValue::from_static("authorization")),
+            _ => {
+                let value = HeaderValue::from_maybe_shared(Bytes::from(names)).ok()?;
+                // The first clone promotes the buffer to a shared one, so that later clones do not allocate.
+                drop(value.clone());
+                Some(value)
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
@@ -17,6 +18,8 @@ type Name = dyn for<'a> Fn(RequestParts<'a>) -> Option<Cow<'a, str>> + Send + Sy
 
 /// Interned endpoint names, shared by events.
 pub(crate) struct Endpoints {
+    /// Distinguishes these names from those of other layers.
+    id: u64,
     name: Option<Arc<Name>>,
     names: RwLock<HashSet<Arc<str>, RandomState>>,
     other: Arc<str>,
@@ -30,8 +33,8 @@ const MAX_LEN: usize = 256;
 /// The number of names that each thread remembers, so that it neither locks nor hashes for them.
 const RECENT_NAMES: usize = 32;
 
-/// A name, and the [id](Endpoints::id) of the names that it belongs to.
-type Recent = Option<(usize, Arc<str>)>;
+/// A name, and the id of the [`Endpoints`] that it belongs to.
+type Recent = Option<(u64, Arc<str>)>;
 
 thread_local! {
     static RECENT: RefCell<[Recent; RECENT_NAMES]> = const { RefCell::new([const { None }; RECENT_NAMES]) };
@@ -47,7 +50,9 @@ pub(crate) struct Endpoint {
 
 impl Endpoints {
     pub(crate) fn new(name: Option<Arc<Name>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
             names: RwLock::default(),
             other: OTHER_ENDPOINTS.into(),
@@ -84,21 +89,16 @@ impl Endpoints {
         let recent = RECENT.try_with(|recent| {
             let recent = recent.borrow();
             let (id, known) = recent[slot].as_ref()?;
-            (*id == self.id() && **known == *name).then(|| known.clone())
+            (*id == self.id && **known == *name).then(|| known.clone())
         });
         if let Ok(Some(known)) = recent {
             return known;
         }
         let known = self.intern_shared(name);
         let _ = RECENT.try_with(|recent| {
-            recent.borrow_mut()[slot] = Some((self.id(), known.clone()));
+            recent.borrow_mut()[slot] = Some((self.id, known.clone()));
         });
         known
-    }
-
-    /// Distinguishes these names from those of other layers.
-    fn id(&self) -> usize {
-        self.other.as_ptr().addr()
     }
 
     fn intern_shared(&self, name: &str) -> Arc<str> {
@@ -155,6 +155,19 @@ mod tests {
             }
             assert_eq!(endpoints.names.read().unwrap().len(), 1);
             assert_eq!(*endpoints.known(&long).unwrap(), long[..MAX_LEN]);
+        }
+    }
+
+    #[test]
+    fn layers_do_not_share_the_names_that_a_thread_remembers() {
+        let (first, second) = (Endpoints::new(None), Endpoints::new(None));
+        for _ in 0..2 {
+            for endpoints in [&first, &second] {
+                assert!(Arc::ptr_eq(
+                    &endpoints.intern("/v1"),
+                    &endpoints.known("/v1").unwrap()
+                ));
+            }
         }
     }
 

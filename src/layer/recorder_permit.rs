@@ -53,14 +53,14 @@ impl<R: Borrow<Recorder>> RecorderPermit<R> {
 impl<R: Borrow<Recorder>> Drop for RecorderPermit<R> {
     fn drop(&mut self) {
         if let Some(recorder) = self.recorder.take() {
-            if self.is_rejected {
-                recorder.borrow().release_rejected();
-            }
-            if std::thread::panicking() {
-                // A hook panicked before the event was created.
-                recorder.borrow().count_lost();
-            } else {
-                recorder.borrow().release();
+            let recorder = recorder.borrow();
+            // A hook panicked before the event was created.
+            let is_lost = std::thread::panicking();
+            match (self.is_rejected, is_lost) {
+                (false, false) => recorder.release(),
+                (false, true) => recorder.count_lost(),
+                (true, false) => recorder.release_rejected(),
+                (true, true) => recorder.count_lost_rejected(),
             }
         }
     }

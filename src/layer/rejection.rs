@@ -308,7 +308,7 @@ fn has_http_route(parts: RequestParts<'_>) -> bool {
     false
 }
 
-/// As the conversion of http, which takes twice as long.
+/// Formats a number. Faster than `HeaderValue::from`.
 fn number(number: u64) -> HeaderValue {
     let text = HeaderValue::from_str(itoa::Buffer::new().format(number));
     text.unwrap_or_else(|_| number.into())

@@ -274,7 +274,7 @@ fn add_tightest(limits: &LimitHeaders, decision: &Decision, headers: &mut Header
 #[cold]
 pub(crate) fn add_to_nested(added: HeaderMap, headers: &mut HeaderMap) {
     for (name, value) in added {
-        // Each name has one value.
+        // Later values of a name come without it; `apply` adds one value of each.
         let Some(name) = name else { continue };
         if name == VARY || name == RATELIMIT || name == RATELIMIT_POLICY {
             headers.append(name, value);

@@ -6,7 +6,7 @@ mod gcra;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use account::{Account, lock};
+use account::{Account, is_shared, lock};
 
 use super::limiter::{LimitError, LimitHandle, Limiter};
 use super::rate_limit::RateLimit;
@@ -111,7 +111,7 @@ impl Shard {
     fn sweep(&mut self, room: usize, now: Now) -> usize {
         let mut in_use = 0;
         self.accounts.retain(|_, account| {
-            let used = Arc::strong_count(account) > 1;
+            let used = is_shared(account);
             in_use += usize::from(used);
             used || !account.is_whole(now)
         });

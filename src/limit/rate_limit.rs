@@ -162,7 +162,7 @@ impl RateLimit {
         Ok(())
     }
 
-    /// The name, shared by all limits with the usage of this one.
+    /// The name. Limits of one name share their usage.
     pub(super) fn shared_name(&self) -> &Arc<str> {
         &self.name
     }

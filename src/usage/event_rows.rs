@@ -152,6 +152,15 @@ impl<K> EventRows<K> {
     }
 }
 
+/// The indices of the entries with these numbers, which increase from row to row except where they are 0.
+fn numbers(mut of_rows: impl DoubleEndedIterator<Item = u32>) -> Range<usize> {
+    let Some(first) = of_rows.find(|number| *number > 0) else {
+        return 0..0;
+    };
+    let last = of_rows.rfind(|number| *number > 0).unwrap_or(first);
+    first as usize - 1..last as usize
+}
+
 /// The number of the last entry, after pushing the new one unless it is the last already.
 #[inline]
 fn number_of<T>(entries: &mut Vec<T>, new: T, same: impl Fn(&T, &T) -> bool) -> u32 {
@@ -197,19 +206,26 @@ impl EventRows {
         let has_nul = texts.contains(&0);
         let (first, texts_at) = (self.rows.len(), self.texts.len());
         self.texts.extend_from_slice(texts);
-        let keys = self.keys.len() as u32;
-        self.keys.extend(pending.keys.iter().map(|key| Attributed {
-            key: Some(key.key()),
-            owner: key.owner().map(without_nul),
-        }));
-        let endpoints = self.endpoints.len() as u32;
-        let named = pending.endpoints.iter().cloned();
+        let rows = &pending.rows[range];
+        let keys = numbers(rows.iter().map(|row| row.key));
+        let (first_key, keys_at) = (keys.start as u32, self.keys.len() as u32);
+        self.keys
+            .extend(pending.keys[keys].iter().map(|key| Attributed {
+                key: Some(key.key()),
+                owner: key.owner().map(without_nul),
+            }));
+        let endpoints = numbers(rows.iter().map(|row| row.endpoint));
+        let (first_endpoint, endpoints_at) = (endpoints.start as u32, self.endpoints.len() as u32);
+        let named = pending.endpoints[endpoints].iter().cloned();
         self.endpoints.extend(named.map(without_nul));
-        let moved = |number: u32, by: u32| if number == 0 { 0 } else { number + by };
-        self.rows.extend(pending.rows[range].iter().map(|row| Row {
+        let moved = |number: u32, from: u32, to: u32| match number {
+            0 => 0,
+            number => number - from + to,
+        };
+        self.rows.extend(rows.iter().map(|row| Row {
             fields: row.fields.normalized(),
-            key: moved(row.key, keys),
-            endpoint: moved(row.endpoint, endpoints),
+            key: moved(row.key, first_key, keys_at),
+            endpoint: moved(row.endpoint, first_endpoint, endpoints_at),
             texts_at: row.texts_at - start + texts_at,
             ..*row
         }));
@@ -341,28 +357,40 @@ impl<'a> EventRef<'a> {
         time.unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
+    /// The text of this length after this many bytes of the row's texts.
+    fn text(self, skipped: usize, len: usize) -> &'a str {
+        let start = self.row.texts_at + skipped;
+        let bytes = self.all.texts.get(start..start + len);
+        std::str::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn path(self) -> &'a str {
+        self.text(0, self.row.path as usize)
+    }
+
+    pub(super) fn request_id(self) -> Option<&'a str> {
+        let len = self.row.request_id.get()?;
+        Some(self.text(self.row.path as usize, len))
+    }
+
+    pub(super) fn resource_id(self) -> Option<&'a str> {
+        let skipped = self.row.path as usize + self.row.request_id.bytes();
+        Some(self.text(skipped, self.row.resource_id.get()?))
+    }
+
     pub(crate) fn to_event(self) -> UsageEvent {
-        let (row, fields) = (self.row, &self.row.fields);
-        let mut at = row.texts_at;
-        let mut text = |len: usize| -> Box<str> {
-            let bytes = self.all.texts.get(at..at + len).unwrap_or_default();
-            at += len;
-            std::str::from_utf8(bytes).unwrap_or_default().into()
-        };
-        let path = text(row.path as usize);
-        let request_id = row.request_id.get().map(&mut text);
-        let resource_id = row.resource_id.get().map(&mut text);
+        let fields = &self.row.fields;
         let attributed = self.attributed();
         UsageEvent {
             id: fields.id,
-            request_id,
+            request_id: self.request_id().map(Into::into),
             key: attributed.and_then(|it| it.key),
             owner: attributed.and_then(|it| it.owner.clone()),
             time: self.time(),
             method: fields.method,
             endpoint: self.endpoint().cloned().unwrap_or_else(unmatched),
-            path,
-            resource_id,
+            path: self.path().into(),
+            resource_id: self.resource_id().map(Into::into),
             status: fields.status,
             outcome: fields.outcome,
             cause: fields.cause,
@@ -522,6 +550,10 @@ mod tests {
             parts.append(&lane, 0..cut);
             parts.append(&lane, cut..6);
             assert_eq!(parts.to_events(), built, "{cut}");
+            // Each part has only the entries of its rows.
+            let mut part = EventRows::default();
+            part.append(&lane, cut..6);
+            assert!(part.keys.len().max(part.endpoints.len()) <= 6 - cut);
         }
         let copied: EventRows = built.iter().cloned().collect();
         assert_eq!(copied.to_events(), built);

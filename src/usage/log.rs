@@ -2,8 +2,10 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::event::UsageEvent;
+use super::event::{UNMATCHED, UsageEvent};
+use super::event_rows::EventRef;
 use super::outcome::{Cause, Outcome};
 use super::wire::{Method, Status, StatusClass};
 use crate::id::KeyId;
@@ -94,11 +96,46 @@ impl LogFilter {
 
     /// Returns whether an event matches every field that is set. All backends filter as this method does.
     pub fn matches(&self, event: &UsageEvent) -> bool {
+        self.matches_fields(&FilterFields {
+            id: event.id,
+            request_id: event.request_id.as_deref(),
+            key: event.key,
+            owner: event.owner.as_deref(),
+            time: event.time,
+            method: event.method,
+            endpoint: &event.endpoint,
+            resource_id: event.resource_id.as_deref(),
+            status: event.status,
+            outcome: event.outcome,
+            cause: event.cause,
+        })
+    }
+
+    /// As [`matches`](Self::matches), for an event that is not converted.
+    pub(crate) fn matches_row(&self, event: EventRef<'_>) -> bool {
+        let (fields, attributed) = (event.fields(), event.attributed());
+        self.matches_fields(&FilterFields {
+            id: fields.id,
+            request_id: event.request_id(),
+            key: attributed.and_then(|it| it.key),
+            owner: attributed.and_then(|it| it.owner.as_deref()),
+            time: event.time(),
+            method: fields.method,
+            endpoint: event.endpoint().map_or(UNMATCHED, |endpoint| endpoint),
+            resource_id: event.resource_id(),
+            status: fields.status,
+            outcome: fields.outcome,
+            cause: fields.cause,
+        })
+    }
+
+    #[inline]
+    fn matches_fields(&self, event: &FilterFields<'_>) -> bool {
         self.key.is_none_or(|key| event.key == Some(key))
             && self
                 .owner
                 .as_deref()
-                .is_none_or(|owner| event.owner.as_deref() == Some(owner))
+                .is_none_or(|owner| event.owner == Some(owner))
             && self.from.is_none_or(|from| event.time >= from)
             && self.to.is_none_or(|to| event.time < to)
             && self.outcome.is_none_or(|outcome| event.outcome == outcome)
@@ -107,7 +144,7 @@ impl LogFilter {
             && self
                 .endpoint
                 .as_deref()
-                .is_none_or(|endpoint| &*event.endpoint == endpoint)
+                .is_none_or(|endpoint| event.endpoint == endpoint)
             && self.status.is_none_or(|status| event.status == status)
             && self
                 .status_class
@@ -115,9 +152,27 @@ impl LogFilter {
             && self
                 .resource_id
                 .as_deref()
-                .is_none_or(|id| event.resource_id.as_deref() == Some(id))
-            && self.request_id.as_deref().is_none_or(|id| event.has_id(id))
+                .is_none_or(|id| event.resource_id == Some(id))
+            && self
+                .request_id
+                .as_deref()
+                .is_none_or(|id| event.request_id == Some(id) || id.parse() == Ok(event.id))
     }
+}
+
+/// The fields of an event that a filter reads.
+struct FilterFields<'a> {
+    id: Uuid,
+    request_id: Option<&'a str>,
+    key: Option<KeyId>,
+    owner: Option<&'a str>,
+    time: Timestamp,
+    method: Method,
+    endpoint: &'a str,
+    resource_id: Option<&'a str>,
+    status: Status,
+    outcome: Outcome,
+    cause: Option<Cause>,
 }
 
 /// A query for one page of the request log, newest first.

@@ -71,7 +71,8 @@ impl Batch {
 
 impl PartialEq for Batch {
     fn eq(&self, other: &Self) -> bool {
-        self.id == other.id && self.events() == other.events()
+        let events = |batch: &Self| batch.rows.to_events();
+        self.id == other.id && events(self) == events(other)
     }
 }
 
@@ -81,7 +82,7 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("id", &self.id)
-            .field("events", &self.events())
+            .field("events", &self.rows.to_events())
             .finish()
     }
 }

@@ -15,7 +15,8 @@ use keytally::key::{
     Actor, CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
-use keytally::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit};
+use keytally::limit::{LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit};
+use keytally::usage::{LogQuery, Recorder, Status, UNMATCHED, UsageReader};
 use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope};
 use tower::{Layer, Service};
 
@@ -331,4 +332,140 @@ async fn asynchronous_limiter_enforces_limits() {
     }
     clock.advance(Duration::from_secs(30));
     assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
+}
+
+/// The state of requests is reused.
+#[tokio::test]
+async fn a_request_leaves_nothing_to_the_next() {
+    let backend = MemoryBackend::new();
+    let recorder = Recorder::new(backend.clone());
+    let layer = ApiKeyLayer::new(backend.clone())
+        .recorder(recorder.clone())
+        .resource_id(|parts| Some(parts.headers().get("resource")?.to_str().ok()?.to_owned()));
+    let service = tower::service_fn(|request: Request<String>| async move {
+        let mut response: InnerResponse = Response::default();
+        if request.headers().contains_key("resource") {
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert("content-type", grpc);
+            response
+                .headers_mut()
+                .insert("grpc-status", http::HeaderValue::from_static("5"));
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let mut service = layer.layer(service);
+    let issuer = Issuer::new("acme_live").unwrap();
+    let limited = NewKey::new("limited")
+        .owner("customer-17")
+        .limit(RateLimit::per_hour(100));
+    let limited = issuer
+        .issue(&backend, limited, Actor::SYSTEM)
+        .await
+        .unwrap();
+    let plain = issuer
+        .issue(&backend, NewKey::new("plain"), Actor::SYSTEM)
+        .await
+        .unwrap();
+    let path = format!("/{}", "long".repeat(100));
+    for _ in 0..3 {
+        let full = Request::post(&path)
+            .header("x-api-key", limited.secret.expose())
+            .header("x-request-id", "request-1")
+            .header("resource", "r1")
+            .header("content-length", "7");
+        let full = full.body(String::from("content")).unwrap();
+        let response = service.call(full).await.unwrap();
+        assert_eq!(response.headers()["x-request-id"], "request-1");
+        assert!(response.headers().contains_key("ratelimit"));
+        drop(response);
+        let bare = Request::get("/").header("x-api-key", plain.secret.expose());
+        let response = service
+            .call(bare.body(String::new()).unwrap())
+            .await
+            .unwrap();
+        assert!(!response.headers().contains_key("ratelimit"));
+        assert_ne!(response.headers()["x-request-id"], "request-1");
+        drop(response);
+    }
+    recorder.flush().await;
+    let events = backend.requests(&LogQuery::default()).await.unwrap().items;
+    assert_eq!(events.len(), 6);
+    for event in events {
+        let is_bare = event.key == Some(plain.key.id);
+        assert_eq!(*event.path, *if is_bare { "/" } else { &path });
+        assert_eq!(event.resource_id.is_none(), is_bare);
+        assert_eq!(event.request_id.is_none(), is_bare);
+        assert_eq!(event.owner.is_none(), is_bare);
+        let status = if is_bare {
+            Status::Http(200)
+        } else {
+            Status::Grpc(5)
+        };
+        assert_eq!(event.status, status);
+        assert_eq!(event.request_bytes, if is_bare { 0 } else { 7 });
+        assert_eq!(
+            &*event.endpoint,
+            if is_bare { UNMATCHED } else { &path[..256] }
+        );
+        assert_eq!(event.rejection_reason, None);
+    }
+}
+
+/// Neither the states of requests nor the names that a thread keeps refer to a layer.
+#[tokio::test]
+async fn a_layer_is_dropped_with_its_last_request() {
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let (backend, dropped) = (MemoryBackend::new(), Arc::new(AtomicBool::new(false)));
+    let issuer = Issuer::new("acme_live").unwrap();
+    let issued = issuer
+        .issue(&backend, NewKey::new("x"), Actor::SYSTEM)
+        .await
+        .unwrap();
+    let held = Dropped(dropped.clone());
+    let layer = ApiKeyLayer::new(backend).endpoint(move |_| {
+        let _ = &held;
+        Some("/v1".into())
+    });
+    for _ in 0..3 {
+        let response = send(layer.layer(tower::service_fn(ok_response)), &issued).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert!(!dropped.load(Ordering::SeqCst));
+    drop(layer);
+    assert!(dropped.load(Ordering::SeqCst));
+}
+
+/// Limits are exact while other limits are attached to the same key.
+#[test]
+fn concurrent_requests_and_changes_of_limits_are_exact() {
+    let (clock, id) = (
+        Clock::manual(Timestamp::UNIX_EPOCH),
+        "3fK9aB0000zzZZ19".parse().unwrap(),
+    );
+    for _ in 0..20 {
+        let limiter = LocalLimiter::new();
+        let limit = |burst| [RateLimit::per_hour(burst).with_name("rate")];
+        let acquire = |handle: &dyn LimitHandle| match handle.acquire(1, clock.now()) {
+            LimitResponse::Ready(decision) => u32::from(decision.is_allowed()),
+            LimitResponse::Pending(_) => unreachable!("the local limiter responds immediately"),
+        };
+        let handle = limiter.attach(id, &limit(1_000), clock.now()).unwrap();
+        let allowed: u32 = std::thread::scope(|threads| {
+            let spend = || (0..1_000).map(|_| acquire(&*handle)).sum::<u32>();
+            let spenders: Vec<_> = (0..3).map(|_| threads.spawn(spend)).collect();
+            let other = limiter.attach(id, &limit(500), clock.now()).unwrap();
+            let others: u32 = (0..10).map(|_| acquire(&*other)).sum();
+            others
+                + spenders
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .sum::<u32>()
+        });
+        assert_eq!(allowed, 1_000);
+    }
 }

@@ -11,7 +11,7 @@ use crate::usage::LogSampling;
 #[serde(default)]
 #[non_exhaustive]
 pub struct MemoryConfig {
-    /// The maximum number of requests in the request log. 100,000 by default, at about 300 bytes each; 0 disables
+    /// The maximum number of requests in the request log. 100,000 by default, at about 200 bytes each; 0 disables
     /// the log.
     pub log_capacity: usize,
     /// The sampling of the request log. All requests by default.

@@ -170,8 +170,8 @@ impl Usage {
             Some(token) => Some((token.time(), token.id::<Uuid>()?)),
             None => None,
         };
-        let place = |event: &UsageEvent| (event.time, event.id);
-        let mut matching: Vec<UsageEvent> = self
+        let place = |event: &EventRef<'_>| (event.time(), event.fields().id);
+        let mut matching: Vec<EventRef<'_>> = self
             .matching(&query.filter)
             .filter(|event| before.is_none_or(|before| place(event) < before))
             .collect();
@@ -181,19 +181,12 @@ impl Usage {
             matching.truncate(limit + 1);
         }
         matching.sort_unstable_by_key(|event| std::cmp::Reverse(place(event)));
-        Ok(Page::from_surplus(matching, limit, LogQuery::page_token))
+        let items = matching.into_iter().map(EventRef::to_event).collect();
+        Ok(Page::from_surplus(items, limit, LogQuery::page_token))
     }
 
     /// The logged events that match a filter.
-    pub(super) fn matching(&self, filter: &LogFilter) -> impl Iterator<Item = UsageEvent> {
-        // Most filters select a key or a time range, which does not require converting every event.
-        let may_match = |event: &EventRef<'_>| {
-            let time = event.time();
-            filter.from.is_none_or(|from| time >= from)
-                && filter.to.is_none_or(|to| time < to)
-                && (filter.key.is_none() || event.attributed().and_then(|it| it.key) == filter.key)
-        };
-        let events = self.log.iter().filter(may_match).map(EventRef::to_event);
-        events.filter(|event| filter.matches(event))
+    pub(super) fn matching(&self, filter: &LogFilter) -> impl Iterator<Item = EventRef<'_>> {
+        self.log.iter().filter(|event| filter.matches_row(*event))
     }
 }

@@ -5,6 +5,7 @@
 //! change or differ between layers.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::Ordering::Acquire;
 use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 use super::gcra::{Exceeded, Rate, Slot};
 use crate::clock::Now;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, RateLimit};
+use crate::sync::atomic::fence;
 use crate::sync::{Mutex, MutexGuard};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,7 +63,7 @@ fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Arc<
     if let Some(slot) = slots.iter().find(same) {
         return Ok(slot.clone());
     }
-    let is_removable = |slot: &Arc<Slot>| !in_use(slot) && slot.is_unused(now);
+    let is_removable = |slot: &Arc<Slot>| !is_shared(slot) && slot.is_unused(now);
     let index = match slots.iter().position(is_removable) {
         None if slots.len() < Account::MAX_SLOTS => None,
         None => Some(replaceable(slots, name, now).ok_or(LimitError::AtCapacity)?),
@@ -81,8 +83,13 @@ fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Arc<
     Ok(slot)
 }
 
-fn in_use(slot: &Arc<Slot>) -> bool {
-    Arc::strong_count(slot) > 1
+/// Whether there are other references. If not, all that was done through them is visible.
+pub(super) fn is_shared<T>(shared: &Arc<T>) -> bool {
+    if Arc::strong_count(shared) > 1 {
+        return true;
+    }
+    fence(Acquire);
+    false
 }
 
 /// A slot that is not in use and whose usage is tracked by another slot of its name, or the new one. Of these, the
@@ -93,7 +100,7 @@ fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
     slots
         .iter()
         .enumerate()
-        .filter(|(_, slot)| !in_use(slot) && is_redundant(slot))
+        .filter(|(_, slot)| !is_shared(slot) && is_redundant(slot))
         .min_by_key(|(_, slot)| slot.usage_in_requests(now))
         .map(|(index, _)| index)
 }

@@ -1,7 +1,7 @@
 //! The usage of one limit, by the generic cell rate algorithm (GCRA).
 //!
 //! The usage is the time until all of it is restored: a request adds the time in which one request is restored, and is
-//! allowed if the sum does not exceed that of the whole burst. The end of that time is the *theoretical arrival time*
+//! allowed if the sum does not exceed the time to restore the whole burst. The end of that time is the *theoretical arrival time*
 //! of ITU-T I.371, and all of the state.
 
 use std::num::NonZeroU32;

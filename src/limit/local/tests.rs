@@ -478,7 +478,7 @@ fn any_limit() -> impl Strategy<Value = RateLimit> {
 
 #[test]
 fn cost_that_overflows_is_rejected() {
-    // 21,350,400 × 864 s slightly exceed 2⁶⁴ ns: governor alone would allow that.
+    // 21,350,400 × 864 s slightly exceed 2⁶⁴ ns: wrapping arithmetic would allow that.
     let limit = RateLimit::per(100, Duration::from_secs(86_400));
     let steps = [100, 101, 21_350_400, u32::MAX].map(|cost| (0, cost));
     for steps in [steps.to_vec(), steps[1..].to_vec()] {

@@ -62,7 +62,8 @@ impl RecorderBuilder {
 
     /// The maximum number of events in memory, including those being written. 65,536 by default; at least 1.
     ///
-    /// [`capacity_bytes`](Self::capacity_bytes) limits them too; the limit that is reached first applies.
+    /// [`capacity_bytes`](Self::capacity_bytes) limits them too; the limit that is reached first applies. Up to a
+    /// sixty-fourth of the capacity may be reserved by threads that do not use it at the moment.
     ///
     /// Events for revoked, disabled and expired keys, and for keys used from a client IP that is not allowed, do
     /// not count against this capacity. They have an extra capacity of a sixteenth of it, at most 256 events.
@@ -133,8 +134,9 @@ impl RecorderBuilder {
     /// killed.
     ///
     /// Batches are spooled while the sink fails, or once half of the capacity is used if it is slow, and when
-    /// [`shutdown`](super::Recorder::shutdown) cannot write them in time. They are then written in recording
-    /// order, starting with those of earlier processes, and each under its id, so that the sink counts it once.
+    /// [`shutdown`](super::Recorder::shutdown) cannot write them in time. They are then written in the order in
+    /// which they were spooled, starting with those of earlier processes, and each under its id, so that the sink
+    /// counts it once.
     ///
     /// If the spool fails, it is retried with a backoff. In the meantime the recorder works as without a spool: it
     /// writes from memory, and events that exceed the capacity are lost.

@@ -1,6 +1,7 @@
-//! The queue of the recorder: one lane for each thread, so that threads do not share cache lines.
+//! The queue of the recorder: lanes that are shared by few threads, so that threads rarely contend for a cache line.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -11,19 +12,23 @@ use crate::usage::event_rows::{EventRows, PendingRows};
 use crate::usage::pending_event::{EVENT_BYTES, PendingEvent};
 
 /// The events that have ended and are not in a batch yet.
-#[derive(Debug)]
 pub(super) struct Lanes {
     lanes: Box<[Lane]>,
     gathered: Mutex<Gathered>,
+    /// The number of gathered events. Written with the lock held.
+    gathered_len: AtomicUsize,
     room: Room,
+    /// Bytes of events in memory beyond [`EVENT_BYTES`] each.
+    extra_bytes: AtomicU64,
     /// The number of places that a lane reserves at a time.
     places: u64,
+    /// The number of events after which a lane wakes the task if it waits for a number of events.
+    stride: u64,
     /// The number of rows for which a lane keeps memory.
     kept_rows: usize,
 }
 
-/// The events of threads with one index.
-#[derive(Debug)]
+/// The queue of the threads that map to this lane.
 #[repr(align(128))]
 struct Lane {
     /// The number of requests that have begun.
@@ -35,7 +40,7 @@ struct Lane {
     state: Mutex<LaneState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct LaneState {
     events: PendingRows,
     /// Reserved places that are not in use.
@@ -46,19 +51,20 @@ struct LaneState {
 }
 
 /// Events taken out of their lanes, oldest first.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Gathered {
-    chunks: VecDeque<(PendingRows, Range<usize>)>,
+    chunks: VecDeque<Chunk>,
     /// Empty rows, to be used by lanes.
     spare: Vec<PendingRows>,
-    /// The number of events in the chunks.
-    len: usize,
     /// The number of events gathered so far.
     total: u64,
 }
 
-/// The part of the recorder's capacity that is in use: by events in memory, and by places reserved by lanes.
-#[derive(Debug)]
+/// Events, and the range of those that are not in a batch yet.
+type Chunk = (PendingRows, Range<usize>);
+
+/// The part of the capacity that is in use: by events in memory, requests that have reserved room, and places reserved
+/// by lanes.
 struct Room {
     events: AtomicU64,
     bytes: AtomicU64,
@@ -66,15 +72,15 @@ struct Room {
     capacity_bytes: u64,
 }
 
-/// What an accepted event may change for the task.
+/// What the task may be waiting for when an event was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepted {
-    /// The task is waiting for the first event.
+    /// The first event.
     First,
-    /// The event used room that was not reserved before, so that a limit for which the task waits may be reached.
-    InNewRoom,
-    /// The event used a place that was reserved before.
-    InPlace,
+    /// A number of events, or of their bytes.
+    Several,
+    /// Nothing that this event completes.
+    Nothing,
 }
 
 /// The room of a number of events.
@@ -96,25 +102,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lanes {
-    /// The number of places that a lane reserves at a time is a small part of the capacity, so that unused places
-    /// do not matter, and of a batch, since the task is woken for a full batch only when a lane reserves places.
     pub(super) fn new(capacity: usize, capacity_bytes: u64, batch_size: usize) -> Self {
         let lanes = lane_count();
         let capacity = capacity as u64;
         let events = capacity.min(capacity_bytes / EVENT_BYTES);
-        let places = (events / (64 * lanes as u64)).min(batch_size as u64 / 32);
+        // All lanes reserve at most a 64th of the capacity, and wake the task at most an eighth of a batch or of the
+        // capacity late.
+        let places = events / (64 * lanes as u64);
+        let stride = events.min(batch_size as u64) / (8 * lanes as u64);
         Self {
             lanes: (0..lanes).map(|_| Lane::new()).collect(),
             gathered: Mutex::default(),
+            gathered_len: AtomicUsize::new(0),
             room: Room {
                 events: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 capacity,
                 capacity_bytes,
             },
+            extra_bytes: AtomicU64::new(0),
             places: places.clamp(1, 64),
+            stride: stride.clamp(1, 64),
             kept_rows: (2 * batch_size / lanes).clamp(256, 4_096),
         }
+    }
+
+    /// The number of places that may be reserved and not in use.
+    pub(super) fn unused_places(&self) -> u64 {
+        self.lanes.len() as u64 * (self.places - 1)
     }
 
     /// The lane of the current thread.
@@ -141,26 +156,37 @@ impl Lanes {
         if state.is_closed {
             return Err(NoRoom);
         }
-        self.take_place(state)?;
-        Ok(())
+        self.take_place(state)
     }
 
-    /// Gives a reserved place back.
+    /// Releases a reserved place.
     pub(super) fn release(&self) {
-        lock(&self.lane().state).places += 1;
+        let state = &mut *lock(&self.lane().state);
+        if !state.is_closed {
+            self.release_place(state);
+        }
     }
 
-    /// Takes one of the lane's places, or reserves more. Returns whether it has reserved more.
+    /// Keeps a place for the next event, or releases it if the lane has enough.
+    fn release_place(&self, state: &mut LaneState) {
+        if state.places + 1 < self.places {
+            state.places += 1;
+        } else {
+            self.room.give_back(1, EVENT_BYTES);
+        }
+    }
+
+    /// Takes one of the lane's places, or reserves more.
     #[inline]
-    fn take_place(&self, state: &mut LaneState) -> Result<bool, NoRoom> {
+    fn take_place(&self, state: &mut LaneState) -> Result<(), NoRoom> {
         if let Some(left) = state.places.checked_sub(1) {
             state.places = left;
-            return Ok(false);
+            return Ok(());
         }
         for places in [self.places, 1] {
             if self.room.take(places, places * EVENT_BYTES) {
                 state.places = places - 1;
-                return Ok(true);
+                return Ok(());
             }
         }
         Err(NoRoom)
@@ -179,26 +205,28 @@ impl Lanes {
             return Err(NoRoom);
         }
         let extra = event.extra_bytes();
-        let mut in_new_room = extra > 0 || event.fields.is_rejected;
         if is_reserved {
             self.room.bytes.fetch_add(extra, Relaxed);
         } else if !event.fields.is_rejected {
-            in_new_room |= self.take_place(state)?;
+            self.take_place(state)?;
             if extra > 0 && !self.room.take(0, extra) {
-                state.places += 1;
+                self.release_place(state);
                 return Err(NoRoom);
             }
         }
+        if extra > 0 {
+            self.extra_bytes.fetch_add(extra, Relaxed);
+        }
         state.events.push(event);
-        lane.accepted
-            .store(lane.accepted.load(Relaxed) + 1, Relaxed);
+        let accepted = lane.accepted.load(Relaxed) + 1;
+        lane.accepted.store(accepted, Relaxed);
         lane.len.store(state.events.len(), Release);
         Ok(if std::mem::take(&mut state.is_awaited) {
             Accepted::First
-        } else if in_new_room {
-            Accepted::InNewRoom
+        } else if extra > 0 || accepted.is_multiple_of(self.stride) {
+            Accepted::Several
         } else {
-            Accepted::InPlace
+            Accepted::Nothing
         })
     }
 
@@ -226,12 +254,17 @@ impl Lanes {
         }
     }
 
-    /// The number of events, in lanes and gathered.
+    /// The number of events, in lanes and gathered. For the task.
     pub(super) fn len(&self) -> usize {
         // The lock is held while events move between the two.
-        let gathered = lock(&self.gathered);
+        let _gathered = lock(&self.gathered);
+        self.approximate_len()
+    }
+
+    /// The same without waiting. Without events that are being gathered.
+    pub(super) fn approximate_len(&self) -> usize {
         let lanes = self.lanes.iter().map(|lane| lane.len.load(Acquire));
-        gathered.len + lanes.sum::<usize>()
+        lanes.sum::<usize>() + self.gathered_len.load(Acquire)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -258,79 +291,84 @@ impl Lanes {
             };
             let len = events.len();
             gathered.chunks.push_back((events, 0..len));
-            gathered.len += len;
             gathered.total += len as u64;
+            let all = self.gathered_len.load(Relaxed) + len;
+            self.gathered_len.store(all, Release);
         }
     }
 
-    /// Takes up to this many events, oldest first. Calls `taken` with their size before they leave the queue.
-    pub(super) fn take(&self, largest: usize, taken: impl Fn(Size)) -> (EventRows, Size) {
-        let gathered = &mut *lock(&self.gathered);
-        self.gather_into(gathered);
-        let wanted = gathered.len.min(largest);
+    /// Takes up to this many events, oldest first. Calls `taken` with their number before they leave the queue.
+    pub(super) fn take(&self, largest: usize, taken: impl FnOnce(u64)) -> (EventRows, Size) {
+        // The chunks with events for the batch. The last one may have more.
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let wanted = {
+            let gathered = &mut *lock(&self.gathered);
+            self.gather_into(gathered);
+            let all = self.gathered_len.load(Relaxed);
+            let wanted = all.min(largest);
+            let mut found = 0;
+            while found < wanted
+                && let Some(chunk) = gathered.chunks.pop_front()
+            {
+                found += chunk.1.len();
+                chunks.push(chunk);
+            }
+            taken(wanted as u64);
+            self.gathered_len.store(all - wanted, Release);
+            wanted
+        };
+        // Without the lock: this takes a while, and the keys are dropped.
         let (mut events, mut size) = (EventRows::with_capacity(wanted), Size::default());
-        while let Some((chunk, rest)) = gathered.chunks.front_mut()
-            && events.len() < wanted
-        {
+        for (chunk, rest) in &mut chunks {
             let end = rest.end.min(rest.start + wanted - events.len());
             let part = rest.start..end;
             let (extra, rejected) = chunk.extra(part.clone());
-            let part_size = Size {
-                events: part.len() as u64,
-                extra,
-                rejected,
-            };
-            taken(part_size);
-            size.events += part_size.events;
+            size.events += part.len() as u64;
             size.extra += extra;
             size.rejected += rejected;
-            gathered.len -= part.len();
             rest.start = end;
             events.append(chunk, part);
-            if rest.start == rest.end
-                && let Some((mut chunk, _)) = gathered.chunks.pop_front()
-                && gathered.spare.len() < self.lanes.len()
-            {
+            if rest.start == rest.end {
                 chunk.clear(self.kept_rows);
+            }
+        }
+        let gathered = &mut *lock(&self.gathered);
+        for (chunk, rest) in chunks {
+            if rest.start < rest.end {
+                gathered.chunks.push_front((chunk, rest));
+            } else if gathered.spare.len() < self.lanes.len() {
                 gathered.spare.push(chunk);
             }
         }
         (events, size)
     }
 
-    /// Removes all events from lanes that are closed, and releases all room. Returns their number.
-    pub(super) fn discard(&self) -> u64 {
+    /// Removes all events from lanes that are closed, and releases all room. Returns their number, and the events.
+    pub(super) fn discard(&self) -> (u64, impl Drop) {
         let gathered = &mut *lock(&self.gathered);
         self.gather_into(gathered);
-        gathered.chunks.clear();
         self.room.events.store(0, SeqCst);
         self.room.bytes.store(0, SeqCst);
-        std::mem::take(&mut gathered.len) as u64
+        self.extra_bytes.store(0, SeqCst);
+        let len = self.gathered_len.load(Relaxed);
+        self.gathered_len.store(0, Release);
+        (len as u64, std::mem::take(&mut gathered.chunks))
     }
 
     /// Returns the room of events that have left memory.
     pub(super) fn give_back(&self, size: Size) {
         let events = size.events - size.rejected;
-        self.room.events.fetch_sub(events, SeqCst);
-        let bytes = events * EVENT_BYTES + size.extra;
-        self.room.bytes.fetch_sub(bytes, SeqCst);
-    }
-
-    /// Whether half of the capacity in bytes is used.
-    pub(super) fn is_heavy(&self) -> bool {
-        self.room.bytes.load(Relaxed) >= self.room.capacity_bytes.div_ceil(2)
-    }
-
-    /// Whether half of the capacity is used, in events or in bytes.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.room.events.load(Relaxed) >= self.room.capacity.div_ceil(2) || self.is_heavy()
+        self.room
+            .give_back(events, events * EVENT_BYTES + size.extra);
+        self.extra_bytes.fetch_sub(size.extra, SeqCst);
     }
 
     /// The number of requests that have begun.
     pub(super) fn begun(&self) -> u64 {
         let begun = self.lanes.iter().map(|lane| lane.begun.load(Relaxed));
-        // A request may end on another thread than it began on.
-        begun.fold(0, u64::wrapping_add)
+        // A request may be undone on another thread than it began on, before or after that thread is read.
+        let begun = begun.fold(0, u64::wrapping_add).cast_signed();
+        begun.max(0).cast_unsigned()
     }
 
     /// The number of events that were accepted.
@@ -341,8 +379,15 @@ impl Lanes {
 
     /// The bytes of events in memory beyond [`EVENT_BYTES`] each.
     pub(super) fn extra_bytes(&self) -> u64 {
-        let places = self.room.events.load(Relaxed) * EVENT_BYTES;
-        self.room.bytes.load(Relaxed).saturating_sub(places)
+        self.extra_bytes.load(Relaxed)
+    }
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes")
+            .field("len", &self.approximate_len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -373,6 +418,12 @@ impl Room {
             self.bytes.fetch_sub(bytes, SeqCst);
         }
         has_room
+    }
+
+    fn give_back(&self, events: u64, bytes: u64) {
+        let before = self.events.fetch_sub(events, SeqCst);
+        debug_assert!(before >= events, "more room is released than was taken");
+        self.bytes.fetch_sub(bytes, SeqCst);
     }
 }
 

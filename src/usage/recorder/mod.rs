@@ -194,9 +194,16 @@ impl Recorder {
         reserved
     }
 
-    /// Releases the reservation for a rejected key's event that will not be recorded.
+    /// Undoes [`reserve_rejected`](Self::reserve_rejected) for a request that is not accounted for here.
     pub(crate) fn release_rejected(&self) {
         self.0.0.release_rejected();
+        self.0.0.lanes.undo_begin();
+    }
+
+    /// Counts the event of a rejected key's request that began as lost.
+    pub(crate) fn count_lost_rejected(&self) {
+        self.0.0.release_rejected();
+        self.0.0.drop_one();
     }
 
     /// Undoes [`reserve`](Self::reserve) for a request that is not accounted for here.

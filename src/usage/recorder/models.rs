@@ -161,7 +161,7 @@ fn half_of_the_capacity_wakes_the_task() {
         let recording_too = thread(move || record(&another));
         let queue = queue(&recorder);
         let lanes = &recorder.0.0.lanes;
-        block_on(queue.wait(lanes, HALF, None, || lanes.is_crowded()));
+        block_on(queue.wait(lanes, HALF, None, || recorder.0.0.is_crowded(queue)));
         recording.join().unwrap();
         recording_too.join().unwrap();
     });

@@ -12,7 +12,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 use crate::sync::{AbortHandle, Notify};
 use crate::telemetry;
 use crate::usage::in_flight::InFlight;
-use crate::usage::pending_event::PendingEvent;
+use crate::usage::pending_event::{EVENT_BYTES, PendingEvent};
 use crate::usage::stats::{Counters, Entered, RecorderStats};
 
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct Queue {
     capacity: usize,
+    capacity_bytes: u64,
     /// The number of events at which a batch is written.
     pub(super) batch_size: usize,
     /// The maximum number of events in a batch.
@@ -69,7 +70,8 @@ const SETTLED: u8 = 4;
 impl Inner {
     pub(super) fn new(builder: &RecorderBuilder) -> Self {
         let lanes = Lanes::new(builder.capacity, builder.capacity_bytes, builder.batch_size);
-        Self::with(lanes, Some(Queue::new(builder)), builder.when_full)
+        let queue = Queue::new(builder, &lanes);
+        Self::with(lanes, Some(queue), builder.when_full)
     }
 
     /// The state of a recorder without a sink.
@@ -106,7 +108,7 @@ impl Inner {
         };
         let is_reserved = self.reserves() && !is_rejected;
         match self.lanes.push(event, is_reserved) {
-            Ok(Accepted::InPlace) => {}
+            Ok(Accepted::Nothing) => {}
             Ok(accepted) => self.wake_task(queue, accepted),
             Err(NoRoom) => {
                 if is_rejected {
@@ -141,8 +143,8 @@ impl Inner {
         let waiting = queue.waiting.load(SeqCst);
         let due = accepted == Accepted::First
             || match waiting {
-                FILLING => self.lanes.len() >= queue.batch_size || self.lanes.is_heavy(),
-                HALF => self.lanes.is_crowded(),
+                FILLING => self.lanes.approximate_len() >= queue.batch_size || self.is_heavy(queue),
+                HALF => self.is_crowded(queue),
                 _ => false,
             };
         // The task may have continued in the meantime, or ended, which must not be overwritten.
@@ -180,14 +182,33 @@ impl Inner {
     pub(super) fn end(&self) {
         let Some(queue) = &self.queue else { return };
         self.close();
-        let in_flight = queue.in_flight.swap(0, SeqCst);
-        let lost = in_flight + self.lanes.discard();
+        let (queued, events) = self.lanes.discard();
+        let lost = queued + queue.in_flight.swap(0, SeqCst);
         if lost > 0 {
             self.counters.failed.fetch_add(lost, Relaxed);
             telemetry::error!(events = lost, "usage events lost: the recorder has ended");
         }
         queue.waiting.store(SETTLED, SeqCst);
         queue.settled.notify_waiters();
+        // Last, because this may drop limit handles of the application.
+        drop(events);
+    }
+
+    /// The number of events in memory, including the batch in flight.
+    fn waiting(&self) -> u64 {
+        let accepted = self.lanes.accepted();
+        accepted.saturating_sub(self.counters.settled())
+    }
+
+    /// Whether half of the capacity in bytes is used, so that a batch should not wait to fill.
+    pub(super) fn is_heavy(&self, queue: &Queue) -> bool {
+        let bytes = self.waiting() * EVENT_BYTES + self.lanes.extra_bytes();
+        bytes >= queue.capacity_bytes.div_ceil(2)
+    }
+
+    /// Whether half of the capacity is used, in events or in bytes.
+    pub(super) fn is_crowded(&self, queue: &Queue) -> bool {
+        self.waiting() >= (queue.capacity as u64).div_ceil(2) || self.is_heavy(queue)
     }
 
     pub(super) fn snapshot(&self) -> RecorderStats {
@@ -205,10 +226,13 @@ impl Inner {
 }
 
 impl Queue {
-    pub(super) fn new(builder: &RecorderBuilder) -> Self {
+    fn new(builder: &RecorderBuilder, lanes: &Lanes) -> Self {
+        let reachable = builder.capacity - lanes.unused_places() as usize;
         Self {
             capacity: builder.capacity,
-            batch_size: builder.batch_size.min(builder.capacity),
+            capacity_bytes: builder.capacity_bytes,
+            // Reachable even if other lanes have reserved places.
+            batch_size: builder.batch_size.min(reachable),
             largest_batch: builder.largest_batch,
             has_spool: builder.spool.is_some(),
             waiting: AtomicU8::new(BUSY),

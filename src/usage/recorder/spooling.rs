@@ -79,7 +79,7 @@ impl Writer {
             }
             if !(pipeline.spool_in_use || pipeline.failing || hurry()) {
                 // The normal case: the first attempt to write a batch, with nothing in the spool.
-                let crowded = || !self.inner.lanes.is_empty() && self.inner.lanes.is_crowded();
+                let crowded = || !self.inner.lanes.is_empty() && self.inner.is_crowded(queue);
                 queue
                     .wait(&self.inner.lanes, HALF, None, || crowded() || hurry())
                     .await;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::builder::RecorderBuilder;
-use super::lanes::Size;
 use super::pipeline::{PendingBatch, Pipeline};
 use super::queue::{EMPTY, FILLING, Inner, Queue};
 use crate::sync::atomic::AtomicU64;
@@ -61,7 +60,7 @@ impl Writer {
             self.remove_settled(pipeline).await;
             // If memory fills up and the spool rejects writes, write from memory before draining the spool.
             let waits = pipeline.held.is_some() || !self.inner.lanes.is_empty();
-            let pressed = waits && pipeline.pushing.is_resting() && self.inner.lanes.is_crowded();
+            let pressed = waits && pipeline.pushing.is_resting() && self.inner.is_crowded(queue);
             let spool_first = pipeline.spool_in_use && !pipeline.reads.is_resting() && !pressed;
             if spool_first && self.next_from_spool(queue, pipeline).await {
                 return true;
@@ -93,7 +92,7 @@ impl Writer {
     /// Whether the queued events should be written without waiting for more.
     pub(super) fn is_due(&self, queue: &Queue) -> bool {
         self.inner.lanes.len() >= queue.batch_size
-            || self.inner.lanes.is_heavy()
+            || self.inner.is_heavy(queue)
             || queue.flush_to.load(SeqCst) > self.inner.counters.settled()
             || self.inner.closed.load(SeqCst)
     }
@@ -102,8 +101,8 @@ impl Writer {
     pub(super) fn take(&self, queue: &Queue, pipeline: &mut Pipeline) -> Option<PendingBatch> {
         pipeline.filling_since = None;
         // Counted immediately, so that a panic in between loses no count.
-        let taken = |size: Size| {
-            queue.in_flight.fetch_add(size.events, SeqCst);
+        let taken = |events| {
+            queue.in_flight.fetch_add(events, SeqCst);
         };
         let (mut events, size) = self.inner.lanes.take(queue.largest_batch, taken);
         if let Some(classify) = &self.builder.classify {

@@ -152,7 +152,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The processes that serve the variants are killed when it is dropped.
+/// A process that serves a variant. Killed on drop.
 struct Server(Child);
 
 impl Drop for Server {

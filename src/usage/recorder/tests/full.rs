@@ -52,17 +52,113 @@ async fn long_strings_use_capacity_until_written() {
 
 #[tokio::test(start_paused = true)]
 async fn the_event_that_fills_a_batch_wakes_the_task() {
+    for when_full in [WhenFull::Drop, WhenFull::Reject] {
+        let sink = Scripted::default();
+        let recorder = Recorder::builder(sink.clone())
+            .when_full(when_full)
+            .batch_size(5)
+            .batch_age(SOON * 100)
+            .start();
+        for _ in 0..5 {
+            assert_eq!(sink.events(), 0);
+            record(&recorder, 1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_conserved(&recorder, 5, 0);
+    }
+}
+
+/// Events of rejected keys have room of their own, and their requests reserve none.
+#[tokio::test]
+async fn rejected_keys_release_no_room_of_others() {
+    let recorder = Recorder::builder(Scripted::default())
+        .capacity(10)
+        .when_full(WhenFull::Reject)
+        .start();
+    for _ in 0..50 {
+        assert!(recorder.reserve_rejected());
+        recorder.release_rejected();
+        assert!(recorder.reserve_rejected());
+        let mut event = pending();
+        event.fields.is_rejected = true;
+        recorder.record(&mut event);
+        recorder.flush().await;
+    }
+    for _ in 0..3 {
+        for _ in 0..10 {
+            assert!(recorder.reserve());
+        }
+        assert!(!recorder.reserve());
+        for _ in 0..10 {
+            recorder.record(&mut pending());
+        }
+        recorder.flush().await;
+    }
+    assert!(recorder.reserve_rejected());
+    recorder.count_lost_rejected();
+    assert_conserved(&recorder, 80, 1);
+}
+
+#[tokio::test]
+async fn room_released_on_another_thread_is_available_to_all() {
+    let recorder = Recorder::builder(Scripted::default())
+        .when_full(WhenFull::Reject)
+        .start();
+    for _ in 0..3 {
+        let reserved = (0..65_536).take_while(|_| recorder.reserve()).count();
+        // The lane of the other thread may keep a few places.
+        assert!(reserved > 65_536 - 64, "{reserved}");
+        let other = recorder.clone();
+        let release = move || (0..reserved).for_each(|_| other.release());
+        std::thread::spawn(release).join().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_requests_do_not_make_batches_smaller() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
-        .batch_size(5)
-        .batch_age(SOON * 100)
+        .capacity_bytes(10_000)
+        .when_full(WhenFull::Reject)
+        .batch_age(SOON)
         .start();
-    for _ in 0..5 {
-        assert_eq!(sink.events(), 0);
-        record(&recorder, 1);
+    for _ in 0..30 {
+        assert!(recorder.reserve());
+    }
+    for _ in 0..3 {
+        recorder.record(&mut pending());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_conserved(&recorder, 5, 0);
+    assert_eq!(sink.events(), 0);
+    tokio::time::sleep(SOON).await;
+    assert_eq!(sink.batches(), [3]);
+}
+
+/// Even if other threads have reserved places.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_the_whole_capacity_is_written() {
+    let sink = Scripted::default();
+    let recorder = Recorder::builder(sink.clone())
+        .capacity(8_192)
+        .batch_size(8_192)
+        .batch_age(SOON * 100)
+        .start();
+    for _ in 0..8 {
+        let other = recorder.clone();
+        let thread = std::thread::spawn(move || record(&other, 1));
+        thread.join().unwrap();
+    }
+    record(&recorder, 8_184);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(sink.events() > 8_000, "{}", sink.events());
+}
+
+#[tokio::test]
+async fn debug_output_has_no_events() {
+    let recorder = Recorder::new(Scripted::default());
+    record_long(&recorder, 50, 1_000);
+    let text = format!("{recorder:?}");
+    assert!(text.len() < 4_000 && !text.contains("xx"), "{text}");
 }
 
 #[tokio::test]
@@ -77,17 +173,20 @@ async fn the_whole_byte_capacity_can_be_used() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_written_at_half_of_the_byte_capacity() {
-    let sink = Scripted::default();
-    let recorder = Recorder::builder(sink.clone())
-        .capacity_bytes(10_000)
-        .batch_age(SOON * 100)
-        .start();
-    record_long(&recorder, 3, 1_400);
-    tokio::time::sleep(SOON).await;
-    assert_eq!(sink.events(), 0);
-    record_long(&recorder, 1, 1_400);
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_conserved(&recorder, 4, 0);
+    for when_full in [WhenFull::Drop, WhenFull::Reject] {
+        let sink = Scripted::default();
+        let recorder = Recorder::builder(sink.clone())
+            .capacity_bytes(10_000)
+            .when_full(when_full)
+            .batch_age(SOON * 100)
+            .start();
+        record_long(&recorder, 3, 1_400);
+        tokio::time::sleep(SOON).await;
+        assert_eq!(sink.events(), 0);
+        record_long(&recorder, 1, 1_400);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_conserved(&recorder, 4, 0);
+    }
 }
 
 #[tokio::test]
