@@ -9,10 +9,12 @@ use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, Response};
 use http_body::Body;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::caller::AnonymousMark;
-use super::request_context::RequestMetadata;
+use super::credential::SourceSet;
+use super::request_context::{RequestContext, RequestMetadata};
 use super::response_headers::{ResponseHeaders, add_request_id, add_to_nested};
 use super::tracker::RequestTracker;
 use crate::key::{CachedKey, StoreError};
@@ -96,6 +98,34 @@ pub(super) enum Admission {
     Rejected(Response<Bytes>),
     /// Waiting for the store or the limiter.
     Pending(Wait),
+}
+
+/// A decision, with what is needed to apply it.
+pub(super) struct Decided {
+    pub(super) admission: Admission,
+    /// The sources in which the credential was found.
+    pub(super) sources: SourceSet,
+    /// The id of the event.
+    pub(super) id: Uuid,
+    /// What has been read from a request that has to wait.
+    pub(super) metadata: Option<Box<RequestMetadata>>,
+}
+
+impl Decided {
+    #[inline]
+    pub(super) fn new(
+        admission: Admission,
+        sources: SourceSet,
+        context: &RequestContext<'_>,
+    ) -> Self {
+        let is_pending = matches!(admission, Admission::Pending(_));
+        Self {
+            admission,
+            sources,
+            id: context.id,
+            metadata: is_pending.then(|| context.to_metadata(sources)),
+        }
+    }
 }
 
 /// A pending operation of the store or the limiter.

@@ -6,7 +6,7 @@ use http::Request;
 use http_body::Body;
 use uuid::Uuid;
 
-use super::admission::{Admission, Resumed, Step};
+use super::admission::{Admission, Decided, Resumed, Step};
 use super::caller::{Caller, OuterCaller, Unverified};
 use super::config::Config;
 use super::credential::{self, Credential, SourceSet, StrippedCredentials};
@@ -19,18 +19,19 @@ impl Config {
     #[inline]
     pub(super) fn admit<B: Body>(self: &Arc<Self>, request: &mut Request<B>) -> Step {
         let began = self.clock.now();
-        let is_preflight = self.preflight && is_preflight(request);
-        let mut credential = Credential::default();
-        let context = RequestContext::new(
-            RequestParts::of(request),
-            began,
-            &self.sources,
-            &mut credential,
-        );
-        let admission = self.decide(&context, &mut credential, is_preflight);
-        let (sources, id) = (credential.sources, context.id);
-        let is_pending = matches!(admission, Admission::Pending(_));
-        let metadata = is_pending.then(|| context.to_metadata(sources));
+        let parts = RequestParts::of(request);
+        let Decided {
+            admission,
+            sources,
+            id,
+            metadata,
+        } = self.decide_plain(parts, began).unwrap_or_else(|| {
+            let is_preflight = self.preflight && is_preflight(request);
+            let mut credential = Credential::default();
+            let context = RequestContext::new(parts, began, &self.sources, &mut credential);
+            let admission = self.decide(&context, &mut credential, is_preflight);
+            Decided::new(admission, credential.sources, &context)
+        });
         self.apply(admission, sources, id, metadata, request)
     }
 

@@ -7,14 +7,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, Request, Uri};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use smallvec::SmallVec;
 
 use self::authorization::{
     basic_user, has_unread_secret, one_of_equal, remove_authorization, token_of,
 };
 use super::request_parts::RequestParts;
+use super::response_headers::X_REQUEST_ID;
 use crate::key::credential_has_secret;
 
 /// The value of `Vary` for the default sources.
@@ -83,21 +84,86 @@ pub(crate) struct CredentialSources {
     pub(crate) foreign_authorization: bool,
     /// Whether secrets outside the configured sources are forwarded.
     pub(crate) unread_secrets: bool,
+    /// `Authorization: Bearer` among the sources, if a request can be [plain](Self::plain).
+    bearer: Option<SourceSet>,
+    /// The other headers that may contain a credential.
+    others: Vec<HeaderName>,
+}
+
+/// The headers of a request whose only credential is a bearer token.
+pub(crate) struct PlainHeaders<'a> {
+    pub(crate) token: &'a [u8],
+    pub(crate) request_id: Option<&'a HeaderValue>,
+    pub(crate) content_length: Option<&'a HeaderValue>,
+    pub(crate) sources: SourceSet,
 }
 
 impl Default for CredentialSources {
     fn default() -> Self {
-        Self {
-            list: CredentialSource::DEFAULT.into(),
+        let mut sources = Self {
+            list: Vec::new(),
             foreign_authorization: false,
             unread_secrets: false,
-        }
+            bearer: None,
+            others: Vec::new(),
+        };
+        sources.set(CredentialSource::DEFAULT);
+        sources
     }
 }
 
 impl CredentialSources {
     pub(crate) fn set(&mut self, sources: impl IntoIterator<Item = CredentialSource>) {
         self.list = sources.into_iter().collect();
+        let mut others = vec![X_API_KEY];
+        others.extend(self.list.iter().filter_map(|source| match source {
+            CredentialSource::Header(name) => Some(name.clone()),
+            _ => None,
+        }));
+        let is_other = |source: &CredentialSource| match source {
+            CredentialSource::Header(name) => name == AUTHORIZATION,
+            CredentialSource::InsecureQueryParameter(_) | CredentialSource::Function(_) => true,
+            _ => false,
+        };
+        let is_bearer = |source: &CredentialSource| matches!(source, CredentialSource::Bearer);
+        self.bearer = match self.list.iter().position(is_bearer) {
+            Some(index) if !self.list.iter().any(is_other) => {
+                let mut sources = SourceSet::default();
+                sources.add(index);
+                Some(sources)
+            }
+            _ => None,
+        };
+        self.others = others;
+    }
+
+    /// The headers of a request whose only credential is a bearer token, without validating it. `None` for all other
+    /// requests, and those that cannot be told apart from them here.
+    #[inline]
+    pub(crate) fn plain<'a>(&self, headers: &'a HeaderMap) -> Option<PlainHeaders<'a>> {
+        let sources = self.bearer?;
+        let (mut token, mut request_id, mut content_length) = (None, None, None);
+        for (name, value) in headers {
+            if name == AUTHORIZATION {
+                let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
+                if token.is_some() || !scheme.eq_ignore_ascii_case(b"bearer ") {
+                    return None;
+                }
+                token = Some(rest);
+            } else if self.others.iter().any(|other| other == name) {
+                return None;
+            } else if name == CONTENT_LENGTH {
+                content_length.get_or_insert(value);
+            } else if name == X_REQUEST_ID {
+                request_id.get_or_insert(value);
+            }
+        }
+        Some(PlainHeaders {
+            token: token?,
+            request_id,
+            content_length,
+            sources,
+        })
     }
 
     /// The `Authorization` schemes among the sources.
@@ -192,7 +258,7 @@ pub(crate) enum Presented<'a> {
 }
 
 /// The sources in which a credential was found.
-#[derive(Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SourceSet {
     /// A bit for each of the first eight sources.
     bits: u8,

@@ -73,6 +73,17 @@ impl<'a> RequestContext<'a> {
             };
             first.get_or_insert(value);
         }
+        Self::of(parts, began, sent_id, length)
+    }
+
+    /// The context of a request with these headers.
+    #[inline]
+    pub(super) fn of(
+        parts: RequestParts<'a>,
+        began: Now,
+        sent_id: Option<&'a HeaderValue>,
+        content_length: Option<&'a HeaderValue>,
+    ) -> Self {
         Self {
             parts,
             began,
@@ -80,7 +91,7 @@ impl<'a> RequestContext<'a> {
             anonymous: parts.extensions().get(),
             id: event_id(began.micros()),
             sent_id: sent_id.and_then(valid_request_id),
-            content_length: length.map_or(0, announced_length),
+            content_length: content_length.map_or(0, announced_length),
         }
     }
 

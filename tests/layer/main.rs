@@ -12,6 +12,7 @@ mod load;
 mod lookup_limit;
 #[cfg(feature = "axum")]
 mod nested_layers;
+mod plain;
 mod poll_ready;
 #[cfg(feature = "axum")]
 mod rejected_bodies;
