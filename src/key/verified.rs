@@ -245,7 +245,8 @@ mod tests {
                 let recalled = recall(1, tag(issued.secret.expose())).is_some();
                 let cached = cache.get(issued.key.id, cache.clock().now());
                 let is_cached = matches!(cached, CacheLookup::Hit(it) if Arc::ptr_eq(&it, entry));
-                assert_eq!(recalled, is_cached);
+                // Another secret may have taken the slot of a cached one.
+                assert!(is_cached || !recalled);
                 recalled
             };
             assert!((1..50).contains(&held.iter().filter(recalled).count()));
