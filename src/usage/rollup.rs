@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
-use super::event_rows::{EventRef, unmatched};
 use super::granularity::Granularity;
 use super::latency::LatencyHistogram;
 use super::outcome::{Cause, Outcome};
@@ -73,28 +72,6 @@ impl Rollup {
         };
         rollup.add_event(event);
         rollup
-    }
-
-    /// Creates a rollup without events for the group of an event.
-    pub(super) fn empty(event: EventRef<'_>, width: Granularity) -> Self {
-        let fields = event.fields();
-        let attributed = event.attributed();
-        Self {
-            key: attributed.and_then(|it| it.key),
-            start: width.floor(event.time()),
-            granularity: width,
-            owner: attributed.and_then(|it| it.owner.clone()),
-            method: fields.method,
-            endpoint: event.endpoint().cloned().unwrap_or_else(unmatched),
-            status: fields.status,
-            outcome: fields.outcome,
-            cause: fields.cause,
-            count: 0,
-            cost: 0,
-            request_bytes: 0,
-            response_bytes: 0,
-            latency: LatencyHistogram::new(),
-        }
     }
 
     /// Adds an event of the same group.

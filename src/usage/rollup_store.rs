@@ -95,20 +95,19 @@ impl RollupStore {
                         (fields.method, fields.status),
                         (fields.outcome, fields.cause),
                     );
-                    let index = *indices.entry(group_in_batch).or_insert_with(|| {
-                        rollups.push(Rollup::empty(event, width));
-                        rollups.len() - 1
-                    });
+                    let next = rollups.len();
+                    let index = *indices.entry(group_in_batch).or_insert(next);
                     let first = start.as_microsecond();
                     last = Some((group, first..first + width.seconds() * 1_000_000, index));
+                    if index == next {
+                        rollups.push(Rollup::of(&event.to_event(), width));
+                        continue;
+                    }
                     index
                 }
             };
-            rollups[index].add(
-                fields.cost,
-                [fields.request_bytes, fields.response_bytes],
-                fields.latency_us,
-            );
+            let bytes = [fields.request_bytes, fields.response_bytes];
+            rollups[index].add(fields.cost, bytes, fields.latency_us);
         }
         self.extend(rollups);
     }

@@ -205,21 +205,20 @@ impl Lanes {
             return Err(NoRoom);
         }
         let extra = event.extra_bytes();
-        if is_reserved {
-            self.room.bytes.fetch_add(extra, Relaxed);
-        } else if !event.fields.is_rejected {
+        if !is_reserved && !event.fields.is_rejected {
             self.take_place(state)?;
-            if extra > 0 && !self.room.take(0, extra) {
+        }
+        if extra > 0 {
+            if is_reserved {
+                self.room.bytes.fetch_add(extra, Relaxed);
+            } else if !self.room.take(0, extra) {
                 self.release_place(state);
                 return Err(NoRoom);
             }
-        }
-        if extra > 0 {
             self.extra_bytes.fetch_add(extra, Relaxed);
         }
         state.events.push(event);
-        let accepted = lane.accepted.load(Relaxed) + 1;
-        lane.accepted.store(accepted, Relaxed);
+        let accepted = lane.count();
         lane.len.store(state.events.len(), Release);
         Ok(if std::mem::take(&mut state.is_awaited) {
             Accepted::First
@@ -233,10 +232,11 @@ impl Lanes {
     /// Counts an event as accepted that is not kept.
     pub(super) fn count(&self) -> Result<(), NoRoom> {
         let lane = self.lane();
-        if lock(&lane.state).is_closed {
+        let state = lock(&lane.state);
+        if state.is_closed {
             return Err(NoRoom);
         }
-        lane.accepted.fetch_add(1, Relaxed);
+        lane.count();
         Ok(())
     }
 
@@ -399,6 +399,14 @@ impl Lane {
             len: AtomicUsize::new(0),
             state: Mutex::default(),
         }
+    }
+
+    /// Counts an event as accepted. Requires the lock.
+    #[inline]
+    fn count(&self) -> u64 {
+        let accepted = self.accepted.load(Relaxed) + 1;
+        self.accepted.store(accepted, Relaxed);
+        accepted
     }
 }
 
