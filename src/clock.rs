@@ -9,10 +9,9 @@ use jiff::Timestamp;
 
 /// A source of time: the system clock or, in tests, a manual clock that moves only when advanced.
 ///
-/// Clones share the same time, and all system clocks share one origin. The first system clock of a process calibrates
-/// the time stamp counter, which usually takes less than a millisecond and at most 200. The monotonic reading drives rate limits,
-/// cache ages and latencies. The wall-clock reading drives expiry and event times, and follows adjustments of the
-/// system time within a second.
+/// Clones share the same time, and all system clocks share one origin. The monotonic reading drives rate limits, cache
+/// ages and latencies. The wall-clock reading drives expiry and event times, and follows adjustments of the system
+/// time within a second.
 #[derive(Clone)]
 pub struct Clock(Source);
 
@@ -100,6 +99,9 @@ impl Now {
 impl Clock {
     /// The system clock. Its origin is shared within the process, so readings of different instances can be
     /// compared.
+    ///
+    /// The first call in a process calibrates the time stamp counter of the CPU. This usually takes less than a
+    /// millisecond, and at most 200 ms.
     pub fn system() -> Self {
         static ANCHOR: LazyLock<Anchor> = LazyLock::new(Anchor::new);
         Self(Source::System(&ANCHOR))

@@ -1,19 +1,17 @@
 //! The decision about a request, made before the request is modified.
 
 use std::borrow::{Borrow, Cow};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use zeroize::Zeroizing;
 
-use super::admission::{Admission, Admitted, Decided, Resumed};
+use super::admission::{Admission, Admitted, Decided};
 use super::caller::AnonymousMark;
 use super::client_limit::ClientLimit;
-use super::config::{Config, StoreFailure};
+use super::config::Config;
 use super::credential::{Credential, Presented};
 use super::exempt::matches;
 use super::recorder_permit::RecorderPermit;
@@ -24,32 +22,32 @@ use super::tracker::RequestTracker;
 use crate::clock::Now;
 use crate::id::KeyId;
 use crate::key::{
-    CacheLookup, CachedKey, Digest, KeyStatus, Recalled, StoreError, Tag, forget, id_of,
-    is_importable, recall, remember,
+    CacheLookup, CachedKey, Digest, KeyStatus, Recalled, Tag, forget, id_of, is_importable, recall,
+    remember,
 };
-use crate::limit::{AttachedLimits, Charge, Decision, LimitResponse};
-use crate::telemetry;
+use crate::limit::{AttachedLimits, Decision, LimitResponse};
 use crate::usage::{Recorder, RejectionReason};
 
 /// Where a key was read from.
 #[derive(Clone, Copy)]
-enum KnownFrom {
+pub(super) enum KnownFrom {
     Cache,
     Store,
 }
 
 impl Config {
-    /// Decides about a request whose only credential is a bearer token in the format of a secret, as for most requests.
-    /// Returns `None` for all others, for which [`decide`](Self::decide) reads all sources; it would decide the same.
+    /// Decides about a request whose only credential is a bearer token in the format of a secret, as most requests have.
+    /// Returns `None` for all other requests. [`decide`](Self::decide) reads all sources, and decides the same.
     #[inline]
     pub(super) fn decide_plain(
         self: &Arc<Self>,
         parts: RequestParts<'_>,
         began: Now,
     ) -> Option<Decided> {
-        let headers = self.sources.plain(parts.headers())?;
+        let plain = self.sources.plain.as_ref()?;
+        let headers = plain.read(parts.headers())?;
         let tag = Tag::of(headers.token)?;
-        if !self.exempt.is_empty() {
+        if self.is_exempt(parts) {
             return None;
         }
         let context = RequestContext::of(parts, began, headers.request_id, headers.content_length);
@@ -67,9 +65,10 @@ impl Config {
                 self.decide_secret(headers.token.into(), Some(tag), &context)
             }
         };
-        Some(Decided::new(admission, headers.sources, &context))
+        Some(Decided::new(admission, plain.bearer, &context))
     }
 
+    /// Decides about a request whose headers have been read.
     #[inline]
     pub(super) fn decide<'a>(
         self: &Arc<Self>,
@@ -163,84 +162,6 @@ impl Config {
         }
     }
 
-    /// Looks the key up in the store. The request that starts the lookup is charged, not those that join it.
-    /// `payer` is `None` to refresh an active key: the lookup limit was not checked, and nothing is charged.
-    #[cold]
-    fn look_up(
-        &self,
-        id: KeyId,
-        secret: Vec<u8>,
-        payer: Option<Option<(IpAddr, &Arc<ClientLimit>)>>,
-        began: Now,
-    ) -> Admission {
-        let limit_checked = payer.is_some();
-        let payer = payer
-            .flatten()
-            .map(|(address, limit)| (address, limit.clone()));
-        let secret = Zeroizing::new(secret);
-        let cache = self.cache.clone();
-        Admission::Pending(Box::pin(async move {
-            let mut charge = None;
-            let pay = || {
-                if let (Some((address, limit)), None) = (&payer, &charge) {
-                    charge = Some(limit.charge(Some(*address), began)?);
-                }
-                Ok(())
-            };
-            match cache.lookup_charged(id, pay).await {
-                Ok(found) => Resumed::LookedUp {
-                    found,
-                    secret,
-                    charge,
-                    limit_checked,
-                },
-                Err(wait) => Resumed::LookupLimited { wait },
-            }
-        }))
-    }
-
-    /// Continues after a store lookup. The charge is refunded if the lookup found an active key or the store
-    /// failed. If the future is dropped before, it is not refunded.
-    #[cold]
-    pub(super) fn key_looked_up(
-        self: &Arc<Self>,
-        found: Result<Option<Arc<CachedKey>>, StoreError>,
-        secret: &[u8],
-        charge: Option<Charge>,
-        limit_checked: bool,
-        context: &RequestContext<'_>,
-    ) -> Admission {
-        let reject = |reason| {
-            if limit_checked {
-                self.reject_unauthenticated(reason, context)
-            } else {
-                self.reject_unverified(reason, context)
-            }
-        };
-        match found {
-            Ok(Some(entry)) if self.verify(secret, &entry) => {
-                if is_active(&entry, context.began) {
-                    self.refund(charge);
-                }
-                let known = if limit_checked {
-                    KnownFrom::Store
-                } else {
-                    KnownFrom::Cache
-                };
-                self.authorize(entry, known, None, context)
-            }
-            Ok(Some(_)) => reject(RejectionReason::WrongSecret),
-            Ok(None) => {
-                self.verify_dummy(secret);
-                reject(RejectionReason::Unknown)
-            }
-            Err(error) => {
-                self.refund(charge);
-                self.store_failed(&error, context)
-            }
-        }
-    }
-
     #[inline]
     fn is_exempt(&self, parts: RequestParts<'_>) -> bool {
         let path = parts.uri().path();
@@ -266,20 +187,13 @@ impl Config {
 
     /// Whether the key exists and the secret matches. Takes the same time if the key does not exist.
     #[inline(never)]
-    fn verify(&self, secret: &[u8], entry: &CachedKey) -> bool {
+    pub(super) fn verify(&self, secret: &[u8], entry: &CachedKey) -> bool {
         self.peppers.verify(secret, &entry.digest, entry.exists)
-    }
-
-    /// Verifies against a dummy digest, so that unknown key ids take the same time as known ones.
-    #[inline(never)]
-    fn verify_dummy(&self, secret: &[u8]) {
-        let dummy = Digest::dummy();
-        std::hint::black_box(self.peppers.verify(secret, &dummy, false));
     }
 
     /// Checks the status, address list and rate limits of a verified key, and remembers the secret with this tag.
     #[inline]
-    fn authorize(
+    pub(super) fn authorize(
         self: &Arc<Self>,
         entry: Arc<CachedKey>,
         known: KnownFrom,
@@ -428,7 +342,7 @@ impl Config {
 
     /// Admits a request without a key, recorded without one.
     #[cold]
-    fn pass_without_key(
+    pub(super) fn pass_without_key(
         self: &Arc<Self>,
         limit: Option<&ClientLimit>,
         context: &RequestContext<'_>,
@@ -456,26 +370,6 @@ impl Config {
             superseded,
         };
         Admission::Anonymous(Admitted::Tracked(tracker), mark)
-    }
-
-    #[cold]
-    pub(super) fn store_failed(
-        self: &Arc<Self>,
-        error: &StoreError,
-        context: &RequestContext<'_>,
-    ) -> Admission {
-        telemetry::error!(error = error as &dyn std::error::Error, "key lookup failed");
-        // Overloading the store must not admit anyone.
-        if self.store_failure == StoreFailure::Reject || matches!(error, StoreError::Busy) {
-            return self.reject_unauthenticated(RejectionReason::StoreUnavailable, context);
-        }
-        let (admitted, mark) = match self.pass_without_key(None, context) {
-            Admission::Anonymous(admitted, mark) => (admitted, Some(mark)),
-            Admission::Unchanged(admitted) => (admitted, None),
-            rejected => return rejected,
-        };
-        self.recorder.count_unverified();
-        Admission::Unverified(admitted, mark)
     }
 
     /// Whether an outer layer already records this request under a key in the same recorder.
@@ -510,7 +404,7 @@ fn is_word(token: &[u8]) -> bool {
     token.iter().fold(true, |all, byte| all & is_part(byte))
 }
 
-fn is_active(entry: &CachedKey, now: Now) -> bool {
+pub(super) fn is_active(entry: &CachedKey, now: Now) -> bool {
     entry.key.status(now.timestamp()) == KeyStatus::Active
 }
 

@@ -1,21 +1,24 @@
 //! Credential sources: reading keys from requests and removing them.
 
 mod authorization;
+mod plain;
+mod query;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Request};
 use smallvec::SmallVec;
 
 use self::authorization::{
     basic_user, has_unread_secret, one_of_equal, remove_authorization, token_of,
 };
+use self::plain::Plain;
+use self::query::{in_query, remove_from_query};
 use super::request_parts::RequestParts;
-use super::response_headers::X_REQUEST_ID;
 use crate::key::credential_has_secret;
 
 /// The value of `Vary` for the default sources.
@@ -84,18 +87,8 @@ pub(crate) struct CredentialSources {
     pub(crate) foreign_authorization: bool,
     /// Whether secrets outside the configured sources are forwarded.
     pub(crate) unread_secrets: bool,
-    /// `Authorization: Bearer` among the sources, if a request can be [plain](Self::plain).
-    bearer: Option<SourceSet>,
-    /// The other headers that may contain a credential.
-    others: Vec<HeaderName>,
-}
-
-/// The headers of a request whose only credential is a bearer token.
-pub(crate) struct PlainHeaders<'a> {
-    pub(crate) token: &'a [u8],
-    pub(crate) request_id: Option<&'a HeaderValue>,
-    pub(crate) content_length: Option<&'a HeaderValue>,
-    pub(crate) sources: SourceSet,
+    /// How to recognize plain requests, if these sources allow it.
+    pub(crate) plain: Option<Plain>,
 }
 
 impl Default for CredentialSources {
@@ -104,8 +97,7 @@ impl Default for CredentialSources {
             list: Vec::new(),
             foreign_authorization: false,
             unread_secrets: false,
-            bearer: None,
-            others: Vec::new(),
+            plain: None,
         };
         sources.set(CredentialSource::DEFAULT);
         sources
@@ -115,55 +107,7 @@ impl Default for CredentialSources {
 impl CredentialSources {
     pub(crate) fn set(&mut self, sources: impl IntoIterator<Item = CredentialSource>) {
         self.list = sources.into_iter().collect();
-        let mut others = vec![X_API_KEY];
-        others.extend(self.list.iter().filter_map(|source| match source {
-            CredentialSource::Header(name) => Some(name.clone()),
-            _ => None,
-        }));
-        let is_other = |source: &CredentialSource| match source {
-            CredentialSource::Header(name) => name == AUTHORIZATION,
-            CredentialSource::InsecureQueryParameter(_) | CredentialSource::Function(_) => true,
-            _ => false,
-        };
-        let is_bearer = |source: &CredentialSource| matches!(source, CredentialSource::Bearer);
-        self.bearer = match self.list.iter().position(is_bearer) {
-            Some(index) if !self.list.iter().any(is_other) => {
-                let mut sources = SourceSet::default();
-                sources.add(index);
-                Some(sources)
-            }
-            _ => None,
-        };
-        self.others = others;
-    }
-
-    /// The headers of a request whose only credential is a bearer token, without validating it. `None` for all other
-    /// requests, and those that cannot be told apart from them here.
-    #[inline]
-    pub(crate) fn plain<'a>(&self, headers: &'a HeaderMap) -> Option<PlainHeaders<'a>> {
-        let sources = self.bearer?;
-        let (mut token, mut request_id, mut content_length) = (None, None, None);
-        for (name, value) in headers {
-            if name == AUTHORIZATION {
-                let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
-                if token.is_some() || !scheme.eq_ignore_ascii_case(b"bearer ") {
-                    return None;
-                }
-                token = Some(rest);
-            } else if self.others.iter().any(|other| other == name) {
-                return None;
-            } else if name == CONTENT_LENGTH {
-                content_length.get_or_insert(value);
-            } else if name == X_REQUEST_ID {
-                request_id.get_or_insert(value);
-            }
-        }
-        Some(PlainHeaders {
-            token: token?,
-            request_id,
-            content_length,
-            sources,
-        })
+        self.plain = Plain::of(&self.list);
     }
 
     /// The `Authorization` schemes among the sources.
@@ -515,51 +459,6 @@ impl Stripped {
             _ => false,
         }
     }
-}
-
-fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
-    uri.query()
-        .into_iter()
-        .flat_map(|query| query.split('&'))
-        .filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-        .filter(|value| !value.is_empty())
-        .map(|value| Presented::text(value.as_bytes()))
-        .fold(Presented::Missing, Presented::and)
-}
-
-fn remove_from_query<B>(request: &mut Request<B>, name: &str) -> Option<HeaderValue> {
-    // axum also keeps the original URI, for extractors and logs.
-    #[cfg(feature = "axum")]
-    if let Some(axum::extract::OriginalUri(uri)) = request.extensions_mut().get_mut() {
-        remove_query_parameter(uri, name);
-    }
-    remove_query_parameter(request.uri_mut(), name)
-}
-
-fn remove_query_parameter(uri: &mut Uri, name: &str) -> Option<HeaderValue> {
-    let value_of = |pair: &'_ str| -> Option<usize> {
-        let value = pair.strip_prefix(name)?.strip_prefix('=')?;
-        Some(pair.len() - value.len())
-    };
-    let query = uri.query()?;
-    let pair = query.split('&').find(|pair| value_of(pair).is_some())?;
-    let removed = HeaderValue::from_str(&pair[value_of(pair)?..]).ok();
-    let kept: Vec<&str> = query
-        .split('&')
-        .filter(|pair| value_of(pair).is_none())
-        .collect();
-    let path = uri.path();
-    let rest = if kept.is_empty() {
-        path.to_owned()
-    } else {
-        format!("{path}?{}", kept.join("&"))
-    };
-    let mut parts = uri.clone().into_parts();
-    // A subset of the pairs of a valid query is valid.
-    parts.path_and_query = rest.parse().ok();
-    // If parsing fails all the same, drop the URI rather than forward the key.
-    *uri = Uri::from_parts(parts).unwrap_or_default();
-    removed
 }
 
 impl fmt::Debug for CredentialSource {

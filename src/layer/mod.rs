@@ -30,6 +30,7 @@ mod response_headers;
 mod retry;
 mod revocation;
 mod service;
+mod store_lookup;
 mod tracker;
 
 pub use body::{BodyError, KeyRejected, ResponseBody};

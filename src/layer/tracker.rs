@@ -156,7 +156,11 @@ impl RequestTracker {
             State::Own(tracked) => Some(tracked),
             State::Shared(registered) => registered.take(),
         };
-        let config = tracked.and_then(|mut tracked| tracked.config.take());
+        let config = tracked.and_then(|mut tracked| {
+            let config = tracked.config.take();
+            tracked.give_back();
+            config
+        });
         config.map_or_else(RecorderPermit::none, |config| {
             RecorderPermit::with(config.recorder.clone())
         })

@@ -1,0 +1,125 @@
+//! Pending and failed lookups in the key store.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::admission::{Admission, Resumed};
+use super::authorize::{KnownFrom, is_active};
+use super::client_limit::ClientLimit;
+use super::config::{Config, StoreFailure};
+use super::request_context::RequestContext;
+use crate::clock::Now;
+use crate::id::KeyId;
+use crate::key::{CachedKey, Digest, StoreError};
+use crate::limit::Charge;
+use crate::telemetry;
+use crate::usage::RejectionReason;
+
+impl Config {
+    /// Looks the key up in the store. The request that starts the lookup is charged, not those that join it.
+    /// `payer` is `None` to refresh an active key: the lookup limit was not checked, and nothing is charged.
+    #[cold]
+    pub(super) fn look_up(
+        &self,
+        id: KeyId,
+        secret: Vec<u8>,
+        payer: Option<Option<(IpAddr, &Arc<ClientLimit>)>>,
+        began: Now,
+    ) -> Admission {
+        let limit_checked = payer.is_some();
+        let payer = payer
+            .flatten()
+            .map(|(address, limit)| (address, limit.clone()));
+        let secret = Zeroizing::new(secret);
+        let cache = self.cache.clone();
+        Admission::Pending(Box::pin(async move {
+            let mut charge = None;
+            let pay = || {
+                if let (Some((address, limit)), None) = (&payer, &charge) {
+                    charge = Some(limit.charge(Some(*address), began)?);
+                }
+                Ok(())
+            };
+            match cache.lookup_charged(id, pay).await {
+                Ok(found) => Resumed::LookedUp {
+                    found,
+                    secret,
+                    charge,
+                    limit_checked,
+                },
+                Err(wait) => Resumed::LookupLimited { wait },
+            }
+        }))
+    }
+
+    /// Continues after a store lookup. The charge is refunded if the lookup found an active key or the store
+    /// failed. If the future is dropped before, it is not refunded.
+    #[cold]
+    pub(super) fn key_looked_up(
+        self: &Arc<Self>,
+        found: Result<Option<Arc<CachedKey>>, StoreError>,
+        secret: &[u8],
+        charge: Option<Charge>,
+        limit_checked: bool,
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        let reject = |reason| {
+            if limit_checked {
+                self.reject_unauthenticated(reason, context)
+            } else {
+                self.reject_unverified(reason, context)
+            }
+        };
+        match found {
+            Ok(Some(entry)) if self.verify(secret, &entry) => {
+                if is_active(&entry, context.began) {
+                    self.refund(charge);
+                }
+                let known = if limit_checked {
+                    KnownFrom::Store
+                } else {
+                    KnownFrom::Cache
+                };
+                self.authorize(entry, known, None, context)
+            }
+            Ok(Some(_)) => reject(RejectionReason::WrongSecret),
+            Ok(None) => {
+                self.verify_dummy(secret);
+                reject(RejectionReason::Unknown)
+            }
+            Err(error) => {
+                self.refund(charge);
+                self.store_failed(&error, context)
+            }
+        }
+    }
+
+    /// Verifies against a dummy digest, so that unknown key ids take the same time as known ones.
+    #[inline(never)]
+    fn verify_dummy(&self, secret: &[u8]) {
+        let dummy = Digest::dummy();
+        std::hint::black_box(self.peppers.verify(secret, &dummy, false));
+    }
+
+    #[cold]
+    pub(super) fn store_failed(
+        self: &Arc<Self>,
+        error: &StoreError,
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        telemetry::error!(error = error as &dyn std::error::Error, "key lookup failed");
+        // Overloading the store must not admit anyone.
+        if self.store_failure == StoreFailure::Reject || matches!(error, StoreError::Busy) {
+            return self.reject_unauthenticated(RejectionReason::StoreUnavailable, context);
+        }
+        let (admitted, mark) = match self.pass_without_key(None, context) {
+            Admission::Anonymous(admitted, mark) => (admitted, Some(mark)),
+            Admission::Unchanged(admitted) => (admitted, None),
+            rejected => return rejected,
+        };
+        self.recorder.count_unverified();
+        Admission::Unverified(admitted, mark)
+    }
+}
