@@ -131,6 +131,7 @@ fn pending_events_are_appended_in_any_parts() {
         // Each part has only the entries of its rows.
         let mut part = EventRows::default();
         part.append(&lane, cut..6);
+        assert_eq!(part.to_events(), built[cut..], "{cut}");
         assert!(part.keys.len().max(part.endpoints.len()) <= 6 - cut);
     }
     let copied: EventRows = built.iter().cloned().collect();
