@@ -2,10 +2,11 @@
 
 mod authorization;
 mod plain;
+mod presented;
 mod query;
+mod source;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,71 +14,17 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Request};
 use smallvec::SmallVec;
 
-use self::authorization::{
-    basic_user, has_unread_secret, one_of_equal, remove_authorization, token_of,
-};
+use self::authorization::{basic_user, has_unread_secret, remove_authorization};
 use self::plain::Plain;
+pub(crate) use self::presented::{Presented, SourceSet};
 use self::query::{in_query, remove_from_query};
+pub use self::source::CredentialSource;
+pub(crate) use self::source::X_API_KEY;
 use super::request_parts::RequestParts;
 use crate::key::credential_has_secret;
 
 /// The value of `Vary` for the default sources.
 const DEFAULT_VARY: &str = "authorization, x-api-key";
-/// The default header source.
-pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-type Extract = dyn Fn(RequestParts<'_>) -> Option<String> + Send + Sync;
-
-/// A part of the request from which keys are read; see
-/// [`ApiKeyLayer::credential_sources`](super::ApiKeyLayer::credential_sources).
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum CredentialSource {
-    /// `Authorization: Bearer` (RFC 6750).
-    Bearer,
-    /// The user name of `Authorization: Basic` (RFC 7617), as sent by `curl -u KEY:`. The password is ignored.
-    /// User names that are not keys are rejected, unless
-    /// [foreign credentials](super::ApiKeyLayer::allow_foreign_authorization) are allowed.
-    Basic,
-    /// Another `Authorization` scheme, case-insensitive. See [`CredentialSource::scheme`].
-    Scheme(Arc<str>),
-    /// The value of a header.
-    Header(HeaderName),
-    /// A query parameter. URLs end up in logs, browser histories and `Referer` headers: use it only for clients
-    /// that support nothing else, over TLS, with short-lived keys. See
-    /// [`CredentialSource::insecure_query_parameter`].
-    InsecureQueryParameter(Arc<str>),
-    /// A custom function. The credential is not removed from the request. See [`CredentialSource::function`].
-    Function(Arc<Extract>),
-}
-
-impl CredentialSource {
-    /// The default sources of a layer: `Authorization: Bearer` and `x-api-key`.
-    pub const DEFAULT: [Self; 2] = [Self::Bearer, Self::Header(X_API_KEY)];
-
-    /// An `Authorization` scheme, such as `Token` or `ApiKey`, case-insensitive. Credentials in this scheme that
-    /// are not keys are rejected, unless [foreign credentials](super::ApiKeyLayer::allow_foreign_authorization)
-    /// are allowed.
-    pub fn scheme(name: impl Into<Arc<str>>) -> Self {
-        let name = name.into();
-        if name.eq_ignore_ascii_case("Bearer") {
-            return Self::Bearer;
-        }
-        Self::Scheme(name)
-    }
-
-    /// A query parameter, with the risks described at [`InsecureQueryParameter`](Self::InsecureQueryParameter).
-    pub fn insecure_query_parameter(name: impl Into<Arc<str>>) -> Self {
-        Self::InsecureQueryParameter(name.into())
-    }
-
-    /// A function that returns the credential of a request, or `None` if it has none.
-    pub fn function(
-        extract: impl Fn(RequestParts<'_>) -> Option<String> + Send + Sync + 'static,
-    ) -> Self {
-        Self::Function(Arc::new(extract))
-    }
-}
 
 /// The configured sources, and the handling of credentials that are not keys.
 #[derive(Clone, Debug)]
@@ -144,40 +91,6 @@ impl CredentialSources {
     }
 }
 
-impl CredentialSource {
-    /// The header of this source, if any.
-    fn header(&self) -> Option<HeaderName> {
-        match self {
-            Self::Bearer | Self::Scheme(_) | Self::Basic => Some(AUTHORIZATION),
-            Self::Header(name) => Some(name.clone()),
-            Self::InsecureQueryParameter(_) | Self::Function(_) => None,
-        }
-    }
-
-    /// Reads the credential from a value of this source's header.
-    #[inline]
-    fn read<'a>(&self, value: &'a [u8]) -> Presented<'a> {
-        match self {
-            Self::Bearer => {
-                token_of("bearer", one_of_equal(value)).map_or(Presented::Missing, Presented::text)
-            }
-            Self::Scheme(name) => {
-                token_of(name, one_of_equal(value)).map_or(Presented::Missing, Presented::text)
-            }
-            Self::Basic => match basic_user(one_of_equal(value)) {
-                None => Presented::Missing,
-                Some(user) if user.is_ascii() => Presented::Secret(user.into()),
-                Some(_) => Presented::Malformed,
-            },
-            Self::Header(_) => match one_of_equal(value) {
-                b"" => Presented::Missing,
-                text => Presented::text(text),
-            },
-            Self::InsecureQueryParameter(_) | Self::Function(_) => Presented::Missing,
-        }
-    }
-}
-
 /// The credentials removed from a request.
 pub(crate) type StrippedCredentials = SmallVec<[Stripped; 1]>;
 
@@ -187,61 +100,6 @@ pub(crate) enum Stripped {
     Bearer(HeaderValue),
     /// From another source.
     From(CredentialSource, Box<HeaderValue>),
-}
-
-/// The credential of a request.
-#[derive(Default)]
-pub(crate) enum Presented<'a> {
-    #[default]
-    Missing,
-    Secret(Cow<'a, [u8]>),
-    /// A credential with non-ASCII characters, which cannot be a key.
-    Malformed,
-    /// Two different credentials.
-    Ambiguous,
-}
-
-/// The sources in which a credential was found.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct SourceSet {
-    /// A bit for each of the first eight sources.
-    bits: u8,
-    /// Whether `Authorization` may also contain other credentials.
-    mixed: bool,
-}
-
-impl SourceSet {
-    #[inline]
-    fn add(&mut self, index: usize) {
-        self.bits |= 1_u8.checked_shl(index as u32).unwrap_or(0);
-    }
-
-    #[inline]
-    fn has(self, index: usize) -> bool {
-        index >= 8 || self.bits & (1 << index) != 0
-    }
-}
-
-impl<'a> Presented<'a> {
-    #[cold]
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Missing, other) => other,
-            (first, Self::Missing) => first,
-            (Self::Secret(first), Self::Secret(second)) if first == second => Self::Secret(first),
-            (Self::Malformed, Self::Malformed) => Self::Malformed,
-            _ => Self::Ambiguous,
-        }
-    }
-
-    #[inline]
-    fn text(text: &'a [u8]) -> Self {
-        if text.is_ascii() {
-            Self::Secret(Cow::Borrowed(text))
-        } else {
-            Self::Malformed
-        }
-    }
 }
 
 /// The credential found so far. All sources are read and must agree, so that the order of sources never decides
@@ -457,19 +315,6 @@ impl Stripped {
                 CredentialSource::InsecureQueryParameter(other),
             ) => one == other,
             _ => false,
-        }
-    }
-}
-
-impl fmt::Debug for CredentialSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bearer => f.write_str("Bearer"),
-            Self::Scheme(name) => write!(f, "Scheme({name})"),
-            Self::Basic => f.write_str("Basic"),
-            Self::Header(name) => write!(f, "Header({name})"),
-            Self::InsecureQueryParameter(name) => write!(f, "Query({name})"),
-            Self::Function(_) => f.write_str("Function"),
         }
     }
 }

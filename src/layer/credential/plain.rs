@@ -3,7 +3,8 @@
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{CredentialSource, SourceSet, X_API_KEY};
+use super::presented::SourceSet;
+use super::source::{CredentialSource, X_API_KEY};
 use crate::layer::response_headers::X_REQUEST_ID;
 
 /// How to recognize plain requests.

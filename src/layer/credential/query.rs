@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, Request, Uri};
 
-use super::Presented;
+use super::presented::Presented;
 
 /// Reads the credential from a query parameter.
 pub(super) fn in_query<'a>(uri: &'a Uri, name: &str) -> Presented<'a> {
