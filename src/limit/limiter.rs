@@ -155,6 +155,18 @@ impl Decision {
         decision
     }
 
+    /// A decision that allows the request by a single limit.
+    #[inline]
+    pub(crate) fn single(status: LimitStatus) -> Self {
+        let mut statuses = [LimitStatus::default(); RateLimit::MAX_PER_KEY];
+        statuses[0] = status;
+        Self {
+            statuses,
+            len: 1,
+            ..Self::default()
+        }
+    }
+
     /// Appends the status of the next limit and returns its index. At capacity, the status is dropped.
     pub(crate) fn push(&mut self, status: LimitStatus) -> usize {
         let index = usize::from(self.len);

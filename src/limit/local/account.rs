@@ -10,9 +10,9 @@ use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
-use super::gcra::{Exceeded, Rate, Slot};
+use super::gcra::{Rate, Slot};
 use crate::clock::Now;
-use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, RateLimit};
+use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, RateLimit};
 use crate::sync::atomic::fence;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -121,46 +121,45 @@ impl LimitHandle for AccountHandle {
             drop(slots);
             return LimitResponse::Ready(decision);
         };
-        let mut decision = Decision::default();
         if let [slot] = &self.slots[..]
             && let Some(result) = slot.try_consume(cost, now)
         {
-            record(&mut decision, result);
-        } else {
-            self.consume_all(cost, now, &mut decision);
+            return LimitResponse::Ready(match result {
+                Ok(status) => Decision::single(status),
+                Err(exceeded) => {
+                    let mut decision = Decision::single(exceeded.status);
+                    decision.deny(0, exceeded.wait);
+                    decision
+                }
+            });
         }
-        LimitResponse::Ready(decision)
-    }
-}
-
-/// Adds the result for the next limit.
-#[inline]
-fn record(decision: &mut Decision, result: Result<LimitStatus, Exceeded>) {
-    match result {
-        Ok(status) => {
-            decision.push(status);
-        }
-        Err(exceeded) => {
-            let index = decision.push(exceeded.status);
-            decision.deny(index, exceeded.wait);
-        }
+        LimitResponse::Ready(self.consume_all(cost, now))
     }
 }
 
 impl AccountHandle {
     /// Consumes from all limits of the handle, and from others of the same names, or from none.
-    fn consume_all(&self, cost: NonZeroU32, now: u64, decision: &mut Decision) {
+    fn consume_all(&self, cost: NonZeroU32, now: u64) -> Decision {
         let all = lock(&self.account.0);
+        let mut decision = Decision::default();
         for slot in &self.slots {
-            record(decision, slot.check(cost, now).map(|()| slot.status(now)));
+            match slot.check(cost, now) {
+                Ok(()) => {
+                    decision.push(slot.status(now));
+                }
+                Err(exceeded) => {
+                    let index = decision.push(exceeded.status);
+                    decision.deny(index, exceeded.wait);
+                }
+            }
         }
         if !decision.is_allowed() {
-            return;
+            return decision;
         }
-        *decision = Decision::new(self.slots.iter().map(|slot| slot.consume(cost, now)));
         if all.len() > self.slots.len() {
             self.charge_others(&all, cost, now);
         }
+        Decision::new(self.slots.iter().map(|slot| slot.consume(cost, now)))
     }
 
     /// Consumes from the slots of other limits with the same names.
