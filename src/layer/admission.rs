@@ -24,7 +24,7 @@ use crate::usage::RejectionReason;
 /// The next step of a request.
 pub(super) enum Step {
     Admit(Admitted),
-    Reject(Response<Bytes>),
+    Reject(Box<Response<Bytes>>),
     /// A pending operation, with what has been read from the request. `None` for a recheck, which needs none of it.
     Wait(Wait, Option<Box<RequestMetadata>>),
 }
@@ -91,11 +91,11 @@ pub(super) enum Admission {
     /// Admitted with this key.
     Authenticated(Admitted, Arc<CachedKey>),
     /// Admitted without a key.
-    Anonymous(Admitted, AnonymousMark),
+    Anonymous(Admitted, Box<AnonymousMark>),
     /// Admitted with a key that could not be verified.
-    Unverified(Admitted, Option<AnonymousMark>),
+    Unverified(Admitted, Option<Box<AnonymousMark>>),
     /// Rejected with this response.
-    Rejected(Response<Bytes>),
+    Rejected(Box<Response<Bytes>>),
     /// Waiting for the store or the limiter.
     Pending(Wait),
 }

@@ -106,7 +106,7 @@ impl Config {
                 Step::Admit(admitted)
             }
             Admission::Anonymous(admitted, mark) => {
-                request.extensions_mut().insert(mark);
+                request.extensions_mut().insert(*mark);
                 Step::Admit(admitted)
             }
             Admission::Unverified(admitted, mark) => {
@@ -121,7 +121,7 @@ impl Config {
                     extensions.insert(OuterCaller(caller));
                 }
                 if let Some(mark) = mark {
-                    request.extensions_mut().insert(mark);
+                    request.extensions_mut().insert(*mark);
                 }
                 Step::Admit(admitted)
             }

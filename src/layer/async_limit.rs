@@ -85,7 +85,7 @@ impl Config {
         entry: &Arc<CachedKey>,
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
-    ) -> Response<Bytes> {
+    ) -> Box<Response<Bytes>> {
         telemetry::error!(%error, "rate limit check failed");
         let rejection = Rejection::new(RejectionReason::LimiterUnavailable);
         self.reject_key(entry, rejection, None, permit, context)

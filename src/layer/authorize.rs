@@ -244,9 +244,10 @@ impl Config {
             Some(handle) => handle.acquire(cost, context.began),
         };
         match response {
-            LimitResponse::Ready(decision) => {
+            // By reference, so that it is not moved.
+            LimitResponse::Ready(ref decision) => {
                 let admitted =
-                    self.apply_decision(&entry, attached, &decision, cost, permit, context);
+                    self.apply_decision(&entry, attached, decision, cost, permit, context);
                 admitted.map_or_else(Admission::Rejected, |admitted| {
                     Admission::Authenticated(admitted, entry)
                 })
@@ -282,7 +283,6 @@ impl Config {
     /// # Errors
     ///
     /// The response to a request that exceeds the rate limits of its key.
-    #[expect(clippy::result_large_err, reason = "similar in size to the Ok variant")]
     #[inline]
     pub(super) fn apply_decision<R: Borrow<Recorder>>(
         self: &Arc<Self>,
@@ -292,7 +292,7 @@ impl Config {
         cost: u32,
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
-    ) -> Result<Admitted, Response<Bytes>> {
+    ) -> Result<Admitted, Box<Response<Bytes>>> {
         if !decision.is_allowed() {
             let rejection = Rejection {
                 retry_after_secs: decision.retry_after_secs(),
@@ -364,11 +364,11 @@ impl Config {
         permit.consume();
         let superseded = Arc::new(AtomicBool::new(false));
         tracker.supersede_by(superseded.clone());
-        let mark = AnonymousMark {
+        let mark = Box::new(AnonymousMark {
             id: context.id,
             recorder: self.recorder.id(),
             superseded,
-        };
+        });
         Admission::Anonymous(Admitted::Tracked(tracker), mark)
     }
 

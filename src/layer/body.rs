@@ -120,14 +120,23 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             let end = trailers.map(Frame::trailers).ok_or(BodyError::KeyRejected);
             return Poll::Ready(Some(end));
         }
-        let guarded = PanicGuard(Some(&mut *this.tracker));
+        let guarded = PanicGuard::new(Some(&mut *this.tracker));
         let polled = body.as_mut().poll_frame(cx);
-        drop(guarded);
+        guarded.disarm();
         let tracker = this.tracker;
-        match &polled {
-            Poll::Pending => tracker.pending(),
-            Poll::Ready(None) => tracker.finish(End::Completed),
-            Poll::Ready(Some(Err(_))) => tracker.finish(End::Failed),
+        match polled {
+            Poll::Pending => {
+                tracker.pending();
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                tracker.finish(End::Completed);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracker.finish(End::Failed);
+                Poll::Ready(Some(Err(BodyError::Inner(error))))
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     tracker.on_data(data.len());
@@ -138,9 +147,9 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 if body.is_end_stream() {
                     tracker.finish(End::Completed);
                 }
+                Poll::Ready(Some(Ok(frame)))
             }
         }
-        polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Inner)))
     }
 
     fn is_end_stream(&self) -> bool {

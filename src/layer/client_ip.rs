@@ -82,6 +82,7 @@ impl ClientIpExtractor {
         }
     }
 
+    #[inline]
     fn client_ip(&self, parts: RequestParts<'_>) -> ClientIp {
         let peer = match &self.peer {
             Some(peer) => peer(parts),

@@ -19,7 +19,7 @@ use self::plain::Plain;
 pub(crate) use self::presented::{Presented, SourceSet};
 use self::query::{in_query, remove_from_query};
 pub use self::source::CredentialSource;
-pub(crate) use self::source::X_API_KEY;
+use self::source::X_API_KEY;
 use super::request_parts::RequestParts;
 use crate::key::credential_has_secret;
 

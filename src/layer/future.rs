@@ -37,7 +37,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Answered { answer: Option<Response<Bytes>>, drain: Option<Drain<B>> },
+        Answered { answer: Option<Box<Response<Bytes>>>, drain: Option<Drain<B>> },
         Waiting { wait: Wait, held: Option<Box<Held<S, B>>> },
         Readying { held: Option<Box<Held<S, B>>>, admitted: Option<Admitted> },
         Calling { #[pin] call: S::Future, admitted: Option<Admitted> },
@@ -109,7 +109,7 @@ where
     B: Body,
 {
     pub(super) fn rejected(
-        response: Response<Bytes>,
+        response: Box<Response<Bytes>>,
         request: Request<B>,
         limits: DrainLimits,
     ) -> Self {
@@ -131,9 +131,13 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
-    fn answered(mut response: Response<Bytes>, request: Request<B>, limits: DrainLimits) -> Self {
+    fn answered(
+        mut response: Box<Response<Bytes>>,
+        request: Request<B>,
+        limits: DrainLimits,
+    ) -> Self {
         Self::Answered {
-            drain: Drain::new(request, &mut response, limits),
+            drain: Drain::new(request, &mut *response, limits),
             answer: Some(response),
         }
     }
@@ -217,7 +221,7 @@ where
                 }
                 StateProjection::Answered { answer, drain } => {
                     if let (Some(answer), Some(drain)) = (answer.as_mut(), drain) {
-                        ready!(drain.poll_before(cx, answer));
+                        ready!(drain.poll_before(cx, &mut **answer));
                     }
                     let answer = answer.take().expect("polled after completion");
                     return Poll::Ready(Ok(answer.map(ResponseBody::rejection)));
@@ -247,10 +251,11 @@ where
 #[inline]
 fn poll_admitted<T>(admitted: &mut Option<Admitted>, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
     let current = admitted.as_mut().expect("polled after completion");
-    let mut guarded = PanicGuard(current.tracker());
+    let guarded = PanicGuard::new(current.tracker());
     let polled = poll();
+    let tracker = guarded.disarm();
     if polled.is_pending()
-        && let Some(tracker) = &mut guarded.0
+        && let Some(tracker) = tracker
     {
         tracker.pending();
     }

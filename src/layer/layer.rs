@@ -110,7 +110,7 @@ impl ApiKeyLayer {
         rejection: Rejection,
         parts: RequestParts<'_>,
     ) -> Response<Bytes> {
-        self.config.rejections.response(rejection, parts)
+        *self.config.rejections.response(rejection, parts)
     }
 
     /// Applies a valid setting; records the first invalid one for [`build`](Self::build).

@@ -16,9 +16,10 @@ use super::recorder_permit::RecorderPermit;
 use super::rejection::{Rejection, log_rejection};
 use super::request_context::RequestContext;
 use super::response_headers::ResponseHeaders;
+use super::tracker::with_event;
 use crate::key::CachedKey;
 use crate::limit::{Charge, Decision, LimitHeaders, whole_secs};
-use crate::usage::{Outcome, PendingEvent, Recorder, RejectionReason};
+use crate::usage::{Outcome, Recorder, RejectionReason};
 
 impl Config {
     /// The client IP to charge for a lookup, and its limit. `None` without a lookup limit or a known client IP.
@@ -160,37 +161,38 @@ impl Config {
         limited: Option<(&LimitHeaders, &Decision)>,
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
-    ) -> Response<Bytes> {
+    ) -> Box<Response<Bytes>> {
         let id = entry.key.id;
         log_rejection(rejection.reason, Some(id));
         rejection.key = Some(id);
-        let mut event = PendingEvent::empty();
-        let is_open = context.begin_event(self, &mut event);
-        if is_open && let Some(method) = self.endpoints.known(&context.path()) {
-            event.endpoint = Some(method);
-        }
-        let fields = &mut event.fields;
-        fields.rejection_reason = Some(rejection.reason);
-        fields.is_rejected = permit.is_rejected();
-        (fields.outcome, fields.cause) = Outcome::of_rejection(rejection.reason);
-        let mut response = self.rejections.response(rejection, context.parts);
-        let protocol = Protocol::of_response(response.headers());
-        fields.status = protocol.status_of(response.status(), response.headers());
-        fields.response_bytes = response.body().len() as u64;
-        fields.latency_us = self.clock.now().micros_since(context.began);
-        let headers = ResponseHeaders {
-            style: self.header_style,
-            limited,
-            ..context.request_id_header()
-        };
-        headers.apply(response.headers_mut());
-        if !permit.is_none() {
-            self.supersede_anonymous(context);
-            permit.consume();
-            event.attribution = Some(entry.clone());
-            self.recorder.record(&mut event);
-        }
-        response
+        with_event(|event| {
+            let is_open = context.begin_event(self, event);
+            if is_open && let Some(method) = self.endpoints.known(&context.path()) {
+                event.endpoint = Some(method);
+            }
+            let fields = &mut event.fields;
+            fields.rejection_reason = Some(rejection.reason);
+            fields.is_rejected = permit.is_rejected();
+            (fields.outcome, fields.cause) = Outcome::of_rejection(rejection.reason);
+            let mut response = self.rejections.response(rejection, context.parts);
+            let protocol = Protocol::of_response(response.headers());
+            fields.status = protocol.status_of(response.status(), response.headers());
+            fields.response_bytes = response.body().len() as u64;
+            fields.latency_us = self.clock.now().micros_since(context.began);
+            let headers = ResponseHeaders {
+                style: self.header_style,
+                limited,
+                ..context.request_id_header()
+            };
+            headers.apply(response.headers_mut());
+            if !permit.is_none() {
+                self.supersede_anonymous(context);
+                permit.consume();
+                event.attribution = Some(entry.clone());
+                self.recorder.record(event);
+            }
+            response
+        })
     }
 }
 

@@ -51,8 +51,7 @@ pub struct Rejection {
 
 /// Logs a rejected request.
 pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
-    let key = key.as_ref().map(KeyId::as_str);
-    telemetry::debug!(%reason, key, "request rejected");
+    telemetry::debug!(%reason, key = key.as_ref().map(KeyId::as_str), "request rejected");
 }
 
 impl Rejection {
@@ -191,7 +190,7 @@ impl Rejections {
         &self,
         rejection: Rejection,
         parts: RequestParts<'_>,
-    ) -> Response<Bytes> {
+    ) -> Box<Response<Bytes>> {
         let may_be_grpc = !self.without_grpc && !has_http_route(parts);
         let grpc_content_type = || grpc::claimed(parts.method(), parts.headers());
         let mut response = match may_be_grpc.then(grpc_content_type).flatten() {
@@ -208,7 +207,7 @@ impl Rejections {
             }
         }
         response.extensions_mut().insert(rejection);
-        response
+        Box::new(response)
     }
 
     fn problem(&self, rejection: &Rejection) -> Response<Bytes> {

@@ -1,10 +1,8 @@
 //! The headers added to responses: request id, rate limits and cache control.
 
-use bytes::{Buf, Bytes};
 use http::header::{CACHE_CONTROL, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
-use uuid::fmt::Hyphenated;
 
 use crate::key::has_secret;
 use crate::limit::{Decision, LimitHeaders};
@@ -62,33 +60,18 @@ pub(crate) enum WireId<'a> {
     Generated(Uuid),
 }
 
-/// Builds the header values of a response in one allocation: the request id and the rate limit items.
-pub(crate) struct HeaderText {
+/// Builds a header value without allocating, unless it is long.
+struct HeaderText {
     short: [u8; Self::SHORT],
     len: usize,
     /// The whole text, if it is longer.
     long: Vec<u8>,
 }
 
-/// A range of a [`HeaderText`].
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TextRange {
-    start: u16,
-    end: u16,
-}
-
-struct Short([u8; HeaderText::SHORT]);
-
-impl AsRef<[u8]> for Short {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 impl HeaderText {
-    const SHORT: usize = 112;
+    const SHORT: usize = 64;
 
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             short: [0; Self::SHORT],
             len: 0,
@@ -97,7 +80,7 @@ impl HeaderText {
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, part: &[u8]) {
+    fn push(&mut self, part: &[u8]) {
         let end = self.len + part.len();
         match self.short.get_mut(self.len..end) {
             Some(room) => room.copy_from_slice(part),
@@ -115,30 +98,14 @@ impl HeaderText {
         self.long.extend_from_slice(part);
     }
 
-    /// The text since a start.
-    fn since(&self, start: usize) -> TextRange {
-        TextRange {
-            start: start as u16,
-            end: self.len as u16,
-        }
-    }
-
     #[inline]
     fn push_number(&mut self, number: u32) {
         self.push(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    #[inline]
-    pub(crate) fn push_id(&mut self, id: Uuid) {
-        let mut digits = [0; Hyphenated::LENGTH];
-        id.as_hyphenated().encode_lower(&mut digits);
-        self.push(&digits);
-    }
-
     /// `"burst";r=50;t=30, "day";r=900;t=4000`
     #[inline]
-    fn push_statuses(&mut self, headers: &LimitHeaders, decision: &Decision) -> TextRange {
-        let start = self.len;
+    fn push_statuses(&mut self, headers: &LimitHeaders, decision: &Decision) {
         for (index, (item, status)) in headers.items.iter().zip(decision.statuses()).enumerate() {
             if index > 0 {
                 self.push(b", ");
@@ -148,23 +115,33 @@ impl HeaderText {
             self.push(b";t=");
             self.push_number(status.reset_secs);
         }
-        self.since(start)
     }
 
-    fn into_bytes(self) -> Bytes {
-        if self.long.is_empty() {
-            Bytes::from_owner(Short(self.short))
-        } else {
-            self.long.into()
-        }
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        self.short.get(..self.len).unwrap_or(&self.long)
     }
 }
 
+/// The hyphenated form of the id (RFC 9562), in half of the instructions of the `uuid` crate.
 #[inline]
-fn header(mut text: Bytes, range: TextRange) -> Option<HeaderValue> {
-    text.truncate(usize::from(range.end));
-    text.advance(usize::from(range.start));
-    HeaderValue::from_maybe_shared(text).ok()
+fn hyphenated(id: Uuid) -> [u8; 36] {
+    const HEX: [[u8; 2]; 256] = {
+        let digits = b"0123456789abcdef";
+        let mut hex = [[0; 2]; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            hex[byte] = [digits[byte / 16], digits[byte % 16]];
+            byte += 1;
+        }
+        hex
+    };
+    const OFFSETS: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut text = [b'-'; 36];
+    for (byte, offset) in id.as_bytes().iter().zip(OFFSETS) {
+        [text[offset], text[offset + 1]] = HEX[usize::from(*byte)];
+    }
+    text
 }
 
 /// The request id sent by the client, if it is safe in logs and headers: 1 to 128 characters of a restricted
@@ -223,13 +200,11 @@ impl<'a> ResponseHeaders<'a> {
         }
     }
 
+    #[inline]
     fn add_request_id(self, headers: &mut HeaderMap) {
         let id = match self.request_id {
             WireId::Client(id) => HeaderValue::from_str(id),
-            WireId::Generated(id) => {
-                let mut digits = [0; Hyphenated::LENGTH];
-                HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut digits))
-            }
+            WireId::Generated(id) => HeaderValue::from_bytes(&hyphenated(id)),
         };
         if let Ok(id) = id {
             headers.insert(X_REQUEST_ID, id);
@@ -239,20 +214,14 @@ impl<'a> ResponseHeaders<'a> {
     /// Adds the request id and the headers of [`HeaderStyle::Draft`].
     #[inline]
     fn add_draft(self, limits: &LimitHeaders, decision: &Decision, headers: &mut HeaderMap) {
-        let mut text = HeaderText::new();
-        match self.request_id {
-            WireId::Client(id) => text.push(id.as_bytes()),
-            WireId::Generated(id) => text.push_id(id),
-        }
-        let request_id = text.since(0);
-        let status = text.push_statuses(limits, decision);
-        let text = text.into_bytes();
-        if let Some(id) = header(text.clone(), request_id) {
-            headers.insert(X_REQUEST_ID, id);
-        }
+        self.add_request_id(headers);
         // List headers: items of an inner layer are kept.
-        headers.append(RATELIMIT_POLICY, limits.policy.clone());
-        if let Some(status) = header(text, status) {
+        if let Some(policy) = &limits.policy {
+            headers.append(RATELIMIT_POLICY, policy.clone());
+        }
+        let mut text = HeaderText::new();
+        text.push_statuses(limits, decision);
+        if let Ok(status) = HeaderValue::from_bytes(text.as_bytes()) {
             headers.append(RATELIMIT, status);
         }
     }
@@ -300,16 +269,30 @@ mod tests {
     use crate::limit::{LimitStatus, RateLimit};
 
     #[test]
-    fn ranges_are_valid_for_short_and_long_texts() {
-        for path in ["/short".to_owned(), "/l".repeat(300)] {
+    fn short_and_long_texts_are_complete() {
+        for part in [
+            "",
+            "short",
+            &"l".repeat(64),
+            &"l".repeat(65),
+            &"l".repeat(300),
+        ] {
             let mut text = HeaderText::new();
-            text.push(path.as_bytes());
-            let first = text.since(0);
-            text.push(b"second");
-            let second = text.since(path.len());
-            let bytes = text.into_bytes();
-            assert_eq!(header(bytes.clone(), first).unwrap(), path);
-            assert_eq!(header(bytes, second).unwrap(), "second");
+            text.push(b"first");
+            text.push(part.as_bytes());
+            text.push(b"last");
+            assert_eq!(text.as_bytes(), format!("first{part}last").as_bytes());
+        }
+    }
+
+    #[test]
+    fn ids_are_hyphenated() {
+        for id in [
+            Uuid::nil(),
+            Uuid::max(),
+            Uuid::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210),
+        ] {
+            assert_eq!(hyphenated(id), *id.to_string().as_bytes());
         }
     }
 
@@ -319,7 +302,7 @@ mod tests {
             RateLimit::per_second(10).with_burst(20).with_name("burst"),
             RateLimit::per_hour(1_000).with_name("hourly"),
         ];
-        let headers = LimitHeaders::new(&limits).unwrap();
+        let headers = LimitHeaders::new(&limits);
         let decision =
             Decision::new(
                 [(19, 1), (7, 3_575)].map(|(remaining, reset_secs)| LimitStatus {

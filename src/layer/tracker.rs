@@ -313,13 +313,28 @@ impl RequestTracker {
 
 /// Ends the tracker when the service or its body panics. If the panic is caught further out, the future is dropped
 /// only afterwards, when the panic can no longer be detected.
-pub(super) struct PanicGuard<'a>(pub(super) Option<&'a mut RequestTracker>);
+pub(super) struct PanicGuard<'a>(Option<&'a mut RequestTracker>);
+
+impl<'a> PanicGuard<'a> {
+    #[inline]
+    pub(super) fn new(tracker: Option<&'a mut RequestTracker>) -> Self {
+        Self(tracker)
+    }
+
+    /// Returns the tracker, because nothing has panicked.
+    #[inline]
+    pub(super) fn disarm(mut self) -> Option<&'a mut RequestTracker> {
+        let tracker = self.0.take();
+        // Unlike a drop, this is free.
+        std::mem::forget(self);
+        tracker
+    }
+}
 
 impl Drop for PanicGuard<'_> {
+    #[cold]
     fn drop(&mut self) {
-        if let Some(tracker) = &mut self.0
-            && std::thread::panicking()
-        {
+        if let Some(tracker) = &mut self.0 {
             tracker.finish(End::Panicked);
         }
     }
@@ -336,6 +351,14 @@ impl Drop for RequestTracker {
             });
         }
     }
+}
+
+/// Calls the function with an event in reused memory.
+pub(super) fn with_event<T>(record: impl FnOnce(&mut PendingEvent) -> T) -> T {
+    let mut unused = Tracked::take();
+    let result = record(&mut unused.event);
+    unused.give_back();
+    result
 }
 
 impl Tracked {

@@ -1,8 +1,11 @@
 //! Attached rate limits, stored with the cached key.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use http::HeaderValue;
 
 use super::limiter::{Decision, LimitError, LimitHandle, Limiter};
@@ -17,8 +20,7 @@ pub(crate) struct AttachedLimits {
     config: u64,
     /// `None` for a key without limits.
     pub(crate) handle: Option<Arc<dyn LimitHandle>>,
-    headers: Option<LimitHeaders>,
-    names: Arc<[Arc<str>]>,
+    headers: Option<SharedHeaders>,
     /// The limits of the next configuration that uses the same cached key. A list suffices, because few layers are
     /// nested.
     next: OnceLock<Box<Self>>,
@@ -42,13 +44,12 @@ impl AttachedLimits {
             (None, None)
         } else {
             let handle = limiter.attach(subject, limits, now)?;
-            (Some(handle), LimitHeaders::new(limits))
+            (Some(handle), Some(SharedHeaders::of(limits)))
         };
         Ok(Self {
             config,
             handle,
             headers,
-            names: limits.iter().map(RateLimit::shared_name).cloned().collect(),
             next: OnceLock::new(),
         })
     }
@@ -102,26 +103,74 @@ impl AttachedLimits {
     /// The names of the limits that a decision found exceeded.
     pub(crate) fn violated(&self, decision: &Decision) -> Arc<[Arc<str>]> {
         let violated = |&index: &usize| decision.is_exceeded(index);
-        let count = (0..self.names.len()).filter(violated).count();
-        if count == self.names.len() {
-            return self.names.clone();
+        let names = self.headers.as_ref().map(|headers| &headers.names);
+        let Some(names) = names else {
+            return Arc::default();
+        };
+        let count = (0..names.len()).filter(violated).count();
+        if count == names.len() {
+            return names.clone();
         }
-        let some = (0..self.names.len()).filter(violated);
-        some.map(|index| self.names[index].clone()).collect()
+        let some = (0..names.len()).filter(violated);
+        some.map(|index| names[index].clone()).collect()
     }
 }
 
-/// The constant parts of a key's rate limit headers.
+/// The headers of a key, which may be those of other keys with the same limits.
+#[derive(Debug)]
+enum SharedHeaders {
+    /// For the rest of the process, so that it needs no reference count, on which all threads would contend.
+    Static(&'static LimitHeaders),
+    Own(Box<LimitHeaders>),
+}
+
+/// The number of different lists of limits whose headers are shared. Most services have a few plans.
+const MAX_SHARED: usize = 256;
+
+impl SharedHeaders {
+    fn of(limits: &[RateLimit]) -> Self {
+        type Known = HashMap<Box<[RateLimit]>, &'static LimitHeaders, RandomState>;
+        static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
+
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(headers) = known.get(limits) {
+            return Self::Static(headers);
+        }
+        if known.len() >= MAX_SHARED {
+            return Self::Own(Box::new(LimitHeaders::new(limits)));
+        }
+        drop(known);
+        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        let headers = known.entry(limits.into());
+        Self::Static(headers.or_insert_with(|| Box::leak(Box::new(LimitHeaders::leaked(limits)))))
+    }
+}
+
+impl Deref for SharedHeaders {
+    type Target = LimitHeaders;
+
+    #[inline]
+    fn deref(&self) -> &LimitHeaders {
+        match self {
+            Self::Static(headers) => headers,
+            Self::Own(headers) => headers,
+        }
+    }
+}
+
+/// The constant parts of rate limit headers.
 #[derive(Debug)]
 pub(crate) struct LimitHeaders {
-    pub(crate) policy: HeaderValue,
+    /// `None` if a name is not valid in a header.
+    pub(crate) policy: Option<HeaderValue>,
     /// `"burst";r=` for each limit.
     pub(crate) items: Vec<Box<str>>,
     pub(crate) bursts: Vec<u32>,
+    names: Arc<[Arc<str>]>,
 }
 
 impl LimitHeaders {
-    pub(crate) fn new(limits: &[RateLimit]) -> Option<Self> {
+    pub(crate) fn new(limits: &[RateLimit]) -> Self {
         let policies = limits.iter().map(|limit| {
             let (name, (q, w)) = (limit.name(), limit.policy());
             format!("\"{name}\";q={q};w={w}")
@@ -129,13 +178,57 @@ impl LimitHeaders {
         let policy = Bytes::from(policies.collect::<Vec<_>>().join(", "));
         // `Bytes` allocates on the first clone; this avoids it on responses.
         drop(policy.clone());
-        Some(Self {
-            policy: HeaderValue::from_maybe_shared(policy).ok()?,
+        Self {
+            policy: HeaderValue::from_maybe_shared(policy).ok(),
             items: limits
                 .iter()
                 .map(|limit| format!("\"{}\";r=", limit.name()).into())
                 .collect(),
             bursts: limits.iter().map(RateLimit::burst).collect(),
-        })
+            names: limits.iter().map(RateLimit::shared_name).cloned().collect(),
+        }
+    }
+
+    /// With a policy that is not reference counted.
+    fn leaked(limits: &[RateLimit]) -> Self {
+        let mut headers = Self::new(limits);
+        if let Some(Ok(text)) = headers.policy.as_ref().map(HeaderValue::to_str) {
+            headers.policy = Some(HeaderValue::from_static(text.to_owned().leak()));
+        }
+        headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_many_different_limits_are_not_shared() {
+        let all = (1..=2 * MAX_SHARED as u32).map(|burst| {
+            let limits = [RateLimit::per_second(7).with_burst(burst).with_name("many")];
+            (
+                burst,
+                SharedHeaders::of(&limits),
+                SharedHeaders::of(&limits),
+            )
+        });
+        let mut shared = 0;
+        for (burst, first, second) in all {
+            assert_eq!(
+                (&*first.bursts, &*second.bursts),
+                (&[burst][..], &[burst][..])
+            );
+            assert_eq!(first.policy, second.policy);
+            match (first, second) {
+                (SharedHeaders::Static(first), SharedHeaders::Static(second)) => {
+                    assert!(std::ptr::eq(first, second));
+                    shared += 1;
+                }
+                (SharedHeaders::Own(_), SharedHeaders::Own(_)) => {}
+                (first, second) => panic!("{first:?} {second:?}"),
+            }
+        }
+        assert!((1..=MAX_SHARED).contains(&shared), "{shared}");
     }
 }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::outcome::{Cause, Outcome, RejectionReason};
@@ -28,15 +27,16 @@ pub(crate) const EVENT_BYTES: u64 = 256;
 /// The combined length of an event's strings that [`EVENT_BYTES`] includes.
 pub(crate) const USUAL_TEXT_BYTES: usize = 96;
 
-/// The bytes of a path. Most paths are short enough to be stored inline.
-pub(crate) type Path = SmallVec<[u8; 64]>;
+/// The length of a path whose memory is kept for the next event.
+const KEPT_PATH_BYTES: usize = 256;
 
 /// The event of an open request.
 #[derive(Debug)]
 pub(crate) struct PendingEvent {
     pub(crate) fields: EventFields,
     pub(crate) attribution: Option<Arc<dyn Attribution>>,
-    pub(crate) path: Path,
+    /// The path in UTF-8.
+    pub(crate) path: Vec<u8>,
     /// The request id, if it is not the event id.
     pub(crate) request_id: Option<Box<str>>,
     pub(crate) endpoint: Option<Arc<str>>,
@@ -67,23 +67,9 @@ impl PendingEvent {
     /// An event without any data.
     pub(crate) fn empty() -> Self {
         Self {
-            fields: EventFields {
-                id: Uuid::nil(),
-                time: 0,
-                latency_us: 0,
-                request_bytes: 0,
-                response_bytes: 0,
-                client_ip: None,
-                cost: 0,
-                status: Status::None,
-                method: Method::Other,
-                outcome: Outcome::Failed,
-                cause: None,
-                rejection_reason: None,
-                is_rejected: false,
-            },
+            fields: EventFields::EMPTY,
             attribution: None,
-            path: Path::new(),
+            path: Vec::new(),
             request_id: None,
             endpoint: None,
             resource_id: None,
@@ -93,8 +79,8 @@ impl PendingEvent {
     /// Releases what the event refers to and its long texts.
     pub(crate) fn clear(&mut self) {
         self.attribution = None;
-        if self.path.spilled() {
-            self.path = Path::new();
+        if self.path.capacity() > KEPT_PATH_BYTES {
+            self.path = Vec::new();
         }
         self.request_id = None;
         self.endpoint = None;
@@ -115,6 +101,22 @@ impl PendingEvent {
 }
 
 impl EventFields {
+    pub(crate) const EMPTY: Self = Self {
+        id: Uuid::nil(),
+        time: 0,
+        latency_us: 0,
+        request_bytes: 0,
+        response_bytes: 0,
+        client_ip: None,
+        cost: 0,
+        status: Status::None,
+        method: Method::Other,
+        outcome: Outcome::Failed,
+        cause: None,
+        rejection_reason: None,
+        is_rejected: false,
+    };
+
     /// The memory of an event with strings of this total length beyond [`EVENT_BYTES`]; 0 for strings of typical
     /// length. Also 0 for events of rejected keys, which are bounded by their number alone.
     #[inline]
@@ -146,7 +148,7 @@ mod tests {
     fn extra_bytes_count_all_strings() {
         let text = |length| Some("x".repeat(length).into());
         let mut event = PendingEvent {
-            path: Path::from_vec(vec![b'x'; 80]),
+            path: vec![b'x'; 80],
             request_id: text(40),
             resource_id: text(30),
             ..crate::usage::recorder::tests::pending()

@@ -55,7 +55,9 @@ impl Plain {
         for (name, value) in headers {
             if name == AUTHORIZATION {
                 let (scheme, rest) = value.as_bytes().split_at_checked("bearer ".len())?;
-                if token.is_some() || !scheme.eq_ignore_ascii_case(b"bearer ") {
+                // Most clients write the name of the scheme like this.
+                let is_bearer = scheme == b"Bearer " || scheme.eq_ignore_ascii_case(b"bearer ");
+                if token.is_some() || !is_bearer {
                     return None;
                 }
                 token = Some(rest);

@@ -11,7 +11,7 @@ use super::presented::Presented;
 use crate::layer::request_parts::RequestParts;
 
 /// The default header source.
-pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 type Extract = dyn Fn(RequestParts<'_>) -> Option<String> + Send + Sync;
 

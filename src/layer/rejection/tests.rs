@@ -7,7 +7,7 @@ fn respond(rejection: Rejection, content_type: &str) -> Response<Bytes> {
         .header(CONTENT_TYPE, content_type)
         .body(())
         .unwrap();
-    Rejections::default().response(rejection, RequestParts::of(&request))
+    *Rejections::default().response(rejection, RequestParts::of(&request))
 }
 
 #[test]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::usage::event::event_id;
-use crate::usage::pending_event::{Path, USUAL_TEXT_BYTES};
+use crate::usage::pending_event::USUAL_TEXT_BYTES;
 use crate::usage::{Abandon, Batch, Cause, EventFields, Method, Outcome, SinkError, Status};
 
 pub(in crate::usage) fn pending() -> PendingEvent {
@@ -32,7 +32,7 @@ pub(in crate::usage) fn pending() -> PendingEvent {
             is_rejected: false,
         },
         attribution: None,
-        path: Path::from_slice(b"/"),
+        path: b"/".to_vec(),
         request_id: None,
         endpoint: None,
         resource_id: None,
@@ -126,7 +126,7 @@ fn assert_conserved(recorder: &Recorder, written: u64, lost: u64) {
 /// An event with this number of extra bytes.
 pub(super) fn long_pending(extra: usize) -> PendingEvent {
     let event = PendingEvent {
-        path: Path::from_vec(vec![b'x'; extra + USUAL_TEXT_BYTES]),
+        path: vec![b'x'; extra + USUAL_TEXT_BYTES],
         ..pending()
     };
     assert_eq!(event.extra_bytes(), extra as u64);
