@@ -9,10 +9,12 @@ use jiff::Timestamp;
 use keytally::async_trait;
 use keytally::backend::{BackendError, PostgresBackend, Retention, SqlName};
 use keytally::conformance;
-use keytally::key::{Actor, CacheConfig, CachedStore, KeyAdmin, KeyStore, StoreError};
+use keytally::key::{
+    Actor, CacheConfig, CachedStore, Issuer, KeyAdmin, KeyStore, NewKey, StoreError,
+};
 use keytally::usage::{
     Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, SinkError, Status, StatusClass,
-    UsageEvent, UsageReader, UsageSink,
+    SummaryQuery, UsageEvent, UsageReader, UsageSink,
 };
 use keytally::{ApiKeyLayer, KeyId};
 use proptest::prelude::*;
@@ -831,6 +833,37 @@ async fn restored_database_does_not_reuse_cached_series_ids() {
         WHERE path = '/after' AND endpoint = '/other'";
     assert_eq!(number(&db, mismatched).await, 0);
     assert_eq!(number(&db, "SELECT count(*) FROM keytally_series").await, 2);
+}
+
+/// A query can be cancelled at any time, for instance because a client disconnects.
+mod prompt_revocation {
+    use super::*;
+
+    #[tokio::test]
+    async fn lookups_after_cancelled_queries_see_later_changes() {
+        let (other, url) = backend().await;
+        let options = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+        let db = options.connect(&url).await.unwrap();
+        let backend = PostgresBackend::from_pool(db.clone());
+        let issuer = Issuer::new("test").unwrap();
+        let summary = SummaryQuery::default();
+        let observer = pool(&url).await;
+        for round in 0..300 {
+            let issued = issuer.issue(&other, NewKey::new("x"), Actor::SYSTEM);
+            let id = issued.await.unwrap().key.id;
+            let time = Duration::from_micros(fastrand::u64(..600));
+            match round % 2 {
+                0 => drop(tokio::time::timeout(time, backend.summary(&summary)).await),
+                _ => drop(tokio::time::timeout(time, backend.disable(id, Actor::SYSTEM)).await),
+            }
+            other.revoke(id, Actor::SYSTEM).await.unwrap();
+            let found = backend.find(id).await.unwrap().unwrap();
+            assert!(found.key.revoked_at.is_some(), "{round}");
+            let open = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+            assert_eq!(number(&observer, open).await, 0, "{round}");
+        }
+    }
 }
 
 // --- Partitions ---------------------------------------------------------------------------------

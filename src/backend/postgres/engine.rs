@@ -76,6 +76,18 @@ impl PostgresEngine {
         )
     }
 
+    /// Begins a transaction.
+    ///
+    /// In a task, so that it cannot be cancelled: sqlx does not roll back a transaction whose `BEGIN` was cancelled, and
+    /// later queries on its connection would read from its snapshot.
+    async fn begin(&self, statement: &'static str) -> Result<PostgresSession, SqlError> {
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        // The task is only aborted when the runtime shuts down.
+        let transaction = begun.await.map_err(|_| SqlError::PoolClosed)??;
+        Ok(PostgresSession::Transaction(transaction))
+    }
+
     /// A transaction that is exclusive across processes. `wait` is the timeout for the exclusive lock. Other locks
     /// have the default timeout, since waiting processes occupy connections that lookups may need.
     pub(super) async fn exclusive(&self, wait: &str) -> Result<PostgresSession, SqlError> {
@@ -108,13 +120,12 @@ impl Engine for PostgresEngine {
     async fn snapshot(&self) -> Result<PostgresSession, SqlError> {
         // With many partitions, the planner would choose JIT compilation, which takes hundreds of milliseconds for
         // queries that take a few.
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off";
-        let transaction = self.pool.begin_with(begin).await;
-        transaction.map(PostgresSession::Transaction)
+        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off")
+            .await
     }
 
     async fn writer(&self) -> Result<PostgresSession, SqlError> {
-        self.pool.begin().await.map(PostgresSession::Transaction)
+        self.begin("BEGIN").await
     }
 
     async fn migrator(&self) -> Result<PostgresSession, SqlError> {
