@@ -191,6 +191,25 @@ impl Load {
     }
 }
 
+/// When the rollups of the last minute can be merged: within the measured time, not by the background task.
+struct Due(i64);
+
+impl Due {
+    /// The number of the minute whose rollups can be merged.
+    fn minute() -> i64 {
+        (Timestamp::now().as_second() - 6) / 60
+    }
+
+    fn new() -> Self {
+        Self(Self::minute())
+    }
+
+    fn is_reached(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.0, Self::minute());
+        self.0 > before
+    }
+}
+
 async fn write_sqlite(load: Load, folder: &std::path::Path) {
     let backend = SqliteBackend::open(folder.join("write.db"))
         .await
@@ -210,7 +229,13 @@ async fn write_sqlite(load: Load, folder: &std::path::Path) {
         .execute(&mut plain)
         .await
         .expect("tables");
-    let ours = async |batch: &Batch| backend.write(batch).await.expect("write");
+    let mut due = Due::new();
+    let ours = async |batch: &Batch| {
+        backend.write(batch).await.expect("write");
+        if due.is_reached() {
+            backend.merge_rollups().await.expect("merge");
+        }
+    };
     let baseline = async |batch: &Batch| plain_sqlite(&mut plain, batch).await;
     load.compare("SQLite", ours, baseline).await;
 }
@@ -224,7 +249,13 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
         .execute(&mut plain)
         .await
         .expect("tables");
-    let ours = async |batch: &Batch| backend.write(batch).await.expect("write");
+    let mut due = Due::new();
+    let ours = async |batch: &Batch| {
+        backend.write(batch).await.expect("write");
+        if due.is_reached() {
+            backend.merge_rollups().await.expect("merge");
+        }
+    };
     let baseline = async |batch: &Batch| plain_postgres(&mut plain, batch).await;
     load.compare("PostgreSQL", ours, baseline).await;
 }

@@ -7,12 +7,14 @@ mod tests {
         concat!(
             include_str!("postgres/migrations/1.sql"),
             include_str!("postgres/migrations/2.sql"),
-            include_str!("postgres/migrations/3.sql")
+            include_str!("postgres/migrations/3.sql"),
+            include_str!("postgres/migrations/4.sql")
         ),
         concat!(
             include_str!("sqlite/migrations/1.sql"),
             include_str!("sqlite/migrations/2.sql"),
-            include_str!("sqlite/migrations/3.sql")
+            include_str!("sqlite/migrations/3.sql"),
+            include_str!("sqlite/migrations/4.sql")
         ),
     ];
 
@@ -81,7 +83,7 @@ mod tests {
             let tables = created_tables(sql);
             assert_eq!(
                 tables.len(),
-                if sql.contains("log_batches") { 13 } else { 12 }
+                if sql.contains("log_batches") { 14 } else { 13 }
             );
             for (name, columns) in &tables {
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");

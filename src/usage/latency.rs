@@ -140,6 +140,12 @@ impl LatencyHistogram {
         }))
     }
 
+    /// Adds a count to a bucket. `None` if there is no such bucket.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn add_to_bucket(&mut self, bucket: usize, n: u64) -> Option<()> {
+        (bucket <= LAST).then(|| self.add(bucket, n))
+    }
+
     #[inline]
     fn add(&mut self, bucket: usize, n: u64) {
         if n == 0 {

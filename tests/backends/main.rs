@@ -2,6 +2,8 @@
 
 mod conformance;
 #[cfg(feature = "postgres")]
+mod merging;
+#[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod retention;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 use keytally::async_trait;
 use keytally::backend::{BackendError, PostgresBackend, Retention, SqlName};
 use keytally::conformance;
@@ -14,7 +14,7 @@ use keytally::key::{
 };
 use keytally::usage::{
     Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, SinkError, Status, StatusClass,
-    SummaryQuery, UsageEvent, UsageReader, UsageSink,
+    SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{ApiKeyLayer, KeyId};
 use proptest::prelude::*;
@@ -107,7 +107,7 @@ async fn concurrent_migrations_apply_once_and_keep_application_tables() {
         }
         let schema = schema.unwrap_or("public");
         let steps = format!("SELECT count(*) FROM {schema}.keytally_migrations");
-        assert_eq!(number(&db, &steps).await, 3);
+        assert_eq!(number(&db, &steps).await, 4);
         let application = "SELECT version FROM _sqlx_migrations";
         assert_eq!(number(&db, application).await, 7);
     }
@@ -179,7 +179,7 @@ async fn newer_or_altered_schema_is_an_error() {
     run(&db, newer).await;
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::NewerSchema { found: 9, known: 3 }),
+        matches!(error, BackendError::NewerSchema { found: 9, known: 4 }),
         "{error}"
     );
     let other = "DELETE FROM keytally_migrations WHERE version = 9;
@@ -204,7 +204,7 @@ async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
     let first = connect(&format!("{url}&options=-csearch_path%3Dfirst%2Cother")).await;
     first.migrate().await.unwrap();
     let steps = "SELECT count(*) FROM first.keytally_migrations";
-    assert_eq!(number(&db, steps).await, 3);
+    assert_eq!(number(&db, steps).await, 4);
     let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
     first.write(&batch).await.unwrap();
     let rows = "SELECT count(*) FROM first.keytally_requests";
@@ -215,8 +215,9 @@ async fn tables_in_other_schemas_on_the_search_path_are_ignored() {
 async fn views_return_written_events_and_every_column_has_a_comment() {
     let (backend, url) = backend().await;
     let db = pool(&url).await;
-    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now() - 2.minutes())]);
     backend.write(&batch).await.unwrap();
+    backend.merge_rollups().await.unwrap();
     for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
         let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
         assert_eq!(number(&db, &rows).await, 1, "{view}");
@@ -281,7 +282,7 @@ mod batches_count_once {
         let db = pool(&url).await;
         let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-            CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes
+            CREATE TRIGGER fail BEFORE INSERT ON keytally_rollup_records
                 FOR EACH ROW EXECUTE FUNCTION fail()";
         run(&db, fail).await;
         let events = (0..200)
@@ -290,11 +291,11 @@ mod batches_count_once {
         let batch = Batch::new(events);
         let error = backend.write(&batch).await.unwrap_err();
         assert!(matches!(error, SinkError::Unavailable(_)));
-        for table in ["requests", "minutes", "hours", "batches", "series"] {
+        for table in ["requests", "rollup_records", "batches", "series"] {
             let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
             assert_eq!(rows, 0, "{table}");
         }
-        run(&db, "DROP TRIGGER fail ON keytally_minutes").await;
+        run(&db, "DROP TRIGGER fail ON keytally_rollup_records").await;
         for _ in 0..2 {
             backend.write(&batch).await.unwrap();
         }
@@ -873,10 +874,11 @@ fn at(time: &str) -> UsageEvent {
 }
 
 /// The number of requests in the rollups and in the log.
-async fn counts(pool: &PgPool) -> (i64, i64) {
-    let rollups = "SELECT coalesce(sum(count), 0)::bigint FROM keytally_minutes";
+async fn counts(backend: &PostgresBackend, pool: &PgPool) -> (u64, i64) {
+    let all = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
+    let summary = backend.summary(&all).await.unwrap();
     let log = "SELECT count(*) FROM keytally_requests";
-    (number(pool, rollups).await, number(pool, log).await)
+    (summary.totals.total(), number(pool, log).await)
 }
 
 #[tokio::test]
@@ -896,7 +898,7 @@ async fn detached_partition_is_recreated() {
         for backend in [&backend, &connect(&url).await] {
             backend.write(&batch()).await.unwrap();
         }
-        assert_eq!(counts(&db).await, (1 + round * 2, 2));
+        assert_eq!(counts(&backend, &db).await, (1 + round * 2, 2));
     }
     // Pruning drops the new partition despite its name, and leaves the detached tables alone.
     let partitions = "SELECT count(*) FROM pg_inherits
@@ -922,7 +924,7 @@ async fn unrelated_table_with_a_partition_name_does_not_block_writes() {
     backend.migrate().await.unwrap();
     let events = vec![at("2026-03-05T10:00:00Z"), at("2026-03-06T10:00:00Z")];
     backend.write(&Batch::new(events)).await.unwrap();
-    assert_eq!(counts(&db).await, (2, 2));
+    assert_eq!(counts(&backend, &db).await, (2, 2));
 }
 
 #[tokio::test]
@@ -941,13 +943,13 @@ async fn partitions_are_recognized_by_their_bounds_under_any_session_settings() 
     run(&db, &partition("past", past)).await;
     run(&db, &partition("rest", "DEFAULT")).await;
     let settings = "options=-cTimeZone%3DAsia%2FKolkata%20-cDateStyle%3DSQL%2CDMY";
-    for backend in [backend, connect(&format!("{url}&{settings}")).await] {
+    for backend in [backend.clone(), connect(&format!("{url}&{settings}")).await] {
         let events = ["2026-03-05T10:00:00Z", "2025-03-05T10:00:00Z"].map(at);
         backend.write(&Batch::new(events.into())).await.unwrap();
         let events = vec![at("2026-05-05T10:00:00Z")];
         backend.write(&Batch::new(events)).await.unwrap();
     }
-    assert_eq!(counts(&db).await, (6, 6));
+    assert_eq!(counts(&backend, &db).await, (6, 6));
     for table in ["keytally_requests_march", "past", "rest"] {
         let rows = format!("SELECT count(*) FROM {table}");
         assert_eq!(number(&db, &rows).await, 2, "{table}");
@@ -971,7 +973,7 @@ async fn events_that_the_log_cannot_store_are_still_counted() {
     for _ in 0..2 {
         backend.write(&Batch::new(events())).await.unwrap();
     }
-    assert_eq!(counts(&db).await, (4, 2));
+    assert_eq!(counts(&backend, &db).await, (4, 2));
     // The same for a check constraint that rejects some requests.
     let check = "ALTER TABLE keytally_requests ADD CHECK (path <> '/odd')";
     run(&db, check).await;
@@ -979,14 +981,14 @@ async fn events_that_the_log_cannot_store_are_still_counted() {
     odd.path = "/odd".into();
     backend.write(&Batch::new(vec![odd])).await.unwrap();
     backend.write(&Batch::new(events())).await.unwrap();
-    assert_eq!(counts(&db).await, (7, 3));
+    assert_eq!(counts(&backend, &db).await, (7, 3));
     // Two half-day partitions cover the day.
     let other = half
         .replace("half", "other")
         .replace("06 00:00", "05 12:00");
     run(&db, &other.replacen("05 12:00", "05 00:00", 1)).await;
     backend.write(&Batch::new(events())).await.unwrap();
-    assert_eq!(counts(&db).await, (9, 5));
+    assert_eq!(counts(&backend, &db).await, (9, 5));
 }
 
 #[tokio::test]
@@ -1016,7 +1018,7 @@ async fn blocked_writes_and_migrations_time_out() {
     held.rollback().await.unwrap();
     backend.migrate().await.unwrap();
     backend.write(&blocked).await.unwrap();
-    assert_eq!(counts(&db).await, (3, 3));
+    assert_eq!(counts(&backend, &db).await, (3, 3));
 }
 
 // --- Listening ----------------------------------------------------------------------------------

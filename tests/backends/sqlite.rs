@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 #[cfg(feature = "recoverable")]
 use keytally::KeyId;
 use keytally::backend::{BackendError, SqlName, SqliteBackend};
@@ -13,8 +13,8 @@ use keytally::key::{
     Actor, CachedStore, Issuer, KeyAdmin, KeyStatus, KeyStore, NewKey, StoreError,
 };
 use keytally::usage::{
-    Batch, Count, LogFilter, LogQuery, ReadError, Recorder, SinkError, SummaryQuery, UsageEvent,
-    UsageReader, UsageSink,
+    Batch, Count, LogFilter, LogQuery, ReadError, Recorder, SinkError, SummaryQuery, SummarySpec,
+    UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use proptest::prelude::*;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -222,7 +222,7 @@ async fn concurrent_migrations_apply_once_and_keep_application_tables() {
         run.await.unwrap();
     }
     let steps = "SELECT count(*) FROM keytally_migrations";
-    assert_eq!(number(&db, steps).await, 3);
+    assert_eq!(number(&db, steps).await, 4);
     assert_eq!(number(&db, "SELECT version FROM _sqlx_migrations").await, 7);
 }
 
@@ -250,7 +250,7 @@ async fn newer_or_altered_schema_is_an_error() {
     sqlx::query(sql).execute(&db).await.unwrap();
     let error = backend.migrate().await.unwrap_err();
     assert!(
-        matches!(error, BackendError::NewerSchema { found: 9, known: 3 }),
+        matches!(error, BackendError::NewerSchema { found: 9, known: 4 }),
         "{error}"
     );
     sqlx::raw_sql("DELETE FROM keytally_migrations WHERE version = 9; UPDATE keytally_migrations SET checksum = 'x'")
@@ -391,8 +391,9 @@ async fn views_return_written_events() {
     let dir = TempDir::new();
     let backend = open(&dir.file()).await;
     let db = pool(&dir.file()).await;
-    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now())]);
+    let batch = Batch::new(vec![UsageEvent::new(Timestamp::now() - 2.minutes())]);
     backend.write(&batch).await.unwrap();
+    backend.merge_rollups().await.unwrap();
     for view in ["request_log", "usage_by_minute", "usage_by_hour"] {
         let rows = format!("SELECT count(*) FROM keytally_{view} WHERE method = 'GET'");
         assert_eq!(number(&db, &rows).await, 1, "{view}");
@@ -454,14 +455,14 @@ mod batches_count_once {
         let dir = TempDir::new();
         let backend = open(&dir.file()).await;
         let db = pool(&dir.file()).await;
-        let fail = "CREATE TRIGGER fail BEFORE INSERT ON keytally_minutes BEGIN SELECT raise(ABORT, 'no'); END";
+        let fail = "CREATE TRIGGER fail BEFORE INSERT ON keytally_rollup_records BEGIN SELECT raise(ABORT, 'no'); END";
         sqlx::query(fail).execute(&db).await.unwrap();
         let events = (0..200)
             .map(|_| UsageEvent::new(Timestamp::now()))
             .collect();
         let batch = Batch::new(events);
         backend.write(&batch).await.unwrap_err();
-        for table in ["requests", "minutes", "batches"] {
+        for table in ["requests", "rollup_records", "batches"] {
             let rows = number(&db, &format!("SELECT count(*) FROM keytally_{table}")).await;
             assert_eq!(rows, 0, "{table}");
         }
@@ -473,10 +474,8 @@ mod batches_count_once {
             number(&db, "SELECT count(*) FROM keytally_requests").await,
             200
         );
-        assert_eq!(
-            number(&db, "SELECT sum(count) FROM keytally_minutes").await,
-            200
-        );
+        let all = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
+        assert_eq!(backend.summary(&all).await.unwrap().totals.total(), 200);
     }
 
     #[tokio::test(flavor = "multi_thread")]

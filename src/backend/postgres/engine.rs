@@ -10,9 +10,11 @@ use uuid::Uuid;
 
 use super::listener::Listener;
 use super::partition_cache::PartitionCache;
+use super::rollups::{add_key_rollups, add_rollups};
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
-    Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, timestamp,
+    Engine, KeyRollup, Names, Row, SeriesCache, SeriesRollup, Session, Statement, Value, decode,
+    timestamp,
 };
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
@@ -47,6 +49,8 @@ pub(super) enum LockKey {
     Schema = 0,
     /// Held by a batch from getting its position in the log until its commit.
     LogOrder = 1,
+    /// Held while rollups are merged.
+    Merge = 2,
 }
 
 /// The default lock timeout.
@@ -144,6 +148,39 @@ impl Engine for PostgresEngine {
         Ok(session)
     }
 
+    async fn merger(&self, waits: bool) -> Result<Option<PostgresSession>, SqlError> {
+        let mut session = self.writer().await?;
+        let key = self.lock_key(LockKey::Merge);
+        if waits {
+            session.execute_script(&lock_timeout("1min")).await?;
+            let lock = format!("SELECT pg_advisory_xact_lock({key})");
+            session.execute_script(&lock).await?;
+            return Ok(Some(session));
+        }
+        let lock = format!("SELECT pg_try_advisory_xact_lock({key}) AS is_locked");
+        let rows = session.fetch(Statement::new(&self.names, &lock)).await?;
+        let is_locked = rows.first().map(|row| Row::boolean(row, "is_locked"));
+        Ok(is_locked.transpose()?.unwrap_or(false).then_some(session))
+    }
+
+    async fn add_rollups(
+        &self,
+        session: &mut PostgresSession,
+        table: &str,
+        rollups: &[SeriesRollup],
+    ) -> Result<(), SqlError> {
+        add_rollups(session.connection(), &self.names, table, rollups).await
+    }
+
+    async fn add_key_rollups(
+        &self,
+        session: &mut PostgresSession,
+        table: &str,
+        rollups: &[KeyRollup<'_>],
+    ) -> Result<(), SqlError> {
+        add_key_rollups(session.connection(), &self.names, table, rollups).await
+    }
+
     /// The time of the server, so that a process with a wrong clock does not prune usage too early.
     async fn now(&self) -> Result<Timestamp, SqlError> {
         let now = Statement::new(&self.names, "SELECT now() AS now");
@@ -198,7 +235,7 @@ impl Session for PostgresSession {
     }
 }
 
-fn bound(values: Vec<Value>) -> Result<PgArguments, SqlError> {
+pub(super) fn bound(values: Vec<Value>) -> Result<PgArguments, SqlError> {
     use sqlx::Arguments as _;
 
     let mut arguments = PgArguments::default();

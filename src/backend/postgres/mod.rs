@@ -6,6 +6,7 @@ mod listener;
 mod migrate;
 mod partition_cache;
 mod partitions;
+mod rollups;
 mod sink;
 mod types;
 
@@ -173,6 +174,18 @@ impl PostgresBackend {
     /// Panics if called outside a tokio runtime.
     pub fn maintain(&self, retention: Retention) -> Maintenance {
         self.0.maintain(retention)
+    }
+
+    /// Merges the rollups of minutes that ended at least five seconds ago into their tables. Returns their number.
+    ///
+    /// While there are rollups to merge, a background task does this about every ten seconds. Queries of
+    /// [`UsageReader`] include rollups that are not merged yet; other SQL tools see them only afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable; rollups that are already merged stay merged.
+    pub async fn merge_rollups(&self) -> Result<u64, BackendError> {
+        self.0.merge_rollups().await
     }
 
     /// Prunes usage that is too old at the time `now`, once. For applications with their own scheduler.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::engine::Engine;
+use super::error::BackendError;
+use super::merge_records::{Merging, merge_passed};
 use super::names::Names;
 use crate::key::InvalidationFeed;
 use crate::usage::LogSampling;
@@ -13,6 +15,7 @@ pub(in crate::backend) struct SqlBackend<E> {
     pub(in crate::backend) engine: Arc<E>,
     pub(in crate::backend) changes: InvalidationFeed,
     pub(in crate::backend) sampling: LogSampling,
+    pub(in crate::backend) merging: Arc<Merging>,
 }
 
 impl<E> Clone for SqlBackend<E> {
@@ -21,6 +24,7 @@ impl<E> Clone for SqlBackend<E> {
             engine: self.engine.clone(),
             changes: self.changes.clone(),
             sampling: self.sampling,
+            merging: self.merging.clone(),
         }
     }
 }
@@ -31,7 +35,12 @@ impl<E: Engine> SqlBackend<E> {
             engine: Arc::new(engine),
             changes: InvalidationFeed::new(),
             sampling: LogSampling::All,
+            merging: Arc::default(),
         }
+    }
+
+    pub(in crate::backend) async fn merge_rollups(&self) -> Result<u64, BackendError> {
+        Ok(merge_passed(&*self.engine, true).await?)
     }
 
     pub(super) fn names(&self) -> &Names {

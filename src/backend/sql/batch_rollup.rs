@@ -1,4 +1,4 @@
-//! A batch prepared for writing: its events grouped into series, and their rollups.
+//! A batch prepared for writing: its events grouped into series.
 //!
 //! A series is a combination of key, owner, method, endpoint, status, outcome and cause. It is stored once; events
 //! and rollups reference it by id. This keeps the request log compact, and a single index on series and time
@@ -8,37 +8,29 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::hash::{Hash, hash_of};
+use super::micros::{MINUTE, floor};
+use super::rollup_record::RollupRecord;
+use super::series_rollup::{Amounts, SeriesRollup};
 use super::value::{as_micros, status_codes};
 use crate::id::KeyId;
-use crate::usage::{Granularity, Rollup, UsageEvent};
+use crate::usage::UsageEvent;
 
-/// A unique key of a series: the first 128 bits of the SHA-256 of its columns. The columns themselves cannot be
-/// one, since they may be `NULL` or too long for an index.
-pub(in crate::backend) type Hash = [u8; 16];
+/// How far the stored last use of a key may be behind, in microseconds.
+pub(in crate::backend) const LAST_USE_PRECISION: i64 = 10_000_000;
 
-/// A batch grouped into series and rollups.
+/// A batch grouped into series.
 #[derive(Debug)]
 pub(in crate::backend) struct BatchRollup<'a> {
     /// The series, ordered by hash. All processes lock rows in this order, which prevents deadlocks.
     pub(in crate::backend) series: Vec<Series<'a>>,
     /// The index in `series` of each event.
     pub(in crate::backend) series_of_event: Vec<usize>,
-    /// Rollups by minute.
-    pub(in crate::backend) minutes: Vec<SeriesRollup>,
-    /// Rollups by hour.
-    pub(in crate::backend) hours: Vec<SeriesRollup>,
-    /// Rollups by day (UTC).
-    pub(in crate::backend) days: Vec<SeriesRollup>,
-    /// Rollups by minute, key, owner, outcome and cause.
-    pub(in crate::backend) key_minutes: Vec<KeyRollup>,
-    /// Rollups by hour, key, owner, outcome and cause.
-    pub(in crate::backend) key_hours: Vec<KeyRollup>,
     /// When each key was last used, in microseconds since 1970.
     pub(in crate::backend) last_used: BTreeMap<KeyId, i64>,
+    events: &'a [UsageEvent],
 }
 
 /// A series of events.
@@ -47,24 +39,6 @@ pub(in crate::backend) struct Series<'a> {
     pub(in crate::backend) hash: Hash,
     /// One of its events, for the shared attributes.
     pub(in crate::backend) event: &'a UsageEvent,
-}
-
-/// The rollup of a series in a time bucket.
-#[derive(Debug)]
-pub(in crate::backend) struct SeriesRollup {
-    /// The index of the series.
-    pub(in crate::backend) series: usize,
-    /// Its `start` is that of the bucket.
-    pub(in crate::backend) rollup: Rollup,
-}
-
-/// The rollup of a key, owner, outcome and cause in a time bucket.
-#[derive(Debug)]
-pub(in crate::backend) struct KeyRollup {
-    /// The hash of key, owner, outcome and cause.
-    pub(in crate::backend) hash: Hash,
-    /// Only `start`, key, owner, outcome, cause and the amounts are meaningful.
-    pub(in crate::backend) rollup: Rollup,
 }
 
 impl<'a> BatchRollup<'a> {
@@ -110,86 +84,33 @@ impl<'a> BatchRollup<'a> {
         for index in &mut of_event {
             *index = sorted[*index];
         }
-        let minutes = rollups(events, &of_event);
-        let hours = coarser(&minutes, Granularity::Hour);
-        let days = coarser(&hours, Granularity::Day);
         Self {
             series,
             series_of_event: of_event,
-            key_minutes: by_key(&minutes),
-            key_hours: by_key(&hours),
-            minutes,
-            hours,
-            days,
             last_used: used,
+            events,
         }
     }
-}
 
-/// Rollups by minute, ordered by series and time.
-fn rollups(events: &[UsageEvent], of_event: &[usize]) -> Vec<SeriesRollup> {
-    let mut rollups: HashMap<(usize, i64), Rollup, RandomState> = HashMap::default();
-    for (event, &series) in events.iter().zip(of_event) {
-        let start = as_micros(Granularity::Minute.floor(event.time));
-        rollups
-            .entry((series, start))
-            .and_modify(|rollup| rollup.add_event(event))
-            .or_insert_with(|| Rollup::of(event, Granularity::Minute));
-    }
-    let rollups = rollups.into_iter();
-    let mut rollups: Vec<SeriesRollup> = rollups
-        .map(|((series, _), rollup)| SeriesRollup { series, rollup })
-        .collect();
-    rollups.sort_unstable_by_key(|sum| (sum.series, sum.rollup.start));
-    rollups
-}
-
-/// Merges rollups, ordered by series and time, into wider time buckets.
-fn coarser(narrow: &[SeriesRollup], width: Granularity) -> Vec<SeriesRollup> {
-    let mut wide: Vec<SeriesRollup> = Vec::new();
-    for SeriesRollup { series, rollup } in narrow {
-        let start = width.floor(rollup.start);
-        match wide.last_mut() {
-            Some(last) if (last.series, last.rollup.start) == (*series, start) => {
-                last.rollup.merge(rollup);
-            }
-            _ => wide.push(SeriesRollup {
-                series: *series,
-                rollup: Rollup {
-                    start,
-                    granularity: width,
-                    ..rollup.clone()
-                },
-            }),
+    /// The rollups of the batch by minute, given the id of each series. `None` without events.
+    pub(in crate::backend) fn record(&self, ids: &[i64]) -> Option<RollupRecord> {
+        let mut rollups: HashMap<(i64, i64), Amounts, RandomState> = HashMap::default();
+        for (event, &series) in self.events.iter().zip(&self.series_of_event) {
+            let start = floor(as_micros(event.time), MINUTE);
+            let amounts = rollups.entry((start, ids[series])).or_default();
+            amounts.add_event(event);
         }
+        let mut rollups: Vec<SeriesRollup> = rollups
+            .into_iter()
+            .map(|((start, series), amounts)| SeriesRollup {
+                series,
+                start,
+                amounts,
+            })
+            .collect();
+        rollups.sort_unstable_by_key(|rollup| (rollup.start, rollup.series));
+        RollupRecord::new(&rollups)
     }
-    wide
-}
-
-/// Merges rollups by key, owner, outcome and cause, ordered by time and hash.
-fn by_key(sums: &[SeriesRollup]) -> Vec<KeyRollup> {
-    let mut by_key: BTreeMap<(Timestamp, Hash), KeyRollup> = BTreeMap::new();
-    for SeriesRollup { rollup, .. } in sums {
-        let hash = key_hash(rollup);
-        by_key
-            .entry((rollup.start, hash))
-            .and_modify(|sum| sum.rollup.merge(rollup))
-            .or_insert_with(|| KeyRollup {
-                hash,
-                rollup: rollup.clone(),
-            });
-    }
-    by_key.into_values().collect()
-}
-
-/// The hash of key, owner, outcome and cause.
-fn key_hash(rollup: &Rollup) -> Hash {
-    hash_of(&[
-        rollup.key.as_ref().map(KeyId::as_str),
-        rollup.owner.as_deref(),
-        Some(rollup.outcome.as_str()),
-        rollup.cause.map(|cause| cause.as_str()),
-    ])
 }
 
 /// Whether the time in an event's id differs from the event's time, so that the event cannot be found by that
@@ -218,22 +139,10 @@ fn hash(event: &UsageEvent) -> Hash {
     ])
 }
 
-fn hash_of(parts: &[Option<&str>]) -> Hash {
-    let mut hash = Sha256::new();
-    for part in parts {
-        // Length prefixes make the concatenation unambiguous.
-        let length = part.map_or(u64::MAX, |text| text.len() as u64);
-        hash.update(length.to_be_bytes());
-        hash.update(part.unwrap_or_default());
-    }
-    let digest: [u8; 32] = hash.finalize().into();
-    *digest.first_chunk().unwrap_or(&[0; 16])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::RollupStore;
+    use crate::backend::sql::rollup_record::rollups_of;
 
     #[test]
     fn equal_texts_at_different_addresses_share_a_series() {
@@ -254,13 +163,17 @@ mod tests {
         for (event, &series) in events.iter().zip(&grouped.series_of_event) {
             assert_eq!(grouped.series[series].hash, hash(event));
         }
-        for (sums, width) in [
-            (grouped.minutes, Granularity::Minute),
-            (grouped.hours, Granularity::Hour),
-        ] {
-            let sums: RollupStore = sums.into_iter().map(|sum| sum.rollup).collect();
-            let expected: RollupStore = Rollup::of_events(&events, width).into_iter().collect();
-            assert_eq!(sums, expected);
-        }
+        let ids = [40, 30];
+        let record = grouped.record(&ids).unwrap();
+        let rollups = rollups_of(&record.bytes, |_, _| true).unwrap();
+        let counts = rollups
+            .iter()
+            .map(|rollup| (rollup.start, rollup.amounts.count));
+        let counts: Vec<_> = counts.collect();
+        let [first, .., last] =
+            [&events[0], &events[2]].map(|it| as_micros(it.time) / MINUTE * MINUTE);
+        assert_eq!(counts, [(first, 1), (first, 1), (last, 1)]);
+        let series: Vec<_> = rollups.iter().map(|rollup| rollup.series).collect();
+        assert_eq!(series, [30, 40, ids[grouped.series_of_event[2]]]);
     }
 }

@@ -58,12 +58,19 @@ impl Dialect {
     }
 
     /// An assignment for an upsert that adds to a column and saturates at 2⁶³ - 1. `t` is the table.
-    pub(in crate::backend) fn capped_add(self, column: &str) -> String {
+    pub(super) fn capped_add(self, column: &str) -> String {
         let most = i64::MAX;
         format!(
             "{column} = CASE WHEN t.{column} > {most} - excluded.{column} THEN {most}
             ELSE t.{column} + excluded.{column} END"
         )
+    }
+
+    /// Assignments for an upsert that adds all sums of a rollup. `t` is the table.
+    pub(in crate::backend) fn add_sums(self) -> String {
+        ["count", "cost", "request_bytes", "response_bytes"]
+            .map(|column| self.capped_add(column))
+            .join(", ")
     }
 
     /// An assignment for an upsert that merges latency histograms. `t` is the table.
@@ -138,6 +145,18 @@ impl Dialect {
             self,
             sqlite: format!("sum({column})"),
             postgres: format!("sum({column})::bigint"),
+        )
+    }
+
+    /// The text of a list of numbers as one parameter, and the SQL before and after its placeholder in a subquery that
+    /// selects them.
+    pub(super) fn numbers(self, numbers: &[i64]) -> (String, [&'static str; 2]) {
+        let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
+        let numbers = numbers.join(",");
+        by_dialect!(
+            self,
+            sqlite: (format!("[{numbers}]"), ["SELECT value FROM json_each(", ")"]),
+            postgres: (format!("{{{numbers}}}"), ["SELECT unnest(", "::text::bigint[])"]),
         )
     }
 

@@ -7,6 +7,7 @@ use sqlx::Error as SqlError;
 use uuid::Uuid;
 
 use super::names::Names;
+use super::series_rollup::{KeyRollup, SeriesRollup};
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
 
@@ -29,7 +30,30 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     /// A transaction for schema migrations, exclusive across processes.
     fn migrator(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
-    /// The current time for pruning.
+    /// A write transaction that merges rollups, exclusive across processes. Without waiting, `None` if another process
+    /// is merging.
+    fn merger(
+        &self,
+        waits: bool,
+    ) -> impl Future<Output = Result<Option<Self::Session>, SqlError>> + Send;
+
+    /// Adds rollups, ordered by series and time, to a table.
+    fn add_rollups(
+        &self,
+        session: &mut Self::Session,
+        table: &str,
+        rollups: &[SeriesRollup],
+    ) -> impl Future<Output = Result<(), SqlError>> + Send;
+
+    /// Adds rollups, ordered by time and hash, to a table.
+    fn add_key_rollups(
+        &self,
+        session: &mut Self::Session,
+        table: &str,
+        rollups: &[KeyRollup<'_>],
+    ) -> impl Future<Output = Result<(), SqlError>> + Send;
+
+    /// The current time for merging and pruning.
     fn now(&self) -> impl Future<Output = Result<Timestamp, SqlError>> + Send;
 
     /// Prunes the request log before a time, in microseconds since 1970. Returns the number of rows or partitions.
@@ -154,6 +178,12 @@ impl Statement {
         self.text.push('$');
         self.text.push_str(&self.values.len().to_string());
         self
+    }
+
+    /// Adds numbers as one parameter and appends a subquery that selects them.
+    pub(in crate::backend) fn push_numbers(&mut self, names: &Names, numbers: &[i64]) -> &mut Self {
+        let (numbers, [before, after]) = names.dialect.numbers(numbers);
+        self.push(before).push_bind(&*numbers).push(after)
     }
 
     /// Appends a template with placeholders for table names.

@@ -33,7 +33,7 @@ pub(in crate::backend) fn from_bytes(mut bytes: &[u8]) -> Result<LatencyHistogra
     histogram.ok_or_else(|| decode("histogram bucket out of range"))
 }
 
-fn push(bytes: &mut Vec<u8>, mut number: u64) {
+pub(super) fn push(bytes: &mut Vec<u8>, mut number: u64) {
     while number > 0x7f {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -41,7 +41,7 @@ fn push(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-fn pull(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn pull(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

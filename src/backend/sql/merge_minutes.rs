@@ -10,7 +10,7 @@ use super::batched::{FirstFailure, MAX_ROWS, PAUSE, write};
 use super::dialect::Dialect;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::histogram::{from_bytes, to_bytes};
-use super::rollup_query::{DAY, HOUR, QUARTER, floor};
+use super::micros::{DAY, HOUR, QUARTER, floor};
 use super::value::required;
 
 /// A table of rollups by minute: its name, its primary key, the columns to group by, and whether it has latencies.
@@ -84,7 +84,9 @@ async fn first_minute<E: Engine>(
 async fn merge_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Result<u64, SqlError> {
     let mut merged = 0;
     loop {
-        let mut session = engine.writer().await?;
+        // Exclusive, since records are merged into the same rows.
+        let session = engine.merger(true).await?;
+        let mut session = required(session)?;
         let rows = merge_some(engine, &mut session, table, quarter).await?;
         session.commit().await?;
         merged += rows;

@@ -29,8 +29,8 @@ impl Migration {
 
 /// The migrations of a backend, from their SQL in the database's dialect.
 pub(in crate::backend) const fn migrations(
-    [first, second, third]: [&'static str; 3],
-) -> [Migration; 3] {
+    [first, second, third, fourth]: [&'static str; 4],
+) -> [Migration; 4] {
     [
         Migration {
             version: 1,
@@ -46,6 +46,11 @@ pub(in crate::backend) const fn migrations(
             version: 3,
             name: "standard names",
             sql: third,
+        },
+        Migration {
+            version: 4,
+            name: "rollup records",
+            sql: fourth,
         },
     ]
 }

@@ -8,35 +8,44 @@ mod batched;
 mod dialect;
 mod engine;
 mod error;
+mod hash;
 mod histogram;
 mod keys;
 mod log;
 mod merge_minutes;
+mod merge_records;
+mod micros;
 mod migration;
 mod names;
 mod reader;
 mod recorded;
 mod retention;
 mod rollup_query;
+mod rollup_record;
 mod series_cache;
+mod series_rollup;
 mod value;
 
 pub(super) use backend::{SqlBackend, keep_in_sql};
-pub(super) use batch_rollup::{
-    BatchRollup, Hash, KeyRollup, Series, SeriesRollup, id_time_differs,
-};
+pub(super) use batch_rollup::{BatchRollup, LAST_USE_PRECISION, Series, id_time_differs};
 #[cfg(feature = "postgres")]
 pub(super) use batched::FirstFailure;
 pub(super) use batched::delete_in_batches;
 pub(super) use dialect::Dialect;
 pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
+pub(super) use hash::Hash;
 pub(super) use histogram::{from_bytes, to_bytes};
 pub(super) use migration::{Migration, migrate, migrations};
 pub(super) use names::Names;
 pub use names::SqlName;
 pub use retention::{Maintenance, PruneReport, Retention};
+#[cfg(feature = "postgres")]
+pub(super) use rollup_record::RollupRecord;
 pub(super) use series_cache::{SeriesCache, today};
+#[cfg(feature = "postgres")]
+pub(super) use series_rollup::Amounts;
+pub(super) use series_rollup::{KeyRollup, SeriesRollup};
 #[cfg(feature = "postgres")]
 pub(super) use value::timestamp;
 pub(super) use value::{as_micros, decode, status_codes};

@@ -13,6 +13,8 @@ use super::batched::{FirstFailure, delete_in_batches, write};
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
 use super::merge_minutes::merge_minutes;
+use super::merge_records::merge_passed;
+use super::rollup_record::READABLE;
 use super::series_cache::day_of;
 use super::value::as_micros;
 use crate::telemetry;
@@ -181,6 +183,7 @@ async fn prune<E: Engine>(
     now: Timestamp,
 ) -> Result<PruneReport, SqlError> {
     let (mut pruned, mut failure) = (PruneReport::default(), FirstFailure::default());
+    failure.record(merge_passed(engine, true).await);
     if let Some(before) = before(now, retention.log) {
         pruned.log = failure.record(engine.prune_log(as_micros(before)).await);
     }
@@ -306,10 +309,13 @@ async fn prune_series<E: Engine>(
         return Ok(());
     };
     // In the order in which writers lock them.
-    let skip = engine.names().dialect.skip_locked();
+    let dialect = engine.names().dialect;
+    let (skip, first) = (dialect.skip_locked(), dialect.seconds("u.first"));
     let template = format!(
         "DELETE FROM §series WHERE id IN
         (SELECT s.id FROM §series s WHERE s.last_seen_day < $1
+            AND NOT EXISTS (SELECT 1 FROM §rollup_records u
+                WHERE {READABLE} AND {first} / 86400 < $1)
             AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
             AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id)
             ORDER BY s.hash LIMIT $2{skip})

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
-use super::batch_rollup::{Hash, Series};
+use super::batch_rollup::Series;
+use super::hash::Hash;
 
 /// Caches the database id of a series, and the day that was last written to its `last_seen_day`. The column is
 /// updated on every day of use, and series are pruned only many days later, so a cached series exists in the

@@ -6,8 +6,10 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 
+use super::rollups::{add_key_rollups, add_rollups};
 use crate::backend::sql::{
-    Engine, Names, Row, SeriesCache, Session, Statement, Value, decode, delete_in_batches,
+    Engine, KeyRollup, Names, Row, SeriesCache, SeriesRollup, Session, Statement, Value, decode,
+    delete_in_batches,
 };
 use crate::id::KeyId;
 
@@ -72,6 +74,28 @@ impl Engine for SqliteEngine {
 
     async fn migrator(&self) -> Result<SqliteSession, SqlError> {
         self.writer().await
+    }
+
+    async fn merger(&self, _: bool) -> Result<Option<SqliteSession>, SqlError> {
+        self.writer().await.map(Some)
+    }
+
+    async fn add_rollups(
+        &self,
+        session: &mut SqliteSession,
+        table: &str,
+        rollups: &[SeriesRollup],
+    ) -> Result<(), SqlError> {
+        add_rollups(session.connection(), &self.names, table, rollups).await
+    }
+
+    async fn add_key_rollups(
+        &self,
+        session: &mut SqliteSession,
+        table: &str,
+        rollups: &[KeyRollup<'_>],
+    ) -> Result<(), SqlError> {
+        add_key_rollups(session.connection(), &self.names, table, rollups).await
     }
 
     async fn now(&self) -> Result<Timestamp, SqlError> {

@@ -3,10 +3,11 @@
 use super::SqliteBackend;
 use crate::backend::sql::{BackendError, Migration, migrate, migrations};
 
-const MIGRATIONS: [Migration; 3] = migrations([
+const MIGRATIONS: [Migration; 4] = migrations([
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
+    include_str!("migrations/4.sql"),
 ]);
 
 impl SqliteBackend {

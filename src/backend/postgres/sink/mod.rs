@@ -1,6 +1,5 @@
 //! Writing usage to PostgreSQL.
 
-mod rollups;
 mod series;
 
 use std::collections::BTreeSet;
@@ -12,10 +11,12 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Executor, Postgres};
 
 use super::PostgresBackend;
 use super::copy::Copy;
-use super::engine::{LockKey, PostgresEngine};
+use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::{Id, Time};
-use crate::backend::sql::{BatchRollup, Hash, as_micros, id_time_differs, today};
+use crate::backend::sql::{
+    BatchRollup, Hash, LAST_USE_PRECISION, RollupRecord, as_micros, id_time_differs, today,
+};
 use crate::telemetry;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -95,6 +96,7 @@ impl PostgresBackend {
         let ids = write(engine, guard.connection(), batch, &grouped, &logged, today).await?;
         guard.release();
         engine.series_cache.insert(ids, today);
+        self.0.merging.ensure(&self.0.engine);
         Ok(())
     }
 }
@@ -156,17 +158,8 @@ async fn write(
     let mut writing = BatchWriter { engine, connection };
     let (ids, new_ids) = writing.series_ids(&grouped.series, today).await?;
     writing.log(number, logged, &ids).await?;
-    writing
-        .add_rollups("§minutes", &grouped.minutes, &ids)
-        .await?;
-    writing.add_rollups("§hours", &grouped.hours, &ids).await?;
-    writing.add_rollups("§days", &grouped.days, &ids).await?;
-    let by_key = [
-        ("§key_minutes", &grouped.key_minutes),
-        ("§key_hours", &grouped.key_hours),
-    ];
-    for (table, sums) in by_key {
-        writing.add_key_rollups(table, sums).await?;
+    if let Some(record) = grouped.record(&ids) {
+        writing.add_record(record).await?;
     }
     writing.update_last_used(grouped).await?;
     writing.commit(number, logged).await?;
@@ -217,6 +210,14 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
+    async fn add_record(&mut self, record: RollupRecord) -> Result<(), SqlError> {
+        let insert = record.insert(&self.engine.names, false);
+        sqlx::query_with(AssertSqlSafe(insert.text), bound(insert.values)?)
+            .execute(&mut *self.connection)
+            .await?;
+        Ok(())
+    }
+
     /// Assigns the batch its position in commit order and commits, in one message, since other batches wait for
     /// the lock meanwhile.
     async fn commit(self, batch: i64, logged: &Logged<'_>) -> Result<(), SqlError> {
@@ -238,22 +239,24 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead. Within
+    /// [`LAST_USE_PRECISION`] of the stored time, there is nothing to update, since it would cost more than the log.
     async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         if grouped.last_used.is_empty() {
             return Ok(());
         }
         let keys: Vec<_> = grouped.last_used.keys().map(|key| key.as_str()).collect();
         let times: Vec<_> = grouped.last_used.values().map(|&time| Time(time)).collect();
-        let touch = self.sql(
+        let touch = self.sql(&format!(
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
-                WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
+                WHERE k.last_used_at IS NULL
+                    OR k.last_used_at < used.time - interval '{LAST_USE_PRECISION} microseconds'
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
             UPDATE §keys k SET last_used_at = greatest(k.last_used_at, used.time)
             FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
-        );
+        ));
         sqlx::query(touch)
             .bind(keys)
             .bind(times)

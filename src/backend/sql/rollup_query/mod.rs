@@ -9,6 +9,7 @@ mod range_cover;
 mod row;
 mod statement;
 mod time_buckets;
+mod unmerged;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,12 +17,12 @@ use std::ops::Range;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
-pub(super) use self::range_cover::{DAY, HOUR, QUARTER, floor};
-use self::range_cover::{MINUTE, PrunedBefore, bounded, cover_range, is_exact};
+use self::range_cover::{PrunedBefore, bounded, cover_range, is_exact};
 use self::row::{key_rollup, kind_rollup, kinds_of, rollup_of};
 use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
 use self::time_buckets::{Section, TimeBuckets, sections};
 use super::engine::{Engine, Row, Session, Statement};
+use super::micros::{HOUR, MINUTE, QUARTER, floor};
 use super::value::{as_micros, required};
 use crate::id::KeyId;
 use crate::usage::{
@@ -49,7 +50,10 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
             .session
             .fetch(by_kind(names, range, &days, latency));
         let rows = rows.await?;
-        rows.iter().map(kind_rollup).collect::<Result<_, _>>()?
+        let rollups = rows.iter().map(kind_rollup);
+        let mut rollups: Vec<Rollup> = rollups.collect::<Result<_, _>>()?;
+        rollups.extend_from_slice(&snapshot.unmerged);
+        rollups
     } else {
         let statement = by_series(names, range, &days, &TimeBuckets::None, latency);
         snapshot
@@ -67,7 +71,9 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         let sections = sections(width, zone, &snapshot.starts, now)?;
         let statement = by_outcome(names, range, &sections, snapshot.coarse);
         let rows = snapshot.session.fetch(statement).await?;
-        let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
+        let rollups = rows.iter().map(key_rollup);
+        let mut rollups: Vec<Rollup> = rollups.collect::<Result<_, _>>()?;
+        rollups.append(&mut snapshot.unmerged);
         let over_time = SummarySpec::new().over_time(width, zone.clone());
         // Not exact if rollups that replaced minutes do not align with the time buckets.
         let narrowest = snapshot.coarse.narrowest(snapshot.starts.start);
@@ -119,6 +125,8 @@ struct Snapshot<S> {
     /// The range of minute starts, in microseconds.
     starts: Range<i64>,
     coarse: PrunedBefore,
+    /// The rollups of the range that are not in the tables yet.
+    unmerged: Vec<Rollup>,
 }
 
 impl<S: Session> Snapshot<S> {
@@ -140,14 +148,33 @@ impl<S: Session> Snapshot<S> {
         let mut session = engine.snapshot().await?;
         let rows = session.fetch(extent(names)).await?;
         let extent = required(rows.first())?;
-        let Some((first, last)) = extent.time("first_hour")?.zip(extent.time("last_hour")?) else {
+        let unmerged = (
+            extent.time("first_unmerged")?,
+            extent.time("last_unmerged")?,
+        );
+        // As if they were merged.
+        let first = [
+            extent.time("first_hour")?,
+            unmerged.0.map(|it| floor(it, HOUR)),
+        ];
+        let last = [
+            extent.time("last_hour")?,
+            unmerged.1.map(|it| floor(it, HOUR)),
+        ];
+        let (first, last) = (
+            first.into_iter().flatten().min(),
+            last.into_iter().flatten().max(),
+        );
+        let Some((first, last)) = first.zip(last) else {
             return Ok((None, true));
         };
         let coarse = PrunedBefore::new(extent.time("dropped")?, extent.time("folded")?);
         // If the last minute is part of a wider rollup, it may be any minute of it.
-        let last = match extent.time("last_minute")? {
+        let last = match extent.time("last_minute")?.max(unmerged.1) {
             Some(minute) if minute >= coarse.quarters => minute,
-            Some(minute) if minute >= last => floor(minute, QUARTER) + QUARTER - MINUTE,
+            Some(minute) if minute >= last && minute >= coarse.hours => {
+                floor(minute, QUARTER) + QUARTER - MINUTE
+            }
             _ => last + HOUR - MINUTE,
         };
         let mut starts = bounded(range, first, last);
@@ -156,12 +183,20 @@ impl<S: Session> Snapshot<S> {
         // A bucket boundary in the future cannot cut a rollup.
         let last_past = last.min(as_micros(Timestamp::now()) - MINUTE);
         let is_exact = is_exact(range, first, last_past, coarse);
-        let snapshot = (!starts.is_empty()).then_some(Self {
+        if starts.is_empty() {
+            return Ok((None, is_exact));
+        }
+        let unmerged = match unmerged.0 {
+            None => Vec::new(),
+            Some(_) => unmerged::unmerged(&mut session, names, range, &starts, coarse).await?,
+        };
+        let snapshot = Self {
             session,
             starts,
             coarse,
-        });
-        Ok((snapshot, is_exact))
+            unmerged,
+        };
+        Ok((Some(snapshot), is_exact))
     }
 
     async fn totals_by_key<E: Engine<Session = S>>(
@@ -172,12 +207,14 @@ impl<S: Session> Snapshot<S> {
         let hours = cover_range(&self.starts, Granularity::Hour, self.coarse);
         let statement = by_key(engine.names(), range, hours);
         let rows = self.session.fetch(statement).await?;
-        let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
+        let rollups = rows.iter().map(key_rollup);
+        let mut rollups: Vec<Rollup> = rollups.collect::<Result<_, _>>()?;
+        rollups.extend_from_slice(&self.unmerged);
         Ok(summary::by_key(&rollups))
     }
 
-    /// The rollups that the statements select by series id, with the attributes of their series. Each statement
-    /// has the width of its rollups.
+    /// The rollups that the statements select by series id, and the unmerged ones, with the attributes of their
+    /// series. Each statement has the width of its rollups.
     async fn by_series<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
@@ -186,7 +223,7 @@ impl<S: Session> Snapshot<S> {
     ) -> Result<Vec<Rollup>, SqlError> {
         let series = series(engine.names(), range);
         let kinds = kinds_of(&self.session.fetch(series).await?)?;
-        let mut rollups = Vec::new();
+        let mut rollups = self.unmerged.clone();
         for (statement, width) in statements {
             let rows = self.session.fetch(statement.clone()).await?;
             for row in &rows {

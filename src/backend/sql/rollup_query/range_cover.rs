@@ -2,13 +2,9 @@
 
 use std::ops::Range;
 
+use crate::backend::sql::micros::{DAY, HOUR, MINUTE, QUARTER, floor};
 use crate::backend::sql::value::ceil_micros;
 use crate::usage::{Granularity, UsageRange};
-
-pub(super) const MINUTE: i64 = 60_000_000;
-pub(in crate::backend::sql) const QUARTER: i64 = 15 * MINUTE;
-pub(in crate::backend::sql) const HOUR: i64 = 60 * MINUTE;
-pub(in crate::backend::sql) const DAY: i64 = 24 * HOUR;
 
 /// The times before which narrow rollups were replaced by wider ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +67,6 @@ pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, coarse: Pruned
         let width = coarse.narrowest(edge).seconds() * 1_000_000;
         edge <= first || edge >= last + MINUTE || edge % width == 0
     })
-}
-
-pub(in crate::backend::sql) fn floor(time: i64, width: i64) -> i64 {
-    time.div_euclid(width) * width
 }
 
 fn ceil(time: i64, width: i64) -> i64 {

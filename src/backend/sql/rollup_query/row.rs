@@ -8,7 +8,8 @@ use sqlx::Error as SqlError;
 
 use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
-use crate::backend::sql::value::{number, parse_name, parsed, required, status, time};
+use crate::backend::sql::series_rollup::Amounts;
+use crate::backend::sql::value::{number, parse_name, parsed, required, status, time, timestamp};
 use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
 /// The attributes of a series, as an empty rollup.
@@ -99,6 +100,32 @@ pub(super) fn rollup_of(
         ..kind.clone()
     };
     with_latency(with_amounts(kind, row)?, row).map(Some)
+}
+
+/// The rollup of a series with these attributes.
+pub(super) fn of_kind(
+    Kind(kind): &Kind,
+    start: i64,
+    width: Granularity,
+    amounts: Amounts,
+) -> Result<Rollup, SqlError> {
+    let Amounts {
+        count,
+        cost,
+        request_bytes,
+        response_bytes,
+        latency,
+    } = amounts;
+    Ok(Rollup {
+        start: timestamp(start)?,
+        granularity: width,
+        count,
+        cost,
+        request_bytes,
+        response_bytes,
+        latency,
+        ..kind.clone()
+    })
 }
 
 /// The rollup of a row with the columns of its series.

@@ -12,6 +12,8 @@ pub(super) fn extent(names: &Names) -> Statement {
     let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
     (SELECT max(start) FROM §minutes) AS last_minute,
+    (SELECT min(first) FROM §rollup_records WHERE NOT unreadable AND format <= 1) AS first_unmerged,
+    (SELECT max(last) FROM §rollup_records WHERE NOT unreadable AND format <= 1) AS last_unmerged,
     (SELECT before FROM §pruned WHERE kind = 'minutes') AS dropped,
     (SELECT before FROM §pruned WHERE kind = 'quarter_hours') AS folded,
     (SELECT before FROM §pruned WHERE kind = 'hours') AS gone";
@@ -50,6 +52,15 @@ pub(super) fn series(names: &Names, range: &UsageRange) -> Statement {
         names,
         &format!("SELECT s.id AS series_id, {SERIES} FROM §series s WHERE TRUE{condition}"),
     );
+    sql
+}
+
+/// Selects the series with these ids.
+pub(super) fn series_with_ids(names: &Names, ids: &[i64]) -> Statement {
+    let mut sql = series(names, &UsageRange::new());
+    sql.push(" AND s.id IN (")
+        .push_numbers(names, ids)
+        .push(")");
     sql
 }
 

@@ -27,6 +27,7 @@ async fn latencies_of_many_keys_are_split_into_several_values() {
         })
         .collect();
     backend.write(&Batch::new(events.clone())).await.unwrap();
+    backend.merge_rollups().await.unwrap();
 
     let names = Names::new(Dialect::Sqlite);
     let day = start.as_microsecond()..start.as_microsecond() + 24 * HOUR;
@@ -76,13 +77,20 @@ async fn distant_timestamps_do_not_change_summaries() {
     for events in events.chunks(100) {
         backend.write(&Batch::new(events.to_vec())).await.unwrap();
     }
-    for zone in ["Europe/Berlin", "America/St_Johns", "UTC"] {
-        let zone = TimeZone::get(zone).unwrap();
-        for width in [Granularity::Minute, Granularity::Hour, Granularity::Day] {
-            let spec = SummarySpec::new().over_time(width, zone.clone());
-            let query = SummaryQuery::new(UsageRange::new(), spec.clone());
-            let summary = backend.summary(&query).await.unwrap();
-            assert_eq!(summary, spec.summarize(&events), "{width} {zone:?}");
+    for is_merged in [false, true] {
+        for zone in ["Europe/Berlin", "America/St_Johns", "UTC"] {
+            let zone = TimeZone::get(zone).unwrap();
+            for width in [Granularity::Minute, Granularity::Hour, Granularity::Day] {
+                let spec = SummarySpec::new().over_time(width, zone.clone());
+                let query = SummaryQuery::new(UsageRange::new(), spec.clone());
+                let summary = backend.summary(&query).await.unwrap();
+                assert_eq!(
+                    summary,
+                    spec.summarize(&events),
+                    "{width} {zone:?} {is_merged}"
+                );
+            }
         }
+        backend.merge_rollups().await.unwrap();
     }
 }

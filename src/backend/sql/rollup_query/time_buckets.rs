@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sqlx::Error as SqlError;
 
-use super::range_cover::{DAY, floor};
+use crate::backend::sql::micros::{DAY, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::timestamp;
 use crate::usage::{Granularity, offsets_within};

@@ -3,24 +3,19 @@
 //! Statements with many rows use `OR FAIL`, which saves SQLite a statement journal. If a batch fails, the whole
 //! transaction is rolled back.
 
-mod rollups;
 mod series;
-mod values;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Error as SqlError};
 
-use self::values::Values;
+use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    BatchRollup, Engine, Session, Statement, as_micros, id_time_differs, today,
+    BatchRollup, Engine, LAST_USE_PRECISION, Session, Statement, as_micros, id_time_differs, today,
 };
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
-
-/// The maximum number of rows per statement: enough to make the overhead of a statement negligible.
-const ROWS: usize = 128;
 
 #[async_trait]
 impl UsageSink for SqliteBackend {
@@ -53,21 +48,15 @@ impl SqliteBackend {
         };
         let (ids, new_ids) = writing.series_ids(&grouped).await?;
         writing.log(batch.events(), &grouped, &ids).await?;
-        writing
-            .add_rollups("§minutes", &grouped.minutes, &ids)
-            .await?;
-        writing.add_rollups("§hours", &grouped.hours, &ids).await?;
-        writing.add_rollups("§days", &grouped.days, &ids).await?;
-        writing
-            .add_key_rollups("§key_minutes", &grouped.key_minutes)
-            .await?;
-        writing
-            .add_key_rollups("§key_hours", &grouped.key_hours)
-            .await?;
+        if let Some(record) = grouped.record(&ids) {
+            let insert = record.insert(&engine.names, false);
+            writing.session.execute(insert).await?;
+        }
         writing.update_last_used(&grouped).await?;
         let today = writing.today;
         writing.session.commit().await?;
         engine.series_cache.insert(new_ids, today);
+        self.0.merging.ensure(engine);
         Ok(())
     }
 }
@@ -136,12 +125,14 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead. Within
+    /// [`LAST_USE_PRECISION`] of the stored time, there is nothing to update, since it would cost more than the log.
     async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
-        let touch = self.sql(
+        let touch = self.sql(&format!(
             ") UPDATE §keys AS k SET last_used_at = used.time FROM used
-            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
-        );
+            WHERE k.id = used.id
+                AND (k.last_used_at IS NULL OR k.last_used_at < used.time - {LAST_USE_PRECISION})",
+        ));
         let now = as_micros(Timestamp::now());
         let used: Vec<_> = grouped.last_used.iter().collect();
         for used in used.chunks(ROWS) {

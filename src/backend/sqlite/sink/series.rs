@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
-use super::values::Values;
-use super::{BatchWriter, ROWS};
+use super::BatchWriter;
 use crate::backend::sql::{BatchRollup, Hash, Series, decode, status_codes};
+use crate::backend::sqlite::values::{ROWS, Values};
 
 impl BatchWriter<'_> {
     /// Returns the ids of the series, and those of them that were not cached.

@@ -3,6 +3,9 @@
 use sqlx::Error as SqlError;
 use sqlx::sqlite::SqliteArguments;
 
+/// The maximum number of rows per statement: enough to make the overhead of a statement negligible.
+pub(super) const ROWS: usize = 128;
+
 /// Placeholders and arguments of a `VALUES` list.
 pub(super) struct Values {
     pub(super) placeholders: String,

@@ -1,0 +1,257 @@
+//! The binary format of rollup records.
+//!
+//! A record has rollups by minute and series: those of a batch, or what is left of several records. A byte with the version of the format is followed by the
+//! CRC-32 of the rest in four bytes, least significant first, and by numbers in LEB128 (see [`histogram`](super::histogram)). For each
+//! minute in ascending order: its start in minutes, for the first since the year 1, for the others since the previous
+//! one; and the number of series. For each of them in ascending order: its id minus the previous one, the count, the cost, the request and the response bytes, the number of latency buckets, and for each of those the
+//! difference of its index to the previous one, and its count.
+
+use sqlx::Error as SqlError;
+
+use super::engine::{Statement, Value};
+use super::histogram::{pull, push};
+use super::micros::MINUTE;
+use super::names::Names;
+use super::series_rollup::{Amounts, SeriesRollup};
+use super::value::{decode, timestamp};
+use crate::usage::LatencyHistogram;
+
+const VERSION: u8 = 1;
+/// The condition on records that this version of the crate can read.
+pub(super) const READABLE: &str = "NOT unreadable AND format <= 1";
+const HEADER_LEN: usize = 5;
+/// The start of the year 1, in minutes since 1970, before which there are no events.
+const FIRST_MINUTE: i64 = -1_035_593_280;
+
+/// Rollups by minute as one value.
+#[derive(Debug)]
+pub(in crate::backend) struct RollupRecord {
+    /// The starts of the first and the last minute, in microseconds since 1970.
+    pub(in crate::backend) first: i64,
+    pub(in crate::backend) last: i64,
+    pub(in crate::backend) bytes: Vec<u8>,
+}
+
+impl RollupRecord {
+    /// Encodes rollups, which are sorted by minute and series. `None` if there are none.
+    pub(super) fn new(rollups: &[SeriesRollup]) -> Option<Self> {
+        let (first, last) = (rollups.first()?.start, rollups.last()?.start);
+        let mut bytes = Vec::with_capacity(HEADER_LEN + rollups.len() * 16);
+        bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
+        let mut minute = FIRST_MINUTE;
+        for of_minute in rollups.chunk_by(|one, other| one.start == other.start) {
+            let start = of_minute.first()?.start.div_euclid(MINUTE);
+            push(&mut bytes, start.saturating_sub(minute).cast_unsigned());
+            push(&mut bytes, of_minute.len() as u64);
+            minute = start;
+            let mut series = 0;
+            for rollup in of_minute {
+                push(&mut bytes, (rollup.series - series).cast_unsigned());
+                series = rollup.series;
+                push_amounts(&mut bytes, &rollup.amounts);
+            }
+        }
+        let checksum = crc32fast::hash(bytes.get(HEADER_LEN..)?);
+        bytes
+            .get_mut(1..HEADER_LEN)?
+            .copy_from_slice(&checksum.to_le_bytes());
+        Some(Self { first, last, bytes })
+    }
+
+    /// Inserts the record.
+    pub(in crate::backend) fn insert(self, names: &Names, is_ready: bool) -> Statement {
+        let insert = "INSERT INTO §rollup_records (format, ready, first, last, rollups)
+            VALUES ($1, $2, $3, $4, $5)";
+        Statement::new(names, insert)
+            .bind(i64::from(VERSION))
+            .bind(Value::Boolean(is_ready))
+            .bind(Value::Time(Some(self.first)))
+            .bind(Value::Time(Some(self.last)))
+            .bind(Value::Bytes(Some(self.bytes)))
+    }
+}
+
+fn push_amounts(bytes: &mut Vec<u8>, amounts: &Amounts) {
+    let Amounts {
+        count,
+        cost,
+        request_bytes,
+        response_bytes,
+        latency,
+    } = amounts;
+    for number in [*count, *cost, *request_bytes, *response_bytes] {
+        push(bytes, number);
+    }
+    push(bytes, latency.buckets().count() as u64);
+    let mut last = 0;
+    for (bucket, count) in latency.buckets() {
+        push(bytes, (bucket - last) as u64);
+        push(bytes, count);
+        last = bucket;
+    }
+}
+
+/// Decodes the rollups of a record that are wanted, by series and start.
+///
+/// # Errors
+///
+/// If it is damaged, or if a later version of the crate has written it.
+pub(super) fn rollups_of(
+    record: &[u8],
+    is_wanted: impl Fn(i64, i64) -> bool,
+) -> Result<Vec<SeriesRollup>, SqlError> {
+    let damaged = || decode("damaged rollup record");
+    let (header, mut bytes) = record.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
+    let [version, checksum @ ..] = header else {
+        return Err(damaged());
+    };
+    if *version != VERSION {
+        return Err(decode(format!("rollup record of version {version}")));
+    }
+    if *checksum != crc32fast::hash(bytes).to_le_bytes() {
+        return Err(damaged());
+    }
+    read(&mut bytes, is_wanted).ok_or_else(damaged)
+}
+
+fn read(bytes: &mut &[u8], is_wanted: impl Fn(i64, i64) -> bool) -> Option<Vec<SeriesRollup>> {
+    let mut rollups = Vec::new();
+    let mut minute = FIRST_MINUTE;
+    while !bytes.is_empty() {
+        minute = minute.checked_add(pull(bytes)?.try_into().ok()?)?;
+        let start = minute.checked_mul(MINUTE)?;
+        timestamp(start).ok()?;
+        let mut series: i64 = 0;
+        for _ in 0..pull(bytes)? {
+            series = series.checked_add(pull(bytes)?.try_into().ok()?)?;
+            if is_wanted(series, start) {
+                rollups.push(SeriesRollup {
+                    series,
+                    start,
+                    amounts: amounts(bytes)?,
+                });
+            } else {
+                skip_amounts(bytes)?;
+            }
+        }
+    }
+    Some(rollups)
+}
+
+fn amounts(bytes: &mut &[u8]) -> Option<Amounts> {
+    let mut amounts = Amounts {
+        count: pull(bytes)?,
+        cost: pull(bytes)?,
+        request_bytes: pull(bytes)?,
+        response_bytes: pull(bytes)?,
+        latency: LatencyHistogram::new(),
+    };
+    let mut bucket: usize = 0;
+    for _ in 0..pull(bytes)? {
+        bucket = bucket.checked_add(pull(bytes)?.try_into().ok()?)?;
+        amounts.latency.add_to_bucket(bucket, pull(bytes)?)?;
+    }
+    Some(amounts)
+}
+
+fn skip_amounts(bytes: &mut &[u8]) -> Option<()> {
+    for _ in 0..4 {
+        pull(bytes)?;
+    }
+    for _ in 0..pull(bytes)? {
+        pull(bytes)?;
+        pull(bytes)?;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::MIN_TIME;
+    use proptest::prelude::*;
+
+    fn amounts() -> impl Strategy<Value = Amounts> {
+        let number = || prop_oneof![0..300_u64, Just(i64::MAX as u64)];
+        let latencies = proptest::collection::vec(prop_oneof![0..5_000_u64, any::<u64>()], 0..9);
+        (number(), number(), number(), number(), latencies).prop_map(
+            |(count, cost, request_bytes, response_bytes, latencies)| Amounts {
+                count,
+                cost,
+                request_bytes,
+                response_bytes,
+                latency: latencies.into_iter().collect(),
+            },
+        )
+    }
+
+    fn rollups() -> impl Strategy<Value = Vec<SeriesRollup>> {
+        let first = MIN_TIME.as_microsecond().div_euclid(MINUTE);
+        let last = jiff::Timestamp::MAX.as_microsecond().div_euclid(MINUTE);
+        let minute = prop_oneof![0..3_i64, first..=last, Just(first), Just(last)];
+        let series = prop_oneof![1..9_i64, 1..=i64::MAX];
+        proptest::collection::btree_map((minute, series), amounts(), 0..40).prop_map(|all| {
+            all.into_iter()
+                .map(|((minute, series), amounts)| SeriesRollup {
+                    series,
+                    start: minute * MINUTE,
+                    amounts,
+                })
+                .collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn records_round_trip(rollups in rollups()) {
+            match RollupRecord::new(&rollups) {
+                None => prop_assert!(rollups.is_empty()),
+                Some(record) => {
+                    let starts = rollups.iter().map(|rollup| rollup.start);
+                    prop_assert_eq!(starts.clone().min(), Some(record.first));
+                    prop_assert_eq!(starts.max(), Some(record.last));
+                    prop_assert_eq!(&rollups_of(&record.bytes, |_, _| true).unwrap(), &rollups);
+                    let is_wanted = |series, start| series % 2 == 1 && start >= 0;
+                    let found = rollups_of(&record.bytes, is_wanted).unwrap();
+                    let wanted = rollups.into_iter().filter(|it| is_wanted(it.series, it.start));
+                    prop_assert_eq!(found, wanted.collect::<Vec<_>>());
+                }
+            }
+        }
+
+        #[test]
+        fn damaged_records_are_errors(
+            rollups in rollups(),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8_u32,
+        ) {
+            prop_assume!(!rollups.is_empty());
+            let mut record = RollupRecord::new(&rollups).unwrap().bytes;
+            let index = at.index(record.len());
+            record[index] ^= 1_u8 << bit;
+            prop_assert!(rollups_of(&record, |_, _| true).is_err());
+            record.truncate(index);
+            prop_assert!(rollups_of(&record, |_, _| true).is_err());
+        }
+
+        #[test]
+        fn any_bytes_with_a_valid_checksum_are_decoded_or_an_error(
+            rest in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut record = vec![VERSION];
+            record.extend_from_slice(&crc32fast::hash(&rest).to_le_bytes());
+            record.extend_from_slice(&rest);
+            let _ = rollups_of(&record, |series, _| series % 2 == 0);
+        }
+    }
+
+    #[test]
+    fn records_of_later_versions_are_errors_that_name_the_version() {
+        let error = rollups_of(&[7, 0, 0, 0, 0, 1], |_, _| true)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("version 7"), "{error}");
+    }
+}

@@ -1,0 +1,335 @@
+//! Merging of rollup records in both databases: summaries are exact at every moment.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use keytally::KeyId;
+use keytally::backend::{BackendError, PostgresBackend, Retention, SqliteBackend};
+use keytally::usage::{
+    Batch, Granularity, Outcome, Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
+    UsageReader, UsageSink,
+};
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+
+use crate::postgres_server as support;
+
+trait Backend: UsageSink + UsageReader {
+    async fn merge(&self) -> Result<u64, BackendError>;
+}
+
+impl Backend for SqliteBackend {
+    async fn merge(&self) -> Result<u64, BackendError> {
+        self.merge_rollups().await
+    }
+}
+
+impl Backend for PostgresBackend {
+    async fn merge(&self) -> Result<u64, BackendError> {
+        self.merge_rollups().await
+    }
+}
+
+/// A directory that is deleted on drop.
+struct TempDir(PathBuf);
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Two backends that share a SQLite file, and a pool for it.
+async fn in_sqlite() -> ([SqliteBackend; 2], SqlitePool, TempDir) {
+    let name = format!(
+        "keytally-merging-{}-{}",
+        std::process::id(),
+        fastrand::u64(..)
+    );
+    let dir = TempDir(std::env::temp_dir().join(name));
+    std::fs::create_dir(&dir.0).unwrap();
+    let file = dir.0.join("usage.db");
+    let open = async || SqliteBackend::open(&file).await.unwrap();
+    let backends = [open().await, open().await];
+    backends[0].migrate().await.unwrap();
+    let url = format!("sqlite://{}", file.display());
+    (backends, SqlitePool::connect(&url).await.unwrap(), dir)
+}
+
+/// Two backends that share a PostgreSQL database, and a pool for it.
+async fn in_postgres() -> ([PostgresBackend; 2], PgPool) {
+    let (backend, url) = support::backend().await;
+    let other = PostgresBackend::connect(&url).await.unwrap();
+    ([backend, other], support::pool(&url).await)
+}
+
+const RECORDS: &str = "SELECT count(*) FROM keytally_rollup_records";
+const MINUTES: &str = "SELECT coalesce(sum(count), 0) FROM keytally_minutes";
+
+fn key(n: usize) -> KeyId {
+    format!("MergedKey{n:07}").parse().unwrap()
+}
+
+/// Events of several keys around now: in minutes that have passed, in this one, and in future ones.
+fn events(count: usize) -> Vec<UsageEvent> {
+    let now = Timestamp::now();
+    let event = |_| {
+        let mut event = UsageEvent::new(now - fastrand::i64(-120..600).seconds());
+        let n = fastrand::usize(..5);
+        event.key = (n > 0).then(|| key(n));
+        event.owner = (n > 1).then(|| format!("customer-{}", n % 2).into());
+        event.endpoint = ["/v1/a", "/v1/b"][fastrand::usize(..2)].into();
+        event.status = Status::Http([200, 404, 503][fastrand::usize(..3)]);
+        (event.outcome, event.cause) = Outcome::of(event.status);
+        event.latency_us = fastrand::u64(..100_000);
+        event.request_bytes = fastrand::u64(..1_000);
+        event.cost = fastrand::u32(..4);
+        event
+    };
+    (0..count).map(event).collect()
+}
+
+/// Asserts that all queries return what the pure functions compute from the events.
+async fn assert_exact<B: Backend>(backend: &B, events: &[UsageEvent]) {
+    let now = Timestamp::now();
+    let spec = SummarySpec::new()
+        .latency()
+        .by_key()
+        .over_time(Granularity::Minute, TimeZone::UTC);
+    let of_minutes = UsageRange::new()
+        .from(Granularity::Minute.floor(now - 7.minutes()))
+        .to(Granularity::Minute.floor(now + 1.minutes()));
+    for range in [
+        UsageRange::new(),
+        UsageRange::new().key(key(1)),
+        UsageRange::new().owner("customer-1"),
+        of_minutes.clone(),
+        of_minutes.key(key(2)),
+    ] {
+        let matching = events.iter().filter(|event| {
+            range.key.is_none_or(|key| event.key == Some(key))
+                && (range.owner.is_none() || event.owner.as_deref() == range.owner.as_deref())
+                && range.from.is_none_or(|from| event.time >= from)
+                && range.to.is_none_or(|to| event.time < to)
+        });
+        let expected = spec.summarize(matching);
+        let query = SummaryQuery::new(range.clone(), spec.clone());
+        assert_eq!(
+            backend.summary(&query).await.unwrap(),
+            expected,
+            "{range:?}"
+        );
+        let rollups = backend.rollups(&range).await.unwrap();
+        assert_eq!(spec.summarize(&rollups), expected, "{range:?}");
+        if range.key.is_none() && range.owner.is_none() {
+            let by_key = backend.totals_by_key(&range).await.unwrap();
+            assert_eq!(Some(by_key), expected.by_key, "{range:?}");
+        }
+    }
+}
+
+async fn summaries_are_exact_before_and_after_merging<B: Backend>(
+    [one, other]: &[B; 2],
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let more = events(300);
+        one.write(&Batch::new(more.clone())).await.unwrap();
+        all.extend(more);
+        assert_exact(other, &all).await;
+        one.merge().await.unwrap();
+        assert_exact(other, &all).await;
+    }
+    // Only the rollups of current minutes are left.
+    let passed = Granularity::Minute.floor(Timestamp::now() - 6.seconds());
+    let passed = all.iter().filter(|event| event.time < passed).count();
+    let merged = number(MINUTES).await;
+    assert!(merged >= passed as i64 && merged < all.len() as i64);
+    assert!(number("SELECT count(*) FROM keytally_rollup_records WHERE ready").await == 0);
+    assert_exact(one, &all).await;
+}
+
+#[tokio::test]
+async fn summaries_are_exact_before_and_after_merging_in_sqlite() {
+    let (backends, db, _dir) = in_sqlite().await;
+    let number = async |sql: &str| number_in_sqlite(&db, sql).await;
+    summaries_are_exact_before_and_after_merging(&backends, number).await;
+}
+
+#[tokio::test]
+async fn summaries_are_exact_before_and_after_merging_in_postgres() {
+    let (backends, db) = in_postgres().await;
+    let number = async |sql: &str| support::number(&db, &format!("SELECT ({sql})::bigint")).await;
+    summaries_are_exact_before_and_after_merging(&backends, number).await;
+}
+
+async fn number_in_sqlite(db: &SqlitePool, sql: &str) -> i64 {
+    let number = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+    number.fetch_one(db).await.unwrap()
+}
+
+/// Two processes write and merge at once, merging is often cancelled, and readers never see an event missing or
+/// counted twice.
+async fn concurrent_and_interrupted_merging_is_exact<B: Backend>(backends: &[B; 2]) {
+    let (begun, written) = (AtomicU64::new(0), AtomicU64::new(0));
+    let is_done = AtomicBool::new(false);
+    let write = async |backend: &B| {
+        let mut all = Vec::new();
+        for _ in 0..40 {
+            let more = events(50);
+            begun.fetch_add(50, Ordering::SeqCst);
+            backend.write(&Batch::new(more.clone())).await.unwrap();
+            written.fetch_add(50, Ordering::SeqCst);
+            all.extend(more);
+        }
+        all
+    };
+    let merge = async |backend: &B| {
+        let mut cancelled = 0;
+        while !is_done.load(Ordering::SeqCst) {
+            let time = Duration::from_micros(fastrand::u64(..20_000));
+            match tokio::time::timeout(time, backend.merge()).await {
+                Ok(merged) => drop(merged.unwrap()),
+                Err(_) => cancelled += 1,
+            }
+        }
+        cancelled
+    };
+    let read = async |backend: &B| {
+        let all = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
+        while !is_done.load(Ordering::SeqCst) {
+            let least = written.load(Ordering::SeqCst);
+            let found = backend.summary(&all).await.unwrap().totals.total();
+            let most = begun.load(Ordering::SeqCst);
+            assert!((least..=most).contains(&found), "{least} {found} {most}");
+        }
+    };
+    let [one, other] = backends;
+    let writing = async {
+        let (mut all, more) = tokio::join!(write(one), write(other));
+        all.extend(more);
+        is_done.store(true, Ordering::SeqCst);
+        all
+    };
+    let (all, cancelled, more, (), ()) =
+        tokio::join!(writing, merge(one), merge(other), read(one), read(other));
+    assert!(cancelled + more > 0);
+    assert_exact(one, &all).await;
+    while one.merge().await.unwrap() > 0 {}
+    assert_exact(other, &all).await;
+}
+
+#[tokio::test]
+async fn concurrent_and_interrupted_merging_is_exact_in_sqlite() {
+    let (backends, _, _dir) = in_sqlite().await;
+    concurrent_and_interrupted_merging_is_exact(&backends).await;
+}
+
+#[tokio::test]
+async fn concurrent_and_interrupted_merging_is_exact_in_postgres() {
+    concurrent_and_interrupted_merging_is_exact(&in_postgres().await.0).await;
+}
+
+/// A damaged record fails queries until it is set aside by merging, which goes on with the others. A record of a later
+/// format is left to processes that can read it.
+async fn damaged_record_is_set_aside<B: Backend>(
+    [one, other]: &[B; 2],
+    value: impl Fn(&[u8]) -> String,
+    time: &str,
+    execute: impl AsyncFn(&str),
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let mut intact = events(60);
+    for event in &mut intact {
+        event.time -= 10.minutes();
+    }
+    one.write(&Batch::new(intact.clone())).await.unwrap();
+    // The background task ends.
+    while number(RECORDS).await > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let all = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
+    let insert = async |format: u8, ready: bool, record: &[u8]| {
+        execute(&format!(
+            "INSERT INTO keytally_rollup_records (format, ready, first, last, rollups)
+            VALUES ({format}, {ready}, {time}, {time}, {})",
+            value(record)
+        ))
+        .await;
+    };
+    for (ready, record) in [
+        (false, &b""[..]),
+        (true, b"\x01\0\0\0\0\x01"),
+        (false, b"\x02"),
+    ] {
+        insert(1, ready, record).await;
+        other.summary(&all).await.unwrap_err();
+        one.merge().await.unwrap();
+        assert_exact(other, &intact).await;
+    }
+    insert(2, false, b"later").await;
+    insert(2, true, b"later").await;
+    one.merge().await.unwrap();
+    assert_exact(other, &intact).await;
+    assert_eq!(number(RECORDS).await, 5);
+    let unreadable = "SELECT count(*) FROM keytally_rollup_records WHERE unreadable";
+    assert_eq!(number(unreadable).await, 3);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn damaged_record_is_set_aside_in_sqlite() {
+    let (backends, db, _dir) = in_sqlite().await;
+    let execute = async |sql: &str| {
+        let sql = sqlx::query(AssertSqlSafe(sql.to_owned()));
+        sql.execute(&db).await.unwrap();
+    };
+    let number = async |sql: &str| number_in_sqlite(&db, sql).await;
+    let value = |bytes: &[u8]| format!("x'{}'", hex(bytes));
+    damaged_record_is_set_aside(&backends, value, "0", execute, number).await;
+}
+
+#[tokio::test]
+async fn damaged_record_is_set_aside_in_postgres() {
+    let (backends, db) = in_postgres().await;
+    let execute = async |sql: &str| {
+        let sql = sqlx::query(AssertSqlSafe(sql.to_owned()));
+        sql.execute(&db).await.unwrap();
+    };
+    let number = async |sql: &str| support::number(&db, &format!("SELECT ({sql})::bigint")).await;
+    let value = |bytes: &[u8]| format!(r"'\x{}'::bytea", hex(bytes));
+    let time = "'2020-01-01T00:00:00Z'";
+    damaged_record_is_set_aside(&backends, value, time, execute, number).await;
+}
+
+/// The background task merges without being asked.
+#[tokio::test]
+async fn rollups_are_merged_in_the_background() {
+    let ([backend, _], db, _dir) = in_sqlite().await;
+    let old = UsageEvent::new(Timestamp::now() - 5.minutes());
+    backend.write(&Batch::new(vec![old])).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while number_in_sqlite(&db, RECORDS).await > 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(number_in_sqlite(&db, MINUTES).await, 1);
+}
+
+/// Pruning merges first.
+#[tokio::test]
+async fn old_rollups_are_merged_before_they_are_pruned() {
+    let ([backend, _], db, _dir) = in_sqlite().await;
+    let now = Timestamp::now();
+    let times = [now - (500 * 24).hours(), now - 20.minutes()];
+    let events = times.map(UsageEvent::new).to_vec();
+    backend.write(&Batch::new(events)).await.unwrap();
+    let report = backend.prune(&Retention::new(), now).await.unwrap();
+    assert_eq!((report.hours, number_in_sqlite(&db, MINUTES).await), (1, 1));
+}
