@@ -308,6 +308,74 @@ async fn damaged_record_is_set_aside_in_postgres() {
     damaged_record_is_set_aside(&backends, value, time, execute, number).await;
 }
 
+/// More records and more series than one step merges.
+async fn many_records_and_series_are_merged<B: Backend>(
+    [one, other]: &[B; 2],
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let mut all = Vec::new();
+    for n in 0..70 {
+        let mut more = events(150);
+        for (m, event) in more.iter_mut().enumerate() {
+            event.key = Some(key(n * 150 + m));
+            event.time -= 10.minutes();
+        }
+        one.write(&Batch::new(more.clone())).await.unwrap();
+        all.extend(more);
+    }
+    let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new().by_key());
+    let expected = query.spec.summarize(&all);
+    assert_eq!(other.summary(&query).await.unwrap(), expected);
+    while number(RECORDS).await > 0 {
+        other.merge().await.unwrap();
+        assert_eq!(one.summary(&query).await.unwrap(), expected);
+    }
+    assert_eq!(number(MINUTES).await, all.len() as i64);
+}
+
+#[tokio::test]
+async fn many_records_and_series_are_merged_in_sqlite() {
+    let (backends, db, _dir) = in_sqlite().await;
+    let number = async |sql: &str| number_in_sqlite(&db, sql).await;
+    many_records_and_series_are_merged(&backends, number).await;
+}
+
+#[tokio::test]
+async fn many_records_and_series_are_merged_in_postgres() {
+    let (backends, db) = in_postgres().await;
+    let number = async |sql: &str| support::number(&db, &format!("SELECT ({sql})::bigint")).await;
+    many_records_and_series_are_merged(&backends, number).await;
+}
+
+/// A process is killed while it merges.
+#[tokio::test]
+async fn terminated_merging_loses_nothing() {
+    let (backends, db) = in_postgres().await;
+    let mut all = Vec::new();
+    for _ in 0..12 {
+        let mut more = events(400);
+        for event in &mut more {
+            event.time -= 10.minutes();
+        }
+        backends[0].write(&Batch::new(more.clone())).await.unwrap();
+        all.extend(more);
+        let terminate = async {
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(..9_000))).await;
+            let merging = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                    AND (state = 'active' OR state LIKE 'idle in transaction%')";
+            support::number(&db, merging).await
+        };
+        // Fails if it is terminated.
+        let (_, _) = tokio::join!(backends[1].merge(), terminate);
+        assert_exact(&backends[0], &all).await;
+    }
+    while support::number(&db, RECORDS).await > 0 {
+        let _ = backends[1].merge().await;
+    }
+    assert_exact(&backends[1], &all).await;
+}
+
 /// The background task merges without being asked.
 #[tokio::test]
 async fn rollups_are_merged_in_the_background() {

@@ -159,15 +159,14 @@ async fn collect<E: Engine>(
             .bind(Value::Time(Some(current.end)))
             .bind(MAX_RECORDS);
         let rows = session.fetch(records).await?;
-        let Some(row) = rows.last() else {
+        if rows.is_empty() {
             break;
-        };
-        last = required(row.integer("number")?)?;
-        for row in &rows {
-            let number = required(row.integer("number")?)?;
+        }
+        for row in rows {
+            last = required(row.integer("number")?)?;
             match rollups_of(required(row.bytes("rollups")?)?, |_, _| true) {
                 Ok(rollups) => {
-                    read.push(number);
+                    read.push(last);
                     for rollup in rollups {
                         let is_current = current.contains(&rollup.start);
                         let side = if is_current { &mut rest } else { &mut passed };
@@ -175,10 +174,12 @@ async fn collect<E: Engine>(
                     }
                 }
                 Err(error) => {
-                    report(number, &error);
-                    unreadable.push(number);
+                    report(last, &error);
+                    unreadable.push(last);
                 }
             }
+            drop(row);
+            tokio::task::yield_now().await;
         }
     }
     if read.is_empty() && unreadable.is_empty() {

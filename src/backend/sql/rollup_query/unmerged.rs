@@ -46,14 +46,15 @@ pub(super) async fn unmerged<S: Session>(
                 .is_none_or(|kinds| kinds.contains_key(&series))
     };
     let mut found = Rollups::default();
-    for row in &rows {
+    for row in rows {
         // Merging excludes a record that cannot be read, and reports it.
         for rollup in rollups_of(required(row.bytes("rollups")?)?, is_wanted)? {
             let start = place(rollup.start, coarse);
             found.add(SeriesRollup { start, ..rollup });
         }
+        drop(row);
+        tokio::task::yield_now().await;
     }
-    drop(rows);
     let found: Vec<_> = found.into_rollups().collect();
     let kinds = match of_range {
         Some(kinds) => kinds,
@@ -65,8 +66,8 @@ pub(super) async fn unmerged<S: Session>(
     };
     let rollups = found.into_iter().filter_map(|rollup| {
         let kind = kinds.get(&rollup.series)?;
-        let (start, width) = (place(rollup.start, coarse), coarse.narrowest(rollup.start));
-        Some(of_kind(kind, start, width, rollup.amounts))
+        let width = coarse.narrowest(rollup.start);
+        Some(of_kind(kind, rollup.start, width, rollup.amounts))
     });
     rollups.collect()
 }

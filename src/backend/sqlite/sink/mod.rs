@@ -39,6 +39,7 @@ impl SqliteBackend {
             .bind(batch.id)
             .bind(as_micros(Timestamp::now()));
         if session.execute(claim).await? == 0 {
+            self.0.merging.ensure(engine);
             return Ok(());
         }
         let mut writing = BatchWriter {
