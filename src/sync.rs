@@ -36,3 +36,12 @@ mod real {
 pub(crate) use model::*;
 #[cfg(not(all(test, any(keytally_loom, keytally_shuttle))))]
 pub(crate) use real::*;
+
+/// The number of slots for data of threads: a power of two, at least the number of cores.
+pub(crate) fn thread_slots() -> usize {
+    if cfg!(all(test, any(keytally_loom, keytally_shuttle))) {
+        return 2;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.next_power_of_two().min(64)
+}

@@ -25,6 +25,7 @@ use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{CachedKey, Key, KeyCache, Peppers};
 use crate::limit::{AttachedLimits, LimitError, Limiter, RateLimit};
+use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
 
 type Cost = dyn Fn(RequestParts<'_>) -> u32 + Send + Sync;
@@ -87,6 +88,30 @@ pub(crate) struct Config {
     pub(crate) keep_credential: bool,
     pub(crate) accept_imported: bool,
     pub(crate) store_failure: StoreFailure,
+}
+
+/// A copy of the settings for each thread, so that threads do not contend for a reference count.
+#[derive(Clone)]
+pub(super) struct ThreadConfigs(Arc<[Arc<Config>]>);
+
+impl ThreadConfigs {
+    pub(super) fn new(config: &Config) -> Self {
+        let copies = (0..thread_slots()).map(|_| Arc::new(config.clone()));
+        Self(copies.collect())
+    }
+
+    /// The copy of the current thread.
+    #[inline]
+    pub(super) fn current(&self) -> &Arc<Config> {
+        // The number of copies is a power of two.
+        &self.0[thread_index() & (self.0.len() - 1)]
+    }
+}
+
+impl std::fmt::Debug for ThreadConfigs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.current().fmt(f)
+    }
 }
 
 pub(crate) fn next_id() -> u64 {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::client_ip::ForwardedHeader;
 use super::client_limit::ClientLimit;
-use super::config::{Config, StoreFailure, next_id};
+use super::config::{Config, StoreFailure, ThreadConfigs, next_id};
 use super::credential::{CredentialSource, CredentialSources};
 use super::endpoint::Endpoints;
 use super::rejected_events::RejectedEvents;
@@ -34,6 +34,8 @@ use crate::usage::{Recorder, RecorderStats};
 #[must_use = "a layer does nothing until it is applied to a service"]
 pub struct ApiKeyLayer {
     config: Arc<Config>,
+    /// The copies for services, once there is one.
+    copies: OnceLock<ThreadConfigs>,
 }
 
 impl ApiKeyLayer {
@@ -80,6 +82,7 @@ impl ApiKeyLayer {
                 accept_imported: false,
                 store_failure: StoreFailure::default(),
             }),
+            copies: OnceLock::new(),
         }
     }
 
@@ -133,6 +136,7 @@ impl ApiKeyLayer {
         let config = Arc::make_mut(&mut self.config);
         set(config);
         config.verifier = next_id();
+        self.copies = OnceLock::new();
         self
     }
 
@@ -563,6 +567,7 @@ impl<S> Layer<S> for ApiKeyLayer {
         if let Some(invalid) = &self.config.invalid {
             panic!("{invalid}");
         }
-        ApiKeyService::new(inner, self.config.clone())
+        let copies = self.copies.get_or_init(|| ThreadConfigs::new(&self.config));
+        ApiKeyService::new(inner, copies.clone())
     }
 }

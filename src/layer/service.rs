@@ -1,7 +1,6 @@
 //! [`ApiKeyService`], the service of the layer.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,18 +10,18 @@ use tower_service::Service;
 
 use super::admission::Step;
 use super::body::ResponseBody;
-use super::config::Config;
+use super::config::ThreadConfigs;
 use super::future::{Held, ResponseFuture};
 
 /// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone)]
 pub struct ApiKeyService<S> {
     inner: S,
-    config: Arc<Config>,
+    config: ThreadConfigs,
 }
 
 impl<S> ApiKeyService<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+    pub(super) fn new(inner: S, config: ThreadConfigs) -> Self {
         Self { inner, config }
     }
 
@@ -50,16 +49,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.config.admit(&mut request) {
+        let config = self.config.current();
+        match config.admit(&mut request) {
             Step::Admit(admitted) => {
-                ResponseFuture::admitted(&mut self.inner, request, admitted, Some(&self.config))
+                ResponseFuture::admitted(&mut self.inner, request, admitted, Some(config))
             }
             Step::Reject(response) => {
-                ResponseFuture::rejected(response, request, self.config.drain_limits)
+                ResponseFuture::rejected(response, request, config.drain_limits)
             }
             Step::Wait(wait, metadata) => {
                 let held = Held {
-                    config: Some(self.config.clone()),
+                    config: Some(config.clone()),
                     service: self.inner.clone(),
                     request,
                     metadata,

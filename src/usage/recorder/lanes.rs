@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{Mutex, MutexGuard, thread_index};
+use crate::sync::{Mutex, MutexGuard, thread_index, thread_slots};
 use crate::usage::event_rows::{EventRows, PendingRows};
 use crate::usage::pending_event::{EVENT_BYTES, PendingEvent};
 
@@ -103,7 +103,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Lanes {
     pub(super) fn new(capacity: usize, capacity_bytes: u64, batch_size: usize) -> Self {
-        let lanes = lane_count();
+        let lanes = thread_slots();
         let capacity = capacity as u64;
         let events = capacity.min(capacity_bytes / EVENT_BYTES);
         // All lanes reserve at most a 64th of the capacity, and wake the task at most an eighth of a batch or of the
@@ -433,13 +433,4 @@ impl Room {
         debug_assert!(before >= events, "more room is released than was taken");
         self.bytes.fetch_sub(bytes, SeqCst);
     }
-}
-
-/// A power of two, at least the number of cores.
-fn lane_count() -> usize {
-    if cfg!(all(test, any(keytally_loom, keytally_shuttle))) {
-        return 2;
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.next_power_of_two().min(64)
 }
