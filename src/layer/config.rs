@@ -48,7 +48,10 @@ pub enum StoreFailure {
 }
 
 /// The settings of a layer, shared by its services.
+///
+/// Aligned, so that a reference count shares no cache line with the copy of another thread.
 #[derive(Clone)]
+#[repr(align(128))]
 pub(crate) struct Config {
     /// The first invalid setting.
     pub(crate) invalid: Option<InvalidConfig>,

@@ -34,8 +34,8 @@ use crate::usage::{Recorder, RecorderStats};
 #[must_use = "a layer does nothing until it is applied to a service"]
 pub struct ApiKeyLayer {
     config: Arc<Config>,
-    /// The copies for services, once there is one.
-    copies: OnceLock<ThreadConfigs>,
+    /// The copies for services, shared by clones of the layer.
+    copies: Arc<OnceLock<ThreadConfigs>>,
 }
 
 impl ApiKeyLayer {
@@ -82,7 +82,7 @@ impl ApiKeyLayer {
                 accept_imported: false,
                 store_failure: StoreFailure::default(),
             }),
-            copies: OnceLock::new(),
+            copies: Arc::default(),
         }
     }
 
@@ -136,7 +136,7 @@ impl ApiKeyLayer {
         let config = Arc::make_mut(&mut self.config);
         set(config);
         config.verifier = next_id();
-        self.copies = OnceLock::new();
+        self.copies = Arc::default();
         self
     }
 
@@ -569,5 +569,25 @@ impl<S> Layer<S> for ApiKeyLayer {
         }
         let copies = self.copies.get_or_init(|| ThreadConfigs::new(&self.config));
         ApiKeyService::new(inner, copies.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MemoryBackend;
+
+    #[test]
+    fn clones_share_copies_of_the_settings_until_one_changes() {
+        let layer = ApiKeyLayer::new(MemoryBackend::new());
+        let clone = layer.clone();
+        let copy = |layer: &ApiKeyLayer| {
+            drop(layer.layer(()));
+            Arc::as_ptr(layer.copies.get().unwrap().current())
+        };
+        assert_eq!(copy(&layer), copy(&clone));
+        let changed = clone.clone().private_responses();
+        assert_ne!(copy(&layer), copy(&changed));
+        assert_eq!(copy(&layer), copy(&clone));
     }
 }
