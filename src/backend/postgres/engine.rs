@@ -87,7 +87,7 @@ impl PostgresEngine {
     async fn begin(&self, statement: &'static str) -> Result<PostgresSession, SqlError> {
         let pool = self.pool.clone();
         let begun = tokio::spawn(async move { pool.begin_with(statement).await });
-        // The task is only aborted when the runtime shuts down.
+        // The task only fails if the runtime shuts down.
         let transaction = begun.await.map_err(|_| SqlError::PoolClosed)??;
         Ok(PostgresSession::Transaction(transaction))
     }
@@ -155,12 +155,19 @@ impl Engine for PostgresEngine {
             session.execute_script(&lock_timeout("1min")).await?;
             let lock = format!("SELECT pg_advisory_xact_lock({key})");
             session.execute_script(&lock).await?;
-            return Ok(Some(session));
+        } else {
+            let lock = format!("SELECT pg_try_advisory_xact_lock({key}) AS is_locked");
+            let rows = session.fetch(Statement::new(&self.names, &lock)).await?;
+            let is_locked = rows.first().map(|row| Row::boolean(row, "is_locked"));
+            if !is_locked.transpose()?.unwrap_or(false) {
+                return Ok(None);
+            }
         }
-        let lock = format!("SELECT pg_try_advisory_xact_lock({key}) AS is_locked");
-        let rows = session.fetch(Statement::new(&self.names, &lock)).await?;
-        let is_locked = rows.first().map(|row| Row::boolean(row, "is_locked"));
-        Ok(is_locked.transpose()?.unwrap_or(false).then_some(session))
+        // Other processes cannot merge meanwhile, even if this one is gone without closing its connection.
+        let timeouts = "SET LOCAL idle_in_transaction_session_timeout = '1min'";
+        let timeouts = format!("{}; {timeouts}", lock_timeout(LOCK_TIMEOUT));
+        session.execute_script(&timeouts).await?;
+        Ok(Some(session))
     }
 
     async fn add_rollups(

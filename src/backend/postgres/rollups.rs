@@ -36,7 +36,7 @@ pub(super) async fn add_rollups(
         .bind(latencies)
         .execute(&mut *connection)
         .await?;
-    // At random, so that every rollup is compacted eventually, whatever the pattern of batches.
+    // At random, so that every rollup is compacted eventually, whatever the pattern of merges.
     if fastrand::u8(..16) == 0 {
         compact_histograms(connection, names, table, &series, &starts).await?;
     }

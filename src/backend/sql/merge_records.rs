@@ -3,7 +3,7 @@
 //! A batch adds a single [record](super::rollup_record) of its rollups, so that its cost depends little on the number of
 //! its series. Once a minute has passed, a background task merges its records:
 //!
-//! 1. It collects the rollups of passed minutes, each series once, and replaces the records by others of limited size
+//! 1. It collects the rollups of passed minutes, each series once, and replaces the records with others of limited size
 //!    that are marked as ready. Rollups of minutes that have not passed are put back.
 //! 2. It adds one ready record after another to the tables.
 //!
@@ -11,7 +11,6 @@
 //! add the rollups of all records that are left, in the same snapshot.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -31,12 +30,14 @@ use crate::telemetry;
 
 /// The number of records that are read at once.
 const MAX_RECORDS: i64 = 64;
-/// The number of rollups after which no further records are collected.
+/// The number of rollups in records after which no further ones are collected.
 const MAX_COLLECTED: usize = 1 << 19;
 /// The number of rollups in a ready record.
 const MAX_READY: usize = 1 << 13;
 /// The time after the end of a minute in which its last batches are written, in microseconds.
 const GRACE: i64 = 5_000_000;
+/// The time before the first pass.
+const FIRST: Duration = Duration::from_secs(1);
 /// The time between two passes, before jitter, which keeps processes from running at the same time.
 const EVERY: Duration = Duration::from_secs(10);
 /// The same after failures.
@@ -72,8 +73,9 @@ impl Drop for Running {
 }
 
 async fn merge_periodically<E: Engine>(engine: Weak<E>, mut running: Running) {
-    let mut pause = EVERY;
+    let mut pause = FIRST;
     loop {
+        tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         let Some(engine) = engine.upgrade() else {
             return;
         };
@@ -91,18 +93,16 @@ async fn merge_periodically<E: Engine>(engine: Weak<E>, mut running: Running) {
                 let Some(again) = is_left.then(|| merging.start()).flatten() else {
                     return;
                 };
-                running = again;
+                (running, pause) = (again, EVERY);
             }
             Err(error) => {
-                pause = (pause * 2).min(EVERY_AFTER_FAILURES);
+                pause = (pause.max(EVERY) * 2).min(EVERY_AFTER_FAILURES);
                 telemetry::warn!(
                     error = &error as &dyn std::error::Error,
                     "failed to merge rollups"
                 );
             }
         }
-        drop(engine);
-        tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
     }
 }
 
@@ -116,38 +116,45 @@ async fn has_records<E: Engine>(engine: &E) -> Result<bool, SqlError> {
 /// Merges the rollups of all minutes that have passed. Returns their number. `waits` is whether to wait while another
 /// process is merging.
 pub(super) async fn merge_passed<E: Engine>(engine: &E, waits: bool) -> Result<u64, SqlError> {
-    let now = as_micros(engine.now().await?);
-    let current = floor(now.saturating_sub(GRACE), MINUTE)..floor(now, MINUTE) + 2 * MINUTE;
     let mut all = 0;
     loop {
         let start = Instant::now();
-        let merged = add_ready(engine, waits).await?;
-        all += merged.unwrap_or(0);
-        if merged.is_none() && !collect(engine, waits, &current).await? {
+        let are_left = collect(engine, waits).await?;
+        pause_since(start).await;
+        loop {
+            let start = Instant::now();
+            let Some(merged) = add_ready(engine, waits).await? else {
+                break;
+            };
+            all += merged;
+            pause_since(start).await;
+        }
+        if !are_left {
             return Ok(all);
         }
-        // For other writers.
-        tokio::time::sleep(PAUSE.max(start.elapsed() / 8)).await;
     }
 }
 
-/// Replaces some records by records of minutes that are not current, each series once. Returns `false` if there are no
-/// more, or if another process is merging.
+/// A pause for other writers.
+async fn pause_since(start: Instant) {
+    tokio::time::sleep(PAUSE.max(start.elapsed() / 8)).await;
+}
+
+/// Replaces records with ready records, in which each series occurs once per minute. Rollups of current minutes are put
+/// back. Returns whether there are more records. Does nothing if another process is merging.
 ///
-/// Minutes in the future count as passed: they may be decades away, and few events are written at a time.
-async fn collect<E: Engine>(
-    engine: &E,
-    waits: bool,
-    current: &Range<i64>,
-) -> Result<bool, SqlError> {
+/// Minutes after the next one count as passed, since they may be decades away; such events are rare.
+async fn collect<E: Engine>(engine: &E, waits: bool) -> Result<bool, SqlError> {
+    let now = as_micros(engine.now().await?);
+    let current = floor(now.saturating_sub(GRACE), MINUTE)..floor(now, MINUTE) + 2 * MINUTE;
     let names = engine.names();
     let Some(mut session) = engine.merger(waits).await? else {
         return Ok(false);
     };
     let (mut passed, mut rest) = (Rollups::default(), Rollups::default());
     let (mut read, mut unreadable) = (Vec::new(), Vec::new());
-    let mut last = i64::MIN;
-    while passed.len() + rest.len() < MAX_COLLECTED {
+    let (mut decoded, mut last) = (0, i64::MIN);
+    let are_left = 'records: loop {
         let records = format!(
             "SELECT number, rollups FROM §rollup_records
             WHERE number > $1 AND (first < $2 OR last >= $3) AND NOT ready AND {READABLE}
@@ -160,13 +167,17 @@ async fn collect<E: Engine>(
             .bind(MAX_RECORDS);
         let rows = session.fetch(records).await?;
         if rows.is_empty() {
-            break;
+            break false;
         }
         for row in rows {
+            if decoded >= MAX_COLLECTED {
+                break 'records true;
+            }
             last = required(row.integer("number")?)?;
             match rollups_of(required(row.bytes("rollups")?)?, |_, _| true) {
                 Ok(rollups) => {
                     read.push(last);
+                    decoded += rollups.len();
                     for rollup in rollups {
                         let is_current = current.contains(&rollup.start);
                         let side = if is_current { &mut rest } else { &mut passed };
@@ -181,7 +192,7 @@ async fn collect<E: Engine>(
             drop(row);
             tokio::task::yield_now().await;
         }
-    }
+    };
     if read.is_empty() && unreadable.is_empty() {
         return Ok(false);
     }
@@ -196,7 +207,7 @@ async fn collect<E: Engine>(
         }
     }
     session.commit().await?;
-    Ok(true)
+    Ok(are_left)
 }
 
 /// Adds the rollups of a ready record to the tables. Returns their number, or `None` if there is none, or if another

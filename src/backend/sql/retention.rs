@@ -14,7 +14,6 @@ use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
 use super::merge_minutes::merge_minutes;
 use super::merge_records::merge_passed;
-use super::rollup_record::READABLE;
 use super::series_cache::day_of;
 use super::value::as_micros;
 use crate::telemetry;
@@ -295,7 +294,7 @@ async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlErr
 }
 
 /// Deletes unreferenced series, with a delay of days after their last rollup, so that no process still has them in
-/// its cache and writes to them.
+/// its cache and writes to them. Deletes none while there are older rollups that are not merged.
 async fn prune_series<E: Engine>(
     engine: &E,
     retention: &Retention,
@@ -315,7 +314,7 @@ async fn prune_series<E: Engine>(
         "DELETE FROM §series WHERE id IN
         (SELECT s.id FROM §series s WHERE s.last_seen_day < $1
             AND NOT EXISTS (SELECT 1 FROM §rollup_records u
-                WHERE {READABLE} AND {first} / 86400 < $1)
+                WHERE NOT unreadable AND {first} / 86400 < $1)
             AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
             AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id)
             ORDER BY s.hash LIMIT $2{skip})

@@ -106,10 +106,6 @@ impl Rollups {
         amounts.merge(&rollup.amounts);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// The rollups in parts of up to this many, ordered by series and start.
     pub(super) fn into_parts(self, most: usize) -> impl Iterator<Item = Vec<SeriesRollup>> + Send {
         let mut rollups = self.into_rollups();

@@ -167,7 +167,8 @@ impl SqliteBackend {
     ///
     /// # Errors
     ///
-    /// If the database is unavailable; rollups that are already merged stay merged.
+    /// If the database is unavailable, or if another process has been merging for a minute. Rollups that are already
+    /// merged stay merged.
     pub async fn merge_rollups(&self) -> Result<u64, BackendError> {
         self.0.merge_rollups().await
     }

@@ -39,7 +39,7 @@ pub(super) async fn add_rollups(
             .execute(&mut *connection)
             .await?;
     }
-    // At random, so that every rollup is compacted eventually, whatever the pattern of batches.
+    // At random, so that every rollup is compacted eventually, whatever the pattern of merges.
     if fastrand::u8(..16) == 0 {
         compact_histograms(connection, names, table, rollups).await?;
     }

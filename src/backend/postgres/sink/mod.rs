@@ -239,8 +239,9 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead. Within
-    /// [`LAST_USE_PRECISION`] of the stored time, there is nothing to update, since it would cost more than the log.
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead. A use within
+    /// [`LAST_USE_PRECISION`] of the stored one is not written, since updating every key per batch would cost more than
+    /// the log.
     async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         if grouped.last_used.is_empty() {
             return Ok(());

@@ -3,7 +3,8 @@
 //! The cost of a summary depends on the number of time buckets, not on the number of requests. Totals come from
 //! rollups by series: whole days inside the range, hours and minutes at its ends. Totals over time, and totals by
 //! key without a filter, come from the smaller rollups by key and outcome. The database aggregates rollups into
-//! the requested time buckets; `SummarySpec::summarize` computes the summary from these.
+//! the requested time buckets; `SummarySpec::summarize` computes the summary from these and from the rollups of records
+//! that are not merged yet.
 
 mod range_cover;
 mod row;
@@ -45,22 +46,20 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let days = cover_range(&snapshot.starts, Granularity::Day, snapshot.coarse);
     let latency = spec.has_latency();
     let is_unfiltered = range.key.is_none() && range.owner.is_none();
-    let rollups = if is_unfiltered {
+    let rollups: Vec<Rollup> = if is_unfiltered {
         let rows = snapshot
             .session
             .fetch(by_kind(names, range, &days, latency));
         let rows = rows.await?;
-        let rollups = rows.iter().map(kind_rollup);
-        let mut rollups: Vec<Rollup> = rollups.collect::<Result<_, _>>()?;
-        rollups.extend_from_slice(&snapshot.unmerged);
-        rollups
+        rows.iter().map(kind_rollup).collect::<Result<_, _>>()?
     } else {
         let statement = by_series(names, range, &days, &TimeBuckets::None, latency);
         snapshot
             .by_series(engine, range, &[(statement, Granularity::Day)])
             .await?
     };
-    let mut summary = spec.without_grid().summarize(&rollups);
+    let rollups = rollups.iter().chain(&snapshot.unmerged);
+    let mut summary = spec.without_grid().summarize(rollups);
     summary.exact = is_exact;
     // Without a filter, the rollups above are not grouped by key.
     if is_unfiltered && spec.has_keys() {
@@ -71,15 +70,14 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         let sections = sections(width, zone, &snapshot.starts, now)?;
         let statement = by_outcome(names, range, &sections, snapshot.coarse);
         let rows = snapshot.session.fetch(statement).await?;
-        let rollups = rows.iter().map(key_rollup);
-        let mut rollups: Vec<Rollup> = rollups.collect::<Result<_, _>>()?;
-        rollups.append(&mut snapshot.unmerged);
+        let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
+        let rollups = rollups.iter().chain(&snapshot.unmerged);
         let over_time = SummarySpec::new().over_time(width, zone.clone());
         // Not exact if rollups that replaced minutes do not align with the time buckets.
         let narrowest = snapshot.coarse.narrowest(snapshot.starts.start);
         let fits = |section: &Section| section.widest >= narrowest;
         summary.exact &= sections.iter().all(fits);
-        summary.over_time = over_time.summarize(&rollups).over_time;
+        summary.over_time = over_time.summarize(rollups).over_time;
     }
     Ok(summary)
 }
@@ -113,7 +111,7 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
         })
         .collect();
     let rollups = snapshot.by_series(engine, range, &statements).await?;
-    let rollups: RollupStore = rollups.into_iter().collect();
+    let rollups: RollupStore = rollups.into_iter().chain(snapshot.unmerged).collect();
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
     rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
     Ok(rollups)
@@ -207,14 +205,12 @@ impl<S: Session> Snapshot<S> {
         let hours = cover_range(&self.starts, Granularity::Hour, self.coarse);
         let statement = by_key(engine.names(), range, hours);
         let rows = self.session.fetch(statement).await?;
-        let rollups = rows.iter().map(key_rollup);
-        let mut rollups: Vec<Rollup> = rollups.collect::<Result<_, _>>()?;
-        rollups.extend_from_slice(&self.unmerged);
-        Ok(summary::by_key(&rollups))
+        let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
+        Ok(summary::by_key(rollups.iter().chain(&self.unmerged)))
     }
 
-    /// The rollups that the statements select by series id, and the unmerged ones, with the attributes of their
-    /// series. Each statement has the width of its rollups.
+    /// The rollups that the statements select by series id, with the attributes of their series. Each statement
+    /// has the width of its rollups.
     async fn by_series<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
@@ -223,7 +219,7 @@ impl<S: Session> Snapshot<S> {
     ) -> Result<Vec<Rollup>, SqlError> {
         let series = series(engine.names(), range);
         let kinds = kinds_of(&self.session.fetch(series).await?)?;
-        let mut rollups = self.unmerged.clone();
+        let mut rollups = Vec::new();
         for (statement, width) in statements {
             let rows = self.session.fetch(statement.clone()).await?;
             for row in &rows {

@@ -4,20 +4,23 @@ use super::range_cover::{PrunedBefore, RangePart, cover_range};
 use super::time_buckets::{Section, TimeBuckets, bucket};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
+use crate::backend::sql::rollup_record::READABLE;
 use crate::usage::{Granularity, UsageRange};
 
-/// The time range of all rollups, and the times before which minutes were pruned, minutes were merged into
+/// The time ranges of the rollups in tables and of those in records, and the times before which minutes were pruned, minutes were merged into
 /// quarters of an hour, and hours and days are being pruned.
 pub(super) fn extent(names: &Names) -> Statement {
-    let template = "SELECT (SELECT min(start) FROM §hours) AS first_hour,
+    let template = format!(
+        "SELECT (SELECT min(start) FROM §hours) AS first_hour,
     (SELECT max(start) FROM §hours) AS last_hour,
     (SELECT max(start) FROM §minutes) AS last_minute,
-    (SELECT min(first) FROM §rollup_records WHERE NOT unreadable AND format <= 1) AS first_unmerged,
-    (SELECT max(last) FROM §rollup_records WHERE NOT unreadable AND format <= 1) AS last_unmerged,
+    (SELECT min(first) FROM §rollup_records WHERE {READABLE}) AS first_unmerged,
+    (SELECT max(last) FROM §rollup_records WHERE {READABLE}) AS last_unmerged,
     (SELECT before FROM §pruned WHERE kind = 'minutes') AS dropped,
     (SELECT before FROM §pruned WHERE kind = 'quarter_hours') AS folded,
-    (SELECT before FROM §pruned WHERE kind = 'hours') AS gone";
-    Statement::new(names, template)
+    (SELECT before FROM §pruned WHERE kind = 'hours') AS gone"
+    );
+    Statement::new(names, &template)
 }
 
 /// The conditions on key and owner.

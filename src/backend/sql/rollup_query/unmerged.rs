@@ -24,7 +24,7 @@ pub(super) async fn unmerged<S: Session>(
     starts: &Range<i64>,
     coarse: PrunedBefore,
 ) -> Result<Vec<Rollup>, SqlError> {
-    // A rollup starts at most an hour before its minute.
+    // The rollup of a minute may start up to an hour before it.
     let records = format!(
         "SELECT rollups FROM §rollup_records WHERE {READABLE} AND last >= $1 AND first < $2"
     );
