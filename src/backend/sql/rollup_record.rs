@@ -1,10 +1,15 @@
 //! The binary format of rollup records.
 //!
-//! A record has rollups by minute and series: those of a batch, or what is left of several records. A byte with the version of the format is followed by the
-//! CRC-32 of the rest in four bytes, least significant first, and by numbers in LEB128 (see [`histogram`](super::histogram)). For each
-//! minute in ascending order: its start in minutes, for the first since the year 1, for the others since the previous
-//! one; and the number of series. For each of them in ascending order: its id minus the previous one, the count, the cost, the request and the response bytes, the number of latency buckets, and for each of those the
-//! difference of its index to the previous one, and its count.
+//! A record has rollups by minute and series: those of a batch, or what is left of several records. It consists of:
+//!
+//! - a byte with the version of the format;
+//! - the CRC-32 of the rest in four bytes, least significant first;
+//! - for each minute in ascending order, its start in minutes, for the first since the year 1 and for the others since
+//!   the previous one, the number of its series, and these series.
+//!
+//! A series consists of its id minus the previous one of the minute, the count, the cost, the request and the response
+//! bytes, the number of its latency buckets, and for each bucket its index minus the previous one, and its count. Numbers
+//! are in LEB128 (see [`histogram`](super::histogram)).
 
 use sqlx::Error as SqlError;
 
