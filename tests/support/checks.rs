@@ -139,10 +139,9 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     assert_eq!(spec.summarize(&rollups), summary);
     for &key in &keys {
         let of_key = all.iter().filter(|event| event.key == Some(key));
-        let last = of_key.clone().map(|event| event.time).max().unwrap();
+        let last = of_key.clone().map(|event| event.time).max();
         let record = reader.get(key).await.unwrap().unwrap();
-        let behind = last.duration_since(record.last_used_at.unwrap());
-        assert!((0..=10_000).contains(&behind.as_millis()), "{behind:?}");
+        assert_eq!(record.last_used_at, last);
         let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
         assert_eq!(count, Count::Exactly(of_key.count() as u64));
     }
@@ -230,7 +229,7 @@ pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
             .unwrap()
             .last_used_at
             .unwrap();
-        assert!(last <= used && used <= Timestamp::now(), "{used}");
+        assert!(last < used && used <= Timestamp::now(), "{used}");
         last = used;
     }
 }

@@ -18,9 +18,6 @@ use super::value::{as_micros, status_codes};
 use crate::id::KeyId;
 use crate::usage::UsageEvent;
 
-/// How far the stored last use of a key may be behind, in microseconds.
-pub(in crate::backend) const LAST_USE_PRECISION: i64 = 10_000_000;
-
 /// A batch grouped into series.
 #[derive(Debug)]
 pub(in crate::backend) struct BatchRollup<'a> {

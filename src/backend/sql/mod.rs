@@ -27,7 +27,7 @@ mod series_rollup;
 mod value;
 
 pub(super) use backend::{SqlBackend, keep_in_sql};
-pub(super) use batch_rollup::{BatchRollup, LAST_USE_PRECISION, Series, id_time_differs};
+pub(super) use batch_rollup::{BatchRollup, Series, id_time_differs};
 #[cfg(feature = "postgres")]
 pub(super) use batched::FirstFailure;
 pub(super) use batched::delete_in_batches;

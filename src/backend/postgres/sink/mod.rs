@@ -14,9 +14,7 @@ use super::copy::Copy;
 use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::{Id, Time};
-use crate::backend::sql::{
-    BatchRollup, Hash, LAST_USE_PRECISION, RollupRecord, as_micros, id_time_differs, today,
-};
+use crate::backend::sql::{BatchRollup, Hash, RollupRecord, as_micros, id_time_differs, today};
 use crate::telemetry;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -239,25 +237,22 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead. A use within
-    /// [`LAST_USE_PRECISION`] of the stored one is not written, since updating every key per batch would cost more than
-    /// the log.
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
     async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
         if grouped.last_used.is_empty() {
             return Ok(());
         }
         let keys: Vec<_> = grouped.last_used.keys().map(|key| key.as_str()).collect();
         let times: Vec<_> = grouped.last_used.values().map(|&time| Time(time)).collect();
-        let touch = self.sql(&format!(
+        let touch = self.sql(
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
-                WHERE k.last_used_at IS NULL
-                    OR k.last_used_at < used.time - interval '{LAST_USE_PRECISION} microseconds'
+                WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
             UPDATE §keys k SET last_used_at = greatest(k.last_used_at, used.time)
             FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
-        ));
+        );
         sqlx::query(touch)
             .bind(keys)
             .bind(times)

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    BatchRollup, Engine, LAST_USE_PRECISION, Session, Statement, as_micros, id_time_differs, today,
+    BatchRollup, Engine, Session, Statement, as_micros, id_time_differs, today,
 };
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -126,15 +126,12 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead. A use within
-    /// [`LAST_USE_PRECISION`] of the stored one is not written, since updating every key per batch would cost more than
-    /// the log.
+    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
     async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
-        let touch = self.sql(&format!(
+        let touch = self.sql(
             ") UPDATE §keys AS k SET last_used_at = used.time FROM used
-            WHERE k.id = used.id
-                AND (k.last_used_at IS NULL OR k.last_used_at < used.time - {LAST_USE_PRECISION})",
-        ));
+            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
+        );
         let now = as_micros(Timestamp::now());
         let used: Vec<_> = grouped.last_used.iter().collect();
         for used in used.chunks(ROWS) {
