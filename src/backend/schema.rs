@@ -19,36 +19,63 @@ mod tests {
     ];
 
     /// Columns that exist in only one of the databases.
-    const SPECIFIC_COLUMNS: [&str; 3] = ["row", "batch", "number"];
+    const SPECIFIC_COLUMNS: [&str; 4] = ["row", "batch", "number", "segment"];
 
-    /// The tables that the statements create, with their columns.
+    /// The tables that remain after the statements, with their columns.
     fn created_tables(sql: &str) -> Vec<(&str, Vec<&str>)> {
-        let tables = sql.split("CREATE TABLE §").skip(1);
-        let mut tables: Vec<(&str, Vec<&str>)> = tables
-            .map(|text| {
-                let (name, rest) = text.split_once(" (\n").unwrap();
-                let (body, _) = rest.split_once("\n)").unwrap();
-                let lines = body.lines().map(str::trim_start);
-                let columns = lines
-                    .filter(|line| !line.starts_with("--") && !line.starts_with("PRIMARY KEY ("));
-                let names = columns.map(|line| line.split(' ').next().unwrap());
-                (name, names.collect())
-            })
-            .collect();
-        for alteration in sql.split("ALTER TABLE §").skip(1) {
-            let (statement, _) = alteration.split_once(';').unwrap();
-            let words: Vec<&str> = statement.split(' ').collect();
-            let Some((name, columns)) = tables.iter_mut().find(|(name, _)| *name == words[0])
-            else {
-                continue;
+        let mut tables: Vec<(&str, Vec<&str>)> = Vec::new();
+        let statements = sql.split(";\n").map(|statement| {
+            let lines = statement.lines();
+            let first = lines
+                .clone()
+                .find(|line| !line.is_empty() && !line.starts_with("--"));
+            (first.unwrap_or_default(), lines)
+        });
+        for (first, lines) in statements {
+            let words: Vec<&str> = first.trim_end_matches(';').split(' ').collect();
+            let name = |word: usize| {
+                words[word]
+                    .trim_start_matches(['§', '¶'])
+                    .trim_end_matches(',')
             };
-            match words[1..] {
-                ["ADD", "COLUMN", column, ..] => columns.push(column),
-                ["RENAME", "COLUMN", old, "TO", new] => {
-                    let column = columns.iter_mut().find(|column| **column == old);
+            let of = |tables: &[(&str, Vec<&str>)], name| {
+                let table = tables.iter().position(|(table, _)| *table == name);
+                table.unwrap_or_else(|| panic!("{name}: {first}"))
+            };
+            match words[..] {
+                ["CREATE", "TABLE", _, "(LIKE", ..] => {
+                    let like = of(&tables, name(4));
+                    tables.push((name(2), tables[like].1.clone()));
+                }
+                ["CREATE", "TABLE", _, "AS"] => tables.push((name(2), Vec::new())),
+                ["CREATE", "TABLE", ..] => {
+                    let lines = lines.skip_while(|line| *line != first).skip(1);
+                    let lines = lines.take_while(|line| !line.starts_with(')'));
+                    let columns = lines.map(str::trim_start).filter(|line| {
+                        !line.starts_with("--") && !line.starts_with("PRIMARY KEY (")
+                    });
+                    let columns = columns.map(|line| line.split(' ').next().unwrap());
+                    tables.push((name(2), columns.collect()));
+                }
+                ["ALTER", "TABLE", _, "ADD", "COLUMN", column, ..] => {
+                    let table = of(&tables, name(2));
+                    tables[table].1.push(column);
+                }
+                ["ALTER", "TABLE", _, "RENAME", "COLUMN", old, "TO", new] => {
+                    let table = of(&tables, name(2));
+                    let column = tables[table].1.iter_mut().find(|column| **column == old);
                     *column.unwrap() = new;
                 }
-                ["RENAME", "TO", new] => *name = new.trim_start_matches(['§', '¶']),
+                ["ALTER", "TABLE", _, "RENAME", "TO", _] => {
+                    let table = of(&tables, name(2));
+                    tables[table].0 = name(5);
+                }
+                ["DROP", "TABLE", ..] => {
+                    for word in 2..words.len() {
+                        let table = of(&tables, name(word));
+                        tables.remove(table);
+                    }
+                }
                 _ => {}
             }
         }
@@ -83,7 +110,7 @@ mod tests {
             let tables = created_tables(sql);
             assert_eq!(
                 tables.len(),
-                if sql.contains("log_batches") { 14 } else { 13 }
+                if sql.contains("log_batches") { 14 } else { 12 }
             );
             for (name, columns) in &tables {
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");

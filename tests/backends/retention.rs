@@ -311,8 +311,8 @@ async fn quarter_hour_rollups_equal_their_minutes_in_postgres() {
     let pool = support::pool(&url).await;
     let long = "SELECT count(*) FROM keytally_minutes WHERE length(latency) > 256";
     assert_eq!(support::number(&pool, long).await, 0);
-    // Each series has a single row for the quarter.
-    let rows = "SELECT count(*) - count(DISTINCT series_id) FROM keytally_minutes";
+    // Each caller and kind has a single row for the quarter.
+    let rows = "SELECT count(*) - count(DISTINCT (caller_id, kind_id)) FROM keytally_minutes";
     assert_eq!(support::number(&pool, rows).await, 0);
 }
 
@@ -571,8 +571,6 @@ async fn failure_to_prune_one_table_does_not_stop_the_others() {
     let edge = "'2026-11-18T00:00:00Z'";
     for (rows, expected) in [
         (format!("keytally_hours WHERE start < {edge}"), 0),
-        (format!("keytally_key_hours WHERE start < {edge}"), 0),
-        (format!("keytally_key_minutes WHERE start < {edge}"), 0),
         ("keytally_batches".into(), 1),
         (
             "pg_inherits WHERE inhparent = 'keytally_requests'::regclass
@@ -617,7 +615,7 @@ async fn totals_agree_after_partial_pruning<B: Backend>(
         let from = Granularity::Day.floor(end) - (i64::from(days) * 24).hours();
         events(end).iter().filter(|it| it.time >= from).count() as u64
     };
-    for (days, table) in [(6, "days"), (5, "hours"), (4, "key_hours")] {
+    for (days, table) in [(6, "days"), (5, "hours")] {
         lock(table).await;
         backend.prune(&retention(days), end).await.unwrap_err();
         assert_totals_agree(backend, kept(days)).await;
@@ -628,9 +626,9 @@ async fn totals_agree_after_partial_pruning<B: Backend>(
     // An event that late counts until the next pruning.
     let late = UsageEvent::new(end - 200.hours());
     backend.write(&Batch::new(vec![late])).await.unwrap();
-    assert_totals_agree(backend, kept(4) + 1).await;
-    backend.prune(&retention(4), end).await.unwrap();
-    assert_totals_agree(backend, kept(4)).await;
+    assert_totals_agree(backend, kept(5) + 1).await;
+    backend.prune(&retention(5), end).await.unwrap();
+    assert_totals_agree(backend, kept(5)).await;
 }
 
 #[tokio::test]
@@ -670,7 +668,7 @@ async fn totals_agree_after_partial_pruning_in_sqlite() {
 }
 
 #[tokio::test]
-async fn pruning_skips_series_locked_by_a_writer() {
+async fn pruning_skips_kinds_locked_by_a_writer() {
     let (backend, url) = support::backend().await;
     let db = support::pool(&url).await;
     let events = (0..20).map(|n| {
@@ -679,18 +677,22 @@ async fn pruning_skips_series_locked_by_a_writer() {
         event
     });
     backend.write(&Batch::new(events.collect())).await.unwrap();
-    run(&db, "UPDATE keytally_series SET last_seen_day = 1").await;
+    run(&db, "UPDATE keytally_kinds SET last_seen_day = 1").await;
+    run(&db, "UPDATE keytally_callers SET last_seen_day = 1").await;
     let mut writing = db.begin().await.unwrap();
-    let hold = "SELECT 1 FROM keytally_series ORDER BY hash DESC LIMIT 5 FOR NO KEY UPDATE";
+    let hold = "SELECT 1 FROM keytally_kinds ORDER BY id DESC LIMIT 5 FOR NO KEY UPDATE";
     sqlx::raw_sql(hold).execute(&mut *writing).await.unwrap();
     let retention = Retention::new().log(DAY).hours(2 * DAY);
     let later = noon() + 2_400.hours();
     let prune = backend.prune(&retention, later);
     let result = tokio::time::timeout(Duration::from_secs(20), prune).await;
-    result.expect("pruning waited for locked series").unwrap();
-    let series = "SELECT count(*) FROM keytally_series";
-    assert_eq!(support::number(&db, series).await, 5);
+    result.expect("pruning waited for locked kinds").unwrap();
+    let kinds = "SELECT count(*) FROM keytally_kinds";
+    assert_eq!(support::number(&db, kinds).await, 5);
     writing.rollback().await.unwrap();
     backend.prune(&retention, later).await.unwrap();
-    assert_eq!(support::number(&db, series).await, 0);
+    for table in ["kinds", "callers", "log_segments"] {
+        let rows = format!("SELECT count(*) FROM keytally_{table}");
+        assert_eq!(support::number(&db, &rows).await, 0, "{table}");
+    }
 }

@@ -757,3 +757,16 @@ async fn in_memory_database_survives_cancelled_calls() {
         }
     }
 }
+
+#[tokio::test]
+async fn replaced_database_does_not_reuse_cached_numbers() {
+    let dir = TempDir::new();
+    let backend = open(&dir.file()).await;
+    let db = pool(&dir.file()).await;
+    let execute = async |sql: &str| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&db).await;
+        done.unwrap();
+    };
+    let number = async |sql: &str| number(&db, sql).await;
+    checks::restored_database_does_not_reuse_cached_numbers(&backend, execute, number).await;
+}

@@ -147,6 +147,40 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     }
 }
 
+/// After the database was restored, its numbers may stand for other callers and kinds than those that a process has
+/// cached.
+pub async fn restored_database_does_not_reuse_cached_numbers<B: Backend>(
+    backend: &B,
+    execute: impl AsyncFn(&str),
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let write = async |path: &str| {
+        let mut event = UsageEvent::new(Timestamp::now());
+        event.key = Some("Restored00000000".parse().unwrap());
+        event.endpoint = "/v1/restored".into();
+        event.path = path.into();
+        backend.write(&Batch::new(vec![event])).await.unwrap();
+    };
+    write("/before").await;
+    for (table, change) in [
+        ("callers", "key_id = 'OtherKey00000000'"),
+        ("kinds", "endpoint = '/other'"),
+    ] {
+        let other = format!(
+            "UPDATE keytally_{table} SET {change}, hash = substr(hash, 2), token = token / 2"
+        );
+        execute(&other).await;
+        write(&format!("/after/{table}")).await;
+        let right = format!(
+            "SELECT count(*) FROM keytally_request_log WHERE path = '/after/{table}'
+            AND key_id = 'Restored00000000' AND endpoint = '/v1/restored'"
+        );
+        assert_eq!(number(&right).await, 1, "{table}");
+        let rows = format!("SELECT count(*) FROM keytally_{table}");
+        assert_eq!(number(&rows).await, 2, "{table}");
+    }
+}
+
 /// A poller reads every event exactly once while several writers record events in any order of time.
 pub async fn a_poller_reads_every_event_once<B: Backend + Clone>(writers: Vec<B>) {
     let reader = writers[0].clone();

@@ -37,12 +37,16 @@ impl Copy {
         self.bytes(text.map(str::as_bytes))
     }
 
-    pub(super) fn integer(&mut self, number: i64) -> &mut Self {
+    pub(super) fn integer(&mut self, number: i32) -> &mut Self {
+        self.bytes(Some(&number.to_be_bytes()))
+    }
+
+    pub(super) fn bigint(&mut self, number: i64) -> &mut Self {
         self.bytes(Some(&number.to_be_bytes()))
     }
 
     pub(super) fn time(&mut self, micros: i64) -> &mut Self {
-        self.integer(Time(micros).to_postgres())
+        self.bigint(Time(micros).to_postgres())
     }
 
     pub(super) fn address(&mut self, address: Option<IpAddr>) -> &mut Self {

@@ -10,11 +10,10 @@ use uuid::Uuid;
 
 use super::listener::Listener;
 use super::partition_cache::PartitionCache;
-use super::rollups::{add_key_rollups, add_rollups};
+use super::rollups::add_rollups;
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
-    Engine, KeyRollup, Names, Row, SeriesCache, SeriesRollup, Session, Statement, Value, decode,
-    timestamp,
+    Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value, decode, timestamp,
 };
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
@@ -22,7 +21,7 @@ use crate::key::InvalidationFeed;
 pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
-    pub(super) series_cache: SeriesCache,
+    pub(super) dictionaries: Dictionaries,
     pub(super) partition_cache: PartitionCache,
     /// Listens for changes by other processes; `None` if disabled.
     pub(super) listener: Option<Listener>,
@@ -51,6 +50,8 @@ pub(super) enum LockKey {
     LogOrder = 1,
     /// Held while rollups are merged.
     Merge = 2,
+    /// Held while callers and kinds are registered.
+    Register = 3,
 }
 
 /// The default lock timeout.
@@ -94,10 +95,14 @@ impl PostgresEngine {
 
     /// A transaction that is exclusive across processes. `wait` is the timeout for the exclusive lock. Other locks
     /// have the default timeout, since waiting processes occupy connections that lookups may need.
-    pub(super) async fn exclusive(&self, wait: &str) -> Result<PostgresSession, SqlError> {
+    pub(super) async fn exclusive(
+        &self,
+        key: LockKey,
+        wait: &str,
+    ) -> Result<PostgresSession, SqlError> {
         let mut session = self.writer().await?;
         session.execute_script(&lock_timeout(wait)).await?;
-        let key = self.lock_key(LockKey::Schema);
+        let key = self.lock_key(key);
         let lock = format!("SELECT pg_advisory_xact_lock({key})");
         session.execute_script(&lock).await?;
         session.execute_script(&lock_timeout(LOCK_TIMEOUT)).await?;
@@ -134,7 +139,7 @@ impl Engine for PostgresEngine {
 
     async fn migrator(&self) -> Result<PostgresSession, SqlError> {
         // A migration in another process may take long.
-        let mut session = self.exclusive("1min").await?;
+        let mut session = self.exclusive(LockKey::Schema, "1min").await?;
         if let Some(schema) = self.names.schema() {
             // Checked first, since the user may lack the privilege to create a schema that already exists.
             let exists = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
@@ -146,6 +151,10 @@ impl Engine for PostgresEngine {
             }
         }
         Ok(session)
+    }
+
+    async fn registrar(&self) -> Result<PostgresSession, SqlError> {
+        self.exclusive(LockKey::Register, LOCK_TIMEOUT).await
     }
 
     async fn merger(&self, waits: bool) -> Result<Option<PostgresSession>, SqlError> {
@@ -177,15 +186,6 @@ impl Engine for PostgresEngine {
         rollups: &[SeriesRollup],
     ) -> Result<(), SqlError> {
         add_rollups(session.connection(), &self.names, table, rollups).await
-    }
-
-    async fn add_key_rollups(
-        &self,
-        session: &mut PostgresSession,
-        table: &str,
-        rollups: &[KeyRollup<'_>],
-    ) -> Result<(), SqlError> {
-        add_key_rollups(session.connection(), &self.names, table, rollups).await
     }
 
     /// The time of the server, so that a process with a wrong clock does not prune usage too early.

@@ -24,7 +24,7 @@ use self::engine::PostgresEngine;
 use self::listener::Listener;
 use self::partition_cache::PartitionCache;
 use super::sql::{
-    BackendError, Dialect, Maintenance, Names, PruneReport, Retention, SeriesCache, SqlBackend,
+    BackendError, Dialect, Dictionaries, Maintenance, Names, PruneReport, Retention, SqlBackend,
     SqlName, keep_in_sql,
 };
 use crate::id::KeyId;
@@ -122,7 +122,7 @@ impl PostgresBackend {
         Self(SqlBackend::new(PostgresEngine {
             pool,
             names: Names::new(Dialect::Postgres),
-            series_cache: SeriesCache::default(),
+            dictionaries: Dictionaries::default(),
             partition_cache: PartitionCache::default(),
             listener: Some(Listener::default()),
         }))

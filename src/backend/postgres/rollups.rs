@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
 use super::types::Time;
-use crate::backend::sql::{Amounts, Dialect, KeyRollup, Names, SeriesRollup, from_bytes, to_bytes};
+use crate::backend::sql::{Amounts, Dialect, Names, Series, SeriesRollup, from_bytes, to_bytes};
 
 pub(super) async fn add_rollups(
     connection: &mut PgConnection,
@@ -12,23 +12,23 @@ pub(super) async fn add_rollups(
     table: &str,
     rollups: &[SeriesRollup],
 ) -> Result<(), SqlError> {
-    let series: Vec<i64> = rollups.iter().map(|rollup| rollup.series).collect();
-    let starts: Vec<Time> = rollups.iter().map(|rollup| Time(rollup.start)).collect();
+    let keys = RowKeys::of(rollups.iter().map(|it| (it.series, it.start)));
     let amounts = || rollups.iter().map(|rollup| &rollup.amounts);
     let latencies: Vec<_> = amounts().map(|it| to_bytes(&it.latency)).collect();
     let insert = names.sql(&format!(
-        "INSERT INTO {table} AS t (series_id, start, count, cost, request_bytes, response_bytes,
-            latency)
-        SELECT * FROM UNNEST($1::bigint[], $2::timestamptz[], $3::bigint[], $4::bigint[],
-            $5::bigint[], $6::bigint[], $7::bytea[])
-        ON CONFLICT (series_id, start) DO UPDATE SET {}, {}",
+        "INSERT INTO {table} AS t (caller_id, start, kind_id, count, cost, request_bytes,
+            response_bytes, latency)
+        SELECT * FROM UNNEST($1::integer[], $2::timestamptz[], $3::integer[], $4::bigint[],
+            $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[])
+        ON CONFLICT (caller_id, start, kind_id) DO UPDATE SET {}, {}",
         Dialect::Postgres.add_sums(),
         Dialect::Postgres.add_latency()
     ));
     let number = |amount: fn(&Amounts) -> u64| numbers(amounts(), amount);
     sqlx::query(AssertSqlSafe(insert))
-        .bind(&series)
-        .bind(&starts)
+        .bind(&keys.callers)
+        .bind(&keys.starts)
+        .bind(&keys.kinds)
         .bind(number(|it| it.count))
         .bind(number(|it| it.cost))
         .bind(number(|it| it.request_bytes))
@@ -38,50 +38,29 @@ pub(super) async fn add_rollups(
         .await?;
     // At random, so that every rollup is compacted eventually, whatever the pattern of merges.
     if fastrand::u8(..16) == 0 {
-        compact_histograms(connection, names, table, &series, &starts).await?;
+        compact_histograms(connection, names, table, &keys).await?;
     }
     Ok(())
 }
 
-pub(super) async fn add_key_rollups(
-    connection: &mut PgConnection,
-    names: &Names,
-    table: &str,
-    rollups: &[KeyRollup<'_>],
-) -> Result<(), SqlError> {
-    let starts: Vec<Time> = rollups.iter().map(|rollup| Time(rollup.start)).collect();
-    let by = || rollups.iter().map(|rollup| rollup.by);
-    let hashes: Vec<&[u8]> = by().map(|by| &by.hash[..]).collect();
-    let keys: Vec<_> = by().map(|by| by.key.map(|key| key.to_string())).collect();
-    let owners: Vec<_> = by().map(|by| by.owner.as_deref()).collect();
-    let outcomes: Vec<_> = by().map(|by| by.outcome.as_str()).collect();
-    let causes = by().map(|by| by.cause.map(|cause| cause.as_str()));
-    let insert = names.sql(&format!(
-        "INSERT INTO {table} AS t (start, hash, key_id, owner, outcome, cause, count, cost,
-            request_bytes, response_bytes)
-        SELECT * FROM UNNEST($1::timestamptz[], $2::bytea[], $3::text[], $4::text[], $5::text[],
-            $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-        ON CONFLICT (start, hash) DO UPDATE SET {}",
-        Dialect::Postgres.add_sums()
-    ));
-    let number = |amount: fn(&Amounts) -> u64| {
-        let amounts = rollups.iter().map(|rollup| &rollup.amounts);
-        numbers(amounts, amount)
-    };
-    sqlx::query(AssertSqlSafe(insert))
-        .bind(starts)
-        .bind(hashes)
-        .bind(keys)
-        .bind(owners)
-        .bind(outcomes)
-        .bind(causes.collect::<Vec<_>>())
-        .bind(number(|it| it.count))
-        .bind(number(|it| it.cost))
-        .bind(number(|it| it.request_bytes))
-        .bind(number(|it| it.response_bytes))
-        .execute(connection)
-        .await?;
-    Ok(())
+/// The primary keys of rows, by column.
+#[derive(Default)]
+struct RowKeys {
+    callers: Vec<i32>,
+    starts: Vec<Time>,
+    kinds: Vec<i32>,
+}
+
+impl RowKeys {
+    fn of(keys: impl Iterator<Item = (Series, i64)>) -> Self {
+        let mut columns = Self::default();
+        for (Series { caller, kind }, start) in keys {
+            columns.callers.push(caller);
+            columns.starts.push(Time(start));
+            columns.kinds.push(kind);
+        }
+        columns
+    }
 }
 
 /// Compacts concatenated histograms. The rows were just written, so this transaction has them locked.
@@ -89,37 +68,40 @@ async fn compact_histograms(
     connection: &mut PgConnection,
     names: &Names,
     table: &str,
-    series: &[i64],
-    starts: &[Time],
+    keys: &RowKeys,
 ) -> Result<(), SqlError> {
     let read = names.sql(&format!(
-        "SELECT t.series_id, t.start, t.latency FROM {table} t
-        JOIN UNNEST($1::bigint[], $2::timestamptz[]) AS one(series_id, start)
-        USING (series_id, start) WHERE length(t.latency) > 256"
+        "SELECT t.caller_id, t.start, t.kind_id, t.latency FROM {table} t
+        JOIN UNNEST($1::integer[], $2::timestamptz[], $3::integer[])
+            AS one(caller_id, start, kind_id)
+        USING (caller_id, start, kind_id) WHERE length(t.latency) > 256"
     ));
     let rows = sqlx::query(AssertSqlSafe(read))
-        .bind(series)
-        .bind(starts)
+        .bind(&keys.callers)
+        .bind(&keys.starts)
+        .bind(&keys.kinds)
         .fetch_all(&mut *connection)
         .await?;
-    let (mut series, mut starts, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut latencies) = (RowKeys::default(), Vec::new());
     for row in &rows {
-        series.push(row.try_get::<i64, _>(0)?);
-        starts.push(row.try_get::<Time, _>(1)?);
-        latencies.push(to_bytes(&from_bytes(row.try_get(2)?)?));
+        keys.callers.push(row.try_get(0)?);
+        keys.starts.push(row.try_get(1)?);
+        keys.kinds.push(row.try_get(2)?);
+        latencies.push(to_bytes(&from_bytes(row.try_get(3)?)?));
     }
     if rows.is_empty() {
         return Ok(());
     }
     let write = names.sql(&format!(
         "UPDATE {table} t SET latency = one.latency
-        FROM UNNEST($1::bigint[], $2::timestamptz[], $3::bytea[])
-            AS one(series_id, start, latency)
-        WHERE t.series_id = one.series_id AND t.start = one.start"
+        FROM UNNEST($1::integer[], $2::timestamptz[], $3::integer[], $4::bytea[])
+            AS one(caller_id, start, kind_id, latency)
+        WHERE t.caller_id = one.caller_id AND t.start = one.start AND t.kind_id = one.kind_id"
     ));
     sqlx::query(AssertSqlSafe(write))
-        .bind(series)
-        .bind(starts)
+        .bind(keys.callers)
+        .bind(keys.starts)
+        .bind(keys.kinds)
         .bind(latencies)
         .execute(connection)
         .await?;

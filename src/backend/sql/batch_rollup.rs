@@ -1,101 +1,96 @@
-//! A batch prepared for writing: its events grouped into series.
+//! A batch prepared for writing: its events grouped by caller and kind.
 //!
-//! A series is a combination of key, owner, method, endpoint, status, outcome and cause. It is stored once; events
-//! and rollups reference it by id. This keeps the request log compact, and a single index on series and time
-//! serves all filters.
+//! A caller is a key and its owner, a kind the combination of the other attributes that many requests share. Both are
+//! stored once; events and rollups reference them by number. This keeps the request log compact, and a new key costs one
+//! number, not one for each of its endpoints and statuses.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
-use super::hash::{Hash, hash_of};
+use super::dictionary::{Caller, Kind, Numbers};
 use super::micros::{MINUTE, floor};
 use super::rollup_record::RollupRecord;
-use super::series_rollup::{Amounts, SeriesRollup};
-use super::value::{as_micros, status_codes};
+use super::series_rollup::{Amounts, Series, SeriesRollup};
+use super::value::as_micros;
 use crate::id::KeyId;
 use crate::usage::UsageEvent;
 
-/// A batch grouped into series.
+/// A batch grouped by caller and kind.
 #[derive(Debug)]
 pub(in crate::backend) struct BatchRollup<'a> {
-    /// The series, ordered by hash. All processes lock rows in this order, which prevents deadlocks.
-    pub(in crate::backend) series: Vec<Series<'a>>,
-    /// The index in `series` of each event.
-    pub(in crate::backend) series_of_event: Vec<usize>,
+    pub(in crate::backend) callers: Vec<Caller>,
+    pub(in crate::backend) kinds: Vec<Kind>,
     /// When each key was last used, in microseconds since 1970.
     pub(in crate::backend) last_used: BTreeMap<KeyId, i64>,
     events: &'a [UsageEvent],
-}
-
-/// A series of events.
-#[derive(Debug)]
-pub(in crate::backend) struct Series<'a> {
-    pub(in crate::backend) hash: Hash,
-    /// One of its events, for the shared attributes.
-    pub(in crate::backend) event: &'a UsageEvent,
+    /// The indexes of the caller and the kind of each event.
+    of_event: Vec<(usize, usize)>,
 }
 
 impl<'a> BatchRollup<'a> {
     pub(in crate::backend) fn new(events: &'a [UsageEvent]) -> Self {
-        // Texts are compared by address first, which is cheap. Equal texts at different addresses get the same
-        // hash and therefore the same series.
-        let address = |text: &Arc<str>| text.as_ptr().addr();
-        let mut kinds: HashMap<_, usize, RandomState> = HashMap::default();
-        let mut indexes: BTreeMap<Hash, usize> = BTreeMap::new();
-        let mut series: Vec<Series<'a>> = Vec::new();
+        let (mut callers, mut kinds) = (Distinct::default(), Distinct::default());
         let mut of_event = Vec::with_capacity(events.len());
         let mut used = BTreeMap::new();
+        // Texts are compared by address first, which is cheap.
+        let address = |text: &Arc<str>| text.as_ptr().addr();
         for event in events {
+            let caller = callers.index((event.key, event.owner.as_ref().map(address)), || Caller {
+                key: event.key,
+                owner: event.owner.clone(),
+            });
             let kind = (
-                event.key,
-                event.owner.as_ref().map(address),
                 address(&event.endpoint),
                 event.method,
                 event.status,
                 event.outcome,
                 event.cause,
             );
-            let index = *kinds.entry(kind).or_insert_with(|| {
-                let hash = hash(event);
-                *indexes.entry(hash).or_insert_with(|| {
-                    series.push(Series { hash, event });
-                    series.len() - 1
-                })
+            let kind = kinds.index(kind, || Kind {
+                method: event.method,
+                endpoint: event.endpoint.clone(),
+                status: event.status,
+                outcome: event.outcome,
+                cause: event.cause,
             });
-            of_event.push(index);
+            of_event.push((caller, kind));
             if let Some(key) = event.key {
                 let time = as_micros(event.time);
                 let last = used.entry(key).or_insert(time);
                 *last = time.max(*last);
             }
         }
-        // Reorder the series by hash, and map the indexes.
-        let mut sorted = vec![0; series.len()];
-        for (index, &unsorted) in indexes.values().enumerate() {
-            sorted[unsorted] = index;
-        }
-        series.sort_unstable_by_key(|series| series.hash);
-        for index in &mut of_event {
-            *index = sorted[*index];
-        }
         Self {
-            series,
-            series_of_event: of_event,
+            callers: callers.values,
+            kinds: kinds.values,
             last_used: used,
             events,
+            of_event,
         }
     }
 
-    /// The rollups of the batch by minute, given the id of each series. `None` without events.
-    pub(in crate::backend) fn record(&self, ids: &[i64]) -> Option<RollupRecord> {
-        let mut rollups: HashMap<(i64, i64), Amounts, RandomState> = HashMap::default();
-        for (event, &series) in self.events.iter().zip(&self.series_of_event) {
+    /// The events with their series.
+    pub(in crate::backend) fn events(
+        &self,
+        numbers: &Numbers,
+    ) -> impl Iterator<Item = (&'a UsageEvent, Series)> {
+        let series = self.of_event.iter().map(|&(caller, kind)| Series {
+            caller: numbers.callers[caller],
+            kind: numbers.kinds[kind],
+        });
+        self.events.iter().zip(series)
+    }
+
+    /// The rollups of the batch by minute. `None` without events.
+    pub(in crate::backend) fn record(&self, numbers: &Numbers) -> Option<RollupRecord> {
+        let mut rollups: HashMap<(i64, Series), Amounts, RandomState> = HashMap::default();
+        for (event, series) in self.events(numbers) {
             let start = floor(as_micros(event.time), MINUTE);
-            let amounts = rollups.entry((start, ids[series])).or_default();
-            amounts.add_event(event);
+            rollups.entry((start, series)).or_default().add_event(event);
         }
         let mut rollups: Vec<SeriesRollup> = rollups
             .into_iter()
@@ -107,6 +102,41 @@ impl<'a> BatchRollup<'a> {
             .collect();
         rollups.sort_unstable_by_key(|rollup| (rollup.start, rollup.series));
         RollupRecord::new(&rollups)
+    }
+}
+
+/// Distinct values, in the order of their first use.
+struct Distinct<K, T> {
+    values: Vec<T>,
+    /// Indexes by a key that may differ for equal values.
+    by_key: HashMap<K, usize, RandomState>,
+    indexes: HashMap<T, usize, RandomState>,
+}
+
+impl<K, T> Default for Distinct<K, T> {
+    fn default() -> Self {
+        Self {
+            values: Vec::new(),
+            by_key: HashMap::default(),
+            indexes: HashMap::default(),
+        }
+    }
+}
+
+impl<K: Eq + Hash, T: Clone + Eq + Hash> Distinct<K, T> {
+    fn index(&mut self, key: K, value: impl FnOnce() -> T) -> usize {
+        let Self {
+            values,
+            by_key,
+            indexes,
+        } = self;
+        *by_key.entry(key).or_insert_with(|| {
+            let value = value();
+            *indexes.entry(value.clone()).or_insert_with(|| {
+                values.push(value);
+                values.len() - 1
+            })
+        })
     }
 }
 
@@ -122,27 +152,13 @@ pub(super) fn uuid_millis(id: Uuid) -> Option<i64> {
     (id.get_version_num() == 7).then_some((high >> 16).cast_signed())
 }
 
-fn hash(event: &UsageEvent) -> Hash {
-    let (http, grpc) = status_codes(event.status);
-    hash_of(&[
-        event.key.as_ref().map(KeyId::as_str),
-        event.owner.as_deref(),
-        Some(&event.endpoint),
-        Some(event.method.as_str()),
-        http.map(|code| code.to_string()).as_deref(),
-        grpc.map(|code| code.to_string()).as_deref(),
-        Some(event.outcome.as_str()),
-        event.cause.map(|cause| cause.as_str()),
-    ])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::sql::rollup_record::rollups_of;
 
     #[test]
-    fn equal_texts_at_different_addresses_share_a_series() {
+    fn equal_texts_at_different_addresses_share_a_number() {
         let times = [
             "2026-11-01T10:00:10Z",
             "2026-11-01T10:00:20Z",
@@ -152,25 +168,23 @@ mod tests {
             .map(|time| UsageEvent::new(time.parse().unwrap()))
             .into();
         events[0].owner = Some("".into());
-        let grouped = BatchRollup::new(&events);
-        assert_eq!(grouped.series.len(), 2);
-        assert_ne!(grouped.series_of_event[0], grouped.series_of_event[1]);
-        assert_eq!(grouped.series_of_event[1], grouped.series_of_event[2]);
-        assert!(grouped.series.is_sorted_by_key(|series| series.hash));
-        for (event, &series) in events.iter().zip(&grouped.series_of_event) {
-            assert_eq!(grouped.series[series].hash, hash(event));
+        for event in &mut events {
+            event.endpoint = Arc::from(String::from("/v1/things"));
         }
-        let ids = [40, 30];
-        let record = grouped.record(&ids).unwrap();
+        let grouped = BatchRollup::new(&events);
+        assert_eq!((grouped.callers.len(), grouped.kinds.len()), (2, 1));
+        assert_eq!(grouped.of_event, [(0, 0), (1, 0), (1, 0)]);
+        assert_eq!(grouped.callers[0].owner.as_deref(), Some(""));
+        assert_eq!(grouped.callers[1].owner, None);
+        let numbers = Numbers::of([40, 30], [7]);
+        let record = grouped.record(&numbers).unwrap();
         let rollups = rollups_of(&record.bytes, |_, _| true).unwrap();
-        let counts = rollups
+        let counts: Vec<_> = rollups
             .iter()
-            .map(|rollup| (rollup.start, rollup.amounts.count));
-        let counts: Vec<_> = counts.collect();
-        let [first, .., last] =
-            [&events[0], &events[2]].map(|it| as_micros(it.time) / MINUTE * MINUTE);
-        assert_eq!(counts, [(first, 1), (first, 1), (last, 1)]);
-        let series: Vec<_> = rollups.iter().map(|rollup| rollup.series).collect();
-        assert_eq!(series, [30, 40, ids[grouped.series_of_event[2]]]);
+            .map(|it| (it.start, it.series.caller, it.series.kind, it.amounts.count))
+            .collect();
+        let [first, last] = [0, 2].map(|n: usize| as_micros(events[n].time) / MINUTE * MINUTE);
+        let expected = [(first, 30, 7, 1), (first, 40, 7, 1), (last, 30, 7, 1)];
+        assert_eq!(counts, expected);
     }
 }

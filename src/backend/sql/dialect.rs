@@ -9,6 +9,14 @@ pub(in crate::backend) enum Dialect {
     Postgres,
 }
 
+/// A subquery whose rows each select requests `r` in the order of an index.
+pub(super) struct Source {
+    /// The subquery.
+    pub(super) rows: String,
+    /// The condition on `r` for a row `one`.
+    pub(super) condition: &'static str,
+}
+
 /// Selects an expression by dialect. Only the variants of enabled features exist.
 macro_rules! by_dialect {
     ($dialect:expr, sqlite: $sqlite:expr, postgres: $postgres:expr $(,)?) => {
@@ -149,14 +157,17 @@ impl Dialect {
     }
 
     /// The text of a list of numbers as one parameter, and the SQL before and after its placeholder in a subquery that
-    /// selects them.
+    /// selects them as `number`.
     pub(super) fn numbers(self, numbers: &[i64]) -> (String, [&'static str; 2]) {
         let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
         let numbers = numbers.join(",");
         by_dialect!(
             self,
-            sqlite: (format!("[{numbers}]"), ["SELECT value FROM json_each(", ")"]),
-            postgres: (format!("{{{numbers}}}"), ["SELECT unnest(", "::text::bigint[])"]),
+            sqlite: (format!("[{numbers}]"), ["SELECT value AS number FROM json_each(", ")"]),
+            postgres: (
+                format!("{{{numbers}}}"),
+                ["SELECT unnest(", "::text::bigint[]) AS number"],
+            ),
         )
     }
 
@@ -220,64 +231,104 @@ impl Dialect {
         )
     }
 
-    /// The series `s`, joined with their rows in a table `t` that match `which`, read series by series, since the
-    /// rows of a series are adjacent. Without the lateral join, PostgreSQL may read the rows of all series.
-    pub(super) fn join_series(self, table: &str, which: &str) -> String {
+    /// The rollups `t` of callers `c` that match `which`, read caller by caller, since the rows of a caller are adjacent:
+    /// the joined tables and the `WHERE` clause. Without the lateral join, PostgreSQL may read the rows of all callers.
+    pub(super) fn join_callers(self, table: &str, which: &str) -> (String, String) {
         by_dialect!(
             self,
-            sqlite: format!(
-                "§series s CROSS JOIN {table} t WHERE t.series_id = s.id AND {which}"
+            sqlite: (
+                format!("§callers c CROSS JOIN {table} t"),
+                format!("t.caller_id = c.id AND {which}"),
             ),
-            postgres: format!(
-                "§series s CROSS JOIN LATERAL
-                (SELECT * FROM {table} t WHERE t.series_id = s.id AND {which} OFFSET 0) t
-                WHERE TRUE"
+            postgres: (
+                format!(
+                    "§callers c CROSS JOIN LATERAL
+                    (SELECT * FROM {table} t WHERE t.caller_id = c.id AND {which} OFFSET 0) t"
+                ),
+                "TRUE".into(),
             ),
         )
     }
 
-    /// Selects `columns` of the requests `r` that match `which`, for each `series_id` that `series` selects, read
-    /// series by series. In PostgreSQL, the overall limit also applies to each series.
-    pub(super) fn for_each_series(
+    /// The requests of each caller whose number a subquery selects, segment by segment: in PostgreSQL, those that may
+    /// have requests in a range of times, given as conditions on `first` and `last`; in SQLite, blocks of rows.
+    pub(super) fn each_caller(self, callers: &str, within: &str) -> Source {
+        by_dialect!(
+            self,
+            sqlite: {
+                let _ = within;
+                Source {
+                    rows: format!(
+                        "WITH RECURSIVE blocks(block) AS (
+                            SELECT max(row) >> 16 FROM §requests
+                            UNION ALL SELECT block - 1 FROM blocks
+                            WHERE block > (SELECT min(row) >> 16 FROM §requests))
+                        SELECT block, number FROM blocks CROSS JOIN ({callers})"
+                    ),
+                    condition: "r.row >> 16 = one.block AND r.caller_id = one.number",
+                }
+            },
+            postgres: Source {
+                rows: format!(
+                    "SELECT s.number AS segment_number, s.first, s.last, c.number
+                    FROM §log_segments s CROSS JOIN ({callers}) c WHERE TRUE{within}"
+                ),
+                condition: "r.segment = one.segment_number AND r.caller_id = one.number
+                    AND r.time >= one.first AND r.time <= one.last",
+            },
+        )
+    }
+
+    /// Selects the requests of a caller.
+    pub(super) fn requests_of_caller(self, caller: &str) -> String {
+        let Source { rows, condition } =
+            self.each_caller(&format!("SELECT {caller} AS number"), "");
+        format!("SELECT 1 FROM ({rows}) one CROSS JOIN §requests r WHERE {condition}")
+    }
+
+    /// Selects `columns` of the requests `r` that match `which`, for each row of a source. In PostgreSQL, the overall
+    /// limit also applies to each row.
+    pub(super) fn for_each(
         self,
         columns: &str,
-        series: &str,
+        source: &Source,
         which: &str,
         order: &str,
         limit: &str,
     ) -> String {
+        let Source { rows, condition } = source;
         by_dialect!(
             self,
             sqlite: {
                 let _ = limit;
                 format!(
-                    "SELECT {columns} FROM ({series}) one CROSS JOIN §requests r
-                    WHERE r.series_id = one.series_id{which} {order}"
+                    "SELECT {columns} FROM ({rows}) one CROSS JOIN §requests r
+                    WHERE {condition}{which} {order}"
                 )
             },
             postgres: format!(
-                "SELECT {columns} FROM ({series}) one CROSS JOIN LATERAL
-                (SELECT * FROM §requests WHERE series_id = one.series_id{which} {order}
-                LIMIT {limit}) r"
+                "SELECT {columns} FROM ({rows}) one CROSS JOIN LATERAL
+                (SELECT * FROM §requests r WHERE {condition}{which} {order} LIMIT {limit}) r"
             ),
         )
     }
 
-    /// The time of the last of the `limit` newest requests of all these series. An index-only query: it saves
-    /// reading rows of each series that are older than that.
-    pub(super) fn time_of_last(self, series: &str, which: &str, limit: &str) -> String {
+    /// The time of the last of the `limit` newest requests of a source. It saves reading rows that are older than that,
+    /// and needs only the index unless `which` has conditions on other columns.
+    pub(super) fn time_of_last(self, source: &Source, which: &str, limit: &str) -> String {
+        let Source { rows, condition } = source;
         let newest = by_dialect!(
             self,
             sqlite: format!(
-                "SELECT r.time AS time FROM ({series}) one CROSS JOIN §requests r
-                WHERE r.series_id = one.series_id{which} AND r.time >= coalesce(
-                    (SELECT time FROM §requests WHERE series_id = one.series_id{which}
+                "SELECT r.time AS time FROM ({rows}) one CROSS JOIN §requests r
+                WHERE {condition}{which} AND r.time >= coalesce(
+                    (SELECT time FROM §requests r WHERE {condition}{which}
                     ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})",
                 i64::MIN
             ),
             postgres: format!(
-                "SELECT r.time FROM ({series}) one CROSS JOIN LATERAL
-                (SELECT time FROM §requests WHERE series_id = one.series_id{which}
+                "SELECT r.time FROM ({rows}) one CROSS JOIN LATERAL
+                (SELECT time FROM §requests r WHERE {condition}{which}
                 ORDER BY time DESC LIMIT {limit}) r"
             ),
         );

@@ -7,7 +7,7 @@ use sqlx::Error as SqlError;
 use uuid::Uuid;
 
 use super::names::Names;
-use super::series_rollup::{KeyRollup, SeriesRollup};
+use super::series_rollup::SeriesRollup;
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
 
@@ -30,6 +30,9 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     /// A transaction for schema migrations, exclusive across processes.
     fn migrator(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
 
+    /// A write transaction that registers callers and kinds, exclusive across processes.
+    fn registrar(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;
+
     /// A write transaction that merges rollups, exclusive across processes. Without waiting, `None` if another process
     /// is merging.
     fn merger(
@@ -37,20 +40,12 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
         waits: bool,
     ) -> impl Future<Output = Result<Option<Self::Session>, SqlError>> + Send;
 
-    /// Adds rollups, ordered by series and time, to a table.
+    /// Adds rollups, ordered by caller, start and kind, to a table.
     fn add_rollups(
         &self,
         session: &mut Self::Session,
         table: &str,
         rollups: &[SeriesRollup],
-    ) -> impl Future<Output = Result<(), SqlError>> + Send;
-
-    /// Adds rollups, ordered by time and hash, to a table.
-    fn add_key_rollups(
-        &self,
-        session: &mut Self::Session,
-        table: &str,
-        rollups: &[KeyRollup<'_>],
     ) -> impl Future<Output = Result<(), SqlError>> + Send;
 
     /// The current time for merging and pruning.
@@ -182,8 +177,14 @@ impl Statement {
 
     /// Adds numbers as one parameter and appends a subquery that selects them.
     pub(in crate::backend) fn push_numbers(&mut self, names: &Names, numbers: &[i64]) -> &mut Self {
+        let numbers = self.numbers(names, numbers);
+        self.push(&numbers)
+    }
+
+    /// Adds numbers as one parameter and returns a subquery that selects them as `number`.
+    pub(in crate::backend) fn numbers(&mut self, names: &Names, numbers: &[i64]) -> String {
         let (numbers, [before, after]) = names.dialect.numbers(numbers);
-        self.push(before).push_bind(&*numbers).push(after)
+        format!("{before}{}{after}", self.placeholder(&*numbers))
     }
 
     /// Appends a template with placeholders for table names.

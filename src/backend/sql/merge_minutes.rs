@@ -1,6 +1,6 @@
 //! Merging rollups by minute into quarters of an hour.
 //!
-//! Both are rows of the same tables: a row that starts before the mark `quarter_hours` in §pruned covers its
+//! Both are rows of the same table: a row that starts before the mark `quarter_hours` in §pruned covers its
 //! quarter of an hour. A row that is written after its quarter was merged stays a separate row; totals still
 //! include it.
 
@@ -13,20 +13,13 @@ use super::histogram::{from_bytes, to_bytes};
 use super::micros::{DAY, HOUR, QUARTER, floor};
 use super::value::required;
 
-/// A table of rollups by minute: its name, its primary key, the columns to group by, and whether it has latencies.
-type Table = (&'static str, &'static str, &'static str, bool);
+/// The primary key of the table.
+const KEY: &str = "caller_id, start, kind_id";
 
-const TABLES: [Table; 2] = [
-    ("§minutes", "series_id, start", "series_id", true),
-    (
-        "§key_minutes",
-        "start, hash",
-        "hash, key_id, owner, outcome, cause",
-        false,
-    ),
-];
+/// The columns by which the rows of a quarter are grouped.
+const GROUP: &str = "caller_id, kind_id";
 
-const AMOUNTS: [&str; 4] = ["count", "cost", "request_bytes", "response_bytes"];
+const SUMS: [&str; 4] = ["count", "cost", "request_bytes", "response_bytes"];
 
 /// The length of a histogram, in bytes, above which it is compacted to one pair per bucket.
 const MAX_LATENCY_LEN: i64 = 256;
@@ -44,9 +37,7 @@ pub(super) async fn merge_minutes<E: Engine>(engine: &E, before: i64) -> Result<
         // Before the rows are merged, so that readers do not mistake a quarter of an hour for a minute.
         set_mark(engine, hour).await?;
         for quarter in (hour - HOUR..hour).step_by(QUARTER as usize) {
-            for table in TABLES {
-                merged += failure.record(merge_quarter(engine, table, quarter).await);
-            }
+            merged += failure.record(merge_quarter(engine, quarter).await);
         }
     }
     failure.into_result(merged)
@@ -81,13 +72,13 @@ async fn first_minute<E: Engine>(
     required(rows.first())?.time("first")
 }
 
-async fn merge_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Result<u64, SqlError> {
+async fn merge_quarter<E: Engine>(engine: &E, quarter: i64) -> Result<u64, SqlError> {
     let mut merged = 0;
     loop {
         // Exclusive, since records are merged into the same rows.
         let session = engine.merger(true).await?;
         let mut session = required(session)?;
-        let rows = merge_some(engine, &mut session, table, quarter).await?;
+        let rows = merge_some(engine, &mut session, quarter).await?;
         session.commit().await?;
         merged += rows;
         if rows < MAX_ROWS.cast_unsigned() {
@@ -95,8 +86,8 @@ async fn merge_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Res
         }
         tokio::time::sleep(PAUSE).await;
     }
-    if merged > 0 && table.3 {
-        compact_histograms(engine, table.0, quarter).await?;
+    if merged > 0 {
+        compact_histograms(engine, quarter).await?;
     }
     Ok(merged)
 }
@@ -105,32 +96,26 @@ async fn merge_quarter<E: Engine>(engine: &E, table: Table, quarter: i64) -> Res
 async fn merge_some<E: Engine>(
     engine: &E,
     session: &mut E::Session,
-    (table, key, shared, has_latency): Table,
     quarter: i64,
 ) -> Result<u64, SqlError> {
     let dialect = engine.names().dialect;
     let skip = dialect.skip_locked();
     let some = format!(
-        "SELECT {key} FROM {table} WHERE start > $1 AND start < $2 ORDER BY {key} LIMIT $3{skip}"
+        "SELECT {KEY} FROM §minutes WHERE start > $1 AND start < $2 ORDER BY {KEY} LIMIT $3{skip}"
     );
-    let mut columns = AMOUNTS.map(|column| format!(", {column}")).concat();
-    let mut sums = AMOUNTS
-        .map(|column| format!(", {}", dialect.capped_sum(column)))
-        .concat();
-    let mut added = AMOUNTS.map(|column| dialect.capped_add(column)).join(", ");
-    if has_latency {
-        columns.push_str(", latency");
-        sums.push_str(&format!(", {}", dialect.concat_bytes("latency")));
-        added.push_str(&format!(", {}", dialect.add_latency()));
-    }
+    let columns = SUMS.join(", ");
+    let sums = SUMS.map(|column| dialect.capped_sum(column)).join(", ");
+    let latency = dialect.concat_bytes("latency");
     let merge = |from: &str| {
         format!(
-            "INSERT INTO {table} AS t (start, {shared}{columns})
-            SELECT $1, {shared}{sums} FROM {from} GROUP BY {shared} ORDER BY {shared}
-            ON CONFLICT ({key}) DO UPDATE SET {added}"
+            "INSERT INTO §minutes AS t (start, {GROUP}, {columns}, latency)
+            SELECT $1, {GROUP}, {sums}, {latency} FROM {from} GROUP BY {GROUP} ORDER BY {GROUP}
+            ON CONFLICT ({KEY}) DO UPDATE SET {}, {}",
+            dialect.add_sums(),
+            dialect.add_latency()
         )
     };
-    let delete = format!("DELETE FROM {table} WHERE ({key}) IN ({some})");
+    let delete = format!("DELETE FROM §minutes WHERE ({KEY}) IN ({some})");
     let statement = |template: &str| {
         Statement::new(engine.names(), template)
             .bind(Value::Time(Some(quarter)))
@@ -153,7 +138,7 @@ async fn merge_some<E: Engine>(
         // SQLite has a single writer, so two statements are safe.
         #[cfg(feature = "_sqlite")]
         Dialect::Sqlite => {
-            let some = format!("(SELECT * FROM {table} WHERE ({key}) IN ({some}))");
+            let some = format!("(SELECT * FROM §minutes WHERE ({KEY}) IN ({some}))");
             session.execute(statement(&merge(&some))).await?;
             session.execute(statement(&delete)).await
         }
@@ -161,24 +146,22 @@ async fn merge_some<E: Engine>(
 }
 
 /// Compacts concatenated histograms in the rows of a quarter.
-async fn compact_histograms<E: Engine>(
-    engine: &E,
-    table: &str,
-    quarter: i64,
-) -> Result<(), SqlError> {
+async fn compact_histograms<E: Engine>(engine: &E, quarter: i64) -> Result<(), SqlError> {
     let lock = engine.names().dialect.lock_rows();
     let read = format!(
-        "SELECT series_id, latency FROM {table} WHERE start = $1 AND series_id > $2
-        AND length(latency) > {MAX_LATENCY_LEN} ORDER BY series_id LIMIT 200{lock}"
+        "SELECT {GROUP}, latency FROM §minutes WHERE start = $1 AND ({GROUP}) > ($2, $3)
+        AND length(latency) > {MAX_LATENCY_LEN} ORDER BY {GROUP} LIMIT 200{lock}"
     );
-    let update = format!("UPDATE {table} SET latency = $3 WHERE start = $1 AND series_id = $2");
-    let mut last = i64::MIN;
+    let update =
+        "UPDATE §minutes SET latency = $4 WHERE start = $1 AND caller_id = $2 AND kind_id = $3";
+    let mut last = (i64::MIN, i64::MIN);
     loop {
         let mut session = engine.writer().await?;
-        let statement = |template: &str, series: i64| {
+        let statement = |template: &str, (caller, kind): (i64, i64)| {
             Statement::new(engine.names(), template)
                 .bind(Value::Time(Some(quarter)))
-                .bind(series)
+                .bind(caller)
+                .bind(kind)
         };
         let rows = session.fetch(statement(&read, last)).await?;
         let rows: Vec<_> = rows.iter().map(compacted).collect::<Result<_, _>>()?;
@@ -188,7 +171,7 @@ async fn compact_histograms<E: Engine>(
         last = end;
         for (series, latency) in rows {
             session
-                .execute(statement(&update, series).bind(latency))
+                .execute(statement(update, series).bind(latency))
                 .await?;
         }
         session.commit().await?;
@@ -196,9 +179,10 @@ async fn compact_histograms<E: Engine>(
     }
 }
 
-/// A series id and its compacted histogram.
-fn compacted(row: &impl Row) -> Result<(i64, Value), SqlError> {
+/// The numbers of a caller and a kind, and their compacted histogram.
+fn compacted(row: &impl Row) -> Result<((i64, i64), Value), SqlError> {
     let latency = from_bytes(required(row.bytes("latency")?)?)?;
-    let series = required(row.integer("series_id")?)?;
-    Ok((series, Value::Bytes(Some(to_bytes(&latency)))))
+    let caller = required(row.integer("caller_id")?)?;
+    let kind = required(row.integer("kind_id")?)?;
+    Ok(((caller, kind), Value::Bytes(Some(to_bytes(&latency)))))
 }

@@ -3,19 +3,18 @@
 //! A batch adds a single [record](super::rollup_record) of its rollups, so that its cost depends little on the number of
 //! its series. Once a minute has passed, a background task merges its records:
 //!
-//! 1. It collects the rollups of passed minutes, each series once, and replaces the records with others of limited size
-//!    that are marked as ready. Rollups of minutes that have not passed are put back.
+//! 1. It collects the rollups of passed minutes, each caller and kind once, adds those of all callers together, and
+//!    replaces the records with others of limited size that are marked as ready. Rollups of minutes that have not passed
+//!    are put back.
 //! 2. It adds one ready record after another to the tables.
 //!
 //! Each step is a transaction, so that merging can be interrupted at any time, and one process merges at a time. Readers
 //! add the rollups of all records that are left, in the same snapshot.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use sqlx::Error as SqlError;
 use tokio::time::Instant;
 
@@ -24,8 +23,8 @@ use super::engine::{Engine, Row, Session, Statement, Value};
 use super::micros::{DAY, HOUR, MINUTE, floor};
 use super::names::Names;
 use super::rollup_record::{READABLE, RollupRecord, rollups_of};
-use super::series_rollup::{KeyOutcome, Rollups, SeriesRollup, by_key, coarser};
-use super::value::{as_micros, decode, parse_name, parsed, required};
+use super::series_rollup::{ALL_CALLERS, Rollups, Series, SeriesRollup, coarser};
+use super::value::{as_micros, decode, required};
 use crate::telemetry;
 
 /// The number of records that are read at once.
@@ -140,7 +139,7 @@ async fn pause_since(start: Instant) {
     tokio::time::sleep(PAUSE.max(start.elapsed() / 8)).await;
 }
 
-/// Replaces records with ready records, in which each series occurs once per minute. Rollups of current minutes are put
+/// Replaces records with ready records, in which each caller and kind occurs once per minute. Rollups of current minutes are put
 /// back. Returns whether there are more records. Does nothing if another process is merging.
 ///
 /// Minutes after the next one count as passed, since they may be decades away; such events are rare.
@@ -178,10 +177,22 @@ async fn collect<E: Engine>(engine: &E, waits: bool) -> Result<bool, SqlError> {
                 Ok(rollups) => {
                     read.push(last);
                     decoded += rollups.len();
-                    for rollup in rollups {
-                        let is_current = current.contains(&rollup.start);
-                        let side = if is_current { &mut rest } else { &mut passed };
-                        side.add(rollup);
+                    for SeriesRollup {
+                        series,
+                        start,
+                        amounts,
+                    } in rollups
+                    {
+                        if current.contains(&start) {
+                            rest.add(series, start, &amounts);
+                            continue;
+                        }
+                        passed.add(series, start, &amounts);
+                        let all = Series {
+                            caller: ALL_CALLERS,
+                            ..series
+                        };
+                        passed.add(all, start, &amounts);
                     }
                 }
                 Err(error) => {
@@ -230,10 +241,11 @@ async fn add_ready<E: Engine>(engine: &E, waits: bool) -> Result<Option<u64>, Sq
     drop(rows);
     let count = match rollups {
         Ok(mut rollups) => {
-            rollups.sort_unstable_by_key(|rollup| (rollup.series, rollup.start));
+            rollups.sort_unstable_by_key(|it| (it.series.caller, it.start, it.series.kind));
             add(engine, &mut session, &rollups).await?;
             delete(&mut session, names, &[number]).await?;
-            rollups.len() as u64
+            let merged = rollups.iter().filter(|it| it.series.caller != ALL_CALLERS);
+            merged.count() as u64
         }
         Err(error) => {
             report(number, &error);
@@ -297,47 +309,15 @@ async fn for_records<S: Session>(
     session.execute(sql).await
 }
 
-/// Adds rollups by minute, ordered by series and minute, to all tables.
+/// Adds rollups by minute, ordered by caller, start and kind, to all tables.
 async fn add<E: Engine>(
     engine: &E,
     session: &mut E::Session,
     minutes: &[SeriesRollup],
 ) -> Result<(), SqlError> {
     let (hours, days) = (coarser(minutes, HOUR), coarser(minutes, DAY));
-    let attributes = attributes_of(session, engine.names(), minutes).await?;
     for (table, rollups) in [("§minutes", minutes), ("§hours", &hours), ("§days", &days)] {
         engine.add_rollups(session, table, rollups).await?;
     }
-    for (table, rollups) in [("§key_minutes", minutes), ("§key_hours", &hours)] {
-        let rollups = by_key(rollups, &attributes);
-        engine.add_key_rollups(session, table, &rollups).await?;
-    }
     Ok(())
-}
-
-async fn attributes_of<S: Session>(
-    session: &mut S,
-    names: &Names,
-    minutes: &[SeriesRollup],
-) -> Result<HashMap<i64, KeyOutcome, RandomState>, SqlError> {
-    let by_series = minutes.chunk_by(|one, other| one.series == other.series);
-    let ids: Vec<i64> = by_series
-        .filter_map(|rollups| Some(rollups.first()?.series))
-        .collect();
-    let mut sql = Statement::new(
-        names,
-        "SELECT id, key_id, owner, outcome, cause FROM §series WHERE id IN (",
-    );
-    sql.push_numbers(names, &ids).push(")");
-    let rows = session.fetch(sql).await?;
-    let attributes = rows.iter().map(|row| {
-        let by = KeyOutcome::new(
-            row.text("key_id")?.map(parsed).transpose()?,
-            row.text("owner")?.map(Into::into),
-            parse_name(required(row.text("outcome")?)?)?,
-            row.text("cause")?.map(parse_name).transpose()?,
-        );
-        Ok((required(row.integer("id")?)?, by))
-    });
-    attributes.collect()
 }

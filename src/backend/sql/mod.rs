@@ -6,6 +6,7 @@ mod backend;
 mod batch_rollup;
 mod batched;
 mod dialect;
+mod dictionary;
 mod engine;
 mod error;
 mod hash;
@@ -22,19 +23,18 @@ mod recorded;
 mod retention;
 mod rollup_query;
 mod rollup_record;
-mod series_cache;
 mod series_rollup;
 mod value;
 
 pub(super) use backend::{SqlBackend, keep_in_sql};
-pub(super) use batch_rollup::{BatchRollup, Series, id_time_differs};
+pub(super) use batch_rollup::{BatchRollup, id_time_differs};
 #[cfg(feature = "postgres")]
 pub(super) use batched::FirstFailure;
 pub(super) use batched::delete_in_batches;
 pub(super) use dialect::Dialect;
+pub(super) use dictionary::{Dictionaries, Numbers};
 pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
-pub(super) use hash::Hash;
 pub(super) use histogram::{from_bytes, to_bytes};
 pub(super) use migration::{Migration, migrate, migrations};
 pub(super) use names::Names;
@@ -42,10 +42,9 @@ pub use names::SqlName;
 pub use retention::{Maintenance, PruneReport, Retention};
 #[cfg(feature = "postgres")]
 pub(super) use rollup_record::RollupRecord;
-pub(super) use series_cache::{SeriesCache, today};
 #[cfg(feature = "postgres")]
 pub(super) use series_rollup::Amounts;
-pub(super) use series_rollup::{KeyRollup, SeriesRollup};
+pub(super) use series_rollup::{Series, SeriesRollup};
 #[cfg(feature = "postgres")]
 pub(super) use value::timestamp;
-pub(super) use value::{as_micros, decode, status_codes};
+pub(super) use value::{as_micros, decode};

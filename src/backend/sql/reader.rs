@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement};
+use super::log::Matching;
 use super::value::required;
 use super::{log, recorded, rollup_query};
 use crate::id::KeyId;
@@ -19,22 +20,19 @@ impl<E: Engine> SqlBackend<E> {
         query: &LogQuery,
     ) -> Result<Page<UsageEvent>, ReadError> {
         // Reject a page token of another list before returning an empty page.
-        log::page(self.names(), query, None)?;
+        query.page.after.as_ref().map_or(Ok(()), log::check_token)?;
         if log::matches_nothing(&query.filter) {
             return Ok(Page::empty());
         }
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
-        let mut matching = None;
-        if log::filters_series(&query.filter) {
-            let count = log::count_series(self.names(), &query.filter);
-            matching = Some(self.counted(&mut session, count).await?);
-        }
+        let matching = Matching::read(&mut session, self.names(), &query.filter).await;
+        let matching = matching.map_err(ReadError::unavailable)?;
         let mut rows = Vec::new();
         for filter in log::subqueries(self.names(), &query.filter, query.page.after.as_ref()) {
             let mut subquery = query.clone();
             subquery.filter = filter;
-            let statement = log::page(self.names(), &subquery, matching)?;
+            let statement = log::page(self.names(), &subquery, &matching)?;
             let result = session.fetch(statement).await;
             rows = result.map_err(ReadError::unavailable)?;
             if rows.len() > query.page.size() {
@@ -56,9 +54,11 @@ impl<E: Engine> SqlBackend<E> {
         }
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
+        let matching = Matching::read(&mut session, self.names(), filter).await;
+        let matching = matching.map_err(ReadError::unavailable)?;
         let mut count = 0;
         for filter in log::subqueries(self.names(), filter, None) {
-            let statement = log::count(self.names(), &filter);
+            let statement = log::count(self.names(), &filter, &matching);
             count = self.counted(&mut session, statement).await?.cast_unsigned();
             if count > log::MAX_COUNT {
                 break;

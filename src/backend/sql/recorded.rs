@@ -9,7 +9,7 @@ use sqlx::Error as SqlError;
 use uuid::Uuid;
 
 use super::engine::{Row, Session, Statement, Value};
-use super::log::{COLUMNS, SERIES_COLUMNS, event_of};
+use super::log::{ATTRIBUTES, COLUMNS, JOIN_ATTRIBUTES, event_of};
 use super::names::Names;
 use super::value::{as_micros, number, required, time};
 use crate::usage::{LogCursor, RecordedEvent, Scanned, UsageEvent};
@@ -57,8 +57,8 @@ async fn scan_rows<S: Session>(
     wanted: usize,
 ) -> Result<Scanned, SqlError> {
     let rows = format!(
-        "SELECT r.row AS position, {COLUMNS}, {SERIES_COLUMNS}
-        FROM §requests r JOIN §series s ON s.id = r.series_id
+        "SELECT r.row AS position, {COLUMNS}, {ATTRIBUTES}
+        FROM §requests r {JOIN_ATTRIBUTES}
         WHERE r.row > $1 ORDER BY r.row LIMIT $2"
     );
     let rows = Statement::new(names, &rows)
@@ -201,10 +201,10 @@ async fn numbered<S: Session>(
     sql.push_sql(
         names,
         &format!(
-            "SELECT b.position, {COLUMNS}, {SERIES_COLUMNS}
+            "SELECT b.position, {COLUMNS}, {ATTRIBUTES}
             FROM (VALUES {}) AS b (number, position)
             JOIN §requests r ON r.batch = b.number AND r.time >= {first} AND r.time <= {last}
-            JOIN §series s ON s.id = r.series_id",
+            {JOIN_ATTRIBUTES}",
             values.join(", ")
         ),
     );
@@ -226,8 +226,8 @@ async fn unnumbered<S: Session>(
         None => (batch.first - 1, Uuid::nil()),
     };
     let events = format!(
-        "SELECT {COLUMNS}, {SERIES_COLUMNS}
-        FROM §requests r JOIN §series s ON s.id = r.series_id
+        "SELECT {COLUMNS}, {ATTRIBUTES}
+        FROM §requests r {JOIN_ATTRIBUTES}
         WHERE r.batch IS NULL AND r.time >= $1 AND r.time <= $2 AND (r.time, r.id) > ($1, $3)
         ORDER BY r.time, r.id LIMIT $4"
     );

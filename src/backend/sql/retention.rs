@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 
 use super::backend::SqlBackend;
 use super::batched::{FirstFailure, delete_in_batches, write};
+use super::dictionary::day_of;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
 use super::merge_minutes::merge_minutes;
 use super::merge_records::merge_passed;
-use super::series_cache::day_of;
 use super::value::as_micros;
 use crate::telemetry;
 use crate::usage::Granularity;
@@ -203,7 +203,7 @@ async fn prune<E: Engine>(
         pruned.hours = failure.record(prune_hours(engine, before).await);
     }
     pruned.batches = failure.record(prune_batches(engine, retention, now).await);
-    failure.record(prune_series(engine, retention, now).await);
+    failure.record(prune_dictionaries(engine, retention, now).await);
     failure.into_result(pruned)
 }
 
@@ -213,11 +213,8 @@ async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlErr
     let upsert = "INSERT INTO §pruned AS d (kind, before) VALUES ('minutes', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, upsert, &[Value::Time(Some(before))]).await?;
-    let mut failure = FirstFailure::default();
-    let pruned = delete(engine, "§minutes", "series_id, start", "start", before).await;
-    let pruned = failure.record(pruned);
-    failure.record(delete(engine, "§key_minutes", "start, hash", "start", before).await);
-    failure.into_result(pruned)
+    let key = "caller_id, start, kind_id";
+    delete(engine, "§minutes", key, "start", before).await
 }
 
 /// Prunes hours and days. Readers ignore the remaining ones meanwhile, so that results from hours agree with those
@@ -227,17 +224,14 @@ async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError
     let mark = "INSERT INTO §pruned (kind, before) VALUES ('hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
     write(engine, mark, &[Value::Time(Some(before))]).await?;
-    let mut failure = FirstFailure::default();
-    failure.record(delete(engine, "§days", "series_id, start", "start", before).await);
-    let pruned = delete(engine, "§hours", "series_id, start", "start", before).await;
-    let pruned = failure.record(pruned);
-    failure.record(delete(engine, "§key_hours", "start, hash", "start", before).await);
+    let (mut failure, key) = (FirstFailure::default(), "caller_id, start, kind_id");
+    failure.record(delete(engine, "§days", key, "start", before).await);
+    let pruned = failure.record(delete(engine, "§hours", key, "start", before).await);
     let pruned = failure.into_result(pruned)?;
     // Later writes to that time are counted again. Rows that a batch had locked are left for the next pass.
     let done = "DELETE FROM §pruned WHERE kind = 'hours' AND before <= $1
         AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
-        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
-        AND NOT EXISTS (SELECT 1 FROM §key_hours WHERE start < $1)";
+        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)";
     write(engine, done, &[Value::Time(Some(before))]).await?;
     Ok(pruned)
 }
@@ -293,9 +287,9 @@ async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlErr
         .transpose()
 }
 
-/// Deletes unreferenced series, with a delay of days after their last rollup, so that no process still has them in
-/// its cache and writes to them. Deletes none while there are older rollups that are not merged.
-async fn prune_series<E: Engine>(
+/// Deletes unreferenced callers and kinds, with a delay of days after their last rollup, so that no process still has
+/// them in its cache and writes their numbers. Deletes none while there are older rollups that are not merged.
+async fn prune_dictionaries<E: Engine>(
     engine: &E,
     retention: &Retention,
     now: Timestamp,
@@ -307,19 +301,27 @@ async fn prune_series<E: Engine>(
     else {
         return Ok(());
     };
-    // In the order in which writers lock them.
     let dialect = engine.names().dialect;
     let (skip, first) = (dialect.skip_locked(), dialect.seconds("u.first"));
-    let template = format!(
-        "DELETE FROM §series WHERE id IN
-        (SELECT s.id FROM §series s WHERE s.last_seen_day < $1
-            AND NOT EXISTS (SELECT 1 FROM §rollup_records u
-                WHERE NOT unreadable AND {first} / 86400 < $1)
-            AND NOT EXISTS (SELECT 1 FROM §hours h WHERE h.series_id = s.id)
-            AND NOT EXISTS (SELECT 1 FROM §requests r WHERE r.series_id = s.id)
-            ORDER BY s.hash LIMIT $2{skip})
-        AND last_seen_day < $1"
+    let (caller, kind) = (
+        dialect.requests_of_caller("d.id"),
+        "SELECT 1 FROM §requests r WHERE r.kind_id = d.id",
     );
-    delete_in_batches(engine, &template, Value::Integer(Some(before))).await?;
+    for (table, rollups, requests) in [
+        ("§callers", "h.caller_id = d.id", &*caller),
+        ("§kinds", "h.caller_id = 0 AND h.kind_id = d.id", kind),
+    ] {
+        let template = format!(
+            "DELETE FROM {table} WHERE id IN
+            (SELECT d.id FROM {table} d WHERE d.last_seen_day < $1
+                AND NOT EXISTS (SELECT 1 FROM §rollup_records u
+                    WHERE NOT unreadable AND {first} / 86400 < $1)
+                AND NOT EXISTS (SELECT 1 FROM §hours h WHERE {rollups})
+                AND NOT EXISTS ({requests})
+                ORDER BY d.id LIMIT $2{skip})
+            AND last_seen_day < $1"
+        );
+        delete_in_batches(engine, &template, Value::Integer(Some(before))).await?;
+    }
     Ok(())
 }

@@ -1,15 +1,16 @@
 //! The binary format of rollup records.
 //!
-//! A record has rollups by minute and series: those of a batch, or what is left of several records. It consists of:
+//! A record has rollups by minute, caller and kind: those of a batch, or what is left of several records. It consists of:
 //!
 //! - a byte with the version of the format;
 //! - the CRC-32 of the rest in four bytes, least significant first;
 //! - for each minute in ascending order, its start in minutes, for the first since the year 1 and for the others since
-//!   the previous one, the number of its series, and these series.
+//!   the previous one, the number of its callers, and these callers;
+//! - for each caller, its number minus the previous one of the minute, the number of its kinds, and these kinds;
+//! - for each kind, its number minus the previous one of the caller, the count, the cost, the request and the response
+//!   bytes, the number of its latency buckets, and for each bucket its index minus the previous one, and its count.
 //!
-//! A series consists of its id minus the previous one of the minute, the count, the cost, the request and the response
-//! bytes, the number of its latency buckets, and for each bucket its index minus the previous one, and its count. Numbers
-//! are in LEB128 (see [`histogram`](super::histogram)).
+//! Numbers are in LEB128 (see [`histogram`](super::histogram)).
 
 use sqlx::Error as SqlError;
 
@@ -17,7 +18,7 @@ use super::engine::{Statement, Value};
 use super::histogram::{pull, push};
 use super::micros::MINUTE;
 use super::names::Names;
-use super::series_rollup::{Amounts, SeriesRollup};
+use super::series_rollup::{Amounts, Series, SeriesRollup};
 use super::value::{decode, timestamp};
 use crate::usage::LatencyHistogram;
 
@@ -38,7 +39,7 @@ pub(in crate::backend) struct RollupRecord {
 }
 
 impl RollupRecord {
-    /// Encodes rollups, which are sorted by minute and series. `None` if there are none.
+    /// Encodes rollups, which are sorted by start, caller and kind. `None` if there are none.
     pub(super) fn new(rollups: &[SeriesRollup]) -> Option<Self> {
         let (first, last) = (rollups.first()?.start, rollups.last()?.start);
         let mut bytes = Vec::with_capacity(HEADER_LEN + rollups.len() * 16);
@@ -47,13 +48,22 @@ impl RollupRecord {
         for of_minute in rollups.chunk_by(|one, other| one.start == other.start) {
             let start = of_minute.first()?.start.div_euclid(MINUTE);
             push(&mut bytes, start.saturating_sub(minute).cast_unsigned());
-            push(&mut bytes, of_minute.len() as u64);
             minute = start;
-            let mut series = 0;
-            for rollup in of_minute {
-                push(&mut bytes, (rollup.series - series).cast_unsigned());
-                series = rollup.series;
-                push_amounts(&mut bytes, &rollup.amounts);
+            let callers =
+                || of_minute.chunk_by(|one, other| one.series.caller == other.series.caller);
+            push(&mut bytes, callers().count() as u64);
+            let mut caller = 0;
+            for of_caller in callers() {
+                let number = of_caller.first()?.series.caller;
+                push(&mut bytes, distance(caller, number));
+                push(&mut bytes, of_caller.len() as u64);
+                caller = number;
+                let mut kind = 0;
+                for rollup in of_caller {
+                    push(&mut bytes, distance(kind, rollup.series.kind));
+                    kind = rollup.series.kind;
+                    push_amounts(&mut bytes, &rollup.amounts);
+                }
             }
         }
         let checksum = crc32fast::hash(bytes.get(HEADER_LEN..)?);
@@ -76,6 +86,11 @@ impl RollupRecord {
     }
 }
 
+/// The distance between numbers in ascending order.
+fn distance(previous: i32, next: i32) -> u64 {
+    next.abs_diff(previous).into()
+}
+
 fn push_amounts(bytes: &mut Vec<u8>, amounts: &Amounts) {
     let Amounts {
         count,
@@ -96,14 +111,14 @@ fn push_amounts(bytes: &mut Vec<u8>, amounts: &Amounts) {
     }
 }
 
-/// Decodes the rollups of a record that are wanted, by series and start.
+/// Decodes the rollups of a record that are wanted, by caller and start.
 ///
 /// # Errors
 ///
 /// If it is damaged, or if a later version of the crate has written it.
 pub(super) fn rollups_of(
     record: &[u8],
-    is_wanted: impl Fn(i64, i64) -> bool,
+    is_wanted: impl Fn(i32, i64) -> bool,
 ) -> Result<Vec<SeriesRollup>, SqlError> {
     let damaged = || decode("damaged rollup record");
     let (header, mut bytes) = record.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
@@ -119,24 +134,29 @@ pub(super) fn rollups_of(
     read(&mut bytes, is_wanted).ok_or_else(damaged)
 }
 
-fn read(bytes: &mut &[u8], is_wanted: impl Fn(i64, i64) -> bool) -> Option<Vec<SeriesRollup>> {
+fn read(bytes: &mut &[u8], is_wanted: impl Fn(i32, i64) -> bool) -> Option<Vec<SeriesRollup>> {
     let mut rollups = Vec::new();
     let mut minute = FIRST_MINUTE;
     while !bytes.is_empty() {
         minute = minute.checked_add(pull(bytes)?.try_into().ok()?)?;
         let start = minute.checked_mul(MINUTE)?;
         timestamp(start).ok()?;
-        let mut series: i64 = 0;
+        let mut caller: i32 = 0;
         for _ in 0..pull(bytes)? {
-            series = series.checked_add(pull(bytes)?.try_into().ok()?)?;
-            if is_wanted(series, start) {
-                rollups.push(SeriesRollup {
-                    series,
-                    start,
-                    amounts: amounts(bytes)?,
-                });
-            } else {
-                skip_amounts(bytes)?;
+            caller = caller.checked_add(pull(bytes)?.try_into().ok()?)?;
+            let is_wanted = is_wanted(caller, start);
+            let mut kind: i32 = 0;
+            for _ in 0..pull(bytes)? {
+                kind = kind.checked_add(pull(bytes)?.try_into().ok()?)?;
+                if is_wanted {
+                    rollups.push(SeriesRollup {
+                        series: Series { caller, kind },
+                        start,
+                        amounts: amounts(bytes)?,
+                    });
+                } else {
+                    skip_amounts(bytes)?;
+                }
             }
         }
     }
@@ -194,11 +214,12 @@ mod tests {
         let first = MIN_TIME.as_microsecond().div_euclid(MINUTE);
         let last = jiff::Timestamp::MAX.as_microsecond().div_euclid(MINUTE);
         let minute = prop_oneof![0..3_i64, first..=last, Just(first), Just(last)];
-        let series = prop_oneof![1..9_i64, 1..=i64::MAX];
-        proptest::collection::btree_map((minute, series), amounts(), 0..40).prop_map(|all| {
+        let number = || prop_oneof![0..9_i32, 0..=i32::MAX];
+        let key = (minute, number(), number());
+        proptest::collection::btree_map(key, amounts(), 0..40).prop_map(|all| {
             all.into_iter()
-                .map(|((minute, series), amounts)| SeriesRollup {
-                    series,
+                .map(|((minute, caller, kind), amounts)| SeriesRollup {
+                    series: Series { caller, kind },
                     start: minute * MINUTE,
                     amounts,
                 })
@@ -218,9 +239,9 @@ mod tests {
                     prop_assert_eq!(starts.clone().min(), Some(record.first));
                     prop_assert_eq!(starts.max(), Some(record.last));
                     prop_assert_eq!(&rollups_of(&record.bytes, |_, _| true).unwrap(), &rollups);
-                    let is_wanted = |series, start| series % 2 == 1 && start >= 0;
+                    let is_wanted = |caller, start| caller % 2 == 1 && start >= 0;
                     let found = rollups_of(&record.bytes, is_wanted).unwrap();
-                    let wanted = rollups.into_iter().filter(|it| is_wanted(it.series, it.start));
+                    let wanted = rollups.into_iter().filter(|it| is_wanted(it.series.caller, it.start));
                     prop_assert_eq!(found, wanted.collect::<Vec<_>>());
                 }
             }
@@ -248,7 +269,7 @@ mod tests {
             let mut record = vec![VERSION];
             record.extend_from_slice(&crc32fast::hash(&rest).to_le_bytes());
             record.extend_from_slice(&rest);
-            let _ = rollups_of(&record, |series, _| series % 2 == 0);
+            let _ = rollups_of(&record, |caller, _| caller % 2 == 0);
         }
     }
 

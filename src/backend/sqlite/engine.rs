@@ -6,9 +6,9 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 
-use super::rollups::{add_key_rollups, add_rollups};
+use super::rollups::add_rollups;
 use crate::backend::sql::{
-    Engine, KeyRollup, Names, Row, SeriesCache, SeriesRollup, Session, Statement, Value, decode,
+    Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value, decode,
     delete_in_batches,
 };
 use crate::id::KeyId;
@@ -18,7 +18,7 @@ pub(super) struct SqliteEngine {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
-    pub(super) series_cache: SeriesCache,
+    pub(super) dictionaries: Dictionaries,
     /// Keeps an in-memory database alive, which is deleted with its last connection: the pool may close
     /// connections when an acquire is cancelled.
     pub(super) keeper: Option<SqlitePool>,
@@ -35,7 +35,7 @@ impl SqliteEngine {
             writer,
             readers,
             names,
-            series_cache: SeriesCache::default(),
+            dictionaries: Dictionaries::default(),
             keeper: None,
         }
     }
@@ -76,6 +76,10 @@ impl Engine for SqliteEngine {
         self.writer().await
     }
 
+    async fn registrar(&self) -> Result<SqliteSession, SqlError> {
+        self.writer().await
+    }
+
     async fn merger(&self, _: bool) -> Result<Option<SqliteSession>, SqlError> {
         self.writer().await.map(Some)
     }
@@ -87,15 +91,6 @@ impl Engine for SqliteEngine {
         rollups: &[SeriesRollup],
     ) -> Result<(), SqlError> {
         add_rollups(session.connection(), &self.names, table, rollups).await
-    }
-
-    async fn add_key_rollups(
-        &self,
-        session: &mut SqliteSession,
-        table: &str,
-        rollups: &[KeyRollup<'_>],
-    ) -> Result<(), SqlError> {
-        add_key_rollups(session.connection(), &self.names, table, rollups).await
     }
 
     async fn now(&self) -> Result<Timestamp, SqlError> {

@@ -1,3 +1,271 @@
+-- Usage that earlier versions wrote from here on would be lost, so their writers wait. Readers do not.
+SET LOCAL lock_timeout = '1min';
+LOCK TABLE §batches, §series, §requests, §minutes, §hours, §days, §key_minutes, §key_hours IN SHARE MODE;
+SET LOCAL work_mem = '64MB';
+
+CREATE TABLE §callers (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hash bytea NOT NULL UNIQUE,
+    key_id text COLLATE "C",
+    owner text,
+    last_seen_day bigint NOT NULL,
+    token bigint NOT NULL
+);
+COMMENT ON TABLE §callers IS 'The key and the owner of requests, referenced by caller_id.';
+COMMENT ON COLUMN §callers.id IS 'Referenced by caller_id in other tables.';
+COMMENT ON COLUMN §callers.hash IS 'A hash of key_id and owner.';
+COMMENT ON COLUMN §callers.key_id IS 'The key of the request. NULL for anonymous requests.';
+COMMENT ON COLUMN §callers.owner IS 'The key''s owner at the time of the request.';
+COMMENT ON COLUMN §callers.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
+COMMENT ON COLUMN §callers.token IS 'A random number, by which writers detect that the database was restored.';
+
+CREATE TABLE §kinds (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hash bytea NOT NULL UNIQUE,
+    method text NOT NULL,
+    endpoint text NOT NULL,
+    http_status integer,
+    grpc_status integer,
+    outcome text NOT NULL,
+    cause text,
+    status_class text NOT NULL,
+    last_seen_day bigint NOT NULL,
+    token bigint NOT NULL
+);
+COMMENT ON TABLE §kinds IS 'Attributes that many requests share, referenced by kind_id.';
+COMMENT ON COLUMN §kinds.id IS 'Referenced by kind_id in other tables.';
+COMMENT ON COLUMN §kinds.hash IS 'A hash of the attributes from method to cause.';
+COMMENT ON COLUMN §kinds.method IS 'The HTTP method, or OTHER.';
+COMMENT ON COLUMN §kinds.endpoint IS 'The route template, or the full name of a gRPC method.';
+COMMENT ON COLUMN §kinds.http_status IS 'The HTTP status. NULL for gRPC and without a response.';
+COMMENT ON COLUMN §kinds.grpc_status IS 'The gRPC status code. NULL for HTTP and without a response.';
+COMMENT ON COLUMN §kinds.outcome IS 'completed, failed or rate_limited.';
+COMMENT ON COLUMN §kinds.cause IS 'Why the request failed. NULL unless it did.';
+COMMENT ON COLUMN §kinds.status_class IS '2xx and so on; none without a response.';
+COMMENT ON COLUMN §kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
+COMMENT ON COLUMN §kinds.token IS 'A random number, by which writers detect that the database was restored.';
+
+CREATE TABLE §series_numbers AS
+    SELECT *, dense_rank() OVER (ORDER BY key_id, owner)::integer AS caller_id,
+        dense_rank() OVER (ORDER BY method, endpoint, http_status, grpc_status, outcome, cause,
+            status_class)::integer AS kind_id
+    FROM §series;
+-- Any unique hash will do: a caller or a kind that is written again gets another row.
+INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token) OVERRIDING SYSTEM VALUE
+    SELECT DISTINCT ON (caller_id) caller_id, hash, key_id, owner,
+        max(last_seen_day) OVER (PARTITION BY caller_id), (random() * 1e15)::bigint
+    FROM §series_numbers ORDER BY caller_id, id;
+INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
+        token) OVERRIDING SYSTEM VALUE
+    SELECT DISTINCT ON (kind_id) kind_id, hash, method, endpoint, http_status, grpc_status, outcome, cause,
+        status_class, max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
+    FROM §series_numbers ORDER BY kind_id, id;
+SELECT setval(pg_get_serial_sequence('§callers', 'id'), max(id)) FROM §callers;
+SELECT setval(pg_get_serial_sequence('§kinds', 'id'), max(id)) FROM §kinds;
+CREATE INDEX ¶callers_by_key ON §callers (key_id);
+CREATE INDEX ¶callers_by_owner ON §callers USING hash (owner);
+ANALYZE §series_numbers, §callers, §kinds;
+
+CREATE TABLE §new_minutes (
+    caller_id integer NOT NULL,
+    start timestamptz NOT NULL,
+    kind_id integer NOT NULL,
+    count bigint NOT NULL,
+    cost bigint NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    latency bytea NOT NULL
+) WITH (fillfactor = 70);
+ALTER TABLE §new_minutes ALTER COLUMN latency SET STORAGE MAIN;
+CREATE TABLE §new_hours (LIKE §new_minutes INCLUDING STORAGE) WITH (fillfactor = 70);
+CREATE TABLE §new_days (LIKE §new_minutes INCLUDING STORAGE) WITH (fillfactor = 70);
+INSERT INTO §new_minutes
+    SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
+    FROM §minutes t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO §new_hours
+    SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
+    FROM §hours t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO §new_days
+    SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
+    FROM §days t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO §new_minutes
+    SELECT 0, start, kind_id, least(sum(count), 9223372036854775807), least(sum(cost), 9223372036854775807),
+        least(sum(request_bytes), 9223372036854775807), least(sum(response_bytes), 9223372036854775807),
+        string_agg(latency, '')
+    FROM §new_minutes GROUP BY start, kind_id;
+INSERT INTO §new_hours
+    SELECT 0, start, kind_id, least(sum(count), 9223372036854775807), least(sum(cost), 9223372036854775807),
+        least(sum(request_bytes), 9223372036854775807), least(sum(response_bytes), 9223372036854775807),
+        string_agg(latency, '')
+    FROM §new_hours GROUP BY start, kind_id;
+INSERT INTO §new_days
+    SELECT 0, start, kind_id, least(sum(count), 9223372036854775807), least(sum(cost), 9223372036854775807),
+        least(sum(request_bytes), 9223372036854775807), least(sum(response_bytes), 9223372036854775807),
+        string_agg(latency, '')
+    FROM §new_days GROUP BY start, kind_id;
+ALTER TABLE §new_minutes ADD CONSTRAINT ¶new_minutes_pkey PRIMARY KEY (caller_id, start, kind_id);
+ALTER TABLE §new_hours ADD CONSTRAINT ¶new_hours_pkey PRIMARY KEY (caller_id, start, kind_id);
+ALTER TABLE §new_days ADD CONSTRAINT ¶new_days_pkey PRIMARY KEY (caller_id, start, kind_id);
+CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
+CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
+CREATE INDEX ¶new_days_by_start ON §new_days (start);
+
+CREATE TABLE §new_requests (
+    time timestamptz NOT NULL,
+    id uuid NOT NULL,
+    id_time_differs boolean,
+    segment integer NOT NULL,
+    caller_id integer NOT NULL,
+    kind_id integer NOT NULL,
+    batch bigint,
+    cost bigint NOT NULL,
+    latency_us bigint NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    path text NOT NULL,
+    request_id text COLLATE "C",
+    resource_id text COLLATE "C",
+    rejection_reason text,
+    client_ip inet
+) PARTITION BY RANGE (time);
+DO $$
+DECLARE old record;
+BEGIN
+    FOR old IN
+        SELECT n.nspname, c.oid, pg_get_expr(c.relpartbound, c.oid) AS bound
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE i.inhparent = '§requests'::regclass AND NOT i.inhdetachpending
+    LOOP
+        EXECUTE format('CREATE TABLE %I.%I PARTITION OF §new_requests %s', old.nspname,
+            '¶new_' || old.oid, old.bound);
+    END LOOP;
+END $$;
+-- A segment for each hour, counted from the first one.
+INSERT INTO §new_requests
+    SELECT r.time, r.id, r.id_time_differs,
+        1 + (extract(epoch FROM date_trunc('hour', r.time, 'UTC') - first.hour) / 3600)::integer,
+        s.caller_id, s.kind_id, r.batch, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.path,
+        r.request_id, r.resource_id, r.rejection_reason, r.client_ip
+    FROM §requests r JOIN §series_numbers s ON s.id = r.series_id,
+        (SELECT date_trunc('hour', min(time), 'UTC') AS hour FROM §requests) first;
+CREATE INDEX ¶new_requests_by_time ON §new_requests USING brin (time) WITH (autosummarize = on);
+CREATE INDEX ¶new_requests_by_kind ON §new_requests (kind_id, time);
+CREATE INDEX ¶new_requests_by_caller ON §new_requests (segment, caller_id, time);
+CREATE INDEX ¶new_requests_by_id ON §new_requests (id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX ¶new_requests_by_request_id ON §new_requests ((left(request_id, 64)), time)
+    WHERE request_id IS NOT NULL;
+CREATE INDEX ¶new_requests_by_resource ON §new_requests ((left(resource_id, 64)), time)
+    WHERE resource_id IS NOT NULL;
+CREATE INDEX ¶new_requests_by_batch ON §new_requests (batch) WHERE batch IS NOT NULL;
+
+CREATE TABLE §log_segments (
+    number integer PRIMARY KEY,
+    first timestamptz NOT NULL,
+    last timestamptz NOT NULL,
+    events bigint NOT NULL
+) WITH (fillfactor = 70);
+INSERT INTO §log_segments SELECT segment, min(time), max(time), count(*) FROM §new_requests GROUP BY segment;
+COMMENT ON TABLE §log_segments IS 'The segments of the request log, which hold consecutive batches.';
+COMMENT ON COLUMN §log_segments.number IS 'Referenced by requests.segment.';
+COMMENT ON COLUMN §log_segments.first IS 'When the first of its requests arrived.';
+COMMENT ON COLUMN §log_segments.last IS 'When the last of its requests arrived.';
+COMMENT ON COLUMN §log_segments.events IS 'The number of its requests.';
+
+-- The views keep their columns, so that other views and privileges stay.
+CREATE OR REPLACE VIEW §request_log AS
+    SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
+        k.endpoint, r.path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
+        k.cause, r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip
+    FROM §new_requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
+CREATE OR REPLACE VIEW §usage_by_minute AS
+    SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §new_minutes t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+CREATE OR REPLACE VIEW §usage_by_hour AS
+    SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §new_hours t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+COMMENT ON VIEW §request_log IS 'The request log with the attributes of callers and kinds.';
+COMMENT ON VIEW §usage_by_minute IS 'Rollups by minute with the attributes of callers and kinds.';
+COMMENT ON VIEW §usage_by_hour IS 'Rollups by hour with the attributes of callers and kinds.';
+
+CREATE TABLE §partition_names AS
+    SELECT n.nspname, c.oid, c.relname
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE i.inhparent = '§requests'::regclass AND NOT i.inhdetachpending;
+DROP TABLE §requests, §minutes, §hours, §days, §key_minutes, §key_hours, §series, §series_numbers;
+DO $$
+DECLARE old record;
+BEGIN
+    FOR old IN SELECT * FROM §partition_names LOOP
+        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', old.nspname, '¶new_' || old.oid, old.relname);
+    END LOOP;
+END $$;
+DROP TABLE §partition_names;
+
+ALTER TABLE §new_minutes RENAME TO ¶minutes;
+ALTER TABLE §new_hours RENAME TO ¶hours;
+ALTER TABLE §new_days RENAME TO ¶days;
+ALTER INDEX §new_minutes_pkey RENAME TO ¶minutes_pkey;
+ALTER INDEX §new_hours_pkey RENAME TO ¶hours_pkey;
+ALTER INDEX §new_days_pkey RENAME TO ¶days_pkey;
+ALTER INDEX §new_minutes_by_start RENAME TO ¶minutes_by_start;
+ALTER INDEX §new_hours_by_start RENAME TO ¶hours_by_start;
+ALTER INDEX §new_days_by_start RENAME TO ¶days_by_start;
+COMMENT ON TABLE §minutes IS 'Rollups of all requests by minute, independent of the request log. Older rows cover a quarter of an hour.';
+COMMENT ON COLUMN §minutes.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN §minutes.start IS 'The start of the minute.';
+COMMENT ON COLUMN §minutes.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN §minutes.count IS 'The number of requests.';
+COMMENT ON COLUMN §minutes.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §minutes.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN §minutes.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN §minutes.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
+COMMENT ON TABLE §hours IS 'Rollups of all requests by hour (UTC).';
+COMMENT ON COLUMN §hours.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN §hours.start IS 'The start of the hour.';
+COMMENT ON COLUMN §hours.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN §hours.count IS 'The number of requests.';
+COMMENT ON COLUMN §hours.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §hours.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN §hours.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN §hours.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
+COMMENT ON TABLE §days IS 'Rollups of all requests by day (UTC).';
+COMMENT ON COLUMN §days.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN §days.start IS 'The start of the day.';
+COMMENT ON COLUMN §days.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN §days.count IS 'The number of requests.';
+COMMENT ON COLUMN §days.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §days.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN §days.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN §days.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
+
+ALTER TABLE §new_requests RENAME TO ¶requests;
+ALTER INDEX §new_requests_by_time RENAME TO ¶requests_by_time;
+ALTER INDEX §new_requests_by_kind RENAME TO ¶requests_by_kind;
+ALTER INDEX §new_requests_by_caller RENAME TO ¶requests_by_caller;
+ALTER INDEX §new_requests_by_id RENAME TO ¶requests_by_id;
+ALTER INDEX §new_requests_by_request_id RENAME TO ¶requests_by_request_id;
+ALTER INDEX §new_requests_by_resource RENAME TO ¶requests_by_resource;
+ALTER INDEX §new_requests_by_batch RENAME TO ¶requests_by_batch;
+COMMENT ON TABLE §requests IS 'The request log, partitioned by day. The view ¶request_log adds the attributes of callers and kinds.';
+COMMENT ON COLUMN §requests.time IS 'When the request arrived.';
+COMMENT ON COLUMN §requests.id IS 'The event id, a UUIDv7.';
+COMMENT ON COLUMN §requests.id_time_differs IS 'Set if the time of the id is not that of the request, to the millisecond.';
+COMMENT ON COLUMN §requests.segment IS 'The segment of the log, which keeps the index on callers local to recent requests.';
+COMMENT ON COLUMN §requests.caller_id IS 'References the callers table.';
+COMMENT ON COLUMN §requests.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN §requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
+COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
+COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request.';
+COMMENT ON COLUMN §requests.response_bytes IS 'Bytes of the response body that were sent.';
+COMMENT ON COLUMN §requests.path IS 'The path as received, without the query.';
+COMMENT ON COLUMN §requests.request_id IS 'The request id on the wire, if it is not the event id.';
+COMMENT ON COLUMN §requests.resource_id IS 'The resource that the request was about, as set by the application.';
+COMMENT ON COLUMN §requests.rejection_reason IS 'Why the request was rejected. NULL unless it was.';
+COMMENT ON COLUMN §requests.client_ip IS 'The client''s IP address.';
+
 CREATE TABLE §rollup_records (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     format integer NOT NULL,
@@ -15,4 +283,4 @@ COMMENT ON COLUMN §rollup_records.ready IS 'Whether all its minutes have passed
 COMMENT ON COLUMN §rollup_records.unreadable IS 'Whether it is damaged. Its requests are not counted.';
 COMMENT ON COLUMN §rollup_records.first IS 'The start of the first minute.';
 COMMENT ON COLUMN §rollup_records.last IS 'The start of the last minute.';
-COMMENT ON COLUMN §rollup_records.rollups IS 'Rollups by minute and series, in a binary format.';
+COMMENT ON COLUMN §rollup_records.rollups IS 'Rollups by minute, caller and kind, in a binary format.';

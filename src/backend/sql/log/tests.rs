@@ -83,37 +83,55 @@ async fn steps(pool: &SqlitePool, statement: &Statement) -> Vec<String> {
     reading
 }
 
+/// The matching callers and kinds that a filter may have.
+fn matching(filter: &LogFilter) -> Vec<Matching> {
+    let numbers = [vec![], vec![1], vec![1, 2, 3]].map(Some);
+    let callers: &[_] = match filters_callers(filter) {
+        // Also more than are read one by one.
+        true => &[&numbers[..], &[None]].concat(),
+        false => &[None],
+    };
+    let kinds: &[_] = match filters_kinds(filter) {
+        true => &numbers,
+        false => &[None],
+    };
+    let all = callers.iter().flat_map(|callers| {
+        kinds.iter().map(|kinds| Matching {
+            callers: callers.clone(),
+            kinds: kinds.clone(),
+            all_kinds: vec![1, 2, 3],
+        })
+    });
+    all.collect()
+}
+
 #[tokio::test]
 async fn every_filter_uses_an_index() {
     let names = Names::new(Dialect::Sqlite);
     let pool = tables().await;
     let token = PageToken::new(Timestamp::UNIX_EPOCH, Uuid::nil());
     for (name, filter) in filters() {
-        let mut statements = vec![(None, count(&names, &filter))];
-        for query in [
-            LogQuery::new(filter.clone()),
-            LogQuery::new(filter.clone()).after(token.clone()),
-        ] {
-            // No conditions on series, and no, few or many matching series.
-            for series in [None, Some(0), Some(FEW_SERIES), Some(FEW_SERIES + 1)] {
-                if series.is_some() == filters_series(&filter) {
-                    statements.push((series, page(&names, &query, series).unwrap()));
-                }
+        for matching in matching(&filter) {
+            let mut statements = vec![count(&names, &filter, &matching)];
+            for query in [
+                LogQuery::new(filter.clone()),
+                LogQuery::new(filter.clone()).after(token.clone()),
+            ] {
+                statements.push(page(&names, &query, &matching).unwrap());
             }
-        }
-        for (series, statement) in statements {
-            let steps = steps(&pool, &statement).await;
-            let message = format!("{name}, {series:?} series: {steps:?}\n{}", statement.text);
-            let mut indexed = steps.iter().map(|step| step.contains(" USING "));
-            // Without a filter, counting scans the first rows.
-            assert!(
-                indexed.all(|indexed| indexed) || name == "nothing",
-                "{message}"
-            );
-            // With many matching series, the scan by time stops when the page is full.
-            let newest_first = series == Some(FEW_SERIES + 1) && !picks_ids(&filter);
-            let by_time = steps[0].contains("keytally_requests_by_time");
-            assert!(!newest_first || by_time, "{message}");
+            let expected = match (&matching.callers, picks_ids(&filter)) {
+                (_, true) => " USING ",
+                (Some(_), false) => "keytally_requests_by_caller",
+                (None, false) => "keytally_requests_by_kind",
+            };
+            for statement in statements {
+                let steps = steps(&pool, &statement).await;
+                let message = format!("{name}, {matching:?}: {steps:?}\n{}", statement.text);
+                assert!(
+                    steps.iter().all(|step| step.contains(expected)),
+                    "{message}"
+                );
+            }
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Summaries from rollups by minute, hour and day.
 //!
-//! The cost of a summary depends on the number of time buckets, not on the number of requests. Totals come from
-//! rollups by series: whole days inside the range, hours and minutes at its ends. Totals over time, and totals by
-//! key without a filter, come from the smaller rollups by key and outcome. The database aggregates rollups into
-//! the requested time buckets; `SummarySpec::summarize` computes the summary from these and from the rollups of records
-//! that are not merged yet.
+//! The cost of a summary depends on the number of time buckets, not on the number of requests. It reads whole days inside
+//! the range, hours and minutes at its ends: for a key or an owner those of its callers, otherwise those of all callers
+//! together. The database aggregates rollups into the requested time buckets; `SummarySpec::summarize` computes the summary
+//! from these and from the rollups of records that are not merged yet.
 
 mod range_cover;
 mod row;
@@ -19,11 +18,13 @@ use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
 use self::range_cover::{PrunedBefore, bounded, cover_range, is_exact};
-use self::row::{key_rollup, kind_rollup, kinds_of, rollup_of};
-use self::statement::{by_key, by_kind, by_outcome, by_series, extent, series};
+use self::row::{Attributes, key_rollup};
+use self::statement::{Callers, by_key, by_outcome, by_series, callers_of, extent, kinds};
 use self::time_buckets::{Section, TimeBuckets, sections};
+use self::unmerged::unmerged;
 use super::engine::{Engine, Row, Session, Statement};
 use super::micros::{HOUR, MINUTE, QUARTER, floor};
+use super::names::Names;
 use super::value::{as_micros, required};
 use crate::id::KeyId;
 use crate::usage::{
@@ -36,6 +37,11 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     range: &UsageRange,
     spec: &SummarySpec,
 ) -> Result<Summary, SqlError> {
+    let is_unfiltered = range.key.is_none() && range.owner.is_none();
+    let callers = match is_unfiltered {
+        true => Callers::Together,
+        false => Callers::Each,
+    };
     let (snapshot, is_exact) = Snapshot::open(engine, range).await?;
     let Some(mut snapshot) = snapshot else {
         let mut empty = spec.empty();
@@ -45,20 +51,10 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let names = engine.names();
     let days = cover_range(&snapshot.starts, Granularity::Day, snapshot.coarse);
     let latency = spec.has_latency();
-    let is_unfiltered = range.key.is_none() && range.owner.is_none();
-    let rollups: Vec<Rollup> = if is_unfiltered {
-        let rows = snapshot
-            .session
-            .fetch(by_kind(names, range, &days, latency));
-        let rows = rows.await?;
-        rows.iter().map(kind_rollup).collect::<Result<_, _>>()?
-    } else {
-        let statement = by_series(names, range, &days, &TimeBuckets::None, latency);
-        snapshot
-            .by_series(engine, range, &[(statement, Granularity::Day)])
-            .await?
-    };
-    let rollups = rollups.iter().chain(&snapshot.unmerged);
+    let statement = by_series(names, range, callers, &days, &TimeBuckets::None, latency);
+    let unmerged = snapshot.unmerged(names, range, callers).await?;
+    let rollups = snapshot.read(statement, Granularity::Day).await?;
+    let rollups = rollups.iter().chain(&unmerged);
     let mut summary = spec.without_grid().summarize(rollups);
     summary.exact = is_exact;
     // Without a filter, the rollups above are not grouped by key.
@@ -68,10 +64,10 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
         let sections = sections(width, zone, &snapshot.starts, now)?;
-        let statement = by_outcome(names, range, &sections, snapshot.coarse);
+        let statement = by_outcome(names, range, callers, &sections, snapshot.coarse);
         let rows = snapshot.session.fetch(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
-        let rollups = rollups.iter().chain(&snapshot.unmerged);
+        let rollups = rollups.iter().chain(&unmerged);
         let over_time = SummarySpec::new().over_time(width, zone.clone());
         // Not exact if rollups that replaced minutes do not align with the time buckets.
         let narrowest = snapshot.coarse.narrowest(snapshot.starts.start);
@@ -102,16 +98,14 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
         return Ok(Vec::new());
     };
     let parts = cover_range(&snapshot.starts, Granularity::Minute, snapshot.coarse);
-    let statements: Vec<_> = parts
-        .into_iter()
-        .map(|part| {
-            let width = part.width;
-            let statement = by_series(engine.names(), range, &[part], &TimeBuckets::Each, true);
-            (statement, width)
-        })
-        .collect();
-    let rollups = snapshot.by_series(engine, range, &statements).await?;
-    let rollups: RollupStore = rollups.into_iter().chain(snapshot.unmerged).collect();
+    let (names, each) = (engine.names(), TimeBuckets::Each);
+    let mut rollups = snapshot.unmerged(names, range, Callers::Each).await?;
+    for part in parts {
+        let width = part.width;
+        let statement = by_series(names, range, Callers::Each, &[part], &each, true);
+        rollups.extend(snapshot.read(statement, width).await?);
+    }
+    let rollups: RollupStore = rollups.into_iter().collect();
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
     rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
     Ok(rollups)
@@ -123,8 +117,7 @@ struct Snapshot<S> {
     /// The range of minute starts, in microseconds.
     starts: Range<i64>,
     coarse: PrunedBefore,
-    /// The rollups of the range that are not in the tables yet.
-    unmerged: Vec<Rollup>,
+    attributes: Attributes,
 }
 
 impl<S: Session> Snapshot<S> {
@@ -146,18 +139,18 @@ impl<S: Session> Snapshot<S> {
         let mut session = engine.snapshot().await?;
         let rows = session.fetch(extent(names)).await?;
         let extent = required(rows.first())?;
-        let unmerged = (
+        let in_records = (
             extent.time("first_unmerged")?,
             extent.time("last_unmerged")?,
         );
         // As if they were merged.
         let first = [
             extent.time("first_hour")?,
-            unmerged.0.map(|it| floor(it, HOUR)),
+            in_records.0.map(|it| floor(it, HOUR)),
         ];
         let last = [
             extent.time("last_hour")?,
-            unmerged.1.map(|it| floor(it, HOUR)),
+            in_records.1.map(|it| floor(it, HOUR)),
         ];
         let (first, last) = (
             first.into_iter().flatten().min(),
@@ -168,7 +161,7 @@ impl<S: Session> Snapshot<S> {
         };
         let coarse = PrunedBefore::new(extent.time("dropped")?, extent.time("folded")?);
         // If the last minute is part of a wider rollup, it may be any minute of it.
-        let last = match extent.time("last_minute")?.max(unmerged.1) {
+        let last = match extent.time("last_minute")?.max(in_records.1) {
             Some(minute) if minute >= coarse.quarters => minute,
             Some(minute) if minute >= last && minute >= coarse.hours => {
                 floor(minute, QUARTER) + QUARTER - MINUTE
@@ -184,15 +177,13 @@ impl<S: Session> Snapshot<S> {
         if starts.is_empty() {
             return Ok((None, is_exact));
         }
-        let unmerged = match unmerged.0 {
-            None => Vec::new(),
-            Some(_) => unmerged::unmerged(&mut session, names, range, &starts, coarse).await?,
-        };
+        let mut attributes = Attributes::default();
+        attributes.add_kinds(&session.fetch(kinds(names)).await?)?;
         let snapshot = Self {
             session,
             starts,
             coarse,
-            unmerged,
+            attributes,
         };
         Ok((Some(snapshot), is_exact))
     }
@@ -202,36 +193,54 @@ impl<S: Session> Snapshot<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-        let hours = cover_range(&self.starts, Granularity::Hour, self.coarse);
-        let statement = by_key(engine.names(), range, hours);
+        let days = cover_range(&self.starts, Granularity::Day, self.coarse);
+        let statement = by_key(engine.names(), range, days);
         let rows = self.session.fetch(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
-        Ok(summary::by_key(rollups.iter().chain(&self.unmerged)))
+        let unmerged = self.unmerged(engine.names(), range, Callers::Each).await?;
+        Ok(summary::by_key(rollups.iter().chain(&unmerged)))
     }
 
-    /// The rollups that the statements select by series id, with the attributes of their series. Each statement
-    /// has the width of its rollups.
-    async fn by_series<E: Engine<Session = S>>(
+    /// The rollups of the range that are not in the tables yet.
+    async fn unmerged(
         &mut self,
-        engine: &E,
+        names: &Names,
         range: &UsageRange,
-        statements: &[(Statement, Granularity)],
+        callers: Callers,
     ) -> Result<Vec<Rollup>, SqlError> {
-        let series = series(engine.names(), range);
-        let kinds = kinds_of(&self.session.fetch(series).await?)?;
-        let mut rollups = Vec::new();
-        for (statement, width) in statements {
-            let rows = self.session.fetch(statement.clone()).await?;
-            for row in &rows {
-                let rollup = rollup_of(row, &kinds, *width)?;
-                rollups.extend(rollup.map(|rollup| Rollup {
-                    // A minute that was written after its quarter of an hour was merged.
-                    start: width.floor(rollup.start),
-                    ..rollup
-                }));
-            }
+        if callers == Callers::Each {
+            let rows = self.session.fetch(callers_of(names, range)).await?;
+            self.attributes.add_callers(&rows)?;
         }
-        Ok(rollups)
+        let (attributes, starts) = (&self.attributes, &self.starts);
+        unmerged(
+            &mut self.session,
+            names,
+            callers,
+            attributes,
+            starts,
+            self.coarse,
+        )
+        .await
+    }
+
+    /// The rollups that a statement selects by caller and kind.
+    async fn read(
+        &mut self,
+        statement: Statement,
+        width: Granularity,
+    ) -> Result<Vec<Rollup>, SqlError> {
+        let rows = self.session.fetch(statement).await?;
+        let rollup = |row: &S::Row| {
+            let rollup = self.attributes.rollup(row, width)?;
+            Ok(rollup.map(|rollup| Rollup {
+                // A minute that was written after its quarter of an hour was merged.
+                start: width.floor(rollup.start),
+                ..rollup
+            }))
+        };
+        let rollups = rows.iter().map(rollup);
+        rollups.filter_map(Result::transpose).collect()
     }
 }
 

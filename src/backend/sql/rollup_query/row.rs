@@ -8,40 +8,116 @@ use sqlx::Error as SqlError;
 
 use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
-use crate::backend::sql::series_rollup::Amounts;
+use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series};
 use crate::backend::sql::value::{number, parse_name, parsed, required, status, time, timestamp};
+use crate::id::KeyId;
 use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
-/// The attributes of a series, as an empty rollup.
-pub(super) struct Kind(Rollup);
-
-/// Series by id. Equal texts share their memory.
-pub(super) fn kinds_of<R: Row>(rows: &[R]) -> Result<HashMap<i64, Kind>, SqlError> {
-    let mut texts: HashSet<Arc<str>> = HashSet::new();
-    let mut shared = |text: &str| match texts.get(text) {
-        Some(shared) => shared.clone(),
-        None => {
-            let shared: Arc<str> = text.into();
-            texts.insert(shared.clone());
-            shared
-        }
-    };
-    let kinds = rows.iter().map(|row| {
-        let id = required(row.integer("series_id")?)?;
-        Ok((id, kind_of(row, &mut shared)?))
-    });
-    kinds.collect()
+/// The attributes of callers and kinds by number.
+#[derive(Default)]
+pub(super) struct Attributes {
+    callers: HashMap<i64, (Option<KeyId>, Option<Arc<str>>)>,
+    /// As empty rollups.
+    kinds: HashMap<i64, Rollup>,
 }
 
-fn kind_of(row: &impl Row, mut text: impl FnMut(&str) -> Arc<str>) -> Result<Kind, SqlError> {
-    Ok(Kind(Rollup {
-        key: row.text("key_id")?.map(parsed).transpose()?,
-        owner: row.text("owner")?.map(&mut text),
-        method: parsed(required(row.text("method")?)?)?,
-        endpoint: text(required(row.text("endpoint")?)?),
-        status: status(row)?,
-        ..empty_rollup(row)?
-    }))
+impl Attributes {
+    /// Adds callers. Equal owners share their memory.
+    pub(super) fn add_callers<R: Row>(&mut self, rows: &[R]) -> Result<(), SqlError> {
+        let mut owners: HashSet<Arc<str>> = HashSet::new();
+        let mut shared = |owner: &str| match owners.get(owner) {
+            Some(shared) => shared.clone(),
+            None => {
+                let shared: Arc<str> = owner.into();
+                owners.insert(shared.clone());
+                shared
+            }
+        };
+        for row in rows {
+            let key = row.text("key_id")?.map(parsed).transpose()?;
+            let caller = (key, row.text("owner")?.map(&mut shared));
+            self.callers.insert(required(row.integer("id")?)?, caller);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_kinds<R: Row>(&mut self, rows: &[R]) -> Result<(), SqlError> {
+        for row in rows {
+            let kind = Rollup {
+                method: parsed(required(row.text("method")?)?)?,
+                endpoint: required(row.text("endpoint")?)?.into(),
+                status: status(row)?,
+                ..empty_rollup(row)?
+            };
+            self.kinds.insert(required(row.integer("id")?)?, kind);
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_caller(&self, caller: i32) -> bool {
+        self.callers.contains_key(&caller.into())
+    }
+
+    /// An empty rollup of a series; `None` if it is unknown.
+    fn of(&self, caller: i64, kind: i64, width: Granularity) -> Option<Rollup> {
+        let (key, owner) = match caller == i64::from(ALL_CALLERS) {
+            true => (None, None),
+            false => self.callers.get(&caller)?.clone(),
+        };
+        Some(Rollup {
+            key,
+            owner,
+            granularity: width,
+            ..self.kinds.get(&kind)?.clone()
+        })
+    }
+
+    /// The rollup of a row.
+    pub(super) fn rollup(
+        &self,
+        row: &impl Row,
+        width: Granularity,
+    ) -> Result<Option<Rollup>, SqlError> {
+        let caller = required(row.integer("caller_id")?)?;
+        let kind = required(row.integer("kind_id")?)?;
+        let Some(empty) = self.of(caller, kind, width) else {
+            return Ok(None);
+        };
+        let latency = row.bytes("latency")?.map(histogram::from_bytes);
+        Ok(Some(Rollup {
+            latency: latency.transpose()?.unwrap_or_default(),
+            ..with_amounts(empty, row)?
+        }))
+    }
+
+    /// The rollup of a series with these amounts.
+    pub(super) fn rollup_with(
+        &self,
+        Series { caller, kind }: Series,
+        start: i64,
+        width: Granularity,
+        amounts: Amounts,
+    ) -> Result<Option<Rollup>, SqlError> {
+        let Some(empty) = self.of(caller.into(), kind.into(), width) else {
+            return Ok(None);
+        };
+        let Amounts {
+            count,
+            cost,
+            request_bytes,
+            response_bytes,
+            latency,
+        } = amounts;
+        Ok(Some(Rollup {
+            start: timestamp(start)?,
+            count,
+            cost,
+            request_bytes,
+            response_bytes,
+            latency,
+            ..empty
+        }))
+    }
 }
 
 /// An empty rollup with the outcome and the cause of a row.
@@ -74,64 +150,6 @@ fn with_amounts(kind: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
         response_bytes: number(row, "response_bytes")?,
         ..kind
     })
-}
-
-fn with_latency(rollup: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
-    Ok(match row.bytes("latency")? {
-        Some(bytes) => Rollup {
-            latency: histogram::from_bytes(bytes)?,
-            ..rollup
-        },
-        None => rollup,
-    })
-}
-
-/// The rollup of a row with a series id; `None` if the series was created after `kinds` was read.
-pub(super) fn rollup_of(
-    row: &impl Row,
-    kinds: &HashMap<i64, Kind>,
-    width: Granularity,
-) -> Result<Option<Rollup>, SqlError> {
-    let Some(Kind(kind)) = kinds.get(&required(row.integer("series_id")?)?) else {
-        return Ok(None);
-    };
-    let kind = Rollup {
-        granularity: width,
-        ..kind.clone()
-    };
-    with_latency(with_amounts(kind, row)?, row).map(Some)
-}
-
-/// The rollup of a series with these attributes.
-pub(super) fn of_kind(
-    Kind(kind): &Kind,
-    start: i64,
-    width: Granularity,
-    amounts: Amounts,
-) -> Result<Rollup, SqlError> {
-    let Amounts {
-        count,
-        cost,
-        request_bytes,
-        response_bytes,
-        latency,
-    } = amounts;
-    Ok(Rollup {
-        start: timestamp(start)?,
-        granularity: width,
-        count,
-        cost,
-        request_bytes,
-        response_bytes,
-        latency,
-        ..kind.clone()
-    })
-}
-
-/// The rollup of a row with the columns of its series.
-pub(super) fn kind_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
-    let Kind(kind) = kind_of(row, |text| text.into())?;
-    with_latency(with_amounts(kind, row)?, row)
 }
 
 /// The rollup of a row with outcome, cause and possibly a key. Its other attributes are not meaningful.

@@ -5,15 +5,16 @@ use super::time_buckets::{Section, TimeBuckets, bucket};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::rollup_record::READABLE;
+use crate::backend::sql::series_rollup::ALL_CALLERS;
 use crate::usage::{Granularity, UsageRange};
 
-/// The time ranges of the rollups in tables and of those in records, and the times before which minutes were pruned, minutes were merged into
-/// quarters of an hour, and hours and days are being pruned.
+/// The time ranges of the rollups in tables and of those in records, and the times before which minutes were pruned,
+/// minutes were merged into quarters of an hour, and hours and days are being pruned.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = format!(
-        "SELECT (SELECT min(start) FROM §hours) AS first_hour,
-    (SELECT max(start) FROM §hours) AS last_hour,
-    (SELECT max(start) FROM §minutes) AS last_minute,
+        "SELECT (SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
+    (SELECT max(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS last_hour,
+    (SELECT max(start) FROM §minutes WHERE caller_id = {ALL_CALLERS}) AS last_minute,
     (SELECT min(first) FROM §rollup_records WHERE {READABLE}) AS first_unmerged,
     (SELECT max(last) FROM §rollup_records WHERE {READABLE}) AS last_unmerged,
     (SELECT before FROM §pruned WHERE kind = 'minutes') AS dropped,
@@ -23,176 +24,140 @@ pub(super) fn extent(names: &Names) -> Statement {
     Statement::new(names, &template)
 }
 
-/// The conditions on key and owner.
-fn condition(sql: &mut Statement, names: &Names, table: &str, range: &UsageRange) -> String {
+/// The callers whose rollups a query reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Callers {
+    /// Those that match the range, each by itself.
+    Each,
+    /// All of them together. Only for ranges without a key or an owner.
+    Together,
+}
+
+/// The conditions on the key and the owner of callers `c`.
+fn condition(sql: &mut Statement, names: &Names, range: &UsageRange) -> String {
     let mut text = String::new();
     if let Some(key) = range.key {
-        text.push_str(&format!(" AND {table}.key_id = {}", sql.placeholder(key)));
+        text.push_str(&format!(" AND c.key_id = {}", sql.placeholder(key)));
     }
     if let Some(owner) = range.owner.as_deref() {
         let place = sql.placeholder(owner);
-        let is = names.dialect.text_equals(&format!("{table}.owner"), &place);
+        let is = names.dialect.text_equals("c.owner", &place);
         text.push_str(&format!(" AND {is}"));
     }
     text
 }
 
-fn starting_in(sql: &mut Statement, part: &RangePart) -> String {
-    let from = sql.placeholder(Value::Time(Some(part.starts.start)));
-    let to = sql.placeholder(Value::Time(Some(part.starts.end)));
-    format!("t.start >= {from} AND t.start < {to}")
-}
-
-/// The columns of a series.
-const SERIES: &str = "s.key_id, s.owner, s.method, s.endpoint, s.http_status, s.grpc_status,
-    s.outcome, s.cause";
-
-/// Selects the series of a range.
-pub(super) fn series(names: &Names, range: &UsageRange) -> Statement {
+/// Selects the callers of a range.
+pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
     let mut sql = Statement::new(names, "");
-    let condition = condition(&mut sql, names, "s", range);
-    sql.push_sql(
-        names,
-        &format!("SELECT s.id AS series_id, {SERIES} FROM §series s WHERE TRUE{condition}"),
-    );
+    let condition = condition(&mut sql, names, range);
+    let select = format!("SELECT c.id, c.key_id, c.owner FROM §callers c WHERE TRUE{condition}");
+    sql.push_sql(names, &select);
     sql
 }
 
-/// Selects the series with these ids.
-pub(super) fn series_with_ids(names: &Names, ids: &[i64]) -> Statement {
-    let mut sql = series(names, &UsageRange::new());
-    sql.push(" AND s.id IN (")
-        .push_numbers(names, ids)
-        .push(")");
-    sql
+/// Selects all kinds.
+pub(super) fn kinds(names: &Names) -> Statement {
+    let kinds = "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause FROM §kinds";
+    Statement::new(names, kinds)
 }
 
-/// Aggregates for the amounts of rollups.
-fn amounts(names: &Names) -> String {
-    let dialect = names.dialect;
-    format!(
-        "min(t.start) AS start, {} AS count, {} AS cost, {} AS request_bytes, {} AS response_bytes",
-        dialect.sum("t.count"),
-        dialect.sum("t.cost"),
-        dialect.capped_sum("t.request_bytes"),
-        dialect.capped_sum("t.response_bytes")
-    )
-}
-
-/// Rollups of a range by series and time bucket.
+/// Rollups of a range by caller, kind and time bucket.
 pub(super) fn by_series(
     names: &Names,
     range: &UsageRange,
+    callers: Callers,
     parts: &[RangePart],
     grid: &TimeBuckets,
     latency: bool,
 ) -> Statement {
-    let mut sql = Statement::new(names, "");
-    let condition = condition(&mut sql, names, "s", range);
     let joined = names.dialect.concat_bytes("t.latency");
     let joined = if latency { &joined } else { "NULL" };
-    let amounts = amounts(names);
+    let select = format!("t.caller_id, t.kind_id, {joined} AS latency");
     let bucket = bucket(names, grid);
-    let read = parts.iter().map(|part| {
-        let table = match part.width {
-            Granularity::Minute | Granularity::QuarterHour => "§minutes",
-            Granularity::Hour => "§hours",
-            _ => "§days",
-        };
-        let starting = starting_in(&mut sql, part);
-        if condition.is_empty() {
-            return format!(
-                "SELECT t.series_id, {amounts}, {joined} AS latency FROM {table} t
-                WHERE {starting} GROUP BY t.series_id{bucket}"
-            );
-        }
-        let from = names.dialect.join_series(table, &starting);
-        format!(
-            "SELECT s.id AS series_id, {amounts}, {joined} AS latency FROM {from}{condition}
-            GROUP BY s.id{bucket}"
-        )
-    });
-    let read: Vec<_> = read.collect();
-    sql.push_sql(names, &read.join(" UNION ALL "));
-    sql
-}
-
-/// The maximum number of values into which the latencies of a kind are split. The concatenated histograms of very
-/// many keys could otherwise exceed the maximum value size of the databases, 1 GB.
-const SHARES: u8 = 64;
-
-/// Rollups of a range by all attributes of series except key and owner, since there may be any number of keys.
-/// With latencies, there are up to [`SHARES`] rows per combination.
-pub(super) fn by_kind(
-    names: &Names,
-    range: &UsageRange,
-    parts: &[RangePart],
-    latency: bool,
-) -> Statement {
-    let each = by_series(names, range, parts, &TimeBuckets::None, latency);
-    let joined = names.dialect.concat_bytes("t.latency");
-    let joined = if latency { &joined } else { "NULL" };
-    let share = if latency {
-        format!(", t.series_id % {SHARES}")
-    } else {
-        String::new()
-    };
-    let amounts = amounts(names);
-    let kind = "s.method, s.endpoint, s.http_status, s.grpc_status, s.outcome, s.cause";
-    let mut sql = Statement::new(names, "");
-    sql.push_sql(
-        names,
-        &format!(
-            "SELECT NULL AS key_id, NULL AS owner, {kind}, {amounts}, {joined} AS latency
-            FROM ({}) t JOIN §series s ON s.id = t.series_id GROUP BY {kind}{share}",
-            each.text
-        ),
-    );
-    sql.values = each.values;
-    sql
+    let by = format!("t.caller_id, t.kind_id{bucket}");
+    let parts = parts.iter().map(|part| (part.clone(), by.clone()));
+    read(names, range, callers, &select, "", parts)
 }
 
 /// Rollups of a range by outcome, cause and the time buckets of each section.
 pub(super) fn by_outcome(
     names: &Names,
     range: &UsageRange,
+    callers: Callers,
     sections: &[Section],
     coarse: PrunedBefore,
 ) -> Statement {
     let parts = sections.iter().flat_map(|section| {
         let parts = cover_range(&section.starts, section.widest, coarse);
-        let bucket = bucket(names, &section.grid);
-        parts.into_iter().map(move |part| (part, bucket.clone()))
+        let by = format!("k.outcome, k.cause{}", bucket(names, &section.grid));
+        parts.into_iter().map(move |part| (part, by.clone()))
     });
-    of_keys(names, range, "NULL AS key_id", parts)
+    let select = "NULL AS key_id, k.outcome, k.cause";
+    read(names, range, callers, select, " CROSS JOIN §kinds k", parts)
 }
 
 /// Rollups of a range by key, outcome and cause.
 pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
-    let by_key = ", t.key_id".to_owned();
-    let parts = parts.into_iter().map(|part| (part, by_key.clone()));
-    of_keys(names, range, "t.key_id", parts)
+    let by = "c.key_id, k.outcome, k.cause";
+    let parts = parts.into_iter().map(|part| (part, by.to_owned()));
+    read(
+        names,
+        range,
+        Callers::Each,
+        by,
+        " CROSS JOIN §kinds k",
+        parts,
+    )
 }
 
-/// Rollups from the tables by key, grouped by outcome, cause and the expression of each part.
-fn of_keys(
+/// Reads the rollups `t` of each part, with their callers `c` and with another table, grouped by the expressions of the
+/// part.
+fn read(
     names: &Names,
     range: &UsageRange,
-    key: &str,
+    callers: Callers,
+    select: &str,
+    other: &str,
     parts: impl Iterator<Item = (RangePart, String)>,
 ) -> Statement {
+    let dialect = names.dialect;
     let mut sql = Statement::new(names, "");
-    let condition = condition(&mut sql, names, "t", range);
-    let amounts = amounts(names);
+    let condition = condition(&mut sql, names, range);
     let read = parts.map(|(part, by)| {
         let table = match part.width {
-            Granularity::Minute | Granularity::QuarterHour => "§key_minutes",
-            _ => "§key_hours",
+            Granularity::Minute | Granularity::QuarterHour => "§minutes",
+            Granularity::Hour => "§hours",
+            _ => "§days",
         };
-        let starting = starting_in(&mut sql, &part);
+        let from = sql.placeholder(Value::Time(Some(part.starts.start)));
+        let to = sql.placeholder(Value::Time(Some(part.starts.end)));
+        let within = format!("t.start >= {from} AND t.start < {to}");
+        let (tables, mut which) = match callers {
+            Callers::Together => {
+                let which = format!("t.caller_id = {ALL_CALLERS} AND {within}");
+                (format!("{table} t"), which)
+            }
+            Callers::Each if condition.is_empty() => (
+                format!("§callers c CROSS JOIN {table} t"),
+                format!("t.caller_id = c.id AND {within}"),
+            ),
+            Callers::Each => {
+                let (tables, which) = dialect.join_callers(table, &within);
+                (tables, which + &condition)
+            }
+        };
+        if !other.is_empty() {
+            which.push_str(" AND k.id = t.kind_id");
+        }
         format!(
-            "SELECT {key}, t.outcome, t.cause, {amounts} FROM {table} t
-            WHERE {starting}{condition} GROUP BY t.outcome, t.cause{by}"
+            "SELECT {select}, min(t.start) AS start, {} AS count, {} AS cost, {} AS request_bytes,
+                {} AS response_bytes
+            FROM {tables}{other} WHERE {which} GROUP BY {by}",
+            dialect.sum("t.count"),
+            dialect.sum("t.cost"),
+            dialect.capped_sum("t.request_bytes"),
+            dialect.capped_sum("t.response_bytes"),
         )
     });
     let read: Vec<_> = read.collect();

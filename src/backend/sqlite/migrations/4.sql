@@ -1,3 +1,192 @@
+-- The key and the owner of requests.
+CREATE TABLE §callers (
+    -- 0 is all callers. No number is given twice.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- A hash of key_id and owner.
+    hash BLOB NOT NULL UNIQUE,
+    key_id TEXT,
+    owner TEXT,
+    -- The last day of a recorded request, in days since 1970-01-01.
+    last_seen_day INTEGER NOT NULL,
+    -- A random number, by which writers detect that the database was restored.
+    token INTEGER NOT NULL
+) STRICT;
+
+-- Attributes that many requests share.
+CREATE TABLE §kinds (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- A hash of the attributes from method to cause.
+    hash BLOB NOT NULL UNIQUE,
+    method TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    http_status INTEGER,
+    grpc_status INTEGER,
+    outcome TEXT NOT NULL,
+    cause TEXT,
+    status_class TEXT NOT NULL,
+    last_seen_day INTEGER NOT NULL,
+    token INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE §series_numbers AS
+    SELECT *, dense_rank() OVER (ORDER BY key_id, owner) AS caller_id,
+        dense_rank() OVER (ORDER BY method, endpoint, http_status, grpc_status, outcome, cause,
+            status_class) AS kind_id
+    FROM §series;
+CREATE UNIQUE INDEX §series_numbers_by_id ON §series_numbers (id);
+-- Any unique hash will do: a caller or a kind that is written again gets another row.
+INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token)
+    SELECT caller_id, min(hash), key_id, owner, max(last_seen_day), random()
+    FROM §series_numbers GROUP BY caller_id;
+INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
+        token)
+    SELECT kind_id, min(hash), method, endpoint, http_status, grpc_status, outcome, cause, status_class,
+        max(last_seen_day), random()
+    FROM §series_numbers GROUP BY kind_id;
+CREATE INDEX §callers_by_key ON §callers (key_id);
+CREATE INDEX §callers_by_owner ON §callers (owner);
+
+DROP VIEW §request_log;
+DROP VIEW §usage_by_minute;
+DROP VIEW §usage_by_hour;
+
+-- Rollups of all requests by minute, independent of the request log. Those of caller 0 include all callers.
+CREATE TABLE §new_minutes (
+    caller_id INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    kind_id INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    -- A latency histogram: pairs of LEB128 numbers, a bucket's index counted from 1 and its count.
+    latency BLOB NOT NULL,
+    PRIMARY KEY (caller_id, start, kind_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE §new_hours (
+    caller_id INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    kind_id INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    latency BLOB NOT NULL,
+    PRIMARY KEY (caller_id, start, kind_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE §new_days (
+    caller_id INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    kind_id INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    latency BLOB NOT NULL,
+    PRIMARY KEY (caller_id, start, kind_id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO §new_minutes
+    SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
+    FROM §minutes t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO §new_hours
+    SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
+    FROM §hours t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO §new_days
+    SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
+    FROM §days t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO §new_minutes
+    SELECT 0, start, kind_id, sum(count), sum(cost),
+        CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
+        CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END,
+        CAST(group_concat(latency, '') AS BLOB)
+    FROM §new_minutes GROUP BY start, kind_id;
+INSERT INTO §new_hours
+    SELECT 0, start, kind_id, sum(count), sum(cost),
+        CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
+        CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END,
+        CAST(group_concat(latency, '') AS BLOB)
+    FROM §new_hours GROUP BY start, kind_id;
+INSERT INTO §new_days
+    SELECT 0, start, kind_id, sum(count), sum(cost),
+        CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
+        CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END,
+        CAST(group_concat(latency, '') AS BLOB)
+    FROM §new_days GROUP BY start, kind_id;
+
+CREATE TABLE §new_requests (
+    row INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    -- Set if the time of the id is not that of the request, to the millisecond.
+    id_time_differs INTEGER,
+    caller_id INTEGER NOT NULL,
+    kind_id INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    latency_us INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    -- The id on the wire, if it is not the event id.
+    request_id TEXT,
+    resource_id TEXT,
+    rejection_reason TEXT,
+    client_ip TEXT
+) STRICT;
+INSERT INTO §new_requests
+    SELECT r.row, r.time, r.id, r.id_time_differs, s.caller_id, s.kind_id, r.cost, r.latency_us, r.request_bytes,
+        r.response_bytes, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip
+    FROM §requests r JOIN §series_numbers s ON s.id = r.series_id ORDER BY r.row;
+
+DROP TABLE §requests;
+DROP TABLE §minutes;
+DROP TABLE §hours;
+DROP TABLE §days;
+DROP TABLE §key_minutes;
+DROP TABLE §key_hours;
+DROP TABLE §series;
+DROP TABLE §series_numbers;
+ALTER TABLE §new_requests RENAME TO §requests;
+ALTER TABLE §new_minutes RENAME TO §minutes;
+ALTER TABLE §new_hours RENAME TO §hours;
+ALTER TABLE §new_days RENAME TO §days;
+CREATE INDEX §minutes_by_start ON §minutes (start);
+CREATE INDEX §hours_by_start ON §hours (start);
+CREATE INDEX §days_by_start ON §days (start);
+CREATE INDEX §requests_by_time ON §requests (time);
+CREATE INDEX §requests_by_kind ON §requests (kind_id, time);
+-- By blocks of rows, so that recent entries are adjacent.
+CREATE INDEX §requests_by_caller ON §requests (row >> 16, caller_id, time);
+CREATE INDEX §requests_by_id ON §requests (id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX §requests_by_request_id ON §requests (row >> 16, request_id, time)
+    WHERE request_id IS NOT NULL;
+CREATE INDEX §requests_by_resource ON §requests (row >> 16, resource_id, time)
+    WHERE resource_id IS NOT NULL;
+CREATE TRIGGER §log_pruned_follows AFTER DELETE ON §requests
+    WHEN OLD.row > (SELECT position FROM §log_pruned)
+BEGIN
+    UPDATE §log_pruned SET position = OLD.row;
+END;
+
+CREATE VIEW §request_log AS
+    SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,
+        r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome, k.cause,
+        r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip
+    FROM §requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
+CREATE VIEW §usage_by_minute AS
+    SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §minutes t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+CREATE VIEW §usage_by_hour AS
+    SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §hours t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+
 -- Rollups that are not merged into the other tables yet.
 CREATE TABLE §rollup_records (
     number INTEGER PRIMARY KEY,
@@ -10,6 +199,6 @@ CREATE TABLE §rollup_records (
     -- The starts of the first and the last minute.
     first INTEGER NOT NULL,
     last INTEGER NOT NULL,
-    -- Rollups by minute and series, in a binary format.
+    -- Rollups by minute, caller and kind, in a binary format.
     rollups BLOB NOT NULL
 ) STRICT;

@@ -1,20 +1,20 @@
 //! Writing usage to PostgreSQL.
 
-mod series;
-
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Error as SqlError, Executor, Postgres};
+use sqlx::{AssertSqlSafe, Error as SqlError, Executor, Postgres, Row as _};
 
 use super::PostgresBackend;
 use super::copy::Copy;
 use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
-use super::types::{Id, Time};
-use crate::backend::sql::{BatchRollup, Hash, RollupRecord, as_micros, id_time_differs, today};
+use super::types::Time;
+use crate::backend::sql::{
+    BatchRollup, Numbers, RollupRecord, Series, Statement, as_micros, decode, id_time_differs,
+};
 use crate::telemetry;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -24,8 +24,11 @@ fn is_encoding_error(code: &str) -> bool {
     matches!(code, "22021" | "22P05")
 }
 
-/// Requests to log, each with the index of its series.
-type Logged<'a> = Vec<(&'a UsageEvent, usize)>;
+/// The number of requests after which a segment of the log is full.
+const SEGMENT: i64 = 1 << 16;
+
+/// Requests to log.
+type Logged<'a> = Vec<(&'a UsageEvent, Series)>;
 
 #[async_trait]
 impl UsageSink for PostgresBackend {
@@ -44,8 +47,8 @@ impl UsageSink for PostgresBackend {
             written = self.write_once(batch, false).await;
         }
         if written.is_err() {
-            // The cached ids may be from another database, for instance after a restore or a failover.
-            self.0.engine.series_cache.clear();
+            // The caches may be of another database, for instance after a restore or a failover.
+            self.0.engine.dictionaries.clear();
             self.0.engine.partition_cache.clear();
         }
         written.map_err(|error| match &error {
@@ -78,24 +81,38 @@ impl PostgresBackend {
     async fn write_once(&self, batch: &Batch, logs: bool) -> Result<(), SqlError> {
         let engine = &*self.0.engine;
         let grouped = BatchRollup::new(batch.events());
-        let events = batch.events().iter();
-        let rows = events.zip(grouped.series_of_event.iter().copied());
-        let mut logged: Logged<'_> = rows
-            .filter(|(event, _)| logs && self.0.sampling.keeps(event))
-            .collect();
-        let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
-        let without = engine.ensure_partitions(&days).await?;
-        if !without.is_empty() {
-            logged.retain(|(event, _)| !without.contains(&day(event.time)));
+        for _ in 0..2 {
+            let numbers = engine
+                .dictionaries
+                .numbers(engine, &grouped.callers, &grouped.kinds)
+                .await?;
+            let mut logged: Logged<'_> = grouped
+                .events(&numbers)
+                .filter(|(event, _)| logs && self.0.sampling.keeps(event))
+                .collect();
+            let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
+            let without = engine.ensure_partitions(&days).await?;
+            if !without.is_empty() {
+                logged.retain(|(event, _)| !without.contains(&day(event.time)));
+            }
+            let mut guard = CloseGuard::new(engine.pool.acquire().await?);
+            let written = write(
+                engine,
+                guard.connection(),
+                batch,
+                &grouped,
+                &numbers,
+                &logged,
+            );
+            let is_written = written.await?;
+            guard.release();
+            if is_written {
+                self.0.merging.ensure(&self.0.engine);
+                return Ok(());
+            }
+            engine.dictionaries.clear();
         }
-
-        let today = today();
-        let mut guard = CloseGuard::new(engine.pool.acquire().await?);
-        let ids = write(engine, guard.connection(), batch, &grouped, &logged, today).await?;
-        guard.release();
-        engine.series_cache.insert(ids, today);
-        self.0.merging.ensure(&self.0.engine);
-        Ok(())
+        Err(decode("the dictionaries have changed repeatedly"))
     }
 }
 
@@ -131,7 +148,8 @@ impl Drop for CloseGuard {
     }
 }
 
-/// Writes a batch in one transaction. Returns the series ids that were not cached.
+/// Writes a batch in one transaction, unless it was written before. Returns `false` if the numbers are not those of this
+/// database.
 ///
 /// All processes write tables and rows in the same order, which prevents deadlocks.
 async fn write(
@@ -139,29 +157,36 @@ async fn write(
     connection: &mut PgConnection,
     batch: &Batch,
     grouped: &BatchRollup<'_>,
+    numbers: &Numbers,
     logged: &Logged<'_>,
-    today: i64,
-) -> Result<Vec<(Hash, i64)>, SqlError> {
+) -> Result<bool, SqlError> {
     connection.execute("BEGIN").await?;
-    let claim = "INSERT INTO §batches (id, applied_at) VALUES ($1, now()) ON CONFLICT DO NOTHING
-        RETURNING number";
-    let claimed = sqlx::query_scalar(AssertSqlSafe(engine.names.sql(claim)))
-        .bind(Id(batch.id.into_bytes()))
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(number) = claimed else {
-        connection.execute("ROLLBACK").await?;
-        return Ok(Vec::new());
-    };
     let mut writing = BatchWriter { engine, connection };
-    let (ids, new_ids) = writing.series_ids(&grouped.series, today).await?;
-    writing.log(number, logged, &ids).await?;
-    if let Some(record) = grouped.record(&ids) {
+    let Some(claimed) = writing.claim(batch, numbers).await? else {
+        connection.execute("ROLLBACK").await?;
+        return Ok(true);
+    };
+    if !claimed.are_valid {
+        connection.execute("ROLLBACK").await?;
+        return Ok(false);
+    }
+    writing.log(&claimed, logged).await?;
+    if let Some(record) = grouped.record(numbers) {
         writing.add_record(record).await?;
     }
     writing.update_last_used(grouped).await?;
-    writing.commit(number, logged).await?;
-    Ok(new_ids)
+    writing.commit(&claimed, logged).await?;
+    Ok(true)
+}
+
+/// The claim of a batch.
+struct Claimed {
+    /// Its number.
+    number: i64,
+    /// The segment of the log for its requests.
+    segment: i64,
+    /// Whether the numbers of callers and kinds are from this database.
+    are_valid: bool,
 }
 
 /// A transaction that writes a batch.
@@ -175,31 +200,63 @@ impl BatchWriter<'_> {
         AssertSqlSafe(self.engine.names.sql(template))
     }
 
-    async fn log(&mut self, batch: i64, logged: &Logged<'_>, ids: &[i64]) -> Result<(), SqlError> {
+    /// Claims a batch; `None` if it was written before.
+    async fn claim(
+        &mut self,
+        batch: &Batch,
+        numbers: &Numbers,
+    ) -> Result<Option<Claimed>, SqlError> {
+        let names = &self.engine.names;
+        let claim = format!(
+            "WITH claimed AS (INSERT INTO §batches (id, applied_at) VALUES ($1, now())
+                ON CONFLICT DO NOTHING RETURNING number)
+            SELECT number, coalesce((SELECT number::bigint + (events >= {SEGMENT})::integer
+                FROM §log_segments ORDER BY number DESC LIMIT 1), 1) AS segment, ("
+        );
+        let mut claim = Statement::new(names, &claim).bind(batch.id);
+        numbers.push_are_valid(&mut claim, names);
+        claim.push(") AS are_valid FROM claimed");
+        let row = sqlx::query_with(AssertSqlSafe(claim.text), bound(claim.values)?)
+            .fetch_optional(&mut *self.connection)
+            .await?;
+        let claimed = row.map(|row| {
+            Ok(Claimed {
+                number: row.try_get(0)?,
+                segment: row.try_get(1)?,
+                are_valid: row.try_get(2)?,
+            })
+        });
+        claimed.transpose()
+    }
+
+    async fn log(&mut self, claimed: &Claimed, logged: &Logged<'_>) -> Result<(), SqlError> {
         if logged.is_empty() {
             return Ok(());
         }
+        let segment = i32::try_from(claimed.segment).map_err(decode)?;
         let mut rows = Copy::new(logged.len());
-        for &(event, series) in logged {
-            rows.row(14)
+        for &(event, Series { caller, kind }) in logged {
+            rows.row(16)
                 .time(as_micros(event.time))
                 .bytes(Some(event.id.as_bytes()))
                 .bytes(id_time_differs(event).then_some(&[1]))
-                .integer(ids[series])
-                .text(event.request_id.as_deref())
+                .integer(segment)
+                .integer(caller)
+                .integer(kind)
+                .bigint(claimed.number)
+                .bigint(event.cost.into())
+                .bigint(event.latency_us.cast_signed())
+                .bigint(event.request_bytes.cast_signed())
+                .bigint(event.response_bytes.cast_signed())
                 .text(Some(&event.path))
+                .text(event.request_id.as_deref())
                 .text(event.resource_id.as_deref())
                 .text(event.rejection_reason.map(|reason| reason.as_str()))
-                .integer(event.cost.into())
-                .integer(event.latency_us.cast_signed())
-                .integer(event.request_bytes.cast_signed())
-                .integer(event.response_bytes.cast_signed())
-                .address(event.client_ip)
-                .integer(batch);
+                .address(event.client_ip);
         }
         let copy = self.sql(
-            "COPY §requests (time, id, id_time_differs, series_id, request_id, path, resource_id, rejection_reason, cost,
-                latency_us, request_bytes, response_bytes, client_ip, batch)
+            "COPY §requests (time, id, id_time_differs, segment, caller_id, kind_id, batch, cost, latency_us,
+                request_bytes, response_bytes, path, request_id, resource_id, rejection_reason, client_ip)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;
@@ -216,18 +273,25 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Assigns the batch its position in commit order and commits, in one message, since other batches wait for
-    /// the lock meanwhile.
-    async fn commit(self, batch: i64, logged: &Logged<'_>) -> Result<(), SqlError> {
+    /// Assigns the batch its position in commit order, updates its segment, and commits, in one message, since other
+    /// batches wait for the lock meanwhile.
+    async fn commit(self, claimed: &Claimed, logged: &Logged<'_>) -> Result<(), SqlError> {
         let times = || logged.iter().map(|(event, _)| event.time);
         let mut script = String::new();
         if let (Some(first), Some(last)) = (times().min(), times().max()) {
+            let Claimed {
+                number, segment, ..
+            } = claimed;
+            let events = logged.len();
             script = self.engine.names.sql(&format!(
                 "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
                 INSERT INTO §log_batches (number, first, last, events)
-                SELECT {batch}, '{first}', '{last}', {} FROM turn; ",
+                SELECT {number}, '{first}', '{last}', {events} FROM turn;
+                INSERT INTO §log_segments AS s (number, first, last, events)
+                VALUES ({segment}, '{first}', '{last}', {events})
+                ON CONFLICT (number) DO UPDATE SET first = least(s.first, excluded.first),
+                    last = greatest(s.last, excluded.last), events = s.events + excluded.events; ",
                 self.engine.lock_key(LockKey::LogOrder),
-                logged.len()
             ));
         }
         script.push_str("COMMIT");

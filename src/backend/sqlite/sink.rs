@@ -3,8 +3,6 @@
 //! Statements with many rows use `OR FAIL`, which saves SQLite a statement journal. If a batch fails, the whole
 //! transaction is rolled back.
 
-mod series;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
@@ -13,17 +11,18 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    BatchRollup, Engine, Session, Statement, as_micros, id_time_differs, today,
+    BatchRollup, Engine, Numbers, Row, Series, Session, Statement, as_micros, decode,
+    id_time_differs,
 };
-use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
+use crate::usage::{Batch, SinkError, UsageSink};
 
 #[async_trait]
 impl UsageSink for SqliteBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let written = self.write_once(batch).await;
         if written.is_err() {
-            // The cached ids may be from another database, if the file was replaced.
-            self.0.engine.series_cache.clear();
+            // The cache may be of another database, if the file was replaced.
+            self.0.engine.dictionaries.clear();
         }
         written.map_err(SinkError::unavailable)
     }
@@ -31,7 +30,29 @@ impl UsageSink for SqliteBackend {
 
 impl SqliteBackend {
     async fn write_once(&self, batch: &Batch) -> Result<(), SqlError> {
+        let engine = &self.0.engine;
         let grouped = BatchRollup::new(batch.events());
+        for _ in 0..2 {
+            let numbers = engine
+                .dictionaries
+                .numbers(&**engine, &grouped.callers, &grouped.kinds)
+                .await?;
+            if self.write_numbered(batch, &grouped, &numbers).await? {
+                self.0.merging.ensure(engine);
+                return Ok(());
+            }
+            engine.dictionaries.clear();
+        }
+        Err(decode("the dictionaries have changed repeatedly"))
+    }
+
+    /// Writes a batch, unless it was written before. Returns `false` if the numbers are not those of this database.
+    async fn write_numbered(
+        &self,
+        batch: &Batch,
+        grouped: &BatchRollup<'_>,
+        numbers: &Numbers,
+    ) -> Result<bool, SqlError> {
         let engine = &self.0.engine;
         let mut session = engine.writer().await?;
         let claim = "INSERT INTO §batches (id, applied_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -39,26 +60,27 @@ impl SqliteBackend {
             .bind(batch.id)
             .bind(as_micros(Timestamp::now()));
         if session.execute(claim).await? == 0 {
-            self.0.merging.ensure(engine);
-            return Ok(());
+            return Ok(true);
+        }
+        let mut check = Statement::new(&engine.names, "SELECT ");
+        numbers.push_are_valid(&mut check, &engine.names);
+        check.push(" AS are_valid");
+        let rows = session.fetch(check).await?;
+        if !Row::boolean(rows.first().ok_or(SqlError::RowNotFound)?, "are_valid")? {
+            return Ok(false);
         }
         let mut writing = BatchWriter {
             backend: self,
             session,
-            today: today(),
         };
-        let (ids, new_ids) = writing.series_ids(&grouped).await?;
-        writing.log(batch.events(), &grouped, &ids).await?;
-        if let Some(record) = grouped.record(&ids) {
+        writing.log(grouped, numbers).await?;
+        if let Some(record) = grouped.record(numbers) {
             let insert = record.insert(&engine.names, false);
             writing.session.execute(insert).await?;
         }
-        writing.update_last_used(&grouped).await?;
-        let today = writing.today;
+        writing.update_last_used(grouped).await?;
         writing.session.commit().await?;
-        engine.series_cache.insert(new_ids, today);
-        self.0.merging.ensure(engine);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -66,7 +88,6 @@ impl SqliteBackend {
 struct BatchWriter<'a> {
     backend: &'a SqliteBackend,
     session: SqliteSession,
-    today: i64,
 }
 
 impl BatchWriter<'_> {
@@ -78,19 +99,16 @@ impl BatchWriter<'_> {
         self.backend.0.engine.names.sql(template)
     }
 
-    async fn log(
-        &mut self,
-        events: &[UsageEvent],
-        grouped: &BatchRollup<'_>,
-        ids: &[i64],
-    ) -> Result<(), SqlError> {
+    async fn log(&mut self, grouped: &BatchRollup<'_>, numbers: &Numbers) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, series_id, request_id, path, resource_id, rejection_reason,
-                cost, latency_us, request_bytes, response_bytes, client_ip) VALUES ",
+            "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, caller_id, kind_id, cost, latency_us,
+                request_bytes, response_bytes, path, request_id, resource_id, rejection_reason, client_ip) VALUES ",
         );
         let keep = self.backend.0.sampling;
-        let rows = events.iter().zip(&grouped.series_of_event);
-        let rows: Vec<_> = rows.filter(|(event, _)| keep.keeps(event)).collect();
+        let rows: Vec<_> = grouped
+            .events(numbers)
+            .filter(|(event, _)| keep.keeps(event))
+            .collect();
         // Cursors require that row numbers are never reused.
         let last = self.sql(
             "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT position FROM §log_pruned))",
@@ -99,23 +117,24 @@ impl BatchWriter<'_> {
             .fetch_one(self.connection())
             .await?;
         for rows in rows.chunks(ROWS) {
-            let mut values = Values::new(rows.len(), 14);
-            for &(event, &series) in rows {
+            let mut values = Values::new(rows.len(), 15);
+            for &(event, Series { caller, kind }) in rows {
                 row += 1;
                 values
                     .add(row)?
                     .add(as_micros(event.time))?
                     .add(&event.id.as_bytes()[..])?
                     .add(id_time_differs(event).then_some(true))?
-                    .add(ids[series])?
-                    .add(event.request_id.as_deref())?
-                    .add(&*event.path)?
-                    .add(event.resource_id.as_deref())?
-                    .add(event.rejection_reason.map(|reason| reason.as_str()))?
+                    .add(caller)?
+                    .add(kind)?
                     .add(i64::from(event.cost))?
                     .add(event.latency_us.cast_signed())?
                     .add(event.request_bytes.cast_signed())?
                     .add(event.response_bytes.cast_signed())?
+                    .add(&*event.path)?
+                    .add(event.request_id.as_deref())?
+                    .add(event.resource_id.as_deref())?
+                    .add(event.rejection_reason.map(|reason| reason.as_str()))?
                     .add(event.client_ip.map(|address| address.to_string()))?;
             }
             let sql = format!("{insert}{}", values.placeholders);
