@@ -72,11 +72,15 @@ fn key(n: usize) -> KeyId {
     format!("MergedKey{n:07}").parse().unwrap()
 }
 
-/// Events of several keys around now: in minutes that have passed, in this one, and in future ones.
+/// Events of several keys around now: in minutes that have passed, in this one, and in future ones; some are days old.
 fn events(count: usize) -> Vec<UsageEvent> {
     let now = Timestamp::now();
     let event = |_| {
-        let mut event = UsageEvent::new(now - fastrand::i64(-120..600).seconds());
+        let seconds = match fastrand::u8(..8) {
+            0 => fastrand::i64(600..300_000),
+            _ => fastrand::i64(-120..600),
+        };
+        let mut event = UsageEvent::new(now - seconds.seconds());
         let n = fastrand::usize(..5);
         event.key = (n > 0).then(|| key(n));
         event.owner = (n > 1).then(|| format!("customer-{}", n % 2).into());
@@ -345,6 +349,49 @@ async fn many_records_and_series_are_merged_in_postgres() {
     let (backends, db) = in_postgres().await;
     let number = async |sql: &str| support::number(&db, &format!("SELECT ({sql})::bigint")).await;
     many_records_and_series_are_merged(&backends, number).await;
+}
+
+/// The rollups of all callers together show which minutes have rows. If they are missing, because their record was damaged,
+/// later rollups are still added to the rows of their callers.
+async fn minutes_without_rollups_of_all_callers_are_added_to<B: Backend>(
+    [one, other]: &[B; 2],
+    execute: impl AsyncFn(&str),
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let mut all = events(100);
+    for event in &mut all {
+        event.time = Timestamp::now() - 10.minutes();
+    }
+    for n in 1..3 {
+        one.write(&Batch::new(all.clone())).await.unwrap();
+        while number(RECORDS).await > 0 {
+            other.merge().await.unwrap();
+        }
+        assert_eq!(number(MINUTES).await, n * 100);
+        execute("DELETE FROM keytally_minutes WHERE caller_id = 0").await;
+    }
+}
+
+#[tokio::test]
+async fn minutes_without_rollups_of_all_callers_are_added_to_in_sqlite() {
+    let (backends, db, _dir) = in_sqlite().await;
+    let execute = async |sql: &str| {
+        let sql = AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(&db).await.unwrap();
+    };
+    let number = async |sql: &str| number_in_sqlite(&db, sql).await;
+    minutes_without_rollups_of_all_callers_are_added_to(&backends, execute, number).await;
+}
+
+#[tokio::test]
+async fn minutes_without_rollups_of_all_callers_are_added_to_in_postgres() {
+    let (backends, db) = in_postgres().await;
+    let execute = async |sql: &str| {
+        let sql = AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(&db).await.unwrap();
+    };
+    let number = async |sql: &str| support::number(&db, &format!("SELECT ({sql})::bigint")).await;
+    minutes_without_rollups_of_all_callers_are_added_to(&backends, execute, number).await;
 }
 
 /// A process is killed while it merges.

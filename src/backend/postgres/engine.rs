@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::listener::Listener;
 use super::partition_cache::PartitionCache;
-use super::rollups::add_rollups;
+use super::rollups::{add_rollups, insert_rollups};
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
     Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value, decode, timestamp,
@@ -184,8 +184,13 @@ impl Engine for PostgresEngine {
         session: &mut PostgresSession,
         table: &str,
         rollups: &[SeriesRollup],
+        are_new: bool,
     ) -> Result<(), SqlError> {
-        add_rollups(session.connection(), &self.names, table, rollups).await
+        let connection = session.connection();
+        match are_new {
+            true => insert_rollups(connection, &self.names, table, rollups).await,
+            false => add_rollups(connection, &self.names, table, rollups).await,
+        }
     }
 
     /// The time of the server, so that a process with a wrong clock does not prune usage too early.

@@ -3,9 +3,45 @@
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 
+use super::copy::Copy;
 use super::types::Time;
 use crate::backend::sql::{Amounts, Dialect, Names, Series, SeriesRollup, from_bytes, to_bytes};
 
+/// Inserts rollups that are not in the table.
+pub(super) async fn insert_rollups(
+    connection: &mut PgConnection,
+    names: &Names,
+    table: &str,
+    rollups: &[SeriesRollup],
+) -> Result<(), SqlError> {
+    let mut rows = Copy::new(rollups.len());
+    for SeriesRollup {
+        series: Series { caller, kind },
+        start,
+        amounts,
+    } in rollups
+    {
+        rows.row(8)
+            .integer(*caller)
+            .time(*start)
+            .integer(*kind)
+            .bigint(amounts.count.cast_signed())
+            .bigint(amounts.cost.cast_signed())
+            .bigint(amounts.request_bytes.cast_signed())
+            .bigint(amounts.response_bytes.cast_signed())
+            .bytes(Some(&to_bytes(&amounts.latency)));
+    }
+    let copy = names.sql(&format!(
+        "COPY {table} (caller_id, start, kind_id, count, cost, request_bytes, response_bytes, latency)
+        FROM STDIN (FORMAT binary)"
+    ));
+    let mut copying = connection.copy_in_raw(&copy).await?;
+    copying.send(rows.finish()).await?;
+    copying.finish().await?;
+    Ok(())
+}
+
+/// Adds rollups to those in the table.
 pub(super) async fn add_rollups(
     connection: &mut PgConnection,
     names: &Names,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::error::BackendError;
-use super::merge_records::{Merging, merge_passed};
+use super::merging::{Merging, merge_passed};
 use super::names::Names;
 use crate::key::InvalidationFeed;
 use crate::usage::LogSampling;

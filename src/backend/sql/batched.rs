@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use sqlx::Error as SqlError;
+use tokio::time::Instant;
 
 use super::engine::{Engine, Session, Statement, Value};
 
 /// The pause between two transactions, for other writers.
 pub(super) const PAUSE: Duration = Duration::from_millis(2);
+
+/// Pauses after a longer transaction, in proportion.
+pub(super) async fn pause_since(start: Instant) {
+    tokio::time::sleep(PAUSE.max(start.elapsed() / 8)).await;
+}
 
 /// The maximum number of rows that one transaction deletes, to keep it short.
 pub(super) const MAX_ROWS: i64 = 2_000;

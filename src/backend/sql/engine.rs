@@ -40,12 +40,14 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
         waits: bool,
     ) -> impl Future<Output = Result<Option<Self::Session>, SqlError>> + Send;
 
-    /// Adds rollups, ordered by caller, start and kind, to a table.
+    /// Adds rollups, ordered by caller, start and kind, to a table. `are_new` is whether it has no rows of the same
+    /// callers, starts and kinds.
     fn add_rollups(
         &self,
         session: &mut Self::Session,
         table: &str,
         rollups: &[SeriesRollup],
+        are_new: bool,
     ) -> impl Future<Output = Result<(), SqlError>> + Send;
 
     /// The current time for merging and pruning.

@@ -7,9 +7,9 @@
 use sqlx::Error as SqlError;
 
 use super::batched::{FirstFailure, MAX_ROWS, PAUSE, write};
+use super::compact::compact_histograms;
 use super::dialect::Dialect;
 use super::engine::{Engine, Row, Session, Statement, Value};
-use super::histogram::{from_bytes, to_bytes};
 use super::micros::{DAY, HOUR, QUARTER, floor};
 use super::value::required;
 
@@ -20,9 +20,6 @@ const KEY: &str = "caller_id, start, kind_id";
 const GROUP: &str = "caller_id, kind_id";
 
 const SUMS: [&str; 4] = ["count", "cost", "request_bytes", "response_bytes"];
-
-/// The length of a histogram, in bytes, above which it is compacted to one pair per bucket.
-const MAX_LATENCY_LEN: i64 = 256;
 
 /// Merges the minutes of all hours that end by `before`, which is a full hour. Returns the number of merged rows.
 pub(super) async fn merge_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
@@ -87,7 +84,7 @@ async fn merge_quarter<E: Engine>(engine: &E, quarter: i64) -> Result<u64, SqlEr
         tokio::time::sleep(PAUSE).await;
     }
     if merged > 0 {
-        compact_histograms(engine, quarter).await?;
+        compact_histograms(engine, "§minutes", quarter).await?;
     }
     Ok(merged)
 }
@@ -143,46 +140,4 @@ async fn merge_some<E: Engine>(
             session.execute(statement(&delete)).await
         }
     }
-}
-
-/// Compacts concatenated histograms in the rows of a quarter.
-async fn compact_histograms<E: Engine>(engine: &E, quarter: i64) -> Result<(), SqlError> {
-    let lock = engine.names().dialect.lock_rows();
-    let read = format!(
-        "SELECT {GROUP}, latency FROM §minutes WHERE start = $1 AND ({GROUP}) > ($2, $3)
-        AND length(latency) > {MAX_LATENCY_LEN} ORDER BY {GROUP} LIMIT 200{lock}"
-    );
-    let update =
-        "UPDATE §minutes SET latency = $4 WHERE start = $1 AND caller_id = $2 AND kind_id = $3";
-    let mut last = (i64::MIN, i64::MIN);
-    loop {
-        let mut session = engine.writer().await?;
-        let statement = |template: &str, (caller, kind): (i64, i64)| {
-            Statement::new(engine.names(), template)
-                .bind(Value::Time(Some(quarter)))
-                .bind(caller)
-                .bind(kind)
-        };
-        let rows = session.fetch(statement(&read, last)).await?;
-        let rows: Vec<_> = rows.iter().map(compacted).collect::<Result<_, _>>()?;
-        let Some(&(end, _)) = rows.last() else {
-            return Ok(());
-        };
-        last = end;
-        for (series, latency) in rows {
-            session
-                .execute(statement(update, series).bind(latency))
-                .await?;
-        }
-        session.commit().await?;
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// The numbers of a caller and a kind, and their compacted histogram.
-fn compacted(row: &impl Row) -> Result<((i64, i64), Value), SqlError> {
-    let latency = from_bytes(required(row.bytes("latency")?)?)?;
-    let caller = required(row.integer("caller_id")?)?;
-    let kind = required(row.integer("kind_id")?)?;
-    Ok(((caller, kind), Value::Bytes(Some(to_bytes(&latency)))))
 }

@@ -7,5 +7,5 @@ pub(super) const DAY: i64 = 24 * HOUR;
 
 /// The start of the time bucket of a width that contains a time.
 pub(super) fn floor(time: i64, width: i64) -> i64 {
-    time.div_euclid(width) * width
+    time.div_euclid(width).saturating_mul(width)
 }

@@ -14,7 +14,7 @@ use super::dictionary::day_of;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
 use super::merge_minutes::merge_minutes;
-use super::merge_records::merge_passed;
+use super::merging::{Merged, merge_passed, roll_up};
 use super::value::as_micros;
 use crate::telemetry;
 use crate::usage::Granularity;
@@ -183,6 +183,11 @@ async fn prune<E: Engine>(
 ) -> Result<PruneReport, SqlError> {
     let (mut pruned, mut failure) = (PruneReport::default(), FirstFailure::default());
     failure.record(merge_passed(engine, true).await);
+    failure.record(roll_up(engine, as_micros(now), true).await);
+    let merged = {
+        let mut session = engine.reader().await?;
+        Merged::read(&mut session, engine.names()).await?
+    };
     if let Some(before) = before(now, retention.log) {
         pruned.log = failure.record(engine.prune_log(as_micros(before)).await);
     }
@@ -191,7 +196,8 @@ async fn prune<E: Engine>(
         .max(retention.minutes)
         .min(retention.hours);
     if let Some(before) = before(now, quarters) {
-        let before = as_micros(Granularity::Hour.floor(before));
+        // Only what is in hours.
+        let before = as_micros(Granularity::Hour.floor(before)).min(merged.hours);
         pruned.quarters = failure.record(prune_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.minutes).filter(|_| retention.minutes < quarters) {

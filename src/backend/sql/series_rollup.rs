@@ -85,7 +85,10 @@ impl Rollups {
 }
 
 /// Merges rollups into wider time buckets, in microseconds. The result is ordered by caller, start and kind.
-pub(super) fn coarser(narrow: &[SeriesRollup], width: i64) -> Vec<SeriesRollup> {
+pub(super) fn coarser<'a>(
+    narrow: impl Iterator<Item = &'a SeriesRollup>,
+    width: i64,
+) -> Vec<SeriesRollup> {
     let mut wide = Rollups::default();
     for rollup in narrow {
         let start = floor(rollup.start, width);

@@ -6,7 +6,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 
-use super::rollups::add_rollups;
+use super::rollups::{add_rollups, insert_rollups};
 use crate::backend::sql::{
     Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value, decode,
     delete_in_batches,
@@ -89,8 +89,13 @@ impl Engine for SqliteEngine {
         session: &mut SqliteSession,
         table: &str,
         rollups: &[SeriesRollup],
+        are_new: bool,
     ) -> Result<(), SqlError> {
-        add_rollups(session.connection(), &self.names, table, rollups).await
+        let connection = session.connection();
+        match are_new {
+            true => insert_rollups(connection, &self.names, table, rollups).await,
+            false => add_rollups(connection, &self.names, table, rollups).await,
+        }
     }
 
     async fn now(&self) -> Result<Timestamp, SqlError> {

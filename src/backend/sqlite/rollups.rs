@@ -6,21 +6,47 @@ use sqlx::{AssertSqlSafe, Error as SqlError, Row};
 use super::values::{ROWS, Values};
 use crate::backend::sql::{Dialect, Names, SeriesRollup, from_bytes, to_bytes};
 
+/// Inserts rollups that are not in the table.
+pub(super) async fn insert_rollups(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    table: &str,
+    rollups: &[SeriesRollup],
+) -> Result<(), SqlError> {
+    insert(connection, names, table, rollups, "").await
+}
+
+/// Adds rollups to those in the table.
 pub(super) async fn add_rollups(
     connection: &mut SqliteConnection,
     names: &Names,
     table: &str,
     rollups: &[SeriesRollup],
 ) -> Result<(), SqlError> {
-    let insert = names.sql(&format!(
-        "INSERT OR FAIL INTO {table} AS t (caller_id, start, kind_id, count, cost, request_bytes, response_bytes,
-            latency) VALUES "
-    ));
     let update = format!(
         " ON CONFLICT (caller_id, start, kind_id) DO UPDATE SET {}, {}",
         Dialect::Sqlite.add_sums(),
         Dialect::Sqlite.add_latency()
     );
+    insert(connection, names, table, rollups, &update).await?;
+    // At random, so that every rollup is compacted eventually, whatever the pattern of merges.
+    if fastrand::u8(..16) == 0 {
+        compact_histograms(connection, names, table, rollups).await?;
+    }
+    Ok(())
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    table: &str,
+    rollups: &[SeriesRollup],
+    on_conflict: &str,
+) -> Result<(), SqlError> {
+    let insert = names.sql(&format!(
+        "INSERT OR FAIL INTO {table} AS t (caller_id, start, kind_id, count, cost, request_bytes, response_bytes,
+            latency) VALUES "
+    ));
     for rollups in rollups.chunks(ROWS) {
         let mut values = Values::new(rollups.len(), 8);
         for rollup in rollups {
@@ -35,14 +61,10 @@ pub(super) async fn add_rollups(
                 .add(amounts.response_bytes.cast_signed())?
                 .add(to_bytes(&amounts.latency))?;
         }
-        let sql = format!("{insert}{}{update}", values.placeholders);
+        let sql = format!("{insert}{}{on_conflict}", values.placeholders);
         sqlx::query_with(AssertSqlSafe(sql), values.arguments)
             .execute(&mut *connection)
             .await?;
-    }
-    // At random, so that every rollup is compacted eventually, whatever the pattern of merges.
-    if fastrand::u8(..16) == 0 {
-        compact_histograms(connection, names, table, rollups).await?;
     }
     Ok(())
 }

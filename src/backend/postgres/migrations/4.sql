@@ -109,6 +109,12 @@ ALTER TABLE §new_days ADD CONSTRAINT ¶new_days_pkey PRIMARY KEY (caller_id, st
 CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
 CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
 CREATE INDEX ¶new_days_by_start ON §new_days (start);
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_hours', max(start) + interval '1 hour' FROM §new_hours HAVING max(start) IS NOT NULL;
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_days', max(start) + interval '24 hours' FROM §new_days HAVING max(start) IS NOT NULL;
+COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
+COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. hours: hours and days are being deleted.';
 
 CREATE TABLE §new_requests (
     time timestamptz NOT NULL,
@@ -184,7 +190,16 @@ CREATE OR REPLACE VIEW §usage_by_minute AS
 CREATE OR REPLACE VIEW §usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM §new_hours t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+    FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM §new_hours
+        UNION ALL
+        SELECT caller_id, date_trunc('hour', start, 'UTC'), kind_id,
+            least(sum(count), 9223372036854775807)::bigint, least(sum(cost), 9223372036854775807)::bigint,
+            least(sum(request_bytes), 9223372036854775807)::bigint,
+            least(sum(response_bytes), 9223372036854775807)::bigint
+        FROM §new_minutes
+        WHERE start >= coalesce((SELECT before FROM §pruned WHERE kind = 'merged_hours'), '-infinity')
+        GROUP BY 1, 2, 3) t
+    JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
 COMMENT ON VIEW §request_log IS 'The request log with the attributes of callers and kinds.';
 COMMENT ON VIEW §usage_by_minute IS 'Rollups by minute with the attributes of callers and kinds.';
 COMMENT ON VIEW §usage_by_hour IS 'Rollups by hour with the attributes of callers and kinds.';

@@ -17,12 +17,13 @@ use std::ops::Range;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
-use self::range_cover::{PrunedBefore, bounded, cover_range, is_exact};
+use self::range_cover::{Widths, bounded, cover_range, is_exact};
 use self::row::{Attributes, key_rollup};
 use self::statement::{Callers, by_key, by_outcome, by_series, callers_of, extent, kinds};
 use self::time_buckets::{Section, TimeBuckets, sections};
 use self::unmerged::unmerged;
 use super::engine::{Engine, Row, Session, Statement};
+use super::merging::Merged;
 use super::micros::{HOUR, MINUTE, QUARTER, floor};
 use super::names::Names;
 use super::value::{as_micros, required};
@@ -49,7 +50,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         return Ok(empty);
     };
     let names = engine.names();
-    let days = cover_range(&snapshot.starts, Granularity::Day, snapshot.coarse);
+    let days = cover_range(&snapshot.starts, Granularity::Day, snapshot.widths);
     let latency = spec.has_latency();
     let statement = by_series(names, range, callers, &days, &TimeBuckets::None, latency);
     let unmerged = snapshot.unmerged(names, range, callers).await?;
@@ -64,13 +65,13 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
         let sections = sections(width, zone, &snapshot.starts, now)?;
-        let statement = by_outcome(names, range, callers, &sections, snapshot.coarse);
+        let statement = by_outcome(names, range, callers, &sections, snapshot.widths);
         let rows = snapshot.session.fetch(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
         let rollups = rollups.iter().chain(&unmerged);
         let over_time = SummarySpec::new().over_time(width, zone.clone());
         // Not exact if rollups that replaced minutes do not align with the time buckets.
-        let narrowest = snapshot.coarse.narrowest(snapshot.starts.start);
+        let narrowest = snapshot.widths.narrowest(snapshot.starts.start);
         let fits = |section: &Section| section.widest >= narrowest;
         summary.exact &= sections.iter().all(fits);
         summary.over_time = over_time.summarize(rollups).over_time;
@@ -97,7 +98,7 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
     let (Some(mut snapshot), _) = Snapshot::open(engine, range).await? else {
         return Ok(Vec::new());
     };
-    let parts = cover_range(&snapshot.starts, Granularity::Minute, snapshot.coarse);
+    let parts = cover_range(&snapshot.starts, Granularity::Minute, snapshot.widths);
     let (names, each) = (engine.names(), TimeBuckets::Each);
     let mut rollups = snapshot.unmerged(names, range, Callers::Each).await?;
     for part in parts {
@@ -116,7 +117,7 @@ struct Snapshot<S> {
     session: S,
     /// The range of minute starts, in microseconds.
     starts: Range<i64>,
-    coarse: PrunedBefore,
+    widths: Widths,
     attributes: Attributes,
 }
 
@@ -143,27 +144,28 @@ impl<S: Session> Snapshot<S> {
             extent.time("first_unmerged")?,
             extent.time("last_unmerged")?,
         );
-        // As if they were merged.
-        let first = [
-            extent.time("first_hour")?,
-            in_records.0.map(|it| floor(it, HOUR)),
-        ];
-        let last = [
-            extent.time("last_hour")?,
-            in_records.1.map(|it| floor(it, HOUR)),
-        ];
+        // As if all were merged into hours.
+        let first_minutes = [extent.time("first_minute")?, in_records.0];
+        let last_minutes = [extent.time("last_minute")?, in_records.1];
+        let hour = |minute: i64| floor(minute, HOUR);
+        let first = first_minutes.into_iter().flatten().map(hour);
+        let last = last_minutes.into_iter().flatten().map(hour);
         let (first, last) = (
-            first.into_iter().flatten().min(),
-            last.into_iter().flatten().max(),
+            first.chain(extent.time("first_hour")?).min(),
+            last.chain(extent.time("last_hour")?).max(),
         );
         let Some((first, last)) = first.zip(last) else {
             return Ok((None, true));
         };
-        let coarse = PrunedBefore::new(extent.time("dropped")?, extent.time("folded")?);
+        let widths = Widths::new(
+            extent.time("dropped")?,
+            extent.time("folded")?,
+            Merged::new(extent.time("merged_hours")?, extent.time("merged_days")?),
+        );
         // If the last minute is part of a wider rollup, it may be any minute of it.
         let last = match extent.time("last_minute")?.max(in_records.1) {
-            Some(minute) if minute >= coarse.quarters => minute,
-            Some(minute) if minute >= last && minute >= coarse.hours => {
+            Some(minute) if minute >= widths.quarters => minute,
+            Some(minute) if minute >= last && minute >= widths.hours => {
                 floor(minute, QUARTER) + QUARTER - MINUTE
             }
             _ => last + HOUR - MINUTE,
@@ -173,7 +175,7 @@ impl<S: Session> Snapshot<S> {
         starts.start = starts.start.max(pruned);
         // A bucket boundary in the future cannot cut a rollup.
         let last_past = last.min(as_micros(Timestamp::now()) - MINUTE);
-        let is_exact = is_exact(range, first, last_past, coarse);
+        let is_exact = is_exact(range, first, last_past, widths);
         if starts.is_empty() {
             return Ok((None, is_exact));
         }
@@ -182,7 +184,7 @@ impl<S: Session> Snapshot<S> {
         let snapshot = Self {
             session,
             starts,
-            coarse,
+            widths,
             attributes,
         };
         Ok((Some(snapshot), is_exact))
@@ -193,7 +195,7 @@ impl<S: Session> Snapshot<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-        let days = cover_range(&self.starts, Granularity::Day, self.coarse);
+        let days = cover_range(&self.starts, Granularity::Day, self.widths);
         let statement = by_key(engine.names(), range, days);
         let rows = self.session.fetch(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
@@ -219,7 +221,7 @@ impl<S: Session> Snapshot<S> {
             callers,
             attributes,
             starts,
-            self.coarse,
+            self.widths,
         )
         .await
     }

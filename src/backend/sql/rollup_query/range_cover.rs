@@ -2,24 +2,31 @@
 
 use std::ops::Range;
 
+use crate::backend::sql::merging::Merged;
 use crate::backend::sql::micros::{DAY, HOUR, MINUTE, QUARTER, floor};
 use crate::backend::sql::value::ceil_micros;
 use crate::usage::{Granularity, UsageRange};
 
-/// The times before which narrow rollups were replaced by wider ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PrunedBefore {
+/// The widths of the rollups that are kept for a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Widths {
     /// Before this time, hours are the narrowest rollups.
     pub(super) hours: i64,
     /// Before this time, quarters of an hour are the narrowest rollups. Not earlier than `hours`.
     pub(super) quarters: i64,
+    /// The times up to which there are hours and days.
+    pub(super) merged: Merged,
 }
 
-impl PrunedBefore {
-    pub(super) fn new(hours: Option<i64>, quarters: Option<i64>) -> Self {
+impl Widths {
+    pub(super) fn new(hours: Option<i64>, quarters: Option<i64>, merged: Merged) -> Self {
         let hours = hours.unwrap_or(i64::MIN);
         let quarters = quarters.map_or(hours, |quarters| quarters.max(hours));
-        Self { hours, quarters }
+        Self {
+            hours,
+            quarters,
+            merged,
+        }
     }
 
     /// The width of the narrowest rollups at a time.
@@ -60,11 +67,11 @@ pub(super) fn bounded(range: &UsageRange, first: i64, last: i64) -> Range<i64> {
 }
 
 /// Whether a range starts and ends at bucket boundaries, or beyond all rollups.
-pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, coarse: PrunedBefore) -> bool {
+pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, widths: Widths) -> bool {
     let mut edges = range.from.into_iter().chain(range.to);
     edges.all(|edge| {
         let edge = ceil_micros(edge);
-        let width = coarse.narrowest(edge).seconds() * 1_000_000;
+        let width = widths.narrowest(edge).seconds() * 1_000_000;
         edge <= first || edge >= last + MINUTE || edge % width == 0
     })
 }
@@ -78,49 +85,47 @@ fn ceil(time: i64, width: i64) -> i64 {
 pub(super) fn cover_range(
     starts: &Range<i64>,
     widest: Granularity,
-    coarse: PrunedBefore,
+    widths: Widths,
 ) -> Vec<RangePart> {
     let mut parts = Vec::new();
-    cover(starts.clone(), widest, coarse, &mut parts);
+    cover(starts.clone(), widest, widths, &mut parts);
     parts
 }
 
-fn cover(
-    starts: Range<i64>,
-    widest: Granularity,
-    coarse: PrunedBefore,
-    parts: &mut Vec<RangePart>,
-) {
+fn cover(starts: Range<i64>, widest: Granularity, widths: Widths, parts: &mut Vec<RangePart>) {
     if starts.is_empty() {
         return;
     }
-    let (length, narrower) = match widest {
-        Granularity::Day => (DAY, Granularity::Hour),
-        Granularity::Hour => (HOUR, Granularity::Minute),
-        _ => return cover_narrowest(starts, coarse, parts),
+    let (length, narrower, merged) = match widest {
+        Granularity::Day => (DAY, Granularity::Hour, widths.merged.days),
+        Granularity::Hour => (HOUR, Granularity::Minute, widths.merged.hours),
+        _ => return cover_narrowest(starts, widths, parts),
     };
-    let (from, to) = (ceil(starts.start, length), floor(starts.end, length));
+    let (from, to) = (
+        ceil(starts.start, length),
+        floor(starts.end.min(merged), length),
+    );
     if from < to {
-        cover(starts.start..from, narrower, coarse, parts);
+        cover(starts.start..from, narrower, widths, parts);
         parts.push(RangePart {
             width: widest,
             starts: from..to,
         });
-        cover(to..starts.end, narrower, coarse, parts);
+        cover(to..starts.end, narrower, widths, parts);
     } else {
-        cover(starts, narrower, coarse, parts);
+        cover(starts, narrower, widths, parts);
     }
 }
 
-fn cover_narrowest(starts: Range<i64>, coarse: PrunedBefore, parts: &mut Vec<RangePart>) {
+fn cover_narrowest(starts: Range<i64>, widths: Widths, parts: &mut Vec<RangePart>) {
     let periods = [
-        (Granularity::Hour, HOUR, i64::MIN..coarse.hours),
+        (Granularity::Hour, HOUR, i64::MIN..widths.hours),
         (
             Granularity::QuarterHour,
             QUARTER,
-            coarse.hours..coarse.quarters,
+            widths.hours..widths.quarters,
         ),
-        (Granularity::Minute, MINUTE, coarse.quarters..i64::MAX),
+        (Granularity::Minute, MINUTE, widths.quarters..i64::MAX),
     ];
     for (width, length, period) in periods {
         let (start, end) = (starts.start.max(period.start), starts.end.min(period.end));
@@ -143,17 +148,22 @@ mod tests {
     const DAYS: Granularity = Granularity::Day;
 
     const QUARTERS: Granularity = Granularity::QuarterHour;
-    const NARROW: PrunedBefore = PrunedBefore {
+    const ALL: Merged = Merged {
+        hours: i64::MAX,
+        days: i64::MAX,
+    };
+    const NARROW: Widths = Widths {
         hours: i64::MIN,
         quarters: i64::MIN,
+        merged: ALL,
     };
 
     fn all(
         starts: Range<i64>,
         widest: Granularity,
-        coarse: PrunedBefore,
+        widths: Widths,
     ) -> Vec<(Granularity, i64, i64)> {
-        let parts = cover_range(&starts, widest, coarse);
+        let parts = cover_range(&starts, widest, widths);
         parts
             .iter()
             .map(|part| (part.width, part.starts.start, part.starts.end))
@@ -191,7 +201,7 @@ mod tests {
     fn hours_replace_pruned_minutes() {
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
         let end = starts.end;
-        let pruned = |hours: i64| PrunedBefore::new(Some(hours * HOUR), None);
+        let pruned = |hours: i64| Widths::new(Some(hours * HOUR), None, ALL);
         let expected = [(HOURS, HOUR, 5 * HOUR), (MINUTES, 5 * HOUR, end)];
         assert_eq!(all(starts.clone(), DAYS, pruned(2)), expected);
         let expected = [(HOURS, HOUR, 2 * HOUR), (MINUTES, 2 * HOUR, end)];
@@ -205,8 +215,26 @@ mod tests {
     }
 
     #[test]
+    fn narrower_rollups_cover_what_is_not_rolled_up() {
+        let starts = 0..2 * DAY;
+        let merged = |hours, days| Widths::new(None, None, Merged::new(hours, days));
+        let some = merged(Some(DAY + 3 * HOUR), Some(DAY));
+        let expected = [
+            (DAYS, 0, DAY),
+            (HOURS, DAY, DAY + 3 * HOUR),
+            (MINUTES, DAY + 3 * HOUR, 2 * DAY),
+        ];
+        assert_eq!(all(starts.clone(), DAYS, some), expected);
+        let none = merged(None, None);
+        assert_eq!(all(starts.clone(), DAYS, none), [(MINUTES, 0, 2 * DAY)]);
+        // Both were rolled up beyond the range.
+        let beyond = merged(Some(9 * DAY), Some(9 * DAY));
+        assert_eq!(all(starts, DAYS, beyond), [(DAYS, 0, 2 * DAY)]);
+    }
+
+    #[test]
     fn quarters_of_an_hour_replace_merged_minutes() {
-        let coarse = PrunedBefore::new(Some(2 * HOUR), Some(4 * HOUR));
+        let widths = Widths::new(Some(2 * HOUR), Some(4 * HOUR), ALL);
         let starts = 30 * MINUTE..5 * HOUR + 5 * MINUTE;
         let end = starts.end;
         let expected = [
@@ -214,11 +242,11 @@ mod tests {
             (QUARTERS, 2 * HOUR, 4 * HOUR),
             (MINUTES, 4 * HOUR, end),
         ];
-        assert_eq!(all(starts, MINUTES, coarse), expected);
+        assert_eq!(all(starts, MINUTES, widths), expected);
         let cut = 2 * HOUR + 20 * MINUTE..3 * HOUR + 20 * MINUTE;
         let starts = 2 * HOUR + 30 * MINUTE..3 * HOUR + 30 * MINUTE;
         assert_eq!(
-            all(cut.clone(), MINUTES, coarse),
+            all(cut.clone(), MINUTES, widths),
             [(QUARTERS, starts.start, starts.end)]
         );
         let micros = |n| Timestamp::from_microsecond(n).unwrap();
@@ -226,12 +254,12 @@ mod tests {
             let range = UsageRange::new()
                 .from(micros(range.start))
                 .to(micros(range.end));
-            is_exact(&range, 0, DAY, coarse)
+            is_exact(&range, 0, DAY, widths)
         };
         assert!(is_exact(starts.clone()) && !is_exact(cut));
         assert!(is_exact(HOUR..starts.end) && !is_exact(HOUR + QUARTER..starts.end));
         assert!(is_exact(starts.start..5 * HOUR + MINUTE));
-        assert_eq!(PrunedBefore::new(Some(HOUR), Some(0)).quarters, HOUR);
+        assert_eq!(Widths::new(Some(HOUR), Some(0), ALL).quarters, HOUR);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Queries of rollups.
 
-use super::range_cover::{PrunedBefore, RangePart, cover_range};
+use super::range_cover::{RangePart, Widths, cover_range};
 use super::time_buckets::{Section, TimeBuckets, bucket};
 use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
@@ -9,16 +9,19 @@ use crate::backend::sql::series_rollup::ALL_CALLERS;
 use crate::usage::{Granularity, UsageRange};
 
 /// The time ranges of the rollups in tables and of those in records, and the times before which minutes were pruned,
-/// minutes were merged into quarters of an hour, and hours and days are being pruned.
+/// minutes were merged into quarters of an hour, all were merged into hours and days, and hours and days are being pruned.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = format!(
         "SELECT (SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
     (SELECT max(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS last_hour,
+    (SELECT min(start) FROM §minutes WHERE caller_id = {ALL_CALLERS}) AS first_minute,
     (SELECT max(start) FROM §minutes WHERE caller_id = {ALL_CALLERS}) AS last_minute,
     (SELECT min(first) FROM §rollup_records WHERE {READABLE}) AS first_unmerged,
     (SELECT max(last) FROM §rollup_records WHERE {READABLE}) AS last_unmerged,
     (SELECT before FROM §pruned WHERE kind = 'minutes') AS dropped,
     (SELECT before FROM §pruned WHERE kind = 'quarter_hours') AS folded,
+    (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS merged_hours,
+    (SELECT before FROM §pruned WHERE kind = 'merged_days') AS merged_days,
     (SELECT before FROM §pruned WHERE kind = 'hours') AS gone"
     );
     Statement::new(names, &template)
@@ -86,10 +89,10 @@ pub(super) fn by_outcome(
     range: &UsageRange,
     callers: Callers,
     sections: &[Section],
-    coarse: PrunedBefore,
+    widths: Widths,
 ) -> Statement {
     let parts = sections.iter().flat_map(|section| {
-        let parts = cover_range(&section.starts, section.widest, coarse);
+        let parts = cover_range(&section.starts, section.widest, widths);
         let by = format!("k.outcome, k.cause{}", bucket(names, &section.grid));
         parts.into_iter().map(move |part| (part, by.clone()))
     });

@@ -39,7 +39,11 @@ async fn unfiltered_summaries_read_one_rollup_per_kind() {
 
     let names = Names::new(Dialect::Sqlite);
     let day = start.as_microsecond()..start.as_microsecond() + 24 * HOUR;
-    let parts = cover_range(&day, Granularity::Day, PrunedBefore::new(None, None));
+    let parts = cover_range(
+        &day,
+        Granularity::Day,
+        Widths::new(None, None, Merged::new(Some(i64::MAX), Some(i64::MAX))),
+    );
     let range = UsageRange::new();
     for (callers, expected) in [(Callers::Together, 1), (Callers::Each, 1_000)] {
         let statement = by_series(&names, &range, callers, &parts, &TimeBuckets::None, true);

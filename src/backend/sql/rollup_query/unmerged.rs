@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use sqlx::Error as SqlError;
 
-use super::range_cover::PrunedBefore;
+use super::range_cover::Widths;
 use super::row::Attributes;
 use super::statement::Callers;
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
@@ -23,7 +23,7 @@ pub(super) async fn unmerged<S: Session>(
     callers: Callers,
     attributes: &Attributes,
     starts: &Range<i64>,
-    coarse: PrunedBefore,
+    widths: Widths,
 ) -> Result<Vec<Rollup>, SqlError> {
     // The rollup of a minute may start up to an hour before it.
     let records = format!(
@@ -38,7 +38,7 @@ pub(super) async fn unmerged<S: Session>(
         // Only ready records have rollups of all callers together, which may be merged before those of each caller.
         let is_ready = row.boolean("ready")?;
         let is_wanted = |caller: i32, start: i64| {
-            starts.contains(&place(start, coarse))
+            starts.contains(&place(start, widths))
                 && match callers {
                     Callers::Together => !is_ready || caller == ALL_CALLERS,
                     Callers::Each => attributes.has_caller(caller),
@@ -54,19 +54,19 @@ pub(super) async fn unmerged<S: Session>(
             if callers == Callers::Together {
                 series.caller = ALL_CALLERS;
             }
-            found.add(series, place(start, coarse), &amounts);
+            found.add(series, place(start, widths), &amounts);
         }
         drop(row);
         tokio::task::yield_now().await;
     }
     let rollups = found.into_rollups().map(|found| {
-        let width = coarse.narrowest(found.start);
+        let width = widths.narrowest(found.start);
         attributes.rollup_with(found.series, found.start, width, found.amounts)
     });
     rollups.filter_map(Result::transpose).collect()
 }
 
 /// The start of the narrowest rollup that is kept for the time of a minute.
-fn place(minute: i64, coarse: PrunedBefore) -> i64 {
-    floor(minute, coarse.narrowest(minute).seconds() * 1_000_000)
+fn place(minute: i64, widths: Widths) -> i64 {
+    floor(minute, widths.narrowest(minute).seconds() * 1_000_000)
 }

@@ -158,6 +158,11 @@ ALTER TABLE §new_days RENAME TO §days;
 CREATE INDEX §minutes_by_start ON §minutes (start);
 CREATE INDEX §hours_by_start ON §hours (start);
 CREATE INDEX §days_by_start ON §days (start);
+-- The times up to which there are all hours and days.
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_hours', max(start) + 3600000000 FROM §hours HAVING max(start) IS NOT NULL;
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_days', max(start) + 86400000000 FROM §days HAVING max(start) IS NOT NULL;
 CREATE INDEX §requests_by_time ON §requests (time);
 CREATE INDEX §requests_by_kind ON §requests (kind_id, time);
 -- By blocks of rows, so that recent entries are adjacent.
@@ -185,7 +190,18 @@ CREATE VIEW §usage_by_minute AS
 CREATE VIEW §usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM §hours t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+    FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM §hours
+        UNION ALL
+        SELECT caller_id, start - (start % 3600000000 + 3600000000) % 3600000000, kind_id, sum(count), sum(cost),
+            CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
+                THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
+            CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
+                THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END
+        FROM §minutes
+        WHERE start >= coalesce((SELECT before FROM §pruned WHERE kind = 'merged_hours'),
+            -9223372036854775807)
+        GROUP BY 1, 2, 3) t
+    JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
 
 -- Rollups that are not merged into the other tables yet.
 CREATE TABLE §rollup_records (

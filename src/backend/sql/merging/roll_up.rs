@@ -1,0 +1,142 @@
+//! Rolling up minutes into hours, and hours into days, once they have passed.
+
+use sqlx::Error as SqlError;
+use tokio::time::Instant;
+
+use crate::backend::sql::batched::pause_since;
+use crate::backend::sql::compact::compact_histograms;
+use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
+use crate::backend::sql::micros::{DAY, HOUR, floor};
+use crate::backend::sql::names::Names;
+use crate::backend::sql::value::required;
+
+/// The times, in microseconds since 1970, up to which the tables of hours and days have all rollups. Later ones are only in
+/// the table of narrower rollups.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend::sql) struct Merged {
+    pub(in crate::backend::sql) hours: i64,
+    pub(in crate::backend::sql) days: i64,
+}
+
+impl Merged {
+    pub(in crate::backend::sql) fn new(hours: Option<i64>, days: Option<i64>) -> Self {
+        Self {
+            hours: hours.unwrap_or(i64::MIN),
+            days: days.unwrap_or(i64::MIN),
+        }
+    }
+
+    pub(in crate::backend::sql) async fn read<S: Session>(
+        session: &mut S,
+        names: &Names,
+    ) -> Result<Self, SqlError> {
+        let merged = "SELECT (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS hours,
+            (SELECT before FROM §pruned WHERE kind = 'merged_days') AS days";
+        let rows = session.fetch(Statement::new(names, merged)).await?;
+        let row = required(rows.first())?;
+        Ok(Self::new(row.time("hours")?, row.time("days")?))
+    }
+}
+
+/// A step from narrower to wider rollups.
+struct Step {
+    from: &'static str,
+    to: &'static str,
+    width: i64,
+    /// The entry in §pruned.
+    mark: &'static str,
+    merged: fn(&Merged) -> i64,
+    /// The time up to which the narrower rollups are complete.
+    complete: fn(&Merged) -> i64,
+}
+
+const STEPS: [Step; 2] = [
+    Step {
+        from: "§minutes",
+        to: "§hours",
+        width: HOUR,
+        mark: "merged_hours",
+        merged: |merged| merged.hours,
+        complete: |_| i64::MAX,
+    },
+    Step {
+        from: "§hours",
+        to: "§days",
+        width: DAY,
+        mark: "merged_days",
+        merged: |merged| merged.days,
+        complete: |merged| merged.hours,
+    },
+];
+
+/// Rolls up all hours and days that end by a time, each in a transaction. Does nothing if another process is merging.
+pub(in crate::backend::sql) async fn roll_up<E: Engine>(
+    engine: &E,
+    until: i64,
+    waits: bool,
+) -> Result<(), SqlError> {
+    for step in STEPS {
+        loop {
+            let start = Instant::now();
+            let Some(bucket) = roll_up_next(engine, &step, until, waits).await? else {
+                break;
+            };
+            compact_histograms(engine, step.to, bucket).await?;
+            pause_since(start).await;
+        }
+    }
+    Ok(())
+}
+
+/// Rolls up the next hour or day. Returns its start, or `None` if there is none.
+async fn roll_up_next<E: Engine>(
+    engine: &E,
+    step: &Step,
+    until: i64,
+    waits: bool,
+) -> Result<Option<i64>, SqlError> {
+    let Step {
+        from, to, width, ..
+    } = *step;
+    let (names, dialect) = (engine.names(), engine.names().dialect);
+    let Some(mut session) = engine.merger(waits).await? else {
+        return Ok(None);
+    };
+    let marks = Merged::read(&mut session, names).await?;
+    let merged = (step.merged)(&marks);
+    let until = floor(until.min((step.complete)(&marks)), width);
+    if merged >= until {
+        return Ok(None);
+    }
+    let first = format!("SELECT min(start) AS first FROM {from} WHERE start >= $1 AND start < $2");
+    let first = Statement::new(names, &first)
+        .bind(Value::Time(Some(merged)))
+        .bind(Value::Time(Some(until)));
+    let rows = session.fetch(first).await?;
+    let first = required(rows.first())?.time("first")?;
+    drop(rows);
+    let bucket = first.map(|first| floor(first, width));
+    if let Some(bucket) = bucket {
+        let sums = ["count", "cost", "request_bytes", "response_bytes"];
+        let insert = format!(
+            "INSERT INTO {to} (caller_id, start, kind_id, {}, latency)
+            SELECT caller_id, $1, kind_id, {}, {} FROM {from} WHERE start >= $1 AND start < $2
+            GROUP BY caller_id, kind_id ORDER BY caller_id, kind_id",
+            sums.join(", "),
+            sums.map(|column| dialect.capped_sum(column)).join(", "),
+            dialect.concat_bytes("latency"),
+        );
+        let insert = Statement::new(names, &insert)
+            .bind(Value::Time(Some(bucket)))
+            .bind(Value::Time(Some(bucket + width)));
+        session.execute(insert).await?;
+    }
+    let mark = "INSERT INTO §pruned (kind, before) VALUES ($1, $2)
+        ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
+    let mark = Statement::new(names, mark)
+        .bind(step.mark)
+        .bind(Value::Time(Some(bucket.map_or(until, |it| it + width))));
+    session.execute(mark).await?;
+    session.commit().await?;
+    Ok(bucket)
+}
