@@ -145,8 +145,8 @@ struct Load {
 }
 
 impl Load {
-    /// Writes batches of current events for one turn. Returns events per second, excluding their generation.
-    async fn measure(self, traffic: &mut Traffic, mut write: impl AsyncFnMut(&Batch)) -> f64 {
+    /// Writes batches of current events for one turn. Returns events and seconds, excluding their generation.
+    async fn measure(self, traffic: &mut Traffic, mut write: impl AsyncFnMut(&Batch)) -> [f64; 2] {
         let (mut spent, mut written) = (Duration::ZERO, 0);
         while spent.as_secs_f64() < self.seconds / TURNS as f64 {
             let batch = traffic.batch(self.batch, |_| Timestamp::now());
@@ -155,10 +155,10 @@ impl Load {
             write(&batch).await;
             spent += start.elapsed();
         }
-        written as f64 / spent.as_secs_f64()
+        [written as f64, spent.as_secs_f64()]
     }
 
-    /// Alternates between the two variants and prints the medians.
+    /// Alternates between the two variants and prints the medians, and the ratio of all turns together.
     async fn compare(
         self,
         name: &str,
@@ -167,11 +167,16 @@ impl Load {
     ) {
         let mut traffic = Traffic::new(self.keys);
         let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+        let mut all = [[0.0; 2]; 2];
         for _ in 0..TURNS {
-            let (a, b) = (
+            let turns = [
                 self.measure(&mut traffic, &mut ours).await,
                 self.measure(&mut traffic, &mut plain).await,
-            );
+            ];
+            for (all, turn) in all.iter_mut().flatten().zip(turns.iter().flatten()) {
+                *all += turn;
+            }
+            let [a, b] = turns.map(|[events, seconds]| events / seconds);
             for (rates, rate) in rates.iter_mut().zip([a, b, a / b]) {
                 rates.push(rate);
             }
@@ -180,13 +185,15 @@ impl Load {
             rates.sort_by(f64::total_cmp);
         }
         let [ours, plain, ratio] = &rates;
+        let [a, b] = all.map(|[events, seconds]| events / seconds);
         println!(
-            "{name}: {:.0} events/s, plain {:.0} rows/s, ratio {:.2} ({:.2} to {:.2})",
+            "{name}: {:.0} events/s, plain {:.0} rows/s, ratio {:.2} ({:.2} to {:.2}), in total {:.2}",
             ours[TURNS / 2],
             plain[TURNS / 2],
             ratio[TURNS / 2],
             ratio[0],
-            ratio[TURNS - 1]
+            ratio[TURNS - 1],
+            a / b
         );
     }
 }
@@ -262,7 +269,8 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
 
 // --- Reading -------------------------------------------------------------------------------------------
 
-async fn read(backend: &dyn Backend, sizes: &[usize]) {
+/// Merges all rollups, as the background task has done with all but those of the last minute.
+async fn read(backend: &dyn Backend, sizes: &[usize], mut merge: impl AsyncFnMut()) {
     let mut traffic = Traffic::new(20);
     let end = Timestamp::now();
     let mut stored = 0;
@@ -271,6 +279,7 @@ async fn read(backend: &dyn Backend, sizes: &[usize]) {
         let start = Instant::now();
         fill(backend, &mut traffic, stored, size, end).await;
         stored = size;
+        merge().await;
         println!(
             " {size} events (written in {:.0} s)",
             start.elapsed().as_secs_f64()
@@ -389,14 +398,16 @@ fn main() {
                 let file = folder.join("read.db");
                 let backend = SqliteBackend::open(file).await.expect("open");
                 backend.migrate().await.expect("migrate");
-                read(&backend, &sizes).await;
+                let merge = async || drop(backend.merge_rollups().await.expect("merge"));
+                read(&backend, &sizes, merge).await;
             }
             if postgres {
                 println!("PostgreSQL");
                 let url = cluster.database().await;
                 let backend = PostgresBackend::connect(&url).await.expect("connect");
                 backend.migrate().await.expect("migrate");
-                read(&backend, &sizes).await;
+                let merge = async || drop(backend.merge_rollups().await.expect("merge"));
+                read(&backend, &sizes, merge).await;
             }
         }
     });

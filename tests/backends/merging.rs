@@ -9,11 +9,12 @@ use jiff::{Timestamp, ToSpan};
 use keytally::KeyId;
 use keytally::backend::{BackendError, PostgresBackend, Retention, SqliteBackend};
 use keytally::usage::{
-    Batch, Granularity, Outcome, Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
-    UsageReader, UsageSink,
+    Batch, Count, Granularity, LogFilter, Outcome, Status, SummaryQuery, SummarySpec, UsageEvent,
+    UsageRange, UsageReader, UsageSink,
 };
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 
+use crate::answers;
 use crate::postgres_server as support;
 
 trait Backend: UsageSink + UsageReader {
@@ -134,6 +135,38 @@ async fn assert_exact<B: Backend>(backend: &B, events: &[UsageEvent]) {
     }
 }
 
+/// Asserts that filters on the key or the owner and on other attributes find the same requests.
+async fn assert_logged<B: Backend>(backend: &B, events: &[UsageEvent]) {
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
+    let error = LogFilter::new().status(Status::Http(503));
+    let other = LogFilter::new().endpoint("/v1/a");
+    let now = Timestamp::now();
+    for filter in [
+        error.clone().key(key(1)),
+        error.clone().owner("customer-1"),
+        error.clone().owner("customer-1").endpoint("/v1/b"),
+        error.clone().key(key(9)),
+        other.clone().key(key(2)),
+        other.clone().key(key(2)).from(now - 400.seconds()),
+        other
+            .clone()
+            .key(key(2))
+            .from(now - 50.hours())
+            .to(now - 1.hours()),
+    ] {
+        let expected: Vec<_> = events
+            .iter()
+            .filter(|it| filter.matches(it))
+            .cloned()
+            .collect();
+        let count = backend.count(&filter).await.unwrap();
+        assert_eq!(count, Count::Exactly(expected.len() as u64), "{filter:?}");
+        let found = answers::all_requests(backend, &filter).await;
+        assert_eq!(found, expected, "{filter:?}");
+    }
+}
+
 async fn summaries_are_exact_before_and_after_merging<B: Backend>(
     [one, other]: &[B; 2],
     number: impl AsyncFn(&str) -> i64,
@@ -144,8 +177,10 @@ async fn summaries_are_exact_before_and_after_merging<B: Backend>(
         one.write(&Batch::new(more.clone())).await.unwrap();
         all.extend(more);
         assert_exact(other, &all).await;
+        assert_logged(other, &all).await;
         one.merge().await.unwrap();
         assert_exact(other, &all).await;
+        assert_logged(other, &all).await;
     }
     // Only the rollups of current minutes are left.
     let passed = Granularity::Minute.floor(Timestamp::now() - 6.seconds());

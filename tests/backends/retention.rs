@@ -667,6 +667,36 @@ async fn totals_agree_after_partial_pruning_in_sqlite() {
     totals_agree_after_partial_pruning(&backend, lock, unlock).await;
 }
 
+/// Filters on both the key and other attributes find requests whose hours were pruned.
+async fn requests_older_than_rollups_are_found<B: Backend>(backend: &B) {
+    let end = noon();
+    backend.write(&Batch::new(events(end))).await.unwrap();
+    let filter = LogFilter::new().key(key()).method(Method::ALL[1]);
+    let expected = events(end).iter().filter(|it| filter.matches(it)).count() as u64;
+    assert!(expected > 0);
+    let retention = Retention::new()
+        .log(Duration::MAX)
+        .minutes(DAY)
+        .hours(2 * DAY);
+    for _ in 0..2 {
+        let count = backend.count(&filter).await.unwrap();
+        assert_eq!(count, Count::Exactly(expected));
+        assert!(backend.prune(&retention, end).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn requests_older_than_rollups_are_found_in_sqlite() {
+    let backend = SqliteBackend::in_memory().await.unwrap();
+    requests_older_than_rollups_are_found(&backend).await;
+}
+
+#[tokio::test]
+async fn requests_older_than_rollups_are_found_in_postgres() {
+    let (backend, _) = support::backend().await;
+    requests_older_than_rollups_are_found(&backend).await;
+}
+
 #[tokio::test]
 async fn pruning_skips_kinds_locked_by_a_writer() {
     let (backend, url) = support::backend().await;

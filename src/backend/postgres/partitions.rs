@@ -222,7 +222,6 @@ impl PostgresEngine {
             self.partition_cache.clear();
         }
         failure.record(self.prune_log_batches(end).await);
-        failure.record(self.prune_log_segments(end).await);
         failure.into_result(dropped)
     }
 
@@ -246,16 +245,6 @@ impl PostgresEngine {
                 AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
                     WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
             ORDER BY b.first LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        delete_in_batches(self, delete, Value::Time(Some(before))).await
-    }
-
-    /// Deletes the segments that have no requests left in the log. A batch that is being written adds its segment again.
-    async fn prune_log_segments(&self, before: i64) -> Result<u64, SqlError> {
-        let delete =
-            "DELETE FROM §log_segments WHERE number IN (SELECT s.number FROM §log_segments s
-            WHERE s.last < $1 AND NOT EXISTS (SELECT 1 FROM §requests r
-                WHERE r.segment = s.number AND r.time >= s.first AND r.time <= s.last)
-            ORDER BY s.number LIMIT $2 FOR UPDATE SKIP LOCKED)";
         delete_in_batches(self, delete, Value::Time(Some(before))).await
     }
 

@@ -40,7 +40,7 @@ impl<E: Engine> SqlBackend<E> {
     }
 
     pub(in crate::backend) async fn merge_rollups(&self) -> Result<u64, BackendError> {
-        Ok(merge_passed(&*self.engine, true).await?)
+        Ok(merge_passed(&self.engine, true).await?)
     }
 
     pub(super) fn names(&self) -> &Names {

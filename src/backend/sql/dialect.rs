@@ -14,7 +14,27 @@ pub(super) struct Source {
     /// The subquery.
     pub(super) rows: String,
     /// The condition on `r` for a row `one`.
-    pub(super) condition: &'static str,
+    pub(super) condition: String,
+    /// Whether the times of `r` are also from `one.first` to `one.last`.
+    pub(super) has_times: bool,
+}
+
+/// Expressions for the first and the last time that requests `r` may have.
+#[derive(Clone, Default)]
+pub(super) struct Times {
+    pub(super) from: Vec<String>,
+    pub(super) to: Vec<String>,
+}
+
+impl Source {
+    fn times(&self, times: &Times) -> Times {
+        let mut times = times.clone();
+        if self.has_times {
+            times.from.push("one.first".into());
+            times.to.push("one.last".into());
+        }
+        times
+    }
 }
 
 /// Selects an expression by dialect. Only the variants of enabled features exist.
@@ -183,18 +203,14 @@ impl Dialect {
     }
 
     /// The requests `r` whose column has the text at a placeholder, read by the index on the column. Ends in the
-    /// `WHERE` clause. In SQLite the index is divided into blocks of rows, and each block is searched: in an
-    /// undivided index, a batch would insert each text into a different page.
+    /// `WHERE` clause. In SQLite the index is divided into segments, and each segment is searched: in an undivided index,
+    /// a batch would insert each text into a different page.
     pub(super) fn with_text(self, column: &str, place: &str) -> String {
         by_dialect!(
             self,
             sqlite: format!(
-                "(WITH RECURSIVE blocks(block) AS (
-                    SELECT max(row) >> 16 FROM §requests
-                    UNION ALL SELECT block - 1 FROM blocks
-                    WHERE block > (SELECT min(row) >> 16 FROM §requests))
-                SELECT block FROM blocks) one CROSS JOIN §requests r
-                WHERE r.row >> 16 = one.block AND r.{column} = {place}"
+                "§log_segments one CROSS JOIN §requests r
+                WHERE r.row >> 16 = +one.number AND r.{column} = {place}"
             ),
             // With an equality, the planner could ignore the column in `ORDER BY`, and scan the whole log by time
             // until it has found enough matches.
@@ -219,7 +235,7 @@ impl Dialect {
             self,
             sqlite: format!(
                 "SELECT {columns} FROM {with_text}{which} AND r.time >= coalesce(
-                    (SELECT time FROM §requests WHERE row >> 16 = one.block AND {column} = {place}{which}
+                    (SELECT time FROM §requests r WHERE r.row >> 16 = +one.number AND {column} = {place}{which}
                     ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})
                 ORDER BY time DESC, id DESC LIMIT {limit}",
                 i64::MIN
@@ -250,40 +266,37 @@ impl Dialect {
         )
     }
 
-    /// The requests of each caller whose number a subquery selects, segment by segment: in PostgreSQL, those that may
-    /// have requests in a range of times, given as conditions on `first` and `last`; in SQLite, blocks of rows.
-    pub(super) fn each_caller(self, callers: &str, within: &str) -> Source {
+    /// The number of the segment of the log that a request `r` is in. In SQLite, segments are blocks of rows.
+    pub(super) fn segment(self) -> &'static str {
+        by_dialect!(self, sqlite: "r.row >> 16", postgres: "r.segment")
+    }
+
+    /// A time some microseconds after that of a column.
+    pub(super) fn later(self, column: &str, micros: i64) -> String {
         by_dialect!(
             self,
-            sqlite: {
-                let _ = within;
-                Source {
-                    rows: format!(
-                        "WITH RECURSIVE blocks(block) AS (
-                            SELECT max(row) >> 16 FROM §requests
-                            UNION ALL SELECT block - 1 FROM blocks
-                            WHERE block > (SELECT min(row) >> 16 FROM §requests))
-                        SELECT block, number FROM blocks CROSS JOIN ({callers})"
-                    ),
-                    condition: "r.row >> 16 = one.block AND r.caller_id = one.number",
-                }
-            },
-            postgres: Source {
-                rows: format!(
-                    "SELECT s.number AS segment_number, s.first, s.last, c.number
-                    FROM §log_segments s CROSS JOIN ({callers}) c WHERE TRUE{within}"
-                ),
-                condition: "r.segment = one.segment_number AND r.caller_id = one.number
-                    AND r.time >= one.first AND r.time <= one.last",
-            },
+            sqlite: format!("{column} + {micros}"),
+            postgres: format!("{column} + interval '{micros} microseconds'"),
         )
     }
 
-    /// Selects the requests of a caller.
-    pub(super) fn requests_of_caller(self, caller: &str) -> String {
-        let Source { rows, condition } =
-            self.each_caller(&format!("SELECT {caller} AS number"), "");
-        format!("SELECT 1 FROM ({rows}) one CROSS JOIN §requests r WHERE {condition}")
+    /// The condition that requests `r` are within these times. SQLite would use only one of several bounds to search an
+    /// index, so they are combined.
+    pub(super) fn within(self, times: &Times) -> String {
+        let bound = |sign: &str, function: &str, bounds: &[String]| match bounds {
+            [] => String::new(),
+            [one] => format!(" AND r.time {sign} {one}"),
+            all => by_dialect!(
+                self,
+                sqlite: format!(" AND r.time {sign} {function}({})", all.join(", ")),
+                postgres: {
+                    let _ = function;
+                    let each = all.iter().map(|one| format!(" AND r.time {sign} {one}"));
+                    each.collect()
+                },
+            ),
+        };
+        bound(">=", "max", &times.from) + &bound("<=", "min", &times.to)
     }
 
     /// Selects `columns` of the requests `r` that match `which`, for each row of a source. In PostgreSQL, the overall
@@ -292,43 +305,63 @@ impl Dialect {
         self,
         columns: &str,
         source: &Source,
+        times: &Times,
         which: &str,
         order: &str,
         limit: &str,
     ) -> String {
-        let Source { rows, condition } = source;
+        let within = self.within(&source.times(times));
+        let Source {
+            rows, condition, ..
+        } = source;
         by_dialect!(
             self,
             sqlite: {
                 let _ = limit;
                 format!(
                     "SELECT {columns} FROM ({rows}) one CROSS JOIN §requests r
-                    WHERE {condition}{which} {order}"
+                    WHERE {condition}{within}{which} {order}"
                 )
             },
             postgres: format!(
                 "SELECT {columns} FROM ({rows}) one CROSS JOIN LATERAL
-                (SELECT * FROM §requests r WHERE {condition}{which} {order} LIMIT {limit}) r"
+                (SELECT * FROM §requests r WHERE {condition}{within}{which} {order} LIMIT {limit}) r"
             ),
         )
     }
 
     /// The time of the last of the `limit` newest requests of a source. It saves reading rows that are older than that,
     /// and needs only the index unless `which` has conditions on other columns.
-    pub(super) fn time_of_last(self, source: &Source, which: &str, limit: &str) -> String {
-        let Source { rows, condition } = source;
+    pub(super) fn time_of_last(
+        self,
+        source: &Source,
+        times: &Times,
+        which: &str,
+        limit: &str,
+    ) -> String {
+        let times = source.times(times);
+        let within = self.within(&times);
+        let Source {
+            rows, condition, ..
+        } = source;
         let newest = by_dialect!(
             self,
-            sqlite: format!(
-                "SELECT r.time AS time FROM ({rows}) one CROSS JOIN §requests r
-                WHERE {condition}{which} AND r.time >= coalesce(
-                    (SELECT time FROM §requests r WHERE {condition}{which}
+            sqlite: {
+                let mut newer = times;
+                newer.from.push(format!(
+                    "coalesce((SELECT time FROM §requests r WHERE {condition}{within}{which}
                     ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})",
-                i64::MIN
-            ),
+                    i64::MIN
+                ));
+                let newer = self.within(&newer);
+                format!(
+                    "SELECT r.time AS time FROM ({rows}) one CROSS JOIN §requests r
+                    WHERE {condition}{newer}{which}"
+                )
+            },
             postgres: format!(
                 "SELECT r.time FROM ({rows}) one CROSS JOIN LATERAL
-                (SELECT time FROM §requests r WHERE {condition}{which}
+                (SELECT time FROM §requests r WHERE {condition}{within}{which}
                 ORDER BY time DESC LIMIT {limit}) r"
             ),
         );

@@ -4,18 +4,22 @@
 //! caller and time. Otherwise it is read kind by kind, by the index on kind and time. The newest requests of each caller
 //! or kind are merged. Request ids and resource ids have their own indexes.
 
+mod buckets;
+mod conditions;
+
 use jiff::{SignedDuration, Timestamp};
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
+use self::buckets::Buckets;
+use self::conditions::{
+    caller_condition, filters_callers, filters_kinds, kind_condition, of_caller, overlaps, times,
+};
 use super::batch_rollup::uuid_millis;
-use super::dialect::Source;
+use super::dialect::{Source, Times};
 use super::engine::{Row, Session, Statement, Value};
 use super::names::Names;
-use super::value::{
-    as_micros, ceil_micros, decode, number, parse_name, parsed, required, status, status_codes,
-    text, time,
-};
+use super::value::{as_micros, decode, number, parse_name, parsed, required, status, text, time};
 use crate::page::PageToken;
 use crate::usage::{LogFilter, LogQuery, ReadError, UsageEvent};
 
@@ -34,9 +38,9 @@ pub(super) const COLUMNS: &str =
 pub(super) const ATTRIBUTES: &str =
     "c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status, k.outcome, k.cause";
 
-/// Joins requests or rollups `r` with their caller and kind.
+/// Joins requests `r` with their caller and kind. A left join, so that SQLite does not begin with the callers.
 pub(super) const JOIN_ATTRIBUTES: &str =
-    "JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id";
+    "LEFT JOIN §callers c ON c.id = r.caller_id LEFT JOIN §kinds k ON k.id = r.kind_id";
 
 /// Whether nothing can match: stored texts never contain U+0000, which PostgreSQL rejects.
 pub(super) fn matches_nothing(filter: &LogFilter) -> bool {
@@ -64,6 +68,8 @@ pub(super) struct Matching {
     pub(super) kinds: Option<Vec<i64>>,
     /// All kinds, if neither the callers nor the kinds are limited.
     pub(super) all_kinds: Vec<i64>,
+    /// If both are limited.
+    pub(super) buckets: Option<Buckets>,
 }
 
 impl Matching {
@@ -89,10 +95,17 @@ impl Matching {
         } else if callers.is_none() {
             all_kinds = ids(session, sql).await?;
         }
+        let buckets = match (&callers, &kinds) {
+            (Some(callers), Some(kinds)) => {
+                Some(Buckets::read(session, names, filter, callers, kinds).await?)
+            }
+            _ => None,
+        };
         Ok(Self {
             callers,
             kinds,
             all_kinds,
+            buckets,
         })
     }
 }
@@ -104,72 +117,6 @@ async fn ids<S: Session>(session: &mut S, sql: Statement) -> Result<Vec<i64>, Sq
         .collect()
 }
 
-fn filters_callers(filter: &LogFilter) -> bool {
-    filter.key.is_some() || filter.owner.is_some()
-}
-
-pub(super) fn filters_kinds(filter: &LogFilter) -> bool {
-    let LogFilter {
-        key: _,
-        owner: _,
-        from: _,
-        to: _,
-        outcome,
-        cause,
-        method,
-        endpoint,
-        status,
-        status_class,
-        resource_id: _,
-        request_id: _,
-    } = filter;
-    outcome.is_some()
-        || cause.is_some()
-        || method.is_some()
-        || endpoint.is_some()
-        || status.is_some()
-        || status_class.is_some()
-}
-
-/// The `WHERE` clause for callers.
-fn caller_condition(sql: &mut Statement, filter: &LogFilter) -> String {
-    let mut condition = String::from(" WHERE TRUE");
-    if let Some(key) = filter.key {
-        condition.push_str(&format!(" AND key_id = {}", sql.placeholder(key)));
-    }
-    if let Some(owner) = filter.owner.as_deref() {
-        condition.push_str(&format!(" AND owner = {}", sql.placeholder(owner)));
-    }
-    condition
-}
-
-/// The `WHERE` clause for kinds.
-fn kind_condition(sql: &mut Statement, filter: &LogFilter) -> String {
-    let mut condition = String::from(" WHERE TRUE");
-    for (column, value) in [
-        ("outcome", filter.outcome.map(|it| it.as_str())),
-        ("cause", filter.cause.map(|it| it.as_str())),
-        ("method", filter.method.map(|it| it.as_str())),
-        ("endpoint", filter.endpoint.as_deref()),
-        ("status_class", filter.status_class.map(|it| it.as_str())),
-    ] {
-        if let Some(value) = value {
-            condition.push_str(&format!(" AND {column} = {}", sql.placeholder(value)));
-        }
-    }
-    if let Some(status) = filter.status {
-        let (http, grpc) = status_codes(status);
-        for (column, code) in [("http_status", http), ("grpc_status", grpc)] {
-            let is = match code {
-                Some(code) => format!(" AND {column} = {}", sql.placeholder(code)),
-                None => format!(" AND {column} IS NULL"),
-            };
-            condition.push_str(&is);
-        }
-    }
-    condition
-}
-
 /// The requests of the matching callers, or else of the matching kinds. Also returns the conditions that the source does
 /// not cover.
 fn source(
@@ -178,26 +125,35 @@ fn source(
     filter: &LogFilter,
     matching: &Matching,
 ) -> (Source, String) {
-    let rest = conditions(sql, names, filter, matching, matching.callers.is_none());
-    let mut within = String::new();
-    if let Some(from) = filter.from {
-        let place = sql.placeholder(Value::Time(Some(ceil_micros(from))));
-        within.push_str(&format!(" AND last >= {place}"));
+    let Matching {
+        callers,
+        kinds,
+        all_kinds,
+        buckets,
+    } = matching;
+    if let (Some(callers), Some(kinds), Some(buckets)) = (callers, kinds, buckets) {
+        return buckets.source(sql, names, filter, callers, kinds);
     }
-    if let Some(to) = filter.to {
-        let place = sql.placeholder(Value::Time(Some(ceil_micros(to))));
-        within.push_str(&format!(" AND first < {place}"));
-    }
-    let source = match (&matching.callers, &matching.kinds) {
-        (Some(callers), _) => {
+    let source = match callers {
+        Some(callers) => {
             let callers = sql.numbers(names, callers);
-            names.dialect.each_caller(&callers, &within)
+            let within = overlaps(sql, filter, ["last", "first"], 0);
+            Source {
+                rows: format!(
+                    "SELECT +s.number AS segment_number, s.first, s.last, c.number
+                    FROM §log_segments s CROSS JOIN ({callers}) c WHERE TRUE{within}"
+                ),
+                condition: of_caller(names),
+                has_times: true,
+            }
         }
-        (None, kinds) => Source {
-            rows: sql.numbers(names, kinds.as_ref().unwrap_or(&matching.all_kinds)),
-            condition: "r.kind_id = one.number",
+        None => Source {
+            rows: sql.numbers(names, kinds.as_ref().unwrap_or(all_kinds)),
+            condition: "r.kind_id = one.number".into(),
+            has_times: false,
         },
     };
+    let rest = conditions(sql, names, filter, matching, callers.is_none());
     (source, rest)
 }
 
@@ -212,12 +168,12 @@ fn conditions(
     let mut conditions = String::new();
     if let Some(kinds) = matching.kinds.as_ref().filter(|_| !kinds_are_covered) {
         let kinds = sql.numbers(names, kinds);
-        let kind = names.dialect.without_index("kind_id");
+        let kind = names.dialect.without_index("r.kind_id");
         conditions.push_str(&format!(" AND {kind} IN ({kinds})"));
     }
     if matching.callers.is_none() && filters_callers(filter) {
         let callers = caller_condition(sql, filter);
-        let caller = names.dialect.without_index("caller_id");
+        let caller = names.dialect.without_index("r.caller_id");
         conditions.push_str(&format!(
             " AND {caller} IN (SELECT id FROM §callers{callers})"
         ));
@@ -225,15 +181,16 @@ fn conditions(
     conditions
 }
 
-/// The filters to query in turn until there are enough results. In a partitioned log, the most recent days come
-/// first: a query of all partitions has to plan for and lock each of them.
+/// The filters to query in turn until there are enough results. In a partitioned log, the most recent days come first: a
+/// query of all partitions has to plan for and lock each of them. So they do if all hours with requests of both a caller
+/// and a kind would be read.
 pub(super) fn subqueries(
     names: &Names,
     filter: &LogFilter,
     after: Option<&PageToken>,
 ) -> Vec<LogFilter> {
     let mut filters = Vec::new();
-    if names.dialect.has_partitioned_log() {
+    if names.dialect.has_partitioned_log() || (filters_callers(filter) && filters_kinds(filter)) {
         let ends = [after.map(PageToken::time), filter.to];
         let ends = ends.into_iter().flatten();
         let end = ends.fold(Timestamp::now(), Timestamp::min);
@@ -253,37 +210,34 @@ pub(super) fn subqueries(
     filters
 }
 
-/// The conditions on the time of requests.
-fn time_condition(sql: &mut Statement, filter: &LogFilter) -> String {
-    let mut condition = String::new();
-    if let Some(from) = filter.from {
-        let place = sql.placeholder(Value::Time(Some(ceil_micros(from))));
-        condition.push_str(&format!(" AND time >= {place}"));
-    }
-    if let Some(to) = filter.to {
-        let place = sql.placeholder(Value::Time(Some(ceil_micros(to))));
-        condition.push_str(&format!(" AND time < {place}"));
-    }
-    condition
-}
-
 /// Rejects a page token of another list.
 pub(super) fn check_token(token: &PageToken) -> Result<(), ReadError> {
     token.id::<Uuid>()?;
     Ok(())
 }
 
-/// The placeholders for time and id of the last request of the previous page.
+/// The placeholders for the last request of the previous page.
+struct LastSeen {
+    time: String,
+    /// The time before it.
+    before: String,
+    id: String,
+}
+
 fn last_seen(
     sql: &mut Statement,
     after: Option<&PageToken>,
-) -> Result<Option<(String, String)>, ReadError> {
+) -> Result<Option<LastSeen>, ReadError> {
     let Some(token) = after else {
         return Ok(None);
     };
     let id: Uuid = token.id()?;
-    let time = sql.placeholder(Value::Time(Some(as_micros(token.time()))));
-    Ok(Some((time, sql.placeholder(id))))
+    let time = as_micros(token.time());
+    Ok(Some(LastSeen {
+        time: sql.placeholder(Value::Time(Some(time))),
+        before: sql.placeholder(Value::Time(Some(time.saturating_sub(1)))),
+        id: sql.placeholder(id),
+    }))
 }
 
 const NEWEST_FIRST: &str = "ORDER BY time DESC, id DESC";
@@ -297,30 +251,30 @@ pub(super) fn page(
     let filter = &query.filter;
     let mut sql = Statement::new(names, "");
     let limit = sql.placeholder(query.page.size() as i64 + 1);
-    let within = time_condition(&mut sql, filter);
-    let last = last_seen(&mut sql, query.page.after.as_ref())?;
-    let after = last
-        .as_ref()
-        // The condition on the time alone lets PostgreSQL exclude partitions.
-        .map(|(time, id)| format!(" AND time <= {time} AND (time, id) < ({time}, {id})"));
-    let which = within.clone() + &after.unwrap_or_default();
+    let mut times = times(&mut sql, filter);
     let (source, rest) = source(&mut sql, names, filter, matching);
+    let last = last_seen(&mut sql, query.page.after.as_ref())?;
+    // Requests at exactly the time of the last one are read, but not counted for the cutoff.
+    let mut earlier = times.clone();
+    let mut after = String::new();
+    if let Some(last) = &last {
+        earlier.to.push(last.before.clone());
+        times.to.push(last.time.clone());
+        after = format!(" AND (r.time, r.id) < ({}, {})", last.time, last.id);
+    }
     let requests = if picks_ids(filter) {
-        let paths = access_paths(&mut sql, names, filter, matching, &which);
-        let newest = |path: &AccessPath| path.newest(names, &source, COLUMNS, &limit);
+        let paths = access_paths(&mut sql, names, filter, matching, &times);
+        let newest = |path: &AccessPath| path.newest(names, &source, &after, &limit);
         union(paths.iter().map(newest))
     } else {
-        // Requests at exactly the time of the last one are read, but not counted for the cutoff.
-        let earlier = last.as_ref().map(|(time, _)| format!(" AND time < {time}"));
-        let earlier = within + &earlier.unwrap_or_default() + &rest;
-        let cutoff = names.dialect.time_of_last(&source, &earlier, &limit);
-        let cutoff = match &last {
-            Some((time, _)) => format!("coalesce(({cutoff}), {time})"),
-            None => format!("({cutoff})"),
-        };
-        let which = format!("{which}{rest} AND time >= {cutoff}");
         let dialect = names.dialect;
-        dialect.for_each(COLUMNS, &source, &which, NEWEST_FIRST, &limit)
+        let cutoff = dialect.time_of_last(&source, &earlier, &rest, &limit);
+        times.from.push(match &last {
+            Some(last) => format!("coalesce(({cutoff}), {})", last.time),
+            None => format!("({cutoff})"),
+        });
+        let which = after + &rest;
+        dialect.for_each(COLUMNS, &source, &times, &which, NEWEST_FIRST, &limit)
     };
     sql.push_sql(
         names,
@@ -338,18 +292,14 @@ pub(super) fn page(
 pub(super) fn count(names: &Names, filter: &LogFilter, matching: &Matching) -> Statement {
     let mut sql = Statement::new(names, "");
     let limit = sql.placeholder(MAX_COUNT.cast_signed() + 1);
-    let which = time_condition(&mut sql, filter);
+    let times = times(&mut sql, filter);
     let (source, rest) = source(&mut sql, names, filter, matching);
     let requests = if picks_ids(filter) {
-        let paths = access_paths(&mut sql, names, filter, matching, &which);
-        union(
-            paths
-                .iter()
-                .map(|path| path.any(names, &source, "id", &limit)),
-        )
+        let paths = access_paths(&mut sql, names, filter, matching, &times);
+        union(paths.iter().map(|path| path.any(names, &source, &limit)))
     } else {
-        let which = which + &rest;
-        names.dialect.for_each("1", &source, &which, "", &limit)
+        let dialect = names.dialect;
+        dialect.for_each("1", &source, &times, &rest, "", &limit)
     };
     sql.push_sql(
         names,
@@ -374,6 +324,7 @@ struct AccessPath {
     index: Index,
     /// The remaining conditions.
     which: String,
+    times: Times,
 }
 
 enum Index {
@@ -386,82 +337,86 @@ enum Index {
 }
 
 impl AccessPath {
-    fn newest(&self, names: &Names, source: &Source, columns: &str, limit: &str) -> String {
-        let (dialect, which) = (names.dialect, &self.which);
+    /// Selects the newest requests that also match `after`.
+    fn newest(&self, names: &Names, source: &Source, after: &str, limit: &str) -> String {
+        let (dialect, order) = (names.dialect, NEWEST_FIRST);
+        let which = format!("{after}{}", self.which);
+        let all = format!("{}{which}", dialect.within(&self.times));
         match &self.index {
             Index::Text(column, place) => {
-                dialect.newest_with_text(columns, column, place, which, limit)
+                dialect.newest_with_text(COLUMNS, column, place, &all, limit)
             }
-            Index::Id => format!(
-                "SELECT {columns} FROM §requests r WHERE TRUE{which} {NEWEST_FIRST} LIMIT {limit}"
-            ),
-            Index::Source => dialect.for_each(columns, source, which, NEWEST_FIRST, limit),
+            Index::Id => {
+                format!("SELECT {COLUMNS} FROM §requests r WHERE TRUE{all} {order} LIMIT {limit}")
+            }
+            Index::Source => dialect.for_each(COLUMNS, source, &self.times, &which, order, limit),
         }
     }
 
-    fn any(&self, names: &Names, source: &Source, columns: &str, limit: &str) -> String {
+    /// Selects the ids of some requests.
+    fn any(&self, names: &Names, source: &Source, limit: &str) -> String {
         let (dialect, which) = (names.dialect, &self.which);
+        let all = format!("{}{which}", dialect.within(&self.times));
         match &self.index {
             Index::Text(column, place) => {
                 let with_text = dialect.with_text(column, place);
-                format!("SELECT {columns} FROM {with_text}{which} LIMIT {limit}")
+                format!("SELECT r.id FROM {with_text}{all} LIMIT {limit}")
             }
-            Index::Id | Index::Source => self.newest(names, source, columns, limit),
+            Index::Id => format!("SELECT r.id FROM §requests r WHERE TRUE{all} LIMIT {limit}"),
+            Index::Source => dialect.for_each("r.id", source, &self.times, which, "", limit),
         }
     }
 }
 
-/// The access paths to requests that match `which`: by resource id, or by request id, of which there are several kinds.
+/// The access paths to requests that match a filter: by resource id, or by request id, of which there are several kinds.
 fn access_paths(
     sql: &mut Statement,
     names: &Names,
     filter: &LogFilter,
     matching: &Matching,
-    which: &str,
+    times: &Times,
 ) -> Vec<AccessPath> {
-    let mut which = conditions(sql, names, filter, matching, false) + which;
+    let mut which = conditions(sql, names, filter, matching, false);
     if let Some(callers) = &matching.callers {
         let callers = sql.numbers(names, callers);
-        let caller = names.dialect.without_index("caller_id");
-        which = format!(" AND {caller} IN ({callers}){which}");
+        let caller = names.dialect.without_index("r.caller_id");
+        which.push_str(&format!(" AND {caller} IN ({callers})"));
     }
-    let mut resource = String::new();
+    let path = |index, which: String| AccessPath {
+        index,
+        which,
+        times: times.clone(),
+    };
     if let Some(id) = filter.resource_id.as_deref() {
         let place = sql.placeholder(id);
         if filter.request_id.is_none() {
-            return vec![AccessPath {
-                index: Index::Text("resource_id", place),
-                which,
-            }];
+            return vec![path(Index::Text("resource_id", place), which)];
         }
-        resource = format!(" AND resource_id = {place}");
+        which.push_str(&format!(" AND r.resource_id = {place}"));
     }
     let Some(id) = filter.request_id.as_deref() else {
         return Vec::new();
     };
-    let mut paths = vec![AccessPath {
-        index: Index::Text("request_id", sql.placeholder(id)),
-        which: format!("{resource}{which}"),
-    }];
+    let text = Index::Text("request_id", sql.placeholder(id));
+    let mut paths = vec![path(text, which.clone())];
     // The request id may also be an event id, in any UUID notation.
     if let Ok(id) = id.parse::<Uuid>() {
-        let place = sql.placeholder(id);
+        which.push_str(&format!(" AND r.id = {}", sql.placeholder(id)));
         if let Some(millisecond) = uuid_millis(id) {
             // Nearly all event ids contain the time of the request, so the indexes that end in the time are enough.
-            let from = sql.placeholder(Value::Time(Some(millisecond * 1_000)));
-            let to = sql.placeholder(Value::Time(Some(millisecond * 1_000 + 1_000)));
-            paths.push(AccessPath {
-                index: Index::Source,
-                which: format!(
-                    " AND id = {place} AND time >= {from} AND time < {to}
-                    AND id_time_differs IS NULL{resource}{which}"
-                ),
-            });
+            let mut of_id = path(
+                Index::Source,
+                format!("{which} AND r.id_time_differs IS NULL"),
+            );
+            let (first, last) = (millisecond * 1_000, millisecond * 1_000 + 999);
+            let first = sql.placeholder(Value::Time(Some(first)));
+            let last = sql.placeholder(Value::Time(Some(last)));
+            of_id.times.from.push(first);
+            of_id.times.to.push(last);
+            paths.push(of_id);
         }
-        paths.push(AccessPath {
-            index: Index::Id,
-            which: format!(" AND id = {place} AND id_time_differs IS NOT NULL{resource}{which}"),
-        });
+        which.push_str(" AND r.id_time_differs IS NOT NULL");
+        paths.push(path(Index::Id, which));
     }
     paths
 }

@@ -1,6 +1,6 @@
 //! Retention and pruning of usage.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -142,7 +142,7 @@ const EVERY: Duration = Duration::from_secs(600);
 impl<E: Engine> SqlBackend<E> {
     /// Starts the pruning task.
     pub(in crate::backend) fn maintain(&self, retention: Retention) -> Maintenance {
-        let engine = std::sync::Arc::downgrade(&self.engine);
+        let engine = Arc::downgrade(&self.engine);
         Maintenance(tokio::spawn(prune_periodically(engine, retention)))
     }
 
@@ -151,7 +151,7 @@ impl<E: Engine> SqlBackend<E> {
         retention: &Retention,
         now: Timestamp,
     ) -> Result<PruneReport, BackendError> {
-        Ok(prune(&*self.engine, retention, now).await?)
+        Ok(prune(&self.engine, retention, now).await?)
     }
 }
 
@@ -161,7 +161,7 @@ async fn prune_periodically<E: Engine>(engine: Weak<E>, retention: Retention) {
         match engine.upgrade() {
             None => return,
             Some(engine) => {
-                let pruned = async { prune(&*engine, &retention, engine.now().await?).await };
+                let pruned = async { prune(&engine, &retention, engine.now().await?).await };
                 match pruned.await {
                     Ok(report) => telemetry::debug!(?report, "pruned old usage"),
                     Err(error) => telemetry::warn!(
@@ -177,12 +177,13 @@ async fn prune_periodically<E: Engine>(engine: Weak<E>, retention: Retention) {
 
 /// Runs one pass. A failed step does not prevent the others; the first error is returned.
 async fn prune<E: Engine>(
-    engine: &E,
+    engine: &Arc<E>,
     retention: &Retention,
     now: Timestamp,
 ) -> Result<PruneReport, SqlError> {
     let (mut pruned, mut failure) = (PruneReport::default(), FirstFailure::default());
     failure.record(merge_passed(engine, true).await);
+    let engine = &**engine;
     failure.record(roll_up(engine, as_micros(now), true).await);
     let merged = {
         let mut session = engine.reader().await?;
@@ -190,6 +191,7 @@ async fn prune<E: Engine>(
     };
     if let Some(before) = before(now, retention.log) {
         pruned.log = failure.record(engine.prune_log(as_micros(before)).await);
+        failure.record(prune_segments(engine, as_micros(before)).await);
     }
     let quarters = retention
         .quarter_hours
@@ -211,6 +213,19 @@ async fn prune<E: Engine>(
     pruned.batches = failure.record(prune_batches(engine, retention, now).await);
     failure.record(prune_dictionaries(engine, retention, now).await);
     failure.into_result(pruned)
+}
+
+/// Deletes the segments of the log that have no requests left. A batch that is being written adds its segment again.
+async fn prune_segments<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
+    let dialect = engine.names().dialect;
+    let (skip, segment) = (dialect.skip_locked(), dialect.segment());
+    let delete = format!(
+        "DELETE FROM §log_segments WHERE number IN (SELECT s.number FROM §log_segments s
+        WHERE s.last < $1 AND NOT EXISTS (SELECT 1 FROM §requests r
+            WHERE {segment} = +s.number AND r.time >= s.first AND r.time <= s.last)
+        ORDER BY s.number LIMIT $2{skip})"
+    );
+    delete_in_batches(engine, &delete, Value::Time(Some(before))).await
 }
 
 /// Prunes minutes and quarters of an hour, after recording it: readers must use hours before the first row is
@@ -309,10 +324,12 @@ async fn prune_dictionaries<E: Engine>(
     };
     let dialect = engine.names().dialect;
     let (skip, first) = (dialect.skip_locked(), dialect.seconds("u.first"));
-    let (caller, kind) = (
-        dialect.requests_of_caller("d.id"),
-        "SELECT 1 FROM §requests r WHERE r.kind_id = d.id",
+    let caller = format!(
+        "SELECT 1 FROM §log_segments s CROSS JOIN §requests r
+        WHERE {} = +s.number AND r.caller_id = d.id",
+        dialect.segment()
     );
+    let kind = "SELECT 1 FROM §requests r WHERE r.kind_id = d.id";
     for (table, rollups, requests) in [
         ("§callers", "h.caller_id = d.id", &*caller),
         ("§kinds", "h.caller_id = 0 AND h.kind_id = d.id", kind),

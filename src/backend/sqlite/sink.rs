@@ -3,6 +3,8 @@
 //! Statements with many rows use `OR FAIL`, which saves SQLite a statement journal. If a batch fails, the whole
 //! transaction is rolled back.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
@@ -116,13 +118,18 @@ impl BatchWriter<'_> {
         let mut row: i64 = sqlx::query_scalar(AssertSqlSafe(last))
             .fetch_one(self.connection())
             .await?;
+        let mut segments: BTreeMap<i64, (i64, i64, i64)> = BTreeMap::new();
         for rows in rows.chunks(ROWS) {
             let mut values = Values::new(rows.len(), 15);
             for &(event, Series { caller, kind }) in rows {
                 row += 1;
+                let time = as_micros(event.time);
+                let (first, last, events) = segments.entry(row >> 16).or_insert((time, time, 0));
+                (*first, *last) = (time.min(*first), time.max(*last));
+                *events += 1;
                 values
                     .add(row)?
-                    .add(as_micros(event.time))?
+                    .add(time)?
                     .add(&event.id.as_bytes()[..])?
                     .add(id_time_differs(event).then_some(true))?
                     .add(caller)?
@@ -141,6 +148,18 @@ impl BatchWriter<'_> {
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)
                 .execute(self.connection())
                 .await?;
+        }
+        for (number, (first, last, events)) in segments {
+            let upsert = "INSERT INTO §log_segments AS s (number, first, last, events)
+                VALUES ($1, $2, $3, $4)
+                ON CONFLICT (number) DO UPDATE SET first = min(s.first, excluded.first),
+                    last = max(s.last, excluded.last), events = s.events + excluded.events";
+            let upsert = Statement::new(&self.backend.0.engine.names, upsert)
+                .bind(number)
+                .bind(first)
+                .bind(last)
+                .bind(events);
+            self.session.execute(upsert).await?;
         }
         Ok(())
     }

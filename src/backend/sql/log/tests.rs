@@ -95,14 +95,22 @@ fn matching(filter: &LogFilter) -> Vec<Matching> {
         true => &numbers,
         false => &[None],
     };
-    let all = callers.iter().flat_map(|callers| {
-        kinds.iter().map(|kinds| Matching {
-            callers: callers.clone(),
-            kinds: kinds.clone(),
-            all_kinds: vec![1, 2, 3],
-        })
-    });
-    all.collect()
+    let mut all = Vec::new();
+    for callers in callers {
+        for kinds in kinds {
+            let buckets = match (callers, kinds) {
+                (Some(_), Some(_)) => vec![Some(Buckets::of(false)), Some(Buckets::of(true))],
+                _ => vec![None],
+            };
+            all.extend(buckets.into_iter().map(|buckets| Matching {
+                callers: callers.clone(),
+                kinds: kinds.clone(),
+                all_kinds: vec![1, 2, 3],
+                buckets,
+            }));
+        }
+    }
+    all
 }
 
 #[tokio::test]
@@ -119,10 +127,14 @@ async fn every_filter_uses_an_index() {
             ] {
                 statements.push(page(&names, &query, &matching).unwrap());
             }
-            let expected = match (&matching.callers, picks_ids(&filter)) {
-                (_, true) => " USING ",
-                (Some(_), false) => "keytally_requests_by_caller",
-                (None, false) => "keytally_requests_by_kind",
+            let is_by_kind = match &matching.buckets {
+                Some(buckets) => buckets.by_kind(),
+                None => matching.callers.is_none(),
+            };
+            let expected = match (picks_ids(&filter), is_by_kind) {
+                (true, _) => " USING ",
+                (false, true) => "keytally_requests_by_kind",
+                (false, false) => "keytally_requests_by_caller",
             };
             for statement in statements {
                 let steps = steps(&pool, &statement).await;

@@ -77,7 +77,7 @@ async fn merge_periodically<E: Engine>(engine: Weak<E>, mut running: Running) {
             return;
         };
         let passed = async {
-            merge_passed(&*engine, false).await?;
+            merge_passed(&engine, false).await?;
             has_records(&*engine).await
         };
         match passed.await {
@@ -112,26 +112,30 @@ async fn has_records<E: Engine>(engine: &E) -> Result<bool, SqlError> {
 
 /// Merges the rollups of all minutes that have passed. Returns their number. `waits` is whether to wait while another
 /// process is merging.
-pub(super) async fn merge_passed<E: Engine>(engine: &E, waits: bool) -> Result<u64, SqlError> {
+pub(super) async fn merge_passed<E: Engine>(engine: &Arc<E>, waits: bool) -> Result<u64, SqlError> {
     let mut all = 0;
     loop {
         // Those of an interrupted pass come first.
         loop {
             let start = Instant::now();
-            let Some(merged) = add_ready(engine, waits).await? else {
+            // In a task, so that it cannot be cancelled: a connection that was interrupted during `COPY` cannot be reused.
+            let engine = engine.clone();
+            let added = tokio::spawn(async move { add_ready(&*engine, waits).await });
+            // The task only fails if the runtime shuts down.
+            let Some(merged) = added.await.map_err(|_| SqlError::PoolClosed)?? else {
                 break;
             };
             all += merged;
             pause_since(start).await;
         }
         let start = Instant::now();
-        let Collected { any, are_left } = collect(engine, waits).await?;
+        let Collected { any, are_left } = collect(&**engine, waits).await?;
         if !any && !are_left {
             break;
         }
         pause_since(start).await;
     }
     let now = as_micros(engine.now().await?);
-    roll_up(engine, now.saturating_sub(GRACE), waits).await?;
+    roll_up(&**engine, now.saturating_sub(GRACE), waits).await?;
     Ok(all)
 }

@@ -178,6 +178,17 @@ BEGIN
     UPDATE §log_pruned SET position = OLD.row;
 END;
 
+-- The segments of the request log: blocks of 65,536 rows.
+CREATE TABLE §log_segments (
+    number INTEGER PRIMARY KEY,
+    -- When its first and its last request arrived.
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    events INTEGER NOT NULL
+) STRICT;
+INSERT INTO §log_segments
+    SELECT row >> 16, min(time), max(time), count(*) FROM §requests GROUP BY row >> 16;
+
 CREATE VIEW §request_log AS
     SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,
         r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome, k.cause,
