@@ -269,7 +269,7 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
 
 // --- Reading -------------------------------------------------------------------------------------------
 
-/// Merges all rollups, as the background task has done with all but those of the last minute.
+/// Measures queries after all rollups were merged, as the background task does with all but those of the last minute.
 async fn read(backend: &dyn Backend, sizes: &[usize], mut merge: impl AsyncFnMut()) {
     let mut traffic = Traffic::new(20);
     let end = Timestamp::now();
@@ -398,7 +398,9 @@ fn main() {
                 let file = folder.join("read.db");
                 let backend = SqliteBackend::open(file).await.expect("open");
                 backend.migrate().await.expect("migrate");
-                let merge = async || drop(backend.merge_rollups().await.expect("merge"));
+                let merge = async || {
+                    backend.merge_rollups().await.expect("merge");
+                };
                 read(&backend, &sizes, merge).await;
             }
             if postgres {
@@ -406,7 +408,9 @@ fn main() {
                 let url = cluster.database().await;
                 let backend = PostgresBackend::connect(&url).await.expect("connect");
                 backend.migrate().await.expect("migrate");
-                let merge = async || drop(backend.merge_rollups().await.expect("merge"));
+                let merge = async || {
+                    backend.merge_rollups().await.expect("merge");
+                };
                 read(&backend, &sizes, merge).await;
             }
         }
