@@ -143,7 +143,12 @@ impl LatencyHistogram {
     /// Adds a count to a bucket. `None` if there is no such bucket.
     #[cfg(feature = "_sql")]
     pub(crate) fn add_to_bucket(&mut self, bucket: usize, n: u64) -> Option<()> {
-        (bucket <= LAST).then(|| self.add(bucket, n))
+        Self::has_bucket(bucket).then(|| self.add(bucket, n))
+    }
+
+    #[cfg(feature = "_sql")]
+    pub(crate) fn has_bucket(bucket: usize) -> bool {
+        bucket <= LAST
     }
 
     #[inline]

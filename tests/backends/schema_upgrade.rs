@@ -303,8 +303,29 @@ async fn sqlite_files_of_earlier_versions_upgrade_without_data_loss() {
         let name = format!("keytally-fixture-{}-{version}.db", std::process::id());
         let file = std::env::temp_dir().join(name);
         std::fs::copy(dir.join(DATABASE), &file).unwrap();
+        let db = SqlitePoolOptions::new().max_connections(1);
+        let db = db.connect_with(SqliteConnectOptions::new().filename(&file));
+        let db = db.await.unwrap();
+        if version == 3 {
+            let views = "CREATE VIEW own AS SELECT path FROM keytally_request_log;
+                CREATE VIEW another AS SELECT path FROM keytally_requests";
+            sqlx::raw_sql(views).execute(&db).await.unwrap();
+        }
         let backend = SqliteBackend::open(&file).await.unwrap();
         backend.migrate().await.unwrap();
+        if version == 3 {
+            let rows = "SELECT (SELECT count(*) FROM own) + (SELECT count(*) FROM another)";
+            let rows: i64 = sqlx::query_scalar(rows).fetch_one(&db).await.unwrap();
+            assert_eq!(rows, 2 * 90);
+        }
+        if version % 2 == 1 {
+            // Also compacts histograms that the migration has concatenated.
+            backend.merge_rollups().await.unwrap();
+            let marks = "SELECT count(*) FROM keytally_pruned WHERE kind = 'not_compacted'";
+            let marks: i64 = sqlx::query_scalar(marks).fetch_one(&db).await.unwrap();
+            assert_eq!(marks, 0);
+        }
+        db.close().await;
         assert_content_preserved(&backend, &content(&dir)).await;
         drop(backend);
         for end in ["", "-wal", "-shm"] {
@@ -315,13 +336,40 @@ async fn sqlite_files_of_earlier_versions_upgrade_without_data_loss() {
 
 #[tokio::test]
 async fn postgres_databases_of_earlier_versions_upgrade_without_data_loss() {
-    for (_, dir) in all_fixtures() {
+    for (version, dir) in all_fixtures() {
         let url = postgres::database().await;
         run(Command::new(postgres::program("psql"))
             .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-d", &url, "-f"])
             .arg(dir.join(DUMP)));
+        // Bounds of partitions are printed according to these settings.
+        let db = postgres::pool(&url).await;
+        let settings = "DO $$ BEGIN
+            EXECUTE format('ALTER DATABASE %I SET timezone = %L', current_database(), 'Asia/Kolkata');
+            EXECUTE format('ALTER DATABASE %I SET datestyle = %L', current_database(), 'SQL, DMY');
+            END $$;";
+        sqlx::raw_sql(settings).execute(&db).await.unwrap();
+        if version == 3 {
+            let views = "CREATE VIEW own AS SELECT path FROM keytally_request_log;
+                CREATE VIEW another AS SELECT path FROM keytally_requests";
+            sqlx::raw_sql(views).execute(&db).await.unwrap();
+            let backend = PostgresBackend::connect(&url).await.unwrap();
+            backend.migrate().await.unwrap_err();
+            sqlx::raw_sql("DROP VIEW another")
+                .execute(&db)
+                .await
+                .unwrap();
+        }
         let backend = PostgresBackend::connect(&url).await.unwrap();
         backend.migrate().await.unwrap();
+        if version == 3 {
+            assert_eq!(postgres::number(&db, "SELECT count(*) FROM own").await, 90);
+        }
+        if version % 2 == 1 {
+            // Also compacts histograms that the migration has concatenated.
+            backend.merge_rollups().await.unwrap();
+            let marks = "SELECT count(*) FROM keytally_pruned WHERE kind = 'not_compacted'";
+            assert_eq!(postgres::number(&db, marks).await, 0);
+        }
         assert_content_preserved(&backend, &content(&dir)).await;
     }
 }

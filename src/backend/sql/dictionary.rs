@@ -1,4 +1,4 @@
-//! The dictionaries of callers and kinds, whose numbers represent them in the request log and in rollups.
+//! The dictionaries of callers and kinds, which the request log and rollups reference by number.
 //!
 //! A process registers the callers and kinds of a batch in a transaction of their own and caches their numbers.
 //! Registrations are exclusive across processes, so numbers ascend in commit order: as long as the newest entry that a

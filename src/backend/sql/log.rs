@@ -157,7 +157,7 @@ fn source(
     (source, rest)
 }
 
-/// The conditions on requests that their callers match, and that their kinds do, unless those are covered.
+/// Conditions for the callers and kinds that the source does not already cover.
 fn conditions(
     sql: &mut Statement,
     names: &Names,
@@ -182,8 +182,8 @@ fn conditions(
 }
 
 /// The filters to query in turn until there are enough results. In a partitioned log, the most recent days come first: a
-/// query of all partitions has to plan for and lock each of them. So they do if all hours with requests of both a caller
-/// and a kind would be read.
+/// query of all partitions has to plan for and lock each of them. The same applies to filters on both callers and kinds,
+/// which would otherwise read every matching hour.
 pub(super) fn subqueries(
     names: &Names,
     filter: &LogFilter,

@@ -120,7 +120,7 @@ async fn merge_some<E: Engine>(
             .bind(MAX_ROWS)
     };
     match dialect {
-        // In one statement, so that rows written concurrently are not deleted without being merged.
+        // In one statement, which is faster.
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
             let both = format!(

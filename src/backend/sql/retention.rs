@@ -198,12 +198,12 @@ async fn prune<E: Engine>(
         .max(retention.minutes)
         .min(retention.hours);
     if let Some(before) = before(now, quarters) {
-        // Only what is in hours.
+        // Minutes that are not in hours yet are kept.
         let before = as_micros(Granularity::Hour.floor(before)).min(merged.hours);
         pruned.quarters = failure.record(prune_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.minutes).filter(|_| retention.minutes < quarters) {
-        let before = as_micros(Granularity::Hour.floor(before));
+        let before = as_micros(Granularity::Hour.floor(before)).min(merged.hours);
         pruned.minutes = failure.record(merge_minutes(engine, before).await);
     }
     if let Some(before) = before(now, retention.hours) {
@@ -245,6 +245,10 @@ async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError
     let mark = "INSERT INTO §pruned (kind, before) VALUES ('hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
     write(engine, mark, &[Value::Time(Some(before))]).await?;
+    // The same for good, since later writes may add single hours before it.
+    let ever = "INSERT INTO §pruned AS d (kind, before) VALUES ('pruned_hours', $1)
+        ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
+    write(engine, ever, &[Value::Time(Some(before))]).await?;
     let (mut failure, key) = (FirstFailure::default(), "caller_id, start, kind_id");
     failure.record(delete(engine, "§days", key, "start", before).await);
     let pruned = failure.record(delete(engine, "§hours", key, "start", before).await);

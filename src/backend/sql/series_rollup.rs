@@ -64,6 +64,10 @@ impl Rollups {
         sums.merge(amounts);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The rollups in parts of up to this many, in order.
     pub(super) fn into_parts(self, most: usize) -> impl Iterator<Item = Vec<SeriesRollup>> + Send {
         let mut rollups = self.into_rollups();

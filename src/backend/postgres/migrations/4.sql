@@ -1,7 +1,24 @@
--- Usage that earlier versions wrote from here on would be lost, so their writers wait. Readers do not.
+-- Blocks writers of earlier versions, whose usage would be lost. Readers are not blocked until the tables are replaced.
 SET LOCAL lock_timeout = '1min';
 LOCK TABLE §batches, §series, §requests, §minutes, §hours, §days, §key_minutes, §key_hours IN SHARE MODE;
 SET LOCAL work_mem = '64MB';
+-- The bounds of partitions are formatted according to these.
+SET LOCAL timezone = 'UTC';
+SET LOCAL datestyle = 'ISO';
+DO $$
+DECLARE views text;
+BEGIN
+    SELECT string_agg(DISTINCT w.ev_class::regclass::text, ', ') INTO views
+    FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+        AND d.refobjid IN ('§series'::regclass, '§requests'::regclass, '§minutes'::regclass, '§hours'::regclass,
+            '§days'::regclass, '§key_minutes'::regclass, '§key_hours'::regclass)
+        AND w.ev_class NOT IN ('§request_log'::regclass, '§usage_by_minute'::regclass, '§usage_by_hour'::regclass);
+    IF views IS NOT NULL THEN
+        RAISE EXCEPTION 'views on tables that will be replaced: %', views
+            USING HINT = 'Drop them, and let them select from ¶request_log, ¶usage_by_minute or ¶usage_by_hour.';
+    END IF;
+END $$;
 
 CREATE TABLE §callers (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -110,11 +127,14 @@ CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
 CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
 CREATE INDEX ¶new_days_by_start ON §new_days (start);
 INSERT INTO §pruned (kind, before)
-    SELECT 'merged_hours', max(start) + interval '1 hour' FROM §new_hours HAVING max(start) IS NOT NULL;
+    SELECT 'merged_hours', greatest(max(start) + interval '1 hour', (SELECT before FROM §pruned WHERE kind = 'minutes'))
+    FROM §new_hours HAVING max(start) IS NOT NULL;
 INSERT INTO §pruned (kind, before)
     SELECT 'merged_days', max(start) + interval '24 hours' FROM §new_days HAVING max(start) IS NOT NULL;
+-- The histograms of caller 0 are those of all callers, one after the other.
+INSERT INTO §pruned (kind, before) SELECT 'not_compacted', now() FROM §new_hours LIMIT 1;
 COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
-COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. hours: hours and days are being deleted.';
+COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
 
 CREATE TABLE §new_requests (
     time timestamptz NOT NULL,
@@ -208,6 +228,8 @@ CREATE TABLE §partition_names AS
     SELECT n.nspname, c.oid, c.relname
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE i.inhparent = '§requests'::regclass AND NOT i.inhdetachpending;
+SET LOCAL lock_timeout = '10min';
+LOCK TABLE §requests, §minutes, §hours, §days, §key_minutes, §key_hours, §series IN ACCESS EXCLUSIVE MODE;
 DROP TABLE §requests, §minutes, §hours, §days, §key_minutes, §key_hours, §series, §series_numbers;
 DO $$
 DECLARE old record;

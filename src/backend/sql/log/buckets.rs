@@ -1,26 +1,29 @@
 //! The time buckets in which requests of both a caller and a kind were rolled up.
 //!
-//! No index of the log has both, so that a rare combination of a frequent caller and a frequent kind would be searched for
-//! in all their requests. Rollups show in which hours there are any.
+//! No index covers both, so finding a rare combination of a busy caller and a busy kind would mean scanning all of their
+//! requests. Rollups show in which hours there are any.
 
+use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
 use super::conditions::{of_caller, overlaps};
 use crate::backend::sql::dialect::Source;
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
-use crate::backend::sql::micros::{HOUR, MINUTE};
+use crate::backend::sql::micros::{DAY, HOUR, MINUTE};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::series_rollup::ALL_CALLERS;
-use crate::backend::sql::value::{ceil_micros, required};
+use crate::backend::sql::value::{as_micros, ceil_micros, required};
 use crate::usage::LogFilter;
 
-/// How to find requests of both callers and kinds.
+/// How to find the requests that match both the callers and the kinds.
 #[derive(Debug, Clone)]
 pub(in crate::backend::sql) struct Buckets {
     /// Whether to read by kind, since the kinds have fewer requests than the callers.
     by_kind: bool,
     /// The time up to which there are rollups by hour; after it, there are minutes.
     hours: i64,
+    /// The time of the first request in the log.
+    first: i64,
     /// Ranges of time without rollups in tables, which are read as a whole. They do not overlap.
     whole: Vec<(i64, i64)>,
 }
@@ -38,18 +41,25 @@ impl Buckets {
             "SELECT (SELECT min(first) FROM §rollup_records) AS first_unmerged,
                 (SELECT max(last) FROM §rollup_records) AS last_unmerged,",
         );
+        let least = sql.placeholder(Value::Time(Some(i64::MIN)));
         sql.push_sql(
             names,
             &format!(
                 "(SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
-                (SELECT min(start) FROM §minutes WHERE caller_id = {ALL_CALLERS}) AS first_minute,
+                (SELECT min(start) FROM §minutes WHERE caller_id = {ALL_CALLERS} AND start >= coalesce(
+                    (SELECT before FROM §pruned WHERE kind = 'merged_hours'), {least})) AS first_minute,
+                (SELECT min(first) FROM §log_segments) AS first_logged,
                 (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS hours,
-                (SELECT before FROM §pruned WHERE kind = 'hours') AS gone"
+                (SELECT before FROM §pruned WHERE kind = 'pruned_hours') AS pruned"
             ),
         );
         let (callers, kinds) = (sql.numbers(names, callers), sql.numbers(names, kinds));
-        let from = filter.from.map_or(i64::MIN, ceil_micros);
-        let from = sql.placeholder(Value::Time(Some(from.saturating_sub(24 * HOUR))));
+        // An estimate, so a month is enough.
+        let from = as_micros(Timestamp::now()).saturating_sub(30 * DAY);
+        let from = filter
+            .from
+            .map_or(from, |it| from.max(ceil_micros(it) - DAY));
+        let from = sql.placeholder(Value::Time(Some(from)));
         for (name, which) in [
             ("of_callers", format!("caller_id IN ({callers})")),
             (
@@ -57,7 +67,7 @@ impl Buckets {
                 format!("caller_id = {ALL_CALLERS} AND kind_id IN ({kinds})"),
             ),
         ] {
-            let sum = names.dialect.capped_sum("count");
+            let sum = names.dialect.sum("count");
             let days =
                 format!(", (SELECT {sum} FROM §days WHERE {which} AND start >= {from}) AS {name}");
             sql.push_sql(names, &days);
@@ -66,10 +76,10 @@ impl Buckets {
         let row = required(rows.first())?;
         let requests = |name| Ok::<_, SqlError>(row.integer(name)?.unwrap_or(0));
         let first = [row.time("first_hour")?, row.time("first_minute")?];
-        // While hours are being deleted, those before the mark may be incomplete.
-        let gone = row.time("gone")?.unwrap_or(i64::MIN);
+        // There may be single hours of late requests before the time up to which they were deleted.
+        let pruned = row.time("pruned")?.unwrap_or(i64::MIN);
         let first = first.into_iter().flatten().min();
-        let first = first.map(|first| first.max(gone));
+        let first = first.map(|first| first.max(pruned));
         let unmerged = row
             .time("first_unmerged")?
             .zip(row.time("last_unmerged")?)
@@ -78,6 +88,7 @@ impl Buckets {
         Ok(Self {
             by_kind: requests("of_kinds")? < requests("of_callers")?,
             hours: row.time("hours")?.unwrap_or(i64::MIN),
+            first: row.time("first_logged")?.unwrap_or(i64::MIN),
             whole: without_overlap(before, unmerged),
         })
     }
@@ -87,6 +98,7 @@ impl Buckets {
         Self {
             by_kind,
             hours: 0,
+            first: -9 * HOUR,
             whole: vec![(i64::MIN, -HOUR), (HOUR, 2 * HOUR)],
         }
     }
@@ -114,12 +126,14 @@ impl Buckets {
         let mut buckets = Vec::new();
         for (table, width, side) in [("§hours", HOUR, "<"), ("§minutes", MINUTE, ">=")] {
             let hours = sql.placeholder(Value::Time(Some(self.hours)));
+            let first = Value::Time(Some(self.first.saturating_sub(width)));
+            let first = sql.placeholder(first);
             let within = overlaps(sql, filter, ["start", "start"], width);
             let last = dialect.later("start", width - 1);
             buckets.push(format!(
                 "SELECT DISTINCT {column} AS number, start AS first, {last} AS last, FALSE AS is_whole
                 FROM {table} WHERE caller_id IN ({callers}) AND kind_id IN ({kinds})
-                    AND start {side} {hours}{within}"
+                    AND start {side} {hours} AND start > {first}{within}"
             ));
         }
         let mut outside = String::new();

@@ -78,8 +78,8 @@ async fn add<E: Engine>(
     Ok(())
 }
 
-/// Inserts rollups of minutes that are not known. If there are rows of them nonetheless, because a record with the rollups
-/// of all callers was damaged, adds to them.
+/// Inserts rollups of minutes that are not known, or adds them if there are rows nonetheless: pruning and merging into
+/// quarters of an hour may have deleted the rollups of all callers first, or their record was damaged.
 async fn add_new<E: Engine>(
     engine: &E,
     session: &mut E::Session,

@@ -1,6 +1,6 @@
 //! Collecting the records of passed minutes.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use sqlx::Error as SqlError;
 
@@ -19,14 +19,15 @@ const MAX_RECORDS: i64 = 1 << 12;
 const MAX_BYTES: i64 = 1 << 28;
 /// The size of records, in bytes, whose rollups are held in memory at once. With more, they are collected in parts.
 const PART_BYTES: i64 = 1 << 24;
+/// The number of rollups in a part after which it is stored, although a caller and kind may then occur again.
+const PART: usize = 1 << 20;
 /// The number of rollups in a ready record.
 const READY: usize = 1 << 13;
 /// The time after the end of a minute in which its last batches are written, in microseconds.
 pub(super) const GRACE: i64 = 5_000_000;
 
 /// Replaces records with ready records, in which each caller and kind occurs once per minute. Rollups of current minutes
-/// are put back. Does nothing if another process is merging, or if there are ready
-/// records.
+/// are put back. Does nothing if another process is merging, or if there are ready records.
 ///
 /// Minutes after the next one count as passed, since they may be decades away; such events are rare.
 pub(super) async fn collect<E: Engine>(engine: &E, waits: bool) -> Result<Collected, SqlError> {
@@ -89,6 +90,10 @@ pub(super) async fn collect<E: Engine>(engine: &E, waits: bool) -> Result<Collec
                 drop(row);
                 tokio::task::yield_now().await;
             }
+            if ready.len() > PART {
+                let full = std::mem::take(&mut ready);
+                insert(&mut session, names, full, true).await?;
+            }
         }
         insert(&mut session, names, ready, true).await?;
         insert(&mut session, names, rest, false).await?;
@@ -123,15 +128,15 @@ struct Passed {
 
 impl Passed {
     /// Ranges of callers whose rollups are collected one after the other.
-    fn parts(&self) -> impl Iterator<Item = Range<i32>> + Send + use<> {
+    fn parts(&self) -> impl Iterator<Item = RangeInclusive<i32>> + Send + use<> {
         let parts = i32::try_from(self.bytes / PART_BYTES).unwrap_or(i32::MAX - 1) + 1;
         let width = (self.last_caller / parts).saturating_add(1);
         (0..parts).map(move |part| {
-            let end = match part == parts - 1 {
+            let last = match part == parts - 1 {
                 true => i32::MAX,
-                false => width.saturating_mul(part + 1),
+                false => width.saturating_mul(part + 1) - 1,
             };
-            width.saturating_mul(part)..end
+            width.saturating_mul(part)..=last
         })
     }
 }

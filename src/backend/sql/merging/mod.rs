@@ -24,6 +24,7 @@ use sqlx::Error as SqlError;
 use tokio::time::Instant;
 
 use super::batched::pause_since;
+use super::compact::compact_migrated;
 use super::engine::{Engine, Row, Session, Statement};
 use super::rollup_record::READABLE;
 use super::value::{as_micros, required};
@@ -137,5 +138,6 @@ pub(super) async fn merge_passed<E: Engine>(engine: &Arc<E>, waits: bool) -> Res
     }
     let now = as_micros(engine.now().await?);
     roll_up(&**engine, now.saturating_sub(GRACE), waits).await?;
+    compact_migrated(&**engine).await?;
     Ok(all)
 }

@@ -3,7 +3,7 @@
 use sqlx::Error as SqlError;
 use tokio::time::Instant;
 
-use crate::backend::sql::batched::pause_since;
+use crate::backend::sql::batched::{FirstFailure, pause_since};
 use crate::backend::sql::compact::compact_histograms;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR, floor};
@@ -75,17 +75,19 @@ pub(in crate::backend::sql) async fn roll_up<E: Engine>(
     until: i64,
     waits: bool,
 ) -> Result<(), SqlError> {
+    let mut failure = FirstFailure::default();
     for step in STEPS {
         loop {
             let start = Instant::now();
             let Some(bucket) = roll_up_next(engine, &step, until, waits).await? else {
                 break;
             };
-            compact_histograms(engine, step.to, bucket).await?;
+            // Otherwise they are long, but correct.
+            failure.record(compact_histograms(engine, step.to, bucket).await);
             pause_since(start).await;
         }
     }
-    Ok(())
+    failure.into_result(())
 }
 
 /// Rolls up the next hour or day. Returns its start, or `None` if there is none.

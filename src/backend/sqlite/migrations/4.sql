@@ -143,6 +143,8 @@ INSERT INTO §new_requests
         r.response_bytes, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
+-- Views of the application may refer to the tables meanwhile.
+PRAGMA legacy_alter_table = ON;
 DROP TABLE §requests;
 DROP TABLE §minutes;
 DROP TABLE §hours;
@@ -155,14 +157,19 @@ ALTER TABLE §new_requests RENAME TO §requests;
 ALTER TABLE §new_minutes RENAME TO §minutes;
 ALTER TABLE §new_hours RENAME TO §hours;
 ALTER TABLE §new_days RENAME TO §days;
+PRAGMA legacy_alter_table = OFF;
 CREATE INDEX §minutes_by_start ON §minutes (start);
 CREATE INDEX §hours_by_start ON §hours (start);
 CREATE INDEX §days_by_start ON §days (start);
 -- The times up to which there are all hours and days.
 INSERT INTO §pruned (kind, before)
-    SELECT 'merged_hours', max(start) + 3600000000 FROM §hours HAVING max(start) IS NOT NULL;
+    SELECT 'merged_hours', max(max(start) + 3600000000,
+        coalesce((SELECT before FROM §pruned WHERE kind = 'minutes'), -9223372036854775807))
+    FROM §hours HAVING max(start) IS NOT NULL;
 INSERT INTO §pruned (kind, before)
     SELECT 'merged_days', max(start) + 86400000000 FROM §days HAVING max(start) IS NOT NULL;
+-- The histograms of caller 0 are those of all callers, one after the other.
+INSERT INTO §pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM §hours LIMIT 1;
 CREATE INDEX §requests_by_time ON §requests (time);
 CREATE INDEX §requests_by_kind ON §requests (kind_id, time);
 -- By blocks of rows, so that recent entries are adjacent.
