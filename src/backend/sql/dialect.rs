@@ -81,7 +81,10 @@ impl Dialect {
                 "CASE WHEN sum({column} >> 32) + (sum({column} & 4294967295) >> 32) >= 2147483648
                 THEN {most} ELSE (sum({column} >> 32) << 32) + sum({column} & 4294967295) END"
             ),
-            postgres: format!("least(sum({column}), {most})::bigint"),
+            // Not `least`, which ignores NULL, the sum of no rows.
+            postgres: format!(
+                "(CASE WHEN sum({column}) > {most} THEN {most} ELSE sum({column}) END)::bigint"
+            ),
         )
     }
 
@@ -203,8 +206,8 @@ impl Dialect {
     }
 
     /// The requests `r` whose column has the text at a placeholder, read by the index on the column. Ends in the
-    /// `WHERE` clause. In SQLite the index is divided into segments, and each segment is searched: in an undivided index,
-    /// a batch would insert each text into a different page.
+    /// `WHERE` clause. In SQLite the index is divided into segments, and each segment is searched: in an undivided
+    /// index, a batch would insert each text into a different page.
     pub(super) fn with_text(self, column: &str, place: &str) -> String {
         by_dialect!(
             self,
@@ -247,8 +250,9 @@ impl Dialect {
         )
     }
 
-    /// The rollups `t` of callers `c` that match `which`, read caller by caller, since the rows of a caller are adjacent:
-    /// the joined tables and the `WHERE` clause. Without the lateral join, PostgreSQL may read the rows of all callers.
+    /// The rollups `t` of callers `c` that match `which`, read caller by caller, since the rows of a caller are
+    /// adjacent: the joined tables and the `WHERE` clause. Without the lateral join, PostgreSQL may read the rows of
+    /// all callers.
     pub(super) fn join_callers(self, table: &str, which: &str) -> (String, String) {
         by_dialect!(
             self,
