@@ -1,8 +1,8 @@
 //! The secrets that a thread has verified, so that it does not hash them again.
 //!
 //! Each thread remembers up to [`SLOTS`] secrets, each by its [`Tag`], with the cache entry that it was verified
-//! against. Once the entry is evicted, replaced or invalidated, no thread accepts the secret without verifying it again.
-//! Unverified secrets are never remembered, so they are processed as if the table did not exist.
+//! against. Once the entry is evicted, replaced or invalidated, no thread accepts the secret without verifying it
+//! again. Unverified secrets are never remembered, so they are processed as if the table did not exist.
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock, Weak};

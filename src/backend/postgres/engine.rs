@@ -83,8 +83,8 @@ impl PostgresEngine {
 
     /// Begins a transaction.
     ///
-    /// In a task, so that it cannot be cancelled: sqlx does not roll back a transaction whose `BEGIN` was cancelled, and
-    /// later queries on its connection would read from its snapshot.
+    /// In a task, so that it cannot be cancelled: sqlx does not roll back a transaction whose `BEGIN` was cancelled,
+    /// and later queries on its connection would read from its snapshot.
     async fn begin(&self, statement: &'static str) -> Result<PostgresSession, SqlError> {
         let pool = self.pool.clone();
         let begun = tokio::spawn(async move { pool.begin_with(statement).await });

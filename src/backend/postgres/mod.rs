@@ -92,8 +92,8 @@ impl PostgresBackend {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Url`] if the URL is not a PostgreSQL URL, [`BackendError::PermissionDenied`] if authentication fails,
-    /// and [`BackendError::Unavailable`] if the server cannot be reached within five seconds.
+    /// [`BackendError::Url`] if the URL is not a PostgreSQL URL, [`BackendError::PermissionDenied`] if authentication
+    /// fails, and [`BackendError::Unavailable`] if the server cannot be reached within five seconds.
     pub async fn connect(url: &str) -> Result<Self, BackendError> {
         // The parser of sqlx accepts any scheme.
         if !["postgres:", "postgresql:"]

@@ -148,8 +148,8 @@ impl Drop for CloseGuard {
     }
 }
 
-/// Writes a batch in one transaction, unless it was written before. Returns `false` if the numbers are not those of this
-/// database.
+/// Writes a batch in one transaction, unless it was written before. Returns `false` if the numbers are not those of
+/// this database.
 ///
 /// All processes write tables and rows in the same order, which prevents deadlocks.
 async fn write(

@@ -1,8 +1,8 @@
 //! A batch prepared for writing: its events grouped by caller and kind.
 //!
 //! A caller is a key and its owner, a kind the combination of the other attributes that many requests share. Both are
-//! stored once; events and rollups reference them by number. This keeps the request log compact, and a new key costs one
-//! number, not one for each of its endpoints and statuses.
+//! stored once; events and rollups reference them by number. This keeps the request log compact, and a new key costs
+//! one number, not one for each of its endpoints and statuses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

@@ -2,8 +2,8 @@
 //!
 //! A process registers the callers and kinds of a batch in a transaction of their own and caches their numbers.
 //! Registrations are exclusive across processes, so numbers ascend in commit order: as long as the newest entry that a
-//! process knows is still there, with its random token, so are all others. Each batch checks this, since the database may
-//! have been restored from a backup or failed over to a replica that is behind.
+//! process knows is still there, with its random token, so are all others. Each batch checks this, since the database
+//! may have been restored from a backup or failed over to a replica that is behind.
 
 use std::collections::HashMap;
 use std::fmt;

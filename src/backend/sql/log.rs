@@ -1,8 +1,8 @@
 //! Queries of the request log.
 //!
 //! Every filter uses an index. A condition on the key or the owner selects callers, and the log is indexed by segment,
-//! caller and time. Otherwise it is read kind by kind, by the index on kind and time. The newest requests of each caller
-//! or kind are merged. Request ids and resource ids have their own indexes.
+//! caller and time. Otherwise it is read kind by kind, by the index on kind and time. The newest requests of each
+//! caller or kind are merged. Request ids and resource ids have their own indexes.
 
 mod buckets;
 mod conditions;
@@ -117,8 +117,8 @@ async fn ids<S: Session>(session: &mut S, sql: Statement) -> Result<Vec<i64>, Sq
         .collect()
 }
 
-/// The requests of the matching callers, or else of the matching kinds. Also returns the conditions that the source does
-/// not cover.
+/// The requests of the matching callers, or else of the matching kinds. Also returns the conditions that the source
+/// does not cover.
 fn source(
     sql: &mut Statement,
     names: &Names,
@@ -181,9 +181,9 @@ fn conditions(
     conditions
 }
 
-/// The filters to query in turn until there are enough results. In a partitioned log, the most recent days come first: a
-/// query of all partitions has to plan for and lock each of them. The same applies to filters on both callers and kinds,
-/// which would otherwise read every matching hour.
+/// The filters to query in turn until there are enough results. In a partitioned log, the most recent days come first:
+/// a query of all partitions has to plan for and lock each of them. The same applies to filters on both callers and
+/// kinds, which would otherwise read every matching hour.
 pub(super) fn subqueries(
     names: &Names,
     filter: &LogFilter,
@@ -368,7 +368,8 @@ impl AccessPath {
     }
 }
 
-/// The access paths to requests that match a filter: by resource id, or by request id, of which there are several kinds.
+/// The access paths to requests that match a filter: by resource id, or by request id, of which there are several
+/// kinds.
 fn access_paths(
     sql: &mut Statement,
     names: &Names,

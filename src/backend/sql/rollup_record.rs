@@ -1,6 +1,7 @@
 //! The binary format of rollup records.
 //!
-//! A record has rollups by minute, caller and kind: those of a batch, or what is left of several records. It consists of:
+//! A record has rollups by minute, caller and kind: those of a batch, or what is left of several records. It consists
+//! of:
 //!
 //! - a byte with the version of the format;
 //! - the CRC-32 of the rest in four bytes, least significant first;

@@ -1,7 +1,7 @@
 //! The time buckets in which requests of both a caller and a kind were rolled up.
 //!
-//! No index covers both, so finding a rare combination of a busy caller and a busy kind would mean scanning all of their
-//! requests. Rollups show in which hours there are any.
+//! No index covers both, so finding a rare combination of a busy caller and a busy kind would mean scanning all of
+//! their requests. Rollups show in which hours there are any.
 
 use jiff::Timestamp;
 use sqlx::Error as SqlError;

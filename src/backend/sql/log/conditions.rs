@@ -72,8 +72,8 @@ pub(super) fn kind_condition(sql: &mut Statement, filter: &LogFilter) -> String 
     condition
 }
 
-/// The condition on requests for a caller and a segment. The number of the segment must be an expression, since SQLite does
-/// not use an index on an expression for comparisons with a column.
+/// The condition on requests for a caller and a segment. The number of the segment must be an expression, since SQLite
+/// does not use an index on an expression for comparisons with a column.
 pub(super) fn of_caller(names: &Names) -> String {
     let segment = names.dialect.segment();
     format!("{segment} = one.segment_number AND r.caller_id = one.number")
@@ -94,8 +94,8 @@ pub(super) fn times(sql: &mut Statement, filter: &LogFilter) -> Times {
     times
 }
 
-/// Conditions for a time range to overlap the range of a filter, given the columns of its end and its start. `earlier` is
-/// how much earlier than its end the first column is, in microseconds.
+/// Conditions for a time range to overlap the range of a filter, given the columns of its end and its start. `earlier`
+/// is how much earlier than its end the first column is, in microseconds.
 pub(super) fn overlaps(
     sql: &mut Statement,
     filter: &LogFilter,

@@ -26,8 +26,8 @@ const READY: usize = 1 << 13;
 /// The time after the end of a minute in which its last batches are written, in microseconds.
 pub(super) const GRACE: i64 = 5_000_000;
 
-/// Replaces records with ready records, in which each caller and kind occurs once per minute. Rollups of current minutes
-/// are put back. Does nothing if another process is merging, or if there are ready records.
+/// Replaces records with ready records, in which each caller and kind occurs once per minute. Rollups of current
+/// minutes are put back. Does nothing if another process is merging, or if there are ready records.
 ///
 /// Minutes after the next one count as passed, since they may be decades away; such events are rare.
 pub(super) async fn collect<E: Engine>(engine: &E, waits: bool) -> Result<Collected, SqlError> {

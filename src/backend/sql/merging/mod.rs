@@ -1,15 +1,16 @@
 //! Merging rollup records into the tables of rollups.
 //!
-//! A batch adds a single [record](super::rollup_record) of its rollups, so that its cost depends little on the number of
-//! its callers and kinds. Once a minute has passed, a background task merges its records:
+//! A batch adds a single [record](super::rollup_record) of its rollups, so that its cost depends little on the number
+//! of its callers and kinds. Once a minute has passed, a background task merges its records:
 //!
-//! 1. [`collect`] adds up the rollups of passed minutes, also those of all callers together, and replaces the records with
-//!    others of limited size that are marked as ready. Rollups of minutes that have not passed are put back.
+//! 1. [`collect`] adds up the rollups of passed minutes, also those of all callers together, and replaces the records
+//!    with others of limited size that are marked as ready. Rollups of minutes that have not passed are put back.
 //! 2. [`add`] adds one ready record after another to the table of minutes.
 //! 3. [`roll_up`] adds up the minutes of an hour that has passed, and the hours of a day.
 //!
-//! Each step is a transaction, so that merging can be interrupted at any time, and one process merges at a time. Readers
-//! add the rollups of all records that are left, and read minutes where there are no hours yet, in the same snapshot.
+//! Each step is a transaction, so that merging can be interrupted at any time, and one process merges at a time.
+//! Readers add the rollups of all records that are left, and read minutes where there are no hours yet, in the same
+//! snapshot.
 
 mod add;
 mod collect;
@@ -119,7 +120,8 @@ pub(super) async fn merge_passed<E: Engine>(engine: &Arc<E>, waits: bool) -> Res
         // Those of an interrupted pass come first.
         loop {
             let start = Instant::now();
-            // In a task, so that it cannot be cancelled: a connection that was interrupted during `COPY` cannot be reused.
+            // In a task, so that it cannot be cancelled: a connection that was interrupted during `COPY` cannot be
+            // reused.
             let engine = engine.clone();
             let added = tokio::spawn(async move { add_ready(&*engine, waits).await });
             // The task only fails if the runtime shuts down.

@@ -10,8 +10,8 @@ use crate::backend::sql::micros::{DAY, HOUR, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
 
-/// The times, in microseconds since 1970, up to which the tables of hours and days have all rollups. Later ones are only in
-/// the table of narrower rollups.
+/// The times, in microseconds since 1970, up to which the tables of hours and days have all rollups. Later ones are
+/// only in the table of narrower rollups.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::backend::sql) struct Merged {
     pub(in crate::backend::sql) hours: i64,

@@ -1,9 +1,9 @@
 //! Summaries from rollups by minute, hour and day.
 //!
-//! The cost of a summary depends on the number of time buckets, not on the number of requests. It reads whole days inside
-//! the range, hours and minutes at its ends: for a key or an owner those of its callers, otherwise those of all callers
-//! together. The database aggregates rollups into the requested time buckets; `SummarySpec::summarize` computes the summary
-//! from these and from the rollups of records that are not merged yet.
+//! The cost of a summary depends on the number of time buckets, not on the number of requests. It reads whole days
+//! inside the range, hours and minutes at its ends: for a key or an owner those of its callers, otherwise those of all
+//! callers together. The database aggregates rollups into the requested time buckets; `SummarySpec::summarize` computes
+//! the summary from these and from the rollups of records that are not merged yet.
 
 mod range_cover;
 mod row;
