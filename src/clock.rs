@@ -156,7 +156,8 @@ impl Anchor {
                 quanta::Clock::new()
             },
             version: AtomicU64::new(0),
-            counted: AtomicU64::new(0),
+            // Not recent until the first reading.
+            counted: AtomicU64::new(u64::MAX),
             elapsed: AtomicU64::new(0),
             wall_offset: AtomicI64::new(0),
         };
@@ -193,6 +194,7 @@ impl Anchor {
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0));
+        let after = self.counter.raw();
         let wall_offset = wall - (elapsed / 1_000) as i64;
         let version = self.version.load(Ordering::Acquire);
         // One thread writes at a time; the others use what they have read.
@@ -202,7 +204,7 @@ impl Anchor {
                 .compare_exchange(version, version + 1, success, failure)
         };
         // If the thread was interrupted between the readings, they do not belong together.
-        let is_exact = self.counter.delta_as_nanos(before, count) < 20_000 || version == 0;
+        let is_exact = self.counter.delta_as_nanos(before, after) < 20_000;
         if is_exact && version.is_multiple_of(2) && claim(version).is_ok() {
             fence(Ordering::Release);
             self.counted.store(count, Ordering::Relaxed);
@@ -264,6 +266,34 @@ mod tests {
                 "{since:?} {before:?}"
             );
         }
+    }
+
+    /// Readings of the system clocks between which a thread was interrupted are not used together.
+    #[test]
+    fn interrupted_readings_do_not_shift_the_wall_clock() {
+        let (anchor, error) = (Anchor::new(), 1_000);
+        let wall = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_micros() as i64
+        };
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    for _ in 0..if cfg!(miri) { 2 } else { 200_000 } {
+                        anchor.renew();
+                        let before = wall();
+                        let now = anchor.now().micros();
+                        let after = wall();
+                        assert!(
+                            before <= now + error && now <= after + error,
+                            "{before} {now} {after}"
+                        );
+                    }
+                });
+            }
+        });
     }
 
     /// A counter that jumps, for instance because a virtual machine was moved.

@@ -1,6 +1,7 @@
 //! Key management on the pages.
 
 use http::StatusCode;
+use keytally::Clock;
 use keytally::key::{KeyAdmin, KeyQuery, KeyStatus, KeyStore};
 
 use crate::pages::Pages;
@@ -37,7 +38,7 @@ async fn a_key_is_generated_disabled_rotated_and_deleted() {
     let at = |action: &str| format!("/admin/keys/{}/{action}", key.id);
     let status = async || {
         let key = pages.backend.get(key.id).await.unwrap().unwrap();
-        key.status(jiff::Timestamp::now())
+        key.status(Clock::system().now().timestamp())
     };
     assert_eq!(
         pages.send(&at("disable"), &[]).await.status,
