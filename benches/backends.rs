@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
 use keytally::backend::{PostgresBackend, SqliteBackend};
-use keytally::key::{Actor, Issuer, KeyQuery, NewKey};
+use keytally::key::{Actor, Issuer, KeyAdmin, KeyQuery, NewKey};
 use keytally::usage::{
     Batch, LogFilter, LogQuery, Method, Status, StatusClass, SummaryQuery, SummarySpec, UsageRange,
     UsageSink,
@@ -162,10 +162,12 @@ impl Load {
     async fn compare(
         self,
         name: &str,
+        backend: &dyn KeyAdmin,
         mut ours: impl AsyncFnMut(&Batch),
         mut plain: impl AsyncFnMut(&Batch),
     ) {
         let mut traffic = Traffic::new(self.keys);
+        traffic.create_keys(backend).await;
         let mut rates = [Vec::new(), Vec::new(), Vec::new()];
         let mut all = [[0.0; 2]; 2];
         for _ in 0..TURNS {
@@ -244,7 +246,7 @@ async fn write_sqlite(load: Load, folder: &std::path::Path) {
         }
     };
     let baseline = async |batch: &Batch| plain_sqlite(&mut plain, batch).await;
-    load.compare("SQLite", ours, baseline).await;
+    load.compare("SQLite", &backend, ours, baseline).await;
 }
 
 async fn write_postgres(load: Load, cluster: &support::Cluster) {
@@ -264,7 +266,7 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
         }
     };
     let baseline = async |batch: &Batch| plain_postgres(&mut plain, batch).await;
-    load.compare("PostgreSQL", ours, baseline).await;
+    load.compare("PostgreSQL", &backend, ours, baseline).await;
 }
 
 // --- Reading -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use keytally::KeyId;
-use keytally::key::KeyAdmin;
+use keytally::key::{Actor, Issuer, KeyAdmin, NewKey};
 use keytally::usage::{Batch, Method, Outcome, Status, UsageEvent, UsageReader, UsageSink};
 
 /// Events per batch: as many as the recorder writes at once.
@@ -28,6 +28,18 @@ impl Traffic {
             random: fastrand::Rng::with_seed(7),
             keys: keys.collect(),
             endpoints: endpoints.collect(),
+        }
+    }
+
+    /// Creates the keys, so that writes update their last use.
+    pub(crate) async fn create_keys(&self, backend: &dyn KeyAdmin) {
+        let issuer = Issuer::new("bench").expect("a prefix");
+        for (id, owner) in &self.keys {
+            let new = NewKey::new("Benchmark").owner(&**owner);
+            let (_, mut record) = issuer.prepare(new).expect("a key");
+            record.key.id = *id;
+            let created = backend.create(record, Actor::SYSTEM).await;
+            created.expect("created");
         }
     }
 

@@ -16,8 +16,8 @@ use crate::usage::{
 ///
 /// If the backend breaks a rule of these suites, or one of the following:
 ///
-/// - A key's last use is the time of its newest event, whatever order the events are written in. Neither a batch
-///   that is written again nor a change to the key sets it back.
+/// - A key's last use is the time of its newest event, or up to a minute before it, whatever order the events are
+///   written in. Neither a batch that is written again nor a change to the key sets it back.
 /// - Usage of a key that does not exist is accepted, and usage is kept when its key is deleted.
 pub async fn backend<B: KeyAdmin + UsageSink + UsageReader + ?Sized>(backend: &B) {
     key_admin(backend).await;
@@ -45,18 +45,19 @@ where
         event.key = Some(key);
         event
     };
+    // More than a minute apart.
     let rule = "a key's last use is the time of its newest event";
     let newest = Batch::new(vec![
-        event(id, 20),
-        event(id, 10),
+        event(id, 200),
+        event(id, 100),
         event(unknown, 1),
-        event(id, 30),
+        event(id, 300),
     ]);
     for (batch, last_used) in [
-        (Batch::new(vec![event(id, 40), event(unknown, 2)]), 40),
-        (newest.clone(), 10),
-        (Batch::new(vec![event(id, 15)]), 10),
-        (newest, 10),
+        (Batch::new(vec![event(id, 400), event(unknown, 2)]), 400),
+        (newest.clone(), 100),
+        (Batch::new(vec![event(id, 150)]), 100),
+        (newest, 100),
     ] {
         succeeds(
             backend.write(&batch).await,

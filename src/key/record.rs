@@ -56,8 +56,8 @@ pub struct Key {
     /// is kept under this id, so that rotated keys share it.
     #[serde(alias = "line")]
     pub lineage: KeyId,
-    /// When the key was last used, as of the usage written so far. SQL backends never store a time later than the
-    /// time of the write.
+    /// When the key was last used, as of the usage written so far. SQL backends update it once a minute, so it can be
+    /// up to a minute early, and never store a time later than the time of the write.
     #[serde(alias = "last_used")]
     pub last_used_at: Option<Timestamp>,
     /// The recognizable beginning of the secret: `acme_live_3fK9…`.

@@ -139,9 +139,10 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     assert_eq!(spec.summarize(&rollups), summary);
     for &key in &keys {
         let of_key = all.iter().filter(|event| event.key == Some(key));
-        let last = of_key.clone().map(|event| event.time).max();
-        let record = reader.get(key).await.unwrap().unwrap();
-        assert_eq!(record.last_used_at, last);
+        let last = of_key.clone().map(|event| event.time).max().unwrap();
+        let key_used = reader.get(key).await.unwrap().unwrap().last_used_at;
+        let behind = last.duration_since(key_used.unwrap()).as_micros();
+        assert!((0..=60_000_000).contains(&behind), "{behind}");
         let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
         assert_eq!(count, Count::Exactly(of_key.count() as u64));
     }
@@ -246,12 +247,12 @@ pub async fn recorded_after<B: UsageReader>(
     }
 }
 
-/// An event from a clock that is ahead sets `last_used_at` to the current time at most, so that
-/// later uses are recorded too.
+/// An event from a clock that is ahead sets `last_used_at` to the current time at most, so that later uses are
+/// recorded too.
 pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
     let key = keys(backend, 1).await[0];
     let mut last = Timestamp::MIN;
-    for ahead in [3_600, 0, 7_200] {
+    for ahead in [-120, 3_600] {
         let time = Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
         let mut event = UsageEvent::new(time);
         event.key = Some(key);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Error as SqlError, Executor, Postgres, Row as _};
@@ -13,8 +14,10 @@ use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::Time;
 use crate::backend::sql::{
-    BatchRollup, Numbers, RollupRecord, Series, Statement, as_micros, decode, id_time_differs,
+    BatchRollup, Numbers, RESOLUTION, RollupRecord, Series, Statement, as_micros, decode,
+    id_time_differs,
 };
+use crate::id::KeyId;
 use crate::telemetry;
 use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 
@@ -49,6 +52,7 @@ impl UsageSink for PostgresBackend {
         if written.is_err() {
             // The caches may be of another database, for instance after a restore or a failover.
             self.0.engine.dictionaries.clear();
+            self.0.engine.last_used.clear();
             self.0.engine.partition_cache.clear();
         }
         written.map_err(|error| match &error {
@@ -95,6 +99,8 @@ impl PostgresBackend {
             if !without.is_empty() {
                 logged.retain(|(event, _)| !without.contains(&day(event.time)));
             }
+            let now = as_micros(Timestamp::now());
+            let used = engine.last_used.due(&grouped.last_used, now);
             let mut guard = CloseGuard::new(engine.pool.acquire().await?);
             let written = write(
                 engine,
@@ -103,14 +109,17 @@ impl PostgresBackend {
                 &grouped,
                 &numbers,
                 &logged,
+                &used,
             );
             let is_written = written.await?;
             guard.release();
             if is_written {
+                engine.last_used.add(used, now);
                 self.0.merging.ensure(&self.0.engine);
                 return Ok(());
             }
             engine.dictionaries.clear();
+            engine.last_used.clear();
         }
         Err(decode("the dictionaries have changed repeatedly"))
     }
@@ -159,6 +168,7 @@ async fn write(
     grouped: &BatchRollup<'_>,
     numbers: &Numbers,
     logged: &Logged<'_>,
+    used: &[(KeyId, i64)],
 ) -> Result<bool, SqlError> {
     connection.execute("BEGIN").await?;
     let mut writing = BatchWriter { engine, connection };
@@ -174,7 +184,7 @@ async fn write(
     if let Some(record) = grouped.record(numbers) {
         writing.add_record(record).await?;
     }
-    writing.update_last_used(grouped).await?;
+    writing.update_last_used(used).await?;
     writing.commit(&claimed, logged).await?;
     Ok(true)
 }
@@ -302,21 +312,22 @@ impl BatchWriter<'_> {
     }
 
     /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
-    async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
-        if grouped.last_used.is_empty() {
+    async fn update_last_used(&mut self, used: &[(KeyId, i64)]) -> Result<(), SqlError> {
+        if used.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = grouped.last_used.keys().map(|key| key.as_str()).collect();
-        let times: Vec<_> = grouped.last_used.values().map(|&time| Time(time)).collect();
-        let touch = self.sql(
+        let keys: Vec<_> = used.iter().map(|(key, _)| key.as_str()).collect();
+        let times: Vec<_> = used.iter().map(|&(_, time)| Time(time)).collect();
+        let touch = self.sql(&format!(
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
-                WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
+                WHERE k.last_used_at IS NULL
+                    OR k.last_used_at < used.time - {RESOLUTION} * interval '1 microsecond'
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
             UPDATE §keys k SET last_used_at = greatest(k.last_used_at, used.time)
             FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
-        );
+        ));
         sqlx::query(touch)
             .bind(keys)
             .bind(times)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::rollups::{add_rollups, insert_rollups};
 use crate::backend::sql::{
-    Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value, decode,
+    Dictionaries, Engine, LastUsed, Names, Row, SeriesRollup, Session, Statement, Value, decode,
     delete_in_batches,
 };
 use crate::id::KeyId;
@@ -19,6 +19,7 @@ pub(super) struct SqliteEngine {
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
     pub(super) dictionaries: Dictionaries,
+    pub(super) last_used: LastUsed,
     /// Keeps an in-memory database alive, which is deleted with its last connection: the pool may close
     /// connections when an acquire is cancelled.
     pub(super) keeper: Option<SqlitePool>,
@@ -36,6 +37,7 @@ impl SqliteEngine {
             readers,
             names,
             dictionaries: Dictionaries::default(),
+            last_used: LastUsed::default(),
             keeper: None,
         }
     }

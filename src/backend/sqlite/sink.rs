@@ -13,9 +13,10 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    BatchRollup, Engine, Numbers, Row, Series, Session, Statement, as_micros, decode,
+    BatchRollup, Engine, Numbers, RESOLUTION, Row, Series, Session, Statement, as_micros, decode,
     id_time_differs,
 };
+use crate::id::KeyId;
 use crate::usage::{Batch, SinkError, UsageSink};
 
 #[async_trait]
@@ -25,6 +26,7 @@ impl UsageSink for SqliteBackend {
         if written.is_err() {
             // The cache may be of another database, if the file was replaced.
             self.0.engine.dictionaries.clear();
+            self.0.engine.last_used.clear();
         }
         written.map_err(SinkError::unavailable)
     }
@@ -44,6 +46,7 @@ impl SqliteBackend {
                 return Ok(());
             }
             engine.dictionaries.clear();
+            engine.last_used.clear();
         }
         Err(decode("the dictionaries have changed repeatedly"))
     }
@@ -80,8 +83,11 @@ impl SqliteBackend {
             let insert = record.insert(&engine.names, false);
             writing.session.execute(insert).await?;
         }
-        writing.update_last_used(grouped).await?;
+        let now = as_micros(Timestamp::now());
+        let used = engine.last_used.due(&grouped.last_used, now);
+        writing.update_last_used(&used).await?;
         writing.session.commit().await?;
+        engine.last_used.add(used, now);
         Ok(true)
     }
 }
@@ -164,18 +170,16 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
-    async fn update_last_used(&mut self, grouped: &BatchRollup<'_>) -> Result<(), SqlError> {
-        let touch = self.sql(
+    /// Updates the last use of keys.
+    async fn update_last_used(&mut self, used: &[(KeyId, i64)]) -> Result<(), SqlError> {
+        let touch = self.sql(&format!(
             ") UPDATE §keys AS k SET last_used_at = used.time FROM used
-            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
-        );
-        let now = as_micros(Timestamp::now());
-        let used: Vec<_> = grouped.last_used.iter().collect();
+            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time - {RESOLUTION})",
+        ));
         for used in used.chunks(ROWS) {
             let mut values = Values::new(used.len(), 2);
-            for &(key, &last) in used {
-                values.add(key.as_str())?.add(last.min(now))?;
+            for &(key, last) in used {
+                values.add(key.as_str())?.add(last)?;
             }
             let sql = format!(
                 "WITH used(id, time) AS (VALUES {}{touch}",
