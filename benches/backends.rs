@@ -5,10 +5,11 @@
 //! cargo bench --features full --bench backends -- write 60
 //! cargo bench --features full --bench backends -- write 60 2048 10000
 //! cargo bench --features full --bench backends -- read 1000000 10000000
+//! cargo bench --features full --bench backends -- read 1000000 keys=10000
 //! ```
 //!
 //! `write` takes the duration per variant in seconds and, optionally, the batch size and the number of keys.
-//! `read` takes the numbers of events. `sqlite` or `postgres` selects one backend. PostgreSQL must be
+//! `read` takes the numbers of events, and `keys=` with their number of keys, 20 by default. `sqlite` or `postgres` selects one backend. PostgreSQL must be
 //! installed; the benchmark starts a server of its own. Without arguments, everything runs in a short form.
 
 use std::time::{Duration, Instant};
@@ -272,8 +273,8 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
 // --- Reading -------------------------------------------------------------------------------------------
 
 /// Measures queries after all rollups were merged, as the background task does with all but those of the last minute.
-async fn read(backend: &dyn Backend, sizes: &[usize], mut merge: impl AsyncFnMut()) {
-    let mut traffic = Traffic::new(20);
+async fn read(backend: &dyn Backend, sizes: &[usize], keys: usize, mut merge: impl AsyncFnMut()) {
+    let mut traffic = Traffic::new(keys);
     let end = Timestamp::now();
     let mut stored = 0;
     let key = traffic.keys[3].0;
@@ -317,6 +318,11 @@ async fn read(backend: &dyn Backend, sizes: &[usize], mut merge: impl AsyncFnMut
             backend.summary(&all)
         })
         .await;
+        let total = UsageRange::new().from(from).to(end);
+        timed("totals of 30 days by key", 5, || {
+            backend.totals_by_key(&total)
+        })
+        .await;
         let three = LogFilter::new()
             .key(key)
             .method(Method::Get)
@@ -337,10 +343,15 @@ async fn read(backend: &dyn Backend, sizes: &[usize], mut merge: impl AsyncFnMut
         .await;
         let mut query = LogQuery::new(LogFilter::new().key(key));
         for _ in 1..1_000 {
-            let next = backend.requests(&query).await.expect("a page").next;
-            query.page.after = next;
+            match backend.requests(&query).await.expect("a page").next {
+                Some(next) => query.page.after = Some(next),
+                None => break,
+            }
         }
-        timed("page 1,000 of one key", 15, || backend.requests(&query)).await;
+        timed("page 1,000 of one key, or its last", 15, || {
+            backend.requests(&query)
+        })
+        .await;
         timed("count, three filters", 15, || backend.count(&three)).await;
     }
     let issuer = Issuer::new("bench").expect("a prefix");
@@ -391,6 +402,8 @@ fn main() {
             }
         }
         if reads {
+            let keys = words.iter().find_map(|word| word.strip_prefix("keys="));
+            let keys = keys.map_or(20, |keys| keys.parse().expect("a number of keys"));
             let mut sizes: Vec<usize> = numbers.iter().map(|&n| n as usize).collect();
             if sizes.is_empty() {
                 sizes = vec![10_000, 20_000];
@@ -403,7 +416,7 @@ fn main() {
                 let merge = async || {
                     backend.merge_rollups().await.expect("merge");
                 };
-                read(&backend, &sizes, merge).await;
+                read(&backend, &sizes, keys, merge).await;
             }
             if postgres {
                 println!("PostgreSQL");
@@ -413,7 +426,7 @@ fn main() {
                 let merge = async || {
                     backend.merge_rollups().await.expect("merge");
                 };
-                read(&backend, &sizes, merge).await;
+                read(&backend, &sizes, keys, merge).await;
             }
         }
     });

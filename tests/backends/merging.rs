@@ -128,6 +128,11 @@ async fn assert_exact<B: Backend>(backend: &B, events: &[UsageEvent]) {
         );
         let rollups = backend.rollups(&range).await.unwrap();
         assert_eq!(spec.summarize(&rollups), expected, "{range:?}");
+        let hours = SummarySpec::new().over_time(Granularity::Hour, TimeZone::UTC);
+        let expected_hours = hours.summarize(rollups.iter()).over_time;
+        let query = SummaryQuery::new(range.clone(), hours);
+        let found_hours = backend.summary(&query).await.unwrap().over_time;
+        assert_eq!(found_hours, expected_hours, "{range:?}");
         if range.key.is_none() && range.owner.is_none() {
             let by_key = backend.totals_by_key(&range).await.unwrap();
             assert_eq!(Some(by_key), expected.by_key, "{range:?}");
@@ -316,6 +321,14 @@ async fn damaged_record_is_set_aside<B: Backend>(
     assert_eq!(number(RECORDS).await, 5);
     let unreadable = "SELECT count(*) FROM keytally_rollup_records WHERE unreadable";
     assert_eq!(number(unreadable).await, 3);
+    // The totals of callers are then added up from other tables.
+    assert!(number("SELECT count(*) FROM keytally_caller_totals").await > 0);
+    execute(&format!(
+        "UPDATE keytally_caller_totals SET totals = {}",
+        value(b"\x01")
+    ))
+    .await;
+    assert_exact(other, &intact).await;
 }
 
 fn hex(bytes: &[u8]) -> String {

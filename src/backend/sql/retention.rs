@@ -252,11 +252,15 @@ async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError
     let (mut failure, key) = (FirstFailure::default(), "caller_id, start, kind_id");
     failure.record(delete(engine, "§days", key, "start", before).await);
     let pruned = failure.record(delete(engine, "§hours", key, "start", before).await);
+    failure.record(delete(engine, "§hours_by_outcome", key, "start", before).await);
+    failure.record(delete(engine, "§caller_totals", "hours, start", "start", before).await);
     let pruned = failure.into_result(pruned)?;
     // Later writes to that time are counted again. Rows that a batch had locked are left for the next pass.
     let done = "DELETE FROM §pruned WHERE kind = 'hours' AND before <= $1
         AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
-        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)";
+        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM §hours_by_outcome WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM §caller_totals WHERE start < $1)";
     write(engine, done, &[Value::Time(Some(before))]).await?;
     Ok(pruned)
 }

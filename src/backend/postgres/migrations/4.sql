@@ -123,6 +123,44 @@ INSERT INTO §new_days
 ALTER TABLE §new_minutes ADD CONSTRAINT ¶new_minutes_pkey PRIMARY KEY (caller_id, start, kind_id);
 ALTER TABLE §new_hours ADD CONSTRAINT ¶new_hours_pkey PRIMARY KEY (caller_id, start, kind_id);
 ALTER TABLE §new_days ADD CONSTRAINT ¶new_days_pkey PRIMARY KEY (caller_id, start, kind_id);
+
+CREATE TABLE §hours_by_outcome (
+    caller_id integer NOT NULL,
+    start timestamptz NOT NULL,
+    kind_id integer NOT NULL,
+    count bigint NOT NULL,
+    cost bigint NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL
+);
+INSERT INTO §hours_by_outcome
+    SELECT t.caller_id, t.start, min(t.kind_id), least(sum(t.count), 9223372036854775807),
+        least(sum(t.cost), 9223372036854775807), least(sum(t.request_bytes), 9223372036854775807),
+        least(sum(t.response_bytes), 9223372036854775807)
+    FROM §new_hours t JOIN §kinds k ON k.id = t.kind_id
+    GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
+ALTER TABLE §hours_by_outcome ADD PRIMARY KEY (caller_id, start, kind_id);
+CREATE INDEX ¶hours_by_outcome_by_start ON §hours_by_outcome (start);
+COMMENT ON TABLE §hours_by_outcome IS 'Rollups of all requests by hour (UTC), outcome and cause.';
+COMMENT ON COLUMN §hours_by_outcome.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN §hours_by_outcome.start IS 'The start of the hour.';
+COMMENT ON COLUMN §hours_by_outcome.kind_id IS 'References a kind with this outcome and cause. Its other attributes are not meaningful.';
+COMMENT ON COLUMN §hours_by_outcome.count IS 'The number of requests.';
+COMMENT ON COLUMN §hours_by_outcome.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN §hours_by_outcome.response_bytes IS 'Bytes of response bodies that were sent.';
+CREATE TABLE §caller_totals (
+    hours smallint NOT NULL,
+    start timestamptz NOT NULL,
+    totals bytea NOT NULL,
+    PRIMARY KEY (hours, start)
+);
+ALTER TABLE §caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
+COMMENT ON TABLE §caller_totals IS 'The totals of all callers by outcome and cause, in each hour and each day (UTC).';
+COMMENT ON COLUMN §caller_totals.hours IS '1 for an hour, 24 for a day.';
+COMMENT ON COLUMN §caller_totals.start IS 'The start of the hour or the day.';
+COMMENT ON COLUMN §caller_totals.totals IS 'The totals in the format of rollup records.';
+
 CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
 CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
 CREATE INDEX ¶new_days_by_start ON §new_days (start);
@@ -131,10 +169,12 @@ INSERT INTO §pruned (kind, before)
     FROM §new_hours HAVING max(start) IS NOT NULL;
 INSERT INTO §pruned (kind, before)
     SELECT 'merged_days', max(start) + interval '24 hours' FROM §new_days HAVING max(start) IS NOT NULL;
+-- Their totals can only be encoded by the background task.
+INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', now() FROM §new_hours LIMIT 1;
 COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
-COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
+COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. no_totals: there are no totals of callers. not_compacted: latency histograms are long.';
 
 CREATE TABLE §new_requests (
     time timestamptz NOT NULL,

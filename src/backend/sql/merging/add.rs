@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::Error as SqlError;
 
+use super::outcomes::aggregate_late;
 use super::records::{delete, report, set_aside};
 use super::roll_up::Merged;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
@@ -57,11 +58,19 @@ async fn add<E: Engine>(
 ) -> Result<(), SqlError> {
     rollups.sort_unstable_by_key(|it| (it.series.caller, it.start, it.series.kind));
     let merged = Merged::read(session, engine.names()).await?;
-    for (table, width, until) in [("§hours", HOUR, merged.hours), ("§days", DAY, merged.days)] {
-        let late = coarser(rollups.iter().filter(|it| it.start < until), width);
-        if !late.is_empty() {
-            engine.add_rollups(session, table, &late, false).await?;
-        }
+    let late = |width, until| coarser(rollups.iter().filter(|it| it.start < until), width);
+    let late_days = late(DAY, merged.days);
+    if !late_days.is_empty() {
+        engine
+            .add_rollups(session, "§days", &late_days, false)
+            .await?;
+    }
+    let late_hours = late(HOUR, merged.hours);
+    if !late_hours.is_empty() {
+        engine
+            .add_rollups(session, "§hours", &late_hours, false)
+            .await?;
+        aggregate_late(session, engine.names(), &late_hours, merged.days).await?;
     }
     let known = known_minutes(session, engine.names(), &rollups).await?;
     let (late, new) = rollups

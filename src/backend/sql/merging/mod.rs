@@ -6,7 +6,7 @@
 //! 1. [`collect`] adds up the rollups of passed minutes, also those of all callers together, and replaces the records
 //!    with others of limited size that are marked as ready. Rollups of minutes that have not passed are put back.
 //! 2. [`add`] adds one ready record after another to the table of minutes.
-//! 3. [`roll_up`] adds up the minutes of an hour that has passed, and the hours of a day.
+//! 3. [`roll_up`] adds up the minutes of an hour that has passed, and the hours of a day, also by [outcome](outcomes).
 //!
 //! Each step is a transaction, so that merging can be interrupted at any time, and one process merges at a time.
 //! Readers add the rollups of all records that are left, and read minutes where there are no hours yet, in the same
@@ -14,6 +14,7 @@
 
 mod add;
 mod collect;
+mod outcomes;
 mod records;
 mod roll_up;
 
@@ -33,6 +34,7 @@ use crate::telemetry;
 
 use self::add::add_ready;
 use self::collect::{Collected, GRACE, collect};
+use self::outcomes::store_migrated_totals;
 pub(super) use self::roll_up::{Merged, roll_up};
 
 /// The time before the first pass.
@@ -141,5 +143,6 @@ pub(super) async fn merge_passed<E: Engine>(engine: &Arc<E>, waits: bool) -> Res
     let now = as_micros(engine.now().await?);
     roll_up(&**engine, now.saturating_sub(GRACE), waits).await?;
     compact_migrated(&**engine).await?;
+    store_migrated_totals(&**engine).await?;
     Ok(all)
 }

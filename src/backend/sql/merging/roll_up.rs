@@ -10,6 +10,8 @@ use crate::backend::sql::micros::{DAY, HOUR, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
 
+use super::outcomes::{aggregate_hour, store_totals};
+
 /// The times, in microseconds since 1970, up to which the tables of hours and days have all rollups. Later ones are
 /// only in the table of narrower rollups.
 #[derive(Debug, Clone, Copy)]
@@ -132,6 +134,10 @@ async fn roll_up_next<E: Engine>(
             .bind(Value::Time(Some(bucket)))
             .bind(Value::Time(Some(bucket + width)));
         session.execute(insert).await?;
+        if width == HOUR {
+            aggregate_hour(&mut session, names, bucket, 0..=i32::MAX).await?;
+        }
+        store_totals(&mut session, names, bucket..bucket + width).await?;
     }
     let mark = "INSERT INTO §pruned (kind, before) VALUES ($1, $2)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";

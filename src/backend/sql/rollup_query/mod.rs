@@ -5,6 +5,7 @@
 //! callers together. The database aggregates rollups into the requested time buckets; `SummarySpec::summarize` computes
 //! the summary from these and from the rollups of records that are not merged yet.
 
+mod caller_totals;
 mod range_cover;
 mod row;
 mod statement;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
+use self::caller_totals::caller_totals;
 use self::range_cover::{Widths, bounded, cover_range, is_exact};
 use self::row::{Attributes, key_rollup};
 use self::statement::{Callers, by_key, by_outcome, by_series, callers_of, extent, kinds};
@@ -28,6 +30,7 @@ use super::micros::{HOUR, MINUTE, QUARTER, floor};
 use super::names::Names;
 use super::value::{as_micros, required};
 use crate::id::KeyId;
+use crate::telemetry;
 use crate::usage::{
     Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange, summary,
 };
@@ -118,6 +121,8 @@ struct Snapshot<S> {
     /// The range of minute starts, in microseconds.
     starts: Range<i64>,
     widths: Widths,
+    /// Whether the totals of callers are stored for all hours and days.
+    has_totals: bool,
     attributes: Attributes,
 }
 
@@ -185,6 +190,7 @@ impl<S: Session> Snapshot<S> {
             session,
             starts,
             widths,
+            has_totals: !extent.boolean("lacks_totals")?,
             attributes,
         };
         Ok((Some(snapshot), is_exact))
@@ -195,11 +201,30 @@ impl<S: Session> Snapshot<S> {
         engine: &E,
         range: &UsageRange,
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-        let days = cover_range(&self.starts, Granularity::Day, self.widths);
-        let statement = by_key(engine.names(), range, days);
-        let rows = self.session.fetch(statement).await?;
-        let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
-        let unmerged = self.unmerged(engine.names(), range, Callers::Each).await?;
+        let names = engine.names();
+        let unmerged = self.unmerged(names, range, Callers::Each).await?;
+        let parts = cover_range(&self.starts, Granularity::Day, self.widths);
+        let (stored, mut read): (Vec<_>, Vec<_>) = parts
+            .into_iter()
+            .partition(|part| self.has_totals && part.width >= Granularity::Hour);
+        let totals = caller_totals(&mut self.session, names, &self.attributes, &stored);
+        let mut rollups = match totals.await {
+            Err(error @ SqlError::Decode(_)) => {
+                telemetry::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot read the totals of callers; adding up their rollups instead"
+                );
+                read.extend(stored);
+                Vec::new()
+            }
+            totals => totals?,
+        };
+        if !read.is_empty() {
+            let rows = self.session.fetch(by_key(names, range, read)).await?;
+            for row in &rows {
+                rollups.push(key_rollup(row)?);
+            }
+        }
         Ok(summary::by_key(rollups.iter().chain(&unmerged)))
     }
 

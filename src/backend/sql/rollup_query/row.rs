@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
@@ -16,15 +17,15 @@ use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 /// The attributes of callers and kinds by number.
 #[derive(Default)]
 pub(super) struct Attributes {
-    callers: HashMap<i64, (Option<KeyId>, Option<Arc<str>>)>,
+    callers: HashMap<i64, (Option<KeyId>, Option<Arc<str>>), RandomState>,
     /// As empty rollups.
-    kinds: HashMap<i64, Rollup>,
+    kinds: HashMap<i64, Rollup, RandomState>,
 }
 
 impl Attributes {
     /// Adds callers. Equal owners share their memory.
     pub(super) fn add_callers<R: Row>(&mut self, rows: &[R]) -> Result<(), SqlError> {
-        let mut owners: HashSet<Arc<str>> = HashSet::new();
+        let mut owners: HashSet<Arc<str>, RandomState> = HashSet::default();
         let mut shared = |owner: &str| match owners.get(owner) {
             Some(shared) => shared.clone(),
             None => {

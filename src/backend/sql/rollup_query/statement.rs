@@ -8,9 +8,9 @@ use crate::backend::sql::rollup_record::READABLE;
 use crate::backend::sql::series_rollup::ALL_CALLERS;
 use crate::usage::{Granularity, UsageRange};
 
-/// The time ranges of the rollups in tables and of those in records, and the times before which minutes were pruned,
-/// minutes were merged into quarters of an hour, all were merged into hours and days, and hours and days are being
-/// pruned.
+/// The time ranges of the rollups in tables and of those in records, the times before which minutes were pruned, minutes
+/// were merged into quarters of an hour, all were merged into hours and days, and hours and days are being pruned, and
+/// whether the totals of callers are missing after a migration.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = format!(
         "SELECT (SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
@@ -23,7 +23,8 @@ pub(super) fn extent(names: &Names) -> Statement {
     (SELECT before FROM §pruned WHERE kind = 'quarter_hours') AS folded,
     (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS merged_hours,
     (SELECT before FROM §pruned WHERE kind = 'merged_days') AS merged_days,
-    (SELECT before FROM §pruned WHERE kind = 'hours') AS gone"
+    (SELECT before FROM §pruned WHERE kind = 'hours') AS gone,
+    EXISTS (SELECT 1 FROM §pruned WHERE kind = 'no_totals') AS lacks_totals"
     );
     Statement::new(names, &template)
 }
@@ -81,7 +82,7 @@ pub(super) fn by_series(
     let bucket = bucket(names, grid);
     let by = format!("t.caller_id, t.kind_id{bucket}");
     let parts = parts.iter().map(|part| (part.clone(), by.clone()));
-    read(names, range, callers, &select, "", parts)
+    read(names, range, callers, "§hours", &select, "", parts)
 }
 
 /// Rollups of a range by outcome, cause and the time buckets of each section.
@@ -98,7 +99,16 @@ pub(super) fn by_outcome(
         parts.into_iter().map(move |part| (part, by.clone()))
     });
     let select = "NULL AS key_id, k.outcome, k.cause";
-    read(names, range, callers, select, " CROSS JOIN §kinds k", parts)
+    let hours = "§hours_by_outcome";
+    read(
+        names,
+        range,
+        callers,
+        hours,
+        select,
+        " CROSS JOIN §kinds k",
+        parts,
+    )
 }
 
 /// Rollups of a range by key, outcome and cause.
@@ -109,18 +119,20 @@ pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -
         names,
         range,
         Callers::Each,
+        "§hours_by_outcome",
         by,
         " CROSS JOIN §kinds k",
         parts,
     )
 }
 
-/// Reads the rollups `t` of each part, with their callers `c` and with another table, grouped by the expressions of the
-/// part.
+/// Reads the rollups `t` of each part, those by hour from a given table, with their callers `c` and with another table,
+/// grouped by the expressions of the part.
 fn read(
     names: &Names,
     range: &UsageRange,
     callers: Callers,
+    hours: &'static str,
     select: &str,
     other: &str,
     parts: impl Iterator<Item = (RangePart, String)>,
@@ -131,7 +143,7 @@ fn read(
     let read = parts.map(|(part, by)| {
         let table = match part.width {
             Granularity::Minute | Granularity::QuarterHour => "§minutes",
-            Granularity::Hour => "§hours",
+            Granularity::Hour => hours,
             _ => "§days",
         };
         let from = sql.placeholder(Value::Time(Some(part.starts.start)));
@@ -142,6 +154,11 @@ fn read(
                 let which = format!("t.caller_id = {ALL_CALLERS} AND {within}");
                 (format!("{table} t"), which)
             }
+            // SQLite reads the tables in this order.
+            Callers::Each if condition.is_empty() && !other.is_empty() => (
+                format!("{table} t CROSS JOIN §callers c"),
+                format!("t.caller_id = c.id AND {within}"),
+            ),
             Callers::Each if condition.is_empty() => (
                 format!("§callers c CROSS JOIN {table} t"),
                 format!("t.caller_id = c.id AND {within}"),

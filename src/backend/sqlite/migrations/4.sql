@@ -161,6 +161,38 @@ PRAGMA legacy_alter_table = OFF;
 CREATE INDEX §minutes_by_start ON §minutes (start);
 CREATE INDEX §hours_by_start ON §hours (start);
 CREATE INDEX §days_by_start ON §days (start);
+
+-- Rollups by hour and outcome.
+CREATE TABLE §hours_by_outcome (
+    caller_id INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    -- A kind with this outcome and cause. Its other attributes are not meaningful.
+    kind_id INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    PRIMARY KEY (caller_id, start, kind_id)
+) STRICT, WITHOUT ROWID;
+INSERT INTO §hours_by_outcome
+    SELECT t.caller_id, t.start, min(t.kind_id), sum(t.count), sum(t.cost),
+        CASE WHEN sum(t.request_bytes >> 32) + (sum(t.request_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(t.request_bytes >> 32) << 32) + sum(t.request_bytes & 4294967295) END,
+        CASE WHEN sum(t.response_bytes >> 32) + (sum(t.response_bytes & 4294967295) >> 32) >= 2147483648
+        THEN 9223372036854775807 ELSE (sum(t.response_bytes >> 32) << 32) + sum(t.response_bytes & 4294967295) END
+    FROM §hours t JOIN §kinds k ON k.id = t.kind_id
+    GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
+CREATE INDEX §hours_by_outcome_by_start ON §hours_by_outcome (start);
+-- The totals of all callers by outcome, in each hour and each day.
+CREATE TABLE §caller_totals (
+    -- 1 for an hour, 24 for a day.
+    hours INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    -- In the format of rollup records.
+    totals BLOB NOT NULL,
+    PRIMARY KEY (hours, start)
+) STRICT;
+
 -- The times up to which there are all hours and days.
 INSERT INTO §pruned (kind, before)
     SELECT 'merged_hours', max(max(start) + 3600000000,
@@ -168,6 +200,8 @@ INSERT INTO §pruned (kind, before)
     FROM §hours HAVING max(start) IS NOT NULL;
 INSERT INTO §pruned (kind, before)
     SELECT 'merged_days', max(start) + 86400000000 FROM §days HAVING max(start) IS NOT NULL;
+-- Their totals can only be encoded by the background task.
+INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM §hours LIMIT 1;
 CREATE INDEX §requests_by_time ON §requests (time);
