@@ -121,6 +121,17 @@ pub(super) fn rollups_of(
     record: &[u8],
     is_wanted: impl Fn(i32, i64) -> bool,
 ) -> Result<Vec<SeriesRollup>, SqlError> {
+    let mut rollups = Vec::new();
+    for_each_rollup(record, is_wanted, |rollup| rollups.push(rollup))?;
+    Ok(rollups)
+}
+
+/// The same without storing them. After an error, `use_rollup` may have been called.
+pub(super) fn for_each_rollup(
+    record: &[u8],
+    is_wanted: impl Fn(i32, i64) -> bool,
+    use_rollup: impl FnMut(SeriesRollup),
+) -> Result<(), SqlError> {
     let damaged = || decode("damaged rollup record");
     let (header, mut bytes) = record.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
     let [version, checksum @ ..] = header else {
@@ -132,11 +143,14 @@ pub(super) fn rollups_of(
     if *checksum != crc32fast::hash(bytes).to_le_bytes() {
         return Err(damaged());
     }
-    read(&mut bytes, is_wanted).ok_or_else(damaged)
+    read(&mut bytes, is_wanted, use_rollup).ok_or_else(damaged)
 }
 
-fn read(bytes: &mut &[u8], is_wanted: impl Fn(i32, i64) -> bool) -> Option<Vec<SeriesRollup>> {
-    let mut rollups = Vec::new();
+fn read(
+    bytes: &mut &[u8],
+    is_wanted: impl Fn(i32, i64) -> bool,
+    mut use_rollup: impl FnMut(SeriesRollup),
+) -> Option<()> {
     let mut minute = FIRST_MINUTE;
     while !bytes.is_empty() {
         minute = minute.checked_add(pull(bytes)?.try_into().ok()?)?;
@@ -150,7 +164,7 @@ fn read(bytes: &mut &[u8], is_wanted: impl Fn(i32, i64) -> bool) -> Option<Vec<S
             for _ in 0..pull(bytes)? {
                 kind = kind.checked_add(pull(bytes)?.try_into().ok()?)?;
                 if is_wanted {
-                    rollups.push(SeriesRollup {
+                    use_rollup(SeriesRollup {
                         series: Series { caller, kind },
                         start,
                         amounts: amounts(bytes)?,
@@ -161,9 +175,10 @@ fn read(bytes: &mut &[u8], is_wanted: impl Fn(i32, i64) -> bool) -> Option<Vec<S
             }
         }
     }
-    Some(rollups)
+    Some(())
 }
 
+#[inline]
 fn amounts(bytes: &mut &[u8]) -> Option<Amounts> {
     let mut amounts = Amounts {
         count: pull(bytes)?,

@@ -10,8 +10,8 @@ use super::row::Attributes;
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
 use crate::backend::sql::micros::HOUR;
 use crate::backend::sql::names::Names;
-use crate::backend::sql::rollup_record::rollups_of;
-use crate::backend::sql::series_rollup::{Amounts, Series, SeriesRollup};
+use crate::backend::sql::rollup_record::for_each_rollup;
+use crate::backend::sql::series_rollup::{Amounts, Series};
 use crate::backend::sql::value::required;
 use crate::usage::{Granularity, Rollup};
 
@@ -23,6 +23,7 @@ pub(super) async fn caller_totals<S: Session>(
     parts: &[RangePart],
 ) -> Result<Vec<Rollup>, SqlError> {
     let mut totals: HashMap<Series, Amounts, RandomState> = HashMap::default();
+    let same = attributes.same_outcomes();
     for part in parts {
         let select =
             "SELECT totals FROM §caller_totals WHERE hours = $1 AND start >= $2 AND start < $3";
@@ -33,12 +34,12 @@ pub(super) async fn caller_totals<S: Session>(
         for row in session.fetch(select).await? {
             let record = required(row.bytes("totals")?)?;
             let is_wanted = |caller: i32, _: i64| attributes.has_caller(caller);
-            for SeriesRollup {
-                series, amounts, ..
-            } in rollups_of(record, is_wanted)?
-            {
-                totals.entry(series).or_default().merge(&amounts);
-            }
+            for_each_rollup(record, is_wanted, |mut rollup| {
+                let Series { kind, .. } = &mut rollup.series;
+                *kind = *same.get(kind).unwrap_or(kind);
+                let total = totals.entry(rollup.series).or_default();
+                total.merge(&rollup.amounts);
+            })?;
             drop(row);
             tokio::task::yield_now().await;
         }

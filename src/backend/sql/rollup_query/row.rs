@@ -59,6 +59,18 @@ impl Attributes {
         self.callers.contains_key(&caller.into())
     }
 
+    /// For each kind, one with the same outcome and cause.
+    pub(super) fn same_outcomes(&self) -> HashMap<i32, i32, RandomState> {
+        let mut first: HashMap<_, i32, RandomState> = HashMap::default();
+        let kinds = self.kinds.iter();
+        let same = kinds.filter_map(|(&kind, rollup)| {
+            let kind = i32::try_from(kind).ok()?;
+            let outcome = (rollup.outcome, rollup.cause);
+            Some((kind, *first.entry(outcome).or_insert(kind)))
+        });
+        same.collect()
+    }
+
     /// An empty rollup of a series; `None` if it is unknown.
     fn of(&self, caller: i64, kind: i64, width: Granularity) -> Option<Rollup> {
         let (key, owner) = match caller == i64::from(ALL_CALLERS) {
