@@ -94,6 +94,8 @@ impl PostgresBackend {
                 .events(&numbers)
                 .filter(|(event, _)| logs && self.0.sampling.keeps(event))
                 .collect();
+            // Neighbors in the index on callers are then inserted together.
+            logged.sort_by_key(|(_, series)| series.caller);
             let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
             let without = engine.ensure_partitions(&days).await?;
             if !without.is_empty() {
