@@ -10,6 +10,7 @@ mod granularity;
 mod in_flight;
 mod latency;
 mod log;
+mod merge_backlog;
 #[cfg(feature = "_sql")]
 mod offsets;
 mod outcome;
@@ -32,6 +33,7 @@ pub use export::Export;
 pub use granularity::Granularity;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use log::{Count, LogFilter, LogQuery};
+pub use merge_backlog::MergeBacklog;
 pub use outcome::{Cause, Outcome, RejectionReason};
 pub use query::{ReadError, SummaryQuery, UsageRange, UsageReader};
 pub use recorded::{LogCursor, RecordedEvent, RecordedPage, RecordedQuery};

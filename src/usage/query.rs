@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::UsageEvent;
 use super::log::{Count, LogFilter, LogQuery};
+use super::merge_backlog::MergeBacklog;
 use super::recorded::{RecordedPage, RecordedQuery};
 use super::rollup::Rollup;
 use super::summary::{Summary, SummarySpec, Totals};
@@ -112,6 +113,18 @@ pub trait UsageReader: Send + Sync + 'static {
     async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
         let _ = query;
         Err(ReadError::Unsupported)
+    }
+
+    /// Returns how far merging is behind, for backends that merge usage in the background after it was written. `None`
+    /// for others, the default.
+    ///
+    /// Queries include usage that is not merged, but become slower with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unavailable`] if the backend fails.
+    async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
+        Ok(None)
     }
 }
 
@@ -272,6 +285,10 @@ macro_rules! forward_to_pointee {
 
             async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
                 (**self).recorded(query).await
+            }
+
+            async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
+                (**self).merge_backlog().await
             }
         }
     )*};

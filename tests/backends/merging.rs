@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use keytally::KeyId;
 use keytally::backend::{BackendError, PostgresBackend, Retention, SqliteBackend};
 use keytally::usage::{
@@ -180,6 +180,11 @@ async fn summaries_are_exact_before_and_after_merging<B: Backend>(
     for _ in 0..4 {
         let more = events(300);
         one.write(&Batch::new(more.clone())).await.unwrap();
+        let backlog = other.merge_backlog().await.unwrap().unwrap();
+        let age = Timestamp::now().duration_since(backlog.oldest_at.unwrap());
+        assert!(
+            backlog.records > 0 && backlog.unreadable == 0 && age < SignedDuration::from_mins(1)
+        );
         all.extend(more);
         assert_exact(other, &all).await;
         assert_logged(other, &all).await;
@@ -321,6 +326,11 @@ async fn damaged_record_is_set_aside<B: Backend>(
     assert_eq!(number(RECORDS).await, 5);
     let unreadable = "SELECT count(*) FROM keytally_rollup_records WHERE unreadable";
     assert_eq!(number(unreadable).await, 3);
+    let backlog = other.merge_backlog().await.unwrap().unwrap();
+    assert_eq!(
+        (backlog.records, backlog.oldest_at, backlog.unreadable),
+        (0, None, 5)
+    );
     // The totals of callers are then added up from other tables.
     assert!(number("SELECT count(*) FROM keytally_caller_totals").await > 0);
     execute(&format!(

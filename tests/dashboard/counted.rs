@@ -10,8 +10,8 @@ use keytally::key::{
     KeyStore, Rotation, StoreError,
 };
 use keytally::usage::{
-    Count, LogFilter, LogQuery, ReadError, Rollup, Summary, SummaryQuery, Totals, UsageEvent,
-    UsageRange, UsageReader,
+    Count, LogFilter, LogQuery, MergeBacklog, ReadError, Rollup, Summary, SummaryQuery, Totals,
+    UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{KeyId, Page, async_trait};
 
@@ -115,5 +115,9 @@ impl UsageReader for Counted {
 
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
         self.counted().count(filter).await
+    }
+
+    async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
+        self.counted().merge_backlog().await
     }
 }

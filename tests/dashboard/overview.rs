@@ -189,3 +189,33 @@ async fn expiring_keys_are_sorted_by_expiry() {
     assert_eq!((all.count("<tr>"), all.count("More ") > 8), (13, true));
     assert!(!all.text.contains("<bdi>Far</bdi>") && !all.text.contains("<bdi>Over</bdi>"));
 }
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_merge_backlog_is_shown() {
+    let options = "sqlite::memory:".parse::<sqlx::sqlite::SqliteConnectOptions>();
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect_with(options.unwrap()).await.unwrap();
+    let backend = keytally::backend::SqliteBackend::from_pool(pool.clone());
+    backend.migrate().await.unwrap();
+    let pages = Pages::over(backend);
+    let overview = pages.get("/admin").await.text;
+    assert!(overview.contains("Unmerged records") && !overview.contains("Merging is behind"));
+    // Of a later version, and of a process that wrote an empty record six minutes ago.
+    let records =
+        "INSERT INTO keytally_rollup_records (format, ready, first, last, written_at, rollups)
+        VALUES (9, 0, 0, 0, unixepoch() * 1000000, x''),
+            (1, 1, 0, 0, (unixepoch() - 360) * 1000000, x'0100000000')";
+    sqlx::query(records).execute(&pool).await.unwrap();
+    let overview = pages.get("/admin").await.text;
+    for text in ["Merging is behind", "Unreadable records"] {
+        assert!(overview.contains(text), "{text}");
+    }
+    let backlog = pages.get("/admin/api/merge-backlog").await;
+    let backlog: serde_json::Value = serde_json::from_str(&backlog.text).unwrap();
+    assert_eq!(
+        (&backlog["records"], &backlog["unreadable"]),
+        (&1.into(), &1.into())
+    );
+    assert!(backlog["oldest_at"].is_string());
+}

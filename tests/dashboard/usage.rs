@@ -147,7 +147,7 @@ async fn store_calls_per_page_are_bounded() {
     let counted = Counted::of(plain.backend);
     let pages = Pages::over(counted.clone());
     for (path, most) in [
-        ("/admin".to_owned(), 6),
+        ("/admin".to_owned(), 7),
         ("/admin/keys".into(), 1),
         ("/admin/log".into(), 3),
         (format!("/admin/keys/{id}"), 5),

@@ -145,6 +145,10 @@ macro_rules! keep_in_sql {
             async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
                 self.0.recorded(query).await
             }
+
+            async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
+                self.0.merge_backlog().await.map(Some)
+            }
         }
     };
 }

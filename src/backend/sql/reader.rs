@@ -6,12 +6,12 @@ use super::backend::SqlBackend;
 use super::engine::{Engine, Row, Session, Statement};
 use super::log::Matching;
 use super::value::required;
-use super::{log, recorded, rollup_query};
+use super::{log, merging, recorded, rollup_query};
 use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::{
-    Count, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage, RecordedQuery, Rollup,
-    Summary, SummaryQuery, Totals, UsageEvent, UsageRange,
+    Count, LogFilter, LogQuery, MergeBacklog, PageBuilder, ReadError, RecordedPage, RecordedQuery,
+    Rollup, Summary, SummaryQuery, Totals, UsageEvent, UsageRange,
 };
 
 impl<E: Engine> SqlBackend<E> {
@@ -123,5 +123,10 @@ impl<E: Engine> SqlBackend<E> {
     ) -> Result<Vec<Rollup>, ReadError> {
         let rollups = rollup_query::rollups(&*self.engine, range).await;
         rollups.map_err(ReadError::unavailable)
+    }
+
+    pub(in crate::backend) async fn merge_backlog(&self) -> Result<MergeBacklog, ReadError> {
+        let backlog = merging::backlog(&*self.engine).await;
+        backlog.map_err(ReadError::unavailable)
     }
 }

@@ -29,8 +29,8 @@ use crate::key::{
 };
 use crate::page::Page;
 use crate::usage::{
-    Count, LogFilter, LogQuery, LogSampling, ReadError, RecordedPage, RecordedQuery, Rollup,
-    Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
+    Count, LogFilter, LogQuery, LogSampling, MergeBacklog, ReadError, RecordedPage, RecordedQuery,
+    Rollup, Summary, SummaryQuery, Totals, UsageEvent, UsageRange, UsageReader,
 };
 
 /// Stores keys and usage in a SQLite database. Implements [`KeyAdmin`](crate::key::KeyAdmin),

@@ -1,4 +1,4 @@
-//! Recorder statistics.
+//! The state of recording and merging.
 
 use std::sync::Arc;
 
@@ -80,4 +80,40 @@ pub(super) async fn stats(
     };
     let recorder = shared.recorder.as_ref().ok_or_else(none)?;
     Ok(Json(recorder.stats().into()))
+}
+
+/// Written usage that is not merged yet. Summaries include it, except for unreadable records.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MergeBacklog {
+    /// Records to merge, each with the rollups of a batch or more.
+    records: u64,
+    /// When the oldest of them was written; `null` if there are none. Less than two minutes ago as long as merging
+    /// keeps up.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    oldest_at: Option<Timestamp>,
+    /// Records that cannot be merged: they are damaged, or from a later version of the crate. Summaries do not include
+    /// their requests.
+    unreadable: u64,
+}
+
+/// Returns how far the merging of usage is behind.
+#[utoipa::path(
+    get, path = "/merge-backlog",
+    operation_id = "get_merge_backlog",
+    tag = "usage",
+    responses(
+        (status = 200, description = "The backlog", body = MergeBacklog),
+        Problem,
+    ),
+)]
+pub(super) async fn backlog(
+    State(shared): State<Arc<Shared>>,
+) -> Result<Json<MergeBacklog>, Problem> {
+    let none = || Problem::new(StatusCode::NOT_FOUND, "The backend does not merge usage.");
+    let backlog = shared.backend.merge_backlog().await?.ok_or_else(none)?;
+    Ok(Json(MergeBacklog {
+        records: backlog.records,
+        oldest_at: backlog.oldest_at,
+        unreadable: backlog.unreadable,
+    }))
 }

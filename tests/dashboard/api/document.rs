@@ -27,6 +27,7 @@ async fn the_document_lists_all_operations_and_the_server() {
         "export_requests",
         "find_spikes",
         "get_key",
+        "get_merge_backlog",
         "get_recorder",
         "list_audit_entries",
         "list_keys",

@@ -195,16 +195,17 @@ async fn unauthenticated_and_cross_site_requests_are_rejected() {
 }
 
 #[tokio::test]
-async fn a_missing_issuer_is_a_501_and_a_missing_recorder_a_404() {
+async fn a_missing_issuer_is_a_501_and_missing_statistics_are_a_404() {
     let dashboard = Dashboard::new(MemoryBackend::new(), AllowEveryone);
     let router = Router::new().nest("/admin", dashboard.into_router());
     let post = Request::post("/admin/api/keys").header("content-type", "application/json");
     let post = post.body(Body::from(r#"{"name":"a"}"#)).unwrap();
     ask(&router, post).await.problem(501);
-    let get = Request::get("/admin/api/recorder")
-        .body(Body::empty())
-        .unwrap();
-    ask(&router, get).await.problem(404);
+    for path in ["recorder", "merge-backlog"] {
+        let get = Request::get(format!("/admin/api/{path}"));
+        let get = get.body(Body::empty()).unwrap();
+        ask(&router, get).await.problem(404);
+    }
 }
 
 #[cfg(feature = "sqlite")]

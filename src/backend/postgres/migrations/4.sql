@@ -350,6 +350,7 @@ CREATE TABLE §rollup_records (
     unreadable boolean NOT NULL DEFAULT false,
     first timestamptz NOT NULL,
     last timestamptz NOT NULL,
+    written_at timestamptz NOT NULL DEFAULT now(),
     rollups bytea NOT NULL
 );
 ALTER TABLE §rollup_records ALTER COLUMN rollups SET STORAGE EXTERNAL;
@@ -360,4 +361,5 @@ COMMENT ON COLUMN §rollup_records.ready IS 'Whether all its minutes have passed
 COMMENT ON COLUMN §rollup_records.unreadable IS 'Whether it is damaged. Its requests are not counted.';
 COMMENT ON COLUMN §rollup_records.first IS 'The start of the first minute.';
 COMMENT ON COLUMN §rollup_records.last IS 'The start of the last minute.';
+COMMENT ON COLUMN §rollup_records.written_at IS 'When the record was written.';
 COMMENT ON COLUMN §rollup_records.rollups IS 'Rollups by minute, caller and kind, in a binary format.';

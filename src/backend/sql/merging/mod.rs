@@ -29,8 +29,9 @@ use super::batched::pause_since;
 use super::compact::compact_migrated;
 use super::engine::{Engine, Row, Session, Statement};
 use super::rollup_record::READABLE;
-use super::value::{as_micros, required};
+use super::value::{as_micros, number, optional_time, required};
 use crate::telemetry;
+use crate::usage::MergeBacklog;
 
 use self::add::add_ready;
 use self::collect::{Collected, GRACE, collect};
@@ -112,6 +113,25 @@ async fn has_records<E: Engine>(engine: &E) -> Result<bool, SqlError> {
     let mut session = engine.reader().await?;
     let rows = session.fetch(Statement::new(engine.names(), &any)).await?;
     required(rows.first())?.boolean("found")
+}
+
+/// How far merging is behind.
+pub(super) async fn backlog<E: Engine>(engine: &E) -> Result<MergeBacklog, SqlError> {
+    let backlog = format!(
+        "SELECT count(*) AS records, min(written_at) AS oldest,
+            (SELECT count(*) FROM §rollup_records WHERE NOT ({READABLE})) AS unreadable
+        FROM §rollup_records WHERE {READABLE}"
+    );
+    let mut session = engine.reader().await?;
+    let rows = session
+        .fetch(Statement::new(engine.names(), &backlog))
+        .await?;
+    let row = required(rows.first())?;
+    let mut backlog = MergeBacklog::default();
+    backlog.records = number(row, "records")?;
+    backlog.oldest_at = optional_time(row, "oldest")?;
+    backlog.unreadable = number(row, "unreadable")?;
+    Ok(backlog)
 }
 
 /// Merges the rollups of all minutes that have passed. Returns their number. `waits` is whether to wait while another

@@ -267,6 +267,7 @@ CREATE TABLE §rollup_records (
     -- The starts of the first and the last minute.
     first INTEGER NOT NULL,
     last INTEGER NOT NULL,
+    written_at INTEGER NOT NULL DEFAULT (unixepoch() * 1000000),
     -- Rollups by minute, caller and kind, in a binary format.
     rollups BLOB NOT NULL
 ) STRICT;

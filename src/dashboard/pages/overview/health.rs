@@ -1,14 +1,22 @@
-//! The state of the recorder.
+//! The state of recording and merging.
 
+use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::components::time;
-use crate::usage::RecorderStats;
+use crate::usage::{MergeBacklog, RecorderStats};
 
-/// The statistics of the recorder in this process.
-pub(super) fn section(context: &PageContext, stats: Option<&RecorderStats>) -> Markup {
+/// The age of the oldest record from which merging is considered behind.
+const BEHIND: SignedDuration = SignedDuration::from_mins(5);
+
+/// The statistics of the recorder in this process, and how far merging is behind.
+pub(super) fn section(
+    context: &PageContext,
+    stats: Option<&RecorderStats>,
+    backlog: Option<&MergeBacklog>,
+) -> Markup {
     html! {
         section .panel aria-labelledby="health" {
             h2 #health { "Recorder" }
@@ -16,6 +24,7 @@ pub(super) fn section(context: &PageContext, stats: Option<&RecorderStats>) -> M
                 None => p .empty { "No recorder configured. Pass one to the dashboard to see its statistics." },
                 Some(stats) => (numbers(context, stats)),
             }
+            @if let Some(backlog) = backlog { (merging(context, backlog)) }
         }
     }
 }
@@ -32,13 +41,46 @@ fn numbers(context: &PageContext, stats: &RecorderStats) -> Markup {
     html! {
         dl .facts .row {
             @for (label, count) in numbers {
-                div { dt { (label) } dd class=[(label == "Lost" && count > 0).then_some("failed")] { (charts::count(count)) } }
+                (fact(label, html! { (charts::count(count)) }, label == "Lost" && count > 0))
             }
-            div {
-                dt { "Last written" }
-                dd { @match stats.last_written_at { Some(at) => (time(context, at)), None => "Never" } }
-            }
+            (fact("Last written", html! {
+                @match stats.last_written_at { Some(at) => (time(context, at)), None => "Never" }
+            }, false))
         }
         p .rule { "For this process, since it started." }
+    }
+}
+
+fn merging(context: &PageContext, backlog: &MergeBacklog) -> Markup {
+    let oldest = backlog.oldest_at;
+    let is_behind = oldest.is_some_and(|at| Timestamp::now().duration_since(at) > BEHIND);
+    let is_damaged = backlog.unreadable > 0;
+    html! {
+        dl .facts .row {
+            (fact("Unmerged records", html! { (charts::count(backlog.records)) }, is_behind))
+            (fact("Oldest unmerged", html! {
+                @match oldest { Some(at) => (time(context, at)), None => "None" }
+            }, is_behind))
+            @if is_damaged {
+                (fact("Unreadable records", html! { (charts::count(backlog.unreadable)) }, true))
+            }
+        }
+        p .rule {
+            "For all processes. "
+            @if is_behind {
+                "Merging is behind: totals are correct, but pages become slower. Check the logs of the processes that \
+                 record usage. "
+            }
+            @if is_damaged {
+                "Totals do not include the requests of unreadable records: they are damaged, or from a later version \
+                 of keytally."
+            }
+        }
+    }
+}
+
+fn fact(label: &str, value: Markup, is_failed: bool) -> Markup {
+    html! {
+        div { dt { (label) } dd class=[is_failed.then_some("failed")] { (value) } }
     }
 }

@@ -23,7 +23,7 @@ use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 use crate::usage::summary::{Spike, Totals, spikes};
-use crate::usage::{Summary, SummaryQuery, SummarySpec, UsageRange};
+use crate::usage::{MergeBacklog, Summary, SummaryQuery, SummarySpec, UsageRange};
 
 /// The maximum number of keys that are sorted by expiry.
 const EXPIRING: usize = 200;
@@ -73,10 +73,11 @@ struct Overview {
     /// The keys in `busiest` and `spikes` that still exist.
     named: Vec<Key>,
     has_keys: bool,
+    backlog: Option<MergeBacklog>,
 }
 
 impl Overview {
-    /// Queries the store at most six times.
+    /// Queries the store at most seven times.
     async fn read(
         shared: &Shared,
         context: &PageContext,
@@ -118,7 +119,9 @@ impl Overview {
                 .await?
                 .items
                 .is_empty();
+        let backlog = store.merge_backlog().await?;
         Ok(Self {
+            backlog,
             before: before.values().sum(),
             busiest,
             spikes,
@@ -166,7 +169,11 @@ impl Overview {
                 (tables::expiring(context, &self.expiring))
                 (tables::unused(context, &self.unused))
             }
-            (health::section(context, shared.recorder.as_ref().map(|it| it.stats()).as_ref()))
+            (health::section(
+                context,
+                shared.recorder.as_ref().map(|it| it.stats()).as_ref(),
+                self.backlog.as_ref(),
+            ))
         }
     }
 }
