@@ -2,8 +2,11 @@
 
 mod crash_recovery;
 mod fault_injection;
+mod killed_merging;
 mod revocation;
 
+#[path = "../support/answers.rs"]
+mod answers;
 #[path = "../support/children.rs"]
 mod children;
 #[path = "../support/postgres.rs"]

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "dashboard")]
 mod answer_with_one_zone;
+mod merge_until_killed;
 mod migrate_until_killed;
 mod record_until_killed;
 #[cfg(feature = "postgres")]
@@ -25,6 +26,7 @@ async fn main() {
     match &*name {
         #[cfg(feature = "dashboard")]
         "answer_with_one_zone" => answer_with_one_zone::run().await,
+        "merge_until_killed" => merge_until_killed::run().await,
         "migrate_until_killed" => migrate_until_killed::run().await,
         "record_until_killed" => record_until_killed::run().await,
         #[cfg(feature = "postgres")]
