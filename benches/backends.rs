@@ -8,7 +8,8 @@
 //! cargo bench --features full --bench backends -- read 1000000 keys=10000
 //! ```
 //!
-//! `write` takes the duration per variant in seconds and, optionally, the batch size and the number of keys.
+//! `write` also prints the CPU time of client and server, the bytes on disk, and in PostgreSQL the throughput of four
+//! processes compared with one, and without a log compared with one. It takes the duration per variant in seconds and, optionally, the batch size and the number of keys.
 //! `read` takes the numbers of events, and `keys=` with their number of keys, 20 by default. `sqlite` or `postgres` selects one backend. PostgreSQL must be
 //! installed; the benchmark starts a server of its own. Without arguments, everything runs in a short form.
 
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
 use keytally::backend::{PostgresBackend, SqliteBackend};
-use keytally::key::{Actor, Issuer, KeyAdmin, KeyQuery, NewKey};
+use keytally::key::{Actor, Issuer, KeyQuery, NewKey};
 use keytally::usage::{
-    Batch, LogFilter, LogQuery, Method, Status, StatusClass, SummaryQuery, SummarySpec, UsageRange,
-    UsageSink,
+    Batch, LogFilter, LogQuery, LogSampling, Method, Status, StatusClass, SummaryQuery,
+    SummarySpec, UsageRange, UsageSink,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
@@ -145,41 +146,51 @@ struct Load {
     keys: usize,
 }
 
+/// Events, and the seconds and CPU seconds that their writes took.
+type Turn = [f64; 3];
+
 impl Load {
-    /// Writes batches of current events for one turn. Returns events and seconds, excluding their generation.
-    async fn measure(self, traffic: &mut Traffic, mut write: impl AsyncFnMut(&Batch)) -> [f64; 2] {
-        let (mut spent, mut written) = (Duration::ZERO, 0);
+    /// Writes current events for one turn, some batches at a time, not counting the time of their generation.
+    async fn measure(
+        self,
+        traffic: &mut Traffic,
+        at_once: usize,
+        mut write: impl AsyncFnMut(&[Batch]),
+    ) -> Turn {
+        let (mut spent, mut used, mut written) = (Duration::ZERO, 0.0, 0);
         while spent.as_secs_f64() < self.seconds / TURNS as f64 {
-            let batch = traffic.batch(self.batch, |_| Timestamp::now());
-            written += batch.len();
-            let start = Instant::now();
-            write(&batch).await;
+            let batch = |_| traffic.batch(self.batch, |_| Timestamp::now());
+            let batches: Vec<_> = (0..at_once).map(batch).collect();
+            written += self.batch * at_once;
+            let (start, cpu) = (Instant::now(), cpu_seconds());
+            write(&batches).await;
             spent += start.elapsed();
+            used += cpu_seconds() - cpu;
         }
-        [written as f64, spent.as_secs_f64()]
+        [written as f64, spent.as_secs_f64(), used]
     }
 
-    /// Alternates between the two variants and prints the medians, and the ratio of all turns together.
+    /// Alternates between two variants and prints the medians, and the ratios of all turns together. Returns the
+    /// numbers of events that the variants have written.
     async fn compare(
         self,
-        name: &str,
-        backend: &dyn KeyAdmin,
-        mut ours: impl AsyncFnMut(&Batch),
-        mut plain: impl AsyncFnMut(&Batch),
-    ) {
+        [name, other]: [&str; 2],
+        [at_once, other_at_once]: [usize; 2],
+        mut one: impl AsyncFnMut(&[Batch]),
+        mut two: impl AsyncFnMut(&[Batch]),
+    ) -> [f64; 2] {
         let mut traffic = Traffic::new(self.keys);
-        traffic.create_keys(backend).await;
         let mut rates = [Vec::new(), Vec::new(), Vec::new()];
-        let mut all = [[0.0; 2]; 2];
+        let mut all = [[0.0; 3]; 2];
         for _ in 0..TURNS {
             let turns = [
-                self.measure(&mut traffic, &mut ours).await,
-                self.measure(&mut traffic, &mut plain).await,
+                self.measure(&mut traffic, at_once, &mut one).await,
+                self.measure(&mut traffic, other_at_once, &mut two).await,
             ];
             for (all, turn) in all.iter_mut().flatten().zip(turns.iter().flatten()) {
                 *all += turn;
             }
-            let [a, b] = turns.map(|[events, seconds]| events / seconds);
+            let [a, b] = turns.map(|[events, seconds, _]| events / seconds);
             for (rates, rate) in rates.iter_mut().zip([a, b, a / b]) {
                 rates.push(rate);
             }
@@ -188,9 +199,9 @@ impl Load {
             rates.sort_by(f64::total_cmp);
         }
         let [ours, plain, ratio] = &rates;
-        let [a, b] = all.map(|[events, seconds]| events / seconds);
+        let [a, b] = all.map(|[events, seconds, _]| events / seconds);
         println!(
-            "{name}: {:.0} events/s, plain {:.0} rows/s, ratio {:.2} ({:.2} to {:.2}), in total {:.2}",
+            "{name}: {:.0} events/s, {other} {:.0}, ratio {:.2} ({:.2} to {:.2}), in total {:.2}",
             ours[TURNS / 2],
             plain[TURNS / 2],
             ratio[TURNS / 2],
@@ -198,7 +209,35 @@ impl Load {
             ratio[TURNS - 1],
             a / b
         );
+        let [a, b] = all.map(|[events, _, cpu]| cpu * 1e6 / events);
+        println!(
+            " CPU: {a:.2} µs an event, {other} {b:.2}, ratio {:.2}",
+            a / b
+        );
+        all.map(|[events, ..]| events)
     }
+}
+
+/// The CPU time of this process and of all PostgreSQL servers, in steps of 10 ms.
+fn cpu_seconds() -> f64 {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats =
+        processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    let own = std::process::id().to_string();
+    let ticks = stats.filter_map(|stat| {
+        let (start, fields) = stat.rsplit_once(')')?;
+        let (id, name) = start.split_once(" (")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |n: usize| fields.get(n)?.parse::<f64>().ok();
+        (id == own || name == "postgres").then_some(ticks(11)? + ticks(12)?)
+    });
+    ticks.sum::<f64>() / 100.0
+}
+
+/// Prints the bytes on disk for each event.
+fn print_bytes(bytes: [f64; 2], events: [f64; 2]) {
+    let [ours, plain] = [bytes[0] / events[0], bytes[1] / events[1]];
+    println!(" disk: {ours:.0} bytes an event, plain {plain:.0}");
 }
 
 /// When the rollups of the last minute can be merged: within the measured time, not by the background task.
@@ -239,15 +278,26 @@ async fn write_sqlite(load: Load, folder: &std::path::Path) {
         .execute(&mut plain)
         .await
         .expect("tables");
+    Traffic::new(load.keys).create_keys(&backend).await;
     let mut due = Due::new();
-    let ours = async |batch: &Batch| {
-        backend.write(batch).await.expect("write");
+    let ours = async |batches: &[Batch]| {
+        backend.write(&batches[0]).await.expect("write");
         if due.is_reached() {
             backend.merge_rollups().await.expect("merge");
         }
     };
-    let baseline = async |batch: &Batch| plain_sqlite(&mut plain, batch).await;
-    load.compare("SQLite", &backend, ours, baseline).await;
+    let baseline = async |batches: &[Batch]| plain_sqlite(&mut plain, &batches[0]).await;
+    let written = load
+        .compare(["SQLite", "plain"], [1, 1], ours, baseline)
+        .await;
+    let size = async |file: &str| {
+        let url = format!("sqlite://{}", folder.join(file).display());
+        let mut connection = SqliteConnection::connect(&url).await.expect("open");
+        let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let size = sqlx::query_scalar::<_, i64>(size);
+        size.fetch_one(&mut connection).await.expect("a size") as f64
+    };
+    print_bytes([size("write.db").await, size("plain.db").await], written);
 }
 
 async fn write_postgres(load: Load, cluster: &support::Cluster) {
@@ -259,15 +309,70 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
         .execute(&mut plain)
         .await
         .expect("tables");
+    Traffic::new(load.keys).create_keys(&backend).await;
     let mut due = Due::new();
-    let ours = async |batch: &Batch| {
-        backend.write(batch).await.expect("write");
+    let ours = async |batches: &[Batch]| {
+        backend.write(&batches[0]).await.expect("write");
         if due.is_reached() {
             backend.merge_rollups().await.expect("merge");
         }
     };
-    let baseline = async |batch: &Batch| plain_postgres(&mut plain, batch).await;
-    load.compare("PostgreSQL", &backend, ours, baseline).await;
+    let baseline = async |batches: &[Batch]| plain_postgres(&mut plain, &batches[0]).await;
+    let written = load
+        .compare(["PostgreSQL", "plain"], [1, 1], ours, baseline)
+        .await;
+    let mut connection = PgConnection::connect(&url).await.expect("connect");
+    let mut size = async |tables: &str| {
+        sqlx::raw_sql("VACUUM")
+            .execute(&mut connection)
+            .await
+            .expect("vacuum");
+        let size = format!(
+            "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+            WHERE relkind = 'r' AND relname LIKE '{tables}'"
+        );
+        let size = sqlx::query_scalar::<_, i64>(AssertSqlSafe(size));
+        size.fetch_one(&mut connection).await.expect("a size") as f64
+    };
+    print_bytes([size("keytally%").await, size("plain").await], written);
+}
+
+/// Compares four processes that write into one database with one process, and writes without a log with those with one.
+async fn compare_postgres(load: Load, cluster: &support::Cluster) {
+    let backends = async |count: usize, log| {
+        let url = cluster.database().await;
+        let mut backends = Vec::new();
+        for _ in 0..count {
+            let backend = PostgresBackend::connect(&url).await.expect("connect");
+            backends.push(backend.with_log_sampling(log));
+        }
+        backends[0].migrate().await.expect("migrate");
+        Traffic::new(load.keys).create_keys(&backends[0]).await;
+        backends
+    };
+    let write = |backends: Vec<PostgresBackend>| {
+        let mut due = Due::new();
+        async move |batches: &[Batch]| {
+            let writes = backends.iter().zip(batches).map(|(backend, batch)| {
+                let (backend, batch) = (backend.clone(), batch.clone());
+                tokio::spawn(async move { backend.write(&batch).await.expect("write") })
+            });
+            for write in writes.collect::<Vec<_>>() {
+                write.await.expect("written");
+            }
+            if due.is_reached() {
+                backends[0].merge_rollups().await.expect("merge");
+            }
+        }
+    };
+    let one = write(backends(1, LogSampling::All).await);
+    let four = write(backends(4, LogSampling::All).await);
+    load.compare(["four instances", "one"], [4, 1], four, one)
+        .await;
+    let with = write(backends(1, LogSampling::All).await);
+    let without = write(backends(1, LogSampling::None).await);
+    load.compare(["without a log", "with one"], [1, 1], without, with)
+        .await;
 }
 
 // --- Reading -------------------------------------------------------------------------------------------
@@ -399,6 +504,7 @@ fn main() {
             }
             if postgres {
                 write_postgres(load, &cluster).await;
+                compare_postgres(load, &cluster).await;
             }
         }
         if reads {
