@@ -17,7 +17,6 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::dashboard::{AllowEveryone, Dashboard};
-use keytally::key::{Actor, Digest, Key, KeyRecord};
 use tower::ServiceExt;
 
 #[path = "../tests/support/postgres.rs"]
@@ -53,22 +52,7 @@ fn compressed(bytes: &[u8]) -> usize {
 async fn pages(backend: impl Backend + Clone, events: usize) {
     let mut traffic = Traffic::new(20);
     fill(&backend, &mut traffic, 0, events, Timestamp::now()).await;
-    for (id, owner) in &traffic.keys {
-        let mut key = Key::new(*id, format!("Key of {owner}"), Timestamp::now());
-        key.owner = Some(owner.clone());
-        let digest = Digest::from_sha256_hex(&"0".repeat(64)).expect("a digest");
-        let created = backend
-            .create(
-                KeyRecord {
-                    key,
-                    digest,
-                    encrypted_secret: None,
-                },
-                Actor::SYSTEM,
-            )
-            .await;
-        created.expect("created");
-    }
+    traffic.create_keys(&backend).await;
     let key = traffic.keys[3].0;
     let dashboard = Dashboard::new(backend, AllowEveryone);
     let router = Router::new().nest_service("/admin", dashboard.into_router());

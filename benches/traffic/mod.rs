@@ -35,7 +35,7 @@ impl Traffic {
     pub(crate) async fn create_keys(&self, backend: &dyn KeyAdmin) {
         let issuer = Issuer::new("bench").expect("a prefix");
         for (id, owner) in &self.keys {
-            let new = NewKey::new("Benchmark").owner(&**owner);
+            let new = NewKey::new(format!("Key of {owner}")).owner(&**owner);
             let (_, mut record) = issuer.prepare(new).expect("a key");
             record.key.id = *id;
             let created = backend.create(record, Actor::SYSTEM).await;

@@ -110,7 +110,7 @@ mod tests {
             let tables = created_tables(sql);
             assert_eq!(
                 tables.len(),
-                if sql.contains("log_batches") { 14 } else { 13 }
+                if sql.contains("log_batches") { 16 } else { 15 }
             );
             for (name, columns) in &tables {
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");

@@ -276,7 +276,7 @@ pub(super) mod tests {
             ),
             (
                 |it, _| it.cause(Cause::ServerError),
-                |it, _| it.cause(Cause::Refused),
+                |it, _| it.cause(Cause::Rejected),
             ),
             (
                 |it, _| it.method(Method::Post),

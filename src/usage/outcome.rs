@@ -24,7 +24,8 @@ pub enum Outcome {
 #[non_exhaustive]
 pub enum Cause {
     /// Rejected by the layer for a reason other than a rate limit; see [`RejectionReason`].
-    Refused,
+    #[serde(alias = "refused")]
+    Rejected,
     /// A 4xx status or a gRPC code for a client error.
     ClientError,
     /// A 5xx status, a gRPC code for a server error, or a service that returned an error or panicked.
@@ -93,7 +94,7 @@ impl Outcome {
     pub(crate) fn of_rejection(reason: RejectionReason) -> (Self, Option<Cause>) {
         match reason {
             RejectionReason::RateLimited => (Self::RateLimited, None),
-            _ => (Self::Failed, Some(Cause::Refused)),
+            _ => (Self::Failed, Some(Cause::Rejected)),
         }
     }
 
@@ -114,7 +115,7 @@ impl Outcome {
 impl Cause {
     /// All causes, in declaration order.
     pub const ALL: [Self; 4] = [
-        Self::Refused,
+        Self::Rejected,
         Self::ClientError,
         Self::ServerError,
         Self::Cancelled,
@@ -123,7 +124,7 @@ impl Cause {
     /// The name in `snake_case`, as serialized.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Refused => "refused",
+            Self::Rejected => "rejected",
             Self::ClientError => "client_error",
             Self::ServerError => "server_error",
             Self::Cancelled => "cancelled",

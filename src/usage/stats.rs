@@ -81,7 +81,7 @@ pub(super) struct Counters {
     /// The time of the last successful write, in microseconds since the Unix epoch; 0 if there was none.
     pub(super) last_written: AtomicI64,
     pub(super) unverified: AtomicU64,
-    pub(super) refused: [AtomicU64; RejectionReason::ALL.len()],
+    pub(super) rejected_by_reason: [AtomicU64; RejectionReason::ALL.len()],
 }
 
 /// Counts of requests and events that entered the recorder.
@@ -114,8 +114,8 @@ impl Counters {
         let queued = entered.accepted.max(settled);
         let accepted = queued + dropped;
         let waiting = queued - settled;
-        let refused = RejectionReason::ALL.into_iter().map(|reason| {
-            let count = self.refused[reason as usize].load(Relaxed);
+        let by_reason = RejectionReason::ALL.into_iter().map(|reason| {
+            let count = self.rejected_by_reason[reason as usize].load(Relaxed);
             (reason, count)
         });
         RecorderStats {
@@ -132,7 +132,7 @@ impl Counters {
             last_written_at: Some(self.last_written.load(Relaxed))
                 .filter(|micros| *micros != 0)
                 .and_then(|micros| Timestamp::from_microsecond(micros).ok()),
-            rejected: refused.filter(|(_, count)| *count > 0).collect(),
+            rejected: by_reason.filter(|(_, count)| *count > 0).collect(),
             unverified: self.unverified.load(Relaxed),
         }
     }

@@ -54,7 +54,7 @@ async fn all_pages(look: &mut Look<'_>) {
     look.at("sign-in").await;
     pages.fill("Admin token", "another").await;
     pages.send("Sign in").await;
-    look.at("sign-in-refused").await;
+    look.at("sign-in-rejected").await;
     pages.sign_in().await;
 
     pages.open("/keys/new").await;
@@ -62,7 +62,7 @@ async fn all_pages(look: &mut Look<'_>) {
     pages.fill("Name", "Courier").await;
     pages.fill("Rate limits", "plenty").await;
     pages.send("Generate").await;
-    look.at("generate-refused").await;
+    look.at("generate-rejected").await;
     let long = format!(
         "An integration whose name is as long as {} ",
         "names become ".repeat(6)
@@ -107,7 +107,7 @@ async fn all_pages(look: &mut Look<'_>) {
     pages.ask(open, vec![]).await;
     look.at("usage-unfolded").await;
     pages.filter("Response status", "never").await;
-    look.at("usage-refused-filter").await;
+    look.at("usage-rejected-filter").await;
     pages.filter("Response status", "5xx").await;
     pages.filter("HTTP method", "DELETE").await;
     look.at("usage-none-found").await;

@@ -387,7 +387,7 @@ mod complete_accounting {
             by_key[&Some(limited_id)].rate_limited(),
             events[&Answered::Grpc(8)]
         );
-        assert_eq!(by_key[&Some(revoked_id)].failed_by(Cause::Refused), 10);
+        assert_eq!(by_key[&Some(revoked_id)].failed_by(Cause::Rejected), 10);
         let endpoints: Vec<_> = summary.by_endpoint.keys().map(|name| &**name).collect();
         assert_eq!(endpoints, [UNMATCHED, GET, LIST, WATCH]);
 
@@ -660,7 +660,7 @@ async fn missing_scope_is_permission_denied() {
     assert_eq!(rejected.rejection_reason, Some(RejectionReason::Scope));
     assert_eq!(
         (rejected.outcome, rejected.cause),
-        (Outcome::Failed, Some(Cause::Refused))
+        (Outcome::Failed, Some(Cause::Rejected))
     );
 }
 
@@ -690,7 +690,7 @@ async fn client_ip_outside_the_address_list_is_permission_denied() {
     let rejected = events.iter().filter(|event| {
         event.status == Answered::Grpc(Code::PermissionDenied as u8)
             && event.rejection_reason == Some(RejectionReason::ClientIp)
-            && event.cause == Some(Cause::Refused)
+            && event.cause == Some(Cause::Rejected)
     });
     assert_eq!((events.len(), rejected.count()), (3, 2));
 }
@@ -772,7 +772,7 @@ async fn stream_ends_as_unauthenticated_when_its_key_is_revoked() {
     assert_eq!(event.rejection_reason, Some(RejectionReason::Revoked));
     assert_eq!(
         (event.outcome, event.cause),
-        (Outcome::Failed, Some(Cause::Refused))
+        (Outcome::Failed, Some(Cause::Rejected))
     );
     assert_eq!(&*event.endpoint, WATCH);
 }

@@ -298,7 +298,7 @@ mod indistinguishable_rejections {
         assert!(
             events
                 .iter()
-                .all(|event| event.cause == Some(Cause::Refused))
+                .all(|event| event.cause == Some(Cause::Rejected))
         );
         let stats = service.recorder.stats();
         assert_eq!(stats.rejected_for(RejectionReason::Malformed), 2);

@@ -139,7 +139,7 @@ async fn streams_end_within_the_configured_interval_after_revocation() {
     for event in events {
         assert_eq!(event.rejection_reason, Some(RejectionReason::Revoked));
         assert_eq!(event.outcome, Outcome::Failed);
-        assert_eq!(event.cause, Some(Cause::Refused));
+        assert_eq!(event.cause, Some(Cause::Rejected));
         let status = [Status::Http(200), Status::Grpc(16)];
         assert!(status.contains(&event.status), "{event:?}");
         assert!(event.response_bytes >= 4);

@@ -71,7 +71,7 @@ impl Memory {
                 );
                 let (outcome, _) = match rejection_reason {
                     Some(RejectionReason::RateLimited) => (Outcome::RateLimited, None),
-                    Some(_) => (Outcome::Failed, Some(Cause::Refused)),
+                    Some(_) => (Outcome::Failed, Some(Cause::Rejected)),
                     None => Outcome::of(event.status),
                 };
                 assert_eq!(event.outcome, outcome, "{id}");

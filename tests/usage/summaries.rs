@@ -96,7 +96,7 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
         Some("3fK9aB0000zzZZ19"),
         Some("0000000000000001"),
     ]);
-    let causes = select(vec![None, Some(Cause::Refused), Some(Cause::Cancelled)]);
+    let causes = select(vec![None, Some(Cause::Rejected), Some(Cause::Cancelled)]);
     let caller = (keys, select(vec![None, Some("acme"), Some("zen")]));
     let endpoint = (select(&Method::ALL[..]), 0..6_usize, statuses());
     let outcome = (select(&Outcome::ALL[..]), causes, 0..10_u32);

@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use keytally_peers::{
     NoOp, TOKEN, Template, bare_router, drive,
-    governor::{self, NEVER_REFUSES, REFUSES},
+    governor::{self, NEVER_REJECTS, REJECTS},
     keytally::{CHUNK, Keytally, keytally},
     tollgate,
 };
@@ -72,31 +72,31 @@ fn layers(c: &mut Criterion) {
         case!(
             group,
             "governor",
-            governor::plain(NEVER_REFUSES).layer(inner),
+            governor::plain(NEVER_REJECTS).layer(inner),
             200
         );
         case!(
             group,
             "governor_headers",
-            governor::headers(NEVER_REFUSES).layer(inner),
+            governor::headers(NEVER_REJECTS).layer(inner),
             200
         );
         case!(
             group,
             "governor_bearer_headers",
-            governor::bearer_headers(NEVER_REFUSES).layer(inner),
+            governor::bearer_headers(NEVER_REJECTS).layer(inner),
             200
         );
         case!(
             group,
-            "governor_refused",
-            governor::plain(REFUSES).layer(inner),
+            "governor_rejected",
+            governor::plain(REJECTS).layer(inner),
             429
         );
         case!(
             group,
-            "governor_headers_refused",
-            governor::headers(REFUSES).layer(inner),
+            "governor_headers_rejected",
+            governor::headers(REJECTS).layer(inner),
             429
         );
         let keytally = keytally();
@@ -165,7 +165,7 @@ fn routes(c: &mut Criterion) {
     case!(
         group,
         "governor_headers",
-        bare_router().layer(governor::headers(NEVER_REFUSES)),
+        bare_router().layer(governor::headers(NEVER_REJECTS)),
         200
     );
     let keytally = keytally();

@@ -24,9 +24,9 @@ pub struct Quota(Duration, u32);
 /// Refilled faster than any loop can drain it. The product, ten seconds, must
 /// exceed the longest time a thread may sleep between reading the clock and
 /// updating its key's state, or governor rejects the request.
-pub const NEVER_REFUSES: Quota = Quota(Duration::from_nanos(100), 100_000_000);
+pub const NEVER_REJECTS: Quota = Quota(Duration::from_nanos(100), 100_000_000);
 /// Rejects all but the first request of an hour.
-pub const REFUSES: Quota = Quota(Duration::from_secs(3_600), 1);
+pub const REJECTS: Quota = Quota(Duration::from_secs(3_600), 1);
 
 /// Keyed by peer IP address (the default), without headers.
 pub fn plain(Quota(period, burst): Quota) -> Plain {

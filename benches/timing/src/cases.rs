@@ -10,7 +10,7 @@ use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::{Actor, CacheConfig, Digest, KeyAdmin, KeyRecord, Peppers, Secret};
 
-use crate::harness::{KEYS, Round, refuse, refuse_after, time, verify};
+use crate::harness::{KEYS, Round, reject, reject_after, time, verify};
 use crate::secrets::{issued, mistyped, other, sha256, stored, under_pepper};
 
 pub const ALL: [(&str, BenchFn); 12] = [
@@ -106,7 +106,7 @@ fn leaky_rejection(runner: &mut CtRunner, rng: &mut BenchRng) {
             right: secrets,
         }
     };
-    refuse_after(runner, rng, round, |is_left| {
+    reject_after(runner, rng, round, |is_left| {
         let (one, other) = &pairs[usize::from(!is_left)];
         black_box(early_exit(one, other));
     });
@@ -114,7 +114,7 @@ fn leaky_rejection(runner: &mut CtRunner, rng: &mut BenchRng) {
 
 /// The control: unknown ids in both classes.
 fn control_without_difference(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |_| Round {
+    reject(runner, rng, |_| Round {
         layer: layer([]),
         left: (0..KEYS).map(|_| unknown()).collect(),
         right: (0..KEYS).map(|_| unknown()).collect(),
@@ -124,7 +124,7 @@ fn control_without_difference(runner: &mut CtRunner, rng: &mut BenchRng) {
 /// Wrong secrets of the same keys, whose digest differs from the stored one in the first byte, or only in the
 /// last bit of the last byte.
 fn digest_first_or_last_byte(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |rng| {
+    reject(runner, rng, |rng| {
         let (mut records, mut left, mut right) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..KEYS {
             let (secret, mut record) = issued();
@@ -146,7 +146,7 @@ fn digest_first_or_last_byte(runner: &mut CtRunner, rng: &mut BenchRng) {
 
 /// Wrong secrets of existing keys, and unknown ids, both cached.
 fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |rng| {
+    reject(runner, rng, |rng| {
         let (records, left) = known(rng);
         let right = (0..KEYS).map(|_| unknown()).collect();
         Round {
@@ -160,7 +160,7 @@ fn known_or_unknown_cached(runner: &mut CtRunner, rng: &mut BenchRng) {
 /// The same on a thread that has verified the right secrets of the keys, in another layer: keys in use are in the
 /// caches of the processor.
 fn known_or_unknown_beside_verified(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |rng| {
+    reject(runner, rng, |rng| {
         let keys: Vec<_> = (0..KEYS).map(|_| issued()).collect();
         let left = keys.iter().map(|(secret, _)| other(secret, rng)).collect();
         let right = (0..KEYS).map(|_| unknown()).collect();
@@ -199,7 +199,7 @@ fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, stored: fn(&Digest)
         ("two", b"fedcba9876543210"),
     ];
     let peppers = Peppers::new(peppers).expect("two peppers");
-    refuse(runner, rng, |rng| {
+    reject(runner, rng, |rng| {
         let (mut records, left) = known(rng);
         for record in &mut records {
             record.digest = stored(&record.digest);
@@ -216,7 +216,7 @@ fn beside_peppers(runner: &mut CtRunner, rng: &mut BenchRng, stored: fn(&Digest)
 /// The same without caching, so that each request looks up the key. May be distinguishable, since the store
 /// copies a record only if it finds one.
 fn known_or_unknown_uncached(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |rng| {
+    reject(runner, rng, |rng| {
         let (records, left) = known(rng);
         let right = (0..KEYS).map(|_| unknown()).collect();
         let always = CacheConfig::new()
@@ -231,7 +231,7 @@ fn known_or_unknown_uncached(runner: &mut CtRunner, rng: &mut BenchRng) {
 
 /// The same secrets, mistyped in the first digit of their checksum or in the last.
 fn checksum_first_or_last_digit(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |_| {
+    reject(runner, rng, |_| {
         let secrets: Vec<Secret> = (0..KEYS).map(|_| issued().0).collect();
         let mistyped = |last| {
             secrets
@@ -250,7 +250,7 @@ fn checksum_first_or_last_digit(runner: &mut CtRunner, rng: &mut BenchRng) {
 /// Secrets with a wrong checksum, and unknown ids. May be distinguishable, since the former are rejected before
 /// anything is hashed. An attacker who makes up secrets can compute the checksum, too.
 fn malformed_or_unknown(runner: &mut CtRunner, rng: &mut BenchRng) {
-    refuse(runner, rng, |_| {
+    reject(runner, rng, |_| {
         let secrets: Vec<Secret> = (0..KEYS).map(|_| issued().0).collect();
         let left = secrets
             .iter()

@@ -55,16 +55,16 @@ pub struct Round {
 }
 
 /// Times the configured number of rejected requests, with new keys in each round.
-pub fn refuse(
+pub fn reject(
     runner: &mut CtRunner,
     rng: &mut BenchRng,
     round: impl FnMut(&mut BenchRng) -> Round,
 ) {
-    refuse_after(runner, rng, round, |_| ());
+    reject_after(runner, rng, round, |_| ());
 }
 
 /// The same with a timed action before each request.
-pub fn refuse_after(
+pub fn reject_after(
     runner: &mut CtRunner,
     rng: &mut BenchRng,
     mut round: impl FnMut(&mut BenchRng) -> Round,

@@ -111,7 +111,7 @@ impl Traffic {
                 (
                     Outcome::Failed,
                     Some(cause),
-                    (cause == Cause::Refused).then_some(reason),
+                    (cause == Cause::Rejected).then_some(reason),
                 )
             }
             2 => (Outcome::Failed, None, None),

@@ -240,7 +240,7 @@ impl Recorder {
     }
 
     pub(crate) fn count_rejection(&self, reason: RejectionReason) {
-        self.0.0.counters.refused[reason as usize].fetch_add(1, Relaxed);
+        self.0.0.counters.rejected_by_reason[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_unverified(&self) {

@@ -133,7 +133,7 @@ struct Shown {
 #[serde(default)]
 #[derive(Default)]
 struct Failures {
-    refused: u64,
+    rejected: u64,
     client_error: u64,
     server_error: u64,
     cancelled: u64,
@@ -148,7 +148,7 @@ impl From<Totals> for Shown {
             failed: totals.failed(),
             rate_limited: totals.rate_limited,
             failures: Failures {
-                refused: totals.failed_by(Cause::Refused),
+                rejected: totals.failed_by(Cause::Rejected),
                 client_error: totals.failed_by(Cause::ClientError),
                 server_error: totals.failed_by(Cause::ServerError),
                 cancelled: totals.failed_by(Cause::Cancelled),
@@ -164,7 +164,7 @@ impl From<Totals> for Shown {
 impl From<Shown> for Totals {
     fn from(shown: Shown) -> Self {
         let mut failed = [0; FAILURES];
-        failed[Cause::Refused as usize] = shown.failures.refused;
+        failed[Cause::Rejected as usize] = shown.failures.rejected;
         failed[Cause::ClientError as usize] = shown.failures.client_error;
         failed[Cause::ServerError as usize] = shown.failures.server_error;
         failed[Cause::Cancelled as usize] = shown.failures.cancelled;
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_cause_without_a_failure_is_ignored() {
         let mut totals = Totals::default();
-        totals.add(&amounts(Outcome::Completed, Some(Cause::Refused), 1));
+        totals.add(&amounts(Outcome::Completed, Some(Cause::Rejected), 1));
         assert_eq!((totals.completed(), totals.failed()), (1, 0));
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Totals {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Failures {
     /// Rejected by the layer, for example for an invalid key.
-    refused: u64,
+    rejected: u64,
     /// The response has a client error status.
     client_error: u64,
     /// The response has a server error status.
@@ -57,7 +57,7 @@ impl From<&summary::Totals> for Totals {
             failed: totals.failed(),
             rate_limited: totals.rate_limited(),
             failures: Failures {
-                refused: totals.failed_by(Cause::Refused),
+                rejected: totals.failed_by(Cause::Rejected),
                 client_error: totals.failed_by(Cause::ClientError),
                 server_error: totals.failed_by(Cause::ServerError),
                 cancelled: totals.failed_by(Cause::Cancelled),

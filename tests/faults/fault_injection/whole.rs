@@ -204,7 +204,7 @@ fn assert_expected(event: &UsageEvent, fault: Fault) {
         Fault::Later => (Outcome::Failed, Some(Cause::ServerError), None),
         Fault::LimiterHangs | Fault::LimiterFails => (
             Outcome::Failed,
-            Some(Cause::Refused),
+            Some(Cause::Rejected),
             Some(RejectionReason::LimiterUnavailable),
         ),
         _ => (Outcome::Completed, None, None),

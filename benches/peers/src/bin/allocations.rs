@@ -10,7 +10,7 @@ use axum::extract::Request;
 use jiff::Timestamp;
 use keytally_peers::{
     NoOp, TOKEN, Template, bare_router, drive,
-    governor::{self, NEVER_REFUSES, REFUSES},
+    governor::{self, NEVER_REJECTS, REJECTS},
     keytally, tollgate,
 };
 use tower::Layer;
@@ -124,7 +124,7 @@ fn main() {
         let bare = service(inner, get, 200);
         let case = |name, counts| print(name, counts, bare.0);
         case("bare", bare);
-        let quota = NEVER_REFUSES;
+        let quota = NEVER_REJECTS;
         case(
             "governor",
             service(governor::plain(quota).layer(inner), get, 200),
@@ -138,12 +138,12 @@ fn main() {
             service(governor::bearer_headers(quota).layer(inner), get, 200),
         );
         case(
-            "governor_refused",
-            service(governor::plain(REFUSES).layer(inner), get, 429),
+            "governor_rejected",
+            service(governor::plain(REJECTS).layer(inner), get, 429),
         );
         case(
-            "governor_headers_refused",
-            service(governor::headers(REFUSES).layer(inner), get, 429),
+            "governor_headers_rejected",
+            service(governor::headers(REJECTS).layer(inner), get, 429),
         );
         let keytally = keytally::keytally();
         let mut service = keytally.layer.layer(inner);

@@ -27,7 +27,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use keytally_peers::{
     PATH, TOKEN, bare_router,
-    governor::{self, NEVER_REFUSES},
+    governor::{self, NEVER_REJECTS},
     keytally::keytally,
     tollgate::{self, TollgateConnection},
 };
@@ -58,9 +58,9 @@ async fn start(variant: &str) -> Result<Target> {
     let mut secret = TOKEN.to_owned();
     let router = match variant {
         "bare" => bare_router(),
-        "governor" => bare_router().layer(governor::plain(NEVER_REFUSES)),
-        "governor_headers" => bare_router().layer(governor::headers(NEVER_REFUSES)),
-        "governor_bearer_headers" => bare_router().layer(governor::bearer_headers(NEVER_REFUSES)),
+        "governor" => bare_router().layer(governor::plain(NEVER_REJECTS)),
+        "governor_headers" => bare_router().layer(governor::headers(NEVER_REJECTS)),
+        "governor_bearer_headers" => bare_router().layer(governor::bearer_headers(NEVER_REJECTS)),
         "keytally" | "keytally_counting" => {
             // It blocks on its own runtime, which is not allowed on this runtime's threads.
             let mut keytally = std::thread::spawn(keytally).join().unwrap();

@@ -10,7 +10,7 @@ use ::keytally::usage::Recorder;
 use axum::{Router, extract::Request, http::Response};
 use keytally_peers::{
     NoOp, Template, bare_router, drive,
-    governor::{self, NEVER_REFUSES},
+    governor::{self, NEVER_REJECTS},
     keytally::{self, Keytally},
     tollgate,
 };
@@ -151,7 +151,7 @@ fn main() {
             variant("bare", inner, Template::default(), 200, None),
             variant(
                 "governor_headers",
-                governor::headers(NEVER_REFUSES).layer(inner),
+                governor::headers(NEVER_REJECTS).layer(inner),
                 Template::default(),
                 200,
                 None,
@@ -189,7 +189,7 @@ fn main() {
         variant("bare", ready(bare_router()), Template::default(), 200, None),
         variant(
             "governor_headers",
-            ready(bare_router().layer(governor::headers(NEVER_REFUSES))),
+            ready(bare_router().layer(governor::headers(NEVER_REJECTS))),
             Template::default(),
             200,
             None,

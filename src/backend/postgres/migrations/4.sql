@@ -74,8 +74,8 @@ INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token) OVERRIDING
     FROM §series_numbers ORDER BY caller_id, id;
 INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
         token) OVERRIDING SYSTEM VALUE
-    SELECT DISTINCT ON (kind_id) kind_id, hash, method, endpoint, http_status, grpc_status, outcome, cause,
-        status_class, max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
+    SELECT DISTINCT ON (kind_id) kind_id, hash, method, endpoint, http_status, grpc_status, outcome,
+        replace(cause, 'refused', 'rejected'), status_class, max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
     FROM §series_numbers ORDER BY kind_id, id;
 SELECT setval(pg_get_serial_sequence('§callers', 'id'), max(id)) FROM §callers;
 SELECT setval(pg_get_serial_sequence('§kinds', 'id'), max(id)) FROM §kinds;

@@ -40,8 +40,8 @@ INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token)
     FROM §series_numbers GROUP BY caller_id;
 INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
         token)
-    SELECT kind_id, min(hash), method, endpoint, http_status, grpc_status, outcome, cause, status_class,
-        max(last_seen_day), random()
+    SELECT kind_id, min(hash), method, endpoint, http_status, grpc_status, outcome,
+        replace(cause, 'refused', 'rejected'), status_class, max(last_seen_day), random()
     FROM §series_numbers GROUP BY kind_id;
 CREATE INDEX §callers_by_key ON §callers (key_id);
 CREATE INDEX §callers_by_owner ON §callers (owner);

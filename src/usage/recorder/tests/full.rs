@@ -204,7 +204,7 @@ async fn lost_events_release_their_bytes() {
 }
 
 #[tokio::test]
-async fn when_full_refuse_checks_the_byte_capacity() {
+async fn when_full_reject_checks_the_byte_capacity() {
     let recorder = Recorder::builder(Scripted::default())
         .capacity_bytes(1_000)
         .when_full(WhenFull::Reject)
@@ -227,7 +227,7 @@ async fn when_full_refuse_checks_the_byte_capacity() {
 }
 
 #[tokio::test]
-async fn when_full_refuse_loses_nothing() {
+async fn when_full_reject_loses_nothing() {
     let sink = Scripted::default();
     let recorder = Recorder::builder(sink.clone())
         .capacity(10)
@@ -262,7 +262,7 @@ async fn lost_events_release_their_reservation() {
 }
 
 #[tokio::test]
-async fn when_full_refuse_rejects_requests_after_shutdown() {
+async fn when_full_reject_rejects_requests_after_shutdown() {
     for when_full in [WhenFull::Reject, WhenFull::Drop] {
         let recorder = Recorder::builder(Scripted::default())
             .when_full(when_full)
@@ -275,7 +275,7 @@ async fn when_full_refuse_rejects_requests_after_shutdown() {
 }
 
 #[test]
-fn when_full_refuse_rejects_requests_without_a_runtime() {
+fn when_full_reject_rejects_requests_without_a_runtime() {
     let gone = runtime();
     let recorder = gone.block_on(async {
         let builder = Recorder::builder(Scripted::default());
