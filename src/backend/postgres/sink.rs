@@ -14,8 +14,7 @@ use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::Time;
 use crate::backend::sql::{
-    BatchRollup, Numbers, RESOLUTION, RollupRecord, Series, Statement, as_micros, decode,
-    id_time_differs,
+    BatchRollup, Numbers, RollupRecord, Series, Statement, as_micros, decode, id_time_differs,
 };
 use crate::id::KeyId;
 use crate::telemetry;
@@ -101,8 +100,6 @@ impl PostgresBackend {
             if !without.is_empty() {
                 logged.retain(|(event, _)| !without.contains(&day(event.time)));
             }
-            let now = as_micros(Timestamp::now());
-            let used = engine.last_used.due(&grouped.last_used, now);
             let mut guard = CloseGuard::new(engine.pool.acquire().await?);
             let written = write(
                 engine,
@@ -111,12 +108,10 @@ impl PostgresBackend {
                 &grouped,
                 &numbers,
                 &logged,
-                &used,
             );
             let is_written = written.await?;
             guard.release();
             if is_written {
-                engine.last_used.add(used, now);
                 self.0.merging.ensure(&self.0.engine);
                 return Ok(());
             }
@@ -170,7 +165,6 @@ async fn write(
     grouped: &BatchRollup<'_>,
     numbers: &Numbers,
     logged: &Logged<'_>,
-    used: &[(KeyId, i64)],
 ) -> Result<bool, SqlError> {
     connection.execute("BEGIN").await?;
     let mut writing = BatchWriter { engine, connection };
@@ -186,8 +180,11 @@ async fn write(
     if let Some(record) = grouped.record(numbers) {
         writing.add_record(record).await?;
     }
-    writing.update_last_used(used).await?;
+    let now = as_micros(Timestamp::now());
+    let used = engine.last_used.due(&grouped.last_used, now);
+    writing.update_last_used(&used).await?;
     writing.commit(&claimed, logged).await?;
+    engine.last_used.add(used, now);
     Ok(true)
 }
 
@@ -320,16 +317,15 @@ impl BatchWriter<'_> {
         }
         let keys: Vec<_> = used.iter().map(|(key, _)| key.as_str()).collect();
         let times: Vec<_> = used.iter().map(|&(_, time)| Time(time)).collect();
-        let touch = self.sql(&format!(
+        let touch = self.sql(
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
             held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
-                WHERE k.last_used_at IS NULL
-                    OR k.last_used_at < used.time - {RESOLUTION} * interval '1 microsecond'
+                WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
             UPDATE §keys k SET last_used_at = greatest(k.last_used_at, used.time)
             FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
-        ));
+        );
         sqlx::query(touch)
             .bind(keys)
             .bind(times)

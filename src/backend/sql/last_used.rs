@@ -9,7 +9,7 @@ use super::micros::MINUTE;
 use crate::id::KeyId;
 
 /// The time by which the stored last use of a key may be behind, in microseconds.
-pub(in crate::backend) const RESOLUTION: i64 = MINUTE;
+const RESOLUTION: i64 = MINUTE;
 
 /// The last uses that this process has written within the resolution. Without it, each batch would update the records
 /// of all its keys.
@@ -27,7 +27,8 @@ impl LastUsed {
         let written = self.written();
         let used = used.iter().map(|(&key, &time)| (key, time.min(now)));
         used.filter(|(key, time)| {
-            let last = written.get(key);
+            // A later one is from before the clock was set back.
+            let last = written.get(key).filter(|last| **last <= now);
             last.is_none_or(|last| time.saturating_sub(*last) > RESOLUTION)
         })
         .collect()
@@ -39,7 +40,7 @@ impl LastUsed {
             return;
         }
         let mut written = self.written();
-        written.retain(|_, time| now.saturating_sub(*time) <= RESOLUTION);
+        written.retain(|_, time| (0..=RESOLUTION).contains(&now.saturating_sub(*time)));
         written.extend(uses);
     }
 
@@ -76,6 +77,8 @@ mod tests {
         last_used.add(vec![(keys[0], later)], later);
         assert_eq!(last_used.written().len(), 1);
         assert_eq!(last_used.due(&used(later), later), [(keys[1], later)]);
+        // The clock was set back.
+        assert_eq!(last_used.due(&used(50), 50), all(50));
         last_used.clear();
         assert_eq!(last_used.due(&used(later), later), all(later));
     }

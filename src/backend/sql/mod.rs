@@ -38,7 +38,7 @@ pub(super) use dictionary::{Dictionaries, Numbers};
 pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
 pub(super) use histogram::{from_bytes, to_bytes};
-pub(super) use last_used::{LastUsed, RESOLUTION};
+pub(super) use last_used::LastUsed;
 pub(super) use migration::{Migration, migrate, migrations};
 pub(super) use names::Names;
 pub use names::SqlName;

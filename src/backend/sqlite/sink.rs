@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    BatchRollup, Engine, Numbers, RESOLUTION, Row, Series, Session, Statement, as_micros, decode,
+    BatchRollup, Engine, Numbers, Row, Series, Session, Statement, as_micros, decode,
     id_time_differs,
 };
 use crate::id::KeyId;
@@ -172,10 +172,10 @@ impl BatchWriter<'_> {
 
     /// Updates the last use of keys.
     async fn update_last_used(&mut self, used: &[(KeyId, i64)]) -> Result<(), SqlError> {
-        let touch = self.sql(&format!(
+        let touch = self.sql(
             ") UPDATE §keys AS k SET last_used_at = used.time FROM used
-            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time - {RESOLUTION})",
-        ));
+            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
+        );
         for used in used.chunks(ROWS) {
             let mut values = Values::new(used.len(), 2);
             for &(key, last) in used {
