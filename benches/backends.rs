@@ -8,10 +8,11 @@
 //! cargo bench --features full --bench backends -- read 1000000 keys=10000
 //! ```
 //!
-//! `write` also prints the CPU time of client and server, the bytes on disk, and in PostgreSQL the throughput of four
-//! processes compared with one, and without a log compared with one. It takes the duration per variant in seconds and, optionally, the batch size and the number of keys.
-//! `read` takes the numbers of events, and `keys=` with their number of keys, 20 by default. `sqlite` or `postgres` selects one backend. PostgreSQL must be
-//! installed; the benchmark starts a server of its own. Without arguments, everything runs in a short form.
+//! `write` takes the duration per variant in seconds and, optionally, the batch size and the number of keys. It also
+//! prints the CPU time of client and server and the bytes on disk. For PostgreSQL, it compares the throughput of four
+//! backends with that of one, and without a log with that with one. `read` takes the numbers of events, and `keys=` with
+//! their number of keys, 20 by default. `sqlite` or `postgres` selects one backend. PostgreSQL must be installed; the
+//! benchmark starts a server of its own. Without arguments, everything runs in a short form.
 
 use std::time::{Duration, Instant};
 
@@ -162,7 +163,7 @@ impl Load {
             let batch = |_| traffic.batch(self.batch, |_| Timestamp::now());
             let batches: Vec<_> = (0..at_once).map(batch).collect();
             written += self.batch * at_once;
-            let (start, cpu) = (Instant::now(), cpu_seconds());
+            let (cpu, start) = (cpu_seconds(), Instant::now());
             write(&batches).await;
             spent += start.elapsed();
             used += cpu_seconds() - cpu;
@@ -337,7 +338,7 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
     print_bytes([size("keytally%").await, size("plain").await], written);
 }
 
-/// Compares four processes that write into one database with one process, and writes without a log with those with one.
+/// Compares four backends that write into one database with one, and writes without a log with those with one.
 async fn compare_postgres(load: Load, cluster: &support::Cluster) {
     let backends = async |count: usize, log| {
         let url = cluster.database().await;

@@ -49,10 +49,12 @@ fn compressed(bytes: &[u8]) -> usize {
     })
 }
 
-async fn pages(backend: impl Backend + Clone, events: usize) {
+/// Measures the pages after all rollups were merged, as the background task does with all but those of the last minute.
+async fn pages(backend: impl Backend + Clone, events: usize, merge: impl AsyncFn()) {
     let mut traffic = Traffic::new(20);
     fill(&backend, &mut traffic, 0, events, Timestamp::now()).await;
     traffic.create_keys(&backend).await;
+    merge().await;
     let key = traffic.keys[3].0;
     let dashboard = Dashboard::new(backend, AllowEveryone);
     let router = Router::new().nest_service("/admin", dashboard.into_router());
@@ -91,7 +93,10 @@ fn main() {
             let backend = SqliteBackend::open(folder.join("pages.db")).await;
             let backend = backend.expect("open");
             backend.migrate().await.expect("migrate");
-            pages(backend, events).await;
+            let merge = async || {
+                backend.merge_rollups().await.expect("merge");
+            };
+            pages(backend.clone(), events, merge).await;
         }
         if !has("sqlite") {
             println!("PostgreSQL, {events} events");
@@ -99,7 +104,10 @@ fn main() {
             let url = cluster.database().await;
             let backend = PostgresBackend::connect(&url).await.expect("connect");
             backend.migrate().await.expect("migrate");
-            pages(backend, events).await;
+            let merge = async || {
+                backend.merge_rollups().await.expect("merge");
+            };
+            pages(backend.clone(), events, merge).await;
         }
     });
     let _ = std::fs::remove_dir_all(&folder);
