@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct MergeBacklog {
     /// Records to merge, each with the rollups of a batch or more.
     pub records: u64,
-    /// When the oldest of them was written. Less than two minutes ago as long as merging keeps up.
+    /// When the oldest of them was written, or was prepared for merging. This is less than two minutes ago as long as
+    /// a process writes usage and merging keeps up.
     pub oldest_at: Option<Timestamp>,
     /// Records that cannot be merged: they are damaged, or from a later version of the crate. Summaries do not include
     /// their requests.

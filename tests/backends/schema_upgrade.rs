@@ -167,7 +167,11 @@ async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
 }
 
 /// Asserts that the backend has exactly this content, and that it can be extended.
-async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Content) {
+async fn assert_content_preserved<B: Backend + Clone>(
+    backend: &B,
+    content: &Content,
+    merge: impl AsyncFn(),
+) {
     assert_eq!(all_keys(backend).await, content.keys);
     assert_eq!(audit(backend).await, content.audit);
     let (id, sealed) = &content.sealed;
@@ -204,6 +208,20 @@ async fn assert_content_preserved<B: Backend + Clone>(backend: &B, content: &Con
     assert_eq!(sorted(&recorded[events.len()..]), sorted(more.events()));
     events.extend(more.events().iter().cloned());
     assert_queries_match(backend, &mut events).await;
+    // Later hours of the last day.
+    let mut later = events[0].clone();
+    for minutes in [90, 150] {
+        let time = events[0].time + jiff::SignedDuration::from_mins(minutes);
+        later.id = UsageEvent::new(time).id;
+        later.time = time;
+        backend
+            .write(&Batch::new(vec![later.clone()]))
+            .await
+            .unwrap();
+        merge().await;
+        events.push(later.clone());
+        assert_queries_match(backend, &mut events).await;
+    }
     backend
         .revoke(content.keys[0].id, Actor::SYSTEM)
         .await
@@ -340,7 +358,10 @@ async fn sqlite_files_of_earlier_versions_upgrade_without_data_loss() {
             assert_eq!(marks, 0);
         }
         db.close().await;
-        assert_content_preserved(&backend, &changed_content(version, &dir)).await;
+        let merge = async || {
+            backend.merge_rollups().await.unwrap();
+        };
+        assert_content_preserved(&backend, &changed_content(version, &dir), merge).await;
         drop(backend);
         for end in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{end}", file.display()));
@@ -383,7 +404,10 @@ async fn postgres_databases_of_earlier_versions_upgrade_without_data_loss() {
                 "SELECT count(*) FROM keytally_pruned WHERE kind IN ('not_compacted', 'no_totals')";
             assert_eq!(postgres::number(&db, marks).await, 0);
         }
-        assert_content_preserved(&backend, &changed_content(version, &dir)).await;
+        let merge = async || {
+            backend.merge_rollups().await.unwrap();
+        };
+        assert_content_preserved(&backend, &changed_content(version, &dir), merge).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::usage::{Granularity, LogFilter, SummaryQuery, SummarySpec, UsageRange, UsageReader};
-use sqlx::SqlitePool;
+use sqlx::{PgPool, SqlitePool};
 
 use crate::answers;
 use crate::children::{Process, some};
@@ -26,10 +26,9 @@ fn start(url: &str) -> Process {
 
 /// The number of events that a process has printed as written.
 fn written(lines: &[String]) -> i64 {
-    let written = lines
-        .iter()
-        .filter_map(|line| line.strip_prefix("written "));
-    written.last().map_or(0, |number| number.parse().unwrap())
+    let mut lines = lines.iter().rev();
+    let written = lines.find_map(|line| line.strip_prefix("written "));
+    written.map_or(0, |number| number.parse().unwrap())
 }
 
 /// Asserts that summaries include each logged event once.
@@ -75,17 +74,21 @@ async fn kill_processes<R: UsageReader>(reader: &R, url: &str, logged: impl Asyn
     assert_equal_to_log(reader).await;
 }
 
+/// Waits for the last transactions of killed processes.
+async fn until_idle(db: &PgPool) {
+    let active = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND state <> 'idle' AND pid <> pg_backend_pid()";
+    while number(db, active).await > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_processes_lose_and_duplicate_nothing_in_postgres() {
     let (backend, url) = postgres::backend().await;
     let db = postgres::pool(&url).await;
     kill_processes(&backend, &url, async || {
-        // The last transactions of killed processes may still be running.
-        let active = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-            AND state <> 'idle' AND pid <> pg_backend_pid()";
-        while number(&db, active).await > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_idle(&db).await;
         number(&db, LOGGED).await
     })
     .await;
@@ -129,6 +132,7 @@ async fn a_crashing_server_loses_and_duplicates_nothing() {
     }
     let acknowledged = written(&process.kill());
     let db = postgres::pool(&url).await;
+    until_idle(&db).await;
     let logged = number(&db, LOGGED).await;
     assert!(
         logged >= acknowledged && acknowledged > 0,

@@ -1,5 +1,5 @@
-//! Writes batches of usage of the last three days, each of them twice, and merges their rollups at the same time. Prints
-//! the number of acknowledged events.
+//! Writes batches of usage of the last three days, each of them twice, and merges their rollups at the same time.
+//! Prints the number of acknowledged events.
 
 use std::time::Duration;
 

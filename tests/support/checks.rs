@@ -247,8 +247,7 @@ pub async fn recorded_after<B: UsageReader>(
     }
 }
 
-/// An event from a clock that is ahead sets `last_used_at` to the current time at most, so that later uses are
-/// recorded too.
+/// An event from a clock that is ahead sets `last_used_at` to the current time at most.
 pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
     let key = keys(backend, 1).await[0];
     let mut last = Timestamp::MIN;

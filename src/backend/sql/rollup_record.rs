@@ -126,7 +126,7 @@ pub(super) fn rollups_of(
     Ok(rollups)
 }
 
-/// The same without storing them. After an error, `use_rollup` may have been called.
+/// Calls a function with each wanted rollup, also with those before the place of an error.
 pub(super) fn for_each_rollup(
     record: &[u8],
     is_wanted: impl Fn(i32, i64) -> bool,

@@ -87,8 +87,8 @@ pub(super) async fn stats(
 pub(super) struct MergeBacklog {
     /// Records to merge, each with the rollups of a batch or more.
     records: u64,
-    /// When the oldest of them was written; `null` if there are none. Less than two minutes ago as long as merging
-    /// keeps up.
+    /// When the oldest of them was written, or was prepared for merging; `null` if there are none. This is less than
+    /// two minutes ago as long as a process writes usage and merging keeps up.
     #[schema(value_type = Option<String>, format = DateTime)]
     oldest_at: Option<Timestamp>,
     /// Records that cannot be merged: they are damaged, or from a later version of the crate. Summaries do not include

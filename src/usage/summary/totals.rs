@@ -133,6 +133,7 @@ struct Shown {
 #[serde(default)]
 #[derive(Default)]
 struct Failures {
+    #[serde(alias = "refused")]
     rejected: u64,
     client_error: u64,
     server_error: u64,

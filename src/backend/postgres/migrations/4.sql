@@ -75,7 +75,8 @@ INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token) OVERRIDING
 INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
         token) OVERRIDING SYSTEM VALUE
     SELECT DISTINCT ON (kind_id) kind_id, hash, method, endpoint, http_status, grpc_status, outcome,
-        replace(cause, 'refused', 'rejected'), status_class, max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
+        CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class,
+        max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
     FROM §series_numbers ORDER BY kind_id, id;
 SELECT setval(pg_get_serial_sequence('§callers', 'id'), max(id)) FROM §callers;
 SELECT setval(pg_get_serial_sequence('§kinds', 'id'), max(id)) FROM §kinds;
@@ -124,6 +125,18 @@ ALTER TABLE §new_minutes ADD CONSTRAINT ¶new_minutes_pkey PRIMARY KEY (caller_
 ALTER TABLE §new_hours ADD CONSTRAINT ¶new_hours_pkey PRIMARY KEY (caller_id, start, kind_id);
 ALTER TABLE §new_days ADD CONSTRAINT ¶new_days_pkey PRIMARY KEY (caller_id, start, kind_id);
 
+-- The current hour and day are rolled up when they have passed, as all others from now on.
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_hours', greatest(least(max(start) + interval '1 hour', date_trunc('hour', now(), 'UTC')),
+        (SELECT before FROM §pruned WHERE kind = 'minutes'))
+    FROM §new_hours HAVING max(start) IS NOT NULL;
+DELETE FROM §new_hours WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_hours');
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_days', least(max(start) + interval '24 hours',
+        (SELECT date_trunc('day', before, 'UTC') FROM §pruned WHERE kind = 'merged_hours'))
+    FROM §new_days HAVING max(start) IS NOT NULL;
+DELETE FROM §new_days WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_days');
+
 CREATE TABLE §hours_by_outcome (
     caller_id integer NOT NULL,
     start timestamptz NOT NULL,
@@ -141,10 +154,10 @@ INSERT INTO §hours_by_outcome
     GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
 ALTER TABLE §hours_by_outcome ADD PRIMARY KEY (caller_id, start, kind_id);
 CREATE INDEX ¶hours_by_outcome_by_start ON §hours_by_outcome (start);
-COMMENT ON TABLE §hours_by_outcome IS 'Rollups of all requests by hour (UTC), outcome and cause.';
+COMMENT ON TABLE §hours_by_outcome IS 'Rollups of all requests by caller, hour (UTC), outcome and cause.';
 COMMENT ON COLUMN §hours_by_outcome.caller_id IS 'References the callers table. 0: all callers together.';
 COMMENT ON COLUMN §hours_by_outcome.start IS 'The start of the hour.';
-COMMENT ON COLUMN §hours_by_outcome.kind_id IS 'References a kind with this outcome and cause. Its other attributes are not meaningful.';
+COMMENT ON COLUMN §hours_by_outcome.kind_id IS 'References a kind with this outcome and cause, as their representative.';
 COMMENT ON COLUMN §hours_by_outcome.count IS 'The number of requests.';
 COMMENT ON COLUMN §hours_by_outcome.cost IS 'The units charged to rate limits.';
 COMMENT ON COLUMN §hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
@@ -164,15 +177,11 @@ COMMENT ON COLUMN §caller_totals.totals IS 'The totals in the format of rollup 
 CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
 CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
 CREATE INDEX ¶new_days_by_start ON §new_days (start);
-INSERT INTO §pruned (kind, before)
-    SELECT 'merged_hours', greatest(max(start) + interval '1 hour', (SELECT before FROM §pruned WHERE kind = 'minutes'))
-    FROM §new_hours HAVING max(start) IS NOT NULL;
-INSERT INTO §pruned (kind, before)
-    SELECT 'merged_days', max(start) + interval '24 hours' FROM §new_days HAVING max(start) IS NOT NULL;
 -- Their totals can only be encoded by the background task.
 INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', now() FROM §new_hours LIMIT 1;
+COMMENT ON COLUMN §keys.last_used_at IS 'When the key was last used, or up to a minute earlier.';
 COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
 COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. no_totals: there are no totals of callers. not_compacted: latency histograms are long.';
 

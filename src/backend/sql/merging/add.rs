@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use sqlx::Error as SqlError;
 
+use super::merged::Merged;
 use super::outcomes::aggregate_late;
 use super::records::{delete, report, set_aside};
-use super::roll_up::Merged;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR};
 use crate::backend::sql::names::Names;

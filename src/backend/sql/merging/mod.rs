@@ -14,6 +14,7 @@
 
 mod add;
 mod collect;
+mod merged;
 mod outcomes;
 mod records;
 mod roll_up;
@@ -35,8 +36,9 @@ use crate::usage::MergeBacklog;
 
 use self::add::add_ready;
 use self::collect::{Collected, GRACE, collect};
+pub(super) use self::merged::Merged;
 use self::outcomes::store_migrated_totals;
-pub(super) use self::roll_up::{Merged, roll_up};
+pub(super) use self::roll_up::roll_up;
 
 /// The time before the first pass.
 const FIRST: Duration = Duration::from_secs(1);
@@ -44,6 +46,9 @@ const FIRST: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_secs(10);
 /// The same after failures.
 const EVERY_AFTER_FAILURES: Duration = Duration::from_secs(300);
+
+/// The number of migrated hours whose totals a pass stores.
+const MIGRATED_HOURS: usize = 100;
 
 /// The background task that merges records while there are any.
 #[derive(Debug, Default)]
@@ -127,11 +132,11 @@ pub(super) async fn backlog<E: Engine>(engine: &E) -> Result<MergeBacklog, SqlEr
         .fetch(Statement::new(engine.names(), &backlog))
         .await?;
     let row = required(rows.first())?;
-    let mut backlog = MergeBacklog::default();
-    backlog.records = number(row, "records")?;
-    backlog.oldest_at = optional_time(row, "oldest")?;
-    backlog.unreadable = number(row, "unreadable")?;
-    Ok(backlog)
+    Ok(MergeBacklog {
+        records: number(row, "records")?,
+        oldest_at: optional_time(row, "oldest")?,
+        unreadable: number(row, "unreadable")?,
+    })
 }
 
 /// Merges the rollups of all minutes that have passed. Returns their number. `waits` is whether to wait while another
@@ -163,6 +168,8 @@ pub(super) async fn merge_passed<E: Engine>(engine: &Arc<E>, waits: bool) -> Res
     let now = as_micros(engine.now().await?);
     roll_up(&**engine, now.saturating_sub(GRACE), waits).await?;
     compact_migrated(&**engine).await?;
-    store_migrated_totals(&**engine).await?;
+    // All at once would keep new records waiting.
+    let most = if waits { usize::MAX } else { MIGRATED_HOURS };
+    store_migrated_totals(&**engine, waits, most).await?;
     Ok(all)
 }

@@ -1,13 +1,15 @@
 //! Rollups by outcome and cause, from those by kind.
 //!
-//! Charts and totals by key need no other attributes. Of the table of hours, they would read a row for each endpoint and
-//! status; and for the totals of thousands of keys, even one row per key and day would take too long to read.
+//! Charts and totals by key need no other attributes. In the table of hours, they would read a row for each endpoint
+//! and status. For the totals of thousands of keys, even one row per key and day would take too long to read.
 
 use std::ops::{Range, RangeInclusive};
 
 use sqlx::Error as SqlError;
+use tokio::time::Instant;
 
-use crate::backend::sql::batched::PAUSE;
+use super::merged::Merged;
+use crate::backend::sql::batched::pause_since;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR, floor};
 use crate::backend::sql::names::Names;
@@ -43,7 +45,8 @@ pub(super) async fn aggregate_hour<S: Session>(
     Ok(())
 }
 
-/// Stores the totals of each caller in an hour or a day, in microseconds, as one record. Replaces the previous one.
+/// Stores the totals of each caller in an hour or a day, in microseconds, as one record, if there are any.
+/// Replaces the previous one.
 pub(super) async fn store_totals<S: Session>(
     session: &mut S,
     names: &Names,
@@ -101,8 +104,7 @@ fn rollup(row: &impl Row, start: i64) -> Result<SeriesRollup, SqlError> {
     })
 }
 
-/// Aggregates again what late rollups, ordered by caller, have changed: the hours in which they start, and the totals of
-/// these hours and their days if these have been rolled up.
+/// Recomputes the aggregates that late rollups change. The rollups must be ordered by caller.
 pub(super) async fn aggregate_late<S: Session>(
     session: &mut S,
     names: &Names,
@@ -118,6 +120,11 @@ pub(super) async fn aggregate_late<S: Session>(
     hours.dedup();
     for &hour in &hours {
         aggregate_hour(session, names, hour, callers.clone()).await?;
+    }
+    if *callers.end() == ALL_CALLERS {
+        return Ok(());
+    }
+    for &hour in &hours {
         store_totals(session, names, hour..hour + HOUR).await?;
     }
     let mut days: Vec<_> = hours.iter().map(|hour| floor(*hour, DAY)).collect();
@@ -128,39 +135,68 @@ pub(super) async fn aggregate_late<S: Session>(
     Ok(())
 }
 
-/// Stores the totals of all hours and days, which a migration cannot do, if it has not been done.
-pub(super) async fn store_migrated_totals<E: Engine>(engine: &E) -> Result<(), SqlError> {
+/// Stores the totals of the hours and days that a migration has left without them, newest first, up to a number of
+/// hours. Does nothing if another process is merging.
+pub(super) async fn store_migrated_totals<E: Engine>(
+    engine: &E,
+    waits: bool,
+    most: usize,
+) -> Result<(), SqlError> {
     let names = engine.names();
-    let mark = "SELECT before FROM §pruned WHERE kind = 'no_totals'";
-    for (table, width) in [("§hours", HOUR), ("§days", DAY)] {
-        let mut after = i64::MIN;
-        loop {
-            let mut session = required(engine.merger(true).await?)?;
-            let rows = session.fetch(Statement::new(names, mark)).await?;
-            let Some(row) = rows.first() else {
-                return Ok(());
-            };
-            let until = row.time("before")?;
-            drop(rows);
-            // Later ones are stored when they are rolled up.
-            let next =
-                format!("SELECT min(start) AS start FROM {table} WHERE start > $1 AND start < $2");
-            let next = Statement::new(names, &next)
-                .bind(Value::Time(Some(after)))
-                .bind(Value::Time(until));
-            let rows = session.fetch(next).await?;
-            let Some(start) = required(rows.first())?.time("start")? else {
-                break;
-            };
-            drop(rows);
-            store_totals(&mut session, names, start..start + width).await?;
-            session.commit().await?;
-            after = start;
-            tokio::time::sleep(PAUSE).await;
+    for _ in 0..most {
+        let start = Instant::now();
+        let mut reader = engine.reader().await?;
+        if left_until(&mut reader, names).await?.is_none() {
+            return Ok(());
         }
+        drop(reader);
+        let Some(mut session) = engine.merger(waits).await? else {
+            return Ok(());
+        };
+        let Some(until) = left_until(&mut session, names).await? else {
+            return Ok(());
+        };
+        let last = "SELECT max(start) AS last FROM §hours_by_outcome WHERE start < $1";
+        let last = Statement::new(names, last).bind(Value::Time(Some(until)));
+        let rows = session.fetch(last).await?;
+        let last = required(rows.first())?.time("last")?;
+        drop(rows);
+        let done = match last {
+            Some(hour) => {
+                store_totals(&mut session, names, hour..hour + HOUR).await?;
+                store_day_of(&mut session, names, hour).await?;
+                let done = "UPDATE §pruned SET before = $1 WHERE kind = 'no_totals'";
+                Statement::new(names, done).bind(Value::Time(Some(hour)))
+            }
+            None => Statement::new(names, "DELETE FROM §pruned WHERE kind = 'no_totals'"),
+        };
+        session.execute(done).await?;
+        session.commit().await?;
+        pause_since(start).await;
     }
-    let mut session = engine.writer().await?;
-    let done = Statement::new(names, "DELETE FROM §pruned WHERE kind = 'no_totals'");
-    session.execute(done).await?;
-    session.commit().await
+    Ok(())
+}
+
+/// The time before which totals are missing; `None` if none are.
+async fn left_until<S: Session>(session: &mut S, names: &Names) -> Result<Option<i64>, SqlError> {
+    let mark = "SELECT before FROM §pruned WHERE kind = 'no_totals'";
+    let rows = session.fetch(Statement::new(names, mark)).await?;
+    rows.first()
+        .map_or(Ok(None), |row| required(row.time("before")?).map(Some))
+}
+
+/// Stores the totals of the day of an hour, unless they are stored or the day has not been rolled up.
+async fn store_day_of<S: Session>(
+    session: &mut S,
+    names: &Names,
+    hour: i64,
+) -> Result<(), SqlError> {
+    let day = floor(hour, DAY);
+    let stored = "SELECT 1 FROM §caller_totals WHERE hours = 24 AND start = $1";
+    let stored = Statement::new(names, stored).bind(Value::Time(Some(day)));
+    let is_stored = !session.fetch(stored).await?.is_empty();
+    if is_stored || day >= Merged::read(session, names).await?.days {
+        return Ok(());
+    }
+    store_totals(session, names, day..day + DAY).await
 }

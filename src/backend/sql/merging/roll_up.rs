@@ -7,38 +7,10 @@ use crate::backend::sql::batched::{FirstFailure, pause_since};
 use crate::backend::sql::compact::compact_histograms;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR, floor};
-use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
 
+use super::merged::Merged;
 use super::outcomes::{aggregate_hour, store_totals};
-
-/// The times, in microseconds since 1970, up to which the tables of hours and days have all rollups. Later ones are
-/// only in the table of narrower rollups.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::backend::sql) struct Merged {
-    pub(in crate::backend::sql) hours: i64,
-    pub(in crate::backend::sql) days: i64,
-}
-
-impl Merged {
-    pub(in crate::backend::sql) fn new(hours: Option<i64>, days: Option<i64>) -> Self {
-        Self {
-            hours: hours.unwrap_or(i64::MIN),
-            days: days.unwrap_or(i64::MIN),
-        }
-    }
-
-    pub(in crate::backend::sql) async fn read<S: Session>(
-        session: &mut S,
-        names: &Names,
-    ) -> Result<Self, SqlError> {
-        let merged = "SELECT (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS hours,
-            (SELECT before FROM §pruned WHERE kind = 'merged_days') AS days";
-        let rows = session.fetch(Statement::new(names, merged)).await?;
-        let row = required(rows.first())?;
-        Ok(Self::new(row.time("hours")?, row.time("days")?))
-    }
-}
 
 /// A step from narrower to wider rollups.
 struct Step {

@@ -8,12 +8,14 @@ use sqlx::Error as SqlError;
 use super::range_cover::RangePart;
 use super::row::Attributes;
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
-use crate::backend::sql::micros::HOUR;
 use crate::backend::sql::names::Names;
 use crate::backend::sql::rollup_record::for_each_rollup;
 use crate::backend::sql::series_rollup::{Amounts, Series};
 use crate::backend::sql::value::required;
 use crate::usage::{Granularity, Rollup};
+
+/// The number of records that are in memory at once.
+const AT_ONCE: usize = 16;
 
 /// The totals of the callers that have attributes in parts that consist of hours or days.
 pub(super) async fn caller_totals<S: Session>(
@@ -23,25 +25,39 @@ pub(super) async fn caller_totals<S: Session>(
     parts: &[RangePart],
 ) -> Result<Vec<Rollup>, SqlError> {
     let mut totals: HashMap<Series, Amounts, RandomState> = HashMap::default();
-    let same = attributes.same_outcomes();
+    let representatives = attributes.representatives();
     for part in parts {
-        let select =
-            "SELECT totals FROM §caller_totals WHERE hours = $1 AND start >= $2 AND start < $3";
-        let select = Statement::new(names, select)
-            .bind(part.width.seconds() * 1_000_000 / HOUR)
-            .bind(Value::Time(Some(part.starts.start)))
-            .bind(Value::Time(Some(part.starts.end)));
-        for row in session.fetch(select).await? {
-            let record = required(row.bytes("totals")?)?;
-            let is_wanted = |caller: i32, _: i64| attributes.has_caller(caller);
-            for_each_rollup(record, is_wanted, |mut rollup| {
-                let Series { kind, .. } = &mut rollup.series;
-                *kind = *same.get(kind).unwrap_or(kind);
-                let total = totals.entry(rollup.series).or_default();
-                total.merge(&rollup.amounts);
-            })?;
-            drop(row);
-            tokio::task::yield_now().await;
+        let mut from = part.starts.start;
+        loop {
+            let select = format!(
+                "SELECT start, totals FROM §caller_totals
+                WHERE hours = $1 AND start >= $2 AND start < $3 ORDER BY start LIMIT {AT_ONCE}"
+            );
+            let select = Statement::new(names, &select)
+                .bind(part.width.seconds() / 3_600)
+                .bind(Value::Time(Some(from)))
+                .bind(Value::Time(Some(part.starts.end)));
+            let rows = session.fetch(select).await?;
+            let is_last = rows.len() < AT_ONCE;
+            for row in rows {
+                from = required(row.time("start")?)? + 1;
+                let record = required(row.bytes("totals")?)?;
+                for_each_rollup(
+                    record,
+                    |caller, _| attributes.has_caller(caller),
+                    |mut rollup| {
+                        let kind = rollup.series.kind;
+                        rollup.series.kind = *representatives.get(&kind).unwrap_or(&kind);
+                        let total = totals.entry(rollup.series).or_default();
+                        total.merge(&rollup.amounts);
+                    },
+                )?;
+                drop(row);
+                tokio::task::yield_now().await;
+            }
+            if is_last {
+                break;
+            }
         }
     }
     let totals = totals

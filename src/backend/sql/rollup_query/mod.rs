@@ -2,8 +2,9 @@
 //!
 //! The cost of a summary depends on the number of time buckets, not on the number of requests. It reads whole days
 //! inside the range, hours and minutes at its ends: for a key or an owner those of its callers, otherwise those of all
-//! callers together. The database aggregates rollups into the requested time buckets; `SummarySpec::summarize` computes
-//! the summary from these and from the rollups of records that are not merged yet.
+//! callers together. Totals by key of all callers come from a record for each day or hour. The database aggregates
+//! rollups into the requested time buckets; `SummarySpec::summarize` computes the summary from these and from the rollups
+//! of records that are not merged yet.
 
 mod caller_totals;
 mod range_cover;
@@ -204,9 +205,11 @@ impl<S: Session> Snapshot<S> {
         let names = engine.names();
         let unmerged = self.unmerged(names, range, Callers::Each).await?;
         let parts = cover_range(&self.starts, Granularity::Day, self.widths);
+        // Those of a few callers are read faster from their rollups.
+        let is_stored = self.has_totals && range.key.is_none() && range.owner.is_none();
         let (stored, mut read): (Vec<_>, Vec<_>) = parts
             .into_iter()
-            .partition(|part| self.has_totals && part.width >= Granularity::Hour);
+            .partition(|part| is_stored && part.width >= Granularity::Hour);
         let totals = caller_totals(&mut self.session, names, &self.attributes, &stored);
         let mut rollups = match totals.await {
             Err(error @ SqlError::Decode(_)) => {

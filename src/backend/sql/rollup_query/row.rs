@@ -14,10 +14,12 @@ use crate::backend::sql::value::{number, parse_name, parsed, required, status, t
 use crate::id::KeyId;
 use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
+type KeyAndOwner = (Option<KeyId>, Option<Arc<str>>);
+
 /// The attributes of callers and kinds by number.
 #[derive(Default)]
 pub(super) struct Attributes {
-    callers: HashMap<i64, (Option<KeyId>, Option<Arc<str>>), RandomState>,
+    callers: HashMap<i64, KeyAndOwner, RandomState>,
     /// As empty rollups.
     kinds: HashMap<i64, Rollup, RandomState>,
 }
@@ -59,8 +61,8 @@ impl Attributes {
         self.callers.contains_key(&caller.into())
     }
 
-    /// For each kind, one with the same outcome and cause.
-    pub(super) fn same_outcomes(&self) -> HashMap<i32, i32, RandomState> {
+    /// Maps each kind to one representative of its outcome and cause.
+    pub(super) fn representatives(&self) -> HashMap<i32, i32, RandomState> {
         let mut first: HashMap<_, i32, RandomState> = HashMap::default();
         let kinds = self.kinds.iter();
         let same = kinds.filter_map(|(&kind, rollup)| {

@@ -8,9 +8,9 @@ use crate::backend::sql::rollup_record::READABLE;
 use crate::backend::sql::series_rollup::ALL_CALLERS;
 use crate::usage::{Granularity, UsageRange};
 
-/// The time ranges of the rollups in tables and of those in records, the times before which minutes were pruned, minutes
-/// were merged into quarters of an hour, all were merged into hours and days, and hours and days are being pruned, and
-/// whether the totals of callers are missing after a migration.
+/// The time ranges of the rollups in tables and of those in records; the times before which minutes were pruned,
+/// minutes were merged into quarters of an hour, all were merged into hours and days, and hours and days are being
+/// pruned; and whether the totals of callers are missing after a migration.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = format!(
         "SELECT (SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,

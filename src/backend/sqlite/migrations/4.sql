@@ -41,7 +41,7 @@ INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token)
 INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
         token)
     SELECT kind_id, min(hash), method, endpoint, http_status, grpc_status, outcome,
-        replace(cause, 'refused', 'rejected'), status_class, max(last_seen_day), random()
+        CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class, max(last_seen_day), random()
     FROM §series_numbers GROUP BY kind_id;
 CREATE INDEX §callers_by_key ON §callers (key_id);
 CREATE INDEX §callers_by_owner ON §callers (owner);
@@ -161,12 +161,25 @@ PRAGMA legacy_alter_table = OFF;
 CREATE INDEX §minutes_by_start ON §minutes (start);
 CREATE INDEX §hours_by_start ON §hours (start);
 CREATE INDEX §days_by_start ON §days (start);
+-- The times up to which there are all hours and days. The current hour and day are rolled up when they have passed, as
+-- all others from now on.
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_hours', max(min(max(start) + 3600000000, unixepoch() / 3600 * 3600000000),
+        coalesce((SELECT before FROM §pruned WHERE kind = 'minutes'), -9223372036854775807))
+    FROM §hours HAVING max(start) IS NOT NULL;
+DELETE FROM §hours WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_hours');
+INSERT INTO §pruned (kind, before)
+    SELECT 'merged_days', min(max(start) + 86400000000,
+        coalesce((SELECT before - (before % 86400000000 + 86400000000) % 86400000000
+            FROM §pruned WHERE kind = 'merged_hours'), 9223372036854775807))
+    FROM §days HAVING max(start) IS NOT NULL;
+DELETE FROM §days WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_days');
 
--- Rollups by hour and outcome.
+-- Rollups by caller, hour, outcome and cause.
 CREATE TABLE §hours_by_outcome (
     caller_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
-    -- A kind with this outcome and cause. Its other attributes are not meaningful.
+    -- A kind with this outcome and cause, as their representative.
     kind_id INTEGER NOT NULL,
     count INTEGER NOT NULL,
     cost INTEGER NOT NULL,
@@ -193,13 +206,6 @@ CREATE TABLE §caller_totals (
     PRIMARY KEY (hours, start)
 ) STRICT;
 
--- The times up to which there are all hours and days.
-INSERT INTO §pruned (kind, before)
-    SELECT 'merged_hours', max(max(start) + 3600000000,
-        coalesce((SELECT before FROM §pruned WHERE kind = 'minutes'), -9223372036854775807))
-    FROM §hours HAVING max(start) IS NOT NULL;
-INSERT INTO §pruned (kind, before)
-    SELECT 'merged_days', max(start) + 86400000000 FROM §days HAVING max(start) IS NOT NULL;
 -- Their totals can only be encoded by the background task.
 INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
 -- The histograms of caller 0 are those of all callers, one after the other.

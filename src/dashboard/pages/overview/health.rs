@@ -68,8 +68,8 @@ fn merging(context: &PageContext, backlog: &MergeBacklog) -> Markup {
         p .rule {
             "For all processes. "
             @if is_behind {
-                "Merging is behind: totals are correct, but pages become slower. Check the logs of the processes that \
-                 record usage. "
+                "Merging is behind: totals are correct, but pages become slower. Processes that record usage merge it; \
+                 check that one is running, and its log. "
             }
             @if is_damaged {
                 "Totals do not include the requests of unreadable records: they are damaged, or from a later version \
