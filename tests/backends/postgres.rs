@@ -404,7 +404,9 @@ async fn poller_reads_every_event_exactly_once() {
 
 #[tokio::test]
 async fn last_used_at_is_capped_at_the_current_time() {
-    checks::a_clock_that_is_ahead_is_not_followed(&backend().await.0).await;
+    let (one, url) = backend().await;
+    let backends = [one, connect(&url).await, connect(&url).await];
+    checks::a_clock_that_is_ahead_is_not_followed(backends).await;
 }
 
 /// A sink that reports an error for every third batch although it has written it.

@@ -247,11 +247,12 @@ pub async fn recorded_after<B: UsageReader>(
     }
 }
 
-/// An event from a clock that is ahead sets `last_used_at` to the current time at most.
-pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backend: &B) {
-    let key = keys(backend, 1).await[0];
+/// An event from a clock that is ahead sets `last_used_at` to the current time at most, so that later uses are recorded
+/// too. The backends are those of separate processes, since each writes the use of a key once a minute.
+pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backends: [B; 3]) {
+    let key = keys(&backends[0], 1).await[0];
     let mut last = Timestamp::MIN;
-    for ahead in [-120, 3_600] {
+    for (backend, ahead) in backends.iter().zip([3_600, 0, 7_200]) {
         let time = Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
         let mut event = UsageEvent::new(time);
         event.key = Some(key);
