@@ -104,8 +104,12 @@ fn main() {
             let url = cluster.database().await;
             let backend = PostgresBackend::connect(&url).await.expect("connect");
             backend.migrate().await.expect("migrate");
+            let pool = support::pool(&url).await;
             let merge = async || {
                 backend.merge_rollups().await.expect("merge");
+                // As autovacuum does within minutes.
+                let analyze = sqlx::raw_sql("ANALYZE").execute(&pool);
+                analyze.await.expect("analyze");
             };
             pages(backend.clone(), events, merge).await;
         }

@@ -9,6 +9,8 @@ mod postgres;
 mod retention;
 #[cfg(feature = "postgres")]
 mod schema_upgrade;
+#[cfg(feature = "postgres")]
+mod segments;
 mod spool;
 mod sqlite;
 

@@ -41,8 +41,14 @@ impl Copy {
         self.bytes(Some(&number.to_be_bytes()))
     }
 
-    pub(super) fn bigint(&mut self, number: i64) -> &mut Self {
-        self.bytes(Some(&number.to_be_bytes()))
+    pub(super) fn bigint(&mut self, number: impl Into<Option<i64>>) -> &mut Self {
+        let number = number.into();
+        self.bytes(
+            number
+                .map(i64::to_be_bytes)
+                .as_ref()
+                .map(|bytes| &bytes[..]),
+        )
     }
 
     pub(super) fn time(&mut self, micros: i64) -> &mut Self {

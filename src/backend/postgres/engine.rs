@@ -257,6 +257,7 @@ pub(super) fn bound(values: Vec<Value>) -> Result<PgArguments, SqlError> {
         let added = match value {
             Value::Text(text) => arguments.add(text),
             Value::Integer(number) => arguments.add(number),
+            Value::Integers(numbers) => arguments.add(numbers),
             Value::Boolean(value) => arguments.add(value),
             Value::Time(time) => arguments.add(time.map(Time)),
             Value::Uuid(id) => arguments.add(Id(id.into_bytes())),

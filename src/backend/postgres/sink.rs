@@ -14,7 +14,8 @@ use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::Time;
 use crate::backend::sql::{
-    BatchRollup, Numbers, RollupRecord, Series, Statement, as_micros, decode, id_time_differs,
+    BatchRollup, Numbers, RollupRecord, SegmentPart, SegmentParts, Series, Statement, as_micros,
+    decode, id_time_differs, timestamp,
 };
 use crate::id::KeyId;
 use crate::telemetry;
@@ -25,9 +26,6 @@ use crate::usage::{Batch, SinkError, UsageEvent, UsageSink};
 fn is_encoding_error(code: &str) -> bool {
     matches!(code, "22021" | "22P05")
 }
-
-/// The number of requests after which a segment of the log is full.
-const SEGMENT: i64 = 1 << 16;
 
 /// Requests to log.
 type Logged<'a> = Vec<(&'a UsageEvent, Series)>;
@@ -93,8 +91,8 @@ impl PostgresBackend {
                 .events(&numbers)
                 .filter(|(event, _)| logs && self.0.sampling.keeps(event))
                 .collect();
-            // Neighbors in the index on callers are then inserted together.
-            logged.sort_by_key(|(_, series)| series.caller);
+            // Neighbors in the index on callers and kinds are then inserted together.
+            logged.sort_by_key(|&(_, series)| series);
             let days: BTreeSet<_> = logged.iter().map(|(event, _)| day(event.time)).collect();
             let without = engine.ensure_partitions(&days).await?;
             if !without.is_empty() {
@@ -168,7 +166,8 @@ async fn write(
 ) -> Result<bool, SqlError> {
     connection.execute("BEGIN").await?;
     let mut writing = BatchWriter { engine, connection };
-    let Some(claimed) = writing.claim(batch, numbers).await? else {
+    let parts = SegmentParts::new(logged.iter().map(|(event, _)| as_micros(event.time)));
+    let Some(claimed) = writing.claim(batch, numbers, &parts).await? else {
         connection.execute("ROLLBACK").await?;
         return Ok(true);
     };
@@ -176,14 +175,14 @@ async fn write(
         connection.execute("ROLLBACK").await?;
         return Ok(false);
     }
-    writing.log(&claimed, logged).await?;
+    writing.log(&claimed, &parts, logged).await?;
     if let Some(record) = grouped.record(numbers) {
         writing.add_record(record).await?;
     }
     let now = as_micros(Timestamp::now());
     let used = engine.last_used.due(&grouped.last_used, now);
     writing.update_last_used(&used).await?;
-    writing.commit(&claimed, logged).await?;
+    writing.commit(&claimed, &parts).await?;
     engine.last_used.add(used, now);
     Ok(true)
 }
@@ -192,8 +191,9 @@ async fn write(
 struct Claimed {
     /// Its number.
     number: i64,
-    /// The segment of the log for its requests.
-    segment: i64,
+    /// The segments of the log for its requests.
+    segment: i32,
+    late_segment: i32,
     /// Whether the numbers of callers and kinds are from this database.
     are_valid: bool,
 }
@@ -214,15 +214,15 @@ impl BatchWriter<'_> {
         &mut self,
         batch: &Batch,
         numbers: &Numbers,
+        parts: &SegmentParts,
     ) -> Result<Option<Claimed>, SqlError> {
         let names = &self.engine.names;
-        let claim = format!(
-            "WITH claimed AS (INSERT INTO §batches (id, applied_at) VALUES ($1, now())
+        let claim = "WITH claimed AS (INSERT INTO §batches (id, applied_at) VALUES ($1, now())
                 ON CONFLICT DO NOTHING RETURNING number)
-            SELECT number, coalesce((SELECT number::bigint + (events >= {SEGMENT})::integer
-                FROM §log_segments ORDER BY number DESC LIMIT 1), 1) AS segment, ("
-        );
-        let mut claim = Statement::new(names, &claim).bind(batch.id);
+            SELECT number, ";
+        let mut claim = Statement::new(names, claim).bind(batch.id);
+        parts.push_numbers(&mut claim, names);
+        claim.push(", (");
         numbers.push_are_valid(&mut claim, names);
         claim.push(") AS are_valid FROM claimed");
         let row = sqlx::query_with(AssertSqlSafe(claim.text), bound(claim.values)?)
@@ -232,40 +232,50 @@ impl BatchWriter<'_> {
             Ok(Claimed {
                 number: row.try_get(0)?,
                 segment: row.try_get(1)?,
-                are_valid: row.try_get(2)?,
+                late_segment: row.try_get(2)?,
+                are_valid: row.try_get(3)?,
             })
         });
         claimed.transpose()
     }
 
-    async fn log(&mut self, claimed: &Claimed, logged: &Logged<'_>) -> Result<(), SqlError> {
+    async fn log(
+        &mut self,
+        claimed: &Claimed,
+        parts: &SegmentParts,
+        logged: &Logged<'_>,
+    ) -> Result<(), SqlError> {
         if logged.is_empty() {
             return Ok(());
         }
-        let segment = i32::try_from(claimed.segment).map_err(decode)?;
         let mut rows = Copy::new(logged.len());
         for &(event, Series { caller, kind }) in logged {
+            let time = as_micros(event.time);
+            let segment = match parts.is_late(time) {
+                true => claimed.late_segment,
+                false => claimed.segment,
+            };
             rows.row(16)
-                .time(as_micros(event.time))
+                .time(time)
                 .bytes(Some(event.id.as_bytes()))
-                .bytes(id_time_differs(event).then_some(&[1]))
+                .bigint(claimed.number)
+                .bigint(event.latency_us.cast_signed())
+                .bigint(event.response_bytes.cast_signed())
+                .bigint(Some(event.request_bytes.cast_signed()).filter(|&bytes| bytes != 0))
+                .bigint(Some(event.cost.into()).filter(|&cost| cost != 1))
                 .integer(segment)
                 .integer(caller)
                 .integer(kind)
-                .bigint(claimed.number)
-                .bigint(event.cost.into())
-                .bigint(event.latency_us.cast_signed())
-                .bigint(event.request_bytes.cast_signed())
-                .bigint(event.response_bytes.cast_signed())
                 .text(Some(&event.path))
                 .text(event.request_id.as_deref())
                 .text(event.resource_id.as_deref())
                 .text(event.rejection_reason.map(|reason| reason.as_str()))
-                .address(event.client_ip);
+                .address(event.client_ip)
+                .bytes(id_time_differs(event).then_some(&[1]));
         }
         let copy = self.sql(
-            "COPY §requests (time, id, id_time_differs, segment, caller_id, kind_id, batch, cost, latency_us,
-                request_bytes, response_bytes, path, request_id, resource_id, rejection_reason, client_ip)
+            "COPY §requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id,
+                kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;
@@ -282,26 +292,45 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Assigns the batch its position in commit order, updates its segment, and commits, in one message, since other
+    /// Assigns the batch its position in commit order, updates its segments, and commits, in one message, since other
     /// batches wait for the lock meanwhile.
-    async fn commit(self, claimed: &Claimed, logged: &Logged<'_>) -> Result<(), SqlError> {
-        let times = || logged.iter().map(|(event, _)| event.time);
+    async fn commit(self, claimed: &Claimed, parts: &SegmentParts) -> Result<(), SqlError> {
         let mut script = String::new();
-        if let (Some(first), Some(last)) = (times().min(), times().max()) {
-            let Claimed {
-                number, segment, ..
-            } = claimed;
-            let events = logged.len();
+        if let Some(all) = parts.all() {
+            let SegmentPart {
+                first,
+                last,
+                events,
+            } = all;
+            let (first, last) = (timestamp(first)?, timestamp(last)?);
             script = self.engine.names.sql(&format!(
                 "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
                 INSERT INTO §log_batches (number, first, last, events)
-                SELECT {number}, '{first}', '{last}', {events} FROM turn;
-                INSERT INTO §log_segments AS s (number, first, last, events)
-                VALUES ({segment}, '{first}', '{last}', {events})
+                SELECT {}, '{first}', '{last}', {events} FROM turn; ",
+                self.engine.lock_key(LockKey::LogOrder),
+                claimed.number,
+            ));
+        }
+        // In the order of their numbers, which prevents deadlocks.
+        for (number, part) in [
+            (claimed.late_segment, parts.late),
+            (claimed.segment, parts.timely),
+        ] {
+            let Some(SegmentPart {
+                first,
+                last,
+                events,
+            }) = part
+            else {
+                continue;
+            };
+            let (first, last) = (timestamp(first)?, timestamp(last)?);
+            script.push_str(&self.engine.names.sql(&format!(
+                "INSERT INTO §log_segments AS s (number, first, last, events)
+                VALUES ({number}, '{first}', '{last}', {events})
                 ON CONFLICT (number) DO UPDATE SET first = least(s.first, excluded.first),
                     last = greatest(s.last, excluded.last), events = s.events + excluded.events; ",
-                self.engine.lock_key(LockKey::LogOrder),
-            ));
+            )));
         }
         script.push_str("COMMIT");
         self.connection

@@ -9,34 +9,6 @@ pub(in crate::backend) enum Dialect {
     Postgres,
 }
 
-/// A subquery whose rows each select requests `r` in the order of an index.
-pub(super) struct Source {
-    /// The subquery.
-    pub(super) rows: String,
-    /// The condition on `r` for a row `one`.
-    pub(super) condition: String,
-    /// Whether the times of `r` are also from `one.first` to `one.last`.
-    pub(super) has_times: bool,
-}
-
-/// Expressions for the first and the last time that requests `r` may have.
-#[derive(Clone, Default)]
-pub(super) struct Times {
-    pub(super) from: Vec<String>,
-    pub(super) to: Vec<String>,
-}
-
-impl Source {
-    fn times(&self, times: &Times) -> Times {
-        let mut times = times.clone();
-        if self.has_times {
-            times.from.push("one.first".into());
-            times.to.push("one.last".into());
-        }
-        times
-    }
-}
-
 /// Selects an expression by dialect. Only the variants of enabled features exist.
 macro_rules! by_dialect {
     ($dialect:expr, sqlite: $sqlite:expr, postgres: $postgres:expr $(,)?) => {
@@ -164,10 +136,9 @@ impl Dialect {
         )
     }
 
-    /// A column whose index must not be used, since another index returns the newest rows first. SQLite cannot
-    /// estimate the number of matches.
+    /// A column of integers whose index must not be used, since that of another column has fewer matches.
     pub(super) fn without_index(self, column: &str) -> String {
-        by_dialect!(self, sqlite: format!("+{column}"), postgres: column.into())
+        by_dialect!(self, sqlite: format!("+{column}"), postgres: format!("({column} + 0)"))
     }
 
     /// A sum of integers that cannot overflow.
@@ -179,18 +150,12 @@ impl Dialect {
         )
     }
 
-    /// The text of a list of numbers as one parameter, and the SQL before and after its placeholder in a subquery that
-    /// selects them as `number`.
-    pub(super) fn numbers(self, numbers: &[i64]) -> (String, [&'static str; 2]) {
-        let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
-        let numbers = numbers.join(",");
+    /// The condition that a column is one of the numbers at a placeholder.
+    pub(super) fn is_one_of(self, column: &str, place: &str) -> String {
         by_dialect!(
             self,
-            sqlite: (format!("[{numbers}]"), ["SELECT value AS number FROM json_each(", ")"]),
-            postgres: (
-                format!("{{{numbers}}}"),
-                ["SELECT unnest(", "::text::bigint[]) AS number"],
-            ),
+            sqlite: format!("{column} IN (SELECT value FROM json_each({place}))"),
+            postgres: format!("{column} = ANY({place})"),
         )
     }
 
@@ -201,51 +166,6 @@ impl Dialect {
             sqlite: format!("{column} = {place}"),
             postgres: format!(
                 "left({column}, 64) = left({place}::text, 64) AND {column} = {place}"
-            ),
-        )
-    }
-
-    /// The requests `r` whose column has the text at a placeholder, read by the index on the column. Ends in the
-    /// `WHERE` clause. In SQLite the index is divided into segments, and each segment is searched: in an undivided
-    /// index, a batch would insert each text into a different page.
-    pub(super) fn with_text(self, column: &str, place: &str) -> String {
-        by_dialect!(
-            self,
-            sqlite: format!(
-                "§log_segments one CROSS JOIN §requests r
-                WHERE r.row >> 16 = +one.number AND r.{column} = {place}"
-            ),
-            // With an equality, the planner could ignore the column in `ORDER BY`, and scan the whole log by time
-            // until it has found enough matches.
-            postgres: format!(
-                "§requests r WHERE left({column}, 64) >= left({place}::text, 64)
-                AND left({column}, 64) <= left({place}::text, 64) AND {column} = {place}"
-            ),
-        )
-    }
-
-    /// Selects `columns` of the newest of these requests that match `which`, up to `limit`.
-    pub(super) fn newest_with_text(
-        self,
-        columns: &str,
-        column: &str,
-        place: &str,
-        which: &str,
-        limit: &str,
-    ) -> String {
-        let with_text = self.with_text(column, place);
-        by_dialect!(
-            self,
-            sqlite: format!(
-                "SELECT {columns} FROM {with_text}{which} AND r.time >= coalesce(
-                    (SELECT time FROM §requests r WHERE r.row >> 16 = +one.number AND {column} = {place}{which}
-                    ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})
-                ORDER BY time DESC, id DESC LIMIT {limit}",
-                i64::MIN
-            ),
-            postgres: format!(
-                "SELECT {columns} FROM {with_text}{which}
-                ORDER BY left({column}, 64) DESC, time DESC, id DESC LIMIT {limit}"
             ),
         )
     }
@@ -270,107 +190,34 @@ impl Dialect {
         )
     }
 
-    /// The number of the segment of the log that a request `r` is in. In SQLite, segments are blocks of rows.
-    pub(super) fn segment(self) -> &'static str {
-        by_dialect!(self, sqlite: "r.row >> 16", postgres: "r.segment")
-    }
-
-    /// A time some microseconds after that of a column.
-    pub(super) fn later(self, column: &str, micros: i64) -> String {
-        by_dialect!(
-            self,
-            sqlite: format!("{column} + {micros}"),
-            postgres: format!("{column} + interval '{micros} microseconds'"),
-        )
-    }
-
-    /// The condition that requests `r` are within these times. SQLite would use only one of several bounds to search an
-    /// index, so they are combined.
-    pub(super) fn within(self, times: &Times) -> String {
-        let bound = |sign: &str, function: &str, bounds: &[String]| match bounds {
-            [] => String::new(),
-            [one] => format!(" AND r.time {sign} {one}"),
-            all => by_dialect!(
-                self,
-                sqlite: format!(" AND r.time {sign} {function}({})", all.join(", ")),
-                postgres: {
-                    let _ = function;
-                    let each = all.iter().map(|one| format!(" AND r.time {sign} {one}"));
-                    each.collect()
-                },
-            ),
-        };
-        bound(">=", "max", &times.from) + &bound("<=", "min", &times.to)
-    }
-
-    /// Selects `columns` of the requests `r` that match `which`, for each row of a source. In PostgreSQL, the overall
-    /// limit also applies to each row.
-    pub(super) fn for_each(
+    /// Selects up to `limit` requests `r` that match `which`, given a query of segments `one`.
+    pub(super) fn for_each_segment(
         self,
         columns: &str,
-        source: &Source,
-        times: &Times,
+        segments: &str,
         which: &str,
         order: &str,
         limit: &str,
     ) -> String {
-        let within = self.within(&source.times(times));
-        let Source {
-            rows, condition, ..
-        } = source;
         by_dialect!(
             self,
-            sqlite: {
-                let _ = limit;
-                format!(
-                    "SELECT {columns} FROM ({rows}) one CROSS JOIN §requests r
-                    WHERE {condition}{within}{which} {order}"
-                )
-            },
+            sqlite: format!(
+                "SELECT {columns} FROM ({segments}) one CROSS JOIN §requests r
+                WHERE {which} {order} LIMIT {limit}"
+            ),
             postgres: format!(
-                "SELECT {columns} FROM ({rows}) one CROSS JOIN LATERAL
-                (SELECT * FROM §requests r WHERE {condition}{within}{which} {order} LIMIT {limit}) r"
+                "SELECT {columns} FROM ({segments}) one CROSS JOIN LATERAL
+                (SELECT * FROM §requests r WHERE {which} {order} LIMIT {limit}) r {order} LIMIT {limit}"
             ),
         )
     }
 
-    /// The time of the last of the `limit` newest requests of a source. It saves reading rows that are older than that,
-    /// and needs only the index unless `which` has conditions on other columns.
-    pub(super) fn time_of_last(
-        self,
-        source: &Source,
-        times: &Times,
-        which: &str,
-        limit: &str,
-    ) -> String {
-        let times = source.times(times);
-        let within = self.within(&times);
-        let Source {
-            rows, condition, ..
-        } = source;
-        let newest = by_dialect!(
+    /// A time some microseconds before that of a column.
+    pub(super) fn earlier(self, column: &str, micros: i64) -> String {
+        by_dialect!(
             self,
-            sqlite: {
-                let mut newer = times;
-                newer.from.push(format!(
-                    "coalesce((SELECT time FROM §requests r WHERE {condition}{within}{which}
-                    ORDER BY time DESC LIMIT 1 OFFSET {limit} - 1), {})",
-                    i64::MIN
-                ));
-                let newer = self.within(&newer);
-                format!(
-                    "SELECT r.time AS time FROM ({rows}) one CROSS JOIN §requests r
-                    WHERE {condition}{newer}{which}"
-                )
-            },
-            postgres: format!(
-                "SELECT r.time FROM ({rows}) one CROSS JOIN LATERAL
-                (SELECT time FROM §requests r WHERE {condition}{within}{which}
-                ORDER BY time DESC LIMIT {limit}) r"
-            ),
-        );
-        format!(
-            "SELECT min(time) FROM (SELECT time FROM ({newest}) newest ORDER BY time DESC LIMIT {limit}) last"
+            sqlite: format!("{column} - {micros}"),
+            postgres: format!("{column} - interval '{micros} microseconds'"),
         )
     }
 }

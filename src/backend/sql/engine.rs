@@ -108,6 +108,7 @@ pub(in crate::backend) trait Row: Send {
 pub(in crate::backend) enum Value {
     Text(Option<String>),
     Integer(Option<i64>),
+    Integers(Vec<i64>),
     Boolean(bool),
     /// Microseconds since 1970.
     Time(Option<i64>),
@@ -177,16 +178,19 @@ impl Statement {
         self
     }
 
-    /// Adds numbers as one parameter and appends a subquery that selects them.
-    pub(in crate::backend) fn push_numbers(&mut self, names: &Names, numbers: &[i64]) -> &mut Self {
-        let numbers = self.numbers(names, numbers);
-        self.push(&numbers)
-    }
-
-    /// Adds numbers as one parameter and returns a subquery that selects them as `number`.
-    pub(in crate::backend) fn numbers(&mut self, names: &Names, numbers: &[i64]) -> String {
-        let (numbers, [before, after]) = names.dialect.numbers(numbers);
-        format!("{before}{}{after}", self.placeholder(&*numbers))
+    /// Adds numbers as one parameter and returns the condition that a column is one of them.
+    pub(in crate::backend) fn is_one_of(
+        &mut self,
+        names: &Names,
+        column: &str,
+        numbers: &[i64],
+    ) -> String {
+        if let &[number] = numbers {
+            // PostgreSQL's planner may assume that a list has ten numbers.
+            return format!("{column} = {}", self.placeholder(number));
+        }
+        let place = self.placeholder(Value::Integers(numbers.into()));
+        names.dialect.is_one_of(column, &place)
     }
 
     /// Appends a template with placeholders for table names.

@@ -25,6 +25,7 @@ mod recorded;
 mod retention;
 mod rollup_query;
 mod rollup_record;
+mod segment;
 mod series_rollup;
 mod value;
 
@@ -45,6 +46,7 @@ pub use names::SqlName;
 pub use retention::{Maintenance, PruneReport, Retention};
 #[cfg(feature = "postgres")]
 pub(super) use rollup_record::RollupRecord;
+pub(super) use segment::{SegmentPart, SegmentParts};
 #[cfg(feature = "postgres")]
 pub(super) use series_rollup::Amounts;
 pub(super) use series_rollup::{Series, SeriesRollup};

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::backend::SqlBackend;
-use super::engine::{Engine, Row, Session, Statement};
-use super::log::Matching;
-use super::value::required;
+use super::engine::Engine;
 use super::{log, merging, recorded, rollup_query};
 use crate::id::KeyId;
 use crate::page::Page;
@@ -19,56 +17,16 @@ impl<E: Engine> SqlBackend<E> {
         &self,
         query: &LogQuery,
     ) -> Result<Page<UsageEvent>, ReadError> {
-        // Reject a page token of another list before returning an empty page.
-        query.page.after.as_ref().map_or(Ok(()), log::check_token)?;
-        if log::matches_nothing(&query.filter) {
-            return Ok(Page::empty());
-        }
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
-        let matching = Matching::read(&mut session, self.names(), &query.filter).await;
-        let matching = matching.map_err(ReadError::unavailable)?;
-        let mut rows = Vec::new();
-        for filter in log::subqueries(self.names(), &query.filter, query.page.after.as_ref()) {
-            let mut subquery = query.clone();
-            subquery.filter = filter;
-            let statement = log::page(self.names(), &subquery, &matching)?;
-            let result = session.fetch(statement).await;
-            rows = result.map_err(ReadError::unavailable)?;
-            if rows.len() > query.page.size() {
-                break;
-            }
-        }
-        let events = rows.iter().map(log::event_of).collect::<Result<_, _>>();
-        let events = events.map_err(ReadError::unavailable)?;
-        Ok(Page::from_surplus(
-            events,
-            query.page.size(),
-            LogQuery::page_token,
-        ))
+        log::page(&mut session, self.names(), query).await
     }
 
     pub(in crate::backend) async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
-        if log::matches_nothing(filter) {
-            return Ok(Count::Exactly(0));
-        }
         let session = self.engine.snapshot().await;
         let mut session = session.map_err(ReadError::unavailable)?;
-        let matching = Matching::read(&mut session, self.names(), filter).await;
-        let matching = matching.map_err(ReadError::unavailable)?;
-        let mut count = 0;
-        for filter in log::subqueries(self.names(), filter, None) {
-            let statement = log::count(self.names(), &filter, &matching);
-            count = self.counted(&mut session, statement).await?.cast_unsigned();
-            if count > log::MAX_COUNT {
-                break;
-            }
-        }
-        Ok(if count > log::MAX_COUNT {
-            Count::MoreThan(log::MAX_COUNT)
-        } else {
-            Count::Exactly(count)
-        })
+        let count = log::count(&mut session, self.names(), filter).await;
+        count.map_err(ReadError::unavailable)
     }
 
     pub(in crate::backend) async fn recorded(
@@ -86,19 +44,6 @@ impl<E: Engine> SqlBackend<E> {
                 return Ok(filling.page());
             }
         }
-    }
-
-    async fn counted(
-        &self,
-        session: &mut E::Session,
-        statement: Statement,
-    ) -> Result<i64, ReadError> {
-        let counted = async {
-            let rows = session.fetch(statement).await?;
-            let row = required(rows.first())?;
-            required(row.integer("count")?)
-        };
-        counted.await.map_err(ReadError::unavailable)
     }
 
     pub(in crate::backend) async fn summary(

@@ -217,12 +217,11 @@ async fn prune<E: Engine>(
 
 /// Deletes the segments of the log that have no requests left. A batch that is being written adds its segment again.
 async fn prune_segments<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    let dialect = engine.names().dialect;
-    let (skip, segment) = (dialect.skip_locked(), dialect.segment());
+    let skip = engine.names().dialect.skip_locked();
     let delete = format!(
         "DELETE FROM §log_segments WHERE number IN (SELECT s.number FROM §log_segments s
         WHERE s.last < $1 AND NOT EXISTS (SELECT 1 FROM §requests r
-            WHERE {segment} = +s.number AND r.time >= s.first AND r.time <= s.last)
+            WHERE r.segment = s.number AND r.time >= s.first AND r.time <= s.last)
         ORDER BY s.number LIMIT $2{skip})"
     );
     delete_in_batches(engine, &delete, Value::Time(Some(before))).await
@@ -332,15 +331,13 @@ async fn prune_dictionaries<E: Engine>(
     };
     let dialect = engine.names().dialect;
     let (skip, first) = (dialect.skip_locked(), dialect.seconds("u.first"));
-    let caller = format!(
-        "SELECT 1 FROM §log_segments s CROSS JOIN §requests r
-        WHERE {} = +s.number AND r.caller_id = d.id",
-        dialect.segment()
-    );
-    let kind = "SELECT 1 FROM §requests r WHERE r.kind_id = d.id";
-    for (table, rollups, requests) in [
-        ("§callers", "h.caller_id = d.id", &*caller),
-        ("§kinds", "h.caller_id = 0 AND h.kind_id = d.id", kind),
+    for (table, rollups, column) in [
+        ("§callers", "h.caller_id = d.id", "r.caller_id"),
+        (
+            "§kinds",
+            "h.caller_id = 0 AND h.kind_id = d.id",
+            "r.kind_id",
+        ),
     ] {
         let template = format!(
             "DELETE FROM {table} WHERE id IN
@@ -348,7 +345,8 @@ async fn prune_dictionaries<E: Engine>(
                 AND NOT EXISTS (SELECT 1 FROM §rollup_records u
                     WHERE NOT unreadable AND {first} / 86400 < $1)
                 AND NOT EXISTS (SELECT 1 FROM §hours h WHERE {rollups})
-                AND NOT EXISTS ({requests})
+                AND NOT EXISTS (SELECT 1 FROM §log_segments s CROSS JOIN §requests r
+                    WHERE r.segment = s.number AND {column} = d.id)
                 ORDER BY d.id LIMIT $2{skip})
             AND last_seen_day < $1"
         );

@@ -106,7 +106,9 @@ impl Engine for SqliteEngine {
 
     async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
         let template = "DELETE FROM §requests WHERE row IN
-            (SELECT row FROM §requests WHERE time < $1 ORDER BY time LIMIT $2)";
+            (SELECT r.row FROM §log_segments s CROSS JOIN §requests r
+            WHERE s.first < $1 AND r.segment = s.number AND r.time < $1
+            LIMIT $2)";
         delete_in_batches(self, template, Value::Time(Some(before))).await
     }
 
@@ -152,6 +154,10 @@ fn bound(values: Vec<Value>) -> Result<SqliteArguments, SqlError> {
         let added = match value {
             Value::Text(text) | Value::Json(text) => arguments.add(text),
             Value::Integer(number) | Value::Time(number) => arguments.add(number),
+            Value::Integers(numbers) => {
+                let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
+                arguments.add(format!("[{}]", numbers.join(",")))
+            }
             Value::Boolean(value) => arguments.add(value),
             Value::Uuid(id) => arguments.add(id.as_bytes().to_vec()),
             Value::Bytes(bytes) => arguments.add(bytes),

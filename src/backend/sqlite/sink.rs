@@ -3,8 +3,6 @@
 //! Statements with many rows use `OR FAIL`, which saves SQLite a statement journal. If a batch fails, the whole
 //! transaction is rolled back.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
@@ -13,8 +11,8 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
-    BatchRollup, Engine, Numbers, Row, Series, Session, Statement, as_micros, decode,
-    id_time_differs,
+    BatchRollup, Engine, Numbers, Row, SegmentPart, SegmentParts, Series, Session, Statement,
+    as_micros, decode, id_time_differs,
 };
 use crate::id::KeyId;
 use crate::usage::{Batch, SinkError, UsageSink};
@@ -109,14 +107,16 @@ impl BatchWriter<'_> {
 
     async fn log(&mut self, grouped: &BatchRollup<'_>, numbers: &Numbers) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, caller_id, kind_id, cost, latency_us,
+            "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, segment, caller_id, kind_id, cost, latency_us,
                 request_bytes, response_bytes, path, request_id, resource_id, rejection_reason, client_ip) VALUES ",
         );
         let keep = self.backend.0.sampling;
-        let rows: Vec<_> = grouped
+        let mut rows: Vec<_> = grouped
             .events(numbers)
             .filter(|(event, _)| keep.keeps(event))
             .collect();
+        // Neighbors in the index on callers and kinds are then inserted together.
+        rows.sort_by_key(|&(_, series)| series);
         // Cursors require that row numbers are never reused.
         let last = self.sql(
             "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT position FROM §log_pruned))",
@@ -124,20 +124,29 @@ impl BatchWriter<'_> {
         let mut row: i64 = sqlx::query_scalar(AssertSqlSafe(last))
             .fetch_one(self.connection())
             .await?;
-        let mut segments: BTreeMap<i64, (i64, i64, i64)> = BTreeMap::new();
+        let parts = SegmentParts::new(rows.iter().map(|(event, _)| as_micros(event.time)));
+        let names = &self.backend.0.engine.names;
+        let mut numbers = Statement::new(names, "SELECT ");
+        parts.push_numbers(&mut numbers, names);
+        let found = self.session.fetch(numbers).await?;
+        let found = found.first().ok_or(SqlError::RowNotFound)?;
+        let number = |column| Row::integer(found, column)?.ok_or(SqlError::RowNotFound);
+        let (segment, late_segment) = (number("segment")?, number("late_segment")?);
         for rows in rows.chunks(ROWS) {
-            let mut values = Values::new(rows.len(), 15);
+            let mut values = Values::new(rows.len(), 16);
             for &(event, Series { caller, kind }) in rows {
                 row += 1;
                 let time = as_micros(event.time);
-                let (first, last, events) = segments.entry(row >> 16).or_insert((time, time, 0));
-                (*first, *last) = (time.min(*first), time.max(*last));
-                *events += 1;
+                let segment = match parts.is_late(time) {
+                    true => late_segment,
+                    false => segment,
+                };
                 values
                     .add(row)?
                     .add(time)?
                     .add(&event.id.as_bytes()[..])?
                     .add(id_time_differs(event).then_some(true))?
+                    .add(segment)?
                     .add(caller)?
                     .add(kind)?
                     .add(i64::from(event.cost))?
@@ -155,7 +164,15 @@ impl BatchWriter<'_> {
                 .execute(self.connection())
                 .await?;
         }
-        for (number, (first, last, events)) in segments {
+        for (number, part) in [(late_segment, parts.late), (segment, parts.timely)] {
+            let Some(SegmentPart {
+                first,
+                last,
+                events,
+            }) = part
+            else {
+                continue;
+            };
             let upsert = "INSERT INTO §log_segments AS s (number, first, last, events)
                 VALUES ($1, $2, $3, $4)
                 ON CONFLICT (number) DO UPDATE SET first = min(s.first, excluded.first),

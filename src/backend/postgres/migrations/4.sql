@@ -185,23 +185,24 @@ COMMENT ON COLUMN §keys.last_used_at IS 'When the key was last used, or up to a
 COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
 COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. no_totals: there are no totals of callers. not_compacted: latency histograms are long.';
 
+-- Columns of the same width are adjacent, which saves padding.
 CREATE TABLE §new_requests (
     time timestamptz NOT NULL,
     id uuid NOT NULL,
-    id_time_differs boolean,
+    batch bigint,
+    latency_us bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    request_bytes bigint,
+    cost bigint,
     segment integer NOT NULL,
     caller_id integer NOT NULL,
     kind_id integer NOT NULL,
-    batch bigint,
-    cost bigint NOT NULL,
-    latency_us bigint NOT NULL,
-    request_bytes bigint NOT NULL,
-    response_bytes bigint NOT NULL,
     path text NOT NULL,
     request_id text COLLATE "C",
     resource_id text COLLATE "C",
     rejection_reason text,
-    client_ip inet
+    client_ip inet,
+    id_time_differs boolean
 ) PARTITION BY RANGE (time);
 DO $$
 DECLARE old record;
@@ -215,23 +216,24 @@ BEGIN
             '¶new_' || old.oid, old.bound);
     END LOOP;
 END $$;
--- A segment for each hour, counted from the first one.
-INSERT INTO §new_requests
-    SELECT r.time, r.id, r.id_time_differs,
-        1 + (extract(epoch FROM date_trunc('hour', r.time, 'UTC') - first.hour) / 3600)::integer,
-        s.caller_id, s.kind_id, r.batch, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.path,
-        r.request_id, r.resource_id, r.rejection_reason, r.client_ip
+-- Segments of equal duration, with 16,384 requests on average.
+INSERT INTO §new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id, kind_id,
+        path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+    SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
+        width_bucket(r.time, log.starts), s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id,
+        r.rejection_reason, r.client_ip, r.id_time_differs
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id,
-        (SELECT date_trunc('hour', min(time), 'UTC') AS hour FROM §requests) first;
-CREATE INDEX ¶new_requests_by_time ON §new_requests USING brin (time) WITH (autosummarize = on);
-CREATE INDEX ¶new_requests_by_kind ON §new_requests (kind_id, time);
-CREATE INDEX ¶new_requests_by_caller ON §new_requests (segment, caller_id, time);
-CREATE INDEX ¶new_requests_by_id ON §new_requests (id) WHERE id_time_differs IS NOT NULL;
-CREATE INDEX ¶new_requests_by_request_id ON §new_requests ((left(request_id, 64)), time)
+        (SELECT array_agg(first + (last - first) * n / segments ORDER BY n) AS starts
+            FROM (SELECT min(time) AS first, max(time) AS last, count(*) / 16384 + 1 AS segments FROM §requests) bounds,
+                generate_series(0, segments - 1) n) log;
+CREATE INDEX ¶new_requests_by_batch ON §new_requests USING brin (batch) WITH (autosummarize = on);
+CREATE INDEX ¶new_requests_by_caller ON §new_requests (segment, caller_id, kind_id);
+CREATE INDEX ¶new_requests_by_kind ON §new_requests (segment, kind_id);
+CREATE INDEX ¶new_requests_by_id ON §new_requests (segment, id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX ¶new_requests_by_request_id ON §new_requests (segment, (left(request_id, 64)))
     WHERE request_id IS NOT NULL;
-CREATE INDEX ¶new_requests_by_resource ON §new_requests ((left(resource_id, 64)), time)
+CREATE INDEX ¶new_requests_by_resource ON §new_requests (segment, (left(resource_id, 64)))
     WHERE resource_id IS NOT NULL;
-CREATE INDEX ¶new_requests_by_batch ON §new_requests (batch) WHERE batch IS NOT NULL;
 
 CREATE TABLE §log_segments (
     number integer PRIMARY KEY,
@@ -240,8 +242,8 @@ CREATE TABLE §log_segments (
     events bigint NOT NULL
 ) WITH (fillfactor = 70);
 INSERT INTO §log_segments SELECT segment, min(time), max(time), count(*) FROM §new_requests GROUP BY segment;
-COMMENT ON TABLE §log_segments IS 'The segments of the request log, which hold consecutive batches.';
-COMMENT ON COLUMN §log_segments.number IS 'Referenced by requests.segment.';
+COMMENT ON TABLE §log_segments IS 'The segments of the request log. Each has some thousand requests of about the same time.';
+COMMENT ON COLUMN §log_segments.number IS 'Referenced by requests.segment. Late requests are in segments with negative numbers.';
 COMMENT ON COLUMN §log_segments.first IS 'When the first of its requests arrived.';
 COMMENT ON COLUMN §log_segments.last IS 'When the last of its requests arrived.';
 COMMENT ON COLUMN §log_segments.events IS 'The number of its requests.';
@@ -250,7 +252,8 @@ COMMENT ON COLUMN §log_segments.events IS 'The number of its requests.';
 CREATE OR REPLACE VIEW §request_log AS
     SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
         k.endpoint, r.path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
-        k.cause, r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip
+        k.cause, r.rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
+        coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip
     FROM §new_requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
 CREATE OR REPLACE VIEW §usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
@@ -327,24 +330,23 @@ COMMENT ON COLUMN §days.response_bytes IS 'Bytes of response bodies that were s
 COMMENT ON COLUMN §days.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
 
 ALTER TABLE §new_requests RENAME TO ¶requests;
-ALTER INDEX §new_requests_by_time RENAME TO ¶requests_by_time;
+ALTER INDEX §new_requests_by_batch RENAME TO ¶requests_by_batch;
 ALTER INDEX §new_requests_by_kind RENAME TO ¶requests_by_kind;
 ALTER INDEX §new_requests_by_caller RENAME TO ¶requests_by_caller;
 ALTER INDEX §new_requests_by_id RENAME TO ¶requests_by_id;
 ALTER INDEX §new_requests_by_request_id RENAME TO ¶requests_by_request_id;
 ALTER INDEX §new_requests_by_resource RENAME TO ¶requests_by_resource;
-ALTER INDEX §new_requests_by_batch RENAME TO ¶requests_by_batch;
 COMMENT ON TABLE §requests IS 'The request log, partitioned by day. The view ¶request_log adds the attributes of callers and kinds.';
 COMMENT ON COLUMN §requests.time IS 'When the request arrived.';
 COMMENT ON COLUMN §requests.id IS 'The event id, a UUIDv7.';
 COMMENT ON COLUMN §requests.id_time_differs IS 'Set if the time of the id is not that of the request, to the millisecond.';
-COMMENT ON COLUMN §requests.segment IS 'The segment of the log, which keeps the index on callers local to recent requests.';
+COMMENT ON COLUMN §requests.segment IS 'The segment of the log. Indexes begin with it, so that inserts stay in few pages.';
 COMMENT ON COLUMN §requests.caller_id IS 'References the callers table.';
 COMMENT ON COLUMN §requests.kind_id IS 'References the kinds table.';
 COMMENT ON COLUMN §requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
-COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits. NULL: 1.';
 COMMENT ON COLUMN §requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
-COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request.';
+COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request. NULL: 0.';
 COMMENT ON COLUMN §requests.response_bytes IS 'Bytes of the response body that were sent.';
 COMMENT ON COLUMN §requests.path IS 'The path as received, without the query.';
 COMMENT ON COLUMN §requests.request_id IS 'The request id on the wire, if it is not the event id.';

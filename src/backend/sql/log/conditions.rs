@@ -1,9 +1,7 @@
-//! The conditions of filters on callers, kinds and requests.
+//! The conditions of filters on callers and kinds.
 
-use crate::backend::sql::dialect::Times;
-use crate::backend::sql::engine::{Statement, Value};
-use crate::backend::sql::names::Names;
-use crate::backend::sql::value::{ceil_micros, status_codes};
+use crate::backend::sql::engine::Statement;
+use crate::backend::sql::value::status_codes;
 use crate::usage::LogFilter;
 
 pub(super) fn filters_callers(filter: &LogFilter) -> bool {
@@ -68,49 +66,6 @@ pub(super) fn kind_condition(sql: &mut Statement, filter: &LogFilter) -> String 
             };
             condition.push_str(&is);
         }
-    }
-    condition
-}
-
-/// The condition on requests for a caller and a segment. The number of the segment must be an expression, since SQLite
-/// does not use an index on an expression for comparisons with a column.
-pub(super) fn of_caller(names: &Names) -> String {
-    let segment = names.dialect.segment();
-    format!("{segment} = one.segment_number AND r.caller_id = one.number")
-}
-
-/// The times of requests that match a filter.
-pub(super) fn times(sql: &mut Statement, filter: &LogFilter) -> Times {
-    let mut times = Times::default();
-    if let Some(from) = filter.from {
-        let from = Value::Time(Some(ceil_micros(from)));
-        times.from.push(sql.placeholder(from));
-    }
-    if let Some(to) = filter.to {
-        // Stored times are whole microseconds.
-        let last = Value::Time(Some(ceil_micros(to).saturating_sub(1)));
-        times.to.push(sql.placeholder(last));
-    }
-    times
-}
-
-/// Conditions for a time range to overlap the range of a filter, given the columns of its end and its start. `earlier`
-/// is how much earlier than its end the first column is, in microseconds.
-pub(super) fn overlaps(
-    sql: &mut Statement,
-    filter: &LogFilter,
-    [end, start]: [&str; 2],
-    earlier: i64,
-) -> String {
-    let mut condition = String::new();
-    if let Some(from) = filter.from {
-        let from = ceil_micros(from).saturating_sub(earlier);
-        let place = sql.placeholder(Value::Time(Some(from)));
-        condition.push_str(&format!(" AND {end} >= {place}"));
-    }
-    if let Some(to) = filter.to {
-        let place = sql.placeholder(Value::Time(Some(ceil_micros(to))));
-        condition.push_str(&format!(" AND {start} < {place}"));
     }
     condition
 }

@@ -4,10 +4,15 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 
-use super::*;
+use super::access_path::{Id, access_paths};
+use super::conditions::{filters_callers, filters_kinds};
+use super::matching::{Callers, Matching};
+use super::search::Search;
+use super::segments::Segments;
 use crate::backend::SqliteBackend;
-use crate::backend::sql::Dialect;
-use crate::usage::{Cause, Method, Outcome, Status, StatusClass};
+use crate::backend::sql::{Dialect, Names, Statement};
+use crate::usage::{Cause, LogFilter, Method, Outcome, Status, StatusClass};
+use uuid::Uuid;
 
 type Set = fn(&mut LogFilter);
 
@@ -85,64 +90,70 @@ async fn steps(pool: &SqlitePool, statement: &Statement) -> Vec<String> {
 
 /// The matching callers and kinds that a filter may have.
 fn matching(filter: &LogFilter) -> Vec<Matching> {
-    let numbers = [vec![], vec![1], vec![1, 2, 3]].map(Some);
-    let callers: &[_] = match filters_callers(filter) {
-        // Also more than are read one by one.
-        true => &[&numbers[..], &[None]].concat(),
-        false => &[None],
-    };
-    let kinds: &[_] = match filters_kinds(filter) {
-        true => &numbers,
-        false => &[None],
-    };
-    let mut all = Vec::new();
-    for callers in callers {
-        for kinds in kinds {
-            let buckets = match (callers, kinds) {
-                (Some(_), Some(_)) => vec![Some(Buckets::of(false)), Some(Buckets::of(true))],
-                _ => vec![None],
-            };
-            all.extend(buckets.into_iter().map(|buckets| Matching {
-                callers: callers.clone(),
-                kinds: kinds.clone(),
-                all_kinds: vec![1, 2, 3],
-                buckets,
-            }));
-        }
+    let numbers = [vec![1], (1..=30).collect::<Vec<_>>()];
+    let mut callers = vec![Callers::Any];
+    if filters_callers(filter) {
+        callers = numbers.clone().map(Callers::Few).into();
+        callers.push(Callers::Many(filter.clone()));
     }
-    all
+    let kinds = match filters_kinds(filter) {
+        true => numbers.map(Some).into(),
+        false => vec![None],
+    };
+    let of = |callers: &Callers| {
+        let callers = callers.clone();
+        kinds.clone().into_iter().map(move |kinds| Matching {
+            callers: callers.clone(),
+            kinds,
+        })
+    };
+    callers.iter().flat_map(of).collect()
+}
+
+/// How a search finds the requests of a segment.
+fn expected(id: Option<&Id>, filter: &LogFilter, matching: &Matching) -> &'static str {
+    match id {
+        Some(Id::Request(_)) => return "by_request_id (segment=? AND request_id=?)",
+        Some(Id::Event {
+            has_time: false, ..
+        }) => return "by_id (segment=? AND id=?)",
+        Some(Id::Event { has_time: true, .. }) => return "(segment=?)",
+        None if filter.resource_id.is_some() => return "by_resource (segment=? AND resource_id=?)",
+        None => {}
+    }
+    match (&matching.callers, &matching.kinds) {
+        (Callers::Few(callers), Some(kinds)) if callers.len() * kinds.len() <= 500 => {
+            "by_caller (segment=? AND caller_id=? AND kind_id=?)"
+        }
+        (Callers::Few(_), _) => "by_caller (segment=? AND caller_id=?)",
+        (_, Some(_)) => "by_kind (segment=? AND kind_id=?)",
+        (_, None) => "(segment=?)",
+    }
 }
 
 #[tokio::test]
 async fn every_filter_uses_an_index() {
     let names = Names::new(Dialect::Sqlite);
     let pool = tables().await;
-    let token = PageToken::new(Timestamp::UNIX_EPOCH, Uuid::nil());
+    let segments = Segments::none();
+    let seen = Some((Timestamp::UNIX_EPOCH, Uuid::nil()));
     for (name, filter) in filters() {
         for matching in matching(&filter) {
-            let mut statements = vec![count(&names, &filter, &matching)];
-            for query in [
-                LogQuery::new(filter.clone()),
-                LogQuery::new(filter.clone()).after(token.clone()),
-            ] {
-                statements.push(page(&names, &query, &matching).unwrap());
-            }
-            let is_by_kind = match &matching.buckets {
-                Some(buckets) => buckets.by_kind(),
-                None => matching.callers.is_none(),
-            };
-            let expected = match (picks_ids(&filter), is_by_kind) {
-                (true, _) => " USING ",
-                (false, true) => "keytally_requests_by_kind",
-                (false, false) => "keytally_requests_by_caller",
-            };
-            for statement in statements {
-                let steps = steps(&pool, &statement).await;
-                let message = format!("{name}, {matching:?}: {steps:?}\n{}", statement.text);
-                assert!(
-                    steps.iter().all(|step| step.contains(expected)),
-                    "{message}"
-                );
+            for path in access_paths(&filter, None) {
+                let search = || Search::new(&names, &path, &matching, &segments, &[]);
+                let expected = expected(path.id.as_ref(), &filter, &matching);
+                for statement in [
+                    search().count(10),
+                    search().newest(None, 10),
+                    search().newest(seen, 10),
+                ] {
+                    let steps = steps(&pool, &statement).await;
+                    assert!(
+                        steps.iter().all(|step| step.contains(expected)),
+                        "{name}, {matching:?}: {steps:?}, not {expected}\n{}",
+                        statement.text
+                    );
+                }
             }
         }
     }

@@ -188,11 +188,10 @@ async fn read<S: Session>(
     names: &Names,
     numbers: &[i64],
 ) -> Result<Vec<S::Row>, SqlError> {
-    let mut sql = Statement::new(
-        names,
-        "SELECT number, rollups FROM §rollup_records WHERE number IN (",
-    );
-    sql.push_numbers(names, numbers).push(")");
+    let records = "SELECT number, rollups FROM §rollup_records WHERE ";
+    let mut sql = Statement::new(names, records);
+    let is_one = sql.is_one_of(names, "number", numbers);
+    sql.push(&is_one);
     session.fetch(sql).await
 }
 

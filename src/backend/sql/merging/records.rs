@@ -53,8 +53,7 @@ async fn for_records<S: Session>(
         return Ok(0);
     }
     let mut sql = Statement::new(names, statement);
-    sql.push(" WHERE number IN (")
-        .push_numbers(names, numbers)
-        .push(")");
+    let is_one = sql.is_one_of(names, "number", numbers);
+    sql.push(" WHERE ").push(&is_one);
     session.execute(sql).await
 }

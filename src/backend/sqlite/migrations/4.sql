@@ -125,6 +125,7 @@ CREATE TABLE §new_requests (
     id BLOB NOT NULL,
     -- Set if the time of the id is not that of the request, to the millisecond.
     id_time_differs INTEGER,
+    segment INTEGER NOT NULL,
     caller_id INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
     cost INTEGER NOT NULL,
@@ -139,7 +140,7 @@ CREATE TABLE §new_requests (
     client_ip TEXT
 ) STRICT;
 INSERT INTO §new_requests
-    SELECT r.row, r.time, r.id, r.id_time_differs, s.caller_id, s.kind_id, r.cost, r.latency_us, r.request_bytes,
+    SELECT r.row, r.time, r.id, r.id_time_differs, 1 + (r.row >> 14), s.caller_id, s.kind_id, r.cost, r.latency_us, r.request_bytes,
         r.response_bytes, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
@@ -210,22 +211,19 @@ CREATE TABLE §caller_totals (
 INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM §hours LIMIT 1;
-CREATE INDEX §requests_by_time ON §requests (time);
-CREATE INDEX §requests_by_kind ON §requests (kind_id, time);
--- By blocks of rows, so that recent entries are adjacent.
-CREATE INDEX §requests_by_caller ON §requests (row >> 16, caller_id, time);
-CREATE INDEX §requests_by_id ON §requests (id) WHERE id_time_differs IS NOT NULL;
-CREATE INDEX §requests_by_request_id ON §requests (row >> 16, request_id, time)
-    WHERE request_id IS NOT NULL;
-CREATE INDEX §requests_by_resource ON §requests (row >> 16, resource_id, time)
-    WHERE resource_id IS NOT NULL;
+-- By segment, so that inserts stay in few pages.
+CREATE INDEX §requests_by_caller ON §requests (segment, caller_id, kind_id);
+CREATE INDEX §requests_by_kind ON §requests (segment, kind_id);
+CREATE INDEX §requests_by_id ON §requests (segment, id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX §requests_by_request_id ON §requests (segment, request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX §requests_by_resource ON §requests (segment, resource_id) WHERE resource_id IS NOT NULL;
 CREATE TRIGGER §log_pruned_follows AFTER DELETE ON §requests
     WHEN OLD.row > (SELECT position FROM §log_pruned)
 BEGIN
     UPDATE §log_pruned SET position = OLD.row;
 END;
 
--- The segments of the request log: blocks of 65,536 rows.
+-- The segments of the request log. Each has some thousand requests of about the same time.
 CREATE TABLE §log_segments (
     number INTEGER PRIMARY KEY,
     -- When its first and its last request arrived.
@@ -234,7 +232,7 @@ CREATE TABLE §log_segments (
     events INTEGER NOT NULL
 ) STRICT;
 INSERT INTO §log_segments
-    SELECT row >> 16, min(time), max(time), count(*) FROM §requests GROUP BY row >> 16;
+    SELECT segment, min(time), max(time), count(*) FROM §requests GROUP BY segment;
 
 CREATE VIEW §request_log AS
     SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,

@@ -1,0 +1,78 @@
+//! The callers and kinds that match a filter.
+
+use sqlx::Error as SqlError;
+
+use super::conditions::{caller_condition, filters_callers, filters_kinds, kind_condition};
+use crate::backend::sql::engine::{Row, Session, Statement};
+use crate::backend::sql::names::Names;
+use crate::backend::sql::value::required;
+use crate::usage::LogFilter;
+
+/// The maximum number of callers to find by the index.
+const FEW_CALLERS: usize = 500;
+
+/// The numbers of the callers and kinds that match a filter.
+#[derive(Debug, Clone)]
+pub(super) struct Matching {
+    pub(super) callers: Callers,
+    /// `None` if any kind matches.
+    pub(super) kinds: Option<Vec<i64>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Callers {
+    Any,
+    /// At most [`FEW_CALLERS`].
+    Few(Vec<i64>),
+    /// More than [`FEW_CALLERS`], with this filter.
+    Many(LogFilter),
+}
+
+impl Matching {
+    /// `None` if no request can match.
+    pub(super) async fn read<S: Session>(
+        session: &mut S,
+        names: &Names,
+        filter: &LogFilter,
+    ) -> Result<Option<Self>, SqlError> {
+        let texts = [
+            &filter.owner,
+            &filter.endpoint,
+            &filter.resource_id,
+            &filter.request_id,
+        ];
+        // Stored texts never contain U+0000, which PostgreSQL rejects.
+        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+            return Ok(None);
+        }
+        let mut callers = Callers::Any;
+        if filters_callers(filter) {
+            let mut sql = Statement::new(names, "SELECT id FROM §callers");
+            let condition = caller_condition(&mut sql, filter);
+            let limit = sql.placeholder(FEW_CALLERS as i64 + 1);
+            sql.push(&condition).push(" LIMIT ").push(&limit);
+            let few = ids(session, sql).await?;
+            callers = match few.len() {
+                0 => return Ok(None),
+                1..=FEW_CALLERS => Callers::Few(few),
+                _ => Callers::Many(filter.clone()),
+            };
+        }
+        let mut kinds = None;
+        if filters_kinds(filter) {
+            let mut sql = Statement::new(names, "SELECT id FROM §kinds");
+            let condition = kind_condition(&mut sql, filter);
+            sql.push(&condition);
+            kinds = Some(ids(session, sql).await?);
+        }
+        let is_possible = kinds.as_ref().is_none_or(|kinds| !kinds.is_empty());
+        Ok(is_possible.then_some(Self { callers, kinds }))
+    }
+}
+
+async fn ids<S: Session>(session: &mut S, sql: Statement) -> Result<Vec<i64>, SqlError> {
+    let rows = session.fetch(sql).await?;
+    rows.iter()
+        .map(|row| required(row.integer("id")?))
+        .collect()
+}
