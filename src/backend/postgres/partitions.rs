@@ -241,7 +241,8 @@ impl PostgresEngine {
             "DELETE FROM §log_batches WHERE position IN (SELECT b.position FROM §log_batches b
             WHERE b.first < $1 AND b.last < $1
                 AND NOT EXISTS (SELECT 1 FROM §requests r
-                    WHERE r.batch = b.number AND r.time >= b.first AND r.time <= b.last)
+                    WHERE r.segment IN (b.segment, b.late_segment) AND r.batch = b.number
+                        AND r.time >= b.first AND r.time <= b.last)
                 AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
                     WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
             ORDER BY b.first LIMIT $2 FOR UPDATE SKIP LOCKED)";

@@ -305,10 +305,15 @@ impl BatchWriter<'_> {
             let (first, last) = (timestamp(first)?, timestamp(last)?);
             script = self.engine.names.sql(&format!(
                 "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
-                INSERT INTO §log_batches (number, first, last, events)
-                SELECT {}, '{first}', '{last}', {events} FROM turn; ",
+                INSERT INTO §log_batches (number, first, last, events, segment, late_segment)
+                SELECT {}, '{first}', '{last}', {events}, {}, {} FROM turn; ",
                 self.engine.lock_key(LockKey::LogOrder),
                 claimed.number,
+                claimed.segment,
+                match parts.late {
+                    Some(_) => claimed.late_segment.to_string(),
+                    None => "NULL".into(),
+                },
             ));
         }
         // In the order of their numbers, which prevents deadlocks.

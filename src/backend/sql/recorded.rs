@@ -85,6 +85,8 @@ struct LogBatch {
     position: u64,
     /// The batch number of its events; `None` for the events written under schema version 1.
     number: Option<i64>,
+    /// The segments of its events.
+    segments: [Option<i64>; 2],
     first: i64,
     last: i64,
     events: u64,
@@ -159,7 +161,8 @@ async fn batches_from<S: Session>(
     names: &Names,
     position: u64,
 ) -> Result<Vec<LogBatch>, SqlError> {
-    let batches = "SELECT position, number, first, last, events FROM §log_batches
+    let batches =
+        "SELECT position, number, segment, late_segment, first, last, events FROM §log_batches
         WHERE position >= $1 ORDER BY position LIMIT $2";
     let batches = Statement::new(names, batches)
         .bind(position.cast_signed())
@@ -169,6 +172,7 @@ async fn batches_from<S: Session>(
         Ok(LogBatch {
             position: number(row, "position")?,
             number: row.integer("number")?,
+            segments: [row.integer("segment")?, row.integer("late_segment")?],
             first: as_micros(time(row, "first")?),
             last: as_micros(time(row, "last")?),
             events: number(row, "events")?,
@@ -198,13 +202,18 @@ async fn numbered<S: Session>(
             format!("({number}::bigint, {}::bigint)", batch.position)
         })
         .collect();
+    let segments = batches.iter().flat_map(|batch| batch.segments);
+    let mut segments: Vec<_> = segments.flatten().collect();
+    segments.sort_unstable();
+    segments.dedup();
+    let in_segments = sql.is_one_of(names, "r.segment", &segments);
     sql.push_sql(
         names,
         &format!(
             "SELECT b.position, {COLUMNS}, {ATTRIBUTES}
-            FROM (VALUES {}) AS b (number, position)
-            JOIN §requests r ON r.batch = b.number AND r.time >= {first} AND r.time <= {last}
-            {JOIN_ATTRIBUTES}",
+            FROM (VALUES {}) AS b (number, position) JOIN §requests r ON r.batch = b.number
+            {JOIN_ATTRIBUTES}
+            WHERE {in_segments} AND r.time >= {first} AND r.time <= {last}",
             values.join(", ")
         ),
     );

@@ -346,7 +346,8 @@ async fn prune_dictionaries<E: Engine>(
                     WHERE NOT unreadable AND {first} / 86400 < $1)
                 AND NOT EXISTS (SELECT 1 FROM §hours h WHERE {rollups})
                 AND NOT EXISTS (SELECT 1 FROM §log_segments s CROSS JOIN §requests r
-                    WHERE r.segment = s.number AND {column} = d.id)
+                    WHERE r.segment = s.number AND {column} = d.id
+                        AND r.time >= s.first AND r.time <= s.last)
                 ORDER BY d.id LIMIT $2{skip})
             AND last_seen_day < $1"
         );

@@ -216,17 +216,29 @@ BEGIN
             '¶new_' || old.oid, old.bound);
     END LOOP;
 END $$;
--- Segments of equal duration, with 16,384 requests on average.
+-- Segments of whole batches. Requests without a batch are in segments of equal duration. Each has 16,384 requests on
+-- average.
+ALTER TABLE §log_batches ADD COLUMN segment integer;
+ALTER TABLE §log_batches ADD COLUMN late_segment integer;
+COMMENT ON COLUMN §log_batches.segment IS 'The segment of its requests; NULL for those of before schema version 2.';
+COMMENT ON COLUMN §log_batches.late_segment IS 'The segment of its late requests, if there are any.';
+UPDATE §log_batches b SET segment = s.segment
+    FROM (SELECT position, (1 + (sum(events) OVER (ORDER BY position) - events) / 16384)::integer AS segment
+        FROM §log_batches WHERE number IS NOT NULL) s
+    WHERE s.position = b.position;
+ANALYZE §log_batches;
 INSERT INTO §new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id, kind_id,
         path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
     SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
-        width_bucket(r.time, log.starts), s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id,
+        coalesce(b.segment, log.last_segment + width_bucket(r.time, log.starts)), s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id,
         r.rejection_reason, r.client_ip, r.id_time_differs
-    FROM §requests r JOIN §series_numbers s ON s.id = r.series_id,
-        (SELECT array_agg(first + (last - first) * n / segments ORDER BY n) AS starts
-            FROM (SELECT min(time) AS first, max(time) AS last, count(*) / 16384 + 1 AS segments FROM §requests) bounds,
+    FROM §requests r JOIN §series_numbers s ON s.id = r.series_id LEFT JOIN §log_batches b ON b.number = r.batch,
+        (SELECT array_agg(first + (last - first) * n / segments ORDER BY n) AS starts,
+                (SELECT coalesce(max(segment), 0) FROM §log_batches) AS last_segment
+            FROM (SELECT min(time) AS first, max(time) AS last,
+                    count(*) FILTER (WHERE batch IS NULL) / 16384 + 1 AS segments
+                FROM §requests) bounds,
                 generate_series(0, segments - 1) n) log;
-CREATE INDEX ¶new_requests_by_batch ON §new_requests USING brin (batch) WITH (autosummarize = on);
 CREATE INDEX ¶new_requests_by_caller ON §new_requests (segment, caller_id, kind_id);
 CREATE INDEX ¶new_requests_by_kind ON §new_requests (segment, kind_id);
 CREATE INDEX ¶new_requests_by_id ON §new_requests (segment, id) WHERE id_time_differs IS NOT NULL;
@@ -330,7 +342,6 @@ COMMENT ON COLUMN §days.response_bytes IS 'Bytes of response bodies that were s
 COMMENT ON COLUMN §days.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
 
 ALTER TABLE §new_requests RENAME TO ¶requests;
-ALTER INDEX §new_requests_by_batch RENAME TO ¶requests_by_batch;
 ALTER INDEX §new_requests_by_kind RENAME TO ¶requests_by_kind;
 ALTER INDEX §new_requests_by_caller RENAME TO ¶requests_by_caller;
 ALTER INDEX §new_requests_by_id RENAME TO ¶requests_by_id;
