@@ -251,10 +251,7 @@ impl BatchWriter<'_> {
         let mut rows = Copy::new(logged.len());
         for &(event, Series { caller, kind }) in logged {
             let time = as_micros(event.time);
-            let segment = match parts.is_late(time) {
-                true => claimed.late_segment,
-                false => claimed.segment,
-            };
+            let segment = parts.segment_of(time, claimed.segment, claimed.late_segment);
             rows.row(16)
                 .time(time)
                 .bytes(Some(event.id.as_bytes()))
@@ -317,18 +314,12 @@ impl BatchWriter<'_> {
             ));
         }
         // In the order of their numbers, which prevents deadlocks.
-        for (number, part) in [
-            (claimed.late_segment, parts.late),
-            (claimed.segment, parts.timely),
-        ] {
-            let Some(SegmentPart {
+        for (number, part) in parts.numbered(claimed.segment, claimed.late_segment) {
+            let SegmentPart {
                 first,
                 last,
                 events,
-            }) = part
-            else {
-                continue;
-            };
+            } = part;
             let (first, last) = (timestamp(first)?, timestamp(last)?);
             script.push_str(&self.engine.names.sql(&format!(
                 "INSERT INTO §log_segments AS s (number, first, last, events)

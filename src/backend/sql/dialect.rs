@@ -136,7 +136,7 @@ impl Dialect {
         )
     }
 
-    /// A column of integers whose index must not be used, since that of another column has fewer matches.
+    /// An integer column, written so that no index on it is used: another index has fewer matches.
     pub(super) fn without_index(self, column: &str) -> String {
         by_dialect!(self, sqlite: format!("+{column}"), postgres: format!("({column} + 0)"))
     }
@@ -190,7 +190,7 @@ impl Dialect {
         )
     }
 
-    /// Selects up to `limit` requests `r` that match `which`, given a query of segments `one`.
+    /// Selects up to `limit` requests `r` of the segments `one` that match `which`.
     pub(super) fn for_each_segment(
         self,
         columns: &str,

@@ -1,8 +1,9 @@
 //! Queries of the request log.
 //!
-//! The log consists of segments of some thousand requests, and all its indexes begin with the segment, so that inserts
-//! stay in few pages. A query reads segments from the latest to the earliest, in steps that grow, until it has enough
-//! requests. Rollups by hour and minute show which segments may have any of the matching callers and kinds.
+//! The log is divided into segments of several thousand requests that arrived around the same time. All indexes begin
+//! with the segment, so that inserts touch few pages. A query searches segments from the latest to the earliest, in steps
+//! that grow, until it has enough requests. Rollups by hour and minute show which segments may have requests of the
+//! matching callers and kinds.
 
 mod access_path;
 mod conditions;
@@ -18,7 +19,7 @@ use self::access_path::access_paths;
 use self::matching::Matching;
 use self::search::Search;
 pub(super) use self::search::{ATTRIBUTES, COLUMNS, JOIN_ATTRIBUTES};
-use self::segments::Segments;
+use self::segments::{Rollups, Segments};
 use super::engine::{Row, Session};
 use super::names::Names;
 use super::value::{as_micros, decode, number, parse_name, parsed, required, status, text, time};
@@ -44,8 +45,9 @@ pub(super) async fn page<S: Session>(
         let Some(matching) = Matching::read(session, names, filter).await? else {
             return Ok(newest);
         };
+        let rollups = Rollups::read(session, names, &matching).await?;
         for path in access_paths(filter, after) {
-            let mut segments = Segments::new(session, names, &matching, &path).await?;
+            let mut segments = Segments::new(&path, rollups.as_ref(), limit as u64);
             loop {
                 let cutoff = newest.get(limit - 1).map(|last| as_micros(last.time));
                 let step = segments.next(session, names, cutoff).await?;
@@ -80,9 +82,10 @@ pub(super) async fn count<S: Session>(
     let Some(matching) = Matching::read(session, names, filter).await? else {
         return Ok(Count::Exactly(0));
     };
+    let rollups = Rollups::read(session, names, &matching).await?;
     let mut count = 0;
     for path in access_paths(filter, None) {
-        let mut segments = Segments::new(session, names, &matching, &path).await?;
+        let mut segments = Segments::new(&path, rollups.as_ref(), MAX_COUNT);
         loop {
             let step = segments.next(session, names, None).await?;
             if step.is_empty() {

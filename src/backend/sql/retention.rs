@@ -215,7 +215,8 @@ async fn prune<E: Engine>(
     failure.into_result(pruned)
 }
 
-/// Deletes the segments of the log that have no requests left. A batch that is being written adds its segment again.
+/// Deletes the segments of the log that have no requests left. A batch that is being written adds its segment again,
+/// unless its requests are older than the retention.
 async fn prune_segments<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     let skip = engine.names().dialect.skip_locked();
     let delete = format!(
@@ -330,7 +331,8 @@ async fn prune_dictionaries<E: Engine>(
         return Ok(());
     };
     let dialect = engine.names().dialect;
-    let (skip, first) = (dialect.skip_locked(), dialect.seconds("u.first"));
+    let skip = dialect.skip_locked();
+    let (first, first_logged) = (dialect.seconds("u.first"), dialect.seconds("s.first"));
     for (table, rollups, column) in [
         ("§callers", "h.caller_id = d.id", "r.caller_id"),
         (
@@ -346,7 +348,7 @@ async fn prune_dictionaries<E: Engine>(
                     WHERE NOT unreadable AND {first} / 86400 < $1)
                 AND NOT EXISTS (SELECT 1 FROM §hours h WHERE {rollups})
                 AND NOT EXISTS (SELECT 1 FROM §log_segments s CROSS JOIN §requests r
-                    WHERE r.segment = s.number AND {column} = d.id
+                    WHERE {first_logged} / 86400 < $1 AND r.segment = s.number AND {column} = d.id
                         AND r.time >= s.first AND r.time <= s.last)
                 ORDER BY d.id LIMIT $2{skip})
             AND last_seen_day < $1"

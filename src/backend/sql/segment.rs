@@ -12,14 +12,14 @@ use super::names::Names;
 /// The number of requests after which a segment is full.
 const FULL: i64 = 1 << 14;
 
-/// How much earlier than the others a request may be without being late.
+/// A request is late if it arrived more than this before the median of its batch.
 const LATE: i64 = 10 * MINUTE;
 
-/// How much later than the last request of a segment those that are added to it may be.
+/// The longest gap between a segment and a batch that is added to it.
 const GAP: i64 = HOUR;
 
-/// The number of segments among which to look for one that is not full. Several processes may write requests of
-/// different times, for instance from a spool.
+/// The number of newest segments to consider for a batch. Several processes may write requests of different times, for
+/// instance from a spool.
 const OPEN: i64 = 8;
 
 /// The requests of a batch in one segment.
@@ -48,7 +48,7 @@ impl SegmentParts {
         };
         let middle = times.len() / 2;
         let median = *times.select_nth_unstable(middle).1;
-        // Batches of an import may span a long time.
+        // An import may have batches that span a long time.
         let tolerance = last.saturating_sub(median).saturating_mul(4).max(LATE);
         for time in times {
             let part = match time < median.saturating_sub(tolerance) {
@@ -87,8 +87,20 @@ impl SegmentParts {
         self.timely.map_or(0..0, |part| part.first..part.last)
     }
 
-    pub(in crate::backend) fn is_late(&self, time: i64) -> bool {
-        time < self.times().start
+    /// The segment of a request, given those of the parts.
+    pub(in crate::backend) fn segment_of<T>(&self, time: i64, timely: T, late: T) -> T {
+        match time < self.times().start {
+            true => late,
+            false => timely,
+        }
+    }
+
+    /// The parts with the numbers of their segments, ascending.
+    pub(in crate::backend) fn numbered<T>(&self, timely: T, late: T) -> Vec<(T, SegmentPart)> {
+        let parts = [(late, self.late), (timely, self.timely)].into_iter();
+        parts
+            .filter_map(|(number, part)| Some((number, part?)))
+            .collect()
     }
 
     /// Appends the columns `segment` and `late_segment`: the numbers of the segments to add the parts to.
@@ -134,7 +146,8 @@ mod tests {
         let of_all = parts(&[HOUR, HOUR - LATE, HOUR, HOUR - LATE - 1, HOUR, HOUR, 5]);
         assert_eq!(of_all.timely, part(HOUR - LATE, HOUR, 5));
         assert_eq!(of_all.late, part(5, HOUR - LATE - 1, 2));
-        assert!(of_all.is_late(HOUR - LATE - 1) && !of_all.is_late(HOUR - LATE));
+        assert_eq!(of_all.segment_of(HOUR - LATE, 7, -1), 7);
+        assert_eq!(of_all.segment_of(HOUR - LATE - 1, 7, -1), -1);
         let import: Vec<_> = (0..100).map(|n| n * HOUR).collect();
         assert_eq!(parts(&import).timely, part(0, 99 * HOUR, 100));
         let extreme = parts(&[i64::MIN, i64::MAX, i64::MAX]);

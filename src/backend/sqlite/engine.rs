@@ -105,11 +105,29 @@ impl Engine for SqliteEngine {
     }
 
     async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
-        let template = "DELETE FROM §requests WHERE row IN
-            (SELECT r.row FROM §log_segments s CROSS JOIN §requests r
-            WHERE s.first < $1 AND r.segment = s.number AND r.time < $1
-            LIMIT $2)";
-        delete_in_batches(self, template, Value::Time(Some(before))).await
+        let segments = "SELECT number FROM §log_segments WHERE first < $1 ORDER BY number";
+        let segments = Statement::new(&self.names, segments).bind(before);
+        let rows = self.reader().await?.fetch(segments).await?;
+        let mut deleted = 0;
+        for row in rows {
+            let number = Row::integer(&row, "number")?.ok_or(SqlError::RowNotFound)?;
+            let requests = format!(
+                "DELETE FROM §requests WHERE row IN (SELECT row FROM §requests
+                WHERE segment = {number} AND time < $1 LIMIT $2)"
+            );
+            let before = Value::Time(Some(before));
+            deleted += delete_in_batches(self, &requests, before).await?;
+            // Later passes skip the segment, unless there are more such requests.
+            let first = format!(
+                "UPDATE §log_segments SET first = coalesce(
+                    (SELECT min(time) FROM §requests WHERE segment = {number}), last)
+                WHERE number = {number}"
+            );
+            let mut session = self.writer().await?;
+            session.execute(Statement::new(&self.names, &first)).await?;
+            session.commit().await?;
+        }
+        Ok(deleted)
     }
 
     /// Does nothing: other processes see the change when their cache entries expire.

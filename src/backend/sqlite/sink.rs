@@ -137,10 +137,7 @@ impl BatchWriter<'_> {
             for &(event, Series { caller, kind }) in rows {
                 row += 1;
                 let time = as_micros(event.time);
-                let segment = match parts.is_late(time) {
-                    true => late_segment,
-                    false => segment,
-                };
+                let segment = parts.segment_of(time, segment, late_segment);
                 values
                     .add(row)?
                     .add(time)?
@@ -164,15 +161,12 @@ impl BatchWriter<'_> {
                 .execute(self.connection())
                 .await?;
         }
-        for (number, part) in [(late_segment, parts.late), (segment, parts.timely)] {
-            let Some(SegmentPart {
+        for (number, part) in parts.numbered(segment, late_segment) {
+            let SegmentPart {
                 first,
                 last,
                 events,
-            }) = part
-            else {
-                continue;
-            };
+            } = part;
             let upsert = "INSERT INTO §log_segments AS s (number, first, last, events)
                 VALUES ($1, $2, $3, $4)
                 ON CONFLICT (number) DO UPDATE SET first = min(s.first, excluded.first),

@@ -216,8 +216,7 @@ BEGIN
             '¶new_' || old.oid, old.bound);
     END LOOP;
 END $$;
--- Segments of whole batches. Requests without a batch are in segments of equal duration. Each has 16,384 requests on
--- average.
+-- Segments of whole batches. Those of requests without a batch are parts of an hour. Most have about 16,384 requests.
 ALTER TABLE §log_batches ADD COLUMN segment integer;
 ALTER TABLE §log_batches ADD COLUMN late_segment integer;
 COMMENT ON COLUMN §log_batches.segment IS 'The segment of its requests; NULL for those of before schema version 2.';
@@ -230,14 +229,13 @@ ANALYZE §log_batches;
 INSERT INTO §new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id, kind_id,
         path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
     SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
-        coalesce(b.segment, log.last_segment + width_bucket(r.time, log.starts)), s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id,
+        coalesce(b.segment, log.last_segment + coalesce(width_bucket(r.time, log.starts), 1)), s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id,
         r.rejection_reason, r.client_ip, r.id_time_differs
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id LEFT JOIN §log_batches b ON b.number = r.batch,
-        (SELECT array_agg(first + (last - first) * n / segments ORDER BY n) AS starts,
+        (SELECT array_agg(hour + interval '1 hour' * (n::float8 / segments) ORDER BY hour, n) AS starts,
                 (SELECT coalesce(max(segment), 0) FROM §log_batches) AS last_segment
-            FROM (SELECT min(time) AS first, max(time) AS last,
-                    count(*) FILTER (WHERE batch IS NULL) / 16384 + 1 AS segments
-                FROM §requests) bounds,
+            FROM (SELECT date_trunc('hour', time, 'UTC') AS hour, count(*) / 16384 + 1 AS segments
+                FROM §requests WHERE batch IS NULL GROUP BY 1) hours,
                 generate_series(0, segments - 1) n) log;
 CREATE INDEX ¶new_requests_by_caller ON §new_requests (segment, caller_id, kind_id);
 CREATE INDEX ¶new_requests_by_kind ON §new_requests (segment, kind_id);
@@ -254,18 +252,18 @@ CREATE TABLE §log_segments (
     events bigint NOT NULL
 ) WITH (fillfactor = 70);
 INSERT INTO §log_segments SELECT segment, min(time), max(time), count(*) FROM §new_requests GROUP BY segment;
-COMMENT ON TABLE §log_segments IS 'The segments of the request log. Each has some thousand requests of about the same time.';
+COMMENT ON TABLE §log_segments IS 'The segments of the request log. Each has several thousand requests that arrived around the same time.';
 COMMENT ON COLUMN §log_segments.number IS 'Referenced by requests.segment. Late requests are in segments with negative numbers.';
 COMMENT ON COLUMN §log_segments.first IS 'When the first of its requests arrived.';
 COMMENT ON COLUMN §log_segments.last IS 'When the last of its requests arrived.';
-COMMENT ON COLUMN §log_segments.events IS 'The number of its requests.';
+COMMENT ON COLUMN §log_segments.events IS 'The number of requests that were added to it.';
 
 -- The views keep their columns, so that other views and privileges stay.
 CREATE OR REPLACE VIEW §request_log AS
     SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
         k.endpoint, r.path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
         k.cause, r.rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
-        coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip
+        coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip, r.segment
     FROM §new_requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
 CREATE OR REPLACE VIEW §usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
@@ -351,7 +349,7 @@ COMMENT ON TABLE §requests IS 'The request log, partitioned by day. The view ¶
 COMMENT ON COLUMN §requests.time IS 'When the request arrived.';
 COMMENT ON COLUMN §requests.id IS 'The event id, a UUIDv7.';
 COMMENT ON COLUMN §requests.id_time_differs IS 'Set if the time of the id is not that of the request, to the millisecond.';
-COMMENT ON COLUMN §requests.segment IS 'The segment of the log. Indexes begin with it, so that inserts stay in few pages.';
+COMMENT ON COLUMN §requests.segment IS 'The segment of the log. Indexes begin with it, so that inserts touch few pages.';
 COMMENT ON COLUMN §requests.caller_id IS 'References the callers table.';
 COMMENT ON COLUMN §requests.kind_id IS 'References the kinds table.';
 COMMENT ON COLUMN §requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';

@@ -14,7 +14,7 @@ pub(super) struct Times {
     pub(super) to: i64,
 }
 
-/// A way to find the requests of a filter. Each request has at most one.
+/// A way to find the requests of a filter. Each request is found by at most one.
 pub(super) struct AccessPath {
     pub(super) times: Times,
     pub(super) resource_id: Option<String>,

@@ -8,7 +8,7 @@ use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
 use crate::usage::LogFilter;
 
-/// The maximum number of callers to find by the index.
+/// The maximum number of callers to look up in the index.
 const FEW_CALLERS: usize = 500;
 
 /// The numbers of the callers and kinds that match a filter.

@@ -26,7 +26,7 @@ pub(in crate::backend::sql) const JOIN_ATTRIBUTES: &str =
 
 const NEWEST_FIRST: &str = "ORDER BY time DESC, id DESC";
 
-/// The maximum number of pairs of a caller and a kind to find by the index on both.
+/// The maximum number of pairs of a caller and a kind to look up in the index on both.
 const FEW_SERIES: usize = 500;
 
 /// A search of some segments.
@@ -44,7 +44,7 @@ impl<'a> Search<'a> {
         names: &'a Names,
         path: &AccessPath,
         matching: &Matching,
-        segments: &Segments,
+        segments: &Segments<'_>,
         step: &[Segment],
     ) -> Self {
         let (dialect, mut sql) = (names.dialect, Statement::new(names, ""));

@@ -15,10 +15,7 @@ use crate::backend::sql::names::Names;
 use crate::backend::sql::series_rollup::ALL_CALLERS;
 use crate::backend::sql::value::{number, required};
 
-/// The number of requests to search in the first step. Each step searches four times as many as the one before.
-const FIRST_STEP: u64 = 1 << 14;
-
-/// The same for ids, which few requests have.
+/// The least number of requests to search in the first step for ids, which match few requests.
 const FIRST_STEP_FOR_IDS: u64 = 1 << 20;
 
 /// The maximum number of requests to search in one step.
@@ -34,10 +31,10 @@ pub(super) struct Segment {
     events: u64,
 }
 
-pub(super) struct Segments {
+pub(super) struct Segments<'a> {
     times: Times,
     /// `None` if every segment may have matches.
-    rollups: Option<Rollups>,
+    rollups: Option<&'a Rollups>,
     /// The end and the number of the last segment that was listed.
     seen: Option<(i64, i64)>,
     listed: VecDeque<Segment>,
@@ -46,26 +43,22 @@ pub(super) struct Segments {
     list: i64,
 }
 
-impl Segments {
-    pub(super) async fn new<S: Session>(
-        session: &mut S,
-        names: &Names,
-        matching: &Matching,
-        path: &AccessPath,
-    ) -> Result<Self, SqlError> {
-        let rollups = Rollups::read(session, names, matching).await?;
-        Ok(Self {
+impl<'a> Segments<'a> {
+    /// The segments of an access path. The first step searches at least `wanted` requests, and each step four times as
+    /// many as the one before.
+    pub(super) fn new(path: &AccessPath, rollups: Option<&'a Rollups>, wanted: u64) -> Self {
+        Self {
             times: path.times,
             rollups,
             seen: None,
             listed: VecDeque::new(),
             are_all_listed: false,
             step: match path.has_ids() {
-                true => FIRST_STEP_FOR_IDS,
-                false => FIRST_STEP,
+                true => wanted.max(FIRST_STEP_FOR_IDS),
+                false => wanted,
             },
             list: FIRST_LIST,
-        })
+        }
     }
 
     #[cfg(test)]
@@ -167,20 +160,20 @@ impl Segments {
 }
 
 /// The rollups of the matching callers and kinds.
-struct Rollups {
+pub(super) struct Rollups {
     /// All callers together, if any caller matches.
     callers: Vec<i64>,
     /// `None` if any kind matches.
     kinds: Option<Vec<i64>>,
     /// The time up to which there are rollups by hour; after it, there are minutes.
     hours: i64,
-    /// Times of which there may be requests without rollups in these tables.
+    /// Times whose requests may have no rollups in these tables.
     without: Vec<Times>,
 }
 
 impl Rollups {
     /// `None` if any caller and kind matches, or too many callers to look up.
-    async fn read<S: Session>(
+    pub(super) async fn read<S: Session>(
         session: &mut S,
         names: &Names,
         matching: &Matching,
@@ -192,8 +185,8 @@ impl Rollups {
         };
         let mut sql = Statement::new(
             names,
-            "SELECT (SELECT min(first) FROM §rollup_records) AS first_unmerged,
-                (SELECT max(last) FROM §rollup_records) AS last_unmerged,",
+            "SELECT (SELECT min(first) FROM §rollup_records WHERE NOT unreadable) AS first_unmerged,
+                (SELECT max(last) FROM §rollup_records WHERE NOT unreadable) AS last_unmerged,",
         );
         let least = sql.placeholder(Value::Time(Some(i64::MIN)));
         sql.push_sql(
@@ -220,6 +213,14 @@ impl Rollups {
         {
             let to = last + MINUTE - 1;
             without.push(Times { from, to });
+        }
+        // One by one, since they stay.
+        let unreadable = "SELECT DISTINCT first, last FROM §rollup_records WHERE unreadable";
+        for row in session.fetch(Statement::new(names, unreadable)).await? {
+            without.push(Times {
+                from: required(row.time("first")?)?,
+                to: required(row.time("last")?)? + MINUTE - 1,
+            });
         }
         Ok(Some(Self {
             callers,

@@ -140,8 +140,8 @@ CREATE TABLE §new_requests (
     client_ip TEXT
 ) STRICT;
 INSERT INTO §new_requests
-    SELECT r.row, r.time, r.id, r.id_time_differs, 1 + (r.row >> 14), s.caller_id, s.kind_id, r.cost, r.latency_us, r.request_bytes,
-        r.response_bytes, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip
+    SELECT r.row, r.time, r.id, r.id_time_differs, 1 + (r.row >> 14), s.caller_id, s.kind_id, r.cost, r.latency_us,
+        r.request_bytes, r.response_bytes, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
 -- Views of the application may refer to the tables meanwhile.
@@ -211,7 +211,7 @@ CREATE TABLE §caller_totals (
 INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM §hours LIMIT 1;
--- By segment, so that inserts stay in few pages.
+-- By segment, so that inserts touch few pages.
 CREATE INDEX §requests_by_caller ON §requests (segment, caller_id, kind_id);
 CREATE INDEX §requests_by_kind ON §requests (segment, kind_id);
 CREATE INDEX §requests_by_id ON §requests (segment, id) WHERE id_time_differs IS NOT NULL;
@@ -223,7 +223,8 @@ BEGIN
     UPDATE §log_pruned SET position = OLD.row;
 END;
 
--- The segments of the request log. Each has some thousand requests of about the same time.
+-- The segments of the request log. Each has several thousand requests that arrived around the same
+-- time.
 CREATE TABLE §log_segments (
     number INTEGER PRIMARY KEY,
     -- When its first and its last request arrived.
@@ -237,7 +238,7 @@ INSERT INTO §log_segments
 CREATE VIEW §request_log AS
     SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,
         r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome, k.cause,
-        r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip
+        r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip, r.segment
     FROM §requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
 CREATE VIEW §usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
