@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Error as SqlError, Row as _, Sqlite, SqlitePool, Transaction,
+};
 use uuid::Uuid;
 
 use super::rollups::{add_rollups, insert_rollups};
@@ -43,6 +45,31 @@ impl SqliteEngine {
     }
 }
 
+/// The maximum number of unusable connections to close.
+const CLOSED: usize = 32;
+
+/// Begins a transaction.
+///
+/// If the disk is full or fails, SQLite rolls back a transaction by itself. sqlx still regards its connection as being in
+/// the transaction and cannot begin another one.
+pub(super) async fn begin(
+    pool: &SqlitePool,
+    statement: &'static str,
+) -> Result<Transaction<'static, Sqlite>, SqlError> {
+    for _ in 0..CLOSED {
+        match pool.begin_with(statement).await {
+            Err(SqlError::InvalidSavePointStatement) => {
+                let connection = pool.acquire().await?;
+                if connection.is_in_transaction() {
+                    connection.close().await?;
+                }
+            }
+            begun => return begun,
+        }
+    }
+    Err(SqlError::InvalidSavePointStatement)
+}
+
 impl SqliteSession {
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
         match self {
@@ -64,13 +91,14 @@ impl Engine for SqliteEngine {
     }
 
     async fn snapshot(&self) -> Result<SqliteSession, SqlError> {
-        self.readers.begin().await.map(SqliteSession::Transaction)
+        let transaction = begin(&self.readers, "BEGIN").await;
+        transaction.map(SqliteSession::Transaction)
     }
 
     /// Takes the write lock at the start. A transaction that upgrades to it later fails without waiting if another
     /// has written in the meantime.
     async fn writer(&self) -> Result<SqliteSession, SqlError> {
-        let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        let transaction = begin(&self.writer, "BEGIN IMMEDIATE").await;
         transaction.map(SqliteSession::Transaction)
     }
 

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteAutoVacuum, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
-use super::engine::SqliteEngine;
+use super::engine::{SqliteEngine, begin};
 use super::file;
 use crate::backend::sql::{BackendError, Dialect, Migration, Names, SqlName, decode, migrate};
 use crate::usage::{Batch, Spool, SpoolError, Spooled};
@@ -165,7 +165,7 @@ impl SqliteSpool {
     }
 
     async fn put_aside(&self, id: Uuid) -> Result<(), sqlx::Error> {
-        let mut tx = self.0.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = begin(&self.0.writer, "BEGIN IMMEDIATE").await?;
         for sql in [
             "INSERT INTO §unreadable SELECT place, id, events, checksum, batch FROM §batches
                 WHERE id = ?",
